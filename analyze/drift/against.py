@@ -205,12 +205,12 @@ def _named(store: Url, runs: Sequence[str] | None) -> list[RunView]:
         return views(store)
     found = []
     every = {view.run.id: view for view in views(store)}
+    plans = plans_of(every.values())
     for name in runs:
         if "::" in name:
             found.append(run_of(store, name))
         else:
-            ids = matching_runs([name], plans_of(every.values()), option="RUN")
-            found += [every[run] for run in ids]
+            found += [every[run] for run in matching_runs([name], plans, option="RUN")]
     return found
 
 

@@ -130,9 +130,9 @@ FEATURES: Final = (
     Feature(
         name="answer_depth",
         unit="share of depth",
-        definition="the same of the chosen answer's first token among the first tokens of the "
-        "answers; not defined where they are equal, or where it is not the most likely one of "
-        "final",
+        definition="as agreement_depth, of the chosen answer's first token among the first tokens "
+        "of the answers; not defined where they are equal, or where it is not the most likely one "
+        "of final",
         source="as of agreement_depth",
     ),
     Feature(

@@ -225,7 +225,7 @@ TOKEN_METRICS: Final = (
     _metric(
         "min_k_pp",
         "1",
-        "the same of (ln p(next token) - mu) / sigma, mu = sum p ln p (-entropy), sigma = "
+        "as min_k, of (ln p(next token) - mu) / sigma, mu = sum p ln p (-entropy), sigma = "
         f"sqrt(varentropy); {LEAST_PERCENT} % least, {_COUNT}; tokens where sigma is 0 left out",
         "Zhang et al. 2024 (Min-K%++), arXiv 2404.02936",
     ),

@@ -98,7 +98,7 @@ def _prompt_rows(view: RunView) -> pl.DataFrame:
 def evaluation_rows(root: Place) -> list[dict[str, object]]:
     """The rows of the table `evaluations` of the store at `root`, sorted by its key.
 
-    There are none if items are damaged: whoever reads the items gets the error.
+    Empty if the items are damaged: `read_items` raises the error where they are used.
     """
     try:
         items = pl.DataFrame(pl.from_arrow(read_items(root)))

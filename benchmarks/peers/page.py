@@ -92,11 +92,12 @@ def work_line(found: Found) -> str:
     ratios = [f"{SIDES[name].title} {_ratio(side, bare)}" for name, side in sides.items()]
     seconds = [f"{median(side['whole_s']):.1f}" for side in sides.values() if side["whole_s"]]
     memory = [f"{median(side['peak_mib']):,.0f}" for side in sides.values()]
-    whole = [f"{', '.join(seconds)} s", f"{', '.join(memory)} MiB"]
+    whole = [f"{', '.join(seconds)} s"] if seconds else []
+    whole.append(f"{', '.join(memory)} MiB")
     return (
         "Writing hidden states and entropies of every token to disk takes this many times a bare "
         f"forward pass, imports and loading apart: {', '.join(ratios)}. "
-        f"Whole processes take, in the same order, {' and '.join(whole if seconds else whole[1:])}."
+        f"Whole processes take, in the same order, {' and '.join(whole)}."
     )
 
 

@@ -61,7 +61,7 @@ def name_empty_tables(connection: "DuckDBPyConnection", text: str, request: Requ
         return
     words = set(re.findall(r"\w+", text.casefold()))
     place = shlex.quote(str(request.root))
-    for name in words & TABLES.keys():
+    for name in sorted(words & TABLES.keys()):
         with contextlib.suppress(duckdb.Error):  # the SQL may have dropped it
             if not connection.execute(f"FROM {name} LIMIT 1").fetchall():
                 command = TABLES[name].filled_by.replace("STORE", place)

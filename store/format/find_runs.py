@@ -54,8 +54,10 @@ def runs_fitting(name: str, plans: Plans) -> list[str]:
     """
     wanted = "*" if name == "all" else name
     found = [run for run in plans if fnmatchcase(run, wanted)] or _runs_called(wanted, plans)
+    if found:
+        return found
     begun = _runs_beginning(name, plans)
-    return found or (begun if len(begun) == 1 else [])
+    return begun if len(begun) == 1 else []
 
 
 def _runs_called(name: str, plans: Plans) -> list[str]:

@@ -14,7 +14,6 @@ from polars.testing import assert_frame_equal
 
 from lpp.analyze import scan_entropy, scan_spectra, scan_tokens
 from lpp.analyze.engine import cache
-from lpp.analyze.numerics import spectrum
 from lpp.analyze.runs.token_files import read_tokens
 from lpp.analyze.tables import entropy, tokens
 from lpp.analyze.tables.lazy import conjuncts
@@ -22,32 +21,24 @@ from lpp.store.read import Block, Run
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts reads of sites, by name, and eigensolves; the real functions run."""
-    counts: Counter[str] = Counter()
+def work(work: Counter[str], monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts reads of each site by its name, too, and reads of token files."""
     lock = threading.Lock()
-    blocks, solve = Run.blocks, spectrum.eigenvalues
+    blocks = Run.blocks
 
     def counted_blocks(run: Run, site: str, **options: Any) -> Iterator[Block]:
         with lock:
-            counts[site] += 1
-            counts["reads"] += 1
+            work[site] += 1
         return blocks(run, site, **options)
 
-    def counted_solve(spread: Any) -> Any:
-        with lock:
-            counts["solves"] += 1
-        return solve(spread)
-
     def counted_tokens(file: Path, names: Sequence[str]) -> pl.DataFrame:
-        counts["token reads"] += 1
+        work["token reads"] += 1
         return read_tokens(file, names)
 
     monkeypatch.setattr(Run, "blocks", counted_blocks)
-    monkeypatch.setattr(spectrum, "eigenvalues", counted_solve)
     for module in (tokens, entropy):
         monkeypatch.setattr(module, "read_tokens", counted_tokens)
-    return counts
+    return work
 
 
 @pytest.fixture
