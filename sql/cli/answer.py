@@ -57,8 +57,8 @@ def name_empty_tables(connection: "DuckDBPyConnection", text: str, request: Requ
     """For a reader: say which tables that the SQL names are empty, and what fills them."""
     import duckdb
 
-    if request.format != "table" or request.output is not None:
-        return
+    if request.format != "table" or request.output is not None or request.access.write:
+        return  # with --write, the user's own statement may have emptied a table
     words = set(re.findall(r"\w+", text.casefold()))
     place = shlex.quote(str(request.root))
     for name in sorted(words & TABLES.keys()):

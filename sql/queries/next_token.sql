@@ -29,12 +29,12 @@ bins AS (
 SELECT
   run,
   sum(n)::BIGINT AS tokens,
-  format('{:.3g}', sum(entropy) / sum(n))::DOUBLE AS entropy,
-  format('{:.3g}', sum(surprisal) / sum(n))::DOUBLE AS surprisal,
-  format('{:.3g}', exp(sum(surprisal) / sum(n)))::DOUBLE AS perplexity,
-  format('{:.3g}', sum(hits) / sum(n))::DOUBLE AS top1_accuracy,
-  format('{:.3g}', sum(confidence) / sum(n))::DOUBLE AS confidence,
-  format('{:.3g}', sum(abs(hits - confidence)) / sum(n))::DOUBLE AS ece
+  format('{:.4g}', sum(entropy) / sum(n))::DOUBLE AS entropy,
+  format('{:.4g}', sum(surprisal) / sum(n))::DOUBLE AS surprisal,
+  format('{:.4g}', exp(sum(surprisal) / sum(n)))::DOUBLE AS perplexity,
+  format('{:.4g}', sum(hits) / sum(n))::DOUBLE AS top1_accuracy,
+  format('{:.4g}', sum(confidence) / sum(n))::DOUBLE AS confidence,
+  format('{:.4g}', sum(abs(hits - confidence)) / sum(n))::DOUBLE AS ece
 FROM bins
 GROUP BY run
 ORDER BY sum(surprisal) / sum(n), run;

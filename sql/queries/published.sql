@@ -9,9 +9,9 @@ SELECT
   profiles.corpus,
   profiles.context,
   profiles.n_prompts AS prompts,
-  format('{:.3g}', entropy_floor)::DOUBLE AS entropy_floor,
-  format('{:.3g}', participation_ratio_norm)::DOUBLE AS pr_norm,
-  format('{:.3g}', effective_rank_norm)::DOUBLE AS er_norm
+  format('{:.4g}', entropy_floor)::DOUBLE AS entropy_floor,
+  format('{:.4g}', participation_ratio_norm)::DOUBLE AS pr_norm,
+  format('{:.4g}', effective_rank_norm)::DOUBLE AS er_norm
 FROM profiles JOIN runs USING (run)
 WHERE first_position = 0
 UNION ALL BY NAME
@@ -21,8 +21,8 @@ SELECT
   corpus,
   context,
   n_prompts AS prompts,
-  format('{:.3g}', entropy_floor)::DOUBLE AS entropy_floor,
-  format('{:.3g}', participation_ratio_norm)::DOUBLE AS pr_norm,
-  format('{:.3g}', effective_rank_norm)::DOUBLE AS er_norm
+  format('{:.4g}', entropy_floor)::DOUBLE AS entropy_floor,
+  format('{:.4g}', participation_ratio_norm)::DOUBLE AS pr_norm,
+  format('{:.4g}', effective_rank_norm)::DOUBLE AS er_norm
 FROM published
 ORDER BY entropy_floor, model, source;
