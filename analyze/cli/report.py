@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from lpp.analyze.cli.options import file_format_option
 from lpp.store.commands.console import debug_option
@@ -25,11 +26,13 @@ PICTURES = ("png", "svg")
     default=Path("report.html"),
     show_default=True,
     metavar="FILE",
-    help="Write to FILE; png and svg write one file for each chart, named after FILE.",
+    help="Write to FILE; png and svg write one file for each chart, named after FILE. Without -o, "
+    "--format sets the ending.",
 )
 @file_format_option(*FORMATS)
 @debug_option
-def report(*, store: str, output: Path | None, form: Any) -> None:
+@click.pass_context
+def report(ctx: click.Context, *, store: str, output: Path | None, form: Any) -> None:
     """Write what the database of STORE holds as one page.
 
     The page opens from disk, without a network. It shows which models were captured on what, which
@@ -45,6 +48,8 @@ def report(*, store: str, output: Path | None, form: Any) -> None:
     """
     from lpp.analyze.report.report import STEPS, report_text, write_report
 
+    if form and ctx.get_parameter_source("output") is ParameterSource.DEFAULT:
+        output = Path("report").with_suffix(f".{form}")
     form = chosen_format(form, output, FORMATS)
     if output is None and form in PICTURES:
         raise click.UsageError(f"{form} is a file for each chart: name one with --output FILE.")

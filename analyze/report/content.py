@@ -295,9 +295,11 @@ def _doubts(answers: Answers, source: Origin) -> Iterator[Sentence]:
 
 def _unflagged(answers: Answers) -> bool:
     """Whether there are profiles and none of their numbers has a flag."""
-    flagged = answers["flags"]
     profiles = answers[whole("profiles").name].frame
-    return flagged.fault is None and flagged.frame.is_empty() and not profiles.is_empty()
+    flagged = answers["flags"]
+    known = flagged.fault is None and not profiles.is_empty()
+    # `flags` counts those that are kept; `layers` computes the ones of spectra that are not
+    return known and flagged.frame.is_empty() and not explained([answers["layers"]])
 
 
 def _sinks(layers: pl.DataFrame, url: str) -> Iterator[Sentence]:

@@ -269,6 +269,12 @@ def test_what_to_distrust_is_told_of_sites_too_and_of_nothing(tmp_path: Path) ->
     # the profile is that of the deepest site
     assert counts == [("profiles", "collapsed", 1), ("site_profiles", "collapsed", 8)]
     assert ("No number of this database carries a flag.",) not in section().notes
+    for row in tables["site_profiles"]:
+        row["flags"] = []
+    tables["layers"] = []  # what the page shows of layers is computed from their spectra
+    assert ("No number of this database carries a flag.",) not in section().notes
+    assert section().answers == ()
+    assert set(report(str(tmp_path)).flags) >= {"collapsed"}
 
 
 def test_what_was_not_computed_is_one_command_and_none_that_has_run(tmp_path: Path) -> None:
@@ -455,6 +461,16 @@ def test_report_to_standard_output_is_only_the_report(
     for words in (["-o", "-", "--format", "svg"], ["-o", "x.pdf"]):
         assert CliRunner().invoke(main, ["report", str(store), *words]).exit_code == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.md", "store"]
+
+
+def test_a_format_alone_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path / "store", database(["a", "b"]))
+    monkeypatch.chdir(tmp_path)
+    for form, first in (("md", "## "), ("html", "<!DOCTYPE html>")):
+        result = CliRunner().invoke(main, ["report", str(store), "--format", form])
+        assert result.exit_code == 0, result.output
+        assert Path(f"report.{form}").read_text().startswith(first)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md", "store"]
 
 
 def test_an_empty_store_has_no_pictures(tmp_path: Path) -> None:
