@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Final
 
 from lpp.analyze.runs.incomplete import incomplete_lines
@@ -75,21 +76,31 @@ def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
 def check_dropped(
     views: Iterable[RunView], selection: Selection, prefixes: Collection[int]
 ) -> None:
-    """Raise InputError if one of `prefixes`, which profiles leave out, is no prefix of any run."""
-    there = sorted(
-        {
-            prefix
-            for view in views
-            for context in view.contexts(selection.contexts)
-            for prefix in view.prefixes(context)
-        }
-    )
+    """Raise InputError if one of `prefixes`, which profiles leave out, is no prefix of any run, or
+    if they are all prefixes of a context.
+    """
+    schedules = [
+        view.prefixes(context) for view in views for context in view.contexts(selection.contexts)
+    ]
+    there = sorted(set(chain(*schedules)))
     for prefix in prefixes:
         if prefix not in there:
             raise InputError(
                 f"--drop-prefixes {prefix}: no such prefix. There is {', '.join(map(str, there))}.",
                 kind=ErrorKind.INVALID_VALUE,
             )
+    for schedule in schedules:
+        if set(schedule) <= set(prefixes):
+            raise every_prefix_dropped(schedule)
+
+
+def every_prefix_dropped(present: Iterable[int]) -> InputError:
+    """The error of a profile that would leave out all of the prefixes `present`."""
+    return InputError(
+        f"every prefix of a schedule was dropped; there is {', '.join(map(str, present))}. "
+        "Leave at least one of each context: --drop-prefixes takes the lengths to leave out.",
+        kind=ErrorKind.INVALID_VALUE,
+    )
 
 
 def n_sites(views: Iterable[RunView], sites: Collection[str]) -> int:

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import polars as pl
 
 from lpp.analyze.numerics.jackknife import error_names
-from lpp.store.errors import ErrorKind, InputError
+from lpp.analyze.runs.select import every_prefix_dropped
 
 Aggregation = Literal["min", "max", "mean", "median"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
@@ -59,12 +59,7 @@ def aggregate(
     found = kept.sort("prefix", maintain_order=True).group_by(by, maintain_order=True).agg(columns)
     groups = frame.select(by).unique(maintain_order=True)
     if len(found) < len(groups):
-        present = sorted(frame["prefix"].unique())
-        raise InputError(
-            f"every prefix of a schedule was dropped; there is {', '.join(map(str, present))}. "
-            "Leave at least one of each context: --drop-prefixes takes the lengths to leave out.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
+        raise every_prefix_dropped(sorted(frame["prefix"].unique()))
     return groups.join(found, on=by, how="inner", nulls_equal=True, maintain_order="left")
 
 
