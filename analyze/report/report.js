@@ -49,6 +49,9 @@
     }
     return shown(Array.isArray(word) ? word.join(", ") : word);
   };
+  // A name may break after `_` and `.`; `block.29` is too short for it.
+  const breakable = (words) => words.split(/(?<=[_.])(?=\w{3})/)
+    .flatMap((piece, place) => (place ? [element("wbr"), piece] : [piece]));
   const raw = (column, row) => (column.values ? column.values[row] : column.words[column.codes[row]]);
 
   // A run by its letter and name, as the template writes it; an id without a plan unchanged.
@@ -179,7 +182,7 @@
       if (column.kind === "run") cell.append(chip(raw(column, row)));
       else if (column.kind === "flags") cell.append(...badges(raw(column, row)));
       else if (place && column.kind === "number") cell.append(...this.number(column, row));
-      else cell.append(text(column, row));
+      else cell.append(...breakable(text(column, row)));
       return cell;
     }
 

@@ -225,6 +225,27 @@ def test_every_table_and_warning_is_readable_on_a_telephone(
         assert page.locator(".warnings li").evaluate_all(cut) == 0
 
 
+def test_names_break_between_their_words_on_a_telephone(
+    open_page: OpenPage, pages: dict[int, Path]
+) -> None:
+    page = open_page(pages[2], width=390).page
+    words, broken = page.evaluate(
+        """() => {
+          const words = [...document.querySelectorAll('#table-differences td.text')]
+            .flatMap((cell) => [...cell.childNodes])
+            .filter((node) => node.data && !node.data.includes(' '));
+          const lines = (node) => {
+            const range = document.createRange();
+            range.selectNode(node);
+            return range.getClientRects().length;
+          };
+          return [words.length, words.filter((node) => lines(node) > 1).map((node) => node.data)];
+        }"""
+    )
+    assert words > 5
+    assert broken == []
+
+
 def test_scripts_and_html_write_numbers_alike(open_page: OpenPage, hostile_page: Path) -> None:
     cells = "tbody tr > :is(td, th):not(:last-child)"
     shown = open_page(hostile_page).page.locator(cells).all_text_contents()
