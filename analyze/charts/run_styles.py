@@ -19,8 +19,9 @@ from string import ascii_uppercase
 from typing import Final
 
 PALETTE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999933")
-OTHERS: Final = ("#7570B3", "#E7298A", "#A6761D")
-"""Colours of what is not a run, like a feature: ColorBrewer's Dark2, of the same contrast."""
+OTHERS: Final = ("#7570B3", "#E7298A", "#A6761D", "#2F8F9D", "#666666")
+"""Colours of what is not a run, like a feature, of the same contrast: four of ColorBrewer's Dark2,
+and a teal that a dichromat tells from them."""
 SHAPES: Final = (
     *("circle", "square", "triangle-up", "diamond", "cross"),
     *("triangle-down", "triangle-right"),
