@@ -99,7 +99,8 @@ class KeptFiles:
                 self._objects.delete(key for key in instead_of if key != name)
         except (OSError, LppError) as error:
             self._writable = False
-            if _unwritable.setdefault(self._root, error) is error:  # several threads write at once
+            first = object()  # not the error: its traceback would keep the caller's frames alive
+            if _unwritable.setdefault(self._root, first) is first:  # several threads write at once
                 _log.warning("%s: results are not kept (%s)", self._root, error)
 
     def name(self, group: str, kind: str, data: bytes) -> str:
