@@ -49,7 +49,7 @@ def report(ctx: click.Context, *, store: str, output: Path | None, form: Any) ->
     from lpp.analyze.report.report import STEPS, report_text, write_report
 
     if form and ctx.get_parameter_source("output") is ParameterSource.DEFAULT:
-        output = Path("report").with_suffix(f".{form}")
+        output = Path(f"report.{form}")
     form = chosen_format(form, output, FORMATS)
     if output is None and form in PICTURES:
         raise click.UsageError(f"{form} is a file for each chart: name one with --output FILE.")

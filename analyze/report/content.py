@@ -299,12 +299,17 @@ def _unflagged(answers: Answers) -> bool:
     flagged = answers["flags"]
     known = flagged.fault is None and not profiles.is_empty()
     # `flags` counts those that are kept; `layers` computes the ones of spectra that are not
-    return known and flagged.frame.is_empty() and not explained([answers["layers"]])
+    return known and flagged.frame.is_empty() and not _any_flag(answers["layers"].frame)
+
+
+def _any_flag(layers: pl.DataFrame) -> bool:
+    """Whether any layer carries a flag."""
+    return bool(layers.width and layers.select(pl.col("flags").list.len().sum() > 0).item())
 
 
 def _sinks(layers: pl.DataFrame, url: str) -> Iterator[Sentence]:
     """What attention sinks do to a rank, where layers may have them."""
-    if not layers.width or not layers.select(pl.col("flags").list.len().sum() > 0).item():
+    if not _any_flag(layers):
         return
     yield (
         "Many models pay most of their attention to the first one or two tokens of a prompt, "

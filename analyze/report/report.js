@@ -182,7 +182,8 @@
       if (column.kind === "run") cell.append(chip(raw(column, row)));
       else if (column.kind === "flags") cell.append(...badges(raw(column, row)));
       else if (place && column.kind === "number") cell.append(...this.number(column, row));
-      else cell.append(...breakable(text(column, row)));
+      else if (column.kind === "text") cell.append(...breakable(text(column, row)));
+      else cell.append(text(column, row));
       return cell;
     }
 
