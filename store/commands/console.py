@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 import traceback
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import click
 
@@ -55,11 +55,15 @@ def run_command(main: Any, *args: Any, **kwargs: Any) -> Any:
     """Call click's `main`; end the process with a message rather than a traceback."""
     if not kwargs.pop("standalone_mode", True):
         return main(*args, standalone_mode=False, **kwargs)
+    code: Any  # an integer, or what a library gave to `sys.exit`
     with safe_streams():
-        code = _exit_code(main, *args, **kwargs)
-        if not _flushed():
-            code = code or 1
-    sys.exit(code)
+        streams = sys.stdout, sys.stderr  # click wraps both when the reader of a pipe has gone
+        try:
+            code = _exit_code(main, *args, **kwargs)
+        except SystemExit as end:
+            code = end.code
+        whole, _ = [_flushed(stream) for stream in streams]
+    sys.exit(code or int(not whole))
 
 
 def _exit_code(main: Any, *args: Any, **kwargs: Any) -> int:
@@ -69,7 +73,8 @@ def _exit_code(main: Any, *args: Any, **kwargs: Any) -> int:
             result = main(*args, standalone_mode=False, **kwargs)
             sys.stdout.flush()
     except click.ClickException as error:  # usage errors: click's own text and code, which is 2
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         _say(INTERRUPTED)
@@ -109,13 +114,15 @@ def _say(text: str) -> None:
         click.echo(text.rstrip("\n"), err=True)
 
 
-def _flushed() -> bool:
-    """Whether standard output accepted everything; if not, the rest is discarded silently."""
+def _flushed(stream: IO[str]) -> bool:
+    """Whether `stream` accepted everything. If not, the rest is discarded: left in the buffer, it
+    would make the interpreter print a second message as it ends, and exit with code 120.
+    """
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
         with contextlib.suppress(OSError):  # no descriptor: a stream of the process's own
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return False
     return True
 

@@ -162,12 +162,22 @@ def test_debug_shows_the_traceback(what: str, name: str) -> None:
         assert done.stderr.strip().splitlines()[-1].startswith(f"{name}: ")
 
 
-def test_reader_that_goes_away_is_no_bug() -> None:
-    command = f"{sys.executable} -c '{SCRIPT_PRINTING}' | head -n 1"
+BUFFERED = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+"""An ordinary environment: with that variable, nothing stays in a buffer until the process ends."""
+
+
+@pytest.mark.parametrize("variables", [{}, {"PYTHONUNBUFFERED": "1"}])
+def test_reader_that_goes_away_is_no_bug(variables: dict[str, str]) -> None:
+    command = f"{sys.executable} -c '{SCRIPT_PRINTING}' | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=30
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        env=BUFFERED | variables,
     )
-    assert (done.stdout, done.stderr) == ("0\n", "")
+    assert (done.stdout, done.stderr) == ("0\n1\n", "")
 
 
 SCRIPT_PRINTING = """
@@ -217,7 +227,7 @@ def test_a_full_standard_output_is_one_message(flags: tuple[str, ...]) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=full,
                 stderr=subprocess.PIPE,
-                env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+                env=BUFFERED,
                 text=True,
                 check=False,
                 timeout=30,
@@ -229,12 +239,18 @@ def test_a_full_standard_output_is_one_message(flags: tuple[str, ...]) -> None:
 
 def test_a_full_standard_error_is_no_traceback_and_keeps_the_exit_code() -> None:
     with open("/dev/full", "wb") as full:
-        for what, code in (("lpp", 2), ("bug", 1), ("code", 7)):
+        for what, command, code in (
+            ("lpp", "act", 2),
+            ("bug", "act", 1),
+            ("code", "act", 7),
+            ("usage", "no such command", 2),
+        ):
             done = subprocess.run(
-                [sys.executable, "-c", SCRIPT, "act"],
+                [sys.executable, "-c", SCRIPT, command],
                 input=what.encode(),
                 stdout=subprocess.PIPE,
                 stderr=full,
+                env=BUFFERED,
                 check=False,
                 timeout=30,
             )
