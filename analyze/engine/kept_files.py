@@ -18,6 +18,7 @@ from lpp.store.errors import FormatError, LppError, MachineError
 from lpp.store.format.arrow_limits import check_declared
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.keys import ANALYSIS_KEY
+from lpp.store.format.tables import encode_table
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 from lpp.store.read import Run
@@ -91,7 +92,7 @@ class KeptFiles:
         """Write `frame` to a file. instead_of: files to remove once it is written."""
         if not self._writable:
             return
-        data = _written(frame)
+        data = encode_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
         name = self.name(group, kind, data)
         try:
             self._objects.put(name, data)
@@ -129,12 +130,3 @@ def _parsed(data: bytes, schema: pl.Schema) -> pl.DataFrame:
     if frame.schema != schema:
         raise ValueError(f"its columns are {frame.columns}")
     return frame
-
-
-def _written(frame: pl.DataFrame) -> bytes:
-    sink = pa.BufferOutputStream()
-    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from lpp.store.errors import ErrorKind, FormatError
@@ -119,11 +120,14 @@ WRITTEN_SCHEMA: Final = pa.schema(
 
 
 def encode_table(table: pa.Table, compression: str | None = "zstd") -> bytes:
-    """An Arrow IPC file, one record batch per 64 Ki rows."""
+    """An Arrow IPC file, one record batch per 64 Ki rows, with zeros under nulls."""
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression=compression)
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-        writer.write_table(table, max_chunksize=1 << 16)
+        for batch in table.to_batches(max_chunksize=1 << 16):
+            # Arrow writes what lies under a null as it finds it: memory of this process, in arrays
+            # that were masked. `take` builds new buffers, with zeros there.
+            writer.write_batch(batch.take(pa.array(np.arange(batch.num_rows))))
     return bytes(sink.getvalue())
 
 
