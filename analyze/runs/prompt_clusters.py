@@ -1,0 +1,33 @@
+"""Clusters of the prompts of a run, by a field that the prompts carry."""
+
+from collections.abc import Sequence
+
+from lpp.analyze.runs.select import nearest
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.prompt_columns import FIELD_PREFIX
+from lpp.store.read import Run
+
+ID = "id"
+"""The one field whose column has no prefix."""
+
+
+def prompt_values(run: Run, field: str) -> Sequence[object]:
+    """(count,) the value of `field` of each prompt of the plan; None where a prompt has none.
+
+    `lpp.analyze.numerics.clusters.cluster_codes` turns the values into numbers of clusters.
+    InputError for a field that the prompts do not carry.
+    """
+    names = {
+        name.removeprefix(FIELD_PREFIX): name
+        for name in run.extra_columns.names
+        if name == ID or name.startswith(FIELD_PREFIX)
+    }
+    if field not in names:
+        known = nearest(field, sorted(names)) if names else "they carry no field."
+        raise InputError(
+            f"--cluster {field}: the prompts of run {run.id} have no such field; {known} Capture "
+            f"again with --fields {field}.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    values: list[object] = run.prompts(names[field])[names[field]].to_pylist()
+    return values
