@@ -243,6 +243,13 @@ def _answers(view: RunView) -> dict[int, _Answer]:
             continue
         ids = token_ids[prompt]
         length = len(ids)
+        if context == 0:
+            raise FormatError(
+                f"{run.path}: prompt {prompt} has no token before its answer. An earlier release "
+                "scored such answers from another prompt, so its scores are wrong too. Evaluate "
+                "again: lpp-capture eval --replace says which context of the task has no token.",
+                kind=ErrorKind.CORRUPT,
+            )
         if not 1 <= context <= length:
             raise FormatError(
                 f"{run.path}: prompt {prompt} has {length} tokens and an answer after {context}. "

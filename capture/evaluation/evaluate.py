@@ -261,7 +261,9 @@ class _Evaluation:
         if not passages:
             raise InputError(
                 f"task {task}: no request fits into {self._longest} tokens. Choose a larger "
-                "--context.",
+                "--context."
+                if requests
+                else f"task {task}: all its texts are empty. Change its doc_to_target.",
                 kind=ErrorKind.INVALID_VALUE,
             )
         longest = max(len(one.ids) for one in requests)

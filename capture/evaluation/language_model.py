@@ -70,7 +70,15 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def loglikelihood(
         self, requests: Sequence[Any], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
-        """(ln p, greedy) of each answer. requests: lm-eval's `Instance`s."""
+        """(ln p, greedy) of each answer. requests: lm-eval's `Instance`s.
+
+        An empty context is the prefix token. InputError for an answer that has no token, or none
+        before it, where lm-eval's `hf` fails.
+        """
+        for instance in requests:
+            before, after = instance.args[:2]
+            if not before and not self.tok_encode(after, add_special_tokens=False):
+                raise _without_token(instance)
         self._instances = requests  # HFLM hands their tokens to the next method in this order
         found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return found
@@ -80,13 +88,16 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     ) -> list[tuple[float, bool]]:
         encoded = []
         for instance, (_text, context, answer) in zip(self._instances, requests, strict=True):
-            if not answer:
-                raise _invalid(
-                    f"{_place(instance)}: the answer {instance.args[1]!r} has no token of its own: "
-                    "the tokenizer joins it to the end of the context. Change the task's "
-                    "target_delimiter."
-                )
             before, after = instance.args[:2]
+            if not context:
+                raise _invalid(
+                    f"{_place(instance)}: the context {before!r} has no token before the answer: "
+                    "lm-eval moves white space from its end to the answer. Change the task's "
+                    "doc_to_text; before an empty context lm-eval puts the token that begins a "
+                    "text."
+                )
+            if not answer:
+                raise _without_token(instance)
             encoded.append(self._encoded(instance, (before, after), context, answer))
         answers = self._answers(self._instances, [[one] for one in encoded])
         return [(found[0].log_likelihood, found[0].greedy) for found in answers]
@@ -131,6 +142,11 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         Greedy: the most likely token each time. All `max_gen_toks` tokens are written and
         captured, also those after a stop string.
         """
+        if self.eot_token_id is None:
+            raise _invalid(
+                f"task {requests[0].task_name} lets the model write, and its tokenizer has no "
+                "token that ends a text (eos_token). Give a model whose tokenizer has one."
+            )
         ends = self.tok_decode([self.eot_token_id], skip_special_tokens=False)
         by_length: dict[int, list[int]] = defaultdict(list)
         stops = []
@@ -242,6 +258,14 @@ def _check_greedy(instance: Any, how: Mapping[str, Any]) -> None:
             f"task {instance.task_name} sets {', '.join(dict.fromkeys(drawn))}: this command takes "
             "the most likely token each time. Choose a task that does."
         )
+
+
+def _without_token(instance: Any) -> InputError:
+    return _invalid(
+        f"{_place(instance)}: the answer {instance.args[1]!r} has no token of its own: it is "
+        "empty, or the tokenizer joins it to the context. Change the task's answers or its "
+        "target_delimiter."
+    )
 
 
 def _place(instance: Any) -> str:

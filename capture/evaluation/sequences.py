@@ -22,6 +22,7 @@ from lpp.capture.corpus.passages import (
     fingerprint_passages,
 )
 from lpp.store import Run
+from lpp.store.errors import ErrorKind, FormatError
 
 TOO_LONG: Final = "answer_too_long"
 """Reason of a sequence that becomes no prompt: the answer alone is longer than the context."""
@@ -38,7 +39,8 @@ class EncodedRequest:
     """Of both, the beginning cut off where they are longer than the context; none where the answer
     alone is."""
     n_context: int
-    """Tokens of `ids` before the answer."""
+    """Tokens of `ids` before the answer, at least 1: the last of them predicts its first token. 0
+    where there are no `ids`."""
     dropped: int = 0
     """Tokens that were cut off."""
     fields: Mapping[str, object] = field(default_factory=dict)
@@ -85,8 +87,9 @@ def encoded_request(
     longest: int,
     place: str,
 ) -> EncodedRequest:
-    """A request of the tokens `context` and `answer`, whose `texts` these are, cut from the left to
-    `longest` tokens, as lm-eval's `hf` model cuts with `max_length` = `longest` - 1.
+    """A request of the tokens `context`, at least one, and `answer`, whose `texts` these are, cut
+    from the left to `longest` tokens, as lm-eval's `hf` model cuts with `max_length` =
+    `longest` - 1.
 
     One token of the context must stay, since the answer's first token needs one before it.
     """
@@ -196,6 +199,9 @@ def answers_of(
     sum, in float64, of `next_logprob` over the answer's tokens; the answer is greedy where each of
     its tokens is the most likely one. What the model wrote is an answer too. Reads the token
     statistics once.
+
+    FormatError for a sequence that is not what its prompt holds, or whose answer has no token of
+    that prompt before it: each answer is read from its own prompt, or not at all.
     """
     ids = {row: index for index, row in enumerate(run.prompts()["source_row"].to_pylist())}
     starts, at = np.append(0, np.cumsum(run.lengths)), run.branches[1]
@@ -205,7 +211,7 @@ def answers_of(
     logprob = table["next_logprob"].to_numpy()[order].astype(np.float64)
     tokens = table["token_id"].to_numpy()[order]
     likeliest = table["top1_id"].to_numpy()[order]
-    left_out = set(run.quarantined.tolist())
+    left_out, writes = set(run.quarantined.tolist()), run.plan.continuation is not None
     found = []
     for one, row in zip(sequences, places, strict=True):
         prompt = None if row is None else ids.get(row)
@@ -213,9 +219,16 @@ def answers_of(
             found.append(SET_ASIDE)
             continue
         # the answer ends the prompt, whether it was asked about or written by the model
-        begin, end = int(starts[prompt]) - int(at[prompt]), int(starts[prompt + 1])
-        first = begin + one.n_context
-        written = tokens[begin + len(one.ids) : end]
+        own, end = int(starts[prompt]), int(starts[prompt + 1])
+        begin = own - int(at[prompt])
+        first, last = begin + one.n_context, begin + len(one.ids)
+        asked, written = one.ids[own - begin :], tokens[last:end]
+        if first <= own or bool(len(written)) != writes or tokens[own:last].tolist() != [*asked]:
+            raise FormatError(
+                f"{run.path}: prompt {prompt} does not hold the request of {one.place}. "
+                f"`lpp-analyze verify {run.path.parent.parent}` says what was altered.",
+                kind=ErrorKind.CORRUPT,
+            )
         found.append(
             Answer(
                 run=run.id,

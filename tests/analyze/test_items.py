@@ -263,3 +263,15 @@ def test_one_of_several_runs_and_filters_is_chosen(make_run: MakeRun) -> None:
         lpp.analyze.items(first.root, "tiny_task", run="first")
     found = lpp.analyze.items(first.root, "tiny_task", run="first", filter="strict")
     assert found.n_right + found.n_wrong == 60
+
+
+@pytest.mark.parametrize(("n", "said"), [(0, "Evaluate again"), (99, "altered"), (-1, "altered")])
+def test_an_answer_without_a_token_before_it_is_refused(
+    make_run: MakeRun, n: int, said: str
+) -> None:
+    """Earlier releases scored an answer after white space from another prompt."""
+    written = evaluated_run(make_run, context_of={7: n})
+    done = run(written.root, "--task", "tiny_task")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "prompt 7" in done.stderr
+    assert said in done.stderr

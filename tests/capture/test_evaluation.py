@@ -24,9 +24,11 @@ from lpp.capture.engine.run import capture_into
 from lpp.capture.evaluation.evaluate import Evaluated, evaluate_into
 from lpp.capture.evaluation.request import EvalRequest
 from lpp.capture.evaluation.scores import run_of_profile, scored_name, source_name
+from lpp.capture.evaluation.sequences import EncodedRequest, answers_of
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, open_store, read_scores
+from lpp.store.errors import FormatError
 from lpp.store.items import is_evaluation, read_items
 from lpp.store.scores import score_sets
 
@@ -270,6 +272,40 @@ def test_items_name_the_prompt_of_each_answer(evaluated: tuple[Path, Evaluated])
             before = of_prompt.iloc[held[prompt]["field.n_context"] - 1 : -1]
             assert before.next_logprob.sum() == pytest.approx(row["log_likelihoods"][choice])
             assert (before.next_rank == 1).all() == row["greedy"][choice]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["multiple_choice", "loglikelihood"])
+def test_an_empty_context_is_the_prefix_token_as_in_lm_eval(
+    model: Path, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "tasks").mkdir()
+    texts = "{{'' if id == 'doc-3' else question}}"
+    # with the prefix token in front, lm-eval's `hf` takes that one for the context
+    answers = {"doc_to_choice": ["<s>the fox", "</s>", "a dog"], "doc_to_target": 1}
+    changes = {"target_delimiter": "", **(answers if kind == "multiple_choice" else {})}
+    write_task(tmp_path / "tasks", kind, num_fewshot=0, doc_to_text=texts, **changes)
+    done = evaluate_into(tmp_path / "store", request(model, [tmp_path / "tasks"]))
+    same_scores(tmp_path / "store", done, expected(model, tmp_path / "tasks"))
+
+
+def test_no_answer_is_read_from_another_prompt(evaluated: tuple[Path, Evaluated]) -> None:
+    """Whatever a request says of itself: of every prompt the answer is read or refused."""
+    root, done = evaluated
+    run = run_of(root, done, "tiny_ll")
+    rows = run.prompts("field.n_context").to_pylist()
+    assert len(rows) > 2
+    for place, row in enumerate(rows):
+        ids, n = tuple(row["token_ids"]), row["field.n_context"]
+        asked = EncodedRequest(context="", answer="", ids=ids, n_context=n)
+        (answer,) = answers_of(run, [asked], [row["source_row"]])
+        assert answer.prompt_id == place
+        others = [replace(asked, n_context=0), replace(asked, n_context=-1)]
+        others += [replace(asked, ids=(*ids, 1)), replace(asked, ids=ids[:-1])]
+        others += [replace(asked, ids=(*ids[:-1], ids[-1] + 1))]
+        for other in others:
+            with pytest.raises(FormatError, match="verify"):
+                answers_of(run, [other], [row["source_row"]])
 
 
 def test_the_question_begins_after_the_shots(model: Path, tasks: Path, tmp_path: Path) -> None:

@@ -91,6 +91,74 @@ def test_a_task_that_contradicts_itself_is_one_message(
     assert not (tmp_path / "store").exists()
 
 
+def only_third(text: str) -> str:
+    """A template that gives `text` for the document 3, and its question for the others."""
+    return "{{" + repr(text) + " if id == 'doc-3' else question}}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "item", "changes"),
+    [
+        ("multiple_choice", 0, {"doc_to_text": " "}),
+        ("multiple_choice", 3, {"doc_to_text": only_third("\n ")}),
+        ("loglikelihood", 3, {"doc_to_text": only_third(" ")}),
+        (
+            "loglikelihood",
+            3,
+            {"doc_to_text": only_third(""), "doc_to_target": only_third("")}
+            | {"target_delimiter": ""},
+        ),
+        (
+            "multiple_choice",
+            0,
+            {"doc_to_text": "", "doc_to_choice": ["<s>", "a"], "target_delimiter": ""},
+        ),
+    ],
+)
+def test_no_answer_is_scored_that_has_no_token_or_no_token_before_it(
+    tiny_folder: Callable[[str], Path],
+    folder: Path,
+    tmp_path: Path,
+    *,
+    kind: str,
+    item: int,
+    changes: dict[str, Any],
+) -> None:
+    """lm-eval's own `hf` fails at each of them, with an empty message."""
+    name = write_task(folder, kind, num_fewshot=0, **changes)
+    done = evaluate(tiny_folder("llama"), folder / f"{name}.yaml", tmp_path / "store")
+    assert done.exit_code == 2, done.output
+    assert f"item {item} of {name}" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_tokenizer_without_a_token_that_ends_a_text_writes_nothing(
+    tiny_folder: Callable[[str], Path], folder: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "llama"
+    shutil.copytree(tiny_folder("llama"), model)
+    config = json.loads((model / "tokenizer_config.json").read_text("utf-8"))
+    del config["eos_token"]
+    (model / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    name = write_task(folder, "generate_until")
+    done = evaluate(model, folder / f"{name}.yaml", tmp_path / "store")
+    assert done.exit_code == 2, done.output
+    assert name in done.stderr
+    assert "eos_token" in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_texts_that_are_all_empty_are_one_message(
+    tiny_folder: Callable[[str], Path], folder: Path, tmp_path: Path
+) -> None:
+    name = write_task(folder, "loglikelihood_rolling", doc_to_target="")
+    done = evaluate(tiny_folder("llama"), folder / f"{name}.yaml", tmp_path / "store")
+    assert done.exit_code == 2
+    assert "empty" in done.stderr
+    assert "--context" not in done.stderr  # a larger one does not help
+
+
 @pytest.mark.parametrize("content", [b"task: [\n", b"hello: 1\n", b"\xff\xfe\x00"])
 def test_a_file_that_is_no_task_is_one_message(
     tiny_folder: Callable[[str], Path], folder: Path, tmp_path: Path, content: bytes

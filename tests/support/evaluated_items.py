@@ -1,8 +1,9 @@
 """A store with the items of an evaluation, made of a synthetic run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,15 +55,21 @@ def evaluated_run(
     task: str = "tiny_task",
     source: str = "lm-eval tiny",
     changes: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row,
+    context_of: Mapping[int, int] = MappingProxyType({}),
     **options: Any,
 ) -> EvaluatedRun:
-    """Items with `ANSWERS` answers each: prompts of the run, one for each answer, in order."""
+    """Items with `ANSWERS` answers each: prompts of the run, one for each answer, in order.
+
+    context_of: prompt -> the number of tokens before the answer that it claims.
+    """
     rng = np.random.default_rng(items)
     context: list[int] = np.repeat(rng.integers(5, 10, items), ANSWERS).tolist()
     before: list[int] = np.repeat(rng.integers(0, 3, items), ANSWERS).tolist()
     lengths = [c + int(n) for c, n in zip(context, rng.integers(1, 4, len(context)), strict=True)]
     carried = {
-        "field.n_context": pa.array(context, pa.int64()),
+        "field.n_context": pa.array(
+            [context_of.get(prompt, n) for prompt, n in enumerate(context)], pa.int64()
+        ),
         "field.n_before_question": pa.array(before, pa.int64()),
     }
     settings = {"vary_tokens": True, "per_shard": 50, "context": 20, "sites": ("embed", "final")}
