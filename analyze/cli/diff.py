@@ -23,7 +23,7 @@ from lpp.store.commands.progress import progress
 from lpp.store.errors import InputError
 
 if TYPE_CHECKING:
-    from lpp.analyze.drift.against import Comparison
+    from lpp.analyze.drift.against import Against, Comparison
     from lpp.analyze.drift.drift import Drift
     from lpp.analyze.drift.gate import Verdict
     from lpp.analyze.evaluations.flips import Flips
@@ -81,6 +81,14 @@ PICTURES = ("svg", "png", "html")
     is_flag=True,
     help="Compare the number itself with the limit of --fail-if, not its interval.",
 )
+@click.option(
+    "--allow-missing",
+    "allowed",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Let --fail-if pass if up to this share of the prompts of RUN_A or BASE takes no part. "
+    "Default: 0.01.",
+)
 @output_options(*FORMATS)
 @executor_options
 @debug_option
@@ -97,6 +105,7 @@ def diff(
     errors: Any,
     conditions: tuple[str, ...],
     strict: bool,
+    allowed: float | None,
     form: str | None,
     output: Path | None,
     jobs: int | None,
@@ -123,7 +132,10 @@ def diff(
     number. The whole interval must be past the number. Names of predictions: kl, kl_reverse, js,
     tv, next_logprob, each also with .mean, .median, .p99 or .max; flips, top10, log_perplexity,
     entropy. Names of sites: relative_distance, cosine, cka, overlap, participation_ratio,
-    effective_rank; for one site append its name, as in cka.block.12.
+    effective_rank; for one site append its name, as in cka.block.12. Shares of the prompts of RUN_A
+    or BASE: set_aside, missing. The exit code is also 1 if a condition cannot be decided: its
+    number does not exist, more prompts take no part than --allow-missing says, or a run that
+    should be compared cannot be.
 
     \b
         lpp-analyze diff ./lpp base tuned
@@ -137,45 +149,50 @@ def diff(
     """
     from lpp.analyze.drift.against import against, compared
     from lpp.analyze.drift.drift import drift, n_steps
-    from lpp.analyze.drift.gate import check_conditions, needs_errors, parse_condition, verdict
+    from lpp.analyze.drift.gate import (
+        ALLOWED,
+        check_conditions,
+        needs_errors,
+        parse_condition,
+        verdict,
+    )
     from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
     from lpp.analyze.drift.sites import common_sites
     from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.report.report import check_output
     from lpp.analyze.text.flips import item_documents
 
-    _check_usage(runs, base, strict=strict, conditions=conditions, output=output)
+    alone = {"--strict": strict, "--allow-missing": allowed is not None}
+    _check_usage(runs, base, alone=alone, conditions=conditions, output=output)
     _check_page(base, form, output)
     if output is not None:
         check_output(output)
     gate = [parse_condition(condition) for condition in conditions]
     pairs: Sequence[Pair]
-    left_out: Mapping[str, str] = {}
-    names: Mapping[str, str] = {}
+    several: Against | None = None
     if base is None:
         pairs = [pair_of(run_of(store, runs[0]).run, run_of(store, runs[1]).run, prompts)]
         require_rows(pairs[0])
     else:
         several = against(store, base, runs or None, sites=sites, prompts=prompts)
-        base, pairs = several.base.run.id, several.pairs
-        left_out, names = several.left_out, several.names
+        pairs = several.pairs
         for line in several.lines:
             click.echo(line, err=True)
     chosen = [common_sites(pair, sites) for pair in pairs]
     for pair, common in zip(pairs, chosen, strict=True):
-        with _of_run(base and pair.b.run.id):
+        with _of_run(pair.b.run.id if several else None):
             check_conditions(gate, sites=common, no_logits=pair.no_logits)
     steps = [
         n_steps(pair, common, first_position=skip_first, tokens=tokens)
         for pair, common in zip(pairs, chosen, strict=True)
     ]
-    comparisons, failed = [], False
+    comparisons, failed = [], bool(gate and several and several.undecided)
     with (
         progress("Drift", sum(steps), "tokens") as bar,
         chosen_executor(executor, address, jobs) as who,
     ):
         for pair, common in zip(pairs, chosen, strict=True):
-            with _of_run(base and pair.b.run.id):
+            with _of_run(pair.b.run.id if several else None):
                 found = drift(
                     pair,
                     sites=common,
@@ -188,17 +205,24 @@ def diff(
                     progress=bar,
                 )
                 verdicts = [
-                    verdict(condition, found.predictions, found.sites, strict=strict)
+                    verdict(
+                        condition,
+                        found.predictions,
+                        found.sites,
+                        lost=pair.lost,
+                        strict=strict,
+                        allowed=ALLOWED if allowed is None else allowed,
+                    )
                     for condition in gate
                 ]
             _keep(found)
             failed |= any(one.failed for one in verdicts)
-            if base is not None:
+            if several is not None:
                 comparisons.append(compared(found, verdicts, item_documents(_items(found))))
-    if base is None:
+    if several is None:
         _show(found, verdicts, form, output)
     else:
-        _show_all(base, comparisons, left_out, form, output, names=names)
+        _show_all(several, comparisons, form, output)
     return int(failed)
 
 
@@ -222,13 +246,13 @@ def _check_usage(
     runs: Sequence[str],
     base: str | None,
     *,
-    strict: bool,
+    alone: Mapping[str, bool],
     conditions: Sequence[str],
     output: Path | None,
 ) -> None:
-    """Refuse words that do not go together."""
-    if strict and not conditions:
-        raise click.UsageError("--strict says how --fail-if decides: give one.")
+    """Refuse words that do not go together. alone: whether options of --fail-if are given."""
+    if not conditions and (given := [name for name, is_given in alone.items() if is_given]):
+        raise click.UsageError(f"{given[0]} says how --fail-if decides: give one.")
     if base is None and len(runs) != 2:
         raise click.UsageError(
             f"name two runs, RUN_A and RUN_B; there {'is' if len(runs) == 1 else 'are'} "
@@ -285,21 +309,20 @@ def _show(
 
 
 def _show_all(
-    base: str,
+    several: "Against",
     comparisons: "Sequence[Comparison]",
-    left_out: Mapping[str, str],
     form: str | None,
     output: Path | None,
-    *,
-    names: Mapping[str, str],
 ) -> None:
     """Print or write several; beside a picture, a table is printed where its format is given."""
     from lpp.analyze.text import against as text
 
+    base, names, undecided = several.base.run.id, several.names, several.undecided
+
     def table(form: str) -> str:
         if form == "json":
-            return text.as_json(base, comparisons, left_out, names)
-        return text.FORMATS[form](base, comparisons, names)
+            return text.as_json(base, comparisons, several.left_out, names, undecided)
+        return text.FORMATS[form](base, comparisons, names, undecided)
 
     if output is not None and suffix_of(output) in PICTURES:
         from lpp.analyze.charts.drift_grid import drift_grid_chart
@@ -307,11 +330,11 @@ def _show_all(
         from lpp.analyze.drift.against import in_order, sites_frame
 
         save_chart(drift_grid_chart(sites_frame(in_order(comparisons))), output)
-        _write(table(form) if form else text.as_gates(comparisons, names), None, "")
+        _write(table(form) if form else text.as_gates(comparisons, names, undecided), None, "")
         click.echo(output, err=form is not None)
         return
     shown = table(chosen_format(form, output, FORMATS))
-    _write(shown, output, text.as_gates(comparisons, names))
+    _write(shown, output, text.as_gates(comparisons, names, undecided))
 
 
 def _write(shown: str, output: Path | None, gate: str) -> None:

@@ -35,6 +35,9 @@ class Against:
     pairs: Sequence[Pair]
     left_out: Mapping[str, str]
     """Why other runs cannot be compared with it, by run id."""
+    undecided: Mapping[str, str]
+    """Those of `left_out` that should have been compared, so that no gate passes without them: runs
+    that were named, and runs whose first prompt is that of the base."""
     names: Mapping[str, str]
     """Short names of the base and of all other runs, compared or left out, by run id."""
 
@@ -135,7 +138,7 @@ def against(
             "prompts, or name runs behind --against.",
             kind=ErrorKind.NOT_FOUND,
         )
-    pairs, left_out = [], {}
+    pairs, left_out, undecided = [], {}, {}
     for view in others.values():
         why = _why_not(of_base, view, prompts)
         if why is None:
@@ -148,6 +151,8 @@ def against(
                 pairs.append(pair)
         if why is not None:
             left_out[view.run.id] = why
+            if runs is not None or _read_alike(of_base, view):
+                undecided[view.run.id] = why
     if not pairs:
         raise InputError(
             f"no run can be compared with {of_base.run.id}. "
@@ -157,7 +162,7 @@ def against(
             kind=ErrorKind.INVALID_VALUE,
         )
     names = names_of((of_base, *others.values()))
-    return Against(base=of_base, pairs=pairs, left_out=left_out, names=names)
+    return Against(base=of_base, pairs=pairs, left_out=left_out, undecided=undecided, names=names)
 
 
 def compared(
@@ -212,6 +217,19 @@ def _named(store: Url, runs: Sequence[str] | None) -> list[RunView]:
         else:
             found += [every[run] for run in matching_runs([name], plans, option="RUN")]
     return found
+
+
+def _read_alike(*views: RunView) -> bool:
+    """Whether the plans of all runs begin with the same prompt of the same tokenizer."""
+    return (
+        len(
+            {
+                (view.run.plan.tokenizer.fingerprint, *view.run.prompts()["sha256"].to_pylist()[:1])
+                for view in views
+            }
+        )
+        == 1
+    )
 
 
 def _why_not(base: RunView, other: RunView, prompts: int | None) -> str | None:

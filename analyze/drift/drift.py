@@ -87,6 +87,11 @@ class Drift:
             "tokens": len(self.tokens),
             "first_position": self.first_position,
             "left_out": self.pair.left_out.tolist(),
+            "lost": {
+                "base_prompts": self.pair.lost.n_base,
+                "set_aside": self.pair.lost.set_aside,
+                "missing": self.pair.lost.missing,
+            },
             "drawn": None if self.seed is None else {"of": every, "seed": self.seed},
             "logits": {"arithmetic": self.arithmetic or None, "missing": self.no_logits},
             "exactly_equal": self.is_nothing,

@@ -12,19 +12,23 @@ Student's quantile of nine degrees of freedom is passed by chance in 7 % at 95 %
 condition on any of m sites makes m tests, so its intervals are at 1 - (1 - LEVEL) / m (Bonferroni;
 Dunn 1961). `benchmarks/gate_null.py` measures how often noise meets a condition.
 
-A number that does not exist is an error, and so is a condition that no number can meet: a gate
-never passes because a number is missing.
+A gate never passes because a number is missing. A condition that no number can meet, or whose
+number the comparison cannot have, is an error before anything is computed. A condition whose number
+turns out to be undefined, or infinite, is *not decided*. So is every condition that is not met if
+more than a share `ALLOWED` of the base run's prompts take no part (`Lost`): what is left says
+nothing of the others. A condition that is not decided fails the comparison.
 """
 
 import math
 import operator
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Final
+from typing import Final, Literal
 
 from lpp.analyze.drift import predictions as of_predictions
+from lpp.analyze.drift.pair import Lost
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.site_numbers import LIMITS, NUMBERS, OF_ROWS
 from lpp.analyze.drift.sites import SiteDrift
@@ -34,6 +38,12 @@ from lpp.store.errors import ErrorKind, InputError
 
 LEVEL: Final = 0.98
 """Level of the interval that decides, for a condition on one number."""
+
+ALLOWED: Final = 0.01
+"""Share of the base run's prompts that may take no part."""
+
+LOSSES: Final = ("set_aside", "missing")
+"""Shares of the base run's prompts that take no part, of `Lost`."""
 
 EVERY: Final = ("mean", "median", "p99", "max")
 
@@ -76,7 +86,7 @@ class Condition:
     text: str
     """The condition as it was given."""
     quantity: str
-    """A key of `PREDICTIONS`, or one of a site's `NUMBERS`."""
+    """A key of `PREDICTIONS`, one of a site's `NUMBERS`, or one of `LOSSES`."""
     part: str | None
     """A statistic of a prediction's number; a site, None for any."""
     comparison: str
@@ -102,18 +112,30 @@ class Verdict:
     """The result of a condition for a comparison."""
 
     condition: Condition
-    value: float
-    decisive: float
-    """The number that was compared with the threshold: the end of the interval, or the value."""
+    value: float | None = None
+    """None if the number is undefined or infinite."""
+    decisive: float | None = None
+    """The number that was compared with the threshold: the end of the interval, or the value; None
+    if there is none."""
     level: float | None = None
     """Level of that interval; None if the value itself was compared."""
-    site: str | None
+    site: str | None = None
     """For a number of sites: the site with the decisive value."""
+    why: str = ""
+    """Why the condition is not decided; empty if it is."""
+
+    @property
+    def outcome(self) -> Literal["fail", "not decided", "not met"]:
+        """`fail` if the condition is met."""
+        if self.why:
+            return "not decided"
+        met = self.decisive is not None and self.condition.holds(self.decisive)
+        return "fail" if met else "not met"
 
     @property
     def failed(self) -> bool:
-        """Whether the condition is met, so that the comparison fails."""
-        return self.condition.holds(self.decisive)
+        """Whether the comparison fails: the condition is met, or it is not decided."""
+        return self.outcome != "not met"
 
 
 def parse_condition(text: str) -> Condition:
@@ -150,6 +172,8 @@ def parse_condition(text: str) -> Condition:
 def _named(name: str) -> tuple[str, str | None]:
     """Quantity and part of a name. InputError for an unknown name, with the nearest one."""
     quantity, dot, part = name.partition(".")
+    if name in LOSSES:
+        return name, None
     if quantity in NUMBERS and (_SITE.fullmatch(part) if dot else True):
         return quantity, part or None
     if quantity in PREDICTIONS and (not dot or part in PREDICTIONS[quantity]):
@@ -168,7 +192,11 @@ def names() -> list[str]:
     statistics = (
         name for q, some in PREDICTIONS.items() for name in (q, *(f"{q}.{s}" for s in some))
     )
-    return [*statistics, *(name for q in NUMBERS for name in (q, f"{q}.block.1", f"{q}.final"))]
+    return [
+        *statistics,
+        *LOSSES,
+        *(name for q in NUMBERS for name in (q, f"{q}.block.1", f"{q}.final")),
+    ]
 
 
 def check_conditions(
@@ -208,23 +236,41 @@ def verdict(
     predictions: Mapping[str, Summary],
     sites: Sequence[SiteDrift],
     *,
+    lost: Lost = Lost(),  # noqa: B008 - immutable
     strict: bool = False,
+    allowed: float = ALLOWED,
 ) -> Verdict:
     """The verdict of `condition` on the numbers of a comparison.
 
-    strict: the value decides, whatever its interval. Raises InputError(NOT_FOUND) if the number
-    does not exist: no statistic, not finite, or no interval where one decides.
+    lost: the prompts that take no part. strict: the value decides, whatever its interval. allowed:
+    the share of prompts that may take no part. Raises InputError(NOT_FOUND) for a number of a site
+    that is not among `sites`.
     """
+    if condition.quantity in LOSSES:
+        share = getattr(lost, condition.quantity)
+        return Verdict(condition=condition, value=share, decisive=share)
     numbers = _numbers(condition, predictions, sites)
     if not numbers:
         raise _missing(condition, "no site has it.")
     level = None if strict or not numbers[0].uncertain else 1 - (1 - LEVEL) / len(numbers)
-    candidates = [(_decisive(condition, one, level), one) for one in numbers]
+    every = [_of_number(condition, one, level) for one in numbers]
+    decided = [one for one in every if one.decisive is not None]
     pick = max if condition.upward else min
-    decisive, of = pick(candidates, key=lambda candidate: candidate[0])
-    assert of.value is not None  # otherwise there is no decisive number
-    return Verdict(
-        condition=condition, value=of.value, decisive=decisive, level=level, site=of.site
+    found = pick(decided, key=lambda one: one.decisive or 0.0, default=every[0])
+    if found.outcome == "fail":
+        return found
+    found = next((one for one in every if one.why), found)
+    if lost.share > allowed:
+        return replace(found, why=found.why or _too_few(lost, allowed))
+    return found
+
+
+def _too_few(lost: Lost, allowed: float) -> str:
+    """Why a comparison that lost so many prompts decides nothing."""
+    return (
+        f"{lost.n_set_aside + lost.n_missing} of the {lost.n_base} prompts of A take no part "
+        f"({lost.n_set_aside} set aside, {lost.n_missing} missing), more than {100 * allowed:g} %. "
+        "Capture them, compare the first N with --prompts N, or allow more with --allow-missing."
     )
 
 
@@ -258,28 +304,36 @@ def _numbers(
     return [_Number(value=getattr(summary, condition.part or "mean"), uncertain=False)]
 
 
-def _decisive(condition: Condition, number: _Number, level: float | None) -> float:
-    """The part of a number that is compared with the threshold. level: of its interval, if any."""
+def _of_number(condition: Condition, number: _Number, level: float | None) -> Verdict:
+    """The verdict on one number. level: of the interval that decides, if any."""
     at = f" at {number.site}" if number.site else ""
     if number.value is None or not math.isfinite(number.value):
-        raise _missing(condition, f"it is not defined{at} for these runs.")
+        why = f"it is not defined{at} for these runs."
+        return Verdict(condition=condition, site=number.site, why=why)
+    found = Verdict(
+        condition=condition,
+        value=number.value,
+        decisive=number.value,
+        level=level,
+        site=number.site,
+    )
     if level is None:
-        return number.value
+        return found
     stderr = math.nan if number.stderr is None else number.stderr
     limits = _limits(condition.quantity)
     interval = student(number.value, stderr, number.groups - 1, limits, level)
     end = interval.ci_low if condition.upward else interval.ci_high
-    if end is None:
-        raise _missing(
-            condition,
-            f"it has no interval{at}, which decides. Compare more prompts, or take the number "
-            "itself with --strict.",
-        )
-    return end
+    why = (
+        f"it has no interval{at}, which decides. Compare more prompts, or take the number itself "
+        "with --strict."
+    )
+    return replace(found, decisive=end, why=why if end is None else "")
 
 
 def _limits(quantity: str) -> tuple[float, float]:
     """Least and largest possible value of a number."""
+    if quantity in LOSSES:
+        return 0.0, 1.0
     if quantity in NUMBERS:
         return LIMITS[quantity]
     known = of_predictions.NUMBERS.get(quantity)
@@ -297,6 +351,7 @@ def _every_name() -> str:
         for quantity, some in PREDICTIONS.items()
     )
     return (
+        f"Shares of the prompts of A: {'; '.join(LOSSES)}. "
         f"Numbers of the predictions: {numbers}. Numbers of any site: {'; '.join(NUMBERS)}; of one "
         "site, such as cka.block.12."
     )

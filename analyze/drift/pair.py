@@ -35,6 +35,35 @@ STORED: Final = ("next_logprob", "top1_id", "max_logprob", "entropy")
 """Stored statistics of each token that the comparison uses."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Prompts of the base run that take no part in a comparison."""
+
+    n_base: int = 0
+    """Prompts that should be compared: those of the plan of run A, or the first so many that were
+    asked for. Branches do not count."""
+    n_set_aside: int = 0
+    """Prompts that A or B set aside."""
+    n_missing: int = 0
+    """Prompts that one of the runs does not have: not committed, never captured, or behind the
+    first prompt whose token ids differ."""
+
+    @property
+    def set_aside(self) -> float:
+        """`n_set_aside` as a share of `n_base`."""
+        return self.n_set_aside / max(self.n_base, 1)
+
+    @property
+    def missing(self) -> float:
+        """`n_missing` as a share of `n_base`."""
+        return self.n_missing / max(self.n_base, 1)
+
+    @property
+    def share(self) -> float:
+        """Share of `n_base` that takes no part."""
+        return (self.n_set_aside + self.n_missing) / max(self.n_base, 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """Two comparable runs, over the first prompts that both hold."""
@@ -46,6 +75,8 @@ class Pair:
     left_out: Integers
     """Ids of those prompts that one of the runs set aside, ascending: the comparison leaves out
     their rows in both runs."""
+    asked: int | None = None
+    """The number of first prompts that was asked for; None for all of run A."""
 
     def __getstate__(self) -> dict[str, Any]:
         """State for another process: without what was read of tokens."""
@@ -62,6 +93,17 @@ class Pair:
         lengths = np.array(self.a.lengths[: self.n_prompts])
         lengths[self.left_out] = 0
         return lengths
+
+    @cached_property
+    def lost(self) -> Lost:
+        """The prompts of run A that take no part."""
+        branches = self.a.run.branch_of >= 0
+        n_base = self.asked or len(branches)
+        return Lost(
+            n_base=n_base - int(branches[:n_base].sum()),
+            n_set_aside=len(self.left_out) - int(branches[self.left_out].sum()),
+            n_missing=n_base - self.n_prompts - int(branches[self.n_prompts : n_base].sum()),
+        )
 
     def n_tokens(self, first_position: int = 0) -> int:
         """Number of tokens at positions from `first_position` on."""
@@ -193,7 +235,7 @@ def pair_of(a: Run, b: Run, prompts: int | None = None) -> Pair:
             "is in both. `lpp-capture status` says why.",
             kind=ErrorKind.INCOMPLETE,
         )
-    return Pair(a=views[0], b=views[1], n_prompts=size, left_out=aside)
+    return Pair(a=views[0], b=views[1], n_prompts=size, left_out=aside, asked=prompts)
 
 
 def require_rows(pair: Pair) -> None:

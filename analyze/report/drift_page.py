@@ -39,7 +39,7 @@ GATE: Final = Query(
     "",
     "lpp-analyze diff",
     language="Python",
-    first=("condition", "outcome", "value", "decisive", "site"),
+    first=("condition", "outcome", "value", "decisive", "site", "why"),
 )
 
 _CODE: Final = {
@@ -48,7 +48,8 @@ _CODE: Final = {
     DRIFT_HISTOGRAM.name: 'drift_tables(found)["drift_tokens"]["kl"]  # four bins to a decade',
     DRIFT_POSITIONS.name: "by_position(found.tokens)",
     DRIFT_TOKENS.name: "worst_tokens(found)",
-    GATE.name: "verdict(parse_condition(CONDITION), found.predictions, found.sites)",
+    GATE.name: "verdict(parse_condition(CONDITION), found.predictions, found.sites, "
+    "lost=found.pair.lost)",
 }
 """Python that gives the rows of each table; `found` is a `Drift`."""
 
@@ -169,10 +170,11 @@ def _gate(verdicts: Sequence[Verdict]) -> pl.DataFrame:
     rows = [
         {
             "condition": one.condition.text,
-            "outcome": "fail" if one.failed else "not met",
+            "outcome": one.outcome,
             "value": one.value,
             "decisive": one.decisive,
             "site": one.site,
+            "why": one.why or None,
         }
         for one in verdicts
     ]

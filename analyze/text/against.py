@@ -1,14 +1,14 @@
 """Every run against one, as text for a terminal, as Markdown, and as JSON."""
 
 import io
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from lpp.analyze.drift.against import Comparison, in_order, order_of
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.text import text
-from lpp.analyze.text.drift import as_gate, flag_lines, gate_rows, with_gate
+from lpp.analyze.text.drift import as_gate, flag_lines, gate_rows, reason_lines, with_gate
 from lpp.analyze.text.markdown import code, escaped, row
 from lpp.analyze.text.names import NAMELESS, Names, legend
 from lpp.analyze.text.text import (
@@ -23,6 +23,9 @@ from lpp.analyze.text.text import (
     wrapped,
 )
 from lpp.store.format.run_names import name_and_id
+
+NONE: Final[Mapping[str, str]] = MappingProxyType({})
+"""No run that should have been compared and could not be: why, by run id."""
 
 STRIP: Final = 34
 """Columns of the depth picture: one for each site of a model of 32 blocks."""
@@ -51,22 +54,31 @@ def as_json(
     comparisons: Sequence[Comparison],
     left_out: Mapping[str, str],
     names: Names = NAMELESS,
+    undecided: Mapping[str, str] = NONE,
 ) -> str:
     """The document of each comparison as `diff` of the two runs gives it, for programs.
 
-    names: of the base and the runs.
+    names: of the base and the runs. undecided: those of `left_out` without which no gate passes.
     """
     return text.as_json(
         {
             "against": base,
             "names": dict(names),
             "comparisons": [with_gate(one.document, one.verdicts) for one in in_order(comparisons)],
-            "left_out": [{"run": run, "why": why} for run, why in left_out.items()],
+            "left_out": [
+                {"run": run, "why": why, "undecided": run in undecided}
+                for run, why in left_out.items()
+            ],
         }
     )
 
 
-def as_text(base: str, comparisons: Sequence[Comparison], names: Names = NAMELESS) -> str:
+def as_text(
+    base: str,
+    comparisons: Sequence[Comparison],
+    names: Names = NAMELESS,
+    undecided: Mapping[str, str] = NONE,
+) -> str:
     """A row for each run, then a picture of distance in depth, at 80 columns.
 
     names: of the base and the runs; the last lines say which run each name stands for.
@@ -95,29 +107,40 @@ def as_text(base: str, comparisons: Sequence[Comparison], names: Names = NAMELES
     out.write(_depth(ordered, names))
     out.write("\n" + legend(names, (one.b for one in ordered)) if names else "")
     if any(one.verdicts for one in ordered):
-        out.write("\nGate\n" + as_gates(ordered, names))
+        out.write("\nGate\n" + as_gates(ordered, names, undecided))
     return out.getvalue()
 
 
-def as_markdown(base: str, comparisons: Sequence[Comparison], names: Names = NAMELESS) -> str:
+def as_markdown(
+    base: str,
+    comparisons: Sequence[Comparison],
+    names: Names = NAMELESS,
+    undecided: Mapping[str, str] = NONE,
+) -> str:
     """The same table as GitHub and GitLab render it."""
-    return "\n".join(_markdown(base, in_order(comparisons), names)) + "\n"
+    return "\n".join(_markdown(base, in_order(comparisons), names, undecided)) + "\n"
 
 
-FORMATS: Final[Mapping[str, Callable[[str, Sequence[Comparison], Names], str]]] = {
+FORMATS: Final[
+    Mapping[str, Callable[[str, Sequence[Comparison], Names, Mapping[str, str]], str]]
+] = {
     "text": as_text,
     "md": as_markdown,
 }
-"""Formats for people: of the base's run id, the comparisons and the names of runs."""
+"""Formats for people: of the base's run id, the comparisons, the names of runs, and the runs
+that should have been compared and could not be, with the reason."""
 
 
-def as_gates(comparisons: Sequence[Comparison], names: Names = NAMELESS) -> str:
-    """What each condition says of each run."""
-    return "".join(
-        f"{names.get(one.b, one.b)}\n{textwrap.indent(as_gate(one.verdicts), '  ')}"
-        for one in in_order(comparisons)
-        if one.verdicts
-    )
+def as_gates(
+    comparisons: Sequence[Comparison],
+    names: Names = NAMELESS,
+    undecided: Mapping[str, str] = NONE,
+) -> str:
+    """What each condition says of each run; nothing without conditions."""
+    said = {one.b: as_gate(one.verdicts, "  ") for one in in_order(comparisons) if one.verdicts}
+    if said:
+        said |= {run: wrapped(f"not decided: {why}.", "  ") for run, why in undecided.items()}
+    return "".join(f"{names.get(run, run)}\n{lines}" for run, lines in said.items())
 
 
 def _said(ordered: Sequence[Comparison], names: Names) -> Iterator[str]:
@@ -235,7 +258,9 @@ def _column(value: float | None, most: float) -> str:
     return _HEIGHTS[min(int(len(_HEIGHTS) * value / most), len(_HEIGHTS) - 1)]
 
 
-def _markdown(base: str, ordered: Sequence[Comparison], names: Names) -> Iterator[str]:
+def _markdown(
+    base: str, ordered: Sequence[Comparison], names: Names, undecided: Mapping[str, str]
+) -> Iterator[str]:
     yield f"### Drift from {code(names.get(base, base))} (A) to {_count(ordered)}"
     yield ""
     for line in _said(ordered, names):
@@ -247,6 +272,10 @@ def _markdown(base: str, ordered: Sequence[Comparison], names: Names) -> Iterato
         for one in ordered:
             for fate, *rest in gate_rows(one.verdicts):
                 yield row((fate, code(names.get(one.b, one.b)), *rest))
+        for run, why in undecided.items():
+            yield row(("not decided", code(names.get(run, run)), "", escaped(f"{why}.")))
+        for one in ordered:
+            yield from reason_lines(one.verdicts, f"{code(names.get(one.b, one.b))}: ")
     yield ""
     yield row(("run", *_HEADS, "flags", "largest distance"))
     yield row(("---", *("---:" for _ in _HEADS), "---", "---"))

@@ -79,7 +79,9 @@ def with_gate(document: Mapping[str, Any], verdicts: Sequence[Verdict]) -> dict[
                 "decisive": one.decisive,
                 "level": one.level,
                 "site": one.site,
+                "outcome": one.outcome,
                 "failed": one.failed,
+                "why": one.why or None,
             }
             for one in verdicts
         ],
@@ -109,13 +111,25 @@ def as_text(
     return out.getvalue()
 
 
-def as_gate(verdicts: Sequence[Verdict]) -> str:
-    """A line on each condition."""
+def as_gate(verdicts: Sequence[Verdict], indent: str = "") -> str:
+    """A line on each condition, and why some are not decided; each line begins with `indent`."""
     width = max((len(one.condition.text) for one in verdicts), default=0)
-    return "".join(
-        f"{'FAIL' if one.failed else 'not met':7}  {one.condition.text:{width}}  {_verdict(one)}\n"
-        for one in verdicts
+    fates = [one.outcome.replace("fail", "FAIL") for one in verdicts]
+    first = max(map(len, ("not met", *fates)))
+    lines = (
+        f"{indent}{fate:{first}}  {one.condition.text:{width}}  {_verdict(one)}\n"
+        for fate, one in zip(fates, verdicts, strict=True)
     )
+    return "".join(lines) + "".join(wrapped(line, indent) for line in not_decided(verdicts))
+
+
+def not_decided(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Why conditions are not decided: a sentence on each reason."""
+    reasons: dict[str, list[str]] = {}
+    for one in verdicts:
+        if one.why:
+            reasons.setdefault(one.why, []).append(one.condition.text)
+    yield from (f"{', '.join(of)}: not decided, as {why}" for why, of in reasons.items())
 
 
 def as_markdown(
@@ -265,7 +279,7 @@ def _clipped(line: str, width: int) -> str:
 def _verdict(one: Verdict) -> str:
     """The number that a condition is about, and what decided."""
     where = f" at {one.site}" if one.site and one.condition.site is None else ""
-    if one.level is None or one.decisive == one.value:
+    if one.level is None or one.value is None or one.decisive in (None, one.value):
         return f"{number(one.value)}{where}"
     end = "from" if one.decisive < one.value else "up to"
     interval = f"{100 * one.level:.4g} % interval"
@@ -287,6 +301,7 @@ def _markdown(
         yield row(("gate", "condition", "number"))
         yield row(("---", "---", "---"))
         yield from map(row, gate_rows(verdicts))
+        yield from reason_lines(verdicts)
     yield ""
     yield row(("predictions", "unit", "mean", "median", "p99", "max"))
     yield row(("---", "---", "---:", "---:", "---:", "---:"))
@@ -329,10 +344,17 @@ def flag_lines(flags: Iterable[str]) -> Iterator[str]:
         yield f"- {code(flag)}: {escaped(MEANING[flag])}."
 
 
+def reason_lines(verdicts: Sequence[Verdict], who: str = "") -> Iterator[str]:
+    """A paragraph in Markdown on each reason of `not_decided`. who: the run, among several."""
+    for line in not_decided(verdicts):
+        yield ""
+        yield f"{who}{escaped(line)}"
+
+
 def gate_rows(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, str, str]]:
     """Of each condition in Markdown: whether it is met, the condition, the number."""
     for one in verdicts:
-        fate = "**fail**" if one.failed else "not met"
+        fate = "**fail**" if one.outcome == "fail" else one.outcome
         yield fate, code(one.condition.text), escaped(_verdict(one))
 
 

@@ -175,9 +175,19 @@ def rendered(table: "Table") -> str:
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
-def wrapped(text: str) -> str:
-    """`text` as lines within `WIDTH` columns; those after the first are indented."""
-    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False) + "\n"
+def wrapped(text: str, indent: str = "") -> str:
+    """`text` as lines within `WIDTH` columns, after `indent`; those after the first have two more
+    spaces.
+    """
+    further = f"{indent}  "
+    filled = textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=further,
+        break_on_hyphens=False,
+    )
+    return f"{filled}\n"
 
 
 def as_csv(frame: pl.DataFrame, *, parted_by: str = " ") -> str:

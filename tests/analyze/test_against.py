@@ -136,7 +136,7 @@ def test_text_fits_eighty_columns_and_markdown_tables_are_tables(many: Path) -> 
         for table in done.stdout.split("\n\n")
         if table.startswith("| ")
     ]
-    assert [len(table) for table in tables] == [5, 5]
+    assert [len(table) for table in tables] == [7, 5]  # two runs could not be compared
     assert all(len({*table}) == 1 for table in tables)
 
 
@@ -231,6 +231,25 @@ def test_a_condition_applies_to_every_run(many: Path) -> None:
     lines = done.stdout.partition("\nGate\n")[2].splitlines()
     assert [lines[0], lines[2]] == ["near", "far"]
     assert [lines[1].split()[0], lines[3].split()[0]] == ["not", "FAIL"]
+
+
+@pytest.mark.slow
+def test_a_run_that_should_be_compared_and_cannot_be_is_not_decided(many: Path) -> None:
+    """`few` has four of the six prompts, `moments` and `elsewhere` no site or row in common."""
+    passes = ("--fail-if", "log_perplexity > 1e9")
+    assert invoke(many, "--against", "base", "near", *passes).exit_code == 0
+    for run in ("few", "moments", "other", "texts", "elsewhere"):
+        done = invoke(many, "--against", "base", "near", run, *passes)
+        assert done.exit_code == 1, run
+        gate = done.stdout.partition("\nGate\n")[2]
+        assert re.search(rf"^{run}$\n  not decided", gate, re.MULTILINE), gate
+    done = invoke(many, "--against", "base", *passes, "--format", "json")
+    left = {name_of(one["run"]): one["undecided"] for one in json.loads(done.stdout)["left_out"]}
+    assert left == {"other": False, "texts": False, "moments": True, "elsewhere": True}
+    done = invoke(many, "--against", "base", *passes, "--format", "md")
+    assert re.search(r"^\| not decided \| `moments` \|", done.stdout, re.MULTILINE)
+    allowed = ("--allow-missing", "0.4")
+    assert invoke(many, "--against", "base", "near", "few", *passes, *allowed).exit_code == 0
 
 
 def test_a_number_that_one_run_lacks_is_an_error_that_names_it(

@@ -265,8 +265,8 @@ def test_runs_of_different_widths_have_a_cka(make_run: MakeRun) -> None:
     done = invoke(a.root, "base", "wide")
     assert "rows of different widths have a CKA and nothing else" in " ".join(done.stdout.split())
     done = invoke(a.root, "base", "wide", "--fail-if", "cosine < 0.5")
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert "not defined at final" in done.stderr
+    assert done.exit_code == 1
+    assert "it is not defined at final" in " ".join(done.stdout.split())
 
 
 def test_progress_reaches_its_end(two: tuple[Made, Made]) -> None:
@@ -431,8 +431,8 @@ def test_errors_are_computed_where_a_gate_needs_them(two: tuple[Made, Made]) -> 
     gate = ("--fail-if", "cka.embed < 0.0001")
     assert invoke(two[0].root, "base", "tuned", *gate).exit_code == 0
     done = invoke(two[0].root, "base", "tuned", *gate, "--errors", "final")
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert "it has no interval at embed, which decides." in done.stderr
+    assert done.exit_code == 1
+    assert "it has no interval at embed, which decides." in " ".join(done.stdout.split())
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Conditions on drift: what they say, when they are met, and what is refused."""
 
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from lpp.analyze.drift.gate import (
     parse_condition,
     verdict,
 )
+from lpp.analyze.drift.pair import Lost
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.sites import SiteDrift
@@ -48,8 +50,14 @@ ALL = dict.fromkeys(PREDICTIONS, summary())
 DEEP = [site("embed", 0, 0.1), site("block.1", 1, 0.6), site("final", 2, 0.4)]
 
 
+def outcome(text: str, *, strict: bool = False, **changes: Summary) -> str:
+    return verdict(parse_condition(text), ALL | changes, DEEP, strict=strict).outcome
+
+
 def failed(text: str, *, strict: bool = False, **changes: Summary) -> bool:
-    return verdict(parse_condition(text), ALL | changes, DEEP, strict=strict).failed
+    found = outcome(text, strict=strict, **changes)
+    assert found != "not decided"
+    return found == "fail"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +170,8 @@ def test_an_interval_ends_where_the_number_does() -> None:
         found = verdict(parse_condition(text), ALL | {"tv": wide, "kl": wide}, DEEP)
         assert (found.decisive, found.failed) == (end, False)
     far = ALL | {"log_perplexity": wide}
-    assert verdict(parse_condition("log_perplexity > 0"), far, DEEP).decisive < -2
+    found = verdict(parse_condition("log_perplexity > 0"), far, DEEP)
+    assert found.decisive == pytest.approx(0.5 - OF_ONE)
 
 
 def test_any_of_several_sites_is_several_tests() -> None:
@@ -218,24 +227,75 @@ def test_exactly_nothing_passes_no_threshold_above_nothing() -> None:
         ("kl > 1", {"groups": 1}, "no interval"),
     ],
 )
-def test_a_number_that_does_not_exist_never_passes(
+def test_a_number_that_does_not_exist_decides_nothing(
     text: str, changes: dict[str, Any], told: str
 ) -> None:
-    with pytest.raises(InputError, match=told):
-        failed(text, kl=summary(**changes))
+    found = verdict(parse_condition(text), ALL | {"kl": summary(**changes)}, DEEP)
+    assert (found.outcome, found.failed) == ("not decided", True)
+    assert re.search(told, found.why)
+    if "interval" not in told:
+        assert (found.value, found.decisive) == (None, None)
 
 
 def test_strict_needs_no_interval() -> None:
     assert failed("kl > 0.4", strict=True, kl=summary(stderr=None, groups=0))
 
 
-def test_a_site_without_the_number_is_an_error_unless_another_is_named() -> None:
+def test_a_site_without_the_number_decides_nothing_unless_another_is_past() -> None:
     sites = [*DEEP, site("block.2", 2, None)]
-    with pytest.raises(InputError, match=r"not defined at block\.2"):
-        verdict(parse_condition("cka < 0.1"), ALL, sites)
+    found = verdict(parse_condition("cka < 0.01"), ALL, sites)
+    assert (found.outcome, found.failed) == ("not decided", True)
+    assert "at block.2" in found.why
+    met = verdict(parse_condition("cka < 0.9"), ALL, sites)
+    assert (met.outcome, met.site, met.why) == ("fail", "embed", "")
     assert not verdict(parse_condition("cka.final < 0.1"), ALL, sites).failed
     with pytest.raises(InputError, match="no site has it"):
         verdict(parse_condition("cka < 0.1"), ALL, [])
+
+
+# prompts that take no part
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("set_aside > 0.02", "fail"),
+        ("set_aside > 0.03", "not met"),
+        ("set_aside >= 0.03", "fail"),
+        ("missing > 0", "fail"),
+        ("missing > 0.5", "not met"),
+    ],
+)
+def test_lost_prompts_are_numbers_with_names(text: str, outcome: str) -> None:
+    lost = Lost(n_base=100, n_set_aside=3, n_missing=50)
+    found = verdict(parse_condition(text), ALL, DEEP, lost=lost)
+    assert (found.outcome, found.level) == (outcome, None)
+    assert found.value == (0.03 if "set_aside" in text else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("n_set_aside", "n_missing", "allowed", "outcome"),
+    [
+        (1, 0, 0.01, "not met"),  # exactly 1 %
+        (0, 2, 0.01, "not decided"),
+        (1, 1, 0.01, "not decided"),
+        (1, 1, 0.02, "not met"),
+        (98, 0, 1.0, "not met"),
+        (1, 0, 0.0, "not decided"),
+    ],
+)
+def test_a_comparison_that_lost_prompts_decides_nothing(
+    n_set_aside: int, n_missing: int, allowed: float, outcome: str
+) -> None:
+    lost = Lost(n_base=100, n_set_aside=n_set_aside, n_missing=n_missing)
+    found = verdict(parse_condition("kl > 9"), ALL, DEEP, lost=lost, allowed=allowed)
+    assert (found.outcome, found.failed) == (outcome, outcome != "not met")
+    assert bool(found.why) == (outcome == "not decided")
+    if found.why:
+        assert f"{n_set_aside + n_missing} of the 100 prompts" in found.why
+        assert "--allow-missing" in found.why
+    met = verdict(parse_condition("kl > 0.1"), ALL, DEEP, lost=lost, allowed=allowed)
+    assert (met.outcome, met.why) == ("fail", "")
 
 
 @pytest.mark.parametrize(
