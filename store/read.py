@@ -21,6 +21,7 @@ from lpp.store.arrays.reader import ReadAs
 from lpp.store.committed.checked import Checked, open_checked
 from lpp.store.committed.compare import Problem
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError, NotFoundError
+from lpp.store.fingerprint import fingerprint
 from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.documents import load_json
 from lpp.store.format.keys import (
@@ -168,6 +169,11 @@ class Run:
         """Prompts that can be analysed: those of the shards before the first missing one."""
         return self.plan.shards[min(self.missing_shards, default=self.plan.n_shards)]
 
+    @property
+    def fingerprint(self) -> str:
+        """Of its committed shards: it changes when one is added or written again."""
+        return fingerprint(shard.digest for shard in self.shards)
+
     def shard(self, index: int) -> Shard | None:
         """Shard `index` as it is now, or None if it cannot be used."""
         (found,) = self._look([index])
@@ -231,6 +237,16 @@ class Run:
             )
         found: npt.NDArray[np.int64] = lengths
         return found
+
+    @cached_property
+    def analysed_lengths(self) -> npt.NDArray[np.int32]:
+        """(n_prompts,) tokens of each prompt that can be analysed; 0 for one that was set aside,
+        and for a branch, which is an answer to a prompt and has no beginning of its own.
+        """
+        lengths = self.lengths[: self.n_prompts].astype(np.int32)
+        lengths[self.quarantined[self.quarantined < self.n_prompts]] = 0
+        lengths[self.branch_of[: self.n_prompts] >= 0] = 0
+        return lengths
 
     @property
     def branch_of(self) -> npt.NDArray[np.int32]:

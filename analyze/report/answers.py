@@ -10,6 +10,9 @@ import polars as pl
 
 from lpp.analyze.report.queries import Query
 from lpp.analyze.tables.database import as_tables
+from lpp.sql.confinement.connection_lock import Access
+from lpp.sql.database.files import profiles_path
+from lpp.sql.place import store_root
 from lpp.sql.schema import TABLES, VIEWS, Column
 from lpp.sql.schema.captured import PROMPTS
 from lpp.sql.schema.results import FIRST_POSITION
@@ -124,10 +127,11 @@ def ask_tables(tables: Mapping[str, pl.DataFrame], queries: Iterable[Query]) -> 
 
 def ask_views(url: str | os.PathLike[str], query: Query) -> Answer:
     """The answer to a query over the views of `lpp.sql.connect`, which read token statistics."""
-    from lpp.sql import connect
+    from lpp.sql.database.connect import connect_with
 
     try:
-        with connect(url) as connection:
+        profiles_path(store_root(url))  # a report is of what was profiled
+        with connect_with(Access(), url, read=[view.name for view in VIEWS]) as connection:
             return answer(connection, query)
     except LppError as error:
         return Answer(query, pl.DataFrame(), str(error).rstrip("."))
@@ -146,10 +150,10 @@ def answer(connection: "DuckDBPyConnection", query: Query) -> Answer:
 
 @contextmanager
 def _connection(url: str | os.PathLike[str]) -> Iterator["DuckDBPyConnection"]:
-    from lpp.sql import connect
+    from lpp.sql.database.connect import connect_with
 
     try:
-        connection = connect(url, token_stats=False)
+        connection = connect_with(Access(), url, read=())
     except InputError as error:
         if error.kind is not ErrorKind.NOT_FOUND:
             raise

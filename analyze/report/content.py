@@ -18,6 +18,7 @@ from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRI
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.item_queries import ITEM_EVALUATED, ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.not_computed import NotComputed, not_computed
+from lpp.analyze.report.partly import depth_gaps, drift_gaps
 from lpp.analyze.report.provenance import Origin, origin
 from lpp.analyze.report.queries import EIGENVALUES, HOURGLASS, PLANS, QUERIES, SURPRISES, whole
 from lpp.analyze.report.summary import Summary, summary
@@ -202,7 +203,13 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
             url,
             _missing(sections),
             answers,
-            others=drift.partly_compared(answers, source),
+            others=[
+                *drift.partly_compared(answers, source),
+                *(
+                    gap.remedy
+                    for gap in (*depth_gaps(answers, source), *drift_gaps(answers, source))
+                ),
+            ],
             output=output,
         ),
     )
@@ -253,6 +260,7 @@ def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator
         yield from findings(answers)
     if section == drift.SECTION:
         yield from drift.drift_findings(answers)
+        yield from (gap.sentence(url) for gap in drift_gaps(answers, source))
     if section == items.SECTION:
         yield from items.item_findings(answers)
         yield from items.not_analysed(answers, url)
@@ -261,6 +269,7 @@ def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator
             yield (Run(run), " is in the store and not in its profiles: lpp-analyze profile.")
     if section == "depth":
         yield from _depth_notes(url, answers)
+        yield from (gap.sentence(url) for gap in depth_gaps(answers, source))
     if section == "distrust":
         yield from _doubts(answers, source)
 

@@ -56,14 +56,15 @@ class Origin:
 def origin(url: str, runs: pl.DataFrame) -> Origin:
     """Provenance of the runs of the database of the store at `url`.
 
-    runs: columns `run`, `plan` (JSON) and `plan_hash`. Raises FormatError(NOT_A_STORE).
+    runs: columns `run`, `plan` (JSON), `shards` and `n_prompts`. Raises FormatError(NOT_A_STORE).
     """
     store = open_store(url)
-    known = dict(runs.select("run", "plan").iter_rows()) if runs.width else {}
+    columns = ("run", "plan", "shards", "n_prompts")
+    known = {run: rest for run, *rest in runs.select(columns).iter_rows()} if runs.width else {}
     return Origin(
         database=_sha256(store.path / DATABASE_KEY),
         versions=tuple(_versions()),
-        runs=tuple(_run_origin(store.runs, run, plan) for run, plan in known.items()),
+        runs=tuple(_run_origin(store.runs, run, *rest) for run, rest in known.items()),
         unprofiled=tuple(run for run in store.runs if run not in known),
     )
 
@@ -97,7 +98,16 @@ def _sha256(path: Place) -> str | None:
         return None
 
 
-def _run_origin(stored: Mapping[str, Any], run: str, plan: str | None) -> RunOrigin:
+def _run_origin(
+    stored: Mapping[str, Run],
+    run: str,
+    plan: str | None,
+    shards: str | None = None,
+    n_prompts: int | None = None,
+) -> RunOrigin:
+    """shards, n_prompts: what the tables have of the run; None: the numbers are of what is stored
+    now.
+    """
     document = _document(plan)
     checksums: list[tuple[str, str]] = []
     problem: str | None = None
@@ -105,6 +115,11 @@ def _run_origin(stored: Mapping[str, Any], run: str, plan: str | None) -> RunOri
         if run in stored:
             checksums = list(_checksums(stored[run]))
             problem = (incomplete(stored[run]) or "").removesuffix(".") or None
+            if shards not in (None, stored[run].fingerprint):
+                problem = (
+                    f"its numbers are of {n_prompts} prompts, and shards were captured or repaired "
+                    "since. `lpp-analyze profile` computes them again"
+                )
         else:
             problem = "the store does not hold this run: its numbers cannot be computed again"
     except FormatError as error:
@@ -129,7 +144,7 @@ def _document(plan: str | None) -> Mapping[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _checksums(run: Any) -> Iterator[tuple[str, str]]:
+def _checksums(run: Run) -> Iterator[tuple[str, str]]:
     """The records of the run and its shards; each covers every object of its directory."""
     yield "COMMIT.json", run.commit.self_xxh3_128
     for shard in run.shards:

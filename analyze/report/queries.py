@@ -339,7 +339,7 @@ PLANS: Final = Query(
     "Plans: everything that could change a number",
     "runs",
     ("run",),
-    "SELECT run, plan_hash, plan FROM runs ORDER BY run",
+    "SELECT run, plan_hash, plan, shards, n_prompts FROM runs ORDER BY run",
     "lpp-analyze profile STORE",
 )
 

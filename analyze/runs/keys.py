@@ -30,9 +30,7 @@ class RunView:
     @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
         """(P,) tokens of each prompt that can be analysed; 0 for one that is left out."""
-        lengths = np.array(self.prompts["n_tokens"].to_numpy(), dtype=np.int32)
-        lengths[self.left_out] = 0
-        return lengths
+        return self.run.analysed_lengths
 
     @property
     def left_out(self) -> npt.NDArray[np.int32]:

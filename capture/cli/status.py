@@ -1,6 +1,7 @@
 """`lpp-capture status`: progress of the runs of a store, also while jobs run elsewhere."""
 
 import json
+import shlex
 import sys
 import textwrap
 import time
@@ -87,11 +88,14 @@ def _shown(store: str, form: str, indent: int | None) -> str:
             f"{opened.path} holds no run yet. One appears once its model is loaded: "
             "`lpp-capture run --help`."
         )
-    return status_table(statuses, now)
+    return status_table(statuses, now, store)
 
 
-def status_table(statuses: "Sequence[RunStatus]", now: float) -> str:
-    """For each run its name and id, its numbers and its writers, in 80 columns."""
+def status_table(statuses: "Sequence[RunStatus]", now: float, store: str = "STORE") -> str:
+    """For each run its name and id, its numbers and its writers, in 80 columns.
+
+    store: as the commands that it names call it.
+    """
     columns = "  {:<11}{:>11}{:>15}{:>9}{:>10}{:>10}{:>12}"
     head = columns.format("", "shards", "prompts", "tokens", "on disk", "tokens/s", "left")
     lines = [head]
@@ -109,14 +113,14 @@ def status_table(statuses: "Sequence[RunStatus]", now: float) -> str:
                 "-" if status.seconds_left is None else duration(status.seconds_left),
             )
         )
-        for line in _details(status, now):
+        for line in _details(status, now, store):
             lines += textwrap.wrap(
                 line, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
             )
     return "\n".join(lines)
 
 
-def _details(status: "RunStatus", now: float) -> Iterator[str]:
+def _details(status: "RunStatus", now: float, store: str) -> Iterator[str]:
     """Problems and writers of a run."""
     if status.problem:
         yield status.problem
@@ -134,6 +138,11 @@ def _details(status: "RunStatus", now: float) -> Iterator[str]:
     if status.damaged:
         some = ", ".join(status.damaged[:4]) + (", ..." if len(status.damaged) > 4 else "")
         yield f"damaged: shards {some}; lpp-capture repair computes them again"
+    if status.outdated_prompts is not None:
+        yield (
+            f"captured or repaired since its numbers were computed, of {status.outdated_prompts} "
+            f"prompts: lpp-analyze profile {shlex.quote(store)}"
+        )
 
 
 def _writer(writer: "Writer", now: float) -> str:

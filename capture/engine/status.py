@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from lpp.capture.plan.parts import parse_part
+from lpp.sql.database.connect import recorded_in
 from lpp.store import Run, Store
 from lpp.store.errors import InputError, LppError
 from lpp.store.format.commit_record import CommitRecord
@@ -62,14 +63,22 @@ class RunStatus:
     """The training that the model is a checkpoint of, and the step."""
     name: str = ""
     """Short name of the run, distinct among those of its store; empty: unreadable."""
+    outdated_prompts: int | None = None
+    """Prompts of the run in the tables of `profiles.duckdb`, if its shards have changed since those
+    were computed; else None."""
 
 
 def store_status(store: Store, now: float) -> list[RunStatus]:
     """Every run of `store`, by id. now: seconds since the epoch."""
-    names = store.names
-    return [
-        replace(run_status(run, now), name=names.get(run.id, "")) for run in store.runs.values()
-    ]
+    names, recorded = store.names, recorded_in(store.path)
+    found = []
+    for run in store.runs.values():
+        status = replace(run_status(run, now), name=names.get(run.id, ""))
+        shards, prompts = recorded.get(run.id, ("", None))
+        if not status.problem and shards and shards != run.fingerprint:
+            status = replace(status, outdated_prompts=prompts)
+        found.append(status)
+    return found
 
 
 def run_status(run: Run, now: float) -> RunStatus:
@@ -206,6 +215,7 @@ def status_document(status: RunStatus, now: float) -> dict[str, Any]:
             }
             for writer in status.writers
         ],
+        "outdated_prompts": status.outdated_prompts,
         "problem": status.problem or None,
         "set_aside_prompts": status.set_aside.prompts,
         "not_finite_from": status.set_aside.first_site,

@@ -16,9 +16,11 @@ from lpp.sql.cli.saved_answer import answer_saved, listing
 from lpp.sql.confinement.connection_lock import Access
 from lpp.sql.confinement.temporary import misread, temporary_folder
 from lpp.sql.database.connect import connect_with
+from lpp.sql.database.outdated import warn_of_outdated
+from lpp.sql.database.views import STORED
 from lpp.sql.place import store_root
 from lpp.sql.queries.saved import saved_queries, saved_query
-from lpp.sql.schema import VIEWS, reference
+from lpp.sql.schema import reference
 from lpp.store.commands.completion import complete_names
 from lpp.store.commands.console import LppCommand, debug_option, version_option
 from lpp.store.commands.output import chosen_format, output_file
@@ -149,13 +151,15 @@ def main(
     text = _text(sql or "") if query is None else query.text
     root = store_root(store)
     form = chosen_format(format_, output, FORMATS)
-    # Named nowhere, a view stays unread: loading pyarrow takes longer than most queries.
-    named = [view.name for view in VIEWS if view.name in text.casefold()]
+    # Named nowhere, what the store holds stays unread: loading pyarrow takes longer than most
+    # queries.
+    named = [name for name in STORED if name in text.casefold()]
     with _parquet(form, output) as result:
         access = Access(
             write=write, files=allow_files, spill=True, spill_limit=spill_limit, result=result
         )
         with closing(connect_with(access, root, read=named)) as connection:
+            warn_of_outdated(connection, root)
             request = Request(root, form, output, access, timeout)
             if query is None:
                 answer(connection, text, request)

@@ -81,8 +81,9 @@ def outdated_tables(root: Place) -> list[str]:
 
     Raises what `connect` does.
     """
-    from lpp.sql.database.connect import DATABASE, connect
+    from lpp.sql.confinement.connection_lock import Access
+    from lpp.sql.database.connect import DATABASE, connect_with
 
-    with connect(root, token_stats=False) as connection:
+    with connect_with(Access(), root, read=()) as connection:
         found = plain_tables(connection, DATABASE)
     return [name for name, table in TABLES.items() if not fits(table, found.get(name, []))]

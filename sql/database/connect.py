@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 from lpp.sql.confinement.connection_lock import Access, attach_locked
 from lpp.sql.confinement.temporary import folder_of, misread
 from lpp.sql.database.files import profiles_path
-from lpp.sql.database.views import add_views
+from lpp.sql.database.outdated import recorded_runs, warn_of_outdated
+from lpp.sql.database.views import STORED, add_store_tables, add_views
 from lpp.sql.place import store_root
-from lpp.sql.schema.tables import VIEWS
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.objects.place import Place, Url
 
 if TYPE_CHECKING:
@@ -46,20 +46,27 @@ def connect(
     checksum first; a query reads only the columns and runs that it needs. `vocabulary` is a view
     over the tokens of the runs' tokenizers as text. With `token_stats=False` both views are listed
     but cannot be read, and connecting does not import pyarrow (0.2 s). A connection keeps the
-    tables it opened, even if they are rebuilt.
+    tables it opened, even if they are rebuilt. The logger `lpp.sql` names the runs whose shards
+    have changed since the tables were computed.
+
+    If nothing was profiled yet, the views and the tables `runs` and `prompts` are read from the
+    store; every other table fails when it is used.
 
     For a store in a bucket the database, and with `token_stats` every token file and vocabulary, is
     downloaded first, once per process.
 
     Raises FormatError (not a store, a damaged database or token file), InputError(NOT_FOUND) if
-    nothing was profiled yet, InputError(READ_ONLY) for `write` in a bucket, ConflictError(IN_USE)
-    while this or another process writes.
+    nothing was profiled yet and `write` or `token_stats=False` needs the file,
+    InputError(READ_ONLY) for `write` in a bucket, ConflictError(IN_USE) while this or another
+    process writes.
 
     >>> con = connect("./lpp")  # doctest: +SKIP
     >>> con.sql("SELECT run, entropy_floor FROM profiles")  # doctest: +SKIP
     """
     access = Access(write=write, files=allow_files, variables=allow_files, spill=allow_files)
-    return connect_with(access, url, read=[view.name for view in VIEWS] if token_stats else ())
+    connection = connect_with(access, url, read=STORED if token_stats else ())
+    warn_of_outdated(connection, store_root(url))
+    return connection
 
 
 def connect_with(access: Access, url: Url, *, read: Collection[str]) -> "DuckDBPyConnection":
@@ -71,7 +78,12 @@ def connect_with(access: Access, url: Url, *, read: Collection[str]) -> "DuckDBP
     root = store_root(url)
     if access.write:
         refuse_in_bucket(root)
-    database = profiles_path(root)
+    try:
+        database = profiles_path(root)
+    except InputError:
+        if access.write or not read:
+            raise
+        return _of_store(access, root, read)
     connection = duckdb.connect()
     if misread(database):
         database = _copy(database, connection, access)
@@ -83,6 +95,30 @@ def connect_with(access: Access, url: Url, *, read: Collection[str]) -> "DuckDBP
         raise opening_fault(error, database, root) from error
     try:
         add_views(connection, root, read)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def recorded_in(root: Place) -> dict[str, tuple[str, int]]:
+    """`recorded_runs` of the database of the store at `root`; empty if none can be read."""
+    try:
+        with connect_with(Access(), root, read=()) as connection:
+            return recorded_runs(connection)
+    except LppError:
+        return {}
+
+
+def _of_store(access: Access, root: Place, read: Collection[str]) -> "DuckDBPyConnection":
+    """A connection to a store without profiles: what the store itself answers."""
+    import duckdb
+
+    connection = duckdb.connect()
+    try:
+        attach_locked(connection, {}, access)
+        add_views(connection, root, read)
+        add_store_tables(connection, root, read)
     except BaseException:
         connection.close()
         raise

@@ -11,6 +11,7 @@ import duckdb
 
 from lpp.sql.confinement import statement_filter
 from lpp.sql.confinement.connection_lock import NO_EXTENSIONS, SETTABLE
+from lpp.sql.database.files import NO_PROFILES, no_profiles
 from lpp.store.errors import (
     ConflictError,
     ErrorKind,
@@ -130,6 +131,8 @@ def query_fault(error: duckdb.Error, root: Place, sql: str) -> LppError | None:
     """Why the query `sql` on the store at `root` failed; None if it is a fault of DuckDB itself."""
     if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):
         return None
+    if NO_PROFILES in str(error):  # a table that no store without profiles can answer
+        return no_profiles(root)
     return _too_much(error, root) or _refusal(error) or _bad_query(error, root, sql)
 
 

@@ -1,10 +1,13 @@
 """Where the database of a store is, and a check that it is a plain file."""
 
 from pathlib import Path
+from typing import Final
 
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.place import Place
+
+NO_PROFILES: Final = "no profiles yet"
 
 
 def plain_database(root: Path) -> Path:
@@ -33,7 +36,12 @@ def profiles_path(root: Place) -> Path:
             plain_database(root)
         return objects_at(root).local(DATABASE_KEY)
     except FileNotFoundError:
-        raise InputError(
-            f"{root / DATABASE_KEY}: no profiles yet. Compute them: lpp-analyze profile {root}",
-            kind=ErrorKind.NOT_FOUND,
-        ) from None
+        raise no_profiles(root) from None
+
+
+def no_profiles(root: Place) -> InputError:
+    """The error that the store at `root` has no database."""
+    return InputError(
+        f"{root / DATABASE_KEY}: {NO_PROFILES}. Compute them: lpp-analyze profile {root}",
+        kind=ErrorKind.NOT_FOUND,
+    )

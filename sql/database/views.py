@@ -3,13 +3,14 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
+from lpp.sql.database.files import no_profiles
 from lpp.sql.database.items import register_items
 from lpp.sql.database.token_stats import register_token_stats
 from lpp.sql.database.vocabulary import register_vocabulary
 from lpp.sql.schema.benchmarks import ITEMS
-from lpp.sql.schema.captured import TOKEN_STATS, VOCABULARY
+from lpp.sql.schema.captured import PROMPTS, RUNS, TOKEN_STATS, VOCABULARY
 from lpp.sql.schema.ddl import comment_view, unread_view
-from lpp.sql.schema.tables import VIEWS
+from lpp.sql.schema.tables import TABLES, VIEWS
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ _REGISTER: Final[Mapping[str, Callable[["DuckDBPyConnection", Place], None]]] = 
     VOCABULARY.name: register_vocabulary,
     ITEMS.name: register_items,
 }
+
+STORED: Final = (*(view.name for view in VIEWS), RUNS.name, PROMPTS.name)
+"""What a store answers without profiles: the views, and the tables of what was captured."""
 
 
 def add_views(connection: "DuckDBPyConnection", root: Place, read: Collection[str]) -> None:
@@ -33,6 +37,20 @@ def add_views(connection: "DuckDBPyConnection", root: Place, read: Collection[st
             connection.execute(unread_view(view, _unread(view.name)))
         for statement in comment_view(view):
             connection.execute(statement)
+
+
+def add_store_tables(connection: "DuckDBPyConnection", root: Place, read: Collection[str]) -> None:
+    """Add the declared tables to the `connection` of a store without profiles: `runs` and `prompts`
+    if they are in `read`, the others as views that fail when they are used.
+    """
+    captured = [name for name in (RUNS.name, PROMPTS.name) if name in read]
+    if captured:
+        from lpp.sql.database.captured import register_captured
+
+        register_captured(connection, root, captured)
+    for table in TABLES.values():
+        if table.name not in captured:
+            connection.execute(unread_view(table, str(no_profiles(root))))
 
 
 def _unread(name: str) -> str:

@@ -98,8 +98,12 @@ def test_readers_share_and_a_writer_does_not(store: Path) -> None:
 
 def test_no_profiles_yet_names_the_command(empty_store: Path) -> None:
     with pytest.raises(InputError, match=r"lpp-analyze profile .*store") as caught:
-        connect(empty_store)
+        connect(empty_store, token_stats=False)
     assert caught.value.kind is ErrorKind.NOT_FOUND
+    with connect(empty_store) as connection:  # what was captured needs none
+        assert connection.sql("SELECT run FROM runs").fetchall() == []
+        with pytest.raises(duckdb.Error, match=r"lpp-analyze profile .*store"):
+            connection.sql("SELECT entropy_floor FROM profiles").fetchall()
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 import pytest
+from two_items import add_items
 
 from lpp.sql import TABLES, arrow_schema, build, connect
 from lpp.sql.schema.benchmarks import ITEMS
-from lpp.store import add_scores, create_store
-from lpp.store.format.tables import ITEMS_SCHEMA, SCORES_SCHEMA
-from lpp.store.items import items_file
+from lpp.store import create_store
+from lpp.store.format.tables import ITEMS_SCHEMA
 
 
 @pytest.fixture
@@ -19,23 +18,6 @@ def root(tmp_path: Path) -> Path:
     create_store(tmp_path / "store")
     build(tmp_path / "store", {name: arrow_schema(name).empty_table() for name in TABLES})
     return tmp_path / "store"
-
-
-def add_items(root: Path) -> None:
-    score = {"model": "m", "benchmark": "t", "metric": "acc", "value": 0.5, "source": "s"}
-    table = pa.Table.from_pylist([{**score, "kind": "lm-eval"}], schema=SCORES_SCHEMA)
-    rows = [
-        {
-            **{"source": "s", "model": "m", "run": None, "task": "t", "item": item},
-            **{"filter": "none", "item_group": None, "prompt_ids": [2 * item, None]},
-            **{"log_likelihoods": [-1.0, float("-inf")], "greedy": [False, True]},
-            **{"gold": 0, "chosen": item, "correct": item == 0, "metrics": '{"acc": 0.25}'},
-            "doc_sha256": "",
-        }
-        for item in range(2)
-    ]
-    items = items_file(pa.Table.from_pylist(rows, schema=ITEMS_SCHEMA))
-    add_scores(root, "s", table, {"m/items.arrow": items})
 
 
 def test_columns_are_those_that_are_declared_and_stored(root: Path) -> None:

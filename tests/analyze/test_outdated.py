@@ -1,0 +1,152 @@
+"""A run that grew or changed since its numbers were computed: every reader of them says so."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from made_runs import Made, MakeRun
+from on_disk import on_disk
+
+from lpp.analyze import Selection, build_database, write_report
+from lpp.analyze.cli.command import main as lpp_analyze
+from lpp.analyze.report.content import report
+from lpp.analyze.report.words import plain
+from lpp.analyze.studies import layers as study
+from lpp.capture.cli.command import main as lpp_capture
+from lpp.sql import connect
+from lpp.sql.cli import main as lpp_sql
+from lpp.sql.database.connect import recorded_in
+from lpp.store import open_store
+from lpp.store.fingerprint import stated_fingerprints
+
+COUNT = "SELECT n_prompts FROM runs ORDER BY run"
+
+
+@pytest.fixture
+def grown(make_run: MakeRun) -> Made:
+    """A run of three shards, profiled when it had two, beside a whole run."""
+    make_run(model="a/one", shards=[0, 1])
+    made = make_run(model="b/two", seed=5)
+    with pytest.warns(UserWarning, match="shards are missing"):
+        build_database(made.root)
+    return make_run(model="a/one", shards=[2])
+
+
+def said(done: Result) -> str:
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def status(root: Path, form: str) -> str:
+    return said(CliRunner().invoke(lpp_capture, ["status", str(root), "--format", form]))
+
+
+def outdated(root: Path) -> list[int | None]:
+    return [run["outdated_prompts"] for run in json.loads(status(root, "json"))["runs"]]
+
+
+@pytest.mark.slow
+def test_every_reader_names_it_and_the_next_command(
+    grown: Made, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    root, command = grown.root, f"lpp-analyze profile {grown.root}"
+    assert said(CliRunner().invoke(lpp_sql, [str(root), COUNT, "--format", "csv"])) == (
+        "n_prompts\n4\n6\n"
+    )
+    connect(root).close()
+    for message in caplog.messages:
+        assert f"{grown.run_id} (the tables have 4 prompts of it)" in message
+        assert command in message
+    assert len(caplog.messages) == 2
+    assert outdated(root) == [4, None]
+    table = " ".join(status(root, "table").split())
+    assert "since its numbers were computed, of 4 prompts" in table
+    assert command in table
+    page = report(str(root))
+    (problem, whole) = (origin.problem for origin in page.origin.runs)
+    assert problem is not None
+    assert "its numbers are of 4 prompts" in problem
+    assert whole is None
+    for name in ("page.html", "page.md"):
+        (path,) = write_report(str(root), tmp_path / name)
+        assert "its numbers are of 4 prompts" in path.read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_correlations_of_old_numbers_are_said_to_be(
+    grown: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    CliRunner().invoke(lpp_analyze, ["correlate", str(grown.root), "--with-published"])
+    assert any("(the tables have 4 prompts of it)" in message for message in caplog.messages)
+
+
+@pytest.mark.slow
+def test_nothing_is_said_once_the_numbers_are_new(
+    grown: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_database(grown.root)
+    caplog.clear()
+    connect(grown.root).close()
+    assert caplog.messages == []
+    assert outdated(grown.root) == [None, None]
+    assert "profile" not in status(grown.root, "table")
+    assert all(origin.problem is None for origin in report(str(grown.root)).origin.runs)
+
+
+@pytest.mark.slow
+def test_a_shard_that_was_written_again_counts(
+    make_run: MakeRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = make_run()
+    build_database(made.root)
+    run = open_store(made.root).runs[made.run_id]
+    assert stated_fingerprints(made.root) == {made.run_id: run.fingerprint}
+    assert recorded_in(made.root)[made.run_id][0] == run.fingerprint
+    shutil.rmtree(on_disk(run.shards[1].path))
+    connect(made.root).close()
+    assert made.run_id in caplog.text
+    assert outdated(made.root) == [6]
+
+
+def test_a_store_without_numbers_has_no_old_ones(make_run: MakeRun) -> None:
+    assert outdated(make_run().root) == [None]
+
+
+@pytest.mark.slow
+def test_a_report_names_the_runs_that_lack_a_curve(make_run: MakeRun) -> None:
+    sites = ("block.1", "block.2", "final")
+    one = make_run(model="a/one", sites=sites)
+    two = make_run(model="b/two", sites=sites, seed=5)
+    root = str(one.root)
+    build_database(root, Selection(sites=["final"]))
+    study.write(root, study.layers(root, Selection(runs=["one-*"], skip_first=(0, 2))))
+    page = report(root)
+    (depth,) = (section for section in page.sections if section.name == "depth")
+    notes = [plain(note) for note in depth.notes]
+    lacking = [note for note in notes if "not computed" in note]
+    assert len(lacking) == 2
+    assert all(note.startswith(two.run_id) for note in lacking)
+    assert "without the first 2 positions" in lacking[1]
+    assert f"lpp-analyze layers {root} --skip-first 2 --run {two.run_id}" in lacking[1]
+    assert page.lacking is not None
+    assert page.lacking.ready is not None
+    assert "Ranks by depth without the first 2 positions of 1 run" in page.lacking.ready.titles
+    study.write(root, study.layers(root, Selection(runs=["two-*"], skip_first=(0, 2))))
+    (depth,) = (section for section in report(root).sections if section.name == "depth")
+    assert not any("not computed" in plain(note) for note in depth.notes)
+
+
+@pytest.mark.slow
+def test_a_report_names_the_runs_that_were_compared_with_no_other(make_run: MakeRun) -> None:
+    runs = [make_run(model=f"lab/{name}", seed=5) for name in "abc"]
+    root = str(runs[0].root)
+    build_database(root)
+    a, b, c = (made.run_id for made in runs)
+    words = ["diff", root, a, b]
+    assert CliRunner().invoke(lpp_analyze, words).exit_code == 0
+    (drift,) = (section for section in report(root).sections if section.name == "drift")
+    (note,) = (text for note in drift.notes if "not computed" in (text := plain(note)))
+    assert note.startswith(c)
+    assert f"lpp-analyze diff {root} {a} {c}" in note
