@@ -48,7 +48,7 @@ MEANING: Final[Mapping[str, str]] = {
     "flagged_profiles": "some of the profiles carry flags of their own",
     "published": "published profiles are included: other texts, other code, context 150",
     "same_order_as_size": "no coefficient: one side has exactly the order of model size",
-    "sign_turns": "the sign changes once model size is held constant",
+    "sign_turns": "the sign of the rank correlation changes once model size is held constant",
     "too_few_models": f"no coefficient: fewer than {FEWEST} models cannot be ranked",
 }
 """What each flag of a correlation says."""
@@ -271,10 +271,16 @@ def _correct(family: Sequence[dict[str, Any]]) -> None:
 
 
 def _flag_turns(found: pl.DataFrame) -> pl.DataFrame:
-    """Mark every row of a pair whose partial has another sign than Pearson's or Spearman's."""
+    """Mark every row of a pair whose rank partial has another sign than Spearman's coefficient.
+
+    Pearson's is not compared with it: a partial of ranks answers another question.
+    """
     keys = ["source", "profile_metric", "benchmark", "benchmark_metric"]
-    partial = pl.col("coefficient").filter(pl.col("method") == "rank_partial").first().over(keys)
-    turns = (pl.col("coefficient").sign() * partial.sign() < 0).any().over(keys)
+    of_ranks, partial = (
+        pl.col("coefficient").filter(pl.col("method") == method).first().over(keys)
+        for method in ("spearman", "rank_partial")
+    )
+    turns = of_ranks.sign() * partial.sign() < 0
     marked = pl.col("flags").list.concat(pl.lit("sign_turns")).list.sort()
     return found.with_columns(flags=pl.when(turns.fill_null(False)).then(marked).otherwise("flags"))
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lpp.analyze import Question, add_benchmarks, correlate
-from lpp.analyze.benchmarks.correlations import MEANING, refuse_unranked
+from lpp.analyze.benchmarks.correlations import MEANING, _flag_turns, refuse_unranked
 from lpp.analyze.benchmarks.subjects import Setting
 from lpp.analyze.cli.command import main
 from lpp.analyze.text.correlations import as_json
@@ -180,10 +180,34 @@ def test_size_turns_the_sign_of_entropy_and_bbh(published_store: Path) -> None:
     asked = Question(metrics=("entropy_floor",), benchmarks=("BBH",))
     found = {r["method"]: r for r in correlate(published_store, asked).iter_rows(named=True)}
     assert found["pearson"]["coefficient"] == pytest.approx(-0.753, abs=1e-3)
+    assert found["spearman"]["coefficient"] == pytest.approx(-0.619, abs=1e-3)
     assert found["rank_partial"]["coefficient"] == pytest.approx(0.42, abs=0.005)
     assert found["rank_partial"]["p_value"] > 0.3
     assert found["rank_partial"]["controlled_for"] == "n_parameters"
     assert all("sign_turns" in row["flags"] for row in found.values())
+
+
+@pytest.mark.parametrize(
+    ("pearson", "spearman", "partial", "turns"),
+    [(-0.75, -0.62, 0.42, True), (-0.75, 0.1, 0.42, False), (0.75, -0.1, 0.42, True)],
+)
+def test_ranks_are_compared_with_ranks(
+    pearson: float, spearman: float, partial: float, *, turns: bool
+) -> None:
+    """A rank correlation and its partial; the linear one is of another kind."""
+    keys = ("source", "profile_metric", "benchmark", "benchmark_metric")
+    methods = {"pearson": pearson, "spearman": spearman, "rank_partial": partial}
+    rows = [
+        {
+            **dict.fromkeys(keys, "x"),
+            "method": method,
+            "coefficient": value,
+            "flags": ["few_models"],
+        }
+        for method, value in methods.items()
+    ]
+    found = _flag_turns(pl.DataFrame(rows))["flags"].to_list()
+    assert found == [["few_models", "sign_turns"] if turns else ["few_models"]] * 3
 
 
 @pytest.mark.slow
