@@ -289,7 +289,9 @@ class _Capture:
         }
         failed = dict.fromkeys(batch.prompt_ids, why)
         moments = self._add(batch, {}, statistics, {}, failed)
-        return Captured(batch=batch, statistics=statistics, failed=failed, moments=moments)
+        return Captured(
+            batch=batch, statistics=statistics, failed=failed, not_finite={}, moments=moments
+        )
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:
@@ -327,10 +329,9 @@ def joined(batch: Batch, parts: Sequence[Captured]) -> Captured:
     """Join the results of the parts of `batch`, in order, into its result."""
     failed: dict[int, str] = {}
     not_finite: dict[str, list[npt.NDArray[np.int64]]] = {}
-    looked, start = True, 0
+    start = 0
     for part in parts:
         failed |= part.failed
-        looked = looked and (part.not_finite is not None or bool(part.failed))
         for site, rows in (part.not_finite or {}).items():
             not_finite.setdefault(site, []).append(rows + start)
         start += len(part.batch.token_ids)
@@ -340,9 +341,9 @@ def joined(batch: Batch, parts: Sequence[Captured]) -> Captured:
             name: np.concatenate([part.statistics[name] for part in parts]) for name in STATISTICS
         },
         failed=failed,
-        not_finite={site: np.concatenate(rows) for site, rows in not_finite.items()}
-        if looked
-        else None,
+        not_finite=None
+        if any(part.not_finite is None for part in parts)
+        else {site: np.concatenate(rows) for site, rows in not_finite.items()},
         moments=parts[-1].moments,
     )
 

@@ -1,10 +1,12 @@
 """The check that every batch passes, and what becomes of prompts that a backend could not run."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from backend_contract import make_batch
+from backend_contract import captured, make_batch, torch_backend
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -118,3 +120,25 @@ def test_halves_are_the_batch() -> None:
     assert sorted(together.failed) == [20, 21]
     assert together.not_finite is not None
     assert together.not_finite["final"].tolist() == [1, 6]
+
+
+def test_rows_beside_prompts_that_failed_are_still_to_be_checked(
+    tiny_model: Callable[[str], Any],
+) -> None:
+    """Both halves of a batch run one prompt and fail at another, on the CPU, which checks later."""
+    model = tiny_model("llama")
+    prompts = [[5, 6, 7], [9, 9, 9], [5, 6, 8], [9, 9, 9]]
+
+    def full(module: object, args: object, named: dict[str, Any]) -> None:
+        ids = named["input_ids"]
+        if len(ids) > 1 or 9 in ids:
+            raise MemoryError("no room")
+
+    backend = torch_backend(model)
+    hook = model.model.register_forward_pre_hook(full, with_kwargs=True)
+    try:
+        (together,) = captured(backend, [make_batch(prompts)], ["final"])
+    finally:
+        hook.remove()
+    assert sorted(together.failed) == [1, 3]
+    assert together.not_finite is None  # of the prompts that ran, no row was looked at
