@@ -75,6 +75,12 @@ OF_RUN: Final = (
     help="Group the items by this field of their documents, such as subject.",
 )
 @click.option(
+    "--trust-task-code",
+    is_flag=True,
+    help="Let tasks of YAML files run the Python that they name, and read files outside their "
+    "folder.",
+)
+@click.option(
     "--replace", is_flag=True, help="Replace the scores that the store has of this model."
 )
 @debug_option
@@ -114,7 +120,7 @@ def eval_request(options: Mapping[str, Any], tasks: tuple[str, ...]) -> "EvalReq
     defaults = of_run.make_context("run", words).params
     given = {name: value for name, value in options.items() if name in defaults}
     del given["context"]  # of each task, its longest prompt
-    asked = ("limit", "shots", "chat", "context", "group", "item_seed")
+    asked = ("limit", "shots", "chat", "context", "group", "item_seed", "trust_task_code")
     return EvalRequest(
         capture=request_of({**defaults, **given}),
         tasks=tasks,

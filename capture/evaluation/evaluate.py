@@ -8,7 +8,7 @@ kept once it is done.
 import difflib
 import traceback
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import PurePath, PurePosixPath
 from typing import Any, Final
@@ -37,6 +37,7 @@ from lpp.capture.evaluation.sequences import (
     answers_of,
     corpus_of,
 )
+from lpp.capture.evaluation.task_code import sandboxed, template_refused
 from lpp.capture.evaluation.tasks import load_tasks
 from lpp.capture.models.machine import require
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, InMemory
@@ -75,9 +76,15 @@ def evaluate_into(root: Url, request: EvalRequest, *, replace_scores: bool = Fal
     require("lm_eval", extra="probes")
     open_if_any(root)  # before anything is loaded: a bad path should not cost minutes
     quiet = not debugging()
-    with quiet_lm_eval(quiet), seeded():
+    trust = request.trust_task_code
+    with quiet_lm_eval(quiet), seeded(), nullcontext() if trust else sandboxed():
         with progress("prepare", 2, "steps") as bar:
-            entries = load_tasks(request.tasks, shots=request.shots, item_seed=request.item_seed)
+            entries = load_tasks(
+                request.tasks,
+                shots=request.shots,
+                item_seed=request.item_seed,
+                trust_code=trust,
+            )
             bar.advance()
             opening = _opening(request, entries)
             model = EvaluatedModel(root, opening, bar=bar, quiet=quiet)
@@ -130,6 +137,7 @@ class _Evaluation:
     def results_of(self, loaded: Any) -> list[TaskResult]:
         """Evaluate what lm-eval loaded as one: a task, or a group with its tasks."""
         import lm_eval
+        from jinja2.exceptions import SecurityError, TemplateError
 
         from lpp.capture.evaluation.language_model import CapturingLM
 
@@ -156,7 +164,9 @@ class _Evaluation:
             )
         except LppError:
             raise
-        except (ValueError, AssertionError) as error:
+        except SecurityError as error:
+            raise template_refused(_names(loaded), error) from None
+        except (ValueError, AssertionError, TemplateError) as error:
             if isinstance(error, AssertionError) and not _raised_by_lm_eval(error):
                 raise
             raise _not_asked(loaded, error) from error
@@ -350,5 +360,10 @@ def _raised_by_lm_eval(error: AssertionError) -> bool:
 
 
 def _not_asked(loaded: Any, error: Exception) -> InputError:
-    names = ", ".join(loaded["groups"] or loaded["tasks"])
-    return InputError(f"{names}: lm-eval cannot ask it: {error}", kind=ErrorKind.INVALID_VALUE)
+    return InputError(
+        f"{_names(loaded)}: lm-eval cannot ask it: {error}", kind=ErrorKind.INVALID_VALUE
+    )
+
+
+def _names(loaded: Any) -> str:
+    return ", ".join(loaded["groups"] or loaded["tasks"])

@@ -42,6 +42,8 @@ class EvalRequest:
     """Field of a document that says to which group it belongs, such as a subject."""
     item_seed: int = 0
     """Seed of the items of the probes; 0 gives those that ship."""
+    trust_task_code: bool = False
+    """Let tasks that come with neither lm-eval nor this package run code."""
 
     def __post_init__(self) -> None:
         for name in self.capture.corpus.fields:

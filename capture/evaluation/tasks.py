@@ -3,15 +3,22 @@
 import difflib
 import functools
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from lpp.capture.evaluation.cloze import PACKAGED_TASKS
 from lpp.capture.evaluation.declared import declared_by
 from lpp.capture.evaluation.documents import asks_hub, hub_or_cache
+from lpp.capture.evaluation.task_code import (
+    check_regular,
+    documents_below,
+    folder_of,
+    refuse_code,
+    template_refused,
+)
 from lpp.capture.probes.items import ITEM_SEED, TASKS
-from lpp.store.errors import ErrorKind, InputError, first_line
+from lpp.store.errors import ErrorKind, InputError, LppError, first_line
 
 FEWSHOT_SEED: Final = 1234
 """lm-eval's own, of the draw of the shots."""
@@ -23,14 +30,19 @@ _OF_A_PATH: Final = ("/", "\\", ".yaml", ".yml")
 
 
 def load_tasks(
-    names: Sequence[str], *, shots: int | None = None, item_seed: int = ITEM_SEED
+    names: Sequence[str],
+    *,
+    shots: int | None = None,
+    item_seed: int = ITEM_SEED,
+    trust_code: bool = False,
 ) -> list[Any]:
     """What is evaluated together, in order: single tasks, and groups with all their tasks.
 
     Each is what lm-eval's `TaskManager.load` returns, ready for its `evaluate`. names: tasks,
     groups and tags of lm-eval; YAML files; folders, whose tasks are all taken, one by one. shots:
     solved items before each question, but for tasks that forbid any; None: as they say. item_seed:
-    of the probes, handed to every task as lm-eval's `--metadata`.
+    of the probes, handed to every task as lm-eval's `--metadata`. trust_code: let tasks that come
+    with neither lm-eval nor this package run functions, and read files outside their folder.
 
     Raises InputError for an unknown name, a task whose documents cannot be had, a task of images
     or sound, one that would run code of the model, one that declares what nobody knows, and a name
@@ -39,7 +51,8 @@ def load_tasks(
     found: list[Any] = []
     seen: set[str] = set()
     for name in names:
-        for loaded in _loaded(name, {"item_seed": item_seed} if item_seed != ITEM_SEED else {}):
+        metadata = {"item_seed": item_seed} if item_seed != ITEM_SEED else {}
+        for loaded in _loaded(name, metadata, trust_code):
             for task, object_ in loaded["tasks"].items():
                 if task in seen:
                     raise _invalid(f"--tasks: the task {task} is there twice. Name it once.")
@@ -50,46 +63,74 @@ def load_tasks(
     return found
 
 
-def _loaded(name: str, metadata: dict[str, Any]) -> Iterator[Any]:
-    from lm_eval.tasks import TaskManager
+def _loaded(name: str, metadata: dict[str, Any], trust_code: bool) -> Iterator[Any]:
+    import lm_eval.tasks
 
     path = _packaged().get(name, Path(name).expanduser())
-    wanted: list[str] = [name]
+    ours = [folder.resolve() for folder in PACKAGED]
+    theirs = Path(lm_eval.tasks.__file__).resolve().parent
+    strange = path.exists() and not any(map(path.resolve().is_relative_to, (*ours, theirs)))
+    if strange:
+        check_regular(path)
+        if not trust_code:
+            refuse_code(path, ours, theirs)
+    manager, wanted = _found(name, path, metadata)
+    remote = asks_hub(path) if path.exists() else True
+    for one in wanted:
+        with ExitStack() as stack:
+            if remote:
+                stack.enter_context(hub_or_cache())
+            if strange and not trust_code:
+                stack.enter_context(documents_below(folder_of(path), name))
+            loaded = _load(manager, one)
+        if loaded["groups"]:
+            yield loaded
+        else:  # a tag is several tasks that have no score together
+            for task, object_ in loaded["tasks"].items():
+                yield {"tasks": {task: object_}, "groups": {}, "group_map": {}}
+
+
+def _found(name: str, path: Path, metadata: dict[str, Any]) -> tuple[Any, list[str]]:
+    """lm-eval's `TaskManager`, and the names that it knows what is wanted by."""
+    from lm_eval.tasks import TaskManager
+
     if path.is_dir():
         manager = TaskManager(include_path=str(path), include_defaults=False, metadata=metadata)
-        wanted = list(manager.all_subtasks)
-        if not wanted:
+        if not manager.all_subtasks:
             raise InputError(
                 f"--tasks {name}: no task of lm-eval in this folder. A task is a .yaml file with "
                 "the key `task`.",
                 kind=ErrorKind.NOT_FOUND,
             )
-    elif path.is_file():
+        return manager, list(manager.all_subtasks)
+    if path.is_file():
         # a group finds its tasks beside it
         manager = TaskManager(
             include_path=str(path.parent), include_defaults=False, metadata=metadata
         )
         wanted = [
             known for known, entry in manager.task_index.items() if _is_of(entry.yaml_path, path)
-        ] or [str(path)]
-    elif name.startswith(".") or any(part in name for part in _OF_A_PATH):
+        ]
+        return manager, wanted or [str(path)]
+    if name.startswith(".") or any(part in name for part in _OF_A_PATH):
         raise InputError(f"--tasks {name}: no such file or folder.", kind=ErrorKind.NOT_FOUND)
-    else:
-        manager = TaskManager(metadata=metadata) if metadata else _all_tasks()
-        if name not in manager.all_tasks:
-            raise _unknown(name, manager.all_tasks)
-    remote = asks_hub(path) if path.exists() else True
-    for one in wanted:
-        try:
-            with hub_or_cache() if remote else nullcontext():
-                loaded: Any = manager.load([one])
-        except Exception as error:  # of any kind: a task is YAML, a data set and Python of its own
-            raise _not_loaded(one, error) from error
-        if loaded["groups"]:
-            yield loaded
-        else:  # a tag is several tasks that have no score together
-            for task, object_ in loaded["tasks"].items():
-                yield {"tasks": {task: object_}, "groups": {}, "group_map": {}}
+    manager = TaskManager(metadata=metadata) if metadata else _all_tasks()
+    if name not in manager.all_tasks:
+        raise _unknown(name, manager.all_tasks)
+    return manager, [name]
+
+
+def _load(manager: Any, name: str) -> Any:
+    from jinja2.exceptions import SecurityError
+
+    try:
+        return manager.load([name])
+    except LppError:
+        raise
+    except SecurityError as error:
+        raise template_refused(name, error) from None
+    except Exception as error:  # of any kind: a task is YAML, a data set and Python of its own
+        raise _not_loaded(name, error) from error
 
 
 def _packaged() -> dict[str, Path]:

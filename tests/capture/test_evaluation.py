@@ -283,8 +283,9 @@ def test_an_empty_context_is_the_prefix_token_as_in_lm_eval(
     texts = "{{'' if id == 'doc-3' else question}}"
     # with the prefix token in front, lm-eval's `hf` takes that one for the context
     answers = {"doc_to_choice": ["<s>the fox", "</s>", "a dog"], "doc_to_target": 1}
-    changes = {"target_delimiter": "", **(answers if kind == "multiple_choice" else {})}
-    write_task(tmp_path / "tasks", kind, num_fewshot=0, doc_to_text=texts, **changes)
+    changes: dict[str, Any] = {"target_delimiter": "", "doc_to_text": texts, "num_fewshot": 0}
+    changes |= answers if kind == "multiple_choice" else {}
+    write_task(tmp_path / "tasks", kind, **changes)
     done = evaluate_into(tmp_path / "store", request(model, [tmp_path / "tasks"]))
     same_scores(tmp_path / "store", done, expected(model, tmp_path / "tasks"))
 

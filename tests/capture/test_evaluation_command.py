@@ -309,7 +309,9 @@ def test_unknown_tasks_are_refused(
         (("multiple_choice", {"doc_to_image": "question"}), (), "images"),
         (("multiple_choice", {"unsafe_code": True}), (), "code"),
         pytest.param(
-            *(("multiple_choice", {"dataset_path": "nobody/nothing"}), (), "cannot be loaded"),
+            ("multiple_choice", {"dataset_path": "nobody/nothing", "dataset_kwargs": {}}),
+            (),
+            "cannot be loaded",
             marks=pytest.mark.slow,  # the hub is asked several times
         ),
         (("multiple_choice", {}), ("--limit", 0), "--limit"),
