@@ -84,6 +84,11 @@ class JoinedBackend:
             versions={**ours.versions, **theirs.versions},
         )
 
+    @property
+    def reuses(self) -> bool:
+        """Whether transformers reuses keys and values for the hidden states; vLLM does not."""
+        return self._hidden.reuses
+
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
         """Memory as the backend of the hidden states needs it."""
         return self._hidden.allocate(size)

@@ -33,7 +33,7 @@ from lpp.capture.backends.moments import ShardMoments
 from lpp.capture.backends.torch_passes import (
     Pass,
     cache_of,
-    goes_on,
+    can_reuse,
     inputs_after,
     passes,
 )
@@ -118,6 +118,11 @@ class TorchBackend:
         """The sites of the model."""
         return self._modules.sites
 
+    @cached_property
+    def reuses(self) -> bool:
+        """Whether a branch can use the keys and values of the prompt that it branches off."""
+        return can_reuse(self.model.module, self._modules.trunk)
+
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
         """Host memory, page-locked if the model is on a GPU."""
         return plain_memory(size) if self._device.type == "cpu" else pinned_memory(size)
@@ -192,7 +197,7 @@ class TorchBackend:
     def forward(self, batch: Batch, outputs: Outputs, rows: BatchRows) -> None:
         """Run a batch; its rows and statistics are then being copied into `rows`."""
         budget = self.compute.batch_tokens or BATCH_TOKENS[self._device.type]
-        shares = bool(batch.before) and self._goes_on
+        shares = bool(batch.before) and self.reuses
         trunk = self._modules.trunk
         following = batch.next_ids.astype(np.int64)
         cache: Any = None  # keys and values of the first pass, if other passes continue from them
@@ -220,14 +225,6 @@ class TorchBackend:
         order = np.concatenate(logit_rows)
         in_order = len(logit_rows) == 1
         rows.finish(statistics, None if in_order else torch.from_numpy(order))
-
-    @cached_property
-    def _goes_on(self) -> bool:
-        """Whether a branch can use the keys and values of the prompt that it branches off."""
-        found = goes_on(self.model.module, self._modules.trunk)
-        if not found:
-            _log.info("each branch runs with all that comes before it")
-        return found
 
 
 class _Capture:

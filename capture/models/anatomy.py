@@ -38,6 +38,15 @@ def probe_ids(model: nn.Module) -> torch.Tensor:
     return ids.view(2, _PROBE_TOKENS)
 
 
+def spread_ids(model: nn.Module, count: int) -> torch.Tensor:
+    """(count,) distinct token ids from the whole vocabulary: its first ones are often special or
+    never trained.
+    """
+    vocabulary = int(getattr(_embedding(model), "num_embeddings", 100))
+    middles = 2 * torch.arange(count, device=input_device(model)) + 1
+    return middles * vocabulary // (2 * count)
+
+
 def text_config(model: nn.Module) -> Any:
     """The part of a model's configuration that describes its language model."""
     config: Any = getattr(model, "config", None)

@@ -165,6 +165,12 @@ class Backend(Protocol):
     def compute(self) -> ComputeInfo:
         """What a plan records of how the model runs; `batch_tokens` is the request's, or 0."""
 
+    @property
+    def reuses(self) -> bool:
+        """Whether a branch is computed from the keys and values of its prompt's pass, instead of
+        with all tokens before it. Its rows are then equal except for rounding.
+        """
+
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
         """(size,) host memory for rows: page-locked for a GPU, shared memory if the workers are
         other processes. Raises MemoryError.

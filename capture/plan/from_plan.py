@@ -12,7 +12,7 @@ from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.options import GRACE_SECONDS
-from lpp.capture.plan.planning import site_specs
+from lpp.capture.plan.planning import compute_of, site_specs
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.format.plan import Plan, differences
@@ -98,7 +98,8 @@ def check_same(plan: Plan, request: CaptureRequest, backend: Backend) -> None:
         model=replace(found.info, id=model.id, source=model.source, revision=model.revision),
         tokenizer=replace(found.tokenizer_info, id=tokenizer.id),
         sites=site_specs(request, backend),
-        compute=backend.compute,
+        # earlier releases did not record what became of shared beginnings
+        compute=compute_of(backend, branches=plan.compute.beginnings is not None),
         stored_dtype=found.dtype,
     )
     if fields := differences(here, plan):

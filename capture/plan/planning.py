@@ -67,7 +67,8 @@ def make_plan(
     dtype, specs = backend.model.dtype, site_specs(request, backend)
     token_bytes = sum(spec.width for spec in specs) * ITEM_BYTES[dtype]
     lengths = prompts["n_tokens"].to_pylist()
-    compute = backend.compute
+    branches = branches_sha256(prompts)
+    compute = compute_of(backend, branches=branches is not None)
     if not compute.batch_tokens:
         tokens = default_batch_tokens(compute.device, token_bytes, request.longest)
         compute = replace(compute, batch_tokens=tokens)
@@ -91,7 +92,7 @@ def make_plan(
             count=prompts.num_rows,
             tokens=sum(lengths),
             sha256=prompts_sha256(prompts),
-            branches=branches_sha256(prompts),
+            branches=branches,
         ),
         context=request.longest,
         prefixes=prefixes,
@@ -105,6 +106,13 @@ def make_plan(
         band_ends=ends if request.keep != "rows" and ends != prefixes else (),
         continuation=continuation,
     )
+
+
+def compute_of(backend: Backend, *, branches: bool) -> ComputeInfo:
+    """How `backend` runs a plan. branches: whether prompts branch off others."""
+    if not branches:
+        return backend.compute
+    return replace(backend.compute, beginnings="reused" if backend.reuses else "repeated")
 
 
 def shard_bytes(request: CaptureRequest, device: str) -> int:

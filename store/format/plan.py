@@ -39,6 +39,10 @@ LogitPositions: TypeAlias = Literal["all", "schedule"]
 Keep: TypeAlias = Literal["rows", "moments", "both"]
 """What a shard holds of its activations: every row, their moments by prefix band, or both."""
 
+Beginnings: TypeAlias = Literal["reused", "repeated"]
+"""Keys and values of the tokens before a branch were `reused`, from the pass of its prompt; or
+these tokens were `repeated`, in a pass with the branch."""
+
 MomentsDtype: TypeAlias = Literal["float64", "float32"]
 """How scatter matrices lie on disk. They are accumulated in float64 either way."""
 
@@ -153,6 +157,8 @@ class ComputeInfo:
     versions: Mapping[str, str]
     engine_options: Mapping[str, str] = field(default_factory=dict, metadata=OMITTED)
     """What a user set of the backend's own options, as JSON."""
+    beginnings: Beginnings | None = field(default=None, metadata=OMITTED)
+    """What became of the tokens before branches; None without branches, and in older plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +256,8 @@ def validate_plan(plan: Plan) -> list[str]:
     ascending = [0, *plan.prefixes] == sorted({0, *plan.prefixes})
     if not ascending or plan.prefixes[-1:] != (plan.context,):
         problems.append(f"prefixes should ascend from 1 or more to the context, {plan.context}")
+    if plan.compute.beginnings is not None and plan.prompts.branches is None:
+        problems.append(f"compute.beginnings is {plan.compute.beginnings}, without branches")
     if plan.band_ends:
         problems += _band_problems(plan)
     if plan.continuation is not None:

@@ -19,6 +19,7 @@ from lpp.analyze.benchmarks.benchmarks import add_benchmarks, benchmarks_table
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.runs import select
 from lpp.analyze.runs.keys import RunView
+from lpp.capture.backends.open import open_backend
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.run import capture_into
 from lpp.capture.evaluation.evaluate import Evaluated, evaluate_into
@@ -26,9 +27,11 @@ from lpp.capture.evaluation.request import EvalRequest
 from lpp.capture.evaluation.scores import run_of_profile, scored_name, source_name
 from lpp.capture.evaluation.sequences import EncodedRequest, answers_of
 from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.from_plan import RepairOptions, check_same, request_of_plan
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, open_store, read_scores
-from lpp.store.errors import FormatError
+from lpp.store.errors import ConflictError, FormatError
+from lpp.store.format.plan import Plan
 from lpp.store.items import is_evaluation, read_items
 from lpp.store.scores import score_sets
 
@@ -210,6 +213,8 @@ def test_answers_are_branches_of_the_context_that_they_share(
             assert "A:" not in tokenizer.decode(row["token_ids"][1:])
     assert run.verify() == []
     assert json.loads((on_disk(run.path) / "COMMIT.json").read_text())["format"] == 4
+    assert run.plan.compute.beginnings == "reused"
+    assert run_of(root, done, "tiny_gen").plan.compute.beginnings is None
     # rows and statistics are those of context and answer together, in a pass of their own
     reference = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
     tokens = run.tokens().to_table().to_pandas()
@@ -234,6 +239,23 @@ def test_answers_are_branches_of_the_context_that_they_share(
                 states["final"][position + (row["branch_at"] or 0)],
                 atol=1e-5,
             )
+
+
+@pytest.mark.slow
+def test_a_backend_that_treats_beginnings_otherwise_does_not_repair_a_run(
+    evaluated: tuple[Path, Evaluated], model: Path
+) -> None:
+    plan = run_of(*evaluated, "tiny_mc").plan
+    asked = request_of_plan(plan, RepairOptions(model=str(model)))
+    backend = open_backend(asked)
+
+    def of(beginnings: Any) -> Plan:
+        return replace(plan, compute=replace(plan.compute, beginnings=beginnings))
+
+    check_same(plan, asked, backend)
+    check_same(of(None), asked, backend)  # of an earlier release, which does not say
+    with pytest.raises(ConflictError, match=r"compute\.beginnings: 'reused', not 'repeated'"):
+        check_same(of("repeated"), asked, backend)
 
 
 def test_what_is_of_prompts_leaves_branches_out(evaluated: tuple[Path, Evaluated]) -> None:

@@ -1,5 +1,6 @@
 """The torch backend: the contract on every family, and what is torch's alone."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from backend_contract import (
     BackendContract,
     Harness,
@@ -17,7 +19,7 @@ from backend_contract import (
     torch_backend,
 )
 
-from lpp.capture.backends.torch_passes import goes_on, passes
+from lpp.capture.backends.torch_passes import can_reuse, passes
 
 
 class TestTorchBackend(BackendContract):
@@ -36,8 +38,9 @@ def test_padding_repeats_a_real_token_and_is_not_among_the_rows() -> None:
     assert one.spans == [(0, 5)]
 
 
-OF_A_WINDOW = {"gemma2", "gemma3", "mistral"}
-"""Families whose blocks keep the keys and values of a window alone."""
+NOT_REUSED = {"gemma2", "gemma3", "mistral", "falcon_alibi"}
+"""Families whose blocks keep the keys and values of a window alone, and one that reads no
+positions, so that it cannot be tested with wrong ones."""
 
 
 def test_branches_go_on_from_what_their_prompt_left_behind() -> None:
@@ -57,10 +60,92 @@ def test_branches_go_on_from_what_their_prompt_left_behind() -> None:
     assert not any(one.n_before.any() for one in whole)
 
 
-def test_which_models_go_on(family: str, tiny_model: Callable[[str], Any]) -> None:
-    model = tiny_model(family)
-    backend = torch_backend(model)
-    assert goes_on(model, backend._modules.trunk) is (family not in OF_A_WINDOW)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+HALF = [pytest.param(dtype, marks=pytest.mark.slow) for dtype in DTYPES[1:]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+def test_which_models_reuse_keys_and_values(
+    family: str, dtype: torch.dtype, tiny_model: Callable[[str], Any]
+) -> None:
+    backend = torch_backend(copy.deepcopy(tiny_model(family)).to(dtype))
+    assert backend.reuses is (family not in NOT_REUSED)
+
+
+def _positions(shift: int) -> Callable[[dict[str, Any]], None]:
+    def change(inputs: dict[str, Any]) -> None:
+        inputs["position_ids"] = inputs["position_ids"] + shift
+
+    return change
+
+
+def _positions_after_the_longest(inputs: dict[str, Any]) -> None:
+    inputs["position_ids"] = inputs["position_ids"][:1].expand_as(inputs["position_ids"])
+
+
+def _attended_padding(inputs: dict[str, Any]) -> None:
+    inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+
+
+def _dropped(key: int) -> Callable[[dict[str, Any]], None]:
+    def change(inputs: dict[str, Any]) -> None:
+        inputs["attention_mask"][:, key] = 0
+
+    return change
+
+
+WRONG: dict[str, Callable[[dict[str, Any]], None]] = {
+    "one position before": _positions(-1),
+    "one position after": _positions(1),
+    "two positions before": _positions(-2),
+    "two positions after": _positions(2),
+    "positions after the longest beginning": _positions_after_the_longest,
+    "padding attended": _attended_padding,
+    "first key dropped": _dropped(0),
+    "second key dropped": _dropped(1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("of", ["llama", "qwen2", "phi3", "gpt2", "gpt_neox", "opt"])
+def test_a_wrong_continuation_is_never_reused(
+    of: str, dtype: torch.dtype, attention: str, tiny_model: Callable[[str], Any]
+) -> None:
+    model = copy.deepcopy(tiny_model(of)).to(dtype)
+    model.set_attn_implementation(attention)
+    trunk = torch_backend(model)._modules.trunk
+
+    def reuses(
+        change: Callable[[dict[str, Any]], None] = lambda inputs: None, noise: float = 0
+    ) -> bool:
+        torch.manual_seed(0)
+
+        def before(module: Any, args: Any, inputs: dict[str, Any]) -> None:
+            if "position_ids" in inputs:  # only a continuation is given them
+                change(inputs)
+
+        def after(module: Any, args: Any, inputs: dict[str, Any], output: Any) -> None:
+            if "position_ids" in inputs:
+                output[0].mul_(1 + noise * torch.randn_like(output[0]))
+
+        hooks = [
+            trunk.register_forward_pre_hook(before, with_kwargs=True),
+            trunk.register_forward_hook(after, with_kwargs=True),
+        ]
+        try:
+            return can_reuse(model, trunk)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    assert reuses()
+    # kernels of a card round differently in every shape: float32 as TF32, which has ten bits
+    assert reuses(noise=max(2**-10, torch.finfo(dtype).eps))
+    assert [name for name, change in WRONG.items() if reuses(change)] == []
 
 
 def test_next_ids_stop_at_the_end_of_each_prompt() -> None:

@@ -17,6 +17,7 @@ from lpp.store.format.plan import (
     series_problems,
     validate_plan,
 )
+from lpp.store.format.run_names import run_names
 
 OTHER_CHOICE = {
     "hub": "gguf",
@@ -157,6 +158,23 @@ def test_parts_that_do_not_fit(capture: Capture, changes: dict[str, Any], proble
         parse_plan(plan.document, "runs/x/plan.json")
     assert str(caught.value) == f"runs/x/plan.json: {problem}."
     assert caught.value.kind is ErrorKind.CORRUPT
+
+
+def test_what_became_of_shared_beginnings_is_part_of_the_plan(capture: Capture) -> None:
+    plan = capture.plan
+    assert "beginnings" not in plan.document["compute"]  # so plans of earlier releases keep ids
+    reused = replace(plan, compute=replace(plan.compute, beginnings="reused"))
+    assert validate_plan(reused) == ["compute.beginnings is reused, without branches"]
+    reused = replace(reused, prompts=replace(plan.prompts, branches="0" * 64))
+    repeated = replace(reused, compute=replace(plan.compute, beginnings="repeated"))
+    assert parse_plan(reused.document, "here") == reused
+    assert differences(repeated, reused) == ["compute.beginnings: 'repeated', not 'reused'"]
+    assert repeated.run_id != reused.run_id
+    names = run_names({"a": reused, "b": repeated})
+    assert [name.rpartition(", ")[2] for name in names.values()] == [
+        "beginnings reused",
+        "beginnings repeated",
+    ]
 
 
 def kept_moments(capture: Capture) -> Plan:

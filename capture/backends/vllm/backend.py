@@ -16,7 +16,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,9 @@ class VllmBackend:
 
     engine: closed with the backend.
     """
+
+    reuses: Final = False
+    """Each branch runs with all tokens before it."""
 
     def __init__(
         self, engine: VllmEngine, model: Model, sites: Sites, compute: ComputeInfo
