@@ -11,6 +11,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
@@ -31,8 +32,18 @@ _ZSTANDARD: Final = 93
 _LOCAL_HEADER: Final = 30
 """Bytes before the name in the local header of a member; APPNOTE, 4.3.7."""
 
-_MOST_BYTES: Final = 1 << 31
-"""Of one member, unpacked: a file that claims more is damaged."""
+_MOST_BYTES: Final = 128 << 20
+"""Of one member, unpacked: a sample with its events has some megabytes."""
+
+_MOST_TOGETHER: Final = 256 << 20
+_MOST_RATIO: Final = 64
+"""Bytes of all members, unpacked: so many, or so many for each byte of the file, whichever is more.
+A crafted file of a megabyte may unpack to any size; JSON of real logs packs to a tenth."""
+
+_MOST_MEMBERS: Final = 1 << 20
+
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, _ZSTANDARD)
+"""Compressions that inspect writes. Python unpacks others, such as bzip2, to any size at once."""
 
 _FIRST_EPOCH: Final = "_epoch_1.json"
 
@@ -121,7 +132,7 @@ def _header(path: Path) -> Mapping[str, Any]:
     if path.suffix.lower() != ".eval":
         document = json.loads(path.read_bytes())
         return {key: value for key, value in document.items() if key != "samples"}
-    with zipfile.ZipFile(path) as archive:
+    with _opened(path) as archive:
         if "header.json" in archive.namelist():
             return dict(json.loads(_member(archive, "header.json")))
         start = json.loads(_member(archive, "_journal/start.json"))
@@ -133,7 +144,7 @@ def _samples(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.suffix.lower() != ".eval":
         yield from json.loads(path.read_bytes()).get("samples") or ()
         return
-    with zipfile.ZipFile(path) as archive:
+    with _opened(path) as archive:
         for info in archive.infolist():
             _go_to(archive, info)  # a damaged name would hide a sample
         for name in archive.namelist():
@@ -141,13 +152,31 @@ def _samples(path: Path) -> Iterator[Mapping[str, Any]]:
                 yield json.loads(_member(archive, name))
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip file whose members have different names and a size that its own size explains."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        most = max(_MOST_TOGETHER, _MOST_RATIO * path.stat().st_size)
+        if len(members) > _MOST_MEMBERS:
+            raise ValueError(f"{len(members)} members")
+        if len({info.filename for info in members}) < len(members):
+            raise ValueError("two members have one name")
+        if (together := sum(info.file_size for info in members)) > most:
+            raise ValueError(f"its members have {together} bytes together, more than {most}")
+        yield archive
+
+
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     """The unpacked bytes of a member, checked against their CRC-32."""
     info = archive.getinfo(name)
     if info.file_size > _MOST_BYTES:
-        raise ValueError(f"{name} has {info.file_size} bytes")
+        raise ValueError(f"{name} has {info.file_size} bytes, more than {_MOST_BYTES}")
+    if info.compress_type not in _METHODS:
+        raise ValueError(f"{name} is compressed with method {info.compress_type}")
     if info.compress_type != _ZSTANDARD:
-        return archive.read(info)
+        with archive.open(info) as file:
+            return file.read(info.file_size + 1)  # not `read()`, which unpacks what is there
     packed = _go_to(archive, info).read(info.compress_size)
     data = pa.Codec("zstd").decompress(packed, info.file_size, asbytes=True)
     if zlib.crc32(data) != info.CRC:

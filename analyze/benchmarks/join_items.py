@@ -22,6 +22,7 @@ from lpp.analyze.benchmarks.read_item_log import LoggedItem, ResultFile, log_nam
 from lpp.store import Run, Store
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.items import ITEMS_FILE, ITEMS_SCHEMA, items_file
+from lpp.store.objects.place import check_regular
 
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -125,6 +126,7 @@ def _folder(result: ResultFile) -> PurePosixPath:
 
 
 def _content(path: Path) -> bytes:
+    check_regular(path)
     try:
         return path.read_bytes()
     except OSError as error:

@@ -12,6 +12,7 @@ from lpp.analyze.benchmarks.read_lm_eval import read_lm_eval
 from lpp.analyze.benchmarks.read_score_table import read_score_table
 from lpp.analyze.benchmarks.score_rows import ScoreFile
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.objects.place import check_regular
 
 _TABLES: Final = (".csv", ".tsv", ".parquet")
 
@@ -55,6 +56,7 @@ def read_file(
     """The scores of a file, and (name, bytes) of what is kept of it: of an inspect log the header,
     since its samples may have any size.
     """
+    check_regular(path)
     try:
         return _read(name, path, wanted)
     except OSError as error:

@@ -28,6 +28,7 @@ import xxhash
 from lpp.capture.corpus.fields import Fields
 from lpp.capture.corpus.passages import Corpus, Passage, Refused, Streamed
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.objects.place import check_regular
 
 DEFAULT_FIELD: Final = "text"
 
@@ -60,6 +61,8 @@ def open_files(path: Path, *, text_field: str | None = None, fields: Sequence[st
     prompts. Raises InputError if there is no file of a known kind, or it is empty or unreadable.
     """
     files = _find_files(path)
+    for file in files:
+        check_regular(file)
     names = [path.name] if path.is_file() else [f.relative_to(path).as_posix() for f in files]
     without_fields = all(file.suffix.lower() == ".txt" for file in files)
     for option, name in (("--text-field", text_field), ("--fields", next(iter(fields), None))):

@@ -39,13 +39,6 @@ class _Function:
     name: str
 
 
-def check_regular(path: Path) -> None:
-    """Refuse YAML files beside or below `path` that are no files: opening a pipe waits for ever."""
-    for file in _yaml_files(path if path.is_dir() else path.parent):
-        if file.exists() and not file.is_file() and not file.is_dir():
-            raise InputError(f"{file}: no regular file. Remove it.", kind=ErrorKind.INVALID_VALUE)
-
-
 def refuse_code(path: Path, ours: Sequence[Path], theirs: Path) -> None:
     """InputError that names the first key of a task's YAML that runs code.
 
@@ -54,7 +47,7 @@ def refuse_code(path: Path, ours: Sequence[Path], theirs: Path) -> None:
     function of lm-eval takes the arguments of the task that includes it, so it needs trust too.
     """
     folder = folder_of(path)
-    left = _yaml_files(folder) if path.is_dir() else [path.resolve()]
+    left = yaml_files(folder) if path.is_dir() else [path.resolve()]
     seen: set[Path] = set()
     while left:
         file = left.pop(0)
@@ -71,7 +64,7 @@ def refuse_code(path: Path, ours: Sequence[Path], theirs: Path) -> None:
         includes = [includes] if isinstance(includes, str) else includes
         left += [real.parent / str(name) for name in includes]
         if isinstance(document.get("task"), list):  # a group finds its tasks beside it
-            left += _yaml_files(folder)
+            left += yaml_files(folder)
 
 
 def folder_of(path: Path) -> Path:
@@ -79,7 +72,8 @@ def folder_of(path: Path) -> Path:
     return path.resolve() if path.is_dir() else path.resolve().parent
 
 
-def _yaml_files(folder: Path) -> list[Path]:
+def yaml_files(folder: Path) -> list[Path]:
+    """The files below a folder that may be tasks."""
     return sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")])
 
 

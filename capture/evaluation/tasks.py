@@ -11,14 +11,15 @@ from lpp.capture.evaluation.cloze import PACKAGED_TASKS
 from lpp.capture.evaluation.declared import declared_by
 from lpp.capture.evaluation.documents import asks_hub, hub_or_cache
 from lpp.capture.evaluation.task_code import (
-    check_regular,
     documents_below,
     folder_of,
     refuse_code,
     template_refused,
+    yaml_files,
 )
 from lpp.capture.probes.items import ITEM_SEED, TASKS
 from lpp.store.errors import ErrorKind, InputError, LppError, first_line
+from lpp.store.objects.place import check_regular
 
 FEWSHOT_SEED: Final = 1234
 """lm-eval's own, of the draw of the shots."""
@@ -71,7 +72,8 @@ def _loaded(name: str, metadata: dict[str, Any], trust_code: bool) -> Iterator[A
     theirs = Path(lm_eval.tasks.__file__).resolve().parent
     strange = path.exists() and not any(map(path.resolve().is_relative_to, (*ours, theirs)))
     if strange:
-        check_regular(path)
+        for file in yaml_files(path if path.is_dir() else path.parent):
+            check_regular(file)  # lm-eval opens them all
         if not trust_code:
             refuse_code(path, ours, theirs)
     manager, wanted = _found(name, path, metadata)

@@ -72,3 +72,15 @@ def absolute(url: Url) -> Place:
     """The place as an absolute path, which is valid in any working directory."""
     found = place(url)
     return found.absolute() if isinstance(found, Path) else found
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a pipe and a device, links followed: reading a file of strangers might wait for ever.
+
+    Accepts a path where nothing is, so that the caller's own message says so.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(
+            f"{path}: a pipe or a device, not a file. Give a file, or remove it from the folder.",
+            kind=ErrorKind.INVALID_VALUE,
+        )

@@ -4,9 +4,11 @@ The logs in `inspect_logs` are real ones; `make.py` beside them says how they we
 """
 
 import json
+import os
 import random
+import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -404,3 +406,86 @@ def test_a_damaged_log_is_read_or_refused(tmp_path: Path) -> None:
         except InputError:
             refused += 1
     assert refused > 30
+
+
+def bomb(path: Path, sizes: Sequence[int], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    """A log with a sample of spaces of each size."""
+    files = members(LOGS / "planets.eval")
+    with zipfile.ZipFile(path, "w", method, compresslevel=1) as archive:
+        archive.writestr(HEADER, files[HEADER])
+        for number, size in enumerate(sizes):
+            archive.writestr(f"samples/{number}_epoch_1.json", b" " * size)
+    return path
+
+
+def twice_named(path: Path) -> Path:
+    """A log whose sample is there again under its name, one byte of which is changed later."""
+    files = members(LOGS / "planets.eval")
+    data = zipped(path, {**files, "samples/tiltee_epoch_1.json": b"{}"}).read_bytes()
+    path.write_bytes(data.replace(b"samples/tiltee_epoch_1", b"samples/tilted_epoch_1"))
+    return path
+
+
+def larger_than_it_says(path: Path) -> Path:
+    """Its sample claims ten bytes, and has 100 MB."""
+    data = bytearray(bomb(path, [100_000_000]).read_bytes())
+    size = (100_000_000).to_bytes(4, "little")
+    at = data.rindex(size)  # of the central directory
+    data[at : at + 4] = (10).to_bytes(4, "little")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: bomb(path, [129 << 20]), "bytes, more than"),
+        (lambda path: bomb(path, [60 << 20] * 5), "together"),
+        (lambda path: bomb(path, [100_000_000], zipfile.ZIP_BZIP2), "method 12"),
+        (twice_named, "one name"),
+        (larger_than_it_says, "CRC"),
+    ],
+)
+def test_a_log_that_unpacks_to_any_size_is_refused_in_little_memory(
+    tmp_path: Path, make: Callable[[Path], Path], says: str
+) -> None:
+    path = make(tmp_path / "log.eval")
+    assert path.stat().st_size < 2_000_000
+    tracemalloc.start()
+    with pytest.raises(InputError, match=says):
+        open_inspect_log(path, "log.eval").samples()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8_000_000
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["log.eval", "results_1.json", "2026-01-02T03-04-05+00-00_planets_x.json", "scores.csv"],
+)
+def test_a_pipe_in_a_folder_of_logs_is_one_message(
+    make_run: MakeRun, tmp_path: Path, name: str
+) -> None:
+    root = make_run(lengths=(4, 5), context=5, sites=("final",)).root
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    os.mkfifo(logs / name)
+    for given in (logs, logs / name) if name != "scores.csv" else (logs / name,):
+        done = CliRunner().invoke(main, ["benchmarks", "add", str(root), str(given)])
+        assert done.exit_code == 2, done.output
+        assert "a pipe" in done.stderr
+
+
+def test_a_pipe_among_the_logs_of_lm_eval_is_one_message(make_run: MakeRun, tmp_path: Path) -> None:
+    root = make_run(lengths=(4, 5), context=5, sites=("final",)).root
+    time = "2026-01-02T03-04-05.678"
+    result = {"model_name": "m", "results": {"t": {"acc,none": 0.5}}}
+    (tmp_path / "logs").mkdir()
+    written(tmp_path / "logs" / f"results_{time}.json", result)
+    os.mkfifo(tmp_path / "logs" / f"samples_t_{time}.jsonl")
+    words = ["benchmarks", "add", root, tmp_path / "logs"]
+    assert CliRunner().invoke(main, [*map(str, words)]).exit_code == 0
+    done = CliRunner().invoke(main, [*map(str, words), "--items", "--replace"])
+    assert done.exit_code == 2, done.output
+    assert "a pipe" in done.stderr

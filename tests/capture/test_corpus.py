@@ -171,6 +171,15 @@ def test_parquet_of_several_row_groups_and_batches(tmp_path: Path) -> None:
     assert rows(corpus) == list(range(1000))
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "txt"])
+def test_a_pipe_is_no_corpus(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    os.mkfifo(tmp_path / f"pipe.{ending}")
+    for given in (tmp_path, tmp_path / f"pipe.{ending}"):
+        with pytest.raises(InputError, match="a pipe"):
+            open_corpus(given)
+
+
 def test_folder_takes_known_files_below_it_by_relative_path(tmp_path: Path) -> None:
     (tmp_path / "b" / ".hidden").mkdir(parents=True)
     write_jsonl(tmp_path / "b" / "two.JSONL", [{"text": "2"}])

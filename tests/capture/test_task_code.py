@@ -217,5 +217,5 @@ def test_a_pipe_beside_a_task_is_one_message(folder: Path, ending: str) -> None:
     name = write_task(folder, "multiple_choice")
     os.mkfifo(folder / f"pipe.{ending}")
     for given in (folder, folder / f"{name}.yaml"):
-        with pytest.raises(InputError, match="no regular file"):
+        with pytest.raises(InputError, match="a pipe or a device"):
             load_tasks([str(given)])
