@@ -12,6 +12,7 @@ import mmap
 import os
 import tempfile
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -38,19 +39,21 @@ def pinned_memory(size: int) -> Bytes:
     memory = mmap.mmap(-1, max(size, 1))
     if hasattr(mmap, "MADV_HUGEPAGE"):  # 512 times fewer pages to lock
         memory.madvise(mmap.MADV_HUGEPAGE)
-    pin(memory)
-    return np.frombuffer(memory, np.uint8, size)
+    array: Bytes = np.frombuffer(memory, np.uint8, size)
+    pin(array)
+    return array
 
 
-def pin(memory: mmap.mmap) -> None:
-    """Register memory with CUDA.
+def pin(memory: Bytes) -> None:
+    """Register memory with CUDA until `memory` and the last view of it are freed.
 
-    If the system refuses (see `ulimit -l`), logs a warning: copies are then slower.
+    memory: over a mapping that it owns. If the system refuses (see `ulimit -l`), logs a warning:
+    copies are then slower.
     """
-    runtime = torch.cuda.cudart()
-    address = np.frombuffer(memory, np.uint8).ctypes.data
-    refused = int(runtime.cudaHostRegister(address, len(memory), 0))
+    address = memory.ctypes.data
+    refused = int(torch.cuda.cudart().cudaHostRegister(address, max(len(memory), 1), 0))
     if refused:
+        _clear_error()
         _log.warning(
             "page-locking %d MB of host memory was refused (CUDA error %d; see `ulimit -l`): "
             "copies from the GPU will be slower",
@@ -58,11 +61,22 @@ def pin(memory: mmap.mmap) -> None:
             refused,
         )
     else:
+        # of the array, which is freed before its mapping: a mapping unmaps before it is finalised
         weakref.finalize(memory, _unpin, address)
 
 
 def _unpin(address: int) -> None:
-    torch.cuda.cudart().cudaHostUnregister(address)
+    if int(torch.cuda.cudart().cudaHostUnregister(address)):
+        _clear_error()
+
+
+def _clear_error() -> None:
+    """Clear CUDA's last error in this thread, which the next kernel would raise as its own.
+
+    torch has no call for it, but clears the error when it raises it.
+    """
+    with suppress(RuntimeError):
+        torch.ones(1, device="cuda")  # launches a kernel
 
 
 class SharedMemory:
@@ -78,10 +92,10 @@ class SharedMemory:
         self._end()
 
 
-def map_shared(path: str) -> mmap.mmap:
+def map_shared(path: str) -> Bytes:
     """The memory of a `SharedMemory` of another process."""
     with open(path, "r+b") as file:
-        return mmap.mmap(file.fileno(), 0)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0), np.uint8)
 
 
 def _new_file(size: int) -> tuple[str, mmap.mmap]:

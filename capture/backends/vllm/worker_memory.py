@@ -8,7 +8,7 @@ no file remains. Only paths and offsets are sent between the two.
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,6 @@ import torch
 
 from lpp.capture.backends.host_memory import Bytes, SharedMemory, map_shared, pin
 from lpp.store.arrays.layout import Rows
-
-if TYPE_CHECKING:
-    import mmap
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ class RankMemory:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._maps: dict[str, mmap.mmap] = {}
+        self._maps: dict[str, Bytes] = {}
 
     def map(self, path: str) -> None:
         """Map a file of the driver's; page-locked if rows come from a GPU."""
