@@ -105,7 +105,7 @@ class Run:
         except (FileNotFoundError, NotADirectoryError):
             raise FormatError(
                 f"{self.path} is not a committed run: it holds no {COMMIT_KEY}. "
-                "Remove it and capture again.",
+                "Repeat the `lpp-capture run` command that made it: every whole shard stays.",
                 kind=ErrorKind.CORRUPT,
             ) from None
 
@@ -145,8 +145,8 @@ class Run:
     def _found(self) -> list[Shard | str | None]:
         return self._look(range(self.plan.n_shards))
 
-    def _look(self, indices: Sequence[int]) -> list[Shard | str | None]:
-        plan = self.plan
+    def _look(self, indices: Sequence[int], plan: Plan | None = None) -> list[Shard | str | None]:
+        plan = plan or self.plan
         return self.directory.map(lambda k: open_shard(self.directory, plan, k), indices)
 
     @property
@@ -179,9 +179,12 @@ class Run:
         (found,) = self._look([index])
         return found if isinstance(found, Shard) else None
 
-    def uncommitted(self, indices: Sequence[int]) -> list[int]:
-        """The `indices` that nobody has committed by now, in order; checks each again."""
-        found = zip(indices, self._look(indices), strict=True)
+    def uncommitted(self, indices: Sequence[int], plan: Plan | None = None) -> list[int]:
+        """The `indices` that nobody has committed by now, in order; checks each again.
+
+        plan: that of the run, which may be damaged here; read from the run by default.
+        """
+        found = zip(indices, self._look(indices, plan), strict=True)
         return [index for index, shard in found if not isinstance(shard, Shard)]
 
     # prompts

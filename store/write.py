@@ -31,6 +31,7 @@ from lpp.store.arrays.moments import (
     scatter_array,
     scatter_rows,
 )
+from lpp.store.committed.checked import open_checked
 from lpp.store.committed.commit import Attempt, attempt, sweep
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
 from lpp.store.format.commit_record import CommitRecord, undamaged_record
@@ -84,7 +85,8 @@ class ShardContent(Protocol):
 
 
 class RunWriter:
-    """Creates the run of `plan` in the store at `root`, or continues it.
+    """Creates the run of `plan` in the store at `root`, or continues it. If the run's own record,
+    plan or prompts are damaged, writes them again; its shards stay.
 
     prompts: (count, 6), `PROMPTS_SCHEMA`, then any columns of `lpp.store.format.prompt_columns`,
     which are written if the run does not exist yet (`Run.require_columns`). Other writers may write
@@ -113,8 +115,9 @@ class RunWriter:
         store.check_exclusive()
         store.sweep()
         directory = store.below(f"{RUNS_KEY}/{plan.run_id}")
-        created = not directory.exists(COMMIT_KEY) and _create_run(
-            directory, plan, prompts, set_aside
+        found = _bytes_of_record(directory)
+        created = not _is_whole(directory) and _create_run(
+            directory, plan, prompts, set_aside, found
         )
         self.run = Run(directory.place)
         if self.run.plan.hash != plan.hash:  # the eight hex digits are equal by chance
@@ -389,10 +392,31 @@ def _write_group(
         wait(under_way)
 
 
+def _is_whole(directory: Objects) -> bool:
+    """Whether the run is committed, and its record, plan and prompts are as committed."""
+    try:
+        run = open_checked(directory, CommitRecord)
+        for key in run.record.objects:
+            run.file(key)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except FormatError as error:
+        if error.kind is ErrorKind.UNSUPPORTED_VERSION:
+            raise
+        return False
+    return directory.place.name.endswith(run.record.plan[:8])  # not the record of another run
+
+
 def _create_run(
-    directory: Objects, plan: Plan, prompts: pa.Table, set_aside: pa.Table | None
+    directory: Objects,
+    plan: Plan,
+    prompts: pa.Table,
+    set_aside: pa.Table | None,
+    damaged: bytes | None,
 ) -> bool:
-    """Commit a run; False if another writer of the same plan was first."""
+    """Commit a run, instead of one with the record `damaged`; its shards stay. False if another
+    writer of the same plan was first.
+    """
     if wide := wide_integers(plan.document):
         raise InputError(
             f"the plan holds integers beyond 2^53: {'; '.join(wide)}. Not every reader of a store "
@@ -406,7 +430,7 @@ def _create_run(
             stage.write(PROMPTS_KEY, [encode_texts(prompts)])
             if set_aside is not None and set_aside.num_rows:
                 stage.write(QUARANTINE_KEY, [encode_table(set_aside)])
-            stage.commit(record, lambda found: _parsed(found, directory) is not None)
+            stage.commit(record, lambda found: found != damaged and bool(_parsed(found, directory)))
     except FileExistsError:
         return False
     return True

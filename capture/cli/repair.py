@@ -158,7 +158,7 @@ def _outcome(result: "Repair", index: int) -> Iterator[str]:
 def _advice(damage: "Damage") -> str:
     if any(not problem.where.startswith("shards/") for problem in damage.beyond):
         return (
-            "the plan or the prompts are damaged: remove the run and repeat the `lpp-capture run` "
-            "command that made it"
+            "repeat the `lpp-capture run` command that made the run: it writes the record, the "
+            "plan and the prompts again, and keeps every whole shard"
         )
     return "remove foreign files by hand; upgrade lpp-engine for objects of a newer release"

@@ -124,8 +124,8 @@ def _prompts(run: Run) -> pa.Table:
         return run.prompts(*continued, *branches)
     except LppError as error:
         raise InputError(
-            f"{error} Its shards cannot be computed again without their prompts: remove "
-            f"{run.path} and repeat the `lpp-capture run` command that made it.",
+            f"{error} Its shards cannot be computed again without their prompts: repeat the "
+            "`lpp-capture run` command that made it, which writes them again.",
             kind=ErrorKind.CORRUPT,
         ) from None
 

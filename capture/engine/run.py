@@ -38,7 +38,7 @@ from lpp.store.commands.console import debugging
 from lpp.store.commands.progress import progress, say
 from lpp.store.commands.units import counted
 from lpp.store.errors import ConflictError, ErrorKind
-from lpp.store.format.keys import SHARDS_KEY
+from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import Plan, differences
 from lpp.store.heartbeat import at_work
 from lpp.store.objects.place import Url, place
@@ -118,10 +118,14 @@ def check_same_run(plan: Plan, root: Url, resume: str) -> None:
 
 
 def uncommitted_shards(root: Url, plan: Plan, part: Part) -> list[int]:
-    """Shards of `part` that the store at `root`, if there is one, does not hold yet."""
+    """Shards of `part` that the store at `root`, if there is one, does not hold yet.
+
+    The run's own record and plan are not read: damaged ones are written again, and shards stay.
+    """
     shards, store = part.shards(plan.n_shards), open_if_any(root)
-    run = None if store is None else store.runs.get(plan.run_id)
-    return list(shards) if run is None else run.uncommitted(shards)
+    if store is None or plan.run_id not in {e.name for e in store.objects.entries(RUNS_KEY)}:
+        return list(shards)
+    return Run(store.path / RUNS_KEY / plan.run_id).uncommitted(shards, plan)
 
 
 def check_disk(

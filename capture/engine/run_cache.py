@@ -108,6 +108,7 @@ def finished(
         if not set(part.shards(run.plan.n_shards)).isdisjoint(run.missing_shards):
             return None
         run.require_columns(request.corpus.columns)
+        _ = run.lengths  # reads the prompts: damaged ones are written again
         set_aside = run.set_aside()
     except (LppError, OSError):
         return None
@@ -129,7 +130,8 @@ def check_noted(root: Url, key: str | None, request: CaptureRequest) -> None:
     """
     run = noted_run(root, key) if request.corpus.columns else None
     if run is not None:
-        run.require_columns(request.corpus.columns)
+        with contextlib.suppress(FormatError):  # damaged: the run writes its prompts again
+            run.require_columns(request.corpus.columns)
 
 
 def noted_run(root: Url, key: str | None) -> Run | None:

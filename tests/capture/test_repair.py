@@ -17,16 +17,18 @@ from lpp.store import Run, open_store
 
 Command = Callable[..., Result]
 
+TEXTS = "\n\n".join("the dog and the fox " * 6 for _ in range(180))
+CAPTURE = ["run", "--prompts=180", "--min-bytes=0", "--context=40", "--shard-mib=1"]
+
 
 @pytest.fixture(scope="module")
 def template(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two model folders and `lpp`, a store of a run of five shards and its twin."""
     place = tmp_path_factory.mktemp("repair")
-    (place / "texts.txt").write_text("\n\n".join("the dog and the fox " * 6 for _ in range(180)))
+    (place / "texts.txt").write_text(TEXTS)
     shutil.copytree(tiny_folder("llama"), place / "llama")
     shutil.copytree(tiny_folder("llama"), place / "other")
-    words = ["run", f"--corpus={place / 'texts.txt'}", "--prompts=180", "--min-bytes=0"]
-    words += ["--context=40", "--shard-mib=1", f"--store={place / 'lpp'}"]
+    words = [*CAPTURE, f"--corpus={place / 'texts.txt'}", f"--store={place / 'lpp'}"]
     for twin in ([], ["--untrained-seed=3"]):
         done = CliRunner().invoke(main, [*words, f"--model={place / 'llama'}", *twin])
         assert done.exit_code == 0, done.stderr
@@ -190,17 +192,29 @@ def test_a_model_that_nobody_names_is_asked_for(place: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["plan.json", "prompts.arrow", "COMMIT.json"])
-def test_what_cannot_be_repaired_says_what_helps(place: Path, key: str) -> None:
+def test_what_a_run_says_of_itself_is_written_again_by_its_command(place: Path, key: str) -> None:
     run, _ = runs(place)
-    flip(on_disk(run.path) / key if key == "COMMIT.json" else object_path(run.path, key))
-    flip(object_path(run.path / "shards/00001", "tokens.arrow"))
     before = stored_objects(run.path)
+    bad = object_path(run.path / "shards/00001", "tokens.arrow")
+    flip(bad)
+    flip(on_disk(run.path) / key if key == "COMMIT.json" else object_path(run.path, key))
+    damaged = stored_objects(run.path)
     done = repair(run.id, "--model=llama")
     assert done.exit_code == 1
     said = " ".join(done.stdout.split())
-    assert "remove the run and repeat the `lpp-capture run` command that made it" in said
+    assert "repeat the `lpp-capture run` command that made" in said
+    assert "remove" not in said
     assert key in said
+    assert stored_objects(run.path) == damaged
+    (place / "texts.txt").write_text(TEXTS)
+    words = [*CAPTURE, "--corpus=texts.txt", "--store=lpp", "--model=llama"]
+    again = CliRunner().invoke(main, words)
+    assert again.exit_code == 0, again.output
+    whole = {name: data for name, data in before.items() if "shards/00001" not in name}
+    assert whole.items() <= stored_objects(run.path).items()
+    assert repair(run.id, "--model=llama").exit_code == 0
     assert stored_objects(run.path) == before
+    assert left_behind(run.path) == []
 
 
 def test_strangers_and_newer_shards_are_left_alone(place: Path) -> None:

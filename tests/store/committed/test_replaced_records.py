@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from disturbed_writers import EachStep, between, record_key, undisturbed, write
 from places import Behind, DiskPlace, committed, place_of, strays
-from small_capture import Capture
+from small_capture import Capture, make_capture
 
 from lpp.store import RunWriter, open_store
 from lpp.store.committed.commit import attempt
@@ -46,6 +46,34 @@ def test_a_damaged_record_is_replaced(
     assert write(place, capture).written == {1}
     undisturbed(place, expected)
     assert json.loads(good)["base"] not in "".join(place.held())
+
+
+@pytest.mark.parametrize("how", ["cut short", "empty", "gone", "of another run"])
+@pytest.mark.parametrize("key", ["COMMIT.json", "plan.json", "prompts.arrow"])
+def test_what_a_run_says_of_itself_is_written_again(
+    place: Behind, key: str, how: str, capture: Capture, expected: dict[str, Any]
+) -> None:
+    other = make_capture((2, 2), (0, 1, 2), seed=9)
+    capture.write(place.url)
+    folder = f"runs/{capture.plan.run_id}/"
+    base = json.loads(place.held()[f"{folder}COMMIT.json"])["base"]
+    path = f"{folder}{key}" if key == "COMMIT.json" else f"{folder}{base}/{key}"
+    good = place.held()[path]
+    if how == "gone":
+        place.objects.delete([path])
+    elif how == "of another run":
+        run = other.write(place.url)
+        place.put(
+            path,
+            (run.directory if key == "COMMIT.json" else run._checked.objects).get(key, 1 << 20),
+        )
+        place.objects.delete_below(f"runs/{run.id}")
+    else:
+        place.put(path, good[: len(good) // 2 if how == "cut short" else 0])
+    writer = write(place, capture)
+    assert writer.written == set()
+    undisturbed(place, expected)
+    assert writer.run.verify() == []
 
 
 @pytest.mark.slow
