@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.format.documents import canonical_json, load_json, parse_document, to_document
-from lpp.store.format.keys import FORMAT_NAME, ROOT_KEY, ROOT_VERSION
+from lpp.store.format.keys import FORMAT_NAME, ROOT_KEY, ROOT_VERSION, RUNS_KEY
 from lpp.store.format.limits import MAX_ROOT_BYTES
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place, Url
@@ -39,10 +39,14 @@ def find_store(url: Url) -> Objects:
     except FormatError as error:  # a link, a directory: nobody's root document
         raise FormatError(str(error), kind=ErrorKind.NOT_A_STORE) from None
     where = str(root.place / ROOT_KEY)
-    document = parse_document(RootDocument, load_json(data, where), where)
+    try:
+        document = parse_document(RootDocument, load_json(data, where), where)
+    except FormatError as error:
+        raise FormatError(f"{error} {_rewrite(root)}".rstrip(), kind=error.kind) from None
     if document.format != FORMAT_NAME:
         raise FormatError(
-            f"{where}: format {document.format!r}, not {FORMAT_NAME!r}.", kind=ErrorKind.NOT_A_STORE
+            f"{where}: format {document.format!r}, not {FORMAT_NAME!r}. {_rewrite(root)}".rstrip(),
+            kind=ErrorKind.NOT_A_STORE,
         )
     if not 1 <= document.version <= ROOT_VERSION:
         raise FormatError(
@@ -69,8 +73,7 @@ def make_store(url: Url) -> Objects:
         except (NotADirectoryError, FileExistsError):
             raise _occupied(root) from None
         root.sweep()
-        document = RootDocument(format=FORMAT_NAME, version=ROOT_VERSION)
-        root.put(ROOT_KEY, canonical_json(to_document(document)))
+        root.put(ROOT_KEY, _root_bytes())
     return find_store(url)
 
 
@@ -98,6 +101,21 @@ def nearest_directory(place: Place) -> Place:
     return next(path for path in (place, *place.absolute().parents) if os.path.lexists(path))
 
 
+def _root_bytes() -> bytes:
+    """The root document of every store that this release makes."""
+    return canonical_json(to_document(RootDocument(format=FORMAT_NAME, version=ROOT_VERSION)))
+
+
+def _rewrite(root: Objects) -> str:
+    """How to restore a lost root document; empty for a place without runs."""
+    if not any(not entry.name.startswith(".") for entry in root.entries(RUNS_KEY)):
+        return ""
+    return (
+        f"It holds {RUNS_KEY}/: if it is a store, write {_root_bytes().decode()} into "
+        f"{root.place / ROOT_KEY}; `lpp-analyze verify {root.place}` then checks the rest."
+    )
+
+
 def _occupied(root: Objects) -> InputError:
     return InputError(_not_a_store(root), kind=ErrorKind.NOT_A_STORE)
 
@@ -113,7 +131,10 @@ def _not_a_store(root: Objects) -> str:
         found, todo = f"{nearest} is not a directory", "Give a store, or a new directory."
     elif any(not entry.name.startswith(".") for entry in root.entries()):
         found = f"it holds other files, and no {ROOT_KEY}"
-        todo = f"Give a store, or a new directory: {shlex.quote(str(place / 'lpp'))}, for example."
+        todo = (
+            _rewrite(root)
+            or f"Give a store, or a new directory: {shlex.quote(str(place / 'lpp'))}, for example."
+        )
     else:
         found = "an empty directory" if root.exists("") else "no such directory"
         todo = f"`lpp-capture run --model ... --store {shlex.quote(str(place))}` makes one."

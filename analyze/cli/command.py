@@ -105,7 +105,8 @@ def verify(store: str) -> int:
         click.echo(
             f"{counted(problems, 'problem')}. `lpp-capture repair {store}` "
             "computes damaged shards again and removes damaged directories that runs share; "
-            "`lpp-capture run` resumes what was not captured yet and writes those again. "
+            "`lpp-capture run` resumes what was not captured yet, and writes those again and a "
+            "run's own record, plan and prompts. "
             "Delete a damaged source under benchmarks/ and add its scores again.",
             err=True,
         )

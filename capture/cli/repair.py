@@ -11,6 +11,7 @@ from lpp.capture.plan.options import STORE, grace_option
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
 from lpp.store.format.find_runs import matching_runs
+from lpp.store.format.keys import RUNS_KEY
 from lpp.store.format.run_names import name_and_id
 from lpp.store.objects.place import Place
 
@@ -66,6 +67,7 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
     from lpp.capture.engine.repair import Repair, look_at, repair_run
     from lpp.capture.plan.from_plan import RepairOptions
     from lpp.store import open_store
+    from lpp.store.verify import verify_root
 
     results = []
     opened = open_store(store)
@@ -79,7 +81,11 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
         results.append(repair_run(run, damage, RepairOptions(**options)))
     click.echo(format_repairs(results, opened.names))
     damaged = [] if runs else _repair_shared(store, dry_run)
-    return int(not all(result.whole for result in results) or (dry_run and bool(damaged)))
+    lost = [] if runs else [p for p in verify_root(store) if p.where.startswith(f"{RUNS_KEY}/")]
+    for problem in lost:
+        click.echo(f"{problem}; repeat the `lpp-capture run` command that made it")
+    bad = lost or (dry_run and damaged)
+    return int(not all(result.whole for result in results) or bool(bad))
 
 
 def _repair_shared(store: Place, dry_run: bool) -> "list[Problem]":

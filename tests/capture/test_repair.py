@@ -217,6 +217,27 @@ def test_what_a_run_says_of_itself_is_written_again_by_its_command(place: Path, 
     assert left_behind(run.path) == []
 
 
+def test_a_run_that_lost_its_record_is_named_and_its_shards_are_not_computed_again(
+    place: Path,
+) -> None:
+    run, twin = runs(place)
+    before = stored_objects(run.path)
+    (on_disk(run.path) / "COMMIT.json").unlink()
+    done = repair()
+    assert done.exit_code == 1
+    said = " ".join(done.stdout.split())
+    assert f"runs/{run.id}: not a committed run" in said
+    assert "repeat the `lpp-capture run` command that made it" in said
+    (place / "texts.txt").write_text(TEXTS)
+    words = [*CAPTURE, "--corpus=texts.txt", "--store=lpp", "--model=llama"]
+    again = CliRunner().invoke(main, words)
+    assert again.exit_code == 0, again.output
+    assert "was complete already" in again.output
+    assert stored_objects(run.path) == before
+    assert repair().exit_code == 0
+    assert twin.id in open_store(place / "lpp").runs
+
+
 def test_strangers_and_newer_shards_are_left_alone(place: Path) -> None:
     run, _ = runs(place)
     shards = on_disk(run.path) / "shards"

@@ -55,6 +55,21 @@ def test_what_is_not_a_store(tmp_path: Path) -> None:
     assert "lpp.json: not a file" in refused(ErrorKind.NOT_A_STORE, tmp_path / "odd")
 
 
+@pytest.mark.parametrize("text", [None, "", "{", '{"format":"lpp-stkre","version":1}'])
+def test_a_lost_root_document_is_restored_as_the_message_says(root: Path, text: str | None) -> None:
+    run = make_capture().write(root)
+    good = (root / "lpp.json").read_bytes()
+    if text is None:
+        (root / "lpp.json").unlink()
+    else:
+        (root / "lpp.json").write_text(text)
+    kind = ErrorKind.NOT_A_STORE if text is None or text[1:] else ErrorKind.CORRUPT
+    said = refused(kind, root)
+    (root / "lpp.json").write_text(said.split("write ")[1].split(" into ")[0])
+    assert (root / "lpp.json").read_bytes() == good
+    assert run.id in open_store(root).runs
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "part"),
     [
