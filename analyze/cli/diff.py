@@ -129,7 +129,8 @@ def diff(
     as a chart.
 
     With --fail-if, the exit code is 1 if any run meets a condition: a name, >, <, >= or <=, and a
-    number. The whole interval must be past the number. Names of predictions: kl, kl_reverse, js,
+    number. The whole interval must be past the number; the intervals of all conditions and runs
+    hold together at 98 % (Bonferroni). Names of predictions: kl, kl_reverse, js,
     tv, next_logprob, each also with .mean, .median, .p99 or .max; flips, top10, log_perplexity,
     entropy. Names of sites: relative_distance, cosine, cka, overlap, participation_ratio,
     effective_rank; for one site append its name, as in cka.block.12. Shares of the prompts of RUN_A
@@ -152,6 +153,7 @@ def diff(
     from lpp.analyze.drift.gate import (
         ALLOWED,
         check_conditions,
+        family,
         needs_errors,
         parse_condition,
         verdict,
@@ -212,6 +214,7 @@ def diff(
                         lost=pair.lost,
                         strict=strict,
                         allowed=ALLOWED if allowed is None else allowed,
+                        of=family(gate, len(pairs)),
                     )
                     for condition in gate
                 ]

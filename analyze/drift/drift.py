@@ -242,7 +242,9 @@ class _Multiplied:
 
 def _summary(one: Summary) -> dict[str, float | int | None]:
     numbers = asdict(one)
-    count = numbers.pop("n_tokens")
+    count, ties = numbers.pop("n_tokens"), numbers.pop("ties")
+    if ties is not None:
+        numbers["ties"] = ties
     return {**{name: _finite(number) for name, number in numbers.items()}, "tokens": count}
 
 

@@ -8,9 +8,11 @@ number of a site that names no site is met when it is met at any site.
 The interval is Student's at `LEVEL`, of the same jackknife error as the interval of 95 % that is
 shown beside each number, and wider. A threshold is often a number that was measured before, on
 other prompts. The difference of two independent numbers has sqrt(2) times the error of one, and
-Student's quantile of nine degrees of freedom is passed by chance in 7 % at 95 %, in 4 % at 98 %. A
-condition on any of m sites makes m tests, so its intervals are at 1 - (1 - LEVEL) / m (Bonferroni;
-Dunn 1961). `benchmarks/gate_null.py` measures how often noise meets a condition.
+Student's quantile of nine degrees of freedom is passed by chance in 7 % at 95 %, in 4 % at 98 %.
+All conditions on all runs are one family: c conditions that have intervals, on r runs, share the
+1 - LEVEL, and a condition on any of m sites shares its part among them, so its intervals are at
+1 - (1 - LEVEL) / (c r m) (Bonferroni; Dunn 1961). `benchmarks/gate_null.py` measures how often
+noise meets a condition.
 
 A gate never passes because a number is missing. A condition that no number can meet, or whose
 number the comparison cannot have, is an error before anything is computed. A condition whose number
@@ -22,7 +24,7 @@ nothing of the others. A condition that is not decided fails the comparison.
 import math
 import operator
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Final, Literal
@@ -37,7 +39,9 @@ from lpp.analyze.runs.select import listed
 from lpp.store.errors import ErrorKind, InputError
 
 LEVEL: Final = 0.98
-"""Level of the interval that decides, for a condition on one number."""
+"""Level of the intervals that decide, together: that of the interval of a single condition on one
+number.
+"""
 
 ALLOWED: Final = 0.01
 """Share of the base run's prompts that may take no part."""
@@ -98,6 +102,11 @@ class Condition:
         return self.part if self.quantity in NUMBERS else None
 
     @property
+    def uncertain(self) -> bool:
+        """Whether an interval decides, unless the gate is strict."""
+        return self.quantity not in LOSSES and (self.quantity in NUMBERS or self.part == "mean")
+
+    @property
     def upward(self) -> bool:
         """Whether large numbers meet the condition."""
         return self.comparison.startswith(">")
@@ -119,6 +128,8 @@ class Verdict:
     if there is none."""
     level: float | None = None
     """Level of that interval; None if the value itself was compared."""
+    tests: int = 1
+    """Number of intervals that share 1 - `LEVEL`, of which this is one."""
     site: str | None = None
     """For a number of sites: the site with the decisive value."""
     why: str = ""
@@ -220,6 +231,11 @@ def check_conditions(
             )
 
 
+def family(conditions: Iterable[Condition], n_runs: int) -> int:
+    """Number of conditions on `n_runs` runs that intervals decide; at least 1."""
+    return max(1, sum(one.uncertain for one in conditions) * n_runs)
+
+
 def needs_errors(conditions: Sequence[Condition], sites: Sequence[str]) -> bool:
     """Whether a condition needs an interval at another site than the last of `sites`, which always
     has errors.
@@ -239,11 +255,13 @@ def verdict(
     lost: Lost = Lost(),  # noqa: B008 - immutable
     strict: bool = False,
     allowed: float = ALLOWED,
+    of: int = 1,
 ) -> Verdict:
     """The verdict of `condition` on the numbers of a comparison.
 
     lost: the prompts that take no part. strict: the value decides, whatever its interval. allowed:
-    the share of prompts that may take no part. Raises InputError(NOT_FOUND) for a number of a site
+    the share of prompts that may take no part. of: the number of conditions and runs that share
+    1 - `LEVEL` (`family`). Raises InputError(NOT_FOUND) for a number of a site
     that is not among `sites`.
     """
     if condition.quantity in LOSSES:
@@ -252,8 +270,8 @@ def verdict(
     numbers = _numbers(condition, predictions, sites)
     if not numbers:
         raise _missing(condition, "no site has it.")
-    level = None if strict or not numbers[0].uncertain else 1 - (1 - LEVEL) / len(numbers)
-    every = [_of_number(condition, one, level) for one in numbers]
+    tests = of * len(numbers) if condition.uncertain and not strict else 0
+    every = [_of_number(condition, one, tests) for one in numbers]
     decided = [one for one in every if one.decisive is not None]
     pick = max if condition.upward else min
     found = pick(decided, key=lambda one: one.decisive or 0.0, default=every[0])
@@ -283,8 +301,6 @@ class _Number:
     stderr: float | None = None
     groups: int = 0
     """Number of groups of prompts behind the error."""
-    uncertain: bool = True
-    """Whether it should have an error."""
 
 
 def _numbers(
@@ -301,11 +317,11 @@ def _numbers(
     summary = predictions[condition.quantity]
     if condition.part == "mean":
         return [_Number(value=summary.mean, stderr=summary.stderr, groups=summary.groups)]
-    return [_Number(value=getattr(summary, condition.part or "mean"), uncertain=False)]
+    return [_Number(value=getattr(summary, condition.part or "mean"))]
 
 
-def _of_number(condition: Condition, number: _Number, level: float | None) -> Verdict:
-    """The verdict on one number. level: of the interval that decides, if any."""
+def _of_number(condition: Condition, number: _Number, tests: int) -> Verdict:
+    """The verdict on one number. tests: intervals that share 1 - `LEVEL`; 0: the value decides."""
     at = f" at {number.site}" if number.site else ""
     if number.value is None or not math.isfinite(number.value):
         why = f"it is not defined{at} for these runs."
@@ -314,11 +330,11 @@ def _of_number(condition: Condition, number: _Number, level: float | None) -> Ve
         condition=condition,
         value=number.value,
         decisive=number.value,
-        level=level,
         site=number.site,
     )
-    if level is None:
+    if not tests:
         return found
+    level = 1 - (1 - LEVEL) / tests
     stderr = math.nan if number.stderr is None else number.stderr
     limits = _limits(condition.quantity)
     interval = student(number.value, stderr, number.groups - 1, limits, level)
@@ -327,7 +343,8 @@ def _of_number(condition: Condition, number: _Number, level: float | None) -> Ve
         f"it has no interval{at}, which decides. Compare more prompts, or take the number itself "
         "with --strict."
     )
-    return replace(found, decisive=end, why=why if end is None else "")
+    why = why if end is None else ""
+    return replace(found, decisive=end, level=level, tests=tests, why=why)
 
 
 def _limits(quantity: str) -> tuple[float, float]:

@@ -9,7 +9,7 @@ shards of either run lead to another folder.
 
 - Sites: a row for each number of a cell, and one for each part of the cell that leaves a group of
   prompts out. Under 3 KB a site.
-- Tokens: the columns that need every logit, a value for each compared token in order: 32 bytes a
+- Tokens: the columns that need every logit, a value for each compared token in order: 34 bytes a
   token. Their setting is both heads, the library that multiplies, the rows of a tile, and the draw:
   these decide every bit. Other columns of a token come from the token tables of the runs.
 
@@ -24,7 +24,7 @@ import polars as pl
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.engine.cache import VALUES
 from lpp.analyze.engine.row_values import Values
-from lpp.analyze.numerics.logit_drift import DIVERGENCES, Columns
+from lpp.analyze.numerics.logit_drift import DIVERGENCES, TIES, Columns
 from lpp.analyze.runs.cells import Cell
 
 VERSION: Final = 1
@@ -34,7 +34,7 @@ TOKENS: Final = pl.Schema(
     {
         "version": pl.Int32,
         **dict.fromkeys((*DIVERGENCES, "top10"), pl.Float64),
-        "flip": pl.Boolean,
+        **dict.fromkeys(("flip", *TIES), pl.Boolean),
     }
 )
 """A row for each token; null in columns that were not requested."""

@@ -31,7 +31,7 @@ from lpp.store.shared.heads import head_directories, head_name
 KEYS: Final = ("prompt_id", "position", "token_id")
 """Columns that identify a token, equal in both runs."""
 
-STORED: Final = ("next_logprob", "top1_id", "max_logprob", "entropy")
+STORED: Final = ("next_logprob", "top1_id", "max_logprob", "margin", "entropy")
 """Stored statistics of each token that the comparison uses."""
 
 
@@ -119,7 +119,7 @@ class Pair:
         """The statistics that capture stored of each token in both runs, in order: `KEYS`, and each
         of `STORED` with the suffix _a and _b.
 
-        The token tables are read once; 44 bytes a token stay in memory. Raises FormatError for
+        The token tables are read once; 52 bytes a token stay in memory. Raises FormatError for
         altered bytes, and if the tables are of different tokens.
         """
         a, b = (_statistics(view, self) for view in (self.a, self.b))

@@ -10,7 +10,7 @@ likely tokens that capture stored; ln p(next) always comes from stored statistic
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -49,14 +49,17 @@ SCHEMA: Final = pl.Schema(
         "token_id": pl.Int32,
         **dict.fromkeys(DIVERGENCES, pl.Float64),
         "flip": pl.Boolean,
+        "flip_tie": pl.Boolean,
         "top10": pl.Float64,
+        "top10_tie": pl.Boolean,
         "next_logprob_a": pl.Float32,
         "next_logprob_b": pl.Float32,
     }
 )
 """One row for each token, about the distribution after it. Divergences are of p, run A's, from q,
-run B's, in nats; tv and top10 are shares. Null without logits (`Pair.no_logits`); next_logprob_* is
-also null at a prompt's last token."""
+run B's, in nats; tv and top10 are shares; flip_tie and top10_tie say where a tie decides
+(`numerics.logit_drift.TIES`). Null without logits (`Pair.no_logits`); next_logprob_* is also null
+at a prompt's last token."""
 
 
 # per token
@@ -163,7 +166,8 @@ def _computed(
         progress.advance(len(frame))
         if "flip" in names:
             flips = frame["top1_id_a"] != frame["top1_id_b"]
-            frame = frame.with_columns(flips.alias("flip"))
+            tie = (frame["margin_a"] == 0) | (frame["margin_b"] == 0)
+            frame = frame.with_columns(flips.alias("flip"), tie.alias("flip_tie"))
     else:
         found = _from_logits(pair, frame, names, draw, executor=executor, progress=progress)
     computed = frame.with_columns(pl.Series(name, values) for name, values in found.items())
@@ -228,6 +232,8 @@ class Summary:
     """Number of groups of prompts behind the error."""
     n_tokens: int
     """Number of tokens that have a value."""
+    ties: float | None = None
+    """Of flips and top10: the share of tokens at which a tie of A or of B decides."""
 
 
 _CHANGE: Final = pl.col("next_logprob_a").cast(pl.Float64) - pl.col("next_logprob_b")
@@ -252,6 +258,9 @@ next_logprob: |ln p_B(next) - ln p_A(next)|, the size of the change in either di
 log_perplexity: ln p_A(next) - ln p_B(next), with its sign: the mean is ln PPL(B) - ln PPL(A), and
 the maximum is at the token where B lost most."""
 
+TIED: Final = {"flips": "flip_tie", "top10": "top10_tie"}
+"""The column that says where a tie decides a number."""
+
 
 def prediction_drift(
     frame: pl.DataFrame, *, only: Collection[str] = tuple(NUMBERS)
@@ -262,13 +271,18 @@ def prediction_drift(
     jackknife of ten groups of neighbouring prompts, among those with a token. If tokens were drawn,
     the error includes that of the draw, because other prompts have other drawn tokens.
     """
-    return {
+    found = {
         name: summarize_tokens(
             frame.select("prompt_id", value=value).drop_nulls().sort("prompt_id"), limits
         )
         for name, (value, limits) in NUMBERS.items()
         if name in only
     }
+    for name in TIED.keys() & found.keys():
+        ties = frame[TIED[name]].drop_nulls()
+        if len(ties):
+            found[name] = replace(found[name], ties=int(ties.sum()) / len(ties))
+    return found
 
 
 def summarize_tokens(values: pl.DataFrame, limits: tuple[float, float]) -> Summary:

@@ -108,8 +108,8 @@ def drift_page(found: Drift, verdicts: Sequence[Verdict] = ()) -> str:
     ]
     if verdicts:
         lead = (
-            "The end towards the threshold decides, of an interval of 98 %, or a wider one where "
-            "any site may meet the condition; the column decisive has it."
+            "The end towards the threshold decides; the column decisive has it. The intervals of "
+            "all conditions hold together at 98 % (Bonferroni); level is that of each."
         )
         sections.append(Section("gate", "Gate", lead, (), (_shown(answers[GATE.name], found),)))
     for name, title, lead, queries in _OUTLINE:
@@ -173,6 +173,7 @@ def _gate(verdicts: Sequence[Verdict]) -> pl.DataFrame:
             "outcome": one.outcome,
             "value": one.value,
             "decisive": one.decisive,
+            "level": one.level,
             "site": one.site,
             "why": one.why or None,
         }

@@ -6,9 +6,17 @@ from types import MappingProxyType
 from typing import Final
 
 from lpp.analyze.drift.against import Comparison, in_order, order_of
+from lpp.analyze.drift.gate import Verdict
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.text import text
-from lpp.analyze.text.drift import as_gate, flag_lines, gate_rows, reason_lines, with_gate
+from lpp.analyze.text.drift import (
+    as_gate,
+    family_line,
+    flag_lines,
+    gate_rows,
+    reason_lines,
+    with_gate,
+)
 from lpp.analyze.text.markdown import code, escaped, row
 from lpp.analyze.text.names import NAMELESS, Names, legend
 from lpp.analyze.text.text import (
@@ -140,7 +148,12 @@ def as_gates(
     said = {one.b: as_gate(one.verdicts, "  ") for one in in_order(comparisons) if one.verdicts}
     if said:
         said |= {run: wrapped(f"not decided: {why}.", "  ") for run, why in undecided.items()}
-    return "".join(f"{names.get(run, run)}\n{lines}" for run, lines in said.items())
+    rows = (f"{names.get(run, run)}\n{lines}" for run, lines in said.items())
+    return "".join((*rows, *map(wrapped, family_line(_every_verdict(comparisons)))))
+
+
+def _every_verdict(comparisons: Sequence[Comparison]) -> Iterator[Verdict]:
+    return (verdict for one in comparisons for verdict in one.verdicts)
 
 
 def _said(ordered: Sequence[Comparison], names: Names) -> Iterator[str]:
@@ -276,6 +289,7 @@ def _markdown(
             yield row(("not decided", code(names.get(run, run)), "", escaped(f"{why}.")))
         for one in ordered:
             yield from reason_lines(one.verdicts, f"{code(names.get(one.b, one.b))}: ")
+        yield from (f"\n{line}" for line in family_line(_every_verdict(ordered)))
     yield ""
     yield row(("run", *_HEADS, "flags", "largest distance"))
     yield row(("---", *("---:" for _ in _HEADS), "---", "---"))

@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.cells import cell_len
 
 from lpp.analyze.drift.drift import Drift
-from lpp.analyze.drift.gate import Verdict
+from lpp.analyze.drift.gate import LEVEL, Verdict
 from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.site_numbers import NUMBERS
@@ -39,8 +39,8 @@ SHARES: Final = frozenset({"flips", "top10"})
 _PREDICTIONS: Final = (
     "kl: KL(A || B); kl_reverse: KL(B || A); js: Jensen-Shannon divergence; tv: total variation; "
     "flips: tokens whose most likely next token differs; top10: of the ten most likely, those in "
-    "common; next_logprob: |ln p(next), B - A|; log_perplexity: ln PPL(B) - ln PPL(A); entropy: "
-    "B - A. ±: standard error over prompts."
+    "common (of equal logits, the lowest id counts); next_logprob: |ln p(next), B - A|; "
+    "log_perplexity: ln PPL(B) - ln PPL(A); entropy: B - A. ±: standard error over prompts."
 )
 _BANDS: Final = ("position", "tokens", "kl", "flips")
 _POSITIONS: Final = (
@@ -78,6 +78,7 @@ def with_gate(document: Mapping[str, Any], verdicts: Sequence[Verdict]) -> dict[
                 "value": one.value,
                 "decisive": one.decisive,
                 "level": one.level,
+                "tests": one.tests,
                 "site": one.site,
                 "outcome": one.outcome,
                 "failed": one.failed,
@@ -99,6 +100,7 @@ def as_text(
     for line in what_was_compared(drift):
         out.write(wrapped(line))
     out.write(_predictions(drift.predictions) + wrapped(_PREDICTIONS))
+    out.writelines(map(wrapped, _ties(drift.predictions)))
     out.write(_positions(drift) + wrapped(_POSITIONS))
     numbers = numbered(_every_flag(drift))
     out.write(_sites(drift, numbers) + wrapped(_SITES))
@@ -108,6 +110,7 @@ def as_text(
         out.writelines(f"{line}\n" for one in worst for line in _worst(one))
     if verdicts:
         out.write("\nGate\n" + as_gate(verdicts))
+        out.writelines(map(wrapped, family_line(verdicts)))
     return out.getvalue()
 
 
@@ -178,6 +181,16 @@ def _prediction_rows(found: Mapping[str, Summary]) -> Iterator[tuple[str, list[s
         mean = f"{number(one.mean)} {error(one.stderr)}".rstrip()
         rest = [None] * 3 if name in SHARES else [one.median, one.p99, one.max]
         yield name, [mean, *("" if name in SHARES else number(value) for value in rest)]
+
+
+def _ties(found: Mapping[str, Summary]) -> Iterator[str]:
+    """How often ties decide flips and top10; nothing where none does."""
+    for name, where in (("flips", "the two most likely tokens"), ("top10", "the 10th and 11th")):
+        if share := found[name].ties:
+            yield (
+                f"Ties: at {100 * share:.2g} % of the tokens {where} are equal in A or B, and "
+                f"{name} depends on ids."
+            )
 
 
 def _positions(drift: Drift) -> str:
@@ -282,8 +295,27 @@ def _verdict(one: Verdict) -> str:
     if one.level is None or one.value is None or one.decisive in (None, one.value):
         return f"{number(one.value)}{where}"
     end = "from" if one.decisive < one.value else "up to"
-    interval = f"{100 * one.level:.4g} % interval"
+    interval = f"{percent(one.level)} % interval"
     return f"{number(one.value)}{where}, {interval} {end} {number(one.decisive)}"
+
+
+def percent(level: float) -> str:
+    """A level near 1 in percent: two digits of what it leaves out.
+
+    >>> [percent(level) for level in (0.98, 0.99, 1 - 0.02 / 3, 1 - 0.02 / 32, 1 - 0.02 / 768)]
+    ['98', '99', '99.33', '99.938', '99.9974']
+    """
+    left = 100 * (1 - level)
+    return f"{100 - float(f'{left:.2g}'):.9g}"
+
+
+def family_line(verdicts: Iterable[Verdict]) -> Iterator[str]:
+    """How wide the intervals are, if several share the level of one."""
+    if (most := max((one.tests for one in verdicts if one.level), default=1)) > 1:
+        yield (
+            f"The intervals of all conditions, runs and sites hold together at "
+            f"{percent(LEVEL)} % (Bonferroni, of up to {most} tests)."
+        )
 
 
 def _markdown(
@@ -302,6 +334,7 @@ def _markdown(
         yield row(("---", "---", "---"))
         yield from map(row, gate_rows(verdicts))
         yield from reason_lines(verdicts)
+        yield from (f"\n{line}" for line in family_line(verdicts))
     yield ""
     yield row(("predictions", "unit", "mean", "median", "p99", "max"))
     yield row(("---", "---", "---:", "---:", "---:", "---:"))
@@ -333,6 +366,7 @@ def _markdown(
         yield "</details>"
     yield ""
     yield escaped(_PREDICTIONS)
+    yield from map(escaped, _ties(drift.predictions))
     yield escaped(_POSITIONS)
     yield escaped(_SITES)
     yield from flag_lines(_every_flag(drift))

@@ -83,7 +83,9 @@ DRIFT_TOKENS: Final = Table(
         Column("js", "DOUBLE", "Jensen-Shannon divergence", "nats"),
         Column("tv", "DOUBLE", "total variation", "share"),
         Column("flip", "BOOLEAN", "whether the likeliest next token differs"),
+        Column("flip_tie", "BOOLEAN", "whether the two likeliest tokens tie in either run"),
         Column("top10", "DOUBLE", "of the ten likeliest tokens, those in common", "share"),
+        Column("top10_tie", "BOOLEAN", "whether the 10th and 11th token tie in either run"),
         Column(
             "next_logprob_a", "FLOAT", "ln p of the token that follows, in the first run", "nats"
         ),

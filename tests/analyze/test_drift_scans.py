@@ -46,7 +46,7 @@ def test_columns_of_tokens_decide_what_is_computed(root: Path) -> None:
     flips = table.select("flip").collect()["flip"]
     (file,) = kept(root, "logits-*/*")
     assert file["flip"].equals(flips)
-    assert file.drop("version", "flip").null_count().row(0) == (len(flips),) * 5
+    assert file.drop("version", "flip").null_count().row(0) == (len(flips),) * 7
 
 
 def test_sites_are_those_of_diff(root: Path) -> None:

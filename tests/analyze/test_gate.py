@@ -4,10 +4,12 @@ import re
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from lpp.analyze.drift.gate import (
     PREDICTIONS,
     check_conditions,
+    family,
     names,
     needs_errors,
     parse_condition,
@@ -184,6 +186,28 @@ def test_any_of_several_sites_is_several_tests() -> None:
     assert any_site.decisive == pytest.approx(0.3 - 5.123529 * stderr, abs=1e-4)
     assert one_site.decisive == pytest.approx(0.3 - OF_ONE * stderr, rel=1e-6)
     assert verdict(parse_condition("relative_distance > 0.25"), ALL, sites[:1]).level == 0.98
+
+
+def test_conditions_and_runs_are_one_family() -> None:
+    texts = ("kl > 1", "relative_distance > 9", "kl.max > 1", "set_aside > 0.5")
+    some = [parse_condition(text) for text in texts]
+    assert family(some, 3) == 6  # maxima and shares of prompts have no interval
+    assert family(some[2:], 3) == 1
+    alone = verdict(some[0], ALL, DEEP)
+    found = verdict(some[0], ALL, DEEP, of=6)
+    assert (alone.level, alone.tests, found.level, found.tests) == (0.98, 1, 1 - 0.02 / 6, 6)
+    assert alone.decisive == pytest.approx(0.3)
+    stderr = 0.2 / OF_ONE
+    assert found.decisive == pytest.approx(0.5 - student(9, 1 - 0.02 / 12) * stderr, rel=1e-9)
+    any_site = verdict(some[1], ALL, DEEP, of=6)
+    assert (any_site.level, any_site.tests) == (1 - 0.02 / 18, 18)
+    assert verdict(some[0], ALL, DEEP, of=6, strict=True).level is None
+    assert verdict(some[2], ALL, DEEP, of=6).level is None
+
+
+def student(freedom: int, share: float) -> float:
+    """Student's quantile, by SciPy's own distribution."""
+    return float(stats.t(freedom).ppf(share))
 
 
 def test_without_a_site_the_furthest_decides() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
 from lpp.analyze.numerics import logit_drift as module
-from lpp.analyze.numerics.logit_drift import EVERYTHING, TOP, logit_drift
+from lpp.analyze.numerics.logit_drift import EVERYTHING, TIES, TOP, logit_drift
 
 Logits = npt.NDArray[np.float32]
 INFINITY = np.float32(np.inf)
@@ -37,7 +37,18 @@ def reference(p: Logits, q: Logits) -> dict[str, npt.NDArray[Any]]:
         "tv": np.abs(p_ - q_).sum(1).astype(float) / 2,
         "flip": of_p[:, 0] != of_q[:, 0],
         "top10": np.array(common),
+        "flip_tie": tied(p, 1) | tied(q, 1),
+        "top10_tie": tied(p, TOP) | tied(q, TOP),
     }
+
+
+def tied(z: Logits, place: int) -> npt.NDArray[np.bool_]:
+    """Whether the logits at `place` and at the next one are equal, in order of size."""
+    ordered = np.sort(z, axis=1)[:, ::-1]
+    if z.shape[1] <= place:
+        return np.zeros(len(z), bool)
+    equal: npt.NDArray[np.bool_] = ordered[:, place - 1] == ordered[:, place]
+    return equal
 
 
 def test_two_tokens_by_hand() -> None:
@@ -64,7 +75,7 @@ def test_it_agrees_with_the_plain_computation(vocabulary: int, scale: float) -> 
     assert found.keys() == want.keys() == EVERYTHING
     for name in ("kl", "kl_reverse", "js", "tv"):
         np.testing.assert_allclose(found[name], want[name], rtol=1e-9, atol=1e-14, err_msg=name)
-    for name in ("flip", "top10"):
+    for name in ("flip", "top10", *TIES):
         np.testing.assert_array_equal(found[name], want[name], err_msg=name)
 
 
@@ -182,7 +193,10 @@ def test_a_logit_that_is_no_number_spoils_its_row_alone(bad: float) -> None:
 def test_equal_logits_are_taken_by_id() -> None:
     """Twelve equal logits: the first ten count, and the first of all is the most likely."""
     p, q = np.zeros((2, 1, 12), np.float32)
-    assert logit_drift(p, q)["flip"].tolist() == [False]
+    found = logit_drift(p, q)
+    assert [found[name].tolist() for name in ("flip", *TIES)] == [[False], [True], [True]]
+    found = logit_drift(rows(range(12)), rows(range(12)))
+    assert [found[name].tolist() for name in TIES] == [[False], [False]]
     q[0, 11] = 1  # then 0 to 8
     found = logit_drift(p, q)
     assert found["flip"].tolist() == [True]
@@ -196,7 +210,10 @@ def test_the_most_likely_are_those_of_a_full_sort(seed: int, vocabulary: int) ->
     rng = np.random.default_rng(seed)
     p, q = rng.integers(-3, 8, (2, 4, vocabulary)).astype(np.float32)
     p[:, rng.random(vocabulary) < 0.2] = -np.inf
-    np.testing.assert_array_equal(logit_drift(p, q)["top10"], reference_top(p, q))
+    found = logit_drift(p, q)
+    np.testing.assert_array_equal(found["top10"], reference_top(p, q))
+    np.testing.assert_array_equal(found["flip_tie"], tied(p, 1) | tied(q, 1))
+    np.testing.assert_array_equal(found["top10_tie"], tied(p, TOP) | tied(q, TOP))
 
 
 def reference_top(p: Logits, q: Logits) -> list[Any]:

@@ -1,5 +1,6 @@
 """Means, quantiles and errors of the drift of predictions, by hand."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
+from kept_heads import keep_head
+from made_runs import MakeRun
 
+from lpp.analyze import diff
+from lpp.analyze.cli.command import main
 from lpp.analyze.drift.predictions import NUMBERS, SCHEMA, prediction_drift
 
 
@@ -20,6 +26,28 @@ def frame_of(values: Mapping[str, Any]) -> pl.DataFrame:
     ).select(SCHEMA.names())
 
 
+@pytest.mark.slow
+def test_ties_stand_beside_the_numbers_that_they_decide(make_run: MakeRun) -> None:
+    a = make_run(model="tiny/base", vary_tokens=True)
+    make_run(model="tiny/tuned", seed=1, vary_tokens=True)
+    keep_head(a.root, a.plan, dtype="bfloat16")
+    tokens = diff(a.root, "base", "tuned").tokens
+    shown = {
+        form: CliRunner(env={"COLUMNS": "80"})
+        .invoke(main, ["diff", str(a.root), "base", "tuned", "--format", form])
+        .stdout
+        for form in ("json", "text", "md")
+    }
+    found = json.loads(shown["json"])["predictions"]
+    for name, column in (("flips", "flip_tie"), ("top10", "top10_tie")):
+        share = float(np.mean(tokens[column].to_numpy()))
+        assert share
+        assert found[name]["ties"] == pytest.approx(share)
+        for form in ("text", "md"):
+            assert f"Ties: at {100 * share:.2g} % of the tokens" in " ".join(shown[form].split())
+    assert "ties" not in found["kl"]
+
+
 def test_a_summary_by_hand() -> None:
     """Prompts of two and one tokens: means 2 and 6, without each 6 and 2."""
     frame = frame_of(
@@ -27,12 +55,14 @@ def test_a_summary_by_hand() -> None:
             "prompt_id": [0, 0, 4],
             "kl": [1.0, 3.0, 6.0],
             "flip": [True, False, None],
+            "flip_tie": [True, False, None],
             "next_logprob_a": [-1.0, None, -2.0],
             "next_logprob_b": [-3.0, None, -1.0],
         }
     )
     found = prediction_drift(frame)
     assert found.keys() == NUMBERS.keys()
+    assert (found["flips"].ties, found["top10"].ties, found["kl"].ties) == (0.5, None, None)
     kl = found["kl"]
     assert (kl.mean, kl.median, kl.max, kl.n_tokens) == (10 / 3, 3.0, 6.0, 3)
     assert kl.p99 == pytest.approx(3 + 0.98 * 3)

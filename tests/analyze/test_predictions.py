@@ -31,6 +31,7 @@ from lpp.analyze.drift.predictions import (
     token_drift,
 )
 from lpp.analyze.drift.products import NUMPY, Products, described, place_of, products
+from lpp.analyze.numerics.logit_drift import TIES
 from lpp.analyze.runs.keys import RunView
 from lpp.store import Run, open_store
 from lpp.store.errors import FormatError, InputError
@@ -284,6 +285,8 @@ def test_without_a_head_flips_and_next_come_from_the_statistics(
     assert found.schema == SCHEMA
     assert found.select(FULL).null_count().row(0) == (len(found),) * len(FULL)
     assert found["flip"].to_list() == [False] * len(found)  # 7 was the most likely in both
+    margins = (pair.statistics[f"margin_{side}"] == 0 for side in "ab")
+    assert found["flip_tie"].equals(next(margins) | next(margins), check_names=False)
     other = side("c", head=False, most_likely=9)
     assert token_drift(pair_of(a, other))["flip"].to_list() == [True] * len(found)
     summary = prediction_drift(found)
@@ -335,7 +338,7 @@ def test_only_some_columns(side: Callable[..., Side]) -> None:
     forget(pair)
     found = token_drift(pair, only=("kl", "flip"))
     for name in SCHEMA.names():
-        if name in FULL[1:]:
+        if name in (*FULL[1:], *TIES):
             assert found[name].null_count() == len(found)
         else:
             assert found[name].equals(whole[name])
