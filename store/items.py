@@ -6,10 +6,11 @@ It is replaced with them.
 """
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 
@@ -25,8 +26,10 @@ __all__ = [
     "answered_correctly",
     "corpora_first",
     "evaluation_rule",
+    "field_text",
     "is_evaluation",
     "items_file",
+    "logged_documents",
     "read_items",
 ]
 
@@ -81,15 +84,69 @@ def answered_correctly(
     return None if gold is None else gold == chosen
 
 
+def field_text(document: Mapping[str, Any], field: str | None) -> str | None:
+    """What an item's document has in `field`, such as its group or its cluster, as text; None if it
+    has no such field, or null in it.
+
+    >>> field_text({"scene": 7}, "scene"), field_text({"scene": 7}, "kind")
+    ('7', None)
+    """
+    value = None if field is None else document.get(field)
+    return None if value is None else str(value)
+
+
+def logged_documents(
+    root: Url, source: str, model: str, task: str
+) -> tuple[dict[int, dict[str, Any]], str | None]:
+    """The documents of the items of a task, by item, and the field of them that the task declares
+    as cluster (`metadata.lpp.cluster`), from the log of items and the result file that lm-eval
+    writes and an evaluation keeps; empty, and None, where they are not there.
+
+    Raises FormatError for altered bytes.
+    """
+    documents: dict[int, dict[str, Any]] = {}
+    declared = None
+    for found in score_sets(root):
+        if found.record.source != source:
+            continue
+        files = {PurePosixPath(name): data for name, data in found.original().items()}
+        folders = {
+            name.parent
+            for name, data in files.items()
+            if name.name == ITEMS_FILE and _is_of(table_of_items(data), model, task)
+        }
+        for name, data in files.items():
+            if name.parent not in folders:
+                continue
+            if name.name.startswith(f"samples_{task}_") and name.suffix == ".jsonl":
+                lines = map(json.loads, data.splitlines())
+                documents |= {line["doc_id"]: line["doc"] for line in lines}
+            elif name.suffix == ".json":
+                of_task = json.loads(data).get("configs", {}).get(task) or {}
+                told = (of_task.get("metadata") or {}).get("lpp") or {}
+                declared = told.get("cluster", declared)
+    return documents, declared
+
+
+def _is_of(table: pa.Table, model: str, task: str) -> bool:
+    rows = zip(table["model"].to_pylist(), table["task"].to_pylist(), strict=True)
+    return (model, task) in rows
+
+
+def table_of_items(data: bytes) -> pa.Table:
+    """The table in the bytes of a file of items; ArrowException or ValueError for other bytes."""
+    return table_of(pa.py_buffer(data), ITEMS_SCHEMA, extra=None)
+
+
 def items_file(table: pa.Table) -> bytes:
-    """The bytes of the file. table: (n, 15) `ITEMS_SCHEMA`."""
+    """The bytes of the file. table: (n, 17) `ITEMS_SCHEMA`."""
     if not table.schema.equals(ITEMS_SCHEMA):
         raise ValueError(f"items with columns {table.schema.names}")
     return encode_table(table)
 
 
 def read_items(root: Url) -> pa.Table:
-    """The items of every source in the store at `root`, (n, 15) `ITEMS_SCHEMA`.
+    """The items of every source in the store at `root`, (n, 17) `ITEMS_SCHEMA`.
 
     Raises FormatError for altered bytes and for a file that is no table of items.
     """
@@ -107,7 +164,7 @@ def _read(root: Url) -> pa.Table:
             if PurePosixPath(name).name != ITEMS_FILE:
                 continue
             try:
-                table = table_of(pa.py_buffer(data), ITEMS_SCHEMA, extra=None)
+                table = table_of_items(data)
             except (pa.ArrowException, ValueError) as error:
                 raise FormatError(
                     f"{found.path}: {name} is no table of items ({error}).", kind=ErrorKind.CORRUPT

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from lpp.analyze.benchmarks.inspect_log import InspectLog
 from lpp.analyze.benchmarks.read_inspect import task_of
-from lpp.analyze.benchmarks.read_item_log import LoggedItem, named_group
+from lpp.analyze.benchmarks.read_item_log import LoggedItem
 from lpp.analyze.benchmarks.score_rows import number
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.documents import document_hash
+from lpp.store.items import field_text
 
 BETWEEN: Final = "\n\n"
 """Between two messages of one text."""
@@ -85,7 +86,7 @@ def _items(
                     "task": task,
                     "item": index,
                     "filter": scorer,
-                    "item_group": named_group(sample.get("metadata") or {}, group),
+                    "item_group": field_text(sample.get("metadata") or {}, group),
                     "log_likelihoods": [None] * n,
                     "greedy": [None] * n,
                     "gold": _choice(sample["target"], choices),

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from lpp.analyze.benchmarks.score_rows import number
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.items import answered_correctly
+from lpp.store.items import answered_correctly, field_text
 
 _NAME: Final = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT[^_]+)\.jsonl")
 
@@ -64,12 +64,6 @@ def log_name(name: str) -> tuple[str, str] | None:
     return None if found is None else (found["task"], found["time"])
 
 
-def named_group(fields: Mapping[str, Any], group: str | None) -> str | None:
-    """The group of an item: what its document has in the field `group`."""
-    value = None if group is None else fields.get(group)
-    return None if value is None else str(value)
-
-
 def read_item_log(data: bytes, where: str, task: str, group: str | None = None) -> list[LoggedItem]:
     """The items of a log of `task`. InputError, with the line, for another file.
 
@@ -108,7 +102,7 @@ def _item(line: Mapping[str, Any], task: str, group: str | None) -> LoggedItem:
             "task": task,
             "item": item,
             "filter": str(line["filter"]),
-            "item_group": named_group(line["doc"], group) if group else None,
+            "item_group": field_text(line["doc"], group) if group else None,
             "log_likelihoods": likelihoods,
             "greedy": [_greedy(one) for one in given],
             "gold": gold,

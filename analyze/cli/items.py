@@ -50,6 +50,12 @@ PICTURES = ("svg", "png")
     metavar="NAME",
     help="Use this filter of lm-eval. Needed if the task has several filters.",
 )
+@click.option(
+    "--cluster",
+    metavar="FIELD",
+    help="Items with equal values of this field of their documents are not independent. Default: "
+    "what the task declares.",
+)
 @sites_option()
 @click.option(
     "--skip-first",
@@ -75,6 +81,7 @@ def items(
     base: str | None,
     source: str | None,
     filter: str | None,  # noqa: A002
+    cluster: str | None,
     sites: tuple[str, ...],
     skip_first: int,
     seed: int,
@@ -90,6 +97,9 @@ def items(
     of the answer's length and ln p, the AUROC with shuffled labels, and q over all features. Then
     come calibration, and risk against coverage. If the run keeps rows, norm, distance to the mean
     (fitted out of fold) and participation ratio are features at each depth.
+
+    Items of one passage, scene or document share luck. Where the task declares which belong
+    together, or --cluster names a field, errors, p, shuffles and folds are by cluster.
 
     Fewer than 50 items, or fewer than 10 right or wrong ones, are not ranked. The database of STORE
     holds the analysis (tables item_analyses, item_features, item_reliability, item_risk), and
@@ -111,7 +121,7 @@ def items(
         lpp-analyze items ./lpp --task arc_easy --run int4 --against base
     """
     if base is not None:
-        chosen = {"source": source, "filter": filter}
+        chosen = {"source": source, "filter": filter, "cluster": cluster}
         settings = {"sites": sites, "skip_first": skip_first, "seed": seed}
         _of_two_runs(store, task, base, run, chosen | settings, form=form, output=output)
         return
@@ -126,7 +136,7 @@ def items(
         import_module("lpp.analyze.charts.library")  # now, not after a minute, says what is missing
     if output is not None:
         check_output(output)
-    some = evaluated_items(store, task, run=run, source=source, filter=filter)
+    some = evaluated_items(store, task, run=run, source=source, filter=filter, cluster=cluster)
     held = kept_sites(some, sites)
     if picture and not held:
         raise InputError(
@@ -174,7 +184,7 @@ def _of_two_runs(
     if output is not None:
         check_output(output)
     settings = dict(options)
-    chosen = {name: settings.pop(name) for name in ("source", "filter")}
+    chosen = {name: settings.pop(name) for name in ("source", "filter", "cluster")}
     found = flips(store, task, base, run, **chosen)
     with progress("Items", n_steps(found, settings["sites"]), "steps") as bar:
         analysed = flip_analysis(found, **settings, progress=bar)

@@ -10,8 +10,8 @@ import polars as pl
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import (
     COVARIATES,
-    FEATURES,
     WITHOUT_PARTIAL,
+    declared_features,
     item_features,
 )
 from lpp.analyze.evaluations.measure import (
@@ -26,7 +26,14 @@ from lpp.analyze.evaluations.measure import (
 )
 from lpp.analyze.evaluations.site_features import site_features
 from lpp.analyze.numerics.auroc import Flags
-from lpp.analyze.numerics.calibration import Calibration, RiskCoverage, calibration, risk_coverage
+from lpp.analyze.numerics.calibration import (
+    Calibration,
+    RiskCoverage,
+    accuracy_interval,
+    calibration,
+    risk_coverage,
+)
+from lpp.analyze.numerics.clusters import recoded
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import matching
@@ -59,10 +66,20 @@ class ItemAnalysis:
     n_groups: int
     """Number of groups; 0: the items have none."""
     n_within: int
-    """Items that are compared within groups: those of groups with at least two right and two wrong
-    ones. 0 if the items have no groups, or if there are too few such items for a ranking."""
+    """Items that are compared within groups: those of groups with right items in two clusters or
+    more, and wrong ones. 0 if the items have no groups, or if there are too few such items for a
+    ranking."""
     left_out: Mapping[str, int]
     """Numbers of items that are left out, by reason."""
+    cluster: str | None
+    """Field whose equal values make a cluster, by which every number is; None: items are taken as
+    independent."""
+    n_clusters: int
+    """Number of clusters; 0: items are taken as independent."""
+    uncut: bool
+    """Whether answers include what the model wrote after the stop string (`EvaluatedItems`)."""
+    accuracy_interval: tuple[float, float]
+    """95 %, of the share of right items."""
     skip_first: int
     seed: int
     features: pl.DataFrame
@@ -83,16 +100,17 @@ def items(
     run: str | None = None,
     source: str | None = None,
     filter: str | None = None,  # noqa: A002
+    cluster: str | None = None,
     sites: Sequence[str] = ("*",),
     skip_first: int = 0,
     seed: int = 0,
 ) -> ItemAnalysis:
     """AUROC of every feature of the items of `task`, calibration, and risk against coverage.
 
-    run, source, filter: as in `evaluated_items`; the others as in `analysis`. Raises InputError and
-    FormatError as these two do.
+    run, source, filter, cluster: as in `evaluated_items`; the others as in `analysis`. Raises
+    InputError and FormatError as these two do.
     """
-    some = evaluated_items(store, task, run=run, source=source, filter=filter)
+    some = evaluated_items(store, task, run=run, source=source, filter=filter, cluster=cluster)
     return analysis(some, sites=sites, skip_first=skip_first, seed=seed)
 
 
@@ -118,24 +136,27 @@ def analysis(
     held = kept_sites(some, sites)
     values = item_features(some, first_position=skip_first)
     progress.advance()
-    groups = groups_of(some.table["item_group"], right)
-    covariates = {name: values[name] for name in COVARIATES}
+    declared = declared_features(some)
+    clusters = some.clusters
+    groups = groups_of(some.table["item_group"], right, clusters)
+    covariates = {name: values[name] for name in COVARIATES if declared[name].role != "gold"}
     measure = Measure(
         labels=right,
         groups=groups.codes,
+        clusters=clusters,
+        baselines=[values[one.name] for one in declared.values() if one.role == "baseline"],
         covariates=covariates,
         without_partial=WITHOUT_PARTIAL,
         kinds=KINDS,
         seed=seed,
     )
-    declared = {feature.name: feature for feature in FEATURES}
     found = (
         *(Values(name, None, of_item) for name, of_item in values.items()),
         *site_features(some, held, first_position=skip_first, seed=seed, progress=progress),
     )
     n_blocks = some.view.run.plan.model.n_blocks
     rows = [measure.row_of(declared[one.feature], one, n_blocks) for one in found]
-    calibrated, confidence, risk = _confidence(values, right, seed)
+    calibrated, confidence, risk = _confidence(some, values, right, seed)
     return ItemAnalysis(
         task=some.task,
         run=some.view.run.id,
@@ -148,6 +169,12 @@ def analysis(
         n_groups=groups.count,
         n_within=groups.n_within,
         left_out=some.left_out,
+        cluster=some.cluster,
+        n_clusters=some.n_clusters,
+        uncut=some.uncut,
+        accuracy_interval=accuracy_interval(
+            right, np.arange(len(right)) if clusters is None else clusters
+        ),
         skip_first=skip_first,
         seed=seed,
         features=with_q(pl.DataFrame(rows, schema=SCHEMA, orient="row"), list(declared), groups),
@@ -180,17 +207,20 @@ def _check_enough(some: EvaluatedItems, right: Flags) -> None:
 
 
 def _confidence(
-    values: Mapping[str, Floats], right: Flags, seed: int
+    items: EvaluatedItems, values: Mapping[str, Floats], right: Flags, seed: int
 ) -> tuple[Calibration | None, str, RiskCoverage]:
-    """Calibration of the chosen answer's share, and risk by it; by its ln p if it has none."""
+    """Calibration of the chosen answer's share, and risk by it. If it has none, risk by its ln p,
+    or, where that is of the gold answer, by the margin of the next token.
+    """
     share = values["chosen_share"]
     there = np.isfinite(share)
     if there.any():
         some, labels = share[there], right[there]
-        return calibration(some, labels, seed=seed), "chosen_share", risk_coverage(some, labels)
-    logprob = values["chosen_logprob_token"]
-    there = np.isfinite(logprob)
-    if not there.any():
-        there, logprob = np.ones(len(right), dtype=bool), values["chosen_logprob"]
-        return None, "chosen_logprob", risk_coverage(logprob, right)
-    return None, "chosen_logprob_token", risk_coverage(logprob[there], right[there])
+        codes = None if items.clusters is None else recoded(items.clusters[there])
+        found = calibration(some, labels, codes, seed=seed)
+        return found, "chosen_share", risk_coverage(some, labels)
+    name = "answer_margin" if items.asks_for_gold else "chosen_logprob_token"
+    if not np.isfinite(values[name]).any():
+        return None, "chosen_logprob", risk_coverage(values["chosen_logprob"], right)
+    there = np.isfinite(values[name])
+    return None, name, risk_coverage(values[name][there], right[there])

@@ -1,19 +1,23 @@
 """The items of one evaluation: which were right, which prompt shows each, what is left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 
+from lpp.analyze.numerics.auroc import Codes
+from lpp.analyze.numerics.clusters import cluster_codes
 from lpp.analyze.runs.keys import RunView, Url
+from lpp.analyze.runs.prompt_clusters import prompt_values
 from lpp.analyze.runs.select import nearest
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError, NotFoundError
 from lpp.store.format.find_runs import Plans, find_run, run_lines
 from lpp.store.format.prompt_columns import FIELD_PREFIX
-from lpp.store.items import read_items
+from lpp.store.items import field_text, logged_documents, read_items
 from lpp.store.objects.place import absolute
 
 N_CONTEXT: Final = f"{FIELD_PREFIX}n_context"
@@ -28,6 +32,7 @@ SCHEMA: Final = pl.Schema(
         "item": pl.Int32(),
         "doc_sha256": pl.String(),
         "item_group": pl.String(),
+        "item_cluster": pl.String(),
         "right": pl.Boolean(),
         "prompt_id": pl.Int32(),
         "question": pl.Int32(),
@@ -42,9 +47,11 @@ SCHEMA: Final = pl.Schema(
 )
 """One row for each item. prompt_id: the prompt that holds the question, and perhaps the chosen
 answer after it. question: position of the question's first token. answer: position that predicts
-the answer's first token, the last position before it. length, gold_length: tokens of the chosen and
-of the gold answer. first_tokens: the first token of each answer, null if its prompt was set aside.
-logprobs: ln p of each answer, in nats. doc_sha256: hash of the item's document."""
+the answer's first token, the last position before it. item_cluster: items with equal values are not
+independent; null: independent of all others. length, gold_length: tokens of the chosen and of the
+gold answer; of what the model wrote, those before the stop string. first_tokens: the first token of
+each answer, null if its prompt was set aside. logprobs: ln p of each answer, in nats. doc_sha256:
+hash of the item's document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,29 @@ class EvaluatedItems:
     """(n,) `SCHEMA`: items that are right or wrong and whose prompt can be analysed."""
     left_out: dict[str, int]
     """Numbers of items that are not in `table`, by reason."""
+    cluster: str | None
+    """Field whose equal values make a cluster; None: items are taken as independent."""
+    written: bool
+    """Whether the model wrote the answers. Items with one answer that it did not write have the
+    right answer as the chosen one."""
+    uncut: bool
+    """Whether answers that the model wrote include what it wrote after the stop string, because an
+    earlier release stored them."""
+
+    @property
+    def clusters(self) -> Codes | None:
+        """(n,) number of the cluster of each item; None: items are taken as independent."""
+        return None if self.cluster is None else cluster_codes(self.table["item_cluster"].to_list())
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters; 0: items are taken as independent."""
+        return 0 if self.clusters is None else len(np.unique(self.clusters))
+
+    @property
+    def asks_for_gold(self) -> bool:
+        """Whether each item has one answer, the right one, that the model was asked about."""
+        return not self.written and bool((self.table["logprobs"].list.len() == 1).all())
 
 
 def evaluated_items(
@@ -70,16 +100,19 @@ def evaluated_items(
     run: str | None = None,
     source: str | None = None,
     filter: str | None = None,  # noqa: A002
+    cluster: str | None = None,
 ) -> EvaluatedItems:
     """The items of `task` in the store.
 
     run: id or short name, the beginning of either, or a pattern. source, filter: by name, if there
-    are several. The field `correct` says whether an item is right. Items without it, such as those
+    are several. cluster: field of the items' documents, or of the run's prompts, whose equal values
+    mark items that are not independent; by default the one that the task declares. The field
+    `correct` says whether an item is right. Items without it, such as those
     that only have a score between 0 and 1, are left out: no threshold on such a score is the right
     one.
 
-    Raises InputError if there are no items or no such task, or if there are several runs, sources
-    or filters and none is named; FormatError for altered bytes.
+    Raises InputError if there are no items, no such task or no such field, or if there are several
+    runs, sources or filters and none is named; FormatError for altered bytes.
     """
     found = pl.DataFrame(pl.from_arrow(read_items(absolute(store))))
     if found.is_empty():
@@ -116,7 +149,11 @@ def evaluated_items(
             kind=ErrorKind.NOT_FOUND,
         )
     view = RunView(opened.runs[name])
-    table, left_out = _table(found.sort("item"), view)
+    found, named = _in_clusters(found.sort("item"), view, cluster)
+    table, left_out = _table(found, view)
+    written = view.run.plan.continuation is not None or bool(
+        (found["log_likelihoods"].list.drop_nulls().list.len() == 0).any()
+    )
     return EvaluatedItems(
         task=task,
         source=found["source"][0],
@@ -125,7 +162,52 @@ def evaluated_items(
         view=view,
         table=table,
         left_out=left_out,
+        cluster=named,
+        written=written,
+        uncut=view.run.plan.continuation is not None and bool(found["n_answer"].is_null().all()),
     )
+
+
+def _in_clusters(
+    found: pl.DataFrame, view: RunView, asked: str | None
+) -> tuple[pl.DataFrame, str | None]:
+    """The items with the clusters of the field `asked`, or of the one that the task declares; and
+    the name of the field, None where there is none.
+
+    Stores of earlier releases have documents and declaration in the files of lm-eval alone.
+    """
+    first = found.row(0, named=True)
+    documents, declared = logged_documents(
+        view.run.directory.root, first["source"], first["model"], first["task"]
+    )
+    field = asked or declared
+    if asked is None and found["item_cluster"].is_not_null().any():
+        return found, field or "item_cluster"
+    if field is None:
+        return found, None
+    values = [field_text(documents.get(item, {}), field) for item in found["item"].to_list()]
+    if asked is not None and not any(value is not None for value in values):
+        known = {name for document in documents.values() for name in document}
+        values = _of_prompts(found, view, asked, known)
+    return found.with_columns(item_cluster=pl.Series(values, dtype=pl.String)), field
+
+
+def _of_prompts(
+    found: pl.DataFrame, view: RunView, field: str, known: Collection[str]
+) -> list[str | None]:
+    """The field of the prompt of each item's first answer that has one."""
+    try:
+        carried = prompt_values(view.run, field)
+    except InputError:
+        if not known:
+            raise
+        raise InputError(
+            f"--cluster {field}: no document of --task {found['task'][0]} has this field; "
+            f"{nearest(field, sorted(known))}",
+            kind=ErrorKind.NOT_FOUND,
+        ) from None
+    some = (next((k for k in ids if k is not None), None) for ids in found["prompt_ids"].to_list())
+    return [field_text({field: None if k is None else carried[k]}, field) for k in some]
 
 
 def _run_id(asked: str | None, plans: Plans, task: str) -> str:
@@ -192,19 +274,24 @@ def _row(
     if answer is None:
         return None, "the prompt of its answer was set aside"
     gold = None if one["gold"] is None else given[one["gold"]]
+    cut = one["n_answer"]
+    first_tokens = [None if some is None else some.first_token for some in given]
+    if cut and cut[chosen] == 0:  # the stop string came first
+        first_tokens[chosen] = None
     return {
         "item": one["item"],
         "doc_sha256": one["doc_sha256"],
         "item_group": one["item_group"],
+        "item_cluster": one["item_cluster"],
         "right": one["correct"],
         "prompt_id": answer.prompt_id,
         "question": answer.question,
         "answer": answer.position,
-        "length": answer.length,
+        "length": cut[chosen] if cut and cut[chosen] is not None else answer.length,
         "chosen": chosen,
         "gold": one["gold"],
         "gold_length": None if gold is None else gold.length,
-        "first_tokens": [None if some is None else some.first_token for some in given],
+        "first_tokens": first_tokens,
         "logprobs": logprobs,
     }, ""
 

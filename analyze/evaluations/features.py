@@ -1,11 +1,11 @@
 """Features of an item: numbers that may tell right from wrong, declared like metrics.
 
 All are taken from the prompt of the answer that the model chose, so no label is used. Features of
-the gold answer use the label; they are marked and shown apart.
+the gold answer use the label; they are marked and shown apart (`declared_features`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -194,8 +194,19 @@ FEATURES: Final = (
 COVARIATES: Final = ("answer_length", "chosen_logprob")
 """The covariates that a partial AUROC holds constant."""
 
-WITHOUT_PARTIAL: Final = (*COVARIATES, "chosen_logprob_token")
+OF_ANSWER: Final = (*COVARIATES, "chosen_logprob_token")
+"""Features of the chosen answer alone. Where the model was asked about one answer, the right one,
+they are features of the gold answer."""
+
+WITHOUT_PARTIAL: Final = OF_ANSWER
 """Functions of the covariates: their residuals are only the error of the regression's fit."""
+
+
+def declared_features(items: EvaluatedItems) -> dict[str, Feature]:
+    """`FEATURES` by name, with the roles that they have for these items."""
+    gold = OF_ANSWER if items.asks_for_gold else ()
+    return {one.name: replace(one, role="gold") if one.name in gold else one for one in FEATURES}
+
 
 AT_ANSWER: Final = pl.col("position") == pl.col("answer")
 IN_QUESTION: Final = (pl.col("position") >= pl.col("first")) & (

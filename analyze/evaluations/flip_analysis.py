@@ -35,7 +35,8 @@ from lpp.analyze.evaluations.measure import (
     with_q,
 )
 from lpp.analyze.evaluations.site_features import site_features
-from lpp.analyze.numerics.auroc import Flags
+from lpp.analyze.numerics.auroc import Codes, Flags
+from lpp.analyze.numerics.clusters import recoded
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed, matching
@@ -86,6 +87,7 @@ def flipped_items(
     *,
     source: str | None = None,
     filter: str | None = None,  # noqa: A002
+    cluster: str | None = None,
     sites: Sequence[str] = ("*",),
     skip_first: int = 0,
     seed: int = 0,
@@ -93,14 +95,14 @@ def flipped_items(
     """The items of `task` that run `b` answers differently from run `a`, and what predicts the
     change.
 
-    a, b, source, filter: as in `flips`; the others as in `flip_analysis`. Raises InputError and
-    FormatError as these two do.
+    a, b, source, filter, cluster: as in `flips`; the others as in `flip_analysis`. Raises
+    InputError and FormatError as these two do.
 
     Of the items that are right in A, some are wrong in B. For each feature of an item in A (as in
     `items`), and for the difference of the two runs before the answer (`DRIFT_FEATURES`): the
     probability that an item that flips has the larger value than one that stays, with its controls.
     """
-    found = flips(store, task, a, b, source=source, filter=filter)
+    found = flips(store, task, a, b, source=source, filter=filter, cluster=cluster)
     return flip_analysis(found, sites=sites, skip_first=skip_first, seed=seed)
 
 
@@ -136,13 +138,14 @@ def flip_analysis(
         )
     pair, why_no_pair = _pair(found)
     some = replace(found.a, table=found.a.table.filter(asked))
-    groups = groups_of(some.table["item_group"], flipped)
+    codes = None if some.clusters is None else recoded(some.clusters)
+    groups = groups_of(some.table["item_group"], flipped, codes)
     values = [
         *_of_a(found.a, asked, chosen, first_position=skip_first, seed=seed, progress=progress),
         *_of_both(pair, some, chosen, first_position=skip_first),
     ]
     progress.advance()
-    measure = _measure({one.feature: one.numbers for one in values}, flipped, groups, seed)
+    measure = _measure({one.feature: one.numbers for one in values}, flipped, groups, codes, seed)
     declared = {feature.name: feature for feature in RANKED}
     n_blocks = found.a.view.run.plan.model.n_blocks
     rows = [
@@ -170,13 +173,21 @@ def _labels(found: Flips) -> tuple[Flags, Flags]:
     return asked, ~labels["right_b"].to_numpy()[asked].astype(bool)
 
 
-def _measure(of_item: Mapping[str, Floats], flipped: Flags, groups: Groups, seed: int) -> Measure:
+def _measure(
+    of_item: Mapping[str, Floats],
+    flipped: Flags,
+    groups: Groups,
+    clusters: Codes | None,
+    seed: int,
+) -> Measure:
     """The labels and controls for every feature; of_item: values by name."""
     choices = bool(np.isfinite(of_item["answer_gap"]).any())
     covariates = WITH_CHOICES if choices else COVARIATES
     return Measure(
         labels=flipped,
         groups=groups.codes,
+        clusters=clusters,
+        baselines=[of_item[one.name] for one in RANKED if one.role == "baseline"],
         covariates={name: of_item[name] for name in covariates},
         without_partial=covariates if choices else WITHOUT_PARTIAL,
         kinds=KINDS,

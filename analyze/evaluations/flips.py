@@ -1,6 +1,6 @@
 """Two runs of one task: which items are right in one run and wrong in the other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import answer_gap, answer_share
+from lpp.analyze.numerics.auroc import Codes
+from lpp.analyze.numerics.clusters import cluster_codes
 from lpp.analyze.numerics.paired import PairedDifference, paired_difference
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.named import store_and_run
@@ -32,6 +34,7 @@ SCHEMA: Final = pl.Schema(
     {
         "item": pl.Int32(),
         "item_group": pl.String(),
+        "item_cluster": pl.String(),
         "change": pl.String(),
         "right_a": pl.Boolean(),
         "right_b": pl.Boolean(),
@@ -56,6 +59,7 @@ class Flips:
     """One task as two runs answered it."""
 
     a: EvaluatedItems
+    """Its clusters, or those of `b` where it has none, are those of the items."""
     b: EvaluatedItems
     table: pl.DataFrame
     """(n,) `SCHEMA`."""
@@ -71,7 +75,19 @@ class Flips:
     @property
     def accuracy(self) -> PairedDifference:
         """Accuracy of A first, of B second, over the items of `table`."""
-        return paired_difference(*self.counts)
+        right_a, right_b = (self.table[name].to_numpy() for name in ("right_a", "right_b"))
+        return paired_difference(right_a, right_b, self.clusters)
+
+    @property
+    def clusters(self) -> Codes | None:
+        """(n,) number of the cluster of each item; None: items are taken as independent."""
+        values = self.table["item_cluster"].to_list()
+        return None if self.a.cluster is None else cluster_codes(values)
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters; 0: items are taken as independent."""
+        return 0 if self.clusters is None else len(np.unique(self.clusters))
 
     @property
     def n_alone(self) -> tuple[int, int]:
@@ -87,17 +103,18 @@ def flips(
     *,
     source: str | None = None,
     filter: str | None = None,  # noqa: A002
+    cluster: str | None = None,
 ) -> Flips:
     """The items of `task` in run `a` beside those in run `b`.
 
     a, b: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another store.
-    source, filter: as in `evaluated_items`, for both runs.
+    source, filter, cluster: as in `evaluated_items`, for both runs.
 
     Raises InputError for a run against itself, for runs that share no item, and if items with the
     same number have different documents or filters; and what `evaluated_items` raises.
     """
     of_a, of_b = (
-        evaluated_items(place, task, run=name, source=source, filter=filter)
+        evaluated_items(place, task, run=name, source=source, filter=filter, cluster=cluster)
         for place, name in (store_and_run(store, name) for name in (a, b))
     )
     return compared(of_a, of_b)
@@ -158,6 +175,10 @@ def compared(a: EvaluatedItems, b: EvaluatedItems) -> Flips:
             "both with one version of the task.",
             kind=ErrorKind.INVALID_VALUE,
         )
+    if a.cluster is None and b.cluster is not None:
+        of_b = b.table.select("item", "item_cluster")
+        table = a.table.drop("item_cluster").join(of_b, "item", "left", maintain_order="left")
+        a = replace(a, cluster=b.cluster, table=table.select(a.table.columns))
     both = a.table.join(b.table, on="item", suffix="_b", maintain_order="left")
     if both.is_empty():
         raise InputError(

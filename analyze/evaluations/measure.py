@@ -14,6 +14,7 @@ from lpp.analyze.numerics.auroc import (
     Codes,
     Flags,
     auroc,
+    gain,
     residual_ranks,
     shuffled,
     tied_share,
@@ -48,7 +49,9 @@ def schema(kinds: tuple[str, str]) -> pl.Schema:
     draws with shuffled labels, mean and 95 % range. p_value: of an AUROC of 0.5. q_value:
     Benjamini-Hochberg over within_p_value if items are compared within groups, else over p_value: a
     feature that only distinguishes easy groups from hard ones tells nothing about an item.
-    why_none: why there is no auroc.
+    gain: how much farther the AUROC is from 0.5 than that of the best baseline, paired, within
+    groups if items are compared so; null for baselines and for features of the gold answer. Errors,
+    p and shuffles are by cluster if items are in clusters. why_none: why there is no auroc.
     """
     return pl.Schema(
         {
@@ -61,6 +64,7 @@ def schema(kinds: tuple[str, str]) -> pl.Schema:
             "n_groups": pl.Int32(),
             **{f"{kind}{name}": pl.Float64() for kind in _NUMBERS for name in _COLUMNS},
             "q_value": pl.Float64(),
+            **{f"gain{name}": pl.Float64() for name in ("", "_ci_low", "_ci_high", "_p_value")},
             "why_none": pl.String(),
         }
     )
@@ -79,19 +83,24 @@ class Groups:
     count: int
     """Number of groups; 0: the items have none."""
     n_within: int
-    """Items of groups with two or more of each kind. 0: items are not compared within groups,
-    because they have none or because there are too few such items for a ranking."""
+    """Items of groups with two or more clusters of each kind. 0: items are not compared within
+    groups, because they have none or because there are too few such items for a ranking."""
     codes: Codes | None
     """(n,) group number of each item, if items are compared within groups."""
 
 
-def groups_of(column: pl.Series, labels: Flags) -> Groups:
-    """The groups that `column` names, (n,); items without one are a group of their own."""
+def groups_of(column: pl.Series, labels: Flags, clusters: Codes | None = None) -> Groups:
+    """The groups that `column` names, (n,); items without one are a group of their own. clusters:
+    (n,), by default each item is one of its own.
+    """
     if column.is_null().all():
         return Groups(count=0, n_within=0, codes=None)
     codes: Codes = np.unique(column.fill_null("").to_numpy(), return_inverse=True)[1]
     n_true, n_false = np.bincount(codes, labels), np.bincount(codes, ~labels)
-    many = np.minimum(n_true, n_false) >= FEWEST_OF_A_GROUP
+    of_items = np.arange(len(codes)) if clusters is None else clusters
+    apart = [np.unique([codes[kind], of_items[kind]], axis=1)[0] for kind in (labels, ~labels)]
+    count = len(n_true)
+    many = np.minimum(*(np.bincount(kind, minlength=count) for kind in apart)) >= FEWEST_OF_A_GROUP
     of_true, of_false = int(n_true[many].sum()), int(n_false[many].sum())
     few = of_true + of_false < FEWEST_ITEMS or min(of_true, of_false) < FEWEST_OF_A_KIND
     return Groups(
@@ -121,8 +130,12 @@ class Measure:
     labels: Flags
     """(n,) whether an item is of the kind that the AUROC is of."""
     groups: Codes | None
+    clusters: Codes | None
+    """(n,) which items are not independent of each other; None: all are."""
+    baselines: Sequence[Floats]
+    """(n,) values of each baseline."""
     covariates: Mapping[str, Floats]
-    """Features, (n,) each, whose effect is removed for `partial_`."""
+    """Features, (n,) each, whose effect is removed for `partial_`; without any there is none."""
     without_partial: Collection[str]
     """Functions of the covariates: their residuals are only the error of the regression's fit."""
     kinds: tuple[str, str]
@@ -138,7 +151,7 @@ class Measure:
 
     def row(self, feature: Feature, values: Floats) -> dict[str, Any]:
         """A row of `schema` for a feature's (n,) values, without site, depth and q."""
-        others = np.column_stack(list(self.covariates.values()))
+        others = np.stack(list(self.covariates.values()) or [np.zeros(len(values))], axis=1)
         there = np.isfinite(values) & np.isfinite(others).all(axis=1)
         some, labels = values[there], self.labels[there]
         row: dict[str, Any] = dict.fromkeys(schema(self.kinds))
@@ -152,22 +165,57 @@ class Measure:
         elif np.ptp(some) == 0:
             row["why_none"] = "the same for every item"
         else:
-            row |= _numbers("", some, labels, None, self.seed)
-            codes = None if self.groups is None else self.groups[there]
+            codes, clusters = self._codes(there)
+            row |= _numbers("", some, labels, (None, clusters), self.seed)
+            if row["auroc"] is None:
+                row["why_none"] = "right, or wrong, in too few clusters"
             if codes is not None:
-                row |= _numbers("within_", some, labels, codes, self.seed)
-            rest = residual_ranks(some, others[there], codes)
+                row |= _numbers("within_", some, labels, (codes, clusters), self.seed)
+            rest = residual_ranks(some, others[there], codes) if self.covariates else None
             of_covariates = feature.name in self.without_partial
             if not of_covariates and tied_share(some, labels) <= MOST_TIES and rest is not None:
-                row |= _numbers("partial_", rest, labels, codes, self.seed)
+                row |= _numbers("partial_", rest, labels, (codes, clusters), self.seed)
+            if feature.role not in ("baseline", "gold"):
+                row |= self._gain(values, there)
         return row
+
+    def _gain(self, values: Floats, there: Flags) -> dict[str, float]:
+        """How much farther from 0.5 than the best baseline; empty if no baseline varies."""
+        best, reached = None, -1.0
+        for one in self.baselines:
+            some = np.isfinite(one)
+            found = auroc(one[some], self.labels[some], *self._codes(some))
+            if found is not None and abs(found.value - 0.5) > reached:
+                best, reached = one, abs(found.value - 0.5)
+        if best is None:
+            return {}
+        both = there & np.isfinite(best)
+        more = gain(values[both], best[both], self.labels[both], *self._codes(both))
+        if more is None:
+            return {}
+        low, high = more.interval
+        numbers = {"": more.value, "_ci_low": low, "_ci_high": high, "_p_value": more.p_value}
+        return {f"gain{name}": value for name, value in numbers.items()}
+
+    def _codes(self, some: Flags) -> tuple[Codes | None, Codes | None]:
+        """Groups and clusters of some of the items."""
+        groups, clusters = self.groups, self.clusters
+        return (
+            None if groups is None else groups[some],
+            None if clusters is None else clusters[some],
+        )
 
 
 def _numbers(
-    kind: str, values: Floats, labels: Flags, groups: Codes | None, seed: int
+    kind: str,
+    values: Floats,
+    labels: Flags,
+    codes: tuple[Codes | None, Codes | None],
+    seed: int,
 ) -> dict[str, Any]:
-    found = auroc(values, labels, groups)
-    control = shuffled(values, labels, groups, seed=seed)
+    """codes: groups and clusters."""
+    found = auroc(values, labels, *codes)
+    control = shuffled(values, labels, *codes, seed=seed)
     if found is None or control is None:
         return {}
     low, high = found.interval or (None, None)
@@ -181,7 +229,7 @@ def _numbers(
         "shuffled_high": control.high,
     }
     row: dict[str, Any] = {f"{kind}{name}": value for name, value in numbers.items()}
-    return row if groups is None else row | {"n_groups": found.n_groups}
+    return row if codes[0] is None else row | {"n_groups": found.n_groups}
 
 
 def with_q(rows: pl.DataFrame, order: Sequence[str], groups: Groups) -> pl.DataFrame:

@@ -1,9 +1,9 @@
 """The wrong answers that a model was most confident of, as text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -33,8 +33,8 @@ class Mistake:
 def confident_mistakes(items: EvaluatedItems, count: int = 10) -> list[Mistake]:
     """The `count` wrong items with the largest confidence, the largest first.
 
-    Tokens are text if the store has the vocabulary of the run's tokenizer, else ids. An answer is
-    the last tokens of its prompt. Raises FormatError for altered bytes.
+    Tokens are text if the store has the vocabulary of the run's tokenizer, else ids. Raises
+    FormatError for altered bytes.
     """
     wrong = [row for row in items.table.iter_rows(named=True) if not row["right"]]
     sure = sorted((-_shares(row["logprobs"])[row["chosen"]], row["item"], row) for row in wrong)
@@ -42,11 +42,13 @@ def confident_mistakes(items: EvaluatedItems, count: int = 10) -> list[Mistake]:
     answers = _answers(items)
     ids = items.view.run.prompts()["token_ids"]
 
-    def answer(prompt: int | None, length: int | None) -> str | None:
+    def answer(row: Mapping[str, Any], prompt: int | None, length: int | None) -> str | None:
         if prompt is None or length is None:
             return None
         tokens = ids[prompt].as_py()
-        return words.text(tokens[len(tokens) - length :])
+        beside = prompt == row["prompt_id"]  # the question's prompt; else the answer ends its own
+        begin = row["answer"] + 1 if beside else len(tokens) - length
+        return words.text(tokens[begin : begin + length])
 
     found = []
     for confidence, item, row in sure[:count]:
@@ -58,8 +60,8 @@ def confident_mistakes(items: EvaluatedItems, count: int = 10) -> list[Mistake]:
                 item_group=row["item_group"],
                 confidence=-confidence,
                 question=words.text(ids[row["prompt_id"]].as_py()[first : row["answer"] + 1]),
-                chosen=answer(answers[item][row["chosen"]], row["length"]) or "",
-                gold=None if gold is None else answer(answers[item][gold], row["gold_length"]),
+                chosen=answer(row, answers[item][row["chosen"]], row["length"]) or "",
+                gold=None if gold is None else answer(row, answers[item][gold], row["gold_length"]),
                 gold_share=None if gold is None else _shares(row["logprobs"])[gold],
             )
         )

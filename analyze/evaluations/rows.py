@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
 from lpp.analyze.numerics.auroc import Codes, Flags
+from lpp.analyze.numerics.clusters import recoded
 from lpp.analyze.numerics.distance import distances, folds
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.spectrum import rank_bound, ratio_of_sums
@@ -33,16 +34,21 @@ def row_features(
     rows of one prompt. Cost: see `distances`, and m^2 d multiply-adds for an item of m rows.
     """
     answers, ratios = read_rows(items, site, first_position=first_position)
-    return features_of(answers, seed=seed) | ratios
+    return features_of(answers, items.clusters, seed=seed) | ratios
 
 
-def features_of(answers: AnswerRows, *, seed: int = 0) -> dict[str, Floats]:
-    """row_norm and distance: (n,), NaN: no number. seed: of the folds."""
+def features_of(
+    answers: AnswerRows, clusters: Codes | None = None, *, seed: int = 0
+) -> dict[str, Floats]:
+    """row_norm and distance: (n,), NaN: no number. clusters: (n,) which are in one fold. seed: of
+    the folds.
+    """
     rows, there = answers
     norms, far = np.full(len(there), np.nan), np.full(len(there), np.nan)
     if there.any():
         norms[there] = np.sqrt(np.vecdot(rows, rows, dtype=np.float64))
-        far[there] = distances(rows, folds(len(rows), seed=seed))
+        of_rows = np.arange(len(rows)) if clusters is None else recoded(clusters[there])
+        far[there] = distances(rows, folds(int(of_rows.max()) + 1, seed=seed)[of_rows])
     return {"row_norm": norms, "distance": far}
 
 

@@ -26,7 +26,7 @@ def site_features(
     lens = lens_of(items, sites)
     for site in sites:
         answers, ratios = read_rows(items, site, first_position=first_position)
-        found = features_of(answers, seed=seed) | ratios
+        found = features_of(answers, items.clusters, seed=seed) | ratios
         if isinstance(lens, Lens):
             found |= lens.features(site, answers)
         yield from (Values(name, site, values) for name, values in found.items())

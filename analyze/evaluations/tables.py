@@ -6,10 +6,12 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.evaluations.analysis import ItemAnalysis
-from lpp.analyze.numerics.calibration import proportion_interval
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.database import frame_schema, put
 from lpp.store.objects.place import Place
+
+FEW_CLUSTERS: Final = 30
+"""With fewer clusters than this, an error by clusters is itself uncertain, and mostly too small."""
 
 FEW_OF_A_KIND: Final = 30
 """With fewer right or wrong items than this, chance alone gives AUROCs from 0.4 to 0.6."""
@@ -17,14 +19,20 @@ FEW_OF_A_KIND: Final = 30
 MEANING: Final[Mapping[str, str]] = {
     "few_items": f"Fewer than {FEW_OF_A_KIND} items are right, or wrong: an AUROC is known to "
     "within 0.1 at best.",
+    "few_clusters": f"Fewer than {FEW_CLUSTERS} clusters: intervals are rough, mostly too short.",
     "first_positions": "The first positions of the prompts take part in features of the question; "
     "they are often attention sinks. lpp-analyze items --skip-first 1 leaves one out.",
+    "independent_items": "Items are taken as independent, since no field says which belong "
+    "together: items of one passage or scene make intervals too short and p too small. "
+    "lpp-analyze items --cluster FIELD names it.",
     "items_left_out": "Some items could not be analysed: they were set aside, or are neither right "
     "nor wrong.",
     "no_groups": "The items have no groups, so a feature that only tells easy subjects from hard "
     "ones counts too. lpp-capture eval --group FIELD names the subject.",
     "small_groups": "The groups are too small to compare items within them, so a feature that only "
     "tells easy groups from hard ones counts too.",
+    "uncut_answers": "An earlier release stored the answers: their length and ln p include what "
+    "the model wrote after the stop string. Evaluate again; no pass is repeated.",
 }
 """The meaning of each flag of `item_analyses`."""
 
@@ -75,22 +83,30 @@ def item_flags(found: ItemAnalysis) -> Iterator[str]:
     """Flags of an analysis, of `MEANING`."""
     if min(found.n_right, found.n_wrong) < FEW_OF_A_KIND:
         yield "few_items"
+    if 0 < found.n_clusters < FEW_CLUSTERS:
+        yield "few_clusters"
     if not found.skip_first:
         yield "first_positions"
+    if found.cluster is None:
+        yield "independent_items"
     if found.left_out:
         yield "items_left_out"
     if not found.n_groups:
         yield "no_groups"
     elif not found.n_within:
         yield "small_groups"
+    if found.uncut:
+        yield "uncut_answers"
 
 
 def _analysis(found: ItemAnalysis) -> dict[str, Any]:
     n = found.n_right + found.n_wrong
     row: dict[str, Any] = {
         **{name: getattr(found, name) for name in ("n_right", "n_wrong", "n_groups", "n_within")},
+        "cluster": found.cluster or "",
+        "n_clusters": found.n_clusters,
         "accuracy": found.n_right / n,
-        **_interval("accuracy", proportion_interval(found.n_right, n)),
+        **_interval("accuracy", found.accuracy_interval),
         "n_left_out": sum(found.left_out.values()),
         "risk_by": found.confidence,
         "risk_area": found.risk.area,

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.numerics.association import benjamini_hochberg
+
 Q: Final = 0.1
 """Expected share of false findings among the features that are said to tell right from wrong."""
 
@@ -25,7 +27,8 @@ class Verdict:
     baseline: Row | None
     """The baseline whose AUROC is farthest from 0.5; None if no baseline varies."""
     beyond: tuple[Row, ...]
-    """Those of `telling` whose whole interval is farther from 0.5 than `baseline`."""
+    """Those of `telling` that tell more than `baseline`: a gain above 0, and q of its p below `Q`
+    over `tested`. All of `telling` without a baseline."""
     best: Row | None
     """The feature of `beyond`, or else of `telling`, whose AUROC is farthest from 0.5."""
 
@@ -43,7 +46,7 @@ def verdict(features: pl.DataFrame, *, within: bool) -> Verdict:
     AUROC of `best`.
     """
     kind = "within_" if within else ""
-    auroc, low, high = (f"{kind}{name}" for name in ("auroc", "ci_low", "ci_high"))
+    auroc = f"{kind}auroc"
 
     def distance(row: Row) -> float:
         return abs(float(row[auroc]) - 0.5)
@@ -51,14 +54,12 @@ def verdict(features: pl.DataFrame, *, within: bool) -> Verdict:
     made = [row for row in features.iter_rows(named=True) if row[auroc] is not None]
     baselines = [row for row in made if row["role"] == "baseline"]
     baseline = max(baselines, key=distance, default=None)
-    reached = 0.0 if baseline is None else distance(baseline)
     tested = [row for row in made if row["role"] in ("statistic", "rows")]
     telling = [row for row in tested if row["q_value"] is not None and row["q_value"] < Q]
-    beyond = [
-        row
-        for row in telling
-        if row[low] is not None and max(row[low] - 0.5, 0.5 - row[high]) > reached
-    ]
+    paired = [row for row in tested if row["gain_p_value"] is not None]
+    q_values = benjamini_hochberg([row["gain_p_value"] for row in paired])
+    more = [row for row, q in zip(paired, q_values, strict=True) if row["gain"] > 0 and q < Q]
+    beyond = telling if baseline is None else [row for row in more if row in telling]
     return Verdict(
         within=within,
         tested=tuple(tested),

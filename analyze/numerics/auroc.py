@@ -7,12 +7,16 @@ the larger value, and the number is shown as it is.
 With groups, such as subjects, only items of one group are compared. That is the mean of the AUROCs
 within groups, weighted by the pairs of a right and a wrong item in each: a number that only tells
 easy subjects from hard ones is at 0.5.
+
+With clusters, such as scenes, items of one cluster may share luck, and clusters are independent: an
+error adds up what the items of a cluster contribute before it squares. A cluster may have items of
+several groups. Without clusters every item is one of its own.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +31,8 @@ CONFIDENCE: Final = 0.95
 Z: Final = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
 
 FEWEST_OF_A_GROUP: Final = 2
-"""Right items, and also wrong items, that a group needs: a single one has no variance."""
+"""Clusters with right items, and also with wrong items, that a group needs: a single one has no
+variance. Without clusters, items."""
 
 DRAWS: Final = 200
 """Shuffles of the labels for a control."""
@@ -40,13 +45,14 @@ class Auroc:
     value: float
     """0 to 1"""
     stderr: float
-    """DeLong's; 0 if right and wrong items are separated perfectly."""
+    """DeLong's, with clusters Obuchowski's; 0 if right and wrong items are separated perfectly."""
     interval: tuple[float, float] | None
     """95 %, from `stderr` on the scale of the log odds, so that it stays within 0 and 1. None where
     `stderr` is 0: it would claim that no other value is possible."""
     p_value: float
     """Two-sided, of exchangeable labels: Mann and Whitney 1947, normal, corrected for ties; with
-    groups the sum over groups, exchangeable within each."""
+    groups the sum over groups, exchangeable within each; with clusters the labels of whole clusters
+    are exchangeable, and those inside a cluster."""
     n_right: int
     n_wrong: int
     n_groups: int
@@ -63,37 +69,45 @@ class Control:
     """`low` to `high` holds 95 % of the draws."""
 
 
-def auroc(values: Floats, right: Flags, groups: Codes | None = None, /) -> Auroc | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """How much farther from 0.5 the AUROC of a feature is than that of another one."""
+
+    value: float
+    """-0.5 to 0.5"""
+    interval: tuple[float, float]
+    """95 %, normal; one point where the two do not differ in any placement."""
+    p_value: float
+    """Two-sided, of no gain."""
+
+
+def auroc(
+    values: Floats, right: Flags, groups: Codes | None = None, clusters: Codes | None = None, /
+) -> Auroc | None:
     """AUROC of `values` for the items that are `right`, with DeLong's standard error.
 
-    values: (n,), finite. right: (n,). groups: (n,) a number for the group of each item; items of a
-    group with fewer than `FEWEST_OF_A_GROUP` right or wrong items do not count. None where nothing
-    can be compared: too few right or wrong items, or one value for all.
+    values: (n,), finite. right: (n,). groups, clusters: (n,) a number for the group, and for the
+    cluster, of each item; items of a group with fewer than `FEWEST_OF_A_GROUP` clusters of right or
+    of wrong items do not count. None where nothing can be compared: too few right or wrong items,
+    or one value for all.
 
     The placements of DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44, from midranks (Sun and
-    Xu 2014): n log n. With groups, given the number of right and wrong items in each, the variance
-    is the sum of the groups' variances, each times the square of its weight.
+    Xu 2014): n log n. With clusters the error is that of sums of placements over a cluster
+    (Obuchowski 1997, Biometrics 53). With groups, given the number of right and wrong items in
+    each, a placement counts with its group's weight.
 
     >>> found = auroc(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, True, False, False]))
     >>> found.value  # pairs: 3 > 2, 3 > 1, 2 = 2, 2 > 1
     0.875
     """
-    strata = list(_strata(values, right, groups))
+    strata = list(_strata(values, right, groups, clusters))
     pairs = sum(one.pairs for one in strata)
     if not pairs or not any(np.ptp(one.values) for one in strata):
         return None
-    value = variance = under_null = 0.0
-    for one in strata:
-        weight = one.pairs / pairs
-        of_right, of_wrong = one.placements()
-        value += weight * float(of_right.mean())
-        variance += weight**2 * (
-            float(of_right.var(ddof=1)) / len(of_right)
-            + float(of_wrong.var(ddof=1)) / len(of_wrong)
-        )
-        under_null += weight**2 * one.null_variance()
+    value, parts = _placed(strata)
     value = min(max(value, 0.0), 1.0)  # rounding
-    stderr = math.sqrt(variance)
+    stderr = math.sqrt(_variance(parts))
+    under_null = _null_variance(strata) / pairs**2
     return Auroc(
         value=value,
         stderr=stderr,
@@ -105,10 +119,46 @@ def auroc(values: Floats, right: Flags, groups: Codes | None = None, /) -> Auroc
     )
 
 
+def gain(
+    values: Floats,
+    other: Floats,
+    right: Flags,
+    groups: Codes | None = None,
+    clusters: Codes | None = None,
+    /,
+) -> Gain | None:
+    """How much farther from 0.5 the AUROC of `values` is than that of `other`, of the same items.
+
+    Both may be on either side of 0.5. other: (n,), finite; the rest is as in `auroc`. None where
+    nothing can be compared. The two AUROCs are paired: the error is that of the difference of their
+    placements (DeLong, DeLong and Clarke-Pearson 1988), summed over clusters.
+    """
+    both = [list(_strata(one, right, groups, clusters)) for one in (values, other)]
+    if not both[0]:
+        return None
+    (one, of_one), (two, of_two) = map(_placed, both)
+    signs = [math.copysign(1.0, found - 0.5) for found in (one, two)]
+    found = abs(one - 0.5) - abs(two - 0.5)
+    stderr = math.sqrt(
+        _variance(
+            [
+                _Part(signs[0] * x.sums - signs[1] * y.sums, x.n_clusters)
+                for x, y in zip(of_one, of_two, strict=True)
+            ]
+        )
+    )
+    return Gain(
+        value=found,
+        interval=(found - Z * stderr, found + Z * stderr),
+        p_value=float(2 * stats.norm.sf(abs(found) / stderr)) if stderr else float(not found),
+    )
+
+
 def shuffled(
     values: Floats,
     right: Flags,
     groups: Codes | None = None,
+    clusters: Codes | None = None,
     /,
     *,
     draws: int = DRAWS,
@@ -116,18 +166,30 @@ def shuffled(
 ) -> Control | None:
     """What `auroc` of these values gives when labels are shuffled: within groups where given.
 
-    None where `auroc` is None. Cost: draws n multiply-adds; memory: 9 bytes for each item and draw.
+    With clusters, a cluster gets the labels of another one, in an order of their own; where
+    clusters differ in size, as far as they reach, and then those of the next one. None where
+    `auroc` is None. Cost: draws n multiply-adds; memory: 9 bytes for each item and draw, with
+    clusters 33, and draws n log n to sort.
     """
-    strata = list(_strata(values, right, groups))
+    strata = list(_strata(values, right, groups, clusters))
     pairs = sum(one.pairs for one in strata)
     if not pairs or not any(np.ptp(one.values) for one in strata):
         return None
     generator = np.random.default_rng(seed)
     wins = np.zeros(draws)
+    n_clusters = strata[0].n_clusters
+    alone = n_clusters == len(values)
+    turns = np.empty(0) if alone else generator.random((draws, n_clusters))
     for one in strata:
         n_right = int(one.right.sum())
-        labels = generator.permuted(np.tile(one.right, (draws, 1)), axis=1)
-        wins += labels @ one.ranks() - n_right * (n_right + 1) / 2
+        ranks = one.ranks()
+        if alone:
+            labels = generator.permuted(np.tile(one.right, (draws, 1)), axis=1)
+        else:  # a cluster has the same turn in every group
+            inside = generator.random((draws, len(one.right)))
+            labels = one.right[np.lexsort((inside, turns[:, one.clusters]))]
+            ranks = ranks[np.argsort(one.clusters, kind="stable")]
+        wins += labels @ ranks - n_right * (n_right + 1) / 2
     drawn = wins / pairs
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Control(mean=float(drawn.mean()), low=float(low), high=float(high))
@@ -188,6 +250,10 @@ class _Stratum:
 
     values: Floats
     right: Flags
+    clusters: Codes
+    """(n,) 0 to `n_clusters` - 1"""
+    n_clusters: int
+    """Of all items, also of other strata."""
 
     @property
     def pairs(self) -> int:
@@ -210,22 +276,100 @@ class _Stratum:
         above = 1 - (ranks[~self.right] - stats.rankdata(wrong)) / len(right)
         return below, above
 
-    def null_variance(self) -> float:
-        """Variance of the AUROC over all orders of the labels, ties counted."""
-        n, pairs = len(self.values), self.pairs
-        ties = np.unique(self.values, return_counts=True)[1].astype(np.float64)
-        correction = float((ties**3 - ties).sum()) / (n * (n - 1))
-        return (n + 1 - correction) / (12 * pairs)
+    def of_clusters(self, numbers: Floats) -> Floats:
+        """(n_clusters,) sums over each cluster of (n,) numbers."""
+        return np.bincount(self.clusters, numbers, self.n_clusters).astype(np.float64)
 
 
-def _strata(values: Floats, right: Flags, groups: Codes | None) -> Iterator[_Stratum]:
+def _strata(
+    values: Floats, right: Flags, groups: Codes | None, clusters: Codes | None
+) -> Iterator[_Stratum]:
     """The groups with enough items of both kinds."""
-    codes = np.zeros(len(values), dtype=np.int64) if groups is None else groups
+    n = len(values)
+    codes = np.zeros(n, dtype=np.int64) if groups is None else groups
+    of_items = np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    n_clusters = int(of_items.max(initial=-1)) + 1
     for code in np.unique(codes):
         here = codes == code
-        n_right = int(right[here].sum())
-        if min(n_right, int(here.sum()) - n_right) >= FEWEST_OF_A_GROUP:
-            yield _Stratum(values[here].astype(np.float64), right[here])
+        labels, some = right[here], of_items[here]
+        kinds = [len(np.unique(some[kind])) for kind in (labels, ~labels)]
+        if min(kinds) >= FEWEST_OF_A_GROUP:
+            yield _Stratum(values[here].astype(np.float64), labels, some, n_clusters)
+
+
+class _Part(NamedTuple):
+    """What clusters contribute to the error of an AUROC by the right, or by the wrong, items of a
+    stratum.
+    """
+
+    sums: Floats
+    """(n_clusters,) sums of placements less their mean, over the items of the kind, times the
+    stratum's weight."""
+    n_clusters: int
+    """Clusters that have such items."""
+
+
+def _placed(strata: Sequence[_Stratum]) -> tuple[float, list[_Part]]:
+    """The AUROC, and two parts of each stratum."""
+    pairs = sum(one.pairs for one in strata)
+    value, parts = 0.0, []
+    for one in strata:
+        weight = one.pairs / pairs
+        placed = one.placements()
+        value += weight * float(placed[0].mean())
+        for kind, placements in zip((one.right, ~one.right), placed, strict=True):
+            away = np.zeros(len(kind))
+            away[kind] = (placements - placements.mean()) * (weight / len(placements))
+            count = len(np.unique(one.clusters[kind]))
+            parts.append(_Part(one.of_clusters(away), count))
+    return value, parts
+
+
+def _variance(parts: Sequence[_Part]) -> float:
+    """Obuchowski 1997, with a pair of parts for each group; DeLong's where clusters are items."""
+    together = np.zeros_like(parts[0].sums)
+    variance = apart = 0.0
+    for sums, count in parts:
+        squares = float(sums @ sums)
+        together += sums
+        apart += squares
+        variance += squares * count / (count - 1)
+    k = len(together)
+    return max(0.0, variance + (float(together @ together) - apart) * k / (k - 1))
+
+
+def _null_variance(strata: Sequence[_Stratum]) -> float:
+    """Variance of the sum of ranks of right items over all orders of the labels, ties counted.
+
+    Labels, less the share of right items, have one covariance within clusters and another one
+    between clusters: the means over the pairs of items, which sum to 0 over all pairs. Where
+    clusters are of one size, this is the variance over all ways to exchange the labels of whole
+    clusters, and those inside clusters; where they are items, that of Mann and Whitney. Over items
+    of one cluster in different groups a further mean counts.
+    """
+    of_groups = variance = 0.0
+    across = np.zeros((3, strata[0].n_clusters))  # sums over groups: labels, ranks, items
+    inside = np.zeros(4)  # squares of the same within groups, and of the groups' sizes
+    for one in strata:
+        n = len(one.values)
+        ranks, labels = one.ranks() - (n + 1) / 2, one.right - one.right.mean()
+        sums = np.stack([one.of_clusters(some) for some in (labels, ranks, np.ones(n))])
+        across += sums
+        q, b, n_pairs = np.vecdot(sums, sums)
+        inside += q, b, n_pairs, n**2
+        v, s = float(labels @ labels) / n, float(ranks @ ranks)
+        largest = sums[2].max()
+        within = 0.0
+        if largest > 1:
+            within = min(max((q - n * v) / (n_pairs - n), -v / (largest - 1)), v)
+        between = -(n * v + (n_pairs - n) * within) / (n**2 - n_pairs)
+        of_groups += v * s + within * (b - s) - between * b
+    q, b, n_pairs = np.vecdot(across, across) - inside[:3]
+    variance = of_groups
+    if n_pairs > 0:
+        others = across[2].sum() ** 2 - inside[3] - n_pairs
+        variance += b * q * (1 / n_pairs + (1 / others if others > 0 else 0.0))
+    return variance if variance > 0 else of_groups
 
 
 def _interval(value: float, stderr: float) -> tuple[float, float] | None:

@@ -16,7 +16,8 @@ LEAST_SHRINKAGE: Final = 1e-6
 
 
 def folds(n: int, /, *, count: int = FOLDS, seed: int = 0) -> Codes:
-    """(n,) the fold of each item: equally many in each, as far as n allows, in a seeded order.
+    """(n,) the fold of each item or cluster: equally many in each, as far as n allows, in a seeded
+    order.
 
     >>> np.bincount(folds(7, count=3)).tolist()
     [3, 2, 2]

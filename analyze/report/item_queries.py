@@ -34,7 +34,7 @@ ITEM_ANALYSES: Final = Query(
     ANALYSIS_KEY,
     f"SELECT {_KEY}, flags,\n"
     "  n_right, n_wrong, accuracy, accuracy_ci_low, accuracy_ci_high,\n"
-    "  n_groups, n_within, n_left_out,\n"
+    "  n_groups, n_within, cluster, n_clusters, n_left_out,\n"
     "  ece, ece_ci_low, ece_ci_high, ece_calibrated, ece_by_chance, risk_area, risk_best\n"
     "FROM item_analyses ORDER BY ALL",
     COMMAND,
@@ -46,7 +46,7 @@ ITEM_FEATURES: Final = Query(
     "How well each feature tells right answers from wrong ones: AUROC, with 95 % intervals",
     "item_features",
     (*ANALYSIS_KEY, "feature"),
-    f"SELECT feature, role,\n  {_SHOWN},\n  q_value, {_KEY}\n"
+    f"SELECT feature, role,\n  {_SHOWN},\n  q_value, round(gain, 3) AS gain, {_KEY}\n"
     "FROM item_features WHERE site = ''\n"
     f"ORDER BY {_KEY}, list_position(['baseline', 'statistic', 'rows', 'gold'], role),\n"
     "  abs(coalesce(within_auroc, auroc) - 0.5) DESC NULLS LAST, feature",
@@ -74,6 +74,8 @@ ITEM_CONTROLS: Final = Query(
     f"SELECT feature, site,\n  {_numbers(('partial_',))},\n"
     "  round(shuffled_mean, 3) AS shuffled_mean, round(shuffled_low, 3) AS shuffled_low,\n"
     "  round(shuffled_high, 3) AS shuffled_high,\n"
+    "  round(gain, 3) AS gain, round(gain_ci_low, 3) AS gain_ci_low,\n"
+    "  round(gain_ci_high, 3) AS gain_ci_high, gain_p_value,\n"
     f"  p_value, within_p_value, n_right, n_wrong, n_groups, unit, why_none, {_KEY}\n"
     f"FROM item_features\nORDER BY {_KEY}, site <> '', feature, depth, site",
     COMMAND,

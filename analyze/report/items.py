@@ -216,8 +216,8 @@ def _telling(said: Verdict) -> Iterator[Sentence]:
         baseline = f"{said.baseline['feature']} ({said.number(said.baseline)[0]:.2f})"
         n_beyond = f"{len(said.beyond):,}" if said.beyond else "none"
         parts.append(
-            f"; for {n_beyond} of them the whole 95 % interval is farther from 0.5 than the best "
-            f"baseline, {baseline}"
+            f"; {n_beyond} of them tell more than the best baseline, {baseline}, by a paired test "
+            f"(q below {Q})"
         )
     table = ITEM_SITES.name if said.best["site"] else ITEM_FEATURES.name
     value = _share(*said.number(said.best))

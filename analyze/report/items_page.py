@@ -172,6 +172,7 @@ def _sites(some: EvaluatedItems, found: ItemAnalysis) -> list[str]:
 def _call(store: str, some: EvaluatedItems, found: ItemAnalysis) -> str:
     """The Python that repeats this analysis."""
     options = f"run={found.run!r}, source={found.source!r}, filter={found.filter!r}"
+    options += f", cluster={found.cluster!r}" if found.cluster else ""
     sites = _sites(some, found)
     chosen = f"sites={sites!r}, " if sites else ""
     return (
@@ -191,6 +192,7 @@ def _asked(store: str, some: EvaluatedItems, found: ItemAnalysis) -> Iterator[Se
     words = ["lpp-analyze", "items", store, "--task", found.task, "--run", found.run]
     words += ["--source", found.source, "--filter", found.filter]
     words += ["--skip-first", str(found.skip_first), "--seed", str(found.seed)]
+    words += ["--cluster", found.cluster] if found.cluster else []
     if sites := _sites(some, found):
         words += ["--sites", ",".join(sites)]
     yield ("Again: ", Code(f"{shlex.join(words)} -o items.html"))

@@ -19,6 +19,7 @@ from lpp.analyze.text.auroc_rows import (
     probability,
 )
 from lpp.analyze.text.drift import tail
+from lpp.analyze.text.items import in_clusters
 from lpp.analyze.text.text import WIDTH, Row, bar
 from lpp.analyze.text.text import as_json as json_text
 
@@ -207,6 +208,8 @@ def flips_document(found: Flips) -> dict[str, Any]:
         "filter": found.a.filter,
         **runs,
         "items": accuracy.n,
+        "cluster": found.a.cluster,
+        "n_clusters": found.n_clusters,
         "right_in_both": both,
         "right_to_wrong": lost,
         "wrong_to_right": gained,
@@ -233,10 +236,14 @@ def _opening(found: Flips) -> Iterator[str]:
     yield f"Right in both {both}, in A alone {lost}, in B alone {gained}, in neither {neither}" + (
         f"; of these {moved} with another wrong answer" if moved else ""
     )
+    test = (
+        "McNemar's exact p" if found.a.cluster is None else "p by cluster (Durkalski et al. 2003)"
+    )
     yield (
         f"Accuracy, B less A: {_signed(accuracy.difference)} (95 %: {_signed(low)} to "
-        f"{_signed(high)}, paired); McNemar's exact p {probability(accuracy.p_value)}"
+        f"{_signed(high)}, paired); {test} {probability(accuracy.p_value)}"
     )
+    yield in_clusters(found.a.cluster, found.n_clusters)
     if found.a.source != found.b.source:
         yield f"Sources: {found.a.source} (A), {found.b.source} (B)"
     for name, some, alone in zip("AB", (found.a, found.b), found.n_alone, strict=True):

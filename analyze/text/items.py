@@ -8,6 +8,7 @@ import polars as pl
 
 from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.evaluations.mistakes import Mistake
+from lpp.analyze.evaluations.tables import MEANING
 from lpp.analyze.evaluations.verdict import named, verdict
 from lpp.analyze.text import markdown
 from lpp.analyze.text.auroc_rows import BAR, HEADS, auroc_cells, auroc_line, digits, paragraph
@@ -24,8 +25,8 @@ ROLES: Final[Mapping[str, str]] = {
 
 READING: Final = (
     "AUROC: probability that a right item has the larger value than a wrong one; .50 says nothing, "
-    "below .50 wrong items have the larger one. 95 %: its interval over items. shuffled: 95 % of "
-    "200 draws with shuffled labels. within: pairs of one group alone. partial: of what the "
+    "below .50 wrong items have the larger one. 95 %: its interval. shuffled: 95 % of 200 "
+    "draws with shuffled labels. within: pairs of one group alone. partial: of what the "
     "answer's length and ln p leave of the feature's ranks. q: Benjamini-Hochberg. Where items are "
     "compared within groups, so are partial and q."
 )
@@ -117,7 +118,7 @@ FORMATS: Final[Mapping[str, Callable[[ItemAnalysis], str]]] = {
 
 _SETTINGS: Final = (
     *("task", "run", "name", "source", "model", "filter", "n_right", "n_wrong", "n_groups"),
-    *("n_within", "skip_first", "seed", "keeps_rows"),
+    *("n_within", "cluster", "n_clusters", "accuracy_interval", "skip_first", "seed", "keeps_rows"),
 )
 
 
@@ -130,8 +131,18 @@ def what_was_asked(found: ItemAnalysis) -> Iterator[str]:
     if found.n_groups:
         kept = found.n_within or "too few to compare any"
         yield f"Within groups: {kept} items are in groups of at least two right and two wrong ones"
+    yield in_clusters(found.cluster, found.n_clusters)
     for why, count in found.left_out.items():
         yield f"{count} items left out: {why}"
+    if found.uncut:
+        yield MEANING["uncut_answers"]
+
+
+def in_clusters(cluster: str | None, n_clusters: int) -> str:
+    """A line on what is independent: clusters, or items."""
+    if cluster is None:
+        return "Items are taken as independent: their task declares no cluster (--cluster FIELD)"
+    return f"{n_clusters} clusters by {cluster}: errors, p, shuffles and folds are by cluster"
 
 
 def _closing(found: ItemAnalysis) -> Iterator[str]:
@@ -195,7 +206,7 @@ def _beyond(found: ItemAnalysis) -> Iterator[str]:
     where = " within groups" if said.within else ""
     yield (
         f"Best baseline{where}: {said.baseline['feature']}, "
-        f"{digits(said.number(said.baseline)[0])}. q below .1 and whole interval farther from .50: "
+        f"{digits(said.number(said.baseline)[0])}. Farther from .50 by a paired test, q below .1: "
         f"{', '.join(map(named, said.beyond)) or 'none'}."
     )
 

@@ -190,6 +190,7 @@ class _Evaluation:
                 source=source,
                 model=self.name,
                 group=request.group or declared.group,
+                cluster=declared.cluster,
                 correct=declared.correct,
             )
             runs, items = set(table["run"].drop_null().to_pylist()), items_file(table)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from lpp.capture.evaluation.sequences import Answer
-from lpp.store.items import ITEMS_SCHEMA, answered_correctly
+from lpp.store.items import ITEMS_SCHEMA, answered_correctly, field_text
 
 
 def items_table(
@@ -20,13 +20,14 @@ def items_table(
     source: str,
     model: str,
     group: str | None = None,
+    cluster: str | None = None,
     correct: str | None = None,
 ) -> tuple[pa.Table, list[str]]:
-    """The items of one task, (n, 15) `ITEMS_SCHEMA`; and the metrics that are no number of an item.
+    """The items of one task, (n, 17) `ITEMS_SCHEMA`; and the metrics that are no number of an item.
 
     task: lm-eval's. samples: lm-eval's records of its items. answers: item -> index of the request
-    -> its answers. group: field of a document that names the item's group. correct: metric
-    that is 1 where an item is right, where the task says it.
+    -> its answers. group, cluster: fields of a document that name the item's group and its
+    cluster. correct: metric that is 1 where an item is right, where the task says it.
     """
     rows, others = [], dict[str, None]()
     for sample in samples:
@@ -39,7 +40,6 @@ def items_table(
             if value is not None and math.isfinite(value)
         }
         gold, chosen = _choices(task, sample["doc"], given)
-        named = None if group is None else sample["doc"].get(group)
         rows.append(
             {
                 "source": source,
@@ -48,7 +48,7 @@ def items_table(
                 "task": str(task.config.task),
                 "item": sample["doc_id"],
                 "filter": sample["filter"],
-                "item_group": None if named is None else str(named),
+                "item_group": field_text(sample["doc"], group),
                 "prompt_ids": [answer.prompt_id for answer in given],
                 "log_likelihoods": [answer.log_likelihood for answer in given],
                 "greedy": [answer.greedy for answer in given],
@@ -61,6 +61,8 @@ def items_table(
                 ),
                 "metrics": json.dumps(metrics, sort_keys=True),
                 "doc_sha256": sample["doc_hash"],
+                "item_cluster": field_text(sample["doc"], cluster),
+                "n_answer": [answer.n_answer for answer in given],
             }
         )
     return pa.Table.from_pylist(rows, schema=ITEMS_SCHEMA), list(others)

@@ -5,6 +5,7 @@ context, the windows of a long text, the chat template. What it does with tokens
 become the prompts of a run, and the answers are read from the run's token statistics.
 """
 
+import bisect
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -140,7 +141,7 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         """What the model writes after each context, cut at the first of the stop strings.
 
         Greedy: the most likely token each time. All `max_gen_toks` tokens are written and
-        captured, also those after a stop string.
+        captured, also those after a stop string; the answer is those before it.
         """
         if self.eot_token_id is None:
             raise _invalid(
@@ -161,11 +162,26 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             encoded = [[self._beginning(instance, tokens)] for instance in some]
             answers = self._answers(some, encoded, tokens=tokens)
             for number, (answer,) in zip(numbers, answers, strict=True):
-                written = self.tok_decode(list(answer.written))
-                texts[number] = postprocess_generated_text(
-                    generation=written, stop=stops[number], think_end_token=None
+                text = postprocess_generated_text(
+                    generation=self.tok_decode(list(answer.written)),
+                    stop=stops[number],
+                    think_end_token=None,
                 )
+                texts[number], of = text, requests[number]
+                cut = answer.cut(self._tokens_of(text, answer.written))
+                self.answers[of.task_name, of.doc_id][of.idx] = [cut]
         return texts
+
+    def _tokens_of(self, text: str, written: Sequence[int]) -> int:
+        """The fewest of the first tokens of `written` that spell `text`, the beginning of theirs.
+
+        The last one may spell a part of the stop string as well.
+        """
+        return bisect.bisect_left(
+            range(len(written)),
+            True,
+            key=lambda n: self.tok_decode(list(written[:n])).startswith(text),
+        )
 
     def _beginning(self, instance: Any, tokens: int) -> EncodedRequest:
         """The context of a generation of up to `tokens` tokens."""

@@ -18,12 +18,12 @@ from lpp.capture.evaluation.score_source import (
     originals_of,
     rows_of,
 )
-from lpp.capture.evaluation.uncertainty import score_interval, standard_error
 from lpp.store import Run, Store
 from lpp.store.errors import ConflictError, ErrorKind, FormatError
 from lpp.store.format.documents import document_hash
 from lpp.store.format.plan import ModelInfo
-from lpp.store.items import ITEMS_FILE, is_evaluation
+from lpp.store.items import ITEMS_FILE, field_text, is_evaluation
+from lpp.store.uncertainty import score_interval, standard_error
 
 KIND: Final = "lm-eval"
 
@@ -131,8 +131,8 @@ def scores_of(
     counted: dict[str, list[tuple[float | None, Hashable]]] = defaultdict(list)
     for part in parts:
         for sample in results["samples"][part]:
-            own = sample["doc_id"]
-            among = own if cluster is None else sample["doc"].get(cluster, own)
+            named = field_text(sample["doc"], cluster)
+            among = sample["doc_id"] if named is None else named
             for metric in sample["metrics"]:
                 of_item = number(sample[metric]), (part, among)
                 counted[f"{metric},{sample['filter']}"].append(of_item)

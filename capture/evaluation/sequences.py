@@ -7,8 +7,9 @@ context computes is stored once, and a branch predicts every token of its answer
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -72,8 +73,23 @@ class Answer:
     """ln p of the answer's tokens, in nats; -inf where it was set aside."""
     greedy: bool
     """Whether each of them is the most likely token."""
+    n_answer: int | None = None
+    """Tokens of the answer; None where it was set aside."""
     written: tuple[int, ...] = ()
-    """Tokens that the model wrote after the sequence."""
+    """Tokens that the model wrote after the sequence: the answer, and what follows it."""
+    logprobs: tuple[float, ...] = ()
+    """ln p of each of the tokens of `written`, in nats."""
+    likeliest: tuple[bool, ...] = ()
+    """Whether each of the tokens of `written` is the most likely one."""
+
+    def cut(self, n_answer: int) -> "Answer":
+        """The same where only the first `n_answer` tokens that the model wrote are the answer."""
+        return replace(
+            self,
+            log_likelihood=math.fsum(self.logprobs[:n_answer]),
+            greedy=all(self.likeliest[:n_answer]),
+            n_answer=n_answer,
+        )
 
 
 SET_ASIDE: Final = Answer(run=None, prompt_id=None, log_likelihood=-np.inf, greedy=False)
@@ -197,8 +213,8 @@ def answers_of(
 
     places: row of each in the run's corpus, as `corpus_of` gives them. The log-likelihood is the
     sum, in float64, of `next_logprob` over the answer's tokens; the answer is greedy where each of
-    its tokens is the most likely one. What the model wrote is an answer too. Reads the token
-    statistics once.
+    its tokens is the most likely one. All that the model wrote is an answer, until `Answer.cut`.
+    Reads the token statistics once.
 
     FormatError for a sequence that is not what its prompt holds, or whose answer has no token of
     that prompt before it: each answer is read from its own prompt, or not at all.
@@ -229,13 +245,17 @@ def answers_of(
                 f"`lpp-analyze verify {run.path.parent.parent}` says what was altered.",
                 kind=ErrorKind.CORRUPT,
             )
+        likely = likeliest[first - 1 : end - 1] == tokens[first:end]
         found.append(
             Answer(
                 run=run.id,
                 prompt_id=prompt,
                 log_likelihood=float(logprob[first - 1 : end - 1].sum()),
-                greedy=bool((likeliest[first - 1 : end - 1] == tokens[first:end]).all()),
+                greedy=bool(likely.all()),
+                n_answer=end - first,
                 written=tuple(written.tolist()),
+                logprobs=tuple(logprob[last - 1 : end - 1].tolist()),
+                likeliest=tuple(likely[last - first :].tolist()),
             )
         )
     return found

@@ -14,7 +14,9 @@ WITH asked AS (  -- where lpp-capture eval asked for each answer twice, the firs
       ELSE log_likelihoods[:len(log_likelihoods) // 2]
     END AS logprobs,
     prompt_ids[coalesce(chosen, 0) + 1] AS chosen_prompt,
-    prompt_ids[gold + 1] AS gold_prompt
+    prompt_ids[gold + 1] AS gold_prompt,
+    n_answer[coalesce(chosen, 0) + 1] AS n_chosen,
+    n_answer[gold + 1] AS n_gold
   FROM items
   WHERE NOT correct AND (chosen IS NOT NULL OR len(log_likelihoods) = 1)
 ),
@@ -40,9 +42,16 @@ begins AS (  -- columns of prompts that a store without evaluations lacks
   )
 ),
 shown AS (
-  SELECT run, prompt_id, n_context, question_prompt
-  FROM (SELECT run, unnest([chosen_prompt, gold_prompt]) AS prompt_id FROM mistakes)
+  SELECT run, prompt_id, n_context, question_prompt, max(n_answer) AS n_answer
+  FROM (
+    SELECT
+      run,
+      unnest([chosen_prompt, gold_prompt]) AS prompt_id,
+      unnest([n_chosen, n_gold]) AS n_answer
+    FROM mistakes
+  )
   JOIN begins USING (run, prompt_id)
+  GROUP BY ALL
 ),
 words AS (
   SELECT
@@ -51,12 +60,14 @@ words AS (
     string_agg(coalesce(token, '<' || stats.token_id || '>'), '' ORDER BY position)
       FILTER (position < n_context AND position >= n_context - 60) AS before,
     string_agg(coalesce(token, '<' || stats.token_id || '>'), '' ORDER BY position)
-      FILTER (position >= n_context) AS answer
+      FILTER (position >= n_context AND position < n_context + coalesce(n_answer, position + 1))
+      AS answer
   FROM token_stats AS stats
   SEMI JOIN (
     SELECT run, unnest([prompt_id, question_prompt]) AS prompt_id FROM shown
   ) USING (run, prompt_id)
   LEFT JOIN begins USING (run, prompt_id)
+  LEFT JOIN (SELECT run, prompt_id, n_answer FROM shown) USING (run, prompt_id)
   LEFT JOIN vocabulary AS names ON names.run = stats.run AND names.token_id = stats.token_id
   GROUP BY ALL
 )

@@ -1,7 +1,7 @@
 -- How do right and wrong items differ?
 -- Read: means over the right and over the wrong items of each task. answer_ numbers are taken at
 --   the position before the chosen answer, question_ numbers over the question before that
---   position. effect is the difference in standard deviations of all items. It does not say whether
+--   position. What the model wrote after the stop string is no part of an answer. effect is the difference in standard deviations of all items. It does not say whether
 --   chance explains it: lpp-analyze items STORE --task TASK has AUROC, intervals and the baselines
 --   that a number has to beat.
 -- Empty: no model was evaluated, or the database lacks its prompts: lpp-capture eval --tasks TASK
@@ -15,6 +15,7 @@ WITH asked AS (
     item,
     correct,
     prompt_ids[coalesce(chosen, 0) + 1] AS prompt_id,
+    n_answer[coalesce(chosen, 0) + 1] AS n_answer,
     log_likelihoods[coalesce(chosen, 0) + 1] AS chosen_logprob
   FROM items
   WHERE correct IS NOT NULL AND (chosen IS NOT NULL OR len(log_likelihoods) = 1)
@@ -34,7 +35,7 @@ answers AS (  -- a branch has the answer alone, and the prompt that it branches 
   SELECT
     begins.run,
     begins.prompt_id,
-    begins.n_tokens - begins.n_context AS answer_length,
+    begins.n_tokens - begins.n_context AS n_after,
     question.prompt_id AS question_prompt,
     question.n_context,
     coalesce(question.n_before_question, 0) AS n_before
@@ -48,7 +49,7 @@ statistics AS (
   SELECT
     answers.run,
     answers.prompt_id,
-    answer_length,
+    n_after,
     avg(entropy) FILTER (position = n_context - 1) AS answer_entropy,
     avg(margin) FILTER (position = n_context - 1) AS answer_margin,
     avg(entropy) FILTER (position BETWEEN n_before AND n_context - 2) AS question_entropy,
@@ -59,7 +60,10 @@ statistics AS (
   GROUP BY ALL
 ),
 numbers AS (
-  UNPIVOT (FROM asked JOIN statistics USING (run, prompt_id))
+  UNPIVOT (
+    SELECT *, coalesce(n_answer, n_after) AS answer_length
+    FROM asked JOIN statistics USING (run, prompt_id)
+  )
   ON answer_length::DOUBLE AS answer_length, chosen_logprob, answer_entropy::DOUBLE AS
     answer_entropy, answer_margin, question_entropy, question_margin, question_logprob
   INTO NAME feature VALUE value

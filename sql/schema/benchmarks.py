@@ -45,6 +45,8 @@ ITEMS: Final = Table(
         Column("correct", "BOOLEAN", "as acc, exact_match or the task says; null: unknown"),
         Column("metrics", "JSON", "every metric that gives one number per item"),
         Column("doc_sha256", "VARCHAR", "lm-eval's hash of the document"),
+        Column("item_cluster", "VARCHAR", "items of one value are not independent"),
+        Column("n_answer", "INTEGER[]", "tokens of each answer; null: set aside, or unknown"),
     ),
 )
 """The view over the items of evaluations that `lpp.sql.connect` adds."""

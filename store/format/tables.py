@@ -40,7 +40,7 @@ STATISTICS: Final = (
 )
 """Columns of `tokens.arrow` computed from the logits; null where the plan did not ask."""
 
-OPTIONAL_COLUMNS: Final = frozenset({"varentropy"})
+OPTIONAL_COLUMNS: Final = frozenset({"varentropy", "item_cluster", "n_answer"})
 """Columns that the first release of format 1 did not write: where a file lacks one it is null."""
 
 TOKENS_SCHEMA: Final = pa.schema(
@@ -93,6 +93,8 @@ ITEMS_SCHEMA: Final = pa.schema(
         pa.field("correct", pa.bool_()),
         pa.field("metrics", pa.string(), nullable=False),
         pa.field("doc_sha256", pa.string(), nullable=False),
+        pa.field("item_cluster", pa.string()),
+        pa.field("n_answer", pa.list_(pa.int32())),
     ]
 )
 """One row per item of a task that a model was asked, and filter of lm-eval. Lists have an entry for

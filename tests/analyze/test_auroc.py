@@ -1,5 +1,6 @@
 """AUROC: hand values, a pair-by-pair reference, coverage of the interval, groups, controls."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from lpp.analyze.numerics.auroc import auroc, residual_ranks, shuffled, tied_share
+from lpp.analyze.numerics.auroc import auroc, gain, residual_ranks, shuffled, tied_share
 
 Floats = npt.NDArray[np.float64]
 
@@ -234,3 +235,179 @@ def test_many_ties_take_the_order_of_the_covariate() -> None:
             outside[levels] += not found.interval[0] < 0.5 < found.interval[1]
     assert outside[2] > 8
     assert outside[1000] < 5
+
+
+def by_clusters(
+    values: Floats,
+    right: npt.NDArray[np.bool_],
+    clusters: npt.NDArray[Any],
+    groups: npt.NDArray[Any] | None = None,
+    other: Floats | None = None,
+) -> tuple[float, float]:
+    """AUROC and Obuchowski's standard error from the pairs; with `other` of the difference."""
+    groups = np.zeros(len(values)) if groups is None else groups
+    names = np.unique(clusters)
+    parts, counts, found, weights = [], [], [], []
+    for group in np.unique(groups):
+        here = groups == group
+        x, y = here & right, here & ~right
+        wins = np.zeros((x.sum(), y.sum()))
+        for sign, some in ((1, values), (-1, other)):
+            if some is not None:
+                pairs = some[x][:, None], some[y][None, :]
+                wins += sign * ((pairs[0] > pairs[1]) + 0.5 * (pairs[0] == pairs[1]))
+        weights.append(wins.size)
+        found.append(wins.mean())
+        for kind, placed in ((x, wins.mean(axis=1)), (y, wins.mean(axis=0))):
+            away = (placed - wins.mean()) * wins.size / len(placed)
+            parts.append([away[clusters[kind] == name].sum() for name in names])
+            counts.append(len(np.unique(clusters[kind])))
+    variance = 0.0
+    for i, one in enumerate(parts):
+        for j, two in enumerate(parts):
+            k = counts[i] if i == j else len(names)
+            variance += k / (k - 1) * np.dot(one, two)
+    return np.average(found, weights=weights), np.sqrt(variance) / sum(weights)
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+@pytest.mark.parametrize("n_groups", [0, 3])
+def test_clusters_are_those_of_obuchowski(levels: int, n_groups: int) -> None:
+    rng = np.random.default_rng(levels + n_groups)
+    clusters = rng.integers(0, 25, 120)
+    values = rng.integers(0, levels, 120) + (clusters % 3).astype(float)
+    right = rng.random(120) < np.where(clusters % 2, 0.7, 0.4)
+    values += (levels // 2) * right.astype(float)
+    groups = rng.integers(0, n_groups, 120) if n_groups else None
+    found = auroc(values, right, groups, clusters)
+    assert found is not None
+    assert (found.value, found.stderr) == pytest.approx(
+        by_clusters(values, right, clusters, groups), rel=1e-12
+    )
+    alone = auroc(values, right, groups)
+    assert alone is not None
+    assert found.stderr != pytest.approx(alone.stderr, rel=1e-3)
+    other = rng.normal(size=120) - right
+    paired = gain(values, other, right, groups, clusters)
+    assert paired is not None
+    below = auroc(other, right, groups)
+    assert below is not None
+    assert below.value < 0.5
+    difference = by_clusters(values, right, clusters, groups, -other)
+    assert paired.value == pytest.approx(difference[0], abs=1e-12)
+    assert paired.interval[1] - paired.value == pytest.approx(1.959964 * difference[1], rel=1e-6)
+    assert paired.p_value == pytest.approx(
+        2 * stats.norm.sf(abs(difference[0]) / difference[1]), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("n_groups", [0, 3])
+def test_clusters_of_one_item_change_nothing(n_groups: int) -> None:
+    rng = np.random.default_rng(n_groups)
+    values, right = rng.integers(0, 20, 90).astype(float), rng.random(90) < 0.6
+    groups = rng.integers(0, n_groups, 90) if n_groups else None
+    alone, found = auroc(values, right, groups), auroc(values, right, groups, rng.permutation(90))
+    assert alone is not None
+    assert found is not None
+    assert found.stderr == pytest.approx(alone.stderr, abs=1e-12)
+    assert found.interval == pytest.approx(alone.interval, abs=1e-12)
+    assert found.p_value == pytest.approx(alone.p_value, abs=1e-12)
+    assert (found.stderr, found.value) == pytest.approx(
+        pair_by_pair(values, right, groups)[::-1], abs=1e-12
+    )
+    assert shuffled(values, right, groups, np.arange(90)) == shuffled(values, right, groups)
+
+
+def test_p_is_that_of_every_exchange_of_the_labels_of_clusters() -> None:
+    """Labels of whole clusters go to other clusters, and in every order inside."""
+    rng = np.random.default_rng(8)
+    values, right = rng.integers(0, 5, 12).astype(float), rng.random(12) < 0.5
+    clusters = np.repeat(np.arange(4), 3)
+    drawn = []
+    for order in itertools.permutations(range(4)):
+        blocks = [right[3 * k : 3 * k + 3] for k in order]
+        for inside in itertools.product(itertools.permutations(range(3)), repeat=4):
+            labels = np.concatenate([b[list(i)] for b, i in zip(blocks, inside, strict=True)])
+            drawn.append(stats.rankdata(values)[labels].sum())
+    pairs = int(right.sum() * (~right).sum())
+    found = auroc(values, right, None, clusters)
+    assert found is not None
+    z = abs(found.value - 0.5) / (np.std(drawn) / pairs)
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(z), rel=1e-9)
+    control = shuffled(values, right, None, clusters, draws=20000)
+    assert control is not None
+    lowest = int(right.sum()) * (int(right.sum()) + 1) / 2
+    assert (control.low, control.high) == pytest.approx(
+        np.quantile((np.array(drawn) - lowest) / pairs, [0.025, 0.975]), abs=0.015
+    )
+
+
+def test_p_by_clusters_in_groups_is_that_of_shuffles() -> None:
+    rng = np.random.default_rng(9)
+    clusters, groups = np.repeat(np.arange(40), 4), np.tile([0, 0, 1, 1], 40)
+    right = rng.normal(size=40)[clusters] + 0.5 * rng.normal(size=160) > 0
+    values = rng.normal(size=40)[clusters] + 0.3 * rng.normal(size=160)
+    found = auroc(values, right, groups, clusters)
+    control = shuffled(values, right, groups, clusters, draws=4000)
+    assert found is not None
+    assert control is not None
+    spread = (control.high - control.low) / (2 * stats.norm.ppf(0.975))
+    z = stats.norm.isf(found.p_value / 2)
+    assert abs(found.value - 0.5) / z == pytest.approx(spread, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_groups", [0, 2])
+def test_on_noise_of_clusters_p_and_the_interval_hold(n_groups: int) -> None:
+    rng = np.random.default_rng(n_groups)
+    clusters = np.repeat(np.arange(30), 4)
+    groups = np.tile(np.arange(4) % n_groups, 30) if n_groups else None
+
+    def shared(share: float) -> Floats:
+        of_cluster = rng.normal(size=30)[clusters]
+        found: Floats = np.sqrt(share) * of_cluster + np.sqrt(1 - share) * rng.normal(size=120)
+        return found
+
+    below, inside = np.zeros(2), np.zeros(2)
+    for _ in range(1000):
+        values, right = shared(0.9), shared(0.5) > 0
+        for k, some in enumerate((clusters, None)):
+            found = auroc(values, right, groups, some)
+            assert found is not None
+            assert found.interval is not None
+            below[k] += found.p_value < 0.05
+            inside[k] += found.interval[0] <= 0.5 <= found.interval[1]
+    assert 0.03 <= below[0] / 1000 <= 0.07
+    assert 0.93 <= inside[0] / 1000 <= 0.97
+    assert below[1] / 1000 > 0.12  # items taken as independent
+    assert inside[1] / 1000 < 0.89
+
+
+@pytest.mark.slow
+def test_two_features_that_tell_alike_have_no_gain() -> None:
+    rng = np.random.default_rng(1)
+    clusters = np.repeat(np.arange(40), 4)
+    below = 0
+    for _ in range(600):
+        right = rng.normal(size=40)[clusters] + rng.normal(size=160) > 0
+        common = right + rng.normal(size=40)[clusters] + rng.normal(size=160)
+        one, two = (common + 0.7 * rng.normal(size=160) for _ in range(2))
+        found = gain(one, -two, right, None, clusters)
+        assert found is not None
+        below += found.p_value < 0.05
+    assert 0.03 <= below / 600 <= 0.07
+
+
+def test_a_feature_gains_nothing_over_itself() -> None:
+    rng = np.random.default_rng(2)
+    values, right = rng.normal(size=60), rng.random(60) < 0.5
+    found = gain(values, values**3, right)
+    assert found is not None
+    assert (found.value, found.interval, found.p_value) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_items_of_one_cluster_cannot_be_compared() -> None:
+    rng = np.random.default_rng(2)
+    values, right = rng.normal(size=60), np.arange(60) < 30
+    assert auroc(values, right, None, np.zeros(60, dtype=np.int64)) is None
+    assert auroc(values, right, None, np.where(right, 0, np.arange(60))) is None

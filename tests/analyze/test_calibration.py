@@ -129,3 +129,36 @@ def test_one_item() -> None:
     found = risk_coverage(np.array([0.5]), np.array([True]))
     assert (found.area, found.best, found.random) == (0.0, 0.0, 0.0)
     assert calibration(np.array([0.5]), np.array([True])).ece == 0.5
+
+
+def test_clusters_of_one_item_change_nothing() -> None:
+    rng = np.random.default_rng(6)
+    confidence = rng.random(60)
+    right = rng.random(60) < confidence
+    assert calibration(confidence, right, np.arange(60)) == calibration(confidence, right)
+
+
+def test_clusters_widen_the_error_and_what_chance_gives() -> None:
+    rng = np.random.default_rng(7)
+    codes = np.repeat(np.arange(30), 10)
+    confidence = np.full(300, 0.5) + 0.01 * rng.normal(size=300)
+    right = rng.normal(size=30)[codes] + 0.3 * rng.normal(size=300) > 0
+    alone, found = calibration(confidence, right), calibration(confidence, right, codes)
+    assert found.ece == alone.ece
+    assert found.calibrated[1] > 1.5 * alone.calibrated[1]
+    assert found.interval[1] > alone.interval[1]
+    for one, other in zip(found.reliability, alone.reliability, strict=True):
+        assert one.interval[0] <= other.interval[0]
+
+
+@pytest.mark.slow
+def test_chance_by_clusters_is_what_a_calibrated_model_gives() -> None:
+    rng = np.random.default_rng(8)
+    codes, above = np.repeat(np.arange(60), 5), 0
+    for _ in range(200):
+        confidence = np.clip(0.6 + 0.1 * rng.normal(size=300), 0, 1)
+        own = rng.random(300) > 0.6
+        right = np.where(own, rng.random(300), rng.random(60)[codes]) < confidence
+        found = calibration(confidence, right, codes)
+        above += found.ece > found.calibrated[1]
+    assert 0.02 <= above / 200 <= 0.09

@@ -169,14 +169,18 @@ def test_an_evaluation_has_its_counts_and_the_items_that_were_set_aside(
 
 
 def test_flags_say_what_may_mislead(found: ItemAnalysis) -> None:
-    enough = replace(found, n_right=40, n_wrong=40)
+    clusters: dict[str, Any] = {"cluster": "scene", "n_clusters": 30}
+    enough = replace(found, n_right=40, n_wrong=40, **clusters)
     assert list(item_flags(enough)) == []
     changes: dict[str, dict[str, Any]] = {
         "few_items": {"n_wrong": 29},
+        "few_clusters": {"n_clusters": 29},
         "first_positions": {"skip_first": 0},
+        "independent_items": {"cluster": None, "n_clusters": 0},
         "items_left_out": {"left_out": {"no answer was chosen": 1}},
         "no_groups": {"n_groups": 0, "n_within": 0},
         "small_groups": {"n_within": 0},
+        "uncut_answers": {"uncut": True},
     }
     assert set(changes) == set(MEANING)
     for flag, change in changes.items():
@@ -184,26 +188,37 @@ def test_flags_say_what_may_mislead(found: ItemAnalysis) -> None:
     assert item_tables(enough)["item_analyses"]["flags"].to_list() == [[]]
 
 
-def features(*rows: tuple[str, str, float, float, float, float | None]) -> pl.DataFrame:
-    """Name, role, AUROC, its interval and q of each; within groups the same moved up by 0.1."""
+def features(
+    *rows: tuple[str, str, float, float, float, float | None], gains: dict[str, tuple[float, float]]
+) -> pl.DataFrame:
+    """Name, role, AUROC, its interval and q of each; within groups the same moved up by 0.1. gains:
+    gain and its p, by name.
+    """
     columns: list[dict[str, Any]] = [
         {"feature": name, "role": role, "auroc": value, "ci_low": low, "ci_high": high}
         | {f"within_{end}": v + 0.1 for end, v in (("auroc", value), ("ci_low", low))}
         | {"within_ci_high": high + 0.1, "q_value": q, "site": None}
+        | dict(zip(("gain", "gain_p_value"), gains.get(name, (None, None)), strict=True))
         for name, role, value, low, high, q in rows
     ]
     return pl.DataFrame([dict.fromkeys(SCHEMA) | row for row in columns], schema=SCHEMA)
 
 
-def test_a_feature_beats_the_baselines_by_its_whole_interval_and_q() -> None:
+def test_a_feature_beats_the_baselines_by_a_paired_test_and_q() -> None:
     frame = features(
         ("length", "baseline", 0.42, 0.3, 0.5, 0.5),
         ("place", "baseline", 0.55, 0.5, 0.6, 0.5),
         ("sure", "statistic", 0.8, 0.7, 0.9, 0.001),
         ("below", "statistic", 0.3, 0.2, 0.41, 0.01),  # as far, the other way round
-        ("wide", "statistic", 0.9, 0.57, 0.99, 0.01),  # its interval reaches the baseline's
+        ("wide", "statistic", 0.9, 0.59, 0.99, 0.01),
         ("lucky", "rows", 0.7, 0.6, 0.8, Q),
         ("gold", "gold", 0.99, 0.98, 1.0, None),
+        gains={
+            "sure": (0.22, 0.001),
+            "below": (0.12, 0.02),
+            "wide": (0.32, 0.2),  # its interval does not reach the baseline's point
+            "lucky": (0.12, 0.01),
+        },
     )
     found = verdict(frame, within=False)
     assert found.baseline is not None
@@ -217,9 +232,10 @@ def test_a_feature_beats_the_baselines_by_its_whole_interval_and_q() -> None:
     assert within.baseline is not None
     assert within.baseline["feature"] == "place"
     assert within.best is not None
-    assert [row["feature"] for row in within.beyond] == ["sure", "wide"]
-    assert within.best["feature"] == "wide"
-    assert within.number(within.best) == pytest.approx((1.0, 0.67, 1.09))
+    assert within.best["feature"] == "sure"
+    assert within.number(within.best) == pytest.approx((0.9, 0.8, 1.0))
+    less = frame.with_columns(gain=-pl.col("gain"))
+    assert verdict(less, within=False).beyond == ()
     none = verdict(frame.filter(pl.col("role") == "baseline"), within=False)
     assert (none.telling, none.beyond, none.best) == ((), (), None)
     assert verdict(frame.clear(), within=False).baseline is None

@@ -16,9 +16,11 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.analysis import SCHEMA, ItemAnalysis
 from lpp.analyze.evaluations.features import FEATURES
 from lpp.analyze.evaluations.lens import OF_ITEMS
+from lpp.analyze.evaluations.verdict import verdict
 from lpp.analyze.numerics.association import benjamini_hochberg
 from lpp.analyze.numerics.auroc import auroc, residual_ranks
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.uncertainty import interval, standard_error
 
 BASELINES = {"answer_length", "answer_place", "question_length"}
 
@@ -166,8 +168,80 @@ def test_what_does_not_vary_or_is_not_there(make_run: MakeRun) -> None:
     why = dict(zip(none["feature"], none["why_none"], strict=True))
     assert why["answer_place"] == "the same for every item"
     assert why["chosen_share"] == why["gold_logprob"] == "not defined for any item"
-    assert (found.calibration, found.confidence) == (None, "chosen_logprob_token")
+    assert found.calibration is None
     assert found.risk.random == pytest.approx(found.n_wrong / 60)
+    # the one answer is the right one: what is known of it alone is known only with the label
+    roles = dict(found.features.select("feature", "role").iter_rows())
+    for name in ("answer_length", "chosen_logprob", "chosen_logprob_token"):
+        assert roles[name] == "gold"
+        assert row(found, name)["q_value"] is None
+    assert (roles["question_length"], roles["answer_entropy"]) == ("baseline", "statistic")
+    assert found.confidence == "answer_margin"
+    assert found.features["partial_auroc"].is_null().all()  # the covariates use the label
+    said = verdict(found.features, within=False)
+    assert said.baseline is not None
+    assert said.baseline["feature"] == "question_length"
+
+
+def clustered(item: dict[str, Any]) -> dict[str, Any]:
+    return item | {"item_cluster": f"scene {item['item'] // 4}"}
+
+
+def test_every_number_is_by_cluster(make_run: MakeRun) -> None:
+    written = evaluated_run(make_run, items=120, right=calm_and_long, changes=clustered)
+    found = lpp.analyze.items(written.root, "tiny_task")
+    assert (found.cluster, found.n_clusters) == ("item_cluster", 30)
+    right = np.array([item["correct"] for item in written.rows])
+    codes = np.arange(120) // 4
+    error = standard_error(right.tolist(), codes.tolist())
+    assert found.accuracy_interval == interval(right.mean(), error, 30)
+    tokens = written.tokens()
+    entropy = np.array(
+        [
+            tokens[item["prompt_ids"][item["chosen"]]][written.context[item["prompt_ids"][0]] - 1][
+                "entropy"
+            ]
+            for item in written.rows
+        ]
+    )
+    expected = auroc(entropy.astype(np.float64), right, None, codes)
+    assert expected is not None
+    entry = row(found, "answer_entropy")
+    assert (entry["auroc"], entry["p_value"]) == (expected.value, expected.p_value)
+    assert (entry["ci_low"], entry["ci_high"]) == expected.interval
+    alone = lpp.analyze.items(written.root, "tiny_task", cluster="item")
+    assert (alone.cluster, alone.n_clusters) == ("item", 120)
+    for name, site in (("answer_entropy", None), ("distance", "final")):
+        assert row(alone, name, site)["ci_low"] != row(found, name, site)["ci_low"]
+    assert row(alone, "distance", "final")["auroc"] != row(found, "distance", "final")["auroc"]
+
+
+def test_clusters_of_one_item_are_independent_items(
+    make_run: MakeRun, written: EvaluatedRun, found: ItemAnalysis
+) -> None:
+    def own(item: dict[str, Any]) -> dict[str, Any]:
+        return item | {"item_cluster": str(item["item"])}
+
+    groups = ("law", "art", "art")
+    other = evaluated_run(make_run, items=120, right=calm_and_long, groups=groups, changes=own)
+    alone = lpp.analyze.items(other.root, "tiny_task")
+    assert (alone.n_clusters, found.n_clusters) == (120, 0)
+    assert alone.accuracy_interval == pytest.approx(found.accuracy_interval, abs=1e-12)
+    assert (alone.calibration, alone.risk) == (found.calibration, found.risk)
+    numbers = [name for name, kind in SCHEMA.items() if kind == pl.Float64]
+    for one, other_one in zip(
+        alone.features.iter_rows(named=True), found.features.iter_rows(named=True), strict=True
+    ):
+        for name in numbers:
+            assert one[name] == pytest.approx(other_one[name], abs=1e-12), (one["feature"], name)
+
+
+def test_the_output_says_what_is_independent(make_run: MakeRun, written: EvaluatedRun) -> None:
+    assert "Items are taken as independent" in run(written.root, "--task", "tiny_task").output
+    asked = ("--task", "tiny_task", "--cluster", "item")
+    assert "120 clusters by item: errors" in run(written.root, *asked).output
+    done = run(written.root, "--task", "tiny_task", "--cluster", "itm")
+    assert (done.exit_code, "did you mean item?" in done.output) == (2, True)
 
 
 def run(*words: object) -> Result:

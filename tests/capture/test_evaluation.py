@@ -429,6 +429,7 @@ def test_what_the_model_wrote_is_an_answer(evaluated: tuple[Path, Evaluated]) ->
     for row, prompt in zip(items, prompts, strict=True):
         assert prompt["n_given"] == prompt["field.n_context"]
         assert row["log_likelihoods"] == pytest.approx([sum(prompt["written_logprob"])], abs=1e-4)
+        assert row["n_answer"] == [len(prompt["written_logprob"])]  # it writes no stop string
         assert row["greedy"] == [True]
 
 

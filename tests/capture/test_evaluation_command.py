@@ -7,22 +7,27 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import eval_tasks
+import numpy as np
 import pytest
 import transformers
 from click.testing import CliRunner, Result
 from eval_tasks import by_lm_eval, evaluate_in_small_shards, write_task
 
 from lpp.analyze.cli.command import main as lpp_analyze
+from lpp.analyze.evaluations.evaluated import evaluated_items
+from lpp.analyze.evaluations.features import item_features
+from lpp.analyze.evaluations.mistakes import confident_mistakes
 from lpp.capture.cli.command import main
-from lpp.capture.evaluation.uncertainty import standard_error
-from lpp.sql import connect
+from lpp.sql import connect, saved_query
 from lpp.store import open_store, read_scores
 from lpp.store.items import read_items
 from lpp.store.scores import score_sets, verify_scores
+from lpp.store.uncertainty import standard_error
 
 Eval = Callable[..., Result]
 
@@ -404,7 +409,52 @@ def test_a_task_says_what_is_right_and_which_items_belong_together(
     metrics = [json.loads(row["metrics"]) for row in items]
     assert [row["correct"] for row in items] == [m["acc_norm"] == 1 for m in metrics]
     assert {row["item_group"] for row in items} == {"even", "odd"}
+    assert [row["item_cluster"] for row in items] == [row["item_group"] for row in items]
     rows = {row["metric"]: row for row in read_scores(tmp_path / "store").to_pylist()}
     for name in ("acc", "acc_norm"):
         expected = standard_error([m[name] for m in metrics], [r["item_group"] for r in items])
         assert rows[f"{name},none"]["stderr"] == pytest.approx(expected)
+
+
+def test_the_answer_of_a_generation_ends_before_the_stop_string(
+    evaluate: Eval, folder: Path, tmp_path: Path, model: Path
+) -> None:
+    """Tokens after it are captured too, and are no part of what is scored."""
+    decode = transformers.AutoTokenizer.from_pretrained(model).decode
+    root, settings = tmp_path / "store", {"max_gen_toks": 8, "do_sample": False}
+    write_task(folder, "generate_until", items=40)
+    assert evaluate(folder).exit_code == 0
+    (run,) = open_store(root).runs.values()
+    texts = [
+        decode(row["token_ids"][row["n_given"] :]) for row in run.prompts("n_given").to_pylist()
+    ]
+    stop = max(set("".join(text[3:] for text in texts)), key=[t[3:] for t in texts].count)
+    write_task(folder, "generate_until", items=40, generation_kwargs={**settings, "until": [stop]})
+    assert evaluate(folder, "--replace").exit_code == 0
+    rows = {row["item"]: row for row in read_items(root).to_pylist()}
+    lengths = []
+    for prompt in run.prompts("n_given", "written_logprob", "field.item").to_pylist():
+        row, written = rows[prompt["field.item"]], prompt["token_ids"][prompt["n_given"] :]
+        (n_answer,), logprobs = row["n_answer"], prompt["written_logprob"]
+        text = decode(written).split(stop)[0]
+        assert decode(written[:n_answer]).startswith(text)
+        assert not n_answer or not decode(written[: n_answer - 1]).startswith(text)
+        assert row["log_likelihoods"] == pytest.approx([sum(logprobs[:n_answer])], abs=1e-4)
+        lengths.append(n_answer - len(written))
+    assert min(lengths) < 0
+    found = evaluated_items(root, "tiny_gen", source=row["source"])
+    assert found.table["length"].to_list() == [rows[k]["n_answer"][0] for k in sorted(rows)]
+    assert (found.written, found.uncut, found.asks_for_gold) == (True, False, False)
+    features = item_features(found)
+    logprobs = [row["log_likelihoods"][0] for _, row in sorted(rows.items())]
+    assert features["answer_length"].tolist() == found.table["length"].to_list()
+    assert features["chosen_logprob"].tolist() == logprobs
+    assert CliRunner().invoke(lpp_analyze, ["profile", str(root)]).exit_code == 0
+    with connect(root) as database:
+        asked = database.sql(saved_query("right_and_wrong").statement).pl()
+        mistakes = database.sql(saved_query("confident_mistakes").statement).pl()
+    (shown,) = asked.filter(feature="answer_length").to_dicts()
+    total = sum((shown[f"n_{kind}"] * (shown[f"mean_{kind}"] or 0)) for kind in ("right", "wrong"))
+    assert total / 40 == pytest.approx(np.mean(found.table["length"].to_list()), rel=1e-3)
+    for said in (*mistakes.to_dicts(), *map(asdict, confident_mistakes(found))):
+        assert stop not in (said["chosen"] or "")[:-1], said

@@ -1,5 +1,6 @@
 """Items of evaluations: read from beside their scores, and refused when they are not items."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from on_disk import on_disk
 from lpp.store import add_scores, create_store
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.tables import ITEMS_SCHEMA, SCORES_SCHEMA, encode_table
-from lpp.store.items import items_file, read_items
+from lpp.store.items import items_file, logged_documents, read_items
 from lpp.store.scores import remove_scores, score_sets
 
 ROW: dict[str, Any] = {
@@ -49,9 +50,10 @@ def test_items_of_every_model_are_read_and_go_with_their_scores(root: Path) -> N
     rows = [ROW, {**ROW, "model": "n", "item": 4, "run": None}]
     files = [items_file(pa.Table.from_pylist([row], schema=ITEMS_SCHEMA)) for row in rows]
     add(root, {"m/items.arrow": files[0], "n/items.arrow": files[1], "m/other.arrow": b"x"})
+    rows = [{**row, **dict.fromkeys(("item_cluster", "n_answer"))} for row in rows]
     assert read_items(root).to_pylist() == rows
     add(root, {"m/items.arrow": files[0]})
-    assert read_items(root).to_pylist() == [ROW]
+    assert read_items(root).to_pylist() == rows[:1]
     remove_scores(root, "eval t")
     assert read_items(root).num_rows == 0
 
@@ -65,6 +67,28 @@ def test_a_table_with_other_columns_is_no_table_of_items(root: Path) -> None:
         with pytest.raises(FormatError, match=r"items\.arrow") as caught:
             read_items(root)
         assert caught.value.kind is ErrorKind.CORRUPT
+
+
+def test_items_of_earlier_releases_have_neither_clusters_nor_lengths(root: Path) -> None:
+    early = [name for name in ITEMS_SCHEMA.names if name not in ("item_cluster", "n_answer")]
+    table = pa.Table.from_pylist([ROW], schema=ITEMS_SCHEMA).select(early)
+    add(root, {"m/items.arrow": encode_table(table)})
+    assert read_items(root).to_pylist() == [{**ROW, "item_cluster": None, "n_answer": None}]
+
+
+def test_documents_are_in_the_log_of_the_evaluation(root: Path) -> None:
+    items = items_file(pa.Table.from_pylist([ROW], schema=ITEMS_SCHEMA))
+    lines = [{"doc_id": item, "doc": {"scene": item // 2}} for item in range(3)]
+    log = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    told = {"configs": {"t": {"metadata": {"lpp": {"cluster": "scene"}}}, "u": {"metadata": None}}}
+    files = {"m/items.arrow": items, "m/samples_t_2026.jsonl": log, "m/samples_u_2026.jsonl": b"{"}
+    add(root, files)
+    documents, declared = logged_documents(root, "eval t", "m", "t")
+    assert ([documents[item]["scene"] for item in range(3)], declared) == ([0, 0, 1], None)
+    add(root, {**files, "m/results_2026.json": json.dumps(told).encode()})
+    assert logged_documents(root, "eval t", "m", "t")[1] == "scene"
+    for source, model, task in (("eval t", "m", "u"), ("eval t", "n", "t"), ("other", "m", "t")):
+        assert logged_documents(root, source, model, task) == ({}, None)
 
 
 def test_an_altered_byte_is_found(root: Path) -> None:

@@ -71,6 +71,7 @@ def evaluated_run(
             [context_of.get(prompt, n) for prompt, n in enumerate(context)], pa.int64()
         ),
         "field.n_before_question": pa.array(before, pa.int64()),
+        "field.item": pa.array(np.arange(len(context)) // ANSWERS, pa.int64()),
     }
     settings = {"vary_tokens": True, "per_shard": 50, "context": 20, "sites": ("embed", "final")}
     made = make_run(lengths, carried=carried, **settings | options)

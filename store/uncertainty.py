@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Final
 
-Z95: Final = 1.959964
+Z95: Final = 1.959963984540054
 """Standard normal quantile of a two-sided interval of 95 %."""
 
 
@@ -31,18 +31,32 @@ def _spread(residuals: Sequence[float]) -> float:
     return math.sqrt(n / (n - 1) * sum(r * r for r in residuals))
 
 
+def effective_items(score: float, stderr: float | None, clusters: int) -> float:
+    """Number of independent items, right or wrong, that would give a score from 0 to 1 this
+    standard error, as in surveys (Korn and Graubard 1998).
+
+    `clusters` where the error is 0 or unknown, so that ten right answers of ten do not pass for
+    certainty. The error of n independent items is sqrt(score (1 - score) / (n - 1)).
+
+    >>> round(effective_items(0.5, standard_error([0, 1, 1, 0], range(4)), 4), 9)
+    4.0
+    >>> round(effective_items(0.5, standard_error([0, 0, 1, 1], "aabb"), 2), 9)
+    2.0
+    """
+    variance = score * (1 - score)
+    return 1 + variance / stderr**2 if stderr and variance else clusters
+
+
 def interval(score: float, stderr: float | None, clusters: int) -> tuple[float, float]:
     """95 % interval of a score between 0 and 1, itself between 0 and 1.
 
-    Wilson's interval (1927) for as many independent items as would have this standard error, as in
-    surveys (Korn and Graubard 1998); for `clusters` items where it is 0 or unknown, so that ten
-    right answers of ten do not pass for certainty.
+    Wilson's interval (1927) for `effective_items`.
 
     >>> [round(end, 3) for end in interval(1.0, 0.0, 10)]
     [0.722, 1.0]
     """
     variance = score * (1 - score)
-    n = max(1.0, variance / stderr**2) if stderr and variance else clusters
+    n = effective_items(score, stderr, clusters)
     scale = 1 + Z95**2 / n
     centre = (score + Z95**2 / (2 * n)) / scale
     half = Z95 / scale * math.sqrt(variance / n + Z95**2 / (4 * n**2))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpp.capture.evaluation.scores import scores_of
-from lpp.capture.evaluation.uncertainty import interval, score_interval, standard_error
+from lpp.store.uncertainty import interval, score_interval, standard_error
 
 
 def test_single_items_give_the_textbook_error() -> None:
@@ -41,7 +41,7 @@ def test_interval_is_wilsons(right: int) -> None:
     from scipy.stats import binomtest
 
     p, n = right / 10, 10
-    stderr = math.sqrt(p * (1 - p) / n)
+    stderr = standard_error([1.0] * right + [0.0] * (n - right), range(n))
     wilson = binomtest(right, n).proportion_ci(method="wilson")
     assert interval(p, stderr, n) == pytest.approx((wilson.low, wilson.high), abs=1e-6)
 
