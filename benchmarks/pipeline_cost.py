@@ -146,8 +146,9 @@ class TemplateBackend:
     template: (tokens, columns); each site takes columns of its own, as far as there are enough.
     """
 
-    model: Any = None  # only making a plan would ask for these four
+    model: Any = None  # only making a plan would ask for these five
     sites: Any = None
+    reuses: Any = None
     compute: Any = None
     write: Any = None
 

@@ -196,7 +196,7 @@ def can_reuse(model: nn.Module, trunk: nn.Module) -> bool:
 
     def errors(inputs: dict[str, Any]) -> torch.Tensor:
         """(2,) for each branch, the root mean square of the difference."""
-        found = trunk(**inputs)[0]
+        found: torch.Tensor = trunk(**inputs)[0]
         return (found.double() - expected).square().mean(dim=(1, 2)).sqrt()
 
     try:
