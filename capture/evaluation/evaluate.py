@@ -19,7 +19,7 @@ from lpp.capture.evaluation.items import items_table
 from lpp.capture.evaluation.model import EvaluatedModel
 from lpp.capture.evaluation.quiet import quiet_lm_eval, seeded
 from lpp.capture.evaluation.request import DEFAULT_CONTEXT, PROMPT_FIELDS, EvalRequest
-from lpp.capture.evaluation.result_files import result_files
+from lpp.capture.evaluation.result_files import file_name, result_files
 from lpp.capture.evaluation.scores import (
     KIND,
     PROBE_KIND,
@@ -218,7 +218,7 @@ class _Evaluation:
         if items is not None:
             files[(PurePosixPath(next(iter(files))).parent / ITEMS_FILE).as_posix()] = items
         if declared.source is not None:  # each task of the source replaces its own files alone
-            files = {f"{name}/{file}": data for file, data in files.items()}
+            files = {f"{file_name(name)}/{file}": data for file, data in files.items()}
         return TaskResult(
             task=name,
             source=source,

@@ -1,10 +1,15 @@
 """The files that lm-eval writes of an evaluation, as bytes."""
 
+import hashlib
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_LONGEST: Final = 180
+"""Bytes of a name in a file's: a file system holds 255, and lm-eval adds a time."""
 
 
 def result_files(
@@ -39,8 +44,27 @@ def result_files(
             chat_template=chat_template,
             fewshot_as_multiturn=as_turns,
         )
+        tracked = tracker.general_config_tracker
+        tracked.model_name_sanitized = file_name(tracked.model_name_sanitized)
         tracker.save_results_aggregated(results=aggregated, samples=results["samples"])
         for task in samples:
-            tracker.save_results_samples(task_name=task, samples=results["samples"][task])
+            tracker.save_results_samples(
+                task_name=file_name(task), samples=results["samples"][task]
+            )
         found = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def file_name(name: str) -> str:
+    """`name` as a part of the name of a file in a store: without slashes and a dot in front, and
+    not too long. lm-eval takes a task's name as it is, and loses the log where it cannot.
+
+    >>> file_name("a/b"), file_name(".hidden"), file_name("arc_easy")
+    ('a__b', '_.hidden', 'arc_easy')
+    """
+    found = re.sub(r"[/\\]", "__", name)
+    found = f"_{found}" if found.startswith(".") else found
+    if len(found.encode()) <= _LONGEST:
+        return found
+    digest = hashlib.sha256(found.encode()).hexdigest()[:8]
+    return f"{found.encode()[: _LONGEST - 9].decode(errors='ignore')}-{digest}"

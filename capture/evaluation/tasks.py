@@ -54,6 +54,7 @@ def load_tasks(
     for name in names:
         metadata = {"item_seed": item_seed} if item_seed != ITEM_SEED else {}
         for loaded in _loaded(name, metadata, trust_code):
+            _check_names([*loaded["tasks"], *loaded["groups"]])
             for task, object_ in loaded["tasks"].items():
                 if task in seen:
                     raise _invalid(f"--tasks: the task {task} is there twice. Name it once.")
@@ -151,6 +152,15 @@ def _all_tasks() -> Any:
 
 def _is_of(file: object, path: Path) -> bool:
     return file is not None and Path(str(file)).resolve() == path.resolve()
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not name.isprintable() or not name.strip():
+            raise _invalid(
+                f"--tasks: the name {name!a} has characters that do not print, or is empty, "
+                "and runs and scores are named after it. Rename the task."
+            )
 
 
 def _check(name: str, task: Any) -> None:

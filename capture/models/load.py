@@ -24,6 +24,7 @@ from lpp.capture.models.loaded import known_as, origin
 from lpp.capture.models.machine import check_device, explained, require
 from lpp.capture.models.model_files import (
     ModelFiles,
+    check_name,
     find_files,
     generation_config,
     quietly,
@@ -88,6 +89,7 @@ def adopt_model(loaded: LoadedModel, spec: ModelSpec, *, quiet: bool = True) -> 
     `load_model` gives for them. Otherwise it is identified by its values in memory, and has no
     files. Reads every weight once, in memory and in the files.
     """
+    check_name(spec.id)
     module, found = loaded.module, origin(loaded.module)
     files = ModelFiles(spec.id, Path(os.devnull), "folder", None)
     with quietly(quiet):

@@ -38,6 +38,7 @@ class ModelFiles:
 def find_files(spec: ModelSpec, *, weights: bool, progress: Progress) -> ModelFiles:
     """Download or convert the files of a model, or find them; weights: fetch the weights too."""
     path = Path(spec.id).expanduser()
+    check_name(folder_model(path)[0] if path.is_dir() else path.name)
     if path.suffix == ".gguf" or path.is_file():
         return ModelFiles(path.stem, _from_gguf(path, progress), "gguf", None)
     if spec.id and path.is_dir():  # an empty id would be the current folder
@@ -47,6 +48,16 @@ def find_files(spec: ModelSpec, *, weights: bool, progress: Progress) -> ModelFi
         spec.id, spec.revision, weights=weights, code=spec.trust_remote_code
     )
     return ModelFiles(spec.id, folder, "hub", commit)
+
+
+def check_name(name: str) -> None:
+    """Refuse a model's name that no table and no file of a store may hold."""
+    if not name.isprintable():
+        raise InputError(
+            f"the model's name {name!a} has characters that do not print, and runs, scores "
+            "and files are named after it. Rename its folder or file.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
 
 
 def _from_gguf(path: Path, progress: Progress) -> Path:
