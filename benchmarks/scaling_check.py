@@ -23,13 +23,13 @@ from benchmarks.setting import capture, prepared, scratch, store_of
 from benchmarks.storage import rows_on_disk
 from benchmarks.synthetic import LENGTH, synthetic_run
 from lpp.analyze import scan_spectra
-from lpp.analyze.engine.accumulate import BandSums, merged_bands
+from lpp.analyze.engine.accumulate import BandSums, bands_of, merged_bands, rows_of
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.numerics.moments import chunk_rows
+from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.store import Run, open_store
 from lpp.store.arrays.decode_pool import usable_cores
-from lpp.store.arrays.moments import band_counts
 from lpp.store.read import Block
 
 WIDTH: Final = 128
@@ -115,9 +115,10 @@ def _banded(block: Block, run: Run, width: int) -> None:
     edges = list(run.plan.prefixes)
     with Workers(1) as workers:
         reader = SiteReader(run, "final", lengths)
-        bands = BandSums(reader, edges, band_counts(lengths, edges), workers)
+        needed = bands_of([Cell(len(lengths), edges[-1])], edges)
+        bands = BandSums(reader, needed, rows_of(needed, lengths), workers)
         bands.add(block)
-        for _ in merged_bands(bands.sums(), edges, 0, [edges[-1]]):
+        for _ in merged_bands(bands.sums(), edges, 0, edges[-1:]):
             pass
 
 

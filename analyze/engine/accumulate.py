@@ -1,8 +1,10 @@
 """Sum the rows of one site by position band, as they are read.
 
-Positions are divided into bands, which end at every requested first position and prefix. Each row
-is added to one band, and the rows from `first_position` to below `prefix` are the merge of some
-bands. The rows of a prompt are consecutive, so a band takes slices and nothing is sorted.
+Positions are divided into bands, which end at the prefixes of the run's own schedule. The rows from
+`first_position` to below `prefix` are the merge of the bands between them; a first position or
+prefix inside a band has a shorter band of its own. So the bands of a cell depend on the run and on
+the cell, and its numbers have the same bits whatever is requested beside it. The rows of a prompt
+are consecutive, so a band takes slices and nothing is sorted.
 
 Rows are buffered in their stored type until there are enough for a matrix product: `chunk_rows`, at
 least d. So if a spectrum has N < d rows, all of them are still buffered, and their N x N Gram
@@ -19,10 +21,11 @@ product. Ten bands, bfloat16, one span: 45 MB at d = 576, 1.5 GB at d = 3,584.
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.numerics.moments import (
@@ -37,11 +40,13 @@ from lpp.analyze.numerics.moments import (
 )
 from lpp.analyze.runs.cells import Cell, Integers
 from lpp.analyze.runs.site_reader import Sink, SiteReader
-from lpp.store.arrays.moments import band_counts
 from lpp.store.read import Block
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+Band = tuple[int, int]
+"""Positions of a band: the first, and one past the last."""
 
 SPAN_CHUNKS = 256
 """Chunks of rows in a span. Adding the sums of ten bands then takes a few per cent of the time of
@@ -84,25 +89,40 @@ def pieces(ends: Sequence[int], first: int, end: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(cuts))
 
 
-def band_edges(cells: Iterable[Cell]) -> list[int]:
-    """Ends of the bands, such that each of `cells` is a merge of bands: (B,), ascending.
+def bands_between(first: int, prefix: int, ends: Sequence[int]) -> list[Band]:
+    """The bands of the rows from position `first` to below `prefix`. ends: of the schedule.
 
-    >>> band_edges([Cell(9, 10), Cell(9, 10, first_position=2)])
-    [2, 10]
+    >>> bands_between(2, 9, (3, 6, 12))
+    [(2, 3), (3, 6), (6, 9)]
     """
-    edges = {edge for cell in cells for edge in (cell.prefix, cell.first_position)}
-    return sorted(edges - {0})
+    return list(itertools.pairwise([first, *(end for end in ends if first < end < prefix), prefix]))
 
 
-def band_shifts(reader: SiteReader, edges: Sequence[int], end: int) -> Floats:
+def bands_of(cells: Iterable[Cell], ends: Sequence[int]) -> list[Band]:
+    """The bands of all `cells`, (B,), each once, ascending. ends: of the schedule.
+
+    >>> bands_of([Cell(9, 10), Cell(9, 10, first_position=2)], (5, 10))
+    [(0, 5), (2, 5), (5, 10)]
+    """
+    windows = {(cell.first_position, cell.prefix) for cell in cells}
+    return sorted({band for window in windows for band in bands_between(*window, ends)})
+
+
+def rows_of(bands: Sequence[Band], lengths: Integers) -> npt.NDArray[np.int64]:
+    """(B,) rows of each band, for prompts of `lengths` tokens, (P,)."""
+    first, end = np.array(bands, dtype=np.int64).reshape(-1, 2).T
+    return np.asarray(np.clip(np.minimum(lengths[:, None], end) - first, 0, None).sum(axis=0))
+
+
+def band_shifts(reader: SiteReader, bands: Sequence[Band], end: int) -> Floats:
     """(B, d) the shifts that `BandSums` would take from the first span, which ends at `end`."""
-    counts = np.minimum(band_counts(reader.lengths[:end], edges), SHIFT_ROWS)
-    rows: list[list[Rows]] = [[] for _ in edges]
-    missing = counts.copy()
+    rows: list[list[Rows]] = [[] for _ in bands]
+    missing = np.minimum(rows_of(bands, reader.lengths[:end]), SHIFT_ROWS)
     for block in reader.run.blocks(reader.site, prompts=end, dtype="stored"):
-        band = np.searchsorted(edges, block.position, side="right")
         for b in np.flatnonzero(missing):
-            some = block.values[band == b][: missing[b]]
+            first, last = bands[int(b)]
+            inside = (block.position >= first) & (block.position < last)
+            some = block.values[inside][: missing[b]]
             rows[b].append(some)
             missing[b] -= len(some)
         if not missing.any():
@@ -114,7 +134,7 @@ def band_shifts(reader: SiteReader, edges: Sequence[int], end: int) -> Floats:
 class BandSums:
     """Sums over the rows of one site, by band, for one number of prompts or one group.
 
-    edges: (B,) ends of the bands. counts: (B,) most rows of each band, for its buffer. shifts:
+    bands: (B,), which may overlap. counts: (B,) most rows of each band, for its buffer. shifts:
     (B, d) the shift of each band. By default it comes from the band's first rows, which must then
     be the first ones of the run.
     """
@@ -122,24 +142,24 @@ class BandSums:
     def __init__(
         self,
         reader: SiteReader,
-        edges: Sequence[int],
+        bands: Sequence[Band],
         counts: Integers,
         workers: Workers,
         shifts: Sequence[Floats] | None = None,
     ) -> None:
-        self.edges = list(edges)
+        self.bands = list(bands)
         self.dim = reader.width
         self.spans_closed = False
         """Whether an earlier span has been summed, so that not all rows are buffered."""
         self._workers = workers
-        self._shifts: list[Floats | None] = [*shifts] if shifts else [None] * len(self.edges)
+        self._shifts: list[Floats | None] = [*shifts] if shifts else [None] * len(self.bands)
         self._sizes = [max(1, min(int(count), chunk_rows(self.dim))) for count in counts]
-        self._buffers: list[Rows | None] = [None] * len(self.edges)
-        self._filled = [0] * len(self.edges)
+        self._buffers: list[Rows | None] = [None] * len(self.bands)
+        self._filled = [0] * len(self.bands)
         self._spare: list[Rows] = []
-        self._pending: list[tuple[Future[None], Rows] | None] = [None] * len(self.edges)
-        self._open: list[ShiftedSums | None] = [None] * len(self.edges)
-        self._closed: list[ShiftedSums | None] = [None] * len(self.edges)
+        self._pending: list[tuple[Future[None], Rows] | None] = [None] * len(self.bands)
+        self._open: list[ShiftedSums | None] = [None] * len(self.bands)
+        self._closed: list[ShiftedSums | None] = [None] * len(self.bands)
 
     def add(self, block: Block) -> None:
         """Add rows, in order of prompt and position; those beyond the last band are ignored."""
@@ -152,14 +172,9 @@ class BandSums:
 
     def _add_prompt(self, rows: Rows, position: int) -> None:
         """Add rows of one prompt, which begin at `position`."""
-        taken = 0
-        for band, edge in enumerate(self.edges):
-            count = min(edge - position, len(rows)) - taken
-            if count > 0:
-                self._append(band, rows[taken : taken + count])
-                taken += count
-            if taken == len(rows):
-                return
+        for band, (first, end) in enumerate(self.bands):
+            if first < position + len(rows) and end > position:
+                self._append(band, rows[max(first - position, 0) : end - position])
 
     def _append(self, band: int, rows: Rows) -> None:
         """Append rows to the buffer of a band."""
@@ -225,7 +240,7 @@ class BandSums:
 
     def end_span(self) -> None:
         """End the current span: later rows belong to the next one."""
-        for band in range(len(self.edges)):
+        for band in range(len(self.bands)):
             self._multiply(band)
         for band, sums in enumerate(self._open):
             self._finish(band)
@@ -236,13 +251,15 @@ class BandSums:
                 else:
                     before.add(sums)
             self._shift(band, self.buffered(band))  # 0 for a band without rows
-        self._open = [None] * len(self.edges)
+        self._open = [None] * len(self.bands)
         self.spans_closed = True
 
-    def sums(self, *, last: bool = True) -> list[ShiftedSums]:
-        """The sums of each band so far. last: no rows follow, so no copies are made."""
-        tasks = [self._workers.submit(self._sum, b, last) for b in range(len(self.edges))]
-        return self._workers.results(tasks)
+    def sums(self, *, last: bool = True) -> dict[Band, ShiftedSums]:
+        """The sums of each band so far. last: no rows and no other call follow before `clear`, so
+        no copies are made.
+        """
+        tasks = [self._workers.submit(self._sum, b, last) for b in range(len(self.bands))]
+        return dict(zip(self.bands, self._workers.results(tasks), strict=True))
 
     def _sum(self, band: int, last: bool) -> ShiftedSums:
         self._finish(band)
@@ -264,16 +281,15 @@ class BandSums:
 
     def clear(self) -> None:
         """Remove all rows; keep buffers and shifts."""
-        for band in range(len(self.edges)):
+        for band in range(len(self.bands)):
             self._finish(band)
-        self._filled = [0] * len(self.edges)
-        self._open = [None] * len(self.edges)
-        self._closed = [None] * len(self.edges)
+        self._filled = [0] * len(self.bands)
+        self._open = [None] * len(self.bands)
+        self._closed = [None] * len(self.bands)
 
-    def rows(self, cell: Cell) -> Rows:
-        """(N, d) the rows of a cell, all of them buffered: by band, then prompt, then position."""
-        first, end = _bands_of(self.edges, cell.first_position, cell.prefix)
-        parts = [self.buffered(band) for band in range(first, end)]
+    def rows(self, bands: Sequence[Band]) -> Rows:
+        """(N, d) the rows of some bands, all of them buffered: by band, prompt, position."""
+        parts = [self.buffered(self.bands.index(band)) for band in bands]
         return np.concatenate([part for part in parts if len(part)] or [self.buffered(0)[:0]])
 
 
@@ -289,37 +305,40 @@ def _add_rows(sums: ShiftedSums, rows: Rows) -> None:
     sums.add_rows(rows, work)
 
 
-def _bands_of(edges: Sequence[int], first_position: int, prefix: int) -> tuple[int, int]:
-    """The bands from `first_position` up to `prefix`: the first, and the one after the last."""
-    first, end = np.searchsorted([0, *edges], [first_position, prefix]).tolist()
-    return first, end
-
-
 def merged_bands(
-    sums: Sequence[ShiftedSums],
-    edges: Sequence[int],
+    sums: Mapping[Band, ShiftedSums],
+    ends: Sequence[int],
     first_position: int,
     prefixes: Iterable[int],
-    without: Sequence[ShiftedSums] | None = None,
+    without: Mapping[Band, ShiftedSums] | None = None,
 ) -> Iterator[tuple[int, Moments]]:
     """Each of `prefixes`, ascending, with the moments of its rows from `first_position` on.
 
-    without: sums over some of the rows, which are subtracted. One running merge serves all
-    prefixes, so the moments are valid until the next ones are requested.
+    ends: of the bands of the schedule. without: sums over some of the rows, which are subtracted.
+    One running merge serves all prefixes, so the moments are valid until the next ones are
+    requested.
     """
-    dim = len(sums[0].shift)
-    running, before = Moments.empty(dim), np.zeros(dim)
-    band, _ = _bands_of(edges, first_position, edges[-1])
-    for prefix in sorted(prefixes):
-        _, end = _bands_of(edges, first_position, prefix)
-        for b in range(band, end):
-            part = sums[b] if without is None else sums[b].without(without[b])
-            before += np.diagonal(sums[b].products)
-            running.add(part.moments())
-        band = end
+    dim = len(next(iter(sums.values())).shift)
+
+    def take(band: Band, into: Moments, before: Floats) -> None:
+        part = sums[band] if without is None else sums[band].without(without[band])
+        before += np.diagonal(sums[band].products)
+        into.add(part.moments())
         if without is not None:
-            running.drop_cancelled(before)
-        yield prefix, running
+            into.drop_cancelled(before)
+
+    running, before, done = Moments.empty(dim), np.zeros(dim), first_position
+    for prefix in sorted(prefixes):
+        for band in bands_between(done, prefix, ends):
+            if band[1] in ends:
+                take(band, running, before)
+                done = band[1]
+            else:  # a prefix inside a band: later prefixes take the whole band
+                rest = running.copy()
+                take(band, rest, before.copy())
+                yield prefix, rest
+        if done == prefix:
+            yield prefix, running
 
 
 def read_in_spans(

@@ -25,7 +25,7 @@ from lpp.analyze.runs.cells import Cell
 from lpp.store.objects.place import Place
 from lpp.store.read import Run
 
-KERNEL_VERSION: Final = 4
+KERNEL_VERSION: Final = 5
 """Version of the arithmetic of spectra. Raise it if a change could change a digit of a cached
 number. For a metric that needs rows, raise its own `Metric.version`."""
 
@@ -44,6 +44,15 @@ SPECTRA: Final = pl.Schema(
 )
 """A row per cell and matrix; eigenvalues are null if no metric needed them."""
 
+_WHOLE: Final = pl.all_horizontal(
+    pl.exclude("eigenvalues").is_not_null(),
+    pl.col("n") >= 0,
+    pl.col("variances").list.len() == pl.col("dim"),
+    pl.col("eigenvalues").list.len().fill_null(pl.min_horizontal("n", "dim"))
+    == pl.min_horizontal("n", "dim"),
+)
+"""Whether a row is a spectrum; a file that was not written here may hold others."""
+
 VALUES: Final = pl.Schema(
     [*_CELL, ("version", pl.Int32()), ("metric", pl.String()), ("value", pl.Float64())]
 )
@@ -59,7 +68,7 @@ class Cache:
 
     def summaries(self, site: str) -> dict[Cell, Summary]:
         """Cached spectra of `site`. A damaged or foreign file is ignored, with a log line."""
-        rows = self._files.rows(site, "spectra", SPECTRA).filter(version=KERNEL_VERSION)
+        rows = self._files.rows(site, "spectra", SPECTRA).filter(_WHOLE, version=KERNEL_VERSION)
         spectra: dict[Cell, dict[str, Spectrum]] = {}
         lists = {name: rows[name] for name in _LISTS}
         for place, row in enumerate(rows.drop(_LISTS).iter_rows(named=True)):
@@ -84,7 +93,9 @@ class Cache:
 
     def values(self, site: str) -> Values:
         """Cached values of metrics that need the rows of `site`."""
-        rows = self._files.rows(site, "values", VALUES)
+        rows = self._files.rows(site, "values", VALUES).drop_nulls(
+            [*Cell._fields, "metric", "value"]
+        )
         return {
             (_cell(row), row["metric"]): row["value"]
             for row in rows.iter_rows(named=True)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal
 
-from lpp.analyze.engine.accumulate import band_edges, span_rows
+from lpp.analyze.engine.accumulate import bands_of, span_rows
 from lpp.analyze.engine.estimates import Estimates, site_estimates
 from lpp.analyze.engine.twin_differences import WithTwins
 from lpp.analyze.engine.work import Executor, Item, Result, Work
@@ -74,7 +74,7 @@ LOCAL: Final[Executor] = LocalExecutor()
 def site_bytes(work: Work) -> int:
     """Estimated peak memory of a site in bytes; the docstring of `accumulate` lists what counts."""
     run, dim = work.view.run, work.view.run.site(work.site).width
-    bands = len(band_edges(work.cells))
+    bands = len(bands_of(work.cells, run.plan.prefixes))
     square, row = 8 * dim * dim, dim * 4
     copies = 1 + (run.plan.prompts.tokens > span_rows(dim)) + bool(work.request.errors)
     waiting = bands * min(chunk_rows(dim), run.plan.prompts.tokens) * row

@@ -14,16 +14,18 @@ The object stores take 8 b d^2 bytes for each span in progress, at most two span
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
 from lpp.analyze.engine.accumulate import (
+    Band,
     BandSums,
-    band_edges,
     band_shifts,
+    bands_of,
     pieces,
+    rows_of,
     span_ends,
     span_rows,
 )
@@ -31,20 +33,20 @@ from lpp.analyze.engine.estimates import Estimates, Wanted, site_estimates
 from lpp.analyze.engine.row_values import RowValues, Values
 from lpp.analyze.engine.site_spectra import (
     Gap,
+    Sums,
     group_summaries,
     site_summaries,
     whole_summaries,
 )
-from lpp.analyze.engine.stored_moments import serves
+from lpp.analyze.engine.stored_moments import from_stored
 from lpp.analyze.engine.work import Item, Result, Work
 from lpp.analyze.engine.workers import Solves, Workers
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.summary import Demand, Summary
-from lpp.analyze.numerics.moments import Floats, ShiftedSums
+from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.site_reader import SiteReader
-from lpp.store.arrays.moments import band_counts
 from lpp.store.commands.cluster import processors, task_error
 
 REPEATS: Final = 10
@@ -56,8 +58,6 @@ AHEAD: Final = 2
 ADDED: Final = 8
 """Spans whose sums one task adds."""
 
-Sums = list[ShiftedSums]
-"""(B,) the sums of each band."""
 Ref = Any
 """A reference to an object in Ray's object store."""
 
@@ -70,7 +70,7 @@ class _Pending:
     wanted: Wanted
     whole: Ref = None
     """The estimates, if one task computes everything."""
-    summaries: Sequence[Ref] = ()
+    summaries: list[Ref] = field(default_factory=list)
     values: Ref = None
 
 
@@ -128,12 +128,21 @@ class RayExecutor:
         reader = SiteReader(work.view.run, work.site, lengths)
         most = max(cell.n_prompts for cell in work.cells)
         ends = span_ends(lengths[:most], span_rows(reader.width))
-        held = not wanted.absent and serves(work.view.run, wanted.missing)
-        if held or not work.view.run.plan.keeps_rows or not ends or ends[0] >= most:
+        held = from_stored(work.view.run, wanted.missing)
+        rest = {cell: d for cell, d in wanted.missing.items() if cell not in held}
+        if (
+            not (rest or wanted.absent)
+            or not work.view.run.plan.keeps_rows
+            or not ends
+            or ends[0] >= most
+        ):
             args = (view, work.cache, work.site, work.cells, work.request)
             found.whole = self._handed(self._site, *args)
             return found
-        found.summaries = self._spectra(view, reader, ends, wanted.missing)
+        found.summaries = self._spectra(view, reader, ends, rest) if rest else []
+        if held:
+            some = {cell: wanted.missing[cell] for cell in held}
+            found.summaries.append(self._handed(self._few, view, work.site, some))
         if wanted.absent:
             found.values = self._handed(self._rows, view, work.site, wanted.absent)
         return found
@@ -149,7 +158,7 @@ class RayExecutor:
             found: Estimates = get(pending.whole)
             return found
         new: dict[Cell, Summary] = {}
-        for part in get(list(pending.summaries)):
+        for part in get(pending.summaries):
             new |= part
         values = {} if pending.values is None else get(pending.values)
         return pending.wanted.estimates(work.cache, work.site, new, values)
@@ -158,26 +167,27 @@ class RayExecutor:
         self, view: Ref, reader: SiteReader, ends: Sequence[int], wanted: Mapping[Cell, Demand]
     ) -> list[Ref]:
         """The summaries of `wanted`, for a site of several spans, as several references."""
-        edges = band_edges(wanted)
+        schedule = reader.run.plan.prefixes
+        bands = bands_of(wanted, schedule)
         sizes: dict[int, dict[Cell, Demand]] = defaultdict(dict)
         for cell in sorted(wanted):
             sizes[cell.n_prompts][cell] = wanted[cell]
         # One task computes all sizes within the first span: they have few rows.
         few = {c: d for size, cells in sizes.items() if size <= ends[0] for c, d in cells.items()}
         found = [self._handed(self._few, view, reader.site, few)] if few else []
-        shifts = self._handed(self._shifts, view, reader.site, edges, ends[0])
+        shifts = self._handed(self._shifts, view, reader.site, bands, ends[0])
         for size, cells in sizes.items():
             if size <= ends[0]:
                 continue
-            site = (view, reader.site, edges, shifts)
+            site = (view, reader.site, bands, shifts)
             sums = self._sums(site, pieces(ends, 0, size))
-            found.append(self._handed(self._whole, *site[:2], cells, edges, sums))
+            found.append(self._handed(self._whole, *site[:2], cells, sums))
             for gap, leaving in _by_gap(cells):
                 group = self._sums(site, pieces(ends, *gap))
-                found.append(self._handed(self._group, leaving, edges, sums, group))
+                found.append(self._handed(self._group, leaving, schedule, sums, group))
         return found
 
-    def _sums(self, site: tuple[Ref, str, Sequence[int], Ref], parts: Sequence[Gap]) -> Ref:
+    def _sums(self, site: tuple[Ref, str, Sequence[Band], Ref], parts: Sequence[Gap]) -> Ref:
         """The sums of each band over several spans, added from left to right."""
         total: Ref = None
         for start in range(0, len(parts), ADDED):
@@ -238,53 +248,53 @@ def _reader(view: RunView, site: str) -> SiteReader:
     return SiteReader(view.run, site, view.lengths)
 
 
-def _shifts(view: RunView, site: str, edges: Sequence[int], end: int) -> Floats:
-    return band_shifts(_reader(view, site), edges, end)
+def _shifts(view: RunView, site: str, bands: Sequence[Band], end: int) -> Floats:
+    return band_shifts(_reader(view, site), bands, end)
 
 
 @QUIET
 def _span(
-    view: RunView, site: str, edges: Sequence[int], shifts: Sequence[Floats], prompts: Gap
+    view: RunView, site: str, bands: Sequence[Band], shifts: Sequence[Floats], prompts: Gap
 ) -> Sums:
     """The sums over some prompts of a site, all within one span."""
     reader, (first, end) = _reader(view, site), prompts
     with Workers(1) as workers:
-        counts = band_counts(reader.lengths[first:end], edges)
-        bands = BandSums(reader, edges, counts, workers, list(shifts))
-        for _ in reader.read([end], bands, first=first, dtype="stored"):
+        counts = rows_of(bands, reader.lengths[first:end])
+        sums = BandSums(reader, bands, counts, workers, list(shifts))
+        for _ in reader.read([end], sums, first=first, dtype="stored"):
             pass
-        return bands.sums()
+        return sums.sums()
 
 
 @QUIET
 def _add(total: Sums | None, *parts: Sums) -> Sums:
     """All sums added from left to right. Objects of the object store are read-only, so copy."""
     spans = list(parts) if total is None else [total, *parts]
-    into = [sums.copy() for sums in spans[0]]
+    into = {band: sums.copy() for band, sums in spans[0].items()}
     for span in spans[1:]:
-        for mine, sums in zip(into, span, strict=True):
-            mine.add(sums)
+        for band, sums in span.items():
+            into[band].add(sums)
     return into
 
 
 @QUIET
 def _whole(
-    view: RunView, site: str, wanted: Mapping[Cell, Demand], edges: Sequence[int], sums: Sums
+    view: RunView, site: str, wanted: Mapping[Cell, Demand], sums: Sums
 ) -> dict[Cell, Summary]:
     """The summaries of cells of one number of prompts, without a group left out."""
     with Workers(1) as workers:
         solves = Solves(workers)
-        whole_summaries(_reader(view, site), wanted, sums, edges, solves)
+        whole_summaries(_reader(view, site), wanted, sums, solves)
         return solves.all()
 
 
 @QUIET
 def _group(
-    wanted: Mapping[Cell, Demand], edges: Sequence[int], sums: Sums, group: Sums
+    wanted: Mapping[Cell, Demand], ends: Sequence[int], sums: Sums, group: Sums
 ) -> dict[Cell, Summary]:
     """The summaries of cells that leave out one group."""
     with Workers(1):
-        return group_summaries(wanted, sums, edges, group)
+        return group_summaries(wanted, sums, ends, group)
 
 
 @QUIET

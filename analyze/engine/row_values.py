@@ -37,7 +37,7 @@ class RowValues:
     wanted: the metrics of each cell. workers: only the calling thread by default.
 
     Attributes. n_prompts: prompts to read. sizes: numbers of prompts at which the read must stop,
-    as for spectra, because sums depend on where blocks end. moment_cells: cells whose moments some
+    as for spectra, whose moments some metrics need. moment_cells: cells whose moments some
     metric needs; the reader appends to `moments` for each number of prompts.
     """
 

@@ -19,22 +19,27 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.analyze.engine.accumulate import (
+    Band,
     BandSums,
-    band_edges,
+    bands_between,
+    bands_of,
     merged_bands,
     read_in_spans,
+    rows_of,
 )
 from lpp.analyze.engine.row_values import RowValues
-from lpp.analyze.engine.stored_moments import moments_summary, serves, stored_summaries
+from lpp.analyze.engine.stored_moments import from_stored, moments_summary, stored_summaries
 from lpp.analyze.engine.workers import Solves, Workers
 from lpp.analyze.metrics.summary import Demand, Summary, summarize
 from lpp.analyze.numerics.moments import Gram, Moments, Rows, ShiftedSums
 from lpp.analyze.runs.cells import Cell, Integers, n_tokens
 from lpp.analyze.runs.site_reader import SiteReader
-from lpp.store.arrays.moments import band_counts
 
 Wanted = Mapping[Cell, Demand]
 """What to compute for each cell."""
+
+Sums = Mapping[Band, ShiftedSums]
+"""The sums of each band."""
 
 Gap = tuple[int, int]
 """First prompt that is left out, and the one after the last that is."""
@@ -46,20 +51,19 @@ def site_summaries(
     """The summary of each cell of a site; the same read fills `rows`.
 
     One read of the rows serves every first position, prefix and number of prompts. Cells with a
-    group left out take one more read for each number of prompts. Stored moments are used instead of
-    rows if they suffice and cost less (`stored_moments`); then rows are read only for `rows`.
-    Raises FormatError if the number of rows differs from that of the prompts' tokens.
+    group left out take one more read for each number of prompts. Cells that stored moments give for
+    less come from these (`stored_moments.from_stored`), whatever else is read of the rows. Raises
+    FormatError if the number of rows differs from that of the prompts' tokens.
     """
-    found: dict[Cell, Summary] = {}
-    if not (rows and rows.moment_cells) and serves(reader.run, wanted):
-        found, wanted = stored_summaries(reader, wanted, workers), {}
+    held = from_stored(reader.run, wanted)
+    found = stored_summaries(reader, {cell: wanted[cell] for cell in held}, workers)
+    wanted = {cell: demand for cell, demand in wanted.items() if cell not in held}
     ends = sorted({*(cell.n_prompts for cell in wanted), *(rows.sizes if rows else ())})
     if not ends:
         return found
     given = rows.moment_cells if rows else set()
-    edges = band_edges([*wanted, *given])
-    counts = band_counts(reader.lengths[: ends[-1]], edges)
-    bands = BandSums(reader, edges, counts, workers)
+    needed = bands_of([*wanted, *given], reader.run.plan.prefixes)
+    bands = BandSums(reader, needed, rows_of(needed, reader.lengths[: ends[-1]]), workers)
     solves = Solves(workers)
     for n_prompts in read_in_spans(reader, ends, bands, *([rows] if rows else [])):
         some = {cell: demand for cell, demand in wanted.items() if cell.n_prompts == n_prompts}
@@ -85,11 +89,13 @@ def _of_size(
     given: cells whose moments `values` needs. last: no rows follow, so sums are made in place.
     """
     few = {cell for cell in (*wanted, *given) if _is_few(reader, bands, cell)}
+    schedule = reader.run.plan.prefixes
     for whole in sorted({cell.whole for cell in few}):
-        rows = bands.rows(whole)
+        parts = bands_between(whole.first_position, whole.prefix, schedule)
+        rows = bands.rows(parts)
         reader.check(whole, len(rows))
         of_whole = {cell: wanted[cell] for cell in few if cell.whole == whole and cell in wanted}
-        stays = {cell: _stays(cell, bands.edges, reader.lengths) for cell in of_whole}
+        stays = {cell: _stays(cell, parts, reader.lengths) for cell in of_whole}
         solves.add(_of_gram, rows, of_whole, stays)
         if values and whole in given:
             values.moments.append(partial(_moments_of_rows, whole, rows))
@@ -97,12 +103,12 @@ def _of_size(
     rest = [cell for cell in given if cell not in few]
     if many or rest:
         sums = bands.sums(last=last)
-        whole_summaries(reader, many, sums, bands.edges, solves)
+        whole_summaries(reader, many, sums, solves)
         for groups, cells in _by(many, lambda cell: cell.groups).items():
             if groups:
-                _read_groups(reader, cells, sums, bands.edges, solves)
+                _read_groups(reader, cells, sums, solves)
         if values and rest:
-            values.moments.append(partial(_moments_of_bands, rest, sums, bands.edges))
+            values.moments.append(partial(_moments_of_bands, rest, sums, schedule))
 
 
 def _moments_of_rows(cell: Cell, rows: Rows) -> Iterator[tuple[Cell, Moments]]:
@@ -110,12 +116,12 @@ def _moments_of_rows(cell: Cell, rows: Rows) -> Iterator[tuple[Cell, Moments]]:
 
 
 def _moments_of_bands(
-    cells: Collection[Cell], sums: Sequence[ShiftedSums], edges: Sequence[int]
+    cells: Collection[Cell], sums: Sums, ends: Sequence[int]
 ) -> Iterator[tuple[Cell, Moments]]:
     """Each of `cells`, all of one number of prompts, with its moments, valid until the next."""
     for first_position, some in _by(cells, lambda cell: cell.first_position).items():
         of_prefix = {cell.prefix: cell for cell in some}
-        for prefix, moments in merged_bands(sums, edges, first_position, of_prefix):
+        for prefix, moments in merged_bands(sums, ends, first_position, of_prefix):
             yield of_prefix[prefix], moments
 
 
@@ -135,49 +141,48 @@ def _of_gram(
     }
 
 
-def _stays(cell: Cell, edges: Sequence[int], lengths: Integers) -> npt.NDArray[np.bool_]:
+def _stays(cell: Cell, bands: Sequence[Band], lengths: Integers) -> npt.NDArray[np.bool_]:
     """(N,) whether a row of the whole cell stays; rows by band, then prompt, then position."""
     first, end = cell.gap
-    ends = [edge for edge in edges if cell.first_position < edge <= cell.prefix]
     stays = np.ones(cell.n_prompts, dtype=bool)
     stays[first:end] = False
-    below = np.minimum.outer([cell.first_position, *ends], lengths[: cell.n_prompts])
+    edges = [cell.first_position, *(end for _, end in bands)]
+    below = np.minimum.outer(edges, lengths[: cell.n_prompts])
     return np.concatenate([np.repeat(stays, rows) for rows in np.diff(below, axis=0)])
 
 
 def whole_summaries(
     reader: SiteReader,
     wanted: Wanted,
-    sums: Sequence[ShiftedSums],
-    edges: Sequence[int],
+    sums: Sums,
     solves: Solves,
 ) -> None:
-    """The summaries of those of `wanted` without a group left out. sums: (B,) of each band."""
+    """The summaries of those of `wanted` without a group left out."""
     whole = [cell for cell in wanted if not cell.groups]
-    for cell, moments in _moments_of_bands(whole, sums, edges):
+    for cell, moments in _moments_of_bands(whole, sums, reader.run.plan.prefixes):
         reader.check(cell, moments.n)
         # a copy: the merge goes on in the same matrix
-        copy = Moments(moments.n, moments.mean, moments.scatter.copy(), moments.noise)
-        solves.add(moments_summary, cell, copy, wanted[cell])
+        solves.add(moments_summary, cell, moments.copy(), wanted[cell])
 
 
 def _read_groups(
     reader: SiteReader,
     wanted: Wanted,
-    sums: Sequence[ShiftedSums],
-    edges: Sequence[int],
+    sums: Sums,
     solves: Solves,
 ) -> None:
     """The summaries of cells that leave out a group, for one number of groups: a second read."""
     gaps = groups_of(wanted)
-    counts = np.max([band_counts(reader.lengths[a:b], edges) for a, b in gaps], axis=0)
-    shifts = [one.shift for one in sums]
-    bands = BandSums(reader, edges, counts, solves.workers, shifts)
+    counts = np.max([rows_of([*sums], reader.lengths[a:b]) for a, b in gaps], axis=0)
+    shifts = [one.shift for one in sums.values()]
+    bands = BandSums(reader, [*sums], counts, solves.workers, shifts)
+    schedule = reader.run.plan.prefixes
     ends = [end for _, end in gaps]
     for gap, _ in zip(gaps, read_in_spans(reader, ends, bands), strict=True):
         some = {cell: demand for cell, demand in wanted.items() if cell.gap == gap}
+        group = bands.sums()  # once: it adds what is buffered to the sums in place
         for cells in _by(some, lambda cell: cell.first_position).values():
-            solves.add(group_summaries, cells, sums, edges, bands.sums())
+            solves.add(group_summaries, cells, sums, schedule, group)
         bands.clear()
 
 
@@ -189,17 +194,17 @@ def groups_of(cells: Iterable[Cell]) -> list[Gap]:
 
 def group_summaries(
     wanted: Wanted,
-    sums: Sequence[ShiftedSums],
-    edges: Sequence[int],
-    group: Sequence[ShiftedSums],
+    sums: Sums,
+    ends: Sequence[int],
+    group: Sums,
 ) -> dict[Cell, Summary]:
     """The summaries of cells of one first position, without the rows of one group.
 
-    sums, group: (B,) sums of all rows and of the group.
+    sums, group: of all rows and of the group. ends: of the bands of the schedule.
     """
     of_prefix = {cell.prefix: cell for cell in wanted}
     first_position = next(iter(wanted)).first_position
-    rest = merged_bands(sums, edges, first_position, of_prefix, without=group)
+    rest = merged_bands(sums, ends, first_position, of_prefix, without=group)
     return {
         of_prefix[prefix]: summarize(moments, wanted[of_prefix[prefix]]) for prefix, moments in rest
     }

@@ -6,11 +6,10 @@ shards. Then everything that needs a scatter matrix comes from merges, as accura
 cell without a group is the merge of all other groups: nothing is subtracted, so nothing cancels.
 
 One read of each (shard, band) serves every prefix and group of one number of prompts. Memory:
-triangles of 4 d^2 bytes, one for each of the G groups and log2(G) more, and one whole matrix:
+triangles of 4 d^2 bytes, one for each of the G groups and log2(G) + 1 more, and a whole matrix:
 1.3 GB at d = 4,096 with ten groups. The cost is d x d additions, where rows cost products.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -85,20 +84,23 @@ class Packed:
         return Moments(self.n, self.mean, scatter, noise)
 
 
-def serves(run: Run, cells: Collection[Cell]) -> bool:
-    """Whether to compute the spectra of `cells` of a site from stored moments.
+def from_stored(run: Run, cells: Collection[Cell]) -> set[Cell]:
+    """Those of `cells` whose spectra are computed from stored moments.
 
-    Always if the run keeps no rows. If it keeps both, whichever is cheaper: a row costs d^2
+    All if the run keeps no rows. If it keeps both, whichever is cheaper: a row costs d^2
     multiply-adds, a band of a shard about d^2 additions and reading 4 d^2 bytes. Matrices rounded
-    to float32 are not used if there are rows.
+    to float32 are not used if there are rows. What else is requested has no part in the choice,
+    because both ways differ in the last digits.
     """
     plan = run.plan
     if not plan.keeps_rows:
-        return True
-    if not plan.keeps_moments or plan.moments_dtype != "float64" or not cells:
-        return False
+        return {*cells}
+    if not plan.keeps_moments or plan.moments_dtype != "float64":
+        return set()
     bands = len(run.shards) * len(run.plan.moment_ends)
-    return all(holds(run, cell) for cell in cells) and plan.prompts.tokens > PRODUCT_ROWS * bands
+    if plan.prompts.tokens <= PRODUCT_ROWS * bands:
+        return set()
+    return {cell for cell in cells if holds(run, cell)}
 
 
 def holds(run: Run, cell: Cell) -> bool:
@@ -167,10 +169,11 @@ def _of_size(reader: SiteReader, cells: Sequence[Cell]) -> Iterator[tuple[Cell, 
     """Each of `cells`, all of one number of prompts and of groups, with its moments."""
     size = cells[0].n_prompts
     groups = max(cell.groups for cell in cells)
-    edges = [0, *(part.gap[1] for part in Cell(size, 0).parts(groups))] if groups else [0, size]
+    gaps = [part.gap for part in Cell(size, 0).parts(groups)]
+    # all prompts have sums of their own: a merge of the groups would have other last digits
     shards = [
         [shard for shard in reader.run.shards if first <= shard.first_prompt < end]
-        for first, end in itertools.pairwise(edges)
+        for first, end in [*gaps, (0, size)]
     ]
     rounding = STORED[reader.run.plan.moments_dtype]
     by_rows: dict[tuple[int, int], list[Cell]] = defaultdict(list)
@@ -181,10 +184,10 @@ def _of_size(reader: SiteReader, cells: Sequence[Cell]) -> Iterator[tuple[Cell, 
         some = by_rows.get(ends, [])
         for cell in some:
             if not cell.groups:
-                yield cell, _merged(parts).whole(rounding)
+                yield cell, parts[-1].whole(rounding)
         left_out = {cell.left_out: cell for cell in some if cell.groups}
         if left_out:
-            for group, rest in _without_each(parts, reader.width):
+            for group, rest in _without_each(parts[:-1], reader.width):
                 if group in left_out:
                     yield left_out[group], rest.whole(rounding)
 
@@ -211,16 +214,6 @@ def _merges(
         if end == last:
             return
         begin = end
-
-
-def _merged(parts: Sequence[Packed]) -> Packed:
-    """The merge of all `parts`, which are not changed."""
-    if len(parts) == 1:
-        return parts[0]
-    merged = Packed.empty(len(parts[0].mean))
-    for part in parts:
-        merged.add(part)
-    return merged
 
 
 def _without_each(parts: Sequence[Packed], dim: int) -> Iterator[tuple[int, Packed]]:

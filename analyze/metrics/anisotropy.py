@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lpp.analyze.metrics.parts import Parts, slices
+from lpp.analyze.numerics.exact_sums import split
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.site_reader import SiteReader
@@ -38,21 +39,24 @@ def inverse(lengths: Floats) -> Floats:
 
 
 class PairwiseCosines:
-    """The same for every cell from one read of a site's rows; 8 d bytes for each part."""
+    """The same for every cell from one read of a site's rows; 16 d bytes for each part.
+
+    The sums are exact (`exact_sums.split`), so that other cells and the ends of blocks move no bit.
+    """
 
     def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
         self._cells = cells
         self._parts = Parts(cells)
-        self._sums = np.zeros((self._parts.count + 1, reader.width))  # the last is of no cell
+        self._sums = np.zeros((2, self._parts.count + 1, reader.width))  # the last is of no cell
         self._counts = np.zeros(self._parts.count + 1, dtype=np.int64)
 
     def add(self, block: WideBlock) -> None:
         """Take in the next rows."""
-        weights = inverse(block.lengths)
+        directions = split(block.wide * inverse(block.lengths)[:, None], 0)
         part = self._parts.of(block.prompt_id, block.position)
         self._counts += np.bincount(part[block.lengths != 0], minlength=len(self._counts))
         for k, rows in slices(part):
-            self._sums[k] += weights[rows] @ block.wide[rows]
+            self._sums[:, k] += directions[:, rows].sum(axis=1)
 
     def again(self) -> bool:
         """One read is enough."""
@@ -63,4 +67,4 @@ class PairwiseCosines:
         for cell in self._cells:
             inside = np.flatnonzero(self._parts.inside(cell))
             n = int(self._counts[inside].sum())
-            yield cell, _mean_cosine(n, self._sums[inside].sum(axis=0))
+            yield cell, _mean_cosine(n, self._sums[:, inside].sum(axis=1).sum(axis=0))

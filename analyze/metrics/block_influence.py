@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from lpp.analyze.metrics.anisotropy import inverse
 from lpp.analyze.metrics.parts import Parts
+from lpp.analyze.numerics.exact_sums import split
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.side_by_side import RowQueue
@@ -48,13 +49,13 @@ class BlockInfluence:
     """The number of every cell, from one read of a block's input and output rows, side by side.
 
     No cell has a number where the input was not captured. Memory: a block of rows of the input,
-    and 16 bytes for each part.
+    and 24 bytes for each part. The sums are exact (`exact_sums.split`).
     """
 
     def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
         self._cells = cells
         self._parts = Parts(cells)
-        self._sums = np.zeros(self._parts.count + 1)  # the last is of no cell
+        self._sums = np.zeros((2, self._parts.count + 1))  # the last is of no cell
         self._counts = np.zeros(self._parts.count + 1)
         before = input_site(reader.site)
         self._inputs = None
@@ -68,8 +69,9 @@ class BlockInfluence:
         rows = self._inputs.take(len(block.values))
         cosines, exists = _cosines(WideBlock(rows, block.prompt_id, block.position), block)
         part = self._parts.of(block.prompt_id, block.position)[exists]
-        self._sums += np.bincount(part, cosines[exists], minlength=len(self._sums))
-        self._counts += np.bincount(part, minlength=len(self._sums))
+        size = len(self._counts)
+        self._sums += [np.bincount(part, some, size) for some in split(cosines[exists], 0)]
+        self._counts += np.bincount(part, minlength=size)
 
     def again(self) -> bool:
         """One read is enough."""
@@ -80,7 +82,10 @@ class BlockInfluence:
         for cell in self._cells if self._inputs is not None else ():
             inside = np.flatnonzero(self._parts.inside(cell))
             n = self._counts[inside].sum()
-            yield cell, 1 - float(self._sums[inside].sum() / n) if n else float("nan")
+            yield (
+                cell,
+                1 - float(self._sums[:, inside].sum(axis=1).sum() / n) if n else float("nan"),
+            )
 
 
 def _cosines(one: WideBlock, other: WideBlock) -> tuple[Floats, npt.NDArray[np.bool_]]:

@@ -6,8 +6,9 @@ deviations, and the spectrum is that of X^T X / (N - 1) with no second centring 
 Clipping changes five rows and columns of the scatter matrix. The engine has that matrix from a
 first read, for the spectra, and its diagonal says which columns are clipped and where. A second
 read accumulates the products of the clipped columns with all others: 5 d multiply-adds a row and
-cell, where a scatter of its own would take d^2. Memory: 8 x 5 d bytes for each cell and the rows
-of one block; the scatter is asked for again at the end rather than kept.
+cell, where a scatter of its own would take d^2. Each cell has products of its own, of its own rows
+alone, so that other cells move no bit. Memory: 8 x 5 d bytes for each cell and the rows of one
+block; the scatter is asked for again at the end rather than kept.
 """
 
 import math
@@ -38,9 +39,8 @@ class RobustSpectra:
     wants_moments_again = True
 
     def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
-        self._width = reader.width
-        self._columns: dict[Cell, _ClippedColumns] = {}
-        self._products: _Products | None = None
+        self._products: dict[Cell, _ClippedProducts] = {}
+        self._reading = False
         self._found: dict[Cell, Spectrum] = {}
 
     def moments(self, cell: Cell, n: int, mean: Floats, scatter: Floats) -> None:
@@ -48,21 +48,22 @@ class RobustSpectra:
 
         Neither is kept.
         """
-        if self._products is None:
-            self._columns[cell] = _ClippedColumns(n, mean, np.diagonal(scatter))
+        if self._reading:
+            self._found[cell] = self._products[cell].spectrum(n, mean, scatter)
         else:
-            self._found[cell] = self._products.spectrum(cell, n, mean, scatter)
+            self._products[cell] = _ClippedProducts(cell, n, mean, np.diagonal(scatter))
 
     def add(self, block: WideBlock) -> None:
         """Take in the next rows: nothing is kept of the first read."""
-        if self._products is not None:
-            self._products.add(block)
+        if self._reading:
+            for products in self._products.values():
+                products.add(block)
 
     def again(self) -> bool:
         """One more read, once the columns are known."""
-        if self._products is not None or not self._columns:
+        if self._reading or not self._products:
             return False
-        self._products = _Products(self._width, self._columns)
+        self._reading = True
         return True
 
     def values(self) -> Iterator[tuple[Cell, Spectrum]]:
@@ -70,62 +71,35 @@ class RobustSpectra:
         yield from self._found.items()
 
 
-class _ClippedColumns:
-    """Which columns of a cell are clipped, about what, and where."""
+class _ClippedProducts:
+    """Products of the clipped columns of a cell with every column, about the cell's mean."""
 
-    def __init__(self, n: int, mean: Floats, squares: Floats) -> None:
-        self.index = np.argsort(-squares, kind="stable")[:CLIPPED_COLUMNS]
-        self.mean = mean.copy()
-        self.limit = CLIP_AT * np.sqrt(squares[self.index] / max(n - 1, 1))
-
-    def of(self, block: WideBlock, cell: Cell) -> Floats:
-        """(n, 5) clipped columns, 0 in rows of other cells."""
-        inside = (block.position >= cell.first_position) & (block.position < cell.prefix)
-        inside &= block.prompt_id < cell.n_prompts
-        centred = block.wide[:, self.index] - self.mean[self.index]
-        clipped: Floats = np.clip(centred, -self.limit, self.limit)
-        clipped[~inside] = 0.0
-        return clipped
-
-
-class _Products:
-    """Products of the clipped columns of all cells with every column, in one matrix product."""
-
-    def __init__(self, width: int, columns: dict[Cell, _ClippedColumns]) -> None:
-        self._columns = columns
-        self._ends = np.cumsum([0, *(len(one.index) for one in columns.values())])
-        # Near every cell's mean, so that products about it lose no digits.
-        mean = columns[max(columns, key=lambda cell: (cell.n_prompts, cell.prefix))].mean
-        self._reference = np.where(np.isfinite(mean), mean, 0.0)
-        k = int(self._ends[-1])
-        self._cross = np.zeros((k, width))  # with every column about the reference
-        self._total = np.zeros(k)
-        self._own = {cell: np.zeros((len(c.index), len(c.index))) for cell, c in columns.items()}
+    def __init__(self, cell: Cell, n: int, mean: Floats, squares: Floats) -> None:
+        self._cell = cell
+        self._index = np.argsort(-squares, kind="stable")[:CLIPPED_COLUMNS]
+        self._mean = mean.copy()
+        self._limit = CLIP_AT * np.sqrt(squares[self._index] / max(n - 1, 1))
+        self._cross = np.zeros((len(self._index), len(mean)))
+        self._own = np.zeros((len(self._index), len(self._index)))
 
     def add(self, block: WideBlock) -> None:
-        """Take in the next rows."""
-        about = block.wide - self._reference
-        if not math.isfinite(about.sum()):
-            # Rows that are not finite spoil their own cells only: 0 times such a row is NaN.
-            about[~np.isfinite(about.sum(axis=1))] = 0.0
-        clipped = np.empty((len(about), self._ends[-1]))
-        for place, (cell, columns) in enumerate(self._columns.items()):
-            some = columns.of(block, cell)
-            clipped[:, self._ends[place] : self._ends[place + 1]] = some
-            self._own[cell] += some.T @ some
-        self._cross += clipped.T @ about
-        self._total += clipped.sum(axis=0)
+        """Take in the rows of the cell among the next rows."""
+        cell = self._cell
+        inside = (block.position >= cell.first_position) & (block.position < cell.prefix)
+        inside &= block.prompt_id < cell.n_prompts
+        if not inside.any():
+            return
+        centred = block.wide[inside] - self._mean
+        clipped = np.clip(centred[:, self._index], -self._limit, self._limit)
+        self._cross += clipped.T @ centred
+        self._own += clipped.T @ clipped
 
-    def spectrum(self, cell: Cell, n: int, mean: Floats, scatter: Floats) -> Spectrum:
+    def spectrum(self, n: int, mean: Floats, scatter: Floats) -> Spectrum:
         """Of the scatter with the clipped rows and columns put in."""
-        columns = self._columns[cell]
-        place = list(self._columns).index(cell)
-        of_cell = slice(self._ends[place], self._ends[place + 1])
-        cross = self._cross[of_cell] - np.outer(self._total[of_cell], mean - self._reference)
         clipped = scatter.copy()
-        clipped[columns.index] = cross
-        clipped[:, columns.index] = cross.T
-        clipped[np.ix_(columns.index, columns.index)] = self._own[cell]
+        clipped[self._index] = self._cross
+        clipped[:, self._index] = self._cross.T
+        clipped[np.ix_(self._index, self._index)] = self._own
         if not math.isfinite(scatter.sum()):
             clipped[:] = np.nan
         return summarize(Moments(n, mean, clipped), SOLVED).covariance

@@ -39,6 +39,7 @@ def _robust(name: str, definition: str) -> Metric[Spectrum]:
         measure=RobustSpectra,
         ratio="robust_participation_ratio",
         no_error="a group left out changes what is clipped: two more reads for each",
+        version=2,
     )
 
 
@@ -113,6 +114,7 @@ ROW_METRICS: Final = (
         compute=_same,
         measure=PairwiseCosines,
         bounds=(-1.0, 1.0),
+        version=2,
     ),
     Metric[float](
         name="curvature",
@@ -123,6 +125,7 @@ ROW_METRICS: Final = (
         needs="rows",
         compute=_same,
         measure=Curvatures,
+        version=2,
     ),
     _PROMPT_ERANK,
     Metric[float](
@@ -147,6 +150,7 @@ ROW_METRICS: Final = (
         compute=_same,
         measure=BlockInfluence,
         bounds=(0.0, 2.0),
+        version=2,
     ),
     _sinks(
         "n_sinks",

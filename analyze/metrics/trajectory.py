@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.analyze.metrics.parts import mean_over_prompts
+from lpp.analyze.numerics.exact_sums import split
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.site_reader import SiteReader
@@ -44,7 +45,8 @@ class Curvatures:
     """Mean over prompts of their curvature, for every cell, from one read of a site's rows.
 
     Every prompt counts alike, whatever its length; those without an angle among the positions of a
-    cell are left out. Memory: 16 bytes for each prompt and band of positions.
+    cell are left out. Memory: 24 bytes for each prompt and band of positions. The sums are exact
+    (`exact_sums.split`).
     """
 
     def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
@@ -54,7 +56,7 @@ class Curvatures:
         self._last = np.zeros((1, reader.width))  # row
         self._step = np.zeros((1, reader.width))  # from the row before it
         prompts = max((cell.n_prompts for cell in cells), default=0)
-        self._sums = np.zeros((prompts, len(self._edges)))
+        self._sums = np.zeros((2, prompts, len(self._edges)))
         self._counts = np.zeros((prompts, len(self._edges)))
 
     def add(self, block: WideBlock) -> None:
@@ -66,9 +68,12 @@ class Curvatures:
         self._last, self._step = block.wide[-1:].copy(), steps[-1:].copy()
         angles, exists = angles_between(steps)
         band = np.searchsorted(self._edges, block.position, side="right") - 1
-        counts = exists & (block.position >= 2) & (block.prompt_id < len(self._sums)) & (band >= 0)
+        counts = (
+            exists & (block.position >= 2) & (block.prompt_id < len(self._counts)) & (band >= 0)
+        )
         where = block.prompt_id[counts], band[counts]
-        np.add.at(self._sums, where, angles[counts])
+        for sums, some in zip(self._sums, split(angles[counts], 8), strict=True):
+            np.add.at(sums, where, some)
         np.add.at(self._counts, where, 1.0)
 
     def again(self) -> bool:
@@ -80,5 +85,6 @@ class Curvatures:
         for cell in self._cells:
             inside = (self._edges >= cell.first_position + 2) & (self._edges < cell.prefix)
             counts = self._counts[:, inside].sum(axis=1)
-            means = self._sums[:, inside].sum(axis=1) / np.where(counts > 0, counts, 1.0)
+            sums = self._sums[:, :, inside].sum(axis=2).sum(axis=0)
+            means = sums / np.where(counts > 0, counts, 1.0)
             yield cell, mean_over_prompts(means, counts > 0, cell)

@@ -123,9 +123,13 @@ class Moments:
 
     def merge(self, other: Self) -> Self:
         """Moments of both sets of rows; neither operand changes."""
-        merged = type(self)(self.n, self.mean.copy(), self.scatter.copy(), self.noise)
+        merged = self.copy()
         merged.add(other)
         return merged
+
+    def copy(self) -> Self:
+        """A copy in its own memory."""
+        return type(self)(self.n, self.mean.copy(), self.scatter.copy(), self.noise)
 
 
 @dataclass(slots=True)

@@ -316,11 +316,11 @@ def test_what_is_known_already_does_not_change_the_rest(
     assert_frame_equal(found, expected, rel_tol=1e-9)
 
 
-@pytest.mark.parametrize("factor", [1e2, 1e4, 3e5])
+@pytest.mark.parametrize(("factor", "tolerance"), [(1e2, 1e-4), (1e4, 1e-4), (3e5, 1e-2)])
 def test_z_scores_without_the_prompt_that_outweighs_all_others(
-    make_run: MakeRun, factor: float
+    make_run: MakeRun, factor: float, tolerance: float
 ) -> None:
-    """What the subtraction leaves of rounding is blown up by the narrow columns."""
+    """What the subtraction leaves of rounding, in each band, is blown up by the narrow columns."""
 
     def heavy(rows: Array) -> Array:
         return rows * np.float32(factor) if len(rows) == 5 else rows
@@ -332,7 +332,7 @@ def test_z_scores_without_the_prompt_that_outweighs_all_others(
     parts = [reference(made, metric, "final", part) for part in cell.parts(4)]
     expected = jackknife(reference(made, metric, "final", cell), parts)
     row = table.collect().row(0, named=True)
-    assert (row["value"], row["stderr"]) == pytest.approx(expected[:2], rel=1e-4)
+    assert (row["value"], row["stderr"]) == pytest.approx(expected[:2], rel=tolerance)
 
 
 def test_an_interval_ends_where_values_do() -> None:

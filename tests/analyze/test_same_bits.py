@@ -1,0 +1,141 @@
+"""A number has the same bits whatever was asked for beside it, and whatever was kept before."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from made_runs import Made, MakeRun
+
+from lpp.analyze import Selection, analyze
+from lpp.analyze.engine import accumulate, stored_moments
+from lpp.analyze.numerics import moments
+from lpp.analyze.runs import site_reader, wide_block
+from lpp.store import RunWriter, create_store, open_store
+from lpp.store.arrays.moments import SiteMoments
+
+LENGTHS = [20, 3, 20, 11, 20, 20, 1, 20, 7, 20, 20, 20, 2, 20, 20, 5, 20, 20, 20, 20]
+
+REQUESTS: list[dict[str, Any]] = [
+    {},
+    {"contexts": [13]},
+    {"contexts": [7, 13, 20]},
+    {"skip_first": [3]},
+    {"skip_first": [0, 1, 3], "contexts": [13, 20]},
+    {"prompts": [7]},
+    {"prompts": [5, 7, 20], "contexts": [13, 20], "errors": "all"},
+    {"errors": "none"},
+    {"metrics": ["*"], "contexts": [20]},
+    {"metrics": ["participation_ratio"]},
+    {"metrics": ["*"], "contexts": [7, 13], "prompts": [7, 20], "skip_first": [0, 3]},
+    {"metrics": ["anisotropy", "robust_*"], "prompts": [7], "errors": "all"},
+    {"metrics": ["curvature", "block_influence"], "contexts": [13, 20], "errors": "all"},
+]
+"""Options of `Selection` and of `analyze`."""
+
+
+@pytest.fixture(params=[6, 40, "both"], ids=["scatter", "Gram matrix", "stored moments"])
+def root(
+    request: pytest.FixtureRequest, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A store of one run, whose rows are read in several spans, blocks and tiles."""
+    both = request.param == "both"
+    dim: int = 6 if both else request.param
+    monkeypatch.setattr(moments, "MIN_CHUNK_ROWS", 16)
+    monkeypatch.setattr(accumulate, "SPAN_CHUNKS", 9)
+    monkeypatch.setattr(site_reader, "BLOCK_BYTES", 50 * 4 * dim)
+    monkeypatch.setattr(wide_block, "TILE_BYTES", 21 * 4 * dim)
+    sites = ("embed", "block.1")
+    made = make_run(LENGTHS, dim=dim, per_shard=2, sites=sites, vary_tokens=True)
+    if both:
+        monkeypatch.setattr(stored_moments, "PRODUCT_ROWS", 0)
+        return with_moments(made, made.root.parent / "both")
+    return made.root
+
+
+def with_moments(made: Made, root: Path) -> Path:
+    """A store at `root` whose run keeps moments beside the rows of `made`."""
+    source = open_store(made.root).runs[made.run_id]
+    tokens = source.tokens().to_table()
+    plan = replace(made.plan, keep="both")
+    writer = RunWriter(create_store(root).path, plan, source.prompts())
+    edges = [0, *plan.moment_ends]
+    for index, (first, end) in enumerate(pairwise(plan.shards)):
+        prompts = {site: rows[first:end] for site, rows in made.hidden.items()}
+        kept = {}
+        for site, rows in prompts.items():
+            bands = [np.concatenate([one[a:b] for one in rows]) for a, b in pairwise(edges)]
+            parts = [moments.Moments.from_rows(band) for band in bands]
+            upper = np.triu_indices(rows[0].shape[1])
+            kept[site] = SiteMoments(
+                n=np.array([one.n for one in parts]),
+                mean=np.stack([one.mean for one in parts]),
+                scatter=np.stack([one.scatter[upper] for one in parts]),
+            )
+        hidden = {site: np.concatenate(rows) for site, rows in prompts.items()}
+        ids = tokens["prompt_id"]
+        some = tokens.filter(pc.and_(pc.greater_equal(ids, first), pc.less(ids, end)))
+        writer.write_shard(index, hidden, some, moments=kept)
+    return root
+
+
+def numbers(root: Path, options: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], bytes]]:
+    """Each number of sites: what it is, and its bits."""
+    selection = {n: options[n] for n in ("contexts", "prompts", "skip_first") if n in options}
+    others = {n: options[n] for n in ("metrics", "errors") if n in options}
+    found = analyze(root, Selection(**selection), **others)
+    for frame in (found.spectra, found.metrics):
+        named = "metric" in frame.columns
+        for row in frame.iter_rows(named=True):
+            key = (row["n_prompts"], row["first_position"], row["prefix"], row["site"])
+            if named:
+                yield (*key, row["metric"], "value"), np.float64(row["value"]).tobytes()
+                if row["stderr"] is not None:
+                    yield (*key, row["metric"], "stderr"), np.float64(row["stderr"]).tobytes()
+                continue
+            for name, value in row.items():
+                if isinstance(value, float):
+                    yield (*key, name), np.float64(value).tobytes()
+
+
+def fresh(root: Path, options: dict[str, Any]) -> dict[tuple[Any, ...], bytes]:
+    shutil.rmtree(root / "analysis", ignore_errors=True)
+    return dict(numbers(root, options))
+
+
+def test_errors_of_several_first_positions_are_those_of_each(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With groups of more rows than one product takes: each was added once for each position."""
+    monkeypatch.setattr(moments, "MIN_CHUNK_ROWS", 8)
+    root = make_run(LENGTHS, sites=("final",)).root
+    alone = fresh(root, {"skip_first": [0]}) | fresh(root, {"skip_first": [1]})
+    assert fresh(root, {"skip_first": [0, 1]}) == alone
+    assert len(alone) > 100
+
+
+@pytest.mark.slow
+def test_what_else_is_asked_for_moves_no_bit(root: Path) -> None:
+    known: dict[tuple[Any, ...], bytes] = {}
+    other: set[tuple[Any, ...]] = set()
+    for options in REQUESTS:
+        for key, bits in fresh(root, options).items():
+            if "logits" not in key and known.setdefault(key, bits) != bits:
+                other.add(key)
+    assert len(known) > 2000
+    assert not other
+
+
+@pytest.mark.slow
+def test_what_was_kept_before_moves_no_bit(root: Path) -> None:
+    alone = [fresh(root, options) for options in REQUESTS]
+    rng = np.random.default_rng(5)
+    for _ in range(2):
+        shutil.rmtree(root / "analysis")
+        for place in rng.permutation(len(REQUESTS)).tolist():
+            assert dict(numbers(root, REQUESTS[place])) == alone[place], REQUESTS[place]
