@@ -24,8 +24,9 @@ def profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.DataF
 
     Raises InputError for a database of another release, and for a metric it does not have.
     """
-    from lpp.sql import TABLES, connect
+    from lpp.sql import TABLES
     from lpp.sql.database.catalogue import outdated_tables
+    from lpp.sql.database.connect import reading
 
     root = open_store(url).path
     if outdated_tables(root):
@@ -46,7 +47,7 @@ def profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.DataF
         )
     columns = ", ".join(["run", "site", "context", "n_prompts", "flags", *metrics])
     of_runs = "run, model, untrained_seed, n_parameters, corpus, prompt_set, n_prompts"
-    with connect(root, token_stats=False) as connection:
+    with reading(root) as connection:
         whole = connection.sql(f"SELECT {columns} FROM site_profiles WHERE first_position = 0")
         profiles = whole.to_arrow_table()
         runs = connection.sql(f"SELECT {of_runs} FROM runs ORDER BY run").to_arrow_table()

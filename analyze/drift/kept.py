@@ -49,7 +49,7 @@ class KeptDrift:
 
     def values(self, site: str) -> Values:
         """Stored numbers of `site`. A damaged or foreign file is ignored, with a log line."""
-        rows = self._files.rows(site, "values", VALUES).filter(version=VERSION)
+        rows = self._files.rows(site, "values", VALUES).filter(version=VERSION).drop_nulls()
         return {(Cell(*cell), metric): value for *cell, _, metric, value in rows.iter_rows()}
 
     def keep_values(self, site: str, found: Values) -> None:
@@ -63,7 +63,7 @@ class KeptDrift:
         """The stored columns of a setting, of those in `names`: (n,) each."""
         found: Columns = {}
         for frame in self._files.frames(f"logits-{setting}", "tokens", TOKENS):
-            if len(frame) == n_tokens and (frame["version"] == VERSION).all():
+            if len(frame) == n_tokens and frame["version"].eq_missing(VERSION).all():
                 found |= {
                     name: frame[name].to_numpy()
                     for name in names

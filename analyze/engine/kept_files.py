@@ -3,12 +3,14 @@
     analysis/<folder>/<group>/<kind>-<checksum>.arrow
 
 Files are Arrow IPC (zstd). Each command adds its own files, so several may write at once. The
-checksum in a file's name covers its bytes, folder, group and kind. All files may be deleted at any
-time.
+checksum in a file's name covers its bytes, folder, group and kind: it finds accidents, and anybody
+can compute it. All files may be deleted at any time. Inside `computing_again`, only files that this
+process wrote are read, and they replace the others.
 """
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import polars as pl
@@ -29,10 +31,35 @@ MAX_BYTES: Final = 1 << 32
 MANY_FILES: Final = 8
 """With more files of one group and kind, the next `add` replaces them all by one."""
 
+_UNREADABLE: Final = (
+    *(pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError),
+    pl.exceptions.PanicException,  # a BaseException
+)
+
 _log = logging.getLogger("lpp.analyze")
 
 _unwritable: Final[dict[str, object]] = {}
 """Stores of which a line said that they cannot be written: a store has many folders."""
+
+
+_again: Final[list[object]] = []
+"""An entry for each `computing_again` block that has not ended."""
+
+_written_here: Final[set[tuple[str, str]]] = set()
+"""Files that this process wrote while it computed again: place of the folder, and key."""
+
+
+@contextmanager
+def computing_again() -> Iterator[None]:
+    """Until the block ends, `KeptFiles` that are made ignore what earlier commands kept, and
+    replace it.
+    """
+    _again.append(None)
+    try:
+        yield
+    finally:
+        _again.pop()
+        _written_here.clear()
 
 
 def shard_set(run: Run) -> str:
@@ -54,10 +81,11 @@ class KeptFiles:
         self._objects = objects_at(root).below(self._key)
         self.folder = self._objects.place
         self._writable = True
+        self._again = bool(_again)  # kept when this object is sent to another process
 
     def frames(self, group: str, kind: str, schema: pl.Schema) -> Iterator[pl.DataFrame]:
         """Each file of one kind. A damaged or foreign file is ignored, with a log line."""
-        for key in self._files(group, kind):
+        for key in self._read(group, kind):
             try:
                 data = self._objects.get(key, MAX_BYTES)
                 if key != self.name(group, kind, data):
@@ -65,7 +93,7 @@ class KeptFiles:
                 found = _parsed(data, schema)
             except MachineError:
                 raise
-            except (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError) as error:
+            except _UNREADABLE as error:
                 _log.warning("%s: computing it again (%s)", self.folder / key, error)
                 continue
             yield found
@@ -79,7 +107,7 @@ class KeptFiles:
 
         If the store cannot be written, the first time logs a line.
         """
-        before = self._files(group, kind)
+        before = self._read(group, kind)
         if len(before) < MANY_FILES:
             self.put(group, kind, frame)
             return
@@ -92,12 +120,16 @@ class KeptFiles:
         """Write `frame` to a file. instead_of: files to remove once it is written."""
         if not self._writable:
             return
-        data = encode_table(frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        data = encode_table(_arrow(frame))
         name = self.name(group, kind, data)
+        gone = {*(instead_of or ())}
+        if self._again:
+            gone |= {*self._files(group, kind)}.difference(self._read(group, kind))
         try:
             self._objects.put(name, data)
-            if instead_of:
-                self._objects.delete(key for key in instead_of if key != name)
+            if self._again:
+                _written_here.add((str(self.folder), name))
+            self._objects.delete(key for key in sorted(gone) if key != name)
         except (OSError, LppError) as error:
             self._writable = False
             first = object()  # not the error: its traceback would keep the caller's frames alive
@@ -108,6 +140,11 @@ class KeptFiles:
         """Name of a file with these bytes, with a checksum of folder, group, kind and bytes."""
         digest = checksum(f"{self._key}/{group}/{kind} ".encode() + data)
         return f"{group}/{kind}-{digest}.arrow"
+
+    def _read(self, group: str, kind: str) -> list[str]:
+        """The files whose rows count."""
+        every, folder = self._files(group, kind), str(self.folder)
+        return [key for key in every if not self._again or (folder, key) in _written_here]
 
     def _files(self, group: str, kind: str) -> list[str]:
         try:
@@ -124,9 +161,13 @@ def _parsed(data: bytes, schema: pl.Schema) -> pl.DataFrame:
     """The rows of a file. Raises ValueError or ArrowException for other content."""
     check_declared(memoryview(data), rows=None)
     with pa.ipc.open_file(pa.py_buffer(data)) as reader:
+        # Arrow has types and metadata at which Polars panics
+        if not reader.schema.equals(_arrow(pl.DataFrame(schema=schema)).schema):
+            raise ValueError(f"its columns are {reader.schema.names}")
         table = reader.read_all()
     table.validate(full=True)
-    frame = pl.DataFrame(pl.from_arrow(table))
-    if frame.schema != schema:
-        raise ValueError(f"its columns are {frame.columns}")
-    return frame
+    return pl.DataFrame(pl.from_arrow(table))
+
+
+def _arrow(frame: pl.DataFrame) -> pa.Table:
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest())

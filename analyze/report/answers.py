@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +10,6 @@ import polars as pl
 
 from lpp.analyze.report.queries import Query
 from lpp.analyze.tables.database import as_tables
-from lpp.sql.confinement.connection_lock import Access
 from lpp.sql.database.files import profiles_path
 from lpp.sql.place import store_root
 from lpp.sql.schema import TABLES, VIEWS, Column
@@ -127,11 +126,11 @@ def ask_tables(tables: Mapping[str, pl.DataFrame], queries: Iterable[Query]) -> 
 
 def ask_views(url: str | os.PathLike[str], query: Query) -> Answer:
     """The answer to a query over the views of `lpp.sql.connect`, which read token statistics."""
-    from lpp.sql.database.connect import connect_with
+    from lpp.sql.database.connect import reading
 
     try:
         profiles_path(store_root(url))  # a report is of what was profiled
-        with connect_with(Access(), url, read=[view.name for view in VIEWS]) as connection:
+        with reading(url, token_stats=True) as connection:
             return answer(connection, query)
     except LppError as error:
         return Answer(query, pl.DataFrame(), str(error).rstrip("."))
@@ -150,15 +149,15 @@ def answer(connection: "DuckDBPyConnection", query: Query) -> Answer:
 
 @contextmanager
 def _connection(url: str | os.PathLike[str]) -> Iterator["DuckDBPyConnection"]:
-    from lpp.sql.database.connect import connect_with
+    from lpp.sql.database.connect import reading
 
-    try:
-        connection = connect_with(Access(), url, read=())
-    except InputError as error:
-        if error.kind is not ErrorKind.NOT_FOUND:
-            raise
-        connection = empty_tables()  # nothing was profiled
-    with connection:
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(reading(url))
+        except InputError as error:
+            if error.kind is not ErrorKind.NOT_FOUND:
+                raise
+            connection = stack.enter_context(empty_tables())  # nothing was profiled
         yield connection
 
 

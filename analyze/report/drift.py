@@ -23,7 +23,6 @@ from lpp.analyze.report.provenance import Origin
 from lpp.analyze.report.surprises import in_words
 from lpp.analyze.report.words import Part, Ref, Run, Sentence, interval, number
 from lpp.analyze.tables.database import frame_schema
-from lpp.sql.confinement.connection_lock import Access
 from lpp.store.errors import LppError
 
 SECTION: Final = "drift"
@@ -67,13 +66,13 @@ def pairs_by_kl(answers: Answers) -> list[Pair]:
 
 def position_answer(url: str, answers: Answers) -> Answer:
     """KL by position of the pairs that are drawn, from the tokens that the database holds."""
-    from lpp.sql.database.connect import connect_with
+    from lpp.sql.database.connect import reading
 
     pairs = pairs_by_kl(answers)[:PAIRS_DRAWN]
     if not pairs:
         return positions_of({})
     try:
-        with connect_with(Access(), url, read=()) as connection:
+        with reading(url) as connection:
 
             def tokens(pair: Pair) -> pl.DataFrame:
                 where = "WHERE run_a = ? AND run_b = ? ORDER BY prompt_id, position"

@@ -12,8 +12,9 @@ from lpp.analyze.benchmarks.benchmarks import benchmarks_table
 from lpp.analyze.benchmarks.published import published_table
 from lpp.analyze.runs.keys import Url, views
 from lpp.analyze.tables.run_rows import evaluation_rows, prompts_frame, run_row
-from lpp.sql import build, connect
+from lpp.sql import build
 from lpp.sql.database.catalogue import outdated_tables
+from lpp.sql.database.connect import reading
 from lpp.sql.schema import TABLES, arrow_schema
 from lpp.sql.schema.results import RESULTS
 from lpp.store import open_store
@@ -83,6 +84,6 @@ def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> b
 
 def read_table(url: Url, table: str) -> pl.DataFrame:
     """The rows of `table` in the database of the store at `url`."""
-    with connect(url, token_stats=False) as connection:
+    with reading(url) as connection:
         found: pl.DataFrame = connection.sql(f"FROM {table}").pl()
     return found

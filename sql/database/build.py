@@ -104,7 +104,31 @@ def _rebuild(
     keep: Collection[str],
     merged: Collection[str],
 ) -> list[str]:
-    """Replace the database at `target`; returns descriptions of what was not kept."""
+    """Replace the database at `target`; returns descriptions of what was not kept: all, if it is so
+    damaged that DuckDB gives up.
+    """
+    import duckdb
+
+    from lpp.sql.database.faults import first_lines, is_damage, is_full
+
+    try:
+        return _replaced(target, tables, keep, merged, old=target)
+    except duckdb.Error as error:
+        if is_full(error) or not is_damage(error):
+            raise
+        _replaced(target, tables, keep, merged, old=None)
+        return [f"all of a damaged file ({first_lines(error, 1)})"]
+
+
+def _replaced(
+    target: Path,
+    tables: "Mapping[str, pa.Table]",
+    keep: Collection[str],
+    merged: Collection[str],
+    *,
+    old: Path | None,
+) -> list[str]:
+    """`_rebuild` with the rows of the database `old`."""
     import duckdb
 
     from lpp.sql.database.faults import full_disk_named
@@ -121,7 +145,7 @@ def _rebuild(
             version = literal(STORAGE_VERSION)
             connection.execute(f"ATTACH {name} AS built (STORAGE_VERSION {version}); USE built")
             copy_declared(connection, folder)
-            left = _attach_old(connection, target, beside)
+            left = _attach_old(connection, old, beside)
             _fill(connection, tables)
             if left is None:
                 left = _old_rows(connection, tables, keep, merged)
@@ -140,7 +164,7 @@ def _rebuild(
 
 
 def _attach_old(
-    connection: "duckdb.DuckDBPyConnection", path: Path, beside: Path
+    connection: "duckdb.DuckDBPyConnection", path: Path | None, beside: Path
 ) -> list[str] | None:
     """Lock `connection`, which writes only `beside`, then attach the database at `path` as `old`.
 
@@ -151,12 +175,12 @@ def _attach_old(
 
     from lpp.sql.database.faults import first_lines, in_use, is_in_use
 
-    old = {"old": path} if path.exists() else {}
+    old = {"old": path} if path and path.exists() else {}
     try:
         attach_locked(connection, old, Access(result=beside))
     except duckdb.Error as error:
         if is_in_use(error):
-            raise in_use(path, error) from error
+            raise in_use(old["old"], error) from error
         return [f"all of a file that DuckDB cannot read ({first_lines(error, 1)})"]
     return None if old else []
 

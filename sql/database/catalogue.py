@@ -81,9 +81,8 @@ def outdated_tables(root: Place) -> list[str]:
 
     Raises what `connect` does.
     """
-    from lpp.sql.confinement.connection_lock import Access
-    from lpp.sql.database.connect import DATABASE, connect_with
+    from lpp.sql.database.connect import DATABASE, reading
 
-    with connect_with(Access(), root, read=()) as connection:
+    with reading(root) as connection:
         found = plain_tables(connection, DATABASE)
     return [name for name, table in TABLES.items() if not fits(table, found.get(name, []))]

@@ -7,7 +7,8 @@ and a second connection with another mode would be refused.
 """
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -67,6 +68,18 @@ def connect(
     connection = connect_with(access, url, read=STORED if token_stats else ())
     warn_of_outdated(connection, store_root(url))
     return connection
+
+
+@contextmanager
+def reading(url: Url, *, token_stats: bool = False) -> "Iterator[DuckDBPyConnection]":
+    """`connect` for this project's own queries: a damaged database raises FormatError(CORRUPT), and
+    nothing is logged.
+    """
+    from lpp.sql.database.faults import damage_named
+
+    read = STORED if token_stats else ()
+    with damage_named(store_root(url)), connect_with(Access(), url, read=read) as connection:
+        yield connection
 
 
 def connect_with(access: Access, url: Url, *, read: Collection[str]) -> "DuckDBPyConnection":

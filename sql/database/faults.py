@@ -4,7 +4,6 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import duckdb
@@ -20,12 +19,14 @@ from lpp.store.errors import (
     LppError,
     MachineError,
 )
+from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.place import Place
 
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _IN_USE = ("Could not set lock on file", "Unique file handle conflict")
 _MAX_LINES = 12
+_BROKEN: Final = (duckdb.InternalException, duckdb.FatalException, duckdb.SerializationException)
 
 
 def first_lines(error: BaseException, most: int = _MAX_LINES) -> str:
@@ -38,7 +39,7 @@ def is_in_use(error: BaseException) -> bool:
     return any(text in str(error) for text in _IN_USE)
 
 
-def in_use(database: Path, error: BaseException) -> ConflictError:
+def in_use(database: Place, error: BaseException) -> ConflictError:
     """The error that another process uses `database`, with DuckDB's sentence that names it."""
     return ConflictError(
         f"{database}: another connection has it open for writing, and DuckDB lets nobody in "
@@ -72,7 +73,7 @@ def _no_space(place: Place, error: BaseException) -> MachineError:
     )
 
 
-def opening_fault(error: duckdb.Error, database: Path, root: Place) -> LppError:
+def opening_fault(error: duckdb.Error, database: Place, root: Place) -> LppError:
     """Why `database` of the store at `root` could not be opened."""
     rebuild = f"Build it again from the store: lpp-analyze profile {root}"
     detail = first_lines(error, 1)
@@ -91,8 +92,34 @@ def opening_fault(error: duckdb.Error, database: Path, root: Place) -> LppError:
             kind=ErrorKind.READ_ONLY,
         )
     return FormatError(
-        f"{database}: DuckDB cannot read it ({detail}). {rebuild}", kind=ErrorKind.CORRUPT
+        f"{database}: DuckDB cannot read it ({detail}). {rebuild}, and repeat the other commands "
+        "whose numbers it held: they are kept under analysis/.",
+        kind=ErrorKind.CORRUPT,
     )
+
+
+def is_damage(error: duckdb.Error) -> bool:
+    """Whether `error` says that the bytes of a database are not those that DuckDB wrote."""
+    return isinstance(error, _BROKEN) or "corrupt" in str(error).casefold()
+
+
+@contextmanager
+def damage_named(root: Place) -> Iterator[None]:
+    """Turn what DuckDB says of a damaged database of the store at `root` into FormatError(CORRUPT).
+
+    For queries of this project, which are right: so every error that is not of the catalogue or of
+    a full disk is damage.
+    """
+    try:
+        yield
+    except (duckdb.CatalogException, duckdb.BinderException):
+        raise
+    except duckdb.Error as error:
+        raise (
+            _too_much(error, root)
+            or _damaged_tokens(error, root)
+            or opening_fault(error, root / DATABASE_KEY, root)
+        ) from error
 
 
 _REFUSALS: Final = {
@@ -129,11 +156,18 @@ def _refusal(error: duckdb.Error) -> InputError | None:
 
 def query_fault(error: duckdb.Error, root: Place, sql: str) -> LppError | None:
     """Why the query `sql` on the store at `root` failed; None if it is a fault of DuckDB itself."""
-    if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):
+    if "corrupt" in str(error).casefold():
+        return opening_fault(error, root / DATABASE_KEY, root)
+    if isinstance(error, _BROKEN):
         return None
     if NO_PROFILES in str(error):  # a table that no store without profiles can answer
         return no_profiles(root)
-    return _too_much(error, root) or _refusal(error) or _bad_query(error, root, sql)
+    return (
+        _too_much(error, root)
+        or _refusal(error)
+        or _damaged_tokens(error, root)
+        or _bad_query(error, sql)
+    )
 
 
 def _too_much(error: duckdb.Error, root: Place) -> MachineError | None:
@@ -155,12 +189,16 @@ def _too_much(error: duckdb.Error, root: Place) -> MachineError | None:
     return None
 
 
-def _bad_query(error: duckdb.Error, root: Place, sql: str) -> LppError:
-    if "tokens.arrow" in str(error):
-        return FormatError(
-            f"{first_lines(error, 2)}\nFind every damaged file: lpp-analyze verify {root}",
-            kind=ErrorKind.CORRUPT,
-        )
+def _damaged_tokens(error: duckdb.Error, root: Place) -> FormatError | None:
+    if "tokens.arrow" not in str(error):
+        return None
+    return FormatError(
+        f"{first_lines(error, 2)}\nFind every damaged file: lpp-analyze verify {root}",
+        kind=ErrorKind.CORRUPT,
+    )
+
+
+def _bad_query(error: duckdb.Error, sql: str) -> LppError:
     return InputError(
         f"{_with_line_of(sql, first_lines(error))}\nTables, columns and units: lpp-sql --schema",
         kind=ErrorKind.BAD_SQL,
