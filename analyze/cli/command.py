@@ -1,6 +1,7 @@
 """`lpp-analyze`: open a store, compute, print."""
 
 import contextlib
+import shlex
 
 import click
 
@@ -57,15 +58,26 @@ main.add_command(sensitivity)
 
 @main.command()
 @click.argument("store")
+@click.option(
+    "--recompute",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also compute N of the numbers kept under analysis/ again, drawn at random.",
+)
 @debug_option
-def verify(store: str) -> int:
+def verify(*, store: str, recompute: int | None) -> int:
     """Compare every byte of STORE with its checksums.
 
     The exit code is 1 if any byte differs. If the store keeps the unembedding of a model, entropy
     and log_z of 256 tokens of each run are computed again from `final` and compared as well.
 
+    Checksums find accidents. For a store from somebody else, --recompute N also compares numbers
+    that earlier commands kept with the rows. The exit code is 1 if one differs by more than the
+    last digits, as another processor may. The option --fresh of the commands ignores what was kept.
+
     \b
         lpp-analyze verify ./lpp
+        lpp-analyze verify ./lpp --recompute 20
     """
     from lpp.store import open_store
     from lpp.store.errors import FormatError
@@ -96,6 +108,10 @@ def verify(store: str) -> int:
                 if check is not None:
                     bar.note(f"{name}: {check}")
             problems += len(found)
+    if recompute and not problems:
+        problems += _recomputed(store, recompute)
+        if problems:
+            return 1
     if not problems:
         sites = sum(len(run.sites) for run in opened.runs.values())
         click.echo(
@@ -111,6 +127,29 @@ def verify(store: str) -> int:
             err=True,
         )
     return int(problems > 0)
+
+
+def _recomputed(store: str, count: int) -> int:
+    """Print what a recomputation found; the number of problems."""
+    from lpp.analyze.drift.recompute import recompute
+
+    with progress("Compute again", count, "numbers") as bar:
+        found = recompute(store, count, progress=bar)
+    for line in found.problems:
+        click.echo(line)
+    digits = f", {found.other_digits} but for the last digits" if found.other_digits else ""
+    click.echo(
+        f"{found.compared} of {counted(found.kept, 'kept number')} computed again: "
+        f"{found.compared - len(found.problems)} as kept{digits}"
+    )
+    if found.problems:
+        place = shlex.quote(store)
+        click.echo(
+            f"Numbers under analysis/ are not those of the rows. Remove {place}/analysis and "
+            f"{place}/profiles.duckdb and repeat the commands, or repeat them with --fresh.",
+            err=True,
+        )
+    return len(found.problems)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import output_options, sites_option
+from lpp.analyze.cli.options import fresh_option, output_options, sites_option
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.output import chosen_format, suffix_of
@@ -72,6 +72,7 @@ PICTURES = ("svg", "png")
     help="Draw folds, shuffled labels and resamples from this seed.",
 )
 @output_options(*FORMATS)
+@fresh_option
 @debug_option
 def items(
     *,

@@ -131,7 +131,8 @@ def file_format_option(*formats: str) -> Callable[[Any], Any]:
 
 
 def executor_options(command: Any) -> Any:
-    """`--jobs`, `--executor local|ray` and `--address`."""
+    """`--jobs`, `--executor local|ray`, `--address` and `--fresh`."""
+    command = fresh_option(command)
     command = click.option(
         "--address",
         metavar="HOST:PORT",
@@ -148,6 +149,25 @@ def executor_options(command: Any) -> Any:
         "here.",
     )(command)
     return jobs_option(command)
+
+
+def fresh_option(command: Any) -> Any:
+    """`--fresh`, of commands that keep numbers; the command itself need not know of it."""
+
+    def again(context: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value:
+            from lpp.analyze.engine.kept_files import computing_again
+
+            context.with_resource(computing_again())
+
+    return click.option(
+        "--fresh",
+        is_flag=True,
+        expose_value=False,
+        callback=again,
+        help="Compute every number again; what earlier commands kept under analysis/ is not read, "
+        "and is replaced.",
+    )(command)
 
 
 def jobs_option(command: Any) -> Any:

@@ -1,0 +1,215 @@
+"""Compute a sample of the numbers under `analysis/` again, and compare.
+
+The checksum in the name of a kept file finds accidents. Whoever sent a store could have written
+other numbers with fitting checksums; only computing them again shows that. Numbers of sites are
+drawn: spectra, metrics that need rows, and comparisons of two runs. Not drawn: the values that a
+comparison keeps for each token, whose last bits depend on the machine and on the whole tile of
+logits.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from lpp.analyze.drift.kept import KeptDrift
+from lpp.analyze.drift.pair import Pair, pair_of
+from lpp.analyze.drift.site_numbers import NUMBERS, SiteNumbers
+from lpp.analyze.drift.sites import common_sites
+from lpp.analyze.engine.cache import Cache
+from lpp.analyze.engine.row_values import RowValues
+from lpp.analyze.engine.site_spectra import site_summaries
+from lpp.analyze.engine.stored_moments import holds
+from lpp.analyze.engine.workers import Workers
+from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.metrics.summary import Demand, Summary
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.runs.site_reader import SiteReader
+from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.errors import InputError
+from lpp.store.format.keys import ANALYSIS_KEY
+from lpp.store.objects.locate import objects_at
+
+ALIKE: Final = 1e-9
+"""Largest difference of two right computations, relative to the largest value: the libraries of two
+machines multiply in another order."""
+
+Kept = Summary | float
+
+
+@dataclass(slots=True)
+class Recomputed:
+    """What was found."""
+
+    compared: int = 0
+    kept: int = 0
+    """Numbers that could have been drawn."""
+    other_digits: int = 0
+    """Numbers that differ by `ALIKE` at most: of other libraries or another processor."""
+    problems: list[str] = field(default_factory=list)
+    """A line for each other number that differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """One kept number. of: a run, or a pair. metric: empty for a summary."""
+
+    of: RunView | Pair
+    site: str
+    cell: Cell
+    metric: str
+    value: Kept
+
+
+def recompute(url: Url, count: int, *, progress: Progress = SILENT) -> Recomputed:
+    """Compute `count` of the kept numbers of the store at `url` again, drawn at random.
+
+    progress: advances by one for each number. Reads a site once for all its drawn numbers. Raises
+    FormatError for altered bytes of the runs.
+    """
+    every = list(_every(url))
+    drawn = random.SystemRandom().sample(every, min(count, len(every)))
+    found = Recomputed(compared=len(drawn), kept=len(every))
+    groups: dict[tuple[int, str], list[_Drawn]] = defaultdict(list)
+    for one in drawn:
+        groups[id(one.of), one.site].append(one)
+    with Workers() as workers:
+        for some in groups.values():
+            of, site = some[0].of, some[0].site
+            again = (_of_run if isinstance(of, RunView) else _of_pair)(of, site, some, workers)
+            for one in some:
+                _compare(one, again[one.cell, one.metric], found)
+                progress.advance()
+            progress.note(f"{site} of {_name(of)}")
+    return found
+
+
+def _every(url: Url) -> Iterator[_Drawn]:
+    """Every kept number that a command would use."""
+    runs = views(url)
+    for view in runs:
+        root = view.run.path.parent.parent
+        cache = Cache(root, view.run)
+        for site in view.run.sites:
+            for cell, summary in cache.summaries(site).items():
+                if _exists(view, cell):
+                    yield _Drawn(view, site, cell, "", summary)
+            for (cell, metric), value in cache.values(site).items():
+                if _exists(view, cell) and view.run.plan.keeps_rows:
+                    yield _Drawn(view, site, cell, metric, value)
+        folders = objects_at(root).entries(f"{ANALYSIS_KEY}/{view.run.id}")
+        if not any(entry.name.startswith("drift-") for entry in folders):
+            continue
+        for other in runs:
+            try:
+                pair = pair_of(view.run, other.run)
+            except InputError:  # nothing to compare
+                continue
+            files = KeptDrift(pair)
+            for site in common_sites(pair):
+                for (cell, name), value in files.values(site).items():
+                    if name in NUMBERS and _exists(view, cell) and _exists(other, cell):
+                        yield _Drawn(pair, site, cell, name, value)
+
+
+def _exists(view: RunView, cell: Cell) -> bool:
+    """Whether the run has this cell; a file that was not written here may hold others."""
+    inside = 0 < cell.n_prompts <= view.run.n_prompts
+    inside &= 0 <= cell.first_position < cell.prefix <= view.run.plan.context
+    part = cell == cell.whole or cell in cell.whole.parts(min(cell.groups, cell.n_prompts))
+    return inside and part and (view.run.plan.keeps_rows or holds(view.run, cell))
+
+
+def _of_run(
+    view: Any, site: str, drawn: Sequence[_Drawn], workers: Workers
+) -> Mapping[tuple[Cell, str], Kept]:
+    reader = SiteReader(view.run, site, view.lengths)
+    summaries: dict[Cell, Demand] = {}
+    metrics: dict[Cell, list[Any]] = defaultdict(list)
+    for one in drawn:
+        if isinstance(one.value, Summary):
+            summaries[one.cell] = _demand(one.value)
+        else:
+            metrics[one.cell].append(METRICS[one.metric])
+    rows = RowValues(reader, metrics, workers) if metrics else None
+    found: dict[tuple[Cell, str], Kept] = {
+        (cell, ""): summary
+        for cell, summary in site_summaries(reader, summaries, workers, rows).items()
+    }
+    return found | (dict(rows.finish()) if rows else {})
+
+
+def _demand(kept: Summary) -> Demand:
+    """What `kept` holds."""
+    both = {"covariance": kept.covariance, "correlation": kept.correlation}
+    solved = (name for name, one in both.items() if one and one.eigenvalues is not None)
+    return Demand(frozenset(solved), kept.correlation is not None)  # type: ignore[arg-type]
+
+
+def _of_pair(
+    pair: Any, site: str, drawn: Sequence[_Drawn], workers: Workers
+) -> Mapping[tuple[Cell, str], Kept]:
+    found: dict[tuple[Cell, str], Kept] = {}
+    by_cell: dict[Cell, list[_Drawn]] = defaultdict(list)
+    for one in drawn:
+        by_cell[one.cell.whole].append(one)
+    for cell, some in by_cell.items():
+        values = frozenset(one.metric for one in some if one.cell == cell)
+        errors = frozenset(one.metric for one in some if one.cell != cell)
+        numbers = SiteNumbers(pair=pair, site=site, cell=cell, values=values, errors=errors)  # type: ignore[arg-type]
+        found |= numbers.compute(workers)
+    return found
+
+
+def _compare(one: _Drawn, again: Kept, found: Recomputed) -> None:
+    for name, kept, computed in _numbers(one, again):
+        if _same_bits(kept, computed):
+            continue
+        largest = np.max(np.abs([*np.ravel(kept), *np.ravel(computed)]), initial=0.0)
+        if np.shape(kept) == np.shape(computed) and np.allclose(
+            kept, computed, rtol=0.0, atol=ALIKE * largest, equal_nan=True
+        ):
+            found.other_digits += 1
+        else:
+            shown = f"{_shown(kept)} is kept, {_shown(computed)} is computed"
+            found.problems.append(
+                f"{_name(one.of)}: {one.site}, {_words(one.cell)}: {name}: {shown}"
+            )
+        return
+
+
+def _numbers(one: _Drawn, again: Kept) -> Iterator[tuple[str, Any, Any]]:
+    if not isinstance(one.value, Summary):
+        yield one.metric, one.value, again
+        return
+    for matrix in ("covariance", "correlation"):
+        kept, computed = (getattr(each, matrix) for each in (one.value, again))
+        if kept is not None:
+            for name in ("n", "dim", "total", "sum_squares", "variances", "eigenvalues"):
+                words = f"{name} of the {matrix}"
+                if getattr(kept, name) is not None:
+                    yield words, getattr(kept, name), getattr(computed, name)
+
+
+def _same_bits(kept: Any, computed: Any) -> bool:
+    one, other = (np.asarray(value, dtype=np.float64) for value in (kept, computed))
+    return one.shape == other.shape and np.array_equal(one, other, equal_nan=True)
+
+
+def _shown(value: Any) -> str:
+    flat = np.ravel(value)
+    return f"{flat[0]:.10g}" if len(flat) == 1 else f"{float(flat.sum()):.10g} in all"
+
+
+def _name(of: RunView | Pair) -> str:
+    runs = [of.run] if isinstance(of, RunView) else [of.a.run, of.b.run]
+    return " to ".join(run.id for run in runs)
+
+
+def _words(cell: Cell) -> str:
+    part = f", without group {cell.left_out} of {cell.groups}" if cell.groups else ""
+    return f"{cell.n_prompts} prompts, positions {cell.first_position} to {cell.prefix - 1}{part}"
