@@ -26,7 +26,12 @@ def open_backend(
     if name == "torch":
         from lpp.capture.backends.torch_backend import TorchBackend
 
-        return TorchBackend.load(request, loaded=loaded, progress=progress, quiet=quiet)
+        backend = TorchBackend.load(request, loaded=loaded, progress=progress, quiet=quiet)
+        if loaded is not None:
+            from lpp.capture.backends.same_code import check_code
+
+            check_code(backend, request)
+        return backend
     if name == "vllm":
         from lpp.capture.backends.vllm.backend import VllmBackend
 

@@ -28,15 +28,18 @@ def tokenise(
     tokenizer: Any,
     context: int,
     refused: Refused | None = None,
+    *,
+    size: int | None = None,
 ) -> pa.Table:
     """(n, 6), `lpp.store.format.tables.PROMPTS_SCHEMA`: one prompt per passage, in order. If any
     prompt is a branch, also `lpp.store.format.prompt_columns.BRANCH_COLUMNS`.
 
     tokenizer: a transformers tokenizer. context: most tokens of a prompt, at least 1. Column
     `truncated`: whether ids were dropped; `sha256`: of the kept ids as little-endian int32. A
-    passage without tokens gives no prompt and is added to `refused`.
+    passage without tokens gives no prompt and is added to `refused`. size: columns of the model's
+    logits; ids below it are tokens.
 
-    Raises InputError if no passage has a token.
+    Raises InputError if no passage has a token, or a tokenizer gives something else than ids.
     """
     if context < 1:
         raise InputError(
@@ -47,6 +50,13 @@ def tokenise(
     ids: list[Sequence[int]] = []
     full_lengths: list[int] = []
     for passage, tokens, dropped in _token_ids(passages, tokenizer):
+        if not _are_ids(tokens, size):
+            below = "" if size is None else f" below {size:,}, the columns of the model's logits"
+            raise InputError(
+                f"the tokenizer gives {str(tokens)[:60]!r} for {passage.text[:40]!r}, not a list "
+                f"of ids{below}. Give the model's own tokenizer.",
+                kind=ErrorKind.UNSUPPORTED_MODEL,
+            )
         if not tokens:
             refused.add(passage.source_row, "no_tokens", f"{passage.text[:40]!r}")
             continue
@@ -71,6 +81,12 @@ def tokenise(
     arrays = [pa.array(c, field.type) for c, field in zip(columns, PROMPTS_SCHEMA, strict=True)]
     prompts = pa.Table.from_arrays(arrays, schema=PROMPTS_SCHEMA)
     return _with_branches(prompts, passages)
+
+
+def _are_ids(tokens: Any, size: int | None) -> bool:
+    if not isinstance(tokens, Sequence) or not all(type(one) is int for one in tokens):
+        return False
+    return not tokens or (min(tokens) >= 0 and (size is None or max(tokens) < size))
 
 
 def _with_branches(prompts: pa.Table, passages: Sequence[Passage]) -> pa.Table:
@@ -114,6 +130,12 @@ def _encoded(texts: Sequence[str], tokenizer: Any) -> Sequence[list[int]]:
         return_attention_mask=False,
         verbose=False,  # no warning for texts that exceed the model: they are cut later
     )["input_ids"]
+    if len(found) != len(texts):
+        raise InputError(
+            f"the tokenizer gives {len(found)} lists of ids for {len(texts)} texts. Give the "
+            "model's own tokenizer.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
     return found
 
 

@@ -22,6 +22,7 @@ from lpp.capture.engine.continuations import (
     kept_continuations,
 )
 from lpp.capture.models.load import load_tokenizer
+from lpp.capture.models.same_tokens import check_tokens
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import make_plan, site_specs
@@ -85,7 +86,15 @@ def prepare(
     try:
         check_requests()  # vLLM may drop an interrupt while it starts
         refused = corpus.refused
-        prompts = tokenise(passages, backend.model.tokenizer, request.context, refused)
+        prompts = tokenise(
+            passages,
+            backend.model.tokenizer,
+            request.context,
+            refused,
+            size=backend.model.info.logits_width,
+        )
+        if given.model is not None:
+            check_tokens(backend.model.tokenizer, passages, prompts, request.context)
         kept = [passage.source_row not in refused for passage in passages]
         passages = list(compress(passages, kept))
         continued = None

@@ -7,8 +7,10 @@ trained, a block was removed, names in the files differ from the modules') it is
 identified by its values in memory.
 """
 
+import functools
 import inspect
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +20,7 @@ import xxhash
 from torch import nn
 
 from lpp.capture.models.fingerprints import described
+from lpp.store.errors import ErrorKind, InputError
 
 _BLOCK: Final = 1 << 26
 """Most bytes of a weight that are copied at once."""
@@ -34,6 +37,10 @@ Tensors = Mapping[str, torch.Tensor]
 
 _LIBRARIES: Final = ("transformers.", "torch.")
 """Prefixes of modules whose classes are defined by a release, which every plan records."""
+
+_OF_TORCH: Final = frozenset(vars(nn.Module()))
+"""Attributes of every module: parameters, buffers, modules and hooks, which are looked at
+elsewhere."""
 
 
 def equals_its_files(
@@ -160,15 +167,63 @@ def state_fingerprint(module: Any) -> str:
 
 
 def _own_code(module: nn.Module) -> dict[str, str]:
-    """Source of the modules' classes that are not a library's; empty if it is not available."""
+    """Source of the files that define the modules' classes, but those of libraries."""
     found = {}
     for kind in {type(part) for part in module.modules()}:
         if not kind.__module__.startswith(_LIBRARIES):
+            name = f"{kind.__module__}.{kind.__qualname__}"
             try:
-                found[f"{kind.__module__}.{kind.__qualname__}"] = inspect.getsource(kind)
-            except (OSError, TypeError):
-                found[f"{kind.__module__}.{kind.__qualname__}"] = ""
+                found[name] = inspect.getsource(sys.modules[kind.__module__])
+            except (KeyError, OSError, TypeError):
+                found[name] = ""
     return found
+
+
+def check_described(module: Any) -> None:
+    """Raise InputError if `module` computes with something that `state_fingerprint` does not cover:
+    a class without a file to import, or an attribute that is neither a plain setting nor a
+    library's.
+    """
+    configs = [module.config, *vars(module.config).values()]
+    described = [one.to_dict() for one in configs if hasattr(one, "to_dict")]
+    for name, part in module.named_modules():
+        kind, which = type(part), f"the model's {name}" if name else "the model"
+        if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+            raise InputError(
+                f"{which} is {kind.__name__}, a class that is defined in a notebook, a script or a "
+                "function. A plan identifies a class by its file: put it into a file that can be "
+                "imported, and make the model with the class from there.",
+                kind=ErrorKind.UNSUPPORTED_MODEL,
+            )
+        for attribute, value in vars(part).items():
+            if attribute in _OF_TORCH or _plain(value) or _of_library(value, part):
+                continue
+            if attribute == "generation_config" or (
+                attribute == "config" and hasattr(value, "to_dict") and value.to_dict() in described
+            ):
+                continue
+            raise InputError(
+                f"{which} has {attribute}, {type(value).__name__}, which no fingerprint covers. "
+                "Make it a parameter, a buffer or a number; or leave it out.",
+                kind=ErrorKind.UNSUPPORTED_MODEL,
+            )
+
+
+def _of_library(value: Any, part: nn.Module) -> bool:
+    """Whether a release of a library, or what the fingerprint covers, determines `value`."""
+    if isinstance(value, dict):
+        return all(_of_library(one, part) for one in (*value.keys(), *value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(_of_library(one, part) for one in value)
+    if isinstance(value, functools.partial):
+        return _of_library((value.func, value.args, value.keywords), part)
+    if isinstance(value, torch.Tensor):
+        return any(value is one or torch.equal(value, one) for one in part.buffers(recurse=False))
+    if isinstance(value, nn.Module):
+        return any(value is one for one in part.modules())
+    owner = value if hasattr(value, "__qualname__") else type(value)  # of a function or class
+    home = str(getattr(owner, "__module__", ""))
+    return _plain(value) or (home.startswith(_LIBRARIES) and not hasattr(value, "to_dict"))
 
 
 @torch.no_grad()

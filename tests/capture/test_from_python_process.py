@@ -1,7 +1,6 @@
 """What `lpp.capture.capture` leaves as it was: the caller's model, its settings, Ctrl-C."""
 
 import gc
-import itertools
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from loaded_models import SETTINGS, TEXTS, Load
+from loaded_models import SETTINGS, TEXTS, Interrupting, Load
 from stored import only_run, stored_objects
 
 from lpp.capture import capture
@@ -85,19 +84,6 @@ def test_settings_of_the_process_change_nothing(
     assert torch.is_autocast_enabled("cpu")
     assert torch.get_float32_matmul_precision() == "medium"
     assert stored_objects(other.path) == stored_objects(plain.path)
-
-
-class Interrupting(torch.nn.Identity):
-    """Sends this process what Ctrl-C sends, at one call of all."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = itertools.count()
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        if next(self.calls) == 16:
-            signal.raise_signal(signal.SIGINT)
-        return states
 
 
 @pytest.mark.slow

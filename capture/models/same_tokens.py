@@ -1,0 +1,91 @@
+"""Check the tokens of a tokenizer that the caller has loaded, in a fresh process.
+
+A plan identifies a tokenizer by the rules that its fast backend serialises. A method that a
+notebook has replaced is not among them.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+
+from lpp.capture.corpus.passages import Passage
+from lpp.store.errors import ErrorKind, InputError, MachineError
+
+_COMMAND: Final = """
+import array, hashlib, json, sys
+from tokenizers import Tokenizer
+asked = json.load(sys.stdin)
+tokenizer = Tokenizer.from_str(asked["rules"])
+tokenizer.no_padding()
+tokenizer.no_truncation()
+def digest(ids):
+    words = array.array("i", ids)
+    if sys.byteorder == "big":
+        words.byteswap()
+    return hashlib.sha256(words.tobytes()).hexdigest()
+found = tokenizer.encode_batch_fast(asked["texts"], add_special_tokens=True)
+print(json.dumps([digest(one.ids[:asked["context"]]) for one in found]))
+"""
+
+_NO_TOKENS: Final = hashlib.sha256().hexdigest()
+
+
+def fresh_python(
+    command: str, *arguments: str, given: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `command` in a new Python that imports from where this process does.
+
+    given: its standard input. No code that this process has replaced is there.
+    """
+    return subprocess.run(
+        [sys.executable, "-P", "-c", command, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+        input=given,
+        capture_output=True,
+        check=False,
+    )
+
+
+def why_it_failed(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The last line that a failed process printed; its exit code if it printed none."""
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"exit code {done.returncode}"
+
+
+def check_tokens(
+    tokenizer: Any, passages: Sequence[Passage], prompts: pa.Table, context: int
+) -> None:
+    """Raise InputError unless a fresh process gives every passage the tokens of its prompt.
+
+    prompts: of the passages that have tokens, `lpp.store.format.tables.PROMPTS_SCHEMA`, cut at
+    `context`. A tokenizer without a fast backend is not checked: its rules are Python, and a plan
+    identifies prompts by their ids. Costs a start of Python, without torch, and the tokenisation of
+    all texts.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not passages:
+        return
+    texts = [passage.text for passage in passages]
+    asked = {"rules": backend.to_str(), "texts": texts, "context": context}
+    done = fresh_python(_COMMAND, given=json.dumps(asked).encode())
+    if done.returncode != 0:
+        raise MachineError(
+            "a fresh process that would check the tokenizer's code failed: "
+            f"{why_it_failed(done)}. Give the model's name instead of the model.",
+            kind=ErrorKind.ENGINE_DIED,
+        )
+    kept = dict(zip(*prompts.select(["source_row", "sha256"]).to_pydict().values(), strict=True))
+    for passage, expected in zip(passages, json.loads(done.stdout), strict=True):
+        if kept.get(passage.source_row, _NO_TOKENS) != expected:
+            raise InputError(
+                f"the code of the tokenizer, {type(tokenizer).__name__}, was changed in this "
+                f"process: by its rules, {passage.text[:40]!r} has other tokens. A plan cannot "
+                "describe a replaced method. Load the tokenizer again, or restart Python.",
+                kind=ErrorKind.UNSUPPORTED_MODEL,
+            )
