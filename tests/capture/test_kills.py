@@ -13,7 +13,14 @@ from killer import kill_often
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("job", "kills"),
-    [("capture", 4), ("moments", 3), ("continue", 2), ("analysis", 2), ("database", 2)],
+    [
+        ("capture", 4),
+        ("moments", 3),
+        ("continue", 2),
+        ("repair", 3),
+        ("analysis", 2),
+        ("database", 2),
+    ],
 )
 def test_killed_and_resumed(
     job: str, kills: int, tiny_folder: Callable[[str], Path], tmp_path: Path
@@ -24,7 +31,9 @@ def test_killed_and_resumed(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("job", "kills"), [("capture", 140), ("analysis", 50), ("database", 30)])
+@pytest.mark.parametrize(
+    ("job", "kills"), [("capture", 140), ("repair", 60), ("analysis", 50), ("database", 30)]
+)
 def test_killed_and_resumed_many_times(
     job: str, kills: int, tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

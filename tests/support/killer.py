@@ -1,4 +1,4 @@
-"""Kill a capture, an analysis or a database build at random moments, many times, cheaply.
+"""Kill a capture, a repair, an analysis or a database build at random moments, many times, cheaply.
 
 Run as a script in its own process: `python killer.py JOB FOLDER MODEL KILLS SEED`. It imports
 everything once and forks a child for each attempt, because starting Python and torch would take
@@ -126,6 +126,40 @@ def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
     return capture
 
 
+def repair_job(model: Path) -> Job:
+    """A repair of every shard that is damaged."""
+
+    def repair(root: Path) -> None:
+        import torch
+
+        from lpp.capture.engine.repair import look_at, repair_run
+        from lpp.capture.plan.from_plan import RepairOptions
+        from lpp.store import open_store
+
+        torch.set_num_threads(1)
+        (run,) = open_store(root).runs.values()
+        damage, _ = look_at(run)
+        found = repair_run(run, damage, RepairOptions(model=str(model)))
+        assert found.whole, found
+
+    return repair
+
+
+def damage_shards(root: Path) -> None:
+    """Damage every shard: by turns its tokens, its rows and its record."""
+    for number, shard in enumerate(sorted(root.glob("runs/*/shards/[0-9]*"))):
+        name = ("tokens.arrow", "final/c/0/0", "COMMIT.json")[number % 3]
+        (path,) = shard.glob(name) if number % 3 == 2 else shard.glob(f"**/{name}")
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+
+
+def attempts(root: Path) -> int:
+    """Number of attempts at shards that a store holds at this moment, committed or not."""
+    return sum(1 for _ in root.glob("runs/*/shards/[0-9]*/[0-9a-f]*"))
+
+
 def analysis_job(root: Path) -> None:
     """Profiles of every site, stored and written to the database."""
     from lpp.analyze.tables.build import build_database
@@ -218,18 +252,24 @@ class Rounds:
         importlib.import_module("lpp.store.read")
         self.folder, self.rng = folder, random.Random(seed)
         capture = capture_job(model, folder, **CAPTURES.get(name, {}))
-        self.job = {"analysis": analysis_job, "database": database_job}.get(name, capture)
-        self.database = name not in CAPTURES
+        jobs = {"analysis": analysis_job, "database": database_job, "repair": repair_job(model)}
+        self.job = jobs.get(name, capture)
+        self.repairs = name == "repair"
+        self.database = name in ("analysis", "database")
         self.starts_slowly = name == "vllm"
         self.before: Path | None = None
-        if self.database:
+        if self.database or self.repairs:
             self.before = folder / "captured"
             self.do(lambda: capture(folder / "captured"))
+        whole = files_of(folder / "captured") if self.repairs else {}
+        if self.repairs:
+            damage_shards(folder / "captured")
         undisturbed = self.new("undisturbed")
         start = time.monotonic()
         self.do(lambda: self.job(undisturbed))
         self.seconds = time.monotonic() - start
         self.expected = self.state(undisturbed)
+        assert not self.repairs or self.expected == whole
         self.shards = committed(undisturbed)
         self.kills = 0
         self.inside = 0
@@ -260,7 +300,8 @@ class Rounds:
     def round(self, number: int) -> None:
         """A new store, whose job is killed several times and then runs to its end."""
         root, log, report = self.new(str(number)), self.folder / "log", self.folder / "report"
-        watcher = child(lambda: reader(root, report), log)
+        # of a store that is damaged, a reader says so
+        watcher = None if self.repairs else child(lambda: reader(root, report), log)
         for _ in range(self.rng.choice((1, 1, 2, 3))):
             pid = child(lambda: self.job(root), log)
             moment = self.rng.uniform(0, 1.05 * self.seconds)
@@ -268,15 +309,19 @@ class Rounds:
             if self.starts_slowly and self.rng.random() < 0.8:  # else most never begin
                 some = self.rng.randint(committed(root), self.shards)
                 moment, awaited = moment / 20, lambda some=some: committed(root) >= some
+            if self.repairs:  # most of its time it loads the model: wait for its first attempts
+                some = attempts(root) + self.rng.randint(1, self.shards)
+                moment, awaited = moment / 30, lambda some=some: attempts(root) >= some
             self.inside += killed(pid, moment, awaited)
             self.kills += 1
         self.do(lambda: self.job(root))
-        code = ended(watcher, 0)
-        assert code is None, f"the reader ended with {code}: {log.read_text()[-3000:]}" + (
-            report.read_text() if report.exists() else ""
-        )
-        os.kill(watcher, signal.SIGKILL)
-        ended(watcher, PATIENCE)
+        if watcher is not None:
+            code = ended(watcher, 0)
+            assert code is None, f"the reader ended with {code}: {log.read_text()[-3000:]}" + (
+                report.read_text() if report.exists() else ""
+            )
+            os.kill(watcher, signal.SIGKILL)
+            ended(watcher, PATIENCE)
         found = self.state(root)
         assert found == self.expected, f"round {number}: {_difference(found, self.expected)}"
         shutil.rmtree(root)
