@@ -25,6 +25,7 @@ __all__ = [
     "ITEMS_SCHEMA",
     "answered_correctly",
     "corpora_first",
+    "declared_cluster",
     "evaluation_rule",
     "field_text",
     "is_evaluation",
@@ -122,10 +123,21 @@ def logged_documents(
                 lines = map(json.loads, data.splitlines())
                 documents |= {line["doc_id"]: line["doc"] for line in lines}
             elif name.suffix == ".json":
-                of_task = json.loads(data).get("configs", {}).get(task) or {}
-                told = (of_task.get("metadata") or {}).get("lpp") or {}
-                declared = told.get("cluster", declared)
+                declared = declared_cluster(data, task) or declared
     return documents, declared
+
+
+def declared_cluster(result: bytes, task: str) -> str | None:
+    """The field that `task` declares as cluster, by a result file of lm-eval; None if it declares
+    none.
+
+    >>> declared_cluster(b'{"configs": {"t": {"metadata": {"lpp": {"cluster": "scene"}}}}}', "t")
+    'scene'
+    """
+    told: Any = json.loads(result)
+    for name in ("configs", task, "metadata", "lpp", "cluster"):
+        told = told.get(name) if isinstance(told, dict) else None
+    return told if isinstance(told, str) else None
 
 
 def _is_of(table: pa.Table, model: str, task: str) -> bool:

@@ -21,7 +21,7 @@ from lpp.analyze.benchmarks.read_inspect_items import epochs_of, read_inspect_it
 from lpp.analyze.benchmarks.read_item_log import LoggedItem, ResultFile, log_name, read_item_log
 from lpp.store import Run, Store
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.items import ITEMS_FILE, ITEMS_SCHEMA, items_file
+from lpp.store.items import ITEMS_FILE, ITEMS_SCHEMA, declared_cluster, items_file
 from lpp.store.objects.place import check_regular
 
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
@@ -114,7 +114,10 @@ def _logs(
         if named is None or result.path.name != f"results_{named[1]}.json":
             continue
         task = named[0]
-        if wanted(task) and (items := read_item_log(_content(path), str(path), task, group)):
+        if not wanted(task):
+            continue
+        cluster = declared_cluster(_content(result.path), task)
+        if items := read_item_log(_content(path), str(path), task, group, cluster):
             yield task, items, ""
 
 

@@ -64,15 +64,17 @@ def log_name(name: str) -> tuple[str, str] | None:
     return None if found is None else (found["task"], found["time"])
 
 
-def read_item_log(data: bytes, where: str, task: str, group: str | None = None) -> list[LoggedItem]:
+def read_item_log(
+    data: bytes, where: str, task: str, group: str | None = None, cluster: str | None = None
+) -> list[LoggedItem]:
     """The items of a log of `task`. InputError, with the line, for another file.
 
-    group: field of the documents that groups items.
+    group, cluster: fields of the documents that name the group and the cluster of an item.
     """
     found = []
     for index, line in enumerate(data.splitlines(), start=1):
         try:
-            found.append(_item(json.loads(line), task, group))
+            found.append(_item(json.loads(line), task, group, cluster))
         except _BROKEN as error:
             raise InputError(
                 f"{where}, line {index}: not an item of lm-eval's log ({type(error).__name__}: "
@@ -82,7 +84,7 @@ def read_item_log(data: bytes, where: str, task: str, group: str | None = None) 
     return found
 
 
-def _item(line: Mapping[str, Any], task: str, group: str | None) -> LoggedItem:
+def _item(line: Mapping[str, Any], task: str, group: str | None, cluster: str | None) -> LoggedItem:
     asked = [[entry[name] for name in sorted(entry)] for entry in _in_order(line["arguments"])]
     given = [answers[0] for answers in line["resps"]]
     if len(asked) != len(given):
@@ -103,6 +105,7 @@ def _item(line: Mapping[str, Any], task: str, group: str | None) -> LoggedItem:
             "item": item,
             "filter": str(line["filter"]),
             "item_group": field_text(line["doc"], group) if group else None,
+            "item_cluster": field_text(line["doc"], cluster) if cluster else None,
             "log_likelihoods": likelihoods,
             "greedy": [_greedy(one) for one in given],
             "gold": gold,

@@ -91,6 +91,7 @@ def test_items_are_joined_to_the_run_that_has_most_of_their_texts(
     assert {(row["model"], row["task"], row["source"]) for row in rows} == {
         ("org/One", "two", "lm-eval")
     }
+    assert [row["item_cluster"] for row in rows] == [None, None, None]
     assert [json.loads(row["metrics"]) for row in rows] == [{"acc": 1}, {"acc": 1}, {"acc": 0}]
     build_database(root)
     with connect(root) as connection:
@@ -199,3 +200,12 @@ def test_results_without_a_log_are_refused(root: Path, results: Path) -> None:
     done = add(root, results, "--items")
     assert done.exit_code == 2
     assert "--log_samples" in done.stderr
+
+
+def test_the_cluster_that_the_task_declares_comes_along(root: Path, results: Path) -> None:
+    (path,) = results.rglob("results_*.json")
+    declared = {"two": {"metadata": {"lpp": {"cluster": "question"}}}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"configs": declared}))
+    assert add(root, results, "--items").exit_code == 0
+    rows = read_items(root).to_pylist()
+    assert [row["item_cluster"] for row in rows] == [f"Is {n} even?" for n in range(3)]

@@ -420,7 +420,11 @@ def test_the_answer_of_a_generation_ends_before_the_stop_string(
     evaluate: Eval, folder: Path, tmp_path: Path, model: Path
 ) -> None:
     """Tokens after it are captured too, and are no part of what is scored."""
-    decode = transformers.AutoTokenizer.from_pretrained(model).decode
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids))
+
     root, settings = tmp_path / "store", {"max_gen_toks": 8, "do_sample": False}
     write_task(folder, "generate_until", items=40)
     assert evaluate(folder).exit_code == 0
