@@ -5,9 +5,10 @@ The content of the store raises no error: each difference is a `Problem` with it
 
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Final
 
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.committed.checked import Checked, holds_more_than_attempts, open_checked
@@ -17,6 +18,9 @@ from lpp.store.format.keys import COMMIT_KEY
 from lpp.store.objects.checks import describe
 from lpp.store.objects.owners import owner_of
 from lpp.store.objects.protocol import Objects
+
+ALONE: Final = 4 << 20
+"""Bytes that one thread reads while others would start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +92,13 @@ def check_objects(checked: Checked[Any], keep: Collection[str] = ()) -> Iterator
     base = checked.record.base
     start = f"{base}/" if base else ""
     keys = sorted(checked.record.objects)
-    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="lpp-verify") as pool:
-        found = pool.map(lambda key: _object_problem(checked, key), keys)
+    with ExitStack() as stack:
+        few = sum(checked.record.objects[key].bytes for key in keys) < ALONE
+        each: Any = map
+        if not (few and checked.objects.is_local):
+            threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="lpp-verify")
+            each = stack.enter_context(threads).map
+        found = each(lambda key: _object_problem(checked, key), keys)
         for key, what in zip(keys, found, strict=True):
             if what:
                 yield Problem(where=start + key, what=what)

@@ -47,6 +47,10 @@ def canonical_json(document: object) -> bytes:
     >>> canonical_json({"b": [1, None], "a": "\\u20ac\\n"}).decode()
     '{"a":"\u20ac\\\\n","b":[1,null]}'
     """
+    if _has_plain_keys(document):
+        data = code_point_json(document)  # sorted in C: a tenth of the time
+        if data.isascii():  # then both orders are one
+            return data
     return _json(_sorted(document), separators=(",", ":"))
 
 
@@ -81,6 +85,15 @@ def wide_integers(document: object, place: str = "") -> list[str]:
 
 def _json(document: object, **options: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, **options).encode()
+
+
+def _has_plain_keys(value: Any) -> bool:
+    """Whether every object in `value` is a dict whose keys are strings."""
+    if isinstance(value, dict):
+        return all(type(k) is str for k in value) and all(map(_has_plain_keys, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_has_plain_keys, value))
+    return not isinstance(value, Mapping)
 
 
 def _sorted(value: Any) -> Any:
@@ -177,9 +190,9 @@ def parse_document(record_type: type[Record], document: object, where: str) -> R
 
 def _read(kind: Any, value: Any, place: str, problems: list[str]) -> Any:
     """`value` as `kind`; what does not fit is appended to `problems` and read as None."""
-    if dataclasses.is_dataclass(kind):
+    is_record, origin, arguments = _form(kind)
+    if is_record:
         return _read_record(typing.cast("type", kind), value, place, problems)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         fits = any(value == choice and type(value) is type(choice) for choice in arguments)
         return value if fits else _misfit(f"one of {list(arguments)}", value, place, problems)
@@ -216,24 +229,35 @@ def _read_union(arguments: tuple[Any, ...], value: Any, place: str, problems: li
 def _read_record(kind: type, value: Any, place: str, problems: list[str]) -> Any:
     if not isinstance(value, dict):
         return _misfit("an object", value, place, problems)
-    hints = _hints(kind)
     values: dict[str, Any] = {}
     before = len(problems)
-    for field in dataclasses.fields(kind):
-        if not field.init:
-            continue
+    for field, hint, optional in _fields(kind):
         inner = f"{place}.{field.name}".lstrip(".")
         if field.name in value:
-            values[field.name] = _read(hints[field.name], value[field.name], inner, problems)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            values[field.name] = _read(hint, value[field.name], inner, problems)
+        elif not optional:
             problems.append(f"{inner} is missing")
     return kind(**values) if len(problems) == before else None
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    """Type of each field of a dataclass; looking them up takes longer than reading a record."""
-    return typing.get_type_hints(kind)
+def _form(kind: Any) -> tuple[bool, Any, tuple[Any, ...]]:
+    """Whether an annotation is a dataclass, its origin and its arguments."""
+    return dataclasses.is_dataclass(kind), typing.get_origin(kind), typing.get_args(kind)
+
+
+@functools.cache
+def _fields(kind: Any) -> tuple[tuple[dataclasses.Field[Any], Any, bool], ...]:
+    """Fields of a dataclass that its constructor takes: each with its type, and whether it may be
+    absent. Looking them up takes longer than reading a record.
+    """
+    hints = typing.get_type_hints(kind)
+    missing = dataclasses.MISSING
+    return tuple(
+        (f, hints[f.name], f.default is not missing or f.default_factory is not missing)
+        for f in dataclasses.fields(kind)
+        if f.init
+    )
 
 
 def _misfit(expected: str, value: object, place: str, problems: list[str]) -> None:

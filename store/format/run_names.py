@@ -5,7 +5,6 @@ others that stand beside it, and is unique among those alone.
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -88,10 +87,10 @@ def name_lines(names: Mapping[str, str], width: int = 80) -> str:
 
 def _clashes(names: Mapping[str, str]) -> list[list[str]]:
     """Runs by the name that they share."""
-    count = Counter(names.values())
-    return [
-        [run for run in names if names[run] == name] for name, runs in count.items() if runs > 1
-    ]
+    called: dict[str, list[str]] = {}
+    for run, name in names.items():
+        called.setdefault(name, []).append(run)
+    return [runs for runs in called.values() if len(runs) > 1]
 
 
 def _model(plan: Plan) -> str:
