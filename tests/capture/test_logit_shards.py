@@ -2,7 +2,7 @@
 
 import multiprocessing
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -16,7 +16,12 @@ from hypothesis import strategies as st
 from logit_reference import Columns, Given, assert_equal, assert_within, levels, odd_rows, reference
 
 from lpp.capture.backends.logit_statistics.partial import Reduce, VocabularyShard, all_reduce
-from lpp.capture.backends.logit_statistics.statistics import STATISTICS, logit_statistics
+from lpp.capture.backends.logit_statistics.statistics import (
+    STATISTICS,
+    default_tile_rows,
+    logit_statistics,
+)
+from lpp.capture.backends.vllm.unembedding import find_unembedding
 from lpp.capture.models.unembedding import Unembedding
 
 INF, NAN = float("inf"), float("nan")
@@ -188,6 +193,21 @@ def test_one_rank_with_every_column_is_the_plain_case() -> None:
         np.testing.assert_array_equal(column, plain[name], err_msg=name)
 
 
+def _run_two(
+    body: Callable[[int, str, str], None], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run `body(rank, meeting, folder)` in two processes."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    meeting = (folder / "meeting").as_uri()
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=body, args=(rank, meeting, str(folder))) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
 def _process(rank: int, meeting: str, results: str) -> None:
     from torch import distributed
 
@@ -202,21 +222,44 @@ def _process(rank: int, meeting: str, results: str) -> None:
     distributed.destroy_process_group()
 
 
+class _OnTheFirst(torch.nn.Module):
+    """A model in bfloat16 whose logits, in float32, only the first rank gets."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+        self.head = torch.nn.Linear(4, 7, dtype=torch.bfloat16)
+
+    def compute_logits(self, rows: torch.Tensor) -> torch.Tensor | None:
+        return self.head(rows).float() if self.rank == 0 else None
+
+
+def _gathering(rank: int, meeting: str, results: str) -> None:
+    from torch import distributed
+
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    final = torch.ones(3, 4, dtype=torch.bfloat16)
+    found = find_unembedding(_OnTheFirst(rank), final, 7, distributed.group.WORLD)
+    # each tile is one collective call: as many on both ranks, of a vocabulary that this decides
+    rows = default_tile_rows(torch.device("cuda"), 152_000, found.dtype)
+    (Path(results) / f"{rank}.txt").write_text(f"{found.shard} {found.dtype} {rows}")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_without_logits_make_as_many_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _run_two(_gathering, tmp_path, monkeypatch)
+    said = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert said == ["None torch.float32 1024"] * 2
+
+
 @pytest.mark.slow
 def test_two_processes_of_torch_distributed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    meeting = (tmp_path / "meeting").as_uri()
-    spawn = multiprocessing.get_context("spawn")
-    processes = [
-        spawn.Process(target=_process, args=(rank, meeting, str(tmp_path))) for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    _run_two(_process, tmp_path, monkeypatch)
     logits, following = odd_rows(600)
     expected = reference(logits.numpy(), following)
     for rank in range(2):

@@ -24,6 +24,8 @@ from lpp.capture.backends.logit_statistics import (
     logit_statistics,
 )
 
+_FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 TOLERANCE: Final = 1e-5
 """Absolute and relative tolerance of the statistics: the logits are the same, but their sums are
 taken in another order."""
@@ -40,18 +42,16 @@ class ShardedUnembeds(Unembeds, Protocol):
 class GatheredUnembedding:
     """All columns, as `compute_logits` returns them. Implements `ShardedUnembeds`.
 
-    sample: any logits of the model; None on a rank that gets none: there `out` is not written, and
-    its statistics are discarded.
+    dtype: of the logits. On a rank that gets none `out` is not written, and its statistics are
+    discarded; but it makes the same calls, so its tiles must have as many rows as elsewhere.
     """
 
     shard = None
 
-    def __init__(self, model: nn.Module, sample: torch.Tensor | None, vocabulary: int) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, vocabulary: int) -> None:
         self._model: Any = model
-        weight = next(model.parameters())
-        self.vocabulary = vocabulary
-        self.dtype: torch.dtype = weight.dtype if sample is None else sample.dtype
-        self.device: torch.device = weight.device
+        self.vocabulary, self.dtype = vocabulary, dtype
+        self.device: torch.device = next(model.parameters()).device
 
     def logits(self, rows: torch.Tensor, out: torch.Tensor) -> None:
         """rows: (n, width of `final`). out: (n, V), overwritten."""
@@ -89,7 +89,7 @@ def find_unembedding(
     group: torch's process group of the ranks, each of which calls this; None for one rank.
     """
     sample: torch.Tensor | None = model.compute_logits(final[:1])  # type: ignore[operator]
-    gathered = GatheredUnembedding(model, sample, vocabulary)
+    gathered = GatheredUnembedding(model, _dtype_of(sample, final, group), vocabulary)
     if group is None:
         return gathered
     sharded = _sharded(model, final, vocabulary, group)
@@ -174,6 +174,15 @@ def _without_gathering(model: nn.Module) -> Iterator[list[HeadCall]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _dtype_of(sample: torch.Tensor | None, like: torch.Tensor, group: Any) -> torch.dtype:
+    """The dtype of the logits, also on the ranks that get none."""
+    number = -1 if sample is None else _FLOATS.index(sample.dtype)
+    if group is None:
+        return _FLOATS[number]
+    reduced = all_reduce(group)(torch.tensor(float(number), device=like.device), "max")
+    return _FLOATS[int(reduced)]
 
 
 def _everywhere(holds: bool, like: torch.Tensor, group: Any) -> bool:
