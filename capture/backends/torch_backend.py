@@ -173,18 +173,19 @@ class TorchBackend:
         elif captured.batch.ends_shard or sum(len(one.failed) for one in waiting) >= HOPELESS:
             raise memory_error(waiting[0].batch)
 
-    def fits(self, batch: Batch, run: Callable[[], None]) -> str:
-        """Run part of a batch; returns the allocator's message if it does not fit, otherwise ""."""
+    def attempt(self, batch: Batch, outputs: Outputs, streams: CopyStreams) -> BatchRows | str:
+        """Run a batch, or part of one; returns the allocator's message if it does not fit."""
         try:
-            run()
+            rows = self.forward(batch, outputs, streams)
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
             if not out_of_memory(error):
                 raise
             why = (str(error).strip() or "out of memory").splitlines()[0][:200]
         else:
             self._ran = True
-            return ""
-        # Only here: until now the error held the frames of the pass, and they held its tensors.
+            return rows
+        # Only here: until now the error held the frames of the pass, and they held its tensors and
+        # rows.
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -196,8 +197,9 @@ class TorchBackend:
         return why
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, outputs: Outputs, rows: BatchRows) -> None:
-        """Run a batch; its rows and statistics are then being copied into `rows`."""
+    def forward(self, batch: Batch, outputs: Outputs, streams: CopyStreams) -> BatchRows:
+        """Run a batch; its rows and statistics are then being copied to the host."""
+        rows = BatchRows(batch, outputs, streams)
         budget = self.compute.batch_tokens or BATCH_TOKENS[self._device.type]
         shares = bool(batch.before) and self.reuses
         trunk = self._modules.trunk
@@ -227,6 +229,7 @@ class TorchBackend:
         order = np.concatenate(logit_rows)
         in_order = len(logit_rows) == 1
         rows.finish(statistics, None if in_order else torch.from_numpy(order))
+        return rows
 
 
 class _Capture:
@@ -245,12 +248,11 @@ class _Capture:
         """Launch a batch, or the part of it that fits; returns a function that waits for its rows
         and returns them.
         """
-        rows = BatchRows(batch, self._outputs, self._streams)
-        why = self._backend.fits(batch, lambda: self._backend.forward(batch, self._outputs, rows))
-        if not why:
-            return lambda: self._finished(batch, rows)
+        found = self._backend.attempt(batch, self._outputs, self._streams)
+        if isinstance(found, BatchRows):
+            return partial(self._finished, batch, found)
         if len(batch.lengths) == 1:
-            return lambda: self._without_rows(batch, why)
+            return partial(self._without_rows, batch, found)
         parts = [self.launch(half) for half in halves(batch)]
         return lambda: joined(batch, [finish() for finish in parts])
 

@@ -114,6 +114,7 @@ class Wrapped:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.model, self.sites, self.compute = backend.model, backend.sites, backend.compute
+        self.reuses = backend.reuses
         self.allocate, self.write, self.head = backend.allocate, backend.write, backend.head
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:

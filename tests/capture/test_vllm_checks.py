@@ -21,6 +21,7 @@ class Changed:
         self._backend, self._site, self._change = backend, site, change
         self.model, self.sites, self.compute = backend.model, backend.sites, backend.compute
         self.allocate, self.close = backend.allocate, backend.close
+        self.reuses = backend.reuses
         self.write, self.head = backend.write, backend.head
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:

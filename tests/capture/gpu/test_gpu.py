@@ -5,6 +5,8 @@ tests does, so that they still run when a card is at hand.
 """
 
 import copy
+import gc
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,12 +22,22 @@ import transformers
 from backend_contract import (
     BackendContract,
     Harness,
+    branching_batch,
     captured,
     make_batch,
     random_prompts,
     torch_backend,
 )
+from torch import distributed
 
+from lpp.capture.backends.batch_rows import BatchRows, as_tensor
+from lpp.capture.backends.host_memory import pin, pinned_memory
+from lpp.capture.backends.logit_statistics import (
+    STATISTICS,
+    VocabularyShard,
+    all_reduce,
+    logit_statistics,
+)
 from lpp.capture.backends.open import open_backend
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.capture import capture_run
@@ -106,6 +118,110 @@ class TestVllm(BackendContract):
     def harness(self, served: Backend, folder: Path) -> Harness:
         reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return Harness(backend=served, reference=reference.eval(), vocabulary=131, **CLOSE)
+
+
+def test_a_batch_that_does_not_fit_leaves_nothing_behind(
+    tiny_model: Callable[[str], Any],
+) -> None:
+    """Halves of halves run without the rows of what failed: no more prompts wait than have run."""
+    backend = torch_backend(copy.deepcopy(tiny_model("qwen2")).to(DEVICE))
+    prompts, sites = random_prompts(131, [9, 9, 5, 5]), backend.sites.names
+    (whole,) = captured(backend, [make_batch(prompts)], sites, keep="both", band_ends=(9,))
+    found: list[tuple[int, int]] = []
+
+    def alone(module: Any, args: Any, output: Any) -> None:
+        size = args[0].shape[0]
+        held = sum(type(one) is BatchRows for one in gc.get_objects())
+        found.append((size, held))
+        if size > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with backend._modules.blocks[-1].register_forward_hook(alone):
+        (halved,) = captured(backend, [make_batch(prompts)], sites, keep="both", band_ends=(9,))
+    # (prompts in the pass, batches whose rows are held): those before it have run
+    assert found == [(4, 1), (2, 1), (1, 1), (1, 2), (2, 3), (1, 3), (1, 4)]
+    assert not halved.failed
+    for site in sites:
+        np.testing.assert_allclose(
+            halved.batch.hidden[site], whole.batch.hidden[site], rtol=0, atol=1e-4
+        )
+        assert halved.moments is not None
+        assert halved.moments[site].n.tolist() == [28]
+
+
+def test_copies_of_large_batches_end_before_their_rows_are_read(folder: Path) -> None:
+    backend = open_backend(request(folder, dtype="float32"))
+    sites, count = backend.sites.names, 64 if DEVICE == "cuda" else 4
+    batches = [
+        make_batch(random_prompts(131, [96] * count, seed=seed), first=seed * count)
+        for seed in range(5)
+    ]
+    together = list(captured(backend, batches, sites))
+    for found, batch in zip(together, batches, strict=True):
+        (alone,) = captured(backend, [batch], sites)
+        for site in sites:
+            np.testing.assert_array_equal(found.batch.hidden[site], alone.batch.hidden[site])
+        for name in STATISTICS:
+            np.testing.assert_array_equal(found.statistics[name], alone.statistics[name])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_branches_reuse_keys_and_values(dtype: Any, folder: Path) -> None:
+    backend: Any = open_backend(request(folder, dtype=dtype))
+    assert backend.reuses
+    batch, _ = branching_batch(131)
+    (reused,) = captured(backend, [batch], ["final"], dtype)
+    backend.reuses = False
+    (repeated,) = captured(backend, [batch], ["final"], dtype)
+    one, other = (as_tensor(found.batch.hidden["final"]).float() for found in (reused, repeated))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-4 if dtype == "float32" else 0.1)
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="tests/capture/test_host_memory.py has it for a CPU")
+def test_a_refused_page_lock_is_not_the_next_kernels_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    memory = pinned_memory(1 << 20)
+    with caplog.at_level(logging.WARNING, "lpp.capture"):
+        pin(memory)  # refused: it is registered already
+    assert "was refused" in caplog.text
+    assert torch.ones(3, device=DEVICE).sum().item() == 3
+    del memory
+    gc.collect()
+    assert torch.ones(3, device=DEVICE).sum().item() == 3
+
+
+class Given:
+    """'Unembeds' rows, which are logits already, to some of their columns."""
+
+    def __init__(self, columns: range) -> None:
+        self.vocabulary, self.columns = 131, columns
+        self.dtype, self.device = torch.float32, torch.device(DEVICE)
+
+    def logits(self, rows: torch.Tensor, out: torch.Tensor) -> None:
+        out.copy_(rows[:, self.columns.start : self.columns.stop])
+
+
+def of_rank(rank: int, meeting: str) -> None:
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    torch.manual_seed(2)
+    rows, next_ids = torch.randn(50, 131).to(DEVICE), torch.arange(50)
+    columns = (range(70), range(70, 131))[rank]
+    shard = VocabularyShard(columns=columns, reduce=all_reduce())
+    found = logit_statistics(rows, Given(columns), next_ids, 16, shard).numpy()
+    want = logit_statistics(rows, Given(range(131)), next_ids, 16).numpy()
+    for name in STATISTICS:
+        np.testing.assert_allclose(found[name], want[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    distributed.destroy_process_group()
+
+
+def test_two_ranks_give_the_statistics_of_all_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes on one device: gloo reduces on both kinds of device."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    meeting = (tmp_path / "meeting").as_uri()
+    torch.multiprocessing.spawn(of_rank, (meeting,), nprocs=2)
 
 
 def test_memory_for_rows_is_page_locked(tiny_model: Callable[[str], Any]) -> None:
