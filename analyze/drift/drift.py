@@ -200,7 +200,7 @@ def drift(
         sites=of_sites,
         flags=site_flags(pair, of_sites, first_position=first_position),
         no_logits=pair.no_logits,
-        arithmetic=arithmetic(pair),
+        arithmetic=arithmetic(pair, who),
         notes=tuple(_notes(pair, chosen, first_position)),
     )
 

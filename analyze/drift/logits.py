@@ -79,7 +79,7 @@ def logit_columns(
         prompt_id=prompt_id,
         position=position,
         names=frozenset(names),
-        places=places(pair),
+        places=places(pair, executor),
         tile_rows=rows_of_tile(pair.a.run.plan.model.logits_width),
     )
     if executor.remote:
@@ -156,13 +156,13 @@ def _chosen_rows(run: Run, span: Span) -> Iterator[Rows]:
 # heads
 
 
-def places(pair: Pair) -> tuple[str, str]:
-    """Where the products with the heads of A and B are computed here (`products.place_of`)."""
-    a, b = (place_of(head.dtype) for head in pair.head_records)
+def places(pair: Pair, executor: Executor) -> tuple[str, str]:
+    """Where `executor` computes the products with the heads of A and B (`products.place_of`)."""
+    a, b = (place_of(head.dtype, cluster=executor.remote) for head in pair.head_records)
     return a, b
 
 
-def setting_of(pair: Pair, *draw: object) -> str:
+def setting_of(pair: Pair, executor: Executor, *draw: object) -> str:
     """Name of everything but the pair that decides the bits of `logit_columns`."""
     heads = (
         part
@@ -170,10 +170,10 @@ def setting_of(pair: Pair, *draw: object) -> str:
         for part in (head.matrix, head.dtype, head.divisor, head.scale, head.softcap)
     )
     tile_rows = rows_of_tile(pair.a.run.plan.model.logits_width)
-    return name_of(*heads, *places(pair), tile_rows, *draw)
+    return name_of(*heads, *places(pair, executor), tile_rows, *draw)
 
 
-def arithmetic(pair: Pair) -> str:
+def arithmetic(pair: Pair, executor: Executor) -> str:
     """One line: the library that multiplies, and the dtypes it rounds to; empty without logits.
 
     It names rows that were stored in another dtype than the model's: the model computed its own
@@ -182,10 +182,11 @@ def arithmetic(pair: Pair) -> str:
     if pair.no_logits is not None:
         return ""
     lines = []
-    for run, head in zip((pair.a.run, pair.b.run), pair.head_records, strict=True):
+    runs = (pair.a.run, pair.b.run)
+    for run, head, place in zip(runs, pair.head_records, places(pair, executor), strict=True):
         dtype, stored = head.dtype, run.plan.stored_dtype
         other = "" if stored == dtype else f", of rows stored as {stored}"
-        lines.append(described(place_of(dtype), dtype) + other)
+        lines.append(described(place, dtype) + other)
     return "; ".join(dict.fromkeys(lines))
 
 

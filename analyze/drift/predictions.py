@@ -189,7 +189,7 @@ def _from_logits(
     progress: Progress,
 ) -> Columns:
     """Columns `names` of the tokens of `frame`, (n,) each: stored ones, and the others computed."""
-    kept, setting = KeptDrift(pair), setting_of(pair, *draw)
+    kept, setting = KeptDrift(pair), setting_of(pair, executor, *draw)
     found = kept.columns(setting, names, len(frame))
     missing = [name for name in names if name not in found]
     if not missing:

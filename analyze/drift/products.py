@@ -47,13 +47,17 @@ class Products(Protocol):
         """
 
 
-def place_of(dtype: StoredDtype) -> str:
-    """Where products with a head of `dtype` are computed here: `NUMPY`, `cpu` or `cuda`."""
+def place_of(dtype: StoredDtype, *, cluster: bool = False) -> str:
+    """Where products with a head of `dtype` are computed here: `NUMPY`, `cpu` or `cuda`.
+
+    cluster: whether tasks of a Ray cluster compute them. These reserve processors and no card: each
+    would open a CUDA context of its own and copy both heads to a card that others use.
+    """
     if importlib.util.find_spec("torch") is None:
         return NUMPY
     import torch
 
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not cluster:
         return "cuda"
     return "cpu" if dtype == "bfloat16" else NUMPY
 
@@ -62,16 +66,11 @@ def check_place(place: str) -> None:
     """Raise MachineError if this machine cannot multiply at `place`, a result of `place_of`."""
     if place == NUMPY:
         return
-    here = importlib.util.find_spec("torch") is not None
-    if here and place == "cuda":
-        import torch
-
-        here = torch.cuda.is_available()
-    if not here:
+    if importlib.util.find_spec("torch") is None:
         raise MachineError(
             f"logits are to be computed by torch on {place}, as on the machine of the command, and "
-            f"{socket.gethostname()} has no {'torch' if place == 'cpu' else 'such GPU'}. Use "
-            "machines of one kind, or leave out --executor ray.",
+            f"{socket.gethostname()} has no torch. Use machines of one kind, or leave out "
+            "--executor ray.",
             kind=ErrorKind.NO_PACKAGE,
         )
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+import torch
 from kept_heads import random_matrix
 from made_runs import MakeRun
 from on_disk import on_disk
@@ -31,6 +32,7 @@ from lpp.analyze.drift.predictions import (
     token_drift,
 )
 from lpp.analyze.drift.products import NUMPY, Products, described, place_of, products
+from lpp.analyze.engine.executor import LOCAL
 from lpp.analyze.numerics.logit_drift import TIES
 from lpp.analyze.runs.keys import RunView
 from lpp.store import Run, open_store
@@ -280,7 +282,7 @@ def test_without_a_head_flips_and_next_come_from_the_statistics(
     assert why is not None
     assert f"run {b.run.id} of " in why
     assert "--keep-head yes" in why
-    assert arithmetic(pair) == ""
+    assert arithmetic(pair, LOCAL) == ""
     found = token_drift(pair)
     assert found.schema == SCHEMA
     assert found.select(FULL).null_count().row(0) == (len(found),) * len(FULL)
@@ -440,8 +442,15 @@ def test_the_matrix_as_stored_gives_torch_the_same_values(monkeypatch: pytest.Mo
 def test_what_multiplies_is_told(side: Callable[..., Side]) -> None:
     pair = pair_of(side("a"), side("b", head=HeadContent(matrix=matrix(6, 1, "bfloat16"))))
     whole, half = (described(place_of(dtype), dtype) for dtype in ("float32", "bfloat16"))
-    assert arithmetic(pair) == f"{whole}; {half}, of rows stored as float32"
-    assert arithmetic(pair_of(side("a"), side("a"))) == whole
+    assert arithmetic(pair, LOCAL) == f"{whole}; {half}, of rows stored as float32"
+    assert arithmetic(pair_of(side("a"), side("a")), LOCAL) == whole
+
+
+def test_tasks_of_a_cluster_open_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [place_of("bfloat16"), place_of("float32")] == ["cuda", "cuda"]
+    found = [place_of(dtype, cluster=True) for dtype in ("bfloat16", "float32")]
+    assert found == ["cpu", NUMPY]
 
 
 def test_bfloat16_heads_on_any_number_of_threads(

@@ -7,6 +7,7 @@ tests does, so that they still run when a card is at hand.
 import copy
 import gc
 import logging
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -221,7 +222,13 @@ def test_two_ranks_give_the_statistics_of_all_columns(
     """Two processes on one device: gloo reduces on both kinds of device."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     meeting = (tmp_path / "meeting").as_uri()
-    torch.multiprocessing.spawn(of_rank, (meeting,), nprocs=2)
+    spawn = multiprocessing.get_context("spawn")
+    ranks = [spawn.Process(target=of_rank, args=(rank, meeting)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(120)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
 
 
 def test_memory_for_rows_is_page_locked(tiny_model: Callable[[str], Any]) -> None:
