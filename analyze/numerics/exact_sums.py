@@ -10,10 +10,11 @@ def split(values: Floats, bound: int, /) -> Floats:
 
     bound: 2^bound is the largest possible |value|. The parts are multiples of 2^(bound - 22) and of
     2^(bound - 45), so no sum of them needs more than 53 bits, and both together are within
-    2^(bound - 46) of the value: 1.4e-14 for bound 0. A value that is not finite makes its sums NaN.
+    2^(bound - 46) of the value: 1.4e-14 for bound 0. A value that is not finite makes the sum of both NaN.
 
-    >>> split(np.array([1 / 3]), 0).sum()
-    0.33333333333333570
+    >>> high, low = split(np.array([1 / 3]), 0)
+    >>> high.tolist(), float(high[0] + low[0]) == round(2**45 / 3) / 2**45
+    ([0.33333325386047363], True)
     """
     high = np.ldexp(np.rint(np.ldexp(values, 22 - bound)), bound - 22)
     low = np.ldexp(np.rint(np.ldexp(values - high, 45 - bound)), bound - 45)

@@ -1,5 +1,6 @@
 """A number has the same bits whatever was asked for beside it, and whatever was kept before."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from made_runs import Made, MakeRun
 from lpp.analyze import Selection, analyze
 from lpp.analyze.engine import accumulate, stored_moments
 from lpp.analyze.numerics import moments
+from lpp.analyze.numerics.exact_sums import split
 from lpp.analyze.runs import site_reader, wide_block
 from lpp.store import RunWriter, create_store, open_store
 from lpp.store.arrays.moments import SiteMoments
@@ -106,6 +108,19 @@ def numbers(root: Path, options: dict[str, Any]) -> Iterator[tuple[tuple[Any, ..
 def fresh(root: Path, options: dict[str, Any]) -> dict[tuple[Any, ...], bytes]:
     shutil.rmtree(root / "analysis", ignore_errors=True)
     return dict(numbers(root, options))
+
+
+@pytest.mark.parametrize("bound", [0, 8])
+def test_sums_of_split_values_are_exact_in_any_order(bound: int) -> None:
+    rng = np.random.default_rng(bound)
+    values = rng.uniform(-(2.0**bound), 2.0**bound, 10_000)
+    parts = split(values, bound)
+    assert np.abs(parts.sum(axis=0) - values).max() <= 2.0 ** (bound - 46)
+    for part in parts:
+        sums = {float(rng.permutation(part).sum()) for _ in range(20)}
+        assert sums == {math.fsum(part)}
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(split(np.array([np.inf, 1.0]), bound).sum())
 
 
 def test_errors_of_several_first_positions_are_those_of_each(
