@@ -10,7 +10,7 @@ def split(values: Floats, bound: int, /) -> Floats:
 
     bound: 2^bound is the largest possible |value|. The parts are multiples of 2^(bound - 22) and of
     2^(bound - 45), so no sum of them needs more than 53 bits, and both together are within
-    2^(bound - 46) of the value: 1.4e-14 for bound 0. A value that is not finite makes the sum of both NaN.
+    2^(bound - 46) of the value: 1.4e-14 for bound 0. A value that is not finite makes it NaN.
 
     >>> high, low = split(np.array([1 / 3]), 0)
     >>> high.tolist(), float(high[0] + low[0]) == round(2**45 / 3) / 2**45
