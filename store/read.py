@@ -33,14 +33,14 @@ from lpp.store.format.keys import (
 )
 from lpp.store.format.limits import ADVICE
 from lpp.store.format.plan import Plan, SiteSpec, parse_plan
-from lpp.store.format.prompt_columns import BRANCH_COLUMNS
+from lpp.store.format.prompt_columns import BRANCH_COLUMNS, CONTINUATION_COLUMNS
 from lpp.store.format.quarantine import (
     QUARANTINE_SCHEMA,
     TEXTS_SCHEMA,
     QuarantineSummary,
     summarise,
 )
-from lpp.store.format.rows import branches_of
+from lpp.store.format.rows import branches_of, column_values_problems
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, check_table
 from lpp.store.moments import MomentsReader
 from lpp.store.objects.locate import objects_at
@@ -191,7 +191,8 @@ class Run:
 
     def prompts(self, *columns: str) -> pa.Table:
         """Every prompt of the plan, (count, 6): `PROMPTS_SCHEMA`. columns: of `extra_columns`, in
-        that order after the six; NotFoundError for one that the run lacks.
+        that order after the six; NotFoundError for one that the run lacks, FormatError for branches
+        and continuations that are not the plan's.
         """
         if not columns:
             return read_prompts(self._checked, self.plan)
@@ -202,8 +203,21 @@ class Run:
                 f"run {self.id}: its prompts have no column {', '.join(map(repr, missing))}; they "
                 f"have {held}."
             )
-        schema = pa.schema([*PROMPTS_SCHEMA, *map(extra.field, dict.fromkeys(columns))])
-        return read_prompts(self._checked, self.plan, schema)
+        asked = dict.fromkeys(columns)
+        both = [
+            name
+            for kind in (BRANCH_COLUMNS, CONTINUATION_COLUMNS)
+            if asked.keys() & {*kind} and {*kind} <= {*extra.names}
+            for name in kind
+        ]
+        schema = pa.schema([*PROMPTS_SCHEMA, *map(extra.field, dict.fromkeys([*asked, *both]))])
+        found = read_prompts(self._checked, self.plan, schema)
+        if problems := column_values_problems(found, self.plan):
+            raise FormatError(
+                f"{self.path}: prompts.arrow: {'; '.join(problems)}. {ADVICE}",
+                kind=ErrorKind.CORRUPT,
+            )
+        return found.select([*PROMPTS_SCHEMA.names, *asked])
 
     @cached_property
     def extra_columns(self) -> pa.Schema:

@@ -337,9 +337,10 @@ def _answers(view: RunView) -> dict[int, _Answer]:
                 "again: lpp-capture eval --replace says which context of the task has no token.",
                 kind=ErrorKind.CORRUPT,
             )
-        if not 1 <= context <= length:
+        if not 1 <= context <= length or not 0 <= (before[prompt] or 0) <= context:
             raise FormatError(
-                f"{run.path}: prompt {prompt} has {length} tokens and an answer after {context}. "
+                f"{run.path}: prompt {prompt} has {length} tokens, an answer after {context} and a "
+                f"question after {before[prompt] or 0}. "
                 f"`lpp-analyze verify {run.path.parent.parent}` says what was altered.",
                 kind=ErrorKind.CORRUPT,
             )

@@ -82,6 +82,19 @@ def prompts_problems(prompts: pa.Table, plan: Plan) -> list[str]:
     return problems + _branch_problems(prompts, plan, lengths)
 
 
+def column_values_problems(prompts: pa.Table, plan: Plan) -> list[str]:
+    """Every reason the columns of continuations and branches, where `prompts` has both of a kind,
+    are not those of `plan`. A reader asks before it counts positions with them.
+    """
+    there, problems = {*prompts.schema.names}, list[str]()
+    lengths = prompts["n_tokens"].to_numpy().astype(np.int64)
+    if {*CONTINUATION_COLUMNS} <= there:
+        problems += _continuation_problems(prompts, plan, lengths)
+    if {*BRANCH_COLUMNS} <= there:
+        problems += _branch_problems(prompts, plan, lengths)
+    return problems
+
+
 def _continuation_problems(
     prompts: pa.Table, plan: Plan, lengths: npt.NDArray[np.int64]
 ) -> list[str]:
