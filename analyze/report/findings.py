@@ -135,10 +135,15 @@ def _compared(metric: str, row: Row) -> Iterator[Part]:
         values = f"{number(row['value_a'])} and {number(row['value_b'])}, difference "
         yield values
         yield Ref(f"{number(row['difference'])}{ends}", "differences")
-        yield f" {UNITS[metric]}"
+        yield f" {UNITS[metric]}{_apart(row)}"
     else:
         yield f"{number(row['value_a'])} and {number(row['value_b'])} {UNITS[metric]}"
     yield ")"
+
+
+def _apart(row: Row) -> str:
+    """Whether the two values of a difference come from different prefixes, in words."""
+    return ", at different prefixes" if "different_prefixes" in (row["flags"] or ()) else ""
 
 
 def _counted(metric: str, pairs: pl.DataFrame) -> Sentence:

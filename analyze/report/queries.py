@@ -134,7 +134,7 @@ DIFFERENCES: Final = Query(
     ("run_a", "run_b", "context", "n_prompts", "first_position", "metric"),
     saved_query("differences").statement,
     "lpp-analyze profile STORE",
-    first=("run_a", "run_b", "metric", "difference", "verdict"),
+    first=("run_a", "run_b", "metric", "difference", "verdict", "flags"),
 )
 
 TRAINING: Final = Query(

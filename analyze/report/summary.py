@@ -17,6 +17,9 @@ from lpp.analyze.report.queries import DIFFERENCES, ENTROPY, LAYERS, PROFILES, S
 from lpp.analyze.report.words import MISSING, Flag, Part, Ref, Run, Sentence, from_to, label, number
 from lpp.analyze.text.text import Row
 
+ELSEWHERE: Final = ", at another prefix"
+"""Follows an extreme that another run has at another prefix."""
+
 FEW: Final = 4
 """With more runs, only the smallest and the largest values are shown, not each run."""
 
@@ -158,7 +161,8 @@ class _Told:
         if verdict in (DIFFERS, MAY_BE_EQUAL):
             larger, smaller, alike = _words(metric)
             more = larger if row[metric] > first[metric] else smaller
-            return f"{more if verdict == DIFFERS else alike} (", value, ")"
+            where = "" if row[f"{metric}_prefix"] == first[f"{metric}_prefix"] else ELSEWHERE
+            return f"{more if verdict == DIFFERS else alike} (", value, f"{where})"
         name = f"has {label(metric)}" if metric == AXES[0] else label(metric)
         if verdict == UNKNOWN:
             return f"{name} ", value, " without an interval"

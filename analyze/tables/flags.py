@@ -36,6 +36,8 @@ FACTS: Final = pl.Schema(
         "n_prompt_sets": pl.UInt32,
         "n_quarantined": pl.Int32,
         "n_duplicates": pl.Int32,
+        # different prefixes behind the two numbers of a difference
+        "n_prefixes": pl.UInt32,
         # at the prefix of the number
         "short_prompts": pl.Int32,
         "distinct_prefixes": pl.Float64,
@@ -73,6 +75,12 @@ FLAGS: Final = (
         "collapsed",
         "the participation ratio is within 1 % of 1: one direction holds nearly all variance",
         pl.col("ratio") <= COLLAPSED_RATIO,
+    ),
+    Flag(
+        "different_prefixes",
+        "a difference of two extremes over prefixes, which two runs have at different prefixes: it "
+        "holds the effect of the prefix too",
+        pl.col("n_prefixes") > 1,
     ),
     Flag(
         "different_prompts",

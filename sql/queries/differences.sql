@@ -2,8 +2,10 @@
 -- Read: difference is value_a - value_b, in the unit of the metric, with its 95 % interval; verdict
 --   says 'differs from 0' where the interval leaves out zero, and 'may be 0' elsewhere. Only runs
 --   that read the same prompts are compared, and the jackknife leaves the same group of prompts out
---   of both (paired). Nothing is corrected for the number of rows: if every true difference were
---   zero, one row of twenty would still leave out zero by chance.
+--   of both (paired). A floor or a rank is the extreme over prefixes; the flag different_prefixes
+--   says that the two extremes are at different prefixes. Nothing is corrected for the number of
+--   rows: if every true difference were zero, one row of twenty would still leave out zero by
+--   chance.
 -- Empty: no two profiles have the same prompts, site, context and number of prompts. Capture
 --   another model on the same corpus, then: lpp-analyze profile STORE
 -- The standard error is sqrt((G - 1) / G sum (d_g - mean d)^2), d_g the difference without group g
@@ -44,7 +46,8 @@ pairs AS (
       list_transform(list_zip(a.parts, b.parts), lambda pair: pair[1] - pair[2])
     END AS differences,
     a.student_t * sqrt((len(differences) - 1) * list_var_pop(differences)) AS half,
-    list_sort(list_distinct(a.flags || b.flags)) AS flags
+    CASE WHEN a.prefix <> b.prefix THEN ['different_prefixes'] ELSE [] END AS of_pair,
+    list_sort(list_distinct(a.flags || b.flags || of_pair)) AS flags
   FROM numbers AS a JOIN numbers AS b
     USING (metric, site, context, n_prompts, first_position, prompt_set)
   WHERE a.run < b.run

@@ -6,6 +6,9 @@ WITH meanings (of_correlations, flag, why) AS (
   VALUES
     (false, 'collapsed',
      'the participation ratio is within 1 % of 1: one direction holds nearly all variance'),
+    (false, 'different_prefixes',
+     'a difference of two extremes over prefixes, which two runs have at different prefixes: it '
+     || 'holds the effect of the prefix too'),
     (false, 'different_prompts',
      'runs shown side by side read different texts (see prompt_set)'),
     (false, 'duplicates',

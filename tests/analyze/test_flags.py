@@ -281,4 +281,6 @@ def test_every_flag_is_explained() -> None:
         {**run, "logits_width": 99},
         prompt_sets=["p0", "p1"],
     )
-    assert every == sorted(MEANING)
+    pair = flags_of(pl.DataFrame({"n_prefixes": [1, 2]})).to_list()
+    assert pair == [[], ["different_prefixes"]]  # of a difference
+    assert sorted([*every, *pair[1]]) == sorted(MEANING)

@@ -1,5 +1,6 @@
 """What the report says first: its first screen, and how runs differ."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ def test_two_runs_are_told_by_what_exceeds_the_interval(tmp_path: Path) -> None:
     assert "entropy floor (0.2 and 0.22, difference -0.02 [-0.02149, -0.01851]" in beyond
     assert "effective rank (10 and 20, difference -10 [-10.75, -9.255]" in beyond
     assert "participation ratio (5 and 5.01, difference -0.01 [-0.7554, 0.7354]" in within
+    assert "different prefixes" not in pair
+    assert "another prefix" not in plain(first_screen(store).sentence)
+
+
+def test_extremes_of_different_prefixes_are_told_apart(tmp_path: Path) -> None:
+    tables = database(["a", "b"])
+    for row in (*tables["profiles"], *tables["jackknife"]):
+        if row["run"] == run_id(1, "b") and row.get("metric") in (None, "effective_rank"):
+            row["prefix" if "metric" in row else "effective_rank_prefix"] = 40
+    store = make_store(tmp_path, tables)
+    _, pair = said(store)
+    assert re.search(r"effective rank \(10 and 20, .* dimensions, at different prefixes\)", pair)
+    assert pair.count("different prefixes") == 1
+    sentence = plain(first_screen(store).sentence)
+    assert "larger effective rank (20, at another prefix)" in sentence
+    assert sentence.count("another prefix") == 1
 
 
 def test_two_runs_that_nothing_tells_apart_may_be_equal(tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ def parts(metric: str, values: Sequence[float], **key: Any) -> list[dict[str, An
     return [{**key, "prompt_group": g, "value": value} for g, value in enumerate(values)]
 
 
+FLAG = "different_prefixes"
+
+
 def test_differences_by_hand(make: Make, empty_store: Path) -> None:
     key = {"context": 100, "n_prompts": 9, "site": "final", "first_position": 0}
     names = ("effective_rank", "participation_ratio", "entropy_floor")
@@ -78,6 +81,7 @@ def test_differences_by_hand(make: Make, empty_store: Path) -> None:
         {**key, **prefixes, **row, "run": run, "flags": some, "prompt_set": "one"}
         for run, row, some in zip("abd", numbers, flags, strict=True)
     ]
+    runs[2]["effective_rank_prefix"] = 40
     of = [{**key, "run": run} for run in "abd"]
     make(
         profiles=[*runs, {**runs[0], "run": "c", "prompt_set": "other"}],
@@ -85,7 +89,7 @@ def test_differences_by_hand(make: Make, empty_store: Path) -> None:
             # both move alike, so the difference is sure: d is 6, 8, 7, mean 7
             *parts("effective_rank", [10, 20, 30], **of[0]),
             *parts("effective_rank", [4, 12, 23], **of[1]),
-            *parts("effective_rank", [7, 7], **of[2]),  # of other groups
+            *parts("effective_rank", [7, 7], **of[2], prefix=40),  # of other groups
             *parts("participation_ratio", [9, 11, 7], **of[0]),
             *parts("participation_ratio", [4, 2, 6], **of[1]),
             *parts("participation_ratio", [4, 2, 6], **of[1], prefix=40),  # not of the profile
@@ -107,6 +111,10 @@ def test_differences_by_hand(make: Make, empty_store: Path) -> None:
     pair = ("a", "d", "effective_rank")
     (other,) = (row for row in every if (row["run_a"], row["run_b"], row["metric"]) == pair)
     assert (other["verdict"], other["difference_ci_low"]) == ("no interval", None)
+    of_names = (row for row in every if row["metric"] in names and FLAG in row["flags"])
+    apart = [(row["run_a"], row["run_b"], row["metric"]) for row in of_names]
+    assert apart == [("a", "d", "effective_rank"), ("b", "d", "effective_rank")]
+    assert other["flags"] == [FLAG, "normaliser", "template"]
 
 
 def test_hourglass_by_hand(make: Make, empty_store: Path) -> None:
