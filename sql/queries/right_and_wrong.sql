@@ -1,9 +1,10 @@
 -- How do right and wrong items differ?
 -- Read: means over the right and over the wrong items of each task. answer_ numbers are taken at
 --   the position before the chosen answer, question_ numbers over the question before that
---   position. What the model wrote after the stop string is no part of an answer. effect is the difference in standard deviations of all items. It does not say whether
---   chance explains it: lpp-analyze items STORE --task TASK has AUROC, intervals and the baselines
---   that a number has to beat.
+--   position. What the model wrote after the stop string is no part of an answer. effect is the
+--   difference in standard deviations of all items. It does not say whether chance explains it:
+--   lpp-analyze items STORE --task TASK has AUROC, intervals and the baselines that a number has to
+--   beat.
 -- Empty: no model was evaluated, or the database lacks its prompts: lpp-capture eval --tasks TASK
 --   --store STORE, then lpp-analyze profile STORE
 WITH asked AS (

@@ -157,7 +157,7 @@ def test_the_page_says_what_was_found_and_names_are_text(
         assert {*table["key"]} <= names
         assert not names & {"run", "seed", "source"}
     columns = [column["name"] for column in tables["item-features"]["columns"]]
-    assert columns == ["feature", "auroc", "within_auroc", "q_value", "role"]
+    assert columns == ["feature", "auroc", "within_auroc", "q_value", "role", "gain"]
     items = next(one for one in tables["item-mistakes"]["columns"] if one["name"] == "item")
     assert items["values"] == [one.item for one in confident_mistakes(some)]
 
