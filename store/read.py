@@ -149,7 +149,7 @@ class Run:
         plan = plan or self.plan
         return self.directory.map(lambda k: open_shard(self.directory, plan, k), indices)
 
-    @property
+    @cached_property
     def shards(self) -> tuple[Shard, ...]:
         """Committed shards in order. A shard without a valid record does not exist."""
         return tuple(shard for shard in self._found if isinstance(shard, Shard))
@@ -159,7 +159,7 @@ class Run:
         """Why existing shards are not used, by index: each has no valid record."""
         return {k: found for k, found in enumerate(self._found) if isinstance(found, str)}
 
-    @property
+    @cached_property
     def missing_shards(self) -> tuple[int, ...]:
         """Indices of shards that cannot be used: not committed yet, or left out."""
         return tuple(k for k, found in enumerate(self._found) if not isinstance(found, Shard))
@@ -169,7 +169,7 @@ class Run:
         """Prompts that can be analysed: those of the shards before the first missing one."""
         return self.plan.shards[min(self.missing_shards, default=self.plan.n_shards)]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Of its committed shards: it changes when one is added or written again."""
         return fingerprint(shard.digest for shard in self.shards)

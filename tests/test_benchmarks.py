@@ -23,6 +23,7 @@ from benchmarks import (
     gpu,
     integrity_cost,
     jackknife_cost,
+    many_runs,
     memory,
     moments_cost,
     pairs,
@@ -80,6 +81,15 @@ def test_reading_analysing_and_querying(run: Run, tmp_path: Path) -> None:
     ]
     assert bars(rows) == [1.45, 1.3, 2.2, 1.3, 0.05, 1.15, 0.8, 1.5, 6]
     assert rows[0].ratio > 1.3  # bytes, not time: bfloat16 activations do compress
+
+
+@pytest.mark.slow
+def test_many_runs(tmp_path: Path) -> None:
+    rows = list(many_runs.measure(tmp_path, (3, 12)))
+    assert bars(rows) == [2, 5, 30, 5, 30, 5, 1, 5, 30, 5, 1]
+    runs = open_store(tmp_path / "12-runs").runs
+    assert len(runs) == 12
+    assert all(run.verify() == [] for run in runs.values())
 
 
 @pytest.mark.slow

@@ -148,12 +148,13 @@ def profile(
     from lpp.analyze.metrics.registry import chosen as asked_of
     from lpp.analyze.metrics.registry import needing_rows
     from lpp.analyze.runs.given import resolved
+    from lpp.analyze.runs.keys import views as all_views
     from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import (
         Selection,
         check_dropped,
         n_sites,
-        select_runs,
+        select_among,
         select_sites,
         shortfalls,
     )
@@ -174,7 +175,8 @@ def profile(
         prompts=prompts,
         skip_first=resolved(store, runs, skip_first),
     )
-    views, incomplete = select_runs(store, selection)
+    every = all_views(store)
+    views, incomplete = select_among(store, every, selection)
     chosen = select_sites(views, selection)
     check_dropped(views, selection, dropped)
     lines = uncaptured_lines(views, contexts)
@@ -194,6 +196,7 @@ def profile(
             groups=groups,
             progress=bar,
             executor=who,
+            every=every,
         )
     found = analysis.profiles(entropy=entropy_by, ranks=rank_by, drop_prefixes=dropped)
     database = in_database(

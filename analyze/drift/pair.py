@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from lpp.analyze.engine.cache import KERNEL_VERSION
-from lpp.analyze.engine.kept_files import KeptFiles, name_of, shard_set
+from lpp.analyze.engine.kept_files import KeptFiles, name_of
 from lpp.analyze.runs.capture_command import capture_command
 from lpp.analyze.runs.cells import Integers
 from lpp.analyze.runs.comparable import n_shared
@@ -141,7 +141,7 @@ class Pair:
     def kept_files(self) -> KeptFiles:
         """The folder in which `drift.kept` stores the results of this pair."""
         a, b = self.a.run, self.b.run
-        runs = (part for run in (a, b) for part in (run.id, shard_set(run)))
+        runs = (part for run in (a, b) for part in (run.id, run.fingerprint))
         name = name_of(*runs, KERNEL_VERSION, self.n_prompts, *self.left_out.tolist())
         return KeptFiles(a.path.parent.parent, f"{a.id}/drift-{name}")
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from lpp.analyze.engine.kept_files import KeptFiles, shard_set
+from lpp.analyze.engine.kept_files import KeptFiles
 from lpp.analyze.engine.row_values import Values
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.summary import Summary
@@ -63,7 +63,7 @@ class Cache:
     """Cached numbers of one run with its currently committed shards."""
 
     def __init__(self, root: Place, run: Run) -> None:
-        self._files = KeptFiles(root, f"{run.id}/{shard_set(run)}")
+        self._files = KeptFiles(root, f"{run.id}/{run.fingerprint}")
         self.folder = self._files.folder
 
     def summaries(self, site: str) -> dict[Cell, Summary]:

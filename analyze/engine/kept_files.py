@@ -4,8 +4,9 @@
 
 Files are Arrow IPC (zstd). Each command adds its own files, so several may write at once. The
 checksum in a file's name covers its bytes, folder, group and kind: it finds accidents, and anybody
-can compute it. All files may be deleted at any time. Inside `computing_again`, only files that this
-process wrote are read, and they replace the others.
+can compute it. All files may be deleted at any time, and are not flushed to disk: one that a power
+cut emptied fits no checksum. Inside `computing_again`, only files that this process wrote are read,
+and they replace the others.
 """
 
 import logging
@@ -23,7 +24,6 @@ from lpp.store.format.keys import ANALYSIS_KEY
 from lpp.store.format.tables import encode_table
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
-from lpp.store.read import Run
 
 MAX_BYTES: Final = 1 << 32
 """Most bytes of a file."""
@@ -60,11 +60,6 @@ def computing_again() -> Iterator[None]:
     finally:
         _again.pop()
         _written_here.clear()
-
-
-def shard_set(run: Run) -> str:
-    """Identifies the currently committed shards of a run: 16 hex digits."""
-    return checksum(" ".join(shard.digest for shard in run.shards).encode())[:16]
 
 
 def name_of(*parts: object) -> str:
@@ -126,7 +121,7 @@ class KeptFiles:
         if self._again:
             gone |= {*self._files(group, kind)}.difference(self._read(group, kind))
         try:
-            self._objects.put(name, data)
+            self._objects.put(name, data, lasting=False)
             if self._again:
                 _written_here.add((str(self.folder), name))
             self._objects.delete(key for key in sorted(gone) if key != name)

@@ -1,7 +1,7 @@
 """Run the report's queries on the database; an unanswered query carries the reason."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -10,6 +10,7 @@ import polars as pl
 
 from lpp.analyze.report.queries import Query
 from lpp.analyze.tables.database import as_tables
+from lpp.sql.database.connect import DATABASE, reading
 from lpp.sql.database.files import profiles_path
 from lpp.sql.place import store_root
 from lpp.sql.schema import TABLES, VIEWS, Column
@@ -101,17 +102,79 @@ class Answer:
         return None if len(self.frame) else f"The {where} has no rows for it"
 
 
+MOST_RUNS: Final = 60
+"""Most runs of a page that has all of its database."""
+
+SHOWN_RUNS: Final = 24
+"""Runs of a page about more."""
+
+_OF_RUNS: Final = ("run", "run_a", "run_b")
+
 Answers = Mapping[str, Answer]
 """Answers by the name of their query."""
 
 
-def ask(url: str | os.PathLike[str], queries: Iterable[Query]) -> dict[str, Answer]:
+def ask(
+    url: str | os.PathLike[str], queries: Iterable[Query], runs: "PageRuns | None" = None
+) -> dict[str, Answer]:
     """Every answer of the store at `url`; without a database every frame is empty.
 
-    Raises FormatError for what is not a store, ConflictError(IN_USE) beside a writer.
+    runs: only rows of its `shown` runs; None: of every run. Raises FormatError for what is not a
+    store, ConflictError(IN_USE) beside a writer.
     """
     with _connection(url) as connection:
+        if runs is not None:
+            _restrict(connection, runs.shown)
         return {query.name: answer(connection, query) for query in queries}
+
+
+@dataclass(frozen=True, slots=True)
+class PageRuns:
+    """Which of the many runs of a database a page is of."""
+
+    shown: tuple[str, ...]
+    every: tuple[str, ...]
+
+    def only(self, answer: Answer) -> Answer:
+        """`answer` without rows of other runs."""
+        named = [name for name in _OF_RUNS if name in answer.frame.columns]
+        shown = [pl.col(name).is_in(self.shown) for name in named]
+        return replace(answer, frame=answer.frame.filter(*shown)) if shown else answer
+
+
+def page_runs(url: str | os.PathLike[str]) -> PageRuns | None:
+    """The runs of the page about the store at `url`; None: every run, of at most `MOST_RUNS`.
+
+    Of more, those with the smallest and the largest numbers, and the first by id: a page of all
+    would be of tens of megabytes, and of millions of pairs.
+    """
+    with _connection(url) as connection:
+        every = [run for (run,) in connection.execute("SELECT run FROM runs ORDER BY 1").fetchall()]
+        if len(every) <= MOST_RUNS:
+            return None
+        places = ", ".join(
+            f"row_number() OVER (ORDER BY {number}{order}, run)"
+            for number in ("entropy_floor", "participation_ratio", "effective_rank")
+            for order in ("", " DESC")
+        )
+        ends = f"SELECT run, least({places}) AS place FROM profiles"
+        found = connection.execute(
+            f"SELECT run FROM runs LEFT JOIN ({ends}) USING (run) GROUP BY run "
+            f"ORDER BY min(place), run LIMIT {SHOWN_RUNS}"
+        ).fetchall()
+    return PageRuns(tuple(sorted(run for (run,) in found)), tuple(every))
+
+
+def _restrict(connection: "DuckDBPyConnection", runs: Sequence[str]) -> None:
+    """Hide the rows of other runs: a temporary view stands before each table that has runs."""
+    connection.execute("CREATE TEMP TABLE shown_runs (run VARCHAR)")
+    connection.executemany("INSERT INTO shown_runs VALUES (?)", [[run] for run in runs])
+    for table in TABLES.values():
+        named = [column.name for column in table.columns if column.name in _OF_RUNS]
+        where = " AND ".join(f"{name} IN (FROM shown_runs)" for name in named)
+        if where:
+            rows = f"FROM {DATABASE}.main.{table.name} WHERE {where}"
+            connection.execute(f"CREATE TEMP VIEW {table.name} AS {rows}")
 
 
 def ask_tables(tables: Mapping[str, pl.DataFrame], queries: Iterable[Query]) -> dict[str, Answer]:
@@ -126,8 +189,6 @@ def ask_tables(tables: Mapping[str, pl.DataFrame], queries: Iterable[Query]) -> 
 
 def ask_views(url: str | os.PathLike[str], query: Query) -> Answer:
     """The answer to a query over the views of `lpp.sql.connect`, which read token statistics."""
-    from lpp.sql.database.connect import reading
-
     try:
         profiles_path(store_root(url))  # a report is of what was profiled
         with reading(url, token_stats=True) as connection:
@@ -149,8 +210,6 @@ def answer(connection: "DuckDBPyConnection", query: Query) -> Answer:
 
 @contextmanager
 def _connection(url: str | os.PathLike[str]) -> Iterator["DuckDBPyConnection"]:
-    from lpp.sql.database.connect import reading
-
     with ExitStack() as stack:
         try:
             connection = stack.enter_context(reading(url))

@@ -5,7 +5,7 @@ A chart without data is replaced by a sentence that names the empty table.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -287,18 +287,20 @@ def is_training(checkpoints: pl.DataFrame) -> bool:
     return bool((training_curves(checkpoints)["curve"].value_counts()["count"] >= STEPS).any())
 
 
-def eigenvalues(url: str) -> Answer:
+def eigenvalues(url: str, runs: Sequence[str] = ()) -> Answer:
     """Thinned spectra of `final` at the whole prefix, for each run, as the chart shows them.
 
-    Only spectra in the analysis cache are read; nothing is computed. Empty if the store no longer
-    holds its runs.
+    runs: ids; none: every run. Only spectra in the analysis cache are read; nothing is computed.
+    Empty if the store no longer holds its runs.
     """
     from lpp.analyze.charts.curves import thinned
+    from lpp.analyze.runs.select import Selection
     from lpp.analyze.tables.eigenvalues import SCHEMA, eigenvalues_held
 
     try:
         # incomplete runs are named with their provenance
-        frame, _ = eigenvalues_held(url, compute=False)
+        selection = Selection(runs=runs or ("*",), sites=("final",))
+        frame, _ = eigenvalues_held(url, selection, compute=False)
     except LppError as error:
         return Answer(EIGENVALUES, pl.DataFrame(schema=SCHEMA), str(error).rstrip("."))
     largest = [pl.col(name) == pl.col(name).max().over("run") for name in ("context", "n_prompts")]

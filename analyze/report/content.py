@@ -12,7 +12,7 @@ from lpp.analyze.benchmarks import correlations
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.evaluations import tables as item_flags
 from lpp.analyze.report import drift, items
-from lpp.analyze.report.answers import Answer, Answers, ask
+from lpp.analyze.report.answers import Answer, Answers, PageRuns, ask, page_runs
 from lpp.analyze.report.charts import ChartView, charts, eigenvalues, page_styles
 from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRIFT_TOKENS
 from lpp.analyze.report.findings import findings
@@ -164,10 +164,11 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     Raises FormatError if `url` is not a store, ConflictError(IN_USE) while another process writes
     the database, MachineError(NO_PACKAGE) without the chart library.
     """
-    answers = ask(url, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES))
+    some = page_runs(url)
+    answers = ask(url, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES), some)
     progress.advance()
     progress.note("tables read")
-    answers[EIGENVALUES.name] = eigenvalues(url)
+    answers[EIGENVALUES.name] = eigenvalues(url, () if some is None else some.shown)
     progress.advance()
     progress.note("spectra read")
     answers[SURPRISES.name] = surprises(url)
@@ -175,9 +176,11 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     answers[DRIFT_TOKENS.name] = drift.token_answer(url, answers)
     answers[ITEM_EVALUATED.name] = items.evaluated_answer(url)
     answers[ITEM_MISTAKES.name] = items.mistake_answer(url, answers)
+    if some is not None:
+        answers |= {name: some.only(one) for name, one in answers.items()}
     progress.advance()
     progress.note("surprises read")
-    source = origin(url, answers[PLANS.name].frame)
+    source = origin(url, answers[PLANS.name].frame, () if some is None else some.every)
     progress.advance()
     progress.note("provenance read")
     styles = page_styles(answers)
@@ -190,7 +193,7 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     flags = explained(answer for section in sections for answer in section.answers)
     return Report(
         title="Latent performance profiles",
-        about=("Store ", Code(url)),
+        about=("Store ", Code(url), *_about(url, some)),
         store=url,
         findings=(),
         sections=tuple(filter(None, map(_with_rows, sections))),
@@ -212,6 +215,18 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
             ],
             output=output,
         ),
+    )
+
+
+def _about(url: str, some: PageRuns | None) -> Sentence:
+    """What the page leaves out."""
+    if some is None:
+        return ()
+    return (
+        f": {len(some.shown)} of its {len(some.every):,} runs, those with the smallest and the "
+        "largest numbers. All of them: ",
+        Code(f"lpp-sql {shlex.quote(url)} --run profiles"),
+        "; the SQL below each table gives the rows of all.",
     )
 
 

@@ -35,6 +35,9 @@ def as_markdown(report: Report) -> str:
 def _lines(report: Report) -> Iterator[str]:
     yield "## Latent performance profiles"
     yield ""
+    if len(report.about) > 2:  # more than the store: what the report leaves out
+        yield said(report.about, report.styles)
+        yield ""
     yield from _summary(report)
     for section in report.sections:
         yield from _section(section, report)

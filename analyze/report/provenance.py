@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -53,10 +53,11 @@ class Origin:
     """Runs of the store that are not in the database."""
 
 
-def origin(url: str, runs: pl.DataFrame) -> Origin:
+def origin(url: str, runs: pl.DataFrame, every: Collection[str] = ()) -> Origin:
     """Provenance of the runs of the database of the store at `url`.
 
-    runs: columns `run`, `plan` (JSON), `shards` and `n_prompts`. Raises FormatError(NOT_A_STORE).
+    runs: columns `run`, `plan` (JSON), `shards` and `n_prompts`. every: further runs of the
+    database. Raises FormatError(NOT_A_STORE).
     """
     store = open_store(url)
     columns = ("run", "plan", "shards", "n_prompts")
@@ -65,7 +66,7 @@ def origin(url: str, runs: pl.DataFrame) -> Origin:
         database=_sha256(store.path / DATABASE_KEY),
         versions=tuple(_versions()),
         runs=tuple(_run_origin(store.runs, run, *rest) for run, rest in known.items()),
-        unprofiled=tuple(run for run in store.runs if run not in known),
+        unprofiled=tuple(run for run in store.runs if run not in {*known, *every}),
     )
 
 

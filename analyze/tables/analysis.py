@@ -51,6 +51,8 @@ class Analysis:
     """Which runs of the store are comparable, at each number of prompts."""
     left_out: tuple[str, ...]
     """A line for each part of the selected runs that is left out because it is not committed."""
+    views: tuple[RunView, ...] = ()
+    """The runs that the numbers are of, as they were read."""
 
     def profiles(
         self,
@@ -116,6 +118,7 @@ def analyze(
     groups: int = GROUPS,
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
+    every: Sequence[RunView] | None = None,
 ) -> Analysis:
     """Compute the numbers of `selection` for the store at `url`; cached ones are read.
 
@@ -123,11 +126,12 @@ def analyze(
     further work are always included. errors: the sites with errors, by the jackknife over `groups`
     groups of prompts; for effective ranks this takes one eigensolve per group. progress: advances
     by one for each run and site. executor: computes the metrics of sites. The entropy at a prefix
-    without captured logit statistics is null (`uncaptured_lines`).
+    without captured logit statistics is null (`uncaptured_lines`). every: the runs of the store,
+    if they have been read.
 
     Raises InputError for a selection that the store does not have, FormatError for altered bytes.
     """
-    every = views(url)
+    every = views(url) if every is None else every
     some, incomplete = select_among(url, every, selection)
     return analyze_views(
         some,
@@ -198,6 +202,7 @@ def analyze_views(
         computed=frozenset(metric.name for metric in declared).intersection(PAPER_NAMES),
         prompt_sets=sets,
         left_out=tuple(left_out),
+        views=tuple(some),
     )
 
 

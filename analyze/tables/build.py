@@ -56,4 +56,4 @@ def write_database(url: Url, analysis: Analysis, *, drop_prefixes: Collection[in
 
     Correlations are removed, because they came from the earlier profiles.
     """
-    return put(url, frames(analysis, drop_prefixes=drop_prefixes), keep=())
+    return put(url, frames(analysis, drop_prefixes=drop_prefixes), keep=(), read=analysis.views)

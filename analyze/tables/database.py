@@ -3,14 +3,14 @@
 Each build also updates the tables about the store itself: runs, prompts, evaluations and scores.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import polars as pl
 import pyarrow as pa
 
 from lpp.analyze.benchmarks.benchmarks import benchmarks_table
 from lpp.analyze.benchmarks.published import published_table
-from lpp.analyze.runs.keys import Url, views
+from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.tables.run_rows import evaluation_rows, prompts_frame, run_row
 from lpp.sql import build
 from lpp.sql.database.catalogue import outdated_tables
@@ -42,14 +42,15 @@ def as_tables(frames: Mapping[str, pl.DataFrame]) -> dict[str, pa.Table]:
     return tables
 
 
-def store_tables(root: Place) -> dict[str, pa.Table]:
+def store_tables(root: Place, read: Iterable[RunView] = ()) -> dict[str, pa.Table]:
     """The tables `runs`, `prompts`, `evaluations`, `benchmarks` and `published` of the store at
     `root`.
 
     They contain every run, not only those of the last command. So each row about a run joins with
     it, and a score matches the same run that `benchmarks add` named.
     """
-    every = list(views(root))
+    known = {view.run.id: view for view in read}
+    every = [known.get(view.run.id, view) for view in views(root)]
     frames = {
         "runs": pl.DataFrame([run_row(view) for view in every], schema=frame_schema("runs")),
         "prompts": prompts_frame(every),
@@ -60,13 +61,18 @@ def store_tables(root: Place) -> dict[str, pa.Table]:
 
 
 def put(
-    url: Url, frames: Mapping[str, pl.DataFrame], *, keep: Collection[str] = ("correlations",)
+    url: Url,
+    frames: Mapping[str, pl.DataFrame],
+    *,
+    keep: Collection[str] = ("correlations",),
+    read: Iterable[RunView] = (),
 ) -> Place:
     """Merge `frames` into their tables, which keep rows of earlier commands about unchanged runs
-    and items; return the database's path. keep: other tables that keep their rows.
+    and items; return the database's path. keep: other tables that keep their rows. read: the runs
+    that the frames are of, as they were read: shards committed since are not in the numbers.
     """
     root = open_store(url).path
-    return build(root, store_tables(root) | as_tables(frames), keep=keep, merge=RESULTS)
+    return build(root, store_tables(root, read) | as_tables(frames), keep=keep, merge=RESULTS)
 
 
 def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> bool:

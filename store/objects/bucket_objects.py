@@ -127,8 +127,8 @@ class BucketObjects:
     def flush(self, keys: Collection[str]) -> None:
         """Nothing to do: a bucket has stored an object when the request returns."""
 
-    def put(self, key: str, data: bytes) -> None:
-        """One request."""
+    def put(self, key: str, data: bytes, *, lasting: bool = True) -> None:
+        """One request. `lasting` is not needed here."""
         self._bucket.put(self._key(key), data)
 
     def put_file(self, key: str, path: Path) -> None:

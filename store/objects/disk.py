@@ -160,10 +160,13 @@ class DiskObjects:
             for folder in sorted(folders, key=len, reverse=True):
                 _flush_names(self.root / folder)
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write to a temporary file, flush, rename to the key."""
-        with _refusals_named(self.place / key), self._staged(key, [data]) as staged:
-            self._replace(staged, key)
+    def put(self, key: str, data: bytes, *, lasting: bool = True) -> None:
+        """Write to a temporary file, flush, rename to the key. Not lasting: without the flush."""
+        with (
+            _refusals_named(self.place / key),
+            self._staged(key, [data], lasting=lasting) as staged,
+        ):
+            self._replace(staged, key, lasting=lasting)
 
     def put_file(self, key: str, path: Path) -> None:
         """Flush and rename a file that was made in `scratch`."""
@@ -318,15 +321,16 @@ class DiskObjects:
         return path / name
 
     @contextlib.contextmanager
-    def _staged(self, key: str, parts: Buffers) -> Iterator[Path]:
-        """A flushed temporary file beside `key`; removed at the end."""
+    def _staged(self, key: str, parts: Buffers, *, lasting: bool = True) -> Iterator[Path]:
+        """A temporary file beside `key`, flushed if it is lasting; removed at the end."""
         name = staged_name(key.rpartition("/")[2])
         staged = self.place / self._sibling(key, name)
         with contextlib.ExitStack() as end:
-            with self._created(self._sibling(key, name)) as file:
+            with self._created(self._sibling(key, name), lasting=lasting) as file:
                 end.callback(staged.unlink, missing_ok=True)
                 _write_all(file, parts)
-                os.fsync(file.fileno())  # by descriptor: the name may have been removed
+                if lasting:
+                    os.fsync(file.fileno())  # by descriptor: the name may have been removed
             yield staged
 
     @contextlib.contextmanager
@@ -339,13 +343,14 @@ class DiskObjects:
         with file:
             yield file
 
-    def _replace(self, path: Path, key: str) -> None:
-        """Rename a flushed file to the key of an object, which may exist."""
+    def _replace(self, path: Path, key: str, *, lasting: bool = True) -> None:
+        """Rename a file, flushed if it is lasting, to the key of an object, which may exist."""
         target = self.place / key
         if target.is_dir() and not target.is_symlink():
             _refuse(target, stat.S_ISREG, "file")
         path.replace(target)
-        _flush_names(target.parent)
+        if lasting:
+            _flush_names(target.parent)
 
     @staticmethod
     def _sibling(key: str, name: str) -> str:

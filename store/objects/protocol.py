@@ -119,8 +119,11 @@ class Objects(Protocol):
     def flush(self, keys: Collection[str]) -> None:
         """Make written objects and their names durable: they then survive a power cut."""
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write an object, or replace one, in one atomic and durable step."""
+    def put(self, key: str, data: bytes, *, lasting: bool = True) -> None:
+        """Write an object, or replace one, in one atomic and durable step.
+
+        lasting: whether it has to survive a power cut; otherwise it may be empty or gone after one.
+        """
 
     def put_file(self, key: str, path: Path) -> None:
         """`put` the content of a file made in `scratch`; the file is moved."""

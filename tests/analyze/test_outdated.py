@@ -9,11 +9,12 @@ from click.testing import CliRunner, Result
 from made_runs import Made, MakeRun
 from on_disk import on_disk
 
-from lpp.analyze import Selection, build_database, write_report
+from lpp.analyze import Selection, analyze, build_database, write_report
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.analyze.report.content import report
 from lpp.analyze.report.words import plain
 from lpp.analyze.studies import layers as study
+from lpp.analyze.tables.build import write_database
 from lpp.capture.cli.command import main as lpp_capture
 from lpp.sql import connect
 from lpp.sql.cli import main as lpp_sql
@@ -108,6 +109,17 @@ def test_a_shard_that_was_written_again_counts(
     connect(made.root).close()
     assert made.run_id in caplog.text
     assert outdated(made.root) == [6]
+
+
+@pytest.mark.slow
+def test_a_shard_that_is_committed_during_an_analysis_is_not_in_its_numbers(
+    make_run: MakeRun,
+) -> None:
+    made = make_run(shards=[0, 1])
+    analysis = analyze(made.root, Selection())
+    make_run(shards=[2])
+    write_database(made.root, analysis)
+    assert outdated(made.root) == [4]
 
 
 def test_a_store_without_numbers_has_no_old_ones(make_run: MakeRun) -> None:

@@ -70,6 +70,10 @@ def test_what_is_written_is_read(record: Outer) -> None:
         assert document_hash(document) == document_hash(to_document(record))
 
 
+def test_keys_that_are_no_text_are_sorted_as_their_text() -> None:
+    assert canonical_json({10: 1, 9: 2, "1": {11: 0, 2: 0}}) == b'{"1":{"11":0,"2":0},"10":1,"9":2}'
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | INTEGERS | st.text(),

@@ -219,3 +219,17 @@ class TestDisk:
         assert DiskPlace(tmp_path / "store").held() == {"a/b": b"x"}
         with pytest.raises(MachineError):
             objects.put_over("a/b", b"y", version)
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_only_what_has_to_last_is_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool
+) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    objects = DiskObjects(tmp_path)
+    objects.put("a/b", b"one", lasting=lasting)
+    objects.put("a/b", b"two", lasting=lasting)
+    assert objects.get("a/b", 9) == b"two"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    assert bool(flushed) == lasting
