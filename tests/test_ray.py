@@ -130,6 +130,22 @@ def test_capture_with_a_node_lost_has_the_bytes_of_one_process(
     assert told["captured"] + told["lost_race"] == told["shards"] > 8
 
 
+def test_analysis_with_a_process_killed_in_a_task_has_the_bits_of_one_process(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    assert nodes("analysis-worker", tmp_path) == {"killed": 1, "rows": 2 * 10 * 2}
+
+
+def test_capture_with_an_actor_killed_in_a_shard_has_the_bytes_of_one_process(
+    nodes: Nodes, tmp_path: Path, tiny_llama: Path
+) -> None:
+    told = nodes("capture-worker", tmp_path, tiny_llama)
+    assert told["killed"] == 1
+    assert told["same"]
+    assert told["missing"] == 0
+    assert 0 < told["captured"] <= told["shards"]
+
+
 def test_drift_by_two_nodes_has_the_bits_of_one_process(nodes: Nodes, tmp_path: Path) -> None:
     told = nodes("drift", tmp_path)
     assert told["processors"] == 2

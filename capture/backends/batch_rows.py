@@ -87,7 +87,9 @@ class BatchRows:
         self._dtype = TORCH_DTYPE[outputs.dtype]
         self._targets = {site: as_tensor(rows) for site, rows in batch.hidden.items()}
         self._came = {site: np.zeros(len(batch.token_ids), np.bool_) for site in outputs.sites}
-        self._finite: dict[str, list[torch.Tensor]] = {}
+        self._finite: list[tuple[str, torch.Tensor]] = []
+        """Each site, once per pass, and whether the rows that it gave are finite."""
+        self._flags: torch.Tensor | None = None
         self.on_device: dict[str, torch.Tensor] = {}
         """Site -> (T, d) in the stored dtype, on the device that computed it; only for moments."""
         self._marks: list[torch.cuda.Event] = []
@@ -116,7 +118,7 @@ class BatchRows:
         if self._outputs.keep != "rows":
             self._stay(site, rows, picked)
         if self._outputs.keep != "rows" or not on_host:
-            self._finite.setdefault(site, []).append(torch.isfinite(rows).all())
+            self._finite.append((site, torch.isfinite(rows).all()))
 
     def _stay(self, site: str, rows: torch.Tensor, picked: Picked) -> None:
         total = len(self.batch.token_ids)
@@ -140,19 +142,30 @@ class BatchRows:
 
         logit_rows: index of each among the batch's S; None if they are in order.
         """
+        order = None
+        if logit_rows is not None:
+            order = to_device(logit_rows, getattr(statistics[0], STATISTICS[0]).device)
         for name in STATISTICS:
             parts = [getattr(one, name) for one in statistics]
             values = parts[0] if len(parts) == 1 else torch.cat(parts)
-            if logit_rows is not None:
-                values = torch.empty_like(values).index_copy_(
-                    0, logit_rows.to(values.device), values
-                )
-            if values.device.type != "cpu":
-                target = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-                self._streams.copy(values, [target])
-                values = target
-            self._statistics[name] = values
+            if order is not None:
+                values = torch.empty_like(values).index_copy_(0, order, values)
+            self._statistics[name] = self._to_host(values)
+        if self._finite:
+            device = self._finite[0][1].device
+            flags = [flag.to(device, non_blocking=True) for _, flag in self._finite]
+            self._flags = self._to_host(torch.stack(flags))
         self._marks = self._streams.marks()
+
+    def _to_host(self, values: torch.Tensor) -> torch.Tensor:
+        """The values in host memory, after `wait`. Read there, they do not wait for the pass that
+        runs by then.
+        """
+        if values.device.type == "cpu":
+            return values
+        target = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        self._streams.copy(values, [target])
+        return target
 
     def wait(self) -> None:
         """Wait until rows and statistics are at their destination.
@@ -170,13 +183,11 @@ class BatchRows:
         return {name: values.numpy() for name, values in self._statistics.items()}
 
     def not_finite(self) -> Mapping[str, npt.NDArray[np.int64]] | None:
-        """Site -> flat rows with NaN or infinities; None if not checked yet."""
-        if not self._finite:
+        """Site -> flat rows with NaN or infinities; None if not checked yet. After `wait`."""
+        if self._flags is None:
             return None
-        every = [(site, flag) for site, flags in self._finite.items() for flag in flags]
-        device = every[0][1].device
-        fine = torch.stack([flag.to(device) for _, flag in every]).tolist()
-        suspects = {site for (site, _), finite in zip(every, fine, strict=True) if not finite}
+        flags = zip(self._finite, self._flags.tolist(), strict=True)
+        suspects = {site for (site, _), finite in flags if not finite}
         return {site: self._look_at(site) for site in self._outputs.sites if site in suspects}
 
     def _look_at(self, site: str) -> npt.NDArray[np.int64]:

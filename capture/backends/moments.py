@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lpp.capture.backends.batch_rows import to_device
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.plan.backend import Batch, Outputs
 from lpp.store.arrays.moments import SiteMoments
@@ -105,7 +106,7 @@ class _Indices:
 
     def on(self, device: torch.device) -> list[torch.Tensor]:
         if device not in self._on:
-            self._on[device] = [torch.from_numpy(rows).to(device) for rows in self._bands]
+            self._on[device] = [to_device(torch.from_numpy(rows), device) for rows in self._bands]
         return self._on[device]
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from lpp.capture.backends.batch_rows import Picked, to_device
 from lpp.capture.models.anatomy import forward_inputs, spread_ids
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.plan.backend import Batch
@@ -148,12 +149,12 @@ def inputs_after(
     """
     most = int(one.n_before.max())
     device = ids.device
-    before = torch.from_numpy(one.n_before).to(device)[:, None]
-    rows = torch.from_numpy(one.beginnings)
+    before = to_device(torch.from_numpy(one.n_before), device)[:, None]
+    rows = Picked(torch.from_numpy(one.beginnings), device, [])
     held = DynamicCache()
     for number, layer in enumerate(cache.layers):
         both: Any = (layer.keys, layer.values)  # type: ignore[union-attr]  # of a `DynamicLayer`
-        keys, values = (t[..., :most, :].index_select(0, rows.to(t.device)) for t in both)
+        keys, values = (t[..., :most, :].index_select(0, rows.on(t.device)) for t in both)
         held.update(keys, values, number)
     own = torch.arange(ids.shape[1], device=device)[None]
     there = torch.arange(most, device=device)[None] < before

@@ -6,6 +6,9 @@ is on the first node; the second is killed by SIGKILL once it holds or does part
     python ray_nodes.py analysis FOLDER [SPANS]
     python ray_nodes.py capture FOLDER MODEL [PROMPTS]
 
+    python ray_nodes.py analysis-worker FOLDER          # kills a process while it computes
+    python ray_nodes.py capture-worker FOLDER MODEL
+
     python ray_nodes.py drift FOLDER    # kills no node
 """
 
@@ -15,6 +18,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,6 +53,83 @@ def two_nodes(cpus: int = 1) -> Iterator[tuple[str, Callable[[], str], Callable[
         )
     finally:
         found.shutdown()
+
+
+@contextlib.contextmanager
+def killing(title: str, when: Callable[[], bool]) -> Iterator[list[int]]:
+    """While open: kill -9 the first process of this cluster that runs `title`, once `when()`.
+
+    Ray names its processes by what they run at the moment. Yields the list of killed ones.
+    """
+    token, killed, ended = os.environ["RAY_AUTH_TOKEN"].encode(), list[int](), threading.Event()
+
+    def look() -> None:
+        while not killed and not ended.wait(0.002):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    if not path.read_bytes().startswith(title.encode()) or not when():
+                        continue
+                    if token in (path.parent / "environ").read_bytes():
+                        os.kill(int(path.parent.name), signal.SIGKILL)
+                        killed.append(int(path.parent.name))
+                        return
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        ended.set()
+        thread.join()
+
+
+def analysis_worker(folder: Path) -> dict[str, Any]:
+    """The tables of a store by one process, and by a cluster that loses a process in a task."""
+    from polars.testing import assert_frame_equal
+
+    from benchmarks.synthetic import synthetic_run
+    from lpp.analyze import Selection, analyze
+    from lpp.analyze.engine import accumulate as of_spans
+    from lpp.analyze.engine.ray_executor import RayExecutor
+    from lpp.store.commands.cluster import cluster
+
+    of_spans.SPAN_CHUNKS = 16  # only here: the driver divides, and a worker takes its part
+    rows, root = 6 * 16 * 1024 + 5000, folder / "store"
+    synthetic_run(root, rows, 64, sites=("block.1", "final"), per_shard=100)
+    asked = Selection(prompts=[rows // 300, rows // 100])
+    alone = analyze(root, asked, errors="final")
+    shutil.rmtree(root / "analysis")
+    with (
+        two_nodes() as (address, *_),
+        cluster(address) as ray,
+        killing("ray::_span", lambda: True) as killed,
+    ):
+        whole = analyze(root, asked, errors="final", executor=RayExecutor(ray))
+    for name in ("spectra", "entropy", "metrics"):
+        assert_frame_equal(getattr(whole, name), getattr(alone, name), check_exact=True)
+    return {"killed": len(killed), "rows": len(whole.spectra)}
+
+
+def capture_worker(folder: Path, model: str) -> dict[str, Any]:
+    """A store by one process, and by an actor that is killed while it writes its first shards."""
+    from lpp.capture.engine.run import capture_into
+    from lpp.capture.ray.executor import capture_on_ray
+
+    request = capture_request(folder, model, 48)
+    capture_into(folder / "alone", request)
+
+    def begun() -> bool:
+        return any((folder / "store").glob("runs/*/shards/*/*/"))
+
+    with two_nodes() as (address, *_), killing("ray::CaptureActor.capture", begun) as killed:
+        outcome = capture_on_ray(folder / "store", request, workers=1, address=address)
+    return {
+        "killed": len(killed),
+        "shards": len(list((folder / "alone").glob("runs/*/shards/*"))),
+        "captured": outcome.captured,
+        "missing": outcome.missing,
+        "same": stored_objects(folder / "store") == stored_objects(folder / "alone"),
+    }
 
 
 def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
@@ -99,22 +180,10 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
 
 def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
     """A store by one process, and by two nodes of which one dies during its shards."""
-    from lpp.capture.corpus.selection import Selection
     from lpp.capture.engine.run import capture_into
-    from lpp.capture.models.spec import ModelSpec
-    from lpp.capture.plan.request import CaptureRequest, CorpusSpec
     from lpp.capture.ray import executor as ray_executor
 
-    corpus = folder / "texts.jsonl"
-    texts = [f"{n} times the quick brown fox jumps over the dog. " * 3 for n in range(prompts)]
-    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    request = CaptureRequest(
-        model=ModelSpec(id=model),
-        corpus=CorpusSpec(name=str(corpus)),
-        selection=Selection(prompts=prompts, min_bytes=0),
-        context=24,
-        shard_bytes=60_000,  # two prompts of this model
-    )
+    request = capture_request(folder, model, prompts)
     capture_into(folder / "alone", request)
     told: dict[str, Any] = {"killed": 0, "lost": 0}
 
@@ -159,6 +228,24 @@ def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
         "missing": outcome.missing,
         "same": stored_objects(folder / "store") == stored_objects(folder / "alone"),
     }
+
+
+def capture_request(folder: Path, model: str, prompts: int) -> Any:
+    """Prompts that end up in many shards."""
+    from lpp.capture.corpus.selection import Selection
+    from lpp.capture.models.spec import ModelSpec
+    from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+
+    corpus = folder / "texts.jsonl"
+    texts = [f"{n} times the quick brown fox jumps over the dog. " * 3 for n in range(prompts)]
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return CaptureRequest(
+        model=ModelSpec(id=model),
+        corpus=CorpusSpec(name=str(corpus)),
+        selection=Selection(prompts=prompts, min_bytes=0),
+        context=24,
+        shard_bytes=60_000,  # two prompts of this model
+    )
 
 
 def drift(folder: Path) -> dict[str, Any]:
@@ -246,6 +333,10 @@ def main(job: str, folder: str, *rest: str) -> None:
         told = analysis(Path(folder), *map(int, rest))
     elif job == "drift":
         told = drift(Path(folder))
+    elif job == "analysis-worker":
+        told = analysis_worker(Path(folder))
+    elif job == "capture-worker":
+        told = capture_worker(Path(folder), rest[0])
     else:
         told = capture(Path(folder), rest[0], *map(int, rest[1:]))
     print(json.dumps(told))

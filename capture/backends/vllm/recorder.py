@@ -150,7 +150,7 @@ class Recorder:
         if kept.all():
             self._statistics.append((reduced, ran.logit_rows))
         elif kept.any():
-            which = torch.from_numpy(np.flatnonzero(kept)).to(reduced.entropy.device)
+            which = to_device(torch.from_numpy(np.flatnonzero(kept)), reduced.entropy.device)
             some = TokenStatistics(
                 **{name: getattr(reduced, name).index_select(0, which) for name in STATISTICS}
             )
@@ -194,9 +194,9 @@ class Recorder:
                 kind=ErrorKind.UNSUPPORTED_MODEL,
             )
         # The only wait for the device, before anything of this pass has been launched.
-        flat = ids.to("cpu", torch.int32).numpy()
+        flat, place = torch.stack([ids.long(), positions.long()]).cpu().numpy()
         counts = {key: len(places) for key, places in self._awaited.items()}
-        found = find_prompts(flat, positions.to("cpu", torch.int64).numpy(), counts)
+        found = find_prompts(flat.astype(np.int32), place, counts)
         next_place = {key: iter(places) for key, places in self._awaited.items()}
         self._pass = self._reduced = None
         if found:

@@ -40,11 +40,12 @@ from lpp.capture.backends.logit_statistics import (
     logit_statistics,
 )
 from lpp.capture.backends.open import open_backend
+from lpp.capture.backends.torch_backend import _Capture as Capture
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.prepare import prepare
 from lpp.capture.models.spec import ModelSpec
-from lpp.capture.plan.backend import Backend
+from lpp.capture.plan.backend import Backend, Outputs
 from lpp.capture.plan.request import BackendName, CaptureRequest, CorpusSpec
 from lpp.store import RunWriter, create_store
 
@@ -164,6 +165,32 @@ def test_copies_of_large_batches_end_before_their_rows_are_read(folder: Path) ->
             np.testing.assert_array_equal(found.batch.hidden[site], alone.batch.hidden[site])
         for name in STATISTICS:
             np.testing.assert_array_equal(found.statistics[name], alone.statistics[name])
+
+
+@pytest.mark.parametrize("keep", ["rows", "both"])
+def test_a_finished_batch_is_read_without_waiting_for_the_next(keep: Any, folder: Path) -> None:
+    backend: Any = open_backend(request(folder, dtype="float32"))
+    outputs = Outputs(
+        sites=backend.sites.names, dtype="float32", keep=keep, band_ends=(9, 96) * (keep == "both")
+    )
+    capture = Capture(backend, outputs)
+    batch = make_batch(random_prompts(131, [96] * 8))
+    hidden = {
+        site: backend.allocate(4 * 768 * backend.sites.width(site))
+        .view(np.float32)
+        .reshape(768, -1)
+        for site in outputs.sites
+    }
+    finish = [capture.launch(replace(batch, hidden=hidden)) for _ in range(2)]
+    if DEVICE == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = [one() for one in finish]
+    finally:
+        if DEVICE == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    assert all(one.not_finite in (None, {}) for one in found)
+    assert all(np.isfinite(rows).all() for rows in hidden.values())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
