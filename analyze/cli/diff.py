@@ -11,6 +11,7 @@ import click
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
     ERROR_SITES,
+    cluster_option,
     executor_options,
     output_options,
     sites_option,
@@ -69,6 +70,7 @@ PICTURES = ("svg", "png", "html")
     help="Compute errors of CKA, overlap and ranks at these sites, which takes 11 times as long. "
     "Default: final, or all if --fail-if needs them.",
 )
+@cluster_option
 @click.option(
     "--fail-if",
     "conditions",
@@ -103,6 +105,7 @@ def diff(
     tokens: int | None,
     seed: int,
     errors: Any,
+    cluster: str | None,
     conditions: tuple[str, ...],
     strict: bool,
     allowed: float | None,
@@ -173,10 +176,11 @@ def diff(
     pairs: Sequence[Pair]
     several: Against | None = None
     if base is None:
-        pairs = [pair_of(run_of(store, runs[0]).run, run_of(store, runs[1]).run, prompts)]
+        a, b = (run_of(store, name).run for name in runs)
+        pairs = [pair_of(a, b, prompts, cluster=cluster)]
         require_rows(pairs[0])
     else:
-        several = against(store, base, runs or None, sites=sites, prompts=prompts)
+        several = against(store, base, runs or None, sites=sites, prompts=prompts, cluster=cluster)
         pairs = several.pairs
         for line in several.lines:
             click.echo(line, err=True)

@@ -191,6 +191,16 @@ def skip_first_option(command: Any) -> Any:
     )(command)
 
 
+def cluster_option(command: Any) -> Any:
+    """`--cluster`, of commands whose errors are over prompts."""
+    return click.option(
+        "--cluster",
+        metavar="FIELD",
+        help="Compute errors over clusters: prompts with the same value of this field, such as "
+        "passages of one document, are left out together.",
+    )(command)
+
+
 def _needs_ray(context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     if value is not None and context.params.get("executor") != "ray":
         raise click.UsageError("--address names a Ray cluster: it needs --executor ray.")

@@ -9,6 +9,7 @@ import click
 
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
+    cluster_option,
     errors_option,
     executor_options,
     names,
@@ -84,6 +85,7 @@ FINAL: Final = "final"
     show_default=True,
     help="Divide the prompts into this many groups for the jackknife.",
 )
+@cluster_option
 @click.option(
     "--format",
     "form",
@@ -106,6 +108,7 @@ def profile(
     metrics: tuple[str, ...],
     errors: Any,
     groups: int,
+    cluster: str | None,
     form: str | None,
     jobs: int | None,
     executor: Any,
@@ -128,7 +131,7 @@ def profile(
     Each number has a standard error over prompts: that of a mean for the entropy, a jackknife for
     the others. For the effective rank the jackknife takes --groups times as long as the number. So
     errors are computed only at `final`, or at the deepest chosen site; --errors chooses all sites
-    or none.
+    or none. Groups are neighbouring prompts; --cluster keeps prompts of one document together.
 
     \b
         lpp-analyze profile ./lpp
@@ -140,6 +143,7 @@ def profile(
         lpp-analyze profile ./lpp --metrics participation_ratio --errors all
         lpp-analyze profile ./lpp --skip-first 0,2
         lpp-analyze profile ./lpp --skip-first given
+        lpp-analyze profile ./lpp --cluster document
         lpp-analyze profile s3://lab/lpp --executor ray --address auto
     """
     import polars as pl
@@ -194,6 +198,7 @@ def profile(
             metrics=metrics,
             errors=errors,
             groups=groups,
+            cluster=cluster,
             progress=bar,
             executor=who,
             every=every,
@@ -207,6 +212,8 @@ def profile(
     names = names_of(views)
     form = form or ("bars" if sys.stdout.isatty() else "table")
     if form in FORMATS:
+        if cluster is not None:
+            shown = shown.with_columns(cluster=pl.lit(cluster))
         write_exact(FORMATS[form](with_names(shown, names)))
         return
     others = analysis.metrics
@@ -220,6 +227,7 @@ def profile(
         computed=analysis.computed,
         bars=form == "bars",
         names=names,
+        cluster=cluster,
     )
     click.echo(printable(text, sys.stdout.encoding), nl=False)
     if database is not None:

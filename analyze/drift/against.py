@@ -74,6 +74,7 @@ def diff_against(
     *,
     sites: Sequence[str] | None = None,
     prompts: int | None = None,
+    cluster: str | None = None,
     first_position: int = 0,
     tokens: int | None = None,
     seed: int = 0,
@@ -93,7 +94,7 @@ def diff_against(
     row for each token: delete one before the next is made. Raises InputError, at the call, if no
     run is left.
     """
-    found = against(store, base, runs, sites=sites, prompts=prompts)
+    found = against(store, base, runs, sites=sites, prompts=prompts, cluster=cluster)
     for line in found.lines:
         warnings.warn(line, stacklevel=2)
     return (
@@ -119,6 +120,7 @@ def against(
     *,
     sites: Sequence[str] | None = None,
     prompts: int | None = None,
+    cluster: str | None = None,
 ) -> Against:
     """The runs that can be compared with `base`, and why others cannot. Computes nothing.
 
@@ -126,7 +128,7 @@ def against(
     compared with `base`, or if no run is left.
     """
     of_base = run_of(store, base)
-    itself = pair_of(of_base.run, of_base.run)
+    itself = pair_of(of_base.run, of_base.run, cluster=cluster)
     require_rows(itself)
     common_sites(itself, sites)
     named = _named(store, runs)
@@ -143,7 +145,7 @@ def against(
         why = _why_not(of_base, view, prompts)
         if why is None:
             try:
-                pair = pair_of(of_base.run, view.run, prompts)
+                pair = pair_of(of_base.run, view.run, prompts, cluster=cluster)
                 common_sites(pair, sites)
             except InputError as error:
                 why = str(error).partition("\n")[0].rstrip(".")

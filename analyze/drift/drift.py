@@ -92,12 +92,16 @@ class Drift:
                 "set_aside": self.pair.lost.set_aside,
                 "missing": self.pair.lost.missing,
             },
+            "cluster": self.pair.cluster,
             "drawn": None if self.seed is None else {"of": every, "seed": self.seed},
             "logits": {"arithmetic": self.arithmetic or None, "missing": self.no_logits},
             "exactly_equal": self.is_nothing,
             "notes": list(self.notes),
             "predictions": {name: _summary(one) for name, one in self.predictions.items()},
-            "by_position": [_band(row) for row in by_position(self.tokens).iter_rows(named=True)],
+            "by_position": [
+                _band(row)
+                for row in by_position(self.tokens, self.pair.groups).iter_rows(named=True)
+            ],
             "sites": [
                 {
                     "site": one.site,
@@ -118,6 +122,7 @@ def diff(
     *,
     sites: Sequence[str] | None = None,
     prompts: int | None = None,
+    cluster: str | None = None,
     first_position: int = 0,
     tokens: int | None = None,
     seed: int = 0,
@@ -130,11 +135,12 @@ def diff(
 
     a, b: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another store.
     Other arguments and errors are those of `drift`. prompts: the first so many; all that both runs
-    share by default. Results are kept under `analysis/` of the store of run A (`drift.kept`) and
+    share by default. cluster: a field of the prompts; errors leave prompts with one value of it out
+    together. Results are kept under `analysis/` of the store of run A (`drift.kept`) and
     reused. Raises InputError for runs that are not comparable, and says what would make them so.
     """
     return drift(
-        pair_of(run_of(store, a).run, run_of(store, b).run, prompts),
+        pair_of(run_of(store, a).run, run_of(store, b).run, prompts, cluster=cluster),
         sites=sites,
         first_position=first_position,
         tokens=tokens,

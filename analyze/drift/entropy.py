@@ -18,4 +18,4 @@ def entropy_drift(pair: Pair, *, first_position: int = 0) -> Summary:
         .select("prompt_id", value=(b - a).fill_nan(None))
         .drop_nulls()
     )
-    return summarize_tokens(changes, (-math.inf, math.inf))
+    return summarize_tokens(changes, (-math.inf, math.inf), pair.groups)

@@ -22,10 +22,9 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.engine.cache import VALUES
+from lpp.analyze.engine.cache import ARE_CELLS, VALUES, cell_of, cell_row
 from lpp.analyze.engine.row_values import Values
 from lpp.analyze.numerics.logit_drift import DIVERGENCES, TIES, Columns
-from lpp.analyze.runs.cells import Cell
 
 VERSION: Final = 1
 """Version of the arithmetic of drift. Raise it when a change could alter a stored digit."""
@@ -49,14 +48,15 @@ class KeptDrift:
 
     def values(self, site: str) -> Values:
         """Stored numbers of `site`. A damaged or foreign file is ignored, with a log line."""
-        rows = self._files.rows(site, "values", VALUES).filter(version=VERSION).drop_nulls()
-        return {(Cell(*cell), metric): value for *cell, _, metric, value in rows.iter_rows()}
+        rows = self._files.rows(site, "values", VALUES).filter(ARE_CELLS, version=VERSION)
+        rows = rows.drop_nulls()
+        return {(cell_of(row), row["metric"]): row["value"] for row in rows.iter_rows(named=True)}
 
     def keep_values(self, site: str, found: Values) -> None:
         """Add `found` to the stored numbers of `site`. If the store cannot be written, one log line
         says so.
         """
-        rows = [(*cell, VERSION, name, found[cell, name]) for cell, name in sorted(found)]
+        rows = [(*cell_row(cell), VERSION, name, found[cell, name]) for cell, name in sorted(found)]
         self._files.add(site, "values", pl.DataFrame(rows, schema=VALUES, orient="row"))
 
     def columns(self, setting: str, names: Collection[str], n_tokens: int) -> Columns:

@@ -12,8 +12,8 @@ import polars as pl
 from lpp.analyze.engine.cache import KERNEL_VERSION
 from lpp.analyze.engine.kept_files import KeptFiles, name_of
 from lpp.analyze.runs.capture_command import capture_command
-from lpp.analyze.runs.cells import Integers
 from lpp.analyze.runs.comparable import n_shared
+from lpp.analyze.runs.groups import GROUPS, Groups, Integers, clusters_of
 from lpp.analyze.runs.incomplete import incomplete
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.moments_held import listed_numbers
@@ -77,6 +77,10 @@ class Pair:
     their rows in both runs."""
     asked: int | None = None
     """The number of first prompts that was asked for; None for all of run A."""
+    groups: Groups = GROUPS
+    """Groups of prompts that the jackknife leaves out."""
+    cluster: str | None = None
+    """Field of the prompts whose equal values are in one group; None: groups are neighbours."""
 
     def __getstate__(self) -> dict[str, Any]:
         """State for another process: without what was read of tokens."""
@@ -206,12 +210,13 @@ def run_of(store: Url, name: str) -> RunView:
     return run_named(*store_and_run(store, name))
 
 
-def pair_of(a: Run, b: Run, prompts: int | None = None) -> Pair:
+def pair_of(a: Run, b: Run, prompts: int | None = None, *, cluster: str | None = None) -> Pair:
     """Two runs over the first prompts whose token ids are equal in both.
 
-    prompts: so many of them; all by default. Raises InputError: INCOMPLETE if a run has no prompt
-    that can be analysed; INVALID_VALUE if the runs share no first prompt, with what differs and the
-    command that captures what is missing, or if they share fewer prompts than asked for.
+    prompts: so many of them; all by default. cluster: field of the prompts of `a` whose equal
+    values are left out together by the jackknife. Raises InputError: INCOMPLETE if a run has no
+    prompt that can be analysed; INVALID_VALUE if the runs share no first prompt, with what differs
+    and the command that captures what is missing, or if they share fewer prompts than asked for.
     """
     views = RunView(a), RunView(b)
     for run in (a, b):
@@ -235,7 +240,16 @@ def pair_of(a: Run, b: Run, prompts: int | None = None) -> Pair:
             "is in both. `lpp-capture status` says why.",
             kind=ErrorKind.INCOMPLETE,
         )
-    return Pair(a=views[0], b=views[1], n_prompts=size, left_out=aside, asked=prompts)
+    groups = GROUPS if cluster is None else clusters_of(a, cluster)
+    return Pair(
+        a=views[0],
+        b=views[1],
+        n_prompts=size,
+        left_out=aside,
+        asked=prompts,
+        groups=groups,
+        cluster=cluster,
+    )
 
 
 def require_rows(pair: Pair) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 
 from lpp.analyze.drift.predictions import prediction_drift
 from lpp.analyze.numerics.jackknife import error_names
+from lpp.analyze.runs.groups import GROUPS, Groups
 
 SCHEMA: Final = pl.Schema(
     {
@@ -24,11 +25,11 @@ SCHEMA: Final = pl.Schema(
 without logits; flips: share of tokens; each with its error and 95 % interval over prompts."""
 
 
-def by_position(frame: pl.DataFrame) -> pl.DataFrame:
+def by_position(frame: pl.DataFrame, groups: Groups = GROUPS) -> pl.DataFrame:
     """KL and flips of the tokens of each band of positions: columns `SCHEMA`, by `first`.
 
-    frame: of `token_drift`. A band is [first, end). The first band begins at the first position
-    that has a token, the last one ends behind the last.
+    frame: of `token_drift`. groups: of the jackknife. A band is [first, end). The first band begins
+    at the first position that has a token, the last one ends behind the last.
     """
     positions = frame["position"]
     found = []
@@ -37,7 +38,9 @@ def by_position(frame: pl.DataFrame) -> pl.DataFrame:
         for first, end in pairwise(edges):
             band = frame.filter((positions >= first) & (positions < end))
             if len(band):
-                found.append({"first": first, "end": end, "n_tokens": len(band), **_means(band)})
+                found.append(
+                    {"first": first, "end": end, "n_tokens": len(band), **_means(band, groups)}
+                )
     return pl.DataFrame(found, schema=SCHEMA)
 
 
@@ -51,9 +54,9 @@ def band_edges(first: int, end: int) -> list[int]:
     return [first, *(edge for edge in inner if first < edge < end), end]
 
 
-def _means(band: pl.DataFrame) -> dict[str, float | None]:
+def _means(band: pl.DataFrame, groups: Groups) -> dict[str, float | None]:
     """Mean, error and interval of both numbers."""
-    found = prediction_drift(band, only=("kl", "flips"))
+    found = prediction_drift(band, only=("kl", "flips"), groups=groups)
     return {
         column: value
         for name, one in found.items()

@@ -24,11 +24,10 @@ from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.metrics.neighbours import shuffled
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.analyze.numerics.logit_drift import DIVERGENCES, EVERYTHING, Columns
-from lpp.analyze.runs.cells import GROUPS, Integers
+from lpp.analyze.runs.groups import GROUPS, Groups, Integers, group_of
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.commit_record import checksum
-from lpp.store.format.schedule import group_boundaries
 
 __all__ = [
     "NUMBERS",
@@ -263,17 +262,17 @@ TIED: Final = {"flips": "flip_tie", "top10": "top10_tie"}
 
 
 def prediction_drift(
-    frame: pl.DataFrame, *, only: Collection[str] = tuple(NUMBERS)
+    frame: pl.DataFrame, *, only: Collection[str] = tuple(NUMBERS), groups: Groups = GROUPS
 ) -> dict[str, Summary]:
     """Mean, median, 99th percentile, maximum and error of each of `NUMBERS`, or `only` of some.
 
     frame: of `token_drift`. Means are over tokens. Their error is over prompts: a delete-a-group
-    jackknife of ten groups of neighbouring prompts, among those with a token. If tokens were drawn,
-    the error includes that of the draw, because other prompts have other drawn tokens.
+    jackknife of `groups`, among the prompts with a token. If tokens were drawn, the error includes
+    that of the draw, because other prompts have other drawn tokens.
     """
     found = {
         name: summarize_tokens(
-            frame.select("prompt_id", value=value).drop_nulls().sort("prompt_id"), limits
+            frame.select("prompt_id", value=value).drop_nulls().sort("prompt_id"), limits, groups
         )
         for name, (value, limits) in NUMBERS.items()
         if name in only
@@ -285,8 +284,12 @@ def prediction_drift(
     return found
 
 
-def summarize_tokens(values: pl.DataFrame, limits: tuple[float, float]) -> Summary:
-    """Summary of (n, 2) prompt_id, ascending, and value, in float64; limits: bounds of a mean."""
+def summarize_tokens(
+    values: pl.DataFrame, limits: tuple[float, float], groups: Groups = GROUPS
+) -> Summary:
+    """Summary of (n, 2) prompt_id, ascending, and value, in float64; limits: bounds of a mean.
+    groups: of the jackknife.
+    """
     tokens = values["value"].to_numpy()
     if not len(tokens):
         return Summary(n_tokens=0)
@@ -295,7 +298,8 @@ def summarize_tokens(values: pl.DataFrame, limits: tuple[float, float]) -> Summa
     else:  # interpolation would compute infinity minus infinity
         median, p99 = np.quantile(tokens, [0.5, 0.99], method="higher")
     mean = float(tokens.mean())
-    error = jackknife(mean, _without_groups(values["prompt_id"].to_numpy(), tokens), limits)
+    without = _without_groups(values["prompt_id"].to_numpy(), tokens, groups)
+    error = jackknife(mean, without, limits)
     return Summary(
         mean=mean,
         median=float(median),
@@ -309,15 +313,19 @@ def summarize_tokens(values: pl.DataFrame, limits: tuple[float, float]) -> Summa
     )
 
 
-def _without_groups(prompt_id: Integers, values: npt.NDArray[np.float64]) -> list[float]:
+def _without_groups(
+    prompt_id: Integers, values: npt.NDArray[np.float64], groups: Groups
+) -> list[float]:
     """The mean over tokens without each group of prompts, in turn."""
-    first = np.flatnonzero(np.diff(prompt_id, prepend=-1))  # of each prompt
-    edges = [*first, len(values)]
+    prompts, prompt = np.unique(prompt_id, return_inverse=True)
+    some = groups if isinstance(groups, int) else groups.only(prompts)
+    group = group_of(some, len(prompts))[prompt]
+    order = np.argsort(group, kind="stable")
+    first = np.flatnonzero(np.diff(group[order], prepend=-1))
     if len(first) < 2:
         return []
-    ends = [edges[k] for k in group_boundaries(len(first), GROUPS)]
-    sums = np.add.reduceat(values, ends[:-1])
-    counts = np.diff(ends)
+    sums = np.add.reduceat(values[order], first)
+    counts = np.diff(first, append=len(values))
     with np.errstate(invalid="ignore"):
         found: list[float] = ((sums.sum() - sums) / (counts.sum() - counts)).tolist()
     return found

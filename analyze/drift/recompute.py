@@ -10,7 +10,7 @@ logits.
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,7 @@ from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.summary import Demand, Summary
 from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.groups import GROUPS, Clusters, Spans, is_sound, spans
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.store.commands.progress import SILENT, Progress
@@ -120,8 +121,9 @@ def _exists(view: RunView, cell: Cell) -> bool:
     """Whether the run has this cell; a file that was not written here may hold others."""
     inside = 0 < cell.n_prompts <= view.run.n_prompts
     inside &= 0 <= cell.first_position < cell.prefix <= view.run.plan.context
-    part = cell == cell.whole or cell in cell.whole.parts(min(cell.groups, cell.n_prompts))
-    return inside and part and (view.run.plan.keeps_rows or holds(view.run, cell))
+    if not inside or not is_sound(cell.left_out, cell.n_prompts):
+        return False
+    return view.run.plan.keeps_rows or holds(view.run, cell)
 
 
 def _of_run(
@@ -154,10 +156,15 @@ def _of_pair(
     pair: Any, site: str, drawn: Sequence[_Drawn], workers: Workers
 ) -> Mapping[tuple[Cell, str], Kept]:
     found: dict[tuple[Cell, str], Kept] = {}
-    by_cell: dict[Cell, list[_Drawn]] = defaultdict(list)
+    by_cell: dict[tuple[Cell, Spans], list[_Drawn]] = defaultdict(list)
     for one in drawn:
-        by_cell[one.cell.whole].append(one)
-    for cell, some in by_cell.items():
+        usual = spans(GROUPS, one.cell.n_prompts)
+        apart = () if one.cell.left_out in usual else one.cell.left_out
+        by_cell[one.cell.whole, apart].append(one)
+    for (cell, apart), some in by_cell.items():
+        # a group of clusters, and all other prompts as a second one
+        two = Clusters((~cell._replace(left_out=apart).stays).astype(np.int64))
+        pair = replace(pair, groups=two if apart else GROUPS)
         values = frozenset(one.metric for one in some if one.cell == cell)
         errors = frozenset(one.metric for one in some if one.cell != cell)
         numbers = SiteNumbers(pair=pair, site=site, cell=cell, values=values, errors=errors)  # type: ignore[arg-type]
@@ -211,5 +218,6 @@ def _name(of: RunView | Pair) -> str:
 
 
 def _words(cell: Cell) -> str:
-    part = f", without group {cell.left_out} of {cell.groups}" if cell.groups else ""
+    ends = ", ".join(f"{first} to {end - 1}" for first, end in cell.left_out)
+    part = f", without prompts {ends}" if ends else ""
     return f"{cell.n_prompts} prompts, positions {cell.first_position} to {cell.prefix - 1}{part}"

@@ -12,7 +12,7 @@ from lpp.analyze.engine.executor import Executor, Work
 from lpp.analyze.engine.stored_moments import holds
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import Estimate, jackknife_difference
-from lpp.analyze.runs.cells import GROUPS, Cell
+from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.moments_held import listed_numbers
 
 
@@ -56,7 +56,7 @@ def moment_estimates(
             Request(
                 metrics=[METRICS[name] for name in names],
                 errors=names if sure else (),
-                groups=GROUPS if sure else 0,
+                groups=pair.groups if sure else 0,
             ),
         )
         for (site, sure), comparable in zip(sites, there, strict=True)

@@ -18,7 +18,7 @@ from lpp.analyze.numerics.jackknife import Estimate, jackknife
 from lpp.analyze.numerics.leading import leading_eigenvectors, subspace_overlap
 from lpp.analyze.numerics.moments import Moments, Rows
 from lpp.analyze.numerics.row_drift import row_drift
-from lpp.analyze.runs.cells import GROUPS, Cell, Integers
+from lpp.analyze.runs.cells import Cell, Integers
 from lpp.analyze.runs.side_by_side import in_step
 from lpp.analyze.runs.site_reader import SiteReader
 
@@ -74,7 +74,7 @@ class SiteNumbers:
         sure: whether numbers outside `OF_ROWS` get an error.
         """
         there = _there(pair, site)
-        parts = cell.parts(GROUPS)
+        parts = cell.parts(pair.groups)
         return cls(
             pair=pair,
             site=site,
@@ -97,7 +97,7 @@ class SiteNumbers:
     def compute(self, workers: Workers) -> Values:
         """The missing numbers, by cell and number; NaN where the rows have no number."""
         every = self.values | self.errors
-        means = RowMeans(self.cell) if every.intersection(OF_ROWS) else None
+        means = RowMeans(self.cell, self.pair.groups) if every.intersection(OF_ROWS) else None
         sums = PairScatters(_widths(self.pair, self.site)) if every.difference(OF_ROWS) else None
         n = 0
         for prompt_id, position, a, b in self._tokens(range(self.cell.n_prompts)):
@@ -133,7 +133,7 @@ class SiteNumbers:
 
     def _of_products(self, sums: PairScatters, workers: Workers) -> Values:
         """CKA, overlap and differences of ranks; those without each group need another read."""
-        parts = self.cell.parts(GROUPS)
+        parts = self.cell.parts(self.pair.groups)
         values, errors = (some.difference(OF_ROWS) for some in (self.values, self.errors))
         whole = self._numbers(sums.scatters, values | errors if sums.equal else values)
         if not errors:
@@ -153,8 +153,9 @@ class SiteNumbers:
     ) -> dict[Number, float]:
         """The numbers of a cell that leaves a group out."""
         group = CrossScatters(_widths(self.pair, self.site), BOTH, whole.shifts)
-        for _, _, a, b in self._tokens(range(*part.gap)):
-            group.add([a, b])
+        for span in part.left_out:
+            for _, _, a, b in self._tokens(range(*span)):
+                group.add([a, b])
         return self._numbers(whole.without(group), names)
 
     def _numbers(self, sums: CrossScatters, names: Collection[Number]) -> dict[Number, float]:
@@ -185,11 +186,11 @@ def estimates(
 
     sure: as for `SiteNumbers.missing`. The value is None if the rows have no such number.
     """
-    there = _there(pair, site)
+    there, parts = _there(pair, site), cell.parts(pair.groups)
     return {
         name: jackknife(
             values[cell, name],
-            [values[part, name] for part in cell.parts(GROUPS if sure or name in OF_ROWS else 0)],
+            [values[part, name] for part in (parts if sure or name in OF_ROWS else ())],
             LIMITS[name],
         )
         for name in wanted

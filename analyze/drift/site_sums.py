@@ -9,7 +9,8 @@ from lpp.analyze.metrics.parts import Parts
 from lpp.analyze.numerics.cka import CrossScatters
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.numerics.row_drift import RowDrift
-from lpp.analyze.runs.cells import GROUPS, Cell, Integers
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.groups import Groups, Integers
 
 BOTH: Final = ((0, 0), (0, 1), (1, 1))
 """The products of two runs."""
@@ -18,9 +19,9 @@ BOTH: Final = ((0, 0), (0, 1), (1, 1))
 class RowMeans:
     """Means of relative distance and cosine over the tokens of `cell`: 24 bytes for each group."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, groups: Groups) -> None:
         self._cell = cell
-        self._without = cell.parts(GROUPS)
+        self._without = cell.parts(groups)
         self._parts = Parts([cell, *self._without])
         self._sums = np.zeros((2, self._parts.count + 1))  # the last is of no cell
         self._counts = np.zeros(self._parts.count + 1, dtype=np.int64)

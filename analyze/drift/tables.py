@@ -45,9 +45,13 @@ def drift_tables(found: Drift) -> dict[str, pl.DataFrame]:
         "drift_tokens": found.tokens,
     }
     a, b = (view.run.id for view in (found.pair.a, found.pair.b))
-    runs = {"run_a": pl.lit(a), "run_b": pl.lit(b)}
+    same = {
+        "run_a": pl.lit(a),
+        "run_b": pl.lit(b),
+        "cluster": pl.lit(found.pair.cluster, pl.String),
+    }
     return {
-        name: frame.with_columns(**runs).select(frame_schema(name).names())
+        name: frame.with_columns(**same).select(frame_schema(name).names())
         for name, frame in tables.items()
     }
 

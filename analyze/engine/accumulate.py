@@ -21,6 +21,7 @@ product. Ten bands, bfloat16, one span: 45 MB at d = 576, 1.5 GB at d = 3,584.
 
 import itertools
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ from lpp.analyze.numerics.moments import (
     shift_of,
 )
 from lpp.analyze.runs.cells import Cell, Integers
+from lpp.analyze.runs.groups import Spans
 from lpp.analyze.runs.site_reader import Sink, SiteReader
 from lpp.store.read import Block
 
@@ -359,3 +361,26 @@ def read_in_spans(
             yield place
         if place in cuts:
             bands.end_span()
+
+
+def group_rows(reader: SiteReader, group: Spans, bands: Sequence[Band]) -> npt.NDArray[np.int64]:
+    """(B,) rows of each band that the prompts of `group` have."""
+    return rows_of(bands, np.concatenate([reader.lengths[first:end] for first, end in group]))
+
+
+def read_groups(reader: SiteReader, groups: Iterable[Spans], bands: BandSums) -> Iterator[Spans]:
+    """Read the rows of each of `groups` into `bands`; yield the group once it is in.
+
+    Prompts that follow each other are read in one go, also those of two groups. Of prompts that lie
+    apart, each run of neighbours unpacks the chunks around it.
+    """
+    waiting = deque((first, end, group) for group in groups for first, end in group)
+    while waiting:
+        going = [waiting.popleft()]
+        while waiting and waiting[0][0] == going[-1][1]:
+            going.append(waiting.popleft())
+        stops = [end for _, end, _ in going]
+        read = read_in_spans(reader, stops, bands, first=going[0][0])
+        for (_, end, group), _ in zip(going, read, strict=True):
+            if end == group[-1][1]:
+                yield group

@@ -29,13 +29,29 @@ KERNEL_VERSION: Final = 5
 """Version of the arithmetic of spectra. Raise it if a change could change a digit of a cached
 number. For a metric that needs rows, raise its own `Metric.version`."""
 
-_CELL: Final = [(name, pl.Int32()) for name in Cell._fields]
+CELL: Final = pl.Schema(
+    {
+        "n_prompts": pl.Int32(),
+        "prefix": pl.Int32(),
+        "left_out": pl.List(pl.Int32()),
+        "first_position": pl.Int32(),
+    }
+)
+"""The fields of a cell; left_out: the ends of its runs of prompts, one after the other."""
+
+ARE_CELLS: Final = pl.all_horizontal(
+    *(pl.col(name).is_not_null() for name in CELL),
+    pl.col("left_out").list.len() % 2 == 0,
+    pl.col("left_out").list.drop_nulls().list.len() == pl.col("left_out").list.len(),
+)
+"""Whether a row has the fields of a cell; a file that was not written here may hold others."""
+
 _NUMBERS: Final = {"n": pl.Int64, "dim": pl.Int32, "total": pl.Float64, "sum_squares": pl.Float64}
 _LISTS: Final = ("variances", "eigenvalues")
 
 SPECTRA: Final = pl.Schema(
     [
-        *_CELL,
+        *CELL.items(),
         ("version", pl.Int32()),
         ("matrix", pl.String()),
         *((name, kind()) for name, kind in _NUMBERS.items()),
@@ -54,7 +70,7 @@ _WHOLE: Final = pl.all_horizontal(
 """Whether a row is a spectrum; a file that was not written here may hold others."""
 
 VALUES: Final = pl.Schema(
-    [*_CELL, ("version", pl.Int32()), ("metric", pl.String()), ("value", pl.Float64())]
+    [*CELL.items(), ("version", pl.Int32()), ("metric", pl.String()), ("value", pl.Float64())]
 )
 """A row per cell and metric that needs the rows themselves. NaN: the metric is undefined."""
 
@@ -68,13 +84,15 @@ class Cache:
 
     def summaries(self, site: str) -> dict[Cell, Summary]:
         """Cached spectra of `site`. A damaged or foreign file is ignored, with a log line."""
-        rows = self._files.rows(site, "spectra", SPECTRA).filter(_WHOLE, version=KERNEL_VERSION)
+        rows = self._files.rows(site, "spectra", SPECTRA).filter(
+            ARE_CELLS, _WHOLE, version=KERNEL_VERSION
+        )
         spectra: dict[Cell, dict[str, Spectrum]] = {}
         lists = {name: rows[name] for name in _LISTS}
         for place, row in enumerate(rows.drop(_LISTS).iter_rows(named=True)):
             arrays = {name: _array(column[place]) for name, column in lists.items()}
             found = Spectrum(**{name: row[name] for name in _NUMBERS}, **arrays)
-            of_cell = spectra.setdefault(_cell(row), {})
+            of_cell = spectra.setdefault(cell_of(row), {})
             held = of_cell.get(row["matrix"])
             if held is None or held.eigenvalues is None:
                 of_cell[row["matrix"]] = found
@@ -84,7 +102,12 @@ class Cache:
     def keep_summaries(self, site: str, found: Mapping[Cell, Summary]) -> None:
         """Add `found` to the cache. If the store cannot be written, log one line."""
         rows = [
-            (*cell, KERNEL_VERSION, matrix, *(getattr(kept, name) for name in (*_NUMBERS, *_LISTS)))
+            (
+                *cell_row(cell),
+                KERNEL_VERSION,
+                matrix,
+                *(getattr(kept, name) for name in (*_NUMBERS, *_LISTS)),
+            )
             for cell, summary in found.items()
             for matrix in ("covariance", "correlation")
             if (kept := getattr(summary, matrix)) is not None
@@ -93,18 +116,20 @@ class Cache:
 
     def values(self, site: str) -> Values:
         """Cached values of metrics that need the rows of `site`."""
-        rows = self._files.rows(site, "values", VALUES).drop_nulls(
-            [*Cell._fields, "metric", "value"]
-        )
+        rows = self._files.rows(site, "values", VALUES).filter(ARE_CELLS)
+        rows = rows.drop_nulls(["metric", "value"])
         return {
-            (_cell(row), row["metric"]): row["value"]
+            (cell_of(row), row["metric"]): row["value"]
             for row in rows.iter_rows(named=True)
             if _version(row["metric"]) == row["version"]
         }
 
     def keep_values(self, site: str, found: Values) -> None:
         """Add `found` to the cache."""
-        rows = [(*cell, _version(metric), metric, value) for (cell, metric), value in found.items()]
+        rows = [
+            (*cell_row(cell), _version(metric), metric, value)
+            for (cell, metric), value in found.items()
+        ]
         self._add(site, "values", rows, VALUES)
 
     def _add(
@@ -117,8 +142,17 @@ class Cache:
         return self._files.name(site, kind, data)
 
 
-def _cell(row: Mapping[str, Any]) -> Cell:
-    return Cell(*(row[name] for name in Cell._fields))
+def cell_row(cell: Cell) -> tuple[Any, ...]:
+    """The values of the columns `CELL`."""
+    ends = [end for span in cell.left_out for end in span]
+    return cell.n_prompts, cell.prefix, ends, cell.first_position
+
+
+def cell_of(row: Mapping[str, Any]) -> Cell:
+    """The cell of a row with the columns `CELL`."""
+    ends = row["left_out"]
+    spans = tuple(zip(ends[::2], ends[1::2], strict=True))
+    return Cell(**{**{name: row[name] for name in CELL}, "left_out": spans})
 
 
 def _array(some: pl.Series | None) -> Any:

@@ -12,7 +12,8 @@ from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.summary import SPECTRAL_KINDS, Demand, Summary
 from lpp.analyze.numerics.jackknife import Estimate, jackknife
-from lpp.analyze.runs.cells import GROUPS, Cell
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.groups import GROUPS, Groups
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.site_reader import SiteReader
 
@@ -26,16 +27,16 @@ class Request:
 
     metrics: Sequence[Metric[Any]]
     errors: Collection[str] = ()
-    """Names of metrics with an error, by the jackknife over `groups` groups of prompts."""
-    groups: int = GROUPS
+    """Names of metrics with an error, by the jackknife over `groups` of prompts."""
+    groups: Groups = GROUPS
 
     def of(self, *kinds: str) -> "Request":
         """The request for those metrics that need one of `kinds`."""
         some = [metric for metric in self.metrics if metric.needs in kinds]
         return Request(metrics=some, errors=self.errors, groups=self.groups)
 
-    def groups_of(self, metric: Metric[Any]) -> int:
-        """Number of jackknife groups for the error of `metric`; 0 for no error."""
+    def groups_of(self, metric: Metric[Any]) -> Groups:
+        """Groups of the jackknife for the error of `metric`; 0 for no error."""
         return self.groups if metric.name in self.errors and not metric.no_error else 0
 
     def cells(self, whole: Collection[Cell]) -> dict[Cell, list[Metric[Any]]]:

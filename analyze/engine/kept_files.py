@@ -91,7 +91,8 @@ class KeptFiles:
             except _UNREADABLE as error:
                 _log.warning("%s: computing it again (%s)", self.folder / key, error)
                 continue
-            yield found
+            if found is not None:
+                yield found
 
     def rows(self, group: str, kind: str, schema: pl.Schema) -> pl.DataFrame:
         """The rows of every file of one kind."""
@@ -152,13 +153,15 @@ class KeptFiles:
         return [f"{group}/{name}" for name in names]
 
 
-def _parsed(data: bytes, schema: pl.Schema) -> pl.DataFrame:
-    """The rows of a file. Raises ValueError or ArrowException for other content."""
+def _parsed(data: bytes, schema: pl.Schema) -> pl.DataFrame | None:
+    """The rows of a file; None for other columns, which another release keeps. Raises ValueError or
+    ArrowException for other content.
+    """
     check_declared(memoryview(data), rows=None)
     with pa.ipc.open_file(pa.py_buffer(data)) as reader:
         # Arrow has types and metadata at which Polars panics
         if not reader.schema.equals(_arrow(pl.DataFrame(schema=schema)).schema):
-            raise ValueError(f"its columns are {reader.schema.names}")
+            return None
         table = reader.read_all()
     table.validate(full=True)
     return pl.DataFrame(pl.from_arrow(table))

@@ -24,7 +24,9 @@ from lpp.analyze.engine.accumulate import (
     BandSums,
     band_shifts,
     bands_of,
+    group_rows,
     pieces,
+    read_groups,
     rows_of,
     span_ends,
     span_rows,
@@ -32,7 +34,6 @@ from lpp.analyze.engine.accumulate import (
 from lpp.analyze.engine.estimates import Estimates, Wanted, site_estimates
 from lpp.analyze.engine.row_values import RowValues, Values
 from lpp.analyze.engine.site_spectra import (
-    Gap,
     Sums,
     group_summaries,
     site_summaries,
@@ -45,6 +46,7 @@ from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.summary import Demand, Summary
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.groups import Spans
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.store.commands.cluster import processors, task_error
@@ -84,7 +86,7 @@ class RayExecutor:
         remote = ray.remote(max_retries=REPEATS, num_cpus=1)
         self._site, self._span, self._add = remote(_site), remote(_span), remote(_add)
         self._few, self._whole, self._shifts = remote(_few), remote(_whole), remote(_shifts)
-        self._group, self._rows = remote(_group), remote(_rows)
+        self._group, self._rows, self._apart = remote(_group), remote(_rows), remote(_apart)
         self._task = remote(_task)
         self.jobs = processors(ray)
         self._limit = AHEAD * self.jobs
@@ -182,12 +184,17 @@ class RayExecutor:
             site = (view, reader.site, bands, shifts)
             sums = self._sums(site, pieces(ends, 0, size))
             found.append(self._handed(self._whole, *site[:2], cells, sums))
-            for gap, leaving in _by_gap(cells):
-                group = self._sums(site, pieces(ends, *gap))
+            for left_out, leaving in _by_group(cells):
+                if len(left_out) == 1:
+                    group = self._sums(site, pieces(ends, *left_out[0]))
+                else:
+                    group = self._handed(self._apart, *site, left_out)
                 found.append(self._handed(self._group, leaving, schedule, sums, group))
         return found
 
-    def _sums(self, site: tuple[Ref, str, Sequence[Band], Ref], parts: Sequence[Gap]) -> Ref:
+    def _sums(
+        self, site: tuple[Ref, str, Sequence[Band], Ref], parts: Sequence[tuple[int, int]]
+    ) -> Ref:
         """The sums of each band over several spans, added from left to right."""
         total: Ref = None
         for start in range(0, len(parts), ADDED):
@@ -210,13 +217,13 @@ class RayExecutor:
         return self._views[view.run.id]
 
 
-def _by_gap(cells: Mapping[Cell, Demand]) -> list[tuple[Gap, dict[Cell, Demand]]]:
+def _by_group(cells: Mapping[Cell, Demand]) -> list[tuple[Spans, dict[Cell, Demand]]]:
     """Cells that leave out a group, by group and first position."""
-    found: dict[tuple[Gap, int], dict[Cell, Demand]] = defaultdict(dict)
+    found: dict[tuple[Spans, int], dict[Cell, Demand]] = defaultdict(dict)
     for cell, demand in cells.items():
-        if cell.groups:
-            found[cell.gap, cell.first_position][cell] = demand
-    return [(gap, leaving) for (gap, _), leaving in found.items()]
+        if cell.left_out:
+            found[cell.left_out, cell.first_position][cell] = demand
+    return [(group, leaving) for (group, _), leaving in found.items()]
 
 
 QUIET: Final = np.errstate(invalid="ignore", over="ignore")
@@ -254,7 +261,11 @@ def _shifts(view: RunView, site: str, bands: Sequence[Band], end: int) -> Floats
 
 @QUIET
 def _span(
-    view: RunView, site: str, bands: Sequence[Band], shifts: Sequence[Floats], prompts: Gap
+    view: RunView,
+    site: str,
+    bands: Sequence[Band],
+    shifts: Sequence[Floats],
+    prompts: tuple[int, int],
 ) -> Sums:
     """The sums over some prompts of a site, all within one span."""
     reader, (first, end) = _reader(view, site), prompts
@@ -264,6 +275,20 @@ def _span(
         for _ in reader.read([end], sums, first=first, dtype="stored"):
             pass
         return sums.sums()
+
+
+@QUIET
+def _apart(
+    view: RunView, site: str, bands: Sequence[Band], shifts: Sequence[Floats], group: Spans
+) -> Sums:
+    """The sums over prompts that lie apart, in the order of one process."""
+    reader = _reader(view, site)
+    with Workers(1) as workers:
+        counts = group_rows(reader, group, bands)
+        running = BandSums(reader, bands, counts, workers, list(shifts))
+        for _ in read_groups(reader, [group], running):
+            pass
+        return running.sums()
 
 
 @QUIET

@@ -62,7 +62,7 @@ class RowValues:
         self._under_way: Future[None] | None = None
         using = [(one, cells) for one, cells in self._running if _uses_moments(one)]
         self._using = [cast("MomentsMeasurement", one) for one, _ in using]
-        self.moment_cells = {cell for _, cells in using for cell in cells if not cell.groups}
+        self.moment_cells = {cell for _, cells in using for cell in cells if not cell.left_out}
 
     def add(self, block: Block) -> None:
         """Add the next rows. A worker processes them while further rows are read."""
@@ -153,10 +153,9 @@ class AllRows:
         """The rows of each cell, one copy at a time."""
         prompt_id, position = self._prompt_id[: self._filled], self._position[: self._filled]
         for cell in self._cells:
-            first, end = cell.gap
             inside = (position >= cell.first_position) & (position < cell.prefix)
             inside &= prompt_id < cell.n_prompts
-            inside &= (prompt_id < first) | (prompt_id >= end)
+            inside[inside] = cell.stays[prompt_id[inside]]
             self._reader.check(cell, int(inside.sum()))
             values = self._values[: self._filled][inside]
             yield cell, SiteRows(values, prompt_id[inside], position[inside])

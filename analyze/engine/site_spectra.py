@@ -4,14 +4,14 @@ A row passes through `SiteReader.read`, `BandSums.add` (buffered by band), `Shif
 (products, in a worker), `merged_bands` (moments of each prefix) and `summarize` (eigenvalues, in a
 worker). The result is a `Summary`, from which every metric of a spectrum is computed.
 
-Errors: a group is a sequence of consecutive prompts. A second read sums one group after another,
-and the moments without a group are a d x d subtraction. So all groups together cost the products of
-one more read. Memory: the bands of one group, and of each group in progress, in addition to the
-whole ones. If X(L) has fewer rows than columns, nothing is read again: the Gram matrix without a
-group is a submatrix of the whole one.
+Errors: a group is some prompts, by default consecutive ones. A second read sums one group after
+another, and the moments without a group are a d x d subtraction. So all groups together cost the
+products of one more read. Memory: the bands of one group, and of each group in progress, in
+addition to the whole ones. If X(L) has fewer rows than columns, nothing is read again: the Gram
+matrix without a group is a submatrix of the whole one.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,9 @@ from lpp.analyze.engine.accumulate import (
     BandSums,
     bands_between,
     bands_of,
+    group_rows,
     merged_bands,
+    read_groups,
     read_in_spans,
     rows_of,
 )
@@ -40,9 +42,6 @@ Wanted = Mapping[Cell, Demand]
 
 Sums = Mapping[Band, ShiftedSums]
 """The sums of each band."""
-
-Gap = tuple[int, int]
-"""First prompt that is left out, and the one after the last that is."""
 
 
 def site_summaries(
@@ -104,9 +103,8 @@ def _of_size(
     if many or rest:
         sums = bands.sums(last=last)
         whole_summaries(reader, many, sums, solves)
-        for groups, cells in _by(many, lambda cell: cell.groups).items():
-            if groups:
-                _read_groups(reader, cells, sums, solves)
+        if parts := {cell: demand for cell, demand in many.items() if cell.left_out}:
+            _read_groups(reader, parts, sums, solves)
         if values and rest:
             values.moments.append(partial(_moments_of_bands, rest, sums, schedule))
 
@@ -136,19 +134,16 @@ def _of_gram(
     """Summaries of cells whose whole cell has the rows `rows`, from one Gram matrix."""
     gram = Gram.from_rows(rows)
     return {
-        cell: summarize(gram.only(stays[cell]) if cell.groups else gram, demand)
+        cell: summarize(gram.only(stays[cell]) if cell.left_out else gram, demand)
         for cell, demand in wanted.items()
     }
 
 
 def _stays(cell: Cell, bands: Sequence[Band], lengths: Integers) -> npt.NDArray[np.bool_]:
     """(N,) whether a row of the whole cell stays; rows by band, then prompt, then position."""
-    first, end = cell.gap
-    stays = np.ones(cell.n_prompts, dtype=bool)
-    stays[first:end] = False
     edges = [cell.first_position, *(end for _, end in bands)]
     below = np.minimum.outer(edges, lengths[: cell.n_prompts])
-    return np.concatenate([np.repeat(stays, rows) for rows in np.diff(below, axis=0)])
+    return np.concatenate([np.repeat(cell.stays, rows) for rows in np.diff(below, axis=0)])
 
 
 def whole_summaries(
@@ -158,7 +153,7 @@ def whole_summaries(
     solves: Solves,
 ) -> None:
     """The summaries of those of `wanted` without a group left out."""
-    whole = [cell for cell in wanted if not cell.groups]
+    whole = [cell for cell in wanted if not cell.left_out]
     for cell, moments in _moments_of_bands(whole, sums, reader.run.plan.prefixes):
         reader.check(cell, moments.n)
         # a copy: the merge goes on in the same matrix
@@ -171,25 +166,18 @@ def _read_groups(
     sums: Sums,
     solves: Solves,
 ) -> None:
-    """The summaries of cells that leave out a group, for one number of groups: a second read."""
-    gaps = groups_of(wanted)
-    counts = np.max([rows_of([*sums], reader.lengths[a:b]) for a, b in gaps], axis=0)
+    """The summaries of cells that leave out a group: a second read, one group after another."""
+    groups = sorted({cell.left_out for cell in wanted})
+    counts = np.max([group_rows(reader, group, [*sums]) for group in groups], axis=0)
     shifts = [one.shift for one in sums.values()]
     bands = BandSums(reader, [*sums], counts, solves.workers, shifts)
     schedule = reader.run.plan.prefixes
-    ends = [end for _, end in gaps]
-    for gap, _ in zip(gaps, read_in_spans(reader, ends, bands), strict=True):
-        some = {cell: demand for cell, demand in wanted.items() if cell.gap == gap}
+    for left_out in read_groups(reader, groups, bands):
+        some = {cell: demand for cell, demand in wanted.items() if cell.left_out == left_out}
         group = bands.sums()  # once: it adds what is buffered to the sums in place
         for cells in _by(some, lambda cell: cell.first_position).values():
             solves.add(group_summaries, cells, sums, schedule, group)
         bands.clear()
-
-
-def groups_of(cells: Iterable[Cell]) -> list[Gap]:
-    """All groups of the jackknife that `cells` belong to, in order of reading."""
-    one = next(iter(cells))
-    return [part.gap for part in one.whole.parts(one.groups)]
 
 
 def group_summaries(

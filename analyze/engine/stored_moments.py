@@ -10,6 +10,7 @@ triangles of 4 d^2 bytes, one for each of the G groups and log2(G) + 1 more, and
 1.3 GB at d = 4,096 with ten groups. The cost is d x d additions, where rows cost products.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -22,6 +23,7 @@ from lpp.analyze.engine.workers import Solves, Workers
 from lpp.analyze.metrics.summary import Demand, Summary, summarize
 from lpp.analyze.numerics.moments import ROUNDING, Floats, Moments
 from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.groups import Groups, Spans, runs_of
 from lpp.analyze.runs.moments_held import listed_numbers
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.store.arrays.moments import ROUNDING as STORED
@@ -107,11 +109,12 @@ def holds(run: Run, cell: Cell) -> bool:
     """Whether `cell` and its groups begin and end at ends of stored bands and shards."""
     edges, ends = {*run.plan.shards}, run.plan.moment_ends
     inside = cell.prefix in ends and cell.first_position in (0, *ends)
-    return inside and cell.n_prompts in edges and {*cell.gap} <= edges
+    group = {*itertools.chain.from_iterable(cell.left_out)}
+    return inside and cell.n_prompts in edges and group <= edges
 
 
-def parts_held(run: Run, cell: Cell, groups: int) -> bool:
-    """Whether each of `groups` groups of `cell` is a set of whole shards."""
+def parts_held(run: Run, cell: Cell, groups: Groups) -> bool:
+    """Whether each of the groups of `cell` is a set of whole shards."""
     return all(holds(run, part) for part in cell.parts(groups))
 
 
@@ -124,14 +127,15 @@ def stored_summaries(
     rows differs from that of the prompts' tokens.
     """
     check_held(reader.run, wanted)
-    by_read: dict[tuple[int, int], list[Cell]] = defaultdict(list)
+    by_size: dict[int, list[Cell]] = defaultdict(list)
     for cell in sorted(wanted):
-        by_read[cell.n_prompts, cell.groups].append(cell)
+        by_size[cell.n_prompts].append(cell)
     solves = Solves(workers)
-    for cells in _reads(by_read):
-        for cell, moments in _of_size(reader, cells):
-            reader.check(cell, moments.n)
-            solves.add(moments_summary, cell, moments, wanted[cell])
+    for size, cells in by_size.items():
+        for groups, some in _divisions(size, cells):
+            for cell, moments in _of_division(reader, size, groups, some):
+                reader.check(cell, moments.n)
+                solves.add(moments_summary, cell, moments, wanted[cell])
     return solves.all()
 
 
@@ -144,7 +148,7 @@ def check_held(run: Run, cells: Collection[Cell]) -> None:
     """Raise InputError unless stored moments give each of `cells`."""
     if missing := [cell for cell in cells if not holds(run, cell)]:
         cell = missing[0]
-        groups = f", {cell.groups} groups" if cell.groups else ""
+        groups = ", without some of them" if cell.left_out else ""
         begin = f" from position {cell.first_position} on" if cell.first_position else ""
         raise InputError(
             f"run {run.id} keeps moments, and has none of {cell.n_prompts} prompts{begin} below "
@@ -155,25 +159,37 @@ def check_held(run: Run, cells: Collection[Cell]) -> None:
         )
 
 
-def _reads(by_read: Mapping[tuple[int, int], Sequence[Cell]]) -> Iterator[list[Cell]]:
-    """The cells that one read serves: those of one number of prompts and of groups."""
-    sizes = {size for size, _ in by_read}
-    for size in sorted(sizes):
-        some = [groups for n, groups in by_read if n == size and groups]
-        first, *others = some or [0]
-        yield [*by_read.get((size, 0), ()), *(by_read[size, first] if first else ())]
-        yield from ([*by_read[size, groups]] for groups in others)
+def _divisions(size: int, cells: Sequence[Cell]) -> Iterator[tuple[list[Spans], list[Cell]]]:
+    """Cells of `size` prompts, by division of the prompts into groups; whole cells come first.
+
+    One read serves a division. Its groups are disjoint and hold all prompts: of the groups that
+    cells leave out, those that go together, and one of the other prompts if there are any.
+    """
+    waiting = sorted({cell.left_out for cell in cells if cell.left_out})
+    some = [cell for cell in cells if not cell.left_out]
+    while waiting or some:
+        free = np.ones(size, dtype=bool)
+        groups: list[Spans] = []
+        for group in waiting:
+            inside = ~Cell(size, 0, left_out=group).stays
+            if free[inside].all():
+                groups.append(group)
+                free &= ~inside
+        waiting = [group for group in waiting if group not in groups]
+        some += [cell for cell in cells if cell.left_out in groups]
+        others = [runs_of(free)] if groups and free.any() else []
+        yield sorted([*groups, *others]), some
+        some = []
 
 
-def _of_size(reader: SiteReader, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Moments]]:
-    """Each of `cells`, all of one number of prompts and of groups, with its moments."""
-    size = cells[0].n_prompts
-    groups = max(cell.groups for cell in cells)
-    gaps = [part.gap for part in Cell(size, 0).parts(groups)]
+def _of_division(
+    reader: SiteReader, size: int, groups: Sequence[Spans], cells: Sequence[Cell]
+) -> Iterator[tuple[Cell, Moments]]:
+    """Each of `cells`, which leave out one of `groups` or nothing, with its moments."""
     # all prompts have sums of their own: a merge of the groups would have other last digits
     shards = [
-        [shard for shard in reader.run.shards if first <= shard.first_prompt < end]
-        for first, end in [*gaps, (0, size)]
+        [s for s in reader.run.shards if any(a <= s.first_prompt < b for a, b in group)]
+        for group in [*groups, ((0, size),)]
     ]
     rounding = STORED[reader.run.plan.moments_dtype]
     by_rows: dict[tuple[int, int], list[Cell]] = defaultdict(list)
@@ -183,13 +199,13 @@ def _of_size(reader: SiteReader, cells: Sequence[Cell]) -> Iterator[tuple[Cell, 
     for ends, parts in _merges(reader, shards, firsts, max(cell.prefix for cell in cells)):
         some = by_rows.get(ends, [])
         for cell in some:
-            if not cell.groups:
+            if not cell.left_out:
                 yield cell, parts[-1].whole(rounding)
-        left_out = {cell.left_out: cell for cell in some if cell.groups}
-        if left_out:
-            for group, rest in _without_each(parts[:-1], reader.width):
-                if group in left_out:
-                    yield left_out[group], rest.whole(rounding)
+        without = {cell.left_out: cell for cell in some if cell.left_out}
+        if without:
+            for number, rest in _without_each(parts[:-1], reader.width):
+                if groups[number] in without:
+                    yield without[groups[number]], rest.whole(rounding)
 
 
 def _merges(

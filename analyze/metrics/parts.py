@@ -26,7 +26,7 @@ class Parts:
     def __init__(self, cells: Iterable[Cell]) -> None:
         cells = list(cells)
         self._positions = np.unique([p for c in cells for p in (c.first_position, c.prefix)])
-        self._prompts = np.unique([0, *(e for c in cells for e in (c.n_prompts, *c.gap))])
+        self._prompts = np.unique([0, *(e for c in cells for e in _prompt_edges(c))])
         self._bands = max(len(self._positions) - 1, 0)
 
     @property
@@ -43,13 +43,19 @@ class Parts:
 
     def inside(self, cell: Cell) -> npt.NDArray[np.bool_]:
         """(K,) which parts `cell` is made of."""
-        first, end = cell.gap
         start = self._prompts[:-1]
-        runs = (start < cell.n_prompts) & ((start < first) | (start >= end))
+        runs = start < cell.n_prompts
+        runs[runs] = cell.stays[start[runs]]
         lower, upper = self._positions[:-1], self._positions[1:]
         bands = (lower >= cell.first_position) & (upper <= cell.prefix)
         result: npt.NDArray[np.bool_] = np.logical_and.outer(runs, bands)
         return result.ravel()
+
+
+def _prompt_edges(cell: Cell) -> Iterator[int]:
+    """Prompts at which `cell` begins or ends to have prompts."""
+    yield cell.n_prompts
+    yield from itertools.chain.from_iterable(cell.left_out)
 
 
 def slices(part: Integers) -> Iterator[tuple[int, slice]]:
@@ -66,7 +72,5 @@ def slices(part: Integers) -> Iterator[tuple[int, slice]]:
 
 def mean_over_prompts(values: Floats, exists: npt.NDArray[np.bool_], cell: Cell) -> float:
     """Mean of `values`, (P,), over the prompts of `cell` where `exists`; NaN without any."""
-    first, end = cell.gap
-    chosen = exists[: cell.n_prompts].copy()
-    chosen[first:end] = False
+    chosen = exists[: cell.n_prompts] & cell.stays
     return float(values[: cell.n_prompts][chosen].mean()) if chosen.any() else float("nan")

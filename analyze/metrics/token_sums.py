@@ -178,7 +178,6 @@ class RowCollector:
     def value(self, cell: Cell, name: str) -> float:
         """The metric of that name; NaN for no number."""
         prompt, position = pl.col("prompt_id"), pl.col("position")
-        first, end = cell.gap
         inside = (position >= cell.first_position) & (position < cell.prefix)
-        inside &= (prompt < cell.n_prompts) & ((prompt < first) | (prompt >= end))
-        return self._computes[name](pl.concat(self._frames).filter(inside))
+        rows = pl.concat(self._frames).filter(inside & (prompt < cell.n_prompts))
+        return self._computes[name](rows.filter(cell.stays[rows["prompt_id"].to_numpy()]))

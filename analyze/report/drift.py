@@ -22,7 +22,9 @@ from lpp.analyze.report.not_computed import Remedy
 from lpp.analyze.report.provenance import Origin
 from lpp.analyze.report.surprises import in_words
 from lpp.analyze.report.words import Part, Ref, Run, Sentence, interval, number
+from lpp.analyze.runs.groups import clusters_of
 from lpp.analyze.tables.database import frame_schema
+from lpp.store import open_store
 from lpp.store.errors import LppError
 
 SECTION: Final = "drift"
@@ -74,24 +76,35 @@ def position_answer(url: str, answers: Answers) -> Answer:
     try:
         with reading(url) as connection:
 
-            def tokens(pair: Pair) -> pl.DataFrame:
-                where = "WHERE run_a = ? AND run_b = ? ORDER BY prompt_id, position"
-                found: pl.DataFrame = connection.sql(f"FROM drift_tokens {where}", params=pair).pl()
-                return found
+            def positions(pair: Pair) -> pl.DataFrame:
+                where = "WHERE run_a = ? AND run_b = ?"
+                tokens = connection.sql(
+                    f"FROM drift_tokens {where} ORDER BY prompt_id, position", params=pair
+                ).pl()
+                cluster, *_ = connection.sql(
+                    f"SELECT max(cluster) FROM drift_predictions {where}", params=pair
+                ).fetchall()[0]
+                if cluster is None:
+                    return by_position(tokens)
+                return by_position(tokens, clusters_of(open_store(url).run(pair[0]), cluster))
 
-            return positions_of({pair: partial(tokens, pair) for pair in pairs})
+            return positions_of({pair: partial(positions, pair) for pair in pairs})
     except LppError as error:
         return Answer(DRIFT_POSITIONS, pl.DataFrame(), str(error).rstrip("."))
 
 
 def positions_of(pairs: Mapping[Pair, Callable[[], pl.DataFrame]]) -> Answer:
-    """KL by position for each pair; pairs are read one after another."""
+    """KL by position for each pair; pairs are read one after another.
+
+    pairs: a function for each that gives the frame of `by_position`.
+    """
     empty = by_position(pl.DataFrame(schema=frame_schema("drift_tokens")))
     key = pl.DataFrame(schema=dict.fromkeys(_PAIR, pl.String))
     frames = [pl.concat([key, empty], how="horizontal")]
-    for (a, b), tokens in pairs.items():
-        rows = by_position(tokens())
-        frames.append(rows.select(pl.lit(a).alias("run_a"), pl.lit(b).alias("run_b"), pl.all()))
+    for (a, b), positions in pairs.items():
+        frames.append(
+            positions().select(pl.lit(a).alias("run_a"), pl.lit(b).alias("run_b"), pl.all())
+        )
     return Answer(DRIFT_POSITIONS, pl.concat(frames))
 
 

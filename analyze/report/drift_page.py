@@ -10,6 +10,7 @@ import polars as pl
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.gate import Verdict
+from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.tables import drift_tables, stores
 from lpp.analyze.drift.worst import order_of, worst_tokens
 from lpp.analyze.report.answers import Answer, Answers, ask_tables, without_columns
@@ -46,7 +47,7 @@ _CODE: Final = {
     DRIFT.name: 'drift_tables(found)["drift_predictions"]',
     DRIFT_SITES.name: 'drift_tables(found)["drift_sites"]',
     DRIFT_HISTOGRAM.name: 'drift_tables(found)["drift_tokens"]["kl"]  # four bins to a decade',
-    DRIFT_POSITIONS.name: "by_position(found.tokens)",
+    DRIFT_POSITIONS.name: "by_position(found.tokens, found.pair.groups)",
     DRIFT_TOKENS.name: "worst_tokens(found)",
     GATE.name: "verdict(parse_condition(CONDITION), found.predictions, found.sites, "
     "lost=found.pair.lost)",
@@ -140,7 +141,9 @@ def _answers(found: Drift, verdicts: Sequence[Verdict]) -> Answers:
     """Answers to the report's queries, from the tables of this comparison alone."""
     answers = ask_tables(drift_tables(found), DRIFT_QUERIES)
     pair = found.pair.a.run.id, found.pair.b.run.id
-    answers[DRIFT_POSITIONS.name] = positions_of({pair: lambda: found.tokens})
+    answers[DRIFT_POSITIONS.name] = positions_of(
+        {pair: lambda: by_position(found.tokens, found.pair.groups)}
+    )
     answers[DRIFT_TOKENS.name] = Answer(
         replace(DRIFT_TOKENS, key=("prompt_id", "position")), _worst(found)
     )

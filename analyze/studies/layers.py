@@ -139,7 +139,7 @@ def _ranks(
     names = names_of(some)
     frames = [pl.DataFrame(schema={**keys.schema, **SCHEMA, "short_prompts": pl.Int32})]
     metrics = [METRICS[name] for name in NUMBERS] + spectra.sink_metrics()
-    request = site_requests(keys, metrics, errors, GROUPS)
+    request = site_requests(keys, metrics, errors, {view.run.id: GROUPS for view in some})
     for view, of_site, found in spectra.site_numbers(some, keys, request, executor):
         short = [view.short(*cell) for cell in of_site.select("n_prompts", "prefix").rows()]
         frames.append(

@@ -11,8 +11,8 @@ from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.registry import PAPER_NAMES, chosen, with_free
 from lpp.analyze.numerics.jackknife import error_names
-from lpp.analyze.runs.cells import GROUPS
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
+from lpp.analyze.runs.groups import GROUPS, Groups, clusters_of
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import Selection, select_among, select_sites
@@ -45,6 +45,8 @@ class Analysis:
     """Metrics other than those of `spectra`, with flags."""
     without_groups: tuple[pl.DataFrame, ...]
     """Numbers by prefix without each group of prompts, as of the function `without_groups`."""
+    floor_bias: pl.DataFrame
+    """The bias of the entropy floor over all prefixes of a context, by `_SETTING`."""
     computed: frozenset[str]
     """Names of the metrics of `spectra` that were computed."""
     prompt_sets: pl.DataFrame
@@ -53,6 +55,8 @@ class Analysis:
     """A line for each part of the selected runs that is left out because it is not committed."""
     views: tuple[RunView, ...] = ()
     """The runs that the numbers are of, as they were read."""
+    cluster: str | None = None
+    """Field of the prompts whose equal values the errors take as one; None: neighbours."""
 
     def profiles(
         self,
@@ -69,7 +73,13 @@ class Analysis:
         found = self.aggregated(entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes)
         found = with_prompt_sets(found, self.prompt_sets, beside=BESIDE)
         facts = self.facts(found, drop_prefixes=drop_prefixes)
-        return found.drop("n_prompt_sets").with_columns(flags=flags_of_any(facts.values()))
+        found = found.drop("n_prompt_sets").with_columns(flags=flags_of_any(facts.values()))
+        if entropy != "min" or drop_prefixes:  # of another choice of prefixes it is not known
+            return found.with_columns(entropy_norm_bias=pl.lit(None, pl.Float64))
+        bias = self.floor_bias.select(
+            *_SETTING, entropy_norm_bias=pl.col("floor_bias").fill_nan(None)
+        )
+        return found.join(bias, on=_SETTING, how="left", maintain_order="left")
 
     def aggregated(
         self,
@@ -116,6 +126,7 @@ def analyze(
     metrics: Sequence[str] = ("paper",),
     errors: ErrorSites = "final",
     groups: int = GROUPS,
+    cluster: str | None = None,
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
     every: Sequence[RunView] | None = None,
@@ -124,7 +135,8 @@ def analyze(
 
     metrics: names or patterns; `paper` means those of the paper. Metrics of the paper that need no
     further work are always included. errors: the sites with errors, by the jackknife over `groups`
-    groups of prompts; for effective ranks this takes one eigensolve per group. progress: advances
+    groups of prompts; for effective ranks this takes one eigensolve per group. cluster: a field of
+    the prompts; prompts with one value of it are left out together. progress: advances
     by one for each run and site. executor: computes the metrics of sites. The entropy at a prefix
     without captured logit statistics is null (`uncaptured_lines`). every: the runs of the store,
     if they have been read.
@@ -142,6 +154,7 @@ def analyze(
         metrics=metrics,
         errors=errors,
         groups=groups,
+        cluster=cluster,
         progress=progress,
         executor=executor,
     )
@@ -157,6 +170,7 @@ def analyze_views(
     metrics: Sequence[str] = ("paper",),
     errors: ErrorSites = "final",
     groups: int = GROUPS,
+    cluster: str | None = None,
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
 ) -> Analysis:
@@ -173,7 +187,11 @@ def analyze_views(
     ranks = [pl.DataFrame(schema=spectra.SCHEMA)]
     others = [pl.DataFrame(schema=metric_table.SCHEMA)]
     without = []
-    request = site_requests(keys, [*of_sites, *spectra.sink_metrics()], errors, groups)
+    groups_of: dict[str, Groups] = {
+        view.run.id: groups if cluster is None else clusters_of(view.run, cluster, groups)
+        for view in some
+    }
+    request = site_requests(keys, [*of_sites, *spectra.sink_metrics()], errors, groups_of)
     rest = [m for m in of_sites if m.name not in spectra.SCHEMA]
     for view, of_site, found in spectra.site_numbers(some, keys, request, executor):
         there = metric_table.crossed(of_site, metric_table.computable(view, rest))
@@ -182,12 +200,16 @@ def analyze_views(
         without.append(without_groups(of_site, found))
         progress.advance()
         progress.note(f"{of_site.item(0, 'site')} of {names[view.run.id]}")
-    others += _logit_frames(some, selection, _request(of_tokens, groups * (errors != "none")))
+    no_groups: Mapping[str, Groups] = {}
+    sure = no_groups if errors == "none" else groups_of
+    others += _logit_frames(some, selection, of_tokens, sure)
     of_logits = entropy.all_keys(some, selection)
-    ends = entropy.frames(some, of_logits, frozenset(entropy.SCHEMA), groups=groups)
+    ends = entropy.frames(some, of_logits, frozenset(entropy.SCHEMA), groups=groups_of)
     runs = pl.DataFrame([run_row(view) for view in some], infer_schema_length=None)
     of_spectra = pl.concat(ranks)
-    by_prefix = pl.concat([pl.DataFrame(schema={**entropy.SCHEMA, **entropy.WITHOUT}), *ends])
+    by_prefix = pl.concat(
+        [pl.DataFrame(schema={**entropy.SCHEMA, **entropy.WITHOUT, **entropy.BIAS}), *ends]
+    )
     of_entropy = by_prefix.select(*entropy.SCHEMA)
     sets = prompt_sets(comparable_among, of_entropy["n_prompts"].unique())
     of_metrics = with_prompt_sets(pl.concat(others), sets, beside=BESIDE)
@@ -198,18 +220,26 @@ def analyze_views(
         spectra=of_spectra,
         entropy=of_entropy,
         metrics=of_metrics.select(*metric_table.SCHEMA.names(), flags_of(facts)),
+        floor_bias=by_prefix.select(*_SETTING, *entropy.BIAS).unique(),
         without_groups=(*without, entropy.without_groups(by_prefix)),
         computed=frozenset(metric.name for metric in declared).intersection(PAPER_NAMES),
         prompt_sets=sets,
         left_out=tuple(left_out),
         views=tuple(some),
+        cluster=cluster,
     )
 
 
 def site_requests(
-    keys: pl.DataFrame, metrics: Sequence[Metric[Any]], errors: ErrorSites, groups: int
+    keys: pl.DataFrame,
+    metrics: Sequence[Metric[Any]],
+    errors: ErrorSites,
+    groups: Mapping[str, Groups],
 ) -> Callable[[pl.DataFrame], Request]:
-    """A function that gives the request for each site: `metrics`, with errors where wanted."""
+    """A function that gives the request for each site: `metrics`, with errors where wanted.
+
+    groups: of the jackknife, by run.
+    """
     deepest = dict(
         keys.group_by("run").agg(pl.col("site").last()).rows()
     )  # keys are ordered by depth
@@ -217,26 +247,28 @@ def site_requests(
     def request(of_site: pl.DataFrame) -> Request:
         run, site = of_site.select("run", "site").row(0)
         sure = errors == "all" or (errors == "final" and site == deepest[run])
-        return _request(metrics, groups if sure else 0)
+        return _request(metrics, groups[run] if sure else 0)
 
     return request
 
 
-def _request(metrics: Sequence[Metric[Any]], groups: int) -> Request:
+def _request(metrics: Sequence[Metric[Any]], groups: Groups) -> Request:
     """A request for `metrics`, with errors if `groups` is not 0."""
     errors = [metric.name for metric in metrics] if groups else []
     return Request(metrics=metrics, errors=errors, groups=groups)
 
 
 def _logit_frames(
-    some: Sequence[RunView], selection: Selection, request: Request
+    some: Sequence[RunView],
+    selection: Selection,
+    metrics: Sequence[Metric[Any]],
+    groups: Mapping[str, Groups],
 ) -> Iterator[pl.DataFrame]:
-    """Rows of the metrics table for metrics of token statistics."""
-    for view in some if request.metrics else ():
-        keys = metric_table.of_logits(view, selection)
-        yield from metric_table.logit_frames(
-            [view], metric_table.crossed(keys, request.metrics), request
-        )
+    """Rows of the metrics table for metrics of token statistics. groups: as of `site_requests`."""
+    for view in some if metrics else ():
+        keys = metric_table.crossed(metric_table.of_logits(view, selection), metrics)
+        request = _request(metrics, groups.get(view.run.id, 0))
+        yield from metric_table.logit_frames([view], keys, request)
 
 
 def _of_whole_schedules(found: pl.DataFrame) -> pl.DataFrame:

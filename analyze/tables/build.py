@@ -25,13 +25,15 @@ def frames(analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> dict[s
             if name.startswith("entropy_norm")
         }
     )
-    return {
+    tables = {
         "spectra": analysis.spectra,
         "entropy": analysis.entropy,
         "metrics": analysis.metrics,
         "site_profiles": of_sites,
         "jackknife": jackknife_rows(of_sites, ("entropy_floor", *RANKS), analysis.without_groups),
     }
+    cluster = pl.lit(analysis.cluster, pl.String).alias("cluster")
+    return {name: frame.with_columns(cluster) for name, frame in tables.items()}
 
 
 def build_database(

@@ -6,14 +6,19 @@ counts such texts.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from lpp.analyze.numerics.jackknife import error_names, student
+from lpp.analyze.numerics.jackknife import clustered_error, error_names, floor_bias, student
+from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.groups import Clusters, Groups, Integers
 from lpp.analyze.runs.incomplete import warn_of_incomplete
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.select import Selection
@@ -52,6 +57,10 @@ the number of prompts.
 WITHOUT = pl.Schema({"entropy_norm_without": pl.List(pl.Float64)})
 """(G,) `entropy_norm` without each group of prompts; empty if one of these values is missing."""
 
+BIAS = pl.Schema({"floor_bias": pl.Float64})
+"""Bias of the least `entropy_norm` of the context's prefixes (`jackknife.floor_bias`), the same for
+each of them; NaN if it was not computed."""
+
 KEYS = tuple(SCHEMA)[:4]
 
 SPARSE = "logit statistics at its own prefixes only (--logit-positions schedule)"
@@ -87,12 +96,19 @@ def scan_entropy(
 
 
 def frames(
-    views: Iterable[RunView], keys: pl.DataFrame, columns: frozenset[str], *, groups: int = 0
+    views: Iterable[RunView],
+    keys: pl.DataFrame,
+    columns: frozenset[str],
+    *,
+    groups: Mapping[str, Groups] = MappingProxyType({}),
 ) -> Iterator[pl.DataFrame]:
-    """The rows of `keys`, one frame per run: `SCHEMA`, and `WITHOUT` if there are `groups`."""
+    """The rows of `keys`, one frame per run: `SCHEMA`; `WITHOUT` and `BIAS` if there are `groups`.
+
+    groups: of the jackknife, by run. Errors of means are those of clusters where these are given.
+    """
     runs = {view.run.id: view for view in views}
     for (run,), of_run in keys.group_by("run", maintain_order=True):
-        yield rows(runs[str(run)], of_run, columns, groups)
+        yield rows(runs[str(run)], of_run, columns, groups.get(str(run), 0))
 
 
 def without_groups(found: pl.DataFrame) -> pl.DataFrame:
@@ -154,7 +170,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def rows(
-    view: RunView, keys: pl.DataFrame, columns: frozenset[str], groups: int = 0
+    view: RunView, keys: pl.DataFrame, columns: frozenset[str], groups: Groups = 0
 ) -> pl.DataFrame:
     """The rows of one run for `keys`; value columns that are not in `columns` are null."""
     cells = keys.select("prefix", "n_prompts").unique()
@@ -167,41 +183,74 @@ def rows(
     )
     means = {name for name in SCHEMA.names() if name.startswith("entropy")}
     if groups or columns & {*means, "short_prompts"}:
-        cells = _with_means(view, cells, groups, read=bool(groups or columns & means))
+        nats = _Nats.of(view, set(cells["prefix"]), read=bool(groups or columns & means))
+        cells = _with_means(nats, cells, groups)
+        keys = _with_bias(nats, keys, groups) if groups else keys
     if "distinct_prefixes" in columns:
         cells = cells.with_columns(_distinct(view, cells))
     frame = keys.join(cells, on=["prefix", "n_prompts"], how="left", maintain_order="left")
     absent = [name for name in SCHEMA.names() if name not in frame.columns]
     return frame.with_columns(
         pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in absent
-    ).select(*SCHEMA, *(WITHOUT if groups else ()))
+    ).select(*SCHEMA, *((*WITHOUT, *BIAS) if groups else ()))
 
 
-def _with_means(view: RunView, cells: pl.DataFrame, groups: int, *, read: bool) -> pl.DataFrame:
+@dataclass(frozen=True, slots=True)
+class _Nats:
+    """Entropies of the prompts that are not set aside."""
+
+    most: float
+    """ln V."""
+    kept: npt.NDArray[np.bool_]
+    """(P,) whether each prompt is not set aside."""
+    by_prefix: Mapping[int, tuple[Floats, npt.NDArray[np.bool_]]]
+    """For each prefix, of the prompts that are kept: nats, and whether the text is shorter."""
+
+    @classmethod
+    def of(cls, view: RunView, prefixes: Collection[int], *, read: bool) -> Self:
+        """Those of a run. read: whether to read them; else they are NaN."""
+        kept, lengths = view.lengths > 0, view.prompts["n_tokens"].to_numpy()
+        nats = _entropies(view, lengths, sorted(prefixes), read=read)
+        return cls(
+            math.log(view.run.plan.model.logits_width),
+            kept,
+            {
+                prefix: (row[kept], (lengths < prefix)[kept])
+                for prefix, row in zip(sorted(prefixes), nats, strict=True)
+            },
+        )
+
+
+def _with_bias(nats: _Nats, keys: pl.DataFrame, groups: Groups) -> pl.DataFrame:
+    """Add `BIAS` to the key columns."""
+    rows = []
+    for setting, of_setting in keys.group_by("context", "n_prompts", maintain_order=True):
+        kept = nats.kept[: int(setting[1])]
+        values = [nats.by_prefix[prefix][0][: kept.sum()] for prefix in of_setting["prefix"]]
+        clusters = _clusters(groups, kept)
+        alone = np.arange(int(kept.sum())) if clusters is None else clusters
+        rows.append((*setting, floor_bias(np.stack(values) / nats.most, alone)))
+    schema = pl.Schema({"context": pl.Int32, "n_prompts": pl.Int32} | dict(BIAS))
+    found = pl.DataFrame(rows, schema=schema, orient="row")
+    return keys.join(found, on=["context", "n_prompts"], how="left", maintain_order="left")
+
+
+def _with_means(every: _Nats, cells: pl.DataFrame, groups: Groups) -> pl.DataFrame:
     """Add entropy, entropy_norm, short_prompts and `WITHOUT` to `cells` (prefix, n_prompts)."""
-    most = math.log(view.run.plan.model.logits_width)
-    kept = view.lengths > 0
+    most, kept = every.most, every.kept
     counts = np.append(0, np.cumsum(kept))
-    lengths = view.prompts["n_tokens"].to_numpy()
-    prefixes = sorted(set(cells["prefix"]))
-    nats = _entropies(view, lengths, prefixes, read=read)
-    by_prefix = {
-        prefix: (row[kept], (lengths < prefix)[kept])
-        for prefix, row in zip(prefixes, nats, strict=True)
-    }
     found = pl.DataFrame(
         [
-            (prefix, size, count, *_sem(nats[:count]), int(short[:count].sum()), without)
+            (prefix, size, *_mean(nats[:count], clusters), int(short[:count].sum()), without)
             for prefix, size in cells.select("prefix", "n_prompts").iter_rows()
             for count in (int(counts[size]),)
-            for nats, short in (by_prefix.get(prefix, _NO_PROMPTS),)
-            for without in (
-                _without(nats[:count] / most, counts, Cell(size, prefix).parts(groups)),
-            )
+            for nats, short in (every.by_prefix.get(prefix, _NO_PROMPTS),)
+            for clusters in (_clusters(groups, kept[:size]),)
+            for without in (_without(nats[:count] / most, kept, Cell(size, prefix).parts(groups)),)
         ],
         schema={
             **{name: cells.schema[name] for name in ("prefix", "n_prompts")},
-            **{"taken": pl.Int32, "entropy": pl.Float64, "stderr": pl.Float64},
+            **{"entropy": pl.Float64, "stderr": pl.Float64, "freedom": pl.Int32},
             **{"short_prompts": pl.Int32, **WITHOUT},
         },
         orient="row",
@@ -213,35 +262,43 @@ def _with_means(view: RunView, cells: pl.DataFrame, groups: int, *, read: bool) 
 _NO_PROMPTS = np.zeros(0), np.zeros(0, dtype=bool)
 
 
-def _sem(nats: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """(mean of (P,) values, its standard error); NaN if any value is missing, or there is none."""
+def _clusters(groups: Groups, kept: npt.NDArray[np.bool_]) -> Integers | None:
+    """Cluster of each of the first prompts that is `kept`; None where there are no clusters."""
+    return groups.of[: len(kept)][kept] if isinstance(groups, Clusters) else None
+
+
+def _mean(nats: Floats, clusters: Integers | None) -> tuple[float, float, int]:
+    """(mean of (P,) values, its standard error, degrees of freedom); NaN if any value is missing,
+    or there is none.
+    """
     if not len(nats):
-        return math.nan, math.nan
+        return math.nan, math.nan, 0
+    if clusters is not None:
+        return float(nats.mean()), *clustered_error(nats, clusters)
     error = float(nats.std(ddof=1)) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
-    return float(nats.mean()), error
+    return float(nats.mean()), error, len(nats) - 1
 
 
 def _without(
-    values: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], parts: Sequence[Cell]
+    values: npt.NDArray[np.float64], kept: npt.NDArray[np.bool_], parts: Sequence[Cell]
 ) -> list[float]:
     """Means of `values` without each group of prompts; empty if one of them does not exist.
 
-    values: of the prompts that are not set aside. counts: (P + 1,) how many of the first prompts
-    are not set aside.
+    values: of the prompts that are not set aside; kept: (P,) which those are.
     """
-    rests = [np.delete(values, slice(*(counts[end] for end in part.gap))) for part in parts]
+    rests = [values[part.stays[kept[: part.n_prompts]]] for part in parts]
     if not all(len(rest) and np.isfinite(rest).all() for rest in rests):
         return []
     return [float(rest.mean()) for rest in rests]
 
 
 def _estimates(found: pl.DataFrame, most: float) -> list[pl.Series]:
-    """Mean, error and interval in nats and over `most`, from `entropy`, `stderr`, `taken`."""
+    """Mean, error and interval in nats and over `most`, from `entropy`, `stderr`, `freedom`."""
     columns = []
     for metric, unit in (("entropy", 1.0), ("entropy_norm", most)):
         of_metric = [
-            student(mean / unit, stderr / unit, size - 1, (0.0, most / unit))
-            for mean, stderr, size in found.select("entropy", "stderr", "taken").iter_rows()
+            student(mean / unit, stderr / unit, freedom, (0.0, most / unit))
+            for mean, stderr, freedom in found.select("entropy", "stderr", "freedom").iter_rows()
         ]
         for place, name in enumerate((metric, *error_names(metric))):
             columns.append(pl.Series(name, [e[place] for e in of_metric], dtype=pl.Float64))

@@ -155,6 +155,11 @@ def what_was_compared(drift: Drift) -> Iterator[str]:
         yield f"{who}{_NOTHING}"
     if drift.seed is not None:
         yield f"Predictions: of {compared:,} tokens, drawn with seed {drift.seed}."
+    if drift.pair.cluster is not None:
+        yield (
+            f"Errors are over clusters: prompts with the same {drift.pair.cluster} are left out "
+            "together."
+        )
     if drift.arithmetic:
         yield f"{drift.arithmetic[:1].upper()}{drift.arithmetic[1:]}."
     if drift.no_logits is not None:
@@ -206,7 +211,7 @@ def _positions(drift: Drift) -> str:
 
 def _position_rows(drift: Drift) -> Iterator[tuple[str, ...]]:
     """Of each band of positions: the first and the last one, tokens, KL, flips."""
-    for band in by_position(drift.tokens).iter_rows(named=True):
+    for band in by_position(drift.tokens, drift.pair.groups).iter_rows(named=True):
         first, last = band["first"], band["end"] - 1
         numbers = (
             f"{number(band[name])} {error(band[f'{name}_stderr'])}".rstrip()

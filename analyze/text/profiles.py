@@ -1,7 +1,7 @@
 """Profiles as text: side by side at 80 columns."""
 
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
@@ -26,6 +26,7 @@ from lpp.analyze.text.text import (
     plain_table,
     rendered,
     value_text,
+    wrapped,
 )
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ _METRICS: Final = {
 }
 
 
-_FORMAT: Final = "Format: value ± standard error over prompts (prefix)."
-_FORMAT_OF_ROWS: Final = f"Format: value, ±standard error over prompts below.\n{HEADS_MEANING}"
+_FORMAT: Final = "Format: value ± standard error over {over} (prefix)."
+_FORMAT_OF_ROWS: Final = f"Format: value, ±standard error over {{over}} below.\n{HEADS_MEANING}"
 
 
 def as_table(
@@ -54,14 +55,16 @@ def as_table(
     computed: Collection[str] = PAPER_NAMES,
     bars: bool = False,
     names: Names = NAMELESS,
+    cluster: str | None = None,
 ) -> str:
     """The profiles of each context and number of prompts, within 80 columns.
 
     metrics: rows of the metrics table to print after them. computed: ranks that were asked for;
     the others have no line. bars: a line and a bar per number, in place of tables. names: of the
-    runs; the last lines say which run each name stands for.
+    runs; the last lines say which run each name stands for. cluster: field that errors are over.
     """
     out = io.StringIO()
+    over = "prompts" if cluster is None else f"prompts, by {cluster}"
     seen = profiles["flags"].explode().to_list()
     seen += metrics["flags"].explode().to_list() if metrics is not None else []
     numbers = numbered([flag for flag in seen if flag is not None])
@@ -70,7 +73,7 @@ def as_table(
         rows = list(group.iter_rows(named=True))
         runs, sites = group["run"].unique(maintain_order=True), group["site"].n_unique()
         few = len(runs) <= SIDE_BY_SIDE and sites <= SIDE_BY_SIDE
-        form = _FORMAT if bars or few else _FORMAT_OF_ROWS
+        form = (_FORMAT if bars or few else _FORMAT_OF_ROWS).format(over=over)
         print(f"{_title(rows[0], entropy, ranks)}\n{form}", file=out)
         if bars:
             out.writelines(bar_sections(rows, _bar_heads(rows, computed), names))
@@ -88,9 +91,26 @@ def as_table(
                 (pl.col("first_position") == first) | of_logits
             )
             out.writelines(metric_tables(here, numbers, names))
+    out.writelines(wrapped(line) for line in _biases(profiles, names))
     out.write(legend(names, profiles["run"]))
     out.writelines(f"{line}\n" for line in explained(numbers))
     return out.getvalue()
+
+
+FEW_PROMPTS: Final = 100
+"""Of fewer prompts the bias of the floor is printed: of more it is below .005 of ln V."""
+
+
+def _biases(profiles: pl.DataFrame, names: Names) -> Iterator[str]:
+    """A line for each run and setting whose entropy floor is noticeably too low."""
+    setting = ["run", "context", "n_prompts"]
+    few = (pl.col("n_prompts") < FEW_PROMPTS) & pl.col("entropy_norm_bias").is_not_null()
+    for row in profiles.filter(few).unique(setting, maintain_order=True).iter_rows(named=True):
+        yield (
+            f"{names.get(row['run'], row['run'])}, {row['n_prompts']} prompts, context "
+            f"{row['context']}: the least of {len(row['prefixes'])} mean entropies is too low, "
+            f"here by about {number(-row['entropy_norm_bias'])} of ln V (bootstrap)."
+        )
 
 
 def _title(row: Row, entropy: Aggregation, ranks: Aggregation) -> str:

@@ -99,7 +99,9 @@ def _completed(table: Table, old: str) -> str:
     columns = {column.name for column in table.columns}
     # other prefixes make another profile; an error at the same prefix is nevertheless the same
     same = "n.prefixes IS NOT DISTINCT FROM o.prefixes" if "prefixes" in columns else "true"
-    parts = [_of_number(number, same) for number in numbers(table)]
+    # one row, one kind of error: of clusters or of neighbours
+    alike = "n.cluster IS NOT DISTINCT FROM o.cluster" if "cluster" in columns else "true"
+    parts = [_of_number(number, same, alike) for number in numbers(table)]
     taken = ", ".join(column for columns, _ in parts for column in columns)
     where = " OR ".join(condition for _, condition in parts)
     key = ", ".join(identifier(column) for column in table.key)
@@ -124,8 +126,11 @@ def _completed(table: Table, old: str) -> str:
     )
 
 
-def _of_number(number: Number, same: str) -> tuple[list[str], str]:
-    """Columns of `number` in the completed row, and the condition for any to be the old row's."""
+def _of_number(number: Number, same: str, alike: str) -> tuple[list[str], str]:
+    """Columns of `number` in the completed row, and the condition for any to be the old row's.
+
+    same: whether the values are of the same prefixes; alike: whether the errors are of one kind.
+    """
     value, prefix, errors = number
     lacking = f"(n.{value} IS NULL AND o.{value} IS NOT NULL AND {same})"
     there = [value, *([prefix] if prefix else [])]
@@ -137,9 +142,9 @@ def _of_number(number: Number, same: str) -> tuple[list[str], str]:
         f"AND abs(n.{value} - o.{value}) <= {_ALIKE} * abs(o.{value})"
         + (f" AND n.{prefix} = o.{prefix})" if prefix else ")")
     )
-    either = f"({lacking} OR {surer})"
-    found += [f"CASE WHEN {either} THEN o.{c} ELSE n.{c} END AS {c}" for c in errors]
-    return found, either
+    taken = f"(({lacking} OR {surer}) AND {alike})"
+    found += [f"CASE WHEN {taken} THEN o.{c} ELSE n.{c} END AS {c}" for c in errors]
+    return found, f"({lacking} OR {taken})"
 
 
 def make_profiles(connection: "DuckDBPyConnection") -> None:

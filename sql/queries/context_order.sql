@@ -9,10 +9,11 @@
 --   lpp-analyze sensitivity STORE
 WITH parts AS (
   SELECT
-    * EXCLUDE (metric, prompt_group, value, student_t),
+    * EXCLUDE (metric, prompt_group, value, student_t, cluster),
     replace(metric, 'entropy_floor', 'entropy_norm') AS metric,
     list(value ORDER BY prompt_group) AS parts,
-    any_value(student_t) AS student_t
+    any_value(student_t) AS student_t,
+    any_value(cluster) AS left_out_by
   FROM jackknife
   WHERE first_position = 0
   GROUP BY ALL
@@ -35,7 +36,8 @@ pairs AS (
     b.run AS run_b,
     a.value - b.value AS difference,
     sign(difference) AS ordered,
-    CASE WHEN a.prompt_set = b.prompt_set AND len(a.parts) = len(b.parts) THEN
+    CASE WHEN a.prompt_set = b.prompt_set AND len(a.parts) = len(b.parts)
+        AND a.left_out_by IS NOT DISTINCT FROM b.left_out_by THEN
       list_transform(list_zip(a.parts, b.parts), lambda pair: pair[1] - pair[2])
     END AS differences,
     abs(difference) > a.student_t * sqrt((len(differences) - 1) * list_var_pop(differences))

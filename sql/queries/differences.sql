@@ -13,9 +13,10 @@
 -- metric, prefix.
 WITH parts AS (
   SELECT
-    * EXCLUDE (prompt_group, value, student_t),
+    * EXCLUDE (prompt_group, value, student_t, cluster),
     list(value ORDER BY prompt_group) AS parts,
-    any_value(student_t) AS student_t
+    any_value(student_t) AS student_t,
+    any_value(cluster) AS left_out_by
   FROM jackknife
   GROUP BY ALL
 ),
@@ -42,7 +43,7 @@ pairs AS (
     a.value AS value_a,
     b.value AS value_b,
     a.value - b.value AS difference,
-    CASE WHEN len(a.parts) = len(b.parts) THEN
+    CASE WHEN len(a.parts) = len(b.parts) AND a.left_out_by IS NOT DISTINCT FROM b.left_out_by THEN
       list_transform(list_zip(a.parts, b.parts), lambda pair: pair[1] - pair[2])
     END AS differences,
     a.student_t * sqrt((len(differences) - 1) * list_var_pop(differences)) AS half,

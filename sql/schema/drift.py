@@ -3,6 +3,7 @@
 from typing import Final
 
 from lpp.sql.schema.columns import (
+    CLUSTER,
     FIRST_POSITION,
     N_PROMPTS,
     PROMPT_ID,
@@ -37,6 +38,7 @@ DRIFT_PREDICTIONS: Final = Table(
         Column("maximum", "DOUBLE", "over tokens", "of the number"),
         *errors("of the number"),
         Column("n_tokens", "BIGINT", "tokens that have the number", "tokens"),
+        CLUSTER,
     ),
 )
 
@@ -65,6 +67,7 @@ DRIFT_SITES: Final = Table(
             Column("effective_rank", "DOUBLE", "second run - first run", "dimensions"),
         ),
         Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
+        CLUSTER,
     ),
 )
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 from lpp.sql.schema.columns import (
+    CLUSTER,
     CONTEXT,
     FIRST_POSITION,
     N_DUPLICATES,
@@ -48,6 +49,7 @@ SPECTRA: Final = Table(
             Column("effective_rank_norm", "DOUBLE", "over rank_bound", "share"),
             Column("top_share", "DOUBLE", "first eigenvalue over their sum", "share"),
         ),
+        CLUSTER,
     ),
 )
 
@@ -69,6 +71,7 @@ ENTROPY: Final = Table(
         N_DUPLICATES,
         Column("short_prompts", "INTEGER", "prompts shorter than the prefix", "prompts"),
         Column("distinct_prefixes", "DOUBLE", "distinct beginnings over prompts", "share"),
+        CLUSTER,
     ),
 )
 
@@ -90,6 +93,7 @@ METRICS: Final = Table(
         Column("value", "DOUBLE", "null: not defined for these tokens", "of the metric"),
         *errors("of the metric"),
         Column("flags", "VARCHAR[]", "why the value may mislead; empty when none"),
+        CLUSTER,
     ),
 )
 
@@ -105,11 +109,13 @@ _PROFILE: Final = (
     PROMPT_SET,
     Column("prefixes", "INTEGER[]", "schedule that the extremes are taken over", "tokens"),
     *with_prefix("entropy_floor", "smallest entropy_norm, whatever first_position", "share"),
+    Column("entropy_floor_bias", "DOUBLE", "bootstrap's bias of the least of means", "share"),
     *with_prefix("participation_ratio", "largest over the prefixes", "dimensions"),
     *with_prefix("participation_ratio_norm", "largest over the prefixes", "share"),
     *with_prefix("effective_rank", "largest over the prefixes", "dimensions"),
     *with_prefix("effective_rank_norm", "largest over the prefixes", "share"),
     Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
+    CLUSTER,
 )
 
 PROFILES: Final = Table(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from lpp.sql.schema.columns import CONTEXT, N_PROMPTS, PREFIX, RUN, SITE, Column, Table
+from lpp.sql.schema.columns import CLUSTER, CONTEXT, N_PROMPTS, PREFIX, RUN, SITE, Column, Table
 from lpp.sql.schema.drift import DRIFT_PREDICTIONS, DRIFT_TOKENS
 from lpp.sql.schema.evaluations import ANALYSIS_KEY
 
@@ -32,6 +32,7 @@ JACKKNIFE: Final = Table(
         Column("prompt_group", "INTEGER", "the group of prompts left out, from 0"),
         Column("value", "DOUBLE", "the number without that group", "of the metric"),
         Column("student_t", "DOUBLE", "97.5 % quantile, groups - 1 degrees of freedom", "errors"),
+        CLUSTER,
     ),
 )
 

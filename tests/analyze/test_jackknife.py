@@ -60,7 +60,7 @@ def test_no_error_where_there_is_none(parts: list[float]) -> None:
 
 @given(st.integers(1, 60), st.integers(2, 12))
 def test_groups_part_the_prompts(n: int, groups: int) -> None:
-    gaps = [part.gap for part in Cell(n, 10).parts(groups)]
+    gaps = [gap for part in Cell(n, 10).parts(groups) for gap in part.left_out]
     assert len(gaps) == (min(n, groups) if n > 1 else 0)
     covered = [i for first, end in gaps for i in range(first, end)]
     assert covered == (list(range(n)) if gaps else [])
@@ -134,7 +134,7 @@ def reference(made: Made, metric: str, site: str, cell: Cell) -> float:
         [
             rows[: cell.prefix]
             for i, rows in enumerate(made.hidden[site][: cell.n_prompts])
-            if not cell.gap[0] <= i < cell.gap[1]
+            if cell.stays[i]
         ]
     ).astype(np.float64)
     centred = rows - rows.mean(axis=0)

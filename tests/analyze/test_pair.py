@@ -126,9 +126,9 @@ def test_a_run_that_keeps_moments_has_no_rows_to_compare(make_run: MakeRun) -> N
     a = make_run(SIX, model="one")
     require_rows(paired(a, a))
     b = make_run(SIX, model="two", keep="moments", per_shard=1, shards=[])
-    views = {"a": RunView(run_in(a)), "b": RunView(run_in(b))}
+    sides = RunView(run_in(a)), RunView(run_in(b))
     with pytest.raises(InputError) as caught:
-        require_rows(Pair(**views, n_prompts=1, left_out=np.array([], np.int32)))
+        require_rows(Pair(a=sides[0], b=sides[1], n_prompts=1, left_out=np.array([], np.int32)))
     message, _, command = str(caught.value).partition("\n")
     assert message.startswith(f"{b.run_id} keeps moments of its rows and not the rows")
     assert options_of(command)["--keep"] == "both"

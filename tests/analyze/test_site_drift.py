@@ -172,7 +172,7 @@ def slow(x: Array, y: Array) -> dict[str, float]:
 
 
 def tokens_of(rows: Sequence[Array], cell: Cell, aside: Sequence[int] = ()) -> Array:
-    first, end = cell.gap
+    ((first, end),) = cell.left_out or ((0, 0),)
     return np.concatenate(
         [
             rows[k][cell.first_position : cell.prefix]
@@ -413,7 +413,7 @@ def test_without_variance_there_is_no_cka_and_no_overlap(made: Made) -> None:
 )
 def test_of_moments_there_are_differences_of_ranks(made: Made, keeps: tuple[Keep, Keep]) -> None:
     tenths = Cell(12, 20).parts(10)
-    ends = [part.gap[0] for part in tenths[1:]]
+    ends = [part.left_out[0][0] for part in tenths[1:]]
     a, b = moved(made.hidden, seed=1), moved(made.hidden, seed=2)
     runs = (
         write(made, a, model="model/a", keep=keeps[0], ends=ends, aside=[5]),
@@ -447,7 +447,7 @@ def test_of_moments_there_are_differences_of_ranks(made: Made, keeps: tuple[Keep
 
 
 def test_moments_against_themselves_and_beside_other_widths(made: Made) -> None:
-    ends = [part.gap[0] for part in Cell(12, 20).parts(10)[1:]]
+    ends = [part.left_out[0][0] for part in Cell(12, 20).parts(10)[1:]]
     run = write(made, made.hidden, keep="moments", ends=ends)
     for one in site_drift(paired(run, run), errors="all"):
         assert one.participation_ratio[:2] == one.effective_rank[:2] == (0, 0)
