@@ -103,8 +103,8 @@ def _of_size(
     if many or rest:
         sums = bands.sums(last=last)
         whole_summaries(reader, many, sums, solves)
-        if parts := {cell: demand for cell, demand in many.items() if cell.left_out}:
-            _read_groups(reader, parts, sums, solves)
+        if without := {cell: demand for cell, demand in many.items() if cell.left_out}:
+            _read_groups(reader, without, sums, solves)
         if values and rest:
             values.moments.append(partial(_moments_of_bands, rest, sums, schedule))
 
