@@ -8,6 +8,9 @@ from typing import Final
 Z95: Final = 1.959963984540054
 """Standard normal quantile of a two-sided interval of 95 %."""
 
+LARGEST_LOG: Final = 300.0
+"""The exponential of more, times a score, may be infinite."""
+
 
 def standard_error(values: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
     """Standard error of the mean; None for a single cluster.
@@ -64,13 +67,25 @@ def interval(score: float, stderr: float | None, clusters: int) -> tuple[float, 
 
 
 def score_interval(
-    score: float, stderr: float | None, values: Sequence[float], clusters: Sequence[Hashable]
+    score: float,
+    stderr: float | None,
+    values: Sequence[float],
+    clusters: Sequence[Hashable],
+    *,
+    of_log: bool = False,
 ) -> tuple[float, float] | None:
     """95 % interval of a score; None where nothing says how far it may be off.
 
     values: of each item, empty where an item has no number. clusters: of each item. Where score and
-    values lie between 0 and 1 it is `interval`, else the score +- 1.96 standard errors.
+    values lie between 0 and 1 it is `interval`, else the score +- 1.96 standard errors. of_log: the
+    score is the exponential of a mean, as a perplexity is: its logarithm +- 1.96 of its standard
+    errors, stderr / score each, exponentiated.
     """
+    if of_log:
+        if stderr is None or score <= 0:
+            return None
+        by = min(Z95 * stderr / score, LARGEST_LOG)
+        return score * math.exp(-by), score * math.exp(by)
     if values and all(0 <= value <= 1 for value in (score, *values)):
         return interval(score, stderr, len(set(clusters)))
     if stderr is None:

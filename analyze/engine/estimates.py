@@ -11,7 +11,7 @@ from lpp.analyze.engine.stored_moments import parts_held
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.summary import SPECTRAL_KINDS, Demand, Summary
-from lpp.analyze.numerics.jackknife import Estimate, jackknife
+from lpp.analyze.numerics.jackknife import Estimate, jackknife, jackknife_of_log
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import GROUPS, Groups
 from lpp.analyze.runs.keys import RunView
@@ -141,4 +141,9 @@ def with_errors(
     for metric in request.metrics:
         for cell in cells:
             parts = [values[part, metric.name] for part in cell.parts(request.groups_of(metric))]
-            yield (cell, metric.name), jackknife(values[cell, metric.name], parts, metric.limits)
+            value = values[cell, metric.name]
+            if metric.of_log:
+                found = jackknife_of_log(value, parts, metric.limits[0])
+            else:
+                found = jackknife(value, parts, metric.limits)
+            yield (cell, metric.name), found

@@ -122,6 +122,8 @@ class Metric(Generic[Input]):
     """Name of the metric that this one is, divided by min(N, d); empty: it is none."""
     bounds: tuple[float, float] | None = None
     """Least and largest possible value; None: they follow from the unit."""
+    of_log: bool = False
+    """Whether it is the exponential of a mean, so that its interval is that of its logarithm."""
     no_error: str = ""
     """Why there is no jackknife error, where there is none."""
     version: int = 1

@@ -152,6 +152,8 @@ def _metric(
     definition: str,
     source: str,
     bounds: tuple[float, float] | None = None,
+    *,
+    of_log: bool = False,
 ) -> Metric[pl.DataFrame]:
     expression = TOKEN_EXPRESSIONS[name]
 
@@ -168,6 +170,7 @@ def _metric(
         compute=compute,
         sums=_SUMS[name],
         bounds=bounds,
+        of_log=of_log,
     )
 
 
@@ -186,6 +189,7 @@ TOKEN_METRICS: Final = (
         "exp(surprisal): as many equally likely tokens would surprise as much",
         "Jelinek et al. 1977",
         bounds=(1.0, math.inf),
+        of_log=True,
     ),
     _metric(
         "margin",

@@ -18,6 +18,9 @@ import numpy.typing as npt
 LEVEL: Final = 0.95
 """Level of every interval."""
 
+LARGEST_LOG: Final = 709.0
+"""No float64 holds the exponential of more than 709.78."""
+
 
 class Estimate(NamedTuple):
     """A number and its error; None where there is none."""
@@ -143,6 +146,25 @@ def jackknife(
     squares = float(np.square(parts - parts.mean()).sum())
     found = student(value, math.sqrt(weight * squares), len(parts) - 1, limits)
     return found if found.stderr is None else found._replace(groups=tuple(parts.tolist()))
+
+
+def jackknife_of_log(value: float, left_out: Sequence[float], least: float = 0.0) -> Estimate:
+    """`jackknife` of a number above 0 that is the exponential of a mean, such as a perplexity.
+
+    The interval is that of the logarithm, exponentiated: its ends are above 0, and as many times
+    below the value as above, or `least`. The standard error is that of the number itself.
+
+    >>> [round(end, 2) for end in jackknife_of_log(8.0, [7.0, 64 / 7])[2:4]]  # ln 8 -+ 12.7 ln 8/7
+    [1.47, 43.66]
+    """
+    plain = jackknife(value, left_out)
+    if plain.stderr is None or min(value, *left_out) <= 0:
+        return plain._replace(ci_low=None, ci_high=None)
+    ends = jackknife(math.log(value), [math.log(one) for one in left_out])[2:4]
+    low, high = (
+        None if end is None else max(least, math.exp(min(end, LARGEST_LOG))) for end in ends
+    )
+    return plain._replace(ci_low=low, ci_high=high)
 
 
 def jackknife_difference(

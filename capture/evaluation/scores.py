@@ -155,7 +155,13 @@ def scores_of(
                 value=float(value),
                 stderr=stderr,
                 n=len(clusters) or None,
-                interval=score_interval(value, stderr, numbers if whole else (), clusters),
+                interval=score_interval(
+                    value,
+                    stderr,
+                    numbers if whole else (),
+                    clusters,
+                    of_log=metric.endswith("perplexity"),
+                ),
             )
         )
     return tuple(found)

@@ -18,7 +18,13 @@ from scipy import stats
 
 from lpp.analyze import METRICS, scan_entropy, scan_metrics, scan_spectra
 from lpp.analyze.numerics import spectrum
-from lpp.analyze.numerics.jackknife import ERRORS, Estimate, jackknife, student
+from lpp.analyze.numerics.jackknife import (
+    ERRORS,
+    Estimate,
+    jackknife,
+    jackknife_of_log,
+    student,
+)
 from lpp.analyze.numerics.moments import (
     Gram,
     Moments,
@@ -39,6 +45,25 @@ def test_by_hand() -> None:
     assert found.stderr == pytest.approx(math.sqrt(16 / 3))
     assert found.ci_low == pytest.approx(3.5 - 4.302653 * math.sqrt(16 / 3))
     assert found.ci_high == pytest.approx(3.5 + 4.302653 * math.sqrt(16 / 3))
+
+
+def test_a_perplexity_has_the_interval_of_its_logarithm() -> None:
+    """One group of ten is far more surprising: an interval about the number itself passes 0."""
+    logs = np.array([2.0, 2.1, 1.9, 2.2, 1.8, 2.0, 2.1, 1.9, 2.0, 9.0])
+    without = (logs.sum() - logs) / 9
+    value, parts = float(np.exp(logs.mean())), np.exp(without).tolist()
+    plain = jackknife(value, parts)
+    assert plain.ci_low is not None
+    assert plain.ci_low < 0
+    found = jackknife_of_log(value, parts)
+    half = stats.t(9).ppf(0.975) * logs.std(ddof=1) / math.sqrt(10)
+    ends = np.exp([logs.mean() - half, logs.mean() + half])
+    assert found[2:4] == pytest.approx(ends, rel=1e-9)
+    assert found[:2] == plain[:2]
+    assert found.groups == plain.groups
+    assert jackknife_of_log(value, parts, 4.0).ci_low == 4.0
+    assert jackknife_of_log(value, parts[:1])[1:4] == (None, None, None)
+    assert METRICS["perplexity"].of_log
 
 
 def test_of_a_mean_it_is_the_standard_error_of_the_mean() -> None:

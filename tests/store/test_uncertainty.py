@@ -64,6 +64,18 @@ def test_scores_outside_0_to_1_have_the_normal_interval() -> None:
     assert score_interval(0.5, None, [0.0, 1.0], range(2)) == interval(0.5, None, 2)
 
 
+def test_a_perplexity_has_the_interval_of_its_logarithm() -> None:
+    low, high = score_interval(655.0, 992.0, (), range(7), of_log=True) or (0, 0)
+    assert 0 < low < 655 < high
+    assert low * high == pytest.approx(655**2)
+    assert math.log(high / 655) == pytest.approx(1.959964 * 992 / 655)
+    assert score_interval(20.0, None, (), range(7), of_log=True) is None
+    samples = [{"doc_id": 0, "doc": {}, "filter": "none", "metrics": []}]
+    entry = {"word_perplexity,none": 655.0, "word_perplexity_stderr,none": 992.0}
+    (found,) = scores_of({"results": {"t": entry}, "samples": {"t": samples}}, "t", ["t"])
+    assert found.interval == pytest.approx((low, high))
+
+
 def results(values: list[float], scenes: list[int | None]) -> dict[str, Any]:
     """What lm-eval returns of a task, with an error that takes items as independent."""
     samples = [
