@@ -22,6 +22,7 @@ from lpp.analyze.drift.logits import logit_columns, setting_of
 from lpp.analyze.drift.pair import KEYS, Pair
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.metrics.neighbours import shuffled
+from lpp.analyze.numerics.calibration import proportion_interval
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.analyze.numerics.logit_drift import DIVERGENCES, EVERYTHING, Columns
 from lpp.analyze.runs.groups import GROUPS, Groups, Integers, group_of
@@ -267,8 +268,10 @@ def prediction_drift(
     """Mean, median, 99th percentile, maximum and error of each of `NUMBERS`, or `only` of some.
 
     frame: of `token_drift`. Means are over tokens. Their error is over prompts: a delete-a-group
-    jackknife of `groups`, among the prompts with a token. If tokens were drawn, the error includes
-    that of the draw, because other prompts have other drawn tokens.
+    jackknife of `groups`, among the prompts with a token. Where no token flips, or all do, the
+    interval of flips is Wilson's, of as many observations as there are prompts or clusters; top10
+    likewise. If tokens were drawn, the error includes that of the draw, because other prompts have
+    other drawn tokens.
     """
     found = {
         name: summarize_tokens(
@@ -278,6 +281,11 @@ def prediction_drift(
         if name in only
     }
     for name in TIED.keys() & found.keys():
+        if found[name].stderr is not None and found[name].mean in _SHARE:
+            prompts = frame.filter(NUMBERS[name][0].is_not_null())["prompt_id"].unique().to_numpy()
+            n = len(prompts if isinstance(groups, int) else np.unique(groups.of[prompts]))
+            low, high = proportion_interval(int(found[name].mean or 0) * n, n)
+            found[name] = replace(found[name], ci_low=low, ci_high=high)
         ties = frame[TIED[name]].drop_nulls()
         if len(ties):
             found[name] = replace(found[name], ties=int(ties.sum()) / len(ties))

@@ -48,6 +48,19 @@ def test_ties_stand_beside_the_numbers_that_they_decide(make_run: MakeRun) -> No
     assert "ties" not in found["kl"]
 
 
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_share_of_equal_counts_has_wilsons_interval(share: int) -> None:
+    """Twelve tokens of six prompts: the observations are the prompts."""
+    some = {"prompt_id": [*range(6)] * 2, "flip": [bool(share)] * 12, "top10": [float(share)] * 12}
+    found = prediction_drift(frame_of(some), only=("flips", "top10"))
+    z = 1.959964
+    width = z**2 / (6 + z**2)
+    for one in found.values():
+        ends = (0.0, width) if not share else (1 - width, 1.0)
+        assert (one.mean, one.stderr) == (share, 0.0)
+        assert (one.ci_low, one.ci_high) == pytest.approx(ends, abs=1e-6)
+
+
 def test_a_summary_by_hand() -> None:
     """Prompts of two and one tokens: means 2 and 6, without each 6 and 2."""
     frame = frame_of(
