@@ -349,3 +349,12 @@ def test_an_answer_without_a_token_before_it_is_refused(
     assert (done.exit_code, done.stdout) == (2, "")
     assert "prompt 7" in done.stderr
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("n", [-1, 99])
+def test_a_question_outside_its_prompt_is_refused(make_run: MakeRun, n: int) -> None:
+    written = evaluated_run(make_run, before_of={7: n})
+    done = run(written.root, "--task", "tiny_task")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "prompt 7 has" in done.stderr
+    assert f"question after {n}" in done.stderr

@@ -56,11 +56,13 @@ def evaluated_run(
     source: str = "lm-eval tiny",
     changes: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row,
     context_of: Mapping[int, int] = MappingProxyType({}),
+    before_of: Mapping[int, int] = MappingProxyType({}),
     **options: Any,
 ) -> EvaluatedRun:
     """Items with `ANSWERS` answers each: prompts of the run, one for each answer, in order.
 
-    context_of: prompt -> the number of tokens before the answer that it claims.
+    context_of, before_of: prompt -> the number of tokens before the answer, and before the
+    question, that it claims.
     """
     rng = np.random.default_rng(items)
     context: list[int] = np.repeat(rng.integers(5, 10, items), ANSWERS).tolist()
@@ -70,7 +72,9 @@ def evaluated_run(
         "field.n_context": pa.array(
             [context_of.get(prompt, n) for prompt, n in enumerate(context)], pa.int64()
         ),
-        "field.n_before_question": pa.array(before, pa.int64()),
+        "field.n_before_question": pa.array(
+            [before_of.get(prompt, n) for prompt, n in enumerate(before)], pa.int64()
+        ),
         "field.item": pa.array(np.arange(len(context)) // ANSWERS, pa.int64()),
     }
     settings = {"vary_tokens": True, "per_shard": 50, "context": 20, "sites": ("embed", "final")}
