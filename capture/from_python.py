@@ -132,12 +132,13 @@ def capture(
                 if name is not None:
                     raise _invalid("name: a model that is given by its name has one. Leave it out.")
                 request, corpus = _request(options, os.fspath(model), texts, corpus_name)
-                return _capture(store, request, InMemory(corpus=corpus))
+                return _capture(store, request, InMemory(corpus=corpus, checks_code=True))
             _refuse_loading(options)
             with _loaded(model, tokenizer, name) as (loaded, spec):
                 request, corpus = _request(options, spec.id, texts, corpus_name)
                 request = _of_loaded(request, spec)
-                return _capture(store, request, InMemory(model=loaded, corpus=corpus))
+                in_memory = InMemory(model=loaded, corpus=corpus, checks_code=True)
+                return _capture(store, request, in_memory)
     except (LppError, KeyboardInterrupt) as error:
         _put_in_words_of_python(error)
         raise

@@ -24,7 +24,7 @@ import torch
 
 from lpp.capture.backends.torch_backend import TorchBackend
 from lpp.capture.models.anatomy import probe_ids
-from lpp.capture.models.instantiate import trained_model
+from lpp.capture.models.instantiate import trained_model, untrained_model
 from lpp.capture.models.loaded import left_as_it_was, origin
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.models.model_files import read_config
@@ -78,7 +78,7 @@ this process; the model at hand computes anew at each capture."""
 def check_code(backend: TorchBackend, request: CaptureRequest) -> None:
     """Raise InputError unless a fresh process captures the same numbers with the model.
 
-    backend: of a model that the caller has loaded. Costs a start of Python and torch, and a second
+    backend: in the caller's process. Costs a start of Python and torch, and a second
     copy of the model in memory until the numbers are compared; the next check of the same model in
     this process costs one pass over 12 tokens. Raises MachineError if there is no room.
     """
@@ -187,9 +187,8 @@ def _hand_over(module: torch.nn.Module, file: Path, name: str) -> None:
     except (OSError, RuntimeError, TypeError, ValueError, AttributeError, pickle.PickleError) as e:
         raise InputError(
             f"{name} differs from its files, and a fresh process that would check its code cannot "
-            f"be given it: {first_line(e)}. Save it with save_pretrained, and give that folder's "
-            f"name instead of the model. A pickle of it in {file.parent.parent} takes as much "
-            "room as its weights.",
+            f"be given it in a file in {file.parent.parent}: {first_line(e)}. Save it with "
+            "save_pretrained, and give the name of that folder instead of the model.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         ) from e
 
@@ -214,14 +213,14 @@ def _failure(asked: _Asked, folder: Path, done: subprocess.CompletedProcess[byte
     if what["memory"]:
         return MachineError(
             f"there is no memory for a second copy of {name}, with which a fresh process checks "
-            "the code of this one. Free some; or delete the model, and give its name instead: "
-            "a model that is loaded by name needs no such check.",
+            "the code of this one. Free some; or save the model with save_pretrained and capture "
+            "that folder with `lpp-capture run`, which needs no such check.",
             kind=ErrorKind.NO_MEMORY,
         )
     line = what["line"] or why_it_failed(done)
     return InputError(
         f"{name} cannot be loaded in a fresh process, which checks its code: {line}. Restart "
-        "Python and load it again; or give its name, or the folder that save_pretrained made.",
+        "Python and load it again; or save it with save_pretrained, and give that folder's name.",
         kind=ErrorKind.UNSUPPORTED_MODEL,
     )
 
@@ -250,6 +249,8 @@ def _loaded(asked: _Asked, folder: Path) -> Any:
         return torch.load(folder / _MODULE, weights_only=False, mmap=True)
     spec = asked.spec
     config = read_config(Path(spec.id), spec)
+    if spec.untrained_seed is not None:
+        return untrained_model(config, spec).eval().requires_grad_(False)
     try:
         module = trained_model(Path(spec.id), config, spec)
     except (RuntimeError, MemoryError) as error:

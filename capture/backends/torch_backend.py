@@ -42,7 +42,7 @@ from lpp.capture.models.anatomy import forward_inputs, input_device
 from lpp.capture.models.find_sites import check_sites, find_sites
 from lpp.capture.models.head import head_content
 from lpp.capture.models.load import adopt_model, load_model
-from lpp.capture.models.machine import out_of_memory
+from lpp.capture.models.machine import explained, out_of_memory
 from lpp.capture.models.sites import SiteModules, Sites, hooked
 from lpp.capture.models.spec import LoadedModel, Model, ModelSpec
 from lpp.capture.models.unembedding import find_unembedding
@@ -113,7 +113,8 @@ class TorchBackend:
             device_map=request.model.device_map,
             versions={name: version(name) for name in _computing(request.model)},
         )
-        return cls(model, compute)
+        with explained(model.info.id, request.model.device):  # its first passes
+            return cls(model, compute)
 
     @property
     def sites(self) -> Sites:

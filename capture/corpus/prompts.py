@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from lpp.capture.corpus.passages import Passage, Refused
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import ErrorKind, InputError, first_line
 from lpp.store.format.prompt_columns import BRANCH_COLUMNS
 from lpp.store.format.rows import token_ids_sha256
 from lpp.store.format.tables import PROMPTS_SCHEMA
@@ -122,21 +122,24 @@ def _token_ids(
 
 
 def _encoded(texts: Sequence[str], tokenizer: Any) -> Sequence[list[int]]:
-    found: Sequence[list[int]] = tokenizer(
-        texts,
-        add_special_tokens=True,
-        padding=False,
-        truncation=False,
-        return_attention_mask=False,
-        verbose=False,  # no warning for texts that exceed the model: they are cut later
-    )["input_ids"]
-    if len(found) != len(texts):
-        raise InputError(
-            f"the tokenizer gives {len(found)} lists of ids for {len(texts)} texts. Give the "
-            "model's own tokenizer.",
-            kind=ErrorKind.UNSUPPORTED_MODEL,
-        )
-    return found
+    try:
+        found: Sequence[list[int]] = tokenizer(
+            texts,
+            add_special_tokens=True,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            verbose=False,  # no warning for texts that exceed the model: they are cut later
+        )["input_ids"]
+        if len(found) == len(texts):
+            return found
+        why = f"{len(found)} lists of ids for {len(texts)} texts"
+    except Exception as error:  # a tokenizer in Python may raise any error
+        why = f"{type(error).__name__}, {first_line(error)}"
+    raise InputError(
+        f"the tokenizer gives {why}. Give the model's own tokenizer.",
+        kind=ErrorKind.UNSUPPORTED_MODEL,
+    )
 
 
 def token_counter(tokenizer: Any) -> Callable[[str], int]:

@@ -81,7 +81,11 @@ def prepare(
     corpus, passages = choose_passages(request.corpus, request.selection, given.corpus)
     beside = carried(corpus, passages, keep_texts=request.corpus.keep_texts)
     backend = given.backend or open_backend(
-        request, loaded=given.model, progress=progress, quiet=quiet
+        request,
+        loaded=given.model,
+        checks_code=given.checks_code,
+        progress=progress,
+        quiet=quiet,
     )
     try:
         check_requests()  # vLLM may drop an interrupt while it starts
@@ -93,7 +97,7 @@ def prepare(
             refused,
             size=backend.model.info.logits_width,
         )
-        if given.model is not None:
+        if given.checks_code:
             check_tokens(backend.model.tokenizer, passages, prompts, request.context)
         kept = [passage.source_row not in refused for passage in passages]
         passages = list(compress(passages, kept))

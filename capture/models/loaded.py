@@ -24,6 +24,9 @@ weight from parameters that the fingerprint covers."""
 NEUTRAL: Final = {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
 """Settings of a configuration that select what a forward pass returns, and change no number."""
 
+_NAME_BYTES: Final = 1000
+"""Most bytes of a name, or of the path of its files."""
+
 Source = Literal["hub", "folder", "gguf"]
 
 
@@ -33,6 +36,8 @@ def loaded_model(module: Any, tokenizer: Any, name: str | None = None) -> Loaded
     module: a transformers causal language model; for a PEFT model, the model around its adapters.
     """
     module = _transformers_model(module)
+    _check_name("name", name or "")
+    _check_name("the model's config._name_or_path", module.config._name_or_path)
     _check_modules(module)
     _check_devices(module)
     _check_tokenizer(module, tokenizer)
@@ -127,6 +132,14 @@ def _transformers_model(module: Any) -> Any:
     return module
 
 
+def _check_name(what: str, name: object) -> None:
+    if not (isinstance(name, str) and name.isprintable() and len(name.encode()) <= _NAME_BYTES):
+        raise _refusal(
+            f"{what} is {ascii(name)[:60]}; it should be at most {_NAME_BYTES} bytes of text that "
+            "prints, since stores show it. Set another."
+        )
+
+
 def _check_modules(module: nn.Module) -> None:
     for name, part in module.named_modules():
         which = f"the model's {name}" if name else "the model"
@@ -187,6 +200,7 @@ def _check_tokenizer(module: Any, tokenizer: Any) -> None:
             f"the tokenizer is {type(tokenizer).__name__}, not a tokenizer of transformers."
             f"{inside or ' Give the one that AutoTokenizer.from_pretrained loads for the model.'}"
         )
+    _check_name("the tokenizer's name_or_path", getattr(tokenizer, "name_or_path", None))
     width = logits_width(module)
     if len(tokenizer) > width:
         raise _refusal(

@@ -77,7 +77,7 @@ def check_tokens(
     if done.returncode != 0:
         raise MachineError(
             "a fresh process that would check the tokenizer's code failed: "
-            f"{why_it_failed(done)}. Give the model's name instead of the model.",
+            f"{why_it_failed(done)}. Capture with `lpp-capture run`, which needs no check.",
             kind=ErrorKind.ENGINE_DIED,
         )
     kept = dict(zip(*prompts.select(["source_row", "sha256"]).to_pydict().values(), strict=True))

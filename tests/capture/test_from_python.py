@@ -38,6 +38,7 @@ def command(*words: object) -> None:
 # --- the command's plan and bytes ---
 
 
+@pytest.mark.slow
 def test_a_name_gives_the_run_and_the_bytes_of_the_command(
     tiny_folder: Folder, corpus_file: Path, tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_loaded_model_gives_the_run_and_the_bytes_of_the_command(
     assert stored_objects(run.path) == stored_objects(expected.path)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hubs_cache_has_its_name_and_commit(
     load: Load, tmp_path: Path, tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +108,7 @@ def test_a_model_of_the_hubs_cache_has_its_name_and_commit(
     assert plan.model.weights == folder.model.weights
 
 
+@pytest.mark.slow
 def test_the_same_call_computes_nothing_again(
     load: Load, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -142,6 +145,7 @@ def test_a_call_of_another_shape_says_how_to_call(
         capture(*given, store=tmp_path / "s", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -166,6 +170,7 @@ def test_a_wrong_value_is_an_error_in_words_of_python(
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_arguments_have_names(load: Load, tiny_tokenizer: Any, tmp_path: Path) -> None:
     where = {"store": tmp_path / "s", **SETTINGS}
     model = load()
@@ -185,6 +190,7 @@ def test_the_options_that_are_typed_have_the_defaults_of_the_command() -> None:
             assert inspect.signature(overload).parameters[name].default == options[name].default
 
 
+@pytest.mark.slow
 def test_messages_go_to_standard_error_unless_quiet(
     load: Load, tiny_tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

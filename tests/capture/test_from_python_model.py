@@ -116,6 +116,7 @@ def test_a_changed_model_resumes_in_another_process(
     assert "was complete already" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_without_files_is_called_by_its_name_or_its_class(
     tiny_model: Callable[[str], Any], tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_model_without_files_is_called_by_its_name_or_its_class(
 # --- what it gives ---
 
 
+@pytest.mark.slow
 def test_a_loaded_model_writes_and_gives_its_head(
     load: Load, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:

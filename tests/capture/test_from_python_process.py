@@ -30,6 +30,7 @@ def state_of(model: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["llama", "gemma2", "falcon_alibi", "opt"])
 def test_a_loaded_model_is_left_as_it_was(
     load: Load, of: str, tiny_tokenizer: Any, tmp_path: Path

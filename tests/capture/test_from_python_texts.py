@@ -16,6 +16,7 @@ from lpp.capture.corpus.in_memory import open_texts
 from lpp.store.errors import ConflictError, InputError
 
 
+@pytest.mark.slow
 def test_texts_in_memory_are_all_used_in_order(
     load: Load, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -36,6 +37,7 @@ def test_texts_in_memory_are_all_used_in_order(
     assert run.set_aside().texts == {"empty": 2}
 
 
+@pytest.mark.slow
 def test_fields_of_records_come_along(load: Load, tiny_tokenizer: Any, tmp_path: Path) -> None:
     records = [{"text": "fox", "id": 7, "label": "a"}, {"text": "a dog", "id": 8, "label": None}]
     model = load()
@@ -104,6 +106,7 @@ def test_texts_of_another_kind_are_refused(texts: Any, message: str) -> None:
         open_texts(texts)
 
 
+@pytest.mark.slow
 def test_fewer_texts_are_taken_as_the_command_takes_them(
     load: Load, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:

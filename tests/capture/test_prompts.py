@@ -128,3 +128,18 @@ def test_digest_follows_tokens_and_order_alone(plain: Any) -> None:
 def test_counter_leaves_special_tokens_out(special: Any) -> None:
     assert token_counter(special)("héllo") == 6
     assert token_counter(special)("") == 0
+
+
+@pytest.mark.parametrize("ids", [[1, 131], [-1], [1.0], [True], ["a"], [None], 3, [2**40]])
+def test_what_is_no_list_of_ids_is_refused(ids: object) -> None:
+    def hostile(texts: list[str], **options: object) -> dict[str, object]:
+        return {"input_ids": [ids for _ in texts]}
+
+    with pytest.raises(InputError, match="not a list of ids below 131"):
+        tokenise([Passage(0, "a")], hostile, context=9, size=131)
+
+
+def test_a_tokenizer_that_fails_or_loses_texts_is_refused() -> None:
+    for found, message in (({"input_ids": []}, "0 lists of ids for 1 texts"), ({}, "KeyError")):
+        with pytest.raises(InputError, match=message):
+            tokenise([Passage(0, "a")], lambda *args, given=found, **options: given, context=9)
