@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from lpp.store.errors import ConflictError, ErrorKind, LppError
+from lpp.store.errors import ConflictError, ErrorKind, LppError, MachineError
 from lpp.store.format.commit_record import ChunkRecord, Described, ObjectRecord, record_bytes
 from lpp.store.format.keys import COMMIT_KEY, PLAIN_VERSION
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
@@ -24,6 +24,9 @@ from lpp.store.objects.protocol import Buffers, Entry, Objects
 
 QUIETLY: Final = (LppError, OSError)
 """Errors that a sweep ignores: files that it cannot remove only take space."""
+
+TRIES: Final = 100
+"""Times that a record is put while others remove or replace it."""
 
 
 class Attempt:
@@ -77,7 +80,7 @@ class Attempt:
 
     def _put(self, data: bytes, stays: Callable[[bytes], bool]) -> None:
         directory = self._directory
-        while True:
+        for _ in range(TRIES):
             self._in_doubt = True
             if directory.put_new(COMMIT_KEY, data):
                 return
@@ -93,6 +96,12 @@ class Attempt:
             self._in_doubt = True
             if directory.put_over(COMMIT_KEY, data, version):
                 return
+        raise MachineError(
+            f"{directory.place / COMMIT_KEY}: {TRIES} times it was refused because it exists, and "
+            "then it was not there, or another one. Whatever was committed is whole. See that the "
+            "store keeps conditions and nothing else works there, then repeat the same command.",
+            kind=ErrorKind.UNREACHABLE,
+        )
 
     def _complete(self, keys: Collection[str]) -> bool:
         """Whether every object is still there; True if that is unknown."""

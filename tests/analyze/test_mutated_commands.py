@@ -124,6 +124,7 @@ def test_damage_is_no_other_number_and_no_bug(commands: Commands) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_three_hundred_acts(commands: Commands, name: str) -> None:
     print(name, *sorted(mutated(commands, name, 300, seed=2).items()))
