@@ -99,11 +99,7 @@ def analysis_worker(folder: Path) -> dict[str, Any]:
     asked = Selection(prompts=[rows // 300, rows // 100])
     alone = analyze(root, asked, errors="final")
     shutil.rmtree(root / "analysis")
-    with (
-        two_nodes() as (address, *_),
-        cluster(address) as ray,
-        killing("ray::_span", lambda: True) as killed,
-    ):
+    with cluster(None) as ray, killing("ray::_span", lambda: True) as killed:
         whole = analyze(root, asked, errors="final", executor=RayExecutor(ray))
     for name in ("spectra", "entropy", "metrics"):
         assert_frame_equal(getattr(whole, name), getattr(alone, name), check_exact=True)
@@ -121,8 +117,8 @@ def capture_worker(folder: Path, model: str) -> dict[str, Any]:
     def begun() -> bool:
         return any((folder / "store").glob("runs/*/shards/*/*/"))
 
-    with two_nodes() as (address, *_), killing("ray::CaptureActor.capture", begun) as killed:
-        outcome = capture_on_ray(folder / "store", request, workers=1, address=address)
+    with killing("ray::CaptureActor.capture", begun) as killed:
+        outcome = capture_on_ray(folder / "store", request, workers=1)
     return {
         "killed": len(killed),
         "shards": len(list((folder / "alone").glob("runs/*/shards/*"))),
