@@ -103,7 +103,7 @@ def logged_documents(
     as cluster (`metadata.lpp.cluster`), from the log of items and the result file that lm-eval
     writes and an evaluation keeps; empty, and None, where they are not there.
 
-    Raises FormatError for altered bytes.
+    Raises FormatError for altered bytes, and for such files that are not what lm-eval writes.
     """
     documents: dict[int, dict[str, Any]] = {}
     declared = None
@@ -119,11 +119,17 @@ def logged_documents(
         for name, data in files.items():
             if name.parent not in folders:
                 continue
-            if name.name.startswith(f"samples_{task}_") and name.suffix == ".jsonl":
-                lines = map(json.loads, data.splitlines())
-                documents |= {line["doc_id"]: line["doc"] for line in lines}
-            elif name.suffix == ".json":
-                declared = declared_cluster(data, task) or declared
+            try:
+                if name.name.startswith(f"samples_{task}_") and name.suffix == ".jsonl":
+                    lines = map(json.loads, data.splitlines())
+                    documents |= {int(line["doc_id"]): dict(line["doc"]) for line in lines}
+                elif name.suffix == ".json":
+                    declared = declared_cluster(data, task) or declared
+            except (KeyError, TypeError, ValueError, RecursionError) as error:
+                raise FormatError(
+                    f"{found.path}: {name} is no file of lm-eval ({type(error).__name__}: {error}).",
+                    kind=ErrorKind.CORRUPT,
+                ) from None
     return documents, declared
 
 

@@ -244,3 +244,27 @@ def test_words_that_do_not_go_together(
     assert (done.exit_code, done.stdout) == (2, "")
     assert said in done.stderr
     assert not page.exists()
+
+
+def test_the_difference_is_by_cluster(make_run: MakeRun) -> None:
+    def scene(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"item_cluster": str(row["item"] // 6)}
+
+    written = hand_made(make_run, changes=scene)
+    found = flips(written.root, TASK, "first", "second")
+    alone = flips(written.root, TASK, "first", "second", cluster="item")
+    assert (found.a.cluster, found.n_clusters, alone.n_clusters) == ("item_cluster", 10, 60)
+    # two scenes of six lost items, one of two gained: two alike, so 2 of 2^2 exchanges are as far
+    # with the third one either way
+    means = [1, 1, 2 / 6]
+    every = [abs(a + b + c * means[2]) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]
+    as_far = sum(one >= abs(1 + 1 - 2 / 6) - 1e-9 for one in every)
+    assert found.accuracy.p_value == pytest.approx(as_far / 8)
+    assert alone.accuracy.p_value == pytest.approx(212 / 2**14)
+    assert found.accuracy.interval[0] < alone.accuracy.interval[0]
+    done = CliRunner().invoke(
+        main,
+        ["items", str(written.root), "--task", TASK, "--run", "second", "--against", "first"],
+    )
+    assert "10 clusters by item_cluster" in done.output
+    assert "p by cluster (Durkalski et al. 2003)" in " ".join(done.output.split())

@@ -24,8 +24,10 @@ from lpp.analyze.evaluations.features import item_features
 from lpp.analyze.evaluations.mistakes import confident_mistakes
 from lpp.capture.cli.command import main
 from lpp.sql import connect, saved_query
-from lpp.store import open_store, read_scores
-from lpp.store.items import read_items
+from lpp.store import add_scores, open_store, read_scores
+from lpp.store.errors import InputError
+from lpp.store.format.tables import encode_table
+from lpp.store.items import ITEMS_FILE, read_items, table_of_items
 from lpp.store.scores import score_sets, verify_scores
 from lpp.store.uncertainty import standard_error
 
@@ -414,6 +416,27 @@ def test_a_task_says_what_is_right_and_which_items_belong_together(
     for name in ("acc", "acc_norm"):
         expected = standard_error([m[name] for m in metrics], [r["item_group"] for r in items])
         assert rows[f"{name},none"]["stderr"] == pytest.approx(expected)
+    root = tmp_path / "store"
+    found = evaluated_items(root, "tiny_mc")
+    assert (found.cluster, found.n_clusters) == ("subject", 2)
+    as_earlier_releases(root)  # lm-eval's files have the documents, and the declaration
+    assert read_items(root)["item_cluster"].null_count == len(items)
+    early = evaluated_items(root, "tiny_mc")
+    assert (early.cluster, early.table.equals(found.table)) == ("subject", True)
+    other = evaluated_items(root, "tiny_mc", cluster="id")
+    assert (other.cluster, other.n_clusters) == ("id", len(items))
+    with pytest.raises(InputError, match=r"--cluster subjct: .*did you mean subject"):
+        evaluated_items(root, "tiny_mc", cluster="subjct")
+
+
+def as_earlier_releases(root: Path) -> None:
+    """Take from the items what earlier releases did not store."""
+    (held,) = score_sets(root)
+    files = held.original()
+    (name,) = (name for name in files if name.endswith(ITEMS_FILE))
+    early = table_of_items(files[name]).drop_columns(["item_cluster", "n_answer"])
+    files[name] = encode_table(early)
+    add_scores(root, held.record.source, held.scores(), files, replace=True)
 
 
 def test_the_answer_of_a_generation_ends_before_the_stop_string(
@@ -462,3 +485,12 @@ def test_the_answer_of_a_generation_ends_before_the_stop_string(
     assert total / 40 == pytest.approx(np.mean(found.table["length"].to_list()), rel=1e-3)
     for said in (*mistakes.to_dicts(), *map(asdict, confident_mistakes(found))):
         assert stop not in (said["chosen"] or "")[:-1], said
+    as_earlier_releases(root)
+    early = evaluated_items(root, "tiny_gen")
+    assert early.uncut
+    assert early.table["length"].to_list() == [
+        len(prompt["written_logprob"]) for prompt in run.prompts("written_logprob").to_pylist()
+    ]
+    again = evaluate(folder)  # stores the lengths, and runs no pass
+    assert (again.exit_code, "was complete already" in again.stderr) == (0, True)
+    assert evaluated_items(root, "tiny_gen").table.equals(found.table)

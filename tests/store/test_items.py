@@ -87,6 +87,12 @@ def test_documents_are_in_the_log_of_the_evaluation(root: Path) -> None:
     assert ([documents[item]["scene"] for item in range(3)], declared) == ([0, 0, 1], None)
     add(root, {**files, "m/results_2026.json": json.dumps(told).encode()})
     assert logged_documents(root, "eval t", "m", "t")[1] == "scene"
+    for broken in (b"{", b"[]\n", b'{"doc_id": 0}', b'{"doc_id": 0, "doc": 3}', b"[" * 100_000):
+        add(root, {**files, "m/samples_t_2027.jsonl": broken})
+        with pytest.raises(FormatError, match=r"samples_t_2027\.jsonl is no file of lm-eval"):
+            logged_documents(root, "eval t", "m", "t")
+    add(root, {**files, "m/results_2026.json": b"[]"})
+    assert logged_documents(root, "eval t", "m", "t")[1] is None
     for source, model, task in (("eval t", "m", "u"), ("eval t", "n", "t"), ("other", "m", "t")):
         assert logged_documents(root, source, model, task) == ({}, None)
 
