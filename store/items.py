@@ -126,8 +126,9 @@ def logged_documents(
                 elif name.suffix == ".json":
                     declared = declared_cluster(data, task) or declared
             except (KeyError, TypeError, ValueError, RecursionError) as error:
+                why = f"{type(error).__name__}: {error}"
                 raise FormatError(
-                    f"{found.path}: {name} is no file of lm-eval ({type(error).__name__}: {error}).",
+                    f"{found.path}: {name} is no file of lm-eval ({why}).",
                     kind=ErrorKind.CORRUPT,
                 ) from None
     return documents, declared
