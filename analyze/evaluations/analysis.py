@@ -25,7 +25,7 @@ from lpp.analyze.evaluations.measure import (
     with_q,
 )
 from lpp.analyze.evaluations.site_features import site_features
-from lpp.analyze.numerics.auroc import Flags
+from lpp.analyze.numerics.auroc import Codes, Flags
 from lpp.analyze.numerics.calibration import (
     Calibration,
     RiskCoverage,
@@ -76,6 +76,9 @@ class ItemAnalysis:
     independent."""
     n_clusters: int
     """Number of clusters; 0: items are taken as independent."""
+    even_clusters: float
+    """Number of clusters, fewer the more their sizes differ: (sum of sizes)^2 / sum of their
+    squares; 0: items are taken as independent."""
     uncut: bool
     """Whether answers include what the model wrote after the stop string (`EvaluatedItems`)."""
     accuracy_interval: tuple[float, float]
@@ -171,6 +174,7 @@ def analysis(
         left_out=some.left_out,
         cluster=some.cluster,
         n_clusters=some.n_clusters,
+        even_clusters=0.0 if clusters is None else _even(np.bincount(clusters)),
         uncut=some.uncut,
         accuracy_interval=accuracy_interval(
             right, np.arange(len(right)) if clusters is None else clusters
@@ -190,6 +194,10 @@ def kept_sites(some: EvaluatedItems, patterns: Sequence[str]) -> list[str]:
     run = some.view.run
     chosen = matching("site", patterns, run.sites, option="--sites")
     return chosen if run.plan.keeps_rows else []
+
+
+def _even(sizes: Codes) -> float:
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
 def _check_enough(some: EvaluatedItems, right: Flags) -> None:

@@ -11,7 +11,9 @@ from lpp.analyze.tables.database import frame_schema, put
 from lpp.store.objects.place import Place
 
 FEW_CLUSTERS: Final = 30
-"""With fewer clusters than this, an error by clusters is itself uncertain, and mostly too small."""
+"""With fewer clusters than this, an error by clusters is itself uncertain, and mostly too small.
+Simulated on noise: with 40 clusters of 1 to 12 items the interval of an AUROC held 0.5 in 93 %,
+with one of 60 items and 60 single ones in 76 %."""
 
 FEW_OF_A_KIND: Final = 30
 """With fewer right or wrong items than this, chance alone gives AUROCs from 0.4 to 0.6."""
@@ -19,7 +21,8 @@ FEW_OF_A_KIND: Final = 30
 MEANING: Final[Mapping[str, str]] = {
     "few_items": f"Fewer than {FEW_OF_A_KIND} items are right, or wrong: an AUROC is known to "
     "within 0.1 at best.",
-    "few_clusters": f"Fewer than {FEW_CLUSTERS} clusters: intervals are rough, mostly too short.",
+    "few_clusters": f"Fewer than {FEW_CLUSTERS} clusters, or a few that hold most items: intervals "
+    "are rough, mostly too short.",
     "first_positions": "The first positions of the prompts take part in features of the question; "
     "they are often attention sinks. lpp-analyze items --skip-first 1 leaves one out.",
     "independent_items": "Items are taken as independent, since no field says which belong "
@@ -83,7 +86,7 @@ def item_flags(found: ItemAnalysis) -> Iterator[str]:
     """Flags of an analysis, of `MEANING`."""
     if min(found.n_right, found.n_wrong) < FEW_OF_A_KIND:
         yield "few_items"
-    if 0 < found.n_clusters < FEW_CLUSTERS:
+    if 0 < found.even_clusters < FEW_CLUSTERS:
         yield "few_clusters"
     if not found.skip_first:
         yield "first_positions"

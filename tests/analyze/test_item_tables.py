@@ -169,14 +169,14 @@ def test_an_evaluation_has_its_counts_and_the_items_that_were_set_aside(
 
 
 def test_flags_say_what_may_mislead(found: ItemAnalysis) -> None:
-    clusters: dict[str, Any] = {"cluster": "scene", "n_clusters": 30}
+    clusters: dict[str, Any] = {"cluster": "scene", "n_clusters": 40, "even_clusters": 30.0}
     enough = replace(found, n_right=40, n_wrong=40, **clusters)
     assert list(item_flags(enough)) == []
     changes: dict[str, dict[str, Any]] = {
         "few_items": {"n_wrong": 29},
-        "few_clusters": {"n_clusters": 29},
+        "few_clusters": {"even_clusters": 29.9},
         "first_positions": {"skip_first": 0},
-        "independent_items": {"cluster": None, "n_clusters": 0},
+        "independent_items": {"cluster": None, "n_clusters": 0, "even_clusters": 0.0},
         "items_left_out": {"left_out": {"no answer was chosen": 1}},
         "no_groups": {"n_groups": 0, "n_within": 0},
         "small_groups": {"n_within": 0},

@@ -190,7 +190,7 @@ def clustered(item: dict[str, Any]) -> dict[str, Any]:
 def test_every_number_is_by_cluster(make_run: MakeRun) -> None:
     written = evaluated_run(make_run, items=120, right=calm_and_long, changes=clustered)
     found = lpp.analyze.items(written.root, "tiny_task")
-    assert (found.cluster, found.n_clusters) == ("item_cluster", 30)
+    assert (found.cluster, found.n_clusters, found.even_clusters) == ("item_cluster", 30, 30)
     right = np.array([item["correct"] for item in written.rows])
     codes = np.arange(120) // 4
     error = standard_error(right.tolist(), codes.tolist())
