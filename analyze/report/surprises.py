@@ -22,8 +22,15 @@ TEXTS: Final = ("text_so_far", "question", "chosen_answer", "gold_answer")
 """Columns that hold several tokens as text."""
 
 
-def surprises(url: str) -> Answer:
-    """What surprised each model; the tokens as text."""
+def surprises(url: str, *, of_some: bool = False) -> Answer:
+    """What surprised each model; the tokens as text.
+
+    of_some: whether the page is of some of many runs; then the tokens of all are not read for it.
+    """
+    if of_some:
+        why = "A report of some runs does not read the tokens of all"
+        command = f"lpp-sql {shlex.quote(url)} --run surprises"
+        return Answer(SURPRISES, pl.DataFrame(), f"{why}: {command}")
     return in_words(url, SURPRISES, "surprises")
 
 
