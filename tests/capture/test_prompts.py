@@ -140,6 +140,15 @@ def test_what_is_no_list_of_ids_is_refused(ids: object) -> None:
 
 
 def test_a_tokenizer_that_fails_or_loses_texts_is_refused() -> None:
-    for found, message in (({"input_ids": []}, "0 lists of ids for 1 texts"), ({}, "KeyError")):
+    def without_ids(texts: list[str], **options: object) -> dict[str, object]:
+        return {}
+
+    def without_texts(texts: list[str], **options: object) -> dict[str, object]:
+        return {"input_ids": []}
+
+    for hostile, message in (
+        (without_texts, "0 lists of ids for 1 texts"),
+        (without_ids, "KeyErr"),
+    ):
         with pytest.raises(InputError, match=message):
-            tokenise([Passage(0, "a")], lambda *args, given=found, **options: given, context=9)
+            tokenise([Passage(0, "a")], hostile, context=9)
