@@ -59,10 +59,10 @@ env: $(ENV) ## the environment: the package, CPU or CUDA torch, the packaged mod
 demo: $(ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; compare them
 	@$(BIN)/lpp-capture demo
 
-test: $(ENV) ## the 5,000 tests that a contributor runs: about three minutes on two cores
+test: $(ENV) ## the 5,200 tests that a contributor runs: about three minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
-test-all: $(ENV) ## all 6,200 tests but those of vLLM and of GPUs: the real model, servers, a browser; 20 to 25 minutes
+test-all: $(ENV) ## all 6,500 tests but those of vLLM and of GPUs: the real model, servers, a browser; 20 to 25 minutes
 	$(BIN)/python -m pytest $(WORKERS) $(EVERYTHING)
 
 coverage: $(ENV) ## `make test`, and the share of lines and branches that it runs
