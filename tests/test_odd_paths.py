@@ -37,6 +37,7 @@ from lpp.analyze import (
 from lpp.capture.models.gguf import packaged_model
 from lpp.sql import TABLES
 from lpp.store import open_store
+from lpp.store.commands.escaping import escape
 from lpp.store.objects.place import Url
 
 PROGRAMS: Mapping[str, click.Command] = {
@@ -176,7 +177,10 @@ def report(root: Path) -> str:
     """The summary of a report written beside the store, without what names place and database."""
     target = root.parent / f"{root.name}.md"
     run("lpp-analyze", "report", "-o", target, "--", root)
-    lines = target.read_text().split("\n")
+    text = target.read_text()
+    for name in (str(target), str(root)):  # a name of several lines is part of a command of several
+        text = text.replace(escape(name), "STORE").replace(name, "STORE")
+    lines = text.split("\n")
     return "\n".join(line for line in lines if "SHA-256" not in line and "lpp-analyze" not in line)
 
 
