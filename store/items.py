@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.format.plan import Plan
 from lpp.store.format.tables import ITEMS_SCHEMA, encode_table, table_of
 from lpp.store.objects.place import Url
@@ -40,6 +42,9 @@ RIGHT: Final = ("acc", "exact_match")
 """Metrics that say whether an item is right, the first one first."""
 
 _RULE: Final = "lm-eval requests of "
+
+_KEY: Final = ("model", "run", "task", "filter", "item")
+"""Columns whose combination occurs once in a source."""
 
 ITEMS_FILE: Final = "items.arrow"
 """Name of the file, in a folder that is named after the model."""
@@ -158,10 +163,36 @@ def table_of_items(data: bytes) -> pa.Table:
 
 
 def items_file(table: pa.Table) -> bytes:
-    """The bytes of the file. table: (n, 17) `ITEMS_SCHEMA`."""
+    """The bytes of the file. table: (n, 17) `ITEMS_SCHEMA`. InputError if no items can be so."""
     if not table.schema.equals(ITEMS_SCHEMA):
         raise ValueError(f"items with columns {table.schema.names}")
+    if problem := _problem(table):
+        raise InputError(f"no items of an evaluation: {problem}.", kind=ErrorKind.INVALID_VALUE)
     return encode_table(table)
+
+
+def _problem(items: pa.Table) -> str:
+    """Why these are not the items of one source; empty if they may be. NaN: null, always right."""
+    answers = _lengths(items, "prompt_ids")
+    for name in ("log_likelihoods", "greedy", "n_answer"):
+        lengths = _lengths(items, name)
+        if (np.isfinite(lengths) & (lengths != answers)).any():
+            return f"{name} should have an entry for each answer"
+    for name in ("gold", "chosen"):
+        answer = items[name].to_numpy()
+        if ((answer < 0) | (answer >= answers)).any():
+            return f"{name} should be one of the answers"
+    counts = items.group_by(_KEY).aggregate([([], "count_all")])
+    twice = np.flatnonzero(counts["count_all"].to_numpy() > 1)
+    if twice.size:
+        (row,) = counts.slice(twice[0], 1).to_pylist()
+        return f"item {row['item']} of {row['task']} is there twice"
+    return ""
+
+
+def _lengths(items: pa.Table, name: str) -> npt.NDArray[np.float64]:
+    lists = items[name].combine_chunks()
+    return np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False), np.float64)
 
 
 def read_items(root: Url) -> pa.Table:
@@ -179,6 +210,7 @@ def read_items(root: Url) -> pa.Table:
 def _read(root: Url) -> pa.Table:
     tables = [ITEMS_SCHEMA.empty_table()]
     for found in score_sets(root):
+        before = len(tables)
         for name, data in found.original().items():
             if PurePosixPath(name).name != ITEMS_FILE:
                 continue
@@ -189,4 +221,10 @@ def _read(root: Url) -> pa.Table:
                     f"{found.path}: {name} is no table of items ({error}).", kind=ErrorKind.CORRUPT
                 ) from None
             tables.append(table)
+        if problem := _problem(pa.concat_tables([tables[0], *tables[before:]])):
+            raise FormatError(
+                f"{found.path}: no items of an evaluation ({problem}). Remove that directory, then "
+                "evaluate again, or add the scores again.",
+                kind=ErrorKind.CORRUPT,
+            )
     return pa.concat_tables(tables)

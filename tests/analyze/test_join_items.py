@@ -194,6 +194,15 @@ def test_a_file_that_is_no_log_is_refused(root: Path, results: Path, broken: str
     assert len(read_items(root)) == 0
 
 
+def test_an_item_that_is_logged_twice_is_refused(root: Path, results: Path) -> None:
+    (log,) = results.rglob("samples_*.jsonl")
+    log.write_text(log.read_text() + log.read_text().splitlines()[1])
+    done = add(root, results, "--items")
+    assert done.exit_code == 2
+    assert "item 1 of two is there twice" in done.stderr
+    assert len(read_items(root)) == 0
+
+
 def test_results_without_a_log_are_refused(root: Path, results: Path) -> None:
     (log,) = results.rglob("samples_*.jsonl")
     log.rename(log.with_name(log.name.replace("18-12", "19-00")))  # of another evaluation

@@ -9,7 +9,7 @@ import pytest
 from on_disk import on_disk
 
 from lpp.store import add_scores, create_store
-from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.format.tables import ITEMS_SCHEMA, SCORES_SCHEMA, encode_table
 from lpp.store.items import items_file, logged_documents, read_items
 from lpp.store.scores import remove_scores, score_sets
@@ -67,6 +67,33 @@ def test_a_table_with_other_columns_is_no_table_of_items(root: Path) -> None:
         with pytest.raises(FormatError, match=r"items\.arrow") as caught:
             read_items(root)
         assert caught.value.kind is ErrorKind.CORRUPT
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"prompt_ids": [5]},
+        {"log_likelihoods": []},
+        {"greedy": [True, False, True]},
+        {"n_answer": [1]},
+        {"gold": 2},
+        {"gold": -1},
+        {"chosen": 2},
+        {"chosen": -1},
+        {"item": 4},
+    ],
+)
+def test_items_that_cannot_be_are_neither_written_nor_read(root: Path, lie: dict[str, Any]) -> None:
+    rows = [{**ROW, "n_answer": [3, None], "item": 4}, {**ROW, "item": 5, "gold": None}]
+    add(root, {"m/items.arrow": items_file(pa.Table.from_pylist(rows, schema=ITEMS_SCHEMA))})
+    assert len(read_items(root)) == 2
+    table = pa.Table.from_pylist([rows[0], {**rows[1], **lie}], schema=ITEMS_SCHEMA)
+    with pytest.raises(InputError, match="no items of an evaluation"):
+        items_file(table)
+    add(root, {"m/items.arrow": encode_table(table)})
+    with pytest.raises(FormatError, match="no items of an evaluation") as caught:
+        read_items(root)
+    assert caught.value.kind is ErrorKind.CORRUPT
 
 
 def test_items_of_earlier_releases_have_neither_clusters_nor_lengths(root: Path) -> None:

@@ -1,5 +1,6 @@
 """Damage of every kind is found with its place, and hurts nothing but what it touched."""
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_missing_object_is_found(run: Run, shard: int | None, key: str) -> None:
     assert str(problem) == f"{key_of(run, path)}: not readable (No such file or directory)"
     with pytest.raises(FormatError, match=f"{key}: missing"):
         _ = [reopen(run).prompts(), reopen(run).tokens(), *reopen(run).hidden("final")]
+
+
+@pytest.mark.timeout(60)
+def test_a_file_of_another_size_is_not_read(run: Run) -> None:
+    for path in (home(run) / "prompts.arrow", home(run, 1) / "hidden.zarr/final/c/0/0"):
+        good = path.read_bytes()
+        os.truncate(path, 1 << 40)  # holes: it takes no room, and hours to read
+        (problem,) = reopen(run).verify()
+        assert problem.where == key_of(run, path)
+        assert problem.what == f"{1 << 40} bytes, {len(good)} were committed"
+        with pytest.raises(FormatError):
+            (reopen(run).prompts(), list(reopen(run).hidden("final")))
+        path.write_bytes(good)
 
 
 def test_object_replaced_by_a_directory_is_found(run: Run) -> None:
