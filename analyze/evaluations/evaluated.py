@@ -247,7 +247,7 @@ def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, 
     rows: list[dict[str, Any]] = []
     left_out: dict[str, int] = {}
     for one in found.iter_rows(named=True):
-        row, why = _row(one, answers)
+        row, why = _row(one, answers, view.run.n_prompts)
         if row is not None:
             rows.append(row)
         else:
@@ -256,9 +256,9 @@ def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, 
 
 
 def _row(
-    one: dict[str, Any], answers: Mapping[int, "_Answer"]
+    one: dict[str, Any], answers: Mapping[int, "_Answer"], n_prompts: int
 ) -> tuple[dict[str, Any] | None, str]:
-    """A row of `SCHEMA`, or the reason why there is none."""
+    """A row of `SCHEMA`, or the reason why there is none. n_prompts: of the run, that are there."""
     if one["correct"] is None:
         return None, "neither right nor wrong"
     logprobs, ids = one["log_likelihoods"], one["prompt_ids"]
@@ -271,6 +271,8 @@ def _row(
         return None, "no answer was chosen"
     given = [answers.get(prompt) for prompt in ids]
     answer = given[chosen]
+    if answer is None and (ids[chosen] or 0) >= n_prompts:
+        return None, "the prompt of its answer is in a missing or damaged shard, or behind one"
     if answer is None:
         return None, "the prompt of its answer was set aside"
     gold = None if one["gold"] is None else given[one["gold"]]

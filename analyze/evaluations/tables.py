@@ -28,8 +28,8 @@ MEANING: Final[Mapping[str, str]] = {
     "independent_items": "Items are taken as independent, since no field says which belong "
     "together: items of one passage or scene make intervals too short and p too small. "
     "lpp-analyze items --cluster FIELD names it.",
-    "items_left_out": "Some items could not be analysed: they were set aside, or are neither right "
-    "nor wrong.",
+    "items_left_out": "Some items could not be analysed: they were set aside, their shards are "
+    "missing, or they are neither right nor wrong.",
     "no_groups": "The items have no groups, so a feature that only tells easy subjects from hard "
     "ones counts too. lpp-capture eval --group FIELD names the subject.",
     "small_groups": "The groups are too small to compare items within them, so a feature that only "

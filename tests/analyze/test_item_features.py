@@ -139,6 +139,7 @@ def test_an_item_in_parts(make_run: MakeRun) -> None:
             3: {  # asked for twice: the second half is without the question
                 "prompt_ids": row["prompt_ids"] * 2,
                 "log_likelihoods": [*row["log_likelihoods"], 0.0, 0.0, 0.0],
+                "greedy": row["greedy"] * 2,
                 "metrics": '{"acc": 1.0, "acc_mutual_info": 0.0}',
             },
             4: {
@@ -165,6 +166,14 @@ def test_an_item_in_parts(make_run: MakeRun) -> None:
     assert found["chosen_logprob"][1] == -2.0
     assert found["chosen_share"][2] == 1.0
     assert math.isnan(found["answer_gap"][2])
+
+
+def test_items_behind_a_missing_shard_are_not_said_to_be_set_aside(make_run: MakeRun) -> None:
+    written = evaluated_run(make_run, items=10, per_shard=10, shards=[0, 2])
+    read = evaluated_items(written.root, "tiny_task")
+    why = "the prompt of its answer is in a missing or damaged shard, or behind one"
+    assert read.left_out == {why: 10 - len(read.table)}
+    assert 2 <= len(read.table) <= 4  # the first ten prompts
 
 
 def test_features_are_declared() -> None:
