@@ -27,6 +27,7 @@ def profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.DataF
     from lpp.sql import TABLES
     from lpp.sql.database.catalogue import outdated_tables
     from lpp.sql.database.connect import reading
+    from lpp.sql.database.outdated import warn_of_outdated
 
     root = open_store(url).path
     if outdated_tables(root):
@@ -48,6 +49,7 @@ def profiled(url: Url, metrics: Collection[str]) -> tuple[pl.DataFrame, pl.DataF
     columns = ", ".join(["run", "site", "context", "n_prompts", "flags", *metrics])
     of_runs = "run, model, untrained_seed, n_parameters, corpus, prompt_set, n_prompts"
     with reading(root) as connection:
+        warn_of_outdated(connection, root)
         whole = connection.sql(f"SELECT {columns} FROM site_profiles WHERE first_position = 0")
         profiles = whole.to_arrow_table()
         runs = connection.sql(f"SELECT {of_runs} FROM runs ORDER BY run").to_arrow_table()

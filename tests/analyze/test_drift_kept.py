@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -350,20 +350,17 @@ def test_a_machine_that_cannot_multiply_as_the_driver_says_so(
     two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = paired(*two)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     span = logits.Span(
         pair=pair,
         prompt_id=np.zeros(1, np.int32),
         position=np.zeros(1, np.int32),
         names=frozenset(["kl"]),
-        places=("cuda", "cuda"),
+        places=("cpu", "numpy"),
         tile_rows=4,
     )
-    with pytest.raises(MachineError, match="no such GPU"):
-        logits._of_span(span, Workers(1))
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     with pytest.raises(MachineError, match="has no torch"):
-        logits._of_span(replace(span, places=("cpu", "numpy")), Workers(1))
+        logits._of_span(span, Workers(1))
 
 
 # token tables

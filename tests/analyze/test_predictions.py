@@ -175,7 +175,13 @@ def test_a_run_against_itself_has_not_changed_at_all(side: Callable[..., Side]) 
             value = 1.0 if name == "top10" else 0.0
             numbers = (summary.mean, summary.median, summary.p99, summary.max)
             assert numbers == (value,) * 4, name
-            assert (summary.stderr, summary.ci_low, summary.ci_high) == (0.0, value, value)
+            assert summary.stderr == 0.0
+            ends = (summary.ci_low, summary.ci_high)
+            # a share of equal counts has Wilson's interval: other prompts may flip
+            near, far = ends if name != "top10" else ends[::-1]
+            assert near == value
+            assert far is not None
+            assert far == value if name not in ("flips", "top10") else 0 < abs(far - value) < 0.5
 
 
 def test_swapping_the_runs_swaps_the_divergences(side: Callable[..., Side]) -> None:
