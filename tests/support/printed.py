@@ -20,8 +20,10 @@ KERNELS: Final = 0.02
 
 _ELSEWHERE_OTHERS: Final = re.compile(
     r"[\d.]+ (?=s\b|[kMGT]?B (?:free|available)\b)|(?<=-)(?:[0-9a-f]{8}\b|[0-9a-f]{1,7}…)"
+    r"|(?<=± )[\d.]+e-0[5-9] \(\d+\)"
 )
-"""Seconds, free bytes, and the end of a run's id, whole or truncated by a table."""
+"""Seconds, free bytes, the end of a run's id, whole or truncated by a table, and the prefix of an
+extreme with an error below 1e-4: the prefixes hardly differ, and rounding decides between them."""
 
 _NUMBER: Final = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?")
 
