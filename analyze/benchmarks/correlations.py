@@ -48,7 +48,7 @@ MEANING: Final[Mapping[str, str]] = {
     "flagged_profiles": "some of the profiles carry flags of their own",
     "published": "published profiles are included: other texts, other code, context 150",
     "same_order_as_size": "no coefficient: one side has exactly the order of model size",
-    "sign_turns": "the sign of the rank correlation changes once model size is held constant",
+    "sign_turns": "the sign of the rank correlation changes with size held constant",
     "too_few_models": f"no coefficient: fewer than {FEWEST} models cannot be ranked",
 }
 """What each flag of a correlation says."""

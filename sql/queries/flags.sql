@@ -42,7 +42,7 @@ WITH meanings (of_correlations, flag, why) AS (
     (true, 'flagged_profiles', 'some of the profiles carry flags of their own'),
     (true, 'published', 'published profiles are included: other texts, other code, context 150'),
     (true, 'same_order_as_size', 'no coefficient: one side has exactly the order of model size'),
-    (true, 'sign_turns', 'the sign of the rank correlation changes once model size is held constant'),
+    (true, 'sign_turns', 'the sign of the rank correlation changes with size held constant'),
     (true, 'too_few_models', 'no coefficient: fewer than 5 models cannot be ranked')
 ),
 carried AS (
