@@ -86,9 +86,7 @@ N_SINKS: Final = Column("n_sinks", "INTEGER", "positions used that are attention
 SINK_END: Final = Column(
     "sink_end", "INTEGER", "first position after the site's sinks; 0: none", "tokens"
 )
-CLUSTER: Final = Column(
-    "cluster", "VARCHAR", "field of prompts that errors leave out together; null: neighbours"
-)
+CLUSTER: Final = Column("cluster", "VARCHAR", "field whose clusters errors leave out; null: none")
 PROMPT_SET: Final = Column("prompt_set", "VARCHAR", "equal if runs read the same first n_prompts")
 
 

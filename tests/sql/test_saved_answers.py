@@ -61,6 +61,7 @@ def test_profiles_without_errors_are_listed(make: Make, empty_store: Path) -> No
 def parts(metric: str, values: Sequence[float], **key: Any) -> list[dict[str, Any]]:
     """Rows of `jackknife`: `metric` without each group of prompts."""
     key = {"metric": metric, "prefix": 20, "first_position": 0, "student_t": 2.0, **key}
+    key = {"cluster": None, **key}
     return [{**key, "prompt_group": g, "value": value} for g, value in enumerate(values)]
 
 
