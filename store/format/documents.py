@@ -240,9 +240,11 @@ def _read_record(kind: type, value: Any, place: str, problems: list[str]) -> Any
     return kind(**values) if len(problems) == before else None
 
 
-@functools.cache
 def _form(kind: Any) -> tuple[bool, Any, tuple[Any, ...]]:
-    """Whether an annotation is a dataclass, its origin and its arguments."""
+    """Whether an annotation is a dataclass, its origin and its arguments.
+
+    Not cached: `int | str` equals `str | int`, and messages name types in the order declared.
+    """
     return dataclasses.is_dataclass(kind), typing.get_origin(kind), typing.get_args(kind)
 
 
