@@ -89,7 +89,7 @@ def test_a_job_of_such_a_model_fails_by_name(tmp_path: Path) -> None:
 def test_a_model_from_python_needs_a_name_that_prints(
     load: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="do not print"):
+    with pytest.raises(InputError, match="text that prints"):
         lpp.capture.capture(
             load(),
             tiny_tokenizer,
