@@ -185,9 +185,9 @@ def test_a_resumed_capture_lists_its_shards_once_before_it_writes(
     looked: list[Sequence[int]] = []
     look = Run.uncommitted
 
-    def counted(run: Run, indices: Sequence[int]) -> list[int]:
+    def counted(run: Run, indices: Sequence[int], *more: Any) -> list[int]:
         looked.append(indices)
-        return look(run, indices)
+        return look(run, indices, *more)
 
     monkeypatch.setattr(Run, "uncommitted", counted)
     assert capture_into(root, request_).captured == 1
