@@ -154,8 +154,8 @@ def jackknife_of_log(value: float, left_out: Sequence[float], least: float = 0.0
     The interval is that of the logarithm, exponentiated: its ends are above 0, and as many times
     below the value as above, or `least`. The standard error is that of the number itself.
 
-    >>> [round(end, 2) for end in jackknife_of_log(8.0, [7.0, 64 / 7])[2:4]]  # ln 8 -+ 12.7 ln 8/7
-    [1.47, 43.66]
+    >>> [round(end, 1) for end in jackknife_of_log(8.0, [7.0, 64 / 7])[2:4]]  # ln 8 -+ 12.7 ln 8/7
+    [1.5, 43.6]
     """
     plain = jackknife(value, left_out)
     if plain.stderr is None or min(value, *left_out) <= 0:

@@ -63,9 +63,9 @@ def test_every_reader_names_it_and_the_next_command(
         assert command in message
     assert len(messages) == 2, caplog.messages
     assert outdated(root) == [4, None]
-    table = " ".join(status(root, "table").split())
-    assert "since its numbers were computed, of 4 prompts" in table
-    assert command in table
+    table = "".join(status(root, "table").split())  # a long path is broken at any letter
+    for words in ("since its numbers were computed, of 4 prompts", command):
+        assert "".join(words.split()) in table
     page = report(str(root))
     (problem, whole) = (origin.problem for origin in page.origin.runs)
     assert problem is not None

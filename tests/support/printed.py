@@ -2,9 +2,10 @@
 
 Words and numbers are compared, white space is not. A number with a decimal point, an exponent or a
 percent sign is measured: other kernels round the forward pass differently, so it may differ by
-`KERNELS`, and by one unit of its last digit. Every other number is a count, and sizes in bytes are
-computed: both must be equal. Not compared: seconds and free bytes, which depend on the machine, and
-the digits at the end of a run's id, which depend on the versions of libraries.
+`KERNELS`, a standard error by `ERRORS`, and either by one unit of its last digit. Every other
+number is a count, and sizes in bytes are computed: both must be equal. Not compared: seconds and
+free bytes, which depend on the machine, and the digits at the end of a run's id, which depend on
+the versions of libraries.
 """
 
 import hashlib
@@ -17,6 +18,9 @@ from lpp.store.format.documents import canonical_json
 
 KERNELS: Final = 0.02
 """Relative difference that is allowed for a measured number."""
+
+ERRORS: Final = 0.15
+"""And for a standard error, a number after ±: of 20 prompts it is itself known to 16 %."""
 
 _ELSEWHERE_OTHERS: Final = re.compile(
     r"[\d.]+ (?=s\b|[kMGT]?B (?:free|available)\b)|(?<=-)(?:[0-9a-f]{8}\b|[0-9a-f]{1,7}…)"
@@ -78,7 +82,8 @@ def _same(shown: re.Match[str], printed: re.Match[str]) -> bool:
         return False
     unit = max(_unit(ours), _unit(theirs))
     a, b = float(ours), float(theirs)
-    return abs(a - b) <= KERNELS * max(abs(a), abs(b)) + 1.001 * unit
+    allowed = ERRORS if shown.string[: shown.start()].endswith("± ") else KERNELS
+    return abs(a - b) <= allowed * max(abs(a), abs(b)) + 1.001 * unit
 
 
 def _is_measured(part: re.Match[str]) -> bool:
