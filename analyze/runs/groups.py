@@ -5,6 +5,7 @@ no independent sample even where they do not lie side by side: `Clusters` leave 
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -67,17 +68,18 @@ def group_of(groups: Groups, n_prompts: int) -> Integers:
     return np.asarray(without_gaps[cluster])
 
 
-def spans(groups: Groups, n_prompts: int) -> list[Spans]:
+@lru_cache(maxsize=64)  # every metric of every cell asks for them
+def spans(groups: Groups, n_prompts: int) -> tuple[Spans, ...]:
     """The prompts of each group, for the first `n_prompts` prompts; none for fewer than two groups.
 
     >>> spans(3, 7)
-    [((0, 2),), ((2, 4),), ((4, 7),)]
+    (((0, 2),), ((2, 4),), ((4, 7),))
     >>> spans(Clusters(np.array([0, 1, 0])), 3)
-    [((0, 1), (2, 3)), ((1, 2),)]
+    (((0, 1), (2, 3)), ((1, 2),))
     """
     group = group_of(groups, n_prompts)
-    found = [runs_of(group == number) for number in range(int(group.max(initial=-1)) + 1)]
-    return found if len(found) > 1 else []
+    found = tuple(runs_of(group == number) for number in range(int(group.max(initial=-1)) + 1))
+    return found if len(found) > 1 else ()
 
 
 def runs_of(chosen: npt.NDArray[np.bool_]) -> Spans:

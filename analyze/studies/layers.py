@@ -144,7 +144,7 @@ def _ranks(
         short = [view.short(*cell) for cell in of_site.select("n_prompts", "prefix").rows()]
         frames.append(
             of_site.with_columns(
-                *spectra.numbers(of_site, found, (*NUMBERS, *spectra.SINKS), errors=SURE),
+                *spectra.numbers([(of_site, found)], (*NUMBERS, *spectra.SINKS), errors=SURE),
                 pl.Series("short_prompts", short, dtype=pl.Int32),
                 relative_depth=pl.col("depth") / view.run.plan.model.n_blocks,
             )

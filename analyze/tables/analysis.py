@@ -184,9 +184,7 @@ def analyze_views(
     keys = spectra.all_keys(some, selection).filter(pl.col("site").is_in(sites))
     of_sites = [metric for metric in declared if metric.needs != "tokens"]
     of_tokens = [metric for metric in declared if metric.needs == "tokens"]
-    ranks = [pl.DataFrame(schema=spectra.SCHEMA)]
-    others = [pl.DataFrame(schema=metric_table.SCHEMA)]
-    without = []
+    parts: list[spectra.Part] = []
     groups_of: dict[str, Groups] = {
         view.run.id: groups if cluster is None else clusters_of(view.run, cluster, groups)
         for view in some
@@ -194,24 +192,22 @@ def analyze_views(
     request = site_requests(keys, [*of_sites, *spectra.sink_metrics()], errors, groups_of)
     rest = [m for m in of_sites if m.name not in spectra.SCHEMA]
     for view, of_site, found in spectra.site_numbers(some, keys, request, executor):
-        there = metric_table.crossed(of_site, metric_table.computable(view, rest))
-        ranks.append(spectra.frame(of_site, found))
-        others.append(metric_table.frame(there, found))
-        without.append(without_groups(of_site, found))
+        parts.append((of_site, found))
         progress.advance()
         progress.note(f"{of_site.item(0, 'site')} of {names[view.run.id]}")
     no_groups: Mapping[str, Groups] = {}
     sure = no_groups if errors == "none" else groups_of
-    others += _logit_frames(some, selection, of_tokens, sure)
-    of_logits = entropy.all_keys(some, selection)
-    ends = entropy.frames(some, of_logits, frozenset(entropy.SCHEMA), groups=groups_of)
+    of_logits = _logit_frames(some, selection, of_tokens, sure)
+    prefixes = entropy.all_keys(some, selection)
+    ends = entropy.frames(some, prefixes, frozenset(entropy.SCHEMA), groups=groups_of)
     runs = pl.DataFrame([run_row(view) for view in some], infer_schema_length=None)
-    of_spectra = pl.concat(ranks)
+    of_spectra = spectra.frame(parts)
     by_prefix = pl.concat(
         [pl.DataFrame(schema={**entropy.SCHEMA, **entropy.WITHOUT, **entropy.BIAS}), *ends]
     )
     of_entropy = by_prefix.select(*entropy.SCHEMA)
     sets = prompt_sets(comparable_among, of_entropy["n_prompts"].unique())
+    others = [metric_table.frame_of_sites(parts, rest, some), *of_logits]
     of_metrics = with_prompt_sets(pl.concat(others), sets, beside=BESIDE)
     facts = metric_facts(of_metrics, spectra=of_spectra, entropy=of_entropy, runs=runs)
     return Analysis(
@@ -221,7 +217,7 @@ def analyze_views(
         entropy=of_entropy,
         metrics=of_metrics.select(*metric_table.SCHEMA.names(), flags_of(facts)),
         floor_bias=by_prefix.select(*_SETTING, *entropy.BIAS).unique(),
-        without_groups=(*without, entropy.without_groups(by_prefix)),
+        without_groups=(without_groups(parts), entropy.without_groups(by_prefix)),
         computed=frozenset(metric.name for metric in declared).intersection(PAPER_NAMES),
         prompt_sets=sets,
         left_out=tuple(left_out),

@@ -5,11 +5,13 @@ min(L, T_i) - 1. For a text shorter than the prefix this is the end of the text;
 counts such texts.
 """
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -102,13 +104,19 @@ def frames(
     *,
     groups: Mapping[str, Groups] = MappingProxyType({}),
 ) -> Iterator[pl.DataFrame]:
-    """The rows of `keys`, one frame per run: `SCHEMA`; `WITHOUT` and `BIAS` if there are `groups`.
+    """The rows of `keys` in one frame: `SCHEMA`; `WITHOUT` and `BIAS` if there are `groups`.
 
-    groups: of the jackknife, by run. Errors of means are those of clusters where these are given.
+    columns: those to compute; the others are null. groups: of the jackknife, by run. Errors of
+    means are those of clusters where these are given.
     """
     runs = {view.run.id: view for view in views}
-    for (run,), of_run in keys.group_by("run", maintain_order=True):
-        yield rows(runs[str(run)], of_run, columns, groups.get(str(run), 0))
+    found = [
+        row
+        for run, of_run in itertools.groupby(keys.select(KEYS).iter_rows(), key=itemgetter(0))
+        for row in _rows(runs[run], list(of_run), columns, groups.get(run, 0))
+    ]
+    whole = pl.DataFrame(found, schema={**SCHEMA, **WITHOUT, **BIAS}, orient="row")
+    yield whole if groups else whole.select(*SCHEMA)
 
 
 def without_groups(found: pl.DataFrame) -> pl.DataFrame:
@@ -169,30 +177,31 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(str(number) for number in numbers)
 
 
-def rows(
-    view: RunView, keys: pl.DataFrame, columns: frozenset[str], groups: Groups = 0
-) -> pl.DataFrame:
-    """The rows of one run for `keys`; value columns that are not in `columns` are null."""
-    cells = keys.select("prefix", "n_prompts").unique()
-    cells = cells.with_columns(
-        pl.Series(name, [count(size) for size in cells["n_prompts"]], dtype=pl.Int32)
-        for name, count in (
-            ("n_quarantined", view.quarantined),
-            ("n_duplicates", view.duplicates),
+Key = tuple[str, int, int, int]
+"""Run, context, prefix, number of prompts."""
+
+
+def _rows(
+    view: RunView, keys: Sequence[Key], columns: frozenset[str], groups: Groups
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of one run: `SCHEMA`, `WITHOUT`, `BIAS`. Not frames, which are slow if small."""
+    cells = list(dict.fromkeys(key[2:] for key in keys))
+    means = columns & {name for name in SCHEMA.names() if name.startswith("entropy")}
+    nats = _Nats.of(view, {prefix for prefix, _ in cells}, read=bool(groups or means))
+    counted = groups or means or "short_prompts" in columns
+    ends = {cell: nats.numbers(*cell, groups) if counted else _NO_NUMBERS for cell in cells}
+    alike = _distinct(view, cells) if "distinct_prefixes" in columns else dict.fromkeys(cells)
+    counts = {size: (view.quarantined(size), view.duplicates(size)) for _, size in cells}
+    biases = _biases(nats, keys, groups) if groups else {}
+    for run, context, prefix, size in keys:
+        *estimates, short, without = ends[prefix, size]
+        yield (
+            *(run, context, prefix, size, *estimates, *counts[size], short, alike[prefix, size]),
+            *(without, biases.get((context, size))),
         )
-    )
-    means = {name for name in SCHEMA.names() if name.startswith("entropy")}
-    if groups or columns & {*means, "short_prompts"}:
-        nats = _Nats.of(view, set(cells["prefix"]), read=bool(groups or columns & means))
-        cells = _with_means(nats, cells, groups)
-        keys = _with_bias(nats, keys, groups) if groups else keys
-    if "distinct_prefixes" in columns:
-        cells = cells.with_columns(_distinct(view, cells))
-    frame = keys.join(cells, on=["prefix", "n_prompts"], how="left", maintain_order="left")
-    absent = [name for name in SCHEMA.names() if name not in frame.columns]
-    return frame.with_columns(
-        pl.lit(None, dtype=SCHEMA[name]).alias(name) for name in absent
-    ).select(*SCHEMA, *((*WITHOUT, *BIAS) if groups else ()))
+
+
+_NO_NUMBERS: Final = (None,) * 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,46 +229,40 @@ class _Nats:
             },
         )
 
+    def numbers(self, prefix: int, size: int, groups: Groups) -> tuple[Any, ...]:
+        """Of the first `size` prompts: the means and errors in the order of `SCHEMA`, then
+        short_prompts and `WITHOUT`.
+        """
+        nats, short = self.by_prefix[prefix]
+        kept = self.kept[:size]
+        count = int(kept.sum())
+        mean, stderr, freedom = _mean(nats[:count], _clusters(groups, kept))
+        estimates = [
+            student(mean / unit, stderr / unit, freedom, (0.0, self.most / unit))
+            for unit in (1.0, self.most)
+        ]
+        parts = Cell(size, prefix).parts(groups)
+        return (
+            *(one.value for one in estimates),
+            *(end for one in estimates for end in one[1:4]),
+            int(short[:count].sum()),
+            _without(nats[:count] / self.most, self.kept, parts),
+        )
 
-def _with_bias(nats: _Nats, keys: pl.DataFrame, groups: Groups) -> pl.DataFrame:
-    """Add `BIAS` to the key columns."""
-    rows = []
-    for setting, of_setting in keys.group_by("context", "n_prompts", maintain_order=True):
-        kept = nats.kept[: int(setting[1])]
-        values = [nats.by_prefix[prefix][0][: kept.sum()] for prefix in of_setting["prefix"]]
+
+def _biases(nats: _Nats, keys: Sequence[Key], groups: Groups) -> dict[tuple[int, int], float]:
+    """`BIAS` by context and number of prompts."""
+    prefixes: dict[tuple[int, int], list[int]] = {}
+    for _, context, prefix, size in keys:
+        prefixes.setdefault((context, size), []).append(prefix)
+    found = {}
+    for (context, size), some in prefixes.items():
+        kept = nats.kept[:size]
+        values = [nats.by_prefix[prefix][0][: kept.sum()] for prefix in some]
         clusters = _clusters(groups, kept)
         alone = np.arange(int(kept.sum())) if clusters is None else clusters
-        rows.append((*setting, floor_bias(np.stack(values) / nats.most, alone)))
-    schema = pl.Schema({"context": pl.Int32, "n_prompts": pl.Int32} | dict(BIAS))
-    found = pl.DataFrame(rows, schema=schema, orient="row")
-    return keys.join(found, on=["context", "n_prompts"], how="left", maintain_order="left")
-
-
-def _with_means(every: _Nats, cells: pl.DataFrame, groups: Groups) -> pl.DataFrame:
-    """Add entropy, entropy_norm, short_prompts and `WITHOUT` to `cells` (prefix, n_prompts)."""
-    most, kept = every.most, every.kept
-    counts = np.append(0, np.cumsum(kept))
-    found = pl.DataFrame(
-        [
-            (prefix, size, *_mean(nats[:count], clusters), int(short[:count].sum()), without)
-            for prefix, size in cells.select("prefix", "n_prompts").iter_rows()
-            for count in (int(counts[size]),)
-            for nats, short in (every.by_prefix.get(prefix, _NO_PROMPTS),)
-            for clusters in (_clusters(groups, kept[:size]),)
-            for without in (_without(nats[:count] / most, kept, Cell(size, prefix).parts(groups)),)
-        ],
-        schema={
-            **{name: cells.schema[name] for name in ("prefix", "n_prompts")},
-            **{"entropy": pl.Float64, "stderr": pl.Float64, "freedom": pl.Int32},
-            **{"short_prompts": pl.Int32, **WITHOUT},
-        },
-        orient="row",
-    )
-    joined = cells.join(found, on=["prefix", "n_prompts"], how="left")
-    return joined.with_columns(_estimates(joined, most))
-
-
-_NO_PROMPTS = np.zeros(0), np.zeros(0, dtype=bool)
+        found[context, size] = floor_bias(np.stack(values) / nats.most, alone)
+    return found
 
 
 def _clusters(groups: Groups, kept: npt.NDArray[np.bool_]) -> Integers | None:
@@ -292,19 +295,6 @@ def _without(
     return [float(rest.mean()) for rest in rests]
 
 
-def _estimates(found: pl.DataFrame, most: float) -> list[pl.Series]:
-    """Mean, error and interval in nats and over `most`, from `entropy`, `stderr`, `freedom`."""
-    columns = []
-    for metric, unit in (("entropy", 1.0), ("entropy_norm", most)):
-        of_metric = [
-            student(mean / unit, stderr / unit, freedom, (0.0, most / unit))
-            for mean, stderr, freedom in found.select("entropy", "stderr", "freedom").iter_rows()
-        ]
-        for place, name in enumerate((metric, *error_names(metric))):
-            columns.append(pl.Series(name, [e[place] for e in of_metric], dtype=pl.Float64))
-    return columns
-
-
 def _entropies(
     view: RunView, lengths: npt.NDArray[np.int32], prefixes: Sequence[int], *, read: bool
 ) -> npt.NDArray[np.float64]:
@@ -330,14 +320,16 @@ def _entropies(
     return found
 
 
-def _distinct(view: RunView, cells: pl.DataFrame) -> pl.Series:
-    """Share of distinct token prefixes in each of `cells`."""
+def _distinct(
+    view: RunView, cells: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], float | None]:
+    """Share of distinct token prefixes for each prefix and number of prompts."""
     width = 4  # bytes of an int32 token id
     kept = view.prompts.filter(pl.Series(view.lengths > 0))["token_ids"]
     prompts = [ids.cast(pl.Int32).to_numpy().tobytes() for ids in kept]
-    shares = []
-    for prefix, size in cells.select("prefix", "n_prompts").iter_rows():
+    shares = {}
+    for prefix, size in cells:
         some = prompts[: int(np.count_nonzero(view.lengths[:size]))]
         distinct = len({ids[: width * prefix] for ids in some})
-        shares.append(distinct / len(some) if some else None)
-    return pl.Series("distinct_prefixes", shares, dtype=pl.Float64)
+        shares[prefix, size] = distinct / len(some) if some else None
+    return shares

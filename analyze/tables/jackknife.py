@@ -5,15 +5,14 @@ of the prompts. The standard error of d is sqrt((G - 1) / G sum (d_g - mean d)^2
 `numerics.jackknife`. The saved query `differences` computes it from the table `jackknife`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import polars as pl
 
-from lpp.analyze.engine.estimates import Estimates
 from lpp.analyze.metrics.spectral import PAPER
 from lpp.analyze.numerics.jackknife import student
-from lpp.analyze.tables.spectra import cells
+from lpp.analyze.tables import spectra
 from lpp.sql.schema.results import JACKKNIFE
 
 KEYS: Final = JACKKNIFE.key[:-1]
@@ -23,21 +22,22 @@ SOURCES: Final[Mapping[str, str]] = {"entropy_floor": "entropy_norm"}
 """Column of profiles -> its name in the tables by prefix, if that differs."""
 
 
-def without_groups(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
-    """A row for each of `keys` (of the spectra table) and each metric of the paper with an error.
+def without_groups(parts: Sequence[spectra.Part]) -> pl.DataFrame:
+    """A row for each key of `parts` and each metric of the paper with an error.
 
-    Columns: those of `KEYS` that `keys` has, the metric, and its (G,) values without each group.
+    Columns: those of `KEYS` that the spectra table has, the metric, and its (G,) values without
+    each group.
     """
-    named = keys.select(name for name in KEYS if name in keys.columns)
+    schema = {name: type_ for name, type_ in spectra.SCHEMA.items() if name in KEYS}
     rows = [
         (*key, metric.name, list(estimate.groups))
-        for key, cell in zip(named.iter_rows(), cells(keys), strict=True)
+        for keys, found in parts
+        for key, cell in zip(keys.select(*schema).iter_rows(), spectra.cells(keys), strict=True)
         for metric in PAPER
         if (estimate := found.get((cell, metric.name))) is not None and estimate.groups
     ]
-    values = ("metric", pl.String()), ("value", pl.List(pl.Float64()))
-    schema = pl.Schema([*named.schema.items(), *values])
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    values = {"metric": pl.String(), "value": pl.List(pl.Float64())}
+    return pl.DataFrame(rows, schema=schema | values, orient="row")
 
 
 def jackknife_rows(

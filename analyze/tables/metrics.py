@@ -146,7 +146,26 @@ def crossed(keys: pl.DataFrame, metrics: Collection[Metric[Any]]) -> pl.DataFram
 def frame(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
     """The rows of `keys`; numbers that are not in `found` are null."""
     pairs = zip(spectra.cells(keys), keys["metric"], strict=True)
-    rows = [found.get(pair, Estimate(None)) for pair in pairs]
+    return _with_values(keys, [found.get(pair, Estimate(None)) for pair in pairs])
+
+
+def frame_of_sites(
+    parts: Sequence[spectra.Part], metrics: Sequence[Metric[Any]], views: Iterable[RunView]
+) -> pl.DataFrame:
+    """A row for each key of `parts` and each of `metrics` that its run, one of `views`, allows."""
+    keys = crossed(pl.concat([spectra.no_keys(), *(keys for keys, _ in parts)]), metrics)
+    rows = [
+        found.get((cell, metric.name), Estimate(None))
+        for keys, found in parts
+        for cell in spectra.cells(keys)
+        for metric in metrics
+    ]
+    some = {view.run.id: {m.name for m in computable(view, metrics)} for view in views}
+    allowed = [name in some[run] for run, name in keys.select("run", "metric").iter_rows()]
+    return _with_values(keys, rows).filter(pl.Series(allowed, dtype=pl.Boolean))
+
+
+def _with_values(keys: pl.DataFrame, rows: Sequence[Estimate]) -> pl.DataFrame:
     return keys.with_columns(
         pl.Series(name, [row[place] for row in rows], dtype=pl.Float64)
         for place, name in enumerate(VALUES)

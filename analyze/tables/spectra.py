@@ -19,6 +19,9 @@ from lpp.analyze.runs.keys import RunView, Url, depth, views
 from lpp.analyze.runs.select import Selection
 from lpp.analyze.tables.lazy import Source, scan
 
+Part = tuple[pl.DataFrame, Estimates]
+"""Some key rows of one site of one run, and the estimates of their cells."""
+
 SINKS: Final = ("n_sinks", "sink_end")
 """Metrics of rows in this table, in addition to those of the paper."""
 
@@ -83,7 +86,7 @@ def scan_spectra(
     ) -> Iterator[pl.DataFrame]:
         request = _requested(columns, groups)
         for _, of_site, found in site_numbers(every, keys, lambda _: request):
-            yield frame(of_site, found)
+            yield frame([(of_site, found)])
 
     return scan(
         Source(
@@ -136,20 +139,21 @@ def cells(keys: pl.DataFrame) -> list[Cell]:
     return [Cell(size, prefix, first_position=first) for size, prefix, first in rows]
 
 
-def frame(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
-    """The rows of `keys`; numbers that are not in `found` are null."""
+def frame(parts: Sequence[Part]) -> pl.DataFrame:
+    """The rows of the keys of `parts`; numbers that are not in the estimates are null."""
     names = [metric.name for metric in PAPER]
-    columns = numbers(keys, found, [*SINKS, *names], errors=names)
+    keys = pl.concat([no_keys(), *(keys for keys, _ in parts)])
+    columns = numbers(parts, [*SINKS, *names], errors=names)
     return keys.with_columns(columns).select(pl.col(n).cast(t) for n, t in SCHEMA.items())
 
 
 def numbers(
-    keys: pl.DataFrame, found: Estimates, names: Iterable[str], *, errors: Collection[str]
+    parts: Sequence[Part], names: Iterable[str], *, errors: Collection[str]
 ) -> Iterator[pl.Series]:
-    """Columns for the rows of `keys`: each metric of `names`, and errors of those in `errors`."""
-    rows = cells(keys)
+    """Columns for the rows of `parts`: each metric of `names`, and errors of those in `errors`."""
+    rows = [(cell, found) for keys, found in parts for cell in cells(keys)]
     for metric in names:
-        of_metric = [found.get((cell, metric), Estimate(None)) for cell in rows]
+        of_metric = [found.get((cell, metric), Estimate(None)) for cell, found in rows]
         heads = (metric, *(error_names(metric) if metric in errors else ()))
         for place, head in enumerate(heads):
             yield pl.Series(head, [e[place] for e in of_metric], dtype=pl.Float64)
@@ -157,7 +161,12 @@ def numbers(
 
 def all_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
     """The key columns of every row."""
-    return pl.concat([pl.DataFrame(schema=_KEYS), *(key_frame(v, selection) for v in views)])
+    return pl.concat([no_keys(), *(key_frame(v, selection) for v in views)])
+
+
+def no_keys() -> pl.DataFrame:
+    """The key columns without rows."""
+    return pl.DataFrame(schema=_KEYS)
 
 
 def key_frame(view: RunView, selection: Selection) -> pl.DataFrame:
