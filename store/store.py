@@ -1,17 +1,24 @@
 """A store: the directory that holds runs, SPEC.md section 2."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import cached_property
+from typing import Final
 
 from lpp.store.errors import LppError
 from lpp.store.format.find_runs import find_run, names_among
-from lpp.store.format.keys import COMMIT_KEY, RUNS_KEY
+from lpp.store.format.keys import COMMIT_KEY, RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Place, Url
 from lpp.store.objects.protocol import Objects
 from lpp.store.read import Run
 from lpp.store.root import find_if_any, find_store, make_store
+
+LOST: Final = (
+    f"its record, {COMMIT_KEY}, is lost; the command that captured it writes the record again and "
+    "keeps its shards"
+)
+"""Of a run in `Store.lost`: what is wrong with it, and the next command."""
 
 
 class Store:
@@ -41,6 +48,21 @@ class Store:
             and self.objects.exists(f"{RUNS_KEY}/{entry.name}/{COMMIT_KEY}")
         ]
         return {name: Run(self.path / RUNS_KEY / name) for name in names}
+
+    def lost(self, known: Collection[str] | None = None) -> list[Run]:
+        """Runs that are in no list because their own COMMIT record is gone: they hold committed
+        shards. known: ids of the committed runs; those of `runs` by default.
+        """
+        known = self.runs if known is None else known
+        found = []
+        for entry in self.objects.entries(RUNS_KEY):
+            if entry.name.startswith(".") or entry.name in known:
+                continue
+            shards = self.objects.below(f"{RUNS_KEY}/{entry.name}/{SHARDS_KEY}")
+            with suppress(LppError):  # a link, a pipe: nobody's run
+                if any(shards.exists(f"{shard.name}/{COMMIT_KEY}") for shard in shards.entries()):
+                    found.append(Run(self.path / RUNS_KEY / entry.name))
+        return found
 
     @property
     def plans(self) -> dict[str, Plan | None]:

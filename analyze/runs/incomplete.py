@@ -6,16 +6,23 @@ is not committed: a gap in front hides every shard behind it.
 
 import shlex
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from lpp.analyze.runs.keys import RunView
+from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.moments_held import listed_numbers
+from lpp.store import open_store
 from lpp.store.read import Run
+from lpp.store.store import LOST
 
 
 def incomplete_lines(views: Iterable[RunView]) -> list[str]:
     """One line for each run with a shard that is not committed."""
     return [f"{view.run.id}: {why}" for view in views if (why := incomplete(view.run))]
+
+
+def lost_lines(url: Url, known: Collection[str]) -> list[str]:
+    """One line for each run of the store whose record is lost. known: ids of all other runs."""
+    return [f"{run.id}: left out, {LOST}." for run in open_store(url).lost(known)]
 
 
 def incomplete(run: Run) -> str | None:

@@ -1,5 +1,7 @@
 """Which rows the spectra and entropy tables of a store have: cheap, from plans and prompts."""
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -54,8 +56,9 @@ class RunView:
         """How many of the first `size` prompts have the token ids of another of them; those that
         were set aside do not count.
         """
-        some = self.prompts["sha256"].head(size)
-        return int(some.filter(pl.Series(self.lengths[:size] > 0)).is_duplicated().sum())
+        hashes = self.prompts["sha256"].head(size)
+        times = Counter(itertools.compress(hashes, self.lengths[:size] > 0))
+        return sum(count for count in times.values() if count > 1)
 
     def short(self, size: int, prefix: int) -> int:
         """How many of the first `size` prompts end before `prefix`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from lpp.analyze.runs.incomplete import lost_lines
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
@@ -52,7 +53,6 @@ def store_and_run(store: Url, name: str) -> tuple[Url, str]:
 
 def no_runs(url: Url) -> InputError:
     """The error for a store without runs."""
-    return InputError(
-        f"{url} holds no runs yet. `lpp-capture run --model ... --store {url}` makes one.",
-        kind=ErrorKind.NOT_FOUND,
-    )
+    lost = lost_lines(url, ())
+    none = f"{url} holds no runs yet. `lpp-capture run --model ... --store {url}` makes one."
+    return InputError(" ".join(lost) or none, kind=ErrorKind.NOT_FOUND)

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Final
 
-from lpp.analyze.runs.incomplete import incomplete_lines
+from lpp.analyze.runs.incomplete import incomplete_lines, lost_lines
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.moments_held import check_asked, moments_lines
 from lpp.analyze.runs.named import no_runs, plans_of
@@ -52,7 +52,7 @@ def select_among(
         raise no_runs(url)
     chosen = [every[name] for name in matching_runs(selection.runs, plans_of(every.values()))]
     found = [view for view in chosen if view.run.n_prompts]
-    lines = incomplete_lines(chosen)
+    lines = [*incomplete_lines(chosen), *lost_lines(url, every)]
     if not found:
         raise InputError(
             f"{url}: no prompt can be analysed. {' '.join(lines)}",

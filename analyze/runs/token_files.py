@@ -26,6 +26,8 @@ def read_tokens(file: Path, names: Sequence[str]) -> pl.DataFrame:
         options = pa.ipc.IpcReadOptions(included_fields=wanted)
         with pa.ipc.open_file(source, options=options) as reader:
             frame = pl.DataFrame(pl.from_arrow(reader.read_all()))
+    if frame.columns == list(names):
+        return frame
     absent = OPTIONAL_COLUMNS.intersection(names).difference(there)
     return frame.with_columns(
         pl.lit(None, dtype=TOKEN_COLUMNS[name]).alias(name) for name in absent

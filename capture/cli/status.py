@@ -51,7 +51,8 @@ def status(store: str, form: str, watch: float | None) -> None:
       running     a writer had a heartbeat in the last three minutes and, if
                   it runs on this machine, has not ended since
       stopped     shards are missing and no writer has a heartbeat
-      unreadable  its plan is damaged, or of a newer release
+      unreadable  its plan is damaged, or of a newer release, or its
+                  record is lost
 
     The rate is that of all writers since the first of them started; without a
     writer, the average of the run, pauses included. Time left covers the parts

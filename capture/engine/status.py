@@ -18,10 +18,11 @@ from lpp.store.format.plan import Series
 from lpp.store.format.quarantine import NOTHING, QuarantineSummary
 from lpp.store.heartbeat import Writer, writers
 from lpp.store.objects.protocol import Objects
+from lpp.store.store import LOST
 
 State = Literal["complete", "running", "stopped", "unreadable"]
 """complete: every shard is committed. running: a writer has a recent heartbeat. stopped: no writer
-has one. unreadable: its plan is damaged, or of a newer release."""
+has one. unreadable: its plan is damaged, or of a newer release, or its record is lost."""
 
 PART_PREFIX: Final = "part "
 """Beginning of the text of a capture's heartbeat, which names its part: `part 2/8`."""
@@ -69,7 +70,7 @@ class RunStatus:
 
 
 def store_status(store: Store, now: float) -> list[RunStatus]:
-    """Every run of `store`, by id. now: seconds since the epoch."""
+    """Every run of `store`, by id, then those whose record is lost. now: seconds since 1970."""
     names, recorded = store.names, recorded_in(store.path)
     found = []
     for run in store.runs.values():
@@ -78,7 +79,7 @@ def store_status(store: Store, now: float) -> list[RunStatus]:
         if not status.problem and shards and shards != run.fingerprint:
             status = replace(status, outdated_prompts=prompts)
         found.append(status)
-    return found
+    return [*found, *(_unreadable(run, LOST) for run in store.lost())]
 
 
 def run_status(run: Run, now: float) -> RunStatus:

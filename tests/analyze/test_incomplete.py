@@ -183,3 +183,18 @@ def test_a_whole_store_warns_of_nothing(make_run: MakeRun) -> None:
     for scan in (scan_spectra, scan_entropy, scan_metrics, scan_tokens, read_eigenvalues):
         scan(made.root)
     assert analyze(made.root, Selection()).left_out == ()
+
+
+def test_a_run_whose_record_is_lost_is_named(make_run: MakeRun) -> None:
+    runs = [make_run(model=name, sites=SITES) for name in ("first", "second")]
+    root = runs[0].root
+    records = [root / "runs" / made.run_id / "COMMIT.json" for made in runs]
+    records[0].unlink()
+    line = f"{runs[0].run_id}: left out, its record, COMMIT.json, is lost"
+    told = invoke("profile", root, "--format=csv").stderr.splitlines()
+    assert sum(one.startswith(line) for one in told) == 1
+    records[1].unlink()
+    alone = CliRunner().invoke(main, ["profile", str(root)])
+    assert alone.exit_code == 2
+    assert line in alone.stderr
+    assert "holds no runs yet" not in alone.stderr

@@ -178,6 +178,18 @@ def test_a_damaged_run_hides_no_other(ready: Prepared, store: Path) -> None:
     assert "altered" in status_document(states["zz-12345678"], NOW)["problem"]
 
 
+def test_a_run_whose_record_is_lost_is_shown_and_comes_back(ready: Prepared, store: Path) -> None:
+    run = captured(ready, store, Part(0, 1), 5, 4, 3, 2, 1)
+    (on_disk(run.path) / COMMIT_KEY).unlink()
+    (status,) = store_status(open_store(store), NOW)
+    assert (status.run, status.state) == (run.id, "unreadable")
+    assert "its record, COMMIT.json, is lost" in " ".join(shown(status).split())
+    resumed = captured(ready, store, Part(0, 1), 5, 4, 3, 2, 1)
+    assert resumed.id == run.id
+    (status,) = store_status(open_store(store), NOW)
+    assert (status.state, status.shards_done) == ("complete", SHARDS)
+
+
 def test_the_command_shows_a_store(ready: Prepared, store: Path) -> None:
     run = captured(ready, store, Part(0, 2), 90, 80, 70)
     result = lpp_capture(store)
