@@ -124,7 +124,7 @@ def _run_origin(
         else:
             problem = "the store does not hold this run: its numbers cannot be computed again"
     except FormatError as error:
-        problem = str(error)
+        problem = str(error).removesuffix(".")
     return RunOrigin(
         run=run,
         facts=tuple(_facts(document)),

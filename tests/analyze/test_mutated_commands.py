@@ -27,6 +27,10 @@ COMMANDS: Final[dict[str, tuple[click.Command, Callable[[str], list[str]]]]] = {
     "verify": (analyze, lambda store: ["verify", store]),
     "profile": (analyze, lambda store: ["profile", store]),
     "diff": (analyze, lambda store: ["diff", store, "base", "tuned"]),
+    "layers": (analyze, lambda store: ["layers", store, "--skip-first", "2"]),
+    "sensitivity": (analyze, lambda store: ["sensitivity", store, "--prompts", "6,12"]),
+    "cka": (analyze, lambda store: ["cka", store, "--skip-first", "2"]),
+    "report": (analyze, lambda store: ["report", store, "-o", f"{store}.md"]),
     "spectra": (sql, lambda store: [store, SPECTRA, "--format=csv"]),
     "token_stats": (sql, lambda store: [store, TOKENS, "--format=csv"]),
 }
@@ -40,6 +44,8 @@ SAYS_SO: Final = (
     "not committed",
     "no valid record",
     "lacks",
+    "altered",
+    "not a JSON document",
 )
 """Words of a line that says why numbers are of fewer prompts or runs."""
 
@@ -50,11 +56,13 @@ class Commands:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.states: dict[str, Snapshot] = {"fresh": snapshot(root)}
-        self.printed = {name: self.run(name) for name in ("profile", "diff", "verify")}
+        first = {name: self.run(name) for name in COMMANDS}
         self.states["profiled"] = snapshot(root)
-        self.printed |= {name: self.run(name) for name in COMMANDS}
+        self.printed = {name: self.run(name) for name in COMMANDS}
         # the head is made up: verify says so of the store as it is
-        assert all((code == 0) != (name == "verify") for name, (code, _, _) in self.printed.items())
+        for name, (code, _, err) in self.printed.items():
+            assert (code == 0) != (name == "verify"), (name, err)
+            assert name == "report" or first[name][:2] == self.printed[name][:2]
 
     def run(self, name: str) -> tuple[int, str, str]:
         """Exit code, standard output and standard error of a command."""
@@ -68,11 +76,14 @@ class Commands:
             logging.getLogger("lpp").removeHandler(handler)
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
-        return done.exit_code, done.stdout, done.stderr + lines.getvalue()
+        page = self.root.with_name(f"{self.root.name}.md")
+        told = page.read_text("utf-8") if name == "report" and done.exit_code == 0 else done.stdout
+        return done.exit_code, told, done.stderr + lines.getvalue()
 
     def mutate(self, name: str, rng: random.Random) -> str:
         """One random act, then a command; what came of it. Fails where a number is wrong."""
-        state = "profiled" if COMMANDS[name][0] is sql else rng.choice(sorted(self.states))
+        of_database = name == "report" or COMMANDS[name][0] is sql
+        state = "profiled" if of_database else rng.choice(sorted(self.states))
         before = self.states[state]
         restore(self.root, before)
         lies = name == "verify" and rng.random() < 0.2
@@ -85,7 +96,8 @@ class Commands:
             code, out, err = self.run(name)
         finally:
             restore(self.root, before)
-        said = f"{name}, {state}, {act}: exit {code}\n{out[-2000:]}\n{err[-2000:]}"
+        new = set(out.splitlines()) - set(self.printed[name][1].splitlines())
+        said = f"{name}, {state}, {act}: exit {code}\n" + "\n".join(sorted(new)) + err[-2000:]
         assert code in (0, 1, 2), said
         assert "Traceback" not in out + err, said
         assert "This is a bug" not in out + err, said
