@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 from click.testing import CliRunner
-from printed import alike, same_texts
+from printed import same_texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lpp.analyze
@@ -25,6 +25,9 @@ NUMBER = re.compile(r"(?<![\w.])-?(?:\d*\.\d+|\d+)\b")
 
 NEAR_TIES = 2
 """Items whose answers are so nearly equally likely that other kernels may choose the other one."""
+
+ONE_ITEM = 0.045
+"""How far an AUROC of 31 items against 174, or an end of its interval, moves with one of them."""
 
 INTERVAL = ("auroc", "ci_low", "ci_high")
 
@@ -83,11 +86,12 @@ def test_both_evaluations_give_the_numbers_of_the_documents(store: Path) -> None
         *(kl[name] for name in INTERVAL),
         *(kl[f"partial_{name}"] for name in INTERVAL),
         feature(found, "question_kl")["auroc"],
-        *(feature(of_final, "answer_kl")["q_value"], kl["q_value"], 31),
     ]
-    numbers = shown("docs/how-to/items.md", "Example: the packaged model", "\n\n")
+    # not settled by so few items, as the text says
+    assert min(feature(of_final, "answer_kl")["q_value"], kl["q_value"]) > 0.05
+    numbers = shown("docs/how-to/items.md", "Example: the packaged model", "Whether KL")
     for number, value in zip(numbers, expected, strict=True):
         if "." in number:
-            assert alike(number, f"{value:.{len(number.partition('.')[2])}f}"), (number, value)
+            assert float(number) == pytest.approx(value, abs=ONE_ITEM), (numbers, expected)
         else:
             assert int(number) == pytest.approx(value, abs=NEAR_TIES), (numbers, expected)
