@@ -23,11 +23,12 @@ from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.products import NUMPY, one_thread_each, place_of, products
-from lpp.analyze.drift.sites import NUMBERS, Number, common_sites, site_drift
+from lpp.analyze.drift.sites import common_sites, site_drift
 from lpp.analyze.drift.tiles import TILE_ROWS, rows_drift
 from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.logit_drift import EVERYTHING
 from lpp.analyze.numerics.moments import Rows
+from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.analyze.runs.side_by_side import in_step
 from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.shared.logits import Head, HeadContent
@@ -68,10 +69,10 @@ def of_sites(pair: Pair) -> Iterator[Ratio]:
     """
     sites = common_sites(pair)
     reading = partial(_read, pair, sites)
-    choices: list[tuple[str, Sequence[Number], ErrorSites]] = [
-        ("distance and cosine", NUMBERS[:2], "none"),
-        ("distance, cosine and CKA", NUMBERS[:3], "none"),
-        ("everything, with errors at final,", NUMBERS, "final"),
+    choices: list[tuple[str, Sequence[str], ErrorSites]] = [
+        ("distance and cosine", [*SITE_CHANGES][:2], "none"),
+        ("distance, cosine and CKA", [*SITE_CHANGES][:3], "none"),
+        ("everything, with errors at final,", [*SITE_CHANGES], "final"),
     ]
     for what, only, errors in choices:
         ours = partial(_computed, pair, only, errors)
@@ -84,7 +85,7 @@ def of_sites(pair: Pair) -> Iterator[Ratio]:
         )
 
 
-def _computed(pair: Pair, only: Sequence[Number], errors: ErrorSites) -> None:
+def _computed(pair: Pair, only: Sequence[str], errors: ErrorSites) -> None:
     """`site_drift`, with nothing kept from before."""
     shutil.rmtree(Path(str(KeptDrift(pair).folder)), ignore_errors=True)
     site_drift(pair, only=only, errors=errors, jobs=1)

@@ -32,11 +32,12 @@ from benchmarks.prompt_sums import (
     rank_changes,
     rows_of_prompts,
 )
-from lpp.analyze.drift.gate import PREDICTIONS, parse_condition, verdict
+from lpp.analyze.drift.gate import parse_condition, verdict
 from lpp.analyze.drift.pair import Pair, pair_of
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.numerics.jackknife import Estimate, jackknife
+from lpp.analyze.quantities.drift import PREDICTIONS
 from lpp.capture import capture, demo_model
 from lpp.store import Run
 from lpp.store.format.schedule import group_boundaries
@@ -223,7 +224,7 @@ def alarms(name: str, comparison: str, values: Values, thresholds: Floats) -> fl
             if quantity in PREDICTIONS:
                 predictions[quantity] = _summary(number)
             else:
-                sites.append(SiteDrift(site=site, depth=0, n_tokens=1, **{quantity: number}))
+                sites.append(SiteDrift(site=site, depth=0, n_tokens=1, numbers={quantity: number}))
         failed += verdict(condition, predictions, sites).failed
     return failed / len(thresholds)
 

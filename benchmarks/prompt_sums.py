@@ -19,11 +19,12 @@ import numpy.typing as npt
 import polars as pl
 
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.predictions import NUMBERS, token_drift
+from lpp.analyze.drift.predictions import token_drift, token_value
 from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.moments import Moments
 from lpp.analyze.numerics.row_drift import row_drift
 from lpp.analyze.numerics.spectrum import effective_rank, eigenvalues
+from lpp.analyze.quantities.drift import PREDICTIONS
 from lpp.analyze.runs.side_by_side import in_step
 
 Floats = npt.NDArray[np.float64]
@@ -47,8 +48,8 @@ class Means:
 
 
 def prediction_means(pair: Pair, only: Collection[str]) -> Means:
-    """Numbers `only` of the predictions, of those of `drift.predictions.NUMBERS`."""
-    values = {name: NUMBERS[name][0] for name in only}
+    """Numbers `only` of the predictions, of those of `PREDICTIONS`."""
+    values = {name: token_value(PREDICTIONS[name]) for name in only}
     frame = (
         token_drift(pair)
         .group_by("prompt_id", maintain_order=True)

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from lpp.analyze import METRICS
+from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.sql.schema import TABLES, VIEWS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,9 +158,10 @@ def test_the_reference_has_every_table_and_column() -> None:
 
 def test_the_page_on_metrics_has_each_once_with_its_trap() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text("utf-8")
-    before_items = text.partition("## Items")[0]
-    for name, metric in METRICS.items():
-        rows = [line for line in before_items.splitlines() if line.startswith(f"| `{name}`<")]
+    of_runs, _, of_pairs = text.partition("## Items")[0].partition("## Two runs")
+    every = [(of_runs, METRICS), (of_pairs, {**PREDICTIONS, **SITE_CHANGES})]
+    for part, (name, metric) in ((part, one) for part, some in every for one in some.items()):
+        rows = [line for line in part.splitlines() if line.startswith(f"| `{name}`<")]
         assert len(rows) == 1, name
         assert rows[0].startswith(f"| `{name}`<br>{metric.unit} | ")
 

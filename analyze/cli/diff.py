@@ -133,10 +133,9 @@ def diff(
 
     With --fail-if, the exit code is 1 if any run meets a condition: a name, >, <, >= or <=, and a
     number. The whole interval must be past the number; the intervals of all conditions and runs
-    hold together at 98 % (Bonferroni). Names of predictions: kl, kl_reverse, js,
-    tv, next_logprob, each also with .mean, .median, .p99 or .max; flips, top10, log_perplexity,
-    entropy. Names of sites: relative_distance, cosine, cka, overlap, participation_ratio,
-    effective_rank; for one site append its name, as in cka.block.12. Shares of the prompts of RUN_A
+    hold together at 98 % (Bonferroni). `lpp-analyze metrics` lists the names, under two runs: of
+    predictions, each also with .mean, .median, .p99 or .max (shares that are counts: the mean
+    alone); of sites, for one site with its name, as in cka.block.12. Shares of the prompts of RUN_A
     or BASE: set_aside, missing. The exit code is also 1 if a condition cannot be decided: its
     number does not exist, more prompts take no part than --allow-missing says, or a run that
     should be compared cannot be.

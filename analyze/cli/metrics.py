@@ -1,43 +1,61 @@
-"""`lpp-analyze metrics`: what is declared."""
+"""`lpp-analyze metrics`: every number that is declared."""
 
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from lpp.store.commands.console import debug_option
 
 if TYPE_CHECKING:
-    from lpp.analyze.metrics.metric import Metric
+    from lpp.analyze.quantities.quantity import Quantity, Subject
 
 WIDTH = 80
+
+TITLES: Final[dict["Subject", str]] = {
+    "site": "Of the rows of a site: `profile --metrics`",
+    "prefix": "Of the next token: `profile --metrics`",
+    "pair": "Of the predictions of two runs, A and B: `diff`",
+    "pair_site": "Of a site of two runs: `diff`",
+    "item": "Of an item of an evaluation: `items`, and `diff` of two evaluations",
+}
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @debug_option
 def metrics(names: tuple[str, ...]) -> None:
-    """List the declared metrics.
+    """List the declared numbers.
 
-    Each has a name, a unit, what it needs, a definition and a source. NAME may be a pattern;
-    without NAME every metric is listed. `lpp-analyze profile --metrics` takes these names.
+    Each has a name, a unit, a definition and a source. NAME may be a pattern; without NAME every
+    number is listed. `lpp-analyze profile --metrics` takes the names of the first two lists,
+    `lpp-analyze diff --fail-if` those of two runs.
 
     \b
         lpp-analyze metrics
         lpp-analyze metrics 'zscore_*' rankme
+        lpp-analyze metrics kl cka
     """
-    from lpp.analyze.metrics.registry import METRICS, metric_names
+    from lpp.analyze.metrics.registry import EVERY
+    from lpp.analyze.runs.select import matching
 
-    for name in metric_names(names or ("*",)):
-        click.echo("\n".join(lines(METRICS[name])))
+    wanted = set(matching("number", names or ("*",), {one.name for one in EVERY}, option="NAME"))
+    for subject, title in TITLES.items():
+        chosen = [one for one in EVERY if one.of == subject and one.name in wanted]
+        if chosen:
+            click.echo(f"\n{title}\n")
+        for quantity in chosen:
+            click.echo("\n".join(lines(quantity)))
 
 
-def lines(metric: "Metric[Any]") -> Iterator[str]:
-    """One metric, within `WIDTH` columns."""
-    yield f"{metric.name} [{metric.unit}]".ljust(52) + f"needs {metric.needs}"
-    texts = [metric.definition, f"Source: {metric.source}"]
-    if metric.no_error:
-        texts.append(f"No error: {metric.no_error}")
+def lines(quantity: "Quantity") -> Iterator[str]:
+    """One number, within `WIDTH` columns."""
+    needs = getattr(quantity, "needs", "")
+    head = f"{quantity.name} [{quantity.unit}]"
+    yield f"{head:52}needs {needs}" if needs else head
+    texts = [quantity.meaning, f"Source: {quantity.source}"]
+    if no_error := getattr(quantity, "no_error", ""):
+        texts.append(f"No error: {no_error}")
     for text in texts:
         yield from textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")

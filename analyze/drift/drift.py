@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 import polars as pl
 
@@ -19,18 +19,15 @@ from lpp.analyze.drift.predictions import (
     prediction_drift,
     token_drift,
 )
-from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.sites import SiteDrift, common_sites, site_drift, why_missing
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.numerics.jackknife import Estimate, error_names
+from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.runs.select import listed
 from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.commands.progress import SILENT, Progress
-
-_SAME: Final = dict.fromkeys(("top10", "cosine", "cka", "overlap"), 1.0)
-"""Numbers that are 1, not 0, when nothing changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +63,17 @@ class Drift:
             return False
         if any(site.relative_distance.value != 0 for site in self.sites):  # None: not finite
             return False
-        found = {
-            (name, end)
+        changed = [
+            end
             for name, summary in self.predictions.items()
             for end in (summary.mean, summary.median, summary.max)
-        }
-        found |= {(name, getattr(site, name).value) for site in self.sites for name in NUMBERS}
-        return all(end in (None, _SAME.get(name, 0.0)) for name, end in found)
+            if end not in (None, PREDICTIONS[name].identity)
+        ]
+        return not changed and all(
+            site[name].value in (None, SITE_CHANGES[name].identity)
+            for site in self.sites
+            for name in SITE_CHANGES
+        )
 
     def document(self) -> dict[str, Any]:
         """The record for JSON: numbers that are not finite are null."""
@@ -107,7 +108,7 @@ class Drift:
                     "site": one.site,
                     "depth": one.depth,
                     "tokens": one.n_tokens,
-                    **{name: _estimate(getattr(one, name)) for name in NUMBERS},
+                    **{name: _estimate(one[name]) for name in SITE_CHANGES},
                     "flags": flags,
                 }
                 for one, flags in zip(self.sites, self.flags, strict=True)

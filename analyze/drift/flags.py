@@ -6,13 +6,13 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.sites import SiteDrift, site_frame
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Request, site_estimates
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import error_names
+from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.tables.flags import flags_of_any
@@ -42,7 +42,7 @@ def site_flags(pair: Pair, sites: Sequence[SiteDrift], *, first_position: int) -
             value=pl.when(frame[error_names(name)[0]].is_null()).then(frame[name]),
             stderr=pl.lit(None, pl.Float64),
         )
-        for name in NUMBERS
+        for name in SITE_CHANGES
     )
     found: list[list[str]] = flags_of_any(unsure).to_list()
     return found

@@ -29,12 +29,12 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Final, Literal
 
-from lpp.analyze.drift import predictions as of_predictions
 from lpp.analyze.drift.pair import Lost
 from lpp.analyze.drift.predictions import Summary
-from lpp.analyze.drift.site_numbers import LIMITS, NUMBERS, OF_ROWS
 from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.numerics.jackknife import student
+from lpp.analyze.quantities.drift import OF_ROWS, PREDICTIONS, SITE_CHANGES
+from lpp.analyze.quantities.quantity import SHARE, Quantity
 from lpp.analyze.runs.select import listed
 from lpp.store.errors import ErrorKind, InputError
 
@@ -49,25 +49,6 @@ ALLOWED: Final = 0.01
 LOSSES: Final = ("set_aside", "missing")
 """Shares of the base run's prompts that take no part, of `Lost`."""
 
-EVERY: Final = ("mean", "median", "p99", "max")
-
-PREDICTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "kl": EVERY,
-    "kl_reverse": EVERY,
-    "js": EVERY,
-    "tv": EVERY,
-    "flips": ("mean",),
-    "top10": ("mean",),
-    "next_logprob": EVERY,
-    "log_perplexity": ("mean",),
-    "entropy": ("mean",),
-}
-"""Numbers of the predictions, and the statistics that a condition may name; the first is the
-default."""
-
-OF_LOGITS: Final = frozenset({"kl", "kl_reverse", "js", "tv", "top10"})
-"""Numbers that need every logit."""
-
 _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt,
     "<": operator.lt,
@@ -77,7 +58,7 @@ _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
 
 _GRAMMAR: Final = (
     "A condition is NAME > NUMBER, with >, <, >= or <=, such as 'kl.mean > 0.01'. "
-    "`lpp-analyze diff -h` lists the names."
+    "`lpp-analyze metrics` lists the names."
 )
 _CONDITION: Final = re.compile(r"\s*([^\s<>=]+)\s*(>=|<=|>|<)\s*(\S+)\s*")
 _SITE: Final = re.compile(r"embed|final|block\.[1-9][0-9]*")
@@ -90,7 +71,7 @@ class Condition:
     text: str
     """The condition as it was given."""
     quantity: str
-    """A key of `PREDICTIONS`, one of a site's `NUMBERS`, or one of `LOSSES`."""
+    """A key of `PREDICTIONS`, of `SITE_CHANGES`, or one of `LOSSES`."""
     part: str | None
     """A statistic of a prediction's number; a site, None for any."""
     comparison: str
@@ -99,12 +80,14 @@ class Condition:
     @property
     def site(self) -> str | None:
         """The site that the condition names; None if it names none."""
-        return self.part if self.quantity in NUMBERS else None
+        return self.part if self.quantity in SITE_CHANGES else None
 
     @property
     def uncertain(self) -> bool:
         """Whether an interval decides, unless the gate is strict."""
-        return self.quantity not in LOSSES and (self.quantity in NUMBERS or self.part == "mean")
+        return self.quantity not in LOSSES and (
+            self.quantity in SITE_CHANGES or self.part == "mean"
+        )
 
     @property
     def upward(self) -> bool:
@@ -185,10 +168,10 @@ def _named(name: str) -> tuple[str, str | None]:
     quantity, dot, part = name.partition(".")
     if name in LOSSES:
         return name, None
-    if quantity in NUMBERS and (_SITE.fullmatch(part) if dot else True):
+    if quantity in SITE_CHANGES and (_SITE.fullmatch(part) if dot else True):
         return quantity, part or None
-    if quantity in PREDICTIONS and (not dot or part in PREDICTIONS[quantity]):
-        return quantity, part or PREDICTIONS[quantity][0]
+    if quantity in PREDICTIONS and (not dot or part in PREDICTIONS[quantity].statistics):
+        return quantity, part or PREDICTIONS[quantity].statistics[0]
     near = get_close_matches(name, names(), n=1, cutoff=0.5)
     rest = f"; did you mean {near[0]}?" if near else f". {_every_name()}"
     raise _refused(f"there is no number {name!r}{rest}")
@@ -201,12 +184,14 @@ def names() -> list[str]:
     ['kl', 'kl.mean', 'kl.median', 'kl.p99', 'kl.max', 'kl_reverse']
     """
     statistics = (
-        name for q, some in PREDICTIONS.items() for name in (q, *(f"{q}.{s}" for s in some))
+        name
+        for q, one in PREDICTIONS.items()
+        for name in (q, *(f"{q}.{statistic}" for statistic in one.statistics))
     )
     return [
         *statistics,
         *LOSSES,
-        *(name for q in NUMBERS for name in (q, f"{q}.block.1", f"{q}.final")),
+        *(name for q in SITE_CHANGES for name in (q, f"{q}.block.1", f"{q}.final")),
     ]
 
 
@@ -219,9 +204,9 @@ def check_conditions(
     None if they can. Raises InputError.
     """
     for condition in conditions:
-        if no_logits is not None and condition.quantity in OF_LOGITS:
+        if no_logits is not None and _needs_logits(condition.quantity):
             raise _missing(condition, no_logits)
-        if condition.quantity in NUMBERS and not sites:
+        if condition.quantity in SITE_CHANGES and not sites:
             raise _missing(condition, "no site is compared.")
         if condition.site is not None and condition.site not in sites:
             near = get_close_matches(condition.site, sites, n=1, cutoff=0.5)
@@ -241,7 +226,7 @@ def needs_errors(conditions: Sequence[Condition], sites: Sequence[str]) -> bool:
     has errors.
     """
     return any(
-        condition.quantity in set(NUMBERS) - set(OF_ROWS)
+        condition.quantity in set(SITE_CHANGES) - set(OF_ROWS)
         and (condition.site or sites[0]) != sites[-1]
         for condition in conditions
     )
@@ -307,9 +292,9 @@ def _numbers(
     condition: Condition, predictions: Mapping[str, Summary], sites: Sequence[SiteDrift]
 ) -> list[_Number]:
     """The numbers that a condition tests: one, or one for each site."""
-    if condition.quantity in NUMBERS:
+    if condition.quantity in SITE_CHANGES:
         chosen = [one for one in sites if condition.site in (None, one.site)]
-        found = ((one.site, getattr(one, condition.quantity)) for one in chosen)
+        found = ((one.site, one[condition.quantity]) for one in chosen)
         return [
             _Number(site=site, value=n.value, stderr=n.stderr, groups=len(n.groups))
             for site, n in found
@@ -350,11 +335,13 @@ def _of_number(condition: Condition, number: _Number, tests: int) -> Verdict:
 def _limits(quantity: str) -> tuple[float, float]:
     """Least and largest possible value of a number."""
     if quantity in LOSSES:
-        return 0.0, 1.0
-    if quantity in NUMBERS:
-        return LIMITS[quantity]
-    known = of_predictions.NUMBERS.get(quantity)
-    return (-math.inf, math.inf) if known is None else known[1]
+        return SHARE
+    number: Quantity = SITE_CHANGES[quantity] if quantity in SITE_CHANGES else PREDICTIONS[quantity]
+    return number.limits
+
+
+def _needs_logits(quantity: str) -> bool:
+    return quantity in PREDICTIONS and PREDICTIONS[quantity].needs_logits
 
 
 def _missing(condition: Condition, why: str) -> InputError:
@@ -364,13 +351,13 @@ def _missing(condition: Condition, why: str) -> InputError:
 def _every_name() -> str:
     """For a message: every name of a number."""
     numbers = "; ".join(
-        quantity if len(some) == 1 else f"{quantity}.{'|'.join(some)}"
-        for quantity, some in PREDICTIONS.items()
+        name if len(one.statistics) == 1 else f"{name}.{'|'.join(one.statistics)}"
+        for name, one in PREDICTIONS.items()
     )
     return (
         f"Shares of the prompts of A: {'; '.join(LOSSES)}. "
-        f"Numbers of the predictions: {numbers}. Numbers of any site: {'; '.join(NUMBERS)}; of one "
-        "site, such as cka.block.12."
+        f"Numbers of the predictions: {numbers}. "
+        f"Numbers of any site: {'; '.join(SITE_CHANGES)}; of one site, such as cka.block.12."
     )
 
 

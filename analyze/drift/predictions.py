@@ -8,7 +8,6 @@ Without the heads, or if V differs, there is no full distribution. Then flips co
 likely tokens that capture stored; ln p(next) always comes from stored statistics.
 """
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
@@ -25,13 +24,13 @@ from lpp.analyze.metrics.neighbours import shuffled
 from lpp.analyze.numerics.calibration import proportion_interval
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.analyze.numerics.logit_drift import DIVERGENCES, EVERYTHING, Columns
+from lpp.analyze.quantities.drift import PREDICTIONS, Prediction
 from lpp.analyze.runs.groups import GROUPS, Groups, Integers, group_of
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.commit_record import checksum
 
 __all__ = [
-    "NUMBERS",
     "SCHEMA",
     "Summary",
     "compared_tokens",
@@ -236,36 +235,22 @@ class Summary:
     """Of flips and top10: the share of tokens at which a tie of A or of B decides."""
 
 
-_CHANGE: Final = pl.col("next_logprob_a").cast(pl.Float64) - pl.col("next_logprob_b")
+_OF_TOKENS: Final = {name: one for name, one in PREDICTIONS.items() if one.value is not None}
+"""Numbers that a frame of tokens has."""
 
-_UNBOUNDED: Final = -math.inf, math.inf
-_FROM_0: Final = 0.0, math.inf
-_SHARE: Final = 0.0, 1.0
 
-NUMBERS: Final[dict[str, tuple[pl.Expr, tuple[float, float]]]] = {
-    "kl": (pl.col("kl"), _FROM_0),
-    "kl_reverse": (pl.col("kl_reverse"), _FROM_0),
-    "js": (pl.col("js"), (0.0, math.log(2))),
-    "tv": (pl.col("tv"), _SHARE),
-    "flips": (pl.col("flip").cast(pl.Float64), _SHARE),
-    "top10": (pl.col("top10"), _SHARE),
-    "next_logprob": (_CHANGE.abs(), _FROM_0),
-    "log_perplexity": (_CHANGE, _UNBOUNDED),
-}
-"""Numbers that `prediction_drift` summarises, and the bounds of each.
-
-next_logprob: |ln p_B(next) - ln p_A(next)|, the size of the change in either direction.
-log_perplexity: ln p_A(next) - ln p_B(next), with its sign: the mean is ln PPL(B) - ln PPL(A), and
-the maximum is at the token where B lost most."""
-
-TIED: Final = {"flips": "flip_tie", "top10": "top10_tie"}
-"""The column that says where a tie decides a number."""
+def token_value(number: Prediction) -> pl.Expr:
+    """The value of each token of a frame, `SCHEMA`."""
+    assert number.value is not None
+    value: pl.Expr = number.value(lambda name: pl.col(name).cast(pl.Float64))
+    return value
 
 
 def prediction_drift(
-    frame: pl.DataFrame, *, only: Collection[str] = tuple(NUMBERS), groups: Groups = GROUPS
+    frame: pl.DataFrame, *, only: Collection[str] = tuple(PREDICTIONS), groups: Groups = GROUPS
 ) -> dict[str, Summary]:
-    """Mean, median, 99th percentile, maximum and error of each of `NUMBERS`, or `only` of some.
+    """Mean, median, 99th percentile, maximum and error of the `PREDICTIONS` that tokens have, or
+    `only` of some.
 
     frame: of `token_drift`. Means are over tokens. Their error is over prompts: a delete-a-group
     jackknife of `groups`, among the prompts with a token. Where no token flips, or all do, the
@@ -275,18 +260,22 @@ def prediction_drift(
     """
     found = {
         name: summarize_tokens(
-            frame.select("prompt_id", value=value).drop_nulls().sort("prompt_id"), limits, groups
+            frame.select("prompt_id", value=token_value(number)).drop_nulls().sort("prompt_id"),
+            number.limits,
+            groups,
         )
-        for name, (value, limits) in NUMBERS.items()
+        for name, number in _OF_TOKENS.items()
         if name in only
     }
-    for name in TIED.keys() & found.keys():
-        if found[name].stderr is not None and found[name].mean in _SHARE:
-            prompts = frame.filter(NUMBERS[name][0].is_not_null())["prompt_id"].unique().to_numpy()
+    for name, number in ((name, _OF_TOKENS[name]) for name in found if _OF_TOKENS[name].tie):
+        if found[name].stderr is not None and found[name].mean in number.limits:
+            prompts = (
+                frame.filter(token_value(number).is_not_null())["prompt_id"].unique().to_numpy()
+            )
             n = len(prompts if isinstance(groups, int) else np.unique(groups.of[prompts]))
             low, high = proportion_interval(int(found[name].mean or 0) * n, n)
             found[name] = replace(found[name], ci_low=low, ci_high=high)
-        ties = frame[TIED[name]].drop_nulls()
+        ties = frame[number.tie].drop_nulls()
         if len(ties):
             found[name] = replace(found[name], ties=int(ties.sum()) / len(ties))
     return found

@@ -17,7 +17,7 @@ import numpy as np
 
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair, pair_of
-from lpp.analyze.drift.site_numbers import NUMBERS, SiteNumbers
+from lpp.analyze.drift.site_numbers import SiteNumbers
 from lpp.analyze.drift.sites import common_sites
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.row_values import RowValues
@@ -26,6 +26,7 @@ from lpp.analyze.engine.stored_moments import holds
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.summary import Demand, Summary
+from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import GROUPS, Clusters, Spans, is_sound, spans
 from lpp.analyze.runs.keys import RunView, Url, views
@@ -113,7 +114,7 @@ def _every(url: Url) -> Iterator[_Drawn]:
             files = KeptDrift(pair)
             for site in common_sites(pair):
                 for (cell, name), value in files.values(site).items():
-                    if name in NUMBERS and _exists(view, cell) and _exists(other, cell):
+                    if name in SITE_CHANGES and _exists(view, cell) and _exists(other, cell):
                         yield _Drawn(pair, site, cell, name, value)
 
 
@@ -167,7 +168,7 @@ def _of_pair(
         pair = replace(pair, groups=two if apart else GROUPS)
         values = frozenset(one.metric for one in some if one.cell == cell)
         errors = frozenset(one.metric for one in some if one.cell != cell)
-        numbers = SiteNumbers(pair=pair, site=site, cell=cell, values=values, errors=errors)  # type: ignore[arg-type]
+        numbers = SiteNumbers(pair=pair, site=site, cell=cell, values=values, errors=errors)
         found |= numbers.compute(workers)
     return found
 

@@ -7,10 +7,10 @@ import polars as pl
 
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.predictions import SCHEMA, compared_tokens, token_drift
-from lpp.analyze.drift.site_numbers import NUMBERS, OF_ROWS, Number
 from lpp.analyze.drift.sites import SITE_KEYS, SITES, common_sites, site_drift, site_frame
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.numerics.logit_drift import EVERYTHING
+from lpp.analyze.quantities.drift import OF_ROWS, SITE_CHANGES
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import Url, depth
 from lpp.analyze.tables.analysis import ErrorSites
@@ -113,9 +113,9 @@ def scan_drift_sites(
     )
 
 
-def _numbers(columns: frozenset[str]) -> list[Number]:
+def _numbers(columns: frozenset[str]) -> list[str]:
     """The numbers that `columns` belong to."""
-    return [n for n in NUMBERS if columns.intersection((n, *error_names(n)))]
+    return [n for n in SITE_CHANGES if columns.intersection((n, *error_names(n)))]
 
 
 def _without_numbers(keys: pl.DataFrame) -> pl.DataFrame:

@@ -5,13 +5,13 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.site_numbers import LIMITS, RANKS, Number
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Request
 from lpp.analyze.engine.executor import Executor, Work
 from lpp.analyze.engine.stored_moments import holds
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import Estimate, jackknife_difference
+from lpp.analyze.quantities.drift import RANKS, SITE_CHANGES
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.moments_held import listed_numbers
 
@@ -34,9 +34,9 @@ def moment_estimates(
     pair: Pair,
     sites: Sequence[tuple[str, bool]],
     cell: Cell,
-    wanted: Collection[Number],
+    wanted: Collection[str],
     executor: Executor,
-) -> Iterator[dict[Number, Estimate]]:
+) -> Iterator[dict[str, Estimate]]:
     """Estimates of those of `wanted` that exist, for each site in order.
 
     sites: each with whether its numbers get an error. The numbers of each run are computed and
@@ -69,5 +69,6 @@ def moment_estimates(
             continue
         a, b = next(found), next(found)
         yield {
-            name: jackknife_difference(b[cell, name], a[cell, name], LIMITS[name]) for name in names
+            name: jackknife_difference(b[cell, name], a[cell, name], SITE_CHANGES[name].limits)
+            for name in names
         }

@@ -1,9 +1,8 @@
 """The numbers of one site of two runs, computed from rows, also without each group of prompts."""
 
-import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Final, Literal, Self, get_args
+from typing import Self
 
 import numpy as np
 
@@ -18,32 +17,10 @@ from lpp.analyze.numerics.jackknife import Estimate, jackknife
 from lpp.analyze.numerics.leading import leading_eigenvectors, subspace_overlap
 from lpp.analyze.numerics.moments import Moments, Rows
 from lpp.analyze.numerics.row_drift import row_drift
+from lpp.analyze.quantities.drift import OF_ROWS, RANKS, SITE_CHANGES
 from lpp.analyze.runs.cells import Cell, Integers
 from lpp.analyze.runs.side_by_side import in_step
 from lpp.analyze.runs.site_reader import SiteReader
-
-Number = Literal[
-    "relative_distance", "cosine", "cka", "overlap", "participation_ratio", "effective_rank"
-]
-
-NUMBERS: Final[tuple[Number, ...]] = get_args(Number)
-"""The numbers of a site."""
-
-OF_ROWS: Final = NUMBERS[:2]
-"""Means over tokens; the others need the products of all rows."""
-
-RANKS: Final = NUMBERS[4:]
-"""Differences of metrics of each run's spectrum, by name."""
-
-LIMITS: Final[Mapping[Number, tuple[float, float]]] = {
-    "relative_distance": (0.0, math.inf),
-    "cosine": (-1.0, 1.0),
-    "cka": (0.0, 1.0),
-    "overlap": (0.0, 1.0),
-    "participation_ratio": (-math.inf, math.inf),
-    "effective_rank": (-math.inf, math.inf),
-}
-"""Least and largest possible value of each number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +30,9 @@ class SiteNumbers:
     pair: Pair
     site: str
     cell: Cell
-    values: frozenset[Number]
+    values: frozenset[str]
     """Numbers wanted of the cell."""
-    errors: frozenset[Number]
+    errors: frozenset[str]
     """Numbers wanted of each of its `parts`, each of which leaves out a group of prompts."""
 
     @classmethod
@@ -64,7 +41,7 @@ class SiteNumbers:
         pair: Pair,
         site: str,
         cell: Cell,
-        wanted: Collection[Number],
+        wanted: Collection[str],
         *,
         sure: bool,
         kept: Values,
@@ -149,8 +126,8 @@ class SiteNumbers:
         return found
 
     def _without(
-        self, whole: CrossScatters, part: Cell, names: Collection[Number]
-    ) -> dict[Number, float]:
+        self, whole: CrossScatters, part: Cell, names: Collection[str]
+    ) -> dict[str, float]:
         """The numbers of a cell that leaves a group out."""
         group = CrossScatters(_widths(self.pair, self.site), BOTH, whole.shifts)
         for span in part.left_out:
@@ -158,13 +135,13 @@ class SiteNumbers:
                 group.add([a, b])
         return self._numbers(whole.without(group), names)
 
-    def _numbers(self, sums: CrossScatters, names: Collection[Number]) -> dict[Number, float]:
+    def _numbers(self, sums: CrossScatters, names: Collection[str]) -> dict[str, float]:
         """Numbers from the products of both runs; of one run if the rows of both are equal."""
         if not names:
             return {}
         a = sums.moments(0)
         b = sums.moments(1) if sums.n_sites == 2 else a
-        found: dict[Number, float] = {}
+        found: dict[str, float] = {}
         if "cka" in names:
             square, other = (_square(one) for one in (a, b))
             found["cka"] = alignment(square if b is a else sums.square(0, 1), square, other)
@@ -180,8 +157,8 @@ class SiteNumbers:
 
 
 def estimates(
-    pair: Pair, site: str, cell: Cell, wanted: Collection[Number], *, sure: bool, values: Values
-) -> dict[Number, Estimate]:
+    pair: Pair, site: str, cell: Cell, wanted: Collection[str], *, sure: bool, values: Values
+) -> dict[str, Estimate]:
     """Estimates of those of `wanted` that exist, from `values` of the cell and of its parts.
 
     sure: as for `SiteNumbers.missing`. The value is None if the rows have no such number.
@@ -191,17 +168,17 @@ def estimates(
         name: jackknife(
             values[cell, name],
             [values[part, name] for part in (parts if sure or name in OF_ROWS else ())],
-            LIMITS[name],
+            SITE_CHANGES[name].limits,
         )
         for name in wanted
         if name in there
     }
 
 
-def _there(pair: Pair, site: str) -> Collection[Number]:
+def _there(pair: Pair, site: str) -> Collection[str]:
     """Numbers that exist for the widths of a site's rows."""
     a, b = _widths(pair, site)
-    return NUMBERS if a == b else ("cka",)
+    return SITE_CHANGES if a == b else ("cka",)
 
 
 def _widths(pair: Pair, site: str) -> list[int]:

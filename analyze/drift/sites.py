@@ -21,7 +21,7 @@ Memory does not depend on the number of tokens: 24 d^2 bytes for a site, and 96 
 blocks of rows for each thread. Fewer threads than `jobs` are used if that would not fit.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,17 +30,11 @@ import polars as pl
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.site_moments import moment_estimates, why_no_moments
-from lpp.analyze.drift.site_numbers import (
-    NUMBERS,
-    OF_ROWS,
-    RANKS,
-    Number,
-    SiteNumbers,
-    estimates,
-)
+from lpp.analyze.drift.site_numbers import SiteNumbers, estimates
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.jackknife import ERRORS, Estimate, error_names
+from lpp.analyze.quantities.drift import OF_ROWS, SITE_CHANGES
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import depth
 from lpp.analyze.runs.named import names_of_two
@@ -49,13 +43,13 @@ from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 
-__all__ = ["NUMBERS", "RANKS", "Number", "SiteDrift", "common_sites", "site_drift", "why_missing"]
+__all__ = ["SiteDrift", "common_sites", "site_drift", "why_missing"]
 
 SITE_KEYS: Final = pl.Schema({"site": pl.String, "depth": pl.Int32, "n_tokens": pl.Int64})
 
 SITES: Final = pl.Schema(
     dict(SITE_KEYS)
-    | {column: pl.Float64 for number in NUMBERS for column in (number, *error_names(number))}
+    | {column: pl.Float64 for number in SITE_CHANGES for column in (number, *error_names(number))}
 )
 """A row for each site, in depth order: each number, its standard error and its interval."""
 
@@ -73,21 +67,16 @@ class SiteDrift:
     depth: int
     """Depth in blocks of run A."""
     n_tokens: int
-    relative_distance: Estimate = _NONE
-    """Mean over tokens of |a - b| / |a|. 0 over 0 is 0. No number if a row is 0 in A alone: a mean
-    over the others would hide the largest change."""
-    cosine: Estimate = _NONE
-    """Mean over tokens of the cosine of a and b; 1 if both are 0. No number if a row is 0 in one
-    run alone."""
-    cka: Estimate = _NONE
-    """Linear CKA over all rows. No number without variance."""
-    overlap: Estimate = _NONE
-    """||U_A^T U_B||_F^2 / k of the k leading eigenvectors of each covariance. k is ten, or the
-    number of non-zero eigenvalues in both if smaller."""
-    participation_ratio: Estimate = _NONE
-    """B - A, in dimensions."""
-    effective_rank: Estimate = _NONE
-    """B - A, in dimensions."""
+    numbers: Mapping[str, Estimate]
+    """By name, those of `quantities.drift.SITES`; also attributes, such as `cka`."""
+
+    def __getitem__(self, name: str) -> Estimate:
+        return self.numbers.get(name, _NONE)
+
+    def __getattr__(self, name: str) -> Estimate:
+        if name not in SITE_CHANGES:
+            raise AttributeError(name)
+        return self[name]
 
 
 def site_drift(
@@ -97,7 +86,7 @@ def site_drift(
     first_position: int = 0,
     prefix: int | None = None,
     errors: ErrorSites = "final",
-    only: Collection[Number] = NUMBERS,
+    only: Collection[str] = tuple(SITE_CHANGES),
     jobs: int | None = None,
     executor: Executor | None = None,
     progress: Progress = SILENT,
@@ -129,7 +118,7 @@ def site_drift(
                 site=site,
                 depth=depth(site, pair.a.run.plan.model.n_blocks),
                 n_tokens=n_tokens(pair.lengths, cell),
-                **of_site,
+                numbers=of_site,
             )
         )
         progress.advance()
@@ -141,9 +130,9 @@ def _of_rows(
     pair: Pair,
     sites: Sequence[tuple[str, bool]],
     cell: Cell,
-    wanted: Collection[Number],
+    wanted: Collection[str],
     executor: Executor,
-) -> Iterator[dict[Number, Estimate]]:
+) -> Iterator[dict[str, Estimate]]:
     """Estimates of those of `wanted` that exist, for each site in order.
 
     sites: each with whether its numbers get an error.
@@ -171,7 +160,7 @@ def site_frame(found: Sequence[SiteDrift]) -> pl.DataFrame:
     rows = [
         (
             *(one.site, one.depth, one.n_tokens),
-            *(end for number in NUMBERS for end in getattr(one, number)[: 1 + len(ERRORS)]),
+            *(end for number in SITE_CHANGES for end in one[number][: 1 + len(ERRORS)]),
         )
         for one in found
     ]

@@ -4,33 +4,16 @@ A million tokens of `drift_tokens` take 55 MB of the file. Writing them takes 20
 beside their frame. Every command that writes copies them to its new file.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 import polars as pl
 
 from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.sites import site_frame
+from lpp.analyze.quantities.drift import PREDICTIONS
 from lpp.analyze.tables.database import frame_schema, put
 from lpp.store.objects.place import Place
-
-UNITS: Final[Mapping[str, str]] = {
-    "kl": "nats",
-    "kl_reverse": "nats",
-    "js": "nats",
-    "tv": "share",
-    "flips": "share",
-    "top10": "share",
-    "next_logprob": "nats",
-    "log_perplexity": "nats",
-    "entropy": "nats",
-}
-"""Statistics of the numbers of the predictions, in the order of the table."""
-
-OF_ALL_TOKENS: Final = "entropy"
-"""The number of the predictions that covers all tokens when the others cover drawn ones."""
 
 
 def drift_tables(found: Drift) -> dict[str, pl.DataFrame]:
@@ -85,9 +68,9 @@ def _predictions(found: Drift) -> pl.DataFrame:
     rows = [
         {
             **_setting(found),
-            "n_drawn": 0 if name == OF_ALL_TOKENS else drawn,
+            "n_drawn": 0 if PREDICTIONS[name].value is None else drawn,
             "number": name,
-            "unit": UNITS[name],
+            "unit": PREDICTIONS[name].unit,
             "mean": one.mean,
             "median": one.median,
             "p99": one.p99,

@@ -8,12 +8,7 @@ import numpy as np
 import polars as pl
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
-from lpp.analyze.evaluations.features import (
-    COVARIATES,
-    WITHOUT_PARTIAL,
-    declared_features,
-    item_features,
-)
+from lpp.analyze.evaluations.features import declared_features, item_features
 from lpp.analyze.evaluations.measure import (
     FEWEST_ITEMS,
     FEWEST_OF_A_KIND,
@@ -35,6 +30,7 @@ from lpp.analyze.numerics.calibration import (
 )
 from lpp.analyze.numerics.clusters import recoded
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.quantities.items import COVARIATES, WITHOUT_PARTIAL
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import matching
 from lpp.store.commands.progress import SILENT, Progress

@@ -9,19 +9,8 @@ import polars as pl
 
 from lpp.analyze.drift.pair import Pair, pair_of
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
-from lpp.analyze.evaluations.features import (
-    COVARIATES,
-    FEATURES,
-    WITHOUT_PARTIAL,
-    item_features,
-)
-from lpp.analyze.evaluations.flip_features import (
-    DRIFT_FEATURES,
-    ROW_CHANGE,
-    compared_sites,
-    drift_features,
-    row_change,
-)
+from lpp.analyze.evaluations.features import item_features
+from lpp.analyze.evaluations.flip_features import compared_sites, drift_features, row_change
 from lpp.analyze.evaluations.flips import Flips, flips
 from lpp.analyze.evaluations.measure import (
     FEWEST_ITEMS,
@@ -38,6 +27,13 @@ from lpp.analyze.evaluations.site_features import site_features
 from lpp.analyze.numerics.auroc import Codes, Flags
 from lpp.analyze.numerics.clusters import recoded
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.quantities.items import (
+    COVARIATES,
+    DRIFT_FEATURES,
+    FEATURES,
+    ROW_CHANGE,
+    WITHOUT_PARTIAL,
+)
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed, matching
 from lpp.store.commands.progress import SILENT, Progress

@@ -6,7 +6,6 @@ have chosen different ones.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import numpy as np
 import polars as pl
@@ -14,13 +13,7 @@ import polars as pl
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.predictions import drift_at
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
-from lpp.analyze.evaluations.features import (
-    AT_ANSWER,
-    IN_QUESTION,
-    Feature,
-    mean_of_all,
-    question_spans,
-)
+from lpp.analyze.evaluations.features import AT_ANSWER, IN_QUESTION, mean_of_all, question_spans
 from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.row_drift import row_drift
@@ -28,47 +21,6 @@ from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.side_by_side import in_step
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.store.commands.progress import SILENT, Progress
-
-DRIFT_FEATURES: Final = (
-    Feature(
-        name="answer_kl",
-        unit="nats",
-        definition="KL(A || B) of the next token at the answer's position",
-        source="Kullback and Leibler 1951",
-        role="drift",
-    ),
-    Feature(
-        name="answer_flip",
-        unit="1",
-        definition="1 where the most likely next token at the answer's position differs, else 0",
-        source="this project",
-        role="drift",
-    ),
-    Feature(
-        name="question_kl",
-        unit="nats",
-        definition="mean KL(A || B) of the next token over the question's positions",
-        source="Kullback and Leibler 1951",
-        role="drift",
-    ),
-    Feature(
-        name="question_flips",
-        unit="share",
-        definition="question's positions at which the most likely next token differs",
-        source="this project",
-        role="drift",
-    ),
-    Feature(
-        name="row_change",
-        unit="1",
-        definition="|b - a| / |a| of the site's rows at the answer's position",
-        source="this project",
-        role="drift",
-    ),
-)
-"""Features of two runs, A and B. The last one has a value for each site."""
-
-ROW_CHANGE: Final = DRIFT_FEATURES[-1]
 
 
 def drift_features(

@@ -7,7 +7,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import polars as pl
 
-from lpp.analyze.evaluations.features import Feature
 from lpp.analyze.numerics.association import benjamini_hochberg
 from lpp.analyze.numerics.auroc import (
     FEWEST_OF_A_GROUP,
@@ -20,6 +19,7 @@ from lpp.analyze.numerics.auroc import (
     tied_share,
 )
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.quantities.items import Feature
 from lpp.analyze.runs.keys import depth
 
 FEWEST_ITEMS: Final = 50

@@ -4,16 +4,16 @@
 add a `Metric` to its module's tuple. docs/how-to/metric.md shows one.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lpp.analyze.metrics.token_sums import LeastMeans, RowSums
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.quantities.quantity import Quantity, Subject
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.analyze.runs.wide_block import WideBlock
@@ -31,15 +31,6 @@ MatrixName = Literal["covariance", "correlation"]
 """The matrix of a `Spectrum`; the correlation matrix is the covariance of z-scores."""
 
 Input = TypeVar("Input")
-
-UNBOUNDED: Final = (-math.inf, math.inf)
-_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
-    "share": (0.0, 1.0),
-    "dimensions": (0.0, math.inf),
-    "nats": (0.0, math.inf),
-    "nats^2": (0.0, math.inf),
-    "degrees": (0.0, 180.0),
-}
 
 
 class SiteRows(NamedTuple):
@@ -90,17 +81,13 @@ Start = Callable[[SiteReader, Sequence[Cell]], Measurement]
 
 
 @dataclass(frozen=True, kw_only=True)  # slots do not go with Generic
-class Metric(Generic[Input]):
-    """One number about the tokens below a prefix."""
+class Metric(Quantity, Generic[Input]):
+    """One number about the tokens below a prefix.
 
-    name: str
-    """One name for one definition, snake_case."""
-    unit: str
-    """Such as dimensions, share, nats; `1` for a number without one."""
-    definition: str
-    """One line: lambda are the eigenvalues, N and d the shape of X(L), r = min(N, d)."""
-    source: str
-    """Who defined it."""
+    In definitions lambda are the eigenvalues, N and d the shape of X(L), r = min(N, d).
+    """
+
+    of: Subject = "site"
     needs: Needs
     compute: Callable[[Input], float]
     """A pure function of what `needs` names. NaN where the metric is not defined: no number."""
@@ -120,16 +107,9 @@ class Metric(Generic[Input]):
     that collapsed; of the covariance where it is of no matrix."""
     normalises: str = ""
     """Name of the metric that this one is, divided by min(N, d); empty: it is none."""
-    bounds: tuple[float, float] | None = None
-    """Least and largest possible value; None: they follow from the unit."""
     of_log: bool = False
     """Whether it is the exponential of a mean, so that its interval is that of its logarithm."""
     no_error: str = ""
     """Why there is no jackknife error, where there is none."""
     version: int = 1
     """Of a rows metric: raise it when what it computes changes; kept numbers do not count then."""
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Least and largest value there can be: an interval ends there."""
-        return self.bounds or _LIMITS.get(self.unit, UNBOUNDED)

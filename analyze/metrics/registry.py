@@ -1,29 +1,29 @@
 """Every declared metric, by name: one list, spliced from the modules that declare them by kind."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final
 
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.rows import ROW_METRICS
 from lpp.analyze.metrics.spectral import PAPER, SPECTRAL
 from lpp.analyze.metrics.tokens import TOKEN_METRICS
+from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
+from lpp.analyze.quantities.items import DRIFT_FEATURES, FEATURES
+from lpp.analyze.quantities.quantity import Quantity, by_name
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.select import matching
 
-
-def by_name(metrics: Iterable[Metric[Any]]) -> Mapping[str, Metric[Any]]:
-    """`metrics` under their names, in order. ValueError for a name declared twice."""
-    found: dict[str, Metric[Any]] = {}
-    for metric in metrics:
-        if metric.name in found:
-            raise ValueError(f"metric {metric.name} is declared twice")
-        found[metric.name] = metric
-    return MappingProxyType(found)
-
-
-METRICS: Final = by_name((*SPECTRAL, *ROW_METRICS, *TOKEN_METRICS))
+METRICS: Final[Mapping[str, Metric[Any]]] = by_name((*SPECTRAL, *ROW_METRICS, *TOKEN_METRICS))
 """Every metric that `profile --metrics` and `scan_metrics` know, in the order they are listed."""
+
+EVERY: Final[tuple[Quantity, ...]] = (
+    *METRICS.values(),
+    *PREDICTIONS.values(),
+    *SITE_CHANGES.values(),
+    *FEATURES,
+    *DRIFT_FEATURES,
+)
+"""Every number that is declared, of any subject."""
 
 PAPER_NAMES: Final = tuple(metric.name for metric in PAPER)
 """Those of the spectra table."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from lpp.analyze.metrics.anisotropy import PairwiseCosines
 from lpp.analyze.metrics.block_influence import BlockInfluence
-from lpp.analyze.metrics.metric import UNBOUNDED, Metric
+from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.neighbours import MAX_ROWS, NeighbourSamples
 from lpp.analyze.metrics.prompt_ranks import PromptRanks
 from lpp.analyze.metrics.robust import RobustSpectra
@@ -19,6 +19,7 @@ from lpp.analyze.metrics.sinks import SINK_FACTOR, PositionNorms, n_sinks, sink_
 from lpp.analyze.metrics.spectral import PAPER
 from lpp.analyze.metrics.trajectory import Curvatures
 from lpp.analyze.numerics.spectrum import Spectrum
+from lpp.analyze.quantities.quantity import UNBOUNDED
 from lpp.analyze.runs.cells import Cell, Integers
 from lpp.analyze.runs.twins import NO_TWIN
 

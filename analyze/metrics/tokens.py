@@ -166,6 +166,7 @@ def _metric(
         unit=unit,
         definition=definition,
         source=source,
+        of="prefix",
         needs="tokens",
         compute=compute,
         sums=_SUMS[name],

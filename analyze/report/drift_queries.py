@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.report.queries import Query, with_intervals
 from lpp.sql import saved_query
 from lpp.sql.schema import TABLES
@@ -18,9 +18,8 @@ DRIFT: Final = Query(
     "  mean, stderr AS mean_stderr, ci_low AS mean_ci_low, ci_high AS mean_ci_high,\n"
     "  median, p99, maximum, n_tokens\n"
     "FROM drift_predictions\n"
-    "ORDER BY run_a, run_b, n_prompts DESC, first_position, n_drawn, list_position([\n"
-    "  'kl', 'kl_reverse', 'js', 'tv', 'flips', 'top10', 'next_logprob', 'log_perplexity',\n"
-    "  'entropy'], number)",
+    "ORDER BY run_a, run_b, n_prompts DESC, first_position, n_drawn,\n"
+    f"  list_position({[*PREDICTIONS]}, number)",
     _COMMAND,
     first=("run_a", "run_b", "number", "mean", "unit", "p99"),
 )
@@ -31,7 +30,7 @@ DRIFT_SITES: Final = Query(
     "drift_sites",
     TABLES["drift_sites"].key,
     f"SELECT {', '.join(TABLES['drift_sites'].key)}, flags, depth, n_tokens,\n"
-    f"  {with_intervals(NUMBERS)}\n"
+    f"  {with_intervals(SITE_CHANGES)}\n"
     "FROM drift_sites\n"
     "ORDER BY run_a, run_b, n_prompts DESC, first_position, depth, site",
     _COMMAND,

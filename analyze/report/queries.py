@@ -5,7 +5,7 @@ chooses what to say.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
@@ -91,7 +91,7 @@ def _source(sql: str) -> Source | None:
     return Source(found["table"], {pair[1]: pair[0] for pair in words if len(pair) == 2})
 
 
-def with_intervals(names: tuple[str, ...], *, prefixes: bool = False) -> str:
+def with_intervals(names: Iterable[str], *, prefixes: bool = False) -> str:
     """Columns of numbers, each with the ends of its interval, and the prefix it came from."""
     ends = ("", "_ci_low", "_ci_high", *(("_prefix",) if prefixes else ()))
     return ",\n  ".join(", ".join(f"{name}{end}" for end in ends) for name in names)

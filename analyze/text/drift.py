@@ -11,10 +11,10 @@ from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.gate import LEVEL, Verdict
 from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.predictions import Summary
-from lpp.analyze.drift.site_numbers import NUMBERS
-from lpp.analyze.drift.tables import UNITS
 from lpp.analyze.drift.worst import Expected, WorstToken, order_of
 from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
+from lpp.analyze.quantities.quantity import legend
 from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.tables.flags import MEANING
 from lpp.analyze.text import text
@@ -33,31 +33,12 @@ from lpp.analyze.text.text import (
 )
 from lpp.store.format.run_names import name_and_id
 
-SHARES: Final = frozenset({"flips", "top10"})
-"""Numbers of which a median says nothing: they are counts over tokens."""
-
-_PREDICTIONS: Final = (
-    "kl: KL(A || B); kl_reverse: KL(B || A); js: Jensen-Shannon divergence; tv: total variation; "
-    "flips: tokens whose most likely next token differs; top10: of the ten most likely, those in "
-    "common (of equal logits, the lowest id counts); next_logprob: |ln p(next), B - A|; "
-    "log_perplexity: ln PPL(B) - ln PPL(A); entropy: B - A. ±: standard error over prompts."
-)
+_PREDICTIONS: Final = f"{legend(PREDICTIONS.values())}. ±: standard error over prompts."
 _BANDS: Final = ("position", "tokens", "kl", "flips")
 _POSITIONS: Final = (
     "position: of the token in its prompt, from 0; kl and flips are means, as above."
 )
-_SITES: Final = (
-    "distance: |b - a| / |a|; overlap: of the leading eigenvectors; PR, ER: B - A, in dimensions. "
-    "±: paired standard error over prompts."
-)
-_HEADS: Final[Mapping[str, str]] = {
-    "relative_distance": "distance",
-    "cosine": "cosine",
-    "cka": "CKA",
-    "overlap": "overlap",
-    "participation_ratio": "PR",
-    "effective_rank": "ER",
-}
+_SITES: Final = f"{legend(SITE_CHANGES.values())}. ±: paired standard error over prompts."
 _NOTHING: Final = "Every difference is exactly 0."
 
 
@@ -175,17 +156,18 @@ def _predictions(found: Mapping[str, Summary]) -> str:
     for head in ("mean", "median", "p99", "max"):
         made.add_column(head, justify="right", no_wrap=True)
     for name, cells in _prediction_rows(found):
-        made.add_row(name, UNITS[name], *cells)
+        made.add_row(name, PREDICTIONS[name].unit, *cells)
     return rendered(made)
 
 
 def _prediction_rows(found: Mapping[str, Summary]) -> Iterator[tuple[str, list[str]]]:
     """Of each number: its name, mean and error, median, 99th percentile, maximum."""
-    for name in UNITS:
+    for name, declared in PREDICTIONS.items():
         one = found[name]
         mean = f"{number(one.mean)} {error(one.stderr)}".rstrip()
-        rest = [None] * 3 if name in SHARES else [one.median, one.p99, one.max]
-        yield name, [mean, *("" if name in SHARES else number(value) for value in rest)]
+        rest = {"median": one.median, "p99": one.p99, "max": one.max}
+        shown = (number(rest[key]) if key in declared.statistics else "" for key in rest)
+        yield name, [mean, *shown]
 
 
 def _ties(found: Mapping[str, Summary]) -> Iterator[str]:
@@ -233,11 +215,11 @@ def _sites(drift: Drift, numbers: Mapping[str, int]) -> str:
     made = plain_table()
     made.collapse_padding = True
     made.add_column("site", no_wrap=True)
-    for name in NUMBERS:
-        made.add_column(_HEADS[name], justify="right", no_wrap=True)
+    for declared in SITE_CHANGES.values():
+        made.add_column(declared.heading, justify="right", no_wrap=True)
     made.add_column("flags", no_wrap=True)
     for one, flags in zip(drift.sites, drift.flags, strict=True):
-        cells = [_two_lines(getattr(one, name)) for name in NUMBERS]
+        cells = [_two_lines(one[name]) for name in SITE_CHANGES]
         made.add_row(one.site, *cells, marks(flags, numbers))
     return rendered(made)
 
@@ -344,17 +326,17 @@ def _markdown(
     yield row(("predictions", "unit", "mean", "median", "p99", "max"))
     yield row(("---", "---", "---:", "---:", "---:", "---:"))
     for name, cells in _prediction_rows(drift.predictions):
-        yield row((code(name), UNITS[name], *map(escaped, cells)))
+        yield row((code(name), PREDICTIONS[name].unit, *map(escaped, cells)))
     yield ""
     yield row(_BANDS)
     yield row(("---", *("---:" for _ in _BANDS[1:])))
     for band in _position_rows(drift):
         yield row(map(escaped, band))
     yield ""
-    yield row(("site", *_HEADS.values(), "flags"))
-    yield row(("---", *("---:" for _ in NUMBERS), "---"))
+    yield row(("site", *(declared.heading for declared in SITE_CHANGES.values()), "flags"))
+    yield row(("---", *("---:" for _ in SITE_CHANGES), "---"))
     for site, flags in zip(drift.sites, drift.flags, strict=True):
-        numbers = (_one_line(getattr(site, name)) for name in NUMBERS)
+        numbers = (_one_line(site[name]) for name in SITE_CHANGES)
         yield row((code(site.site), *numbers, ", ".join(map(code, flags))))
     if worst:
         yield ""

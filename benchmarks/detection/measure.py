@@ -27,7 +27,7 @@ from benchmarks.detection.setting import SKIPPED, Setting
 from lpp.analyze.drift.entropy import entropy_drift
 from lpp.analyze.drift.pair import Pair, pair_of
 from lpp.analyze.drift.predictions import Summary, prediction_drift, token_drift
-from lpp.analyze.drift.sites import Number, site_drift
+from lpp.analyze.drift.sites import site_drift
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.analyze.numerics.logit_drift import Float32
 from lpp.analyze.numerics.row_drift import row_drift
@@ -39,7 +39,7 @@ from lpp.store.objects.disk import make_directory, replace_file
 OF_TOKENS: Final = ("log_perplexity", "kl", "flips", "entropy")
 FLOOR: Final = "entropy_floor"
 RANK: Final = "effective_rank"
-OF_SITES: Final[tuple[Number, ...]] = ("relative_distance", "cka", "participation_ratio", RANK)
+OF_SITES: Final[tuple[str, ...]] = ("relative_distance", "cka", "participation_ratio", RANK)
 
 Draws = dict[str, Floats]
 """By `key`: (sizes, draws, 3) value and the ends of its interval; NaN where none is computed."""

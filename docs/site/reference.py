@@ -166,7 +166,8 @@ def _metric_tables() -> dict[str, str]:
     ValueError for a metric without a trap, or a trap without its metric.
     """
     from lpp.analyze import METRICS
-    from lpp.analyze.evaluations.features import FEATURES
+    from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
+    from lpp.analyze.quantities.items import FEATURES
     from lpp.analyze.tables.flags import FLAGS
 
     traps = tomllib.loads(TRAPS.read_text("utf-8"))
@@ -184,6 +185,11 @@ def _metric_tables() -> dict[str, str]:
         rows.setdefault(group, []).append(row)
     tables = {name: _table(heads, found) for name, found in rows.items()}
     tables["flags"] = _table(("flag", "warning"), [(f"`{f.name}`", f.meaning) for f in FLAGS])
+    drift = [
+        (f"`{one.name}`{BREAK}{one.unit}", one.meaning, one.trap, one.source)
+        for one in (*PREDICTIONS.values(), *SITE_CHANGES.values())
+    ]
+    tables["drift"] = _table(("number, unit", *heads[1:]), drift)
     features = [(f"`{f.name}`", f.definition, f.unit, f.source) for f in FEATURES]
     tables["features"] = _table(("feature", "definition", "unit", "source"), features)
     return tables

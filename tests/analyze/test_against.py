@@ -19,7 +19,7 @@ from rich.cells import cell_len
 from lpp.analyze import diff, diff_against, drift_grid_chart
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.against import Comparison, against, compared, in_order, sites_frame
-from lpp.analyze.drift.site_numbers import NUMBERS
+from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.analyze.text.against import STRIP, as_text
 from lpp.store.errors import InputError
 
@@ -312,7 +312,7 @@ def test_a_cell_for_each_run_and_site(kept: list[Comparison], tmp_path: Path) ->
             site.depth,
             site.n_tokens,
         )
-        for name in NUMBERS:
+        for name in SITE_CHANGES:
             assert (row[name], row[f"{name}_stderr"]) == getattr(site, name)[:2]
     picture = Picture(drift_grid_chart(frame), tmp_path)
     assert picture.marks["rect mark"] == 9

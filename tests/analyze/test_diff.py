@@ -22,14 +22,12 @@ from lpp.analyze import diff
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.drift import drift, n_steps
 from lpp.analyze.drift.entropy import entropy_drift
-from lpp.analyze.drift.gate import PREDICTIONS
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.predictions import prediction_drift
-from lpp.analyze.drift.site_numbers import NUMBERS
-from lpp.analyze.drift.tables import UNITS
 from lpp.analyze.drift.worst import order_of, worst_tokens
 from lpp.analyze.numerics.jackknife import jackknife
+from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.runs.words import Words
 from lpp.analyze.text.drift import as_json, as_text, tail
 from lpp.store import open_store
@@ -79,14 +77,14 @@ def test_the_document_is_what_programs_expect(two: tuple[Made, Made]) -> None:
     assert found["names"] == {a.run_id: "base", b.run_id: "tuned"}
     assert (found["a"], found["b"], found["prompts"]) == (a.run_id, b.run_id, len(LENGTHS))
     assert found["tokens"] == sum(LENGTHS)
-    assert [*found["predictions"]] == [*PREDICTIONS] == [*UNITS]
+    assert [*found["predictions"]] == [*PREDICTIONS]
     for one in found["predictions"].values():
         assert {"mean", "median", "p99", "max", "stderr"} <= one.keys()
     assert [site["site"] for site in found["sites"]] == ["embed", "block.1", "block.2", "final"]
     assert [site["depth"] for site in found["sites"]] == [0, 1, 2, 2]
     for site in found["sites"]:
-        assert {*NUMBERS} <= site.keys()
-        assert all({"mean", "stderr"} <= site[name].keys() for name in NUMBERS)
+        assert {*SITE_CHANGES} <= site.keys()
+        assert all({"mean", "stderr"} <= site[name].keys() for name in SITE_CHANGES)
         assert site["flags"] == ([] if site["site"] == "final" else ["no_error"])
     assert (found["exactly_equal"], found["gate"], found["drawn"]) == (False, [], None)
     assert found["logits"]["missing"] is None

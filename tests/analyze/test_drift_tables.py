@@ -17,10 +17,10 @@ from polars.testing import assert_frame_equal
 from lpp.analyze import build_database, diff
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.predictions import SCHEMA
-from lpp.analyze.drift.site_numbers import NUMBERS
-from lpp.analyze.drift.tables import UNITS, drift_tables, stores, write_drift
+from lpp.analyze.drift.tables import drift_tables, stores, write_drift
 from lpp.analyze.drift.worst import worst_tokens
 from lpp.analyze.numerics.jackknife import error_names
+from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.tables.database import frame_schema, read_table
 from lpp.sql import connect, saved_query
 from lpp.store.format.tables import VOCABULARY_SCHEMA
@@ -60,10 +60,10 @@ def test_declared_columns_are_those_of_the_numbers() -> None:
     tokens = frame_schema("drift_tokens")
     assert dict(tokens) == {**dict.fromkeys(PAIR, pl.String), **SCHEMA}
     sites = frame_schema("drift_sites").names()
-    wanted = [column for name in NUMBERS for column in (name, *error_names(name))]
+    wanted = [column for name in SITE_CHANGES for column in (name, *error_names(name))]
     assert [name for name in sites if name in wanted] == [
-        *NUMBERS,
-        *(column for name in NUMBERS for column in error_names(name)),
+        *SITE_CHANGES,
+        *(column for name in SITE_CHANGES for column in error_names(name)),
     ]
 
 
@@ -72,12 +72,12 @@ def test_tables_hold_the_numbers_of_the_drift(two: tuple[Made, Made]) -> None:
     found = diff(a.root, "base", "tuned", first_position=2)
     assert write_drift(found) == a.root / "profiles.duckdb"
     predictions = {row["number"]: row for row in read_table(a.root, TABLES[0]).to_dicts()}
-    assert [*predictions] == [*UNITS] == [*found.predictions]
+    assert [*predictions] == [*PREDICTIONS] == [*found.predictions]
     for name, one in found.predictions.items():
         row = predictions[name]
         assert (row["run_a"], row["run_b"]) == (a.run_id, b.run_id)
         assert (row["n_prompts"], row["first_position"], row["n_drawn"]) == (len(LENGTHS), 2, 0)
-        assert row["unit"] == UNITS[name]
+        assert row["unit"] == PREDICTIONS[name].unit
         parts = ("mean", "median", "p99", "stderr", "ci_low", "ci_high", "n_tokens")
         assert [row[part] for part in parts] == [getattr(one, part) for part in parts]
         assert row["maximum"] == one.max
@@ -85,7 +85,7 @@ def test_tables_hold_the_numbers_of_the_drift(two: tuple[Made, Made]) -> None:
     assert [row["site"] for row in sites] == [one.site for one in found.sites]
     for row, site in zip(sites, found.sites, strict=True):
         assert (row["depth"], row["n_tokens"]) == (site.depth, site.n_tokens)
-        for name in NUMBERS:
+        for name in SITE_CHANGES:
             assert tuple(row[c] for c in (name, *error_names(name))) == getattr(site, name)[:4]
         assert row["flags"] == ([] if row["site"] == "final" else ["no_error"])
     tokens = read_table(a.root, TABLES[2]).sort("prompt_id", "position")
@@ -151,7 +151,7 @@ def test_a_draw_adds_tokens(two: tuple[Made, Made]) -> None:
     tokens = read_table(a.root, TABLES[2]).sort("prompt_id", "position")
     assert_frame_equal(tokens.drop(PAIR), drawn)
     drawn_of = dict(read_table(a.root, TABLES[0]).select("number", "n_drawn").iter_rows())
-    assert drawn_of == {**dict.fromkeys(UNITS, 30), "entropy": 0}
+    assert drawn_of == {**dict.fromkeys(PREDICTIONS, 30), "entropy": 0}
     write_drift(whole)
     write_drift(several[0])
     assert len(read_table(a.root, TABLES[2])) == sum(LENGTHS)
@@ -245,7 +245,7 @@ def test_the_saved_query_has_every_number_of_the_pair(two: tuple[Made, Made]) ->
         write_drift(replace(found, predictions={**found.predictions, "kl": kl}))
     with connect(a.root) as connection:
         rows = connection.sql(saved_query("drift").text).pl()
-    assert rows["number"].to_list() == [*UNITS, *NUMBERS] * 2
+    assert rows["number"].to_list() == [*PREDICTIONS, *SITE_CHANGES] * 2
     assert rows["run_a"].unique(maintain_order=True).to_list() == [
         large.pair.a.run.id,
         small.pair.a.run.id,
@@ -255,8 +255,8 @@ def test_the_saved_query_has_every_number_of_the_pair(two: tuple[Made, Made]) ->
         mean = 2.0 if name == "kl" else one.mean
         assert first[name]["value"] == pytest.approx(mean, rel=1e-3)
         assert first[name]["ci_low"] == pytest.approx(one.ci_low, rel=1e-3)
-        assert (first[name]["site"], first[name]["unit"]) == (None, UNITS[name])
-    for name in NUMBERS:
+        assert (first[name]["site"], first[name]["unit"]) == (None, PREDICTIONS[name].unit)
+    for name in SITE_CHANGES:
         one = getattr(large.sites[-1], name)
         assert first[name]["value"] == pytest.approx(one.value, rel=1e-3)
         assert first[name]["ci_high"] == pytest.approx(one.ci_high, rel=1e-3)

@@ -20,10 +20,11 @@ from lpp.analyze.drift.pair import Pair, pair_of
 from lpp.analyze.drift.predictions import drift_at, token_drift
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.flip_analysis import RANKED, SCHEMA, WITH_CHOICES, FlipAnalysis
-from lpp.analyze.evaluations.flip_features import DRIFT_FEATURES, drift_features, row_change
+from lpp.analyze.evaluations.flip_features import drift_features, row_change
 from lpp.analyze.evaluations.lens import OF_ITEMS
 from lpp.analyze.numerics.association import benjamini_hochberg
 from lpp.analyze.numerics.auroc import auroc, residual_ranks
+from lpp.analyze.quantities.items import DRIFT_FEATURES
 from lpp.store import open_store
 from lpp.store.objects.locate import objects_at
 from lpp.store.shared.heads import commit_head

@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 
 from lpp.analyze.drift.gate import (
-    PREDICTIONS,
     check_conditions,
     family,
     names,
@@ -17,9 +16,9 @@ from lpp.analyze.drift.gate import (
 )
 from lpp.analyze.drift.pair import Lost
 from lpp.analyze.drift.predictions import Summary
-from lpp.analyze.drift.site_numbers import NUMBERS
 from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.store.errors import InputError
 
 OF_ONE, OF_THREE = 2.821438, 3.505399
@@ -44,8 +43,8 @@ def estimate(value: float | None, half: float = 0.1) -> Estimate:
 
 
 def site(name: str, depth: int, value: float | None, half: float = 0.1) -> SiteDrift:
-    numbers = {quantity: estimate(value, half) for quantity in NUMBERS}
-    return SiteDrift(site=name, depth=depth, n_tokens=100, **numbers)
+    numbers = {quantity: estimate(value, half) for quantity in SITE_CHANGES}
+    return SiteDrift(site=name, depth=depth, n_tokens=100, numbers=numbers)
 
 
 ALL = dict.fromkeys(PREDICTIONS, summary())

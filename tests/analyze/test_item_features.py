@@ -10,10 +10,11 @@ from evaluated_items import EvaluatedRun, evaluated_run, row_at
 from made_runs import MakeRun
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
-from lpp.analyze.evaluations.features import FEATURES, item_features
+from lpp.analyze.evaluations.features import item_features
 from lpp.analyze.evaluations.lens import OF_ITEMS
 from lpp.analyze.evaluations.rows import row_features
 from lpp.analyze.numerics.distance import distances, folds
+from lpp.analyze.quantities.items import FEATURES
 from lpp.store.read import Block, Run
 
 

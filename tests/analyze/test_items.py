@@ -14,11 +14,11 @@ from made_runs import Made, MakeRun
 import lpp.analyze
 from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.analysis import SCHEMA, ItemAnalysis
-from lpp.analyze.evaluations.features import FEATURES
 from lpp.analyze.evaluations.lens import OF_ITEMS
 from lpp.analyze.evaluations.verdict import verdict
 from lpp.analyze.numerics.association import benjamini_hochberg
 from lpp.analyze.numerics.auroc import auroc, residual_ranks
+from lpp.analyze.quantities.items import FEATURES
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.uncertainty import interval, standard_error
 

@@ -20,11 +20,12 @@ from lpp.analyze.engine.estimates import Estimates, Request
 from lpp.analyze.engine.executor import LOCAL, Work
 from lpp.analyze.engine.token_estimates import token_estimates
 from lpp.analyze.metrics.metric import SiteRows
-from lpp.analyze.metrics.registry import PAPER_NAMES, by_name, chosen, with_free
+from lpp.analyze.metrics.registry import PAPER_NAMES, chosen, with_free
 from lpp.analyze.metrics.spectral import SPECTRAL, column_share, power_law, rankme, stable_rank
 from lpp.analyze.metrics.summary import Demand, summarize
 from lpp.analyze.numerics import spectrum
 from lpp.analyze.numerics.moments import Gram, Moments
+from lpp.analyze.quantities.quantity import by_name
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import views
 from lpp.store.errors import FormatError, InputError

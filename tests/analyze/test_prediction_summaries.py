@@ -14,7 +14,8 @@ from made_runs import MakeRun
 
 from lpp.analyze import diff
 from lpp.analyze.cli.command import main
-from lpp.analyze.drift.predictions import NUMBERS, SCHEMA, prediction_drift
+from lpp.analyze.drift.predictions import SCHEMA, prediction_drift
+from lpp.analyze.quantities.drift import PREDICTIONS
 
 
 def frame_of(values: Mapping[str, Any]) -> pl.DataFrame:
@@ -74,7 +75,7 @@ def test_a_summary_by_hand() -> None:
         }
     )
     found = prediction_drift(frame)
-    assert found.keys() == NUMBERS.keys()
+    assert found.keys() == PREDICTIONS.keys() - {"entropy"}
     assert (found["flips"].ties, found["top10"].ties, found["kl"].ties) == (0.5, None, None)
     kl = found["kl"]
     assert (kl.mean, kl.median, kl.max, kl.n_tokens) == (10 / 3, 3.0, 6.0, 3)

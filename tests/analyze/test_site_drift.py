@@ -18,10 +18,10 @@ from on_disk import on_disk
 from lpp.analyze.drift import site_numbers
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.site_numbers import NUMBERS, Number
-from lpp.analyze.drift.sites import RANKS, SiteDrift, site_drift, why_missing
+from lpp.analyze.drift.sites import SiteDrift, site_drift, why_missing
 from lpp.analyze.engine import executor as of_executor
 from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.quantities.drift import RANKS, SITE_CHANGES
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.named import names_of_two
@@ -251,7 +251,7 @@ def test_prompts_that_either_run_set_aside_are_left_out_of_both(made: Made) -> N
 
 def exact(one: SiteDrift) -> None:
     """As of a model against itself."""
-    for name in NUMBERS:
+    for name in SITE_CHANGES:
         value = 1.0 if name in ("cosine", "cka", "overlap") else 0.0
         assert getattr(one, name)[:4] == (value, 0.0, value, value), name
 
@@ -313,7 +313,7 @@ def test_of_different_widths_there_is_cka_alone(made: Made) -> None:
     pair = paired(run_of(made), write(made, other, ends=(5,)))
     for one in site_drift(pair, errors="all"):
         check(one, made.hidden[one.site], other[one.site], Cell(12, 20))
-        assert all(getattr(one, name) == Estimate(None) for name in NUMBERS if name != "cka")
+        assert all(getattr(one, name) == Estimate(None) for name in SITE_CHANGES if name != "cka")
         assert "12 columns in run" in (why_missing(pair, one.site) or "")
     assert site_drift(pair, only=["cosine"])[0].cka == Estimate(None)
 
@@ -337,12 +337,12 @@ def test_little_memory_gives_the_same_bits(made: Made, monkeypatch: pytest.Monke
 def test_what_is_not_wanted_is_not_there(made: Made) -> None:
     pair = paired(run_of(made), write(made, moved(made.hidden)))
     every = site_drift(pair, errors="all")
-    two: list[Number] = ["effective_rank", "relative_distance"]
-    cases: list[list[Number]] = [["cosine"], ["cka"], two, ["overlap"]]
+    two: list[str] = ["effective_rank", "relative_distance"]
+    cases: list[list[str]] = [["cosine"], ["cka"], two, ["overlap"]]
     for names in cases:
         forget(pair)
         for one, whole in zip(site_drift(pair, errors="all", only=names), every, strict=True):
-            for name in NUMBERS:
+            for name in SITE_CHANGES:
                 wanted = getattr(whole, name) if name in names else Estimate(None)
                 assert getattr(one, name) == wanted
 
@@ -363,7 +363,7 @@ def test_errors_that_cost_a_read_are_of_the_deepest_site_by_default(made: Made) 
 
 def test_one_prompt_has_values_and_no_errors(made: Made) -> None:
     (found,) = site_drift(paired(run_of(made), write(made, moved(made.hidden)), 1), ["final"])
-    for name in NUMBERS:
+    for name in SITE_CHANGES:
         assert getattr(found, name) == Estimate(getattr(found, name).value)
         assert getattr(found, name).value is not None
     assert found.n_tokens == 12
@@ -373,7 +373,7 @@ def test_without_a_token_there_is_nothing(made: Made) -> None:
     for b in (run_of(made), write(made, moved(made.hidden))):
         (found,) = site_drift(paired(run_of(made), b, 1), ["final"], first_position=12)
         assert found.n_tokens == 0
-        assert all(getattr(found, name) == Estimate(None) for name in NUMBERS)
+        assert all(getattr(found, name) == Estimate(None) for name in SITE_CHANGES)
 
 
 def test_rows_that_are_not_finite_and_tokens_without_a_number_give_none(made: Made) -> None:
@@ -385,7 +385,7 @@ def test_rows_that_are_not_finite_and_tokens_without_a_number_give_none(made: Ma
     a, b = write(made, zero, model="model/a"), write(made, other)
     found = {one.site: one for one in site_drift(paired(a, b), errors="all")}
     for site in ("embed", "block.1"):
-        for name in NUMBERS:
+        for name in SITE_CHANGES:
             assert getattr(found[site], name) == Estimate(None), name
     assert found["block.2"].relative_distance == found["block.2"].cosine == Estimate(None)
     assert found["block.2"].cka.stderr is not None
@@ -429,7 +429,7 @@ def test_of_moments_there_are_differences_of_ranks(made: Made, keeps: tuple[Keep
             for c in (cell, *cell.parts(10))
         ]
         assert found.n_tokens == len(tokens_of(a["final"], cell, [5]))
-        for name in NUMBERS:
+        for name in SITE_CHANGES:
             estimate = getattr(found, name)
             if name in RANKS:
                 assert estimate.value == pytest.approx(every[0][name], rel=1e-9)
@@ -438,7 +438,7 @@ def test_of_moments_there_are_differences_of_ranks(made: Made, keeps: tuple[Keep
                 assert estimate == Estimate(None)
     assert "keeps moments and no rows, so ranks alone" in (why_missing(pair, "final") or "")
     (unheld,) = site_drift(pair, ["final"], prefix=13)
-    assert all(getattr(unheld, name) == Estimate(None) for name in NUMBERS)
+    assert all(getattr(unheld, name) == Estimate(None) for name in SITE_CHANGES)
     assert "no moments of these tokens" in (why_missing(pair, "final", prefix=13) or "")
     other = paired(runs[0], write(made, b, model="model/c", keep=keeps[1], ends=ends))
     (aside,) = site_drift(other, ["final"])
@@ -456,7 +456,7 @@ def test_moments_against_themselves_and_beside_other_widths(made: Made) -> None:
     assert (why_missing(other, "final") or "").endswith("have a CKA and nothing else")
     narrow = paired(run, other.b.run)
     (found,) = site_drift(narrow)
-    assert all(getattr(found, name) == Estimate(None) for name in NUMBERS)
+    assert all(getattr(found, name) == Estimate(None) for name in SITE_CHANGES)
     assert (why_missing(narrow, "final") or "").endswith("have nothing that is comparable")
     assert why_missing(paired(run_of(made), run_of(made)), "final") is None
 

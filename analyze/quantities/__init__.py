@@ -1,0 +1,1 @@
+"""What every number is: declared once, known to tables, gates, pages, charts and documents."""

@@ -1,0 +1,237 @@
+"""The numbers of two runs, A and B, over the same tokens: of the predictions, and of a site.
+
+METRICS.md, "Drift", has their definitions at length.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from lpp.analyze.quantities.quantity import FROM_0, UNBOUNDED, Quantity, by_name
+
+Statistic = Literal["mean", "median", "p99", "max"]
+"""Over tokens."""
+
+Column = Callable[[str], Any]
+"""A column of a frame of tokens, by name, in float64."""
+
+EVERY: Final[tuple[Statistic, ...]] = ("mean", "median", "p99", "max")
+
+_PROJECT: Final = "this project"
+_KULLBACK: Final = "Kullback and Leibler 1951"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(Quantity):
+    """A number of the predictions of two runs: a value of each token, summarised."""
+
+    of: Literal["pair"] = "pair"
+    value: Callable[[Column], Any] | None
+    """Its value of a token, from columns of `drift.predictions.SCHEMA`. None: of all tokens, also
+    where the others are of drawn ones (`drift.entropy`)."""
+    statistics: tuple[Statistic, ...] = EVERY
+    """Those that mean something; the first is the default."""
+    tie: str = ""
+    """Column that says where equal logits decide the value; empty: nowhere."""
+    needs_logits: bool = False
+    """Whether it needs every logit."""
+    identity: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteChange(Quantity):
+    """A number of a site of two runs."""
+
+    of: Literal["pair_site"] = "pair_site"
+    needs: Literal["rows", "products", "spectra"]
+    """rows: a mean over tokens. products: d x d products of all rows. spectra: the difference B - A
+    of the metric of this name, which moments give as well."""
+    identity: float = 0.0
+    caution: str = ""
+    """When there is no number."""
+
+
+def _loss(column: Column) -> Any:
+    """How much more ln p of the token that follows is in A than in B."""
+    return column("next_logprob_a") - column("next_logprob_b")
+
+
+PREDICTIONS: Final = by_name(
+    (
+        Prediction(
+            name="kl",
+            label="KL(A || B)",
+            unit="nats",
+            definition="sum p ln(p / q); p, q: probabilities of A and B",
+            source=_KULLBACK,
+            trap="Not symmetric: KL(A || B) is large where B finds impossible what A finds "
+            "likely. A few tokens dominate the mean; look at the median too.",
+            value=lambda column: column("kl"),
+            needs_logits=True,
+        ),
+        Prediction(
+            name="kl_reverse",
+            label="KL(B || A)",
+            unit="nats",
+            definition="sum q ln(q / p)",
+            source=_KULLBACK,
+            trap="As kl; large where A finds impossible what B finds likely.",
+            value=lambda column: column("kl_reverse"),
+            needs_logits=True,
+        ),
+        Prediction(
+            name="js",
+            label="Jensen-Shannon divergence",
+            unit="nats",
+            definition="(KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2",
+            source="Lin 1991",
+            trap="At most ln 2, so it hardly distinguishes large changes.",
+            value=lambda column: column("js"),
+            bounds=(0.0, math.log(2)),
+            needs_logits=True,
+        ),
+        Prediction(
+            name="tv",
+            label="total variation",
+            unit="share",
+            definition="sum |p - q| / 2",
+            source="Levin and Peres 2017, section 4.1",
+            trap="Unlikely tokens hardly count.",
+            value=lambda column: column("tv"),
+            needs_logits=True,
+        ),
+        Prediction(
+            name="flips",
+            unit="share",
+            definition="tokens whose most likely next token differs",
+            source=_PROJECT,
+            trap="Rounding alone flips tokens whose two best candidates are nearly equal: 2 % in "
+            "bfloat16. At 4 to 6 % of the tokens of a bfloat16 model the two largest logits "
+            "are equal; then the lower id counts as the most likely.",
+            value=lambda column: column("flip"),
+            statistics=("mean",),
+            tie="flip_tie",
+        ),
+        Prediction(
+            name="top10",
+            unit="share",
+            definition="of the ten most likely, those in common (of equal logits, the lowest id "
+            "counts)",
+            source=_PROJECT,
+            trap="Ignores the order and the probabilities. At 32 to 37 % of the tokens of a "
+            "bfloat16 model the tenth and the eleventh logit are equal; then the lower id "
+            "is among the ten.",
+            value=lambda column: column("top10"),
+            statistics=("mean",),
+            tie="top10_tie",
+            needs_logits=True,
+            identity=1.0,
+        ),
+        Prediction(
+            name="next_logprob",
+            unit="nats",
+            definition="|ln p(next), B - A|",
+            source=_PROJECT,
+            trap="Of the one token that followed: it misses every change among the others.",
+            value=lambda column: abs(_loss(column)),
+        ),
+        Prediction(
+            name="log_perplexity",
+            unit="nats",
+            definition="ln PPL(B) - ln PPL(A)",
+            source="Jelinek et al. 1977",
+            trap="Signed: gains and losses cancel, so 0 does not mean equal.",
+            value=_loss,
+            bounds=UNBOUNDED,
+        ),
+        Prediction(
+            name="entropy",
+            unit="nats",
+            definition="entropy of the next token, B - A",
+            source="Shannon 1948",
+            trap="Signed, and two distributions of one entropy may share no likely token.",
+            value=None,
+            bounds=UNBOUNDED,
+        ),
+    )
+)
+"""Numbers of the predictions, in the order of tables."""
+
+SITE_CHANGES: Final = by_name(
+    (
+        SiteChange(
+            name="relative_distance",
+            short="distance",
+            unit="ratio",
+            definition="mean of |b - a| / |a| over tokens; 0 over 0 is 0",
+            source=_PROJECT,
+            trap="A rotation or a change of scale moves every row and may change no prediction.",
+            needs="rows",
+            bounds=FROM_0,
+            caution="a row is 0 in A alone: a mean over the others would hide the largest change",
+        ),
+        SiteChange(
+            name="cosine",
+            unit="-1 to 1",
+            definition="mean cosine of a and b over tokens; 1 if both are 0",
+            source=_PROJECT,
+            trap="Near 1 if all rows share a large mean.",
+            needs="rows",
+            bounds=(-1.0, 1.0),
+            identity=1.0,
+            caution="a row is 0 in one run alone",
+        ),
+        SiteChange(
+            name="cka",
+            short="CKA",
+            unit="share",
+            definition="linear CKA of all rows",
+            source="Kornblith et al. 2019, arXiv 1905.00414",
+            trap="Biased: for unrelated rows it is about d / (N + d), not 0. A few large "
+            "directions dominate it.",
+            needs="products",
+            identity=1.0,
+            caution="a run has no variance",
+        ),
+        SiteChange(
+            name="overlap",
+            label="overlap of the leading eigenvectors",
+            short="overlap",
+            unit="share",
+            definition="||U_A^T U_B||_F^2 / k of the k leading eigenvectors of each covariance; k "
+            "is ten, or the number of non-zero eigenvalues in both if smaller",
+            source="Krzanowski 1979",
+            trap="Depends on k = 10: whether there is a gap after the tenth eigenvalue is not "
+            "checked.",
+            needs="products",
+            identity=1.0,
+        ),
+        SiteChange(
+            name="participation_ratio",
+            short="PR",
+            unit="dimensions",
+            definition="participation ratio, B - A",
+            source="arXiv 2605.30018",
+            trap="0 does not mean equal: with growing damage it rises, falls, and passes through "
+            "0.",
+            needs="spectra",
+            bounds=UNBOUNDED,
+        ),
+        SiteChange(
+            name="effective_rank",
+            short="ER",
+            unit="dimensions",
+            definition="effective rank, B - A",
+            source="Roy and Vetterli 2007",
+            trap="0 does not mean equal: with growing damage it rises, falls, and passes through "
+            "0.",
+            needs="spectra",
+            bounds=UNBOUNDED,
+        ),
+    )
+)
+"""Numbers of a site, in the order of tables."""
+
+OF_ROWS: Final = tuple(name for name, one in SITE_CHANGES.items() if one.needs == "rows")
+RANKS: Final = tuple(name for name, one in SITE_CHANGES.items() if one.needs == "spectra")

@@ -1,0 +1,92 @@
+"""A quantity: the name of a number, of what it is, its unit, its definition, its bounds.
+
+Whatever says a number, stores it or compares it with a threshold takes what it needs from here.
+Imports nothing heavy: the list of a command's names comes from declarations.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal, TypeVar
+
+Subject = Literal["site", "prefix", "item", "pair", "pair_site"]
+"""What a number is of: the rows of a site below a prefix; the predictions below a prefix; an item
+of an evaluation; the predictions of two runs, A and B; a site of two runs."""
+
+UNBOUNDED: Final = (-math.inf, math.inf)
+FROM_0: Final = (0.0, math.inf)
+SHARE: Final = (0.0, 1.0)
+_LIMITS: Final[Mapping[str, tuple[float, float]]] = {
+    "share": SHARE,
+    "dimensions": FROM_0,
+    "nats": FROM_0,
+    "nats^2": FROM_0,
+    "degrees": (0.0, 180.0),
+}
+"""Bounds of the numbers of a unit, where a quantity declares none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One number."""
+
+    name: str
+    """One name for one definition, snake_case. Column of tables, key of documents."""
+    of: Subject
+    unit: str
+    """Such as dimensions, share, nats; `1` for a number without one."""
+    definition: str
+    """One line."""
+    source: str
+    """Who defined it."""
+    trap: str = ""
+    """How the number misleads."""
+    label: str = ""
+    """In sentences, headings and on axes; empty: the name with spaces."""
+    short: str = ""
+    """Heading of a narrow column; empty: the label."""
+    bounds: tuple[float, float] | None = None
+    """Least and largest possible value; None: they follow from the unit."""
+    identity: float | None = None
+    """Of a pair: the value where nothing changed."""
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Least and largest value there can be: an interval ends there."""
+        return self.bounds or _LIMITS.get(self.unit, UNBOUNDED)
+
+    @property
+    def words(self) -> str:
+        """Its label, or its name with spaces."""
+        return self.label or self.name.replace("_", " ")
+
+    @property
+    def heading(self) -> str:
+        """For a narrow column."""
+        return self.short or self.words
+
+    @property
+    def meaning(self) -> str:
+        """Label and definition."""
+        return ": ".join(filter(None, (self.label, self.definition)))
+
+
+Q = TypeVar("Q", bound=Quantity)
+
+
+def by_name(quantities: Iterable[Q]) -> Mapping[str, Q]:
+    """`quantities` under their names, in order. ValueError for a name declared twice."""
+    found: dict[str, Q] = {}
+    for one in quantities:
+        if one.name in found:
+            raise ValueError(f"{one.name} is declared twice")
+        found[one.name] = one
+    return MappingProxyType(found)
+
+
+def legend(quantities: Iterable[Quantity]) -> str:
+    """What the names and headings of a table stand for, without a full stop."""
+    return "; ".join(
+        f"{one.short or one.name}: {one.label or one.definition}" for one in quantities
+    )
