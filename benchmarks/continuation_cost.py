@@ -23,9 +23,9 @@ from lpp.capture.plan.batches import group_by_budget
 from lpp.capture.plan.parts import WHOLE
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec
 from lpp.store import create_store
-from lpp.store.commands.progress import SILENT
 from lpp.store.format.prompt_columns import CONTINUATION_COLUMNS
 from lpp.store.format.rows import token_ids_sha256
+from lpp.store.progress import SILENT
 
 PROMPTS: Final = 16
 TOKENS: Final = (32, 64)

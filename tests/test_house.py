@@ -117,7 +117,17 @@ ROOMS = {
         *("evaluation", "cli", ""),
     ),
     "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),
-    "store": ("errors", "commands", "format", "objects", "arrays", "committed", "shared", ""),
+    "store": (
+        "errors",
+        "progress",
+        "commands",
+        "format",
+        "objects",
+        "arrays",
+        "committed",
+        "shared",
+        "",
+    ),
 }
 """Rooms of a package from the ground up, "" for its own modules: each imports those before it."""
 

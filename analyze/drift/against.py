@@ -21,9 +21,9 @@ from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import names_of, plans_of
 from lpp.analyze.tables.analysis import ErrorSites
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.find_runs import matching_runs
+from lpp.store.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.runs.select import listed
 from lpp.analyze.tables.analysis import ErrorSites
-from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,9 +28,9 @@ from lpp.analyze.numerics.logit_drift import Columns, joined
 from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.runs.cells import Integers
 from lpp.store import Run
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.keys import HEADS_KEY
+from lpp.store.progress import SILENT, Progress
 from lpp.store.shared.heads import head_name
 from lpp.store.shared.logits import Head
 

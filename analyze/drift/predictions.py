@@ -26,9 +26,9 @@ from lpp.analyze.numerics.jackknife import jackknife
 from lpp.analyze.numerics.logit_drift import DIVERGENCES, EVERYTHING, Columns
 from lpp.analyze.quantities.drift import PREDICTIONS, Prediction
 from lpp.analyze.runs.groups import GROUPS, Groups, Integers, group_of
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.commit_record import checksum
+from lpp.store.progress import SILENT, Progress
 
 __all__ = [
     "SCHEMA",

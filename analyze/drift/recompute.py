@@ -31,10 +31,10 @@ from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import GROUPS, Clusters, Spans, is_sound, spans
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.site_reader import SiteReader
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import InputError
 from lpp.store.format.keys import ANALYSIS_KEY
 from lpp.store.objects.locate import objects_at
+from lpp.store.progress import SILENT, Progress
 
 ALIKE: Final = 1e-9
 """Largest difference of two right computations, relative to the largest value: the libraries of two

@@ -40,8 +40,8 @@ from lpp.analyze.runs.keys import depth
 from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.runs.select import listed, matching
 from lpp.analyze.tables.analysis import ErrorSites
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.progress import SILENT, Progress
 
 __all__ = ["SiteDrift", "common_sites", "site_drift", "why_missing"]
 

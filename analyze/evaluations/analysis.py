@@ -33,9 +33,9 @@ from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.quantities.items import COVARIATES, WITHOUT_PARTIAL
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import matching
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.run_names import plan_name
+from lpp.store.progress import SILENT, Progress
 
 KINDS: Final = ("n_right", "n_wrong")
 

@@ -36,8 +36,8 @@ from lpp.analyze.quantities.items import (
 )
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed, matching
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import InputError
+from lpp.store.progress import SILENT, Progress
 
 KINDS: Final = ("n_flipped", "n_stayed")
 

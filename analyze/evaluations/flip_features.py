@@ -20,7 +20,7 @@ from lpp.analyze.numerics.row_drift import row_drift
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.side_by_side import in_step
 from lpp.analyze.runs.site_reader import SiteReader
-from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.progress import SILENT, Progress
 
 
 def drift_features(

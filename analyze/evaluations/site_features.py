@@ -8,7 +8,7 @@ from lpp.analyze.evaluations.evaluated import EvaluatedItems
 from lpp.analyze.evaluations.lens import OF_ITEMS, Lens, lens_of
 from lpp.analyze.evaluations.measure import Values
 from lpp.analyze.evaluations.rows import features_of, read_rows
-from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.progress import SILENT, Progress
 
 
 def site_features(

@@ -27,7 +27,7 @@ from lpp.analyze.report.words import Code, Ref, Run, Sentence
 from lpp.analyze.tables import flags as number_flags
 from lpp.sql import saved_queries
 from lpp.sql.queries.saved import Query as SavedQuery
-from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from lpp.sql.results.output import is_written_in_place, whole_file
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from lpp.analyze.report.content import Report

@@ -30,7 +30,7 @@ from lpp.analyze.runs.keys import RunView, depth
 from lpp.analyze.runs.side_by_side import in_step
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.store.arrays.decode_pool import usable_cores
-from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.progress import SILENT, Progress
 
 SCHEMA: Final = pl.Schema(
     {

@@ -14,9 +14,9 @@ from lpp.analyze.runs.select import listed
 from lpp.analyze.studies.cka import MEMORY, cka_rows, pairs_of
 from lpp.analyze.tables.database import frame_schema, put
 from lpp.analyze.tables.flags import flags_of
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.place import Place
+from lpp.store.progress import SILENT, Progress
 
 SCHEMA: Final = frame_schema("cka")
 """One row for each pair of sites, the shallower one first."""

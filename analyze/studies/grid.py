@@ -22,7 +22,7 @@ from lpp.analyze.tables.database import frame_schema
 from lpp.analyze.tables.entropy import SPARSE, uncaptured
 from lpp.analyze.tables.flags import flags_of
 from lpp.analyze.tables.profile import AGGREGATIONS, ENTROPIES, RANKS
-from lpp.store.commands.progress import Progress
+from lpp.store.progress import Progress
 
 CONTEXTS: Final = (50, 100, 200, 500)
 """Contexts of the paper's sensitivity analysis, in tokens."""

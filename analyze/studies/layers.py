@@ -24,8 +24,8 @@ from lpp.analyze.tables import spectra
 from lpp.analyze.tables.analysis import BESIDE, ErrorSites, site_requests
 from lpp.analyze.tables.database import frame_schema, put
 from lpp.analyze.tables.flags import flags_of, flags_of_any
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.objects.place import Place
+from lpp.store.progress import SILENT, Progress
 
 FAMILIES: Final = ("", "zscore_", "robust_")
 """Prefixes of rank names: plain, and the two outlier-resistant variants."""

@@ -19,9 +19,9 @@ from lpp.analyze.studies.agreement import Compared, Setting, Value, compare
 from lpp.analyze.studies.saving import Saving, paper_tokens
 from lpp.analyze.tables.analysis import ErrorSites
 from lpp.analyze.tables.database import frame_schema, put
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.format.documents import canonical_json
 from lpp.store.objects.place import Place
+from lpp.store.progress import SILENT, Progress
 
 AGREEMENT_SCHEMA: Final = frame_schema("agreement")
 

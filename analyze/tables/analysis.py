@@ -23,7 +23,7 @@ from lpp.analyze.tables.flags import flags_of, flags_of_any
 from lpp.analyze.tables.jackknife import without_groups
 from lpp.analyze.tables.profile import ENTROPIES, RANKS, Aggregation, aggregate
 from lpp.analyze.tables.run_rows import prompts_frame, run_row
-from lpp.store.commands.progress import SILENT, Progress
+from lpp.store.progress import SILENT, Progress
 
 ErrorSites = Literal["none", "final", "all"]
 """Sites at which errors are computed; final: at `final`, or at the deepest site chosen."""

@@ -11,8 +11,8 @@ from lpp.analyze.tables.analysis import Analysis, analyze
 from lpp.analyze.tables.database import put
 from lpp.analyze.tables.jackknife import jackknife_rows
 from lpp.analyze.tables.profile import RANKS
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.objects.place import Place
+from lpp.store.progress import SILENT, Progress
 
 
 def frames(analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> dict[str, pl.DataFrame]:

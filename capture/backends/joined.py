@@ -27,9 +27,9 @@ from lpp.capture.plan.backend import (
     Written,
 )
 from lpp.capture.plan.request import CaptureRequest
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import ComputeInfo
+from lpp.store.progress import SILENT, Progress
 from lpp.store.shared.logits import HeadContent
 
 

@@ -5,8 +5,8 @@ from importlib.util import find_spec
 from lpp.capture.models.spec import LoadedModel
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.request import BackendName, CaptureRequest
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.progress import SILENT, Progress
 
 
 def open_backend(

@@ -50,10 +50,10 @@ from lpp.capture.plan.backend import Batch, Beginning, Captured, Outputs, Writin
 from lpp.capture.plan.planning import check_context, compute_info
 from lpp.capture.plan.request import BATCH_TOKENS, CaptureRequest
 from lpp.store.arrays.moments import SiteMoments
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import ComputeInfo
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
+from lpp.store.progress import SILENT, Progress
 from lpp.store.shared.logits import HeadContent
 
 HOPELESS: Final = 8

@@ -29,8 +29,8 @@ from lpp.capture.plan.sizes import SLOTS
 from lpp.store import RunWriter, Shard
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.commands.allocator import keep_blocks
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.format.plan import Plan
+from lpp.store.progress import SILENT, Progress
 
 
 def capture_run(

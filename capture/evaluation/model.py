@@ -26,10 +26,11 @@ from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.parts import WHOLE
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store import Store
-from lpp.store.commands.progress import SILENT, Progress, progress
+from lpp.store.commands.progress import progress
 from lpp.store.errors import LppError
 from lpp.store.format.plan import ComputeInfo, ModelInfo
 from lpp.store.objects.place import Url
+from lpp.store.progress import SILENT, Progress
 
 
 class EvaluatedModel:

@@ -33,9 +33,9 @@ from lpp.capture.models.model_files import (
 )
 from lpp.capture.models.same_weights import equals_its_files, state_fingerprint
 from lpp.capture.models.spec import LoadedModel, Model, ModelSpec
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import ModelInfo, StoredDtype, TokenizerInfo
+from lpp.store.progress import SILENT, Progress
 
 
 def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILENT) -> Model:

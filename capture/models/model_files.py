@@ -19,8 +19,8 @@ from lpp.capture.models.hub import hub_snapshot
 from lpp.capture.models.machine import require
 from lpp.capture.models.spec import ModelSpec
 from lpp.store.commands.escaping import library_bars
-from lpp.store.commands.progress import Progress
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,11 +34,12 @@ from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.ray.actor import HandResult, Loaded, remote_actor
 from lpp.store import Run, create_store
 from lpp.store.commands.cluster import cluster, task_error
-from lpp.store.commands.progress import SILENT, Progress, progress, say
+from lpp.store.commands.progress import progress, say
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError, first_line
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import differences
 from lpp.store.objects.place import Url, absolute
+from lpp.store.progress import SILENT, Progress
 from lpp.store.replay import replay
 from lpp.store.write import sweep_run
 

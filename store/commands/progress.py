@@ -8,32 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final, Protocol
+from typing import Final
 
 import click
 
 from lpp.store.commands.escaping import escape, safe_streams, unescaped
-
-
-class Progress(Protocol):
-    """Receives the progress of a long step, and lines worth keeping."""
-
-    def advance(self, amount: int = 1) -> None:
-        """`amount` more units are done."""
-
-    def note(self, text: str) -> None:
-        """One line for the log, such as a shard that was committed."""
-
-
-class _Silent:
-    def advance(self, amount: int = 1) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
-SILENT: Progress = _Silent()
-"""The default of every library function: reports nothing."""
-
+from lpp.store.progress import SILENT, Progress
 
 PAUSE: Final = 5.0
 """Seconds between two lines of progress in a log: a line per site would hide other lines."""

@@ -36,9 +36,9 @@ from lpp.capture.plan.backend import Batch, Beginning, Captured, Outputs, Writin
 from lpp.capture.plan.planning import check_context, compute_info
 from lpp.capture.plan.request import BATCH_TOKENS, CaptureRequest
 from lpp.store.arrays.moments import SiteMoments
-from lpp.store.commands.progress import SILENT, Progress
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import ComputeInfo
+from lpp.store.progress import SILENT, Progress
 from lpp.store.shared.logits import HeadContent
 
 if TYPE_CHECKING:
