@@ -31,11 +31,9 @@ from lpp.analyze.charts.rows import (
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import Series
+from lpp.analyze.metrics.registry import PROFILE
 
-RANKS: Final = {
-    "participation_ratio": "Participation ratio",
-    "effective_rank": "Effective rank",
-}
+RANKS: Final = {name: PROFILE[name].title for name in ("participation_ratio", "effective_rank")}
 MARKS: Final = (Mark("collapsed", "×"), Mark("sink", "†"))
 """Flags of a layer that have a sign in the chart."""
 

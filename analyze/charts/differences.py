@@ -94,7 +94,7 @@ def _map(name: str, frame: pl.DataFrame, styles: RunStyles) -> Any:
         for cell in (_cell(row, styles, (a, b), 1), _cell(row, styles, (b, a), -1))
     ]
     most = max(abs(cell["fill"]) for cell in cells) or 1.0
-    title, unit = AXES[name]
+    title, unit = AXES[name].title, AXES[name].axis
     beyond = [cell for cell in cells if cell["beyond"]]
     words = Words(
         title=title,

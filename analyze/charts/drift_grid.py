@@ -24,6 +24,7 @@ from lpp.analyze.charts.rows import (
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL, heading
+from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.store.errors import ErrorKind, InputError
 
 ROW_HEIGHT: Final = 44
@@ -31,13 +32,8 @@ ROW_HEIGHT: Final = 44
 WRITTEN: Final = 40
 """Most sites with numbers in their cells: a cell of a picture then has 9 pixels or more."""
 
-_NUMBERS: Final = {
-    "relative_distance": ("Relative distance in depth", "Mean of |b - a| / |a| over tokens.", 0.0),
-    "cosine": ("Cosine in depth", "Mean cosine of the rows of both runs.", 1.0),
-    "cka": ("CKA in depth", "Linear CKA of the rows of both runs.", 1.0),
-    "overlap": ("Overlap in depth", "Of the leading eigenvectors of both runs.", 1.0),
-}
-"""Title, what the number is, and its value where nothing changed."""
+_NUMBERS: Final = {name: one for name, one in SITE_CHANGES.items() if one.needs != "spectra"}
+"""Numbers that have a value where nothing changed."""
 
 
 def drift_grid_chart(
@@ -59,7 +55,9 @@ def drift_grid_chart(
             f"no drift in depth of {metric!r}: choose {', '.join(_NUMBERS)}.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    title, note, unchanged = _NUMBERS[metric]
+    number = _NUMBERS[metric]
+    title, unchanged = f"{number.title} in depth", number.identity
+    note = f"{number.definition[:1].upper()}{number.definition[1:]}."
     if sites[metric].drop_nulls().is_empty():
         return says(title, f"No {plain(metric)}: none of {len(sites)} rows has a value.")
     found = _cells(sites, metric, unchanged, runs)

@@ -11,7 +11,6 @@ import polars as pl
 from lpp.analyze.charts.hover import field_of, told, with_tips
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.panels import Words, filling
-from lpp.analyze.charts.profile import AXES
 from lpp.analyze.charts.rows import (
     Row,
     checked,
@@ -27,30 +26,15 @@ from lpp.analyze.charts.rows import (
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL, heading, shortened
+from lpp.analyze.metrics.registry import PROFILE
 
 LINE: Final = 13
 """Pixels of a line of text in a cell."""
 FAR: Final = 50.0
 """Per cent of deviation at which the fill is full."""
 
-SHORT: Final = {
-    "entropy_floor": "H floor",
-    "participation_ratio": "PR",
-    "participation_ratio_norm": "PR / r",
-    "effective_rank": "ER",
-    "effective_rank_norm": "ER / r",
-}
-"""Short titles of the numbers of a profile; r = min(N, d)."""
-
 Benchmark = tuple[str, str, str]
 """Name, metric, source."""
-
-TITLES: Final = {"entropy_norm": "Entropy over ln V"} | {
-    name: title for name, (title, _) in AXES.items()
-}
-"""Metrics in words."""
-
-UNITS: Final = {"participation_ratio": "dimensions", "effective_rank": "dimensions"}
 
 
 def sensitivity_chart(
@@ -76,7 +60,8 @@ def sensitivity_chart(
     needed = ("run", "site", "context", "n_prompts", "metric", "aggregation", "value")
     sensitivity = optional(checked(sensitivity, "sensitivity", needed), "stderr")
     chosen_way = aggregation or ("min" if metric.startswith("entropy") else "max")
-    named = TITLES.get(metric, plain(metric).replace("_", " ").capitalize())
+    known = PROFILE.get(metric)
+    named = known.title if known else plain(metric).replace("_", " ").capitalize()
     title = f"{named} by context and prompts"
     of_metric = sensitivity.filter(metric=metric, aggregation=chosen_way)
     sites = sorted(set(of_metric["site"].drop_nulls()))
@@ -85,7 +70,7 @@ def sensitivity_chart(
     found = _deviations(frame, runs)
     if not any(row["value"] is not None for row in found):
         return says(title, _no_grid(sensitivity, metric, chosen_way, where))
-    unit = UNITS.get(metric, "share" if metric.endswith("_norm") else "of the metric")
+    unit = known.unit if known else "of the metric"
     parts = [
         f"{row['n_prompts']} prompts of {row['label']}, context {row['context']}: "
         f"{number(row['value'])}"
@@ -178,7 +163,7 @@ def _deviations(frame: pl.DataFrame, runs: RunStyles | None) -> list[Row]:
 def _coefficients(frame: pl.DataFrame) -> list[Row]:
     """A cell for each benchmark and number of a profile."""
     several = frame["source"].n_unique() > 1
-    order = {name: place for place, name in enumerate(SHORT)}
+    order = {name: place for place, name in enumerate(PROFILE)}
     keys = ("source", "benchmark", "benchmark_metric", "profile_metric")
     found = rows(frame.unique(keys, keep="first", maintain_order=True).sort(keys))
     found.sort(key=lambda row: order.get(row["profile_metric"], len(order)))
@@ -186,7 +171,7 @@ def _coefficients(frame: pl.DataFrame) -> list[Row]:
     for row in found:
         value, q = row["coefficient"], row["q_value"]
         row |= {
-            "x": SHORT.get(row["profile_metric"], shortened(str(row["profile_metric"]), 12)),
+            "x": _short(str(row["profile_metric"])),
             "y": names[_benchmark(row)],
             "fill": value,
             "first": "none" if value is None else f"{value:+.2f}".replace("-", "−"),
@@ -271,3 +256,8 @@ def _no_grid(frame: pl.DataFrame, metric: str, aggregation: str, site: str) -> s
         there = plain(sorted(set(frame["metric"].drop_nulls()))[:5]) or "none"
         return f"No {aggregation} of {plain(metric)} at {plain(site)}. Metrics there are: {there}."
     return nothing("sensitivity", frame, "lpp-analyze sensitivity STORE")
+
+
+def _short(metric: str) -> str:
+    known = PROFILE.get(metric)
+    return known.heading if known else shortened(metric, 12)

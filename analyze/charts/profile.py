@@ -23,15 +23,10 @@ from lpp.analyze.charts.rows import (
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import Series, shortened
+from lpp.analyze.metrics.registry import PROFILE, RANKS
 
-AXES: Final = {
-    "entropy_floor": ("Entropy floor", "share of ln V"),
-    "participation_ratio_norm": ("Participation ratio, normalised", "share of min(N, d)"),
-    "effective_rank_norm": ("Effective rank, normalised", "share of min(N, d)"),
-    "participation_ratio": ("Participation ratio", "dimensions"),
-    "effective_rank": ("Effective rank", "dimensions"),
-}
-"""Numbers of a profile: name, and the title of its axis with the unit."""
+AXES: Final = {name: PROFILE[name] for name in ("entropy_floor", *RANKS[1::2], *RANKS[::2])}
+"""Numbers of a profile, in the order of panels."""
 
 MEANING: Final = "95 % intervals over prompts"
 NEEDED: Final = ("run", "site", "context", "n_prompts", *AXES)
@@ -107,7 +102,7 @@ def _panel(
     pairs = zip(frame["run"], rows(frame), strict=True)
     values = [_as_dot(row, name, label[run]) for run, row in pairs]
     others = _published(name, published)
-    axis, unit = AXES[name]
+    axis, unit = AXES[name].title, AXES[name].axis
     parts = [_sentence(row) for row in values]
     parts += [f"Published {row['model']}: {number(row['value'])}" for row in others]
     words = Words(

@@ -103,7 +103,7 @@ def _panels_of(
     name: str, curves: pl.DataFrame, series: Series, labels: dict[str, str]
 ) -> dict[str, Any]:
     low, high = f"{name}_ci_low", f"{name}_ci_high"
-    title, unit = AXES[name]
+    title, unit = AXES[name].title, AXES[name].axis
     flags = (
         pl.col("flags").cast(pl.List(pl.String))
         if "flags" in curves.columns

@@ -33,6 +33,8 @@ def _robust(name: str, definition: str) -> Metric[Spectrum]:
     return replace(
         plain,
         name=f"robust_{name}",
+        label="",
+        short=f"r{plain.short}",
         normalises=plain.normalises and f"robust_{plain.normalises}",
         definition=definition,
         source="arXiv 2605.30018",

@@ -102,7 +102,10 @@ def _normalised(metric: Metric[Spectrum]) -> Metric[Spectrum]:
     return replace(
         metric,
         name=f"{metric.name}_norm",
+        label=f"{metric.words}, normalised",
+        short=f"{metric.short} / r",
         unit="share",
+        share_of="min(N, d)",
         definition=f"{metric.name} / min(N, d)",
         normalises=metric.name,
         compute=lambda s: compute(s) / max(s.rank_bound, 1),
@@ -111,6 +114,7 @@ def _normalised(metric: Metric[Spectrum]) -> Metric[Spectrum]:
 
 _PR: Final = Metric[Spectrum](
     name="participation_ratio",
+    short="PR",
     unit="dimensions",
     definition="(sum lambda)^2 / sum lambda^2",
     source=_PAPER,
@@ -119,6 +123,7 @@ _PR: Final = Metric[Spectrum](
 )
 _ER: Final = Metric[Spectrum](
     name="effective_rank",
+    short="ER",
     unit="dimensions",
     definition="exp(-sum pi ln pi), pi = lambda / sum lambda",
     source="Roy and Vetterli 2007; arXiv 2605.30018",
@@ -128,6 +133,7 @@ _ER: Final = Metric[Spectrum](
 _ZSCORE_PR: Final = replace(
     _PR,
     name="zscore_participation_ratio",
+    short="zPR",
     definition="participation ratio of the correlation matrix (columns over their standard "
     "deviation, below 1e-8 over 1)",
     matrix="correlation",
@@ -136,6 +142,7 @@ _ZSCORE_PR: Final = replace(
 _ZSCORE_ER: Final = replace(
     _ER,
     name="zscore_effective_rank",
+    short="zER",
     definition="effective rank of the correlation matrix (columns over their standard "
     "deviation, below 1e-8 over 1)",
     matrix="correlation",

@@ -184,9 +184,11 @@ SITE_CHANGES: Final = by_name(
         ),
         SiteChange(
             name="cka",
+            label="linear CKA",
             short="CKA",
             unit="share",
-            definition="linear CKA of all rows",
+            definition="||X^T Y||^2 / (||X^T X|| ||Y^T Y||), Frobenius norms, X and Y: all rows of "
+            "A and B, centred",
             source="Kornblith et al. 2019, arXiv 1905.00414",
             trap="Biased: for unrelated rows it is about d / (N + d), not 0. A few large "
             "directions dominate it.",

@@ -46,6 +46,8 @@ class Quantity:
     """In sentences, headings and on axes; empty: the name with spaces."""
     short: str = ""
     """Heading of a narrow column; empty: the label."""
+    share_of: str = ""
+    """Of a share: of what."""
     bounds: tuple[float, float] | None = None
     """Least and largest possible value; None: they follow from the unit."""
     identity: float | None = None
@@ -65,6 +67,21 @@ class Quantity:
     def heading(self) -> str:
         """For a narrow column."""
         return self.short or self.words
+
+    @property
+    def title(self) -> str:
+        """Its label as a title."""
+        return self.words[:1].upper() + self.words[1:]
+
+    @property
+    def unit_words(self) -> str:
+        """What follows a value: `of ln V`, or the unit."""
+        return f"of {self.share_of}" if self.share_of else self.unit
+
+    @property
+    def axis(self) -> str:
+        """The unit of an axis: `share of ln V`, or the unit."""
+        return f"{self.unit} {self.unit_words}" if self.share_of else self.unit
 
     @property
     def meaning(self) -> str:

@@ -10,6 +10,7 @@ from typing import Final
 
 import polars as pl
 
+from lpp.analyze.metrics.registry import PROFILE
 from lpp.analyze.report.answers import Answers
 from lpp.analyze.report.words import (
     Part,
@@ -35,11 +36,7 @@ SETTINGS: Final = 3
 AXES: Final = ("entropy_floor", "participation_ratio", "effective_rank")
 """The three axes of a profile; the table of differences has their normalised forms too."""
 
-UNITS: Final = {
-    "entropy_floor": "of ln V",
-    "participation_ratio": "dimensions",
-    "effective_rank": "dimensions",
-}
+UNITS: Final = {name: PROFILE[name].unit_words for name in AXES}
 DIFFERS: Final = "differs from 0"
 MAY_BE_EQUAL: Final = "may be 0"
 UNKNOWN: Final = "no interval"

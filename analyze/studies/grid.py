@@ -10,6 +10,7 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.engine.executor import LOCAL, Executor
+from lpp.analyze.metrics.registry import RANKS
 from lpp.analyze.numerics.jackknife import ERRORS
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.keys import RunView
@@ -21,7 +22,7 @@ from lpp.analyze.tables.analysis import Analysis, ErrorSites, analyze_views
 from lpp.analyze.tables.database import frame_schema
 from lpp.analyze.tables.entropy import SPARSE, uncaptured
 from lpp.analyze.tables.flags import flags_of
-from lpp.analyze.tables.profile import AGGREGATIONS, ENTROPIES, RANKS
+from lpp.analyze.tables.profile import AGGREGATIONS, ENTROPIES
 from lpp.store.progress import Progress
 
 CONTEXTS: Final = (50, 100, 200, 500)

@@ -9,7 +9,7 @@ import polars as pl
 from lpp.analyze.engine.estimates import Request
 from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.metric import Metric
-from lpp.analyze.metrics.registry import PAPER_NAMES, chosen, with_free
+from lpp.analyze.metrics.registry import PAPER_NAMES, RANKS, chosen, with_free
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.groups import GROUPS, Groups, clusters_of
@@ -21,7 +21,7 @@ from lpp.analyze.tables import metrics as metric_table
 from lpp.analyze.tables.facts import metric_facts, profile_facts
 from lpp.analyze.tables.flags import flags_of, flags_of_any
 from lpp.analyze.tables.jackknife import without_groups
-from lpp.analyze.tables.profile import ENTROPIES, RANKS, Aggregation, aggregate
+from lpp.analyze.tables.profile import ENTROPIES, Aggregation, aggregate
 from lpp.analyze.tables.run_rows import prompts_frame, run_row
 from lpp.store.progress import SILENT, Progress
 

@@ -5,12 +5,12 @@ from collections.abc import Collection
 
 import polars as pl
 
+from lpp.analyze.metrics.registry import RANKS
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import Selection
 from lpp.analyze.tables.analysis import Analysis, analyze
 from lpp.analyze.tables.database import put
 from lpp.analyze.tables.jackknife import jackknife_rows
-from lpp.analyze.tables.profile import RANKS
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
 

@@ -4,8 +4,8 @@ from collections.abc import Collection, Sequence
 
 import polars as pl
 
-from lpp.analyze.metrics.registry import METRICS
-from lpp.analyze.tables.profile import ENTROPIES, RANKS
+from lpp.analyze.metrics.registry import METRICS, RANKS
+from lpp.analyze.tables.profile import ENTROPIES
 
 _RUN = ("run", "context", "n_prompts")
 _SITE = (*_RUN, "first_position", "site")

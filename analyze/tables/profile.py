@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import polars as pl
 
+from lpp.analyze.metrics.registry import RANKS
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.runs.select import every_prefix_dropped
 
@@ -18,13 +19,6 @@ AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 
 ENTROPIES = ("entropy", "entropy_norm")
 """Columns aggregated by `entropy=`: nats, and nats over ln V."""
-RANKS = (
-    "participation_ratio",
-    "participation_ratio_norm",
-    "effective_rank",
-    "effective_rank_norm",
-)
-"""Columns aggregated by `ranks=`: dimensions, and dimensions over min(N, d)."""
 
 
 def aggregate(

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.studies.layers import RANKS, SETTING, SURE, Layers, after_sinks
 from lpp.analyze.text import text
 from lpp.analyze.text.names import NAMELESS, Names, legend, with_names
@@ -27,8 +28,6 @@ BAR: Final = 8
 BARS: Final = "zscore_effective_rank"
 """What the bars show: a collapse leaves nothing of the plain ranks to see."""
 
-_LABELS: Final = {"participation_ratio": "PR", "effective_rank": "ER"}
-_PREFIXES: Final = {"": "", "zscore_": "z", "robust_": "r"}
 _MEANINGS: Final = (
     "top: share of the first eigenvalue. zPR, zER: of z-scored columns. rPR, rER: the five "
     "columns of highest variance clipped. Shares of min(N, d): --format csv."
@@ -102,9 +101,9 @@ def _sites(rows: pl.DataFrame, numbers: Mapping[str, int]) -> str:
     made = plain_table()
     made.collapse_padding = True
     made.add_column("site", no_wrap=True)
-    for head in ("depth", *map(_label, RANKS), "top"):
+    for head in ("depth", *(METRICS[name].short for name in RANKS), "top"):
         made.add_column(head, justify="right", no_wrap=True)
-    made.add_column(_label(BARS), no_wrap=True, width=BAR)
+    made.add_column(METRICS[BARS].short, no_wrap=True, width=BAR)
     made.add_column("", no_wrap=True)
     widest = max((value for value in rows[BARS] if value is not None), default=0.0)
     sure = any(rows[f"{name}_stderr"].is_not_null().any() for name in SURE)
@@ -131,11 +130,11 @@ def _scores(scores: pl.DataFrame) -> Iterator[str]:
     alike = ("reason", "n_layers", "n_collapsed", "n_missing")
     for _, some in scores.filter(pl.col("score").is_null()).group_by(alike, maintain_order=True):
         row = some.row(0, named=True)
-        labels = ", ".join(map(_label, some["metric"]))
+        labels = ", ".join(METRICS[name].short for name in some["metric"])
         yield f"No hourglass of {labels}: {row['reason']} ({_left(row)})."
     for row in scores.filter(pl.col("score").is_not_null()).iter_rows(named=True):
         ends = ", ".join(f"{name} {number(row[name])}" for name in ("first", "middle", "last"))
-        label, score = _label(row["metric"]), row["score"]
+        label, score = METRICS[row["metric"]].short, row["score"]
         yield f"Hourglass of {label}: {score:+.2f}, thirds: {ends} ({_left(row)})."
 
 
@@ -143,13 +142,3 @@ def _left(row: Mapping[str, Any]) -> str:
     """How many layers a score is of, and how many it is not of."""
     left = f"{row['n_layers']} layers, {row['n_collapsed']} collapsed left out"
     return left + (f", {row['n_missing']} without a rank" if row["n_missing"] else "")
-
-
-def _label(metric: str) -> str:
-    """Short name of a rank.
-
-    >>> _label("zscore_effective_rank")
-    'zER'
-    """
-    family = next(family for family in ("zscore_", "robust_", "") if metric.startswith(family))
-    return _PREFIXES[family] + _LABELS[metric.removeprefix(family)]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from lpp.analyze.metrics.registry import PAPER_NAMES
+from lpp.analyze.metrics.registry import PAPER_NAMES, PROFILE, RANKS
 from lpp.analyze.tables.metrics import LOGITS
-from lpp.analyze.tables.profile import RANKS, Aggregation
+from lpp.analyze.tables.profile import Aggregation
 from lpp.analyze.text.bars import bar_sections
 from lpp.analyze.text.metrics import metric_tables
 from lpp.analyze.text.names import NAMELESS, Names, legend
@@ -33,13 +33,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _METRICS: Final = {
-    "entropy": {"entropy_norm": "of ln V", "entropy": "nats"},
-    "participation ratio": {
-        "participation_ratio": "dimensions",
-        "participation_ratio_norm": "of min(N, d)",
-    },
-    "effective rank": {"effective_rank": "dimensions", "effective_rank_norm": "of min(N, d)"},
+    "entropy": ("entropy_norm", "entropy"),
+    "participation ratio": ("participation_ratio", "participation_ratio_norm"),
+    "effective rank": ("effective_rank", "effective_rank_norm"),
 }
+"""Names of the rows under a heading."""
 
 
 _FORMAT: Final = "Format: value ± standard error over {over} (prefix)."
@@ -128,9 +126,9 @@ def _bar_heads(rows: Sequence[Row], computed: Collection[str]) -> dict[str, str]
     sites = {row["site"] for row in rows}
     at = f" at {rows[0]['site']}" if len(sites) == 1 else ""
     return {
-        metric: f"{label}{at}, {unit}"
-        for label, units in _METRICS.items()
-        for metric, unit in units.items()
+        metric: f"{label}{at}, {PROFILE[metric].unit_words}"
+        for label, some in _METRICS.items()
+        for metric in some
         if not _hidden(metric, computed)
     }
 
@@ -148,11 +146,12 @@ def _side_by_side(rows: Sequence[Row], computed: Collection[str], names: Names) 
         made.add_column(
             broken(names.get(row["run"], row["run"]), width), justify="right", overflow="fold"
         )
-    for label, units in _METRICS.items():
-        shown = {name: unit for name, unit in units.items() if not _hidden(name, computed)}
+    for label, some in _METRICS.items():
+        shown = [name for name in some if not _hidden(name, computed)]
         if shown:
             made.add_row(label)
-        for metric, unit in shown.items():
+        for metric in shown:
+            unit = PROFILE[metric].unit_words
             made.add_row(
                 f"  {unit}", *(value_text(row, metric, parted_by=parted_by) for row in rows)
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from lpp.analyze.metrics.registry import PROFILE
 from lpp.analyze.tables.flags import MEANING
 from lpp.store.commands.escaping import escape
 
@@ -22,11 +23,7 @@ SIDE_BY_SIDE: Final = 3
 Row = Mapping[str, Any]
 
 HEADS: Final = {
-    "entropy_norm": "H / ln V",
-    "participation_ratio": "PR",
-    "participation_ratio_norm": "PR / r",
-    "effective_rank": "ER",
-    "effective_rank_norm": "ER / r",
+    name: one.short for name, one in PROFILE.items() if name not in ("entropy", "entropy_floor")
 }
 """Numbers of a profile where there is little room."""
 

@@ -15,11 +15,12 @@ from made_runs import MakeRun
 
 from lpp.analyze import Selection, analyze, build_database, scan_spectra
 from lpp.analyze.cli.command import main
+from lpp.analyze.metrics.registry import RANKS
 from lpp.analyze.runs.keys import views
 from lpp.analyze.studies import sensitivity as library
 from lpp.analyze.studies.grid import METRICS, grid_axes, profile_rows
 from lpp.analyze.studies.sensitivity import sensitivity
-from lpp.analyze.tables.profile import AGGREGATIONS, RANKS
+from lpp.analyze.tables.profile import AGGREGATIONS
 from lpp.store.errors import InputError
 from lpp.store.objects.place import Place
 
