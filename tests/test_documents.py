@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import PIPE
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 from lpp.analyze import METRICS
+from lpp.analyze.metrics.registry import EVERY
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.sql.schema import TABLES, VIEWS
 
@@ -93,10 +93,13 @@ def test_the_picture_of_ranks_shows_what_the_code_beside_it_prints() -> None:
     ]
 
 
-def test_every_metric_has_a_trap_and_no_other_has() -> None:
-    traps = tomllib.loads((SITE / "traps.toml").read_text("utf-8"))
-    assert traps.keys() == METRICS.keys()
-    assert all(text.endswith(".") for text in traps.values())
+def test_every_number_says_what_it_is_and_how_it_misleads() -> None:
+    for one in EVERY:
+        assert one.unit, one.name
+        assert one.definition, one.name
+        assert one.source, one.name
+    for one in (*METRICS.values(), *PREDICTIONS.values(), *SITE_CHANGES.values()):
+        assert one.trap.endswith("."), one.name
 
 
 def site_module(name: str) -> ModuleType:

@@ -55,6 +55,8 @@ def lines(quantity: "Quantity") -> Iterator[str]:
     head = f"{quantity.name} [{quantity.unit}]"
     yield f"{head:52}needs {needs}" if needs else head
     texts = [quantity.meaning, f"Source: {quantity.source}"]
+    if quantity.trap:
+        texts.append(f"Trap: {quantity.trap}")
     if no_error := getattr(quantity, "no_error", ""):
         texts.append(f"No error: {no_error}")
     for text in texts:

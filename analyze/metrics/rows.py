@@ -27,7 +27,7 @@ _WEI: Final = "Wei et al. 2024 (Diff-eRank), arXiv 2401.17139"
 _PAPER: Final = {metric.name: metric for metric in PAPER}
 
 
-def _robust(name: str, definition: str) -> Metric[Spectrum]:
+def _robust(name: str, definition: str, trap: str) -> Metric[Spectrum]:
     """A metric of the paper on the spectrum of clipped rows."""
     plain = _PAPER[name]
     return replace(
@@ -37,6 +37,7 @@ def _robust(name: str, definition: str) -> Metric[Spectrum]:
         short=f"r{plain.short}",
         normalises=plain.normalises and f"robust_{plain.normalises}",
         definition=definition,
+        trap=trap,
         source="arXiv 2605.30018",
         needs="rows",
         measure=RobustSpectra,
@@ -62,6 +63,7 @@ _PROMPT_ERANK: Final = Metric[float](
     definition="exp of the mean over prompts of -sum pi ln pi, pi = lambda / sum lambda of "
     "Z^T Z / n, Z the prompt's rows less their mean, each over its length",
     source=_WEI,
+    trap="At most the number of tokens of a prompt: compare prompts of equal length.",
     needs="rows",
     compute=_same,
     measure=PromptRanks,
@@ -75,12 +77,13 @@ _SINK: Final = (
 
 
 def _sinks(
-    name: str, compute: Callable[[tuple[Cell, Integers]], float], definition: str
+    name: str, compute: Callable[[tuple[Cell, Integers]], float], definition: str, trap: str
 ) -> Metric[tuple[Cell, Integers]]:
     return Metric(
         name=name,
         unit="positions",
         definition=definition,
+        trap=trap,
         source="Xiao et al. 2023, arXiv 2309.17453; Sun et al. 2024, arXiv 2402.17762",
         needs="rows",
         compute=compute,
@@ -91,10 +94,26 @@ def _sinks(
 
 
 ROW_METRICS: Final = (
-    _robust("participation_ratio", f"(sum lambda)^2 / sum lambda^2 {_CLIPPED}"),
-    _robust("effective_rank", f"exp(-sum pi ln pi), pi = lambda / sum lambda, {_CLIPPED}"),
-    _robust("participation_ratio_norm", "robust_participation_ratio / min(N, d)"),
-    _robust("effective_rank_norm", "robust_effective_rank / min(N, d)"),
+    _robust(
+        "participation_ratio",
+        f"(sum lambda)^2 / sum lambda^2 {_CLIPPED}",
+        "Five columns are clipped, whatever the width; no error bars.",
+    ),
+    _robust(
+        "effective_rank",
+        f"exp(-sum pi ln pi), pi = lambda / sum lambda, {_CLIPPED}",
+        "Five columns are clipped, whatever the width; no error bars.",
+    ),
+    _robust(
+        "participation_ratio_norm",
+        "robust_participation_ratio / min(N, d)",
+        "As for `participation_ratio_norm`.",
+    ),
+    _robust(
+        "effective_rank_norm",
+        "robust_effective_rank / min(N, d)",
+        "As for `effective_rank_norm`.",
+    ),
     Metric[float](
         name="two_nn",
         unit="dimensions",
@@ -102,6 +121,8 @@ ROW_METRICS: Final = (
         "second / to the nearest neighbour, the largest tenth of mu left out; equal rows count "
         f"once; of more than {MAX_ROWS} rows as many drawn by a fixed hash of prompt and position",
         source="Facco et al. 2017 (Two-NN)",
+        trap="Uses at most 2,048 rows: a small sample biases it low. Equal rows count once. No "
+        "error bars.",
         needs="rows",
         compute=_same,
         measure=NeighbourSamples,
@@ -113,6 +134,7 @@ ROW_METRICS: Final = (
         definition="mean cosine of two different rows of X(L), not centred, over all pairs; rows "
         "of length 0 left out",
         source="Ethayarajh 2019, arXiv 1909.00512",
+        trap="Not centred: a common mean alone makes it large.",
         needs="rows",
         compute=_same,
         measure=PairwiseCosines,
@@ -125,6 +147,7 @@ ROW_METRICS: Final = (
         definition="angle between x_(t+1) - x_t and x_(t+2) - x_(t+1), mean over t of a prompt "
         "with t + 2 < L, then over prompts; angles at a repeated state left out",
         source="Henaff et al. 2019; Hosseini and Fedorenko 2023, arXiv 2311.04930",
+        trap="Independent random states have 120 degrees, not 90.",
         needs="rows",
         compute=_same,
         measure=Curvatures,
@@ -137,6 +160,7 @@ ROW_METRICS: Final = (
         definition="prompt_erank of the untrained twin less that of the run, at the same site "
         f"over the same prompts; null where there is {NO_TWIN}",
         source=_WEI,
+        trap="Needs the untrained twin in the same store; one seed is one draw.",
         needs="rows",
         compute=_same,
         of_twin=_PROMPT_ERANK,
@@ -149,6 +173,7 @@ ROW_METRICS: Final = (
         "1) and its output rows (site block.k), not centred; rows of length 0 left out; null at "
         "other sites, and where the input was not captured",
         source="Men et al. 2024 (ShortGPT), arXiv 2403.03853",
+        trap="Small does not mean that a block can be removed: evaluate the model without it.",
         needs="rows",
         compute=_same,
         measure=BlockInfluence,
@@ -159,11 +184,15 @@ ROW_METRICS: Final = (
         "n_sinks",
         n_sinks,
         f"{_SINK}; sinks at first_position <= p < L",
+        "A position counts if the median over prompts is large: a sink in 2 % of the prompts is "
+        "missed.",
     ),
     _sinks(
         "sink_end",
         sink_end,
         f"one past the last sink of the site, whatever L, 0 for none; {_SINK}",
+        "Starting there also leaves out tokens that are no sinks: choose where to start before "
+        "you look at results.",
     ),
 )
 """Every metric that needs rows."""

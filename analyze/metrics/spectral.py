@@ -96,7 +96,7 @@ def _log(value: float) -> float:
     return float(np.log(value)) if value > 0 else float("nan")
 
 
-def _normalised(metric: Metric[Spectrum]) -> Metric[Spectrum]:
+def _normalised(metric: Metric[Spectrum], trap: str) -> Metric[Spectrum]:
     """`metric` over r = min(N, d); 0 where there are no rows at all."""
     compute = metric.compute
     return replace(
@@ -107,6 +107,7 @@ def _normalised(metric: Metric[Spectrum]) -> Metric[Spectrum]:
         unit="share",
         share_of="min(N, d)",
         definition=f"{metric.name} / min(N, d)",
+        trap=trap,
         normalises=metric.name,
         compute=lambda s: compute(s) / max(s.rank_bound, 1),
     )
@@ -118,6 +119,8 @@ _PR: Final = Metric[Spectrum](
     unit="dimensions",
     definition="(sum lambda)^2 / sum lambda^2",
     source=_PAPER,
+    trap="A few attention sinks make it 1 at most sites (flag `sink`). Grows with the number of "
+    "prompts.",
     needs="scatter",
     compute=_participation_ratio,
 )
@@ -127,6 +130,7 @@ _ER: Final = Metric[Spectrum](
     unit="dimensions",
     definition="exp(-sum pi ln pi), pi = lambda / sum lambda",
     source="Roy and Vetterli 2007; arXiv 2605.30018",
+    trap="Grows with the number of prompts: compare runs at equal N. Attention sinks lower it.",
     needs="eigenvalues",
     compute=_effective_rank,
 )
@@ -136,6 +140,7 @@ _ZSCORE_PR: Final = replace(
     short="zPR",
     definition="participation ratio of the correlation matrix (columns over their standard "
     "deviation, below 1e-8 over 1)",
+    trap="Gives a column of rounding noise the same weight as any other.",
     matrix="correlation",
     ratio="zscore_participation_ratio",
 )
@@ -145,6 +150,7 @@ _ZSCORE_ER: Final = replace(
     short="zER",
     definition="effective rank of the correlation matrix (columns over their standard "
     "deviation, below 1e-8 over 1)",
+    trap="Gives a column of rounding noise the same weight as any other.",
     matrix="correlation",
     ratio="zscore_participation_ratio",
 )
@@ -152,13 +158,20 @@ _ZSCORE_ER: Final = replace(
 PAPER: Final = (
     _PR,
     _ER,
-    _normalised(_PR),
-    _normalised(_ER),
+    _normalised(
+        _PR,
+        "Where N < d the divisor is N, so it falls as the sample grows (flag `normaliser`).",
+    ),
+    _normalised(
+        _ER,
+        "Between models it varies mostly as 1/d. Where N < d the divisor is N (flag `normaliser`).",
+    ),
     Metric[Spectrum](
         name="top_share",
         unit="share",
         definition="largest lambda / sum lambda",
         source=_PAPER,
+        trap="Near 1, one direction dominates: often that of one or two attention sinks.",
         needs="eigenvalues",
         compute=lambda s: top_share(s.solved),
     ),
@@ -169,13 +182,20 @@ SPECTRAL: Final = (
     *PAPER,
     _ZSCORE_PR,
     _ZSCORE_ER,
-    _normalised(_ZSCORE_PR),
-    _normalised(_ZSCORE_ER),
+    _normalised(
+        _ZSCORE_PR,
+        "As for `participation_ratio_norm`.",
+    ),
+    _normalised(
+        _ZSCORE_ER,
+        "As for `effective_rank_norm`.",
+    ),
     Metric[Spectrum](
         name="top1_column_share",
         unit="share",
         definition="variance of the column of highest variance / sum over columns",
         source=_PAPER,
+        trap="Depends on the basis: a rotation of the space changes it, and changes no rank.",
         needs="scatter",
         compute=lambda s: column_share(s.variances, 1),
     ),
@@ -184,6 +204,7 @@ SPECTRAL: Final = (
         unit="share",
         definition="variance of the five columns of highest variance / sum over columns",
         source=_PAPER,
+        trap="Depends on the basis: a rotation of the space changes it, and changes no rank.",
         needs="scatter",
         compute=lambda s: column_share(s.variances, 5),
     ),
@@ -192,6 +213,7 @@ SPECTRAL: Final = (
         unit="dimensions",
         definition="sum lambda / largest lambda: ||X||_F^2 / ||X||_2^2 of the centred X",
         source="Rudelson and Vershynin 2007",
+        trap="The largest eigenvalue decides it: with an attention sink it is near 1.",
         needs="eigenvalues",
         compute=lambda s: stable_rank(s.solved),
     ),
@@ -201,6 +223,7 @@ SPECTRAL: Final = (
         definition="exp(-sum p ln p), p = s / sum s, s = sqrt(lambda): singular values of the "
         "centred X; the original does not centre, and adds 1e-7 to each p",
         source="Garrido et al. 2023, arXiv 2210.02885",
+        trap="Uses singular values, not eigenvalues: never compare it with `effective_rank`.",
         needs="eigenvalues",
         compute=lambda s: rankme(s.solved),
     ),
@@ -211,6 +234,7 @@ SPECTRAL: Final = (
         "to min(100, r / 2), all weighing alike; none where such a lambda_i is 0; the original "
         "weighs rank i by 1 / i",
         source="Agrawal et al. 2022 (alpha-ReQ)",
+        trap="A fit: read it with `alpha_req_r2`. Null for small samples.",
         needs="eigenvalues",
         compute=lambda s: power_law(s.solved)[0],
     ),
@@ -219,6 +243,7 @@ SPECTRAL: Final = (
         unit="share",
         definition="R^2 of the fit of alpha_req: share of the variance of ln lambda_i explained",
         source="Agrawal et al. 2022 (alpha-ReQ)",
+        trap="High for any smooth curve: it does not prove a power law.",
         needs="eigenvalues",
         compute=lambda s: power_law(s.solved)[1],
     ),
@@ -228,6 +253,7 @@ SPECTRAL: Final = (
         definition="Renyi entropy of order 2 of the covariance over its trace: -ln sum pi^2, "
         f"pi = lambda / sum lambda; equals ln participation_ratio; {_UNLIKE_KERNEL}",
         source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
+        trap="The logarithm of the participation ratio, so not independent evidence.",
         needs="scatter",
         compute=lambda s: _log(_participation_ratio(s)),
     ),
@@ -237,6 +263,7 @@ SPECTRAL: Final = (
         definition="Renyi entropy of order 1 (the limit) of the covariance over its trace: "
         f"-sum pi ln pi; equals ln effective_rank; {_UNLIKE_KERNEL}",
         source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
+        trap="The logarithm of the effective rank, so not independent evidence.",
         needs="eigenvalues",
         compute=lambda s: _log(_effective_rank(s)),
     ),

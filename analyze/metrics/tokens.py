@@ -151,8 +151,9 @@ def _metric(
     unit: str,
     definition: str,
     source: str,
-    bounds: tuple[float, float] | None = None,
     *,
+    trap: str,
+    bounds: tuple[float, float] | None = None,
     of_log: bool = False,
 ) -> Metric[pl.DataFrame]:
     expression = TOKEN_EXPRESSIONS[name]
@@ -166,6 +167,7 @@ def _metric(
         unit=unit,
         definition=definition,
         source=source,
+        trap=trap,
         of="prefix",
         needs="tokens",
         compute=compute,
@@ -183,12 +185,14 @@ TOKEN_METRICS: Final = (
         "nats",
         "mean of -ln p(next token) over tokens whose next one is below L",
         "Shannon 1948",
+        trap="Per token, and tokenizers cut the same text into different numbers of tokens.",
     ),
     _metric(
         "perplexity",
         "tokens",
         "exp(surprisal): as many equally likely tokens would surprise as much",
         "Jelinek et al. 1977",
+        trap="Compare models of one tokenizer only.",
         bounds=(1.0, math.inf),
         of_log=True,
     ),
@@ -197,6 +201,8 @@ TOKEN_METRICS: Final = (
         "nats",
         "mean over tokens of ln p(1st) - ln p(2nd)",
         "Scheffer et al. 2001",
+        trap="Two synonyms share the probability, so a model that is sure of the meaning can have "
+        "a small margin.",
     ),
     _metric(
         "varentropy",
@@ -204,12 +210,14 @@ TOKEN_METRICS: Final = (
         "mean over tokens of sum p (ln p)^2 - (sum p ln p)^2, the variance of -ln p under p; null "
         "in stores without the column",
         "Kontoyiannis and Verdu 2014",
+        trap="0 for a certain and for a uniform distribution alike.",
     ),
     _metric(
         "top1_accuracy",
         "share",
         "share of tokens whose next one, below L, had the largest logit",
         "Guo et al. 2017",
+        trap="Counts one next token as right, although several may fit.",
     ),
     _metric(
         "ece",
@@ -218,6 +226,7 @@ TOKEN_METRICS: Final = (
         f"width, k / {ECE_BINS} < confidence <= (k + 1) / {ECE_BINS}; confidence: p(1st), right: "
         "the next token, below L, had the largest logit",
         "Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599",
+        trap="Depends on the bins, and noise alone makes it positive.",
     ),
     _metric(
         "min_k",
@@ -225,6 +234,7 @@ TOKEN_METRICS: Final = (
         f"mean of ln p(next token) over the {LEAST_PERCENT} % least likely tokens of a prompt, "
         f"then over prompts; of n tokens whose next one is below L, {_COUNT}",
         "Shi et al. 2023 (Min-K%), arXiv 2310.16789",
+        trap="Points to memorised text only in comparison with texts of the same kind and length.",
         bounds=(-math.inf, 0.0),
     ),
     _metric(
@@ -233,6 +243,7 @@ TOKEN_METRICS: Final = (
         "as min_k, of (ln p(next token) - mu) / sigma, mu = sum p ln p (-entropy), sigma = "
         f"sqrt(varentropy); {LEAST_PERCENT} % least, {_COUNT}; tokens where sigma is 0 left out",
         "Zhang et al. 2024 (Min-K%++), arXiv 2404.02936",
+        trap="Points to memorised text only in comparison with texts of the same kind and length.",
     ),
 )
 """Every metric of the token statistics."""

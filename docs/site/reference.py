@@ -8,7 +8,6 @@ commands and of Python are made when the site is built.
 import importlib
 import inspect
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import zip_longest
@@ -24,8 +23,6 @@ DOCS: Final = Path(__file__).resolve().parents[1]
 
 WITH_TABLES: Final = ("metrics.md", "reference/sql-tables.md")
 """Pages of docs/ that hold generated tables, between marks."""
-
-TRAPS: Final = Path(__file__).with_name("traps.toml")
 
 BREAK: Final = "<br>"
 """A new line within a cell."""
@@ -161,18 +158,12 @@ def _sql_tables() -> str:
 
 
 def _metric_tables() -> dict[str, str]:
-    """By name: every declared metric with formula, unit, trap and source; the flags; the features.
-
-    ValueError for a metric without a trap, or a trap without its metric.
-    """
+    """By name: what is declared, with formula, unit, trap and source; the flags."""
     from lpp.analyze import METRICS
     from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
     from lpp.analyze.quantities.items import FEATURES
     from lpp.analyze.tables.flags import FLAGS
 
-    traps = tomllib.loads(TRAPS.read_text("utf-8"))
-    if traps.keys() != METRICS.keys():
-        raise ValueError(f"{TRAPS.name}: {sorted(traps.keys() ^ METRICS.keys())}")
     heads = ("metric, unit", "formula", "trap", "source")
     rows: dict[str, list[tuple[str, ...]]] = {"paper": [], "resistant": []}
     for metric in METRICS.values():
@@ -181,7 +172,7 @@ def _metric_tables() -> dict[str, str]:
         )
         group = "spectral" if group in ("scatter", "eigenvalues") else group
         named = f"`{metric.name}`{BREAK}{metric.unit}"
-        row = (named, metric.definition, traps[metric.name], metric.source)
+        row = (named, metric.definition, metric.trap, metric.source)
         rows.setdefault(group, []).append(row)
     tables = {name: _table(heads, found) for name, found in rows.items()}
     tables["flags"] = _table(("flag", "warning"), [(f"`{f.name}`", f.meaning) for f in FLAGS])
