@@ -31,6 +31,8 @@ def _every_metric() -> Iterable[str]:
 
 
 AGGREGATIONS: Final = ("min", "max", "mean", "median")
+EXTREMES: Final = ("min", "max")
+"""Of entropy and ranks, over prefixes: what the database has."""
 FINAL: Final = "final"
 
 
@@ -162,7 +164,7 @@ def profile(
         select_sites,
         shortfalls,
     )
-    from lpp.analyze.tables.analysis import analyze
+    from lpp.analyze.tables.analysis import analyze_views
     from lpp.analyze.tables.build import write_database
     from lpp.analyze.tables.database import read_table
     from lpp.analyze.tables.entropy import uncaptured_lines
@@ -187,29 +189,33 @@ def profile(
     lines += needing_rows(views, asked_of(metrics))
     for line in (*incomplete, *shortfalls(views, selection), *lines):
         click.echo(line, err=True)
-    total = n_sites(views, chosen)
+    total, names = n_sites(views, chosen), names_of(views)
     with (
         chosen_executor(executor, address, jobs) as who,
         progress("Spectra", total, "sites") as bar,
     ):
-        analysis = analyze(
-            store,
+        analysis = analyze_views(
+            views,
             selection,
+            comparable_among=every,
+            names=names,
+            left_out=incomplete,
             metrics=metrics,
             errors=errors,
             groups=groups,
             cluster=cluster,
             progress=bar,
             executor=who,
-            every=every,
         )
-    found = analysis.profiles(entropy=entropy_by, ranks=rank_by, drop_prefixes=dropped)
+    kept = analysis.profiles(drop_prefixes=dropped)
+    found = kept
+    if (entropy_by, rank_by) != EXTREMES:
+        found = analysis.profiles(entropy=entropy_by, ranks=rank_by, drop_prefixes=dropped)
     database = in_database(
-        "The profiles are", lambda: write_database(store, analysis, drop_prefixes=dropped)
+        "The profiles are", lambda: write_database(store, analysis, profiles=kept)
     )
     only_final = sites is None and FINAL in chosen
     shown = found.filter(site=FINAL) if only_final else found
-    names = names_of(views)
     form = form or ("bars" if sys.stdout.isatty() else "table")
     if form in FORMATS:
         if cluster is not None:

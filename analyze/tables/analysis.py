@@ -129,7 +129,6 @@ def analyze(
     cluster: str | None = None,
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
-    every: Sequence[RunView] | None = None,
 ) -> Analysis:
     """Compute the numbers of `selection` for the store at `url`; cached ones are read.
 
@@ -138,12 +137,11 @@ def analyze(
     groups of prompts; for effective ranks this takes one eigensolve per group. cluster: a field of
     the prompts; prompts with one value of it are left out together. progress: advances
     by one for each run and site. executor: computes the metrics of sites. The entropy at a prefix
-    without captured logit statistics is null (`uncaptured_lines`). every: the runs of the store,
-    if they have been read.
+    without captured logit statistics is null (`uncaptured_lines`).
 
     Raises InputError for a selection that the store does not have, FormatError for altered bytes.
     """
-    every = views(url) if every is None else every
+    every = views(url)
     some, incomplete = select_among(url, every, selection)
     return analyze_views(
         some,

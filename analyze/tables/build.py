@@ -15,13 +15,12 @@ from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
 
 
-def frames(analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> dict[str, pl.DataFrame]:
-    """The tables of `analysis`. The profiles in the database are always floors and maxima."""
-    of_sites = analysis.profiles(drop_prefixes=drop_prefixes)
-    of_sites = of_sites.rename(
+def frames(analysis: Analysis, profiles: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """The tables of `analysis`. profiles: its floors and maxima, as the database has them."""
+    of_sites = profiles.rename(
         {
             name: name.replace("entropy_norm", "entropy_floor")
-            for name in of_sites.columns
+            for name in profiles.columns
             if name.startswith("entropy_norm")
         }
     )
@@ -50,12 +49,14 @@ def build_database(
     analysis = analyze(url, selection or Selection(), progress=progress)
     for line in analysis.left_out:
         warnings.warn(line, stacklevel=2)
-    return write_database(url, analysis, drop_prefixes=drop_prefixes)
+    return write_database(url, analysis, profiles=analysis.profiles(drop_prefixes=drop_prefixes))
 
 
-def write_database(url: Url, analysis: Analysis, *, drop_prefixes: Collection[int] = ()) -> Place:
+def write_database(url: Url, analysis: Analysis, *, profiles: pl.DataFrame | None = None) -> Place:
     """Merge the tables of `analysis` into the database of the store at `url`.
 
-    Correlations are removed, because they came from the earlier profiles.
+    profiles: of `analysis`, floors and maxima, if they have been computed. Correlations are
+    removed, because they came from the earlier profiles.
     """
-    return put(url, frames(analysis, drop_prefixes=drop_prefixes), keep=(), read=analysis.views)
+    profiles = analysis.profiles() if profiles is None else profiles
+    return put(url, frames(analysis, profiles), keep=(), read=analysis.views)

@@ -98,7 +98,7 @@ def test_other_prefixes_make_another_profile(make_run: MakeRun) -> None:
     build_database(root)
     (before,) = read_table(root, "profiles").to_dicts()
     only = analyze(root, Selection(), metrics=["participation_ratio"], errors="none")
-    write_database(root, only, drop_prefixes=[2])
+    write_database(root, only, profiles=only.profiles(drop_prefixes=[2]))
     (row,) = read_table(root, "profiles").to_dicts()
     assert row["prefixes"] == list(range(4, 21, 2))
     assert row["effective_rank"] is None  # that of the other list is another number
