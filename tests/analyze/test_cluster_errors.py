@@ -239,7 +239,7 @@ def test_the_output_and_the_database_say_what_errors_are_over(make_run: MakeRun)
         assert set(read_table(a.root, table)["cluster"]) == {"document"}
     document = command("diff", a.root, "base", "tuned", "--cluster", "document", "--format", "json")
     bands = json.loads(document.stdout)["by_position"]
-    page = command("report", a.root, "--format", "md")
+    page = command("report", a.root, "-o", a.root.with_name("report.md"))
     assert page.exit_code == 0, page.output
     assert bands
 
