@@ -7,13 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import nctdtr, stdtrit
+from scipy.stats import beta, norm
 
 from benchmarks.detection import page
 from benchmarks.detection.damage import doses
-from benchmarks.detection.draws import drawn, groups, on_draws, weights
-from benchmarks.detection.numbers import Floor, Mean, Rows, SquaredNorm, rank_without
-from benchmarks.detection.power import leaves_null, leaves_zero
+from benchmarks.detection.draws import drawn_weights, jackknife_weights
+from benchmarks.detection.numbers import Floor, Mean, Rows, SquaredNorm, effective_ranks
+from benchmarks.detection.power import (
+    Shown,
+    Threshold,
+    bounds,
+    judged,
+    kept,
+    realisations,
+    share,
+    threshold,
+)
 from lpp.analyze import Moments, effective_rank, eigenvalues, linear_cka, participation_ratio
 
 
@@ -38,8 +47,7 @@ def chosen_rows(rows: Rows, weights: np.ndarray) -> np.ndarray:
 
 def test_norms_of_a_draw_are_those_of_its_rows(pair: tuple[Rows, Rows]) -> None:
     a, b = pair
-    some = weights(np.array([0, 2, 3, 7, 8, 11]), 12)
-    assert len(some) == 7
+    some = drawn_weights(12, 6, 7)
     norms = [SquaredNorm(x, z, x.products(z))(some) for x, z in ((a, a), (a, b), (b, b))]
     for k, one in enumerate(some):
         x, z = (chosen_rows(rows, one) for rows in pair)
@@ -49,98 +57,124 @@ def test_norms_of_a_draw_are_those_of_its_rows(pair: tuple[Rows, Rows]) -> None:
         assert ratio == pytest.approx(participation_ratio(Moments.from_rows(x)), rel=1e-6)
 
 
-def test_rank_without_a_group_is_that_of_the_other_rows(pair: tuple[Rows, Rows]) -> None:
+def test_ranks_of_draws_are_those_of_their_rows(pair: tuple[Rows, Rows]) -> None:
     rows = pair[0]
-    chosen = np.arange(12)
-    products = rows.products(rows)
-    sums = rows.totals, products, rows.counts
-    parts = groups(chosen)
-    found = rank_without(*(np.stack([of[part].sum(axis=0) for part in parts]) for of in sums))
-    plain = [
-        effective_rank(eigenvalues(Moments.from_rows(chosen_rows(rows, one))))
-        for one in weights(chosen, 12)
-    ]
-    assert found[0] == pytest.approx(plain[0], rel=1e-6)
-    assert found[1:] == pytest.approx(plain[1:], rel=0.01)  # to first order
-    errors = [np.std(one[1:]) for one in (found, plain)]
-    assert errors[0] == pytest.approx(errors[1], rel=0.1)
+    some = drawn_weights(12, 7, 5)
+    found = effective_ranks(rows, rows.products(rows), some)
+    plain = [effective_rank(eigenvalues(Moments.from_rows(chosen_rows(rows, one)))) for one in some]
+    assert found == pytest.approx(plain, rel=1e-6)
 
 
 def test_draws_are_of_different_prompts_and_the_same_each_time() -> None:
-    found = drawn(30, 12, 40)
-    assert found.shape == (40, 12)
-    assert (np.diff(found, axis=1) > 0).all()
-    assert np.array_equal(found, drawn(30, 12, 40))
+    found = drawn_weights(30, 12, 40)
+    assert found.shape == (40, 30)
+    assert set(found.flat) == {0, 1}
+    assert (found.sum(axis=1) == 12).all()
+    assert np.array_equal(found, drawn_weights(30, 12, 40))
     assert len(np.unique(found, axis=0)) == 40
-    assert np.array_equal(np.unique(found), np.arange(30))
+    assert found.any(axis=0).all()
 
 
 def test_a_number_on_draws_is_that_of_a_plain_loop() -> None:
     rng = np.random.default_rng(5)
     sums, counts = rng.normal(size=25), rng.integers(3, 9, 25)
     before, after = rng.random((2, 25, 4))
-    chosen = drawn(25, 13, 6)
-    found = on_draws(
-        lambda some: {
-            "mean": Mean(sums, counts)(some),
-            "floor": Floor(before, after)(some),
-        },
-        chosen,
-        25,
-    )
-    plain: dict[str, Any] = {
-        "mean": lambda some: sums[some].sum() / counts[some].sum(),
-        "floor": lambda some: after[some].mean(0).min() - before[some].mean(0).min(),
-    }
-    for name, number in plain.items():
-        for row, some in zip(found[name], chosen, strict=True):
-            without = [number(np.setdiff1d(some, part)) for part in groups(some)]
-            assert len(without) == 10
-            error = np.sqrt(0.9 * np.square(without - np.mean(without)).sum())
-            half = 2.262157 * error  # Student's, nine degrees of freedom
-            expected = [number(some), number(some) - half, number(some) + half]
-            assert row == pytest.approx(expected, rel=1e-6)
+    some = np.concatenate([drawn_weights(25, 13, 6), jackknife_weights(25)])
+    found = Mean(sums, counts)(some), Floor(before, after)(some)
+    for k, row in enumerate(some > 0):
+        assert found[0][k] == pytest.approx(sums[row].sum() / counts[row].sum())
+        floor = after[row].mean(0).min() - before[row].mean(0).min()
+        assert found[1][k] == pytest.approx(floor)
 
 
-def normal_draws(shift: float, seed: int, size: int = 20) -> np.ndarray:
-    """Intervals of the mean of `size` of 1,500 standard normal numbers about `shift`."""
-    values = np.random.default_rng(seed).normal(shift, size=1500)
-    mean = Mean(values, np.ones(1500, int))
-    return on_draws(lambda some: {"x": mean(some)}, drawn(1500, size, 200), 1500)["x"]
+def test_a_jackknife_leaves_out_each_prompt_once() -> None:
+    found = jackknife_weights(23)
+    assert found.shape == (11, 23)
+    assert (found[0] == 1).all()
+    assert ((1 - found[1:]).sum(axis=0) == 1).all()
+    assert set((1 - found[1:]).sum(axis=1)) == {2, 3}
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.3, 0.5, 0.8])
+def plain_alarms(nulls: np.ndarray, multiple: float) -> list[float]:
+    """Share of each null's draws above `multiple` times the mean of the other nulls."""
+    found = []
+    for k, own in enumerate(nulls):
+        mean = sum(x for j, one in enumerate(nulls) if j != k for x in one) / (
+            own.size * (len(nulls) - 1)
+        )
+        found.append(sum(x > multiple * mean for x in own) / own.size)
+    return found
+
+
+@pytest.mark.parametrize("furthest", [1.0, 1.2, 3.0])
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_a_threshold_has_the_rate_that_it_is_set_for(furthest: float, rate: float) -> None:
+    nulls = np.abs(np.random.default_rng(2).normal(4, 0.5, size=(4, 100)))
+    nulls[0] *= furthest  # a kind of null of its own, as eager attention is
+    found = threshold(nulls, rate)
+    alarms, more = (plain_alarms(nulls, found.multiple * x) for x in (1 + 1e-9, 1 - 1e-9))
+    assert np.mean(alarms) == pytest.approx(found.alarms)
+    assert max(alarms) == pytest.approx(found.worst)
+    assert found.value == pytest.approx(found.multiple * nulls.mean())
+    assert found.alarms <= rate + 1e-9 < np.mean(more)
+    again = threshold(1000 * nulls, rate)  # another unit
+    assert again == pytest.approx((1000 * found.value, *found[1:]))
+
+
+def test_nulls_that_are_0_set_a_threshold_of_0() -> None:
+    assert threshold(np.zeros((3, 20))) == Threshold(0, 0, 0, 0)
+    one = np.zeros((3, 20))
+    one[1] = 5  # others are 0: no multiple of them is enough
+    assert threshold(one)[:2] == (np.inf, np.inf)
+    assert threshold(one, rate=0.4) == Threshold(0, 0, 20 / 60, 1)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
 def test_the_power_of_an_effect_of_known_size(shift: float) -> None:
-    limit = stdtrit(9, 0.975)  # ten groups of two: a t test of ten means
-    beyond = shift * np.sqrt(20)
-    expected = 1 - nctdtr(9, beyond, limit) + nctdtr(9, beyond, -limit)
-    found = leaves_zero(normal_draws(shift, seed=1))
-    assert found == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / 200) + 0.02)
+    rng = np.random.default_rng(6)
+    limit = threshold(np.abs(rng.normal(size=(40, 500))), 0.05).value
+    assert limit == pytest.approx(1.96, rel=0.02)
+    size = 3.0  # errors of the mean of 9 numbers of deviation 1, in its own unit
+    found = (np.abs(rng.normal(shift * size, size=20_000)) > limit).mean()
+    expected = norm.sf(limit - shift * size) + norm.cdf(-limit - shift * size)
+    assert found == pytest.approx(expected, abs=0.015)
 
 
-def test_nulls_seldom_leave_the_nulls() -> None:
-    nulls = [normal_draws(0.0, seed) for seed in range(2, 6)]
-    alarms = [leaves_null(nulls[k], nulls[:k] + nulls[k + 1 :]) for k in range(4)]
-    assert max(alarms) <= 0.02
-    assert leaves_null(normal_draws(3.0, 9), nulls) == 1
-    assert 0 < leaves_null(normal_draws(1.0, 9), nulls) < leaves_zero(normal_draws(1.0, 9))
+@pytest.mark.parametrize(("right", "n"), [(20, 20), (100, 100), (0, 20), (87, 100)])
+def test_bounds_are_those_of_clopper_and_pearson(right: int, n: int) -> None:
+    low, high = bounds(right / n, n)
+    assert low == pytest.approx(beta.ppf(0.025, right, n - right + 1) if right else 0)
+    assert high == pytest.approx(beta.ppf(0.975, right + 1, n - right) if right < n else 1)
 
 
-def test_a_null_of_exactly_nothing_is_inside() -> None:
-    above = np.array([[0.5, 0.4, 0.6]])
-    nothing = np.zeros((1, 3))
-    assert leaves_zero(nothing) == leaves_null(nothing, [above]) == 0
-    assert leaves_null(above, [nothing]) == leaves_zero(above) == 1
-    assert leaves_null(above, [above + 0.1]) == 0
-    assert leaves_null(-above[:, [0, 2, 1]], [above]) == 1
-    assert leaves_null(above, []) == leaves_null(-above[:, [0, 2, 1]], []) == 1
-    assert leaves_null(nothing, []) == 0
+def test_results_of_a_study_by_hand() -> None:
+    kinds = [("null", 0.0), ("null", 1.0), ("null", 1.0), ("noise", 0.1), ("noise", 0.1)]
+    every: list[dict[str, Any]] = [
+        {"kind": kind, "amount": 0.5, "points": {"2": {"kl": [kl, 0, 0, 0]}}} for kind, kl in kinds
+    ]
+    found = {"setting": {"sizes": [10]}, "doses": every}
+    rows = [[0, 0, 0, 0], [1, -1, 1, 1], [-1, 1, 1, -1], [1, -1, 2, -2], [3, 3, -3, 3]]
+    values = {"x": np.array(rows, np.float32)[:, None]}
+    done = judged(found, values)
+    assert done["thresholds"]["x"]["10"] == [1, 1, 0, 0]  # of the two nulls that moved
+    assert [dose["power"]["x"]["10"] for dose in done["doses"]] == [0, 0, 0, 0.5, 1]
+    (group,) = realisations(done)
+    assert share(group, Shown(name="x", of="x", unit=""), "10") == 0.75
+    with pytest.raises(ValueError, match="two nulls"):
+        judged({**found, "doses": every[:2] + every[3:]}, {"x": values["x"][[0, 1, 3, 4]]})
 
 
-def test_draws_without_a_number_do_not_count() -> None:
-    some = np.array([[1, 0.5, 1.5], [np.nan] * 3, [0, -1, 1]])
-    assert leaves_zero(some) == 0.5
-    assert leaves_null(some, [some * 0]) == 0.5
+def test_kept_values_are_near() -> None:
+    some = np.random.default_rng(0).normal(size=1000) * np.logspace(-8, 3, 1000)
+    assert kept(some) == pytest.approx(some, rel=1 / 4096)
+    assert (kept(some).view(np.uint32) & 0xFFF == 0).all()
+
+
+def test_the_committed_results_are_those_of_the_committed_draws() -> None:
+    folder = Path(page.__file__).parent
+    found = json.loads((folder / page.RESULTS).read_text("utf-8"))
+    with np.load(folder / page.VALUES) as values:
+        assert judged(found, values) == found
 
 
 def test_the_committed_tables_are_those_of_the_committed_results() -> None:

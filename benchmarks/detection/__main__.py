@@ -32,7 +32,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 @click.option(
     "--page",
     type=click.Path(path_type=Path),
-    help="Folder of results.json, figures and DETECTION.md; that of --store by default.",
+    help="Folder of DETECTION.md, its figures and results; that of --store by default.",
 )
 def main(
     *,
@@ -77,9 +77,9 @@ def main(
     from benchmarks.detection import figures, power
     from benchmarks.detection import page as pages
 
-    found = power.results(setting)
+    found, values = power.results(setting)
     place = store if page is None else page
-    pages.write(found, place)
+    pages.write(found, values, place)
     for path in figures.draw(found, place):
         click.echo(path)
 

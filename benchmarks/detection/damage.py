@@ -24,7 +24,8 @@ from torch import nn
 GROUP: Final = 64
 """Weights that share a step, along the input."""
 
-SEED: Final = 0
+SEEDS: Final = 3
+"""Realisations of every random dose: other noise, other texts."""
 
 BATCH: Final = 4
 """Texts of a step of fine-tuning."""
@@ -59,6 +60,8 @@ class Dose:
     """A key of `KINDS`."""
     amount: float
     label: str
+    seed: int = 0
+    """Number of the realisation, where the damage is random."""
     change: Change | None = None
     """None: the weights stay."""
     loading: dict[str, Any] = field(default_factory=dict)
@@ -138,15 +141,16 @@ def doses(n_blocks: int) -> list[Dose]:
         for share in (5, 10, 20, 30, 50)
     ]
     found += [
-        _dose("noise", sigma, f"{sigma:g}", _each(_noise(sigma)))
+        _dose("noise", sigma, f"{sigma:g}", _each(_noise(sigma, seed)), seed)
         for sigma in (0.003, 0.01, 0.03, 0.1)
+        for seed in range(SEEDS)
     ]
     for share in (1 / 8, 1 / 2, 7 / 8):
         block = max(1, round(n_blocks * share))
         found.append(_dose("block", block, f"block {block}", _leaving_out(block)))
     for steps in (1, 4, 16):
         label = f"{steps} step" + ("s" if steps > 1 else "")
-        found.append(_dose("tune", steps, label, _tuning(steps)))
+        found += [_dose("tune", steps, label, _tuning(steps, seed), seed) for seed in range(SEEDS)]
     return list({dose.name: dose for dose in found}.values())
 
 
@@ -155,8 +159,9 @@ def _null(label: str, **more: Any) -> Dose:
     return Dose(name=name, kind=NULL, amount=0, label=label, **more)
 
 
-def _dose(kind: str, amount: float, label: str, change: Change) -> Dose:
-    return Dose(name=f"{kind}-{amount:g}", kind=kind, amount=amount, label=label, change=change)
+def _dose(kind: str, amount: float, label: str, change: Change, seed: int = 0) -> Dose:
+    name = f"{kind}-{amount:g}" + (f"-seed-{seed}" if seed else "")
+    return Dose(name=name, kind=kind, amount=amount, label=label, change=change, seed=seed)
 
 
 # weights
@@ -236,8 +241,9 @@ def _pruning(share: float) -> Callable[[torch.Tensor, int], torch.Tensor]:
     return lambda weight, _: pruned(weight, share)
 
 
-def _noise(sigma: float) -> Callable[[torch.Tensor, int], torch.Tensor]:
-    return lambda weight, place: noisy(weight, sigma, SEED + place)
+def _noise(sigma: float, seed: int) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    # places of layers stay below 10,000, so no two realisations share a generator's seed
+    return lambda weight, place: noisy(weight, sigma, 10_000 * seed + place)
 
 
 def _leaving_out(block: int) -> Change:
@@ -275,7 +281,7 @@ def _reordered(seed: int) -> Change:
 # fine-tuning
 
 
-def _tuning(steps: int) -> Change:
+def _tuning(steps: int, seed: int) -> Change:
     """`steps` of AdamW in float32 on other text, which end in the model's dtype."""
 
     def apply(model: nn.Module, tokenizer: Any) -> None:
@@ -284,7 +290,7 @@ def _tuning(steps: int) -> Change:
             parameter.requires_grad_(False)
         layers = [layer.weight.requires_grad_(True) for layer in linear_layers(trained)]
         optimizer = torch.optim.AdamW(layers, lr=RATE, weight_decay=0.0)
-        for batch in other_text(tokenizer, steps):
+        for batch in other_text(tokenizer, steps, seed):
             optimizer.zero_grad()
             trained(input_ids=batch, labels=batch).loss.backward()
             optimizer.step()
@@ -295,13 +301,15 @@ def _tuning(steps: int) -> Change:
     return apply
 
 
-def other_text(tokenizer: Any, steps: int) -> list[torch.Tensor]:
-    """(BATCH, LENGTH) token ids for each step: source of Python's standard library, in order."""
-    library = Path(os.__file__).parent
+def other_text(tokenizer: Any, steps: int, seed: int) -> list[torch.Tensor]:
+    """(BATCH, LENGTH) token ids for each step: source of Python's standard library, in order.
+
+    Realisation number `seed` reads the texts that follow those of the realisation before it.
+    """
+    size = steps * BATCH * LENGTH
     ids: list[int] = []
-    for file in sorted(library.glob("*.py")):
+    for file in sorted(Path(os.__file__).parent.glob("*.py")):
         ids += tokenizer(file.read_text("utf-8"))["input_ids"]
-        if len(ids) >= steps * BATCH * LENGTH:
+        if len(ids) >= (seed + 1) * size:
             break
-    some = torch.tensor(ids[: steps * BATCH * LENGTH])
-    return list(some.view(steps, BATCH, LENGTH))
+    return list(torch.tensor(ids[seed * size : (seed + 1) * size]).view(steps, BATCH, LENGTH))

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.detection.damage import KINDS
-from benchmarks.detection.power import Shown, damaged, null_range, shown
+from benchmarks.detection.power import Shown, null_range, realisations, share, shown
+from benchmarks.detection.setting import DRAWN
 from lpp.analyze.charts.charts import save_chart
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.rows import Row, data
 from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES
 from lpp.analyze.charts.theme import FILLS, INK, ON_FILL, finished, heading
-
-FIRST: Final = 2
-"""First position of the figures: without the sinks."""
 
 DEPTH_DOSES: Final = ("round-group-4", "prune-20", "noise-0.03", "tune-16")
 """Doses whose depth is shown, of middle strength, beside the blocks left out."""
@@ -50,16 +48,16 @@ def _short(number: re.Match[str]) -> str:
 
 
 def power(found: Mapping[str, Any], size: str) -> Any:
-    """Share of draws of `size` prompts in which each number leaves the null, for each dose."""
+    """Share of draws of `size` prompts in which each number notices each dose."""
     numbers = shown(found["middle"])
     rows: list[Row] = [
         {
-            "kind": KINDS[dose["kind"]].title,
-            "dose": dose["label"],
+            "kind": KINDS[group[0]["kind"]].title,
+            "dose": group[0]["label"],
             "number": one.name,
-            "share": round(100 * dose["power"][str(FIRST)][one.name][size][1]),
+            "share": round(100 * share(group, one, size)),
         }
-        for dose in damaged(found)
+        for group in realisations(found)
         for one in numbers
     ]
     if not rows:
@@ -90,7 +88,7 @@ def power(found: Mapping[str, Any], size: str) -> Any:
         panels.append(
             alt.layer(cells, text).properties(width=alt.Step(23), height=alt.Step(19), title=above)
         )
-    title = f"Share of draws of {size} prompts in which a number leaves the null, per cent"
+    title = f"Share of draws of {size} prompts in which a number notices a dose, per cent"
     description = f"{title}, for {len(numbers)} numbers and {len(rows) // len(numbers)} doses."
     return finished(
         alt.hconcat(*panels, spacing=6).properties(
@@ -113,7 +111,7 @@ def values(found: Mapping[str, Any]) -> Any:
     numbers = [one for one in shown(found["middle"]) if one.site == "final"]
     rows = [
         {"dose": dose["label"], "kind": dose["kind"], **row}
-        for dose in damaged(found)
+        for dose, *_ in realisations(found)
         for row in _ratios(found, dose, numbers)
     ]
     if not rows:
@@ -135,7 +133,9 @@ def values(found: Mapping[str, Any]) -> Any:
 def depth(found: Mapping[str, Any]) -> Any:
     """Numbers of sites by depth, for one dose of each kind, in units of the null at that site."""
     chosen = [
-        dose for dose in damaged(found) if dose["name"] in DEPTH_DOSES or dose["kind"] == "block"
+        dose
+        for dose, *_ in realisations(found)
+        if dose["name"] in DEPTH_DOSES or dose["kind"] == "block"
     ]
     of_sites = [one for one in shown(found["middle"]) if one.site == found["middle"]]
     of_sites.append(
@@ -167,8 +167,8 @@ def _ratios(
 ) -> Iterator[Row]:
     """|value| and its interval over the null's furthest end; below `LEAST`, at it."""
     for one in numbers:
-        value, _, low, high = one.points(dose, FIRST)
-        furthest = max(abs(end) for end in null_range(found, one, FIRST))
+        value, _, low, high = one.points(dose, DRAWN)
+        furthest = max(abs(end) for end in null_range(found, one, DRAWN))
         if value is None or furthest == 0:
             continue
         row: Row = {"number": one.name, "value": _cut(abs(value) / furthest)}

@@ -12,18 +12,10 @@ import numpy as np
 import polars as pl
 
 from benchmarks.detection.damage import Dose
-from benchmarks.detection.draws import (
-    Floats,
-    Integers,
-    Numbers,
-    groups,
-    intervals,
-    on_draws,
-    weights,
-)
-from benchmarks.detection.numbers import Floor, Mean, Rows, SquaredNorm, rank_without
+from benchmarks.detection.draws import Floats, Integers, Numbers, jackknife_weights
+from benchmarks.detection.numbers import Floor, Mean, Rows, SquaredNorm, effective_ranks
 from benchmarks.detection.runs import BASE, captured, removed
-from benchmarks.detection.setting import SKIPPED, Setting
+from benchmarks.detection.setting import DRAWN, SKIPPED, Setting
 from lpp.analyze.drift.entropy import entropy_drift
 from lpp.analyze.drift.pair import Pair, pair_of
 from lpp.analyze.drift.predictions import Summary, prediction_drift, token_drift
@@ -42,12 +34,12 @@ RANK: Final = "effective_rank"
 OF_SITES: Final[tuple[str, ...]] = ("relative_distance", "cka", "participation_ratio", RANK)
 
 Draws = dict[str, Floats]
-"""By `key`: (sizes, draws, 3) value and the ends of its interval; NaN where none is computed."""
+"""By `key`: (sizes, draws) values."""
 
 
-def key(name: str, site: str, first: int) -> str:
+def key(name: str, site: str) -> str:
     """Name of a number in a file of draws. site: `final` for a number of the predictions."""
-    return f"{name} {site} {first}"
+    return f"{name} {site}"
 
 
 def measured(setting: Setting, dose: Dose) -> str:
@@ -74,6 +66,7 @@ def measured(setting: Setting, dose: Dose) -> str:
         "kind": dose.kind,
         "amount": dose.amount,
         "label": dose.label,
+        "seed": dose.seed,
         "run": pair.b.run.id,
         "tokens": len(frame),
         "cpu_seconds": seconds,
@@ -98,7 +91,7 @@ def over_all(setting: Setting, pair: Pair, frame: pl.DataFrame, first: int) -> d
     """
     predicted = prediction_drift(frame.filter(pl.col("position") >= first))
     predicted["entropy"] = entropy_drift(pair, first_position=first)
-    floor = floor_of(pair)(weights(np.arange(pair.n_prompts), pair.n_prompts))
+    floor = floor_of(pair)(jackknife_weights(pair.n_prompts))
     sites = site_drift(
         pair,
         setting.sites,
@@ -144,7 +137,7 @@ class BaseSite:
         return SquaredNorm(self.rows, self.rows, self.rows.products(self.rows))
 
     @cached_property
-    def ranks(self) -> list[Floats]:
+    def ranks(self) -> Floats:
         """Of `rank_draws`."""
         return rank_draws(self.setting, self.rows)
 
@@ -155,14 +148,14 @@ class Base:
     def __init__(self, setting: Setting) -> None:
         self.run = captured(setting, BASE)
         self._setting = setting
-        self._sites: dict[tuple[str, int], BaseSite] = {}
+        self._sites: dict[str, BaseSite] = {}
 
-    def site(self, site: str, first: int) -> BaseSite:
-        """A site, at positions from `first` on."""
-        if (site, first) not in self._sites:
-            values, starts = site_rows(self.run, self._setting.prompts, site, first)
-            self._sites[site, first] = BaseSite(self._setting, values, starts)
-        return self._sites[site, first]
+    def site(self, site: str) -> BaseSite:
+        """A site, at the positions of the draws."""
+        if site not in self._sites:
+            rows = site_rows(self.run, self._setting.prompts, site)
+            self._sites[site] = BaseSite(self._setting, *rows)
+        return self._sites[site]
 
 
 @lru_cache(maxsize=1)
@@ -172,30 +165,27 @@ def base_of(setting: Setting) -> Base:
 
 
 def on_all_draws(setting: Setting, pair: Pair, frame: pl.DataFrame) -> Draws:
-    """Every number on every draw."""
+    """Every number on every draw, of tokens from position `DRAWN` on."""
     found: Draws = {}
 
-    def add(numbers: Numbers, site: str, first: int) -> None:
-        parts = [on_draws(numbers, some, pair.n_prompts) for some in setting.chosen]
+    def add(numbers: Numbers, site: str) -> None:
+        parts = [numbers(some) for some in setting.weights]
         for name in parts[0]:
-            found[key(name, site, first)] = np.stack([part[name] for part in parts])
+            found[key(name, site)] = np.stack([part[name] for part in parts])
 
-    for first in SKIPPED:
-        add(predicted_numbers(pair, frame, first), "final", first)
-        for site in setting.drawn_sites(first):
-            base = base_of(setting).site(site, first)
-            values, starts = site_rows(pair.b.run, pair.n_prompts, site, first)
-            rows = Rows.about_mean(values.astype(np.float64), starts)
-            distance = row_drift(base.values, values).relative_distance
-            moved = Mean(np.add.reduceat(distance, starts), rows.counts)
-            add(site_numbers(base, rows, moved), site, first)
-            if site == "final" and first:  # a solve for each draw: without the sinks alone
-                ranks = rank_draws(setting, rows)
-                found[key(RANK, site, first)] = _rank_changes(setting, base.ranks, ranks)
+    add(predicted_numbers(pair, frame), "final")
+    for site in (setting.middle, "final"):
+        base = base_of(setting).site(site)
+        values, starts = site_rows(pair.b.run, pair.n_prompts, site)
+        rows = Rows.about_mean(values.astype(np.float64), starts)
+        distance = row_drift(base.values, values).relative_distance
+        moved = Mean(np.add.reduceat(distance, starts), rows.counts)
+        add(site_numbers(base, rows, moved), site)
+    found[key(RANK, "final")] = rank_draws(setting, rows) - base.ranks
     return found
 
 
-def predicted_numbers(pair: Pair, frame: pl.DataFrame, first: int) -> Numbers:
+def predicted_numbers(pair: Pair, frame: pl.DataFrame, first: int = DRAWN) -> Numbers:
     """Numbers of the predictions, of tokens from position `first` on."""
     before, after = (pair.statistics[name].cast(pl.Float64) for name in ("entropy_a", "entropy_b"))
     by_prompt = (
@@ -244,7 +234,7 @@ def _entropies(pair: Pair, view: RunView, column: str) -> Floats:
     return found / math.log(view.run.plan.model.logits_width)
 
 
-def site_rows(run: Run, prompts: int, site: str, first: int) -> tuple[Float32, Integers]:
+def site_rows(run: Run, prompts: int, site: str, first: int = DRAWN) -> tuple[Float32, Integers]:
     """(N, d) rows of a site at positions from `first` on, and (P,) where each prompt begins."""
     parts, ids = [], []
     for block in run.blocks(site, prompts=prompts):
@@ -273,28 +263,7 @@ def site_numbers(base: BaseSite, rows: Rows, moved: Mean) -> Numbers:
     return numbers
 
 
-def rank_draws(setting: Setting, rows: Rows) -> list[Floats]:
-    """(rank_draws, 1 + G) effective ranks of one run for each size of a draw: on a draw, then
-    without each group.
-    """
+def rank_draws(setting: Setting, rows: Rows) -> Floats:
+    """(sizes, draws) effective ranks of the rows of one run."""
     products = rows.products(rows)
-    sums = rows.totals, products, rows.counts
-    return [
-        np.array(
-            [
-                rank_without(
-                    *(np.stack([of[part].sum(axis=0) for part in groups(one)]) for of in sums)
-                )
-                for one in chosen[: setting.rank_draws]
-            ]
-        )
-        for chosen in setting.chosen
-    ]
-
-
-def _rank_changes(setting: Setting, before: list[Floats], after: list[Floats]) -> Floats:
-    """(sizes, draws, 3) of the difference of two runs."""
-    found = np.full((len(setting.sizes), setting.draws, 3), np.nan)
-    for place, a, b in zip(found, before, after, strict=True):
-        place[: len(a)] = intervals(b - a)
-    return found
+    return np.stack([effective_ranks(rows, products, some) for some in setting.weights])

@@ -13,14 +13,18 @@ from scipy.stats import spearmanr
 
 from benchmarks import marked
 from benchmarks.detection.damage import KINDS, NULL
-from benchmarks.detection.power import Shown, damaged, noticed, null_range, shown
+from benchmarks.detection.power import Shown, bounds, realisations, share, shown
+from benchmarks.detection.setting import DRAWN, SKIPPED
 from benchmarks.marked import table
+from lpp.analyze.numerics.logit_drift import Float32
 
 PAGE: Final = "DETECTION.md"
 DOSES: Final = "DOSES.md"
 """Tables that are too long for the page."""
 
 RESULTS: Final = "results.json"
+VALUES: Final = "draws.npz"
+"""Every number on every draw of every dose: another rule needs no model."""
 
 MOSTLY: Final = 0.8
 """Share of draws from which on a number notices a dose."""
@@ -31,10 +35,13 @@ SINK_DOSES: Final = ("round-channel-8", "round-group-4", "prune-20", "tune-16")
 _HOW: Final = ("with the sinks", "without")
 
 Found = Mapping[str, Any]
+Group = Sequence[Found]
+"""The realisations of one dose."""
 
 
-def write(found: Found, folder: Path) -> None:
-    """Write results.json into `folder`, and its tables into the pages that lie there."""
+def write(found: Found, values: Mapping[str, Float32], folder: Path) -> None:
+    """Write results.json and draws.npz into `folder`, and the tables of the pages there."""
+    np.savez_compressed(folder / VALUES, allow_pickle=False, **values)
     text = json.dumps(found, separators=(",", ":"))
     (folder / RESULTS).write_text(re.sub(r'(\{"name":)', r"\n\1", text) + "\n", "utf-8")
     for page in (folder / PAGE, folder / DOSES):
@@ -50,19 +57,18 @@ def filled(text: str, found: Found) -> str:
 # tables
 
 
-def doses_table(found: Found, first: int = 2) -> str:
+def doses_table(found: Found, first: int = DRAWN) -> str:
     """Every dose: value and error of each number of `final`, over all prompts."""
     numbers = [one for one in shown(found["middle"]) if one.site == "final"]
+    size = _sizes(found)[-1]
     rows = []
     for dose in found["doses"]:
-        name = f"{KINDS[dose['kind']].title}, {dose['label']}"
         cells = []
         for one in numbers:
-            value, error = one.points(dose, first)[:2]
-            text = _with_error(value, error)
-            beyond = dose["kind"] != NULL and noticed(found, dose, one, first)
+            text = _with_error(*one.points(dose, first)[:2])
+            beyond = first == DRAWN and dose["kind"] != NULL and _noticed([dose], one, size)
             cells.append(f"**{text}**" if beyond else text)
-        rows.append([name, *cells])
+        rows.append([_title(dose, own=True), *cells])
     return table(["dose", *(one.name for one in numbers)], rows)
 
 
@@ -72,129 +78,134 @@ def kinds_table(_: Found) -> str:
     return table(["damage", "dose", "why", "source"], rows)
 
 
-def smallest_table(found: Found, first: int, sizes: Sequence[str]) -> str:
-    """The weakest dose of each kind that each number notices, for each size of a draw."""
-    kinds = [kind for kind in KINDS if any(dose["kind"] == kind for dose in damaged(found))]
+def smallest_table(found: Found) -> str:
+    """The weakest dose of each kind that each number notices, for the ends of the sizes."""
+    every = realisations(found)
+    kinds = list(dict.fromkeys(group[0]["kind"] for group in every))
     rows = []
     for one in shown(found["middle"]):
         cells = []
         for kind in kinds:
-            own = [dose for dose in damaged(found) if dose["kind"] == kind]
-            cells.append(" / ".join(_weakest(own, one, first, size) for size in sizes))
-        if any(dose["power"][str(first)].get(one.name) for dose in damaged(found)):
-            rows.append([one.name, *cells])
+            own = [group for group in every if group[0]["kind"] == kind]
+            cells.append(" / ".join(_weakest(own, one, size) for size in _sizes(found)))
+        rows.append([one.name, *cells])
     return table(["number", *(KINDS[kind].title for kind in kinds)], rows)
 
 
-def _weakest(own: list[dict[str, Any]], one: Shown, first: int, size: str) -> str:
+def _weakest(own: Sequence[Group], one: Shown, size: str) -> str:
     """The first of doses of one kind, weakest first, that is noticed, with a star where a stronger
     one is not; of blocks, how many are.
     """
-    seen = [_share(dose, one, first, size) for dose in own]
-    if any(share is None for share in seen):
-        return ""
-    hit = [share is not None and share >= MOSTLY for share in seen]
-    if own[0]["kind"] == "block":
+    hit = [_noticed(group, one, size) for group in own]
+    if own[0][0]["kind"] == "block":
         return f"{sum(hit)} of {len(hit)}"
     if not any(hit):
         return "none"
     weakest = hit.index(True)
-    return str(own[weakest]["label"]) + ("" if all(hit[weakest:]) else "*")
+    return str(own[weakest][0]["label"]) + ("" if all(hit[weakest:]) else "*")
 
 
-def _share(dose: Found, one: Shown, first: int, size: str, rule: int = 1) -> float | None:
-    powers = dose["power"][str(first)].get(one.name)
-    return None if powers is None else powers[size][rule]
+def _noticed(group: Group, one: Shown, size: str) -> bool:
+    """Whether a number notices a dose in most draws."""
+    return share(group, one, size) >= MOSTLY
 
 
-def alarms_table(found: Found, first: int = 2) -> str:
-    """What each number says of the nulls, and how often each rule calls a null a change."""
-    nulls = [dose for dose in found["doses"] if dose["kind"] == NULL]
-    moved = [dose for dose in nulls if dose["points"][str(first)]["kl"][0] > 0]
-    sizes = [str(size) for size in found["setting"]["sizes"]]
+def alarms_table(found: Found) -> str:
+    """The threshold of each number, and how often a left-out null is beyond it."""
     rows = []
     for one in shown(found["middle"]):
-        low, high = null_range(found, one, first)
-        shares = [
-            [[dose["power"][str(first)][one.name][size][rule] for size in sizes] for dose in moved]
-            for rule in (0, 1)
-        ]
-        cells = [_percent(float(np.mean(some))) for some in shares]
-        cells.append(_percent(max((float(np.mean(own)) for own in shares[1]), default=0.0)))
-        rows.append([one.name, f"{low:.2g} to {high:.2g}", *cells])
-    heads = ["number", "range of the nulls", "leaves 0", "leaves the other nulls", "worst null"]
-    return table(heads, rows)
+        cells = []
+        for size in _sizes(found):
+            value, multiple, alarms, worst = found["thresholds"][one.name][size]
+            cells.append([f"{value:.2g}", f"{multiple:.2f}", _percent(alarms), _percent(worst)])
+        rows.append([one.name, *(" / ".join(pair) for pair in zip(*cells, strict=True))])
+    heads = ["threshold", "over the mean of the nulls", "alarms, all nulls", "alarms, worst null"]
+    return table(["number", *heads], rows)
 
 
 def ranking_table(found: Found) -> str:
     """Of all doses how many each number notices, by prompts; how it orders them; which way it goes.
 
-    The first number of a cell is without the first two positions, the second with them.
+    In brackets: how many it notices by the lower and by the upper bound of each share of draws.
     """
-    every = list(damaged(found))
+    every = realisations(found)
     sizes = [str(size) for size in found["setting"]["sizes"]]
-    ends = _sizes(found)
-    kl = [dose["points"]["2"]["kl"][0] for dose in every]
+    kl = [_value(group, shown(found["middle"])[1]) for group in every]
     rows = []
     for one in shown(found["middle"]):
-        counts = [[_count(every, one, first, size) for first in (2, 0)] for size in sizes]
-        seen = np.array([noticed(found, dose, one, 2) for dose in every])
-        values = np.array([one.points(dose, 2)[0] for dose in every], dtype=np.float64)
-        rho = float(spearmanr(np.abs(values), kl).statistic)
+        counts = [_counts(every, one, size, found["setting"]["draws"]) for size in sizes]
+        cells = [f"{count} ({low} to {high})" for count, low, high in counts]
+        values = np.array([_value(group, one) for group in every])
+        seen = np.array([_noticed(group, one, sizes[-1]) for group in every])
         up = int((values[seen] > 0).sum())
-        cells = [" / ".join(str(n) for n in pair if n is not None) for pair in counts]
         way = f"{up} / {int(seen.sum()) - up}" if one.signed else ""
-        order = [pair[0] or 0 for pair in counts]
-        zero = [_count(every, one, 2, size, rule=0) if one.signed else None for size in ends]
-        cells += [str(int(seen.sum())), *("" if n is None else str(n) for n in zero)]
-        rows.append((order, [one.name, *cells, f"{rho:.2f}", way]))
+        rho = float(spearmanr(np.abs(values), kl).statistic)
+        rows.append((counts, [one.name, *cells, f"{rho:.2f}", way]))
     rows.sort(key=lambda row: row[0], reverse=True)
-    heads = ["number", *(f"n = {size}" for size in sizes), "all"]
-    heads += [*(f"leaves 0, n = {size}" for size in ends), "rank correlation with KL", "up / down"]
-    return table(heads, [cells for _, cells in rows])
+    heads = [*(f"n = {size}" for size in sizes), "rank correlation with KL", "up / down"]
+    return table(["number", *heads], [cells for _, cells in rows])
 
 
-def _count(every: Sequence[Found], one: Shown, first: int, size: str, rule: int = 1) -> int | None:
-    """Doses that a number notices in most draws. rule: 0 to leave 0, 1 to leave the null."""
-    shares = [_share(dose, one, first, size, rule) for dose in every]
-    if any(share is None for share in shares):
-        return None
-    return sum(share is not None and share >= MOSTLY for share in shares)
+def _counts(every: Sequence[Group], one: Shown, size: str, draws: int) -> tuple[int, int, int]:
+    """Doses noticed in most draws: by the share, by its lower and by its upper bound."""
+    shares = [share(group, one, size) for group in every]
+    ends = [(own, *bounds(own, draws)) for own in shares]
+    count, low, high = (sum(end >= MOSTLY for end in part) for part in zip(*ends, strict=True))
+    return count, low, high
+
+
+def _value(group: Group, one: Shown) -> float:
+    """Of a dose over all prompts, mean of realisations."""
+    return float(np.mean([one.points(dose, DRAWN)[0] for dose in group]))
+
+
+def random_table(found: Found) -> str:
+    """Each random dose: share of draws on which each number notices it, mean and range of
+    realisations.
+    """
+    numbers = shown(found["middle"])
+    rows = []
+    for group in realisations(found):
+        if len(group) > 1:
+            for size in _sizes(found):
+                cells = [_spread([share([dose], one, size) for dose in group]) for one in numbers]
+                rows.append([_title(group[0]), size, *cells])
+    return table(["dose", "n", *(one.name for one in numbers)], rows)
+
+
+def _spread(shares: Sequence[float]) -> str:
+    """Per cent: the mean, and the range where there is one."""
+    mean, low, high = (f"{100 * x:.0f}" for x in (np.mean(shares), min(shares), max(shares)))
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def sinks_table(found: Found) -> str:
     """Numbers of the middle block with the first two positions, and without them."""
     site = found["middle"]
     rows = []
-    for dose in damaged(found):
+    for dose in found["doses"]:
         if dose["name"] not in SINK_DOSES:
             continue
         cells = []
         for one in shown(site):
             if one.site == site and one.of != "relative_distance":
-                cells += [_with_error(*one.points(dose, first)[:2]) for first in (0, 2)]
-        rows.append([f"{KINDS[dose['kind']].title}, {dose['label']}", *cells])
+                cells += [_with_error(*one.points(dose, first)[:2]) for first in SKIPPED]
+        rows.append([_title(dose), *cells])
     names = [f"{name}, {how}" for name in ("1 - CKA", "participation ratio") for how in _HOW]
     return table(["dose", *names], rows)
 
 
-def unseen_table(found: Found, first: int = 2) -> str:
-    """Doses whose perplexity stays within the nulls, and what moved beyond them."""
-    numbers = shown(found["middle"])
+def unseen_table(found: Found) -> str:
+    """Doses that perplexity does not notice with the largest draws, and what does."""
+    first, *others = shown(found["middle"])
+    size = _sizes(found)[-1]
     rows = []
-    for dose in damaged(found):
-        if noticed(found, dose, numbers[0], first):
-            continue
-        names = [one.name for one in numbers[1:] if noticed(found, dose, one, first)]
-        value, error = numbers[0].points(dose, first)[:2]
-        rows.append(
-            [
-                f"{KINDS[dose['kind']].title}, {dose['label']}",
-                _with_error(value, error),
-                _brief(names),
-            ]
-        )
-    return table(["dose", "log perplexity", "what left the null, all prompts"], rows)
+    for group in realisations(found):
+        if not _noticed(group, first, size):
+            names = [one.name for one in others if _noticed(group, one, size)]
+            missed = _percent(share(group, first, size))
+            rows.append([_title(group[0]), missed, _brief(names)])
+    return table(["dose", "log perplexity", f"numbers that do, n = {size}"], rows)
 
 
 def _brief(names: Sequence[str]) -> str:
@@ -223,14 +234,20 @@ TABLES: Final[Mapping[str, Callable[[Found], str]]] = {
     "kinds": kinds_table,
     "doses": doses_table,
     "doses-with-sinks": lambda found: doses_table(found, 0),
-    "smallest": lambda found: smallest_table(found, 2, _sizes(found)),
-    "smallest-with-sinks": lambda found: smallest_table(found, 0, _sizes(found)),
+    "smallest": smallest_table,
+    "random": random_table,
     "alarms": alarms_table,
     "ranking": ranking_table,
     "sinks": sinks_table,
     "unseen": unseen_table,
     "cost": cost_table,
 }
+
+
+def _title(dose: Found, own: bool = False) -> str:
+    """Kind and amount of a dose. own: with the number of a further realisation."""
+    seed = f", seed {dose['seed']}" if own and dose["seed"] else ""
+    return f"{KINDS[dose['kind']].title}, {dose['label']}{seed}"
 
 
 def _percent(share: float) -> str:

@@ -1,28 +1,30 @@
-"""How often a number notices a change: shares of draws, by two rules.
+"""How often a number notices a change, by one rule for all numbers and at an equal rate of alarms.
 
-*Leaves 0*: the 95 % interval of the number on a draw of prompts does not hold 0. For a number that
-cannot be negative (KL, flips, distances, 1 - CKA) that says little: any rounding noise is above 0.
-
-*Leaves the null*: the interval lies outside the range of the nulls, which is spanned by 0 and the
-intervals of every null on the same draw of prompts. So the end nearest to 0 is beyond the furthest
-end that a model with other rounding gives. A null is judged by the range of the other nulls: its
-share is the rule's rate of false alarms.
+A number notices a change on a draw of prompts if its |value| is above a threshold. The threshold of
+a number and a size of draws is a multiple of its mean |value| over the draws of the nulls. The
+multiple is the smallest with which at most `RATE` of the draws of left-out nulls are alarms: each
+null in turn is left out, the mean is that of the others, and the draws of all are counted together.
+So every number has the same rate of alarms for a null that the threshold has not seen. A null that
+equals the base bit for bit has no say.
 """
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from scipy.stats import binomtest
 
 from benchmarks.detection.damage import NULL, doses
 from benchmarks.detection.draws import Floats
 from benchmarks.detection.measure import FLOOR, RANK, key
-from benchmarks.detection.setting import SKIPPED, Setting
+from benchmarks.detection.setting import DRAWN, Setting
+from lpp.analyze.numerics.logit_drift import Float32
 
-MIDDLE: Final = "middle"
-"""Stands for the site of the middle block."""
+RATE: Final = 0.05
+"""Share of the draws of left-out nulls that may be alarms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,75 +82,99 @@ def shown(middle: str) -> list[Shown]:
     ]
 
 
-def leaves_zero(draws: Floats) -> float:
-    """Share of (draws, 3) values and intervals that do not hold 0, among those that are numbers."""
-    low, high = _valid(draws)[:, 1:].T
-    return float(((low > 0) | (high < 0)).mean())
+class Threshold(NamedTuple):
+    """Of one number and one size of draws."""
+
+    value: float
+    """A larger |value| is an alarm."""
+    multiple: float
+    """`value` over the mean of the nulls."""
+    alarms: float
+    """Share of the draws of left-out nulls that are alarms, of all nulls together."""
+    worst: float
+    """The same share of the null with most alarms."""
 
 
-def leaves_null(draws: Floats, nulls: Sequence[Floats]) -> float:
-    """Share of (draws, 3) intervals outside the range of 0 and `nulls`, (draws, 3) each on the same
-    draws.
+def threshold(nulls: Floats, rate: float = RATE) -> Threshold:
+    """The threshold from |values| (nulls, draws), of two nulls or more."""
+    others = np.array([np.delete(nulls, k, axis=0).mean() for k in range(len(nulls))])[:, None]
+    beyond = np.where(nulls > 0, np.inf, 0.0)  # where the other nulls are 0
+    ratios = np.divide(nulls, others, out=beyond, where=others > 0)
+    multiple = float(np.quantile(ratios, 1 - rate, method="inverted_cdf"))
+    alarms = (ratios > multiple).mean(axis=1)
+    return Threshold(
+        multiple * float(nulls.mean()), multiple, float(alarms.mean()), float(alarms.max())
+    )
+
+
+def bounds(share: float, draws: int) -> tuple[float, float]:
+    """95 % interval of a share of draws, Clopper and Pearson 1934.
+
+    It holds for draws from these prompts: other prompts are not in it.
     """
-    inside = np.isfinite(draws).all(axis=1)
-    low, high = draws[inside, 1:].T
-    ranges = np.stack([np.zeros((len(low), 3)), *(one[inside] for one in nulls)])
-    least, most = ranges[..., 1].min(axis=0), ranges[..., 2].max(axis=0)
-    return float(((low > most) | (high < least)).mean())
+    found = binomtest(round(share * draws), draws).proportion_ci()
+    return float(found.low), float(found.high)
 
 
-def _valid(draws: Floats) -> Floats:
-    return draws[np.isfinite(draws).all(axis=1)]
+def results(setting: Setting) -> tuple[dict[str, Any], dict[str, Float32]]:
+    """Everything that the page says of the doses that are measured, and their values on draws.
 
-
-def results(setting: Setting) -> dict[str, Any]:
-    """Everything that the page says, of the doses that are measured."""
+    The values are (doses, sizes, draws) by name of the number, `kept` for a file.
+    """
     measured = [dose for dose in doses(setting.n_blocks) if setting.points(dose.name).exists()]
     documents = [json.loads(setting.points(dose.name).read_text()) for dose in measured]
-    arrays = {dose.name: dict(np.load(setting.draws_of(dose.name))) for dose in measured}
-    nulls = [dose.name for dose in measured if dose.kind == NULL]
-    sites = setting.drawn_sites(SKIPPED[-1])
-    for dose, document in zip(measured, documents, strict=True):
-        name, document["label"] = dose.name, dose.label
-        others = [arrays[null] for null in nulls if null != name]
-        document["power"] = {
-            str(first): {
-                one.name: _shares(setting, one, first, arrays[name], others)
-                for one in shown(sites[0])
-                if key(one.of, one.site, first) in arrays[name]
-            }
-            for first in SKIPPED
-        }
-    found: dict[str, Any] = _rounded(
-        {
-            "setting": setting.document,
-            "sites": setting.sites,
-            "middle": sites[0],
-            "doses": documents,
-        }
-    )
+    arrays = [dict(np.load(setting.draws_of(dose.name))) for dose in measured]
+    values = {
+        one.name: kept(np.stack([_turned(one, array[key(one.of, one.site)]) for array in arrays]))
+        for one in shown(setting.middle)
+    }
+    found = {
+        "setting": setting.document,
+        "sites": setting.sites,
+        "middle": setting.middle,
+        "doses": documents,
+    }
+    return judged(found, values), values
+
+
+def judged(found: Mapping[str, Any], values: Mapping[str, Float32]) -> dict[str, Any]:
+    """Results with the thresholds of every number, and what share of draws of each dose is above.
+
+    values: as `results` returns them. ValueError with fewer than two nulls that differ from the
+    base.
+    """
+    moved = [
+        dose["kind"] == NULL and dose["points"][str(DRAWN)]["kl"][0] > 0 for dose in found["doses"]
+    ]
+    if sum(moved) < 2:
+        raise ValueError("fewer than two nulls differ from the base: no threshold can be set")
+    sizes = [str(size) for size in found["setting"]["sizes"]]
+    thresholds: dict[str, dict[str, Threshold]] = {}
+    power: list[dict[str, dict[str, float]]] = [{} for _ in moved]
+    for name, signed in values.items():
+        magnitude = np.abs(signed.astype(np.float64))
+        thresholds[name] = {n: threshold(magnitude[moved, k]) for k, n in enumerate(sizes)}
+        limits = np.array([one.value for one in thresholds[name].values()])
+        for own, shares in zip(power, (magnitude > limits[:, None]).mean(axis=2), strict=True):
+            own[name] = dict(zip(sizes, shares.tolist(), strict=True))
+    every = [{**dose, "power": own} for dose, own in zip(found["doses"], power, strict=True)]
+    rounded: dict[str, Any] = _rounded({**found, "thresholds": thresholds, "doses": every})
+    return rounded
+
+
+def kept(values: Floats) -> Float32:
+    """Values to one part in 4,096, as float32 whose last bits are 0: a third less when packed."""
+    bits = np.asarray(values, np.float32).view(np.uint32)
+    found: Float32 = ((bits + 0x800) & np.uint32(0xFFFFF000)).view(np.float32)
     return found
 
 
-def _shares(
-    setting: Setting,
-    one: Shown,
-    first: int,
-    own: Mapping[str, Floats],
-    nulls: Sequence[Mapping[str, Floats]],
-) -> dict[str, list[float]]:
-    """By size of a draw, [share that leaves 0, share that leaves the null]."""
-    place = key(one.of, one.site, first)
-    draws, others = _turned(one, own[place]), [_turned(one, null[place]) for null in nulls]
-    return {
-        str(size): [leaves_zero(draws[k]), leaves_null(draws[k], [null[k] for null in others])]
-        for k, size in enumerate(setting.sizes)
-    }
-
-
 def _turned(one: Shown, draws: Floats) -> Floats:
-    """1 less CKA, its interval turned round; every other number as it is."""
-    return 1 - draws[..., [0, 2, 1]] if one.of == "cka" else draws
+    """1 less CKA; every other number as it is."""
+    return 1 - draws if one.of == "cka" else draws
+
+
+# doses of results
 
 
 def null_range(found: Mapping[str, Any], one: Shown, first: int) -> tuple[float, float]:
@@ -163,16 +189,16 @@ def null_range(found: Mapping[str, Any], one: Shown, first: int) -> tuple[float,
     return min(ends), max(ends)
 
 
-def noticed(found: Mapping[str, Any], dose: Mapping[str, Any], one: Shown, first: int) -> bool:
-    """Whether the interval over all prompts leaves the range of the nulls."""
-    low, high = one.points(dose, first)[2:]
-    least, most = null_range(found, one, first)
-    return low is not None and high is not None and (low > most or high < least)
+def realisations(found: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """The doses that are no null, in order, each with all its realisations."""
+    damaged = [dose for dose in found["doses"] if dose["kind"] != NULL]
+    groups = itertools.groupby(damaged, key=lambda dose: (dose["kind"], dose["amount"]))
+    return [list(group) for _, group in groups]
 
 
-def damaged(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The doses that are no null."""
-    return (dose for dose in found["doses"] if dose["kind"] != NULL)
+def share(group: Sequence[Mapping[str, Any]], one: Shown, size: str) -> float:
+    """Share of draws of `size` prompts on which a number notices a dose, mean of realisations."""
+    return float(np.mean([dose["power"][one.name][size] for dose in group]))
 
 
 def _rounded(value: Any) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.detection.draws import Integers, drawn
+from benchmarks.detection.draws import Floats, drawn_weights
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.disk import make_directory, replace_file
 
@@ -13,8 +13,11 @@ SKIPPED: Final = (0, 2)
 """First positions compared: with the attention sinks and without them. SmolLM2 has a sink at the
 first position of every prompt and at the second of some."""
 
-SIZES: Final = (10, 20, 50, 100)
-"""Prompts of a draw. Of all prompts there is one draw: it has a table of its own."""
+DRAWN: Final = SKIPPED[-1]
+"""First position of the draws."""
+
+SIZES: Final = (10, 30, 100)
+"""Prompts of a draw."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +35,6 @@ class Setting:
     """Blocks over the depth, the last one among them."""
     sizes: tuple[int, ...] = SIZES
     draws: int = 100
-    rank_draws: int = 20
-    """The first so many draws, of which the effective rank is computed: a solve for each."""
     keep: bool = False
     """Whether the rows of a measured dose stay on disk."""
 
@@ -62,15 +63,15 @@ class Setting:
         chosen = {max(1, self.n_blocks * k // self.n_sites) for k in range(1, self.n_sites + 1)}
         return ["embed", *(f"block.{k}" for k in sorted(chosen)), "final"]
 
-    def drawn_sites(self, first: int) -> list[str]:
-        """Sites of whose numbers prompts are drawn: `final`, and the middle block without sinks."""
-        middle = self.sites[len(self.sites) // 2 - 1]
-        return [middle, "final"] if first else ["final"]
+    @property
+    def middle(self) -> str:
+        """The site of the middle block."""
+        return self.sites[len(self.sites) // 2 - 1]
 
     @property
-    def chosen(self) -> list[Integers]:
-        """(draws, size) prompts of each draw, for each size."""
-        return [drawn(self.prompts, size, self.draws) for size in self.sizes]
+    def weights(self) -> list[Floats]:
+        """(draws, P) prompts of each draw, for each size."""
+        return [drawn_weights(self.prompts, size, self.draws) for size in self.sizes]
 
     def store(self, name: str) -> Path:
         """The store of one model."""
@@ -81,5 +82,5 @@ class Setting:
         return self.root / "doses" / f"{name}.json"
 
     def draws_of(self, name: str) -> Path:
-        """Values and intervals of a dose on every draw of prompts."""
+        """Values of a dose on every draw of prompts."""
         return self.root / "doses" / f"{name}.npz"

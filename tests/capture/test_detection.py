@@ -1,5 +1,6 @@
 """The study of detection on a tiny model: damage by value, and the command from end to end."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -25,23 +26,21 @@ from benchmarks.detection.damage import (
     pruned,
     rounded,
 )
-from benchmarks.detection.draws import on_draws
 from benchmarks.detection.measure import (
+    OF_SITES,
     base_of,
     floor_of,
+    key,
     measured,
+    on_all_draws,
     over_all,
-    predicted_numbers,
-    site_numbers,
-    site_rows,
 )
-from benchmarks.detection.numbers import Mean, Rows
+from benchmarks.detection.power import shown
 from benchmarks.detection.runs import captured, changed_model
-from benchmarks.detection.setting import Setting
+from benchmarks.detection.setting import DRAWN, Setting
 from lpp.analyze import scan_entropy
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.predictions import token_drift
-from lpp.analyze.numerics.row_drift import row_drift
 from lpp.capture import demo_model
 
 BLOCKS = 3
@@ -63,7 +62,6 @@ def setting(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Setting:
         n_sites=3,
         sizes=(6, 10),
         draws=5,
-        rank_draws=2,
     )
 
 
@@ -147,46 +145,53 @@ def test_fine_tuning_moves_the_layers_of_blocks_and_nothing_else(setting: Settin
     assert max((base[name] - tuned[name]).abs().max() for name in moved) < 1e-4
 
 
-def test_other_text_is_in_batches(setting: Setting) -> None:
+def test_other_text_is_in_batches_that_no_realisation_shares(setting: Setting) -> None:
     tokenizer = changed_model(setting, by_name(NULL))[1]
-    batches = other_text(tokenizer, 3)
-    assert [tuple(batch.shape) for batch in batches] == [(4, 128)] * 3
+    batches = other_text(tokenizer, 3, 0) + other_text(tokenizer, 3, 1)
+    assert [tuple(batch.shape) for batch in batches] == [(4, 128)] * 6
+    longer = other_text(tokenizer, 6, 0)  # the same text in order
+    assert all(one.equal(two) for one, two in zip(batches, longer, strict=True))
     assert not batches[0].equal(batches[1])
+
+
+@pytest.mark.parametrize("name", ["noise-0.1", "tune-1"])
+def test_realisations_change_other_weights_by_as_much(setting: Setting, name: str) -> None:
+    base, *others = (
+        torch.cat(
+            [layer.weight.flatten() for layer in linear_layers(changed_model(setting, one)[0])]
+        )
+        for one in map(by_name, (NULL, name, f"{name}-seed-1", f"{name}-seed-2"))
+    )
+    moved = [(other - base).norm().item() for other in others]
+    assert moved == pytest.approx([moved[0]] * 3, rel=0.2)
+    for k, other in enumerate(others):
+        assert (other - others[k - 1]).norm() > moved[k] / 2
 
 
 def test_every_dose_has_a_name_of_its_own_and_a_reason() -> None:
     every = doses(30)
-    assert len({dose.name for dose in every}) == len(every) == 30
+    assert len({dose.name for dose in every}) == len(every) == 44
     assert {dose.kind for dose in every} == set(KINDS)
     for kind in ("noise", "prune", "tune"):
-        amounts = [dose.amount for dose in every if dose.kind == kind]
-        assert amounts == sorted(amounts)
+        steps = [(dose.amount, dose.seed) for dose in every if dose.kind == kind]
+        assert steps == sorted(steps)
+        seeds = {0} if kind == "prune" else {0, 1, 2}
+        assert {seed for _, seed in steps} == seeds
 
 
-@pytest.mark.parametrize("first", [0, 2])
-def test_numbers_on_draws_are_those_of_the_package(setting: Setting, first: int) -> None:
-    base = base_of(setting)
-    run = captured(setting, by_name("noise-0.1"))
-    pair = pair_of(base.run, run)
+def test_numbers_on_draws_are_those_of_the_package(setting: Setting) -> None:
+    setting = dataclasses.replace(setting, sizes=(12,), draws=1)  # a draw of all prompts
+    pair = pair_of(base_of(setting).run, captured(setting, by_name("noise-0.1")))
     frame = token_drift(pair)
-    points = over_all(setting, pair, frame, first)
-    every = np.arange(12)[None]  # a draw of all prompts
-    found = on_draws(predicted_numbers(pair, frame, first), every, 12)
-    for name, one in found.items():
-        value, _, low, high = points[name]
-        assert one[0] == pytest.approx([value, low, high], rel=1e-5, abs=1e-9)
-    for site in ("block.2", "final"):
-        here = base.site(site, first)
-        values, starts = site_rows(run, 12, site, first)
-        rows = Rows.about_mean(values.astype(np.float64), starts)
-        distance = row_drift(here.values, values).relative_distance
-        moved = Mean(np.add.reduceat(distance, starts), rows.counts)
-        found = on_draws(site_numbers(here, rows, moved), every, 12)
-        assert len(found) == 3
-        for name, one in found.items():
-            value, _, low, high = points["sites"][site][name]
-            expected = [value] if low is None else [value, low, high]
-            assert one[0][: len(expected)] == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    points = over_all(setting, pair, frame, DRAWN)
+    found = on_all_draws(setting, pair, frame)
+    numbers = shown(setting.middle)
+    assert found.keys() == {key(one.of, one.site) for one in numbers}
+    for one in numbers:
+        own = points["sites"][one.site] if one.of in OF_SITES else points
+        value = found[key(one.of, one.site)]
+        assert value.shape == (1, 1)
+        assert value[0, 0] == pytest.approx(own[one.of][0], rel=1e-5, abs=1e-9), one.name
 
 
 def test_entropies_after_prefixes_are_those_of_the_profile(setting: Setting) -> None:
@@ -205,32 +210,35 @@ def test_the_study_from_end_to_end(
         monkeypatch.setenv(name, "1")
     (tmp_path / page.PAGE).write_text("<!-- table: doses -->\n<!-- end -->\n")
     words = ["--model", str(tiny_folder("llama")), "--store", str(tmp_path), "--jobs", "1"]
-    words += ["--doses", "noise-0.1,prune-20"]
+    words += ["--doses", "noise-0.1,noise-0.1-seed-1,prune-20"]
     done = CliRunner().invoke(main, [*words, "--prompts", "12"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["base"]
     assert "pruned by magnitude, 20 %" in (tmp_path / page.PAGE).read_text()
-    shown = {name: svg_words(tmp_path / f"{name}.svg") for name in ("power-10", "values", "depth")}
-    assert {"20 %", "0.1", "KL", "flips", "1 - CKA, block.1", "100"} <= shown["power-10"]
-    assert {"pruned by magnitude", "noise on the weights", "20 %", "KL"} <= shown["values"]
-    assert {"pruned by magnitude, 20 %", "block", "1", "2", "3", "final"} <= shown["depth"]
+    pictures = {
+        name: svg_words(tmp_path / f"{name}.svg") for name in ("power-10", "values", "depth")
+    }
+    assert {"20 %", "0.1", "KL", "flips", "1 - CKA, block.1", "100"} <= pictures["power-10"]
+    assert {"pruned by magnitude", "noise on the weights", "20 %", "KL"} <= pictures["values"]
+    assert {"pruned by magnitude, 20 %", "block", "1", "2", "3", "final"} <= pictures["depth"]
 
     found = json.loads((tmp_path / page.RESULTS).read_text())
     kl = {dose["name"]: dose["points"]["2"]["kl"][0] for dose in found["doses"]}
-    assert list(kl)[5:] == ["prune-20", "noise-0.1"]
+    assert list(kl)[5:] == ["prune-20", "noise-0.1", "noise-0.1-seed-1"]
     assert kl[NULL] == 0
     assert kl["noise-0.1"] == pytest.approx(0.01357, rel=0.1)  # of tiny_folder("llama")
     assert kl["prune-20"] == pytest.approx(0.00573, rel=0.1)
     nulls = [value for name, value in kl.items() if name.startswith("null")]
     assert max(nulls) < 1e-6 < kl["noise-0.1"]
-    power = {dose["name"]: dose["power"]["2"]["KL"]["10"] for dose in found["doses"]}
-    assert power[NULL] == [0, 0]
-    assert power["noise-0.1"] == [1, 1]
+    power = {dose["name"]: dose["power"]["KL"]["10"] for dose in found["doses"]}
+    assert power[NULL] == 0
+    assert power["noise-0.1"] == power["noise-0.1-seed-1"] == 1
     for table in page.TABLES.values():
         assert table(found).count("\n") >= 2
-    with np.load(tmp_path / "doses" / "noise-0.1.npz") as draws:
-        assert draws["kl final 0"].shape == (1, 100, 3)
-        assert np.isfinite(draws["effective_rank final 2"]).all(axis=(0, 2)).sum() == 20
+    with np.load(tmp_path / page.VALUES) as draws:
+        assert draws.keys() == {one.name for one in shown("block.1")}
+        assert all(draws[name].shape == (8, 1, 100) for name in draws)
+        assert all(np.isfinite(draws[name]).all() for name in draws)
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "doses").iterdir()}
     folder = tiny_folder("llama")
