@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from lpp.store.arrays.layout import site_array
 from lpp.store.arrays.moments import band_counts
@@ -53,6 +52,7 @@ from lpp.store.shared.vocabularies import read_vocabulary
 from lpp.store.verify import verify_run
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as ds
     import zarr
 
 BLOCK_BYTES: Final = 24 << 20
@@ -326,11 +326,13 @@ class Run:
 
         return self.directory.map(file, self.shards)
 
-    def tokens(self) -> ds.FileSystemDataset:
+    def tokens(self) -> "ds.FileSystemDataset":
         """Token statistics of every committed shard, as an Arrow dataset.
 
         Prompts that were set aside (`quarantined`) are among them, without statistics.
         """
+        import pyarrow.dataset as ds  # it imports pandas, where that is installed
+
         files = [str(path) for path in self.tokens_files()]
         return ds.dataset(files, schema=TOKENS_SCHEMA, format="ipc")
 
