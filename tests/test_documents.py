@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from lpp.analyze import METRICS
-from lpp.analyze.metrics.registry import EVERY
+from lpp.analyze.metrics.registry import QUANTITIES
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.sql.schema import TABLES, VIEWS
 
@@ -94,7 +94,7 @@ def test_the_picture_of_ranks_shows_what_the_code_beside_it_prints() -> None:
 
 
 def test_every_number_says_what_it_is_and_how_it_misleads() -> None:
-    for one in EVERY:
+    for one in QUANTITIES:
         assert one.unit, one.name
         assert one.definition, one.name
         assert one.source, one.name

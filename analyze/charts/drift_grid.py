@@ -25,6 +25,7 @@ from lpp.analyze.charts.rows import (
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL, heading
 from lpp.analyze.quantities.drift import SITE_CHANGES
+from lpp.analyze.quantities.quantity import capital
 from lpp.store.errors import ErrorKind, InputError
 
 ROW_HEIGHT: Final = 44
@@ -57,7 +58,7 @@ def drift_grid_chart(
         )
     number = _NUMBERS[metric]
     title, unchanged = f"{number.title} in depth", number.identity
-    note = f"{number.definition[:1].upper()}{number.definition[1:]}."
+    note = f"{capital(number.definition)}."
     if sites[metric].drop_nulls().is_empty():
         return says(title, f"No {plain(metric)}: none of {len(sites)} rows has a value.")
     found = _cells(sites, metric, unchanged, runs)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 
 TITLES: Final[dict["Subject", str]] = {
+    "profile": "Of the next token, in every profile",
     "site": "Of the rows of a site: `profile --metrics`",
     "prefix": "Of the next token: `profile --metrics`",
     "pair": "Of the predictions of two runs, A and B: `diff`",
@@ -29,20 +30,21 @@ def metrics(names: tuple[str, ...]) -> None:
     """List the declared numbers.
 
     Each has a name, a unit, a definition and a source. NAME may be a pattern; without NAME every
-    number is listed. `lpp-analyze profile --metrics` takes the names of the first two lists,
-    `lpp-analyze diff --fail-if` those of two runs.
+    number is listed, under the command that takes its name; `lpp-analyze diff --fail-if` takes
+    those of two runs.
 
     \b
         lpp-analyze metrics
         lpp-analyze metrics 'zscore_*' rankme
         lpp-analyze metrics kl cka
     """
-    from lpp.analyze.metrics.registry import EVERY
+    from lpp.analyze.metrics.registry import QUANTITIES
     from lpp.analyze.runs.select import matching
 
-    wanted = set(matching("number", names or ("*",), {one.name for one in EVERY}, option="NAME"))
+    known = dict.fromkeys(one.name for one in QUANTITIES)
+    wanted = set(matching("number", names or ("*",), known, option="NAME"))
     for subject, title in TITLES.items():
-        chosen = [one for one in EVERY if one.of == subject and one.name in wanted]
+        chosen = [one for one in QUANTITIES if one.of == subject and one.name in wanted]
         if chosen:
             click.echo(f"\n{title}\n")
         for quantity in chosen:

@@ -68,7 +68,7 @@ class SiteDrift:
     """Depth in blocks of run A."""
     n_tokens: int
     numbers: Mapping[str, Estimate]
-    """By name, those of `quantities.drift.SITES`; also attributes, such as `cka`."""
+    """By name, those of `SITE_CHANGES`; also attributes, such as `cka`."""
 
     def __getitem__(self, name: str) -> Estimate:
         return self.numbers.get(name, _NONE)

@@ -9,7 +9,7 @@ from lpp.analyze.metrics.spectral import PAPER, SPECTRAL
 from lpp.analyze.metrics.tokens import TOKEN_METRICS
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.items import DRIFT_FEATURES, FEATURES
-from lpp.analyze.quantities.profiles import ENTROPY, ENTROPY_FLOOR, ENTROPY_NORM
+from lpp.analyze.quantities.profiles import ENTROPIES
 from lpp.analyze.quantities.quantity import Quantity, by_name
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.select import matching
@@ -17,8 +17,8 @@ from lpp.analyze.runs.select import matching
 METRICS: Final[Mapping[str, Metric[Any]]] = by_name((*SPECTRAL, *ROW_METRICS, *TOKEN_METRICS))
 """Every metric that `profile --metrics` and `scan_metrics` know, in the order they are listed."""
 
-EVERY: Final[tuple[Quantity, ...]] = (
-    *(ENTROPY, ENTROPY_NORM, ENTROPY_FLOOR),
+QUANTITIES: Final[tuple[Quantity, ...]] = (
+    *ENTROPIES,
     *METRICS.values(),
     *PREDICTIONS.values(),
     *SITE_CHANGES.values(),
@@ -35,12 +35,7 @@ RANKS: Final = (
 )
 """Ranks of a profile: dimensions, and dimensions over min(N, d)."""
 
-PROFILE: Final[Mapping[str, Quantity]] = by_name(
-    (
-        *(ENTROPY, ENTROPY_NORM, ENTROPY_FLOOR),
-        *(METRICS[name] for name in RANKS),
-    )
-)
+PROFILE: Final[Mapping[str, Quantity]] = by_name((*ENTROPIES, *(METRICS[name] for name in RANKS)))
 """The numbers of a profile."""
 
 PAPER_NAMES: Final = tuple(metric.name for metric in PAPER)

@@ -1,12 +1,12 @@
 """The numbers of two runs, A and B, over the same tokens: of the predictions, and of a site.
 
-METRICS.md, "Drift", has their definitions at length.
+docs/how-to/compare.md says what is compared.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from lpp.analyze.quantities.quantity import FROM_0, UNBOUNDED, Quantity, by_name
 
@@ -16,7 +16,7 @@ Statistic = Literal["mean", "median", "p99", "max"]
 Column = Callable[[str], Any]
 """A column of a frame of tokens, by name, in float64."""
 
-EVERY: Final[tuple[Statistic, ...]] = ("mean", "median", "p99", "max")
+STATISTICS: Final[tuple[Statistic, ...]] = get_args(Statistic)
 
 _PROJECT: Final = "this project"
 _KULLBACK: Final = "Kullback and Leibler 1951"
@@ -30,7 +30,7 @@ class Prediction(Quantity):
     value: Callable[[Column], Any] | None
     """Its value of a token, from columns of `drift.predictions.SCHEMA`. None: of all tokens, also
     where the others are of drawn ones (`drift.entropy`)."""
-    statistics: tuple[Statistic, ...] = EVERY
+    statistics: tuple[Statistic, ...] = STATISTICS
     """Those that mean something; the first is the default."""
     tie: str = ""
     """Column that says where equal logits decide the value; empty: nowhere."""
@@ -48,8 +48,6 @@ class SiteChange(Quantity):
     """rows: a mean over tokens. products: d x d products of all rows. spectra: the difference B - A
     of the metric of this name, which moments give as well."""
     identity: float = 0.0
-    caution: str = ""
-    """When there is no number."""
 
 
 def _loss(column: Column) -> Any:
@@ -164,23 +162,23 @@ SITE_CHANGES: Final = by_name(
             name="relative_distance",
             short="distance",
             unit="ratio",
-            definition="mean of |b - a| / |a| over tokens; 0 over 0 is 0",
+            # a mean over the other rows would hide the largest change
+            definition="mean of |b - a| / |a| over tokens; 0 over 0 is 0; none if a row is 0 in A "
+            "alone",
             source=_PROJECT,
             trap="A rotation or a change of scale moves every row and may change no prediction.",
             needs="rows",
             bounds=FROM_0,
-            caution="a row is 0 in A alone: a mean over the others would hide the largest change",
         ),
         SiteChange(
             name="cosine",
             unit="-1 to 1",
-            definition="mean cosine of a and b over tokens; 1 if both are 0",
+            definition="mean cosine of a and b over tokens; 1 if both are 0; none if one is",
             source=_PROJECT,
             trap="Near 1 if all rows share a large mean.",
             needs="rows",
             bounds=(-1.0, 1.0),
             identity=1.0,
-            caution="a row is 0 in one run alone",
         ),
         SiteChange(
             name="cka",
@@ -188,13 +186,12 @@ SITE_CHANGES: Final = by_name(
             short="CKA",
             unit="share",
             definition="||X^T Y||^2 / (||X^T X|| ||Y^T Y||), Frobenius norms, X and Y: all rows of "
-            "A and B, centred",
+            "A and B, centred; none without variance",
             source="Kornblith et al. 2019, arXiv 1905.00414",
             trap="Biased: for unrelated rows it is about d / (N + d), not 0. A few large "
             "directions dominate it.",
             needs="products",
             identity=1.0,
-            caution="a run has no variance",
         ),
         SiteChange(
             name="overlap",

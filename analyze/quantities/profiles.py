@@ -8,7 +8,7 @@ _PAPER: Final = "arXiv 2605.30018"
 
 ENTROPY: Final = Quantity(
     name="entropy",
-    of="prefix",
+    of="profile",
     unit="nats",
     definition="mean over prompts of the entropy of the next token after the prefix",
     source=_PAPER,
@@ -16,7 +16,7 @@ ENTROPY: Final = Quantity(
 )
 ENTROPY_NORM: Final = Quantity(
     name="entropy_norm",
-    of="prefix",
+    of="profile",
     unit="share",
     share_of="ln V",
     label="entropy over ln V",
@@ -26,10 +26,12 @@ ENTROPY_NORM: Final = Quantity(
 )
 ENTROPY_FLOOR: Final = Quantity(
     name="entropy_floor",
-    of="prefix",
+    of="profile",
     unit="share",
     share_of="ln V",
     short="H floor",
     definition="least entropy_norm over the prefixes of a context",
     source=_PAPER,
 )
+
+ENTROPIES: Final = (ENTROPY, ENTROPY_NORM, ENTROPY_FLOOR)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, TypeVar
 
-Subject = Literal["site", "prefix", "item", "pair", "pair_site"]
-"""What a number is of: the rows of a site below a prefix; the predictions below a prefix; an item
-of an evaluation; the predictions of two runs, A and B; a site of two runs."""
+Subject = Literal["profile", "site", "prefix", "pair", "pair_site", "item"]
+"""What a number is of: the next token after a prefix, in every profile; the rows of a site below a
+prefix; the predictions below a prefix; the predictions of two runs, A and B; a site of two runs; an
+item of an evaluation."""
 
 UNBOUNDED: Final = (-math.inf, math.inf)
 FROM_0: Final = (0.0, math.inf)
@@ -71,7 +72,7 @@ class Quantity:
     @property
     def title(self) -> str:
         """Its label as a title."""
-        return self.words[:1].upper() + self.words[1:]
+        return capital(self.words)
 
     @property
     def unit_words(self) -> str:
@@ -87,6 +88,11 @@ class Quantity:
     def meaning(self) -> str:
         """Label and definition."""
         return ": ".join(filter(None, (self.label, self.definition)))
+
+
+def capital(text: str) -> str:
+    """`text` with a capital letter."""
+    return text[:1].upper() + text[1:]
 
 
 Q = TypeVar("Q", bound=Quantity)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -188,8 +188,7 @@ def _rows(
     cells = list(dict.fromkeys(key[2:] for key in keys))
     means = columns & {name for name in SCHEMA.names() if name.startswith("entropy")}
     nats = _Nats.of(view, {prefix for prefix, _ in cells}, read=bool(groups or means))
-    counted = groups or means or "short_prompts" in columns
-    ends = {cell: nats.numbers(*cell, groups) if counted else _NO_NUMBERS for cell in cells}
+    ends = {cell: nats.numbers(*cell, groups) for cell in cells}
     alike = _distinct(view, cells) if "distinct_prefixes" in columns else dict.fromkeys(cells)
     counts = {size: (view.quarantined(size), view.duplicates(size)) for _, size in cells}
     biases = _biases(nats, keys, groups) if groups else {}
@@ -199,9 +198,6 @@ def _rows(
             *(run, context, prefix, size, *estimates, *counts[size], short, alike[prefix, size]),
             *(without, biases.get((context, size))),
         )
-
-
-_NO_NUMBERS: Final = (None,) * 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.worst import Expected, WorstToken, order_of
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
-from lpp.analyze.quantities.quantity import legend
+from lpp.analyze.quantities.quantity import capital, legend
 from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.tables.flags import MEANING
 from lpp.analyze.text import text
@@ -142,7 +142,7 @@ def what_was_compared(drift: Drift) -> Iterator[str]:
             "together."
         )
     if drift.arithmetic:
-        yield f"{drift.arithmetic[:1].upper()}{drift.arithmetic[1:]}."
+        yield f"{capital(drift.arithmetic)}."
     if drift.no_logits is not None:
         yield f"No KL: {drift.no_logits}"
     yield from drift.notes

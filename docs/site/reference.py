@@ -18,6 +18,7 @@ import click
 
 from benchmarks import marked
 from benchmarks.marked import table
+from lpp.analyze.quantities.quantity import capital
 
 DOCS: Final = Path(__file__).resolve().parents[1]
 
@@ -151,7 +152,7 @@ def _sql_tables() -> str:
         rows = [(f"`{c.name}`", c.type, c.meaning, c.unit) for c in declared.columns]
         parts += [
             f"## {declared.name}",
-            f"{_capital(declared.meaning)}{view}. Key: {key}. Filled by `{declared.filled_by}`.",
+            f"{capital(declared.meaning)}{view}. Key: {key}. Filled by `{declared.filled_by}`.",
             _table(("column", "type", "meaning", "unit"), rows),
         ]
     return "\n\n".join(parts)
@@ -200,10 +201,6 @@ def _cell(text: str) -> str:
     plain = [word.replace("&lt;br>", BREAK) for word in plain]
     marked = [f"`{code}`".replace("|", r"\|") for code in codes]
     return "".join(piece for pair in zip_longest(plain, marked, fillvalue="") for piece in pair)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 if __name__ == "__main__":
