@@ -21,6 +21,8 @@ from typing import Any, Final
 import click
 import duckdb
 
+from lpp.store.items import read_items
+
 COMPUTED: Final = ("analysis", "profiles.duckdb")
 """What commands add to a store."""
 
@@ -48,9 +50,9 @@ def commands(store: Path) -> Iterator[tuple[str, ...]]:
     for a, b in pairwise(runs):
         yield ("lpp-analyze", "diff", "STORE", a, b, "--errors", "all")
         yield ("lpp-analyze", "diff", "STORE", a, b, "--skip-first", "2")
-    for run in runs:
-        for task in sorted((store / "runs" / run / "items").glob("*")):
-            yield ("lpp-analyze", "items", "STORE", task.name, "--run", run)
+    items = read_items(str(store)).select(["run", "task"]).to_pylist()
+    for run, task in sorted({(one["run"], one["task"]) for one in items if one["run"]}):
+        yield ("lpp-analyze", "items", "STORE", "--task", task, "--run", run)
     yield ("lpp-analyze", "correlate", "STORE", "--with-published")
     yield ("lpp-capture", "status", "STORE")
 
