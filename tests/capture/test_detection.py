@@ -233,8 +233,10 @@ def test_the_study_from_end_to_end(
     power = {dose["name"]: dose["power"]["KL"]["10"] for dose in found["doses"]}
     assert power[NULL] == 0
     assert power["noise-0.1"] == power["noise-0.1-seed-1"] == 1
-    for table in page.TABLES.values():
-        assert table(found).count("\n") >= 2
+    for name, table in page.TABLES.items():
+        rows = table(found).count("\n") - 1
+        # of a tiny model perplexity may notice every dose: it depends on the processor's sums
+        assert rows >= (0 if name == "unseen" else 1), name
     with np.load(tmp_path / page.VALUES) as draws:
         assert draws.keys() == {one.name for one in shown("block.1")}
         assert all(draws[name].shape == (8, 1, 100) for name in draws)
