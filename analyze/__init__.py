@@ -13,9 +13,6 @@ if __name__ != "lpp.analyze":
     )
 
 if TYPE_CHECKING:
-    from lpp.analyze.benchmarks.benchmarks import add_benchmarks as add_benchmarks
-    from lpp.analyze.benchmarks.correlations import Question as Question
-    from lpp.analyze.benchmarks.correlations import correlate as correlate
     from lpp.analyze.charts.charts import correlation_chart as correlation_chart
     from lpp.analyze.charts.charts import depth_chart as depth_chart
     from lpp.analyze.charts.charts import difference_chart as difference_chart
@@ -50,6 +47,9 @@ if TYPE_CHECKING:
     from lpp.analyze.numerics.spectrum import top_share as top_share
     from lpp.analyze.report.report import write_report as write_report
     from lpp.analyze.runs.select import Selection as Selection
+    from lpp.analyze.scores.correlations import Question as Question
+    from lpp.analyze.scores.correlations import correlate as correlate
+    from lpp.analyze.scores.scores import add_benchmarks as add_benchmarks
     from lpp.analyze.studies.agreement import rank_agreement as rank_agreement
     from lpp.analyze.studies.layers import layers as layers
     from lpp.analyze.tables.analysis import analyze as analyze
@@ -65,13 +65,13 @@ _HOME = {
     "METRICS": "metrics.registry",
     "Metric": "metrics.metric",
     "Moments": "numerics.moments",
-    "Question": "benchmarks.correlations",
+    "Question": "scores.correlations",
     "Selection": "runs.select",
-    "add_benchmarks": "benchmarks.benchmarks",
+    "add_benchmarks": "scores.scores",
     "aggregate": "tables.profile",
     "analyze": "tables.analysis",
     "build_database": "tables.build",
-    "correlate": "benchmarks.correlations",
+    "correlate": "scores.correlations",
     "correlation_chart": "charts.charts",
     "depth_chart": "charts.charts",
     "difference_chart": "charts.charts",

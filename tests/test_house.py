@@ -109,7 +109,7 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
 
 ROOMS = {
     "analyze": (
-        *("numerics", "runs", "quantities", "metrics", "engine", "benchmarks", "tables", "studies"),
+        *("numerics", "runs", "quantities", "metrics", "engine", "scores", "tables", "studies"),
         *("drift", "evaluations", "charts", "text", "report", "cli", ""),
     ),
     "capture": (

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from lpp.analyze.benchmarks.score_rows import UNITS
+from lpp.analyze.scores.score_rows import UNITS
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.escaping import escape
 
@@ -132,7 +132,7 @@ def add(
         lpp-analyze benchmarks add ./lpp contents.parquet --model 'Qwen/*'
         lpp-analyze benchmarks add ./lpp mine.csv --match tiny=tiny-1a2b3c4d
     """
-    from lpp.analyze.benchmarks.benchmarks import add_benchmarks
+    from lpp.analyze.scores.scores import add_benchmarks
     from lpp.analyze.tables.database import refresh_database
     from lpp.store import open_store
 
@@ -188,7 +188,7 @@ def list_(store: str) -> None:
     \b
         lpp-analyze benchmarks list ./lpp
     """
-    from lpp.analyze.benchmarks.benchmarks import summary
+    from lpp.analyze.scores.scores import summary
 
     lines = summary(store)
     if not lines:

@@ -100,15 +100,15 @@ def correlate(
         lpp-analyze correlate ./lpp --corpus pydoc --context 100
         lpp-analyze correlate ./lpp --with-published --source published
     """
-    from lpp.analyze.benchmarks.correlations import (
+    from lpp.analyze.runs.keys import views
+    from lpp.analyze.runs.named import names_of, plans_of
+    from lpp.analyze.scores.correlations import (
         DEFAULT_METRICS,
         Question,
         correlate,
         refuse_unranked,
     )
-    from lpp.analyze.benchmarks.subjects import Setting
-    from lpp.analyze.runs.keys import views
-    from lpp.analyze.runs.named import names_of, plans_of
+    from lpp.analyze.scores.subjects import Setting
     from lpp.analyze.tables.database import refresh_database
     from lpp.analyze.text import correlations as render
     from lpp.analyze.text.text import as_csv

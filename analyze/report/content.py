@@ -8,7 +8,6 @@ from typing import Final
 
 import polars as pl
 
-from lpp.analyze.benchmarks import correlations
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.evaluations import tables as item_flags
 from lpp.analyze.report import drift, items
@@ -24,6 +23,7 @@ from lpp.analyze.report.queries import EIGENVALUES, HOURGLASS, PLANS, QUERIES, S
 from lpp.analyze.report.summary import Summary, summary
 from lpp.analyze.report.surprises import surprises
 from lpp.analyze.report.words import Code, Ref, Run, Sentence
+from lpp.analyze.scores import correlations
 from lpp.analyze.tables import flags as number_flags
 from lpp.sql import saved_queries
 from lpp.sql.queries.saved import Query as SavedQuery

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Mapping
 import polars as pl
 import pyarrow as pa
 
-from lpp.analyze.benchmarks.benchmarks import benchmarks_table
-from lpp.analyze.benchmarks.published import published_table
 from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.scores.published import published_table
+from lpp.analyze.scores.scores import benchmarks_table
 from lpp.analyze.tables.run_rows import evaluation_rows, prompts_frame, run_row
 from lpp.sql import build
 from lpp.sql.database.catalogue import outdated_tables

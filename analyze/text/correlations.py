@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from lpp.analyze.benchmarks.correlations import MEANING
+from lpp.analyze.scores.correlations import MEANING
 from lpp.analyze.text.names import NAMELESS, Names
 from lpp.analyze.text.text import HEADS, HEADS_MEANING, WIDTH, Row, plain_table, rendered
 from lpp.analyze.text.text import as_json as json_text

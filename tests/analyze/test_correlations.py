@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lpp.analyze import Question, add_benchmarks, correlate
-from lpp.analyze.benchmarks.correlations import MEANING, _flag_turns, refuse_unranked
-from lpp.analyze.benchmarks.subjects import Setting
 from lpp.analyze.cli.command import main
+from lpp.analyze.scores.correlations import MEANING, _flag_turns, refuse_unranked
+from lpp.analyze.scores.subjects import Setting
 from lpp.analyze.text.correlations import as_json
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import create_store

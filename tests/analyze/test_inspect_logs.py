@@ -19,10 +19,10 @@ import pytest
 from click.testing import CliRunner
 from made_runs import MakeRun
 
-from lpp.analyze.benchmarks.inspect_log import is_inspect_log, open_inspect_log
-from lpp.analyze.benchmarks.read_inspect import model_of, read_inspect
-from lpp.analyze.benchmarks.read_inspect_items import epochs_of, read_inspect_items, value_of
 from lpp.analyze.cli.command import main
+from lpp.analyze.scores.inspect_log import is_inspect_log, open_inspect_log
+from lpp.analyze.scores.read_inspect import model_of, read_inspect
+from lpp.analyze.scores.read_inspect_items import epochs_of, read_inspect_items, value_of
 from lpp.store import read_scores
 from lpp.store.errors import ErrorKind, InputError
 

@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 from made_runs import MakeRun
 
 from lpp.analyze import build_database
-from lpp.analyze.benchmarks.read_item_log import read_item_log
 from lpp.analyze.cli.command import main
+from lpp.analyze.scores.read_item_log import read_item_log
 from lpp.sql import connect
 from lpp.store.errors import InputError
 from lpp.store.items import read_items

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lpp.analyze.benchmarks.benchmarks import fits_of
-from lpp.analyze.benchmarks.matching import RunName, match_names
+from lpp.analyze.scores.matching import RunName, match_names
+from lpp.analyze.scores.scores import fits_of
 
 RUNS = [
     RunName(id="qwen2-5-3b-1", model="Qwen/Qwen2.5-3B"),

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpp.analyze.benchmarks.published import N_PROMPTS, PREFIXES, published_rows, published_table
 from lpp.analyze.numerics.association import associate
+from lpp.analyze.scores.published import N_PROMPTS, PREFIXES, published_rows, published_table
 from lpp.sql import arrow_schema
 
 # column of published.csv -> (file, its column of names, its column)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lpp.analyze.benchmarks.read_lm_eval import read_lm_eval
+from lpp.analyze.scores.read_lm_eval import read_lm_eval
 from lpp.store.errors import InputError
 
 RESULTS: dict[str, Any] = {

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lpp.analyze.benchmarks.read_score_table import read_score_table
-from lpp.analyze.benchmarks.score_rows import ScoreFile
+from lpp.analyze.scores.read_score_table import read_score_table
+from lpp.analyze.scores.score_rows import ScoreFile
 from lpp.store.errors import InputError
 
 LEADERBOARD = {

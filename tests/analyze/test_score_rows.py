@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lpp.analyze.benchmarks.score_rows import (
+from lpp.analyze.scores.score_rows import (
     Score,
     Unit,
     check_once,

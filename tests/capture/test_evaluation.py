@@ -15,10 +15,10 @@ from backend_contract import plain_forward, reference_statistics
 from eval_tasks import by_lm_eval, write_task
 from on_disk import on_disk
 
-from lpp.analyze.benchmarks.benchmarks import add_benchmarks, benchmarks_table
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.runs import select
 from lpp.analyze.runs.keys import RunView
+from lpp.analyze.scores.scores import add_benchmarks, benchmarks_table
 from lpp.capture.backends.open import open_backend
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.run import capture_into

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from eval_tasks import write_task
 
-from lpp.analyze.benchmarks.benchmarks import add_benchmarks
+from lpp.analyze.scores.scores import add_benchmarks
 from lpp.capture.cli.command import main
 from lpp.capture.evaluation.documents import asks_hub
 from lpp.store import Run, open_store, read_scores

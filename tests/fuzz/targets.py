@@ -21,16 +21,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.analyze.benchmarks.benchmarks import add_benchmarks
-from lpp.analyze.benchmarks.inspect_log import open_inspect_log
-from lpp.analyze.benchmarks.join_items import join_items
-from lpp.analyze.benchmarks.read_inspect import read_inspect
-from lpp.analyze.benchmarks.read_inspect_items import read_inspect_items
-from lpp.analyze.benchmarks.read_item_log import read_item_log
-from lpp.analyze.benchmarks.read_lm_eval import read_lm_eval
-from lpp.analyze.benchmarks.read_score_table import read_score_table
-from lpp.analyze.benchmarks.score_rows import ScoreFile, check_alike, check_once, check_units
 from lpp.analyze.engine.cache import Cache
+from lpp.analyze.scores.inspect_log import open_inspect_log
+from lpp.analyze.scores.join_items import join_items
+from lpp.analyze.scores.read_inspect import read_inspect
+from lpp.analyze.scores.read_inspect_items import read_inspect_items
+from lpp.analyze.scores.read_item_log import read_item_log
+from lpp.analyze.scores.read_lm_eval import read_lm_eval
+from lpp.analyze.scores.read_score_table import read_score_table
+from lpp.analyze.scores.score_rows import ScoreFile, check_alike, check_once, check_units
+from lpp.analyze.scores.scores import add_benchmarks
 from lpp.store import open_store
 from lpp.store.arrays.chunk_index import index_bytes
 from lpp.store.arrays.layout import ArrayLayout, site_array

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lpp.analyze.benchmarks.published import published_table
+from lpp.analyze.scores.published import published_table
 from lpp.sql import TABLES, arrow_schema, build
 
 Row = dict[str, Any]

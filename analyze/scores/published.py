@@ -48,7 +48,7 @@ _TEXT: Final = ("model", "short_name", "flags")
 
 def published_rows() -> list[dict[str, Any]]:
     """One row per model of `published.csv`: names, `flags` as a list, and numbers."""
-    text = resources.files("lpp.analyze.benchmarks").joinpath("published.csv").read_text("utf-8")
+    text = resources.files("lpp.analyze.scores").joinpath("published.csv").read_text("utf-8")
     return [
         {
             **{name: value if name in _TEXT else float(value) for name, value in row.items()},

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from lpp.analyze.benchmarks.inspect_log import open_inspect_log
-from lpp.analyze.benchmarks.read_inspect import KIND as INSPECT
-from lpp.analyze.benchmarks.read_inspect import task_of
-from lpp.analyze.benchmarks.read_inspect_items import epochs_of, read_inspect_items
-from lpp.analyze.benchmarks.read_item_log import LoggedItem, ResultFile, log_name, read_item_log
+from lpp.analyze.scores.inspect_log import open_inspect_log
+from lpp.analyze.scores.read_inspect import KIND as INSPECT
+from lpp.analyze.scores.read_inspect import task_of
+from lpp.analyze.scores.read_inspect_items import epochs_of, read_inspect_items
+from lpp.analyze.scores.read_item_log import LoggedItem, ResultFile, log_name, read_item_log
 from lpp.store import Run, Store
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.items import ITEMS_FILE, ITEMS_SCHEMA, declared_cluster, items_file

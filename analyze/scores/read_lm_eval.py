@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from lpp.analyze.benchmarks.score_rows import Score, ScoreFile, number, refuse
+from lpp.analyze.scores.score_rows import Score, ScoreFile, number, refuse
 from lpp.store.errors import ErrorKind, InputError
 
 KIND: Final = "lm-eval"

@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from lpp.analyze.benchmarks.inspect_log import InspectLog
-from lpp.analyze.benchmarks.read_inspect import task_of
-from lpp.analyze.benchmarks.read_item_log import LoggedItem
-from lpp.analyze.benchmarks.score_rows import number
+from lpp.analyze.scores.inspect_log import InspectLog
+from lpp.analyze.scores.read_inspect import task_of
+from lpp.analyze.scores.read_item_log import LoggedItem
+from lpp.analyze.scores.score_rows import number
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.documents import document_hash
 from lpp.store.items import field_text

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Final
 
-from lpp.analyze.benchmarks.score_rows import Missing, Score, ScoreFile, number, refuse
+from lpp.analyze.scores.score_rows import Missing, Score, ScoreFile, number, refuse
 from lpp.store.errors import ErrorKind, InputError
 
 KIND: Final = "leaderboard"

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from lpp.analyze.benchmarks.inspect_log import is_inspect_log, open_inspect_log
-from lpp.analyze.benchmarks.read_inspect import read_inspect
-from lpp.analyze.benchmarks.read_lm_eval import read_lm_eval
-from lpp.analyze.benchmarks.read_score_table import read_score_table
-from lpp.analyze.benchmarks.score_rows import ScoreFile
+from lpp.analyze.scores.inspect_log import is_inspect_log, open_inspect_log
+from lpp.analyze.scores.read_inspect import read_inspect
+from lpp.analyze.scores.read_lm_eval import read_lm_eval
+from lpp.analyze.scores.read_score_table import read_score_table
+from lpp.analyze.scores.score_rows import ScoreFile
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.place import check_regular
 

@@ -14,15 +14,16 @@ from typing import Final, cast
 import polars as pl
 import pyarrow as pa
 
-from lpp.analyze.benchmarks.join_items import JoinedItems, items_files, join_logs
-from lpp.analyze.benchmarks.matching import Fit, RunName, match_names, runs_of
-from lpp.analyze.benchmarks.published import SOURCE as PUBLISHED
-from lpp.analyze.benchmarks.read_inspect import KIND as INSPECT
-from lpp.analyze.benchmarks.read_item_log import ResultFile
-from lpp.analyze.benchmarks.read_lm_eval import KIND as LM_EVAL
-from lpp.analyze.benchmarks.read_score_table import KIND as LEADERBOARD_KIND
-from lpp.analyze.benchmarks.score_files import named_files, read_file
-from lpp.analyze.benchmarks.score_rows import (
+from lpp.analyze.runs.keys import Url
+from lpp.analyze.scores.join_items import JoinedItems, items_files, join_logs
+from lpp.analyze.scores.matching import Fit, RunName, match_names, runs_of
+from lpp.analyze.scores.published import SOURCE as PUBLISHED
+from lpp.analyze.scores.read_inspect import KIND as INSPECT
+from lpp.analyze.scores.read_item_log import ResultFile
+from lpp.analyze.scores.read_lm_eval import KIND as LM_EVAL
+from lpp.analyze.scores.read_score_table import KIND as LEADERBOARD_KIND
+from lpp.analyze.scores.score_files import named_files, read_file
+from lpp.analyze.scores.score_rows import (
     Missing,
     Score,
     ScoreFile,
@@ -32,7 +33,6 @@ from lpp.analyze.benchmarks.score_rows import (
     check_storable,
     check_units,
 )
-from lpp.analyze.runs.keys import Url
 from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
 from lpp.store.commands.escaping import escape

@@ -12,9 +12,9 @@ from typing import Final
 
 import polars as pl
 
-from lpp.analyze.benchmarks.matching import RunName
-from lpp.analyze.benchmarks.published import CONTEXT, N_PROMPTS, SITE, SOURCE, published_rows
 from lpp.analyze.runs.select import matching
+from lpp.analyze.scores.matching import RunName
+from lpp.analyze.scores.published import CONTEXT, N_PROMPTS, SITE, SOURCE, published_rows
 from lpp.store.errors import ErrorKind, InputError
 
 PUBLISHED_SET: Final = "published"

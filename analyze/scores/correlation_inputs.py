@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.benchmarks.benchmarks import by_source
-from lpp.analyze.benchmarks.published import SCORES as PUBLISHED_SCORES
-from lpp.analyze.benchmarks.published import SOURCE as PUBLISHED
-from lpp.analyze.benchmarks.published import published_rows
 from lpp.analyze.runs.keys import Url
+from lpp.analyze.scores.published import SCORES as PUBLISHED_SCORES
+from lpp.analyze.scores.published import SOURCE as PUBLISHED
+from lpp.analyze.scores.published import published_rows
+from lpp.analyze.scores.scores import by_source
 from lpp.store import open_store, read_scores
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.items import is_evaluation

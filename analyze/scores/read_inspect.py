@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from lpp.analyze.benchmarks.inspect_log import InspectLog
-from lpp.analyze.benchmarks.score_rows import Missing, Score, ScoreFile, number
+from lpp.analyze.scores.inspect_log import InspectLog
+from lpp.analyze.scores.score_rows import Missing, Score, ScoreFile, number
 from lpp.store.errors import ErrorKind, InputError
 
 KIND: Final = "inspect"

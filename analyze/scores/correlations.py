@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from lpp.analyze.benchmarks.benchmarks import fits_of
-from lpp.analyze.benchmarks.correlation_inputs import fits_any, profiled, scores_by_source
-from lpp.analyze.benchmarks.subjects import Cast, Setting, Subject, choose_subjects
 from lpp.analyze.runs.comparable import prompt_sets
 from lpp.analyze.runs.keys import Url, views
+from lpp.analyze.scores.correlation_inputs import fits_any, profiled, scores_by_source
+from lpp.analyze.scores.scores import fits_of
+from lpp.analyze.scores.subjects import Cast, Setting, Subject, choose_subjects
 from lpp.store.errors import ErrorKind, InputError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from lpp.analyze.benchmarks.score_rows import number
+from lpp.analyze.scores.score_rows import number
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.items import answered_correctly, field_text
 
