@@ -163,7 +163,7 @@ def diff(
     from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
     from lpp.analyze.drift.sites import common_sites
     from lpp.analyze.engine.executor import chosen_executor
-    from lpp.analyze.report.report import check_output
+    from lpp.analyze.pages.output import check_output
     from lpp.analyze.text.flips import item_documents
 
     alone = {"--strict": strict, "--allow-missing": allowed is not None}
