@@ -30,6 +30,9 @@ SURPRISAL: Final = -pl.col("next_logprob")
 """-ln p of the token that follows, in nats; a value for each row."""
 CONFIDENCE: Final = pl.col("max_logprob").cast(pl.Float64).exp()
 """Probability of the likeliest token; a value for each row."""
+MOST_RANK: Final = 100
+RANK: Final = pl.col("next_rank").clip(upper_bound=MOST_RANK)
+"""Rank of the token that followed, at most `MOST_RANK`; null where it is missing."""
 CORRECT: Final = pl.col("next_rank") == 1
 """Whether no token was likelier than the one that followed; a value for each row."""
 
@@ -38,6 +41,17 @@ def _mean_of(value: pl.Expr) -> pl.Expr:
     """Mean in float64, null where a value is missing or is no number."""
     wide = value.cast(pl.Float64).fill_nan(None)
     return pl.when(wide.is_not_null().all()).then(wide.mean())
+
+
+def _total(value: pl.Expr) -> pl.Expr:
+    """Sum in float64, null for no rows and where a value is missing or is no number."""
+    wide = value.cast(pl.Float64).fill_nan(None)
+    return pl.when(wide.is_not_null().all() & (wide.len() > 0)).then(wide.sum())
+
+
+def _ratio_of(value: pl.Expr, by: pl.Expr) -> pl.Expr:
+    """Ratio of two sums, null where the lower one is 0."""
+    return pl.when(_total(by) != 0).then(_total(value) / _total(by))
 
 
 def calibration_error(confidence: pl.Expr, correct: pl.Expr, bins: int = ECE_BINS) -> pl.Expr:
@@ -110,6 +124,10 @@ def _mean(n: float, sums: Floats) -> float:
 
 def _exp_mean(n: float, sums: Floats) -> float:
     return float(np.exp(sums[0] / n))
+
+
+def _ratio(_: float, sums: Floats) -> float:
+    return float(sums[0] / sums[1]) if sums[1] else math.nan
 
 
 def _calibration(n: float, sums: Floats) -> float:
@@ -209,6 +227,19 @@ TOKEN_METRICS: Final = (
         sums=LeastMeans(value=LOGPROB, needed=[LOGPROB]),
         trap="Points to memorised text only in comparison with texts of the same kind and length.",
         bounds=(-math.inf, 0.0),
+    ),
+    TokenMetric(
+        name="rsr",
+        label="rank-surprisal ratio",
+        unit="ranks per nat",
+        definition=f"sum of min(rank, {MOST_RANK}) / sum of -ln p(next token), over tokens whose "
+        "next one is below L; rank: 1 + number of tokens that were likelier",
+        source="arXiv 2601.14249",
+        expression=_ratio_of(_next(RANK), _next(SURPRISAL)),
+        sums=RowSums(terms=[RANK, SURPRISAL], value=_ratio, of_next=True),
+        trap="Judges text for a model as much as a model: the same text has other ratios with "
+        "other tokenizers.",
+        bounds=(0.0, math.inf),
     ),
     TokenMetric(
         name="min_k_pp",
