@@ -68,7 +68,7 @@ class _Writer:
     def legend(self) -> Iterator[str]:
         """A line on each run: its letter, its name, and the id, which commands take."""
         for run in self.page.runs.order:
-            yield name_and_id(f"{self.page.runs.letter(run)}  {self.page.runs.name(run)}", run)
+            yield name_and_id(f"{self.page.runs.letter(run)}  {self._name(run)}", run)
             yield "\n"
 
     def paragraph(self, sentence: Sentence, indent: str = "") -> str:
@@ -192,7 +192,7 @@ class _Writer:
         return f"{text}\n{beside.replace('± ', '±')}" if stacked else f"{text} {beside}"
 
     def _name(self, run: str) -> str:
-        return self.page.runs.name(run) if run in self.page.runs.names else run
+        return escape(self.page.runs.names.get(run, run), keep="")
 
     def explained(self) -> Iterator[str]:
         """A line or two on each flag in sight."""
@@ -210,7 +210,7 @@ def said(sentence: Sentence, page: Page) -> str:
 def _part(part: Part, page: Page) -> str:
     if isinstance(part, Run) and part.text in page.runs.names:
         style = page.runs[part.text]
-        return style.letter if part.short else style.name
+        return style.letter if part.short else escape(style.name, keep="")
     if isinstance(part, Flag):
         return part.flag
     return escape(part if isinstance(part, str) else part.text, keep="")
