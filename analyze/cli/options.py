@@ -37,7 +37,7 @@ def positions(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 def setting_options(settings: Any, **declared: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """An option for each field of the dataclass `settings`, by its metadata: `option`, `help` and
-    `metavar`; its default says how values are parsed. declared: options of other fields.
+    perhaps `metavar`; its default says how values are parsed. declared: options of other fields.
     """
 
     def declare(command: Any) -> Any:
@@ -54,13 +54,14 @@ def _setting_option(field: "Field[Any]") -> Callable[[Any], Any]:
     if isinstance(default, bool):
         how = {"is_flag": True}
     elif isinstance(default, tuple):
-        how = {"callback": names, "default": ",".join(default)}
+        how = {"callback": names, "default": ",".join(default), "metavar": "NAME,..."}
     elif default is None:
-        how = {"type": click.IntRange(min=1)}
+        how = {"type": click.IntRange(min=1), "metavar": "N"}
     else:
-        how = {"default": default, "show_default": True}
-    words = {name: value for name, value in field.metadata.items() if name != "option"}
-    return click.option(field.metadata["option"], field.name, **words, **how)
+        metavar = "NAME" if isinstance(default, str) else None
+        how = {"default": default, "show_default": True, "metavar": metavar}
+    how |= {name: value for name, value in field.metadata.items() if name != "option"}
+    return click.option(field.metadata["option"], field.name, **how)
 
 
 def runs_option(command: Any) -> Any:

@@ -63,17 +63,14 @@ def published_scores() -> pl.DataFrame:
 
 def published_table() -> pa.Table:
     """The database's table `published`."""
-    rows = [
-        {
-            **row,
-            "source": SOURCE,
-            "n_parameters": round(row["nominal_size_b"] * 1e9),
-            "corpus": CORPUS,
-            "n_prompts": N_PROMPTS,
-            "context": CONTEXT,
-            "prefixes": list(PREFIXES),
-            "citation": CITATION,
-        }
-        for row in published_rows()
-    ]
-    return pa.Table.from_pylist(rows, schema=arrow_schema(SOURCE))
+    rows = pl.DataFrame(published_rows()).with_columns(
+        source=pl.lit(SOURCE),
+        n_parameters=(pl.col("nominal_size_b") * 1e9).round().cast(pl.Int64),
+        corpus=pl.lit(CORPUS),
+        n_prompts=N_PROMPTS,
+        context=CONTEXT,
+        prefixes=pl.lit(list(PREFIXES)),
+        citation=pl.lit(CITATION),
+    )
+    schema = arrow_schema(SOURCE)
+    return rows.select(schema.names).to_arrow().cast(schema)

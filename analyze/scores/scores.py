@@ -16,13 +16,7 @@ import pyarrow as pa
 
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.scores.item_table import Prompts, join_items, prompts_of
-from lpp.analyze.scores.matching import (
-    Fit,
-    match_names,
-    match_scores,
-    run_names,
-    runs_of,
-)
+from lpp.analyze.scores.matching import Fit, match_names, match_scores, run_names, runs_of
 from lpp.analyze.scores.published import SOURCE as PUBLISHED
 from lpp.analyze.scores.read_inspect import KIND as INSPECT
 from lpp.analyze.scores.read_lm_eval import KIND as LM_EVAL

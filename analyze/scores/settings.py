@@ -23,54 +23,38 @@ DEFAULT_METRICS: Final = (
 """The three of the paper; ranks in dimensions and over min(N, d), which say different things."""
 
 
-def _setting(default: Any, option: str, text: str, metavar: str | None = None) -> Any:
-    metadata = {"option": option, "help": text, "metavar": metavar}
-    return field(default=default, metadata=metadata)
+def _setting(default: Any, option: str, text: str, **more: str) -> Any:
+    return field(default=default, metadata={"option": option, "help": text, **more})
+
+
+def _patterns(option: str, text: str, **more: str) -> Any:
+    text = f"{text}; a name may be a pattern. Default: every one."
+    return _setting(("*",), option, text, **more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is correlated with what. Names are patterns, such as `leaderboard_*`."""
+    """What is correlated with what."""
 
     metrics: Sequence[str] = _setting(
-        DEFAULT_METRICS,
-        "--metric",
-        "Correlate only these profile columns, such as entropy_floor.",
-        "NAME,...",
+        DEFAULT_METRICS, "--metric", "Correlate only these profile columns, such as entropy_floor."
     )
-    benchmarks: Sequence[str] = _setting(
-        ("*",),
-        "--benchmark",
-        "Correlate with these benchmarks; a name may be a pattern. Default: every one.",
-        "NAME[:METRIC],...",
+    benchmarks: Sequence[str] = _patterns(
+        "--benchmark", "Correlate with these benchmarks", metavar="NAME[:METRIC],..."
     )
-    sources: Sequence[str] = _setting(
-        ("*",),
-        "--source",
-        "Use the scores of these sources; a name may be a pattern. Default: every one.",
-        "NAME,...",
-    )
+    sources: Sequence[str] = _patterns("--source", "Use the scores of these sources")
     runs: Sequence[str] = ("*",)
-    """Ids or short names of runs."""
-    corpora: Sequence[str] = _setting(
-        ("*",),
-        "--corpus",
-        "Use runs on these corpora; a name may be a pattern. Default: every one.",
-        "NAME,...",
-    )
+    """Ids, short names, or patterns of them: the option `--run` of every command."""
+    corpora: Sequence[str] = _patterns("--corpus", "Use runs on these corpora")
     context: int | None = _setting(
-        None,
-        "--context",
-        "Use profiles at this context. Default: the one that most runs have.",
-        "N",
+        None, "--context", "Use profiles at this context. Default: the one that most runs have."
     )
     prompts: int | None = _setting(
         None,
         "--prompts",
         "Use profiles of the first N prompts. Default: the number that most runs have.",
-        "N",
     )
-    site: str = _setting("final", "--site", "Use profiles at this site.", "NAME")
+    site: str = _setting("final", "--site", "Use profiles at this site.")
     untrained: bool = _setting(False, "--untrained", "Include untrained twins.")
     with_published: bool = _setting(
         False, "--with-published", "Include the eight models that the paper published."
