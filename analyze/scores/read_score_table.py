@@ -17,6 +17,7 @@ from pathlib import PurePath
 from typing import Final, Literal
 
 import polars as pl
+import polars.selectors as cs
 
 from lpp.analyze.scores.score_table import MAX_ITEMS, SCORES, refuse
 from lpp.store.commands.escaping import escape
@@ -77,8 +78,8 @@ def read_score_table(
     )
     beyond = rows.filter(~pl.col("n").is_between(0, MAX_ITEMS - 1)).select("where", "n").rows()
     refuse([f"{place}: {n:.15g} items" for place, n in beyond], "Correct the file.")
-    whole = rows.with_columns(pl.col("n").cast(pl.Int64))
-    return whole.match_to_schema(SCORES, missing_columns="insert")
+    rows = rows.with_columns(pl.col("n").cast(pl.Int64))
+    return rows.match_to_schema(SCORES, missing_columns="insert")
 
 
 def _wide(
@@ -87,7 +88,6 @@ def _wide(
     """`SCORES` of a table with a column for each of the benchmarks `names`."""
     if not names:
         raise _no_form(where, "no column of it is a benchmark that is asked for")
-
     errors = [name + _STDERR for name in names if name + _STDERR in cells.columns]
     _check(cells, _row(where), (model,), [*names, *errors])
     parts = [
@@ -123,14 +123,14 @@ def _check(
     problems = cells.select(
         pl.concat_list(
             *(
-                pl.when(pl.col(column) == "").then(pl.format("{}: no {}", place, pl.lit(word)))
-                for word, column in zip(("model", "benchmark"), names, strict=False)
+                pl.when(_column(name) == "").then(pl.format("{}: no {}", place, pl.lit(word)))
+                for word, name in zip(("model", "benchmark"), names, strict=False)
             ),
             *(
-                pl.when(pl.col(column) != "", _number(column).is_null()).then(
-                    pl.format("{}, {}: '{}' is not a number", place, pl.lit(column), column)
+                pl.when(_column(name) != "", _number(name).is_null()).then(
+                    pl.format("{}, {}: '{}' is not a number", place, pl.lit(name), _column(name))
                 )
-                for column in numbers
+                for name in numbers
             ),
         )
     )
@@ -141,9 +141,14 @@ def _check(
     )
 
 
+def _column(name: str) -> pl.Expr:
+    """The column of this name; `pl.col` takes `*` and `^...$` for patterns."""
+    return cs.by_name(name).as_expr()
+
+
 def _number(name: str) -> pl.Expr:
     """A column of text as finite numbers; null where it is none."""
-    value = pl.col(name).cast(pl.Float64, strict=False)
+    value = _column(name).cast(pl.Float64, strict=False)
     return pl.when(value.is_finite()).then(value)
 
 

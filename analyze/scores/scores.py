@@ -134,12 +134,8 @@ def add_benchmarks(
             kind=ErrorKind.NOT_FOUND,
         )
     run = pl.col("model").replace_strict(said, default=None, return_dtype=pl.String)
-    table = (
-        scores.with_columns(run=run, source=pl.lit(name))
-        .select(SCORES_SCHEMA.names)
-        .to_arrow(compat_level=pl.CompatLevel.oldest())
-        .cast(SCORES_SCHEMA)
-    )
+    rows = scores.with_columns(run=run, source=pl.lit(name)).select(SCORES_SCHEMA.names)
+    table = rows.to_arrow().cast(SCORES_SCHEMA)
     joined: list[JoinedItems] = []
     if items:
         candidates = {
@@ -151,14 +147,12 @@ def add_benchmarks(
     kept = dict(file.kept for file in read)
     written = add_scores(store.path, name, table, kept | _items_files(joined), replace=replace)
     fits = match_names(scores["model"], runs, said)
-    missing = every.filter(pl.col("value").is_null())
+    gaps = every.filter(pl.col("value").is_null())
     return Added(
         source=name,
         written=written,
         table=table,
-        missing=missing.select(pl.format("{} of {} ({})", "benchmark", "model", "where"))
-        .to_series()
-        .to_list(),
+        missing=[f"{x} of {m} ({at})" for x, m, at in gaps[["benchmark", "model", "where"]].rows()],
         fits=fits,
         doubts=_doubts(every, fits, store),
         items=joined,

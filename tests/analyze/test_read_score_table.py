@@ -165,3 +165,11 @@ def test_an_unnamed_column_is_one_like_others(add_file: AddFile) -> None:
     assert rows(added) == [("a", "BBH", "score", 40.0, None, None)]
     with pytest.raises(InputError, match="a name is empty"):
         add_file(text, "m.csv")
+
+
+def test_names_of_columns_are_no_patterns(add_file: AddFile) -> None:
+    added = add_file(b"model,*,^B.*$,where,row,BBH\na,1,2,3,4,5\n", "m.csv", unit="other")
+    assert [row[1] for row in rows(added)] == ["*", "^B.*$", "where", "row", "BBH"]
+    assert added.table["value"].to_pylist() == [1, 2, 3, 4, 5]
+    with pytest.raises(InputError, match=r"row 1, \*: 'x' is not a number"):
+        add_file(b"model,*,BBH\na,x,y\n", "m.csv")
