@@ -25,7 +25,9 @@ from lpp.analyze.numerics.calibration import proportion_interval
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.analyze.numerics.logit_drift import DIVERGENCES, EVERYTHING, Columns
 from lpp.analyze.quantities.drift import PREDICTIONS, Prediction
+from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
 from lpp.analyze.runs.groups import GROUPS, Groups, Integers, group_of
+from lpp.sql.schema.columns import Column, Merging, Table
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.commit_record import checksum
 from lpp.store.progress import SILENT, Progress
@@ -41,20 +43,38 @@ __all__ = [
     "token_drift",
 ]
 
-SCHEMA: Final = pl.Schema(
-    {
-        "prompt_id": pl.Int32,
-        "position": pl.Int32,
-        "token_id": pl.Int32,
-        **dict.fromkeys(DIVERGENCES, pl.Float64),
-        "flip": pl.Boolean,
-        "flip_tie": pl.Boolean,
-        "top10": pl.Float64,
-        "top10_tie": pl.Boolean,
-        "next_logprob_a": pl.Float32,
-        "next_logprob_b": pl.Float32,
-    }
+DRIFT_TOKENS: Final = Table(
+    "drift_tokens",
+    "what changed after each token from the first run to the second",
+    "lpp-analyze diff STORE RUN_A RUN_B",
+    ("run_a", "run_b", "prompt_id", "position"),
+    (
+        *shared("run_a run_b prompt_id"),
+        Column("position", "INTEGER", "position in the prompt, from 0"),
+        Column("token_id", "INTEGER", "the token at this position"),
+        *(
+            column
+            for one in map(PREDICTIONS.__getitem__, DIVERGENCES)
+            for column in columns_of(one, meaning=f"{one.meaning}; null: no logits")
+        ),
+        Column("flip", "BOOLEAN", "whether the likeliest next token differs"),
+        Column("flip_tie", "BOOLEAN", "whether the two likeliest tokens tie in either run"),
+        *columns_of(PREDICTIONS["top10"]),
+        Column("top10_tie", "BOOLEAN", "whether the 10th and 11th token tie in either run"),
+        *(
+            Column(
+                f"next_logprob_{run}",
+                "FLOAT",
+                f"ln p of the token that follows, in the {which} run",
+                "nats",
+            )
+            for run, which in (("a", "first"), ("b", "second"))
+        ),
+    ),
+    merging=Merging(replaced=("run_a", "run_b", "prompt_id", "position")),
 )
+
+SCHEMA: Final = frame_schema(DRIFT_TOKENS.columns, without=("run_a", "run_b"))
 """One row for each token, about the distribution after it. Divergences are of p, run A's, from q,
 run B's, in nats; tv and top10 are shares; flip_tie and top10_tie say where a tie decides
 (`numerics.logit_drift.TIES`). Null without logits (`Pair.no_logits`); next_logprob_* is also null

@@ -4,10 +4,12 @@ Each build also updates the tables about the store itself: runs, prompts, evalua
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 import polars as pl
 import pyarrow as pa
 
+from lpp.analyze.quantities.tables import frame_schema
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.scores.published import published_table
 from lpp.analyze.scores.scores import benchmarks_table
@@ -16,16 +18,13 @@ from lpp.sql import build
 from lpp.sql.database.catalogue import outdated_tables
 from lpp.sql.database.connect import reading
 from lpp.sql.schema import TABLES, arrow_schema
-from lpp.sql.schema.results import RESULTS
 from lpp.store import open_store
 from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 
-
-def frame_schema(table: str) -> pl.Schema:
-    """The declared columns of `table` as a Polars schema."""
-    return pl.DataFrame(pl.from_arrow(arrow_schema(table).empty_table())).schema
+RESULTS: Final = tuple(name for name, table in TABLES.items() if table.merging)
+"""Tables that keep the rows of earlier commands."""
 
 
 def as_tables(frames: Mapping[str, pl.DataFrame]) -> dict[str, pa.Table]:
@@ -52,9 +51,13 @@ def store_tables(root: Place, read: Iterable[RunView] = ()) -> dict[str, pa.Tabl
     known = {view.run.id: view for view in read}
     every = [known.get(view.run.id, view) for view in views(root)]
     frames = {
-        "runs": pl.DataFrame([run_row(view) for view in every], schema=frame_schema("runs")),
+        "runs": pl.DataFrame(
+            [run_row(view) for view in every], schema=frame_schema(TABLES["runs"].columns)
+        ),
         "prompts": prompts_frame(every),
-        "evaluations": pl.DataFrame(evaluation_rows(root), schema=frame_schema("evaluations")),
+        "evaluations": pl.DataFrame(
+            evaluation_rows(root), schema=frame_schema(TABLES["evaluations"].columns)
+        ),
     }
     scores = {"benchmarks": benchmarks_table(root), "published": published_table()}
     return as_tables(frames) | scores

@@ -11,14 +11,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from lpp.analyze.numerics.jackknife import clustered_error, error_names, floor_bias, student
+from lpp.analyze.numerics.jackknife import clustered_error, floor_bias, student
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.quantities.profiles import ENTROPY, ENTROPY_NORM
+from lpp.analyze.quantities.tables import ADDED, columns_of, frame_schema, shared
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import Clusters, Groups, Integers
 from lpp.analyze.runs.incomplete import warn_of_incomplete
@@ -26,27 +28,26 @@ from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.select import Selection
 from lpp.analyze.runs.token_files import read_tokens
 from lpp.analyze.tables.lazy import Source, scan
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number, values_first
 from lpp.store.errors import ErrorKind, InputError
 
-SCHEMA = pl.Schema(
-    {
-        "run": pl.String,
-        "context": pl.Int32,
-        "prefix": pl.Int32,
-        "n_prompts": pl.Int32,
-        "entropy": pl.Float64,
-        "entropy_norm": pl.Float64,
-        **{
-            name: pl.Float64
-            for metric in ("entropy", "entropy_norm")
-            for name in error_names(metric)
-        },
-        "n_quarantined": pl.Int32,
-        "n_duplicates": pl.Int32,
-        "short_prompts": pl.Int32,
-        "distinct_prefixes": pl.Float64,
-    }
+TABLE: Final = Table(
+    "entropy",
+    "entropy of the next token after one prefix",
+    "lpp-analyze profile STORE",
+    ("run", "context", "prefix", "n_prompts"),
+    (
+        *shared("run context prefix n_prompts"),
+        *values_first(columns_of(ENTROPY, ERRORS), columns_of(ENTROPY_NORM, ERRORS)),
+        *shared("n_quarantined n_duplicates"),
+        Column("short_prompts", "INTEGER", "prompts shorter than the prefix", "prompts"),
+        *number("distinct_prefixes", "distinct beginnings over prompts", "share"),
+        *shared("cluster"),
+    ),
+    merging=Merging(),
 )
+
+SCHEMA: Final = frame_schema(TABLE.columns, without=ADDED)
 """Entropy in nats, and divided by ln V, where V is the width of the logits: means over prompts,
 with their standard errors and intervals, which are null for a single prompt. Prompts that capture
 set aside, n_quarantined of the first n_prompts, are not in any column.
@@ -63,7 +64,7 @@ BIAS = pl.Schema({"floor_bias": pl.Float64})
 """Bias of the least `entropy_norm` of the context's prefixes (`jackknife.floor_bias`), the same for
 each of them; NaN if it was not computed."""
 
-KEYS = tuple(SCHEMA)[:4]
+KEYS = TABLE.key
 
 SPARSE = "logit statistics at its own prefixes only (--logit-positions schedule)"
 """Why a run with ranks has no entropy."""

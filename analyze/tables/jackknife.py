@@ -12,11 +12,29 @@ import polars as pl
 
 from lpp.analyze.metrics.spectral import PAPER
 from lpp.analyze.numerics.jackknife import student
+from lpp.analyze.quantities.tables import shared
 from lpp.analyze.tables import spectra
-from lpp.sql.schema.results import JACKKNIFE
+from lpp.sql.schema.columns import Column, Merging, Table
 
-KEYS: Final = JACKKNIFE.key[:-1]
+KEYS: Final = ("run", "site", "context", "n_prompts", "first_position", "metric", "prefix")
 """Key columns of a number: those of the table without `prompt_group`."""
+
+JACKKNIFE: Final = Table(
+    "jackknife",
+    "numbers of site_profiles without one group of prompts: for errors of differences",
+    "lpp-analyze profile STORE",
+    (*KEYS, "prompt_group"),
+    (
+        *shared("run site context n_prompts first_position"),
+        Column("metric", "VARCHAR", "column of site_profiles"),
+        *shared("prefix"),
+        Column("prompt_group", "INTEGER", "the group of prompts left out, from 0"),
+        Column("value", "DOUBLE", "the number without that group", "of the metric"),
+        Column("student_t", "DOUBLE", "97.5 % quantile, groups - 1 degrees of freedom", "errors"),
+        *shared("cluster"),
+    ),
+    merging=Merging(replaced=KEYS),
+)
 
 SOURCES: Final[Mapping[str, str]] = {"entropy_floor": "entropy_norm"}
 """Column of profiles -> its name in the tables by prefix, if that differs."""

@@ -63,7 +63,7 @@ def build(
     Columns may come in any order and in any Arrow type that holds the declared type's values
     (`lpp.sql.arrow_schema`). A table that is not given is empty, unless `keep` names it: then it
     keeps the rows of the old file, if that has a plain table with the declared columns. A table
-    that `merge` names, of `lpp.sql.schema.results.RESULTS`, has its rows in `tables`, and those of
+    that `merge` names has its rows in `tables`, and those of
     the old file whose run is unchanged (`shards` and `kernel` of the table `runs`), and its items,
     if it is made of any (`items` of the table `evaluations`). If `site_profiles` is merged,
     `profiles` is derived from it. Views, other tables and tables with other columns are not kept,

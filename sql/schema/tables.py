@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Final
 from lpp.sql.schema.benchmarks import BENCHMARKS, CORRELATIONS, ITEMS, PUBLISHED
 from lpp.sql.schema.captured import PROMPTS, RUNS, TOKEN_STATS, VOCABULARY
 from lpp.sql.schema.columns import Table
-from lpp.sql.schema.drift import DRIFT_PREDICTIONS, DRIFT_SITES, DRIFT_TOKENS
-from lpp.sql.schema.evaluations import (
-    EVALUATIONS,
-    ITEM_ANALYSES,
-    ITEM_FEATURES,
-    ITEM_RELIABILITY,
-    ITEM_RISK,
-)
-from lpp.sql.schema.profiles import ENTROPY, METRICS, PROFILES, SITE_PROFILES, SPECTRA
-from lpp.sql.schema.results import JACKKNIFE
-from lpp.sql.schema.studies import AGREEMENT, CKA, HOURGLASS, LAYERS, SENSITIVITY
+from lpp.sql.schema.evaluations import EVALUATIONS
+from lpp.sql.schema.results import read_results
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,30 +18,9 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
     {
         table.name: table
         for table in (
-            RUNS,
-            PROMPTS,
-            SPECTRA,
-            ENTROPY,
-            METRICS,
-            PROFILES,
-            SITE_PROFILES,
-            JACKKNIFE,
-            BENCHMARKS,
+            *(RUNS, PROMPTS, EVALUATIONS, BENCHMARKS, PUBLISHED),
+            *read_results(),
             CORRELATIONS,
-            PUBLISHED,
-            SENSITIVITY,
-            AGREEMENT,
-            LAYERS,
-            HOURGLASS,
-            CKA,
-            DRIFT_PREDICTIONS,
-            DRIFT_SITES,
-            DRIFT_TOKENS,
-            EVALUATIONS,
-            ITEM_ANALYSES,
-            ITEM_FEATURES,
-            ITEM_RELIABILITY,
-            ITEM_RISK,
         )
     }
 )
