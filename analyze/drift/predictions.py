@@ -25,7 +25,7 @@ from lpp.analyze.numerics.calibration import proportion_interval
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.analyze.numerics.logit_drift import DIVERGENCES, EVERYTHING, Columns
 from lpp.analyze.quantities.drift import PREDICTIONS, Prediction
-from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
+from lpp.analyze.quantities.tables import frame_schema, shared
 from lpp.analyze.runs.groups import GROUPS, Groups, Integers, group_of
 from lpp.sql.schema.columns import Column, Merging, Table
 from lpp.store.errors import ErrorKind, InputError
@@ -53,13 +53,12 @@ DRIFT_TOKENS: Final = Table(
         Column("position", "INTEGER", "position in the prompt, from 0"),
         Column("token_id", "INTEGER", "the token at this position"),
         *(
-            column
+            Column(one.name, "DOUBLE", f"{one.meaning}; null: no logits", one.unit)
             for one in map(PREDICTIONS.__getitem__, DIVERGENCES)
-            for column in columns_of(one, meaning=f"{one.meaning}; null: no logits")
         ),
         Column("flip", "BOOLEAN", "whether the likeliest next token differs"),
         Column("flip_tie", "BOOLEAN", "whether the two likeliest tokens tie in either run"),
-        *columns_of(PREDICTIONS["top10"]),
+        Column("top10", "DOUBLE", PREDICTIONS["top10"].meaning, PREDICTIONS["top10"].unit),
         Column("top10_tie", "BOOLEAN", "whether the 10th and 11th token tie in either run"),
         *(
             Column(

@@ -29,8 +29,10 @@ DRIFT_PREDICTIONS: Final = Table(
     (
         *shared("run_a run_b n_prompts first_position"),
         Column("n_drawn", "INTEGER", "size of the random sample; 0: all tokens", "tokens"),
-        Column("number", "VARCHAR", "such as kl, flips or log_perplexity", "", "name", "mean"),
-        Column("unit", "VARCHAR", "of the number", "", "unit", "mean"),
+        Column(
+            "number", "VARCHAR", "such as kl, flips or log_perplexity", part="name", number="mean"
+        ),
+        Column("unit", "VARCHAR", "of the number", part="unit", number="mean"),
         *number("mean", "over tokens", "of the number"),
         Column("median", "DOUBLE", "over tokens", "of the number"),
         Column("p99", "DOUBLE", "99th percentile over tokens", "of the number"),

@@ -24,6 +24,7 @@ from lpp.sql.schema.columns import (
     SqlType,
     number,
 )
+from lpp.sql.schema.tables import arrow_columns
 
 _SHARED: Final = {
     column.name: column
@@ -49,21 +50,6 @@ ADDED: Final = ("flags", "cluster")
 BESIDE: Final = ("context", "n_prompts")
 """Rows of different runs are compared if these columns are equal."""
 
-_POLARS: Final[dict[SqlType, pl.DataType]] = {
-    "BOOLEAN": pl.Boolean(),
-    "INTEGER": pl.Int32(),
-    "BIGINT": pl.Int64(),
-    "FLOAT": pl.Float32(),
-    "DOUBLE": pl.Float64(),
-    "VARCHAR": pl.String(),
-    "BLOB": pl.Binary(),
-    "JSON": pl.String(),
-    "INTEGER[]": pl.List(pl.Int32()),
-    "DOUBLE[]": pl.List(pl.Float64()),
-    "BOOLEAN[]": pl.List(pl.Boolean()),
-    "VARCHAR[]": pl.List(pl.String()),
-}
-
 
 def shared(names: str) -> tuple[Column, ...]:
     """Columns that several tables have, by their names with spaces between.
@@ -88,4 +74,4 @@ def columns_of(
 
 def frame_schema(columns: Iterable[Column], *, without: Collection[str] = ()) -> pl.Schema:
     """`columns`, such as those of a table, as a Polars schema. without: columns to leave out."""
-    return pl.Schema({c.name: _POLARS[c.type] for c in columns if c.name not in without})
+    return pl.Schema(arrow_columns(c for c in columns if c.name not in without))

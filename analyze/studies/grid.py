@@ -43,7 +43,13 @@ SENSITIVITY: Final = Table(
     ("run", "site", "context", "n_prompts", "metric", "aggregation"),
     (
         *shared("run site context n_prompts"),
-        Column("metric", "VARCHAR", "such as effective_rank; entropy_norm is over ln V"),
+        Column(
+            "metric",
+            "VARCHAR",
+            "such as effective_rank; entropy_norm is over ln V",
+            part="name",
+            number="value",
+        ),
         Column("aggregation", "VARCHAR", "over prefixes: min, max, mean or median"),
         *shared("model corpus prompt_set n_quarantined"),
         *number(

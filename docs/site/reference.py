@@ -20,7 +20,7 @@ from benchmarks import marked
 from benchmarks.marked import table
 from lpp.analyze.declared import RESULTS
 from lpp.analyze.quantities.quantity import capital
-from lpp.sql.schema import TABLES, VIEWS
+from lpp.sql.schema import NUMBERS, TABLES, VIEWS
 from lpp.sql.schema.results import RESULTS_FILE, results_json
 
 DOCS: Final = Path(__file__).resolve().parents[1]
@@ -149,9 +149,9 @@ def _sql_tables() -> str:
     """Every table and view of the database, with its columns."""
     results = {table.name: table for table in RESULTS}  # TABLES has those of the file
     parts = []
-    for declared in (*(TABLES | results).values(), *VIEWS):
+    for declared in (*(TABLES | results).values(), NUMBERS, *VIEWS):
         key = ", ".join(f"`{word}`" for word in declared.key)
-        view = " (a view)" if declared in VIEWS else ""
+        view = " (a view)" if declared in (NUMBERS, *VIEWS) else ""
         rows = [(f"`{c.name}`", c.type, c.meaning, c.unit) for c in declared.columns]
         parts += [
             f"## {declared.name}",
