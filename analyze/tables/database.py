@@ -4,7 +4,6 @@ Each build also updates the tables about the store itself: runs, prompts, evalua
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final
 
 import polars as pl
 import pyarrow as pa
@@ -22,9 +21,6 @@ from lpp.store import open_store
 from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
-
-RESULTS: Final = tuple(name for name, table in TABLES.items() if table.merging)
-"""Tables that keep the rows of earlier commands."""
 
 
 def as_tables(frames: Mapping[str, pl.DataFrame]) -> dict[str, pa.Table]:
@@ -75,7 +71,7 @@ def put(
     that the frames are of, as they were read: shards committed since are not in the numbers.
     """
     root = open_store(url).path
-    return build(root, store_tables(root, read) | as_tables(frames), keep=keep, merge=RESULTS)
+    return build(root, store_tables(root, read) | as_tables(frames), keep=keep, merge=True)
 
 
 def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> bool:

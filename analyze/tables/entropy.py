@@ -64,8 +64,6 @@ BIAS = pl.Schema({"floor_bias": pl.Float64})
 """Bias of the least `entropy_norm` of the context's prefixes (`jackknife.floor_bias`), the same for
 each of them; NaN if it was not computed."""
 
-KEYS = TABLE.key
-
 SPARSE = "logit statistics at its own prefixes only (--logit-positions schedule)"
 """Why a run with ranks has no entropy."""
 
@@ -113,7 +111,7 @@ def frames(
     runs = {view.run.id: view for view in views}
     found = [
         row
-        for run, of_run in itertools.groupby(keys.select(KEYS).iter_rows(), key=itemgetter(0))
+        for run, of_run in itertools.groupby(keys.select(TABLE.key).iter_rows(), key=itemgetter(0))
         for row in _rows(runs[run], list(of_run), columns, groups.get(run, 0))
     ]
     whole = pl.DataFrame(found, schema={**SCHEMA, **WITHOUT, **BIAS}, orient="row")
@@ -124,7 +122,7 @@ def without_groups(found: pl.DataFrame) -> pl.DataFrame:
     """The column `WITHOUT` of `found` in the form of `jackknife.without_groups`."""
     (name,) = WITHOUT
     values = found.select(
-        *KEYS, pl.lit("entropy_norm").alias("metric"), pl.col(name).alias("value")
+        *TABLE.key, pl.lit("entropy_norm").alias("metric"), pl.col(name).alias("value")
     )
     return values.filter(pl.col("value").list.len() > 0)
 
@@ -138,7 +136,7 @@ def all_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
         for prefix in view.prefixes(context)
         for size in view.sizes(selection.prompts)
     ]
-    return pl.DataFrame(found, schema={name: SCHEMA[name] for name in KEYS}, orient="row")
+    return pl.DataFrame(found, schema={name: SCHEMA[name] for name in TABLE.key}, orient="row")
 
 
 def uncaptured(view: RunView, prefixes: Sequence[int]) -> list[int]:
