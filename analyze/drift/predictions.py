@@ -33,7 +33,7 @@ from lpp.store.format.commit_record import checksum
 from lpp.store.progress import SILENT, Progress
 
 __all__ = [
-    "TOKENS",
+    "TOKEN_DRIFT",
     "Summary",
     "compared_tokens",
     "computed_tokens",
@@ -73,7 +73,7 @@ DRIFT_TOKENS: Final = Table(
     merging=Merging(replaced=("run_a", "run_b", "prompt_id", "position")),
 )
 
-TOKENS: Final = frame_schema(DRIFT_TOKENS.columns, without=("run_a", "run_b"))
+TOKEN_DRIFT: Final = frame_schema(DRIFT_TOKENS.columns, without=("run_a", "run_b"))
 """One row for each token, about the distribution after it. Divergences are of p, run A's, from q,
 run B's, in nats; tv and top10 are shares; flip_tie and top10_tie say where a tie decides
 (`numerics.logit_drift.TIES`). Null without logits (`Pair.no_logits`); next_logprob_* is also null
@@ -94,7 +94,7 @@ def token_drift(
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
-    """What changed after each token of `pair` from `first_position` on: columns `TOKENS`.
+    """What changed after each token of `pair` from `first_position` on: columns `TOKEN_DRIFT`.
 
     tokens: draw so many tokens uniformly without replacement, by a hash of seed, prompt and
     position. So the draw is the same in both runs and on every machine, and a smaller draw is part
@@ -138,7 +138,7 @@ def drift_at(
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
-    """What changed after each of the tokens `chosen`, in order: columns `TOKENS`.
+    """What changed after each of the tokens `chosen`, in order: columns `TOKEN_DRIFT`.
 
     chosen: columns prompt_id and position; tokens that the pair does not compare are left out.
     Other arguments and errors, and what is stored: as for a draw of `token_drift`.
@@ -146,7 +146,7 @@ def drift_at(
     keys = KEYS[:2]
     frame = pair.statistics.join(chosen, on=keys, how="semi", maintain_order="left")
     if not len(frame):
-        return pl.DataFrame(schema=TOKENS)
+        return pl.DataFrame(schema=TOKEN_DRIFT)
     tokens = frame.select(keys).to_numpy().tobytes()
     who = executor or LocalExecutor(jobs)
     draw = ("chosen", checksum(tokens))
@@ -174,7 +174,7 @@ def _computed(
     executor: Executor,
     progress: Progress,
 ) -> pl.DataFrame:
-    """`TOKENS` of the tokens of `frame`, at least one row of `Pair.statistics`.
+    """`TOKEN_DRIFT` of the tokens of `frame`, at least one row of `Pair.statistics`.
 
     draw: identifies the tokens if they are a draw; else empty.
     """
@@ -191,10 +191,10 @@ def _computed(
     computed = frame.with_columns(pl.Series(name, values) for name, values in found.items())
     absent = [
         pl.lit(None, dtype=kind).alias(name)
-        for name, kind in TOKENS.items()
+        for name, kind in TOKEN_DRIFT.items()
         if name not in computed.columns
     ]
-    return computed.with_columns(absent).select(TOKENS.names()).cast(TOKENS)
+    return computed.with_columns(absent).select(TOKEN_DRIFT.names()).cast(TOKEN_DRIFT)
 
 
 def _from_logits(
@@ -259,7 +259,7 @@ _OF_TOKENS: Final = {name: one for name, one in PREDICTIONS.items() if one.value
 
 
 def token_value(number: Prediction) -> pl.Expr:
-    """The value of each token of a frame, `TOKENS`."""
+    """The value of each token of a frame, `TOKEN_DRIFT`."""
     assert number.value is not None
     value: pl.Expr = number.value(lambda name: pl.col(name).cast(pl.Float64))
     return value

@@ -9,7 +9,7 @@ import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.positions import by_position
-from lpp.analyze.drift.predictions import TOKENS
+from lpp.analyze.drift.predictions import TOKEN_DRIFT
 from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.charts import ChartView, page_styles
 from lpp.analyze.report.drift_queries import (
@@ -98,7 +98,7 @@ def positions_of(pairs: Mapping[Pair, Callable[[], pl.DataFrame]]) -> Answer:
 
     pairs: a function for each that gives the frame of `by_position`.
     """
-    empty = by_position(pl.DataFrame(schema=TOKENS))
+    empty = by_position(pl.DataFrame(schema=TOKEN_DRIFT))
     key = pl.DataFrame(schema=dict.fromkeys(_PAIR, pl.String))
     frames = [pl.concat([key, empty], how="horizontal")]
     for (a, b), positions in pairs.items():

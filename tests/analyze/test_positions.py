@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from lpp.analyze.drift.positions import BANDS, band_edges, by_position
-from lpp.analyze.drift.predictions import TOKENS
+from lpp.analyze.drift.predictions import TOKEN_DRIFT
 from lpp.store.format.schedule import group_boundaries
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14, 17)
@@ -22,11 +22,11 @@ def tokens(lengths: tuple[int, ...] = LENGTHS, first: int = 0) -> pl.DataFrame:
         kl=pl.Series(generator.exponential(size=len(keys))),
         flip=pl.Series(generator.random(len(keys)) < 0.3),
     )
-    absent = [pl.lit(None).alias(name) for name in TOKENS.names() if name not in frame.columns]
+    absent = [pl.lit(None).alias(name) for name in TOKEN_DRIFT.names() if name not in frame.columns]
     return (
         frame.with_columns(absent)
-        .select(TOKENS.names())
-        .cast(TOKENS)
+        .select(TOKEN_DRIFT.names())
+        .cast(TOKEN_DRIFT)
         .sample(fraction=1, shuffle=True, seed=1)
     )
 
