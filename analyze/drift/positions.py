@@ -13,7 +13,7 @@ from lpp.analyze.drift.predictions import prediction_drift
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.runs.groups import GROUPS, Groups
 
-SCHEMA: Final = pl.Schema(
+BANDS: Final = pl.Schema(
     {
         "first": pl.Int32,
         "end": pl.Int32,
@@ -26,7 +26,7 @@ without logits; flips: share of tokens; each with its error and 95 % interval ov
 
 
 def by_position(frame: pl.DataFrame, groups: Groups = GROUPS) -> pl.DataFrame:
-    """KL and flips of the tokens of each band of positions: columns `SCHEMA`, by `first`.
+    """KL and flips of the tokens of each band of positions: columns `BANDS`, by `first`.
 
     frame: of `token_drift`. groups: of the jackknife. A band is [first, end). The first band begins
     at the first position that has a token, the last one ends behind the last.
@@ -41,7 +41,7 @@ def by_position(frame: pl.DataFrame, groups: Groups = GROUPS) -> pl.DataFrame:
                 found.append(
                     {"first": first, "end": end, "n_tokens": len(band), **_means(band, groups)}
                 )
-    return pl.DataFrame(found, schema=SCHEMA)
+    return pl.DataFrame(found, schema=BANDS)
 
 
 def band_edges(first: int, end: int) -> list[int]:

@@ -25,13 +25,15 @@ from lpp.analyze.numerics.calibration import proportion_interval
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.analyze.numerics.logit_drift import DIVERGENCES, EVERYTHING, Columns
 from lpp.analyze.quantities.drift import PREDICTIONS, Prediction
+from lpp.analyze.quantities.tables import frame_schema, shared
 from lpp.analyze.runs.groups import GROUPS, Groups, Integers, group_of
+from lpp.sql.schema.columns import Column, Merging, Table
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.commit_record import checksum
 from lpp.store.progress import SILENT, Progress
 
 __all__ = [
-    "SCHEMA",
+    "TOKEN_DRIFT",
     "Summary",
     "compared_tokens",
     "computed_tokens",
@@ -41,20 +43,37 @@ __all__ = [
     "token_drift",
 ]
 
-SCHEMA: Final = pl.Schema(
-    {
-        "prompt_id": pl.Int32,
-        "position": pl.Int32,
-        "token_id": pl.Int32,
-        **dict.fromkeys(DIVERGENCES, pl.Float64),
-        "flip": pl.Boolean,
-        "flip_tie": pl.Boolean,
-        "top10": pl.Float64,
-        "top10_tie": pl.Boolean,
-        "next_logprob_a": pl.Float32,
-        "next_logprob_b": pl.Float32,
-    }
+DRIFT_TOKENS: Final = Table(
+    "drift_tokens",
+    "what changed after each token from the first run to the second",
+    "lpp-analyze diff STORE RUN_A RUN_B",
+    ("run_a", "run_b", "prompt_id", "position"),
+    (
+        *shared("run_a run_b prompt_id"),
+        Column("position", "INTEGER", "position in the prompt, from 0"),
+        Column("token_id", "INTEGER", "the token at this position"),
+        *(
+            Column(one.name, "DOUBLE", f"{one.meaning}; null: no logits", one.unit)
+            for one in map(PREDICTIONS.__getitem__, DIVERGENCES)
+        ),
+        Column("flip", "BOOLEAN", "whether the likeliest next token differs"),
+        Column("flip_tie", "BOOLEAN", "whether the two likeliest tokens tie in either run"),
+        Column("top10", "DOUBLE", PREDICTIONS["top10"].meaning, PREDICTIONS["top10"].unit),
+        Column("top10_tie", "BOOLEAN", "whether the 10th and 11th token tie in either run"),
+        *(
+            Column(
+                f"next_logprob_{run}",
+                "FLOAT",
+                f"ln p of the token that follows, in the {which} run",
+                "nats",
+            )
+            for run, which in (("a", "first"), ("b", "second"))
+        ),
+    ),
+    merging=Merging(replaced=("run_a", "run_b", "prompt_id", "position")),
 )
+
+TOKEN_DRIFT: Final = frame_schema(DRIFT_TOKENS.columns, without=("run_a", "run_b"))
 """One row for each token, about the distribution after it. Divergences are of p, run A's, from q,
 run B's, in nats; tv and top10 are shares; flip_tie and top10_tie say where a tie decides
 (`numerics.logit_drift.TIES`). Null without logits (`Pair.no_logits`); next_logprob_* is also null
@@ -75,7 +94,7 @@ def token_drift(
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
-    """What changed after each token of `pair` from `first_position` on: columns `SCHEMA`.
+    """What changed after each token of `pair` from `first_position` on: columns `TOKEN_DRIFT`.
 
     tokens: draw so many tokens uniformly without replacement, by a hash of seed, prompt and
     position. So the draw is the same in both runs and on every machine, and a smaller draw is part
@@ -119,7 +138,7 @@ def drift_at(
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
-    """What changed after each of the tokens `chosen`, in order: columns `SCHEMA`.
+    """What changed after each of the tokens `chosen`, in order: columns `TOKEN_DRIFT`.
 
     chosen: columns prompt_id and position; tokens that the pair does not compare are left out.
     Other arguments and errors, and what is stored: as for a draw of `token_drift`.
@@ -127,7 +146,7 @@ def drift_at(
     keys = KEYS[:2]
     frame = pair.statistics.join(chosen, on=keys, how="semi", maintain_order="left")
     if not len(frame):
-        return pl.DataFrame(schema=SCHEMA)
+        return pl.DataFrame(schema=TOKEN_DRIFT)
     tokens = frame.select(keys).to_numpy().tobytes()
     who = executor or LocalExecutor(jobs)
     draw = ("chosen", checksum(tokens))
@@ -155,7 +174,7 @@ def _computed(
     executor: Executor,
     progress: Progress,
 ) -> pl.DataFrame:
-    """`SCHEMA` of the tokens of `frame`, at least one row of `Pair.statistics`.
+    """`TOKEN_DRIFT` of the tokens of `frame`, at least one row of `Pair.statistics`.
 
     draw: identifies the tokens if they are a draw; else empty.
     """
@@ -172,10 +191,10 @@ def _computed(
     computed = frame.with_columns(pl.Series(name, values) for name, values in found.items())
     absent = [
         pl.lit(None, dtype=kind).alias(name)
-        for name, kind in SCHEMA.items()
+        for name, kind in TOKEN_DRIFT.items()
         if name not in computed.columns
     ]
-    return computed.with_columns(absent).select(SCHEMA.names()).cast(SCHEMA)
+    return computed.with_columns(absent).select(TOKEN_DRIFT.names()).cast(TOKEN_DRIFT)
 
 
 def _from_logits(
@@ -240,7 +259,7 @@ _OF_TOKENS: Final = {name: one for name, one in PREDICTIONS.items() if one.value
 
 
 def token_value(number: Prediction) -> pl.Expr:
-    """The value of each token of a frame, `SCHEMA`."""
+    """The value of each token of a frame, `TOKEN_DRIFT`."""
     assert number.value is not None
     value: pl.Expr = number.value(lambda name: pl.col(name).cast(pl.Float64))
     return value

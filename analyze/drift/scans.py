@@ -6,7 +6,7 @@ from itertools import groupby
 import polars as pl
 
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
-from lpp.analyze.drift.predictions import SCHEMA, compared_tokens, token_drift
+from lpp.analyze.drift.predictions import TOKEN_DRIFT, compared_tokens, token_drift
 from lpp.analyze.drift.sites import SITE_KEYS, SITES, common_sites, site_drift, site_frame
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.numerics.logit_drift import EVERYTHING
@@ -27,7 +27,7 @@ def scan_drift_tokens(
     tokens: int | None = None,
     seed: int = 0,
 ) -> pl.LazyFrame:
-    """What changed after each token from run `a` to run `b`: columns `predictions.SCHEMA`.
+    """What changed after each token from run `a` to run `b`: columns `predictions.TOKEN_DRIFT`.
 
     a, b, prompts: as for `diff`; first_position, tokens, seed: as for `token_drift`. Values are
     computed on collection, and stored. Only requested columns are computed: without `kl`,
@@ -54,7 +54,13 @@ def scan_drift_tokens(
 
     opened()
     return scan(
-        Source(name="LPP DRIFT TOKENS", schema=SCHEMA, opened=opened, keys=keys, compute=compute)
+        Source(
+            name="LPP DRIFT TOKENS",
+            schema=TOKEN_DRIFT,
+            opened=opened,
+            keys=keys,
+            compute=compute,
+        )
     )
 
 

@@ -33,23 +33,39 @@ from lpp.analyze.drift.site_moments import moment_estimates, why_no_moments
 from lpp.analyze.drift.site_numbers import SiteNumbers, estimates
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.numerics.cka import BLOCK_ROWS
-from lpp.analyze.numerics.jackknife import ERRORS, Estimate, error_names
+from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.quantities.drift import OF_ROWS, SITE_CHANGES
+from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import depth
 from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.runs.select import listed, matching
 from lpp.analyze.tables.analysis import ErrorSites
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, values_first
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.progress import SILENT, Progress
 
 __all__ = ["SiteDrift", "common_sites", "site_drift", "why_missing"]
 
-SITE_KEYS: Final = pl.Schema({"site": pl.String, "depth": pl.Int32, "n_tokens": pl.Int64})
+DRIFT_SITES: Final = Table(
+    "drift_sites",
+    "how the rows of a site differ from the first run to the second",
+    "lpp-analyze diff STORE RUN_A RUN_B",
+    ("run_a", "run_b", "n_prompts", "first_position", "site"),
+    (
+        *shared("run_a run_b n_prompts first_position site depth"),
+        Column("n_tokens", "BIGINT", "N: rows of each run", "tokens"),
+        *values_first(*(columns_of(change, ERRORS) for change in SITE_CHANGES.values())),
+        *shared("flags cluster"),
+    ),
+    merging=Merging(),
+)
+
+SITE_KEYS: Final = frame_schema(DRIFT_SITES.columns[4:7])
 
 SITES: Final = pl.Schema(
-    dict(SITE_KEYS)
-    | {column: pl.Float64 for number in SITE_CHANGES for column in (number, *error_names(number))}
+    SITE_KEYS
+    | {column: pl.Float64 for parts in DRIFT_SITES.numbers.values() for column in parts.values()}
 )
 """A row for each site, in depth order: each number, its standard error and its interval."""
 

@@ -5,15 +5,44 @@ beside their frame. Every command that writes copies them to its new file.
 """
 
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
 from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.sites import site_frame
+from lpp.analyze.drift.predictions import DRIFT_TOKENS
+from lpp.analyze.drift.sites import DRIFT_SITES, site_frame
 from lpp.analyze.quantities.drift import PREDICTIONS
-from lpp.analyze.tables.database import frame_schema, put
+from lpp.analyze.quantities.tables import frame_schema, shared
+from lpp.analyze.tables.database import put
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
 from lpp.store.objects.place import Place
+
+_KEY: Final = ("run_a", "run_b", "n_prompts", "first_position", "n_drawn", "number")
+
+DRIFT_PREDICTIONS: Final = Table(
+    "drift_predictions",
+    "what changed in the predictions from the first run to the second",
+    "lpp-analyze diff STORE RUN_A RUN_B",
+    _KEY,
+    (
+        *shared("run_a run_b n_prompts first_position"),
+        Column("n_drawn", "INTEGER", "size of the random sample; 0: all tokens", "tokens"),
+        Column(
+            "number", "VARCHAR", "such as kl, flips or log_perplexity", part="name", number="mean"
+        ),
+        Column("unit", "VARCHAR", "of the number", part="unit", number="mean"),
+        *number("mean", "over tokens", "of the number"),
+        Column("median", "DOUBLE", "over tokens", "of the number"),
+        Column("p99", "DOUBLE", "99th percentile over tokens", "of the number"),
+        Column("maximum", "DOUBLE", "over tokens", "of the number"),
+        *number("mean", "over tokens", "of the number", ERRORS, prefix="")[1:],
+        Column("n_tokens", "BIGINT", "tokens that have the number", "tokens"),
+        *shared("cluster"),
+    ),
+    merging=Merging(replaced=_KEY),
+)
 
 
 def drift_tables(found: Drift) -> dict[str, pl.DataFrame]:
@@ -23,9 +52,9 @@ def drift_tables(found: Drift) -> dict[str, pl.DataFrame]:
     Raises FormatError for altered bytes.
     """
     tables = {
-        "drift_predictions": _predictions(found),
-        "drift_sites": _sites(found),
-        "drift_tokens": found.tokens,
+        DRIFT_PREDICTIONS: _predictions(found),
+        DRIFT_SITES: _sites(found),
+        DRIFT_TOKENS: found.tokens,
     }
     a, b = (view.run.id for view in (found.pair.a, found.pair.b))
     same = {
@@ -34,8 +63,8 @@ def drift_tables(found: Drift) -> dict[str, pl.DataFrame]:
         "cluster": pl.lit(found.pair.cluster, pl.String),
     }
     return {
-        name: frame.with_columns(**same).select(frame_schema(name).names())
-        for name, frame in tables.items()
+        table.name: frame.with_columns(**same).select(frame_schema(table.columns).names())
+        for table, frame in tables.items()
     }
 
 
@@ -83,7 +112,7 @@ def _predictions(found: Drift) -> pl.DataFrame:
         for name, one in found.predictions.items()
         if one.n_tokens
     ]
-    return pl.DataFrame(rows, schema=frame_schema("drift_predictions"))
+    return pl.DataFrame(rows, schema=frame_schema(DRIFT_PREDICTIONS.columns))
 
 
 def _sites(found: Drift) -> pl.DataFrame:

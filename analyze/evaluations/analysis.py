@@ -15,8 +15,8 @@ from lpp.analyze.evaluations.measure import (
     Measure,
     Values,
     enough,
+    feature_columns,
     groups_of,
-    schema,
     with_q,
 )
 from lpp.analyze.evaluations.site_features import site_features
@@ -31,6 +31,7 @@ from lpp.analyze.numerics.calibration import (
 from lpp.analyze.numerics.clusters import recoded
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.quantities.items import COVARIATES, WITHOUT_PARTIAL
+from lpp.analyze.quantities.tables import frame_schema
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import matching
 from lpp.store.errors import ErrorKind, InputError
@@ -39,10 +40,10 @@ from lpp.store.progress import SILENT, Progress
 
 KINDS: Final = ("n_right", "n_wrong")
 
-SCHEMA: Final = schema(KINDS)
-"""One row for each feature, and for features of rows also for each site: columns of
-`measure.schema`. The AUROC is of right items against wrong ones; the covariates are `COVARIATES`;
-q_value is over all rows except those of the gold answer."""
+FEATURE_COLUMNS: Final = feature_columns(KINDS)
+"""Of one row for each feature, and for features of rows also for each site. The AUROC is of right
+items against wrong ones; the covariates are `COVARIATES`; q_value is over all rows except those of
+the gold answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ class ItemAnalysis:
     skip_first: int
     seed: int
     features: pl.DataFrame
-    """`SCHEMA`: baselines first, then in the order of `FEATURES`; sites by depth."""
+    """`FEATURE_COLUMNS`: baselines first, then in the order of `FEATURES`; sites by depth."""
     confidence: str
     """The feature by which `risk` orders the items."""
     calibration: Calibration | None
@@ -177,7 +178,11 @@ def analysis(
         ),
         skip_first=skip_first,
         seed=seed,
-        features=with_q(pl.DataFrame(rows, schema=SCHEMA, orient="row"), list(declared), groups),
+        features=with_q(
+            pl.DataFrame(rows, schema=frame_schema(FEATURE_COLUMNS), orient="row"),
+            list(declared),
+            groups,
+        ),
         confidence=confidence,
         calibration=calibrated,
         risk=risk,

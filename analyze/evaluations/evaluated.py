@@ -27,7 +27,7 @@ TWICE_ASKED: Final = "acc_mutual_info"
 """The metric of lm-eval that also asks for each answer without the question: those values are the
 second half of an item's log-likelihoods."""
 
-SCHEMA: Final = pl.Schema(
+EVALUATED: Final = pl.Schema(
     {
         "item": pl.Int32(),
         "doc_sha256": pl.String(),
@@ -65,7 +65,7 @@ class EvaluatedItems:
     """The filter of lm-eval: how the response was cut before it was scored; mostly `none`."""
     view: RunView
     table: pl.DataFrame
-    """(n,) `SCHEMA`: items that are right or wrong and whose prompt can be analysed."""
+    """(n,) `EVALUATED`: items that are right or wrong and whose prompt can be analysed."""
     left_out: dict[str, int]
     """Numbers of items that are not in `table`, by reason."""
     cluster: str | None
@@ -252,13 +252,13 @@ def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, 
             rows.append(row)
         else:
             left_out[why] = left_out.get(why, 0) + 1
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row"), left_out
+    return pl.DataFrame(rows, schema=EVALUATED, orient="row"), left_out
 
 
 def _row(
     one: dict[str, Any], answers: Mapping[int, "_Answer"], n_prompts: int
 ) -> tuple[dict[str, Any] | None, str]:
-    """A row of `SCHEMA`, or the reason why there is none. n_prompts: of the run, that are there."""
+    """A row of `EVALUATED`, or why there is none. n_prompts: of the run, that are there."""
     if one["correct"] is None:
         return None, "neither right nor wrong"
     logprobs, ids = one["log_likelihoods"], one["prompt_ids"]

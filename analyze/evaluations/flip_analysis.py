@@ -19,8 +19,8 @@ from lpp.analyze.evaluations.measure import (
     Measure,
     Values,
     enough,
+    feature_columns,
     groups_of,
-    schema,
     with_q,
 )
 from lpp.analyze.evaluations.site_features import site_features
@@ -34,6 +34,7 @@ from lpp.analyze.quantities.items import (
     ROW_CHANGE,
     WITHOUT_PARTIAL,
 )
+from lpp.analyze.quantities.tables import frame_schema
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed, matching
 from lpp.store.errors import InputError
@@ -49,10 +50,9 @@ WITH_CHOICES: Final = ("answer_length", "answer_gap")
 """Covariates of items with several answers. An answer with a small lead flips easily; the question
 is what else a feature tells. Items with one answer have no lead: `COVARIATES`."""
 
-SCHEMA: Final = schema(KINDS)
-"""One row for each of `RANKED`, and for features of rows also for each site: columns of
-`measure.schema`. Only items that are right in run A count; the AUROC is of those that are wrong in
-B against the others."""
+FLIP_FEATURES: Final = frame_schema(feature_columns(KINDS))
+"""One row for each of `RANKED`, and for features of rows also for each site. Only items that are
+right in run A count; the AUROC is of those that are wrong in B against the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class FlipAnalysis:
 
     flips: Flips
     features: pl.DataFrame
-    """`SCHEMA`; empty if `why_no_ranking` gives a reason."""
+    """`FLIP_FEATURES`; empty if `why_no_ranking` gives a reason."""
     why_no_ranking: str | None
     notes: tuple[str, ...]
     """What cannot be compared and why, one line each."""
@@ -124,7 +124,7 @@ def flip_analysis(
     settings: dict[str, Any] = {"flips": found, "skip_first": skip_first, "seed": seed}
     if not enough(flipped):
         return FlipAnalysis(
-            features=pl.DataFrame(schema=SCHEMA),
+            features=pl.DataFrame(schema=FLIP_FEATURES),
             why_no_ranking=_too_few(flipped),
             notes=(),
             covariates=(),
@@ -150,7 +150,9 @@ def flip_analysis(
         if one.feature in declared
     ]
     return FlipAnalysis(
-        features=with_q(pl.DataFrame(rows, schema=SCHEMA, orient="row"), list(declared), groups),
+        features=with_q(
+            pl.DataFrame(rows, schema=FLIP_FEATURES, orient="row"), list(declared), groups
+        ),
         why_no_ranking=None,
         notes=tuple(_notes(found, pair, why_no_pair, chosen)),
         covariates=tuple(measure.covariates),

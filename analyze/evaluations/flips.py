@@ -30,7 +30,7 @@ choose from."""
 TEXT_TOKENS: Final = 60
 """Number of a question's last tokens that are shown."""
 
-SCHEMA: Final = pl.Schema(
+FLIPPED: Final = pl.Schema(
     {
         "item": pl.Int32(),
         "item_group": pl.String(),
@@ -62,7 +62,7 @@ class Flips:
     """Its clusters, or those of `b` where it has none, are those of the items."""
     b: EvaluatedItems
     table: pl.DataFrame
-    """(n,) `SCHEMA`."""
+    """(n,) `FLIPPED`."""
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
@@ -123,8 +123,8 @@ def flips(
 def changed_items(found: Flips) -> pl.DataFrame:
     """Items whose answer changed, in the order of `CHANGES`; within each the largest `gap_a` first.
 
-    Columns `SCHEMA`, and `text`: the end of the question as run A read it; null if the store has no
-    vocabulary of the run's tokenizer.
+    Columns `FLIPPED`, and `text`: the end of the question as run A read it; null if the store has
+    no vocabulary of the run's tokenizer.
     """
     place = pl.col("change").replace_strict(list(CHANGES), range(len(CHANGES)))
     some = found.table.filter(pl.col("change").is_not_null()).sort(
@@ -198,7 +198,7 @@ def compared(a: EvaluatedItems, b: EvaluatedItems) -> Flips:
 
 
 def _table(both: pl.DataFrame) -> pl.DataFrame:
-    """`SCHEMA` of items with columns of A, and of B with the suffix _b."""
+    """`FLIPPED` of items with columns of A, and of B with the suffix _b."""
     right_a, right_b = pl.col("right"), pl.col("right_b")
     moved = ~right_a & ~right_b & (pl.col("chosen") != pl.col("chosen_b"))
     change = (
@@ -222,9 +222,9 @@ def _table(both: pl.DataFrame) -> pl.DataFrame:
             change=change,
         )
         .rename(names)
-        .select(SCHEMA.names())
+        .select(FLIPPED.names())
         .with_columns(pl.col("gap_a", "share_a", "share_b").fill_nan(None))
-        .cast(SCHEMA)
+        .cast(FLIPPED)
     )
 
 

@@ -20,7 +20,9 @@ from lpp.analyze.numerics.auroc import (
 )
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.quantities.items import Feature
+from lpp.analyze.quantities.tables import shared
 from lpp.analyze.runs.keys import depth
+from lpp.sql.schema.columns import INTERVAL, Column, number
 
 FEWEST_ITEMS: Final = 50
 FEWEST_OF_A_KIND: Final = 10
@@ -29,17 +31,14 @@ FEWEST_OF_A_KIND: Final = 10
 MOST_TIES: Final = 0.1
 """Share of pairs with equal values, beyond which a feature has no partial AUROC (`tied_share`)."""
 
-_NUMBERS: Final = ("", "within_", "partial_")
-_COLUMNS: Final = (
-    "auroc",
-    "ci_low",
-    "ci_high",
-    "p_value",
-    *(f"shuffled_{n}" for n in ("mean", "low", "high")),
-)
+_AUROC: Final = {
+    "": "P(a right item has the larger value)",
+    "within_": "auroc over pairs within one group",
+    "partial_": "auroc given answer_length, chosen_logprob",
+}
 
 
-def schema(kinds: tuple[str, str]) -> pl.Schema:
+def feature_columns(kinds: tuple[str, str]) -> tuple[Column, ...]:
     """Columns of a row for each feature, and site where it is of rows.
 
     kinds: the columns that count the items of both kinds, first the kind that the AUROC is of.
@@ -53,20 +52,34 @@ def schema(kinds: tuple[str, str]) -> pl.Schema:
     groups if items are compared so; null for baselines and for features of the gold answer. Errors,
     p and shuffles are by cluster if items are in clusters. why_none: why there is no auroc.
     """
-    return pl.Schema(
-        {
-            "feature": pl.String(),
-            "site": pl.String(),
-            "depth": pl.Int32(),
-            "role": pl.String(),
-            "unit": pl.String(),
-            **{kind: pl.Int32() for kind in kinds},
-            "n_groups": pl.Int32(),
-            **{f"{kind}{name}": pl.Float64() for kind in _NUMBERS for name in _COLUMNS},
-            "q_value": pl.Float64(),
-            **{f"gain{name}": pl.Float64() for name in ("", "_ci_low", "_ci_high", "_p_value")},
-            "why_none": pl.String(),
-        }
+    unit, gain = "probability", "distance to 0.5 beyond the best baseline's"
+    return (
+        Column("feature", "VARCHAR", "its declared name"),
+        Column("site", "VARCHAR", "site of the feature; empty: it has no site"),
+        *shared("depth"),
+        Column("role", "VARCHAR", "baseline, statistic, gold or rows"),
+        Column("unit", "VARCHAR", "of the feature"),
+        *(
+            Column(kind, "INTEGER", f"{kind[2:]} items that have the feature", "items")
+            for kind in kinds
+        ),
+        Column("n_groups", "INTEGER", "groups that are compared", "groups"),
+        *(column for kind, meaning in _AUROC.items() for column in _auroc(kind, meaning)),
+        *number("q_value", "after Benjamini-Hochberg; null: gold", unit),
+        *number("gain", gain, unit, INTERVAL, how=", paired"),
+        *number("gain_p_value", "if there were no gain, uncorrected", unit),
+        Column("why_none", "VARCHAR", "why there is no auroc; null: there is one"),
+    )
+
+
+def _auroc(kind: str, meaning: str) -> tuple[Column, ...]:
+    unit = "probability"
+    return (
+        *number(f"{kind}auroc", meaning, unit, INTERVAL, prefix=kind),
+        *number(f"{kind}p_value", "if the AUROC were 0.5, uncorrected", unit),
+        *number(f"{kind}shuffled_mean", "mean with shuffled labels", unit),
+        *number(f"{kind}shuffled_low", "95 % of shuffles lie above", unit),
+        *number(f"{kind}shuffled_high", "95 % of shuffles lie below", unit),
     )
 
 
@@ -143,18 +156,18 @@ class Measure:
     seed: int
 
     def row_of(self, feature: Feature, values: Values, n_blocks: int) -> dict[str, Any]:
-        """A row of `schema` for `values`, numbers of `feature`, without q."""
+        """A row of `feature_columns` for `values`, numbers of `feature`, without q."""
         row = self.row(feature, values.numbers)
         if values.site is not None:
             row |= {"site": values.site, "depth": depth(values.site, n_blocks)}
         return row if values.why_none is None else row | {"why_none": values.why_none}
 
     def row(self, feature: Feature, values: Floats) -> dict[str, Any]:
-        """A row of `schema` for a feature's (n,) values, without site, depth and q."""
+        """A row of `feature_columns` for a feature's (n,) values, without site, depth and q."""
         others = np.stack(list(self.covariates.values()) or [np.zeros(len(values))], axis=1)
         there = np.isfinite(values) & np.isfinite(others).all(axis=1)
         some, labels = values[there], self.labels[there]
-        row: dict[str, Any] = dict.fromkeys(schema(self.kinds))
+        row: dict[str, Any] = dict.fromkeys(column.name for column in feature_columns(self.kinds))
         row |= {"feature": feature.name, "role": feature.role, "unit": feature.unit}
         kind, other = self.kinds
         row |= {kind: int(labels.sum()), other: int((~labels).sum())}

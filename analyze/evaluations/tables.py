@@ -5,9 +5,12 @@ from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.evaluations.analysis import ItemAnalysis
+from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
+from lpp.analyze.quantities.tables import frame_schema, shared
 from lpp.analyze.runs.keys import Url
-from lpp.analyze.tables.database import frame_schema, put
+from lpp.analyze.tables.database import put
+from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number
+from lpp.sql.schema.evaluations import EVALUATION
 from lpp.store.objects.place import Place
 
 FEW_CLUSTERS: Final = 30
@@ -40,6 +43,74 @@ MEANING: Final[Mapping[str, str]] = {
 """The meaning of each flag of `item_analyses`."""
 
 
+_ANALYSIS: Final = (
+    *EVALUATION,
+    Column("skip_first", "INTEGER", "first positions left out of a question; 0: none", "tokens"),
+    Column("seed", "BIGINT", "seed of folds, shuffled labels and resamples"),
+)
+ANALYSIS_KEY: Final = tuple(column.name for column in _ANALYSIS)
+
+
+def _table(name: str, meaning: str, *columns: Column, key: tuple[str, ...] = ()) -> Table:
+    """A table of analyses. key: of a row, beside that of the analysis."""
+    return Table(
+        name,
+        meaning,
+        "lpp-analyze items STORE --task TASK",
+        (*ANALYSIS_KEY, *key),
+        (*_ANALYSIS, *columns),
+        # q corrects over all features of an analysis, so its rows are replaced together
+        merging=Merging(replaced=ANALYSIS_KEY, of_items=True),
+    )
+
+
+ITEM_ANALYSES: Final = _table(
+    "item_analyses",
+    "evaluated task of a run whose items were analysed",
+    Column("n_right", "INTEGER", "items that were answered correctly", "items"),
+    Column("n_wrong", "INTEGER", "items that were not", "items"),
+    *number("accuracy", "n_right over n_right + n_wrong", "share", INTERVAL, how=", by cluster"),
+    Column("n_left_out", "INTEGER", "items that could not be analysed", "items"),
+    Column("n_groups", "INTEGER", "groups of items; 0: items have no groups", "groups"),
+    Column("n_within", "INTEGER", "items compared within groups; 0: none", "items"),
+    Column("cluster", "VARCHAR", "field that clusters items; empty: independent"),
+    Column("n_clusters", "INTEGER", "clusters of items; 0: independent", "clusters"),
+    *number("ece", "calibration error; null: items have one answer", "share", INTERVAL),
+    *number("ece_calibrated", "mean ece of a calibrated model", "share"),
+    *number("ece_by_chance", "95th percentile of ece if calibrated", "share"),
+    Column("risk_by", "VARCHAR", "feature that orders items in item_risk"),
+    *number("risk_area", "mean risk over all coverages", "share"),
+    *number("risk_best", "risk_area if all right items came first", "share"),
+    *shared("flags"),
+)
+
+ITEM_FEATURES: Final = _table(
+    "item_features",
+    "how well a feature of an item tells right answers from wrong ones",
+    *FEATURE_COLUMNS,
+    key=("feature", "site"),
+)
+
+ITEM_RELIABILITY: Final = _table(
+    "item_reliability",
+    "bin of items by confidence, and how many are right",
+    Column("bin", "INTEGER", "from 0, by ascending confidence"),
+    Column("n", "INTEGER", "items in the bin", "items"),
+    *number("confidence", "mean chosen_share", "share"),
+    *number("accuracy", "right items over n", "share", INTERVAL, how=", Wilson's"),
+    key=("bin",),
+)
+
+ITEM_RISK: Final = _table(
+    "item_risk",
+    "share of wrong answers among the most confident items",
+    Column("n_answered", "INTEGER", "the n_answered most confident items", "items"),
+    Column("coverage", "DOUBLE", "n_answered over all items", "share"),
+    *number("risk", "wrong ones among n_answered", "share"),
+    key=("n_answered",),
+)
+
+
 def item_tables(found: ItemAnalysis) -> dict[str, pl.DataFrame]:
     """Tables `item_analyses`, `item_features`, `item_reliability` and `item_risk`, by name.
 
@@ -47,17 +118,17 @@ def item_tables(found: ItemAnalysis) -> dict[str, pl.DataFrame]:
     """
     n_ordered = found.risk.curve[-1][0]
     bins = () if found.calibration is None else found.calibration.reliability
-    rows: dict[str, list[dict[str, Any]]] = {
-        "item_analyses": [_analysis(found)],
-        "item_features": [
+    rows: dict[Table, list[dict[str, Any]]] = {
+        ITEM_ANALYSES: [_analysis(found)],
+        ITEM_FEATURES: [
             {**row, "site": row["site"] or ""} for row in found.features.iter_rows(named=True)
         ],
-        "item_reliability": [
+        ITEM_RELIABILITY: [
             {"bin": place, "n": one.n, "confidence": one.confidence, "accuracy": one.accuracy}
             | _interval("accuracy", one.interval)
             for place, one in enumerate(bins)
         ],
-        "item_risk": [
+        ITEM_RISK: [
             {"n_answered": answered, "coverage": answered / n_ordered, "risk": risk}
             for answered, risk in found.risk.curve
         ],
@@ -67,8 +138,8 @@ def item_tables(found: ItemAnalysis) -> dict[str, pl.DataFrame]:
         for name in ("source", "task", "run", "filter", "skip_first", "seed")
     }
     return {
-        name: pl.DataFrame([key | row for row in some], schema=frame_schema(name))
-        for name, some in rows.items()
+        table.name: pl.DataFrame([key | row for row in some], schema=frame_schema(table.columns))
+        for table, some in rows.items()
     }
 
 

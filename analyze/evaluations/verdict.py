@@ -39,7 +39,7 @@ class Verdict:
 
 
 def verdict(features: pl.DataFrame, *, within: bool) -> Verdict:
-    """The verdict on features, rows of `evaluations.analysis.SCHEMA` or of `item_features`.
+    """The verdict on features, rows of `analysis.FEATURE_COLUMNS` or of `item_features`.
 
     within: use the numbers within groups. Features of the gold answer are excluded, because they
     use the label. The best of many rows is partly luck: q corrects `telling`, nothing corrects the

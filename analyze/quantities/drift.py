@@ -28,8 +28,8 @@ class Prediction(Quantity):
 
     of: Literal["pair"] = "pair"
     value: Callable[[Column], Any] | None
-    """Its value of a token, from columns of `drift.predictions.SCHEMA`. None: of all tokens, also
-    where the others are of drawn ones (`drift.entropy`)."""
+    """Its value of a token, from columns of `drift.predictions.TOKEN_DRIFT`. None: of all tokens,
+    also where the others are of drawn ones (`drift.entropy`)."""
     statistics: tuple[Statistic, ...] = STATISTICS
     """Those that mean something; the first is the default."""
     tie: str = ""

@@ -16,7 +16,7 @@ from lpp.sql.database.files import profiles_path
 from lpp.sql.place import store_root
 from lpp.sql.schema import TABLES, VIEWS, Column
 from lpp.sql.schema.captured import PROMPTS
-from lpp.sql.schema.results import FIRST_POSITION
+from lpp.sql.schema.columns import FIRST_POSITION
 from lpp.store.errors import ErrorKind, InputError, LppError
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.positions import by_position
+from lpp.analyze.drift.predictions import TOKEN_DRIFT
 from lpp.analyze.pages.page import Chart, Origin
 from lpp.analyze.pages.words import Part, Ref, Run, Sentence, interval, number
 from lpp.analyze.report.answers import Answer, Answers
@@ -23,7 +24,6 @@ from lpp.analyze.report.drift_queries import (
 from lpp.analyze.report.not_computed import Remedy
 from lpp.analyze.report.surprises import in_words
 from lpp.analyze.runs.groups import clusters_of
-from lpp.analyze.tables.database import frame_schema
 from lpp.store import open_store
 from lpp.store.errors import LppError
 
@@ -98,7 +98,7 @@ def positions_of(pairs: Mapping[Pair, Callable[[], pl.DataFrame]]) -> Answer:
 
     pairs: a function for each that gives the frame of `by_position`.
     """
-    empty = by_position(pl.DataFrame(schema=frame_schema("drift_tokens")))
+    empty = by_position(pl.DataFrame(schema=TOKEN_DRIFT))
     key = pl.DataFrame(schema=dict.fromkeys(_PAIR, pl.String))
     frames = [pl.concat([key, empty], how="horizontal")]
     for (a, b), positions in pairs.items():

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Final
 
+from lpp.analyze.evaluations.tables import ANALYSIS_KEY
 from lpp.analyze.report.queries import Query, whole
 from lpp.sql import saved_query
 from lpp.sql.schema import TABLES
-from lpp.sql.schema.evaluations import ANALYSIS_KEY
 
 COMMAND: Final = "lpp-analyze items STORE --task TASK"
 

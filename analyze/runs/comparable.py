@@ -13,7 +13,7 @@ import polars as pl
 from lpp.analyze.runs.keys import RunView
 from lpp.store.format.documents import canonical_json
 
-SCHEMA = pl.Schema({"run": pl.String, "n_prompts": pl.Int32, "prompt_set": pl.String})
+PROMPT_SETS = pl.Schema({"run": pl.String, "n_prompts": pl.Int32, "prompt_set": pl.String})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def n_shared(a: RunView, b: RunView) -> int:
 
 
 def prompt_sets(views: Iterable[RunView], sizes: Iterable[int]) -> pl.DataFrame:
-    """Which runs are comparable over their first n prompts, for each n of `sizes`: `SCHEMA`.
+    """Which runs are comparable over their first n prompts, for each n of `sizes`: `PROMPT_SETS`.
 
     `prompt_set` names a class of runs: two runs have the same one exactly where they are comparable
     over n. They are where the token ids of those prompts are equal. Ids of the same texts cannot be
@@ -66,7 +66,7 @@ def prompt_sets(views: Iterable[RunView], sizes: Iterable[int]) -> pl.DataFrame:
                 if like is mine:
                     classes.append(mine)
                 rows.append((view.run.id, size, like.token_ids))
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return pl.DataFrame(rows, schema=PROMPT_SETS, orient="row")
 
 
 def with_prompt_sets(

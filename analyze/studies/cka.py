@@ -25,31 +25,41 @@ from threadpoolctl import threadpool_limits
 from lpp.analyze.metrics.sinks import Lengths, sink_positions
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, alignment
 from lpp.analyze.numerics.moments import Rows
+from lpp.analyze.quantities.drift import SITE_CHANGES
+from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import RunView, depth
 from lpp.analyze.runs.side_by_side import in_step
 from lpp.analyze.runs.site_reader import SiteReader
+from lpp.sql.schema.columns import Column, Merging, Table
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.progress import SILENT, Progress
 
-SCHEMA: Final = pl.Schema(
-    {
-        "run": pl.String,
-        "first_position": pl.Int32,
-        "prefix": pl.Int32,
-        "n_prompts": pl.Int32,
-        "site": pl.String,
-        "other_site": pl.String,
-        "depth": pl.Int32,
-        "other_depth": pl.Int32,
-        "n_tokens": pl.Int64,
-        "cka": pl.Float64,
-        "ratio": pl.Float64,
-        "n_sinks": pl.Int32,
-    }
+CKA: Final = Table(
+    "cka",
+    "similarity of two sites of a run: linear CKA over the same tokens",
+    "lpp-analyze cka STORE",
+    ("run", "first_position", "prefix", "n_prompts", "site", "other_site"),
+    (
+        *shared("run first_position prefix n_prompts site"),
+        Column("other_site", "VARCHAR", "the deeper one"),
+        *shared("n_quarantined"),
+        Column("depth", "INTEGER", "of site", "blocks"),
+        Column("other_depth", "INTEGER", "of other_site", "blocks"),
+        Column("n_tokens", "BIGINT", "N; for unrelated rows cka is about d / (N + d)", "tokens"),
+        *columns_of(SITE_CHANGES["cka"], meaning="linear CKA, 0 to 1; null without variance"),
+        Column("flags", "VARCHAR[]", "why cka may mislead; empty when none"),
+    ),
+    merging=Merging(beside=("prefix", "n_prompts")),
 )
-"""One row for each pair of sites, the shallower one first. ratio: the smaller participation ratio
-of the two sites over these tokens. n_sinks: the greater number of sink positions among them."""
+"""One row for each pair of sites, the shallower one first."""
+
+PAIRS: Final = pl.Schema(
+    frame_schema(CKA.columns, without=("n_quarantined", "flags"))
+    | {"ratio": pl.Float64(), "n_sinks": pl.Int32()}
+)
+"""ratio: the smaller participation ratio of the two sites over these tokens. n_sinks: the greater
+number of sink positions among them."""
 
 MEMORY: Final = 2 << 30
 """Default bytes of a tile."""
@@ -116,7 +126,7 @@ def cka_rows(
     progress: Progress = SILENT,
     name: str = "",
 ) -> pl.DataFrame:
-    """The CKA of each of `pairs` over the tokens of `cell`: columns `SCHEMA`.
+    """The CKA of each of `pairs` over the tokens of `cell`: columns `PAIRS`.
 
     jobs: pairs multiplied at once, on one core each; all usable cores by default. memory: bytes of
     a tile. progress: advances by one for each pair, and calls the run `name`, or else by its id.
@@ -146,7 +156,7 @@ def cka_rows(
         )
         for pair in pairs
     ]
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row").with_columns(
+    return pl.DataFrame(rows, schema=PAIRS, orient="row").with_columns(
         pl.col("cka", "ratio").fill_nan(None)
     )
 

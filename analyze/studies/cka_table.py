@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import polars as pl
 
@@ -11,15 +10,12 @@ from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import listed
-from lpp.analyze.studies.cka import MEMORY, cka_rows, pairs_of
-from lpp.analyze.tables.database import frame_schema, put
+from lpp.analyze.studies.cka import CKA, MEMORY, cka_rows, pairs_of
+from lpp.analyze.tables.database import put
 from lpp.analyze.tables.flags import flags_of
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
-
-SCHEMA: Final = frame_schema("cka")
-"""One row for each pair of sites, the shallower one first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +87,7 @@ def compute(
     memory: int = MEMORY,
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
-    """The rows of every part: columns `SCHEMA`. jobs, memory: as for `cka_rows`."""
+    """The rows of every part: columns of `CKA`. jobs, memory: as for `cka_rows`."""
     names = names_of(part.view for part in work)
     frames = [
         cka_rows(
@@ -109,7 +105,7 @@ def compute(
     sets = prompt_sets((part.view for part in work), sizes)
     beside = ["first_position", "prefix", "n_prompts"]
     rows = with_prompt_sets(pl.concat(frames), sets, beside=beside)
-    return rows.with_columns(flags_of(rows)).select(SCHEMA.names())
+    return rows.with_columns(flags_of(rows)).select(*(column.name for column in CKA.columns))
 
 
 def _counts(part: Part) -> dict[str, int]:

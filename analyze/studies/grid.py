@@ -11,7 +11,7 @@ import polars as pl
 
 from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.registry import RANKS
-from lpp.analyze.numerics.jackknife import ERRORS
+from lpp.analyze.quantities.tables import frame_schema, shared
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.moments_held import held_sizes, listed_numbers
@@ -19,10 +19,10 @@ from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import Selection, listed, select_sites
 from lpp.analyze.studies.agreement import profile_aggregation
 from lpp.analyze.tables.analysis import Analysis, ErrorSites, analyze_views
-from lpp.analyze.tables.database import frame_schema
 from lpp.analyze.tables.entropy import SPARSE, uncaptured
 from lpp.analyze.tables.flags import flags_of
 from lpp.analyze.tables.profile import AGGREGATIONS, ENTROPIES
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
 from lpp.store.progress import Progress
 
 CONTEXTS: Final = (50, 100, 200, 500)
@@ -33,11 +33,35 @@ SIZES: Final = (10, 100, 500, 1000)
 
 METRICS: Final = ("entropy_norm", "entropy", *RANKS)
 
-SCHEMA: Final = frame_schema("sensitivity")
-"""One row per number."""
-
 CELL: Final = ("corpus", "site", "context", "n_prompts")
 """Rows of different runs are compared if these columns are equal."""
+
+SENSITIVITY: Final = Table(
+    "sensitivity",
+    "profiles over the grid of settings, one row per number",
+    "lpp-analyze sensitivity STORE",
+    ("run", "site", "context", "n_prompts", "metric", "aggregation"),
+    (
+        *shared("run site context n_prompts"),
+        Column(
+            "metric",
+            "VARCHAR",
+            "such as effective_rank; entropy_norm is over ln V",
+            part="name",
+            number="value",
+        ),
+        Column("aggregation", "VARCHAR", "over prefixes: min, max, mean or median"),
+        *shared("model corpus prompt_set n_quarantined"),
+        *number(
+            "value", "null: see left_out, or flags", "of the metric", ("prefix", *ERRORS), prefix=""
+        ),
+        Column("flags", "VARCHAR[]", "why value may mislead; empty when none"),
+        Column("left_out", "VARCHAR", "why this run has no value here; null: it has one"),
+    ),
+    merging=Merging(beside=(*CELL, "left_out IS NULL")),
+)
+
+_SCHEMA: Final = frame_schema(SENSITIVITY.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +128,12 @@ def values(
     progress: Progress,
     executor: Executor = LOCAL,
 ) -> pl.DataFrame:
-    """The rows of `SCHEMA`: every run at every setting, every metric in every aggregation.
+    """The rows of `SENSITIVITY`: every run at every setting, every metric in every aggregation.
 
     comparable_among: every run of the store.
     """
     names = names_of(views)
-    found = [pl.DataFrame(schema=SCHEMA).drop("prompt_set", "flags")]
+    found = [pl.DataFrame(schema=_SCHEMA).drop("prompt_set", "flags")]
     for view in views:
         sites = [site for site in axes.sites if site in view.run.sites]
         contexts = [c for c in view.contexts(axes.contexts) if view.rank_prefixes(c)]
@@ -132,12 +156,12 @@ def values(
     absent = pl.concat([_absent(view, axes) for view in views])
     absent = with_prompt_sets(absent.drop("prompt_set"), sets, beside=CELL)
     order = {view.run.id: place for place, view in enumerate(views)}
-    rows = pl.concat([numbers.select(SCHEMA.names()), absent.select(SCHEMA.names())])
+    rows = pl.concat([numbers.select(_SCHEMA.names()), absent.select(_SCHEMA.names())])
     return rows.sort(pl.col("run").replace_strict(order), maintain_order=True)
 
 
 def _of_run(view: RunView, analysis: Analysis) -> Iterator[pl.DataFrame]:
-    """Facts about every number of one run, and the other columns of `SCHEMA`."""
+    """Facts about every number of one run, and the other columns of `SENSITIVITY`."""
     contexts = analysis.entropy["context"].unique().to_list()
     sparse = [context for context in contexts if uncaptured(view, view.prefixes(context))]
     partial = _partial(view, contexts)
@@ -171,7 +195,7 @@ def _absent(view: RunView, axes: Axes) -> pl.DataFrame:
         if (reason := why_absent(view, metric, site, context, size)) is not None
         for how in AGGREGATIONS
     ]
-    return pl.DataFrame(rows, schema=SCHEMA)
+    return pl.DataFrame(rows, schema=_SCHEMA)
 
 
 def profile_rows(frame: pl.DataFrame) -> pl.DataFrame:

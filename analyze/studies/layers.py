@@ -15,15 +15,17 @@ import polars as pl
 from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.registry import METRICS, needing_rows
 from lpp.analyze.numerics.hourglass import Layer, hourglass
+from lpp.analyze.quantities.tables import BESIDE, columns_of, frame_schema, shared
 from lpp.analyze.runs.cells import GROUPS
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import Selection, n_sites, select_among, select_sites, shortfalls
 from lpp.analyze.tables import spectra
-from lpp.analyze.tables.analysis import BESIDE, ErrorSites, site_requests
-from lpp.analyze.tables.database import frame_schema, put
+from lpp.analyze.tables.analysis import ErrorSites, site_requests
+from lpp.analyze.tables.database import put
 from lpp.analyze.tables.flags import flags_of, flags_of_any
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
 
@@ -43,11 +45,55 @@ NUMBERS: Final = (*RANKS, "top_share")
 SETTING: Final = ("run", "context", "n_prompts", "first_position")
 """Layers with equal values of these columns form a curve, with one score per rank."""
 
-SCHEMA: Final = frame_schema("layers")
+
+def _columns(rank: str) -> tuple[Column, ...]:
+    """Columns of a rank in dimensions, divided by its bound, and of its error."""
+    value, *errors = columns_of(METRICS[rank], ERRORS if rank in SURE else ())
+    return value, *columns_of(METRICS[f"{rank}_norm"]), *errors
+
+
+LAYERS: Final = Table(
+    "layers",
+    "ranks of the whole context through the depth of the model",
+    "lpp-analyze layers STORE",
+    ("run", "site", "context", "n_prompts", "first_position"),
+    (
+        *shared("run site context n_prompts first_position n_quarantined depth"),
+        Column("relative_depth", "DOUBLE", "depth over blocks of the model", "share"),
+        *shared("n_tokens rank_bound"),
+        *spectra.SINK_COLUMNS,
+        *(column for rank in RANKS[:2] for column in _columns(rank)),
+        *columns_of(METRICS["top_share"]),
+        *(column for rank in RANKS[2:] for column in _columns(rank)),
+        *shared("flags"),
+    ),
+    merging=Merging(beside=BESIDE),
+)
 """One row per curve and site."""
 
-SCORES_SCHEMA: Final = frame_schema("hourglass")
+HOURGLASS: Final = Table(
+    "hourglass",
+    "whether both ends of a model use more dimensions than its middle",
+    "lpp-analyze layers STORE",
+    (*SETTING, "metric"),
+    (
+        *shared("run context n_prompts first_position"),
+        Column("metric", "VARCHAR", "a rank, in dimensions"),
+        *shared("n_quarantined"),
+        *number("score", "above 0: narrow middle; null: see reason", "-1 to 1"),
+        *number("first", "geometric mean over the first third", "dimensions"),
+        *number("middle", "geometric mean over the middle third", "dimensions"),
+        *number("last", "geometric mean over the last third", "dimensions"),
+        Column("n_layers", "INTEGER", "layers in the means", "layers"),
+        Column("n_collapsed", "INTEGER", "layers left out: PR within 1 % of 1", "layers"),
+        Column("n_missing", "INTEGER", "layers left out: no rank", "layers"),
+        Column("reason", "VARCHAR", "why there is no score; null: there is one"),
+    ),
+    merging=Merging(covers=("n_layers", "n_collapsed", "n_missing")),
+)
 """One row per curve and rank."""
+
+_SCHEMA: Final = frame_schema(LAYERS.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +143,7 @@ def layers(
     sets = prompt_sets(every, frame["n_prompts"].unique())
     frame = _with_flags(with_prompt_sets(frame, sets, beside=BESIDE))
     blocks = {view.run.id: view.run.plan.model.n_blocks for view in some}
-    scores = pl.DataFrame(list(_scores(frame, blocks)), schema=SCORES_SCHEMA)
+    scores = pl.DataFrame(list(_scores(frame, blocks)), schema=frame_schema(HOURGLASS.columns))
     metrics = [METRICS[name] for name in NUMBERS]
     lines = (*incomplete, *shortfalls(some, selection), *needing_rows(some, metrics))
     return Layers(frame, scores, lines)
@@ -137,7 +183,7 @@ def _ranks(
 ) -> pl.DataFrame:
     """The rows of `keys` with their numbers."""
     names = names_of(some)
-    frames = [pl.DataFrame(schema={**keys.schema, **SCHEMA, "short_prompts": pl.Int32})]
+    frames = [pl.DataFrame(schema={**keys.schema, **_SCHEMA, "short_prompts": pl.Int32})]
     metrics = [METRICS[name] for name in NUMBERS] + spectra.sink_metrics()
     request = site_requests(keys, metrics, errors, {view.run.id: GROUPS for view in some})
     for view, of_site, found in spectra.site_numbers(some, keys, request, executor):
@@ -169,7 +215,7 @@ def _with_flags(frame: pl.DataFrame) -> pl.DataFrame:
     several = (
         facts.with_columns(value=pl.col(name), stderr=pl.col(f"{name}_stderr")) for name in SURE
     )
-    return frame.with_columns(flags=flags_of_any(several)).select(SCHEMA.names())
+    return frame.with_columns(flags=flags_of_any(several)).select(_SCHEMA.names())
 
 
 def _scores(found: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str, Any]]:

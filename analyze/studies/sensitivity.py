@@ -12,18 +12,37 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.engine.executor import LOCAL, Executor
+from lpp.analyze.quantities.tables import frame_schema
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.select import Selection, select_among, shortfalls
 from lpp.analyze.studies import grid
 from lpp.analyze.studies.agreement import Compared, Setting, Value, compare
 from lpp.analyze.studies.saving import Saving, paper_tokens
 from lpp.analyze.tables.analysis import ErrorSites
-from lpp.analyze.tables.database import frame_schema, put
+from lpp.analyze.tables.database import put
+from lpp.sql.schema.columns import Column, Merging, Table, number
 from lpp.store.format.documents import canonical_json
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
 
-AGREEMENT_SCHEMA: Final = frame_schema("agreement")
+AGREEMENT: Final = Table(
+    "agreement",
+    "whether two settings put the models in the same order",
+    "lpp-analyze sensitivity STORE",
+    ("metric", "setting_a", "setting_b"),
+    (
+        Column("metric", "VARCHAR", "as in sensitivity"),
+        Column("setting_a", "VARCHAR", "corpus, site, context, n_prompts, aggregation"),
+        Column("setting_b", "VARCHAR", "the other setting, in the same form"),
+        Column("differ", "VARCHAR[]", "names of what differs between the settings"),
+        Column("n_models", "INTEGER", "models with a value in both", "models"),
+        *number("kendall_tau", "tau-b: ties corrected for", "-1 to 1"),
+        *number("spearman_rho", "mean ranks for ties", "-1 to 1"),
+        Column("flags", "VARCHAR[]", "flags of any value used; empty when none"),
+        Column("reason", "VARCHAR", "why there is no coefficient; null: there is one"),
+    ),
+    merging=Merging(covers=("n_models",)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +69,7 @@ class Sensitivity:
             )
             for one in self.compared
         ]
-        return pl.DataFrame(rows, schema=AGREEMENT_SCHEMA, orient="row")
+        return pl.DataFrame(rows, schema=frame_schema(AGREEMENT.columns), orient="row")
 
 
 def sensitivity(

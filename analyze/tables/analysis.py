@@ -11,6 +11,7 @@ from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.registry import PAPER_NAMES, RANKS, chosen, with_free
 from lpp.analyze.numerics.jackknife import error_names
+from lpp.analyze.quantities.tables import BESIDE
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.groups import GROUPS, Groups, clusters_of
 from lpp.analyze.runs.keys import RunView, Url, views
@@ -29,8 +30,6 @@ ErrorSites = Literal["none", "final", "all"]
 """Sites at which errors are computed; final: at `final`, or at the deepest site chosen."""
 
 _SETTING = ("run", "context", "n_prompts")
-BESIDE = ("context", "n_prompts")
-"""Rows of different runs are compared if these columns are equal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 import polars as pl
 import pyarrow as pa
 
+from lpp.analyze.quantities.tables import frame_schema
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.scores.published import published_table
 from lpp.analyze.scores.scores import benchmarks_table
@@ -16,16 +17,10 @@ from lpp.sql import build
 from lpp.sql.database.catalogue import outdated_tables
 from lpp.sql.database.connect import reading
 from lpp.sql.schema import TABLES, arrow_schema
-from lpp.sql.schema.results import RESULTS
 from lpp.store import open_store
 from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
-
-
-def frame_schema(table: str) -> pl.Schema:
-    """The declared columns of `table` as a Polars schema."""
-    return pl.DataFrame(pl.from_arrow(arrow_schema(table).empty_table())).schema
 
 
 def as_tables(frames: Mapping[str, pl.DataFrame]) -> dict[str, pa.Table]:
@@ -52,9 +47,13 @@ def store_tables(root: Place, read: Iterable[RunView] = ()) -> dict[str, pa.Tabl
     known = {view.run.id: view for view in read}
     every = [known.get(view.run.id, view) for view in views(root)]
     frames = {
-        "runs": pl.DataFrame([run_row(view) for view in every], schema=frame_schema("runs")),
+        "runs": pl.DataFrame(
+            [run_row(view) for view in every], schema=frame_schema(TABLES["runs"].columns)
+        ),
         "prompts": prompts_frame(every),
-        "evaluations": pl.DataFrame(evaluation_rows(root), schema=frame_schema("evaluations")),
+        "evaluations": pl.DataFrame(
+            evaluation_rows(root), schema=frame_schema(TABLES["evaluations"].columns)
+        ),
     }
     scores = {"benchmarks": benchmarks_table(root), "published": published_table()}
     return as_tables(frames) | scores
@@ -72,7 +71,7 @@ def put(
     that the frames are of, as they were read: shards committed since are not in the numbers.
     """
     root = open_store(url).path
-    return build(root, store_tables(root, read) | as_tables(frames), keep=keep, merge=RESULTS)
+    return build(root, store_tables(root, read) | as_tables(frames), keep=keep, merge=True)
 
 
 def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> bool:

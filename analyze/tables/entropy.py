@@ -11,14 +11,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from lpp.analyze.numerics.jackknife import clustered_error, error_names, floor_bias, student
+from lpp.analyze.numerics.jackknife import clustered_error, floor_bias, student
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.quantities.profiles import ENTROPY, ENTROPY_NORM
+from lpp.analyze.quantities.tables import ADDED, columns_of, frame_schema, shared
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import Clusters, Groups, Integers
 from lpp.analyze.runs.incomplete import warn_of_incomplete
@@ -26,27 +28,26 @@ from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.select import Selection
 from lpp.analyze.runs.token_files import read_tokens
 from lpp.analyze.tables.lazy import Source, scan
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number, values_first
 from lpp.store.errors import ErrorKind, InputError
 
-SCHEMA = pl.Schema(
-    {
-        "run": pl.String,
-        "context": pl.Int32,
-        "prefix": pl.Int32,
-        "n_prompts": pl.Int32,
-        "entropy": pl.Float64,
-        "entropy_norm": pl.Float64,
-        **{
-            name: pl.Float64
-            for metric in ("entropy", "entropy_norm")
-            for name in error_names(metric)
-        },
-        "n_quarantined": pl.Int32,
-        "n_duplicates": pl.Int32,
-        "short_prompts": pl.Int32,
-        "distinct_prefixes": pl.Float64,
-    }
+TABLE: Final = Table(
+    "entropy",
+    "entropy of the next token after one prefix",
+    "lpp-analyze profile STORE",
+    ("run", "context", "prefix", "n_prompts"),
+    (
+        *shared("run context prefix n_prompts"),
+        *values_first(columns_of(ENTROPY, ERRORS), columns_of(ENTROPY_NORM, ERRORS)),
+        *shared("n_quarantined n_duplicates"),
+        Column("short_prompts", "INTEGER", "prompts shorter than the prefix", "prompts"),
+        *number("distinct_prefixes", "distinct beginnings over prompts", "share"),
+        *shared("cluster"),
+    ),
+    merging=Merging(),
 )
+
+SCHEMA: Final = frame_schema(TABLE.columns, without=ADDED)
 """Entropy in nats, and divided by ln V, where V is the width of the logits: means over prompts,
 with their standard errors and intervals, which are null for a single prompt. Prompts that capture
 set aside, n_quarantined of the first n_prompts, are not in any column.
@@ -62,8 +63,6 @@ WITHOUT = pl.Schema({"entropy_norm_without": pl.List(pl.Float64)})
 BIAS = pl.Schema({"floor_bias": pl.Float64})
 """Bias of the least `entropy_norm` of the context's prefixes (`jackknife.floor_bias`), the same for
 each of them; NaN if it was not computed."""
-
-KEYS = tuple(SCHEMA)[:4]
 
 SPARSE = "logit statistics at its own prefixes only (--logit-positions schedule)"
 """Why a run with ranks has no entropy."""
@@ -112,7 +111,7 @@ def frames(
     runs = {view.run.id: view for view in views}
     found = [
         row
-        for run, of_run in itertools.groupby(keys.select(KEYS).iter_rows(), key=itemgetter(0))
+        for run, of_run in itertools.groupby(keys.select(TABLE.key).iter_rows(), key=itemgetter(0))
         for row in _rows(runs[run], list(of_run), columns, groups.get(run, 0))
     ]
     whole = pl.DataFrame(found, schema={**SCHEMA, **WITHOUT, **BIAS}, orient="row")
@@ -123,7 +122,7 @@ def without_groups(found: pl.DataFrame) -> pl.DataFrame:
     """The column `WITHOUT` of `found` in the form of `jackknife.without_groups`."""
     (name,) = WITHOUT
     values = found.select(
-        *KEYS, pl.lit("entropy_norm").alias("metric"), pl.col(name).alias("value")
+        *TABLE.key, pl.lit("entropy_norm").alias("metric"), pl.col(name).alias("value")
     )
     return values.filter(pl.col("value").list.len() > 0)
 
@@ -137,7 +136,7 @@ def all_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
         for prefix in view.prefixes(context)
         for size in view.sizes(selection.prompts)
     ]
-    return pl.DataFrame(found, schema={name: SCHEMA[name] for name in KEYS}, orient="row")
+    return pl.DataFrame(found, schema={name: SCHEMA[name] for name in TABLE.key}, orient="row")
 
 
 def uncaptured(view: RunView, prefixes: Sequence[int]) -> list[int]:

@@ -12,11 +12,29 @@ import polars as pl
 
 from lpp.analyze.metrics.spectral import PAPER
 from lpp.analyze.numerics.jackknife import student
+from lpp.analyze.quantities.tables import shared
 from lpp.analyze.tables import spectra
-from lpp.sql.schema.results import JACKKNIFE
+from lpp.sql.schema.columns import Column, Merging, Table
 
-KEYS: Final = JACKKNIFE.key[:-1]
+OF_NUMBER: Final = ("run", "site", "context", "n_prompts", "first_position", "metric", "prefix")
 """Key columns of a number: those of the table without `prompt_group`."""
+
+JACKKNIFE: Final = Table(
+    "jackknife",
+    "numbers of site_profiles without one group of prompts: for errors of differences",
+    "lpp-analyze profile STORE",
+    (*OF_NUMBER, "prompt_group"),
+    (
+        *shared("run site context n_prompts first_position"),
+        Column("metric", "VARCHAR", "column of site_profiles"),
+        *shared("prefix"),
+        Column("prompt_group", "INTEGER", "the group of prompts left out, from 0"),
+        Column("value", "DOUBLE", "the number without that group", "of the metric"),
+        Column("student_t", "DOUBLE", "97.5 % quantile, groups - 1 degrees of freedom", "errors"),
+        *shared("cluster"),
+    ),
+    merging=Merging(replaced=OF_NUMBER),
+)
 
 SOURCES: Final[Mapping[str, str]] = {"entropy_floor": "entropy_norm"}
 """Column of profiles -> its name in the tables by prefix, if that differs."""
@@ -25,10 +43,10 @@ SOURCES: Final[Mapping[str, str]] = {"entropy_floor": "entropy_norm"}
 def without_groups(parts: Sequence[spectra.Part]) -> pl.DataFrame:
     """A row for each key of `parts` and each metric of the paper with an error.
 
-    Columns: those of `KEYS` that the spectra table has, the metric, and its (G,) values without
-    each group.
+    Columns: those of `OF_NUMBER` that the spectra table has, the metric, and its (G,) values
+    without each group.
     """
-    schema = {name: type_ for name, type_ in spectra.SCHEMA.items() if name in KEYS}
+    schema = {name: type_ for name, type_ in spectra.SCHEMA.items() if name in OF_NUMBER}
     rows = [
         (*key, metric.name, list(estimate.groups))
         for keys, found in parts
@@ -50,12 +68,12 @@ def jackknife_rows(
     found = []
     for metric in metrics:
         at = profiles.select(
-            *(name for name in KEYS if name in profiles.columns),
+            *(name for name in OF_NUMBER if name in profiles.columns),
             pl.col(f"{metric}_prefix").alias("prefix"),
         )
         for frame in values:
             of_metric = frame.filter(metric=SOURCES.get(metric, metric)).drop("metric")
-            on = [name for name in KEYS if name in at.columns and name in of_metric.columns]
+            on = [name for name in OF_NUMBER if name in at.columns and name in of_metric.columns]
             found.append(at.join(of_metric, on=on).with_columns(metric=pl.lit(metric)))
     every = pl.concat(found, how="diagonal_relaxed")
     size = pl.col("value").list.len()

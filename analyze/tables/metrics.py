@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
@@ -10,36 +10,41 @@ from lpp.analyze.engine.estimates import Estimates, Request
 from lpp.analyze.engine.token_estimates import token_estimates
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.registry import chosen
-from lpp.analyze.numerics.jackknife import ERRORS, Estimate
+from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.quantities.tables import ADDED, BESIDE, frame_schema, shared
 from lpp.analyze.runs.incomplete import warn_of_incomplete
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.select import Selection
 from lpp.analyze.tables import spectra
 from lpp.analyze.tables.lazy import Source, scan
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
 
 LOGITS = "logits"
 """The site of metrics that need token statistics: they come from the logits, not from a site."""
 
-SCHEMA = pl.Schema(
-    {
-        "run": pl.String,
-        "site": pl.String,
-        "context": pl.Int32,
-        "prefix": pl.Int32,
-        "n_prompts": pl.Int32,
-        "first_position": pl.Int32,
-        "n_quarantined": pl.Int32,
-        "metric": pl.String,
-        "unit": pl.String,
-        "value": pl.Float64,
-        **dict.fromkeys(ERRORS, pl.Float64),
-    }
+TABLE: Final = Table(
+    "metrics",
+    "declared metrics that are not in spectra: lpp-analyze metrics",
+    "lpp-analyze profile STORE --metrics NAME",
+    ("run", "site", "context", "prefix", "n_prompts", "first_position", "metric"),
+    (
+        *shared("run"),
+        Column("site", "VARCHAR", "as in spectra; logits: made from token statistics"),
+        *shared("context prefix n_prompts first_position n_quarantined"),
+        Column("metric", "VARCHAR", "its declared name", part="name", number="value"),
+        Column("unit", "VARCHAR", "of the value", part="unit", number="value"),
+        *number("value", "null: not defined for these tokens", "of the metric", ERRORS, prefix=""),
+        Column("flags", "VARCHAR[]", "why the value may mislead; empty when none"),
+        *shared("cluster"),
+    ),
+    merging=Merging(beside=BESIDE),
 )
-"""Keys, including the unit; then the number, its standard error and its interval."""
 
-VALUES = ("value", *ERRORS)
+SCHEMA: Final = frame_schema(TABLE.columns, without=ADDED)
 
-KEYS = tuple(name for name in SCHEMA if name not in VALUES)
+VALUES: Final = ("value", *ERRORS)
+
+KEYS: Final = tuple(name for name in SCHEMA if name not in VALUES)
 """Columns known without reading a row; filters on them decide what is computed."""
 
 _SETTING = ("run", "site", "context", "prefix", "n_prompts", "first_position", "n_quarantined")

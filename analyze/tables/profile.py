@@ -6,19 +6,59 @@ prefix of each minimum and maximum.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import polars as pl
 
-from lpp.analyze.metrics.registry import RANKS
+from lpp.analyze.metrics.registry import METRICS, RANKS
 from lpp.analyze.numerics.jackknife import error_names
+from lpp.analyze.quantities.profiles import ENTROPY_FLOOR
+from lpp.analyze.quantities.tables import BESIDE, columns_of, shared
 from lpp.analyze.runs.select import every_prefix_dropped
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
 
 Aggregation = Literal["min", "max", "mean", "median"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 
 ENTROPIES = ("entropy", "entropy_norm")
 """Columns aggregated by `entropy=`: nats, and nats over ln V."""
+
+_EXTREME: Final = ("prefix", *ERRORS)
+
+_COLUMNS: Final = (
+    *shared("run context n_prompts first_position n_quarantined site model corpus prompt_set"),
+    Column("prefixes", "INTEGER[]", "schedule that the extremes are taken over", "tokens"),
+    *columns_of(
+        ENTROPY_FLOOR, _EXTREME, meaning=f"{ENTROPY_FLOOR.definition}, whatever first_position"
+    ),
+    *number("entropy_floor_bias", "bootstrap's bias of the least of means", "share"),
+    *(
+        column
+        for metric in map(METRICS.__getitem__, RANKS)
+        for column in columns_of(
+            metric, _EXTREME, meaning=f"largest over the prefixes of {metric.definition}"
+        )
+    ),
+    *shared("flags cluster"),
+)
+
+PROFILES: Final = Table(
+    "profiles",
+    "profile of a run at `final`, or at its deepest site: extremes over prefixes",
+    "lpp-analyze profile STORE",
+    ("run", "context", "n_prompts", "first_position"),
+    _COLUMNS,
+)
+"""Made from `SITE_PROFILES` in the database."""
+
+SITE_PROFILES: Final = Table(
+    "site_profiles",
+    "profile of a run at every site: extremes over prefixes",
+    "lpp-analyze profile STORE",
+    ("run", "context", "n_prompts", "first_position", "site"),
+    _COLUMNS,
+    merging=Merging(beside=BESIDE),
+)
 
 
 def aggregate(

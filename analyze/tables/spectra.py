@@ -13,11 +13,13 @@ from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.spectral import PAPER
 from lpp.analyze.numerics.jackknife import Estimate, error_names
 from lpp.analyze.numerics.spectrum import rank_bound
+from lpp.analyze.quantities.tables import ADDED, columns_of, frame_schema, shared
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.incomplete import warn_of_incomplete
 from lpp.analyze.runs.keys import RunView, Url, depth, views
 from lpp.analyze.runs.select import Selection
 from lpp.analyze.tables.lazy import Source, scan
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, values_first
 
 Part = tuple[pl.DataFrame, Estimates]
 """Some key rows of one site of one run, and the estimates of their cells."""
@@ -25,34 +27,45 @@ Part = tuple[pl.DataFrame, Estimates]
 SINKS: Final = ("n_sinks", "sink_end")
 """Metrics of rows in this table, in addition to those of the paper."""
 
-_KEYS = pl.Schema(
-    {
-        "run": pl.String,
-        "site": pl.String,
-        "context": pl.Int32,
-        "prefix": pl.Int32,
-        "n_prompts": pl.Int32,
-        "first_position": pl.Int32,
-        "depth": pl.Int32,
-        "n_quarantined": pl.Int32,
-        "n_duplicates": pl.Int32,
-        "n_tokens": pl.Int64,
-        "dim": pl.Int32,
-        "rank_bound": pl.Int32,
-    }
+SINK_COLUMNS: Final = (
+    *columns_of(
+        METRICS["n_sinks"], meaning="positions used that are attention sinks", type="INTEGER"
+    ),
+    *columns_of(
+        METRICS["sink_end"],
+        meaning="first position after the site's sinks; 0: none",
+        type="INTEGER",
+    ),
 )
 
-SCHEMA = pl.Schema(
-    dict(_KEYS)
-    | dict.fromkeys(SINKS, pl.Int32)
-    | dict.fromkeys((metric.name for metric in PAPER), pl.Float64)
-    | dict.fromkeys((name for m in PAPER for name in error_names(m.name)), pl.Float64)
+_KEYS: Final = (
+    *shared("run site context prefix n_prompts first_position depth n_quarantined n_duplicates"),
+    *shared("n_tokens"),
+    Column("dim", "INTEGER", "d: width of the rows", "dimensions"),
+    *shared("rank_bound"),
 )
-"""Columns: keys, counts, ranks in dimensions and divided by `rank_bound`, then the standard error
-and the interval of each."""
 
-KEYS = tuple(_KEYS)
+SPECTRA: Final = Table(
+    "spectra",
+    "spectrum of the hidden states at one site and prefix",
+    "lpp-analyze profile STORE",
+    ("run", "site", "context", "prefix", "n_prompts", "first_position"),
+    (
+        *_KEYS,
+        *SINK_COLUMNS,
+        *values_first(*(columns_of(metric, ERRORS) for metric in PAPER)),
+        *shared("cluster"),
+    ),
+    merging=Merging(),
+)
+"""Ranks in dimensions and divided by `rank_bound`, then the standard error and interval of each."""
+
+SCHEMA: Final = frame_schema(SPECTRA.columns, without=ADDED)
+
+KEYS: Final = tuple(column.name for column in _KEYS)
 """Columns known without reading a row; filters on them decide what is computed."""
+
+_KEY_SCHEMA: Final = pl.Schema({name: SCHEMA[name] for name in KEYS})
 
 
 def scan_spectra(
@@ -166,7 +179,7 @@ def all_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
 
 def no_keys() -> pl.DataFrame:
     """The key columns without rows."""
-    return pl.DataFrame(schema=_KEYS)
+    return pl.DataFrame(schema=_KEY_SCHEMA)
 
 
 def key_frame(view: RunView, selection: Selection) -> pl.DataFrame:
@@ -194,4 +207,4 @@ def key_frame(view: RunView, selection: Selection) -> pl.DataFrame:
         for site in plan.sites
         for context, cell in settings
     ]
-    return pl.DataFrame(found, schema=_KEYS, orient="row")
+    return pl.DataFrame(found, schema=_KEY_SCHEMA, orient="row")

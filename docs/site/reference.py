@@ -18,7 +18,10 @@ import click
 
 from benchmarks import marked
 from benchmarks.marked import table
+from lpp.analyze.declared import RESULTS
 from lpp.analyze.quantities.quantity import capital
+from lpp.sql.schema import NUMBERS, TABLES, VIEWS
+from lpp.sql.schema.results import RESULTS_FILE, results_json
 
 DOCS: Final = Path(__file__).resolve().parents[1]
 
@@ -53,7 +56,8 @@ def with_tables(markdown: str) -> str:
 
 
 def write_tables() -> None:
-    """Write the generated tables into the pages that hold them."""
+    """Write the declarations that `lpp.sql` reads, and the tables of the pages that hold them."""
+    RESULTS_FILE.write_text(results_json(RESULTS), "utf-8")
     for path in map(DOCS.joinpath, WITH_TABLES):
         path.write_text(with_tables(path.read_text("utf-8")), "utf-8")
 
@@ -143,12 +147,11 @@ def _signature(name: str, found: Any) -> str:
 
 def _sql_tables() -> str:
     """Every table and view of the database, with its columns."""
-    from lpp.sql.schema import TABLES, VIEWS
-
+    results = {table.name: table for table in RESULTS}  # TABLES has those of the file
     parts = []
-    for declared in (*TABLES.values(), *VIEWS):
+    for declared in (*(TABLES | results).values(), NUMBERS, *VIEWS):
         key = ", ".join(f"`{word}`" for word in declared.key)
-        view = " (a view)" if declared in VIEWS else ""
+        view = " (a view)" if declared in (NUMBERS, *VIEWS) else ""
         rows = [(f"`{c.name}`", c.type, c.meaning, c.unit) for c in declared.columns]
         parts += [
             f"## {declared.name}",

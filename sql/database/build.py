@@ -56,18 +56,18 @@ def build(
     tables: "Mapping[str, pa.Table]",
     *,
     keep: Collection[str] = (),
-    merge: Collection[str] = (),
+    merge: bool = False,
 ) -> Place:
     """Write `<root>/profiles.duckdb` from `tables`, whole or not at all; returns its path.
 
     Columns may come in any order and in any Arrow type that holds the declared type's values
     (`lpp.sql.arrow_schema`). A table that is not given is empty, unless `keep` names it: then it
-    keeps the rows of the old file, if that has a plain table with the declared columns. A table
-    that `merge` names, of `lpp.sql.schema.results.RESULTS`, has its rows in `tables`, and those of
-    the old file whose run is unchanged (`shards` and `kernel` of the table `runs`), and its items,
-    if it is made of any (`items` of the table `evaluations`). If `site_profiles` is merged,
-    `profiles` is derived from it. Views, other tables and tables with other columns are not kept,
-    and the logger `lpp.sql` warns of them.
+    keeps the rows of the old file, if that has a plain table with the declared columns. With
+    `merge`, a table of results (`Table.merging`) has its rows in `tables`, and those of the old
+    file whose run is unchanged (`shards` and `kernel` of the table `runs`), and its items, if it is
+    made of any (`items` of the table `evaluations`). If `site_profiles` is merged, `profiles` is
+    derived from it. Views, other tables and tables with other columns are not kept, and the logger
+    `lpp.sql` warns of them.
 
     A process that has the old file open keeps reading it. If two builders run at once, the last to
     finish wins, with the rows that it read at its start. In a bucket, and if DuckDB misreads the
@@ -78,9 +78,10 @@ def build(
     writes to the old file; FormatError if the old file is a link; MachineError(NO_SPACE).
     """
     conformed = conform(tables)
+    merged = [name for name, table in TABLES.items() if merge and table.merging]
     target = root / DATABASE_KEY
     if isinstance(root, Path) and not misread(root):
-        left = _rebuild(plain_database(root).absolute(), conformed, keep, merge)
+        left = _rebuild(plain_database(root).absolute(), conformed, keep, merged)
     else:
         from lpp.store.objects.locate import objects_at
 
@@ -88,7 +89,7 @@ def build(
             file = folder / DATABASE_KEY
             with suppress(InputError):
                 shutil.copyfile(profiles_path(root), file)
-            left = _rebuild(file, conformed, keep, merge)
+            left = _rebuild(file, conformed, keep, merged)
             objects_at(root).put(DATABASE_KEY, file.read_bytes())
     if left:
         named = [text if text.isprintable() else ascii(text) for text in left[:_MAX_NAMED]]

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from lpp.sql.schema.columns import MORE_TYPES, Table
-from lpp.sql.schema.tables import TABLES
+from lpp.sql.schema.tables import NUMBERS, TABLES
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def other_objects(connection: "DuckDBPyConnection", database: str) -> list[str]:
     return [
         f"{kind} {name}"
         for kind, schema, name in rows
-        if kind == "view" or schema != "main" or name not in TABLES
+        if schema != "main" or (name not in TABLES if kind == "table" else name != NUMBERS.name)
     ]
 
 

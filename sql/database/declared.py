@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lpp.sql.schema.ddl import create_table, literal
-from lpp.sql.schema.tables import TABLES
+from lpp.sql.schema.numbers import create_numbers
+from lpp.sql.schema.tables import NUMBERS, TABLES
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -17,7 +18,8 @@ _made: Final[list[bytes]] = []
 
 
 def copy_declared(connection: "DuckDBPyConnection", folder: Path) -> None:
-    """Add every declared table, empty, with its key and comments, to the attached database `built`.
+    """Add every declared table, empty, with its key and comments, and the view `numbers` to the
+    attached database `built`.
 
     folder: for a temporary file. Raises duckdb.Error and OSError.
     """
@@ -38,4 +40,6 @@ def _create(connection: "DuckDBPyConnection") -> None:
     for table in TABLES.values():
         for statement in create_table(table):
             connection.execute(statement)
+    for statement in create_numbers(NUMBERS, TABLES.values()):
+        connection.execute(statement)
     connection.execute("COMMIT")

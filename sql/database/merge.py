@@ -4,13 +4,12 @@ Each statement is atomic, so a table of the old file whose rows violate the key,
 damaged, leaves the new rows unchanged.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
-from lpp.sql.schema.columns import Table
+from lpp.sql.schema.columns import ERRORS, Merging, Part, Table
 from lpp.sql.schema.ddl import identifier, literal
 from lpp.sql.schema.evaluations import EVALUATION_KEY
-from lpp.sql.schema.results import RESULTS, Merging, Number, numbers
 from lpp.sql.schema.tables import TABLES
 
 if TYPE_CHECKING:
@@ -52,7 +51,8 @@ def merge_rows(
     description depends on it. told: whether rows of changed runs are counted as left out. Raises
     duckdb.Error.
     """
-    table, merging = TABLES[name], RESULTS[name]
+    table = TABLES[name]
+    merging = table.merging or Merging()
     target, old = identifier(name), _unchanged_rows(table, merging)
     mine = ", ".join(identifier(column) for column in table.key)
     if merging.covers:
@@ -101,7 +101,7 @@ def _completed(table: Table, old: str) -> str:
     same = "n.prefixes IS NOT DISTINCT FROM o.prefixes" if "prefixes" in columns else "true"
     # one row, one kind of error: of clusters or of neighbours
     alike = "n.cluster IS NOT DISTINCT FROM o.cluster" if "cluster" in columns else "true"
-    parts = [_of_number(number, same, alike) for number in numbers(table)]
+    parts = [_of_number(number, same, alike) for number in table.numbers.values()]
     taken = ", ".join(column for columns, _ in parts for column in columns)
     where = " OR ".join(condition for _, condition in parts)
     key = ", ".join(identifier(column) for column in table.key)
@@ -112,9 +112,9 @@ def _completed(table: Table, old: str) -> str:
     # a flag of an old number is kept with the number; `no_error` is about the completed row
     told = f"list_filter(o.flags, lambda flag: {same} OR flag = 'small_sample')"
     unsure = " OR ".join(
-        f"({number.value} IS NOT NULL AND {number.errors[0]} IS NULL)"
-        for number in numbers(table)
-        if number.errors
+        f"({number['value']} IS NOT NULL AND {number['stderr']} IS NULL)"
+        for number in table.numbers.values()
+        if "stderr" in number
     )
     flags = (
         "list_sort(list_distinct(list_filter(flags || old_flags, lambda flag: flag <> 'no_error') "
@@ -126,23 +126,24 @@ def _completed(table: Table, old: str) -> str:
     )
 
 
-def _of_number(number: Number, same: str, alike: str) -> tuple[list[str], str]:
+def _of_number(number: Mapping[Part, str], same: str, alike: str) -> tuple[list[str], str]:
     """Columns of `number` in the completed row, and the condition for any to be the old row's.
 
     same: whether the values are of the same prefixes; alike: whether the errors are of one kind.
     """
-    value, prefix, errors = number
+    value, prefix, stderr = number["value"], number.get("prefix"), number.get("stderr")
     lacking = f"(n.{value} IS NULL AND o.{value} IS NOT NULL AND {same})"
     there = [value, *([prefix] if prefix else [])]
     found = [f"CASE WHEN {lacking} THEN o.{c} ELSE n.{c} END AS {c}" for c in there]
-    if not errors:
+    if not stderr:
         return found, lacking
     surer = (
-        f"(n.{errors[0]} IS NULL AND o.{errors[0]} IS NOT NULL "
+        f"(n.{stderr} IS NULL AND o.{stderr} IS NOT NULL "
         f"AND abs(n.{value} - o.{value}) <= {_ALIKE} * abs(o.{value})"
         + (f" AND n.{prefix} = o.{prefix})" if prefix else ")")
     )
     taken = f"(({lacking} OR {surer}) AND {alike})"
+    errors = [number[part] for part in ERRORS]
     found += [f"CASE WHEN {taken} THEN o.{c} ELSE n.{c} END AS {c}" for c in errors]
     return found, f"({lacking} OR {taken})"
 
@@ -168,8 +169,9 @@ def flag_different_prompts(connection: "DuckDBPyConnection", names: Collection[s
         "SELECT run, n_prompts, prompt_set FROM sensitivity WHERE left_out IS NULL) GROUP BY ALL"
     )
     for name in names:
-        if RESULTS[name].beside:
-            connection.execute(_flagged(identifier(name), RESULTS[name].beside))
+        merging = TABLES[name].merging
+        if merging and merging.beside:
+            connection.execute(_flagged(identifier(name), merging.beside))
 
 
 def _flagged(target: str, beside: Collection[str]) -> str:

@@ -10,7 +10,7 @@ from lpp.sql.database.vocabulary import register_vocabulary
 from lpp.sql.schema.benchmarks import ITEMS
 from lpp.sql.schema.captured import PROMPTS, RUNS, TOKEN_STATS, VOCABULARY
 from lpp.sql.schema.ddl import comment_view, unread_view
-from lpp.sql.schema.tables import TABLES, VIEWS
+from lpp.sql.schema.tables import NUMBERS, TABLES, VIEWS
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def add_store_tables(connection: "DuckDBPyConnection", root: Place, read: Collec
         from lpp.sql.database.captured import register_captured
 
         register_captured(connection, root, captured)
-    for table in TABLES.values():
+    for table in (*TABLES.values(), NUMBERS):
         if table.name not in captured:
             connection.execute(unread_view(table, str(no_profiles(root))))
 

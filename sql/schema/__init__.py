@@ -2,9 +2,11 @@
 
 from lpp.sql.schema.captured import TOKEN_STATS, VOCABULARY
 from lpp.sql.schema.columns import Column, SqlType, Table
-from lpp.sql.schema.tables import TABLES, VIEWS, arrow_schema, reference
+from lpp.sql.schema.tables import EVERY, NUMBERS, TABLES, VIEWS, arrow_schema, reference
 
 __all__ = [
+    "EVERY",
+    "NUMBERS",
     "TABLES",
     "TOKEN_STATS",
     "VIEWS",

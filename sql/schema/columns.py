@@ -4,7 +4,7 @@ What a column means and its unit are part of the declaration. The database keeps
 column's comment.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -27,6 +27,12 @@ SqlType = Literal[
 MORE_TYPES: Final[tuple[SqlType, ...]] = ("VARCHAR", "BIGINT", "DOUBLE", "BOOLEAN")
 """Types of columns that no declaration names."""
 
+Part = Literal["name", "unit", "value", "prefix", "stderr", "ci_low", "ci_high"]
+"""What a column is of a number. name, unit: in a table with a row for each number."""
+
+ERRORS: Final[tuple[Part, ...]] = ("stderr", "ci_low", "ci_high")
+INTERVAL: Final = ERRORS[1:]
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -36,11 +42,34 @@ class Column:
     type: SqlType
     meaning: str
     unit: str = ""
+    part: Part | None = None
+    """What the column is of a number; None: part of none."""
+    number: str = ""
+    """The column of that number's value."""
 
     @property
     def comment(self) -> str:
         """Meaning, then the unit in brackets."""
         return f"{self.meaning} [{self.unit}]" if self.unit else self.meaning
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """How rows of a new command are merged with those of earlier commands in the database.
+
+    A new row replaces the old row of the same key, but keeps numbers that only the old row has:
+    a value that was not requested this time, an error that was not computed.
+    """
+
+    replaced: tuple[str, ...] = ()
+    """Key columns: all old rows that agree in them are replaced, and nothing of them is kept.
+    Empty: the table's whole key, and a new row keeps the numbers that only the old row has."""
+    beside: tuple[str, ...] = ()
+    """SQL expressions that are equal for rows that are compared: for `different_prompts`."""
+    covers: tuple[str, ...] = ()
+    """Columns that count what a row is made of: an old row that is made of more is kept."""
+    of_items: bool = False
+    """Whether rows are made of the items of an evaluation: they stay while those are unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +86,17 @@ class Table:
     """Columns that databases of earlier releases lack; null in rows that came from one."""
     more: str = ""
     """What each further column holds (its type is one of `MORE_TYPES`); empty: none may follow."""
+    merging: Merging | None = None
+    """Of a table of results, whose old rows stay as long as their runs and items are unchanged."""
+
+    @property
+    def numbers(self) -> Mapping[str, Mapping[Part, str]]:
+        """The columns of each declared number, by part, under the column of its value."""
+        found: dict[str, dict[Part, str]] = {}
+        for column in self.columns:
+            if column.part:
+                found.setdefault(column.number, {})[column.part] = column.name
+        return found
 
     def with_more(self, columns: Iterable[tuple[str, SqlType]]) -> "Table":
         """The table with these further columns (name and type)."""
@@ -79,33 +119,39 @@ PROMPT_ID: Final = Column("prompt_id", "INTEGER", "index of the prompt in the ru
 N_QUARANTINED: Final = Column(
     "n_quarantined", "INTEGER", "of n_prompts, set aside and not used", "prompts"
 )
-N_DUPLICATES: Final = Column(
-    "n_duplicates", "INTEGER", "of n_prompts, with the token ids of another", "prompts"
-)
-N_SINKS: Final = Column("n_sinks", "INTEGER", "positions used that are attention sinks", "tokens")
-SINK_END: Final = Column(
-    "sink_end", "INTEGER", "first position after the site's sinks; 0: none", "tokens"
-)
-CLUSTER: Final = Column("cluster", "VARCHAR", "field whose clusters errors leave out; null: none")
-PROMPT_SET: Final = Column("prompt_set", "VARCHAR", "equal if runs read the same first n_prompts")
 
 
-def errors(unit: str, name: str = "") -> tuple[Column, ...]:
-    """Columns for the standard error of a number and its 95 % interval (Student's t, prompts)."""
+def number(
+    name: str,
+    meaning: str,
+    unit: str,
+    parts: Collection[Part] = (),
+    *,
+    type: SqlType = "DOUBLE",  # noqa: A002
+    prefix: str | None = None,
+    how: str = "",
+) -> tuple[Column, ...]:
+    """The column of a number, and those of its `parts`: prefix, standard error, 95 % interval.
+
+    prefix: of the names of the parts; `<name>_` by default. how: how the interval was made.
+
+    >>> [column.name for column in number("cka", "linear CKA", "share", INTERVAL)]
+    ['cka', 'cka_ci_low', 'cka_ci_high']
+    """
+    declared: dict[Part, tuple[SqlType, str, str]] = {
+        "prefix": ("INTEGER", f"prefix that {name} came from; null: of all", "tokens"),
+        "stderr": ("DOUBLE", "standard error over prompts; null: not computed", unit),
+        "ci_low": ("DOUBLE", f"lower end of its 95 % interval{how}", unit),
+        "ci_high": ("DOUBLE", f"upper end of its 95 % interval{how}", unit),
+    }
+    start = f"{name}_" if prefix is None else prefix
     return (
-        Column(f"{name}stderr", "DOUBLE", "standard error; null: not computed", unit),
-        Column(f"{name}ci_low", "DOUBLE", "lower end of the 95 % interval", unit),
-        Column(f"{name}ci_high", "DOUBLE", "upper end of the 95 % interval", unit),
+        Column(name, type, meaning, unit, "value", name),
+        *(Column(f"{start}{part}", *declared[part], part, name) for part in parts),
     )
 
 
-def with_prefix(name: str, meaning: str, unit: str) -> tuple[Column, ...]:
-    """Columns for an extreme over prefixes, the prefix it came from, and its error there."""
-    where = Column(f"{name}_prefix", "INTEGER", f"prefix that {name} came from", "tokens")
-    return Column(name, "DOUBLE", meaning, unit), where, *errors(unit, f"{name}_")
-
-
-def with_errors(*columns: Column) -> tuple[Column, ...]:
-    """Numbers, then the error of each."""
-    theirs = (error for c in columns for error in errors(c.unit, f"{c.name}_"))
-    return *columns, *theirs
+def values_first(*numbers: tuple[Column, ...]) -> tuple[Column, ...]:
+    """The values of some numbers, then their other parts."""
+    parts = (column for _, *others in numbers for column in others)
+    return *(value for value, *_ in numbers), *parts

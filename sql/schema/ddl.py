@@ -43,10 +43,11 @@ def add_column(table: Table, name: str, kind: str) -> Iterator[str]:
     yield f"COMMENT ON COLUMN {target}.{identifier(name)} IS {literal(table.more)}"
 
 
-def comment_view(table: Table) -> Iterator[str]:
-    """Comments for a temporary view that stands for `table`."""
-    yield f"COMMENT ON VIEW temp.main.{identifier(table.name)} IS {literal(table.meaning)}"
-    yield from _column_comments(table, f"temp.main.{identifier(table.name)}")
+def comment_view(table: Table, where: str = "temp.main.") -> Iterator[str]:
+    """Comments for a view, temporary by default, that `table` declares."""
+    target = f"{where}{identifier(table.name)}"
+    yield f"COMMENT ON VIEW {target} IS {literal(table.meaning)}"
+    yield from _column_comments(table, target)
 
 
 def _column_comments(table: Table, where: str) -> Iterator[str]:

@@ -1,24 +1,16 @@
 """Every declared table, as a mapping, as Arrow schemas and as the text of `lpp-sql --schema`."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from lpp.sql.schema.benchmarks import BENCHMARKS, CORRELATIONS, ITEMS, PUBLISHED
 from lpp.sql.schema.captured import PROMPTS, RUNS, TOKEN_STATS, VOCABULARY
-from lpp.sql.schema.columns import Table
-from lpp.sql.schema.drift import DRIFT_PREDICTIONS, DRIFT_SITES, DRIFT_TOKENS
-from lpp.sql.schema.evaluations import (
-    EVALUATIONS,
-    ITEM_ANALYSES,
-    ITEM_FEATURES,
-    ITEM_RELIABILITY,
-    ITEM_RISK,
-)
-from lpp.sql.schema.profiles import ENTROPY, METRICS, PROFILES, SITE_PROFILES, SPECTRA
-from lpp.sql.schema.results import JACKKNIFE
-from lpp.sql.schema.studies import AGREEMENT, CKA, HOURGLASS, LAYERS, SENSITIVITY
+from lpp.sql.schema.columns import Column, Table
+from lpp.sql.schema.evaluations import EVALUATIONS
+from lpp.sql.schema.numbers import numbers_table
+from lpp.sql.schema.results import read_results
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,41 +19,32 @@ TABLES: Final[Mapping[str, Table]] = MappingProxyType(
     {
         table.name: table
         for table in (
-            RUNS,
-            PROMPTS,
-            SPECTRA,
-            ENTROPY,
-            METRICS,
-            PROFILES,
-            SITE_PROFILES,
-            JACKKNIFE,
-            BENCHMARKS,
+            *(RUNS, PROMPTS, EVALUATIONS, BENCHMARKS, PUBLISHED),
+            *read_results(),
             CORRELATIONS,
-            PUBLISHED,
-            SENSITIVITY,
-            AGREEMENT,
-            LAYERS,
-            HOURGLASS,
-            CKA,
-            DRIFT_PREDICTIONS,
-            DRIFT_SITES,
-            DRIFT_TOKENS,
-            EVALUATIONS,
-            ITEM_ANALYSES,
-            ITEM_FEATURES,
-            ITEM_RELIABILITY,
-            ITEM_RISK,
         )
     }
 )
 """Every table of `profiles.duckdb`, in the order they are made."""
 
+NUMBERS: Final = numbers_table(TABLES.values())
+"""The view of `profiles.duckdb` over every number of `TABLES`."""
+
 VIEWS: Final = (TOKEN_STATS, VOCABULARY, ITEMS)
 """What `lpp.sql.connect` adds to the tables: views over the store itself."""
 
 
+EVERY: Final = (*TABLES.values(), NUMBERS, *VIEWS)
+"""Every table and view."""
+
+
 def arrow_schema(table: Table | str) -> "pa.Schema":
     """The columns a table is built from, as a `pyarrow.Schema`; a name or a declaration."""
+    return arrow_columns((TABLES[table] if isinstance(table, str) else table).columns)
+
+
+def arrow_columns(columns: Iterable[Column]) -> "pa.Schema":
+    """`columns` as a `pyarrow.Schema`."""
     import pyarrow as pa
 
     types = {
@@ -78,8 +61,7 @@ def arrow_schema(table: Table | str) -> "pa.Schema":
         "BOOLEAN[]": pa.list_(pa.bool_()),
         "VARCHAR[]": pa.list_(pa.string()),
     }
-    declared = TABLES[table] if isinstance(table, str) else table
-    return pa.schema([(column.name, types[column.type]) for column in declared.columns])
+    return pa.schema([(column.name, types[column.type]) for column in columns])
 
 
 def reference(width: int | None = None) -> str:
@@ -87,7 +69,7 @@ def reference(width: int | None = None) -> str:
 
     width: of the terminal, where long lines are broken; None: a line for each column.
     """
-    return "\n\n".join("\n".join(_reference(table, width)) for table in (*TABLES.values(), *VIEWS))
+    return "\n\n".join("\n".join(_reference(table, width)) for table in EVERY)
 
 
 def _reference(table: Table, width: int | None) -> Iterator[str]:

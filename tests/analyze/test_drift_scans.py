@@ -9,7 +9,7 @@ from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import diff, scan_drift_sites, scan_drift_tokens
-from lpp.analyze.drift.predictions import SCHEMA
+from lpp.analyze.drift.predictions import TOKEN_DRIFT
 from lpp.analyze.drift.sites import SITES, site_frame
 from lpp.store.errors import InputError
 
@@ -31,7 +31,7 @@ def kept(root: Path, pattern: str) -> list[pl.DataFrame]:
 
 def test_tokens_are_those_of_diff(root: Path) -> None:
     table = scan_drift_tokens(root, "base", "tuned", first_position=2)
-    assert table.collect_schema() == SCHEMA
+    assert table.collect_schema() == TOKEN_DRIFT
     assert_frame_equal(table.collect(), diff(root, "base", "tuned", first_position=2).tokens)
     some = table.filter(pl.col("kl") > 0.1).select("prompt_id", "kl").head(3).collect()
     whole = diff(root, "base", "tuned", first_position=2).tokens

@@ -16,12 +16,11 @@ from polars.testing import assert_frame_equal
 
 from lpp.analyze import build_database, diff
 from lpp.analyze.cli.command import main
-from lpp.analyze.drift.predictions import SCHEMA
 from lpp.analyze.drift.tables import drift_tables, stores, write_drift
 from lpp.analyze.drift.worst import worst_tokens
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
-from lpp.analyze.tables.database import frame_schema, read_table
+from lpp.analyze.tables.database import read_table
 from lpp.sql import connect, saved_query
 from lpp.store.format.tables import VOCABULARY_SCHEMA
 from lpp.store.shared.vocabularies import add_vocabulary
@@ -54,17 +53,6 @@ def told(done: Result) -> list[str]:
 
 def counts(root: Path) -> list[int]:
     return [len(read_table(root, name)) for name in TABLES]
-
-
-def test_declared_columns_are_those_of_the_numbers() -> None:
-    tokens = frame_schema("drift_tokens")
-    assert dict(tokens) == {**dict.fromkeys(PAIR, pl.String), **SCHEMA}
-    sites = frame_schema("drift_sites").names()
-    wanted = [column for name in SITE_CHANGES for column in (name, *error_names(name))]
-    assert [name for name in sites if name in wanted] == [
-        *SITE_CHANGES,
-        *(column for name in SITE_CHANGES for column in error_names(name)),
-    ]
 
 
 def test_tables_hold_the_numbers_of_the_drift(two: tuple[Made, Made]) -> None:

@@ -19,7 +19,12 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.drift.pair import Pair, pair_of
 from lpp.analyze.drift.predictions import drift_at, token_drift
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
-from lpp.analyze.evaluations.flip_analysis import RANKED, SCHEMA, WITH_CHOICES, FlipAnalysis
+from lpp.analyze.evaluations.flip_analysis import (
+    FLIP_FEATURES,
+    RANKED,
+    WITH_CHOICES,
+    FlipAnalysis,
+)
 from lpp.analyze.evaluations.flip_features import drift_features, row_change
 from lpp.analyze.evaluations.lens import OF_ITEMS
 from lpp.analyze.numerics.association import benjamini_hochberg
@@ -186,7 +191,7 @@ def test_numbers_are_those_of_the_features(found: FlipAnalysis, written: TwoRuns
 
 def test_every_feature_has_a_row(found: FlipAnalysis) -> None:
     frame = found.features
-    assert frame.schema == SCHEMA
+    assert frame.schema == FLIP_FEATURES
     of_sites = ("row_norm", "distance", "participation_ratio", "row_change")
     of_blocks = ("lens_logprob", "lens_share")  # the runs keep none
     names = [one.name for one in RANKED if one.name not in (*of_sites, *of_blocks)]

@@ -15,7 +15,7 @@ import lpp.analyze
 from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.flips import (
     CHANGES,
-    SCHEMA,
+    FLIPPED,
     changed_items,
     flips,
     flips_of_runs,
@@ -60,7 +60,7 @@ def test_the_table_of_two_by_two(written: TwoRuns) -> None:
 
 def test_the_items_that_changed(written: TwoRuns) -> None:
     found = flips(written.root, TASK, written.a.made.run_id, written.b.made.run_id)
-    assert found.table.schema == SCHEMA
+    assert found.table.schema == FLIPPED
     assert found.table["item"].to_list() == list(range(60))
     changed = changed_items(found)
     by_change = {

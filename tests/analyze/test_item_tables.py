@@ -16,18 +16,25 @@ from made_runs import MakeRun
 
 import lpp.analyze
 from lpp.analyze.cli.command import main
-from lpp.analyze.evaluations.analysis import SCHEMA, ItemAnalysis
+from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
 from lpp.analyze.evaluations.evaluated import evaluated_items
 from lpp.analyze.evaluations.mistakes import QUESTION_TOKENS, confident_mistakes
-from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables, write_items
+from lpp.analyze.evaluations.tables import (
+    ANALYSIS_KEY,
+    MEANING,
+    item_flags,
+    item_tables,
+    write_items,
+)
 from lpp.analyze.evaluations.verdict import Q, verdict
+from lpp.analyze.quantities.tables import frame_schema
 from lpp.analyze.tables.build import build_database
-from lpp.analyze.tables.database import frame_schema, read_table, refresh_database
+from lpp.analyze.tables.database import read_table, refresh_database
 from lpp.sql import connect, saved_query
-from lpp.sql.schema.evaluations import ANALYSIS_KEY
 from lpp.store.format.tables import VOCABULARY_SCHEMA
 from lpp.store.shared.vocabularies import add_vocabulary
 
+SCHEMA = frame_schema(FEATURE_COLUMNS)
 TABLES = ("item_analyses", "item_features", "item_reliability", "item_risk")
 
 
@@ -84,13 +91,6 @@ def test_tables_hold_the_numbers_of_the_analysis(
     assert [(one["n_answered"], one["risk"]) for one in risk] == list(found.risk.curve)
     assert risk[-1]["coverage"] == 1.0
     assert risk[-1]["risk"] == pytest.approx(1 - row["accuracy"])
-
-
-def test_columns_of_features_are_those_of_the_analysis() -> None:
-    declared = frame_schema("item_features")
-    assert {name: kind for name, kind in declared.items() if name not in ANALYSIS_KEY} == dict(
-        SCHEMA
-    )
 
 
 @pytest.mark.slow

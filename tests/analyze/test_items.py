@@ -13,15 +13,17 @@ from made_runs import Made, MakeRun
 
 import lpp.analyze
 from lpp.analyze.cli.command import main
-from lpp.analyze.evaluations.analysis import SCHEMA, ItemAnalysis
+from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
 from lpp.analyze.evaluations.lens import OF_ITEMS
 from lpp.analyze.evaluations.verdict import verdict
 from lpp.analyze.numerics.association import benjamini_hochberg
 from lpp.analyze.numerics.auroc import auroc, residual_ranks
 from lpp.analyze.quantities.items import FEATURES
+from lpp.analyze.quantities.tables import frame_schema
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.uncertainty import interval, standard_error
 
+SCHEMA = frame_schema(FEATURE_COLUMNS)
 BASELINES = {"answer_length", "answer_place", "question_length"}
 
 

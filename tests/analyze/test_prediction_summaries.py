@@ -14,7 +14,7 @@ from made_runs import MakeRun
 
 from lpp.analyze import diff
 from lpp.analyze.cli.command import main
-from lpp.analyze.drift.predictions import SCHEMA, prediction_drift
+from lpp.analyze.drift.predictions import TOKEN_DRIFT, prediction_drift
 from lpp.analyze.quantities.drift import PREDICTIONS
 
 
@@ -22,9 +22,9 @@ def frame_of(values: Mapping[str, Any]) -> pl.DataFrame:
     rows = pl.DataFrame(values)
     return rows.with_columns(
         pl.lit(None, dtype=kind).alias(name)
-        for name, kind in SCHEMA.items()
+        for name, kind in TOKEN_DRIFT.items()
         if name not in rows.columns
-    ).select(SCHEMA.names())
+    ).select(TOKEN_DRIFT.names())
 
 
 @pytest.mark.slow

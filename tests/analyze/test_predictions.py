@@ -25,7 +25,7 @@ from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.logits import arithmetic
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.predictions import (
-    SCHEMA,
+    TOKEN_DRIFT,
     Summary,
     compared_tokens,
     prediction_drift,
@@ -129,7 +129,7 @@ def test_every_token_is_that_of_the_plain_computation(
     monkeypatch.setattr(tiles, "TILE_ROWS", tile_rows)
     a, b = side("a"), side("b", dim=9, per_shard=5)
     found = token_drift(pair_of(a, b))
-    assert found.schema == SCHEMA
+    assert found.schema == TOKEN_DRIFT
     assert len(found) == sum(LENGTHS) == compared_tokens(pair_of(a, b))
     want = reference(a, b)
     columns = ["prompt_id", "position", "flip"]
@@ -290,7 +290,7 @@ def test_without_a_head_flips_and_next_come_from_the_statistics(
     assert "--keep-head yes" in why
     assert arithmetic(pair, LOCAL) == ""
     found = token_drift(pair)
-    assert found.schema == SCHEMA
+    assert found.schema == TOKEN_DRIFT
     assert found.select(FULL).null_count().row(0) == (len(found),) * len(FULL)
     assert found["flip"].to_list() == [False] * len(found)  # 7 was the most likely in both
     margins = (pair.statistics[f"margin_{side}"] == 0 for side in "ab")
@@ -345,7 +345,7 @@ def test_only_some_columns(side: Callable[..., Side]) -> None:
     whole = token_drift(pair)
     forget(pair)
     found = token_drift(pair, only=("kl", "flip"))
-    for name in SCHEMA.names():
+    for name in TOKEN_DRIFT.names():
         if name in (*FULL[1:], *TIES):
             assert found[name].null_count() == len(found)
         else:

@@ -10,14 +10,14 @@ import pytest
 
 from lpp.sql import TABLES, connect
 from lpp.sql.database.faults import opening_fault
-from lpp.sql.schema import VIEWS
+from lpp.sql.schema import EVERY
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
 
 
 def test_tables_need_no_qualification(store: Path) -> None:
     with connect(store) as connection:
         listed = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
-        assert listed == sorted([*TABLES, *(view.name for view in VIEWS)])
+        assert listed == sorted(table.name for table in EVERY)
         described = connection.execute("DESCRIBE profiles").fetchall()
         assert [row[0] for row in described] == [c.name for c in TABLES["profiles"].columns]
         assert connection.execute("SELECT count(*) FROM profiles").fetchone() == (3,)

@@ -1,0 +1,83 @@
+"""The view `numbers`: each number of each table, with its own error, interval, prefix and unit."""
+
+import logging
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from duckdb import DuckDBPyConnection
+
+from lpp.sql import TABLES, build, connect
+from lpp.sql.schema import NUMBERS, Table
+
+WITH_NUMBERS = [table for table in TABLES.values() if table.numbers]
+
+
+def rows_of(connection: DuckDBPyConnection, what: str) -> list[dict[str, object]]:
+    found = connection.execute(f"FROM {what}")
+    names = [column[0] for column in found.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+@pytest.mark.parametrize("table", WITH_NUMBERS, ids=lambda table: table.name)
+def test_every_number_of_a_table_has_its_rows(store: Path, table: Table) -> None:
+    units = {column.name: column.unit for column in table.columns}
+    with connect(store) as connection:
+        wide = rows_of(connection, table.name)
+        long = rows_of(connection, f"numbers WHERE table_name = '{table.name}'")
+    key = [c.name for c in table.columns if c.name in table.key and c.part != "name"]
+    expected = [
+        {name: row[name] for name in key}
+        | {"table_name": table.name, "number": value, "unit": units[value]}
+        | {"number" if part == "name" else part: row[name] for part, name in parts.items()}
+        | {"flags": row.get("flags")}
+        for row in wide
+        for value, parts in table.numbers.items()
+    ]
+    names = [column.name for column in NUMBERS.columns]
+
+    def told(rows: list[dict[str, object]]) -> list[list[object]]:
+        return sorted(([row.get(name) for name in names] for row in rows), key=str)
+
+    assert told(long) == told(expected)
+
+
+def test_a_number_stands_with_its_error_and_the_prefix_that_it_came_from(store: Path) -> None:
+    with connect(store) as connection:
+        found = connection.execute(
+            "SELECT value, stderr, ci_low, ci_high, prefix, unit FROM numbers "
+            "WHERE table_name = 'profiles' AND number = 'effective_rank' ORDER BY run"
+        ).fetchall()
+        names = [
+            f"effective_rank{end}" for end in ("", "_stderr", "_ci_low", "_ci_high", "_prefix")
+        ]
+        wide = connection.execute(
+            f"SELECT {', '.join(names)} FROM profiles ORDER BY run"
+        ).fetchall()
+    assert found == [(*row, "dimensions") for row in wide]
+
+
+def test_its_columns_are_declared(store: Path) -> None:
+    with connect(store) as connection:
+        found = connection.execute(
+            "SELECT column_name, data_type, comment FROM duckdb_columns() "
+            "WHERE table_name = 'numbers' AND database_name = 'lpp' ORDER BY column_index"
+        ).fetchall()
+    assert found == [(column.name, column.type, column.comment) for column in NUMBERS.columns]
+
+
+def test_it_covers_all_results_and_nothing_by_token() -> None:
+    names = {table.name for table in WITH_NUMBERS}
+    assert {"spectra", "metrics", "layers", "drift_sites", "item_features", "profiles"} <= names
+    assert names.isdisjoint({"runs", "prompts", "drift_tokens", "jackknife", "published"})
+
+
+def test_a_new_build_has_it_and_warns_of_nothing(
+    store: Path, tables: dict[str, pa.Table], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "lpp.sql"):
+        build(store, {"runs": tables["runs"]}, keep=TABLES)
+    assert caplog.messages == []
+    with connect(store) as connection:
+        ((count,),) = connection.execute("SELECT count(*) FROM numbers").fetchall()
+    assert count == 3 * sum(len(table.numbers) for table in WITH_NUMBERS)
