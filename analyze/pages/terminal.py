@@ -48,7 +48,9 @@ def _parts(page: Page, everything: bool) -> Iterator[str]:
     yield "\n"
     yield from write.explained()
     hidden = any(
-        not (section.brief and table.brief) for section in page.sections for table in section.tables
+        not (section.brief and table.brief) or table.in_short() is not table
+        for section in page.sections
+        for table in section.tables
     )
     if hidden and not everything:
         yield wrapped("More tables: --all.")
@@ -104,7 +106,7 @@ class _Writer:
 
     def section(self, section: Section, everything: bool) -> Iterator[str]:
         """A section with its tables."""
-        tables = [t for t in section.tables if t.missing is None and (everything or t.brief)]
+        tables = section.shown(everything)
         if not tables and not section.notes:
             return
         yield f"\n{section.title}\n" if section.title else ""
