@@ -71,9 +71,9 @@ class Verdict:
         if self.baseline is not None:
             baseline = f"{self.baseline['feature']} ({self.auroc(self.baseline)})"
             n_beyond = f"{len(self.beyond):,}" if self.beyond else "none"
+            more = "1 of them tells" if len(self.beyond) == 1 else f"{n_beyond} of them tell"
             parts.append(
-                f"; {n_beyond} of them tell more than the best baseline, {baseline}, by a paired "
-                f"test (q below {Q})"
+                f"; {more} more than the best baseline, {baseline}, by a paired test (q below {Q})"
             )
         value = with_interval(*self.number(self.best))
         table = SITES if self.best["site"] else FEATURES

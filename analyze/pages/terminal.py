@@ -113,7 +113,8 @@ class _Writer:
         for note in section.notes:
             yield self.paragraph(note)
         for table in tables:
-            if len(section.tables) > 1 or not section.title:
+            cut = table.frame is table.short
+            if cut or len(section.tables) > 1 or not section.title:
                 unit = shared_unit([field for field in table.fields if field.first])
                 yield "\n" + wrapped(f"{table.title}, {unit}" if unit else table.title)
             yield "\n" + self.table(table)
