@@ -254,7 +254,8 @@ def test_the_command_prints_within_eighty_columns(
     done = run(written.root, "--task", "tiny_task", "--all")
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
+    commands = [line for line in lines if line.startswith("Next: ")]  # whole, to be copied
+    assert max(len(line) for line in lines if line not in commands) <= 80
     for feature in found.features["feature"].unique():
         assert feature in done.stdout, feature
     shown = next(line for line in lines if line.split()[:1] == ["answer_entropy"])
