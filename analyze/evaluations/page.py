@@ -44,6 +44,15 @@ OF_ANALYSIS: Final = ("task", "run", "source", "filter", "skip_first", "seed")
 
 RIGHT: Final = "right answers from wrong ones"
 
+READING: Final = (
+    "AUROC: the probability that a right item has the larger value of a feature than a wrong one; "
+    "0.50 says nothing, 0.30 tells as much as 0.70. Within groups: among items of one group alone. "
+    "Partial: of what the answer's length and ln p leave of the feature's ranks. q: Benjamini and "
+    "Hochberg over all features but those of the gold answer, which use the label. An AUROC does "
+    "not say that the model uses the feature, or that it holds for another task."
+)
+"""How to read a table of features."""
+
 TOLD: Final = 3
 """Analyses that are described in full; of others, only how many items were right."""
 
@@ -190,11 +199,7 @@ _CODE: Final = {
 """Python that gives the rows of each table, from the items and their analysis."""
 
 _LEADS: Final = (
-    "AUROC: the probability that a right item has the larger value of a feature than a wrong one; "
-    "0.50 says nothing, 0.30 tells as much as 0.70. Within groups: among items of one group alone. "
-    "Partial: of what the answer's length and ln p leave of the feature's ranks. q: Benjamini and "
-    "Hochberg over all features but those of the gold answer, which use the label. An AUROC does "
-    "not say that the model uses the feature, or that it holds for another task.",
+    READING,
     "The confidence of an item is the share of the chosen answer among the answers, or ln p of "
     "the only answer, for each of its tokens. A calibrated model is right as often as its shares "
     "say.",

@@ -10,7 +10,7 @@ import polars as pl
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.evaluations import page_tables
 from lpp.analyze.evaluations.measure import FEWEST_ITEMS, FEWEST_OF_A_KIND
-from lpp.analyze.evaluations.page import item_charts, item_findings
+from lpp.analyze.evaluations.page import READING, item_charts, item_findings
 from lpp.analyze.pages.page import Section
 from lpp.analyze.pages.table import Table
 from lpp.analyze.pages.words import Code, Part, Run, Sentence
@@ -28,14 +28,6 @@ from lpp.store.errors import FormatError
 from lpp.store.items import read_items
 
 SECTION: Final = "items"
-LEAD: Final = (
-    "Items of evaluated tasks. AUROC: the probability that a right item has the larger value of a "
-    "feature than a wrong one; 0.5 says nothing, 0.3 tells as much as 0.7. Within: among items of "
-    "one group alone. q: Benjamini and Hochberg over the features of an analysis, without those of "
-    "the gold answer, which use the label. A feature has to tell more than the baselines, which "
-    "know nothing of what the model computed. An AUROC does not say that the model uses the "
-    "feature, or that it holds for another task."
-)
 SHAPES: Final = (
     *(page_tables.ANALYSES, page_tables.OF_ITEMS, page_tables.OF_SITES, page_tables.CONTROLS),
     *(page_tables.RELIABILITY, page_tables.RISK, page_tables.MISTAKES),
@@ -77,7 +69,7 @@ def section(url: str, answers: Answers, runs: RunStyles) -> Section:
     return Section(
         SECTION,
         "What tells right answers from wrong ones",
-        LEAD,
+        READING,
         tuple(replace(chart, section=SECTION) for chart in charts),
         tuple(tables.values()),
         (*item_findings(frames), *not_analysed(answers, url)),
