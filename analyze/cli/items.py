@@ -1,26 +1,22 @@
 """`lpp-analyze items`: what tells right answers of an evaluation from wrong ones."""
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import fresh_option, output_options, sites_option
+from lpp.analyze.cli.options import fresh_option, sites_option
+from lpp.analyze.cli.show import PICTURES, check_page, page_options, show
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
-from lpp.store.commands.output import chosen_format, suffix_of
+from lpp.store.commands.output import suffix_of
 from lpp.store.commands.progress import progress
 from lpp.store.errors import ErrorKind, InputError
 
 if TYPE_CHECKING:
-    from lpp.analyze.evaluations.analysis import ItemAnalysis
-    from lpp.analyze.evaluations.evaluated import EvaluatedItems
-
-FORMATS = ("text", "json", "md", "html")
-PICTURES = ("svg", "png")
+    from lpp.analyze.pages.page import Page
 
 
 @click.command()
@@ -71,7 +67,7 @@ PICTURES = ("svg", "png")
     show_default=True,
     help="Draw folds, shuffled labels and resamples from this seed.",
 )
-@output_options(*FORMATS)
+@page_options()
 @fresh_option
 @debug_option
 def items(
@@ -88,6 +84,7 @@ def items(
     seed: int,
     form: str | None,
     output: Path | None,
+    everything: bool,
 ) -> None:
     """Show what separates right items of a task from wrong ones.
 
@@ -121,96 +118,72 @@ def items(
         lpp-analyze items ./lpp --task arc_easy -o items.html
         lpp-analyze items ./lpp --task arc_easy --run int4 --against base
     """
-    if base is not None:
-        chosen = {"source": source, "filter": filter, "cluster": cluster}
-        settings = {"sites": sites, "skip_first": skip_first, "seed": seed}
-        _of_two_runs(store, task, base, run, chosen | settings, form=form, output=output)
-        return
+    check_page(form, output)
+    chosen = {"source": source, "filter": filter, "cluster": cluster}
+    settings = {"sites": sites, "skip_first": skip_first, "seed": seed}
+    if base is None:
+        page = _of_one_run(store, task, run, chosen, settings, picture=_picture_of(output))
+    elif run is None:
+        raise click.UsageError(f"--against {base}: name the run that is compared with it, --run.")
+    else:
+        page = _of_two_runs(store, task, (base, run), chosen, settings)
+    show(page, form, output, everything=everything)
+
+
+def _picture_of(output: Path | None) -> Path | None:
+    """The file if it is a picture."""
+    return output if suffix_of(output) in PICTURES else None
+
+
+def _of_one_run(
+    store: str,
+    task: str,
+    run: str | None,
+    chosen: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    picture: Path | None,
+) -> "Page":
+    """What tells right items of a run from wrong ones.
+
+    chosen: options of `evaluated_items`. settings: those of `analysis`. picture: the file of the
+    chart of AUROC by depth, if that was asked for.
+    """
     from lpp.analyze.evaluations.analysis import analysis, kept_sites
     from lpp.analyze.evaluations.evaluated import evaluated_items
+    from lpp.analyze.evaluations.page import items_page
     from lpp.analyze.evaluations.tables import write_items
-    from lpp.analyze.pages.output import check_output
 
-    picture = suffix_of(output) in PICTURES
-    form = chosen_format(form, output, FORMATS, PICTURES)
-    if picture or form == "html":
-        import_module("lpp.analyze.charts.library")  # now, not after a minute, says what is missing
-    if output is not None:
-        check_output(output)
-    some = evaluated_items(store, task, run=run, source=source, filter=filter, cluster=cluster)
-    held = kept_sites(some, sites)
+    items = evaluated_items(store, task, run=run, **chosen)
+    held = kept_sites(items, settings["sites"])
     if picture and not held:
         raise InputError(
-            f"{output}: run {some.view.run.id} keeps moments of its rows and not the rows, "
+            f"{picture}: run {items.view.run.id} keeps moments of its rows and not the rows, "
             "so no feature has a depth. Evaluate again with --keep rows, or write -o items.html.",
             kind=ErrorKind.INCOMPLETE,
         )
     with progress("Items", 1 + len(held), "steps") as bar:
-        found = analysis(some, sites=sites, skip_first=skip_first, seed=seed, progress=bar)
-    in_database("The analysis is", lambda: write_items(store, found))
-    if picture and output is not None:
-        from lpp.analyze.charts.export import save_chart
-        from lpp.analyze.charts.items import item_depth_chart
-        from lpp.analyze.evaluations.tables import item_tables
-
-        save_chart(item_depth_chart(item_tables(found)["item_features"]), output)
-    else:
-        _write(store, some, found, form, output)
-    if output is not None:
-        click.echo(output)
+        answer = analysis(items, **settings, progress=bar)
+    in_database("The analysis is", lambda: write_items(store, answer))
+    return items_page(store, items, answer)
 
 
 def _of_two_runs(
     store: str,
     task: str,
-    base: str,
-    run: str | None,
-    options: Mapping[str, Any],
-    *,
-    form: str | None,
-    output: Path | None,
-) -> None:
-    """What tells the items that flip from `base` to `run`; options: of `flipped_items`."""
+    runs: tuple[str, str],
+    chosen: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> "Page":
+    """What tells the items that flip from the first of `runs` to the second.
+
+    chosen: options of `flips`. settings: those of `flip_analysis`.
+    """
     from lpp.analyze.evaluations.flip_analysis import flip_analysis, n_steps
     from lpp.analyze.evaluations.flips import flips
-    from lpp.analyze.pages.output import check_output
-    from lpp.analyze.text.flips import FORMATS as TEXTS
-    from lpp.sql.results.output import text_output
+    from lpp.analyze.evaluations.flips_page import flips_page
 
-    if run is None:
-        raise click.UsageError(f"--against {base}: name the run that is compared with it, --run.")
-    if form not in (None, *TEXTS) or suffix_of(output) in ("html", *PICTURES):
-        raise click.UsageError(f"--against: choose --format {', '.join(TEXTS)}; there is no page.")
-    form = chosen_format(form, output, [*TEXTS])
-    if output is not None:
-        check_output(output)
-    settings = dict(options)
-    chosen = {name: settings.pop(name) for name in ("source", "filter", "cluster")}
-    found = flips(store, task, base, run, **chosen)
-    with progress("Items", n_steps(found, settings["sites"]), "steps") as bar:
-        analysed = flip_analysis(found, **settings, progress=bar)
-    with text_output(output) as stream:
-        stream.write(TEXTS[form](analysed))
-    if output is not None:
-        click.echo(output)
-
-
-def _write(
-    store: str, some: "EvaluatedItems", found: "ItemAnalysis", form: str, output: Path | None
-) -> None:
-    """To standard output, or to a file."""
-    from lpp.analyze.text.items import FORMATS as TEXTS
-    from lpp.sql.results.output import text_output
-
-    if form == "html":
-        from lpp.analyze.report.items_page import items_page
-
-        shown = items_page(store, some, found)
-    elif form == "md":
-        from lpp.analyze.report.items_page import items_markdown
-
-        shown = items_markdown(some, found)
-    else:
-        shown = TEXTS[form](found)
-    with text_output(output) as stream:
-        stream.write(shown)
+    both = flips(store, task, *runs, **chosen)
+    with progress("Items", n_steps(both, settings["sites"]), "steps") as bar:
+        answer = flip_analysis(both, **settings, progress=bar)
+    return flips_page(store, answer)

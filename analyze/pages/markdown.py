@@ -80,7 +80,7 @@ def _named(run: str, runs: RunStyles) -> str:
 
 
 def _section(section: Section, page: Page, everything: bool) -> Iterator[str]:
-    shown = [t for t in section.tables if t.missing is None and (everything or t.brief)]
+    shown = section.shown(everything)
     if not (shown or section.notes):
         return
     yield ""

@@ -82,6 +82,11 @@ class Section:
         charts = any(not chart.table.missing for chart in self.charts)
         return not (self.notes or charts or any(not table.missing for table in self.tables))
 
+    def shown(self, everything: bool) -> list[Table]:
+        """Tables for text and Markdown, each with the rows that are shown."""
+        tables = (t for t in self.tables if t.missing is None and (everything or t.brief))
+        return [table if everything else table.in_short() for table in tables]
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:

@@ -6,7 +6,7 @@ columns `x`, `x_stderr`, `x_ci_low`, `x_ci_high` and `x_prefix` of the frame.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, Protocol
 
 import polars as pl
@@ -113,6 +113,8 @@ class Table:
     """Whether a page shows it only on demand, however short it is."""
     brief: bool = True
     """Whether text and Markdown show it; otherwise only with --all."""
+    short: pl.DataFrame | None = None
+    """The rows that text and Markdown show without --all; None: all."""
     missing: str | None = None
     """Text in place of the rows; None where there are rows."""
 
@@ -120,6 +122,13 @@ class Table:
     def more(self) -> bool:
         """Whether some columns are shown only on demand."""
         return not all(field.first for field in self.fields)
+
+    def in_short(self) -> "Table":
+        """The table with the rows of `short`; its title says how many of all these are."""
+        if self.short is None or self.short.height == self.frame.height:
+            return self
+        title = f"{self.title}: {self.short.height} of {self.frame.height} rows"
+        return replace(self, title=title, frame=self.short)
 
     def rows(self, count: int | None = None) -> list[list[Cell]]:
         """Cells of the first `count` rows, or of all."""

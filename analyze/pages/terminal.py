@@ -48,7 +48,9 @@ def _parts(page: Page, everything: bool) -> Iterator[str]:
     yield "\n"
     yield from write.explained()
     hidden = any(
-        not (section.brief and table.brief) for section in page.sections for table in section.tables
+        not (section.brief and table.brief) or table.in_short() is not table
+        for section in page.sections
+        for table in section.tables
     )
     if hidden and not everything:
         yield wrapped("More tables: --all.")
@@ -104,14 +106,15 @@ class _Writer:
 
     def section(self, section: Section, everything: bool) -> Iterator[str]:
         """A section with its tables."""
-        tables = [t for t in section.tables if t.missing is None and (everything or t.brief)]
+        tables = section.shown(everything)
         if not tables and not section.notes:
             return
         yield f"\n{section.title}\n" if section.title else ""
         for note in section.notes:
             yield self.paragraph(note)
         for table in tables:
-            if len(section.tables) > 1 or not section.title:
+            cut = table.frame is table.short
+            if cut or len(section.tables) > 1 or not section.title:
                 unit = shared_unit([field for field in table.fields if field.first])
                 yield "\n" + wrapped(f"{table.title}, {unit}" if unit else table.title)
             yield "\n" + self.table(table)

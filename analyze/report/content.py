@@ -8,8 +8,10 @@ from typing import Final
 
 import polars as pl
 
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.evaluations import tables as item_flags
 from lpp.analyze.pages.page import Chart, Origin, Page, Section, explained
+from lpp.analyze.pages.provenance import origin
 from lpp.analyze.pages.words import Code, Ref, Run, Sentence
 from lpp.analyze.report import drift, items
 from lpp.analyze.report.answers import Answer, Answers, PageRuns, ask, page_runs
@@ -19,7 +21,6 @@ from lpp.analyze.report.findings import findings
 from lpp.analyze.report.item_queries import ITEM_EVALUATED, ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.not_computed import not_computed
 from lpp.analyze.report.partly import depth_gaps, drift_gaps
-from lpp.analyze.report.provenance import origin
 from lpp.analyze.report.queries import EIGENVALUES, HOURGLASS, PLANS, QUERIES, SURPRISES, whole
 from lpp.analyze.report.summary import summary
 from lpp.analyze.report.surprises import surprises
@@ -88,7 +89,7 @@ OUTLINE: Final = (
         "instead. A token is its id where the store has no vocabulary of the tokenizer.",
         ("surprises",),
     ),
-    _Outline(items.SECTION, "Items", items.TITLE, items.LEAD, items.TABLES),
+    _Outline(items.SECTION, "", "", "", ()),
     _Outline(
         "benchmarks",
         "Benchmarks",
@@ -116,7 +117,7 @@ _ONLY_DRAWN: Final = ("training", drift.SECTION)
 """Sections that are shown only if they have a chart."""
 
 
-_RARE: Final = ("differences", "apart", "flags", *items.TABLES)
+_RARE: Final = ("differences", "apart", "flags")
 """Tables that are often empty although everything was computed."""
 
 
@@ -151,9 +152,8 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     drawn = [
         *charts(answers, styles),
         *drift.drift_charts(answers, styles),
-        *items.item_charts(answers, styles),
     ]
-    sections = list(_sections(url, answers, drawn, source))
+    sections = list(_sections(url, answers, drawn, source, styles))
     tables = (table for section in sections for table in section.tables)
     return Page(
         title="Latent performance profiles",
@@ -195,10 +195,12 @@ def _about(url: str, some: PageRuns | None) -> Sentence:
 
 
 def _sections(
-    url: str, answers: Answers, drawn: Sequence[Chart], source: Origin
+    url: str, answers: Answers, drawn: Sequence[Chart], source: Origin, runs: RunStyles
 ) -> Iterator[Section]:
     for outline in OUTLINE:
-        if outline.name == items.SECTION and not items.has_items(answers):
+        if outline.name == items.SECTION:
+            if items.has_items(answers):
+                yield items.section(url, answers, runs)
             continue
         if outline.name in _ONLY_DRAWN and not any(c.section == outline.name for c in drawn):
             continue  # most stores have no series
@@ -240,9 +242,6 @@ def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator
     if section == drift.SECTION:
         yield from drift.drift_findings(answers)
         yield from (gap.sentence(url) for gap in drift_gaps(answers, source))
-    if section == items.SECTION:
-        yield from items.item_findings(answers)
-        yield from items.not_analysed(answers, url)
     if section == "models":
         for run in source.unprofiled:
             yield (Run(run), " is in the store and not in its profiles: lpp-analyze profile.")

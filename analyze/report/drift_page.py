@@ -15,6 +15,7 @@ from lpp.analyze.drift.tables import drift_tables, stores
 from lpp.analyze.drift.worst import order_of, worst_tokens
 from lpp.analyze.pages.html import as_html
 from lpp.analyze.pages.page import Opening, Page, Section
+from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.words import Code, Run, Sentence
 from lpp.analyze.report.answers import Answer, Answers, ask_tables, without_columns
 from lpp.analyze.report.drift import drift_charts, drift_findings, positions_of
@@ -26,7 +27,6 @@ from lpp.analyze.report.drift_queries import (
     DRIFT_SITES,
     DRIFT_TOKENS,
 )
-from lpp.analyze.report.provenance import origin_of
 from lpp.analyze.report.queries import Query
 from lpp.analyze.report.surprises import shown_words
 from lpp.analyze.tables.flags import MEANING

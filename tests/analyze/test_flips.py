@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from click.testing import CliRunner, Result
 from evaluated_items import write_items
 from flipped_items import TASK, TwoRuns, two_runs
 from made_runs import MakeRun
+from pages import Page
 
 import lpp.analyze
 from lpp.analyze.cli.command import main
@@ -204,10 +206,11 @@ def test_diff_names_the_items(written: TwoRuns, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    (start,) = [place for place, line in enumerate(lines) if line.startswith(TASK)]
+    (start,) = [place for place, line in enumerate(lines) if line == f"Items of {TASK}"]
     rows = [line.split() for line in lines[start:]]
-    listed = [int(row[0]) for row in rows if len(row) > 6 and row[0].isdigit() and row[5] == ">"]
+    listed = [int(row[0]) for row in rows if len(row) > 6 and row[0].isdigit() and ">" in row]
     assert len(listed) == 5 + 2 + 3  # five of a change at most
+    assert "14 of 60 items" in " ".join(done.stdout.split())
     output = tmp_path / "drift.md"
     assert run(*asked, "-o", output).exit_code == 0
     assert f"### Items of {TASK}".replace("_", "\\_") in output.read_text("utf-8")
@@ -232,18 +235,27 @@ def test_diff_of_runs_of_a_corpus_has_no_items(make_run: MakeRun) -> None:
     assert json.loads(done.stdout)["items"] == []
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [(["--against", "first"], "--run"), (["--against", "first", "--run", "second", "-o"], "md")],
-)
-def test_words_that_do_not_go_together(
-    written: TwoRuns, tmp_path: Path, words: list[str], said: str
-) -> None:
-    page = tmp_path / "flips.html"
-    done = run("items", written.root, "--task", TASK, *words, *([page] if "-o" in words else []))
+def test_the_run_that_is_compared_is_named(written: TwoRuns) -> None:
+    done = run("items", written.root, "--task", TASK, "--against", "first")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert said in done.stderr
-    assert not page.exists()
+    assert "--run" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_page_has_the_items_and_their_counts(written: TwoRuns, tmp_path: Path) -> None:
+    page = tmp_path / "flips.html"
+    asked = ("items", written.root, "--task", TASK, "--run", "second", "--against", "first")
+    assert run(*asked, "-o", page).exit_code == 0
+    source = page.read_text("utf-8")
+    text = Page(source).text
+    assert "14 of 60 items" in text
+    assert "-0.17" in text
+    (data,) = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', page.read_text()
+    )
+    assert json.loads(data)["tables"]["changed"]["rows"] == 12 + 2 + 3
+    done = run(*asked, "--format", "csv")
+    assert len(done.stdout.splitlines()) == 1 + 12 + 2 + 3
 
 
 def test_the_difference_is_by_cluster(make_run: MakeRun) -> None:

@@ -304,6 +304,6 @@ def test_a_database_that_cannot_be_written_costs_a_line(written: EvaluatedRun) -
     with connect(written.root, write=True):
         done = invoke(written.root, "--task", "tiny_task")
     assert done.exit_code == 0
-    assert done.stdout.startswith("tiny_task: 60 items")
+    assert "answers 30 of 60 items of tiny_task" in done.stdout
     assert "profiles.duckdb" in done.stderr
     assert counts(written.root) == [0, 0, 0, 0]

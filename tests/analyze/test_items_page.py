@@ -23,11 +23,12 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.mistakes import confident_mistakes
+from lpp.analyze.evaluations.page import items_page
 from lpp.analyze.evaluations.tables import MEANING
 from lpp.analyze.pages.page import Section
 from lpp.analyze.pages.words import plain
+from lpp.analyze.pages.write import written as page_in
 from lpp.analyze.report.content import report
-from lpp.analyze.report.items_page import items_page
 from lpp.analyze.report.report import write_report
 from lpp.store.errors import InputError
 
@@ -131,7 +132,7 @@ def test_a_chart_of_several_analyses_is_refused() -> None:
 def test_the_page_says_what_was_found_and_names_are_text(
     written: EvaluatedRun, some: EvaluatedItems, found: ItemAnalysis
 ) -> None:
-    text = items_page(str(written.root), some, found)
+    text = page_in(items_page(str(written.root), some, found), "html")
     page = Page(text)
     assert page.elements.count("script") == 3
     assert not {"img", "b"} & {*page.elements}
@@ -140,6 +141,7 @@ def test_the_page_says_what_was_found_and_names_are_text(
     assert [link for link in page.links if not link.startswith("#")] == []
     assert f"{found.n_right} of 80 items" in page.text
     gap = found.features.filter(feature="answer_entropy").row(0, named=True)
+    there = found.features.drop_nulls("auroc")
     assert f"The best is answer_entropy, AUROC {gap['auroc']:.2f} [{gap['ci_low']:.2f}" in page.text
     for flag in ("first_positions", "no_groups"):
         assert MEANING[flag] in page.text
@@ -147,9 +149,9 @@ def test_the_page_says_what_was_found_and_names_are_text(
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
     document = json.loads(data)
     assert [*document["charts"]] == CURVES
-    tables, n_sites = document["tables"], found.features["site"].count()
+    tables, n_sites = document["tables"], there["site"].count()
     assert {name: table["rows"] for name, table in tables.items()} == {
-        **{"item-features": len(found.features) - n_sites, "item-sites": n_sites},
+        **{"item-features": len(there) - n_sites, "item-sites": n_sites},
         **{"item-controls": len(found.features), "item-analyses": 1},
         **{"item-reliability": 10, "item-risk": 80, "item-mistakes": 10},
     }
@@ -157,8 +159,9 @@ def test_the_page_says_what_was_found_and_names_are_text(
         names = {column["name"] for column in table["columns"]}
         assert {*table["key"]} <= names
         assert not names & {"run", "seed", "source"}
+        assert "within_auroc" not in names  # the items have no groups
     columns = [column["name"] for column in tables["item-features"]["columns"]]
-    assert columns == ["feature", "auroc", "within_auroc", "q_value", "role", "gain"]
+    assert columns[:5] == ["feature", "auroc", "partial_auroc", "q_value", "role"]
     items = next(one for one in tables["item-mistakes"]["columns"] if one["name"] == "item")
     assert items["values"] == [one.item for one in confident_mistakes(some)]
 
@@ -166,7 +169,7 @@ def test_the_page_says_what_was_found_and_names_are_text(
 def test_the_python_and_the_command_of_a_page_give_it_again(
     written: EvaluatedRun, some: EvaluatedItems, found: ItemAnalysis
 ) -> None:
-    text = items_page(str(written.root), some, found)
+    text = page_in(items_page(str(written.root), some, found), "html")
     (code,) = re.findall(r'<pre id="text-item-sites"[^>]*>(.*?)</pre>', text, re.DOTALL)
     for mark, character in (("&#39;", "'"), ("&#34;", '"'), ("&lt;", "<"), ("&gt;", ">")):
         code = code.replace(mark, character)
@@ -191,7 +194,8 @@ def test_a_page_without_rows_or_confidence(make_run: MakeRun) -> None:
     some = evaluated_items(made.root, "tiny_task")
     found = lpp.analyze.items(made.root, "tiny_task")
     of_no_site = found.features.filter(pl.col("site").is_null())
-    text = items_page(str(made.root), some, replace(found, features=of_no_site, keeps_rows=False))
+    bare = replace(found, features=of_no_site, keeps_rows=False)
+    text = page_in(items_page(str(made.root), some, bare), "html")
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
     document = json.loads(data)
     assert [*document["charts"]] == ["items-risk"]
@@ -217,12 +221,13 @@ def test_the_command_writes_the_page_and_the_picture(written: EvaluatedRun, tmp_
 def test_markdown_has_the_sentences_and_the_mistakes(
     written: EvaluatedRun, some: EvaluatedItems, found: ItemAnalysis
 ) -> None:
-    done = invoke(written.root, "<b>quiz", "--sites", "final", "--format", "md")
+    done = invoke(written.root, "<b>quiz", "--sites", "final", "--format", "md", "--all")
     assert done.exit_code == 0, done.output
     assert f"{found.n_right} of 80 items" in done.stdout.partition("AUROC")[0]
     assert "<b>" not in re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", done.stdout)
-    table = done.stdout.rpartition("---: |\n")[2].splitlines()
-    items = [int(line.split(" | ")[0].removeprefix("| ")) for line in table]
+    table = done.stdout.partition("### The most confident mistakes")[2].partition("\n\n")[2]
+    rows = re.findall(r"^\| ([0-9]+) \|", table.partition("###")[0], re.MULTILINE)
+    items = [int(item) for item in rows]
     assert items == [one.item for one in confident_mistakes(some)]
 
 
@@ -264,7 +269,7 @@ def test_sentences_of_each_task_in_the_report(tmp_path: Path) -> None:
     assert len(said) == 5
     for number in (run_id(0, "m0"), "40 of 100", "0.40 [0.30, 0.50]"):
         assert number in said[0]
-    telling = [one for one in every if "answer_gap" in one]
+    telling = [one for one in every if "q below" in one and "answer_gap" in one]
     assert len(telling) == 3  # more are not told in full
     for number in ("1 of 10", "answer_length (0.55)", "answer_gap, AUROC 0.80 [0.70, 0.90]"):
         assert number in telling[0]

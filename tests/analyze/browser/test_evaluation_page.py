@@ -10,7 +10,8 @@ from opened_page import OpenPage
 
 import lpp.analyze
 from lpp.analyze.evaluations.evaluated import evaluated_items
-from lpp.analyze.report.items_page import items_page
+from lpp.analyze.evaluations.page import items_page
+from lpp.analyze.pages.write import written as page_in
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -28,7 +29,8 @@ def page_file(make_shared_run: MakeRun, tmp_path_factory: pytest.TempPathFactory
     )
     found = lpp.analyze.items(written.root, HOSTILE)
     path = tmp_path_factory.mktemp("page") / "items.html"
-    path.write_text(items_page(str(written.root), evaluated_items(written.root, HOSTILE), found))
+    items = evaluated_items(written.root, HOSTILE)
+    path.write_text(page_in(items_page(str(written.root), items, found), "html"))
     return path
 
 
