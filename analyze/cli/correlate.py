@@ -1,12 +1,13 @@
 """`lpp-analyze correlate`: profiles beside benchmarks, with everything that doubts them."""
 
-import shlex
+from pathlib import Path
 
 import click
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import format_option, names, runs_option
-from lpp.store.commands.console import debug_option, write_exact
+from lpp.analyze.cli.options import names, runs_option
+from lpp.analyze.cli.show import check_page, page_options, show
+from lpp.store.commands.console import debug_option
 
 
 @click.command()
@@ -65,7 +66,7 @@ from lpp.store.commands.console import debug_option, write_exact
 @click.option(
     "--seed", default=0, show_default=True, help="Draw the bootstrap samples from this seed."
 )
-@format_option("table", "csv", "json")
+@page_options()
 @debug_option
 def correlate(
     *,
@@ -81,7 +82,9 @@ def correlate(
     untrained: bool,
     with_published: bool,
     seed: int,
-    form: str,
+    form: str | None,
+    output: Path | None,
+    everything: bool,
 ) -> None:
     """Correlate profiles with benchmark scores across models.
 
@@ -109,12 +112,12 @@ def correlate(
         refuse_unranked,
     )
     from lpp.analyze.scores.subjects import Setting
+    from lpp.analyze.studies.correlations_page import correlations_page
     from lpp.analyze.tables.database import refresh_database
-    from lpp.analyze.text import correlations as render
-    from lpp.analyze.text.text import as_csv
     from lpp.store import open_store
     from lpp.store.format.find_runs import runs_fitting
 
+    check_page(form, output)
     captured = views(store)
     plans = plans_of(captured)
     question = Question(
@@ -132,13 +135,6 @@ def correlate(
     kept = in_database(
         "The correlations are", lambda: refresh_database(open_store(store).path, found)
     )
-    short_names = names_of(captured)
-    if form == "csv":
-        write_exact(as_csv(found, parted_by="; "))
-    elif form == "json":
-        write_exact(render.as_json(found, short_names))
-    else:
-        click.echo(render.as_table(found, short_names), nl=False)
+    page = correlations_page(store, found, names_of(captured))
+    show(page, form, output, everything=everything, stored=bool(kept))
     refuse_unranked(found)
-    if form == "table" and kept:
-        click.echo(f"Next: lpp-sql {shlex.quote(store)} --run correlations")

@@ -113,6 +113,8 @@ class Table:
     """Whether a page shows it only on demand, however short it is."""
     brief: bool = True
     """Whether text and Markdown show it; otherwise only with --all."""
+    compared: bool = False
+    """Whether a reader compares its rows: a terminal shows few of them side by side, or bars."""
     missing: str | None = None
     """Text in place of the rows; None where there are rows."""
 
