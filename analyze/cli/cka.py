@@ -1,12 +1,13 @@
 """`lpp-analyze cka`: how alike neighbouring sites are."""
 
-import shlex
+from pathlib import Path
 
 import click
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import format_option, runs_option, sites_option, skip_first_option
-from lpp.store.commands.console import debug_option, write_exact
+from lpp.analyze.cli.options import runs_option, sites_option, skip_first_option
+from lpp.analyze.cli.show import check_page, page_options, show
+from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
 
 
@@ -41,7 +42,7 @@ from lpp.store.commands.progress import progress
     show_default=True,
     help="Use this much memory for matrices; with more, each site is read fewer times.",
 )
-@format_option("table", "csv")
+@page_options()
 @debug_option
 def cka(
     *,
@@ -54,7 +55,9 @@ def cka(
     all_pairs: bool,
     jobs: int | None,
     memory_gib: float,
-    form: str,
+    form: str | None,
+    output: Path | None,
+    everything: bool,
 ) -> None:
     """Compare sites of each run in STORE by linear CKA.
 
@@ -71,10 +74,9 @@ def cka(
     from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import Selection, select_runs, select_sites
     from lpp.analyze.studies import cka_table
-    from lpp.analyze.text.cka import as_text
-    from lpp.analyze.text.names import with_names
-    from lpp.analyze.text.text import as_csv
+    from lpp.analyze.studies.cka_page import cka_page
 
+    check_page(form, output)
     asked = None if prompts is None else (prompts,)
     selection = Selection(runs=runs, sites=sites, prompts=asked)
     views, incomplete = select_runs(store, selection)
@@ -92,12 +94,5 @@ def cka(
         memory = int(memory_gib * (1 << 30))
         found = cka_table.compute(work, jobs=jobs, memory=memory, progress=bar)
     database = in_database("The CKA is", lambda: cka_table.write(store, found))
-    names = names_of(views)
-    if form == "csv":
-        write_exact(as_csv(with_names(found, names)))
-        return
-    click.echo(as_text(found, names), nl=False)
-    if database is not None:
-        click.echo(f"{len(found)} pairs are in {database}.")
-        select = "SELECT run, site, other_site, cka FROM cka"
-        click.echo(f'Next: lpp-sql {shlex.quote(store)} "{select}"')
+    page = cka_page(store, found, names_of(views))
+    show(page, form, output, everything=everything, stored=database is not None)

@@ -1,22 +1,25 @@
 """`lpp-analyze correlate`: profiles beside benchmarks, with everything that doubts them."""
 
-import shlex
+from pathlib import Path
 from typing import Any
 
 import click
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import format_option, runs_option, setting_options
+from lpp.analyze.cli.options import runs_option, setting_options
+from lpp.analyze.cli.show import check_page, page_options, show
 from lpp.analyze.scores.settings import Question
-from lpp.store.commands.console import debug_option, write_exact
+from lpp.store.commands.console import debug_option
 
 
 @click.command()
 @click.argument("store")
 @setting_options(Question, runs=runs_option)
-@format_option("table", "csv", "json")
+@page_options()
 @debug_option
-def correlate(*, store: str, form: str, **settings: Any) -> None:
+def correlate(
+    *, store: str, form: str | None, output: Path | None, everything: bool, **settings: Any
+) -> None:
     """Correlate profiles with benchmark scores across models.
 
     Prints Pearson, Spearman, and partial Spearman with model size held constant. Each has the
@@ -37,22 +40,15 @@ def correlate(*, store: str, form: str, **settings: Any) -> None:
     from lpp.analyze.runs.keys import views
     from lpp.analyze.runs.named import names_of
     from lpp.analyze.scores.correlations import correlate, refuse_unranked
+    from lpp.analyze.studies.correlations_page import correlations_page
     from lpp.analyze.tables.database import refresh_database
-    from lpp.analyze.text import correlations as render
-    from lpp.analyze.text.text import as_csv
     from lpp.store import open_store
 
+    check_page(form, output)
     found = correlate(store, Question(**settings))
     kept = in_database(
         "The correlations are", lambda: refresh_database(open_store(store).path, found)
     )
-    names = names_of(views(store))
-    if form == "csv":
-        write_exact(as_csv(found, parted_by="; "))
-    elif form == "json":
-        write_exact(render.as_json(found, names))
-    else:
-        click.echo(render.as_table(found, names), nl=False)
+    page = correlations_page(store, found, names_of(views(store)))
+    show(page, form, output, everything=everything, stored=bool(kept))
     refuse_unranked(found)
-    if form == "table" and kept:
-        click.echo(f"Next: lpp-sql {shlex.quote(store)} --run correlations")

@@ -92,5 +92,6 @@ def layers(
         found = library.layers(store, selection, errors=errors, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)
-    in_database("The layers are", lambda: library.write(store, found))
-    show(layers_page(store, found, names_of(views)), form, output, everything=everything)
+    database = in_database("The layers are", lambda: library.write(store, found))
+    page = layers_page(store, found, names_of(views))
+    show(page, form, output, everything=everything, stored=database is not None)

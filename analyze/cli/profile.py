@@ -1,8 +1,7 @@
 """`lpp-analyze profile`: compute, print, and put into the database."""
 
-import shlex
-import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -19,8 +18,9 @@ from lpp.analyze.cli.options import (
     settings_options,
     sites_option,
 )
+from lpp.analyze.cli.show import check_page, page_options, show
 from lpp.store.commands.completion import complete_names
-from lpp.store.commands.console import debug_option, write_exact
+from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
 
 
@@ -31,8 +31,6 @@ def _every_metric() -> Iterable[str]:
 
 
 AGGREGATIONS: Final = ("min", "max", "mean", "median")
-EXTREMES: Final = ("min", "max")
-"""Of entropy and ranks, over prefixes: what the database has."""
 FINAL: Final = "final"
 
 
@@ -88,12 +86,7 @@ FINAL: Final = "final"
     help="Divide the prompts into this many groups for the jackknife.",
 )
 @cluster_option
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "bars", "csv", "json")),
-    help="Print in this format. Default: bars on a terminal, else table.",
-)
+@page_options("bars")
 @executor_options
 @debug_option
 def profile(
@@ -112,6 +105,8 @@ def profile(
     groups: int,
     cluster: str | None,
     form: str | None,
+    output: Path | None,
+    everything: bool,
     jobs: int | None,
     executor: Any,
     address: str | None,
@@ -148,11 +143,10 @@ def profile(
         lpp-analyze profile ./lpp --cluster document
         lpp-analyze profile s3://lab/lpp --executor ray --address auto
     """
-    import polars as pl
-
     from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.metrics.registry import chosen as asked_of
     from lpp.analyze.metrics.registry import needing_rows
+    from lpp.analyze.pages.words import Code
     from lpp.analyze.runs.given import resolved
     from lpp.analyze.runs.keys import views as all_views
     from lpp.analyze.runs.named import names_of
@@ -164,15 +158,14 @@ def profile(
         select_sites,
         shortfalls,
     )
+    from lpp.analyze.studies.profile_page import EXTREMES, profile_page
+    from lpp.analyze.studies.profile_summary import FEW
     from lpp.analyze.tables.analysis import analyze_views
     from lpp.analyze.tables.build import write_database
-    from lpp.analyze.tables.database import read_table
+    from lpp.analyze.tables.database import differences_of, held_profiles
     from lpp.analyze.tables.entropy import uncaptured_lines
-    from lpp.analyze.tables.metrics import LOGITS
-    from lpp.analyze.text import profiles as render
-    from lpp.analyze.text.names import with_names
-    from lpp.analyze.text.text import FORMATS, printable
 
+    check_page(form, output)
     dropped = drop_prefixes or ()
     selection = Selection(
         runs=runs,
@@ -214,29 +207,19 @@ def profile(
     database = in_database(
         "The profiles are", lambda: write_database(store, analysis, profiles=kept)
     )
-    only_final = sites is None and FINAL in chosen
-    shown = found.filter(site=FINAL) if only_final else found
-    form = form or ("bars" if sys.stdout.isatty() else "table")
-    if form in FORMATS:
-        if cluster is not None:
-            shown = shown.with_columns(cluster=pl.lit(cluster))
-        write_exact(FORMATS[form](with_names(shown, names)))
-        return
-    others = analysis.metrics
-    if only_final:
-        others = others.filter(pl.col("site").is_in([FINAL, LOGITS]))
-    text = render.as_table(
+    shown = found.filter(site=FINAL) if sites is None and FINAL in chosen else found
+    aggregates = (entropy_by, rank_by)
+    few = database is not None and aggregates == EXTREMES and len(views) <= FEW
+    differences = differences_of(store, [view.run.id for view in views]) if few else None
+    page = profile_page(
+        store,
+        analysis,
         shown,
-        entropy=entropy_by,
-        ranks=rank_by,
-        metrics=others,
-        computed=analysis.computed,
-        bars=form == "bars",
-        names=names,
-        cluster=cluster,
+        names,
+        aggregates=aggregates,
+        differences=differences,
+        held=()
+        if database is None
+        else (f"{held_profiles(store)} are in ", Code(f"{database}"), "."),
     )
-    click.echo(printable(text, sys.stdout.encoding), nl=False)
-    if database is not None:
-        there = read_table(store, "site_profiles")
-        click.echo(f"{len(there)} profiles of {there['site'].n_unique()} sites are in {database}.")
-        click.echo(f"Next: lpp-sql {shlex.quote(store)} --run profiles")
+    show(page, form, output, everything=everything, stored=database is not None)

@@ -1,6 +1,6 @@
 """`lpp-analyze sensitivity`: profiles over a grid of settings, and the order of models."""
 
-import shlex
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,12 +9,12 @@ from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
     errors_option,
     executor_options,
-    format_option,
     numbers,
     runs_option,
     sites_option,
 )
-from lpp.store.commands.console import debug_option, write_exact
+from lpp.analyze.cli.show import check_page, page_options, show
+from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
 
 PARTS = ("grid", "agreement")
@@ -38,11 +38,11 @@ PARTS = ("grid", "agreement")
 @sites_option("final")
 @runs_option
 @errors_option("final")
-@format_option("table", "csv", "json")
+@page_options()
 @click.option(
     "--part",
     type=click.Choice(PARTS),
-    help="Print this part only. Default: both; with csv, grid.",
+    help="Show this part only. Default: both; with csv, grid.",
 )
 @executor_options
 @debug_option
@@ -54,7 +54,9 @@ def sensitivity(
     sites: tuple[str, ...],
     runs: tuple[str, ...],
     errors: Any,
-    form: str,
+    form: str | None,
+    output: Path | None,
+    everything: bool,
     part: Any,
     jobs: int | None,
     executor: Any,
@@ -81,10 +83,9 @@ def sensitivity(
     from lpp.analyze.runs.select import Selection, n_sites, select_runs
     from lpp.analyze.studies import sensitivity as library
     from lpp.analyze.studies.grid import grid_axes
-    from lpp.analyze.text import sensitivity as text
-    from lpp.analyze.text.names import with_names
-    from lpp.analyze.text.text import as_csv
+    from lpp.analyze.studies.sensitivity_page import sensitivity_page
 
+    check_page(form, output)
     selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
     views, _ = select_runs(store, selection)
     axes = grid_axes(views, selection)
@@ -97,20 +98,5 @@ def sensitivity(
     for line in found.left_out:
         click.echo(line, err=True)
     database = in_database("The sensitivity is", lambda: library.write(store, found))
-    names = names_of(views)
-    if form == "json":
-        write_exact(text.as_json(found, names))
-    elif form == "csv":
-        write_exact(
-            as_csv(found.agreement if part == "agreement" else with_names(found.values, names))
-        )
-    else:
-        if part != "agreement":
-            click.echo(text.grid_text(found, names), nl=False)
-            click.echo(text.tokens_text(found.savings, names), nl=False)
-        if part != "grid":
-            click.echo(text.agreement_text(found), nl=False)
-        if database is not None:
-            click.echo(f"\n{len(found.values)} numbers are in {database}.")
-            select = "SELECT run, context, n_prompts, metric, value FROM sensitivity"
-            click.echo(f'Next: lpp-sql {shlex.quote(store)} "{select}"')
+    page = sensitivity_page(store, found, names_of(views), part=part)
+    show(page, form, output, everything=everything, stored=database is not None)

@@ -1,6 +1,8 @@
 """What every command that answers a question does with its page: print it, or write it."""
 
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("text", "md", "html", "json", "csv")
 """For a terminal, for a pull request, for a browser, and for programs."""
+
+TYPED: Final = ("text", "bars")
+"""Those for a terminal, which may lack a character."""
 
 PICTURES: Final = ("svg", "png")
 """Endings of --output that write the picture of a page."""
@@ -66,12 +71,22 @@ def check_page(form: str | None, output: Path | None) -> None:
 
 
 def show(
-    page: "Page", form: str | None, output: Path | None = None, *, everything: bool = False
+    page: "Page",
+    form: str | None,
+    output: Path | None = None,
+    *,
+    everything: bool = False,
+    stored: bool = True,
 ) -> None:
-    """Print `page`, or write it to `output` and print the path."""
+    """Print `page`, or write it to `output` and print the path.
+
+    stored: whether the database has the page's numbers; without it no command goes on from them.
+    """
+    from lpp.analyze.pages.terminal import printable
     from lpp.analyze.pages.write import written
     from lpp.sql.results.output import text_output
 
+    page = page if stored else replace(page, next=())
     if output is not None and suffix_of(output) in PICTURES:
         charts = list(page.charts)
         if not charts:
@@ -79,7 +94,10 @@ def show(
         min(charts, key=lambda chart: not chart.opens).write(output)
     else:
         chosen = chosen_format(form, output, FORMATS)
+        text = written(page, chosen, everything=everything)
+        if output is None and chosen in TYPED:
+            text = printable(text, sys.stdout.encoding)
         with text_output(output) as stream:
-            stream.write(written(page, chosen, everything=everything))
+            stream.write(text)
     if output is not None:
         click.echo(output)

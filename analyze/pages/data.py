@@ -1,6 +1,7 @@
 """A page for programs: JSON, and CSV of its main table."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -17,3 +18,9 @@ def as_csv(frame: pl.DataFrame, *, parted_by: str = " ") -> str:
     lists = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.List)]
     texts = pl.col(lists).cast(pl.List(pl.String)).list.join(parted_by)
     return frame.with_columns(texts).write_csv()
+
+
+def with_names(frame: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:
+    """`frame`, which has a column `run`, with the run's name as its last column, `name`."""
+    name = pl.col("run").replace_strict(names, default=None, return_dtype=pl.String)
+    return frame.with_columns(name.alias("name"))

@@ -115,6 +115,8 @@ class Table:
     """Whether text and Markdown show it; otherwise only with --all."""
     short: pl.DataFrame | None = None
     """The rows that text and Markdown show without --all; None: all."""
+    compared: bool = False
+    """Whether a reader compares its rows: a terminal shows few of them side by side, or bars."""
     missing: str | None = None
     """Text in place of the rows; None where there are rows."""
 

@@ -1,7 +1,8 @@
 """A page on a terminal: 80 columns, no word broken.
 
 A table takes the first of these forms that fits: errors beside their numbers; short headings;
-errors below their numbers; fewer columns, which a line counts.
+errors below their numbers; fewer columns, which a line counts. Few rows that are compared stand
+side by side. In the format `bars` such a table has a line and a bar for each number.
 """
 
 import io
@@ -25,24 +26,41 @@ WIDTH: Final = 80
 RUN_WIDTH: Final = 20
 """Columns of a run's name in a table; a longer one is broken after a hyphen or at a space."""
 
+SIDE_BY_SIDE: Final = 3
+"""Most rows that stand side by side."""
+
+BAR: Final = 22
+"""Columns of the longest bar."""
+
+_LABEL: Final = 30
+_VALUE: Final = 22
+"""Columns before a bar."""
+
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉"
+_RAISED: Final = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_PLAIN: Final = {"± ": "+-", " ±": "+-", "±": "+-", "─": "-", "–": "-", "█": "#"} | dict(
+    zip(_EIGHTHS[1:] + _RAISED, "   ####0123456789", strict=True)
+)
+"""In order: what stands for a character in ASCII."""
+
 LEAST_PROSE: Final = 20
 """Columns that a text is shortened to before columns are left out."""
 
 
-def as_text(page: Page, *, everything: bool = False) -> str:
-    """`page` for a terminal; everything: also what is not brief."""
-    return "".join(_parts(page, everything))
+def as_text(page: Page, *, everything: bool = False, bars: bool = False) -> str:
+    """`page` for a terminal; everything: also what is not brief; bars: where rows are compared."""
+    return "".join(_parts(page, everything, _Writer(page, bars=bars)))
 
 
-def _parts(page: Page, everything: bool) -> Iterator[str]:
-    write = _Writer(page)
+def _parts(page: Page, everything: bool, write: "_Writer") -> Iterator[str]:
     yield from write.legend()
     if page.opening.sentence:
         yield write.paragraph(page.opening.sentence)
+    shown = [section for section in page.sections if everything or section.brief]
+    write.number(shown, everything)
     yield write.opening()
     for sentence in page.findings:
         yield write.paragraph(sentence)
-    shown = [section for section in page.sections if everything or section.brief]
     for section in shown:
         yield from write.section(section, everything)
     yield "\n"
@@ -61,11 +79,10 @@ def _parts(page: Page, everything: bool) -> Iterator[str]:
 class _Writer:
     """Writes the parts of one page; knows its runs and flags."""
 
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.numbers = {flag: place for place, flag in enumerate(page.flags, start=1)}
-        self.used: set[str] = set()
-        """Flags that a table which was written has."""
+    def __init__(self, page: Page, *, bars: bool = False) -> None:
+        self.page, self.with_bars = page, bars
+        self.numbers: dict[str, int] = {}
+        """Of the flags that the tables which are written mark."""
 
     def legend(self) -> Iterator[str]:
         """A line on each run: its letter, its name, and the id, which commands take."""
@@ -77,8 +94,15 @@ class _Writer:
         """A sentence as lines."""
         return wrapped(said(sentence, self.page), indent)
 
+    def number(self, sections: Sequence[Section], everything: bool) -> None:
+        """Number the flags that tables of `sections` mark."""
+        tables = (table for section in sections for table in section.tables)
+        marked = {f for table in tables if everything or table.brief for f in table.flags()}
+        flags = (flag for flag in self.page.flags if flag in marked)
+        self.numbers = {flag: place for place, flag in enumerate(flags, start=1)}
+
     def opening(self) -> str:
-        """The numbers of the opening."""
+        """The numbers of the opening, and its warnings but those of flags that tables mark."""
         opening = self.page.opening
         out = ""
         if opening.rows:
@@ -102,7 +126,12 @@ class _Writer:
                 )
                 made.add_row(*texts)
             out = "\n" + _rendered(made) + (wrapped(f"{opening.setting}; 95 % intervals."))
-        return out + "".join(map(self.paragraph, opening.warnings))
+        others = [
+            warning
+            for warning in opening.warnings
+            if not (isinstance(warning[0], Flag) and warning[0].flag in self.numbers)
+        ]
+        return out + "".join(map(self.paragraph, others))
 
     def section(self, section: Section, everything: bool) -> Iterator[str]:
         """A section with its tables."""
@@ -128,7 +157,10 @@ class _Writer:
             [cell for cell, field in zip(cells, table.fields, strict=True) if field.first]
             for cells in table.rows()
         ]
-        self.used |= table.flags()
+        if table.compared and self.with_bars:
+            return "".join(self._bars(fields, rows, table))
+        if table.compared and len(rows) <= SIDE_BY_SIDE:
+            return self._side_by_side(fields, rows)
         for short, stacked in ((False, False), (True, False), (True, True)):
             text = self._fitting(fields, rows, short=short, stacked=stacked)
             if text is not None:
@@ -142,6 +174,49 @@ class _Writer:
                 names = ", ".join(fields[place].label for place in left_out)
                 return text + wrapped(f"Also in --format csv: {names}.")
         return ""
+
+    def _side_by_side(self, fields: Sequence[Field], rows: Sequence[Sequence[Cell]]) -> str:
+        """Rows across, headed by their first cell; numbers down."""
+        texts: list[list[str]] = []
+        for short, stacked in ((False, False), (False, True), (True, True)):
+            texts = [
+                [
+                    _line(field, short=short),
+                    *(self._cell(field, row[place], stacked=stacked) for row in rows),
+                ]
+                for place, field in enumerate(fields)
+            ]
+            wide = [max(map(_width, column)) for column in zip(*texts, strict=True)]
+            if sum(wide) + 2 * (len(wide) - 1) <= WIDTH:
+                break
+        made = _plain_table()
+        for place, head in enumerate(texts[0]):
+            made.add_column(head, justify="right" if place else "left", no_wrap=True)
+        for line in texts[1:]:
+            made.add_row(*line)
+        return _rendered(made)
+
+    def _bars(
+        self, fields: Sequence[Field], rows: Sequence[Sequence[Cell]], table: Table
+    ) -> Iterator[str]:
+        """Each number: its name, then a line for each row; bars begin at 0 and share a scale."""
+        first = next((p for p, field in enumerate(fields) if field.kind == "number"), len(fields))
+        texts = [
+            [self._cell(*pair, stacked=False) for pair in zip(fields, cells, strict=True)]
+            for cells in rows
+        ]
+        names = [" ".join(" ".join(row[:first]).split("\n")) for row in texts]
+        for place, field in enumerate(fields[first:], first):
+            numbers = table.frame[field.name] if field.kind == "number" else None
+            values = [None] * len(rows) if numbers is None else numbers.to_list()
+            most = max((value for value in values if value is not None), default=0.0)
+            yield f"{_line(field)}\n"
+            for name, row, value in zip(names, texts, values, strict=True):
+                *before, label = broken(name, _LABEL).split("\n")
+                yield from (f"  {line}\n" for line in before)
+                drawn = bar(value, most, BAR)
+                yield f"  {label:<{_LABEL}} {row[place]:>{_VALUE}}  {drawn}".rstrip() + "\n"
+            yield "\n"
 
     def _fitting(
         self, fields: Sequence[Field], rows: Sequence[Sequence[Cell]], *, short: bool, stacked: bool
@@ -200,9 +275,8 @@ class _Writer:
     def explained(self) -> Iterator[str]:
         """A line or two on each flag in sight."""
         for flag, place in self.numbers.items():
-            if flag in self.used:
-                text = f"[{place}] {flag}: {self.page.flags[flag].removesuffix('.')}."
-                yield from (f"{x}\n" for x in textwrap.wrap(text, WIDTH, subsequent_indent="    "))
+            text = f"[{place}] {flag}: {self.page.flags[flag].removesuffix('.')}."
+            yield from (f"{x}\n" for x in textwrap.wrap(text, WIDTH, subsequent_indent="    "))
 
 
 def said(sentence: Sentence, page: Page) -> str:
@@ -254,13 +328,41 @@ def broken(name: str, width: int = RUN_WIDTH) -> str:
     return "\n".join(line.rstrip(" ") for line in lines)
 
 
+def bar(value: float | None, most: float, width: int) -> str:
+    """A bar of `width` columns for `most`, in eighths of a column.
+
+    >>> bar(5.0, 8.0, 2)
+    '█▎'
+    """
+    if value is None or not 0 < value <= most:
+        return ""
+    eighths = round(8 * width * value / most)
+    return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
+
+
+def printable(text: str, encoding: str | None) -> str:
+    """`text`, or ASCII of the same width where `encoding` lacks a character of it.
+
+    >>> print(printable("PR  10 ± 0.5  ██▊▏", "ascii"))
+    PR  10 +-0.5  ###
+    """
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        for unicode, ascii_ in _PLAIN.items():
+            text = text.replace(unicode, ascii_)
+        text = "\n".join(line.rstrip() for line in text.split("\n"))
+        return text.encode("ascii", "replace").decode("ascii")
+    return text
+
+
 def marks(flags: Sequence[str], numbers: Mapping[str, int]) -> str:
     """The numbers of `flags` as superscripts, to stand behind a value.
 
     >>> marks(["template"], {"collapsed": 1, "template": 2})
     '²'
     """
-    return "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for flag in flags for digit in str(numbers[flag]))
+    return "".join(_RAISED[int(digit)] for flag in flags for digit in str(numbers[flag]))
 
 
 def token(text: str) -> str:
@@ -296,6 +398,12 @@ def _head(field: Field, unit: str, *, short: bool) -> str:
         return ""
     name = (field.short or field.label) if short else field.label
     return f"{name}\n{field.unit}" if field.unit and not unit else name
+
+
+def _line(field: Field, *, short: bool = False) -> str:
+    """A field's name and unit on one line."""
+    head = _head(field, "", short=short) or field.label
+    return ", ".join(head.split("\n"))
 
 
 def _width(text: str) -> int:

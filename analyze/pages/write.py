@@ -7,7 +7,7 @@ from lpp.analyze.pages.page import Page
 
 
 def written(page: Page, form: str, *, everything: bool = False) -> str:
-    """`page` in a format: text, md, html, json or csv.
+    """`page` in a format: text, bars, md, html, json or csv.
 
     everything: whether text and Markdown show also what is not brief.
 
@@ -20,6 +20,12 @@ def _text(page: Page, everything: bool) -> str:
     from lpp.analyze.pages.terminal import as_text
 
     return as_text(page, everything=everything)
+
+
+def _bars(page: Page, everything: bool) -> str:
+    from lpp.analyze.pages.terminal import as_text
+
+    return as_text(page, everything=everything, bars=True)
 
 
 def _md(page: Page, everything: bool) -> str:
@@ -48,6 +54,7 @@ def _csv(page: Page, _everything: bool) -> str:
 
 _WRITERS: Final[Mapping[str, Callable[[Page, bool], str]]] = {
     "text": _text,
+    "bars": _bars,
     "md": _md,
     "html": _html,
     "json": _json,

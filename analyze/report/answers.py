@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from lpp.analyze.pages.table import FIRST_COLUMNS, Table, own_columns, table_of
-from lpp.analyze.report.queries import SETTING, Query
+from lpp.analyze.report.queries import Query
+from lpp.analyze.studies.profile_summary import SETTING
 from lpp.analyze.tables.database import as_tables
 from lpp.sql.database.connect import DATABASE, reading
 from lpp.sql.database.files import profiles_path

@@ -27,18 +27,18 @@ from lpp.analyze.report.queries import (
     Query,
     whole,
 )
+from lpp.analyze.studies.correlations_page import correlation_charts
+from lpp.analyze.studies.profile_page import profile_chart_of
+from lpp.analyze.studies.sensitivity_page import sensitivity_charts
 from lpp.store.errors import LppError
 from lpp.store.format.plan import Plan, parse_plan
 from lpp.store.format.run_names import run_names
 
-SENSITIVE: Final = ("entropy_norm", "participation_ratio", "effective_rank")
 STEPS: Final = 3
 """Fewest steps for a curve over a training."""
 
 COMPARED: Final = 4
 """Fewest runs for a heat map of every two; fewer runs have a short table."""
-
-METHODS: Final = ("pearson", "spearman", "rank_partial")
 
 
 def page_styles(answers: Answers) -> RunStyles:
@@ -84,15 +84,8 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
     runs = runs or page_styles(answers)
     profiles, published = frame(PROFILES), answers["all-published"].frame
     layers = answers[LAYERS.name].frame
-    yield Chart(
-        "profiles",
-        "profiles",
-        answers[PROFILES.name].table(),
-        "Profiles",
-        f"One row per run with its 95 % interval.{_apart(profiles, profiles, runs)}",
-        partial(library.profile_chart, profiles, runs=runs),
-        partial(library.profile_panels, profiles, runs=runs),
-    )
+    apart = _apart(profiles, profiles, runs)
+    yield profile_chart_of(profiles, answers[PROFILES.name].table(), runs, note=apart)
     differences = answers[DIFFERENCES.name]
     if len(_compared(differences)) >= COMPARED:
         yield Chart(
@@ -164,28 +157,16 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
         partial(library.entropy_chart, frame(ENTROPY), runs=runs),
         partial(library.entropy_panels, frame(ENTROPY), runs=runs),
     )
-    for metric in SENSITIVE:
-        yield Chart(
-            f"sensitivity-{metric}",
-            "steadiness",
-            answers[SENSITIVITY.name].table(),
-            f"Sensitivity of the {metric.replace('_norm', '').replace('_', ' ')}",
-            "In each cell the value, and how far it is from that of the longest context and most "
-            "prompts.",
-            partial(library.sensitivity_chart, frame(SENSITIVITY), metric, runs=runs),
-            folded=len(runs.order) > LINES,  # a row and more for each run: several screens
-        )
-    answer = answers[CORRELATIONS.name]
-    known = set(answer.frame["method"]) if answer.frame.width else set()
-    for method in [m for m in METHODS if m in known] or METHODS[1:2]:
-        yield Chart(
-            f"correlations-{method}",
-            "benchmarks",
-            answer.table(),
-            f"Profiles and benchmarks, {method.replace('_', ' ')}",
-            "In each cell the coefficient, n models and q.",
-            partial(library.correlation_chart, frame(CORRELATIONS), method),
-        )
+    yield from sensitivity_charts(
+        frame(SENSITIVITY),
+        answers[SENSITIVITY.name].table(),
+        "steadiness",
+        runs,
+        folded=len(runs.order) > LINES,  # a row and more for each run: several screens
+    )
+    yield from correlation_charts(
+        frame(CORRELATIONS), answers[CORRELATIONS.name].table(), "benchmarks"
+    )
 
 
 def _drawn(frame: pl.DataFrame) -> pl.DataFrame:

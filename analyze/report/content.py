@@ -21,10 +21,19 @@ from lpp.analyze.report.findings import findings
 from lpp.analyze.report.item_queries import ITEM_EVALUATED, ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.not_computed import not_computed
 from lpp.analyze.report.partly import depth_gaps, drift_gaps
-from lpp.analyze.report.queries import EIGENVALUES, HOURGLASS, PLANS, QUERIES, SURPRISES, whole
-from lpp.analyze.report.summary import summary
+from lpp.analyze.report.queries import (
+    DIFFERENCES,
+    EIGENVALUES,
+    HOURGLASS,
+    LAYERS,
+    PLANS,
+    QUERIES,
+    SURPRISES,
+    whole,
+)
 from lpp.analyze.report.surprises import surprises
 from lpp.analyze.scores import correlations
+from lpp.analyze.studies.profile_summary import Numbers, summary
 from lpp.analyze.tables import flags as number_flags
 from lpp.sql import saved_queries
 from lpp.store.progress import SILENT, Progress
@@ -155,10 +164,16 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     ]
     sections = list(_sections(url, answers, drawn, source, styles))
     tables = (table for section in sections for table in section.tables)
+    numbers = Numbers(
+        profiles=answers[whole("profiles").name].frame,
+        differences=answers[DIFFERENCES.name].frame,
+        layers=answers[LAYERS.name].frame,
+        entropy=answers[whole("entropy").name].frame,
+    )
     return Page(
         title="Latent performance profiles",
         about=("Store ", Code(url), *_about(url, some)),
-        opening=summary(answers, styles.order, explained(tables, MEANINGS)),
+        opening=summary(numbers, styles.order, explained(tables, MEANINGS)),
         sections=tuple(filter(None, map(_with_rows, sections))),
         meanings=MEANINGS,
         runs=styles,

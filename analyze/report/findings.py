@@ -10,7 +10,6 @@ from typing import Final
 
 import polars as pl
 
-from lpp.analyze.metrics.registry import PROFILE
 from lpp.analyze.pages.words import (
     Part,
     Ref,
@@ -23,24 +22,22 @@ from lpp.analyze.pages.words import (
     number,
 )
 from lpp.analyze.report.answers import Answers
-from lpp.analyze.text.text import Row
+from lpp.analyze.studies.profile_summary import (
+    ABSENT,
+    AXES,
+    DIFFERS,
+    MAY_BE_EQUAL,
+    SETTING,
+    UNITS,
+    UNKNOWN,
+    Row,
+)
 
 PAIRS_IN_FULL: Final = 3
 """With more pairs, only the number of those that differ is given."""
 
-SETTING: Final = ("site", "context", "n_prompts", "first_position")
-
 SETTINGS: Final = 3
 """Most settings described, those with most runs first; the table has all."""
-
-AXES: Final = ("entropy_floor", "participation_ratio", "effective_rank")
-"""The three axes of a profile; the table of differences has their normalised forms too."""
-
-UNITS: Final = {name: PROFILE[name].unit_words for name in AXES}
-DIFFERS: Final = "differs from 0"
-MAY_BE_EQUAL: Final = "may be 0"
-UNKNOWN: Final = "no interval"
-ABSENT: Final = "missing value"
 
 _RULE: Final = "two runs differ if the interval of their difference leaves out 0"
 

@@ -28,10 +28,6 @@ SPECTRUM: Final = frozenset(column.name for column in TABLES["spectra"].columns)
 """Columns of the table `spectra`."""
 
 
-SETTING: Final = ("site", "context", "n_prompts", "first_position")
-"""Columns that say at what setting a number was taken."""
-
-
 @dataclass(frozen=True)
 class Query:
     """One question, and how its answer is read."""

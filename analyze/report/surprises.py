@@ -5,9 +5,9 @@ from typing import Final
 
 import polars as pl
 
+from lpp.analyze.pages.terminal import token
 from lpp.analyze.report.answers import Answer, ask_views
 from lpp.analyze.report.queries import SURPRISES, Query
-from lpp.analyze.text.text import token
 from lpp.store import open_store
 from lpp.store.errors import FormatError
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.pages.data import with_names
 from lpp.analyze.pages.page import Chart, Opening, Page, Section
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, listed, number, signed
@@ -58,12 +59,6 @@ def layers_page(url: str, answer: Layers, names: Mapping[str, str]) -> Page:
         csv=with_names(answer.layers, names),
         store=url,
     )
-
-
-def with_names(frame: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:
-    """`frame`, which has a column `run`, with the run's name as its last column, `name`."""
-    name = pl.col("run").replace_strict(names, default=None, return_dtype=pl.String)
-    return frame.with_columns(name.alias("name"))
 
 
 def _conclusions(answer: Layers) -> Iterator[Sentence]:

@@ -15,15 +15,15 @@ from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
 
 
+def with_floors(profiles: pl.DataFrame) -> pl.DataFrame:
+    """Profiles of `Analysis.profiles` with the names of columns that the database has."""
+    old = [name for name in profiles.columns if name.startswith("entropy_norm")]
+    return profiles.rename({name: name.replace("entropy_norm", "entropy_floor") for name in old})
+
+
 def frames(analysis: Analysis, profiles: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """The tables of `analysis`. profiles: its floors and maxima, as the database has them."""
-    of_sites = profiles.rename(
-        {
-            name: name.replace("entropy_norm", "entropy_floor")
-            for name in profiles.columns
-            if name.startswith("entropy_norm")
-        }
-    )
+    """The tables of `analysis`. profiles: its floors and maxima."""
+    of_sites = with_floors(profiles)
     tables = {
         "spectra": analysis.spectra,
         "entropy": analysis.entropy,

@@ -3,7 +3,7 @@
 Each build also updates the tables about the store itself: runs, prompts, evaluations and scores.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import polars as pl
 import pyarrow as pa
@@ -13,7 +13,7 @@ from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.scores.published import published_table
 from lpp.analyze.scores.scores import benchmarks_table
 from lpp.analyze.tables.run_rows import evaluation_rows, prompts_frame, run_row
-from lpp.sql import build
+from lpp.sql import build, saved_query
 from lpp.sql.database.catalogue import outdated_tables
 from lpp.sql.database.connect import reading
 from lpp.sql.schema import TABLES, arrow_schema
@@ -85,6 +85,22 @@ def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> b
         return False
     put(root, {} if correlations is None else {"correlations": correlations}, keep=())
     return True
+
+
+def differences_of(url: Url, runs: Sequence[str]) -> pl.DataFrame:
+    """The saved query `differences` over the database of the store at `url`, of pairs of `runs`."""
+    either = f"FROM ({saved_query('differences').statement}) WHERE run_a IN $1 AND run_b IN $1"
+    with reading(url) as connection:
+        found: pl.DataFrame = connection.sql(either, params=[list(runs)]).pl()
+    return found
+
+
+def held_profiles(url: Url) -> str:
+    """`8 profiles of 4 sites`: what the database of the store at `url` has."""
+    with reading(url) as connection:
+        count = "SELECT count(*), count(DISTINCT site) FROM site_profiles"
+        profiles, sites = connection.sql(count).fetchall()[0]
+    return f"{profiles} profiles of {sites} sites"
 
 
 def read_table(url: Url, table: str) -> pl.DataFrame:

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-import polars as pl
-
 from lpp.analyze.text.text import WIDTH
 from lpp.store.format.run_names import name_lines
 
@@ -17,9 +15,3 @@ NAMELESS: Final[Names] = {}
 def legend(names: Names, runs: Iterable[str]) -> str:
     """A line for each of `runs` that has a name: the name and the id, which commands take."""
     return name_lines({run: names[run] for run in dict.fromkeys(runs) if run in names}, WIDTH)
-
-
-def with_names(frame: pl.DataFrame, names: Names) -> pl.DataFrame:
-    """`frame`, which has a column `run`, with the run's name as its last column, `name`."""
-    name = pl.col("run").replace_strict(names, default=None, return_dtype=pl.String)
-    return frame.with_columns(name.alias("name"))

@@ -4,12 +4,11 @@ import io
 import json
 import re
 import textwrap
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from lpp.analyze.metrics.registry import PROFILE
 from lpp.analyze.tables.flags import MEANING
 from lpp.store.commands.escaping import escape
 
@@ -17,23 +16,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH: Final = 80
-SIDE_BY_SIDE: Final = 3
-"""Up to so many runs each have a column; more have a row."""
-
 Row = Mapping[str, Any]
 
-HEADS: Final = {
-    name: one.short for name, one in PROFILE.items() if name not in ("entropy", "entropy_floor")
-}
-"""Numbers of a profile where there is little room."""
-
-HEADS_MEANING: Final = "H: entropy; PR: participation ratio; ER: effective rank; r: min(N, d)."
-
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
-_PLAIN: Final = {"± ": "+-", " ±": "+-", "±": "+-", "─": "-", "█": "#"} | dict(
-    zip(_EIGHTHS[1:], "   ####", strict=True)
-)
-"""In order: what stands for a character in ASCII."""
 
 
 def number(value: float | None) -> str:
@@ -54,20 +39,6 @@ def error(stderr: float | None, mark: str = "± ") -> str:
     return "" if stderr is None else f"{mark}{stderr:.2g}"
 
 
-def value_text(row: Row, metric: str, *, parted_by: str = " ") -> str:
-    """A number of a profile, its error, and in brackets the prefix it came from.
-
-    parted_by: what stands before the error; a line break makes the column narrow.
-
-    >>> value_text({"x": 0.25, "x_stderr": 0.01, "x_prefix": 40}, "x")
-    '0.25 ± 0.01 (40)'
-    """
-    prefix = row[f"{metric}_prefix"]
-    rest = (error(row[f"{metric}_stderr"]), "" if prefix is None else f"({prefix})")
-    beside = " ".join(part for part in rest if part)
-    return f"{number(row[metric])}{parted_by}{beside}" if beside else number(row[metric])
-
-
 def bar(value: float | None, most: float, width: int) -> str:
     """A bar of `width` columns for `most`, in eighths of a column.
 
@@ -78,22 +49,6 @@ def bar(value: float | None, most: float, width: int) -> str:
         return ""
     eighths = round(8 * width * value / most)
     return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
-
-
-def printable(text: str, encoding: str | None) -> str:
-    """`text`, or ASCII of the same width where `encoding` lacks a character of it.
-
-    >>> print(printable("PR  10 ± 0.5  ██▊▏", "ascii"))
-    PR  10 +-0.5  ###
-    """
-    try:
-        text.encode(encoding or "utf-8")
-    except UnicodeEncodeError:
-        for unicode, ascii_ in _PLAIN.items():
-            text = text.replace(unicode, ascii_)
-        text = "\n".join(line.rstrip() for line in text.split("\n"))
-        return text.encode("ascii", "replace").decode("ascii")
-    return text
 
 
 def token(text: str) -> str:
@@ -187,18 +142,7 @@ def wrapped(text: str, indent: str = "") -> str:
     return f"{filled}\n"
 
 
-def as_csv(frame: pl.DataFrame, *, parted_by: str = " ") -> str:
-    """One line per row; `parted_by` parts the members of a list."""
-    lists = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.List)]
-    texts = pl.col(lists).cast(pl.List(pl.String)).list.join(parted_by)
-    return frame.with_columns(texts).write_csv()
-
-
 def as_json(document: Any) -> str:
     """A document, or a frame as a list of objects, one per row."""
     rows = document.to_dicts() if isinstance(document, pl.DataFrame) else document
     return json.dumps(rows, indent=2, allow_nan=False) + "\n"
-
-
-FORMATS: Final[Mapping[str, Callable[[pl.DataFrame], str]]] = {"csv": as_csv, "json": as_json}
-"""Formats that hold every column."""

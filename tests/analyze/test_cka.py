@@ -14,11 +14,12 @@ from made_runs import MakeRun
 from lpp.analyze.cli.command import main
 from lpp.analyze.metrics.sinks import sink_positions
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, linear_cka
+from lpp.analyze.pages.write import written
 from lpp.analyze.runs.select import Selection, select_runs, select_sites
 from lpp.analyze.studies import cka as cka_module
 from lpp.analyze.studies.cka import MEMORY, pairs_of
+from lpp.analyze.studies.cka_page import cka_page
 from lpp.analyze.studies.cka_table import compute, plan, write
-from lpp.analyze.text.cka import as_text
 from lpp.store import Run
 from lpp.store.errors import ErrorKind, InputError
 
@@ -208,8 +209,9 @@ def test_the_command_prints_and_stores(make_run: MakeRun) -> None:
     assert done.exit_code == 0, done.output
     printed = done.stdout.replace(str(made.root), "lpp")
     assert max(map(len, printed.splitlines())) <= 80
-    assert "Linear CKA of 50 tokens: 6 prompts, prefix 10." in done.stdout
-    assert "3 pairs are in" in done.stdout
+    assert "Linear CKA of 50 tokens: 6 prompts, prefix 10." in " ".join(done.stdout.split())
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("Next: lpp-sql "))
+    assert "FROM cka" in line
     csv = runner.invoke(main, ["cka", str(made.root), "--all-pairs", "--format", "csv"])
     assert csv.stdout.splitlines()[0].startswith(
         "run,first_position,prefix,n_prompts,site,other_site"
@@ -237,19 +239,32 @@ def test_a_sink_makes_sites_collapsed_and_alike_until_it_is_left_out(
     assert min(found.filter(run=made.run_id)["cka"]) > 0.999
     assert max(table(made.root, first_position=1)["cka"]) < 0.3
     done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root), "--skip-first=1"])
-    assert "prefix 20, positions from 1." in done.stdout, done.output
+    assert "prefix 20, positions from 1." in " ".join(done.stdout.split()), done.output
     done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root)])
-    assert "prefix 20. Flags: collapsed, sink." in done.stdout
-    assert "attention sinks" in done.stdout
+    assert "] collapsed: " in done.stdout
+    assert "] sink: rows hold attention sinks" in done.stdout
 
 
 def test_flags_of_one_pair_stand_beside_its_number(make_run: MakeRun) -> None:
     made = make_run([20] * 6, sites=("embed", "block.1", "final"), dim=1)
     assert table(made.root)["flags"].to_list() == [["collapsed"]] * 2  # one column is one direction
     frame = table(made.root).with_columns(flags=pl.Series([["collapsed"], []], dtype=FLAGS))
-    first, second = (line for line in as_text(frame).splitlines() if "block.1" in line)
+    page = cka_page("lpp", frame, {made.run_id: "made"})
+    shown = written(page, "text").partition("───\n")[2]
+    first, second = (line for line in shown.splitlines() if "block.1" in line)
     assert first.endswith("¹")
     assert not second.endswith("¹")
+
+
+def test_many_pairs_show_those_that_are_least_alike(make_run: MakeRun) -> None:
+    made = make_run(sites=("embed", *(f"block.{k}" for k in range(1, 9)), "final"))
+    found = table(made.root, every=True)
+    page = cka_page("lpp", found, {made.run_id: "made"})
+    brief, whole = (written(page, "text", everything=everything) for everything in (False, True))
+    assert len(brief.splitlines()) <= 50
+    least = found.sort("cka").row(0, named=True)
+    assert f"{least['site']} and {least['other_site']} are least alike" in " ".join(brief.split())
+    assert len(whole.splitlines()) >= len(found) == 45
 
 
 def test_a_site_without_variance_says_nothing_of_the_other(make_run: MakeRun) -> None:
@@ -298,5 +313,5 @@ def test_flags_are_of_the_tokens_compared(make_run: MakeRun) -> None:
     make_run([20] * 6, model="c/three", prompt_set="q", first_row=500)
     assert flags(prefix=3) == {("different_prompts",)}
     done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root), "--prefix", "3"])
-    assert "prefix 3. Flags: different_prompts." in done.stdout
-    assert max(map(len, done.stdout.splitlines()[:-2])) <= 80
+    assert "] different_prompts: " in done.stdout
+    assert max(map(len, done.stdout.splitlines()[:-1])) <= 80

@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 
 from lpp.analyze import Question, add_benchmarks, correlate
 from lpp.analyze.cli.command import main
+from lpp.analyze.pages.words import signed
 from lpp.analyze.scores.correlations import MEANING, _flag_turns, refuse_unranked
-from lpp.analyze.text.correlations import as_json
+from lpp.analyze.studies.correlations_page import correlations_page
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import create_store
 from lpp.store.errors import ErrorKind, InputError
@@ -441,11 +442,19 @@ def test_no_profiles_and_no_scores_say_the_next_command(
 def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path]) -> None:
     root = store(5)
     score(root)
+    (made,) = (
+        correlate(root, Question(metrics=("effective_rank",), sources=("mine",)))
+        .filter(method="spearman")
+        .to_dicts()
+    )
     done = run("correlate", root, "--with-published")
     assert done.exit_code == 0, done.output
     assert max(map(len, done.stdout.split("Next:")[0].splitlines())) <= 80
-    for words in ("Bench, score", "Spearman", "partial Spearman", "95 % interval", "few_models:"):
+    assert len(done.stdout.splitlines()) <= 110  # two sources
+    for words in ("Bench, score", "Spearman", "partial Spearman", "few_models:", "Next: lpp-sql "):
         assert words in done.stdout
+    ends = f"{signed(made['coefficient'])} [{signed(made['ci_low'])}, {signed(made['ci_high'])}]"
+    assert ends in done.stdout
     with connect(root) as connection:
         stored = connection.sql("FROM correlations").fetchall()
     assert len(stored) == (1 + 5) * 5 * 3
@@ -464,7 +473,9 @@ def test_json_names_the_runs_of_each_test(store: Callable[..., Path]) -> None:
     root = store(6)
     score(root, model=[m[0] for m in MODELS if m[0] != "org/a"], Bench=[*range(5)])
     found = correlate(root, Question(metrics=("entropy_floor",)))
-    first = json.loads(as_json(found, {"a-0000": "A", "b-0000": "B", "other": "C"}))[0]
+    first = correlations_page("lpp", found, {"a-0000": "A", "b-0000": "B", "other": "C"}).document[
+        0
+    ]
     assert first["left_out"][0].startswith("a-0000: ")
     assert "b-0000" in first["models"]
     assert first["names"] == {"a-0000": "A", "b-0000": "B"}
@@ -477,6 +488,8 @@ def test_command_refuses_but_leaves_the_reasons_in_the_table(store: Callable[...
     assert done.exit_code == 2
     assert "not ranked: fewer than 5 models, 3 at most" in done.stderr
     assert "it fits no run: org/d, org/e, org/f" in done.stdout
+    assert "Nothing is ranked with the scores of mine: 3 models at most." in done.stdout
+    assert "Next:" not in done.stdout
     with connect(root) as connection:
         rows = connection.sql("SELECT DISTINCT coefficient, left_out FROM correlations").fetchall()
     assert rows == [(None, [f"org/{x}: it fits no run" for x in "def"])]

@@ -17,13 +17,15 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.engine.executor import LocalExecutor, Work
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.pages.words import number
+from lpp.analyze.pages.write import written
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.select import select_runs
-from lpp.analyze.studies.layers import layers, n_steps
+from lpp.analyze.studies.layers import Layers, layers, n_steps
+from lpp.analyze.studies.layers_page import layers_page
 from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.spectra import SINKS
-from lpp.analyze.text import layers as text
 from lpp.store.errors import InputError
 
 Floats = npt.NDArray[np.float64]
@@ -276,19 +278,22 @@ def test_a_run_with_sinks_has_both_curves(sunk: Made) -> None:
     assert scores["score"].is_null().to_list() == [True, False]
 
 
-def test_the_table_says_what_sinks_do(sunk: Made) -> None:
+def shown(found: Layers) -> str:
+    names = dict.fromkeys(found.layers["run"].unique(), "model")
+    return written(layers_page("lpp", found, names), "text", everything=True)
+
+
+def test_the_page_says_what_sinks_do(sunk: Made) -> None:
     found = layers(sunk.root, Selection(), executor=Plain(sunk))
-    shown = text.as_table(found)
-    assert max(map(len, shown.splitlines())) <= 80
-    words = " ".join(shown.split())
-    assert "4 of 8 layers hold attention sinks at the first 2 positions:" in words
+    words = " ".join(shown(found).split())
+    assert "holds attention sinks at the first 2 positions of 4 of its 8 layers:" in words
     after = found.layers.filter(pl.col("site").is_in(WITH_SINKS), first_position=3)
-    least, most = (f"{end(after['participation_ratio']):.4g}" for end in (min, max))
+    least, most = (number(end(after["participation_ratio"])) for end in (min, max))
     told = (
         f"Without the first 3 positions the PR of these layers is {least} to {most} instead of 1."
     )
     assert told in words
-    assert "8 prompts, positions from 3 on, dimensions of min(N, d) = 6" in words
+    assert "at context 20, 8 prompts from position 3 on, is" in words
     assert "sink: rows hold attention sinks" in words
 
 
@@ -298,7 +303,7 @@ def test_a_run_without_sinks_has_one_curve(make_run: MakeRun) -> None:
     found = layers(made.root, Selection(), executor=plain)
     assert plain.calls == [{0}]
     assert set(found.layers["first_position"]) == {0}
-    assert "attention sinks" not in text.as_table(found)
+    assert "attention sinks" not in shown(found)
 
 
 def test_progress_counts_both_curves_and_calls_runs_by_their_names(
@@ -370,12 +375,10 @@ def test_errors_leave_the_same_groups_out(sunk: Made) -> None:
 def test_commands_show_both_curves_and_store_them(sunk: Made) -> None:
     done = CliRunner().invoke(main, ["layers", str(sunk.root), "--errors", "final"])
     assert done.exit_code == 0, done.output
-    assert "4 of 8 layers hold attention sinks at the first 2 positions" in " ".join(
-        done.stdout.split()
-    )
+    assert "sinks at the first 2 positions of 4 of its 8 layers" in " ".join(done.stdout.split())
     done = CliRunner().invoke(main, ["profile", str(sunk.root), "--skip-first", "0,2"])
     assert done.exit_code == 0, done.output
-    assert "Ranks of rows from position 2 on; entropy of all." in done.stdout
+    assert "Ranks of rows from position 2 on; entropy of all." in " ".join(done.stdout.split())
     with duckdb.connect(str(sunk.root / "profiles.duckdb"), read_only=True) as connection:
         for table, rows in (("layers", 2 * 8), ("site_profiles", 2 * 8), ("hourglass", 2 * 6)):
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchall() == [(rows,)]

@@ -15,7 +15,6 @@ from made_runs import Made, MakeRun
 from lpp.analyze import Selection, build_database, scan_metrics, scan_spectra
 from lpp.analyze.cli.command import main
 from lpp.analyze.studies.layers import RANKS, SURE, layers
-from lpp.analyze.text.text import bar
 
 SITES = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
 
@@ -184,31 +183,19 @@ def test_csv_and_json_hold_the_same_rows(deep: Made) -> None:
 
 
 @pytest.mark.slow
-def test_printed_table_fits_and_explains_its_flags(deep: Made) -> None:
+def test_a_terminal_shows_the_score_and_on_demand_every_site(deep: Made) -> None:
+    brief = run("layers", deep.root)
+    assert len(brief.stdout.splitlines()) <= 50
+    assert "block.3" not in brief.stdout
+    assert "More tables: --all." in brief.stdout
     for errors in ((), ("--errors", "all")):
-        result = run("layers", deep.root, *errors)
+        result = run("layers", deep.root, "--all", *errors)
         shown = [line for line in result.stdout.splitlines() if str(deep.root) not in line]
         assert max(map(len, shown)) <= 80
         text = " ".join(result.stdout.split())
         assert "collapsed: the participation ratio is within 1 % of 1" in text
-        assert text.count("0 of 2 layers of the middle third") == 1
-        assert "dimensions of min(N, d) = 6" in text
+        assert all(site in text for site in SITES)
         assert ("±" in result.stdout) == bool(errors)
-
-
-@pytest.mark.parametrize(
-    ("value", "most", "width", "text"),
-    [
-        (8, 8, 2, "██"),
-        (4, 8, 2, "█"),
-        (1, 8, 2, "▎"),
-        (0, 8, 2, ""),
-        (None, 8, 2, ""),
-        (1, 0, 2, ""),
-    ],
-)
-def test_bars(value: float | None, most: float, width: int, text: str) -> None:
-    assert bar(value, most, width) == text
 
 
 @pytest.mark.parametrize(
@@ -244,5 +231,5 @@ def test_layers_of_other_texts_are_flagged(make_run: MakeRun) -> None:
     assert found.filter(n_prompts=6)["flags"].list.contains("different_prompts").all()
     assert not found.filter(n_prompts=12)["flags"].list.contains("different_prompts").any()
     assert found["run"].is_sorted()
-    done = run("layers", made.root, "--prompts", "6")
+    done = run("layers", made.root, "--prompts", "6", "--all")
     assert "different_prompts: runs shown side by side read different texts" in done.stdout

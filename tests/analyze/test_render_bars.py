@@ -10,30 +10,45 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 from made_runs import MakeRun
 
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.cli.command import main
-from lpp.analyze.text.bars import BAR, bar_sections
-from lpp.analyze.text.text import printable
+from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.pages.page import Opening, Page, Section
+from lpp.analyze.pages.table import table_of
+from lpp.analyze.pages.terminal import BAR, bar, printable
+from lpp.analyze.pages.words import number
+from lpp.analyze.pages.write import written
 
-HEADS = {"effective_rank": "effective rank, dimensions"}
 BLOCKS = "▏▎▍▌▋▊▉█"
-VALUE = r"[\d.e+-]+(?: ± [\d.e+-]+)? \(\d+\)"
+VALUE = r"[\d.,e+-]+(?: ± [\d.,e+-]+)? \(\d+\)"
 
 
-def row(run: str, value: float | None, **others: Any) -> dict[str, Any]:
-    return {
-        "run": run,
-        "site": "final",
-        "prompt_set": "texts",
-        "flags": [],
-        "effective_rank": value,
-        "effective_rank_stderr": None if value is None else value / 16,
-        "effective_rank_prefix": None if value is None else 40,
-        **others,
-    }
+def bars_of(*rows: tuple[str, float | None], **columns: Any) -> list[str]:
+    """Lines of a page with the effective rank of each run."""
+    frame = pl.DataFrame(
+        {
+            "run": [run for run, _ in rows],
+            **columns,
+            "effective_rank": [value for _, value in rows],
+            "effective_rank_stderr": [None if value is None else value / 16 for _, value in rows],
+            "effective_rank_prefix": [None if value is None else 40 for _, value in rows],
+        },
+        schema_overrides={"effective_rank": pl.Float64, "effective_rank_stderr": pl.Float64},
+    )
+    shown = ("run", "site", "effective_rank", "flags")
+    table = table_of("ranks", "Ranks", frame, METRICS, first=shown, compared=True)
+    page = Page(
+        title="Ranks",
+        opening=Opening(()),
+        sections=(Section("ranks", "Ranks", tables=(table,)),),
+        runs=RunStyles({}),
+    )
+    return written(page, "bars").splitlines()
 
 
 def printed(*arguments: object) -> str:
@@ -43,38 +58,34 @@ def printed(*arguments: object) -> str:
 
 
 def test_lengths_by_hand() -> None:
-    lines = "".join(
-        bar_sections([row("a", 16.0), row("b", 1.0), row("c", None), row("d", 0.0)], HEADS)
-    ).splitlines()
-    assert lines[1] == "effective rank, dimensions"
+    head, *lines = bars_of(("a", 16.0), ("b", 1.0), ("c", None), ("d", 0.0))[3:]
+    assert head == "effective rank, dimensions"
     # 22 columns for 16; 1 of 16 is 11 eighths of a column
-    assert re.fullmatch(r"  a +16 ± 1 \(40\)  " + "█" * BAR, lines[2])
-    assert re.fullmatch(r"  b +1 ± 0\.062 \(40\)  █▍", lines[3])
-    assert re.fullmatch(r"  c +-", lines[4])
-    assert re.fullmatch(r"  d +0 ± 0 \(40\)", lines[5])
-    assert {line.rindex(")") for line in (lines[2], lines[3], lines[5])} == {54}
+    assert re.fullmatch(r"  a +16 ± 1 \(40\)  " + "█" * BAR, lines[0])
+    assert re.fullmatch(r"  b +1 ± 0\.062 \(40\)  █▍", lines[1])
+    assert re.fullmatch(r"  c +–", lines[2])
+    assert re.fullmatch(r"  d +0 ± 0 \(40\)", lines[3])
+    assert {line.rindex(")") for line in (lines[0], lines[1], lines[3])} == {54}
 
 
-def test_nothing_has_a_value() -> None:
-    text = "".join(bar_sections([row("a", None)], HEADS))
-    assert not set(text) & set(BLOCKS)
+@pytest.mark.parametrize(
+    ("value", "most", "text"),
+    [(8, 8, "██"), (4, 8, "█"), (1, 8, "▎"), (0, 8, ""), (None, 8, ""), (1, 0, ""), (-1, 8, "")],
+)
+def test_bars(value: float | None, most: float, text: str) -> None:
+    assert bar(value, most, 2) == text
 
 
-def test_flags_and_texts_have_sections_where_there_are_some() -> None:
-    rows = [row("a", 1.0, flags=["collapsed", "template"]), row("b", 2.0, prompt_set="other-texts")]
-    text = "".join(bar_sections(rows, HEADS))
-    assert re.search(r"\nprompt set\n  a +texts\n  b +other-te\n", text)
-    assert re.search(r"\nflags\n  a +collapsed, template\n  b +none\n", text)
-    plain = "".join(bar_sections([row("a", 1.0), row("b", 2.0)], HEADS))
-    assert "flags" not in plain
-    assert "prompt set" not in plain
-
-
-def test_several_sites_stand_below_their_run() -> None:
-    rows = [row(run, 1.0, site=site) for run in "ab" for site in ("embed", "final")]
-    lines = "".join(bar_sections(rows, HEADS)).splitlines()[2:]
-    expected = ["a", "embed", "final", "b", "embed", "final"]
-    assert [line.split()[0] for line in lines if line] == expected
+def test_flags_have_a_section_and_sites_stand_beside_their_run() -> None:
+    lines = bars_of(
+        *((run, 1.0) for run in "aabb"),
+        site=["embed", "final"] * 2,
+        flags=[["collapsed"], [], [], ["template"]],
+    )
+    numbers = [line.split()[:2] for line in lines if "(40)" in line]
+    assert numbers == [["a", "embed"], ["a", "final"], ["b", "embed"], ["b", "final"]]
+    marked = [line.split() for line in lines[lines.index("flags") + 1 :][:4]]
+    assert marked == [["a", "embed", "¹"], ["a", "final"], ["b", "embed"], ["b", "final", "²"]]
 
 
 @pytest.mark.slow
@@ -86,14 +97,15 @@ def test_the_same_numbers_as_the_table(make_run: MakeRun, sites: tuple[str, ...]
     bars = printed(*asked, "--format", "bars")
     profiles = json.loads(printed(*asked, "--format", "json"))
     shown = re.findall(VALUE, bars)
-    assert len(shown) == 6 * len(profiles)
+    assert len(shown) == (6 if not sites else 5) * len(profiles)
     for profile in profiles:
         for metric in ("entropy_norm", "participation_ratio", "effective_rank_norm"):
             value, prefix = profile[metric], profile[f"{metric}_prefix"]
             assert any(
-                text.startswith(f"{value:.4g} ") and text.endswith(f" ({prefix})") for text in shown
+                text.startswith(f"{number(value)} ") and text.endswith(f" ({prefix})")
+                for text in shown
             )
-    assert max(map(len, bars.splitlines()[:-2])) <= 80
+    assert max(len(line) for line in bars.splitlines() if str(made.root) not in line) <= 80
     assert bars.count("Declared metrics at prefix") == 2
     for flag in {flag for profile in profiles for flag in profile["flags"]}:
         assert re.search(rf"^\[\d\] {flag}: ", bars, re.MULTILINE)
@@ -103,16 +115,10 @@ def test_only_what_is_asked_for_has_bars(make_run: MakeRun) -> None:
     text = printed(
         make_run().root, "--metrics", "participation_ratio", "--format", "bars", "--errors", "none"
     )
-    assert "participation ratio at final, of min(N, d)" in text
+    assert "PR / min(N, d), share" in text
     assert "effective rank" not in text
-    assert "±" not in text.partition("participation ratio at final")[2]
-
-
-@pytest.mark.slow
-def test_a_pipe_gets_the_table(make_run: MakeRun) -> None:
-    root = make_run().root
-    assert printed(root) == printed(root, "--format", "table")
-    assert not set(printed(root)) & set(BLOCKS)
+    bars = text.partition("participation ratio, dimensions")[2]
+    assert "±" not in bars.partition("flags")[0]
 
 
 def on_a_terminal(*arguments: object, **environment: str) -> str:
@@ -140,30 +146,30 @@ def on_a_terminal(*arguments: object, **environment: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_terminal_gets_bars(make_run: MakeRun) -> None:
+def test_a_terminal_gets_the_table_of_a_pipe(make_run: MakeRun) -> None:
     root = make_run().root
     shown = on_a_terminal(root, PYTHONIOENCODING="utf-8")
-    assert shown == printed(root, "--format", "bars")
-    assert "█" * BAR in shown
+    assert shown == printed(root) == printed(root, "--format", "table")
+    assert not set(shown) & set(BLOCKS)
     assert "\x1b" not in shown  # no colour, so nothing is told by one
 
 
 @pytest.mark.slow
 def test_a_terminal_without_blocks_gets_ascii(make_run: MakeRun) -> None:
     root = make_run().root
-    shown = on_a_terminal(root, PYTHONIOENCODING="ascii")
+    shown = on_a_terminal(root, "--format", "bars", PYTHONIOENCODING="ascii")
     assert shown.isascii()
     assert "#" * BAR in shown
-    full = printed(root, "--format", "bars")
+    known = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹─–", "0123456789--")
+    full = printed(root, "--format", "bars").translate(known)
     for plain, line in zip(shown.splitlines(), full.splitlines(), strict=True):
         numbers = plain.replace("+-", " ± ").split()
         assert [w for w in numbers if "#" not in w] == [
             w for w in line.split() if not set(w) & set(BLOCKS)
         ]
         assert len(plain) <= max(len(line), 80)
-    table = on_a_terminal(root, "--format", "table", PYTHONIOENCODING="ascii", NO_COLOR="1")
+    table = on_a_terminal(root, PYTHONIOENCODING="ascii", NO_COLOR="1")
     assert table.isascii()
-    assert "?" not in table
 
 
 @pytest.mark.parametrize(
@@ -174,6 +180,7 @@ def test_a_terminal_without_blocks_gets_ascii(make_run: MakeRun) -> None:
         ("▏▎▍▌▋▊▉█.", "   #####."),
         ("──", "--"),
         ("a█▍ \nb", "a#\nb"),
+        ("²¹ –", "21 -"),
         ("é", "?"),
     ],
 )

@@ -20,6 +20,7 @@ from lpp.analyze.runs.keys import views
 from lpp.analyze.studies import sensitivity as library
 from lpp.analyze.studies.grid import METRICS, grid_axes, profile_rows
 from lpp.analyze.studies.sensitivity import sensitivity
+from lpp.analyze.studies.sensitivity_page import sensitivity_page
 from lpp.analyze.tables.profile import AGGREGATIONS
 from lpp.store.errors import InputError
 from lpp.store.objects.place import Place
@@ -323,18 +324,40 @@ def test_csv_and_json_hold_the_same_rows(four_models: Path) -> None:
 
 
 @pytest.mark.slow
-def test_printed_tables_fit_and_explain_their_flags(four_models: Path) -> None:
-    result = run("sensitivity", four_models, "--context", "10,20", "--site", "final,block.1")
-    lines = result.stdout.splitlines()
-    shown = [line for line in lines if str(four_models) not in line]
-    assert max(map(len, shown)) <= 80
-    text = " ".join(result.stdout.split())
-    for word in ("Kendall tau-b", "context 10 | 20", "by min | mean", "site "):
-        assert word in text
-    assert "Of 4 models, chance alone puts two orders alike once in 24." in text
-    assert "short_text: " in text
-    only = run("sensitivity", four_models, "--part", "grid").stdout
-    assert "Rank agreement" not in only
+def test_the_page_fits_a_screen_and_has_the_rest_on_demand(four_models: Path) -> None:
+    asked = ("sensitivity", four_models, "--context", "10,20", "--site", "final,block.1")
+    brief, whole = (run(*asked, *more).stdout for more in ((), ("--all",)))
+    for text in (brief, whole):
+        shown = [line for line in text.splitlines() if str(four_models) not in line]
+        assert max(map(len, shown)) <= 80
+    assert len(brief.splitlines()) <= 55
+    words = " ".join(brief.split())
+    assert words.partition("The order of 4 models ")[2].startswith(
+        ("changes most in", "is the same")
+    )
+    for word in ("context 10 | 20", "by min | mean", "site ", "Kendall tau"):
+        assert word in words
+    assert "Of 4 models, chance alone puts two orders alike once in 24." in words
+    for word in ("short_text: ", "spearman rho", "one capture"):
+        assert word in whole
+    grid = run("sensitivity", four_models, "--part", "grid").stdout
+    assert "chance alone" not in grid
+    agreement = run("sensitivity", four_models, "--part", "agreement", "--all").stdout
+    assert "one capture" not in agreement
+
+
+@pytest.mark.slow
+def test_flags_of_the_grid_are_those_of_its_numbers(four_models: Path) -> None:
+    found = sensitivity(four_models, Selection(sites=["final"], contexts=[10, 20]))
+    page = sensitivity_page("lpp", found, {run: run for run in found.values["run"].unique()})
+    (grid,) = (table for table in page.tables if table.name == "grid")
+    numbers = profile_rows(found.values)
+    assert len(grid.frame) == 4 * 2
+    for row in grid.frame.iter_rows(named=True):
+        at = numbers.filter(run=row["run"], context=row["context"])
+        assert set(row["flags"]) == flags_of(at)
+        assert at.filter(metric="effective_rank")["value"].to_list() == [row["effective_rank"]]
+    assert flags_of(found.values) == set(page.flags)
 
 
 @pytest.mark.parametrize(

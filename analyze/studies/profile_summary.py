@@ -11,11 +11,25 @@ from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.pages.page import Figure, Opening
+from lpp.analyze.metrics.registry import PROFILE
+from lpp.analyze.pages.page import UNKNOWN_FLAG, Figure, Opening
 from lpp.analyze.pages.words import MISSING, Flag, Part, Ref, Run, Sentence, from_to, label, number
-from lpp.analyze.report.answers import Answers
-from lpp.analyze.report.findings import ABSENT, AXES, DIFFERS, MAY_BE_EQUAL, UNITS, UNKNOWN
-from lpp.analyze.report.queries import DIFFERENCES, ENTROPY, LAYERS, PROFILES, SETTING, whole
+
+PROFILES: Final = "profiles"
+DIFFERENCES: Final = "differences"
+"""Names of the tables that the sentence links to."""
+
+SETTING: Final = ("site", "context", "n_prompts", "first_position")
+"""Columns that say at what setting a number was taken."""
+
+AXES: Final = ("entropy_floor", "participation_ratio", "effective_rank")
+"""The three axes of a profile; the table of differences has their normalised forms too."""
+
+UNITS: Final = {name: PROFILE[name].unit_words for name in AXES}
+DIFFERS: Final = "differs from 0"
+MAY_BE_EQUAL: Final = "may be 0"
+UNKNOWN: Final = "no interval"
+ABSENT: Final = "missing value"
 
 ELSEWHERE: Final = ", at another prefix"
 """Follows an extreme that another run has at another prefix."""
@@ -26,9 +40,21 @@ FEW: Final = 4
 """With more runs, only the smallest and the largest values are shown, not each run."""
 
 
-def summary(answers: Answers, order: Sequence[str], meanings: Mapping[str, str]) -> Opening:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """What the sentence is made of: tables of the database; an empty frame is not known."""
+
+    profiles: pl.DataFrame
+    differences: pl.DataFrame
+    """As the saved query `differences` gives them."""
+    layers: pl.DataFrame
+    """Bounds of ranks, and flags, of every site at the whole context."""
+    entropy: pl.DataFrame
+
+
+def summary(numbers: Numbers, order: Sequence[str], meanings: Mapping[str, str]) -> Opening:
     """The first screen of a store. order: run ids, as the page orders them."""
-    profiles = answers[whole("profiles").name].frame
+    profiles = numbers.profiles
     if profiles.is_empty():
         return Opening(("There are no profiles, so there is nothing to compare.",), "")
     rows = _ordered(_at_one_setting(profiles), order)
@@ -36,14 +62,15 @@ def summary(answers: Answers, order: Sequence[str], meanings: Mapping[str, str])
     every = profiles["run"].n_unique()
     if len(rows) == 1 and every > 1:
         rows = _ordered(profiles.unique("run", keep="first", maintain_order=True), order)
-    told = _Told(answers, rows)
+    axes = [m for m in AXES if m == AXES[0] or any(_known(row[m]) for row in rows)]
+    told = _Told(numbers, rows, axes)
     few = len(rows) <= FEW
     return Opening(
         sentence=told.sentence(shared=shared, every=every),
         setting=_where(rows[0]) if shared or every == 1 else "each run at its own setting",
-        head=_few_head() if few else (("number", ""), ("smallest", ""), ("largest", "")),
-        rows=tuple(_few_rows(rows) if few else _ends(rows)),
-        warnings=tuple(_warnings(answers, rows, meanings)),
+        head=_few_head(axes) if few else (("number", ""), ("smallest", ""), ("largest", "")),
+        rows=tuple(_few_rows(rows, axes) if few else _ends(rows, axes)),
+        warnings=tuple(_warnings(numbers.layers, rows, meanings)),
     )
 
 
@@ -92,8 +119,10 @@ def _known(value: float | None) -> bool:
 class _Told:
     """The sentence about `rows`, the profiles that are shown."""
 
-    answers: Answers
+    numbers: Numbers
     rows: Sequence[Row]
+    axes: Sequence[str]
+    """The floor, and those of the other `AXES` that any of `rows` has."""
 
     def sentence(self, *, shared: bool, every: int) -> Sentence:
         start: list[Part] = [f"At {self.rows[0]['site']}, "]
@@ -115,26 +144,30 @@ class _Told:
         """The values of a run."""
         tokens = self._tokens(row)
         choice = "" if tokens is None else f", a choice among {tokens} tokens,"
-        return (
+        parts: list[Part] = [
             Run(row["run"]),
             " has an entropy floor of ",
-            Ref(rough(row["entropy_floor"]), PROFILES.name),
-            f" of ln V{choice} and uses ",
-            Ref(rough(row["participation_ratio"]), PROFILES.name),
-            f"{self._bound(row)} dimensions by participation ratio, ",
-            Ref(rough(row["effective_rank"]), PROFILES.name),
-            " by effective rank",
-        )
+            Ref(rough(row["entropy_floor"]), PROFILES),
+            f" of ln V{choice if self.axes[1:] else choice.rstrip(',')}",
+        ]
+        bound = self._bound(row)
+        for place, metric in enumerate(self.axes[1:]):
+            parts += [", " if place else " and uses ", Ref(rough(row[metric]), PROFILES)]
+            parts.append(f"{'' if place else f'{bound} dimensions'} by {label(metric)}")
+        return tuple(parts)
 
     def _beside(self, row: Row) -> tuple[Part, ...]:
         """How a run differs from the first."""
-        floor, ratio, rank = (self._compared(metric, row) for metric in AXES)
-        return (Run(row["run"]), " ", *floor, ", has ", *ratio, " and ", *rank)
+        parts: list[Part] = [Run(row["run"])]
+        for place, metric in enumerate(self.axes):
+            parts += [(" ", ", has ", " and ")[place], *self._compared(metric, row)]
+        return tuple(parts)
 
     def _compared(self, metric: str, row: Row) -> tuple[Part, ...]:
         """A clause on the first axis; what the run "has" of the other two."""
         first = self.rows[0]
-        value = Ref(rough(row[metric]), DIFFERENCES.name)
+        source = DIFFERENCES if self.numbers.differences.width else PROFILES
+        value = Ref(rough(row[metric]), source)
         verdict = self._verdict(metric, first["run"], row["run"])
         if verdict in (DIFFERS, MAY_BE_EQUAL):
             larger, smaller, alike = _words(metric)
@@ -149,13 +182,13 @@ class _Told:
     def _verdict(self, metric: str, a: str, b: str) -> str:
         pairs = self._pairs(metric)
         if not pairs.width:
-            return ABSENT
+            return UNKNOWN
         pair = pairs.filter(pl.col("run_a").is_in([a, b]) & pl.col("run_b").is_in([a, b]))
         return str(pair["verdict"][0]) if len(pair) else ABSENT
 
     def _pairs(self, metric: str) -> pl.DataFrame:
         """Differences of `metric` among the runs that are shown."""
-        frame = self.answers[DIFFERENCES.name].frame
+        frame = self.numbers.differences
         if not frame.width:
             return frame
         first = self.rows[0]
@@ -165,24 +198,23 @@ class _Told:
     def _many(self, *, shared: bool) -> Iterator[Part]:
         dimensions = f"{self._bound(*self.rows)} dimensions"
         yield f"{len(self.rows)} runs have"
-        for metric, before, unit in zip(
-            AXES, (" ", ", ", " and "), (" of ln V", dimensions, dimensions), strict=True
-        ):
-            yield f"{before}{label(metric)}s"
+        for place, metric in enumerate(self.axes):
+            yield f"{(' ', ', ', ' and ')[place]}{label(metric)}s"
+            unit = dimensions if place else " of ln V"
             yield from _range(metric, _sorted(self.rows, metric), unit)
         if not shared:
             return
-        pairs = {metric: self._pairs(metric) for metric in AXES}
+        pairs = {metric: self._pairs(metric) for metric in self.axes}
         yield f"; of {math.comb(len(self.rows), 2)} pairs, "
         for place, (metric, frame) in enumerate(pairs.items()):
             count = frame.filter(pl.col("verdict") == DIFFERS).height if frame.width else 0
             yield ("", ", ", " and ")[place]
-            yield Ref(f"{count}", DIFFERENCES.name)
+            yield Ref(f"{count}", DIFFERENCES)
             yield f"{'' if place else ' differ'} in {label(metric)}"
 
     def _bound(self, *rows: Row) -> str:
         """` of 576`: the largest possible rank; empty if it differs between runs."""
-        frame = self.answers[LAYERS.name].frame
+        frame = self.numbers.layers
         bounds = set()
         for row in rows if frame.width else ():
             at = [pl.col(name) == row[name] for name in ("run", *SETTING)]
@@ -191,7 +223,7 @@ class _Told:
 
     def _tokens(self, row: Row) -> str | None:
         """Number of equally likely tokens with the same entropy as the floor."""
-        frame = self.answers[whole(ENTROPY.table).name].frame
+        frame = self.numbers.entropy
         if not frame.width or row["entropy_floor_prefix"] is None:
             return None
         at = [pl.col(name) == row[name] for name in ("run", "context", "n_prompts")]
@@ -216,24 +248,22 @@ def _sorted(rows: Sequence[Row], metric: str) -> list[Row]:
 def _range(metric: str, rows: Sequence[Row], unit: str) -> tuple[Part, ...]:
     if not rows:
         return (f" {MISSING}",)
-    low, high = (
-        (Ref(rough(row[metric]), PROFILES.name), row["run"]) for row in (rows[0], rows[-1])
-    )
+    low, high = ((Ref(rough(row[metric]), PROFILES), row["run"]) for row in (rows[0], rows[-1]))
     return from_to(low, high, unit)
 
 
-def _few_head() -> tuple[tuple[str, str], ...]:
-    return (("run", ""), *((label(metric), UNITS[metric]) for metric in AXES))
+def _few_head(axes: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return (("run", ""), *((label(metric), UNITS[metric]) for metric in axes))
 
 
-def _few_rows(rows: Sequence[Row]) -> Iterator[tuple[Figure, ...]]:
+def _few_rows(rows: Sequence[Row], axes: Sequence[str]) -> Iterator[tuple[Figure, ...]]:
     for row in rows:
-        yield (Figure(run=row["run"]), *(_figure(row, metric) for metric in AXES))
+        yield (Figure(run=row["run"]), *(_figure(row, metric) for metric in axes))
 
 
-def _ends(rows: Sequence[Row]) -> Iterator[tuple[Figure, ...]]:
+def _ends(rows: Sequence[Row], axes: Sequence[str]) -> Iterator[tuple[Figure, ...]]:
     """A row for each metric: its smallest and its largest value, with their runs."""
-    for metric in AXES:
+    for metric in axes:
         some = _sorted(rows, metric)
         ends = [_figure(row, metric, run=row["run"]) for row in (some[:1] + some[-1:])]
         yield (Figure(f"{label(metric)} ({UNITS[metric]})"), *(ends or [Figure(MISSING)] * 2))
@@ -247,15 +277,15 @@ def _figure(row: Row, metric: str, run: str | None = None) -> Figure:
 
 
 def _warnings(
-    answers: Answers, rows: Sequence[Row], meanings: Mapping[str, str]
+    of_sites: pl.DataFrame, rows: Sequence[Row], meanings: Mapping[str, str]
 ) -> Iterator[Sentence]:
     """A line for each flag: the runs that have it, and its meaning."""
-    layers = _flagged_layers(answers[LAYERS.name].frame, rows)
+    layers = _flagged_layers(of_sites, rows)
     own = {row["run"]: {*(row["flags"] or ())} for row in rows}
     for flag in sorted({*layers, *(name for names in own.values() for name in names)}):
         counts = layers.get(flag, {})
         runs = [run for run in own if flag in own[run] or run in counts]
-        meaning = meanings.get(flag, "explained by a newer release").partition(":")[0]
+        meaning = meanings.get(flag, UNKNOWN_FLAG).partition(":")[0]
         if len(runs) > FEW:
             yield Flag(flag), f" {len(runs)} runs: {meaning}."
             continue
@@ -268,7 +298,7 @@ def _warnings(
 
 def _flagged_layers(layers: pl.DataFrame, rows: Sequence[Row]) -> Mapping[str, Mapping[str, int]]:
     """For each flag, the number of sites of each run that have it, in ranks by depth."""
-    if not layers.width:
+    if "flags" not in layers.columns:
         return {}
     shown = layers.filter(pl.col("run").is_in([row["run"] for row in rows]))
     flagged = shown.select("run", "site", flag="flags").explode("flag").drop_nulls("flag")

@@ -1,0 +1,184 @@
+"""Correlations as a page: what survives the correction, each source's tests, who is left out."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.charts.run_styles import RunStyles
+from lpp.analyze.metrics.registry import PROFILE
+from lpp.analyze.pages.page import Chart, Opening, Page, Section
+from lpp.analyze.pages.table import Table, table_of
+from lpp.analyze.pages.words import Sentence, interval, number, probability, signed
+from lpp.analyze.scores.correlations import MEANING
+
+METHODS: Final = {"pearson": "Pearson", "spearman": "Spearman", "rank_partial": "partial Spearman"}
+"""Words for each method."""
+
+CONCLUSION: Final = "spearman"
+"""The method of the conclusion."""
+
+BELOW: Final = 0.05
+"""q below which the conclusion counts a test."""
+
+ROWS: Final = 30
+"""Most tests of a source that a terminal shows at once."""
+
+_REASONS: Final = 12
+_NAMES: Final = 6
+_LABELS: Final = {
+    "profile_metric": "profile",
+    "benchmark_metric": "metric",
+    "n_models": "n",
+    "coefficient": "coef.",
+    "p_value": "p",
+    "q_value": "q",
+}
+
+
+def correlations_page(url: str, tests: pl.DataFrame, names: Mapping[str, str]) -> Page:
+    """The page of `tests`, rows of the table `correlations`. names: short names by run id."""
+    first, *others = map(_conclusion, tests.partition_by("source", maintain_order=True))
+    sections = tuple(_sections(tests))
+    ranked = bool(tests["coefficient"].is_not_null().any())
+    return Page(
+        title="Profiles and benchmarks",
+        opening=Opening(first),
+        findings=tuple(others),
+        sections=(
+            *sections,
+            Section(
+                "left-out",
+                "Left out (who, for each test: column left_out of the table correlations)",
+                notes=tuple(_left_out(tests, names)),
+                short="Left out",
+            ),
+        ),
+        meanings=MEANING,
+        runs=RunStyles({}),
+        next=(f"lpp-sql {shlex.quote(url)} --run correlations",) * ranked,
+        document=[_with_names(row, names) for row in tests.to_dicts()],
+        csv=tests,
+        parted_by="; ",
+        store=url,
+    )
+
+
+def correlation_charts(
+    tests: pl.DataFrame, table: Table, section: str, *, source: str | None = None
+) -> Iterator[Chart]:
+    """A chart for each method of `tests`, the table `correlations`. source: one of them."""
+    from lpp.analyze.charts.charts import correlation_chart
+
+    known = set(tests["method"]) if tests.width else set()
+    for method in [method for method in METHODS if method in known] or [CONCLUSION]:
+        yield Chart(
+            f"correlations-{method}" if source is None else f"{section}-{method}",
+            section,
+            table,
+            f"Profiles and benchmarks, {METHODS[method]}",
+            "In each cell the coefficient, n models and q.",
+            partial(correlation_chart, tests, method, source=source),
+        )
+
+
+def _with_names(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """`row` with the short name of each run in its `models` and `left_out`, by id."""
+    ids = (*row["models"], *(line.partition(": ")[0] for line in row["left_out"]))
+    return {**row, "names": {run: names[run] for run in ids if run in names}}
+
+
+def _conclusion(tests: pl.DataFrame) -> Sentence:
+    """What the rank correlations of one source say."""
+    source = tests.item(0, "source")
+    made = tests.filter(pl.col("coefficient").is_not_null(), method=CONCLUSION).sort("q_value")
+    if made.is_empty():
+        most = max(tests["n_models"], default=0)
+        return (f"Nothing is ranked with the scores of {source}: {most} models at most.",)
+    below = made.filter(pl.col("q_value") < BELOW).height
+    row = made.row(0, named=True)
+    metric = PROFILE[row["profile_metric"]].words if row["profile_metric"] in PROFILE else ""
+    return (
+        f"Of {made.height} rank correlations with the scores of {source}, {below or 'none'} "
+        f"{'has' if below < 2 else 'have'} q below {BELOW}; the smallest q is that of "
+        f"{metric or row['profile_metric']} and {row['benchmark']}: "
+        f"{signed(row['coefficient'])}{_ends(row)}, q {probability(row['q_value'])}, "
+        f"{row['n_models']} models.",
+    )
+
+
+def _ends(row: Mapping[str, Any]) -> str:
+    return interval(row["ci_low"], row["ci_high"])
+
+
+def _sections(tests: pl.DataFrame) -> Iterator[Section]:
+    """Each source: its rank correlations by q where there are many tests, and every test."""
+    for place, of_source in enumerate(tests.partition_by("source", maintain_order=True)):
+        row = of_source.row(0, named=True)
+        sizes = " or ".join(map(str, sorted({*of_source["family_size"]})))
+        name = "source" if place == 0 else f"source-{place + 1}"
+        whole = _table(f"{name}-tests", "Every test", of_source, brief=of_source.height <= ROWS)
+        tables = [whole]
+        if not whole.brief:
+            ranked = of_source.filter(method=CONCLUSION).sort("q_value", nulls_last=True)
+            title = "Rank correlations, the smallest q first"
+            tables = [_table(f"{name}-ranked", title, ranked.head(ROWS // 2)), whole]
+        opens = f"{name}-{CONCLUSION}" if place == 0 else ""
+        charts = correlation_charts(tests, whole, name, source=row["source"])
+        yield Section(
+            name,
+            f"Scores of {row['source']}{_same(of_source)}",
+            f"Profiles at {row['site']}, context {row['context']}, {row['n_prompts']} prompts. "
+            f"q: Benjamini-Hochberg over {sizes} tests of a method. Partial Spearman holds model "
+            "size constant. Intervals: 95 %. H: entropy; PR: participation ratio; ER: effective "
+            "rank; r: min(N, d).",
+            tuple(replace(c, opens=c.name == opens, folded=c.name != opens) for c in charts),
+            tuple(tables),
+        )
+
+
+def _table(name: str, title: str, tests: pl.DataFrame, *, brief: bool = True) -> Table:
+    headings = {name: quantity.heading for name, quantity in PROFILE.items()}
+    shown = tests.with_columns(
+        pl.col("profile_metric").replace(headings),
+        pl.col("method").replace(METHODS),
+    ).rename({"ci_low": "coefficient_ci_low", "ci_high": "coefficient_ci_high"})
+    kept = [c for c in ("benchmark", "benchmark_metric") if tests[c].n_unique() > 1]
+    return table_of(
+        name,
+        title,
+        shown,
+        {},
+        first=(
+            *("profile_metric", *kept, "method", "n_models", "coefficient"),
+            *("p_value", "q_value", "flags"),
+        ),
+        styles={"coefficient": "signed", "p_value": "probability", "q_value": "probability"},
+        labels=_LABELS,
+        key=("profile_metric", "benchmark", "benchmark_metric", "source", "method"),
+        code="correlate(STORE, question)",
+        brief=brief,
+    )
+
+
+def _same(tests: pl.DataFrame) -> str:
+    """`: Bench, score`, as far as all tests are of one benchmark, or of one metric."""
+    columns = (tests[name].unique() for name in ("benchmark", "benchmark_metric"))
+    same = [str(column[0]) for column in columns if len(column) == 1]
+    return f": {', '.join(same)}" if same else ""
+
+
+def _left_out(tests: pl.DataFrame, names: Mapping[str, str]) -> Iterator[Sentence]:
+    """Who took no part in some test, by the reason; runs by their names."""
+    reasons: dict[str, list[str]] = {}
+    for line in dict.fromkeys(line for row in tests["left_out"].to_list() for line in row):
+        who, _, why = line.partition(": ")
+        reasons.setdefault(why, []).append(names.get(who, who))
+    for why, who in list(reasons.items())[:_REASONS]:
+        more = f" and {number(len(who) - _NAMES)} more" if len(who) > _NAMES else ""
+        yield (f"{why}: {', '.join(who[:_NAMES])}{more}",)
+    if len(reasons) > _REASONS:
+        yield (f"and for {len(reasons) - _REASONS} more reasons",)

@@ -1,0 +1,265 @@
+"""Profiles as a page: which run is more certain, and which uses more dimensions."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.charts.run_styles import RunStyles
+from lpp.analyze.metrics.registry import PROFILE, RANKS
+from lpp.analyze.numerics.jackknife import ERRORS
+from lpp.analyze.pages.data import with_names
+from lpp.analyze.pages.page import Chart, Opening, Page, Section, explained
+from lpp.analyze.pages.table import Table, table_of
+from lpp.analyze.pages.terminal import SIDE_BY_SIDE
+from lpp.analyze.pages.words import Part, Run, Sentence, number
+from lpp.analyze.studies.profile_summary import Numbers, summary
+from lpp.analyze.tables.analysis import Analysis
+from lpp.analyze.tables.build import with_floors
+from lpp.analyze.tables.flags import MEANING
+from lpp.analyze.tables.metrics import LOGITS
+from lpp.analyze.tables.profile import Aggregation
+from lpp.sql import saved_query
+
+EXTREMES: Final = ("min", "max")
+"""Aggregates of entropy and ranks over prefixes: those of the database."""
+
+FEW_PROMPTS: Final = 100
+"""Of fewer prompts the bias of the floor is said: of more it is below .005 of ln V."""
+
+BRIEF: Final = 3
+"""Settings that a terminal shows at once."""
+
+ROWS: Final = 40
+"""Most rows of metrics that a terminal shows at once."""
+
+DIMENSIONS_FIRST: Final = (*RANKS[::2], *RANKS[1::2])
+"""Ranks in dimensions, then normalised: a terminal leaves out the last."""
+
+SETTING: Final = ("context", "n_prompts", "first_position")
+
+_LABELS: Final = {
+    "entropy_norm": "entropy / ln V",
+    "participation_ratio_norm": "PR / min(N, d)",
+    "effective_rank_norm": "ER / min(N, d)",
+    "prompt_set": "prompt set",
+}
+"""Headings that fit beside three runs."""
+
+_HEADINGS: Final = "H: entropy; PR: participation ratio; ER: effective rank; r: min(N, d)."
+
+
+def profile_page(
+    url: str,
+    analysis: Analysis,
+    shown: pl.DataFrame,
+    names: Mapping[str, str],
+    *,
+    aggregates: tuple[Aggregation, Aggregation] = EXTREMES,
+    differences: pl.DataFrame | None = None,
+    held: Sentence = (),
+) -> Page:
+    """The page of the profiles `shown`, which `analysis` gives, about the store at `url`.
+
+    names: short names by run id. aggregates: of entropy and ranks over prefixes. differences: rows
+    of the saved query `differences`; None: they are not known. held: what the database has.
+    """
+    runs = RunStyles({run: names[run] for run in shown["run"].unique(maintain_order=True)})
+    differences = pl.DataFrame() if differences is None else differences
+    groups = shown.partition_by(*SETTING, maintain_order=True)
+    sections = [_section(place, group, analysis, aggregates) for place, group in enumerate(groups)]
+    if aggregates == EXTREMES:
+        floors = _at_one_site(with_floors(shown))
+        chart = profile_chart_of(floors, sections[0].tables[0], runs, opens=True)
+        sections[0] = replace(sections[0], charts=(chart,))
+        opening = _opening(analysis, floors, differences, runs, sections)
+    else:
+        opening = Opening(
+            (
+                f"Entropy is its {aggregates[0]} over prefixes, ranks their {aggregates[1]}; the "
+                "database has the least entropy and the largest ranks.",
+            )
+        )
+    if not differences.is_empty():
+        sections.append(_differences(differences))
+    data = with_names(
+        shown if analysis.cluster is None else shown.with_columns(cluster=pl.lit(analysis.cluster)),
+        names,
+    )
+    return Page(
+        title="Profiles",
+        opening=opening,
+        findings=(*_biases(shown), *filter(None, (held,))),
+        sections=tuple(sections),
+        meanings=MEANING,
+        runs=runs,
+        next=(f"lpp-sql {shlex.quote(url)} --run profiles",),
+        document=data.to_dicts(),
+        csv=data,
+        store=url,
+    )
+
+
+def profile_chart_of(
+    profiles: pl.DataFrame, table: Table, runs: RunStyles, note: str = "", **more: Any
+) -> Chart:
+    """The chart of `profiles`, rows of the table of this name. note: what follows its text."""
+    from lpp.analyze.charts.charts import profile_chart, profile_panels
+
+    return Chart(
+        "profiles",
+        "profiles",
+        table,
+        "Profiles",
+        f"One row per run with its 95 % interval.{note}",
+        partial(profile_chart, profiles, runs=runs),
+        partial(profile_panels, profiles, runs=runs),
+        **more,
+    )
+
+
+def _opening(
+    analysis: Analysis,
+    floors: pl.DataFrame,
+    differences: pl.DataFrame,
+    runs: RunStyles,
+    sections: Sequence[Section],
+) -> Opening:
+    tables = (table for section in sections for table in section.tables)
+    numbers = Numbers(
+        profiles=floors,
+        differences=differences,
+        layers=analysis.spectra.filter(pl.col("prefix") == pl.col("context")),
+        entropy=analysis.entropy,
+    )
+    return summary(numbers, runs.order, explained(tables, MEANING))
+
+
+def _at_one_site(profiles: pl.DataFrame) -> pl.DataFrame:
+    """Profiles at `final`, or at the deepest site."""
+    sites = profiles["site"].unique(maintain_order=True).to_list()
+    return profiles.filter(site="final" if "final" in sites else sites[-1])
+
+
+def _section(
+    place: int,
+    profiles: pl.DataFrame,
+    analysis: Analysis,
+    aggregates: tuple[Aggregation, Aggregation],
+) -> Section:
+    """The profiles of one setting, and the declared metrics at its longest prefix.
+
+    place: from 0, in the order of the page.
+    """
+    row = profiles.row(0, named=True)
+    first = row["first_position"]
+    sites = profiles["site"].unique(maintain_order=True)
+    at = f"At {sites[0]}, context" if len(sites) == 1 else "Context"
+    begins = f", ranks from position {first} on" if first else ""
+    skipped = f" Ranks of rows from position {first} on; entropy of all." if first else ""
+    over = "prompts" if analysis.cluster is None else f"prompts, by {analysis.cluster}"
+    table = _profiles("profiles" if place == 0 else f"profiles-{place + 1}", profiles, analysis)
+    headings = "" if profiles.height <= SIDE_BY_SIDE else f" {_HEADINGS}"
+    metrics = _metrics(place, row, sites, analysis, entropies=place == 0 or not first)
+    return Section(
+        table.name,
+        f"{at} {row['context']}, {row['n_prompts']} prompts{begins}",
+        f"Format: value ± standard error over {over} (prefix). Entropy: {aggregates[0]} over "
+        f"prefixes; ranks: {aggregates[1]}. Prefixes {', '.join(map(str, row['prefixes']))}."
+        f"{skipped}{headings}",
+        tables=(table, *metrics),
+        brief=place < BRIEF,
+    )
+
+
+def _profiles(name: str, profiles: pl.DataFrame, analysis: Analysis) -> Table:
+    """A row for each run and site."""
+    texts = ["prompt_set"] * (profiles["prompt_set"].n_unique() > 1)
+    sites = ["site"] * (profiles["site"].n_unique() > 1)
+    ranks = sorted(analysis.computed.intersection(RANKS), key=DIMENSIONS_FIRST.index)
+    few = profiles.height <= SIDE_BY_SIDE
+    entropies = ["entropy_norm", "entropy"][: 1 + few]
+    return table_of(
+        name,
+        "Profiles",
+        profiles.with_columns(pl.col("prompt_set").str.slice(0, 8)),
+        PROFILE,
+        first=("run", *sites, *entropies, *ranks, *texts, "flags"),
+        labels=_LABELS if few else {name: one.heading for name, one in PROFILE.items()},
+        key=("run", *SETTING, "site"),
+        code="analyze(STORE, selection).profiles()",
+        compared=True,
+    )
+
+
+def _metrics(
+    place: int,
+    row: Mapping[str, Any],
+    sites: pl.Series,
+    analysis: Analysis,
+    *,
+    entropies: bool,
+) -> Iterator[Table]:
+    """The metrics of one setting at its longest prefix. entropies: whether those of the logits,
+    which skip no position, are among them.
+    """
+    of_logits = (pl.col("site") == LOGITS) & pl.lit(entropies)
+    here = analysis.metrics.filter(context=row["context"], n_prompts=row["n_prompts"]).filter(
+        (
+            pl.col("site").is_in(sites.to_list())
+            & (pl.col("first_position") == row["first_position"])
+        )
+        | of_logits
+    )
+    here = here.filter(pl.col("prefix") == pl.col("prefix").max())
+    if here.is_empty():
+        return
+    several = ["site"] * (here["site"].n_unique() > 1)
+    yield table_of(
+        "metrics" if place == 0 else f"metrics-{place + 1}",
+        f"Declared metrics at prefix {here.item(0, 'prefix')}",
+        here.rename({name: f"value_{name}" for name in ERRORS}),
+        {},
+        first=("run", *several, "metric", "unit", "value", "flags"),
+        key=("run", *SETTING, "site", "metric"),
+        code="analyze(STORE, selection, metrics=...).metrics",
+        brief=here.height <= ROWS,
+    )
+
+
+def _differences(differences: pl.DataFrame) -> Section:
+    """Every two runs."""
+    runs = ("run_a", "run_b") if differences.select("run_a", "run_b").n_unique() > 1 else ()
+    headings = {name: quantity.heading for name, quantity in PROFILE.items()}
+    table = table_of(
+        "differences",
+        "Differences between two runs, each with the 95 % interval of the difference",
+        differences.with_columns(pl.col("metric").replace(headings)),
+        {},
+        first=(*runs, "metric", "difference", "verdict", "flags"),
+        key=("run_a", "run_b", *SETTING, "metric"),
+        code=saved_query("differences").statement,
+        language="SQL",
+    )
+    return Section(
+        table.name, table.title, _HEADINGS, tables=(table,), short="Differences", brief=False
+    )
+
+
+def _biases(profiles: pl.DataFrame) -> Iterator[Sentence]:
+    """A sentence on each setting at which entropy floors are noticeably too low."""
+    few = (pl.col("n_prompts") < FEW_PROMPTS) & pl.col("entropy_norm_bias").is_not_null()
+    keys = ["context", "n_prompts"]
+    rows = profiles.filter(few).unique(["run", *keys], maintain_order=True)
+    for group in rows.partition_by(*keys, maintain_order=True):
+        row = group.row(0, named=True)
+        parts: list[Part] = [
+            f"Of {row['n_prompts']} prompts at context {row['context']}, the least of "
+            f"{len(row['prefixes'])} mean entropies is too low, by about"
+        ]
+        for place, (run, bias) in enumerate(group.select("run", "entropy_norm_bias").iter_rows()):
+            parts += [", " if place else " ", f"{number(-bias)} (", Run(run), ")"]
+        yield (*parts, " of ln V (bootstrap).")
