@@ -68,18 +68,23 @@ def check_page(form: str | None, output: Path | None) -> None:
 def show(
     page: "Page", form: str | None, output: Path | None = None, *, everything: bool = False
 ) -> None:
-    """Print `page`, or write it to `output` and print the path."""
+    """Print `page`, or write it to `output` and print the path.
+
+    Beside a picture, the page itself is printed where a format is given; then the path is on
+    standard error.
+    """
     from lpp.analyze.pages.write import written
     from lpp.sql.results.output import text_output
 
-    if output is not None and suffix_of(output) in PICTURES:
+    picture = suffix_of(output) in PICTURES
+    if output is not None and picture:
         charts = list(page.charts)
         if not charts:
             raise click.UsageError(f"{output}: this answer has no picture.")
         min(charts, key=lambda chart: not chart.opens).write(output)
-    else:
+    if form or not picture:
         chosen = chosen_format(form, output, FORMATS)
-        with text_output(output) as stream:
+        with text_output(None if picture else output) as stream:
             stream.write(written(page, chosen, everything=everything))
     if output is not None:
-        click.echo(output)
+        click.echo(output, err=bool(form) and picture)

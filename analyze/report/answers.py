@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
+from lpp.analyze.drift import page_tables
 from lpp.analyze.pages.table import FIRST_COLUMNS, Table, own_columns, table_of
 from lpp.analyze.report.queries import SETTING, Query
 from lpp.analyze.tables.database import as_tables
@@ -45,29 +46,13 @@ _COMPUTED: Final = (
     Column("table", "VARCHAR", "table whose rows carry it"),
     Column("of", "VARCHAR", "run, or profile metric of a correlation"),
     Column("n_rows", "BIGINT", "rows that carry it", "rows"),
-    Column("kl_from", "DOUBLE", "of tokens from this KL on; none: 0", "nats"),
-    Column("kl_below", "DOUBLE", "to below this one", "nats"),
-    Column("n_tokens", "BIGINT", "compared", "tokens"),
-    Column("first", "INTEGER", "first position of the band", "tokens"),
-    Column("end", "INTEGER", "first position after the band", "tokens"),
-    Column("flips", "DOUBLE", "tokens whose likeliest next token differs", "share"),
-    Column("text_so_far", "VARCHAR", "the text up to this position"),
-    Column("came", "VARCHAR", "the token that followed; ␣ is a space"),
-    Column("expected_a", "VARCHAR", "the likeliest token there, of the first run"),
-    Column("expected_b", "VARCHAR", "the likeliest token there, of the second run"),
-    Column("probability_a", "DOUBLE", "of the first expected token in the first run", "share"),
-    Column("probability_b", "DOUBLE", "of the second expected token in the second run", "share"),
-    Column("change", "DOUBLE", "|ln p of what followed, second run - first|", "nats"),
+    *page_tables.COLUMNS,
     Column("question", "VARCHAR", "its last 60 tokens"),
     Column("chosen_answer", "VARCHAR", "what the model chose"),
     Column("gold_answer", "VARCHAR", "the right answer"),
     Column("confidence", "DOUBLE", "of the chosen answer among the answers", "share"),
     Column("gold_share", "DOUBLE", "of the right answer among them", "share"),
     Column("n_items", "BIGINT", "that are right or wrong", "items"),
-    Column("condition", "VARCHAR", "of --fail-if"),
-    Column("outcome", "VARCHAR", "fail where the condition is met"),
-    Column("value", "DOUBLE", "of the number", "of the number"),
-    Column("decisive", "DOUBLE", "what was compared with the threshold", "of the number"),
     Column("other_site", "BOOLEAN", "no site in common"),
     Column("other_context", "BOOLEAN", "no context in common"),
     Column("other_n_prompts", "BOOLEAN", "no number of prompts in common"),

@@ -15,6 +15,8 @@ from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables
 from lpp.analyze.pages.html import as_html
 from lpp.analyze.pages.markdown import said
 from lpp.analyze.pages.page import Opening, Page, Section
+from lpp.analyze.pages.provenance import origin_of
+from lpp.analyze.pages.tokens import shown_words
 from lpp.analyze.pages.words import Code, Run, Sentence
 from lpp.analyze.report.answers import Answer, Answers, ask_tables, without_columns
 from lpp.analyze.report.item_queries import (
@@ -29,9 +31,7 @@ from lpp.analyze.report.item_queries import (
     OF_ANALYSIS,
 )
 from lpp.analyze.report.items import item_charts, item_findings
-from lpp.analyze.report.provenance import origin_of
 from lpp.analyze.report.queries import Query
-from lpp.analyze.report.surprises import shown_words
 from lpp.analyze.text.items import as_markdown, what_was_asked
 from lpp.store.format.run_names import run_names
 

@@ -7,6 +7,7 @@ import polars as pl
 
 from lpp.analyze.evaluations.flip_analysis import FlipAnalysis
 from lpp.analyze.evaluations.flips import GAINED, LOST, MOVED, Flips, changed_items
+from lpp.analyze.pages.terminal import tail
 from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.text import markdown
 from lpp.analyze.text.auroc_rows import (
@@ -18,7 +19,6 @@ from lpp.analyze.text.auroc_rows import (
     paragraph,
     probability,
 )
-from lpp.analyze.text.drift import tail
 from lpp.analyze.text.items import in_clusters
 from lpp.analyze.text.text import WIDTH, Row, bar
 from lpp.analyze.text.text import as_json as json_text
@@ -150,23 +150,9 @@ def as_short_markdown(found: Flips, *, listed: int = IN_SHORT) -> str:
     return "\n".join(lines) + "\n"
 
 
-def section_text(items: Sequence[Flips | str]) -> str:
-    """What stands below a comparison of tokens: of each task of both runs its items, or why not."""
-    return "".join("\n" + _short(one, as_short_text, paragraph) for one in items)
-
-
-def section_markdown(items: Sequence[Flips | str]) -> str:
-    """The same for a document."""
-    return "".join(
-        "\n" + _short(one, as_short_markdown, lambda line: markdown.escaped(line) + "\n")
-        for one in items
-    )
-
-
-SECTIONS: Final[Mapping[str, Callable[[Sequence[Flips | str]], str]]] = {
-    "text": section_text,
-    "md": section_markdown,
-}
+def section_text(one: Flips | str) -> str:
+    """What stands below a comparison of tokens: the items of a task of both runs, or why not."""
+    return paragraph(f"Items: {one}") if isinstance(one, str) else as_short_text(one)
 
 
 def item_documents(items: Sequence[Flips | str]) -> list[dict[str, Any]]:
@@ -174,10 +160,6 @@ def item_documents(items: Sequence[Flips | str]) -> list[dict[str, Any]]:
     or why there is none.
     """
     return [{"why_none": one} if isinstance(one, str) else flips_document(one) for one in items]
-
-
-def _short(one: Flips | str, show: Callable[[Flips], str], line: Callable[[str], str]) -> str:
-    return line(f"Items: {one}") if isinstance(one, str) else show(one)
 
 
 def flips_document(found: Flips) -> dict[str, Any]:
