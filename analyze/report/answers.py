@@ -88,7 +88,7 @@ class Answer:
             self.frame,
             self.columns,
             first=self._first(),
-            key=query.key,
+            key=tuple(name for name in query.key if name in self.frame.columns),
             code=query.sql,
             language=query.language,
             source=query.source,

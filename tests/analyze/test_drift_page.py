@@ -126,6 +126,8 @@ def test_the_section_has_the_numbers_and_words_of_the_store(two: tuple[Made, Mad
     found = diff(a.root, "base", b.run_id)
     write_drift(found)
     frames = {one.name: one.frame for one in section(a.root).tables}
+    for table in section(a.root).tables:
+        assert {*table.key} <= {*table.frame.columns}
     positions = by_position(found.tokens)
     assert frames["drift-positions"]["kl"].to_list() == positions["kl"].to_list()
     worst = worst_tokens(found)
