@@ -110,7 +110,7 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
 ROOMS = {
     "analyze": (
         *("numerics", "runs", "quantities", "metrics", "engine", "scores", "tables"),
-        *("charts", "pages", "studies", "drift", "evaluations", "text", "report", "cli", ""),
+        *("charts", "pages", "studies", "drift", "evaluations", "report", "cli", ""),
     ),
     "capture": (
         *("corpus", "models", "plan", "backends", "engine", "jobs", "ray", "probes"),

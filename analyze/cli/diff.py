@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,24 +12,20 @@ from lpp.analyze.cli.options import (
     ERROR_SITES,
     cluster_option,
     executor_options,
-    output_options,
     sites_option,
     skip_first_option,
 )
+from lpp.analyze.cli.show import PICTURES, check_page, page_options, show
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import debug_option
-from lpp.store.commands.output import chosen_format, suffix_of
+from lpp.store.commands.output import suffix_of
 from lpp.store.commands.progress import progress
 from lpp.store.errors import InputError
 
 if TYPE_CHECKING:
-    from lpp.analyze.drift.against import Against, Comparison
+    from lpp.analyze.drift.against import Against
     from lpp.analyze.drift.drift import Drift
-    from lpp.analyze.drift.gate import Verdict
     from lpp.analyze.evaluations.flips import Flips
-
-FORMATS = ("text", "json", "md", "html")
-PICTURES = ("svg", "png", "html")
 
 
 @click.command()
@@ -91,7 +86,7 @@ PICTURES = ("svg", "png", "html")
     help="Let --fail-if pass if up to this share of the prompts of RUN_A or BASE takes no part. "
     "Default: 0.01.",
 )
-@output_options(*FORMATS)
+@page_options()
 @executor_options
 @debug_option
 def diff(
@@ -111,6 +106,7 @@ def diff(
     allowed: float | None,
     form: str | None,
     output: Path | None,
+    everything: bool,
     jobs: int | None,
     executor: Any,
     address: str | None,
@@ -128,8 +124,7 @@ def diff(
 
     With --against BASE, every run of STORE that read the same prompts, or every RUN that you name,
     is compared with BASE. The output is one table and a picture of distance by depth. Runs that
-    cannot be compared are listed on standard error. -o depth.svg, .png or .html writes the picture
-    as a chart.
+    cannot be compared are listed on standard error.
 
     With --fail-if, the exit code is 1 if any run meets a condition: a name, >, <, >= or <=, and a
     number. The whole interval must be past the number; the intervals of all conditions and runs
@@ -150,7 +145,9 @@ def diff(
         lpp-analyze diff ./lpp --against base
         lpp-analyze diff ./lpp --against base int4 int8 -o depth.svg
     """
-    from lpp.analyze.drift.against import against, compared
+    from lpp.analyze.drift import gate_page
+    from lpp.analyze.drift.against import against, compared, in_order
+    from lpp.analyze.drift.against_page import against_page
     from lpp.analyze.drift.drift import drift, n_steps
     from lpp.analyze.drift.gate import (
         ALLOWED,
@@ -160,17 +157,15 @@ def diff(
         parse_condition,
         verdict,
     )
+    from lpp.analyze.drift.page import drift_page
     from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
     from lpp.analyze.drift.sites import common_sites
     from lpp.analyze.engine.executor import chosen_executor
-    from lpp.analyze.pages.output import check_output
-    from lpp.analyze.text.flips import item_documents
+    from lpp.analyze.evaluations.flips_page import flips_section, item_documents
 
     alone = {"--strict": strict, "--allow-missing": allowed is not None}
-    _check_usage(runs, base, alone=alone, conditions=conditions, output=output)
-    _check_page(base, form, output)
-    if output is not None:
-        check_output(output)
+    _check_usage(runs, base, alone=alone, conditions=conditions)
+    check_page(form, output)
     gate = [parse_condition(condition) for condition in conditions]
     pairs: Sequence[Pair]
     several: Against | None = None
@@ -223,12 +218,23 @@ def diff(
                 ]
             _keep(found)
             failed |= any(one.failed for one in verdicts)
+            items = _items(found)
             if several is not None:
-                comparisons.append(compared(found, verdicts, item_documents(_items(found))))
+                comparisons.append(compared(found, verdicts, item_documents(items)))
     if several is None:
-        _show(found, verdicts, form, output)
+        sections = [flips_section(task, place) for place, task in enumerate(items)]
+        page = drift_page(found, verdicts, sections, item_documents(items))
+        gate_lines = gate_page.as_lines(verdicts)
     else:
-        _show_all(several, comparisons, form, output)
+        page = against_page(several, comparisons, store)
+        gate_lines = gate_page.lines_by_run(
+            {one.b: one.verdicts for one in in_order(comparisons) if one.verdicts},
+            several.names,
+            several.undecided,
+        )
+    if output is not None and not (form and suffix_of(output) in PICTURES):
+        click.echo(gate_lines, nl=False)
+    show(page, form, output, everything=everything)
     return int(failed)
 
 
@@ -254,7 +260,6 @@ def _check_usage(
     *,
     alone: Mapping[str, bool],
     conditions: Sequence[str],
-    output: Path | None,
 ) -> None:
     """Refuse words that do not go together. alone: whether options of --fail-if are given."""
     if not conditions and (given := [name for name, is_given in alone.items() if is_given]):
@@ -264,21 +269,6 @@ def _check_usage(
             f"name two runs, RUN_A and RUN_B; there {'is' if len(runs) == 1 else 'are'} "
             f"{len(runs)}. --against BASE compares every run of STORE, or those named, with BASE."
         )
-    if base is None and suffix_of(output) in ("svg", "png"):
-        raise click.UsageError(f"{output}: a picture is of several runs; give --against BASE.")
-    if base is not None and suffix_of(output) in PICTURES:
-        import_module("lpp.analyze.charts.library")  # now, not after an hour, says what is missing
-
-
-def _check_page(base: str | None, form: str | None, output: Path | None) -> None:
-    """Refuse a page of several runs, and one whose charts cannot be drawn."""
-    if chosen_format(form, output, FORMATS, PICTURES if base is not None else ()) != "html":
-        return
-    if base is not None and form is not None:
-        raise click.UsageError(
-            "--format html is the page of two runs. With --against, -o depth.html is the picture."
-        )
-    import_module("lpp.analyze.charts.library")  # now, not after an hour, says what is missing
 
 
 @contextmanager
@@ -290,65 +280,3 @@ def _of_run(run: str | None) -> Iterator[None]:
         if run is None:
             raise
         raise InputError(f"{run}: {error}", kind=error.kind) from None
-
-
-def _show(
-    found: "Drift", verdicts: "Sequence[Verdict]", form: str | None, output: Path | None
-) -> None:
-    """Print or write one comparison."""
-    from lpp.analyze.drift.worst import worst_tokens
-    from lpp.analyze.text import drift as text
-    from lpp.analyze.text.flips import SECTIONS, item_documents
-
-    form = chosen_format(form, output, FORMATS)
-    if form == "html":
-        from lpp.analyze.report.drift_page import drift_page
-
-        shown = drift_page(found, verdicts)
-    else:
-        items = _items(found)
-        if form == "json":
-            shown = text.as_json(found, verdicts, item_documents(items))
-        else:
-            shown = text.FORMATS[form](found, worst_tokens(found), verdicts) + SECTIONS[form](items)
-    _write(shown, output, text.as_gate(verdicts))
-
-
-def _show_all(
-    several: "Against",
-    comparisons: "Sequence[Comparison]",
-    form: str | None,
-    output: Path | None,
-) -> None:
-    """Print or write several; beside a picture, a table is printed where its format is given."""
-    from lpp.analyze.text import against as text
-
-    base, names, undecided = several.base.run.id, several.names, several.undecided
-
-    def table(form: str) -> str:
-        if form == "json":
-            return text.as_json(base, comparisons, several.left_out, names, undecided)
-        return text.FORMATS[form](base, comparisons, names, undecided)
-
-    if output is not None and suffix_of(output) in PICTURES:
-        from lpp.analyze.charts.drift_grid import drift_grid_chart
-        from lpp.analyze.charts.export import save_chart
-        from lpp.analyze.drift.against import in_order, sites_frame
-
-        save_chart(drift_grid_chart(sites_frame(in_order(comparisons))), output)
-        _write(table(form) if form else text.as_gates(comparisons, names, undecided), None, "")
-        click.echo(output, err=form is not None)
-        return
-    shown = table(chosen_format(form, output, FORMATS))
-    _write(shown, output, text.as_gates(comparisons, names, undecided))
-
-
-def _write(shown: str, output: Path | None, gate: str) -> None:
-    """To standard output, or to a file; then what the gate says is printed."""
-    from lpp.sql.results.output import text_output
-
-    with text_output(output) as stream:
-        stream.write(shown)
-    if output is not None:
-        click.echo(gate, nl=False)
-        click.echo(output)

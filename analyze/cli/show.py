@@ -80,24 +80,28 @@ def show(
 ) -> None:
     """Print `page`, or write it to `output` and print the path.
 
-    stored: whether the database has the page's numbers; without it no command goes on from them.
+    Beside a picture, the page itself is printed where a format is given; then the path is on
+    standard error. stored: whether the database has the page's numbers; without it no command goes
+    on from them.
     """
     from lpp.analyze.pages.terminal import printable
     from lpp.analyze.pages.write import written
     from lpp.sql.results.output import text_output
 
     page = page if stored else replace(page, next=())
-    if output is not None and suffix_of(output) in PICTURES:
+    picture = suffix_of(output) in PICTURES
+    if output is not None and picture:
         charts = list(page.charts)
         if not charts:
             raise click.UsageError(f"{output}: this answer has no picture.")
         min(charts, key=lambda chart: not chart.opens).write(output)
-    else:
+    if form or not picture:
         chosen = chosen_format(form, output, FORMATS)
+        target = None if picture else output
         text = written(page, chosen, everything=everything)
-        if output is None and chosen in TYPED:
+        if target is None and chosen in TYPED:
             text = printable(text, sys.stdout.encoding)
-        with text_output(output) as stream:
+        with text_output(target) as stream:
             stream.write(text)
     if output is not None:
-        click.echo(output)
+        click.echo(output, err=bool(form) and picture)

@@ -13,6 +13,7 @@ import polars as pl
 
 from lpp.analyze.drift.drift import Drift, drift
 from lpp.analyze.drift.gate import Verdict
+from lpp.analyze.drift.page_tables import frames_without_tokens
 from lpp.analyze.drift.pair import Pair, differences, pair_of, require_rows, run_of
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.sites import SITES, SiteDrift, common_sites, site_frame
@@ -65,6 +66,8 @@ class Comparison:
     verdicts: Sequence[Verdict] = ()
     document: Mapping[str, Any] = field(repr=False)
     """`Drift.document`, and `items`."""
+    frames: Mapping[str, pl.DataFrame] = field(repr=False)
+    """Its rows of `drift` and `drift-sites` (`page_tables`)."""
 
 
 def diff_against(
@@ -182,6 +185,7 @@ def compared(
         is_nothing=found.is_nothing,
         verdicts=verdicts,
         document={**found.document(), "items": list(items)},
+        frames=frames_without_tokens(found),
     )
 
 

@@ -27,6 +27,9 @@ RUNS: Final = ("run", "run_a", "run_b", "of")
 PROSE: Final = ("question", "text_so_far")
 """Columns of text that is read: they are wider."""
 
+OF_ANOTHER: Final = "of the number"
+"""Unit of a column whose rows are of several numbers: another column has the unit of each."""
+
 PARTS: Final = ("stderr", "ci_low", "ci_high", "prefix")
 """Ends of the names of columns that belong to a number's column."""
 
@@ -198,7 +201,7 @@ def table_of(
             Field(
                 name=column,
                 label=heading,
-                unit="" if unit in ("1", heading) else unit,
+                unit="" if unit in ("1", heading, OF_ANOTHER) else unit,
                 meaning=one.meaning if one is not None else "",
                 kind=_kind(column, frame.schema[column]),
                 short=getattr(one, "short", ""),

@@ -172,7 +172,7 @@ class _Writer:
             text = self._fitting(kept, cells, short=True, stacked=True)
             if text is not None:
                 names = ", ".join(fields[place].label for place in left_out)
-                return text + wrapped(f"Also in --format csv: {names}.")
+                return text + wrapped(f"Also in --format html: {names}.")
         return ""
 
     def _side_by_side(self, fields: Sequence[Field], rows: Sequence[Sequence[Cell]]) -> str:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
+from lpp.analyze.drift import page_tables
 from lpp.analyze.pages.table import FIRST_COLUMNS, Table, own_columns, table_of
 from lpp.analyze.report.queries import Query
 from lpp.analyze.studies.profile_summary import SETTING
-from lpp.analyze.tables.database import as_tables
 from lpp.sql.database.connect import DATABASE, reading
 from lpp.sql.database.files import profiles_path
 from lpp.sql.place import store_root
@@ -46,29 +46,13 @@ _COMPUTED: Final = (
     Column("table", "VARCHAR", "table whose rows carry it"),
     Column("of", "VARCHAR", "run, or profile metric of a correlation"),
     Column("n_rows", "BIGINT", "rows that carry it", "rows"),
-    Column("kl_from", "DOUBLE", "of tokens from this KL on; none: 0", "nats"),
-    Column("kl_below", "DOUBLE", "to below this one", "nats"),
-    Column("n_tokens", "BIGINT", "compared", "tokens"),
-    Column("first", "INTEGER", "first position of the band", "tokens"),
-    Column("end", "INTEGER", "first position after the band", "tokens"),
-    Column("flips", "DOUBLE", "tokens whose likeliest next token differs", "share"),
-    Column("text_so_far", "VARCHAR", "the text up to this position"),
-    Column("came", "VARCHAR", "the token that followed; ␣ is a space"),
-    Column("expected_a", "VARCHAR", "the likeliest token there, of the first run"),
-    Column("expected_b", "VARCHAR", "the likeliest token there, of the second run"),
-    Column("probability_a", "DOUBLE", "of the first expected token in the first run", "share"),
-    Column("probability_b", "DOUBLE", "of the second expected token in the second run", "share"),
-    Column("change", "DOUBLE", "|ln p of what followed, second run - first|", "nats"),
+    *page_tables.COLUMNS,
     Column("question", "VARCHAR", "its last 60 tokens"),
     Column("chosen_answer", "VARCHAR", "what the model chose"),
     Column("gold_answer", "VARCHAR", "the right answer"),
     Column("confidence", "DOUBLE", "of the chosen answer among the answers", "share"),
     Column("gold_share", "DOUBLE", "of the right answer among them", "share"),
     Column("n_items", "BIGINT", "that are right or wrong", "items"),
-    Column("condition", "VARCHAR", "of --fail-if"),
-    Column("outcome", "VARCHAR", "fail where the condition is met"),
-    Column("value", "DOUBLE", "of the number", "of the number"),
-    Column("decisive", "DOUBLE", "what was compared with the threshold", "of the number"),
     Column("other_site", "BOOLEAN", "no site in common"),
     Column("other_context", "BOOLEAN", "no context in common"),
     Column("other_n_prompts", "BOOLEAN", "no number of prompts in common"),
@@ -104,7 +88,7 @@ class Answer:
             self.frame,
             self.columns,
             first=self._first(),
-            key=query.key,
+            key=tuple(name for name in query.key if name in self.frame.columns),
             code=query.sql,
             language=query.language,
             source=query.source,
@@ -215,16 +199,6 @@ def _restrict(connection: "DuckDBPyConnection", runs: Sequence[str]) -> None:
             connection.execute(f"CREATE TEMP VIEW {table.name} AS {rows}")
 
 
-def ask_tables(tables: Mapping[str, pl.DataFrame], queries: Iterable[Query]) -> dict[str, Answer]:
-    """The answer to each query over these tables alone, without a database."""
-    with empty_tables() as connection:
-        for name, rows in as_tables(tables).items():
-            connection.register("incoming", rows)
-            connection.execute(f"INSERT INTO {name} FROM incoming")
-            connection.unregister("incoming")
-        return {query.name: answer(connection, query) for query in queries}
-
-
 def ask_views(url: str | os.PathLike[str], query: Query) -> Answer:
     """The answer to a query over the views of `lpp.sql.connect`, which read token statistics."""
     try:
@@ -269,15 +243,3 @@ def empty_tables() -> "DuckDBPyConnection":
         for statement in create_table(table):
             connection.execute(statement)
     return connection
-
-
-def without_columns(one: Answer, names: Iterable[str], python: str) -> Answer:
-    """`one` without the columns `names`, which are constant on the page.
-
-    python: code that gives the rows; it replaces the SQL.
-    """
-    key = tuple(name for name in one.query.key if name not in names)
-    return Answer(
-        replace(one.query, key=key, sql=python, language="Python"),
-        one.frame.drop(names, strict=False),
-    )

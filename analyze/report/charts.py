@@ -14,6 +14,7 @@ import polars as pl
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.page import Chart, Panels
 from lpp.analyze.report.answers import Answer, Answers
+from lpp.analyze.report.drift_queries import DRIFT
 from lpp.analyze.report.queries import (
     CORRELATIONS,
     DIFFERENCES,
@@ -135,7 +136,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
         f"both ends.{_apart(layers, profiles, runs)}",
         partial(library.depth_chart, layers, runs=runs),
         partial(library.depth_panels, layers, runs=runs),
-        opens=True,
+        opens=DRIFT.name not in answers or answers[DRIFT.name].frame.is_empty(),
     )
     yield Chart(
         "spectrum",

@@ -9,14 +9,16 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
+from lpp.analyze.drift import page_parts
+from lpp.analyze.drift.page_tables import pairs_by_kl
 from lpp.analyze.evaluations import tables as item_flags
-from lpp.analyze.pages.page import Chart, Origin, Page, Section, explained
+from lpp.analyze.pages.page import Chart, Opening, Origin, Page, Section, explained
 from lpp.analyze.pages.provenance import origin
 from lpp.analyze.pages.words import Code, Ref, Run, Sentence
 from lpp.analyze.report import drift, items
 from lpp.analyze.report.answers import Answer, Answers, PageRuns, ask, page_runs
 from lpp.analyze.report.charts import charts, eigenvalues, page_styles
-from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRIFT_TOKENS
+from lpp.analyze.report.drift_queries import DRIFT_QUERIES
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.item_queries import ITEM_EVALUATED, ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.not_computed import not_computed
@@ -146,8 +148,7 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     progress.advance()
     progress.note("spectra read")
     answers[SURPRISES.name] = surprises(url, of_some=some is not None)
-    answers[DRIFT_POSITIONS.name] = drift.position_answer(url, answers)
-    answers[DRIFT_TOKENS.name] = drift.token_answer(url, answers)
+    answers |= drift.token_answers(url, answers)
     answers[ITEM_EVALUATED.name] = items.evaluated_answer(url)
     answers[ITEM_MISTAKES.name] = items.mistake_answer(url, answers)
     if some is not None:
@@ -170,10 +171,14 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
         layers=answers[LAYERS.name].frame,
         entropy=answers[whole("entropy").name].frame,
     )
+    first, findings = _first_screen(
+        summary(numbers, styles.order, explained(tables, MEANINGS)), answers
+    )
     return Page(
         title="Latent performance profiles",
         about=("Store ", Code(url), *_about(url, some)),
-        opening=summary(numbers, styles.order, explained(tables, MEANINGS)),
+        opening=first,
+        findings=findings,
         sections=tuple(filter(None, map(_with_rows, sections))),
         meanings=MEANINGS,
         runs=styles,
@@ -195,6 +200,19 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
             output=output,
         ),
     )
+
+
+def _first_screen(profiles: Opening, answers: Answers) -> tuple[Opening, tuple[Sentence, ...]]:
+    """The opening of the page: about comparisons where there are any, and then about profiles.
+
+    profiles: the opening about profiles alone; its flags stay.
+    """
+    compared = drift.frames(answers)
+    pairs = pairs_by_kl(compared)
+    if not pairs:
+        return profiles, ()
+    first = page_parts.opening(compared, pairs)
+    return replace(first, warnings=(*first.warnings, *profiles.warnings)), (profiles.sentence,)
 
 
 def _about(url: str, some: PageRuns | None) -> Sentence:
@@ -255,7 +273,7 @@ def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator
     if section == "profiles":
         yield from findings(answers)
     if section == drift.SECTION:
-        yield from drift.drift_findings(answers)
+        yield from page_parts.conclusions(drift.frames(answers))
         yield from (gap.sentence(url) for gap in drift_gaps(answers, source))
     if section == "models":
         for run in source.unprofiled:

@@ -5,7 +5,7 @@ from typing import Final
 
 import polars as pl
 
-from lpp.analyze.pages.terminal import token
+from lpp.analyze.pages.tokens import shown_words
 from lpp.analyze.report.answers import Answer, ask_views
 from lpp.analyze.report.queries import SURPRISES, Query
 from lpp.store import open_store
@@ -13,13 +13,6 @@ from lpp.store.errors import FormatError
 
 MOST_TOKENS: Final = 5_000_000
 """Most tokens of a store whose statistics are read: a second or two."""
-
-
-WORDS: Final = ("token", "expected", "came", "expected_a", "expected_b")
-"""Columns that hold one token as text."""
-
-TEXTS: Final = ("text_so_far", "question", "chosen_answer", "gold_answer")
-"""Columns that hold several tokens as text."""
 
 
 def surprises(url: str, *, of_some: bool = False) -> Answer:
@@ -51,18 +44,3 @@ def in_words(url: str, query: Query, saved: str) -> Answer:
         return Answer(query, pl.DataFrame(), why)
     found = ask_views(url, query)
     return Answer(query, shown_words(found.frame), found.fault)
-
-
-def shown_words(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with visible spaces and control characters.
-
-    Columns of several tokens keep their spaces, and show the end of a line as ↵.
-    """
-    words = [name for name in WORDS if name in frame.columns]
-    shown = [pl.col(name).map_elements(token, return_dtype=pl.String) for name in words]
-    for name in TEXTS:
-        if name in frame.columns:
-            text = pl.col(name).map_elements(token, return_dtype=pl.String)
-            text = text.str.replace_all("␣", " ").str.replace_all("\\n", " ↵ ", literal=True)
-            shown.append(text)
-    return frame.with_columns(shown)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from chart_frames import Picture
 from click.testing import CliRunner, Result
@@ -19,8 +20,10 @@ from rich.cells import cell_len
 from lpp.analyze import diff, diff_against, drift_grid_chart
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.against import Comparison, against, compared, in_order, sites_frame
+from lpp.analyze.drift.against_page import STRIP, against_page
+from lpp.analyze.pages.words import number
+from lpp.analyze.pages.write import written
 from lpp.analyze.quantities.drift import SITE_CHANGES
-from lpp.analyze.text.against import STRIP, as_text
 from lpp.store.errors import InputError
 
 LENGTHS = (6, 4, 9, 3, 8, 5)
@@ -61,6 +64,10 @@ def shown(root: Path, *words: str) -> Any:
     done = invoke(root, "--against", "base", *words, "--format", "json")
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
+
+
+def csv_rows(text: str) -> list[dict[str, Any]]:
+    return pl.read_csv(text.encode(), infer_schema_length=None).to_dicts()
 
 
 def name_of(run: str) -> str:
@@ -104,19 +111,20 @@ def test_runs_that_cannot_be_compared_are_left_out_with_a_reason(many: Path) -> 
 def test_the_table_has_the_numbers_of_each_run_in_order(many: Path) -> None:
     done = invoke(many, "--against", "base")
     assert done.exit_code == 0, done.output
-    rows = [
-        line.split() for line in done.stdout.splitlines() if re.match(r" (near|far|few) ", line)
-    ]
-    assert [row[0] for row in rows] == [*NAMES, *NAMES]
-    for row, name in zip(rows, NAMES, strict=False):
+    assert "Of 3 runs near differs least from base, by KL " in done.stdout
+    table = done.stdout.partition("\nEvery run\n")[2].partition("\nX is the run")[0]
+    assert re.findall(r"^(near|far|few) ", table, re.MULTILINE) == [*NAMES]
+    csv = invoke(many, "--against", "base", "--format", "csv").stdout
+    for row, name in zip(csv_rows(csv), NAMES, strict=True):
         one = diff(many, "base", name)
-        summaries = [one.predictions[n].mean for n in ("kl", "flips", "log_perplexity")]
         final = one.sites[-1]
-        kl, flips, perplexity = summaries
-        assert flips is not None
-        numbers = [one.pair.n_prompts, kl, 100 * flips, perplexity]
-        numbers += [final.relative_distance.value, final.cka.value]
-        assert [float(cell) for cell in row[1:]] == pytest.approx(numbers, rel=1e-3, abs=1e-9)
+        assert row["n_prompts"] == one.pair.n_prompts
+        for column in ("kl", "flips", "log_perplexity"):
+            assert row[column] == one.predictions[column].mean
+            assert row[f"{column}_stderr"] == one.predictions[column].stderr
+        for column in ("relative_distance", "cka"):
+            assert (row[column], row[f"{column}_stderr"]) == final[column][:2]
+        assert number(row["kl"]) in table
     assert "--prompts 4 compares all" in " ".join(done.stdout.split())
     alike = invoke(many, "--against", "base", "--prompts", "4")
     assert "over the first 4 prompts, 22 tokens each, " in alike.stdout
@@ -136,7 +144,7 @@ def test_text_fits_eighty_columns_and_markdown_tables_are_tables(many: Path) -> 
         for table in done.stdout.split("\n\n")
         if table.startswith("| ")
     ]
-    assert [len(table) for table in tables] == [7, 5]  # two runs could not be compared
+    assert [len(table) for table in tables] == [5, 7, 5, 5]  # two runs could not be compared
     assert all(len({*table}) == 1 for table in tables)
 
 
@@ -201,9 +209,10 @@ def test_a_run_that_is_the_same_is_exactly_so(many: Path, make_run: MakeRun) -> 
     twin = make_run(LENGTHS, model="tiny/base", **options)
     done = invoke(many, "--against", "base", f"{twin.root}::base", "near")
     assert "base: Every difference is exactly 0." in done.stdout
-    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(" base ")]
-    assert rows[0][2:] == ["-", "0", "0", "0", "1"]  # the other store holds no head
-    assert rows[1][1:] == ["0", "embed"]
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("base ")]
+    assert rows[0][1:] == ["–", "0", "nowhere"]  # the other store holds no head
+    assert (rows[1][2:4], rows[1][-3:]) == (["–", "0"], ["1", "±", "0"])
+    assert rows[2][1:] == ["0", "embed"]
 
 
 # the gate
@@ -228,9 +237,10 @@ def test_a_condition_applies_to_every_run(many: Path) -> None:
     }
     assert invoke(many, "--against", "base", "near", "--fail-if", limit).exit_code == 0
     done = invoke(many, "--against", "base", "near", "far", "--fail-if", limit)
-    lines = done.stdout.partition("\nGate\n")[2].splitlines()
-    assert [lines[0], lines[2]] == ["near", "far"]
-    assert [lines[1].split()[0], lines[3].split()[0]] == ["not", "FAIL"]
+    assert "FAIL: of 2 conditions on all runs 1 is met." in done.stdout
+    gate = done.stdout.partition("\nGate\n")[2].partition("decided by:")[0]
+    verdicts = [line.split()[:2] for line in gate.splitlines() if re.match("(near|far) ", line)]
+    assert verdicts == [["near", "not"], ["far", "FAIL"]]
 
 
 @pytest.mark.slow
@@ -242,12 +252,12 @@ def test_a_run_that_should_be_compared_and_cannot_be_is_not_decided(many: Path) 
         done = invoke(many, "--against", "base", "near", run, *passes)
         assert done.exit_code == 1, run
         gate = done.stdout.partition("\nGate\n")[2]
-        assert re.search(rf"^{run}$\n  not decided", gate, re.MULTILINE), gate
+        assert re.search(rf"^{run} +not decided", gate, re.MULTILINE), gate
     done = invoke(many, "--against", "base", *passes, "--format", "json")
     left = {name_of(one["run"]): one["undecided"] for one in json.loads(done.stdout)["left_out"]}
     assert left == {"other": False, "texts": False, "moments": True, "elsewhere": True}
     done = invoke(many, "--against", "base", *passes, "--format", "md")
-    assert re.search(r"^\| not decided \| `moments` \|", done.stdout, re.MULTILINE)
+    assert re.search(r"^\| . moments \| not decided \|", done.stdout, re.MULTILINE)
     allowed = ("--allow-missing", "0.4")
     assert invoke(many, "--against", "base", "near", "few", *passes, *allowed).exit_code == 0
 
@@ -266,7 +276,12 @@ def test_a_number_that_one_run_lacks_is_an_error_that_names_it(
 
 @pytest.mark.slow
 def test_files_hold_tables_and_pictures(many: Path, tmp_path: Path) -> None:
-    starts = {"d.md": b"### Drift from", "d.json": b"{", "d.txt": b"A  base  base-"}
+    starts = {
+        "d.md": b"## Drift from",
+        "d.csv": b"run,n_prompts,kl,",
+        "d.json": b"{",
+        "d.txt": b"A  base  base-",
+    }
     starts |= {"d.svg": b"<svg", "d.png": b"\x89PNG", "d.html": b"<!DOCTYPE html>"}
     for name, start in starts.items():
         file = tmp_path / name
@@ -333,18 +348,22 @@ def test_other_numbers_of_sites_are_drawn(
         drift_grid_chart(sites_frame(kept), "effective_rank")
 
 
+def page_text(many: Path, kept: list[Comparison]) -> str:
+    return written(against_page(against(many, "base", NAMES), kept), "text")
+
+
 def strips(text: str) -> dict[str, str]:
     """The depth picture of each run, from the text."""
     below = text[text.index("distance in depth") :]
     found = {}
     for line in below.splitlines():
-        if match := re.match(r" (near|far|few)-\S+ (.*?)  +[0-9.e-]+ +(embed|block|final)", line):
+        if match := re.match(r"(near|far|few) +(\S.*?)  +[0-9.e-]+ +(embed|block|final)", line):
             found[match[1]] = match[2]
     return found
 
 
-def test_heights_are_distances_on_one_scale(kept: list[Comparison]) -> None:
-    drawn = strips(as_text(kept[0].a, kept))
+def test_heights_are_distances_on_one_scale(many: Path, kept: list[Comparison]) -> None:
+    drawn = strips(page_text(many, kept))
     assert drawn.keys() == {*NAMES}
     every = [site.relative_distance.value for one in kept for site in one.sites]
     most = max(value for value in every if value is not None)
@@ -356,11 +375,12 @@ def test_heights_are_distances_on_one_scale(kept: list[Comparison]) -> None:
         assert drawn[name_of(one.b)].strip() == "".join(expected)
 
 
-def test_many_sites_share_columns(kept: list[Comparison]) -> None:
+def test_many_sites_share_columns(many: Path, kept: list[Comparison]) -> None:
     one = kept[0]
     site = one.sites[-1]
     deep = [dataclasses.replace(site, site=f"block.{k}", depth=k) for k in range(1, 81)]
-    text = as_text(one.a, [dataclasses.replace(one, sites=deep)])
+    document = {**one.document, "sites": [{"flags": []} for _ in deep]}
+    text = page_text(many, [dataclasses.replace(one, sites=deep, document=document)])
     strip = strips(text)["near"].strip()
     assert len(strip) == 27 <= STRIP  # three blocks in each
     assert "largest of 3" in " ".join(text.split())
@@ -374,7 +394,6 @@ def test_usage_errors_are_one_message(many: Path) -> None:
         ((), "--against BASE"),
         (("base",), "--against BASE"),
         (("base", "near", "far"), "--against BASE"),
-        (("base", "near", "-o", "d.svg"), "give --against BASE"),
         (("--against", "base", "base"), "the only one named"),
         (("--against", "nobody"), "names no run"),
         (("--against", "base", "nobody"), "names no run"),

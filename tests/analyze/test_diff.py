@@ -22,14 +22,17 @@ from lpp.analyze import diff
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.drift import drift, n_steps
 from lpp.analyze.drift.entropy import entropy_drift
+from lpp.analyze.drift.page import drift_page
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.predictions import prediction_drift
 from lpp.analyze.drift.worst import order_of, worst_tokens
 from lpp.analyze.numerics.jackknife import jackknife
+from lpp.analyze.pages.terminal import tail
+from lpp.analyze.pages.words import number
+from lpp.analyze.pages.write import written
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.runs.words import Words
-from lpp.analyze.text.drift import as_json, as_text, tail
 from lpp.store import open_store
 from lpp.store.format.schedule import group_boundaries
 from lpp.store.format.tables import VOCABULARY_SCHEMA
@@ -108,10 +111,11 @@ def test_the_document_has_bands_of_positions(two: tuple[Made, Made]) -> None:
                 "ci_high": row[f"{name}_ci_high"],
             }
     for form in ("text", "md"):
-        done = invoke(a.root, "base", "tuned", "--format", form)
-        lines = [line.strip("| ").split() for line in done.stdout.splitlines()]
-        (line,) = [line for line in lines if line[:3] == ["8", "to", "15"]]
-        assert f"{bands[4]['kl']['mean']:.4g}" in line
+        done = invoke(a.root, "base", "tuned", "--format", form, "--all")
+        lines = [line.replace("|", " ").split() for line in done.stdout.splitlines()]
+        (line,) = [line for line in lines if line[:2] == ["8", "16"]]
+        assert number(bands[4]["kl"]["mean"]) in line
+        assert "KL and flips by position" not in invoke(a.root, "base", "tuned").stdout
 
 
 def test_numbers_are_those_of_a_plain_computation(two: tuple[Made, Made]) -> None:
@@ -174,6 +178,7 @@ def test_a_run_and_itself(two: tuple[Made, Made]) -> None:
     assert done.exit_code == 0, done.output
     assert "A and B are one run. Every difference is exactly 0." in done.stdout
     assert "is largest" not in done.stdout
+    assert "PASS: none of 2 conditions is met. base differs from base by nothing" in done.stdout
     assert done.stdout.count("not met") == 2
     assert not re.search(r"-0\b", done.stdout)
     document = shown(a.root, "base", "base")
@@ -221,8 +226,8 @@ def test_options_choose_prompts_positions_sites_and_tokens(two: tuple[Made, Made
     assert [site["site"] for site in document["sites"]] == ["block.1", "block.2", "final"]
     assert {site["tokens"] for site in document["sites"]} == {every}
     done = invoke(a.root, "base", "tuned", *options, "--tokens", "20", "--seed", "4")
-    said = f"The first 6 prompts of 12 in A and 12 in B: {every} tokens, positions from 3 on."
-    assert said in done.stdout
+    said = f"the first 6 prompts of 12 in A and 12 in B, {every} tokens, positions from 3 on; 95 %"
+    assert said in " ".join(done.stdout.split())
     assert "Predictions: of 20 tokens, drawn with seed 4." in done.stdout
 
 
@@ -250,7 +255,8 @@ def test_without_a_head_everything_but_the_divergences(make_run: MakeRun) -> Non
     assert document["predictions"]["entropy"]["mean"] is not None
     assert document["notes"] == ["B alone holds embed."]
     done = invoke(a.root, "base", "tuned", "--format", "md")
-    assert "| `kl` | nats | - | - | - | - |" in done.stdout
+    assert "nats of ln p a token (no logits, so no KL)" in done.stdout
+    assert "\n| kl |" not in done.stdout
 
 
 @pytest.mark.slow
@@ -321,7 +327,7 @@ def test_without_logits_they_are_ordered_by_the_next_token(two: tuple[Made, Made
     (one,) = worst_tokens(changed)
     assert (order_of(found), order_of(changed)) == ("kl", "next_logprob")
     assert (one.prompt_id, one.position) == (0, 5)
-    assert "Where ln p(next) changed most" in as_text(changed, [one])
+    assert "Where ln p(next) changed most" in written(drift_page(changed), "text", everything=True)
 
 
 def test_words_put_characters_together_and_name_what_has_no_bytes() -> None:
@@ -347,7 +353,11 @@ def test_text_fits_eighty_columns_and_steers_no_terminal(
     assert done.exit_code == 1
     assert [line for line in done.stdout.splitlines() if cell_len(line) > 80] == []
     assert "\x1b" not in done.stdout
-    assert "\\x1b[31m\\n" in done.stdout
+    assert len(done.stdout.splitlines()) <= 70
+    every = invoke(two[0].root, "base", "tuned", "--all", *words).stdout
+    assert [line for line in every.splitlines() if cell_len(line) > 80] == []
+    assert "\x1b" not in every
+    assert "\\x1b[31m" in every
     assert "safe" not in done.stdout
 
 
@@ -360,13 +370,13 @@ def test_a_long_context_ends_at_the_token() -> None:
 def test_markdown_tables_are_tables(two: tuple[Made, Made]) -> None:
     done = invoke(two[0].root, "base", "tuned", "--format", "md", "--fail-if", "flips > 0.02")
     assert done.exit_code == 1
-    assert "| **fail** | `flips > 0.02` |" in done.stdout
+    assert "| FAIL | flips &gt; 0.02 |" in done.stdout
     tables = [
         [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
         for table in done.stdout.split("\n\n")
         if table.startswith("| ")
     ]
-    assert len(tables) == 5
+    assert len(tables) == 4  # the first screen, the gate, predictions, sites
     assert all(len({*table}) == 1 for table in tables)
 
 
@@ -376,17 +386,17 @@ def test_flags_stand_beside_the_sites(make_run: MakeRun) -> None:
 
     root = make_run(LENGTHS, model="tiny/base").root
     make_run(LENGTHS, model="tiny/tuned", seed=1, scale=sunk)
-    table = invoke(root, "base", "tuned").stdout.partition(" site ")[2]
+    table = invoke(root, "base", "tuned").stdout.partition("\nsite ")[2]
     marked = {line.split()[0]: line.split()[-1] for line in table.splitlines() if "." in line[:9]}
     assert marked["block.1"] == marked["block.2"] == "¹²"
     assert "\n[1] no_error: " in table
     assert "\n[2] sink: " in table
     document = invoke(root, "base", "tuned", "--format", "md").stdout
-    assert re.search(r"^\| `final` .* \| `sink` \|$", document, re.MULTILINE)
+    assert re.search(r"^\| final .* \| `sink` \|$", document, re.MULTILINE)
     assert "\n- `sink`: " in document
     every = invoke(root, "--against", "base", "--errors", "none")
     assert "\n[2] sink: " in every.stdout
-    assert re.search(r"^ tuned .* ¹²$", every.stdout, re.MULTILINE)
+    assert re.search(r"^tuned .* ¹²$", every.stdout, re.MULTILINE)
 
 
 # the gate
@@ -399,9 +409,12 @@ def test_a_gate_fails_after_everything_is_printed(two: tuple[Made, Made]) -> Non
     assert done.exit_code == 1
     assert done.stdout.startswith(f"A  base  {two[0].run_id}\nB  tuned  {two[1].run_id}\n")
     lines = done.stdout.splitlines()
-    assert lines[lines.index("Gate") + 1].startswith("FAIL     kl.mean > 0.01  ")
-    assert ", 99 % interval from " in lines[lines.index("Gate") + 1]  # two conditions share 2 %
-    assert lines[lines.index("Gate") + 2].startswith("not met  flips<0.1 ")
+    assert lines[2].startswith("FAIL: of 2 conditions 1 is met. tuned differs from base by KL ")
+    gate = [line.split() for line in lines[lines.index("Gate") :]]
+    (met,) = [line for line in gate if line[:4] == ["FAIL", "kl.mean", ">", "0.01"]]
+    assert met[-2:] == ["99", "%"]  # two conditions share 2 %
+    assert [line for line in gate if line[:3] == ["not", "met", "flips<0.1"]]
+    assert lines.index("Gate") < lines.index("Predictions")
     done = invoke(two[0].root, "base", "tuned", "--format", "json", *conditions)
     assert done.exit_code == 1
     assert [(one["condition"], one["failed"]) for one in json.loads(done.stdout)["gate"]] == [
@@ -437,7 +450,10 @@ def test_errors_are_computed_where_a_gate_needs_them(two: tuple[Made, Made]) -> 
 def test_a_file_is_written_whole_and_the_gate_is_told(
     two: tuple[Made, Made], tmp_path: Path
 ) -> None:
-    for name, start in (("d.md", "### Drift from"), ("d.json", "{"), ("d.txt", "A  base  base-")):
+    for name, start in (
+        *(("d.md", "## Drift between"), ("d.json", "{"), ("d.txt", "A  base  base-")),
+        ("d.csv", "run_a,run_b,"),
+    ):
         file = tmp_path / name
         done = invoke(two[0].root, "base", "tuned", "-o", str(file), "--fail-if", "kl > 0.01")
         assert done.exit_code == 1
@@ -481,7 +497,7 @@ def test_an_output_that_cannot_be_written_is_told_first(two: tuple[Made, Made]) 
     done = invoke(two[0].root, "base", "tuned", "-o", "/nowhere/d.md")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "no such directory: /nowhere" in done.stderr
-    for words in (("base", "tuned", "-o", "x.pdf"), ("--against", "base", "-o", "d.csv")):
+    for words in (("base", "tuned", "-o", "x.pdf"), ("--against", "base", "-o", "d.gif")):
         done = invoke(two[0].root, *words)
         assert (done.exit_code, done.stdout) == (2, "")
         assert ".md, .html" in done.stderr
@@ -491,6 +507,7 @@ def test_numbers_that_are_not_finite_are_null(two: tuple[Made, Made]) -> None:
     found = diff(two[0].root, "base", "tuned", sites=["final"])
     infinite = replace(found.predictions["kl"], mean=math.inf, max=math.inf, stderr=math.nan)
     changed = replace(found, predictions={**found.predictions, "kl": infinite})
-    kl = json.loads(as_json(changed))["predictions"]["kl"]
+    page = drift_page(changed)
+    kl = json.loads(written(page, "json"))["predictions"]["kl"]
     assert kl["mean"] is kl["max"] is kl["stderr"] is None
-    assert "inf" in as_text(changed)
+    assert "differs from base by KL – [" in written(page, "text")

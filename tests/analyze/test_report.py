@@ -21,8 +21,12 @@ from lpp.analyze.pages.page import Advice, Section
 from lpp.analyze.pages.words import Run, plain
 from lpp.analyze.report.answers import ask
 from lpp.analyze.report.content import report
-from lpp.analyze.report.drift_page import GATE
-from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRIFT_TOKENS
+from lpp.analyze.report.drift_queries import (
+    DRIFT_HISTOGRAM,
+    DRIFT_POSITIONS,
+    DRIFT_QUERIES,
+    DRIFT_TOKENS,
+)
 from lpp.analyze.report.item_queries import ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.queries import EIGENVALUES, LAYERS, QUERIES, SURPRISES
 from lpp.analyze.report.report import write_report
@@ -72,7 +76,7 @@ MAIN = {
     **{"spectra": "effective_rank", "eigenvalues": "eigenvalue", "entropy": "entropy"},
     **{"sensitivity": "value", "agreement": "kendall_tau", "surprises": "surprisal"},
     **{"correlations": "coefficient", "benchmarks": "value", "published": "entropy_floor"},
-    **{"flags": "n_rows", "apart": "other_texts", "gate": "decisive"},
+    **{"flags": "n_rows", "apart": "other_texts"},
     **{"drift": "mean", "drift-sites": "relative_distance", "drift-histogram": "share"},
     **{"drift-positions": "flips", "drift-tokens": "kl"},
     **{"item-analyses": "accuracy", "item-features": "auroc", "item-sites": "auroc"},
@@ -84,7 +88,10 @@ MAIN = {
 
 def test_every_table_shows_its_main_number_first(tmp_path: Path) -> None:
     every = {query.name: query for query in (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES)}
-    further = (EIGENVALUES, SURPRISES, DRIFT_POSITIONS, DRIFT_TOKENS, ITEM_MISTAKES, GATE)
+    further = (
+        *(EIGENVALUES, SURPRISES, ITEM_MISTAKES),
+        *(DRIFT_POSITIONS, DRIFT_HISTOGRAM, DRIFT_TOKENS),
+    )
     every |= {query.name: query for query in further}
     shown = {name for name in every if name != "plans" and not name.startswith("all-")}
     assert shown == {*MAIN}

@@ -1,11 +1,12 @@
 """What the report says first: its first screen, and how runs differ."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_tables import database, make_store, run_id
+from report_tables import Row, database, make_store, run_id
 
 from lpp.analyze.pages.page import Opening
 from lpp.analyze.pages.words import Flag, Run, plain
@@ -16,20 +17,24 @@ from lpp.analyze.report.queries import QUERIES
 from lpp.analyze.report.report import write_report
 
 
+def profiles_of(models: Sequence[str], **options: Any) -> dict[str, list[Row]]:
+    """A database of runs that were not compared."""
+    compared = ("drift_predictions", "drift_sites", "drift_tokens")
+    return database(models, **options) | {name: [] for name in compared}
+
+
 def said(store: Path) -> list[str]:
     """Sentences on the profiles and how they differ."""
     return [plain(sentence) for sentence in findings(ask(store, QUERIES))]
 
 
 def first_screen(store: Path) -> Opening:
-    found = report(str(store)).opening
-    assert found is not None
-    return found
+    return report(str(store)).opening
 
 
 def test_two_runs_are_told_by_what_exceeds_the_interval(tmp_path: Path) -> None:
     a, b = (run_id(k, name) for k, name in enumerate(("a", "b")))
-    store = make_store(tmp_path, database(["a", "b"]))
+    store = make_store(tmp_path, profiles_of(["a", "b"]))
     where, pair = said(store)
     assert "final, context 200, 100 prompts" in where
     assert pair.startswith(f"{a} and {b} differ in")
@@ -43,7 +48,7 @@ def test_two_runs_are_told_by_what_exceeds_the_interval(tmp_path: Path) -> None:
 
 
 def test_extremes_of_different_prefixes_are_told_apart(tmp_path: Path) -> None:
-    tables = database(["a", "b"])
+    tables = profiles_of(["a", "b"])
     for row in (*tables["profiles"], *tables["jackknife"]):
         if row["run"] == run_id(1, "b") and row.get("metric") in (None, "effective_rank"):
             row["prefix" if "metric" in row else "effective_rank_prefix"] = 40
@@ -57,7 +62,7 @@ def test_extremes_of_different_prefixes_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_two_runs_that_nothing_tells_apart_may_be_equal(tmp_path: Path) -> None:
-    tables = database(["a", "b"])
+    tables = profiles_of(["a", "b"])
     of_a = {row["metric"]: row["value"] for row in tables["jackknife"] if not row["prompt_group"]}
     tables["jackknife"] = [
         row | {"value": of_a[row["metric"]] + row["prompt_group"]} for row in tables["jackknife"]
@@ -69,7 +74,7 @@ def test_two_runs_that_nothing_tells_apart_may_be_equal(tmp_path: Path) -> None:
 
 
 def test_the_first_screen_of_two_runs_tells_them_apart(tmp_path: Path) -> None:
-    tables = database(["a", "b"])
+    tables = profiles_of(["a", "b"])
     tables["profiles"][1]["flags"] = ["duplicates"]
     screen = first_screen(make_store(tmp_path, tables))
     sentence = plain(screen.sentence)
@@ -91,9 +96,30 @@ def test_the_first_screen_of_two_runs_tells_them_apart(tmp_path: Path) -> None:
     assert {part.text for part in screen.warnings[1] if isinstance(part, Run)} == {run_id(1, "b")}
 
 
+def test_the_first_screen_of_compared_runs_says_how_far_and_where(tmp_path: Path) -> None:
+    """Model 2 was compared with model 0: its KL is 0.02, its flips 1 %, final moves most."""
+    tables = database(["a", "b", "c"])
+    tables["profiles"][1]["flags"] = ["duplicates"]
+    page = report(str(make_store(tmp_path, tables)))
+    a, b, c = (run_id(k, name) for k, name in enumerate("abc"))
+    assert plain(page.opening.sentence) == (
+        f"{c} differs from {a} by KL 0.02 [0.016, 0.024] nats a token; 1 % of the most likely next "
+        "tokens flip; the rows first move at embed and most at final, by 0.016 of their length."
+    )
+    figures = [[cell.run or cell.text for cell in row] for row in page.opening.rows]
+    assert figures == [[c, "0.02", "1", "embed"], [b, "0.01", "0.5", "embed"]]
+    assert page.opening.rows[0][1].interval == "[0.016, 0.024]"
+    assert [chart.name for chart in page.charts if chart.opens] == ["drift-depth"]
+    assert Flag("duplicates") in [warning[0] for warning in page.opening.warnings]
+    assert plain(page.findings[0]).startswith(f"At final, {a} has an entropy floor of 0.2")
+    alone = report(str(make_store(tmp_path / "alone", profiles_of(["a", "b"]))))
+    assert [chart.name for chart in alone.charts if chart.opens] == ["depth"]
+    assert alone.findings == ()
+
+
 @pytest.mark.slow
 def test_a_difference_is_told_with_its_direction(tmp_path: Path) -> None:
-    tables = database(["a", "b", "c"])
+    tables = profiles_of(["a", "b", "c"])
     for row in (*tables["profiles"], *tables["jackknife"]):
         if row["run"] == run_id(1, "b"):  # the first of them by far
             shift = {"entropy_floor": -0.1, "participation_ratio": -3.0}
@@ -112,7 +138,7 @@ def test_a_difference_is_told_with_its_direction(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_first_screen_of_many_runs_has_the_ends_of_each_range(tmp_path: Path) -> None:
     names = [f"m{k}" for k in range(20)]
-    screen = first_screen(make_store(tmp_path, database(names)))
+    screen = first_screen(make_store(tmp_path, profiles_of(names)))
     sentence = plain(screen.sentence)
     for words in ("20 runs", f"0.2 ({run_id(0, 'm0')})", f"0.58 of ln V ({run_id(19, 'm19')})"):
         assert words in sentence
@@ -126,18 +152,18 @@ def test_the_first_screen_of_many_runs_has_the_ends_of_each_range(tmp_path: Path
 
 @pytest.mark.slow
 def test_the_first_screen_of_one_run_of_none_and_of_runs_apart(tmp_path: Path) -> None:
-    one = first_screen(make_store(tmp_path / "one", database(["a"])))
+    one = first_screen(make_store(tmp_path / "one", profiles_of(["a"])))
     assert len(one.rows) == 1
     assert "0.2 of ln V" in plain(one.sentence)
     none = first_screen(make_store(tmp_path / "none"))
     assert (none.rows, none.warnings) == ((), ())
-    tables = database(["a", "b"])
+    tables = profiles_of(["a", "b"])
     tables["profiles"][1]["prompt_set"] = "other"
     apart = first_screen(make_store(tmp_path / "apart", tables))
     assert len(apart.rows) == 2
     assert "certain" not in plain(apart.sentence)  # nothing is compared
     assert "0.22 of ln V" in plain(apart.sentence)
-    tables = database(["a", "b", "c"])
+    tables = profiles_of(["a", "b", "c"])
     tables["profiles"][1]["n_prompts"] = 50
     some = first_screen(make_store(tmp_path / "some", tables))
     assert [row[0].run for row in some.rows] == [run_id(0, "a"), run_id(2, "c")]
@@ -145,7 +171,7 @@ def test_the_first_screen_of_one_run_of_none_and_of_runs_apart(tmp_path: Path) -
 
 
 def test_values_without_intervals_or_missing_are_told_as_such(tmp_path: Path) -> None:
-    tables = database(["a", "b"])
+    tables = profiles_of(["a", "b"])
     tables["jackknife"] = [
         row for row in tables["jackknife"] if row["metric"] != "participation_ratio"
     ]
@@ -158,7 +184,7 @@ def test_values_without_intervals_or_missing_are_told_as_such(tmp_path: Path) ->
 
 
 def test_many_runs_are_counted(tmp_path: Path) -> None:
-    where, floor, ratio, *_ = said(make_store(tmp_path, database([f"m{k}" for k in range(4)])))
+    where, floor, ratio, *_ = said(make_store(tmp_path, profiles_of([f"m{k}" for k in range(4)])))
     assert "6 pairs" in where
     for number in ("6 differ", "0.2 (m0-00000000)", "0.26 of ln V (m3-00000003)"):
         assert number in floor
@@ -167,7 +193,7 @@ def test_many_runs_are_counted(tmp_path: Path) -> None:
 
 
 def test_values_without_intervals_or_missing_are_not_compared(tmp_path: Path) -> None:
-    tables = database(["a", "b"])
+    tables = profiles_of(["a", "b"])
     tables["jackknife"] = [row for row in tables["jackknife"] if row["metric"] != "effective_rank"]
     tables["profiles"][1]["entropy_floor"] = None
     clauses = said(make_store(tmp_path, tables))[1].split("; ")
@@ -187,8 +213,8 @@ def test_values_without_intervals_or_missing_are_not_compared(tmp_path: Path) ->
 def test_runs_without_a_common_setting_are_told_apart(
     tmp_path: Path, other: dict[str, Any], shared: str
 ) -> None:
-    tables = database(["a"])
-    beside = database(["none", "b"], **other)
+    tables = profiles_of(["a"])
+    beside = profiles_of(["none", "b"], **other)
     for name, rows in beside.items():
         tables[name] += [row for row in rows if "-00000001" in str(row.get("run", ""))]
     store = make_store(tmp_path, tables)
@@ -200,16 +226,16 @@ def test_runs_without_a_common_setting_are_told_apart(
 
 
 def test_one_run_and_none(tmp_path: Path) -> None:
-    one = said(make_store(tmp_path / "one", database(["a"])))
+    one = said(make_store(tmp_path / "one", profiles_of(["a"])))
     for number in ("0.2 [0.199, 0.201] of ln V", "5 [4.5, 5.5]", "10 [9.5, 10.5]"):
         assert number in one[1]
     assert len(said(make_store(tmp_path / "none"))) == 1
-    assert len(said(make_store(tmp_path / "empty", database([])))) == 1
+    assert len(said(make_store(tmp_path / "empty", profiles_of([])))) == 1
 
 
 @pytest.mark.slow
 def test_values_that_are_not_finite_are_dashes(tmp_path: Path) -> None:
-    tables = database(["a", "b"])
+    tables = profiles_of(["a", "b"])
     tables["profiles"][0]["effective_rank"] = float("nan")
     tables["spectra"][0]["participation_ratio"] = float("inf")
     page = write_report(str(make_store(tmp_path, tables)), tmp_path / "r.html")[0].read_text()

@@ -86,14 +86,14 @@ def test_the_workflow_passes_a_near_candidate_and_fails_a_far_one(
     assert [*codes.values()] == [0, 0, 0, 0], capfd.readouterr().err
     codes = run_job(far, models / "base", models / "far", cache=near)
     assert [*codes.values()] == [0, 0, 1, 0], capfd.readouterr().err
-    for folder, state in ((near, "not met"), (far, "**fail**")):
+    for folder, state in ((near, "not met"), (far, "FAIL")):
         drift = (folder / "drift.md").read_text()
         assert (folder / "summary.md").read_text() == drift
-        assert drift.startswith("### Drift from `base")
-        assert "(A) to `candidate`" in drift
-        assert f"The first {PROMPTS} prompts" in drift
-        verdicts = re.findall(r"^\| (\S.*?) \| `(\S+) ", drift, re.MULTILINE)
-        assert {name: found for found, name in verdicts if found in ("not met", "**fail**")} == {
+        assert drift.startswith("## Drift between two models\n\nFrom A base")
+        assert f"; the first {PROMPTS} prompts" in drift
+        assert ("\nPASS: none of 3 conditions is met. " in drift) == (state == "not met")
+        verdicts = re.findall(r"^\| (not met|FAIL) \| (\S+) ", drift, re.MULTILINE)
+        assert {name: found for found, name in verdicts} == {
             "kl.mean": state,
             "flips": state,
             "cka": state,

@@ -10,8 +10,9 @@ from opened_page import OpenPage
 
 from lpp.analyze import diff
 from lpp.analyze.drift.gate import parse_condition, verdict
+from lpp.analyze.drift.page import drift_page
 from lpp.analyze.pages.words import number
-from lpp.analyze.report.drift_page import drift_page
+from lpp.analyze.pages.write import written
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11)
 
@@ -31,7 +32,7 @@ def test_the_page_opens_without_an_error_and_shows_the_numbers(
 ) -> None:
     gate = [verdict(parse_condition("kl > 0.01"), drift.predictions, drift.sites)]
     path = tmp_path / "drift.html"
-    path.write_text(drift_page(drift, gate))
+    path.write_text(written(drift_page(drift, gate), "html"))
     opened = open_page(path, width=width, color_scheme=scheme)
     opened.draw_all()
     page = opened.page
@@ -41,7 +42,7 @@ def test_the_page_opens_without_an_error_and_shows_the_numbers(
     assert kl in page.locator("#findings p").first.inner_text()
     row = page.locator("#table-drift tbody tr").first
     assert row.locator("a.value").first.inner_text() == kl
-    assert page.locator("#table-gate tbody").inner_text().split()[:4] == ["kl", ">", "0.01", "fail"]
+    assert page.locator("#table-gate tbody").inner_text().split()[:4] == ["FAIL", "kl", ">", "0.01"]
     assert page.locator("[data-chart] svg").count() == 4
     assert page.locator("img").count() == 0
     row.locator("a.value").first.click()
