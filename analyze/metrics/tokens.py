@@ -231,9 +231,9 @@ TOKEN_METRICS: Final = (
     TokenMetric(
         name="rsr",
         label="rank-surprisal ratio",
-        unit="ranks per nat",
-        definition=f"sum of min(rank, {MOST_RANK}) / sum of -ln p(next token), over tokens whose "
-        "next one is below L; rank: 1 + number of tokens that were likelier",
+        unit="1",
+        definition=f"sum of min(rank, {MOST_RANK}) / sum of -ln p(next token) in nats, over tokens "
+        "whose next one is below L; rank: 1 + number of tokens that were likelier",
         source="arXiv 2601.14249",
         expression=_ratio_of(_next(RANK), _next(SURPRISAL)),
         sums=RowSums(terms=[RANK, SURPRISAL], value=_ratio, of_next=True),

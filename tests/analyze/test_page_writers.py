@@ -150,7 +150,7 @@ def test_a_terminal_has_80_columns_and_keeps_flags(columns: int) -> None:
     assert "…" not in text  # rich cuts what does not fit
     assert "¹²" in text
     if columns == 20:
-        assert "--format csv" in text
+        assert "Also in --format html" in text
 
 
 @settings(max_examples=30, deadline=None)
