@@ -21,7 +21,7 @@ from lpp.analyze.drift.page_tables import (
     pairs_by_kl,
     sites_of,
 )
-from lpp.analyze.pages.page import UNKNOWN_FLAG, Chart, Figure, Opening
+from lpp.analyze.pages.page import UNKNOWN_FLAG, Chart, Figure, Opening, drawing
 from lpp.analyze.pages.table import Table
 from lpp.analyze.pages.words import (
     MISSING,
@@ -169,8 +169,6 @@ def charts(
     every = pairs_by_kl(frames)
     if not every:
         return
-    from lpp.analyze.charts import charts as library
-
     drawn = every[:PAIRS_DRAWN]
     of_all = (
         f" The {len(drawn)} of {len(every)} pairs with the largest KL."
@@ -178,8 +176,8 @@ def charts(
         else ""
     )
 
-    def drawing(shape: Shape, draw: Callable[..., Any]) -> Callable[[], Any]:
-        return partial(draw, of_pairs(frames[shape.name], drawn), runs=runs)
+    def of_drawn(shape: Shape, draw: str) -> Callable[[], Any]:
+        return partial(drawing(draw), of_pairs(frames[shape.name], drawn), runs=runs)
 
     yield Chart(
         "drift-depth",
@@ -188,8 +186,8 @@ def charts(
         "Drift by depth",
         "Mean distance of each row of the second run from that of the first, over its length, and "
         f"1 - CKA, with 95 % intervals where there are any, on log axes.{of_all}",
-        drawing(SITES, library.drift_depth_chart),
-        drawing(SITES, library.drift_depth_panels),
+        of_drawn(SITES, "drift_depth_chart"),
+        of_drawn(SITES, "drift_depth_panels"),
         opens=True,
     )
     for shape, title, text, draw in (
@@ -198,14 +196,14 @@ def charts(
             "KL by position",
             "Mean KL, from the first run to the second, of the tokens in each band of positions, "
             "with 95 % intervals: whether what changed grows with the context.",
-            library.drift_positions_chart,
+            "drift_positions_chart",
         ),
         (
             HISTOGRAM,
             "KL per token",
             "How the tokens spread: the share of the tokens in each bin of KL, four bins to a "
             "decade. What lies below 1e-9 nats is rounding, and in the first bin.",
-            library.drift_histogram_chart,
+            "drift_histogram_chart",
         ),
     ):
         yield Chart(
@@ -214,5 +212,5 @@ def charts(
             tables[shape.name],
             title,
             f"{text}{of_all}",
-            drawing(shape, draw),
+            of_drawn(shape, draw),
         )

@@ -1,6 +1,5 @@
 """A page in the Markdown of GitHub and GitLab, for a pull request."""
 
-import html
 import re
 import shlex
 from collections.abc import Iterable, Iterator
@@ -182,14 +181,6 @@ def row(cells: Iterable[str]) -> str:
     '| a | b |'
     """
     return f"| {' | '.join(cells)} |"
-
-
-def folded(summary: str, lines: Iterable[str]) -> Iterator[str]:
-    """Lines that a reader opens."""
-    yield f"<details><summary>{html.escape(summary)}</summary>"
-    yield ""
-    yield from lines
-    yield from ("", "</details>")
 
 
 def escaped(text: str) -> str:

@@ -7,6 +7,7 @@ of sentences, charts and tables follow; then flags, and the next command.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,17 @@ from lpp.sql.queries.saved import Query as SavedQuery
 
 Panels = Mapping[str, Any]
 """Specifications by name; the name of a chart's only panel is empty."""
+
+
+def drawing(name: str) -> Callable[..., Any]:
+    """The function `name` of `charts.charts`, which is imported when it is called: text needs no
+    chart library.
+    """
+
+    def draw(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module("lpp.analyze.charts.charts"), name)(*args, **kwargs)
+
+    return draw
 
 
 @dataclass(frozen=True, slots=True)

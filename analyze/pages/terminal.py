@@ -173,7 +173,7 @@ class _Writer:
             if text is not None:
                 names = ", ".join(fields[place].label for place in left_out)
                 return text + wrapped(f"Also in --format html: {names}.")
-        return ""
+        return wrapped("The table is wider than a terminal: --format html, or csv.")
 
     def _side_by_side(self, fields: Sequence[Field], rows: Sequence[Sequence[Cell]]) -> str:
         """Rows across, headed by their first cell; numbers down."""

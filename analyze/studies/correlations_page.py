@@ -10,7 +10,7 @@ import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import PROFILE
-from lpp.analyze.pages.page import Chart, Opening, Page, Section
+from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Sentence, interval, number, probability, signed
 from lpp.analyze.scores.correlations import MEANING
@@ -71,8 +71,6 @@ def correlation_charts(
     tests: pl.DataFrame, table: Table, section: str, *, source: str | None = None
 ) -> Iterator[Chart]:
     """A chart for each method of `tests`, the table `correlations`. source: one of them."""
-    from lpp.analyze.charts.charts import correlation_chart
-
     known = set(tests["method"]) if tests.width else set()
     for method in [method for method in METHODS if method in known] or [CONCLUSION]:
         yield Chart(
@@ -81,7 +79,7 @@ def correlation_charts(
             table,
             f"Profiles and benchmarks, {METHODS[method]}",
             "In each cell the coefficient, n models and q.",
-            partial(correlation_chart, tests, method, source=source),
+            partial(drawing("correlation_chart"), tests, method, source=source),
         )
 
 

@@ -10,7 +10,7 @@ import polars as pl
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.pages.data import with_names
-from lpp.analyze.pages.page import Chart, Opening, Page, Section
+from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, listed, number, signed
 from lpp.analyze.studies.layers import RANKS, SETTING, Layers, after_sinks
@@ -119,8 +119,6 @@ def _sites(answer: Layers) -> Table:
 
 
 def _charts(answer: Layers, table: Table, runs: RunStyles) -> Iterator[Chart]:
-    from lpp.analyze.charts.charts import depth_chart, depth_panels
-
     yield Chart(
         "depth",
         "depth",
@@ -128,8 +126,8 @@ def _charts(answer: Layers, table: Table, runs: RunStyles) -> Iterator[Chart]:
         "Ranks by depth",
         "From embedding (0) to the last layer (1), on log axes. Below the lines a cross marks a "
         "collapsed layer, a dagger one whose first positions are attention sinks.",
-        partial(depth_chart, answer.layers, runs=runs),
-        partial(depth_panels, answer.layers, runs=runs),
+        partial(drawing("depth_chart"), answer.layers, runs=runs),
+        partial(drawing("depth_panels"), answer.layers, runs=runs),
         opens=True,
     )
 

@@ -12,7 +12,7 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import PROFILE, RANKS
 from lpp.analyze.numerics.jackknife import ERRORS
 from lpp.analyze.pages.data import with_names
-from lpp.analyze.pages.page import Chart, Opening, Page, Section, explained
+from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing, explained
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.terminal import SIDE_BY_SIDE
 from lpp.analyze.pages.words import Part, Run, Sentence, number
@@ -107,16 +107,14 @@ def profile_chart_of(
     profiles: pl.DataFrame, table: Table, runs: RunStyles, note: str = "", **more: Any
 ) -> Chart:
     """The chart of `profiles`, rows of the table of this name. note: what follows its text."""
-    from lpp.analyze.charts.charts import profile_chart, profile_panels
-
     return Chart(
         "profiles",
         "profiles",
         table,
         "Profiles",
         f"One row per run with its 95 % interval.{note}",
-        partial(profile_chart, profiles, runs=runs),
-        partial(profile_panels, profiles, runs=runs),
+        partial(drawing("profile_chart"), profiles, runs=runs),
+        partial(drawing("profile_panels"), profiles, runs=runs),
         **more,
     )
 

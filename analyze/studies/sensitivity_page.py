@@ -14,7 +14,7 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import PROFILE, RANKS
 from lpp.analyze.numerics.jackknife import ERRORS
 from lpp.analyze.pages.data import with_names
-from lpp.analyze.pages.page import Chart, Opening, Page, Section
+from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, hundredths, number
 from lpp.analyze.studies.agreement import Compared, Setting
@@ -98,8 +98,6 @@ def sensitivity_charts(
     values: pl.DataFrame, table: Table, section: str, runs: RunStyles, **more: Any
 ) -> Iterator[Chart]:
     """A chart for each of `CHARTED`. values: the table `sensitivity`."""
-    from lpp.analyze.charts.charts import sensitivity_chart
-
     for metric in CHARTED:
         yield Chart(
             f"sensitivity-{metric}",
@@ -108,7 +106,7 @@ def sensitivity_charts(
             f"Sensitivity of the {metric.replace('_norm', '').replace('_', ' ')}",
             "In each cell the value, and how far it is from that of the longest context and most "
             "prompts.",
-            partial(sensitivity_chart, values, metric, runs=runs),
+            partial(drawing("sensitivity_chart"), values, metric, runs=runs),
             **more,
         )
 

@@ -2,10 +2,10 @@
 
 import json
 import re
-from html.parser import HTMLParser
 
 import polars as pl
 import pytest
+from html_words import html_words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -65,33 +65,6 @@ def page(*tables: Table) -> Page:
         document={"numbers": NUMBERS},
         csv=frame(),
     )
-
-
-class Words(HTMLParser):
-    """The text of a page, without its scripts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.tags: set[str] = set()
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.tags.add(tag)
-        self._hidden += tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden -= tag in ("script", "style")
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.words.append(data)
-
-
-def html_words(text: str) -> tuple[str, set[str]]:
-    reader = Words()
-    reader.feed(text)
-    return " ".join(" ".join(reader.words).split()), reader.tags
 
 
 def test_every_writer_has_every_number_and_flag() -> None:
