@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.cells import cell_len
 
-from lpp.analyze.pages.page import Page, Section
+from lpp.analyze.pages.page import Figure, Page, Section
 from lpp.analyze.pages.table import Cell, Field, Table, shared_unit
 from lpp.analyze.pages.words import Flag, Part, Run, Sentence
 from lpp.store.commands.escaping import escape
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 WIDTH: Final = 80
 RUN_WIDTH: Final = 20
 """Columns of a run's name in a table; a longer one is broken after a hyphen or at a space."""
+
+NARROW: Final = 17
+"""The same where three runs stand side by side."""
 
 SIDE_BY_SIDE: Final = 3
 """Most rows that stand side by side."""
@@ -106,25 +109,16 @@ class _Writer:
         opening = self.page.opening
         out = ""
         if opening.rows:
+            heads = [f"{name}\n{unit}" if unit else name for name, unit in opening.head]
+            rows = [[self._figure(figure) for figure in figures] for figures in opening.rows]
+            wide = [max(map(_width, column)) for column in zip(heads, *rows, strict=True)]
+            if sum(wide) + 2 * (len(wide) - 1) > WIDTH:
+                heads = ["\n".join((*name.split(), unit)) for name, unit in opening.head]
             made = _plain_table()
-            for place, (name, unit) in enumerate(opening.head):
-                head = f"{name}\n{unit}" if unit else name
-                made.add_column(head, justify="right" if place else "left", no_wrap=True)
-            for cells in opening.rows:
-                texts = (
-                    "\n".join(
-                        filter(
-                            None,
-                            (
-                                figure.text,
-                                figure.interval,
-                                "" if figure.run is None else self._name(figure.run),
-                            ),
-                        )
-                    )
-                    for figure in cells
-                )
-                made.add_row(*texts)
+            for place, head in enumerate(heads):
+                made.add_column(head.rstrip(), justify="right" if place else "left", no_wrap=True)
+            for row in rows:
+                made.add_row(*row)
             out = "\n" + _rendered(made) + (wrapped(f"{opening.setting}; 95 % intervals."))
         others = [
             warning
@@ -132,6 +126,11 @@ class _Writer:
             if not (isinstance(warning[0], Flag) and warning[0].flag in self.numbers)
         ]
         return out + "".join(map(self.paragraph, others))
+
+    def _figure(self, figure: Figure) -> str:
+        """A value, its interval and its run, one below the other."""
+        run = "" if figure.run is None else broken(self._name(figure.run))
+        return "\n".join(filter(None, (figure.text, figure.interval, run)))
 
     def section(self, section: Section, everything: bool) -> Iterator[str]:
         """A section with its tables."""
@@ -178,11 +177,14 @@ class _Writer:
     def _side_by_side(self, fields: Sequence[Field], rows: Sequence[Sequence[Cell]]) -> str:
         """Rows across, headed by their first cell; numbers down."""
         texts: list[list[str]] = []
-        for short, stacked in ((False, False), (False, True), (True, True)):
+        for short, stacked, width in (
+            *((False, False, RUN_WIDTH), (False, True, RUN_WIDTH)),
+            *((False, True, NARROW), (True, True, NARROW)),
+        ):
             texts = [
                 [
-                    _line(field, short=short),
-                    *(self._cell(field, row[place], stacked=stacked) for row in rows),
+                    _line(field, short=short, stacked=stacked),
+                    *(self._cell(field, row[place], stacked, width) for row in rows),
                 ]
                 for place, field in enumerate(fields)
             ]
@@ -193,7 +195,8 @@ class _Writer:
         for place, head in enumerate(texts[0]):
             made.add_column(head, justify="right" if place else "left", no_wrap=True)
         for line in texts[1:]:
-            made.add_row(*line)
+            if any(line[1:]):  # no row has a flag
+                made.add_row(*line)
         return _rendered(made)
 
     def _bars(
@@ -202,8 +205,7 @@ class _Writer:
         """Each number: its name, then a line for each row; bars begin at 0 and share a scale."""
         first = next((p for p, field in enumerate(fields) if field.kind == "number"), len(fields))
         texts = [
-            [self._cell(*pair, stacked=False) for pair in zip(fields, cells, strict=True)]
-            for cells in rows
+            [self._cell(*pair, False) for pair in zip(fields, cells, strict=True)] for cells in rows
         ]
         names = [" ".join(" ".join(row[:first]).split("\n")) for row in texts]
         for place, field in enumerate(fields[first:], first):
@@ -225,7 +227,7 @@ class _Writer:
         unit = shared_unit(fields)
         heads = [_head(field, unit, short=short) for field in fields]
         texts = [
-            [self._cell(*pair, stacked=stacked) for pair in zip(fields, cells, strict=True)]
+            [self._cell(*pair, stacked) for pair in zip(fields, cells, strict=True)]
             for cells in rows
         ]
         widths = [
@@ -255,11 +257,11 @@ class _Writer:
             made.add_row(*shown)
         return _rendered(made)
 
-    def _cell(self, field: Field, cell: Cell, *, stacked: bool) -> str:
+    def _cell(self, field: Field, cell: Cell, stacked: bool, width: int = RUN_WIDTH) -> str:
         if field.kind == "flags":
             return marks(cell.flags, self.numbers)
         if field.kind == "run":
-            return broken(self._name(cell.text), RUN_WIDTH)
+            return broken(self._name(cell.text), width)
         if field.kind == "words":
             return cell.text
         text = escape(cell.text, keep="")
@@ -400,10 +402,10 @@ def _head(field: Field, unit: str, *, short: bool) -> str:
     return f"{name}\n{field.unit}" if field.unit and not unit else name
 
 
-def _line(field: Field, *, short: bool = False) -> str:
-    """A field's name and unit on one line."""
+def _line(field: Field, *, short: bool = False, stacked: bool = False) -> str:
+    """A field's name and unit: on one line, or the unit below."""
     head = _head(field, "", short=short) or field.label
-    return ", ".join(head.split("\n"))
+    return ("\n  " if stacked else ", ").join(head.split("\n"))
 
 
 def _width(text: str) -> int:

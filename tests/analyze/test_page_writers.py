@@ -134,3 +134,33 @@ def test_no_text_makes_a_line_longer(texts: list[str]) -> None:
     lines = text.split("\n")
     assert max(map(cell_len, lines)) <= 80
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+
+
+@pytest.mark.parametrize("n_runs", [1, 2, 4])
+@pytest.mark.parametrize("short", [False, True])
+def test_long_names_are_broken_and_not_cut(n_runs: int, short: bool) -> None:
+    names = {f"r{k}": f"SmolLM2-135M-Instruct Q4_1 of a longer name {k}" for k in range(n_runs)}
+    heads = ("entropy floor", "of ln V"), ("participation ratio", "dimensions")
+    value = Figure("0.3208", "[0.2914, 0.3502]")
+    columns = (*heads, ("effective rank", "dimensions"))
+    opening = Opening(
+        ("It is so.",),
+        "final",
+        (("run", ""), *columns),
+        tuple((Figure(run=run), value, value, value) for run in names),
+    )
+    rows = pl.DataFrame({"run": [*names], "x": [0.5] * n_runs, "x_stderr": [0.1] * n_runs})
+    side = table_of("x", "Beside", rows, {}, first=["run", "x"], compared=short)
+    shown = Page(
+        title="Names",
+        opening=opening,
+        sections=(Section("s", "S", tables=(side,)),),
+        runs=RunStyles(names),
+    )
+    text = written(shown, "text")
+    legend = f"{'A'}  {names['r0']}"
+    assert text.startswith(legend)
+    body = text.splitlines()[n_runs:]
+    assert max(map(cell_len, body)) <= 80
+    assert "…" not in text
+    assert text.count("[0.2914, 0.3502]") == 3 * n_runs
