@@ -18,8 +18,9 @@ _TOKENS: Final = (
     'tokens = read_table(STORE, "drift_tokens").filter(run_a=RUN_A, run_b=RUN_B)\n'
 )
 
+# of several pairs a page shows fewer columns at once: they fit a telephone
 DRIFT: Final = Query(
-    **asdict(page_tables.DRIFT),
+    **asdict(page_tables.DRIFT) | {"first": ("run_a", "run_b", "number", "mean", "unit", "p99")},
     sql="SELECT run_a, run_b, n_prompts, first_position, n_drawn, number, unit,\n"
     "  mean, stderr AS mean_stderr, ci_low AS mean_ci_low, ci_high AS mean_ci_high,\n"
     "  median, p99, maximum, n_tokens\n"
@@ -30,7 +31,8 @@ DRIFT: Final = Query(
 )
 
 DRIFT_SITES: Final = Query(
-    **asdict(page_tables.SITES),
+    **asdict(page_tables.SITES)
+    | {"first": ("run_a", "run_b", "site", "relative_distance", "cka", "flags")},
     sql=f"SELECT {', '.join(TABLES['drift_sites'].key)}, flags, depth, n_tokens,\n"
     f"  {with_intervals(SITE_CHANGES)}\n"
     "FROM drift_sites\n"

@@ -133,8 +133,11 @@ def test_names_are_text_everywhere(open_page: OpenPage, hostile_page: Path) -> N
 
 def test_a_link_opens_the_details_it_leads_into(open_page: OpenPage, hostile_page: Path) -> None:
     page = open_page(hostile_page).page
-    page.locator(".meaning a").first.click()
-    page.locator("#text-profiles").wait_for(state="visible")
+    link = page.locator(".meaning a").first
+    table = link.get_attribute("href").removeprefix("#sql-")
+    assert not page.locator(f"#text-{table}").is_visible()
+    link.click()
+    page.locator(f"#text-{table}").wait_for(state="visible")
 
 
 def test_dark_follows_the_system_and_the_button(open_page: OpenPage, hostile_page: Path) -> None:
