@@ -17,6 +17,7 @@ OLDEST = {(3, 11): "1.1.0", (3, 12): "1.1.0", (3, 13): "1.1.3"}.get(sys.version_
 SCRIPT = """
 import duckdb, json, sys
 with duckdb.connect(sys.argv[1], read_only=True) as connection:
+    connection.execute("SET threads = 1")  # 1.1.0 waits forever on `numbers` with several
     tables = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
     counts = {t: len(connection.execute(f'FROM "{t}"').fetchall()) for t in tables}
     plans = connection.execute("SELECT plan->>'plan' FROM runs ORDER BY run").fetchall()
