@@ -201,7 +201,7 @@ def drift(
         seed=None if compared == every else seed,
         tokens=found,
         predictions={
-            **prediction_drift(found),
+            **prediction_drift(found, groups=pair.groups),
             "entropy": entropy_drift(pair, first_position=first_position),
         },
         sites=of_sites,
