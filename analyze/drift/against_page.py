@@ -10,8 +10,8 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift import gate_page
 from lpp.analyze.drift.against import Against, Comparison, in_order, order_of, sites_frame
 from lpp.analyze.drift.page_parts import conclusion, opening
-from lpp.analyze.drift.page_tables import DRIFT, SITES, numbers_of
-from lpp.analyze.pages.page import Chart, Page, Section
+from lpp.analyze.drift.page_tables import DRIFT, SITES, numbers_of, shaped
+from lpp.analyze.pages.page import Chart, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, number
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
@@ -57,7 +57,7 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
     runs = RunStyles({run: several.names[run] for run in shown})
     rows = _rows(ordered)
     deepest = " or ".join(dict.fromkeys(one.sites[-1].site for one in ordered))
-    sites = SITES.of(frames[SITES.name], brief=False)
+    sites = shaped(SITES, frames[SITES.name], brief=False)
     setting, *notes = _said(ordered)
     sections = (
         *([gate_page.gate_section(gate, undecided)] if gate else []),
@@ -73,7 +73,7 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
                     sites,
                     "Distance in depth",
                     "Relative distance of every site, with its number; runs in order.",
-                    partial(_draw, ordered, runs),
+                    partial(drawing("drift_grid_chart"), sites_frame(ordered), runs=runs),
                     opens=True,
                 ),
             ),
@@ -82,7 +82,7 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
         Section(
             "predictions",
             "What changed in the predictions",
-            tables=(DRIFT.of(frames[DRIFT.name], brief=False),),
+            tables=(shaped(DRIFT, frames[DRIFT.name], brief=False),),
             brief=False,
         ),
         Section(
@@ -287,9 +287,3 @@ def _column(value: float | None, most: float) -> str:
     if value == 0:
         return " "
     return _HEIGHTS[min(int(len(_HEIGHTS) * value / most), len(_HEIGHTS) - 1)]
-
-
-def _draw(ordered: Sequence[Comparison], runs: RunStyles) -> Any:
-    from lpp.analyze.charts.drift_grid import drift_grid_chart
-
-    return drift_grid_chart(sites_frame(ordered), runs=runs)

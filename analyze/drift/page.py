@@ -18,16 +18,16 @@ from lpp.analyze.drift.page_tables import (
     POSITIONS,
     SITES,
     TOKENS,
-    Shape,
     ends,
     frames_of,
+    shaped,
 )
 from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.tables import stores
 from lpp.analyze.drift.worst import order_of, worst_tokens
 from lpp.analyze.pages.page import Page, Section
 from lpp.analyze.pages.provenance import origin_of
-from lpp.analyze.pages.table import Table
+from lpp.analyze.pages.table import Shape, Table
 from lpp.analyze.pages.tokens import shown_words
 from lpp.analyze.pages.words import Code, Run
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
@@ -184,7 +184,7 @@ def _table(found: Drift, shape: Shape, frame: pl.DataFrame, **more: Any) -> Tabl
     code = f"{_call(found)}\n{_CODE[shape.name]}"
     brief = shape in (DRIFT, SITES)
     missing = None if len(rows) else "Nothing to show"
-    return shape.of(rows, **{"code": code, "brief": brief, "missing": missing, **more})
+    return shaped(shape, rows, **{"code": code, "brief": brief, "missing": missing, **more})
 
 
 def _title_of_tokens(found: Drift) -> str:

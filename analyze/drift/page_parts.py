@@ -14,7 +14,6 @@ from lpp.analyze.drift.page_tables import (
     SITES,
     Frames,
     Pair,
-    Shape,
     ends,
     numbers_of,
     of_pairs,
@@ -22,7 +21,7 @@ from lpp.analyze.drift.page_tables import (
     sites_of,
 )
 from lpp.analyze.pages.page import UNKNOWN_FLAG, Chart, Figure, Opening, drawing
-from lpp.analyze.pages.table import Table
+from lpp.analyze.pages.table import Shape, Table
 from lpp.analyze.pages.words import (
     MISSING,
     Flag,

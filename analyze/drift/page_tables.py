@@ -5,7 +5,6 @@ its `Drift`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import polars as pl
@@ -14,7 +13,7 @@ from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.histogram import kl_histogram
 from lpp.analyze.drift.positions import by_position
 from lpp.analyze.drift.tables import drift_tables
-from lpp.analyze.pages.table import Declared, Table, table_of
+from lpp.analyze.pages.table import Declared, Shape, Table
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.runs.groups import Groups
 from lpp.sql.schema import TABLES, Column
@@ -26,28 +25,6 @@ Frames = Mapping[str, pl.DataFrame]
 """Rows of comparisons by name of their `Shape`."""
 
 _PAIR: Final = ["run_a", "run_b"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """A table about comparisons, before it has rows."""
-
-    name: str
-    title: str
-    table: str
-    """Table of the database that declares most of its columns."""
-    key: tuple[str, ...]
-    first: tuple[str, ...]
-    """Columns that are shown at once."""
-    folded: bool = False
-
-    def of(self, frame: pl.DataFrame, **more: Any) -> Table:
-        """The table of `frame`. more: other arguments of `table_of`, also in place of its own."""
-        own = {name: value for name, value in asdict(self).items() if name != "table"}
-        own["key"] = tuple(name for name in self.key if name in frame.columns)
-        columns = (*COLUMNS, *TABLES[self.table].columns)
-        declared: Mapping[str, Declared] = {column.name: column for column in columns}
-        return table_of(frame=frame, declared={**declared, **SITE_CHANGES}, **own | more)
 
 
 DRIFT: Final = Shape(
@@ -109,6 +86,13 @@ COLUMNS: Final = (
     Column("change", "DOUBLE", "|ln p of what followed, second run - first|", "nats"),
 )
 """Columns that no table of the database declares."""
+
+
+def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
+    """The table of `shape` with the rows of `frame`. more: as of `Shape.of`."""
+    columns = (*COLUMNS, *TABLES[shape.table].columns)
+    declared: dict[str, Declared] = {column.name: column for column in columns}
+    return shape.of(frame, **{"declared": {**declared, **SITE_CHANGES}} | more)
 
 
 def frames_of(found: Drift) -> dict[str, pl.DataFrame]:

@@ -13,7 +13,7 @@ from lpp.analyze.evaluations.flips import GAINED, LOST, MOVED, Flips, changed_it
 from lpp.analyze.evaluations.page import independence
 from lpp.analyze.evaluations.page_tables import feature_tables, without_auroc
 from lpp.analyze.evaluations.verdict import SITES, verdict
-from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section
+from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Code, Run, Sentence, probability, signed
@@ -263,15 +263,9 @@ def _charts(answer: FlipAnalysis, tables: Sequence[Table], runs: RunStyles) -> I
                 "Each feature of the rows, at each site, with its 95 % interval, within groups "
                 "where there are any. Grey: where 95 % of draws with shuffled labels lie. Dashed: "
                 "the baselines, and the best feature of the predictions of A.",
-                partial(_draw, answer.features, runs),
+                partial(drawing("item_depth_chart"), answer.features, runs=runs),
                 opens=True,
             )
-
-
-def _draw(features: pl.DataFrame, runs: RunStyles) -> Any:
-    from lpp.analyze.charts.items import item_depth_chart
-
-    return item_depth_chart(features, runs=runs)
 
 
 # documents

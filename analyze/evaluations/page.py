@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from importlib import import_module
 from typing import Any, Final
 
 import polars as pl
@@ -26,11 +25,12 @@ from lpp.analyze.evaluations.page_tables import (
     RELIABILITY,
     RISK,
     feature_tables,
+    shaped,
     without_auroc,
 )
 from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables
 from lpp.analyze.evaluations.verdict import Row, Verdict, ends, named, verdict, with_interval
-from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section
+from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Table
 from lpp.analyze.pages.words import Code, Ref, Run, Sentence, hundredths
@@ -156,7 +156,7 @@ def item_charts(frames: Frames, tables: Mapping[str, Table], runs: RunStyles) ->
 
     tables: those behind the charts, by name.
     """
-    for name, section, title, text, table, (source, needed, drawing) in _CHARTS:
+    for name, section, title, text, table, (source, needed, chart) in _CHARTS:
         rows = frames[source]
         if table not in tables or needed not in rows.columns:
             continue
@@ -166,21 +166,20 @@ def item_charts(frames: Frames, tables: Mapping[str, Table], runs: RunStyles) ->
         if not some:
             continue
         more = f" The first {DRAWN} of {len(some)} analyses." if some[DRAWN:] else ""
-        panels = partial(_panels, drawing, some[:DRAWN], runs)
+        panels = partial(_panels, drawing(chart), some[:DRAWN], runs)
         draw = partial(_picture, panels, title)
         yield Chart(name, section, tables[table], title, f"{text}{more}", draw, panels)
 
 
-def _panels(drawing: str, some: Sequence[pl.DataFrame], runs: RunStyles) -> Mapping[str, Any]:
-    draw = getattr(import_module("lpp.analyze.charts.items"), drawing)
+def _panels(
+    draw: Callable[..., Any], some: Sequence[pl.DataFrame], runs: RunStyles
+) -> Mapping[str, Any]:
     names = [""] if len(some) == 1 else [str(place) for place in range(len(some))]
     return {name: draw(rows, runs=runs) for name, rows in zip(names, some, strict=True)}
 
 
 def _picture(panels: Callable[[], Mapping[str, Any]], title: str) -> Any:
-    from lpp.analyze.charts.items import together
-
-    return together(list(panels().values()), title)
+    return drawing("together")(list(panels().values()), title)
 
 
 # the page of one analysis
@@ -311,13 +310,13 @@ def _tables(
             constant.remove("task")
         frame = frames[shape.table].drop(constant, strict=False)
         if frame.height:
-            yield shape.of(frame, code=code(shape.name))
+            yield shaped(shape, frame, code=code(shape.name))
     rows = [asdict(mistake) for mistake in confident_mistakes(items)]
     wrong = pl.DataFrame(rows, infer_schema_length=None).rename(
         {"chosen": "chosen_answer", "gold": "gold_answer"}
     )
     wrong = wrong.select(column for column in wrong if column.null_count() < len(column))
-    yield MISTAKES.of(wrong, code=code(MISTAKES.name))
+    yield shaped(MISTAKES, wrong, code=code(MISTAKES.name))
 
 
 def _notes(answer: ItemAnalysis) -> Mapping[str, tuple[Sentence, ...]]:

@@ -1,13 +1,12 @@
 """Tables of the pages about items of evaluations, and the features among their rows."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import polars as pl
 
 from lpp.analyze.evaluations.verdict import FEATURES, SITES, Verdict, named
-from lpp.analyze.pages.table import Declared, Table, table_of
+from lpp.analyze.pages.table import Declared, Shape, Table
 from lpp.analyze.pages.words import Sentence, Style
 from lpp.sql.schema import TABLES, VIEWS, Column
 
@@ -51,35 +50,6 @@ COLUMNS: Final = (
 """Columns that no table of the database declares."""
 
 _DECLARED: Final = {**TABLES, **{view.name: view for view in VIEWS}}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """A table about items, before it has rows."""
-
-    name: str
-    title: str
-    table: str
-    """Table of the database that declares most of its columns."""
-    key: tuple[str, ...]
-    first: tuple[str, ...]
-    """Columns that are shown at once."""
-    folded: bool = False
-
-    def of(self, frame: pl.DataFrame, **more: Any) -> Table:
-        """The table of `frame`. more: other arguments of `table_of`, also in place of its own."""
-        own: dict[str, Any] = asdict(self)
-        del own["table"]
-        own["key"] = tuple(name for name in self.key if name in frame.columns)
-        columns = (*COLUMNS, *_DECLARED[self.table].columns)
-        declared: dict[str, Declared] = {column.name: column for column in columns}
-        given: dict[str, Any] = {
-            "frame": frame,
-            "declared": declared,
-            "styles": _STYLES,
-            "labels": _LABELS,
-        }
-        return table_of(**given | own | more)
 
 
 ANALYSES: Final = Shape(
@@ -136,6 +106,14 @@ MISTAKES: Final = Shape(
 )
 
 
+def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
+    """The table of `shape` with the rows of `frame`. more: as of `Shape.of`."""
+    columns = (*COLUMNS, *_DECLARED[shape.table].columns)
+    declared: dict[str, Declared] = {column.name: column for column in columns}
+    own: dict[str, Any] = {"declared": declared, "styles": _STYLES, "labels": _LABELS}
+    return shape.of(frame, **own | more)
+
+
 def feature_tables(
     features: pl.DataFrame, said: Verdict, code: Callable[[str], str], **more: Any
 ) -> tuple[Table, ...]:
@@ -177,7 +155,7 @@ def feature_tables(
         (CONTROLS, rows, {"brief": False}),
     )
     return tuple(
-        shape.of(frame, code=code(shape.name), **own, **more)
+        shaped(shape, frame, code=code(shape.name), **own, **more)
         for shape, frame, own in tables
         if frame.height
     )

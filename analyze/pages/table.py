@@ -173,6 +173,27 @@ class Table:
         return column
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A table before it has rows: of a page, or of a query of the report."""
+
+    name: str
+    title: str
+    table: str
+    """Table of the database that declares most of its columns."""
+    key: tuple[str, ...]
+    first: tuple[str, ...]
+    """Columns that are shown at once."""
+    folded: bool = False
+
+    def of(self, frame: pl.DataFrame, declared: Mapping[str, Declared], **more: Any) -> Table:
+        """The table of `frame`. more: other arguments of `table_of`, also in place of its own."""
+        own = asdict(self)
+        del own["table"]
+        own["key"] = tuple(name for name in self.key if name in frame.columns)
+        return table_of(frame=frame, declared=declared, **own | more)
+
+
 def table_of(
     name: str,
     title: str,

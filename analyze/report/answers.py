@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from lpp.analyze.drift import page_tables
+from lpp.analyze.evaluations import page_tables as item_page_tables
 from lpp.analyze.pages.table import FIRST_COLUMNS, Table, own_columns, table_of
 from lpp.analyze.report.queries import Query
 from lpp.analyze.studies.profile_summary import SETTING
@@ -47,11 +48,7 @@ _COMPUTED: Final = (
     Column("of", "VARCHAR", "run, or profile metric of a correlation"),
     Column("n_rows", "BIGINT", "rows that carry it", "rows"),
     *page_tables.COLUMNS,
-    Column("question", "VARCHAR", "its last 60 tokens"),
-    Column("chosen_answer", "VARCHAR", "what the model chose"),
-    Column("gold_answer", "VARCHAR", "the right answer"),
-    Column("confidence", "DOUBLE", "of the chosen answer among the answers", "share"),
-    Column("gold_share", "DOUBLE", "of the right answer among them", "share"),
+    *item_page_tables.COLUMNS,
     Column("n_items", "BIGINT", "that are right or wrong", "items"),
     Column("other_site", "BOOLEAN", "no site in common"),
     Column("other_context", "BOOLEAN", "no context in common"),

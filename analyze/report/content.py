@@ -266,7 +266,7 @@ def _with_rows(section: Section) -> Section | None:
         charts=tuple(chart for chart in section.charts if not chart.table.missing),
         tables=tuple(table for table in section.tables if not table.missing),
     )
-    return found if found.charts or found.tables or found.notes else None
+    return None if found.is_empty else found
 
 
 def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator[Sentence]:

@@ -82,7 +82,8 @@ def _tables(answers: Answers) -> Iterator[Table]:
     for shape in SHAPES:
         query, frame = answers[shape.name].query, answers[shape.name].frame
         if frame.height:
-            yield shape.of(
+            yield page_tables.shaped(
+                shape,
                 frame,
                 code=query.sql,
                 language=query.language,
