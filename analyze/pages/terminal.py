@@ -8,8 +8,8 @@ side by side. In the format `bars` such a table has a line and a bar for each nu
 import io
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 from rich.cells import cell_len
 
@@ -18,9 +18,6 @@ from lpp.analyze.pages.table import Cell, Field, Table, shared_unit
 from lpp.analyze.pages.words import Flag, Part, Run, Sentence
 from lpp.store.commands.escaping import escape
 from lpp.store.format.run_names import name_and_id
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
 
 WIDTH: Final = 80
 RUN_WIDTH: Final = 20
@@ -111,15 +108,11 @@ class _Writer:
         if opening.rows:
             heads = [f"{name}\n{unit}" if unit else name for name, unit in opening.head]
             rows = [[self._figure(figure) for figure in figures] for figures in opening.rows]
-            wide = [max(map(_width, column)) for column in zip(heads, *rows, strict=True)]
-            if sum(wide) + 2 * (len(wide) - 1) > WIDTH:
-                heads = ["\n".join((*name.split(), unit)) for name, unit in opening.head]
-            made = _plain_table()
-            for place, head in enumerate(heads):
-                made.add_column(head.rstrip(), justify="right" if place else "left", no_wrap=True)
-            for row in rows:
-                made.add_row(*row)
-            out = "\n" + _rendered(made) + (wrapped(f"{opening.setting}; 95 % intervals."))
+            if _free(_widths([heads, *rows])) < 0:
+                heads = ["\n".join((*name.split(), unit)).rstrip() for name, unit in opening.head]
+            right = [place > 0 for place, _ in enumerate(heads)]
+            out = "\n" + _rendered(heads, right, rows)
+            out += wrapped(f"{opening.setting}; 95 % intervals.")
         others = [
             warning
             for warning in opening.warnings
@@ -188,16 +181,11 @@ class _Writer:
                 ]
                 for place, field in enumerate(fields)
             ]
-            wide = [max(map(_width, column)) for column in zip(*texts, strict=True)]
-            if sum(wide) + 2 * (len(wide) - 1) <= WIDTH:
+            if _free(_widths(texts)) >= 0:
                 break
-        made = _plain_table()
-        for place, head in enumerate(texts[0]):
-            made.add_column(head, justify="right" if place else "left", no_wrap=True)
-        for line in texts[1:]:
-            if any(line[1:]):  # no row has a flag
-                made.add_row(*line)
-        return _rendered(made)
+        heads, *lines = texts
+        right = [place > 0 for place, _ in enumerate(heads)]
+        return _rendered(heads, right, [line for line in lines if any(line[1:])])  # flags may lack
 
     def _bars(
         self, fields: Sequence[Field], rows: Sequence[Sequence[Cell]], table: Table
@@ -230,12 +218,9 @@ class _Writer:
             [self._cell(*pair, stacked) for pair in zip(fields, cells, strict=True)]
             for cells in rows
         ]
-        widths = [
-            max(map(_width, (head, *(row[place] for row in texts))))
-            for place, head in enumerate(heads)
-        ]
+        widths = _widths([heads, *texts])
         prose = [place for place, field in enumerate(fields) if field.kind == "words"]
-        free = WIDTH - sum(widths) - 2 * (len(widths) - 1)
+        free = _free(widths)
         for place in prose:
             least = max(LEAST_PROSE, _width(heads[place]))
             width = max(least, widths[place] + free) if free < 0 else widths[place]
@@ -244,18 +229,11 @@ class _Writer:
                 row[place] = tail(row[place], width)
         if free < 0:
             return None
-        made = _plain_table()
-        for field, head in zip(fields, heads, strict=True):
-            justify = "right" if field.kind == "number" else "left"
-            made.add_column(head, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-        before: str | None = None
-        for row in texts:
-            shown = list(row)
-            if fields[0].kind == "run":  # a run's name once, above its rows
-                shown[0] = "" if row[0] == before else row[0]
-                before = row[0]
-            made.add_row(*shown)
-        return _rendered(made)
+        if fields[0].kind == "run":  # a run's name once, above its rows
+            names = [row[0] for row in texts]
+            for row, before in zip(texts[1:], names, strict=False):
+                row[0] = "" if row[0] == before else row[0]
+        return _rendered(heads, [field.kind == "number" for field in fields], texts)
 
     def _cell(self, field: Field, cell: Cell, stacked: bool, width: int = RUN_WIDTH) -> str:
         if field.kind == "flags":
@@ -384,12 +362,8 @@ def tail(context: str, width: int) -> str:
     >>> tail("The quick brown\nfox", 12), tail("fox", 12)
     ('… brown\\nfox', 'fox')
     """
-    return _shortened(context, width, lambda text: token(text).replace("␣", " "))
-
-
-def _shortened(context: str, width: int, show: Callable[[str], str]) -> str:
     context = context.lstrip(" ")
-    shown = [show(context[start:]) for start in range(len(context))]
+    shown = [token(context[start:]).replace("␣", " ") for start in range(len(context))]
     whole = [f"…{end}" for end in shown[1:]]
     return next((end for end in (*shown[:1], *whole) if cell_len(end) <= width), "")
 
@@ -412,23 +386,32 @@ def _width(text: str) -> int:
     return max(map(cell_len, text.split("\n")))
 
 
-def _plain_table() -> "RichTable":
-    """An empty table in the style of every command."""
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Columns of a terminal that each column of a table takes."""
+    return [max(map(_width, column)) for column in zip(*rows, strict=True)]
+
+
+def _free(widths: Sequence[int]) -> int:
+    """Columns of a terminal that a table leaves; below 0: that it lacks. Two part its columns."""
+    return WIDTH - sum(widths) - 2 * (len(widths) - 1)
+
+
+def _rendered(heads: Sequence[str], right: Sequence[bool], rows: Iterable[Sequence[str]]) -> str:
+    """A table as text without control sequences. right: which columns are flush right."""
     from rich import box
+    from rich.console import Console
     from rich.table import Table
 
-    return Table(
+    made = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True
     )
-
-
-def _rendered(table: "RichTable") -> str:
-    """`table` as text without control sequences."""
-    from rich.console import Console
-
+    for head, is_right in zip(heads, right, strict=True):
+        made.add_column(head, justify="right" if is_right else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
     console = Console(
         file=io.StringIO(), width=WIDTH, force_terminal=False, markup=False, highlight=False
     )
     with console.capture() as capture:
-        console.print(table)
+        console.print(made)
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())

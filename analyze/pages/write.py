@@ -1,8 +1,5 @@
 """The formats of a page."""
 
-from collections.abc import Callable, Mapping
-from typing import Final
-
 from lpp.analyze.pages.page import Page
 
 
@@ -13,50 +10,23 @@ def written(page: Page, form: str, *, everything: bool = False) -> str:
 
     Raises MachineError(NO_PACKAGE) for html without the extra `report`.
     """
-    return _WRITERS[form](page, everything)
+    # each writer is imported when it is asked for: text loads rich, a browser's page jinja2
+    if form in ("text", "bars"):
+        from lpp.analyze.pages.terminal import as_text
 
+        return as_text(page, everything=everything, bars=form == "bars")
+    if form == "md":
+        from lpp.analyze.pages.markdown import as_markdown
 
-def _text(page: Page, everything: bool) -> str:
-    from lpp.analyze.pages.terminal import as_text
+        return as_markdown(page, everything=everything)
+    if form == "html":
+        from lpp.analyze.pages.html import as_html
 
-    return as_text(page, everything=everything)
+        return as_html(page)
+    from lpp.analyze.pages.data import as_csv, as_json
 
-
-def _bars(page: Page, everything: bool) -> str:
-    from lpp.analyze.pages.terminal import as_text
-
-    return as_text(page, everything=everything, bars=True)
-
-
-def _md(page: Page, everything: bool) -> str:
-    from lpp.analyze.pages.markdown import as_markdown
-
-    return as_markdown(page, everything=everything)
-
-
-def _html(page: Page, _everything: bool) -> str:
-    from lpp.analyze.pages.html import as_html
-
-    return as_html(page)
-
-
-def _json(page: Page, _everything: bool) -> str:
-    from lpp.analyze.pages.data import as_json
-
-    return as_json(page.document)
-
-
-def _csv(page: Page, _everything: bool) -> str:
-    from lpp.analyze.pages.data import as_csv
-
-    return as_csv(page.csv, parted_by=page.parted_by)
-
-
-_WRITERS: Final[Mapping[str, Callable[[Page, bool], str]]] = {
-    "text": _text,
-    "bars": _bars,
-    "md": _md,
-    "html": _html,
-    "json": _json,
-    "csv": _csv,
-}
+    if form == "json":
+        return as_json(page.document)
+    if form == "csv":
+        return as_csv(page.csv, parted_by=page.parted_by)
+    raise ValueError(f"a page has no format {form!r}")
