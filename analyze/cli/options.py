@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import Field, fields
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from lpp.store.commands.completion import complete_runs, complete_sites
-from lpp.store.commands.output import output_file
 
 EXECUTORS: Final = ("local", "ray")
 ERROR_SITES: Final = ("none", "final", "all")
@@ -119,35 +117,6 @@ def errors_option(default: str) -> Callable[[Any], Any]:
         show_default=True,
         help="Compute errors at these sites, which takes up to 11 times as long at each.",
     )
-
-
-def format_option(*formats: str) -> Callable[[Any], Any]:
-    """`--format`: one of `formats`, the first by default."""
-    return click.option(
-        "--format",
-        "form",
-        type=click.Choice(formats),
-        default=formats[0],
-        show_default=True,
-        help="Print in this format.",
-    )
-
-
-def output_options(*formats: str) -> Callable[[Any], Any]:
-    """`--format`, one of `formats`, and `-o`; `chosen_format` says what they ask for."""
-
-    def declare(command: Any) -> Any:
-        command = click.option(
-            "-o",
-            "--output",
-            type=click.Path(path_type=Path),
-            callback=output_file,
-            metavar="FILE",
-            help="Write to FILE instead of standard output.",
-        )(command)
-        return file_format_option(*formats)(command)
-
-    return declare
 
 
 def file_format_option(*formats: str) -> Callable[[Any], Any]:

@@ -24,9 +24,6 @@ PROFILE_METRICS: Final = (
 )
 """Numbers of the table `profiles` that have an interval."""
 
-SPECTRUM: Final = frozenset(column.name for column in TABLES["spectra"].columns)
-"""Columns of the table `spectra`."""
-
 
 @dataclass(frozen=True)
 class Query:

@@ -1,7 +1,7 @@
 """What a correlation is made of: one profile per model, all at one setting, and their scores.
 
-Profiles at another context, another number of prompts or another site are other quantities, so
-one setting is chosen and whoever lacks it is left out, by name and with the reason.
+Profiles at another context, another number of prompts or another site are other quantities. So
+one setting is chosen. A model without a profile there is left out and named, with the reason.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

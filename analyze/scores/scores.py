@@ -129,8 +129,8 @@ def add_benchmarks(
         )
     if scores.is_empty():
         raise InputError(
-            "there is no score in what was asked for. Look into the files, and at the patterns "
-            "of --model and --benchmark.",
+            "there is no score in what was asked for. Check the files and the patterns of "
+            "--model and --benchmark.",
             kind=ErrorKind.NOT_FOUND,
         )
     run = pl.col("model").replace_strict(said, default=None, return_dtype=pl.String)

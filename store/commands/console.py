@@ -156,12 +156,6 @@ def version_option(command: Any) -> Any:
     return click.version_option(package_name="lpp-engine")(command)
 
 
-def write_exact(text: str) -> None:
-    """Write CSV or JSON to standard output; `click.echo` drops control sequences from a pipe."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
 def clear_screen() -> None:
     """An empty terminal, for a command that shows the same table again and again."""
     unescaped(sys.stdout).write("\x1b[2J\x1b[1;1H")

@@ -12,7 +12,8 @@ from lpp.store.commands.escaping import escape
 SCRIPT = f"""
 import sys, time, warnings
 import click
-from lpp.store.commands.console import LppGroup, write_exact
+from lpp.sql.results.output import text_output
+from lpp.store.commands.console import LppGroup
 from lpp.store.commands.progress import progress
 from lpp.store.errors import ErrorKind, InputError
 
@@ -52,7 +53,8 @@ def usage():
 
 @main.command()
 def data():
-    write_exact(f"{{NAME}},é\\n")
+    with text_output(None) as stream:
+        stream.write(f"{{NAME}},é\\n")
 
 
 @main.command()
