@@ -63,17 +63,18 @@ def rank_of(store: Path, run: str, prompts: int) -> str:
 
 def test_the_words_of_the_readme_agree_with_its_table() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    table = re.findall(
-        r"^ +(?:of ln V|nats|dimensions) +([\d.]+) +([\d.]+) +([\d.]+)$", readme, re.M
+    numbers = r" +([\d.]+) +([\d.]+) +([\d.]+)$"
+    share, nats, participation, effective = (
+        [float(number) for number in re.findall(f"^{label}{numbers}", readme, re.M)[0]]
+        for label in ("entropy / ln V", "entropy", "participation ratio", "effective rank")
     )
-    share, nats, participation, effective = (list(map(float, numbers)) for numbers in table)
-    assert f"among {math.exp(nats[0]):.0f} equally likely tokens ({nats[0]:.2f} nats)" in readme
+    assert f"among {math.exp(nats[0]):.0f} equally likely tokens ({nats[0]:.1f} nats)" in readme
     assert share[2] > 0.98  # near ln V
     assert 1.4 < nats[1] / nats[0] < 1.5  # raised by nearly half
     assert all(0.9 < ranks[1] / ranks[0] < 1.1 for ranks in (participation, effective))
     assert all(ranks[0] < ranks[2] for ranks in (participation, effective))
-    prefix = re.findall(r"\((\d+)\)", readme.partition(" participation ratio\n")[2])[0]
-    assert f"`{participation[0]} ({prefix})`" in readme
+    prefix = re.findall(r"\((\d+)\)", readme.partition("\nparticipation ratio ")[2])[0]
+    assert f"{participation[0]:.2f} with ({prefix}) below it" in readme
     said = LINE.search(readme)
     assert said is not None
     assert f"most likely next token at {said[3]} % of the positions" in readme
