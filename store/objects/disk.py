@@ -21,13 +21,13 @@ from lpp.store.errors import ErrorKind, FormatError, MachineError
 from lpp.store.format.commit_record import ObjectRecord
 from lpp.store.format.limits import ADVICE
 from lpp.store.objects.checks import (
-    ONLY_WRITER,
     PIECE_BYTES,
     describe,
     exclusive_twice,
     only_writer,
     too_large,
 )
+from lpp.store.objects.locks import LACKS, lacks, locked
 from lpp.store.objects.owners import abandoned, owner_of, staged_name
 from lpp.store.objects.protocol import Buffers, Entry, Stat, Version
 
@@ -40,9 +40,6 @@ times as long if it was not in the page cache."""
 
 FLUSHES: Final = 8
 """Files flushed at once."""
-
-_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""Error numbers of a file system without hard links."""
 
 
 class DiskObjects:
@@ -202,33 +199,26 @@ class DiskObjects:
         return data, (file, data)
 
     def put_over(self, key: str, data: bytes, version: Version) -> bool:
-        """Rename this version away, which only one writer can do, then `put_new`.
-
-        For a moment there is no object: a reader may find none, and a writer killed at that moment
-        leaves none. So use this only for objects that can be lost.
+        """Rename a new file over this version, holding a lock on it: of several writers one can,
+        and a reader finds the old object or the new one.
         """
         (file, held), target = version, self.place / key
-        taken = target.with_name(staged_name(target.name))
-        with _refusals_named(target):
-            try:
-                self._plain_folder(key.rpartition("/")[0])
-                if _identity(target) != file:
-                    return False
-                target.rename(taken)
-            except FileNotFoundError:
+        # FileNotFoundError: another writer removed the object or swept the staged file
+        with _refusals_named(target), contextlib.suppress(FileNotFoundError):
+            self._plain_folder(key.rpartition("/")[0])
+            if _identity(target) != file:
                 return False
-            try:
-                # another writer replaced the file, perhaps with the same inode: put it back
-                if _identity(taken) != file or (held and taken.read_bytes() != held):
-                    _link_to_new(taken, target)
+            is_file = stat.S_ISREG(target.lstat().st_mode)
+            with self._staged(key, [data]) as staged, locked(target if is_file else target.parent):
+                # the content too: another file may have the same inode, time and size
+                if _identity(target) != file or (held and target.read_bytes() != held):
                     return False
-                return self.put_new(key, data)
-            except BaseException:
-                with contextlib.suppress(OSError):  # put the old object back
-                    _link_to_new(taken, target)
-                raise
-            finally:
-                self.delete_below(self._sibling(key, taken.name))
+                if is_file:
+                    self._replace(staged, key)
+                    return True
+                self.delete_below(key)  # a rename does not replace a folder
+                return _link_to_new(staged, target)
+        return False
 
     def touch(self, key: str, data: bytes) -> None:
         """Set the modification time of a file to now."""
@@ -279,7 +269,7 @@ class DiskObjects:
     def check_exclusive(self) -> None:
         """Checks that this file system has hard links and refuses a name that exists."""
         if not _refuses_names(self.root):
-            raise _no_links(self.root)
+            raise lacks("hard links", self.root)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """One after the other: a disk does not make them wait."""
@@ -418,23 +408,14 @@ def _link_to_new(path: Path, target: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in LACKS:
             raise
         if not only_writer():
-            raise _no_links(target.parent) from None
+            raise lacks("hard links", target.parent) from None
         if os.path.lexists(target):
             return False
         path.rename(target)
     return True
-
-
-def _no_links(folder: Path) -> MachineError:
-    return MachineError(
-        f"the file system of {folder} has no hard links, which decide between two writers. Use "
-        "another one, or, if you make sure that one command at a time writes here, set "
-        f"{ONLY_WRITER}=1.",
-        kind=ErrorKind.DENIED,
-    )
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

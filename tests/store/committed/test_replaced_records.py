@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from small_capture import Capture, make_capture
 
 from lpp.store import RunWriter, open_store
 from lpp.store.committed.commit import attempt
-from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.errors import ConflictError, ErrorKind, FormatError
 from lpp.store.format.commit_record import CommitRecord, parse_record, record_bytes
 
 BAD_RECORDS: dict[str, Callable[[bytes], bytes]] = {
@@ -76,20 +78,38 @@ def test_what_a_run_says_of_itself_is_written_again(
     assert writer.run.verify() == []
 
 
+@pytest.fixture
+def _short_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lpp.store.objects.locks.LOCK_SECONDS", 0.02)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_short_locks")
 @pytest.mark.parametrize("kind", ["damaged", "replacing"])
 def test_a_record_that_is_replaced_by_another_at_any_step(
-    place: Behind, kind: str, capture: Capture, expected: dict[str, Any], each_step: EachStep
+    place: Behind,
+    kind: str,
+    capture: Capture,
+    expected: dict[str, Any],
+    each_step: EachStep,
 ) -> None:
     """One of two writers that replace the same record wins; the other's objects never count."""
     how: dict[str, Any] = {"replacing": {1}} if kind == "replacing" else {}
+    refused: list[ConflictError] = []
     capture.write(place.url)
 
     def replace(number: int) -> bool:
         if kind == "damaged":
             place.put(record_key(capture), b"damaged")
         others: list[RunWriter] = []
-        with between(place, number, lambda: others.append(write(place, capture, **how))) as reached:
+
+        def other() -> None:
+            try:
+                others.append(write(place, capture, **how))
+            except ConflictError as error:
+                refused.append(error)
+
+        with between(place, number, other) as reached:
             mine = write(place, capture, **how)
         undisturbed(place, expected)
         if kind == "damaged":
@@ -97,13 +117,27 @@ def test_a_record_that_is_replaced_by_another_at_any_step(
         return bool(reached)
 
     each_step(replace)
+    assert len(refused) <= isinstance(place, DiskPlace)  # one step, a rename, holds the lock
+    assert all("has held its lock" in str(error) for error in refused)
 
 
 @pytest.mark.parametrize("writers", [2, 4, 8])
 def test_several_writers_replace_a_damaged_record_at_once(
-    place: Behind, writers: int, capture: Capture, expected: dict[str, Any]
+    place: Behind,
+    writers: int,
+    capture: Capture,
+    expected: dict[str, Any],
+    request: pytest.FixtureRequest,
 ) -> None:
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-5)  # threads change places within each step
     capture.write(place.url)
+    for _ in range(20 if isinstance(place, DiskPlace) else 1):
+        _replace_at_once(place, writers, capture)
+        undisturbed(place, expected)
+
+
+def _replace_at_once(place: Behind, writers: int, capture: Capture) -> None:
     place.put(record_key(capture), b"damaged")
     barrier = threading.Barrier(writers)
     done: list[RunWriter] = []
@@ -121,7 +155,6 @@ def test_several_writers_replace_a_damaged_record_at_once(
         thread.join()
     assert len(done) == writers
     assert sum(len(writer.written) for writer in done) == 1
-    undisturbed(place, expected)
 
 
 def test_a_writer_sweeps_no_attempt_that_began_after_its_record(place: Behind) -> None:

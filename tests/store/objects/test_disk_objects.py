@@ -1,6 +1,7 @@
 """What only a disk does."""
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from places import DiskPlace, part, recorded
 
-from lpp.store.errors import ErrorKind, FormatError, MachineError
+from lpp.store.errors import ConflictError, ErrorKind, FormatError, MachineError
 from lpp.store.objects.disk import DiskObjects
 from lpp.store.objects.protocol import Entry, Objects
 
@@ -181,6 +182,73 @@ class TestDisk:
         assert not objects.put_new("a", b"y")
         assert objects.put_over("a", b"z", objects.get_version("a", 9)[1])
         assert DiskPlace(tmp_path / "store").held() == {"a": b"z"}
+
+    @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF])
+    def test_a_file_system_without_locks(
+        self, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def flock(*_: Any) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        objects = DiskObjects(tmp_path / "store")
+        assert objects.put_new("a", b"x")
+        version = objects.get_version("a", 9)[1]
+        with pytest.raises(MachineError, match="has no locks") as caught:
+            objects.put_over("a", b"y", version)
+        assert caught.value.kind is ErrorKind.DENIED
+        assert "LPP_ONLY_WRITER=1" in str(caught.value)
+        assert DiskPlace(tmp_path / "store").held() == {"a": b"x"}
+        monkeypatch.setenv("LPP_ONLY_WRITER", "1")
+        assert objects.put_over("a", b"y", version)
+        assert not objects.put_over("a", b"z", version)
+        assert DiskPlace(tmp_path / "store").held() == {"a": b"y"}
+
+    def test_a_file_that_may_only_be_read_is_replaced(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        objects, opened = DiskObjects(tmp_path), os.open
+        objects.put("a", b"x")
+        version = objects.get_version("a", 9)[1]
+
+        def read_only(path: Any, flags: int, *mode: Any) -> int:
+            if flags & os.O_RDWR and not flags & os.O_CREAT:
+                raise PermissionError(errno.EACCES, "denied")
+            return opened(path, flags, *mode)
+
+        monkeypatch.setattr(os, "open", read_only)
+        assert objects.put_over("a", b"y", version)
+        assert objects.get("a", 9) == b"y"
+
+    def test_a_writer_that_is_suspended_with_a_lock(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("lpp.store.objects.locks.LOCK_SECONDS", 0.05)
+        objects = DiskObjects(tmp_path)
+        objects.put("a", b"x")
+        version = objects.get_version("a", 9)[1]
+        with (tmp_path / "a").open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            with pytest.raises(ConflictError, match=r"a: another process has held its lock"):
+                objects.put_over("a", b"y", version)
+        assert DiskPlace(tmp_path).held() == {"a": b"x"}
+        assert objects.put_over("a", b"y", version)
+
+    def test_a_staged_file_that_another_writer_sweeps(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        objects, replace = DiskObjects(tmp_path), Path.replace
+        objects.put("a", b"x")
+        version = objects.get_version("a", 9)[1]
+
+        def swept(self: Path, target: Path) -> Path:
+            self.unlink()
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", swept)
+        assert not objects.put_over("a", b"y", version)
+        monkeypatch.undo()
+        assert DiskPlace(tmp_path).held() == {"a": b"x"}
 
     @pytest.mark.parametrize(
         ("code", "kind"),

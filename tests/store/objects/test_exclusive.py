@@ -128,6 +128,28 @@ class TestExclusive:
         assert [len(each) for each in winners] == [1] * 8
         assert place.held() == {f"key-{k}": f"{winners[k][0]} {k}".encode() for k in range(8)}
 
+    def test_a_reader_always_finds_what_is_being_replaced(
+        self, place: Behind, objects: Objects
+    ) -> None:
+        writers = 4
+        read: list[int] = []
+        place.put("a", b"0")
+
+        def write(_: int) -> None:
+            for _ in range(10):
+                data, version = objects.get_version("a", 9)
+                objects.put_over("a", b"%d" % (int(data) + 1), version)
+
+        with ThreadPoolExecutor(writers) as pool:
+            done = [pool.submit(write, k) for k in range(writers)]
+            while not all(each.done() for each in done):
+                read.append(int(objects.get("a", 9)))
+            for each in done:
+                each.result()
+        assert read == sorted(read)
+        assert int(objects.get("a", 9)) >= 10  # one of those that try at once succeeds
+        assert list(place.held()) == ["a"]
+
     def test_the_place_is_asked_whether_it_is_exclusive(
         self, place: Behind, objects: Objects
     ) -> None:
