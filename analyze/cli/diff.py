@@ -11,6 +11,7 @@ import click
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
     ERROR_SITES,
+    chosen_executor,
     cluster_option,
     executor_options,
     output_options,
@@ -162,7 +163,6 @@ def diff(
     )
     from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
     from lpp.analyze.drift.sites import common_sites
-    from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.report.report import check_output
     from lpp.analyze.text.flips import item_documents
 

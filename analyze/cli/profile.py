@@ -9,6 +9,7 @@ import click
 
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
+    chosen_executor,
     cluster_option,
     errors_option,
     executor_options,
@@ -150,7 +151,6 @@ def profile(
     """
     import polars as pl
 
-    from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.metrics.registry import chosen as asked_of
     from lpp.analyze.metrics.registry import needing_rows
     from lpp.analyze.runs.given import resolved
