@@ -10,6 +10,7 @@ import click
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
     ERROR_SITES,
+    chosen_executor,
     cluster_option,
     executor_options,
     sites_option,
@@ -160,7 +161,6 @@ def diff(
     from lpp.analyze.drift.page import drift_page
     from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
     from lpp.analyze.drift.sites import common_sites
-    from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.evaluations.flips_page import flips_section, item_documents
 
     alone = {"--strict": strict, "--allow-missing": allowed is not None}

@@ -7,6 +7,7 @@ import click
 
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
+    chosen_executor,
     errors_option,
     executor_options,
     positions,
@@ -70,7 +71,6 @@ def layers(
         lpp-analyze layers ./lpp --skip-first 1,4 --errors final
         lpp-analyze layers ./lpp --format csv
     """
-    from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.runs.given import resolved
     from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import Selection, select_runs, select_sites

@@ -8,6 +8,7 @@ import click
 
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
+    chosen_executor,
     cluster_option,
     errors_option,
     executor_options,
@@ -143,7 +144,6 @@ def profile(
         lpp-analyze profile ./lpp --cluster document
         lpp-analyze profile s3://lab/lpp --executor ray --address auto
     """
-    from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.metrics.registry import chosen as asked_of
     from lpp.analyze.metrics.registry import needing_rows
     from lpp.analyze.pages.words import Code

@@ -7,6 +7,7 @@ import click
 
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
+    chosen_executor,
     errors_option,
     executor_options,
     numbers,
@@ -78,7 +79,6 @@ def sensitivity(
         lpp-analyze sensitivity ./lpp --site 'final,block.*' --format csv
         lpp-analyze sensitivity ./lpp --part agreement --format csv
     """
-    from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import Selection, n_sites, select_runs
     from lpp.analyze.studies import sensitivity as library

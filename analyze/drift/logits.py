@@ -21,8 +21,8 @@ import polars as pl
 from lpp.analyze.drift.pair import KEYS, Pair
 from lpp.analyze.drift.products import check_place, described, place_of, products
 from lpp.analyze.drift.tiles import MEMORY, rows_drift, rows_of_tile
+from lpp.analyze.engine.executor import Executor
 from lpp.analyze.engine.kept_files import name_of
-from lpp.analyze.engine.work import Executor
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.numerics.logit_drift import Columns, joined
 from lpp.analyze.numerics.moments import Rows

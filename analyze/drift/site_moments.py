@@ -6,8 +6,8 @@ import numpy as np
 
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.engine.cache import Cache
-from lpp.analyze.engine.estimates import Request
-from lpp.analyze.engine.executor import Executor, Work
+from lpp.analyze.engine.estimates import Request, SiteRequest
+from lpp.analyze.engine.executor import Executor
 from lpp.analyze.engine.stored_moments import holds
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import Estimate, jackknife_difference
@@ -48,7 +48,7 @@ def moment_estimates(
         held and len({v.run.site(site).width for v in (pair.a, pair.b)}) == 1 for site, _ in sites
     ]
     found = executor.estimates(
-        Work(
+        SiteRequest(
             view,
             Cache(view.run.path.parent.parent, view.run),
             site,

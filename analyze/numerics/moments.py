@@ -162,7 +162,9 @@ class ShiftedSums:
         for start in range(0, len(rows), len(work.rows)):
             some = rows[start : start + len(work.rows)]
             wide = work.rows[: len(some)]
-            np.subtract(to_float32(some), self.shift, out=wide, dtype=np.float64)
+            for first in range(0, len(some), TILE_ROWS):  # its float32 copy stays in the cache
+                tile = slice(first, first + TILE_ROWS)
+                np.subtract(to_float32(some[tile]), self.shift, out=wide[tile], dtype=np.float64)
             self.total += wide.sum(axis=0)
             if self.n:
                 self.products += np.matmul(wide.T, wide, out=work.product)
