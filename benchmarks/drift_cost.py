@@ -22,11 +22,11 @@ import torch
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.products import NUMPY, one_thread_each, place_of, products
 from lpp.analyze.drift.sites import common_sites, site_drift
-from lpp.analyze.drift.tiles import TILE_ROWS, rows_drift
+from lpp.analyze.logits.divergences import EVERYTHING
+from lpp.analyze.logits.products import NUMPY, one_thread_each, place_of, products
+from lpp.analyze.logits.tiles import TILE_ROWS, rows_drift
 from lpp.analyze.numerics.cka import BLOCK_ROWS
-from lpp.analyze.numerics.logit_drift import EVERYTHING
 from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.analyze.runs.side_by_side import in_step

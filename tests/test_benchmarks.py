@@ -38,8 +38,9 @@ from benchmarks import (
 )
 from benchmarks.setting import capture, prepared
 from lpp.analyze.drift.pair import pair_of
-from lpp.analyze.drift.predictions import prediction_drift, token_drift
+from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.sites import site_drift
+from lpp.analyze.drift.summaries import prediction_drift
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.store import Run, open_store
 from lpp.store.arrays.decode_pool import usable_cores

@@ -19,7 +19,7 @@ MAY_IMPORT = {
 """Arrows point one way."""
 
 ONLY_IN = {
-    "torch": {"analyze/drift/products.py", "capture"},
+    "torch": {"analyze/logits/products.py", "capture"},
     "accelerate": {"capture"},
     "altair": {"analyze/charts/library.py"},
     "bitsandbytes": {"capture"},
@@ -109,8 +109,8 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
 
 ROOMS = {
     "analyze": (
-        *("numerics", "runs", "quantities", "metrics", "engine", "scores", "tables", "studies"),
-        *("drift", "evaluations", "charts", "text", "report", "cli", ""),
+        *("numerics", "runs", "quantities", "metrics", "engine", "logits", "scores"),
+        *("tables", "studies", "drift", "evaluations", "charts", "text", "report", "cli", ""),
     ),
     "capture": (
         *("corpus", "models", "plan", "backends", "engine", "jobs", "ray", "probes"),

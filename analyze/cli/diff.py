@@ -152,17 +152,16 @@ def diff(
     """
     from lpp.analyze.drift.against import against, compared
     from lpp.analyze.drift.drift import drift, n_steps
-    from lpp.analyze.drift.gate import (
-        ALLOWED,
+    from lpp.analyze.drift.gate import ALLOWED, verdict
+    from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
+    from lpp.analyze.drift.sites import common_sites
+    from lpp.analyze.engine.executor import chosen_executor
+    from lpp.analyze.quantities.conditions import (
         check_conditions,
         family,
         needs_errors,
         parse_condition,
-        verdict,
     )
-    from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
-    from lpp.analyze.drift.sites import common_sites
-    from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.report.report import check_output
     from lpp.analyze.text.flips import item_documents
 

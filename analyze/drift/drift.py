@@ -7,20 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from lpp.analyze.drift.entropy import entropy_drift
 from lpp.analyze.drift.flags import site_flags
-from lpp.analyze.drift.logits import arithmetic
 from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
-from lpp.analyze.drift.positions import by_position
-from lpp.analyze.drift.predictions import (
-    Summary,
-    compared_tokens,
-    computed_tokens,
-    prediction_drift,
-    token_drift,
-)
+from lpp.analyze.drift.predictions import compared_tokens, computed_tokens, token_drift
 from lpp.analyze.drift.sites import SiteDrift, common_sites, site_drift, why_missing
+from lpp.analyze.drift.summaries import Summary, by_position, entropy_drift, prediction_drift
 from lpp.analyze.engine.executor import Executor, LocalExecutor
+from lpp.analyze.logits.heads import arithmetic
 from lpp.analyze.numerics.jackknife import Estimate, error_names
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.runs.keys import Url
@@ -207,7 +200,7 @@ def drift(
         sites=of_sites,
         flags=site_flags(pair, of_sites, first_position=first_position),
         no_logits=pair.no_logits,
-        arithmetic=arithmetic(pair, who),
+        arithmetic=arithmetic(pair.runs, who) if pair.no_logits is None else "",
         notes=tuple(_notes(pair, chosen, first_position)),
     )
 

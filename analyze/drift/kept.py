@@ -24,7 +24,7 @@ import polars as pl
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.engine.cache import ARE_CELLS, VALUES, cell_of, cell_row
 from lpp.analyze.engine.row_values import Values
-from lpp.analyze.numerics.logit_drift import DIVERGENCES, TIES, Columns
+from lpp.analyze.logits.divergences import DIVERGENCES, TIES, Columns
 
 VERSION: Final = 1
 """Version of the arithmetic of drift. Raise it when a change could alter a stored digit."""

@@ -8,7 +8,7 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.drift.positions import by_position
+from lpp.analyze.drift.summaries import by_position
 from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.charts import ChartView, page_styles
 from lpp.analyze.report.drift_queries import (

@@ -10,7 +10,7 @@ import polars as pl
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.gate import Verdict
-from lpp.analyze.drift.positions import by_position
+from lpp.analyze.drift.summaries import by_position
 from lpp.analyze.drift.tables import drift_tables, stores
 from lpp.analyze.drift.worst import order_of, worst_tokens
 from lpp.analyze.report.answers import Answer, Answers, ask_tables, without_columns
@@ -197,10 +197,11 @@ def _call(found: Drift) -> str:
     store, a, b = _named(found)
     return (
         "from lpp.analyze import diff\n"
-        "from lpp.analyze.drift.gate import parse_condition, verdict\n"
-        "from lpp.analyze.drift.positions import by_position\n"
+        "from lpp.analyze.drift.gate import verdict\n"
+        "from lpp.analyze.drift.summaries import by_position\n"
         "from lpp.analyze.drift.tables import drift_tables\n"
-        "from lpp.analyze.drift.worst import worst_tokens\n\n"
+        "from lpp.analyze.drift.worst import worst_tokens\n"
+        "from lpp.analyze.quantities.conditions import parse_condition\n\n"
         f"found = diff({store!r}, {a!r}, {b!r}{options})"
     )
 

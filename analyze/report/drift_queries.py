@@ -69,7 +69,7 @@ DRIFT_POSITIONS: Final = Query(
     "KL and flips by position in the prompt, with 95 % intervals",
     "drift_tokens",
     ("run_a", "run_b", "first"),
-    "from lpp.analyze.drift.positions import by_position\n"
+    "from lpp.analyze.drift.summaries import by_position\n"
     "from lpp.analyze.tables.database import read_table\n\n"
     'tokens = read_table(STORE, "drift_tokens")\n'
     "by_position(tokens.filter(run_a=RUN_A, run_b=RUN_B))",

@@ -7,7 +7,7 @@ from typing import Final
 
 from lpp.analyze.drift.against import Comparison, in_order, order_of
 from lpp.analyze.drift.gate import Verdict
-from lpp.analyze.drift.predictions import Summary
+from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.text import text
 from lpp.analyze.text.drift import (
     as_gate,

@@ -9,8 +9,7 @@ from rich.cells import cell_len
 
 from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.gate import LEVEL, Verdict
-from lpp.analyze.drift.positions import by_position
-from lpp.analyze.drift.predictions import Summary
+from lpp.analyze.drift.summaries import Summary, by_position
 from lpp.analyze.drift.worst import Expected, WorstToken, order_of
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES

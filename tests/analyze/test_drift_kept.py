@@ -22,7 +22,6 @@ from on_disk import on_disk
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import diff
-from lpp.analyze.drift import logits, tiles
 from lpp.analyze.drift.drift import Drift, drift
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
@@ -30,6 +29,7 @@ from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.sites import site_drift
 from lpp.analyze.engine.executor import LocalExecutor
 from lpp.analyze.engine.workers import Workers
+from lpp.analyze.logits import tiles, two_runs
 from lpp.analyze.runs.token_files import read_tokens
 from lpp.store import open_store
 from lpp.store.errors import MachineError
@@ -307,7 +307,7 @@ def test_spans_of_tokens_have_the_bits_of_one_read(
     two: tuple[Made, Made], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "TILE_ROWS", 4)
-    monkeypatch.setattr(logits, "SPAN_TILES", 1)
+    monkeypatch.setattr(two_runs, "SPAN_TILES", 1)
     pair = paired(*two)
     alone = drift(pair, errors="all", executor=LocalExecutor(2), **options)
     for jobs in (1, 3, 100):
@@ -319,7 +319,7 @@ def test_spans_end_with_a_tile_and_advance_by_their_tokens(
     two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "TILE_ROWS", 4)
-    monkeypatch.setattr(logits, "SPAN_TILES", 3)
+    monkeypatch.setattr(two_runs, "SPAN_TILES", 3)
     advanced: list[int] = []
 
     class Told:
@@ -350,8 +350,9 @@ def test_a_machine_that_cannot_multiply_as_the_driver_says_so(
     two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = paired(*two)
-    span = logits.Span(
-        pair=pair,
+    span = two_runs.Span(
+        a=pair.a,
+        b=pair.b,
         prompt_id=np.zeros(1, np.int32),
         position=np.zeros(1, np.int32),
         names=frozenset(["kl"]),
@@ -360,7 +361,7 @@ def test_a_machine_that_cannot_multiply_as_the_driver_says_so(
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     with pytest.raises(MachineError, match="has no torch"):
-        logits._of_span(span, Workers(1))
+        two_runs._of_span(span, Workers(1))
 
 
 # token tables

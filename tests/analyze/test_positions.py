@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lpp.analyze.drift.positions import SCHEMA, band_edges, by_position
 from lpp.analyze.drift.predictions import SCHEMA as TOKENS
+from lpp.analyze.drift.summaries import BANDS, band_edges, by_position
 from lpp.store.format.schedule import group_boundaries
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14, 17)
@@ -50,7 +50,7 @@ def plain(prompts: dict[int, list[float]]) -> tuple[float, float]:
 def test_every_band_is_that_of_a_plain_loop(first: int, edges: list[int]) -> None:
     frame = tokens(first=first)
     found = by_position(frame)
-    assert found.schema == SCHEMA
+    assert found.schema == BANDS
     assert [*zip(found["first"], found["end"], strict=True)] == [*itertools.pairwise(edges)]
     for band in found.iter_rows(named=True):
         kl: dict[int, list[float]] = {}
@@ -110,7 +110,7 @@ def test_without_logits_there_are_flips_alone() -> None:
 
 
 def test_no_token_has_no_band() -> None:
-    assert by_position(tokens().clear()).equals(pl.DataFrame(schema=SCHEMA))
+    assert by_position(tokens().clear()).equals(pl.DataFrame(schema=BANDS))
 
 
 def test_bands_double_up_to_long_contexts() -> None:

@@ -9,7 +9,8 @@ from made_runs import MakeRun
 from opened_page import OpenPage
 
 from lpp.analyze import diff
-from lpp.analyze.drift.gate import parse_condition, verdict
+from lpp.analyze.drift.gate import verdict
+from lpp.analyze.quantities.conditions import parse_condition
 from lpp.analyze.report.drift_page import drift_page
 from lpp.analyze.report.words import number
 

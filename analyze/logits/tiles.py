@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from lpp.analyze.drift.products import Products, one_thread_each
-from lpp.analyze.numerics.logit_drift import Columns, Reduction, joined, logit_drift
+from lpp.analyze.logits.divergences import Columns, Reduction, joined, logit_drift
+from lpp.analyze.logits.products import Products, one_thread_each
 from lpp.analyze.numerics.moments import Rows
 from lpp.store.progress import SILENT, Progress
 from lpp.store.shared.logits import TILE_BYTES

@@ -141,13 +141,7 @@ class _TorchProducts:
         import torch
 
         z = torch.nn.functional.linear(self._tensor(rows), self._weight, self._bias)
-        steps = self._steps
-        if steps.divisor is not None:
-            z.div_(steps.divisor)
-        if steps.scale is not None:
-            z.mul_(steps.scale)
-        if steps.softcap is not None:
-            z.div_(steps.softcap).tanh_().mul_(steps.softcap)
+        self._steps.take(z)
         return z.cpu()
 
     def _tensor(self, values: npt.NDArray[Any], stored: StoredDtype = "float32") -> Any:
