@@ -178,7 +178,7 @@ def test_drift_of_sites_and_what_is_kept_for_it(
     trained, rounded, _ = open_store(documented_store).runs.values()
     pair = pair_of(trained, rounded, 2)
     rows = list(drift_cost.of_sites(pair))
-    assert bars(rows) == [2, 2, 2]
+    assert bars(rows) == [2, 8, 2, 2]
     once, each = storage.kept_for_logits(pair_of(trained, rounded))
     tokens = trained.plan.prompts.tokens
     assert once.ratio < each.ratio < 2 * once.ratio  # rounding leaves the head as it is

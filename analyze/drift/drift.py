@@ -186,7 +186,7 @@ def drift(
         first_position=first_position,
         errors=errors,
         executor=who,
-        progress=_Multiplied(progress, every),
+        progress=progress,
     )
     return Drift(
         pair=pair,
@@ -222,22 +222,6 @@ def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:
             lines.append(f"{name} alone holds {listed(alone)}.")
     missing = (why_missing(pair, site, first_position=first_position) for site in sites)
     return [*lines, *dict.fromkeys(why for why in missing if why)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Multiplied:
-    """Progress that counts each unit as several units of `whole`."""
-
-    whole: Progress
-    by: int
-
-    def advance(self, amount: int = 1) -> None:
-        """Count `amount` more units as done."""
-        self.whole.advance(amount * self.by)
-
-    def note(self, text: str) -> None:
-        """Pass one line to the log."""
-        self.whole.note(text)
 
 
 def _summary(one: Summary) -> dict[str, float | int | None]:

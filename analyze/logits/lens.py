@@ -65,10 +65,10 @@ class Lens:
         top: the most likely tokens at `final`, (m,); None: the rows are those of `final`.
         """
         size, group = rows_of_tile(self._vocabulary), max(1, GROUP // self._vocabulary)
-        tile = self._products.tile(size, group)
+        tile = self._products(size, group)
         parts, start = [], 0
         for first in range(0, len(rows), size):
-            for logits in tile.logits(rows[first : first + size]):
+            for logits in tile(rows[first : first + size]):
                 some = slice(start, start + len(logits))
                 parts.append(_reading(logits, None if top is None else top[some], answers[some]))
                 start = some.stop

@@ -90,11 +90,11 @@ class _Slot:
         self, heads: Sequence[Products], size: int, vocabulary: int, only: Collection[str]
     ) -> None:
         self._reduction = Reduction(vocabulary, only)
-        self._tiles = [head.tile(size, self._reduction.rows) for head in heads]
+        self._tiles = [head(size, self._reduction.rows) for head in heads]
 
     def drift(self, rows: tuple[Rows, ...]) -> Columns:
         """Columns for the tokens of one tile, from (n, d) rows of both models."""
-        made = (tile.logits(some) for tile, some in zip(self._tiles, rows, strict=True))
+        made = (tile(some) for tile, some in zip(self._tiles, rows, strict=True))
         return joined([self._reduction.drift(p, q) for p, q in zip(*made, strict=True)])
 
 

@@ -26,6 +26,7 @@ from lpp.analyze.drift.drift import Drift, drift
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.predictions import token_drift
+from lpp.analyze.drift.site_numbers import CROSS
 from lpp.analyze.drift.sites import site_drift
 from lpp.analyze.engine.executor import LocalExecutor
 from lpp.analyze.engine.workers import Workers
@@ -123,7 +124,7 @@ def test_errors_and_numbers_that_are_missing_are_added(two: tuple[Made, Made]) -
     files = KeptDrift(pair)
     site_drift(pair, only=["cka"])
     values = {site: files.values(site) for site in ("embed", "final")}
-    assert {name for _, name in values["embed"]} == {"cka"}
+    assert {name for _, name in values["embed"]} == {CROSS}
     assert [cell.left_out for cell, _ in values["embed"]] == [()]
     assert sum(cell.left_out != () for cell, _ in values["final"]) == 10
     site_drift(pair, errors="all")
@@ -141,8 +142,8 @@ def test_what_is_kept_is_not_written_again(two: tuple[Made, Made]) -> None:
     site_drift(pair, ["block.1", "final"], errors="all")
     (second,) = {*folder.glob("block.1/*.arrow")} - {first}
     rows = [pl.read_ipc(path) for path in (first, second)]
-    assert rows[0].filter(metric="cka")["left_out"].to_list() == [[]]
-    assert len(rows[1].filter(metric="cka")["left_out"].explode().unique()) > 10
+    assert rows[0].filter(metric=CROSS)["left_out"].to_list() == [[]]
+    assert len(rows[1].filter(metric=CROSS)["left_out"].explode().unique()) > 10
     assert rows[1].filter(metric="cosine").is_empty()
     (only,) = folder.glob("final/*.arrow")
     assert only.is_file()

@@ -394,10 +394,10 @@ def test_a_prompt_without_rows_in_one_run_is_refused_or_left_out(
 
 def logits(made: Products, rows: npt.NDArray[np.float32], group: int = 2) -> Any:
     """(n, V), from a tile that is used a second time."""
-    tile = made.tile(7, group)
-    for _ in tile.logits(rows[:3]):
+    tile = made(7, group)
+    for _ in tile(rows[:3]):
         pass
-    return np.concatenate([some.copy() for some in tile.logits(rows)])
+    return np.concatenate([some.copy() for some in tile(rows)])
 
 
 @pytest.mark.parametrize("bias", [False, True])
