@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from lpp.analyze.numerics.spectrum import top_share as top_share
     from lpp.analyze.report.report import write_report as write_report
     from lpp.analyze.runs.select import Selection as Selection
-    from lpp.analyze.scores.correlations import Question as Question
     from lpp.analyze.scores.correlations import correlate as correlate
     from lpp.analyze.scores.scores import add_benchmarks as add_benchmarks
+    from lpp.analyze.scores.settings import Question as Question
     from lpp.analyze.studies.agreement import rank_agreement as rank_agreement
     from lpp.analyze.studies.layers import layers as layers
     from lpp.analyze.tables.analysis import analyze as analyze
@@ -65,7 +65,7 @@ _HOME = {
     "METRICS": "metrics.registry",
     "Metric": "metrics.metric",
     "Moments": "numerics.moments",
-    "Question": "scores.correlations",
+    "Question": "scores.settings",
     "Selection": "runs.select",
     "add_benchmarks": "scores.scores",
     "aggregate": "tables.profile",

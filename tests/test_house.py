@@ -109,8 +109,8 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
 
 ROOMS = {
     "analyze": (
-        *("numerics", "runs", "quantities", "metrics", "engine", "logits", "scores"),
-        *("tables", "studies", "drift", "evaluations", "charts", "text", "report", "cli", ""),
+        *("numerics", "runs", "quantities", "metrics", "engine", "logits", "scores", "tables"),
+        *("charts", "pages", "studies", "drift", "evaluations", "text", "report", "cli", ""),
     ),
     "capture": (
         *("corpus", "models", "plan", "backends", "engine", "jobs", "ray", "probes"),

@@ -2,7 +2,7 @@
 
 Tooltips have readable titles and four digits. The dimming is a selection of Vega-Lite, by a run's
 line, its points or its entry in the legend. The panels of one chart share it; in a report,
-report.js gives it to every chart of the page. In a picture nothing is selected, so nothing is dim.
+page.js gives it to every chart of the page. In a picture nothing is selected, so nothing is dim.
 """
 
 from collections.abc import Collection, Mapping, Sequence

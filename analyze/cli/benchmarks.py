@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import click
 
-from lpp.analyze.scores.score_rows import UNITS
+from lpp.analyze.cli.options import names
+from lpp.analyze.scores.settings import UNITS
 from lpp.store.commands.console import debug_option
 from lpp.store.commands.escaping import escape
 
@@ -23,10 +24,6 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
             raise click.BadParameter(f"{value!r} is not NAME=RUN")
         found[name] = run
     return found
-
-
-def _patterns(_ctx: click.Context, _param: click.Parameter, value: str) -> Any:
-    return tuple(part.strip() for part in value.split(","))
 
 
 @click.group()
@@ -59,15 +56,15 @@ def benchmarks() -> None:
 @click.option(
     "--model",
     "models",
-    callback=_patterns,
+    callback=names,
     default="*",
     metavar="NAME,...",
     help="Read the scores of these models only; a name may be a pattern.",
 )
 @click.option(
     "--benchmark",
-    "chosen",
-    callback=_patterns,
+    "benchmarks",
+    callback=names,
     default="*",
     metavar="NAME,...",
     help="Read the scores of these benchmarks only; a name may be a pattern.",
@@ -93,19 +90,7 @@ def benchmarks() -> None:
     "--replace", is_flag=True, help="Replace the scores that the store has from this source."
 )
 @debug_option
-def add(
-    *,
-    store: str,
-    files: tuple[Path, ...],
-    source: str | None,
-    said: dict[str, str],
-    models: tuple[str, ...],
-    chosen: tuple[str, ...],
-    unit: Any,
-    items: bool,
-    group: str | None,
-    replace: bool,
-) -> None:
+def add(*, store: str, files: tuple[Path, ...], **settings: Any) -> None:
     """Read FILES as one source of scores and keep them in STORE.
 
     FILES are one of these: results_*.json of lm-eval, logs of inspect (.eval, .json), or folders of
@@ -136,25 +121,14 @@ def add(
     from lpp.analyze.tables.database import refresh_database
     from lpp.store import open_store
 
-    added = add_benchmarks(
-        store,
-        files,
-        source=source,
-        said=said,
-        models=models,
-        benchmarks=chosen,
-        unit=unit,
-        items=items,
-        group=group,
-        replace=replace,
-    )
-    names = {name: len(set(added.table[name].to_pylist())) for name in ("model", "benchmark")}
+    added = add_benchmarks(store, files, **settings)
+    n_models, n_benchmarks = (len(added.table[name].unique()) for name in ("model", "benchmark"))
     verb = "are in" if added.written else "were in"
     click.echo(
-        f"{added.source}: {added.table.num_rows} scores of {names['model']} models on "
-        f"{names['benchmark']} benchmarks {verb} {store}."
+        f"{added.source}: {added.table.num_rows} scores of {n_models} models on "
+        f"{n_benchmarks} benchmarks {verb} {store}."
     )
-    _tell("missing", map(str, added.missing))
+    _tell("missing", added.missing)
     unmatched = {name: fit for name, fit in added.fits.items() if fit.run is None}
     _tell("no run", [f"{name}: {fit.note}" for name, fit in unmatched.items()])
     _tell("another size", added.doubts)

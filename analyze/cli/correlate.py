@@ -1,88 +1,22 @@
 """`lpp-analyze correlate`: profiles beside benchmarks, with everything that doubts them."""
 
 import shlex
+from typing import Any
 
 import click
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import format_option, names, runs_option
+from lpp.analyze.cli.options import format_option, runs_option, setting_options
+from lpp.analyze.scores.settings import Question
 from lpp.store.commands.console import debug_option, write_exact
 
 
 @click.command()
 @click.argument("store")
-@click.option(
-    "--metric",
-    "metrics",
-    callback=names,
-    metavar="NAME,...",
-    help="Correlate only these profile columns, such as entropy_floor.",
-)
-@click.option(
-    "--benchmark",
-    "benchmarks",
-    callback=names,
-    metavar="NAME[:METRIC],...",
-    default="*",
-    help="Correlate with these benchmarks; a name may be a pattern. Default: every one.",
-)
-@click.option(
-    "--source",
-    "sources",
-    callback=names,
-    metavar="NAME,...",
-    default="*",
-    help="Use the scores of these sources; a name may be a pattern. Default: every one.",
-)
-@runs_option
-@click.option(
-    "--corpus",
-    "corpora",
-    callback=names,
-    metavar="NAME,...",
-    default="*",
-    help="Use runs on these corpora; a name may be a pattern. Default: every one.",
-)
-@click.option(
-    "--context",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Use profiles at this context. Default: the one that most runs have.",
-)
-@click.option(
-    "--prompts",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Use profiles of the first N prompts. Default: the number that most runs have.",
-)
-@click.option(
-    "--site", default="final", show_default=True, metavar="NAME", help="Use profiles at this site."
-)
-@click.option("--untrained", is_flag=True, help="Include untrained twins.")
-@click.option(
-    "--with-published", is_flag=True, help="Include the eight models that the paper published."
-)
-@click.option(
-    "--seed", default=0, show_default=True, help="Draw the bootstrap samples from this seed."
-)
+@setting_options(Question, runs=runs_option)
 @format_option("table", "csv", "json")
 @debug_option
-def correlate(
-    *,
-    store: str,
-    metrics: tuple[str, ...] | None,
-    benchmarks: tuple[str, ...],
-    sources: tuple[str, ...],
-    runs: tuple[str, ...],
-    corpora: tuple[str, ...],
-    context: int | None,
-    prompts: int | None,
-    site: str,
-    untrained: bool,
-    with_published: bool,
-    seed: int,
-    form: str,
-) -> None:
+def correlate(*, store: str, form: str, **settings: Any) -> None:
     """Correlate profiles with benchmark scores across models.
 
     Prints Pearson, Spearman, and partial Spearman with model size held constant. Each has the
@@ -101,44 +35,24 @@ def correlate(
         lpp-analyze correlate ./lpp --with-published --source published
     """
     from lpp.analyze.runs.keys import views
-    from lpp.analyze.runs.named import names_of, plans_of
-    from lpp.analyze.scores.correlations import (
-        DEFAULT_METRICS,
-        Question,
-        correlate,
-        refuse_unranked,
-    )
-    from lpp.analyze.scores.subjects import Setting
+    from lpp.analyze.runs.named import names_of
+    from lpp.analyze.scores.correlations import correlate, refuse_unranked
     from lpp.analyze.tables.database import refresh_database
     from lpp.analyze.text import correlations as render
     from lpp.analyze.text.text import as_csv
     from lpp.store import open_store
-    from lpp.store.format.find_runs import runs_fitting
 
-    captured = views(store)
-    plans = plans_of(captured)
-    question = Question(
-        metrics=metrics or DEFAULT_METRICS,
-        benchmarks=benchmarks,
-        sources=sources,
-        runs=[run for given in runs for run in runs_fitting(given, plans) or [given]],
-        corpora=corpora,
-        setting=Setting(site=site, context=context, n_prompts=prompts),
-        untrained=untrained,
-        with_published=with_published,
-        seed=seed,
-    )
-    found = correlate(store, question)
+    found = correlate(store, Question(**settings))
     kept = in_database(
         "The correlations are", lambda: refresh_database(open_store(store).path, found)
     )
-    short_names = names_of(captured)
+    names = names_of(views(store))
     if form == "csv":
         write_exact(as_csv(found, parted_by="; "))
     elif form == "json":
-        write_exact(render.as_json(found, short_names))
+        write_exact(render.as_json(found, names))
     else:
-        click.echo(render.as_table(found, short_names), nl=False)
+        click.echo(render.as_table(found, names), nl=False)
     refuse_unranked(found)
     if form == "table" and kept:
         click.echo(f"Next: lpp-sql {shlex.quote(store)} --run correlations")

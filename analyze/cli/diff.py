@@ -162,7 +162,7 @@ def diff(
         needs_errors,
         parse_condition,
     )
-    from lpp.analyze.report.report import check_output
+    from lpp.analyze.pages.output import check_output
     from lpp.analyze.text.flips import item_documents
 
     alone = {"--strict": strict, "--allow-missing": allowed is not None}

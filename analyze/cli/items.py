@@ -129,7 +129,7 @@ def items(
     from lpp.analyze.evaluations.analysis import analysis, kept_sites
     from lpp.analyze.evaluations.evaluated import evaluated_items
     from lpp.analyze.evaluations.tables import write_items
-    from lpp.analyze.report.report import check_output
+    from lpp.analyze.pages.output import check_output
 
     picture = suffix_of(output) in PICTURES
     form = chosen_format(form, output, FORMATS, PICTURES)
@@ -173,7 +173,7 @@ def _of_two_runs(
     """What tells the items that flip from `base` to `run`; options: of `flipped_items`."""
     from lpp.analyze.evaluations.flip_analysis import flip_analysis, n_steps
     from lpp.analyze.evaluations.flips import flips
-    from lpp.analyze.report.report import check_output
+    from lpp.analyze.pages.output import check_output
     from lpp.analyze.text.flips import FORMATS as TEXTS
     from lpp.sql.results.output import text_output
 

@@ -1,6 +1,6 @@
 """`lpp-analyze layers`: ranks through the depth of a model."""
 
-import shlex
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,13 +9,13 @@ from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
     errors_option,
     executor_options,
-    format_option,
     positions,
     runs_option,
     settings_options,
     sites_option,
 )
-from lpp.store.commands.console import debug_option, write_exact
+from lpp.analyze.cli.show import check_page, page_options, show
+from lpp.store.commands.console import debug_option
 from lpp.store.commands.progress import progress
 
 
@@ -32,7 +32,7 @@ from lpp.store.commands.progress import progress
     "the attention sinks of a run need.",
 )
 @errors_option("none")
-@format_option("table", "csv", "json")
+@page_options()
 @executor_options
 @debug_option
 def layers(
@@ -44,7 +44,9 @@ def layers(
     runs: tuple[str, ...],
     skip_first: tuple[Any, ...] | None,
     errors: Any,
-    form: str,
+    form: str | None,
+    output: Path | None,
+    everything: bool,
     jobs: int | None,
     executor: Any,
     address: str | None,
@@ -73,10 +75,9 @@ def layers(
     from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import Selection, select_runs, select_sites
     from lpp.analyze.studies import layers as library
-    from lpp.analyze.text import layers as text
-    from lpp.analyze.text.names import with_names
-    from lpp.analyze.text.text import as_csv
+    from lpp.analyze.studies.layers_page import layers_page
 
+    check_page(form, output)
     selection = Selection(
         runs=runs,
         sites=sites,
@@ -91,16 +92,5 @@ def layers(
         found = library.layers(store, selection, errors=errors, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)
-    database = in_database("The layers are", lambda: library.write(store, found))
-    names = names_of(views)
-    if form == "table":
-        click.echo(text.as_table(found, names), nl=False)
-        if database is not None:
-            click.echo(f"\n{len(found.layers)} layers are in {database}.")
-            select = "SELECT run, first_position, metric, score FROM hourglass"
-            click.echo(f'Next: lpp-sql {shlex.quote(store)} "{select}"')
-    else:
-        as_rows = form == "csv"
-        write_exact(
-            as_csv(with_names(found.layers, names)) if as_rows else text.as_json(found, names)
-        )
+    in_database("The layers are", lambda: library.write(store, found))
+    show(layers_page(store, found, names_of(views)), form, output, everything=everything)

@@ -1,6 +1,7 @@
 """Values of command-line options that several commands share."""
 
 from collections.abc import Callable
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,35 @@ def positions(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     others = ",".join(part for part in parts if part != "given")
     found = list(numbers(ctx, param, others)) if others else []
     return None if value is None else tuple(p if p == "given" else found.pop(0) for p in parts)
+
+
+def setting_options(settings: Any, **declared: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """An option for each field of the dataclass `settings`, by its metadata: `option`, `help` and
+    perhaps `metavar`; its default says how values are parsed. declared: options of other fields.
+    """
+
+    def declare(command: Any) -> Any:
+        for field in reversed(fields(settings)):
+            option = declared.get(field.name) or _setting_option(field)
+            command = option(command)
+        return command
+
+    return declare
+
+
+def _setting_option(field: "Field[Any]") -> Callable[[Any], Any]:
+    default, how = field.default, dict[str, Any]()
+    if isinstance(default, bool):
+        how = {"is_flag": True}
+    elif isinstance(default, tuple):
+        how = {"callback": names, "default": ",".join(default), "metavar": "NAME,..."}
+    elif default is None:
+        how = {"type": click.IntRange(min=1), "metavar": "N"}
+    else:
+        metavar = "NAME" if isinstance(default, str) else None
+        how = {"default": default, "show_default": True, "metavar": metavar}
+    how |= {name: value for name, value in field.metadata.items() if name != "option"}
+    return click.option(field.metadata["option"], field.name, **how)
 
 
 def runs_option(command: Any) -> Any:

@@ -10,16 +10,18 @@ and in stores that are older than the column.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 import polars as pl
 
-from lpp.analyze.metrics.metric import Metric
+from lpp.analyze.metrics.metric import Metric, Needs
 from lpp.analyze.metrics.token_sums import HAS_NEXT, LEAST_PERCENT, LeastMeans, RowSums
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.quantities.quantity import Subject
 
 ECE_BINS: Final = 15
 """Bins of equal width between 0 and 1: bin k holds k / 15 < confidence <= (k + 1) / 15."""
@@ -28,6 +30,9 @@ SURPRISAL: Final = -pl.col("next_logprob")
 """-ln p of the token that follows, in nats; a value for each row."""
 CONFIDENCE: Final = pl.col("max_logprob").cast(pl.Float64).exp()
 """Probability of the likeliest token; a value for each row."""
+MOST_RANK: Final = 100
+RANK: Final = pl.col("next_rank").clip(upper_bound=MOST_RANK)
+"""Rank of the token that followed, at most `MOST_RANK`; null where it is missing."""
 CORRECT: Final = pl.col("next_rank") == 1
 """Whether no token was likelier than the one that followed; a value for each row."""
 
@@ -36,6 +41,17 @@ def _mean_of(value: pl.Expr) -> pl.Expr:
     """Mean in float64, null where a value is missing or is no number."""
     wide = value.cast(pl.Float64).fill_nan(None)
     return pl.when(wide.is_not_null().all()).then(wide.mean())
+
+
+def _total(value: pl.Expr) -> pl.Expr:
+    """Sum in float64, null for no rows and where a value is missing or is no number."""
+    wide = value.cast(pl.Float64).fill_nan(None)
+    return pl.when(wide.is_not_null().all() & (wide.len() > 0)).then(wide.sum())
+
+
+def _ratio_of(value: pl.Expr, by: pl.Expr) -> pl.Expr:
+    """Ratio of two sums, null where the lower one is 0."""
+    return pl.when(_total(by) != 0).then(_total(value) / _total(by))
 
 
 def calibration_error(confidence: pl.Expr, correct: pl.Expr, bins: int = ECE_BINS) -> pl.Expr:
@@ -99,10 +115,7 @@ STANDARD_LOGPROB: Final = pl.when(_wide("varentropy") > 0).then(
 )
 """Its distance from the mean of ln p under p, in standard deviations; null where that is 0."""
 
-_NEEDED: Final = {
-    "min_k": (LOGPROB,),
-    "min_k_pp": (LOGPROB, _wide("entropy"), _wide("varentropy")),
-}
+_MOMENTS: Final = (LOGPROB, _wide("entropy"), _wide("varentropy"))
 
 
 def _mean(n: float, sums: Floats) -> float:
@@ -113,137 +126,136 @@ def _exp_mean(n: float, sums: Floats) -> float:
     return float(np.exp(sums[0] / n))
 
 
+def _ratio(_: float, sums: Floats) -> float:
+    return float(sums[0] / sums[1]) if sums[1] else math.nan
+
+
 def _calibration(n: float, sums: Floats) -> float:
     return float(np.abs(sums).sum()) / n
 
 
-_SUMS: Final[Mapping[str, RowSums | LeastMeans]] = {
-    "surprisal": RowSums(terms=[SURPRISAL], value=_mean, of_next=True),
-    "perplexity": RowSums(terms=[SURPRISAL], value=_exp_mean, of_next=True),
-    "margin": RowSums(terms=[pl.col("margin")], value=_mean, of_next=False),
-    "varentropy": RowSums(terms=[pl.col("varentropy")], value=_mean, of_next=False),
-    "top1_accuracy": RowSums(terms=[CORRECT], value=_mean, of_next=True),
-    "ece": RowSums(
-        terms=calibration_terms(CONFIDENCE, CORRECT, ECE_BINS), value=_calibration, of_next=True
-    ),
-    "min_k": LeastMeans(value=LOGPROB, needed=_NEEDED["min_k"]),
-    "min_k_pp": LeastMeans(value=STANDARD_LOGPROB, needed=_NEEDED["min_k_pp"]),
-}
-"""What each is made of, so that `token_estimates` holds no rows."""
+@dataclass(frozen=True, kw_only=True)
+class TokenMetric(Metric[pl.DataFrame]):
+    """A metric of the token statistics below a prefix."""
 
-TOKEN_EXPRESSIONS: Final[Mapping[str, pl.Expr]] = MappingProxyType(
-    {
-        "surprisal": _mean_of(_next(SURPRISAL)),
-        "perplexity": _mean_of(_next(SURPRISAL)).exp(),
-        "margin": _mean_of(pl.col("margin")),
-        "varentropy": _mean_of(pl.col("varentropy")),
-        "top1_accuracy": _mean_of(_next(CORRECT)),
-        "ece": calibration_error(_next(CONFIDENCE), _next(CORRECT)),
-        "min_k": _least(LOGPROB, _NEEDED["min_k"]),
-        "min_k_pp": _least(STANDARD_LOGPROB, _NEEDED["min_k_pp"]),
-    }
-)
-"""Aggregates by the name of their metric: `scan_tokens(url).group_by("run").agg(ece=...)`."""
+    of: Subject = "prefix"
+    needs: Needs = "tokens"
+    compute: Callable[[pl.DataFrame], float] = field(init=False)
+    expression: pl.Expr
+    """The aggregate: null where a statistic is missing."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "compute", self._of)
 
-def _metric(
-    name: str,
-    unit: str,
-    definition: str,
-    source: str,
-    *,
-    trap: str,
-    bounds: tuple[float, float] | None = None,
-    of_log: bool = False,
-) -> Metric[pl.DataFrame]:
-    expression = TOKEN_EXPRESSIONS[name]
-
-    def compute(tokens: pl.DataFrame) -> float:
-        value = tokens.select(expression).item()
-        return float("nan") if value is None else float(value)
-
-    return Metric[pl.DataFrame](
-        name=name,
-        unit=unit,
-        definition=definition,
-        source=source,
-        trap=trap,
-        of="prefix",
-        needs="tokens",
-        compute=compute,
-        sums=_SUMS[name],
-        bounds=bounds,
-        of_log=of_log,
-    )
+    def _of(self, tokens: pl.DataFrame) -> float:
+        value = tokens.select(self.expression).item()
+        return math.nan if value is None else float(value)
 
 
 _COUNT: Final = "floor(n / 5), at least 1"
 
 TOKEN_METRICS: Final = (
-    _metric(
-        "surprisal",
-        "nats",
-        "mean of -ln p(next token) over tokens whose next one is below L",
-        "Shannon 1948",
+    TokenMetric(
+        name="surprisal",
+        unit="nats",
+        definition="mean of -ln p(next token) over tokens whose next one is below L",
+        source="Shannon 1948",
+        expression=_mean_of(_next(SURPRISAL)),
+        sums=RowSums(terms=[SURPRISAL], value=_mean, of_next=True),
         trap="Per token, and tokenizers cut the same text into different numbers of tokens.",
     ),
-    _metric(
-        "perplexity",
-        "tokens",
-        "exp(surprisal): as many equally likely tokens would surprise as much",
-        "Jelinek et al. 1977",
+    TokenMetric(
+        name="perplexity",
+        unit="tokens",
+        definition="exp(surprisal): as many equally likely tokens would surprise as much",
+        source="Jelinek et al. 1977",
+        expression=_mean_of(_next(SURPRISAL)).exp(),
+        sums=RowSums(terms=[SURPRISAL], value=_exp_mean, of_next=True),
         trap="Compare models of one tokenizer only.",
         bounds=(1.0, math.inf),
         of_log=True,
     ),
-    _metric(
-        "margin",
-        "nats",
-        "mean over tokens of ln p(1st) - ln p(2nd)",
-        "Scheffer et al. 2001",
+    TokenMetric(
+        name="margin",
+        unit="nats",
+        definition="mean over tokens of ln p(1st) - ln p(2nd)",
+        source="Scheffer et al. 2001",
+        expression=_mean_of(pl.col("margin")),
+        sums=RowSums(terms=[pl.col("margin")], value=_mean, of_next=False),
         trap="Two synonyms share the probability, so a model that is sure of the meaning can have "
         "a small margin.",
     ),
-    _metric(
-        "varentropy",
-        "nats^2",
-        "mean over tokens of sum p (ln p)^2 - (sum p ln p)^2, the variance of -ln p under p; null "
-        "in stores without the column",
-        "Kontoyiannis and Verdu 2014",
+    TokenMetric(
+        name="varentropy",
+        unit="nats^2",
+        definition="mean over tokens of sum p (ln p)^2 - (sum p ln p)^2, the variance of -ln p "
+        "under p; null in stores without the column",
+        source="Kontoyiannis and Verdu 2014",
+        expression=_mean_of(pl.col("varentropy")),
+        sums=RowSums(terms=[pl.col("varentropy")], value=_mean, of_next=False),
         trap="0 for a certain and for a uniform distribution alike.",
     ),
-    _metric(
-        "top1_accuracy",
-        "share",
-        "share of tokens whose next one, below L, had the largest logit",
-        "Guo et al. 2017",
+    TokenMetric(
+        name="top1_accuracy",
+        unit="share",
+        definition="share of tokens whose next one, below L, had the largest logit",
+        source="Guo et al. 2017",
+        expression=_mean_of(_next(CORRECT)),
+        sums=RowSums(terms=[CORRECT], value=_mean, of_next=True),
         trap="Counts one next token as right, although several may fit.",
     ),
-    _metric(
-        "ece",
-        "share",
-        f"sum over bins of n_b / n |accuracy_b - mean confidence_b|, {ECE_BINS} bins of equal "
-        f"width, k / {ECE_BINS} < confidence <= (k + 1) / {ECE_BINS}; confidence: p(1st), right: "
-        "the next token, below L, had the largest logit",
-        "Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599",
+    TokenMetric(
+        name="ece",
+        unit="share",
+        definition=f"sum over bins of n_b / n |accuracy_b - mean confidence_b|, {ECE_BINS} bins of "
+        f"equal width, k / {ECE_BINS} < confidence <= (k + 1) / {ECE_BINS}; confidence: p(1st), "
+        "right: the next token, below L, had the largest logit",
+        source="Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599",
+        expression=calibration_error(_next(CONFIDENCE), _next(CORRECT)),
+        sums=RowSums(
+            terms=calibration_terms(CONFIDENCE, CORRECT, ECE_BINS), value=_calibration, of_next=True
+        ),
         trap="Depends on the bins, and noise alone makes it positive.",
     ),
-    _metric(
-        "min_k",
-        "nats",
-        f"mean of ln p(next token) over the {LEAST_PERCENT} % least likely tokens of a prompt, "
-        f"then over prompts; of n tokens whose next one is below L, {_COUNT}",
-        "Shi et al. 2023 (Min-K%), arXiv 2310.16789",
+    TokenMetric(
+        name="min_k",
+        unit="nats",
+        definition=f"mean of ln p(next token) over the {LEAST_PERCENT} % least likely tokens of a "
+        f"prompt, then over prompts; of n tokens whose next one is below L, {_COUNT}",
+        source="Shi et al. 2023 (Min-K%), arXiv 2310.16789",
+        expression=_least(LOGPROB, [LOGPROB]),
+        sums=LeastMeans(value=LOGPROB, needed=[LOGPROB]),
         trap="Points to memorised text only in comparison with texts of the same kind and length.",
         bounds=(-math.inf, 0.0),
     ),
-    _metric(
-        "min_k_pp",
-        "1",
-        "as min_k, of (ln p(next token) - mu) / sigma, mu = sum p ln p (-entropy), sigma = "
-        f"sqrt(varentropy); {LEAST_PERCENT} % least, {_COUNT}; tokens where sigma is 0 left out",
-        "Zhang et al. 2024 (Min-K%++), arXiv 2404.02936",
+    TokenMetric(
+        name="rsr",
+        label="rank-surprisal ratio",
+        unit="ranks per nat",
+        definition=f"sum of min(rank, {MOST_RANK}) / sum of -ln p(next token), over tokens whose "
+        "next one is below L; rank: 1 + number of tokens that were likelier",
+        source="arXiv 2601.14249",
+        expression=_ratio_of(_next(RANK), _next(SURPRISAL)),
+        sums=RowSums(terms=[RANK, SURPRISAL], value=_ratio, of_next=True),
+        trap="Judges text for a model as much as a model: the same text has other ratios with "
+        "other tokenizers.",
+        bounds=(0.0, math.inf),
+    ),
+    TokenMetric(
+        name="min_k_pp",
+        unit="1",
+        definition="as min_k, of (ln p(next token) - mu) / sigma, mu = sum p ln p (-entropy), "
+        f"sigma = sqrt(varentropy); {LEAST_PERCENT} % least, {_COUNT}; tokens where sigma is 0 "
+        "left out",
+        source="Zhang et al. 2024 (Min-K%++), arXiv 2404.02936",
+        expression=_least(STANDARD_LOGPROB, _MOMENTS),
+        sums=LeastMeans(value=STANDARD_LOGPROB, needed=_MOMENTS),
         trap="Points to memorised text only in comparison with texts of the same kind and length.",
     ),
 )
 """Every metric of the token statistics."""
+
+TOKEN_EXPRESSIONS: Final[Mapping[str, pl.Expr]] = MappingProxyType(
+    {metric.name: metric.expression for metric in TOKEN_METRICS}
+)
+"""Aggregates by the name of their metric: `scan_tokens(url).group_by("run").agg(ece=...)`."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from lpp.analyze.report.queries import Query
+from lpp.analyze.pages.table import FIRST_COLUMNS, Table, own_columns, table_of
+from lpp.analyze.report.queries import SETTING, Query
 from lpp.analyze.tables.database import as_tables
 from lpp.sql.database.connect import DATABASE, reading
 from lpp.sql.database.files import profiles_path
@@ -93,6 +94,37 @@ class Answer:
         known |= {column.name: column for column in _DECLARED[self.query.table].columns}
         return {name: known[name] for name in self.frame.columns if name in known}
 
+    def table(self) -> Table:
+        """The answer as a table of the page."""
+        query = self.query
+        return table_of(
+            query.name,
+            query.title,
+            self.frame,
+            self.columns,
+            first=self._first(),
+            key=query.key,
+            code=query.sql,
+            language=query.language,
+            source=query.source,
+            folded=query.folded,
+            brief=query.name in BRIEF,
+            missing=self.missing,
+        )
+
+    def _first(self) -> list[str]:
+        """Columns shown first; a setting, next to the key, only if the rows differ in it."""
+        wanted = self.query.first or own_columns(self.frame)[:FIRST_COLUMNS]
+        chosen = [name for name in wanted if name in self.frame.columns]
+        if len(chosen) < 2:
+            return []
+        settings = [
+            name
+            for name in SETTING
+            if name in self.frame.columns and name not in chosen and self.frame[name].n_unique() > 1
+        ]
+        return [*chosen[:1], *settings, *chosen[1:]]
+
     @property
     def missing(self) -> str | None:
         """Text to show in place of an empty table; None if there are rows."""
@@ -109,6 +141,11 @@ SHOWN_RUNS: Final = 24
 """Runs of a page about more."""
 
 _OF_RUNS: Final = ("run", "run_a", "run_b")
+
+BRIEF: Final = (
+    *("runs", "profiles", "training", "drift", "hourglass", "item-analyses", "correlations"),
+)
+"""Tables of the summary in Markdown; the page has all."""
 
 Answers = Mapping[str, Answer]
 """Answers by the name of their query."""

@@ -5,15 +5,14 @@ A chart without data is replaced by a sentence that names the empty table.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
+from lpp.analyze.pages.page import Chart, Panels
 from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.queries import (
     CORRELATIONS,
@@ -32,9 +31,6 @@ from lpp.store.errors import LppError
 from lpp.store.format.plan import Plan, parse_plan
 from lpp.store.format.run_names import run_names
 
-Panels = Mapping[str, Any]
-"""Specifications by name; the name of a chart's only panel is empty."""
-
 SENSITIVE: Final = ("entropy_norm", "participation_ratio", "effective_rank")
 STEPS: Final = 3
 """Fewest steps for a curve over a training."""
@@ -43,40 +39,6 @@ COMPARED: Final = 4
 """Fewest runs for a heat map of every two; fewer runs have a short table."""
 
 METHODS: Final = ("pearson", "spearman", "rank_partial")
-
-
-@dataclass(frozen=True, slots=True)
-class ChartView:
-    """One chart, ready to be shown."""
-
-    name: str
-    section: str
-    answer: Answer
-    """The table behind the chart; without rows there is no chart."""
-    title: str
-    text: str
-    """How to read the chart."""
-    draw: Callable[[], Any]
-    """The whole chart, for a picture."""
-    panels: Callable[[], Mapping[str, Any]] | None = None
-    """The panels, each as wide as its container; None: the whole chart is the only panel."""
-    folded: bool = False
-    """Whether the page shows the chart only on demand."""
-
-    def specifications(self) -> Panels:
-        """The panels as Vega-Lite with their data; empty if there is nothing to draw."""
-        from lpp.analyze.charts.charts import specification
-
-        if self.answer.missing:
-            return {}
-        panels = self.panels() if self.panels else {"": self.draw()}
-        return {name: specification(panel) for name, panel in panels.items()}
-
-    def write(self, path: Path) -> None:
-        """Write the chart as a picture, in the format of the suffix of `path`: png or svg."""
-        from lpp.analyze.charts.charts import save_chart
-
-        save_chart(self.draw(), path)
 
 
 def page_styles(answers: Answers) -> RunStyles:
@@ -108,7 +70,7 @@ def _parsed(run: str, plan: str | None) -> Plan | None:
         return None
 
 
-def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartView]:
+def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
     """Every chart, in the order of the page. runs: by default those of `page_styles`.
 
     Raises MachineError(NO_PACKAGE) without the extra `report`.
@@ -122,10 +84,10 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
     runs = runs or page_styles(answers)
     profiles, published = frame(PROFILES), answers["all-published"].frame
     layers = answers[LAYERS.name].frame
-    yield ChartView(
+    yield Chart(
         "profiles",
         "profiles",
-        answers[PROFILES.name],
+        answers[PROFILES.name].table(),
         "Profiles",
         f"One row per run with its 95 % interval.{_apart(profiles, profiles, runs)}",
         partial(library.profile_chart, profiles, runs=runs),
@@ -133,10 +95,10 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
     )
     differences = answers[DIFFERENCES.name]
     if len(_compared(differences)) >= COMPARED:
-        yield ChartView(
+        yield Chart(
             "differences",
             "profiles",
-            differences,
+            differences.table(),
             "Differences",
             "The run of a row minus the run of a column, in each number of the profile. A dot "
             "marks a difference whose 95 % interval leaves out 0; of twenty true zeros, one is "
@@ -145,10 +107,10 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
             partial(library.difference_panels, differences.frame, runs=runs),
         )
     if profiles.height and published.height:
-        yield ChartView(
+        yield Chart(
             "published",
             "benchmarks",
-            answers["published"],
+            answers["published"].table(),
             "Beside the published models",
             "Profiles of these runs, and in grey those of the published models, on other texts: a "
             "reference, no comparison. The published models have normalised ranks only.",
@@ -158,10 +120,10 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
         )
     checkpoints = answers[TRAINING.name].frame
     if is_training(checkpoints):
-        yield ChartView(
+        yield Chart(
             "training",
             "training",
-            answers[TRAINING.name],
+            answers[TRAINING.name].table(),
             "Training",
             "A line for each series, from step to step, with 95 % intervals; of checkpoints that "
             "read the same prompts. Below the lines a cross marks a collapsed layer, a dagger one "
@@ -169,10 +131,10 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
             partial(library.training_chart, checkpoints),
             partial(library.training_panels, checkpoints),
         )
-    yield ChartView(
+    yield Chart(
         "depth",
         "depth",
-        answers[LAYERS.name],
+        answers[LAYERS.name].table(),
         "Ranks by depth",
         "From embedding (0) to the last layer (1), on log axes. Below the lines, in the colour of "
         "its run, a cross marks a collapsed layer, a dagger one whose first positions are "
@@ -180,21 +142,22 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
         f"both ends.{_apart(layers, profiles, runs)}",
         partial(library.depth_chart, layers, runs=runs),
         partial(library.depth_panels, layers, runs=runs),
+        opens=True,
     )
-    yield ChartView(
+    yield Chart(
         "spectrum",
         "depth",
-        answers[EIGENVALUES.name],
+        answers[EIGENVALUES.name].table(),
         "Spectrum",
         "Share of the variance in each eigenvalue, in descending order, both axes logarithmic; "
         "60 points of each run.",
         partial(library.spectrum_chart, answers[EIGENVALUES.name].frame, runs=runs),
         partial(library.spectrum_panels, answers[EIGENVALUES.name].frame, runs=runs),
     )
-    yield ChartView(
+    yield Chart(
         "entropy",
         "steadiness",
-        answers[ENTROPY.name],
+        answers[ENTROPY.name].table(),
         "Entropy by prefix",
         "Mean over prompts of the entropy of the next token, as a share of ln V. Its smallest "
         "value is the entropy floor.",
@@ -202,10 +165,10 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
         partial(library.entropy_panels, frame(ENTROPY), runs=runs),
     )
     for metric in SENSITIVE:
-        yield ChartView(
+        yield Chart(
             f"sensitivity-{metric}",
             "steadiness",
-            answers[SENSITIVITY.name],
+            answers[SENSITIVITY.name].table(),
             f"Sensitivity of the {metric.replace('_norm', '').replace('_', ' ')}",
             "In each cell the value, and how far it is from that of the longest context and most "
             "prompts.",
@@ -215,10 +178,10 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartVie
     answer = answers[CORRELATIONS.name]
     known = set(answer.frame["method"]) if answer.frame.width else set()
     for method in [m for m in METHODS if m in known] or METHODS[1:2]:
-        yield ChartView(
+        yield Chart(
             f"correlations-{method}",
             "benchmarks",
-            answer,
+            answer.table(),
             f"Profiles and benchmarks, {method.replace('_', ' ')}",
             "In each cell the coefficient, n models and q.",
             partial(library.correlation_chart, frame(CORRELATIONS), method),

@@ -1,71 +1,32 @@
 """The content of the report, in order, for every output format."""
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 
-from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.evaluations import tables as item_flags
+from lpp.analyze.pages.page import Chart, Origin, Page, Section, explained
+from lpp.analyze.pages.words import Code, Ref, Run, Sentence
 from lpp.analyze.report import drift, items
 from lpp.analyze.report.answers import Answer, Answers, PageRuns, ask, page_runs
-from lpp.analyze.report.charts import ChartView, charts, eigenvalues, page_styles
+from lpp.analyze.report.charts import charts, eigenvalues, page_styles
 from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRIFT_TOKENS
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.item_queries import ITEM_EVALUATED, ITEM_MISTAKES, ITEM_QUERIES
-from lpp.analyze.report.not_computed import NotComputed, not_computed
+from lpp.analyze.report.not_computed import not_computed
 from lpp.analyze.report.partly import depth_gaps, drift_gaps
-from lpp.analyze.report.provenance import Origin, origin
+from lpp.analyze.report.provenance import origin
 from lpp.analyze.report.queries import EIGENVALUES, HOURGLASS, PLANS, QUERIES, SURPRISES, whole
-from lpp.analyze.report.summary import Summary, summary
+from lpp.analyze.report.summary import summary
 from lpp.analyze.report.surprises import surprises
-from lpp.analyze.report.words import Code, Ref, Run, Sentence
 from lpp.analyze.scores import correlations
 from lpp.analyze.tables import flags as number_flags
 from lpp.sql import saved_queries
-from lpp.sql.queries.saved import Query as SavedQuery
 from lpp.store.progress import SILENT, Progress
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A heading, the sentences below it, and the tables with the numbers."""
-
-    name: str
-    title: str
-    lead: str
-    charts: tuple[ChartView, ...]
-    answers: tuple[Answer, ...]
-    notes: tuple[Sentence, ...] = ()
-    short: str = ""
-    """The title in the list of sections; empty: the title."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The whole report."""
-
-    title: str
-    about: Sentence
-    """The subject of the report, shown below the title."""
-    store: str
-    """Path of the store as it was given."""
-    findings: tuple[Sentence, ...]
-    """Findings of a page about one analysis; the report of a store has them in its sections."""
-    sections: tuple[Section, ...]
-    flags: Mapping[str, str]
-    """Every flag in any table, with its explanation."""
-    saved: tuple[SavedQuery, ...]
-    """Saved queries; none in the report of one comparison, which needs no database."""
-    origin: Origin
-    styles: RunStyles
-    """Letter, name and colour of every run."""
-    summary: Summary | None = None
-    """The first screen of a store's report."""
-    lacking: NotComputed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +109,9 @@ OUTLINE: Final = (
 """Sections, in the order in which a reader asks."""
 
 
+MEANINGS: Final = {**correlations.MEANING, **number_flags.MEANING, **item_flags.MEANING}
+"""What each flag of any table says."""
+
 _ONLY_DRAWN: Final = ("training", drift.SECTION)
 """Sections that are shown only if they have a chart."""
 
@@ -156,7 +120,7 @@ _RARE: Final = ("differences", "apart", "flags", *items.TABLES)
 """Tables that are often empty although everything was computed."""
 
 
-def report(url: str, *, output: Path | None = None, progress: Progress = SILENT) -> Report:
+def report(url: str, *, output: Path | None = None, progress: Progress = SILENT) -> Page:
     """Read the store at `url`; only charts are computed.
 
     output: the file that the report is written to, if it is one; its commands name it.
@@ -190,21 +154,21 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
         *items.item_charts(answers, styles),
     ]
     sections = list(_sections(url, answers, drawn, source))
-    flags = explained(answer for section in sections for answer in section.answers)
-    return Report(
+    tables = (table for section in sections for table in section.tables)
+    return Page(
         title="Latent performance profiles",
         about=("Store ", Code(url), *_about(url, some)),
-        store=url,
-        findings=(),
+        opening=summary(answers, styles.order, explained(tables, MEANINGS)),
         sections=tuple(filter(None, map(_with_rows, sections))),
-        flags=flags,
-        saved=tuple(saved_queries().values()),
+        meanings=MEANINGS,
+        runs=styles,
+        store=url,
         origin=source,
-        styles=styles,
-        summary=summary(answers, styles.order, flags),
+        saved=tuple(saved_queries().values()),
+        plans=answers[PLANS.name].table(),
         lacking=not_computed(
             url,
-            _missing(sections),
+            _missing(sections, answers),
             answers,
             others=[
                 *drift.partly_compared(answers, source),
@@ -231,7 +195,7 @@ def _about(url: str, some: PageRuns | None) -> Sentence:
 
 
 def _sections(
-    url: str, answers: Answers, drawn: Sequence[ChartView], source: Origin
+    url: str, answers: Answers, drawn: Sequence[Chart], source: Origin
 ) -> Iterator[Section]:
     for outline in OUTLINE:
         if outline.name == items.SECTION and not items.has_items(answers):
@@ -244,30 +208,30 @@ def _sections(
             outline.title,
             outline.lead,
             tuple(chart for chart in drawn if chart.section == outline.name),
-            tuple(one for one in found if one.query.name not in _RARE or one.frame.height),
+            tuple(one.table() for one in found if one.query.name not in _RARE or one.frame.height),
             tuple(_notes(outline.name, url, answers, source)),
             outline.short,
         )
 
 
-def _missing(sections: Iterable[Section]) -> list[Answer]:
+def _missing(sections: Iterable[Section], answers: Answers) -> list[Answer]:
     """Answers without rows, of tables and of charts, each once."""
     every = (
-        answer
+        table
         for section in sections
-        for answer in (*section.answers, *(chart.answer for chart in section.charts))
+        for table in (*section.tables, *(chart.table for chart in section.charts))
     )
-    return list({one.query.name: one for one in every if one.missing}.values())
+    return [answers[name] for name in dict.fromkeys(table.name for table in every if table.missing)]
 
 
 def _with_rows(section: Section) -> Section | None:
     """`section` without empty tables; None if nothing is left."""
     found = replace(
         section,
-        charts=tuple(chart for chart in section.charts if not chart.answer.missing),
-        answers=tuple(answer for answer in section.answers if not answer.missing),
+        charts=tuple(chart for chart in section.charts if not chart.table.missing),
+        tables=tuple(table for table in section.tables if not table.missing),
     )
-    return found if found.charts or found.answers or found.notes else None
+    return found if found.charts or found.tables or found.notes else None
 
 
 def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator[Sentence]:
@@ -360,17 +324,3 @@ def _set_aside(runs: pl.DataFrame) -> Iterator[Sentence]:
             where = f", with NaN or infinities from {site} on" if site else ""
             count = Ref(f"{row['n_quarantined']} of {row['n_prompts']} prompts", "runs")
             yield Run(row["run"]), ": ", count, f" are set aside{where}; no number is of them."
-
-
-def explained(tables: Iterable[Answer]) -> Mapping[str, str]:
-    """Flags that any of the page's `tables` shows, sorted, with their meanings."""
-    known = {**correlations.MEANING, **number_flags.MEANING, **item_flags.MEANING}
-    found = {
-        flag
-        for answer in tables
-        for column in ("flag", "flags")
-        if column in answer.frame.columns
-        for row in answer.frame[column].drop_nulls()
-        for flag in ([row] if column == "flag" else row)
-    }
-    return {flag: known.get(flag, "explained by a newer release") for flag in sorted(found)}

@@ -9,8 +9,10 @@ import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.summaries import by_position
+from lpp.analyze.pages.page import Chart, Origin
+from lpp.analyze.pages.words import Part, Ref, Run, Sentence, interval, number
 from lpp.analyze.report.answers import Answer, Answers
-from lpp.analyze.report.charts import ChartView, page_styles
+from lpp.analyze.report.charts import page_styles
 from lpp.analyze.report.drift_queries import (
     DRIFT,
     DRIFT_HISTOGRAM,
@@ -19,9 +21,7 @@ from lpp.analyze.report.drift_queries import (
     DRIFT_TOKENS,
 )
 from lpp.analyze.report.not_computed import Remedy
-from lpp.analyze.report.provenance import Origin
 from lpp.analyze.report.surprises import in_words
-from lpp.analyze.report.words import Part, Ref, Run, Sentence, interval, number
 from lpp.analyze.runs.groups import clusters_of
 from lpp.analyze.tables.database import frame_schema
 from lpp.store import open_store
@@ -115,7 +115,7 @@ def token_answer(url: str, answers: Answers) -> Answer:
     return in_words(url, DRIFT_TOKENS, "drift_tokens")
 
 
-def drift_charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartView]:
+def drift_charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
     """Charts of depth, positions and histogram; none if no runs were compared.
 
     runs: by default those of `page_styles`.
@@ -137,10 +137,10 @@ def drift_charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Ch
         return _of_pairs(answers[name].frame, drawn)
 
     sites = frame(DRIFT_SITES.name)
-    yield ChartView(
+    yield Chart(
         "drift-depth",
         SECTION,
-        answers[DRIFT_SITES.name],
+        answers[DRIFT_SITES.name].table(),
         "Drift by depth",
         "Mean distance of each row of the second run from that of the first, over its length, and "
         f"1 - CKA, with 95 % intervals where there are any, on log axes.{of_all}",
@@ -166,8 +166,8 @@ def drift_charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Ch
         ),
     ):
         rows = _of_pairs(answer.frame, drawn)
-        yield ChartView(
-            name, SECTION, answer, title, f"{text}{of_all}", partial(draw, rows, runs=runs)
+        yield Chart(
+            name, SECTION, answer.table(), title, f"{text}{of_all}", partial(draw, rows, runs=runs)
         )
 
 

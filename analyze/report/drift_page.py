@@ -13,8 +13,10 @@ from lpp.analyze.drift.gate import Verdict
 from lpp.analyze.drift.summaries import by_position
 from lpp.analyze.drift.tables import drift_tables, stores
 from lpp.analyze.drift.worst import order_of, worst_tokens
+from lpp.analyze.pages.html import as_html
+from lpp.analyze.pages.page import Opening, Page, Section
+from lpp.analyze.pages.words import Code, Run, Sentence
 from lpp.analyze.report.answers import Answer, Answers, ask_tables, without_columns
-from lpp.analyze.report.content import Report, Section, explained
 from lpp.analyze.report.drift import drift_charts, drift_findings, positions_of
 from lpp.analyze.report.drift_queries import (
     DRIFT,
@@ -24,11 +26,10 @@ from lpp.analyze.report.drift_queries import (
     DRIFT_SITES,
     DRIFT_TOKENS,
 )
-from lpp.analyze.report.html import as_html
 from lpp.analyze.report.provenance import origin_of
 from lpp.analyze.report.queries import Query
 from lpp.analyze.report.surprises import shown_words
-from lpp.analyze.report.words import Code, Run, Sentence
+from lpp.analyze.tables.flags import MEANING
 from lpp.analyze.text.drift import what_was_compared
 from lpp.store.format.run_names import run_names
 
@@ -112,27 +113,26 @@ def drift_page(found: Drift, verdicts: Sequence[Verdict] = ()) -> str:
             "The end towards the threshold decides; the column decisive has it. The intervals of "
             "all conditions hold together at 98 % (Bonferroni); level is that of each."
         )
-        sections.append(Section("gate", "Gate", lead, (), (_shown(answers[GATE.name], found),)))
+        sections.append(
+            Section("gate", "Gate", lead, (), (_shown(answers[GATE.name], found).table(),))
+        )
     for name, title, lead, queries in _OUTLINE:
         drawn = tuple(c for c in charts if _CHARTS.get(c.name, "predictions") == name)
         shown = (answers[query.name] for query in queries)
-        tables = tuple(_shown(one, found) for one in shown if one.frame.height)
+        tables = tuple(_shown(one, found).table() for one in shown if one.frame.height)
         sections.append(Section(name, title, lead, drawn, tables))
-    flags = explained(answer for section in sections for answer in section.answers)
-    if flags:
-        lead = "A flag says that a number is right and easy to misread."
-        sections.append(Section("distrust", "What to distrust", lead, (), ()))
+    sentences = tuple(drift_findings(answers))
     return as_html(
-        Report(
+        Page(
             title="Drift between two models",
             about=("From ", Run(a.id), " to ", Run(b.id)),
             store=str(stores(found.pair)[0]),
-            findings=tuple(drift_findings(answers)),
+            opening=Opening(sentences[0] if sentences else ()),
+            findings=sentences[1:],
             sections=tuple(sections),
-            flags=flags,
-            saved=(),
+            meanings=MEANING,
             origin=origin_of([a] if found.pair.of_one_run else [a, b]),
-            styles=styles,
+            runs=styles,
         )
     )
 

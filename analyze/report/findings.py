@@ -11,8 +11,7 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.metrics.registry import PROFILE
-from lpp.analyze.report.answers import Answers
-from lpp.analyze.report.words import (
+from lpp.analyze.pages.words import (
     Part,
     Ref,
     Run,
@@ -23,6 +22,7 @@ from lpp.analyze.report.words import (
     listed,
     number,
 )
+from lpp.analyze.report.answers import Answers
 from lpp.analyze.text.text import Row
 
 PAIRS_IN_FULL: Final = 3

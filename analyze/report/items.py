@@ -10,8 +10,10 @@ import polars as pl
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.evaluations.measure import FEWEST_ITEMS, FEWEST_OF_A_KIND
 from lpp.analyze.evaluations.verdict import Q, Verdict, named, verdict
+from lpp.analyze.pages.page import Chart
+from lpp.analyze.pages.words import Code, Part, Ref, Run, Sentence
 from lpp.analyze.report.answers import Answer, Answers
-from lpp.analyze.report.charts import ChartView, page_styles
+from lpp.analyze.report.charts import page_styles
 from lpp.analyze.report.item_queries import (
     EVERY_FEATURE,
     ITEM_ANALYSES,
@@ -25,7 +27,6 @@ from lpp.analyze.report.item_queries import (
     OF_ANALYSIS,
 )
 from lpp.analyze.report.surprises import in_words
-from lpp.analyze.report.words import Code, Part, Ref, Run, Sentence
 from lpp.store import open_store
 from lpp.store.errors import FormatError
 from lpp.store.items import read_items
@@ -107,7 +108,7 @@ def has_items(answers: Answers) -> bool:
     return any(answers[name].frame.height for name in asked)
 
 
-def item_charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[ChartView]:
+def item_charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
     """Charts of depth, reliability and risk, with a panel for each analysis that has data.
 
     runs: by default those of `page_styles`.
@@ -130,10 +131,10 @@ def item_charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Cha
             continue
         more = f" The first {DRAWN} of {len(some)} analyses." if some[DRAWN:] else ""
         panels = partial(_panels, draw, some[:DRAWN], runs)
-        yield ChartView(
+        yield Chart(
             name,
             SECTION,
-            answers[table],
+            answers[table].table(),
             title,
             f"{text}{more}",
             partial(_picture, panels, title),

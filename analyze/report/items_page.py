@@ -12,9 +12,11 @@ from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
 from lpp.analyze.evaluations.mistakes import confident_mistakes
 from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables
+from lpp.analyze.pages.html import as_html
+from lpp.analyze.pages.markdown import said
+from lpp.analyze.pages.page import Opening, Page, Section
+from lpp.analyze.pages.words import Code, Run, Sentence
 from lpp.analyze.report.answers import Answer, Answers, ask_tables, without_columns
-from lpp.analyze.report.content import Report, Section
-from lpp.analyze.report.html import as_html
 from lpp.analyze.report.item_queries import (
     ITEM_ANALYSES,
     ITEM_CONTROLS,
@@ -27,11 +29,9 @@ from lpp.analyze.report.item_queries import (
     OF_ANALYSIS,
 )
 from lpp.analyze.report.items import item_charts, item_findings
-from lpp.analyze.report.markdown import said
 from lpp.analyze.report.provenance import origin_of
 from lpp.analyze.report.queries import Query
 from lpp.analyze.report.surprises import shown_words
-from lpp.analyze.report.words import Code, Run, Sentence
 from lpp.analyze.text.items import as_markdown, what_was_asked
 from lpp.store.format.run_names import run_names
 
@@ -95,7 +95,7 @@ def items_page(store: str, some: EvaluatedItems, found: ItemAnalysis) -> str:
             title,
             lead,
             tuple(replace(charts[chart], section=name) for chart in drawn if chart in charts),
-            tuple(_shown(answers, queries, store, some, found)),
+            tuple(one.table() for one in _shown(answers, queries, store, some, found)),
         )
         for name, title, lead, drawn, queries in _OUTLINE
     ]
@@ -103,17 +103,17 @@ def items_page(store: str, some: EvaluatedItems, found: ItemAnalysis) -> str:
     asked = Section(
         "asked", "What was asked, and how", lead, (), (), tuple(_asked(store, some, found))
     )
+    sentences = tuple(_findings(answers, found))
     return as_html(
-        Report(
+        Page(
             title="Right and wrong answers",
             about=(Code(found.task), " answered by ", Run(found.run)),
             store=store,
-            findings=tuple(_findings(answers, found)),
+            opening=Opening(sentences[0] if sentences else ()),
+            findings=sentences[1:],
             sections=(*sections, asked),
-            flags={},
-            saved=(),
             origin=origin_of([run]),
-            styles=styles,
+            runs=styles,
         )
     )
 

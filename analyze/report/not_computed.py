@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lpp.analyze.pages.page import Advice, NotComputed
 from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.queries import Query
 from lpp.store.commands.escaping import escape
@@ -32,26 +33,6 @@ class Remedy:
     """What is lacking."""
     command: str
     """STORE stands for the store, other words in capitals for what only the reader has."""
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """Titles of what is lacking, and the shell command that computes it and the report."""
-
-    titles: tuple[str, ...]
-    command: str
-
-
-@dataclass(frozen=True, slots=True)
-class NotComputed:
-    """The page's box of what was not computed."""
-
-    ready: Advice | None
-    """What a command computes from the store alone."""
-    with_files: Advice | None
-    """What needs more; the reader replaces the words in capitals of the command."""
-    empty: tuple[tuple[str, str], ...]
-    """Title of each table that no command fills, and why it is empty."""
 
 
 def not_computed(

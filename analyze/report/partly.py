@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from lpp.analyze.pages.page import Origin, RunOrigin
+from lpp.analyze.pages.words import Code, Part, Run, Sentence
 from lpp.analyze.report.answers import Answers
 from lpp.analyze.report.drift_queries import DRIFT
 from lpp.analyze.report.not_computed import Remedy
-from lpp.analyze.report.provenance import Origin, RunOrigin
 from lpp.analyze.report.queries import LAYERS
-from lpp.analyze.report.words import Code, Part, Run, Sentence
 
 NAMED: Final = 4
 """Most runs named in one sentence."""

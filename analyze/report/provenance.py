@@ -4,12 +4,12 @@ import hashlib
 import json
 import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.pages.page import Origin, RunOrigin
 from lpp.analyze.runs.capture_command import capture_command, part
 from lpp.analyze.runs.incomplete import incomplete
 from lpp.store import Run, open_store
@@ -21,36 +21,6 @@ from lpp.store.objects.place import Place
 
 LIBRARIES: Final = ("lpp-engine", "duckdb", "polars", "numpy", "scipy", "zarr")
 """Libraries that read the store and computed the numbers: their versions are shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunOrigin:
-    """Origin of the numbers of one run: if it is equal, so are they."""
-
-    run: str
-    facts: tuple[tuple[str, str], ...]
-    """Name and value, such as the fingerprint of the weights."""
-    command: str
-    plan: str
-    """The plan as JSON."""
-    checksums: tuple[tuple[str, str], ...]
-    """Each committed object's path in the store and its xxh3 checksum."""
-    sites: tuple[str, ...]
-    """Sites that the plan names."""
-    problem: str | None
-    """Why the numbers cannot be traced to a complete, intact run; None if they can."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Origin of all numbers of the report."""
-
-    database: str | None
-    """SHA-256 of `profiles.duckdb`; None where there is none."""
-    versions: tuple[tuple[str, str], ...]
-    runs: tuple[RunOrigin, ...]
-    unprofiled: tuple[str, ...]
-    """Runs of the store that are not in the database."""
 
 
 def origin(url: str, runs: pl.DataFrame, every: Collection[str] = ()) -> Origin:

@@ -5,11 +5,12 @@ chooses what to say.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
 
+from lpp.analyze.pages.table import Source
 from lpp.analyze.tables.flags import COLLAPSED_RATIO
 from lpp.sql import saved_query
 from lpp.sql.schema import TABLES
@@ -26,9 +27,6 @@ PROFILE_METRICS: Final = (
 SPECTRUM: Final = frozenset(column.name for column in TABLES["spectra"].columns)
 """Columns of the table `spectra`."""
 
-
-FIRST_COLUMNS: Final = 6
-"""Number of columns that a table shows first, unless its query names them."""
 
 SETTING: Final = ("site", "context", "n_prompts", "first_position")
 """Columns that say at what setting a number was taken."""
@@ -55,21 +53,12 @@ class Query:
     """Whether the page shows the table only on demand, however short it is."""
     first: tuple[str, ...] = ()
     """Columns that the page shows first, in this order; the others are there on demand. None: the
-    first `FIRST_COLUMNS`."""
+    first few."""
 
     @cached_property
-    def source(self) -> "Source | None":
+    def source(self) -> Source | None:
         """Where each number comes from, if the query only selects from one table."""
         return _source(self.sql) if self.language == "SQL" else None
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The one table that a query selects from."""
-
-    table: str
-    expressions: Mapping[str, str]
-    """The expression before AS, for each column that the query renames."""
 
 
 _PLAIN: Final = re.compile(

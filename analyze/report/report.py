@@ -4,17 +4,13 @@ Its numbers come from the store's database, plans, checksums and token statistic
 every query.
 """
 
-import os
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
-from lpp.sql.results.output import is_written_in_place, whole_file
-from lpp.store.errors import ErrorKind, InputError
+from lpp.analyze.pages.output import check_output
+from lpp.analyze.pages.write import written
+from lpp.sql.results.output import whole_file
 from lpp.store.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from lpp.analyze.report.content import Report
 
 Format = Literal["html", "png", "svg", "md"]
 
@@ -37,61 +33,25 @@ def write_report(
 
     check_output(output)
     found = report(url, output=output, progress=progress)
-    written: list[Path] = []
+    files: list[Path] = []
     if form in ("html", "md"):
         with whole_file(output) as path:
-            path.write_text(_text(found, form), encoding="utf-8")
-        written.append(output)
+            path.write_text(written(found, form), encoding="utf-8")
+        files.append(output)
     else:
-        for section in found.sections:
-            for chart in [chart for chart in section.charts if not chart.answer.missing]:
-                picture = output.with_name(f"{output.stem}-{chart.name}.{form}")
-                chart.write(picture)
-                written.append(picture)
+        for chart in found.charts:
+            picture = output.with_name(f"{output.stem}-{chart.name}.{form}")
+            chart.write(picture)
+            files.append(picture)
     progress.advance()
-    progress.note(f"{len(written)} written")
-    return written
+    progress.note(f"{len(files)} written")
+    return files
 
 
 def report_text(url: str, form: Format = "html", *, progress: Progress = SILENT) -> str:
     """The report of the store at `url` as one text: form html or md."""
     from lpp.analyze.report.content import report
 
-    text = _text(report(url, progress=progress), form)
+    text = written(report(url, progress=progress), form)
     progress.advance()
     return text
-
-
-def check_output(output: Path) -> None:
-    """Raise InputError(INVALID_VALUE or READ_ONLY) if `output` could not be written later."""
-    if output.is_dir() or not output.parent.is_dir():
-        why = "is a directory" if output.is_dir() else f"no such directory: {output.parent}"
-        raise InputError(
-            f"cannot write {output}: {why}. Name a file with -o.", kind=ErrorKind.INVALID_VALUE
-        )
-    if output.exists() and not os.access(output, os.W_OK):
-        raise _unwritable(output, "no permission")
-    if is_written_in_place(output):
-        return
-    try:
-        # the file system may be read-only although the directory's mode permits writing
-        with tempfile.NamedTemporaryFile(dir=output.parent, prefix=f".{output.name}~"):
-            pass
-    except OSError as error:
-        raise _unwritable(output, error.strerror or str(error)) from error
-
-
-def _unwritable(output: Path, why: str) -> InputError:
-    return InputError(
-        f"cannot write {output}: {why}. Name another file with -o.", kind=ErrorKind.READ_ONLY
-    )
-
-
-def _text(found: "Report", form: Format) -> str:
-    if form == "md":
-        from lpp.analyze.report.markdown import as_markdown
-
-        return as_markdown(found)
-    from lpp.analyze.report.html import as_html
-
-    return as_html(found)

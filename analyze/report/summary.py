@@ -7,52 +7,30 @@ It is about one setting: the one with the most runs on the same prompts. Two val
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.pages.page import Figure, Opening
+from lpp.analyze.pages.words import MISSING, Flag, Part, Ref, Run, Sentence, from_to, label, number
 from lpp.analyze.report.answers import Answers
 from lpp.analyze.report.findings import ABSENT, AXES, DIFFERS, MAY_BE_EQUAL, UNITS, UNKNOWN
 from lpp.analyze.report.queries import DIFFERENCES, ENTROPY, LAYERS, PROFILES, SETTING, whole
-from lpp.analyze.report.words import MISSING, Flag, Part, Ref, Run, Sentence, from_to, label, number
-from lpp.analyze.text.text import Row
 
 ELSEWHERE: Final = ", at another prefix"
 """Follows an extreme that another run has at another prefix."""
+
+Row = Mapping[str, Any]
 
 FEW: Final = 4
 """With more runs, only the smallest and the largest values are shown, not each run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A cell of the numbers: a run, or a value with its interval and its run."""
-
-    text: str = ""
-    interval: str = ""
-    run: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """The content of the first screen."""
-
-    sentence: Sentence
-    setting: str
-    """The setting of the numbers; empty if there are none."""
-    head: tuple[tuple[str, str], ...] = ()
-    """Headings of the numbers, each with its unit."""
-    rows: tuple[tuple[Figure, ...], ...] = ()
-    """A row per run if there are few; else a row per metric, with smallest and largest value."""
-    warnings: tuple[Sentence, ...] = ()
-    """The flags of these numbers and of the ranks by depth, one per line."""
-
-
-def summary(answers: Answers, order: Sequence[str], meanings: Mapping[str, str]) -> Summary:
+def summary(answers: Answers, order: Sequence[str], meanings: Mapping[str, str]) -> Opening:
     """The first screen of a store. order: run ids, as the page orders them."""
     profiles = answers[whole("profiles").name].frame
     if profiles.is_empty():
-        return Summary(("There are no profiles, so there is nothing to compare.",), "")
+        return Opening(("There are no profiles, so there is nothing to compare.",), "")
     rows = _ordered(_at_one_setting(profiles), order)
     shared = len(rows) > 1 and _same(rows)
     every = profiles["run"].n_unique()
@@ -60,7 +38,7 @@ def summary(answers: Answers, order: Sequence[str], meanings: Mapping[str, str])
         rows = _ordered(profiles.unique("run", keep="first", maintain_order=True), order)
     told = _Told(answers, rows)
     few = len(rows) <= FEW
-    return Summary(
+    return Opening(
         sentence=told.sentence(shared=shared, every=every),
         setting=_where(rows[0]) if shared or every == 1 else "each run at its own setting",
         head=_few_head() if few else (("number", ""), ("smallest", ""), ("largest", "")),

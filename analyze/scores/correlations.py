@@ -7,20 +7,21 @@ with the reason, and so is why a test was not made.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from lpp.analyze.runs.comparable import prompt_sets
-from lpp.analyze.runs.keys import Url, views
-from lpp.analyze.scores.correlation_inputs import fits_any, profiled, scores_by_source
-from lpp.analyze.scores.scores import fits_of
-from lpp.analyze.scores.subjects import Cast, Setting, Subject, choose_subjects
+from lpp.analyze.runs.keys import Url
+from lpp.analyze.scores.published import SOURCE as PUBLISHED
+from lpp.analyze.scores.sample import Row, Sample, scores_by_source, take_sample
+from lpp.analyze.scores.settings import Question
+from lpp.sql.schema import arrow_schema
 from lpp.store.errors import ErrorKind, InputError
 
 if TYPE_CHECKING:
     from lpp.analyze.numerics.association import Method
+    from lpp.analyze.numerics.moments import Floats
 
 FEWEST: Final = 5
 """Models below which nothing is ranked: four can stand in one order in 24 ways, so that even a
@@ -28,15 +29,6 @@ perfect agreement is found by chance once in twelve times."""
 
 FEW: Final = 10
 """Models below which intervals, and p from the t distribution, are rough."""
-
-DEFAULT_METRICS: Final = (
-    "entropy_floor",
-    "participation_ratio",
-    "participation_ratio_norm",
-    "effective_rank",
-    "effective_rank_norm",
-)
-"""The three of the paper; ranks in dimensions and over min(N, d), which say different things."""
 
 CONTROL: Final = "n_parameters"
 
@@ -53,40 +45,7 @@ MEANING: Final[Mapping[str, str]] = {
 }
 """What each flag of a correlation says."""
 
-_NOT_MADE: Final = {"constant", "same_order_as_size", "too_few_models"}
 _SHOWN: Final = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is correlated with what."""
-
-    metrics: Sequence[str] = DEFAULT_METRICS
-    """Columns of `site_profiles`."""
-    benchmarks: Sequence[str] = ("*",)
-    """Patterns, of a benchmark or of `benchmark:metric`."""
-    sources: Sequence[str] = ("*",)
-    runs: Sequence[str] = ("*",)
-    corpora: Sequence[str] = ("*",)
-    """Patterns of the corpora that runs were captured on."""
-    setting: Setting = field(default_factory=Setting)
-    untrained: bool = False
-    with_published: bool = False
-    seed: int = 0
-    """Of the bootstrap."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pairing:
-    """One metric beside one benchmark: the subjects of a test."""
-
-    metric: str
-    benchmark: tuple[str, str]
-    subjects: Sequence[Subject]
-    scores: Sequence[float]
-    left_out: Sequence[str]
-    other_settings: bool
-    """Whether a subject is of another context or number of prompts than the row says."""
 
 
 def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
@@ -100,42 +59,26 @@ def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
     from lpp.analyze.numerics.association import METHODS
 
     question = question or Question()
-    profiles, runs = profiled(url, question.metrics)
-    cast = choose_subjects(
-        profiles,
-        runs,
-        question.setting,
-        question.metrics,
-        patterns=question.runs,
-        corpora=question.corpora,
-        untrained=question.untrained,
-        published=question.with_published,
-    )
-    cast = replace(cast, subjects=_with_texts(url, cast))
+    sample = take_sample(url, question)
+    at = {"site": question.site, "context": sample.context, "n_prompts": sample.n_prompts}
     rows: list[dict[str, Any]] = []
-    for source, scores in scores_by_source(
-        url, question.sources, with_published=question.with_published
-    ).items():
-        pairings = list(_pairings(cast, scores, question))
+    for source, scores in scores_by_source(url, question, sample):
+        pairings = list(_pairings(sample, scores, question))
         for method in METHODS:
-            family = [_test(method, pairing, question.seed) for pairing in pairings]
+            family = [
+                {"source": source, **at, **_test(method, row, values, question.seed)}
+                for row, values in pairings
+            ]
             _correct(family)
-            rows += [{"source": source, **row} for row in family]
+            rows += family
     if not rows:
         raise InputError(
             "no benchmark is among those asked for. `lpp-analyze benchmarks list STORE` shows "
             "what there is; --benchmark takes patterns.",
             kind=ErrorKind.NOT_FOUND,
         )
-    at = {"site": cast.site, "context": cast.context, "n_prompts": cast.n_prompts}
-    return _flag_turns(pl.DataFrame([{**row, **at} for row in rows], schema=_schema()))
-
-
-def _with_texts(url: Url, cast: Cast) -> list[Subject]:
-    """The subjects, each with the name of the texts that its profile is of as its prompt set."""
-    found = prompt_sets(views(url), [cast.n_prompts])
-    sets = dict(found.select("run", "prompt_set").iter_rows())
-    return [replace(s, prompt_set=sets.get(s.id, s.prompt_set)) for s in cast.subjects]
+    empty = pl.DataFrame(arrow_schema("correlations").empty_table())
+    return _flag_turns(pl.DataFrame(rows, schema=empty.schema))
 
 
 def refuse_unranked(found: pl.DataFrame) -> None:
@@ -155,107 +98,83 @@ def refuse_unranked(found: pl.DataFrame) -> None:
 
 
 def _pairings(
-    cast: Cast, scores: Sequence[Mapping[str, Any]], question: Question
-) -> Iterator[Pairing]:
-    """Every benchmark of one source beside every metric."""
-    fits = fits_of(scores, [subject.name for subject in cast.subjects])
-    unmatched = [f"{name}: {fit.note}" for (name, _), fit in fits.items() if fit.run is None]
-    by_benchmark: dict[tuple[str, str], dict[str, float]] = {}
-    for row in scores:
-        name, metric = row["benchmark"], row["metric"]
-        if fits_any(name, question.benchmarks) or fits_any(f"{name}:{metric}", question.benchmarks):
-            held = by_benchmark.setdefault((name, metric), {})
-            run = fits[row["model"], row["run"]].run
-            if run is not None:
-                held[run] = row["value"]
-    for benchmark, held in by_benchmark.items():
+    sample: Sample, scores: pl.DataFrame, question: Question
+) -> Iterator[tuple[dict[str, Any], "Floats"]]:
+    """Every benchmark of one source beside every metric: a row of the table without the test, and
+    (metric, score, size) of its models, (3, n).
+    """
+    import numpy as np
+
+    fits = scores.unique(["model", "run"], maintain_order=True)
+    others = fits.filter(pl.col("fit").is_null()).select("model", "match_note").rows()
+    unmatched = [f"{model}: {note}" for model, note in others[:_SHOWN]]
+    if len(others) > _SHOWN:
+        unmatched.append(f"{len(others) - _SHOWN} more names of the source: they fit no run")
+    for (benchmark, scored), rows in scores.group_by("benchmark", "metric", maintain_order=True):
+        names = (benchmark, f"{benchmark}:{scored}")
+        if not any(fnmatchcase(name, p) for name in names for p in question.benchmarks):
+            continue
+        held = dict(rows.select("fit", "value").iter_rows())
         for metric in question.metrics:
-            yield _pairing(cast, metric, benchmark, held, unmatched)
+            here, left_out = {}, list(sample.left_out)
+            for run, profile in sample.profiles.items():
+                if profile[metric] is None or not math.isfinite(profile[metric]):
+                    left_out.append(f"{run}: no {metric}")
+                elif run not in held:
+                    left_out.append(f"{run}: no score of {benchmark}")
+                else:
+                    here[run] = profile
+            row = {
+                "profile_metric": metric,
+                "benchmark": benchmark,
+                "benchmark_metric": scored,
+                "n_models": len(here),
+                "models": list(here),
+                "flags": _flags(here, (sample.context, sample.n_prompts)),
+                "left_out": left_out + unmatched,
+            }
+            x, size = ([row[name] for row in here.values()] for name in (metric, CONTROL))
+            yield row, np.array([x, [held[run] for run in here], size], dtype=float)
 
 
-def _pairing(
-    cast: Cast,
-    metric: str,
-    benchmark: tuple[str, str],
-    held: Mapping[str, float],
-    unmatched: Sequence[str],
-) -> Pairing:
-    here, reasons = [], list(cast.left_out)
-    for subject in cast.subjects:
-        value = subject.values[metric]
-        if value is None or not math.isfinite(value):
-            reasons.append(f"{subject.id}: no {metric}")
-        elif subject.id not in held:
-            reasons.append(f"{subject.id}: no score of {benchmark[0]}")
-        else:
-            here.append(subject)
-    more = len(unmatched) - _SHOWN
-    reasons += unmatched[:_SHOWN]
-    reasons += [f"{more} more names of the source: they fit no run"] if more > 0 else []
-    return Pairing(
-        metric=metric,
-        benchmark=benchmark,
-        subjects=here,
-        scores=[held[subject.id] for subject in here],
-        left_out=reasons,
-        other_settings=any(
-            (subject.context, subject.n_prompts) != (cast.context, cast.n_prompts)
-            for subject in here
-        ),
-    )
+def _flags(profiles: Mapping[str, Row], setting: tuple[int, int]) -> list[str]:
+    """The flags of every test of `profiles`. setting: the context and prompts that the row says."""
+    rows, n = profiles.values(), len(profiles)
+    flags = {
+        "different_prompts": len({row["prompt_set"] for row in rows}) > 1,
+        "different_settings": any((row["context"], row["n_prompts"]) != setting for row in rows),
+        "few_models": FEWEST <= n < FEW,
+        "flagged_profiles": any(row["flagged"] for row in rows),
+        "published": any(run.startswith(f"{PUBLISHED}:") for run in profiles),
+        "too_few_models": n < FEWEST,
+    }
+    return [flag for flag, holds in flags.items() if holds]
 
 
-def _test(method: "Method", pairing: Pairing, seed: int) -> dict[str, Any]:
-    """One row of the table, without q and without the setting."""
+def _test(method: "Method", row: Mapping[str, Any], values: "Floats", seed: int) -> dict[str, Any]:
+    """`row` with the columns of one test, without q. values: (metric, score, size), (3, n)."""
     import numpy as np
 
     from lpp.analyze.numerics.association import associate
 
-    subjects = pairing.subjects
-    flags = _flags(subjects) + ["different_settings"] * pairing.other_settings
-    association = None
-    if len(subjects) < FEWEST:
-        flags.append("too_few_models")
-    else:
-        x = np.array([subject.values[pairing.metric] for subject in subjects], dtype=float)
-        y = np.array(pairing.scores, dtype=float)
-        size = np.array([subject.n_parameters for subject in subjects])
-        association = associate(method, x, y, size, seed=seed)
+    flags, test = list(row["flags"]), dict[str, Any]()
+    if row["n_models"] >= FEWEST:
+        association = associate(method, *values, seed=seed)
         if association is None:
-            single = min(np.ptp(values) for values in (x, y, size)) == 0
+            single = np.ptp(values, axis=1).min() == 0
             flags.append("constant" if single else "same_order_as_size")
-    row: dict[str, Any] = {
-        "profile_metric": pairing.metric,
-        "benchmark": pairing.benchmark[0],
-        "benchmark_metric": pairing.benchmark[1],
-        "method": method,
-        "controlled_for": CONTROL if method == "rank_partial" else "",
-        "n_models": len(subjects),
-        "models": [subject.id for subject in subjects],
-        "flags": sorted(flags),
-        "left_out": list(pairing.left_out),
-    }
-    if association is not None:
-        low, high = association.interval or (None, None)
-        row |= {
-            "coefficient": association.coefficient,
-            "ci_low": low,
-            "ci_high": high,
-            "ci_method": None if low is None else f"bootstrap, {association.ci_method}",
-            "p_value": association.p_value,
-            "p_method": association.p_method,
-        }
-    return row
-
-
-def _flags(subjects: Sequence[Subject]) -> list[str]:
-    found = {
-        "different_prompts": len({subject.prompt_set for subject in subjects}) > 1,
-        "few_models": FEWEST <= len(subjects) < FEW,
-        "flagged_profiles": any(subject.flagged for subject in subjects),
-        "published": any(subject.published for subject in subjects),
-    }
-    return [name for name, holds in found.items() if holds]
+        else:
+            low, high = association.interval or (None, None)
+            test = {
+                "coefficient": association.coefficient,
+                "ci_low": low,
+                "ci_high": high,
+                "ci_method": None if low is None else f"bootstrap, {association.ci_method}",
+                "p_value": association.p_value,
+                "p_method": association.p_method,
+            }
+    control = CONTROL if method == "rank_partial" else ""
+    return {**row, **test, "method": method, "controlled_for": control, "flags": sorted(flags)}
 
 
 def _correct(family: Sequence[dict[str, Any]]) -> None:
@@ -283,10 +202,3 @@ def _flag_turns(found: pl.DataFrame) -> pl.DataFrame:
     turns = of_ranks.sign() * partial.sign() < 0
     marked = pl.col("flags").list.concat(pl.lit("sign_turns")).list.sort()
     return found.with_columns(flags=pl.when(turns.fill_null(False)).then(marked).otherwise("flags"))
-
-
-def _schema() -> dict[str, pl.DataType]:
-    from lpp.sql.schema import arrow_schema
-
-    empty = pl.DataFrame(arrow_schema("correlations").empty_table())
-    return dict(empty.schema)

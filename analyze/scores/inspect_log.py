@@ -84,13 +84,9 @@ class InspectLog:
         return ordered
 
 
-def is_inspect_log(path: Path) -> bool:
-    """Whether the file is a log of inspect, by its ending or how it begins. OSError where it cannot
-    be opened.
-    """
-    with path.open("rb") as file:
-        start = file.read(256)
-    return path.suffix.lower() == ".eval" or _JSON_LOG.match(start) is not None
+def begins_as_inspect_log(start: bytes) -> bool:
+    """Whether a `.json` file is a log of inspect, by its first 256 bytes."""
+    return _JSON_LOG.match(start) is not None
 
 
 def open_inspect_log(path: Path, where: str) -> InspectLog:

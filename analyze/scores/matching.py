@@ -3,9 +3,8 @@
 In this order: what the user said (`--match NAME=RUN`); the exact model id, or the id with the
 first digits of the weights' fingerprint (`tiny@1a2b3c4d`), as evaluations name a folder's model;
 its normal form, which ignores case, a `.gguf` ending and an organisation that only one of the two
-names has. A name that
-fits nothing, or two runs, is matched to none and says why. Random twins match only when said, and
-runs of evaluations only where the model has no run of a corpus.
+names has. A name that fits nothing, or two runs, is matched to none and says why. Random twins
+match only when said, and runs of evaluations only where the model has no run of a corpus.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from lpp.store.items import corpora_first
+import polars as pl
+
+from lpp.store import Store
+from lpp.store.items import corpora_first, is_evaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,43 @@ class Fit:
     """Why there is no run; empty where there is one."""
 
 
+def run_names(store: Store) -> list[RunName]:
+    """Every run of `store` as far as names go."""
+    return [
+        RunName(
+            id=run.id,
+            model=run.plan.model.id,
+            untrained=run.plan.model.untrained_seed is not None,
+            evaluation=is_evaluation(run.plan),
+            weights=run.plan.model.weights,
+        )
+        for run in store.runs.values()
+    ]
+
+
+def match_scores(scores: pl.DataFrame, runs: Sequence[RunName]) -> pl.DataFrame:
+    """`scores`, with the run that each belongs to (`fit`), how that was found (`matched`), and why
+    there is none (`match_note`).
+
+    scores: columns `source`, `model`, and `run`: what their writer said. Tasks of one source may be
+    of several runs of a model, each its own evaluation.
+    """
+    keys = ["source", "model", "run"]
+    rows = []
+    pairs = scores.select(keys).unique(maintain_order=True)
+    for (source,), group in pairs.group_by("source", maintain_order=True):
+        names = group.select("model", "run").rows()
+        said = {model: run for model, run in names if run is not None}
+        fits = match_names([model for model, _ in names], runs, said)
+        for model, run in names:
+            other = run not in (None, said.get(model))
+            fit = match_names([model], runs, {model: run})[model] if other else fits[model]
+            rows.append((source, model, run, fit.run, fit.how, fit.note))
+    columns = [*keys, "fit", "matched", "match_note"]
+    found = pl.DataFrame(rows, dict.fromkeys(columns, pl.String), orient="row")
+    return scores.join(found, on=keys, how="left", nulls_equal=True, maintain_order="left")
+
+
 def match_names(
     names: Iterable[str], runs: Sequence[RunName], said: Mapping[str, str] | None = None
 ) -> dict[str, Fit]:
@@ -63,6 +102,11 @@ def runs_of(name: str, runs: Iterable[RunName]) -> list[RunName]:
     trained = [run for run in runs if not run.untrained]
     exact = [run for run in trained if run.exactly(name)]
     return exact or [r for r in trained if _same(normal_form(r.model), normal_form(name))]
+
+
+def _same(one: tuple[str | None, str], other: tuple[str | None, str]) -> bool:
+    organisations = {one[0], other[0]} - {None}
+    return one[1] == other[1] and len(organisations) < 2
 
 
 def normal_form(name: str) -> tuple[str | None, str]:
@@ -90,19 +134,10 @@ def _fit(name: str, runs: Sequence[RunName], said: str | None) -> Fit:
     if found:
         note = f"it fits {len(found)} runs: {', '.join(found)}"
         return Fit(run=None, how="several", note=note)
-    trained = [run for run in runs if not run.untrained]
-    return Fit(run=None, how="none", note="it fits no run" + _near(name, trained))
-
-
-def _same(one: tuple[str | None, str], other: tuple[str | None, str]) -> bool:
-    organisations = {one[0], other[0]} - {None}
-    return one[1] == other[1] and len(organisations) < 2
-
-
-def _near(name: str, runs: Sequence[RunName]) -> str:
-    bare = {normal_form(run.model)[1]: run.model for run in runs}
+    bare = {normal_form(run.model)[1]: run.model for run in runs if not run.untrained}
     near = get_close_matches(normal_form(name)[1], bare, n=1, cutoff=0.8)
-    return f"; the nearest is {bare[near[0]]}" if near else ""
+    nearest = f"; the nearest is {bare[near[0]]}" if near else ""
+    return Fit(run=None, how="none", note=f"it fits no run{nearest}")
 
 
 def _parted(fits: Mapping[str, Fit]) -> dict[str, Fit]:

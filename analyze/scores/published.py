@@ -14,11 +14,11 @@ and `small_sample` they tell nothing.
 They are marked `published` wherever they appear, and take part in nothing unless asked.
 """
 
-import csv
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Final
 
+import polars as pl
 import pyarrow as pa
 
 from lpp.sql.schema import arrow_schema
@@ -43,34 +43,34 @@ SCORES: Final[Mapping[str, tuple[str, str]]] = {
 }
 """The five scores that the paper correlates with profiles, by column: benchmark and metric."""
 
-_TEXT: Final = ("model", "short_name", "flags")
-
 
 def published_rows() -> list[dict[str, Any]]:
     """One row per model of `published.csv`: names, `flags` as a list, and numbers."""
-    text = resources.files("lpp.analyze.scores").joinpath("published.csv").read_text("utf-8")
-    return [
-        {
-            **{name: value if name in _TEXT else float(value) for name, value in row.items()},
-            "flags": row["flags"].split(),
-        }
-        for row in csv.DictReader(text.splitlines())
+    data = resources.files("lpp.analyze.scores").joinpath("published.csv").read_bytes()
+    return pl.read_csv(data).with_columns(pl.col("flags").str.split(" ")).to_dicts()
+
+
+def published_scores() -> pl.DataFrame:
+    """The scores that the paper correlates, as those of a source."""
+    rows = [
+        (row["model"], benchmark, metric, row[column], SOURCE)
+        for row in published_rows()
+        for column, (benchmark, metric) in SCORES.items()
     ]
+    columns = ["model", "benchmark", "metric", "value", "source"]
+    return pl.DataFrame(rows, schema=columns, orient="row")
 
 
 def published_table() -> pa.Table:
     """The database's table `published`."""
-    rows = [
-        {
-            **row,
-            "source": SOURCE,
-            "n_parameters": round(row["nominal_size_b"] * 1e9),
-            "corpus": CORPUS,
-            "n_prompts": N_PROMPTS,
-            "context": CONTEXT,
-            "prefixes": list(PREFIXES),
-            "citation": CITATION,
-        }
-        for row in published_rows()
-    ]
-    return pa.Table.from_pylist(rows, schema=arrow_schema(SOURCE))
+    rows = pl.DataFrame(published_rows()).with_columns(
+        source=pl.lit(SOURCE),
+        n_parameters=(pl.col("nominal_size_b") * 1e9).round().cast(pl.Int64),
+        corpus=pl.lit(CORPUS),
+        n_prompts=N_PROMPTS,
+        context=CONTEXT,
+        prefixes=pl.lit(list(PREFIXES)),
+        citation=pl.lit(CITATION),
+    )
+    schema = arrow_schema(SOURCE)
+    return rows.select(schema.names).to_arrow().cast(schema)

@@ -1,18 +1,28 @@
-"""Scores from the logs of inspect_ai.
+"""Scores and items from the logs of inspect_ai.
 
 A log is one task. Its scorers play the part of lm-eval's filters: a metric is called
-`accuracy,match`, and `stderr` of the same scorer is the standard error of its mean.
+`accuracy,match`, and `stderr` of the same scorer is the standard error of its mean. An item is a
+sample by one scorer. If its document has choices, it has an entry for each; the model wrote one
+answer, so that choice alone has a prompt. inspect logs no ln p.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import polars as pl
+
 from lpp.analyze.scores.inspect_log import InspectLog
-from lpp.analyze.scores.score_rows import Missing, Score, ScoreFile, number
+from lpp.analyze.scores.item_table import ITEMS, item_row
+from lpp.analyze.scores.score_table import number, score_table
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.documents import document_hash
+from lpp.store.items import field_text
 
 KIND: Final = "inspect"
+
+BETWEEN: Final = "\n\n"
+"""Between two messages of one text."""
 
 _STDERR: Final = "stderr"
 _MEANS: Final = ("accuracy", "mean")
@@ -21,28 +31,32 @@ _MEANS: Final = ("accuracy", "mean")
 _ASKED: Final = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs", "system_message")
 """Settings of generation that change a score."""
 
+_WORDS: Final = {
+    **{"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0},
+    **{"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0},
+}
+"""inspect's `value_to_float`: correct, incorrect, partly correct, no answer."""
 
-def read_inspect(log: InspectLog, wanted: Callable[[str], bool] = lambda _: True) -> ScoreFile:
-    """Every metric of each scorer of `log`; nothing where its task is not `wanted`.
+_MARKS: Final = (0.0, 0.5, 1.0)
+"""Values of a scorer that says what is right; 0.5 is neither."""
+
+_ATTACHED: Final = "attachment://"
+
+
+def read_inspect(log: InspectLog, wanted: Callable[[str], bool] = lambda _: True) -> pl.DataFrame:
+    """`SCORES` of `log`: every metric of each scorer; nothing where its task is not `wanted`.
 
     Raises InputError for a log without results.
     """
     try:
-        model, task = model_of(log.header), task_of(log.header)
-        setup = _setup(log.header)
-        results = log.header["results"]["scores"]
-        rows = list(_scores(log, results, model, task, setup)) if wanted(task) else []
+        rows = list(_scores(log)) if wanted(task_of(log.header)) else []
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
             f"{log.where}: the log has no scores ({type(error).__name__}: {error}). `inspect "
             f"score {log.path}` adds them.",
             kind=ErrorKind.INVALID_VALUE,
         ) from None
-    return ScoreFile(
-        kind=KIND,
-        scores=[row for row in rows if isinstance(row, Score)],
-        missing=[row for row in rows if isinstance(row, Missing)],
-    )
+    return score_table(KIND, rows)
 
 
 def task_of(header: Mapping[str, Any]) -> str:
@@ -64,33 +78,26 @@ def model_of(header: Mapping[str, Any]) -> str:
     return name or provider
 
 
-def _scores(
-    log: InspectLog, results: Any, model: str, task: str, setup: Mapping[str, str]
-) -> Iterator[Score | Missing]:
-    """Every metric, and those that are no number."""
-    for entry in results:
-        scorer, reducer = str(entry["name"]), entry.get("reducer")
-        n = entry.get("scored_samples")
+def _scores(log: InspectLog) -> Iterator[dict[str, Any]]:
+    """Every metric; one that is no number has no value."""
+    task, model, setup = task_of(log.header), model_of(log.header), _setup(log.header)
+    for entry in log.header["results"]["scores"]:
+        scorer, reducer, n = str(entry["name"]), entry.get("reducer"), entry.get("scored_samples")
         stderr = number(entry["metrics"].get(_STDERR, {}).get("value"))
         for name, metric in sorted(entry["metrics"].items()):
             if name == _STDERR:
                 continue
             key = ",".join([name, scorer, *([reducer] if reducer not in (None, "mean") else [])])
-            where = f"{log.where}, {key}"
-            value = number(metric["value"])
-            if value is None:
-                yield Missing(model=model, benchmark=f"{task} ({key})", where=where)
-                continue
-            yield Score(
-                model=model,
-                benchmark=task,
-                metric=key,
-                value=value,
-                stderr=stderr if name in _MEANS else None,
-                n=n if type(n) is int else None,
-                where=where,
-                setup=setup,
-            )
+            yield {
+                "model": model,
+                "benchmark": task,
+                "metric": key,
+                "value": number(metric["value"]),
+                "stderr": stderr if name in _MEANS else None,
+                "n": n if type(n) is int else None,
+                "where": f"{log.where}, {key}",
+                "setup": setup,
+            }
 
 
 def _setup(header: Mapping[str, Any]) -> dict[str, str]:
@@ -100,13 +107,156 @@ def _setup(header: Mapping[str, Any]) -> dict[str, str]:
     limit = config.get("limit")
     return {
         "version": str(spec.get("task_version", 0)),
-        "arguments": _told(spec.get("task_args") or {}),
-        "items": "all" if limit is None else f"limited to {_told(limit)}",
+        "arguments": _json(spec.get("task_args") or {}),
+        "items": "all" if limit is None else f"limited to {_json(limit)}",
         "epochs": str(config.get("epochs") or 1),
-        "solvers": _told([[one.get("solver"), one.get("params")] for one in plan.get("steps", ())]),
-        "generation": _told({k: generation[k] for k in _ASKED if generation.get(k) is not None}),
+        "solvers": _json([[one.get("solver"), one.get("params")] for one in plan.get("steps", ())]),
+        "generation": _json({k: generation[k] for k in _ASKED if generation.get(k) is not None}),
     }
 
 
-def _told(value: Any) -> str:
+def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+def read_inspect_items(log: InspectLog, group: str | None = None) -> pl.DataFrame:
+    """`ITEMS` of `log`, by scorer and sample; of several epochs, those of the first.
+
+    group: name of the metadata that groups samples. Raises InputError for a log without samples,
+    one whose samples have no scores, and one that does not have its form.
+    """
+    samples = log.samples()
+    try:
+        scorers = dict.fromkeys(name for one in samples for name in one.get("scores") or {})
+        task = task_of(log.header)
+        rows = [row for scorer in scorers for row in _items(samples, scorer, task, group)]
+        items = pl.DataFrame(rows, schema=ITEMS)
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{log.where}: not the samples of inspect ({type(error).__name__}: {error}). "
+            "`inspect log dump` shows what they are.",
+            kind=ErrorKind.INVALID_VALUE,
+        ) from None
+    if items.is_empty():
+        raise InputError(
+            f"{log.where}: its samples have no scores. `inspect score {log.path}` adds them.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    return items
+
+
+def epochs_of(log: InspectLog) -> int:
+    """How often each sample was asked."""
+    n = (log.header["eval"].get("config") or {}).get("epochs")
+    return n if type(n) is int else 1
+
+
+def _items(
+    samples: Sequence[Mapping[str, Any]], scorer: str, task: str, group: str | None
+) -> Iterator[dict[str, Any]]:
+    scores = [(sample.get("scores") or {}).get(scorer) or {} for sample in samples]
+    values = [value_of(score.get("value")) for score in scores]
+    marks = all(value in _MARKS for value in values if value is not None)
+    for index, (sample, score, value) in enumerate(zip(samples, scores, values, strict=True)):
+        choices = [str(choice) for choice in sample.get("choices") or ()]
+        n = max(1, len(choices))
+        chosen = _choice(score.get("answer"), choices)
+        texts: list[tuple[str, ...]] = [()] * n
+        if not choices or chosen is not None:
+            texts[chosen or 0] = _texts(sample)
+        document = {
+            "choices": choices,
+            "input": _input(sample),
+            "target": _several(sample["target"]),
+        }
+        yield item_row(
+            texts,
+            task=task,
+            item=index,
+            filter=scorer,
+            item_group=field_text(sample.get("metadata") or {}, group),
+            log_likelihoods=[None] * n,
+            greedy=[None] * n,
+            gold=_choice(sample["target"], choices),
+            chosen=chosen,
+            correct=value == 1 if marks and value in (0, 1) else None,
+            metrics=json.dumps(_metrics(scorer, score.get("value")), sort_keys=True),
+            doc_sha256=document_hash(document),
+        )
+
+
+def value_of(value: object) -> float | None:
+    """A scorer's value as a number, as inspect's metrics take it; None where it is not one.
+
+    >>> [value_of(value) for value in ("C", "N", "P", True, "0.25", {"a": 1}, "maybe")]
+    [1.0, 0.0, 0.5, 1.0, 0.25, None, None]
+    """
+    if isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and (value in _WORDS or value.lower() in _WORDS):
+        return _WORDS[value if value in _WORDS else value.lower()]
+    return number(value)
+
+
+def _metrics(scorer: str, value: object) -> dict[str, float]:
+    """A value by the scorer's name, several by their own."""
+    parts = value if isinstance(value, dict) else {scorer: value}
+    known = {str(name): value_of(part) for name, part in parts.items()}
+    return {name: part for name, part in known.items() if part is not None}
+
+
+def _choice(answer: object, choices: Sequence[str]) -> int | None:
+    """Index of the one choice that `answer` names, by its letter or its text."""
+    given = _several(answer)
+    if len(given) != 1 or not choices:
+        return None
+    name = given[0].strip()
+    letter = _index(name)
+    if letter is not None and letter < len(choices):
+        return letter
+    return choices.index(name) if choices.count(name) == 1 else None
+
+
+def _index(name: str) -> int | None:
+    """A to Z, then 1, 2, ... for the choices after the 26th: inspect's `answer_index`."""
+    if len(name) == 1 and name.isascii() and name.isalpha():
+        return ord(name.upper()) - ord("A")
+    return 25 + int(name) if name.isascii() and name.isdecimal() and int(name) > 0 else None
+
+
+def _several(given: object) -> list[str]:
+    """A target or an answer as a list."""
+    if given is None:
+        return []
+    return [str(one) for one in given] if isinstance(given, list) else [str(given)]
+
+
+def _texts(sample: Mapping[str, Any]) -> tuple[str, ...]:
+    """Three texts that a prompt of the sample may have: question and answer, the question alone,
+    and the sample's input. An empty line stands between two messages.
+    """
+    kept = sample.get("attachments") or {}
+    said = [(one["role"], _words(one["content"], kept)) for one in sample.get("messages") or ()]
+    while said and said[-1][0] != "assistant":
+        said.pop()  # what followed the last answer, such as the result of a tool
+    words = [text for _, text in said]
+    found = (BETWEEN.join(words), BETWEEN.join(words[:-1]), _input(sample))
+    return tuple(text for text in dict.fromkeys(found) if text.strip())
+
+
+def _input(sample: Mapping[str, Any]) -> str:
+    """The sample's input as one text."""
+    given, kept = sample["input"], sample.get("attachments") or {}
+    if isinstance(given, str):
+        return _words(given, kept)
+    return BETWEEN.join(_words(message["content"], kept) for message in given)
+
+
+def _words(content: Any, attachments: Mapping[str, str]) -> str:
+    """The text of a message; its parts that are text, a line each."""
+    if not isinstance(content, str):
+        parts = (part["text"] for part in content if part["type"] == "text")
+        return "\n".join(_words(part, attachments) for part in parts)
+    if content.startswith(_ATTACHED):
+        return str(attachments.get(content.removeprefix(_ATTACHED), content))
+    return content

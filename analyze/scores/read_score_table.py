@@ -4,17 +4,23 @@
     wide          `model`, then a column for each benchmark (and `<benchmark>_stderr`)
     long          `model`, `benchmark`, `metric`, `value` (and `stderr`, `n`)
 
-An empty cell is a missing score and is told; any other cell that is no number is refused.
+An empty cell is a missing score; any other cell that is no number is refused. Files are split into
+cells of text outside Polars, whose reader fills rows that are too short, and whose parquet reader
+ends the process at some damaged files; Polars reads the cells.
 """
 
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Final, Literal
 
-from lpp.analyze.scores.score_rows import Missing, Score, ScoreFile, number, refuse
+import polars as pl
+import polars.selectors as cs
+
+from lpp.analyze.scores.score_table import MAX_ITEMS, SCORES, refuse
+from lpp.store.commands.escaping import escape
 from lpp.store.errors import ErrorKind, InputError
 
 KIND: Final = "leaderboard"
@@ -35,153 +41,125 @@ METRIC: Final = "score"
 _MODEL: Final = ("model", "model_id", "fullname")
 _LONG: Final = ("benchmark", "value")
 _STDERR: Final = "_stderr"
-
-Row = Mapping[str, Any]
-Wanted = Callable[[str], bool]
+_NUMBERS: Final = ("value", "stderr", "n")
 
 
-def read_score_table(data: bytes, where: str, wanted: Wanted = lambda _: True) -> ScoreFile:
-    """Every score of a csv, tsv or parquet file whose benchmark is `wanted`.
+def read_score_table(
+    data: bytes, where: str, wanted: Callable[[str], bool] = lambda _: True
+) -> pl.DataFrame:
+    """`SCORES` of a csv, tsv or parquet file: every score whose benchmark is `wanted`.
 
     Raises InputError for a file in none of the three forms, and for cells that are no numbers.
     """
-    header, rows = _read(data, where)
-    if "fullname" in header and any(name in header for name in LEADERBOARD):
-        columns = [name for name in LEADERBOARD if name in header and wanted(name)]
-        return _wide(rows, "fullname", columns, kind=KIND, where=where)
-    plain = {name.strip().casefold(): name for name in reversed(header)}
+    cells = _parquet(data, where) if where.lower().endswith(".parquet") else _text(data, where)
+    if "fullname" in cells.columns and any(name in cells.columns for name in LEADERBOARD):
+        names = [name for name in LEADERBOARD if name in cells.columns and wanted(name)]
+        return _wide(cells, "fullname", names, KIND, where)
+    plain = {name.casefold(): name for name in reversed(cells.columns)}
     model = next((plain[name] for name in _MODEL if name in plain), None)
     if model is None:
-        raise _no_form(where, f"its columns are {', '.join(header) or 'none'}")
-    if all(name in plain for name in _LONG):
-        return _long(rows, model, plain, where, wanted)
-    columns = [
-        name
-        for name in header
-        if name not in (model, SIZE) and not name.endswith(_STDERR) and wanted(name)
-    ]
-    return _wide(rows, model, columns, kind="csv", where=where)
+        raise _no_form(where, f"its columns are {', '.join(cells.columns) or 'none'}")
+    if not all(name in plain for name in _LONG):
+        other = {model, SIZE}
+        names = [n for n in cells.columns if not (n in other or n.endswith(_STDERR)) and wanted(n)]
+        return _wide(cells, model, names, "csv", where)
+    columns = {
+        name: pl.col(plain[name]) if name in plain else pl.lit("")
+        for name in ("benchmark", "metric", *_NUMBERS)
+    }
+    rows = cells.select(where=_row(where), model=model, **columns)
+    asked = [name for name in rows["benchmark"].unique() if name == "" or wanted(name)]
+    rows = rows.filter(pl.col("benchmark").is_in(asked))
+    _check(rows, pl.col("where"), ("model", "benchmark"), _NUMBERS)
+    rows = rows.with_columns(
+        kind=pl.lit("csv"),
+        metric=pl.when(pl.col("metric") == "").then(pl.lit(METRIC)).otherwise("metric"),
+        **{name: _number(name) for name in _NUMBERS},
+    )
+    beyond = rows.filter(~pl.col("n").is_between(0, MAX_ITEMS - 1)).select("where", "n").rows()
+    refuse([f"{place}: {n:.15g} items" for place, n in beyond], "Correct the file.")
+    rows = rows.with_columns(pl.col("n").cast(pl.Int64))
+    return rows.match_to_schema(SCORES, missing_columns="insert")
 
 
 def _wide(
-    rows: Sequence[Row], model: str, columns: Sequence[str], *, kind: str, where: str
-) -> ScoreFile:
-    if not columns:
+    cells: pl.DataFrame, model: str, names: Sequence[str], kind: str, where: str
+) -> pl.DataFrame:
+    """`SCORES` of a table with a column for each of the benchmarks `names`."""
+    if not names:
         raise _no_form(where, "no column of it is a benchmark that is asked for")
-    scores: list[Score] = []
-    missing: list[Missing] = []
-    problems: list[str] = []
-    sizes = {}
-    for place, row, name in _named(rows, model, where, problems):
-        if (size := number(row.get(SIZE))) is not None:
-            sizes[name] = size
-        for column in columns:
-            if _empty(row[column]):
-                missing.append(Missing(model=name, benchmark=column.strip(), where=place))
-                continue
-            value = _value(row[column], f"{place}, {column}", problems)
-            stderr = row.get(f"{column}{_STDERR}")
-            scores.append(
-                Score(
-                    model=name,
-                    benchmark=column.strip(),
-                    metric=METRIC,
-                    value=value,
-                    stderr=_optional(stderr, f"{place}, {column}{_STDERR}", problems),
-                    where=place,
-                )
-            )
-    refuse(problems, _ADVICE)
-    return ScoreFile(kind=kind, scores=scores, missing=missing, sizes=sizes)
-
-
-def _long(
-    rows: Sequence[Row], model: str, plain: Mapping[str, str], where: str, wanted: Wanted
-) -> ScoreFile:
-    scores: list[Score] = []
-    missing: list[Missing] = []
-    problems: list[str] = []
-
-    def cell(row: Row, name: str) -> Any:
-        return row.get(plain[name]) if name in plain else None
-
-    for place, row, name in _named(rows, model, where, problems):
-        benchmark = str(cell(row, "benchmark") or "").strip()
-        if not benchmark:
-            problems.append(f"{place}: no benchmark")
-            continue
-        if not wanted(benchmark):
-            continue
-        if _empty(cell(row, "value")):
-            missing.append(Missing(model=name, benchmark=benchmark, where=place))
-            continue
-        n = _optional(cell(row, "n"), f"{place}, n", problems)
-        scores.append(
-            Score(
-                model=name,
-                benchmark=benchmark,
-                metric=str(cell(row, "metric") or "").strip() or METRIC,
-                value=_value(cell(row, "value"), f"{place}, value", problems),
-                stderr=_optional(cell(row, "stderr"), f"{place}, stderr", problems),
-                n=None if n is None else int(n),
-                where=place,
-            )
+    errors = [name + _STDERR for name in names if name + _STDERR in cells.columns]
+    _check(cells, _row(where), (model,), [*names, *errors])
+    parts = [
+        cells.select(
+            row=pl.int_range(pl.len()),
+            kind=pl.lit(kind),
+            model=model,
+            benchmark=pl.lit(name),
+            metric=pl.lit(METRIC),
+            value=_number(name),
+            where=_row(where),
+            **{
+                column: _number(other)
+                for column, other in {"stderr": name + _STDERR, "size_b": SIZE}.items()
+                if other in cells.columns
+            },
         )
-    refuse(problems, _ADVICE)
-    return ScoreFile(kind="csv", scores=scores, missing=missing)
+        for name in names
+    ]
+    rows = pl.concat(parts, how="diagonal").sort("row", maintain_order=True).drop("row")
+    return rows.match_to_schema(SCORES, missing_columns="insert")
 
 
-_ADVICE: Final = (
-    "A score is a plain number with a decimal point; an empty cell is a missing one. "
-    "Correct the file, or take only some of its columns: --benchmark NAME,..."
-)
+def _row(where: str) -> pl.Expr:
+    """The place of each row in the file."""
+    return pl.format("{}, row {}", pl.lit(escape(where, keep="")), pl.int_range(1, pl.len() + 1))
 
 
-def _named(
-    rows: Sequence[Row], model: str, where: str, problems: list[str]
-) -> list[tuple[str, Row, str]]:
-    """(place, row, model's name) of every row; one without a name is a problem."""
-    found = []
-    for index, row in enumerate(rows, start=1):
-        place = f"{where}, row {index}"
-        name = str(row[model] or "").strip()
-        if name:
-            found.append((place, row, name))
-        else:
-            problems.append(f"{place}: no model")
-    return found
+def _check(
+    cells: pl.DataFrame, place: pl.Expr, names: Sequence[str], numbers: Sequence[str]
+) -> None:
+    """InputError that lists the empty cells of `names`, and those of `numbers` that are none."""
+    problems = cells.select(
+        pl.concat_list(
+            *(
+                pl.when(_column(name) == "").then(pl.format("{}: no {}", place, pl.lit(word)))
+                for word, name in zip(("model", "benchmark"), names, strict=False)
+            ),
+            *(
+                pl.when(_column(name) != "", _number(name).is_null()).then(
+                    pl.format("{}, {}: '{}' is not a number", place, pl.lit(name), _column(name))
+                )
+                for name in numbers
+            ),
+        )
+    )
+    refuse(
+        problems.to_series().explode().drop_nulls().to_list(),
+        "A score is a plain number with a decimal point; an empty cell is a missing one. "
+        "Correct the file, or take only some of its columns: --benchmark NAME,...",
+    )
 
 
-def _empty(cell: Any) -> bool:
-    """Nothing there; in parquet also NaN, which is how pandas writes nothing."""
-    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+def _column(name: str) -> pl.Expr:
+    """The column of this name; `pl.col` takes `*` and `^...$` for patterns."""
+    return cs.by_name(name).as_expr()
 
 
-def _value(cell: Any, place: str, problems: list[str]) -> float:
-    value = number(cell)
-    if value is None:
-        problems.append(f"{place}: {cell!r} is not a number")
-        return 0.0  # never returned: the problem is raised
-    return value
+def _number(name: str) -> pl.Expr:
+    """A column of text as finite numbers; null where it is none."""
+    value = _column(name).cast(pl.Float64, strict=False)
+    return pl.when(value.is_finite()).then(value)
 
 
-def _optional(cell: Any, place: str, problems: list[str]) -> float | None:
-    return None if _empty(cell) else _value(cell, place, problems)
-
-
-def _read(data: bytes, where: str) -> tuple[list[str], list[Row]]:
-    """Names of the columns, and the rows by name; cells as text, or as parquet types them."""
-    suffix = PurePath(where).suffix.lower()
-    if suffix == ".parquet":
-        return _read_parquet(data, where)
+def _text(data: bytes, where: str) -> pl.DataFrame:
+    """The cells of a csv or tsv file, as text without white space around it."""
+    delimiter = "\t" if PurePath(where).suffix.lower() == ".tsv" else ","
     try:
-        text = data.decode("utf-8-sig")
-        lines = list(csv.reader(io.StringIO(text), delimiter="\t" if suffix == ".tsv" else ","))
+        lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig")), delimiter=delimiter))
     except (UnicodeDecodeError, csv.Error) as error:
         raise _no_form(where, f"not readable as text ({error})") from None
-    header, *rows = [line for line in lines if any(line)] or [[]]
-    twice = sorted({name for name in header if header.count(name) > 1})
-    refuse([f"{where}: column {name!r} is there twice" for name in twice], "Leave one out.")
+    header, *rows = [[cell.strip() for cell in line] for line in lines if any(line)] or [[]]
     refuse(
         [
             f"{where}, row {index}: {len(row)} cells, the header has {len(header)}"
@@ -190,23 +168,43 @@ def _read(data: bytes, where: str) -> tuple[list[str], list[Row]]:
         ],
         "Fields with commas need quotes.",
     )
-    return header, [dict(zip(header, map(str.strip, row), strict=True)) for row in rows]
+    return _frame(header, rows, "row", where)
 
 
-def _read_parquet(data: bytes, where: str) -> tuple[list[str], list[Row]]:
+def _parquet(data: bytes, where: str) -> pl.DataFrame:
+    """The cells of a parquet file as text."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
-            told = file.metadata
-            if told.num_rows * told.num_columns > MAX_CELLS:
-                raise ValueError(f"{told.num_rows} rows of {told.num_columns} columns")
+            size = file.metadata
+            if size.num_rows * size.num_columns > MAX_CELLS:
+                raise ValueError(f"{size.num_rows} rows of {size.num_columns} columns")
             table = file.read()
         table.validate(full=True)
-        return table.column_names, table.to_pylist()
+        columns = [list(map(_cell, column.to_pylist())) for column in table.columns]
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # names may be no text
         raise _no_form(where, f"not readable as parquet ({error})") from None
+    return _frame([name.strip() for name in table.column_names], columns, "col", where)
+
+
+def _cell(value: object) -> str:
+    """A value of a parquet file as text; "" for null, and for NaN: how pandas writes nothing."""
+    absent = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if absent else str(value).strip()
+
+
+def _frame(
+    names: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    orient: Literal["row", "col"],
+    where: str,
+) -> pl.DataFrame:
+    """Cells as a table. InputError where two columns have one name."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    refuse([f"{where}: column {name!r} is there twice" for name in twice], "Leave one out.")
+    return pl.DataFrame(cells, schema=dict.fromkeys(names, pl.String), orient=orient)
 
 
 def _no_form(where: str, why: str) -> InputError:

@@ -4,47 +4,59 @@ What a store keeps is what a file says. Which run a name means is asked anew at 
 runs come and go; only what the user said (`--match`) is kept with the scores.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from textwrap import wrap
-from typing import Final, cast
+from typing import Final
 
 import polars as pl
 import pyarrow as pa
 
 from lpp.analyze.runs.keys import Url
-from lpp.analyze.scores.join_items import JoinedItems, items_files, join_logs
-from lpp.analyze.scores.matching import Fit, RunName, match_names, runs_of
+from lpp.analyze.scores.item_table import Prompts, join_items, prompts_of
+from lpp.analyze.scores.matching import Fit, match_names, match_scores, run_names, runs_of
 from lpp.analyze.scores.published import SOURCE as PUBLISHED
 from lpp.analyze.scores.read_inspect import KIND as INSPECT
-from lpp.analyze.scores.read_item_log import ResultFile
 from lpp.analyze.scores.read_lm_eval import KIND as LM_EVAL
-from lpp.analyze.scores.read_score_table import KIND as LEADERBOARD_KIND
-from lpp.analyze.scores.score_files import named_files, read_file
-from lpp.analyze.scores.score_rows import (
-    Missing,
-    Score,
-    ScoreFile,
-    Unit,
-    check_alike,
-    check_once,
-    check_storable,
-    check_units,
-)
+from lpp.analyze.scores.read_score_table import KIND as LEADERBOARD
+from lpp.analyze.scores.score_files import ScoreFile, read_files
+from lpp.analyze.scores.score_table import check_scores
+from lpp.analyze.scores.settings import Unit
 from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
 from lpp.store.commands.escaping import escape
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.find_runs import find_run
-from lpp.store.items import is_evaluation
+from lpp.store.items import ITEMS_FILE, items_file
 from lpp.store.objects.place import Place
 from lpp.store.scores import SCORES_SCHEMA
 
 _SHOWN: Final = 20
 _SIZE_RATIO: Final = 1.5
 """A source's size and a run's may differ by embeddings, not by more than this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedItems:
+    """The items of one log."""
+
+    model: str
+    task: str
+    folder: PurePosixPath
+    """Of its file of items, inside its source."""
+    table: pa.Table
+    """`ITEMS_SCHEMA`"""
+    n_joined: int
+    """Items with a prompt for each answer whose text is known."""
+    note: str
+    """What the user has to know of them."""
+
+    @property
+    def run(self) -> str | None:
+        """The run whose prompts they are joined to; None where no text is a prompt of a run."""
+        return self.table["run"][0].as_py() if len(self.table) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +68,7 @@ class Added:
     """False: the store held exactly this already."""
     table: pa.Table
     """`lpp.store.scores.SCORES_SCHEMA`"""
-    missing: Sequence[Missing]
+    missing: Sequence[str]
     """Scores of the chosen models that the files do not have."""
     fits: Mapping[str, Fit]
     """By model's name."""
@@ -98,147 +110,98 @@ def add_benchmarks(
             "--group names a field of items, and none are asked for. Add --items.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    paths = dict(named_files(files))
     wanted = _any_of(benchmarks)
-    data: dict[str, bytes] = {}
-    read: list[ScoreFile] = []
-    for name, path in paths.items():
-        file, (kept, content) = read_file(name, path, wanted)
-        read.append(file)
-        data[kept] = content
-    kind = _one_kind(read, list(paths))
-    chosen = _any_of(models)
-    scores = [score for file in read for score in file.scores if chosen(score.model)]
-    check_storable(scores)
-    check_once(scores)
-    check_alike(scores)
-    check_units(scores, _unit(kind, unit))
-    runs = _names_of(store)
+    read = read_files(files, wanted)
+    kind = _one_kind(read)
+    every = pl.concat(file.scores for file in read)
+    names = [name for name in every["model"].unique(maintain_order=True) if _any_of(models)(name)]
+    every = every.filter(pl.col("model").is_in(names))
+    scores = every.filter(pl.col("value").is_not_null())
+    check_scores(scores, _unit(kind, unit))
+    runs = run_names(store)
     said = _run_ids(said or {}, scores, store)
-    name = source or _default_source(kind, list(paths))
+    name = source or _default_source(kind, read)
     if name == PUBLISHED:
         raise InputError(
             f"the source {name!r} is the published reference of this package. "
             "Give another name: --source NAME.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    table = _table(scores, kind, name, said)
+    if scores.is_empty():
+        raise InputError(
+            "there is no score in what was asked for. Look into the files, and at the patterns "
+            "of --model and --benchmark.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    run = pl.col("model").replace_strict(said, default=None, return_dtype=pl.String)
+    rows = scores.with_columns(run=run, source=pl.lit(name)).select(SCORES_SCHEMA.names)
+    table = rows.to_arrow().cast(SCORES_SCHEMA)
     joined: list[JoinedItems] = []
     if items:
-        results = [
-            ResultFile(name=where, path=paths[where], model=file.scores[0].model, kind=file.kind)
-            for where, file in zip(paths, read, strict=True)
-            if file.kind in (LM_EVAL, INSPECT) and file.scores and chosen(file.scores[0].model)
-        ]
-        held = candidates(scores, runs, said)
-        joined = join_logs(results, store, name, held, wanted, group=group)
-        data |= items_files(joined)
-    written = add_scores(store.path, name, table, data, replace=replace)
-    fits = match_names(dict.fromkeys(s.model for s in scores), runs, said)
-    sizes = {r.id: r.plan.model.n_parameters for r in store.runs.values()}
+        candidates = {
+            model: [said[model]] if model in said else [run.id for run in runs_of(model, runs)]
+            for model in scores["model"].unique()
+        }
+        logged = [f for f in read if not f.scores.is_empty() and f.model in candidates]
+        joined = _join_logs(logged, store, name, candidates, wanted=wanted, group=group)
+    kept = dict(file.kept for file in read)
+    written = add_scores(store.path, name, table, kept | _items_files(joined), replace=replace)
+    fits = match_names(scores["model"], runs, said)
+    gaps = every.filter(pl.col("value").is_null())
     return Added(
         source=name,
         written=written,
         table=table,
-        missing=[gap for file in read for gap in file.missing if chosen(gap.model)],
+        missing=[f"{x} of {m} ({at})" for x, m, at in gaps[["benchmark", "model", "where"]].rows()],
         fits=fits,
-        doubts=[line for file in read for line in _doubts(file, fits, sizes)],
+        doubts=_doubts(every, fits, store),
         items=joined,
     )
-
-
-def benchmarks_table(root: Place) -> pa.Table:
-    """The database's table `benchmarks`: every score in the store, and the run that it fits."""
-    scores = pl.DataFrame(read_scores(root)).to_dicts()
-    names = _names_of(open_store(root))
-    fits = {source: fits_of(rows, names) for source, rows in by_source(scores).items()}
-    rows = []
-    for score in scores:
-        fit = fits[score["source"]][score["model"], score["run"]]
-        rows.append({**score, "run": fit.run, "matched": fit.how, "match_note": fit.note})
-    return pa.Table.from_pylist(rows, schema=arrow_schema("benchmarks"))
-
-
-def by_source(scores: Iterable[Mapping[str, object]]) -> dict[str, list[Mapping[str, object]]]:
-    """Rows of scores, by source, in order."""
-    found: dict[str, list[Mapping[str, object]]] = {}
-    for score in scores:
-        found.setdefault(str(score["source"]), []).append(score)
-    return found
-
-
-def fits_of(
-    rows: Sequence[Mapping[str, object]], runs: Sequence[RunName]
-) -> dict[tuple[str, str | None], Fit]:
-    """What the models of one source fit, by model and `run` of a row, which is what its writer
-    said. Tasks of one source may be of several runs of a model, each its own evaluation.
-    """
-    keys = [(str(row["model"]), cast("str | None", row["run"])) for row in rows]
-    said = {model: run for model, run in keys if run is not None}
-    fits = match_names([model for model, _ in keys], runs, said)
-    return {
-        (model, run): (
-            fits[model]
-            if run in (None, said.get(model))
-            else match_names([model], runs, {model: str(run)})[model]
-        )
-        for model, run in dict.fromkeys(keys)
-    }
-
-
-def candidates(
-    scores: Iterable[Score], runs: Sequence[RunName], said: Mapping[str, str]
-) -> dict[str, list[str]]:
-    """Model -> the runs whose prompts its items may be joined to: the one that was said, else every
-    run of the model.
-    """
-    return {
-        model: [said[model]] if model in said else [run.id for run in runs_of(model, runs)]
-        for model in dict.fromkeys(score.model for score in scores)
-    }
 
 
 def _any_of(patterns: Sequence[str]) -> Callable[[str], bool]:
     return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _one_kind(files: Sequence[ScoreFile], names: Sequence[str]) -> str:
-    first = files[0]
-    for file, name in zip(files, names, strict=True):
-        if file.kind != first.kind:
+def _one_kind(files: Sequence[ScoreFile]) -> str:
+    """The kind of `files`, of those that have a score or lack one that was asked for."""
+    kinds = {file.name: str(file.scores["kind"][0]) for file in files if len(file.scores)}
+    first = next(iter(kinds), "")
+    for name, kind in kinds.items():
+        if kind != kinds[first]:
             raise InputError(
-                f"{names[0]} is of the kind {first.kind}, {name} of the kind {file.kind}: they "
+                f"{first} is of the kind {kinds[first]}, {name} of the kind {kind}: they "
                 "score differently. Add them as two sources.",
                 kind=ErrorKind.INVALID_VALUE,
             )
-    return first.kind
+    return kinds.get(first, "")
 
 
 def _unit(kind: str, asked: Unit) -> Unit:
     """What the scores of a kind of file are counted in."""
     if kind in (LM_EVAL, INSPECT):
         return "other"  # perplexities beside accuracies; lm-eval's reader checks what it can
-    return "percent" if kind == LEADERBOARD_KIND and asked == "auto" else asked
+    return "percent" if kind == LEADERBOARD and asked == "auto" else asked
 
 
-def _default_source(kind: str, names: Sequence[str]) -> str:
+def _default_source(kind: str, files: Sequence[ScoreFile]) -> str:
     if kind in (LM_EVAL, INSPECT):
         return kind
-    if len(names) > 1:
+    if len(files) > 1:
         raise InputError(
-            f"{len(names)} tables as one source need a name: --source NAME. "
+            f"{len(files)} tables as one source need a name: --source NAME. "
             "Tables that were scored differently are added one by one.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    return Path(names[0]).stem
+    return Path(files[0].name).stem
 
 
-def _run_ids(said: Mapping[str, str], scores: Iterable[Score], store: Store) -> dict[str, str]:
+def _run_ids(said: Mapping[str, str], scores: pl.DataFrame, store: Store) -> dict[str, str]:
     """Run id by model name, of what the user said: ids or short names by model name."""
-    models = {score.model for score in scores}
+    models = sorted(scores["model"].unique())
     for name, run in said.items():
         if name not in models:
-            known = escape(", ".join(sorted(models)[:8]), keep="")
+            known = escape(", ".join(models[:8]), keep="")
             raise InputError(
                 f"--match {name}={run}: the files name no model {name!r}; they name {known}.",
                 kind=ErrorKind.NOT_FOUND,
@@ -247,69 +210,100 @@ def _run_ids(said: Mapping[str, str], scores: Iterable[Score], store: Store) -> 
     return {name: find_run(run, plans, f"--match {name}={run}") for name, run in said.items()}
 
 
-def _table(scores: Sequence[Score], kind: str, source: str, said: Mapping[str, str]) -> pa.Table:
-    if not scores:
+def _doubts(scores: pl.DataFrame, fits: Mapping[str, Fit], store: Store) -> list[str]:
+    """The models whose size in the files is another than that of the run that they fit."""
+    doubts = []
+    sizes = scores.filter(pl.col("size_b") > 0).unique("model", keep="last", maintain_order=True)
+    for name, billions in sizes.select("model", "size_b").rows():
+        run = fits[name].run if name in fits else None
+        if run is not None:
+            here = store.runs[run].plan.model.n_parameters / 1e9
+            if not 1 / _SIZE_RATIO < here / billions < _SIZE_RATIO:
+                doubts.append(f"{name}: {billions:g} billion parameters there, {here:.3g} in {run}")
+    return doubts
+
+
+def _join_logs(
+    files: Iterable[ScoreFile],
+    store: Store,
+    source: str,
+    candidates: Mapping[str, Sequence[str]],
+    *,
+    wanted: Callable[[str], bool],
+    group: str | None,
+) -> list[JoinedItems]:
+    """The items of every log of a `wanted` task, joined to prompts.
+
+    candidates: model -> runs that its items may be joined to: the one that was said, else every run
+    of the model. Raises InputError where there is no log, and for a field that no item has.
+    """
+    prompts: dict[str, Prompts] = {}
+    joined = []
+    for file in files:
+        for task, items, note in file.items(wanted, group):
+            runs = candidates[file.model]
+            prompts |= {run: prompts_of(store.runs[run]) for run in runs if run not in prompts}
+            held = {run: prompts[run] for run in runs}
+            table, n_joined = join_items(items, held, source=source, model=file.model)
+            joined.append(
+                JoinedItems(
+                    model=file.model,
+                    task=task,
+                    folder=file.items_folder,
+                    table=table,
+                    n_joined=n_joined,
+                    note=note,
+                )
+            )
+    if not joined:
         raise InputError(
-            "there is no score in what was asked for. Look into the files, and at the patterns "
-            "of --model and --benchmark.",
+            "--items: there is no log of items, samples_<task>_<time>.jsonl, beside the result "
+            "files. `lm_eval --log_samples --output_path DIR ...` writes them.",
             kind=ErrorKind.NOT_FOUND,
         )
-    rows = [
-        {
-            "model": score.model,
-            "run": said.get(score.model),
-            "benchmark": score.benchmark,
-            "metric": score.metric,
-            "value": score.value,
-            "stderr": score.stderr,
-            "n": score.n,
-            "source": source,
-            "kind": kind,
-        }
-        for score in scores
-    ]
-    return pa.Table.from_pylist(rows, schema=SCORES_SCHEMA)
+    tables = [one.table["item_group"] for one in joined]
+    if group is not None and all(column.null_count == len(column) for column in tables):
+        raise InputError(
+            f"--group {group}: no document of {', '.join(one.task for one in joined)} has this "
+            "field. Name another, or none.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    return joined
 
 
-def _doubts(
-    file: ScoreFile, fits: Mapping[str, Fit], parameters: Mapping[str, int]
-) -> Iterator[str]:
-    for name, billions in file.sizes.items():
-        run = fits[name].run if name in fits else None
-        if run is not None and billions > 0:
-            ratio = parameters[run] / (billions * 1e9)
-            if not 1 / _SIZE_RATIO < ratio < _SIZE_RATIO:
-                held = parameters[run] / 1e9
-                yield f"{name}: {billions:g} billion parameters there, {held:.3g} in {run}"
+def _items_files(joined: Iterable[JoinedItems]) -> dict[str, bytes]:
+    """The files of items of a source, by name: one for each folder."""
+    tables: dict[PurePosixPath, list[pa.Table]] = {}
+    for one in joined:
+        tables.setdefault(one.folder, []).append(one.table)
+    return {
+        (folder / ITEMS_FILE).as_posix(): items_file(pa.concat_tables(parts))
+        for folder, parts in tables.items()
+    }
+
+
+def benchmarks_table(root: Place) -> pa.Table:
+    """The database's table `benchmarks`: every score in the store, and the run that it fits."""
+    scores = match_scores(pl.DataFrame(read_scores(root)), run_names(open_store(root)))
+    schema = arrow_schema("benchmarks")
+    return scores.with_columns(run="fit").select(schema.names).to_arrow().cast(schema)
 
 
 def summary(url: Url) -> list[str]:
     """What the store at `url` holds, source by source, as lines of at most 80 columns."""
     store = open_store(url)
-    names = _names_of(store)
+    scores = match_scores(pl.DataFrame(read_scores(store.path)), run_names(store))
     lines = []
-    for source, rows in by_source(read_scores(store.path).to_pylist()).items():
-        fits = fits_of(rows, names)
-        models = {name for name, _ in fits}
-        benchmarks = sorted({str(row["benchmark"]) for row in rows})
-        head = f"{source} ({rows[0]['kind']}): {len(rows)} scores, {len(models)} models, "
-        lines.append(f"{head}{len(benchmarks)} benchmarks")
+    for (source,), rows in scores.group_by("source", maintain_order=True):
+        benchmarks = sorted(rows["benchmark"].unique())
+        lines.append(
+            f"{source} ({rows['kind'][0]}): {len(rows)} scores, {rows['model'].n_unique()} models, "
+            f"{len(benchmarks)} benchmarks"
+        )
         lines += wrap(", ".join(benchmarks), 78, initial_indent="  ", subsequent_indent="  ")[:3]
-        for (name, _), fit in list(fits.items())[:_SHOWN]:
-            lines.append(f"    {name} -> {fit.run or fit.note}")
+        fits = rows.unique(["model", "run"], maintain_order=True)
+        for row in fits.head(_SHOWN).iter_rows(named=True):
+            lines.append(f"    {row['model']} -> {row['fit'] or row['match_note']}")
         if len(fits) > _SHOWN:
             lines.append(f"    and {len(fits) - _SHOWN} more: table benchmarks, column run")
     return lines
-
-
-def _names_of(store: Store) -> list[RunName]:
-    return [
-        RunName(
-            id=run.id,
-            model=run.plan.model.id,
-            untrained=run.plan.model.untrained_seed is not None,
-            evaluation=is_evaluation(run.plan),
-            weights=run.plan.model.weights,
-        )
-        for run in store.runs.values()
-    ]

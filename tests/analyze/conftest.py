@@ -15,7 +15,9 @@ import pyarrow as pa
 import pytest
 from made_runs import Made, MakeRun
 
+from lpp.analyze import add_benchmarks
 from lpp.analyze.numerics import spectrum
+from lpp.analyze.scores.scores import Added
 from lpp.store import Plan, RunWriter, create_store
 from lpp.store.format.plan import (
     ComputeInfo,
@@ -46,6 +48,19 @@ def make_run(tmp_path: Path) -> MakeRun:
 def make_shared_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
     """The same into one store for all tests of a file, which leave its runs as they are."""
     return _maker(tmp_path_factory.mktemp("shared") / "store")
+
+
+@pytest.fixture
+def add_file(tmp_path: Path) -> Callable[..., Added]:
+    """`add_file(data, name)`: what `add_benchmarks` makes of a file in an empty store."""
+    root = create_store(tmp_path / "scores").path
+
+    def add(data: bytes, name: str, **settings: Any) -> Added:
+        path = tmp_path / name
+        path.write_bytes(data)
+        return add_benchmarks(root, [path], replace=True, **settings)
+
+    return add
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from click.testing import CliRunner, Result
 from lpp.analyze import Question, add_benchmarks, correlate
 from lpp.analyze.cli.command import main
 from lpp.analyze.scores.correlations import MEANING, _flag_turns, refuse_unranked
-from lpp.analyze.scores.subjects import Setting
 from lpp.analyze.text.correlations import as_json
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import create_store
@@ -239,9 +238,7 @@ def test_published_rows_take_no_part_unless_asked(store: Callable[..., Path]) ->
 def test_the_published_are_left_out_of_another_site(store: Callable[..., Path]) -> None:
     root = store(profiles={m[0]: {"site": "block.1"} for m in MODELS})
     score(root)
-    asked = Question(
-        setting=Setting(site="block.1"), with_published=True, metrics=("entropy_floor",)
-    )
+    asked = Question(site="block.1", with_published=True, metrics=("entropy_floor",))
     found = correlate(root, asked)
     assert not any("published" in flags for flags in found["flags"].to_list())
     reason = "published:Qwen/Qwen2.5-7B-Instruct: published at final only, not block.1"
@@ -415,11 +412,11 @@ def test_undefined_tests_are_flagged_and_not_counted(store: Callable[..., Path])
     ("question", "message"),
     [
         (Question(metrics=("entropi",)), "no profile metric entropi; there is entropy_floor"),
-        (Question(runs=("nobody",)), "no run 'nobody' is profiled"),
+        (Question(runs=("nobody",)), "no profiled run 'nobody'; there is a-0000"),
         (Question(sources=("other",)), "no source 'other'; there is mine"),
         (Question(benchmarks=("GSM*",)), "no benchmark is among those asked for"),
-        (Question(setting=Setting(context=7)), "there is context 100 with 50 prompts"),
-        (Question(setting=Setting(site="embed")), "no profile at embed .* there is none"),
+        (Question(context=7), "there is context 100 with 50 prompts"),
+        (Question(site="embed"), "no profile at embed .* there is none"),
     ],
 )
 def test_a_name_that_fits_nothing(

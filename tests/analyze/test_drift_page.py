@@ -26,10 +26,10 @@ from lpp.analyze.drift.summaries import by_position
 from lpp.analyze.drift.tables import drift_tables, write_drift
 from lpp.analyze.drift.worst import worst_tokens
 from lpp.analyze.quantities.conditions import parse_condition
+from lpp.analyze.pages.words import number, plain
 from lpp.analyze.report.content import report
 from lpp.analyze.report.drift_page import drift_page
 from lpp.analyze.report.report import write_report
-from lpp.analyze.report.words import number, plain
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11)
 HOSTILE = "x/<img src=x onerror=alert(1)>"
@@ -106,7 +106,7 @@ def test_the_section_is_there_where_something_was_compared(tmp_path: Path) -> No
     assert [chart.name for chart in found.charts] == [
         *("drift-depth", "drift-positions", "drift-histogram")
     ]
-    frames = {answer.query.name: answer.frame for answer in found.answers}
+    frames = {answer.name: answer.frame for answer in found.tables}
     assert frames["drift"]["mean"].to_list() == pytest.approx([0.01, 0.005, 0.1])
     assert frames["drift-sites"].height == 8
     kl = pl.Series([k / 1000 for k in range(90)])
@@ -125,7 +125,7 @@ def test_the_section_has_the_numbers_and_words_of_the_store(two: tuple[Made, Mad
     a, b = two
     found = diff(a.root, "base", b.run_id)
     write_drift(found)
-    frames = {one.query.name: one.frame for one in section(a.root).answers}
+    frames = {one.name: one.frame for one in section(a.root).tables}
     positions = by_position(found.tokens)
     assert frames["drift-positions"]["kl"].to_list() == positions["kl"].to_list()
     worst = worst_tokens(found)

@@ -20,9 +20,14 @@ from click.testing import CliRunner
 from made_runs import MakeRun
 
 from lpp.analyze.cli.command import main
-from lpp.analyze.scores.inspect_log import is_inspect_log, open_inspect_log
-from lpp.analyze.scores.read_inspect import model_of, read_inspect
-from lpp.analyze.scores.read_inspect_items import epochs_of, read_inspect_items, value_of
+from lpp.analyze.scores.inspect_log import open_inspect_log
+from lpp.analyze.scores.read_inspect import (
+    epochs_of,
+    model_of,
+    read_inspect,
+    read_inspect_items,
+    value_of,
+)
 from lpp.store import read_scores
 from lpp.store.errors import ErrorKind, InputError
 
@@ -69,26 +74,24 @@ def test_both_formats_and_both_compressions_say_the_same(tmp_path: Path) -> None
     deflated = zipped(tmp_path / "planets.eval", members(LOGS / "planets.eval"))
     read = []
     for path in (LOGS / "planets.json", LOGS / "planets.eval", deflated):
-        assert is_inspect_log(path)
         log = open_inspect_log(path, "log")
-        scores = read_inspect(log).scores
-        read.append((scores, [(i.texts, i.row) for i in read_inspect_items(log)]))
+        read.append((read_inspect(log).to_dicts(), read_inspect_items(log).to_dicts()))
     assert read[0] == read[1] == read[2]
     ((accuracy,), items) = read[0]
-    assert (accuracy.model, accuracy.benchmark) == ("org/One", "planets")
-    assert (accuracy.metric, accuracy.value, accuracy.n) == ("accuracy,choice", 2 / 3, 3)
-    assert accuracy.stderr == pytest.approx(1 / 3)
+    assert (accuracy["model"], accuracy["benchmark"]) == ("org/One", "planets")
+    assert (accuracy["metric"], accuracy["value"], accuracy["n"]) == ("accuracy,choice", 2 / 3, 3)
+    assert accuracy["stderr"] == pytest.approx(1 / 3)
     assert len(items) == 3
 
 
 def test_each_scorer_is_a_metric_and_a_filter() -> None:
     log = open_inspect_log(LOGS / "sums.eval", "log")
-    assert [(s.metric, s.value, s.stderr) for s in read_inspect(log).scores] == [
+    assert read_inspect(log).select("metric", "value", "stderr").rows() == [
         ("accuracy,match", 0.5, 0.5),
         ("accuracy,match1", 1.0, 0.0),
     ]
-    assert read_inspect(log, lambda task: task != "sums").scores == []
-    rows = [item.row for item in read_inspect_items(log)]
+    assert read_inspect(log, lambda task: task != "sums").is_empty()
+    rows = read_inspect_items(log).to_dicts()
     assert [(row["filter"], row["item"], row["correct"]) for row in rows] == [
         ("match", 0, True),
         ("match", 1, False),
@@ -121,11 +124,11 @@ def test_reducers_part_metrics_and_numbers_that_are_none_are_missing(tmp_path: P
     entry = {"name": "a", "scorer": "a", "metrics": {"mean": {"name": "mean", "value": 3}}}
     bad = {"name": "b", "scorer": "b", "metrics": {"mean": {"name": "mean", "value": None}}}
     read = metrics_of([entry, {**entry, "reducer": "max"}, bad], tmp_path)
-    assert [(s.metric, s.value, s.n) for s in read.scores] == [
+    assert read.select("metric", "value", "n").rows() == [
         ("mean,a", 3, None),
         ("mean,a,max", 3, None),
+        ("mean,b", None, None),
     ]
-    assert [gap.benchmark for gap in read.missing] == ["planets (mean,b)"]
 
 
 def items_of(tmp_path: Path, *changes: dict[str, Any]) -> list[dict[str, Any]]:
@@ -135,7 +138,7 @@ def items_of(tmp_path: Path, *changes: dict[str, Any]) -> list[dict[str, Any]]:
         {**sample, **change} for sample, change in zip(whole["samples"], changes, strict=False)
     ]
     log = open_inspect_log(written(tmp_path / "log.json", {**whole, "samples": samples}), "log")
-    return [dict(item.row) for item in read_inspect_items(log)]
+    return read_inspect_items(log).to_dicts()
 
 
 def scored(value: object, answer: object = None) -> dict[str, Any]:
@@ -217,9 +220,8 @@ def test_a_message_after_the_answer_is_not_read(tmp_path: Path) -> None:
     whole = document()
     sample = {**whole["samples"][0], "messages": messages, "input": "Why?"}
     log = open_inspect_log(written(tmp_path / "log.json", {**whole, "samples": [sample]}), "log")
-    (item,) = read_inspect_items(log)
-    assert item.texts[0] == ("Be brief.\n\nWhy?\n\nSo.", "Be brief.\n\nWhy?", "Why?")
-    assert item.texts[1:] == [(), ()]
+    (item,) = read_inspect_items(log).to_dicts()
+    assert item["texts"] == [["Be brief.\n\nWhy?\n\nSo.", "Be brief.\n\nWhy?", "Why?"], [], []]
 
 
 HALF = "half a pair: \ud800"
@@ -354,7 +356,7 @@ def test_samples_that_cannot_be_read_are_refused(
     tmp_path: Path, make: Callable[[Path], Path], kind: ErrorKind
 ) -> None:
     log = open_inspect_log(make(tmp_path / "log.eval"), "log.eval")
-    assert len(read_inspect(log).scores) == 1  # scores need no samples
+    assert len(read_inspect(log)) == 1  # scores need no samples
     with pytest.raises(InputError, match=r"log\.eval") as refused:
         read_inspect_items(log)
     assert refused.value.kind == kind
@@ -392,7 +394,7 @@ def test_a_damaged_log_is_read_or_refused(tmp_path: Path) -> None:
     """Whatever byte is another, nothing but an InputError comes of it."""
     whole, draws = (LOGS / "sums.eval").read_bytes(), random.Random(5)
     sound = open_inspect_log(LOGS / "sums.eval", "log")
-    expected = [item.row for item in read_inspect_items(sound)]
+    expected = read_inspect_items(sound)
     path = tmp_path / "log.eval"
     refused = 0
     for _ in range(300):
@@ -402,7 +404,7 @@ def test_a_damaged_log_is_read_or_refused(tmp_path: Path) -> None:
         try:
             log = open_inspect_log(path, "log")
             read_inspect(log)
-            assert [item.row for item in read_inspect_items(log)] == expected
+            assert read_inspect_items(log).equals(expected)
         except InputError:
             refused += 1
     assert refused > 30

@@ -24,10 +24,11 @@ from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.mistakes import confident_mistakes
 from lpp.analyze.evaluations.tables import MEANING
-from lpp.analyze.report.content import Section, report
+from lpp.analyze.pages.page import Section
+from lpp.analyze.pages.words import plain
+from lpp.analyze.report.content import report
 from lpp.analyze.report.items_page import items_page
 from lpp.analyze.report.report import write_report
-from lpp.analyze.report.words import plain
 from lpp.store.errors import InputError
 
 HOSTILE = "x/<img src=x onerror=alert(1)>"
@@ -296,7 +297,7 @@ def test_what_was_evaluated_and_not_analysed_is_named(make_run: MakeRun) -> None
     *told, last = [plain(note) for note in shown.notes]
     assert last == few
     assert "30 of 60 items" in told[0]
-    frames = {answer.query.name: answer.frame for answer in shown.answers}
+    frames = {answer.name: answer.frame for answer in shown.tables}
     assert frames["item-analyses"].height == 1
     mistakes = confident_mistakes(evaluated_items(made.root, "tiny_task", run=made.made.run_id))
     own = frames["item-mistakes"].filter(run=made.made.run_id)

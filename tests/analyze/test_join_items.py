@@ -11,7 +11,7 @@ from made_runs import MakeRun
 
 from lpp.analyze import build_database
 from lpp.analyze.cli.command import main
-from lpp.analyze.scores.read_item_log import read_item_log
+from lpp.analyze.scores.read_lm_eval import read_lm_eval_items
 from lpp.sql import connect
 from lpp.store.errors import InputError
 from lpp.store.items import read_items
@@ -147,9 +147,9 @@ def test_without_being_asked_for_no_item_is_read(root: Path, results: Path) -> N
 def test_what_is_right_and_what_was_chosen(
     changes: dict[str, Any], gold: int | None, chosen: int | None, correct: bool | None
 ) -> None:
-    (item,) = read_item_log(line(0, "Is 0 even?", [" yes", " no"], 0, **changes).encode(), "x", "t")
-    assert (item.row["gold"], item.row["chosen"]) == (gold, chosen)
-    assert item.row["correct"] == correct
+    logged = line(0, "Is 0 even?", [" yes", " no"], 0, **changes).encode()
+    (item,) = read_lm_eval_items(logged, "x", "t").to_dicts()
+    assert (item["gold"], item["chosen"], item["correct"]) == (gold, chosen, correct)
 
 
 def test_whole_texts_and_what_was_written() -> None:
@@ -159,13 +159,13 @@ def test_whole_texts_and_what_was_written() -> None:
         "resps": [[" 4"]],
     }
     lines = [line(n, "", [""], 0, metrics=[], **some) for n, some in enumerate((whole, written))]
-    text, generation = read_item_log("".join(lines).encode(), "x", "t")
-    assert text.texts == [("A text.",)]
-    assert text.row["log_likelihoods"] == [-12.5]
-    assert generation.texts == [("2 + 2 = 4", "2 + 2 =")]
-    assert generation.row["log_likelihoods"] == [None]
+    text, generation = read_lm_eval_items("".join(lines).encode(), "x", "t").to_dicts()
+    assert text["texts"] == [["A text."]]
+    assert text["log_likelihoods"] == [-12.5]
+    assert generation["texts"] == [["2 + 2 = 4", "2 + 2 ="]]
+    assert generation["log_likelihoods"] == [None]
     for item in (text, generation):
-        assert (item.row["gold"], item.row["chosen"], item.row["correct"]) == (None, None, None)
+        assert (item["gold"], item["chosen"], item["correct"]) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_file_that_is_no_log_is_refused(root: Path, results: Path, broken: str
     (log,) = results.rglob("samples_*.jsonl")
     log.write_text(line(0, "q", ["a"], 0) + broken)
     with pytest.raises(InputError, match="line 2"):
-        read_item_log(log.read_bytes(), "log", "two")
+        read_lm_eval_items(log.read_bytes(), "log", "two")
     done = add(root, results, "--items")
     assert done.exit_code == 2
     assert "Traceback" not in done.output

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from report_tables import database, make_store
 
+from lpp.analyze.pages.html import as_html
+from lpp.analyze.pages.markdown import as_markdown
+from lpp.analyze.pages.words import plain
 from lpp.analyze.report import answers
 from lpp.analyze.report.content import report
-from lpp.analyze.report.html import as_html
-from lpp.analyze.report.markdown import as_markdown
-from lpp.analyze.report.words import plain
 from lpp.sql import connect
 
 
@@ -27,14 +27,14 @@ def test_it_shows_the_ends_and_says_how_many_there_are(store: Path) -> None:
             "SELECT arg_min(run, entropy_floor), arg_max(run, entropy_floor) FROM profiles"
         ).fetchall()
         assert connection.sql("SELECT count(*) FROM runs").fetchall() == [(5,)]
-    shown = set(page.styles.order)
+    shown = set(page.runs.order)
     assert len(shown) == 3
     assert {*ends} <= shown
     assert {origin.run for origin in page.origin.runs} == shown
     for section in page.sections:
-        for answer in section.answers:
+        for answer in section.tables:
             for name in {"run", "run_a", "run_b"} & {*answer.frame.columns}:
-                assert {*answer.frame[name].drop_nulls()} <= shown, answer.query.name
+                assert {*answer.frame[name].drop_nulls()} <= shown, answer.name
     assert page.lacking is not None
     assert any(f"lpp-sql {store} --run surprises" in why for _, why in page.lacking.empty)
     about = plain(page.about)
@@ -46,5 +46,5 @@ def test_it_shows_the_ends_and_says_how_many_there_are(store: Path) -> None:
 
 def test_a_page_of_few_has_every_run(tmp_path: Path) -> None:
     page = report(str(make_store(tmp_path, database(["a", "b", "c"]))))
-    assert len(page.styles.order) == 3
+    assert len(page.runs.order) == 3
     assert "runs" not in plain(page.about)

@@ -1,9 +1,9 @@
 """Names of a source and runs of a store."""
 
+import polars as pl
 import pytest
 
-from lpp.analyze.scores.matching import RunName, match_names
-from lpp.analyze.scores.scores import fits_of
+from lpp.analyze.scores.matching import RunName, match_names, match_scores
 
 RUNS = [
     RunName(id="qwen2-5-3b-1", model="Qwen/Qwen2.5-3B"),
@@ -102,9 +102,9 @@ def test_tasks_of_one_source_may_be_of_several_runs_of_a_model() -> None:
         RunName(id="a-3", model="org/a"),
     ]
     pairs = [("tiny@aaaa", "ar-1"), ("tiny@aaaa", "spc-2"), ("tiny@aaaa", None), ("org/a", None)]
-    rows = [{"model": model, "run": run} for model, run in pairs]
-    fits = fits_of(rows, runs)
-    assert [(key, fits[key].run) for key in pairs] == [
+    rows = pl.DataFrame(pairs, {"model": pl.String, "run": pl.String}, orient="row")
+    matched = match_scores(rows.with_columns(source=pl.lit("s")), runs)
+    assert list(zip(pairs, matched["fit"], strict=True)) == [
         (("tiny@aaaa", "ar-1"), "ar-1"),
         (("tiny@aaaa", "spc-2"), "spc-2"),
         (("tiny@aaaa", None), "spc-2"),  # the last that was said

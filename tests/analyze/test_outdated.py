@@ -11,8 +11,8 @@ from on_disk import on_disk
 
 from lpp.analyze import Selection, analyze, build_database, write_report
 from lpp.analyze.cli.command import main as lpp_analyze
+from lpp.analyze.pages.words import plain
 from lpp.analyze.report.content import report
-from lpp.analyze.report.words import plain
 from lpp.analyze.studies import layers as study
 from lpp.analyze.tables.build import write_database
 from lpp.capture.cli.command import main as lpp_capture

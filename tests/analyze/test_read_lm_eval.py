@@ -2,12 +2,18 @@
 
 import copy
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lpp.analyze.scores.read_lm_eval import read_lm_eval
+from lpp.analyze import add_benchmarks
+from lpp.analyze.scores.scores import Added
+from lpp.store import create_store
 from lpp.store.errors import InputError
+
+AddFile = Callable[..., Added]
 
 RESULTS: dict[str, Any] = {
     "results": {
@@ -67,12 +73,15 @@ def changed(*path: str, value: Any) -> bytes:
     return json.dumps(document).encode()
 
 
-def test_every_metric_of_every_task_and_group() -> None:
-    read = read_lm_eval(json.dumps(RESULTS).encode(), "r.json")
-    assert read.kind == "lm-eval"
-    assert {score.model for score in read.scores} == {"org/Model-1B"}
-    found = [(s.benchmark, s.metric, s.value, s.stderr, s.n) for s in read.scores]
-    assert found == [
+def scores(added: Added, *columns: str) -> list[tuple[Any, ...]]:
+    """Columns of the scores, row by row."""
+    return [tuple(row.values()) for row in added.table.select(list(columns)).to_pylist()]
+
+
+def test_every_metric_of_every_task_and_group(add_file: AddFile) -> None:
+    added = add_file(json.dumps(RESULTS).encode(), "r.json")
+    assert set(scores(added, "kind", "model")) == {("lm-eval", "org/Model-1B")}
+    assert scores(added, "benchmark", "metric", "value", "stderr", "n") == [
         ("gsm8k", "exact_match,flexible-extract", 0.12, 0.002, None),
         ("gsm8k", "exact_match,strict-match", 0.11, 0.001, None),
         ("leaderboard_bbh", "acc_norm,none", 0.5, 0.01, 50),
@@ -85,9 +94,9 @@ def test_every_metric_of_every_task_and_group() -> None:
     ]
 
 
-def test_only_the_tasks_asked_for() -> None:
-    read = read_lm_eval(json.dumps(RESULTS).encode(), "r.json", lambda task: task == "gsm8k")
-    assert {score.benchmark for score in read.scores} == {"gsm8k"}
+def test_only_the_tasks_asked_for(add_file: AddFile) -> None:
+    added = add_file(json.dumps(RESULTS).encode(), "r.json", benchmarks=("gsm*",))
+    assert set(scores(added, "benchmark")) == {("gsm8k",)}
 
 
 @pytest.mark.parametrize(
@@ -98,24 +107,26 @@ def test_only_the_tasks_asked_for() -> None:
         ({"model_args": {"pretrained": "org/Fourth"}}, "org/Fourth"),
     ],
 )
-def test_the_model_is_named_by_its_arguments_otherwise(config: dict[str, Any], name: str) -> None:
+def test_the_model_is_named_by_its_arguments_otherwise(
+    add_file: AddFile, config: dict[str, Any], name: str
+) -> None:
     document = {**RESULTS, "config": config}
     del document["model_name"]
-    read = read_lm_eval(json.dumps(document).encode(), "r.json")
-    assert {score.model for score in read.scores} == {name}
+    added = add_file(json.dumps(document).encode(), "r.json")
+    assert set(scores(added, "model")) == {(name,)}
 
 
 @pytest.mark.parametrize("value", ["N/A", "", float("nan"), True, [0.5]])
-def test_a_score_that_is_no_number_is_refused_with_its_place(value: Any) -> None:
+def test_a_score_that_is_no_number_is_refused_with_its_place(add_file: AddFile, value: Any) -> None:
     data = changed("results", "leaderboard_bbh", "acc_norm,none", value=value)
     with pytest.raises(InputError, match=r"r\.json, leaderboard_bbh, acc_norm,none: .* not a scor"):
-        read_lm_eval(data, "r.json")
+        add_file(data, "r.json")
 
 
-def test_a_percentage_among_fractions_is_refused() -> None:
+def test_a_percentage_among_fractions_is_refused(add_file: AddFile) -> None:
     data = changed("results", "leaderboard_mmlu_pro", "acc,none", value=30.0)
     with pytest.raises(InputError, match=r"leaderboard_mmlu_pro, acc,none: 30 is not a fraction"):
-        read_lm_eval(data, "r.json")
+        add_file(data, "r.json")
 
 
 @pytest.mark.parametrize(
@@ -132,28 +143,60 @@ def test_a_percentage_among_fractions_is_refused() -> None:
         ),
     ],
 )
-def test_another_file_is_told_what_it_lacks(data: bytes, message: str) -> None:
+def test_another_file_is_told_what_it_lacks(add_file: AddFile, data: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_lm_eval(data, "r.json")
+        add_file(data, "r.json")
 
 
-def test_a_group_with_a_task_of_unknown_size_has_no_size() -> None:
+def test_a_group_with_a_task_of_unknown_size_has_no_size(add_file: AddFile) -> None:
     data = changed("n-samples", "leaderboard_bbh_navigate", value=None)
-    sizes = {score.benchmark: score.n for score in read_lm_eval(data, "r.json").scores}
+    sizes = dict(scores(add_file(data, "r.json"), "benchmark", "n"))
     assert (sizes["leaderboard_bbh"], sizes["leaderboard_bbh_snarks"]) == (None, 20)
 
 
-@pytest.mark.parametrize(("limit", "items"), [(None, "all"), (20, "limited to 20")])
-def test_a_limit_is_a_part_of_how_a_task_was_run(limit: int | None, items: str) -> None:
-    document = {**RESULTS, "config": {"limit": limit}, "chat_template": None}
-    scores = read_lm_eval(json.dumps(document).encode(), "r.json").scores
-    assert all(s.setup["items"] == items and s.setup["chat template"] == "none" for s in scores)
+@pytest.mark.parametrize("n", [-1, 1 << 31, 10**30])
+def test_a_number_of_items_that_no_table_holds_is_refused(add_file: AddFile, n: int) -> None:
+    data = changed("n-samples", "leaderboard_ifeval", value={"effective": n})
+    with pytest.raises(InputError, match=rf"r\.json, leaderboard_ifeval, inst.*: {n} items"):
+        add_file(data, "r.json")
 
 
-def test_a_group_is_run_as_its_tasks_are() -> None:
-    shots = {"leaderboard_bbh_snarks": 3, "leaderboard_bbh_navigate": 5, "gsm8k": 8}
-    read = read_lm_eval(changed("n-shot", value=shots), "r.json")
-    setups = {score.benchmark: score.setup for score in read.scores}
-    assert setups["leaderboard_bbh"] == {"shots": "3, 5"}
-    assert setups["gsm8k"] == {"shots": "8"}
-    assert setups["wikitext"] == {}
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("model_name",), "a\ud800"),
+        (("versions",), {"gsm8k": "a\ud800"}),
+        (("results", "a\ud800"), {"acc,none": 0.5}),
+        (("results", "wikitext"), {"acc,a\ud800": 0.5}),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused(
+    add_file: AddFile, place: tuple[str, ...], value: Any
+) -> None:
+    with pytest.raises(InputError, match="half a surrogate pair") as refused:
+        add_file(changed(*place, value=value), "r.json")
+    str(refused.value).encode()
+
+
+def with_shots(model: str, **shots: int) -> bytes:
+    return json.dumps({**RESULTS, "model_name": model, "n-shot": shots}).encode()
+
+
+def test_a_group_is_run_as_its_tasks_are(tmp_path: Path, add_file: AddFile) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results_1.json").write_bytes(
+        with_shots("m", leaderboard_bbh_snarks=3, leaderboard_bbh_navigate=5)
+    )
+    other = with_shots("n", leaderboard_bbh_snarks=3, leaderboard_bbh_navigate=4)
+    (tmp_path / "out" / "results_2.json").write_bytes(other)
+    root = create_store(tmp_path / "store").path
+    with pytest.raises(InputError, match="leaderboard_bbh: shots 3, 5 for m, 3, 4 for n") as met:
+        add_benchmarks(root, [tmp_path / "out"])
+    assert "gsm8k" not in str(met.value)
+    assert "snarks" not in str(met.value)
+
+
+def test_groups_that_name_each_other_are_read(add_file: AddFile) -> None:
+    groups = {"gsm8k": ["wikitext", "gsm8k"], "wikitext": ["gsm8k"]}
+    added = add_file(changed("group_subtasks", value=groups), "r.json", benchmarks=("gsm8k",))
+    assert scores(added, "benchmark", "n") == [("gsm8k", None)] * 2

@@ -1,14 +1,17 @@
 """Tables of scores: the three forms, and every way in which a cell can be wrong."""
 
 import io
+from collections.abc import Callable
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lpp.analyze.scores.read_score_table import read_score_table
-from lpp.analyze.scores.score_rows import ScoreFile
+from lpp.analyze.scores.scores import Added
 from lpp.store.errors import InputError
+
+AddFile = Callable[..., Added]
 
 LEADERBOARD = {
     "eval_name": ["a", "b"],
@@ -22,8 +25,13 @@ LEADERBOARD = {
 }
 
 
-def rows(read: ScoreFile) -> list[tuple[object, ...]]:
-    return [(s.model, s.benchmark, s.metric, s.value, s.stderr, s.n) for s in read.scores]
+def rows(added: Added) -> list[tuple[object, ...]]:
+    columns = ["model", "benchmark", "metric", "value", "stderr", "n"]
+    return [tuple(row.values()) for row in added.table.select(columns).to_pylist()]
+
+
+def kind(added: Added) -> str:
+    return str(added.table["kind"][0])
 
 
 def parquet(columns: dict[str, list[object]]) -> bytes:
@@ -38,10 +46,10 @@ def as_csv(columns: dict[str, list[object]]) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["board.parquet", "board.csv"])
-def test_leaderboard_export(name: str) -> None:
+def test_leaderboard_export(add_file: AddFile, name: str) -> None:
     data = (parquet if name.endswith("parquet") else as_csv)(LEADERBOARD)  # type: ignore[arg-type]
-    read = read_score_table(data, name)
-    assert read.kind == "leaderboard"
+    read = add_file(data, name)
+    assert kind(read) == "leaderboard"
     assert rows(read) == [
         ("org/A", "IFEval", "score", 31.5, None, None),
         ("org/A", "BBH", "score", 8.5, None, None),
@@ -50,14 +58,13 @@ def test_leaderboard_export(name: str) -> None:
         ("org/B", "BBH", "score", 25.75, None, None),
         ("org/B", "MMLU-PRO", "score", 25.0, None, None),
     ]
-    assert read.sizes == {"org/A": 0.5, "org/B": 3.25}
     assert read.missing == []  # an average and a licence are no benchmarks
 
 
-def test_wide_table_with_errors_and_a_byte_order_mark() -> None:
+def test_wide_table_with_errors_and_a_byte_order_mark(add_file: AddFile) -> None:
     text = "\ufeffBBH_stderr,Model,BBH,My Bench\n0.5,org/A,40,0.25\n,org/B,41,\n"
-    read = read_score_table(text.encode(), "mine.csv")
-    assert (read.kind, rows(read)) == (
+    read = add_file(text.encode(), "mine.csv")
+    assert (kind(read), rows(read)) == (
         "csv",
         [
             ("org/A", "BBH", "score", 40.0, 0.5, None),
@@ -65,26 +72,26 @@ def test_wide_table_with_errors_and_a_byte_order_mark() -> None:
             ("org/B", "BBH", "score", 41.0, None, None),
         ],
     )
-    assert list(map(str, read.missing)) == ["My Bench of org/B (mine.csv, row 2)"]
+    assert read.missing == ["My Bench of org/B (mine.csv, row 2)"]
 
 
-def test_long_table() -> None:
+def test_long_table(add_file: AddFile) -> None:
     text = "model\tbenchmark\tmetric\tvalue\tstderr\tn\na\tBBH\tacc\t0.5\t0.01\t40\na\tX\t\t2\t\t\n"
-    read = read_score_table(text.encode(), "mine.tsv")
+    read = add_file(text.encode(), "mine.tsv")
     assert rows(read) == [("a", "BBH", "acc", 0.5, 0.01, 40), ("a", "X", "score", 2.0, None, None)]
 
 
-def test_parquet_writes_nothing_as_nan() -> None:
-    read = read_score_table(parquet({"model": ["a"], "X": [float("nan")], "Y": [1.0]}), "m.parquet")
+def test_parquet_writes_nothing_as_nan(add_file: AddFile) -> None:
+    read = add_file(parquet({"model": ["a"], "X": [float("nan")], "Y": [1.0]}), "m.parquet")
     assert rows(read) == [("a", "Y", "score", 1.0, None, None)]
-    assert list(map(str, read.missing)) == ["X of a (m.parquet, row 1)"]
+    assert read.missing == ["X of a (m.parquet, row 1)"]
 
 
-def test_only_some_columns() -> None:
+def test_only_some_columns(add_file: AddFile) -> None:
     text = b"model,BBH,note\na,40,fine\n"
     with pytest.raises(InputError, match=r"m\.csv, row 1, note: 'fine' is not a number"):
-        read_score_table(text, "m.csv")
-    assert rows(read_score_table(text, "m.csv", lambda name: name == "BBH")) == [
+        add_file(text, "m.csv")
+    assert rows(add_file(text, "m.csv", benchmarks=("BBH",))) == [
         ("a", "BBH", "score", 40.0, None, None)
     ]
 
@@ -100,26 +107,69 @@ def test_only_some_columns() -> None:
         ("model,BBH\n,40\n", "row 1: no model"),
         ("model,BBH,BBH\na,1,2\n", "column 'BBH' is there twice"),
         ("model,BBH\na,1,2\n", "row 1: 3 cells, the header has 2"),
+        ("model,BBH,X\n\na,1,2\nb,3\n", r"m\.csv, row 2: 2 cells, the header has 3"),
         ("name,BBH\na,1\n", "its columns are name, BBH"),
         ("", "its columns are none"),
         ("model\na\n", "no column of it is a benchmark"),
         ("model,benchmark,value\na,,1\n", "row 1: no benchmark"),
         ("model,benchmark,value,n\na,X,1,many\n", "row 1, n: 'many' is not a number"),
+        ("model,benchmark,value,n\na,X,1,-1\n", "row 1: -1 items"),
+        ("model,benchmark,value,n\na,X,1,2147483648\n", "row 1: 2147483648 items"),
+        ("model,benchmark,value,stderr\na,X,1,x\n", "row 1, stderr: 'x' is not a number"),
         ("model,BBH,BBH_stderr\na,1,x\n", "BBH_stderr: 'x' is not a number"),
     ],
 )
-def test_what_is_no_table_of_scores_is_refused(text: str, message: str) -> None:
+def test_what_is_no_table_of_scores_is_refused(add_file: AddFile, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_score_table(text.encode(), "m.csv")
+        add_file(text.encode(), "m.csv")
 
 
 @pytest.mark.parametrize(("data", "name"), [(b"\xff\xfe\x00", "m.csv"), (b"PAR", "m.parquet")])
-def test_unreadable_bytes_are_refused(data: bytes, name: str) -> None:
+def test_unreadable_bytes_are_refused(add_file: AddFile, data: bytes, name: str) -> None:
     with pytest.raises(InputError, match="not readable"):
-        read_score_table(data, name)
+        add_file(data, name)
 
 
-def test_five_problems_are_told_and_the_others_counted() -> None:
+def test_five_problems_are_told_and_the_others_counted(add_file: AddFile) -> None:
     text = "model,BBH\n" + "a,x\n" * 7
     with pytest.raises(InputError, match=r"row 5, BBH.*; and 2 more"):
-        read_score_table(text.encode(), "m.csv")
+        add_file(text.encode(), "m.csv")
+
+
+def test_cells_may_hold_lines_and_rows_may_be_blank(add_file: AddFile) -> None:
+    text = 'model,"My\nBench",Y\r\n\r\n"a ""b""",1, 2 \r\n,,\r\nc,,3\r\n'
+    added = add_file(text.encode(), "m.csv")
+    assert [row[0] for row in rows(added)] == ['a "b"', 'a "b"', "c"]
+    assert [row[1] for row in rows(added)] == ["My\nBench", "Y", "Y"]
+    assert added.missing == ["My\nBench of c (m.csv, row 2)"]
+
+
+def test_numbers_keep_their_bits(add_file: AddFile) -> None:
+    draws = np.random.default_rng(0).standard_normal(200)
+    values = [*(draws * 10.0 ** (100 * draws)).tolist(), 0.1 + 0.2, 5e-324, 1.7e308, -0.0]
+    models = [f"m{k}" for k in range(len(values))]
+    table: dict[str, list[object]] = {"model": [*models], "X": [*values]}
+    singles = pa.table({"model": models, "X": pa.array(draws[:1].tolist() * 204, pa.float32())})
+    sink = io.BytesIO()
+    pq.write_table(singles, sink)
+    files = {"m.csv": as_csv(table), "m.parquet": parquet(table), "s.parquet": sink.getvalue()}
+    expected = {"s.parquet": [float(np.float32(draws[0]))] * 204}
+    for name, data in files.items():
+        added = add_file(data, name, unit="other")
+        assert added.table["value"].to_pylist() == expected.get(name, values)
+
+
+def test_an_unnamed_column_is_one_like_others(add_file: AddFile) -> None:
+    text = b",model,BBH\n0,a,40\n"
+    added = add_file(text, "m.csv", benchmarks=("BBH",))
+    assert rows(added) == [("a", "BBH", "score", 40.0, None, None)]
+    with pytest.raises(InputError, match="a name is empty"):
+        add_file(text, "m.csv")
+
+
+def test_names_of_columns_are_no_patterns(add_file: AddFile) -> None:
+    added = add_file(b"model,*,^B.*$,where,row,BBH\na,1,2,3,4,5\n", "m.csv", unit="other")
+    assert [row[1] for row in rows(added)] == ["*", "^B.*$", "where", "row", "BBH"]
+    assert added.table["value"].to_pylist() == [1, 2, 3, 4, 5]
+    with pytest.raises(InputError, match=r"row 1, \*: 'x' is not a number"):
+        add_file(b"model,*,BBH\na,x,y\n", "m.csv")

@@ -17,17 +17,16 @@ from polars.testing import assert_frame_equal
 from report_tables import RANKS, database, make_store, run_id
 
 from lpp.analyze.cli.command import main
+from lpp.analyze.pages.page import Advice, Section
+from lpp.analyze.pages.words import Run, plain
 from lpp.analyze.report.answers import ask
-from lpp.analyze.report.content import Section, report
+from lpp.analyze.report.content import report
 from lpp.analyze.report.drift_page import GATE
 from lpp.analyze.report.drift_queries import DRIFT_POSITIONS, DRIFT_QUERIES, DRIFT_TOKENS
 from lpp.analyze.report.item_queries import ITEM_MISTAKES, ITEM_QUERIES
-from lpp.analyze.report.not_computed import Advice
 from lpp.analyze.report.queries import EIGENVALUES, LAYERS, QUERIES, SURPRISES
 from lpp.analyze.report.report import write_report
 from lpp.analyze.report.surprises import surprises
-from lpp.analyze.report.tables import TableView
-from lpp.analyze.report.words import Run, plain
 from lpp.analyze.runs.select import Selection
 from lpp.analyze.studies.layers import layers
 from lpp.analyze.studies.layers import write as write_layers
@@ -62,8 +61,7 @@ def test_every_number_of_a_table_has_a_unit_or_a_meaning(tmp_path: Path) -> None
     )
     for answer in answers.values():
         shown = answer.columns
-        view = TableView(answer)
-        for column in view.columns:
+        for column in answer.table().fields:
             if column.kind == "number":
                 assert column.name in shown, f"{answer.query.name}.{column.name}"
 
@@ -96,7 +94,7 @@ def test_every_table_shows_its_main_number_first(tmp_path: Path) -> None:
     answers = ask(store, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES))
     for name, column in MAIN.items():
         if name in answers and answers[name].frame.width:
-            first = [one.name for one in TableView(answers[name]).columns if one.first]
+            first = [one.name for one in answers[name].table().fields if one.first]
             assert column in first, name
             assert {*answers[name].query.first} <= {*first}, name
 
@@ -109,12 +107,12 @@ def test_tables_and_letters_are_in_one_order(tmp_path: Path) -> None:
             {k: swap.get(v, v) if isinstance(v, str) else v for k, v in row.items()} for row in rows
         ]
     found = report(str(make_store(tmp_path, tables)))
-    assert found.styles.order == ("run-1", "run-2")
+    assert found.runs.order == ("run-1", "run-2")
     for section in found.sections:
-        for answer in section.answers:
+        for answer in section.tables:
             if "run" in answer.frame.columns:
                 runs = answer.frame["run"].unique(maintain_order=True).to_list()
-                assert runs == ["run-1", "run-2"], answer.query.name
+                assert runs == ["run-1", "run-2"], answer.name
 
 
 @pytest.mark.slow
@@ -169,7 +167,7 @@ def test_spectra_are_shown_where_they_were_kept_and_never_computed(make_run: Mak
     shutil.rmtree(made.root / "analysis" / other.run_id)
     found = report(str(made.root))
     depth = next(section for section in found.sections if section.name == "depth")
-    (spectra,) = (answer for answer in depth.answers if answer.query.name == "eigenvalues")
+    (spectra,) = (answer for answer in depth.tables if answer.name == "eigenvalues")
     assert spectra.frame["run"].unique().to_list() == [made.run_id]
     assert [plain(note) for note in depth.notes if "spectrum" in plain(note)] == [
         f"{other.run_id}: its spectrum at final is not in the analysis cache: lpp-analyze profile."
@@ -194,7 +192,7 @@ def test_a_training_has_its_section_where_three_steps_are_comparable(tmp_path: P
         "participation_ratio",
         "effective_rank",
     ]
-    (answer,) = section.answers
+    (answer,) = section.tables
     assert answer.frame["step"].to_list() == [0, 1000, 2000]
     assert answer.frame["effective_rank"].to_list() == pytest.approx([10, 20, 30])
     text = write_report(str(store), tmp_path / "r.md", "md")[0].read_text()
@@ -259,12 +257,12 @@ def test_what_to_distrust_is_told_of_sites_too_and_of_nothing(tmp_path: Path) ->
         found = report(str(make_store(tmp_path, tables)))
         return next(section for section in found.sections if section.name == "distrust")
 
-    assert section().answers == ()
+    assert section().tables == ()
     assert report(str(tmp_path)).flags == {}  # those of the published models are in no table
     assert ("No number of this database carries a flag.",) in section().notes
     for row in tables["site_profiles"]:
         row["flags"] = ["collapsed"]
-    (flagged,) = section().answers
+    (flagged,) = section().tables
     counts = flagged.frame.select("table", "flag", "n_rows").rows()
     # the profile is that of the deepest site
     assert counts == [("profiles", "collapsed", 1), ("site_profiles", "collapsed", 8)]
@@ -273,7 +271,7 @@ def test_what_to_distrust_is_told_of_sites_too_and_of_nothing(tmp_path: Path) ->
         row["flags"] = []
     tables["layers"] = []  # what the page shows of layers is computed from their spectra
     assert ("No number of this database carries a flag.",) not in section().notes
-    assert section().answers == ()
+    assert section().tables == ()
     assert set(report(str(tmp_path)).flags) >= {"collapsed"}
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from report_tables import database, make_store, run_id
 
+from lpp.analyze.pages.page import Opening
+from lpp.analyze.pages.words import Flag, Run, plain
 from lpp.analyze.report.answers import ask
 from lpp.analyze.report.content import report
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.queries import QUERIES
 from lpp.analyze.report.report import write_report
-from lpp.analyze.report.summary import Summary
-from lpp.analyze.report.words import Flag, Run, plain
 
 
 def said(store: Path) -> list[str]:
@@ -21,8 +21,8 @@ def said(store: Path) -> list[str]:
     return [plain(sentence) for sentence in findings(ask(store, QUERIES))]
 
 
-def first_screen(store: Path) -> Summary:
-    found = report(str(store)).summary
+def first_screen(store: Path) -> Opening:
+    found = report(str(store)).opening
     assert found is not None
     return found
 

@@ -67,7 +67,9 @@ def slow(tokens: pl.DataFrame) -> dict[str, float]:
     nan = float("nan")
     surprisal = np.mean([-row["next_logprob"] for row in inner]) if inner else nan
     correct = [row["next_rank"] == 1 for row in inner]
+    ranks = sum(min(row["next_rank"], 100) for row in inner)
     return {
+        "rsr": ranks / sum(-row["next_logprob"] for row in inner) if inner else nan,
         "surprisal": float(surprisal),
         "perplexity": float(np.exp(surprisal)),
         "margin": float(np.mean([row["margin"] for row in rows])),

@@ -19,17 +19,16 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.scores.inspect_log import open_inspect_log
-from lpp.analyze.scores.join_items import join_items
-from lpp.analyze.scores.read_inspect import read_inspect
-from lpp.analyze.scores.read_inspect_items import read_inspect_items
-from lpp.analyze.scores.read_item_log import read_item_log
-from lpp.analyze.scores.read_lm_eval import read_lm_eval
+from lpp.analyze.scores.item_table import ITEMS, join_items
+from lpp.analyze.scores.read_inspect import read_inspect, read_inspect_items
+from lpp.analyze.scores.read_lm_eval import read_lm_eval, read_lm_eval_items
 from lpp.analyze.scores.read_score_table import read_score_table
-from lpp.analyze.scores.score_rows import ScoreFile, check_alike, check_once, check_units
+from lpp.analyze.scores.score_table import SCORES, check_scores
 from lpp.analyze.scores.scores import add_benchmarks
 from lpp.store import open_store
 from lpp.store.arrays.chunk_index import index_bytes
@@ -326,7 +325,7 @@ def scored() -> Path:
 
 def item_log(data: bytes) -> None:
     """Items that lm-eval logged, a line each."""
-    items = read_item_log(data, "samples.jsonl", "task", "label")
+    items = read_lm_eval_items(data, "samples.jsonl", "task", "label")
     table, n_joined = join_items(items, {}, source="s", model="m")
     assert (len(table), n_joined) == (len(items), 0)
 
@@ -343,18 +342,18 @@ def inspect_log(data: bytes) -> None:
         _checked(read_inspect(log))
     group = "level" if first & 2 else None
     with suppress(LppError):
-        for item in read_inspect_items(log, group):
-            assert len(item.texts) == len(item.row["log_likelihoods"])
+        items = read_inspect_items(log, group)
+        assert items.schema == ITEMS
+        assert items["texts"].list.len().equals(items["log_likelihoods"].list.len())
     added = add_benchmarks(scored(), [path], items=True, group=group, replace=True)
     assert read_scores(scored()).num_rows == len(added.table)
     assert len(read_items(scored())) == sum(len(one.table) for one in added.items)
 
 
-def _checked(file: ScoreFile) -> None:
-    assert all(np.isfinite(score.value) for score in file.scores)
-    check_once(file.scores)
-    check_alike(file.scores)
-    check_units(file.scores, "auto")
+def _checked(scores: pl.DataFrame) -> None:
+    assert scores.schema == SCORES
+    assert scores["value"].drop_nulls().is_finite().all()
+    check_scores(scores.drop_nulls("value"), "auto")
 
 
 _ALL: Final[tuple[Callable[[bytes], None], ...]] = (

@@ -11,8 +11,8 @@ from opened_page import OpenPage
 from lpp.analyze import diff
 from lpp.analyze.drift.gate import verdict
 from lpp.analyze.quantities.conditions import parse_condition
+from lpp.analyze.pages.words import number
 from lpp.analyze.report.drift_page import drift_page
-from lpp.analyze.report.words import number
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11)
 

@@ -1,7 +1,7 @@
-"""The report as one page that loads nothing: no network, no other file.
+"""A page for a browser that loads nothing: no network, no other file.
 
 Names of models and corpora are untrusted. Text goes through `escape` and Jinja's autoescape, JSON
-through `embedded`, and report.js escapes what it shows as `escape` does. The page's policy allows
+through `embedded`, and page.js escapes what it shows as `escape` does. The page's policy allows
 only scripts with the hashes that it lists: even if a name became markup, it would not run.
 """
 
@@ -13,12 +13,9 @@ from importlib import resources
 from typing import Any, Final
 
 from lpp.analyze.charts.run_styles import RunStyle
-from lpp.analyze.report.answers import Answer
-from lpp.analyze.report.charts import ChartView, Panels
-from lpp.analyze.report.content import Report
-from lpp.analyze.report.queries import PLANS
-from lpp.analyze.report.tables import FIRST_ROWS, TableView
-from lpp.analyze.report.words import Sentence, plain
+from lpp.analyze.pages.page import Page, Panels
+from lpp.analyze.pages.table import FIRST_ROWS, Table
+from lpp.analyze.pages.words import Sentence, plain
 from lpp.store.commands.escaping import escape
 
 OPEN_ROWS: Final = 25
@@ -28,8 +25,8 @@ SENTENCES: Final = 4
 """Sentences in a paragraph."""
 
 
-def as_html(report: Report) -> str:
-    """The whole page."""
+def as_html(page: Page) -> str:
+    """The whole page. Raises MachineError(NO_PACKAGE) without the extra `report`."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -39,35 +36,29 @@ def as_html(report: Report) -> str:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    template = environment.from_string(_file("report.html.j2"))
+    template = environment.from_string(_file("page.html.j2"))
     from markupsafe import Markup
 
     from lpp.analyze.charts.charts import chart_script, embedded
 
-    specifications = {
-        chart.name: chart.specifications()
-        for section in report.sections
-        for chart in section.charts
-    }
-    scripts = [_script(chart_script()), _script(_file("report.js"))]
-    views = {a.query.name: TableView(a) for a in _answers(report) if a.missing is None}
+    specifications = {chart.name: chart.specifications() for chart in page.charts}
+    scripts = [_script(chart_script()), _script(_file("page.js"))]
+    tables = [table for table in page.tables if table.missing is None]
     return template.render(
-        report=report,
-        about=plain(report.about),
-        run=_style_of(report),
-        first=_first_charts(report),
-        section_names=[section.name for section in report.sections],
-        views=views,
+        page=page,
+        about=plain(page.about),
+        run=_style_of(page),
+        first=[chart for chart in page.charts if chart.opens],
+        section_names=[section.name for section in page.sections],
         panels=specifications,
-        paragraphs=list(paragraphs(report.findings)),
-        store=shlex.quote(report.store),
-        plans=PLANS,
+        paragraphs=list(paragraphs(page.findings)),
+        store=shlex.quote(page.store),
         first_rows=FIRST_ROWS,
         open_rows=OPEN_ROWS,
         policy=_policy(scripts),
-        css=Markup(_file("report.css")),  # written by this project, like the scripts
+        css=Markup(_file("page.css")),  # written by this project, like the scripts
         scripts=[Markup(script) for script in scripts],
-        data=Markup(embedded(_data(report, views, specifications))),
+        data=Markup(embedded(_data(page, tables, specifications))),
     )
 
 
@@ -82,25 +73,13 @@ def paragraphs(sentences: Sequence[Sentence]) -> Iterator[Sequence[Sentence]]:
         yield sentences[first : first + SENTENCES]
 
 
-def _style_of(report: Report) -> Callable[[str], RunStyle | None]:
-    """A function that returns the style of a run; None for a run without a plan in the report."""
-    known = {run: report.styles[run] for run in report.styles.order}
-    return known.get
-
-
-def _first_charts(report: Report) -> list[ChartView]:
-    """Charts of the first screen, which are left out of their section: the picture of depth."""
-    every = (chart for section in report.sections for chart in section.charts)
-    return [chart for chart in every if chart.name == "depth"] if report.summary else []
-
-
-def _answers(report: Report) -> Iterator[Answer]:
-    for section in report.sections:
-        yield from section.answers
+def _style_of(page: Page) -> Callable[[str], RunStyle | None]:
+    """A function that returns the style of a run; None for a run without a plan on the page."""
+    return {run: page.runs[run] for run in page.runs.order}.get
 
 
 def _data(
-    report: Report, views: Mapping[str, TableView], specifications: Mapping[str, Panels]
+    page: Page, tables: Sequence[Table], specifications: Mapping[str, Panels]
 ) -> dict[str, Any]:
     """Data for the page's script: every table in full, and every chart's specification."""
     from lpp.analyze.charts.rows import chart_label
@@ -111,16 +90,16 @@ def _data(
                 **{"id": run, "letter": style.letter, "name": style.name, "color": style.color},
                 "label": chart_label(style),
             }
-            for run, style in ((run, report.styles[run]) for run in report.styles.order)
+            for run, style in ((run, page.runs[run]) for run in page.runs.order)
         ],
-        "command": f"lpp-sql {shlex.quote(report.store)} -",
-        "tables": {name: view.data() for name, view in views.items()},
+        "command": f"lpp-sql {shlex.quote(page.store)} -",
+        "tables": {table.name: table.data() for table in tables},
         "charts": specifications,
     }
 
 
 def _file(name: str) -> str:
-    return resources.files("lpp.analyze.report").joinpath(name).read_text("utf-8")
+    return resources.files("lpp.analyze.pages").joinpath(name).read_text("utf-8")
 
 
 def _script(text: str) -> str:

@@ -4,6 +4,7 @@
 (() => {
   const PAGE = 25;
   const MISSING = "–";
+  const PARTS = ["stderr", "ci_low", "ci_high", "prefix"]; // of a number: columns of its own in CSV
   const root = document.documentElement;
   const page = JSON.parse(document.getElementById("data").textContent);
   root.classList.add("scripted");
@@ -16,7 +17,7 @@
   const runs = new Map(page.runs.map((run, place) => [run.id, { ...run, place }]));
   const say = (text) => { document.getElementById("said").textContent = text; };
 
-  // ---- numbers, as `number` of words.py writes them
+  // ---- numbers, as words.py writes them
 
   function number(value) {
     if (value === null) return MISSING;
@@ -29,6 +30,17 @@
     if (Number.isInteger(value) || size >= 1000) return Math.round(value).toLocaleString("en-US");
     return trim(value.toPrecision(4));
   }
+  // A number in the style of its column.
+  function written(column, value) {
+    if (value === null || typeof value === "boolean") return number(value);
+    switch (column.style) {
+      case "hundredths": return value.toFixed(2);
+      case "signed": return `${value < 0 ? "" : "+"}${value.toFixed(2)}`;
+      case "percent": return `${number(100 * value)} %`;
+      case "probability": return value < 1e-4 ? "<0.0001" : value >= 0.1 ? value.toFixed(2) : String(Number(value.toPrecision(1)));
+      default: return number(value);
+    }
+  }
   const trim = (text) => (text.includes(".") ? text.replace(/0+$/, "").replace(/\.$/, "") : text);
 
   // ---- tables
@@ -40,7 +52,7 @@
     return code < 0x100 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
   });
   const text = (column, row) => {
-    if (column.values) return number(column.values[row]);
+    if (column.values) return written(column, column.values[row]);
     const word = column.words[column.codes[row]];
     if (word === null) return MISSING;
     if (column.kind === "run" && runs.has(word)) {
@@ -71,8 +83,10 @@
 
   function more(column, row) {
     const parts = [];
-    if (column.low && column.low[row] !== null) {
-      parts.push(`[${number(column.low[row])}, ${number(column.high[row])}]`);
+    if (column.ci_low && column.ci_low[row] !== null) {
+      parts.push(`[${written(column, column.ci_low[row])}, ${written(column, column.ci_high[row])}]`);
+    } else if (column.stderr && column.stderr[row] !== null) {
+      parts.push(`± ${number(Number(column.stderr[row].toPrecision(2)))}`);
     }
     if (column.prefix && column.prefix[row] !== null) parts.push(`at ${column.prefix[row]}`);
     return parts.join(" ");
@@ -204,7 +218,7 @@
       if (this.data.language !== "SQL") return ["", whole];
       const source = this.data.source;
       const columns = column ? [column.name] : source ? this.names() : ["*"];
-      if (column?.low) columns.push(`${column.name}_ci_low`, `${column.name}_ci_high`);
+      if (column?.ci_low) columns.push(`${column.name}_ci_low`, `${column.name}_ci_high`);
       const where = this.data.key.map((name) => {
         const value = raw(this.column(name), row);
         const place = source?.expressions[name] ?? quoted(name);
@@ -221,14 +235,14 @@
 
     // Every column of the answer: numbers, the ends of their intervals, their prefixes.
     names() {
-      return this.data.columns.flatMap(({ name, low, prefix }) => [
-        name, ...(low ? [`${name}_ci_low`, `${name}_ci_high`] : []), ...(prefix ? [`${name}_prefix`] : [])]);
+      return this.data.columns.flatMap((column) => [
+        column.name, ...PARTS.filter((part) => column[part]).map((part) => `${column.name}_${part}`)]);
     }
 
     csv() {
       const columns = this.data.columns.flatMap((column) => [
         (row) => raw(column, row),
-        ...["low", "high", "prefix"].filter((part) => column[part]).map((part) => (row) => column[part][row])]);
+        ...PARTS.filter((part) => column[part]).map((part) => (row) => column[part][row])]);
       const lines = this.order.map((row) => columns.map((value) => csvCell(value(row))).join(","));
       return `${[this.names().join(","), ...lines].join("\r\n")}\r\n`;
     }

@@ -1,8 +1,9 @@
-"""Numbers and sentences of the report, the same in HTML and in Markdown."""
+"""Numbers and sentences of a page, the same in every format."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 MISSING: Final = "–"
 """Shown in place of a missing number."""
@@ -63,7 +64,7 @@ def plain(sentence: Sentence) -> str:
 
 
 def number(value: float | bool | None) -> str:
-    """Four significant digits; whole numbers in full. report.js shows the same.
+    """Four significant digits; whole numbers in full. page.js shows the same.
 
     Rounds to `DIGITS` first, like the page's data: 2.747499 becomes 2.7475, then 2.748.
 
@@ -96,6 +97,69 @@ def interval(low: float | None, high: float | None) -> str:
     if low is None or high is None or not math.isfinite(high - low):
         return " (no interval)"
     return f" [{number(low)}, {number(high)}]"
+
+
+def hundredths(value: float | None) -> str:
+    """Two digits behind the point: of shares, AUROCs, coefficients.
+
+    >>> hundredths(0.514), hundredths(-1), hundredths(None)
+    ('0.51', '-1.00', '–')
+    """
+    return MISSING if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference: two digits behind the point, after its sign.
+
+    >>> signed(-0.104), signed(0.0)
+    ('-0.10', '+0.00')
+    """
+    return MISSING if value is None or not math.isfinite(value) else f"{value:+.2f}"
+
+
+def percent(value: float | None) -> str:
+    """A share of one as percent.
+
+    >>> percent(0.0341), percent(1.0)
+    ('3.41 %', '100 %')
+    """
+    return MISSING if value is None or not math.isfinite(value) else f"{number(100.0 * value)} %"
+
+
+def probability(value: float | None) -> str:
+    """A p or q: two digits behind the point, or the first one that is not 0.
+
+    >>> [probability(value) for value in (0.514, 0.0123, 0.00001, None)]
+    ['0.51', '0.01', '<0.0001', '–']
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value < 1e-4:
+        return "<0.0001"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.1g}"
+
+
+Style = Literal["figures", "hundredths", "signed", "percent", "probability"]
+"""How a number is written."""
+
+STYLES: Final[Mapping[Style, Callable[[float | None], str]]] = {
+    "figures": number,
+    "hundredths": hundredths,
+    "signed": signed,
+    "percent": percent,
+    "probability": probability,
+}
+
+
+def error(stderr: float | None) -> str:
+    """Two digits of a standard error; nothing where there is none.
+
+    >>> error(0.4142), error(123.4), error(None)
+    ('± 0.41', '± 120', '')
+    """
+    if stderr is None or not math.isfinite(stderr):
+        return ""
+    return f"± {number(float(f'{stderr:.2g}'))}"
 
 
 _ABBREVIATED: Final = {"auroc": "AUROC", "ece": "ECE"}

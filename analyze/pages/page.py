@@ -1,0 +1,216 @@
+"""A page: the answer to a question, in order, for every writer.
+
+It opens with a sentence that is a conclusion, its numbers with intervals, and a picture. Sections
+of sentences, charts and tables follow; then flags, and the next command.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.charts.run_styles import RunStyles
+from lpp.analyze.pages.table import Table
+from lpp.analyze.pages.words import Sentence
+from lpp.sql.queries.saved import Query as SavedQuery
+
+Panels = Mapping[str, Any]
+"""Specifications by name; the name of a chart's only panel is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One chart, ready to be shown. A page has its panels, each as wide as its container; a picture
+    has all panels.
+    """
+
+    name: str
+    section: str
+    """Name of the section that shows it."""
+    table: Table
+    """The table behind the chart; without rows there is no chart."""
+    title: str
+    text: str
+    """How to read the chart."""
+    draw: Callable[[], Any]
+    """The whole chart, for a picture."""
+    panels: Callable[[], Mapping[str, Any]] | None = None
+    """None: the whole chart is the only panel."""
+    folded: bool = False
+    """Whether the page shows the chart only on demand."""
+    opens: bool = False
+    """Whether it is the picture beside the opening sentence."""
+
+    def specifications(self) -> Panels:
+        """The panels as Vega-Lite with their data; empty if there is nothing to draw."""
+        from lpp.analyze.charts.charts import specification
+
+        if self.table.missing:
+            return {}
+        panels = self.panels() if self.panels else {"": self.draw()}
+        return {name: specification(panel) for name, panel in panels.items()}
+
+    def write(self, path: Path) -> None:
+        """Write the chart as a picture, in the format of the suffix of `path`: png or svg."""
+        from lpp.analyze.charts.charts import save_chart
+
+        save_chart(self.draw(), path)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading, the sentences below it, charts, and the tables with the numbers."""
+
+    name: str
+    title: str
+    lead: str = ""
+    """How to read the tables."""
+    charts: tuple[Chart, ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: tuple[Sentence, ...] = ()
+    short: str = ""
+    """The title in the list of sections; empty: the title."""
+    brief: bool = True
+    """Whether text and Markdown show it; otherwise only with --all."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show but the heading."""
+        charts = any(not chart.table.missing for chart in self.charts)
+        return not (self.notes or charts or any(not table.missing for table in self.tables))
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A cell of the opening's numbers: a run, or a value with its interval and its run."""
+
+    text: str = ""
+    interval: str = ""
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The first screen of a page."""
+
+    sentence: Sentence
+    """A conclusion."""
+    setting: str = ""
+    """The setting of the numbers; empty if there are none."""
+    head: tuple[tuple[str, str], ...] = ()
+    """Headings of the numbers, each with its unit."""
+    rows: tuple[tuple[Figure, ...], ...] = ()
+    """The numbers: a row of few, since they are large."""
+    warnings: tuple[Sentence, ...] = ()
+    """What to keep in mind, such as flags of these numbers; one per line."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOrigin:
+    """Origin of the numbers of one run: if it is equal, so are they."""
+
+    run: str
+    facts: tuple[tuple[str, str], ...]
+    """Name and value, such as the fingerprint of the weights."""
+    command: str
+    plan: str
+    """The plan as JSON."""
+    checksums: tuple[tuple[str, str], ...]
+    """Each committed object's path in the store and its xxh3 checksum."""
+    sites: tuple[str, ...]
+    """Sites that the plan names."""
+    problem: str | None
+    """Why the numbers cannot be traced to a complete, intact run; None if they can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Origin of all numbers of a page."""
+
+    database: str | None = None
+    """SHA-256 of `profiles.duckdb`; None where there is none."""
+    versions: tuple[tuple[str, str], ...] = ()
+    """Of libraries; a page without them shows no origin."""
+    runs: tuple[RunOrigin, ...] = ()
+    unprofiled: tuple[str, ...] = ()
+    """Runs of the store that are not in the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Titles of what is lacking, and the shell command that computes it and the page."""
+
+    titles: tuple[str, ...]
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotComputed:
+    """The page's box of what was not computed."""
+
+    ready: Advice | None
+    """What a command computes from the store alone."""
+    with_files: Advice | None
+    """What needs more; the reader replaces the words in capitals of the command."""
+    empty: tuple[tuple[str, str], ...]
+    """Title of each table that no command fills, and why it is empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """An answer."""
+
+    title: str
+    about: Sentence = ()
+    """The subject, below the title."""
+    opening: Opening
+    findings: tuple[Sentence, ...] = ()
+    """What was found besides; then what to keep in mind."""
+    sections: tuple[Section, ...]
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    """What each flag says."""
+    runs: RunStyles
+    """Letter, name and colour of every run."""
+    next: tuple[str, ...] = ()
+    """Commands that go on from here."""
+    document: Any = None
+    """What JSON holds."""
+    csv: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """What CSV holds: the main table, every column."""
+    parted_by: str = " "
+    """Parts the members of a list in CSV."""
+    store: str = ""
+    """Path of the store as it was given."""
+    origin: Origin = Origin()
+    saved: tuple[SavedQuery, ...] = ()
+    plans: Table | None = None
+    """The plans of the database; None for a page that needs no database."""
+    lacking: NotComputed | None = None
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """Every table of the page."""
+        return tuple(table for section in self.sections for table in section.tables)
+
+    @cached_property
+    def flags(self) -> Mapping[str, str]:
+        """Each flag that any table shows, sorted, with its meaning."""
+        return explained(self.tables, self.meanings)
+
+    @property
+    def charts(self) -> Iterator[Chart]:
+        """Every chart that has data."""
+        for section in self.sections:
+            yield from (chart for chart in section.charts if not chart.table.missing)
+
+
+UNKNOWN_FLAG: Final = "explained by a newer release"
+
+
+def explained(tables: Iterable[Table], meanings: Mapping[str, str]) -> Mapping[str, str]:
+    """Flags that any of `tables` shows, sorted, with their meanings."""
+    every = {flag for table in tables for flag in table.flags()}
+    return {flag: meanings.get(flag, UNKNOWN_FLAG) for flag in sorted(every)}

@@ -1,0 +1,267 @@
+"""A table of a page: a frame, and how each of its columns is shown.
+
+A number, its standard error, the ends of its interval and its prefix are one column of the page:
+columns `x`, `x_stderr`, `x_ci_low`, `x_ci_high` and `x_prefix` of the frame.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, Protocol
+
+import polars as pl
+
+from lpp.analyze.pages.words import DIGITS, MISSING, STYLES, Style, error, label, number
+
+FIRST_ROWS: Final = 25
+"""Rows of a page of a table; the first page is in the HTML, so it is there without scripts."""
+
+FIRST_COLUMNS: Final = 6
+"""Columns that a table shows first, unless they are named."""
+
+Kind = Literal["number", "text", "words", "flags", "list", "run"]
+
+RUNS: Final = ("run", "run_a", "run_b", "of")
+"""Columns of run ids: a page shows a run's letter and name."""
+
+PROSE: Final = ("question", "text_so_far")
+"""Columns of text that is read: they are wider."""
+
+PARTS: Final = ("stderr", "ci_low", "ci_high", "prefix")
+"""Ends of the names of columns that belong to a number's column."""
+
+
+class Declared(Protocol):
+    """What declares a number: a quantity, or a column of the database."""
+
+    @property
+    def unit(self) -> str: ...
+
+    @property
+    def meaning(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The one table of the database that a query selects from."""
+
+    table: str
+    expressions: Mapping[str, str]
+    """The expression before AS, for each column that the query renames."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One column of a table."""
+
+    name: str
+    """Of the frame's column."""
+    label: str
+    unit: str = ""
+    meaning: str = ""
+    kind: Kind = "text"
+    short: str = ""
+    """Heading where there is little room; empty: the label."""
+    style: Style = "figures"
+    first: bool = True
+    """Whether a page shows it at once; the others are there on demand, and in no text."""
+    parts: Mapping[str, str]
+    """Columns that belong to it: each of `PARTS` that the frame has, and the column's name."""
+
+    @property
+    def heading(self) -> str:
+        """Text for a screen reader: label, unit, meaning."""
+        unit = f" [{self.unit}]" if self.unit else ""
+        return f"{self.label}{unit}: {self.meaning}" if self.meaning else f"{self.label}{unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell as text."""
+
+    text: str
+    error: str = ""
+    """`± 0.12`."""
+    interval: str = ""
+    """`[0.1, 0.3]`."""
+    prefix: str = ""
+    flags: tuple[str, ...] = ()
+
+    @property
+    def more(self) -> str:
+        """The interval, or the error where there is none, and the prefix: in smaller type."""
+        place = f"at {self.prefix}" if self.prefix else ""
+        return " ".join(filter(None, (self.interval or self.error, place)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table, ready to be shown."""
+
+    name: str
+    """Identifies it on the page."""
+    title: str
+    frame: pl.DataFrame
+    fields: tuple[Field, ...]
+    key: tuple[str, ...] = ()
+    """Columns that identify a row."""
+    code: str = ""
+    """SQL or Python that gives the rows."""
+    language: Literal["SQL", "Python"] = "Python"
+    source: Source | None = None
+    folded: bool = False
+    """Whether a page shows it only on demand, however short it is."""
+    brief: bool = True
+    """Whether text and Markdown show it; otherwise only with --all."""
+    missing: str | None = None
+    """Text in place of the rows; None where there are rows."""
+
+    @property
+    def more(self) -> bool:
+        """Whether some columns are shown only on demand."""
+        return not all(field.first for field in self.fields)
+
+    def rows(self, count: int | None = None) -> list[list[Cell]]:
+        """Cells of the first `count` rows, or of all."""
+        frame = self.frame if count is None else self.frame.head(count)
+        return [[cell(field, row) for field in self.fields] for row in frame.iter_rows(named=True)]
+
+    def flags(self) -> set[str]:
+        """Every flag of the table."""
+        return {
+            flag
+            for column in ("flag", "flags")
+            if column in self.frame.columns
+            for row in self.frame[column].drop_nulls()
+            for flag in ([row] if column == "flag" else row)
+        }
+
+    def data(self) -> dict[str, Any]:
+        """Data that page.js sorts, filters and shows.
+
+        By column, each distinct word once: 12,000 rows of spectra take about a megabyte.
+        """
+        return {
+            "key": list(self.key),
+            "source": None if self.source is None else asdict(self.source),
+            "language": self.language,
+            "rows": self.frame.height,
+            "columns": [self._column(field) for field in self.fields],
+        }
+
+    def _column(self, field: Field) -> dict[str, Any]:
+        named = ("name", "label", "kind", "first", "style")
+        column: dict[str, Any] = {name: getattr(field, name) for name in named}
+        column |= _packed(self.frame[field.name], field.kind)
+        for part, name in field.parts.items():
+            if part != "stderr" or "ci_low" not in field.parts:
+                column[part] = _numbers(self.frame[name])
+        return column
+
+
+def table_of(
+    name: str,
+    title: str,
+    frame: pl.DataFrame,
+    declared: Mapping[str, Declared],
+    *,
+    first: Iterable[str] = (),
+    styles: Mapping[str, Style] | None = None,
+    labels: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Table:
+    """The table of `frame`.
+
+    declared: units and meanings by column. first: columns that are shown at once, in this order;
+    none: the first `FIRST_COLUMNS`. styles: of numbers that have another than four digits. labels:
+    headings, where they are not the label of the declaration or the column's name.
+    """
+    shown = own_columns(frame)
+    chosen = [column for column in first if column in shown] or shown[:FIRST_COLUMNS]
+    fields = []
+    for column in dict.fromkeys((*chosen, *shown)):
+        one = declared.get(column)
+        heading = (labels or {}).get(column) or getattr(one, "words", "") or label(column)
+        unit = one.unit if one is not None else ""
+        fields.append(
+            Field(
+                name=column,
+                label=heading,
+                unit="" if unit in ("1", heading) else unit,
+                meaning=one.meaning if one is not None else "",
+                kind=_kind(column, frame.schema[column]),
+                short=getattr(one, "short", ""),
+                style=(styles or {}).get(column, "figures"),
+                first=column in chosen,
+                parts=parts_of(frame, column),
+            )
+        )
+    return Table(name=name, title=title, frame=frame, fields=tuple(fields), **more)
+
+
+def shared_unit(fields: Iterable[Field]) -> str:
+    """The unit that all of several columns with one have: a title says it; empty: they differ."""
+    units = [field.unit for field in fields if field.unit]
+    return units[0] if len(units) > 1 and len({*units}) == 1 else ""
+
+
+def parts_of(frame: pl.DataFrame, column: str) -> Mapping[str, str]:
+    """The columns of `frame` that belong to `column`, by what they are of it."""
+    return {part: f"{column}_{part}" for part in PARTS if f"{column}_{part}" in frame.columns}
+
+
+def own_columns(frame: pl.DataFrame) -> list[str]:
+    """Columns that belong to no other."""
+    parts = {name for column in frame.columns for name in parts_of(frame, column).values()}
+    return [column for column in frame.columns if column not in parts]
+
+
+def cell(field: Field, row: Mapping[str, Any]) -> Cell:
+    """The cell of `field` in one row of the frame."""
+    value = row[field.name]
+    if field.kind == "flags":
+        return Cell("", flags=(value,) if isinstance(value, str) else tuple(value or ()))
+    if field.kind == "list":
+        return Cell(", ".join(map(str, value or ())))
+    if field.kind != "number":
+        return Cell(MISSING if value is None else str(value))
+    write: Callable[[Any], str] = number if isinstance(value, bool) else STYLES[field.style]
+    part = {name: row[column] for name, column in field.parts.items()}
+    low, high, prefix = (part.get(name) for name in ("ci_low", "ci_high", "prefix"))
+    return Cell(
+        write(value),
+        error=error(part.get("stderr")),
+        interval="" if low is None or high is None else f"[{write(low)}, {write(high)}]",
+        prefix="" if prefix is None else str(prefix),
+    )
+
+
+def _kind(name: str, dtype: pl.DataType) -> Kind:
+    if name in ("flags", "flag"):
+        return "flags"
+    if name in RUNS:
+        return "run"
+    if isinstance(dtype, pl.List):
+        return "list"
+    if dtype.is_numeric() or dtype == pl.Boolean:
+        return "number"
+    return "words" if name in PROSE else "text"
+
+
+def _packed(column: pl.Series, kind: Kind) -> dict[str, Any]:
+    """Numbers as they are; for other columns the distinct words, and each row's index into them."""
+    if kind == "number":
+        return {"values": _numbers(column)}
+    rows = [tuple(v) if isinstance(v, list) else v for v in column.to_list()]
+    places = {word: place for place, word in enumerate(dict.fromkeys(rows))}
+    return {"words": list(places), "codes": [places[row] for row in rows]}
+
+
+def _numbers(column: pl.Series) -> list[float | bool | None]:
+    """Numbers for JSON: NaN and infinity become null, like missing values."""
+    if not column.dtype.is_float():
+        return column.to_list()
+    return [
+        None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
+        for value in column
+    ]
