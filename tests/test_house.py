@@ -19,7 +19,7 @@ MAY_IMPORT = {
 """Arrows point one way."""
 
 ONLY_IN = {
-    "torch": {"analyze/drift/products.py", "capture"},
+    "torch": {"analyze/logits/products.py", "capture"},
     "accelerate": {"capture"},
     "altair": {"analyze/charts/library.py"},
     "bitsandbytes": {"capture"},
@@ -109,7 +109,7 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
 
 ROOMS = {
     "analyze": (
-        *("numerics", "runs", "quantities", "metrics", "engine", "scores", "tables"),
+        *("numerics", "runs", "quantities", "metrics", "engine", "logits", "scores", "tables"),
         *("charts", "pages", "studies", "drift", "evaluations", "report", "cli", ""),
     ),
     "capture": (

@@ -150,18 +150,17 @@ def diff(
     from lpp.analyze.drift.against import against, compared, in_order
     from lpp.analyze.drift.against_page import against_page
     from lpp.analyze.drift.drift import drift, n_steps
-    from lpp.analyze.drift.gate import (
-        ALLOWED,
-        check_conditions,
-        family,
-        needs_errors,
-        parse_condition,
-        verdict,
-    )
+    from lpp.analyze.drift.gate import ALLOWED, verdict
     from lpp.analyze.drift.page import drift_page
     from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
     from lpp.analyze.drift.sites import common_sites
     from lpp.analyze.evaluations.flips_page import flips_section, item_documents
+    from lpp.analyze.quantities.conditions import (
+        check_conditions,
+        family,
+        needs_errors,
+        parse_condition,
+    )
 
     alone = {"--strict": strict, "--allow-missing": allowed is not None}
     _check_usage(runs, base, alone=alone, conditions=conditions)

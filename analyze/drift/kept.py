@@ -7,8 +7,9 @@ The files are those of `engine.kept_files`. A pair is identified by both runs as
 ids, their committed shards, and the compared prompts. The stores' paths are not part of it. New
 shards of either run lead to another folder.
 
-- Sites: a row for each number of a cell, and one for each part of the cell that leaves a group of
-  prompts out. Under 3 KB a site.
+- Sites: a row for each number of a cell that needs the rows of both runs, and one for each part of
+  the cell that leaves a group of prompts out. Under 3 KB a site. What needs the rows of one run is
+  kept for that run (`engine.cache`).
 - Tokens: the columns that need every logit, a value for each compared token in order: 34 bytes a
   token. Their setting is both heads, the library that multiplies, the rows of a tile, and the draw:
   these decide every bit. Other columns of a token come from the token tables of the runs.
@@ -24,7 +25,7 @@ import polars as pl
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.engine.cache import ARE_CELLS, VALUES, cell_of, cell_row
 from lpp.analyze.engine.row_values import Values
-from lpp.analyze.numerics.logit_drift import DIVERGENCES, TIES, Columns
+from lpp.analyze.logits.divergences import DIVERGENCES, TIES, Columns
 
 VERSION: Final = 1
 """Version of the arithmetic of drift. Raise it when a change could alter a stored digit."""

@@ -29,7 +29,7 @@ class Prediction(Quantity):
     of: Literal["pair"] = "pair"
     value: Callable[[Column], Any] | None
     """Its value of a token, from columns of `drift.predictions.TOKEN_DRIFT`. None: of all tokens,
-    also where the others are of drawn ones (`drift.entropy`)."""
+    also where the others are of drawn ones (`drift.summaries`)."""
     statistics: tuple[Statistic, ...] = STATISTICS
     """Those that mean something; the first is the default."""
     tie: str = ""

@@ -284,12 +284,12 @@ def drift(folder: Path) -> dict[str, Any]:
     from polars.testing import assert_frame_equal
 
     from lpp.analyze import diff
-    from lpp.analyze.drift import logits
     from lpp.analyze.engine.executor import LocalExecutor
     from lpp.analyze.engine.ray_executor import RayExecutor
+    from lpp.analyze.logits import two_runs
     from lpp.store.commands.cluster import cluster
 
-    logits.SPAN_TILES = 2  # type: ignore[misc]  # here alone: the driver cuts, and a worker takes what it is given
+    two_runs.SPAN_TILES = 2  # type: ignore[misc]  # here alone: the driver cuts, and a worker takes what it is given
     root = folder / "store"
     a, b = two_models(root)
     alone = diff(root, a, b, errors="all", executor=LocalExecutor(1))
