@@ -10,7 +10,7 @@ logits.
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +26,7 @@ from lpp.analyze.engine.stored_moments import holds
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.summary import Demand, Summary
+from lpp.analyze.numerics.spectrum import Spectrum
 from lpp.analyze.quantities.drift import OF_ROWS
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import GROUPS, Clusters, Spans, is_sound, spans
@@ -198,7 +199,7 @@ def _numbers(one: _Drawn, again: Any) -> Iterator[tuple[str, Any, Any]]:
     for matrix in ("covariance", "correlation"):
         kept, computed = (getattr(each, matrix) for each in (one.value, again))
         if kept is not None:
-            for name in ("n", "dim", "total", "sum_squares", "variances", "eigenvalues"):
+            for name in [each.name for each in fields(Spectrum)]:
                 words = f"{name} of the {matrix}"
                 if getattr(kept, name) is not None:
                     yield words, getattr(kept, name), getattr(computed, name)

@@ -49,7 +49,11 @@ ARE_CELLS: Final = pl.all_horizontal(
 )
 """Whether a row has the fields of a cell; a file that was not written here may hold others."""
 
-_NUMBERS: Final = {"n": pl.Int64, "dim": pl.Int32, "total": pl.Float64, "sum_squares": pl.Float64}
+_NUMBERS: Final = {
+    "n": pl.Int64,
+    "dim": pl.Int32,
+    **dict.fromkeys(("total", "sum_squares", "mean_norm"), pl.Float64),
+}
 _LISTS: Final = ("variances", "eigenvalues")
 
 SPECTRA: Final = pl.Schema(

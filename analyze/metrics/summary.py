@@ -105,7 +105,15 @@ def _spectrum(spread: Spread, solve: bool) -> Spectrum:
     values = None
     if solve:
         values = _eigenvalues(spread, finite=math.isfinite(sum_squares))
-    return Spectrum(spread.n, spread.dim, total, sum_squares, spread.variances, values)
+    return Spectrum(
+        n=spread.n,
+        dim=spread.dim,
+        total=total,
+        sum_squares=sum_squares,
+        mean_norm=float(np.linalg.norm(spread.mean)),
+        variances=spread.variances,
+        eigenvalues=values,
+    )
 
 
 def _eigenvalues(spread: Spread, *, finite: bool) -> Floats:

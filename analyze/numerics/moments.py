@@ -223,9 +223,10 @@ def shift_of(rows: Rows) -> Floats:
 class Gram:
     """Inner products of n centred rows, for n < d: the same non-zero eigenvalues for less.
 
-    centred: (n, d), rows minus their mean. products: (n, n). noise: as for `Moments`.
+    mean: (d,). centred: (n, d), rows minus their mean. products: (n, n). noise: as for `Moments`.
     """
 
+    mean: Floats
     centred: Floats
     products: Floats
     noise: float = 0.0
@@ -238,9 +239,8 @@ class Gram:
         [[1.0, -1.0], [-1.0, 1.0]]
         """
         centred = np.empty(rows.shape)
-        if len(rows):
-            centre(to_float32(rows), out=centred)
-        return cls(centred, centred @ centred.T)
+        mean = centre(to_float32(rows), out=centred) if len(rows) else np.zeros(rows.shape[1])
+        return cls(mean, centred, centred @ centred.T)
 
     @property
     def n(self) -> int:
@@ -267,19 +267,20 @@ class Gram:
         """The Gram matrix of the rows where `kept`, (n,), is true: no product is computed again."""
         centred = np.empty((int(kept.sum()), self.dim))
         if not len(centred):
-            return type(self)(centred, np.empty((0, 0)))
-        centre(self.centred[kept], out=centred)
+            return type(self)(np.zeros(self.dim), centred, np.empty((0, 0)))
+        mean = self.mean + centre(self.centred[kept], out=centred)
         if not centred.any():  # equal rows: nothing is left, where a subtraction leaves rounding
-            return type(self)(centred, np.zeros((len(centred), len(centred))))
+            return type(self)(mean, centred, np.zeros((len(centred), len(centred))))
         products = self.products[np.ix_(kept, kept)]
         means = products.mean(axis=0)
         products -= means + (means - means.mean())[:, None]
-        return type(self)(centred, products, ROUNDING * self.n * float(np.trace(self.products)))
+        noise = ROUNDING * self.n * float(np.trace(self.products))
+        return type(self)(mean, centred, products, noise)
 
 
 Spread = Moments | Gram
-"""Either holds `n`, `dim`, `variances` and a `matrix` with the covariance's eigenvalues times
-n - 1."""
+"""Either holds `n`, `dim`, `mean`, `variances` and a `matrix` with the covariance's eigenvalues
+times n - 1."""
 
 
 def standardised(spread: Spread) -> Spread:
@@ -293,7 +294,7 @@ def standardised(spread: Spread) -> Spread:
     scale = 1.0 / np.where(deviations < MIN_DEVIATION, 1.0, deviations)
     if isinstance(spread, Gram):
         rows = spread.centred * scale
-        return Gram(rows, rows @ rows.T)
+        return Gram(np.zeros(spread.dim), rows, rows @ rows.T)
     scatter = spread.scatter * scale
     scatter *= scale[:, None]
     noise = spread.noise * float(np.square(scale).max(initial=0.0))
