@@ -163,6 +163,7 @@ def reference(rows: Array) -> dict[str, float]:
         "zscore_effective_rank_norm": z_rank / bound,
         "top1_column_share": variances[0] / variances.sum(),
         "top5_column_share": variances[:5].sum() / variances.sum(),
+        "outlier_severity": np.linalg.norm(wide.mean(axis=0)) / np.linalg.norm(deviations),
         "stable_rank": np.linalg.norm(centred) ** 2 / np.linalg.norm(centred, 2) ** 2,
         "rankme": np.exp(shannon(singular / singular.sum())),
         "alpha_req": alpha,
