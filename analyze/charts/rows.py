@@ -133,6 +133,21 @@ def curve(owner: str, place: int, first: int, *, cut: bool) -> Curve:
     return Curve(label, owner, place, positions)
 
 
+def points(frame: pl.DataFrame, labels: Iterable[str], *drawn: str) -> list[Row]:
+    """Rows of `frame` with a value in each column `drawn`, and the label of their curve."""
+    return [
+        {"series": label, **row}
+        for label, row in zip(labels, rows(frame), strict=True)
+        if all(row[name] is not None for name in drawn)
+    ]
+
+
+def absent(frame: pl.DataFrame, found: Sequence[Row], what: str = "points") -> list[str]:
+    """A note of the rows that are no points."""
+    left = len(frame) - len(found)
+    return [f"{left} of {len(frame)} {what} have no value."] if left else []
+
+
 def data(values: Sequence[Row]) -> Any:
     """Rows inside the chart: it needs no other file."""
     return alt.InlineData(values=list(values))
