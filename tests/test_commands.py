@@ -100,6 +100,21 @@ def test_a_typo_is_one_message_and_exit_code_two(words: str) -> None:
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("words", COMMANDS)
+def test_an_option_of_one_value_is_given_once(words: str) -> None:
+    """Click would take the last value and drop the others without a word."""
+    for option in COMMANDS[words].params:
+        if not isinstance(option, click.Option) or option.is_flag or option.multiple:
+            continue
+        for name in option.opts:
+            given = [name, *["x"] * option.nargs] * 2
+            result = CliRunner().invoke(COMMANDS[words], given)
+            assert result.exit_code == 2, name
+            assert f"{option.opts[0]} is given 2 times" in result.output
+            listed = (option.metavar or "").endswith(",...")
+            assert (f"{option.opts[0]} A,B" in result.output) == listed
+
+
 def help_text(command: click.Command) -> str:
     """What `--help` prints on a terminal of 80 columns."""
     result = CliRunner(env={"COLUMNS": "80"}).invoke(command, ["--help"], terminal_width=80)

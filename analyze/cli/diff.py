@@ -18,7 +18,7 @@ from lpp.analyze.cli.options import (
 )
 from lpp.analyze.cli.show import PICTURES, check_page, page_options, show
 from lpp.store.commands.completion import complete_runs
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.output import suffix_of
 from lpp.store.commands.progress import progress
 from lpp.store.errors import InputError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lpp.analyze.evaluations.flips import Flips
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @click.argument("runs", nargs=-1, metavar="RUN_A RUN_B", shell_complete=complete_runs)
 @click.option(

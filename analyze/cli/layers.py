@@ -16,11 +16,11 @@ from lpp.analyze.cli.options import (
     sites_option,
 )
 from lpp.analyze.cli.show import check_page, page_options, show
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.progress import progress
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @settings_options
 @sites_option()

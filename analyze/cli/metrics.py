@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 
 if TYPE_CHECKING:
     from lpp.analyze.quantities.quantity import Quantity, Subject
@@ -23,7 +23,7 @@ TITLES: Final[dict["Subject", str]] = {
 }
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @debug_option
 def metrics(names: tuple[str, ...]) -> None:

@@ -21,7 +21,7 @@ from lpp.analyze.cli.options import (
 )
 from lpp.analyze.cli.show import check_page, page_options, show
 from lpp.store.commands.completion import complete_names
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.progress import progress
 
 
@@ -35,7 +35,7 @@ AGGREGATIONS: Final = ("min", "max", "mean", "median")
 FINAL: Final = "final"
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @settings_options
 @sites_option(None)

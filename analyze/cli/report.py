@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from lpp.analyze.cli.options import file_format_option
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.output import chosen_format, output_file
 from lpp.store.commands.progress import progress
 
@@ -16,7 +16,7 @@ FORMATS = ("html", "png", "svg", "md")
 PICTURES = ("png", "svg")
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @click.option(
     "-o",

@@ -15,13 +15,13 @@ from lpp.analyze.cli.options import (
     sites_option,
 )
 from lpp.analyze.cli.show import check_page, page_options, show
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.progress import progress
 
 PARTS = ("grid", "agreement")
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @click.option(
     "--context",

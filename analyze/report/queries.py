@@ -119,6 +119,19 @@ DIFFERENCES: Final = Query(
     first=("run_a", "run_b", "metric", "difference", "verdict", "flags"),
 )
 
+METRICS: Final = Query(
+    "metrics",
+    "Declared metrics of the whole context, with 95 % intervals",
+    "metrics",
+    tuple(name for name in TABLES["metrics"].key if name != "prefix"),
+    "SELECT run, site, context, n_prompts, first_position, metric, unit, value,\n"
+    "  ci_low AS value_ci_low, ci_high AS value_ci_high, flags\n"
+    "FROM metrics WHERE prefix = context\n"
+    "ORDER BY metric, context, n_prompts, first_position, run, site",
+    "lpp-analyze profile STORE --metrics NAME",
+    first=("run", "metric", "value", "unit", "flags", "site"),
+)
+
 TRAINING: Final = Query(
     "training",
     "Checkpoints: profiles by series and step, with 95 % intervals",
@@ -364,6 +377,7 @@ QUERIES: Final = (
         RUNS,
         PROFILES,
         DIFFERENCES,
+        METRICS,
         TRAINING,
         LAYERS,
         HOURGLASS,

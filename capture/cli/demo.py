@@ -19,7 +19,7 @@ from lpp.capture.models.machine import require
 from lpp.capture.plan.options import STORE
 from lpp.capture.plan.parts import WHOLE
 from lpp.store import open_store
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ QUERIES: Final = (
 """Three questions to try next; trained: the run of the model as it is."""
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.option(
     "--store",
     default="demo",

@@ -9,7 +9,7 @@ import click
 from lpp.capture.models.machine import require
 from lpp.capture.plan.options import STORE, grace_option
 from lpp.store.commands.completion import complete_runs
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.format.find_runs import matching_runs
 from lpp.store.format.keys import RUNS_KEY
 from lpp.store.format.run_names import name_and_id
@@ -25,7 +25,7 @@ SHOWN = 3
 """Problems of a shard that are listed; the rest are counted."""
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store", type=STORE)
 @click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_runs)
 @click.option(
