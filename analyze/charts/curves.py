@@ -33,7 +33,7 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import Series
 from lpp.analyze.metrics.registry import PROFILE
 
-RANKS: Final = {name: PROFILE[name].title for name in ("participation_ratio", "effective_rank")}
+_RANKS: Final = {name: PROFILE[name].title for name in ("participation_ratio", "effective_rank")}
 MARKS: Final = (
     Mark("collapsed", "×", "collapsed layer", "Collapsed layers"),
     Mark("sink", "†", "attention sinks at the first positions", "Layers with attention sinks"),
@@ -206,13 +206,13 @@ _SETTING: Final = ("context", "n_prompts")
 
 
 def _depth(layers: pl.DataFrame, runs: RunStyles | None) -> LineChart:
-    checked(layers, "layers", ("run", "site", *_SETTING, "relative_depth", "flags", *RANKS))
+    checked(layers, "layers", ("run", "site", *_SETTING, "relative_depth", "flags", *_RANKS))
     chosen, notes = fullest(layers)
     return LineChart(
         words=Words(title="Ranks by depth", notes=notes),
-        panels=panels_by(RANKS, lambda name: _panels_of(name, chosen, runs)),
+        panels=panels_by(_RANKS, lambda name: _panels_of(name, chosen, runs)),
         nothing=nothing("layers", layers, "lpp-analyze layers STORE"),
-        numbers=len(RANKS),
+        numbers=len(_RANKS),
     )
 
 
@@ -220,7 +220,7 @@ def _panels_of(name: str, layers: pl.DataFrame, runs: RunStyles | None) -> dict[
     """The panels of one rank, by the letters of their runs."""
     frame = _layers(name, layers)
     found, series, missing = _points(frame, "relative_depth", name, runs)
-    title = f"{RANKS[name]} by depth"
+    title = f"{_RANKS[name]} by depth"
     words = Words(
         title=title,
         notes=[
@@ -237,7 +237,7 @@ def _panels_of(name: str, layers: pl.DataFrame, runs: RunStyles | None) -> dict[
         series=series,
         x="place",
         y=name,
-        value=RANKS[name].lower(),
+        value=_RANKS[name].lower(),
         place="depth {:.2g}",
         lead=f"{title}, in dimensions",
         low="bar_low",

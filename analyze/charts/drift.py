@@ -28,15 +28,15 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import Series
 
 COMMAND: Final = "lpp-analyze diff STORE RUN_A RUN_B"
-MEANING: Final = "95 % intervals over prompts"
-TITLE: Final = "Drift by depth"
+_MEANING: Final = "95 % intervals over prompts"
+_TITLE: Final = "Drift by depth"
 
 PANELS: Final = {
     "relative_distance": ("Relative distance of the rows by depth", "|b - a| / |a| (log)"),
     "one_minus_cka": ("1 - CKA by depth", "1 - CKA (log)"),
 }
 
-ROUNDING: Final = 1e-12
+_ROUNDING: Final = 1e-12
 """A CKA that is closer to 1 than this is drawn as 1."""
 
 _PAIR: Final = ["run_a", "run_b"]
@@ -76,7 +76,7 @@ def drift_positions_chart(positions: pl.DataFrame, *, runs: RunStyles | None = N
     log = any(row["first"] for row in found)
     words = Words(
         title=title,
-        notes=[*_compared_with(frame, runs), *bars(found, "bar_high", MEANING), *notes],
+        notes=[*_compared_with(frame, runs), *bars(found, "bar_high", _MEANING), *notes],
         x=f"first position of the band{' (log)' if log else ''}",
         y="mean KL in nats (log)",
     )
@@ -144,12 +144,12 @@ def _depth(sites: pl.DataFrame, runs: RunStyles | None) -> LineChart:
     low, high = 1 - pl.col("cka_ci_high"), 1 - pl.col("cka_ci_low")
     distance = 1 - pl.col("cka")
     frame = _pairs(sites, "drift_sites", needed).with_columns(
-        one_minus_cka=pl.when(distance.abs() < ROUNDING).then(0.0).otherwise(distance),
+        one_minus_cka=pl.when(distance.abs() < _ROUNDING).then(0.0).otherwise(distance),
         one_minus_cka_ci_low=low,
         one_minus_cka_ci_high=high,
     )
     return LineChart(
-        words=Words(title=TITLE, notes=_compared_with(frame, runs)),
+        words=Words(title=_TITLE, notes=_compared_with(frame, runs)),
         panels=panels_by(PANELS, lambda name: _panels_of(name, frame, runs)),
         nothing=nothing("drift_sites", sites, COMMAND),
         numbers=len(PANELS),
@@ -168,7 +168,7 @@ def _panels_of(name: str, sites: pl.DataFrame, runs: RunStyles | None) -> dict[s
         notes=[
             *_compared_with(frame, runs),
             *without_first(frame),
-            *bars(found, "bar_high", MEANING),
+            *bars(found, "bar_high", _MEANING),
             *notes,
         ],
         x="depth (blocks)",

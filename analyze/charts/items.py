@@ -31,7 +31,7 @@ from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, heading, shortened
 from lpp.store.errors import ErrorKind, InputError
 
 COMMAND: Final = "lpp-analyze items STORE --task TASK"
-MEANING: Final = "95 % intervals over items"
+_MEANING: Final = "95 % intervals over items"
 
 _KEY: Final = ("task", "run", "source", "filter", "skip_first", "seed")
 _ENDS: Final = ("auroc", "ci_low", "ci_high", "shuffled_low", "shuffled_high")
@@ -74,7 +74,7 @@ def item_depth_chart(features: pl.DataFrame, *, runs: RunStyles | None = None) -
         notes=[
             *of,
             "Grey: 95 % of draws with shuffled labels.",
-            *bars(found, "ci_low", MEANING),
+            *bars(found, "ci_low", _MEANING),
             *([f"Dashed, from above: {', '.join(named_rules)}."] if rules else []),
         ],
         x="depth (blocks)",
@@ -150,7 +150,7 @@ def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = Non
         *of,
         f"{len(found)} bins, {n} items each.",
         "Below the dashed diagonal the model is too sure.",
-        *bars(found, ends[0], MEANING),
+        *bars(found, ends[0], _MEANING),
     ]
     return _alone(layers, [title, *of], notes, listing(told))
 

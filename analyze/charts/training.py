@@ -21,8 +21,8 @@ from lpp.analyze.charts.rows import (
 )
 from lpp.analyze.charts.theme import Series
 
-NUMBERS: Final = ("entropy_floor", "participation_ratio", "effective_rank")
-TITLE: Final = "Profiles along the training"
+_NUMBERS: Final = ("entropy_floor", "participation_ratio", "effective_rank")
+_TITLE: Final = "Profiles along the training"
 DECADES: Final = 100
 """Ratio of the largest to the smallest positive step from which the step axis is logarithmic."""
 
@@ -30,7 +30,7 @@ _TEXTS: Final = ("series", "site", "prompt_set")
 """Columns that are constant along a curve, whatever the context."""
 
 _SETTING: Final = ("context", "n_prompts")
-_NEEDED: Final = ("run", *_TEXTS, "corpus", *_SETTING, "step", *NUMBERS)
+_NEEDED: Final = ("run", *_TEXTS, "corpus", *_SETTING, "step", *_NUMBERS)
 
 
 def training_chart(checkpoints: pl.DataFrame, *, columns: int = 2) -> Any:
@@ -82,10 +82,10 @@ def _training(checkpoints: pl.DataFrame) -> LineChart:
     series, labels = series_of_names(curves["curve"])
     named = [labels[curve] for curve in curves["curve"]]
     return LineChart(
-        words=Words(title=TITLE, notes=_notes(curves)),
-        panels=panels_by(NUMBERS, lambda name: _panels_of(name, curves, series, named)),
+        words=Words(title=_TITLE, notes=_notes(curves)),
+        panels=panels_by(_NUMBERS, lambda name: _panels_of(name, curves, series, named)),
         nothing=nothing("checkpoints", checkpoints, "lpp-analyze profile STORE"),
-        numbers=len(NUMBERS),
+        numbers=len(_NUMBERS),
     )
 
 

@@ -30,7 +30,7 @@ from lpp.analyze.logits.divergences import DIVERGENCES, TIES, Columns
 VERSION: Final = 1
 """Version of the arithmetic of drift. Raise it when a change could alter a stored digit."""
 
-TOKENS: Final = pl.Schema(
+_TOKENS: Final = pl.Schema(
     {
         "version": pl.Int32,
         **dict.fromkeys((*DIVERGENCES, "top10"), pl.Float64),
@@ -63,7 +63,7 @@ class KeptDrift:
     def columns(self, setting: str, names: Collection[str], n_tokens: int) -> Columns:
         """The stored columns of a setting, of those in `names`: (n,) each."""
         found: Columns = {}
-        for frame in self._files.frames(f"logits-{setting}", "tokens", TOKENS):
+        for frame in self._files.frames(f"logits-{setting}", "tokens", _TOKENS):
             if len(frame) == n_tokens and frame["version"].eq_missing(VERSION).all():
                 found |= {
                     name: frame[name].to_numpy()
@@ -78,7 +78,7 @@ class KeptDrift:
         frame = pl.DataFrame(
             [
                 pl.Series(name, found[name] if name in found else [None] * n_tokens, dtype=kind)
-                for name, kind in TOKENS.items()
+                for name, kind in _TOKENS.items()
                 if name != "version"
             ]
         ).select(pl.lit(VERSION, dtype=pl.Int32).alias("version"), pl.all())

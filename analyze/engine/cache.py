@@ -56,7 +56,7 @@ _NUMBERS: Final = {
 }
 _LISTS: Final = ("variances", "eigenvalues")
 
-SPECTRA: Final = pl.Schema(
+_SPECTRA: Final = pl.Schema(
     [
         *CELL.items(),
         ("version", pl.Int32()),
@@ -76,7 +76,7 @@ _WHOLE: Final = pl.all_horizontal(
 )
 """Whether a row is a spectrum; a file that was not written here may hold others."""
 
-LEADING: Final = pl.Schema(
+_LEADING: Final = pl.Schema(
     [
         *CELL.items(),
         ("version", pl.Int32()),
@@ -111,7 +111,7 @@ class Cache:
 
         A damaged or foreign file is ignored, with a log line.
         """
-        rows = self._files.rows(site, "spectra", SPECTRA).filter(
+        rows = self._files.rows(site, "spectra", _SPECTRA).filter(
             ARE_CELLS, _WHOLE, version=KERNEL_VERSION
         )
         spectra: dict[Cell, dict[str, Spectrum]] = {}
@@ -132,7 +132,7 @@ class Cache:
 
     def _leading(self, site: str) -> dict[Cell, Floats]:
         """(d, k) cached eigenvectors of cells."""
-        rows = self._files.rows(site, "leading", LEADING).filter(
+        rows = self._files.rows(site, "leading", _LEADING).filter(
             ARE_CELLS, _VECTORS, version=KERNEL_VERSION
         )
         return {
@@ -153,14 +153,14 @@ class Cache:
             for matrix in ("covariance", "correlation")
             if (kept := getattr(summary, matrix)) is not None
         ]
-        self._add(site, "spectra", rows, SPECTRA)
+        self._add(site, "spectra", rows, _SPECTRA)
         vectors = [
             (*cell_row(cell), KERNEL_VERSION, len(some), some.T.ravel())
             for cell, summary in found.items()
             if (some := summary.leading) is not None
         ]
         if vectors:
-            self._add(site, "leading", vectors, LEADING)
+            self._add(site, "leading", vectors, _LEADING)
 
     def values(self, site: str) -> Values:
         """Cached values of metrics that need the rows of `site`."""

@@ -18,14 +18,14 @@ from lpp.store.shards import Shard
 from lpp.store.shared.heads import head_name
 from lpp.store.shared.logits_proof import LogitsCheck, Stored, compare_logits
 
-TOKENS: Final = 256
+_TOKENS: Final = 256
 """Tokens of a run that are recomputed."""
 
 JOINED: Final = "vllm+torch"
 """The backend whose `final` and whose logits come from two forward passes."""
 
 
-def check_logits(run: Run, *, tokens: int = TOKENS) -> LogitsCheck | None:
+def check_logits(run: Run, *, tokens: int = _TOKENS) -> LogitsCheck | None:
     """Recompute at most `tokens` of the run, spread evenly over its shards.
 
     None if there is nothing to recompute: no head, no rows of `final`, no statistics, or statistics

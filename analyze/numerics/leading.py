@@ -14,11 +14,11 @@ from scipy.linalg import eigh
 
 from lpp.analyze.numerics.moments import ROUNDING, Floats, Gram, Spread
 
-LEADING: Final = 10
+_LEADING: Final = 10
 """Leading eigenvectors that are compared, by default."""
 
 
-def leading_eigenvectors(spread: Spread, k: int = LEADING, /) -> Floats:
+def leading_eigenvectors(spread: Spread, k: int = _LEADING, /) -> Floats:
     """(d, j) the eigenvectors of the j = min(k, rank) largest eigenvalues, descending.
 
     rank: eigenvalues that are not within rounding of 0. None, (d, 0), of rows that are not finite.

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 MIN_CHUNK_ROWS = 1024
 PRODUCT_ROWS = 2048
 """Rows of one product at most: enough that the d x d addition after it costs a few per cent."""
-TILE_ROWS: Final = 128
+_TILE_ROWS: Final = 128
 SHIFT_ROWS: Final = 64
 """Rows whose mean is the shift, unless one is given."""
 ROUNDING: Final = 8 * np.finfo(np.float64).eps
@@ -104,8 +104,8 @@ class Moments:
         total = self.n + other.n
         delta = other.mean - self.mean
         scaled = delta * np.sqrt(self.n * other.n / total)
-        for start in range(0, self.dim, TILE_ROWS):
-            tile = slice(start, start + TILE_ROWS)
+        for start in range(0, self.dim, _TILE_ROWS):
+            tile = slice(start, start + _TILE_ROWS)
             self.scatter[tile] += other.scatter[tile]
             if self.n:
                 self.scatter[tile] += scaled[tile, None] * scaled
@@ -162,8 +162,8 @@ class ShiftedSums:
         for start in range(0, len(rows), len(work.rows)):
             some = rows[start : start + len(work.rows)]
             wide = work.rows[: len(some)]
-            for first in range(0, len(some), TILE_ROWS):  # its float32 copy stays in the cache
-                tile = slice(first, first + TILE_ROWS)
+            for first in range(0, len(some), _TILE_ROWS):  # its float32 copy stays in the cache
+                tile = slice(first, first + _TILE_ROWS)
                 np.subtract(to_float32(some[tile]), self.shift, out=wide[tile], dtype=np.float64)
             self.total += wide.sum(axis=0)
             if self.n:
@@ -194,8 +194,8 @@ class ShiftedSums:
             return Moments.empty(len(self.shift))
         scaled = self.total / np.sqrt(self.n)
         scatter = np.empty_like(self.products)
-        for start in range(0, len(scaled), TILE_ROWS):
-            tile = slice(start, start + TILE_ROWS)
+        for start in range(0, len(scaled), _TILE_ROWS):
+            tile = slice(start, start + _TILE_ROWS)
             np.multiply(scaled[tile, None], scaled, out=scatter[tile])
             np.subtract(self.products[tile], scatter[tile], out=scatter[tile])
         noise = ROUNDING * float(scaled @ scaled)

@@ -84,7 +84,7 @@ def _key(table: str, *first: str) -> str:
     return ", ".join(dict.fromkeys((*first, *TABLES[table].key)))
 
 
-RUNS: Final = Query(
+_RUNS: Final = Query(
     "runs",
     "Runs: which model, on what, captured how",
     "runs",
@@ -119,7 +119,7 @@ DIFFERENCES: Final = Query(
     first=("run_a", "run_b", "metric", "difference", "verdict", "flags"),
 )
 
-METRICS: Final = Query(
+_METRICS: Final = Query(
     "metrics",
     "Declared metrics of the whole context, with 95 % intervals",
     "metrics",
@@ -199,7 +199,7 @@ HOURGLASS: Final = Query(
     first=("run", "score", "metric", "first", "middle", "last"),
 )
 
-SPECTRA: Final = Query(
+_SPECTRA: Final = Query(
     "spectra",
     "Ranks at every site and prefix",
     "spectra",
@@ -374,14 +374,14 @@ CHARTED: Final = tuple(
 
 QUERIES: Final = (
     *(
-        RUNS,
+        _RUNS,
         PROFILES,
         DIFFERENCES,
-        METRICS,
+        _METRICS,
         TRAINING,
         LAYERS,
         HOURGLASS,
-        SPECTRA,
+        _SPECTRA,
         ENTROPY,
         SENSITIVITY,
         AGREEMENT,

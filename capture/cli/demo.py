@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lpp.capture.plan.request import CaptureRequest
 
 PROMPTS: Final = 100
-CONTEXT: Final = 200
+_CONTEXT: Final = 200
 UNTRAINED_SEED: Final = 0
 BITS: Final = 4
 """Of the weights of the rounded copy, on one grid for each output channel. The packaged model is
@@ -119,7 +119,7 @@ def demo_request(model: Path, untrained_seed: int | None) -> "CaptureRequest":
         model=ModelSpec(id=str(model), untrained_seed=untrained_seed),
         corpus=CorpusSpec(name="pydoc"),
         selection=Selection(prompts=PROMPTS),
-        context=CONTEXT,
+        context=_CONTEXT,
         keep_head="yes",
     )
 

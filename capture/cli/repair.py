@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lpp.store.committed.compare import Problem
     from lpp.store.repair import Damage
 
-SHOWN = 3
+_SHOWN = 3
 """Problems of a shard that are listed; the rest are counted."""
 
 
@@ -152,8 +152,8 @@ def _details(result: "Repair") -> Iterator[str]:
 
 
 def _format_problems(start: str, problems: "Sequence[Problem]") -> str:
-    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    return start + "; ".join(str(problem) for problem in problems[:SHOWN]) + more
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return start + "; ".join(str(problem) for problem in problems[:_SHOWN]) + more
 
 
 def _outcome(result: "Repair", index: int) -> Iterator[str]:
