@@ -132,7 +132,7 @@ def site_drift(
     ]
     who = executor or LocalExecutor(jobs)
     questions = [SiteNumbers.of(pair, site, cell, only, sure=sure) for site, sure in asked]
-    numbers = _estimates(pair, questions, who)
+    numbers = _estimates(pair, questions, who, progress)
     found = []
     names = names_of_two(pair.a, pair.b)
     for site, of_site in zip(chosen, numbers, strict=True):
@@ -150,11 +150,11 @@ def site_drift(
 
 
 def _estimates(
-    pair: Pair, questions: Sequence[SiteNumbers], executor: Executor
+    pair: Pair, questions: Sequence[SiteNumbers], executor: Executor, progress: Progress
 ) -> Iterator[dict[str, Estimate]]:
     """The estimates of each site, in order: kept numbers, and the others computed."""
     files = KeptDrift(pair)
-    spectra = _summaries(pair, questions, executor)
+    spectra = _summaries(pair, questions, executor, progress)
     kept = [files.values(one.site) for one in questions]
     missing = [one.pair_rows(values) for one, values in zip(questions, kept, strict=True)]
     tasks = [one for one in missing if not one.is_nothing]
@@ -168,7 +168,7 @@ def _estimates(
 
 
 def _summaries(
-    pair: Pair, questions: Sequence[SiteNumbers], executor: Executor
+    pair: Pair, questions: Sequence[SiteNumbers], executor: Executor, progress: Progress
 ) -> dict[tuple[str, str], dict[Cell, Summary]]:
     """The summaries of both runs, by run and site: kept ones, and the others computed and kept."""
     every = {
@@ -179,9 +179,12 @@ def _summaries(
     tasks = [one for one in missing.values() if one.wanted]
     most = max((one.bytes for one in tasks), default=1)
     computed = executor.map(RunSpectra.compute, tasks, item_bytes=most)
+    views = (pair.a, pair.b)
+    names = dict(zip((view.run.id for view in views), names_of_two(*views), strict=True))
     for one, new in zip(tasks, computed, strict=True):
         one.cache.keep_summaries(one.site, new)
         found[one.key] |= new
+        progress.note(f"spectra at {one.site} of {names[one.view.run.id]}")
     return found
 
 

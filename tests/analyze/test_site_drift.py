@@ -501,9 +501,10 @@ def test_common_sites_by_depth_and_what_is_not_common(made: Made) -> None:
 
     found = site_drift(paired(a, b), ["final", "embed"], progress=Told())
     assert [one.site for one in found] == ["embed", "final"]
-    names = " and ".join(names_of_two(RunView(a), RunView(b)))
-    tokens = f"+{sum(LENGTHS)}"
-    assert told == [tokens, f"embed of {names}", tokens, f"final of {names}"]
+    each = names_of_two(RunView(a), RunView(b))
+    tokens, names = f"+{sum(LENGTHS)}", " and ".join(each)
+    spectra = [f"spectra at {site} of {name}" for site in ("embed", "final") for name in each]
+    assert told == [*spectra, tokens, f"embed of {names}", tokens, f"final of {names}"]
     assert [one.site for one in site_drift(paired(a, b))] == list(hidden)
     with pytest.raises(InputError, match=r"no site 'block.1'; .* There is embed, block.2, final"):
         site_drift(paired(a, b), ["block.1"])
