@@ -32,8 +32,8 @@ SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 8
 
 
 class LppCommand(click.Command):
-    """A click command that turns library errors into one message and exit code 2, and refuses an
-    option of one value that is given twice: click would drop all values but the last.
+    """A click command that turns library errors into one message and exit code 2, and refuses a
+    list that is given twice: click would drop all but the last.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -62,15 +62,16 @@ class LppGroup(click.Group):
 
 
 def _check_once(ctx: click.Context, given: list[click.Parameter]) -> None:
+    """Refuse a second list: of one value the last counts, as everywhere; of two lists, users expect
+    both.
+    """
     for one in given:
-        if isinstance(one, click.Option) and not (one.multiple or one.count or one.is_flag):
+        if isinstance(one, click.Option) and (one.metavar or "").endswith((",...", "NAMES")):
             name, times = one.opts[0], given.count(one)
             if times > 1:
-                listed = (one.metavar or "").endswith(",...")
-                how = f"with all values: {name} A,B" if listed else "with the value that you mean"
                 raise click.UsageError(
-                    f"{name} is given {times} times, and one value would be lost. Give it once, "
-                    f"{how}.",
+                    f"{name} is given {times} times, and only the last list would count. Give it "
+                    f"once, with all values: {name} A,B.",
                     ctx,
                 )
 
