@@ -83,7 +83,7 @@ class Packed:
             start = end
         # every stored triangle is within `rounding` of its norm, and norms are below traces
         noise = (ROUNDING + rounding) * float(np.trace(scatter))
-        return Moments(self.n, self.mean, scatter, noise)
+        return Moments(self.n, self.mean.copy(), scatter, noise)  # this one goes on changing
 
 
 def from_stored(run: Run, cells: Collection[Cell]) -> set[Cell]:
