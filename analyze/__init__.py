@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from lpp.analyze.charts.charts import training_chart as training_chart
     from lpp.analyze.drift.against import diff_against as diff_against
     from lpp.analyze.drift.drift import diff as diff
-    from lpp.analyze.drift.scans import scan_drift_sites as scan_drift_sites
-    from lpp.analyze.drift.scans import scan_drift_tokens as scan_drift_tokens
+    from lpp.analyze.drift.tables import scan_drift_sites as scan_drift_sites
+    from lpp.analyze.drift.tables import scan_drift_tokens as scan_drift_tokens
     from lpp.analyze.drift.tables import write_drift as write_drift
     from lpp.analyze.evaluations.analysis import items as items
     from lpp.analyze.evaluations.flip_analysis import flipped_items as flipped_items
@@ -96,8 +96,8 @@ _HOME = {
     "reliability_chart": "charts.charts",
     "risk_chart": "charts.charts",
     "save_chart": "charts.charts",
-    "scan_drift_sites": "drift.scans",
-    "scan_drift_tokens": "drift.scans",
+    "scan_drift_sites": "drift.tables",
+    "scan_drift_tokens": "drift.tables",
     "scan_entropy": "tables.entropy",
     "scan_metrics": "tables.metrics",
     "scan_spectra": "tables.spectra",

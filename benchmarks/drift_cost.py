@@ -22,13 +22,13 @@ import torch
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.products import NUMPY, one_thread_each, place_of, products
 from lpp.analyze.drift.sites import common_sites, site_drift
-from lpp.analyze.drift.tiles import TILE_ROWS, rows_drift
+from lpp.analyze.logits.divergences import EVERYTHING
+from lpp.analyze.logits.products import NUMPY, one_thread_each, place_of, products
+from lpp.analyze.logits.tiles import TILE_ROWS, rows_drift
 from lpp.analyze.numerics.cka import BLOCK_ROWS
-from lpp.analyze.numerics.logit_drift import EVERYTHING
 from lpp.analyze.numerics.moments import Rows
-from lpp.analyze.quantities.drift import SITE_CHANGES
+from lpp.analyze.quantities.drift import OF_ROWS, RANKS, SITE_CHANGES
 from lpp.analyze.runs.side_by_side import in_step
 from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.shared.logits import Head, HeadContent
@@ -63,31 +63,40 @@ def measure(tokens: int = TOKENS, vocabulary: int = VOCABULARY) -> Iterator[Rati
 
 
 def of_sites(pair: Pair) -> Iterator[Ratio]:
-    """Three ratios: means over tokens alone, with CKA, and everything with the default errors.
+    """Means over tokens alone, with CKA and ranks, and everything with the default errors.
 
+    CKA and ranks are measured with nothing kept, and with the spectra that a profile keeps.
     pair: runs of all sites.
     """
     sites = common_sites(pair)
     reading = partial(_read, pair, sites)
-    choices: list[tuple[str, Sequence[str], ErrorSites]] = [
-        ("distance and cosine", [*SITE_CHANGES][:2], "none"),
-        ("distance, cosine and CKA", [*SITE_CHANGES][:3], "none"),
-        ("everything, with errors at final,", [*SITE_CHANGES], "final"),
+    rows, ranks = [*OF_ROWS], [*OF_ROWS, "cka", *RANKS]
+    choices: list[tuple[str, Sequence[str], ErrorSites, bool]] = [
+        ("distance and cosine", rows, "none", False),
+        ("distance, cosine, CKA and ranks after a profile", ranks, "none", True),
+        ("distance, cosine, CKA and ranks, nothing kept,", ranks, "none", False),
+        ("everything, with errors at final, nothing kept,", [*SITE_CHANGES], "final", False),
     ]
-    for what, only, errors in choices:
-        ours = partial(_computed, pair, only, errors)
+    for what, only, errors, profiled in choices:
+        ours = partial(_computed, pair, only, errors, profiled=profiled)
+        if profiled:
+            _computed(pair, only, errors, profiled=False)
         yield ratio_of_times(
             f"{what} of {len(sites)} sites, {pair.n_tokens():,} tokens, CPU seconds / of reading "
             "the rows of both runs",
             timed_pairs(ours, reading, REPEATS, clock=time.process_time),
-            bar=2,
-            bound="2 d^2 multiply-adds a token in float64",
+            bar=8 if profiled else 2,
+            bound="d^2 multiply-adds a token in float64, and d^2 / 2 for each run that has no "
+            "profile",
         )
 
 
-def _computed(pair: Pair, only: Sequence[str], errors: ErrorSites) -> None:
-    """`site_drift`, with nothing kept from before."""
-    shutil.rmtree(Path(str(KeptDrift(pair).folder)), ignore_errors=True)
+def _computed(pair: Pair, only: Sequence[str], errors: ErrorSites, *, profiled: bool) -> None:
+    """`site_drift`. profiled: with what is kept of each run, but nothing of both."""
+    folder = Path(str(KeptDrift(pair).folder))
+    gone = [folder] if profiled else [folder.parents[1] / run.id for run in pair.runs]
+    for one in gone:
+        shutil.rmtree(one, ignore_errors=True)
     site_drift(pair, only=only, errors=errors, jobs=1)
 
 

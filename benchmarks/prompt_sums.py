@@ -19,7 +19,8 @@ import numpy.typing as npt
 import polars as pl
 
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.predictions import token_drift, token_value
+from lpp.analyze.drift.predictions import token_drift
+from lpp.analyze.drift.summaries import token_value
 from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.moments import Moments
 from lpp.analyze.numerics.row_drift import row_drift

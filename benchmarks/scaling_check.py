@@ -118,7 +118,7 @@ def _banded(block: Block, run: Run, width: int) -> None:
         needed = bands_of([Cell(len(lengths), edges[-1])], edges)
         bands = BandSums(reader, needed, rows_of(needed, lengths), workers)
         bands.add(block)
-        for _ in merged_bands(bands.sums(), edges, 0, edges[-1:]):
+        for _ in merged_bands(bands.sums(last=True), edges, 0, edges[-1:]):
             pass
 
 

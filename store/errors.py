@@ -91,5 +91,29 @@ class MachineError(LppError, OSError):
     """The machine lacks something: disk space, memory, a package, a device."""
 
 
+def task_error(ray: Any, error: Exception) -> Exception:
+    """The error to raise for a failed task of the module `ray`: ours as it was raised there, Ray's
+    own as MachineError.
+    """
+    if isinstance(error, ray.exceptions.RayTaskError):
+        cause: Exception = error.cause
+        return cause
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return MachineError(
+            "Ray ended a task because a machine of the cluster ran out of memory, several times. "
+            "Give Ray fewer processors there (`ray start --num-cpus`), so that fewer tasks run "
+            "at once.",
+            kind=ErrorKind.NO_MEMORY,
+        )
+    if isinstance(error, ray.exceptions.RayError):
+        line = first_line(error).rstrip(".")
+        return MachineError(
+            f"Ray gave up on a task: {line}. What is done stays: repeat the command once "
+            "`ray status` shows the machines.",
+            kind=ErrorKind.ENGINE_DIED,
+        )
+    return error
+
+
 def _revived(of: type[LppError], message: str, kind: ErrorKind) -> LppError:
     return of(message, kind=kind)

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
     import zarr
 
-BLOCK_BYTES: Final = 24 << 20
+_BLOCK_BYTES: Final = 24 << 20
 """Size of a block of float32 rows: several chunks for each core, and small enough that the next
 block reuses the memory of the last; fresh pages cost more than decoding into them."""
 
@@ -348,7 +348,7 @@ class Run:
         *,
         first: int = 0,
         prompts: int | None = None,
-        block_bytes: int = BLOCK_BYTES,
+        block_bytes: int = _BLOCK_BYTES,
         dtype: ReadAs = "float32",
         branches: bool = False,
     ) -> Iterator[Block]:

@@ -38,8 +38,9 @@ from benchmarks import (
 )
 from benchmarks.setting import capture, prepared
 from lpp.analyze.drift.pair import pair_of
-from lpp.analyze.drift.predictions import prediction_drift, token_drift
+from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.sites import site_drift
+from lpp.analyze.drift.summaries import prediction_drift
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.store import Run, open_store
 from lpp.store.arrays.decode_pool import usable_cores
@@ -177,7 +178,7 @@ def test_drift_of_sites_and_what_is_kept_for_it(
     trained, rounded, _ = open_store(documented_store).runs.values()
     pair = pair_of(trained, rounded, 2)
     rows = list(drift_cost.of_sites(pair))
-    assert bars(rows) == [2, 2, 2]
+    assert bars(rows) == [2, 8, 2, 2]
     once, each = storage.kept_for_logits(pair_of(trained, rounded))
     tokens = trained.plan.prompts.tokens
     assert once.ratio < each.ratio < 2 * once.ratio  # rounding leaves the head as it is

@@ -15,6 +15,9 @@ import pytest
 from click.testing import CliRunner
 from terminal import HOSTILE, on_terminal, steering
 
+from lpp.analyze.cli.options import names, numbers, positions
+from lpp.capture.plan.options import split_names
+
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """(words to type, command) of every command, groups included."""
@@ -98,6 +101,31 @@ def test_a_typo_is_one_message_and_exit_code_two(words: str) -> None:
     assert result.exit_code == 2
     assert "No such option" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_list_is_given_once(words: str) -> None:
+    """Click would take the last one and drop the others without a word."""
+    for option in COMMANDS[words].params:
+        if not isinstance(option, click.Option) or option.is_flag or option.multiple:
+            continue
+        for name in option.opts if listed(option) else ():
+            result = CliRunner().invoke(COMMANDS[words], [name, "1", name, "2"])
+            assert result.exit_code == 2, name
+            assert f"{option.opts[0]} is given 2 times" in " ".join(result.output.split()), name
+
+
+def listed(option: click.Option) -> bool:
+    """Whether a user reads that the option takes a list."""
+    return (option.metavar or "").endswith((",...", "NAMES"))
+
+
+def test_lists_are_those_that_commas_separate() -> None:
+    split = {names, numbers, positions, split_names}
+    options = [one for command in COMMANDS.values() for one in command.params]
+    for one in options:
+        if isinstance(one, click.Option):
+            assert listed(one) == (one.callback in split), one.name
 
 
 def help_text(command: click.Command) -> str:

@@ -19,7 +19,7 @@ MAY_IMPORT = {
 """Arrows point one way."""
 
 ONLY_IN = {
-    "torch": {"analyze/drift/products.py", "capture"},
+    "torch": {"analyze/logits/products.py", "capture"},
     "accelerate": {"capture"},
     "altair": {"analyze/charts/library.py"},
     "bitsandbytes": {"capture"},
@@ -109,7 +109,7 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
 
 ROOMS = {
     "analyze": (
-        *("numerics", "runs", "quantities", "metrics", "engine", "scores", "tables"),
+        *("numerics", "runs", "quantities", "metrics", "engine", "logits", "scores", "tables"),
         *("charts", "pages", "studies", "drift", "evaluations", "report", "cli", ""),
     ),
     "capture": (
@@ -224,6 +224,19 @@ def test_a_room_imports_only_rooms_below_it(package: str) -> None:
 @pytest.mark.parametrize("package", sorted(ROOMS))
 def test_no_modules_import_each_other(package: str) -> None:
     assert circle(graph(package)) == set()
+
+
+def test_only_commands_of_analyze_reach_the_terminal() -> None:
+    doors = {"lpp.analyze.__main__", *(name for name in graph("analyze") if ".cli" in name)}
+    reached = {
+        (module_name(path), name)
+        for path in (ROOT / "analyze").rglob("*.py")
+        for name, _ in imports(path)
+        if name.startswith(("lpp.store.commands", "click", "sys.stdout", "sys.stderr"))
+    }
+    outside = {name for module, name in reached if module not in doors}
+    assert outside <= {"lpp.store.commands.escaping.escape"}
+    assert {module for module, _ in reached} & doors
 
 
 def test_an_arrow_upwards_and_a_circle_would_be_seen() -> None:

@@ -130,10 +130,11 @@ def test_capture_with_a_node_lost_has_the_bytes_of_one_process(
     assert told["captured"] + told["lost_race"] == told["shards"] > 8
 
 
+@pytest.mark.parametrize("title", ["ray::_results", "ray::_site"], ids=["a span", "a site"])
 def test_analysis_with_a_process_killed_in_a_task_has_the_bits_of_one_process(
-    nodes: Nodes, tmp_path: Path
+    nodes: Nodes, tmp_path: Path, title: str
 ) -> None:
-    assert nodes("analysis-worker", tmp_path) == {"killed": 1, "rows": 2 * 10 * 2}
+    assert nodes("analysis-worker", tmp_path, title) == {"killed": 1, "rows": 2 * 10 * 2}
 
 
 def test_capture_with_an_actor_killed_in_a_shard_has_the_bytes_of_one_process(
@@ -149,7 +150,8 @@ def test_capture_with_an_actor_killed_in_a_shard_has_the_bytes_of_one_process(
 def test_drift_by_two_nodes_has_the_bits_of_one_process(nodes: Nodes, tmp_path: Path) -> None:
     told = nodes("drift", tmp_path)
     assert told["processors"] == 2
-    assert told["tasks"] == 2 + 2  # spans of tokens, and sites
+    # spans of tokens; of each of two sites the spectra of both runs, and what needs both
+    assert told["tasks"] == 2 + 2 * 3
     assert told["tokens"] == 2500
     assert told["changed"] > 0
 

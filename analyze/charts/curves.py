@@ -1,22 +1,23 @@
 """Curves: entropy by prefix, ranks by depth, spectra by rank of the eigenvalue."""
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
 from lpp.analyze.charts.lines import (
+    LineChart,
     Lines,
     Mark,
     final_apart,
     line_panels,
-    ranges,
-    whole_chart,
+    mark_notes,
+    panels_by,
 )
-from lpp.analyze.charts.panels import Words, filling, stacked
+from lpp.analyze.charts.panels import Words
 from lpp.analyze.charts.rows import (
     Row,
+    absent,
     bars,
     checked,
     curves_of,
@@ -25,16 +26,18 @@ from lpp.analyze.charts.rows import (
     fullest,
     nothing,
     optional,
-    rows,
-    says,
+    points,
     without_first,
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import Series
 from lpp.analyze.metrics.registry import PROFILE
 
-RANKS: Final = {name: PROFILE[name].title for name in ("participation_ratio", "effective_rank")}
-MARKS: Final = (Mark("collapsed", "×"), Mark("sink", "†"))
+_RANKS: Final = {name: PROFILE[name].title for name in ("participation_ratio", "effective_rank")}
+MARKS: Final = (
+    Mark("collapsed", "×", "collapsed layer", "Collapsed layers"),
+    Mark("sink", "†", "attention sinks at the first positions", "Layers with attention sinks"),
+)
 """Flags of a layer that have a sign in the chart."""
 
 POINTS: Final = 60
@@ -51,20 +54,17 @@ def entropy_chart(entropy: pl.DataFrame, *, runs: RunStyles | None = None) -> An
     `altair.ConcatChart` with five runs in each panel; without values, a chart that says so. Raises
     InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
     """
-    panels, words = _entropy(entropy, runs)
-    if not panels:
-        return says(words.title, nothing("entropy", entropy, "lpp-analyze profile STORE"))
-    return whole_chart(panels, words)
+    return _entropy(entropy, runs).picture()
 
 
 def entropy_panels(entropy: pl.DataFrame, *, runs: RunStyles | None = None) -> dict[str, Any]:
     """The panels of `entropy_chart`, each as wide as its container; the name of a single one is
     empty.
     """
-    return {name: filling(panel) for name, panel in _entropy(entropy, runs)[0].items()}
+    return _entropy(entropy, runs).filling()
 
 
-def _entropy(entropy: pl.DataFrame, runs: RunStyles | None) -> tuple[dict[str, Any], Words]:
+def _entropy(entropy: pl.DataFrame, runs: RunStyles | None) -> LineChart:
     title = "Entropy of the next token by prefix"
     checked(entropy, "entropy", ("run", *_SETTING, "prefix", "entropy_norm"))
     low, high, stderr = (f"entropy_norm_{end}" for end in ("ci_low", "ci_high", "stderr"))
@@ -73,26 +73,26 @@ def _entropy(entropy: pl.DataFrame, runs: RunStyles | None) -> tuple[dict[str, A
     words = Words(
         title=title,
         notes=[*notes, *bars(found, low, "95 % intervals over prompts"), *missing],
-        description="",
         x="prefix (tokens)",
         y="mean entropy over ln V (share)",
     )
-    if not found:
-        return {}, words
     lay = Lines(
+        words=words,
         series=series,
         x="prefix",
         y="entropy_norm",
         value="entropy over ln V",
+        place="prefix {:g}",
+        lead=f"{title}, as a share of ln V",
         low=low,
         high=high,
         stderr=stderr,
     )
-
-    def describe(some: Sequence[Row], shown: Lines) -> str:
-        return f"{title}, as a share of ln V. {ranges(some, shown, 'prefix {:g}')}"
-
-    return line_panels(found, lay, words, describe), words
+    return LineChart(
+        words=words,
+        panels=line_panels(found, lay),
+        nothing=nothing("entropy", entropy, "lpp-analyze profile STORE"),
+    )
 
 
 def depth_chart(layers: pl.DataFrame, *, runs: RunStyles | None = None, columns: int = 2) -> Any:
@@ -110,16 +110,7 @@ def depth_chart(layers: pl.DataFrame, *, runs: RunStyles | None = None, columns:
     Returns an `altair.ConcatChart`; without values, a chart that says so. Raises InputError for
     another table, MachineError(NO_PACKAGE) without the extra `report`.
     """
-    panels = _depth_panels(layers, runs)
-    if not panels:
-        return says("Ranks by depth", nothing("layers", layers, "lpp-analyze layers STORE"))
-    words = Words(
-        title="Ranks by depth",
-        notes=fullest(layers)[1],
-        description=" ".join(panel.description for panel in panels.values()),
-        x="",
-    )
-    return stacked(list(panels.values()), columns, words, own_legends=len(panels) > len(RANKS))
+    return _depth(layers, runs).picture(columns)
 
 
 def depth_panels(layers: pl.DataFrame, *, runs: RunStyles | None = None) -> dict[str, Any]:
@@ -127,7 +118,7 @@ def depth_panels(layers: pl.DataFrame, *, runs: RunStyles | None = None) -> dict
 
     If a panel does not have all runs, its name has the letters of its own.
     """
-    return {name: filling(panel) for name, panel in _depth_panels(layers, runs).items()}
+    return _depth(layers, runs).filling()
 
 
 def spectrum_chart(eigenvalues: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
@@ -143,20 +134,17 @@ def spectrum_chart(eigenvalues: pl.DataFrame, *, runs: RunStyles | None = None) 
     `altair.ConcatChart` with five runs in each panel; without values, a chart that says so. Raises
     InputError for another frame, MachineError(NO_PACKAGE) without the extra `report`.
     """
-    panels, words = _spectrum(eigenvalues, runs)
-    if not panels:
-        return says(words.title, nothing("eigenvalues", eigenvalues, "lpp-analyze profile STORE"))
-    return whole_chart(panels, words)
+    return _spectrum(eigenvalues, runs).picture()
 
 
 def spectrum_panels(eigenvalues: pl.DataFrame, *, runs: RunStyles | None = None) -> dict[str, Any]:
     """The panels of `spectrum_chart`, each as wide as its container; the name of a single one is
     empty.
     """
-    return {name: filling(panel) for name, panel in _spectrum(eigenvalues, runs)[0].items()}
+    return _spectrum(eigenvalues, runs).filling()
 
 
-def _spectrum(eigenvalues: pl.DataFrame, runs: RunStyles | None) -> tuple[dict[str, Any], Words]:
+def _spectrum(eigenvalues: pl.DataFrame, runs: RunStyles | None) -> LineChart:
     title = "Spectrum: share of variance by eigenvalue"
     needed = ("run", "site", "depth", *_SETTING, "prefix", "rank", "eigenvalue", "share")
     chosen, notes = fullest(from_start(checked(eigenvalues, "of eigenvalues", needed)))
@@ -172,20 +160,25 @@ def _spectrum(eigenvalues: pl.DataFrame, runs: RunStyles | None) -> tuple[dict[s
     words = Words(
         title=title,
         notes=["; ".join(where[:3]), *notes],
-        description="",
         x="rank of the eigenvalue (log)",
         y="share of variance (log)",
     )
-    if not found:
-        return {}, words
     lay = Lines(
-        series=series, x="rank", y="share", value="share of variance", log_x=True, log_y=True
+        words=words,
+        series=series,
+        x="rank",
+        y="share",
+        value="share of variance",
+        place="rank {:g}",
+        lead=f"{title}, log axes",
+        log_x=True,
+        log_y=True,
     )
-
-    def describe(some: Sequence[Row], shown: Lines) -> str:
-        return f"{title}, log axes. {ranges(some, shown, 'rank {:g}')}"
-
-    return line_panels(found, lay, words, describe), words
+    return LineChart(
+        words=words,
+        panels=line_panels(found, lay),
+        nothing=nothing("eigenvalues", eigenvalues, "lpp-analyze profile STORE"),
+    )
 
 
 def thinned(spectra: pl.DataFrame, points: int = POINTS) -> pl.DataFrame:
@@ -212,27 +205,41 @@ def _log_spaced(spectrum: pl.DataFrame, points: int) -> pl.DataFrame:
 _SETTING: Final = ("context", "n_prompts")
 
 
-def _depth_panels(layers: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]:
-    checked(layers, "layers", ("run", "site", *_SETTING, "relative_depth", "flags", *RANKS))
-    chosen, _ = fullest(layers)
-    return {
-        f"{name} {some}".rstrip(): panel
-        for name in RANKS
-        for some, panel in _panels_of(name, chosen, runs).items()
-    }
+def _depth(layers: pl.DataFrame, runs: RunStyles | None) -> LineChart:
+    checked(layers, "layers", ("run", "site", *_SETTING, "relative_depth", "flags", *_RANKS))
+    chosen, notes = fullest(layers)
+    return LineChart(
+        words=Words(title="Ranks by depth", notes=notes),
+        panels=panels_by(_RANKS, lambda name: _panels_of(name, chosen, runs)),
+        nothing=nothing("layers", layers, "lpp-analyze layers STORE"),
+        numbers=len(_RANKS),
+    )
 
 
 def _panels_of(name: str, layers: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]:
     """The panels of one rank, by the letters of their runs."""
     frame = _layers(name, layers)
     found, series, missing = _points(frame, "relative_depth", name, runs)
-    if not found:
-        return {}
+    title = f"{_RANKS[name]} by depth"
+    words = Words(
+        title=title,
+        notes=[
+            *without_first(frame),
+            *mark_notes(found, MARKS),
+            *bars(found, "bar_low", "one standard error over prompts"),
+            *missing,
+        ],
+        x="depth (share of blocks)",
+        y="dimensions (log)",
+    )
     lay = Lines(
+        words=words,
         series=series,
         x="place",
         y=name,
-        value=RANKS[name].lower(),
+        value=_RANKS[name].lower(),
+        place="depth {:.2g}",
+        lead=f"{title}, in dimensions",
         low="bar_low",
         high="bar_high",
         are_intervals=False,
@@ -241,28 +248,7 @@ def _panels_of(name: str, layers: pl.DataFrame, runs: RunStyles | None) -> dict[
         log_y=True,
         marks=MARKS,
     )
-    title = f"{RANKS[name]} by depth"
-    words = Words(
-        title=title,
-        notes=[
-            *without_first(frame),
-            *mark_notes(found),
-            *bars(found, "bar_low", "one standard error over prompts"),
-            *missing,
-        ],
-        description="",
-        x="depth (share of blocks)",
-        y="dimensions (log)",
-    )
-
-    def describe(some: Sequence[Row], shown: Lines) -> str:
-        crosses, daggers = _marked(some)
-        return (
-            f"{title}, in dimensions. {ranges(some, shown, 'depth {:.2g}')} "
-            f"Collapsed layers: {crosses}. Layers with attention sinks: {daggers}."
-        )
-
-    return line_panels(found, lay, words, describe)
+    return line_panels(found, lay)
 
 
 def _layers(name: str, layers: pl.DataFrame) -> pl.DataFrame:
@@ -285,31 +271,10 @@ def _layers(name: str, layers: pl.DataFrame) -> pl.DataFrame:
     return frame.sort("run", first, "relative_depth", pl.col("site") == "final")
 
 
-def _marked(found: Sequence[Row]) -> tuple[int, int]:
-    """Collapsed layers, and layers with attention sinks."""
-    crosses, daggers = (sum(row.get(mark.field, False) for row in found) for mark in MARKS)
-    return crosses, daggers
-
-
-def mark_notes(found: Sequence[Row]) -> list[str]:
-    """What the signs below the lines mean, where there are any."""
-    crosses, daggers = _marked(found)
-    return [
-        *(["×: collapsed layer."] if crosses else []),
-        *(["†: attention sinks at the first positions."] if daggers else []),
-    ]
-
-
 def _points(
     frame: pl.DataFrame, x: str, y: str, runs: RunStyles | None
 ) -> tuple[list[Row], Series, list[str]]:
     """Rows that have an `x` and a `y`, with `series`; the series; a note of the others."""
     series, labels = curves_of(frame, runs)
-    found = [
-        {"series": label, **row}
-        for label, row in zip(labels, rows(frame), strict=True)
-        if row[x] is not None and row[y] is not None
-    ]
-    left = len(frame) - len(found)
-    note = [f"{left} of {len(frame)} points have no value."] if left else []
-    return found, series, note
+    found = points(frame, labels, x, y)
+    return found, series, absent(frame, found)

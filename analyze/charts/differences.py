@@ -29,7 +29,7 @@ from lpp.analyze.charts.rows import (
 from lpp.analyze.charts.run_styles import RunStyles, styles_of
 from lpp.analyze.charts.theme import FILLS, GREY, ON_FILL
 
-TITLE: Final = "Differences of every two runs"
+_TITLE: Final = "Differences of every two runs"
 BEYOND: Final = "differs from 0"
 """Verdict of a difference whose 95 % interval excludes 0."""
 SIDE: Final = 240
@@ -55,9 +55,9 @@ def difference_chart(
     """
     panels = _panels(differences, runs)
     if not panels:
-        return says(TITLE, nothing("differences", differences, "lpp-analyze profile STORE"))
+        return says(_TITLE, nothing("differences", differences, "lpp-analyze profile STORE"))
     words = Words(
-        title=TITLE,
+        title=_TITLE,
         notes=[],
         description=" ".join(panel.description for panel in panels.values()),
         x="",
@@ -100,7 +100,7 @@ def _map(name: str, frame: pl.DataFrame, styles: RunStyles) -> Any:
         title=title,
         notes=[*_settings(frame), "Row minus column. Dot: the 95 % interval leaves out 0."],
         description=(
-            f"{TITLE}: {title.lower()} ({unit}), {len(labels)} runs. {len(beyond) // 2} of "
+            f"{_TITLE}: {title.lower()} ({unit}), {len(labels)} runs. {len(beyond) // 2} of "
             f"{len(pairs)} differences differ from 0. {_largest(cells, labels)}"
         ),
         x="",

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.charts.lines import Lines, final_apart, line_panels, ranges, whole_chart
-from lpp.analyze.charts.panels import Words, filling, stacked
+from lpp.analyze.charts.lines import LineChart, Lines, final_apart, line_panels, panels_by
+from lpp.analyze.charts.panels import Words
 from lpp.analyze.charts.rows import (
     Row,
+    absent,
     bars,
     chart_label,
     checked,
@@ -20,23 +21,22 @@ from lpp.analyze.charts.rows import (
     first_positions,
     listing,
     nothing,
-    rows,
-    says,
+    points,
     without_first,
 )
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.charts.theme import Series
 
 COMMAND: Final = "lpp-analyze diff STORE RUN_A RUN_B"
-MEANING: Final = "95 % intervals over prompts"
-TITLE: Final = "Drift by depth"
+_MEANING: Final = "95 % intervals over prompts"
+_TITLE: Final = "Drift by depth"
 
 PANELS: Final = {
     "relative_distance": ("Relative distance of the rows by depth", "|b - a| / |a| (log)"),
     "one_minus_cka": ("1 - CKA by depth", "1 - CKA (log)"),
 }
 
-ROUNDING: Final = 1e-12
+_ROUNDING: Final = 1e-12
 """A CKA that is closer to 1 than this is drawn as 1."""
 
 _PAIR: Final = ["run_a", "run_b"]
@@ -53,21 +53,12 @@ def drift_depth_chart(
     values, a chart that says so. Raises InputError for another table, MachineError(NO_PACKAGE)
     without the extra `report`.
     """
-    panels = _depth_panels(sites, runs)
-    if not panels:
-        return says(TITLE, nothing("drift_sites", sites, COMMAND))
-    words = Words(
-        title=TITLE,
-        notes=_compared_with(sites.drop_nulls(_PAIR), runs),
-        description=" ".join(panel.description for panel in panels.values()),
-        x="",
-    )
-    return stacked(list(panels.values()), columns, words, own_legends=len(panels) > len(PANELS))
+    return _depth(sites, runs).picture(columns)
 
 
 def drift_depth_panels(sites: pl.DataFrame, *, runs: RunStyles | None = None) -> dict[str, Any]:
     """The panels of `drift_depth_chart`, each as wide as its container, by name."""
-    return {name: filling(panel) for name, panel in _depth_panels(sites, runs).items()}
+    return _depth(sites, runs).filling()
 
 
 def drift_positions_chart(positions: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
@@ -80,32 +71,29 @@ def drift_positions_chart(positions: pl.DataFrame, *, runs: RunStyles | None = N
     """
     title = "KL by position in the prompt"
     needed = (*_PAIR, "first", "end", "n_tokens", "kl", "kl_ci_low", "kl_ci_high")
-    frame = _with_bars(checked(positions, "of drift by position", needed), "kl")
+    frame = _with_bars(_pairs(positions, "of drift by position", needed), "kl")
     found, series, notes = _points(frame, "kl", "bands", runs)
-    if not found:
-        return says(title, nothing("KL", positions, COMMAND))
+    log = any(row["first"] for row in found)
+    words = Words(
+        title=title,
+        notes=[*_compared_with(frame, runs), *bars(found, "bar_high", _MEANING), *notes],
+        x=f"first position of the band{' (log)' if log else ''}",
+        y="mean KL in nats (log)",
+    )
     lay = Lines(
+        words=words,
         series=series,
         x="first",
         y="kl",
         value="mean KL (nats)",
+        place="position {:g}",
+        lead=f"{title}, in nats, log axes",
         low="bar_low",
         high="bar_high",
-        log_x=any(row["first"] for row in found),
+        log_x=log,
         log_y=True,
     )
-    words = Words(
-        title=title,
-        notes=[*_compared_with(frame, runs), *bars(found, "bar_high", MEANING), *notes],
-        description="",
-        x=f"first position of the band{' (log)' if lay.log_x else ''}",
-        y="mean KL in nats (log)",
-    )
-
-    def describe(some: Sequence[Row], shown: Lines) -> str:
-        return f"{title}, in nats, log axes. {ranges(some, shown, 'position {:g}')}"
-
-    return whole_chart(line_panels(found, lay, words, describe), words)
+    return _of_kl(words, found, lay, positions)
 
 
 def drift_histogram_chart(bins: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
@@ -118,28 +106,35 @@ def drift_histogram_chart(bins: pl.DataFrame, *, runs: RunStyles | None = None) 
     """
     title = "KL per token"
     needed = (*_PAIR, "kl_from", "kl_below", "n_tokens", "share")
-    frame = checked(bins, "of bins", needed).with_columns(
+    frame = _pairs(bins, "of bins", needed).with_columns(
         kl=(pl.col("kl_from") * pl.col("kl_below")).sqrt()
     )
     found, series, _ = _points(frame, "kl", "bins", runs)
-    if not found:
-        return says(title, nothing("KL", bins, COMMAND))
-    lay = Lines(series=series, x="kl", y="share", value="share of tokens", log_x=True)
     words = Words(
         title=title,
         notes=[*_compared_with(frame, runs), *_zeros(frame, runs)],
-        description="",
         x="KL of a token in nats (log)",
         y="share of tokens in a bin",
     )
+    lay = Lines(
+        words=words,
+        series=series,
+        x="kl",
+        y="share",
+        value="share of tokens",
+        place="{:.1g} nats",
+        lead=f"{title}, log axis: share of tokens",
+        log_x=True,
+    )
+    return _of_kl(words, found, lay, bins)
 
-    def describe(some: Sequence[Row], shown: Lines) -> str:
-        return f"{title}, log axis: share of tokens. {ranges(some, shown, '{:.1g} nats')}"
 
-    return whole_chart(line_panels(found, lay, words, describe), words)
+def _of_kl(words: Words, found: list[Row], lay: Lines, frame: pl.DataFrame) -> Any:
+    none = nothing("KL", frame, COMMAND)
+    return LineChart(words=words, panels=line_panels(found, lay), nothing=none).picture()
 
 
-def _depth_panels(sites: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]:
+def _depth(sites: pl.DataFrame, runs: RunStyles | None) -> LineChart:
     columns = (
         f"{name}{end}"
         for name in ("relative_distance", "cka")
@@ -148,16 +143,17 @@ def _depth_panels(sites: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]
     needed = (*_PAIR, "n_prompts", "first_position", "site", "depth", "n_tokens", *columns)
     low, high = 1 - pl.col("cka_ci_high"), 1 - pl.col("cka_ci_low")
     distance = 1 - pl.col("cka")
-    frame = checked(sites, "drift_sites", needed).with_columns(
-        one_minus_cka=pl.when(distance.abs() < ROUNDING).then(0.0).otherwise(distance),
+    frame = _pairs(sites, "drift_sites", needed).with_columns(
+        one_minus_cka=pl.when(distance.abs() < _ROUNDING).then(0.0).otherwise(distance),
         one_minus_cka_ci_low=low,
         one_minus_cka_ci_high=high,
     )
-    return {
-        f"{name} {some}".rstrip(): panel
-        for name in PANELS
-        for some, panel in _panels_of(name, frame, runs).items()
-    }
+    return LineChart(
+        words=Words(title=_TITLE, notes=_compared_with(frame, runs)),
+        panels=panels_by(PANELS, lambda name: _panels_of(name, frame, runs)),
+        nothing=nothing("drift_sites", sites, COMMAND),
+        numbers=len(PANELS),
+    )
 
 
 def _panels_of(name: str, sites: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]:
@@ -167,35 +163,36 @@ def _panels_of(name: str, sites: pl.DataFrame, runs: RunStyles | None) -> dict[s
     frame = _with_bars(sites, name).select(*_PAIR, *shown, name, "bar_low", "bar_high")
     frame = frame.sort(*_PAIR, "first_position", "depth", pl.col("site") == "final")
     found, series, notes = _points(frame, name, "sites", runs)
-    if not found:
-        return {}
-    lay = Lines(
-        series=series,
-        x="place",
-        y=name,
-        value=title.removesuffix(" by depth"),
-        low="bar_low",
-        high="bar_high",
-        column=final_apart(found, "depth"),
-        log_y=True,
-    )
     words = Words(
         title=title,
         notes=[
             *_compared_with(frame, runs),
             *without_first(frame),
-            *bars(found, "bar_high", MEANING),
+            *bars(found, "bar_high", _MEANING),
             *notes,
         ],
-        description="",
         x="depth (blocks)",
         y=unit,
     )
+    lay = Lines(
+        words=words,
+        series=series,
+        x="place",
+        y=name,
+        value=title.removesuffix(" by depth"),
+        place="depth {:g}",
+        lead=f"{title}, log axis",
+        low="bar_low",
+        high="bar_high",
+        column=final_apart(found, "depth"),
+        log_y=True,
+    )
+    return line_panels(found, lay)
 
-    def describe(some: Sequence[Row], shown: Lines) -> str:
-        return f"{title}, log axis. {ranges(some, shown, 'depth {:g}')}"
 
-    return line_panels(found, lay, words, describe)
+def _pairs(frame: pl.DataFrame, table: str, needed: Sequence[str]) -> pl.DataFrame:
+    """The rows of `frame`, checked, that name both runs."""
+    return checked(frame, table, needed).drop_nulls(_PAIR)
 
 
 def _with_bars(frame: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -211,18 +208,12 @@ def _points(
     frame: pl.DataFrame, name: str, what: str, runs: RunStyles | None
 ) -> tuple[list[Row], Series, list[str]]:
     """Rows in which `name` is positive, with `series`; the series; a note of the others."""
-    frame = frame.drop_nulls(_PAIR)
     series, labels = _curves(frame, runs)
-    found = [
-        {"series": label, **row}
-        for label, row in zip(labels, rows(frame), strict=True)
-        if row[name] is not None and row[name] > 0
-    ]
+    there = points(frame, labels, name)
+    found = [row for row in there if row[name] > 0]
     zeros = frame.filter(pl.col(name) == 0).height
-    absent = len(frame) - zeros - len(found)
     notes = [f"{zeros} of {len(frame)} {what} are 0: not on a log axis."] if zeros else []
-    notes += [f"{absent} of {len(frame)} {what} have no value."] if absent else []
-    return found, series, notes
+    return found, series, [*notes, *absent(frame, there, what)]
 
 
 def _curves(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[Series, list[str]]:
@@ -270,6 +261,6 @@ def _zeros(bins: pl.DataFrame, runs: RunStyles | None) -> list[str]:
     zeros = [
         f"{letter} {100 * share:.1f} %"
         for letter, low, share in zip(letters, bins["kl_from"], bins["share"], strict=True)
-        if low is None
+        if low is None and share is not None
     ]
     return [f"Of the tokens a KL of exactly 0, not shown: {listing(zeros)}"] if zeros else []

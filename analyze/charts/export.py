@@ -16,11 +16,11 @@ from lpp.analyze.charts.theme import INK
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.disk import replace_file
 
-FORMATS: Final = ("png", "svg", "html", "json")
+_FORMATS: Final = ("png", "svg", "html", "json")
 LIGHT: Final = ("#1A1A1A", "#FFFFFF")
 DARK: Final = ("#F0F0F0", "#1A1A1A")
 """Text colour and background of dark pictures."""
-WIDTH: Final = 560
+_WIDTH: Final = 560
 """Width in pixels of a chart that has no container to fill."""
 SNIPPET: Final = "window.vegaEmbed = vegaEmbed;"
 PAGE: Final = """<!DOCTYPE html>
@@ -48,7 +48,7 @@ vegaEmbed("#chart", JSON.parse(document.getElementById("spec").textContent),
 """
 
 
-def save_chart(chart: Any, path: str | Path, *, dark: bool = False, width: int = WIDTH) -> Path:
+def save_chart(chart: Any, path: str | Path, *, dark: bool = False, width: int = _WIDTH) -> Path:
     """Write `chart` to `path`, in the format of its suffix: png, svg, html or json. Returns the
     path.
 
@@ -61,9 +61,9 @@ def save_chart(chart: Any, path: str | Path, *, dark: bool = False, width: int =
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
-    if kind not in FORMATS:
+    if kind not in _FORMATS:
         raise InputError(
-            f"{path}: a chart is written as {', '.join(FORMATS)}; end the name in one of them.",
+            f"{path}: a chart is written as {', '.join(_FORMATS)}; end the name in one of them.",
             kind=ErrorKind.INVALID_VALUE,
         )
     if not path.parent.is_dir():
@@ -115,7 +115,7 @@ def _described(svg: str, description: str) -> str:
     return svg.replace("<svg ", f"<svg {roles} aria-label={quoteattr(description)} ", 1)
 
 
-def drawn(spec: dict[str, Any], colors: tuple[str, str] = LIGHT, width: int = WIDTH) -> Any:
+def drawn(spec: dict[str, Any], colors: tuple[str, str] = LIGHT, width: int = _WIDTH) -> Any:
     """`spec` for a picture: a width in pixels, and `colors` of text and background."""
     ink, paper = colors
     found = _replaced(spec, ink)

@@ -11,7 +11,7 @@ import polars as pl
 
 from lpp.analyze.charts.hover import interval, told, with_tips
 from lpp.analyze.charts.library import alt
-from lpp.analyze.charts.lines import Lines, final_apart, line_panels, ranges, whole_chart
+from lpp.analyze.charts.lines import LineChart, Lines, final_apart, line_panels
 from lpp.analyze.charts.panels import Words, filling, stacked
 from lpp.analyze.charts.rows import (
     Row,
@@ -31,7 +31,7 @@ from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, heading, shortened
 from lpp.store.errors import ErrorKind, InputError
 
 COMMAND: Final = "lpp-analyze items STORE --task TASK"
-MEANING: Final = "95 % intervals over items"
+_MEANING: Final = "95 % intervals over items"
 
 _KEY: Final = ("task", "run", "source", "filter", "skip_first", "seed")
 _ENDS: Final = ("auroc", "ci_low", "ci_high", "shuffled_low", "shuffled_high")
@@ -69,37 +69,35 @@ def item_depth_chart(features: pl.DataFrame, *, runs: RunStyles | None = None) -
     rules = rows(_rules(told))
     named_rules = [f"{row['feature']} {row['auroc']:.2f}" for row in rules]
     low, high = _range([*found, *band, *rules])
+    words = Words(
+        title=title,
+        notes=[
+            *of,
+            "Grey: 95 % of draws with shuffled labels.",
+            *bars(found, "ci_low", _MEANING),
+            *([f"Dashed, from above: {', '.join(named_rules)}."] if rules else []),
+        ],
+        x="depth (blocks)",
+        y="AUROC",
+    )
     lay = Lines(
+        words=words,
         series=series,
         x="place",
         y="auroc",
         value=f"AUROC{' within groups' if within else ''}",
+        place="depth {:g}",
+        lead=", ".join([title, *of]),
+        end=listing(named_rules),
         of="feature",
         column=column,
         low="ci_low",
         high="ci_high",
         y_ends=(low, high),
     )
-    words = Words(
-        title=title,
-        notes=[
-            *of,
-            "Grey: 95 % of draws with shuffled labels.",
-            *bars(found, "ci_low", MEANING),
-            *([f"Dashed, from above: {', '.join(named_rules)}."] if rules else []),
-        ],
-        description="",
-        x="depth (blocks)",
-        y="AUROC",
-    )
-
-    def describe(some: Sequence[Row], shown: Lines) -> str:
-        lead = ", ".join([title, *of])
-        return f"{lead}. {ranges(some, shown, 'depth {:g}')} {listing(named_rules)}"
-
     scale = alt.Scale(domain=[low, high], nice=False, zero=False)
     behind = [*_shuffled(band, column, scale), *_rules_behind(rules, scale)]
-    return whole_chart(line_panels(found, lay, words, describe, behind), words)
+    return LineChart(words=words, panels=line_panels(found, lay, behind), nothing="").picture()
 
 
 def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
@@ -152,7 +150,7 @@ def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = Non
         *of,
         f"{len(found)} bins, {n} items each.",
         "Below the dashed diagonal the model is too sure.",
-        *bars(found, ends[0], MEANING),
+        *bars(found, ends[0], _MEANING),
     ]
     return _alone(layers, [title, *of], notes, listing(told))
 

@@ -6,7 +6,7 @@ grey behind its own.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +14,7 @@ from lpp.analyze.charts.axes import Axis, column_axis, linear_axis, log_axis, st
 from lpp.analyze.charts.hover import HOVER, field_of, interval, opacity, told, with_tips
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.panels import Words, filling, said, stacked
-from lpp.analyze.charts.rows import Row, data, listing, number, plain
+from lpp.analyze.charts.rows import Row, data, listing, number, plain, says
 from lpp.analyze.charts.run_styles import DASHES, PALETTE
 from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, Curve, Series
 
@@ -36,17 +36,28 @@ class Mark(NamedTuple):
 
     field: str
     sign: str
+    meaning: str
+    counted: str
+    """What a description counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lines:
     """Which fields of a row a panel of lines shows, and how."""
 
+    words: Words
+    """The description follows from the rows."""
     series: Series
     x: str
     y: str
     value: str
     """Title of `y` in a tooltip."""
+    place: str
+    """How the description names a place along `x`: such as `depth {:g}`."""
+    lead: str = ""
+    """First words of the description; empty: the title."""
+    end: str = ""
+    """Its last words."""
     of: str = "run"
     """What each colour stands for, in a tooltip."""
     low: str = ""
@@ -77,23 +88,18 @@ class Lines:
         return tuple(name for name in (self.x, self.y, self.low, self.high, *marked) if name)
 
 
-Describe = Callable[[Sequence[Row], Lines], str]
-"""The description of a panel, from its rows and what it shows of them."""
-
-
-def line_panels(
-    rows: Sequence[Row], lay: Lines, words: Words, describe: Describe, behind: Sequence[Any] = ()
-) -> dict[str, Any]:
+def line_panels(rows: Sequence[Row], lay: Lines, behind: Sequence[Any] = ()) -> dict[str, Any]:
     """One panel, named ""; for more than ten lines, a panel for every five runs: `A to E`, ...
 
-    rows: by run and `x`; `series` (label of the curve) and the fields that `lay` names. behind:
-    layers below all others.
+    rows: by run and `x`; `series` (label of the curve) and the fields that `lay` names; without
+    rows there is no panel. behind: layers below all others.
     """
+    if not rows:
+        return {}
     owners = [*lay.series.owners]
+    lay = replace(lay, lead=lay.lead or lay.words.title)
     if len(lay.series.curves) <= LINES or len(owners) == 1:
-        lay = replace(lay, lanes=len(_lanes(rows, lay)))
-        described = replace(words, description=describe(rows, lay))
-        return {"": _panel(rows, rows, lay, described, behind)}
+        return {"": _panel(rows, rows, replace(lay, lanes=len(_lanes(rows, lay))), behind)}
     each = math.ceil(len(owners) / math.ceil(len(owners) / len(PALETTE)))
     parts = [owners[start : start + each] for start in range(0, len(owners), each)]
     of_parts = (replace(lay, series=lay.series.only(some)) for some in parts)
@@ -103,28 +109,66 @@ def line_panels(
         series = lay.series.only(some)
         own = [row for row in rows if row["series"] in series.labels]
         ends = dict.fromkeys(lay.series.short(some[end]) for end in (0, -1))
-        name = " to ".join(ends)
         if own:
-            shown = replace(lay, series=series)
-            of_some = replace(
-                words,
-                title=f"{words.title}, {'–'.join(ends)}",
-                description=describe(own, shown),
-            )
-            found[name] = _panel(own, rows, shown, of_some, [*behind, _others(rows, lay, words)])
+            words = replace(lay.words, title=f"{lay.words.title}, {'–'.join(ends)}")
+            shown = replace(lay, series=series, words=words)
+            found[" to ".join(ends)] = _panel(own, rows, shown, [*behind, _others(rows, lay)])
     return found
 
 
-def whole_chart(panels: Mapping[str, Any], words: Words, *, columns: int = 2) -> Any:
-    """Panels as one chart; a single one is as wide as its container."""
-    if len(panels) == 1:
-        return filling(*panels.values())
-    description = " ".join(panel.description for panel in panels.values())
-    described = replace(words, notes=[], description=description)  # panels have the notes
-    return stacked([*panels.values()], columns, described, own_legends=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineChart:
+    """Panels of lines: one picture, or each as wide as its container."""
+
+    words: Words
+    panels: Mapping[str, Any]
+    nothing: str
+    """What there is to say without panels."""
+    numbers: int = 1
+    """How many numbers there are panels of."""
+
+    def picture(self, columns: int = 2) -> Any:
+        """All panels, `columns` in a row; a single number's single panel fills its container."""
+        panels = [*self.panels.values()]
+        if not panels:
+            return says(self.words.title, self.nothing)
+        if self.numbers == len(panels) == 1:
+            return filling(*panels)
+        notes = self.words.notes if self.numbers > 1 else []  # panels have the notes
+        words = replace(
+            self.words, notes=notes, description=" ".join(panel.description for panel in panels)
+        )
+        return stacked(panels, columns, words, own_legends=len(panels) > self.numbers)
+
+    def filling(self) -> dict[str, Any]:
+        """Each panel, as wide as its container."""
+        return {name: filling(panel) for name, panel in self.panels.items()}
 
 
-def ranges(found: Sequence[Row], lay: Lines, place: str) -> str:
+def panels_by(names: Iterable[str], panels: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
+    """The panels of each of the numbers `names`, by number and letters of runs."""
+    return {
+        f"{name} {some}".rstrip(): panel for name in names for some, panel in panels(name).items()
+    }
+
+
+def described(rows: Sequence[Row], lay: Lines) -> str:
+    """What a panel shows, in words."""
+    counts = (f"{m.counted}: {sum(bool(row.get(m.field)) for row in rows)}." for m in lay.marks)
+    parts = (f"{lay.lead}. {ranges(rows, lay)}", *counts, lay.end)
+    return " ".join(filter(None, parts))
+
+
+def mark_notes(rows: Sequence[Row], marks: Iterable[Mark]) -> list[str]:
+    """What the signs below the lines mean, where there are any."""
+    return [
+        f"{mark.sign}: {mark.meaning}."
+        for mark in marks
+        if any(row.get(mark.field) for row in rows)
+    ]
+
+
+def ranges(found: Sequence[Row], lay: Lines) -> str:
     """A sentence for each line: from where to where, and its extremes."""
     parts = []
     for label in lay.series.labels:
@@ -135,14 +179,14 @@ def ranges(found: Sequence[Row], lay: Lines, place: str) -> str:
         ends = (own[0], own[-1])
         extremes = [pick(own, key=lambda row: float(row[lay.y])) for pick in (min, max)]
         first, last, low, high = (
-            f"{number(row[lay.y])} at {_where(row, lay, place)}" for row in (*ends, *extremes)
+            f"{number(row[lay.y])} at {_where(row, lay)}" for row in (*ends, *extremes)
         )
         parts.append(f"{label}: {first}, {last}; smallest {low}, largest {high}")
     return listing(parts)
 
 
-def _where(row: Row, lay: Lines, place: str) -> str:
-    return "final" if row[lay.x] == lay.column else place.format(row[lay.x])
+def _where(row: Row, lay: Lines) -> str:
+    return "final" if row[lay.x] == lay.column else lay.place.format(row[lay.x])
 
 
 def final_apart(rows: Sequence[Row], depth: str) -> float | None:
@@ -159,10 +203,9 @@ def final_apart(rows: Sequence[Row], depth: str) -> float | None:
     return column if len(blocks) < len(rows) else None
 
 
-def _panel(
-    rows: Sequence[Row], every: Sequence[Row], lay: Lines, words: Words, behind: Sequence[Any]
-) -> Any:
+def _panel(rows: Sequence[Row], every: Sequence[Row], lay: Lines, behind: Sequence[Any]) -> Any:
     """Lines of `rows`, on axes that hold `every` row."""
+    words = replace(lay.words, description=described(rows, lay))
     titles = {"told": lay.value, "label": lay.of}
     curves = {curve.label: curve for curve in lay.series.curves}
     rows, tips = with_tips([_told(row, curves[row["series"]], lay) for row in rows], titles)
@@ -286,7 +329,7 @@ def _along(rows: Sequence[Row], lay: Lines) -> tuple[Any, Any]:
     return steps_axis(values, log=lay.log_x, tight=lay.tight_x)
 
 
-def _others(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
+def _others(rows: Sequence[Row], lay: Lines) -> Any:
     """All lines in grey, with short names and few digits: every panel repeats these data."""
     slim = [
         {
@@ -300,8 +343,8 @@ def _others(rows: Sequence[Row], lay: Lines, words: Words) -> Any:
     grey = alt.Chart(data(slim)).mark_line(color=GREY, opacity=0.35, strokeWidth=1, aria=False)
     up, (scale, axis) = _up(rows, lay), _along(rows, lay)
     return grey.encode(
-        x=alt.X("x:Q", title=words.x, scale=scale, axis=axis),
-        y=up.channel("y", words.y),
+        x=alt.X("x:Q", title=lay.words.x, scale=scale, axis=axis),
+        y=up.channel("y", lay.words.y),
         detail="c:N",
     )
 

@@ -25,9 +25,9 @@ class Words:
     """Title, notes, description and titles of the axes of a panel."""
 
     title: str
-    notes: Sequence[str]
-    description: str
-    x: str
+    notes: Sequence[str] = ()
+    description: str = ""
+    x: str = ""
     y: str = ""
 
 

@@ -18,7 +18,7 @@ from lpp.analyze.charts.theme import INK, TITLE_WIDTH, Curve, Series, finished, 
 from lpp.store.errors import ErrorKind, InputError
 
 Row = dict[str, Any]
-SETTING: Final = ("context", "n_prompts")
+_SETTING: Final = ("context", "n_prompts")
 
 
 def checked(frame: pl.DataFrame, table: str, columns: Iterable[str]) -> pl.DataFrame:
@@ -57,11 +57,11 @@ def fullest(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     keep = keep.filter(pl.col("n_prompts") == pl.col("n_prompts").max().over("run"))
     if keep.is_empty():
         return keep, []
-    found = keep.select(SETTING).unique().sort(SETTING).rows()
+    found = keep.select(_SETTING).unique().sort(_SETTING).rows()
     note = "; ".join(f"context {context} tokens, {n} prompts" for context, n in found[:3])
     if len(found) > 3:
         note += f"; and {len(found) - 3} settings more"
-    left = frame.select("run", *SETTING).n_unique() - keep.select("run", *SETTING).n_unique()
+    left = frame.select("run", *_SETTING).n_unique() - keep.select("run", *_SETTING).n_unique()
     return keep, [note, *([f"{left} smaller settings are left out."] if left else [])]
 
 
@@ -131,6 +131,21 @@ def curve(owner: str, place: int, first: int, *, cut: bool) -> Curve:
     label = f"{letter}-{first} {name}, {without}" if first else owner
     positions = (without if first else "all positions") if cut else ""
     return Curve(label, owner, place, positions)
+
+
+def points(frame: pl.DataFrame, labels: Iterable[str], *drawn: str) -> list[Row]:
+    """Rows of `frame` with a value in each column `drawn`, and the label of their curve."""
+    return [
+        {"series": label, **row}
+        for label, row in zip(labels, rows(frame), strict=True)
+        if all(row[name] is not None for name in drawn)
+    ]
+
+
+def absent(frame: pl.DataFrame, found: Sequence[Row], what: str = "points") -> list[str]:
+    """A note of the rows that are no points."""
+    left = len(frame) - len(found)
+    return [f"{left} of {len(frame)} {what} have no value."] if left else []
 
 
 def data(values: Sequence[Row]) -> Any:

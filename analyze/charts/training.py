@@ -5,25 +5,24 @@ from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.charts.curves import MARKS, mark_notes
-from lpp.analyze.charts.lines import Lines, line_panels, ranges
-from lpp.analyze.charts.panels import Words, filling, stacked
+from lpp.analyze.charts.curves import MARKS
+from lpp.analyze.charts.lines import LineChart, Lines, line_panels, mark_notes, panels_by
+from lpp.analyze.charts.panels import Words
 from lpp.analyze.charts.profile import AXES, MEANING
 from lpp.analyze.charts.rows import (
-    Row,
+    absent,
     bars,
     checked,
     from_start,
     nothing,
     optional,
-    rows,
-    says,
+    points,
     series_of_names,
 )
 from lpp.analyze.charts.theme import Series
 
-NUMBERS: Final = ("entropy_floor", "participation_ratio", "effective_rank")
-TITLE: Final = "Profiles along the training"
+_NUMBERS: Final = ("entropy_floor", "participation_ratio", "effective_rank")
+_TITLE: Final = "Profiles along the training"
 DECADES: Final = 100
 """Ratio of the largest to the smallest positive step from which the step axis is logarithmic."""
 
@@ -31,7 +30,7 @@ _TEXTS: Final = ("series", "site", "prompt_set")
 """Columns that are constant along a curve, whatever the context."""
 
 _SETTING: Final = ("context", "n_prompts")
-_NEEDED: Final = ("run", *_TEXTS, "corpus", *_SETTING, "step", *NUMBERS)
+_NEEDED: Final = ("run", *_TEXTS, "corpus", *_SETTING, "step", *_NUMBERS)
 
 
 def training_chart(checkpoints: pl.DataFrame, *, columns: int = 2) -> Any:
@@ -46,21 +45,12 @@ def training_chart(checkpoints: pl.DataFrame, *, columns: int = 2) -> Any:
     An `altair.ConcatChart`; without rows, a chart that says so. Raises InputError for another
     frame, MachineError(NO_PACKAGE) without the extra `report`.
     """
-    panels = _panels(checkpoints)
-    if not panels:
-        return says(TITLE, nothing("checkpoints", checkpoints, "lpp-analyze profile STORE"))
-    words = Words(
-        title=TITLE,
-        notes=_notes(checkpoints),
-        description=" ".join(panel.description for panel in panels.values()),
-        x="",
-    )
-    return stacked(list(panels.values()), columns, words, own_legends=len(panels) > len(NUMBERS))
+    return _training(checkpoints).picture(columns)
 
 
 def training_panels(checkpoints: pl.DataFrame) -> dict[str, Any]:
     """The panels of `training_chart`, each as wide as its container, by column of `profiles`."""
-    return {name: filling(panel) for name, panel in _panels(checkpoints).items()}
+    return _training(checkpoints).filling()
 
 
 def training_curves(checkpoints: pl.DataFrame) -> pl.DataFrame:
@@ -87,21 +77,22 @@ def training_curves(checkpoints: pl.DataFrame) -> pl.DataFrame:
     return frame.join(names, on=_TEXTS, nulls_equal=True).sort("curve", "step")
 
 
-def _panels(checkpoints: pl.DataFrame) -> dict[str, Any]:
+def _training(checkpoints: pl.DataFrame) -> LineChart:
     curves = training_curves(checkpoints)
-    if curves.is_empty():
-        return {}
     series, labels = series_of_names(curves["curve"])
-    return {
-        f"{name} {some}".rstrip(): panel
-        for name in NUMBERS
-        for some, panel in _panels_of(name, curves, series, labels).items()
-    }
+    named = [labels[curve] for curve in curves["curve"]]
+    return LineChart(
+        words=Words(title=_TITLE, notes=_notes(curves)),
+        panels=panels_by(_NUMBERS, lambda name: _panels_of(name, curves, series, named)),
+        nothing=nothing("checkpoints", checkpoints, "lpp-analyze profile STORE"),
+        numbers=len(_NUMBERS),
+    )
 
 
 def _panels_of(
-    name: str, curves: pl.DataFrame, series: Series, labels: dict[str, str]
+    name: str, curves: pl.DataFrame, series: Series, labels: Sequence[str]
 ) -> dict[str, Any]:
+    """The panels of one number. labels: of the curve of each row."""
     low, high = f"{name}_ci_low", f"{name}_ci_high"
     title, unit = AXES[name].title, AXES[name].axis
     flags = (
@@ -117,53 +108,37 @@ def _panels_of(
     told = [c for c in ("model", "corpus", "flags", "prefix") if c in frame.columns]
     fields = [mark.field for mark in marks]
     frame = frame.select(
-        "run",
-        *("step", "site", *_SETTING, *told, name, f"{name}_stderr", low, high, *fields),
-        curve="curve",
+        "run", *("step", "site", *_SETTING, *told, name, f"{name}_stderr", low, high, *fields)
     )
-    found = _points(frame, name, labels)
-    if not found:
-        return {}
-    steps = [row["step"] for row in found]
-    lay = Lines(
-        series=series,
-        x="step",
-        y=name,
-        value=title.lower(),
-        of="series",
-        low=low,
-        high=high,
-        stderr=f"{name}_stderr",
-        log_x=_spans_decades(steps),
-        tight_x=True,
-        marks=marks,
-    )
-    left = len(frame) - len(found)
+    found = points(frame, labels, name)
+    log = _spans_decades([row["step"] for row in found])
     words = Words(
         title=f"{title} by step",
         notes=[
             *bars(found, low, MEANING),
-            *mark_notes(found),
-            *([f"{left} of {len(frame)} points have no value."] if left else []),
+            *mark_notes(found, marks),
+            *absent(frame, found),
         ],
-        description="",
-        x=f"step of the training{' (log)' if lay.log_x else ''}",
+        x=f"step of the training{' (log)' if log else ''}",
         y=unit,
     )
-
-    def describe(some: Sequence[Row], shown: Lines) -> str:
-        return f"{title} by step of the training. {ranges(some, shown, 'step {:,}')}"
-
-    return line_panels(found, lay, words, describe)
-
-
-def _points(frame: pl.DataFrame, name: str, labels: dict[str, str]) -> list[Row]:
-    curves = [labels[curve] for curve in frame["curve"]]
-    return [
-        {"series": label, **row}
-        for label, row in zip(curves, rows(frame.drop("curve")), strict=True)
-        if row[name] is not None
-    ]
+    lay = Lines(
+        words=words,
+        series=series,
+        x="step",
+        y=name,
+        value=title.lower(),
+        place="step {:,}",
+        lead=f"{title} by step of the training",
+        of="series",
+        low=low,
+        high=high,
+        stderr=f"{name}_stderr",
+        log_x=log,
+        tight_x=True,
+        marks=marks,
+    )
+    return line_panels(found, lay)
 
 
 def _spans_decades(steps: list[int]) -> bool:
@@ -171,9 +146,8 @@ def _spans_decades(steps: list[int]) -> bool:
     return bool(positive) and max(positive) > DECADES * min(positive)
 
 
-def _notes(checkpoints: pl.DataFrame) -> list[str]:
+def _notes(curves: pl.DataFrame) -> list[str]:
     """Which settings are drawn."""
-    curves = training_curves(checkpoints)
     found = curves.select("site", *_SETTING).unique().sort(_SETTING).rows()
     said = [f"{site}, context {context} tokens, {n} prompts" for site, context, n in found[:3]]
     more = [f"and {len(found) - 3} settings more"] if len(found) > 3 else []

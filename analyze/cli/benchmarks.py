@@ -9,7 +9,7 @@ import click
 
 from lpp.analyze.cli.options import names
 from lpp.analyze.scores.settings import UNITS
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppGroup, debug_option
 from lpp.store.commands.escaping import escape
 
 _SHOWN: Final = 8
@@ -26,7 +26,7 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
     return found
 
 
-@click.group()
+@click.group(cls=LppGroup)
 def benchmarks() -> None:
     """Put benchmark scores beside the profiles.
 

@@ -7,11 +7,11 @@ import click
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import runs_option, sites_option, skip_first_option
 from lpp.analyze.cli.show import check_page, page_options, show
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.progress import progress
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @runs_option
 @sites_option()

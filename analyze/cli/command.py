@@ -79,9 +79,9 @@ def verify(*, store: str, recompute: int | None) -> int:
         lpp-analyze verify ./lpp
         lpp-analyze verify ./lpp --recompute 20
     """
+    from lpp.analyze.logits.proof import check_logits, logits_problems
     from lpp.store import open_store
     from lpp.store.errors import FormatError
-    from lpp.store.logits_proof import check_logits, logits_problems
     from lpp.store.scores import verify_scores
     from lpp.store.shared.verify import verify_shared
     from lpp.store.verify import verify_root

@@ -9,10 +9,10 @@ from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import runs_option, setting_options
 from lpp.analyze.cli.show import check_page, page_options, show
 from lpp.analyze.scores.settings import Question
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @setting_options(Question, runs=runs_option)
 @page_options()

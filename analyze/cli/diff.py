@@ -10,6 +10,7 @@ import click
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
     ERROR_SITES,
+    chosen_executor,
     cluster_option,
     executor_options,
     sites_option,
@@ -17,7 +18,7 @@ from lpp.analyze.cli.options import (
 )
 from lpp.analyze.cli.show import PICTURES, check_page, page_options, show
 from lpp.store.commands.completion import complete_runs
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.output import suffix_of
 from lpp.store.commands.progress import progress
 from lpp.store.errors import InputError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from lpp.analyze.evaluations.flips import Flips
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @click.argument("runs", nargs=-1, metavar="RUN_A RUN_B", shell_complete=complete_runs)
 @click.option(
@@ -149,19 +150,17 @@ def diff(
     from lpp.analyze.drift.against import against, compared, in_order
     from lpp.analyze.drift.against_page import against_page
     from lpp.analyze.drift.drift import drift, n_steps
-    from lpp.analyze.drift.gate import (
-        ALLOWED,
+    from lpp.analyze.drift.gate import ALLOWED, verdict
+    from lpp.analyze.drift.page import drift_page
+    from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
+    from lpp.analyze.drift.sites import common_sites
+    from lpp.analyze.evaluations.flips_page import flips_section, item_documents
+    from lpp.analyze.quantities.conditions import (
         check_conditions,
         family,
         needs_errors,
         parse_condition,
-        verdict,
     )
-    from lpp.analyze.drift.page import drift_page
-    from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
-    from lpp.analyze.drift.sites import common_sites
-    from lpp.analyze.engine.executor import chosen_executor
-    from lpp.analyze.evaluations.flips_page import flips_section, item_documents
 
     alone = {"--strict": strict, "--allow-missing": allowed is not None}
     _check_usage(runs, base, alone=alone, conditions=conditions)

@@ -10,7 +10,7 @@ from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import fresh_option, sites_option
 from lpp.analyze.cli.show import PICTURES, check_page, page_options, show
 from lpp.store.commands.completion import complete_runs
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.output import suffix_of
 from lpp.store.commands.progress import progress
 from lpp.store.errors import ErrorKind, InputError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lpp.analyze.pages.page import Page
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @click.option("--task", required=True, metavar="NAME", help="Analyse the items of this task.")
 @click.option(

@@ -7,6 +7,7 @@ import click
 
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
+    chosen_executor,
     errors_option,
     executor_options,
     positions,
@@ -15,11 +16,11 @@ from lpp.analyze.cli.options import (
     sites_option,
 )
 from lpp.analyze.cli.show import check_page, page_options, show
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.progress import progress
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @settings_options
 @sites_option()
@@ -70,7 +71,6 @@ def layers(
         lpp-analyze layers ./lpp --skip-first 1,4 --errors final
         lpp-analyze layers ./lpp --format csv
     """
-    from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.runs.given import resolved
     from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import Selection, select_runs, select_sites

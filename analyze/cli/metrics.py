@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 
 if TYPE_CHECKING:
     from lpp.analyze.quantities.quantity import Quantity, Subject
 
-WIDTH = 80
+_WIDTH = 80
 
 TITLES: Final[dict["Subject", str]] = {
     "profile": "Of the next token, in every profile",
@@ -23,7 +23,7 @@ TITLES: Final[dict["Subject", str]] = {
 }
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @debug_option
 def metrics(names: tuple[str, ...]) -> None:
@@ -52,7 +52,7 @@ def metrics(names: tuple[str, ...]) -> None:
 
 
 def lines(quantity: "Quantity") -> Iterator[str]:
-    """One number, within `WIDTH` columns."""
+    """One number, within `_WIDTH` columns."""
     needs = getattr(quantity, "needs", "")
     head = f"{quantity.name} [{quantity.unit}]"
     yield f"{head:52}needs {needs}" if needs else head
@@ -62,4 +62,4 @@ def lines(quantity: "Quantity") -> Iterator[str]:
     if no_error := getattr(quantity, "no_error", ""):
         texts.append(f"No error: {no_error}")
     for text in texts:
-        yield from textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
+        yield from textwrap.wrap(text, _WIDTH, initial_indent="    ", subsequent_indent="    ")

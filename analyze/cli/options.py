@@ -1,6 +1,7 @@
 """Values of command-line options that several commands share."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import Field, fields
 from typing import Any, Final
 
@@ -148,6 +149,21 @@ def executor_options(command: Any) -> Any:
         "here.",
     )(command)
     return jobs_option(command)
+
+
+@contextlib.contextmanager
+def chosen_executor(name: str, address: str | None, jobs: int | None = None) -> Iterator[Any]:
+    """The `Executor` of these options, until the block ends."""
+    from lpp.analyze.engine.executor import LocalExecutor
+
+    if name == "local":
+        yield LocalExecutor(jobs)
+        return
+    from lpp.analyze.engine.ray_executor import RayExecutor
+    from lpp.store.commands.cluster import cluster
+
+    with cluster(address) as ray:
+        yield RayExecutor(ray)
 
 
 def fresh_option(command: Any) -> Any:

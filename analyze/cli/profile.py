@@ -8,6 +8,7 @@ import click
 
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
+    chosen_executor,
     cluster_option,
     errors_option,
     executor_options,
@@ -20,7 +21,7 @@ from lpp.analyze.cli.options import (
 )
 from lpp.analyze.cli.show import check_page, page_options, show
 from lpp.store.commands.completion import complete_names
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.progress import progress
 
 
@@ -34,7 +35,7 @@ AGGREGATIONS: Final = ("min", "max", "mean", "median")
 FINAL: Final = "final"
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @settings_options
 @sites_option(None)
@@ -143,7 +144,6 @@ def profile(
         lpp-analyze profile ./lpp --cluster document
         lpp-analyze profile s3://lab/lpp --executor ray --address auto
     """
-    from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.metrics.registry import chosen as asked_of
     from lpp.analyze.metrics.registry import needing_rows
     from lpp.analyze.pages.words import Code

@@ -8,15 +8,15 @@ import click
 from click.core import ParameterSource
 
 from lpp.analyze.cli.options import file_format_option
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.output import chosen_format, output_file
 from lpp.store.commands.progress import progress
 
-FORMATS = ("html", "png", "svg", "md")
+_FORMATS = ("html", "png", "svg", "md")
 PICTURES = ("png", "svg")
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @click.option(
     "-o",
@@ -29,7 +29,7 @@ PICTURES = ("png", "svg")
     help="Write to FILE; png and svg write one file for each chart, named after FILE. Without -o, "
     "--format sets the ending.",
 )
-@file_format_option(*FORMATS)
+@file_format_option(*_FORMATS)
 @debug_option
 @click.pass_context
 def report(ctx: click.Context, *, store: str, output: Path | None, form: Any) -> None:
@@ -50,7 +50,7 @@ def report(ctx: click.Context, *, store: str, output: Path | None, form: Any) ->
 
     if form and ctx.get_parameter_source("output") is ParameterSource.DEFAULT:
         output = Path(f"report.{form}")
-    form = chosen_format(form, output, FORMATS)
+    form = chosen_format(form, output, _FORMATS)
     if output is None and form in PICTURES:
         raise click.UsageError(f"{form} is a file for each chart: name one with --output FILE.")
     with progress("Report", STEPS, "steps") as bar:

@@ -7,6 +7,7 @@ import click
 
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import (
+    chosen_executor,
     errors_option,
     executor_options,
     numbers,
@@ -14,13 +15,13 @@ from lpp.analyze.cli.options import (
     sites_option,
 )
 from lpp.analyze.cli.show import check_page, page_options, show
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.progress import progress
 
 PARTS = ("grid", "agreement")
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @click.option(
     "--context",
@@ -78,7 +79,6 @@ def sensitivity(
         lpp-analyze sensitivity ./lpp --site 'final,block.*' --format csv
         lpp-analyze sensitivity ./lpp --part agreement --format csv
     """
-    from lpp.analyze.engine.executor import chosen_executor
     from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import Selection, n_sites, select_runs
     from lpp.analyze.studies import sensitivity as library

@@ -14,7 +14,7 @@ from lpp.store.commands.output import chosen_format, output_file, suffix_of
 if TYPE_CHECKING:
     from lpp.analyze.pages.page import Page
 
-FORMATS: Final = ("text", "md", "html", "json", "csv")
+_FORMATS: Final = ("text", "md", "html", "json", "csv")
 """For a terminal, for a pull request, for a browser, and for programs."""
 
 TYPED: Final = ("text", "bars")
@@ -25,7 +25,7 @@ PICTURES: Final = ("svg", "png")
 
 
 class _Format(click.Choice[str]):
-    """One of `FORMATS`, and of what else a command has; `table` is the old name of text."""
+    """One of `_FORMATS`, and of what else a command has; `table` is the old name of text."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         return super().convert("text" if value == "table" else value, param, ctx)
@@ -49,7 +49,7 @@ def page_options(*more: str) -> Callable[[Any], Any]:
         return click.option(
             "--format",
             "form",
-            type=_Format((*FORMATS, *more)),
+            type=_Format((*_FORMATS, *more)),
             help="Write in this format. Default: what the name of --output ends in, or text.",
         )(command)
 
@@ -63,7 +63,7 @@ def check_page(form: str | None, output: Path | None) -> None:
     """
     from lpp.analyze.pages.output import check_output
 
-    chosen = chosen_format(form, output, FORMATS, PICTURES)
+    chosen = chosen_format(form, output, _FORMATS, PICTURES)
     if output is not None:
         check_output(output)
     if chosen == "html" or suffix_of(output) in PICTURES:
@@ -96,7 +96,7 @@ def show(
             raise click.UsageError(f"{output}: this answer has no picture.")
         min(charts, key=lambda chart: not chart.opens).write(output)
     if form or not picture:
-        chosen = chosen_format(form, output, FORMATS)
+        chosen = chosen_format(form, output, _FORMATS)
         target = None if picture else output
         text = written(page, chosen, everything=everything)
         if target is None and chosen in TYPED:

@@ -15,8 +15,8 @@ from lpp.analyze.drift.drift import Drift, drift
 from lpp.analyze.drift.gate import Verdict
 from lpp.analyze.drift.page_tables import frames_without_tokens
 from lpp.analyze.drift.pair import Pair, differences, pair_of, require_rows, run_of
-from lpp.analyze.drift.predictions import Summary
 from lpp.analyze.drift.sites import SITES, SiteDrift, common_sites, site_frame
+from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.engine.executor import Executor
 from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.keys import RunView, Url, views

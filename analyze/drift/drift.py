@@ -7,20 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from lpp.analyze.drift.entropy import entropy_drift
 from lpp.analyze.drift.flags import site_flags
-from lpp.analyze.drift.logits import arithmetic
 from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
-from lpp.analyze.drift.positions import by_position
-from lpp.analyze.drift.predictions import (
-    Summary,
-    compared_tokens,
-    computed_tokens,
-    prediction_drift,
-    token_drift,
-)
+from lpp.analyze.drift.predictions import compared_tokens, computed_tokens, token_drift
 from lpp.analyze.drift.sites import SiteDrift, common_sites, site_drift, why_missing
+from lpp.analyze.drift.summaries import Summary, by_position, entropy_drift, prediction_drift
 from lpp.analyze.engine.executor import Executor, LocalExecutor
+from lpp.analyze.logits.heads import arithmetic
 from lpp.analyze.numerics.jackknife import Estimate, error_names
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.runs.keys import Url
@@ -193,7 +186,7 @@ def drift(
         first_position=first_position,
         errors=errors,
         executor=who,
-        progress=_Multiplied(progress, every),
+        progress=progress,
     )
     return Drift(
         pair=pair,
@@ -207,7 +200,7 @@ def drift(
         sites=of_sites,
         flags=site_flags(pair, of_sites, first_position=first_position),
         no_logits=pair.no_logits,
-        arithmetic=arithmetic(pair, who),
+        arithmetic=arithmetic(pair.runs, who) if pair.no_logits is None else "",
         notes=tuple(_notes(pair, chosen, first_position)),
     )
 
@@ -229,22 +222,6 @@ def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:
             lines.append(f"{name} alone holds {listed(alone)}.")
     missing = (why_missing(pair, site, first_position=first_position) for site in sites)
     return [*lines, *dict.fromkeys(why for why in missing if why)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Multiplied:
-    """Progress that counts each unit as several units of `whole`."""
-
-    whole: Progress
-    by: int
-
-    def advance(self, amount: int = 1) -> None:
-        """Count `amount` more units as done."""
-        self.whole.advance(amount * self.by)
-
-    def note(self, text: str) -> None:
-        """Pass one line to the log."""
-        self.whole.note(text)
 
 
 def _summary(one: Summary) -> dict[str, float | int | None]:

@@ -8,7 +8,7 @@ import polars as pl
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.sites import SiteDrift, site_frame
 from lpp.analyze.engine.cache import Cache
-from lpp.analyze.engine.estimates import Request, site_estimates
+from lpp.analyze.engine.estimates import Request, SiteRequest, site_estimates
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import error_names
@@ -61,7 +61,9 @@ def _sinks_of(view: RunView, pair: Pair, sites: list[str], workers: Workers) -> 
     cache = Cache(pair.a.run.directory.root, view.run)  # the store of B is only read
     request = Request(metrics=[METRICS["n_sinks"]])
     values = (
-        site_estimates(view, cache, site, [cell], request, workers=workers)[cell, "n_sinks"].value
+        site_estimates(SiteRequest(view, cache, site, [cell], request), workers)[
+            cell, "n_sinks"
+        ].value
         for site in sites
     )
     return [int(value or 0) for value in values]

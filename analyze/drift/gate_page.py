@@ -16,7 +16,7 @@ from lpp.sql.schema import Column
 NONE: Final[Mapping[str, str]] = MappingProxyType({})
 """No run that should have been compared and could not be: why, by run id."""
 
-COLUMNS: Final = (
+_COLUMNS: Final = (
     Column("outcome", "VARCHAR", "FAIL where the condition is met"),
     Column("condition", "VARCHAR", "of --fail-if"),
     Column("value", "DOUBLE", "of the number"),
@@ -53,7 +53,7 @@ def gate_section(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> Sec
         "gate",
         "Conditions under which the comparison fails",
         frame if several else frame.drop("run"),
-        {column.name: column for column in COLUMNS},
+        {column.name: column for column in _COLUMNS},
         first=[c.name for c in frame if c.name != "why" and c.null_count() < len(frame)],
         labels={"decisive": "decided by"},
         key=("run", "condition") if several else ("condition",),

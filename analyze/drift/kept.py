@@ -7,8 +7,9 @@ The files are those of `engine.kept_files`. A pair is identified by both runs as
 ids, their committed shards, and the compared prompts. The stores' paths are not part of it. New
 shards of either run lead to another folder.
 
-- Sites: a row for each number of a cell, and one for each part of the cell that leaves a group of
-  prompts out. Under 3 KB a site.
+- Sites: a row for each number of a cell that needs the rows of both runs, and one for each part of
+  the cell that leaves a group of prompts out. Under 3 KB a site. What needs the rows of one run is
+  kept for that run (`engine.cache`).
 - Tokens: the columns that need every logit, a value for each compared token in order: 34 bytes a
   token. Their setting is both heads, the library that multiplies, the rows of a tile, and the draw:
   these decide every bit. Other columns of a token come from the token tables of the runs.
@@ -24,12 +25,12 @@ import polars as pl
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.engine.cache import ARE_CELLS, VALUES, cell_of, cell_row
 from lpp.analyze.engine.row_values import Values
-from lpp.analyze.numerics.logit_drift import DIVERGENCES, TIES, Columns
+from lpp.analyze.logits.divergences import DIVERGENCES, TIES, Columns
 
 VERSION: Final = 1
 """Version of the arithmetic of drift. Raise it when a change could alter a stored digit."""
 
-TOKENS: Final = pl.Schema(
+_TOKENS: Final = pl.Schema(
     {
         "version": pl.Int32,
         **dict.fromkeys((*DIVERGENCES, "top10"), pl.Float64),
@@ -62,7 +63,7 @@ class KeptDrift:
     def columns(self, setting: str, names: Collection[str], n_tokens: int) -> Columns:
         """The stored columns of a setting, of those in `names`: (n,) each."""
         found: Columns = {}
-        for frame in self._files.frames(f"logits-{setting}", "tokens", TOKENS):
+        for frame in self._files.frames(f"logits-{setting}", "tokens", _TOKENS):
             if len(frame) == n_tokens and frame["version"].eq_missing(VERSION).all():
                 found |= {
                     name: frame[name].to_numpy()
@@ -77,7 +78,7 @@ class KeptDrift:
         frame = pl.DataFrame(
             [
                 pl.Series(name, found[name] if name in found else [None] * n_tokens, dtype=kind)
-                for name, kind in TOKENS.items()
+                for name, kind in _TOKENS.items()
                 if name != "version"
             ]
         ).select(pl.lit(VERSION, dtype=pl.Int32).alias("version"), pl.all())

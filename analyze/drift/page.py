@@ -22,7 +22,7 @@ from lpp.analyze.drift.page_tables import (
     frames_of,
     shaped,
 )
-from lpp.analyze.drift.predictions import Summary
+from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.drift.tables import stores
 from lpp.analyze.drift.worst import order_of, worst_tokens
 from lpp.analyze.pages.page import Page, Section
@@ -220,7 +220,7 @@ def _call(found: Drift) -> str:
     return (
         "from lpp.analyze import diff\n"
         "from lpp.analyze.drift.histogram import kl_histogram\n"
-        "from lpp.analyze.drift.positions import by_position\n"
+        "from lpp.analyze.drift.summaries import by_position\n"
         "from lpp.analyze.drift.tables import drift_tables\n"
         "from lpp.analyze.drift.worst import worst_tokens\n\n"
         f"found = diff({store!r}, {a!r}, {b!r}{options})"

@@ -42,7 +42,7 @@ PAIRS_DRAWN: Final = 8
 PAIRS_TOLD: Final = 3
 """With at most this many pairs, each has a sentence of its own."""
 
-FEW: Final = 4
+_FEW: Final = 4
 """Most pairs whose numbers stand on the first screen; of more, the first and the last."""
 
 
@@ -101,7 +101,7 @@ def opening(
 
     setting: by default, that of the first pair. sentence: by default, the one about this pair.
     """
-    shown = pairs if len(pairs) <= FEW else (pairs[0], pairs[-1])
+    shown = pairs if len(pairs) <= _FEW else (pairs[0], pairs[-1])
     logits = any("kl" in numbers_of(frames, pair) for pair in shown)
     name = "kl" if logits else "next_logprob"
     head = ("KL" if logits else "ln p(next) moved", PREDICTIONS[name].unit)

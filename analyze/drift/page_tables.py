@@ -11,7 +11,7 @@ import polars as pl
 
 from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.histogram import kl_histogram
-from lpp.analyze.drift.positions import by_position
+from lpp.analyze.drift.summaries import by_position
 from lpp.analyze.drift.tables import drift_tables
 from lpp.analyze.pages.table import Declared, Shape, Table
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES

@@ -11,6 +11,7 @@ import polars as pl
 
 from lpp.analyze.engine.cache import KERNEL_VERSION
 from lpp.analyze.engine.kept_files import KeptFiles, name_of
+from lpp.analyze.logits.heads import why_no_logits
 from lpp.analyze.runs.capture_command import capture_command
 from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.groups import GROUPS, Groups, Integers, clusters_of
@@ -20,13 +21,8 @@ from lpp.analyze.runs.moments_held import listed_numbers
 from lpp.analyze.runs.named import run_named, store_and_run
 from lpp.analyze.runs.token_files import read_tokens
 from lpp.store.errors import ErrorKind, FormatError, InputError
-from lpp.store.format.commit_record import HeadRecord
-from lpp.store.format.keys import HEADS_KEY
 from lpp.store.format.plan import Plan
-from lpp.store.objects.locate import objects_at
 from lpp.store.read import Run
-from lpp.store.shared.directory import open_shared
-from lpp.store.shared.heads import head_directories, head_name
 
 KEYS: Final = ("prompt_id", "position", "token_id")
 """Columns that identify a token, equal in both runs."""
@@ -87,6 +83,11 @@ class Pair:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
+    def runs(self) -> tuple[Run, Run]:
+        """A and B."""
+        return self.a.run, self.b.run
+
+    @property
     def of_one_run(self) -> bool:
         """Whether both runs are the same run."""
         return self.a.run.path == self.b.run.path
@@ -144,8 +145,8 @@ class Pair:
     @cached_property
     def kept_files(self) -> KeptFiles:
         """The folder in which `drift.kept` stores the results of this pair."""
-        a, b = self.a.run, self.b.run
-        runs = (part for run in (a, b) for part in (run.id, run.fingerprint))
+        a = self.a.run
+        runs = (part for run in self.runs for part in (run.id, run.fingerprint))
         name = name_of(*runs, KERNEL_VERSION, self.n_prompts, *self.left_out.tolist())
         return KeptFiles(a.path.parent.parent, f"{a.id}/drift-{name}")
 
@@ -156,13 +157,7 @@ class Pair:
 
         Reads the records of the heads once, not their matrices.
         """
-        return _why_no_logits(self.a.run, self.b.run)
-
-    @cached_property
-    def head_records(self) -> tuple[HeadRecord, HeadRecord]:
-        """Records of the heads of A and of B, if there are logits; read once."""
-        a, b = (_head_record(view.run) for view in (self.a, self.b))
-        return a, b
+        return why_no_logits(*self.runs)
 
 
 def _statistics(view: RunView, pair: Pair) -> pl.DataFrame:
@@ -175,30 +170,6 @@ def _statistics(view: RunView, pair: Pair) -> pl.DataFrame:
         for shard, file in files
         if shard.first_prompt < pair.n_prompts
     )
-
-
-def _why_no_logits(*runs: Run) -> str | None:
-    for run in runs:
-        where = f"run {run.id} of {run.directory.root}"
-        if "final" not in run.sites:
-            return f"{where} does not hold `final`: capture again with --sites final."
-        if not run.plan.keeps_rows:
-            return f"{where} keeps no rows: capture again with --keep rows or --keep both."
-        if not head_directories(objects_at(run.directory.root), run.plan):
-            return (
-                f"{where}: the store does not hold the head of its model. Repeat its "
-                "`lpp-capture run` command with --keep-head yes."
-            )
-    a, b = (run.plan.model.logits_width for run in runs)
-    if a != b:
-        return f"the models have {a:,} and {b:,} logits: they share no vocabulary to compare over."
-    return None
-
-
-def _head_record(run: Run) -> HeadRecord:
-    found = open_shared(objects_at(run.directory.root), HEADS_KEY, head_name(run.plan), HeadRecord)
-    assert found is not None, "asked without `no_logits`"
-    return found.record
 
 
 def run_of(store: Url, name: str) -> RunView:
@@ -254,7 +225,7 @@ def pair_of(a: Run, b: Run, prompts: int | None = None, *, cluster: str | None =
 
 def require_rows(pair: Pair) -> None:
     """Raise InputError(NOT_FOUND) if one of the runs stores moments and no rows."""
-    for run in (pair.a.run, pair.b.run):
+    for run in pair.runs:
         if not run.plan.keeps_rows:
             again = capture_command({**run.plan.document, "keep": "both"}, _store(run))
             raise InputError(

@@ -1,7 +1,7 @@
 """What changed in the predictions of two models, for each token and overall (METRICS.md, Drift).
 
 The logits are computed again from the rows of `final` of both runs and their heads
-(`drift.logits`), and reduced to six numbers a token (`numerics.logit_drift`). These are stored
+(`logits.two_runs`), and reduced to six numbers a token (`logits.divergences`). These are stored
 (`drift.kept`) and reused for the same prompts, heads, arithmetic and draw.
 
 Without the heads, or if V differs, there is no full distribution. Then flips come from the most
@@ -9,39 +9,24 @@ likely tokens that capture stored; ln p(next) always comes from stored statistic
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from lpp.analyze.drift.kept import KeptDrift
-from lpp.analyze.drift.logits import logit_columns, setting_of
 from lpp.analyze.drift.pair import KEYS, Pair
 from lpp.analyze.engine.executor import Executor, LocalExecutor
+from lpp.analyze.logits.divergences import DIVERGENCES, EVERYTHING, Columns
+from lpp.analyze.logits.heads import setting_of
+from lpp.analyze.logits.two_runs import logit_columns
 from lpp.analyze.metrics.neighbours import shuffled
-from lpp.analyze.numerics.calibration import proportion_interval
-from lpp.analyze.numerics.jackknife import jackknife
-from lpp.analyze.numerics.logit_drift import DIVERGENCES, EVERYTHING, Columns
-from lpp.analyze.quantities.drift import PREDICTIONS, Prediction
+from lpp.analyze.quantities.drift import PREDICTIONS
 from lpp.analyze.quantities.tables import frame_schema, shared
-from lpp.analyze.runs.groups import GROUPS, Groups, Integers, group_of
 from lpp.sql.schema.columns import Column, Merging, Table
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.commit_record import checksum
 from lpp.store.progress import SILENT, Progress
-
-__all__ = [
-    "TOKEN_DRIFT",
-    "Summary",
-    "compared_tokens",
-    "computed_tokens",
-    "drift_at",
-    "prediction_drift",
-    "summarize_tokens",
-    "token_drift",
-]
 
 DRIFT_TOKENS: Final = Table(
     "drift_tokens",
@@ -76,11 +61,8 @@ DRIFT_TOKENS: Final = Table(
 TOKEN_DRIFT: Final = frame_schema(DRIFT_TOKENS.columns, without=("run_a", "run_b"))
 """One row for each token, about the distribution after it. Divergences are of p, run A's, from q,
 run B's, in nats; tv and top10 are shares; flip_tie and top10_tie say where a tie decides
-(`numerics.logit_drift.TIES`). Null without logits (`Pair.no_logits`); next_logprob_* is also null
+(`logits.divergences.TIES`). Null without logits (`Pair.no_logits`); next_logprob_* is also null
 at a prompt's last token."""
-
-
-# per token
 
 
 def token_drift(
@@ -99,7 +81,7 @@ def token_drift(
     tokens: draw so many tokens uniformly without replacement, by a hash of seed, prompt and
     position. So the draw is the same in both runs and on every machine, and a smaller draw is part
     of a larger one. jobs: tiles computed in parallel; all usable cores by default. only: columns to
-    compute, of `numerics.logit_drift`; others are null. executor: replaces `jobs` threads; the bits
+    compute, of `logits.divergences`; others are null. executor: replaces `jobs` threads; the bits
     are the same. progress: advances by the tokens of a tile or a task, by `computed_tokens` in all.
 
     Without a draw every token is computed from position 0 on, and `first_position` selects from the
@@ -207,13 +189,13 @@ def _from_logits(
     progress: Progress,
 ) -> Columns:
     """Columns `names` of the tokens of `frame`, (n,) each: stored ones, and the others computed."""
-    kept, setting = KeptDrift(pair), setting_of(pair, executor, *draw)
+    kept, setting = KeptDrift(pair), setting_of(pair.runs, executor, *draw)
     found = kept.columns(setting, names, len(frame))
     missing = [name for name in names if name not in found]
     if not missing:
         progress.advance(len(frame))
         return found
-    new = logit_columns(pair, frame, missing, executor, progress)
+    new = logit_columns((pair.a, pair.b), frame, missing, executor, progress)
     kept.keep_columns(setting, new)
     return found | new
 
@@ -228,120 +210,3 @@ def _drawn(frame: pl.DataFrame, count: int, seed: int) -> pl.Series:
     drawn = np.zeros(len(frame), bool)
     drawn[np.argpartition(order, count - 1)[:count]] = True
     return pl.Series(drawn)
-
-
-# overall
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """A number over all tokens; fields are None if no token has it."""
-
-    mean: float | None = None
-    median: float | None = None
-    p99: float | None = None
-    max: float | None = None
-    stderr: float | None = None
-    """Standard error of the mean, over prompts."""
-    ci_low: float | None = None
-    ci_high: float | None = None
-    """Upper end of the 95 % interval of the mean."""
-    groups: int = 0
-    """Number of groups of prompts behind the error."""
-    n_tokens: int
-    """Number of tokens that have a value."""
-    ties: float | None = None
-    """Of flips and top10: the share of tokens at which a tie of A or of B decides."""
-
-
-_OF_TOKENS: Final = {name: one for name, one in PREDICTIONS.items() if one.value is not None}
-"""Numbers that a frame of tokens has."""
-
-
-def token_value(number: Prediction) -> pl.Expr:
-    """The value of each token of a frame, `TOKEN_DRIFT`."""
-    assert number.value is not None
-    value: pl.Expr = number.value(lambda name: pl.col(name).cast(pl.Float64))
-    return value
-
-
-def prediction_drift(
-    frame: pl.DataFrame, *, only: Collection[str] = tuple(PREDICTIONS), groups: Groups = GROUPS
-) -> dict[str, Summary]:
-    """Mean, median, 99th percentile, maximum and error of the `PREDICTIONS` that tokens have, or
-    `only` of some.
-
-    frame: of `token_drift`. Means are over tokens. Their error is over prompts: a delete-a-group
-    jackknife of `groups`, among the prompts with a token. Where no token flips, or all do, the
-    interval of flips is Wilson's, of as many observations as there are prompts or clusters; top10
-    likewise. If tokens were drawn, the error includes that of the draw, because other prompts have
-    other drawn tokens.
-    """
-    found = {
-        name: summarize_tokens(
-            frame.select("prompt_id", value=token_value(number)).drop_nulls().sort("prompt_id"),
-            number.limits,
-            groups,
-        )
-        for name, number in _OF_TOKENS.items()
-        if name in only
-    }
-    for name, number in ((name, _OF_TOKENS[name]) for name in found if _OF_TOKENS[name].tie):
-        if found[name].stderr is not None and found[name].mean in number.limits:
-            prompts = (
-                frame.filter(token_value(number).is_not_null())["prompt_id"].unique().to_numpy()
-            )
-            n = len(prompts if isinstance(groups, int) else np.unique(groups.of[prompts]))
-            low, high = proportion_interval(int(found[name].mean or 0) * n, n)
-            found[name] = replace(found[name], ci_low=low, ci_high=high)
-        ties = frame[number.tie].drop_nulls()
-        if len(ties):
-            found[name] = replace(found[name], ties=int(ties.sum()) / len(ties))
-    return found
-
-
-def summarize_tokens(
-    values: pl.DataFrame, limits: tuple[float, float], groups: Groups = GROUPS
-) -> Summary:
-    """Summary of (n, 2) prompt_id, ascending, and value, in float64; limits: bounds of a mean.
-    groups: of the jackknife.
-    """
-    tokens = values["value"].to_numpy()
-    if not len(tokens):
-        return Summary(n_tokens=0)
-    if np.isfinite(tokens).all():
-        median, p99 = np.quantile(tokens, [0.5, 0.99])
-    else:  # interpolation would compute infinity minus infinity
-        median, p99 = np.quantile(tokens, [0.5, 0.99], method="higher")
-    mean = float(tokens.mean())
-    without = _without_groups(values["prompt_id"].to_numpy(), tokens, groups)
-    error = jackknife(mean, without, limits)
-    return Summary(
-        mean=mean,
-        median=float(median),
-        p99=float(p99),
-        max=float(tokens.max()),
-        stderr=error.stderr,
-        ci_low=error.ci_low,
-        ci_high=error.ci_high,
-        groups=len(error.groups),
-        n_tokens=len(tokens),
-    )
-
-
-def _without_groups(
-    prompt_id: Integers, values: npt.NDArray[np.float64], groups: Groups
-) -> list[float]:
-    """The mean over tokens without each group of prompts, in turn."""
-    prompts, prompt = np.unique(prompt_id, return_inverse=True)
-    some = groups if isinstance(groups, int) else groups.only(prompts)
-    group = group_of(some, len(prompts))[prompt]
-    order = np.argsort(group, kind="stable")
-    first = np.flatnonzero(np.diff(group[order], prepend=-1))
-    if len(first) < 2:
-        return []
-    sums = np.add.reduceat(values[order], first)
-    counts = np.diff(first, append=len(values))
-    with np.errstate(invalid="ignore"):
-        found: list[float] = ((sums.sum() - sums) / (counts.sum() - counts)).tolist()
-    return found

@@ -10,14 +10,14 @@ logits.
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import numpy as np
 
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair, pair_of
-from lpp.analyze.drift.site_numbers import SiteNumbers
+from lpp.analyze.drift.site_numbers import CROSS, PairRows
 from lpp.analyze.drift.sites import common_sites
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.row_values import RowValues
@@ -26,7 +26,8 @@ from lpp.analyze.engine.stored_moments import holds
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.summary import Demand, Summary
-from lpp.analyze.quantities.drift import SITE_CHANGES
+from lpp.analyze.numerics.spectrum import Spectrum
+from lpp.analyze.quantities.drift import OF_ROWS
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import GROUPS, Clusters, Spans, is_sound, spans
 from lpp.analyze.runs.keys import RunView, Url, views
@@ -97,7 +98,7 @@ def _every(url: Url) -> Iterator[_Drawn]:
         root = view.run.path.parent.parent
         cache = Cache(root, view.run)
         for site in view.run.sites:
-            for cell, summary in cache.summaries(site).items():
+            for cell, summary in cache.summaries(site, leading=True).items():
                 if _exists(view, cell):
                     yield _Drawn(view, site, cell, "", summary)
             for (cell, metric), value in cache.values(site).items():
@@ -114,7 +115,7 @@ def _every(url: Url) -> Iterator[_Drawn]:
             files = KeptDrift(pair)
             for site in common_sites(pair):
                 for (cell, name), value in files.values(site).items():
-                    if name in SITE_CHANGES and _exists(view, cell) and _exists(other, cell):
+                    if name in (*OF_ROWS, CROSS) and _exists(view, cell) and _exists(other, cell):
                         yield _Drawn(pair, site, cell, name, value)
 
 
@@ -150,7 +151,8 @@ def _demand(kept: Summary) -> Demand:
     """What `kept` holds."""
     both = {"covariance": kept.covariance, "correlation": kept.correlation}
     solved = (name for name, one in both.items() if one and one.eigenvalues is not None)
-    return Demand(frozenset(solved), kept.correlation is not None)  # type: ignore[arg-type]
+    correlation, leading = kept.correlation is not None, kept.leading is not None
+    return Demand(frozenset(solved), correlation, leading)  # type: ignore[arg-type]
 
 
 def _of_pair(
@@ -168,7 +170,7 @@ def _of_pair(
         pair = replace(pair, groups=two if apart else GROUPS)
         values = frozenset(one.metric for one in some if one.cell == cell)
         errors = frozenset(one.metric for one in some if one.cell != cell)
-        numbers = SiteNumbers(pair=pair, site=site, cell=cell, values=values, errors=errors)
+        numbers = PairRows(pair=pair, site=site, cell=cell, values=values, errors=errors)
         found |= numbers.compute(workers)
     return found
 
@@ -190,17 +192,19 @@ def _compare(one: _Drawn, again: Kept, found: Recomputed) -> None:
         return
 
 
-def _numbers(one: _Drawn, again: Kept) -> Iterator[tuple[str, Any, Any]]:
+def _numbers(one: _Drawn, again: Any) -> Iterator[tuple[str, Any, Any]]:
     if not isinstance(one.value, Summary):
         yield one.metric, one.value, again
         return
     for matrix in ("covariance", "correlation"):
         kept, computed = (getattr(each, matrix) for each in (one.value, again))
         if kept is not None:
-            for name in ("n", "dim", "total", "sum_squares", "variances", "eigenvalues"):
+            for name in [each.name for each in fields(Spectrum)]:
                 words = f"{name} of the {matrix}"
                 if getattr(kept, name) is not None:
                     yield words, getattr(kept, name), getattr(computed, name)
+    if (vectors := one.value.leading) is not None:
+        yield "leading eigenvectors", vectors @ vectors.T, again.leading @ again.leading.T
 
 
 def _same_bits(kept: Any, computed: Any) -> bool:

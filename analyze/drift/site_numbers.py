@@ -1,31 +1,212 @@
-"""The numbers of one site of two runs, computed from rows, also without each group of prompts."""
+"""The numbers of one site of two runs, also without each group of prompts.
 
-from collections.abc import Collection, Iterator
+Distances, cosines and X^T Y need the rows of both runs, which `PairRows` reads in step. Spectra and
+leading eigenvectors need those of one run. They are kept for each run as for `profile`, in its
+`Cache`, so that a run is multiplied with itself once, whatever it is compared with.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Final
 
 import numpy as np
 
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.site_sums import BOTH, PairScatters, RowMeans
+from lpp.analyze.engine.cache import Cache
+from lpp.analyze.engine.estimates import Request, SiteRequest
+from lpp.analyze.engine.executor import site_bytes
 from lpp.analyze.engine.row_values import Values
+from lpp.analyze.engine.site_spectra import site_summaries
+from lpp.analyze.engine.stored_moments import holds, parts_held
 from lpp.analyze.engine.workers import Workers
+from lpp.analyze.metrics.parts import Parts
 from lpp.analyze.metrics.registry import METRICS
-from lpp.analyze.metrics.summary import Demand, summarize
+from lpp.analyze.metrics.summary import Demand, Summary
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, alignment
 from lpp.analyze.numerics.jackknife import Estimate, jackknife
-from lpp.analyze.numerics.leading import leading_eigenvectors, subspace_overlap
-from lpp.analyze.numerics.moments import Moments, Rows
-from lpp.analyze.numerics.row_drift import row_drift
+from lpp.analyze.numerics.leading import subspace_overlap
+from lpp.analyze.numerics.moments import Floats, Rows
+from lpp.analyze.numerics.row_drift import RowDrift, row_drift
 from lpp.analyze.quantities.drift import OF_ROWS, RANKS, SITE_CHANGES
 from lpp.analyze.runs.cells import Cell, Integers
+from lpp.analyze.runs.groups import Groups, runs_of
+from lpp.analyze.runs.keys import RunView
+from lpp.analyze.runs.moments_held import listed_numbers
 from lpp.analyze.runs.side_by_side import in_step
 from lpp.analyze.runs.site_reader import SiteReader
+
+CROSS: Final = "cross"
+"""||X^T Y||_F^2, columns centred: kept beside the numbers of rows. Infinite where all rows are
+equal: then the numbers of A stand for both, and CKA is exactly 1."""
+
+AB: Final = ((0, 1),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteNumbers:
-    """One site of both runs, and the numbers to compute."""
+    """A site of both runs, and the numbers that are wanted of it."""
+
+    pair: Pair
+    site: str
+    cell: Cell
+    names: tuple[str, ...]
+    """Those wanted that exist."""
+    sure: bool
+    """Whether numbers outside `OF_ROWS` get an error."""
+
+    @classmethod
+    def of(
+        cls, pair: Pair, site: str, cell: Cell, wanted: Collection[str], *, sure: bool
+    ) -> "SiteNumbers":
+        """Of a run that stores moments and no rows there are ranks alone."""
+        widths = _widths(pair, site)
+        names: Collection[str] = SITE_CHANGES if widths[0] == widths[1] else ("cka",)
+        bare = [view.run for view in (pair.a, pair.b) if not view.run.plan.keeps_rows]
+        if bare:
+            names = () if why_no_moments(pair, cell) else set(RANKS).intersection(names)
+            sure = sure and all(parts_held(run, cell, pair.groups) for run in bare)
+        some = tuple(name for name in wanted if name in names)
+        return cls(pair=pair, site=site, cell=cell, names=some, sure=sure)
+
+    def pair_rows(self, kept: Values) -> "PairRows":
+        """What is missing in `kept` of the numbers that need the rows of both runs."""
+        wanted = {name for name in self.names if name in OF_ROWS}
+        if wanted != {*self.names} and all(run.plan.keeps_rows for run in self.pair.runs):
+            wanted.add(CROSS)
+        return PairRows(
+            pair=self.pair,
+            site=self.site,
+            cell=self.cell,
+            values=frozenset(name for name in wanted if (self.cell, name) not in kept),
+            errors=frozenset(
+                name
+                for name in wanted
+                if any((part, name) not in kept for part in self._parts(name))
+            ),
+        )
+
+    def of_run(self, view: RunView) -> "RunSpectra":
+        """The summaries that the numbers need of one of the two runs."""
+        products = [name for name in self.names if name not in OF_ROWS]
+        needed = Demand.of(METRICS[name] for name in products if name in RANKS)
+        demand = Demand(needed.solved, needed.correlation, leading="overlap" in products)
+        cells = [self.cell, *self._parts(CROSS)] if products else []
+        return RunSpectra(
+            view=view,
+            cache=Cache(self.pair.a.run.directory.root, view.run),
+            site=self.site,
+            wanted={own_cell(self.pair, view, cell): demand for cell in cells},
+        )
+
+    def estimates(
+        self, values: Values, a: Mapping[Cell, Summary], b: Mapping[Cell, Summary]
+    ) -> dict[str, Estimate]:
+        """Estimates of `names`; the value is None if the rows have no such number.
+
+        values: of `PairRows`. a, b: the summaries of both runs.
+        """
+
+        def value(name: str, cell: Cell) -> float:
+            if name in OF_ROWS:
+                return values[cell, name]
+            ours = a[own_cell(self.pair, self.pair.a, cell)]
+            theirs = b[own_cell(self.pair, self.pair.b, cell)]
+            cross = values.get((cell, CROSS), math.nan)
+            return _of_spectra(name, ours, ours if cross == math.inf else theirs, cross)
+
+        return {
+            name: jackknife(
+                value(name, self.cell),
+                [value(name, part) for part in self._parts(name)],
+                SITE_CHANGES[name].limits,
+            )
+            for name in self.names
+        }
+
+    def _parts(self, name: str) -> list[Cell]:
+        """The cells that the error of a number comes from."""
+        return self.cell.parts(self.pair.groups) if self.sure or name in OF_ROWS else []
+
+
+def _of_spectra(name: str, a: Summary, b: Summary, cross: float) -> float:
+    if name == "cka":
+        freedom = max(a.covariance.n - 1, 1)
+        squares = a.covariance.sum_squares, b.covariance.sum_squares
+        return alignment(cross / freedom**2, *squares)
+    if name == "overlap":
+        assert a.leading is not None
+        assert b.leading is not None
+        return subspace_overlap(a.leading, b.leading)
+    return b.value(METRICS[name]) - a.value(METRICS[name])
+
+
+def own_cell(pair: Pair, view: RunView, cell: Cell) -> Cell:
+    """`cell` of one run of the pair: without the prompts that the other run alone set aside."""
+    others = np.setdiff1d(pair.left_out[pair.left_out < cell.n_prompts], view.set_aside)
+    if not len(others):
+        return cell
+    left_out = ~cell.stays
+    left_out[others] = True
+    return cell._replace(left_out=runs_of(left_out))
+
+
+def why_no_moments(pair: Pair, cell: Cell) -> str | None:
+    """Why `cell` has no ranks, if a run stores no rows; else None."""
+    for view in (pair.a, pair.b):
+        plan = view.run.plan
+        if not np.array_equal(view.set_aside[: view.quarantined(cell.n_prompts)], pair.left_out):
+            return "the runs set different prompts aside, and moments leave out those of one"
+        if not plan.keeps_rows and not holds(view.run, cell):
+            return (
+                f"there are some of {listed_numbers(plan.shards[1:])} prompts, between positions "
+                f"{listed_numbers((0, *plan.moment_ends))}"
+            )
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpectra:
+    """Summaries of a site of one run."""
+
+    view: RunView
+    cache: Cache
+    site: str
+    wanted: Mapping[Cell, Demand]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Which run and site."""
+        return str(self.view.run.path), self.site
+
+    def kept(self) -> dict[Cell, Summary]:
+        """Those in the cache that hold everything wanted."""
+        leading = any(demand.leading for demand in self.wanted.values())
+        known = self.cache.summaries(self.site, leading=leading) if self.wanted else {}
+        return {c: known[c] for c, demand in self.wanted.items() if demand.met_by(known.get(c))}
+
+    def without(self, kept: Collection[Cell]) -> "RunSpectra":
+        """What is left to compute."""
+        rest = {cell: demand for cell, demand in self.wanted.items() if cell not in kept}
+        return RunSpectra(view=self.view, cache=self.cache, site=self.site, wanted=rest)
+
+    def compute(self, workers: Workers) -> dict[Cell, Summary]:
+        """The summaries, with the bits that `profile` gives."""
+        reader = SiteReader(self.view.run, self.site, self.view.lengths)
+        return site_summaries(reader, self.wanted, workers)
+
+    @property
+    def bytes(self) -> int:
+        """Most memory that a thread takes, estimated."""
+        cells = [*self.wanted]
+        errors = ["any"] if any(cell.left_out for cell in cells) else []
+        request = Request(metrics=[], errors=errors)
+        return site_bytes(SiteRequest(self.view, self.cache, self.site, cells, request))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairRows:
+    """Numbers that need the rows of both runs: those of `OF_ROWS`, and `CROSS`."""
 
     pair: Pair
     site: str
@@ -35,69 +216,39 @@ class SiteNumbers:
     errors: frozenset[str]
     """Numbers wanted of each of its `parts`, each of which leaves out a group of prompts."""
 
-    @classmethod
-    def missing(
-        cls,
-        pair: Pair,
-        site: str,
-        cell: Cell,
-        wanted: Collection[str],
-        *,
-        sure: bool,
-        kept: Values,
-    ) -> Self:
-        """Those wanted numbers, and their errors, that are not stored.
-
-        sure: whether numbers outside `OF_ROWS` get an error.
-        """
-        there = _there(pair, site)
-        parts = cell.parts(pair.groups)
-        return cls(
-            pair=pair,
-            site=site,
-            cell=cell,
-            values=frozenset(n for n in wanted if n in there and (cell, n) not in kept),
-            errors=frozenset(
-                name
-                for name in wanted
-                if name in there
-                and (sure or name in OF_ROWS)
-                and any((part, name) not in kept for part in parts)
-            ),
-        )
-
     @property
     def is_nothing(self) -> bool:
         """Whether there is nothing to compute."""
         return not (self.values or self.errors)
 
     def compute(self, workers: Workers) -> Values:
-        """The missing numbers, by cell and number; NaN where the rows have no number."""
+        """The numbers, by cell and number; NaN where the rows have no number."""
         every = self.values | self.errors
         means = RowMeans(self.cell, self.pair.groups) if every.intersection(OF_ROWS) else None
-        sums = PairScatters(_widths(self.pair, self.site)) if every.difference(OF_ROWS) else None
-        n = 0
+        widths = _widths(self.pair, self.site)
+        cross = CrossScatters(widths, AB) if CROSS in every else None
+        equal, n = widths[0] == widths[1], 0
         for prompt_id, position, a, b in self._tokens(range(self.cell.n_prompts)):
             n += len(a)
-            equal = False
-            if means:
+            if means or equal:
                 drift = row_drift(a, b)
-                means.add(prompt_id, position, drift)
-                equal = not drift.relative_distance.any()
-            elif sums and sums.equal:
-                equal = not row_drift(a, b).relative_distance.any()
-            if sums:
-                sums.add(a, b, equal=equal)
+                equal = equal and not drift.relative_distance.any()
+                if means:
+                    means.add(prompt_id, position, drift)
+            if cross:
+                cross.add([a, a if equal else b])
         SiteReader(self.pair.a.run, self.site, self.pair.lengths).check(self.cell, n)
         found: Values = {}
         if means:
             for cell, both in means.means().items():
                 found |= {(cell, name): float(both[k]) for k, name in enumerate(OF_ROWS)}
-        return found | (self._of_products(sums, workers) if sums else {})
+        if cross:
+            found |= self._crosses(cross, workers, equal=equal)
+        return found
 
     def _tokens(self, prompts: range) -> Iterator[tuple[Integers, Integers, Rows, Rows]]:
         """Prompt, position and both rows of the tokens of `cell` in `prompts`."""
-        sources = [(view.run, self.site) for view in (self.pair.a, self.pair.b)]
+        sources = [(run, self.site) for run in self.pair.runs]
         steps = in_step(
             sources, prompts, block_rows=BLOCK_ROWS, left_out=self.pair.left_out, dtype="stored"
         )
@@ -108,85 +259,59 @@ class SiteNumbers:
             elif inside.any():
                 yield prompt_id[inside], position[inside], a[inside], b[inside]
 
-    def _of_products(self, sums: PairScatters, workers: Workers) -> Values:
-        """CKA, overlap and differences of ranks; those without each group need another read."""
-        parts = self.cell.parts(self.pair.groups)
-        values, errors = (some.difference(OF_ROWS) for some in (self.values, self.errors))
-        whole = self._numbers(sums.scatters, values | errors if sums.equal else values)
-        if not errors:
-            without = []
-        elif sums.equal:  # then also without any group
-            without = [{name: whole[name] for name in errors}] * len(parts)
-        else:
-            tasks = [workers.submit(self._without, sums.scatters, part, errors) for part in parts]
-            without = workers.results(tasks)
-        found: Values = {(self.cell, name): whole[name] for name in values}
-        for part, numbers in zip(parts, without, strict=False):
-            found |= {(part, name): value for name, value in numbers.items()}
-        return found
+    def _crosses(self, cross: CrossScatters, workers: Workers, *, equal: bool) -> Values:
+        """`CROSS` of the cell, and of each part, which needs another read of its group."""
+        whole = [self.cell] if CROSS in self.values else []
+        parts = self.cell.parts(self.pair.groups) if CROSS in self.errors else []
+        if equal:  # then also without any group
+            return {(cell, CROSS): math.inf for cell in (*whole, *parts)}
+        tasks = [workers.submit(self._without, cross, part) for part in parts]
+        found = {(cell, CROSS): _finite(cross.square(0, 1)) for cell in whole}
+        squares = workers.results(tasks)
+        return found | {(part, CROSS): one for part, one in zip(parts, squares, strict=True)}
 
-    def _without(
-        self, whole: CrossScatters, part: Cell, names: Collection[str]
-    ) -> dict[str, float]:
-        """The numbers of a cell that leaves a group out."""
-        group = CrossScatters(_widths(self.pair, self.site), BOTH, whole.shifts)
+    def _without(self, whole: CrossScatters, part: Cell) -> float:
+        """`CROSS` of a cell that leaves a group out."""
+        group = CrossScatters(_widths(self.pair, self.site), AB, whole.shifts)
         for span in part.left_out:
             for _, _, a, b in self._tokens(range(*span)):
                 group.add([a, b])
-        return self._numbers(whole.without(group), names)
-
-    def _numbers(self, sums: CrossScatters, names: Collection[str]) -> dict[str, float]:
-        """Numbers from the products of both runs; of one run if the rows of both are equal."""
-        if not names:
-            return {}
-        a = sums.moments(0)
-        b = sums.moments(1) if sums.n_sites == 2 else a
-        found: dict[str, float] = {}
-        if "cka" in names:
-            square, other = (_square(one) for one in (a, b))
-            found["cka"] = alignment(square if b is a else sums.square(0, 1), square, other)
-        if "overlap" in names:
-            u = leading_eigenvectors(a)
-            found["overlap"] = subspace_overlap(u, u if b is a else leading_eigenvectors(b))
-        if ranks := {name: METRICS[name] for name in RANKS if name in names}:
-            demand = Demand.of(ranks.values())
-            before = summarize(a, demand)
-            after = before if b is a else summarize(b, demand)
-            found |= {name: after.value(m) - before.value(m) for name, m in ranks.items()}
-        return found
+        return _finite(whole.without(group).square(0, 1))
 
 
-def estimates(
-    pair: Pair, site: str, cell: Cell, wanted: Collection[str], *, sure: bool, values: Values
-) -> dict[str, Estimate]:
-    """Estimates of those of `wanted` that exist, from `values` of the cell and of its parts.
+class RowMeans:
+    """Means of relative distance and cosine over the tokens of `cell`: 24 bytes for each group."""
 
-    sure: as for `SiteNumbers.missing`. The value is None if the rows have no such number.
-    """
-    there, parts = _there(pair, site), cell.parts(pair.groups)
-    return {
-        name: jackknife(
-            values[cell, name],
-            [values[part, name] for part in (parts if sure or name in OF_ROWS else ())],
-            SITE_CHANGES[name].limits,
-        )
-        for name in wanted
-        if name in there
-    }
+    def __init__(self, cell: Cell, groups: Groups) -> None:
+        self._cell = cell
+        self._without = cell.parts(groups)
+        self._parts = Parts([cell, *self._without])
+        self._sums = np.zeros((2, self._parts.count + 1))  # the last is of no cell
+        self._counts = np.zeros(self._parts.count + 1, dtype=np.int64)
+
+    def add(self, prompt_id: Integers, position: Integers, drift: RowDrift) -> None:
+        """Add some tokens of the cell."""
+        part = self._parts.of(prompt_id, position)
+        size = len(self._counts)
+        self._counts += np.bincount(part, minlength=size)
+        with np.errstate(invalid="ignore", over="ignore"):
+            self._sums += [np.bincount(part, values, minlength=size) for values in drift]
+
+    def means(self) -> dict[Cell, Floats]:
+        """(2,) relative distance and cosine of the cell, and without each group of prompts."""
+        return {cell: self._mean(cell) for cell in (self._cell, *self._without)}
+
+    def _mean(self, cell: Cell) -> Floats:
+        inside = np.flatnonzero(self._parts.inside(cell))
+        with np.errstate(invalid="ignore"):  # no token: 0 over 0; infinite less infinite
+            means: Floats = self._sums[:, inside].sum(axis=1) / self._counts[inside].sum()
+        return means
 
 
-def _there(pair: Pair, site: str) -> Collection[str]:
-    """Numbers that exist for the widths of a site's rows."""
-    a, b = _widths(pair, site)
-    return SITE_CHANGES if a == b else ("cka",)
+def _finite(square: float) -> float:
+    return square if math.isfinite(square) else math.nan
 
 
 def _widths(pair: Pair, site: str) -> list[int]:
     """Width of each run's rows."""
-    return [view.run.site(site).width for view in (pair.a, pair.b)]
-
-
-def _square(moments: Moments) -> float:
-    """Squared Frobenius norm of the scatter."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return float(np.vdot(moments.scatter, moments.scatter))
+    return [run.site(site).width for run in pair.runs]

@@ -1,10 +1,12 @@
 """What changed inside: every site of two runs, by row and as a space (METRICS.md, Drift).
 
-The rows of both runs are read once, in step, one block at a time. Relative distance and cosine take
-half as long as that reading. CKA, overlap and ranks need the products A^T A, B^T B and A^T B, which
-take 2 N d^2 multiply-adds in float64, because the 1 - CKA of quantised models is often below the
-rounding of float32. At d = 576 they take 35 microseconds of one core for each token, twenty times
-the reading; `only` can exclude them.
+The rows of both runs are read in step, one block at a time. Relative distance and cosine take half
+as long as that reading. CKA needs A^T B as well, N d^2 multiply-adds, and the spectra of A and B,
+half as many each. Overlap and ranks need spectra alone. A profile keeps the spectra of its run, and
+a comparison those of both, so only A^T B is multiplied again (`site_numbers`). Products are summed
+in float64. In float32, whose products of bfloat16 are exact, blocks of 128 to 1,024 rows put
+||A^T B||^2 of a model of 135 million parameters wrong by 1e-9 to 2e-7 of itself: too much where
+1 - CKA, of quantised models, is as small. `only` can exclude the products.
 
 Errors are jackknifes that leave the same group of prompts out of both runs. Relative distance and
 cosine always have errors, which come from sums. For the other numbers each group is read and
@@ -14,11 +16,10 @@ these errors by default.
 Every number is stored (`drift.kept`), with the values behind its error; only missing ones are
 computed. A site is one task, in a thread or on a cluster.
 
-While the rows of both runs are equal, the products of one run serve for all three. At the end of
-such a site CKA and overlap are exactly 1 and the differences exactly 0.
+Where all rows of both runs are equal, CKA and overlap are exactly 1 and the differences exactly 0.
 
-Memory does not depend on the number of tokens: 24 d^2 bytes for a site, and 96 d^2 bytes and two
-blocks of rows for each thread. Fewer threads than `jobs` are used if that would not fit.
+Memory does not depend on the number of tokens: 40 d^2 bytes and two blocks of rows for each thread,
+and for spectra that of a profile. Fewer threads than `jobs` are used if that would not fit.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,12 +30,18 @@ import polars as pl
 
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.site_moments import moment_estimates, why_no_moments
-from lpp.analyze.drift.site_numbers import SiteNumbers, estimates
+from lpp.analyze.drift.site_numbers import (
+    CROSS,
+    PairRows,
+    RunSpectra,
+    SiteNumbers,
+    why_no_moments,
+)
 from lpp.analyze.engine.executor import Executor, LocalExecutor
+from lpp.analyze.metrics.summary import Summary
 from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.jackknife import Estimate
-from lpp.analyze.quantities.drift import OF_ROWS, SITE_CHANGES
+from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import depth
@@ -113,7 +120,7 @@ def site_drift(
     from `first_position` to below `prefix`, by default up to the context that both runs share.
     errors: the sites with an error of CKA, overlap and rank differences; final: `final`, or the
     deepest chosen site. jobs: threads; one for each usable core by default. executor: replaces
-    these threads. The bits are the same for any. progress: advances by one for each site.
+    these threads. The bits are the same for any. progress: advances by a site's tokens.
 
     Raises InputError for a site that one of the runs lacks, and for positions that the runs do not
     both have; FormatError for altered bytes.
@@ -124,8 +131,8 @@ def site_drift(
         (site, errors == "all" or (errors == "final" and site == chosen[-1])) for site in chosen
     ]
     who = executor or LocalExecutor(jobs)
-    both = all(view.run.plan.keeps_rows for view in (pair.a, pair.b))
-    numbers = (_of_rows if both else moment_estimates)(pair, asked, cell, only, who)
+    questions = [SiteNumbers.of(pair, site, cell, only, sure=sure) for site, sure in asked]
+    numbers = _estimates(pair, questions, who, progress)
     found = []
     names = names_of_two(pair.a, pair.b)
     for site, of_site in zip(chosen, numbers, strict=True):
@@ -137,38 +144,48 @@ def site_drift(
                 numbers=of_site,
             )
         )
-        progress.advance()
+        progress.advance(pair.n_tokens(first_position))
         progress.note(f"{site} of {' and '.join(names)}")
     return found
 
 
-def _of_rows(
-    pair: Pair,
-    sites: Sequence[tuple[str, bool]],
-    cell: Cell,
-    wanted: Collection[str],
-    executor: Executor,
+def _estimates(
+    pair: Pair, questions: Sequence[SiteNumbers], executor: Executor, progress: Progress
 ) -> Iterator[dict[str, Estimate]]:
-    """Estimates of those of `wanted` that exist, for each site in order.
-
-    sites: each with whether its numbers get an error.
-    """
+    """The estimates of each site, in order: kept numbers, and the others computed."""
     files = KeptDrift(pair)
-    kept = {site: files.values(site) for site, _ in sites}
-    missing = [
-        SiteNumbers.missing(pair, site, cell, wanted, sure=sure, kept=kept[site])
-        for site, sure in sites
-    ]
+    spectra = _summaries(pair, questions, executor, progress)
+    kept = [files.values(one.site) for one in questions]
+    missing = [one.pair_rows(values) for one, values in zip(questions, kept, strict=True)]
     tasks = [one for one in missing if not one.is_nothing]
-    most = max((_bytes(one) for one in tasks), default=1)
-    found = executor.map(SiteNumbers.compute, tasks, item_bytes=most)
-    for one, (site, sure) in zip(missing, sites, strict=True):
-        values = kept.pop(site)
-        if not one.is_nothing:
-            new = next(found)
-            files.keep_values(site, new)
-            values |= new
-        yield estimates(pair, site, cell, wanted, sure=sure, values=values)
+    most = max(map(_bytes, tasks), default=1)
+    found = executor.map(PairRows.compute, tasks, item_bytes=most)
+    for one, rows, values in zip(questions, missing, kept, strict=True):
+        new = {} if rows.is_nothing else next(found)
+        if new:
+            files.keep_values(one.site, new)
+        yield one.estimates(values | new, *(spectra[one.of_run(v).key] for v in (pair.a, pair.b)))
+
+
+def _summaries(
+    pair: Pair, questions: Sequence[SiteNumbers], executor: Executor, progress: Progress
+) -> dict[tuple[str, str], dict[Cell, Summary]]:
+    """The summaries of both runs, by run and site: kept ones, and the others computed and kept."""
+    every = {
+        wanted.key: wanted for one in questions for wanted in map(one.of_run, (pair.a, pair.b))
+    }
+    found = {key: wanted.kept() for key, wanted in every.items()}
+    missing = {key: wanted.without(found[key]) for key, wanted in every.items()}
+    tasks = [one for one in missing.values() if one.wanted]
+    most = max((one.bytes for one in tasks), default=1)
+    computed = executor.map(RunSpectra.compute, tasks, item_bytes=most)
+    views = (pair.a, pair.b)
+    names = dict(zip((view.run.id for view in views), names_of_two(*views), strict=True))
+    for one, new in zip(tasks, computed, strict=True):
+        one.cache.keep_summaries(one.site, new)
+        found[one.key] |= new
+        progress.note(f"spectra at {one.site} of {names[one.view.run.id]}")
+    return found
 
 
 def site_frame(found: Sequence[SiteDrift]) -> pl.DataFrame:
@@ -235,10 +252,8 @@ def _cell(pair: Pair, first_position: int, prefix: int | None) -> Cell:
     return Cell(pair.n_prompts, end, first_position=first_position)
 
 
-def _bytes(numbers: SiteNumbers) -> int:
+def _bytes(rows: PairRows) -> int:
     """Most memory that a thread takes, in bytes, estimated."""
-    views = numbers.pair.a, numbers.pair.b
-    width = max(view.run.site(numbers.site).width for view in views)
-    products = (numbers.values | numbers.errors).difference(OF_ROWS)
-    squares = 15 * 8 * width**2 if products else 0
+    width = max(run.site(rows.site).width for run in rows.pair.runs)
+    squares = 5 * 8 * width**2 if CROSS in rows.values | rows.errors else 0
     return squares + BLOCK_ROWS * width * 2 * (2 * 4 + 8) + (16 << 20)

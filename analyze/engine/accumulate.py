@@ -10,8 +10,9 @@ Rows are buffered in their stored type until there are enough for a matrix produ
 least d. So if a spectrum has N < d rows, all of them are still buffered, and their N x N Gram
 matrix costs less than a d x d one.
 
-A long run is divided into spans of prompts. Each span is summed by itself and added to the earlier
-ones, from left to right. So machines that sum one span each give the same bits as one process.
+A long run is divided into spans of prompts. `span_sums` sums each span by itself, and `merged` adds
+it to the earlier ones, from left to right. So machines that sum one span each give the same bits as
+one process that reads all of them in one go.
 
 Memory for b bands of width d does not depend on the number of prompts. Each band takes a float64
 matrix (8 d^2 bytes), a second one if the run has several spans, and up to max(d, 1024) buffered
@@ -23,6 +24,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
 
 Band = tuple[int, int]
 """Positions of a band: the first, and one past the last."""
+
+Sums = Mapping[Band, ShiftedSums]
+"""The sums of each band."""
 
 SPAN_CHUNKS = 256
 """Chunks of rows in a span. Adding the sums of ten bands then takes a few per cent of the time of
@@ -81,14 +86,20 @@ def span_ends(lengths: Integers, rows: int) -> list[int]:
     return ends
 
 
-def pieces(ends: Sequence[int], first: int, end: int) -> list[tuple[int, int]]:
-    """The prompts from `first` up to `end`, divided at the ends of spans.
+def divided(prompts: Spans, ends: Sequence[int]) -> list[Spans]:
+    """Runs of prompts, divided where a span ends inside a run.
 
-    >>> pieces([2, 4], 1, 5)
-    [(1, 2), (2, 4), (4, 5)]
+    >>> divided(((1, 5), (7, 9)), [2, 4, 6])
+    [((1, 2),), ((2, 4),), ((4, 5), (7, 9))]
     """
-    cuts = [first, *(cut for cut in ends if first < cut < end), end]
-    return list(itertools.pairwise(cuts))
+    parts: list[Spans] = [()]
+    for first, end in prompts:
+        cuts = [first, *(cut for cut in ends if first < cut < end), end]
+        for begin, stop in itertools.pairwise(cuts):
+            if begin > first:
+                parts.append(())
+            parts[-1] += ((begin, stop),)
+    return parts
 
 
 def bands_between(first: int, prefix: int, ends: Sequence[int]) -> list[Band]:
@@ -116,8 +127,8 @@ def rows_of(bands: Sequence[Band], lengths: Integers) -> npt.NDArray[np.int64]:
     return np.asarray(np.clip(np.minimum(lengths[:, None], end) - first, 0, None).sum(axis=0))
 
 
-def band_shifts(reader: SiteReader, bands: Sequence[Band], end: int) -> Floats:
-    """(B, d) the shifts that `BandSums` would take from the first span, which ends at `end`."""
+def band_shifts(reader: SiteReader, bands: Sequence[Band], end: int) -> list[Floats]:
+    """(B, d) the shifts that the first span, which ends at `end`, takes from its rows."""
     rows: list[list[Rows]] = [[] for _ in bands]
     missing = np.minimum(rows_of(bands, reader.lengths[:end]), SHIFT_ROWS)
     for block in reader.run.blocks(reader.site, prompts=end, dtype="stored"):
@@ -130,15 +141,13 @@ def band_shifts(reader: SiteReader, bands: Sequence[Band], end: int) -> Floats:
         if not missing.any():
             break
     empty = np.empty((0, reader.width), np.float32)
-    return np.stack([shift_of(np.concatenate(some) if some else empty) for some in rows])
+    return [shift_of(np.concatenate(some) if some else empty) for some in rows]
 
 
 class BandSums:
-    """Sums over the rows of one site, by band, for one number of prompts or one group.
+    """Sums over the rows of one span of a site, by band; after `begin`, of another one.
 
-    bands: (B,), which may overlap. counts: (B,) most rows of each band, for its buffer. shifts:
-    (B, d) the shift of each band. By default it comes from the band's first rows, which must then
-    be the first ones of the run.
+    bands: (B,), which may overlap. counts: (B,) most rows of each band in a span, for its buffer.
     """
 
     def __init__(
@@ -147,21 +156,17 @@ class BandSums:
         bands: Sequence[Band],
         counts: Integers,
         workers: Workers,
-        shifts: Sequence[Floats] | None = None,
     ) -> None:
         self.bands = list(bands)
         self.dim = reader.width
-        self.spans_closed = False
-        """Whether an earlier span has been summed, so that not all rows are buffered."""
         self._workers = workers
-        self._shifts: list[Floats | None] = [*shifts] if shifts else [None] * len(self.bands)
+        self._shifts: list[Floats | None] = [None] * len(self.bands)
         self._sizes = [max(1, min(int(count), chunk_rows(self.dim))) for count in counts]
         self._buffers: list[Rows | None] = [None] * len(self.bands)
         self._filled = [0] * len(self.bands)
         self._spare: list[Rows] = []
         self._pending: list[tuple[Future[None], Rows] | None] = [None] * len(self.bands)
-        self._open: list[ShiftedSums | None] = [None] * len(self.bands)
-        self._closed: list[ShiftedSums | None] = [None] * len(self.bands)
+        self._sums: list[ShiftedSums | None] = [None] * len(self.bands)
 
     def add(self, block: Block) -> None:
         """Add rows, in order of prompt and position; those beyond the last band are ignored."""
@@ -205,9 +210,9 @@ class BandSums:
         if not len(rows):
             return
         self._finish(band)
-        sums = self._open[band]
+        sums = self._sums[band]
         if sums is None:
-            sums = self._open[band] = ShiftedSums.empty(self._shift(band, rows))
+            sums = self._sums[band] = ShiftedSums.empty(self._shift(band, rows))
         task = self._workers.submit(_add_rows, sums, rows)
         buffer = self._buffers[band]
         assert buffer is not None
@@ -240,24 +245,8 @@ class BandSums:
             shift = self._shifts[band] = shift_of(rows)
         return shift
 
-    def end_span(self) -> None:
-        """End the current span: later rows belong to the next one."""
-        for band in range(len(self.bands)):
-            self._multiply(band)
-        for band, sums in enumerate(self._open):
-            self._finish(band)
-            if sums is not None:
-                before = self._closed[band]
-                if before is None:
-                    self._closed[band] = sums
-                else:
-                    before.add(sums)
-            self._shift(band, self.buffered(band))  # 0 for a band without rows
-        self._open = [None] * len(self.bands)
-        self.spans_closed = True
-
-    def sums(self, *, last: bool = True) -> dict[Band, ShiftedSums]:
-        """The sums of each band so far. last: no rows and no other call follow before `clear`, so
+    def sums(self, *, last: bool) -> Sums:
+        """The sums of each band so far. last: no rows and no other call follow before `begin`, so
         no copies are made.
         """
         tasks = [self._workers.submit(self._sum, b, last) for b in range(len(self.bands))]
@@ -265,29 +254,23 @@ class BandSums:
 
     def _sum(self, band: int, last: bool) -> ShiftedSums:
         self._finish(band)
-        rows, here, before = self.buffered(band), self._open[band], self._closed[band]
-        if here is None:
+        rows, sums = self.buffered(band), self._sums[band]
+        if sums is None:
             shift = self._shifts[band]
-            here = ShiftedSums.empty(shift_of(rows) if shift is None else shift)
+            sums = ShiftedSums.empty(shift_of(rows) if shift is None else shift)
         elif not last:
-            here = here.copy()
+            sums = sums.copy()
         if len(rows):
-            _add_rows(here, rows)
-        if before is None:
-            return here
-        if not last:
-            before = before.copy()
-        if here.n:
-            before.add(here)
-        return before
+            _add_rows(sums, rows)
+        return sums
 
-    def clear(self) -> None:
-        """Remove all rows; keep buffers and shifts."""
+    def begin(self, shifts: Sequence[Floats] | None) -> None:
+        """Begin another span: remove all rows, keep buffers. shifts: as of `Span`."""
         for band in range(len(self.bands)):
             self._finish(band)
+        self._shifts = [*shifts] if shifts else [None] * len(self.bands)
         self._filled = [0] * len(self.bands)
-        self._open = [None] * len(self.bands)
-        self._closed = [None] * len(self.bands)
+        self._sums = [None] * len(self.bands)
 
     def rows(self, bands: Sequence[Band]) -> Rows:
         """(N, d) the rows of some bands, all of them buffered: by band, prompt, position."""
@@ -308,11 +291,11 @@ def _add_rows(sums: ShiftedSums, rows: Rows) -> None:
 
 
 def merged_bands(
-    sums: Mapping[Band, ShiftedSums],
+    sums: Sums,
     ends: Sequence[int],
     first_position: int,
     prefixes: Iterable[int],
-    without: Mapping[Band, ShiftedSums] | None = None,
+    without: Sums | None = None,
 ) -> Iterator[tuple[int, Moments]]:
     """Each of `prefixes`, ascending, with the moments of its rows from `first_position` on.
 
@@ -343,44 +326,87 @@ def merged_bands(
             yield prefix, running
 
 
-def read_in_spans(
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Prompts that are summed by themselves, and what is wanted of them."""
+
+    prompts: Spans
+    stops: tuple[int, ...]
+    """Ends of prompts, ascending, at which the sums so far are wanted."""
+    few: tuple[Cell, ...] = ()
+    """Cells whose rows are wanted, fewer than a row has columns."""
+    shifts: Sequence[Floats] | None = None
+    """(B, d) the shift of each band; by default from the first rows of the band in this span, which
+    must then be the first ones of the run."""
+
+    @property
+    def runs(self) -> list[tuple[int, list[int]]]:
+        """Each run of prompts: the first, and the ends at which a read of it stops."""
+        stops = {*self.stops, *(cell.n_prompts for cell in self.few)}
+        inside = [[s for s in sorted(stops) if a < s < b] for a, b in self.prompts]
+        return [(a, [*some, b]) for (a, b), some in zip(self.prompts, inside, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a span gives at one of its stops."""
+
+    end: int
+    """The prompts of the span up to this one count."""
+    sums: Sums
+    """Empty where none are wanted."""
+    rows: Mapping[Cell, Rows]
+    """(N, d) the rows of each cell of `Span.few` with `end` prompts: by band, prompt, position."""
+
+
+def span_sums(
+    workers: Workers,
+    spans: Sequence[Span],
     reader: SiteReader,
-    stops: Sequence[int],
-    bands: BandSums,
+    bands: Sequence[Band],
     *others: Sink,
-    first: int = 0,
-) -> Iterator[int]:
-    """Read rows into `bands`, span by span, and into `others`; yield each stop when it is reached.
+) -> Iterator[Part]:
+    """What each of `spans` gives at each of its stops, in order. The same read fills `others`.
 
-    stops: numbers of prompts, ascending.
-    """
-    ends = span_ends(reader.lengths, span_rows(reader.width))
-    cuts = {end for end in ends if first < end < stops[-1]}
-    for place in reader.read(sorted({*stops, *cuts}), bands, *others, first=first, dtype="stored"):
-        if place in stops:
-            yield place
-        if place in cuts:
-            bands.end_span()
-
-
-def group_rows(reader: SiteReader, group: Spans, bands: Sequence[Band]) -> npt.NDArray[np.int64]:
-    """(B,) rows of each band that the prompts of `group` have."""
-    return rows_of(bands, np.concatenate([reader.lengths[first:end] for first, end in group]))
-
-
-def read_groups(reader: SiteReader, groups: Iterable[Spans], bands: BandSums) -> Iterator[Spans]:
-    """Read the rows of each of `groups` into `bands`; yield the group once it is in.
-
-    Prompts that follow each other are read in one go, also those of two groups. Of prompts that lie
+    Prompts that follow each other are read in one go, also those of two spans. Of prompts that lie
     apart, each run of neighbours unpacks the chunks around it.
     """
-    waiting = deque((first, end, group) for group in groups for first, end in group)
+    counts = [
+        rows_of(bands, np.concatenate([reader.lengths[first:end] for first, end in span.prompts]))
+        for span in spans
+    ]
+    sums = BandSums(reader, bands, np.max(counts, axis=0), workers)
+    schedule = reader.run.plan.prefixes
+    ends = _read([run for span in spans for run in span.runs], reader, sums, *others)
+    for span in spans:
+        sums.begin(span.shifts)
+        last = span.prompts[-1][1]
+        for end in ends:
+            few = [cell for cell in span.few if cell.n_prompts == end]
+            rows = {
+                cell: sums.rows(bands_between(cell.first_position, cell.prefix, schedule))
+                for cell in few
+            }
+            wanted = end in span.stops
+            if wanted or rows:
+                yield Part(end, sums.sums(last=end == last) if wanted else {}, rows)
+            if end == last:
+                break
+
+
+def _read(runs: Iterable[tuple[int, list[int]]], reader: SiteReader, *sinks: Sink) -> Iterator[int]:
+    """Fill `sinks`; yield each end at which a read stops, once its prompts are in."""
+    waiting = deque(runs)
     while waiting:
-        going = [waiting.popleft()]
-        while waiting and waiting[0][0] == going[-1][1]:
-            going.append(waiting.popleft())
-        stops = [end for _, end, _ in going]
-        read = read_in_spans(reader, stops, bands, first=going[0][0])
-        for (_, end, group), _ in zip(going, read, strict=True):
-            if end == group[-1][1]:
-                yield group
+        first, ends = waiting.popleft()
+        while waiting and waiting[0][0] == ends[-1]:
+            ends = [*ends, *waiting.popleft()[1]]
+        yield from reader.read(ends, *sinks, first=first, dtype="stored")
+
+
+def merged(total: Sums, later: Sums) -> Sums:
+    """The sums over both; in the memory of `later`, since solves may still read `total`."""
+    for band, before in total.items():
+        if before.n:
+            later[band].add(before)
+    return later

@@ -1,10 +1,12 @@
 """The cache of computed numbers, under `analysis/` of the store.
 
     analysis/<run_id>/<shard set>/<site>/spectra-<checksum>.arrow
+    analysis/<run_id>/<shard set>/<site>/leading-<checksum>.arrow
     analysis/<run_id>/<shard set>/<site>/values-<checksum>.arrow
 
 Its files (see `kept_files`) have spectra of cells, from which every metric of a spectrum is
-computed, and values of metrics that need rows. They do not depend on the context, because X(L) does
+computed, leading eigenvectors, which comparisons of runs need, and values of metrics that need
+rows. They do not depend on the context, because X(L) does
 not. A reader takes all files together. New shards have another folder. Each row has the version of
 the code that computed it (the arithmetic of spectra, or the metric); rows of other versions are
 ignored.
@@ -20,6 +22,7 @@ from lpp.analyze.engine.kept_files import KeptFiles
 from lpp.analyze.engine.row_values import Values
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.summary import Summary
+from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.spectrum import Spectrum
 from lpp.analyze.runs.cells import Cell
 from lpp.store.objects.place import Place
@@ -46,10 +49,14 @@ ARE_CELLS: Final = pl.all_horizontal(
 )
 """Whether a row has the fields of a cell; a file that was not written here may hold others."""
 
-_NUMBERS: Final = {"n": pl.Int64, "dim": pl.Int32, "total": pl.Float64, "sum_squares": pl.Float64}
+_NUMBERS: Final = {
+    "n": pl.Int64,
+    "dim": pl.Int32,
+    **dict.fromkeys(("total", "sum_squares", "mean_norm"), pl.Float64),
+}
 _LISTS: Final = ("variances", "eigenvalues")
 
-SPECTRA: Final = pl.Schema(
+_SPECTRA: Final = pl.Schema(
     [
         *CELL.items(),
         ("version", pl.Int32()),
@@ -69,6 +76,23 @@ _WHOLE: Final = pl.all_horizontal(
 )
 """Whether a row is a spectrum; a file that was not written here may hold others."""
 
+_LEADING: Final = pl.Schema(
+    [
+        *CELL.items(),
+        ("version", pl.Int32()),
+        ("dim", pl.Int32()),
+        ("vectors", pl.List(pl.Float64())),
+    ]
+)
+"""A row per cell: the leading eigenvectors of its covariance, one after the other."""
+
+_VECTORS: Final = pl.all_horizontal(
+    pl.col("vectors").list.drop_nulls().list.len() == pl.col("vectors").list.len(),
+    pl.col("dim") > 0,
+    pl.col("vectors").list.len() % pl.col("dim") == 0,
+)
+"""Whether a row holds whole eigenvectors; a file that was not written here may hold others."""
+
 VALUES: Final = pl.Schema(
     [*CELL.items(), ("version", pl.Int32()), ("metric", pl.String()), ("value", pl.Float64())]
 )
@@ -82,9 +106,12 @@ class Cache:
         self._files = KeptFiles(root, f"{run.id}/{run.fingerprint}")
         self.folder = self._files.folder
 
-    def summaries(self, site: str) -> dict[Cell, Summary]:
-        """Cached spectra of `site`. A damaged or foreign file is ignored, with a log line."""
-        rows = self._files.rows(site, "spectra", SPECTRA).filter(
+    def summaries(self, site: str, *, leading: bool = False) -> dict[Cell, Summary]:
+        """Cached spectra of `site`, and the leading eigenvectors where `leading`.
+
+        A damaged or foreign file is ignored, with a log line.
+        """
+        rows = self._files.rows(site, "spectra", _SPECTRA).filter(
             ARE_CELLS, _WHOLE, version=KERNEL_VERSION
         )
         spectra: dict[Cell, dict[str, Spectrum]] = {}
@@ -96,8 +123,22 @@ class Cache:
             held = of_cell.get(row["matrix"])
             if held is None or held.eigenvalues is None:
                 of_cell[row["matrix"]] = found
-        whole = {cell: kept for cell, kept in spectra.items() if "covariance" in kept}
-        return {cell: Summary(**kept) for cell, kept in whole.items()}
+        vectors = self._leading(site) if leading else {}
+        return {
+            cell: Summary(**kept, leading=vectors.get(cell))
+            for cell, kept in spectra.items()
+            if "covariance" in kept
+        }
+
+    def _leading(self, site: str) -> dict[Cell, Floats]:
+        """(d, k) cached eigenvectors of cells."""
+        rows = self._files.rows(site, "leading", _LEADING).filter(
+            ARE_CELLS, _VECTORS, version=KERNEL_VERSION
+        )
+        return {
+            cell_of(row): np.array(row["vectors"], dtype=np.float64).reshape(-1, row["dim"]).T
+            for row in rows.iter_rows(named=True)
+        }
 
     def keep_summaries(self, site: str, found: Mapping[Cell, Summary]) -> None:
         """Add `found` to the cache. If the store cannot be written, log one line."""
@@ -112,7 +153,14 @@ class Cache:
             for matrix in ("covariance", "correlation")
             if (kept := getattr(summary, matrix)) is not None
         ]
-        self._add(site, "spectra", rows, SPECTRA)
+        self._add(site, "spectra", rows, _SPECTRA)
+        vectors = [
+            (*cell_row(cell), KERNEL_VERSION, len(some), some.T.ravel())
+            for cell, summary in found.items()
+            if (some := summary.leading) is not None
+        ]
+        if vectors:
+            self._add(site, "leading", vectors, _LEADING)
 
     def values(self, site: str) -> Values:
         """Cached values of metrics that need the rows of `site`."""

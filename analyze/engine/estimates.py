@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.row_values import RowValues, Values
@@ -10,7 +10,7 @@ from lpp.analyze.engine.site_spectra import site_summaries
 from lpp.analyze.engine.stored_moments import parts_held
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.metric import Metric
-from lpp.analyze.metrics.summary import SPECTRAL_KINDS, Demand, Summary
+from lpp.analyze.metrics.summary import SPECTRAL_KINDS, Demand
 from lpp.analyze.numerics.jackknife import Estimate, jackknife, jackknife_of_log
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import GROUPS, Groups
@@ -48,67 +48,25 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is requested of a site, and which part of it is in the cache."""
+class SiteRequest:
+    """The request for some cells of one site of one run."""
 
+    view: RunView
+    cache: Cache
+    site: str
     cells: Collection[Cell]
     request: Request
-    known: dict[Cell, Summary]
-    kept: Values
-    missing: Mapping[Cell, Demand]
-    """Spectra to compute."""
-    absent: Mapping[Cell, Sequence[Metric[Any]]]
-    """Metrics to compute from rows."""
-
-    @classmethod
-    def of(cls, cache: Cache, site: str, cells: Collection[Cell], request: Request) -> Self:
-        """With the current content of the cache."""
-        of_spectra, of_rows = request.of(*SPECTRAL_KINDS), request.of("rows")
-        demands = {cell: Demand.of(metrics) for cell, metrics in of_spectra.cells(cells).items()}
-        known = cache.summaries(site) if demands else {}
-        kept = cache.values(site) if of_rows.metrics else {}
-        absent = {
-            cell: [metric for metric in metrics if (cell, metric.name) not in kept]
-            for cell, metrics in of_rows.cells(cells).items()
-        }
-        return cls(
-            cells=cells,
-            request=request,
-            known=known,
-            kept=kept,
-            missing={cell: d for cell, d in demands.items() if not d.met_by(known.get(cell))},
-            absent={cell: metrics for cell, metrics in absent.items() if metrics},
-        )
-
-    def estimates(
-        self, cache: Cache, site: str, new: Mapping[Cell, Summary], made: Values
-    ) -> Estimates:
-        """All requested estimates. Adds what was computed, `new` and `made`, to the cache."""
-        known, of_spectra = dict(self.known), self.request.of(*SPECTRAL_KINDS)
-        if new:
-            known |= {c: s.joined(known[c]) if c in known else s for c, s in new.items()}
-            cache.keep_summaries(site, new)
-        if made:
-            cache.keep_values(site, made)
-        values = _values(known, of_spectra.cells(self.cells)) | self.kept | made
-        return dict(with_errors(values, self.cells, self.request.of(*SPECTRAL_KINDS, "rows")))
 
 
-def site_estimates(
-    view: RunView,
-    cache: Cache,
-    site: str,
-    cells: Collection[Cell],
-    request: Request,
-    *,
-    workers: Workers,
-) -> Estimates:
-    """Metrics that need a scatter matrix, eigenvalues or rows of `site`.
+def site_estimates(wanted: SiteRequest, workers: Workers) -> Estimates:
+    """Metrics that need a scatter matrix, eigenvalues or rows of a site.
 
     For numbers in the cache no rows are read. The others take one read of the site, and a second
-    one for errors of spectra. If a run keeps no rows, metrics that need them are left out, and so
-    are errors whose groups are not whole shards.
+    one for errors of spectra; they are added to the cache. If a run keeps no rows, metrics that
+    need them are left out, and so are errors whose groups are not whole shards.
     """
+    view, cache, site = wanted.view, wanted.cache, wanted.site
+    cells, request = wanted.cells, wanted.request
     if not view.run.plan.keeps_rows:
         request = request.of(*SPECTRAL_KINDS)
         unsure = [cell for cell in cells if not parts_held(view.run, cell, request.groups)]
@@ -116,22 +74,33 @@ def site_estimates(
             sure = [cell for cell in cells if cell not in unsure]
             bare = replace(request, errors=())
             return {
-                **site_estimates(view, cache, site, sure, request, workers=workers),
-                **site_estimates(view, cache, site, unsure, bare, workers=workers),
+                **site_estimates(replace(wanted, cells=sure), workers),
+                **site_estimates(replace(wanted, cells=unsure, request=bare), workers),
             }
-    wanted = Wanted.of(cache, site, cells, request)
+    of_spectra, of_rows = (request.of(*kinds).cells(cells) for kinds in (SPECTRAL_KINDS, ("rows",)))
+    summaries = cache.summaries(site) if of_spectra else {}
+    values = cache.values(site) if of_rows else {}
+    demands = {cell: Demand.of(metrics) for cell, metrics in of_spectra.items()}
+    missing = {cell: d for cell, d in demands.items() if not d.met_by(summaries.get(cell))}
+    absent = {
+        cell: some
+        for cell, metrics in of_rows.items()
+        if (some := [metric for metric in metrics if (cell, metric.name) not in values])
+    }
     reader = SiteReader(view.run, site, view.lengths)
-    rows = RowValues(reader, wanted.absent, workers) if wanted.absent else None
-    new = site_summaries(reader, wanted.missing, workers, rows)
-    return wanted.estimates(cache, site, new, rows.finish() if rows else {})
-
-
-def _values(known: Mapping[Cell, Summary], wanted: Mapping[Cell, Sequence[Metric[Any]]]) -> Values:
-    return {
-        (cell, metric.name): known[cell].value(metric)
-        for cell, metrics in wanted.items()
+    rows = RowValues(reader, absent, workers) if absent else None
+    if new := site_summaries(reader, missing, workers, rows):
+        summaries |= {c: s.joined(summaries[c]) if c in summaries else s for c, s in new.items()}
+        cache.keep_summaries(site, new)
+    if rows and (made := rows.finish()):
+        values |= made
+        cache.keep_values(site, made)
+    values |= {
+        (cell, metric.name): summaries[cell].value(metric)
+        for cell, metrics in of_spectra.items()
         for metric in metrics
     }
+    return dict(with_errors(values, cells, request.of(*SPECTRAL_KINDS, "rows")))
 
 
 def with_errors(

@@ -3,29 +3,50 @@
 All executors give the same bits.
 """
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Literal
+from typing import Final, Protocol
 
 from lpp.analyze.engine.accumulate import bands_of, span_rows
-from lpp.analyze.engine.estimates import Estimates, site_estimates
-from lpp.analyze.engine.twin_differences import WithTwins
-from lpp.analyze.engine.work import Executor, Item, Result, Work
-from lpp.analyze.engine.workers import MEMORY_SHARE, Workers, free_bytes
+from lpp.analyze.engine.estimates import Estimates, SiteRequest, site_estimates
+from lpp.analyze.engine.twin_differences import with_twins
+from lpp.analyze.engine.workers import MEMORY_SHARE, Item, Result, Workers, free_bytes
 from lpp.analyze.numerics.moments import PRODUCT_ROWS, chunk_rows
 from lpp.store.arrays.decode_pool import usable_cores
 
-__all__ = ["LOCAL", "Executor", "ExecutorName", "LocalExecutor", "Work", "chosen_executor"]
 
-ExecutorName = Literal["local", "ray"]
+class Executor(Protocol):
+    """Computes estimates of many sites, and any other tasks."""
+
+    @property
+    def jobs(self) -> int:
+        """Tasks that run at once: threads of this process, or processors of a cluster."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether tasks run in other processes, with memory and threads of their own."""
+
+    def estimates(self, requests: Iterable[SiteRequest]) -> Iterator[Estimates]:
+        """The estimates of each site, in order."""
+
+    def map(
+        self, task: Callable[[Item, Workers], Result], items: Iterable[Item], *, item_bytes: int
+    ) -> Iterator[Result]:
+        """`task` of each item, in order. A task may submit parts of its work to the workers.
+
+        task: a function at module level, because other processes import it by name; its result must
+        depend only on the item. item_bytes: estimated peak memory of one task, which limits the
+        number of threads in this process.
+        """
 
 
-class _Sites:
-    """Computes several sites at once in this process, as many as fit into memory."""
+class LocalExecutor:
+    """Computes in this process, as many sites at once as fit into memory. jobs: threads; one for
+    each usable core by default.
+    """
 
     remote = False
 
-    def __init__(self, jobs: int | None) -> None:
+    def __init__(self, jobs: int | None = None) -> None:
         self._jobs = jobs
 
     @property
@@ -33,20 +54,17 @@ class _Sites:
         """Threads."""
         return usable_cores() if self._jobs is None else self._jobs
 
-    def estimates(self, work: Iterable[Work]) -> Iterator[Estimates]:
+    def estimates(self, requests: Iterable[SiteRequest]) -> Iterator[Estimates]:
         """The estimates of each site, in order."""
-        every = list(work)
+        return with_twins(self._sites, requests)
+
+    def _sites(self, requests: Iterable[SiteRequest]) -> Iterator[Estimates]:
+        every = list(requests)
         if not every:
             return
         with Workers(self.jobs) as workers:
-            room = int(free_bytes() * MEMORY_SHARE) // max(map(site_bytes, every))
-            at_once = min(workers.jobs, max(1, room))
-
-            def compute(one: Work) -> Estimates:
-                args = one.view, one.cache, one.site, one.cells, one.request
-                return site_estimates(*args, workers=workers)
-
-            yield from workers.map(compute, every, at_once)
+            at_once = min(self.jobs, _room(max(map(site_bytes, every))))
+            yield from workers.map(lambda one: site_estimates(one, workers), every, at_once)
 
     def map(
         self, task: Callable[[Item, Workers], Result], items: Iterable[Item], *, item_bytes: int
@@ -55,42 +73,24 @@ class _Sites:
         every = list(items)
         if not every:
             return
-        room = int(free_bytes() * MEMORY_SHARE) // item_bytes
-        with Workers(max(1, min(self.jobs, room))) as workers:
+        with Workers(min(self.jobs, _room(item_bytes))) as workers:
             yield from workers.map(lambda item: task(item, workers), every, workers.jobs)
-
-
-class LocalExecutor(WithTwins):
-    """Computes in this process. jobs: threads; one for each usable core by default."""
-
-    def __init__(self, jobs: int | None = None) -> None:
-        super().__init__(_Sites(jobs))
 
 
 LOCAL: Final[Executor] = LocalExecutor()
 """All cores of this machine."""
 
 
-def site_bytes(work: Work) -> int:
+def _room(item_bytes: int) -> int:
+    """Tasks of so many bytes that fit into memory, at least 1."""
+    return max(1, int(free_bytes() * MEMORY_SHARE) // item_bytes)
+
+
+def site_bytes(wanted: SiteRequest) -> int:
     """Estimated peak memory of a site in bytes; the docstring of `accumulate` lists what counts."""
-    run, dim = work.view.run, work.view.run.site(work.site).width
-    bands = len(bands_of(work.cells, run.plan.prefixes))
+    run, dim = wanted.view.run, wanted.view.run.site(wanted.site).width
+    bands = len(bands_of(wanted.cells, run.plan.prefixes))
     square, row = 8 * dim * dim, dim * 4
-    copies = 1 + (run.plan.prompts.tokens > span_rows(dim)) + bool(work.request.errors)
+    copies = 1 + (run.plan.prompts.tokens > span_rows(dim)) + bool(wanted.request.errors)
     waiting = bands * min(chunk_rows(dim), run.plan.prompts.tokens) * row
     return bands * copies * square + waiting + 4 * square + 2 * PRODUCT_ROWS * dim * 8 + (64 << 20)
-
-
-@contextlib.contextmanager
-def chosen_executor(
-    name: ExecutorName, address: str | None, jobs: int | None = None
-) -> Iterator[Executor]:
-    """The executor of this name, until the block ends. address: of the Ray cluster."""
-    if name == "local":
-        yield LocalExecutor(jobs)
-        return
-    from lpp.analyze.engine.ray_executor import RayExecutor
-    from lpp.store.commands.cluster import cluster
-
-    with cluster(address) as ray:
-        yield WithTwins(RayExecutor(ray))

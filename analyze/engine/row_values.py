@@ -17,7 +17,6 @@ from lpp.analyze.numerics.moments import Moments
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.analyze.runs.wide_block import Tiles, WideBlock
-from lpp.store.arrays.reader import to_float32
 from lpp.store.read import Block
 
 if TYPE_CHECKING:
@@ -69,11 +68,7 @@ class RowValues:
         inside = (block.position < self._longest) & (block.prompt_id < self.n_prompts)
         self._count += int(inside.sum())
         self._settle()
-        self._under_way = self._workers.submit(self._take_in, block)
-
-    def _take_in(self, block: Block) -> None:
-        values = to_float32(block.values)
-        self._tiles.add(Block(values=values, prompt_id=block.prompt_id, position=block.position))
+        self._under_way = self._workers.submit(self._tiles.add, block)
 
     def _settle(self) -> None:
         if self._under_way is not None:

@@ -19,7 +19,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from lpp.analyze.engine.workers import Solves, Workers
+from lpp.analyze.engine.workers import Call, Workers
 from lpp.analyze.metrics.summary import Demand, Summary, summarize
 from lpp.analyze.numerics.moments import ROUNDING, Floats, Moments
 from lpp.analyze.runs.cells import Cell
@@ -83,7 +83,7 @@ class Packed:
             start = end
         # every stored triangle is within `rounding` of its norm, and norms are below traces
         noise = (ROUNDING + rounding) * float(np.trace(scatter))
-        return Moments(self.n, self.mean, scatter, noise)
+        return Moments(self.n, self.mean.copy(), scatter, noise)  # this one goes on changing
 
 
 def from_stored(run: Run, cells: Collection[Cell]) -> set[Cell]:
@@ -119,24 +119,29 @@ def parts_held(run: Run, cell: Cell, groups: Groups) -> bool:
 
 
 def stored_summaries(
-    reader: SiteReader, wanted: Mapping[Cell, Demand], workers: Workers
+    reader: SiteReader, demands: Mapping[Cell, Demand], workers: Workers
 ) -> dict[Cell, Summary]:
     """The summary of each cell of a site, as of `site_summaries`, from stored moments.
 
     Raises InputError for a cell that stored moments do not give, FormatError if their number of
     rows differs from that of the prompts' tokens.
     """
-    check_held(reader.run, wanted)
+    check_held(reader.run, demands)
+    found: dict[Cell, Summary] = {}
+    for summaries in workers.in_order(_solves(reader, demands)):
+        found |= summaries
+    return found
+
+
+def _solves(reader: SiteReader, demands: Mapping[Cell, Demand]) -> Iterator[Call]:
     by_size: dict[int, list[Cell]] = defaultdict(list)
-    for cell in sorted(wanted):
+    for cell in sorted(demands):
         by_size[cell.n_prompts].append(cell)
-    solves = Solves(workers)
     for size, cells in by_size.items():
         for groups, some in _divisions(size, cells):
             for cell, moments in _of_division(reader, size, groups, some):
                 reader.check(cell, moments.n)
-                solves.add(moments_summary, cell, moments, wanted[cell])
-    return solves.all()
+                yield moments_summary, cell, moments, demands[cell]
 
 
 def moments_summary(cell: Cell, moments: Moments, demand: Demand) -> dict[Cell, Summary]:

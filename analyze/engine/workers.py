@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,9 @@ from lpp.store.arrays.decode_pool import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+Call = tuple[Any, ...]
+"""A function and its arguments."""
 
 MEMORY_SHARE = 0.6
 """Share of the free memory that all sites in progress may take."""
@@ -97,6 +100,31 @@ class Workers:
         """The results of several tasks, in order."""
         return [self.result(task) for task in tasks]
 
+    def in_order(self, calls: Iterable[Call]) -> Iterator[Any]:
+        """The result of each call, in order. The next call is made, with its arguments, once at
+        most `jobs` are unfinished: this limits the matrices in memory.
+        """
+        under_way: deque[Future[Any]] = deque()
+        for call in calls:
+            while len(under_way) > self.jobs:
+                yield self.result(under_way.popleft())
+            under_way.append(self.submit(*call))
+        while under_way:
+            yield self.result(under_way.popleft())
+
+    def each(
+        self, call: Callable[..., Iterator[Result]], items: Sequence[Item], *shared: Any
+    ) -> Iterator[Result]:
+        """`call(workers, items, *shared)`, which yields the results of each item in order.
+
+        Of a cluster, every machine takes one item at a time, so results must not depend on others.
+        """
+        return call(self, items, *shared)
+
+    def share(self, value: Item) -> Item:
+        """`value` as an argument of several calls `in_order`."""
+        return value
+
     def map(
         self, call: Callable[[Item], Result], items: Iterable[Item], at_once: int
     ) -> Iterator[Result]:
@@ -165,31 +193,6 @@ class Workers:
         with self._changed:
             outcome()
             self._changed.notify_all()
-
-
-class Solves:
-    """Summaries of cells computed by workers. Limits the matrices in memory at any time."""
-
-    def __init__(self, workers: Workers) -> None:
-        self.workers = workers
-        self._found: dict[Any, Any] = {}
-        self._under_way: deque[Future[dict[Any, Any]]] = deque()
-
-    def add(self, call: Callable[..., dict[Any, Any]], *args: Any) -> None:
-        """Let a worker run `call`. Waits if more calls than workers are unfinished."""
-        while len(self._under_way) > self.workers.jobs:
-            self._take()
-        self._under_way.append(self.workers.submit(call, *args))
-
-    def all(self) -> dict[Any, Any]:
-        """All results; waits for them."""
-        while self._under_way:
-            self._take()
-        return self._found
-
-    def _take(self) -> None:
-        found: dict[Any, Any] = self.workers.result(self._under_way.popleft())
-        self._found |= found
 
 
 def free_bytes() -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
-from lpp.analyze.evaluations.lens import OF_ITEMS, Lens, lens_of
+from lpp.analyze.evaluations.lens import OF_ITEMS, ItemLens, lens_of
 from lpp.analyze.evaluations.measure import Values
 from lpp.analyze.evaluations.rows import features_of, read_rows
 from lpp.store.progress import SILENT, Progress
@@ -27,13 +27,13 @@ def site_features(
     for site in sites:
         answers, ratios = read_rows(items, site, first_position=first_position)
         found = features_of(answers, items.clusters, seed=seed) | ratios
-        if isinstance(lens, Lens):
+        if isinstance(lens, ItemLens):
             found |= lens.features(site, answers)
         yield from (Values(name, site, values) for name, values in found.items())
         progress.advance()
     nothing = np.full(len(items.table), np.nan)
     for name in OF_ITEMS:
-        if isinstance(lens, Lens):
+        if isinstance(lens, ItemLens):
             yield Values(name, None, lens.of_items()[name])
         else:
             yield Values(name, None, nothing, lens)

@@ -18,11 +18,11 @@ import numpy as np
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.runs.cells import Integers
 
-FEW: Final = 24
+_FEW: Final = 24
 """Candidates that a row may have from float32 products."""
 PAIRS: Final = 512
 """Pairs subtracted at once: 2 MiB for d = 512."""
-TILE_ROWS: Final = 256
+_TILE_ROWS: Final = 256
 """Rows whose float64 products are held at once."""
 SAMPLE: Final = 255
 """Rows whose median is taken off: then few rows are much longer than they lie apart."""
@@ -60,7 +60,7 @@ class NeighbourSearch:
         near = self._near if len(places) == len(self._near) else self._near[places]
         squares = _squares(self._narrow[self._row])
         one, other = _candidates(near, squares[places], squares, self._error(np.float32))
-        few = np.bincount(one, minlength=len(places)) <= FEW
+        few = np.bincount(one, minlength=len(places)) <= _FEW
         pairs = [(self._row[places[one[few[one]]]], self._row[other[few[one]]])]
         pairs += self._in_float64(places[~few], places)
         found = [np.concatenate(side) for side in zip(*pairs, strict=True)]
@@ -96,8 +96,8 @@ class NeighbourSearch:
             return
         wide = (self._rows[self._row[among]] - self._centre) * self._scale
         squares = _squares(wide)
-        for start in range(0, len(places), TILE_ROWS):
-            tile = np.searchsorted(among, places[start : start + TILE_ROWS])
+        for start in range(0, len(places), _TILE_ROWS):
+            tile = np.searchsorted(among, places[start : start + _TILE_ROWS])
             near = squares + squares[tile, None] - 2 * (wide[tile] @ wide.T)
             near[np.arange(len(tile)), tile] = np.inf
             one, other = _candidates(near, squares[tile], squares, self._error(np.float64))

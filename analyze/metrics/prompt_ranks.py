@@ -11,7 +11,7 @@ from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.site_reader import SiteReader
 from lpp.analyze.runs.wide_block import WideBlock
 
-LOST: Final = 1e-5
+_LOST: Final = 1e-5
 """How small the result of a subtraction may be, relative to its terms: five of sixteen digits are
 lost."""
 
@@ -100,7 +100,7 @@ class _Windows:
     """`prompt_entropy` of rows `first` to `end` of one prompt, from one Gram matrix of them all.
 
     The Gram matrix of centred rows is that of the rows, centred along both axes. The subtraction
-    loses the digits that its terms have beyond its result: where that is more than `LOST`, and
+    loses the digits that its terms have beyond its result: where that is more than `_LOST`, and
     where rows are not finite, the plain function computes the window.
     """
 
@@ -125,7 +125,7 @@ class _Windows:
             centred = products - (means - mean)
             centred -= means[:, None]
             squares = np.diagonal(centred)
-            if (squares > LOST * terms).all():  # not where one is NaN
+            if (squares > _LOST * terms).all():  # not where one is NaN
                 scale = 1 / np.sqrt(squares)
                 centred *= scale
                 centred *= scale[:, None]

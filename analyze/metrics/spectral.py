@@ -19,6 +19,7 @@ from lpp.analyze.numerics.spectrum import (
     rounding,
     top_share,
 )
+from lpp.analyze.quantities.quantity import FROM_0
 
 ALPHA_FIRST: Final = 11
 ALPHA_LAST: Final = 100
@@ -207,6 +208,18 @@ SPECTRAL: Final = (
         trap="Depends on the basis: a rotation of the space changes it, and changes no rank.",
         needs="scatter",
         compute=lambda s: column_share(s.variances, 5),
+    ),
+    Metric[Spectrum](
+        name="outlier_severity",
+        short="gamma",
+        unit="1",
+        definition="|mu| / |sigma|: lengths of the mean row and of the vector of column standard "
+        "deviations; none where no column varies",
+        source="arXiv 2605.31518",
+        trap="Attention sinks hide it: leave them out with --skip-first.",
+        bounds=FROM_0,
+        needs="scatter",
+        compute=lambda s: s.mean_norm / s.total**0.5 if s.total else float("nan"),
     ),
     Metric[Spectrum](
         name="stable_rank",

@@ -25,6 +25,8 @@ class Summary:
     covariance: Spectrum
     correlation: Spectrum | None = None
     """None if it was not requested."""
+    leading: Floats | None = None
+    """(d, k) the covariance's leading eigenvectors; None if they were not requested."""
 
     def value(self, metric: Metric[Any]) -> float:
         """`metric` of this cell; LookupError where what it needs was not computed."""
@@ -44,6 +46,7 @@ class Summary:
             self,
             covariance=_fuller(self.covariance, other.covariance),
             correlation=_fuller(self.correlation, other.correlation),
+            leading=other.leading if self.leading is None else self.leading,
         )
 
 
@@ -59,6 +62,8 @@ class Demand:
     """Matrices whose eigenvalues are needed."""
     correlation: bool = False
     """Whether the correlation matrix is needed at all; the covariance is always there."""
+    leading: bool = False
+    """Whether the leading eigenvectors of the covariance are needed."""
 
     @classmethod
     def of(cls, metrics: Iterable[Metric[Any]]) -> Self:
@@ -73,6 +78,8 @@ class Demand:
         """Whether `summary` holds everything asked for."""
         if summary is None or (self.correlation and summary.correlation is None):
             return False
+        if self.leading and summary.leading is None:
+            return False
         held: list[Spectrum] = [getattr(summary, name) for name in self.solved]
         return all(spectrum.eigenvalues is not None for spectrum in held)
 
@@ -80,9 +87,17 @@ class Demand:
 def summarize(spread: Spread, demand: Demand) -> Summary:
     """The summary of `spread`; rows that are not finite give NaN, which nothing hides later."""
     covariance = _spectrum(spread, solve="covariance" in demand.solved)
+    leading = _leading(spread) if demand.leading else None
     if not demand.correlation:
-        return Summary(covariance)
-    return Summary(covariance, _spectrum(standardised(spread), "correlation" in demand.solved))
+        return Summary(covariance, leading=leading)
+    correlation = _spectrum(standardised(spread), "correlation" in demand.solved)
+    return Summary(covariance, correlation, leading)
+
+
+def _leading(spread: Spread) -> Floats:
+    from lpp.analyze.numerics.leading import leading_eigenvectors  # SciPy, which few commands need
+
+    return leading_eigenvectors(spread)
 
 
 def _spectrum(spread: Spread, solve: bool) -> Spectrum:
@@ -90,7 +105,15 @@ def _spectrum(spread: Spread, solve: bool) -> Spectrum:
     values = None
     if solve:
         values = _eigenvalues(spread, finite=math.isfinite(sum_squares))
-    return Spectrum(spread.n, spread.dim, total, sum_squares, spread.variances, values)
+    return Spectrum(
+        n=spread.n,
+        dim=spread.dim,
+        total=total,
+        sum_squares=sum_squares,
+        mean_norm=float(np.linalg.norm(spread.mean)),
+        variances=spread.variances,
+        eigenvalues=values,
+    )
 
 
 def _eigenvalues(spread: Spread, *, finite: bool) -> Floats:

@@ -28,7 +28,7 @@ ECE_BINS: Final = 15
 
 SURPRISAL: Final = -pl.col("next_logprob")
 """-ln p of the token that follows, in nats; a value for each row."""
-CONFIDENCE: Final = pl.col("max_logprob").cast(pl.Float64).exp()
+_CONFIDENCE: Final = pl.col("max_logprob").cast(pl.Float64).exp()
 """Probability of the likeliest token; a value for each row."""
 MOST_RANK: Final = 100
 RANK: Final = pl.col("next_rank").clip(upper_bound=MOST_RANK)
@@ -211,9 +211,11 @@ TOKEN_METRICS: Final = (
         f"equal width, k / {ECE_BINS} < confidence <= (k + 1) / {ECE_BINS}; confidence: p(1st), "
         "right: the next token, below L, had the largest logit",
         source="Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599",
-        expression=calibration_error(_next(CONFIDENCE), _next(CORRECT)),
+        expression=calibration_error(_next(_CONFIDENCE), _next(CORRECT)),
         sums=RowSums(
-            terms=calibration_terms(CONFIDENCE, CORRECT, ECE_BINS), value=_calibration, of_next=True
+            terms=calibration_terms(_CONFIDENCE, CORRECT, ECE_BINS),
+            value=_calibration,
+            of_next=True,
         ),
         trap="Depends on the bins, and noise alone makes it positive.",
     ),

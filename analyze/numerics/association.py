@@ -39,7 +39,7 @@ gives a perfect order p = 0, although one order in sixty is as good. 8! = 40,320
 s."""
 
 RESAMPLES: Final = 4999
-CONFIDENCE: Final = 0.95
+_CONFIDENCE: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +170,7 @@ def _interval(
     seed: int,
 ) -> tuple[float, float] | None:
     """Resamples in which a column is constant have no value and are left out."""
-    common = {"paired": True, "vectorized": True, "confidence_level": CONFIDENCE, "axis": -1}
+    common = {"paired": True, "vectorized": True, "confidence_level": _CONFIDENCE, "axis": -1}
     generator = np.random.default_rng(seed)
     # If there is no spread, there is no interval, and that says enough.
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):

@@ -34,7 +34,7 @@ FEWEST_OF_A_GROUP: Final = 2
 """Clusters with right items, and also with wrong items, that a group needs: a single one has no
 variance. Without clusters, items."""
 
-DRAWS: Final = 200
+_DRAWS: Final = 200
 """Shuffles of the labels for a control."""
 
 
@@ -161,7 +161,7 @@ def shuffled(
     clusters: Codes | None = None,
     /,
     *,
-    draws: int = DRAWS,
+    draws: int = _DRAWS,
     seed: int = 0,
 ) -> Control | None:
     """What `auroc` of these values gives when labels are shuffled: within groups where given.

@@ -16,7 +16,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from lpp.analyze.numerics.moments import Floats, Moments, Rows, ShiftedSums
+from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.store.arrays.reader import to_float32
 
 BLOCK_ROWS: Final = 1024
@@ -69,7 +69,6 @@ class CrossScatters:
     ) -> None:
         self.n = 0
         self.shifts = list(shifts)
-        self._squares: list[Floats | None] = [None] * len(widths)
         self._sums = [np.zeros(width) for width in widths]
         self._products = {(i, j): np.zeros((widths[i], widths[j])) for i, j in pairs}
 
@@ -84,7 +83,10 @@ class CrossScatters:
         each = map if pool is None else pool.map
         if not self.shifts:
             self.shifts = list(each(_mean, rows))
-        wide = list(each(_about, rows, self.shifts))
+        if len(rows) == 2 and rows[0] is rows[1]:  # one symmetric product, for half the price
+            wide = [_about(rows[0], self.shifts[0])] * 2
+        else:
+            wide = list(each(_about, rows, self.shifts))
         self._sums = [total + one.sum(axis=0) for total, one in zip(self._sums, wide, strict=True)]
 
         def multiply(pair: tuple[int, int]) -> None:
@@ -93,23 +95,6 @@ class CrossScatters:
 
         list(each(multiply, self._products))
         self.n += count
-
-    @property
-    def n_sites(self) -> int:
-        """Sites whose rows are taken in."""
-        return len(self._sums)
-
-    def twice(self) -> Self:
-        """The sums of two sites whose rows are equal, from those of one.
-
-        The pair (0, 0) becomes (0, 0), (0, 1) and (1, 1).
-        """
-        found = type(self)([], [], 2 * self.shifts)
-        found.n, found._squares = self.n, 2 * self._squares
-        found._sums = [self._sums[0].copy() for _ in range(2)]
-        pairs = (0, 0), (0, 1), (1, 1)
-        found._products = {pair: self._products[0, 0].copy() for pair in pairs}
-        return found
 
     def without(self, other: Self) -> Self:
         """The sums of these rows without those of `other`, a subset with the same shifts."""
@@ -120,19 +105,7 @@ class CrossScatters:
             found._products = {
                 pair: sums - other._products[pair] for pair, sums in self._products.items()
             }
-        found._squares = [
-            np.diagonal(self._products[i, i]).copy() if (i, i) in self._products else None
-            for i in range(len(self._sums))
-        ]
         return found
-
-    def moments(self, i: int) -> Moments:
-        """Count, mean and scatter of site i, whose pair (i, i) is wanted, in new memory."""
-        if not self.n:
-            return Moments.empty(len(self._sums[i]))
-        shift, total, products = self.shifts[i], self._sums[i], self._products[i, i]
-        with np.errstate(invalid="ignore", over="ignore"):
-            return ShiftedSums(self.n, shift, total, products, self._squares[i]).moments()
 
     def square(self, i: int, j: int) -> float:
         """Squared Frobenius norm of X_i^T X_j, columns centred. NaN: rows are not finite."""

@@ -97,7 +97,7 @@ def clustered_error(
     return math.sqrt(count / (count - 1) * squares) / len(values), count - 1
 
 
-DRAWS: Final = 1000
+_DRAWS: Final = 1000
 """Resamples of a bootstrap."""
 
 MOST_RESAMPLED: Final = 1000
@@ -120,7 +120,7 @@ def floor_bias(values: npt.NDArray[np.float64], clusters: npt.NDArray[np.integer
         return math.nan
     sums = np.stack([np.bincount(cluster, row, minlength=count) for row in values], axis=1)
     sizes = np.bincount(cluster, minlength=count)
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=_DRAWS)
     means = (drawn @ sums) / (drawn @ sizes)[:, None]
     # less the mean at one prefix, whose expectation is known: a smaller sampling error
     return float((means.min(axis=1) - means[:, values.mean(axis=1).argmin()]).mean())

@@ -12,33 +12,36 @@ from typing import Final
 import numpy as np
 from scipy.linalg import eigh
 
-from lpp.analyze.numerics.moments import ROUNDING, Floats, Moments
+from lpp.analyze.numerics.moments import ROUNDING, Floats, Gram, Spread
 
-LEADING: Final = 10
+_LEADING: Final = 10
 """Leading eigenvectors that are compared, by default."""
 
 
-def leading_eigenvectors(moments: Moments, k: int = LEADING, /) -> Floats:
+def leading_eigenvectors(spread: Spread, k: int = _LEADING, /) -> Floats:
     """(d, j) the eigenvectors of the j = min(k, rank) largest eigenvalues, descending.
 
     rank: eigenvalues that are not within rounding of 0. None, (d, 0), of rows that are not finite.
 
+    >>> from lpp.analyze import Moments
     >>> rows = np.array([[1, 0, 0], [-1, 0, 0], [0, 3, 0], [0, -3, 0]], dtype=np.float32)
     >>> abs(leading_eigenvectors(Moments.from_rows(rows), 1)).tolist()
     [[0.0], [1.0], [0.0]]
     >>> leading_eigenvectors(Moments.from_rows(rows)).shape
     (3, 2)
     """
-    dim, matrix = moments.dim, moments.matrix
-    count = min(k, dim, max(moments.n - 1, 0))
+    matrix, size = spread.matrix, len(spread.matrix)
+    count = min(k, spread.dim, max(spread.n - 1, 0))
     with np.errstate(invalid="ignore", over="ignore"):
         finite = math.isfinite(float(matrix.sum()))
     if not count or not finite:
-        return np.empty((dim, 0))
+        return np.empty((spread.dim, 0))
     # LAPACK's solver for some eigenvectors: a third of the time of all of them at d = 576
-    values, vectors = eigh(matrix, subset_by_index=[dim - count, dim - 1], check_finite=False)
-    noise = ROUNDING * dim * float(np.abs(values).max()) + moments.noise
+    values, vectors = eigh(matrix, subset_by_index=[size - count, size - 1], check_finite=False)
+    noise = ROUNDING * size * float(np.abs(values).max()) + spread.noise
     kept: Floats = vectors[:, values > noise][:, ::-1]
+    if isinstance(spread, Gram):  # from those of X X^T to those of X^T X
+        kept = np.linalg.qr(spread.centred.T @ kept)[0]
     return kept
 
 

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 MIN_CHUNK_ROWS = 1024
 PRODUCT_ROWS = 2048
 """Rows of one product at most: enough that the d x d addition after it costs a few per cent."""
-TILE_ROWS: Final = 128
+_TILE_ROWS: Final = 128
 SHIFT_ROWS: Final = 64
 """Rows whose mean is the shift, unless one is given."""
 ROUNDING: Final = 8 * np.finfo(np.float64).eps
@@ -104,8 +104,8 @@ class Moments:
         total = self.n + other.n
         delta = other.mean - self.mean
         scaled = delta * np.sqrt(self.n * other.n / total)
-        for start in range(0, self.dim, TILE_ROWS):
-            tile = slice(start, start + TILE_ROWS)
+        for start in range(0, self.dim, _TILE_ROWS):
+            tile = slice(start, start + _TILE_ROWS)
             self.scatter[tile] += other.scatter[tile]
             if self.n:
                 self.scatter[tile] += scaled[tile, None] * scaled
@@ -162,7 +162,9 @@ class ShiftedSums:
         for start in range(0, len(rows), len(work.rows)):
             some = rows[start : start + len(work.rows)]
             wide = work.rows[: len(some)]
-            np.subtract(to_float32(some), self.shift, out=wide, dtype=np.float64)
+            for first in range(0, len(some), _TILE_ROWS):  # its float32 copy stays in the cache
+                tile = slice(first, first + _TILE_ROWS)
+                np.subtract(to_float32(some[tile]), self.shift, out=wide[tile], dtype=np.float64)
             self.total += wide.sum(axis=0)
             if self.n:
                 self.products += np.matmul(wide.T, wide, out=work.product)
@@ -192,8 +194,8 @@ class ShiftedSums:
             return Moments.empty(len(self.shift))
         scaled = self.total / np.sqrt(self.n)
         scatter = np.empty_like(self.products)
-        for start in range(0, len(scaled), TILE_ROWS):
-            tile = slice(start, start + TILE_ROWS)
+        for start in range(0, len(scaled), _TILE_ROWS):
+            tile = slice(start, start + _TILE_ROWS)
             np.multiply(scaled[tile, None], scaled, out=scatter[tile])
             np.subtract(self.products[tile], scatter[tile], out=scatter[tile])
         noise = ROUNDING * float(scaled @ scaled)
@@ -221,9 +223,10 @@ def shift_of(rows: Rows) -> Floats:
 class Gram:
     """Inner products of n centred rows, for n < d: the same non-zero eigenvalues for less.
 
-    centred: (n, d), rows minus their mean. products: (n, n). noise: as for `Moments`.
+    mean: (d,). centred: (n, d), rows minus their mean. products: (n, n). noise: as for `Moments`.
     """
 
+    mean: Floats
     centred: Floats
     products: Floats
     noise: float = 0.0
@@ -236,9 +239,8 @@ class Gram:
         [[1.0, -1.0], [-1.0, 1.0]]
         """
         centred = np.empty(rows.shape)
-        if len(rows):
-            centre(to_float32(rows), out=centred)
-        return cls(centred, centred @ centred.T)
+        mean = centre(to_float32(rows), out=centred) if len(rows) else np.zeros(rows.shape[1])
+        return cls(mean, centred, centred @ centred.T)
 
     @property
     def n(self) -> int:
@@ -265,19 +267,20 @@ class Gram:
         """The Gram matrix of the rows where `kept`, (n,), is true: no product is computed again."""
         centred = np.empty((int(kept.sum()), self.dim))
         if not len(centred):
-            return type(self)(centred, np.empty((0, 0)))
-        centre(self.centred[kept], out=centred)
+            return type(self)(np.zeros(self.dim), centred, np.empty((0, 0)))
+        mean = self.mean + centre(self.centred[kept], out=centred)
         if not centred.any():  # equal rows: nothing is left, where a subtraction leaves rounding
-            return type(self)(centred, np.zeros((len(centred), len(centred))))
+            return type(self)(mean, centred, np.zeros((len(centred), len(centred))))
         products = self.products[np.ix_(kept, kept)]
         means = products.mean(axis=0)
         products -= means + (means - means.mean())[:, None]
-        return type(self)(centred, products, ROUNDING * self.n * float(np.trace(self.products)))
+        noise = ROUNDING * self.n * float(np.trace(self.products))
+        return type(self)(mean, centred, products, noise)
 
 
 Spread = Moments | Gram
-"""Either holds `n`, `dim`, `variances` and a `matrix` with the covariance's eigenvalues times
-n - 1."""
+"""Either holds `n`, `dim`, `mean`, `variances` and a `matrix` with the covariance's eigenvalues
+times n - 1."""
 
 
 def standardised(spread: Spread) -> Spread:
@@ -291,7 +294,7 @@ def standardised(spread: Spread) -> Spread:
     scale = 1.0 / np.where(deviations < MIN_DEVIATION, 1.0, deviations)
     if isinstance(spread, Gram):
         rows = spread.centred * scale
-        return Gram(rows, rows @ rows.T)
+        return Gram(np.zeros(spread.dim), rows, rows @ rows.T)
     scatter = spread.scatter * scale
     scatter *= scale[:, None]
     noise = spread.noise * float(np.square(scale).max(initial=0.0))

@@ -115,6 +115,8 @@ class Spectrum:
     """Sum of the eigenvalues: the summed variance of the columns."""
     sum_squares: float
     """Sum of their squares."""
+    mean_norm: float
+    """Euclidean length of the mean row; 0 for z-scores."""
     variances: Floats
     """(d,) the matrix's diagonal: the variance of each column."""
     eigenvalues: Floats | None

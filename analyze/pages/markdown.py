@@ -12,7 +12,7 @@ from lpp.analyze.pages.table import Cell, Field, Table, shared_unit
 from lpp.analyze.pages.words import Code, Flag, Part, Run, Sentence
 from lpp.store.commands.escaping import escape
 
-ROWS: Final = 40
+_ROWS: Final = 40
 """Most rows of a table: platforms limit the length of a comment."""
 
 
@@ -104,11 +104,11 @@ def _table(table: Table, runs: RunStyles) -> Iterator[str]:
     yield ""
     yield row(_heading(field.label, "" if unit else field.unit) for field in fields)
     yield row("---:" if field.kind == "number" else "---" for field in fields)
-    for cells in table.rows(ROWS):
+    for cells in table.rows(_ROWS):
         yield row(_cell(cells[place], table.fields[place], runs) for place in places)
-    if table.frame.height > ROWS:
+    if table.frame.height > _ROWS:
         yield ""
-        yield f"{table.frame.height - ROWS} more rows are in the database."
+        yield f"{table.frame.height - _ROWS} more rows are in the database."
 
 
 def _heading(label: str, unit: str) -> str:

@@ -21,7 +21,7 @@ FIRST_COLUMNS: Final = 6
 
 Kind = Literal["number", "text", "words", "flags", "list", "run"]
 
-RUNS: Final = ("run", "run_a", "run_b", "of")
+_RUNS: Final = ("run", "run_a", "run_b", "of")
 """Columns of run ids: a page shows a run's letter and name."""
 
 PROSE: Final = ("question", "text_so_far")
@@ -274,7 +274,7 @@ def cell(field: Field, row: Mapping[str, Any]) -> Cell:
 def _kind(name: str, dtype: pl.DataType) -> Kind:
     if name in ("flags", "flag"):
         return "flags"
-    if name in RUNS:
+    if name in _RUNS:
         return "run"
     if isinstance(dtype, pl.List):
         return "list"

@@ -19,7 +19,7 @@ from lpp.analyze.pages.words import Flag, Part, Run, Sentence
 from lpp.store.commands.escaping import escape
 from lpp.store.format.run_names import name_and_id
 
-WIDTH: Final = 80
+_WIDTH: Final = 80
 RUN_WIDTH: Final = 20
 """Columns of a run's name in a table; a longer one is broken after a hyphen or at a space."""
 
@@ -256,7 +256,7 @@ class _Writer:
         """A line or two on each flag in sight."""
         for flag, place in self.numbers.items():
             text = f"[{place}] {flag}: {self.page.flags[flag].removesuffix('.')}."
-            yield from (f"{x}\n" for x in textwrap.wrap(text, WIDTH, subsequent_indent="    "))
+            yield from (f"{x}\n" for x in textwrap.wrap(text, _WIDTH, subsequent_indent="    "))
 
 
 def said(sentence: Sentence, page: Page) -> str:
@@ -274,12 +274,12 @@ def _part(part: Part, page: Page) -> str:
 
 
 def wrapped(text: str, indent: str = "") -> str:
-    """`text` as lines within `WIDTH` columns, after `indent`; those after the first have two more
+    """`text` as lines within `_WIDTH` columns, after `indent`; those after the first have two more
     spaces.
     """
     filled = textwrap.fill(
         text,
-        WIDTH,
+        _WIDTH,
         initial_indent=indent,
         subsequent_indent=f"{indent}  ",
         break_on_hyphens=False,
@@ -393,7 +393,7 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
 
 def _free(widths: Sequence[int]) -> int:
     """Columns of a terminal that a table leaves; below 0: that it lacks. Two part its columns."""
-    return WIDTH - sum(widths) - 2 * (len(widths) - 1)
+    return _WIDTH - sum(widths) - 2 * (len(widths) - 1)
 
 
 def _rendered(heads: Sequence[str], right: Sequence[bool], rows: Iterable[Sequence[str]]) -> str:
@@ -410,7 +410,7 @@ def _rendered(heads: Sequence[str], right: Sequence[bool], rows: Iterable[Sequen
     for row in rows:
         made.add_row(*row)
     console = Console(
-        file=io.StringIO(), width=WIDTH, force_terminal=False, markup=False, highlight=False
+        file=io.StringIO(), width=_WIDTH, force_terminal=False, markup=False, highlight=False
     )
     with console.capture() as capture:
         console.print(made)

@@ -16,7 +16,7 @@ Statistic = Literal["mean", "median", "p99", "max"]
 Column = Callable[[str], Any]
 """A column of a frame of tokens, by name, in float64."""
 
-STATISTICS: Final[tuple[Statistic, ...]] = get_args(Statistic)
+_STATISTICS: Final[tuple[Statistic, ...]] = get_args(Statistic)
 
 _PROJECT: Final = "this project"
 _KULLBACK: Final = "Kullback and Leibler 1951"
@@ -29,8 +29,8 @@ class Prediction(Quantity):
     of: Literal["pair"] = "pair"
     value: Callable[[Column], Any] | None
     """Its value of a token, from columns of `drift.predictions.TOKEN_DRIFT`. None: of all tokens,
-    also where the others are of drawn ones (`drift.entropy`)."""
-    statistics: tuple[Statistic, ...] = STATISTICS
+    also where the others are of drawn ones (`drift.summaries`)."""
+    statistics: tuple[Statistic, ...] = _STATISTICS
     """Those that mean something; the first is the default."""
     tie: str = ""
     """Column that says where equal logits decide the value; empty: nowhere."""

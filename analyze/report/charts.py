@@ -35,7 +35,7 @@ from lpp.store.errors import LppError
 from lpp.store.format.plan import Plan, parse_plan
 from lpp.store.format.run_names import run_names
 
-STEPS: Final = 3
+_STEPS: Final = 3
 """Fewest steps for a curve over a training."""
 
 COMPARED: Final = 4
@@ -229,7 +229,7 @@ def is_training(checkpoints: pl.DataFrame) -> bool:
 
     if checkpoints.is_empty():
         return False
-    return bool((training_curves(checkpoints)["curve"].value_counts()["count"] >= STEPS).any())
+    return bool((training_curves(checkpoints)["curve"].value_counts()["count"] >= _STEPS).any())
 
 
 def eigenvalues(url: str, runs: Sequence[str] = ()) -> Answer:

@@ -66,7 +66,7 @@ OUTLINE: Final = (
         "ln V. Participation ratio and effective rank: the largest over prefixes, in dimensions "
         "and over the bound min(N, d). Intervals are 95 % jackknife intervals over prompts; that "
         "of a difference leaves the same prompts out of both runs.",
-        ("profiles", "differences", "apart"),
+        ("profiles", "differences", "metrics", "apart"),
     ),
     _Outline(
         "training",
@@ -128,7 +128,7 @@ _ONLY_DRAWN: Final = ("training", drift.SECTION)
 """Sections that are shown only if they have a chart."""
 
 
-_RARE: Final = ("differences", "apart", "flags")
+_RARE: Final = ("differences", "metrics", "apart", "flags")
 """Tables that are often empty although everything was computed."""
 
 

@@ -13,7 +13,7 @@ _COMMAND: Final = "lpp-analyze diff STORE RUN_A RUN_B"
 
 _TOKENS: Final = (
     "from lpp.analyze.drift.histogram import kl_histogram\n"
-    "from lpp.analyze.drift.positions import by_position\n"
+    "from lpp.analyze.drift.summaries import by_position\n"
     "from lpp.analyze.tables.database import read_table\n\n"
     'tokens = read_table(STORE, "drift_tokens").filter(run_a=RUN_A, run_b=RUN_B)\n'
 )

@@ -84,7 +84,7 @@ def _key(table: str, *first: str) -> str:
     return ", ".join(dict.fromkeys((*first, *TABLES[table].key)))
 
 
-RUNS: Final = Query(
+_RUNS: Final = Query(
     "runs",
     "Runs: which model, on what, captured how",
     "runs",
@@ -117,6 +117,19 @@ DIFFERENCES: Final = Query(
     saved_query("differences").statement,
     "lpp-analyze profile STORE",
     first=("run_a", "run_b", "metric", "difference", "verdict", "flags"),
+)
+
+_METRICS: Final = Query(
+    "metrics",
+    "Declared metrics of the whole context, with 95 % intervals",
+    "metrics",
+    tuple(name for name in TABLES["metrics"].key if name != "prefix"),
+    "SELECT run, site, context, n_prompts, first_position, metric, unit, value,\n"
+    "  ci_low AS value_ci_low, ci_high AS value_ci_high, flags\n"
+    "FROM metrics WHERE prefix = context\n"
+    "ORDER BY metric, context, n_prompts, first_position, run, site",
+    "lpp-analyze profile STORE --metrics NAME",
+    first=("run", "metric", "value", "unit", "flags", "site"),
 )
 
 TRAINING: Final = Query(
@@ -186,7 +199,7 @@ HOURGLASS: Final = Query(
     first=("run", "score", "metric", "first", "middle", "last"),
 )
 
-SPECTRA: Final = Query(
+_SPECTRA: Final = Query(
     "spectra",
     "Ranks at every site and prefix",
     "spectra",
@@ -361,13 +374,14 @@ CHARTED: Final = tuple(
 
 QUERIES: Final = (
     *(
-        RUNS,
+        _RUNS,
         PROFILES,
         DIFFERENCES,
+        _METRICS,
         TRAINING,
         LAYERS,
         HOURGLASS,
-        SPECTRA,
+        _SPECTRA,
         ENTROPY,
         SENSITIVITY,
         AGREEMENT,

@@ -7,6 +7,7 @@ from typing import Final, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from lpp.store.arrays.reader import to_float32
 from lpp.store.read import Block
 
 TILE_BYTES: Final = 1 << 20
@@ -27,12 +28,13 @@ class WideBlock:
 
     @classmethod
     def tiles(cls, block: Block) -> Iterator[Self]:
-        """The rows of `block`, about `TILE_BYTES` at a time; nothing is copied."""
+        """The rows of `block`, as they are stored, about `TILE_BYTES` at a time."""
         n, width = block.values.shape
         step = max(1, TILE_BYTES // (4 * max(width, 1)))
         for start in range(0, n, step):
             tile = slice(start, start + step)
-            yield cls(block.values[tile], block.prompt_id[tile], block.position[tile])
+            values = to_float32(block.values[tile])
+            yield cls(values, block.prompt_id[tile], block.position[tile])
 
     @cached_property
     def wide(self) -> npt.NDArray[np.float64]:

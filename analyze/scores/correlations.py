@@ -27,7 +27,7 @@ FEWEST: Final = 5
 """Models below which nothing is ranked: four can stand in one order in 24 ways, so that even a
 perfect agreement is found by chance once in twelve times."""
 
-FEW: Final = 10
+_FEW: Final = 10
 """Models below which intervals, and p from the t distribution, are rough."""
 
 CONTROL: Final = "n_parameters"
@@ -36,7 +36,7 @@ MEANING: Final[Mapping[str, str]] = {
     "constant": "no coefficient: one side has a single value",
     "different_prompts": "profiles come from different texts, which alone changes them",
     "different_settings": "some profiles have another context or number of prompts",
-    "few_models": f"fewer than {FEW} models: the interval is rough (rank-partial: too short)",
+    "few_models": f"fewer than {_FEW} models: the interval is rough (rank-partial: too short)",
     "flagged_profiles": "some of the profiles carry flags of their own",
     "published": "published profiles are included: other texts, other code, context 150",
     "same_order_as_size": "no coefficient: one side has exactly the order of model size",
@@ -143,7 +143,7 @@ def _flags(profiles: Mapping[str, Row], setting: tuple[int, int]) -> list[str]:
     flags = {
         "different_prompts": len({row["prompt_set"] for row in rows}) > 1,
         "different_settings": any((row["context"], row["n_prompts"]) != setting for row in rows),
-        "few_models": FEWEST <= n < FEW,
+        "few_models": FEWEST <= n < _FEW,
         "flagged_profiles": any(row["flagged"] for row in rows),
         "published": any(run.startswith(f"{PUBLISHED}:") for run in profiles),
         "too_few_models": n < FEWEST,

@@ -13,19 +13,19 @@ from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, number
 from lpp.analyze.tables.flags import MEANING
 
-ROWS: Final = 36
+_ROWS: Final = 36
 """Most pairs that a terminal shows at once."""
 
-SETTING: Final = ("run", "first_position", "prefix", "n_prompts")
+_SETTING: Final = ("run", "first_position", "prefix", "n_prompts")
 
 
 def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
     """The page of `pairs`, rows of the table `cka`. names: short names by run id."""
     first, *others = _conclusions(pairs)
-    whole = _table("cka", "Every pair of sites", pairs, brief=pairs.height <= ROWS)
+    whole = _table("cka", "Every pair of sites", pairs, brief=pairs.height <= _ROWS)
     tables = [whole]
     if not whole.brief:
-        each = max(1, ROWS // 2 // pairs["run"].n_unique())
+        each = max(1, _ROWS // 2 // pairs["run"].n_unique())
         least = pairs.sort("cka", nulls_last=True).group_by("run", maintain_order=True).head(each)
         least = least.sort(pl.col("run").replace_strict(_places(pairs)), maintain_order=True)
         tables = [_table("least", "Pairs that are least alike", least), whole]
@@ -57,7 +57,7 @@ def _places(pairs: pl.DataFrame) -> dict[str, int]:
 
 def _conclusions(pairs: pl.DataFrame) -> Iterator[Sentence]:
     """A sentence on each run: the pair that is least alike, and of what tokens."""
-    for rows in pairs.partition_by(*SETTING, maintain_order=True):
+    for rows in pairs.partition_by(*_SETTING, maintain_order=True):
         some = rows.row(0, named=True)
         skipped = f", positions from {some['first_position']}" if some["first_position"] else ""
         of = (
@@ -79,7 +79,7 @@ def _conclusions(pairs: pl.DataFrame) -> Iterator[Sentence]:
 
 
 def _table(name: str, title: str, pairs: pl.DataFrame, *, brief: bool = True) -> Table:
-    kept = [key for key in SETTING[1:] if pairs[key].n_unique() > 1]
+    kept = [key for key in _SETTING[1:] if pairs[key].n_unique() > 1]
     return table_of(
         name,
         title,
@@ -87,7 +87,7 @@ def _table(name: str, title: str, pairs: pl.DataFrame, *, brief: bool = True) ->
         {},
         first=("run", *kept, "site", "other_site", "cka", "flags"),
         labels={"cka": "CKA"},
-        key=(*SETTING, "site", "other_site"),
+        key=(*_SETTING, "site", "other_site"),
         code="compute(plan(views, sites)[0])",
         brief=brief,
     )

@@ -24,7 +24,7 @@ CONCLUSION: Final = "spearman"
 BELOW: Final = 0.05
 """q below which the conclusion counts a test."""
 
-ROWS: Final = 30
+_ROWS: Final = 30
 """Most tests of a source that a terminal shows at once."""
 
 _REASONS: Final = 12
@@ -118,12 +118,12 @@ def _sections(tests: pl.DataFrame) -> Iterator[Section]:
         row = of_source.row(0, named=True)
         sizes = " or ".join(map(str, sorted({*of_source["family_size"]})))
         name = "source" if place == 0 else f"source-{place + 1}"
-        whole = _table(f"{name}-tests", "Every test", of_source, brief=of_source.height <= ROWS)
+        whole = _table(f"{name}-tests", "Every test", of_source, brief=of_source.height <= _ROWS)
         tables = [whole]
         if not whole.brief:
             ranked = of_source.filter(method=CONCLUSION).sort("q_value", nulls_last=True)
             title = "Rank correlations, the smallest q first"
-            tables = [_table(f"{name}-ranked", title, ranked.head(ROWS // 2)), whole]
+            tables = [_table(f"{name}-ranked", title, ranked.head(_ROWS // 2)), whole]
         opens = f"{name}-{CONCLUSION}" if place == 0 else ""
         charts = correlation_charts(tests, whole, name, source=row["source"])
         yield Section(

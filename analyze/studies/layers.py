@@ -40,7 +40,7 @@ RANKS: Final = tuple(
 SURE: Final = tuple(name for name in RANKS if not METRICS[name].no_error)
 """Ranks for which the jackknife gives an error."""
 
-NUMBERS: Final = (*RANKS, "top_share")
+_NUMBERS: Final = (*RANKS, "top_share")
 
 SETTING: Final = ("run", "context", "n_prompts", "first_position")
 """Layers with equal values of these columns form a curve, with one score per rank."""
@@ -144,7 +144,7 @@ def layers(
     frame = _with_flags(with_prompt_sets(frame, sets, beside=BESIDE))
     blocks = {view.run.id: view.run.plan.model.n_blocks for view in some}
     scores = pl.DataFrame(list(_scores(frame, blocks)), schema=frame_schema(HOURGLASS.columns))
-    metrics = [METRICS[name] for name in NUMBERS]
+    metrics = [METRICS[name] for name in _NUMBERS]
     lines = (*incomplete, *shortfalls(some, selection), *needing_rows(some, metrics))
     return Layers(frame, scores, lines)
 
@@ -184,13 +184,13 @@ def _ranks(
     """The rows of `keys` with their numbers."""
     names = names_of(some)
     frames = [pl.DataFrame(schema={**keys.schema, **_SCHEMA, "short_prompts": pl.Int32})]
-    metrics = [METRICS[name] for name in NUMBERS] + spectra.sink_metrics()
+    metrics = [METRICS[name] for name in _NUMBERS] + spectra.sink_metrics()
     request = site_requests(keys, metrics, errors, {view.run.id: GROUPS for view in some})
     for view, of_site, found in spectra.site_numbers(some, keys, request, executor):
         short = [view.short(*cell) for cell in of_site.select("n_prompts", "prefix").rows()]
         frames.append(
             of_site.with_columns(
-                *spectra.numbers([(of_site, found)], (*NUMBERS, *spectra.SINKS), errors=SURE),
+                *spectra.numbers([(of_site, found)], (*_NUMBERS, *spectra.SINKS), errors=SURE),
                 pl.Series("short_prompts", short, dtype=pl.Int32),
                 relative_depth=pl.col("depth") / view.run.plan.model.n_blocks,
             )

@@ -16,7 +16,7 @@ from lpp.analyze.pages.words import Run, Sentence, listed, number, signed
 from lpp.analyze.studies.layers import RANKS, SETTING, Layers, after_sinks
 from lpp.analyze.tables.flags import MEANING
 
-LEADING: Final = "zscore_effective_rank"
+_LEADING: Final = "zscore_effective_rank"
 """The rank of the conclusion: a collapse leaves nothing of the plain ranks to see."""
 
 _LABELS: Final = {
@@ -63,8 +63,8 @@ def layers_page(url: str, answer: Layers, names: Mapping[str, str]) -> Page:
 
 def _conclusions(answer: Layers) -> Iterator[Sentence]:
     """A sentence on each curve: where it is narrow."""
-    short = METRICS[LEADING].short
-    for row in answer.scores.filter(metric=LEADING).iter_rows(named=True):
+    short = METRICS[_LEADING].short
+    for row in answer.scores.filter(metric=_LEADING).iter_rows(named=True):
         where = _where(row)
         if row["score"] is None:
             yield Run(row["run"]), f"{where} has no hourglass score of {short}: {row['reason']}."

@@ -33,13 +33,13 @@ FEW_PROMPTS: Final = 100
 BRIEF: Final = 3
 """Settings that a terminal shows at once."""
 
-ROWS: Final = 40
+_ROWS: Final = 40
 """Most rows of metrics that a terminal shows at once."""
 
 DIMENSIONS_FIRST: Final = (*RANKS[::2], *RANKS[1::2])
 """Ranks in dimensions, then normalised: a terminal leaves out the last."""
 
-SETTING: Final = ("context", "n_prompts", "first_position")
+_SETTING: Final = ("context", "n_prompts", "first_position")
 
 _LABELS: Final = {
     "entropy_norm": "entropy / ln V",
@@ -69,7 +69,7 @@ def profile_page(
     """
     runs = RunStyles({run: names[run] for run in shown["run"].unique(maintain_order=True)})
     differences = pl.DataFrame() if differences is None else differences
-    groups = shown.partition_by(*SETTING, maintain_order=True)
+    groups = shown.partition_by(*_SETTING, maintain_order=True)
     sections = [_section(place, group, analysis, aggregates) for place, group in enumerate(groups)]
     if aggregates == EXTREMES:
         floors = _at_one_site(with_floors(shown))
@@ -187,7 +187,7 @@ def _profiles(name: str, profiles: pl.DataFrame, analysis: Analysis) -> Table:
         PROFILE,
         first=("run", *sites, *entropies, *ranks, *texts, "flags"),
         labels=_LABELS if few else {name: one.heading for name, one in PROFILE.items()},
-        key=("run", *SETTING, "site"),
+        key=("run", *_SETTING, "site"),
         code="analyze(STORE, selection).profiles()",
         compared=True,
     )
@@ -222,9 +222,9 @@ def _metrics(
         here.rename({name: f"value_{name}" for name in ERRORS}),
         {},
         first=("run", *several, "metric", "unit", "value", "flags"),
-        key=("run", *SETTING, "site", "metric"),
+        key=("run", *_SETTING, "site", "metric"),
         code="analyze(STORE, selection, metrics=...).metrics",
-        brief=here.height <= ROWS,
+        brief=here.height <= _ROWS,
     )
 
 
@@ -238,7 +238,7 @@ def _differences(differences: pl.DataFrame) -> Section:
         differences.with_columns(pl.col("metric").replace(headings)),
         {},
         first=(*runs, "metric", "difference", "verdict", "flags"),
-        key=("run_a", "run_b", *SETTING, "metric"),
+        key=("run_a", "run_b", *_SETTING, "metric"),
         code=saved_query("differences").statement,
         language="SQL",
     )

@@ -15,7 +15,7 @@ from lpp.analyze.metrics.registry import PROFILE
 from lpp.analyze.pages.page import UNKNOWN_FLAG, Figure, Opening
 from lpp.analyze.pages.words import MISSING, Flag, Part, Ref, Run, Sentence, from_to, label, number
 
-PROFILES: Final = "profiles"
+_PROFILES: Final = "profiles"
 DIFFERENCES: Final = "differences"
 """Names of the tables that the sentence links to."""
 
@@ -147,12 +147,12 @@ class _Told:
         parts: list[Part] = [
             Run(row["run"]),
             " has an entropy floor of ",
-            Ref(rough(row["entropy_floor"]), PROFILES),
+            Ref(rough(row["entropy_floor"]), _PROFILES),
             f" of ln V{choice if self.axes[1:] else choice.rstrip(',')}",
         ]
         bound = self._bound(row)
         for place, metric in enumerate(self.axes[1:]):
-            parts += [", " if place else " and uses ", Ref(rough(row[metric]), PROFILES)]
+            parts += [", " if place else " and uses ", Ref(rough(row[metric]), _PROFILES)]
             parts.append(f"{'' if place else f'{bound} dimensions'} by {label(metric)}")
         return tuple(parts)
 
@@ -166,7 +166,7 @@ class _Told:
     def _compared(self, metric: str, row: Row) -> tuple[Part, ...]:
         """A clause on the first axis; what the run "has" of the other two."""
         first = self.rows[0]
-        source = DIFFERENCES if self.numbers.differences.width else PROFILES
+        source = DIFFERENCES if self.numbers.differences.width else _PROFILES
         value = Ref(rough(row[metric]), source)
         verdict = self._verdict(metric, first["run"], row["run"])
         if verdict in (DIFFERS, MAY_BE_EQUAL):
@@ -248,7 +248,7 @@ def _sorted(rows: Sequence[Row], metric: str) -> list[Row]:
 def _range(metric: str, rows: Sequence[Row], unit: str) -> tuple[Part, ...]:
     if not rows:
         return (f" {MISSING}",)
-    low, high = ((Ref(rough(row[metric]), PROFILES), row["run"]) for row in (rows[0], rows[-1]))
+    low, high = ((Ref(rough(row[metric]), _PROFILES), row["run"]) for row in (rows[0], rows[-1]))
     return from_to(low, high, unit)
 
 

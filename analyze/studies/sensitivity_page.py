@@ -26,10 +26,10 @@ from lpp.analyze.tables.flags import MEANING
 CHARTED: Final = ("entropy_norm", "participation_ratio", "effective_rank")
 """Numbers that have a chart; the last opens the page."""
 
-SHOWN: Final = ("entropy_norm", *RANKS[::2], *RANKS[1::2])
+_SHOWN: Final = ("entropy_norm", *RANKS[::2], *RANKS[1::2])
 """Numbers of the tables."""
 
-ROWS: Final = 8
+_ROWS: Final = 8
 """Most settings that a terminal shows at once."""
 
 SENTENCES: Final = 4
@@ -46,7 +46,7 @@ _FIELDS: Final = {
     "aggregation": "by",
 }
 _CELL: Final = ("run", "corpus", "site", "context", "n_prompts")
-_LABELS: Final = {name: PROFILE[name].heading for name in SHOWN}
+_LABELS: Final = {name: PROFILE[name].heading for name in _SHOWN}
 
 
 def sensitivity_page(
@@ -173,14 +173,14 @@ def _orders(compared: Iterable[Compared]) -> Iterator[Sentence]:
 
 def _grid(answer: Sensitivity, held: pl.DataFrame, runs: RunStyles) -> Section:
     """A row for each setting of each run and site, and every number with its own flags."""
-    numbers = held.filter(pl.col("metric").is_in(SHOWN))
+    numbers = held.filter(pl.col("metric").is_in(_SHOWN))
     parts = ("value", *ERRORS)
     wide = numbers.pivot("metric", index=_CELL, values=parts, maintain_order=True)
     wide = wide.rename(
         {
             name: f"{metric}_{part}" if part != "value" else metric
             for part in parts
-            for metric in SHOWN
+            for metric in _SHOWN
             if (name := f"{part}_{metric}") in wide.columns
         }
     )
@@ -194,11 +194,11 @@ def _grid(answer: Sensitivity, held: pl.DataFrame, runs: RunStyles) -> Section:
         "Profiles by context and prompts",
         wide,
         PROFILE,
-        first=("run", *kept, "context", "n_prompts", *SHOWN, "flags"),
+        first=("run", *kept, "context", "n_prompts", *_SHOWN, "flags"),
         labels=_LABELS,
         key=_CELL,
         code="sensitivity(STORE, selection).values",
-        brief=wide.height <= ROWS,
+        brief=wide.height <= _ROWS,
     )
     values = table_of(
         "values",
@@ -238,7 +238,7 @@ def _tokens(answer: Sensitivity) -> Section:
         labels={"paper_tokens": "paper's procedure", "capture_tokens": "one capture"},
         key=("run",),
         code="sensitivity(STORE, selection).savings",
-        brief=len(rows) <= ROWS // 2,
+        brief=len(rows) <= _ROWS // 2,
     )
     return Section(
         "tokens",
@@ -329,10 +329,10 @@ def _agreement_table(compared: Iterable[Compared]) -> Table:
     """A row for each change, with tau of each number."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for one in _around(compared):
-        if one.metric not in SHOWN:
+        if one.metric not in _SHOWN:
             continue
         change, models = _change(one), one.agreement.n_models
-        empty = {"change": change, "n_models": models, "flags": []} | dict.fromkeys(SHOWN)
+        empty = {"change": change, "n_models": models, "flags": []} | dict.fromkeys(_SHOWN)
         row = rows.setdefault((one.differ[0], change), empty)
         row[one.metric] = one.agreement.kendall_tau
         row["flags"] = sorted({*row["flags"], *one.flags})
@@ -341,17 +341,17 @@ def _agreement_table(compared: Iterable[Compared]) -> Table:
     chosen = sorted(rows.items(), key=lambda item: order.index(item[0][0]))
     frame = pl.DataFrame(
         [row for _, row in chosen],
-        schema_overrides={**dict.fromkeys(SHOWN, pl.Float64), "flags": pl.List(pl.String)},
+        schema_overrides={**dict.fromkeys(_SHOWN, pl.Float64), "flags": pl.List(pl.String)},
     )
     return table_of(
         "agreement",
         "Where one setting changes",
         frame,
         {},
-        first=("change", "n_models", *SHOWN, "flags"),
-        styles=dict.fromkeys(SHOWN, "hundredths"),
+        first=("change", "n_models", *_SHOWN, "flags"),
+        styles=dict.fromkeys(_SHOWN, "hundredths"),
         labels={**_LABELS, "n_models": "models"},
         key=("change",),
         code="sensitivity(STORE, selection).agreement",
-        brief=frame.height <= 2 * ROWS,
+        brief=frame.height <= 2 * _ROWS,
     )

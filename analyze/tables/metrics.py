@@ -44,7 +44,7 @@ SCHEMA: Final = frame_schema(TABLE.columns, without=ADDED)
 
 VALUES: Final = ("value", *ERRORS)
 
-KEYS: Final = tuple(name for name in SCHEMA if name not in VALUES)
+_KEYS: Final = tuple(name for name in SCHEMA if name not in VALUES)
 """Columns known without reading a row; filters on them decide what is computed."""
 
 _SETTING = ("run", "site", "context", "prefix", "n_prompts", "first_position", "n_quarantined")
@@ -109,7 +109,7 @@ def all_keys(
     """The key columns of every row, in the order of the spectra table, then of `metrics`."""
     of_sites = [m for m in metrics if m.needs != "tokens"]
     of_tokens = [m for m in metrics if m.needs == "tokens"]
-    found = [pl.DataFrame(schema={name: SCHEMA[name] for name in KEYS})]
+    found = [pl.DataFrame(schema={name: SCHEMA[name] for name in _KEYS})]
     for view in views:
         keys = spectra.key_frame(view, selection)
         found.append(crossed(keys, computable(view, of_sites)))

@@ -6,8 +6,8 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.engine.cache import Cache
-from lpp.analyze.engine.estimates import Estimates, Request
-from lpp.analyze.engine.executor import LOCAL, Executor, Work
+from lpp.analyze.engine.estimates import Estimates, Request, SiteRequest
+from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.spectral import PAPER
@@ -141,7 +141,7 @@ def site_numbers(
         cache = Cache(view.run.path.parent.parent, view.run)
         for (site,), of_site in of_run.group_by("site", maintain_order=True):
             parts.append((view, of_site))
-            work.append(Work(view, cache, str(site), set(cells(of_site)), request(of_site)))
+            work.append(SiteRequest(view, cache, str(site), set(cells(of_site)), request(of_site)))
     for (view, of_site), found in zip(parts, executor.estimates(work), strict=True):
         yield view, of_site, found
 

@@ -10,12 +10,12 @@ from lpp.analyze.runs.token_files import TOKEN_COLUMNS, read_tokens
 from lpp.analyze.tables.lazy import ROWS, Source, scan
 from lpp.store import Run, open_store
 
-COLUMNS = pl.Schema([("run", pl.String()), *TOKEN_COLUMNS.items()])
+_COLUMNS = pl.Schema([("run", pl.String()), *TOKEN_COLUMNS.items()])
 """`run`, then the columns of `tokens.arrow`."""
 
 
 def scan_tokens(url: Url) -> pl.LazyFrame:
-    """Statistics of every committed token of the store at `url`: columns as in `COLUMNS`.
+    """Statistics of every committed token of the store at `url`: columns as in `_COLUMNS`.
 
     entropy, log_z, max_logprob, margin and next_logprob are in nats, varentropy in nats^2 (null in
     stores of releases without it). `next_rank` is 1 if the next token had the largest logit.
@@ -43,7 +43,7 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
     def compute(
         runs: Mapping[str, Run], keys: pl.DataFrame, columns: frozenset[str]
     ) -> Iterator[pl.DataFrame]:
-        names = [name for name in COLUMNS.names() if name in columns and name != "run"]
+        names = [name for name in _COLUMNS.names() if name in columns and name != "run"]
         for part in keys.partition_by("run", maintain_order=True):
             run = runs[part.item(0, "run")]
             files = dict(
@@ -57,7 +57,7 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
     return scan(
         Source(
             name="LPP TOKENS",
-            schema=COLUMNS,
+            schema=_COLUMNS,
             opened=lambda: open_store(url).runs,
             keys=keys,
             compute=compute,

@@ -16,17 +16,17 @@ from benchmarks.detection.draws import Floats, Integers, Numbers, jackknife_weig
 from benchmarks.detection.numbers import Floor, Mean, Rows, SquaredNorm, effective_ranks
 from benchmarks.detection.runs import BASE, captured, removed
 from benchmarks.detection.setting import DRAWN, SKIPPED, Setting
-from lpp.analyze.drift.entropy import entropy_drift
 from lpp.analyze.drift.pair import Pair, pair_of
-from lpp.analyze.drift.predictions import Summary, prediction_drift, token_drift
+from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.sites import site_drift
+from lpp.analyze.drift.summaries import Summary, entropy_drift, prediction_drift
 from lpp.analyze.numerics.jackknife import jackknife
-from lpp.analyze.numerics.logit_drift import Float32
 from lpp.analyze.numerics.row_drift import row_drift
 from lpp.analyze.runs.keys import RunView
 from lpp.store import Run
 from lpp.store.format.schedule import prefix_schedule
 from lpp.store.objects.disk import make_directory, replace_file
+from lpp.store.shared.logits import Float32
 
 OF_TOKENS: Final = ("log_perplexity", "kl", "flips", "entropy")
 FLOOR: Final = "entropy_floor"

@@ -16,7 +16,7 @@ from benchmarks.detection.damage import KINDS, NULL
 from benchmarks.detection.power import Shown, bounds, realisations, share, shown
 from benchmarks.detection.setting import DRAWN, SKIPPED
 from benchmarks.marked import table
-from lpp.analyze.numerics.logit_drift import Float32
+from lpp.store.shared.logits import Float32
 
 PAGE: Final = "DETECTION.md"
 DOSES: Final = "DOSES.md"

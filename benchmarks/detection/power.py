@@ -21,7 +21,7 @@ from benchmarks.detection.damage import NULL, doses
 from benchmarks.detection.draws import Floats
 from benchmarks.detection.measure import FLOOR, RANK, key
 from benchmarks.detection.setting import DRAWN, Setting
-from lpp.analyze.numerics.logit_drift import Float32
+from lpp.store.shared.logits import Float32
 
 RATE: Final = 0.05
 """Share of the draws of left-out nulls that may be alarms."""

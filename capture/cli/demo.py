@@ -19,14 +19,14 @@ from lpp.capture.models.machine import require
 from lpp.capture.plan.options import STORE
 from lpp.capture.plan.parts import WHOLE
 from lpp.store import open_store
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
     from lpp.capture.plan.request import CaptureRequest
 
 PROMPTS: Final = 100
-CONTEXT: Final = 200
+_CONTEXT: Final = 200
 UNTRAINED_SEED: Final = 0
 BITS: Final = 4
 """Of the weights of the rounded copy, on one grid for each output channel. The packaged model is
@@ -49,7 +49,7 @@ QUERIES: Final = (
 """Three questions to try next; trained: the run of the model as it is."""
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.option(
     "--store",
     default="demo",
@@ -119,7 +119,7 @@ def demo_request(model: Path, untrained_seed: int | None) -> "CaptureRequest":
         model=ModelSpec(id=str(model), untrained_seed=untrained_seed),
         corpus=CorpusSpec(name="pydoc"),
         selection=Selection(prompts=PROMPTS),
-        context=CONTEXT,
+        context=_CONTEXT,
         keep_head="yes",
     )
 

@@ -8,7 +8,7 @@ import click
 from lpp.capture.cli.scores_table import show_scores
 from lpp.capture.models.machine import require
 from lpp.capture.plan.options import STORE, option_by_name, request_of, split_names
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 
 if TYPE_CHECKING:
     from lpp.capture.evaluation.request import EvalRequest
@@ -22,7 +22,7 @@ OF_RUN: Final = (
 """Options that are those of `lpp-capture run`."""
 
 
-@click.command("eval", params=[option_by_name()[name] for name in OF_RUN])
+@click.command("eval", cls=LppCommand, params=[option_by_name()[name] for name in OF_RUN])
 @click.option(
     "--model", required=True, help="Evaluate this model: a hub id, a local folder or a GGUF file."
 )

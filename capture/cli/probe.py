@@ -11,7 +11,7 @@ from lpp.capture.cli.scores_table import show_scores
 from lpp.capture.models.machine import require
 from lpp.capture.plan.options import STORE, option_by_name
 from lpp.capture.probes.items import GROUPS, ITEM_SEED, SHOTS
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 
 VLLM_CONTEXT: Final = 2048
 """Tokens that vLLM makes room for, by default: the longest prompt of the probes has some 1,400."""
@@ -25,7 +25,7 @@ def _of_run() -> list[click.Parameter]:
     return [options[name] for name in OF_RUN]
 
 
-@click.command("probe", params=_of_run())
+@click.command("probe", cls=LppCommand, params=_of_run())
 @click.option(
     "--model", required=True, help="Evaluate this model: a hub id, a local folder or a GGUF file."
 )

@@ -9,7 +9,7 @@ import click
 from lpp.capture.models.machine import require
 from lpp.capture.plan.options import STORE, grace_option
 from lpp.store.commands.completion import complete_runs
-from lpp.store.commands.console import debug_option
+from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.format.find_runs import matching_runs
 from lpp.store.format.keys import RUNS_KEY
 from lpp.store.format.run_names import name_and_id
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from lpp.store.committed.compare import Problem
     from lpp.store.repair import Damage
 
-SHOWN = 3
+_SHOWN = 3
 """Problems of a shard that are listed; the rest are counted."""
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store", type=STORE)
 @click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_runs)
 @click.option(
@@ -152,8 +152,8 @@ def _details(result: "Repair") -> Iterator[str]:
 
 
 def _format_problems(start: str, problems: "Sequence[Problem]") -> str:
-    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    return start + "; ".join(str(problem) for problem in problems[:SHOWN]) + more
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return start + "; ".join(str(problem) for problem in problems[:_SHOWN]) + more
 
 
 def _outcome(result: "Repair", index: int) -> Iterator[str]:

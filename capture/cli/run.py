@@ -22,7 +22,7 @@ from lpp.capture.plan.options import (
     request_options,
 )
 from lpp.capture.plan.parts import Part, chosen_part
-from lpp.store.commands.console import EXIT_USER_ERROR, INTERRUPTED, debug_option
+from lpp.store.commands.console import EXIT_USER_ERROR, INTERRUPTED, LppCommand, debug_option
 from lpp.store.commands.signals import check_requests
 from lpp.store.errors import first_line
 from lpp.store.objects.place import place
@@ -39,7 +39,7 @@ WITH_JOBS = (
 """Options allowed with --jobs; every other option belongs to one job."""
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @request_options
 @click.option(
     "--store",

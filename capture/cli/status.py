@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lpp.store.commands.console import clear_screen, debug_option
+from lpp.store.commands.console import LppCommand, clear_screen, debug_option
 from lpp.store.commands.units import duration, short_bytes, short_count
 from lpp.store.format.run_names import name_and_id
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lpp.store.heartbeat import Writer
 
 
-@click.command()
+@click.command(cls=LppCommand)
 @click.argument("store")
 @click.option(
     "--format",

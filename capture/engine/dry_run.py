@@ -45,7 +45,7 @@ from lpp.store.format.plan import Keep, Plan
 from lpp.store.objects.place import Place, Url, place
 from lpp.store.store import open_if_any
 
-WIDTH = 80
+_WIDTH = 80
 LABEL_WIDTH = 11
 
 
@@ -89,7 +89,7 @@ class DryRun:
             start = f"{label:<{LABEL_WIDTH}}"
             lines += textwrap.wrap(
                 text,
-                WIDTH,
+                _WIDTH,
                 initial_indent=start,
                 subsequent_indent=indent,
                 break_long_words=False,

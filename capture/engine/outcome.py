@@ -14,7 +14,7 @@ from lpp.store.format.quarantine import NOTHING, QuarantineSummary
 from lpp.store.objects.place import Place
 from lpp.store.replay import Replay
 
-WIDTH: Final = 80
+_WIDTH: Final = 80
 
 HOPELESS: Final = "Capture it with another --dtype: bfloat16 or float32 where it was float16."
 """Advice for a model without one finite prompt."""
@@ -70,7 +70,7 @@ class Outcome:
         if self.hopeless:
             lines.append(HOPELESS)
         if self.replay is not None:
-            lines += textwrap.wrap(f"replay: {self.replay}", WIDTH, break_on_hyphens=False)
+            lines += textwrap.wrap(f"replay: {self.replay}", _WIDTH, break_on_hyphens=False)
         if self.lost_race:
             lines += [
                 f"{self.lost_race} of {self.captured + self.lost_race} shards were committed by "
@@ -89,7 +89,7 @@ class Outcome:
         else:
             was = "was complete already" if self.idle else "is complete"
             done, following = f"{run} {was}.", f"Next: lpp-analyze profile {store}"
-            fits = len(done) + 1 + len(following) <= WIDTH
+            fits = len(done) + 1 + len(following) <= _WIDTH
             lines += [f"{done} {following}"] if fits else [done, following]
         return "\n".join(lines)
 

@@ -23,7 +23,7 @@ from lm_eval.models.utils import (
 from lpp.capture.evaluation.sequences import Answer, EncodedRequest, encoded_request
 from lpp.store.errors import ErrorKind, InputError
 
-DRAWS: Final = (
+_DRAWS: Final = (
     *("do_sample", "num_beams", "num_return_sequences"),
     *("repetition_penalty", "no_repeat_ngram_size"),
 )
@@ -266,7 +266,7 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
 
 def _check_greedy(instance: Any, how: Mapping[str, Any]) -> None:
-    drawn = [name for name in DRAWS if how.get(name) not in (None, False, 0, 1, 1.0)]
+    drawn = [name for name in _DRAWS if how.get(name) not in (None, False, 0, 1, 1.0)]
     if how.get("do_sample"):
         drawn = ["do_sample", *drawn]
     if drawn:

@@ -39,13 +39,13 @@ from lpp.store.errors import ErrorKind, InputError, LppError
 LISTS: Final = {"models": "model", "corpora": "corpus"}
 """Name of a list -> the option that each entry must have."""
 
-KEYS: Final = ("store", "defaults", *LISTS, "matrix")
+_KEYS: Final = ("store", "defaults", *LISTS, "matrix")
 """Top-level keys of a file."""
 
 SERIES: Final = {"name": "series", "step": "step"}
 """Key of a table `series` -> the option that it sets."""
 
-SHOWN: Final = 20
+_SHOWN: Final = 20
 """Problems listed in one message."""
 
 
@@ -109,7 +109,9 @@ def parse_jobs(text: str, where: str) -> JobsFile:
         raise _refusal(where, [f"not TOML: {error}"]) from None
     reading = _Reading(option_by_name())
     problems = reading.problems
-    problems += [f"{key}: not known here.{_near(key, KEYS)}" for key in document if key not in KEYS]
+    problems += [
+        f"{key}: not known here.{_near(key, _KEYS)}" for key in document if key not in _KEYS
+    ]
     store = document.get("store")
     if store is not None and not isinstance(store, str):
         problems.append(f"store should be a string, is {store!r}")
@@ -309,8 +311,8 @@ def _near(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 
 
 def _refusal(where: str, problems: Sequence[str]) -> InputError:
-    listed = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
-    more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    listed = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
+    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return InputError(
         f"{where}: {len(problems)} problem{'s' * (len(problems) > 1)}, so nothing was run."
         f"{listed}{more}\nCorrect the file, then repeat the command. "

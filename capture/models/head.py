@@ -16,8 +16,8 @@ from torch import nn
 from lpp.capture.models.unembedding import Unembedding
 from lpp.store.arrays.layout import Rows
 from lpp.store.format.plan import StoredDtype
-from lpp.store.logits_proof import Stored, compare_logits
 from lpp.store.shared.logits import Head, HeadContent, entropy_and_log_z
+from lpp.store.shared.logits_proof import Stored, compare_logits
 from lpp.store.shared.matrices import Matrix
 
 DTYPES: Final[dict[torch.dtype, StoredDtype]] = {

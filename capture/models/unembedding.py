@@ -64,7 +64,7 @@ class Unembedding:
             torch.addmm(
                 self.module.bias, rows.to(self.module.weight), self.module.weight.t(), out=out
             )
-        _take(self.steps, out)
+        self.steps.take(out)
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def find_unembedding(model: nn.Module, modules: SiteModules) -> Unembedding:
     eps = torch.finfo(product.dtype).eps
     for steps in _readings(text_config(model)):
         made = product.clone()
-        _take(steps, made)
+        steps.take(made)
         # the same products in the same shapes: at most the last unit of a few values differs
         if not agree(made, expected, tolerance=max(eps / 16, 1e-5)):
             continue
@@ -117,16 +117,6 @@ def _readings(config: Any) -> Iterator[Steps]:
     if divisor := _number(config, "logits_scaling"):  # Granite
         yield Steps(divisor=divisor)
     yield _NONE
-
-
-def _take(steps: Steps, logits: torch.Tensor) -> None:
-    """Apply the steps after the product, in place, each rounded to the dtype of the logits."""
-    if steps.divisor is not None:
-        logits.div_(steps.divisor)
-    if steps.scale is not None:
-        logits.mul_(steps.scale)
-    if steps.softcap is not None:
-        logits.div_(steps.softcap).tanh_().mul_(steps.softcap)
 
 
 def _number(config: Any, name: str) -> float | None:

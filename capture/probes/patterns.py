@@ -130,7 +130,7 @@ def pattern_items(seed: int) -> tuple[list[PatternItem], list[PatternItem]]:
     seen: set[str] = set()
     for family, items in drawn.items():
         while len(items) < PER_FAMILY + SHOTS_PER_FAMILY:
-            shown = DRAWS[family](rng)
+            shown = _DRAWS[family](rng)
             rule = _rule(family, shown)
             if rule not in seen and (target := _only_answer(shown)):
                 seen.add(rule)
@@ -197,7 +197,7 @@ def _draw_increment(rng: random.Random) -> str:
     return "".join(str((start + step * i) % 10) for i in range(7))
 
 
-DRAWS: Final[dict[str, Callable[[random.Random], str]]] = {
+_DRAWS: Final[dict[str, Callable[[random.Random], str]]] = {
     "periodic": _draw_periodic,
     "alternating": _draw_alternating,
     "mirror": _draw_mirror,

@@ -33,9 +33,16 @@ from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.ray.actor import HandResult, Loaded, remote_actor
 from lpp.store import Run, create_store
-from lpp.store.commands.cluster import cluster, task_error
+from lpp.store.commands.cluster import cluster
 from lpp.store.commands.progress import progress, say
-from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError, first_line
+from lpp.store.errors import (
+    ConflictError,
+    ErrorKind,
+    InputError,
+    MachineError,
+    first_line,
+    task_error,
+)
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import differences
 from lpp.store.objects.place import Url, absolute

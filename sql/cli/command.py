@@ -26,7 +26,7 @@ from lpp.store.commands.console import LppCommand, debug_option, version_option
 from lpp.store.commands.output import chosen_format, output_file
 from lpp.store.errors import ErrorKind, InputError
 
-FORMATS: Final = ("table", "csv", "json", "parquet")
+_FORMATS: Final = ("table", "csv", "json", "parquet")
 
 SECONDS: Final = 600.0
 """How long a command may run by default."""
@@ -47,7 +47,7 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> str | None
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(FORMATS),
+    type=click.Choice(_FORMATS),
     help="Write in this format. Default: what the name of --output ends in, or table.",
 )
 @click.option(
@@ -150,7 +150,7 @@ def main(
     query = None if name is None else saved_query(name)
     text = _text(sql or "") if query is None else query.text
     root = store_root(store)
-    form = chosen_format(format_, output, FORMATS)
+    form = chosen_format(format_, output, _FORMATS)
     # Named nowhere, what the store holds stays unread: loading pyarrow takes longer than most
     # queries.
     named = [name for name in STORED if name in text.casefold()]

@@ -16,7 +16,7 @@ GAP: Final = 2
 LEAST: Final = (16, 10)
 """A text is broken into lines no narrower than the first, or else than the second."""
 
-LINES: Final = 4
+_LINES: Final = 4
 """A text in a column has no more lines."""
 
 MOST: Final = 160
@@ -95,7 +95,7 @@ def _widths(result: Result, columns: Sequence[int], width: int, narrowest: int) 
         head = max(map(len, _parts(result.heads[k])), default=1)
         cells = [len(row[k]) for row in result.rows]
         parts = [len(part) for row in result.rows for part in _parts(row[k])]
-        lined = -(-max(cells, default=1) // LINES)
+        lined = -(-max(cells, default=1) // _LINES)
         broken = [min(max(parts, default=1), 20), narrowest, lined]
         narrow = cells if result.numeric[k] else broken
         widths.append(max([*cells, len(result.heads[k]), 1]))

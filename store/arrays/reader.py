@@ -37,7 +37,7 @@ KEPT_BYTES: Final = 16 * MIB
 """A thread keeps buffers of up to this many bytes; a writer's chunks take 3 MiB."""
 
 
-TILE_BYTES: Final = MIB
+_TILE_BYTES: Final = MIB
 """Bytes of rows that are converted at a time: small enough that two loops work in the cache."""
 
 
@@ -160,7 +160,7 @@ def to_float32(rows: Rows) -> npt.NDArray[np.float32]:
     if rows.dtype == np.float32:
         return cast("npt.NDArray[np.float32]", rows)
     out = np.empty(rows.shape, np.float32)
-    step = max(1, TILE_BYTES // max(1, out[:1].nbytes))
+    step = max(1, _TILE_BYTES // max(1, out[:1].nbytes))
     for start in range(0, len(rows), step):
         _convert(rows[start : start + step], out[start : start + step])
     return out

@@ -103,30 +103,3 @@ def _start(ray: Any, address: str) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray installs its own
-
-
-def processors(ray: Any) -> int:
-    """Processors of the whole cluster at this moment, at least 1."""
-    return max(1, int(ray.cluster_resources().get("CPU", 0)))
-
-
-def task_error(ray: Any, error: Exception) -> Exception:
-    """The error to raise for a failed task: ours as it was raised there, Ray's as MachineError."""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        cause: Exception = error.cause
-        return cause
-    if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return MachineError(
-            "Ray ended a task because a machine of the cluster ran out of memory, several times. "
-            "Give Ray fewer processors there (`ray start --num-cpus`), so that fewer tasks run "
-            "at once.",
-            kind=ErrorKind.NO_MEMORY,
-        )
-    if isinstance(error, ray.exceptions.RayError):
-        line = first_line(error).rstrip(".")
-        return MachineError(
-            f"Ray gave up on a task: {line}. What is done stays: repeat the command once "
-            "`ray status` shows the machines.",
-            kind=ErrorKind.ENGINE_DIED,
-        )
-    return error

@@ -31,24 +31,49 @@ SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 8
 """Of every program, and by inheritance of its commands."""
 
 
-class LppGroup(click.Group):
-    """A click group whose commands turn library errors into one message and exit code 2."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"context_settings": SETTINGS, **kwargs})
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        return run_command(super().main, *args, **kwargs)
-
-
 class LppCommand(click.Command):
-    """The same for a command line that is one command."""
+    """A click command that turns library errors into one message and exit code 2, and refuses a
+    list that is given twice: click would drop all but the last.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"context_settings": SETTINGS, **kwargs})
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         return run_command(super().main, *args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=[*args])
+            _check_once(ctx, given)
+        return super().parse_args(ctx, args)
+
+
+class LppGroup(click.Group):
+    """A group of such commands."""
+
+    command_class = LppCommand
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"context_settings": SETTINGS, **kwargs})
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        return run_command(super().main, *args, **kwargs)
+
+
+def _check_once(ctx: click.Context, given: list[click.Parameter]) -> None:
+    """Refuse a second list: of one value the last counts, as everywhere; of two lists, users expect
+    both.
+    """
+    for one in given:
+        if isinstance(one, click.Option) and (one.metavar or "").endswith((",...", "NAMES")):
+            name, times = one.opts[0], given.count(one)
+            if times > 1:
+                raise click.UsageError(
+                    f"{name} is given {times} times, and only the last list would count. Give it "
+                    f"once, with all values: {name} A,B.",
+                    ctx,
+                )
 
 
 def run_command(main: Any, *args: Any, **kwargs: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Final
 GROUPS: Final = 10
 """Groups of prompts of a jackknife, by default: nine degrees of freedom, and eleven solves."""
 
-STEPS: Final = 10
+_STEPS: Final = 10
 """Prefixes of a schedule. The paper: ten, evenly spaced."""
 
 
@@ -18,7 +18,7 @@ def prefix_schedule(context: int) -> tuple[int, ...]:
     >>> prefix_schedule(5)
     (1, 2, 3, 4, 5)
     """
-    steps = (max(1, (2 * context * k + STEPS) // (2 * STEPS)) for k in range(1, STEPS + 1))
+    steps = (max(1, (2 * context * k + _STEPS) // (2 * _STEPS)) for k in range(1, _STEPS + 1))
     return tuple(sorted(set(steps)))
 
 

@@ -54,10 +54,21 @@ class Steps:
     """softcap * tanh(z / softcap)"""
 
     @property
-    def roundings(self) -> int:
-        """How often a logit is rounded to the dtype of the head, including after the product."""
-        single = (self.divisor is not None) + (self.scale is not None)
-        return 1 + single + 3 * (self.softcap is not None)
+    def operations(self) -> list[tuple[str, tuple[float, ...]]]:
+        """Name and constants of each operation, in order; each rounds to the dtype of the head.
+
+        The names are those of functions of NumPy and, with _ behind them, of methods of torch.
+        """
+        steps = (("divide", self.divisor), ("multiply", self.scale), ("divide", self.softcap))
+        found = [(name, (number,)) for name, number in steps if number is not None]
+        if self.softcap is None:
+            return [*found]
+        return [*found, ("tanh", ()), ("multiply", (self.softcap,))]
+
+    def take(self, logits: Any) -> None:
+        """Apply the steps to a torch tensor, in place."""
+        for name, constants in self.operations:
+            getattr(logits, f"{name}_")(*constants)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +176,8 @@ class Head:
         relative difference: roundings times epsilon times the largest magnitude of the row.
         """
         largest = np.abs(logits).max(axis=1, where=np.isfinite(logits), initial=0)
-        bound: Float32 = largest * np.float32(self.steps.roundings * EPSILON[self.dtype])
+        roundings = 1 + len(self.steps.operations)
+        bound: Float32 = largest * np.float32(roundings * EPSILON[self.dtype])
         return bound
 
     def _blocks(self) -> Iterator[tuple[slice, Float32]]:
@@ -180,21 +192,9 @@ class Head:
 
     def _after_product(self, z: Float32) -> None:
         """Round (n,) products, then apply the steps, in place."""
-        steps = self.steps
         self._round(z)
-        if steps.divisor is not None:
-            np.divide(z, np.float32(steps.divisor), out=z)
-            self._round(z)
-        if steps.scale is not None:
-            np.multiply(z, np.float32(steps.scale), out=z)
-            self._round(z)
-        if steps.softcap is not None:
-            cap = np.float32(steps.softcap)
-            np.divide(z, cap, out=z)
-            self._round(z)
-            np.tanh(z, out=z)
-            self._round(z)
-            np.multiply(z, cap, out=z)
+        for name, constants in self.steps.operations:
+            getattr(np, name)(z, *map(np.float32, constants), out=z)
             self._round(z)
 
     def _round(self, z: Float32) -> None:

@@ -22,14 +22,15 @@ from on_disk import on_disk
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import diff
-from lpp.analyze.drift import logits, tiles
 from lpp.analyze.drift.drift import Drift, drift
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.predictions import token_drift
+from lpp.analyze.drift.site_numbers import CROSS
 from lpp.analyze.drift.sites import site_drift
 from lpp.analyze.engine.executor import LocalExecutor
 from lpp.analyze.engine.workers import Workers
+from lpp.analyze.logits import tiles, two_runs
 from lpp.analyze.runs.token_files import read_tokens
 from lpp.store import open_store
 from lpp.store.errors import MachineError
@@ -123,7 +124,7 @@ def test_errors_and_numbers_that_are_missing_are_added(two: tuple[Made, Made]) -
     files = KeptDrift(pair)
     site_drift(pair, only=["cka"])
     values = {site: files.values(site) for site in ("embed", "final")}
-    assert {name for _, name in values["embed"]} == {"cka"}
+    assert {name for _, name in values["embed"]} == {CROSS}
     assert [cell.left_out for cell, _ in values["embed"]] == [()]
     assert sum(cell.left_out != () for cell, _ in values["final"]) == 10
     site_drift(pair, errors="all")
@@ -141,8 +142,8 @@ def test_what_is_kept_is_not_written_again(two: tuple[Made, Made]) -> None:
     site_drift(pair, ["block.1", "final"], errors="all")
     (second,) = {*folder.glob("block.1/*.arrow")} - {first}
     rows = [pl.read_ipc(path) for path in (first, second)]
-    assert rows[0].filter(metric="cka")["left_out"].to_list() == [[]]
-    assert len(rows[1].filter(metric="cka")["left_out"].explode().unique()) > 10
+    assert rows[0].filter(metric=CROSS)["left_out"].to_list() == [[]]
+    assert len(rows[1].filter(metric=CROSS)["left_out"].explode().unique()) > 10
     assert rows[1].filter(metric="cosine").is_empty()
     (only,) = folder.glob("final/*.arrow")
     assert only.is_file()
@@ -307,7 +308,7 @@ def test_spans_of_tokens_have_the_bits_of_one_read(
     two: tuple[Made, Made], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "TILE_ROWS", 4)
-    monkeypatch.setattr(logits, "SPAN_TILES", 1)
+    monkeypatch.setattr(two_runs, "SPAN_TILES", 1)
     pair = paired(*two)
     alone = drift(pair, errors="all", executor=LocalExecutor(2), **options)
     for jobs in (1, 3, 100):
@@ -319,7 +320,7 @@ def test_spans_end_with_a_tile_and_advance_by_their_tokens(
     two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "TILE_ROWS", 4)
-    monkeypatch.setattr(logits, "SPAN_TILES", 3)
+    monkeypatch.setattr(two_runs, "SPAN_TILES", 3)
     advanced: list[int] = []
 
     class Told:
@@ -350,8 +351,9 @@ def test_a_machine_that_cannot_multiply_as_the_driver_says_so(
     two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = paired(*two)
-    span = logits.Span(
-        pair=pair,
+    span = two_runs.Span(
+        a=pair.a,
+        b=pair.b,
         prompt_id=np.zeros(1, np.int32),
         position=np.zeros(1, np.int32),
         names=frozenset(["kl"]),
@@ -360,7 +362,7 @@ def test_a_machine_that_cannot_multiply_as_the_driver_says_so(
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     with pytest.raises(MachineError, match="has no torch"):
-        logits._of_span(span, Workers(1))
+        two_runs._of_span(span, Workers(1))
 
 
 # token tables

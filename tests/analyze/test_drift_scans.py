@@ -70,10 +70,11 @@ def test_one_site_and_its_columns_decide_what_is_computed(root: Path) -> None:
     (rows,) = kept(root, "*/*")
     assert {*rows["metric"]} == {"cosine", "relative_distance"}
     table.filter(site="block.1").select("site", "cka").collect()
-    assert {*rows["metric"]} | {"cka"} == {*pl.concat(kept(root, "block.1/*"))["metric"]}
-    assert len(pl.concat(kept(root, "block.1/*")).filter(metric="cka")) == 1
+    # of CKA the squared norm of X'Y is kept here; those of X'X and Y'Y with the spectra of the runs
+    assert {*rows["metric"]} | {"cross"} == {*pl.concat(kept(root, "block.1/*"))["metric"]}
+    assert len(pl.concat(kept(root, "block.1/*")).filter(metric="cross")) == 1
     table.filter(site="block.1").select("cka_ci_low").collect()
-    assert len(pl.concat(kept(root, "block.1/*")).filter(metric="cka")) == 1 + len(LENGTHS)
+    assert len(pl.concat(kept(root, "block.1/*")).filter(metric="cross")) == 1 + len(LENGTHS)
     assert kept(root, "[!b]*/*") == []
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lpp.analyze.numerics.final_norm import EPSILONS, FinalNorm, best_norm, tolerance
+from lpp.analyze.logits.final_norm import EPSILONS, FinalNorm, best_norm, tolerance
 
 Array = npt.NDArray[np.float64]
 D = 24

@@ -14,7 +14,8 @@ from made_runs import Made, MakeRun
 
 from lpp.analyze import Selection, analyze, scan_metrics, scan_spectra
 from lpp.analyze.cli.command import main
-from lpp.analyze.engine.executor import LocalExecutor, Work
+from lpp.analyze.engine.estimates import SiteRequest
+from lpp.analyze.engine.executor import LocalExecutor
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.pages.words import number
@@ -116,7 +117,9 @@ class Plain(LocalExecutor):
         self.calls: list[set[int]] = []
         """First positions of each call."""
 
-    def estimates(self, work: Iterable[Work]) -> Iterator[Mapping[tuple[Cell, str], Estimate]]:
+    def estimates(
+        self, work: Iterable[SiteRequest]
+    ) -> Iterator[Mapping[tuple[Cell, str], Estimate]]:
         some = list(work)
         self.calls.append({cell.first_position for one in some for cell in one.cells})
         for one in some:

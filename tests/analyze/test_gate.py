@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from lpp.analyze.drift.gate import (
+from lpp.analyze.drift.gate import verdict
+from lpp.analyze.drift.pair import Lost
+from lpp.analyze.drift.sites import SiteDrift
+from lpp.analyze.drift.summaries import Summary
+from lpp.analyze.numerics.jackknife import Estimate
+from lpp.analyze.quantities.conditions import (
     check_conditions,
     family,
     names,
     needs_errors,
     parse_condition,
-    verdict,
 )
-from lpp.analyze.drift.pair import Lost
-from lpp.analyze.drift.predictions import Summary
-from lpp.analyze.drift.sites import SiteDrift
-from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.store.errors import InputError
 

@@ -12,12 +12,14 @@ from evaluated_items import EvaluatedRun, evaluated_run, row_at
 from made_runs import MakeRun
 
 import lpp.analyze
-from lpp.analyze.drift import tiles
-from lpp.analyze.drift.products import NUMPY
-from lpp.analyze.evaluations import lens as module
+from lpp.analyze.evaluations import lens as of_items
 from lpp.analyze.evaluations.evaluated import evaluated_items
-from lpp.analyze.evaluations.lens import OF_ITEMS, Lens, agreement_depth, lens_of
+from lpp.analyze.evaluations.lens import OF_ITEMS, ItemLens, lens_of
 from lpp.analyze.evaluations.rows import read_rows
+from lpp.analyze.logits import lens as module
+from lpp.analyze.logits import tiles
+from lpp.analyze.logits.lens import agreement_depth
+from lpp.analyze.logits.products import NUMPY
 from lpp.store import open_store
 from lpp.store.arrays.reader import to_float32
 from lpp.store.objects.locate import objects_at
@@ -121,7 +123,7 @@ def computed(written: EvaluatedRun, blocks: list[int]) -> dict[str, list[float]]
     read = evaluated_items(written.root, "tiny_task")
     sites = [f"block.{k}" for k in blocks]
     lens = lens_of(read, sites)
-    assert isinstance(lens, Lens)
+    assert isinstance(lens, ItemLens)
     found: dict[str, Any] = {}
     for k, site in zip(blocks, sites, strict=True):
         answers, _ = read_rows(read, site)
@@ -163,7 +165,7 @@ def test_tiles_do_not_matter(
     whole = computed(written, [1, 2])
     monkeypatch.setattr(tiles, "TILE_ROWS", tile_rows)
     monkeypatch.setattr(module, "GROUP", group)
-    monkeypatch.setattr(module, "STEP_ROWS", tile_rows)
+    monkeypatch.setattr(of_items, "STEP_ROWS", tile_rows)
     for name, values in computed(written, [1, 2]).items():
         assert values == pytest.approx(whole[name], abs=TOLERANCE, nan_ok=True), name
 
@@ -244,7 +246,7 @@ def test_an_empty_answer_has_no_share(make_run: MakeRun) -> None:
     tokens[0], tokens[1][read.table["chosen"][1]] = [None, None, None], None
     table = read.table.with_columns(pl.Series("first_tokens", tokens, dtype=pl.List(pl.Int32())))
     lens = lens_of(replace(read, table=table), ["block.1"])
-    assert isinstance(lens, Lens)
+    assert isinstance(lens, ItemLens)
     found = lens.features("block.1", read_rows(read, "block.1")[0])
     assert np.isnan(found["lens_share"]).tolist()[:3] == [True, True, False]
     assert np.isfinite(found["lens_logprob"]).all()

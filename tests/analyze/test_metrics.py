@@ -16,8 +16,8 @@ from polars.testing import assert_frame_equal
 
 from lpp.analyze import METRICS, Metric, scan_metrics, scan_spectra
 from lpp.analyze.engine.cache import Cache
-from lpp.analyze.engine.estimates import Estimates, Request
-from lpp.analyze.engine.executor import LOCAL, Work
+from lpp.analyze.engine.estimates import Estimates, Request, SiteRequest
+from lpp.analyze.engine.executor import LOCAL
 from lpp.analyze.engine.token_estimates import token_estimates
 from lpp.analyze.metrics.metric import SiteRows
 from lpp.analyze.metrics.registry import PAPER_NAMES, chosen, with_free
@@ -163,6 +163,7 @@ def reference(rows: Array) -> dict[str, float]:
         "zscore_effective_rank_norm": z_rank / bound,
         "top1_column_share": variances[0] / variances.sum(),
         "top5_column_share": variances[:5].sum() / variances.sum(),
+        "outlier_severity": np.linalg.norm(wide.mean(axis=0)) / np.linalg.norm(deviations),
         "stable_rank": np.linalg.norm(centred) ** 2 / np.linalg.norm(centred, 2) ** 2,
         "rankme": np.exp(shannon(singular / singular.sum())),
         "alpha_req": alpha,
@@ -312,7 +313,7 @@ def total(given: SiteRows) -> float:
 
 def estimated(*work: Any) -> Estimates:
     """The estimates of one site."""
-    return next(LOCAL.estimates([Work(*work)]))
+    return next(LOCAL.estimates([SiteRequest(*work)]))
 
 
 def test_rows_are_read_once_for_every_kind(make_run: MakeRun, work: Counter[str]) -> None:

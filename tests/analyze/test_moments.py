@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lpp.analyze.numerics.moments as module
-from lpp.analyze.numerics.moments import Moments, Rows, Workspace, standardised
+from lpp.analyze.numerics.moments import Gram, Moments, Rows, Workspace, standardised
 
 
 def rows_of(seed: int, n: int, dim: int) -> Rows:
@@ -57,6 +57,16 @@ def test_any_split_merges_to_the_whole(seed: int, n: int, dim: int, cuts: list[i
         streamed.add(Moments.from_rows(rows[a:b]))
     for moments in (left, right, streamed):
         assert_same(moments, reference(rows))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_a_gram_matrix_knows_the_mean_of_the_rows_that_stay(offset: float) -> None:
+    rows = (np.random.default_rng(5).normal(size=(9, 30)) + offset).astype(np.float32)
+    kept = np.array([True, False, True, True, False, True, True, True, False])
+    gram = Gram.from_rows(rows)
+    for found, some in ((gram, rows), (gram.only(kept), rows[kept])):
+        np.testing.assert_allclose(found.mean, some.astype(np.float64).mean(axis=0), atol=1e-11)
+    assert not gram.only(np.zeros(9, dtype=bool)).mean.any()
 
 
 def test_merge_leaves_its_operands_alone_and_add_does_not() -> None:

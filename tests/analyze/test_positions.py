@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lpp.analyze.drift.positions import BANDS, band_edges, by_position
 from lpp.analyze.drift.predictions import TOKEN_DRIFT
+from lpp.analyze.drift.summaries import BANDS, band_edges, by_position
 from lpp.store.format.schedule import group_boundaries
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14, 17)

@@ -14,7 +14,8 @@ from made_runs import MakeRun
 
 from lpp.analyze import diff
 from lpp.analyze.cli.command import main
-from lpp.analyze.drift.predictions import TOKEN_DRIFT, prediction_drift
+from lpp.analyze.drift.predictions import TOKEN_DRIFT
+from lpp.analyze.drift.summaries import prediction_drift
 from lpp.analyze.quantities.drift import PREDICTIONS
 
 

@@ -20,20 +20,15 @@ from polars.testing import assert_frame_equal
 from scipy.special import log_softmax
 
 from lpp.analyze.drift import predictions as module
-from lpp.analyze.drift import tiles
 from lpp.analyze.drift.kept import KeptDrift
-from lpp.analyze.drift.logits import arithmetic
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.predictions import (
-    TOKEN_DRIFT,
-    Summary,
-    compared_tokens,
-    prediction_drift,
-    token_drift,
-)
-from lpp.analyze.drift.products import NUMPY, Products, described, place_of, products
+from lpp.analyze.drift.predictions import TOKEN_DRIFT, compared_tokens, token_drift
+from lpp.analyze.drift.summaries import Summary, prediction_drift
 from lpp.analyze.engine.executor import LOCAL
-from lpp.analyze.numerics.logit_drift import TIES
+from lpp.analyze.logits import tiles
+from lpp.analyze.logits.divergences import TIES
+from lpp.analyze.logits.heads import arithmetic
+from lpp.analyze.logits.products import NUMPY, Products, described, place_of, products
 from lpp.analyze.runs.keys import RunView
 from lpp.store import Run, open_store
 from lpp.store.errors import FormatError, InputError
@@ -288,7 +283,6 @@ def test_without_a_head_flips_and_next_come_from_the_statistics(
     assert why is not None
     assert f"run {b.run.id} of " in why
     assert "--keep-head yes" in why
-    assert arithmetic(pair, LOCAL) == ""
     found = token_drift(pair)
     assert found.schema == TOKEN_DRIFT
     assert found.select(FULL).null_count().row(0) == (len(found),) * len(FULL)
@@ -400,10 +394,10 @@ def test_a_prompt_without_rows_in_one_run_is_refused_or_left_out(
 
 def logits(made: Products, rows: npt.NDArray[np.float32], group: int = 2) -> Any:
     """(n, V), from a tile that is used a second time."""
-    tile = made.tile(7, group)
-    for _ in tile.logits(rows[:3]):
+    tile = made(7, group)
+    for _ in tile(rows[:3]):
         pass
-    return np.concatenate([some.copy() for some in tile.logits(rows)])
+    return np.concatenate([some.copy() for some in tile(rows)])
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -448,8 +442,8 @@ def test_the_matrix_as_stored_gives_torch_the_same_values(monkeypatch: pytest.Mo
 def test_what_multiplies_is_told(side: Callable[..., Side]) -> None:
     pair = pair_of(side("a"), side("b", head=HeadContent(matrix=matrix(6, 1, "bfloat16"))))
     whole, half = (described(place_of(dtype), dtype) for dtype in ("float32", "bfloat16"))
-    assert arithmetic(pair, LOCAL) == f"{whole}; {half}, of rows stored as float32"
-    assert arithmetic(pair_of(side("a"), side("a")), LOCAL) == whole
+    assert arithmetic(pair.runs, LOCAL) == f"{whole}; {half}, of rows stored as float32"
+    assert arithmetic(pair_of(side("a"), side("a")).runs, LOCAL) == whole
 
 
 def test_tasks_of_a_cluster_open_no_card(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,21 @@ def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
             assert answer.frame.select(key).is_unique().all(), answer.query.name
 
 
+def test_metrics_that_were_asked_for_by_name_stand_beside_the_profiles(make_run: MakeRun) -> None:
+    made = make_run()
+    for asked, shown in (([], []), (["outlier_severity", "rsr"], ["outlier_severity", "rsr"])):
+        options = ["--metrics", ",".join(asked)] if asked else []
+        done = CliRunner().invoke(main, ["profile", str(made.root), *options])
+        assert done.exit_code == 0, done.output
+        (section,) = (one for one in report(str(made.root)).sections if one.name == "profiles")
+        tables = {table.name: table for table in section.tables}
+        assert ("metrics" in tables) == bool(asked)
+        if shown:
+            found = ask(made.root, QUERIES)["metrics"].frame
+            assert found["metric"].unique(maintain_order=True).to_list() == shown
+            assert found["value"].is_finite().all()
+
+
 def test_tables_named_in_the_report_are_declared() -> None:
     assert {query.table for query in QUERIES} <= set(TABLES)
 
@@ -76,7 +91,7 @@ MAIN = {
     **{"spectra": "effective_rank", "eigenvalues": "eigenvalue", "entropy": "entropy"},
     **{"sensitivity": "value", "agreement": "kendall_tau", "surprises": "surprisal"},
     **{"correlations": "coefficient", "benchmarks": "value", "published": "entropy_floor"},
-    **{"flags": "n_rows", "apart": "other_texts"},
+    **{"flags": "n_rows", "apart": "other_texts", "metrics": "value"},
     **{"drift": "mean", "drift-sites": "relative_distance", "drift-histogram": "share"},
     **{"drift-positions": "flips", "drift-tokens": "kl"},
     **{"item-analyses": "accuracy", "item-features": "auroc", "item-sites": "auroc"},

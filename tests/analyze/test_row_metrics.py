@@ -12,8 +12,8 @@ import pytest
 from made_runs import Made, MakeRun
 
 from lpp.analyze.engine.cache import Cache
-from lpp.analyze.engine.estimates import Request
-from lpp.analyze.engine.executor import LOCAL, Work
+from lpp.analyze.engine.estimates import Request, SiteRequest
+from lpp.analyze.engine.executor import LOCAL
 from lpp.analyze.metrics.anisotropy import mean_pairwise_cosine
 from lpp.analyze.metrics.neighbours import two_nn
 from lpp.analyze.metrics.parts import Parts
@@ -151,7 +151,7 @@ def test_first_positions_are_left_out(
     ]
     names = ("anisotropy", "curvature", "prompt_erank", "robust_participation_ratio", "two_nn")
     request = Request(metrics=[METRICS[name] for name in names])
-    work = Work(view, Cache(made.root, view.run), "final", cells, request)
+    work = SiteRequest(view, Cache(made.root, view.run), "final", cells, request)
     estimates = next(LOCAL.estimates([work]))
     found = {key: float("nan") if e.value is None else e.value for key, e in estimates.items()}
     for cell in cells:

@@ -20,6 +20,7 @@ from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.sites import SiteDrift, site_drift, why_missing
 from lpp.analyze.engine import executor as of_executor
+from lpp.analyze.engine.cache import Cache
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.quantities.drift import RANKS, SITE_CHANGES
 from lpp.analyze.runs.cells import Cell
@@ -470,6 +471,22 @@ def test_differences_of_ranks_are_those_of_the_spectra_table(made: Made) -> None
         assert getattr(found, name).value == pytest.approx(values[b.id] - values[a.id], rel=1e-9)
 
 
+def test_what_a_profile_kept_of_each_run_is_not_multiplied_again(made: Made) -> None:
+    a, b = run_of(made), write(made, moved(made.hidden))
+    pair, only = paired(a, b), ["cka", *RANKS]
+    (before,) = site_drift(pair, ["final"], only=only, errors="none")
+    shutil.rmtree(on_disk(made.root) / "analysis")
+    scan_spectra(made.root).collect()
+    folders = [on_disk(Cache(made.root, run).folder) for run in (a, b)]
+    kept = {path for folder in folders for path in folder.rglob("*.arrow")}
+    (after,) = site_drift(pair, ["final"], only=only, errors="none")
+    assert kept == {path for folder in folders for path in folder.rglob("*.arrow")}
+    assert after == before
+    site_drift(pair, ["final"], only=["overlap"], errors="none")
+    added = {path for folder in folders for path in folder.rglob("*.arrow")} - kept
+    assert {path.name.partition("-")[0] for path in added} == {"spectra", "leading"}
+
+
 def test_common_sites_by_depth_and_what_is_not_common(made: Made) -> None:
     hidden = {site: rows for site, rows in made.hidden.items() if site != "block.1"}
     a, b = run_of(made), write(made, hidden)
@@ -484,8 +501,10 @@ def test_common_sites_by_depth_and_what_is_not_common(made: Made) -> None:
 
     found = site_drift(paired(a, b), ["final", "embed"], progress=Told())
     assert [one.site for one in found] == ["embed", "final"]
-    names = " and ".join(names_of_two(RunView(a), RunView(b)))
-    assert told == ["+1", f"embed of {names}", "+1", f"final of {names}"]
+    each = names_of_two(RunView(a), RunView(b))
+    tokens, names = f"+{sum(LENGTHS)}", " and ".join(each)
+    spectra = [f"spectra at {site} of {name}" for site in ("embed", "final") for name in each]
+    assert told == [*spectra, tokens, f"embed of {names}", tokens, f"final of {names}"]
     assert [one.site for one in site_drift(paired(a, b))] == list(hidden)
     with pytest.raises(InputError, match=r"no site 'block.1'; .* There is embed, block.2, final"):
         site_drift(paired(a, b), ["block.1"])

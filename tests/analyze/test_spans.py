@@ -11,7 +11,7 @@ from made_runs import MakeRun
 
 from lpp.analyze import scan_spectra
 from lpp.analyze.engine import accumulate
-from lpp.analyze.engine.accumulate import pieces, span_ends
+from lpp.analyze.engine.accumulate import divided, span_ends
 from lpp.analyze.numerics import moments
 
 LENGTHS = [20, 3, 20, 11, 20, 20, 1, 20, 7, 20, 20, 20, 2, 20, 20, 5, 20, 20, 20, 20]
@@ -30,15 +30,19 @@ def test_spans_hold_rows_enough_and_more_prompts_move_no_end(
     assert span_ends(np.array(lengths[:some], np.int32), rows) == [e for e in ends if e <= some]
 
 
-@given(count=st.integers(1, 30), cuts=st.lists(st.integers(1, 29), unique=True), data=st.data())
-def test_pieces_of_a_range_are_its_prompts_each_once(
-    count: int, cuts: list[int], data: st.DataObject
+@given(
+    bounds=st.lists(st.integers(0, 30), unique=True, min_size=2).map(sorted),
+    cuts=st.lists(st.integers(1, 29), unique=True).map(sorted),
+)
+def test_prompts_are_divided_at_the_ends_of_spans_inside_their_runs(
+    bounds: list[int], cuts: list[int]
 ) -> None:
-    end = data.draw(st.integers(1, count))
-    first = data.draw(st.integers(0, end - 1))
-    found = pieces(sorted(cuts), first, end)
-    assert [prompt for a, b in found for prompt in range(a, b)] == list(range(first, end))
-    assert {b for _, b in found[:-1]} <= set(cuts)
+    prompts = tuple(zip(bounds[::2], bounds[1::2], strict=False))
+    found = divided(prompts, cuts)
+    runs = [run for part in found for run in part]
+    assert [p for a, b in runs for p in range(a, b)] == [p for a, b in prompts for p in range(a, b)]
+    inside = {cut for cut in cuts for a, b in prompts if a < cut < b}
+    assert [part[-1][1] for part in found] == [*sorted(inside), prompts[-1][1]]
 
 
 @pytest.mark.parametrize("dim", [4, 40], ids=["moments", "rows of short prefixes"])

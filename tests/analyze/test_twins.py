@@ -8,8 +8,8 @@ import pytest
 from made_runs import MakeRun
 
 from lpp.analyze.engine.cache import Cache
-from lpp.analyze.engine.estimates import Request
-from lpp.analyze.engine.executor import LOCAL, Work
+from lpp.analyze.engine.estimates import Request, SiteRequest
+from lpp.analyze.engine.executor import LOCAL
 from lpp.analyze.metrics.prompt_ranks import prompt_entropy
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.runs.cells import Cell
@@ -80,7 +80,7 @@ def test_the_error_leaves_the_same_prompts_out_of_both(make_run: MakeRun) -> Non
     trained, twin = make_run(scale=narrow), make_run(untrained_seed=7, seed=0)
     cell = Cell(6, 20)
     work = [
-        Work(view, Cache(trained.root, view.run), "final", [cell], request)
+        SiteRequest(view, Cache(trained.root, view.run), "final", [cell], request)
         for view in views(trained.root)
         for metric in (METRICS["diff_erank"],)
         for request in (Request(metrics=[metric], errors=[metric.name], groups=3),)

@@ -58,7 +58,8 @@ def capture(model: Path, texts: Path, tmp_path: Path) -> Capture:
     def run(*extra: object, prompts: int = 9, tokens: object = CONTINUED) -> Result:
         options = ["run", "--model", model, "--corpus", texts, "--store", tmp_path / "store"]
         options += ["--prompts", prompts, "--min-bytes", 0, "--context", CONTEXT]
-        options += ["--sites", "final", *(["--continue", tokens] if tokens else []), *extra]
+        options += [] if "--sites" in extra else ["--sites", "final"]
+        options += [*(["--continue", tokens] if tokens else []), *extra]
         return CliRunner().invoke(lpp_capture, [str(option) for option in options])
 
     return run

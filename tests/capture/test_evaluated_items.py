@@ -16,7 +16,7 @@ from lpp.analyze import build_database
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import item_features
-from lpp.analyze.evaluations.lens import Lens, lens_of
+from lpp.analyze.evaluations.lens import ItemLens, lens_of
 from lpp.analyze.evaluations.rows import read_rows, row_features
 from lpp.capture.cli.command import main
 from lpp.sql import connect, saved_query
@@ -83,7 +83,7 @@ def test_the_lens_is_that_of_the_model(read: EvaluatedItems, model: Path) -> Non
     n_blocks = network.config.num_hidden_layers
     blocks = [f"block.{k}" for k in range(1, n_blocks + 1)]
     lens = lens_of(read, blocks)
-    assert isinstance(lens, Lens)
+    assert isinstance(lens, ItemLens)
     tokens = read.view.prompts["token_ids"]
     table = read.table
     found = [lens.features(site, read_rows(read, site)[0]) for site in blocks]

@@ -45,7 +45,8 @@ def evaluate(model: Path, tmp_path: Path) -> Eval:
 
     def run(tasks: object, *extra: object, model: object = model) -> Result:
         words = ["eval", "--model", model, "--tasks", tasks, "--store", tmp_path / "store"]
-        words += ["--sites", "final", "--context", 60, *extra]
+        words += [] if "--sites" in extra else ["--sites", "final"]
+        words += ["--context", 60, *extra]
         return CliRunner().invoke(main, [str(word) for word in words])
 
     return run

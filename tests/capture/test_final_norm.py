@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from lpp.analyze.numerics.final_norm import best_norm, tolerance
+from lpp.analyze.logits.final_norm import best_norm, tolerance
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.run import capture_into
 from lpp.capture.models.find_sites import find_sites

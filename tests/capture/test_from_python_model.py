@@ -16,6 +16,7 @@ import torch
 from loaded_models import SETTINGS, TEXTS, Load, tokenizer_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lpp.analyze.logits.proof import check_logits
 from lpp.capture import capture
 from lpp.capture.from_python import OF_LOADING
 from lpp.capture.models.load import adopt_model
@@ -24,7 +25,6 @@ from lpp.capture.models.same_weights import state_fingerprint
 from lpp.capture.models.spec import LoadedModel
 from lpp.capture.plan.options import option_by_name
 from lpp.store.errors import InputError
-from lpp.store.logits_proof import check_logits
 
 Folder = Callable[[str], Path]
 

@@ -19,6 +19,7 @@ from stored import object_path
 from torch import nn
 
 from lpp.analyze.cli.command import main as analyze
+from lpp.analyze.logits.proof import check_logits
 from lpp.capture.cli.command import main
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.heads import keep_head
@@ -27,10 +28,10 @@ from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, open_store
 from lpp.store.errors import FormatError
-from lpp.store.logits_proof import LogitsCheck, check_logits
 from lpp.store.objects.locate import objects_at
 from lpp.store.shared.heads import commit_head
 from lpp.store.shared.logits import HeadContent
+from lpp.store.shared.logits_proof import LogitsCheck
 from lpp.store.shared.matrices import Matrix
 
 SMALL: dict[str, Any] = {

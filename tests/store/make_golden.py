@@ -25,6 +25,7 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 
+from lpp.analyze.logits.proof import check_logits
 from lpp.store import RunWriter, add_scores, create_store
 from lpp.store.arrays.moments import SiteMoments
 from lpp.store.format.commit_record import ContinuationSource
@@ -50,7 +51,6 @@ from lpp.store.format.tables import (
     VOCABULARY_SCHEMA,
     WRITTEN_SCHEMA,
 )
-from lpp.store.logits_proof import check_logits
 from lpp.store.objects.locate import objects_at
 from lpp.store.shared.continuations import commit_block, settled_seed
 from lpp.store.shared.heads import commit_head

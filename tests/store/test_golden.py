@@ -7,10 +7,10 @@ import pytest
 from golden_stores import GOLDEN, OF_3, golden_3, records_of
 from zarr_arrays import rows_of
 
+from lpp.analyze.logits.proof import check_logits
 from lpp.store import open_store, read_scores
 from lpp.store.format.plan import Series
 from lpp.store.format.tables import PROMPTS_SCHEMA
-from lpp.store.logits_proof import check_logits
 from lpp.store.objects.locate import objects_at
 from lpp.store.replay import written_tokens
 from lpp.store.scores import score_sets, verify_scores

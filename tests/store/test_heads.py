@@ -21,10 +21,10 @@ from small_capture import make_capture, make_plan
 from stored import objects_dir
 from zarr_arrays import array_in
 
+from lpp.analyze.logits.proof import check_logits, logits_problems
 from lpp.store import Run, create_store, open_store
 from lpp.store.errors import FormatError
 from lpp.store.format.plan import StoredDtype
-from lpp.store.logits_proof import check_logits, logits_problems
 from lpp.store.objects.locate import objects_at
 from lpp.store.shared import logits
 from lpp.store.shared.heads import commit_head, head_directories, open_head

@@ -6,7 +6,7 @@ is on the first node; the second is killed by SIGKILL once it holds or does part
     python ray_nodes.py analysis FOLDER [SPANS]
     python ray_nodes.py capture FOLDER MODEL [PROMPTS]
 
-    python ray_nodes.py analysis-worker FOLDER          # kills a process while it computes
+    python ray_nodes.py analysis-worker FOLDER TITLE    # kills a process that runs such a task
     python ray_nodes.py capture-worker FOLDER MODEL
 
     python ray_nodes.py drift FOLDER    # kills no node
@@ -26,13 +26,10 @@ from typing import Any
 
 from stored import stored_objects
 
-PATIENCE = 120.0
-"""Seconds within which work should reach the second node."""
-
 
 @contextlib.contextmanager
-def two_nodes(cpus: int = 1) -> Iterator[tuple[str, Callable[[], str], Callable[[], None]]]:
-    """Address of the cluster, a function for the id of its second node, and one that kills it."""
+def two_nodes(cpus: int = 1) -> Iterator[tuple[str, Any, Callable[[], None]]]:
+    """Address of the cluster, its second node, and a function that kills that."""
     from ray.cluster_utils import Cluster
 
     common: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": 100 << 20}
@@ -48,58 +45,104 @@ def two_nodes(cpus: int = 1) -> Iterator[tuple[str, Callable[[], str], Callable[
     try:
         yield (
             found.address,
-            lambda: str(second.node_id),
+            second,
             lambda: found.remove_node(second, allow_graceful=False),
         )
     finally:
         found.shutdown()
 
 
-@contextlib.contextmanager
-def killing(title: str, when: Callable[[], bool]) -> Iterator[list[int]]:
-    """While open: kill -9 the first process of this cluster that runs `title`, once `when()`.
+def short_spans() -> None:
+    """Divide sites into short spans, in this process."""
+    from lpp.analyze.engine import accumulate
 
-    Ray names its processes by what they run at the moment. Yields the list of killed ones.
+    accumulate.SPAN_CHUNKS = 16
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """The module `ray`, connected; its workers divide sites into short spans too."""
+    import ray
+
+    from lpp.store.commands.cluster import QUIET, THREADS, cluster
+
+    os.environ.update(QUIET)
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        runtime_env={
+            "env_vars": dict.fromkeys(THREADS, "1"),
+            "worker_process_setup_hook": short_spans,
+        },
+    )
+    try:
+        with cluster(address) as found:
+            yield found
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def running(title: str, then: Callable[[int, bytes], bool]) -> Iterator[None]:
+    """While open: give `then` each process of this cluster that runs `title`, and its environment,
+    until it returns True. Ray names its processes by what they run at the moment.
     """
-    token, killed, ended = os.environ["RAY_AUTH_TOKEN"].encode(), list[int](), threading.Event()
+    token, ended = os.environ["RAY_AUTH_TOKEN"].encode(), threading.Event()
 
     def look() -> None:
-        while not killed and not ended.wait(0.002):
+        while not ended.wait(0.002):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 with contextlib.suppress(OSError):
-                    if not path.read_bytes().startswith(title.encode()) or not when():
+                    if not path.read_bytes().startswith(title.encode()):
                         continue
-                    if token in (path.parent / "environ").read_bytes():
-                        os.kill(int(path.parent.name), signal.SIGKILL)
-                        killed.append(int(path.parent.name))
+                    environment = (path.parent / "environ").read_bytes()
+                    if token in environment and then(int(path.parent.name), environment):
                         return
 
     thread = threading.Thread(target=look)
     thread.start()
     try:
-        yield killed
+        yield
     finally:
         ended.set()
         thread.join()
 
 
-def analysis_worker(folder: Path) -> dict[str, Any]:
-    """The tables of a store by one process, and by a cluster that loses a process in a task."""
+@contextlib.contextmanager
+def killing(title: str, when: Callable[[], bool]) -> Iterator[list[int]]:
+    """While open: kill -9 the first process that is `running` `title`, once `when()`.
+
+    Yields the list of killed ones.
+    """
+    killed: list[int] = []
+
+    def kill(process: int, _: bytes) -> bool:
+        if when():
+            os.kill(process, signal.SIGKILL)
+            killed.append(process)
+        return bool(killed)
+
+    with running(title, kill):
+        yield killed
+
+
+def analysis_worker(folder: Path, title: str) -> dict[str, Any]:
+    """The tables of a store by one process, and by a cluster that loses a process in the task of
+    this title.
+    """
     from polars.testing import assert_frame_equal
 
     from benchmarks.synthetic import synthetic_run
     from lpp.analyze import Selection, analyze
-    from lpp.analyze.engine import accumulate as of_spans
     from lpp.analyze.engine.ray_executor import RayExecutor
-    from lpp.store.commands.cluster import cluster
 
-    of_spans.SPAN_CHUNKS = 16  # only here: the driver divides, and a worker takes its part
+    short_spans()
     rows, root = 6 * 16 * 1024 + 5000, folder / "store"
     synthetic_run(root, rows, 64, sites=("block.1", "final"), per_shard=100)
     asked = Selection(prompts=[rows // 300, rows // 100])
     alone = analyze(root, asked, errors="final")
     shutil.rmtree(root / "analysis")
-    with cluster(None) as ray, killing("ray::_span", lambda: True) as killed:
+    with connected("local") as ray, killing(title, lambda: True) as killed:
         whole = analyze(root, asked, errors="final", executor=RayExecutor(ray))
     for name in ("spectra", "entropy", "metrics"):
         assert_frame_equal(getattr(whole, name), getattr(alone, name), check_exact=True)
@@ -136,11 +179,9 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
 
     from benchmarks.synthetic import synthetic_run
     from lpp.analyze import Selection, analyze
-    from lpp.analyze.engine import accumulate as of_spans
     from lpp.analyze.engine.ray_executor import RayExecutor
-    from lpp.store.commands.cluster import cluster
 
-    of_spans.SPAN_CHUNKS = 16  # only here: the driver divides, and a worker takes its part
+    short_spans()
     rows, root = spans * 16 * 1024 + 5000, folder / "store"
     synthetic_run(root, rows, 64, sites=("block.1", "final"), per_shard=100)
     asked = Selection(prompts=[rows // 300, rows // 100])
@@ -148,25 +189,19 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
     shutil.rmtree(root / "analysis")
     told: dict[str, Any] = {"killed": 0, "spans": spans}
 
-    with two_nodes() as (address, second, kill), cluster(address) as ray:
+    with two_nodes() as (address, second, kill), connected(address) as ray:
+        raylet = second.all_processes["raylet"][0].process.pid
 
-        class Killing(RayExecutor):
-            """Kills the second node once it stores a result."""
+        def lose(process: int, environment: bytes) -> bool:
+            if f"RAY_RAYLET_PID={raylet}\0".encode() not in environment:
+                return False
+            time.sleep(3)  # workers that are just starting would outlive their node
+            kill()
+            told["killed"] = process
+            return True
 
-            def __init__(self) -> None:
-                super().__init__(ray)
-                self.made: list[Any] = []
-
-            def _handed(self, task: Any, *args: Any) -> Any:
-                made = super()._handed(task, *args)
-                self.made += made if isinstance(made, list) else [made]
-                if not told["killed"] and second() in holders(ray, self.made):
-                    time.sleep(3)  # workers that are just starting would outlive their node
-                    kill()
-                    told["killed"] = len(self.made)
-                return made
-
-        whole = analyze(root, asked, errors="final", executor=Killing())
+        with running("ray::_results", lose):
+            whole = analyze(root, asked, errors="final", executor=RayExecutor(ray))
         told["alive"] = sum(node["Alive"] for node in ray.nodes())
     for name in ("spectra", "entropy", "metrics"):
         assert_frame_equal(getattr(whole, name), getattr(alone, name), check_exact=True)
@@ -203,7 +238,7 @@ def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
                     lambda self: (ray.get_runtime_context().get_node_id(), os.getpid())
                 )
                 node, process = self.ray.get(asked)
-                there = not told["killed"] and node == second()
+                there = not told["killed"] and node == second.node_id
                 super().hand(worker, shards)
                 self.hands += there
                 if there and self.hands == 2:
@@ -249,12 +284,12 @@ def drift(folder: Path) -> dict[str, Any]:
     from polars.testing import assert_frame_equal
 
     from lpp.analyze import diff
-    from lpp.analyze.drift import logits
     from lpp.analyze.engine.executor import LocalExecutor
     from lpp.analyze.engine.ray_executor import RayExecutor
+    from lpp.analyze.logits import two_runs
     from lpp.store.commands.cluster import cluster
 
-    logits.SPAN_TILES = 2  # type: ignore[misc]  # here alone: the driver cuts, and a worker takes what it is given
+    two_runs.SPAN_TILES = 2  # type: ignore[misc]  # here alone: the driver cuts, and a worker takes what it is given
     root = folder / "store"
     a, b = two_models(root)
     alone = diff(root, a, b, errors="all", executor=LocalExecutor(1))
@@ -264,9 +299,10 @@ def drift(folder: Path) -> dict[str, Any]:
         class Counting(RayExecutor):
             tasks = 0
 
-            def _handed(self, task: Any, *args: Any) -> Any:
-                self.tasks += 1
-                return super()._handed(task, *args)
+            def map(self, task: Any, items: Any, **settings: Any) -> Any:
+                every = list(items)
+                self.tasks += len(every)
+                return super().map(task, every, **settings)
 
         executor = Counting(ray)
         found = diff(root, a, b, errors="all", executor=executor)
@@ -308,21 +344,6 @@ def two_models(root: Path) -> tuple[str, str]:
     return run.id, plan.run_id
 
 
-def holders(ray: Any, refs: list[Any]) -> set[str]:
-    """Nodes whose object store holds any of `refs`."""
-    found = ray.experimental.get_object_locations(refs)
-    return {node for place in found.values() for node in place["node_ids"]}
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Wait until `true()`; raises an error after `PATIENCE` seconds."""
-    until = time.monotonic() + PATIENCE
-    while not true():
-        if time.monotonic() > until:
-            raise TimeoutError("the second node got no work")
-        time.sleep(0.02)
-
-
 def main(job: str, folder: str, *rest: str) -> None:
     """Print the result as JSON; an error gives a traceback and an exit code."""
     if job == "analysis":
@@ -330,7 +351,7 @@ def main(job: str, folder: str, *rest: str) -> None:
     elif job == "drift":
         told = drift(Path(folder))
     elif job == "analysis-worker":
-        told = analysis_worker(Path(folder))
+        told = analysis_worker(Path(folder), rest[0])
     elif job == "capture-worker":
         told = capture_worker(Path(folder), rest[0])
     else:

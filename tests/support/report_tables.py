@@ -72,6 +72,9 @@ def database(
         found["hourglass"] += [hourglass_row(key, metric, place) for metric in RANKS]
         found["sensitivity"] += sensitivity_rows(key, about, place)
         found["benchmarks"].append(benchmark_row(key["run"], model, place))
+        ends = {"value": 1.5 + place, "ci_low": 1.25 + place, "ci_high": 1.75 + place}
+        metric = {"metric": "outlier_severity", "unit": "1", "flags": list(flags)}
+        found["metrics"].append({**key, "site": "final", "prefix": context, **metric, **ends})
     found["correlations"] = correlation_rows(len(models))
     for place in range(1, len(models)):
         pair = {"run_a": run_id(0, models[0]), "run_b": run_id(place, models[place])}

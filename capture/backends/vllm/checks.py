@@ -16,7 +16,7 @@ _log = logging.getLogger("lpp.capture")
 
 Floats = npt.NDArray[np.float32]
 
-ROUNDING: Final = 16
+_ROUNDING: Final = 16
 """Units of the dtype's epsilon by which two kernels of one computation may differ."""
 
 ROOM: Final = 64
@@ -46,7 +46,7 @@ def probe_sites(engine: VllmEngine, model: Model) -> tuple[Sites, str]:
     known = engine.call("lpp_watch", info.n_blocks, info.hidden_size)
     list(engine.run([probe_tokens(model).tolist()]))
     seen = engine.call("lpp_watched")
-    if seen["difference"] > ROUNDING:
+    if seen["difference"] > _ROUNDING:
         raise unmapped(model, "the norm of its last block's output is not its final state")
     if seen["logits_width"] != info.logits_width:
         raise unmapped(

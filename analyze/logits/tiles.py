@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from lpp.analyze.drift.products import Products, one_thread_each
-from lpp.analyze.numerics.logit_drift import Columns, Reduction, joined, logit_drift
+from lpp.analyze.logits.divergences import Columns, Reduction, joined, logit_drift
+from lpp.analyze.logits.products import Products, one_thread_each
 from lpp.analyze.numerics.moments import Rows
 from lpp.store.progress import SILENT, Progress
 from lpp.store.shared.logits import TILE_BYTES
@@ -90,11 +90,11 @@ class _Slot:
         self, heads: Sequence[Products], size: int, vocabulary: int, only: Collection[str]
     ) -> None:
         self._reduction = Reduction(vocabulary, only)
-        self._tiles = [head.tile(size, self._reduction.rows) for head in heads]
+        self._tiles = [head(size, self._reduction.rows) for head in heads]
 
     def drift(self, rows: tuple[Rows, ...]) -> Columns:
         """Columns for the tokens of one tile, from (n, d) rows of both models."""
-        made = (tile.logits(some) for tile, some in zip(self._tiles, rows, strict=True))
+        made = (tile(some) for tile, some in zip(self._tiles, rows, strict=True))
         return joined([self._reduction.drift(p, q) for p, q in zip(*made, strict=True)])
 
 

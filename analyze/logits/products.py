@@ -12,9 +12,9 @@ import contextlib
 import importlib.util
 import socket
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,22 +29,12 @@ NUMPY = "numpy"
 """The place of products without torch; with torch, the place is a torch device."""
 
 
-class Tile(Protocol):
-    """Memory for the logits of a tile of rows, for one user at a time."""
+Tile = Callable[[Rows], Iterator[Float32]]
+"""Gives the logits of (n, d) rows in order, in (m, V) groups of a few rows, each valid until the
+next is requested. It has memory for one user at a time."""
 
-    def logits(self, rows: Rows) -> Iterator[Float32]:
-        """The logits of (n, d) `rows` in order, in (m, V) groups of a few rows; each is valid until
-        the next is requested.
-        """
-
-
-class Products(Protocol):
-    """Computes logits from rows of `final`."""
-
-    def tile(self, rows: int, group: int) -> Tile:
-        """A tile of at most `rows` rows, whose logits come in groups of `group`; the last is
-        shorter.
-        """
+Products = Callable[[int, int], Tile]
+"""Makes a tile of at most so many rows, with logits in groups of so many; the last is shorter."""
 
 
 def place_of(dtype: StoredDtype, *, cluster: bool = False) -> str:
@@ -94,31 +84,24 @@ def products(head: Head, place: str) -> Products:
 
     Torch keeps a copy of the matrix.
     """
-    return _NumpyProducts(head) if place == NUMPY else _TorchProducts(head, place)
+    if place == NUMPY:
+        return partial(_NumpyTile, head)
+    return partial(_TorchTile, _TorchProducts(head, place))
 
 
-@dataclass(frozen=True)
-class _NumpyProducts:
+class _NumpyTile:
     """Multiplies all rows of a tile at once, and rounds one group at a time."""
 
-    head: Head
+    def __init__(self, head: Head, rows: int, group: int) -> None:
+        self._head, self._group = head, group
+        self._memory = np.empty((rows, head.vocabulary), np.float32)
 
-    def tile(self, rows: int, group: int) -> Tile:
-        return _NumpyTile(self.head, np.empty((rows, self.head.vocabulary), np.float32), group)
-
-
-@dataclass(frozen=True)
-class _NumpyTile:
-    head: Head
-    memory: Float32
-    group: int
-
-    def logits(self, rows: Rows) -> Iterator[Float32]:
-        made = self.memory[: len(rows)]
-        self.head.multiply(rows, made)
-        for start in range(0, len(rows), self.group):
-            some = made[start : start + self.group]
-            self.head.finish(some)
+    def __call__(self, rows: Rows) -> Iterator[Float32]:
+        made = self._memory[: len(rows)]
+        self._head.multiply(rows, made)
+        for start in range(0, len(rows), self._group):
+            some = made[start : start + self._group]
+            self._head.finish(some)
             yield some
 
 
@@ -133,21 +116,12 @@ class _TorchProducts:
         self._weight = self._tensor(head.weight, head.dtype)
         self._bias = None if head.bias is None else self._tensor(head.bias, head.dtype)
 
-    def tile(self, rows: int, group: int) -> Tile:
-        return _TorchTile(self, np.empty((min(rows, group), self.vocabulary), np.float32))
-
     def multiply(self, rows: Rows) -> Any:
         """(n, V) logits in the memory of this machine, in the dtype of the head."""
         import torch
 
         z = torch.nn.functional.linear(self._tensor(rows), self._weight, self._bias)
-        steps = self._steps
-        if steps.divisor is not None:
-            z.div_(steps.divisor)
-        if steps.scale is not None:
-            z.mul_(steps.scale)
-        if steps.softcap is not None:
-            z.div_(steps.softcap).tanh_().mul_(steps.softcap)
+        self._steps.take(z)
         return z.cpu()
 
     def _tensor(self, values: npt.NDArray[Any], stored: StoredDtype = "float32") -> Any:
@@ -161,18 +135,20 @@ class _TorchProducts:
         return held.to(device=self._device, dtype=self._dtype)
 
 
-@dataclass(frozen=True)
 class _TorchTile:
-    made_by: _TorchProducts
-    memory: Float32
+    """Multiplies all rows of a tile at once, and widens one group at a time."""
 
-    def logits(self, rows: Rows) -> Iterator[Float32]:
+    def __init__(self, made_by: _TorchProducts, rows: int, group: int) -> None:
+        self._made_by = made_by
+        self._memory = np.empty((min(rows, group), made_by.vocabulary), np.float32)
+
+    def __call__(self, rows: Rows) -> Iterator[Float32]:
         import torch
 
-        made = self.made_by.multiply(rows)
-        group = len(self.memory)
+        made = self._made_by.multiply(rows)
+        group = len(self._memory)
         for start in range(0, len(rows), group):
-            some = self.memory[: min(group, len(rows) - start)]
+            some = self._memory[: min(group, len(rows) - start)]
             torch.from_numpy(some).copy_(made[start : start + group])
             yield some
 

@@ -1,7 +1,7 @@
 """Numbers that need every logit, for the tokens of two runs, in this process or on a cluster.
 
 The rows of `final` of both runs are read in step, and each run's head computes logits of one tile
-of them at a time (`drift.tiles`). In this process both heads are in memory once, and threads
+of them at a time (`logits.tiles`). In this process both heads are in memory once, and threads
 compute tiles in parallel.
 
 On a cluster the tokens are divided into one span for each processor. Spans end where a tile ends,
@@ -18,21 +18,19 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from lpp.analyze.drift.pair import KEYS, Pair
-from lpp.analyze.drift.products import check_place, described, place_of, products
-from lpp.analyze.drift.tiles import MEMORY, rows_drift, rows_of_tile
-from lpp.analyze.engine.kept_files import name_of
-from lpp.analyze.engine.work import Executor
+from lpp.analyze.engine.executor import Executor
 from lpp.analyze.engine.workers import Workers
-from lpp.analyze.numerics.logit_drift import Columns, joined
+from lpp.analyze.logits.divergences import Columns, joined
+from lpp.analyze.logits.heads import head_of, place_for, why_foreign
+from lpp.analyze.logits.products import check_place, products
+from lpp.analyze.logits.tiles import MEMORY, rows_drift, rows_of_tile
 from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.runs.cells import Integers
+from lpp.analyze.runs.keys import RunView
 from lpp.store import Run
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.format.keys import HEADS_KEY
 from lpp.store.progress import SILENT, Progress
 from lpp.store.shared.heads import head_name
-from lpp.store.shared.logits import Head
 
 SPAN_TILES: Final = 16
 """Fewest tiles of a span, except the last one."""
@@ -40,15 +38,16 @@ SPAN_TILES: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Some tokens of a pair, and the numbers wanted of their logits."""
+    """Some tokens of two runs, and the numbers wanted of their logits."""
 
-    pair: Pair
+    a: RunView
+    b: RunView
     prompt_id: Integers
     """(n,), ascending."""
     position: Integers
     """(n,), ascending in each prompt."""
     names: frozenset[str]
-    """Columns of `numerics.logit_drift`."""
+    """Columns of `divergences.logit_drift`."""
     places: tuple[str, str]
     """Where the products with the heads of A and of B are computed (`products.place_of`)."""
     tile_rows: int
@@ -60,27 +59,29 @@ class Span:
 
 
 def logit_columns(
-    pair: Pair,
+    views: tuple[RunView, RunView],
     frame: pl.DataFrame,
     names: Collection[str],
     executor: Executor,
     progress: Progress = SILENT,
 ) -> Columns:
-    """Columns `names` of `numerics.logit_drift` of the tokens of `frame`, (n,) each.
+    """Columns `names` of `divergences.logit_drift` of the tokens of `frame`, (n,) each.
 
     frame: has prompt_id and position, in order, and at least one row. progress: advances by the
     tokens of a tile, or of a span. Raises FormatError for altered bytes, a head of another width
     and logits that give NaN; MachineError if a machine of the cluster cannot multiply as this one
     does.
     """
-    prompt_id, position = (frame[name].to_numpy() for name in KEYS[:2])
+    a, b = views
+    prompt_id, position = (frame[name].to_numpy() for name in ("prompt_id", "position"))
     whole = Span(
-        pair=pair,
+        a=a,
+        b=b,
         prompt_id=prompt_id,
         position=position,
         names=frozenset(names),
-        places=places(pair, executor),
-        tile_rows=rows_of_tile(pair.a.run.plan.model.logits_width),
+        places=(place_for(a.run, executor), place_for(b.run, executor)),
+        tile_rows=rows_of_tile(a.run.plan.model.logits_width),
     )
     if executor.remote:
         parts = []
@@ -94,7 +95,7 @@ def logit_columns(
     if bad.any():
         place = int(bad.argmax())
         raise FormatError(
-            f"the logits of {pair.a.run.id} or {pair.b.run.id} after position {position[place]} of "
+            f"the logits of {a.run.id} or {b.run.id} after position {position[place]} of "
             f"prompt {prompt_id[place]} are no finite numbers, and so are those of {bad.sum()} "
             "tokens in all. `lpp-analyze verify` says whether bytes were altered.",
             kind=ErrorKind.CORRUPT,
@@ -119,13 +120,16 @@ def _of_span(span: Span, _: Workers) -> Columns:
 
 
 def _drift(span: Span, jobs: int, progress: Progress) -> Columns:
-    a, b = _heads(span.pair)
-    of_a = products(a, span.places[0])
-    of_b = of_a if a is b else products(b, span.places[1])
+    a, b = span.a.run, span.b.run
+    head = head_of(a)
+    of_a = of_b = products(head, span.places[0])
+    same = a.directory.root == b.directory.root and head_name(a.plan) == head_name(b.plan)
+    if not same or why_foreign(b, head):
+        of_b = products(head_of(b), span.places[1])
     return rows_drift(
-        [_chosen_rows(view.run, span) for view in (span.pair.a, span.pair.b)],
+        [_chosen_rows(run, span) for run in (a, b)],
         [of_a, of_b],
-        a.vocabulary,
+        head.vocabulary,
         span.names,
         jobs=jobs,
         tile_rows=span.tile_rows,
@@ -151,65 +155,3 @@ def _chosen_rows(run: Run, span: Span) -> Iterator[Rows]:
             f"`lpp-analyze verify {run.directory.root}` says what was altered.",
             kind=ErrorKind.CORRUPT,
         )
-
-
-# heads
-
-
-def places(pair: Pair, executor: Executor) -> tuple[str, str]:
-    """Where `executor` computes the products with the heads of A and B (`products.place_of`)."""
-    a, b = (place_of(head.dtype, cluster=executor.remote) for head in pair.head_records)
-    return a, b
-
-
-def setting_of(pair: Pair, executor: Executor, *draw: object) -> str:
-    """Name of everything but the pair that decides the bits of `logit_columns`."""
-    heads = (
-        part
-        for head in pair.head_records
-        for part in (head.matrix, head.dtype, head.divisor, head.scale, head.softcap)
-    )
-    tile_rows = rows_of_tile(pair.a.run.plan.model.logits_width)
-    return name_of(*heads, *places(pair, executor), tile_rows, *draw)
-
-
-def arithmetic(pair: Pair, executor: Executor) -> str:
-    """One line: the library that multiplies, and the dtypes it rounds to; empty without logits.
-
-    It names rows that were stored in another dtype than the model's: the model computed its own
-    logits from other rows.
-    """
-    if pair.no_logits is not None:
-        return ""
-    lines = []
-    runs = (pair.a.run, pair.b.run)
-    for run, head, place in zip(runs, pair.head_records, places(pair, executor), strict=True):
-        dtype, stored = head.dtype, run.plan.stored_dtype
-        other = "" if stored == dtype else f", of rows stored as {stored}"
-        lines.append(described(place, dtype) + other)
-    return "; ".join(dict.fromkeys(lines))
-
-
-def _heads(pair: Pair) -> tuple[Head, Head]:
-    """The heads of A and B; one object if both runs are of one model in one store."""
-    a, b = pair.a.run, pair.b.run
-    head = head_of(a)
-    same = a.directory.root == b.directory.root and head_name(a.plan) == head_name(b.plan)
-    return head, head if same and head.width == b.site("final").width else head_of(b)
-
-
-def head_of(run: Run) -> Head:
-    """The head of a run whose store holds it, its matrix in memory.
-
-    FormatError for altered bytes, and for a head of another width.
-    """
-    head = run.head()
-    assert head is not None, "asked without `no_logits`"
-    if head.width != run.site("final").width:
-        raise FormatError(
-            f"{run.directory.root}/{HEADS_KEY}/{head.name}: its matrix has {head.width} columns, "
-            f"final has {run.site('final').width}, so it is not the head of run {run.id}. Remove "
-            "that directory and repeat the `lpp-capture run` command.",
-            kind=ErrorKind.CORRUPT,
-        )
-    return head

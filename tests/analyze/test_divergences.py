@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
-from lpp.analyze.numerics import logit_drift as module
-from lpp.analyze.numerics.logit_drift import EVERYTHING, TIES, TOP, logit_drift
+from lpp.analyze.logits import divergences as module
+from lpp.analyze.logits.divergences import EVERYTHING, TIES, TOP, logit_drift
 
 Logits = npt.NDArray[np.float32]
 INFINITY = np.float32(np.inf)

@@ -12,16 +12,14 @@ less 1 makes no difference.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.store.shared.logits import EPSILON, Float32
 
 Kind = Literal["RMSNorm", "LayerNorm"]
-Rows = npt.NDArray[np.floating[Any]]
 
 EPSILONS: Final = (1e-5, 1e-6, 1e-8, 1e-12)
 """Epsilons in use, the most common first. Large rows do not distinguish them, and need not."""

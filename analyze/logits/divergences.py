@@ -37,8 +37,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
+from lpp.analyze.numerics.moments import Floats
+from lpp.store.shared.logits import Float32
+
 Columns = dict[str, npt.NDArray[Any]]
 
 DIVERGENCES: Final = ("kl", "kl_reverse", "js", "tv")
@@ -149,7 +150,7 @@ class Reduction:
             _infinite(found, np.isneginf(z_p), np.isneginf(z_q))
         return found
 
-    def _piece(self, p: Float64, q: Float64, d: Float64, free: Float64) -> Columns:
+    def _piece(self, p: Floats, q: Floats, d: Floats, free: Floats) -> Columns:
         """Of (m, V) logits as float64, each pair shifted or not, which are overwritten."""
         only = self._only
         found: Columns = {}
@@ -178,7 +179,7 @@ class Reduction:
         return found
 
 
-def _jensen_shannon(p: Float64, q: Float64, d: Float64, free: Float64) -> Float64:
+def _jensen_shannon(p: Floats, q: Floats, d: Floats, free: Floats) -> Floats:
     """(n,) of (n, V) distributions and d = ln p - ln q; overwrites d and the memory `free`.
 
     With r = min(p, q) / max(p, q) = e^-|d| the logarithm of max(p, q) / m is -ln((1 + r) / 2), and
@@ -192,7 +193,7 @@ def _jensen_shannon(p: Float64, q: Float64, d: Float64, free: Float64) -> Float6
     d += 1
     d *= 0.5
     np.log(d, out=d)
-    total: Float64 = np.vecdot(p, d) + np.vecdot(q, d) + other
+    total: Floats = np.vecdot(p, d) + np.vecdot(q, d) + other
     return (0 - total / 2).clip(0, math.log(2))  # not -total: that of equal ones would be -0
 
 

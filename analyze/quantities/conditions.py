@@ -1,0 +1,203 @@
+"""Conditions on numbers of two runs, such as `kl.mean > 0.01`, under which a gate fails.
+
+A condition on the number of a site that names no site is about any site.
+"""
+
+import math
+import operator
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final
+
+from lpp.analyze.quantities.drift import OF_ROWS, PREDICTIONS, SITE_CHANGES
+from lpp.analyze.quantities.quantity import SHARE, Quantity
+from lpp.analyze.runs.select import listed
+from lpp.store.errors import ErrorKind, InputError
+
+LOSSES: Final = ("set_aside", "missing")
+"""Shares of the base run's prompts that take no part, of `drift.pair.Lost`."""
+
+_COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
+}
+
+_GRAMMAR: Final = (
+    "A condition is NAME > NUMBER, with >, <, >= or <=, such as 'kl.mean > 0.01'. "
+    "`lpp-analyze metrics` lists the names."
+)
+_CONDITION: Final = re.compile(r"\s*([^\s<>=]+)\s*(>=|<=|>|<)\s*(\S+)\s*")
+_SITE: Final = re.compile(r"embed|final|block\.[1-9][0-9]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One condition of a gate."""
+
+    text: str
+    """The condition as it was given."""
+    quantity: str
+    """A key of `PREDICTIONS`, of `SITE_CHANGES`, or one of `LOSSES`."""
+    part: str | None
+    """A statistic of a prediction's number; a site, None for any."""
+    comparison: str
+    threshold: float
+
+    @property
+    def site(self) -> str | None:
+        """The site that the condition names; None if it names none."""
+        return self.part if self.quantity in SITE_CHANGES else None
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether an interval decides, unless the gate is strict."""
+        return self.quantity not in LOSSES and (
+            self.quantity in SITE_CHANGES or self.part == "mean"
+        )
+
+    @property
+    def upward(self) -> bool:
+        """Whether large numbers meet the condition."""
+        return self.comparison.startswith(">")
+
+    def holds(self, number: float) -> bool:
+        """Whether `number` is past the threshold."""
+        return _COMPARISONS[self.comparison](number, self.threshold)
+
+
+def parse_condition(text: str) -> Condition:
+    """The condition in `text`, such as `kl.p99 > 0.5` or `cka.block.12 < 0.99`.
+
+    Raises InputError for anything else.
+
+    >>> condition = parse_condition("flips>=0.02")
+    >>> condition.quantity, condition.part, condition.comparison, condition.threshold
+    ('flips', 'mean', '>=', 0.02)
+    """
+    found = _CONDITION.fullmatch(text)
+    if found is None:
+        raise _refused(f"{text!r} is no condition. {_GRAMMAR}")
+    name, comparison, number = found.groups()
+    try:
+        threshold = math.nan if "_" in number else float(number)  # 0_01 is 1 to Python
+    except ValueError:
+        threshold = math.nan
+    if not math.isfinite(threshold):
+        raise _refused(f"{text!r}: {number!r} is no number. {_GRAMMAR}")
+    quantity, part = _named(name)
+    condition = Condition(
+        text=text.strip(), quantity=quantity, part=part, comparison=comparison, threshold=threshold
+    )
+    low, high = limits_of(quantity)
+    if not condition.holds(high if condition.upward else low):
+        raise _refused(
+            f"{text!r} can never be met: {quantity} lies between {low:.6g} and {high:.6g}."
+        )
+    return condition
+
+
+def _named(name: str) -> tuple[str, str | None]:
+    """Quantity and part of a name. InputError for an unknown name, with the nearest one."""
+    quantity, dot, part = name.partition(".")
+    if name in LOSSES:
+        return name, None
+    if quantity in SITE_CHANGES and (_SITE.fullmatch(part) if dot else True):
+        return quantity, part or None
+    if quantity in PREDICTIONS and (not dot or part in PREDICTIONS[quantity].statistics):
+        return quantity, part or PREDICTIONS[quantity].statistics[0]
+    near = get_close_matches(name, names(), n=1, cutoff=0.5)
+    rest = f"; did you mean {near[0]}?" if near else f". {_every_name()}"
+    raise _refused(f"there is no number {name!r}{rest}")
+
+
+def names() -> list[str]:
+    """Every name of a number; a site's number may be followed by its site.
+
+    >>> names()[:6]
+    ['kl', 'kl.mean', 'kl.median', 'kl.p99', 'kl.max', 'kl_reverse']
+    """
+    statistics = (
+        name
+        for q, one in PREDICTIONS.items()
+        for name in (q, *(f"{q}.{statistic}" for statistic in one.statistics))
+    )
+    return [
+        *statistics,
+        *LOSSES,
+        *(name for q in SITE_CHANGES for name in (q, f"{q}.block.1", f"{q}.final")),
+    ]
+
+
+def check_conditions(
+    conditions: Sequence[Condition], *, sites: Collection[str], no_logits: str | None
+) -> None:
+    """Reject a condition on a number that the comparison will not have, before it is computed.
+
+    sites: the sites that are compared. no_logits: why numbers of every logit cannot be computed;
+    None if they can. Raises InputError.
+    """
+    for condition in conditions:
+        if no_logits is not None and _needs_logits(condition.quantity):
+            raise missing(condition, no_logits)
+        if condition.quantity in SITE_CHANGES and not sites:
+            raise missing(condition, "no site is compared.")
+        if condition.site is not None and condition.site not in sites:
+            near = get_close_matches(condition.site, sites, n=1, cutoff=0.5)
+            guess = f" Did you mean {condition.quantity}.{near[0]}?" if near else ""
+            raise missing(
+                condition, f"{condition.site} is not compared; there is {listed(sites)}.{guess}"
+            )
+
+
+def family(conditions: Iterable[Condition], n_runs: int) -> int:
+    """Number of conditions on `n_runs` runs that intervals decide; at least 1."""
+    return max(1, sum(one.uncertain for one in conditions) * n_runs)
+
+
+def needs_errors(conditions: Sequence[Condition], sites: Sequence[str]) -> bool:
+    """Whether a condition needs an interval at another site than the last of `sites`, which always
+    has errors.
+    """
+    return any(
+        condition.quantity in set(SITE_CHANGES) - set(OF_ROWS)
+        and (condition.site or sites[0]) != sites[-1]
+        for condition in conditions
+    )
+
+
+def limits_of(quantity: str) -> tuple[float, float]:
+    """Least and largest possible value of a number."""
+    if quantity in LOSSES:
+        return SHARE
+    number: Quantity = SITE_CHANGES[quantity] if quantity in SITE_CHANGES else PREDICTIONS[quantity]
+    return number.limits
+
+
+def _needs_logits(quantity: str) -> bool:
+    return quantity in PREDICTIONS and PREDICTIONS[quantity].needs_logits
+
+
+def missing(condition: Condition, why: str) -> InputError:
+    """The error about a number that a comparison does not have."""
+    return InputError(f"--fail-if {condition.text!r}: {why}", kind=ErrorKind.NOT_FOUND)
+
+
+def _every_name() -> str:
+    """For a message: every name of a number."""
+    numbers = "; ".join(
+        name if len(one.statistics) == 1 else f"{name}.{'|'.join(one.statistics)}"
+        for name, one in PREDICTIONS.items()
+    )
+    return (
+        f"Shares of the prompts of A: {'; '.join(LOSSES)}. "
+        f"Numbers of the predictions: {numbers}. "
+        f"Numbers of any site: {'; '.join(SITE_CHANGES)}; of one site, such as cka.block.12."
+    )
+
+
+def _refused(what: str) -> InputError:
+    return InputError(f"--fail-if: {what}", kind=ErrorKind.INVALID_VALUE)
