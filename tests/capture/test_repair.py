@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -263,16 +264,20 @@ def test_a_repair_that_fails_leaves_what_was_there(
     flip(object_path(run.path / "shards/00001", "tokens.arrow"))
     before = stored_objects(run.path)
 
-    link, records = os.link, []
+    records: list[Path] = []
 
-    def full_once(path: Path, target: Path, **options: bool) -> None:
-        if target.name == "COMMIT.json":
-            records.append(target)
-            if len(records) == after + 1:
-                raise OSError(28, "No space left on device")
-        link(path, target, **options)
+    def full_once(put: Callable[..., Any]) -> Callable[..., Any]:
+        def putting(path: Path, target: Path, **options: bool) -> Any:
+            if target.name == "COMMIT.json":
+                records.append(target)
+                if len(records) == after + 1:
+                    raise OSError(28, "No space left on device")
+            return put(path, target, **options)
 
-    monkeypatch.setattr(os, "link", full_once)
+        return putting
+
+    monkeypatch.setattr(os, "link", full_once(os.link))  # a new record
+    monkeypatch.setattr(Path, "replace", full_once(Path.replace))  # over a damaged one
     done = repair(run.id, "--model=llama")
     assert len(records) > after
     assert done.exit_code == 1

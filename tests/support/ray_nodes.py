@@ -13,6 +13,7 @@ is on the first node; the second is killed by SIGKILL once it holds or does part
 """
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -59,6 +60,31 @@ def short_spans() -> None:
     accumulate.SPAN_CHUNKS = 16
 
 
+def lasting_spans() -> None:
+    """Short spans, and tasks that last: on a fast node they were through before the other began."""
+    from lpp.analyze.engine import ray_executor
+
+    short_spans()
+    results = ray_executor._results
+
+    @functools.wraps(results)
+    def lasting(*words: Any) -> Any:
+        time.sleep(0.3)
+        return results(*words)
+
+    ray_executor._results = lasting
+
+
+def warmed(ray: Any) -> None:
+    """Start a worker on each node, which takes seconds."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=1)(lambda: os.getpid())
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    pinned = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    ray.get([task.options(scheduling_strategy=one).remote() for one in pinned])
+
+
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
     """The module `ray`, connected; its workers divide sites into short spans too."""
@@ -72,7 +98,7 @@ def connected(address: str) -> Iterator[Any]:
         log_to_driver=False,
         runtime_env={
             "env_vars": dict.fromkeys(THREADS, "1"),
-            "worker_process_setup_hook": short_spans,
+            "worker_process_setup_hook": lasting_spans,
         },
     )
     try:
@@ -191,6 +217,7 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
 
     with two_nodes() as (address, second, kill), connected(address) as ray:
         raylet = second.all_processes["raylet"][0].process.pid
+        warmed(ray)
 
         def lose(process: int, environment: bytes) -> bool:
             if f"RAY_RAYLET_PID={raylet}\0".encode() not in environment:
@@ -202,7 +229,12 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
 
         with running("ray::_results", lose):
             whole = analyze(root, asked, errors="final", executor=RayExecutor(ray))
-        told["alive"] = sum(node["Alive"] for node in ray.nodes())
+        until = time.monotonic() + 60
+        while (alive := sum(node["Alive"] for node in ray.nodes())) > 1:
+            if time.monotonic() > until:
+                break
+            time.sleep(0.1)  # the analysis may end before the loss is noticed
+        told["alive"] = alive
     for name in ("spectra", "entropy", "metrics"):
         assert_frame_equal(getattr(whole, name), getattr(alone, name), check_exact=True)
     told["rows"] = len(whole.spectra)
