@@ -72,14 +72,17 @@ def lasting_spans() -> None:
         time.sleep(0.3)
         return results(*words)
 
-    ray_executor._results = lasting
+    ray_executor._results = lasting  # type: ignore[assignment]  # of any arguments
 
 
 def warmed(ray: Any) -> None:
     """Start a worker on each node, which takes seconds."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=1)(lambda: os.getpid())
+    def process() -> int:
+        return os.getpid()
+
+    task = ray.remote(num_cpus=1)(process)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     pinned = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
     ray.get([task.options(scheduling_strategy=one).remote() for one in pinned])
