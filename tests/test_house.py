@@ -120,6 +120,7 @@ ROOMS = {
     "store": (
         "errors",
         "progress",
+        "settings",
         "commands",
         "format",
         "objects",

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lpp.capture.cli.options import STORE, grace_option
 from lpp.capture.models.machine import require
-from lpp.capture.plan.options import STORE, grace_option
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.format.find_runs import matching_runs

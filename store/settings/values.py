@@ -1,0 +1,166 @@
+"""What the values of a setting are, by its type: what a file or Python may give, and the text of a
+command line.
+
+Types: bool, int, float, str, Literal of strings, tuple[str, ...] (names), Mapping[str, Any]
+(`NAME=VALUE`, several).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args, get_origin
+
+
+class Values(Protocol):
+    """The values of a setting."""
+
+    def expected(self, value: object) -> str:
+        """Of which type a value should be, in words."""
+
+    def fits(self, value: object) -> bool:
+        """Whether the type of a value, as a file or Python gives it, is right."""
+
+    def made(self, value: Any) -> Any:
+        """The setting's value of one that `fits`. Raises ValueError, with a sentence."""
+
+    def texts(self, value: Any) -> Sequence[str]:
+        """The texts that stand for a value that `fits`, or for one that was `made`, on a command
+        line; empty: the option is left out.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """True or false."""
+
+    def expected(self, value: object) -> str:
+        return "true or false"
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, bool)
+
+    def made(self, value: Any) -> Any:
+        return value
+
+    def texts(self, value: Any) -> Sequence[str]:
+        return [""] if value else []
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """Whole numbers, or all."""
+
+    whole: bool
+    least: float | None = None
+    most: float | None = None
+
+    def expected(self, value: object) -> str:
+        return "an integer" if self.whole else "a number"
+
+    def fits(self, value: object) -> bool:
+        return type(value) is int or (type(value) is float and not self.whole)  # bool is an int too
+
+    def made(self, value: Any) -> Any:
+        below = self.least is not None and value < self.least
+        if below or (self.most is not None and value > self.most):
+            raise ValueError(f"{value} is not in the range {self.range}.")
+        return value if self.whole else float(value)
+
+    @property
+    def range(self) -> str:
+        """Both bounds, such as `x>=1`."""
+        if self.most is None:
+            return f"x>={self.least}"
+        return f"x<={self.most}" if self.least is None else f"{self.least}<=x<={self.most}"
+
+    def texts(self, value: Any) -> Sequence[str]:
+        return [str(value)]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text, one of `choices` if there are any."""
+
+    choices: tuple[str, ...] = ()
+
+    def expected(self, value: object) -> str:
+        return "a string"
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, str)
+
+    def made(self, value: Any) -> Any:
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{value!r} is not one of {', '.join(map(repr, self.choices))}.")
+        return value
+
+    def texts(self, value: Any) -> Sequence[str]:
+        return [value]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Several names: a list, or a text in which commas separate them."""
+
+    def expected(self, value: object) -> str:
+        return "a list of strings" if isinstance(value, list | tuple) else "a string"
+
+    def fits(self, value: object) -> bool:
+        if isinstance(value, list | tuple):
+            return all(isinstance(one, str) for one in value)
+        return isinstance(value, str)
+
+    def made(self, value: Any) -> tuple[str, ...]:
+        text = value if isinstance(value, str) else ",".join(value)
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+
+    def texts(self, value: Any) -> Sequence[str]:
+        return [value if isinstance(value, str) else ",".join(value)]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignments:
+    """Values by name: a mapping, or texts `NAME=VALUE`, whose value is JSON or else a text."""
+
+    def expected(self, value: object) -> str:
+        return "a list of strings" if isinstance(value, list | tuple) else "a string"
+
+    def fits(self, value: object) -> bool:
+        if isinstance(value, Mapping):
+            return all(isinstance(name, str) for name in value)
+        return Names().fits(value)
+
+    def made(self, value: Any) -> dict[str, Any]:
+        found = {}
+        for text in self.texts(value):
+            name, equals, written = text.partition("=")
+            if not equals or not name.isidentifier():
+                raise ValueError(f"{text!r} is not NAME=VALUE")
+            try:
+                found[name] = json.loads(written)
+            except ValueError:
+                found[name] = written
+        return found
+
+    def texts(self, value: Any) -> Sequence[str]:
+        if isinstance(value, Mapping):
+            return [f"{n}={v if isinstance(v, str) else json.dumps(v)}" for n, v in value.items()]
+        return [value] if isinstance(value, str) else list(value)
+
+
+def values_of(hint: Any, *, least: float | None, most: float | None) -> Values:
+    """The values of a type. TypeError for a type that no setting has."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return Text(get_args(hint))
+    if hint is bool:
+        return Flag()
+    if hint in (int, float):
+        return Number(hint is int, least, most)
+    if hint is str:
+        return Text()
+    if origin is tuple and get_args(hint) == (str, ...):
+        return Names()
+    if origin is not None and issubclass(origin, Mapping):
+        return Assignments()
+    raise TypeError(f"no setting is of the type {hint}")
