@@ -15,11 +15,8 @@ import pytest
 from click.testing import CliRunner
 from terminal import HOSTILE, on_terminal, steering
 
-from lpp.analyze.cli.options import names, numbers, positions
+from lpp.analyze.cli.benchmarks import names
 from lpp.capture.cli.options import split_names
-from lpp.capture.plan.settings import CaptureSettings
-from lpp.store.settings.setting import declared
-from lpp.store.settings.values import Names
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -124,14 +121,13 @@ def listed(option: click.Option) -> bool:
 
 
 def test_lists_are_those_that_commas_separate() -> None:
-    split = {names, numbers, positions, split_names}
-    known = declared(CaptureSettings).values()
-    lists = {one.keyword for one in known if isinstance(one.values, Names)}
+    split = {names, split_names}
     options = [one for command in COMMANDS.values() for one in command.params]
     for one in options:
         if isinstance(one, click.Option):
-            declared_list = one.callback is not None and one.name in lists
-            assert listed(one) == (one.callback in split or declared_list), one.name
+            of_settings = getattr(one.callback, "__qualname__", "").startswith("_made.")
+            splits = one.callback in split or (of_settings and not one.multiple)
+            assert listed(one) == splits, one.name
 
 
 def help_text(command: click.Command) -> str:

@@ -26,15 +26,15 @@ OF_RUN: Final = (
 """Options that are those of `lpp-capture run`."""
 
 
-def of_run(**defaults: str) -> list[click.Parameter]:
-    """These options. defaults: those that a command has otherwise, as texts."""
+def of_run(*more: str, **defaults: str) -> list[click.Parameter]:
+    """These options, and `more`. defaults: those that a command has otherwise, as texts."""
     options = options_of(CaptureSettings)
     for name, value in defaults.items():
         options[name].default = value
-    return [options[name] for name in OF_RUN]
+    return [options[name] for name in (*OF_RUN, *more)]
 
 
-@click.command("eval", cls=LppCommand, params=of_run())
+@click.command("eval", cls=LppCommand, params=of_run("keep-texts"))
 @click.option(
     "--model", required=True, help="Evaluate this model: a hub id, a local folder or a GGUF file."
 )
@@ -80,7 +80,6 @@ def of_run(**defaults: str) -> list[click.Parameter]:
     metavar="NAMES",
     help="Keep these fields of each document with its prompts, such as subject,level.",
 )
-@click.option("--keep-texts", is_flag=True, help="Keep each text with its prompt.")
 @click.option(
     "--group",
     metavar="FIELD",

@@ -1,29 +1,37 @@
 """Options of a command from the settings that it has."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
+from lpp.store.commands.completion import Complete, complete_runs, complete_sites
 from lpp.store.settings.setting import Declared, declared
-from lpp.store.settings.values import Assignments, Flag, Names, Number, Text
+from lpp.store.settings.values import Assignments, Flag, Names, Number, Numbers, Text, Texts
 
 S = TypeVar("S")
+
+_COMPLETE: Final = {"runs": complete_runs, "sites": complete_sites}
 
 
 def options_of(settings: type) -> Mapping[str, click.Option]:
     """An option for each setting of a dataclass, by name; its value is that of the field."""
     return {
-        name: click.Option(_names(one), **_how(one)) for name, one in declared(settings).items()
+        name: click.Option(_names(one), **_how(one, _COMPLETE))
+        for name, one in declared(settings).items()
     }
 
 
-def with_options(settings: type) -> Callable[[Any], Any]:
-    """A decorator that gives a command an option for each setting, as keyword arguments."""
+def with_options(settings: type, **complete: Complete) -> Callable[[Any], Any]:
+    """A decorator that gives a command an option for each setting, as keyword arguments.
+
+    complete: by what settings name in `completes`, beside runs and sites.
+    """
 
     def declare(command: Any) -> Any:
         for one in reversed([*declared(settings).values()]):
-            command = click.option(*_names(one), **_how(one))(command)
+            option = click.option(*_names(one), **_how(one, {**_COMPLETE, **complete}))
+            command = option(command)
         return command
 
     return declare
@@ -35,13 +43,17 @@ def taken(settings: type[S], options: Mapping[str, Any]) -> S:
 
 
 def _names(one: Declared) -> list[str]:
-    return [f"--{one.name}", one.keyword]
+    names = [f"--{name}" for name in (one.name, one.setting.also) if name]
+    return [*names, one.keyword]
 
 
-def _how(one: Declared) -> dict[str, Any]:
+def _how(one: Declared, complete: Mapping[str, Complete]) -> dict[str, Any]:
     """The attributes of an option."""
     how: dict[str, Any] = {"help": one.setting.help, "metavar": one.setting.metavar}
-    default, shown = one.default, one.default is not None
+    if one.setting.completes:
+        how["shell_complete"] = complete[one.setting.completes]
+    default = one.default
+    shown = default is not None and "Default:" not in one.setting.help
     match one.values:
         case Flag():
             how |= {"is_flag": True, "default": bool(default)}
@@ -54,10 +66,13 @@ def _how(one: Declared) -> dict[str, Any]:
             how |= {"type": click.FloatRange(least, most)}
         case Text(choices=choices) if choices:
             how |= {"type": click.Choice(choices)}
-        case Names():
+        case Names() | Numbers():
             how |= {"callback": _made(one)}
-            default = ",".join(default or ())
-            shown = bool(default)
+            default = one.values.texts(default)[0] if default else None
+            shown &= bool(default)
+        case Texts():
+            how |= {"multiple": True}
+            default, shown = None, False
         case Assignments():
             how |= {"callback": _made(one), "multiple": True}
             default, shown = None, False
@@ -71,7 +86,7 @@ def _made(one: Declared) -> Callable[[click.Context, click.Parameter, Any], Any]
 
     def make(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         try:
-            return one.values.made(value)
+            return one.default if value is None else one.values.made(value)
         except ValueError as error:
             raise click.BadParameter(str(error), context, parameter) from None
 

@@ -31,6 +31,15 @@ class Setting:
     least: float | None = None
     most: float | None = None
     """Bounds of a number, included."""
+    also: str = ""
+    """Another name of the option."""
+    repeated: bool = False
+    """Several texts: the option may be given several times."""
+    word: str = ""
+    """May stand for one of several numbers; the command knows which."""
+    completes: str = ""
+    """What the shell completes the value with: `runs` or `sites` of the store, or what the command
+    names."""
 
 
 def setting(default: Any, text: str, **more: Any) -> Any:
@@ -74,7 +83,12 @@ def _declared(settings: Any) -> Mapping[str, Declared]:
                 keyword=one.name,
                 name=name,
                 setting=said,
-                values=values_of(_present(hints[one.name]), least=said.least, most=said.most),
+                values=values_of(
+                    _present(hints[one.name]),
+                    bounds=(said.least, said.most),
+                    repeated=said.repeated,
+                    word=said.word,
+                ),
                 default=one.default if factory is MISSING else factory(),
             )
     return MappingProxyType(found)

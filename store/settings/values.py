@@ -1,8 +1,8 @@
 """What the values of a setting are, by its type: what a file or Python may give, and the text of a
 command line.
 
-Types: bool, int, float, str, Literal of strings, tuple[str, ...] (names), Mapping[str, Any]
-(`NAME=VALUE`, several).
+Types: bool, int, float, str, Literal of strings; Sequence or tuple of str (names, or several texts)
+or of int (numbers); Mapping[str, Any] (`NAME=VALUE`, several).
 """
 
 import json
@@ -112,10 +112,59 @@ class Names:
 
     def made(self, value: Any) -> tuple[str, ...]:
         text = value if isinstance(value, str) else ",".join(value)
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+        found = tuple(part.strip() for part in text.split(",") if part.strip())
+        if isinstance(value, str) and not found:
+            raise ValueError(f"{value!r} names nothing")
+        return found
 
     def texts(self, value: Any) -> Sequence[str]:
         return [value if isinstance(value, str) else ",".join(value)]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Several whole numbers: a list, or a text in which commas separate them. word: may stand for
+    a number.
+    """
+
+    word: str = ""
+
+    def expected(self, value: object) -> str:
+        return "a list of whole numbers"
+
+    def fits(self, value: object) -> bool:
+        if isinstance(value, list | tuple):
+            return all(type(one) is int or (self.word and one == self.word) for one in value)
+        return isinstance(value, str)
+
+    def made(self, value: Any) -> tuple[int | str, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        parts = [part.strip() for part in value.split(",")]
+        if not all(p == self.word or (p.isascii() and p.isdigit()) for p in parts):
+            more = f" or {self.word}" if self.word else ""
+            raise ValueError(f"{value!r} is not a list of whole numbers such as 50,100{more}")
+        return tuple(part if part == self.word else int(part) for part in parts)
+
+    def texts(self, value: Any) -> Sequence[str]:
+        return [value if isinstance(value, str) else ",".join(map(str, value))]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Several texts: a list."""
+
+    def expected(self, value: object) -> str:
+        return "a list of strings"
+
+    def fits(self, value: object) -> bool:
+        return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+
+    def made(self, value: Any) -> tuple[str, ...]:
+        return tuple(value)
+
+    def texts(self, value: Any) -> Sequence[str]:
+        return tuple(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +197,27 @@ class Assignments:
         return [value] if isinstance(value, str) else list(value)
 
 
-def values_of(hint: Any, *, least: float | None, most: float | None) -> Values:
-    """The values of a type. TypeError for a type that no setting has."""
-    origin = get_origin(hint)
+def values_of(
+    hint: Any,
+    *,
+    bounds: tuple[float | None, float | None] = (None, None),
+    repeated: bool = False,
+    word: str = "",
+) -> Values:
+    """The values of a type; bounds, repeated and word as of `Setting`. TypeError for a type that no
+    setting has.
+    """
+    origin, inside = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return Text(get_args(hint))
-    if hint is bool:
-        return Flag()
+        return Text(inside)
     if hint in (int, float):
-        return Number(hint is int, least, most)
-    if hint is str:
-        return Text()
-    if origin is tuple and get_args(hint) == (str, ...):
-        return Names()
+        return Number(hint is int, *bounds)
+    if hint in (bool, str):
+        return Flag() if hint is bool else Text()
+    if origin in (tuple, Sequence) and inside[0] is int:
+        return Numbers(word)
+    if origin in (tuple, Sequence) and inside[0] is str:
+        return Texts() if repeated else Names()
     if origin is not None and issubclass(origin, Mapping):
         return Assignments()
     raise TypeError(f"no setting is of the type {hint}")

@@ -15,7 +15,8 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.metrics.sinks import sink_positions
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, linear_cka
 from lpp.analyze.pages.write import written
-from lpp.analyze.runs.select import Selection, select_runs, select_sites
+from lpp.analyze.questions import Selection
+from lpp.analyze.runs.select import select_runs, select_sites
 from lpp.analyze.studies import cka as cka_module
 from lpp.analyze.studies.cka import MEMORY, pairs_of
 from lpp.analyze.studies.cka_page import cka_page
