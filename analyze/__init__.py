@@ -45,13 +45,20 @@ if TYPE_CHECKING:
     from lpp.analyze.numerics.spectrum import eigenvalues as eigenvalues
     from lpp.analyze.numerics.spectrum import participation_ratio as participation_ratio
     from lpp.analyze.numerics.spectrum import top_share as top_share
+    from lpp.analyze.questions import CkaSettings as CkaSettings
+    from lpp.analyze.questions import CorrelateSettings as CorrelateSettings
+    from lpp.analyze.questions import DiffSettings as DiffSettings
+    from lpp.analyze.questions import ItemsSettings as ItemsSettings
+    from lpp.analyze.questions import LayersSettings as LayersSettings
+    from lpp.analyze.questions import ProfileSettings as ProfileSettings
+    from lpp.analyze.questions import Selection as Selection
+    from lpp.analyze.questions import SensitivitySettings as SensitivitySettings
     from lpp.analyze.report.report import write_report as write_report
-    from lpp.analyze.runs.select import Selection as Selection
     from lpp.analyze.scores.correlations import correlate as correlate
     from lpp.analyze.scores.scores import add_benchmarks as add_benchmarks
-    from lpp.analyze.scores.settings import Question as Question
     from lpp.analyze.studies.agreement import rank_agreement as rank_agreement
     from lpp.analyze.studies.layers import layers as layers
+    from lpp.analyze.studies.sensitivity import sensitivity as sensitivity
     from lpp.analyze.tables.analysis import analyze as analyze
     from lpp.analyze.tables.build import build_database as build_database
     from lpp.analyze.tables.eigenvalues import read_eigenvalues as read_eigenvalues
@@ -65,8 +72,14 @@ _HOME = {
     "METRICS": "metrics.registry",
     "Metric": "metrics.metric",
     "Moments": "numerics.moments",
-    "Question": "scores.settings",
-    "Selection": "runs.select",
+    "CorrelateSettings": "questions",
+    "CkaSettings": "questions",
+    "DiffSettings": "questions",
+    "ItemsSettings": "questions",
+    "LayersSettings": "questions",
+    "ProfileSettings": "questions",
+    "Selection": "questions",
+    "SensitivitySettings": "questions",
     "add_benchmarks": "scores.scores",
     "aggregate": "tables.profile",
     "analyze": "tables.analysis",
@@ -102,6 +115,7 @@ _HOME = {
     "scan_metrics": "tables.metrics",
     "scan_spectra": "tables.spectra",
     "scan_tokens": "tables.tokens",
+    "sensitivity": "studies.sensitivity",
     "sensitivity_chart": "charts.charts",
     "spectrum_chart": "charts.charts",
     "training_chart": "charts.charts",

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from benchmarks.setting import store_of
-from lpp.analyze import Selection, analyze, scan_spectra
+from lpp.analyze import ProfileSettings, analyze, scan_spectra
 from lpp.analyze.engine.executor import LocalExecutor
 from lpp.store import Run, open_store
 from lpp.store.format.keys import ANALYSIS_KEY
@@ -114,7 +114,7 @@ def jobs(run: Run, count: int) -> None:
     """Every site of a run with so many threads."""
     root = store_of(run)
     forget(root)
-    analyze(root, Selection(runs=[run.id]), errors="none", executor=LocalExecutor(count))
+    analyze(root, ProfileSettings(runs=[run.id], errors="none"), executor=LocalExecutor(count))
 
 
 def forget(root: Path) -> None:

@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 
 import polars as pl
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from benchmarks.setting import store_of
-from lpp.analyze import Selection, analyze, scan_spectra
+from lpp.analyze import ProfileSettings, analyze, scan_spectra
 from lpp.analyze.runs.cells import GROUPS
 from lpp.store import Run
 from lpp.store.format.keys import ANALYSIS_KEY
@@ -30,8 +31,8 @@ def measure(run: Run) -> Iterator[Ratio]:
 
     def everything(*metrics: str) -> None:
         forget()
-        selection = Selection(runs=[run.id], sites=[site])
-        analyze(root, selection, metrics=metrics, errors="none")
+        selection = ProfileSettings(runs=[run.id], sites=[site])
+        analyze(root, replace(selection, metrics=metrics, errors="none"))
 
     for name, bar, bound in (
         ("participation_ratio", 3, "a second read, its products, d x d subtractions"),

@@ -7,6 +7,7 @@ with: the mean normalised entropy, PR/r and ER/r of `final` at ten prefixes.
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
 from benchmarks.peers.outputs import Profile, entropies
 from benchmarks.peers.sides.paper import pass_for_each_prefix, ranks_by_svd
 from benchmarks.setting import capture, prepared, scratch
-from lpp.analyze import Selection, scan_entropy, scan_spectra
+from lpp.analyze import SensitivitySettings, scan_entropy, scan_spectra
 from lpp.analyze.studies.saving import paper_tokens
 from lpp.analyze.studies.sensitivity import sensitivity
 from lpp.capture.engine.prepare import Prepared
@@ -83,8 +84,8 @@ def of_the_grid(prompts: int = SIZES[-1], timed: int = 3) -> Iterator[Ratio]:
     with scratch() as folder:
         start = time.perf_counter()
         run = capture(ready, folder)
-        grid = Selection(contexts=CONTEXTS, prompts=sizes)
-        sensitivity(folder, grid, errors="none")
+        grid = SensitivitySettings(contexts=CONTEXTS, prompts=sizes)
+        sensitivity(folder, replace(grid, errors="none"))
         ours = time.perf_counter() - start
         per_token = _seconds_per_token(ready, timed)
         solves = {

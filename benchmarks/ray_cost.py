@@ -62,7 +62,7 @@ def analysing(store: Path, workers: int) -> Callable[[], object]:
     """The spectra of the whole store on so many workers."""
     import ray
 
-    from lpp.analyze import Selection, analyze
+    from lpp.analyze import ProfileSettings, analyze
     from lpp.analyze.engine.ray_executor import RayExecutor
     from lpp.store.commands.cluster import THREADS
 
@@ -79,6 +79,6 @@ def analysing(store: Path, workers: int) -> Callable[[], object]:
 
     def run() -> None:
         shutil.rmtree(own / "analysis", ignore_errors=True)
-        analyze(own, Selection(), errors="none", executor=executor)
+        analyze(own, ProfileSettings(errors="none"), executor=executor)
 
     return run

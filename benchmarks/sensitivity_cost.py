@@ -2,12 +2,11 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from benchmarks.setting import store_of
-from lpp.analyze import Selection, analyze
+from lpp.analyze import ProfileSettings, SensitivitySettings, analyze
 from lpp.analyze.studies.sensitivity import sensitivity
 from lpp.store import Run
 from lpp.store.format.keys import ANALYSIS_KEY
@@ -18,10 +17,11 @@ REPEATS = 3
 def measure(run: Run) -> Iterator[Ratio]:
     """Every context and number of prompts of the paper that the run holds, at one site."""
     root = store_of(run)
-    one = Selection(runs=[run.id], sites=[run.sites[-1]])
+    one = ProfileSettings(runs=[run.id], sites=[run.sites[-1]])
     context, size = run.plan.context, run.n_prompts
-    grid = replace(
-        one,
+    grid = SensitivitySettings(
+        runs=one.runs,
+        sites=one.sites,
         contexts=[c for c in (50, 100, 200, 500) if c < context] + [context],
         prompts=[n for n in (10, 100, 500, 1000) if n < size] + [size],
     )

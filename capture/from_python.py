@@ -6,7 +6,6 @@ which the same call resumes.
 """
 
 import difflib
-import json
 import os
 import re
 import warnings
@@ -17,18 +16,16 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
 
-import click
-
 from lpp.capture.corpus.in_memory import DEFAULT_NAME, open_texts
 from lpp.capture.corpus.passages import Corpus
 from lpp.capture.engine.run_cache import skip_finished
-from lpp.capture.jobs.file import request_of_options, value_problems
 from lpp.capture.models.gguf import packaged_model
 from lpp.capture.models.machine import require
 from lpp.capture.models.spec import LoadedModel, ModelSpec
-from lpp.capture.plan.options import option_by_name
 from lpp.capture.plan.parts import WHOLE
 from lpp.capture.plan.request import NOTHING, CaptureRequest, InMemory
+from lpp.capture.plan.requested import request_of
+from lpp.capture.plan.settings import CaptureSettings
 from lpp.store import Run, open_store
 from lpp.store.commands.console import debugging
 from lpp.store.commands.escaping import safe_streams
@@ -36,6 +33,9 @@ from lpp.store.commands.progress import in_notebook, muted, say
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.plan import Keep
 from lpp.store.objects.place import Url, place
+from lpp.store.settings.reading import made, problems_of
+from lpp.store.settings.setting import Declared, declared
+from lpp.store.settings.values import Text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -193,10 +193,9 @@ def _arguments(given: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, An
     return found["model"], found.get("tokenizer"), found[names[-1]]
 
 
-def _keywords() -> dict[str, tuple[str, click.Option]]:
-    """Keyword of Python -> name of the command's option, and the option."""
-    found = ((option.name, (name, option)) for name, option in option_by_name().items())
-    return {keyword: named for keyword, named in found if keyword is not None}
+def _keywords() -> dict[str, Declared]:
+    """The settings by their keywords."""
+    return {one.keyword: one for one in declared(CaptureSettings).values()}
 
 
 def _check_known(keyword: str) -> None:
@@ -244,38 +243,29 @@ def _request(
 
 
 def _parsed(options: Mapping[str, Any]) -> CaptureRequest:
-    """The request of options by keyword, each checked as the command checks it."""
-    known, by_option, problems = _keywords(), dict[str, Any](), list[str]()
+    """The request of settings by keyword; None: its default. InputError has every problem."""
+    known, given, problems = _keywords(), dict[str, Any](), list[str]()
     for keyword, value in options.items():
         if value is not None:
-            name, option = known[keyword]
-            by_option[name] = _as_in_a_file(value)
-            problems += value_problems(option, by_option[name], keyword)
+            one = known[keyword]
+            given[one.name] = _plain(value)
+            problems += problems_of(one, given[one.name], keyword)
     if problems:
         raise _invalid("; ".join(problems) + ".")
-    try:
-        return request_of_options(by_option)
-    except click.UsageError as error:
-        raise _invalid(error.format_message()) from None
+    return request_of(made(CaptureSettings, given))
 
 
-def _as_in_a_file(value: Any) -> Any:
-    """A value of Python as a file of jobs would write it."""
+def _plain(value: Any) -> Any:
+    """A value of NumPy, torch or the file system as one of Python."""
     if isinstance(value, bool):
         return value
     if isinstance(value, Integral):
         return int(value)  # numpy's too
-    if isinstance(value, Mapping):
-        return [f"{name}={_json(one)}" for name, one in value.items()]
-    if isinstance(value, tuple | set | frozenset):
+    if isinstance(value, set | frozenset):
         return list(value)
     if type(value).__module__ == "torch":  # torch.bfloat16, torch.device("cuda")
         return str(value).removeprefix("torch.")
     return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _of_loaded(request: CaptureRequest, spec: ModelSpec) -> CaptureRequest:
@@ -343,17 +333,17 @@ def _in_python(message: str) -> str:
     """
 
     def keyword(found: re.Match[str]) -> str:
-        option = option_by_name().get(found["option"] or "")
-        if option is None:
+        one = declared(CaptureSettings).get(found["option"] or "")
+        if one is None:
             return found[0]
         value = found["value"]
         if value is None:
-            return str(option.name)
+            return one.keyword
         if value.isdecimal():
-            return f"{option.name}={value}"
-        if isinstance(option.type, click.Choice) and value in option.type.choices:
-            return f"{option.name}={value!r}"
-        return f"{option.name} {value}"
+            return f"{one.keyword}={value}"
+        if isinstance(one.values, Text) and value in one.values.choices:
+            return f"{one.keyword}={value!r}"
+        return f"{one.keyword} {value}"
 
     return _OPTION.sub(keyword, message)
 

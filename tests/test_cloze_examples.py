@@ -12,6 +12,7 @@ from printed import same_texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lpp.analyze
+from lpp.analyze import ItemsSettings
 from lpp.analyze.evaluations.flip_analysis import FlipAnalysis
 from lpp.analyze.evaluations.flips import MOVED
 from lpp.capture import demo_model
@@ -76,7 +77,7 @@ def test_both_evaluations_give_the_numbers_of_the_documents(store: Path) -> None
 
     accuracy, right = found.flips.accuracy, both + lost
     depth, gap, kl = (feature(found, name) for name in ("answer_depth", "answer_gap", "answer_kl"))
-    of_final = lpp.analyze.flipped_items(store, *runs, sites=["final"])
+    of_final = lpp.analyze.flipped_items(store, *runs, settings=ItemsSettings(sites=["final"]))
     expected = [
         *(240, right, both + gained, accuracy.difference, 95, *accuracy.interval),
         *(max(accuracy.p_value, 0.001), lost, gained),

@@ -109,7 +109,17 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
 
 ROOMS = {
     "analyze": (
-        *("numerics", "runs", "quantities", "metrics", "engine", "logits", "scores", "tables"),
+        *(
+            "questions",
+            "numerics",
+            "runs",
+            "quantities",
+            "metrics",
+            "engine",
+            "logits",
+            "scores",
+            "tables",
+        ),
         *("charts", "pages", "studies", "drift", "evaluations", "report", "cli", ""),
     ),
     "capture": (
@@ -120,6 +130,7 @@ ROOMS = {
     "store": (
         "errors",
         "progress",
+        "settings",
         "commands",
         "format",
         "objects",

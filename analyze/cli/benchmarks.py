@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import click
 
-from lpp.analyze.cli.options import names
-from lpp.analyze.scores.settings import UNITS
+from lpp.analyze.scores.units import UNITS
 from lpp.store.commands.console import LppGroup, debug_option
 from lpp.store.commands.escaping import escape
+from lpp.store.settings.values import Names
 
 _SHOWN: Final = 8
 
@@ -24,6 +24,11 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
             raise click.BadParameter(f"{value!r} is not NAME=RUN")
         found[name] = run
     return found
+
+
+def names(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
+    """Names that commas separate."""
+    return Names().made(value)
 
 
 @click.group(cls=LppGroup)

@@ -1,40 +1,23 @@
 """`lpp-analyze cka`: how alike neighbouring sites are."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import runs_option, sites_option, skip_first_option
+from lpp.analyze.cli.options import jobs_option
 from lpp.analyze.cli.show import check_page, page_options, show
+from lpp.analyze.questions import CkaSettings
 from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.commands.options import taken, with_options
 from lpp.store.commands.progress import progress
 
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@runs_option
-@sites_option()
-@click.option(
-    "--prefix",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Use the first N tokens of each prompt. Default: all.",
-)
-@click.option(
-    "--prompts",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Use the first N prompts. Default: all.",
-)
-@skip_first_option
-@click.option("--all-pairs", is_flag=True, help="Compare every two sites, not only neighbours.")
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Multiply N pairs at once. Default: one for each core.",
-)
+@with_options(CkaSettings)
+@jobs_option
 @click.option(
     "--memory-gib",
     type=click.FloatRange(min=0, min_open=True),
@@ -47,17 +30,12 @@ from lpp.store.commands.progress import progress
 def cka(
     *,
     store: str,
-    runs: tuple[str, ...],
-    sites: tuple[str, ...],
-    prefix: int | None,
-    prompts: int | None,
-    skip_first: int,
-    all_pairs: bool,
     jobs: int | None,
     memory_gib: float,
     form: str | None,
     output: Path | None,
     everything: bool,
+    **options: Any,
 ) -> None:
     """Compare sites of each run in STORE by linear CKA.
 
@@ -72,22 +50,15 @@ def cka(
         lpp-analyze cka ./lpp --site embed,block.15,final --all-pairs --format csv
     """
     from lpp.analyze.runs.named import names_of
-    from lpp.analyze.runs.select import Selection, select_runs, select_sites
+    from lpp.analyze.runs.select import select_runs, select_sites
     from lpp.analyze.studies import cka_table
     from lpp.analyze.studies.cka_page import cka_page
 
     check_page(form, output)
-    asked = None if prompts is None else (prompts,)
-    selection = Selection(runs=runs, sites=sites, prompts=asked)
+    asked = taken(CkaSettings, options)
+    selection = cka_table.selection_of(asked)
     views, incomplete = select_runs(store, selection)
-    work, left_out = cka_table.plan(
-        views,
-        select_sites(views, selection),
-        prefix=prefix,
-        prompts=prompts,
-        first_position=skip_first,
-        every=all_pairs,
-    )
+    work, left_out = cka_table.plan(views, select_sites(views, selection), asked)
     for line in (*incomplete, *left_out):
         click.echo(line, err=True)
     with progress("CKA", sum(len(part.pairs) for part in work), "pairs of sites") as bar:

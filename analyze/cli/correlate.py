@@ -6,19 +6,19 @@ from typing import Any
 import click
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import runs_option, setting_options
 from lpp.analyze.cli.show import check_page, page_options, show
-from lpp.analyze.scores.settings import Question
+from lpp.analyze.questions import CorrelateSettings
 from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.commands.options import taken, with_options
 
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@setting_options(Question, runs=runs_option)
+@with_options(CorrelateSettings)
 @page_options()
 @debug_option
 def correlate(
-    *, store: str, form: str | None, output: Path | None, everything: bool, **settings: Any
+    *, store: str, form: str | None, output: Path | None, everything: bool, **options: Any
 ) -> None:
     """Correlate profiles with benchmark scores across models.
 
@@ -45,7 +45,7 @@ def correlate(
     from lpp.store import open_store
 
     check_page(form, output)
-    found = correlate(store, Question(**settings))
+    found = correlate(store, taken(CorrelateSettings, options))
     kept = in_database(
         "The correlations are", lambda: refresh_database(open_store(store).path, found)
     )

@@ -1,24 +1,20 @@
 """`lpp-analyze diff`: what changed between two models, or between one and each of several."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import (
-    ERROR_SITES,
-    chosen_executor,
-    cluster_option,
-    executor_options,
-    sites_option,
-    skip_first_option,
-)
+from lpp.analyze.cli.options import chosen_executor, executor_options
 from lpp.analyze.cli.show import PICTURES, check_page, page_options, show
+from lpp.analyze.questions import DiffSettings, GateSettings
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.commands.options import taken, with_options
 from lpp.store.commands.output import suffix_of
 from lpp.store.commands.progress import progress
 from lpp.store.errors import InputError
@@ -26,7 +22,9 @@ from lpp.store.errors import InputError
 if TYPE_CHECKING:
     from lpp.analyze.drift.against import Against
     from lpp.analyze.drift.drift import Drift
+    from lpp.analyze.drift.gate import Verdict
     from lpp.analyze.evaluations.flips import Flips
+    from lpp.analyze.quantities.conditions import Condition
 
 
 @click.command(cls=LppCommand)
@@ -39,54 +37,8 @@ if TYPE_CHECKING:
     shell_complete=complete_runs,
     help="Compare every run of STORE with BASE; or name runs in place of RUN_A RUN_B.",
 )
-@sites_option()
-@skip_first_option
-@click.option(
-    "--prompts",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Compare the first N prompts. Default: all that both runs share.",
-)
-@click.option(
-    "--tokens",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Compare the predictions of N tokens drawn at random. Default: all tokens.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Draw the tokens of --tokens from this seed.",
-)
-@click.option(
-    "--errors",
-    type=click.Choice(ERROR_SITES),
-    help="Compute errors of CKA, overlap and ranks at these sites, which takes 11 times as long. "
-    "Default: final, or all if --fail-if needs them.",
-)
-@cluster_option
-@click.option(
-    "--fail-if",
-    "conditions",
-    multiple=True,
-    metavar="CONDITION",
-    help="Exit with code 1 if CONDITION holds, such as 'kl.mean > 0.01'; may be repeated.",
-)
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Compare the number itself with the limit of --fail-if, not its interval.",
-)
-@click.option(
-    "--allow-missing",
-    "allowed",
-    type=click.FloatRange(0, 1),
-    metavar="SHARE",
-    help="Let --fail-if pass if up to this share of the prompts of RUN_A or BASE takes no part. "
-    "Default: 0.01.",
-)
+@with_options(DiffSettings)
+@with_options(GateSettings)
 @page_options()
 @executor_options
 @debug_option
@@ -95,22 +47,13 @@ def diff(
     store: str,
     runs: tuple[str, ...],
     base: str | None,
-    sites: tuple[str, ...],
-    skip_first: int,
-    prompts: int | None,
-    tokens: int | None,
-    seed: int,
-    errors: Any,
-    cluster: str | None,
-    conditions: tuple[str, ...],
-    strict: bool,
-    allowed: float | None,
     form: str | None,
     output: Path | None,
     everything: bool,
     jobs: int | None,
     executor: Any,
     address: str | None,
+    **options: Any,
 ) -> int:
     """Show what changed from RUN_A to RUN_B of STORE.
 
@@ -150,7 +93,6 @@ def diff(
     from lpp.analyze.drift.against import against, compared, in_order
     from lpp.analyze.drift.against_page import against_page
     from lpp.analyze.drift.drift import drift, n_steps
-    from lpp.analyze.drift.gate import ALLOWED, verdict
     from lpp.analyze.drift.page import drift_page
     from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
     from lpp.analyze.drift.sites import common_sites
@@ -162,29 +104,26 @@ def diff(
         parse_condition,
     )
 
-    alone = {"--strict": strict, "--allow-missing": allowed is not None}
-    _check_usage(runs, base, alone=alone, conditions=conditions)
+    asked, decided = taken(DiffSettings, options), taken(GateSettings, options)
+    _check_usage(runs, base, decided)
     check_page(form, output)
-    gate = [parse_condition(condition) for condition in conditions]
+    gate = [parse_condition(condition) for condition in decided.conditions]
     pairs: Sequence[Pair]
     several: Against | None = None
     if base is None:
         a, b = (run_of(store, name).run for name in runs)
-        pairs = [pair_of(a, b, prompts, cluster=cluster)]
+        pairs = [pair_of(a, b, asked.prompts, cluster=asked.cluster)]
         require_rows(pairs[0])
     else:
-        several = against(store, base, runs or None, sites=sites, prompts=prompts, cluster=cluster)
+        several = against(store, base, runs or None, asked)
         pairs = several.pairs
         for line in several.lines:
             click.echo(line, err=True)
-    chosen = [common_sites(pair, sites) for pair in pairs]
+    chosen = [common_sites(pair, asked.sites) for pair in pairs]
     for pair, common in zip(pairs, chosen, strict=True):
         with _of_run(pair.b.run.id if several else None):
             check_conditions(gate, sites=common, no_logits=pair.no_logits)
-    steps = [
-        n_steps(pair, common, first_position=skip_first, tokens=tokens)
-        for pair, common in zip(pairs, chosen, strict=True)
-    ]
+    steps = [n_steps(pair, asked) for pair in pairs]
     comparisons, failed = [], bool(gate and several and several.undecided)
     with (
         progress("Drift", sum(steps), "tokens") as bar,
@@ -192,29 +131,10 @@ def diff(
     ):
         for pair, common in zip(pairs, chosen, strict=True):
             with _of_run(pair.b.run.id if several else None):
-                found = drift(
-                    pair,
-                    sites=common,
-                    first_position=skip_first,
-                    tokens=tokens,
-                    seed=seed,
-                    errors=errors
-                    or ("all" if not strict and needs_errors(gate, common) else "final"),
-                    executor=who,
-                    progress=bar,
-                )
-                verdicts = [
-                    verdict(
-                        condition,
-                        found.predictions,
-                        found.sites,
-                        lost=pair.lost,
-                        strict=strict,
-                        allowed=ALLOWED if allowed is None else allowed,
-                        of=family(gate, len(pairs)),
-                    )
-                    for condition in gate
-                ]
+                sure = not decided.strict and needs_errors(gate, common)
+                errors = asked.errors or ("all" if sure else "final")
+                found = drift(pair, replace(asked, errors=errors), executor=who, progress=bar)
+                verdicts = _verdicts(found, gate, decided, of=family(gate, len(pairs)))
             _keep(found)
             failed |= any(one.failed for one in verdicts)
             items = _items(found)
@@ -237,6 +157,27 @@ def diff(
     return int(failed)
 
 
+def _verdicts(
+    found: "Drift", gate: "Sequence[Condition]", decided: GateSettings, *, of: int
+) -> "list[Verdict]":
+    """What each condition says of a comparison, one of `of` intervals that hold together."""
+    from lpp.analyze.drift.gate import ALLOWED, verdict
+
+    allowed = ALLOWED if decided.allow_missing is None else decided.allow_missing
+    return [
+        verdict(
+            condition,
+            found.predictions,
+            found.sites,
+            lost=found.pair.lost,
+            strict=decided.strict,
+            allowed=allowed,
+            of=of,
+        )
+        for condition in gate
+    ]
+
+
 def _keep(found: "Drift") -> None:
     """Put the comparison into the database of its store."""
     from lpp.analyze.drift.tables import stores, write_drift
@@ -253,15 +194,10 @@ def _items(found: "Drift") -> "list[Flips | str]":
     return flips_of_runs(found.pair.a, found.pair.b)
 
 
-def _check_usage(
-    runs: Sequence[str],
-    base: str | None,
-    *,
-    alone: Mapping[str, bool],
-    conditions: Sequence[str],
-) -> None:
-    """Refuse words that do not go together. alone: whether options of --fail-if are given."""
-    if not conditions and (given := [name for name, is_given in alone.items() if is_given]):
+def _check_usage(runs: Sequence[str], base: str | None, gate: GateSettings) -> None:
+    """Refuse words that do not go together."""
+    alone = {"--strict": gate.strict, "--allow-missing": gate.allow_missing is not None}
+    if not gate.conditions and (given := [name for name, is_given in alone.items() if is_given]):
         raise click.UsageError(f"{given[0]} says how --fail-if decides: give one.")
     if base is None and len(runs) != 2:
         raise click.UsageError(

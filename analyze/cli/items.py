@@ -1,16 +1,17 @@
 """`lpp-analyze items`: what tells right answers of an evaluation from wrong ones."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import fresh_option, sites_option
+from lpp.analyze.cli.options import fresh_option
 from lpp.analyze.cli.show import PICTURES, check_page, page_options, show
+from lpp.analyze.questions import ItemsSettings
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.commands.options import taken, with_options
 from lpp.store.commands.output import suffix_of
 from lpp.store.commands.progress import progress
 from lpp.store.errors import ErrorKind, InputError
@@ -36,37 +37,7 @@ if TYPE_CHECKING:
     help="Show which items flip from the run BASE to --run, and what distinguishes them before "
     "the answer.",
 )
-@click.option(
-    "--source",
-    metavar="NAME",
-    help="Use the scores of this source. Needed if the run has several sources.",
-)
-@click.option(
-    "--filter",
-    metavar="NAME",
-    help="Use this filter of lm-eval. Needed if the task has several filters.",
-)
-@click.option(
-    "--cluster",
-    metavar="FIELD",
-    help="Items with equal values of this field of their documents are not independent. Default: "
-    "what the task declares.",
-)
-@sites_option()
-@click.option(
-    "--skip-first",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="Leave out the first N tokens of each question, often attention sinks.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Draw folds, shuffled labels and resamples from this seed.",
-)
+@with_options(ItemsSettings)
 @page_options()
 @fresh_option
 @debug_option
@@ -76,15 +47,10 @@ def items(
     task: str,
     run: str | None,
     base: str | None,
-    source: str | None,
-    filter: str | None,  # noqa: A002
-    cluster: str | None,
-    sites: tuple[str, ...],
-    skip_first: int,
-    seed: int,
     form: str | None,
     output: Path | None,
     everything: bool,
+    **options: Any,
 ) -> None:
     """Show what separates right items of a task from wrong ones.
 
@@ -119,14 +85,13 @@ def items(
         lpp-analyze items ./lpp --task arc_easy --run int4 --against base
     """
     check_page(form, output)
-    chosen = {"source": source, "filter": filter, "cluster": cluster}
-    settings = {"sites": sites, "skip_first": skip_first, "seed": seed}
+    asked = taken(ItemsSettings, options)
     if base is None:
-        page = _of_one_run(store, task, run, chosen, settings, picture=_picture_of(output))
+        page = _of_one_run(store, task, run, asked, picture=_picture_of(output))
     elif run is None:
         raise click.UsageError(f"--against {base}: name the run that is compared with it, --run.")
     else:
-        page = _of_two_runs(store, task, (base, run), chosen, settings)
+        page = _of_two_runs(store, task, (base, run), asked)
     show(page, form, output, everything=everything)
 
 
@@ -136,26 +101,19 @@ def _picture_of(output: Path | None) -> Path | None:
 
 
 def _of_one_run(
-    store: str,
-    task: str,
-    run: str | None,
-    chosen: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    *,
-    picture: Path | None,
+    store: str, task: str, run: str | None, asked: ItemsSettings, *, picture: Path | None
 ) -> "Page":
     """What tells right items of a run from wrong ones.
 
-    chosen: options of `evaluated_items`. settings: those of `analysis`. picture: the file of the
-    chart of AUROC by depth, if that was asked for.
+    picture: the file of the chart of AUROC by depth, if that was asked for.
     """
     from lpp.analyze.evaluations.analysis import analysis, kept_sites
     from lpp.analyze.evaluations.evaluated import evaluated_items
     from lpp.analyze.evaluations.page import items_page
     from lpp.analyze.evaluations.tables import write_items
 
-    items = evaluated_items(store, task, run=run, **chosen)
-    held = kept_sites(items, settings["sites"])
+    items = evaluated_items(store, task, run, asked)
+    held = kept_sites(items, asked.sites)
     if picture and not held:
         raise InputError(
             f"{picture}: run {items.view.run.id} keeps moments of its rows and not the rows, "
@@ -163,27 +121,18 @@ def _of_one_run(
             kind=ErrorKind.INCOMPLETE,
         )
     with progress("Items", 1 + len(held), "steps") as bar:
-        answer = analysis(items, **settings, progress=bar)
+        answer = analysis(items, asked, progress=bar)
     in_database("The analysis is", lambda: write_items(store, answer))
     return items_page(store, items, answer)
 
 
-def _of_two_runs(
-    store: str,
-    task: str,
-    runs: tuple[str, str],
-    chosen: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> "Page":
-    """What tells the items that flip from the first of `runs` to the second.
-
-    chosen: options of `flips`. settings: those of `flip_analysis`.
-    """
+def _of_two_runs(store: str, task: str, runs: tuple[str, str], asked: ItemsSettings) -> "Page":
+    """What tells the items that flip from the first of `runs` to the second."""
     from lpp.analyze.evaluations.flip_analysis import flip_analysis, n_steps
     from lpp.analyze.evaluations.flips import flips
     from lpp.analyze.evaluations.flips_page import flips_page
 
-    both = flips(store, task, *runs, **chosen)
-    with progress("Items", n_steps(both, settings["sites"]), "steps") as bar:
-        answer = flip_analysis(both, **settings, progress=bar)
+    both = flips(store, task, *runs, asked)
+    with progress("Items", n_steps(both, asked.sites), "steps") as bar:
+        answer = flip_analysis(both, asked, progress=bar)
     return flips_page(store, answer)

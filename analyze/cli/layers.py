@@ -6,51 +6,30 @@ from typing import Any
 import click
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import (
-    chosen_executor,
-    errors_option,
-    executor_options,
-    positions,
-    runs_option,
-    settings_options,
-    sites_option,
-)
+from lpp.analyze.cli.options import chosen_executor, executor_options
 from lpp.analyze.cli.show import check_page, page_options, show
+from lpp.analyze.questions import LayersSettings
 from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.commands.options import taken, with_options
 from lpp.store.commands.progress import progress
 
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@settings_options
-@sites_option()
-@runs_option
-@click.option(
-    "--skip-first",
-    callback=positions,
-    metavar="K,...",
-    help="Leave out the first K tokens of each prompt, for each K. Default: 0, and as many as "
-    "the attention sinks of a run need.",
-)
-@errors_option("none")
+@with_options(LayersSettings)
 @page_options()
 @executor_options
 @debug_option
 def layers(
     *,
     store: str,
-    contexts: tuple[int, ...] | None,
-    prompts: tuple[int, ...] | None,
-    sites: tuple[str, ...],
-    runs: tuple[str, ...],
-    skip_first: tuple[Any, ...] | None,
-    errors: Any,
     form: str | None,
     output: Path | None,
     everything: bool,
     jobs: int | None,
     executor: Any,
     address: str | None,
+    **options: Any,
 ) -> None:
     """Show ranks by depth, and the hourglass score of each model.
 
@@ -73,23 +52,16 @@ def layers(
     """
     from lpp.analyze.runs.given import resolved
     from lpp.analyze.runs.named import names_of
-    from lpp.analyze.runs.select import Selection, select_runs, select_sites
+    from lpp.analyze.runs.select import select_runs, select_sites
     from lpp.analyze.studies import layers as library
     from lpp.analyze.studies.layers_page import layers_page
 
     check_page(form, output)
-    selection = Selection(
-        runs=runs,
-        sites=sites,
-        contexts=contexts,
-        prompts=prompts,
-        skip_first=resolved(store, runs, skip_first or (0,)),
-    )
-    views, _ = select_runs(store, selection)
-    chosen = select_sites(views, selection)
-    total = library.n_steps(views, selection, chosen)
+    asked = resolved(store, taken(LayersSettings, options))
+    views, _ = select_runs(store, asked)
+    total = library.n_steps(views, asked, select_sites(views, asked))
     with chosen_executor(executor, address, jobs) as who, progress("Layers", total, "steps") as bar:
-        found = library.layers(store, selection, errors=errors, progress=bar, executor=who)
+        found = library.layers(store, asked, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)
     database = in_database("The layers are", lambda: library.write(store, found))

@@ -5,23 +5,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import (
-    chosen_executor,
-    cluster_option,
-    errors_option,
-    executor_options,
-    names,
-    numbers,
-    positions,
-    runs_option,
-    settings_options,
-    sites_option,
-)
+from lpp.analyze.cli.options import chosen_executor, executor_options
 from lpp.analyze.cli.show import check_page, page_options, show
+from lpp.analyze.questions import ProfileSettings
 from lpp.store.commands.completion import complete_names
 from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.commands.options import taken, with_options
 from lpp.store.commands.progress import progress
 
 
@@ -31,86 +23,25 @@ def _every_metric() -> Iterable[str]:
     return METRICS
 
 
-AGGREGATIONS: Final = ("min", "max", "mean", "median")
 FINAL: Final = "final"
 
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@settings_options
-@sites_option(None)
-@runs_option
-@click.option(
-    "--entropy-by",
-    type=click.Choice(AGGREGATIONS),
-    default="min",
-    show_default=True,
-    help="Print this aggregate of the entropy over prefixes.",
-)
-@click.option(
-    "--rank-by",
-    type=click.Choice(AGGREGATIONS),
-    default="max",
-    show_default=True,
-    help="Print this aggregate of the ranks over prefixes.",
-)
-@click.option(
-    "--drop-prefixes",
-    callback=numbers,
-    metavar="N,...",
-    help="Leave these prefixes out of the aggregates.",
-)
-@click.option(
-    "--skip-first",
-    callback=positions,
-    metavar="K,...",
-    default="0",
-    show_default=True,
-    help="Compute ranks without the first K tokens of each prompt, often attention sinks, for "
-    "each K. given: from the first token that the model wrote (lpp-capture run --continue).",
-)
-@click.option(
-    "--metrics",
-    callback=names,
-    shell_complete=complete_names(_every_metric),
-    metavar="NAME,...",
-    default="paper",
-    show_default=True,
-    help="Compute these metrics; `lpp-analyze metrics` lists them.",
-)
-@errors_option("final")
-@click.option(
-    "--groups",
-    type=click.IntRange(min=2),
-    default=10,
-    show_default=True,
-    help="Divide the prompts into this many groups for the jackknife.",
-)
-@cluster_option
+@with_options(ProfileSettings, metrics=complete_names(_every_metric))
 @page_options("bars")
 @executor_options
 @debug_option
 def profile(
     *,
     store: str,
-    contexts: tuple[int, ...] | None,
-    prompts: tuple[int, ...] | None,
-    sites: tuple[str, ...] | None,
-    runs: tuple[str, ...],
-    entropy_by: Any,
-    rank_by: Any,
-    drop_prefixes: tuple[int, ...] | None,
-    skip_first: tuple[Any, ...],
-    metrics: tuple[str, ...],
-    errors: Any,
-    groups: int,
-    cluster: str | None,
     form: str | None,
     output: Path | None,
     everything: bool,
     jobs: int | None,
     executor: Any,
     address: str | None,
+    **options: Any,
 ) -> None:
     """Compute and print the profiles of STORE.
 
@@ -151,7 +82,6 @@ def profile(
     from lpp.analyze.runs.keys import views as all_views
     from lpp.analyze.runs.named import names_of
     from lpp.analyze.runs.select import (
-        Selection,
         check_dropped,
         n_sites,
         select_among,
@@ -166,21 +96,14 @@ def profile(
     from lpp.analyze.tables.entropy import uncaptured_lines
 
     check_page(form, output)
-    dropped = drop_prefixes or ()
-    selection = Selection(
-        runs=runs,
-        sites=sites or ("*",),
-        contexts=contexts,
-        prompts=prompts,
-        skip_first=resolved(store, runs, skip_first),
-    )
+    asked = resolved(store, taken(ProfileSettings, options))
     every = all_views(store)
-    views, incomplete = select_among(store, every, selection)
-    chosen = select_sites(views, selection)
-    check_dropped(views, selection, dropped)
-    lines = uncaptured_lines(views, contexts)
-    lines += needing_rows(views, asked_of(metrics))
-    for line in (*incomplete, *shortfalls(views, selection), *lines):
+    views, incomplete = select_among(store, every, asked)
+    chosen = select_sites(views, asked)
+    check_dropped(views, asked, asked.drop_prefixes)
+    lines = uncaptured_lines(views, asked.contexts)
+    lines += needing_rows(views, asked_of(asked.metrics))
+    for line in (*incomplete, *shortfalls(views, asked), *lines):
         click.echo(line, err=True)
     total, names = n_sites(views, chosen), names_of(views)
     with (
@@ -189,32 +112,30 @@ def profile(
     ):
         analysis = analyze_views(
             views,
-            selection,
+            asked,
             comparable_among=every,
             names=names,
             left_out=incomplete,
-            metrics=metrics,
-            errors=errors,
-            groups=groups,
-            cluster=cluster,
             progress=bar,
             executor=who,
         )
-    kept = analysis.profiles(drop_prefixes=dropped)
-    found = kept
-    if (entropy_by, rank_by) != EXTREMES:
-        found = analysis.profiles(entropy=entropy_by, ranks=rank_by, drop_prefixes=dropped)
+    kept = analysis.profiles(drop_prefixes=asked.drop_prefixes)
+    found, aggregates = kept, (asked.entropy_by, asked.rank_by)
+    if aggregates != EXTREMES:
+        found = analysis.profiles(
+            entropy=asked.entropy_by, ranks=asked.rank_by, drop_prefixes=asked.drop_prefixes
+        )
     database = in_database(
         "The profiles are", lambda: write_database(store, analysis, profiles=kept)
     )
-    shown = found.filter(site=FINAL) if sites is None and FINAL in chosen else found
-    aggregates = (entropy_by, rank_by)
+    source = click.get_current_context().get_parameter_source("sites")
+    briefly = source is ParameterSource.DEFAULT and FINAL in chosen
     few = database is not None and aggregates == EXTREMES and len(views) <= FEW
     differences = differences_of(store, [view.run.id for view in views]) if few else None
     page = profile_page(
         store,
         analysis,
-        shown,
+        found.filter(site=FINAL) if briefly else found,
         names,
         aggregates=aggregates,
         differences=differences,

@@ -6,16 +6,11 @@ from typing import Any
 import click
 
 from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import (
-    chosen_executor,
-    errors_option,
-    executor_options,
-    numbers,
-    runs_option,
-    sites_option,
-)
+from lpp.analyze.cli.options import chosen_executor, executor_options
 from lpp.analyze.cli.show import check_page, page_options, show
+from lpp.analyze.questions import SensitivitySettings
 from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.commands.options import taken, with_options
 from lpp.store.commands.progress import progress
 
 PARTS = ("grid", "agreement")
@@ -23,22 +18,7 @@ PARTS = ("grid", "agreement")
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@click.option(
-    "--context",
-    "contexts",
-    callback=numbers,
-    metavar="N,...",
-    help="Cut prompts at these lengths in tokens. Default: 50, 100, 200, 500.",
-)
-@click.option(
-    "--prompts",
-    callback=numbers,
-    metavar="N,...",
-    help="Use the first N prompts, for each N. Default: 10, 100, 500, 1000, and all.",
-)
-@sites_option("final")
-@runs_option
-@errors_option("final")
+@with_options(SensitivitySettings)
 @page_options()
 @click.option(
     "--part",
@@ -50,11 +30,6 @@ PARTS = ("grid", "agreement")
 def sensitivity(
     *,
     store: str,
-    contexts: tuple[int, ...] | None,
-    prompts: tuple[int, ...] | None,
-    sites: tuple[str, ...],
-    runs: tuple[str, ...],
-    errors: Any,
     form: str | None,
     output: Path | None,
     everything: bool,
@@ -62,6 +37,7 @@ def sensitivity(
     jobs: int | None,
     executor: Any,
     address: str | None,
+    **options: Any,
 ) -> None:
     """Show how profiles change with context, prompts and site.
 
@@ -80,21 +56,21 @@ def sensitivity(
         lpp-analyze sensitivity ./lpp --part agreement --format csv
     """
     from lpp.analyze.runs.named import names_of
-    from lpp.analyze.runs.select import Selection, n_sites, select_runs
+    from lpp.analyze.runs.select import n_sites, select_runs
     from lpp.analyze.studies import sensitivity as library
     from lpp.analyze.studies.grid import grid_axes
     from lpp.analyze.studies.sensitivity_page import sensitivity_page
 
     check_page(form, output)
-    selection = Selection(runs=runs, sites=sites, contexts=contexts, prompts=prompts)
+    asked = taken(SensitivitySettings, options)
+    selection = library.selection_of(asked)
     views, _ = select_runs(store, selection)
-    axes = grid_axes(views, selection)
-    total = n_sites(views, axes.sites)
+    total = n_sites(views, grid_axes(views, selection).sites)
     with (
         chosen_executor(executor, address, jobs) as who,
         progress("Spectra", total, "sites") as bar,
     ):
-        found = library.sensitivity(store, selection, errors=errors, progress=bar, executor=who)
+        found = library.sensitivity(store, asked, progress=bar, executor=who)
     for line in found.left_out:
         click.echo(line, err=True)
     database = in_database("The sensitivity is", lambda: library.write(store, found))

@@ -18,10 +18,10 @@ from lpp.analyze.drift.pair import Pair, differences, pair_of, require_rows, run
 from lpp.analyze.drift.sites import SITES, SiteDrift, common_sites, site_frame
 from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.engine.executor import Executor
+from lpp.analyze.questions import DiffSettings
 from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import names_of, plans_of
-from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.find_runs import matching_runs
 from lpp.store.progress import SILENT, Progress
@@ -74,14 +74,8 @@ def diff_against(
     store: Url,
     base: str,
     runs: Sequence[str] | None = None,
+    settings: DiffSettings = DiffSettings(),
     *,
-    sites: Sequence[str] | None = None,
-    prompts: int | None = None,
-    cluster: str | None = None,
-    first_position: int = 0,
-    tokens: int | None = None,
-    seed: int = 0,
-    errors: ErrorSites = "final",
     jobs: int | None = None,
     executor: Executor | None = None,
     progress: Progress = SILENT,
@@ -90,28 +84,18 @@ def diff_against(
 
     base, runs: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another
     store. A pattern in `runs` may match several runs. runs: every other run of the store by
-    default. Other arguments: of `diff`. prompts: compare the first so many; by default all that a
-    run shares with `base`, whose number may differ between runs.
+    default. Other arguments: of `diff`. Without a number of prompts, all that a run shares with
+    `base` are compared; their number may differ between runs.
 
     A run that cannot be compared with `base` is left out with a Python warning. Each Drift has a
     row for each token: delete one before the next is made. Raises InputError, at the call, if no
     run is left.
     """
-    found = against(store, base, runs, sites=sites, prompts=prompts, cluster=cluster)
+    found = against(store, base, runs, settings)
     for line in found.lines:
         warnings.warn(line, stacklevel=2)
     return (
-        drift(
-            pair,
-            sites=sites,
-            first_position=first_position,
-            tokens=tokens,
-            seed=seed,
-            errors=errors,
-            jobs=jobs,
-            executor=executor,
-            progress=progress,
-        )
+        drift(pair, settings, jobs=jobs, executor=executor, progress=progress)
         for pair in found.pairs
     )
 
@@ -120,10 +104,7 @@ def against(
     store: Url,
     base: str,
     runs: Sequence[str] | None = None,
-    *,
-    sites: Sequence[str] | None = None,
-    prompts: int | None = None,
-    cluster: str | None = None,
+    settings: DiffSettings = DiffSettings(),
 ) -> Against:
     """The runs that can be compared with `base`, and why others cannot. Computes nothing.
 
@@ -131,9 +112,9 @@ def against(
     compared with `base`, or if no run is left.
     """
     of_base = run_of(store, base)
-    itself = pair_of(of_base.run, of_base.run, cluster=cluster)
+    itself = pair_of(of_base.run, of_base.run, cluster=settings.cluster)
     require_rows(itself)
-    common_sites(itself, sites)
+    common_sites(itself, settings.sites)
     named = _named(store, runs)
     others = {view.run.path: view for view in named if view.run.path != of_base.run.path}
     if not others:
@@ -145,11 +126,11 @@ def against(
         )
     pairs, left_out, undecided = [], {}, {}
     for view in others.values():
-        why = _why_not(of_base, view, prompts)
+        why = _why_not(of_base, view, settings.prompts)
         if why is None:
             try:
-                pair = pair_of(of_base.run, view.run, prompts, cluster=cluster)
-                common_sites(pair, sites)
+                pair = pair_of(of_base.run, view.run, settings.prompts, cluster=settings.cluster)
+                common_sites(pair, settings.sites)
             except InputError as error:
                 why = str(error).partition("\n")[0].rstrip(".")
             else:

@@ -16,10 +16,10 @@ from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.logits.heads import arithmetic
 from lpp.analyze.numerics.jackknife import Estimate, error_names
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
+from lpp.analyze.questions import DiffSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.runs.select import listed
-from lpp.analyze.tables.analysis import ErrorSites
 from lpp.store.progress import SILENT, Progress
 
 
@@ -113,14 +113,8 @@ def diff(
     store: Url,
     a: str,
     b: str,
+    settings: DiffSettings = DiffSettings(),
     *,
-    sites: Sequence[str] | None = None,
-    prompts: int | None = None,
-    cluster: str | None = None,
-    first_position: int = 0,
-    tokens: int | None = None,
-    seed: int = 0,
-    errors: ErrorSites = "final",
     jobs: int | None = None,
     executor: Executor | None = None,
     progress: Progress = SILENT,
@@ -128,55 +122,42 @@ def diff(
     """What changed from run `a` to run `b` of the store at `store`.
 
     a, b: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another store.
-    Other arguments and errors are those of `drift`. prompts: the first so many; all that both runs
-    share by default. cluster: a field of the prompts; errors leave prompts with one value of it out
-    together. Results are kept under `analysis/` of the store of run A (`drift.kept`) and
-    reused. Raises InputError for runs that are not comparable, and says what would make them so.
+    Other arguments and errors are those of `drift`. Results are kept under `analysis/` of the store
+    of run A (`drift.kept`) and reused. Raises InputError for runs that are not comparable, and says
+    what would make them so.
     """
-    return drift(
-        pair_of(run_of(store, a).run, run_of(store, b).run, prompts, cluster=cluster),
-        sites=sites,
-        first_position=first_position,
-        tokens=tokens,
-        seed=seed,
-        errors=errors,
-        jobs=jobs,
-        executor=executor,
-        progress=progress,
+    pair = pair_of(
+        run_of(store, a).run, run_of(store, b).run, settings.prompts, cluster=settings.cluster
     )
+    return drift(pair, settings, jobs=jobs, executor=executor, progress=progress)
 
 
 def drift(
     pair: Pair,
+    settings: DiffSettings = DiffSettings(),
     *,
-    sites: Sequence[str] | None = None,
-    first_position: int = 0,
-    tokens: int | None = None,
-    seed: int = 0,
-    errors: ErrorSites = "final",
     jobs: int | None = None,
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> Drift:
     """Every number of the predictions and the sites of a pair.
 
-    sites: names or patterns; all that both runs hold by default. first_position: compare the tokens
-    from this position on. tokens: draw so many tokens with `seed` for the predictions; all by
-    default. errors: sites whose CKA, overlap and ranks get an error (`site_drift`). executor:
-    replaces `jobs` threads; the bits are the same. progress: advances by `n_steps` in all. Raises
-    InputError for a run without rows, a site that one run lacks and positions at which the runs
-    have no token; FormatError for altered bytes.
+    The pair has the prompts and clusters that `settings` ask for. executor: replaces `jobs` threads
+    (one for each usable core by default); the bits are the same. progress: advances by `n_steps` in
+    all. Raises InputError for a run without rows, a site that one run lacks and positions at which
+    the runs have no token; FormatError for altered bytes.
     """
     require_rows(pair)
-    chosen = common_sites(pair, sites)
+    chosen = common_sites(pair, settings.sites)
+    first_position = settings.skip_first
     every = pair.n_tokens(first_position)
-    compared = compared_tokens(pair, first_position=first_position, tokens=tokens)
+    compared = compared_tokens(pair, first_position=first_position, tokens=settings.tokens)
     who = executor or LocalExecutor(jobs)
     found = token_drift(
         pair,
         first_position=first_position,
-        tokens=tokens,
-        seed=seed,
+        tokens=settings.tokens,
+        seed=settings.seed,
         executor=who,
         progress=progress,
     )
@@ -184,14 +165,14 @@ def drift(
         pair,
         chosen,
         first_position=first_position,
-        errors=errors,
+        errors=settings.errors or "final",
         executor=who,
         progress=progress,
     )
     return Drift(
         pair=pair,
         first_position=first_position,
-        seed=None if compared == every else seed,
+        seed=None if compared == every else settings.seed,
         tokens=found,
         predictions={
             **prediction_drift(found, groups=pair.groups),
@@ -205,12 +186,11 @@ def drift(
     )
 
 
-def n_steps(
-    pair: Pair, sites: Sequence[str], *, first_position: int = 0, tokens: int | None = None
-) -> int:
-    """Units of progress of `drift`: tokens of the predictions, and of each of `sites`."""
-    logits = computed_tokens(pair, first_position=first_position, tokens=tokens)
-    return logits + pair.n_tokens(first_position) * len(sites)
+def n_steps(pair: Pair, settings: DiffSettings) -> int:
+    """Units of progress of `drift`: tokens of the predictions, and of each site."""
+    first, sites = settings.skip_first, common_sites(pair, settings.sites)
+    logits = computed_tokens(pair, first_position=first, tokens=settings.tokens)
+    return logits + pair.n_tokens(first) * len(sites)
 
 
 def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:

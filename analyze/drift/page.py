@@ -215,21 +215,20 @@ def _tokens(found: Drift) -> Table:
 
 def _call(found: Drift) -> str:
     """The Python that repeats this comparison."""
-    options = "".join(f", {name}={value}" for name, value in _options(found).items())
+    options = ", ".join(f"{name}={value}" for name, value in _options(found).items())
     store, a, b = _named(found)
     return (
-        "from lpp.analyze import diff\n"
+        "from lpp.analyze import DiffSettings, diff\n"
         "from lpp.analyze.drift.histogram import kl_histogram\n"
         "from lpp.analyze.drift.summaries import by_position\n"
         "from lpp.analyze.drift.tables import drift_tables\n"
         "from lpp.analyze.drift.worst import worst_tokens\n\n"
-        f"found = diff({store!r}, {a!r}, {b!r}{options})"
+        f"found = diff({store!r}, {a!r}, {b!r}, DiffSettings({options}))"
     )
 
 
 def _command(found: Drift) -> str:
-    named = {"first_position": "skip-first"}
-    options = " ".join(f"--{named.get(k, k)} {v}" for k, v in _options(found).items())
+    options = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in _options(found).items())
     return f"lpp-analyze diff {shlex.join(_named(found))} {options}"
 
 
@@ -243,7 +242,7 @@ def _named(found: Drift) -> tuple[str, str, str]:
 def _options(found: Drift) -> dict[str, int]:
     options = {"prompts": found.pair.n_prompts}
     if found.first_position:
-        options["first_position"] = found.first_position
+        options["skip_first"] = found.first_position
     if found.seed is not None:
         options |= {"tokens": len(found.tokens), "seed": found.seed}
     return options

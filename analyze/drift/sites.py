@@ -43,11 +43,11 @@ from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
+from lpp.analyze.questions import ErrorSites
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import depth
 from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.runs.select import listed, matching
-from lpp.analyze.tables.analysis import ErrorSites
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, values_first
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.progress import SILENT, Progress

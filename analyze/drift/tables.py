@@ -27,9 +27,9 @@ from lpp.analyze.logits.divergences import EVERYTHING
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.quantities.drift import OF_ROWS, PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.tables import frame_schema, shared
+from lpp.analyze.questions import ErrorSites
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import Url, depth
-from lpp.analyze.tables.analysis import ErrorSites
 from lpp.analyze.tables.database import put
 from lpp.analyze.tables.lazy import ROWS, Source, scan
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number

@@ -32,6 +32,7 @@ from lpp.analyze.numerics.clusters import recoded
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.quantities.items import COVARIATES, WITHOUT_PARTIAL
 from lpp.analyze.quantities.tables import frame_schema
+from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import matching
 from lpp.store.errors import ErrorKind, InputError
@@ -96,44 +97,34 @@ class ItemAnalysis:
 def items(
     store: Url,
     task: str,
-    *,
     run: str | None = None,
-    source: str | None = None,
-    filter: str | None = None,  # noqa: A002
-    cluster: str | None = None,
-    sites: Sequence[str] = ("*",),
-    skip_first: int = 0,
-    seed: int = 0,
+    settings: ItemsSettings = ItemsSettings(),
 ) -> ItemAnalysis:
     """AUROC of every feature of the items of `task`, calibration, and risk against coverage.
 
-    run, source, filter, cluster: as in `evaluated_items`; the others as in `analysis`. Raises
-    InputError and FormatError as these two do.
+    run: as in `evaluated_items`. Raises InputError and FormatError as that and `analysis` do.
     """
-    some = evaluated_items(store, task, run=run, source=source, filter=filter, cluster=cluster)
-    return analysis(some, sites=sites, skip_first=skip_first, seed=seed)
+    return analysis(evaluated_items(store, task, run, settings), settings)
 
 
 def analysis(
     some: EvaluatedItems,
+    settings: ItemsSettings = ItemsSettings(),
     *,
-    sites: Sequence[str] = ("*",),
-    skip_first: int = 0,
-    seed: int = 0,
     progress: Progress = SILENT,
 ) -> ItemAnalysis:
     """The analysis of these items.
 
-    sites: patterns, for features of rows if the run keeps rows. skip_first: leave out this many
-    first positions of each prompt from the features of a question. seed: of folds, shuffles and
-    resamples. progress: advances by one, and by one for each site of `kept_sites`.
+    Sites have features if the run keeps rows. progress: advances by one, and by one for each site
+    of `kept_sites`.
 
     Raises InputError for a site that the run lacks, and if there are fewer than 50 items, or fewer
     than 10 right or wrong ones: too few for a ranking. Raises FormatError for altered bytes.
     """
+    skip_first, seed = settings.skip_first, settings.seed
     right = some.table["right"].to_numpy()
     _check_enough(some, right)
-    held = kept_sites(some, sites)
+    held = kept_sites(some, settings.sites)
     values = item_features(some, first_position=skip_first)
     progress.advance()
     declared = declared_features(some)

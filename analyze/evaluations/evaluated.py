@@ -10,6 +10,7 @@ import polars as pl
 
 from lpp.analyze.numerics.auroc import Codes
 from lpp.analyze.numerics.clusters import cluster_codes
+from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.prompt_clusters import prompt_values
 from lpp.analyze.runs.select import nearest
@@ -96,20 +97,15 @@ class EvaluatedItems:
 def evaluated_items(
     store: Url,
     task: str,
-    *,
     run: str | None = None,
-    source: str | None = None,
-    filter: str | None = None,  # noqa: A002
-    cluster: str | None = None,
+    settings: ItemsSettings = ItemsSettings(),
 ) -> EvaluatedItems:
     """The items of `task` in the store.
 
-    run: id or short name, the beginning of either, or a pattern. source, filter: by name, if there
-    are several. cluster: field of the items' documents, or of the run's prompts, whose equal values
-    mark items that are not independent; by default the one that the task declares. The field
-    `correct` says whether an item is right. Items without it, such as those
-    that only have a score between 0 and 1, are left out: no threshold on such a score is the right
-    one.
+    run: id or short name, the beginning of either, or a pattern. The cluster of `settings` is a
+    field of the items' documents, or of the run's prompts. The field `correct` says whether an item
+    is right. Items without it, such as those that only have a score between 0 and 1, are left out:
+    no threshold on such a score is the right one.
 
     Raises InputError if there are no items, no such task or no such field, or if there are several
     runs, sources or filters and none is named; FormatError for altered bytes.
@@ -139,9 +135,10 @@ def evaluated_items(
     name = _run_id(run, {run: plans.get(run) for run in runs}, task)
     found = found.filter((pl.col("run") == name) | pl.col("run").is_null())
     sources = sorted(found.filter(run=name)["source"].unique())
-    found = found.filter(source=_one("--source", source, sources, task))
+    found = found.filter(source=_one("--source", settings.source, sources, task))
     found = found.filter(model=found.filter(run=name)["model"][0])
-    found = found.filter(filter=_one("--filter", filter, sorted(found["filter"].unique()), task))
+    filters = sorted(found["filter"].unique())
+    found = found.filter(filter=_one("--filter", settings.filter, filters, task))
     if name not in opened.runs:
         raise InputError(
             f"{store}: run {name} of --task {task} is not there any more. Evaluate again: "
@@ -149,7 +146,7 @@ def evaluated_items(
             kind=ErrorKind.NOT_FOUND,
         )
     view = RunView(opened.runs[name])
-    found, named = _in_clusters(found.sort("item"), view, cluster)
+    found, named = _in_clusters(found.sort("item"), view, settings.cluster)
     table, left_out = _table(found, view)
     written = view.run.plan.continuation is not None or bool(
         (found["log_likelihoods"].list.drop_nulls().list.len() == 0).any()

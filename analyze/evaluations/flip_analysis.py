@@ -35,6 +35,7 @@ from lpp.analyze.quantities.items import (
     WITHOUT_PARTIAL,
 )
 from lpp.analyze.quantities.tables import frame_schema
+from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed, matching
 from lpp.store.errors import InputError
@@ -80,48 +81,37 @@ def flipped_items(
     task: str,
     a: str,
     b: str,
-    *,
-    source: str | None = None,
-    filter: str | None = None,  # noqa: A002
-    cluster: str | None = None,
-    sites: Sequence[str] = ("*",),
-    skip_first: int = 0,
-    seed: int = 0,
+    settings: ItemsSettings = ItemsSettings(),
 ) -> FlipAnalysis:
     """The items of `task` that run `b` answers differently from run `a`, and what predicts the
     change.
 
-    a, b, source, filter, cluster: as in `flips`; the others as in `flip_analysis`. Raises
-    InputError and FormatError as these two do.
+    a, b: as in `flips`. Raises InputError and FormatError as that and `flip_analysis` do.
 
     Of the items that are right in A, some are wrong in B. For each feature of an item in A (as in
     `items`), and for the difference of the two runs before the answer (`DRIFT_FEATURES`): the
     probability that an item that flips has the larger value than one that stays, with its controls.
     """
-    found = flips(store, task, a, b, source=source, filter=filter, cluster=cluster)
-    return flip_analysis(found, sites=sites, skip_first=skip_first, seed=seed)
+    return flip_analysis(flips(store, task, a, b, settings), settings)
 
 
 def flip_analysis(
     found: Flips,
+    settings: ItemsSettings = ItemsSettings(),
     *,
-    sites: Sequence[str] = ("*",),
-    skip_first: int = 0,
-    seed: int = 0,
     progress: Progress = SILENT,
 ) -> FlipAnalysis:
     """The analysis of these items.
 
-    sites: patterns, for the sites whose rows both runs keep. skip_first: leave out this many first
-    positions of each prompt from the features of a question. seed: of folds and shuffles. progress:
-    advances by `n_steps` in all.
+    Sites have features where both runs keep their rows. progress: advances by `n_steps` in all.
 
     Fewer than 50 items that are right in A, or fewer than 10 that flip or stay, are not ranked.
     Raises InputError for a site that is not in both runs, FormatError for altered bytes.
     """
-    chosen = _common_sites(found, sites)
+    skip_first, seed = settings.skip_first, settings.seed
+    chosen = _common_sites(found, settings.sites)
     asked, flipped = _labels(found)
-    settings: dict[str, Any] = {"flips": found, "skip_first": skip_first, "seed": seed}
+    of_all: dict[str, Any] = {"flips": found, "skip_first": skip_first, "seed": seed}
     if not enough(flipped):
         return FlipAnalysis(
             features=pl.DataFrame(schema=FLIP_FEATURES),
@@ -130,7 +120,7 @@ def flip_analysis(
             covariates=(),
             n_groups=0,
             n_within=0,
-            **settings,
+            **of_all,
         )
     pair, why_no_pair = _pair(found)
     some = replace(found.a, table=found.a.table.filter(asked))
@@ -158,7 +148,7 @@ def flip_analysis(
         covariates=tuple(measure.covariates),
         n_groups=groups.count,
         n_within=groups.n_within,
-        **settings,
+        **of_all,
     )
 
 

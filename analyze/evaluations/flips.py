@@ -12,6 +12,7 @@ from lpp.analyze.evaluations.features import answer_gap, answer_share
 from lpp.analyze.numerics.auroc import Codes
 from lpp.analyze.numerics.clusters import cluster_codes
 from lpp.analyze.numerics.paired import PairedDifference, paired_difference
+from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.named import store_and_run
 from lpp.analyze.runs.words import Words
@@ -100,21 +101,18 @@ def flips(
     task: str,
     a: str,
     b: str,
-    *,
-    source: str | None = None,
-    filter: str | None = None,  # noqa: A002
-    cluster: str | None = None,
+    settings: ItemsSettings = ItemsSettings(),
 ) -> Flips:
     """The items of `task` in run `a` beside those in run `b`.
 
     a, b: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another store.
-    source, filter, cluster: as in `evaluated_items`, for both runs.
+    settings: as in `evaluated_items`, for both runs.
 
     Raises InputError for a run against itself, for runs that share no item, and if items with the
     same number have different documents or filters; and what `evaluated_items` raises.
     """
     of_a, of_b = (
-        evaluated_items(place, task, run=name, source=source, filter=filter, cluster=cluster)
+        evaluated_items(place, task, name, settings)
         for place, name in (store_and_run(store, name) for name in (a, b))
     )
     return compared(of_a, of_b)
@@ -151,9 +149,7 @@ def flips_of_runs(a: RunView, b: RunView) -> list["Flips | str"]:
     found: list[Flips | str] = []
     for task in tasks:
         try:
-            both = (
-                evaluated_items(view.run.directory.root, task, run=view.run.id) for view in (a, b)
-            )
+            both = (evaluated_items(view.run.directory.root, task, view.run.id) for view in (a, b))
             found.append(compared(*both))
         except LppError as error:
             found.append(str(error))

@@ -369,18 +369,21 @@ def _sites(items: EvaluatedItems, answer: ItemAnalysis) -> list[str]:
 
 def _call(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> str:
     """The Python that repeats this analysis."""
-    options = f"run={answer.run!r}, source={answer.source!r}, filter={answer.filter!r}"
+    options = f"source={answer.source!r}, filter={answer.filter!r}"
     options += f", cluster={answer.cluster!r}" if answer.cluster else ""
     sites = _sites(items, answer)
-    chosen = f"sites={sites!r}, " if sites else ""
+    options += f", sites={sites!r}" if sites else ""
     return (
         "import polars as pl\n"
+        "from lpp.analyze import ItemsSettings\n"
         "from lpp.analyze.evaluations.analysis import analysis\n"
         "from lpp.analyze.evaluations.evaluated import evaluated_items\n"
         "from lpp.analyze.evaluations.mistakes import confident_mistakes\n"
         "from lpp.analyze.evaluations.tables import item_tables\n\n"
-        f"some = evaluated_items({store!r}, {answer.task!r}, {options})\n"
-        f"found = analysis(some, {chosen}skip_first={answer.skip_first}, seed={answer.seed})"
+        f"settings = ItemsSettings({options},\n"
+        f"    skip_first={answer.skip_first}, seed={answer.seed})\n"
+        f"some = evaluated_items({store!r}, {answer.task!r}, {answer.run!r}, settings)\n"
+        "found = analysis(some, settings)"
     )
 
 

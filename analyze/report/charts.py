@@ -13,6 +13,7 @@ import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.page import Chart, Panels
+from lpp.analyze.questions import Selection
 from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.drift_queries import DRIFT
 from lpp.analyze.report.queries import (
@@ -239,7 +240,6 @@ def eigenvalues(url: str, runs: Sequence[str] = ()) -> Answer:
     Empty if the store no longer holds its runs.
     """
     from lpp.analyze.charts.curves import thinned
-    from lpp.analyze.runs.select import Selection
     from lpp.analyze.tables.eigenvalues import SCHEMA, eigenvalues_held
 
     try:

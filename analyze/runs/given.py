@@ -1,8 +1,9 @@
 """Where what a model wrote begins, as one position for all prompts of the selected runs."""
 
-from collections.abc import Sequence
-from typing import Final, Literal
+from dataclasses import replace
+from typing import Final, TypeVar
 
+from lpp.analyze.questions import Selection
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import plans_of
 from lpp.store.errors import ErrorKind, InputError
@@ -11,28 +12,31 @@ from lpp.store.format.find_runs import matching_runs
 GIVEN: Final = "given"
 """What stands for that position among numbers."""
 
-Position = int | Literal["given"]
+Chosen = TypeVar("Chosen", bound=Selection)
 
 
-def resolved(url: Url, runs: Sequence[str], positions: Sequence[Position]) -> tuple[int, ...]:
-    """`positions` with a number in place of `given`.
+def resolved(url: Url, selection: Chosen) -> Chosen:
+    """`selection` with a number in place of `given` among the first positions.
 
-    runs: patterns, as of `Selection`. Raises InputError where these runs have no such position in
+    Raises InputError where these runs have no such position in
     common: a run whose model wrote nothing, or whose texts are not equally long.
     """
-    if GIVEN not in positions:
-        return tuple(position for position in positions if position != GIVEN)
+    if GIVEN not in [*map(str, selection.skip_first)]:
+        return selection
     every = {view.run.id: view for view in views(url)}
-    chosen = matching_runs(runs, plans_of(every.values()))
+    chosen = matching_runs(selection.runs, plans_of(every.values()))
     found = {name: _first_written(every[name]) for name in chosen}
     if len({*found.values()}) > 1:
-        listed = ", ".join(f"{name} {first}" for name, first in found.items())
+        listed = ", ".join(f"{name} {at}" for name, at in found.items())
         raise InputError(
             f"--skip-first given: what the models wrote begins at different positions: {listed}. "
             "Choose runs with --run.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    return tuple(next(iter(found.values())) if p == GIVEN else p for p in positions)
+    first = next(iter(found.values()))
+    return replace(
+        selection, skip_first=tuple(first if str(p) == GIVEN else p for p in selection.skip_first)
+    )
 
 
 def _first_written(view: RunView) -> int:

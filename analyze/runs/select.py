@@ -1,12 +1,12 @@
 """What a command asks of a store: runs, sites, contexts and numbers of prompts, checked."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Final
 
+from lpp.analyze.questions import Selection
 from lpp.analyze.runs.incomplete import incomplete_lines, lost_lines
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.moments_held import check_asked, moments_lines
@@ -16,21 +16,6 @@ from lpp.store.format.find_runs import matching_runs
 
 SHORT_LIST: Final = 200
 """Characters of a list of names that a message holds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Part of a store, by patterns such as `block.*`; the default is all of it."""
-
-    runs: Sequence[str] = ("*",)
-    """Ids, or short names where a pattern fits no id."""
-    sites: Sequence[str] = ("*",)
-    contexts: Sequence[int] | None = None
-    """Context lengths in tokens; each run's own by default."""
-    prompts: Sequence[int] | None = None
-    """Numbers of prompts; all that are committed by default."""
-    skip_first: Sequence[int] = (0,)
-    """First positions k of spectra: of the rows at positions from k on."""
 
 
 def select_runs(url: Url, selection: Selection) -> tuple[list[RunView], list[str]]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from lpp.analyze.questions import CorrelateSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.scores.published import SOURCE as PUBLISHED
 from lpp.analyze.scores.sample import Row, Sample, scores_by_source, take_sample
-from lpp.analyze.scores.settings import Question
 from lpp.sql.schema import arrow_schema
 from lpp.store.errors import ErrorKind, InputError
 
@@ -48,8 +48,8 @@ MEANING: Final[Mapping[str, str]] = {
 _SHOWN: Final = 10
 
 
-def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
-    """Every test that `question` asks of the store at `url`: the table `correlations`.
+def correlate(url: Url, settings: CorrelateSettings | None = None) -> pl.DataFrame:
+    """Every test that `settings` ask of the store at `url`: the table `correlations`.
 
     Rows whose `coefficient` is null were not made; `flags` says why. Reads profiles from the
     store's database and scores from the store.
@@ -58,15 +58,15 @@ def correlate(url: Url, question: Question | None = None) -> pl.DataFrame:
     """
     from lpp.analyze.numerics.association import METHODS
 
-    question = question or Question()
-    sample = take_sample(url, question)
-    at = {"site": question.site, "context": sample.context, "n_prompts": sample.n_prompts}
+    settings = settings or CorrelateSettings()
+    sample = take_sample(url, settings)
+    at = {"site": settings.site, "context": sample.context, "n_prompts": sample.n_prompts}
     rows: list[dict[str, Any]] = []
-    for source, scores in scores_by_source(url, question, sample):
-        pairings = list(_pairings(sample, scores, question))
+    for source, scores in scores_by_source(url, settings, sample):
+        pairings = list(_pairings(sample, scores, settings))
         for method in METHODS:
             family = [
-                {"source": source, **at, **_test(method, row, values, question.seed)}
+                {"source": source, **at, **_test(method, row, values, settings.seed)}
                 for row, values in pairings
             ]
             _correct(family)
@@ -98,7 +98,7 @@ def refuse_unranked(found: pl.DataFrame) -> None:
 
 
 def _pairings(
-    sample: Sample, scores: pl.DataFrame, question: Question
+    sample: Sample, scores: pl.DataFrame, settings: CorrelateSettings
 ) -> Iterator[tuple[dict[str, Any], "Floats"]]:
     """Every benchmark of one source beside every metric: a row of the table without the test, and
     (metric, score, size) of its models, (3, n).
@@ -112,10 +112,10 @@ def _pairings(
         unmatched.append(f"{len(others) - _SHOWN} more names of the source: they fit no run")
     for (benchmark, scored), rows in scores.group_by("benchmark", "metric", maintain_order=True):
         names = (benchmark, f"{benchmark}:{scored}")
-        if not any(fnmatchcase(name, p) for name in names for p in question.benchmarks):
+        if not any(fnmatchcase(name, p) for name in names for p in settings.benchmarks):
             continue
         held = dict(rows.select("fit", "value").iter_rows())
-        for metric in question.metrics:
+        for metric in settings.metrics:
             here, left_out = {}, list(sample.left_out)
             for run, profile in sample.profiles.items():
                 if profile[metric] is None or not math.isfinite(profile[metric]):
@@ -192,7 +192,7 @@ def _correct(family: Sequence[dict[str, Any]]) -> None:
 def _flag_turns(found: pl.DataFrame) -> pl.DataFrame:
     """Mark every row of a pair whose rank partial has another sign than Spearman's coefficient.
 
-    Pearson's is not compared with it: a partial of ranks answers another question.
+    Pearson's is not compared with it: a partial of ranks answers another settings.
     """
     keys = ["source", "profile_metric", "benchmark", "benchmark_metric"]
     of_ranks, partial = (

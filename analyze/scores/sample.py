@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.questions import CorrelateSettings
 from lpp.analyze.runs.comparable import prompt_sets
 from lpp.analyze.runs.keys import Url, views
 from lpp.analyze.runs.select import matching
@@ -22,7 +23,6 @@ from lpp.analyze.scores.published import (
     published_rows,
     published_scores,
 )
-from lpp.analyze.scores.settings import Question
 from lpp.store import Store, open_store, read_scores
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.find_runs import runs_fitting
@@ -48,31 +48,31 @@ class Sample:
     """`who: why`"""
 
 
-def take_sample(url: Url, question: Question) -> Sample:
-    """The profiles that `question` asks for, out of the database of the store at `url`.
+def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
+    """The profiles that `settings` ask for, out of the database of the store at `url`.
 
     Raises InputError for a database of another release, a metric it does not have, a pattern that
     fits no run, and where no run has the setting.
     """
     store = open_store(url)
-    runs, here = _tables(store, question)
+    runs, here = _tables(store, settings)
     every = {name.id: name for name in run_names(store)}
     ids = runs["run"].to_list()
-    short = [run for name in question.runs for run in runs_fitting(name, store.plans) or [name]]
+    short = [run for name in settings.runs for run in runs_fitting(name, store.plans) or [name]]
     asked = matching("profiled run", short, ids, option="--run")
-    corpora = matching("corpus", question.corpora, list(dict.fromkeys(runs["corpus"])))
+    corpora = matching("corpus", settings.corpora, list(dict.fromkeys(runs["corpus"])))
     left_out, chosen = [], []
     for run in runs.iter_rows(named=True):
         if run["run"] not in asked:
             left_out.append(f"{run['run']}: not among the runs asked for")
         elif run["corpus"] not in corpora:
             left_out.append(f"{run['run']}: captured on {run['corpus']}, not asked for")
-        elif run["untrained_seed"] is not None and not question.untrained:
+        elif run["untrained_seed"] is not None and not settings.untrained:
             left_out.append(f"{run['run']}: an untrained twin (--untrained includes it)")
         else:
             chosen.append(run)
     here = here.filter(pl.col("run").is_in([run["run"] for run in chosen]))
-    context, n_prompts = _common(here, question)
+    context, n_prompts = _common(here, settings)
     at = {row["run"]: row for row in here.filter(context=context, n_prompts=n_prompts).to_dicts()}
     sets = dict(prompt_sets(views(url), [n_prompts]).select("run", "prompt_set").iter_rows())
     profiles: dict[str, Row] = {}
@@ -87,18 +87,18 @@ def take_sample(url: Url, question: Question) -> Sample:
             gone = RunName(id=name, model=run["model"], untrained=untrained)
             names.append(every.get(name, gone))
         else:
-            where = f"context {context}, {n_prompts} prompts, {question.site}"
+            where = f"context {context}, {n_prompts} prompts, {settings.site}"
             why = f"no profile at {where}" if run["n_prompts"] != 0 else _NONE
             left_out.append(f"{name}: {why}")
-    if question.with_published:
-        _add_published(question, profiles, names, left_out)
+    if settings.with_published:
+        _add_published(settings, profiles, names, left_out)
     return Sample(
         profiles=profiles, names=names, context=context, n_prompts=n_prompts, left_out=left_out
     )
 
 
-def _tables(store: Store, question: Question) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """`runs`, and `site_profiles` at the site of `question`, as far as they are needed."""
+def _tables(store: Store, settings: CorrelateSettings) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """`runs`, and `site_profiles` at the site of `settings`, as far as they are needed."""
     from lpp.sql import TABLES
     from lpp.sql.database.catalogue import outdated_tables
     from lpp.sql.database.connect import reading
@@ -116,58 +116,58 @@ def _tables(store: Store, question: Question) -> tuple[pl.DataFrame, pl.DataFram
         for column in TABLES["site_profiles"].columns
         if column.type == "DOUBLE" and not column.name.endswith(_ERRORS)
     ]
-    if unknown := [name for name in question.metrics if name not in numbers]:
+    if unknown := [name for name in settings.metrics if name not in numbers]:
         raise InputError(
             f"no profile metric {', '.join(unknown)}; there is {', '.join(numbers)}.",
             kind=ErrorKind.NOT_FOUND,
         )
     of_runs = "run, model, untrained_seed, n_parameters, corpus, prompt_set, n_prompts"
-    columns = ", ".join(["run", "context", "n_prompts", *dict.fromkeys(question.metrics)])
+    columns = ", ".join(["run", "context", "n_prompts", *dict.fromkeys(settings.metrics)])
     with reading(root) as connection:
         warn_of_outdated(connection, root)
         runs = connection.sql(f"SELECT {of_runs} FROM runs ORDER BY run").to_arrow_table()
         profiles = connection.sql(
             f"SELECT {columns}, len(flags) > 0 AS flagged FROM site_profiles "
             "WHERE first_position = 0 AND site = ?",
-            params=[question.site],
+            params=[settings.site],
         ).to_arrow_table()
     return pl.DataFrame(runs), pl.DataFrame(profiles)
 
 
-def _common(here: pl.DataFrame, question: Question) -> tuple[int, int]:
+def _common(here: pl.DataFrame, settings: CorrelateSettings) -> tuple[int, int]:
     """(context, prompts) that most runs have; of equals, the longest, then the most prompts."""
     pair = ["context", "n_prompts"]
-    asked = {"context": question.context, "n_prompts": question.prompts}
+    asked = {"context": settings.context, "n_prompts": settings.prompts}
     fitting = here.filter(**{name: value for name, value in asked.items() if value is not None})
     if len(fitting):
         most = fitting.group_by(pair).len().sort("len", *pair).select(pair).row(-1)
         return int(most[0]), int(most[1])
-    if question.with_published and question.site == SITE and asked == dict.fromkeys(asked):
+    if settings.with_published and settings.site == SITE and asked == dict.fromkeys(asked):
         return CONTEXT, N_PROMPTS
     held = here.select(pair).unique().sort(pair).rows()
     listed = ", ".join(f"context {context} with {n} prompts" for context, n in held)
     raise InputError(
-        f"no profile at {question.site} with the context and prompts asked for; there is "
+        f"no profile at {settings.site} with the context and prompts asked for; there is "
         f"{listed or 'none'}. Compute others: lpp-analyze profile STORE --context ... --site ...",
         kind=ErrorKind.NOT_FOUND,
     )
 
 
 def _add_published(
-    question: Question, profiles: dict[str, Row], names: list[RunName], left_out: list[str]
+    settings: CorrelateSettings, profiles: dict[str, Row], names: list[RunName], left_out: list[str]
 ) -> None:
     """Add the published profiles to a sample, which have no numbers in dimensions."""
     own = {name.model: name.id for name in names if not name.untrained}
     for row in published_rows():
         model, name = row["model"], f"{SOURCE}:{row['model']}"
-        if question.site != SITE:
-            left_out.append(f"{name}: published at {SITE} only, not {question.site}")
+        if settings.site != SITE:
+            left_out.append(f"{name}: published at {SITE} only, not {settings.site}")
         elif model in own:
             left_out.append(f"{name}: {own[model]} is of the same model")
         else:
             names.append(RunName(id=name, model=model))
             profiles[name] = {
-                **{metric: row.get(metric) for metric in question.metrics},
+                **{metric: row.get(metric) for metric in settings.metrics},
                 "context": CONTEXT,
                 "n_prompts": N_PROMPTS,
                 "flagged": bool(row["flags"]),
@@ -177,15 +177,15 @@ def _add_published(
 
 
 def scores_by_source(
-    url: Url, question: Question, sample: Sample
+    url: Url, settings: CorrelateSettings, sample: Sample
 ) -> Iterator[tuple[str, pl.DataFrame]]:
-    """The scores of each source that `question` asks for, with the runs of `sample` that they fit;
+    """The scores of each source that `settings` ask for, with the runs of `sample` that they fit;
     the published ones if asked.
 
     Raises InputError where there are no scores, or a pattern fits no source.
     """
     scores = pl.DataFrame(read_scores(open_store(url).path))
-    if question.with_published:
+    if settings.with_published:
         scores = pl.concat([scores, published_scores()], how="diagonal")
     if scores.is_empty():
         raise InputError(
@@ -193,11 +193,11 @@ def scores_by_source(
             "FILE...; or look at the published ones: --with-published.",
             kind=ErrorKind.NOT_FOUND,
         )
-    if SOURCE in question.sources and not question.with_published:
+    if SOURCE in settings.sources and not settings.with_published:
         raise InputError(
             f"no source {SOURCE!r}; the published one takes part with --with-published.",
             kind=ErrorKind.NOT_FOUND,
         )
     there = list(dict.fromkeys(scores["source"]))
-    for source in matching("source", question.sources, there):
+    for source in matching("source", settings.sources, there):
         yield source, match_scores(scores.filter(source=source), sample.names)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.scores.settings import Unit
+from lpp.analyze.scores.units import Unit
 from lpp.store.commands.escaping import escape
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.scores import KEY

@@ -23,7 +23,7 @@ from lpp.analyze.scores.read_lm_eval import KIND as LM_EVAL
 from lpp.analyze.scores.read_score_table import KIND as LEADERBOARD
 from lpp.analyze.scores.score_files import ScoreFile, read_files
 from lpp.analyze.scores.score_table import check_scores
-from lpp.analyze.scores.settings import Unit
+from lpp.analyze.scores.units import Unit
 from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
 from lpp.store.commands.escaping import escape

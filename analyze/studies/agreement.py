@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from lpp.analyze.tables.profile import AGGREGATIONS, ENTROPIES, Aggregation
+from lpp.analyze.questions import Aggregation
+from lpp.analyze.tables.profile import AGGREGATIONS, ENTROPIES
 
 MIN_MODELS: Final = 3
 """With fewer models, orders are not compared: a single pair agrees or it does not."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from lpp.analyze.questions import CkaSettings, Selection
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.keys import RunView, Url
@@ -27,26 +28,27 @@ class Part:
     cell: Cell
 
 
+def selection_of(settings: CkaSettings) -> Selection:
+    """The part of a store whose sites are compared."""
+    prompts = None if settings.prompts is None else (settings.prompts,)
+    return Selection(runs=settings.runs, sites=settings.sites, prompts=prompts)
+
+
 def plan(
     views: Sequence[RunView],
     sites: Collection[str],
-    *,
-    prefix: int | None = None,
-    prompts: int | None = None,
-    first_position: int = 0,
-    every: bool = False,
+    settings: CkaSettings = CkaSettings(),
 ) -> tuple[list[Part], list[str]]:
     """(pairs to compute by run, a line for each run that is left out).
 
-    prefix, prompts: tokens of each prompt and number of prompts; all of a run by default.
-    first_position: first tokens of each prompt to leave out. every: all pairs, not only neighbours.
-    Raises InputError if no run is left.
+    views, sites: those that `settings` choose. Raises InputError if no run is left.
     """
+    prefix, prompts, first_position = settings.prefix, settings.prompts, settings.skip_first
     work, left_out, options = [], [], set()
     names = names_of(views)
     for view in views:
         run = view.run
-        pairs = pairs_of([site for site in run.sites if site in sites], every=every)
+        pairs = pairs_of([site for site in run.sites if site in sites], every=settings.all_pairs)
         why = ""
         if not pairs:
             option, why = "--site", f"it holds one of the sites at most: {listed(run.sites)}"

@@ -157,7 +157,7 @@ def _table(name: str, title: str, tests: pl.DataFrame, *, brief: bool = True) ->
         styles={"coefficient": "signed", "p_value": "probability", "q_value": "probability"},
         labels=_LABELS,
         key=("profile_metric", "benchmark", "benchmark_metric", "source", "method"),
-        code="correlate(STORE, question)",
+        code="correlate(STORE, settings)",
         brief=brief,
     )
 

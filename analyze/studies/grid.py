@@ -12,13 +12,14 @@ import polars as pl
 from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.registry import RANKS
 from lpp.analyze.quantities.tables import frame_schema, shared
+from lpp.analyze.questions import ErrorSites, ProfileSettings, Selection
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.moments_held import held_sizes, listed_numbers
 from lpp.analyze.runs.named import names_of
-from lpp.analyze.runs.select import Selection, listed, select_sites
+from lpp.analyze.runs.select import listed, select_sites
 from lpp.analyze.studies.agreement import profile_aggregation
-from lpp.analyze.tables.analysis import Analysis, ErrorSites, analyze_views
+from lpp.analyze.tables.analysis import Analysis, analyze_views
 from lpp.analyze.tables.entropy import SPARSE, uncaptured
 from lpp.analyze.tables.flags import flags_of
 from lpp.analyze.tables.profile import AGGREGATIONS, ENTROPIES
@@ -139,13 +140,14 @@ def values(
         contexts = [c for c in view.contexts(axes.contexts) if view.rank_prefixes(c)]
         sizes = view.rank_sizes(axes.sizes)
         if sites and contexts and sizes:
-            held = Selection(runs=[view.run.id], sites=sites, contexts=contexts, prompts=sizes)
+            held = ProfileSettings(
+                runs=[view.run.id], sites=sites, contexts=contexts, prompts=sizes, errors=errors
+            )
             analysis = analyze_views(
                 [view],
                 held,
                 comparable_among=(),
                 names=names,
-                errors=errors,
                 progress=progress,
                 executor=executor,
             )

@@ -16,13 +16,14 @@ from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.registry import METRICS, needing_rows
 from lpp.analyze.numerics.hourglass import Layer, hourglass
 from lpp.analyze.quantities.tables import BESIDE, columns_of, frame_schema, shared
+from lpp.analyze.questions import ErrorSites, LayersSettings, Selection
 from lpp.analyze.runs.cells import GROUPS
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import names_of
-from lpp.analyze.runs.select import Selection, n_sites, select_among, select_sites, shortfalls
+from lpp.analyze.runs.select import n_sites, select_among, select_sites, shortfalls
 from lpp.analyze.tables import spectra
-from lpp.analyze.tables.analysis import ErrorSites, site_requests
+from lpp.analyze.tables.analysis import site_requests
 from lpp.analyze.tables.database import put
 from lpp.analyze.tables.flags import flags_of, flags_of_any
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
@@ -110,42 +111,41 @@ class Layers:
 
 def layers(
     url: Url,
-    selection: Selection,
+    settings: LayersSettings = LayersSettings(),
     *,
-    errors: ErrorSites = "none",
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
 ) -> Layers:
     """Layer-wise ranks of the store at `url`, for the whole of each selected context.
 
     Each site is read once. If first position 0 is selected (the default) and a run has sinks, its
-    sites are read a second time, for the rows `after_sinks`. errors: sites with jackknife errors,
-    which cost one more read and, for effective ranks, eleven eigensolves instead of one. progress:
-    advances by `n_steps` in all. executor: computes the metrics.
+    sites are read a second time, for the rows `after_sinks`. Errors cost one more read and, for
+    effective ranks, eleven eigensolves instead of one. progress: advances by `n_steps` in all.
+    executor: computes the metrics.
 
     Raises InputError for a selection that no run has, FormatError for altered bytes.
     """
     every = views(url)
-    some, incomplete = select_among(url, every, selection)
-    sites = select_sites(some, selection)
-    frame = _ranks(some, _keys(some, selection, sites), errors, executor, progress)
+    some, incomplete = select_among(url, every, settings)
+    sites = select_sites(some, settings)
+    frame = _ranks(some, _keys(some, settings, sites), settings.errors, executor, progress)
     names, beyond = names_of(some), []
     for view in some:
         end = after_sinks(frame.filter(run=view.run.id))
-        if end not in (0, *selection.skip_first):
-            beyond.append(_keys([view], replace(selection, skip_first=(end,)), sites))
-        elif 0 in selection.skip_first:
+        if end not in (0, *settings.skip_first):
+            beyond.append(_keys([view], replace(settings, skip_first=(end,)), sites))
+        elif 0 in settings.skip_first:
             progress.advance(n_sites([view], sites))
             progress.note(f"no second curve for {names[view.run.id]}")
     if beyond:
-        after = _ranks(some, pl.concat(beyond), errors, executor, progress)
+        after = _ranks(some, pl.concat(beyond), settings.errors, executor, progress)
         frame = pl.concat([frame, after]).sort("run", maintain_order=True)
     sets = prompt_sets(every, frame["n_prompts"].unique())
     frame = _with_flags(with_prompt_sets(frame, sets, beside=BESIDE))
     blocks = {view.run.id: view.run.plan.model.n_blocks for view in some}
     scores = pl.DataFrame(list(_scores(frame, blocks)), schema=frame_schema(HOURGLASS.columns))
     metrics = [METRICS[name] for name in _NUMBERS]
-    lines = (*incomplete, *shortfalls(some, selection), *needing_rows(some, metrics))
+    lines = (*incomplete, *shortfalls(some, settings), *needing_rows(some, metrics))
     return Layers(frame, scores, lines)
 
 

@@ -96,7 +96,7 @@ def _scores(answer: Layers) -> Table:
         styles=dict.fromkeys(RANKS, "signed"),
         labels=_LABELS,
         key=SETTING,
-        code="layers(STORE, selection).scores",
+        code="layers(STORE, settings).scores",
     )
 
 
@@ -113,7 +113,7 @@ def _sites(answer: Layers) -> Table:
         styles={"top_share": "hundredths", "relative_depth": "hundredths"},
         labels=_LABELS,
         key=(*SETTING, "site"),
-        code="layers(STORE, selection).layers",
+        code="layers(STORE, settings).layers",
         brief=False,
     )
 

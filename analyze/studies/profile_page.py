@@ -16,12 +16,12 @@ from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing, expla
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.terminal import SIDE_BY_SIDE
 from lpp.analyze.pages.words import Part, Run, Sentence, number
+from lpp.analyze.questions import Aggregation
 from lpp.analyze.studies.profile_summary import Numbers, summary
 from lpp.analyze.tables.analysis import Analysis
 from lpp.analyze.tables.build import with_floors
 from lpp.analyze.tables.flags import MEANING
 from lpp.analyze.tables.metrics import LOGITS
-from lpp.analyze.tables.profile import Aggregation
 from lpp.sql import saved_query
 
 EXTREMES: Final = ("min", "max")
@@ -188,7 +188,7 @@ def _profiles(name: str, profiles: pl.DataFrame, analysis: Analysis) -> Table:
         first=("run", *sites, *entropies, *ranks, *texts, "flags"),
         labels=_LABELS if few else {name: one.heading for name, one in PROFILE.items()},
         key=("run", *_SETTING, "site"),
-        code="analyze(STORE, selection).profiles()",
+        code="analyze(STORE, settings).profiles()",
         compared=True,
     )
 
@@ -223,7 +223,7 @@ def _metrics(
         {},
         first=("run", *several, "metric", "unit", "value", "flags"),
         key=("run", *_SETTING, "site", "metric"),
-        code="analyze(STORE, selection, metrics=...).metrics",
+        code="analyze(STORE, settings).metrics",
         brief=here.height <= _ROWS,
     )
 

@@ -13,12 +13,12 @@ import polars as pl
 
 from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.quantities.tables import frame_schema
+from lpp.analyze.questions import Selection, SensitivitySettings
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.select import Selection, select_among, shortfalls
+from lpp.analyze.runs.select import select_among, shortfalls
 from lpp.analyze.studies import grid
 from lpp.analyze.studies.agreement import Compared, Setting, Value, compare
 from lpp.analyze.studies.saving import Saving, paper_tokens
-from lpp.analyze.tables.analysis import ErrorSites
 from lpp.analyze.tables.database import put
 from lpp.sql.schema.columns import Column, Merging, Table, number
 from lpp.store.format.documents import canonical_json
@@ -74,26 +74,30 @@ class Sensitivity:
 
 def sensitivity(
     url: Url,
-    selection: Selection,
+    settings: SensitivitySettings = SensitivitySettings(),
     *,
-    errors: ErrorSites = "final",
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
 ) -> Sensitivity:
-    """Profiles of the store at `url` over the grid of `selection`, and their rank agreement.
+    """Profiles of the store at `url` over the grid of `settings`, and their rank agreement.
 
     Default contexts and numbers of prompts: those of {50, 100, 200, 500} and {10, 100, 500, 1000}
-    that some run has, and the largest that every run has. errors: as for `analyze`. A rank without
+    that some run has, and the largest that every run has. A rank without
     an error gets the flag `small_sample` only for a single prompt; entropies always have errors.
     progress: advances by one for each run and site. executor: computes the metrics of sites.
 
     Raises InputError for a selection that no run has, FormatError for altered bytes.
     """
-    every = views(url)
+    every, selection = views(url), selection_of(settings)
     some, incomplete = select_among(url, every, selection)
     axes = grid.grid_axes(some, selection)
     values = grid.values(
-        some, axes, comparable_among=every, errors=errors, progress=progress, executor=executor
+        some,
+        axes,
+        comparable_among=every,
+        errors=settings.errors,
+        progress=progress,
+        executor=executor,
     )
     names, doubles = representatives(some)
     return Sensitivity(
@@ -101,6 +105,16 @@ def sensitivity(
         compared=tuple(_compared(values, names)),
         savings=tuple(_saving(view, axes) for view in some),
         left_out=(*incomplete, *shortfalls(some, Selection()), *_absences(values), *doubles),
+    )
+
+
+def selection_of(settings: SensitivitySettings) -> Selection:
+    """The part of a store that a grid is of."""
+    return Selection(
+        runs=settings.runs,
+        sites=settings.sites,
+        contexts=settings.contexts,
+        prompts=settings.prompts,
     )
 
 

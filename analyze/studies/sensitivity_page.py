@@ -197,7 +197,7 @@ def _grid(answer: Sensitivity, held: pl.DataFrame, runs: RunStyles) -> Section:
         first=("run", *kept, "context", "n_prompts", *_SHOWN, "flags"),
         labels=_LABELS,
         key=_CELL,
-        code="sensitivity(STORE, selection).values",
+        code="sensitivity(STORE, settings).values",
         brief=wide.height <= _ROWS,
     )
     values = table_of(
@@ -207,7 +207,7 @@ def _grid(answer: Sensitivity, held: pl.DataFrame, runs: RunStyles) -> Section:
         {},
         first=("run", *kept, "context", "n_prompts", "metric", "value", "aggregation", "flags"),
         key=(*_CELL, "metric", "aggregation"),
-        code="sensitivity(STORE, selection).values",
+        code="sensitivity(STORE, settings).values",
         folded=True,
         brief=False,
     )
@@ -237,7 +237,7 @@ def _tokens(answer: Sensitivity) -> Section:
         {},
         labels={"paper_tokens": "paper's procedure", "capture_tokens": "one capture"},
         key=("run",),
-        code="sensitivity(STORE, selection).savings",
+        code="sensitivity(STORE, settings).savings",
         brief=len(rows) <= _ROWS // 2,
     )
     return Section(
@@ -287,7 +287,7 @@ def _agreement(answer: Sensitivity) -> Section:
                 styles={"kendall_tau": "hundredths", "spearman_rho": "hundredths"},
                 labels={"n_models": "models"},
                 key=("change", "metric"),
-                code="sensitivity(STORE, selection).agreement",
+                code="sensitivity(STORE, settings).agreement",
                 folded=True,
                 brief=False,
             ),
@@ -352,6 +352,6 @@ def _agreement_table(compared: Iterable[Compared]) -> Table:
         styles=dict.fromkeys(_SHOWN, "hundredths"),
         labels={**_LABELS, "n_models": "models"},
         key=("change",),
-        code="sensitivity(STORE, selection).agreement",
+        code="sensitivity(STORE, settings).agreement",
         brief=frame.height <= 2 * _ROWS,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
@@ -12,22 +12,20 @@ from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.registry import PAPER_NAMES, RANKS, chosen, with_free
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.quantities.tables import BESIDE
+from lpp.analyze.questions import Aggregation, ErrorSites, ProfileSettings, Selection
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
-from lpp.analyze.runs.groups import GROUPS, Groups, clusters_of
+from lpp.analyze.runs.groups import Groups, clusters_of
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import names_of
-from lpp.analyze.runs.select import Selection, select_among, select_sites
+from lpp.analyze.runs.select import select_among, select_sites
 from lpp.analyze.tables import entropy, spectra
 from lpp.analyze.tables import metrics as metric_table
 from lpp.analyze.tables.facts import metric_facts, profile_facts
 from lpp.analyze.tables.flags import flags_of, flags_of_any
 from lpp.analyze.tables.jackknife import without_groups
-from lpp.analyze.tables.profile import ENTROPIES, Aggregation, aggregate
+from lpp.analyze.tables.profile import ENTROPIES, aggregate
 from lpp.analyze.tables.run_rows import prompts_frame, run_row
 from lpp.store.progress import SILENT, Progress
-
-ErrorSites = Literal["none", "final", "all"]
-"""Sites at which errors are computed; final: at `final`, or at the deepest site chosen."""
 
 _SETTING = ("run", "context", "n_prompts")
 
@@ -120,38 +118,28 @@ class Analysis:
 
 def analyze(
     url: Url,
-    selection: Selection,
+    settings: ProfileSettings = ProfileSettings(),
     *,
-    metrics: Sequence[str] = ("paper",),
-    errors: ErrorSites = "final",
-    groups: int = GROUPS,
-    cluster: str | None = None,
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
 ) -> Analysis:
-    """Compute the numbers of `selection` for the store at `url`; cached ones are read.
+    """Compute the numbers that `settings` ask for of the store at `url`; cached ones are read.
 
-    metrics: names or patterns; `paper` means those of the paper. Metrics of the paper that need no
-    further work are always included. errors: the sites with errors, by the jackknife over `groups`
-    groups of prompts; for effective ranks this takes one eigensolve per group. cluster: a field of
-    the prompts; prompts with one value of it are left out together. progress: advances
+    Metrics of the paper that need no further work are always included. Errors of effective ranks
+    take one eigensolve per group. `Analysis.profiles` aggregates over prefixes. progress: advances
     by one for each run and site. executor: computes the metrics of sites. The entropy at a prefix
     without captured logit statistics is null (`uncaptured_lines`).
 
     Raises InputError for a selection that the store does not have, FormatError for altered bytes.
     """
     every = views(url)
-    some, incomplete = select_among(url, every, selection)
+    some, incomplete = select_among(url, every, settings)
     return analyze_views(
         some,
-        selection,
+        settings,
         comparable_among=every,
         names=names_of(some),
         left_out=incomplete,
-        metrics=metrics,
-        errors=errors,
-        groups=groups,
-        cluster=cluster,
         progress=progress,
         executor=executor,
     )
@@ -159,15 +147,11 @@ def analyze(
 
 def analyze_views(
     some: Sequence[RunView],
-    selection: Selection,
+    settings: ProfileSettings,
     *,
     comparable_among: Sequence[RunView],
     names: Mapping[str, str],
     left_out: Sequence[str] = (),
-    metrics: Sequence[str] = ("paper",),
-    errors: ErrorSites = "final",
-    groups: int = GROUPS,
-    cluster: str | None = None,
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
 ) -> Analysis:
@@ -176,26 +160,28 @@ def analyze_views(
     comparable_among: every run of the store, also those not selected, so that prompt sets have the
     same names in the output of every command. names: of the runs, for notes of progress.
     """
-    sites = select_sites(some, selection)
-    declared = with_free(chosen(metrics))
-    keys = spectra.all_keys(some, selection).filter(pl.col("site").is_in(sites))
+    sites = select_sites(some, settings)
+    declared = with_free(chosen(settings.metrics))
+    keys = spectra.all_keys(some, settings).filter(pl.col("site").is_in(sites))
     of_sites = [metric for metric in declared if metric.needs != "tokens"]
     of_tokens = [metric for metric in declared if metric.needs == "tokens"]
     parts: list[spectra.Part] = []
     groups_of: dict[str, Groups] = {
-        view.run.id: groups if cluster is None else clusters_of(view.run, cluster, groups)
+        view.run.id: settings.groups
+        if settings.cluster is None
+        else clusters_of(view.run, settings.cluster, settings.groups)
         for view in some
     }
-    request = site_requests(keys, [*of_sites, *spectra.sink_metrics()], errors, groups_of)
+    request = site_requests(keys, [*of_sites, *spectra.sink_metrics()], settings.errors, groups_of)
     rest = [m for m in of_sites if m.name not in spectra.SCHEMA]
     for view, of_site, found in spectra.site_numbers(some, keys, request, executor):
         parts.append((of_site, found))
         progress.advance()
         progress.note(f"{of_site.item(0, 'site')} of {names[view.run.id]}")
     no_groups: Mapping[str, Groups] = {}
-    sure = no_groups if errors == "none" else groups_of
-    of_logits = _logit_frames(some, selection, of_tokens, sure)
-    prefixes = entropy.all_keys(some, selection)
+    sure = no_groups if settings.errors == "none" else groups_of
+    of_logits = _logit_frames(some, settings, of_tokens, sure)
+    prefixes = entropy.all_keys(some, settings)
     ends = entropy.frames(some, prefixes, frozenset(entropy.SCHEMA), groups=groups_of)
     runs = pl.DataFrame([run_row(view) for view in some], infer_schema_length=None)
     of_spectra = spectra.frame(parts)
@@ -219,7 +205,7 @@ def analyze_views(
         prompt_sets=sets,
         left_out=tuple(left_out),
         views=tuple(some),
-        cluster=cluster,
+        cluster=settings.cluster,
     )
 
 

@@ -1,13 +1,12 @@
 """An analysis as the tables of its database."""
 
 import warnings
-from collections.abc import Collection
 
 import polars as pl
 
 from lpp.analyze.metrics.registry import RANKS
+from lpp.analyze.questions import ProfileSettings
 from lpp.analyze.runs.keys import Url
-from lpp.analyze.runs.select import Selection
 from lpp.analyze.tables.analysis import Analysis, analyze
 from lpp.analyze.tables.database import put
 from lpp.analyze.tables.jackknife import jackknife_rows
@@ -37,19 +36,19 @@ def frames(analysis: Analysis, profiles: pl.DataFrame) -> dict[str, pl.DataFrame
 
 def build_database(
     url: Url,
-    selection: Selection | None = None,
+    settings: ProfileSettings = ProfileSettings(),
     *,
-    drop_prefixes: Collection[int] = (),
     progress: Progress = SILENT,
 ) -> Place:
     """Analyse the store at `url` and write its `profiles.duckdb`; return the file's path.
 
     Warns about each incomplete run.
     """
-    analysis = analyze(url, selection or Selection(), progress=progress)
+    analysis = analyze(url, settings, progress=progress)
     for line in analysis.left_out:
         warnings.warn(line, stacklevel=2)
-    return write_database(url, analysis, profiles=analysis.profiles(drop_prefixes=drop_prefixes))
+    profiles = analysis.profiles(drop_prefixes=settings.drop_prefixes)
+    return write_database(url, analysis, profiles=profiles)
 
 
 def write_database(url: Url, analysis: Analysis, *, profiles: pl.DataFrame | None = None) -> Place:

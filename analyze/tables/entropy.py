@@ -21,11 +21,11 @@ from lpp.analyze.numerics.jackknife import clustered_error, floor_bias, student
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.quantities.profiles import ENTROPY, ENTROPY_NORM
 from lpp.analyze.quantities.tables import ADDED, columns_of, frame_schema, shared
+from lpp.analyze.questions import Selection
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import Clusters, Groups, Integers
 from lpp.analyze.runs.incomplete import warn_of_incomplete
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.select import Selection
 from lpp.analyze.runs.token_files import read_tokens
 from lpp.analyze.tables.lazy import Source, scan
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number, values_first

@@ -12,9 +12,9 @@ from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.registry import chosen
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.quantities.tables import ADDED, BESIDE, frame_schema, shared
+from lpp.analyze.questions import Selection
 from lpp.analyze.runs.incomplete import warn_of_incomplete
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.select import Selection
 from lpp.analyze.tables import spectra
 from lpp.analyze.tables.lazy import Source, scan
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number

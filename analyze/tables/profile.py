@@ -6,7 +6,7 @@ prefix of each minimum and maximum.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 import polars as pl
 
@@ -14,10 +14,10 @@ from lpp.analyze.metrics.registry import METRICS, RANKS
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.quantities.profiles import ENTROPY_FLOOR
 from lpp.analyze.quantities.tables import BESIDE, columns_of, shared
+from lpp.analyze.questions import Aggregation
 from lpp.analyze.runs.select import every_prefix_dropped
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
 
-Aggregation = Literal["min", "max", "mean", "median"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 
 ENTROPIES = ("entropy", "entropy_norm")

@@ -14,10 +14,10 @@ from lpp.analyze.metrics.spectral import PAPER
 from lpp.analyze.numerics.jackknife import Estimate, error_names
 from lpp.analyze.numerics.spectrum import rank_bound
 from lpp.analyze.quantities.tables import ADDED, columns_of, frame_schema, shared
+from lpp.analyze.questions import Selection
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.incomplete import warn_of_incomplete
 from lpp.analyze.runs.keys import RunView, Url, depth, views
-from lpp.analyze.runs.select import Selection
 from lpp.analyze.tables.lazy import Source, scan
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, values_first
 

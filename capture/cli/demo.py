@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from lpp.capture.cli.options import STORE
 from lpp.capture.engine.run_cache import request_key, skip_finished
 from lpp.capture.models.fingerprints import document_fingerprint
 from lpp.capture.models.gguf import packaged_model
 from lpp.capture.models.machine import require
-from lpp.capture.plan.options import STORE
 from lpp.capture.plan.parts import WHOLE
 from lpp.store import open_store
 from lpp.store.commands.console import LppCommand, debug_option

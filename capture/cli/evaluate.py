@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from lpp.capture.cli.options import STORE, split_names
 from lpp.capture.cli.scores_table import show_scores
 from lpp.capture.models.machine import require
-from lpp.capture.plan.options import STORE, option_by_name, request_of, split_names
+from lpp.capture.plan.requested import request_of
+from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.commands.options import options_of
+from lpp.store.settings.setting import declared
 
 if TYPE_CHECKING:
     from lpp.capture.evaluation.request import EvalRequest
@@ -22,7 +26,15 @@ OF_RUN: Final = (
 """Options that are those of `lpp-capture run`."""
 
 
-@click.command("eval", cls=LppCommand, params=[option_by_name()[name] for name in OF_RUN])
+def of_run(*more: str, **defaults: str) -> list[click.Parameter]:
+    """These options, and `more`. defaults: those that a command has otherwise, as texts."""
+    options = options_of(CaptureSettings)
+    for name, value in defaults.items():
+        options[name].default = value
+    return [options[name] for name in (*OF_RUN, *more)]
+
+
+@click.command("eval", cls=LppCommand, params=of_run("keep-texts"))
 @click.option(
     "--model", required=True, help="Evaluate this model: a hub id, a local folder or a GGUF file."
 )
@@ -68,7 +80,6 @@ OF_RUN: Final = (
     metavar="NAMES",
     help="Keep these fields of each document with its prompts, such as subject,level.",
 )
-@click.option("--keep-texts", is_flag=True, help="Keep each text with its prompt.")
 @click.option(
     "--group",
     metavar="FIELD",
@@ -115,14 +126,12 @@ def eval_request(options: Mapping[str, Any], tasks: tuple[str, ...]) -> "EvalReq
     """
     from lpp.capture.evaluation.request import EvalRequest
 
-    of_run = click.Command("run", params=list(option_by_name().values()))
-    words = ["--model", options["model"], "--corpus", "lm-eval"]
-    defaults = of_run.make_context("run", words).params
-    given = {name: value for name, value in options.items() if name in defaults}
+    known = {one.keyword for one in declared(CaptureSettings).values()}
+    given = {name: value for name, value in options.items() if name in known}
     del given["context"]  # of each task, its longest prompt
     asked = ("limit", "shots", "chat", "context", "group", "item_seed", "trust_task_code")
     return EvalRequest(
-        capture=request_of({**defaults, **given}),
+        capture=request_of(CaptureSettings(**given, corpus="lm-eval")),
         tasks=tasks,
         **{name: options[name] for name in asked if name in options},
     )

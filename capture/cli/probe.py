@@ -1,15 +1,14 @@
 """`lpp-capture probe`: short for `lpp-capture eval` with the two synthetic probes as its tasks."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any, Final
 
 import click
 
-from lpp.capture.cli.evaluate import OF_RUN, eval_request
+from lpp.capture.cli.evaluate import eval_request, of_run
+from lpp.capture.cli.options import STORE
 from lpp.capture.cli.scores_table import show_scores
 from lpp.capture.models.machine import require
-from lpp.capture.plan.options import STORE, option_by_name
 from lpp.capture.probes.items import GROUPS, ITEM_SEED, SHOTS
 from lpp.store.commands.console import LppCommand, debug_option
 
@@ -17,15 +16,7 @@ VLLM_CONTEXT: Final = 2048
 """Tokens that vLLM makes room for, by default: the longest prompt of the probes has some 1,400."""
 
 
-def _of_run() -> list[click.Parameter]:
-    """The options of `eval` that are those of `run`; only `final` is captured unless asked."""
-    sites = copy.copy(option_by_name()["sites"])  # the other commands keep theirs
-    sites.default = "final"
-    options = {**option_by_name(), "sites": sites}
-    return [options[name] for name in OF_RUN]
-
-
-@click.command("probe", cls=LppCommand, params=_of_run())
+@click.command("probe", cls=LppCommand, params=of_run(sites="final"))
 @click.option(
     "--model", required=True, help="Evaluate this model: a hub id, a local folder or a GGUF file."
 )

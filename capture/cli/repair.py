@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lpp.capture.cli.options import STORE, grace_option
 from lpp.capture.models.machine import require
-from lpp.capture.plan.options import STORE, grace_option
+from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.commands.options import options_of
 from lpp.store.format.find_runs import matching_runs
 from lpp.store.format.keys import RUNS_KEY
 from lpp.store.format.run_names import name_and_id
@@ -25,7 +27,7 @@ _SHOWN = 3
 """Problems of a shard that are listed; the rest are counted."""
 
 
-@click.command(cls=LppCommand)
+@click.command(cls=LppCommand, params=[options_of(CaptureSettings)["trust-remote-code"]])
 @click.argument("store", type=STORE)
 @click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_runs)
 @click.option(
@@ -35,9 +37,6 @@ _SHOWN = 3
     "--device",
     metavar="DEVICE",
     help="Compute on this device: cpu, cuda or cuda:1. Default: as the plan says.",
-)
-@click.option(
-    "--trust-remote-code", is_flag=True, help="Allow Python code that comes with the model to run."
 )
 @click.option("--missing", is_flag=True, help="Compute the missing shards too.")
 @click.option("--dry-run", is_flag=True, help="List the bad shards and compute nothing.")

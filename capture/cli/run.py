@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lpp.capture.models.machine import require
-from lpp.capture.plan.options import (
+from lpp.capture.cli.options import (
     STORE,
     check_executor,
     executor_arguments,
     executor_options,
     grace_option,
-    request_of,
-    request_options,
 )
+from lpp.capture.models.machine import require
 from lpp.capture.plan.parts import Part, chosen_part
+from lpp.capture.plan.requested import request_of
+from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.commands.console import EXIT_USER_ERROR, INTERRUPTED, LppCommand, debug_option
+from lpp.store.commands.options import taken, with_options
 from lpp.store.commands.signals import check_requests
 from lpp.store.errors import first_line
 from lpp.store.objects.place import place
@@ -40,7 +41,7 @@ WITH_JOBS = (
 
 
 @click.command(cls=LppCommand)
-@request_options
+@with_options(CaptureSettings)
 @click.option(
     "--store",
     type=STORE,
@@ -135,7 +136,7 @@ def _dry_run(options: Mapping[str, Any]) -> int:
     for name, given in (("report", options["report"]), ("executor", options["executor"] == "ray")):
         if given:
             raise click.UsageError(f"--dry-run captures nothing: leave --{name} out.")
-    part, request = _part(options), request_of(options)
+    part, request = _part(options), request_of(taken(CaptureSettings, options))
     require("torch", "transformers", "safetensors")
     from lpp.capture.engine.dry_run import dry_run
 
@@ -146,7 +147,7 @@ def _dry_run(options: Mapping[str, Any]) -> int:
 
 
 def _capture(options: Mapping[str, Any]) -> "Outcome":
-    part, request = _part(options), request_of(options)
+    part, request = _part(options), request_of(taken(CaptureSettings, options))
     from lpp.capture.engine.run_cache import skip_finished
 
     store, resume = options["store"], options["resume"]

@@ -21,20 +21,21 @@ An option given in two places, apart from the defaults, is refused: in a file th
 busy for a week, nobody should have to guess which place wins.
 """
 
-import difflib
 import itertools
 import shlex
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import click
-
-from lpp.capture.plan.options import option_by_name, request_of, split_names
 from lpp.capture.plan.request import CaptureRequest
+from lpp.capture.plan.requested import request_of
+from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.errors import ErrorKind, InputError, LppError
+from lpp.store.settings.command_line import arguments
+from lpp.store.settings.reading import made, near, problems_of
+from lpp.store.settings.setting import declared
 
 LISTS: Final = {"models": "model", "corpora": "corpus"}
 """Name of a list -> the option that each entry must have."""
@@ -62,7 +63,7 @@ class Job:
     @property
     def arguments(self) -> tuple[str, ...]:
         """The options as arguments of `lpp-capture run`."""
-        return command_arguments(self.options)
+        return arguments(CaptureSettings, self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +76,10 @@ class JobsFile:
 
 @dataclass
 class _Reading:
-    """A file while it is read: the options it may use, and the problems found so far."""
+    """A file while it is read."""
 
-    options: Mapping[str, click.Option]
     problems: list[str] = field(default_factory=list)
+    """Those found so far."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,10 @@ def parse_jobs(text: str, where: str) -> JobsFile:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _refusal(where, [f"not TOML: {error}"]) from None
-    reading = _Reading(option_by_name())
+    reading = _Reading()
     problems = reading.problems
     problems += [
-        f"{key}: not known here.{_near(key, _KEYS)}" for key in document if key not in _KEYS
+        f"{key}: not known here.{near(key, _KEYS)}" for key in document if key not in _KEYS
     ]
     store = document.get("store")
     if store is not None and not isinstance(store, str):
@@ -136,17 +137,18 @@ def _table(reading: _Reading, place: str, table: object) -> dict[str, Any]:
     if not isinstance(table, dict):
         reading.problems.append(f"{place} should be a table of options, is {table!r}")
         return {}
+    known = declared(CaptureSettings)
     found: dict[str, Any] = {}
     given = [one for item in table.items() for one in _options_of(reading, place, *item)]
     for name, value, where in given:
-        if name not in reading.options:
-            near = _near(name, reading.options)
-            reading.problems.append(f"{where}: `lpp-capture run` has no such option.{near}")
+        if name not in known:
+            question = near(name, known)
+            reading.problems.append(f"{where}: `lpp-capture run` has no such option.{question}")
         elif name in found:
             reading.problems.append(_twice(name, where))
         else:
             found[name] = value
-            reading.problems += value_problems(reading.options[name], value, where)
+            reading.problems += problems_of(known[name], value, where)
     return found
 
 
@@ -158,7 +160,7 @@ def _options_of(
     if name != "series" or not isinstance(value, dict):
         return [(name, value, where)]
     reading.problems += [
-        f"{where}.{part}: not known here.{_near(part, SERIES)}"
+        f"{where}.{part}: not known here.{near(part, SERIES)}"
         for part in value
         if part not in SERIES
     ]
@@ -257,7 +259,7 @@ def _job(reading: _Reading, number: int, options: Mapping[str, Any]) -> Job | No
         return None
     try:
         return make_job(options)
-    except (click.ClickException, LppError) as error:
+    except LppError as error:
         if not any(problem.endswith(str(error)) for problem in reading.problems):
             reading.problems.append(f"job {number}, {_base_name(options)}: {error}")
         return None
@@ -266,9 +268,10 @@ def _job(reading: _Reading, number: int, options: Mapping[str, Any]) -> Job | No
 def make_job(options: Mapping[str, Any]) -> Job:
     """The job of options of `lpp-capture run`, which include model and corpus.
 
-    Raises ClickException or InputError for values that the command would refuse.
+    Raises InputError for settings that exclude each other.
     """
-    return Job(name=_base_name(options), options=options, request=request_of_options(options))
+    request = request_of(made(CaptureSettings, options))
+    return Job(name=_base_name(options), options=options, request=request)
 
 
 def _of_one_step(one: CaptureRequest, other: CaptureRequest) -> bool:
@@ -300,14 +303,9 @@ def with_names(jobs: Sequence[Job]) -> tuple[Job, ...]:
             key for key in keys if len({str(other.options.get(key)) for other in alike}) > 1
         ]
         own = {key: job.options[key] for key in differing if key in job.options}
-        more = " ".join(word.removeprefix("--") for word in command_arguments(own))
+        more = " ".join(word.removeprefix("--") for word in arguments(CaptureSettings, own))
         named.append(replace(job, name=f"{job.name} {more}".rstrip()))
     return tuple(named)
-
-
-def _near(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {near[0]}?" if near else ""
 
 
 def _refusal(where: str, problems: Sequence[str]) -> InputError:
@@ -319,62 +317,3 @@ def _refusal(where: str, problems: Sequence[str]) -> InputError:
         "`lpp-capture run --help` lists the options.",
         kind=ErrorKind.INVALID_VALUE,
     )
-
-
-def command_arguments(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Options as arguments of a command line.
-
-    >>> command_arguments({"context": 50, "trust-remote-code": True, "sites": ["embed", "final"]})
-    ('--context=50', '--trust-remote-code', '--sites=embed,final')
-    >>> command_arguments({"engine-option": ["a=1", "b=2"]})
-    ('--engine-option=a=1', '--engine-option=b=2')
-    """
-    known, arguments = option_by_name(), []
-    for name, value in options.items():
-        if known[name].is_flag:
-            arguments += [f"--{name}"] if value else []
-        elif known[name].multiple:
-            arguments += [f"--{name}={one}" for one in _several(value)]
-        else:
-            arguments.append(f"--{name}={','.join(_several(value))}")
-    return tuple(arguments)
-
-
-def request_of_options(options: Mapping[str, Any]) -> CaptureRequest:
-    """The request of options by long name, parsed as a command line would be."""
-    command = click.Command("run", params=list(option_by_name().values()))
-    return request_of(command.make_context("run", list(command_arguments(options))).params)
-
-
-def value_problems(option: click.Option, value: object, place: str) -> Iterator[str]:
-    """Why `option` does not accept `value`: its type in the file, or the value itself."""
-    expected, right = _expected(option, value)
-    if not right:
-        yield f"{place} should be {expected}, is {value!r}"
-        return
-    if option.is_flag:
-        return
-    try:
-        for one in _several(value):
-            option.type.convert(one, option, None)
-    except click.BadParameter as error:
-        yield f"{place}: {error.message}"
-
-
-def _expected(option: click.Option, value: object) -> tuple[str, bool]:
-    """(the type that an option needs in a file, in words; whether `value` has it)."""
-    number = type(value) in (int, float)  # not bool, which is a subclass of int
-    if option.is_flag:
-        return "true or false", isinstance(value, bool)
-    if isinstance(option.type, click.types.IntParamType):
-        return "an integer", number and isinstance(value, int)
-    if isinstance(option.type, click.types.FloatParamType):
-        return "a number", number
-    if isinstance(value, list) and (option.multiple or option.callback is split_names):
-        return "a list of strings", all(isinstance(part, str) for part in value)
-    return "a string", isinstance(value, str)
-
-
-def _several(value: object) -> list[str]:
-    """One value, or the values of a list, as text."""
-    return [str(one) for one in value] if isinstance(value, list) else [str(value)]

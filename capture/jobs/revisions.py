@@ -1,16 +1,15 @@
 """A list of revisions on the command line: one job for each, all of one series."""
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from lpp.capture.jobs.file import Job, make_job, with_names
-from lpp.capture.plan.options import option_by_name
 from lpp.capture.plan.series import checkpoints, is_local
+from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.settings.setting import declared
 
 
 def revision_jobs(context: click.Context) -> tuple[Job, ...]:
@@ -39,12 +38,8 @@ def revision_jobs(context: click.Context) -> tuple[Job, ...]:
 
 def given_options(context: click.Context) -> dict[str, Any]:
     """The options given on a command line, in the form of a file of jobs."""
-    found: dict[str, Any] = {}
-    for name, option in option_by_name().items():
-        place = option.name or name
-        if context.get_parameter_source(place) is ParameterSource.COMMANDLINE:
-            value = context.params[place]
-            if isinstance(value, Mapping):  # parsed options of vLLM
-                value = [f"{key}={json.dumps(one)}" for key, one in value.items()]
-            found[name] = list(value) if isinstance(value, tuple) else value
-    return found
+    return {
+        name: context.params[one.keyword]
+        for name, one in declared(CaptureSettings).items()
+        if context.get_parameter_source(one.keyword) is ParameterSource.COMMANDLINE
+    }

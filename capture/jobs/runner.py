@@ -25,8 +25,8 @@ import click
 
 from lpp.capture.engine.run_cache import finished, skip_finished
 from lpp.capture.jobs.file import Job, command_line
-from lpp.capture.plan.options import GRACE_SECONDS
 from lpp.capture.plan.parts import WHOLE, Part
+from lpp.capture.plan.request import GRACE_SECONDS
 from lpp.store.commands.console import EXIT_USER_ERROR, debugging
 from lpp.store.commands.signals import polite_ends
 from lpp.store.objects.place import Place

@@ -11,9 +11,8 @@ from typing import Any
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.backend import Backend
-from lpp.capture.plan.options import GRACE_SECONDS
 from lpp.capture.plan.planning import compute_of, site_specs
-from lpp.capture.plan.request import CaptureRequest, CorpusSpec
+from lpp.capture.plan.request import GRACE_SECONDS, CaptureRequest, CorpusSpec
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.format.plan import Plan, differences
 

@@ -11,6 +11,7 @@ from lpp.capture.corpus.fields import TEXT, check_names, column_name
 from lpp.capture.corpus.passages import Corpus
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import LoadedModel, ModelSpec
+from lpp.capture.plan.settings import KeepHead
 from lpp.store.format.plan import Keep, LogitPositions, MomentsDtype
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ pass of a few hundred tokens keeps a GPU busy; a larger batch would only take mo
 
 BackendName = Literal["torch", "vllm", "vllm+torch"]
 
-KeepHead = Literal["auto", "yes", "no"]
-"""auto: yes if rows of `final` are kept and the matrix is not larger than the rows of the run."""
+GRACE_SECONDS: Final = 60.0
+"""Time to finish the current shard after the first request to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,20 @@ from benchmarks import marked
 from benchmarks.marked import table
 from lpp.analyze.declared import RESULTS
 from lpp.analyze.quantities.quantity import capital
+from lpp.analyze.questions import (
+    CkaSettings,
+    CorrelateSettings,
+    DiffSettings,
+    GateSettings,
+    ItemsSettings,
+    LayersSettings,
+    ProfileSettings,
+    SensitivitySettings,
+)
+from lpp.capture.plan.settings import CaptureSettings
 from lpp.sql.schema import NUMBERS, TABLES, VIEWS
 from lpp.sql.schema.results import RESULTS_FILE, results_json
+from lpp.store.settings.setting import Declared, declared
 
 DOCS: Final = Path(__file__).resolve().parents[1]
 
@@ -46,6 +58,7 @@ def pages() -> Iterator[tuple[str, str]]:
     """(page, Markdown) of every reference page."""
     for package in ("capture", "analyze", "sql"):
         yield f"reference/lpp-{package}.md", _command_page(package)
+    yield "reference/settings.md", _settings_page()
     yield "reference/python.md", _python_page()
 
 
@@ -60,6 +73,44 @@ def write_tables() -> None:
     RESULTS_FILE.write_text(results_json(RESULTS), "utf-8")
     for path in map(DOCS.joinpath, WITH_TABLES):
         path.write_text(with_tables(path.read_text("utf-8")), "utf-8")
+
+
+SETTINGS: Final = {
+    "lpp-capture run": CaptureSettings,
+    "lpp-analyze profile": ProfileSettings,
+    "lpp-analyze layers": LayersSettings,
+    "lpp-analyze sensitivity": SensitivitySettings,
+    "lpp-analyze cka": CkaSettings,
+    "lpp-analyze diff": DiffSettings,
+    "lpp-analyze diff --fail-if": GateSettings,
+    "lpp-analyze items": ItemsSettings,
+    "lpp-analyze correlate": CorrelateSettings,
+}
+"""The settings of each command that has some."""
+
+
+def _settings_page() -> str:
+    parts = [
+        "# Settings",
+        "Each setting is declared once. Its name is the option of the command and, of a capture, "
+        "the key of a file of jobs; its keyword is the argument of `lpp.capture.capture`, and the "
+        "field of the settings that a function of `lpp.analyze` takes.",
+    ]
+    for command, settings in SETTINGS.items():
+        rows = [
+            (f"`{one.name}`", f"`{one.keyword}`", _default(one), one.setting.help)
+            for one in declared(settings).values()
+        ]
+        heads = ("name", "keyword", "default", "what it does")
+        parts += [f"## {command}", f"`{settings.__name__}`", _table(heads, rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _default(one: Declared) -> str:
+    """The default as a command line has it; empty: none."""
+    if one.default is None or one.default is False or one.default in ((), {}):
+        return ""
+    return f"`{','.join(one.values.texts(one.default))}`"
 
 
 def _command_page(package: str) -> str:
@@ -149,13 +200,13 @@ def _sql_tables() -> str:
     """Every table and view of the database, with its columns."""
     results = {table.name: table for table in RESULTS}  # TABLES has those of the file
     parts = []
-    for declared in (*(TABLES | results).values(), NUMBERS, *VIEWS):
-        key = ", ".join(f"`{word}`" for word in declared.key)
-        view = " (a view)" if declared in (NUMBERS, *VIEWS) else ""
-        rows = [(f"`{c.name}`", c.type, c.meaning, c.unit) for c in declared.columns]
+    for shown in (*(TABLES | results).values(), NUMBERS, *VIEWS):
+        key = ", ".join(f"`{word}`" for word in shown.key)
+        view = " (a view)" if shown in (NUMBERS, *VIEWS) else ""
+        rows = [(f"`{c.name}`", c.type, c.meaning, c.unit) for c in shown.columns]
         parts += [
-            f"## {declared.name}",
-            f"{capital(declared.meaning)}{view}. Key: {key}. Filled by `{declared.filled_by}`.",
+            f"## {shown.name}",
+            f"{capital(shown.meaning)}{view}. Key: {key}. Filled by `{shown.filled_by}`.",
             _table(("column", "type", "meaning", "unit"), rows),
         ]
     return "\n\n".join(parts)

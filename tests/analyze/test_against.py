@@ -17,7 +17,7 @@ from kept_heads import keep_head
 from made_runs import MakeRun
 from rich.cells import cell_len
 
-from lpp.analyze import diff, diff_against, drift_grid_chart
+from lpp.analyze import DiffSettings, diff, diff_against, drift_grid_chart
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.against import Comparison, against, compared, in_order, sites_frame
 from lpp.analyze.drift.against_page import STRIP, against_page
@@ -195,7 +195,7 @@ def test_comparisons_are_computed_one_by_one(many: Path) -> None:
         def note(self, text: str) -> None: ...
 
     counter = Counter()
-    every = diff_against(many, "base", NAMES, sites=["final"], progress=counter)
+    every = diff_against(many, "base", NAMES, DiffSettings(sites=["final"]), progress=counter)
     assert counter.units == 0
     tokens = sum(LENGTHS)
     for expected in (2 * tokens, 4 * tokens, 4 * tokens + 2 * sum(LENGTHS[:4])):

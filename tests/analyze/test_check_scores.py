@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from lpp.analyze.scores.scores import Added
-from lpp.analyze.scores.settings import Unit
+from lpp.analyze.scores.units import Unit
 from lpp.store.errors import InputError
 
 AddFile = Callable[..., Added]

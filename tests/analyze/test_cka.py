@@ -15,7 +15,8 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.metrics.sinks import sink_positions
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, linear_cka
 from lpp.analyze.pages.write import written
-from lpp.analyze.runs.select import Selection, select_runs, select_sites
+from lpp.analyze.questions import CkaSettings, Selection
+from lpp.analyze.runs.select import select_runs, select_sites
 from lpp.analyze.studies import cka as cka_module
 from lpp.analyze.studies.cka import MEMORY, pairs_of
 from lpp.analyze.studies.cka_page import cka_page
@@ -39,7 +40,7 @@ def table(
     root: Path, *, jobs: int | None = None, memory: int = MEMORY, **options: Any
 ) -> pl.DataFrame:
     views, _ = select_runs(root, Selection())
-    work, _ = plan(views, select_sites(views, Selection()), **options)
+    work, _ = plan(views, select_sites(views, Selection()), CkaSettings(**options))
     return compute(work, jobs=jobs, memory=memory)
 
 
@@ -54,7 +55,7 @@ def test_every_pair_equals_its_gram_matrices(
         return np.concatenate([rows[first:prefix] for rows in made.hidden[site][:prompts]])
 
     for prefix, prompts, first in ((None, None, 0), (5, None, 2), (13, 4, 1)):
-        found = table(made.root, prefix=prefix, prompts=prompts, every=True, first_position=first)
+        found = table(made.root, prefix=prefix, prompts=prompts, all_pairs=True, skip_first=first)
         assert len(found) == 6
         for row in found.iter_rows(named=True):
             sites = (row["site"], row["other_site"])
@@ -87,7 +88,7 @@ def test_sites_that_fit_into_memory_are_read_once(make_run: MakeRun, reads: list
     neighbours = table(made.root)
     assert list(neighbours.select("site", "other_site").iter_rows()) == pairs_of(SITES)
     assert reads == SITES
-    every = table(made.root, every=True)
+    every = table(made.root, all_pairs=True)
     assert list(every.select("site", "other_site").iter_rows()) == pairs_of(SITES, every=True)
     assert reads == 2 * SITES
     found = every.join(neighbours, on=["site", "other_site"])
@@ -101,11 +102,11 @@ def test_little_memory_gives_the_same_from_more_reads(
 ) -> None:
     """Groups of g sites: all pairs read each of S sites S / g times, neighbours twice at most."""
     made = make_run(sites=SITES, dim=6)
-    whole = {every: table(made.root, every=every) for every in (False, True)}
+    whole = {every: table(made.root, all_pairs=every) for every in (False, True)}
     reads.clear()
     pairs = group * (group - 1) // 2 if group == len(SITES) else group**2
     memory = 8 * 6**2 * (pairs + 2 * group + 1) + 24 * BLOCK_ROWS * 6 * 2 * group
-    assert table(made.root, every=True, memory=memory, jobs=1).equals(whole[True])
+    assert table(made.root, all_pairs=True, memory=memory, jobs=1).equals(whole[True])
     assert max(reads.count(site) for site in SITES) == most
     reads.clear()
     assert table(made.root, memory=memory, jobs=1).equals(whole[False])
@@ -115,7 +116,9 @@ def test_little_memory_gives_the_same_from_more_reads(
 @pytest.mark.parametrize("jobs", [2, 5])
 def test_any_number_of_jobs_gives_the_same_bits(make_run: MakeRun, jobs: int) -> None:
     made = make_run([40] * 20, context=40, dim=70)
-    assert table(made.root, every=True, jobs=jobs).equals(table(made.root, every=True, jobs=1))
+    assert table(made.root, all_pairs=True, jobs=jobs).equals(
+        table(made.root, all_pairs=True, jobs=1)
+    )
 
 
 def test_cross_scatters_of_several_blocks_and_sites_are_those_of_the_centred_rows() -> None:
@@ -190,10 +193,10 @@ def test_the_table_is_put_beside_the_others(make_run: MakeRun) -> None:
 def test_what_no_run_holds_is_one_message(make_run: MakeRun) -> None:
     made = make_run()
     views, _ = select_runs(made.root, Selection())
-    cases: list[dict[str, Any]] = [{"prefix": 21}, {"prompts": 7}, {"first_position": 20}]
+    cases: list[dict[str, Any]] = [{"prefix": 21}, {"prompts": 7}, {"skip_first": 20}]
     for options, option in zip(cases, ("--prefix", "--prompts", "--skip-first"), strict=True):
         with pytest.raises(InputError, match="no run is left") as caught:
-            plan(views, ["embed", "final"], **options)
+            plan(views, ["embed", "final"], CkaSettings(**options))
         assert caught.value.kind is ErrorKind.NOT_FOUND
         assert str(caught.value).splitlines()[-1] == f"Change {option}."
         assert made.run_id not in str(caught.value)
@@ -233,11 +236,11 @@ def test_a_sink_makes_sites_collapsed_and_alike_until_it_is_left_out(
     other = make_run([20] * 6, seed=3, sites=("embed", "block.1", "final"), model="b")
     found = table(made.root)
     for run, first, flags in ((made, 0, ["collapsed", "sink"]), (other, 0, []), (made, 1, [])):
-        rows = (table(made.root, first_position=1) if first else found).filter(run=run.run_id)
+        rows = (table(made.root, skip_first=1) if first else found).filter(run=run.run_id)
         assert rows["flags"].to_list() == [flags, flags]
         assert rows["first_position"].unique().to_list() == [first]
     assert min(found.filter(run=made.run_id)["cka"]) > 0.999
-    assert max(table(made.root, first_position=1)["cka"]) < 0.3
+    assert max(table(made.root, skip_first=1)["cka"]) < 0.3
     done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root), "--skip-first=1"])
     assert "prefix 20, positions from 1." in " ".join(done.stdout.split()), done.output
     done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root)])
@@ -258,7 +261,7 @@ def test_flags_of_one_pair_stand_beside_its_number(make_run: MakeRun) -> None:
 
 def test_many_pairs_show_those_that_are_least_alike(make_run: MakeRun) -> None:
     made = make_run(sites=("embed", *(f"block.{k}" for k in range(1, 9)), "final"))
-    found = table(made.root, every=True)
+    found = table(made.root, all_pairs=True)
     page = cka_page("lpp", found, {made.run_id: "made"})
     brief, whole = (written(page, "text", everything=everything) for everything in (False, True))
     assert len(brief.splitlines()) <= 50

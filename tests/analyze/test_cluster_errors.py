@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ from hypothesis import strategies as st
 from kept_heads import keep_head
 from made_runs import Made, MakeRun
 
+from lpp.analyze import DiffSettings, ProfileSettings
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.drift import diff
 from lpp.analyze.numerics.jackknife import clustered_error, floor_bias, jackknife
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import Clusters, group_of, spans
-from lpp.analyze.runs.select import Selection
 from lpp.analyze.tables.analysis import analyze
 from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.database import read_table
@@ -119,7 +120,7 @@ def test_ranks_and_entropies_leave_whole_documents_out(make_run: MakeRun, dim: i
     """With more rows than columns (sums are subtracted), and with fewer (one Gram matrix)."""
     made = of_documents(make_run, dim=dim)
     found = analyze(
-        made.root, Selection(), cluster="document", metrics=("paper", "surprisal", "min_k")
+        made.root, ProfileSettings(cluster="document", metrics=("paper", "surprisal", "min_k"))
     )
     for row in found.spectra.filter(site="final").iter_rows(named=True):
         hidden = made.hidden["final"]
@@ -135,7 +136,7 @@ def test_ranks_and_entropies_leave_whole_documents_out(make_run: MakeRun, dim: i
         ends = [e[min(row["prefix"], len(e)) - 1] for e in made.entropy]
         error, _ = clustered_error(np.array(ends, np.float64), of)
         assert row["entropy_stderr"] == pytest.approx(error, rel=1e-6)
-    plain = analyze(made.root, Selection(), metrics=("paper", "surprisal", "min_k"))
+    plain = analyze(made.root, ProfileSettings(metrics=("paper", "surprisal", "min_k")))
     for table, columns in (("spectra", ["participation_ratio", "effective_rank"]), ("metrics", [])):
         ours, theirs = getattr(found, table), getattr(plain, table)
         assert ours.select(columns).equals(theirs.select(columns))  # the numbers are the same
@@ -147,13 +148,11 @@ def test_ranks_and_entropies_leave_whole_documents_out(make_run: MakeRun, dim: i
 @pytest.mark.parametrize("metric", ["anisotropy", "block_influence", "curvature"])
 def test_metrics_of_rows_leave_whole_documents_out(make_run: MakeRun, metric: str) -> None:
     made = of_documents(make_run)
-    found = analyze(made.root, Selection(), cluster="document", metrics=(metric,), errors="all")
+    found = analyze(made.root, ProfileSettings(cluster="document", metrics=(metric,), errors="all"))
     parts = [
         analyze(
             make_run(LENGTHS, root=made.root.with_name(name), order=without(name)).root,
-            Selection(),
-            metrics=(metric,),
-            errors="none",
+            ProfileSettings(metrics=(metric,), errors="none"),
         ).metrics.filter(metric=metric)
         for name in "abcd"
     ]
@@ -167,7 +166,7 @@ def test_metrics_of_rows_leave_whole_documents_out(make_run: MakeRun, metric: st
 
 def test_metrics_of_tokens_leave_whole_documents_out(make_run: MakeRun) -> None:
     made = of_documents(make_run)
-    found = analyze(made.root, Selection(), cluster="document", metrics=("margin", "min_k"))
+    found = analyze(made.root, ProfileSettings(cluster="document", metrics=("margin", "min_k")))
     tokens = open_store(made.root).run(made.run_id).tokens().to_table().to_pylist()
 
     def margin(prompts: list[int], prefix: int) -> float:
@@ -188,7 +187,7 @@ def two_runs(make_run: MakeRun) -> tuple[Made, Made]:
 def test_a_difference_leaves_whole_documents_out_of_both(make_run: MakeRun) -> None:
     a, b = two_runs(make_run)
     keep_head(a.root, a.plan)
-    found = diff(a.root, "base", "tuned", cluster="document", errors="all")
+    found = diff(a.root, "base", "tuned", DiffSettings(cluster="document", errors="all"))
     both = [list(zip(a.hidden[s], b.hidden[s], strict=True)) for s in ("embed", "final")]
     for site, hidden in zip((found.sites[0], found.sites[-1]), both, strict=True):
 
@@ -213,7 +212,7 @@ def test_a_difference_leaves_whole_documents_out_of_both(make_run: MakeRun) -> N
     assert found.predictions["kl"].stderr == pytest.approx(expected.stderr, rel=1e-6)
     assert found.predictions["entropy"].groups == 4
     assert found.document()["cluster"] == "document"
-    neighbours = diff(a.root, "base", "tuned", errors="all")
+    neighbours = diff(a.root, "base", "tuned", DiffSettings(errors="all"))
     assert neighbours.predictions["entropy"].mean == found.predictions["entropy"].mean
     assert neighbours.predictions["entropy"].groups == 8
     assert neighbours.document()["cluster"] is None
@@ -246,11 +245,11 @@ def test_the_output_and_the_database_say_what_errors_are_over(make_run: MakeRun)
 
 def test_differences_pair_only_errors_of_one_kind(make_run: MakeRun) -> None:
     a, b = two_runs(make_run)
-    halves = Selection(runs=(a.run_id,)), Selection(runs=(b.run_id,))
+    halves = ProfileSettings(runs=(a.run_id,)), ProfileSettings(runs=(b.run_id,))
     verdicts = []
     for cluster in ("document", None):
-        write_database(a.root, analyze(a.root, halves[0], cluster="document"))
-        write_database(a.root, analyze(a.root, halves[1], cluster=cluster))
+        write_database(a.root, analyze(a.root, replace(halves[0], cluster="document")))
+        write_database(a.root, analyze(a.root, replace(halves[1], cluster=cluster)))
         with connect(a.root) as connection:
             rows = connection.sql(saved_query("differences").statement).pl()
         verdicts.append({*rows["verdict"]})
@@ -260,9 +259,11 @@ def test_differences_pair_only_errors_of_one_kind(make_run: MakeRun) -> None:
 
 def test_an_error_of_one_kind_does_not_complete_a_row_of_the_other(make_run: MakeRun) -> None:
     made = of_documents(make_run)
-    write_database(made.root, analyze(made.root, Selection()))
+    write_database(made.root, analyze(made.root))
     ranks = ("participation_ratio",)
-    write_database(made.root, analyze(made.root, Selection(), metrics=ranks, cluster="document"))
+    write_database(
+        made.root, analyze(made.root, ProfileSettings(metrics=ranks, cluster="document"))
+    )
     (row,) = read_table(made.root, "profiles").iter_rows(named=True)
     assert row["cluster"] == "document"
     assert row["participation_ratio_stderr"] is not None

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from made_runs import MakeRun
 
-from lpp.analyze import Selection, analyze, build_database
+from lpp.analyze import ProfileSettings, analyze, build_database
 from lpp.analyze.runs.comparable import prompt_sets
 from lpp.analyze.runs.keys import views
 
@@ -61,7 +61,7 @@ def test_names_join_what_is_comparable(make_run: MakeRun) -> None:
     made = make_run(SIX, model="six", prompt_set="p6", texts="t")
     make_run(SIX * 2, model="twelve", prompt_set="p12", texts="t")
     make_run(SIX, model="other", first_row=500)
-    database = build_database(made.root, Selection(sites=["final"], prompts=[4, 6, 12]))
+    database = build_database(made.root, ProfileSettings(sites=["final"], prompts=[4, 6, 12]))
     with duckdb.connect(str(database), read_only=True) as connection:
         pairs = connection.execute(
             "SELECT split_part(a.run, '-', 1), split_part(b.run, '-', 1), n_prompts "
@@ -77,7 +77,7 @@ def test_names_join_what_is_comparable(make_run: MakeRun) -> None:
 def test_a_name_does_not_depend_on_what_is_selected(make_run: MakeRun) -> None:
     made = make_run(model="one", tokenizer="t1")
     make_run(model="two", tokenizer="t2")
-    together = analyze(made.root, Selection(sites=["final"])).profiles()
-    alone = analyze(made.root, Selection(runs=["two-*"], sites=["final"])).profiles()
+    together = analyze(made.root, ProfileSettings(sites=["final"])).profiles()
+    alone = analyze(made.root, ProfileSettings(runs=["two-*"], sites=["final"])).profiles()
     assert together["prompt_set"].n_unique() == 1
     assert alone["prompt_set"].to_list() == together["prompt_set"].to_list()[:1]

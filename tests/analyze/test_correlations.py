@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
-from lpp.analyze import Question, add_benchmarks, correlate
+from lpp.analyze import CorrelateSettings, add_benchmarks, correlate
 from lpp.analyze.cli.command import main
 from lpp.analyze.pages.words import signed
 from lpp.analyze.scores.correlations import MEANING, _flag_turns, refuse_unranked
@@ -151,7 +151,7 @@ def at(found: pl.DataFrame, method: str) -> dict[tuple[str, str], dict[str, Any]
 
 @pytest.mark.slow
 def test_the_published_correlations(published_store: Path, paper: Path) -> None:
-    found = at(correlate(published_store, Question(metrics=PAPER_METRICS)), "pearson")
+    found = at(correlate(published_store, CorrelateSettings(metrics=PAPER_METRICS)), "pearson")
     assert len(found) == 15
     published = rows_of(paper / "lpp1_res.csv") + rows_of(paper / "lpp3_res.csv")
     assert len(published) == 15
@@ -169,7 +169,9 @@ def test_the_published_correlations(published_store: Path, paper: Path) -> None:
 
 @pytest.mark.slow
 def test_none_of_the_fifteen_survives_correction(published_store: Path) -> None:
-    found = correlate(published_store, Question(metrics=PAPER_METRICS)).filter(method="pearson")
+    found = correlate(published_store, CorrelateSettings(metrics=PAPER_METRICS)).filter(
+        method="pearson"
+    )
     assert set(found["family_size"]) == {15}
     assert sum(found["p_value"] < 0.05) == 4
     assert round(min(found["q_value"]), 2) == 0.12
@@ -177,7 +179,7 @@ def test_none_of_the_fifteen_survives_correction(published_store: Path) -> None:
 
 @pytest.mark.slow
 def test_size_turns_the_sign_of_entropy_and_bbh(published_store: Path) -> None:
-    asked = Question(metrics=("entropy_floor",), benchmarks=("BBH",))
+    asked = CorrelateSettings(metrics=("entropy_floor",), benchmarks=("BBH",))
     found = {r["method"]: r for r in correlate(published_store, asked).iter_rows(named=True)}
     assert found["pearson"]["coefficient"] == pytest.approx(-0.753, abs=1e-3)
     assert found["spearman"]["coefficient"] == pytest.approx(-0.619, abs=1e-3)
@@ -215,7 +217,7 @@ def test_the_published_reference_gives_the_same_when_asked(
     store: Callable[..., Path],
 ) -> None:
     """From the package's own table, without the files of the paper."""
-    asked = Question(metrics=PAPER_METRICS, sources=("published",), with_published=True)
+    asked = CorrelateSettings(metrics=PAPER_METRICS, sources=("published",), with_published=True)
     found = correlate(store(1), asked).filter(method="pearson")
     assert len(found) == 15
     assert round(min(found["q_value"]), 2) == 0.12
@@ -227,19 +229,19 @@ def test_the_published_reference_gives_the_same_when_asked(
 def test_published_rows_take_no_part_unless_asked(store: Callable[..., Path]) -> None:
     root = store()
     score(root)
-    for asked, n in ((Question(), 0), (Question(with_published=True), 8)):
+    for asked, n in ((CorrelateSettings(), 0), (CorrelateSettings(with_published=True), 8)):
         found = correlate(root, asked)
         names = {name for models in found["models"].to_list() for name in models}
         assert sum(name.startswith("published:") for name in names) == n
         assert ("published" in set(found["source"])) == bool(n)
     with pytest.raises(InputError, match="--with-published"):
-        correlate(root, Question(sources=("published",)))
+        correlate(root, CorrelateSettings(sources=("published",)))
 
 
 def test_the_published_are_left_out_of_another_site(store: Callable[..., Path]) -> None:
     root = store(profiles={m[0]: {"site": "block.1"} for m in MODELS})
     score(root)
-    asked = Question(site="block.1", with_published=True, metrics=("entropy_floor",))
+    asked = CorrelateSettings(site="block.1", with_published=True, metrics=("entropy_floor",))
     found = correlate(root, asked)
     assert not any("published" in flags for flags in found["flags"].to_list())
     reason = "published:Qwen/Qwen2.5-7B-Instruct: published at final only, not block.1"
@@ -254,7 +256,7 @@ def test_the_published_at_another_setting_are_flagged(
     at = {"context": context, "n_prompts": n_prompts}
     root = store(profiles={m[0]: at for m in MODELS})
     score(root)
-    asked = Question(with_published=True, metrics=("entropy_floor",))
+    asked = CorrelateSettings(with_published=True, metrics=("entropy_floor",))
     found = correlate(root, asked)
     other = (context, n_prompts) != (150, 100)
     for row in found.iter_rows(named=True):
@@ -265,7 +267,7 @@ def test_the_published_at_another_setting_are_flagged(
 def test_a_run_of_ones_own_stands_in_for_the_published(store: Callable[..., Path]) -> None:
     model = "Qwen/Qwen2.5-7B-Instruct"
     root = store(runs={"org/a": {"model": model}})
-    found = correlate(root, Question(with_published=True, metrics=("entropy_floor",)))
+    found = correlate(root, CorrelateSettings(with_published=True, metrics=("entropy_floor",)))
     row = found.row(0, named=True)
     assert "a-0000" in row["models"]
     assert f"published:{model}" not in row["models"]
@@ -304,14 +306,14 @@ def test_sources_make_families_of_their_own(store: Callable[..., Path]) -> None:
     score(root, "one")
     names = [m[0] for m in MODELS]
     score(root, "two", model=names, Bench=[5, 4, 3, 2, 1, 6], Other=[1, 2, 3, 4, 6, 5])
-    found = correlate(root, Question(metrics=("entropy_floor", "effective_rank")))
+    found = correlate(root, CorrelateSettings(metrics=("entropy_floor", "effective_rank")))
     sizes = found.group_by("source", "method").agg(pl.col("family_size").unique(), n=pl.len())
     assert {(r["source"], *r["family_size"], r["n"]) for r in sizes.iter_rows(named=True)} == {
         ("one", 2, 2),
         ("two", 4, 4),
     }
-    assert set(correlate(root, Question(sources=("two",)))["source"]) == {"two"}
-    asked = Question(benchmarks=("Other:score",))
+    assert set(correlate(root, CorrelateSettings(sources=("two",)))["source"]) == {"two"}
+    asked = CorrelateSettings(benchmarks=("Other:score",))
     assert set(correlate(root, asked)["benchmark"]) == {"Other"}
 
 
@@ -332,11 +334,11 @@ def test_probes_of_earlier_and_of_this_release_are_one_source(store: Callable[..
         for model, *_, value in MODELS
     ]
     add_scores(root, source, pa.Table.from_pylist(rows, SCORES_SCHEMA), {})
-    found = correlate(root, Question(metrics=("entropy_floor",))).filter(method="spearman")
+    found = correlate(root, CorrelateSettings(metrics=("entropy_floor",))).filter(method="spearman")
     assert found["n_models"].to_list() == [6]
     asked = store()
     score(asked)
-    same = correlate(asked, Question(metrics=("entropy_floor",), sources=("mine",)))
+    same = correlate(asked, CorrelateSettings(metrics=("entropy_floor",), sources=("mine",)))
     (expected,) = same.filter(method="spearman")["coefficient"]
     assert found["coefficient"].to_list() == [pytest.approx(expected)]
 
@@ -348,7 +350,7 @@ def test_everyone_left_out_is_named_with_the_reason(store: Callable[..., Path]) 
     )
     scored = [m for m in MODELS if m[0] != "org/d"]
     score(root, model=[*(m[0] for m in scored), "org/stranger"], Bench=[*range(10, 16)])
-    found = correlate(root, Question(metrics=("effective_rank",)))
+    found = correlate(root, CorrelateSettings(metrics=("effective_rank",)))
     (reasons,) = {tuple(r) for r in found["left_out"].to_list()}
     assert set(reasons) == {
         "a-0000: an untrained twin (--untrained includes it)",
@@ -366,11 +368,13 @@ def test_two_runs_of_one_model_are_told_and_one_can_be_chosen(store: Callable[..
     root = store(runs={"org/b": {"model": "org/a"}})
     score(root)
     (row,) = (
-        correlate(root, Question(metrics=("effective_rank",))).filter(method="pearson").to_dicts()
+        correlate(root, CorrelateSettings(metrics=("effective_rank",)))
+        .filter(method="pearson")
+        .to_dicts()
     )
     assert "org/a: it fits 2 runs: a-0000, b-0000" in row["left_out"]
     assert row["n_models"] == 4
-    chosen = correlate(root, Question(metrics=("effective_rank",), runs=("[!b]-*",)))
+    chosen = correlate(root, CorrelateSettings(metrics=("effective_rank",), runs=("[!b]-*",)))
     assert chosen["models"].to_list()[0] == [f"{x}-0000" for x in "acdef"]
     assert "b-0000: not among the runs asked for" in chosen["left_out"].to_list()[0]
 
@@ -378,7 +382,7 @@ def test_two_runs_of_one_model_are_told_and_one_can_be_chosen(store: Callable[..
 def test_flags_fire_and_stay_silent(store: Callable[..., Path]) -> None:
     root = store()
     score(root)
-    clean = correlate(root, Question(metrics=("entropy_floor",)))
+    clean = correlate(root, CorrelateSettings(metrics=("entropy_floor",)))
     assert {flag for flags in clean["flags"].to_list() for flag in flags} <= {
         "few_models",
         "sign_turns",
@@ -387,14 +391,14 @@ def test_flags_fire_and_stay_silent(store: Callable[..., Path]) -> None:
         runs={"org/c": {"prompt_set": "p1"}},
         profiles={"org/d": {"flags": ["short_text"]}, "org/e": {"entropy_floor": 0.4}},
     )
-    marked = correlate(root, Question(metrics=("entropy_floor",)))
+    marked = correlate(root, CorrelateSettings(metrics=("entropy_floor",)))
     assert all({"different_prompts", "flagged_profiles"} <= set(flags) for flags in marked["flags"])
 
 
 def test_undefined_tests_are_flagged_and_not_counted(store: Callable[..., Path]) -> None:
     root = store(profiles={m[0]: {"effective_rank": 7.0} for m in MODELS})
     score(root, model=[m[0] for m in MODELS], Bench=[m[4] for m in MODELS], Size=[*range(2, 8)])
-    found = correlate(root, Question(metrics=("effective_rank", "entropy_floor")))
+    found = correlate(root, CorrelateSettings(metrics=("effective_rank", "entropy_floor")))
     rows = {
         (r["profile_metric"], r["benchmark"], r["method"]): r for r in found.iter_rows(named=True)
     }
@@ -412,16 +416,19 @@ def test_undefined_tests_are_flagged_and_not_counted(store: Callable[..., Path])
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        (Question(metrics=("entropi",)), "no profile metric entropi; there is entropy_floor"),
-        (Question(runs=("nobody",)), "no profiled run 'nobody'; there is a-0000"),
-        (Question(sources=("other",)), "no source 'other'; there is mine"),
-        (Question(benchmarks=("GSM*",)), "no benchmark is among those asked for"),
-        (Question(context=7), "there is context 100 with 50 prompts"),
-        (Question(site="embed"), "no profile at embed .* there is none"),
+        (
+            CorrelateSettings(metrics=("entropi",)),
+            "no profile metric entropi; there is entropy_floor",
+        ),
+        (CorrelateSettings(runs=("nobody",)), "no profiled run 'nobody'; there is a-0000"),
+        (CorrelateSettings(sources=("other",)), "no source 'other'; there is mine"),
+        (CorrelateSettings(benchmarks=("GSM*",)), "no benchmark is among those asked for"),
+        (CorrelateSettings(context=7), "there is context 100 with 50 prompts"),
+        (CorrelateSettings(site="embed"), "no profile at embed .* there is none"),
     ],
 )
 def test_a_name_that_fits_nothing(
-    store: Callable[..., Path], question: Question, message: str
+    store: Callable[..., Path], question: CorrelateSettings, message: str
 ) -> None:
     root = store()
     score(root)
@@ -443,7 +450,7 @@ def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path
     root = store(5)
     score(root)
     (made,) = (
-        correlate(root, Question(metrics=("effective_rank",), sources=("mine",)))
+        correlate(root, CorrelateSettings(metrics=("effective_rank",), sources=("mine",)))
         .filter(method="spearman")
         .to_dicts()
     )
@@ -472,7 +479,7 @@ def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path
 def test_json_names_the_runs_of_each_test(store: Callable[..., Path]) -> None:
     root = store(6)
     score(root, model=[m[0] for m in MODELS if m[0] != "org/a"], Bench=[*range(5)])
-    found = correlate(root, Question(metrics=("entropy_floor",)))
+    found = correlate(root, CorrelateSettings(metrics=("entropy_floor",)))
     first = correlations_page("lpp", found, {"a-0000": "A", "b-0000": "B", "other": "C"}).document[
         0
     ]
@@ -510,11 +517,11 @@ def test_one_corpus_of_several_is_chosen(store: Callable[..., Path]) -> None:
     corpora = {m[0]: {"corpus": "songs" if m[0] == "org/b" else "prose"} for m in MODELS}
     root = store(runs=corpora)
     score(root)
-    found = correlate(root, Question(metrics=("entropy_floor",), corpora=("pro*",)))
+    found = correlate(root, CorrelateSettings(metrics=("entropy_floor",), corpora=("pro*",)))
     assert found["models"].to_list()[0] == [f"{x}-0000" for x in "acdef"]
     assert "b-0000: captured on songs, not asked for" in found["left_out"].to_list()[0]
     with pytest.raises(InputError, match=r"no corpus 'verse'; .*There is .*songs.* --corpus"):
-        correlate(root, Question(corpora=("verse",)))
+        correlate(root, CorrelateSettings(corpora=("verse",)))
     done = run("correlate", root, "--corpus", "songs")
     assert done.exit_code == 2
     assert "choose: --corpus or --run" in " ".join(done.output.split())

@@ -1,8 +1,8 @@
 """The database holds all that has been computed: commands add to it, and never take away."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
-from lpp.analyze import Selection, analyze, build_database
+from lpp.analyze import LayersSettings, ProfileSettings, analyze, build_database
 from lpp.analyze.cli.command import main
 from lpp.analyze.studies import layers as study
 from lpp.analyze.tables import run_rows
@@ -35,31 +35,29 @@ def assert_same(root: Path, before: dict[str, pl.DataFrame]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("selection", "options"),
+    "settings",
     [
-        (Selection(sites=["final"]), {}),
-        (Selection(sites=["block.1"]), {"errors": "none"}),
-        (Selection(runs=["one-*"]), {}),
-        (Selection(contexts=[10]), {}),
-        (Selection(prompts=[6]), {}),
-        (Selection(), {"errors": "none"}),
-        (Selection(), {"metrics": ["participation_ratio"]}),
-        (Selection(sites=["final"]), {"metrics": ["participation_ratio"], "errors": "none"}),
+        ProfileSettings(sites=["final"]),
+        ProfileSettings(sites=["block.1"], errors="none"),
+        ProfileSettings(runs=["one-*"]),
+        ProfileSettings(contexts=[10]),
+        ProfileSettings(prompts=[6]),
+        ProfileSettings(errors="none"),
+        ProfileSettings(metrics=["participation_ratio"]),
+        ProfileSettings(sites=["final"], metrics=["participation_ratio"], errors="none"),
     ],
 )
-def test_asking_for_less_takes_nothing_away(
-    make_run: MakeRun, selection: Selection, options: dict[str, Any]
-) -> None:
+def test_asking_for_less_takes_nothing_away(make_run: MakeRun, settings: ProfileSettings) -> None:
     root = make_run(model="a/one").root
     make_run(model="b/two", seed=5)
-    every = Selection(contexts=[10, 20], prompts=[3, 6])
-    write_database(root, analyze(root, every, metrics=["paper", "rankme"]))
+    every = ProfileSettings(contexts=[10, 20], prompts=[3, 6])
+    write_database(root, analyze(root, replace(every, metrics=["paper", "rankme"])))
     before = tables(root)
     assert {name: len(frame) for name, frame in before.items()} == {
         **{"spectra": 2 * 2 * 4 * 20, "entropy": 2 * 2 * 20, "metrics": 2 * 2 * 4 * 20},
         **{"profiles": 8, "site_profiles": 32, "jackknife": len(before["jackknife"])},
     }
-    write_database(root, analyze(root, selection, **options))
+    write_database(root, analyze(root, settings))
     assert_same(root, before)
 
 
@@ -67,7 +65,7 @@ def test_asking_for_less_takes_nothing_away(
 def test_scores_take_no_numbers_away(make_run: MakeRun) -> None:
     root = make_run(model="a/one").root
     build_database(root)
-    study.write(root, study.layers(root, Selection()))
+    study.write(root, study.layers(root))
     before = tables(root, (*MADE, "layers", "hourglass"))
     (root.parent / "mine.csv").write_text("model,BBH\na/one,34.5\n")
     for words in (["benchmarks", "add", root, root.parent / "mine.csv"], ["correlate", root]):
@@ -79,9 +77,11 @@ def test_scores_take_no_numbers_away(make_run: MakeRun) -> None:
 @pytest.mark.slow
 def test_errors_and_numbers_of_two_commands_are_one_row(make_run: MakeRun) -> None:
     root = make_run().root
-    write_database(root, analyze(root, Selection(), metrics=["participation_ratio"], errors="all"))
-    write_database(root, analyze(root, Selection(), errors="none"))
-    once = analyze(root, Selection(), errors="all")
+    write_database(
+        root, analyze(root, ProfileSettings(metrics=["participation_ratio"], errors="all"))
+    )
+    write_database(root, analyze(root, ProfileSettings(errors="none")))
+    once = analyze(root, ProfileSettings(errors="all"))
     row, whole = (f.filter(site="block.1").to_dicts()[0] for f in (
         read_table(root, "site_profiles"), once.profiles()))  # fmt: skip
     assert row["effective_rank"] == whole["effective_rank"]
@@ -97,7 +97,7 @@ def test_other_prefixes_make_another_profile(make_run: MakeRun) -> None:
     root = make_run().root
     build_database(root)
     (before,) = read_table(root, "profiles").to_dicts()
-    only = analyze(root, Selection(), metrics=["participation_ratio"], errors="none")
+    only = analyze(root, ProfileSettings(metrics=["participation_ratio"], errors="none"))
     write_database(root, only, profiles=only.profiles(drop_prefixes=[2]))
     (row,) = read_table(root, "profiles").to_dicts()
     assert row["prefixes"] == list(range(4, 21, 2))
@@ -112,7 +112,7 @@ def test_fewer_groups_replace_all_of_them(make_run: MakeRun) -> None:
     root = make_run().root
     build_database(root)
     assert read_table(root, "jackknife")["prompt_group"].max() == 5
-    write_database(root, analyze(root, Selection(), groups=3))
+    write_database(root, analyze(root, ProfileSettings(groups=3)))
     assert read_table(root, "jackknife")["prompt_group"].max() == 2
     assert read_table(root, "jackknife")["student_t"].unique().to_list() == [
         pytest.approx(4.302653)
@@ -127,9 +127,9 @@ def test_rows_of_a_run_that_changed_or_vanished_go(
     other = make_run(model="b/two", seed=5)
     with pytest.warns(UserWarning, match="shards are missing"):
         build_database(made.root)
-    study.write(made.root, study.layers(made.root, Selection()))
+    study.write(made.root, study.layers(made.root))
     make_run(model="a/one", shards=[2])  # a run that goes on
-    build_database(made.root, Selection(sites=["final"], runs=["two-*"]))
+    build_database(made.root, ProfileSettings(sites=["final"], runs=["two-*"]))
     for name in (*MADE[:2], "layers", "hourglass"):
         assert read_table(made.root, name)["run"].unique().to_list() == [other.run_id], name
     assert "rows of table layers (their runs changed or left the store)" in caplog.text
@@ -144,7 +144,7 @@ def test_rows_of_other_arithmetic_go(make_run: MakeRun, monkeypatch: pytest.Monk
     root = make_run().root
     build_database(root)
     monkeypatch.setattr(run_rows, "KERNEL_VERSION", 999)
-    build_database(root, Selection(sites=["final"]))
+    build_database(root, ProfileSettings(sites=["final"]))
     assert read_table(root, "spectra")["site"].unique().to_list() == ["final"]
 
 
@@ -159,9 +159,9 @@ def test_texts_are_compared_as_they_stand_side_by_side(make_run: MakeRun) -> Non
     third = make_run(model="c/six", seed=6)
     compared = ("profiles", "site_profiles", "metrics", "layers")
     for run in ("one-*", "six-*", "two-*"):
-        only = Selection(runs=[run])
-        write_database(root, analyze(root, only, metrics=["rankme"]))
-        study.write(root, study.layers(root, only))
+        only = ProfileSettings(runs=[run])
+        write_database(root, analyze(root, replace(only, metrics=["rankme"])))
+        study.write(root, study.layers(root, LayersSettings(runs=[run])))
         mixed = {"one", "six", "two"} if run == "two-*" else set()
         assert {name: flagged(name) for name in compared} == dict.fromkeys(compared, mixed)
     shutil.rmtree(root / "runs" / third.run_id)
@@ -175,9 +175,9 @@ def test_texts_are_compared_as_they_stand_side_by_side(make_run: MakeRun) -> Non
 def test_fewer_layers_make_no_score_of_a_whole_model(make_run: MakeRun) -> None:
     sites = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
     root = make_run(sites=sites).root
-    study.write(root, study.layers(root, Selection(), errors="all"))
+    study.write(root, study.layers(root, LayersSettings(errors="all")))
     before = tables(root, ("layers", "hourglass"))
-    study.write(root, study.layers(root, Selection(sites=["block.1", "block.2", "final"])))
+    study.write(root, study.layers(root, LayersSettings(sites=["block.1", "block.2", "final"])))
     assert_same(root, before)
 
 
@@ -197,12 +197,12 @@ def test_rows_of_a_database_from_before_series_stay(
 ) -> None:
     root = make_run(model="a/one").root
     make_run(model="b/two", seed=5, series=Series(name="ours", step=3))
-    write_database(root, analyze(root, Selection()))
+    write_database(root, analyze(root))
     before = tables(root)
     with connect(root, write=True) as connection:
         for column in ("series", "step"):
             connection.execute(f"ALTER TABLE lpp.runs DROP COLUMN {column}")
-    write_database(root, analyze(root, Selection(runs=["one-*"], sites=["final"])))
+    write_database(root, analyze(root, ProfileSettings(runs=["one-*"], sites=["final"])))
     assert_same(root, before)
     assert "not kept" not in caplog.text
     runs = read_table(root, "runs").sort("model")

@@ -18,7 +18,7 @@ from made_runs import Made, MakeRun
 from rich.cells import cell_len
 from scipy.special import log_softmax
 
-from lpp.analyze import diff
+from lpp.analyze import DiffSettings, diff
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.drift import drift, n_steps
 from lpp.analyze.drift.page import drift_page
@@ -282,12 +282,10 @@ def test_progress_reaches_its_end(two: tuple[Made, Made]) -> None:
 
     runs = open_store(two[0].root).runs
     pair = pair_of(runs[two[0].run_id], runs[two[1].run_id])
-    cases: list[dict[str, Any]] = [{}, {"tokens": 30, "first_position": 2}]
-    for options in cases:
+    for settings in (DiffSettings(), DiffSettings(tokens=30, skip_first=2)):
         counter = Counter()
-        found = drift(pair, progress=counter, **options)
-        sites = [site.site for site in found.sites]
-        assert counter.units == n_steps(pair, sites, **options)
+        drift(pair, settings, progress=counter)
+        assert counter.units == n_steps(pair, settings)
 
 
 # words
@@ -318,7 +316,7 @@ def test_the_tokens_that_changed_most(
 
 @pytest.mark.slow
 def test_without_logits_they_are_ordered_by_the_next_token(two: tuple[Made, Made]) -> None:
-    found = diff(two[0].root, "base", "tuned", sites=["final"])
+    found = diff(two[0].root, "base", "tuned", DiffSettings(sites=["final"]))
     lost = pl.when(pl.int_range(pl.len()) == 5).then(-9.0).otherwise("next_logprob_b")
     tokens = found.tokens.with_columns(next_logprob_b=lost.cast(pl.Float32))
     changed = replace(found, tokens=tokens, no_logits="no head")
@@ -502,7 +500,7 @@ def test_an_output_that_cannot_be_written_is_told_first(two: tuple[Made, Made]) 
 
 
 def test_numbers_that_are_not_finite_are_null(two: tuple[Made, Made]) -> None:
-    found = diff(two[0].root, "base", "tuned", sites=["final"])
+    found = diff(two[0].root, "base", "tuned", DiffSettings(sites=["final"]))
     infinite = replace(found.predictions["kl"], mean=math.inf, max=math.inf, stderr=math.nan)
     changed = replace(found, predictions={**found.predictions, "kl": infinite})
     page = drift_page(changed)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from made_runs import Made, MakeRun
 from scipy import stats
 
-from lpp.analyze import Selection, analyze, build_database
+from lpp.analyze import ProfileSettings, analyze, build_database
 from lpp.analyze.tables.build import write_database
 from lpp.sql import connect, saved_query
 
@@ -95,7 +96,7 @@ def test_an_interval_is_not_clipped_near_a_bound(make_run: MakeRun) -> None:
 
     one = make_run(LENGTHS, model="a/one", scale=alone)
     two = make_run(LENGTHS, model="b/two", scale=tapered)
-    build_database(one.root, Selection(sites=["final"]))
+    build_database(one.root, ProfileSettings(sites=["final"]))
     name = "effective_rank_norm"
     a, b = ask(one.root, f"SELECT {name}, {name}_ci_high FROM profiles ORDER BY run").rows()
     assert a[1] == 1.0  # clipped for display
@@ -113,11 +114,11 @@ def test_an_interval_is_not_clipped_near_a_bound(make_run: MakeRun) -> None:
 def test_what_cannot_be_paired_has_no_interval(make_run: MakeRun) -> None:
     one = make_run(LENGTHS, model="a/one")
     make_run(LENGTHS, model="b/two", seed=1)
-    only = [Selection(sites=["final"], runs=[f"{name}-*"]) for name in ("one", "two")]
-    write_database(one.root, analyze(one.root, only[0], groups=10))
-    write_database(one.root, analyze(one.root, only[1], groups=4))
+    only = [ProfileSettings(sites=["final"], runs=[f"{name}-*"]) for name in ("one", "two")]
+    write_database(one.root, analyze(one.root, replace(only[0], groups=10)))
+    write_database(one.root, analyze(one.root, replace(only[1], groups=4)))
     assert {row["verdict"] for row in differences(one.root).values()} == {"no interval"}
-    write_database(one.root, analyze(one.root, only[1], errors="none"))
+    write_database(one.root, analyze(one.root, replace(only[1], errors="none")))
     found = differences(one.root)
     assert found["effective_rank"]["verdict"] == "no interval"  # still of four groups
     assert found["entropy_floor"]["difference_ci_low"] is not None  # of ten again

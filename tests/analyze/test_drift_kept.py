@@ -21,7 +21,7 @@ from made_runs import Made, MakeRun
 from on_disk import on_disk
 from polars.testing import assert_frame_equal
 
-from lpp.analyze import diff
+from lpp.analyze import DiffSettings, diff
 from lpp.analyze.drift.drift import Drift, drift
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
@@ -76,12 +76,12 @@ def same(one: Drift, other: Drift) -> None:
 
 def test_a_second_comparison_reads_no_rows_and_no_matrix(two: tuple[Made, Made]) -> None:
     a, _ = two
-    first = diff(a.root, "base", "tuned", errors="all")
+    first = diff(a.root, "base", "tuned", DiffSettings(errors="all"))
     files = kept_files(a.root)
     assert files == {"logits": 1, "embed": 1, "block.1": 1, "block.2": 1, "final": 1}
     remove_arrays(a.root)
-    same(diff(a.root, "base", "tuned", errors="all"), first)
-    fewer = diff(a.root, "base", "tuned", errors="none", sites=["block.*"])
+    same(diff(a.root, "base", "tuned", DiffSettings(errors="all")), first)
+    fewer = diff(a.root, "base", "tuned", DiffSettings(errors="none", sites=["block.*"]))
     assert fewer.sites[0].cka[:2] == (first.sites[1].cka.value, None)
     assert kept_files(a.root) == files
 
@@ -150,9 +150,9 @@ def test_what_is_kept_is_not_written_again(two: tuple[Made, Made]) -> None:
 
 
 def test_a_run_and_itself_is_kept_and_still_exactly_nothing(two: tuple[Made, Made]) -> None:
-    first = diff(two[0].root, "base", "base", errors="all")
+    first = diff(two[0].root, "base", "base", DiffSettings(errors="all"))
     remove_arrays(two[0].root)
-    again = diff(two[0].root, "base", "base", errors="all")
+    again = diff(two[0].root, "base", "base", DiffSettings(errors="all"))
     assert first.is_nothing
     assert again.is_nothing
     same(again, first)
@@ -204,12 +204,14 @@ def test_a_run_of_another_store_is_known_by_what_it_is(make_run: MakeRun, tmp_pa
     b = make_run(LENGTHS, model="tiny/tuned", seed=1, root=tmp_path / "far")
     for made in (a, b):
         keep_head(made.root, made.plan)
-    first = diff(a.root, "base", f"{b.root}::tuned", errors="all")
+    first = diff(a.root, "base", f"{b.root}::tuned", DiffSettings(errors="all"))
     assert not (b.root / "analysis").exists()
     b.root.rename(tmp_path / "elsewhere")
     for root in (a.root, tmp_path / "elsewhere"):
         remove_arrays(root)
-    same(diff(a.root, "base", f"{tmp_path / 'elsewhere'}::tuned", errors="all"), first)
+    same(
+        diff(a.root, "base", f"{tmp_path / 'elsewhere'}::tuned", DiffSettings(errors="all")), first
+    )
 
 
 # stores that were altered, or are not to be written
@@ -303,17 +305,17 @@ class Elsewhere:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"tokens": 61, "first_position": 1}])
+@pytest.mark.parametrize("options", [{}, {"tokens": 61, "skip_first": 1}])
 def test_spans_of_tokens_have_the_bits_of_one_read(
     two: tuple[Made, Made], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "TILE_ROWS", 4)
     monkeypatch.setattr(two_runs, "SPAN_TILES", 1)
     pair = paired(*two)
-    alone = drift(pair, errors="all", executor=LocalExecutor(2), **options)
+    alone = drift(pair, DiffSettings(errors="all", **options), executor=LocalExecutor(2))
     for jobs in (1, 3, 100):
         shutil.rmtree(on_disk(KeptDrift(pair).folder))
-        same(drift(pair, errors="all", executor=Elsewhere(jobs), **options), alone)
+        same(drift(pair, DiffSettings(errors="all", **options), executor=Elsewhere(jobs)), alone)
 
 
 def test_spans_end_with_a_tile_and_advance_by_their_tokens(

@@ -13,7 +13,7 @@ from made_runs import Made, MakeRun
 from pages import Page
 from report_tables import database, make_store, run_id
 
-from lpp.analyze import diff
+from lpp.analyze import DiffSettings, diff
 from lpp.analyze.charts.drift import (
     drift_depth_panels,
     drift_histogram_chart,
@@ -198,7 +198,9 @@ def test_charts_without_values_say_so() -> None:
 
 def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Made, Made]) -> None:
     a, b = two
-    found = diff(a.root, "base", b.run_id, first_position=1, tokens=60, seed=3, sites=["final"])
+    found = diff(
+        a.root, "base", b.run_id, DiffSettings(skip_first=1, tokens=60, seed=3, sites=["final"])
+    )
     gate = [
         verdict(parse_condition(text), found.predictions, found.sites)
         for text in ("kl > 0.01", "kl > 99")
@@ -234,7 +236,7 @@ def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Made, Made]) -
 @pytest.mark.slow
 def test_the_python_of_a_table_gives_it(two: tuple[Made, Made]) -> None:
     a, b = two
-    found = diff(a.root, "base", b.run_id, first_position=2, sites=["final"])
+    found = diff(a.root, "base", b.run_id, DiffSettings(skip_first=2, sites=["final"]))
     (table,) = [table for table in drift_page(found).tables if table.name == "drift-sites"]
     *head, last = table.code.splitlines()
     scope: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from kept_heads import keep_head
 from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
-from lpp.analyze import diff, scan_drift_sites, scan_drift_tokens
+from lpp.analyze import DiffSettings, diff, scan_drift_sites, scan_drift_tokens
 from lpp.analyze.drift.predictions import TOKEN_DRIFT
 from lpp.analyze.drift.sites import SITES, site_frame
 from lpp.store.errors import InputError
@@ -32,9 +32,11 @@ def kept(root: Path, pattern: str) -> list[pl.DataFrame]:
 def test_tokens_are_those_of_diff(root: Path) -> None:
     table = scan_drift_tokens(root, "base", "tuned", first_position=2)
     assert table.collect_schema() == TOKEN_DRIFT
-    assert_frame_equal(table.collect(), diff(root, "base", "tuned", first_position=2).tokens)
+    assert_frame_equal(
+        table.collect(), diff(root, "base", "tuned", DiffSettings(skip_first=2)).tokens
+    )
     some = table.filter(pl.col("kl") > 0.1).select("prompt_id", "kl").head(3).collect()
-    whole = diff(root, "base", "tuned", first_position=2).tokens
+    whole = diff(root, "base", "tuned", DiffSettings(skip_first=2)).tokens
     assert_frame_equal(some, whole.filter(pl.col("kl") > 0.1).select("prompt_id", "kl").head(3))
 
 
@@ -52,7 +54,7 @@ def test_columns_of_tokens_decide_what_is_computed(root: Path) -> None:
 def test_sites_are_those_of_diff(root: Path) -> None:
     table = scan_drift_sites(root, "base", "tuned", errors="all")
     assert table.collect_schema() == SITES
-    found = diff(root, "base", "tuned", errors="all")
+    found = diff(root, "base", "tuned", DiffSettings(errors="all"))
     assert_frame_equal(table.collect(), site_frame(found.sites))
     (final,) = found.sites[-1:]
     row = table.filter(site="final").collect().row(0, named=True)

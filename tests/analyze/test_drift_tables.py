@@ -14,7 +14,7 @@ from kept_heads import keep_head
 from made_runs import Made, MakeRun
 from polars.testing import assert_frame_equal
 
-from lpp.analyze import build_database, diff
+from lpp.analyze import DiffSettings, build_database, diff
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.tables import drift_tables, stores, write_drift
 from lpp.analyze.drift.worst import worst_tokens
@@ -57,7 +57,7 @@ def counts(root: Path) -> list[int]:
 
 def test_tables_hold_the_numbers_of_the_drift(two: tuple[Made, Made]) -> None:
     a, b = two
-    found = diff(a.root, "base", "tuned", first_position=2)
+    found = diff(a.root, "base", "tuned", DiffSettings(skip_first=2))
     assert write_drift(found) == a.root / "profiles.duckdb"
     predictions = {row["number"]: row for row in read_table(a.root, TABLES[0]).to_dicts()}
     assert [*predictions] == [*PREDICTIONS] == [*found.predictions]
@@ -100,7 +100,9 @@ def test_sinks_of_either_run_and_prompts_set_aside_are_flagged(make_run: MakeRun
     make_run(LENGTHS, model="tiny/tuned", seed=1, scale=sunk, set_aside=[2])
     every = {"quarantined", "sink"}
     for first, flags in ((0, every), (1, every - {"sink"})):
-        found = drift_tables(diff(a.root, "base", "tuned", first_position=first))["drift_sites"]
+        found = drift_tables(diff(a.root, "base", "tuned", DiffSettings(skip_first=first)))[
+            "drift_sites"
+        ]
         assert [{*row} - {"no_error"} for row in found["flags"]] == [flags] * 4
 
 
@@ -111,12 +113,12 @@ def test_sinks_of_either_run_and_prompts_set_aside_are_flagged(make_run: MakeRun
 def test_settings_stand_beside_each_other_and_the_same_is_replaced(two: tuple[Made, Made]) -> None:
     a, _ = two
     every = sum(LENGTHS)
-    found = diff(a.root, "base", "tuned", sites=["final"])
+    found = diff(a.root, "base", "tuned", DiffSettings(sites=["final"]))
     write_drift(found)
     assert counts(a.root) == [9, 1, every]
-    write_drift(diff(a.root, "base", "tuned", sites=["final"], first_position=3))
+    write_drift(diff(a.root, "base", "tuned", DiffSettings(sites=["final"], skip_first=3)))
     assert counts(a.root) == [18, 2, every]
-    write_drift(diff(a.root, "tuned", "base", sites=["final"]))
+    write_drift(diff(a.root, "tuned", "base", DiffSettings(sites=["final"])))
     assert counts(a.root) == [27, 3, 2 * every]
     kl = replace(found.predictions["kl"], mean=7.5)
     write_drift(replace(found, predictions={**found.predictions, "kl": kl}))
@@ -130,8 +132,11 @@ def test_settings_stand_beside_each_other_and_the_same_is_replaced(two: tuple[Ma
 @pytest.mark.slow
 def test_a_draw_adds_tokens(two: tuple[Made, Made]) -> None:
     a, _ = two
-    whole = diff(a.root, "base", "tuned", sites=["final"])
-    several = [diff(a.root, "base", "tuned", sites=["final"], tokens=30, seed=k) for k in (1, 2)]
+    whole = diff(a.root, "base", "tuned", DiffSettings(sites=["final"]))
+    several = [
+        diff(a.root, "base", "tuned", DiffSettings(sites=["final"], tokens=30, seed=k))
+        for k in (1, 2)
+    ]
     for found in several:
         write_drift(found)
     drawn = pl.concat([found.tokens for found in several]).unique().sort("prompt_id", "position")
@@ -149,10 +154,10 @@ def test_a_draw_adds_tokens(two: tuple[Made, Made]) -> None:
 @pytest.mark.slow
 def test_errors_of_an_earlier_comparison_stay(two: tuple[Made, Made]) -> None:
     a, _ = two
-    write_drift(diff(a.root, "base", "tuned", errors="all"))
+    write_drift(diff(a.root, "base", "tuned", DiffSettings(errors="all")))
     before = read_table(a.root, TABLES[1]).sort("site")
     assert before["cka_stderr"].null_count() == 0
-    write_drift(diff(a.root, "base", "tuned", errors="none"))
+    write_drift(diff(a.root, "base", "tuned", DiffSettings(errors="none")))
     assert_frame_equal(read_table(a.root, TABLES[1]).sort("site"), before)
 
 
@@ -162,7 +167,7 @@ def test_rows_go_when_either_run_changed_or_left(make_run: MakeRun) -> None:
     b = make_run(LENGTHS, model="tiny/tuned", seed=1)
     c = make_run(LENGTHS, model="tiny/other", seed=2, shards=[0, 1])
     for pair in (("base", "tuned"), ("base", "other"), ("other", "base")):
-        write_drift(diff(a.root, *pair, sites=["final"]))
+        write_drift(diff(a.root, *pair, settings=DiffSettings(sites=["final"])))
     assert {*read_table(a.root, TABLES[1]).select(PAIR).rows()} == {
         *((a.run_id, b.run_id), (a.run_id, c.run_id), (c.run_id, a.run_id))
     }
@@ -225,7 +230,7 @@ def test_a_database_that_cannot_be_written_costs_a_line(two: tuple[Made, Made]) 
 def test_the_saved_query_has_every_number_of_the_pair(two: tuple[Made, Made]) -> None:
     a, _ = two
     small, large = (
-        diff(a.root, *pair, prompts=n)
+        diff(a.root, *pair, settings=DiffSettings(prompts=n))
         for pair, n in ((("base", "tuned"), 8), (("tuned", "base"), 5))
     )
     for found in (small, large):
@@ -253,7 +258,7 @@ def test_the_saved_query_has_every_number_of_the_pair(two: tuple[Made, Made]) ->
 
 def test_the_saved_query_has_the_tokens_that_changed_most(two: tuple[Made, Made]) -> None:
     a, _ = two
-    found = diff(a.root, "base", "tuned", sites=["final"])
+    found = diff(a.root, "base", "tuned", DiffSettings(sites=["final"]))
     write_drift(found)
     with connect(a.root) as connection:
         rows = connection.sql(saved_query("drift_tokens").text).pl().to_dicts()

@@ -1,6 +1,7 @@
 """Spectra of the rows from a first position on: keys, flags, profiles, both curves of `layers`."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,13 @@ import pytest
 from click.testing import CliRunner
 from made_runs import Made, MakeRun
 
-from lpp.analyze import Selection, analyze, scan_metrics, scan_spectra
+from lpp.analyze import (
+    LayersSettings,
+    ProfileSettings,
+    analyze,
+    scan_metrics,
+    scan_spectra,
+)
 from lpp.analyze.cli.command import main
 from lpp.analyze.engine.estimates import SiteRequest
 from lpp.analyze.engine.executor import LocalExecutor
@@ -165,7 +172,7 @@ def test_a_position_beyond_every_prefix_is_told(make_run: MakeRun, command: str)
         "--skip-first 20: the longest context here has 20 positions. Skip 0 to 19." in done.stderr
     )
     with pytest.raises(InputError, match=r"--skip-first 10: .* has 10 positions"):
-        analyze(made.root, Selection(contexts=[10], skip_first=[10]))
+        analyze(made.root, ProfileSettings(contexts=[10], skip_first=[10]))
 
 
 def test_moments_begin_where_a_band_ends() -> None:
@@ -186,8 +193,8 @@ def test_moments_begin_where_a_band_ends() -> None:
 
 @pytest.mark.slow
 def test_profiles_of_each_first_position(sunk: Made) -> None:
-    asked = Selection(sites=["block.3", "final"], skip_first=[0, 3])
-    analysis = analyze(sunk.root, asked, errors="none", executor=Plain(sunk))
+    asked = ProfileSettings(sites=["block.3", "final"], skip_first=[0, 3])
+    analysis = analyze(sunk.root, replace(asked, errors="none"), executor=Plain(sunk))
     found = analysis.profiles()
     assert len(found) == 2 * 2
     for row in found.iter_rows(named=True):
@@ -216,12 +223,10 @@ def test_profiles_of_each_first_position(sunk: Made) -> None:
 
 
 def test_sinks_of_the_metrics_own_rows(sunk: Made) -> None:
-    asked = Selection(sites=["block.3", "final"], skip_first=[0, 3])
+    asked = ProfileSettings(sites=["block.3", "final"], skip_first=[0, 3])
     found = analyze(
         sunk.root,
-        asked,
-        metrics=["zscore_effective_rank", "surprisal"],
-        errors="none",
+        replace(asked, metrics=["zscore_effective_rank", "surprisal"], errors="none"),
         executor=Plain(sunk),
     ).metrics
     flagged = found.filter(pl.col("flags").list.contains("sink"))
@@ -235,7 +240,7 @@ def test_sinks_of_the_metrics_own_rows(sunk: Made) -> None:
 
 def test_prompts_that_are_there_more_than_once(make_run: MakeRun) -> None:
     made = make_run([12] * 6, order=[0, 1, 2] * 2, sites=("final",))
-    found = analyze(made.root, Selection(prompts=[3, 4, 6]))
+    found = analyze(made.root, ProfileSettings(prompts=[3, 4, 6]))
     for frame in (found.spectra, found.entropy):
         counts = frame.select("n_prompts", "n_duplicates").unique().sort("n_prompts").rows()
         assert counts == [(3, 0), (4, 2), (6, 6)]
@@ -248,11 +253,11 @@ def test_prompts_that_are_there_more_than_once(make_run: MakeRun) -> None:
 @pytest.mark.slow
 def test_prompts_that_are_all_alike_have_an_error_of_nothing(make_run: MakeRun) -> None:
     made = make_run([12] * 12, order=[0] * 12, sites=("final",))
-    (row,) = analyze(made.root, Selection()).profiles().to_dicts()
+    (row,) = analyze(made.root).profiles().to_dicts()
     assert row["entropy_norm_stderr"] == 0
     assert {"duplicates", "zero_error"} <= set(row["flags"])
     made = make_run([12], sites=("final",), model="one")
-    (row,) = analyze(made.root, Selection(runs=["one-*"])).profiles().to_dicts()
+    (row,) = analyze(made.root, ProfileSettings(runs=["one-*"])).profiles().to_dicts()
     assert not {"duplicates", "zero_error"} & set(row["flags"])
 
 
@@ -261,7 +266,7 @@ def test_prompts_that_are_all_alike_have_an_error_of_nothing(make_run: MakeRun) 
 
 def test_a_run_with_sinks_has_both_curves(sunk: Made) -> None:
     plain = Plain(sunk)
-    found = layers(sunk.root, Selection(), executor=plain)
+    found = layers(sunk.root, executor=plain)
     # found in the first pass; the second leaves them out, and one position more
     assert plain.calls == [{0}, {N_SINKS + 1}]
     assert len(found.layers) == 2 * len(SITES)
@@ -287,7 +292,7 @@ def shown(found: Layers) -> str:
 
 
 def test_the_page_says_what_sinks_do(sunk: Made) -> None:
-    found = layers(sunk.root, Selection(), executor=Plain(sunk))
+    found = layers(sunk.root, executor=Plain(sunk))
     words = " ".join(shown(found).split())
     assert "holds attention sinks at the first 2 positions of 4 of its 8 layers:" in words
     after = found.layers.filter(pl.col("site").is_in(WITH_SINKS), first_position=3)
@@ -303,7 +308,7 @@ def test_the_page_says_what_sinks_do(sunk: Made) -> None:
 def test_a_run_without_sinks_has_one_curve(make_run: MakeRun) -> None:
     made = make_run(sites=SITES)
     plain = Plain(made)
-    found = layers(made.root, Selection(), executor=plain)
+    found = layers(made.root, executor=plain)
     assert plain.calls == [{0}]
     assert set(found.layers["first_position"]) == {0}
     assert "attention sinks" not in shown(found)
@@ -323,18 +328,18 @@ def test_progress_counts_both_curves_and_calls_runs_by_their_names(
             self.notes.append(text)
 
     make_run(model="tiny/other", sites=SITES)
-    for selection, curves in ((Selection(), 2), (Selection(skip_first=[1]), 1)):
+    for asked, curves in ((LayersSettings(), 2), (LayersSettings(skip_first=[1]), 1)):
         told = Told()
-        layers(sunk.root, selection, progress=told)
-        views, _ = select_runs(sunk.root, selection)
-        assert told.units == n_steps(views, selection, SITES) == curves * 2 * len(SITES)
+        layers(sunk.root, asked, progress=told)
+        views, _ = select_runs(sunk.root, asked)
+        assert told.units == n_steps(views, asked, SITES) == curves * 2 * len(SITES)
         assert told.notes.count("block.3 of model") == curves
         assert told.notes.count("block.3 of other") == 1
         assert ("no second curve for other" in told.notes) == (curves == 2)
 
 
 def test_first_positions_that_are_asked_for_and_no_others(sunk: Made) -> None:
-    found = layers(sunk.root, Selection(skip_first=[1, 5]), executor=Plain(sunk))
+    found = layers(sunk.root, LayersSettings(skip_first=[1, 5]), executor=Plain(sunk))
     assert set(found.layers["first_position"]) == {1, 5}
     sunken = found.layers.filter(first_position=1, site="block.3")
     assert sunken["n_sinks"].to_list() == [1]

@@ -15,6 +15,7 @@ from made_runs import Made, MakeRun
 from scipy.special import log_softmax
 
 import lpp.analyze
+from lpp.analyze import ItemsSettings
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.pair import Pair, pair_of
 from lpp.analyze.drift.predictions import drift_at, token_drift
@@ -213,7 +214,9 @@ def test_every_feature_has_a_row(found: FlipAnalysis) -> None:
 @pytest.mark.slow
 def test_groups_are_compared_within(make_run: MakeRun) -> None:
     made = two_runs(make_run, flips=where_it_moved, groups=("law", "art"))
-    found = lpp.analyze.flipped_items(made.root, TASK, "first", "second", sites=["final"])
+    found = lpp.analyze.flipped_items(
+        made.root, TASK, "first", "second", ItemsSettings(sites=["final"])
+    )
     assert (found.n_groups, found.n_within) == (2, 120)
     some = row(found, "row_change", "final")
     assert some["within_ci_low"] > 0.5
@@ -232,7 +235,9 @@ def test_another_tokenizer_leaves_the_features_of_a(make_run: MakeRun) -> None:
 @pytest.mark.slow
 def test_without_heads_there_are_flips_and_no_kl(make_run: MakeRun) -> None:
     made = two_runs(make_run, flips=where_it_moved, options={"most_likely": 9})
-    found = lpp.analyze.flipped_items(made.root, TASK, "first", "second", sites=["final"])
+    found = lpp.analyze.flipped_items(
+        made.root, TASK, "first", "second", ItemsSettings(sites=["final"])
+    )
     assert len(found.notes) == 1
     why = {name: row(found, name)["why_none"] for name in ("answer_kl", "answer_flip")}
     assert why == {

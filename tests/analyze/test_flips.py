@@ -14,6 +14,7 @@ from made_runs import MakeRun
 from pages import Page
 
 import lpp.analyze
+from lpp.analyze import ItemsSettings
 from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.flips import (
     CHANGES,
@@ -122,9 +123,9 @@ def test_an_item_of_one_answer_has_no_share(make_run: MakeRun) -> None:
 # what is refused
 
 
-def kind_of(root: Path, *runs: str, **options: Any) -> ErrorKind:
+def kind_of(root: Path, a: str, b: str, **options: Any) -> ErrorKind:
     with pytest.raises(InputError) as caught:
-        lpp.analyze.flipped_items(root, TASK, *runs, **options)
+        lpp.analyze.flipped_items(root, TASK, a, b, ItemsSettings(**options))
     return caught.value.kind
 
 
@@ -264,7 +265,7 @@ def test_the_difference_is_by_cluster(make_run: MakeRun) -> None:
 
     written = hand_made(make_run, changes=scene)
     found = flips(written.root, TASK, "first", "second")
-    alone = flips(written.root, TASK, "first", "second", cluster="item")
+    alone = flips(written.root, TASK, "first", "second", ItemsSettings(cluster="item"))
     assert (found.a.cluster, found.n_clusters, alone.n_clusters) == ("item_cluster", 10, 60)
     # two scenes of six lost items, one of two gained: two alike, so 2 of 2^2 exchanges are as far
     # with the third one either way

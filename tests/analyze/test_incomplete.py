@@ -11,7 +11,6 @@ from made_runs import MakeRun
 from on_disk import on_disk
 
 from lpp.analyze import (
-    Selection,
     analyze,
     build_database,
     read_eigenvalues,
@@ -152,7 +151,7 @@ def test_functions_warn_of_it(gap: tuple[Path, str, str], scan: Callable[[Path],
 @pytest.mark.slow
 def test_the_database_warns_and_an_analysis_holds_the_line(gap: tuple[Path, str, str]) -> None:
     root, _, line = gap
-    assert analyze(root, Selection()).left_out == (line,)
+    assert analyze(root).left_out == (line,)
     with pytest.warns(UserWarning, match="shard") as caught:
         build_database(root)
     assert [str(warning.message) for warning in caught] == [line]
@@ -173,7 +172,7 @@ def test_tokens_of_absent_shards_are_named(gap: tuple[Path, str, str]) -> None:
 def test_a_store_of_such_runs_alone_is_one_message(make_run: MakeRun) -> None:
     made = make_run(shards=[1, 2])
     with pytest.raises(InputError, match=r"1 of 3 shards are missing \(0\)") as caught:
-        analyze(made.root, Selection())
+        analyze(made.root)
     assert caught.value.kind is ErrorKind.INCOMPLETE
     assert RESUME in str(caught.value)
 
@@ -182,7 +181,7 @@ def test_a_whole_store_warns_of_nothing(make_run: MakeRun) -> None:
     made = make_run()
     for scan in (scan_spectra, scan_entropy, scan_metrics, scan_tokens, read_eigenvalues):
         scan(made.root)
-    assert analyze(made.root, Selection()).left_out == ()
+    assert analyze(made.root).left_out == ()
 
 
 def test_a_run_whose_record_is_lost_is_named(make_run: MakeRun) -> None:

@@ -15,6 +15,7 @@ from evaluated_items import write_items as add_items
 from made_runs import MakeRun
 
 import lpp.analyze
+from lpp.analyze import ItemsSettings
 from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
 from lpp.analyze.evaluations.evaluated import evaluated_items
@@ -45,7 +46,9 @@ def written(make_run: MakeRun) -> EvaluatedRun:
 
 @pytest.fixture
 def found(written: EvaluatedRun) -> ItemAnalysis:
-    return lpp.analyze.items(written.root, "tiny_task", skip_first=1, seed=3)
+    return lpp.analyze.items(
+        written.root, "tiny_task", settings=ItemsSettings(skip_first=1, seed=3)
+    )
 
 
 def counts(root: Path) -> list[int]:

@@ -12,6 +12,7 @@ from evaluated_items import EvaluatedRun, evaluated_run, row_at, write_items
 from made_runs import Made, MakeRun
 
 import lpp.analyze
+from lpp.analyze import ItemsSettings
 from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
 from lpp.analyze.evaluations.lens import OF_ITEMS
@@ -149,10 +150,12 @@ def test_only_comparable_groups_count(make_run: MakeRun) -> None:
 
 
 def test_the_same_seed_gives_the_same_numbers(found: ItemAnalysis, written: EvaluatedRun) -> None:
-    again = lpp.analyze.items(written.root, "tiny_task", sites=["final"])
+    again = lpp.analyze.items(written.root, "tiny_task", settings=ItemsSettings(sites=["final"]))
     assert again.features["site"].drop_nulls().unique().to_list() == ["final"]
     assert row(again, "distance", "final")["auroc"] == row(found, "distance", "final")["auroc"]
-    other = lpp.analyze.items(written.root, "tiny_task", sites=["final"], seed=1)
+    other = lpp.analyze.items(
+        written.root, "tiny_task", settings=ItemsSettings(sites=["final"], seed=1)
+    )
     assert row(other, "distance", "final")["auroc"] != row(found, "distance", "final")["auroc"]
     control = row(other, "answer_entropy")["shuffled_low"]
     assert control != row(found, "answer_entropy")["shuffled_low"]
@@ -211,7 +214,7 @@ def test_every_number_is_by_cluster(make_run: MakeRun) -> None:
     entry = row(found, "answer_entropy")
     assert (entry["auroc"], entry["p_value"]) == (expected.value, expected.p_value)
     assert (entry["ci_low"], entry["ci_high"]) == expected.interval
-    alone = lpp.analyze.items(written.root, "tiny_task", cluster="item")
+    alone = lpp.analyze.items(written.root, "tiny_task", settings=ItemsSettings(cluster="item"))
     assert (alone.cluster, alone.n_clusters) == ("item", 120)
     for name, site in (("answer_entropy", None), ("distance", "final")):
         assert row(alone, name, site)["ci_low"] != row(found, name, site)["ci_low"]
@@ -349,7 +352,9 @@ def test_one_of_several_runs_and_filters_is_chosen(make_run: MakeRun) -> None:
     write_items(first.root, first.rows + [item | {"filter": "strict"} for item in first.rows])
     with pytest.raises(InputError, match="--filter"):
         lpp.analyze.items(first.root, "tiny_task", run="first")
-    found = lpp.analyze.items(first.root, "tiny_task", run="first", filter="strict")
+    found = lpp.analyze.items(
+        first.root, "tiny_task", settings=ItemsSettings(filter="strict"), run="first"
+    )
     assert found.n_right + found.n_wrong == 60
 
 

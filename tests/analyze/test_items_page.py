@@ -18,6 +18,7 @@ from pages import Page
 from report_tables import database, make_store, run_id
 
 import lpp.analyze
+from lpp.analyze import ItemsSettings
 from lpp.analyze.charts import charts
 from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.analysis import ItemAnalysis
@@ -53,7 +54,7 @@ def some(written: EvaluatedRun) -> EvaluatedItems:
 
 @pytest.fixture(scope="module")
 def found(written: EvaluatedRun) -> ItemAnalysis:
-    return lpp.analyze.items(written.root, "<b>quiz", sites=["final"])
+    return lpp.analyze.items(written.root, "<b>quiz", settings=ItemsSettings(sites=["final"]))
 
 
 def layers(chart: Any, kind: str) -> list[list[dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """Any number of jobs gives the same bits, and several commands may keep numbers at once."""
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
-from lpp.analyze import Selection, analyze
+from lpp.analyze import ProfileSettings, analyze
 from lpp.analyze.engine import kept_files
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.executor import LocalExecutor
@@ -21,12 +22,16 @@ from lpp.store import open_store
 @pytest.mark.parametrize("dim", [6, 200], ids=["scatter", "Gram matrix"])
 def test_the_same_bits_for_any_number_of_jobs(make_run: MakeRun, dim: int) -> None:
     made = make_run(dim=dim)
-    selection = Selection(prompts=[4, 6], skip_first=[0, 1])
+    selection = ProfileSettings(prompts=[4, 6], skip_first=[0, 1])
 
     def tables(jobs: int) -> Any:
         shutil.rmtree(made.root / "analysis", ignore_errors=True)
         executor = LocalExecutor(jobs)
-        return analyze(made.root, selection, metrics=["*"], errors="all", executor=executor)
+        return analyze(
+            made.root,
+            replace(selection, metrics=["*"], errors="all"),
+            executor=executor,
+        )
 
     one = tables(1)
     assert one.spectra["effective_rank_stderr"].null_count() == 0

@@ -12,7 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 from made_runs import Made, MakeRun
 
-from lpp.analyze import Selection, build_database, scan_metrics, scan_spectra
+from lpp.analyze import (
+    LayersSettings,
+    ProfileSettings,
+    build_database,
+    scan_metrics,
+    scan_spectra,
+)
 from lpp.analyze.cli.command import main
 from lpp.analyze.studies.layers import RANKS, SURE, layers
 
@@ -42,7 +48,7 @@ def deep(make_run: MakeRun) -> Made:
 def test_numbers_are_those_of_the_scans(make_run: MakeRun) -> None:
     made = make_run(sites=SITES)
     make_run(model="b/two", seed=4, sites=SITES)
-    found = layers(made.root, Selection(contexts=[10, 20], prompts=[3, 6])).layers
+    found = layers(made.root, LayersSettings(contexts=[10, 20], prompts=[3, 6])).layers
     scan = scan_spectra(made.root, contexts=[10, 20], prompts=[3, 6]).collect()
     whole = scan.filter(prefix=scan["context"])
     assert len(found) == len(whole) == 2 * 8 * 2 * 2
@@ -61,13 +67,13 @@ def test_numbers_are_those_of_the_scans(make_run: MakeRun) -> None:
 
 def test_depth_is_relative_to_the_model(make_run: MakeRun) -> None:
     made = make_run(sites=SITES)
-    found = layers(made.root, Selection()).layers
+    found = layers(made.root).layers
     assert found["site"].to_list() == list(SITES)
     assert found["relative_depth"].to_list() == pytest.approx([0, *(k / 6 for k in range(1, 7)), 1])
 
 
 def test_score_leaves_out_what_collapsed(deep: Made) -> None:
-    found = layers(deep.root, Selection())
+    found = layers(deep.root)
     flagged = {row["site"]: row["flags"] for row in found.layers.iter_rows(named=True)}
     assert [site for site, flags in flagged.items() if "collapsed" in flags] == [
         "block.3",
@@ -94,7 +100,7 @@ def test_score_leaves_out_what_collapsed(deep: Made) -> None:
 
 def test_score_is_made_of_the_papers_layers(make_run: MakeRun) -> None:
     made = make_run([20] * 8, sites=SITES)
-    found = layers(made.root, Selection())
+    found = layers(made.root)
     rank = {row["site"]: row["effective_rank"] for row in found.layers.iter_rows(named=True)}
     (row,) = found.scores.filter(metric="effective_rank").iter_rows(named=True)
     assert row["n_layers"] == 6
@@ -102,13 +108,15 @@ def test_score_is_made_of_the_papers_layers(make_run: MakeRun) -> None:
     assert row["last"] == pytest.approx(np.sqrt(rank["block.5"] * rank["final"]))
     end = min(row["first"], row["last"])
     assert row["score"] == pytest.approx((end - row["middle"]) / (end + row["middle"]))
-    some = layers(made.root, Selection(sites=["block.*"])).scores.filter(metric="effective_rank")
+    some = layers(made.root, LayersSettings(sites=["block.*"])).scores.filter(
+        metric="effective_rank"
+    )
     assert some.item(0, "last") == pytest.approx(np.sqrt(rank["block.5"] * rank["block.6"]))
 
 
 def test_a_few_sites_have_ranks_and_no_score(make_run: MakeRun) -> None:
     made = make_run(sites=("block.1", "block.2", "final"))
-    row = layers(made.root, Selection()).scores.row(0, named=True)
+    row = layers(made.root).scores.row(0, named=True)
     assert row["score"] is None
     assert "of the first third can be used" in row["reason"]
 
@@ -116,7 +124,7 @@ def test_a_few_sites_have_ranks_and_no_score(make_run: MakeRun) -> None:
 def test_rows_that_are_not_finite_are_flagged_and_left_out(make_run: MakeRun) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         made = make_run([20] * 4, sites=SITES, scale=lambda rows: rows * np.float32(np.inf))
-    found = layers(made.root, Selection())
+    found = layers(made.root)
     assert {tuple(flags) for flags in found.layers["flags"]} == {("not_finite",)}
     assert set(found.scores["n_missing"]) == {6}
     assert found.scores["score"].null_count() == len(RANKS)
@@ -125,9 +133,9 @@ def test_rows_that_are_not_finite_are_flagged_and_left_out(make_run: MakeRun) ->
 
 def test_errors_are_those_of_the_jackknife_and_small_samples_flagged(make_run: MakeRun) -> None:
     made = make_run([20, 20, 4], sites=("block.1", "final"))
-    plain = layers(made.root, Selection()).layers
+    plain = layers(made.root).layers
     assert plain["effective_rank_stderr"].null_count() == len(plain)
-    sure = layers(made.root, Selection(), errors="all").layers
+    sure = layers(made.root, LayersSettings(errors="all")).layers
     scan = scan_spectra(made.root, groups=10).collect().filter(prefix=20)
     assert sure["effective_rank_stderr"].to_list() == pytest.approx(
         scan["effective_rank_stderr"].to_list()
@@ -142,7 +150,7 @@ def test_errors_are_those_of_the_jackknife_and_small_samples_flagged(make_run: M
         wide = any(row[f"{name}_stderr"] > 0.2 * row[name] for name in SURE)
         assert ("small_sample" in row["flags"]) == wide
         assert "short_text" in row["flags"]  # one prompt in three ends at 4 tokens
-    (one,) = layers(made.root, Selection(sites=["final"], prompts=[1])).layers["flags"]
+    (one,) = layers(made.root, LayersSettings(sites=["final"], prompts=[1])).layers["flags"]
     assert "small_sample" in one.to_list()
 
 
@@ -160,7 +168,7 @@ def test_runs_that_hold_less_are_named(make_run: MakeRun) -> None:
 def test_tables_join_the_database_and_lose_no_other(deep: Made) -> None:
     assert run("sensitivity", deep.root).exit_code == 0
     assert run("layers", deep.root).exit_code == 0
-    build_database(deep.root, Selection(sites=["final"]))
+    build_database(deep.root, ProfileSettings(sites=["final"]))
     with duckdb.connect(str(deep.root / "profiles.duckdb"), read_only=True) as connection:
         found = connection.execute(
             "SELECT site, participation_ratio_norm FROM layers WHERE list_contains(flags, "
@@ -224,10 +232,10 @@ def test_not_a_store(tmp_path: Path) -> None:
 def test_layers_of_other_texts_are_flagged(make_run: MakeRun) -> None:
     make_run(model="a/six", prompt_set="p6", texts="p")
     made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12", texts="p")
-    same = layers(made.root, Selection(prompts=[6])).layers
+    same = layers(made.root, LayersSettings(prompts=[6])).layers
     assert not same["flags"].list.contains("different_prompts").any()
     make_run(model="c/other", prompt_set="q6", first_row=500)
-    found = layers(made.root, Selection(prompts=[6, 12])).layers
+    found = layers(made.root, LayersSettings(prompts=[6, 12])).layers
     assert found.filter(n_prompts=6)["flags"].list.contains("different_prompts").all()
     assert not found.filter(n_prompts=12)["flags"].list.contains("different_prompts").any()
     assert found["run"].is_sorted()

@@ -12,6 +12,7 @@ from evaluated_items import EvaluatedRun, evaluated_run, row_at
 from made_runs import MakeRun
 
 import lpp.analyze
+from lpp.analyze import ItemsSettings
 from lpp.analyze.evaluations import lens as of_items
 from lpp.analyze.evaluations.evaluated import evaluated_items
 from lpp.analyze.evaluations.lens import OF_ITEMS, ItemLens, lens_of
@@ -254,13 +255,17 @@ def test_an_empty_answer_has_no_share(make_run: MakeRun) -> None:
 
 def test_the_analysis_has_them_by_depth(make_run: MakeRun) -> None:
     written = written_by(make_run, model())
-    found = lpp.analyze.items(written.root, "tiny_task", sites=["embed", "block.*"])
+    found = lpp.analyze.items(
+        written.root, "tiny_task", settings=ItemsSettings(sites=["embed", "block.*"])
+    )
     blocks = [f"block.{k}" for k in range(1, BLOCKS + 1)]
     for name in ("lens_logprob", "lens_share"):
         some = found.features.filter(feature=name)
         assert some["site"].to_list() == blocks
         assert some["auroc"].is_not_null().all()
-    later = lpp.analyze.items(written.root, "tiny_task", sites=blocks, skip_first=7).features
+    later = lpp.analyze.items(
+        written.root, "tiny_task", settings=ItemsSettings(sites=blocks, skip_first=7)
+    ).features
     same = [name for name in found.features["feature"].unique() if name.startswith("lens_")]
     for name in (*same, *OF_ITEMS):
         of_all, of_some = (f.filter(feature=name).drop("q_value") for f in (found.features, later))
@@ -290,7 +295,9 @@ def test_without_a_lens_the_reason_is_given(
         written = evaluated_run(make_run, sites=SITES, dim=D, norm=model().stored)
     else:
         written = written_by(make_run, model(), **options)
-    features = lpp.analyze.items(written.root, "tiny_task", sites=sites).features
+    features = lpp.analyze.items(
+        written.root, "tiny_task", settings=ItemsSettings(sites=sites)
+    ).features
     assert features.filter(features["feature"].str.starts_with("lens_")).is_empty()
     reasons = features.filter(features["feature"].is_in(OF_ITEMS))["why_none"]
     assert len(reasons) == len(OF_ITEMS)

@@ -9,7 +9,13 @@ from click.testing import CliRunner, Result
 from made_runs import Made, MakeRun
 from on_disk import on_disk
 
-from lpp.analyze import Selection, analyze, build_database, write_report
+from lpp.analyze import (
+    LayersSettings,
+    ProfileSettings,
+    analyze,
+    build_database,
+    write_report,
+)
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.analyze.pages.words import plain
 from lpp.analyze.report.content import report
@@ -117,7 +123,7 @@ def test_a_shard_that_is_committed_during_an_analysis_is_not_in_its_numbers(
     make_run: MakeRun,
 ) -> None:
     made = make_run(shards=[0, 1])
-    analysis = analyze(made.root, Selection())
+    analysis = analyze(made.root)
     make_run(shards=[2])
     write_database(made.root, analysis)
     assert outdated(made.root) == [4]
@@ -133,8 +139,8 @@ def test_a_report_names_the_runs_that_lack_a_curve(make_run: MakeRun) -> None:
     one = make_run(model="a/one", sites=sites)
     two = make_run(model="b/two", sites=sites, seed=5)
     root = str(one.root)
-    build_database(root, Selection(sites=["final"]))
-    study.write(root, study.layers(root, Selection(runs=["one-*"], skip_first=(0, 2))))
+    build_database(root, ProfileSettings(sites=["final"]))
+    study.write(root, study.layers(root, LayersSettings(runs=["one-*"], skip_first=(0, 2))))
     page = report(root)
     (depth,) = (section for section in page.sections if section.name == "depth")
     notes = [plain(note) for note in depth.notes]
@@ -146,7 +152,7 @@ def test_a_report_names_the_runs_that_lack_a_curve(make_run: MakeRun) -> None:
     assert page.lacking is not None
     assert page.lacking.ready is not None
     assert "Ranks by depth without the first 2 positions of 1 run" in page.lacking.ready.titles
-    study.write(root, study.layers(root, Selection(runs=["two-*"], skip_first=(0, 2))))
+    study.write(root, study.layers(root, LayersSettings(runs=["two-*"], skip_first=(0, 2))))
     (depth,) = (section for section in report(root).sections if section.name == "depth")
     assert not any("not computed" in plain(note) for note in depth.notes)
 

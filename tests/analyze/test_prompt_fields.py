@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from made_runs import MakeRun
 
-from lpp.analyze import Selection, analyze, build_database
+from lpp.analyze import ProfileSettings, analyze, build_database
 from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.database import read_table, refresh_database
 from lpp.sql import connect
@@ -91,7 +91,7 @@ def test_a_field_without_a_value_has_no_type_to_keep(make_run: MakeRun) -> None:
 @pytest.mark.slow
 def test_every_command_keeps_them(make_run: MakeRun) -> None:
     made = make_run(carried={"field.label": ["x", "y"] * 3})
-    write_database(made.root, analyze(made.root, Selection(sites=["final"])))
+    write_database(made.root, analyze(made.root, ProfileSettings(sites=["final"])))
     before = read_table(made.root, "prompts").sort("prompt_id")
     assert before["label"].to_list() == ["x", "y"] * 3
     make_run(model="b/two", carried={"field.more": range(6)})

@@ -16,6 +16,7 @@ from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 from report_tables import RANKS, database, make_store, run_id
 
+from lpp.analyze import LayersSettings
 from lpp.analyze.cli.command import main
 from lpp.analyze.pages.page import Advice, Section
 from lpp.analyze.pages.words import Run, plain
@@ -31,7 +32,6 @@ from lpp.analyze.report.item_queries import ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.queries import EIGENVALUES, LAYERS, QUERIES, SURPRISES
 from lpp.analyze.report.report import write_report
 from lpp.analyze.report.surprises import surprises
-from lpp.analyze.runs.select import Selection
 from lpp.analyze.studies.layers import layers
 from lpp.analyze.studies.layers import write as write_layers
 from lpp.analyze.tables.build import build_database
@@ -376,7 +376,7 @@ def test_layers_without_errors_show_those_of_the_spectra(make_run: MakeRun) -> N
 
     before = ranks()
     assert before.filter(site="final").null_count().sum_horizontal().item() == 0
-    write_layers(made.root, layers(made.root, Selection(), errors="none"))
+    write_layers(made.root, layers(made.root, LayersSettings(errors="none")))
     assert_frame_equal(ranks(), before)
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 from made_runs import Made, MakeRun
 
-from lpp.analyze import Selection, analyze
+from lpp.analyze import ProfileSettings, analyze
 from lpp.analyze.engine import accumulate, stored_moments
 from lpp.analyze.numerics import moments
 from lpp.analyze.numerics.exact_sums import split
@@ -90,7 +90,7 @@ def numbers(root: Path, options: dict[str, Any]) -> Iterator[tuple[tuple[Any, ..
     """Each number of sites: what it is, and its bits."""
     selection = {n: options[n] for n in ("contexts", "prompts", "skip_first") if n in options}
     others = {n: options[n] for n in ("metrics", "errors") if n in options}
-    found = analyze(root, Selection(**selection), **others)
+    found = analyze(root, ProfileSettings(**selection, **others))
     for frame in (found.spectra, found.metrics):
         named = "metric" in frame.columns
         for row in frame.iter_rows(named=True):

@@ -13,7 +13,14 @@ import pytest
 from click.testing import CliRunner, Result
 from made_runs import MakeRun
 
-from lpp.analyze import Selection, analyze, build_database, scan_spectra
+from lpp.analyze import (
+    ProfileSettings,
+    Selection,
+    SensitivitySettings,
+    analyze,
+    build_database,
+    scan_spectra,
+)
 from lpp.analyze.cli.command import main
 from lpp.analyze.metrics.registry import RANKS
 from lpp.analyze.runs.keys import views
@@ -44,13 +51,14 @@ def four_models(make_run: MakeRun) -> Path:
 def test_every_number_is_that_of_a_separate_profile(make_run: MakeRun) -> None:
     make_run(model="a/one")
     made = make_run(model="b/two", seed=5)
-    selection = Selection(sites=["final", "block.1"], contexts=[10, 20], prompts=[2, 6])
-    found = sensitivity(made.root, selection).values
+    asked = SensitivitySettings(sites=["final", "block.1"], contexts=[10, 20], prompts=[2, 6])
+    found = sensitivity(made.root, asked).values
     assert len(found) == 2 * 2 * 2 * 2 * len(METRICS) * len(AGGREGATIONS)
     for context in (10, 20):
         for size in (2, 6):
             alone = analyze(
-                made.root, Selection(sites=["final", "block.1"], contexts=[context], prompts=[size])
+                made.root,
+                ProfileSettings(sites=["final", "block.1"], contexts=[context], prompts=[size]),
             )
             for how in AGGREGATIONS:
                 for row in alone.profiles(entropy=how, ranks=how).iter_rows(named=True):
@@ -78,7 +86,9 @@ def test_small_stores_have_a_grid_too(make_run: MakeRun) -> None:
 
 
 def test_order_of_four_models_is_compared(four_models: Path) -> None:
-    found = sensitivity(four_models, Selection(sites=["final"], contexts=[10, 20], prompts=[3, 6]))
+    found = sensitivity(
+        four_models, SensitivitySettings(sites=["final"], contexts=[10, 20], prompts=[3, 6])
+    )
     table = found.agreement
     assert table["n_models"].unique().to_list() == [4]
     # of each metric: 6 pairs of 2 x 2 settings, and 6 pairs of aggregations at each of them
@@ -109,7 +119,7 @@ def test_fewer_than_three_models_say_so(make_run: MakeRun) -> None:
     assert result.exit_code == 0, result.output
     assert "Rank agreement: none. 2 models: an order of fewer than 3 says nothing." in result.stdout
     assert "1.0" not in result.stdout.split("Rank agreement")[1]
-    reasons = sensitivity(made.root, Selection(contexts=[10, 20])).agreement
+    reasons = sensitivity(made.root, SensitivitySettings(contexts=[10, 20])).agreement
     assert reasons["kendall_tau"].null_count() == len(reasons)
     assert reasons["reason"].unique().to_list() == [
         "2 models: an order of fewer than 3 says nothing"
@@ -117,7 +127,7 @@ def test_fewer_than_three_models_say_so(make_run: MakeRun) -> None:
 
 
 def test_one_setting_has_nothing_to_compare(four_models: Path) -> None:
-    found = sensitivity(four_models, Selection(sites=["final"]))
+    found = sensitivity(four_models, SensitivitySettings(sites=["final"]))
     assert {tuple(d) for d in found.agreement["differ"]} == {("aggregation",)}
 
 
@@ -127,7 +137,7 @@ def test_runs_on_two_corpora_are_one_model(make_run: MakeRun) -> None:
         for corpus in ("prose", "songs and verse"):
             seed = len(name) + 10 * len(corpus)
             made = make_run(model=name, seed=seed, corpus=corpus, prompt_set=corpus)
-    found = sensitivity(made.root, Selection(sites=["final"]))
+    found = sensitivity(made.root, SensitivitySettings(sites=["final"]))
     across = [one for one in found.compared if one.differ == ("corpus",)]
     assert len(across) == len(METRICS)
     assert {one.agreement.n_models for one in across} == {3}
@@ -139,9 +149,9 @@ def test_runs_on_two_corpora_are_one_model(make_run: MakeRun) -> None:
 @pytest.mark.slow
 def test_other_texts_of_one_corpus_are_flagged(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
-    assert "different_prompts" not in flags_of(sensitivity(made.root, Selection()).values)
+    assert "different_prompts" not in flags_of(sensitivity(made.root).values)
     make_run(model="b/two", seed=1, prompt_set="p1")
-    values = sensitivity(made.root, Selection()).values
+    values = sensitivity(made.root).values
     assert values["flags"].list.contains("different_prompts").all()
     result = run("sensitivity", made.root)
     assert "different_prompts" in result.stdout
@@ -167,7 +177,9 @@ def test_what_a_run_lacks_is_in_the_table_and_on_the_terminal(make_run: MakeRun)
         line = f"{made.run_id}: {reason}"
         assert line in result.stderr
         assert line in printed
-    values = sensitivity(full.root, Selection(sites=["final"], contexts=[10, 20], prompts=[2, 6]))
+    values = sensitivity(
+        full.root, SensitivitySettings(sites=["final"], contexts=[10, 20], prompts=[2, 6])
+    )
     held = {
         (made.run_id, context, size)
         for made, context, size in (
@@ -198,7 +210,7 @@ def test_an_untrained_twin_is_a_model_of_its_own(make_run: MakeRun) -> None:
     make_run(model="a/one")
     made = make_run(model="a/one", seed=1, untrained_seed=0)
     make_run(model="b/two", seed=2)
-    found = sensitivity(made.root, Selection(sites=["final"]))
+    found = sensitivity(made.root, SensitivitySettings(sites=["final"]))
     assert {one.agreement.n_models for one in found.compared} == {3}
     assert found.left_out == ()
 
@@ -207,7 +219,7 @@ def test_a_model_takes_part_once(make_run: MakeRun) -> None:
     for seed, name in enumerate(("a/one", "b/two", "c/three")):
         make_run(model=name, seed=seed)
     again = make_run(model="a/one", context=10)
-    found = sensitivity(again.root, Selection(sites=["final"], contexts=[10]))
+    found = sensitivity(again.root, SensitivitySettings(sites=["final"], contexts=[10]))
     assert {one.agreement.n_models for one in found.compared} == {3}
     (line,) = found.left_out
     assert line.startswith(
@@ -218,7 +230,7 @@ def test_a_model_takes_part_once(make_run: MakeRun) -> None:
 
 def test_flags_stay_with_the_numbers_they_concern(make_run: MakeRun) -> None:
     made = make_run(LENGTHS[:2], logits_width=61)  # 12 and 7 tokens, 6 columns
-    long = sensitivity(made.root, Selection(sites=["final"])).values
+    long = sensitivity(made.root, SensitivitySettings(sites=["final"])).values
     for row in long.iter_rows(named=True):
         flags = row["flags"]
         assert ("padded_vocab" in flags) == row["metric"].startswith("entropy")
@@ -233,14 +245,14 @@ def test_flags_stay_with_the_numbers_they_concern(make_run: MakeRun) -> None:
     assert set(found["metric"]) == {"participation_ratio_norm", "effective_rank_norm"}
     clean = sensitivity(
         make_run([20] * 40, logits_width=48, seed=3, root=made.root.with_name("clean")).root,
-        Selection(sites=["final"]),
+        SensitivitySettings(sites=["final"]),
     )
     assert flags_of(profile_rows(clean.values)) == set()
 
 
 def test_normaliser_is_of_each_rank_alone(make_run: MakeRun) -> None:
     made = make_run((3, 20, 20, 4, 20, 20), dim=24, seed=7, sites=("final",))
-    found = sensitivity(made.root, Selection()).values.filter(pl.col("metric").is_in(RANKS))
+    found = sensitivity(made.root).values.filter(pl.col("metric").is_in(RANKS))
     spectra = scan_spectra(made.root).collect()
     homes = {row["metric"]: row for row in found.filter(aggregation="max").iter_rows(named=True)}
     marked = {}
@@ -259,7 +271,7 @@ def test_normaliser_is_of_each_rank_alone(make_run: MakeRun) -> None:
 def test_saving_counts_what_each_run_holds(make_run: MakeRun) -> None:
     made = make_run(LENGTHS)
     cut = make_run(LENGTHS, model="cut", context=10)
-    found = sensitivity(made.root, Selection(contexts=[10, 20], prompts=[2, 6]))
+    found = sensitivity(made.root, SensitivitySettings(contexts=[10, 20], prompts=[2, 6]))
     saving = {one.run: one for one in found.savings}
     theirs = sum(
         min(length, prefix)
@@ -281,7 +293,7 @@ def test_saving_counts_what_each_run_holds(make_run: MakeRun) -> None:
 
 @pytest.mark.slow
 def test_tables_join_the_database_and_lose_no_other(four_models: Path) -> None:
-    database = build_database(four_models, Selection(sites=["final"]))
+    database = build_database(four_models, ProfileSettings(sites=["final"]))
     before = query(database, "FROM site_profiles ORDER BY ALL")
     assert run("sensitivity", four_models, "--context", "10,20").exit_code == 0
     assert query(database, "FROM site_profiles ORDER BY ALL") == before
@@ -292,7 +304,7 @@ def test_tables_join_the_database_and_lose_no_other(four_models: Path) -> None:
     )
     assert agree == 6 * (1 + 2 * 6)
     assert 0 <= tau <= 1
-    build_database(four_models, Selection(sites=["final"]))  # and the other way round
+    build_database(four_models, ProfileSettings(sites=["final"]))  # and the other way round
     assert query(database, "SELECT count(*) FROM sensitivity") == [(4 * 2 * 6 * 4,)]
 
 
@@ -348,7 +360,7 @@ def test_the_page_fits_a_screen_and_has_the_rest_on_demand(four_models: Path) ->
 
 @pytest.mark.slow
 def test_flags_of_the_grid_are_those_of_its_numbers(four_models: Path) -> None:
-    found = sensitivity(four_models, Selection(sites=["final"], contexts=[10, 20]))
+    found = sensitivity(four_models, SensitivitySettings(sites=["final"], contexts=[10, 20]))
     page = sensitivity_page("lpp", found, {run: run for run in found.values["run"].unique()})
     (grid,) = (table for table in page.tables if table.name == "grid")
     numbers = profile_rows(found.values)
@@ -384,7 +396,7 @@ def test_no_final_anywhere_is_told(make_run: MakeRun) -> None:
     assert "Name one with --site" in run("sensitivity", made.root).stderr
     assert run("sensitivity", made.root, "--site", "block.2").exit_code == 0
     with pytest.raises(InputError):
-        library.sensitivity(made.root, Selection(sites=["final"]))
+        library.sensitivity(made.root, SensitivitySettings(sites=["final"]))
 
 
 def query(database: Place, sql: str) -> list[tuple[Any, ...]]:
@@ -400,9 +412,9 @@ def flags_of(values: pl.DataFrame) -> set[str]:
 def test_the_first_texts_of_a_corpus_are_compared(make_run: MakeRun) -> None:
     make_run(model="a/six", prompt_set="p6", texts="p")
     made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12", texts="p")
-    assert "different_prompts" not in flags_of(sensitivity(made.root, Selection()).values)
+    assert "different_prompts" not in flags_of(sensitivity(made.root).values)
     make_run(model="c/other", prompt_set="q6", first_row=500)
-    found = sensitivity(made.root, Selection(prompts=[6, 12])).values
+    found = sensitivity(made.root, SensitivitySettings(prompts=[6, 12])).values
     at = found.filter(pl.col("left_out").is_null())
     assert at.filter(n_prompts=6)["flags"].list.contains("different_prompts").all()
     assert not at.filter(n_prompts=12)["flags"].list.contains("different_prompts").any()
@@ -410,6 +422,6 @@ def test_the_first_texts_of_a_corpus_are_compared(make_run: MakeRun) -> None:
 
 def test_without_errors_an_entropy_has_its_own(make_run: MakeRun) -> None:
     made = make_run((20, 20, 20))
-    found = sensitivity(made.root, Selection(), errors="none").values
+    found = sensitivity(made.root, SensitivitySettings(errors="none")).values
     unsure = found.filter(pl.col("flags").list.contains("small_sample"))
     assert set(unsure["metric"]) == {"entropy", "entropy_norm"}

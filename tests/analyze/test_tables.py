@@ -1,5 +1,6 @@
 """The database that a store turns into."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from made_runs import MakeRun
 
 from lpp.analyze import (
-    Selection,
+    ProfileSettings,
     analyze,
     build_database,
     scan_entropy,
@@ -33,8 +34,8 @@ def query(database: Place, sql: str) -> list[tuple[Any, ...]]:
 def test_every_row_of_the_scans_is_in_the_database(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
     make_run(model="b/two", seed=5, context=10)
-    selection = Selection(contexts=[10, 20], prompts=[3, 6])
-    database = build_database(made.root, selection)
+    asked = ProfileSettings(contexts=[10, 20], prompts=[3, 6])
+    database = build_database(made.root, asked)
     assert database == made.root / "profiles.duckdb"
     options: dict[str, Any] = {"contexts": [10, 20], "prompts": [3, 6]}
     sure = scan_spectra(made.root, **options, groups=10).filter(site="final")
@@ -58,13 +59,13 @@ def test_without_final_the_profile_is_that_of_the_deepest_site(
     make_run: MakeRun,
 ) -> None:
     made = make_run()
-    database = build_database(made.root, Selection(sites=("embed", "block.*")))
+    database = build_database(made.root, ProfileSettings(sites=("embed", "block.*")))
     assert query(database, "SELECT site FROM profiles") == [("block.2",)]
 
 
 def test_a_profile_is_the_extremes_of_its_rows(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
-    database = build_database(made.root, drop_prefixes=[2, 4])
+    database = build_database(made.root, ProfileSettings(drop_prefixes=[2, 4]))
     (row,) = query(
         database,
         "SELECT model, corpus, prompt_set, prefixes, entropy_floor, entropy_floor_prefix, "
@@ -111,8 +112,8 @@ def test_errors_are_computed_where_they_are_wanted(
     make_run: MakeRun, errors: Any, sites: list[str]
 ) -> None:
     made = make_run()
-    selection = Selection(sites=("embed", "block.*"))
-    found = analyze(made.root, selection, errors=errors, metrics=["stable_rank"])
+    selection = ProfileSettings(sites=("embed", "block.*"))
+    found = analyze(made.root, replace(selection, errors=errors, metrics=["stable_rank"]))
     sure = found.spectra.filter(pl.col("effective_rank_stderr").is_not_null())
     assert sorted(sure["site"].unique()) == sites
     assert found.spectra["effective_rank"].null_count() == 0
@@ -123,7 +124,7 @@ def test_errors_are_computed_where_they_are_wanted(
 def test_other_metrics_are_a_table_of_their_own(make_run: MakeRun) -> None:
     made = make_run()
     names = ["renyi2_entropy", "participation_ratio"]
-    analysis = analyze(made.root, Selection(), metrics=names)
+    analysis = analyze(made.root, ProfileSettings(metrics=names))
     database = write_database(made.root, analysis)
     long = scan_metrics(made.root, metrics=["renyi2_entropy"], groups=10).filter(site="final")
     stored = query(
@@ -149,7 +150,9 @@ def test_a_metric_collapses_with_its_own_matrix(make_run: MakeRun) -> None:
 
     made = make_run([20] * 6, scale=lined)
     names = ["zscore_effective_rank", "rankme", "two_nn", "robust_effective_rank"]
-    found = analyze(made.root, Selection(sites=["final"]), metrics=names).metrics.filter(prefix=20)
+    found = analyze(made.root, ProfileSettings(sites=["final"], metrics=names)).metrics.filter(
+        prefix=20
+    )
     flagged = {row["metric"]: "collapsed" in row["flags"] for row in found.iter_rows(named=True)}
     assert not flagged["zscore_effective_rank"]
     assert flagged["rankme"]
@@ -169,13 +172,13 @@ def test_metrics_of_rows_alone_know_what_befell_the_rows(
 
     for scale, flag, prefix in ((lined, "collapsed", 8), (broken, "not_finite", 20)):
         made = make_run([20] * 6, scale=scale, root=tmp_path / flag)
-        found = analyze(made.root, Selection(sites=["final"]), metrics=[name]).metrics
+        found = analyze(made.root, ProfileSettings(sites=["final"], metrics=[name])).metrics
         (row,) = found.filter(metric=name, prefix=prefix).iter_rows(named=True)
         assert {"collapsed", "not_finite"} & set(row["flags"]) == {flag}
 
 
 def test_silence_of_small_sample_is_told(make_run: MakeRun) -> None:
-    found = analyze(make_run().root, Selection(), metrics=["robust_effective_rank", "rankme"])
+    found = analyze(make_run().root, ProfileSettings(metrics=["robust_effective_rank", "rankme"]))
     told = {row["site"]: "no_error" in row["flags"] for row in found.profiles().to_dicts()}
     assert told == {"embed": True, "block.1": True, "block.2": True, "final": False}
     at = found.metrics.filter(site="final", prefix=20).to_dicts()
@@ -196,7 +199,7 @@ def test_profiles_of_different_texts_say_so(make_run: MakeRun) -> None:
     assert query(
         build_database(made.root), "SELECT list_contains(flags, 'different_prompts') FROM profiles"
     ) == [(True,), (True,)]
-    alone = analyze(made.root, Selection(runs=["two-*"])).profiles()
+    alone = analyze(made.root, ProfileSettings(runs=["two-*"])).profiles()
     assert "different_prompts" not in alone["flags"].explode().to_list()
 
 
@@ -216,7 +219,7 @@ def test_the_run_row_says_what_was_run(make_run: MakeRun) -> None:
 def test_a_selection_narrows_what_is_computed(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
     make_run(model="b/two", seed=5)
-    some = analyze(made.root, Selection(runs=["one-*"], sites=["block.*"]))
+    some = analyze(made.root, ProfileSettings(runs=["one-*"], sites=["block.*"]))
     assert some.spectra["site"].unique(maintain_order=True).to_list() == ["block.1", "block.2"]
     assert some.runs["run"].to_list() == [made.run_id]
     kept = {path.parent.name for path in made.root.glob("analysis/*/*/*/*.arrow")}
@@ -224,26 +227,31 @@ def test_a_selection_narrows_what_is_computed(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("selection", "message"),
+    ("asked", "message"),
     [
-        (Selection(runs=["nope"]), r"'nope' names no run; there is:\n  one: one-"),
-        (Selection(sites=["block.7"]), "no site 'block.7'; .* There is embed, block.1, block.2"),
-        (Selection(contexts=[21]), "--context 21: no run holds that many.*Ask for 1 to 20"),
-        (Selection(contexts=[0]), "--context 0"),
-        (Selection(prompts=[7]), "--prompts 7: no run holds that many.*Ask for 1 to 6"),
+        (ProfileSettings(runs=["nope"]), r"'nope' names no run; there is:\n  one: one-"),
+        (
+            ProfileSettings(sites=["block.7"]),
+            "no site 'block.7'; .* There is embed, block.1",
+        ),
+        (ProfileSettings(contexts=[21]), "--context 21: no run holds that many.*Ask for 1 to 20"),
+        (ProfileSettings(contexts=[0]), "--context 0"),
+        (ProfileSettings(prompts=[7]), "--prompts 7: no run holds that many.*Ask for 1 to 6"),
     ],
 )
 def test_what_the_store_does_not_hold_is_named(
-    make_run: MakeRun, selection: Selection, message: str
+    make_run: MakeRun, asked: ProfileSettings, message: str
 ) -> None:
     made = make_run(model="a/one")
     with pytest.raises(InputError, match=message):
-        analyze(made.root, selection)
+        analyze(made.root, asked)
 
 
 def test_a_schedule_capture_has_ranks_at_other_contexts(make_run: MakeRun) -> None:
     made = make_run(logit_positions="schedule")
-    (row,) = analyze(made.root, Selection(contexts=[15], sites=["final"])).profiles().to_dicts()
+    (row,) = (
+        analyze(made.root, ProfileSettings(contexts=[15], sites=["final"])).profiles().to_dicts()
+    )
     ranks = scan_spectra(made.root, contexts=[15]).filter(site="final").collect()
     assert row["effective_rank"] == ranks["effective_rank"].max()
     assert row["participation_ratio"] == ranks["participation_ratio"].max()
@@ -258,7 +266,7 @@ def test_the_first_texts_are_compared_whatever_follows(make_run: MakeRun) -> Non
     made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12", texts="p")
 
     def flagged(*sizes: int) -> set[str]:
-        found = analyze(made.root, Selection(sites=["final"], prompts=sizes)).profiles()
+        found = analyze(made.root, ProfileSettings(sites=["final"], prompts=sizes)).profiles()
         return {
             row["run"].split("-")[0]
             for row in found.iter_rows(named=True)
@@ -308,7 +316,7 @@ def test_every_build_has_every_run_of_the_store(make_run: MakeRun) -> None:
 def test_nothing_captured_yet(make_run: MakeRun, tmp_path: Path) -> None:
     made = make_run(shards=[])
     with pytest.raises(InputError, match="no shard is committed yet"):
-        analyze(made.root, Selection())
+        analyze(made.root)
     with pytest.raises(FormatError, match="not an lpp store") as caught:
-        analyze(tmp_path, Selection())
+        analyze(tmp_path)
     assert isinstance(caught.value, LppError)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from printed import alike, differences, same_texts
 
-from lpp.analyze import Selection, diff
+from lpp.analyze import DiffSettings, SensitivitySettings, diff
 from lpp.analyze.studies.sensitivity import sensitivity
 from lpp.capture.cli.demo import activation
 from lpp.store import open_store
@@ -56,7 +56,7 @@ def run_here(tmp_path: Path) -> Show:
 
 def rank_of(store: Path, run: str, prompts: int) -> str:
     """The participation ratio at `final`, with its error, as tables of the documents have it."""
-    some = Selection(runs=[run], sites=["final"], contexts=[200], prompts=[prompts])
+    some = SensitivitySettings(runs=[run], sites=["final"], contexts=[200], prompts=[prompts])
     row = sensitivity(store, some).values.filter(metric="participation_ratio", aggregation="max")
     return f"{row['value'].item():.1f} ± {row['stderr'].item():.1f}"
 
@@ -99,7 +99,7 @@ def test_the_demo_prints_what_the_readme_shows_and_loads_no_model_twice(
     files = filter(Path.is_file, (tmp_path / "demo" / "runs" / trained).rglob("*"))
     assert sum(path.stat().st_size for path in files) == pytest.approx(1e6 * int(size), rel=0.01)
 
-    drift = diff(tmp_path / "demo", trained, rounded, sites=["final"], errors="none")
+    drift = diff(tmp_path / "demo", trained, rounded, DiffSettings(sites=["final"], errors="none"))
     said = LINE.search(first.stdout)
     assert said is not None, first.stdout
     kl, flips = drift.predictions["kl"], drift.predictions["flips"]

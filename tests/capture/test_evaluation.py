@@ -15,6 +15,7 @@ from backend_contract import plain_forward, reference_statistics
 from eval_tasks import by_lm_eval, write_task
 from on_disk import on_disk
 
+import lpp.analyze
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.runs import select
 from lpp.analyze.runs.keys import RunView
@@ -266,7 +267,7 @@ def test_what_is_of_prompts_leaves_branches_out(evaluated: tuple[Path, Evaluated
     view = RunView(run)
     assert np.flatnonzero(view.lengths).tolist() == contexts
     assert len(view.set_aside) == 0
-    (line,) = select.shortfalls([view], select.Selection())
+    (line,) = select.shortfalls([view], lpp.analyze.Selection())
     assert "24 of 30 prompts" in line
     pair = pair_of(run, run)
     assert pair.n_tokens() == view.lengths.sum()

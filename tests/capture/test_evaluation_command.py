@@ -18,6 +18,7 @@ import transformers
 from click.testing import CliRunner, Result
 from eval_tasks import by_lm_eval, evaluate_in_small_shards, write_task
 
+from lpp.analyze import ItemsSettings
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.analyze.evaluations.evaluated import evaluated_items
 from lpp.analyze.evaluations.features import item_features
@@ -424,10 +425,10 @@ def test_a_task_says_what_is_right_and_which_items_belong_together(
     assert read_items(root)["item_cluster"].null_count == len(items)
     early = evaluated_items(root, "tiny_mc")
     assert (early.cluster, early.table.equals(found.table)) == ("subject", True)
-    other = evaluated_items(root, "tiny_mc", cluster="id")
+    other = evaluated_items(root, "tiny_mc", settings=ItemsSettings(cluster="id"))
     assert (other.cluster, other.n_clusters) == ("id", len(items))
     with pytest.raises(InputError, match=r"--cluster subjct: .*did you mean subject"):
-        evaluated_items(root, "tiny_mc", cluster="subjct")
+        evaluated_items(root, "tiny_mc", settings=ItemsSettings(cluster="subjct"))
 
 
 def as_earlier_releases(root: Path) -> None:
@@ -470,7 +471,7 @@ def test_the_answer_of_a_generation_ends_before_the_stop_string(
         assert row["log_likelihoods"] == pytest.approx([sum(logprobs[:n_answer])], abs=1e-4)
         lengths.append(n_answer - len(written))
     assert min(lengths) < 0
-    found = evaluated_items(root, "tiny_gen", source=row["source"])
+    found = evaluated_items(root, "tiny_gen", settings=ItemsSettings(source=row["source"]))
     assert found.table["length"].to_list() == [rows[k]["n_answer"][0] for k in sorted(rows)]
     assert (found.written, found.uncut, found.asks_for_gold) == (True, False, False)
     features = item_features(found)

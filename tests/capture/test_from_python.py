@@ -16,9 +16,10 @@ from stored import only_run, stored_objects
 
 from lpp.capture import capture
 from lpp.capture.cli.command import main
-from lpp.capture.plan.options import option_by_name
+from lpp.capture.plan.settings import CaptureSettings
 from lpp.store import Run
 from lpp.store.errors import InputError
+from lpp.store.settings.setting import declared
 
 Folder = Callable[[str], Path]
 
@@ -182,12 +183,13 @@ def test_arguments_have_names(load: Load, tiny_tokenizer: Any, tmp_path: Path) -
 
 
 def test_the_options_that_are_typed_have_the_defaults_of_the_command() -> None:
-    options = {option.name: option for option in option_by_name().values()}
+    options = {one.keyword: one for one in declared(CaptureSettings).values()}
     for overload in typing.get_overloads(capture):
         typed = inspect.signature(overload).parameters.keys() & options.keys() - {"model", "corpus"}
         assert typed == {"prompts", "context", "sites", "keep"}
         for name in typed - {"prompts"}:  # 100, or all texts in memory
-            assert inspect.signature(overload).parameters[name].default == options[name].default
+            default = inspect.signature(overload).parameters[name].default
+            assert options[name].values.made(default) == options[name].default
 
 
 @pytest.mark.slow

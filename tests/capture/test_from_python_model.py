@@ -23,8 +23,9 @@ from lpp.capture.models.load import adopt_model
 from lpp.capture.models.loaded import loaded_model, loaded_spec
 from lpp.capture.models.same_weights import state_fingerprint
 from lpp.capture.models.spec import LoadedModel
-from lpp.capture.plan.options import option_by_name
+from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.errors import InputError
+from lpp.store.settings.setting import declared
 
 Folder = Callable[[str], Path]
 
@@ -251,4 +252,4 @@ def test_options_of_loading_do_not_go_with_a_loaded_model(
 
 
 def test_options_of_loading_are_options() -> None:
-    assert {option.name for option in option_by_name().values()} >= OF_LOADING
+    assert {one.keyword for one in declared(CaptureSettings).values()} >= OF_LOADING

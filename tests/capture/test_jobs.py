@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from lpp.capture.jobs.file import JobsFile, command_line, parse_jobs, read_jobs
-from lpp.capture.plan.options import option_by_name
+from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.settings.setting import declared
+from lpp.store.settings.values import Assignments, Flag, Names, Number, Text, Values
 
 WHOLE = """
 store = "lpp"
@@ -85,25 +87,29 @@ def test_a_job_is_a_command_that_a_user_can_type() -> None:
     )
 
 
+def in_a_file(values: Values) -> str:
+    """A value of a setting, as TOML has it."""
+    match values:
+        case Flag():
+            return "true"
+        case Number(whole=whole):
+            return "3" if whole else "0.5"
+        case Assignments():
+            return '["seed=3"]'
+        case Text(choices=choices) if choices:
+            return f'"{choices[0]}"'
+    assert isinstance(values, Text | Names)
+    return '"x"'
+
+
 def test_every_option_of_the_command_is_known_to_the_file() -> None:
-    assert {"model", "corpus", "min-bytes", "shard-mib", "sites"} <= set(option_by_name())
-    values = {
-        "integer": "3",
-        "integer range": "3",
-        "float": "0.5",
-        "float range": "0.5",
-        "boolean": "true",
-        "text": '"x"',
-    }
+    known = declared(CaptureSettings)
+    assert {"model", "corpus", "min-bytes", "shard-mib", "sites"} <= known.keys()
     needed = {"corpus": '"c"', "model": '"m"', "min-tokens": "3", "count-with": '"m"'}
     needed |= {"continue": "3", "temperature": "0.5"}
-    special = {"engine-option": '["seed=3"]'}
     beside = {"series": {"step": "3"}, "step": {"series": '"s"'}}
-    for name, option in option_by_name().items():
-        choices = getattr(option.type, "choices", None)
-        value = f'"{choices[0]}"' if choices else values[option.type.name]
-        value = special.get(name, value)
-        given = needed | {name: value} | beside.get(name, {})
+    for name, one in known.items():
+        given = needed | {name: in_a_file(one.values)} | beside.get(name, {})
         lines = "\n".join(f"{key} = {said}" for key, said in given.items())
         assert len(parsed(f"[defaults]\n{lines}").jobs) == 1, name
 
@@ -117,9 +123,7 @@ def test_an_option_that_may_be_repeated_is_a_list() -> None:
         "--engine-option=seed=3",
     )
     assert problems(text + "[3]") == ["models[0].engine-option should be a list of strings, is [3]"]
-    (problem,) = problems(text + '"seed"')
-    assert problem.startswith("job 1, m x c: ")
-    assert "'seed' is not NAME=VALUE" in problem
+    assert problems(text + '"seed"') == ["models[0].engine-option: 'seed' is not NAME=VALUE"]
 
 
 @pytest.mark.parametrize("name", ["store", "jobs", "part", "resume", "report", "debug", "dry-run"])

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from stored import stored_objects
 
-from lpp.analyze import scan_entropy, scan_metrics, scan_spectra
+from lpp.analyze import LayersSettings, scan_entropy, scan_metrics, scan_spectra
 from lpp.analyze.cli.command import main as analyze
 from lpp.analyze.metrics.registry import METRICS
-from lpp.analyze.runs.select import Selection
 from lpp.analyze.studies.layers import layers
 from lpp.analyze.tables.eigenvalues import read_eigenvalues
 from lpp.capture.cli.command import main
@@ -248,10 +248,12 @@ def test_float32_matrices_are_within_their_bound(stores: Stores, by_rows: Path) 
 
 @pytest.mark.slow
 def test_eigenvalues_and_layers(stores: Stores, by_rows: Path) -> None:
-    every = Selection()
+    every = LayersSettings()
     pair = [read_eigenvalues(store, every).lazy() for store in (stores["moments"], by_rows)]
     compared(pair, rel_tol=1e-6, abs_tol=1e-9)
-    ours, theirs = (layers(store, every, errors="all") for store in (stores["moments"], by_rows))
+    ours, theirs = (
+        layers(store, replace(every, errors="all")) for store in (stores["moments"], by_rows)
+    )
     some = [
         c
         for c in ours.layers.columns

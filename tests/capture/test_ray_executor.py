@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 from lpp.analyze.cli.command import main as analyze
 from lpp.capture.cli.command import main as capture
+from lpp.capture.cli.options import executor_arguments
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.prepare import prepare
 from lpp.capture.models.spec import ModelSpec
-from lpp.capture.plan.options import executor_arguments
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.capture.ray import executor as ray_executor
 from lpp.capture.ray.actor import Loaded

@@ -162,17 +162,17 @@ def analysis_worker(folder: Path, title: str) -> dict[str, Any]:
     from polars.testing import assert_frame_equal
 
     from benchmarks.synthetic import synthetic_run
-    from lpp.analyze import Selection, analyze
+    from lpp.analyze import ProfileSettings, analyze
     from lpp.analyze.engine.ray_executor import RayExecutor
 
     short_spans()
     rows, root = 6 * 16 * 1024 + 5000, folder / "store"
     synthetic_run(root, rows, 64, sites=("block.1", "final"), per_shard=100)
-    asked = Selection(prompts=[rows // 300, rows // 100])
-    alone = analyze(root, asked, errors="final")
+    asked = ProfileSettings(prompts=[rows // 300, rows // 100])
+    alone = analyze(root, asked)
     shutil.rmtree(root / "analysis")
     with connected("local") as ray, killing(title, lambda: True) as killed:
-        whole = analyze(root, asked, errors="final", executor=RayExecutor(ray))
+        whole = analyze(root, asked, executor=RayExecutor(ray))
     for name in ("spectra", "entropy", "metrics"):
         assert_frame_equal(getattr(whole, name), getattr(alone, name), check_exact=True)
     return {"killed": len(killed), "rows": len(whole.spectra)}
@@ -207,14 +207,14 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
     from polars.testing import assert_frame_equal
 
     from benchmarks.synthetic import synthetic_run
-    from lpp.analyze import Selection, analyze
+    from lpp.analyze import ProfileSettings, analyze
     from lpp.analyze.engine.ray_executor import RayExecutor
 
     short_spans()
     rows, root = spans * 16 * 1024 + 5000, folder / "store"
     synthetic_run(root, rows, 64, sites=("block.1", "final"), per_shard=100)
-    asked = Selection(prompts=[rows // 300, rows // 100])
-    alone = analyze(root, asked, errors="final")
+    asked = ProfileSettings(prompts=[rows // 300, rows // 100])
+    alone = analyze(root, asked)
     shutil.rmtree(root / "analysis")
     told: dict[str, Any] = {"killed": 0, "spans": spans}
 
@@ -231,7 +231,7 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
             return True
 
         with running("ray::_results", lose):
-            whole = analyze(root, asked, errors="final", executor=RayExecutor(ray))
+            whole = analyze(root, asked, executor=RayExecutor(ray))
         until = time.monotonic() + 60
         while (alive := sum(node["Alive"] for node in ray.nodes())) > 1:
             if time.monotonic() > until:
@@ -318,7 +318,7 @@ def drift(folder: Path) -> dict[str, Any]:
     """The drift of two runs by one process and by two nodes, compared bit by bit."""
     from polars.testing import assert_frame_equal
 
-    from lpp.analyze import diff
+    from lpp.analyze import DiffSettings, diff
     from lpp.analyze.engine.executor import LocalExecutor
     from lpp.analyze.engine.ray_executor import RayExecutor
     from lpp.analyze.logits import two_runs
@@ -327,7 +327,7 @@ def drift(folder: Path) -> dict[str, Any]:
     two_runs.SPAN_TILES = 2  # type: ignore[misc]  # here alone: the driver cuts, and a worker takes what it is given
     root = folder / "store"
     a, b = two_models(root)
-    alone = diff(root, a, b, errors="all", executor=LocalExecutor(1))
+    alone = diff(root, a, b, DiffSettings(errors="all"), executor=LocalExecutor(1))
     shutil.rmtree(root / "analysis")
     with two_nodes() as (address, *_), cluster(address) as ray:
 
@@ -340,7 +340,7 @@ def drift(folder: Path) -> dict[str, Any]:
                 return super().map(task, every, **settings)
 
         executor = Counting(ray)
-        found = diff(root, a, b, errors="all", executor=executor)
+        found = diff(root, a, b, DiffSettings(errors="all"), executor=executor)
     assert_frame_equal(found.tokens, alone.tokens, check_exact=True)
     assert found.sites == alone.sites
     assert found.predictions == alone.predictions

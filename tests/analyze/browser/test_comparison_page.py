@@ -8,7 +8,7 @@ from kept_heads import keep_head
 from made_runs import MakeRun
 from opened_page import OpenPage
 
-from lpp.analyze import diff
+from lpp.analyze import DiffSettings, diff
 from lpp.analyze.drift.gate import verdict
 from lpp.analyze.drift.page import drift_page
 from lpp.analyze.pages.words import number
@@ -24,7 +24,7 @@ def drift(make_run: MakeRun) -> Any:
     a = make_run(LENGTHS, model="tiny/base")
     b = make_run(LENGTHS, model="x/<img src=x onerror=alert(1)>", seed=1)
     keep_head(a.root, a.plan)
-    return diff(a.root, "base", b.run_id, first_position=1)
+    return diff(a.root, "base", b.run_id, DiffSettings(skip_first=1))
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])

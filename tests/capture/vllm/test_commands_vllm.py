@@ -204,7 +204,6 @@ def test_ten_thousand_short_prompts_keep_memory_flat_and_lose_no_row(
     script.write_text(
         "import os, sys, json\n"
         "from pathlib import Path\n"
-        "from lpp.capture.plan.options import request_of\n"
         "from lpp.capture.engine.capture import capture_run\n"
         "from lpp.capture.engine.prepare import prepare\n"
         "from lpp.capture.plan.request import CaptureRequest, CorpusSpec\n"

@@ -1,0 +1,280 @@
+"""What a user can ask of a store. Each setting is declared here alone: the commands have it as an
+option, the library takes it as a field.
+
+Nothing heavy is imported: `--help` reads this file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from lpp.store.format.schedule import GROUPS
+from lpp.store.settings.setting import setting
+
+ErrorSites = Literal["none", "final", "all"]
+"""Sites at which errors are computed; final: at `final`, or at the deepest site chosen."""
+
+Aggregation = Literal["min", "max", "mean", "median"]
+"""How a profile aggregates a metric over prefixes."""
+
+_ERRORS: Final = "Compute errors at these sites, which takes up to 11 times as long at each."
+
+SEEDS: Final = 2**63
+"""Seeds are below this."""
+
+
+def _runs() -> Any:
+    return setting(
+        ("*",),
+        "Use these runs: ids, names, unique beginnings of either, or patterns such as 'smollm*'. "
+        "Default: every run.",
+        name="run",
+        metavar="NAME,...",
+        completes="runs",
+    )
+
+
+def _sites(default: Sequence[str] = ("*",)) -> Any:
+    words = "every site" if default == ("*",) else ",".join(default)
+    return setting(
+        default,
+        f"Use these sites, such as final,'block.*'. Default: {words}.",
+        name="site",
+        also="sites",
+        metavar="NAME,...",
+        completes="sites",
+    )
+
+
+def _contexts(default: str = "the captured context") -> Any:
+    text = f"Cut prompts at these lengths in tokens. Default: {default}."
+    return setting(None, text, name="context", metavar="N,...")
+
+
+def _numbers_of_prompts(default: str = "all") -> Any:
+    text = f"Use the first N prompts, for each N. Default: {default}."
+    return setting(None, text, metavar="N,...")
+
+
+def _prompts(default: str = "all", *, verb: str = "Use") -> Any:
+    return setting(None, f"{verb} the first N prompts. Default: {default}.", least=1, metavar="N")
+
+
+def _skip_first(of: str = "prompt") -> Any:
+    return setting(
+        0,
+        f"Leave out the first N tokens of each {of}, often attention sinks.",
+        least=0,
+        metavar="N",
+    )
+
+
+def _seed(text: str) -> Any:
+    return setting(0, text, least=0, most=SEEDS - 1)
+
+
+def _cluster_of_prompts() -> Any:
+    return setting(
+        None,
+        "Compute errors over clusters: prompts with the same value of this field, such as passages "
+        "of one document, are left out together.",
+        metavar="FIELD",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Part of a store, by patterns such as `block.*`; the default is all of it."""
+
+    contexts: Sequence[int] | None = _contexts()
+    """None: each run's own."""
+    prompts: Sequence[int] | None = _numbers_of_prompts()
+    """None: all that are committed."""
+    sites: Sequence[str] = _sites()
+    runs: Sequence[str] = _runs()
+    skip_first: Sequence[int] = setting(
+        (0,),
+        "Compute ranks without the first K tokens of each prompt, often attention sinks, for each "
+        "K. given: from the first token that the model wrote (lpp-capture run --continue).",
+        metavar="K,...",
+        word="given",
+    )
+    """Several spectra, each of the rows at positions from k on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileSettings(Selection):
+    """`lpp-analyze profile`: what is computed, and how it is aggregated over prefixes."""
+
+    entropy_by: Aggregation = setting("min", "Print this aggregate of the entropy over prefixes.")
+    rank_by: Aggregation = setting("max", "Print this aggregate of the ranks over prefixes.")
+    drop_prefixes: Sequence[int] = setting(
+        (), "Leave these prefixes out of the aggregates.", metavar="N,..."
+    )
+    metrics: Sequence[str] = setting(
+        ("paper",),
+        "Compute these metrics; `lpp-analyze metrics` lists them.",
+        metavar="NAME,...",
+        completes="metrics",
+    )
+    errors: ErrorSites = setting("final", _ERRORS)
+    groups: int = setting(
+        GROUPS, "Divide the prompts into this many groups for the jackknife.", least=2
+    )
+    cluster: str | None = _cluster_of_prompts()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayersSettings(Selection):
+    """`lpp-analyze layers`."""
+
+    skip_first: Sequence[int] = setting(
+        (0,),
+        "Leave out the first K tokens of each prompt, for each K. Default: 0, and as many as the "
+        "attention sinks of a run need.",
+        metavar="K,...",
+        word="given",
+    )
+    errors: ErrorSites = setting("none", _ERRORS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivitySettings:
+    """`lpp-analyze sensitivity`: the axes of its grid."""
+
+    contexts: Sequence[int] | None = _contexts("50, 100, 200, 500")
+    prompts: Sequence[int] | None = _numbers_of_prompts("10, 100, 500, 1000, and all")
+    sites: Sequence[str] = _sites(("final",))
+    runs: Sequence[str] = _runs()
+    errors: ErrorSites = setting("final", _ERRORS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CkaSettings:
+    """`lpp-analyze cka`."""
+
+    runs: Sequence[str] = _runs()
+    sites: Sequence[str] = _sites()
+    prefix: int | None = setting(
+        None, "Use the first N tokens of each prompt. Default: all.", least=1, metavar="N"
+    )
+    prompts: int | None = _prompts()
+    skip_first: int = _skip_first()
+    all_pairs: bool = setting(False, "Compare every two sites, not only neighbours.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffSettings:
+    """`lpp-analyze diff`: which tokens and sites of two runs are compared."""
+
+    sites: Sequence[str] = _sites()
+    skip_first: int = _skip_first()
+    prompts: int | None = _prompts("all that both runs share", verb="Compare")
+    tokens: int | None = setting(
+        None,
+        "Compare the predictions of N tokens drawn at random. Default: all tokens.",
+        least=1,
+        metavar="N",
+    )
+    seed: int = _seed("Draw the tokens of --tokens from this seed.")
+    errors: ErrorSites | None = setting(
+        None,
+        "Compute errors of CKA, overlap and ranks at these sites, which takes 11 times as long. "
+        "Default: final, or all if --fail-if needs them.",
+    )
+    cluster: str | None = _cluster_of_prompts()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """When `lpp-analyze diff` fails."""
+
+    conditions: Sequence[str] = setting(
+        (),
+        "Exit with code 1 if CONDITION holds, such as 'kl.mean > 0.01'; may be repeated.",
+        name="fail-if",
+        metavar="CONDITION",
+        repeated=True,
+    )
+    strict: bool = setting(
+        False, "Compare the number itself with the limit of --fail-if, not its interval."
+    )
+    allow_missing: float | None = setting(
+        None,
+        "Let --fail-if pass if up to this share of the prompts of RUN_A or BASE takes no part. "
+        "Default: 0.01.",
+        least=0,
+        most=1,
+        metavar="SHARE",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemsSettings:
+    """`lpp-analyze items`: which scores of a task, and what is ranked."""
+
+    source: str | None = setting(
+        None,
+        "Use the scores of this source. Needed if the run has several sources.",
+        metavar="NAME",
+    )
+    filter: str | None = setting(
+        None,
+        "Use this filter of lm-eval. Needed if the task has several filters.",
+        metavar="NAME",
+    )
+    cluster: str | None = setting(
+        None,
+        "Items with equal values of this field of their documents are not independent. Default: "
+        "what the task declares.",
+        metavar="FIELD",
+    )
+    sites: Sequence[str] = _sites()
+    skip_first: int = _skip_first("question")
+    seed: int = _seed("Draw folds, shuffled labels and resamples from this seed.")
+
+
+def _patterns(text: str, name: str, metavar: str = "NAME,...") -> Any:
+    text = f"{text}; a name may be a pattern. Default: every one."
+    return setting(("*",), text, name=name, metavar=metavar)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrelateSettings:
+    """`lpp-analyze correlate`: which profiles, and which scores."""
+
+    metrics: Sequence[str] = setting(
+        (
+            "entropy_floor",
+            "participation_ratio",
+            "participation_ratio_norm",
+            "effective_rank",
+            "effective_rank_norm",
+        ),
+        "Correlate only these profile columns, such as entropy_floor. Default: the three metrics "
+        "of the paper; ranks in dimensions and divided by min(N, d).",
+        name="metric",
+        metavar="NAME,...",
+    )
+    benchmarks: Sequence[str] = _patterns(
+        "Correlate with these benchmarks", "benchmark", "NAME[:METRIC],..."
+    )
+    sources: Sequence[str] = _patterns("Use the scores of these sources", "source")
+    runs: Sequence[str] = _runs()
+    corpora: Sequence[str] = _patterns("Use runs on these corpora", "corpus")
+    context: int | None = setting(
+        None,
+        "Use profiles at this context. Default: the one that most runs have.",
+        least=1,
+        metavar="N",
+    )
+    prompts: int | None = setting(
+        None,
+        "Use profiles of the first N prompts. Default: the number that most runs have.",
+        least=1,
+        metavar="N",
+    )
+    site: str = setting("final", "Use profiles at this site.", metavar="NAME")
+    untrained: bool = setting(False, "Include untrained twins.")
+    with_published: bool = setting(False, "Include the eight models that the paper published.")
+    seed: int = setting(0, "Draw the bootstrap samples from this seed.")

@@ -1,0 +1,92 @@
+"""The request that settings make: defaults that depend on other settings, and contradictions."""
+
+import math
+from typing import Any
+
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, CorpusSpec
+from lpp.capture.plan.series import series_of
+from lpp.capture.plan.settings import DEFAULT_MIN_BYTES, LEAST_TEMPERATURE, CaptureSettings
+from lpp.store.errors import ErrorKind, InputError
+
+
+def request_of(settings: CaptureSettings) -> CaptureRequest:
+    """The request that settings make. Raises InputError for those that exclude each other."""
+
+    def take(*names: str) -> dict[str, Any]:
+        return {name: getattr(settings, name) for name in names}
+
+    if settings.moments_dtype != "float64" and settings.keep == "rows":
+        raise InputError(
+            "--moments-dtype needs --keep moments or --keep both: rows alone have no moments.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if "," in (settings.revision or ""):
+        raise InputError(
+            f"revision {settings.revision!r} is a list, and one run has one revision. In a file "
+            'of jobs write [matrix] revision = ["...", "..."].',
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    assert settings.model is not None
+    assert settings.corpus is not None
+    min_bytes = settings.min_bytes
+    if min_bytes is None:  # a length in tokens replaces the default length in bytes
+        min_bytes = DEFAULT_MIN_BYTES if settings.min_tokens is None else 0
+    return CaptureRequest(
+        model=ModelSpec(
+            id=settings.model,
+            **take("revision", "dtype", "device", "device_map", "quantization", "attention"),
+            **take("trust_remote_code", "untrained_seed"),
+            series=series_of(
+                model=settings.model,
+                revision=settings.revision,
+                name=settings.series,
+                step=settings.step,
+                untrained=settings.untrained_seed is not None,
+            ),
+        ),
+        corpus=CorpusSpec(
+            name=settings.corpus,
+            revision=settings.corpus_revision,
+            split=settings.corpus_split,
+            text_field=settings.text_field,
+            **take("fields", "keep_texts"),
+        ),
+        selection=Selection(
+            min_bytes=min_bytes, **take("prompts", "min_tokens", "count_with", "select", "seed")
+        ),
+        continuation=_continuation(settings),
+        shard_bytes=None if settings.shard_mib is None else settings.shard_mib << 20,
+        **take("context", "sites", "logit_positions", "batch_tokens", "keep", "moments_dtype"),
+        **take("keep_head"),
+        **take("backend", "tensor_parallel", "engine_options", "check_sites"),
+    )
+
+
+def _continuation(settings: CaptureSettings) -> ContinuationSpec | None:
+    """What the model is to write. Raises InputError for settings that contradict each other."""
+    tokens, temperature = settings.continue_tokens, settings.temperature
+    seed = settings.generation_seed
+    if tokens is None:
+        for name, value in (("temperature", temperature), ("generation-seed", seed)):
+            if value is not None:
+                raise InputError(
+                    f"--{name} says how the model continues each prompt: it needs --continue N.",
+                    kind=ErrorKind.INVALID_VALUE,
+                )
+        return None
+    temperature = temperature or 0.0
+    if temperature and not LEAST_TEMPERATURE <= temperature < math.inf:  # nan is not either
+        raise InputError(
+            f"--temperature {temperature:g}: give 0 for the most likely token, or a number from "
+            f"{LEAST_TEMPERATURE} on.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if seed is not None and not temperature:
+        raise InputError(
+            "--generation-seed is the seed of draws, and without --temperature nothing is drawn: "
+            "the most likely token is taken. Leave it out, or add --temperature 1.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return ContinuationSpec(tokens=tokens, temperature=temperature, seed=seed)

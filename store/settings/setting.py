@@ -1,0 +1,100 @@
+"""A setting: a field of a frozen dataclass, with what a user is told of it.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings:
+        context: int = setting(200, "Cut each prompt at this many tokens.", least=1)
+
+The field's name is the keyword of Python; with dashes it is the option of a command and the key of
+a file, unless `name` is another. Its type says which values there are (`values`).
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from types import MappingProxyType, NoneType
+from typing import Any, Final, get_args, get_type_hints
+
+from lpp.store.settings.values import Values, values_of
+
+_SAID: Final = "setting"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a user is told of a field."""
+
+    help: str
+    name: str = ""
+    """Name of the option and of the key; empty: that of the field, with dashes."""
+    metavar: str | None = None
+    """Stands for the value in the help; None: the type's."""
+    least: float | None = None
+    most: float | None = None
+    """Bounds of a number, included."""
+    also: str = ""
+    """Another name of the option."""
+    repeated: bool = False
+    """Several texts: the option may be given several times."""
+    word: str = ""
+    """May stand for one of several numbers; the command knows which."""
+    completes: str = ""
+    """What the shell completes the value with: `runs` or `sites` of the store, or what the command
+    names."""
+
+
+def setting(default: Any, text: str, **more: Any) -> Any:
+    """A field of a dataclass. text: the help; more: of `Setting`. A default that can change is made
+    anew for each instance.
+    """
+    metadata = {_SAID: Setting(help=text, **more)}
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """A setting with what its field says."""
+
+    keyword: str
+    """Name of the field."""
+    name: str
+    """Name of the option without its dashes, and of the key of a file."""
+    setting: Setting
+    values: Values
+    default: Any
+
+
+def declared(settings: type) -> Mapping[str, Declared]:
+    """The settings of a dataclass by name, in order. Other fields are none of a user's."""
+    return _declared(settings)
+
+
+@functools.cache
+def _declared(settings: Any) -> Mapping[str, Declared]:
+    found = {}
+    hints = get_type_hints(settings)
+    for one in fields(settings):
+        said: Setting | None = one.metadata.get(_SAID)
+        if said is not None:
+            name = said.name or one.name.replace("_", "-")
+            factory = one.default_factory
+            found[name] = Declared(
+                keyword=one.name,
+                name=name,
+                setting=said,
+                values=values_of(
+                    _present(hints[one.name]),
+                    bounds=(said.least, said.most),
+                    repeated=said.repeated,
+                    word=said.word,
+                ),
+                default=one.default if factory is MISSING else factory(),
+            )
+    return MappingProxyType(found)
+
+
+def _present(hint: Any) -> Any:
+    """The type without None."""
+    some = [one for one in get_args(hint) if one is not NoneType]
+    return some[0] if NoneType in get_args(hint) and len(some) == 1 else hint
