@@ -108,8 +108,8 @@ def capture(
     model: the name of one, as `lpp-capture run --model` takes it; or a loaded causal language model
     of transformers, followed by its tokenizer. A loaded model is left as it was. texts or corpus:
     strings, records with a field `text`, a data frame, or the name of a corpus or file. Of texts in
-    memory all are used, in order, whatever their length, unless `prompts` or `min_bytes` says
-    otherwise. store: a directory, or the URL of a bucket's prefix.
+    memory all are used, in order, whatever their length, of a file at most 100, unless `prompts`
+    or `min_bytes` says otherwise. store: a directory, or the URL of a bucket's prefix.
 
     Every further option of `lpp-capture run` has its name there, with underscores: context=500,
     sites=["final", "block.*"], keep="moments", device="cuda". Plan, bytes and resuming are the
@@ -228,16 +228,13 @@ def _request(
     given = {keyword: value for keyword, value in options.items() if value is not None}
     if hub := sorted(given.keys() & {"corpus_revision", "corpus_split"}):
         raise _invalid(f"{hub[0]}: it is for a corpus by name. Leave it out.")
-    if "min_tokens" in given and "prompts" not in given:
-        raise _invalid("min_tokens: say with prompts how many of the texts that are long enough.")
     name = DEFAULT_NAME if corpus_name is None else corpus_name
     request = _parsed({"min_bytes": 0, "prompts": 1, **given, "model": model, "corpus": name})
     spec = request.corpus
     corpus = open_texts(texts, name=name, text_field=spec.text_field, fields=spec.fields)
     if "prompts" not in given:
-        least = request.selection.min_bytes
-        long_enough = sum(len(one.text.encode()) >= least for one in corpus.passages)
-        selection = replace(request.selection, prompts=max(1, long_enough))
+        every = sum(1 for _ in corpus.passages)
+        selection = replace(request.selection, prompts=every, at_most=True)
         request = replace(request, selection=selection)
     return request, corpus
 

@@ -48,7 +48,13 @@ def find_store(url: Url) -> Objects:
             f"{where}: format {document.format!r}, not {FORMAT_NAME!r}. {_rewrite(root)}".rstrip(),
             kind=ErrorKind.NOT_A_STORE,
         )
-    if not 1 <= document.version <= ROOT_VERSION:
+    if document.version < 1:
+        raise FormatError(
+            f"{where}: store format {document.version}, and formats begin with 1: it was altered. "
+            f"{_rewrite(root)}".rstrip(),
+            kind=ErrorKind.CORRUPT,
+        )
+    if document.version > ROOT_VERSION:
         raise FormatError(
             f"{root.place}: store format {document.version}, this release reads 1 to "
             f"{ROOT_VERSION}. Install a newer lpp-engine.",

@@ -24,7 +24,11 @@ def show_scores(done: "Evaluated", store: Url) -> None:
             click.echo(f"{result.task}: run {result.run}")
     if done.unchanged:
         click.echo(f"The store had these scores already: {', '.join(done.unchanged)}")
-    click.echo(f"Next: lpp-analyze profile {shlex.quote(str(store))}")
+    following = ["lpp-analyze", "profile", str(store)]
+    if of_runs := [result for result in done.results if result.run is not None]:
+        task, run = of_runs[0].task, str(of_runs[0].run)
+        following = ["lpp-analyze", "items", str(store), "--task", task, "--run", run]
+    click.echo(f"Next: {shlex.join(following)}")
 
 
 def score_lines(scores: Sequence["EvalScore"]) -> list[str]:

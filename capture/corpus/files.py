@@ -1,7 +1,8 @@
-"""Local text as a corpus: `.jsonl`, `.parquet`, `.txt`, or a folder of them.
+"""Local text as a corpus: `.jsonl`, `.parquet`, `.csv`, `.txt`, or a folder of them.
 
     .jsonl     one JSON object a line; the text is its field `text`, or --text-field
     .parquet   the text is the column `text`, or --text-field
+    .csv       the same; the first line has the names, and every value is text (RFC 4180)
     .txt       one passage per paragraph; blank lines separate paragraphs
     folder     every such file below it except hidden ones, ordered by relative path
 
@@ -15,6 +16,7 @@ valid text. fields: the requested ones. A malformed file raises InputError with 
 """
 
 import codecs
+import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,7 +71,7 @@ def open_files(path: Path, *, text_field: str | None = None, fields: Sequence[st
         if name is not None and without_fields:
             raise InputError(
                 f"{path}: text files have no fields to choose {name!r} from. "
-                f"Leave {option} out, or give .jsonl or .parquet files.",
+                f"Leave {option} out, or give .jsonl, .parquet or .csv files.",
                 kind=ErrorKind.INVALID_VALUE,
             )
     if not any(file.stat().st_size for file in files):
@@ -201,6 +203,40 @@ def _json_type(value: Any) -> str:
     return names.get(type(value), "a list" if isinstance(value, list) else "an object")
 
 
+def csv_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
+    """One row per record after the first, which has the names: the text in column `field`."""
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_PASSAGE_BYTES))
+    # bytes that are not UTF-8 become surrogates, which UTF-8 cannot encode
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        records = csv.reader(stream, strict=True)
+        try:
+            names = next(records, [])
+            if names.count(field) != 1:
+                raise _no_field(str(path), field, names)
+            wanted = _columns(path, names, more)
+            start = records.line_num + 1
+            for values in records:
+                place, start = f"{path}, line {start}", records.line_num + 1
+                if not values:  # a blank line
+                    yield place, None, {}
+                    continue
+                if len(values) != len(names):
+                    raise _invalid(
+                        f"{place}: {len(values)} columns, where the first line has {len(names)}. "
+                        "Put quotation marks around texts that hold commas."
+                    )
+                record = dict(zip(names, values, strict=True))
+                text = encodable(record[field], place)
+                if isinstance(text, Unreadable):
+                    text = Unreadable("not_utf8", f"{place}: not UTF-8")
+                yield place, text, {name: record[name] for name in wanted}
+        except csv.Error as error:
+            raise _invalid(
+                f"{path}, line {records.line_num}: not CSV ({error}). Put quotation marks around "
+                "texts that hold commas, line ends or quotation marks, and double the latter."
+            ) from None
+
+
 def txt_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
     """One row per paragraph: lines up to a blank one, joined by LF; without fields."""
     del field, more
@@ -263,7 +299,7 @@ def parquet_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             _check_column(path, file.schema_arrow, field)
-            names = _columns(path, file.schema_arrow, more)
+            names = _columns(path, file.schema_arrow.names, more)
             row = count()
             for batch in file.iter_batches(_BATCH_ROWS, columns=[field, *names]):
                 values = [_values(batch.column(name)) for name in names]
@@ -282,15 +318,15 @@ def parquet_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
         ) from None
 
 
-def _columns(path: Path, schema: Any, more: Fields) -> list[str]:
+def _columns(path: Path, there: list[str], more: Fields) -> list[str]:
     """The wanted columns that a file has."""
-    more.note(schema.names)
-    if twice := [name for name in more.asked if schema.names.count(name) > 1]:
+    more.note(there)
+    if twice := [name for name in more.asked if there.count(name) > 1]:
         raise _invalid(
-            f"{path}: column {twice[0]!r} is there {schema.names.count(twice[0])} times. Write "
+            f"{path}: column {twice[0]!r} is there {there.count(twice[0])} times. Write "
             "the file with distinct names, or leave it out of --fields."
         )
-    return [name for name in more.wanted if schema.names.count(name) == 1]
+    return [name for name in more.wanted if there.count(name) == 1]
 
 
 def _values(column: Any) -> list[Any]:
@@ -367,6 +403,7 @@ def _invalid(message: str) -> InputError:
 _READERS: Final[dict[str, Callable[[Path, str, Fields], Iterator[Row]]]] = {
     ".jsonl": jsonl_rows,
     ".parquet": parquet_rows,
+    ".csv": csv_rows,
     ".txt": txt_rows,
 }
 _FORMATS: Final = ", ".join(_READERS)

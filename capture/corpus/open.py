@@ -26,7 +26,8 @@ def open_corpus(
     text_field: str | None = None,
     fields: Sequence[str] = (),
 ) -> Corpus:
-    """The corpus of a known name, a `.jsonl`, `.parquet` or `.txt` file, or a folder of them.
+    """The corpus of a known name, a `.jsonl`, `.parquet`, `.csv` or `.txt` file, or a folder
+    of them.
 
     revision, split: of a corpus on the hub, see `open_hub`. text_field: the field or column of the
     text. fields: those to keep with the prompts.

@@ -30,6 +30,8 @@ class Selection:
     """The rule. The constructor raises InputError for invalid values, and names the option."""
 
     prompts: int = 100
+    at_most: bool = False
+    """Take all passages that are long enough if there are fewer."""
     min_bytes: int = 512
     """Minimal length in UTF-8 bytes, in addition to `min_tokens`: set 0 for the paper's rule."""
     min_tokens: int | None = None
@@ -59,6 +61,7 @@ class Selection:
     def document(self) -> dict[str, str | int | None]:
         """For the plan. Without the seed if nothing is drawn, so that the seed changes no plan."""
         fields = asdict(self)
+        del fields["at_most"]  # `chosen` has the number
         if self.select == "first":
             del fields["seed"]
         return fields
@@ -67,8 +70,8 @@ class Selection:
 def select(
     corpus: Corpus, selection: Selection, count_tokens: CountTokens | None = None
 ) -> list[Passage]:
-    """`selection.prompts` passages, in the order of their prompts: corpus order for `first`, order
-    of the draws for `random`. The first n of them are the selection of n.
+    """`selection.prompts` passages, or at most so many, in the order of their prompts: corpus order
+    for `first`, order of the draws for `random`. The first n of them are the selection of n.
 
     count_tokens: length of a text in tokens of `selection.count_with`; needed with `min_tokens`.
 
@@ -81,7 +84,7 @@ def select(
         chosen = list(islice(filter(tally.long_enough, corpus.passages), selection.prompts))
     else:
         chosen = _draw(corpus.passages, selection, tally)
-    if len(chosen) < selection.prompts:
+    if len(chosen) < (1 if selection.at_most else selection.prompts):
         raise InputError(tally.too_few(corpus), kind=ErrorKind.INCOMPLETE)
     return chosen
 

@@ -47,7 +47,7 @@ def keep_head(root: Url, plan: Plan, request: CaptureRequest, backend: Backend) 
     """
     why = _why_not(plan, request)
     if why is not None:
-        return KeptHead(line=why and f"head: left out ({why})")
+        return KeptHead(line=why and f"head: left out {why}")
     try:
         if found := _directories(root, plan):
             return KeptHead(directories=found)
@@ -84,4 +84,7 @@ def _why_not(plan: Plan, request: CaptureRequest) -> str | None:
     size, rows = head_bytes(plan), plan.prompts.tokens * row_bytes(plan)
     if size <= rows:
         return None
-    return f"{short_bytes(size)}, more than all rows, {short_bytes(rows)}; --keep-head yes keeps it"
+    return (
+        f"({short_bytes(size)}, more than all rows, {short_bytes(rows)}): without it `diff` has no "
+        "KL and nothing computes logits; --keep-head yes keeps it"
+    )

@@ -4,10 +4,11 @@ Cheap checks come first: the corpus is read and the prompts are chosen before a 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lpp.capture.backends.open import open_backend
 from lpp.capture.corpus.carried import carried
@@ -79,6 +80,8 @@ def prepare(
     Raises InputError for errors in the request, MachineError for what the machine lacks.
     """
     corpus, passages = choose_passages(request.corpus, request.selection, given.corpus)
+    selection = replace(request.selection, prompts=len(passages), at_most=False)
+    request = replace(request, selection=selection)
     beside = carried(corpus, passages, keep_texts=request.corpus.keep_texts)
     backend = given.backend or open_backend(
         request,
@@ -125,10 +128,22 @@ def prepare(
         prompts=beside.of(kept).beside(prompts),
         backend=backend,
         set_aside=refused.table(),
-        carried=beside.lines(),
+        carried=[
+            *beside.lines(),
+            *(_short(prompts, request.longest) if given.backend is None else ()),
+        ],
         assumed=continued is not None and continued.assumed,
         stays_open=given.backend is not None,
     )
+
+
+def _short(prompts: pa.Table, context: int) -> list[str]:
+    """A line on texts that are shorter than the context, if there are any."""
+    short = pc.sum(pc.less(prompts["n_tokens"], context)).as_py()
+    return [
+        f"{short:,} of {prompts.num_rows:,} texts have fewer than {context} tokens: longer "
+        "prefixes take them whole, with the flag short_text if they are more than 10 %"
+    ] * bool(short)
 
 
 def _continued(

@@ -1,14 +1,24 @@
 """The request that settings make: defaults that depend on other settings, and contradictions."""
 
 import math
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, Final
 
+from lpp.capture.corpus.open import CORPUS_NAMES
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, CorpusSpec
 from lpp.capture.plan.series import series_of
-from lpp.capture.plan.settings import DEFAULT_MIN_BYTES, LEAST_TEMPERATURE, CaptureSettings
+from lpp.capture.plan.settings import (
+    DEFAULT_MIN_BYTES,
+    DEFAULT_PROMPTS,
+    LEAST_TEMPERATURE,
+    CaptureSettings,
+)
 from lpp.store.errors import ErrorKind, InputError
+
+_SITES: Final = ("all", "embed", "final", *(f"block.{k}" for k in range(1, 1000)))
+"""Names that a site of some model may have."""
 
 
 def request_of(settings: CaptureSettings) -> CaptureRequest:
@@ -28,11 +38,20 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
             'of jobs write [matrix] revision = ["...", "..."].',
             kind=ErrorKind.INVALID_VALUE,
         )
+    for pattern in settings.sites:
+        if not any(fnmatchcase(name, pattern) for name in _SITES):
+            raise InputError(
+                f"no site {pattern!r} in any model: sites are embed, block.1, block.2 and so on, "
+                "and final; block.3 is what layers[2] of a model returns. Choose with --sites, "
+                "such as --sites final,'block.*'.",
+                kind=ErrorKind.NOT_FOUND,
+            )
     assert settings.model is not None
     assert settings.corpus is not None
+    own = settings.corpus not in CORPUS_NAMES
     min_bytes = settings.min_bytes
     if min_bytes is None:  # a length in tokens replaces the default length in bytes
-        min_bytes = DEFAULT_MIN_BYTES if settings.min_tokens is None else 0
+        min_bytes = 0 if own or settings.min_tokens is not None else DEFAULT_MIN_BYTES
     return CaptureRequest(
         model=ModelSpec(
             id=settings.model,
@@ -54,7 +73,10 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
             **take("fields", "keep_texts"),
         ),
         selection=Selection(
-            min_bytes=min_bytes, **take("prompts", "min_tokens", "count_with", "select", "seed")
+            prompts=settings.prompts or DEFAULT_PROMPTS,
+            at_most=own and settings.prompts is None,
+            min_bytes=min_bytes,
+            **take("min_tokens", "count_with", "select", "seed"),
         ),
         continuation=_continuation(settings),
         shard_bytes=None if settings.shard_mib is None else settings.shard_mib << 20,

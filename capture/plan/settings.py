@@ -13,8 +13,11 @@ from lpp.store.settings.setting import setting
 LEAST_TEMPERATURE: Final = 0.01
 """The lowest temperature that vLLM respects. Below it, draws are practically greedy."""
 
+DEFAULT_PROMPTS: Final = 100
+"""Texts of a capture, unless the user says how many."""
+
 DEFAULT_MIN_BYTES: Final = 512
-"""Shorter texts are left out, unless the user gives a length in tokens."""
+"""Shorter texts of a named corpus are left out, unless the user gives a length in tokens."""
 
 KeepHead = Literal["auto", "yes", "no"]
 """auto: yes if rows of `final` are kept and the matrix is not larger than the rows of the run."""
@@ -90,8 +93,8 @@ class CaptureSettings:
 
     corpus: str | None = setting(
         None,
-        "Read the texts of this corpus: alpaca, dolly, wikitext or pydoc; a .jsonl, .parquet or "
-        ".txt file; or a folder of such files.",
+        "Read the texts of this corpus: alpaca, dolly, wikitext or pydoc; a .jsonl, .parquet, "
+        ".csv or .txt file; or a folder of such files.",
     )
     corpus_revision: str | None = setting(None, "Read this revision of a hub data set.")
     corpus_split: str | None = setting(None, "Read this split of a hub data set. Default: train.")
@@ -105,10 +108,16 @@ class CaptureSettings:
         metavar="NAMES",
     )
     keep_texts: bool = setting(False, "Keep each text with its prompt.")
-    prompts: int = setting(100, "Use this many texts.", least=1)
+    prompts: int | None = setting(
+        None,
+        "Use this many texts. Default: 100, or all texts of a file or folder of your own if there "
+        "are fewer.",
+        least=1,
+    )
     min_bytes: int | None = setting(
         None,
-        "Use texts of at least this many UTF-8 bytes. Default: 512, or 0 with --min-tokens.",
+        "Use texts of at least this many UTF-8 bytes. Default: 512 of a corpus by name; 0 of your "
+        "own, and with --min-tokens.",
         least=0,
     )
     min_tokens: int | None = setting(

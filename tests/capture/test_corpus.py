@@ -171,7 +171,56 @@ def test_parquet_of_several_row_groups_and_batches(tmp_path: Path) -> None:
     assert rows(corpus) == list(range(1000))
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "parquet", "txt"])
+def test_csv_has_names_in_its_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    written = (
+        '\ufefflabel,text\r\ngood,"He said ""no"", twice.\nThen left."\r\n\r\nbad,\r\n7,"a, b"\r\n'
+    )
+    path.write_bytes(written.encode())
+    corpus = open_corpus(path, fields=["label"])
+    found = list(corpus.passages)
+    assert [one.text for one in found] == ['He said "no", twice.\nThen left.', "a, b"]
+    assert [one.source_row for one in found] == [0, 3]
+    assert [one.fields for one in found] == [{"label": "good"}, {"label": "7"}]
+    assert [one.place for one in found] == [f"{path}, line 2", f"{path}, line 6"]
+    assert texts(open_corpus(path, text_field="label")) == ["good", "bad", "7"]
+
+
+def test_csv_equals_what_another_library_wrote(tmp_path: Path) -> None:
+    import polars as pl
+
+    values = ['"', "a,b\r\nc", " x ", "é\n\n", "'", ";", "x" * 200_000]
+    pl.DataFrame({"n": range(len(values)), "text": values}).write_csv(tmp_path / "t.csv")
+    assert texts(open_corpus(tmp_path / "t.csv")) == values
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"body,label\na,b\n", r"no field 'text'; its fields: 'body', 'label'. Name one with"),
+        (b"text,text\na,b\n", "no field 'text'"),
+        (b"text,label\na,b\nc\n", r"line 3: 1 columns, where the first line has 2"),
+        (b"text\na, b\n", "line 2: 2 columns, where the first line has 1"),
+        (b'text\n"a\n', r"line 2: not CSV \(unexpected end of data\)"),
+        (b'text\n"a"b\n', "line 2: not CSV"),
+    ],
+)
+def test_bad_csv(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    error = refusal(tmp_path / "t.csv")
+    assert re.search(says, str(error)), str(error)
+    assert error.kind is ErrorKind.INVALID_VALUE
+
+
+def test_a_text_of_csv_that_is_not_utf8_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"text,label\nfine,a\nb\xe9,b\nalso,c\n")
+    corpus = open_corpus(tmp_path / "t.csv", fields=["label"])
+    assert texts(corpus) == ["fine", "also"]
+    where = f"{tmp_path / 't.csv'}, line 3: not UTF-8"
+    assert corpus.refused.summary() == f"1 not_utf8, the first {where}"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv", "txt"])
 def test_a_pipe_is_no_corpus(tmp_path: Path, ending: str) -> None:
     (tmp_path / "a.txt").write_text("some text")
     os.mkfifo(tmp_path / f"pipe.{ending}")
@@ -343,7 +392,7 @@ def test_empty_inputs(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     error = refusal(tmp_path / "none")
     assert error.kind == ErrorKind.NOT_FOUND
-    assert "no .jsonl, .parquet, .txt files in this folder or below it" in str(error)
+    assert "no .jsonl, .parquet, .csv, .txt files in this folder or below it" in str(error)
 
 
 def test_bad_parquet(tmp_path: Path) -> None:
@@ -364,7 +413,7 @@ def test_bad_parquet(tmp_path: Path) -> None:
 
 def test_other_kinds_of_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
-    assert "not one of the kinds of text read here: .jsonl, .parquet, .txt" in str(
+    assert "not one of the kinds of text read here: .jsonl, .parquet, .csv, .txt" in str(
         refusal(tmp_path / "a.pdf")
     )
 

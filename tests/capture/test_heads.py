@@ -197,7 +197,7 @@ def test_a_head_larger_than_the_rows_is_left_out_unless_it_is_asked_for(
 ) -> None:
     few = ("--sites=final", "--context=10")
     assert (
-        "head: left out (25.2 kB, more than all rows, 15.4 kB; --keep-head yes"
+        "head: left out (25.2 kB, more than all rows, 15.4 kB): without it `diff` has no KL"
         in command(*few).stderr
     )
     assert names(tmp_path / "lpp", "matrices") == []

@@ -1,16 +1,26 @@
 """Passages to token ids, with a real fast tokenizer made here: one id per byte."""
 
 import hashlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
+from stored import stored_objects
 
+from lpp.capture.cli.command import main
 from lpp.capture.corpus.passages import Passage, Refused
 from lpp.capture.corpus.prompts import token_counter, tokenise
+from lpp.capture.corpus.selection import Selection
+from lpp.capture.plan.requested import request_of
+from lpp.capture.plan.settings import CaptureSettings
+from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.rows import prompts_sha256
 from lpp.store.format.tables import PROMPTS_SCHEMA
+from lpp.store.settings.reading import made
 
 FIRST, LAST = 256, 257
 """Ids of the special tokens: bytes are 0 to 255."""
@@ -152,3 +162,46 @@ def test_a_tokenizer_that_fails_or_loses_texts_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             tokenise([Passage(0, "a")], hostile, context=9)
+
+
+def test_all_texts_of_a_file_of_ones_own_are_taken() -> None:
+    own = {"corpus": "mine.jsonl", "model": "m"}
+    for given, expected in (
+        (own, Selection(prompts=100, at_most=True, min_bytes=0)),
+        ({**own, "prompts": 7}, Selection(prompts=7, min_bytes=0)),
+        ({**own, "min-bytes": 40}, Selection(prompts=100, at_most=True, min_bytes=40)),
+        ({**own, "corpus": "pydoc"}, Selection(prompts=100, min_bytes=512)),
+        (
+            {**own, "corpus": "pydoc", "min-tokens": 9, "count-with": "m"},
+            Selection(prompts=100, min_bytes=0, min_tokens=9, count_with="m"),
+        ),
+    ):
+        assert request_of(made(CaptureSettings, given)).selection == expected
+
+
+@pytest.mark.slow
+def test_the_run_of_all_texts_is_that_of_their_number(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("texts.txt").write_text("\n\n".join(["the dog and the fox " * 3] * 5 + ["a dog"]))
+    words = ["run", "--model", str(tiny_folder("llama")), "--corpus", "texts.txt"]
+    words += ["--context", "10", "--sites", "final", "--store"]
+    outputs = []
+    for store, more in (("all", []), ("six", ["--prompts", "6", "--min-bytes", "0"])):
+        done = CliRunner().invoke(main, [*words, store, *more])
+        assert done.exit_code == 0, done.output
+        outputs.append(" ".join(done.output.split()))
+    assert open_store("all").runs.keys() == open_store("six").runs.keys()
+    assert stored_objects(tmp_path / "all/runs") == stored_objects(tmp_path / "six/runs")
+    assert "1 of 6 texts have fewer than 10 tokens" in outputs[0]
+
+
+@pytest.mark.parametrize("site", ["layer.3", "block", "layers.*", "block.0", "final,nose"])
+def test_a_site_that_no_model_has_is_refused_before_the_model_loads(site: str) -> None:
+    words = ["run", "--model", "nowhere", "--corpus", "pydoc", "--store", "lpp", "--sites", site]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    said = " ".join(done.output.split())
+    assert f"no site '{site.rpartition(',')[2]}' in any model" in said
+    assert "block.3 is what layers[2] of a model returns" in said

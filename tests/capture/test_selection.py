@@ -171,6 +171,17 @@ def test_too_few_says_how_many_and_what_to_lower(how: How) -> None:
 
 
 @pytest.mark.parametrize("how", ["first", "random"])
+def test_at_most_so_many_are_those_that_there_are(how: How) -> None:
+    corpus = corpus_of(["a", "aa bb", "a b c", "aaaaaa"])
+    few = Selection(prompts=9, at_most=True, min_bytes=5, select=how)
+    exact = Selection(prompts=3, min_bytes=5, select=how)
+    assert select(corpus, few) == select(corpus, exact)
+    assert len(select(corpus, Selection(prompts=2, at_most=True, min_bytes=5, select=how))) == 2
+    with pytest.raises(InputError, match="9 prompts asked for, 0 of 4 texts are long enough"):
+        select(corpus, Selection(prompts=9, at_most=True, min_bytes=50, select=how))
+
+
+@pytest.mark.parametrize("how", ["first", "random"])
 @pytest.mark.parametrize(
     ("prompts", "min_bytes", "min_tokens"), [(9, 4, None), (9, 0, None), (3, 4, 2), (9, 4, 2)]
 )

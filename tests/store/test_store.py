@@ -74,7 +74,7 @@ def test_a_lost_root_document_is_restored_as_the_message_says(root: Path, text: 
     ("text", "kind", "part"),
     [
         ('{"format": "lpp-store", "version": 2}', "UNSUPPORTED_VERSION", "format 2, this release"),
-        ('{"format": "lpp-store", "version": 0}', "UNSUPPORTED_VERSION", "format 0, this release"),
+        ('{"format": "lpp-store", "version": 0}', "CORRUPT", "format 0, and formats begin with 1"),
         ('{"format": "other", "version": 1}', "NOT_A_STORE", "format 'other', not 'lpp-store'"),
         ('{"format": "lpp-store"}', "CORRUPT", "version is missing"),
         ('{"format": "lpp-store", "version": "1"}', "CORRUPT", "version should be int, is '1'"),
