@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lpp.capture.cli.options import STORE, split_names
+from lpp.capture.cli.options import STORE, evaluated_model, split_names
 from lpp.capture.cli.scores_table import show_scores
 from lpp.capture.models.machine import require
 from lpp.capture.plan.requested import request_of
@@ -35,9 +35,7 @@ def of_run(*more: str, **defaults: str) -> list[click.Parameter]:
 
 
 @click.command("eval", cls=LppCommand, params=of_run("keep-texts"))
-@click.option(
-    "--model", required=True, help="Evaluate this model: a hub id, a local folder or a GGUF file."
-)
+@evaluated_model
 @click.option(
     "--backend",
     type=click.Choice(["torch", "vllm"]),

