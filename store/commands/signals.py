@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ExtensionFileLoader
 from typing import Any, Final, NoReturn
 
 REQUESTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -23,7 +24,7 @@ REQUESTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXIT_CODE: Final = 2
 
 _AGAIN_SECONDS: Final = 0.02
-"""Seconds from a KeyboardInterrupt that Python dropped until it is raised again."""
+"""Seconds from a KeyboardInterrupt that Python dropped, or that had to wait, until the next."""
 
 _requested = threading.Event()
 
@@ -78,9 +79,22 @@ def _handled() -> list[signal.Signals]:
     return [number for number in REQUESTS if signal.getsignal(number) in as_started]
 
 
-def _end(number: int, frame: Any) -> NoReturn:
+def _end(number: int, frame: Any) -> None:
     _requested.set()
-    raise KeyboardInterrupt
+    if not _loads_native_code(frame):
+        raise KeyboardInterrupt
+    threading.Thread(target=_interrupt_again, daemon=True).start()
+
+
+def _loads_native_code(frame: Any) -> bool:
+    """Whether an extension module is being imported. Some (nanobind's, such as DuckDB's) abort the
+    process when Python code that they call meanwhile raises.
+    """
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _exit(number: int, frame: Any) -> NoReturn:
@@ -105,7 +119,9 @@ def _ask_again(dropped: "sys.UnraisableHookArgs") -> None:
 
 
 def _interrupt_again() -> None:
-    """Send SIGINT once the main thread has left `_ask_again`, in which Python drops it as well."""
+    """Send SIGINT in a moment, once the main thread has left `_ask_again`, in which Python drops it
+    as well.
+    """
     time.sleep(_AGAIN_SECONDS)
     while _is_asking():
         time.sleep(_AGAIN_SECONDS)

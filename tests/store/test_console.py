@@ -49,6 +49,17 @@ def act(times):
                 time.sleep(60)
         Dropping()
         time.sleep(60)
+    if what == "native import":
+        from importlib.machinery import ExtensionFileLoader
+        class Native(ExtensionFileLoader):
+            def exec_module(self, module):  # as nanobind: an error here aborts the process
+                try:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(0.2)
+                except KeyboardInterrupt:
+                    os.abort()
+        Native("native", "native.so").exec_module(None)
+        time.sleep(60)
     if what == "panic":
         try:
             os.kill(os.getpid(), signal.SIGINT)
@@ -135,7 +146,7 @@ def test_an_error_that_a_library_made_of_an_interrupt_is_one(
     assert "cannot be loaded" not in done.stderr
 
 
-@pytest.mark.parametrize("what", ["dropped", "dropped on a busy machine", "panic"])
+@pytest.mark.parametrize("what", ["dropped", "dropped on a busy machine", "native import", "panic"])
 def test_an_interrupt_that_python_or_a_library_drops_ends_the_command(what: str) -> None:
     done = call(what)
     assert done.returncode == 2
