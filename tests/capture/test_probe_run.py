@@ -181,7 +181,7 @@ def test_what_is_printed(probed: tuple[Path, Result]) -> None:
     for run in open_store(root).runs.values():
         if run.plan.corpus.name != "pydoc":
             assert f"{run.plan.corpus.name}: run {run.id}" in lines
-    assert f"Next: lpp-analyze items {root} --task lpp_ar --run " in done.stdout
+    assert f"Next: lpp-analyze items {root} --task lpp_ar_options --run " in done.stdout
     assert "it/s" not in done.stderr  # none of the libraries' own bars
     assert "Warning" not in done.stderr
 
