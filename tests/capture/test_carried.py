@@ -446,7 +446,9 @@ def test_a_worker_of_ray_writes_them_and_refuses_a_run_without(
     more = replace(request, corpus=replace(request.corpus, fields=("label", "n")))
     first, second = (CaptureActor(root, asked, "worker", 1) for asked in (request, more))
     loaded = first.load()
-    assert loaded.carried == ("with id, label", "label is null in 1 of 3 prompts")
+    *beside, short = loaded.carried
+    assert beside == ["with id, label", "label is null in 1 of 3 prompts"]
+    assert short.startswith("1 of 3 texts have fewer than 9 tokens")
     first.open(loaded.plan.hash)
     first.close()
     assert the_run(tmp_path).extra_columns.names == ["id", "field.label"]
