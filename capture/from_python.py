@@ -5,7 +5,6 @@ signals or ends the process: Ctrl-C, or a notebook's stop button, is a KeyboardI
 which the same call resumes.
 """
 
-import difflib
 import os
 import re
 import warnings
@@ -33,7 +32,7 @@ from lpp.store.commands.progress import in_notebook, muted, say
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.plan import Keep
 from lpp.store.objects.place import Url, place
-from lpp.store.settings.reading import made, problems_of
+from lpp.store.settings.reading import made, near, problems_of
 from lpp.store.settings.setting import Declared, declared
 from lpp.store.settings.values import Text
 
@@ -202,9 +201,8 @@ def _check_known(keyword: str) -> None:
     known = _keywords().keys() - {"model", "corpus"}
     if keyword in known:
         return
-    near = difflib.get_close_matches(keyword, sorted(known), n=1)
-    advice = f"Did you mean {near[0]}?" if near else f"It has {', '.join(sorted(known))}."
-    raise TypeError(f"capture() has no option {keyword!r}. {advice}")
+    advice = near(keyword, sorted(known)) or f" It has {', '.join(sorted(known))}."
+    raise TypeError(f"capture() has no option {keyword!r}.{advice}")
 
 
 def _refuse_loading(options: Mapping[str, Any]) -> None:

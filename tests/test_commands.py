@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner
 from terminal import HOSTILE, on_terminal, steering
 
-from lpp.analyze.cli.benchmarks import names
 from lpp.capture.cli.options import split_names
 
 
@@ -121,12 +120,11 @@ def listed(option: click.Option) -> bool:
 
 
 def test_lists_are_those_that_commas_separate() -> None:
-    split = {names, split_names}
     options = [one for command in COMMANDS.values() for one in command.params]
     for one in options:
         if isinstance(one, click.Option):
-            of_settings = getattr(one.callback, "__qualname__", "").startswith("_made.")
-            splits = one.callback in split or (of_settings and not one.multiple)
+            of_settings = getattr(one.callback, "__qualname__", "").startswith("callback_of.")
+            splits = one.callback is split_names or (of_settings and not one.multiple)
             assert listed(one) == splits, one.name
 
 

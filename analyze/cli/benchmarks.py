@@ -10,6 +10,7 @@ import click
 from lpp.analyze.scores.units import UNITS
 from lpp.store.commands.console import LppGroup, debug_option
 from lpp.store.commands.escaping import escape
+from lpp.store.commands.options import callback_of
 from lpp.store.settings.values import Names
 
 _SHOWN: Final = 8
@@ -24,11 +25,6 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
             raise click.BadParameter(f"{value!r} is not NAME=RUN")
         found[name] = run
     return found
-
-
-def names(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
-    """Names that commas separate."""
-    return Names().made(value)
 
 
 @click.group(cls=LppGroup)
@@ -61,7 +57,7 @@ def benchmarks() -> None:
 @click.option(
     "--model",
     "models",
-    callback=names,
+    callback=callback_of(Names()),
     default="*",
     metavar="NAME,...",
     help="Read the scores of these models only; a name may be a pattern.",
@@ -69,7 +65,7 @@ def benchmarks() -> None:
 @click.option(
     "--benchmark",
     "benchmarks",
-    callback=names,
+    callback=callback_of(Names()),
     default="*",
     metavar="NAME,...",
     help="Read the scores of these benchmarks only; a name may be a pattern.",

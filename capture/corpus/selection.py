@@ -61,7 +61,7 @@ class Selection:
     def document(self) -> dict[str, str | int | None]:
         """For the plan. Without the seed if nothing is drawn, so that the seed changes no plan."""
         fields = asdict(self)
-        del fields["at_most"]  # `chosen` has the number
+        del fields["at_most"]  # `prompts` is the number taken (`prepare`)
         if self.select == "first":
             del fields["seed"]
         return fields

@@ -80,6 +80,7 @@ def prepare(
     Raises InputError for errors in the request, MachineError for what the machine lacks.
     """
     corpus, passages = choose_passages(request.corpus, request.selection, given.corpus)
+    # the plan records how many were taken, so that it is the plan of --prompts with that number
     selection = replace(request.selection, prompts=len(passages), at_most=False)
     request = replace(request, selection=selection)
     beside = carried(corpus, passages, keep_texts=request.corpus.keep_texts)

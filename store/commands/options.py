@@ -7,7 +7,7 @@ import click
 
 from lpp.store.commands.completion import Complete, complete_runs, complete_sites
 from lpp.store.settings.setting import Declared, declared
-from lpp.store.settings.values import Assignments, Flag, Names, Number, Numbers, Text, Texts
+from lpp.store.settings.values import Assignments, Flag, Names, Number, Numbers, Text, Texts, Values
 
 S = TypeVar("S")
 
@@ -67,26 +67,28 @@ def _how(one: Declared, complete: Mapping[str, Complete]) -> dict[str, Any]:
         case Text(choices=choices) if choices:
             how |= {"type": click.Choice(choices)}
         case Names() | Numbers():
-            how |= {"callback": _made(one)}
+            how |= {"callback": callback_of(one.values, one.default)}
             default = one.values.texts(default)[0] if default else None
             shown &= bool(default)
         case Texts():
             how |= {"multiple": True}
             default, shown = None, False
         case Assignments():
-            how |= {"callback": _made(one), "multiple": True}
+            how |= {"callback": callback_of(one.values, one.default), "multiple": True}
             default, shown = None, False
     if not isinstance(one.values, Flag):
         how |= {"default": default, "show_default": shown}
     return how
 
 
-def _made(one: Declared) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """A callback that makes the value of a text, or of several."""
+def callback_of(
+    values: Values, default: Any = None
+) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A callback of an option that makes the value of a text, or of several. default: of none."""
 
     def make(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         try:
-            return one.default if value is None else one.values.made(value)
+            return default if value is None else values.made(value)
         except ValueError as error:
             raise click.BadParameter(str(error), context, parameter) from None
 

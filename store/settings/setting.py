@@ -1,4 +1,4 @@
-"""A setting: a field of a frozen dataclass, with what a user is told of it.
+"""A setting is a field of a frozen dataclass with a help text, and perhaps a name and bounds.
 
     @dataclass(frozen=True, kw_only=True)
     class Settings:
@@ -21,7 +21,7 @@ _SAID: Final = "setting"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a user is told of a field."""
+    """The help text, names and bounds of a field."""
 
     help: str
     name: str = ""

@@ -164,3 +164,10 @@ def test_no_setting_is_declared_twice() -> None:
 def texts() -> set[str]:
     """The help of every setting."""
     return {one.setting.help for settings in ALL for one in declared(settings).values()}
+
+
+def test_a_list_of_names_without_one_is_refused_as_a_mistake() -> None:
+    words = ["benchmarks", "add", "lpp", "scores.csv", "--model", " ,"]
+    done = CliRunner().invoke(analyze, words)
+    assert done.exit_code == 2
+    assert "Invalid value for '--model': ' ,' names nothing" in done.output
