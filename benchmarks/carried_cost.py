@@ -21,7 +21,6 @@ from lpp.capture.corpus.pydoc import pydoc_passages
 from lpp.capture.engine.run import capture_into
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import create_store
-from lpp.store.commands.progress import muted
 
 PROMPTS: Final = 100
 REPEATS: Final = 5
@@ -38,7 +37,6 @@ def measure(prompts: int = PROMPTS) -> Iterator[Ratio]:
         other = request(prompts, corpus=bare, sites=("final",), keep_head="no")
         backend = open_backend(ours)
         stack.callback(backend.close)
-        stack.enter_context(muted())
         times = timed_pairs(
             capturing(ours, backend, folder / "ours"),
             capturing(other, backend, folder / "other", vocabulary=False),

@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
 
 from lpp.capture.corpus.in_memory import DEFAULT_NAME, open_texts
 from lpp.capture.corpus.passages import Corpus
+from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.run_cache import skip_finished
 from lpp.capture.models.gguf import packaged_model
 from lpp.capture.models.machine import require
@@ -28,10 +29,11 @@ from lpp.capture.plan.settings import CaptureSettings
 from lpp.store import Run, open_store
 from lpp.store.commands.console import debugging
 from lpp.store.commands.escaping import safe_streams
-from lpp.store.commands.progress import in_notebook, muted, say
+from lpp.store.commands.progress import SHOWN, in_notebook
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.plan import Keep
-from lpp.store.objects.place import Url, place
+from lpp.store.objects.place import Place, Url, place
+from lpp.store.progress import BLANK, Display
 from lpp.store.settings.reading import made, near, problems_of
 from lpp.store.settings.setting import Declared, declared
 from lpp.store.settings.values import Text
@@ -68,7 +70,7 @@ def capture(
     sites: str | Sequence[str] = "all",
     keep: Keep = "rows",
     corpus_name: str | None = None,
-    quiet: bool = False,
+    quiet: bool | None = None,
     **options: Any,
 ) -> Run: ...
 
@@ -86,7 +88,7 @@ def capture(
     keep: Keep = "rows",
     name: str | None = None,
     corpus_name: str | None = None,
-    quiet: bool = False,
+    quiet: bool | None = None,
     **options: Any,
 ) -> Run: ...
 
@@ -96,7 +98,7 @@ def capture(
     store: Url,
     name: str | None = None,
     corpus_name: str | None = None,
-    quiet: bool = False,
+    quiet: bool | None = None,
     **options: Any,
 ) -> Run:
     """Run a model once over texts, store its activations, and return the run.
@@ -117,7 +119,8 @@ def capture(
     name: what to call a loaded model. A model whose weights are those of the folder or hub snapshot
     that it was loaded from is that model, with the run id that the command gives it; any other is
     known by its values in memory. corpus_name: what to call texts in memory. quiet: show neither
-    progress nor messages.
+    progress nor messages. By default they are shown in a notebook; elsewhere prompts that are set
+    aside are a warning, and nothing is shown.
 
     Raises InputError for what the call gets wrong, MachineError for what the machine lacks,
     ConflictError beside another writer. KeyboardInterrupt loses the shards under way, and no other.
@@ -126,18 +129,25 @@ def capture(
     for option in options:
         _check_known(option)
     try:
-        with _shown(quiet):
+        with _shown(quiet) as display:
             if isinstance(model, str | os.PathLike):
                 if name is not None:
                     raise _invalid("name: a model that is given by its name has one. Leave it out.")
                 request, corpus = _request(options, os.fspath(model), texts, corpus_name)
-                return _capture(store, request, InMemory(corpus=corpus, checks_code=True))
-            _refuse_loading(options)
-            with _loaded(model, tokenizer, name) as (loaded, spec):
-                request, corpus = _request(options, spec.id, texts, corpus_name)
-                request = _of_loaded(request, spec)
-                in_memory = InMemory(model=loaded, corpus=corpus, checks_code=True)
-                return _capture(store, request, in_memory)
+                in_memory = InMemory(corpus=corpus, checks_code=True)
+                outcome = _capture(place(store), request, in_memory, display)
+            else:
+                _refuse_loading(options)
+                with _loaded(model, tokenizer, name) as (loaded, spec):
+                    request, corpus = _request(options, spec.id, texts, corpus_name)
+                    request = _of_loaded(request, spec)
+                    in_memory = InMemory(model=loaded, corpus=corpus, checks_code=True)
+                    outcome = _capture(place(store), request, in_memory, display)
+            display.say(outcome.message(place(store)))
+        if quiet is None and display is BLANK:
+            for line in outcome.set_aside.lines():
+                warnings.warn(line, stacklevel=2)
+        return open_store(store).runs[outcome.run]
     except (LppError, KeyboardInterrupt) as error:
         _put_in_words_of_python(error)
         raise
@@ -275,31 +285,31 @@ def _of_loaded(request: CaptureRequest, spec: ModelSpec) -> CaptureRequest:
     return replace(request, model=model, backend="torch")
 
 
-def _capture(store: Url, request: CaptureRequest, given: InMemory) -> Run:
-    root = place(store)
+def _capture(root: Place, request: CaptureRequest, given: InMemory, display: Display) -> Outcome:
     outcome = skip_finished(root, request, WHOLE) if given == NOTHING else None
-    if outcome is None:
-        require("torch", "transformers", "safetensors")
-        from lpp.capture.engine.run import capture_into
-        from lpp.capture.models.process_settings import default_settings
+    if outcome is not None:
+        return outcome
+    require("torch", "transformers", "safetensors")
+    from lpp.capture.engine.run import capture_into
+    from lpp.capture.models.process_settings import default_settings
 
-        with default_settings():
-            outcome = capture_into(root, request, given=given)
-    say(outcome.message(root))
-    return open_store(root).runs[outcome.run]
+    with default_settings():
+        return capture_into(root, request, given=given, display=display)
 
 
 @contextmanager
-def _shown(quiet: bool) -> Iterator[None]:
-    """Messages and progress, as this process can show them."""
-    with muted() if quiet else nullcontext():
-        if not in_notebook():
-            with safe_streams():
-                yield
-            return
+def _shown(quiet: bool | None) -> Iterator[Display]:
+    """What shows messages and progress in this process."""
+    notebook = in_notebook()
+    if quiet or (quiet is None and not notebook):
+        yield BLANK
+    elif notebook:
         with warnings.catch_warnings():  # of a library's bars, once it is imported
             warnings.filterwarnings("ignore", message="IProgress not found")
-            yield
+            yield SHOWN
+    else:
+        with safe_streams():
+            yield SHOWN
 
 
 def _put_in_words_of_python(error: LppError | KeyboardInterrupt) -> None:

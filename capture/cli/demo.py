@@ -20,6 +20,7 @@ from lpp.capture.models.machine import require
 from lpp.capture.plan.parts import WHOLE
 from lpp.store import open_store
 from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.commands.progress import SHOWN
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _capture(store: Path, request: "CaptureRequest") -> str:
         return found.run
     from lpp.capture.engine.run import capture_into
 
-    return capture_into(store, request).run
+    return capture_into(store, request, display=SHOWN).run
 
 
 def capture_rounded(store: Path, request: "CaptureRequest") -> str:
@@ -151,7 +152,8 @@ def capture_rounded(store: Path, request: "CaptureRequest") -> str:
     name = f"{model.info.id}, rounded to {BITS} bits"
     loaded = LoadedModel(module=model.module, tokenizer=model.tokenizer, name=name)
     request = replace(request, model=loaded_spec(loaded), backend="torch")
-    return capture_into(store, request, given=InMemory(model=loaded, key=key)).run
+    given = InMemory(model=loaded, key=key)
+    return capture_into(store, request, given=given, display=SHOWN).run
 
 
 def _show_drift(store: Path, trained: str, rounded: str) -> None:

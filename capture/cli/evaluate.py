@@ -12,6 +12,7 @@ from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.options import options_of
+from lpp.store.commands.progress import SHOWN
 from lpp.store.settings.setting import declared
 
 if TYPE_CHECKING:
@@ -114,7 +115,9 @@ def evaluate(**options: Any) -> None:
     from lpp.capture.evaluation.evaluate import evaluate_into
 
     request = eval_request(options, options["tasks"])
-    done = evaluate_into(options["store"], request, replace_scores=options["replace"])
+    done = evaluate_into(
+        options["store"], request, replace_scores=options["replace"], display=SHOWN
+    )
     show_scores(done, options["store"])
 
 

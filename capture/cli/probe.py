@@ -11,6 +11,7 @@ from lpp.capture.cli.scores_table import show_scores
 from lpp.capture.models.machine import require
 from lpp.capture.probes.items import GROUPS, ITEM_SEED, SHOTS
 from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.commands.progress import SHOWN
 
 VLLM_CONTEXT: Final = 2048
 """Tokens that vLLM makes room for, by default: the longest prompt of the probes has some 1,400."""
@@ -83,7 +84,9 @@ def probe(**options: Any) -> None:
 
     probes = dict.fromkeys(options["probes"]) or GROUPS
     request = eval_request(_with_context(options), tuple(GROUPS[name] for name in probes))
-    done = evaluate_into(options["store"], request, replace_scores=options["replace"])
+    done = evaluate_into(
+        options["store"], request, replace_scores=options["replace"], display=SHOWN
+    )
     show_scores(done, options["store"])
 
 

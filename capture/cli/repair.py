@@ -12,6 +12,7 @@ from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.commands.completion import complete_runs
 from lpp.store.commands.console import LppCommand, debug_option
 from lpp.store.commands.options import options_of
+from lpp.store.commands.progress import SHOWN
 from lpp.store.format.find_runs import matching_runs
 from lpp.store.format.keys import RUNS_KEY
 from lpp.store.format.run_names import name_and_id
@@ -77,7 +78,7 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
             continue
         if damage.shards or options["missing"]:
             require("torch", "transformers", "safetensors")
-        results.append(repair_run(run, damage, RepairOptions(**options)))
+        results.append(repair_run(run, damage, RepairOptions(**options), SHOWN))
     click.echo(format_repairs(results, opened.names))
     damaged = [] if runs else _repair_shared(store, dry_run)
     lost = [] if runs else [p for p in verify_root(store) if p.where.startswith(f"{RUNS_KEY}/")]

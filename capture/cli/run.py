@@ -24,6 +24,7 @@ from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.commands.console import EXIT_USER_ERROR, INTERRUPTED, LppCommand, debug_option
 from lpp.store.commands.options import taken, with_options
+from lpp.store.commands.progress import SHOWN
 from lpp.store.commands.signals import check_requests
 from lpp.store.errors import first_line
 from lpp.store.objects.place import place
@@ -140,7 +141,7 @@ def _dry_run(options: Mapping[str, Any]) -> int:
     require("torch", "transformers", "safetensors")
     from lpp.capture.engine.dry_run import dry_run
 
-    found = dry_run(options["store"], request, resume=options["resume"], part=part)
+    found = dry_run(options["store"], request, resume=options["resume"], part=part, display=SHOWN)
     click.echo(found.message())
     found.check()
     return 0
@@ -159,10 +160,12 @@ def _capture(options: Mapping[str, Any]) -> "Outcome":
         from lpp.capture.ray.executor import capture_on_ray
 
         of_ray = {name: options[name] for name in ("grace", "workers", "address")}
-        return capture_on_ray(store, request, resume=resume, part=part, **of_ray)
+        return capture_on_ray(store, request, resume=resume, part=part, display=SHOWN, **of_ray)
     from lpp.capture.engine.run import capture_into
 
-    return capture_into(store, request, resume=resume, part=part, grace=options["grace"])
+    return capture_into(
+        store, request, resume=resume, part=part, grace=options["grace"], display=SHOWN
+    )
 
 
 def _run_jobs(context: click.Context) -> int:
@@ -212,7 +215,8 @@ def _run_each(jobs: "Sequence[Job]", store: "Place", options: Mapping[str, Any])
 
     open_if_any(store)  # a bad path is reported once, not by every job
     start = time.monotonic()
-    results = run_jobs(jobs, store, part, options["grace"], executor_arguments(options))
+    more = executor_arguments(options)
+    results = run_jobs(jobs, store, part, options["grace"], more, display=SHOWN)
     click.echo(format_results(results, time.monotonic() - start))
     code = exit_code(results)
     if code == EXIT_USER_ERROR:

@@ -39,10 +39,10 @@ from lpp.capture.plan.sizes import (
     sizes,
 )
 from lpp.store.commands.console import debugging
-from lpp.store.commands.progress import progress
 from lpp.store.commands.units import duration, short_bytes
 from lpp.store.format.plan import Keep, Plan
 from lpp.store.objects.place import Place, Url, place
+from lpp.store.progress import BLANK, Display
 from lpp.store.store import open_if_any
 
 _WIDTH = 80
@@ -149,7 +149,12 @@ class DryRun:
 
 
 def dry_run(
-    root: Url, request: CaptureRequest, *, resume: str | None = None, part: Part = WHOLE
+    root: Url,
+    request: CaptureRequest,
+    *,
+    resume: str | None = None,
+    part: Part = WHOLE,
+    display: Display = BLANK,
 ) -> DryRun:
     """Load the model of `request`, make the plan, measure the speed; leaves the store as it is.
 
@@ -158,7 +163,7 @@ def dry_run(
     """
     check_store(root, resume)
     check_noted(root, request_key(request), request)
-    with progress("prepare", 1, "model") as bar:
+    with display.step("prepare", 1, "model") as bar:
         prepared = prepare(request, root=root, writes=False, progress=bar, quiet=not debugging())
         bar.advance()
     plan, prompts = prepared.plan, prepared.prompts

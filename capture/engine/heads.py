@@ -5,25 +5,29 @@ cannot be stored is left out, and a line says why.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.request import CaptureRequest
-from lpp.capture.plan.sizes import head_bytes, row_bytes
+from lpp.capture.plan.sizes import free_bytes, head_bytes, row_bytes
 from lpp.store.commands.units import short_bytes
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.plan import Plan
 from lpp.store.objects.locate import objects_at
-from lpp.store.objects.place import Url
+from lpp.store.objects.place import Url, place
 from lpp.store.shared.heads import commit_head, head_directories
 from lpp.store.store import open_if_any
+
+DISK_SHARE: Final = 0.1
+"""Largest share of the free disk that a head takes unasked: a store is often of many models."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptHead:
     """What was done with a model's head."""
 
-    line: str = ""
-    """For the user; empty if there is nothing to say."""
+    lines: tuple[str, ...] = ()
+    """For the user."""
     directories: tuple[str, ...] = ()
     """Its directories in the store, relative to the root."""
 
@@ -33,7 +37,7 @@ def missing_head_bytes(root: Url, plan: Plan, request: CaptureRequest) -> int:
 
     0 if no head is wanted, or if the store has it. The store need not exist yet.
     """
-    if _why_not(plan, request) is not None:
+    if _why_not(root, plan, request) is not None:
         return 0
     there = open_if_any(root) is not None and _directories(root, plan)
     return 0 if there else head_bytes(plan)
@@ -45,26 +49,26 @@ def keep_head(root: Url, plan: Plan, request: CaptureRequest, backend: Backend) 
     Costs a small read if the store has it, and else two passes over the matrix: a fifth of a second
     for 57 MB. Raises MachineError for a full or read-only disk.
     """
-    why = _why_not(plan, request)
+    why = _why_not(root, plan, request)
     if why is not None:
-        return KeptHead(line=why and f"head: left out {why}")
+        return KeptHead(lines=(f"head: left out {why}",) if why else ())
     try:
         if found := _directories(root, plan):
             return KeptHead(directories=found)
         content = backend.head()
         if isinstance(content, str):
-            return KeptHead(line=f"head: left out ({content})")
+            return KeptHead(lines=(f"head: left out ({content})",))
         commit_head(objects_at(root), plan, content)
         found = _directories(root, plan)
     except FormatError as error:
         if error.kind is not ErrorKind.UNSUPPORTED_VERSION:
             raise
-        return KeptHead(line="head: left as a newer release of lpp-engine wrote it")
+        return KeptHead(lines=("head: left as a newer release of lpp-engine wrote it",))
     matrix = content.matrix
     rows, width = matrix.weight.shape
     size = short_bytes(matrix.nbytes)
     return KeptHead(
-        line=f"head: {rows:,} x {width:,} {matrix.dtype}, {size}, kept once for this model",
+        lines=(f"head: {rows:,} x {width:,} {matrix.dtype}, {size}, kept once for this model",),
         directories=found,
     )
 
@@ -73,7 +77,7 @@ def _directories(root: Url, plan: Plan) -> tuple[str, ...]:
     return head_directories(objects_at(root), plan)
 
 
-def _why_not(plan: Plan, request: CaptureRequest) -> str | None:
+def _why_not(root: Url, plan: Plan, request: CaptureRequest) -> str | None:
     """None if the head is wanted; otherwise why it is left out, or "" if no reason needs to be
     given.
     """
@@ -82,9 +86,10 @@ def _why_not(plan: Plan, request: CaptureRequest) -> str | None:
     if request.keep_head == "no" or not plan.keeps_rows or "final" not in plan.site_names:
         return ""
     size, rows = head_bytes(plan), plan.prompts.tokens * row_bytes(plan)
-    if size <= rows:
+    free = free_bytes(place(root))
+    if free is None or size <= max(rows, int(DISK_SHARE * free)):
         return None
     return (
-        f"({short_bytes(size)}, more than all rows, {short_bytes(rows)}): without it `diff` has no "
-        "KL and nothing computes logits; --keep-head yes keeps it"
+        f"({short_bytes(size)}; {short_bytes(free)} are free): without it `diff` has no KL and "
+        "nothing computes logits; --keep-head yes keeps it"
     )

@@ -20,13 +20,13 @@ from lpp.capture.plan.from_plan import RepairOptions, check_same, request_of_pla
 from lpp.store import Run, RunWriter
 from lpp.store.arrays.metadata import METADATA_KEY
 from lpp.store.commands.console import debugging
-from lpp.store.commands.progress import progress
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.commit_record import CommitRecord, ObjectRecord
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan
 from lpp.store.format.prompt_columns import BRANCH_COLUMNS, CONTINUATION_COLUMNS
 from lpp.store.heartbeat import at_work
+from lpp.store.progress import BLANK, Display
 from lpp.store.repair import Damage, find_damage, records_by_shard
 
 
@@ -61,7 +61,9 @@ def look_at(run: Run) -> tuple[Damage, Plan | None]:
     return find_damage(run.path, plan), plan
 
 
-def repair_run(run: Run, damage: Damage, options: RepairOptions) -> Repair:
+def repair_run(
+    run: Run, damage: Damage, options: RepairOptions, display: Display = BLANK
+) -> Repair:
     """Compute the bad shards of `run` again.
 
     Raises nothing for the content of the store or for a model that is not the plan's:
@@ -72,7 +74,7 @@ def repair_run(run: Run, damage: Damage, options: RepairOptions) -> Repair:
     reason = ""
     if todo:
         try:
-            reason = _repair(run, damage, todo, options, repaired)
+            reason = _repair(run, damage, todo, options, repaired=repaired, display=display)
         except LppError as error:
             reason = str(error)
     return Repair(run=run.id, damage=damage, repaired=repaired, reason=reason)
@@ -83,19 +85,21 @@ def _repair(
     damage: Damage,
     todo: Sequence[int],
     options: RepairOptions,
+    *,
     repaired: dict[int, str],
+    display: Display,
 ) -> str:
     plan, prompts = run.plan, _prompts(run)
     records = records_by_shard(run.path, plan, damage.shards)
     request = request_of_plan(plan, options)
-    with progress("prepare", 1, "model") as bar:
+    with display.step("prepare", 1, "model") as bar:
         backend = open_backend(request, progress=bar, quiet=not debugging())
         bar.advance()
     with closing(backend):
         check_same(plan, request, backend)
         writer = RunWriter(run.path.parent.parent, plan, prompts, replacing=todo)
         try:
-            return _capture(writer, prompts, backend, todo, options.grace)
+            return _capture(writer, prompts, backend, todo, grace=options.grace, display=display)
         finally:
             for index in sorted(writer.written):
                 shard = writer.run.shard(index)
@@ -104,15 +108,21 @@ def _repair(
 
 
 def _capture(
-    writer: RunWriter, prompts: pa.Table, backend: Backend, todo: Sequence[int], grace: float
+    writer: RunWriter,
+    prompts: pa.Table,
+    backend: Backend,
+    todo: Sequence[int],
+    *,
+    grace: float,
+    display: Display,
 ) -> str:
     """Run the shards `todo`; returns why some were not run, or ""."""
     plan = writer.run.plan
     tokens = tokens_of(plan, prompts["n_tokens"].to_numpy(), todo)
     sign = at_work(writer.run.path / SHARDS_KEY, "repair")
-    bar = progress("repair", tokens, "tokens")
-    with stoppable(plan.n_shards, grace) as stop, sign, bar as told:
-        done = capture_run(plan, prompts, writer, backend, told, shards=todo, stop=stop)
+    step = display.step("repair", tokens, "tokens")
+    with stoppable(plan.n_shards, grace, display) as stop, sign, step as progress:
+        done = capture_run(plan, prompts, writer, backend, progress, shards=todo, stop=stop)
     return "" if done == len(todo) else f"stopped as asked after {done} of {len(todo)} shards"
 
 

@@ -35,13 +35,13 @@ from lpp.capture.plan.sizes import (
 )
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.commands.console import debugging
-from lpp.store.commands.progress import progress, say
 from lpp.store.commands.units import counted
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import Plan, differences
 from lpp.store.heartbeat import at_work
 from lpp.store.objects.place import Url, place
+from lpp.store.progress import BLANK, Display
 from lpp.store.replay import replay
 from lpp.store.store import open_if_any
 from lpp.store.write import sweep_run
@@ -55,43 +55,45 @@ def capture_into(
     part: Part = WHOLE,
     grace: float | None = None,
     given: InMemory = NOTHING,
+    display: Display = BLANK,
 ) -> Outcome:
     """Capture `request` into the store at `root`, which is created once the plan is known to fit.
 
     resume: id or short name of the one run that may be written; anything else is refused with the
     fields that differ. part: the shards of this process. grace: after a request to stop, seconds in
     which the current shards may be finished (`lpp.capture.engine.stopping`); None: stop at once.
-    given: those things of `request` that are in memory already. Committed shards stay, whatever
+    given: those things of `request` that are in memory already. display: shows plan, sizes and
+    progress. Committed shards stay, whatever
     stops the capture.
     """
     check_store(root, resume)
     # computed before the files are read, from their state then
     key = request_key(request) if given == NOTHING else given.key
     check_noted(root, key, request)
-    with progress("prepare", 1, "model") as bar:
+    with display.step("prepare", 1, "model") as bar:
         prepared = prepare(
             request, given=given, root=root, part=part, progress=bar, quiet=not debugging()
         )
         bar.advance()
     plan = prepared.plan
-    patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace)
+    patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace, display)
     # The model closes before `stoppable` ends: a stop request during that time ends a complete run.
     with patience as stop, closing(prepared):
         if resume is not None:
             check_same_run(plan, root, resume)
-        say("\n  ".join([describe(plan), *prepared.carried]))
+        display.say("\n  ".join([describe(plan), *prepared.carried]))
         lengths = prepared.prompts["n_tokens"].to_numpy()
         todo = uncommitted_shards(root, plan, part)
-        check_disk(request, plan, lengths, root, todo)
+        check_disk(request, plan, lengths, root, todo, display=display)
         if todo:
-            check_host_memory(plan, lengths)
+            check_host_memory(plan, lengths, display)
         store = create_store(root)
         writer, head = begin_run(store.path, request, prepared)
         remember(store, key, plan.run_id, head.directories)
-        if head.line:
-            say(f"  {head.line}")
-        say(f"  into {writer.run.path}")
-        return _capture(prepared, writer, part, todo, stop)
+        for line in head.lines:
+            display.say(f"  {line}")
+        display.say(f"  into {writer.run.path}")
+        return _capture(prepared, writer, part, todo, stop=stop, display=display)
 
 
 def check_store(root: Url, resume: str | None) -> None:
@@ -134,29 +136,37 @@ def check_disk(
     lengths: npt.NDArray[np.int32],
     root: Url,
     todo: Sequence[int],
+    *,
+    display: Display,
 ) -> None:
-    """Print the disk that each --keep takes; refuse the chosen one if the shards `todo` and the
+    """Show the disk that each --keep takes; refuse the chosen one if the shards `todo` and the
     head do not fit.
     """
     where = place(root)
     found = sizes(plan, lengths.tolist(), shard_bytes(request, plan.compute.device))
     free = free_bytes(where)
     for line in format_sizes(found, plan.keep, free):
-        say(f"  {line}")
+        display.say(f"  {line}")
     needed = remaining(plan, lengths, todo) + missing_head_bytes(root, plan, request)
     check_room(found, plan.keep, needed, free, where)
 
 
-def check_host_memory(plan: Plan, lengths: npt.NDArray[np.int32]) -> None:
-    """Print the memory of the shard buffers; refuse it if it does not fit."""
+def check_host_memory(plan: Plan, lengths: npt.NDArray[np.int32], display: Display) -> None:
+    """Show the memory of the shard buffers; refuse it if it does not fit."""
     needed, available = host_bytes(plan, lengths), available_memory()
     if needed:
-        say(f"  {format_memory(needed, available, plan.compute.device)}")
+        display.say(f"  {format_memory(needed, available, plan.compute.device)}")
     check_memory(needed, available)
 
 
 def _capture(
-    prepared: Prepared, writer: RunWriter, part: Part, todo: Sequence[int], stop: Stop
+    prepared: Prepared,
+    writer: RunWriter,
+    part: Part,
+    todo: Sequence[int],
+    *,
+    stop: Stop,
+    display: Display,
 ) -> Outcome:
     """Capture the shards `todo` of a part."""
     plan = prepared.plan
@@ -165,16 +175,16 @@ def _capture(
     if part != WHOLE:
         some = ", ".join(str(shard + 1) for shard in mine[:5]) or "none"
         more = ", ..." if len(mine) > 5 else ""
-        say(f"  part {part}: shards {some}{more} of {plan.n_shards}")
+        display.say(f"  part {part}: shards {some}{more} of {plan.n_shards}")
         if idle := max(part.count - plan.n_shards, 0):
-            say(
+            display.say(
                 f"  {counted(idle, 'part has', 'parts have')} nothing to do: give a smaller "
                 "--shard-mib or more --prompts"
             )
     start = time.monotonic()
     heartbeat = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
     total = tokens_of(plan, lengths, mine)
-    with heartbeat, progress("capture", total, "tokens") as bar:
+    with heartbeat, display.step("capture", total, "tokens") as bar:
         bar.advance(total - tokens_of(plan, lengths, todo))
         capture_run(plan, prepared.prompts, writer, prepared.backend, bar, shards=todo, stop=stop)
     run = Run(writer.run.path)

@@ -18,10 +18,9 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-import click
-
 from lpp.store.commands.console import EXIT_USER_ERROR, INTERRUPTED
 from lpp.store.commands.signals import REQUESTS, check_requests
+from lpp.store.progress import BLANK, Display
 
 TIDY_SECONDS: Final = 3.0
 """Time for closing files and engines after the second request; then the process exits."""
@@ -67,14 +66,14 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stoppable(n_shards: int, grace: float) -> Iterator[Stop]:
+def stoppable(n_shards: int, grace: float, display: Display = BLANK) -> Iterator[Stop]:
     """Until the block ends, a first request sets the flag, and a second raises KeyboardInterrupt.
 
-    n_shards: of the run, for the message. grace: seconds after the first request that count as a
-    second request. Signals that the process was started to ignore, as under nohup, stay ignored;
-    outside the main thread, which alone may handle signals, the flag is never set. An error after
-    a second request becomes KeyboardInterrupt: a library may replace KeyboardInterrupt with its own
-    exception.
+    n_shards: of the run, for the message in `display`. grace: seconds after the first request that
+    count as a second request. Signals that the process was started to ignore, as under nohup, stay
+    ignored; outside the main thread, which alone may handle signals, the flag is never set. An
+    error after a second request becomes KeyboardInterrupt: a library may replace KeyboardInterrupt
+    with its own exception.
     """
     check_requests()
     stop = Stop()
@@ -82,7 +81,7 @@ def stoppable(n_shards: int, grace: float) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread() or not heard:
         yield stop
         return
-    watcher = _Watcher(stop, n_shards, grace, heard)
+    watcher = _Watcher(stop, n_shards, grace, heard, display)
     before = {number: signal.signal(number, watcher.handle) for number in heard}
     wakeup = signal.set_wakeup_fd(watcher.pipe, warn_on_full_buffer=False)
     watcher.start()
@@ -106,10 +105,16 @@ class _Watcher(threading.Thread):
     """
 
     def __init__(
-        self, stop: Stop, n_shards: int, grace: float, heard: list[signal.Signals]
+        self,
+        stop: Stop,
+        n_shards: int,
+        grace: float,
+        heard: list[signal.Signals],
+        display: Display,
     ) -> None:
         super().__init__(name="lpp-stop", daemon=True)
         self._flag, self._n_shards, self._grace, self._heard = stop, n_shards, grace, heard
+        self._say = display.say
         self._source, self.pipe = os.pipe()
         os.set_blocking(self.pipe, False)
         self.at_once = self._over = False
@@ -136,18 +141,18 @@ class _Watcher(threading.Thread):
         after = "" if shard is None else f" after shard {shard + 1} of {self._n_shards}"
         if self._flag.finished:
             after = ": every shard is committed, the model is closing"
-        click.echo(f"Stopping{after} ({self._grace:g} s at most); again to stop at once.", err=True)
+        self._say(f"Stopping{after} ({self._grace:g} s at most); again to stop at once.")
         again = self._request(self._grace)
         if again is False:
             return
         if again is None:
-            click.echo(f"{self._grace:g} s have passed: stopping at once.", err=True)
+            self._say(f"{self._grace:g} s have passed: stopping at once.")
         self.at_once = True
         # a real signal wakes a main thread that waits for a lock
         signal.pthread_kill(threading.main_thread().ident or 0, self._heard[0])
         time.sleep(TIDY_SECONDS)
         if not self._over:  # otherwise the command prints this line
-            click.echo(INTERRUPTED, err=True)
+            self._say(INTERRUPTED)
         os._exit(EXIT_USER_ERROR)
 
     def _request(self, seconds: float | None) -> bool | None:

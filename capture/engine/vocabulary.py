@@ -7,24 +7,24 @@ import pyarrow as pa
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.models.vocabulary import vocabulary
 from lpp.store import Run
-from lpp.store.commands.progress import say
 from lpp.store.errors import ErrorKind, FormatError, InputError, first_line
 from lpp.store.format.plan import TokenizerInfo
 from lpp.store.objects.place import Url
 from lpp.store.shared.vocabularies import add_vocabulary, holds_vocabulary
 
 
-def keep_vocabulary(root: Url, info: TokenizerInfo, tokenizer: Any) -> None:
+def keep_vocabulary(root: Url, info: TokenizerInfo, tokenizer: Any) -> str:
     """Write the vocabulary of `tokenizer` to the store at `root`, unless it is there: a small read.
 
-    If a tokenizer cannot list its tokens, a line on standard error says so, and tokens are shown as
-    ids. Raises MachineError for a full or read-only disk.
+    Returns a line for the user: if the tokenizer cannot list its tokens, they are shown as ids.
+    Else it is empty. Raises MachineError for a full or read-only disk.
     """
     try:
         if not holds_vocabulary(root, info.fingerprint):
             add_vocabulary(root, info.fingerprint, _tokens(tokenizer))
     except (InputError, FormatError) as error:
-        say(f"  tokens of {info.id} stay numbers: {error}")
+        return f"tokens of {info.id} stay numbers: {error}"
+    return ""
 
 
 def _tokens(tokenizer: Any) -> pa.Table:

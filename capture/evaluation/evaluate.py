@@ -7,7 +7,7 @@ kept once it is done.
 
 import difflib
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import PurePath, PurePosixPath
@@ -43,10 +43,10 @@ from lpp.capture.models.machine import require
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, InMemory
 from lpp.store import create_store, open_store
 from lpp.store.commands.console import debugging
-from lpp.store.commands.progress import progress, say
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.items import ITEMS_FILE, evaluation_rule, items_file
 from lpp.store.objects.place import Url, place
+from lpp.store.progress import BLANK, Display
 from lpp.store.store import open_if_any
 
 BOOTSTRAP: Final = 1000
@@ -64,11 +64,17 @@ class Evaluated:
     """Tasks whose scores the store had already."""
 
 
-def evaluate_into(root: Url, request: EvalRequest, *, replace_scores: bool = False) -> Evaluated:
+def evaluate_into(
+    root: Url,
+    request: EvalRequest,
+    *,
+    replace_scores: bool = False,
+    display: Display = BLANK,
+) -> Evaluated:
     """Evaluate and capture `request`, and keep runs, scores and items in the store at `root`.
 
     The store is made with the first run. replace_scores: put scores in the place of other ones of
-    the same model.
+    the same model. display: shows progress, and what was cut, set aside or left out.
 
     Raises InputError and MachineError as capture does, InputError for a task that cannot be asked,
     ConflictError where the store has other scores of this model on a task.
@@ -78,7 +84,7 @@ def evaluate_into(root: Url, request: EvalRequest, *, replace_scores: bool = Fal
     quiet = not debugging()
     trust = request.trust_task_code
     with quiet_lm_eval(quiet), seeded(), nullcontext() if trust else sandboxed():
-        with progress("prepare", 2, "steps") as bar:
+        with display.step("prepare", 2, "steps") as bar:
             entries = load_tasks(
                 request.tasks,
                 shots=request.shots,
@@ -87,10 +93,10 @@ def evaluate_into(root: Url, request: EvalRequest, *, replace_scores: bool = Fal
             )
             bar.advance()
             opening = _opening(request, entries)
-            model = EvaluatedModel(root, opening, bar=bar, quiet=quiet)
+            model = EvaluatedModel(root, opening, bar=bar, quiet=quiet, display=display)
             bar.advance()
         with closing(model):
-            evaluation = _Evaluation(root, request, model)
+            evaluation = _Evaluation(root, request, model, display)
             results: list[TaskResult] = []
             unchanged: list[str] = []
             for entry in entries:
@@ -127,8 +133,10 @@ def _opening(request: EvalRequest, entries: Sequence[Any]) -> CaptureRequest:
 class _Evaluation:
     """One model that is asked one entry of tasks after the other."""
 
-    def __init__(self, root: Url, request: EvalRequest, model: EvaluatedModel) -> None:
-        self._root, self._request, self._model = root, request, model
+    def __init__(
+        self, root: Url, request: EvalRequest, model: EvaluatedModel, display: Display
+    ) -> None:
+        self._root, self._request, self._model, self._display = root, request, model, display
         self.name = scored_name(model.info, request.capture.model.revision)
         self._longest = request.context or model.max_positions or DEFAULT_CONTEXT
         self._whole: set[str] = set()
@@ -195,7 +203,9 @@ class _Evaluation:
             )
             runs, items = set(table["run"].drop_null().to_pylist()), items_file(table)
             for metric in others:
-                say(f"{name}: {metric} is no number of one item: it is among the scores alone")
+                self._display.say(
+                    f"{name}: {metric} is no number of one item: it is among the scores alone"
+                )
         files = result_files(
             results,
             kind="hf" if self._model.compute.backend == "torch" else "vllm",
@@ -210,7 +220,7 @@ class _Evaluation:
             samples=[] if task is None else [name],
         )
         for metric in not_finite(results, name):
-            say(f"{name}: {metric} is not finite and is left out")
+            self._display.say(f"{name}: {metric} is not finite and is left out")
         tasks = [*loaded["tasks"]]
         if task is not None and any(scores_of(results, g, tasks) for g in loaded["groups"]):
             # the file is with the scores of the group
@@ -283,24 +293,27 @@ class _Evaluation:
         outcome = self._model.finished(of_task, key)
         if outcome is None:
             given = InMemory(corpus=corpus, backend=self._model.backend(), key=key)
-            outcome = capture_into(self._root, of_task, given=given)
+            outcome = capture_into(self._root, of_task, given=given, display=self._display)
         for line in outcome.message(place(self._root)).splitlines():
             if said := line.partition("Next: ")[0].rstrip():
-                say(f"  {said}")
-        _tell(task, requests, places)
+                self._display.say(f"  {said}")
+        for line in _cut_lines(task, requests, places):
+            self._display.say(f"  {line}")
         store = open_store(self._root)
         self._model.remember(store, outcome.run)
         return answers_of(store.runs[outcome.run], requests, places)
 
 
-def _tell(task: str, requests: Sequence[EncodedRequest], places: Sequence[int | None]) -> None:
-    """A line about what was cut and what was set aside."""
-    cut = sum(one.dropped > 0 for one in requests)
+def _cut_lines(
+    task: str, requests: Sequence[EncodedRequest], places: Sequence[int | None]
+) -> Iterator[str]:
+    """A line about what was cut, and one about what was set aside."""
+    cut = sum(request.dropped > 0 for request in requests)
     if cut:
-        say(f"  {task}: {cut} of {len(requests)} requests are longer than the context and were cut")
+        yield f"{task}: {cut} of {len(requests)} requests are longer than the context and were cut"
     aside = sum(place is None for place in places)
     if aside:
-        say(f"  {task}: {aside} answers are longer than the context and count as never given")
+        yield f"{task}: {aside} answers are longer than the context and count as never given"
 
 
 def _refuse_cut(task: str, requests: Sequence[EncodedRequest], tokens: int, longest: int) -> None:

@@ -26,11 +26,10 @@ from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.parts import WHOLE
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store import Store
-from lpp.store.commands.progress import progress
 from lpp.store.errors import LppError
 from lpp.store.format.plan import ComputeInfo, ModelInfo
 from lpp.store.objects.place import Url
-from lpp.store.progress import SILENT, Progress
+from lpp.store.progress import BLANK, SILENT, Display, Progress
 
 
 class EvaluatedModel:
@@ -47,9 +46,15 @@ class EvaluatedModel:
     """Longest prompt; None where there is no limit."""
 
     def __init__(
-        self, root: Url, request: CaptureRequest, *, bar: Progress = SILENT, quiet: bool = True
+        self,
+        root: Url,
+        request: CaptureRequest,
+        *,
+        bar: Progress = SILENT,
+        quiet: bool = True,
+        display: Display = BLANK,
     ) -> None:
-        self._root, self._request, self._quiet = root, request, quiet
+        self._root, self._request, self._quiet, self._display = root, request, quiet, display
         self._backend: Backend | None = None
         # of the files as they are before they are read
         of_model = request_key(request)
@@ -60,7 +65,7 @@ class EvaluatedModel:
     def backend(self) -> Backend:
         """The model, loaded."""
         if self._backend is None:
-            with progress("prepare", 1, "model") as bar:
+            with self._display.step("prepare", 1, "model") as bar:
                 opened = self._open(bar)
                 bar.advance()
             return opened

@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import click
-
 from lpp.capture.engine.run_cache import finished, skip_finished
 from lpp.capture.jobs.file import Job, command_line
 from lpp.capture.plan.parts import WHOLE, Part
@@ -30,6 +28,7 @@ from lpp.capture.plan.request import GRACE_SECONDS
 from lpp.store.commands.console import EXIT_USER_ERROR, debugging
 from lpp.store.commands.signals import polite_ends
 from lpp.store.objects.place import Place
+from lpp.store.progress import BLANK, Display
 
 Status = Literal["done", "skipped", "failed", "interrupted", "not started"]
 
@@ -63,18 +62,20 @@ def run_jobs(
     part: Part = WHOLE,
     grace: float = GRACE_SECONDS,
     more: Sequence[str] = (),
+    *,
+    display: Display = BLANK,
 ) -> list[JobResult]:
     """Run every job in turn, even if one fails; returns one result per job, in order.
 
     part: the shards of each run that this process captures. After Ctrl-C or another request to
     stop, the current job finishes its shard within `grace` seconds and no further job starts.
-    more: further arguments of each command, such as `--executor=ray`.
+    more: further arguments of each command, such as `--executor=ray`. display: a line for each job.
     """
     results: list[JobResult] = []
     options = [f"--store={store}", f"--grace={grace:g}", *_part_arguments(part), *more]
     with contextlib.suppress(KeyboardInterrupt), polite_ends():
         for number, job in enumerate(jobs, start=1):
-            click.echo(f"[{number}/{len(jobs)}] {job.name}", err=True)
+            display.say(f"[{number}/{len(jobs)}] {job.name}")
             outcome = skip_finished(store, job.request, part)
             if outcome is not None:
                 results.append(_result(job, outcome.document()))

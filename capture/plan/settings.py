@@ -183,7 +183,8 @@ class CaptureSettings:
     keep_head: KeepHead = setting(
         "auto",
         "Keep the unembedding, once for each model of a store, so that logits can be computed "
-        "from `final`. auto: yes with rows of `final`, unless it is larger than the rows.",
+        "from `final`. auto: yes with rows of `final`, unless it takes over a tenth of the free "
+        "disk.",
     )
     batch_tokens: int | None = setting(
         None,

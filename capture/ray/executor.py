@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import click
-
 from lpp.capture.engine.heads import KeptHead
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.run import (
@@ -34,7 +32,7 @@ from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.ray.actor import HandResult, Loaded, remote_actor
 from lpp.store import Run, create_store
 from lpp.store.commands.cluster import cluster
-from lpp.store.commands.progress import progress, say
+from lpp.store.commands.units import counted
 from lpp.store.errors import (
     ConflictError,
     ErrorKind,
@@ -46,7 +44,7 @@ from lpp.store.errors import (
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import differences
 from lpp.store.objects.place import Url, absolute
-from lpp.store.progress import SILENT, Progress
+from lpp.store.progress import BLANK, SILENT, Display, Progress
 from lpp.store.replay import replay
 from lpp.store.write import sweep_run
 
@@ -58,8 +56,8 @@ DEATHS: Final = 3
 """Actors in a row, for each wanted, that may die before a shard is committed again."""
 
 POLL_SECONDS: Final = 0.5
-LONELY_SECONDS: Final = 60.0
-"""Without an actor at work, until it is said."""
+NO_WORKER_WARNING_SECONDS: Final = 60.0
+"""Without an actor at work, until a line says so."""
 
 CLOSING_SECONDS: Final = 15.0
 
@@ -82,6 +80,7 @@ def capture_on_ray(
     grace: float | None = None,
     workers: int | None = None,
     address: str | None = None,
+    display: Display = BLANK,
 ) -> Outcome:
     """Capture what `request` asks into the store at `root`, which every machine sees there.
 
@@ -93,26 +92,25 @@ def capture_on_ray(
     check_noted(root, key, request)
     with cluster(address) as ray:
         request, shape = _shape(ray, _found_from_anywhere(request), workers)
-        count, pool = shape.count, _Pool(ray, root, request, shape)
+        count, pool = shape.count, _Pool(ray, root, request, shape, display)
         try:
-            with progress("prepare", 1, "model") as bar:
+            with display.step("prepare", 1, "model") as bar:
                 loaded = pool.freeze()
                 bar.advance()
             plan = loaded.plan
             if resume is not None:
                 check_same_run(plan, root, resume)
-            click.echo("\n  ".join([describe(plan), *loaded.carried]), err=True)
+            display.say("\n  ".join([describe(plan), *loaded.carried]))
             todo = uncommitted_shards(root, plan, part)
-            check_disk(request, plan, loaded.lengths, root, todo)
+            check_disk(request, plan, loaded.lengths, root, todo, display=display)
             store = create_store(root)
             pool.open()
             remember(store, key, plan.run_id, pool.head.directories)
-            if pool.head.line:
-                click.echo(f"  {pool.head.line}", err=True)
+            for line in pool.head.lines:
+                display.say(f"  {line}")
             where = store.path / RUNS_KEY / plan.run_id
-            told_workers = f"{count} worker{'s' * (count > 1)} of Ray"
-            click.echo(f"  into {where}, {told_workers}", err=True)
-            return _capture(pool, Run(where), part, grace)
+            display.say(f"  into {where}, {counted(count, 'worker')} of Ray")
+            return _capture(pool, Run(where), part, grace, display)
         except ray.exceptions.RayError as error:
             raise task_error(ray, error) from None
         finally:
@@ -199,7 +197,10 @@ def _found_from_anywhere(request: CaptureRequest) -> CaptureRequest:
 class _Pool:
     """The actors, those lost replaced, and what each is at."""
 
-    def __init__(self, ray: Any, root: Url, request: CaptureRequest, shape: _Shape) -> None:
+    def __init__(
+        self, ray: Any, root: Url, request: CaptureRequest, shape: _Shape, display: Display
+    ) -> None:
+        self._display = display
         self.ray, self.count, self._cores = ray, shape.count, shape.cores
         self._class, self._request = remote_actor(ray, shape.gpus, shape.cores), request
         self._root = absolute(root)
@@ -242,7 +243,7 @@ class _Pool:
         """Whether any shard is under way."""
         return any(worker.hand is not None for worker in self._pending.values())
 
-    def turn(self, told_lines: Progress) -> list[tuple[tuple[int, ...], HandResult | None]]:
+    def turn(self, progress: Progress) -> list[tuple[tuple[int, ...], HandResult | None]]:
         """Wait a moment; each hand that ended, with what came of it, None where its actor died."""
         ready, _ = self.ray.wait(list(self._pending), num_returns=1, timeout=POLL_SECONDS)
         ended: list[tuple[tuple[int, ...], HandResult | None]] = []
@@ -254,7 +255,7 @@ class _Pool:
             except self.ray.exceptions.RayTaskError:
                 raise
             except self.ray.exceptions.RayError as error:
-                self._lost(worker, hand, error, told_lines)
+                self._lost(worker, hand, error, progress)
                 if hand is not None:
                     ended.append((hand, None))
                 continue
@@ -319,11 +320,11 @@ class _Pool:
                 kind=ErrorKind.ENGINE_DIED,
             )
         doing = "while it loaded" if hand is None else f"with {len(hand)} shards"
-        say(f"a worker died {doing}; another is asked for ({why})")
+        self._display.say(f"a worker died {doing}; another is asked for ({why})")
         self._start()
 
 
-def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
+def _capture(pool: _Pool, run: Run, part: Part, grace: float | None, display: Display) -> Outcome:
     assert pool.loaded is not None
     plan, lengths = pool.loaded.plan, pool.loaded.lengths
 
@@ -335,11 +336,11 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
     todo, start = len(queue), time.monotonic()
     written: set[int] = set()
     lost_race: set[int] = set()
-    patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace)
-    bar = progress("capture", tokens(mine), "tokens")
+    patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace, display)
+    bar = display.step("capture", tokens(mine), "tokens")
     with patience as stop, bar as lines:
         lines.advance(tokens(mine) - tokens([*queue]))
-        lonely = time.monotonic()
+        at_work_at = time.monotonic()
         while (queue and not stop.asked) or pool.at_work:
             for worker in pool.idle():
                 hand = _hand(queue, pool.count)
@@ -348,10 +349,10 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None) -> Outcome:
                 else:
                     queue.extendleft(reversed(hand))
             if pool.at_work:
-                lonely = time.monotonic()
-            elif time.monotonic() - lonely > LONELY_SECONDS:
-                say("no worker is ready; see `ray status` for what the cluster lacks")
-                lonely = time.monotonic()
+                at_work_at = time.monotonic()
+            elif time.monotonic() - at_work_at > NO_WORKER_WARNING_SECONDS:
+                display.say("no worker is ready; see `ray status` for what the cluster lacks")
+                at_work_at = time.monotonic()
             for hand, found in pool.turn(lines):
                 if found is None:
                     lost = run.uncommitted(hand)

@@ -29,7 +29,7 @@ def notebook_bar(title: str, total: int, unit: str) -> Iterator["NotebookBar"]:
 
 
 class NotebookBar:
-    """Implements `lpp.store.commands.progress.Progress`.
+    """Implements `lpp.store.progress.Progress`.
 
     Only the thread that runs the cell draws: an output of another thread may reach no cell. A note
     is drawn with the next step.

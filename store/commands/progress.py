@@ -6,37 +6,34 @@ rich, which draws the bar of a terminal, is imported when there is a terminal.
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 import click
 
 from lpp.store.commands.escaping import escape, safe_streams, unescaped
-from lpp.store.progress import SILENT, Progress
+from lpp.store.progress import Display, Progress
 
 PAUSE: Final = 5.0
 """Seconds between two lines of progress in a log: a line per site would hide other lines."""
 
-_muted: Final[ContextVar[bool]] = ContextVar("lpp_muted", default=False)
 
-
-@contextmanager
-def muted() -> Iterator[None]:
-    """Until the block ends, `progress` and `say` show nothing."""
-    token = _muted.set(True)
-    try:
-        yield
-    finally:
-        _muted.reset(token)
-
-
-def say(text: str) -> None:
-    """Lines for the user: on standard error; in a notebook, which shows that as an alarm, on
-    standard output.
+class Shown:
+    """A `Display`: on standard error; in a notebook, which shows that as an alarm, in the output of
+    the cell.
     """
-    if not _muted.get():
+
+    def say(self, text: str) -> None:
+        """Show lines for the user."""
         click.echo(text, err=not in_notebook())
+
+    def step(self, title: str, total: int, unit: str) -> AbstractContextManager[Progress]:
+        """Show a long step of `total` units until the block ends."""
+        return progress(title, total, unit)
+
+
+SHOWN: Final[Display] = Shown()
+"""What commands and notebooks show."""
 
 
 def in_notebook() -> bool:
@@ -49,9 +46,6 @@ def in_notebook() -> bool:
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
     """A progress bar that ends in the last note; elsewhere, as in a batch job's log, lines."""
-    if _muted.get():
-        yield SILENT
-        return
     if in_notebook():
         from lpp.store.commands.notebook_bar import notebook_bar
 

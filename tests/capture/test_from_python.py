@@ -193,14 +193,24 @@ def test_the_options_that_are_typed_have_the_defaults_of_the_command() -> None:
 
 
 @pytest.mark.slow
-def test_messages_go_to_standard_error_unless_quiet(
-    load: Load, tiny_tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_script_sees_nothing_but_the_messages_that_it_asks_for(
+    load: Load, tiny_tokenizer: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    capture(load(), tiny_tokenizer, TEXTS, store=tmp_path / "s", context=20)
-    said = capsys.readouterr()
+    asked: dict[str, Any] = {"store": tmp_path / "s", "context": 20}
+    for _ in range(2):  # the second finds the run complete
+        capture(load(), tiny_tokenizer, TEXTS, **asked)
+        assert capfd.readouterr() == ("", "")
+    capture(load(), tiny_tokenizer, TEXTS, **asked | {"context": 10}, quiet=False)
+    said = capfd.readouterr()
     assert said.out == ""
     assert "12 prompts of texts" in said.err
     assert "shard 1 of 1 committed" in said.err
     assert "is complete. Next: lpp-analyze profile" in said.err.replace("\n", " ")
-    capture(load(), tiny_tokenizer, TEXTS, store=tmp_path / "s", **SETTINGS)
-    assert capsys.readouterr() == ("", "")
+    capture(
+        load(),
+        tiny_tokenizer,
+        TEXTS,
+        store=tmp_path / "t",
+        **SETTINGS,
+    )
+    assert capfd.readouterr() == ("", "")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -158,6 +159,8 @@ def test_scales_biases_and_tied_matrices_are_kept(
     assert ("matrix.zarr/bias/c/0/0" in arrays) == (name == "bias")
 
 
+Usage = namedtuple("Usage", "total used free")
+
 # what is kept, and when
 
 
@@ -192,15 +195,20 @@ def test_a_head_is_kept_unless_it_is_not_wanted_or_of_no_use(
     assert len(names(tmp_path / "lpp", "heads")) == 1
 
 
-def test_a_head_larger_than_the_rows_is_left_out_unless_it_is_asked_for(
-    command: Callable[..., Result], tmp_path: Path
+@pytest.mark.parametrize(("free", "kept"), [(252_000, True), (251_000, False)])
+def test_a_head_larger_than_the_rows_takes_a_tenth_of_the_free_disk_unasked(
+    command: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    free: int,
+    kept: bool,
 ) -> None:
-    few = ("--sites=final", "--context=10")
-    assert (
-        "head: left out (25.2 kB, more than all rows, 15.4 kB): without it `diff` has no KL"
-        in command(*few).stderr
-    )
-    assert names(tmp_path / "lpp", "matrices") == []
+    few = ("--sites=final", "--context=10")  # 15.4 kB of rows, 25.2 kB of a head
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(free, 0, free))
+    said = command(*few).stderr
+    why = "head: left out (25.2 kB; 251 kB are free): without it `diff` has no KL"
+    assert (why in said) is not kept
+    assert len(names(tmp_path / "lpp", "matrices")) == kept
     command(*few, "--keep-head=yes")
     assert record_of(tmp_path / "lpp")["softcap"] == "0.3"
 
@@ -409,6 +417,6 @@ def test_a_head_that_cannot_be_kept_stops_nothing(
             return "it is a secret"
 
     kept = keep_head(tmp_path / "s", run.plan, request, Without())  # type: ignore[arg-type]
-    assert (kept.line, kept.directories) == ("head: left out (it is a secret)", ())
+    assert (kept.lines, kept.directories) == (("head: left out (it is a secret)",), ())
     assert run.head() is None
     assert check_logits(run) is None

@@ -131,8 +131,9 @@ def test_the_second_request_ends_at_once(
 SCRIPT = """
 import sys, time
 from lpp.capture.engine.stopping import stoppable
+from lpp.store.commands.progress import SHOWN
 
-with stoppable(8, float(sys.argv[1])) as stop:
+with stoppable(8, float(sys.argv[1]), SHOWN) as stop:
     if stop.begin(2):
         print("begun", flush=True)
     while not stop.asked or sys.argv[2] == "on":
@@ -182,7 +183,8 @@ def test_a_main_thread_that_does_not_listen_is_no_way_to_stay() -> None:
     script = (
         "import ctypes, sys\n"
         "from lpp.capture.engine.stopping import stoppable\n"
-        "with stoppable(8, 0.1) as stop:\n"
+        "from lpp.store.commands.progress import SHOWN\n"
+        "with stoppable(8, 0.1, SHOWN) as stop:\n"
         "    stop.begin(2)\n"
         "    print('begun', flush=True)\n"
         "    libc = ctypes.CDLL(None)\n"
@@ -205,7 +207,8 @@ def test_a_second_request_that_a_library_wraps_is_no_error() -> None:
     script = (
         "import time\n"
         "from lpp.capture.engine.stopping import stoppable\n"
-        "with stoppable(8, 60) as stop:\n"
+        "from lpp.store.commands.progress import SHOWN\n"
+        "with stoppable(8, 60, SHOWN) as stop:\n"
         "    stop.begin(2)\n"
         "    print('begun', flush=True)\n"
         "    try:\n"
