@@ -1,6 +1,6 @@
 """`python -m lpp.analyze`, which is `lpp-analyze`."""
 
-from lpp.store.commands.entry import analyze
+from lpp.store.terminal.entry import analyze
 
 if __name__ == "__main__":
     analyze()

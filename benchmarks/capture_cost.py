@@ -12,7 +12,7 @@ from benchmarks.setting import capture, prepared, scratch
 from lpp.capture.backends.torch_backend import TorchBackend
 from lpp.capture.backends.torch_passes import passes
 from lpp.capture.engine.prepare import Prepared
-from lpp.capture.models.anatomy import forward_inputs
+from lpp.capture.models.structure.anatomy import forward_inputs
 from lpp.capture.plan.batches import shard_batches
 
 PROMPTS = 100  # three shards: one fills while the one before is written

@@ -30,7 +30,7 @@ from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.quantities.drift import OF_ROWS, RANKS, SITE_CHANGES
 from lpp.analyze.questions import ErrorSites
-from lpp.analyze.runs.side_by_side import in_step
+from lpp.analyze.runs.rows.side_by_side import in_step
 from lpp.store.shared.logits import Head, HeadContent
 from lpp.store.shared.matrices import Matrix
 

@@ -25,8 +25,8 @@ from lpp.capture.backends.torch_backend import TorchBackend
 from lpp.capture.backends.torch_passes import passes
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.shard_buffer import ShardBuffer
-from lpp.capture.models.anatomy import forward_inputs
 from lpp.capture.models.spec import Model
+from lpp.capture.models.structure.anatomy import forward_inputs
 from lpp.capture.plan.backend import Batch, Outputs
 from lpp.capture.plan.batches import shard_batches, shard_boundaries
 from lpp.capture.plan.planning import default_batch_tokens

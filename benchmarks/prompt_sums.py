@@ -26,7 +26,7 @@ from lpp.analyze.numerics.moments import Moments
 from lpp.analyze.numerics.row_drift import row_drift
 from lpp.analyze.numerics.spectrum import effective_rank, eigenvalues
 from lpp.analyze.quantities.drift import PREDICTIONS
-from lpp.analyze.runs.side_by_side import in_step
+from lpp.analyze.runs.rows.side_by_side import in_step
 
 Floats = npt.NDArray[np.float64]
 

@@ -64,7 +64,7 @@ def analysing(store: Path, workers: int) -> Callable[[], object]:
 
     from lpp.analyze import ProfileSettings, analyze
     from lpp.analyze.engine.ray_executor import RayExecutor
-    from lpp.store.commands.cluster import THREADS
+    from lpp.store.process.cluster import THREADS
 
     own = store.with_name(f"{store.name}-{workers}")  # a cache of its own beside the same rows
     shutil.copytree(store, own, copy_function=os.link)

@@ -21,7 +21,7 @@ from typing import Any, Final
 import click
 import duckdb
 
-from lpp.store.items import read_items
+from lpp.store.scores.items import read_items
 
 COMPUTED: Final = ("analysis", "profiles.duckdb")
 """What commands add to a store."""

@@ -27,10 +27,10 @@ from lpp.analyze.engine.accumulate import BandSums, bands_of, merged_bands, rows
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.numerics.moments import chunk_rows
 from lpp.analyze.runs.cells import Cell
-from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.store import Run, open_store
 from lpp.store.arrays.decode_pool import usable_cores
-from lpp.store.read import Block
+from lpp.store.runs.read import Block
 
 WIDTH: Final = 128
 SIZES: Final = (10_000, 100_000, 1_000_000)

@@ -27,16 +27,16 @@ from lpp.capture.plan.request import NOTHING, CaptureRequest, InMemory
 from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store import Run, open_store
-from lpp.store.commands.console import debugging
-from lpp.store.commands.escaping import safe_streams
-from lpp.store.commands.progress import SHOWN, in_notebook
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.plan import Keep
 from lpp.store.objects.place import Place, Url, place
+from lpp.store.process.debugging import debugging
 from lpp.store.progress import BLANK, Display
 from lpp.store.settings.reading import made, near, problems_of
 from lpp.store.settings.setting import Declared, declared
 from lpp.store.settings.values import Text
+from lpp.store.terminal.escaping import safe_streams
+from lpp.store.terminal.progress import SHOWN, in_notebook
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,32 +13,32 @@ if __name__ != "lpp.store":
 if TYPE_CHECKING:
     from lpp.store.committed.compare import Problem as Problem
     from lpp.store.format.plan import Plan as Plan
-    from lpp.store.read import Block as Block
-    from lpp.store.read import Run as Run
-    from lpp.store.scores import add_scores as add_scores
-    from lpp.store.scores import read_scores as read_scores
-    from lpp.store.scores import remove_scores as remove_scores
-    from lpp.store.shards import Shard as Shard
+    from lpp.store.runs.read import Block as Block
+    from lpp.store.runs.read import Run as Run
+    from lpp.store.runs.shards import Shard as Shard
+    from lpp.store.runs.write import RunWriter as RunWriter
+    from lpp.store.scores.scores import add_scores as add_scores
+    from lpp.store.scores.scores import read_scores as read_scores
+    from lpp.store.scores.scores import remove_scores as remove_scores
     from lpp.store.shared.logits import Head as Head
     from lpp.store.store import Store as Store
     from lpp.store.store import create_store as create_store
     from lpp.store.store import open_store as open_store
-    from lpp.store.write import RunWriter as RunWriter
 
 _HOME = {
-    "Block": "read",
+    "Block": "runs.read",
     "Head": "shared.heads",
     "Plan": "format.plan",
     "Problem": "committed.compare",
-    "Run": "read",
-    "RunWriter": "write",
-    "Shard": "shards",
+    "Run": "runs.read",
+    "RunWriter": "runs.write",
+    "Shard": "runs.shards",
     "Store": "store",
-    "add_scores": "scores",
+    "add_scores": "scores.scores",
     "create_store": "store",
     "open_store": "store",
-    "read_scores": "scores",
-    "remove_scores": "scores",
+    "read_scores": "scores.scores",
+    "remove_scores": "scores.scores",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

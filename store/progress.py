@@ -1,6 +1,6 @@
 """What a long step reports to, and what a job of several steps shows: the library prints nothing.
 
-`store.commands.progress` shows it on a terminal, in a notebook or in a log.
+`store.terminal.progress` shows it on a terminal, in a notebook or in a log.
 """
 
 from collections.abc import Iterator

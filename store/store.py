@@ -11,8 +11,8 @@ from lpp.store.format.keys import COMMIT_KEY, RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Place, Url
 from lpp.store.objects.protocol import Objects
-from lpp.store.read import Run
 from lpp.store.root import find_if_any, find_store, make_store
+from lpp.store.runs.read import Run
 
 LOST: Final = (
     f"its record, {COMMIT_KEY}, is lost; the command that captured it writes the record again and "

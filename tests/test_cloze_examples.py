@@ -18,7 +18,7 @@ from lpp.analyze.evaluations.flips import MOVED
 from lpp.capture import demo_model
 from lpp.capture.cli.command import main
 from lpp.capture.models.gguf import packaged_model
-from lpp.capture.models.rounding import round_blocks
+from lpp.capture.models.structure.rounding import round_blocks
 from lpp.store import read_scores
 
 ROOT = Path(__file__).resolve().parents[1]

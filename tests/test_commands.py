@@ -189,7 +189,7 @@ sys.meta_path.insert(0, Interrupts())
         ),
         *(
             ("lpp-analyze", module)
-            for module in ("lpp.store.commands.allocator", "numcodecs", "numpy")
+            for module in ("lpp.store.process.allocator", "numcodecs", "numpy")
         ),
         *(
             ("lpp-capture", module)

@@ -37,8 +37,8 @@ from lpp.analyze import (
 from lpp.capture.models.gguf import packaged_model
 from lpp.sql import TABLES
 from lpp.store import open_store
-from lpp.store.commands.escaping import escape
 from lpp.store.objects.place import Url
+from lpp.store.terminal.escaping import escape
 
 PROGRAMS: Mapping[str, click.Command] = {
     "lpp-analyze": lpp.analyze.cli.command.main,

@@ -117,7 +117,7 @@ def test_wheel_carries_its_licence_and_commands(wheel: zipfile.Path, names: list
     (name,) = (name for name in names if name.endswith("entry_points.txt"))
     text = (wheel / name).read_text("utf-8")
     for command in ("capture", "analyze", "sql"):
-        assert f"lpp-{command} = lpp.store.commands.entry:{command}" in text
+        assert f"lpp-{command} = lpp.store.terminal.entry:{command}" in text
 
 
 def test_metadata_says_what_is_needed(metadata: Message) -> None:

@@ -8,10 +8,10 @@ from typing import Any, Final
 import click
 
 from lpp.analyze.scores.units import UNITS
-from lpp.store.commands.console import LppGroup, debug_option
-from lpp.store.commands.escaping import escape
-from lpp.store.commands.options import callback_of
 from lpp.store.settings.values import Names
+from lpp.store.terminal.console import LppGroup, debug_option
+from lpp.store.terminal.escaping import escape
+from lpp.store.terminal.options import callback_of
 
 _SHOWN: Final = 8
 

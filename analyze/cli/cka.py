@@ -9,9 +9,9 @@ from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import jobs_option
 from lpp.analyze.cli.show import check_page, page_options, show
 from lpp.analyze.questions import CkaSettings
-from lpp.store.commands.console import LppCommand, debug_option
-from lpp.store.commands.options import taken, with_options
-from lpp.store.commands.progress import progress
+from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.options import taken, with_options
+from lpp.store.terminal.progress import progress
 
 
 @click.command(cls=LppCommand)

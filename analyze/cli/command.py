@@ -15,11 +15,11 @@ from lpp.analyze.cli.metrics import metrics
 from lpp.analyze.cli.profile import profile
 from lpp.analyze.cli.report import report
 from lpp.analyze.cli.sensitivity import sensitivity
-from lpp.store.commands.allocator import give_blocks_back
-from lpp.store.commands.console import LppGroup, debug_option, version_option
-from lpp.store.commands.progress import progress
-from lpp.store.commands.units import counted
 from lpp.store.format.keys import RUNS_KEY
+from lpp.store.process.allocator import give_blocks_back
+from lpp.store.terminal.console import LppGroup, debug_option, version_option
+from lpp.store.terminal.progress import progress
+from lpp.store.units import counted
 
 
 @click.group(cls=LppGroup)
@@ -82,9 +82,9 @@ def verify(*, store: str, recompute: int | None) -> int:
     from lpp.analyze.logits.proof import check_logits, logits_problems
     from lpp.store import open_store
     from lpp.store.errors import FormatError
-    from lpp.store.scores import verify_scores
+    from lpp.store.runs.verify import verify_root
+    from lpp.store.scores.scores import verify_scores
     from lpp.store.shared.verify import verify_shared
-    from lpp.store.verify import verify_root
 
     opened = open_store(store)
     beside_runs = verify_root(opened.path) + verify_scores(opened.path)

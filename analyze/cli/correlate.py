@@ -8,8 +8,8 @@ import click
 from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.show import check_page, page_options, show
 from lpp.analyze.questions import CorrelateSettings
-from lpp.store.commands.console import LppCommand, debug_option
-from lpp.store.commands.options import taken, with_options
+from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.options import taken, with_options
 
 
 @click.command(cls=LppCommand)

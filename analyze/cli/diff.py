@@ -12,12 +12,12 @@ from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import chosen_executor, executor_options
 from lpp.analyze.cli.show import PICTURES, check_page, page_options, show
 from lpp.analyze.questions import DiffSettings, GateSettings
-from lpp.store.commands.completion import complete_runs
-from lpp.store.commands.console import LppCommand, debug_option
-from lpp.store.commands.options import taken, with_options
-from lpp.store.commands.output import suffix_of
-from lpp.store.commands.progress import progress
 from lpp.store.errors import InputError
+from lpp.store.terminal.completion import complete_runs
+from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.options import taken, with_options
+from lpp.store.terminal.output import suffix_of
+from lpp.store.terminal.progress import progress
 
 if TYPE_CHECKING:
     from lpp.analyze.drift.against import Against
@@ -89,14 +89,14 @@ def diff(
         lpp-analyze diff ./lpp --against base
         lpp-analyze diff ./lpp --against base int4 int8 -o depth.svg
     """
-    from lpp.analyze.drift import gate_page
     from lpp.analyze.drift.against import against, compared, in_order
-    from lpp.analyze.drift.against_page import against_page
     from lpp.analyze.drift.drift import drift, n_steps
-    from lpp.analyze.drift.page import drift_page
+    from lpp.analyze.drift.pages import gate_page
+    from lpp.analyze.drift.pages.against_page import against_page
+    from lpp.analyze.drift.pages.drift_page import drift_page
     from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
     from lpp.analyze.drift.sites import common_sites
-    from lpp.analyze.evaluations.flips_page import flips_section, item_documents
+    from lpp.analyze.evaluations.pages.flips_page import flips_section, item_documents
     from lpp.analyze.quantities.conditions import (
         check_conditions,
         family,

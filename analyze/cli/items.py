@@ -9,12 +9,12 @@ from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import fresh_option
 from lpp.analyze.cli.show import PICTURES, check_page, page_options, show
 from lpp.analyze.questions import ItemsSettings
-from lpp.store.commands.completion import complete_runs
-from lpp.store.commands.console import LppCommand, debug_option
-from lpp.store.commands.options import taken, with_options
-from lpp.store.commands.output import suffix_of
-from lpp.store.commands.progress import progress
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.terminal.completion import complete_runs
+from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.options import taken, with_options
+from lpp.store.terminal.output import suffix_of
+from lpp.store.terminal.progress import progress
 
 if TYPE_CHECKING:
     from lpp.analyze.pages.page import Page
@@ -109,7 +109,7 @@ def _of_one_run(
     """
     from lpp.analyze.evaluations.analysis import analysis, kept_sites
     from lpp.analyze.evaluations.evaluated import evaluated_items
-    from lpp.analyze.evaluations.page import items_page
+    from lpp.analyze.evaluations.pages.items_page import items_page
     from lpp.analyze.evaluations.tables import write_items
 
     items = evaluated_items(store, task, run, asked)
@@ -130,7 +130,7 @@ def _of_two_runs(store: str, task: str, runs: tuple[str, str], asked: ItemsSetti
     """What tells the items that flip from the first of `runs` to the second."""
     from lpp.analyze.evaluations.flip_analysis import flip_analysis, n_steps
     from lpp.analyze.evaluations.flips import flips
-    from lpp.analyze.evaluations.flips_page import flips_page
+    from lpp.analyze.evaluations.pages.flips_page import flips_page
 
     both = flips(store, task, *runs, asked)
     with progress("Items", n_steps(both, asked.sites), "steps") as bar:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from lpp.store.commands.console import LppCommand, debug_option
+from lpp.store.terminal.console import LppCommand, debug_option
 
 if TYPE_CHECKING:
     from lpp.analyze.quantities.quantity import Quantity, Subject

@@ -49,7 +49,7 @@ def chosen_executor(name: str, address: str | None, jobs: int | None = None) -> 
         yield LocalExecutor(jobs)
         return
     from lpp.analyze.engine.ray_executor import RayExecutor
-    from lpp.store.commands.cluster import cluster
+    from lpp.store.process.cluster import cluster
 
     with cluster(address) as ray:
         yield RayExecutor(ray)

@@ -8,9 +8,9 @@ import click
 from click.core import ParameterSource
 
 from lpp.analyze.cli.options import file_format_option
-from lpp.store.commands.console import LppCommand, debug_option
-from lpp.store.commands.output import chosen_format, output_file
-from lpp.store.commands.progress import progress
+from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.output import chosen_format, output_file
+from lpp.store.terminal.progress import progress
 
 _FORMATS = ("html", "png", "svg", "md")
 PICTURES = ("png", "svg")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lpp.store.commands.output import chosen_format, output_file, suffix_of
+from lpp.store.terminal.output import chosen_format, output_file, suffix_of
 
 if TYPE_CHECKING:
     from lpp.analyze.pages.page import Page

@@ -19,10 +19,10 @@ from lpp.analyze.runs.incomplete import incomplete
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.moments_held import listed_numbers
 from lpp.analyze.runs.named import run_named, store_and_run
-from lpp.analyze.runs.token_files import read_tokens
+from lpp.analyze.runs.rows.token_files import read_tokens
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.format.plan import Plan
-from lpp.store.read import Run
+from lpp.store.runs.read import Run
 
 KEYS: Final = ("prompt_id", "position", "token_id")
 """Columns that identify a token, equal in both runs."""

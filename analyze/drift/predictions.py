@@ -20,7 +20,7 @@ from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.logits.divergences import DIVERGENCES, EVERYTHING, Columns
 from lpp.analyze.logits.heads import setting_of
 from lpp.analyze.logits.two_runs import logit_columns
-from lpp.analyze.metrics.neighbours import shuffled
+from lpp.analyze.metrics.row_measures.neighbours import shuffled
 from lpp.analyze.quantities.drift import PREDICTIONS
 from lpp.analyze.quantities.tables import frame_schema, shared
 from lpp.sql.schema.columns import Column, Merging, Table

@@ -31,7 +31,7 @@ from lpp.analyze.quantities.drift import OF_ROWS
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import GROUPS, Clusters, Spans, is_sound, spans
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.store.errors import InputError
 from lpp.store.format.keys import ANALYSIS_KEY
 from lpp.store.objects.locate import objects_at

@@ -20,8 +20,8 @@ from lpp.analyze.engine.row_values import Values
 from lpp.analyze.engine.site_spectra import site_summaries
 from lpp.analyze.engine.stored_moments import holds, parts_held
 from lpp.analyze.engine.workers import Workers
-from lpp.analyze.metrics.parts import Parts
 from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.metrics.row_measures.prompt_parts import Parts
 from lpp.analyze.metrics.summary import Demand, Summary
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, alignment
 from lpp.analyze.numerics.jackknife import Estimate, jackknife
@@ -33,8 +33,8 @@ from lpp.analyze.runs.cells import Cell, Integers
 from lpp.analyze.runs.groups import Groups, runs_of
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.moments_held import listed_numbers
-from lpp.analyze.runs.side_by_side import in_step
-from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.runs.rows.side_by_side import in_step
+from lpp.analyze.runs.rows.site_reader import SiteReader
 
 CROSS: Final = "cross"
 """||X^T Y||_F^2, columns centred: kept beside the numbers of rows. Infinite where all rows are

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import polars as pl
 
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.numerics.calibration import proportion_interval
 from lpp.analyze.numerics.jackknife import error_names, jackknife
+from lpp.analyze.numerics.statistics.calibration import proportion_interval
 from lpp.analyze.quantities.drift import PREDICTIONS, Prediction
 from lpp.analyze.runs.groups import GROUPS, Groups, Integers, group_of
 

@@ -43,8 +43,8 @@ from lpp.analyze.numerics.moments import (
 )
 from lpp.analyze.runs.cells import Cell, Integers
 from lpp.analyze.runs.groups import Spans
-from lpp.analyze.runs.site_reader import Sink, SiteReader
-from lpp.store.read import Block
+from lpp.analyze.runs.rows.site_reader import Sink, SiteReader
+from lpp.store.runs.read import Block
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

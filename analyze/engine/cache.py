@@ -26,7 +26,7 @@ from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.spectrum import Spectrum
 from lpp.analyze.runs.cells import Cell
 from lpp.store.objects.place import Place
-from lpp.store.read import Run
+from lpp.store.runs.read import Run
 
 KERNEL_VERSION: Final = 5
 """Version of the arithmetic of spectra. Raise it if a change could change a digit of a cached

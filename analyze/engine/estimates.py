@@ -15,7 +15,7 @@ from lpp.analyze.numerics.jackknife import Estimate, jackknife, jackknife_of_log
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import GROUPS, Groups
 from lpp.analyze.runs.keys import RunView
-from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.runs.rows.site_reader import SiteReader
 
 Estimates = Mapping[tuple[Cell, str], Estimate]
 """Estimates by cell and name of the metric."""

@@ -15,9 +15,9 @@ from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.metric import Measurement, Metric, MomentsMeasurement, SiteRows, Start
 from lpp.analyze.numerics.moments import Moments
 from lpp.analyze.runs.cells import Cell, n_tokens
-from lpp.analyze.runs.site_reader import SiteReader
-from lpp.analyze.runs.wide_block import Tiles, WideBlock
-from lpp.store.read import Block
+from lpp.analyze.runs.rows.site_reader import SiteReader
+from lpp.analyze.runs.rows.wide_block import Tiles, WideBlock
+from lpp.store.runs.read import Block
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

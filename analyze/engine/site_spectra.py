@@ -42,7 +42,7 @@ from lpp.analyze.metrics.summary import Demand, Summary, summarize
 from lpp.analyze.numerics.moments import Gram, Moments, Rows
 from lpp.analyze.runs.cells import Cell, Integers, n_tokens
 from lpp.analyze.runs.groups import Spans
-from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.runs.rows.site_reader import SiteReader
 
 
 def site_summaries(

@@ -25,12 +25,12 @@ from lpp.analyze.numerics.moments import ROUNDING, Floats, Moments
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import Groups, Spans, runs_of
 from lpp.analyze.runs.moments_held import listed_numbers
-from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.store.arrays.moments import ROUNDING as STORED
 from lpp.store.arrays.moments import BandMoments, packed_size
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.read import Run
-from lpp.store.shards import Shard
+from lpp.store.runs.read import Run
+from lpp.store.runs.shards import Shard
 
 PRODUCT_ROWS: Final = 256
 """Reading and multiplying this many rows takes as long as reading and adding one band of a shard:

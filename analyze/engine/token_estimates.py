@@ -15,7 +15,7 @@ from lpp.analyze.metrics.token_sums import (
 )
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
-from lpp.analyze.runs.token_files import TOKEN_COLUMNS, read_tokens
+from lpp.analyze.runs.rows.token_files import TOKEN_COLUMNS, read_tokens
 
 
 def token_estimates(view: RunView, cells: Collection[Cell], request: Request) -> Estimates:

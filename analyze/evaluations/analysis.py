@@ -20,16 +20,16 @@ from lpp.analyze.evaluations.measure import (
     with_q,
 )
 from lpp.analyze.evaluations.site_features import site_features
-from lpp.analyze.numerics.auroc import Codes, Flags
-from lpp.analyze.numerics.calibration import (
+from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.statistics.auroc import Codes, Flags
+from lpp.analyze.numerics.statistics.calibration import (
     Calibration,
     RiskCoverage,
     accuracy_interval,
     calibration,
     risk_coverage,
 )
-from lpp.analyze.numerics.clusters import recoded
-from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.statistics.clusters import recoded
 from lpp.analyze.quantities.items import COVARIATES, WITHOUT_PARTIAL
 from lpp.analyze.quantities.tables import frame_schema
 from lpp.analyze.questions import ItemsSettings

@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from lpp.analyze.numerics.auroc import Codes
-from lpp.analyze.numerics.clusters import cluster_codes
+from lpp.analyze.numerics.statistics.auroc import Codes
+from lpp.analyze.numerics.statistics.clusters import cluster_codes
 from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.prompt_clusters import prompt_values
@@ -18,8 +18,8 @@ from lpp.store import open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError, NotFoundError
 from lpp.store.format.find_runs import Plans, find_run, run_lines
 from lpp.store.format.prompt_columns import FIELD_PREFIX
-from lpp.store.items import field_text, logged_documents, read_items
 from lpp.store.objects.place import absolute
+from lpp.store.scores.items import field_text, logged_documents, read_items
 
 N_CONTEXT: Final = f"{FIELD_PREFIX}n_context"
 N_BEFORE: Final = f"{FIELD_PREFIX}n_before_question"

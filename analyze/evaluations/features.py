@@ -11,7 +11,7 @@ from lpp.analyze.evaluations.evaluated import EvaluatedItems
 from lpp.analyze.metrics.tokens import TOKEN_EXPRESSIONS
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.quantities.items import FEATURES, OF_ANSWER, Feature
-from lpp.analyze.runs.token_files import read_tokens
+from lpp.analyze.runs.rows.token_files import read_tokens
 
 
 def declared_features(items: EvaluatedItems) -> dict[str, Feature]:

@@ -24,9 +24,9 @@ from lpp.analyze.evaluations.measure import (
     with_q,
 )
 from lpp.analyze.evaluations.site_features import site_features
-from lpp.analyze.numerics.auroc import Codes, Flags
-from lpp.analyze.numerics.clusters import recoded
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.statistics.auroc import Codes, Flags
+from lpp.analyze.numerics.statistics.clusters import recoded
 from lpp.analyze.quantities.items import (
     COVARIATES,
     DRIFT_FEATURES,

@@ -18,8 +18,8 @@ from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.row_drift import row_drift
 from lpp.analyze.runs.cells import Cell
-from lpp.analyze.runs.side_by_side import in_step
-from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.runs.rows.side_by_side import in_step
+from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.store.progress import SILENT, Progress
 
 

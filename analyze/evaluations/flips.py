@@ -9,16 +9,16 @@ import pyarrow as pa
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import answer_gap, answer_share
-from lpp.analyze.numerics.auroc import Codes
-from lpp.analyze.numerics.clusters import cluster_codes
-from lpp.analyze.numerics.paired import PairedDifference, paired_difference
+from lpp.analyze.numerics.statistics.auroc import Codes
+from lpp.analyze.numerics.statistics.clusters import cluster_codes
+from lpp.analyze.numerics.statistics.paired import PairedDifference, paired_difference
 from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.named import store_and_run
 from lpp.analyze.runs.words import Words
 from lpp.store.errors import ErrorKind, InputError, LppError
-from lpp.store.items import read_items
 from lpp.store.objects.place import absolute
+from lpp.store.scores.items import read_items
 
 LOST: Final = "right to wrong"
 GAINED: Final = "wrong to right"

@@ -20,10 +20,10 @@ from lpp.analyze.logits.lens import (
     norm_of,
     why_no_lens,
 )
-from lpp.analyze.numerics.auroc import Codes
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.statistics.auroc import Codes
 from lpp.analyze.runs.keys import depth
-from lpp.analyze.runs.side_by_side import in_step
+from lpp.analyze.runs.rows.side_by_side import in_step
 from lpp.store.shared.logits import Float32
 
 NORM_ROWS: Final = 768

@@ -7,8 +7,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import polars as pl
 
-from lpp.analyze.numerics.association import benjamini_hochberg
-from lpp.analyze.numerics.auroc import (
+from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.statistics.association import benjamini_hochberg
+from lpp.analyze.numerics.statistics.auroc import (
     FEWEST_OF_A_GROUP,
     Codes,
     Flags,
@@ -18,7 +19,6 @@ from lpp.analyze.numerics.auroc import (
     shuffled,
     tied_share,
 )
-from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.quantities.items import Feature
 from lpp.analyze.quantities.tables import shared
 from lpp.analyze.runs.keys import depth

@@ -9,7 +9,7 @@ import polars as pl
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
 from lpp.analyze.runs.words import Words
-from lpp.store.items import read_items
+from lpp.store.scores.items import read_items
 
 QUESTION_TOKENS: Final = 60
 """Number of a question's last tokens that are shown."""

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
-from lpp.analyze.numerics.auroc import Codes, Flags
-from lpp.analyze.numerics.clusters import recoded
 from lpp.analyze.numerics.distance import distances, folds
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.spectrum import rank_bound, ratio_of_sums
+from lpp.analyze.numerics.statistics.auroc import Codes, Flags
+from lpp.analyze.numerics.statistics.clusters import recoded
 
 Rows = npt.NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import HeadRecord
 from lpp.store.format.keys import HEADS_KEY
 from lpp.store.objects.locate import objects_at
-from lpp.store.read import Run
+from lpp.store.runs.read import Run
 from lpp.store.shared.directory import open_shared
 from lpp.store.shared.heads import head_directories, head_name
 from lpp.store.shared.logits import Head

@@ -25,10 +25,10 @@ from lpp.analyze.logits.final_norm import FEWEST_ROWS, FinalNorm, best_norm, tol
 from lpp.analyze.logits.heads import head_of
 from lpp.analyze.logits.products import place_of, products
 from lpp.analyze.logits.tiles import rows_of_tile
-from lpp.analyze.numerics.auroc import Codes, Flags
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.statistics.auroc import Codes, Flags
 from lpp.store.objects.locate import objects_at
-from lpp.store.read import Run
+from lpp.store.runs.read import Run
 from lpp.store.shared.heads import head_directories
 from lpp.store.shared.logits import Float32, entropy_and_log_z
 

@@ -13,8 +13,8 @@ from lpp.store.arrays.layout import site_array
 from lpp.store.committed.compare import Problem
 from lpp.store.format.keys import HEADS_KEY, HIDDEN_KEY, TOKENS_KEY
 from lpp.store.format.tables import TOKENS_SCHEMA
-from lpp.store.read import Run
-from lpp.store.shards import Shard
+from lpp.store.runs.read import Run
+from lpp.store.runs.shards import Shard
 from lpp.store.shared.heads import head_name
 from lpp.store.shared.logits_proof import LogitsCheck, Stored, compare_logits
 

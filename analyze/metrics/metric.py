@@ -15,8 +15,8 @@ from lpp.analyze.metrics.token_sums import LeastMeans, RowSums
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.quantities.quantity import Quantity, Subject
 from lpp.analyze.runs.cells import Cell
-from lpp.analyze.runs.site_reader import SiteReader
-from lpp.analyze.runs.wide_block import WideBlock
+from lpp.analyze.runs.rows.site_reader import SiteReader
+from lpp.analyze.runs.rows.wide_block import WideBlock
 
 Needs = Literal["tokens", "scatter", "eigenvalues", "rows"]
 """What has to be at hand, and so what `compute` is given, for the tokens below one prefix:

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from lpp.analyze.metrics.anisotropy import PairwiseCosines
-from lpp.analyze.metrics.block_influence import BlockInfluence
 from lpp.analyze.metrics.metric import Metric
-from lpp.analyze.metrics.neighbours import MAX_ROWS, NeighbourSamples
-from lpp.analyze.metrics.prompt_ranks import PromptRanks
-from lpp.analyze.metrics.robust import RobustSpectra
-from lpp.analyze.metrics.sinks import SINK_FACTOR, PositionNorms, n_sinks, sink_end
+from lpp.analyze.metrics.row_measures.anisotropy import PairwiseCosines
+from lpp.analyze.metrics.row_measures.block_influence import BlockInfluence
+from lpp.analyze.metrics.row_measures.neighbours import MAX_ROWS, NeighbourSamples
+from lpp.analyze.metrics.row_measures.prompt_ranks import PromptRanks
+from lpp.analyze.metrics.row_measures.robust import RobustSpectra
+from lpp.analyze.metrics.row_measures.sinks import SINK_FACTOR, PositionNorms, n_sinks, sink_end
+from lpp.analyze.metrics.row_measures.trajectory import Curvatures
 from lpp.analyze.metrics.spectral import PAPER
-from lpp.analyze.metrics.trajectory import Curvatures
 from lpp.analyze.numerics.spectrum import Spectrum
 from lpp.analyze.quantities.quantity import UNBOUNDED
 from lpp.analyze.runs.cells import Cell, Integers

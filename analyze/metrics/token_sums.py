@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import polars as pl
 
-from lpp.analyze.metrics.parts import Parts, mean_over_prompts
+from lpp.analyze.metrics.row_measures.prompt_parts import Parts, mean_over_prompts
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.runs.cells import Cell, Integers
 

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
-from lpp.analyze.numerics.auroc import Codes
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.statistics.auroc import Codes
 
 FOLDS: Final = 5
 

@@ -16,7 +16,7 @@ from lpp.analyze.charts.run_styles import RunStyle
 from lpp.analyze.pages.page import Page, Panels
 from lpp.analyze.pages.table import FIRST_ROWS, Table
 from lpp.analyze.pages.words import Sentence, plain
-from lpp.store.commands.escaping import escape
+from lpp.store.terminal.escaping import escape
 
 OPEN_ROWS: Final = 25
 """Tables with more rows are folded, so that the page stays readable."""

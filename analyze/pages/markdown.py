@@ -10,7 +10,7 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.page import Figure, Page, Section
 from lpp.analyze.pages.table import Cell, Field, Table, shared_unit
 from lpp.analyze.pages.words import Code, Flag, Part, Run, Sentence
-from lpp.store.commands.escaping import escape
+from lpp.store.terminal.escaping import escape
 
 _ROWS: Final = 40
 """Most rows of a table: platforms limit the length of a comment."""

@@ -16,8 +16,8 @@ from rich.cells import cell_len
 from lpp.analyze.pages.page import Figure, Page, Section
 from lpp.analyze.pages.table import Cell, Field, Table, shared_unit
 from lpp.analyze.pages.words import Flag, Part, Run, Sentence
-from lpp.store.commands.escaping import escape
 from lpp.store.format.run_names import name_and_id
+from lpp.store.terminal.escaping import escape
 
 _WIDTH: Final = 80
 RUN_WIDTH: Final = 20

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from lpp.analyze.drift import page_tables
-from lpp.analyze.evaluations import page_tables as item_page_tables
+from lpp.analyze.drift.pages import drift_page_tables as page_tables
+from lpp.analyze.evaluations.pages import items_page_tables as item_page_tables
 from lpp.analyze.pages.table import FIRST_COLUMNS, Table, own_columns, table_of
 from lpp.analyze.report.queries import Query
 from lpp.analyze.studies.profile_summary import SETTING

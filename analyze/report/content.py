@@ -9,8 +9,8 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.drift import page_parts
-from lpp.analyze.drift.page_tables import pairs_by_kl
+from lpp.analyze.drift.pages import drift_page_parts as page_parts
+from lpp.analyze.drift.pages.drift_page_tables import pairs_by_kl
 from lpp.analyze.evaluations import tables as item_flags
 from lpp.analyze.pages.page import Chart, Opening, Origin, Page, Section, explained
 from lpp.analyze.pages.provenance import origin

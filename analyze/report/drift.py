@@ -8,8 +8,14 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.drift import page_parts
-from lpp.analyze.drift.page_tables import Frames, Pair, frames_of_tokens, of_pairs, pairs_by_kl
+from lpp.analyze.drift.pages import drift_page_parts as page_parts
+from lpp.analyze.drift.pages.drift_page_tables import (
+    Frames,
+    Pair,
+    frames_of_tokens,
+    of_pairs,
+    pairs_by_kl,
+)
 from lpp.analyze.pages.page import Chart, Origin
 from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.drift_queries import (

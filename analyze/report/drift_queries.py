@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Final
 
-from lpp.analyze.drift import page_tables
+from lpp.analyze.drift.pages import drift_page_tables as page_tables
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.report.queries import Query, with_intervals
 from lpp.sql import saved_query
@@ -12,7 +12,7 @@ from lpp.sql.schema import TABLES
 _COMMAND: Final = "lpp-analyze diff STORE RUN_A RUN_B"
 
 _TOKENS: Final = (
-    "from lpp.analyze.drift.histogram import kl_histogram\n"
+    "from lpp.analyze.numerics.kl_histogram import kl_histogram\n"
     "from lpp.analyze.drift.summaries import by_position\n"
     "from lpp.analyze.tables.database import read_table\n\n"
     'tokens = read_table(STORE, "drift_tokens").filter(run_a=RUN_A, run_b=RUN_B)\n'

@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Final
 
-from lpp.analyze.evaluations import page_tables
-from lpp.analyze.evaluations.page import OF_ANALYSIS
+from lpp.analyze.evaluations.pages import items_page_tables as page_tables
+from lpp.analyze.evaluations.pages.items_page import OF_ANALYSIS
 from lpp.analyze.report.queries import Query, whole
 from lpp.sql import saved_query
 
@@ -67,7 +67,7 @@ ITEM_EVALUATED: Final = Query(
     "Evaluated tasks of the store",
     "items",
     ("source", "task", "run", "filter"),
-    "from lpp.store.items import read_items\n\nread_items(STORE)",
+    "from lpp.store.scores.items import read_items\n\nread_items(STORE)",
     _EVAL,
     language="Python",
 )

@@ -8,9 +8,9 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.evaluations import page_tables
 from lpp.analyze.evaluations.measure import FEWEST_ITEMS, FEWEST_OF_A_KIND
-from lpp.analyze.evaluations.page import READING, item_charts, item_findings
+from lpp.analyze.evaluations.pages import items_page_tables as page_tables
+from lpp.analyze.evaluations.pages.items_page import READING, item_charts, item_findings
 from lpp.analyze.pages.page import Section
 from lpp.analyze.pages.table import Table
 from lpp.analyze.pages.words import Code, Part, Run, Sentence
@@ -25,7 +25,7 @@ from lpp.analyze.report.queries import whole
 from lpp.analyze.report.surprises import in_words
 from lpp.store import open_store
 from lpp.store.errors import FormatError
-from lpp.store.items import read_items
+from lpp.store.scores.items import read_items
 
 SECTION: Final = "items"
 SHAPES: Final = (

@@ -10,7 +10,7 @@ from typing import Final
 from lpp.analyze.pages.page import Advice, NotComputed
 from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.queries import Query
-from lpp.store.commands.escaping import escape
+from lpp.store.terminal.escaping import escape
 
 _ORDER: Final = (
     *("lpp-capture", "lpp-analyze profile", "lpp-analyze layers", "lpp-analyze sensitivity"),

@@ -11,11 +11,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from lpp.analyze.numerics.clusters import cluster_codes
+from lpp.analyze.numerics.statistics.clusters import cluster_codes
 from lpp.analyze.runs.prompt_clusters import prompt_values
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.schedule import GROUPS, group_boundaries
-from lpp.store.read import Run
+from lpp.store.runs.read import Run
 
 __all__ = ["GROUPS", "Clusters", "Groups", "Integers", "Spans", "clusters_of", "group_of", "spans"]
 

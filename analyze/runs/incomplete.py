@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.moments_held import listed_numbers
 from lpp.store import open_store
-from lpp.store.read import Run
+from lpp.store.runs.read import Run
 from lpp.store.store import LOST
 
 

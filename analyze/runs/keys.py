@@ -13,7 +13,7 @@ import polars as pl
 from lpp.store import open_store
 from lpp.store.format.schedule import prefix_schedule
 from lpp.store.objects.place import Url, absolute
-from lpp.store.read import Run
+from lpp.store.runs.read import Run
 
 __all__ = ["RunView", "Url", "depth", "views"]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lpp.analyze.runs.select import nearest
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.prompt_columns import FIELD_PREFIX
-from lpp.store.read import Run
+from lpp.store.runs.read import Run
 
 ID = "id"
 """The one field whose column has no prefix."""
@@ -14,7 +14,7 @@ ID = "id"
 def prompt_values(run: Run, field: str) -> Sequence[object]:
     """(count,) the value of `field` of each prompt of the plan; None where a prompt has none.
 
-    `lpp.analyze.numerics.clusters.cluster_codes` turns the values into numbers of clusters.
+    `cluster_codes` of numerics/statistics turns the values into numbers of clusters.
     InputError for a field that the prompts do not carry.
     """
     names = {

@@ -3,7 +3,7 @@
 from typing import Final
 
 from lpp.store import open_store
-from lpp.store.read import Run
+from lpp.store.runs.read import Run
 
 NO_TWIN: Final = "no run of the same model with random weights and the same token ids in the store"
 

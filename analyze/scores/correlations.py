@@ -20,8 +20,8 @@ from lpp.sql.schema import arrow_schema
 from lpp.store.errors import ErrorKind, InputError
 
 if TYPE_CHECKING:
-    from lpp.analyze.numerics.association import Method
     from lpp.analyze.numerics.moments import Floats
+    from lpp.analyze.numerics.statistics.association import Method
 
 FEWEST: Final = 5
 """Models below which nothing is ranked: four can stand in one order in 24 ways, so that even a
@@ -56,7 +56,7 @@ def correlate(url: Url, settings: CorrelateSettings | None = None) -> pl.DataFra
 
     Raises InputError where there are no profiles or no scores, or a name fits nothing.
     """
-    from lpp.analyze.numerics.association import METHODS
+    from lpp.analyze.numerics.statistics.association import METHODS
 
     settings = settings or CorrelateSettings()
     sample = take_sample(url, settings)
@@ -155,7 +155,7 @@ def _test(method: "Method", row: Mapping[str, Any], values: "Floats", seed: int)
     """`row` with the columns of one test, without q. values: (metric, score, size), (3, n)."""
     import numpy as np
 
-    from lpp.analyze.numerics.association import associate
+    from lpp.analyze.numerics.statistics.association import associate
 
     flags, test = list(row["flags"]), dict[str, Any]()
     if row["n_models"] >= FEWEST:
@@ -179,7 +179,7 @@ def _test(method: "Method", row: Mapping[str, Any], values: "Floats", seed: int)
 
 def _correct(family: Sequence[dict[str, Any]]) -> None:
     """Fill in q and the size of the family: the tests that were made."""
-    from lpp.analyze.numerics.association import benjamini_hochberg
+    from lpp.analyze.numerics.statistics.association import benjamini_hochberg
 
     made = [row for row in family if "p_value" in row]
     q_values = benjamini_hochberg([row["p_value"] for row in made])

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lpp.analyze.scores.score_table import is_text
 from lpp.store import Run
-from lpp.store.items import ITEMS_SCHEMA
+from lpp.store.scores.items import ITEMS_SCHEMA
 
 ITEMS: Final = pl.Schema(
     dict[str, Any](

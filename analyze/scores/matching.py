@@ -15,7 +15,7 @@ from typing import Literal
 import polars as pl
 
 from lpp.store import Store
-from lpp.store.items import corpora_first, is_evaluation
+from lpp.store.scores.items import corpora_first, is_evaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

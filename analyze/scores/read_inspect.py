@@ -17,7 +17,7 @@ from lpp.analyze.scores.item_table import ITEMS, item_row
 from lpp.analyze.scores.score_table import number, score_table
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.documents import document_hash
-from lpp.store.items import field_text
+from lpp.store.scores.items import field_text
 
 KIND: Final = "inspect"
 

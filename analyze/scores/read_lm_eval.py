@@ -23,7 +23,7 @@ from lpp.analyze.runs.capture_command import part
 from lpp.analyze.scores.item_table import ITEMS, item_row
 from lpp.analyze.scores.score_table import MAX_ITEMS, number, refuse, score_table
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.items import answered_correctly, field_text
+from lpp.store.scores.items import answered_correctly, field_text
 
 KIND: Final = "lm-eval"
 

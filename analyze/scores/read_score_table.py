@@ -20,8 +20,8 @@ import polars as pl
 import polars.selectors as cs
 
 from lpp.analyze.scores.score_table import MAX_ITEMS, SCORES, refuse
-from lpp.store.commands.escaping import escape
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.terminal.escaping import escape
 
 KIND: Final = "leaderboard"
 """Of an export of the Open LLM Leaderboard, whose scores are percentages."""

@@ -14,8 +14,8 @@ from lpp.analyze.scores.read_inspect import epochs_of, read_inspect, read_inspec
 from lpp.analyze.scores.read_lm_eval import item_logs, read_lm_eval, read_lm_eval_items
 from lpp.analyze.scores.read_score_table import read_score_table
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.items import declared_cluster
 from lpp.store.objects.place import check_regular
+from lpp.store.scores.items import declared_cluster
 
 _TABLES: Final = (".csv", ".tsv", ".parquet")
 

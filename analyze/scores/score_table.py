@@ -11,9 +11,9 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.scores.units import Unit
-from lpp.store.commands.escaping import escape
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.scores import KEY
+from lpp.store.scores.scores import KEY
+from lpp.store.terminal.escaping import escape
 
 SCORES: Final = pl.Schema(
     dict[str, Any](

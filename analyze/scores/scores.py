@@ -26,12 +26,12 @@ from lpp.analyze.scores.score_table import check_scores
 from lpp.analyze.scores.units import Unit
 from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
-from lpp.store.commands.escaping import escape
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.find_runs import find_run
-from lpp.store.items import ITEMS_FILE, items_file
 from lpp.store.objects.place import Place
-from lpp.store.scores import SCORES_SCHEMA
+from lpp.store.scores.items import ITEMS_FILE, items_file
+from lpp.store.scores.scores import SCORES_SCHEMA
+from lpp.store.terminal.escaping import escape
 
 _SHOWN: Final = 20
 _SIZE_RATIO: Final = 1.5
@@ -67,7 +67,7 @@ class Added:
     written: bool
     """False: the store held exactly this already."""
     table: pa.Table
-    """`lpp.store.scores.SCORES_SCHEMA`"""
+    """`lpp.store.scores.scores.SCORES_SCHEMA`"""
     missing: Sequence[str]
     """Scores of the chosen models that the files do not have."""
     fits: Mapping[str, Fit]

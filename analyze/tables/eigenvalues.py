@@ -14,8 +14,8 @@ from lpp.analyze.metrics.summary import Demand, Summary
 from lpp.analyze.questions import Selection
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView, Url
+from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.analyze.runs.select import select_runs, select_sites
-from lpp.analyze.runs.site_reader import SiteReader
 from lpp.analyze.tables.spectra import cells as cells_of
 from lpp.analyze.tables.spectra import key_frame
 from lpp.store import open_store

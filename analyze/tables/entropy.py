@@ -26,7 +26,7 @@ from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import Clusters, Groups, Integers
 from lpp.analyze.runs.incomplete import warn_of_incomplete
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.token_files import read_tokens
+from lpp.analyze.runs.rows.token_files import read_tokens
 from lpp.analyze.tables.lazy import Source, scan
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number, values_first
 from lpp.store.errors import ErrorKind, InputError

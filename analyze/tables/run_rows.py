@@ -11,8 +11,8 @@ from lpp.sql.schema.evaluations import EVALUATION_KEY
 from lpp.store.errors import FormatError
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.tables import encode_table
-from lpp.store.items import ITEMS_SCHEMA, read_items
 from lpp.store.objects.place import Place
+from lpp.store.scores.items import ITEMS_SCHEMA, read_items
 
 
 def run_row(view: RunView) -> dict[str, object]:

@@ -6,7 +6,7 @@ import polars as pl
 
 from lpp.analyze.runs.incomplete import warn_of_absent_tokens
 from lpp.analyze.runs.keys import Url
-from lpp.analyze.runs.token_files import TOKEN_COLUMNS, read_tokens
+from lpp.analyze.runs.rows.token_files import TOKEN_COLUMNS, read_tokens
 from lpp.analyze.tables.lazy import ROWS, Source, scan
 from lpp.store import Run, open_store
 

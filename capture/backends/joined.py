@@ -15,8 +15,8 @@ import numpy.typing as npt
 from lpp.capture.backends.finite import statistics_not_finite
 from lpp.capture.backends.torch_backend import TorchBackend
 from lpp.capture.backends.vllm.backend import VllmBackend
-from lpp.capture.models.sites import Sites
 from lpp.capture.models.spec import Model
+from lpp.capture.models.structure.sites import Sites
 from lpp.capture.plan.backend import (
     Backend,
     Batch,

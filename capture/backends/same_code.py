@@ -23,7 +23,6 @@ import numpy.typing as npt
 import torch
 
 from lpp.capture.backends.torch_backend import TorchBackend
-from lpp.capture.models.anatomy import probe_ids
 from lpp.capture.models.instantiate import trained_model, untrained_model
 from lpp.capture.models.loaded import left_as_it_was, origin
 from lpp.capture.models.machine import out_of_memory
@@ -31,6 +30,7 @@ from lpp.capture.models.model_files import read_config
 from lpp.capture.models.same_tokens import fresh_python, why_it_failed
 from lpp.capture.models.same_weights import check_described
 from lpp.capture.models.spec import Model, ModelSpec
+from lpp.capture.models.structure.anatomy import probe_ids
 from lpp.capture.plan.backend import Batch, Beginning, Outputs, Writing
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store.arrays.layout import NUMPY_DTYPE

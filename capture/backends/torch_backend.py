@@ -38,14 +38,14 @@ from lpp.capture.backends.torch_passes import (
     passes,
 )
 from lpp.capture.backends.torch_writer import write_in_torch
-from lpp.capture.models.anatomy import forward_inputs, input_device
-from lpp.capture.models.find_sites import check_sites, find_sites
-from lpp.capture.models.head import head_content
 from lpp.capture.models.load import adopt_model, load_model
 from lpp.capture.models.machine import explained, out_of_memory
-from lpp.capture.models.sites import SiteModules, Sites, hooked
 from lpp.capture.models.spec import LoadedModel, Model, ModelSpec
-from lpp.capture.models.unembedding import find_unembedding
+from lpp.capture.models.structure.anatomy import forward_inputs, input_device
+from lpp.capture.models.structure.find_sites import check_sites, find_sites
+from lpp.capture.models.structure.head import head_content
+from lpp.capture.models.structure.sites import SiteModules, Sites, hooked
+from lpp.capture.models.structure.unembedding import find_unembedding
 from lpp.capture.plan.backend import Batch, Beginning, Captured, Outputs, Writing, Written
 from lpp.capture.plan.planning import check_context, compute_info
 from lpp.capture.plan.request import BATCH_TOKENS, CaptureRequest

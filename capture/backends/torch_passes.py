@@ -19,8 +19,8 @@ from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from lpp.capture.backends.batch_rows import Picked, to_device
-from lpp.capture.models.anatomy import forward_inputs, spread_ids
 from lpp.capture.models.machine import out_of_memory
+from lpp.capture.models.structure.anatomy import forward_inputs, spread_ids
 from lpp.capture.plan.backend import Batch
 
 FAR_CLOSER: Final = 1 / 4

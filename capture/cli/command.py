@@ -8,7 +8,7 @@ from lpp.capture.cli.probe import probe
 from lpp.capture.cli.repair import repair
 from lpp.capture.cli.run import run
 from lpp.capture.cli.status import status
-from lpp.store.commands.console import LppGroup, debug_option, version_option
+from lpp.store.terminal.console import LppGroup, debug_option, version_option
 
 
 @click.group(cls=LppGroup)

@@ -19,9 +19,9 @@ from lpp.capture.models.gguf import packaged_model
 from lpp.capture.models.machine import require
 from lpp.capture.plan.parts import WHOLE
 from lpp.store import open_store
-from lpp.store.commands.console import LppCommand, debug_option
-from lpp.store.commands.progress import SHOWN
 from lpp.store.objects.place import Place
+from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.progress import SHOWN
 
 if TYPE_CHECKING:
     from lpp.capture.plan.request import CaptureRequest
@@ -143,8 +143,8 @@ def capture_rounded(store: Path, request: "CaptureRequest") -> str:
     from lpp.capture.engine.run import capture_into
     from lpp.capture.models.load import load_model
     from lpp.capture.models.loaded import loaded_spec
-    from lpp.capture.models.rounding import round_blocks
     from lpp.capture.models.spec import LoadedModel
+    from lpp.capture.models.structure.rounding import round_blocks
     from lpp.capture.plan.request import InMemory
 
     model = load_model(request.model)

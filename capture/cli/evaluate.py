@@ -10,10 +10,10 @@ from lpp.capture.cli.scores_table import show_scores
 from lpp.capture.models.machine import require
 from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
-from lpp.store.commands.console import LppCommand, debug_option
-from lpp.store.commands.options import options_of
-from lpp.store.commands.progress import SHOWN
 from lpp.store.settings.setting import declared
+from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.options import options_of
+from lpp.store.terminal.progress import SHOWN
 
 if TYPE_CHECKING:
     from lpp.capture.evaluation.request import EvalRequest

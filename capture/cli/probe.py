@@ -10,8 +10,8 @@ from lpp.capture.cli.options import STORE, evaluated_model
 from lpp.capture.cli.scores_table import show_scores
 from lpp.capture.models.machine import require
 from lpp.capture.probes.items import GROUPS, ITEM_SEED, SHOTS
-from lpp.store.commands.console import LppCommand, debug_option
-from lpp.store.commands.progress import SHOWN
+from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.progress import SHOWN
 
 VLLM_CONTEXT: Final = 2048
 """Tokens that vLLM makes room for, by default: the longest prompt of the probes has some 1,400."""

@@ -9,20 +9,20 @@ import click
 from lpp.capture.cli.options import STORE, grace_option
 from lpp.capture.models.machine import require
 from lpp.capture.plan.settings import CaptureSettings
-from lpp.store.commands.completion import complete_runs
-from lpp.store.commands.console import LppCommand, debug_option
-from lpp.store.commands.options import options_of
-from lpp.store.commands.progress import SHOWN
 from lpp.store.format.find_runs import matching_runs
 from lpp.store.format.keys import RUNS_KEY
 from lpp.store.format.run_names import name_and_id
 from lpp.store.objects.place import Place
+from lpp.store.terminal.completion import complete_runs
+from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.options import options_of
+from lpp.store.terminal.progress import SHOWN
 
 if TYPE_CHECKING:
     from lpp.capture.engine.repair import Repair
     from lpp.store import Run, Store
     from lpp.store.committed.compare import Problem
-    from lpp.store.repair import Damage
+    from lpp.store.runs.repair import Damage
 
 _SHOWN = 3
 """Problems of a shard that are listed; the rest are counted."""
@@ -67,7 +67,7 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
     from lpp.capture.engine.repair import Repair, look_at, repair_run
     from lpp.capture.plan.from_plan import RepairOptions
     from lpp.store import open_store
-    from lpp.store.verify import verify_root
+    from lpp.store.runs.verify import verify_root
 
     results = []
     opened = open_store(store)

@@ -22,12 +22,12 @@ from lpp.capture.models.machine import require
 from lpp.capture.plan.parts import Part, chosen_part
 from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
-from lpp.store.commands.console import EXIT_USER_ERROR, INTERRUPTED, LppCommand, debug_option
-from lpp.store.commands.options import taken, with_options
-from lpp.store.commands.progress import SHOWN
-from lpp.store.commands.signals import check_requests
 from lpp.store.errors import first_line
 from lpp.store.objects.place import place
+from lpp.store.process.signals import EXIT_USER_ERROR, INTERRUPTED, check_requests
+from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.options import taken, with_options
+from lpp.store.terminal.progress import SHOWN
 
 if TYPE_CHECKING:
     from lpp.capture.engine.outcome import Outcome
@@ -197,7 +197,7 @@ def _run_revisions(context: click.Context) -> int:
     for name in ("resume", "report", "step"):
         if options[name] is not None:
             raise click.UsageError(f"--{name} is for one revision, not for a list of them.")
-    from lpp.capture.jobs.revisions import revision_jobs
+    from lpp.capture.cli.revisions import revision_jobs
 
     return _run_each(revision_jobs(context), options["store"], options)
 

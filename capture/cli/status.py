@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lpp.store.commands.console import LppCommand, clear_screen, debug_option
-from lpp.store.commands.units import duration, short_bytes, short_count
 from lpp.store.format.run_names import name_and_id
+from lpp.store.terminal.console import LppCommand, clear_screen, debug_option
+from lpp.store.units import duration, short_bytes, short_count
 
 if TYPE_CHECKING:
     from lpp.capture.engine.status import RunStatus
-    from lpp.store.heartbeat import Writer
+    from lpp.store.runs.heartbeat import Writer
 
 
 @click.command(cls=LppCommand)

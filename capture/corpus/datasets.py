@@ -28,8 +28,8 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 from lpp.capture.corpus.fields import Fields
 from lpp.capture.corpus.passages import Corpus, Passage, Streamed, fingerprint_passages
-from lpp.store.commands.escaping import library_bars
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+from lpp.store.terminal.escaping import library_bars
 
 Rows: TypeAlias = Iterable[tuple[str | None, ...]]
 """The chosen columns of each row, in order."""

@@ -28,8 +28,8 @@ from lpp.capture.plan.backend import Backend, Batch, Outputs
 from lpp.capture.plan.sizes import SLOTS
 from lpp.store import RunWriter, Shard
 from lpp.store.arrays.decode_pool import usable_cores
-from lpp.store.commands.allocator import keep_blocks
 from lpp.store.format.plan import Plan
+from lpp.store.process.allocator import keep_blocks
 from lpp.store.progress import SILENT, Progress
 
 

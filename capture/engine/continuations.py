@@ -18,12 +18,12 @@ import pyarrow as pa
 from lpp.capture.plan.backend import Backend, Beginning, Writing, Written
 from lpp.capture.plan.parts import Part
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec
-from lpp.store.commands.signals import check_requests
 from lpp.store.format.commit_record import ContinuationSource
 from lpp.store.format.plan import ContinuationInfo
 from lpp.store.format.rows import prompts_sha256, token_ids_sha256
 from lpp.store.format.tables import PROMPTS_SCHEMA, WRITTEN_SCHEMA
 from lpp.store.objects.protocol import Objects
+from lpp.store.process.signals import check_requests
 from lpp.store.progress import Progress
 from lpp.store.shared.continuations import (
     commit_block,

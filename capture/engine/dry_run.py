@@ -38,12 +38,12 @@ from lpp.capture.plan.sizes import (
     remaining,
     sizes,
 )
-from lpp.store.commands.console import debugging
-from lpp.store.commands.units import duration, short_bytes
 from lpp.store.format.plan import Keep, Plan
 from lpp.store.objects.place import Place, Url, place
+from lpp.store.process.debugging import debugging
 from lpp.store.progress import BLANK, Display
 from lpp.store.store import open_if_any
+from lpp.store.units import duration, short_bytes
 
 _WIDTH = 80
 LABEL_WIDTH = 11

@@ -10,13 +10,13 @@ from typing import Final
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.plan.sizes import free_bytes, head_bytes, row_bytes
-from lpp.store.commands.units import short_bytes
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.plan import Plan
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Url, place
 from lpp.store.shared.heads import commit_head, head_directories
 from lpp.store.store import open_if_any
+from lpp.store.units import short_bytes
 
 DISK_SHARE: Final = 0.1
 """Largest share of the free disk that a head takes unasked: a store is often of many models."""

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.store import open_store
-from lpp.store.commands.console import EXIT_USER_ERROR
 from lpp.store.errors import LppError
 from lpp.store.format.quarantine import NOTHING, QuarantineSummary
 from lpp.store.objects.place import Place
-from lpp.store.replay import Replay
+from lpp.store.process.signals import EXIT_USER_ERROR
+from lpp.store.runs.replay import Replay
 
 _WIDTH: Final = 80
 

@@ -29,9 +29,9 @@ from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import make_plan, site_specs
 from lpp.capture.plan.request import NOTHING, CaptureRequest, CorpusSpec, InMemory
 from lpp.store import create_store
-from lpp.store.commands.signals import check_requests
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Url
+from lpp.store.process.signals import check_requests
 from lpp.store.progress import SILENT, Progress
 from lpp.store.store import open_if_any
 

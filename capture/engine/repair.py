@@ -19,15 +19,15 @@ from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.from_plan import RepairOptions, check_same, request_of_plan
 from lpp.store import Run, RunWriter
 from lpp.store.arrays.metadata import METADATA_KEY
-from lpp.store.commands.console import debugging
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.commit_record import CommitRecord, ObjectRecord
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan
 from lpp.store.format.prompt_columns import BRANCH_COLUMNS, CONTINUATION_COLUMNS
-from lpp.store.heartbeat import at_work
+from lpp.store.process.debugging import debugging
 from lpp.store.progress import BLANK, Display
-from lpp.store.repair import Damage, find_damage, records_by_shard
+from lpp.store.runs.heartbeat import at_work
+from lpp.store.runs.repair import Damage, find_damage, records_by_shard
 
 
 @dataclass(frozen=True, kw_only=True)

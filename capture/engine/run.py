@@ -34,17 +34,17 @@ from lpp.capture.plan.sizes import (
     sizes,
 )
 from lpp.store import Run, RunWriter, create_store, open_store
-from lpp.store.commands.console import debugging
-from lpp.store.commands.units import counted
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import Plan, differences
-from lpp.store.heartbeat import at_work
 from lpp.store.objects.place import Url, place
+from lpp.store.process.debugging import debugging
 from lpp.store.progress import BLANK, Display
-from lpp.store.replay import replay
+from lpp.store.runs.heartbeat import at_work
+from lpp.store.runs.replay import replay
+from lpp.store.runs.write import sweep_run
 from lpp.store.store import open_if_any
-from lpp.store.write import sweep_run
+from lpp.store.units import counted
 
 
 def capture_into(

@@ -34,8 +34,8 @@ from lpp.store import Run, Store, open_store
 from lpp.store.errors import FormatError, LppError
 from lpp.store.format.keys import COMMIT_KEY, REQUESTS_KEY, SHARDS_KEY
 from lpp.store.format.limits import MAX_ROOT_BYTES
-from lpp.store.heartbeat import writers
 from lpp.store.objects.place import Url
+from lpp.store.runs.heartbeat import writers
 from lpp.store.store import open_if_any
 
 COMPUTING: Final = (
@@ -156,7 +156,7 @@ def skip_finished(
         with contextlib.suppress(LppError, OSError):  # the store may be read-only
             run = open_store(root).runs[outcome.run]
             if no_writer_at(run):
-                from lpp.store.write import sweep_run
+                from lpp.store.runs.write import sweep_run
 
                 sweep_run(run)
     return outcome

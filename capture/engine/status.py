@@ -1,7 +1,7 @@
 """Progress and writers of the runs of a store, read from the store alone.
 
 So any machine that reaches the store can show them. Committed shards and the times of their records
-give progress and rate; heartbeats (`lpp.store.heartbeat`) give the writers. Imports no torch.
+give progress and rate; heartbeats (`lpp.store.runs.heartbeat`) give the writers. Imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.keys import COMMIT_KEY, SHARDS_KEY, shard_key
 from lpp.store.format.plan import Series
 from lpp.store.format.quarantine import NOTHING, QuarantineSummary
-from lpp.store.heartbeat import Writer, writers
 from lpp.store.objects.protocol import Objects
+from lpp.store.runs.heartbeat import Writer, writers
 from lpp.store.store import LOST
 
 State = Literal["complete", "running", "stopped", "unreadable"]

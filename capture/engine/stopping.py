@@ -18,8 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from lpp.store.commands.console import EXIT_USER_ERROR, INTERRUPTED
-from lpp.store.commands.signals import REQUESTS, check_requests
+from lpp.store.process.signals import EXIT_USER_ERROR, INTERRUPTED, REQUESTS, check_requests
 from lpp.store.progress import BLANK, Display
 
 TIDY_SECONDS: Final = 3.0

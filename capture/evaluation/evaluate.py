@@ -14,7 +14,6 @@ from pathlib import PurePath, PurePosixPath
 from typing import Any, Final
 
 from lpp.capture.engine.run import capture_into
-from lpp.capture.evaluation.declared import Declared, declared_by
 from lpp.capture.evaluation.items import items_table
 from lpp.capture.evaluation.model import EvaluatedModel
 from lpp.capture.evaluation.quiet import quiet_lm_eval, seeded
@@ -37,16 +36,17 @@ from lpp.capture.evaluation.sequences import (
     answers_of,
     corpus_of,
 )
-from lpp.capture.evaluation.task_code import sandboxed, template_refused
-from lpp.capture.evaluation.tasks import load_tasks
+from lpp.capture.evaluation.tasks.declared import Declared, declared_by
+from lpp.capture.evaluation.tasks.load import load_tasks
+from lpp.capture.evaluation.tasks.task_code import sandboxed, template_refused
 from lpp.capture.models.machine import require
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, InMemory
 from lpp.store import create_store, open_store
-from lpp.store.commands.console import debugging
 from lpp.store.errors import ErrorKind, InputError, LppError
-from lpp.store.items import ITEMS_FILE, evaluation_rule, items_file
 from lpp.store.objects.place import Url, place
+from lpp.store.process.debugging import debugging
 from lpp.store.progress import BLANK, Display
+from lpp.store.scores.items import ITEMS_FILE, evaluation_rule, items_file
 from lpp.store.store import open_if_any
 
 BOOTSTRAP: Final = 1000

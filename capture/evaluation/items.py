@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from lpp.capture.evaluation.sequences import Answer
-from lpp.store.items import ITEMS_SCHEMA, answered_correctly, field_text
+from lpp.store.scores.items import ITEMS_SCHEMA, answered_correctly, field_text
 
 
 def items_table(

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.objects.place import Place
-from lpp.store.scores import KEY, SCORES_SCHEMA, ScoreSet, add_scores, score_sets
+from lpp.store.scores.scores import KEY, SCORES_SCHEMA, ScoreSet, add_scores, score_sets
 
 ATTEMPTS: Final = 8
 """Times that another process may interfere before this one gives up."""

@@ -22,7 +22,7 @@ from lpp.store import Run, Store
 from lpp.store.errors import ConflictError, ErrorKind, FormatError
 from lpp.store.format.documents import document_hash
 from lpp.store.format.plan import ModelInfo
-from lpp.store.items import ITEMS_FILE, field_text, is_evaluation
+from lpp.store.scores.items import ITEMS_FILE, field_text, is_evaluation
 from lpp.store.uncertainty import score_interval, standard_error
 
 KIND: Final = "lm-eval"

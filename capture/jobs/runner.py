@@ -25,9 +25,9 @@ from lpp.capture.engine.run_cache import finished, skip_finished
 from lpp.capture.jobs.file import Job, command_line
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import GRACE_SECONDS
-from lpp.store.commands.console import EXIT_USER_ERROR, debugging
-from lpp.store.commands.signals import polite_ends
 from lpp.store.objects.place import Place
+from lpp.store.process.debugging import debugging
+from lpp.store.process.signals import EXIT_USER_ERROR, polite_ends
 from lpp.store.progress import BLANK, Display
 
 Status = Literal["done", "skipped", "failed", "interrupted", "not started"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from lpp.capture.models.anatomy import logits_width, max_positions
 from lpp.capture.models.fingerprints import (
     tokenizer_fingerprint,
     trained_fingerprint,
@@ -33,6 +32,7 @@ from lpp.capture.models.model_files import (
 )
 from lpp.capture.models.same_weights import equals_its_files, state_fingerprint
 from lpp.capture.models.spec import LoadedModel, Model, ModelSpec
+from lpp.capture.models.structure.anatomy import logits_width, max_positions
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import ModelInfo, StoredDtype, TokenizerInfo
 from lpp.store.progress import SILENT, Progress

@@ -11,10 +11,10 @@ from typing import Any, Final, Literal, cast
 
 from torch import nn
 
-from lpp.capture.models.anatomy import input_device, logits_width
 from lpp.capture.models.gguf import folder_model
 from lpp.capture.models.hub import cached_snapshot, looks_like_a_path
 from lpp.capture.models.spec import LoadedModel, ModelSpec
+from lpp.capture.models.structure.anatomy import input_device, logits_width
 from lpp.store.errors import ErrorKind, InputError
 
 OF_LIBRARIES: Final = ("transformers.", "accelerate.", "torch.nn.utils.")

@@ -18,9 +18,9 @@ from lpp.capture.models.gguf import converted_folder, folder_model
 from lpp.capture.models.hub import hub_snapshot
 from lpp.capture.models.machine import require
 from lpp.capture.models.spec import ModelSpec
-from lpp.store.commands.escaping import library_bars
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.progress import Progress
+from lpp.store.terminal.escaping import library_bars
 
 
 @dataclass(frozen=True, slots=True)

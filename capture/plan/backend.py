@@ -18,8 +18,8 @@ from lpp.store.format.plan import ComputeInfo, Keep, MomentsDtype, Plan, StoredD
 from lpp.store.shared.logits import HeadContent
 
 if TYPE_CHECKING:
-    from lpp.capture.models.sites import Sites
     from lpp.capture.models.spec import Model
+    from lpp.capture.models.structure.sites import Sites
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,12 @@ import numpy.typing as npt
 from lpp.capture.plan.batches import kept_boundaries, tokens_of
 from lpp.store.arrays.layout import ITEM_BYTES
 from lpp.store.arrays.moments import moments_bytes
-from lpp.store.commands.units import short_bytes
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import Keep, Plan
 from lpp.store.format.schedule import moment_band_ends
 from lpp.store.objects.place import Place
 from lpp.store.root import nearest_directory
+from lpp.store.units import short_bytes
 
 PACKED: Final = 1.48
 """Compression ratio of rows in bfloat16, measured on a real model."""

@@ -73,7 +73,7 @@ class CaptureActor:
         """Make the run, or find it; keep head and vocabulary. plan_hash: of what all capture."""
         from lpp.capture.engine.begin import begin_run
         from lpp.store.format.keys import SHARDS_KEY
-        from lpp.store.heartbeat import at_work
+        from lpp.store.runs.heartbeat import at_work
 
         ready = self._prepared
         if ready.plan.hash != plan_hash:

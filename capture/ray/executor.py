@@ -31,8 +31,6 @@ from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.ray.actor import HandResult, Loaded, remote_actor
 from lpp.store import Run, create_store
-from lpp.store.commands.cluster import cluster
-from lpp.store.commands.units import counted
 from lpp.store.errors import (
     ConflictError,
     ErrorKind,
@@ -44,9 +42,11 @@ from lpp.store.errors import (
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import differences
 from lpp.store.objects.place import Url, absolute
+from lpp.store.process.cluster import cluster
 from lpp.store.progress import BLANK, SILENT, Display, Progress
-from lpp.store.replay import replay
-from lpp.store.write import sweep_run
+from lpp.store.runs.replay import replay
+from lpp.store.runs.write import sweep_run
+from lpp.store.units import counted
 
 HAND: Final = 4
 """Most shards handed out at once: the pause while a hand's last one is written comes once in so

@@ -21,10 +21,10 @@ from lpp.sql.database.views import STORED
 from lpp.sql.place import store_root
 from lpp.sql.queries.saved import saved_queries, saved_query
 from lpp.sql.schema import reference
-from lpp.store.commands.completion import complete_names
-from lpp.store.commands.console import LppCommand, debug_option, version_option
-from lpp.store.commands.output import chosen_format, output_file
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.terminal.completion import complete_names
+from lpp.store.terminal.console import LppCommand, debug_option, version_option
+from lpp.store.terminal.output import chosen_format, output_file
 
 _FORMATS: Final = ("table", "csv", "json", "parquet")
 

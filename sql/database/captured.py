@@ -16,7 +16,7 @@ from lpp.store.format.documents import canonical_json
 from lpp.store.format.prompt_columns import FIELD_PREFIX
 from lpp.store.format.run_names import plan_name
 from lpp.store.objects.place import Place
-from lpp.store.replay import written_tokens
+from lpp.store.runs.replay import written_tokens
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -17,7 +17,7 @@ def register_items(connection: "DuckDBPyConnection", root: Place) -> None:
 
     Raises FormatError for altered bytes, because items are numbers.
     """
-    from lpp.store.items import read_items
+    from lpp.store.scores.items import read_items
 
     columns = ", ".join(f'"{c.name}"::{c.type} AS "{c.name}"' for c in ITEMS.columns)
     connection.execute(f"CREATE SCHEMA {_TABLE.rpartition('.')[0]}")

@@ -36,7 +36,7 @@ def warn_of_outdated(connection: "DuckDBPyConnection", root: Place) -> None:
     recorded = recorded_runs(connection)
     if not recorded:
         return
-    from lpp.store.fingerprint import stated_fingerprints
+    from lpp.store.runs.fingerprint import stated_fingerprints
 
     now = stated_fingerprints(root)
     changed = {

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final, cast
 
-from lpp.store.commands.escaping import TerminalStream
 from lpp.store.errors import ErrorKind, InputError, MachineError
+from lpp.store.terminal.escaping import TerminalStream
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from lpp.sql.results.formats import Row, csv_text
 from lpp.sql.results.wrapped import Result, wrapped_table
-from lpp.store.commands.escaping import escape
+from lpp.store.terminal.escaping import escape
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation, Statement

@@ -35,7 +35,7 @@ from lpp.store.format.quarantine import OUT_OF_MEMORY, SetAside, quarantine_tabl
 from lpp.store.format.rows import prompts_sha256, token_ids_sha256
 from lpp.store.format.schedule import prefix_schedule
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
-from lpp.store.read import Block, Run
+from lpp.store.runs.read import Block, Run
 
 
 @pytest.fixture

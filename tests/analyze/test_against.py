@@ -20,7 +20,7 @@ from rich.cells import cell_len
 from lpp.analyze import DiffSettings, diff, diff_against, drift_grid_chart
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.against import Comparison, against, compared, in_order, sites_frame
-from lpp.analyze.drift.against_page import STRIP, against_page
+from lpp.analyze.drift.pages.against_page import STRIP, against_page
 from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written
 from lpp.analyze.quantities.drift import SITE_CHANGES

@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lpp.analyze.numerics.association import METHODS, Method, associate, benjamini_hochberg
+from lpp.analyze.numerics.statistics.association import (
+    METHODS,
+    Method,
+    associate,
+    benjamini_hochberg,
+)
 
 Vector = npt.NDArray[np.float64]
 SIZE = np.array([0.5, 1.5, 14.0, 3.0, 7.0, 3.0, 8.0, 7.0])

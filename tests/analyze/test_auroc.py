@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from lpp.analyze.numerics.auroc import auroc, gain, residual_ranks, shuffled, tied_share
+from lpp.analyze.numerics.statistics.auroc import auroc, gain, residual_ranks, shuffled, tied_share
 
 Floats = npt.NDArray[np.float64]
 

@@ -8,17 +8,17 @@ import pytest
 from made_runs import Made, MakeRun
 
 from lpp.analyze.engine.row_values import RowValues
-from lpp.analyze.metrics.block_influence import block_influence, input_site
 from lpp.analyze.metrics.registry import METRICS
-from lpp.analyze.runs import side_by_side as module
-from lpp.analyze.runs import site_reader
+from lpp.analyze.metrics.row_measures.block_influence import block_influence, input_site
 from lpp.analyze.runs.cells import Cell
-from lpp.analyze.runs.side_by_side import RowQueue
-from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.runs.rows import side_by_side as module
+from lpp.analyze.runs.rows import site_reader
+from lpp.analyze.runs.rows.side_by_side import RowQueue
+from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.analyze.tables.metrics import scan_metrics
 from lpp.store import open_store
 from lpp.store.errors import FormatError
-from lpp.store.read import Block
+from lpp.store.runs.read import Block
 
 Array = npt.NDArray[np.float32]
 

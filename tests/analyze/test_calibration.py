@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from lpp.analyze.numerics.calibration import (
+from lpp.analyze.numerics.statistics.calibration import (
     COVERAGES,
     POINTS,
     calibration,

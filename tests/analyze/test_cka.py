@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from made_runs import MakeRun
 
 from lpp.analyze.cli.command import main
-from lpp.analyze.metrics.sinks import sink_positions
+from lpp.analyze.metrics.row_measures.sinks import sink_positions
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, linear_cka
 from lpp.analyze.pages.write import written
 from lpp.analyze.questions import CkaSettings, Selection

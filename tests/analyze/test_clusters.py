@@ -3,7 +3,7 @@
 import pytest
 from made_runs import MakeRun
 
-from lpp.analyze.numerics.clusters import cluster_codes, recoded
+from lpp.analyze.numerics.statistics.clusters import cluster_codes, recoded
 from lpp.analyze.runs.prompt_clusters import prompt_values
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError

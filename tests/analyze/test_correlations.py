@@ -19,7 +19,7 @@ from lpp.analyze.studies.correlations_page import correlations_page
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import create_store
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.scores import SCORES_SCHEMA, add_scores
+from lpp.store.scores.scores import SCORES_SCHEMA, add_scores
 
 PAPER_METRICS = ("entropy_floor", "effective_rank_norm", "participation_ratio_norm")
 INTRINSIC = {

@@ -21,7 +21,7 @@ from scipy.special import log_softmax
 from lpp.analyze import DiffSettings, diff
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.drift import drift, n_steps
-from lpp.analyze.drift.page import drift_page
+from lpp.analyze.drift.pages.drift_page import drift_page
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.summaries import by_position, entropy_drift, prediction_drift
 from lpp.analyze.drift.worst import order_of, worst_tokens

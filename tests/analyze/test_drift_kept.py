@@ -31,7 +31,7 @@ from lpp.analyze.drift.sites import site_drift
 from lpp.analyze.engine.executor import LocalExecutor
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.logits import tiles, two_runs
-from lpp.analyze.runs.token_files import read_tokens
+from lpp.analyze.runs.rows.token_files import read_tokens
 from lpp.store import open_store
 from lpp.store.errors import MachineError
 

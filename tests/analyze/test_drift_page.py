@@ -22,7 +22,7 @@ from lpp.analyze.charts.drift import (
 from lpp.analyze.charts.export import specification
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.gate import verdict
-from lpp.analyze.drift.page import drift_page
+from lpp.analyze.drift.pages.drift_page import drift_page
 from lpp.analyze.drift.summaries import by_position
 from lpp.analyze.drift.tables import drift_tables, write_drift
 from lpp.analyze.drift.worst import worst_tokens

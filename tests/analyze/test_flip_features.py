@@ -28,8 +28,8 @@ from lpp.analyze.evaluations.flip_analysis import (
 )
 from lpp.analyze.evaluations.flip_features import drift_features, row_change
 from lpp.analyze.evaluations.lens import OF_ITEMS
-from lpp.analyze.numerics.association import benjamini_hochberg
-from lpp.analyze.numerics.auroc import auroc, residual_ranks
+from lpp.analyze.numerics.statistics.association import benjamini_hochberg
+from lpp.analyze.numerics.statistics.auroc import auroc, residual_ranks
 from lpp.analyze.quantities.items import DRIFT_FEATURES
 from lpp.store import open_store
 from lpp.store.objects.locate import objects_at

@@ -17,7 +17,7 @@ from stored import object_path
 
 from lpp.analyze.cli.command import main
 from lpp.store.format.tables import ITEMS_SCHEMA, encode_table
-from lpp.store.scores import score_sets
+from lpp.store.scores.scores import score_sets
 
 
 def _fifo(path: Path) -> None:

@@ -12,8 +12,8 @@ from lpp.analyze import build_database
 from lpp.analyze.cli.command import main
 from lpp.sql import connect
 from lpp.store import open_store, read_scores
-from lpp.store.items import read_items
-from lpp.store.scores import score_sets, verify_scores
+from lpp.store.scores.items import read_items
+from lpp.store.scores.scores import score_sets, verify_scores
 
 LOGS = Path(__file__).parent / "inspect_logs"
 LARGEST = "Which planet is the largest?\nA) Jupiter\nB) Mars\nC) Venus\nA,B,C?"

@@ -15,7 +15,7 @@ from lpp.analyze.evaluations.lens import OF_ITEMS
 from lpp.analyze.evaluations.rows import row_features
 from lpp.analyze.numerics.distance import distances, folds
 from lpp.analyze.quantities.items import FEATURES
-from lpp.store.read import Block, Run
+from lpp.store.runs.read import Block, Run
 
 
 @pytest.fixture(scope="module")

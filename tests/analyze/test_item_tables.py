@@ -20,6 +20,7 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
 from lpp.analyze.evaluations.evaluated import evaluated_items
 from lpp.analyze.evaluations.mistakes import QUESTION_TOKENS, confident_mistakes
+from lpp.analyze.evaluations.pages.verdict import Q, verdict
 from lpp.analyze.evaluations.tables import (
     ANALYSIS_KEY,
     MEANING,
@@ -27,7 +28,6 @@ from lpp.analyze.evaluations.tables import (
     item_tables,
     write_items,
 )
-from lpp.analyze.evaluations.verdict import Q, verdict
 from lpp.analyze.quantities.tables import frame_schema
 from lpp.analyze.tables.build import build_database
 from lpp.analyze.tables.database import read_table, refresh_database

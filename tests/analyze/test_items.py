@@ -16,9 +16,9 @@ from lpp.analyze import ItemsSettings
 from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
 from lpp.analyze.evaluations.lens import OF_ITEMS
-from lpp.analyze.evaluations.verdict import verdict
-from lpp.analyze.numerics.association import benjamini_hochberg
-from lpp.analyze.numerics.auroc import auroc, residual_ranks
+from lpp.analyze.evaluations.pages.verdict import verdict
+from lpp.analyze.numerics.statistics.association import benjamini_hochberg
+from lpp.analyze.numerics.statistics.auroc import auroc, residual_ranks
 from lpp.analyze.quantities.items import FEATURES
 from lpp.analyze.quantities.tables import frame_schema
 from lpp.store.errors import ErrorKind, InputError

@@ -24,7 +24,7 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.mistakes import confident_mistakes
-from lpp.analyze.evaluations.page import items_page
+from lpp.analyze.evaluations.pages.items_page import items_page
 from lpp.analyze.evaluations.tables import MEANING
 from lpp.analyze.pages.page import Section
 from lpp.analyze.pages.words import plain

@@ -14,7 +14,7 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.scores.read_lm_eval import read_lm_eval_items
 from lpp.sql import connect
 from lpp.store.errors import InputError
-from lpp.store.items import read_items
+from lpp.store.scores.items import read_items
 
 TIME = "2026-11-26T18-12-56.395206"
 

@@ -14,10 +14,10 @@ from polars.testing import assert_frame_equal
 
 from lpp.analyze import scan_entropy, scan_spectra, scan_tokens
 from lpp.analyze.engine import cache
-from lpp.analyze.runs.token_files import read_tokens
+from lpp.analyze.runs.rows.token_files import read_tokens
 from lpp.analyze.tables import entropy, tokens
 from lpp.analyze.tables.lazy import conjuncts
-from lpp.store.read import Block, Run
+from lpp.store.runs.read import Block, Run
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 from scipy.spatial.distance import cdist
 
-from lpp.analyze.metrics import neighbours
-from lpp.analyze.metrics.neighbour_search import NeighbourSearch
-from lpp.analyze.metrics.neighbours import (
+from lpp.analyze.metrics.row_measures import neighbours
+from lpp.analyze.metrics.row_measures.neighbour_search import NeighbourSearch
+from lpp.analyze.metrics.row_measures.neighbours import (
     NeighbourSamples,
     first_equal,
     neighbour_distances,
@@ -20,8 +20,8 @@ from lpp.analyze.metrics.neighbours import (
     two_nn,
 )
 from lpp.analyze.runs.cells import Cell
-from lpp.analyze.runs.site_reader import SiteReader
-from lpp.analyze.runs.wide_block import Tiles
+from lpp.analyze.runs.rows.site_reader import SiteReader
+from lpp.analyze.runs.rows.wide_block import Tiles
 from lpp.analyze.tables.metrics import scan_metrics
 from lpp.store import open_store
 

@@ -26,7 +26,7 @@ from lpp.sql import connect
 from lpp.sql.cli import main as lpp_sql
 from lpp.sql.database.connect import recorded_in
 from lpp.store import open_store
-from lpp.store.fingerprint import stated_fingerprints
+from lpp.store.runs.fingerprint import stated_fingerprints
 
 COUNT = "SELECT n_prompts FROM runs ORDER BY run"
 

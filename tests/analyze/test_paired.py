@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from lpp.analyze.numerics.paired import PairedDifference, paired_difference
+from lpp.analyze.numerics.statistics.paired import PairedDifference, paired_difference
 
 
 def of_counts(both: int, first: int, second: int, neither: int) -> PairedDifference:

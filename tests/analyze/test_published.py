@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpp.analyze.numerics.association import associate
+from lpp.analyze.numerics.statistics.association import associate
 from lpp.analyze.scores.published import N_PROMPTS, PREFIXES, published_rows, published_table
 from lpp.sql import arrow_schema
 

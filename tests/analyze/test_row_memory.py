@@ -9,15 +9,15 @@ import pytest
 from made_runs import MakeRun
 
 from lpp.analyze.engine.row_values import AllRows
-from lpp.analyze.metrics import neighbours
 from lpp.analyze.metrics.metric import Start
+from lpp.analyze.metrics.row_measures import neighbours
 from lpp.analyze.metrics.rows import ROW_METRICS
 from lpp.analyze.numerics.moments import Moments
 from lpp.analyze.runs.cells import Cell
-from lpp.analyze.runs.site_reader import SiteReader
-from lpp.analyze.runs.wide_block import Tiles, WideBlock, WideSink
+from lpp.analyze.runs.rows.site_reader import SiteReader
+from lpp.analyze.runs.rows.wide_block import Tiles, WideBlock, WideSink
 from lpp.store import open_store
-from lpp.store.read import Block, Run
+from lpp.store.runs.read import Block, Run
 
 LENGTH, DIM = 40, 64
 PREFIXES = (4, 20, 40)

@@ -14,17 +14,17 @@ from made_runs import Made, MakeRun
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Request, SiteRequest
 from lpp.analyze.engine.executor import LOCAL
-from lpp.analyze.metrics.anisotropy import mean_pairwise_cosine
-from lpp.analyze.metrics.neighbours import two_nn
-from lpp.analyze.metrics.parts import Parts
-from lpp.analyze.metrics.prompt_ranks import PromptRanks, prompt_entropy
 from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.metrics.row_measures.anisotropy import mean_pairwise_cosine
+from lpp.analyze.metrics.row_measures.neighbours import two_nn
+from lpp.analyze.metrics.row_measures.prompt_parts import Parts
+from lpp.analyze.metrics.row_measures.prompt_ranks import PromptRanks, prompt_entropy
+from lpp.analyze.metrics.row_measures.trajectory import curvature
 from lpp.analyze.metrics.rows import ROW_METRICS
-from lpp.analyze.metrics.trajectory import curvature
-from lpp.analyze.runs import site_reader
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import views
-from lpp.analyze.runs.wide_block import WideBlock
+from lpp.analyze.runs.rows import site_reader
+from lpp.analyze.runs.rows.wide_block import WideBlock
 from lpp.analyze.tables.metrics import scan_metrics
 
 Array = npt.NDArray[np.float32]

@@ -17,7 +17,7 @@ from lpp.analyze import ProfileSettings, analyze
 from lpp.analyze.engine import accumulate, stored_moments
 from lpp.analyze.numerics import moments
 from lpp.analyze.numerics.exact_sums import split
-from lpp.analyze.runs import site_reader, wide_block
+from lpp.analyze.runs.rows import site_reader, wide_block
 from lpp.store import RunWriter, create_store, open_store
 from lpp.store.arrays.moments import SiteMoments
 

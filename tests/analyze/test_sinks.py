@@ -7,10 +7,10 @@ from made_runs import Made, MakeRun
 
 from lpp.analyze.engine.row_values import RowValues
 from lpp.analyze.metrics.registry import METRICS
-from lpp.analyze.metrics.sinks import SINK_FACTOR, sink_positions
-from lpp.analyze.runs import site_reader
+from lpp.analyze.metrics.row_measures.sinks import SINK_FACTOR, sink_positions
 from lpp.analyze.runs.cells import Cell
-from lpp.analyze.runs.site_reader import SiteReader
+from lpp.analyze.runs.rows import site_reader
+from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.analyze.tables.metrics import scan_metrics
 from lpp.store import open_store
 

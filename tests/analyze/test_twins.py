@@ -10,8 +10,8 @@ from made_runs import MakeRun
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Request, SiteRequest
 from lpp.analyze.engine.executor import LOCAL
-from lpp.analyze.metrics.prompt_ranks import prompt_entropy
 from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.metrics.row_measures.prompt_ranks import prompt_entropy
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import views
 from lpp.analyze.runs.twins import untrained_twin

@@ -15,7 +15,7 @@ from lpp.capture.evaluation.cloze import (
     baselines,
     cloze_items,
 )
-from lpp.capture.evaluation.tasks import load_tasks
+from lpp.capture.evaluation.tasks.load import load_tasks
 from lpp.store.errors import InputError
 
 BLOCK = CHOICES**2

@@ -26,7 +26,7 @@ from lpp.capture.ray.actor import CaptureActor
 from lpp.sql import connect
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.format.prompt_columns import CONTINUATION_COLUMNS
-from lpp.store.replay import replay, written_tokens
+from lpp.store.runs.replay import replay, written_tokens
 
 CONTEXT = 12
 CONTINUED = 7

@@ -11,7 +11,7 @@ from stored import stored_objects
 
 from lpp.capture.cli.command import main
 from lpp.store import open_store
-from lpp.store.commands.units import short_bytes
+from lpp.store.units import short_bytes
 
 Capture = Callable[..., Result]
 PROMPTS = 12

@@ -33,8 +33,8 @@ from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, open_store, read_scores
 from lpp.store.errors import ConflictError, FormatError
 from lpp.store.format.plan import Plan
-from lpp.store.items import is_evaluation, read_items
-from lpp.store.scores import score_sets
+from lpp.store.scores.items import is_evaluation, read_items
+from lpp.store.scores.scores import score_sets
 
 CONTEXT = 32
 """Of a prompt: some texts and some contexts with shots are longer."""

@@ -15,10 +15,10 @@ from eval_tasks import write_task
 
 from lpp.analyze.scores.scores import add_benchmarks
 from lpp.capture.cli.command import main
-from lpp.capture.evaluation.documents import asks_hub
+from lpp.capture.evaluation.tasks.documents import asks_hub
 from lpp.store import Run, open_store, read_scores
-from lpp.store.items import read_items
-from lpp.store.scores import score_sets
+from lpp.store.scores.items import read_items
+from lpp.store.scores.scores import score_sets
 
 
 def evaluate(model: Path, task: Path, root: Path, *extra: object) -> Result:

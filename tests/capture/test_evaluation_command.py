@@ -28,8 +28,8 @@ from lpp.sql import connect, saved_query
 from lpp.store import add_scores, open_store, read_scores
 from lpp.store.errors import InputError
 from lpp.store.format.tables import encode_table
-from lpp.store.items import ITEMS_FILE, read_items, table_of_items
-from lpp.store.scores import score_sets, verify_scores
+from lpp.store.scores.items import ITEMS_FILE, read_items, table_of_items
+from lpp.store.scores.scores import score_sets, verify_scores
 from lpp.store.uncertainty import standard_error
 
 Eval = Callable[..., Result]

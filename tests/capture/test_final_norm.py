@@ -12,8 +12,8 @@ import torch
 from lpp.analyze.logits.final_norm import best_norm, tolerance
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.run import capture_into
-from lpp.capture.models.find_sites import find_sites
 from lpp.capture.models.spec import ModelSpec
+from lpp.capture.models.structure.find_sites import find_sites
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, open_store
 

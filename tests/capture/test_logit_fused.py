@@ -18,7 +18,7 @@ from lpp.capture.backends.logit_statistics.statistics import (
     logit_statistics,
     token_statistics,
 )
-from lpp.capture.models.unembedding import Unembedding
+from lpp.capture.models.structure.unembedding import Unembedding
 
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 

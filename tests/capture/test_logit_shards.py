@@ -22,7 +22,7 @@ from lpp.capture.backends.logit_statistics.statistics import (
     logit_statistics,
 )
 from lpp.capture.backends.vllm.unembedding import find_unembedding
-from lpp.capture.models.unembedding import Unembedding
+from lpp.capture.models.structure.unembedding import Unembedding
 
 INF, NAN = float("inf"), float("nan")
 

@@ -24,10 +24,10 @@ from lpp.capture.backends.logit_statistics.statistics import (
     logit_statistics,
     token_statistics,
 )
-from lpp.capture.models.anatomy import forward_inputs
-from lpp.capture.models.find_sites import find_sites
-from lpp.capture.models.sites import hooked
-from lpp.capture.models.unembedding import Unembedding, find_unembedding
+from lpp.capture.models.structure.anatomy import forward_inputs
+from lpp.capture.models.structure.find_sites import find_sites
+from lpp.capture.models.structure.sites import hooked
+from lpp.capture.models.structure.unembedding import Unembedding, find_unembedding
 from lpp.store.errors import ErrorKind, InputError
 
 INF, NAN = math.inf, math.nan

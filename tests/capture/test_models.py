@@ -16,12 +16,12 @@ import torch
 import transformers
 
 from lpp.capture.models import gguf, machine
-from lpp.capture.models.anatomy import max_positions
 from lpp.capture.models.fingerprints import tokenizer_fingerprint, weights_fingerprint
 from lpp.capture.models.gguf import converted_folder, packaged_model
 from lpp.capture.models.load import adopt_model, load_model, load_tokenizer
 from lpp.capture.models.loaded import loaded_model, loaded_spec
 from lpp.capture.models.spec import ModelSpec
+from lpp.capture.models.structure.anatomy import max_positions
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 from lpp.store.format.plan import StoredDtype
 

@@ -19,7 +19,7 @@ from lpp.sql import connect
 from lpp.store import Run, add_scores, open_store, read_scores
 from lpp.store.format.keys import COMMIT_KEY
 from lpp.store.format.tables import SCORES_SCHEMA
-from lpp.store.scores import score_sets
+from lpp.store.scores.scores import score_sets
 
 KEEP = {1: "rows", 2: "both"}
 """What runs of each format keep."""

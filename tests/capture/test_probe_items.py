@@ -9,7 +9,7 @@ import jinja2
 import pytest
 import yaml
 
-from lpp.capture.evaluation.declared import KEY, Declared
+from lpp.capture.evaluation.tasks.declared import KEY, Declared
 from lpp.capture.probes.items import (
     GROUPS,
     ITEM_SEED,

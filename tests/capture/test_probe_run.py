@@ -19,8 +19,8 @@ from lpp.capture.probes.items import TASKS
 from lpp.capture.probes.scoring import parse_line
 from lpp.sql import connect
 from lpp.store import open_store, read_scores
-from lpp.store.items import read_items
-from lpp.store.scores import score_sets, verify_scores
+from lpp.store.scores.items import read_items
+from lpp.store.scores.scores import score_sets, verify_scores
 
 QUICK = {"OMP_NUM_THREADS": "1"}  # more of them wait for each other on a busy machine
 LIMIT, SEED = 4, 3

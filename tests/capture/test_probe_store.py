@@ -21,7 +21,7 @@ from lpp.capture.evaluation.scores import (
 )
 from lpp.store import Store, create_store, open_store, read_scores
 from lpp.store.errors import ConflictError, ErrorKind
-from lpp.store.scores import add_scores, score_sets
+from lpp.store.scores.scores import add_scores, score_sets
 
 GOLDEN = Path(__file__).resolve().parents[1] / "store" / "golden" / "v1"
 SOURCE = "lpp-probes-1 10-shot"

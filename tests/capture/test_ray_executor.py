@@ -20,8 +20,8 @@ from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.capture.ray import executor as ray_executor
 from lpp.capture.ray.actor import Loaded
 from lpp.store import create_store
-from lpp.store.commands import cluster
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError
+from lpp.store.process import cluster
 from lpp.store.shared.vocabularies import holds_vocabulary
 
 RUN = ("run", "--model", "m", "--corpus", "pydoc", "--store", "lpp")

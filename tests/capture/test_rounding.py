@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lpp.capture.models.rounding import round_blocks, round_to_nearest
+from lpp.capture.models.structure.rounding import round_blocks, round_to_nearest
 from lpp.store.errors import InputError
 
 WEIGHT = torch.randn(7, 40, generator=torch.Generator().manual_seed(0))

@@ -23,7 +23,7 @@ from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec, InMemory
 from lpp.store import Run, create_store, open_store
 from lpp.store.format.keys import REQUESTS_KEY
-from lpp.store.heartbeat import at_work
+from lpp.store.runs.heartbeat import at_work
 
 
 @pytest.fixture

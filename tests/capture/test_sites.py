@@ -8,9 +8,9 @@ import torch
 import transformers
 from torch import nn
 
-from lpp.capture.models.anatomy import forward_inputs, module_tree
-from lpp.capture.models.find_sites import check_sites, find_sites
-from lpp.capture.models.sites import SiteModules, hooked
+from lpp.capture.models.structure.anatomy import forward_inputs, module_tree
+from lpp.capture.models.structure.find_sites import check_sites, find_sites
+from lpp.capture.models.structure.sites import SiteModules, hooked
 from lpp.store.errors import ErrorKind, InputError
 
 BLOCKS = 3

@@ -24,7 +24,7 @@ from lpp.capture.plan.parts import Part
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.format.keys import COMMIT_KEY, PLAN_KEY
-from lpp.store.heartbeat import SILENT_SECONDS, at_work
+from lpp.store.runs.heartbeat import SILENT_SECONDS, at_work
 
 NOW = time.time()
 SHARDS = 5

@@ -17,7 +17,7 @@ from stored import left_behind
 from lpp.capture.cli.command import main
 from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.store import Run, open_store
-from lpp.store.commands.signals import polite_ends
+from lpp.store.process.signals import polite_ends
 
 PROMPTS = 200
 MANY_PROMPTS = 4000  # a shard of them lasts longer than any pause of a busy machine
@@ -131,7 +131,7 @@ def test_the_second_request_ends_at_once(
 SCRIPT = """
 import sys, time
 from lpp.capture.engine.stopping import stoppable
-from lpp.store.commands.progress import SHOWN
+from lpp.store.terminal.progress import SHOWN
 
 with stoppable(8, float(sys.argv[1]), SHOWN) as stop:
     if stop.begin(2):
@@ -183,7 +183,7 @@ def test_a_main_thread_that_does_not_listen_is_no_way_to_stay() -> None:
     script = (
         "import ctypes, sys\n"
         "from lpp.capture.engine.stopping import stoppable\n"
-        "from lpp.store.commands.progress import SHOWN\n"
+        "from lpp.store.terminal.progress import SHOWN\n"
         "with stoppable(8, 0.1, SHOWN) as stop:\n"
         "    stop.begin(2)\n"
         "    print('begun', flush=True)\n"
@@ -207,7 +207,7 @@ def test_a_second_request_that_a_library_wraps_is_no_error() -> None:
     script = (
         "import time\n"
         "from lpp.capture.engine.stopping import stoppable\n"
-        "from lpp.store.commands.progress import SHOWN\n"
+        "from lpp.store.terminal.progress import SHOWN\n"
         "with stoppable(8, 60, SHOWN) as stop:\n"
         "    stop.begin(2)\n"
         "    print('begun', flush=True)\n"
@@ -259,7 +259,7 @@ def slowly(prepared):
     close(prepared)
 
 Prepared.close = slowly
-from lpp.store.commands.entry import capture
+from lpp.store.terminal.entry import capture
 sys.argv[0] = "lpp-capture"
 capture()
 """

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from eval_tasks import write_task
 
 from lpp.capture.cli.command import main
-from lpp.capture.evaluation.tasks import PACKAGED, load_tasks
+from lpp.capture.evaluation.tasks.load import PACKAGED, load_tasks
 from lpp.store.errors import ErrorKind, InputError
 
 FLAG = "--trust-task-code"

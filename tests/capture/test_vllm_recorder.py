@@ -17,7 +17,7 @@ from lpp.capture.backends.vllm.checks import EPSILON, check_causal
 from lpp.capture.backends.vllm.recorder import Recorded, Recorder
 from lpp.capture.backends.vllm.sites import SiteProbe
 from lpp.capture.backends.vllm.unembedding import find_unembedding
-from lpp.capture.models.sites import SiteModules, Sites
+from lpp.capture.models.structure.sites import SiteModules, Sites
 from lpp.capture.plan.backend import Batch, Captured, Outputs
 from lpp.store.errors import InputError
 from lpp.store.format.plan import StoredDtype

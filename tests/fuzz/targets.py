@@ -64,15 +64,15 @@ from lpp.store.format.tables import (
     read_table,
     table_schema,
 )
-from lpp.store.heartbeat import writers
-from lpp.store.items import read_items
-from lpp.store.read import Run
 from lpp.store.root import RootDocument
-from lpp.store.scores import read_scores, verify_scores
-from lpp.store.shards import run_directory
+from lpp.store.runs.heartbeat import writers
+from lpp.store.runs.read import Run
+from lpp.store.runs.shards import run_directory
+from lpp.store.runs.verify import verify_run
+from lpp.store.scores.items import read_items
+from lpp.store.scores.scores import read_scores, verify_scores
 from lpp.store.shared.verify import verify_shared
 from lpp.store.shared.vocabularies import read_vocabulary, vocabulary_name
-from lpp.store.verify import verify_run
 
 GOLDEN: Final = Path(__file__).parents[1] / "store" / "golden" / "v1"
 RUN: Final = "model-1b-untrained-fec2ad35"

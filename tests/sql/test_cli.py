@@ -27,7 +27,7 @@ from sql_output import ok, refused
 from written_run import write_run
 
 from lpp.sql import build
-from lpp.store.commands.console import EXIT_USER_ERROR
+from lpp.store.process.signals import EXIT_USER_ERROR
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 Rows = Callable[[str, int], list[dict[str, Any]]]

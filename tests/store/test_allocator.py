@@ -9,7 +9,7 @@ import pytest
 PROBE = """
 import ctypes, sys
 import numpy as np
-from lpp.store.commands.allocator import give_blocks_back
+from lpp.store.process.allocator import give_blocks_back
 
 class Info(ctypes.Structure):  # struct mallinfo2 of <malloc.h>
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"

@@ -20,8 +20,8 @@ from lpp.store import add_scores, create_store, open_store, read_scores, remove_
 from lpp.store.errors import ErrorKind, FormatError, InputError, LppError, MachineError
 from lpp.store.objects.bucket import bucket_of
 from lpp.store.objects.locate import objects_at
-from lpp.store.scores import SCORES_SCHEMA, verify_scores
-from lpp.store.write import sweep_run
+from lpp.store.runs.write import sweep_run
+from lpp.store.scores.scores import SCORES_SCHEMA, verify_scores
 
 
 @pytest.fixture

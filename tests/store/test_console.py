@@ -11,9 +11,9 @@ from terminal import on_terminal
 SCRIPT = """
 import os, signal, sys, threading, time
 import click
-from lpp.store.commands.console import LppGroup, debug_option
-from lpp.store.commands.progress import progress
-from lpp.store.commands.signals import end_at_once
+from lpp.store.terminal.console import LppGroup, debug_option
+from lpp.store.terminal.progress import progress
+from lpp.store.process.signals import end_at_once
 from lpp.store.errors import ErrorKind, InputError
 
 
@@ -193,7 +193,7 @@ def test_reader_that_goes_away_is_no_bug(variables: dict[str, str]) -> None:
 
 SCRIPT_PRINTING = """
 import click
-from lpp.store.commands.console import LppCommand
+from lpp.store.terminal.console import LppCommand
 
 @click.command(cls=LppCommand)
 def main():
@@ -271,8 +271,8 @@ def test_a_full_standard_error_is_no_traceback_and_keeps_the_exit_code() -> None
 def test_library_use_of_a_command_raises() -> None:
     import click
 
-    from lpp.store.commands.console import LppCommand
     from lpp.store.errors import ErrorKind, InputError
+    from lpp.store.terminal.console import LppCommand
 
     @click.command(cls=LppCommand)
     def fails() -> None:

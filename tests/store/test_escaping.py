@@ -7,14 +7,14 @@ import sys
 import pytest
 from terminal import HOSTILE, SHOWN, STEERING, on_terminal, steering
 
-from lpp.store.commands.escaping import escape
+from lpp.store.terminal.escaping import escape
 
 SCRIPT = f"""
 import sys, time, warnings
 import click
 from lpp.sql.results.output import text_output
-from lpp.store.commands.console import LppGroup
-from lpp.store.commands.progress import progress
+from lpp.store.terminal.console import LppGroup
+from lpp.store.terminal.progress import progress
 from lpp.store.errors import ErrorKind, InputError
 
 NAME = {HOSTILE!r}

@@ -200,7 +200,7 @@ def test_a_clock_that_jumps(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lpp.store.heartbeat import at_work, writers
+    from lpp.store.runs.heartbeat import at_work, writers
 
     real, root = time.time, tmp_path / "s"
     run = capture.write(root, shards=(0,))

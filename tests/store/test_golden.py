@@ -12,12 +12,12 @@ from lpp.store import open_store, read_scores
 from lpp.store.format.plan import Series
 from lpp.store.format.tables import PROMPTS_SCHEMA
 from lpp.store.objects.locate import objects_at
-from lpp.store.replay import written_tokens
-from lpp.store.scores import score_sets, verify_scores
+from lpp.store.runs.replay import written_tokens
+from lpp.store.runs.verify import verify_root
+from lpp.store.scores.scores import score_sets, verify_scores
 from lpp.store.shared.continuations import kept_seed, read_block
 from lpp.store.shared.logits import Steps
 from lpp.store.shared.verify import verify_shared
-from lpp.store.verify import verify_root
 from tests.store.make_golden import golden_source
 
 RUN = "model-1b-untrained-fec2ad35"

@@ -12,14 +12,15 @@ import pytest
 from on_disk import on_disk
 from small_capture import Capture
 
-from lpp.store import RunWriter, heartbeat
-from lpp.store.heartbeat import SILENT_SECONDS, at_work, writers
+from lpp.store import RunWriter
 from lpp.store.objects.locate import objects_at
+from lpp.store.runs import heartbeat
+from lpp.store.runs.heartbeat import SILENT_SECONDS, at_work, writers
 
 CHILD = """
 import sys, time
 from pathlib import Path
-from lpp.store.heartbeat import at_work
+from lpp.store.runs.heartbeat import at_work
 
 with at_work(Path(sys.argv[1]), "part 1/2"):
     print("at work", flush=True)

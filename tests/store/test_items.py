@@ -11,8 +11,8 @@ from on_disk import on_disk
 from lpp.store import add_scores, create_store
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.format.tables import ITEMS_SCHEMA, SCORES_SCHEMA, encode_table
-from lpp.store.items import items_file, logged_documents, read_items
-from lpp.store.scores import remove_scores, score_sets
+from lpp.store.scores.items import items_file, logged_documents, read_items
+from lpp.store.scores.scores import remove_scores, score_sets
 
 ROW: dict[str, Any] = {
     "source": "eval t",

@@ -11,7 +11,7 @@ from places import DiskPlace, committed, strays
 from small_capture import make_capture
 
 from lpp.store import open_store
-from lpp.store.write import sweep_run
+from lpp.store.runs.write import sweep_run
 
 SUPPORT = str(Path(__file__).parents[1] / "support")
 WRITERS = """

@@ -13,7 +13,7 @@ from small_capture import make_capture
 
 from lpp.store import Run, create_store, open_store
 from lpp.store.errors import FormatError, LppError
-from lpp.store.verify import verify_root, verify_run
+from lpp.store.runs.verify import verify_root, verify_run
 
 GOLDEN = Path(__file__).with_name("golden") / "v1"
 SEED = 20260

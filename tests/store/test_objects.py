@@ -13,10 +13,10 @@ from small_capture import Capture, make_capture
 from lpp.store import create_store, open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError, MachineError
 from lpp.store.format.commit_record import ObjectRecord
-from lpp.store.heartbeat import at_work, writers
 from lpp.store.objects.bucket import Bucket, bucket_of
 from lpp.store.objects.locate import objects_at
-from lpp.store.write import sweep_run
+from lpp.store.runs.heartbeat import at_work, writers
+from lpp.store.runs.write import sweep_run
 
 
 def records(s3: S3) -> dict[str, dict[str, Any]]:

@@ -21,8 +21,8 @@ from lpp.store.format.documents import canonical_json
 from lpp.store.format.plan import parse_plan
 from lpp.store.format.quarantine import SetAside, quarantine_table
 from lpp.store.format.tables import encode_table
-from lpp.store.scores import verify_scores
-from lpp.store.verify import verify_root
+from lpp.store.runs.verify import verify_root
+from lpp.store.scores.scores import verify_scores
 from tests.store.make_golden import (
     golden_moments,
     golden_scores,

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import pytest
 
-from lpp.store.commands.output import chosen_format
+from lpp.store.terminal.output import chosen_format
 
 FORMATS = ("table", "csv", "json")
 

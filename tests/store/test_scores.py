@@ -15,7 +15,7 @@ from stored import object_path
 
 from lpp.store import add_scores, create_store, open_store, read_scores, remove_scores
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
-from lpp.store.scores import SCORES_SCHEMA, ScoreSet, score_sets, verify_scores
+from lpp.store.scores.scores import SCORES_SCHEMA, ScoreSet, score_sets, verify_scores
 
 FILES = {"a/results.json": b'{"x": 1}', "b.csv": b"model,BBH\n"}
 
@@ -150,7 +150,7 @@ def test_removal_takes_what_was_replaced_as_well(root: Path, tmp_path: Path) -> 
 def test_two_writers_of_one_source_are_seen(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lpp.store.scores.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("lpp.store.scores.scores.PAUSE_SECONDS", 0)
     elsewhere = create_store(tmp_path / "elsewhere").path
     add_scores(root, "board", scores(), {})
     add_scores(elsewhere, "board", scores(value=0.75), {})
@@ -212,7 +212,7 @@ def test_a_source_replaced_while_it_is_read_is_read_again(
         add_scores(root, "board", scores().slice(0, 1), FILES, replace=True)
         return found
 
-    monkeypatch.setattr("lpp.store.scores.score_sets", listed)
+    monkeypatch.setattr("lpp.store.scores.scores.score_sets", listed)
     assert read_scores(root).num_rows == 1
     with pytest.raises(FileNotFoundError, match="was replaced"):
         old.scores()
@@ -231,7 +231,7 @@ def test_two_writers_who_met_and_put_both_together_are_waited_for(
         if seconds > 0:
             add_scores(root, "board", scores(), {}, replace=True)
 
-    monkeypatch.setattr("lpp.store.scores.time.sleep", put_together)
+    monkeypatch.setattr("lpp.store.scores.scores.time.sleep", put_together)
     assert set(read_scores(root)["value"].to_pylist()) == {81.5, 0.5}
 
 

@@ -14,10 +14,10 @@ from lpp.analyze import questions
 from lpp.analyze.cli.command import main as analyze
 from lpp.capture.cli.command import main as capture
 from lpp.capture.plan.settings import CaptureSettings
-from lpp.store.commands.options import taken, with_options
 from lpp.store.settings.command_line import arguments
 from lpp.store.settings.reading import made, problems_of
 from lpp.store.settings.setting import declared, setting
+from lpp.store.terminal.options import taken, with_options
 
 ROOT = Path(__file__).resolve().parents[2]
 

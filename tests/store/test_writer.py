@@ -19,7 +19,7 @@ from stored import objects_dir, stored_objects
 
 from lpp.store import RunWriter, create_store, open_store
 from lpp.store.errors import ConflictError, ErrorKind, InputError
-from lpp.store.write import sweep_run
+from lpp.store.runs.write import sweep_run
 
 SUPPORT = str(Path(__file__).parents[1] / "support")
 

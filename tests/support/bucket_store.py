@@ -8,7 +8,7 @@ from small_capture import Capture
 
 from lpp.store import RunWriter
 from lpp.store.objects.place import Url
-from lpp.store.read import Run
+from lpp.store.runs.read import Run
 
 BASE = "some/store/"
 """Prefix of the keys of a store."""

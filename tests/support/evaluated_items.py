@@ -13,7 +13,7 @@ from made_runs import Made, MakeRun
 
 from lpp.store import add_scores, open_store
 from lpp.store.format.tables import ITEMS_SCHEMA, SCORES_SCHEMA
-from lpp.store.items import items_file
+from lpp.store.scores.items import items_file
 
 ANSWERS = 3
 

@@ -190,7 +190,7 @@ def files_of(root: Path) -> dict[str, str]:
     from lpp.store.committed.commit import sweep
     from lpp.store.format.commit_record import ContinuationRecord
     from lpp.store.format.keys import CONTINUATIONS_KEY
-    from lpp.store.write import sweep_run
+    from lpp.store.runs.write import sweep_run
 
     store = open_store(root)
     store.objects.sweep()
@@ -249,7 +249,7 @@ class Rounds:
 
     def __init__(self, name: str, folder: Path, model: Path, seed: int) -> None:
         importlib.import_module("lpp.analyze.tables.build")
-        importlib.import_module("lpp.store.read")
+        importlib.import_module("lpp.store.runs.read")
         self.folder, self.rng = folder, random.Random(seed)
         capture = capture_job(model, folder, **CAPTURES.get(name, {}))
         jobs = {"analysis": analysis_job, "database": database_job, "repair": repair_job(model)}

@@ -93,7 +93,7 @@ def connected(address: str) -> Iterator[Any]:
     """The module `ray`, connected; its workers divide sites into short spans too."""
     import ray
 
-    from lpp.store.commands.cluster import QUIET, THREADS, cluster
+    from lpp.store.process.cluster import QUIET, THREADS, cluster
 
     os.environ.update(QUIET)
     ray.init(
@@ -322,7 +322,7 @@ def drift(folder: Path) -> dict[str, Any]:
     from lpp.analyze.engine.executor import LocalExecutor
     from lpp.analyze.engine.ray_executor import RayExecutor
     from lpp.analyze.logits import two_runs
-    from lpp.store.commands.cluster import cluster
+    from lpp.store.process.cluster import cluster
 
     two_runs.SPAN_TILES = 2  # type: ignore[misc]  # here alone: the driver cuts, and a worker takes what it is given
     root = folder / "store"

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from lpp.store import add_scores
 from lpp.store.format.tables import ITEMS_SCHEMA, SCORES_SCHEMA
-from lpp.store.items import items_file
+from lpp.store.scores.items import items_file
 
 
 def add_items(root: Path) -> None:

@@ -30,8 +30,8 @@ from lpp.capture.backends.vllm.installed import check_vllm, platform, vllm_versi
 from lpp.capture.backends.vllm.settings import EngineSettings
 from lpp.capture.backends.vllm.worker_memory import DriverMemory
 from lpp.capture.models.load import describe_model, save_untrained
-from lpp.capture.models.sites import Sites
 from lpp.capture.models.spec import Model
+from lpp.capture.models.structure.sites import Sites
 from lpp.capture.plan.backend import Batch, Beginning, Captured, Outputs, Writing, Written
 from lpp.capture.plan.planning import check_context, compute_info
 from lpp.capture.plan.request import BATCH_TOKENS, CaptureRequest

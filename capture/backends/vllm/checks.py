@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.capture.backends.vllm.engine import PROBE_TOKENS, VllmEngine
-from lpp.capture.models.sites import Sites
 from lpp.capture.models.spec import Model
+from lpp.capture.models.structure.sites import Sites
 from lpp.capture.plan.backend import Backend, Batch, Outputs
 from lpp.store.errors import ErrorKind, InputError
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 
 from lpp.capture.backends.vllm.unembedding import HeadCall, ungathered
-from lpp.capture.models.head import host_matrix, is_plain
-from lpp.capture.models.unembedding import agree
+from lpp.capture.models.structure.head import host_matrix, is_plain
+from lpp.capture.models.structure.unembedding import agree
 from lpp.store.shared.logits import EPSILON, Head, HeadContent, Steps
 from lpp.store.shared.matrices import Matrix
 

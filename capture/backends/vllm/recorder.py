@@ -32,7 +32,7 @@ from lpp.capture.backends.moments import ShardMoments
 from lpp.capture.backends.vllm.match import find_prompts, prompt_key
 from lpp.capture.backends.vllm.sites import stream, stream_input
 from lpp.capture.backends.vllm.unembedding import ShardedUnembeds
-from lpp.capture.models.sites import SiteModules, hooked
+from lpp.capture.models.structure.sites import SiteModules, hooked
 from lpp.capture.plan.backend import Batch, Outputs
 from lpp.store.errors import ErrorKind, InputError
 

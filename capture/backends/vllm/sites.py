@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lpp.capture.models.sites import SiteModules, Sites, block_lists
+from lpp.capture.models.structure.sites import SiteModules, Sites, block_lists
 from lpp.store.errors import ErrorKind, InputError
 
 

@@ -21,10 +21,10 @@ from lpp.capture.backends.vllm.recorder import Recorded, Recorder
 from lpp.capture.backends.vllm.sites import SiteProbe
 from lpp.capture.backends.vllm.unembedding import ShardedUnembeds, find_unembedding
 from lpp.capture.backends.vllm.worker_memory import Location, RankMemory
-from lpp.capture.models.sites import SiteModules
+from lpp.capture.models.structure.sites import SiteModules
 from lpp.capture.plan.backend import Batch, Outputs
 from lpp.store.arrays.moments import SiteMoments
-from lpp.store.commands.signals import REQUESTS
+from lpp.store.process.signals import REQUESTS
 
 
 class CaptureExtension:

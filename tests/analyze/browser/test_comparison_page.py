@@ -10,7 +10,7 @@ from opened_page import OpenPage
 
 from lpp.analyze import DiffSettings, diff
 from lpp.analyze.drift.gate import verdict
-from lpp.analyze.drift.page import drift_page
+from lpp.analyze.drift.pages.drift_page import drift_page
 from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written
 from lpp.analyze.quantities.conditions import parse_condition

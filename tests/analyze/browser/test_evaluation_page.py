@@ -10,7 +10,7 @@ from opened_page import OpenPage
 
 import lpp.analyze
 from lpp.analyze.evaluations.evaluated import evaluated_items
-from lpp.analyze.evaluations.page import items_page
+from lpp.analyze.evaluations.pages.items_page import items_page
 from lpp.analyze.pages.write import written as page_in
 
 HOSTILE = "<img src=x onerror=alert(1)>"

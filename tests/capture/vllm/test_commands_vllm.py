@@ -405,7 +405,7 @@ def say_and_load(model, weights):
     return load_weights(model, weights)
 
 LlamaForCausalLM.load_weights = say_and_load
-from lpp.store.commands.entry import capture
+from lpp.store.terminal.entry import capture
 sys.argv[0] = "lpp-capture"
 capture()
 """

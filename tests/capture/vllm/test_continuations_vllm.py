@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lpp.store import Run, open_store
-from lpp.store.replay import replay
+from lpp.store.runs.replay import replay
 
 TEXTS = "\n\n".join(f"{n} dogs and a fox " * (1 + n % 4) for n in range(70))
 

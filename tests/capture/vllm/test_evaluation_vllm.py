@@ -21,8 +21,8 @@ from lpp.capture.evaluation.request import EvalRequest
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import BackendName, CaptureRequest, CorpusSpec
 from lpp.store import open_store, read_scores
-from lpp.store.items import read_items
-from lpp.store.scores import score_sets
+from lpp.store.scores.items import read_items
+from lpp.store.scores.scores import score_sets
 
 
 def evaluated(root: Path, model: Path, tasks: Path, backend: BackendName) -> None:

@@ -12,7 +12,7 @@ from places import Behind, DiskPlace, committed, strays
 
 from lpp.store import add_scores, create_store, read_scores, remove_scores
 from lpp.store.errors import ConflictError, FormatError
-from lpp.store.scores import SCORES_SCHEMA, verify_scores
+from lpp.store.scores.scores import SCORES_SCHEMA, verify_scores
 
 
 def scores_table(value: float) -> pa.Table:

@@ -21,7 +21,7 @@ from small_capture import Capture
 
 from lpp.store import RunWriter, open_store
 from lpp.store.errors import ConflictError, ErrorKind, LppError, MachineError
-from lpp.store.write import sweep_run
+from lpp.store.runs.write import sweep_run
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""The pages of `diff`: one pair, one run against many, a gate."""

@@ -1,0 +1,248 @@
+"""What changed between two models, as a page."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.charts.run_styles import RunStyles
+from lpp.analyze.drift.drift import Drift
+from lpp.analyze.drift.gate import Verdict
+from lpp.analyze.drift.pages import gate_page
+from lpp.analyze.drift.pages.drift_page_parts import charts, conclusion, opening
+from lpp.analyze.drift.pages.drift_page_tables import (
+    DRIFT,
+    HISTOGRAM,
+    POSITIONS,
+    SITES,
+    TOKENS,
+    ends,
+    frames_of,
+    shaped,
+)
+from lpp.analyze.drift.summaries import Summary
+from lpp.analyze.drift.tables import stores
+from lpp.analyze.drift.worst import order_of, worst_tokens
+from lpp.analyze.pages.page import Page, Section
+from lpp.analyze.pages.provenance import origin_of
+from lpp.analyze.pages.table import Shape, Table
+from lpp.analyze.pages.tokens import shown_words
+from lpp.analyze.pages.words import Code, Run
+from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
+from lpp.analyze.quantities.quantity import capital, legend
+from lpp.analyze.tables.flags import MEANING
+from lpp.store.format.run_names import run_names
+
+_SHAPES: Final = (DRIFT, SITES, POSITIONS, HISTOGRAM)
+
+FEW_SITES: Final = 6
+"""Most sites that text shows; of more, the first that moves, the one that moves most, the last."""
+
+_CODE: Final = {
+    DRIFT.name: 'drift_tables(found)["drift_predictions"]',
+    SITES.name: 'drift_tables(found)["drift_sites"]',
+    POSITIONS.name: "by_position(found.tokens, found.pair.groups)",
+    HISTOGRAM.name: "kl_histogram(found.tokens)",
+    TOKENS.name: "worst_tokens(found)",
+}
+"""Python that gives the rows of each table; `found` is a `Drift`."""
+
+_OF_THE_PAGE: Final = ("run_a", "run_b", "cluster", "n_prompts", "first_position")
+"""Columns that are constant in a comparison: the page says them once."""
+
+_SECTION: Final = {
+    **dict.fromkeys((DRIFT.name, POSITIONS.name, HISTOGRAM.name), "predictions"),
+    SITES.name: "sites",
+}
+
+_LABELS: Final = {
+    **{"expected_a": "A", "probability_a": "p"},
+    **{"expected_b": "B", "probability_b": "p"},
+}
+
+
+def drift_page(
+    found: Drift,
+    verdicts: Sequence[Verdict] = (),
+    items: Sequence[Section] = (),
+    documents: Sequence[Mapping[str, Any]] = (),
+) -> Page:
+    """The page of one comparison; no database is read or written.
+
+    items: sections about the items of tasks that both runs answered; documents: these items for
+    JSON. Raises FormatError for altered bytes.
+    """
+    a, b = (view.run for view in (found.pair.a, found.pair.b))
+    runs = RunStyles(run_names({run.id: run.plan for run in (a, b)}))
+    frames = frames_of(found)
+    tables = {shape.name: _table(found, shape, frames[shape.name]) for shape in _SHAPES}
+    gate = {b.id: verdicts} if verdicts else {}
+    pair = a.id, b.id
+    n_sites = len(found.sites)
+    few = ends(frames[SITES.name]) if n_sites > FEW_SITES else frames[SITES.name].clear()
+    at_ends = _table(
+        found,
+        SITES,
+        few,
+        name="drift-ends",
+        title="Where rows first move, where most, and the last site",
+    )
+    at_every = replace(tables[SITES.name], brief=n_sites <= FEW_SITES)
+    drawn = list(charts(frames, tables, runs, _SECTION))
+    sections = (
+        *([gate_page.gate_section(gate)] if gate else []),
+        Section(
+            "predictions",
+            "Predictions",
+            f"{legend(PREDICTIONS.values())}. ±: standard error over prompts.",
+            tuple(chart for chart in drawn if chart.section == "predictions"),
+            tuple(tables[shape.name] for shape in (DRIFT, POSITIONS, HISTOGRAM)),
+            tuple((line,) for line in _ties(found.predictions)),
+        ),
+        Section(
+            "sites",
+            "Inside",
+            f"{legend(SITE_CHANGES.values())}. ±: paired standard error over prompts.",
+            tuple(chart for chart in drawn if chart.section == "sites"),
+            (*([at_ends] if len(few) else []), at_every),
+        ),
+        Section(
+            "tokens",
+            _title_of_tokens(found),
+            "at: prompt and position; A and B: the most likely next token of each, p: its "
+            "probability.",
+            tables=(_tokens(found),),
+        ),
+        *items,
+        Section("again", "Compare again", notes=((Code(_command(found)),),), brief=False),
+    )
+    start, *notes = what_was_compared(found)
+    return Page(
+        title="Drift between two models",
+        about=("From ", Run(a.id), " to ", Run(b.id)),
+        opening=opening(
+            frames, [pair], start, (*gate_page.conclusion(gate), *conclusion(frames, pair))
+        ),
+        findings=tuple((line,) for line in notes),
+        sections=sections,
+        meanings=MEANING,
+        runs=runs,
+        document={
+            **found.document(),
+            "gate": gate_page.documents(verdicts),
+            "items": list(documents),
+        },
+        csv=frames[DRIFT.name],
+        store=str(stores(found.pair)[0]),
+        origin=origin_of([a] if found.pair.of_one_run else [a, b]),
+    )
+
+
+def what_was_compared(found: Drift) -> Iterator[str]:
+    """The setting; then a sentence on each thing that a reader has to know about it."""
+    every, size = found.pair.n_tokens(found.first_position), found.pair.n_prompts
+    start = f", positions from {found.first_position} on" if found.first_position else ""
+    held = [view.run.n_prompts for view in (found.pair.a, found.pair.b)]
+    of = "" if {*held} == {size} else f" of {held[0]} in A and {held[1]} in B"
+    yield f"the first {size} prompts{of}, {every:,} tokens{start}"
+    if found.is_nothing:
+        who = "A and B are one run. " if found.pair.of_one_run else ""
+        yield f"{who}Every difference is exactly 0."
+    if found.seed is not None:
+        yield f"Predictions: of {len(found.tokens):,} tokens, drawn with seed {found.seed}."
+    if found.pair.cluster is not None:
+        yield (
+            f"Errors are over clusters: prompts with the same {found.pair.cluster} are left out "
+            "together."
+        )
+    if found.arithmetic:
+        yield f"{capital(found.arithmetic)}."
+    if found.no_logits is not None:
+        yield f"No KL: {found.no_logits}"
+    yield from found.notes
+
+
+def _ties(predictions: Mapping[str, Summary]) -> Iterator[str]:
+    """How often ties decide flips and top10; nothing where none does."""
+    for name, where in (("flips", "the two most likely tokens"), ("top10", "the 10th and 11th")):
+        if share := predictions[name].ties:
+            yield (
+                f"Ties: at {100 * share:.2g} % of the tokens {where} are equal in A or B, and "
+                f"{name} depends on ids."
+            )
+
+
+# tables
+
+
+def _table(found: Drift, shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
+    """The table of `shape`, without the columns that are constant in a comparison."""
+    same = _OF_THE_PAGE if found.seed is not None else (*_OF_THE_PAGE, "n_drawn")
+    rows = frame.drop(same, strict=False)
+    code = f"{_call(found)}\n{_CODE[shape.name]}"
+    brief = shape in (DRIFT, SITES)
+    missing = None if len(rows) else "Nothing to show"
+    return shaped(shape, rows, **{"code": code, "brief": brief, "missing": missing, **more})
+
+
+def _title_of_tokens(found: Drift) -> str:
+    by_kl = order_of(found) == "kl"
+    return f"Where {'KL(A || B) is largest' if by_kl else 'ln p(next) changed most'}"
+
+
+def _tokens(found: Drift) -> Table:
+    """The tokens after which the predictions changed most."""
+    change = "kl" if order_of(found) == "kl" else "change"
+    rows = [
+        {
+            **{"prompt_id": one.prompt_id, "position": one.position, change: one.change},
+            **{"at": f"{one.prompt_id}:{one.position}", "text_so_far": one.context},
+            "came": one.came,
+            **{"expected_a": one.a.token, "probability_a": one.a.probability},
+            **{"expected_b": one.b.token, "probability_b": one.b.probability},
+        }
+        for one in worst_tokens(found)
+    ]
+    frame = shown_words(pl.DataFrame(rows, infer_schema_length=None))
+    styles = {"probability_a": "hundredths", "probability_b": "hundredths"}
+    return _table(found, TOKENS, frame, labels=_LABELS, styles=styles)
+
+
+# how to repeat it
+
+
+def _call(found: Drift) -> str:
+    """The Python that repeats this comparison."""
+    options = ", ".join(f"{name}={value}" for name, value in _options(found).items())
+    store, a, b = _named(found)
+    return (
+        "from lpp.analyze import DiffSettings, diff\n"
+        "from lpp.analyze.numerics.kl_histogram import kl_histogram\n"
+        "from lpp.analyze.drift.summaries import by_position\n"
+        "from lpp.analyze.drift.tables import drift_tables\n"
+        "from lpp.analyze.drift.worst import worst_tokens\n\n"
+        f"found = diff({store!r}, {a!r}, {b!r}, DiffSettings({options}))"
+    )
+
+
+def _command(found: Drift) -> str:
+    options = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in _options(found).items())
+    return f"lpp-analyze diff {shlex.join(_named(found))} {options}"
+
+
+def _named(found: Drift) -> tuple[str, str, str]:
+    """The store and both runs as `diff` takes them."""
+    a, b = (view.run for view in (found.pair.a, found.pair.b))
+    homes = stores(found.pair)
+    return str(homes[0]), a.id, b.id if len(homes) == 1 else f"{homes[1]}::{b.id}"
+
+
+def _options(found: Drift) -> dict[str, int]:
+    options = {"prompts": found.pair.n_prompts}
+    if found.first_position:
+        options["skip_first"] = found.first_position
+    if found.seed is not None:
+        options |= {"tokens": len(found.tokens), "seed": found.seed}
+    return options

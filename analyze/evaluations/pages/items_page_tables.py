@@ -1,0 +1,169 @@
+"""Tables of the pages about items of evaluations, and the features among their rows."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.evaluations.pages.verdict import FEATURES, SITES, Verdict, named
+from lpp.analyze.pages.table import Declared, Shape, Table
+from lpp.analyze.pages.words import Sentence, Style
+from lpp.sql.schema import TABLES, VIEWS, Column
+
+RENAMED: Final = {
+    f"{kind}ci_{end}": f"{kind}auroc_ci_{end}"
+    for kind in ("", "within_", "partial_")
+    for end in ("low", "high")
+}
+"""Names on a page of the ends of intervals: those of the number that they belong to."""
+
+ROLES: Final = ("baseline", "statistic", "drift", "rows", "gold")
+"""Roles of features, in the order of tables."""
+
+IN_SHORT: Final = 6
+"""Features of items that text shows without --all, those farthest from 0.5, beside the baselines;
+and most sites that tell more than the best baseline.
+"""
+
+_STYLES: Final[dict[str, Style]] = {
+    **dict.fromkeys(("auroc", "within_auroc", "partial_auroc", "accuracy", "risk"), "hundredths"),
+    **dict.fromkeys(("shuffled_mean", "shuffled_low", "shuffled_high"), "hundredths"),
+    **dict.fromkeys(("ece", "ece_calibrated", "ece_by_chance"), "hundredths"),
+    **dict.fromkeys(("risk_area", "risk_best", "coverage", "confidence"), "hundredths"),
+    **dict.fromkeys(("gold_share", "share_a", "share_b", "gap_a"), "hundredths"),
+    **dict.fromkeys(("q_value", "p_value", "within_p_value", "gain_p_value"), "probability"),
+    "gain": "signed",
+}
+
+_LABELS: Final = {
+    **{"q_value": "q", "p_value": "p", "ece": "calibration error"},
+    **{"within_auroc": "within groups", "partial_auroc": "partial"},
+}
+
+COLUMNS: Final = (
+    Column("question", "VARCHAR", "its last 60 tokens"),
+    Column("chosen_answer", "VARCHAR", "what the model chose"),
+    Column("gold_answer", "VARCHAR", "the right answer"),
+    Column("confidence", "DOUBLE", "of the chosen answer among the answers", "share"),
+    Column("gold_share", "DOUBLE", "of the right answer among them", "share"),
+)
+"""Columns that no table of the database declares."""
+
+_DECLARED: Final = {**TABLES, **{view.name: view for view in VIEWS}}
+
+
+ANALYSES: Final = Shape(
+    name="item-analyses",
+    title="Evaluated tasks: accuracy and calibration, with 95 % intervals",
+    table="item_analyses",
+    key=TABLES["item_analyses"].key,
+    first=("run", "task", "accuracy", "ece", "n_right", "n_wrong"),
+)
+OF_ITEMS: Final = Shape(
+    name=FEATURES,
+    title="AUROC of each feature, with 95 % intervals",
+    table="item_features",
+    key=TABLES["item_features"].key,
+    first=("feature", "auroc", "within_auroc", "q_value", "role"),
+)
+OF_SITES: Final = Shape(
+    name=SITES,
+    title="AUROC of features of the rows at each site, with 95 % intervals",
+    table="item_features",
+    key=TABLES["item_features"].key,
+    first=("site", "feature", "auroc", "within_auroc", "q_value"),
+)
+CONTROLS: Final = Shape(
+    name="item-controls",
+    title="Controls: AUROC without the covariates, and with shuffled labels",
+    table="item_features",
+    key=TABLES["item_features"].key,
+    first=("feature", "site", "partial_auroc", "shuffled_low", "shuffled_high", "p_value"),
+    folded=True,
+)
+RELIABILITY: Final = Shape(
+    name="item-reliability",
+    title="Reliability: bins of equally many items by the chosen answer's share",
+    table="item_reliability",
+    key=TABLES["item_reliability"].key,
+    first=("run", "task", "bin", "confidence", "accuracy", "n"),
+    folded=True,
+)
+RISK: Final = Shape(
+    name="item-risk",
+    title="Risk against coverage: wrong answers among the most confident items",
+    table="item_risk",
+    key=TABLES["item_risk"].key,
+    first=("run", "task", "coverage", "risk", "n_answered"),
+    folded=True,
+)
+MISTAKES: Final = Shape(
+    name="item-mistakes",
+    title="The ten wrong answers of each task that the model was most sure of",
+    table="items",
+    key=("run", "task", "item"),
+    first=("item", "question", "chosen_answer", "confidence", "gold_answer", "gold_share"),
+)
+
+
+def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
+    """The table of `shape` with the rows of `frame`. more: as of `Shape.of`."""
+    columns = (*COLUMNS, *_DECLARED[shape.table].columns)
+    declared: dict[str, Declared] = {column.name: column for column in columns}
+    own: dict[str, Any] = {"declared": declared, "styles": _STYLES, "labels": _LABELS}
+    return shape.of(frame, **own | more)
+
+
+def feature_tables(
+    features: pl.DataFrame, said: Verdict, code: Callable[[str], str], **more: Any
+) -> tuple[Table, ...]:
+    """Tables of one analysis: features of items, of each site, and the controls of all.
+
+    features: rows of `measure.schema`. said: the verdict on them. code: Python that gives the rows
+    of a table, by its name. more: arguments of `table_of`. Text shows the best site of each
+    feature, and of the sites that tell more than the best baseline those farthest from 0.5; of the
+    features of items, the baselines and those farthest from 0.5.
+    """
+    distance = (pl.col(f"{said.kind}auroc") - 0.5).abs()
+    role = pl.col("role").replace_strict(ROLES, range(len(ROLES)), return_dtype=pl.Int32)
+    rows = features.rename(RENAMED).with_columns(pl.col("site").fill_null(""))
+    rows = rows.select(column for column in rows if column.null_count() < len(column))
+    there = rows.drop_nulls("auroc")
+    of_items = there.filter(site="").sort(
+        role, distance, "feature", descending=[False, True, False], nulls_last=True
+    )
+    of_sites = there.filter(pl.col("site") != "")
+    ranked = of_sites.sort(distance, descending=True, nulls_last=True)
+    beyond = pl.DataFrame(
+        [(row["feature"], row["site"]) for row in said.beyond if row["site"]],
+        schema={"feature": pl.String, "site": pl.String},
+        orient="row",
+    )
+    best = ranked.unique("feature", keep="first", maintain_order=True)
+    further = ranked.join(beyond, on=beyond.columns, how="semi", maintain_order="left")
+    few = pl.concat([best, further.head(IN_SHORT)]).unique(
+        beyond.columns, keep="first", maintain_order=True
+    )
+    far = of_items.filter(~pl.col("role").is_in(["baseline", "gold"]))
+    far = far.sort(distance, descending=True, nulls_last=True).head(IN_SHORT)
+    few_items = pl.concat([of_items.filter(role="baseline"), far])
+    with_partial = () if said.within else ("partial_auroc",)
+    first = (*OF_ITEMS.first[:3], *with_partial, *OF_ITEMS.first[3:])
+    tables: tuple[tuple[Shape, pl.DataFrame, dict[str, Any]], ...] = (
+        (OF_ITEMS, of_items, {"short": few_items, "first": first}),
+        (OF_SITES, of_sites, {"short": few}),
+        (CONTROLS, rows, {"brief": False}),
+    )
+    return tuple(
+        shaped(shape, frame, code=code(shape.name), **own, **more)
+        for shape, frame, own in tables
+        if frame.height
+    )
+
+
+def without_auroc(features: pl.DataFrame) -> Iterator[Sentence]:
+    """A sentence on the features that have no AUROC, for each reason."""
+    missing = features.filter(pl.col("auroc").is_null())
+    for why in missing["why_none"].unique(maintain_order=True):
+        rows = missing.filter(pl.col("why_none").eq_missing(pl.lit(why))).iter_rows(named=True)
+        yield (f"No AUROC of {', '.join(map(named, rows))}: {why}.",)

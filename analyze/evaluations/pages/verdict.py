@@ -1,0 +1,140 @@
+"""Which features tell items of one kind from others, and which do so better than the baselines."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.numerics.statistics.association import benjamini_hochberg
+from lpp.analyze.pages.words import Part, Ref, Sentence, hundredths
+
+Q: Final = 0.1
+"""Expected share of false findings among the features that are said to tell right from wrong."""
+
+FEATURES: Final = "item-features"
+SITES: Final = "item-sites"
+"""Tables of a page with features of items, and with features of rows at each site."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The joint result of an analysis's features; every row is one of its table."""
+
+    within: bool
+    """Whether numbers are within groups."""
+    tested: tuple[Row, ...]
+    """Features of predictions, rows and drift that have an AUROC."""
+    telling: tuple[Row, ...]
+    """Those of `tested` with q below `Q`."""
+    baseline: Row | None
+    """The baseline whose AUROC is farthest from 0.5; None if no baseline varies."""
+    beyond: tuple[Row, ...]
+    """Those of `telling` that tell more than `baseline`: a gain above 0, and q of its p below `Q`
+    over `tested`. All of `telling` without a baseline."""
+    best: Row | None
+    """The feature of `beyond`, or else of `telling`, whose AUROC is farthest from 0.5."""
+
+    @property
+    def kind(self) -> str:
+        """What the columns of its numbers begin with."""
+        return "within_" if self.within else ""
+
+    def number(self, row: Row) -> tuple[float, float | None, float | None]:
+        """AUROC of a row, and the ends of its interval; None if it has no interval."""
+        return row[f"{self.kind}auroc"], row[f"{self.kind}ci_low"], row[f"{self.kind}ci_high"]
+
+    def auroc(self, row: Row) -> str:
+        """AUROC of a row as text."""
+        return hundredths(self.number(row)[0])
+
+    def sentence(self, what: str) -> Sentence:
+        """How many features tell, how many more than the best baseline, and the best of them.
+
+        what: what they tell, such as "right answers from wrong ones".
+        """
+        where = ", within groups" if self.within else ""
+        n = f"{len(self.tested):,} features"
+        if self.best is None:
+            return (
+                f"No feature tells {what} beyond chance: of ",
+                Ref(n, FEATURES),
+                f" none has q below {Q}{where}.",
+            )
+        verb = "tells" if len(self.telling) == 1 else "tell"
+        parts: list[Part] = [
+            Ref(f"{len(self.telling):,} of {n}", FEATURES),
+            f" {verb} {what} (q below {Q}{where})",
+        ]
+        if self.baseline is not None:
+            baseline = f"{self.baseline['feature']} ({self.auroc(self.baseline)})"
+            n_beyond = f"{len(self.beyond):,}" if self.beyond else "none"
+            more = "1 of them tells" if len(self.beyond) == 1 else f"{n_beyond} of them tell"
+            parts.append(
+                f"; {more} more than the best baseline, {baseline}, by a paired test (q below {Q})"
+            )
+        value = with_interval(*self.number(self.best))
+        table = SITES if self.best["site"] else FEATURES
+        parts += [f". The best is {named(self.best)}, AUROC ", Ref(value, table), "."]
+        return tuple(parts)
+
+
+def verdict(features: pl.DataFrame, *, within: bool) -> Verdict:
+    """The verdict on features, rows of `analysis.FEATURE_COLUMNS` or of `item_features`.
+
+    within: use the numbers within groups. Features of the gold answer are excluded, because they
+    use the label. The best of many rows is partly luck: q corrects `telling`, nothing corrects the
+    AUROC of `best`.
+    """
+    kind = "within_" if within else ""
+    auroc = f"{kind}auroc"
+
+    def distance(row: Row) -> float:
+        return abs(float(row[auroc]) - 0.5)
+
+    made = [row for row in features.iter_rows(named=True) if row[auroc] is not None]
+    baselines = [row for row in made if row["role"] == "baseline"]
+    baseline = max(baselines, key=distance, default=None)
+    tested = [row for row in made if row["role"] not in ("baseline", "gold")]
+    telling = [row for row in tested if row["q_value"] is not None and row["q_value"] < Q]
+    paired = [row for row in tested if row["gain_p_value"] is not None]
+    q_values = benjamini_hochberg([row["gain_p_value"] for row in paired])
+    more = [row for row, q in zip(paired, q_values, strict=True) if row["gain"] > 0 and q < Q]
+    beyond = telling if baseline is None else [row for row in more if row in telling]
+    return Verdict(
+        within=within,
+        tested=tuple(tested),
+        telling=tuple(telling),
+        baseline=baseline,
+        beyond=tuple(beyond),
+        best=max(beyond or telling, key=distance, default=None),
+    )
+
+
+def named(row: Row) -> str:
+    """A feature, followed by its site if it has one.
+
+    >>> named({"feature": "distance", "site": "final"}), named({"feature": "gap", "site": None})
+    ('distance of final', 'gap')
+    """
+    return f"{row['feature']} of {row['site']}" if row["site"] else str(row["feature"])
+
+
+def ends(low: float | None, high: float | None) -> str:
+    """An interval; nothing where there is none.
+
+    >>> ends(0.804, 0.893), ends(None, None)
+    ('[0.80, 0.89]', '')
+    """
+    return "" if low is None or high is None else f"[{hundredths(low)}, {hundredths(high)}]"
+
+
+def with_interval(value: float, low: float | None, high: float | None) -> str:
+    """A value and its interval.
+
+    >>> with_interval(0.8541, 0.804, 0.893), with_interval(1.0, None, None)
+    ('0.85 [0.80, 0.89]', '1.00')
+    """
+    return f"{hundredths(value)} {ends(low, high)}".rstrip()

@@ -1,0 +1,1 @@
+"""What metrics compute of the rows of a site, prompt by prompt."""

@@ -1,0 +1,1 @@
+"""Statistics of right and wrong items: ranking, calibration, pairs, clusters."""

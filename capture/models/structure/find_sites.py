@@ -1,0 +1,202 @@
+"""Finds the sites of a transformers model by watching one short forward pass, and checks them.
+
+Class names play no role. A few tokens run through the model. The blocks are the list of
+`num_hidden_layers` modules that are called once each, in order, on (batch, tokens, hidden_size);
+the final norm is the sibling that is called next and keeps the shape.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lpp.capture.models.structure.anatomy import (
+    first_input,
+    first_tensor,
+    forward_inputs,
+    output_embeddings,
+    probe_ids,
+    text_config,
+    unmapped,
+)
+from lpp.capture.models.structure.sites import SiteModules, Sites, block_lists, hooked
+
+
+@torch.no_grad()
+def find_sites(model: nn.Module) -> SiteModules:
+    """The modules of a transformers causal language model at which its sites are read.
+
+    Costs a forward pass of about 14 tokens. Raises InputError(UNSUPPORTED_MODEL), with the module
+    tree, if the model does not have this structure.
+    """
+    config = text_config(model)
+    if getattr(config, "is_encoder_decoder", False):
+        raise unmapped(model, "it is an encoder-decoder, not a causal decoder")
+    n_blocks = getattr(config, "num_hidden_layers", None)
+    hidden = getattr(config, "hidden_size", None)
+    if not isinstance(n_blocks, int) or not isinstance(hidden, int):
+        raise unmapped(model, "its config lacks num_hidden_layers or hidden_size")
+    unembedding = output_embeddings(model)
+
+    for path in block_lists(model, n_blocks):
+        trace = Trace(model, path, unembedding)
+        if not trace.blocks_in_order(hidden):
+            continue
+        trunk = trace.trunk()
+        if trunk is None:
+            raise unmapped(
+                model,
+                "no module around its blocks gives the output its unembedding reads",
+            )
+        norm = trace.norm_after_blocks(hidden)
+        return SiteModules(
+            trunk=trunk[0],
+            blocks=trace.blocks,
+            final_norm=norm,
+            sites=Sites(
+                n_blocks=n_blocks,
+                hidden_size=hidden,
+                final_size=trunk[1],
+                final_norm=norm is not None,
+            ),
+        )
+    raise unmapped(
+        model,
+        f"it has no list of {n_blocks} blocks that are called once each, in order, and that take "
+        f"and return a state (batch, tokens, {hidden})",
+    )
+
+
+@torch.no_grad()
+def check_sites(model: nn.Module, modules: SiteModules) -> None:
+    """Compare the hooks with the model's own hidden states, on a few tokens; run once after
+    loading.
+
+    Checked: `output_hidden_states` equals embed, block.1, ..., final; the final norm of block.B is
+    final; and no token changes a state before it, or no prefix could be read from a longer prompt.
+    Raises InputError(UNSUPPORTED_MODEL).
+    """
+    sites = modules.sites
+    seen = _check_hidden_states(model, modules)
+    if modules.final_norm is not None and sites.final_size == sites.hidden_size:
+        normed = modules.final_norm(seen[sites.names[-2]])
+        if not _same(normed, seen["final"]):
+            raise unmapped(model, "the final norm of its last block is not what it unembeds")
+
+    changed: dict[str, torch.Tensor] = {}
+    ids = probe_ids(model)
+    ids[:, -1] = ids[:, 0]
+    with hooked(modules, modules.sites.names, changed.__setitem__):
+        modules.trunk(**forward_inputs(ids))
+    for name, state in changed.items():
+        if not _same(state[:, :-1], seen[name][:, :-1]):
+            raise unmapped(model, f"a later token changes {name}: its attention is not causal")
+
+
+def _check_hidden_states(model: nn.Module, modules: SiteModules) -> dict[str, torch.Tensor]:
+    sites, seen = modules.sites, dict[str, torch.Tensor]()
+    with hooked(modules, modules.sites.names, seen.__setitem__):
+        own = model(**forward_inputs(probe_ids(model)), output_hidden_states=True).hidden_states
+    expected = sites.n_blocks + 1
+    found = 0 if own is None else len(own)
+    if found != expected:
+        raise unmapped(model, f"it reports {found} hidden states, should be {expected}")
+    for name, state in zip((*sites.names[:-2], "final"), own, strict=True):
+        if not _same(seen[name], state):
+            raise unmapped(model, f"site {name} is not the hidden state the model itself reports")
+    return seen
+
+
+def _same(mine: torch.Tensor, reference: torch.Tensor) -> bool:
+    """Equal to rounding: within a few units of the dtype, relative to the largest value.
+
+    Non-finite values must be in the same places; capture reports them for each prompt.
+    """
+    if mine.shape != reference.shape:
+        return False
+    epsilon = torch.finfo(mine.dtype).eps
+    mine, reference = mine.float(), reference.to(mine.device).float()
+    finite = reference.isfinite()
+    if not torch.equal(mine.isfinite(), finite):
+        return False
+    scale = float(reference.where(finite, 0.0).abs().max())
+    difference = float((mine - reference).where(finite, 0.0).abs().max())
+    return difference <= 8 * epsilon * scale
+
+
+class Trace:
+    """One forward pass over a few tokens, watched around a candidate list of blocks.
+
+    path: dotted name of the list in the model. Its siblings, its ancestors and the unembedding are
+    watched too. No hook stays on the model.
+    """
+
+    def __init__(self, model: nn.Module, path: str, unembedding: nn.Module) -> None:
+        names = path.split(".")
+        ancestors = [model.get_submodule(".".join(names[:k])) for k in range(1, len(names))]
+        parent = ancestors[-1] if ancestors else model
+        listed = model.get_submodule(path)
+        self.blocks = tuple(listed.children())
+        self._ancestors = ancestors
+        self._calls: list[tuple[nn.Module, torch.Tensor | None, torch.Tensor | None]] = []
+        self._read: torch.Tensor | None = None
+        around = [child for child in parent.children() if child is not listed]
+        handles = [
+            module.register_forward_hook(self._called, with_kwargs=True)
+            for module in (*self.blocks, *around, *ancestors)
+        ]
+        handles.append(unembedding.register_forward_pre_hook(self._unembedding_called))
+        try:
+            model(**forward_inputs(probe_ids(model)))
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _called(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self._calls.append((module, first_input(args, kwargs), first_tensor(output)))
+
+    def _unembedding_called(self, module: nn.Module, args: Any) -> None:
+        self._read = first_tensor(args)
+
+    def blocks_in_order(self, hidden: int) -> bool:
+        """Whether each block was called once, in order, and kept (batch, tokens, hidden)."""
+        blocks = {id(block) for block in self.blocks}
+        calls = [call for call in self._calls if id(call[0]) in blocks]
+        return [id(call[0]) for call in calls] == [id(block) for block in self.blocks] and all(
+            _is_state(given, hidden) and _is_state(made, hidden) for _, given, made in calls
+        )
+
+    def trunk(self) -> tuple[nn.Module, int] | None:
+        """The outermost ancestor of the blocks whose output the unembedding reads, and its width.
+
+        A family may call an inner ancestor and bypass an outer one: OPT does.
+        """
+        made = {id(module): output for module, _, output in self._calls}
+        for module in self._ancestors:
+            output = made.get(id(module))
+            if output is None or self._read is None or output.shape != self._read.shape:
+                continue
+            if _identical(self._read.to(output), output):
+                return module, int(output.shape[-1])
+        return None
+
+    def norm_after_blocks(self, hidden: int) -> nn.Module | None:
+        """The sibling called after the last block that keeps the state's shape, if there is one."""
+        last = next(i for i, call in enumerate(self._calls) if call[0] is self.blocks[-1])
+        for module, given, made in self._calls[last + 1 :]:
+            if (
+                module not in self._ancestors
+                and _is_state(given, hidden)
+                and _is_state(made, hidden)
+            ):
+                return module
+        return None
+
+
+def _identical(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal bit for bit, or NaN in the same places."""
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+def _is_state(tensor: torch.Tensor | None, hidden: int) -> bool:
+    return tensor is not None and tensor.ndim == 3 and tensor.shape[-1] == hidden

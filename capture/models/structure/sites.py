@@ -1,0 +1,123 @@
+"""The places in a model at which its states are read.
+
+    trunk (the model without its unembedding)
+      embeddings ── embed ──> block 1 ── block.1 ──> ... block B ── block.B ──> norm ── final ──>
+
+`embed` is the input of block 1, so it comes after any embedding scale, position term or projection.
+`block.k` is the residual stream after block k, before the final norm. `final` is the input of the
+unembedding: after the final norm if there is one, after the output projection if there is one
+(opt-350m: its width is then not `hidden_size`), else the last block's output.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from lpp.capture.models.structure.anatomy import first_input, first_tensor
+from lpp.store.errors import ErrorKind, InputError
+
+Sink: TypeAlias = Callable[[str, torch.Tensor], None]
+"""Receives a site's name and its state, not a copy: copy what must outlive the pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sites:
+    """The sites of one model, and how wide they are."""
+
+    n_blocks: int
+    hidden_size: int
+    """Width of `embed` and of every block."""
+    final_size: int
+    """Width of `final`; differs from `hidden_size` if the trunk ends in a projection."""
+    final_norm: bool
+    """Whether `final` comes after a norm; it does not in post-norm OPT."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """("embed", "block.1", ..., "block.B", "final")."""
+        return ("embed", *(f"block.{k}" for k in range(1, self.n_blocks + 1)), "final")
+
+    def width(self, name: str) -> int:
+        """Columns of a site's rows."""
+        return self.final_size if name == "final" else self.hidden_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteModules:
+    """The modules of one model at which its sites are read."""
+
+    trunk: nn.Module
+    """The model without its unembedding: its output is `final`."""
+    blocks: tuple[nn.Module, ...]
+    final_norm: nn.Module | None
+    """None if there is no norm after the last block."""
+    sites: Sites
+
+
+def block_lists(model: nn.Module, length: int) -> list[str]:
+    """Dotted names of the module lists of `length`, except those inside one (experts)."""
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == length
+    ]
+    return [name for name in names if not any(name.startswith(f"{outer}.") for outer in names)]
+
+
+@contextmanager
+def hooked(
+    modules: SiteModules,
+    wanted: Sequence[str],
+    sink: Sink,
+    *,
+    read_input: Callable[[tuple[Any, ...], dict[str, Any]], torch.Tensor | None] = first_input,
+    read_output: Callable[[Any], torch.Tensor | None] = first_tensor,
+) -> Iterator[None]:
+    """While open, every forward pass calls `sink` with the `wanted` sites, in the order of
+    computation.
+
+    read_input, read_output: find the state in the arguments of a block, and in the output of a
+    block or the trunk.
+    """
+    if unknown := [name for name in wanted if name not in modules.sites.names]:
+        raise InputError(
+            f"this model has no site {', '.join(unknown)}: it has embed, block.1 to "
+            f"block.{len(modules.blocks)}, and final. Choose among these with --sites.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            state = read_input(args, kwargs)
+            assert state is not None  # the search for sites found one
+            sink(name, state)
+
+        return hook
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            state = read_output(output)
+            assert state is not None  # the search for sites found one
+            sink(name, state)
+
+        return hook
+
+    handles = []
+    try:
+        for name in wanted:
+            if name == "embed":
+                first = modules.blocks[0]
+                handles.append(first.register_forward_pre_hook(before(name), with_kwargs=True))
+            elif name == "final":
+                handles.append(modules.trunk.register_forward_hook(after(name)))
+            else:
+                block = modules.blocks[int(name.removeprefix("block.")) - 1]
+                handles.append(block.register_forward_hook(after(name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

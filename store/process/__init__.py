@@ -1,0 +1,1 @@
+"""What belongs to the process: requests to end it, tracebacks, memory, a cluster."""

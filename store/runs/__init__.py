@@ -1,0 +1,1 @@
+"""Runs: whole shards in, rows and tables out, and the checks of what was committed."""

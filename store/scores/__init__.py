@@ -1,0 +1,1 @@
+"""Scores of benchmarks, and the items that an evaluation keeps with them."""

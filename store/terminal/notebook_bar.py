@@ -1,0 +1,73 @@
+"""A progress bar in a notebook: one output of the cell, drawn again as the step goes on.
+
+Jupyter's own display protocol is enough: no widgets, so nothing has to be installed in the page,
+and a saved notebook shows the last state.
+"""
+
+import html
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, Final
+
+from lpp.store.terminal.escaping import escape
+
+SECONDS: Final = 0.2
+"""Between two drawings."""
+
+
+@contextmanager
+def notebook_bar(title: str, total: int, unit: str) -> Iterator["NotebookBar"]:
+    """A bar in the output of the cell that runs. It keeps its last state when the block ends."""
+    bar = NotebookBar(title, total, unit)
+    bar.draw()
+    try:
+        yield bar
+    finally:
+        bar.draw()
+
+
+class NotebookBar:
+    """Implements `lpp.store.progress.Progress`.
+
+    Only the thread that runs the cell draws: an output of another thread may reach no cell. A note
+    is drawn with the next step.
+    """
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self._title, self._total, self._unit = escape(title, keep=""), total, unit
+        self._done, self._note = 0, ""
+        self._start = self._drawn = time.monotonic()
+        self._handle: Any = None
+
+    def advance(self, amount: int = 1) -> None:
+        """`amount` more units are done."""
+        self._done += amount
+        if time.monotonic() - self._drawn >= SECONDS:
+            self.draw()
+
+    def note(self, text: str) -> None:
+        """Show `text` beside the bar."""
+        self._note = escape(text, keep="")
+
+    def draw(self) -> None:
+        """Show how far the step is."""
+        display: Any = import_module("IPython.display").display
+
+        self._drawn = time.monotonic()
+        if self._handle is None:
+            self._handle = display(self, display_id=True)
+        else:
+            self._handle.update(self)
+
+    def __repr__(self) -> str:
+        seconds = time.monotonic() - self._start
+        note = f": {self._note}" if self._note else ""
+        return (
+            f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, {seconds:.0f} s{note}"
+        )
+
+    def _repr_html_(self) -> str:
+        text = html.escape(repr(self))
+        return f'<progress value="{self._done}" max="{self._total}"></progress> <code>{text}</code>'

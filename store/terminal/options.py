@@ -1,0 +1,95 @@
+"""Options of a command from the settings that it has."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import click
+
+from lpp.store.settings.setting import Declared, declared
+from lpp.store.settings.values import Assignments, Flag, Names, Number, Numbers, Text, Texts, Values
+from lpp.store.terminal.completion import Complete, complete_runs, complete_sites
+
+S = TypeVar("S")
+
+_COMPLETE: Final = {"runs": complete_runs, "sites": complete_sites}
+
+
+def options_of(settings: type) -> Mapping[str, click.Option]:
+    """An option for each setting of a dataclass, by name; its value is that of the field."""
+    return {
+        name: click.Option(_names(one), **_how(one, _COMPLETE))
+        for name, one in declared(settings).items()
+    }
+
+
+def with_options(settings: type, **complete: Complete) -> Callable[[Any], Any]:
+    """A decorator that gives a command an option for each setting, as keyword arguments.
+
+    complete: by what settings name in `completes`, beside runs and sites.
+    """
+
+    def declare(command: Any) -> Any:
+        for one in reversed([*declared(settings).values()]):
+            option = click.option(*_names(one), **_how(one, {**_COMPLETE, **complete}))
+            command = option(command)
+        return command
+
+    return declare
+
+
+def taken(settings: type[S], options: Mapping[str, Any]) -> S:
+    """The settings of a command's keyword arguments, which may hold others."""
+    return settings(**{one.keyword: options[one.keyword] for one in declared(settings).values()})
+
+
+def _names(one: Declared) -> list[str]:
+    names = [f"--{name}" for name in (one.name, one.setting.also) if name]
+    return [*names, one.keyword]
+
+
+def _how(one: Declared, complete: Mapping[str, Complete]) -> dict[str, Any]:
+    """The attributes of an option."""
+    how: dict[str, Any] = {"help": one.setting.help, "metavar": one.setting.metavar}
+    if one.setting.completes:
+        how["shell_complete"] = complete[one.setting.completes]
+    default = one.default
+    shown = default is not None and "Default:" not in one.setting.help
+    match one.values:
+        case Flag():
+            how |= {"is_flag": True, "default": bool(default)}
+            shown = False
+        case Number(whole=whole, least=None, most=None):
+            how |= {"type": click.INT if whole else click.FLOAT}
+        case Number(whole=True, least=least, most=most):
+            how |= {"type": click.IntRange(least, most)}  # type: ignore[arg-type]  # whole
+        case Number(least=least, most=most):
+            how |= {"type": click.FloatRange(least, most)}
+        case Text(choices=choices) if choices:
+            how |= {"type": click.Choice(choices)}
+        case Names() | Numbers():
+            how |= {"callback": callback_of(one.values, one.default)}
+            default = one.values.texts(default)[0] if default else None
+            shown &= bool(default)
+        case Texts():
+            how |= {"multiple": True}
+            default, shown = None, False
+        case Assignments():
+            how |= {"callback": callback_of(one.values, one.default), "multiple": True}
+            default, shown = None, False
+    if not isinstance(one.values, Flag):
+        how |= {"default": default, "show_default": shown}
+    return how
+
+
+def callback_of(
+    values: Values, default: Any = None
+) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A callback of an option that makes the value of a text, or of several. default: of none."""
+
+    def make(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        try:
+            return default if value is None else values.made(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, parameter) from None
+
+    return make

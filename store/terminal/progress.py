@@ -1,0 +1,133 @@
+"""Progress of a long step: a bar on a terminal or in a notebook, a line for each note elsewhere.
+
+rich, which draws the bar of a terminal, is imported when there is a terminal.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final
+
+import click
+
+from lpp.store.progress import Display, Progress
+from lpp.store.terminal.escaping import escape, safe_streams, unescaped
+
+PAUSE: Final = 5.0
+"""Seconds between two lines of progress in a log: a line per site would hide other lines."""
+
+
+class Shown:
+    """A `Display`: on standard error; in a notebook, which shows that as an alarm, in the output of
+    the cell.
+    """
+
+    def say(self, text: str) -> None:
+        """Show lines for the user."""
+        click.echo(text, err=not in_notebook())
+
+    def step(self, title: str, total: int, unit: str) -> AbstractContextManager[Progress]:
+        """Show a long step of `total` units until the block ends."""
+        return progress(title, total, unit)
+
+
+SHOWN: Final[Display] = Shown()
+"""What commands and notebooks show."""
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
+    """A progress bar that ends in the last note; elsewhere, as in a batch job's log, lines."""
+    if in_notebook():
+        from lpp.store.terminal.notebook_bar import notebook_bar
+
+        with notebook_bar(title, total, unit) as shown:
+            yield shown
+        return
+    if not sys.stderr.isatty():
+        lines = _LogLines(title, total, unit)
+        try:
+            yield lines
+        finally:
+            lines.end()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+    from rich.table import Column
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn(
+            "{task.fields[note]}",
+            style="dim",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
+    )
+    bar = RichProgress(
+        *columns,
+        console=Console(file=unescaped(sys.stderr)),
+        expand=True,
+        redirect_stdout=sys.stdout.isatty(),  # rich would send a pipe's lines to the terminal
+    )
+    # While the bar is there, rich's streams print above it: what they are given is escaped, too.
+    with bar, safe_streams():
+        task = bar.add_task(escape(title, keep=""), total=total, note="")
+        yield _Bar(
+            lambda amount: bar.advance(task, amount),
+            lambda text: bar.update(task, note=escape(text, keep="")),
+        )
+
+
+class _Bar:
+    def __init__(self, advance: Callable[[int], None], note: Callable[[str], None]) -> None:
+        self._advance, self._note = advance, note
+
+    def advance(self, amount: int = 1) -> None:
+        self._advance(amount)
+
+    def note(self, text: str) -> None:
+        self._note(text)
+
+
+class _LogLines:
+    """Lines of a log, at least `PAUSE` seconds apart; of the notes in between, only the last is
+    printed.
+    """
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done = 0
+        self._start, self._shown = time.monotonic(), -PAUSE
+        self._held = ""
+
+    def advance(self, amount: int = 1) -> None:
+        self._done += amount
+
+    def note(self, text: str) -> None:
+        seconds = time.monotonic() - self._start
+        self._held = (
+            f"{self._title}: {self._done}/{self._total} {self._unit} after {seconds:.0f} s: {text}"
+        )
+        if seconds - self._shown >= PAUSE:
+            self._shown = seconds
+            self.end()
+
+    def end(self) -> None:
+        """Write the last note, if nobody has seen it."""
+        if self._held:
+            click.echo(self._held, err=True)
+        self._held = ""
