@@ -27,7 +27,7 @@ OLD_ENV  := $(OLD_VENV)/.lpp-env
 # A worker for each of two cores, with one thread each: most tests wait for processes that start.
 # By file, since a file's tests share what its fixtures made (xdist's groups need a pytest below 9.2).
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-test test-all coverage test-oldest: export OMP_NUM_THREADS ?= 1
+test test-changed test-all coverage test-oldest: export OMP_NUM_THREADS ?= 1
 # Containers often set this. Without kept bytecode each worker rewrites every assertion again, and each
 # command that a test starts compiles the package.
 unexport PYTHONDONTWRITEBYTECODE
@@ -35,11 +35,11 @@ unexport PYTHONDONTWRITEBYTECODE
 EVERYTHING := -m 'not soak and not gpu'
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all test-vllm test-oldest test-gpu coverage soak soak-vllm fuzz \
+.PHONY: help env demo test test-changed test-all test-vllm test-oldest test-gpu coverage soak soak-vllm fuzz \
         check format bench bench-vllm bench-gpu bench-peers docs tables pictures clean
 
 help: ## what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(ENV): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -61,6 +61,10 @@ demo: $(ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; com
 
 test: $(ENV) ## the 5,200 tests that a contributor runs: three to seven minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
+
+BASE ?=
+test-changed: $(ENV) ## the tests that a change can reach, against `main` or BASE=...; ALL=1: slow ones too
+	$(BIN)/python tests/support/changed.py $(BASE) $(WORKERS) $(if $(ALL),$(EVERYTHING))
 
 test-all: $(ENV) ## all 6,500 tests but those of vLLM and of GPUs: the real model, servers, a browser; 45 minutes
 	$(BIN)/python -m pytest $(WORKERS) $(EVERYTHING)

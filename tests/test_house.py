@@ -1,15 +1,13 @@
 """The house: which package may import which, and that starting a light module stays light."""
 
-import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from imports import ROOT, imports, module_name, within
 
-ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     "store": set(),
     "sql": {"store"},
@@ -67,28 +65,6 @@ def modules() -> list[Path]:
     return sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """Every name imported anywhere in `path`, inside functions and for types alone included."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: import by full name"
-            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
-        elif is_import_module(node):
-            argument = node.args[0]  # type: ignore[attr-defined]
-            if isinstance(argument, ast.Constant):
-                yield str(argument.value), argument.lineno
-
-
-def is_import_module(node: ast.AST) -> bool:
-    if not isinstance(node, ast.Call) or not node.args:
-        return False
-    called = node.func
-    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-    return name in ("import_module", "__import__")
-
-
 def wrong_arrows(package: str, path: Path) -> list[str]:
     """Every import of `path`, a module of `package`, that the house does not allow."""
     wrong = []
@@ -135,12 +111,6 @@ ROOMS = {
 """Rooms of a package from the ground up, "" for its own modules: each imports those before it."""
 
 
-def module_name(path: Path) -> str:
-    """`lpp.store.format.keys` of a file; a folder's own name for its `__init__`."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(("lpp", *(part for part in parts if part != "__init__")))
-
-
 def graph(package: str) -> dict[str, set[str]]:
     """Every module of `package` and those of it that it imports, lazily and for types included.
 
@@ -154,13 +124,6 @@ def graph(package: str) -> dict[str, set[str]]:
         for name, path in known.items()
         if name != door
     }
-
-
-def within(target: str, known: Mapping[str, Path]) -> str:
-    """The module of `known` that an imported name belongs to; the name itself where none is."""
-    parts = target.split(".")
-    heads = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
-    return next((head for head in heads if head in known), target)
 
 
 def room_of(name: str, rooms: tuple[str, ...]) -> int:
