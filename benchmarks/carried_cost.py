@@ -73,7 +73,7 @@ def capturing(
             stack.enter_context(opened)
             stack.enter_context(mock.patch.object(backend, "close"))
             if not vocabulary:
-                stack.enter_context(mock.patch("lpp.capture.engine.begin.keep_vocabulary"))
+                stack.enter_context(mock.patch("lpp.capture.engine.run.keep_vocabulary"))
             capture_into(root, wanted)
 
     return run

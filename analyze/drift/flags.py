@@ -13,9 +13,9 @@ from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.quantities.drift import SITE_CHANGES
+from lpp.analyze.quantities.flags import flags_of_any
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
-from lpp.analyze.tables.flags import flags_of_any
 
 SINK_PROMPTS: Final = 32
 """Prompts of each run that are searched for attention sinks. Sinks are a property of the model, and

@@ -15,6 +15,7 @@ from lpp.analyze.evaluations import tables as item_flags
 from lpp.analyze.pages.page import Chart, Opening, Origin, Page, Section, explained
 from lpp.analyze.pages.provenance import origin
 from lpp.analyze.pages.words import Code, Ref, Run, Sentence
+from lpp.analyze.quantities import flags as number_flags
 from lpp.analyze.report import drift, items
 from lpp.analyze.report.answers import Answer, Answers, PageRuns, ask, page_runs
 from lpp.analyze.report.charts import charts, eigenvalues, page_styles
@@ -36,7 +37,6 @@ from lpp.analyze.report.queries import (
 from lpp.analyze.report.surprises import surprises
 from lpp.analyze.scores import correlations
 from lpp.analyze.studies.profile_summary import Numbers, summary
-from lpp.analyze.tables import flags as number_flags
 from lpp.sql import saved_queries
 from lpp.store.progress import SILENT, Progress
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Final, Literal
 
 from lpp.analyze.pages.table import Source
-from lpp.analyze.tables.flags import COLLAPSED_RATIO
+from lpp.analyze.quantities.flags import COLLAPSED_RATIO
 from lpp.sql import saved_query
 from lpp.sql.schema import TABLES
 

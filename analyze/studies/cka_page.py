@@ -11,7 +11,7 @@ from lpp.analyze.pages.data import with_names
 from lpp.analyze.pages.page import Opening, Page, Section
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, number
-from lpp.analyze.tables.flags import MEANING
+from lpp.analyze.quantities.flags import MEANING
 
 _ROWS: Final = 36
 """Most pairs that a terminal shows at once."""

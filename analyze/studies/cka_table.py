@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from lpp.analyze.quantities.flags import flags_of
 from lpp.analyze.questions import CkaSettings, Selection
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
@@ -13,7 +14,6 @@ from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import listed
 from lpp.analyze.studies.cka import CKA, MEMORY, cka_rows, pairs_of
 from lpp.analyze.tables.database import put
-from lpp.analyze.tables.flags import flags_of
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress

@@ -11,6 +11,7 @@ import polars as pl
 
 from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.registry import RANKS
+from lpp.analyze.quantities.flags import flags_of
 from lpp.analyze.quantities.tables import frame_schema, shared
 from lpp.analyze.questions import ErrorSites, ProfileSettings, Selection
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
@@ -21,7 +22,6 @@ from lpp.analyze.runs.select import listed, select_sites
 from lpp.analyze.studies.agreement import profile_aggregation
 from lpp.analyze.tables.analysis import Analysis, analyze_views
 from lpp.analyze.tables.entropy import SPARSE, uncaptured
-from lpp.analyze.tables.flags import flags_of
 from lpp.analyze.tables.profile import AGGREGATIONS, ENTROPIES
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
 from lpp.store.progress import Progress

@@ -15,6 +15,7 @@ import polars as pl
 from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.registry import METRICS, needing_rows
 from lpp.analyze.numerics.hourglass import Layer, hourglass
+from lpp.analyze.quantities.flags import flags_of, flags_of_any
 from lpp.analyze.quantities.tables import BESIDE, columns_of, frame_schema, shared
 from lpp.analyze.questions import ErrorSites, LayersSettings, Selection
 from lpp.analyze.runs.cells import GROUPS
@@ -25,7 +26,6 @@ from lpp.analyze.runs.select import n_sites, select_among, select_sites, shortfa
 from lpp.analyze.tables import spectra
 from lpp.analyze.tables.analysis import site_requests
 from lpp.analyze.tables.database import put
-from lpp.analyze.tables.flags import flags_of, flags_of_any
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress

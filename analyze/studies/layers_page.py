@@ -13,8 +13,8 @@ from lpp.analyze.pages.data import with_names
 from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, listed, number, signed
+from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.studies.layers import RANKS, SETTING, Layers, after_sinks
-from lpp.analyze.tables.flags import MEANING
 
 _LEADING: Final = "zscore_effective_rank"
 """The rank of the conclusion: a collapse leaves nothing of the plain ranks to see."""

@@ -17,11 +17,11 @@ from lpp.analyze.pages.data import with_names
 from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, hundredths, number
+from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.studies.agreement import Compared, Setting
 from lpp.analyze.studies.grid import profile_rows
 from lpp.analyze.studies.saving import total
 from lpp.analyze.studies.sensitivity import Sensitivity
-from lpp.analyze.tables.flags import MEANING
 
 CHARTED: Final = ("entropy_norm", "participation_ratio", "effective_rank")
 """Numbers that have a chart; the last opens the page."""

@@ -11,6 +11,7 @@ from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.registry import PAPER_NAMES, RANKS, chosen, with_free
 from lpp.analyze.numerics.jackknife import error_names
+from lpp.analyze.quantities.flags import flags_of, flags_of_any
 from lpp.analyze.quantities.tables import BESIDE
 from lpp.analyze.questions import Aggregation, ErrorSites, ProfileSettings, Selection
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
@@ -21,7 +22,6 @@ from lpp.analyze.runs.select import select_among, select_sites
 from lpp.analyze.tables import entropy, spectra
 from lpp.analyze.tables import metrics as metric_table
 from lpp.analyze.tables.facts import metric_facts, profile_facts
-from lpp.analyze.tables.flags import flags_of, flags_of_any
 from lpp.analyze.tables.jackknife import without_groups
 from lpp.analyze.tables.profile import ENTROPIES, aggregate
 from lpp.analyze.tables.run_rows import prompts_frame, run_row

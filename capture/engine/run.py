@@ -7,17 +7,18 @@ loads, too little disk or memory once the plan is known. A refused capture leave
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from lpp.capture.engine.begin import begin_run
 from lpp.capture.engine.capture import capture_run
-from lpp.capture.engine.heads import missing_head_bytes
+from lpp.capture.engine.heads import KeptHead, keep_head, missing_head_bytes
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.prepare import Prepared, prepare
 from lpp.capture.engine.run_cache import check_noted, no_writer_at, remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
+from lpp.capture.engine.vocabulary import keep_vocabulary
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import shard_bytes
@@ -128,6 +129,22 @@ def uncommitted_shards(root: Url, plan: Plan, part: Part) -> list[int]:
     if store is None or plan.run_id not in {e.name for e in store.objects.entries(RUNS_KEY)}:
         return list(shards)
     return Run(store.path / RUNS_KEY / plan.run_id).uncommitted(shards, plan)
+
+
+def begin_run(root: Url, request: CaptureRequest, prepared: Prepared) -> tuple[RunWriter, KeptHead]:
+    """Create the run of `prepared` in the store at `root`, or find it; store head and vocabulary.
+
+    The lines say what was done with both.
+
+    Raises ConflictError if the run exists and its prompts lack columns that `request` asks for, or
+    have other values; MachineError for a full or read-only disk.
+    """
+    plan, model = prepared.plan, prepared.backend.model
+    writer = RunWriter(root, plan, prepared.prompts, set_aside=prepared.set_aside)
+    writer.run.require_columns(request.corpus.columns)
+    head = keep_head(root, plan, request, prepared.backend)
+    of_vocabulary = keep_vocabulary(root, model.tokenizer_info, model.tokenizer)
+    return writer, replace(head, lines=tuple(filter(None, (*head.lines, of_vocabulary))))
 
 
 def check_disk(

@@ -71,7 +71,7 @@ class CaptureActor:
 
     def open(self, plan_hash: str) -> "KeptHead":
         """Make the run, or find it; keep head and vocabulary. plan_hash: of what all capture."""
-        from lpp.capture.engine.begin import begin_run
+        from lpp.capture.engine.run import begin_run
         from lpp.store.format.keys import SHARDS_KEY
         from lpp.store.runs.heartbeat import at_work
 

@@ -216,8 +216,8 @@ def _metric_tables() -> dict[str, str]:
     """By name: what is declared, with formula, unit, trap and source; the flags."""
     from lpp.analyze import METRICS
     from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
+    from lpp.analyze.quantities.flags import FLAGS
     from lpp.analyze.quantities.items import FEATURES
-    from lpp.analyze.tables.flags import FLAGS
 
     heads = ("metric, unit", "formula", "trap", "source")
     rows: dict[str, list[tuple[str, ...]]] = {"paper": [], "resistant": []}

@@ -21,9 +21,9 @@ r"""DuckDB 2 reads `\` as `/`, and every release puts the end of a log's name be
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder that only this user may read, removed when the block ends."""
-    from lpp.store.objects import temporary  # not at the top: it imports the checksums
+    from lpp.store.objects import copies  # not at the top: it imports the checksums
 
-    with temporary.temporary_folder() as folder:
+    with copies.temporary_folder() as folder:
         yield folder
 
 

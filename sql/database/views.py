@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
 from lpp.sql.database.files import no_profiles
-from lpp.sql.database.items import register_items
 from lpp.sql.database.token_stats import register_token_stats
 from lpp.sql.database.vocabulary import register_vocabulary
 from lpp.sql.schema.benchmarks import ITEMS
@@ -15,6 +14,25 @@ from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+_ITEMS_TABLE: Final = "memory.evaluated.items"
+"""Table for the rows in the database in memory, which SHOW TABLES does not list."""
+
+
+def register_items(connection: "DuckDBPyConnection", root: Place) -> None:
+    """Add the view; it is empty if nothing was evaluated.
+
+    Raises FormatError for altered bytes, because items are numbers.
+    """
+    from lpp.store.scores.items import read_items
+
+    columns = ", ".join(f'"{c.name}"::{c.type} AS "{c.name}"' for c in ITEMS.columns)
+    connection.execute(f"CREATE SCHEMA {_ITEMS_TABLE.rpartition('.')[0]}")
+    connection.register("incoming", read_items(root))
+    connection.execute(f"CREATE TABLE {_ITEMS_TABLE} AS SELECT {columns} FROM incoming")
+    connection.unregister("incoming")
+    connection.execute(f"CREATE TEMP VIEW {ITEMS.name} AS FROM {_ITEMS_TABLE}")
+
 
 _REGISTER: Final[Mapping[str, Callable[["DuckDBPyConnection", Place], None]]] = {
     TOKEN_STATS.name: register_token_stats,

@@ -3,18 +3,22 @@
 Tokens, prompts, scores and the database are copied, activations are not. A process fetches an
 object once, and its copy is removed when the process ends. TMPDIR needs space for the copies: a few
 per cent of the store.
+
+Temporary folders are removed even if their process was killed: a folder's name identifies the
+process that made it (`lpp.store.objects.owners`), and the next process that makes a folder removes
+those of ended processes.
 """
 
 import atexit
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
 from lpp.store.objects.bucket_path import BucketPath
-from lpp.store.objects.temporary import temporary_folder
+from lpp.store.objects.disk import DiskObjects
 
 _here: dict[BucketPath, object] = {}
 """Version of the object that each copy was made of."""
@@ -51,3 +55,12 @@ def _folder() -> Path:
     folder = stack.enter_context(temporary_folder())
     atexit.register(stack.close)
     return folder
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that only this user may read, removed when the block ends."""
+    parent = DiskObjects(Path(tempfile.gettempdir()))
+    parent.sweep()
+    with parent.scratch() as folder:
+        yield folder

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from lpp.analyze.metrics.registry import PAPER_NAMES
+from lpp.analyze.quantities.flags import FACTS, FLAGS, MEANING, flags_of, flags_of_any
 from lpp.analyze.tables.facts import metric_facts, profile_facts
-from lpp.analyze.tables.flags import FACTS, FLAGS, MEANING, flags_of, flags_of_any
 
 Row = dict[str, Any]
 Rows = list[Row]

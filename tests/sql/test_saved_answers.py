@@ -13,8 +13,8 @@ from saved_answers import answer, digits
 from scipy.stats import kendalltau
 
 from lpp.analyze.numerics.hourglass import Layer, hourglass
+from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.scores.correlations import MEANING as OF_CORRELATIONS
-from lpp.analyze.tables.flags import MEANING
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import open_store
 

@@ -1,11 +1,11 @@
 """Which definitions a test can reach, read from the source: the graph behind `make test-changed`.
 
 A node is a top-level definition of a module, such as `("lpp.store.runs.read", "Run")`, or, without
-a name, `("lpp.store.runs.read", "")`: what runs when the module is imported. An arrow leads to each definition that the source of
-another names: by import (inside functions too), by the full name in a string, as the argument of a
-test that is a fixture, or as the program that a test starts. Two kinds of arrow count only for
-tests that say the name: to a command from the program that offers it, and to the definitions of a
-module that is imported by its name.
+a name, `("lpp.store.runs.read", "")`: what runs when the module is imported. An arrow leads to each
+definition that the source of another names: by import (inside functions too), by the full name in a
+string, as the argument of a test that is a fixture, or as the program that a test starts. Two kinds
+of arrow count only for tests that say the name: to a command from the program that offers it, and
+to the definitions of a module that is imported by its name.
 
 What the graph does not see: objects found by `getattr` of a computed name, and annotations of
 functions. Data files are no nodes: `Graph.naming` gives the definitions that name one.

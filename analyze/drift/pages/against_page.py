@@ -15,7 +15,7 @@ from lpp.analyze.pages.page import Chart, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, number
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
-from lpp.analyze.tables.flags import MEANING
+from lpp.analyze.quantities.flags import MEANING
 
 STRIP: Final = 34
 """Columns of the depth picture: one for each site of a model of 32 blocks."""

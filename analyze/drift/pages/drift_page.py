@@ -31,8 +31,8 @@ from lpp.analyze.pages.table import Shape, Table
 from lpp.analyze.pages.tokens import shown_words
 from lpp.analyze.pages.words import Code, Run
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
+from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.quantities.quantity import capital, legend
-from lpp.analyze.tables.flags import MEANING
 from lpp.store.format.run_names import run_names
 
 _SHAPES: Final = (DRIFT, SITES, POSITIONS, HISTOGRAM)

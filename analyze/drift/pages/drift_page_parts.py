@@ -34,7 +34,7 @@ from lpp.analyze.pages.words import (
     number,
 )
 from lpp.analyze.quantities.drift import PREDICTIONS
-from lpp.analyze.tables.flags import MEANING
+from lpp.analyze.quantities.flags import MEANING
 
 PAIRS_DRAWN: Final = 8
 """Pairs in a chart: those with the largest KL."""
