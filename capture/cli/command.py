@@ -4,6 +4,7 @@ import click
 
 from lpp.capture.cli.demo import demo
 from lpp.capture.cli.evaluate import evaluate
+from lpp.capture.cli.label import label
 from lpp.capture.cli.probe import probe
 from lpp.capture.cli.repair import repair
 from lpp.capture.cli.run import run
@@ -23,7 +24,7 @@ def main() -> None:
     """
 
 
-for command in (run, status, repair, demo, evaluate, probe):
+for command in (run, status, repair, label, demo, evaluate, probe):
     main.add_command(command)
 
 if __name__ == "__main__":

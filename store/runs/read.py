@@ -228,15 +228,15 @@ class Run:
         return extra_columns(self._checked)
 
     def require_columns(self, names: Sequence[str]) -> None:
-        """ConflictError if its prompts lack one of these columns: a column cannot be added to a
-        run.
+        """ConflictError if its prompts lack one of these columns: a text cannot be added to a run,
+        and a field only by `add_fields`.
         """
         held = self.extra_columns.names if names else []
         if missing := [name for name in names if name not in held]:
             raise ConflictError(
                 f"run {self.id} is in the store already, and its prompts carry no "
-                f"{', '.join(missing)}: that is written when a run begins. Leave --fields and "
-                "--keep-texts out to go on with the run, or use another --store.",
+                f"{', '.join(missing)}. Leave --fields and --keep-texts out to go on with the run; "
+                "then `lpp-capture label` adds fields. Or use another --store.",
                 kind=ErrorKind.PLAN_DIFFERS,
             )
 

@@ -126,7 +126,7 @@ class RunWriter:
                 kind=ErrorKind.PLAN_DIFFERS,
             )
         if not created:
-            _check_columns(self.run, prompts)
+            check_columns(self.run, prompts)
         directory.below(SHARDS_KEY).sweep()
         self.written: set[int] = set()
         """Shards that this writer committed."""
@@ -268,7 +268,7 @@ class RunWriter:
             check_rows(spec, content.hidden[site.name])
 
 
-def _check_columns(run: Run, prompts: pa.Table) -> None:
+def check_columns(run: Run, prompts: pa.Table) -> None:
     """ConflictError if `prompts` and the run differ in an id or field column that both have: the
     texts are equal and the labels are not. The plan cannot tell, since it names no such column.
     """
@@ -283,8 +283,8 @@ def _check_columns(run: Run, prompts: pa.Table) -> None:
             raise ConflictError(
                 f"run {run.id} is in the store already with other values of {name} in "
                 f"{len(differing)} prompts, such as {theirs[first]!r:.60} and not "
-                f"{ours[first]!r:.60} of prompt {first}: they are written when a run begins. Use "
-                "another --store, or remove the run.",
+                f"{ours[first]!r:.60} of prompt {first}, and what a run holds stays. Give the "
+                "field another name, or use another --store.",
                 kind=ErrorKind.PLAN_DIFFERS,
             )
 

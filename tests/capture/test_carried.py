@@ -338,8 +338,11 @@ def test_a_run_that_lacks_a_field_is_refused_in_one_message(
     assert said.exit_code == 2
     assert sum(line.startswith("Error") for line in said.stderr.splitlines()) == 1
     message = " ".join(said.stderr.split())
-    assert "its prompts carry no field.label, text: that is written when a run begins." in message
-    assert "Leave --fields and --keep-texts out to go on with the run" in message
+    assert "its prompts carry no field.label, text. Leave" in message
+    assert (
+        "Leave --fields and --keep-texts out to go on with the run; then `lpp-capture label`"
+        in message
+    )
     assert the_run(tmp_path).extra_columns.names == ["id", "field.n"]
 
 
@@ -453,7 +456,7 @@ def test_a_worker_of_ray_writes_them_and_refuses_a_run_without(
     first.close()
     assert the_run(tmp_path).extra_columns.names == ["id", "field.label"]
     assert second.load().plan.hash == loaded.plan.hash
-    with pytest.raises(ConflictError, match=r"its prompts carry no field\.n: "):
+    with pytest.raises(ConflictError, match=r"its prompts carry no field\.n\. "):
         second.open(loaded.plan.hash)
     second.close()
 

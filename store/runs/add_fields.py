@@ -1,0 +1,73 @@
+"""Add fields to the prompts of a committed run: labels that were not at hand when it began.
+
+The record of the run is replaced by one whose `prompts.arrow` has more columns (SPEC.md, section 6,
+step 4). Plan, shards and every number stay.
+"""
+
+import pyarrow as pa
+
+from lpp.store.committed.checked import open_checked
+from lpp.store.committed.commit import attempt
+from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.format.commit_record import CommitRecord, undamaged_record
+from lpp.store.format.keys import COMMIT_KEY, PROMPTS_KEY, SHARDS_KEY
+from lpp.store.format.limits import MAX_DOCUMENT_BYTES
+from lpp.store.format.prompt_columns import column_problems
+from lpp.store.format.tables import encode_texts
+from lpp.store.runs.read import Run
+from lpp.store.runs.write import check_columns
+
+
+def add_fields(run: Run, fields: pa.Table) -> tuple[Run, tuple[str, ...]]:
+    """The run with these columns of its prompts, and the names of those that it lacked.
+
+    fields: (count, k), columns `id` or `field.<name>` of `lpp.store.format.prompt_columns`, a row
+    for each prompt in order. Costs a copy of `prompts.arrow`; nothing is written if the run has all
+    of them. A process that has the run open reads the old columns, as long as it does not open it
+    again.
+
+    Raises ConflictError where the run has other values in one of the columns (PLAN_DIFFERS), or
+    while another process changes its record (IN_USE); InputError for a run of format 1 or 2, whose
+    prompts have no fields; ValueError for columns that a prompt may not have.
+    """
+    if problems := column_problems(fields.schema):
+        raise ValueError("; ".join(problems))
+    if fields.num_rows != run.plan.prompts.count:
+        raise ValueError(f"{fields.num_rows} rows for {run.plan.prompts.count} prompts")
+    directory = run.directory
+    before = directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
+    checked = open_checked(directory, CommitRecord)
+    if checked.record.format < 3:
+        raise InputError(
+            f"run {run.id}: an earlier release wrote it, in format {checked.record.format}, whose "
+            "prompts have no fields. Capture it into another store: lpp-capture run --fields.",
+            kind=ErrorKind.UNSUPPORTED_VERSION,
+        )
+    run = Run(run.path)  # as it is now
+    check_columns(run, fields)
+    held = run.extra_columns.names
+    new = tuple(name for name in fields.column_names if name not in held)
+    if not new:
+        return run, new
+    prompts = run.prompts(*held)
+    for name in new:
+        prompts = prompts.append_column(fields.schema.field(name), fields[name])
+    where = str(directory.place / COMMIT_KEY)
+
+    def stays(found: bytes) -> bool:
+        return found != before and undamaged_record(CommitRecord, found, where) is not None
+
+    try:
+        with attempt(directory, keep=(SHARDS_KEY,)) as stage:
+            for key in checked.record.objects:
+                data = (
+                    encode_texts(prompts) if key == PROMPTS_KEY else checked.file(key).read_bytes()
+                )
+                stage.write(key, [data])
+            stage.commit(checked.record, stays)
+    except FileExistsError:
+        raise ConflictError(
+            f"run {run.id}: another process changed it meanwhile. Repeat the same command.",
+            kind=ErrorKind.IN_USE,
+        ) from None
+    return Run(run.path), new
