@@ -14,6 +14,8 @@ Each message says what is wrong, where, and the next command. A command prints i
 traceback and exits with code 2.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
@@ -89,6 +91,31 @@ class ConflictError(LppError, OSError):
 
 class MachineError(LppError, OSError):
     """The machine lacks something: disk space, memory, a package, a device."""
+
+
+class Mistakes:
+    """The mistakes of one request, gathered so that its user meets all of them at once.
+
+    Each of several independent checks runs in a `gather` block; `raise_any` ends them.
+    """
+
+    def __init__(self) -> None:
+        self._errors: list[InputError] = []
+
+    @contextmanager
+    def gather(self) -> Iterator[None]:
+        """Keep an InputError of the block for `raise_any`."""
+        try:
+            yield
+        except InputError as error:
+            self._errors.append(error)
+
+    def raise_any(self) -> None:
+        """Raise the one InputError as it was, or one that says all, with the kind of the first."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise InputError("\n".join(map(str, self._errors)), kind=self._errors[0].kind)
 
 
 def task_error(ray: Any, error: Exception) -> Exception:

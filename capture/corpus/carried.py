@@ -16,7 +16,7 @@ import pyarrow as pa
 from lpp.capture.corpus.fields import ID, TEXT, column_name
 from lpp.capture.corpus.files import MAX_PASSAGE_BYTES
 from lpp.capture.corpus.passages import Corpus, Passage
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import ErrorKind, InputError, Mistakes
 from lpp.store.format.prompt_columns import FIELD_PREFIX
 
 MAX_FIELD_BYTES: Final = 64 << 10
@@ -82,14 +82,27 @@ def carried(corpus: Corpus, passages: Sequence[Passage], *, keep_texts: bool) ->
             notes.append(f"without the corpus's id: {str(error).partition('. ')[0]}")
     if keep_texts:
         columns[TEXT] = _texts(passages)
+    mistakes = Mistakes()
     for name in corpus.fields.asked:
-        column = _column(name, corpus, passages, rows)
-        columns[column_name(name)] = column
-        if column.null_count and name not in corpus.fields.some:
-            notes.append(f"{name} is null in {column.null_count} of {len(rows)} prompts")
+        with mistakes.gather():
+            column = _column(name, corpus, passages, rows)
+            columns[column_name(name)] = column
+            if column.null_count and name not in corpus.fields.some:
+                notes.append(f"{name} is null in {column.null_count} of {len(rows)} prompts")
+    mistakes.raise_any()
     columns = {ID: columns.pop(ID), **columns} if ID in columns else columns
     schema = pa.schema([(name, column.type) for name, column in columns.items()])
     return Carried(table=pa.table(columns, schema=schema), notes=tuple(notes))
+
+
+def check_seen(corpus: Corpus) -> None:
+    """Refuse a requested field that no row has, as far as rows were read."""
+    mistakes = Mistakes()
+    for name in corpus.fields.asked:
+        with mistakes.gather():
+            if name not in corpus.fields.seen:
+                raise _no_field(name, corpus)
+    mistakes.raise_any()
 
 
 def _texts(passages: Sequence[Passage]) -> pa.Array | pa.ChunkedArray:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lpp.capture.backends.open import open_backend
-from lpp.capture.corpus.carried import carried
+from lpp.capture.corpus.carried import carried, check_seen
 from lpp.capture.corpus.open import open_corpus
 from lpp.capture.corpus.passages import Corpus, Passage
 from lpp.capture.corpus.prompts import token_counter, tokenise
@@ -23,12 +23,14 @@ from lpp.capture.engine.continuations import (
     kept_continuations,
 )
 from lpp.capture.models.load import load_tokenizer
+from lpp.capture.models.model_files import check_is_there
 from lpp.capture.models.same_tokens import check_tokens
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import make_plan, site_specs
 from lpp.capture.plan.request import NOTHING, CaptureRequest, CorpusSpec, InMemory
 from lpp.store import create_store
+from lpp.store.errors import Mistakes
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Url
 from lpp.store.process.signals import check_requests
@@ -79,11 +81,17 @@ def prepare(
 
     Raises InputError for errors in the request, MachineError for what the machine lacks.
     """
-    corpus, passages = choose_passages(request.corpus, request.selection, given.corpus)
+    mistakes = Mistakes()
+    with mistakes.gather():
+        if given.model is None and given.backend is None:
+            check_is_there(request.model.id)
+    with mistakes.gather():
+        corpus, passages = choose_passages(request.corpus, request.selection, given.corpus)
+        beside = carried(corpus, passages, keep_texts=request.corpus.keep_texts)
+    mistakes.raise_any()
     # the plan records how many were taken, so that it is the plan of --prompts with that number
     selection = replace(request.selection, prompts=len(passages), at_most=False)
     request = replace(request, selection=selection)
-    beside = carried(corpus, passages, keep_texts=request.corpus.keep_texts)
     backend = given.backend or open_backend(
         request,
         loaded=given.model,
@@ -185,4 +193,12 @@ def choose_passages(
     counter = None
     if selection.count_with is not None:
         counter = token_counter(load_tokenizer(selection.count_with))
-    return corpus, select(corpus, selection, counter)
+    mistakes = Mistakes()
+    chosen: list[Passage] = []
+    with mistakes.gather():
+        chosen = select(corpus, selection, counter)
+    if not chosen:  # every row was read
+        with mistakes.gather():
+            check_seen(corpus)
+    mistakes.raise_any()
+    return corpus, chosen

@@ -24,17 +24,7 @@ def hub_snapshot(
 
     weights: fetch safetensors too. code: fetch Python files too, for trust_remote_code.
     """
-    if looks_like_a_path(model):
-        raise InputError(
-            f"no folder {model}, and no .gguf file of that name. Correct --model.",
-            kind=ErrorKind.NOT_FOUND,
-        )
-    if not _NAME.fullmatch(model):
-        raise InputError(
-            f"no model {model!r}: neither a folder, nor a .gguf file, nor a hub name "
-            "such as Qwen/Qwen2.5-0.5B-Instruct. Correct --model.",
-            kind=ErrorKind.NOT_FOUND,
-        )
+    check_hub_name(model)
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -59,6 +49,21 @@ def hub_snapshot(
             ) from error
         raise _not_reached(model, revision, error) from error
     return Path(folder), Path(folder).name
+
+
+def check_hub_name(model: str) -> None:
+    """Refuse what is no folder here and cannot be the name of a model on the hub."""
+    if looks_like_a_path(model):
+        raise InputError(
+            f"no folder {model}, and no .gguf file of that name. Correct --model.",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    if not _NAME.fullmatch(model):
+        raise InputError(
+            f"no model {model!r}: neither a folder, nor a .gguf file, nor a hub name "
+            "such as Qwen/Qwen2.5-0.5B-Instruct. Correct --model.",
+            kind=ErrorKind.NOT_FOUND,
+        )
 
 
 def cached_snapshot(model: str, commit: str) -> Path | None:

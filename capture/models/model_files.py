@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from lpp.capture.models.gguf import converted_folder, folder_model
-from lpp.capture.models.hub import hub_snapshot
+from lpp.capture.models.hub import check_hub_name, hub_snapshot
 from lpp.capture.models.machine import require
 from lpp.capture.models.spec import ModelSpec
 from lpp.store.errors import ErrorKind, InputError
@@ -33,6 +33,32 @@ class ModelFiles:
     source: Literal["hub", "folder", "gguf"]
     revision: str | None
     """Commit of the hub's repository; None: not from the hub."""
+
+
+def check_is_there(model: str) -> None:
+    """Refuse a model that is neither a file nor a model folder nor can be on the hub. Reads no
+    file.
+    """
+    path = Path(model).expanduser()
+    if model and path.is_dir():
+        _check_folder(path, model)
+    elif path.suffix == ".gguf":
+        _check_file(path)
+    elif not path.is_file():
+        check_hub_name(model)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"no file {path}. Correct --model.", kind=ErrorKind.NOT_FOUND)
+
+
+def _check_folder(folder: Path, model: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{model} is not a model folder: no config.json in {folder}. Correct --model.",
+            kind=ErrorKind.NOT_FOUND,
+        )
 
 
 def find_files(spec: ModelSpec, *, weights: bool, progress: Progress) -> ModelFiles:
@@ -61,8 +87,7 @@ def check_name(name: str) -> None:
 
 
 def _from_gguf(path: Path, progress: Progress) -> Path:
-    if not path.is_file():
-        raise InputError(f"no file {path}. Correct --model.", kind=ErrorKind.NOT_FOUND)
+    _check_file(path)
     require("gguf", "accelerate")
 
     def convert(file: Path, folder: Path) -> None:
@@ -104,11 +129,7 @@ def read_tokenizer(folder: Path, spec: ModelSpec) -> Any:
 
 def read_config(folder: Path, spec: ModelSpec) -> Any:
     """The configuration in `folder`; InputError unless it is of a causal language model."""
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{spec.id} is not a model folder: no config.json in {folder}. Correct --model.",
-            kind=ErrorKind.NOT_FOUND,
-        )
+    _check_folder(folder, spec.id)
     transformers = transformers_library()
     config = transformers.AutoConfig.from_pretrained(
         folder, trust_remote_code=spec.trust_remote_code, local_files_only=True

@@ -71,6 +71,15 @@ def test_every_missing_option_is_named_at_once() -> None:
     refused(CliRunner().invoke(main, ["run", "--model", "m"]), "Missing: --corpus, --store")
 
 
+def test_every_mistake_of_model_and_corpus_is_named_at_once(capture: Run) -> None:
+    wrong = ("--prompts", 99, "--fields", "lable,stars")
+    said = capture(*wrong, model="./no-such-folder")
+    refused(said, "no folder ./no-such-folder", "99 prompts asked for, 6 of 6 texts")
+    for name in ("lable", "stars"):
+        assert f"has a field '{name}'" in said.stderr
+    assert len(said.stderr.splitlines()) == 4
+
+
 def test_unknown_model(capture: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused(capture(model="nobody/nothing"), "nobody/nothing")

@@ -87,7 +87,8 @@ def test_other_texts_are_refused(captured: Callable[..., Run], tmp_path: Path) -
         done = label(tmp_path, rows, "--fields=label")
         assert done.exit_code == 2
         assert "its texts are not the 5 texts that run" in done.stderr
-    assert open_store(tmp_path / "store").runs.popitem()[1].extra_columns.names == ["id"]
+    (run,) = open_store(tmp_path / "store").runs.values()
+    assert run.extra_columns.names == ["id"]
 
 
 def test_the_refusal_of_a_capture_names_the_command(

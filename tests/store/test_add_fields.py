@@ -10,9 +10,9 @@ from s3_server import S3
 from small_capture import Capture
 from stored import stored_objects
 
-import lpp.store.runs.add_fields as of_fields
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.format.tables import encode_texts
 from lpp.store.runs.add_fields import add_fields
 
 LABELS = pa.table({"field.label": pa.array(["a", None, "b", "a"])})
@@ -36,7 +36,7 @@ def test_prompts_have_them_and_nothing_else_has_changed(run: Run, capture: Captu
     after = stored_objects(run.path)
     assert {k: v for k, v in after.items() if k.startswith("shards/")} == shards
     assert again.verify() == []
-    assert len([*run.path.iterdir()]) == 3  # the record, its objects, the shards
+    assert len(run.directory.entries()) == 3  # the record, its objects, the shards
     assert capture.write(run.directory.root).extra_columns.names == ["field.label", "field.n"]
 
 
@@ -66,14 +66,14 @@ def test_what_no_prompt_may_have_is_refused(run: Run) -> None:
 def test_of_two_writers_at_once_the_second_is_told(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = of_fields.encode_texts
+    encoder = "lpp.store.runs.add_fields.encode_texts"
 
     def labelled_meanwhile(table: pa.Table) -> bytes:
-        monkeypatch.setattr(of_fields, "encode_texts", encode)
+        monkeypatch.setattr(encoder, encode_texts)
         add_fields(run, pa.table({"field.first": pa.array([1, 2, 3, 4])}))
-        return encode(table)
+        return encode_texts(table)
 
-    monkeypatch.setattr(of_fields, "encode_texts", labelled_meanwhile)
+    monkeypatch.setattr(encoder, labelled_meanwhile)
     with pytest.raises(ConflictError, match="another process changed it meanwhile") as caught:
         add_fields(run, LABELS)
     assert caught.value.kind is ErrorKind.IN_USE
