@@ -15,8 +15,6 @@ import pytest
 from click.testing import CliRunner
 from terminal import HOSTILE, on_terminal, steering
 
-from lpp.capture.cli.options import split_names
-
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """(words to type, command) of every command, groups included."""
@@ -124,8 +122,7 @@ def test_lists_are_those_that_commas_separate() -> None:
     for one in options:
         if isinstance(one, click.Option):
             of_settings = getattr(one.callback, "__qualname__", "").startswith("callback_of.")
-            splits = one.callback is split_names or (of_settings and not one.multiple)
-            assert listed(one) == splits, one.name
+            assert listed(one) == (of_settings and not one.multiple), one.name
 
 
 def help_text(command: click.Command) -> str:

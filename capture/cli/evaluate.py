@@ -1,18 +1,20 @@
 """`lpp-capture eval`: evaluate a model with lm-eval and capture what it computes meanwhile."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lpp.capture.cli.options import STORE, evaluated_model, split_names
+from lpp.capture.cli.options import STORE, evaluated_model
 from lpp.capture.cli.scores_table import show_scores
+from lpp.capture.evaluation.settings import EvalSettings, ProbeSettings
 from lpp.capture.models.machine import require
 from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.settings.setting import declared
 from lpp.store.terminal.console import LppCommand, debug_option
-from lpp.store.terminal.options import options_of
+from lpp.store.terminal.options import options_of, taken, with_options
 from lpp.store.terminal.progress import SHOWN
 
 if TYPE_CHECKING:
@@ -37,62 +39,8 @@ def of_run(*more: str, **defaults: str) -> list[click.Parameter]:
 
 @click.command("eval", cls=LppCommand, params=of_run("keep-texts"))
 @evaluated_model
-@click.option(
-    "--backend",
-    type=click.Choice(["torch", "vllm"]),
-    default="torch",
-    show_default=True,
-    help="Run the model in transformers (torch) or in vLLM, which needs --context.",
-)
-@click.option(
-    "--tasks",
-    required=True,
-    callback=split_names,
-    metavar="NAMES",
-    help="Ask these tasks, separated by commas: tasks, groups or tags of lm-eval, YAML files, or "
-    "folders of them.",
-)
 @click.option("--store", required=True, type=STORE, help="Write runs and scores into this store.")
-@click.option(
-    "--limit", type=click.IntRange(1), metavar="N", help="Ask only the first N items of each task."
-)
-@click.option(
-    "--shots",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Put N solved items before each question. Default: as the task says.",
-)
-@click.option(
-    "--chat", is_flag=True, help="Apply the model's chat template, with the shots as turns."
-)
-@click.option(
-    "--context",
-    type=click.IntRange(2),
-    metavar="C",
-    help="Cut the beginning of prompts longer than C tokens. Default: as many as the model has "
-    "positions.",
-)
-@click.option(
-    "--fields",
-    default="",
-    callback=split_names,
-    metavar="NAMES",
-    help="Keep these fields of each document with its prompts, such as subject,level.",
-)
-@click.option(
-    "--group",
-    metavar="FIELD",
-    help="Group the items by this field of their documents, such as subject.",
-)
-@click.option(
-    "--trust-task-code",
-    is_flag=True,
-    help="Let tasks of YAML files run the Python that they name, and read files outside their "
-    "folder.",
-)
-@click.option(
-    "--replace", is_flag=True, help="Replace the scores that the store has of this model."
-)
+@with_options(EvalSettings)
 @debug_option
 def evaluate(**options: Any) -> None:
     """Evaluate a model with lm-eval; the passes that score are captured.
@@ -114,25 +62,26 @@ def evaluate(**options: Any) -> None:
     require("torch", "transformers", "safetensors", "lm_eval", extra="probes")
     from lpp.capture.evaluation.evaluate import evaluate_into
 
-    request = eval_request(options, options["tasks"])
-    done = evaluate_into(
-        options["store"], request, replace_scores=options["replace"], display=SHOWN
-    )
+    asked = taken(EvalSettings, options)
+    if not asked.tasks:
+        raise click.UsageError("Missing option '--tasks'.")
+    request = eval_request(options, asked, asked.tasks)
+    done = evaluate_into(options["store"], request, replace_scores=asked.replace, display=SHOWN)
     show_scores(done, options["store"])
 
 
-def eval_request(options: Mapping[str, Any], tasks: tuple[str, ...]) -> "EvalRequest":
-    """The request that parsed options make. options: those of `lpp-capture eval`; a command that
-    lacks some takes their defaults.
-    """
+def eval_request(
+    options: Mapping[str, Any], asked: EvalSettings | ProbeSettings, tasks: tuple[str, ...]
+) -> "EvalRequest":
+    """The request that a command makes. options: those of a capture, and others."""
     from lpp.capture.evaluation.request import EvalRequest
 
-    known = {one.keyword for one in declared(CaptureSettings).values()}
-    given = {name: value for name, value in options.items() if name in known}
+    of_capture = {one.keyword for one in declared(CaptureSettings).values()}
+    given = {name: value for name, value in options.items() if name in of_capture}
     del given["context"]  # of each task, its longest prompt
-    asked = ("limit", "shots", "chat", "context", "group", "item_seed", "trust_task_code")
+    names = {field.name for field in dataclasses.fields(EvalRequest)} - {"capture", "tasks"}
     return EvalRequest(
         capture=request_of(CaptureSettings(**given, corpus="lm-eval")),
         tasks=tasks,
-        **{name: options[name] for name in asked if name in options},
+        **{name: getattr(asked, name) for name in names if hasattr(asked, name)},
     )

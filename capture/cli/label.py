@@ -4,12 +4,14 @@ import shlex
 
 import click
 
-from lpp.capture.cli.options import STORE, split_names
+from lpp.capture.cli.options import STORE
 from lpp.store.format.find_runs import matching_runs
 from lpp.store.format.run_names import name_and_id
 from lpp.store.objects.place import Place
+from lpp.store.settings.values import Names
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.options import callback_of
 
 
 @click.command(cls=LppCommand)
@@ -25,7 +27,7 @@ from lpp.store.terminal.console import LppCommand, debug_option
 @click.option(
     "--fields",
     required=True,
-    callback=split_names,
+    callback=callback_of(Names()),
     metavar="NAMES",
     help="Add these fields of each row, such as label,split.",
 )

@@ -30,11 +30,6 @@ STORE: Final = StoreType()
 """The type of every `--store` that a command writes."""
 
 
-def split_names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    """Names separated by commas; a file of jobs may give a list of names instead."""
-    return tuple(part.strip() for part in value.split(",") if part.strip())
-
-
 evaluated_model: Final[Decorator] = click.option(
     "--model",
     required=True,

@@ -30,6 +30,7 @@ from lpp.analyze.questions import (
     ProfileSettings,
     SensitivitySettings,
 )
+from lpp.capture.evaluation.settings import EvalSettings, ProbeSettings
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.sql.schema import NUMBERS, TABLES, VIEWS
 from lpp.sql.schema.results import RESULTS_FILE, results_json
@@ -77,6 +78,8 @@ def write_tables() -> None:
 
 SETTINGS: Final = {
     "lpp-capture run": CaptureSettings,
+    "lpp-capture eval": EvalSettings,
+    "lpp-capture probe": ProbeSettings,
     "lpp-analyze profile": ProfileSettings,
     "lpp-analyze layers": LayersSettings,
     "lpp-analyze sensitivity": SensitivitySettings,

@@ -152,7 +152,9 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Several texts: a list."""
+    """Several texts: a list. choices: all that there are; without, any."""
+
+    choices: tuple[str, ...] = ()
 
     def expected(self, value: object) -> str:
         return "a list of strings"
@@ -161,7 +163,7 @@ class Texts:
         return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
 
     def made(self, value: Any) -> tuple[str, ...]:
-        return tuple(value)
+        return tuple(Text(self.choices).made(text) for text in value)
 
     def texts(self, value: Any) -> Sequence[str]:
         return tuple(value)
@@ -214,10 +216,12 @@ def values_of(
         return Number(hint is int, *bounds)
     if hint in (bool, str):
         return Flag() if hint is bool else Text()
-    if origin in (tuple, Sequence) and inside[0] is int:
-        return Numbers(word)
-    if origin in (tuple, Sequence) and inside[0] is str:
-        return Texts() if repeated else Names()
+    if origin in (tuple, Sequence):
+        if inside[0] is int:
+            return Numbers(word)
+        choices = get_args(inside[0])
+        if choices or inside[0] is str:
+            return Texts(choices) if choices or repeated else Names()
     if origin is not None and issubclass(origin, Mapping):
         return Assignments()
     raise TypeError(f"no setting is of the type {hint}")

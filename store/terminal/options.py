@@ -70,8 +70,8 @@ def _how(one: Declared, complete: Mapping[str, Complete]) -> dict[str, Any]:
             how |= {"callback": callback_of(one.values, one.default)}
             default = one.values.texts(default)[0] if default else None
             shown &= bool(default)
-        case Texts():
-            how |= {"multiple": True}
+        case Texts(choices=choices):
+            how |= {"multiple": True} | ({"type": click.Choice(choices)} if choices else {})
             default, shown = None, False
         case Assignments():
             how |= {"callback": callback_of(one.values, one.default), "multiple": True}

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from lpp.analyze import questions
 from lpp.analyze.cli.command import main as analyze
 from lpp.capture.cli.command import main as capture
+from lpp.capture.evaluation.settings import EvalSettings, ProbeSettings
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.settings.command_line import arguments
 from lpp.store.settings.reading import made, problems_of
@@ -35,6 +36,7 @@ class Example:
     numbers: Sequence[int] | None = setting(None, "Numbers.", name="number")
     positions: Sequence[int] = setting((0,), "Positions.", word="given")
     texts: Sequence[str] = setting((), "Texts.", name="text", repeated=True)
+    words: tuple[Literal["a", "b"], ...] = setting((), "Words.")
     values: Mapping[str, Any] = setting({}, "Values.", name="value")
 
 
@@ -49,6 +51,7 @@ GIVEN: list[tuple[str, object, object, list[str]]] = [
     ("number", [5, 6], (5, 6), ["--number=5,6"]),
     ("positions", [0, "given"], (0, "given"), ["--positions=0,given"]),
     ("text", ["a, b", "c"], ("a, b", "c"), ["--text=a, b", "--text=c"]),
+    ("words", ["b", "a"], ("b", "a"), ["--words=b", "--words=a"]),
     ("value", {"n": 1, "s": "t"}, {"n": 1, "s": "t"}, ["--value=n=1", "--value=s=t"]),
 ]
 
@@ -120,6 +123,8 @@ def test_a_type_that_no_setting_has_is_refused() -> None:
 
 ALL = [
     CaptureSettings,
+    EvalSettings,
+    ProbeSettings,
     *(one for name, one in vars(questions).items() if name.endswith("Settings")),
 ]
 
