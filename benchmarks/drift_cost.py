@@ -28,7 +28,7 @@ from lpp.analyze.logits.products import NUMPY, one_thread_each, place_of, produc
 from lpp.analyze.logits.tiles import TILE_ROWS, rows_drift
 from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.moments import Rows
-from lpp.analyze.quantities.drift import OF_ROWS, RANKS, SITE_CHANGES
+from lpp.analyze.quantities.drift import OF_ROWS, RANK_CHANGES, SITE_CHANGES
 from lpp.analyze.questions import ErrorSites
 from lpp.analyze.runs.rows.side_by_side import in_step
 from lpp.store.shared.logits import Head, HeadContent
@@ -70,7 +70,7 @@ def of_sites(pair: Pair) -> Iterator[Ratio]:
     """
     sites = common_sites(pair)
     reading = partial(_read, pair, sites)
-    rows, ranks = [*OF_ROWS], [*OF_ROWS, "cka", *RANKS]
+    rows, ranks = [*OF_ROWS], [*OF_ROWS, "cka", *RANK_CHANGES]
     choices: list[tuple[str, Sequence[str], ErrorSites, bool]] = [
         ("distance and cosine", rows, "none", False),
         ("distance, cosine, CKA and ranks after a profile", ranks, "none", True),

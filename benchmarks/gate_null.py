@@ -32,12 +32,12 @@ from benchmarks.prompt_sums import (
     rank_changes,
     rows_of_prompts,
 )
+from lpp.analyze.drift.conditions import parse_condition
 from lpp.analyze.drift.gate import verdict
 from lpp.analyze.drift.pair import Pair, pair_of
 from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.numerics.jackknife import Estimate, jackknife
-from lpp.analyze.quantities.conditions import parse_condition
 from lpp.analyze.quantities.drift import PREDICTIONS
 from lpp.capture import capture, demo_model
 from lpp.store import Run

@@ -25,7 +25,7 @@ from benchmarks.synthetic import LENGTH, synthetic_run
 from lpp.analyze import scan_spectra
 from lpp.analyze.engine.accumulate import BandSums, bands_of, merged_bands, rows_of
 from lpp.analyze.engine.workers import Workers
-from lpp.analyze.numerics.moments import chunk_rows
+from lpp.analyze.numerics.moments import product_rows
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.store import Run, open_store
@@ -81,7 +81,7 @@ def of_analysis(folder: Path, width: int = WIDTH) -> tuple[Constants, float]:
     some = next(run.blocks("final"))
     numbers = PROBE_ROWS * width
     reading = _best(lambda: sum(len(block.values) for block in Run(run.path).blocks("final")))
-    wide = np.random.default_rng(0).standard_normal((chunk_rows(width), width))
+    wide = np.random.default_rng(0).standard_normal((product_rows(width), width))
     product = _best(lambda: wide.T @ wide, repeats=20)
     scatter = wide.T @ wide
     solve = _best(lambda: np.linalg.eigvalsh(scatter), repeats=10)

@@ -3,13 +3,15 @@
 `store.terminal.progress` shows it on a terminal, in a notebook or in a log.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Final, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
 
-class Progress(Protocol):
-    """Receives the progress of a long step, and lines worth keeping."""
+class Progress:
+    """Receives the progress of a long step, and lines for the user. This one reports nothing."""
+
+    def expect(self, amount: int) -> None:
+        """The step has `amount` units in all."""
 
     def advance(self, amount: int = 1) -> None:
         """`amount` more units are done."""
@@ -17,34 +19,24 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """One line for the log, such as a shard that was committed."""
 
+    def warn(self, line: str) -> None:
+        """A line that the user has to see, such as what is left out."""
 
-class Display(Protocol):
-    """Shows what a job of several steps does."""
+
+SILENT: Final = Progress()
+"""The default of every library function of one step: reports nothing."""
+
+
+class Display:
+    """Shows what a job of several steps does. This one shows nothing."""
 
     def say(self, text: str) -> None:
         """Show lines for the user."""
 
     def step(self, title: str, total: int, unit: str) -> AbstractContextManager[Progress]:
         """Show a long step of `total` units until the block ends."""
-        ...
+        return nullcontext(SILENT)
 
 
-class _Silent:
-    def advance(self, amount: int = 1) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
-class _Blank:
-    def say(self, text: str) -> None: ...
-
-    @contextmanager
-    def step(self, title: str, total: int, unit: str) -> Iterator[Progress]:
-        yield SILENT
-
-
-SILENT: Final[Progress] = _Silent()
-"""The default of every library function of one step: reports nothing."""
-
-BLANK: Final[Display] = _Blank()
+BLANK: Final = Display()
 """The default of every library function of several steps: shows nothing."""

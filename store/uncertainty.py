@@ -50,12 +50,12 @@ def effective_items(score: float, stderr: float | None, clusters: int) -> float:
     return 1 + variance / stderr**2 if stderr and variance else clusters
 
 
-def interval(score: float, stderr: float | None, clusters: int) -> tuple[float, float]:
+def share_interval(score: float, stderr: float | None, clusters: int) -> tuple[float, float]:
     """95 % interval of a score between 0 and 1, itself between 0 and 1.
 
     Wilson's interval (1927) for `effective_items`.
 
-    >>> [round(end, 3) for end in interval(1.0, 0.0, 10)]
+    >>> [round(end, 3) for end in share_interval(1.0, 0.0, 10)]
     [0.722, 1.0]
     """
     variance = score * (1 - score)
@@ -77,9 +77,9 @@ def score_interval(
     """95 % interval of a score; None where nothing says how far it may be off.
 
     values: of each item, empty where an item has no number. clusters: of each item. Where score and
-    values lie between 0 and 1 it is `interval`, else the score +- 1.96 standard errors. of_log: the
-    score is the exponential of a mean, as a perplexity is: its logarithm +- 1.96 of its standard
-    errors, stderr / score each, exponentiated.
+    values lie between 0 and 1 it is `share_interval`, else the score +- 1.96 standard errors.
+    of_log: the score is the exponential of a mean, as a perplexity is: its logarithm +- 1.96 of its
+    standard errors, stderr / score each, exponentiated.
     """
     if of_log:
         if stderr is None or score <= 0:
@@ -87,7 +87,7 @@ def score_interval(
         by = min(Z95 * stderr / score, LARGEST_LOG)
         return score * math.exp(-by), score * math.exp(by)
     if values and all(0 <= value <= 1 for value in (score, *values)):
-        return interval(score, stderr, len(set(clusters)))
+        return share_interval(score, stderr, len(set(clusters)))
     if stderr is None:
         return None
     return score - Z95 * stderr, score + Z95 * stderr

@@ -1,15 +1,17 @@
 """`lpp-analyze correlate`: profiles beside benchmarks, with everything that doubts them."""
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.show import check_page, page_options, show
+from lpp.analyze.cli.show import page_options
 from lpp.analyze.questions import CorrelateSettings
 from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.terminal.options import taken, with_options
+from lpp.store.terminal.progress import progress
+
+if TYPE_CHECKING:
+    from lpp.analyze.pages.reply import Reply
 
 
 @click.command(cls=LppCommand)
@@ -17,9 +19,7 @@ from lpp.store.terminal.options import taken, with_options
 @with_options(CorrelateSettings)
 @page_options()
 @debug_option
-def correlate(
-    *, store: str, form: str | None, output: Path | None, everything: bool, **options: Any
-) -> None:
+def correlate(*, store: str, **options: Any) -> "Reply":
     """Correlate profiles with benchmark scores across models.
 
     Prints Pearson, Spearman, and partial Spearman with model size held constant. Each has the
@@ -37,18 +37,7 @@ def correlate(
         lpp-analyze correlate ./lpp --corpus pydoc --context 100
         lpp-analyze correlate ./lpp --with-published --source published
     """
-    from lpp.analyze.runs.keys import views
-    from lpp.analyze.runs.named import names_of
-    from lpp.analyze.scores.correlations import correlate, refuse_unranked
-    from lpp.analyze.studies.correlations_page import correlations_page
-    from lpp.analyze.tables.database import refresh_database
-    from lpp.store import open_store
+    from lpp.analyze.studies.answers import correlations_answer
 
-    check_page(form, output)
-    found = correlate(store, taken(CorrelateSettings, options))
-    kept = in_database(
-        "The correlations are", lambda: refresh_database(open_store(store).path, found)
-    )
-    page = correlations_page(store, found, names_of(views(store)))
-    show(page, form, output, everything=everything, stored=bool(kept))
-    refuse_unranked(found)
+    with progress("Correlations", 0, "tests") as bar:
+        return correlations_answer(store, taken(CorrelateSettings, options), bar)

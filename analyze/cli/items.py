@@ -1,23 +1,19 @@
 """`lpp-analyze items`: what tells right answers of an evaluation from wrong ones."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.database import in_database
 from lpp.analyze.cli.options import fresh_option
-from lpp.analyze.cli.show import PICTURES, check_page, page_options, show
+from lpp.analyze.cli.show import page_options, wants_picture
 from lpp.analyze.questions import ItemsSettings
-from lpp.store.errors import ErrorKind, InputError
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.terminal.options import taken, with_options
-from lpp.store.terminal.output import suffix_of
 from lpp.store.terminal.progress import progress
 
 if TYPE_CHECKING:
-    from lpp.analyze.pages.page import Page
+    from lpp.analyze.pages.reply import Reply
 
 
 @click.command(cls=LppCommand)
@@ -41,17 +37,7 @@ if TYPE_CHECKING:
 @page_options()
 @fresh_option
 @debug_option
-def items(
-    *,
-    store: str,
-    task: str,
-    run: str | None,
-    base: str | None,
-    form: str | None,
-    output: Path | None,
-    everything: bool,
-    **options: Any,
-) -> None:
+def items(*, store: str, task: str, run: str | None, base: str | None, **options: Any) -> "Reply":
     """Show what separates right items of a task from wrong ones.
 
     The task must have been evaluated with `lpp-capture eval`, or its items joined with `lpp-analyze
@@ -84,55 +70,14 @@ def items(
         lpp-analyze items ./lpp --task arc_easy -o items.html
         lpp-analyze items ./lpp --task arc_easy --run int4 --against base
     """
-    check_page(form, output)
-    asked = taken(ItemsSettings, options)
-    if base is None:
-        page = _of_one_run(store, task, run, asked, picture=_picture_of(output))
-    elif run is None:
-        raise click.UsageError(f"--against {base}: name the run that is compared with it, --run.")
-    else:
-        page = _of_two_runs(store, task, (base, run), asked)
-    show(page, form, output, everything=everything)
+    from lpp.analyze.evaluations.answers import flips_answer, items_answer
 
-
-def _picture_of(output: Path | None) -> Path | None:
-    """The file if it is a picture."""
-    return output if suffix_of(output) in PICTURES else None
-
-
-def _of_one_run(
-    store: str, task: str, run: str | None, asked: ItemsSettings, *, picture: Path | None
-) -> "Page":
-    """What tells right items of a run from wrong ones.
-
-    picture: the file of the chart of AUROC by depth, if that was asked for.
-    """
-    from lpp.analyze.evaluations.analysis import analysis, kept_sites
-    from lpp.analyze.evaluations.evaluated import evaluated_items
-    from lpp.analyze.evaluations.pages.items_page import items_page
-    from lpp.analyze.evaluations.tables import write_items
-
-    items = evaluated_items(store, task, run, asked)
-    held = kept_sites(items, asked.sites)
-    if picture and not held:
-        raise InputError(
-            f"{picture}: run {items.view.run.id} keeps moments of its rows and not the rows, "
-            "so no feature has a depth. Evaluate again with --keep rows, or write -o items.html.",
-            kind=ErrorKind.INCOMPLETE,
-        )
-    with progress("Items", 1 + len(held), "steps") as bar:
-        answer = analysis(items, asked, progress=bar)
-    in_database("The analysis is", lambda: write_items(store, answer))
-    return items_page(store, items, answer)
-
-
-def _of_two_runs(store: str, task: str, runs: tuple[str, str], asked: ItemsSettings) -> "Page":
-    """What tells the items that flip from the first of `runs` to the second."""
-    from lpp.analyze.evaluations.flip_analysis import flip_analysis, n_steps
-    from lpp.analyze.evaluations.flips import flips
-    from lpp.analyze.evaluations.pages.flips_page import flips_page
-
-    both = flips(store, task, *runs, asked)
-    with progress("Items", n_steps(both, asked.sites), "steps") as bar:
-        answer = flip_analysis(both, asked, progress=bar)
-    return flips_page(store, answer)
+    asked, picture = taken(ItemsSettings, options), wants_picture()
+    with progress("Items", 0, "steps") as bar:
+        if base is None:
+            return items_answer(store, task, run, asked, picture=picture, progress=bar)
+        if run is None:
+            raise click.UsageError(
+                f"--against {base}: name the run that is compared with it, --run."
+            )
+        return flips_answer(store, task, base, run, asked, progress=bar)

@@ -1,17 +1,18 @@
 """`lpp-analyze layers`: ranks through the depth of a model."""
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import chosen_executor, executor_options
-from lpp.analyze.cli.show import check_page, page_options, show
+from lpp.analyze.cli.options import executor_options
+from lpp.analyze.cli.show import page_options
 from lpp.analyze.questions import LayersSettings
 from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.terminal.options import taken, with_options
 from lpp.store.terminal.progress import progress
+
+if TYPE_CHECKING:
+    from lpp.analyze.pages.reply import Reply
 
 
 @click.command(cls=LppCommand)
@@ -20,17 +21,7 @@ from lpp.store.terminal.progress import progress
 @page_options()
 @executor_options
 @debug_option
-def layers(
-    *,
-    store: str,
-    form: str | None,
-    output: Path | None,
-    everything: bool,
-    jobs: int | None,
-    executor: Any,
-    address: str | None,
-    **options: Any,
-) -> None:
+def layers(*, store: str, executor: Any, **options: Any) -> "Reply":
     """Show ranks by depth, and the hourglass score of each model.
 
     For each site: participation ratio and effective rank, in dimensions and divided by min(N, d),
@@ -50,20 +41,7 @@ def layers(
         lpp-analyze layers ./lpp --skip-first 1,4 --errors final
         lpp-analyze layers ./lpp --format csv
     """
-    from lpp.analyze.runs.given import resolved
-    from lpp.analyze.runs.named import names_of
-    from lpp.analyze.runs.select import select_runs, select_sites
-    from lpp.analyze.studies import layers as library
-    from lpp.analyze.studies.layers_page import layers_page
+    from lpp.analyze.studies.answers import layers_answer
 
-    check_page(form, output)
-    asked = resolved(store, taken(LayersSettings, options))
-    views, _ = select_runs(store, asked)
-    total = library.n_steps(views, asked, select_sites(views, asked))
-    with chosen_executor(executor, address, jobs) as who, progress("Layers", total, "steps") as bar:
-        found = library.layers(store, asked, progress=bar, executor=who)
-    for line in found.left_out:
-        click.echo(line, err=True)
-    database = in_database("The layers are", lambda: library.write(store, found))
-    page = layers_page(store, found, names_of(views))
-    show(page, form, output, everything=everything, stored=database is not None)
+    with progress("Layers", 0, "steps") as bar:
+        return layers_answer(store, taken(LayersSettings, options), bar, executor)

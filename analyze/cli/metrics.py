@@ -15,8 +15,8 @@ _WIDTH = 80
 
 TITLES: Final[dict["Subject", str]] = {
     "profile": "Of the next token, in every profile",
-    "site": "Of the rows of a site: `profile --metrics`",
-    "prefix": "Of the next token: `profile --metrics`",
+    "site": "Of the rows of a site: `profile --metrics`; B - A: `diff --fail-if`",
+    "prefix": "Of the next token: `profile --metrics`; B - A: `diff --fail-if`",
     "pair": "Of the predictions of two runs, A and B: `diff`",
     "pair_site": "Of a site of two runs: `diff`",
     "item": "Of an item of an evaluation: `items`, and `diff` of two evaluations",
@@ -30,8 +30,7 @@ def metrics(names: tuple[str, ...]) -> None:
     """List the declared numbers.
 
     Each has a name, a unit, a definition and a source. NAME may be a pattern; without NAME every
-    number is listed, under the command that takes its name; `lpp-analyze diff --fail-if` takes
-    those of two runs.
+    number is listed, under the commands that take its name.
 
     \b
         lpp-analyze metrics

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import click
@@ -19,16 +20,24 @@ def file_format_option(*formats: str) -> Callable[[Any], Any]:
     )
 
 
-def executor_options(command: Any) -> Any:
-    """`--jobs`, `--executor local|ray`, `--address` and `--fresh`."""
-    command = fresh_option(command)
-    command = click.option(
+def executor_options(question: Callable[..., Any]) -> Any:
+    """`--jobs`, `--executor local|ray`, `--address` and `--fresh`: the command is given an
+    `Executor`.
+    """
+
+    @wraps(question)
+    def command(*, jobs: int | None, executor: str, address: str | None, **rest: Any) -> Any:
+        with _chosen_executor(executor, address, jobs) as chosen:
+            return question(executor=chosen, **rest)
+
+    declared = fresh_option(command)
+    declared = click.option(
         "--address",
         metavar="HOST:PORT",
         callback=_needs_ray,
         help="With --executor ray: connect to this head of a running cluster; auto finds it.",
-    )(command)
-    command = click.option(
+    )(declared)
+    declared = click.option(
         "--executor",
         type=click.Choice(_EXECUTORS),
         default="local",
@@ -36,12 +45,12 @@ def executor_options(command: Any) -> Any:
         is_eager=True,
         help="Compute on this machine, or on a Ray cluster; without --address, one is started "
         "here.",
-    )(command)
-    return jobs_option(command)
+    )(declared)
+    return jobs_option(declared)
 
 
 @contextlib.contextmanager
-def chosen_executor(name: str, address: str | None, jobs: int | None = None) -> Iterator[Any]:
+def _chosen_executor(name: str, address: str | None, jobs: int | None) -> Iterator[Any]:
     """The `Executor` of these options, until the block ends."""
     from lpp.analyze.engine.executor import LocalExecutor
 

@@ -1,15 +1,13 @@
 """`lpp-analyze profile`: compute, print, and put into the database."""
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import chosen_executor, executor_options
-from lpp.analyze.cli.show import check_page, page_options, show
+from lpp.analyze.cli.options import executor_options
+from lpp.analyze.cli.show import page_options
 from lpp.analyze.questions import ProfileSettings
 from lpp.store.terminal.completion import complete_names
 from lpp.store.terminal.console import LppCommand, debug_option
@@ -23,7 +21,8 @@ def _every_metric() -> Iterable[str]:
     return METRICS
 
 
-FINAL: Final = "final"
+if TYPE_CHECKING:
+    from lpp.analyze.pages.reply import Reply
 
 
 @click.command(cls=LppCommand)
@@ -32,17 +31,7 @@ FINAL: Final = "final"
 @page_options("bars")
 @executor_options
 @debug_option
-def profile(
-    *,
-    store: str,
-    form: str | None,
-    output: Path | None,
-    everything: bool,
-    jobs: int | None,
-    executor: Any,
-    address: str | None,
-    **options: Any,
-) -> None:
+def profile(*, store: str, executor: Any, **options: Any) -> "Reply":
     """Compute and print the profiles of STORE.
 
     A capture holds every shorter context and every smaller number of prompts: --context and
@@ -75,72 +64,11 @@ def profile(
         lpp-analyze profile ./lpp --cluster document
         lpp-analyze profile s3://lab/lpp --executor ray --address auto
     """
-    from lpp.analyze.metrics.registry import chosen as asked_of
-    from lpp.analyze.metrics.registry import needing_rows
-    from lpp.analyze.pages.words import Code
-    from lpp.analyze.runs.given import resolved
-    from lpp.analyze.runs.keys import views as all_views
-    from lpp.analyze.runs.named import names_of
-    from lpp.analyze.runs.select import (
-        check_dropped,
-        n_sites,
-        select_among,
-        select_sites,
-        shortfalls,
-    )
-    from lpp.analyze.studies.profile_page import EXTREMES, profile_page
-    from lpp.analyze.studies.profile_summary import FEW
-    from lpp.analyze.tables.analysis import analyze_views
-    from lpp.analyze.tables.build import write_database
-    from lpp.analyze.tables.database import differences_of, held_profiles
-    from lpp.analyze.tables.entropy import uncaptured_lines
+    from lpp.analyze.studies.answers import profile_answer
 
-    check_page(form, output)
-    asked = resolved(store, taken(ProfileSettings, options))
-    every = all_views(store)
-    views, incomplete = select_among(store, every, asked)
-    chosen = select_sites(views, asked)
-    check_dropped(views, asked, asked.drop_prefixes)
-    lines = uncaptured_lines(views, asked.contexts)
-    lines += needing_rows(views, asked_of(asked.metrics))
-    for line in (*incomplete, *shortfalls(views, asked), *lines):
-        click.echo(line, err=True)
-    total, names = n_sites(views, chosen), names_of(views)
-    with (
-        chosen_executor(executor, address, jobs) as who,
-        progress("Spectra", total, "sites") as bar,
-    ):
-        analysis = analyze_views(
-            views,
-            asked,
-            comparable_among=every,
-            names=names,
-            left_out=incomplete,
-            progress=bar,
-            executor=who,
-        )
-    kept = analysis.profiles(drop_prefixes=asked.drop_prefixes)
-    found, aggregates = kept, (asked.entropy_by, asked.rank_by)
-    if aggregates != EXTREMES:
-        found = analysis.profiles(
-            entropy=asked.entropy_by, ranks=asked.rank_by, drop_prefixes=asked.drop_prefixes
-        )
-    database = in_database(
-        "The profiles are", lambda: write_database(store, analysis, profiles=kept)
+    asked, source = (
+        taken(ProfileSettings, options),
+        click.get_current_context().get_parameter_source("sites"),
     )
-    source = click.get_current_context().get_parameter_source("sites")
-    briefly = source is ParameterSource.DEFAULT and FINAL in chosen
-    few = database is not None and aggregates == EXTREMES and len(views) <= FEW
-    differences = differences_of(store, [view.run.id for view in views]) if few else None
-    page = profile_page(
-        store,
-        analysis,
-        found.filter(site=FINAL) if briefly else found,
-        names,
-        aggregates=aggregates,
-        differences=differences,
-        held=()
-        if database is None
-        else (f"{held_profiles(store)} are in ", Code(f"{database}"), "."),
-    )
-    show(page, form, output, everything=everything, stored=database is not None)
+    with progress("Spectra", 0, "sites") as bar:
+        return profile_answer(store, asked, source is ParameterSource.DEFAULT, bar, executor)

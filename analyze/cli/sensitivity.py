@@ -1,19 +1,20 @@
 """`lpp-analyze sensitivity`: profiles over a grid of settings, and the order of models."""
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.database import in_database
-from lpp.analyze.cli.options import chosen_executor, executor_options
-from lpp.analyze.cli.show import check_page, page_options, show
+from lpp.analyze.cli.options import executor_options
+from lpp.analyze.cli.show import page_options
 from lpp.analyze.questions import SensitivitySettings
 from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.terminal.options import taken, with_options
 from lpp.store.terminal.progress import progress
 
 PARTS = ("grid", "agreement")
+
+if TYPE_CHECKING:
+    from lpp.analyze.pages.reply import Reply
 
 
 @click.command(cls=LppCommand)
@@ -27,18 +28,7 @@ PARTS = ("grid", "agreement")
 )
 @executor_options
 @debug_option
-def sensitivity(
-    *,
-    store: str,
-    form: str | None,
-    output: Path | None,
-    everything: bool,
-    part: Any,
-    jobs: int | None,
-    executor: Any,
-    address: str | None,
-    **options: Any,
-) -> None:
+def sensitivity(*, store: str, part: Any, executor: Any, **options: Any) -> "Reply":
     """Show how profiles change with context, prompts and site.
 
     Contexts are 50, 100, 200, 500, and numbers of prompts 10, 100, 500, 1000, as far as a run holds
@@ -55,24 +45,7 @@ def sensitivity(
         lpp-analyze sensitivity ./lpp --site 'final,block.*' --format csv
         lpp-analyze sensitivity ./lpp --part agreement --format csv
     """
-    from lpp.analyze.runs.named import names_of
-    from lpp.analyze.runs.select import n_sites, select_runs
-    from lpp.analyze.studies import sensitivity as library
-    from lpp.analyze.studies.grid import grid_axes
-    from lpp.analyze.studies.sensitivity_page import sensitivity_page
+    from lpp.analyze.studies.answers import sensitivity_answer
 
-    check_page(form, output)
-    asked = taken(SensitivitySettings, options)
-    selection = library.selection_of(asked)
-    views, _ = select_runs(store, selection)
-    total = n_sites(views, grid_axes(views, selection).sites)
-    with (
-        chosen_executor(executor, address, jobs) as who,
-        progress("Spectra", total, "sites") as bar,
-    ):
-        found = library.sensitivity(store, asked, progress=bar, executor=who)
-    for line in found.left_out:
-        click.echo(line, err=True)
-    database = in_database("The sensitivity is", lambda: library.write(store, found))
-    page = sensitivity_page(store, found, names_of(views), part=part)
-    show(page, form, output, everything=everything, stored=database is not None)
+    with progress("Spectra", 0, "sites") as bar:
+        return sensitivity_answer(store, taken(SensitivitySettings, options), part, bar, executor)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from functools import reduce, wraps
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +13,7 @@ from lpp.store.terminal.output import chosen_format, output_file, suffix_of
 
 if TYPE_CHECKING:
     from lpp.analyze.pages.page import Page
+    from lpp.analyze.pages.reply import Reply
 
 _FORMATS: Final = ("text", "md", "html", "json", "csv")
 """For a terminal, for a pull request, for a browser, and for programs."""
@@ -31,29 +32,51 @@ class _Format(click.Choice[str]):
         return super().convert("text" if value == "table" else value, param, ctx)
 
 
-def page_options(*more: str) -> Callable[[Any], Any]:
-    """`--format`, `-o` and `--all`: how a page is shown. more: formats that one command has."""
+def page_options(*more: str) -> Callable[[Callable[..., "Reply"]], Any]:
+    """`--format`, `-o` and `--all` of a command that returns a reply: they show its page.
 
-    def declare(command: Any) -> Any:
-        command = click.option(
+    more: formats that one command has.
+    """
+    options = (
+        click.option(
             "--all", "everything", is_flag=True, help="Show every table, not only those in short."
-        )(command)
-        command = click.option(
+        ),
+        click.option(
             "-o",
             "--output",
             type=click.Path(path_type=Path),
             callback=output_file,
             metavar="FILE",
             help="Write to FILE; .svg and .png are the page's picture. Default: standard output.",
-        )(command)
-        return click.option(
+        ),
+        click.option(
             "--format",
             "form",
             type=_Format((*_FORMATS, *more)),
             help="Write in this format. Default: what the name of --output ends in, or text.",
-        )(command)
+        ),
+    )
+
+    def declare(question: Callable[..., "Reply"]) -> Any:
+        @wraps(question)
+        def command(*, form: str | None, output: Path | None, everything: bool, **rest: Any) -> int:
+            check_page(form, output)
+            reply = question(**rest)
+            if output is not None and not (form and suffix_of(output) in PICTURES):
+                click.echo(reply.beside, nl=False)
+            show(reply.page, form, output, everything=everything)
+            if reply.error is not None:
+                raise reply.error
+            return int(reply.failed)
+
+        return reduce(lambda declared, option: option(declared), options, command)
 
     return declare
+
+
+def wants_picture() -> bool:
+    """Whether the command that runs writes the picture of its page."""
+    return suffix_of(click.get_current_context().params["output"]) in PICTURES
 
 
 def check_page(form: str | None, output: Path | None) -> None:
@@ -76,19 +99,16 @@ def show(
     output: Path | None = None,
     *,
     everything: bool = False,
-    stored: bool = True,
 ) -> None:
     """Print `page`, or write it to `output` and print the path.
 
     Beside a picture, the page itself is printed where a format is given; then the path is on
-    standard error. stored: whether the database has the page's numbers; without it no command goes
-    on from them.
+    standard error.
     """
     from lpp.analyze.pages.terminal import printable
     from lpp.analyze.pages.write import written
     from lpp.sql.results.output import text_output
 
-    page = page if stored else replace(page, next=())
     picture = suffix_of(output) in PICTURES
     if output is not None and picture:
         charts = list(page.charts)

@@ -15,7 +15,7 @@ from lpp.analyze.drift.drift import Drift, drift
 from lpp.analyze.drift.gate import Verdict
 from lpp.analyze.drift.pages.drift_page_tables import frames_without_tokens
 from lpp.analyze.drift.pair import Pair, differences, pair_of, require_rows, run_of
-from lpp.analyze.drift.sites import SITES, SiteDrift, common_sites, site_frame
+from lpp.analyze.drift.sites import SITES_SCHEMA, SiteDrift, common_sites, site_frame
 from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.engine.executor import Executor
 from lpp.analyze.questions import DiffSettings
@@ -76,6 +76,7 @@ def diff_against(
     runs: Sequence[str] | None = None,
     settings: DiffSettings = DiffSettings(),
     *,
+    metrics: Sequence[str] = (),
     jobs: int | None = None,
     executor: Executor | None = None,
     progress: Progress = SILENT,
@@ -95,7 +96,7 @@ def diff_against(
     for line in found.lines:
         warnings.warn(line, stacklevel=2)
     return (
-        drift(pair, settings, jobs=jobs, executor=executor, progress=progress)
+        drift(pair, settings, metrics=metrics, jobs=jobs, executor=executor, progress=progress)
         for pair in found.pairs
     )
 
@@ -182,8 +183,8 @@ def in_order(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def sites_frame(comparisons: Sequence[Comparison]) -> pl.DataFrame:
-    """One row for each run and site, in that order: a and b, then the columns `sites.SITES`."""
-    schema = pl.Schema({"a": pl.String, "b": pl.String} | dict(SITES))
+    """One row for each run and site, in that order: a and b, then `sites.SITES_SCHEMA`."""
+    schema = pl.Schema({"a": pl.String, "b": pl.String} | dict(SITES_SCHEMA))
     frames = (
         site_frame(one.sites).select(pl.lit(one.a).alias("a"), pl.lit(one.b).alias("b"), pl.all())
         for one in comparisons

@@ -8,12 +8,14 @@ from typing import Any
 import polars as pl
 
 from lpp.analyze.drift.flags import site_flags
+from lpp.analyze.drift.metric_changes import prediction_changes
 from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
 from lpp.analyze.drift.predictions import compared_tokens, computed_tokens, token_drift
-from lpp.analyze.drift.sites import SiteDrift, common_sites, site_drift, why_missing
+from lpp.analyze.drift.sites import SiteDrift, common_sites, compared_cell, site_drift, why_missing
 from lpp.analyze.drift.summaries import Summary, by_position, entropy_drift, prediction_drift
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.logits.heads import arithmetic
+from lpp.analyze.metrics.registry import METRICS, metric_names
 from lpp.analyze.numerics.jackknife import Estimate, error_names
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.questions import DiffSettings
@@ -60,7 +62,7 @@ class Drift:
             end
             for name, summary in self.predictions.items()
             for end in (summary.mean, summary.median, summary.max)
-            if end not in (None, PREDICTIONS[name].identity)
+            if end not in (None, PREDICTIONS[name].identity if name in PREDICTIONS else 0.0)
         ]
         return not changed and all(
             site[name].value in (None, SITE_CHANGES[name].identity)
@@ -101,7 +103,7 @@ class Drift:
                     "site": one.site,
                     "depth": one.depth,
                     "tokens": one.n_tokens,
-                    **{name: _estimate(one[name]) for name in SITE_CHANGES},
+                    **{name: _estimate(one[name]) for name in {**SITE_CHANGES, **one.numbers}},
                     "flags": flags,
                 }
                 for one, flags in zip(self.sites, self.flags, strict=True)
@@ -115,6 +117,7 @@ def diff(
     b: str,
     settings: DiffSettings = DiffSettings(),
     *,
+    metrics: Sequence[str] = (),
     jobs: int | None = None,
     executor: Executor | None = None,
     progress: Progress = SILENT,
@@ -129,23 +132,25 @@ def diff(
     pair = pair_of(
         run_of(store, a).run, run_of(store, b).run, settings.prompts, cluster=settings.cluster
     )
-    return drift(pair, settings, jobs=jobs, executor=executor, progress=progress)
+    return drift(pair, settings, metrics=metrics, jobs=jobs, executor=executor, progress=progress)
 
 
 def drift(
     pair: Pair,
     settings: DiffSettings = DiffSettings(),
     *,
+    metrics: Sequence[str] = (),
     jobs: int | None = None,
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> Drift:
     """Every number of the predictions and the sites of a pair.
 
-    The pair has the prompts and clusters that `settings` ask for. executor: replaces `jobs` threads
-    (one for each usable core by default); the bits are the same. progress: advances by `n_steps` in
-    all. Raises InputError for a run without rows, a site that one run lacks and positions at which
-    the runs have no token; FormatError for altered bytes.
+    The pair has the prompts and clusters that `settings` ask for. metrics: names or patterns of
+    metrics that are compared as well, by the difference B - A (`lpp-analyze metrics`). executor:
+    replaces `jobs` threads (one for each usable core by default); the bits are the same. progress:
+    advances by `n_steps` in all. Raises InputError for a run without rows, a site that one run
+    lacks and positions at which the runs have no token; FormatError for altered bytes.
     """
     require_rows(pair)
     chosen = common_sites(pair, settings.sites)
@@ -161,10 +166,12 @@ def drift(
         executor=who,
         progress=progress,
     )
+    further = [METRICS[name] for name in metric_names(metrics) if name not in SITE_CHANGES]
     of_sites = site_drift(
         pair,
         chosen,
         first_position=first_position,
+        only=[*SITE_CHANGES, *(metric.name for metric in further if metric.needs != "tokens")],
         errors=settings.errors or "final",
         executor=who,
         progress=progress,
@@ -177,6 +184,11 @@ def drift(
         predictions={
             **prediction_drift(found, groups=pair.groups),
             "entropy": entropy_drift(pair, first_position=first_position),
+            **prediction_changes(
+                pair,
+                compared_cell(pair, first_position),
+                [metric for metric in further if metric.needs == "tokens"],
+            ),
         },
         sites=of_sites,
         flags=site_flags(pair, of_sites, first_position=first_position),

@@ -2,8 +2,8 @@
 
 A condition is met when the whole interval of its number is past the threshold: the end towards the
 threshold decides, so that noise fails no comparison. `strict` compares the number itself. Medians,
-percentiles and maxima have no interval, so their value is always compared. A condition on the
-number of a site that names no site is met when it is met at any site.
+percentiles, maxima and metrics without an error have no interval, so their value is always
+compared. A condition on the number of a site that names no site is met when it is met at any site.
 
 The interval is Student's at `LEVEL`, of the same jackknife error as the interval of 95 % that is
 shown beside each number, and wider. A threshold is often a number that was measured before, on
@@ -26,12 +26,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from lpp.analyze.drift.conditions import LOSSES, OF_A_SITE, Condition, limits_of, missing
 from lpp.analyze.drift.pair import Lost
 from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.numerics.jackknife import student
-from lpp.analyze.quantities.conditions import LOSSES, Condition, limits_of, missing
-from lpp.analyze.quantities.drift import SITE_CHANGES
 
 LEVEL: Final = 0.98
 """Level of the intervals that decide, together: that of the interval of a single condition on one
@@ -135,7 +134,7 @@ def _numbers(
     condition: Condition, predictions: Mapping[str, Summary], sites: Sequence[SiteDrift]
 ) -> list[_Number]:
     """The numbers that a condition tests: one, or one for each site."""
-    if condition.quantity in SITE_CHANGES:
+    if condition.quantity in OF_A_SITE:
         chosen = [one for one in sites if condition.site in (None, one.site)]
         found = ((one.site, one[condition.quantity]) for one in chosen)
         return [

@@ -28,9 +28,9 @@ from lpp.analyze.numerics.jackknife import Estimate, jackknife
 from lpp.analyze.numerics.leading import subspace_overlap
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.numerics.row_drift import RowDrift, row_drift
-from lpp.analyze.quantities.drift import OF_ROWS, RANKS, SITE_CHANGES
+from lpp.analyze.quantities.drift import OF_ROWS, RANK_CHANGES, SITE_CHANGES
 from lpp.analyze.runs.cells import Cell, Integers
-from lpp.analyze.runs.groups import Groups, runs_of
+from lpp.analyze.runs.groups import Groups
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.moments_held import listed_numbers
 from lpp.analyze.runs.rows.side_by_side import in_step
@@ -64,7 +64,7 @@ class SiteNumbers:
         names: Collection[str] = SITE_CHANGES if widths[0] == widths[1] else ("cka",)
         bare = [view.run for view in (pair.a, pair.b) if not view.run.plan.keeps_rows]
         if bare:
-            names = () if why_no_moments(pair, cell) else set(RANKS).intersection(names)
+            names = () if why_no_moments(pair, cell) else set(RANK_CHANGES).intersection(names)
             sure = sure and all(parts_held(run, cell, pair.groups) for run in bare)
         some = tuple(name for name in wanted if name in names)
         return cls(pair=pair, site=site, cell=cell, names=some, sure=sure)
@@ -89,7 +89,7 @@ class SiteNumbers:
     def of_run(self, view: RunView) -> "RunSpectra":
         """The summaries that the numbers need of one of the two runs."""
         products = [name for name in self.names if name not in OF_ROWS]
-        needed = Demand.of(METRICS[name] for name in products if name in RANKS)
+        needed = Demand.of(METRICS[name] for name in products if name in RANK_CHANGES)
         demand = Demand(needed.solved, needed.correlation, leading="overlap" in products)
         cells = [self.cell, *self._parts(CROSS)] if products else []
         return RunSpectra(
@@ -143,12 +143,9 @@ def _of_spectra(name: str, a: Summary, b: Summary, cross: float) -> float:
 
 def own_cell(pair: Pair, view: RunView, cell: Cell) -> Cell:
     """`cell` of one run of the pair: without the prompts that the other run alone set aside."""
-    others = np.setdiff1d(pair.left_out[pair.left_out < cell.n_prompts], view.set_aside)
-    if not len(others):
-        return cell
-    left_out = ~cell.stays
-    left_out[others] = True
-    return cell._replace(left_out=runs_of(left_out))
+    others = np.setdiff1d(pair.left_out, view.set_aside)
+    prompts = np.isin(np.arange(cell.n_prompts), others)
+    return cell.without(prompts) if prompts.any() else cell
 
 
 def why_no_moments(pair: Pair, cell: Cell) -> str | None:

@@ -23,12 +23,13 @@ and for spectra that of a profile. Fewer threads than `jobs` are used if that wo
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import polars as pl
 
 from lpp.analyze.drift.kept import KeptDrift
+from lpp.analyze.drift.metric_changes import site_changes
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.site_numbers import (
     CROSS,
@@ -38,6 +39,7 @@ from lpp.analyze.drift.site_numbers import (
     why_no_moments,
 )
 from lpp.analyze.engine.executor import Executor, LocalExecutor
+from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.summary import Summary
 from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.jackknife import Estimate
@@ -70,7 +72,7 @@ DRIFT_SITES: Final = Table(
 
 SITE_KEYS: Final = frame_schema(DRIFT_SITES.columns[4:7])
 
-SITES: Final = pl.Schema(
+SITES_SCHEMA: Final = pl.Schema(
     SITE_KEYS
     | {column: pl.Float64 for parts in DRIFT_SITES.numbers.values() for column in parts.values()}
 )
@@ -91,7 +93,8 @@ class SiteDrift:
     """Depth in blocks of run A."""
     n_tokens: int
     numbers: Mapping[str, Estimate]
-    """By name, those of `SITE_CHANGES`; also attributes, such as `cka`."""
+    """By name: those of `SITE_CHANGES`, which are also attributes, such as `cka`, and differences
+    of further metrics that were asked for."""
 
     def __getitem__(self, name: str) -> Estimate:
         return self.numbers.get(name, _NONE)
@@ -116,22 +119,21 @@ def site_drift(
 ) -> list[SiteDrift]:
     """Every number of `only` at each site that both runs hold, in depth order.
 
+    only: names of `SITE_CHANGES`, and of metrics of the rows, whose difference is computed as well.
     sites: names or patterns; all by default. first_position, prefix: use the tokens at positions
     from `first_position` to below `prefix`, by default up to the context that both runs share.
-    errors: the sites with an error of CKA, overlap and rank differences; final: `final`, or the
-    deepest chosen site. jobs: threads; one for each usable core by default. executor: replaces
+    errors: the sites with an error of CKA, overlap and differences of metrics; final: `final`, or
+    the deepest chosen site. jobs: threads; one for each usable core by default. executor: replaces
     these threads. The bits are the same for any. progress: advances by a site's tokens.
 
     Raises InputError for a site that one of the runs lacks, and for positions that the runs do not
     both have; FormatError for altered bytes.
     """
-    cell = _cell(pair, first_position, prefix)
+    cell = compared_cell(pair, first_position, prefix)
     chosen = common_sites(pair, sites)
-    asked = [
-        (site, errors == "all" or (errors == "final" and site == chosen[-1])) for site in chosen
-    ]
+    asked = {site: errors == "all" or (errors == "final" and site == chosen[-1]) for site in chosen}
     who = executor or LocalExecutor(jobs)
-    questions = [SiteNumbers.of(pair, site, cell, only, sure=sure) for site, sure in asked]
+    questions = [SiteNumbers.of(pair, site, cell, only, sure=sure) for site, sure in asked.items()]
     numbers = _estimates(pair, questions, who, progress)
     found = []
     names = names_of_two(pair.a, pair.b)
@@ -146,6 +148,12 @@ def site_drift(
         )
         progress.advance(pair.n_tokens(first_position))
         progress.note(f"{site} of {' and '.join(names)}")
+    if metrics := [METRICS[name] for name in only if name not in SITE_CHANGES]:
+        changes = site_changes(pair, cell, metrics, asked, who)
+        found = [
+            replace(one, numbers={**one.numbers, **more})
+            for one, more in zip(found, changes, strict=True)
+        ]
     return found
 
 
@@ -189,7 +197,7 @@ def _summaries(
 
 
 def site_frame(found: Sequence[SiteDrift]) -> pl.DataFrame:
-    """A row for each site: columns `SITES`."""
+    """A row for each site: columns `SITES_SCHEMA`."""
     rows = [
         (
             *(one.site, one.depth, one.n_tokens),
@@ -197,7 +205,7 @@ def site_frame(found: Sequence[SiteDrift]) -> pl.DataFrame:
         )
         for one in found
     ]
-    return pl.DataFrame(rows, schema=SITES, orient="row")
+    return pl.DataFrame(rows, schema=SITES_SCHEMA, orient="row")
 
 
 def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:
@@ -231,7 +239,7 @@ def why_missing(
         )
     if not bare:
         return None
-    unheld = why_no_moments(pair, _cell(pair, first_position, prefix))
+    unheld = why_no_moments(pair, compared_cell(pair, first_position, prefix))
     left = f"and no moments of these tokens: {unheld}" if unheld else "so ranks alone are compared"
     return (
         f"{' and '.join(bare)}: keeps moments and no rows, {left}. Capture again with --keep rows "
@@ -239,7 +247,7 @@ def why_missing(
     )
 
 
-def _cell(pair: Pair, first_position: int, prefix: int | None) -> Cell:
+def compared_cell(pair: Pair, first_position: int = 0, prefix: int | None = None) -> Cell:
     """The compared tokens. Raises InputError for positions that do not exist."""
     shared = min(view.run.plan.context for view in (pair.a, pair.b))
     end = shared if prefix is None else prefix

@@ -54,7 +54,7 @@ class Summary:
     """Of flips and top10: the share of tokens at which a tie of A or of B decides."""
 
 
-_OF_TOKENS: Final = {name: one for name, one in PREDICTIONS.items() if one.value is not None}
+OF_TOKENS: Final = {name: one for name, one in PREDICTIONS.items() if one.value is not None}
 """Numbers that a frame of tokens has."""
 
 
@@ -83,10 +83,10 @@ def prediction_drift(
             number.limits,
             groups,
         )
-        for name, number in _OF_TOKENS.items()
+        for name, number in OF_TOKENS.items()
         if name in only
     }
-    for name, number in ((name, _OF_TOKENS[name]) for name in found if _OF_TOKENS[name].tie):
+    for name, number in ((name, OF_TOKENS[name]) for name in found if OF_TOKENS[name].tie):
         if found[name].stderr is not None and found[name].mean in number.limits:
             prompts = (
                 frame.filter(token_value(number).is_not_null())["prompt_id"].unique().to_numpy()

@@ -18,12 +18,14 @@ from lpp.analyze.drift.predictions import DRIFT_TOKENS, TOKEN_DRIFT, compared_to
 from lpp.analyze.drift.sites import (
     DRIFT_SITES,
     SITE_KEYS,
-    SITES,
+    SITES_SCHEMA,
     common_sites,
     site_drift,
     site_frame,
 )
+from lpp.analyze.drift.summaries import OF_TOKENS
 from lpp.analyze.logits.divergences import EVERYTHING
+from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.quantities.drift import OF_ROWS, PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.tables import frame_schema, shared
@@ -31,8 +33,8 @@ from lpp.analyze.questions import ErrorSites
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import Url, depth
 from lpp.analyze.tables.database import put
-from lpp.analyze.tables.lazy import ROWS, Source, scan
-from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
+from lpp.analyze.tables.lazy import ROWS, LazySource, scan
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
 from lpp.store.objects.place import Place
 
 _KEY: Final = ("run_a", "run_b", "n_prompts", "first_position", "n_drawn", "number")
@@ -49,11 +51,11 @@ DRIFT_PREDICTIONS: Final = Table(
             "number", "VARCHAR", "such as kl, flips or log_perplexity", part="name", number="mean"
         ),
         Column("unit", "VARCHAR", "of the number", part="unit", number="mean"),
-        *number("mean", "over tokens", "of the number"),
+        *number_columns("mean", "over tokens", "of the number"),
         Column("median", "DOUBLE", "over tokens", "of the number"),
         Column("p99", "DOUBLE", "99th percentile over tokens", "of the number"),
         Column("maximum", "DOUBLE", "over tokens", "of the number"),
-        *number("mean", "over tokens", "of the number", ERRORS, prefix="")[1:],
+        *number_columns("mean", "over tokens", "of the number", ERRORS, prefix="")[1:],
         Column("n_tokens", "BIGINT", "tokens that have the number", "tokens"),
         *shared("cluster"),
     ),
@@ -113,9 +115,9 @@ def _predictions(found: Drift) -> pl.DataFrame:
     rows = [
         {
             **_setting(found),
-            "n_drawn": 0 if PREDICTIONS[name].value is None else drawn,
+            "n_drawn": drawn if name in OF_TOKENS else 0,
             "number": name,
-            "unit": PREDICTIONS[name].unit,
+            "unit": (METRICS if name in METRICS else PREDICTIONS)[name].unit,
             "mean": one.mean,
             "median": one.median,
             "p99": one.p99,
@@ -174,7 +176,7 @@ def scan_drift_tokens(
 
     opened()
     return scan(
-        Source(
+        LazySource(
             name="LPP DRIFT TOKENS", schema=TOKEN_DRIFT, opened=opened, keys=keys, compute=compute
         )
     )
@@ -231,7 +233,9 @@ def scan_drift_sites(
 
     opened()
     return scan(
-        Source(name="LPP DRIFT SITES", schema=SITES, opened=opened, keys=keys, compute=compute)
+        LazySource(
+            name="LPP DRIFT SITES", schema=SITES_SCHEMA, opened=opened, keys=keys, compute=compute
+        )
     )
 
 
@@ -243,6 +247,6 @@ def _numbers(columns: frozenset[str]) -> list[str]:
 def _without_numbers(keys: pl.DataFrame) -> pl.DataFrame:
     return keys.with_columns(
         pl.lit(None, dtype=kind).alias(name)
-        for name, kind in SITES.items()
+        for name, kind in SITES_SCHEMA.items()
         if name not in SITE_KEYS
     )

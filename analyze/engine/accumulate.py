@@ -6,8 +6,8 @@ prefix inside a band has a shorter band of its own. So the bands of a cell depen
 the cell, and its numbers have the same bits whatever is requested beside it. The rows of a prompt
 are consecutive, so a band takes slices and nothing is sorted.
 
-Rows are buffered in their stored type until there are enough for a matrix product: `chunk_rows`, at
-least d. So if a spectrum has N < d rows, all of them are still buffered, and their N x N Gram
+Rows are buffered in their stored type until there are enough for a matrix product: `product_rows`,
+at least d. So if a spectrum has N < d rows, all of them are still buffered, and their N x N Gram
 matrix costs less than a d x d one.
 
 A long run is divided into spans of prompts. `span_sums` sums each span by itself, and `merged` adds
@@ -38,7 +38,7 @@ from lpp.analyze.numerics.moments import (
     Rows,
     ShiftedSums,
     Workspace,
-    chunk_rows,
+    product_rows,
     shift_of,
 )
 from lpp.analyze.runs.cells import Cell, Integers
@@ -66,7 +66,7 @@ def span_rows(dim: int) -> int:
     >>> span_rows(576), span_rows(4096)
     (262144, 1048576)
     """
-    return SPAN_CHUNKS * chunk_rows(dim)
+    return SPAN_CHUNKS * product_rows(dim)
 
 
 def span_ends(lengths: Integers, rows: int) -> list[int]:
@@ -161,7 +161,7 @@ class BandSums:
         self.dim = reader.width
         self._workers = workers
         self._shifts: list[Floats | None] = [None] * len(self.bands)
-        self._sizes = [max(1, min(int(count), chunk_rows(self.dim))) for count in counts]
+        self._sizes = [max(1, min(int(count), product_rows(self.dim))) for count in counts]
         self._buffers: list[Rows | None] = [None] * len(self.bands)
         self._filled = [0] * len(self.bands)
         self._spare: list[Rows] = []
@@ -348,7 +348,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SpanSums:
     """What a span gives at one of its stops."""
 
     end: int
@@ -365,7 +365,7 @@ def span_sums(
     reader: SiteReader,
     bands: Sequence[Band],
     *others: Sink,
-) -> Iterator[Part]:
+) -> Iterator[SpanSums]:
     """What each of `spans` gives at each of its stops, in order. The same read fills `others`.
 
     Prompts that follow each other are read in one go, also those of two spans. Of prompts that lie
@@ -389,7 +389,7 @@ def span_sums(
             }
             wanted = end in span.stops
             if wanted or rows:
-                yield Part(end, sums.sums(last=end == last) if wanted else {}, rows)
+                yield SpanSums(end, sums.sums(last=end == last) if wanted else {}, rows)
             if end == last:
                 break
 

@@ -10,7 +10,7 @@ from lpp.analyze.engine.accumulate import bands_of, span_rows
 from lpp.analyze.engine.estimates import Estimates, SiteRequest, site_estimates
 from lpp.analyze.engine.twin_differences import with_twins
 from lpp.analyze.engine.workers import MEMORY_SHARE, Item, Result, Workers, free_bytes
-from lpp.analyze.numerics.moments import PRODUCT_ROWS, chunk_rows
+from lpp.analyze.numerics.moments import PRODUCT_ROWS, product_rows
 from lpp.store.arrays.decode_pool import usable_cores
 
 
@@ -92,5 +92,5 @@ def site_bytes(wanted: SiteRequest) -> int:
     bands = len(bands_of(wanted.cells, run.plan.prefixes))
     square, row = 8 * dim * dim, dim * 4
     copies = 1 + (run.plan.prompts.tokens > span_rows(dim)) + bool(wanted.request.errors)
-    waiting = bands * min(chunk_rows(dim), run.plan.prompts.tokens) * row
+    waiting = bands * min(product_rows(dim), run.plan.prompts.tokens) * row
     return bands * copies * square + waiting + 4 * square + 2 * PRODUCT_ROWS * dim * 8 + (64 << 20)

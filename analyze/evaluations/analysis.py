@@ -12,8 +12,8 @@ from lpp.analyze.evaluations.features import declared_features, item_features
 from lpp.analyze.evaluations.measure import (
     FEWEST_ITEMS,
     FEWEST_OF_A_KIND,
+    FeatureValues,
     Measure,
-    Values,
     enough,
     feature_columns,
     groups_of,
@@ -125,6 +125,7 @@ def analysis(
     right = some.table["right"].to_numpy()
     _check_enough(some, right)
     held = kept_sites(some, settings.sites)
+    progress.expect(1 + len(held))
     values = item_features(some, first_position=skip_first)
     progress.advance()
     declared = declared_features(some)
@@ -142,7 +143,7 @@ def analysis(
         seed=seed,
     )
     found = (
-        *(Values(name, None, of_item) for name, of_item in values.items()),
+        *(FeatureValues(name, None, of_item) for name, of_item in values.items()),
         *site_features(some, held, first_position=skip_first, seed=seed, progress=progress),
     )
     n_blocks = some.view.run.plan.model.n_blocks

@@ -15,9 +15,9 @@ from lpp.analyze.evaluations.flips import Flips, flips
 from lpp.analyze.evaluations.measure import (
     FEWEST_ITEMS,
     FEWEST_OF_A_KIND,
+    FeatureValues,
     Groups,
     Measure,
-    Values,
     enough,
     feature_columns,
     groups_of,
@@ -103,13 +103,15 @@ def flip_analysis(
 ) -> FlipAnalysis:
     """The analysis of these items.
 
-    Sites have features where both runs keep their rows. progress: advances by `n_steps` in all.
+    Sites have features where both runs keep their rows. progress: advances by two, and by one for
+    each site.
 
     Fewer than 50 items that are right in A, or fewer than 10 that flip or stay, are not ranked.
     Raises InputError for a site that is not in both runs, FormatError for altered bytes.
     """
     skip_first, seed = settings.skip_first, settings.seed
     chosen = _common_sites(found, settings.sites)
+    progress.expect(2 + len(_with_rows(found.a, chosen)))
     asked, flipped = _labels(found)
     of_all: dict[str, Any] = {"flips": found, "skip_first": skip_first, "seed": seed}
     if not enough(flipped):
@@ -183,11 +185,6 @@ def _measure(
     )
 
 
-def n_steps(found: Flips, sites: Sequence[str] = ("*",)) -> int:
-    """Units of progress of `flip_analysis`. Raises InputError for a site not in both runs."""
-    return 2 + len(_with_rows(found.a, _common_sites(found, sites)))
-
-
 def _of_a(
     items: EvaluatedItems,
     asked: Flags,
@@ -196,13 +193,13 @@ def _of_a(
     first_position: int,
     seed: int,
     progress: Progress,
-) -> Iterator[Values]:
+) -> Iterator[FeatureValues]:
     """Features of run A for the items `asked`, in the order of `items`.
 
     `distance` is fitted on all of `items`, so it equals that of an analysis of run A alone.
     """
     for name, numbers in item_features(items, first_position=first_position).items():
-        yield Values(name, None, numbers[asked])
+        yield FeatureValues(name, None, numbers[asked])
     progress.advance()
     kept = _with_rows(items, sites)
     for one in site_features(
@@ -217,14 +214,14 @@ def _of_both(
     sites: Sequence[str],
     *,
     first_position: int,
-) -> Iterator[Values]:
+) -> Iterator[FeatureValues]:
     """Differences of the runs before the answers of `items`."""
     if pair is None:
         return
     found = drift_features(pair, items, first_position=first_position)
-    yield from (Values(name, None, numbers) for name, numbers in found.items())
+    yield from (FeatureValues(name, None, numbers) for name, numbers in found.items())
     for site in compared_sites(pair, sites):
-        yield Values(ROW_CHANGE.name, site, row_change(pair, items, site))
+        yield FeatureValues(ROW_CHANGE.name, site, row_change(pair, items, site))
 
 
 def _with_rows(items: EvaluatedItems, sites: Sequence[str]) -> Sequence[str]:

@@ -22,7 +22,7 @@ from lpp.analyze.numerics.statistics.auroc import (
 from lpp.analyze.quantities.items import Feature
 from lpp.analyze.quantities.tables import shared
 from lpp.analyze.runs.keys import depth
-from lpp.sql.schema.columns import INTERVAL, Column, number
+from lpp.sql.schema.columns import INTERVAL, Column, number_columns
 
 FEWEST_ITEMS: Final = 50
 FEWEST_OF_A_KIND: Final = 10
@@ -65,9 +65,9 @@ def feature_columns(kinds: tuple[str, str]) -> tuple[Column, ...]:
         ),
         Column("n_groups", "INTEGER", "groups that are compared", "groups"),
         *(column for kind, meaning in _AUROC.items() for column in _auroc(kind, meaning)),
-        *number("q_value", "after Benjamini-Hochberg; null: gold", unit),
-        *number("gain", gain, unit, INTERVAL, how=", paired"),
-        *number("gain_p_value", "if there were no gain, uncorrected", unit),
+        *number_columns("q_value", "after Benjamini-Hochberg; null: gold", unit),
+        *number_columns("gain", gain, unit, INTERVAL, how=", paired"),
+        *number_columns("gain_p_value", "if there were no gain, uncorrected", unit),
         Column("why_none", "VARCHAR", "why there is no auroc; null: there is one"),
     )
 
@@ -75,11 +75,11 @@ def feature_columns(kinds: tuple[str, str]) -> tuple[Column, ...]:
 def _auroc(kind: str, meaning: str) -> tuple[Column, ...]:
     unit = "probability"
     return (
-        *number(f"{kind}auroc", meaning, unit, INTERVAL, prefix=kind),
-        *number(f"{kind}p_value", "if the AUROC were 0.5, uncorrected", unit),
-        *number(f"{kind}shuffled_mean", "mean with shuffled labels", unit),
-        *number(f"{kind}shuffled_low", "95 % of shuffles lie above", unit),
-        *number(f"{kind}shuffled_high", "95 % of shuffles lie below", unit),
+        *number_columns(f"{kind}auroc", meaning, unit, INTERVAL, prefix=kind),
+        *number_columns(f"{kind}p_value", "if the AUROC were 0.5, uncorrected", unit),
+        *number_columns(f"{kind}shuffled_mean", "mean with shuffled labels", unit),
+        *number_columns(f"{kind}shuffled_low", "95 % of shuffles lie above", unit),
+        *number_columns(f"{kind}shuffled_high", "95 % of shuffles lie below", unit),
     )
 
 
@@ -123,7 +123,7 @@ def groups_of(column: pl.Series, labels: Flags, clusters: Codes | None = None) -
     )
 
 
-class Values(NamedTuple):
+class FeatureValues(NamedTuple):
     """A feature of some items."""
 
     feature: str
@@ -155,7 +155,7 @@ class Measure:
     """Columns that count the items of that kind and the others."""
     seed: int
 
-    def row_of(self, feature: Feature, values: Values, n_blocks: int) -> dict[str, Any]:
+    def row_of(self, feature: Feature, values: FeatureValues, n_blocks: int) -> dict[str, Any]:
         """A row of `feature_columns` for `values`, numbers of `feature`, without q."""
         row = self.row(feature, values.numbers)
         if values.site is not None:

@@ -13,13 +13,13 @@ from lpp.analyze.numerics.spectrum import rank_bound, ratio_of_sums
 from lpp.analyze.numerics.statistics.auroc import Codes, Flags
 from lpp.analyze.numerics.statistics.clusters import recoded
 
-Rows = npt.NDArray[np.float32]
+ItemRows = npt.NDArray[np.float32]
 
 
 class AnswerRows(NamedTuple):
     """Rows of a site at the answers' positions."""
 
-    rows: Rows
+    rows: ItemRows
     """(m, d) rows of the items that have one, in the order of `items.table`."""
     there: Flags
     """(n,) which items have a row."""
@@ -63,8 +63,8 @@ def read_rows(
     first[ids] = np.maximum(table["question"].to_numpy(), first_position)
     answer[ids] = table["answer"].to_numpy()
     ratios = np.full(count, np.nan)
-    at_answer: dict[int, Rows] = {}
-    parts: list[Rows] = []  # of the prompt that is being read
+    at_answer: dict[int, ItemRows] = {}
+    parts: list[ItemRows] = []  # of the prompt that is being read
     for block in items.view.run.blocks(site, prompts=count):
         ends = np.flatnonzero(np.diff(block.prompt_id)) + 1
         for start, end in zip((0, *ends), (*ends, len(block.prompt_id)), strict=True):
@@ -82,14 +82,14 @@ def read_rows(
     return answers, {"participation_ratio": ratios[ids]}
 
 
-def answer_rows(found: Mapping[int, Rows], ids: Codes, width: int) -> AnswerRows:
+def answer_rows(found: Mapping[int, ItemRows], ids: Codes, width: int) -> AnswerRows:
     """Rows of `found` for those of the prompts `ids`, (n,), that it holds; `width` columns."""
     there: Flags = np.array([prompt in found for prompt in ids.tolist()], dtype=bool)
     rows = [found[prompt] for prompt in ids[there].tolist()]
     return AnswerRows(np.stack(rows) if rows else np.empty((0, width), np.float32), there)
 
 
-def _participation_ratio(rows: Rows) -> float:
+def _participation_ratio(rows: ItemRows) -> float:
     """Participation ratio from the m x m products of the rows, which have the covariance's
     eigenvalues.
 

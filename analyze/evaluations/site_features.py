@@ -6,7 +6,7 @@ import numpy as np
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
 from lpp.analyze.evaluations.lens import OF_ITEMS, ItemLens, lens_of
-from lpp.analyze.evaluations.measure import Values
+from lpp.analyze.evaluations.measure import FeatureValues
 from lpp.analyze.evaluations.rows import features_of, read_rows
 from lpp.store.progress import SILENT, Progress
 
@@ -18,7 +18,7 @@ def site_features(
     first_position: int = 0,
     seed: int = 0,
     progress: Progress = SILENT,
-) -> Iterator[Values]:
+) -> Iterator[FeatureValues]:
     """Features of the rows of each of `sites`, then `OF_ITEMS`: (n,) in the order of `items.table`.
 
     progress: advances by one for each site. Cost: that of `row_features` and `lens_of`.
@@ -29,11 +29,11 @@ def site_features(
         found = features_of(answers, items.clusters, seed=seed) | ratios
         if isinstance(lens, ItemLens):
             found |= lens.features(site, answers)
-        yield from (Values(name, site, values) for name, values in found.items())
+        yield from (FeatureValues(name, site, values) for name, values in found.items())
         progress.advance()
     nothing = np.full(len(items.table), np.nan)
     for name in OF_ITEMS:
         if isinstance(lens, ItemLens):
-            yield Values(name, None, lens.of_items()[name])
+            yield FeatureValues(name, None, lens.of_items()[name])
         else:
-            yield Values(name, None, nothing, lens)
+            yield FeatureValues(name, None, nothing, lens)

@@ -9,7 +9,7 @@ from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
 from lpp.analyze.quantities.tables import frame_schema, shared
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.database import put
-from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number
+from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number_columns
 from lpp.sql.schema.evaluations import EVALUATION
 from lpp.store.objects.place import Place
 
@@ -69,18 +69,20 @@ ITEM_ANALYSES: Final = _table(
     "evaluated task of a run whose items were analysed",
     Column("n_right", "INTEGER", "items that were answered correctly", "items"),
     Column("n_wrong", "INTEGER", "items that were not", "items"),
-    *number("accuracy", "n_right over n_right + n_wrong", "share", INTERVAL, how=", by cluster"),
+    *number_columns(
+        "accuracy", "n_right over n_right + n_wrong", "share", INTERVAL, how=", by cluster"
+    ),
     Column("n_left_out", "INTEGER", "items that could not be analysed", "items"),
     Column("n_groups", "INTEGER", "groups of items; 0: items have no groups", "groups"),
     Column("n_within", "INTEGER", "items compared within groups; 0: none", "items"),
     Column("cluster", "VARCHAR", "field that clusters items; empty: independent"),
     Column("n_clusters", "INTEGER", "clusters of items; 0: independent", "clusters"),
-    *number("ece", "calibration error; null: items have one answer", "share", INTERVAL),
-    *number("ece_calibrated", "mean ece of a calibrated model", "share"),
-    *number("ece_by_chance", "95th percentile of ece if calibrated", "share"),
+    *number_columns("ece", "calibration error; null: items have one answer", "share", INTERVAL),
+    *number_columns("ece_calibrated", "mean ece of a calibrated model", "share"),
+    *number_columns("ece_by_chance", "95th percentile of ece if calibrated", "share"),
     Column("risk_by", "VARCHAR", "feature that orders items in item_risk"),
-    *number("risk_area", "mean risk over all coverages", "share"),
-    *number("risk_best", "risk_area if all right items came first", "share"),
+    *number_columns("risk_area", "mean risk over all coverages", "share"),
+    *number_columns("risk_best", "risk_area if all right items came first", "share"),
     *shared("flags"),
 )
 
@@ -96,8 +98,8 @@ ITEM_RELIABILITY: Final = _table(
     "bin of items by confidence, and how many are right",
     Column("bin", "INTEGER", "from 0, by ascending confidence"),
     Column("n", "INTEGER", "items in the bin", "items"),
-    *number("confidence", "mean chosen_share", "share"),
-    *number("accuracy", "right items over n", "share", INTERVAL, how=", Wilson's"),
+    *number_columns("confidence", "mean chosen_share", "share"),
+    *number_columns("accuracy", "right items over n", "share", INTERVAL, how=", Wilson's"),
     key=("bin",),
 )
 
@@ -106,7 +108,7 @@ ITEM_RISK: Final = _table(
     "share of wrong answers among the most confident items",
     Column("n_answered", "INTEGER", "the n_answered most confident items", "items"),
     Column("coverage", "DOUBLE", "n_answered over all items", "share"),
-    *number("risk", "wrong ones among n_answered", "share"),
+    *number_columns("risk", "wrong ones among n_answered", "share"),
     key=("n_answered",),
 )
 

@@ -89,10 +89,10 @@ def logit_drift(p: Float32, q: Float32, only: Collection[str] = EVERYTHING) -> C
     reduction = Reduction(p.shape[1], only)
     starts = range(0, max(1, len(p)), reduction.rows)  # once where there is no token, for the types
     rows = [slice(start, start + reduction.rows) for start in starts]
-    return joined([reduction.drift(p[some], q[some]) for some in rows])
+    return joined_columns([reduction.drift(p[some], q[some]) for some in rows])
 
 
-def joined(parts: Sequence[Columns]) -> Columns:
+def joined_columns(parts: Sequence[Columns]) -> Columns:
     """The columns of one or more parts, one after the other."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -2,7 +2,7 @@
 
 from lpp.analyze.engine.executor import Executor
 from lpp.analyze.engine.kept_files import name_of
-from lpp.analyze.logits.products import described, place_of
+from lpp.analyze.logits.products import arithmetic_of, place_of
 from lpp.analyze.logits.tiles import rows_of_tile
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import HeadRecord
@@ -92,7 +92,7 @@ def arithmetic(runs: tuple[Run, Run], executor: Executor) -> str:
     for run in runs:
         dtype, stored = _record(run).dtype, run.plan.stored_dtype
         other = "" if stored == dtype else f", of rows stored as {stored}"
-        lines.append(described(place_for(run, executor), dtype) + other)
+        lines.append(arithmetic_of(place_for(run, executor), dtype) + other)
     return "; ".join(dict.fromkeys(lines))
 
 

@@ -65,12 +65,12 @@ def check_place(place: str) -> None:
         )
 
 
-def described(place: str, dtype: StoredDtype) -> str:
+def arithmetic_of(place: str, dtype: StoredDtype) -> str:
     """A description of the arithmetic of a place.
 
-    >>> described("numpy", "bfloat16")
+    >>> arithmetic_of("numpy", "bfloat16")
     'logits: products in float32 by NumPy, rounded to bfloat16'
-    >>> described("cpu", "bfloat16")
+    >>> arithmetic_of("cpu", "bfloat16")
     "logits: torch's own kernels for bfloat16, on cpu"
     """
     if place != NUMPY:

@@ -12,15 +12,15 @@ from typing import Final
 
 import numpy as np
 
-from lpp.analyze.logits.divergences import Columns, Reduction, joined, logit_drift
+from lpp.analyze.logits.divergences import Columns, Reduction, joined_columns, logit_drift
 from lpp.analyze.logits.products import Products, one_thread_each
 from lpp.analyze.numerics.moments import Rows
 from lpp.store.progress import SILENT, Progress
-from lpp.store.shared.logits import TILE_BYTES
+from lpp.store.shared.logits import LOGIT_TILE_BYTES
 
 TILE_ROWS: Final = 256
-"""Rows of a tile, if `TILE_BYTES` hold them: 128 for 262,144 columns. A head's matrix is read once
-for each tile; with fewer rows that read would take longer than the product."""
+"""Rows of a tile, if `LOGIT_TILE_BYTES` hold them: 128 for 262,144 columns. A head's matrix is read
+once for each tile; with fewer rows that read would take longer than the product."""
 
 MEMORY: Final = 2 << 30
 """Bytes of logits in progress, whatever the number of jobs; at least two tiles."""
@@ -28,7 +28,7 @@ MEMORY: Final = 2 << 30
 
 def rows_of_tile(vocabulary: int) -> int:
     """Rows that are multiplied together, for V columns. The last bits of a product depend on it."""
-    return max(1, min(TILE_ROWS, TILE_BYTES // (4 * vocabulary)))
+    return max(1, min(TILE_ROWS, LOGIT_TILE_BYTES // (4 * vocabulary)))
 
 
 def rows_drift(
@@ -80,7 +80,7 @@ def rows_drift(
         finally:
             for waiting in under_way:
                 waiting.cancel()
-    return joined(parts)
+    return joined_columns(parts)
 
 
 class _Slot:
@@ -95,7 +95,7 @@ class _Slot:
     def drift(self, rows: tuple[Rows, ...]) -> Columns:
         """Columns for the tokens of one tile, from (n, d) rows of both models."""
         made = (tile(some) for tile, some in zip(self._tiles, rows, strict=True))
-        return joined([self._reduction.drift(p, q) for p, q in zip(*made, strict=True)])
+        return joined_columns([self._reduction.drift(p, q) for p, q in zip(*made, strict=True)])
 
 
 def _tiles(blocks: Iterable[Rows], size: int) -> Iterator[Rows]:

@@ -20,7 +20,7 @@ import polars as pl
 
 from lpp.analyze.engine.executor import Executor
 from lpp.analyze.engine.workers import Workers
-from lpp.analyze.logits.divergences import Columns, joined
+from lpp.analyze.logits.divergences import Columns, joined_columns
 from lpp.analyze.logits.heads import head_of, place_for, why_foreign
 from lpp.analyze.logits.products import check_place, products
 from lpp.analyze.logits.tiles import MEMORY, rows_drift, rows_of_tile
@@ -88,7 +88,7 @@ def logit_columns(
         for found in executor.map(_of_span, _spans(whole, executor.jobs), item_bytes=MEMORY):
             parts.append(found)
             progress.advance(len(next(iter(found.values()))))
-        columns = joined(parts)
+        columns = joined_columns(parts)
     else:
         columns = _drift(whole, executor.jobs, progress)
     bad = np.logical_or.reduce([np.isnan(values) for values in columns.values()])

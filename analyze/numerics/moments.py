@@ -37,7 +37,7 @@ MIN_DEVIATION: Final = 1e-8
 """A column whose standard deviation is smaller is constant: its z-scores are not blown up."""
 
 
-def chunk_rows(dim: int) -> int:
+def product_rows(dim: int) -> int:
     """Rows worth one product: fewer, and the d x d addition would cost as much as it."""
     return max(dim, MIN_CHUNK_ROWS)
 

@@ -233,4 +233,4 @@ SITE_CHANGES: Final = by_name(
 """Numbers of a site, in the order of tables."""
 
 OF_ROWS: Final = tuple(name for name, one in SITE_CHANGES.items() if one.needs == "rows")
-RANKS: Final = tuple(name for name, one in SITE_CHANGES.items() if one.needs == "spectra")
+RANK_CHANGES: Final = tuple(name for name, one in SITE_CHANGES.items() if one.needs == "spectra")

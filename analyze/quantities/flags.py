@@ -61,7 +61,7 @@ FACTS: Final = pl.Schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Flag:
+class DeclaredFlag:
     """One warning: its name, its meaning and the condition under which it is raised."""
 
     name: str
@@ -71,76 +71,76 @@ class Flag:
 
 
 FLAGS: Final = (
-    Flag(
+    DeclaredFlag(
         "collapsed",
         "the participation ratio is within 1 % of 1: one direction holds nearly all variance",
         pl.col("ratio") <= COLLAPSED_RATIO,
     ),
-    Flag(
+    DeclaredFlag(
         "different_prefixes",
         "a difference of two extremes over prefixes, which two runs have at different prefixes: it "
         "holds the effect of the prefix too",
         pl.col("n_prefixes") > 1,
     ),
-    Flag(
+    DeclaredFlag(
         "different_prompts",
         "runs shown side by side read different texts (see prompt_set)",
         pl.col("n_prompt_sets") > 1,
     ),
-    Flag(
+    DeclaredFlag(
         "duplicates",
         "some prompts occur more than once: there are fewer than counted, and errors are too small",
         pl.col("n_duplicates") > 0,
     ),
-    Flag(
+    DeclaredFlag(
         "no_error",
         "a number has no standard error, so small_sample cannot be decided",
         (pl.col("n_prompts") >= 2) & pl.col("value").is_not_null() & pl.col("stderr").is_null(),
     ),
-    Flag(
+    DeclaredFlag(
         "normaliser",
         "the rank is divided by N, not d, or the normalised rank peaks at another prefix",
         pl.col("normalised")
         & ((pl.col("n_tokens") < pl.col("dim")) | (pl.col("prefix") != pl.col("rank_prefix"))),
     ),
-    Flag(
+    DeclaredFlag(
         "not_finite",
         "ranks are missing: rows hold infinities or NaN, or the log gives another reason",
         pl.col("missing_ranks") > 0,
     ),
-    Flag(
+    DeclaredFlag(
         "padded_vocab",
         "the logits are wider than the tokenizer, which changes ln V",
         pl.col("logits_width") > pl.col("tokenizer_size"),
     ),
-    Flag(
+    DeclaredFlag(
         "quarantined",
         "prompts were set aside: not finite, or out of memory (see not_finite_from)",
         pl.col("n_quarantined") > 0,
     ),
-    Flag(
+    DeclaredFlag(
         "short_text",
         "more than 10 % of the prompts are shorter than the prefix that a number came from",
         pl.col("short_prompts") > SHORT_SHARE * pl.col("n_prompts"),
     ),
-    Flag(
+    DeclaredFlag(
         "sink",
         "rows hold attention sinks, a few first positions with huge norms: --skip-first leaves "
         "them out (see sink_end)",
         pl.col("n_sinks") > 0,
     ),
-    Flag(
+    DeclaredFlag(
         "small_sample",
         "a standard error exceeds a fifth of its value, or there is one prompt only (ranks grow "
         "with the sample even without this flag)",
         (pl.col("n_prompts") < 2) | (pl.col("stderr") > ERROR_SHARE * pl.col("value").abs()),
     ),
-    Flag(
+    DeclaredFlag(
         "template",
         "most prompts begin with the same tokens, up to the prefix that the entropy came from",
         pl.col("distinct_prefixes") < DISTINCT_SHARE,
     ),
-    Flag(
+    DeclaredFlag(
         "zero_error",
         "a standard error is 0: every group of prompts gives the same number, so the sample is "
         "degenerate and the error has no meaning",

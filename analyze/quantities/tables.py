@@ -20,9 +20,9 @@ from lpp.sql.schema.columns import (
     RUN,
     SITE,
     Column,
-    Part,
+    ColumnPart,
     SqlType,
-    number,
+    number_columns,
 )
 from lpp.sql.schema.tables import arrow_columns
 
@@ -62,14 +62,14 @@ def shared(names: str) -> tuple[Column, ...]:
 
 def columns_of(
     quantity: Quantity,
-    parts: Collection[Part] = (),
+    parts: Collection[ColumnPart] = (),
     *,
     meaning: str = "",
     type: SqlType = "DOUBLE",  # noqa: A002
 ) -> tuple[Column, ...]:
     """The column of `quantity`, and those of its `parts`. meaning: if not its definition."""
     words = meaning or quantity.meaning
-    return number(quantity.name, words, quantity.unit, parts, type=type)
+    return number_columns(quantity.name, words, quantity.unit, parts, type=type)
 
 
 def frame_schema(columns: Iterable[Column], *, without: Collection[str] = ()) -> pl.Schema:

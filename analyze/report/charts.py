@@ -240,14 +240,14 @@ def eigenvalues(url: str, runs: Sequence[str] = ()) -> Answer:
     Empty if the store no longer holds its runs.
     """
     from lpp.analyze.charts.curves import thinned
-    from lpp.analyze.tables.eigenvalues import SCHEMA, eigenvalues_held
+    from lpp.analyze.tables.eigenvalues import EIGENVALUES_SCHEMA, eigenvalues_held
 
     try:
         # incomplete runs are named with their provenance
         selection = Selection(runs=runs or ("*",), sites=("final",))
         frame, _ = eigenvalues_held(url, selection, compute=False)
     except LppError as error:
-        return Answer(EIGENVALUES, pl.DataFrame(schema=SCHEMA), str(error).rstrip("."))
+        return Answer(EIGENVALUES, pl.DataFrame(schema=EIGENVALUES_SCHEMA), str(error).rstrip("."))
     largest = [pl.col(name) == pl.col(name).max().over("run") for name in ("context", "n_prompts")]
     for one in largest:
         frame = frame.filter(one)

@@ -30,7 +30,7 @@ from lpp.analyze.studies.profile_summary import (
     SETTING,
     UNITS,
     UNKNOWN,
-    Row,
+    NamedRow,
 )
 
 PAIRS_IN_FULL: Final = 3
@@ -99,7 +99,7 @@ def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
     )
 
 
-def _pair(by_metric: Mapping[str, Row]) -> Sentence:
+def _pair(by_metric: Mapping[str, NamedRow]) -> Sentence:
     """The sentence on a pair, with a clause for each verdict."""
     row = by_metric[AXES[0]]
     parts: list[Part] = [Run(row["run_a"], short=True), " and ", Run(row["run_b"], short=True)]
@@ -122,7 +122,7 @@ def _pair(by_metric: Mapping[str, Row]) -> Sentence:
     return (*parts, ".")
 
 
-def _compared(metric: str, row: Row) -> Iterator[Part]:
+def _compared(metric: str, row: NamedRow) -> Iterator[Part]:
     yield f"{label(metric)} ("
     if row["verdict"] != ABSENT:
         ends = interval(row["difference_ci_low"], row["difference_ci_high"])
@@ -135,7 +135,7 @@ def _compared(metric: str, row: Row) -> Iterator[Part]:
     yield ")"
 
 
-def _apart(row: Row) -> str:
+def _apart(row: NamedRow) -> str:
     """Whether the two values of a difference come from different prefixes, in words."""
     return ", at different prefixes" if "different_prefixes" in (row["flags"] or ()) else ""
 

@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from lpp.analyze.runs.groups import GROUPS, Groups, Integers, Spans, spans
+from lpp.analyze.runs.groups import GROUPS, Groups, Integers, Spans, runs_of, spans
 
 __all__ = ["GROUPS", "Cell", "Integers", "n_tokens"]
 
@@ -13,7 +13,8 @@ __all__ = ["GROUPS", "Cell", "Integers", "n_tokens"]
 class Cell(NamedTuple):
     """The tokens at positions from `first_position` to below `prefix` of the first `n_prompts`.
 
-    Without the prompts of `left_out`, a group of the jackknife; empty for the whole cell.
+    Without the prompts of `left_out`: those that another run set aside, a group of the jackknife,
+    or both. Empty for the whole cell.
     """
 
     n_prompts: int
@@ -27,14 +28,23 @@ class Cell(NamedTuple):
         return self._replace(left_out=())
 
     def parts(self, groups: Groups) -> list[Self]:
-        """The cell with each group left out in turn; none where there are no two groups.
+        """The cell with each group left out as well, in turn; none where there are no two groups.
 
         >>> [part.left_out for part in Cell(n_prompts=7, prefix=10).parts(3)]
         [((0, 2),), ((2, 4),), ((4, 7),)]
         >>> len(Cell(n_prompts=4, prefix=10).parts(10)), Cell(1, 10).parts(10)
         (4, [])
         """
-        return [self._replace(left_out=group) for group in spans(groups, self.n_prompts)]
+        found = [self._replace(left_out=group) for group in spans(groups, self.n_prompts)]
+        return [part.without(~self.stays) for part in found] if self.left_out else found
+
+    def without(self, prompts: npt.NDArray[np.bool_]) -> Self:
+        """The cell with further prompts left out, those where (n_prompts,) `prompts` is true.
+
+        >>> Cell(n_prompts=3, prefix=10).without(np.array([True, False, True])).left_out
+        ((0, 1), (2, 3))
+        """
+        return self._replace(left_out=runs_of(~self.stays | prompts))
 
     @property
     def stays(self) -> npt.NDArray[np.bool_]:

@@ -1,10 +1,11 @@
 """Where what a model wrote begins, as one position for all prompts of the selected runs."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final, TypeVar
 
 from lpp.analyze.questions import Selection
-from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.named import plans_of
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.find_runs import matching_runs
@@ -15,15 +16,15 @@ GIVEN: Final = "given"
 Chosen = TypeVar("Chosen", bound=Selection)
 
 
-def resolved(url: Url, selection: Chosen) -> Chosen:
-    """`selection` with a number in place of `given` among the first positions.
+def resolved(runs: Iterable[RunView], selection: Chosen) -> Chosen:
+    """`selection` with a number in place of `given` among the first positions. runs: of the store.
 
     Raises InputError where these runs have no such position in
     common: a run whose model wrote nothing, or whose texts are not equally long.
     """
     if GIVEN not in [*map(str, selection.skip_first)]:
         return selection
-    every = {view.run.id: view for view in views(url)}
+    every = {view.run.id: view for view in runs}
     chosen = matching_runs(selection.runs, plans_of(every.values()))
     found = {name: _first_written(every[name]) for name in chosen}
     if len({*found.values()}) > 1:

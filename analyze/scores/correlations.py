@@ -15,7 +15,7 @@ import polars as pl
 from lpp.analyze.questions import CorrelateSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.scores.published import SOURCE as PUBLISHED
-from lpp.analyze.scores.sample import Row, Sample, scores_by_source, take_sample
+from lpp.analyze.scores.sample import ProfileRow, Sample, scores_by_source, take_sample
 from lpp.sql.schema import arrow_schema
 from lpp.store.errors import ErrorKind, InputError
 
@@ -81,13 +81,13 @@ def correlate(url: Url, settings: CorrelateSettings | None = None) -> pl.DataFra
     return _flag_turns(pl.DataFrame(rows, schema=empty.schema))
 
 
-def refuse_unranked(found: pl.DataFrame) -> None:
-    """InputError where no test of `found` could be made, with the reason and who is missing."""
+def why_unranked(found: pl.DataFrame) -> InputError | None:
+    """The error where no test of `found` could be made, with the reason and who is missing."""
     if found["coefficient"].is_not_null().any():
-        return
+        return None
     most = max(found["n_models"].to_list(), default=0)
     few = f"fewer than {FEWEST} models" if most < FEWEST else "no test could be made"
-    raise InputError(
+    return InputError(
         f"not ranked: {few}, {most} at most with both a profile and a score. Four models agree "
         "perfectly by chance once in twelve times, so a rank of them says nothing. Who was left "
         "out is in the table `correlations`. Where a name fits several runs, choose: --corpus or "
@@ -137,7 +137,7 @@ def _pairings(
             yield row, np.array([x, [held[run] for run in here], size], dtype=float)
 
 
-def _flags(profiles: Mapping[str, Row], setting: tuple[int, int]) -> list[str]:
+def _flags(profiles: Mapping[str, ProfileRow], setting: tuple[int, int]) -> list[str]:
     """The flags of every test of `profiles`. setting: the context and prompts that the row says."""
     rows, n = profiles.values(), len(profiles)
     flags = {

@@ -14,7 +14,7 @@ import polars as pl
 
 from lpp.analyze.scores.inspect_log import InspectLog
 from lpp.analyze.scores.item_table import ITEMS, item_row
-from lpp.analyze.scores.score_table import number, score_table
+from lpp.analyze.scores.score_table import as_number, score_table
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.documents import document_hash
 from lpp.store.scores.items import field_text
@@ -83,7 +83,7 @@ def _scores(log: InspectLog) -> Iterator[dict[str, Any]]:
     task, model, setup = task_of(log.header), model_of(log.header), _setup(log.header)
     for entry in log.header["results"]["scores"]:
         scorer, reducer, n = str(entry["name"]), entry.get("reducer"), entry.get("scored_samples")
-        stderr = number(entry["metrics"].get(_STDERR, {}).get("value"))
+        stderr = as_number(entry["metrics"].get(_STDERR, {}).get("value"))
         for name, metric in sorted(entry["metrics"].items()):
             if name == _STDERR:
                 continue
@@ -92,7 +92,7 @@ def _scores(log: InspectLog) -> Iterator[dict[str, Any]]:
                 "model": model,
                 "benchmark": task,
                 "metric": key,
-                "value": number(metric["value"]),
+                "value": as_number(metric["value"]),
                 "stderr": stderr if name in _MEANS else None,
                 "n": n if type(n) is int else None,
                 "where": f"{log.where}, {key}",
@@ -195,7 +195,7 @@ def value_of(value: object) -> float | None:
         return float(value)
     if isinstance(value, str) and (value in _WORDS or value.lower() in _WORDS):
         return _WORDS[value if value in _WORDS else value.lower()]
-    return number(value)
+    return as_number(value)
 
 
 def _metrics(scorer: str, value: object) -> dict[str, float]:

@@ -21,7 +21,7 @@ import polars as pl
 
 from lpp.analyze.runs.capture_command import part
 from lpp.analyze.scores.item_table import ITEMS, item_row
-from lpp.analyze.scores.score_table import MAX_ITEMS, number, refuse, score_table
+from lpp.analyze.scores.score_table import MAX_ITEMS, as_number, refuse, score_table
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.scores.items import answered_correctly, field_text
 
@@ -66,14 +66,14 @@ def read_lm_eval(
             metric, comma, rest = key.partition(",")
             if not comma or not metric or metric.endswith("_stderr"):
                 continue
-            value, place = number(given), f"{where}, {task}, {key}"
+            value, place = as_number(given), f"{where}, {task}, {key}"
             if value is None:
                 problems.append(f"{place}: {given!r} is not a score")
             elif any(part in metric for part in _FRACTIONS) and not 0 <= value <= 1:
                 problems.append(
                     f"{place}: {value:g} is not a fraction, as every other score there is"
                 )
-            stderr = number(entry.get(f"{metric}_stderr,{rest}"))
+            stderr = as_number(entry.get(f"{metric}_stderr,{rest}"))
             scored = {"metric": key, "value": value, "stderr": stderr, "where": place}
             rows.append({"model": model, "benchmark": task, **scored, **of_task})
     refuse(problems, "Correct the file, or take other benchmarks from it: --benchmark NAME,...")
@@ -104,7 +104,7 @@ def _of_task(document: Mapping[str, Any], task: str) -> dict[str, Any]:
             setup[name] = ", ".join(ways)
     config = part(document, "config")
     if "limit" in config:
-        limit = number(config["limit"])
+        limit = as_number(config["limit"])
         setup["items"] = "all" if limit is None else f"limited to {limit:g}"
     if "chat_template" in document:  # each model has its own: whether there is one tells
         setup["chat template"] = "applied" if document["chat_template"] else "none"
@@ -178,7 +178,7 @@ def _item(
         raise ValueError(f"{len(asked)} arguments and {len(given)} resps")
     if not 0 <= (item := int(line["doc_id"])) < MAX_ITEMS:
         raise ValueError(f"doc_id {item}")
-    values = {name: number(line[name]) for name in line["metrics"]}
+    values = {name: as_number(line[name]) for name in line["metrics"]}
     metrics = {name: value for name, value in values.items() if value is not None}
     pairs = list(zip(asked, given, strict=True))
     likelihoods = [None if _is_generation(a) else _log_likelihood(g) for a, g in pairs]

@@ -30,14 +30,14 @@ from lpp.store.format.find_runs import runs_fitting
 _ERRORS: Final = ("_stderr", "_ci_low", "_ci_high")
 _NONE: Final = "no prompt can be analysed; `lpp-analyze profile` says why"
 
-Row = Mapping[str, Any]
+ProfileRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """The profiles of a correlation, the setting they share, and who is not among them."""
 
-    profiles: Mapping[str, Row]
+    profiles: Mapping[str, ProfileRow]
     """By run (`published:<model>` for a published profile): the metrics, `context`, `n_prompts`,
     `flagged`, `n_parameters`, `prompt_set`."""
     names: Sequence[RunName]
@@ -75,7 +75,7 @@ def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
     context, n_prompts = _common(here, settings)
     at = {row["run"]: row for row in here.filter(context=context, n_prompts=n_prompts).to_dicts()}
     sets = dict(prompt_sets(views(url), [n_prompts]).select("run", "prompt_set").iter_rows())
-    profiles: dict[str, Row] = {}
+    profiles: dict[str, ProfileRow] = {}
     names = []
     for run in chosen:
         name = run["run"]
@@ -154,7 +154,10 @@ def _common(here: pl.DataFrame, settings: CorrelateSettings) -> tuple[int, int]:
 
 
 def _add_published(
-    settings: CorrelateSettings, profiles: dict[str, Row], names: list[RunName], left_out: list[str]
+    settings: CorrelateSettings,
+    profiles: dict[str, ProfileRow],
+    names: list[RunName],
+    left_out: list[str],
 ) -> None:
     """Add the published profiles to a sample, which have no numbers in dimensions."""
     own = {name.model: name.id for name in names if not name.untrained}

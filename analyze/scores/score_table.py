@@ -66,10 +66,10 @@ def is_text(value: str) -> bool:
     return _HALF_PAIR.search(value) is None
 
 
-def number(value: object) -> float | None:
+def as_number(value: object) -> float | None:
     """`value` as a finite number, or None: neither `nan` nor `1_0` is one.
 
-    >>> [number(value) for value in ("34.5", 2, "n/a", "nan", "1_0", "45 %", True, "0,5")]
+    >>> [as_number(value) for value in ("34.5", 2, "n/a", "nan", "1_0", "45 %", True, "0,5")]
     [34.5, 2.0, None, None, None, None, None, None]
     """
     if isinstance(value, bool) or (isinstance(value, str) and "_" in value):

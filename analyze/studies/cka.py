@@ -64,10 +64,10 @@ number of sink positions among them."""
 MEMORY: Final = 2 << 30
 """Default bytes of a tile."""
 
-Pair = tuple[str, str]
+SitePair = tuple[str, str]
 
 
-def pairs_of(sites: Sequence[str], *, every: bool = False) -> list[Pair]:
+def pairs_of(sites: Sequence[str], *, every: bool = False) -> list[SitePair]:
     """Pairs of neighbours among `sites`, which are in depth order; all pairs if `every`.
 
     >>> pairs_of(["embed", "block.1", "final"])
@@ -76,7 +76,7 @@ def pairs_of(sites: Sequence[str], *, every: bool = False) -> list[Pair]:
     return list(itertools.combinations(sites, 2) if every else itertools.pairwise(sites))
 
 
-def tiles_of(pairs: Sequence[Pair], width: int, memory: int, jobs: int) -> list[list[Pair]]:
+def tiles_of(pairs: Sequence[SitePair], width: int, memory: int, jobs: int) -> list[list[SitePair]]:
     """`pairs` divided into tiles of at most `memory` bytes, or of one pair.
 
     width: columns of the widest site.
@@ -88,9 +88,9 @@ def tiles_of(pairs: Sequence[Pair], width: int, memory: int, jobs: int) -> list[
     [[('a', 'b')], [('b', 'c')], [('c', 'd')]]
     """
     place = {site: k for k, site in enumerate(dict.fromkeys(itertools.chain(*pairs)))}
-    tiles: list[list[Pair]] = []
+    tiles: list[list[SitePair]] = []
     for group in range(len(place), 0, -1):
-        by_groups: dict[tuple[int, int], list[Pair]] = defaultdict(list)
+        by_groups: dict[tuple[int, int], list[SitePair]] = defaultdict(list)
         for site, other in pairs:
             by_groups[place[site] // group, place[other] // group].append((site, other))
         tiles = list(by_groups.values())
@@ -99,7 +99,7 @@ def tiles_of(pairs: Sequence[Pair], width: int, memory: int, jobs: int) -> list[
     return tiles
 
 
-def _tile_bytes(tile: Sequence[Pair], width: int, jobs: int) -> int:
+def _tile_bytes(tile: Sequence[SitePair], width: int, jobs: int) -> int:
     sites = len({*itertools.chain(*tile)})
     rows = 2 * BLOCK_ROWS * (4 + 8) * width  # in float32, and in float64
     return 8 * width**2 * (len(tile) + sites + jobs) + rows * sites
@@ -118,7 +118,7 @@ class _Site:
 
 def cka_rows(
     view: RunView,
-    pairs: Sequence[Pair],
+    pairs: Sequence[SitePair],
     cell: Cell,
     *,
     jobs: int | None = None,
@@ -134,7 +134,7 @@ def cka_rows(
     """
     jobs = jobs or usable_cores()
     sites: dict[str, _Site] = {}
-    values: dict[Pair, float] = {}
+    values: dict[SitePair, float] = {}
     width = max(view.run.site(site).width for pair in pairs for site in pair)
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(jobs, "lpp-cka") as pool:
         for tile in tiles_of(pairs, width, memory, jobs):
@@ -163,11 +163,11 @@ def cka_rows(
 
 def _pass(
     view: RunView,
-    tile: Sequence[Pair],
+    tile: Sequence[SitePair],
     cell: Cell,
     known: dict[str, _Site],
     pool: Executor,
-) -> tuple[dict[str, _Site], dict[Pair, float]]:
+) -> tuple[dict[str, _Site], dict[SitePair, float]]:
     """Read the sites of `tile` once: (sites that were not in `known`, CKA of its pairs)."""
     names = list(dict.fromkeys(itertools.chain(*tile)))
     place = {site: k for k, site in enumerate(names)}

@@ -20,7 +20,7 @@ from lpp.store.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RunPairs:
     """Pairs of sites of one run, and the tokens to use."""
 
     view: RunView
@@ -38,7 +38,7 @@ def plan(
     views: Sequence[RunView],
     sites: Collection[str],
     settings: CkaSettings = CkaSettings(),
-) -> tuple[list[Part], list[str]]:
+) -> tuple[list[RunPairs], list[str]]:
     """(pairs to compute by run, a line for each run that is left out).
 
     views, sites: those that `settings` choose. Raises InputError if no run is left.
@@ -67,7 +67,7 @@ def plan(
                 prefix or run.plan.context,
                 first_position=first_position,
             )
-            work.append(Part(view, pairs, cell))
+            work.append(RunPairs(view, pairs, cell))
     if not work:
         if len(sites) < 2:
             raise InputError(
@@ -83,7 +83,7 @@ def plan(
 
 
 def compute(
-    work: Sequence[Part],
+    work: Sequence[RunPairs],
     *,
     jobs: int | None = None,
     memory: int = MEMORY,
@@ -110,7 +110,7 @@ def compute(
     return rows.with_columns(flags_of(rows)).select(*(column.name for column in CKA.columns))
 
 
-def _counts(part: Part) -> dict[str, int]:
+def _counts(part: RunPairs) -> dict[str, int]:
     """Facts for the flags of one run's pairs, which depend only on the tokens.
 
     The other facts are in the rows: `ratio` (the smaller participation ratio of the two sites) and
@@ -124,6 +124,6 @@ def _counts(part: Part) -> dict[str, int]:
     }
 
 
-def write(url: Url, found: pl.DataFrame) -> Place:
+def write_cka(url: Url, found: pl.DataFrame) -> Place:
     """Merge `found` into the table `cka` of the database; return the database's path."""
     return put(url, {"cka": found})

@@ -23,7 +23,7 @@ from lpp.analyze.studies.agreement import profile_aggregation
 from lpp.analyze.tables.analysis import Analysis, analyze_views
 from lpp.analyze.tables.entropy import SPARSE, uncaptured
 from lpp.analyze.tables.profile import AGGREGATIONS, ENTROPIES
-from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
 from lpp.store.progress import Progress
 
 CONTEXTS: Final = (50, 100, 200, 500)
@@ -53,7 +53,7 @@ SENSITIVITY: Final = Table(
         ),
         Column("aggregation", "VARCHAR", "over prefixes: min, max, mean or median"),
         *shared("model corpus prompt_set n_quarantined"),
-        *number(
+        *number_columns(
             "value", "null: see left_out, or flags", "of the metric", ("prefix", *ERRORS), prefix=""
         ),
         Column("flags", "VARCHAR[]", "why value may mislead; empty when none"),
@@ -140,11 +140,10 @@ def values(
         contexts = [c for c in view.contexts(axes.contexts) if view.rank_prefixes(c)]
         sizes = view.rank_sizes(axes.sizes)
         if sites and contexts and sizes:
-            held = ProfileSettings(
-                runs=[view.run.id], sites=sites, contexts=contexts, prompts=sizes, errors=errors
-            )
+            held = ProfileSettings(contexts=contexts, prompts=sizes, errors=errors)
             analysis = analyze_views(
                 [view],
+                sites,
                 held,
                 comparable_among=(),
                 names=names,

@@ -6,7 +6,7 @@ they alone make its participation ratio near 1 at most depths. Then there are tw
 all positions, and for those after the sinks (`first_position`).
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -20,13 +20,14 @@ from lpp.analyze.quantities.tables import BESIDE, columns_of, frame_schema, shar
 from lpp.analyze.questions import ErrorSites, LayersSettings, Selection
 from lpp.analyze.runs.cells import GROUPS
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
+from lpp.analyze.runs.given import resolved
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import n_sites, select_among, select_sites, shortfalls
 from lpp.analyze.tables import spectra
 from lpp.analyze.tables.analysis import site_requests
 from lpp.analyze.tables.database import put
-from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
 
@@ -81,10 +82,10 @@ HOURGLASS: Final = Table(
         *shared("run context n_prompts first_position"),
         Column("metric", "VARCHAR", "a rank, in dimensions"),
         *shared("n_quarantined"),
-        *number("score", "above 0: narrow middle; null: see reason", "-1 to 1"),
-        *number("first", "geometric mean over the first third", "dimensions"),
-        *number("middle", "geometric mean over the middle third", "dimensions"),
-        *number("last", "geometric mean over the last third", "dimensions"),
+        *number_columns("score", "above 0: narrow middle; null: see reason", "-1 to 1"),
+        *number_columns("first", "geometric mean over the first third", "dimensions"),
+        *number_columns("middle", "geometric mean over the middle third", "dimensions"),
+        *number_columns("last", "geometric mean over the last third", "dimensions"),
         Column("n_layers", "INTEGER", "layers in the means", "layers"),
         Column("n_collapsed", "INTEGER", "layers left out: PR within 1 % of 1", "layers"),
         Column("n_missing", "INTEGER", "layers left out: no rank", "layers"),
@@ -107,6 +108,8 @@ class Layers:
     """One row per run, setting and rank, as in the `hourglass` table."""
     left_out: tuple[str, ...]
     """A line, with the reason, for each run that has less than what was requested."""
+    names: Mapping[str, str]
+    """Short names by run id."""
 
 
 def layers(
@@ -120,14 +123,21 @@ def layers(
 
     Each site is read once. If first position 0 is selected (the default) and a run has sinks, its
     sites are read a second time, for the rows `after_sinks`. Errors cost one more read and, for
-    effective ranks, eleven eigensolves instead of one. progress: advances by `n_steps` in all.
+    effective ranks, eleven eigensolves instead of one. progress: advances by one for each site of
+    each run, twice if a run with sinks would have a second curve, and gets the lines of `left_out`.
     executor: computes the metrics.
 
     Raises InputError for a selection that no run has, FormatError for altered bytes.
     """
     every = views(url)
+    settings = resolved(every, settings)
     some, incomplete = select_among(url, every, settings)
     sites = select_sites(some, settings)
+    metrics = [METRICS[name] for name in _NUMBERS]
+    lines = (*incomplete, *shortfalls(some, settings), *needing_rows(some, metrics))
+    for line in lines:
+        progress.warn(line)
+    progress.expect(n_sites(some, sites) * (2 if 0 in settings.skip_first else 1))
     frame = _ranks(some, _keys(some, settings, sites), settings.errors, executor, progress)
     names, beyond = names_of(some), []
     for view in some:
@@ -144,16 +154,7 @@ def layers(
     frame = _with_flags(with_prompt_sets(frame, sets, beside=BESIDE))
     blocks = {view.run.id: view.run.plan.model.n_blocks for view in some}
     scores = pl.DataFrame(list(_scores(frame, blocks)), schema=frame_schema(HOURGLASS.columns))
-    metrics = [METRICS[name] for name in _NUMBERS]
-    lines = (*incomplete, *shortfalls(some, settings), *needing_rows(some, metrics))
-    return Layers(frame, scores, lines)
-
-
-def n_steps(some: Sequence[RunView], selection: Selection, sites: Collection[str]) -> int:
-    """Units of progress of `layers`: each site of each run, twice if a run with sinks would have a
-    second curve.
-    """
-    return n_sites(some, sites) * (2 if 0 in selection.skip_first else 1)
+    return Layers(frame, scores, lines, names)
 
 
 def _keys(some: Sequence[RunView], selection: Selection, sites: Sequence[str]) -> pl.DataFrame:
@@ -241,6 +242,6 @@ def _paper_layers(rows: pl.DataFrame, metric: str) -> list[Layer]:
     return list({row[0]: Layer(*row) for row in layers.iter_rows() if row[0] > 0}.values())
 
 
-def write(url: Url, found: Layers) -> Place:
+def write_layers(url: Url, found: Layers) -> Place:
     """Merge the tables `layers` and `hourglass` into the database of the store at `url`."""
     return put(url, {"layers": found.layers, "hourglass": found.scores})

@@ -34,7 +34,7 @@ ABSENT: Final = "missing value"
 ELSEWHERE: Final = ", at another prefix"
 """Follows an extreme that another run has at another prefix."""
 
-Row = Mapping[str, Any]
+NamedRow = Mapping[str, Any]
 
 FEW: Final = 4
 """With more runs, only the smallest and the largest values are shown, not each run."""
@@ -84,17 +84,17 @@ def _at_one_setting(profiles: pl.DataFrame) -> pl.DataFrame:
     return profiles.join(first, on=keys, how="semi", nulls_equal=True)
 
 
-def _ordered(frame: pl.DataFrame, order: Sequence[str]) -> list[Row]:
+def _ordered(frame: pl.DataFrame, order: Sequence[str]) -> list[NamedRow]:
     places = {run: place for place, run in enumerate(order)}
     rows = list(frame.iter_rows(named=True))
     return sorted(rows, key=lambda row: (places.get(row["run"], len(places)), row["run"]))
 
 
-def _same(rows: Sequence[Row]) -> bool:
+def _same(rows: Sequence[NamedRow]) -> bool:
     return len({tuple(row[name] for name in (*SETTING, "prompt_set")) for row in rows}) == 1
 
 
-def _where(row: Row) -> str:
+def _where(row: NamedRow) -> str:
     first = row["first_position"]
     without = f", without the first {first} positions" if first else ""
     return f"{row['site']}, context {row['context']}, {row['n_prompts']} prompts{without}"
@@ -120,7 +120,7 @@ class _Told:
     """The sentence about `rows`, the profiles that are shown."""
 
     numbers: Numbers
-    rows: Sequence[Row]
+    rows: Sequence[NamedRow]
     axes: Sequence[str]
     """The floor, and those of the other `AXES` that any of `rows` has."""
 
@@ -140,7 +140,7 @@ class _Told:
         other = (f"; {rest} more run{'s' * (rest > 1)} cannot be compared with these",)
         return (*start, *parts[1:], *(other if rest else ()), ".")
 
-    def _alone(self, row: Row) -> tuple[Part, ...]:
+    def _alone(self, row: NamedRow) -> tuple[Part, ...]:
         """The values of a run."""
         tokens = self._tokens(row)
         choice = "" if tokens is None else f", a choice among {tokens} tokens,"
@@ -156,14 +156,14 @@ class _Told:
             parts.append(f"{'' if place else f'{bound} dimensions'} by {label(metric)}")
         return tuple(parts)
 
-    def _beside(self, row: Row) -> tuple[Part, ...]:
+    def _beside(self, row: NamedRow) -> tuple[Part, ...]:
         """How a run differs from the first."""
         parts: list[Part] = [Run(row["run"])]
         for place, metric in enumerate(self.axes):
             parts += [(" ", ", has ", " and ")[place], *self._compared(metric, row)]
         return tuple(parts)
 
-    def _compared(self, metric: str, row: Row) -> tuple[Part, ...]:
+    def _compared(self, metric: str, row: NamedRow) -> tuple[Part, ...]:
         """A clause on the first axis; what the run "has" of the other two."""
         first = self.rows[0]
         source = DIFFERENCES if self.numbers.differences.width else _PROFILES
@@ -212,7 +212,7 @@ class _Told:
             yield Ref(f"{count}", DIFFERENCES)
             yield f"{'' if place else ' differ'} in {label(metric)}"
 
-    def _bound(self, *rows: Row) -> str:
+    def _bound(self, *rows: NamedRow) -> str:
         """` of 576`: the largest possible rank; empty if it differs between runs."""
         frame = self.numbers.layers
         bounds = set()
@@ -221,7 +221,7 @@ class _Told:
             bounds |= {*frame.filter(*at)["rank_bound"].drop_nulls()}
         return f" of {bounds.pop():,}" if len(bounds) == 1 else ""
 
-    def _tokens(self, row: Row) -> str | None:
+    def _tokens(self, row: NamedRow) -> str | None:
         """Number of equally likely tokens with the same entropy as the floor."""
         frame = self.numbers.entropy
         if not frame.width or row["entropy_floor_prefix"] is None:
@@ -240,12 +240,12 @@ def _words(metric: str) -> tuple[str, str, str]:
     return f"a larger {name}", f"a smaller {name}", f"the same {name} within error"
 
 
-def _sorted(rows: Sequence[Row], metric: str) -> list[Row]:
+def _sorted(rows: Sequence[NamedRow], metric: str) -> list[NamedRow]:
     """Rows with a value of `metric`, the smallest first."""
     return sorted((row for row in rows if _known(row[metric])), key=lambda row: row[metric])
 
 
-def _range(metric: str, rows: Sequence[Row], unit: str) -> tuple[Part, ...]:
+def _range(metric: str, rows: Sequence[NamedRow], unit: str) -> tuple[Part, ...]:
     if not rows:
         return (f" {MISSING}",)
     low, high = ((Ref(rough(row[metric]), _PROFILES), row["run"]) for row in (rows[0], rows[-1]))
@@ -256,12 +256,12 @@ def _few_head(axes: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return (("run", ""), *((label(metric), UNITS[metric]) for metric in axes))
 
 
-def _few_rows(rows: Sequence[Row], axes: Sequence[str]) -> Iterator[tuple[Figure, ...]]:
+def _few_rows(rows: Sequence[NamedRow], axes: Sequence[str]) -> Iterator[tuple[Figure, ...]]:
     for row in rows:
         yield (Figure(run=row["run"]), *(_figure(row, metric) for metric in axes))
 
 
-def _ends(rows: Sequence[Row], axes: Sequence[str]) -> Iterator[tuple[Figure, ...]]:
+def _ends(rows: Sequence[NamedRow], axes: Sequence[str]) -> Iterator[tuple[Figure, ...]]:
     """A row for each metric: its smallest and its largest value, with their runs."""
     for metric in axes:
         some = _sorted(rows, metric)
@@ -269,7 +269,7 @@ def _ends(rows: Sequence[Row], axes: Sequence[str]) -> Iterator[tuple[Figure, ..
         yield (Figure(f"{label(metric)} ({UNITS[metric]})"), *(ends or [Figure(MISSING)] * 2))
 
 
-def _figure(row: Row, metric: str, run: str | None = None) -> Figure:
+def _figure(row: NamedRow, metric: str, run: str | None = None) -> Figure:
     low, high = (row.get(f"{metric}_{end}") for end in ("ci_low", "ci_high"))
     sure = _known(low) and _known(high)
     interval = f"[{number(low)}, {number(high)}]" if sure else "no interval"
@@ -277,7 +277,7 @@ def _figure(row: Row, metric: str, run: str | None = None) -> Figure:
 
 
 def _warnings(
-    of_sites: pl.DataFrame, rows: Sequence[Row], meanings: Mapping[str, str]
+    of_sites: pl.DataFrame, rows: Sequence[NamedRow], meanings: Mapping[str, str]
 ) -> Iterator[Sentence]:
     """A line for each flag: the runs that have it, and its meaning."""
     layers = _flagged_layers(of_sites, rows)
@@ -296,7 +296,9 @@ def _warnings(
         yield (Flag(flag), *parts, f": {meaning}.")
 
 
-def _flagged_layers(layers: pl.DataFrame, rows: Sequence[Row]) -> Mapping[str, Mapping[str, int]]:
+def _flagged_layers(
+    layers: pl.DataFrame, rows: Sequence[NamedRow]
+) -> Mapping[str, Mapping[str, int]]:
     """For each flag, the number of sites of each run that have it, in ranks by depth."""
     if "flags" not in layers.columns:
         return {}

@@ -15,12 +15,13 @@ from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.quantities.tables import frame_schema
 from lpp.analyze.questions import Selection, SensitivitySettings
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.select import select_among, shortfalls
+from lpp.analyze.runs.named import names_of
+from lpp.analyze.runs.select import n_sites, select_among, shortfalls
 from lpp.analyze.studies import grid
 from lpp.analyze.studies.agreement import Compared, Setting, Value, compare
 from lpp.analyze.studies.saving import Saving, paper_tokens
 from lpp.analyze.tables.database import put
-from lpp.sql.schema.columns import Column, Merging, Table, number
+from lpp.sql.schema.columns import Column, Merging, Table, number_columns
 from lpp.store.format.documents import canonical_json
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
@@ -36,8 +37,8 @@ AGREEMENT: Final = Table(
         Column("setting_b", "VARCHAR", "the other setting, in the same form"),
         Column("differ", "VARCHAR[]", "names of what differs between the settings"),
         Column("n_models", "INTEGER", "models with a value in both", "models"),
-        *number("kendall_tau", "tau-b: ties corrected for", "-1 to 1"),
-        *number("spearman_rho", "mean ranks for ties", "-1 to 1"),
+        *number_columns("kendall_tau", "tau-b: ties corrected for", "-1 to 1"),
+        *number_columns("spearman_rho", "mean ranks for ties", "-1 to 1"),
         Column("flags", "VARCHAR[]", "flags of any value used; empty when none"),
         Column("reason", "VARCHAR", "why there is no coefficient; null: there is one"),
     ),
@@ -57,6 +58,8 @@ class Sensitivity:
     """Tokens of each run, by the paper's procedure and by one capture."""
     left_out: tuple[str, ...]
     """A line, with the reason, for everything that is left out."""
+    names: Mapping[str, str]
+    """Short names by run id."""
 
     @property
     def agreement(self) -> pl.DataFrame:
@@ -84,13 +87,15 @@ def sensitivity(
     Default contexts and numbers of prompts: those of {50, 100, 200, 500} and {10, 100, 500, 1000}
     that some run has, and the largest that every run has. A rank without
     an error gets the flag `small_sample` only for a single prompt; entropies always have errors.
-    progress: advances by one for each run and site. executor: computes the metrics of sites.
+    progress: advances by one for each run and site, and gets the lines of `left_out`. executor:
+    computes the metrics of sites.
 
     Raises InputError for a selection that no run has, FormatError for altered bytes.
     """
     every, selection = views(url), selection_of(settings)
     some, incomplete = select_among(url, every, selection)
     axes = grid.grid_axes(some, selection)
+    progress.expect(n_sites(some, axes.sites))
     values = grid.values(
         some,
         axes,
@@ -99,12 +104,16 @@ def sensitivity(
         progress=progress,
         executor=executor,
     )
-    names, doubles = representatives(some)
+    models, doubles = representatives(some)
+    left_out = (*incomplete, *shortfalls(some, Selection()), *_absences(values), *doubles)
+    for line in left_out:
+        progress.warn(line)
     return Sensitivity(
         values=values,
-        compared=tuple(_compared(values, names)),
+        compared=tuple(_compared(values, models)),
         savings=tuple(_saving(view, axes) for view in some),
-        left_out=(*incomplete, *shortfalls(some, Selection()), *_absences(values), *doubles),
+        left_out=left_out,
+        names=names_of(some),
     )
 
 
@@ -179,6 +188,6 @@ def _absences(values: pl.DataFrame) -> list[str]:
     return lines
 
 
-def write(url: Url, found: Sensitivity) -> Place:
+def write_sensitivity(url: Url, found: Sensitivity) -> Place:
     """Merge the tables `sensitivity` and `agreement` into the database of the store at `url`."""
     return put(url, {"sensitivity": found.values, "agreement": found.agreement})

@@ -1,7 +1,7 @@
 """Compute the numbers of a selection: a frame for each table of the database."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -9,16 +9,23 @@ import polars as pl
 from lpp.analyze.engine.estimates import Request
 from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.metric import Metric
-from lpp.analyze.metrics.registry import PAPER_NAMES, RANKS, chosen, with_free
+from lpp.analyze.metrics.registry import PAPER_NAMES, RANKS, chosen, needing_rows, with_free
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.quantities.flags import flags_of, flags_of_any
 from lpp.analyze.quantities.tables import BESIDE
 from lpp.analyze.questions import Aggregation, ErrorSites, ProfileSettings, Selection
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
+from lpp.analyze.runs.given import resolved
 from lpp.analyze.runs.groups import Groups, clusters_of
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import names_of
-from lpp.analyze.runs.select import select_among, select_sites
+from lpp.analyze.runs.select import (
+    check_dropped,
+    n_sites,
+    select_among,
+    select_sites,
+    shortfalls,
+)
 from lpp.analyze.tables import entropy, spectra
 from lpp.analyze.tables import metrics as metric_table
 from lpp.analyze.tables.facts import metric_facts, profile_facts
@@ -52,6 +59,8 @@ class Analysis:
     """A line for each part of the selected runs that is left out because it is not committed."""
     views: tuple[RunView, ...] = ()
     """The runs that the numbers are of, as they were read."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Their short names, by run id."""
     cluster: str | None = None
     """Field of the prompts whose equal values the errors take as one; None: neighbours."""
 
@@ -127,15 +136,28 @@ def analyze(
 
     Metrics of the paper that need no further work are always included. Errors of effective ranks
     take one eigensolve per group. `Analysis.profiles` aggregates over prefixes. progress: advances
-    by one for each run and site. executor: computes the metrics of sites. The entropy at a prefix
-    without captured logit statistics is null (`uncaptured_lines`).
+    by one for each run and site; its `warn` gets a line for each part of the selection that a run
+    lacks. executor: computes the metrics of sites. The entropy at a prefix without captured logit
+    statistics is null.
 
     Raises InputError for a selection that the store does not have, FormatError for altered bytes.
     """
     every = views(url)
+    settings = resolved(every, settings)
     some, incomplete = select_among(url, every, settings)
+    sites = select_sites(some, settings)
+    check_dropped(some, settings, settings.drop_prefixes)
+    for line in (
+        *incomplete,
+        *shortfalls(some, settings),
+        *entropy.uncaptured_lines(some, settings.contexts),
+        *needing_rows(some, chosen(settings.metrics)),
+    ):
+        progress.warn(line)
+    progress.expect(n_sites(some, sites))
     return analyze_views(
         some,
+        sites,
         settings,
         comparable_among=every,
         names=names_of(some),
@@ -147,6 +169,7 @@ def analyze(
 
 def analyze_views(
     some: Sequence[RunView],
+    sites: Collection[str],
     settings: ProfileSettings,
     *,
     comparable_among: Sequence[RunView],
@@ -155,17 +178,16 @@ def analyze_views(
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
 ) -> Analysis:
-    """`analyze` for the runs `some`, which are already selected.
+    """`analyze` for the runs `some` and `sites`, which are already selected.
 
     comparable_among: every run of the store, also those not selected, so that prompt sets have the
     same names in the output of every command. names: of the runs, for notes of progress.
     """
-    sites = select_sites(some, settings)
     declared = with_free(chosen(settings.metrics))
     keys = spectra.all_keys(some, settings).filter(pl.col("site").is_in(sites))
     of_sites = [metric for metric in declared if metric.needs != "tokens"]
     of_tokens = [metric for metric in declared if metric.needs == "tokens"]
-    parts: list[spectra.Part] = []
+    parts: list[spectra.SiteEstimates] = []
     groups_of: dict[str, Groups] = {
         view.run.id: settings.groups
         if settings.cluster is None
@@ -173,7 +195,7 @@ def analyze_views(
         for view in some
     }
     request = site_requests(keys, [*of_sites, *spectra.sink_metrics()], settings.errors, groups_of)
-    rest = [m for m in of_sites if m.name not in spectra.SCHEMA]
+    rest = [m for m in of_sites if m.name not in spectra.SPECTRA_SCHEMA]
     for view, of_site, found in spectra.site_numbers(some, keys, request, executor):
         parts.append((of_site, found))
         progress.advance()
@@ -181,14 +203,14 @@ def analyze_views(
     no_groups: Mapping[str, Groups] = {}
     sure = no_groups if settings.errors == "none" else groups_of
     of_logits = _logit_frames(some, settings, of_tokens, sure)
-    prefixes = entropy.all_keys(some, settings)
-    ends = entropy.frames(some, prefixes, frozenset(entropy.SCHEMA), groups=groups_of)
+    prefixes = entropy.prefix_keys(some, settings)
+    ends = entropy.run_frames(some, prefixes, frozenset(entropy.ENTROPY_SCHEMA), groups=groups_of)
     runs = pl.DataFrame([run_row(view) for view in some], infer_schema_length=None)
     of_spectra = spectra.frame(parts)
     by_prefix = pl.concat(
-        [pl.DataFrame(schema={**entropy.SCHEMA, **entropy.WITHOUT, **entropy.BIAS}), *ends]
+        [pl.DataFrame(schema={**entropy.ENTROPY_SCHEMA, **entropy.WITHOUT, **entropy.BIAS}), *ends]
     )
-    of_entropy = by_prefix.select(*entropy.SCHEMA)
+    of_entropy = by_prefix.select(*entropy.ENTROPY_SCHEMA)
     sets = prompt_sets(comparable_among, of_entropy["n_prompts"].unique())
     others = [metric_table.frame_of_sites(parts, rest, some), *of_logits]
     of_metrics = with_prompt_sets(pl.concat(others), sets, beside=BESIDE)
@@ -198,13 +220,14 @@ def analyze_views(
         prompts=prompts_frame(some),
         spectra=of_spectra,
         entropy=of_entropy,
-        metrics=of_metrics.select(*metric_table.SCHEMA.names(), flags_of(facts)),
+        metrics=of_metrics.select(*metric_table.METRICS_SCHEMA.names(), flags_of(facts)),
         floor_bias=by_prefix.select(*_SETTING, *entropy.BIAS).unique(),
         without_groups=(without_groups(parts), entropy.without_groups(by_prefix)),
         computed=frozenset(metric.name for metric in declared).intersection(PAPER_NAMES),
         prompt_sets=sets,
         left_out=tuple(left_out),
         views=tuple(some),
+        names=names,
         cluster=settings.cluster,
     )
 

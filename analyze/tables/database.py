@@ -3,7 +3,8 @@
 Each build also updates the tables about the store itself: runs, prompts, evaluations and scores.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -18,9 +19,13 @@ from lpp.sql.database.catalogue import outdated_tables
 from lpp.sql.database.connect import reading
 from lpp.sql.schema import TABLES, arrow_schema
 from lpp.store import open_store
+from lpp.store.errors import LppError
 from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
+from lpp.store.progress import Progress
+
+Kept = TypeVar("Kept")
 
 
 def as_tables(frames: Mapping[str, pl.DataFrame]) -> dict[str, pa.Table]:
@@ -72,6 +77,19 @@ def put(
     """
     root = open_store(url).path
     return build(root, store_tables(root, read) | as_tables(frames), keep=keep, merge=True)
+
+
+def kept(what: str, write: Callable[[], Kept], progress: Progress) -> Kept | None:
+    """What `write`, which puts numbers into the database of a store, returns.
+
+    If the database cannot be written, as in a read-only store, the result is None and a line says
+    why. what: the beginning of that line, such as `The profiles are`.
+    """
+    try:
+        return write()
+    except LppError as error:
+        progress.warn(f"{what} not in the database: {error}")
+        return None
 
 
 def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> bool:

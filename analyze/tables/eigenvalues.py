@@ -20,7 +20,7 @@ from lpp.analyze.tables.spectra import cells as cells_of
 from lpp.analyze.tables.spectra import key_frame
 from lpp.store import open_store
 
-SCHEMA = pl.Schema(
+EIGENVALUES_SCHEMA = pl.Schema(
     {
         "run": pl.String,
         "site": pl.String,
@@ -40,7 +40,7 @@ is 0."""
 def read_eigenvalues(
     url: Url, selection: Selection | None = None, *, prefix: int | None = None
 ) -> pl.DataFrame:
-    """Eigenvalues of the covariance of X(L), descending: columns as in `SCHEMA`.
+    """Eigenvalues of the covariance of X(L), descending: columns as in `EIGENVALUES_SCHEMA`.
 
     selection: runs, sites, contexts and numbers of prompts; `final` of every run by default.
     prefix: L, a prefix of each context's schedule; the whole context by default. A cell gives
@@ -66,7 +66,7 @@ def eigenvalues_held(
     chosen, incomplete = select_runs(url, selection)
     sites = select_sites(chosen, selection)
     wanted = pl.col("prefix") == (pl.col("context") if prefix is None else prefix)
-    frames = [pl.DataFrame(schema=SCHEMA)]
+    frames = [pl.DataFrame(schema=EIGENVALUES_SCHEMA)]
     for view in chosen:
         cache = Cache(open_store(url).path, view.run)
         keys = key_frame(view, replace(selection, skip_first=(0,)))
@@ -95,7 +95,7 @@ def _of_site(keys: pl.DataFrame, known: Mapping[Cell, Summary]) -> pl.DataFrame:
         frame.explode("eigenvalue")
         .with_columns(rank=rank, share=share)
         .filter(pl.col("eigenvalue").is_finite())
-        .select(SCHEMA.names())
+        .select(EIGENVALUES_SCHEMA.names())
     )
 
 

@@ -27,8 +27,8 @@ from lpp.analyze.runs.groups import Clusters, Groups, Integers
 from lpp.analyze.runs.incomplete import warn_of_incomplete
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.rows.token_files import read_tokens
-from lpp.analyze.tables.lazy import Source, scan
-from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number, values_first
+from lpp.analyze.tables.lazy import LazySource, scan
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns, values_first
 from lpp.store.errors import ErrorKind, InputError
 
 TABLE: Final = Table(
@@ -41,13 +41,13 @@ TABLE: Final = Table(
         *values_first(columns_of(ENTROPY, ERRORS), columns_of(ENTROPY_NORM, ERRORS)),
         *shared("n_quarantined n_duplicates"),
         Column("short_prompts", "INTEGER", "prompts shorter than the prefix", "prompts"),
-        *number("distinct_prefixes", "distinct beginnings over prompts", "share"),
+        *number_columns("distinct_prefixes", "distinct beginnings over prompts", "share"),
         *shared("cluster"),
     ),
     merging=Merging(),
 )
 
-SCHEMA: Final = frame_schema(TABLE.columns, without=ADDED)
+ENTROPY_SCHEMA: Final = frame_schema(TABLE.columns, without=ADDED)
 """Entropy in nats, and divided by ln V, where V is the width of the logits: means over prompts,
 with their standard errors and intervals, which are null for a single prompt. Prompts that capture
 set aside, n_quarantined of the first n_prompts, are not in any column.
@@ -71,7 +71,8 @@ SPARSE = "logit statistics at its own prefixes only (--logit-positions schedule)
 def scan_entropy(
     url: Url, *, contexts: Sequence[int] | None = None, prompts: Sequence[int] | None = None
 ) -> pl.LazyFrame:
-    """Entropy by prefix of the store at `url`, computed as it is collected: columns `SCHEMA`.
+    """Entropy by prefix of the store at `url`, computed as it is collected: columns
+    `ENTROPY_SCHEMA`.
 
     contexts, prompts: as for `scan_spectra`. The entropy of a prefix is null if the logit
     statistics at its end were not captured. Warns about each incomplete run. Raises FormatError if
@@ -86,24 +87,25 @@ def scan_entropy(
             check_captured(view, context)
 
     return scan(
-        Source(
+        LazySource(
             name="LPP ENTROPY",
-            schema=SCHEMA,
+            schema=ENTROPY_SCHEMA,
             opened=lambda: views(url),
-            keys=lambda every: all_keys(every, selection),
-            compute=frames,
+            keys=lambda every: prefix_keys(every, selection),
+            compute=run_frames,
         )
     )
 
 
-def frames(
+def run_frames(
     views: Iterable[RunView],
     keys: pl.DataFrame,
     columns: frozenset[str],
     *,
     groups: Mapping[str, Groups] = MappingProxyType({}),
 ) -> Iterator[pl.DataFrame]:
-    """The rows of `keys` in one frame: `SCHEMA`; `WITHOUT` and `BIAS` if there are `groups`.
+    """The rows of `keys` in one frame: `ENTROPY_SCHEMA`; `WITHOUT` and `BIAS` if there are
+    `groups`.
 
     columns: those to compute; the others are null. groups: of the jackknife, by run. Errors of
     means are those of clusters where these are given.
@@ -114,8 +116,8 @@ def frames(
         for run, of_run in itertools.groupby(keys.select(TABLE.key).iter_rows(), key=itemgetter(0))
         for row in _rows(runs[run], list(of_run), columns, groups.get(run, 0))
     ]
-    whole = pl.DataFrame(found, schema={**SCHEMA, **WITHOUT, **BIAS}, orient="row")
-    yield whole if groups else whole.select(*SCHEMA)
+    whole = pl.DataFrame(found, schema={**ENTROPY_SCHEMA, **WITHOUT, **BIAS}, orient="row")
+    yield whole if groups else whole.select(*ENTROPY_SCHEMA)
 
 
 def without_groups(found: pl.DataFrame) -> pl.DataFrame:
@@ -127,7 +129,7 @@ def without_groups(found: pl.DataFrame) -> pl.DataFrame:
     return values.filter(pl.col("value").list.len() > 0)
 
 
-def all_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
+def prefix_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
     """The key columns of every row, in order of run, context, prefix, prompts."""
     found = [
         (view.run.id, context, prefix, size)
@@ -136,7 +138,9 @@ def all_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
         for prefix in view.prefixes(context)
         for size in view.sizes(selection.prompts)
     ]
-    return pl.DataFrame(found, schema={name: SCHEMA[name] for name in TABLE.key}, orient="row")
+    return pl.DataFrame(
+        found, schema={name: ENTROPY_SCHEMA[name] for name in TABLE.key}, orient="row"
+    )
 
 
 def uncaptured(view: RunView, prefixes: Sequence[int]) -> list[int]:
@@ -183,9 +187,9 @@ Key = tuple[str, int, int, int]
 def _rows(
     view: RunView, keys: Sequence[Key], columns: frozenset[str], groups: Groups
 ) -> Iterator[tuple[Any, ...]]:
-    """The rows of one run: `SCHEMA`, `WITHOUT`, `BIAS`. Not frames, which are slow if small."""
+    """The rows of one run: `ENTROPY_SCHEMA`, `WITHOUT`, `BIAS`. Not frames: slow if small."""
     cells = list(dict.fromkeys(key[2:] for key in keys))
-    means = columns & {name for name in SCHEMA.names() if name.startswith("entropy")}
+    means = columns & {name for name in ENTROPY_SCHEMA.names() if name.startswith("entropy")}
     nats = _Nats.of(view, {prefix for prefix, _ in cells}, read=bool(groups or means))
     ends = {cell: nats.numbers(*cell, groups) for cell in cells}
     alike = _distinct(view, cells) if "distinct_prefixes" in columns else dict.fromkeys(cells)
@@ -225,7 +229,7 @@ class _Nats:
         )
 
     def numbers(self, prefix: int, size: int, groups: Groups) -> tuple[Any, ...]:
-        """Of the first `size` prompts: the means and errors in the order of `SCHEMA`, then
+        """Of the first `size` prompts: the means and errors in the order of `ENTROPY_SCHEMA`, then
         short_prompts and `WITHOUT`.
         """
         nats, short = self.by_prefix[prefix]

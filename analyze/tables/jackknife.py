@@ -40,13 +40,13 @@ SOURCES: Final[Mapping[str, str]] = {"entropy_floor": "entropy_norm"}
 """Column of profiles -> its name in the tables by prefix, if that differs."""
 
 
-def without_groups(parts: Sequence[spectra.Part]) -> pl.DataFrame:
+def without_groups(parts: Sequence[spectra.SiteEstimates]) -> pl.DataFrame:
     """A row for each key of `parts` and each metric of the paper with an error.
 
     Columns: those of `OF_NUMBER` that the spectra table has, the metric, and its (G,) values
     without each group.
     """
-    schema = {name: type_ for name, type_ in spectra.SCHEMA.items() if name in OF_NUMBER}
+    schema = {name: type_ for name, type_ in spectra.SPECTRA_SCHEMA.items() if name in OF_NUMBER}
     rows = [
         (*key, metric.name, list(estimate.groups))
         for keys, found in parts

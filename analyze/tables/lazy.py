@@ -20,7 +20,7 @@ Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(Generic[Opened]):
+class LazySource(Generic[Opened]):
     """A table that is computed on demand."""
 
     name: str
@@ -38,7 +38,7 @@ ROWS = "__rows"
 """Key column: number of rows of the table per key."""
 
 
-def scan(source: Source[Any]) -> pl.LazyFrame:
+def scan(source: LazySource[Any]) -> pl.LazyFrame:
     """`source` as a LazyFrame. Every collect reads the store again."""
 
     def frames(

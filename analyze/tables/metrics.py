@@ -16,8 +16,8 @@ from lpp.analyze.questions import Selection
 from lpp.analyze.runs.incomplete import warn_of_incomplete
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.tables import spectra
-from lpp.analyze.tables.lazy import Source, scan
-from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
+from lpp.analyze.tables.lazy import LazySource, scan
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
 
 LOGITS = "logits"
 """The site of metrics that need token statistics: they come from the logits, not from a site."""
@@ -33,18 +33,20 @@ TABLE: Final = Table(
         *shared("context prefix n_prompts first_position n_quarantined"),
         Column("metric", "VARCHAR", "its declared name", part="name", number="value"),
         Column("unit", "VARCHAR", "of the value", part="unit", number="value"),
-        *number("value", "null: not defined for these tokens", "of the metric", ERRORS, prefix=""),
+        *number_columns(
+            "value", "null: not defined for these tokens", "of the metric", ERRORS, prefix=""
+        ),
         Column("flags", "VARCHAR[]", "why the value may mislead; empty when none"),
         *shared("cluster"),
     ),
     merging=Merging(beside=BESIDE),
 )
 
-SCHEMA: Final = frame_schema(TABLE.columns, without=ADDED)
+METRICS_SCHEMA: Final = frame_schema(TABLE.columns, without=ADDED)
 
 VALUES: Final = ("value", *ERRORS)
 
-_KEYS: Final = tuple(name for name in SCHEMA if name not in VALUES)
+_KEYS: Final = tuple(name for name in METRICS_SCHEMA if name not in VALUES)
 """Columns known without reading a row; filters on them decide what is computed."""
 
 _SETTING = ("run", "site", "context", "prefix", "n_prompts", "first_position", "n_quarantined")
@@ -59,7 +61,7 @@ def scan_metrics(
     skip_first: Sequence[int] = (0,),
     groups: int | None = None,
 ) -> pl.LazyFrame:
-    """Declared metrics of the store at `url`, computed when collected: columns `SCHEMA`.
+    """Declared metrics of the store at `url`, computed when collected: columns `METRICS_SCHEMA`.
 
     metrics: names or patterns, such as `zscore_*`; see `lpp-analyze metrics`. Metrics of token
     statistics have the site `logits` and the first position 0. contexts, prompts, skip_first,
@@ -93,23 +95,23 @@ def scan_metrics(
                 yield from logit_frames(every, of_logits, request(of_logits))
 
     return scan(
-        Source(
+        LazySource(
             name="LPP METRICS",
-            schema=SCHEMA,
+            schema=METRICS_SCHEMA,
             opened=lambda: views(url),
-            keys=lambda every: all_keys(every, declared, selection),
+            keys=lambda every: metric_keys(every, declared, selection),
             compute=compute,
         )
     )
 
 
-def all_keys(
+def metric_keys(
     views: Iterable[RunView], metrics: Sequence[Metric[Any]], selection: Selection
 ) -> pl.DataFrame:
     """The key columns of every row, in the order of the spectra table, then of `metrics`."""
     of_sites = [m for m in metrics if m.needs != "tokens"]
     of_tokens = [m for m in metrics if m.needs == "tokens"]
-    found = [pl.DataFrame(schema={name: SCHEMA[name] for name in _KEYS})]
+    found = [pl.DataFrame(schema={name: METRICS_SCHEMA[name] for name in _KEYS})]
     for view in views:
         keys = spectra.key_frame(view, selection)
         found.append(crossed(keys, computable(view, of_sites)))
@@ -143,7 +145,7 @@ def crossed(keys: pl.DataFrame, metrics: Collection[Metric[Any]]) -> pl.DataFram
     """A row for each of `keys` (of the spectra table) and each of `metrics`."""
     names = pl.DataFrame(
         {"metric": [m.name for m in metrics], "unit": [m.unit for m in metrics]},
-        schema={name: SCHEMA[name] for name in ("metric", "unit")},
+        schema={name: METRICS_SCHEMA[name] for name in ("metric", "unit")},
     )
     return keys.select(_SETTING).join(names, how="cross", maintain_order="left_right")
 
@@ -155,7 +157,7 @@ def frame(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
 
 
 def frame_of_sites(
-    parts: Sequence[spectra.Part], metrics: Sequence[Metric[Any]], views: Iterable[RunView]
+    parts: Sequence[spectra.SiteEstimates], metrics: Sequence[Metric[Any]], views: Iterable[RunView]
 ) -> pl.DataFrame:
     """A row for each key of `parts` and each of `metrics` that its run, one of `views`, allows."""
     keys = crossed(pl.concat([spectra.no_keys(), *(keys for keys, _ in parts)]), metrics)

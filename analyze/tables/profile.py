@@ -16,7 +16,7 @@ from lpp.analyze.quantities.profiles import ENTROPY_FLOOR
 from lpp.analyze.quantities.tables import BESIDE, columns_of, shared
 from lpp.analyze.questions import Aggregation
 from lpp.analyze.runs.select import every_prefix_dropped
-from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number
+from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
 
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 
@@ -31,7 +31,7 @@ _COLUMNS: Final = (
     *columns_of(
         ENTROPY_FLOOR, _EXTREME, meaning=f"{ENTROPY_FLOOR.definition}, whatever first_position"
     ),
-    *number("entropy_floor_bias", "bootstrap's bias of the least of means", "share"),
+    *number_columns("entropy_floor_bias", "bootstrap's bias of the least of means", "share"),
     *(
         column
         for metric in map(METRICS.__getitem__, RANKS)

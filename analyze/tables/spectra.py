@@ -18,10 +18,10 @@ from lpp.analyze.questions import Selection
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.incomplete import warn_of_incomplete
 from lpp.analyze.runs.keys import RunView, Url, depth, views
-from lpp.analyze.tables.lazy import Source, scan
+from lpp.analyze.tables.lazy import LazySource, scan
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, values_first
 
-Part = tuple[pl.DataFrame, Estimates]
+SiteEstimates = tuple[pl.DataFrame, Estimates]
 """Some key rows of one site of one run, and the estimates of their cells."""
 
 SINKS: Final = ("n_sinks", "sink_end")
@@ -60,12 +60,12 @@ SPECTRA: Final = Table(
 )
 """Ranks in dimensions and divided by `rank_bound`, then the standard error and interval of each."""
 
-SCHEMA: Final = frame_schema(SPECTRA.columns, without=ADDED)
+SPECTRA_SCHEMA: Final = frame_schema(SPECTRA.columns, without=ADDED)
 
 KEYS: Final = tuple(column.name for column in _KEYS)
 """Columns known without reading a row; filters on them decide what is computed."""
 
-_KEY_SCHEMA: Final = pl.Schema({name: SCHEMA[name] for name in KEYS})
+_KEY_SCHEMA: Final = pl.Schema({name: SPECTRA_SCHEMA[name] for name in KEYS})
 
 
 def scan_spectra(
@@ -76,7 +76,7 @@ def scan_spectra(
     skip_first: Sequence[int] = (0,),
     groups: int | None = None,
 ) -> pl.LazyFrame:
-    """Ranks of the store at `url`, computed when collected: columns as in `SCHEMA`.
+    """Ranks of the store at `url`, computed when collected: columns as in `SPECTRA_SCHEMA`.
 
     contexts: any up to the captured one; each run's captured context by default. prompts: numbers
     n, each for the first n prompts of a run; all committed prompts by default. skip_first: numbers
@@ -102,9 +102,9 @@ def scan_spectra(
             yield frame([(of_site, found)])
 
     return scan(
-        Source(
+        LazySource(
             name="LPP SPECTRA",
-            schema=SCHEMA,
+            schema=SPECTRA_SCHEMA,
             opened=lambda: views(url),
             keys=lambda every: all_keys(every, selection),
             compute=compute,
@@ -152,16 +152,16 @@ def cells(keys: pl.DataFrame) -> list[Cell]:
     return [Cell(size, prefix, first_position=first) for size, prefix, first in rows]
 
 
-def frame(parts: Sequence[Part]) -> pl.DataFrame:
+def frame(parts: Sequence[SiteEstimates]) -> pl.DataFrame:
     """The rows of the keys of `parts`; numbers that are not in the estimates are null."""
     names = [metric.name for metric in PAPER]
     keys = pl.concat([no_keys(), *(keys for keys, _ in parts)])
     columns = numbers(parts, [*SINKS, *names], errors=names)
-    return keys.with_columns(columns).select(pl.col(n).cast(t) for n, t in SCHEMA.items())
+    return keys.with_columns(columns).select(pl.col(n).cast(t) for n, t in SPECTRA_SCHEMA.items())
 
 
 def numbers(
-    parts: Sequence[Part], names: Iterable[str], *, errors: Collection[str]
+    parts: Sequence[SiteEstimates], names: Iterable[str], *, errors: Collection[str]
 ) -> Iterator[pl.Series]:
     """Columns for the rows of `parts`: each metric of `names`, and errors of those in `errors`."""
     rows = [(cell, found) for keys, found in parts for cell in cells(keys)]

@@ -7,7 +7,7 @@ import polars as pl
 from lpp.analyze.runs.incomplete import warn_of_absent_tokens
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.rows.token_files import TOKEN_COLUMNS, read_tokens
-from lpp.analyze.tables.lazy import ROWS, Source, scan
+from lpp.analyze.tables.lazy import ROWS, LazySource, scan
 from lpp.store import Run, open_store
 
 _COLUMNS = pl.Schema([("run", pl.String()), *TOKEN_COLUMNS.items()])
@@ -55,7 +55,7 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
                 yield frame.filter(kept).with_columns(pl.lit(run.id).alias("run"))
 
     return scan(
-        Source(
+        LazySource(
             name="LPP TOKENS",
             schema=_COLUMNS,
             opened=lambda: open_store(url).runs,

@@ -46,11 +46,13 @@ _TOLERANCE: Final = 1e-4
 
 _WRITING: Final = Writing(tokens=3, temperature=0.0, seed=0, end_ids=())
 
-_COMMAND: Final = "import sys; from lpp.capture.backends.same_code import answer; answer()"
+_COMMAND: Final = (
+    "import sys; from lpp.capture.backends.same_code import answer_question; answer_question()"
+)
 
 _MODULE, _ASKED, _NUMBERS, _ERROR = "module.pt", "asked.pickle", "numbers.pickle", "error.json"
 
-Numbers = Mapping[str, npt.NDArray[Any]]
+Tensors = Mapping[str, npt.NDArray[Any]]
 """Sites in depth order, then statistics of the logits, then written tokens."""
 
 
@@ -70,7 +72,7 @@ class _Asked:
     """Of torch: with another number, products are added in another order."""
 
 
-_answers: Final[dict[bytes, Numbers]] = {}
+_answers: Final[dict[bytes, Tensors]] = {}
 """Answers by question. An answer depends on files and releases alone, so it holds for as long as
 this process; the model at hand computes anew at each capture."""
 
@@ -118,7 +120,7 @@ def _folder(model: Model, spec: ModelSpec) -> Path | None:
     return found[0] if found and (spec.quantization or spec.device_map) else None
 
 
-def _numbers(backend: TorchBackend, *, writes: bool) -> Numbers:
+def _numbers(backend: TorchBackend, *, writes: bool) -> Tensors:
     """What a capture stores of a few tokens, in order of computation."""
     rows = probe_ids(backend.model.module).cpu().numpy().astype(np.int32)
     prompts = [row[:length] for row, length in zip(rows, _LENGTHS, strict=True)]
@@ -146,7 +148,7 @@ def _numbers(backend: TorchBackend, *, writes: bool) -> Numbers:
     return numbers
 
 
-def _compare(own: Numbers, fresh: Numbers, name: str) -> None:
+def _compare(own: Tensors, fresh: Tensors, name: str) -> None:
     for part, here in own.items():
         there = fresh.get(part)
         if there is None or here.shape != there.shape:
@@ -166,7 +168,7 @@ def _compare(own: Numbers, fresh: Numbers, name: str) -> None:
             )
 
 
-def _in_fresh_process(asked: _Asked, module: torch.nn.Module) -> Numbers:
+def _in_fresh_process(asked: _Asked, module: torch.nn.Module) -> Tensors:
     """Start Python anew, and return its answer."""
     with tempfile.TemporaryDirectory(prefix="lpp-fresh-") as name:
         folder = Path(name)
@@ -175,7 +177,7 @@ def _in_fresh_process(asked: _Asked, module: torch.nn.Module) -> Numbers:
             _hand_over(module, folder / _MODULE, asked.model.info.id)
         done = fresh_python(_COMMAND, name)
         if done.returncode == 0:
-            return cast("Numbers", pickle.loads((folder / _NUMBERS).read_bytes()))
+            return cast("Tensors", pickle.loads((folder / _NUMBERS).read_bytes()))
         raise _failure(asked, folder, done)
 
 
@@ -225,7 +227,7 @@ def _failure(asked: _Asked, folder: Path, done: subprocess.CompletedProcess[byte
     )
 
 
-def answer() -> None:
+def answer_question() -> None:
     """The fresh process: read the question in the folder named on the command line, answer it."""
     folder = Path(sys.argv[1])
     try:

@@ -31,7 +31,7 @@ from lpp.capture.corpus.passages import Corpus, Passage, Streamed, fingerprint_p
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 from lpp.store.terminal.escaping import library_bars
 
-Rows: TypeAlias = Iterable[tuple[str | None, ...]]
+DatasetRows: TypeAlias = Iterable[tuple[str | None, ...]]
 """The chosen columns of each row, in order."""
 
 _TIMEOUT_S: Final = 10.0
@@ -56,10 +56,10 @@ class HubDataset:
     """Patterns of files to download: the card, which maps splits to files, and one config."""
     columns: tuple[str, ...]
     rule: str
-    passages: Callable[[Rows], Iterator[Passage]]
+    passages: Callable[[DatasetRows], Iterator[Passage]]
 
 
-def joined_columns(rows: Rows) -> Iterator[Passage]:
+def joined_columns(rows: DatasetRows) -> Iterator[Passage]:
     """The non-blank columns of each row, joined by blank lines."""
     for row, columns in enumerate(rows):
         parts = [text.strip() for text in columns if text]
@@ -67,7 +67,7 @@ def joined_columns(rows: Rows) -> Iterator[Passage]:
             yield Passage(row, text)
 
 
-def whole_column(rows: Rows) -> Iterator[Passage]:
+def whole_column(rows: DatasetRows) -> Iterator[Passage]:
     """One column, unchanged; rows without text are skipped."""
     for row, (text,) in enumerate(rows):
         if text and not text.isspace():
@@ -78,7 +78,7 @@ _TITLE = re.compile(r" = [^=]+ = \n?")
 _HEADING = re.compile(r"( =)+ .* (= )+\n?")
 
 
-def wikitext_articles(rows: Rows) -> Iterator[Passage]:
+def wikitext_articles(rows: DatasetRows) -> Iterator[Passage]:
     """Paragraphs (one a row) up to the next title, joined by blank lines, without headings.
 
     `source_row` is the row of the first paragraph. A few paragraphs look like titles; there an

@@ -47,7 +47,7 @@ class Unreadable:
 
 
 Text: TypeAlias = str | Unreadable | None
-Row: TypeAlias = tuple[str, Text, Mapping[str, object]]
+CorpusRow: TypeAlias = tuple[str, Text, Mapping[str, object]]
 
 MAX_PASSAGE_BYTES: Final = 16 << 20
 """A longer line or paragraph is taken for a mistake in the file; this also bounds memory."""
@@ -153,7 +153,7 @@ def _fingerprint(files: list[Path], names: list[str]) -> str:
     return digest.hexdigest()
 
 
-def jsonl_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
+def jsonl_rows(path: Path, field: str, more: Fields) -> Iterator[CorpusRow]:
     """One row per line: the string under `field` of its JSON object."""
     for place, line in _lines(path):
         if isinstance(line, Unreadable) or not line.strip():
@@ -203,7 +203,7 @@ def _json_type(value: Any) -> str:
     return names.get(type(value), "a list" if isinstance(value, list) else "an object")
 
 
-def csv_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
+def csv_rows(path: Path, field: str, more: Fields) -> Iterator[CorpusRow]:
     """One row per record after the first, which has the names: the text in column `field`."""
     csv.field_size_limit(max(csv.field_size_limit(), MAX_PASSAGE_BYTES))
     # bytes that are not UTF-8 become surrogates, which UTF-8 cannot encode
@@ -237,7 +237,7 @@ def csv_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
             ) from None
 
 
-def txt_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
+def txt_rows(path: Path, field: str, more: Fields) -> Iterator[CorpusRow]:
     """One row per paragraph: lines up to a blank one, joined by LF; without fields."""
     del field, more
     lines: list[str | Unreadable] = []
@@ -291,7 +291,7 @@ def _decode(raw: bytes, path: Path, number: int, offset: int) -> str | Unreadabl
         return Unreadable("not_utf8", what)
 
 
-def parquet_rows(path: Path, field: str, more: Fields) -> Iterator[Row]:
+def parquet_rows(path: Path, field: str, more: Fields) -> Iterator[CorpusRow]:
     """One row per row of the table: the string in column `field`. Reads small batches."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -400,7 +400,7 @@ def _invalid(message: str) -> InputError:
     return InputError(message, kind=ErrorKind.INVALID_VALUE)
 
 
-_READERS: Final[dict[str, Callable[[Path, str, Fields], Iterator[Row]]]] = {
+_READERS: Final[dict[str, Callable[[Path, str, Fields], Iterator[CorpusRow]]]] = {
     ".jsonl": jsonl_rows,
     ".parquet": parquet_rows,
     ".csv": csv_rows,

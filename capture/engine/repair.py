@@ -104,7 +104,7 @@ def _repair(
             for index in sorted(writer.written):
                 shard = writer.run.shard(index)
                 if shard is not None:
-                    repaired[index] = compared(records.get(index), shard.record)
+                    repaired[index] = what_changed(records.get(index), shard.record)
 
 
 def _capture(
@@ -140,7 +140,7 @@ def _prompts(run: Run) -> pa.Table:
         ) from None
 
 
-def compared(before: CommitRecord | None, now: CommitRecord) -> str:
+def what_changed(before: CommitRecord | None, now: CommitRecord) -> str:
     """Whether the rows and tables of a shard equal those in its earlier record.
 
     The metadata of its arrays is not compared: this release names the dimensions there, and earlier

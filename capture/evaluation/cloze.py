@@ -25,7 +25,7 @@ from lpp.capture.corpus.pydoc import sentences, topics
 PACKAGED_TASKS: Final = Path(__file__).parent / "packaged_tasks"
 """Tasks that come with this package, a YAML file each, known by their names."""
 
-ITEMS: Final = 240
+N_ITEMS: Final = 240
 CHOICES: Final = 4
 RATIO: Final = 2.0
 """Most that the frequencies of two choices of an item may differ by."""
@@ -54,7 +54,7 @@ class ClozeItem:
     """Index of the word that was left out."""
 
 
-def cloze_items(articles: Mapping[str, str], limit: int = ITEMS) -> list[ClozeItem]:
+def cloze_items(articles: Mapping[str, str], limit: int = N_ITEMS) -> list[ClozeItem]:
     """Up to `limit` items of `articles` (text by topic), one of a sentence at most, in an order
     that depends on the sentences alone; the first n are those of limit n.
     """

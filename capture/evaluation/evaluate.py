@@ -36,7 +36,7 @@ from lpp.capture.evaluation.sequences import (
     answers_of,
     corpus_of,
 )
-from lpp.capture.evaluation.tasks.declared import Declared, declared_by
+from lpp.capture.evaluation.tasks.declared import DeclaredTask, declared_by
 from lpp.capture.evaluation.tasks.load import load_tasks
 from lpp.capture.evaluation.tasks.task_code import sandboxed, template_refused
 from lpp.capture.models.machine import require
@@ -242,11 +242,11 @@ class _Evaluation:
 
     def _source(
         self, results: Any, name: str, loaded: Any, parts: Sequence[str]
-    ) -> tuple[str, str, Declared]:
+    ) -> tuple[str, str, DeclaredTask]:
         """(source of the scores of a task or group, its kind, what the task declares)."""
         request, task = self._request, loaded["tasks"].get(name)
         version, shots = results["versions"].get(name), results["n-shot"].get(name)
-        declared = Declared() if task is None else declared_by(task)
+        declared = DeclaredTask() if task is None else declared_by(task)
         if declared.source is not None:
             source = probe_source(
                 declared.source,

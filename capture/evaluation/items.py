@@ -32,7 +32,7 @@ def items_table(
     rows, others = [], dict[str, None]()
     for sample in samples:
         given = [answer for _, some in sorted(answers[sample["doc_id"]].items()) for answer in some]
-        values = {name: number(sample[name]) for name in sample["metrics"]}
+        values = {name: as_number(sample[name]) for name in sample["metrics"]}
         others.update(dict.fromkeys(name for name, value in values.items() if value is None))
         metrics = {
             name: value
@@ -68,7 +68,7 @@ def items_table(
     return pa.Table.from_pylist(rows, schema=ITEMS_SCHEMA), list(others)
 
 
-def number(value: object) -> float | None:
+def as_number(value: object) -> float | None:
     """A metric of one item as a number; None where it is not one, such as a pair that is averaged
     over all items together.
     """

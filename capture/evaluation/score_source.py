@@ -19,7 +19,7 @@ from lpp.store.scores.scores import KEY, SCORES_SCHEMA, ScoreSet, add_scores, sc
 ATTEMPTS: Final = 8
 """Times that another process may interfere before this one gives up."""
 
-Row = Mapping[str, Any]
+ScoreRow = Mapping[str, Any]
 
 
 def held_sets(root: Place, source: str) -> list[ScoreSet]:
@@ -41,9 +41,9 @@ def originals_of(held: Sequence[ScoreSet]) -> dict[str, bytes]:
 def keep_scores(
     root: Place,
     source: str,
-    new: Sequence[Row],
+    new: Sequence[ScoreRow],
     files: Mapping[str, bytes],
-    replaced: Callable[[Row], bool],
+    replaced: Callable[[ScoreRow], bool],
 ) -> None:
     """Add the rows `new` and `files` to `source`.
 
@@ -69,9 +69,9 @@ def keep_scores(
 def _add(
     root: Place,
     source: str,
-    new: Sequence[Row],
+    new: Sequence[ScoreRow],
     files: Mapping[str, bytes],
-    replaced: Callable[[Row], bool],
+    replaced: Callable[[ScoreRow], bool],
 ) -> None:
     """Replace the source by what it holds, with `new` and `files` in the place of the old ones."""
     held = held_sets(root, source)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lpp.capture.evaluation.items import number
+from lpp.capture.evaluation.items import as_number
 from lpp.capture.evaluation.score_source import (
     held_sets,
     keep_scores,
@@ -134,7 +134,7 @@ def scores_of(
             named = field_text(sample["doc"], cluster)
             among = sample["doc_id"] if named is None else named
             for metric in sample["metrics"]:
-                of_item = number(sample[metric]), (part, among)
+                of_item = as_number(sample[metric]), (part, among)
                 counted[f"{metric},{sample['filter']}"].append(of_item)
     found = []
     for name, value in entry.items():

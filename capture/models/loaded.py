@@ -27,7 +27,7 @@ NEUTRAL: Final = {"output_hidden_states": False, "output_attentions": False, "re
 _NAME_BYTES: Final = 1000
 """Most bytes of a name, or of the path of its files."""
 
-Source = Literal["hub", "folder", "gguf"]
+ModelSource = Literal["hub", "folder", "gguf"]
 
 
 def loaded_model(module: Any, tokenizer: Any, name: str | None = None) -> LoadedModel:
@@ -80,7 +80,7 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
             container.update(content)
 
 
-def origin(module: Any) -> tuple[Path, Source, str | None] | None:
+def origin(module: Any) -> tuple[Path, ModelSource, str | None] | None:
     """(folder, source, revision) that a model was loaded from; None if they are unknown here."""
     name, commit = module.config._name_or_path, getattr(module.config, "_commit_hash", None)
     folder = Path(name).expanduser()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-Answer = Literal["A", "B"]
+Choice = Literal["A", "B"]
 Reading = Literal["a", "b"]
 
 SCENES: Final = Path(__file__).parent / "tasks" / "ar_scenes.toml"
@@ -57,7 +57,7 @@ class AmbiguousItem:
     hint: str
     ambiguous: bool
     """Whether `prefix`, taken alone, has two readings."""
-    answer: Answer
+    answer: Choice
     """The option that the hint supports."""
 
 
@@ -109,7 +109,7 @@ def _deal_shots(scenes: Sequence[tuple[int, Scene]], rng: random.Random) -> Iter
         rng.shuffle(readings)
         statuses = [True, False] if rng.random() < 0.5 else [False, True]
         for status, reading in zip(statuses, readings, strict=True):
-            answer: Answer = "A" if status == (turn % 2 == 0) else "B"
+            answer: Choice = "A" if status == (turn % 2 == 0) else "B"
             yield _item(number, scene, status, reading, swap=(reading == "a") != (answer == "A"))
 
 

@@ -23,38 +23,38 @@ _LINE: Final = re.compile(r"ambiguous_status=(AMBIGUOUS|NOT_AMBIGUOUS); answer=(
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ProbeVerdict:
     """A model's answer to an item."""
 
     ambiguous: bool
     answer: str
 
 
-def line_of(verdict: Verdict) -> str:
+def line_of(verdict: ProbeVerdict) -> str:
     """The answer as a line.
 
-    >>> line_of(Verdict(ambiguous=False, answer="B"))
+    >>> line_of(ProbeVerdict(ambiguous=False, answer="B"))
     'ambiguous_status=NOT_AMBIGUOUS; answer=B'
     """
     return f"ambiguous_status={STATUS[verdict.ambiguous]}; answer={verdict.answer}"
 
 
-def parse_line(response: str) -> Verdict | None:
+def parse_line(response: str) -> ProbeVerdict | None:
     """The answer in a response; None unless it is one line in the format, spaces aside.
 
     The published script searches for anything like an answer and asks again where it finds none:
     the score then depends on the search.
 
     >>> parse_line(" ambiguous_status=AMBIGUOUS; answer=A")
-    Verdict(ambiguous=True, answer='A')
+    ProbeVerdict(ambiguous=True, answer='A')
     >>> parse_line("The answer is (A).") is None
     True
     """
     found = _LINE.fullmatch(response.strip())
-    return Verdict(found[1] == STATUS[True], found[2]) if found else None
+    return ProbeVerdict(found[1] == STATUS[True], found[2]) if found else None
 
 
-def likeliest(log_likelihoods: Sequence[float]) -> Verdict:
+def likeliest(log_likelihoods: Sequence[float]) -> ProbeVerdict:
     """The status and the answer with the larger probability, each summed over the other.
 
     log_likelihoods: (4,) of `LINES`, nats, each of the whole line, so no length is corrected for. A
@@ -62,12 +62,12 @@ def likeliest(log_likelihoods: Sequence[float]) -> Verdict:
     """
     top = max(log_likelihoods)
     p = [math.exp(value - top) for value in log_likelihoods]  # of the lines, up to a factor
-    return Verdict(
+    return ProbeVerdict(
         ambiguous=p[0] + p[1] >= p[2] + p[3], answer="A" if p[0] + p[2] >= p[1] + p[3] else "B"
     )
 
 
-def ambiguous_scores(item: Mapping[str, Any], verdict: Verdict | None) -> dict[str, float]:
+def ambiguous_scores(item: Mapping[str, Any], verdict: ProbeVerdict | None) -> dict[str, float]:
     """The scores that one item counts for; a verdict of None counts as wrong everywhere.
 
     answer_acc: ambiguous prefixes alone, where nothing but the hint helps; the paper's score.

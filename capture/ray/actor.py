@@ -17,6 +17,7 @@ from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Place
+from lpp.store.progress import Progress
 
 if TYPE_CHECKING:
     from lpp.capture.engine.heads import KeptHead
@@ -107,13 +108,11 @@ class CaptureActor:
         self._end.close()
 
 
-class _Notes:
+class _Notes(Progress):
     """A `Progress` that keeps the lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-
-    def advance(self, amount: int = 1) -> None: ...
 
     def note(self, text: str) -> None:
         self.lines.append(text)

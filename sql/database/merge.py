@@ -7,7 +7,7 @@ damaged, leaves the new rows unchanged.
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
-from lpp.sql.schema.columns import ERRORS, Merging, Part, Table
+from lpp.sql.schema.columns import ERRORS, ColumnPart, Merging, Table
 from lpp.sql.schema.ddl import identifier, literal
 from lpp.sql.schema.evaluations import EVALUATION_KEY
 from lpp.sql.schema.tables import TABLES
@@ -126,7 +126,7 @@ def _completed(table: Table, old: str) -> str:
     )
 
 
-def _of_number(number: Mapping[Part, str], same: str, alike: str) -> tuple[list[str], str]:
+def _of_number(number: Mapping[ColumnPart, str], same: str, alike: str) -> tuple[list[str], str]:
     """Columns of `number` in the completed row, and the condition for any to be the old row's.
 
     same: whether the values are of the same prefixes; alike: whether the errors are of one kind.

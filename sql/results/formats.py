@@ -17,7 +17,7 @@ from lpp.store.errors import ErrorKind, InputError
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, Statement
 
-Row = tuple[Any, ...]
+ResultRow = tuple[Any, ...]
 
 BATCH_ROWS: Final = 2048
 """Rows in Python's hands at a time: one of DuckDB's own vectors."""
@@ -87,7 +87,9 @@ def write_json(connection: "DuckDBPyConnection", statement: "Statement", out: IO
     out.write("[]\n" if start == "[" else "\n]\n")
 
 
-def _json_object(names: Sequence[str], readers: Sequence[Callable[[Any], Any]], row: Row) -> str:
+def _json_object(
+    names: Sequence[str], readers: Sequence[Callable[[Any], Any]], row: ResultRow
+) -> str:
     document = {n: read(value) for n, read, value in zip(names, readers, row, strict=True)}
     return json.dumps(document, ensure_ascii=False, allow_nan=False)
 
@@ -135,7 +137,7 @@ def discard(connection: "DuckDBPyConnection", statement: "Statement") -> None:
 
 def _run(
     connection: "DuckDBPyConnection", statement: "Statement"
-) -> tuple[list[str], list[str], Iterator[list[Row]]]:
+) -> tuple[list[str], list[str], Iterator[list[ResultRow]]]:
     """Names and DuckDB types of the columns, and the rows in batches as they are made."""
     result = connection.execute(statement)
     description = result.description or []

@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from lpp.sql.results.formats import Row, csv_text
-from lpp.sql.results.wrapped import Result, wrapped_table
+from lpp.sql.results.formats import ResultRow, csv_text
+from lpp.sql.results.wrapped import ResultTexts, wrapped_table
 from lpp.store.terminal.escaping import escape
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _wrapped(relation: "DuckDBPyRelation", width: int) -> Iterator[str] | None:
     cells = [[_shown(value) for value in row] for row in rows[:MAX_ROWS]]
     numeric = [bool(_NUMBERS.fullmatch(str(kind))) for kind in relation.types]
     heads = [escape(name, keep="") for name in relation.columns]
-    lines = wrapped_table(Result(heads, cells, numeric), width)
+    lines = wrapped_table(ResultTexts(heads, cells, numeric), width)
     if lines is None:
         return None
     return (f"{line}\n" for line in (*lines, *_footer(relation, len(rows))))
@@ -96,7 +96,7 @@ def _records(relation: "DuckDBPyRelation", width: int) -> Iterator[str]:
     yield from (f"{line}\n" for line in _footer(relation, len(rows)))
 
 
-def _record_lines(names: list[str], row: Row) -> Iterator[str]:
+def _record_lines(names: list[str], row: ResultRow) -> Iterator[str]:
     shown = [escape(name, keep="") for name in names]
     margin = max(map(len, shown))
     for name, value in zip(shown, row, strict=True):

@@ -30,7 +30,7 @@ Cells = Sequence[str]
 _PART: Final = re.compile(r"[^-_/ ]*[-_/ ]|[^-_/ ]+")
 
 
-class Result(NamedTuple):
+class ResultTexts(NamedTuple):
     """Texts of a result."""
 
     heads: Sequence[str]
@@ -41,7 +41,7 @@ class Result(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Which columns stand where, by their place in a `Result`."""
+    """Which columns stand where, by their place in a `ResultTexts`."""
 
     constant: Sequence[int]
     """Above the table: equal in every row."""
@@ -52,7 +52,7 @@ class _Layout(NamedTuple):
     """Of the columns inside."""
 
 
-def wrapped_table(result: Result, width: int) -> Iterator[str] | None:
+def wrapped_table(result: ResultTexts, width: int) -> Iterator[str] | None:
     """Lines of a table within `width` columns; None where none is so narrow."""
     rows = result.rows
     if any(len(cell) > MOST for row in rows for cell in row):
@@ -86,7 +86,9 @@ def _groups(
         yield shared, [*some]
 
 
-def _widths(result: Result, columns: Sequence[int], width: int, narrowest: int) -> list[int] | None:
+def _widths(
+    result: ResultTexts, columns: Sequence[int], width: int, narrowest: int
+) -> list[int] | None:
     """How wide each of `columns` is, so that all fit; None where they cannot. narrowest: of a text
     in several lines.
     """
@@ -108,7 +110,7 @@ def _widths(result: Result, columns: Sequence[int], width: int, narrowest: int) 
     return widths
 
 
-def _lines(result: Result, layout: _Layout) -> Iterator[str]:
+def _lines(result: ResultTexts, layout: _Layout) -> Iterator[str]:
     heads, rows, numeric = result
     widths, inside = layout.widths, layout.inside
     across = sum(widths) + GAP * (len(widths) - 1)

@@ -27,10 +27,10 @@ SqlType = Literal[
 MORE_TYPES: Final[tuple[SqlType, ...]] = ("VARCHAR", "BIGINT", "DOUBLE", "BOOLEAN")
 """Types of columns that no declaration names."""
 
-Part = Literal["name", "unit", "value", "prefix", "stderr", "ci_low", "ci_high"]
+ColumnPart = Literal["name", "unit", "value", "prefix", "stderr", "ci_low", "ci_high"]
 """What a column is of a number. name, unit: in a table with a row for each number."""
 
-ERRORS: Final[tuple[Part, ...]] = ("stderr", "ci_low", "ci_high")
+ERRORS: Final[tuple[ColumnPart, ...]] = ("stderr", "ci_low", "ci_high")
 INTERVAL: Final = ERRORS[1:]
 
 
@@ -42,7 +42,7 @@ class Column:
     type: SqlType
     meaning: str
     unit: str = ""
-    part: Part | None = None
+    part: ColumnPart | None = None
     """What the column is of a number; None: part of none."""
     number: str = ""
     """The column of that number's value."""
@@ -90,9 +90,9 @@ class Table:
     """Of a table of results, whose old rows stay as long as their runs and items are unchanged."""
 
     @property
-    def numbers(self) -> Mapping[str, Mapping[Part, str]]:
+    def numbers(self) -> Mapping[str, Mapping[ColumnPart, str]]:
         """The columns of each declared number, by part, under the column of its value."""
-        found: dict[str, dict[Part, str]] = {}
+        found: dict[str, dict[ColumnPart, str]] = {}
         for column in self.columns:
             if column.part:
                 found.setdefault(column.number, {})[column.part] = column.name
@@ -121,11 +121,11 @@ N_QUARANTINED: Final = Column(
 )
 
 
-def number(
+def number_columns(
     name: str,
     meaning: str,
     unit: str,
-    parts: Collection[Part] = (),
+    parts: Collection[ColumnPart] = (),
     *,
     type: SqlType = "DOUBLE",  # noqa: A002
     prefix: str | None = None,
@@ -135,10 +135,10 @@ def number(
 
     prefix: of the names of the parts; `<name>_` by default. how: how the interval was made.
 
-    >>> [column.name for column in number("cka", "linear CKA", "share", INTERVAL)]
+    >>> [column.name for column in number_columns("cka", "linear CKA", "share", INTERVAL)]
     ['cka', 'cka_ci_low', 'cka_ci_high']
     """
-    declared: dict[Part, tuple[SqlType, str, str]] = {
+    declared: dict[ColumnPart, tuple[SqlType, str, str]] = {
         "prefix": ("INTEGER", f"prefix that {name} came from; null: of all", "tokens"),
         "stderr": ("DOUBLE", "standard error over prompts; null: not computed", unit),
         "ci_low": ("DOUBLE", f"lower end of its 95 % interval{how}", unit),

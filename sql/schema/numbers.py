@@ -7,7 +7,7 @@ queries read them: planning a query of the view alone takes DuckDB 20 ms.
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from lpp.sql.schema.columns import ERRORS, Column, Table, number
+from lpp.sql.schema.columns import ERRORS, Column, Table, number_columns
 from lpp.sql.schema.ddl import comment_view, literal
 
 _UNIT: Final = "of the number"
@@ -15,7 +15,7 @@ _VALUES: Final = (
     Column("number", "VARCHAR", "its declared name"),
     Column("unit", "VARCHAR", _UNIT),
     Column("value", "DOUBLE", "null: not computed, or not defined", _UNIT),
-    *number("value", "", _UNIT, ERRORS, prefix="")[1:],
+    *number_columns("value", "", _UNIT, ERRORS, prefix="")[1:],
     Column("flags", "VARCHAR[]", "why a number of that row may mislead"),
 )
 

@@ -24,7 +24,7 @@ MAX_RATIO: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Declared:
+class DeclaredSize:
     """What a file declares."""
 
     rows: int
@@ -32,13 +32,15 @@ class Declared:
     """Bytes of all buffers of all columns, unpacked."""
 
 
-def declared(data: memoryview) -> Declared:
+def declared(data: memoryview) -> DeclaredSize:
     """What the Arrow file `data` declares; ValueError if its metadata is invalid."""
     try:
         batches = [_batch(data, *block) for block in _blocks(data)]
     except struct.error as error:
         raise ValueError(f"a length points outside the file ({error})") from None
-    return Declared(rows=sum(b.rows for b in batches), unpacked=sum(b.unpacked for b in batches))
+    return DeclaredSize(
+        rows=sum(b.rows for b in batches), unpacked=sum(b.unpacked for b in batches)
+    )
 
 
 def check_declared(data: memoryview, *, rows: int | None, most: int | None = None) -> None:
@@ -74,7 +76,7 @@ def _blocks(data: memoryview) -> Iterator[tuple[int, int, int]]:
         yield offset, metadata, _within(body, end - offset - metadata)
 
 
-def _batch(data: memoryview, offset: int, metadata: int, body: int) -> Declared:
+def _batch(data: memoryview, offset: int, metadata: int, body: int) -> DeclaredSize:
     prefix = 8 if _read(data, "<I", offset) == 0xFFFFFFFF else 4  # older files: the length alone
     message = _root(data[offset + prefix : offset + metadata])
     batch = message.table(2)
@@ -89,7 +91,7 @@ def _batch(data: memoryview, offset: int, metadata: int, body: int) -> Declared:
         _within(length, body - _within(place, body))
         size = _read(content, "<q", place) if packed and length else -1
         unpacked += length if size == -1 else _within(size, 1 << 62)
-    return Declared(rows=_within(batch.number(0, "<q"), 1 << 62), unpacked=unpacked)
+    return DeclaredSize(rows=_within(batch.number(0, "<q"), 1 << 62), unpacked=unpacked)
 
 
 def _within(value: int, most: int) -> int:

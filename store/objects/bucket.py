@@ -15,13 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property, lru_cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 from lpp.store.objects.bucket_faults import ReplacedError, fault_of, retryable
 from lpp.store.objects.clouds import cloud_of
-
-Result = TypeVar("Result")
+from lpp.store.objects.protocol import Result
 
 PART_BYTES: Final = 8 << 20
 """Larger objects are read and written in parts of this size."""

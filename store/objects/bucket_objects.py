@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 from lpp.store.errors import ErrorKind, LppError, MachineError
 from lpp.store.format.commit_record import ObjectRecord
@@ -15,10 +15,7 @@ from lpp.store.objects.bucket_path import BucketPath
 from lpp.store.objects.checks import ONLY_WRITER, exclusive_twice, only_writer, too_large
 from lpp.store.objects.copies import copied
 from lpp.store.objects.owners import owner_of
-from lpp.store.objects.protocol import Buffers, Entry, Stat, Version
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from lpp.store.objects.protocol import Buffers, Entry, Item, Result, Stat, Version
 
 REQUESTS_AT_ONCE: Final = 16
 """Requests of a bucket made at once: each waits for the network, not for this machine."""

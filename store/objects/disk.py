@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 from lpp.store.errors import ErrorKind, FormatError, MachineError
 from lpp.store.format.commit_record import ObjectRecord
@@ -29,10 +29,7 @@ from lpp.store.objects.checks import (
 )
 from lpp.store.objects.locks import LACKS, lacks, locked
 from lpp.store.objects.owners import abandoned, owner_of, staged_name
-from lpp.store.objects.protocol import Buffers, Entry, Stat, Version
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from lpp.store.objects.protocol import Buffers, Entry, Item, Result, Stat, Version
 
 READ_BYTES: Final = 256 << 10
 """Bytes per read call, while the system reads ahead. Reading a whole chunk in one call took 1.4

@@ -35,7 +35,7 @@ the product of 256 rows."""
 BLOCK_BYTES: Final = 32 << 20
 """Bytes of such a block in float32."""
 
-TILE_BYTES: Final = 128 << 20
+LOGIT_TILE_BYTES: Final = 128 << 20
 """Bytes of the logits of a tile: 682 rows of 49,152 columns, 128 of 262,144."""
 
 PIECE: Final = 1 << 18
@@ -160,9 +160,9 @@ class Head:
         """The logits of `rows`, one tile at a time: the slice of rows, and their (n, V) logits.
 
         All tiles use the same memory: each is valid until the next is requested, and may be
-        changed. tile_rows: by default as many as `TILE_BYTES` hold.
+        changed. tile_rows: by default as many as `LOGIT_TILE_BYTES` hold.
         """
-        step = tile_rows or max(1, TILE_BYTES // (4 * self.vocabulary))
+        step = tile_rows or max(1, LOGIT_TILE_BYTES // (4 * self.vocabulary))
         memory = np.empty((min(step, len(rows)), self.vocabulary), np.float32)
         for start in range(0, len(rows), step):
             tile = slice(start, min(start + step, len(rows)))

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Final
 
+import click
+
+from lpp.store.progress import Progress
 from lpp.store.terminal.escaping import escape
 
 SECONDS: Final = 0.2
@@ -28,8 +31,8 @@ def notebook_bar(title: str, total: int, unit: str) -> Iterator["NotebookBar"]:
         bar.draw()
 
 
-class NotebookBar:
-    """Implements `lpp.store.progress.Progress`.
+class NotebookBar(Progress):
+    """`Progress` as an output of a cell.
 
     Only the thread that runs the cell draws: an output of another thread may reach no cell. A note
     is drawn with the next step.
@@ -40,6 +43,15 @@ class NotebookBar:
         self._done, self._note = 0, ""
         self._start = self._drawn = time.monotonic()
         self._handle: Any = None
+
+    def expect(self, amount: int) -> None:
+        """The step has `amount` units in all: draw them."""
+        self._total = amount
+        self.draw()
+
+    def warn(self, line: str) -> None:
+        """Print `line` in the cell."""
+        click.echo(line)
 
     def advance(self, amount: int = 1) -> None:
         """`amount` more units are done."""
@@ -52,7 +64,9 @@ class NotebookBar:
         self._note = escape(text, keep="")
 
     def draw(self) -> None:
-        """Show how far the step is."""
+        """Show how far the step is, once it is known how much there is to do."""
+        if not self._total:
+            return
         display: Any = import_module("IPython.display").display
 
         self._drawn = time.monotonic()

@@ -5,34 +5,35 @@ rich, which draws the bar of a terminal, is imported when there is a terminal.
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Final
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from lpp.store.progress import Display, Progress
 from lpp.store.terminal.escaping import escape, safe_streams, unescaped
 
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
 PAUSE: Final = 5.0
 """Seconds between two lines of progress in a log: a line per site would hide other lines."""
 
 
-class Shown:
-    """A `Display`: on standard error; in a notebook, which shows that as an alarm, in the output of
+class Shown(Display):
+    """A display on standard error; in a notebook, which shows that as an alarm, in the output of
     the cell.
     """
 
     def say(self, text: str) -> None:
-        """Show lines for the user."""
         click.echo(text, err=not in_notebook())
 
     def step(self, title: str, total: int, unit: str) -> AbstractContextManager[Progress]:
-        """Show a long step of `total` units until the block ends."""
         return progress(title, total, unit)
 
 
-SHOWN: Final[Display] = Shown()
+SHOWN: Final = Shown()
 """What commands and notebooks show."""
 
 
@@ -45,7 +46,11 @@ def in_notebook() -> bool:
 
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
-    """A progress bar that ends in the last note; elsewhere, as in a batch job's log, lines."""
+    """A progress bar that ends in the last note; elsewhere, as in a batch job's log, lines.
+
+    total: 0 where the step itself says how much it has to do (`Progress.expect`): the bar begins
+    then, so that a step that is refused before shows none.
+    """
     if in_notebook():
         from lpp.store.terminal.notebook_bar import notebook_bar
 
@@ -83,27 +88,41 @@ def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
         expand=True,
         redirect_stdout=sys.stdout.isatty(),  # rich would send a pipe's lines to the terminal
     )
-    # While the bar is there, rich's streams print above it: what they are given is escaped, too.
-    with bar, safe_streams():
-        task = bar.add_task(escape(title, keep=""), total=total, note="")
-        yield _Bar(
-            lambda amount: bar.advance(task, amount),
-            lambda text: bar.update(task, note=escape(text, keep="")),
-        )
+    with ExitStack() as stack:
+        on_terminal = _Bar(bar, title, stack)
+        if total:
+            on_terminal.expect(total)
+        yield on_terminal
 
 
-class _Bar:
-    def __init__(self, advance: Callable[[int], None], note: Callable[[str], None]) -> None:
-        self._advance, self._note = advance, note
+class _Step(Progress):
+    def warn(self, line: str) -> None:
+        SHOWN.say(line)
+
+
+class _Bar(_Step):
+    """The bar of a terminal; it begins once it is known how much there is to do."""
+
+    def __init__(self, bar: "RichProgress", title: str, stack: ExitStack) -> None:
+        self._bar, self._stack = bar, stack
+        self._task = bar.add_task(escape(title, keep=""), total=None, note="")
+
+    def expect(self, amount: int) -> None:
+        self._bar.update(self._task, total=amount)
+        if self._bar.live.is_started:
+            return
+        # While the bar is there, rich's streams print above it: what they are given is escaped.
+        self._stack.enter_context(self._bar)
+        self._stack.enter_context(safe_streams())
 
     def advance(self, amount: int = 1) -> None:
-        self._advance(amount)
+        self._bar.advance(self._task, amount)
 
     def note(self, text: str) -> None:
-        self._note(text)
+        self._bar.update(self._task, note=escape(text, keep=""))
 
 
-class _LogLines:
+class _LogLines(_Step):
     """Lines of a log, at least `PAUSE` seconds apart; of the notes in between, only the last is
     printed.
     """
@@ -113,6 +132,9 @@ class _LogLines:
         self._done = 0
         self._start, self._shown = time.monotonic(), -PAUSE
         self._held = ""
+
+    def expect(self, amount: int) -> None:
+        self._total = amount
 
     def advance(self, amount: int = 1) -> None:
         self._done += amount

@@ -25,6 +25,7 @@ from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written
 from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.store.errors import InputError
+from lpp.store.progress import Progress
 
 LENGTHS = (6, 4, 9, 3, 8, 5)
 SITES = ("embed", "block.1", "final")
@@ -186,13 +187,11 @@ def test_without_heads_runs_stand_by_flips(with_bare: tuple[Path, str]) -> None:
 
 
 def test_comparisons_are_computed_one_by_one(many: Path) -> None:
-    class Counter:
+    class Counter(Progress):
         units = 0
 
         def advance(self, amount: int = 1) -> None:
             self.units += amount
-
-        def note(self, text: str) -> None: ...
 
     counter = Counter()
     every = diff_against(many, "base", NAMES, DiffSettings(sites=["final"]), progress=counter)

@@ -42,8 +42,8 @@ def slow(made: Made, site: str, cell: Cell) -> float:
 def test_every_cell_is_that_of_its_tokens(
     make_run: MakeRun, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(site_reader, "BLOCK_BYTES", 256)
-    monkeypatch.setattr(module, "BLOCK_BYTES", 700)  # blocks of the two sites end elsewhere
+    monkeypatch.setattr(site_reader, "READ_BYTES", 256)
+    monkeypatch.setattr(module, "READ_BYTES", 700)  # blocks of the two sites end elsewhere
     made = make_run(lengths=[12, 7, 20, 1, 3, 15])
     run = open_store(made.root).runs[made.run_id]
     reader = SiteReader(run, site, np.array([len(prompt) for prompt in made.prompts]))

@@ -20,7 +20,7 @@ from lpp.analyze.runs.select import select_runs, select_sites
 from lpp.analyze.studies import cka as cka_module
 from lpp.analyze.studies.cka import MEMORY, pairs_of
 from lpp.analyze.studies.cka_page import cka_page
-from lpp.analyze.studies.cka_table import compute, plan, write
+from lpp.analyze.studies.cka_table import compute, plan, write_cka
 from lpp.store import Run
 from lpp.store.errors import ErrorKind, InputError
 
@@ -183,8 +183,8 @@ def test_the_table_is_put_beside_the_others(make_run: MakeRun) -> None:
     work, left_out = plan(views, ["embed", "final"])
     assert [part.view.run.id for part in work] == [made.run_id]
     assert left_out == ["b is left out (--site): it holds one of the sites at most: final."]
-    database = write(made.root, compute(work))
-    write(made.root, compute(work))
+    database = write_cka(made.root, compute(work))
+    write_cka(made.root, compute(work))
     with duckdb.connect(str(database), read_only=True) as connection:
         rows = connection.sql("FROM cka JOIN runs USING (run) SELECT site, other_site, model")
         assert rows.fetchall() == [("embed", "final", "tiny/model")]

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from lpp.analyze import CorrelateSettings, add_benchmarks, correlate
 from lpp.analyze.cli.command import main
 from lpp.analyze.pages.words import signed
-from lpp.analyze.scores.correlations import MEANING, _flag_turns, refuse_unranked
+from lpp.analyze.scores.correlations import MEANING, _flag_turns, why_unranked
 from lpp.analyze.studies.correlations_page import correlations_page
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import create_store
@@ -284,16 +284,17 @@ def test_fewer_than_five_models_are_not_ranked(store: Callable[..., Path], count
     assert found["q_value"].is_null().all()
     assert set(found["family_size"]) == {0}
     assert all("too_few_models" in flags for flags in found["flags"].to_list())
-    with pytest.raises(InputError, match=f"fewer than 5 models, {count} at most") as caught:
-        refuse_unranked(found)
-    assert caught.value.kind is ErrorKind.INCOMPLETE
+    error = why_unranked(found)
+    assert error is not None
+    assert f"fewer than 5 models, {count} at most" in str(error)
+    assert error.kind is ErrorKind.INCOMPLETE
 
 
 def test_five_models_are_ranked(store: Callable[..., Path]) -> None:
     root = store(5)
     score(root)
     found = correlate(root)
-    refuse_unranked(found)
+    assert why_unranked(found) is None
     assert set(found["n_models"]) == {5}
     assert all("few_models" in flags for flags in found["flags"].to_list())
     names = "entropy_floor", "effective_rank"

@@ -65,7 +65,7 @@ def test_asking_for_less_takes_nothing_away(make_run: MakeRun, settings: Profile
 def test_scores_take_no_numbers_away(make_run: MakeRun) -> None:
     root = make_run(model="a/one").root
     build_database(root)
-    study.write(root, study.layers(root))
+    study.write_layers(root, study.layers(root))
     before = tables(root, (*MADE, "layers", "hourglass"))
     (root.parent / "mine.csv").write_text("model,BBH\na/one,34.5\n")
     for words in (["benchmarks", "add", root, root.parent / "mine.csv"], ["correlate", root]):
@@ -127,7 +127,7 @@ def test_rows_of_a_run_that_changed_or_vanished_go(
     other = make_run(model="b/two", seed=5)
     with pytest.warns(UserWarning, match="shards are missing"):
         build_database(made.root)
-    study.write(made.root, study.layers(made.root))
+    study.write_layers(made.root, study.layers(made.root))
     make_run(model="a/one", shards=[2])  # a run that goes on
     build_database(made.root, ProfileSettings(sites=["final"], runs=["two-*"]))
     for name in (*MADE[:2], "layers", "hourglass"):
@@ -161,7 +161,7 @@ def test_texts_are_compared_as_they_stand_side_by_side(make_run: MakeRun) -> Non
     for run in ("one-*", "six-*", "two-*"):
         only = ProfileSettings(runs=[run])
         write_database(root, analyze(root, replace(only, metrics=["rankme"])))
-        study.write(root, study.layers(root, LayersSettings(runs=[run])))
+        study.write_layers(root, study.layers(root, LayersSettings(runs=[run])))
         mixed = {"one", "six", "two"} if run == "two-*" else set()
         assert {name: flagged(name) for name in compared} == dict.fromkeys(compared, mixed)
     shutil.rmtree(root / "runs" / third.run_id)
@@ -175,9 +175,11 @@ def test_texts_are_compared_as_they_stand_side_by_side(make_run: MakeRun) -> Non
 def test_fewer_layers_make_no_score_of_a_whole_model(make_run: MakeRun) -> None:
     sites = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
     root = make_run(sites=sites).root
-    study.write(root, study.layers(root, LayersSettings(errors="all")))
+    study.write_layers(root, study.layers(root, LayersSettings(errors="all")))
     before = tables(root, ("layers", "hourglass"))
-    study.write(root, study.layers(root, LayersSettings(sites=["block.1", "block.2", "final"])))
+    study.write_layers(
+        root, study.layers(root, LayersSettings(sites=["block.1", "block.2", "final"]))
+    )
     assert_same(root, before)
 
 

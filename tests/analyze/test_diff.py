@@ -34,6 +34,7 @@ from lpp.analyze.runs.words import Words
 from lpp.store import open_store
 from lpp.store.format.schedule import group_boundaries
 from lpp.store.format.tables import VOCABULARY_SCHEMA
+from lpp.store.progress import Progress
 from lpp.store.shared.vocabularies import add_vocabulary
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14)
@@ -272,13 +273,11 @@ def test_runs_of_different_widths_have_a_cka(make_run: MakeRun) -> None:
 
 
 def test_progress_reaches_its_end(two: tuple[Made, Made]) -> None:
-    class Counter:
+    class Counter(Progress):
         units = 0
 
         def advance(self, amount: int = 1) -> None:
             self.units += amount
-
-        def note(self, text: str) -> None: ...
 
     runs = open_store(two[0].root).runs
     pair = pair_of(runs[two[0].run_id], runs[two[1].run_id])

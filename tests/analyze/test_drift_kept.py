@@ -34,6 +34,7 @@ from lpp.analyze.logits import tiles, two_runs
 from lpp.analyze.runs.rows.token_files import read_tokens
 from lpp.store import open_store
 from lpp.store.errors import MachineError
+from lpp.store.progress import Progress
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14)
 
@@ -325,11 +326,9 @@ def test_spans_end_with_a_tile_and_advance_by_their_tokens(
     monkeypatch.setattr(two_runs, "SPAN_TILES", 3)
     advanced: list[int] = []
 
-    class Told:
+    class Told(Progress):
         def advance(self, amount: int = 1) -> None:
             advanced.append(amount)
-
-        def note(self, text: str) -> None: ...
 
     pair = paired(*two)
     token_drift(pair, executor=Elsewhere(4), progress=Told())

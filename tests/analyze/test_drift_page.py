@@ -21,6 +21,7 @@ from lpp.analyze.charts.drift import (
 )
 from lpp.analyze.charts.export import specification
 from lpp.analyze.cli.command import main
+from lpp.analyze.drift.conditions import parse_condition
 from lpp.analyze.drift.gate import verdict
 from lpp.analyze.drift.pages.drift_page import drift_page
 from lpp.analyze.drift.summaries import by_position
@@ -28,7 +29,6 @@ from lpp.analyze.drift.tables import drift_tables, write_drift
 from lpp.analyze.drift.worst import worst_tokens
 from lpp.analyze.pages.words import number, plain
 from lpp.analyze.pages.write import written
-from lpp.analyze.quantities.conditions import parse_condition
 from lpp.analyze.report.content import report
 from lpp.analyze.report.report import write_report
 

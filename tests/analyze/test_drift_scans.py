@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 
 from lpp.analyze import DiffSettings, diff, scan_drift_sites, scan_drift_tokens
 from lpp.analyze.drift.predictions import TOKEN_DRIFT
-from lpp.analyze.drift.sites import SITES, site_frame
+from lpp.analyze.drift.sites import SITES_SCHEMA, site_frame
 from lpp.store.errors import InputError
 
 LENGTHS = (12, 7, 20, 20, 3, 15)
@@ -53,7 +53,7 @@ def test_columns_of_tokens_decide_what_is_computed(root: Path) -> None:
 
 def test_sites_are_those_of_diff(root: Path) -> None:
     table = scan_drift_sites(root, "base", "tuned", errors="all")
-    assert table.collect_schema() == SITES
+    assert table.collect_schema() == SITES_SCHEMA
     found = diff(root, "base", "tuned", DiffSettings(errors="all"))
     assert_frame_equal(table.collect(), site_frame(found.sites))
     (final,) = found.sites[-1:]

@@ -9,14 +9,14 @@ from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import scan_entropy
-from lpp.analyze.tables.entropy import SCHEMA
+from lpp.analyze.tables.entropy import ENTROPY_SCHEMA
 from lpp.store.errors import InputError
 
 
 def test_the_mean_at_the_last_token_of_each_prefix(make_run: MakeRun) -> None:
     made = make_run(lengths=[12, 1, 20, 30], logits_width=77)
     table = scan_entropy(made.root, contexts=[5, 20], prompts=[1, 3, 4]).collect()
-    assert table.schema == SCHEMA
+    assert table.schema == ENTROPY_SCHEMA
     assert len(table) == 3 * (5 + 10)
     for row in table.iter_rows(named=True):
         size, prefix = row["n_prompts"], row["prefix"]

@@ -22,7 +22,7 @@ from lpp.analyze.numerics.statistics.auroc import auroc, residual_ranks
 from lpp.analyze.quantities.items import FEATURES
 from lpp.analyze.quantities.tables import frame_schema
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.uncertainty import interval, standard_error
+from lpp.store.uncertainty import share_interval, standard_error
 
 SCHEMA = frame_schema(FEATURE_COLUMNS)
 BASELINES = {"answer_length", "answer_place", "question_length"}
@@ -199,7 +199,7 @@ def test_every_number_is_by_cluster(make_run: MakeRun) -> None:
     right = np.array([item["correct"] for item in written.rows])
     codes = np.arange(120) // 4
     error = standard_error(right.tolist(), codes.tolist())
-    assert found.accuracy_interval == interval(right.mean(), error, 30)
+    assert found.accuracy_interval == share_interval(right.mean(), error, 30)
     tokens = written.tokens()
     entropy = np.array(
         [

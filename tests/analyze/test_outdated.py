@@ -140,7 +140,7 @@ def test_a_report_names_the_runs_that_lack_a_curve(make_run: MakeRun) -> None:
     two = make_run(model="b/two", sites=sites, seed=5)
     root = str(one.root)
     build_database(root, ProfileSettings(sites=["final"]))
-    study.write(root, study.layers(root, LayersSettings(runs=["one-*"], skip_first=(0, 2))))
+    study.write_layers(root, study.layers(root, LayersSettings(runs=["one-*"], skip_first=(0, 2))))
     page = report(root)
     (depth,) = (section for section in page.sections if section.name == "depth")
     notes = [plain(note) for note in depth.notes]
@@ -152,7 +152,7 @@ def test_a_report_names_the_runs_that_lack_a_curve(make_run: MakeRun) -> None:
     assert page.lacking is not None
     assert page.lacking.ready is not None
     assert "Ranks by depth without the first 2 positions of 1 run" in page.lacking.ready.titles
-    study.write(root, study.layers(root, LayersSettings(runs=["two-*"], skip_first=(0, 2))))
+    study.write_layers(root, study.layers(root, LayersSettings(runs=["two-*"], skip_first=(0, 2))))
     (depth,) = (section for section in report(root).sections if section.name == "depth")
     assert not any("not computed" in plain(note) for note in depth.notes)
 

@@ -28,12 +28,13 @@ from lpp.analyze.engine.executor import LOCAL
 from lpp.analyze.logits import tiles
 from lpp.analyze.logits.divergences import TIES
 from lpp.analyze.logits.heads import arithmetic
-from lpp.analyze.logits.products import NUMPY, Products, described, place_of, products
+from lpp.analyze.logits.products import NUMPY, Products, arithmetic_of, place_of, products
 from lpp.analyze.runs.keys import RunView
 from lpp.store import Run, open_store
 from lpp.store.errors import FormatError, InputError
 from lpp.store.format.plan import StoredDtype
 from lpp.store.objects.locate import objects_at
+from lpp.store.progress import Progress
 from lpp.store.shared.heads import commit_head
 from lpp.store.shared.logits import Head, HeadContent, Steps
 from lpp.store.shared.matrices import Matrix
@@ -222,11 +223,9 @@ def test_progress_is_told_in_tokens(
     monkeypatch.setattr(tiles, "TILE_ROWS", 10)
     advanced: list[int] = []
 
-    class Told:
+    class Told(Progress):
         def advance(self, amount: int = 1) -> None:
             advanced.append(amount)
-
-        def note(self, text: str) -> None: ...
 
     pair = pair_of(side("a"), side("b"))
     token_drift(pair, progress=Told())
@@ -441,7 +440,7 @@ def test_the_matrix_as_stored_gives_torch_the_same_values(monkeypatch: pytest.Mo
 
 def test_what_multiplies_is_told(side: Callable[..., Side]) -> None:
     pair = pair_of(side("a"), side("b", head=HeadContent(matrix=matrix(6, 1, "bfloat16"))))
-    whole, half = (described(place_of(dtype), dtype) for dtype in ("float32", "bfloat16"))
+    whole, half = (arithmetic_of(place_of(dtype), dtype) for dtype in ("float32", "bfloat16"))
     assert arithmetic(pair.runs, LOCAL) == f"{whole}; {half}, of rows stored as float32"
     assert arithmetic(pair_of(side("a"), side("a")).runs, LOCAL) == whole
 

@@ -32,8 +32,7 @@ from lpp.analyze.report.item_queries import ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.queries import EIGENVALUES, LAYERS, QUERIES, SURPRISES
 from lpp.analyze.report.report import write_report
 from lpp.analyze.report.surprises import surprises
-from lpp.analyze.studies.layers import layers
-from lpp.analyze.studies.layers import write as write_layers
+from lpp.analyze.studies.layers import layers, write_layers
 from lpp.analyze.tables.build import build_database
 from lpp.sql import TABLES, connect
 from lpp.store.errors import ErrorKind, InputError, MachineError

@@ -110,7 +110,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_streamed_values_are_those_of_the_rows(
     make_run: MakeRun, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(site_reader, "BLOCK_BYTES", 256)  # blocks end anywhere, inside prompts too
+    monkeypatch.setattr(site_reader, "READ_BYTES", 256)  # blocks end anywhere, inside prompts too
     made = make_run(**case)
     count = len(made.prompts)
     sizes = sorted({1, (count + 1) // 2, count})
@@ -143,7 +143,7 @@ def test_streamed_values_are_those_of_the_rows(
 def test_first_positions_are_left_out(
     make_run: MakeRun, first: int, dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(site_reader, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(site_reader, "READ_BYTES", 256)
     made = make_run(dim=dim)
     (view,) = views(made.root)
     cells = [

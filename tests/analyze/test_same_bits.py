@@ -50,7 +50,7 @@ def root(
     dim: int = 6 if both else request.param
     monkeypatch.setattr(moments, "MIN_CHUNK_ROWS", 16)
     monkeypatch.setattr(accumulate, "SPAN_CHUNKS", 9)
-    monkeypatch.setattr(site_reader, "BLOCK_BYTES", 50 * 4 * dim)
+    monkeypatch.setattr(site_reader, "READ_BYTES", 50 * 4 * dim)
     monkeypatch.setattr(wide_block, "TILE_BYTES", 21 * 4 * dim)
     sites = ("embed", "block.1")
     made = make_run(LENGTHS, dim=dim, per_shard=2, sites=sites, vary_tokens=True)

@@ -77,7 +77,7 @@ def test_any_lengths_agree_with_the_definition(seed: int) -> None:
 def test_cells_count_the_sinks_in_their_positions(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(site_reader, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(site_reader, "READ_BYTES", 256)
     made = make_run(lengths=[12, 7, 20, 1, 3, 15], scale=with_sinks)
     assert slow_sinks(made.hidden["final"]) == [0, 2]
     cells = [

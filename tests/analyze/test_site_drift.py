@@ -22,7 +22,7 @@ from lpp.analyze.drift.sites import SiteDrift, site_drift, why_missing
 from lpp.analyze.engine import executor as of_executor
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.numerics.jackknife import Estimate
-from lpp.analyze.quantities.drift import RANKS, SITE_CHANGES
+from lpp.analyze.quantities.drift import RANK_CHANGES, SITE_CHANGES
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.named import names_of_two
@@ -33,6 +33,7 @@ from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.format.plan import Keep, SiteSpec
 from lpp.store.format.quarantine import SetAside, quarantine_table
 from lpp.store.format.tables import STATISTICS
+from lpp.store.progress import Progress
 
 Array = npt.NDArray[np.float32]
 Hidden = Mapping[str, Sequence[Array]]
@@ -304,7 +305,7 @@ def test_exchanging_the_runs_turns_differences_round(made: Made) -> None:
     for one, other in zip(site_drift(paired(a, b)), site_drift(paired(b, a)), strict=True):
         for name in ("cosine", "cka", "overlap"):
             assert getattr(one, name).value == pytest.approx(getattr(other, name).value, rel=1e-12)
-        for name in RANKS:
+        for name in RANK_CHANGES:
             assert getattr(one, name).value == -getattr(other, name).value
             assert getattr(one, name).stderr == pytest.approx(getattr(other, name).stderr)
 
@@ -432,7 +433,7 @@ def test_of_moments_there_are_differences_of_ranks(made: Made, keeps: tuple[Keep
         assert found.n_tokens == len(tokens_of(a["final"], cell, [5]))
         for name in SITE_CHANGES:
             estimate = getattr(found, name)
-            if name in RANKS:
+            if name in RANK_CHANGES:
                 assert estimate.value == pytest.approx(every[0][name], rel=1e-9)
                 assert estimate.groups == pytest.approx([e[name] for e in every[1:]], rel=1e-9)
             else:
@@ -466,14 +467,14 @@ def test_differences_of_ranks_are_those_of_the_spectra_table(made: Made) -> None
     a, b = run_of(made), write(made, moved(made.hidden))
     (found,) = site_drift(paired(a, b), ["final"])
     table = scan_spectra(made.root).collect().filter(site="final", prefix=20)
-    for name in RANKS:
+    for name in RANK_CHANGES:
         values = dict(table.select("run", name).iter_rows())
         assert getattr(found, name).value == pytest.approx(values[b.id] - values[a.id], rel=1e-9)
 
 
 def test_what_a_profile_kept_of_each_run_is_not_multiplied_again(made: Made) -> None:
     a, b = run_of(made), write(made, moved(made.hidden))
-    pair, only = paired(a, b), ["cka", *RANKS]
+    pair, only = paired(a, b), ["cka", *RANK_CHANGES]
     (before,) = site_drift(pair, ["final"], only=only, errors="none")
     shutil.rmtree(on_disk(made.root) / "analysis")
     scan_spectra(made.root).collect()
@@ -492,7 +493,7 @@ def test_common_sites_by_depth_and_what_is_not_common(made: Made) -> None:
     a, b = run_of(made), write(made, hidden)
     told: list[str] = []
 
-    class Told:
+    class Told(Progress):
         def advance(self, amount: int = 1) -> None:
             told.append(f"+{amount}")
 

@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 
 from lpp.analyze import scan_spectra
 from lpp.analyze.numerics import moments
-from lpp.analyze.tables.spectra import SCHEMA
+from lpp.analyze.tables.spectra import SPECTRA_SCHEMA
 from lpp.store import open_store
 from lpp.store.errors import FormatError
 
@@ -54,7 +54,7 @@ def test_every_row_agrees_with_an_svd(make_run: MakeRun, case: dict[str, Any]) -
     count = len(made.prompts)
     sizes = sorted({1, (count + 1) // 2, count})
     table = scan_spectra(made.root, contexts=[7, 20], prompts=sizes).collect()
-    assert table.columns == list(SCHEMA)
+    assert table.columns == list(SPECTRA_SCHEMA)
     assert len(table) == 4 * (7 + 10) * len(sizes)
     for row in table.iter_rows(named=True):
         rows = made.rows(row["site"], row["prefix"], row["n_prompts"])
@@ -115,7 +115,7 @@ def test_a_run_has_no_rows_for_more_than_it_holds(make_run: MakeRun) -> None:
     table = scan_spectra(long.root, contexts=[20, 999]).select("run", "context").unique().collect()
     assert table.rows() == [(long.run_id, 20)]
     assert scan_spectra(long.root, prompts=[7]).collect().is_empty()
-    assert scan_spectra(long.root, prompts=[7]).collect().schema == SCHEMA
+    assert scan_spectra(long.root, prompts=[7]).collect().schema == SPECTRA_SCHEMA
 
 
 def test_missing_shards_leave_the_prompts_before_them(make_run: MakeRun) -> None:

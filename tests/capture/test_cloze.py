@@ -9,7 +9,7 @@ import pytest
 from lpp.capture.corpus.pydoc import topics
 from lpp.capture.evaluation.cloze import (
     CHOICES,
-    ITEMS,
+    N_ITEMS,
     RATIO,
     ClozeItem,
     baselines,
@@ -27,10 +27,10 @@ def items() -> list[ClozeItem]:
 
 
 def test_there_are_whole_blocks_of_items_from_many_topics(items: list[ClozeItem]) -> None:
-    assert len(items) == ITEMS >= 200
-    assert ITEMS % BLOCK == 0
+    assert len(items) == N_ITEMS >= 200
+    assert N_ITEMS % BLOCK == 0
     assert len({item.topic for item in items}) > 20
-    assert len({item.text for item in items}) == ITEMS
+    assert len({item.text for item in items}) == N_ITEMS
 
 
 def test_the_right_answer_fills_the_blank(items: list[ClozeItem]) -> None:
@@ -58,7 +58,7 @@ def test_choices_have_one_length_and_close_frequencies(items: list[ClozeItem]) -
 def test_place_and_rank_of_the_right_answer_are_each_pair_once_in_a_block(
     items: list[ClozeItem],
 ) -> None:
-    for start in range(0, ITEMS, BLOCK):
+    for start in range(0, N_ITEMS, BLOCK):
         cells = [
             (item.gold, sum(one < item.frequencies[item.gold] for one in item.frequencies))
             for item in items[start : start + BLOCK]

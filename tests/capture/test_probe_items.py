@@ -9,7 +9,7 @@ import jinja2
 import pytest
 import yaml
 
-from lpp.capture.evaluation.tasks.declared import KEY, Declared
+from lpp.capture.evaluation.tasks.declared import KEY, DeclaredTask
 from lpp.capture.probes.items import (
     GROUPS,
     ITEM_SEED,
@@ -22,7 +22,7 @@ from lpp.capture.probes.items import (
     read_items,
 )
 from lpp.capture.probes.patterns import ANSWER_LENGTH
-from lpp.capture.probes.scoring import LINES, Verdict, line_of
+from lpp.capture.probes.scoring import LINES, ProbeVerdict, line_of
 
 
 class Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -80,7 +80,7 @@ def test_task_fits_the_code(name: str) -> None:
     assert settings["task"] == name
     assert settings["num_fewshot"] == SHOTS == len(read_items("spc")["shots"])
     assert settings["metadata"]["version"] == 1  # of the items; part of the source's name
-    declared = Declared(**settings["metadata"][KEY])
+    declared = DeclaredTask(**settings["metadata"][KEY])
     assert (declared.source, declared.whole) == ("lpp-probes", True)
     (item, *_) = read_items("spc" if name == "lpp_spc" else "ar")["test"]
     assert {declared.group, declared.cluster} - {None} <= item.keys()
@@ -100,7 +100,7 @@ def test_options_are_the_four_lines_in_order() -> None:
 def test_shots_show_the_line_format(ambiguous: bool, answer: str) -> None:
     template = jinja2.Template(task("lpp_ar_generate")["doc_to_target"])
     line = template.render(ambiguous=ambiguous, answer=answer)
-    assert line == line_of(Verdict(ambiguous, answer))
+    assert line == line_of(ProbeVerdict(ambiguous, answer))
 
 
 def test_the_prompt_of_an_ambiguous_item() -> None:

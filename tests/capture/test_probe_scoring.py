@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lpp.capture.probes.scoring import (
     LINES,
-    Verdict,
+    ProbeVerdict,
     char_f1,
     likeliest,
     line_of,
@@ -26,7 +26,7 @@ PLAIN_A: dict[str, Any] = {"ambiguous": False, "answer": "A"}
 @pytest.mark.parametrize("ambiguous", [True, False])
 @pytest.mark.parametrize("answer", ["A", "B"])
 def test_the_line_is_read_as_it_is_written(ambiguous: bool, answer: str) -> None:
-    verdict = Verdict(ambiguous, answer)
+    verdict = ProbeVerdict(ambiguous, answer)
     assert parse_line(f"  {line_of(verdict)}\n") == verdict
     assert line_of(verdict) in LINES
 
@@ -84,9 +84,11 @@ def test_each_score_by_hand(doc: dict[str, Any], line: str, expected: dict[str, 
 def test_likelihood_sums_over_what_is_not_asked() -> None:
     # The likeliest line says AMBIGUOUS and A; summed, NOT_AMBIGUOUS and B are likelier.
     p = (0.4, 0.05, 0.05, 0.5)
-    assert likeliest([math.log(x) for x in p]) == Verdict(ambiguous=False, answer="B")
+    assert likeliest([math.log(x) for x in p]) == ProbeVerdict(ambiguous=False, answer="B")
     p = (0.4, 0.0, 0.3, 0.3)
-    assert likeliest([math.log(x or 1e-300) for x in p]) == Verdict(ambiguous=False, answer="A")
+    assert likeliest([math.log(x or 1e-300) for x in p]) == ProbeVerdict(
+        ambiguous=False, answer="A"
+    )
 
 
 @given(st.lists(st.floats(-60, 0), min_size=4, max_size=4), st.floats(-5000, 0))

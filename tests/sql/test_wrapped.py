@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from lpp.sql.results.wrapped import Result, wrapped_table
+from lpp.sql.results.wrapped import ResultTexts, wrapped_table
 
 HEADS = ("metric", "run", "context", "value", "ci_low", "ci_high", "flags")
 NUMERIC = (False, False, True, True, True, True, False)
 METRICS = ("effective_rank", "participation_ratio_norm")
 
 
-def result(n_runs: int) -> Result:
+def result(n_runs: int) -> ResultTexts:
     rows = [
         (
             metric,
@@ -25,10 +25,10 @@ def result(n_runs: int) -> Result:
         for j, metric in enumerate(METRICS)
         for k in range(n_runs)
     ]
-    return Result(HEADS, rows, NUMERIC)
+    return ResultTexts(HEADS, rows, NUMERIC)
 
 
-def lines(table: Result, width: int) -> list[str]:
+def lines(table: ResultTexts, width: int) -> list[str]:
     found = wrapped_table(table, width)
     assert found is not None
     return [*found]
@@ -62,7 +62,7 @@ def test_leading_texts_stand_above_the_rows_that_share_them() -> None:
         for name in ("a model with a long name", "another model")
         for k in range(2)
     ]
-    text = lines(Result(("run", "layer", "value"), rows, (False, True, True)), 36)
+    text = lines(ResultTexts(("run", "layer", "value"), rows, (False, True, True)), 36)
     assert text[0].split() == ["layer", "value"]
     assert text[2] == "a model with a long name"
     assert text[5] == "another model"
@@ -72,13 +72,13 @@ def test_text_that_comes_with_the_leading_one_stands_above_too_and_no_cell_is_hi
     why = "a sentence that says what the flag means, too long for a narrow column of a table, yes"
     runs = [("a first run of two", "1"), ("a second run of two", "2")]
     rows = [(flag, f"{flag}: {why}", *run) for flag in "ab" for run in runs]
-    result = Result(("flag", "why", "run", "rows"), rows, (False, False, False, True))
+    result = ResultTexts(("flag", "why", "run", "rows"), rows, (False, False, False, True))
     text = lines(result, 40)
     assert max(map(len, text)) <= 60  # a line above a table may be as long as 60
     assert text[0].split() == ["run", "rows"]
     assert " ".join(text).count("what the flag means") == 2
     for width in (90, 120):
-        beside = lines(Result(result.heads, rows[:1], result.numeric), width)
+        beside = lines(ResultTexts(result.heads, rows[:1], result.numeric), width)
         assert len(beside) <= 2 + 4
 
 
@@ -89,17 +89,17 @@ def test_a_repeated_leading_text_is_shown_once() -> None:
 
 def test_what_fits_in_no_way_is_no_table() -> None:
     number = ("1" * 30,)
-    assert wrapped_table(Result(("n",), [number], (True,)), 20) is None
+    assert wrapped_table(ResultTexts(("n",), [number], (True,)), 20) is None
     long = ("word " * 40,)
-    assert wrapped_table(Result(("text",), [long], (False,)), 80) is None
+    assert wrapped_table(ResultTexts(("text",), [long], (False,)), 80) is None
 
 
 def test_a_word_longer_than_a_column_is_broken_and_whole() -> None:
     rows = [("x" * 50, "a", "1"), ("y" * 50, "b", "2")]
-    text = lines(Result(("hash", "run", "n"), rows, (False, False, True)), 40)
+    text = lines(ResultTexts(("hash", "run", "n"), rows, (False, False, True)), 40)
     assert max(map(len, text)) <= 40
     assert "".join(text).count("x") == 50
 
 
 def test_a_result_without_rows_has_its_heads() -> None:
-    assert lines(Result(("run", "n"), [], (False, True)), 80)[0].split() == ["run", "n"]
+    assert lines(ResultTexts(("run", "n"), [], (False, True)), 80)[0].split() == ["run", "n"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpp.capture.evaluation.scores import scores_of
-from lpp.store.uncertainty import interval, score_interval, standard_error
+from lpp.store.uncertainty import score_interval, share_interval, standard_error
 
 
 def test_single_items_give_the_textbook_error() -> None:
@@ -33,7 +33,7 @@ def test_items_that_balance_each_other_keep_their_own_error() -> None:
 
 def test_one_cluster_says_nothing() -> None:
     assert standard_error([1.0, 0.0], ["scene", "scene"]) is None
-    assert interval(0.5, None, 1)[0] < 0.1
+    assert share_interval(0.5, None, 1)[0] < 0.1
 
 
 @pytest.mark.parametrize("right", [0, 1, 7, 10])
@@ -43,14 +43,14 @@ def test_interval_is_wilsons(right: int) -> None:
     p, n = right / 10, 10
     stderr = standard_error([1.0] * right + [0.0] * (n - right), range(n))
     wilson = binomtest(right, n).proportion_ci(method="wilson")
-    assert interval(p, stderr, n) == pytest.approx((wilson.low, wilson.high), abs=1e-6)
+    assert share_interval(p, stderr, n) == pytest.approx((wilson.low, wilson.high), abs=1e-6)
 
 
 @given(st.floats(0, 1), st.just(0.0) | st.floats(1e-4, 0.5), st.integers(1, 500))
 def test_interval_holds_the_score_and_stays_within_bounds(
     score: float, stderr: float, clusters: int
 ) -> None:
-    low, high = interval(score, stderr, clusters)
+    low, high = share_interval(score, stderr, clusters)
     assert 0 <= low <= score + 1e-12
     assert score - 1e-12 <= high <= 1
 
@@ -61,7 +61,7 @@ def test_scores_outside_0_to_1_have_the_normal_interval() -> None:
     assert score_interval(0.5, 0.1, [0.0, 1.5, 0.0], range(3)) == pytest.approx(
         (0.304, 0.696), abs=1e-4
     )
-    assert score_interval(0.5, None, [0.0, 1.0], range(2)) == interval(0.5, None, 2)
+    assert score_interval(0.5, None, [0.0, 1.0], range(2)) == share_interval(0.5, None, 2)
 
 
 def test_a_perplexity_has_the_interval_of_its_logarithm() -> None:
@@ -103,7 +103,7 @@ def test_a_task_that_names_its_clusters_gets_their_error() -> None:
     assert score.stderr == pytest.approx(1 / 3)
     assert alone.stderr == pytest.approx(math.sqrt(1.6) / 6)
     assert (score.n, alone.n) == (6, 6)
-    assert score.interval == interval(score.value, score.stderr, 3)
+    assert score.interval == share_interval(score.value, score.stderr, 3)
 
 
 def test_an_item_without_a_cluster_stands_alone() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from lpp.analyze.charts.charts import save_chart
-from lpp.analyze.tables.eigenvalues import SCHEMA
+from lpp.analyze.tables.eigenvalues import EIGENVALUES_SCHEMA
 from lpp.sql.schema import arrow_schema
 
 RUNS = ("tiny-one-00000001", "tiny-two-00000002", "tiny-six-00000006")
@@ -254,7 +254,7 @@ def eigenvalues(runs: tuple[str, ...] = RUNS, n: int = 100, site: str = "final")
             for run in runs
             for rank in range(1, n + 1)
         ],
-        SCHEMA,
+        EIGENVALUES_SCHEMA,
     )
 
 

@@ -14,7 +14,7 @@ from lpp.capture.probes.ambiguous import read_scenes
 from lpp.capture.probes.items import Probe, read_items
 from lpp.capture.probes.patterns import FAMILIES
 from lpp.capture.probes.scoring import (
-    Verdict,
+    ProbeVerdict,
     line_of,
     score_ambiguous_generate,
     score_pattern,
@@ -32,7 +32,7 @@ DRAWS = 100
 
 
 def _line(ambiguous: bool, answer: str) -> str:
-    return line_of(Verdict(ambiguous=ambiguous, answer=answer))
+    return line_of(ProbeVerdict(ambiguous=ambiguous, answer=answer))
 
 
 def _by_hint(item: Item) -> str:

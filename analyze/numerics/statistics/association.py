@@ -27,11 +27,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from lpp.analyze.numerics.moments import Floats
+
 CiMethod: TypeAlias = Literal["BCa", "percentile"]
 Method: TypeAlias = Literal["pearson", "spearman", "rank_partial"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
-
-Values: TypeAlias = npt.NDArray[np.float64]
 
 EXACT_UP_TO: Final = 8
 """Models up to which p of ranks counts every permutation. With five models, the t distribution
@@ -58,9 +58,9 @@ class Association:
 
 def associate(
     method: Method,
-    x: Values,
-    y: Values,
-    size: Values,
+    x: Floats,
+    y: Floats,
+    size: Floats,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -69,7 +69,7 @@ def associate(
 
     None where it is undefined: x or y constant, or, for the partial, either in the order of size.
     """
-    data: tuple[Values, ...] = (x, y)
+    data: tuple[Floats, ...] = (x, y)
     p_method: Literal["t", "permutations"] = "t"
     if method == "rank_partial":
         data = (x, y, size)
@@ -105,7 +105,7 @@ def benjamini_hochberg(p_values: list[float]) -> list[float]:
     return [float(q) for q in stats.false_discovery_control(p_values)] if p_values else []
 
 
-def _partial(x: Values, y: Values, size: Values) -> tuple[float, float]:
+def _partial(x: Floats, y: Floats, size: Floats) -> tuple[float, float]:
     """Of ranks: what x adds to size in a regression for y, and its two-sided p with n - 3 degrees.
 
     In a QR decomposition of the columns 1, size, x the last direction is what the first two leave
@@ -129,7 +129,7 @@ def _defined_partial(ranks: npt.NDArray[np.float64]) -> bool:
     return bool(max(map(abs, with_size)) < 1 - 1e-9)
 
 
-def _exact_p(x: Values, y: Values) -> float:
+def _exact_p(x: Floats, y: Floats) -> float:
     """Share of all orders of x that go at least as far from 0 with y, ties included."""
     ranks_y = stats.rankdata(y)
     found = stats.permutation_test(
@@ -143,7 +143,7 @@ def _exact_p(x: Values, y: Values) -> float:
     return float(found.pvalue)
 
 
-def _exact_partial_p(x: Values, y: Values, size: Values) -> float:
+def _exact_partial_p(x: Floats, y: Floats, size: Floats) -> float:
     """Share of all orders of y's residuals, after regression on size, that give a partial as far
     from 0.
 
@@ -163,8 +163,8 @@ def _exact_partial_p(x: Values, y: Values, size: Values) -> float:
 
 
 def _interval(
-    data: tuple[Values, ...],
-    statistic: Callable[..., Values],
+    data: tuple[Floats, ...],
+    statistic: Callable[..., Floats],
     method: CiMethod,
     resamples: int,
     seed: int,
@@ -189,24 +189,24 @@ def _interval(
     return (low, high) if low < high else None  # NaN compares false
 
 
-def _pearson(x: Values, y: Values, axis: int = -1) -> Values:
+def _pearson(x: Floats, y: Floats, axis: int = -1) -> Floats:
     """Pearson's r along an axis; NaN where a column is constant."""
     x = x - x.mean(axis, keepdims=True)
     y = y - y.mean(axis, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        r: Values = (x * y).sum(axis) / np.sqrt((x * x).sum(axis) * (y * y).sum(axis))
+        r: Floats = (x * y).sum(axis) / np.sqrt((x * x).sum(axis) * (y * y).sum(axis))
     return r
 
 
-def _resampled_pearson(x: Values, y: Values, axis: int = -1) -> Values:
+def _resampled_pearson(x: Floats, y: Floats, axis: int = -1) -> Floats:
     return _pearson(x, y, axis)
 
 
-def _resampled_spearman(x: Values, y: Values, axis: int = -1) -> Values:
+def _resampled_spearman(x: Floats, y: Floats, axis: int = -1) -> Floats:
     return _pearson(stats.rankdata(x, axis=axis), stats.rankdata(y, axis=axis), axis)
 
 
-def _resampled_partial(x: Values, y: Values, size: Values, axis: int = -1) -> Values:
+def _resampled_partial(x: Floats, y: Floats, size: Floats, axis: int = -1) -> Floats:
     """The partial from three correlations of ranks: what the regression gives, in one step."""
     x, y, size = (stats.rankdata(v, axis=axis) for v in (x, y, size))
     xy, xs, ys = _pearson(x, y, axis), _pearson(x, size, axis), _pearson(y, size, axis)
@@ -216,7 +216,7 @@ def _resampled_partial(x: Values, y: Values, size: Values, axis: int = -1) -> Va
         return np.where(rest > 1e-9, (xy - xs * ys) / np.sqrt(np.abs(rest)), np.nan)
 
 
-_RESAMPLED: Final[Mapping[Method, Callable[..., Values]]] = {
+_RESAMPLED: Final[Mapping[Method, Callable[..., Floats]]] = {
     "pearson": _resampled_pearson,
     "spearman": _resampled_spearman,
     "rank_partial": _resampled_partial,

@@ -12,7 +12,7 @@ from scipy import stats
 
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.statistics.auroc import CONFIDENCE, Codes, Flags
-from lpp.store.uncertainty import interval, standard_error
+from lpp.store.uncertainty import share_interval, standard_error
 
 BINS: Final = 10
 """Bins of equal mass."""
@@ -142,7 +142,7 @@ def proportion_interval(successes: int, n: int, /) -> tuple[float, float]:
     >>> round(low, 4), round(high, 4)
     (0.2366, 0.7634)
     """
-    return interval(successes / n, None, n)
+    return share_interval(successes / n, None, n)
 
 
 def accuracy_interval(right: Flags, codes: Codes, /) -> tuple[float, float]:
@@ -154,7 +154,7 @@ def accuracy_interval(right: Flags, codes: Codes, /) -> tuple[float, float]:
     (0.2366, 0.7634)
     """
     error = standard_error(right.tolist(), codes.tolist())
-    return interval(float(right.mean()), error, len(np.unique(codes)))
+    return share_interval(float(right.mean()), error, len(np.unique(codes)))
 
 
 def mass_bins(confidence: Floats, bins: int, /) -> Codes:

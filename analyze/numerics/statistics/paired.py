@@ -13,7 +13,7 @@ from scipy import stats
 
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.statistics.auroc import Codes, Flags
-from lpp.store.uncertainty import effective_items, interval, standard_error
+from lpp.store.uncertainty import effective_items, share_interval, standard_error
 
 MOST_STEPS: Final = 1 << 16
 """Steps of the grid that the sums of differences of clusters lie on, up to which p is exact."""
@@ -65,7 +65,7 @@ def paired_difference(
     p, q = float(first.mean()), float(second.mean())
     away = second.astype(np.float64) - first
     errors = [standard_error(some.tolist(), codes) for some in (first, second, away)]
-    ends = interval(p, errors[0], k), interval(q, errors[1], k)
+    ends = share_interval(p, errors[0], k), share_interval(q, errors[1], k)
     one, two, of_both = (error or 0.0 for error in errors)
     shared = (one**2 + two**2 - of_both**2) / (2 * one * two) if one * two else 0.0
     if shared > 0:  # Newcombe's correction, towards 0

@@ -6,18 +6,16 @@ are asked for.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.runs.cells import Integers
-from lpp.analyze.runs.rows.site_reader import BLOCK_BYTES
+from lpp.analyze.runs.rows.site_reader import READ_BYTES
 from lpp.store.arrays.reader import ReadAs
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.runs.read import Block, Run
-
-Rows = npt.NDArray[Any]
 
 NOBODY: Final[Integers] = np.empty(0, np.int32)
 
@@ -90,7 +88,7 @@ class RowQueue:
     """The rows of a site in order, as many at a time as are asked for; a block is held."""
 
     def __init__(self, run: Run, site: str, n_prompts: int) -> None:
-        self._blocks = run.blocks(site, prompts=n_prompts, block_bytes=BLOCK_BYTES)
+        self._blocks = run.blocks(site, prompts=n_prompts, block_bytes=READ_BYTES)
         self._where = f"{run.path}: {site}"
         self._rows: Rows | None = None
 

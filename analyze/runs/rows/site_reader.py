@@ -17,7 +17,7 @@ from lpp.store.arrays.reader import ReadAs
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.runs.read import Block, Run
 
-BLOCK_BYTES: Final = 16 << 20
+READ_BYTES: Final = 16 << 20
 """Rows read at a time, in bytes of float32. Larger blocks were not faster, only larger: rows wait
 in their bands anyway."""
 
@@ -51,7 +51,7 @@ class SiteReader:
         """
         ahead = deque(sizes)
         blocks = self.run.blocks(
-            self.site, first=first, prompts=sizes[-1], block_bytes=BLOCK_BYTES, dtype=dtype
+            self.site, first=first, prompts=sizes[-1], block_bytes=READ_BYTES, dtype=dtype
         )
         for block in _read_ahead(blocks):
             start = 0

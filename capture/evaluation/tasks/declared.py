@@ -18,7 +18,7 @@ KEY: Final = "lpp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Declared:
+class DeclaredTask:
     """The declaration of one task; by default, of a task that says nothing."""
 
     source: str | None = None
@@ -35,11 +35,11 @@ class Declared:
     """Refuse prompts that are longer than the context, instead of cutting their beginning off."""
 
 
-def declared_by(task: Any) -> Declared:
+def declared_by(task: Any) -> DeclaredTask:
     """The declaration of `task`, lm-eval's. InputError for keys and values that are none."""
     metadata = getattr(getattr(task, "config", None), "metadata", None)
     found = metadata.get(KEY, {}) if isinstance(metadata, Mapping) else {}
-    kinds = {field.name: bool if field.name == "whole" else str for field in fields(Declared)}
+    kinds = {field.name: bool if field.name == "whole" else str for field in fields(DeclaredTask)}
     if not isinstance(found, Mapping) or not all(
         isinstance(value, kinds.get(name, ())) for name, value in found.items()
     ):
@@ -48,4 +48,4 @@ def declared_by(task: Any) -> Declared:
             f"{', '.join(kinds)}; each is text, and `whole` is true or false. Correct the task.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    return Declared(**found)
+    return DeclaredTask(**found)

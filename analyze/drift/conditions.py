@@ -9,15 +9,28 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Final
+from typing import Any, Final
 
+from lpp.analyze.metrics.metric import Metric
+from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.quantities.drift import OF_ROWS, PREDICTIONS, SITE_CHANGES
-from lpp.analyze.quantities.quantity import SHARE, Quantity
+from lpp.analyze.quantities.quantity import SHARE
 from lpp.analyze.runs.select import listed
 from lpp.store.errors import ErrorKind, InputError
 
 LOSSES: Final = ("set_aside", "missing")
 """Shares of the base run's prompts that take no part, of `drift.pair.Lost`."""
+
+_DIFFERENCES: Final[Mapping[str, Metric[Any]]] = {
+    name: metric for name, metric in METRICS.items() if name not in SITE_CHANGES
+}
+"""Metrics of one run, which stand for their difference B - A."""
+
+OF_A_SITE: Final = (
+    *SITE_CHANGES,
+    *(name for name, metric in _DIFFERENCES.items() if metric.needs != "tokens"),
+)
+"""Numbers of each site; every other number is of the predictions or of the prompts."""
 
 _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt,
@@ -41,7 +54,7 @@ class Condition:
     text: str
     """The condition as it was given."""
     quantity: str
-    """A key of `PREDICTIONS`, of `SITE_CHANGES`, or one of `LOSSES`."""
+    """A key of `PREDICTIONS`, of `SITE_CHANGES` or of `METRICS`, or one of `LOSSES`."""
     part: str | None
     """A statistic of a prediction's number; a site, None for any."""
     comparison: str
@@ -50,14 +63,19 @@ class Condition:
     @property
     def site(self) -> str | None:
         """The site that the condition names; None if it names none."""
-        return self.part if self.quantity in SITE_CHANGES else None
+        return self.part if self.quantity in OF_A_SITE else None
+
+    @property
+    def metric(self) -> Metric[Any] | None:
+        """The metric whose difference is compared; None if `diff` always has the number."""
+        return _DIFFERENCES.get(self.quantity)
 
     @property
     def uncertain(self) -> bool:
         """Whether an interval decides, unless the gate is strict."""
-        return self.quantity not in LOSSES and (
-            self.quantity in SITE_CHANGES or self.part == "mean"
-        )
+        if self.metric is not None and self.metric.no_error:
+            return False
+        return self.quantity in OF_A_SITE or self.part == "mean"
 
     @property
     def upward(self) -> bool:
@@ -105,13 +123,15 @@ def _named(name: str) -> tuple[str, str | None]:
     quantity, dot, part = name.partition(".")
     if name in LOSSES:
         return name, None
-    if quantity in SITE_CHANGES and (_SITE.fullmatch(part) if dot else True):
+    if quantity in OF_A_SITE and (_SITE.fullmatch(part) if dot else True):
         return quantity, part or None
+    if name in _DIFFERENCES:
+        return name, "mean"
     if quantity in PREDICTIONS and (not dot or part in PREDICTIONS[quantity].statistics):
         return quantity, part or PREDICTIONS[quantity].statistics[0]
     near = get_close_matches(name, names(), n=1, cutoff=0.5)
-    rest = f"; did you mean {near[0]}?" if near else f". {_every_name()}"
-    raise _refused(f"there is no number {name!r}{rest}")
+    guess = f"; did you mean {near[0]}?" if near else "."
+    raise _refused(f"there is no number {name!r}{guess} `lpp-analyze metrics` lists the names.")
 
 
 def names() -> list[str]:
@@ -128,7 +148,8 @@ def names() -> list[str]:
     return [
         *statistics,
         *LOSSES,
-        *(name for q in SITE_CHANGES for name in (q, f"{q}.block.1", f"{q}.final")),
+        *(name for q in OF_A_SITE for name in (q, f"{q}.block.1", f"{q}.final")),
+        *(name for name in _DIFFERENCES if name not in OF_A_SITE),
     ]
 
 
@@ -143,7 +164,7 @@ def check_conditions(
     for condition in conditions:
         if no_logits is not None and _needs_logits(condition.quantity):
             raise missing(condition, no_logits)
-        if condition.quantity in SITE_CHANGES and not sites:
+        if condition.quantity in OF_A_SITE and not sites:
             raise missing(condition, "no site is compared.")
         if condition.site is not None and condition.site not in sites:
             near = get_close_matches(condition.site, sites, n=1, cutoff=0.5)
@@ -163,7 +184,8 @@ def needs_errors(conditions: Sequence[Condition], sites: Sequence[str]) -> bool:
     has errors.
     """
     return any(
-        condition.quantity in set(SITE_CHANGES) - set(OF_ROWS)
+        condition.quantity in set(OF_A_SITE) - set(OF_ROWS)
+        and condition.uncertain
         and (condition.site or sites[0]) != sites[-1]
         for condition in conditions
     )
@@ -173,8 +195,10 @@ def limits_of(quantity: str) -> tuple[float, float]:
     """Least and largest possible value of a number."""
     if quantity in LOSSES:
         return SHARE
-    number: Quantity = SITE_CHANGES[quantity] if quantity in SITE_CHANGES else PREDICTIONS[quantity]
-    return number.limits
+    if quantity in _DIFFERENCES:
+        low, high = _DIFFERENCES[quantity].limits
+        return low - high, high - low
+    return (SITE_CHANGES[quantity] if quantity in SITE_CHANGES else PREDICTIONS[quantity]).limits
 
 
 def _needs_logits(quantity: str) -> bool:
@@ -184,19 +208,6 @@ def _needs_logits(quantity: str) -> bool:
 def missing(condition: Condition, why: str) -> InputError:
     """The error about a number that a comparison does not have."""
     return InputError(f"--fail-if {condition.text!r}: {why}", kind=ErrorKind.NOT_FOUND)
-
-
-def _every_name() -> str:
-    """For a message: every name of a number."""
-    numbers = "; ".join(
-        name if len(one.statistics) == 1 else f"{name}.{'|'.join(one.statistics)}"
-        for name, one in PREDICTIONS.items()
-    )
-    return (
-        f"Shares of the prompts of A: {'; '.join(LOSSES)}. "
-        f"Numbers of the predictions: {numbers}. "
-        f"Numbers of any site: {'; '.join(SITE_CHANGES)}; of one site, such as cka.block.12."
-    )
 
 
 def _refused(what: str) -> InputError:

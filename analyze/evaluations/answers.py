@@ -1,0 +1,172 @@
+"""Questions about items of an evaluation and about two runs, each as one answer.
+
+As in `studies.answers`, a question takes the store, its settings and a `Progress`, selects once,
+computes, puts the numbers into the database and gives the page.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from lpp.analyze.drift.against import Against, Comparison, against, compared, in_order
+from lpp.analyze.drift.conditions import (
+    Condition,
+    check_conditions,
+    family,
+    needs_errors,
+    parse_condition,
+)
+from lpp.analyze.drift.drift import Drift, drift, n_steps
+from lpp.analyze.drift.gate import ALLOWED, Verdict, verdict
+from lpp.analyze.drift.pages import gate_page
+from lpp.analyze.drift.pages.against_page import against_page
+from lpp.analyze.drift.pages.drift_page import drift_page
+from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
+from lpp.analyze.drift.sites import common_sites
+from lpp.analyze.drift.tables import stores, write_drift
+from lpp.analyze.engine.executor import Executor
+from lpp.analyze.evaluations.analysis import analysis, kept_sites
+from lpp.analyze.evaluations.evaluated import evaluated_items
+from lpp.analyze.evaluations.flip_analysis import flip_analysis
+from lpp.analyze.evaluations.flips import flips, flips_of_runs
+from lpp.analyze.evaluations.pages.flips_page import flips_page, flips_section, item_documents
+from lpp.analyze.evaluations.pages.items_page import items_page
+from lpp.analyze.evaluations.tables import write_items
+from lpp.analyze.pages.reply import Reply
+from lpp.analyze.questions import DiffSettings, GateSettings, ItemsSettings
+from lpp.analyze.runs.keys import Url
+from lpp.analyze.tables.database import kept
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.progress import Progress
+
+
+def items_answer(
+    store: Url,
+    task: str,
+    run: str | None,
+    settings: ItemsSettings,
+    *,
+    picture: bool,
+    progress: Progress,
+) -> Reply:
+    """What tells right items of a run from wrong ones; errors are those of `items`.
+
+    picture: whether the chart of AUROC by depth is asked for. Then InputError also for a run
+    without rows.
+    """
+    some = evaluated_items(store, task, run, settings)
+    if picture and not kept_sites(some, settings.sites):
+        raise InputError(
+            f"no picture: run {some.view.run.id} keeps moments of its rows and not the rows, so no "
+            "feature has a depth. Evaluate again with --keep rows, or write -o items.html.",
+            kind=ErrorKind.INCOMPLETE,
+        )
+    found = analysis(some, settings, progress=progress)
+    kept("The analysis is", lambda: write_items(store, found), progress)
+    return Reply(page=items_page(f"{store}", some, found))
+
+
+def flips_answer(
+    store: Url, task: str, a: str, b: str, settings: ItemsSettings, *, progress: Progress
+) -> Reply:
+    """What tells the items that flip from run `a` to `b`; errors are those of `flipped_items`."""
+    found = flip_analysis(flips(store, task, a, b, settings), settings, progress=progress)
+    return Reply(page=flips_page(f"{store}", found))
+
+
+def diff_answer(
+    store: Url,
+    runs: Sequence[str],
+    base: str | None,
+    settings: DiffSettings,
+    gate: GateSettings,
+    *,
+    progress: Progress,
+    executor: Executor,
+) -> Reply:
+    """What changed from the first to the second of `runs`, or from `base` to each of `runs`.
+
+    With `base`, no `runs` are every run of the store; those that cannot be compared are left out
+    with a line. Raises InputError for conditions that no comparison can decide, before anything is
+    computed; other errors are those of `diff` and `against`.
+    """
+    conditions = [parse_condition(condition) for condition in gate.conditions]
+    several = None if base is None else against(store, base, runs or None, settings)
+    pairs = [_pair(store, runs, settings)] if several is None else several.pairs
+    for line in several.lines if several else ():
+        progress.warn(line)
+    chosen = [common_sites(pair, settings.sites) for pair in pairs]
+    for pair, common in zip(pairs, chosen, strict=True):
+        with _named(pair, several):
+            check_conditions(conditions, sites=common, no_logits=pair.no_logits)
+    progress.expect(sum(n_steps(pair, settings) for pair in pairs))
+    failed = bool(conditions and several and several.undecided)
+    comparisons: list[Comparison] = []
+    for pair, common in zip(pairs, chosen, strict=True):
+        sure = not gate.strict and needs_errors(conditions, common)
+        with _named(pair, several):
+            found = drift(
+                pair,
+                replace(settings, errors=settings.errors or ("all" if sure else "final")),
+                metrics=[one.quantity for one in conditions if one.metric],
+                executor=executor,
+                progress=progress,
+            )
+            verdicts = _verdicts(found, conditions, gate, of=family(conditions, len(pairs)))
+        kept("The comparison is", lambda found=found: write_drift(found), progress)  # type: ignore[misc]
+        if len(stores(pair)) > 1:
+            progress.warn("A and B lie in two stores: the comparison is in no database.")
+        failed |= any(one.failed for one in verdicts)
+        items = flips_of_runs(pair.a, pair.b)
+        if several is None:
+            sections = [flips_section(task, place) for place, task in enumerate(items)]
+            return Reply(
+                page=drift_page(found, verdicts, sections, item_documents(items)),
+                beside=gate_page.as_lines(verdicts),
+                failed=failed,
+            )
+        comparisons.append(compared(found, verdicts, item_documents(items)))
+    assert several is not None
+    decided = {one.b: one.verdicts for one in in_order(comparisons) if one.verdicts}
+    return Reply(
+        page=against_page(several, comparisons, f"{store}"),
+        beside=gate_page.lines_by_run(decided, several.names, several.undecided),
+        failed=failed,
+    )
+
+
+def _pair(store: Url, runs: Sequence[str], settings: DiffSettings) -> Pair:
+    a, b = (run_of(store, name).run for name in runs)
+    pair = pair_of(a, b, settings.prompts, cluster=settings.cluster)
+    require_rows(pair)
+    return pair
+
+
+def _verdicts(
+    found: Drift, conditions: Sequence[Condition], gate: GateSettings, *, of: int
+) -> list[Verdict]:
+    """What each condition says of a comparison, one of `of` intervals that hold together."""
+    allowed = ALLOWED if gate.allow_missing is None else gate.allow_missing
+    return [
+        verdict(
+            condition,
+            found.predictions,
+            found.sites,
+            lost=found.pair.lost,
+            strict=gate.strict,
+            allowed=allowed,
+            of=of,
+        )
+        for condition in conditions
+    ]
+
+
+@contextmanager
+def _named(pair: Pair, several: Against | None) -> Iterator[None]:
+    """Name run B, one of several, in front of what is wrong with it."""
+    try:
+        yield
+    except InputError as error:
+        if several is None:
+            raise
+        raise InputError(f"{pair.b.run.id}: {error}", kind=error.kind) from None

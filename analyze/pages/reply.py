@@ -1,0 +1,19 @@
+"""The reply to a question: its page, and what a command does beside showing it."""
+
+from dataclasses import dataclass
+
+from lpp.analyze.pages.page import Page
+from lpp.store.errors import LppError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a question gives."""
+
+    page: Page
+    beside: str = ""
+    """Lines for standard output where the page itself goes into a file."""
+    failed: bool = False
+    """Whether the exit code is 1."""
+    error: LppError | None = None
+    """What is raised once the page is shown."""

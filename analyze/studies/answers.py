@@ -1,0 +1,139 @@
+"""Questions about the runs of a store, each as one answer.
+
+A question takes the store, its settings and a `Progress`. It selects runs and sites once, computes,
+puts the numbers into the database of the store, and gives the page. What is left out, and why the
+database could not be written, are lines for `Progress.warn`.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from lpp.analyze.engine.executor import Executor
+from lpp.analyze.pages.page import Page
+from lpp.analyze.pages.reply import Reply
+from lpp.analyze.pages.words import Code
+from lpp.analyze.questions import (
+    CkaSettings,
+    CorrelateSettings,
+    LayersSettings,
+    ProfileSettings,
+    SensitivitySettings,
+)
+from lpp.analyze.runs.keys import Url, views
+from lpp.analyze.runs.named import names_of
+from lpp.analyze.runs.select import select_runs, select_sites
+from lpp.analyze.scores.correlations import correlate, why_unranked
+from lpp.analyze.studies import cka_table
+from lpp.analyze.studies import layers as layer_ranks
+from lpp.analyze.studies import sensitivity as settings_grid
+from lpp.analyze.studies.cka_page import cka_page
+from lpp.analyze.studies.correlations_page import correlations_page
+from lpp.analyze.studies.layers_page import layers_page
+from lpp.analyze.studies.profile_page import EXTREMES, profile_page
+from lpp.analyze.studies.profile_summary import FEW
+from lpp.analyze.studies.sensitivity_page import sensitivity_page
+from lpp.analyze.tables.analysis import analyze
+from lpp.analyze.tables.build import write_database
+from lpp.analyze.tables.database import differences_of, held_profiles, kept, refresh_database
+from lpp.store import open_store
+from lpp.store.objects.place import Place
+from lpp.store.progress import Progress
+
+FINAL: Final = "final"
+
+
+def profile_answer(
+    store: Url, settings: ProfileSettings, final_alone: bool, progress: Progress, executor: Executor
+) -> Reply:
+    """The profiles of `store`. final_alone: the page shows `final`, if it is among the sites.
+
+    The database gets minima of the entropy and maxima of the ranks. Progress, executor and errors
+    are those of `analyze`.
+    """
+    analysis = analyze(store, settings, progress=progress, executor=executor)
+    aggregates = settings.entropy_by, settings.rank_by
+    shown = extremes = analysis.profiles(drop_prefixes=settings.drop_prefixes)
+    if aggregates != EXTREMES:
+        shown = analysis.profiles(
+            entropy=settings.entropy_by,
+            ranks=settings.rank_by,
+            drop_prefixes=settings.drop_prefixes,
+        )
+    if final_alone and FINAL in shown["site"]:
+        shown = shown.filter(site=FINAL)
+    database = kept(
+        "The profiles are", lambda: write_database(store, analysis, profiles=extremes), progress
+    )
+    few = database is not None and aggregates == EXTREMES and len(analysis.views) <= FEW
+    page = profile_page(
+        f"{store}",
+        analysis,
+        shown,
+        analysis.names,
+        aggregates=aggregates,
+        differences=differences_of(store, [*analysis.names]) if few else None,
+        held=(f"{held_profiles(store)} are in ", Code(f"{database}"), ".") if database else (),
+    )
+    return _reply(page, database)
+
+
+def layers_answer(
+    store: Url, settings: LayersSettings, progress: Progress, executor: Executor
+) -> Reply:
+    """Ranks by depth. Progress, executor and errors are those of `layers`."""
+    found = layer_ranks.layers(store, settings, progress=progress, executor=executor)
+    database = kept("The layers are", lambda: layer_ranks.write_layers(store, found), progress)
+    return _reply(layers_page(f"{store}", found, found.names), database)
+
+
+def sensitivity_answer(
+    store: Url,
+    settings: SensitivitySettings,
+    part: str | None,
+    progress: Progress,
+    executor: Executor,
+) -> Reply:
+    """Profiles over a grid of settings. part: `grid` or `agreement`, to show one of them.
+
+    Progress, executor and errors are those of `sensitivity`.
+    """
+    found = settings_grid.sensitivity(store, settings, progress=progress, executor=executor)
+    database = kept(
+        "The sensitivity is", lambda: settings_grid.write_sensitivity(store, found), progress
+    )
+    return _reply(sensitivity_page(f"{store}", found, found.names, part=part), database)
+
+
+def cka_answer(
+    store: Url, settings: CkaSettings, jobs: int | None, memory: int, progress: Progress
+) -> Reply:
+    """Linear CKA of each run's sites. jobs, memory: as for `cka_rows`. progress: one for each pair.
+
+    Raises InputError if no run has the sites and tokens of `settings`, FormatError for altered
+    bytes.
+    """
+    selection = cka_table.selection_of(settings)
+    some, incomplete = select_runs(store, selection)
+    work, left_out = cka_table.plan(some, select_sites(some, selection), settings)
+    for line in (*incomplete, *left_out):
+        progress.warn(line)
+    progress.expect(sum(len(part.pairs) for part in work))
+    found = cka_table.compute(work, jobs=jobs, memory=memory, progress=progress)
+    database = kept("The CKA is", lambda: cka_table.write_cka(store, found), progress)
+    return _reply(cka_page(f"{store}", found, names_of(some)), database)
+
+
+def correlations_answer(store: Url, settings: CorrelateSettings, progress: Progress) -> Reply:
+    """Profiles against benchmark scores. An error where no test could be made; others as of
+    `correlate`.
+    """
+    found = correlate(store, settings)
+    root = open_store(store).path
+    written = kept("The correlations are", lambda: refresh_database(root, found), progress)
+    page = correlations_page(f"{store}", found, names_of(views(store)))
+    return replace(_reply(page, written), error=why_unranked(found))
+
+
+def _reply(page: Page, database: Place | bool | None) -> Reply:
+    """The page; without next commands where the database has no numbers to go on from."""
+    return Reply(page=page if database else replace(page, next=()))
