@@ -1,8 +1,9 @@
-"""Scales of a panel and their ticks."""
+"""What numbers are drawn by, and the scales of a panel with their ticks."""
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
 
 from lpp.analyze.charts.library import alt
 
@@ -12,6 +13,45 @@ ALONG: Final = 10
 """Most labelled ticks of a horizontal log axis; a narrow panel drops those that would touch."""
 FEWEST: Final = 3
 """Fewest labelled ticks of a log axis."""
+
+
+DECADES: Final = 100
+"""Ratio of the largest to the smallest positive value from which steps are on a log axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Along:
+    """What a number is drawn by, along the `x` axis."""
+
+    field: str
+    title: str
+    place: str
+    """How a description names a place: such as `depth {:g}`."""
+    scale: Literal["linear", "log", "decades"] = "linear"
+    """linear: from 0. log: where any value is positive; linear from 0 up to the smallest positive
+    one. decades: log if the values span two decades, else linear from the smallest."""
+    has_final: bool = False
+    """Whether `final` has a column of its own, which no line leads to."""
+
+    @property
+    def name(self) -> str:
+        """For a title: `depth`."""
+        return self.place.partition(" ")[0]
+
+    def is_log(self, values: Sequence[float]) -> bool:
+        """Whether the axis of `values` is logarithmic."""
+        positive = [value for value in values if value > 0 and self.scale != "linear"]
+        return bool(positive) and (self.scale == "log" or max(positive) > DECADES * min(positive))
+
+
+PREFIX: Final = Along("prefix", "prefix (tokens)", "prefix {:g}")
+POSITION: Final = Along("first", "first position of the band", "position {:g}", "log")
+RANK: Final = Along("rank", "rank of the eigenvalue", "rank {:g}", "log")
+STEP: Final = Along("step", "step of the training", "step {:,}", "decades")
+DEPTH: Final = Along("depth", "depth (blocks)", "depth {:g}", has_final=True)
+RELATIVE_DEPTH: Final = Along(
+    "relative_depth", "depth (share of blocks)", "depth {:.2g}", has_final=True
+)
 
 
 class Axis(NamedTuple):
@@ -40,48 +80,32 @@ class Axis(NamedTuple):
         return self.low + share * (self.high - self.low)
 
 
-def linear_axis(
-    values: Sequence[float], ends: tuple[float, float] | None = None, *, below: float = 0.0
-) -> Axis:
-    """A linear axis from 0 to a little beyond `values`, or between `ends`.
-
-    below: share of the axis from 0 that is left free under it, without ticks.
-    """
+def linear_axis(values: Sequence[float], ends: tuple[float, float] | None = None) -> Axis:
+    """A linear axis from 0 to a little beyond `values`, or between `ends`."""
+    axis = alt.Axis(tickCount=5)
     if ends is not None:
         scale = alt.Scale(domain=list(ends), nice=False, zero=False)
-        return Axis(scale, alt.Axis(tickCount=5), *ends, log=False)
+        return Axis(scale, axis, *ends, log=False)
     low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
     high = high + 0.03 * (high - low) if high > low else 1.0
-    axis = alt.Axis(values=linear_ticks(low, high, 5)) if below else alt.Axis(tickCount=5)
-    low -= (high - low) * below / (1 - below)
     return Axis(alt.Scale(domain=[low, high], nice=False), axis, low, high, log=False)
 
 
-def log_axis(values: Sequence[float], *, below: float = 0.0) -> Axis:
-    """A log axis a little wider than the positive `values`.
-
-    below: share of the axis that is left free under the values.
-    """
+def log_axis(values: Sequence[float]) -> Axis:
+    """A log axis a little wider than the positive `values`."""
     low, high = min(values) / 1.15, max(values) * 1.15
-    low /= (high / low) ** (below / (1 - below))
     ticks = log_ticks(low, high)
     axis = alt.Axis(values=ticks, format="~e" if low < 1e-3 else "~g")
     return Axis(alt.Scale(type="log", domain=[low, high], nice=False), axis, low, high, log=True)
 
 
-def steps_axis(values: Sequence[float], *, log: bool, tight: bool) -> tuple[Any, Any]:
-    """Scale and axis of steps, positions or ranks.
-
-    log: a log axis; if a value is 0, it is linear up to the smallest positive one. tight: a linear
-    axis begins at the smallest value, not at 0.
-    """
+def along_axis(values: Sequence[float], along: Along) -> tuple[Any, Any]:
+    """Scale and axis of steps, positions or ranks."""
     low, high = min(values), max(values)
-    if not log:
-        if tight and high > low:
-            pad = 0.03 * (high - low)
-            found = linear_axis(values, (low - pad, high + pad))
-        else:
-            found = linear_axis(values)
+    if not along.is_log(values):
+        pad = 0.03 * (high - low)
+        tight = along.scale == "decades" and high > low
+        found = linear_axis(values, (low - pad, high + pad) if tight else None)
         return found.scale, found.axis
     if low > 0:
         low, high = low / 1.15, high * 1.15

@@ -3,27 +3,34 @@
 docs/how-to/charts.md shows the use.
 """
 
-from lpp.analyze.charts.curves import (
+from lpp.analyze.charts.drift import (
+    drift_depth_chart,
+    drift_depth_panels,
+    drift_grid_chart,
+    drift_histogram_chart,
+    drift_positions_chart,
+)
+from lpp.analyze.charts.export import chart_script, embedded, save_chart, specification
+from lpp.analyze.charts.grids import (
+    correlation_chart,
+    difference_chart,
+    difference_panels,
+    sensitivity_chart,
+)
+from lpp.analyze.charts.items import item_depth_chart, reliability_chart, risk_chart, together
+from lpp.analyze.charts.profiles import (
     depth_chart,
     depth_panels,
     entropy_chart,
     entropy_panels,
+    profile_chart,
+    profile_panels,
     spectrum_chart,
     spectrum_panels,
+    training_chart,
+    training_curves,
+    training_panels,
 )
-from lpp.analyze.charts.differences import difference_chart, difference_panels
-from lpp.analyze.charts.drift import (
-    drift_depth_chart,
-    drift_depth_panels,
-    drift_histogram_chart,
-    drift_positions_chart,
-)
-from lpp.analyze.charts.drift_grid import drift_grid_chart
-from lpp.analyze.charts.export import chart_script, embedded, save_chart, specification
-from lpp.analyze.charts.grids import correlation_chart, sensitivity_chart
-from lpp.analyze.charts.items import item_depth_chart, reliability_chart, risk_chart, together
-from lpp.analyze.charts.profile import profile_chart, profile_panels
-from lpp.analyze.charts.training import training_chart, training_curves, training_panels
 
 __all__ = [
     "chart_script",

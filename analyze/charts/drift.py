@@ -4,40 +4,59 @@ A line for each pair of runs. All axes of drift are logarithmic: quantising to e
 three differ by orders of magnitude. Such an axis has no 0: a note says which values are exactly 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.charts.lines import LineChart, Lines, final_apart, line_panels, panels_by
-from lpp.analyze.charts.panels import Words
+from lpp.analyze.charts.axes import DEPTH, POSITION, Along
+from lpp.analyze.charts.lines import Lines, by_depth, line_chart
+from lpp.analyze.charts.panels import Panels, Words, distinct, filling, heat_map, says
 from lpp.analyze.charts.rows import (
+    Curves,
     Row,
-    absent,
-    bars,
     chart_label,
     checked,
-    curve,
-    first_positions,
+    curves_of,
     listing,
+    measured,
     nothing,
+    number,
+    owned_curves,
+    plain,
     points,
-    without_first,
 )
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.charts.theme import Series
+from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
+from lpp.analyze.quantities.quantity import Quantity, capital
+from lpp.store.errors import ErrorKind, InputError
 
 COMMAND: Final = "lpp-analyze diff STORE RUN_A RUN_B"
-_MEANING: Final = "95 % intervals over prompts"
-_TITLE: Final = "Drift by depth"
 
-PANELS: Final = {
-    "relative_distance": ("Relative distance of the rows by depth", "|b - a| / |a| (log)"),
-    "one_minus_cka": ("1 - CKA by depth", "1 - CKA (log)"),
-}
+_KL: Final = PREDICTIONS["kl"]
+_BY_DEPTH: Final = (SITE_CHANGES["relative_distance"], SITE_CHANGES["cka"])
+
+_TOKENS: Final = Quantity(
+    name="share",
+    of="pair",
+    unit="share",
+    share_of="tokens",
+    label="share of tokens",
+    definition="tokens with a KL in a bin, over all tokens of a pair",
+    source="this project",
+)
+
+_GRIDS: Final = {name: one for name, one in SITE_CHANGES.items() if one.needs != "spectra"}
+"""Numbers of which a grid has a fill: those that are a distance from where nothing changed."""
+
+ROW_HEIGHT: Final = 44
+"""Pixels of a row of a grid: enough for five characters of vertical text."""
+WRITTEN: Final = 40
+"""Most sites with numbers in their cells: a cell of a picture then has 9 pixels or more."""
 
 _ROUNDING: Final = 1e-12
-"""A CKA that is closer to 1 than this is drawn as 1."""
+"""A number that is closer than this to where nothing changed is drawn as unchanged."""
 
 _PAIR: Final = ["run_a", "run_b"]
 
@@ -61,6 +80,35 @@ def drift_depth_panels(sites: pl.DataFrame, *, runs: RunStyles | None = None) ->
     return _depth(sites, runs).filling()
 
 
+def _depth(sites: pl.DataFrame, runs: RunStyles | None) -> Panels:
+    columns = (f"{one.name}{end}" for one in _BY_DEPTH for end in ("", "_ci_low", "_ci_high"))
+    needed = (*_PAIR, "n_prompts", "first_position", "site", "depth", "n_tokens", *columns)
+    frame = by_depth(_pairs(sites, "drift_sites", needed), *_PAIR, DEPTH.field)
+    curves, notes = _curves(frame, runs)
+    every = []
+    for one in _BY_DEPTH:
+        number, frame = _from_unchanged(one, frame)
+        every.append(Lines(number=number, x=DEPTH, log=True, notes=notes))
+    none = nothing("drift_sites", sites, COMMAND)
+    return line_chart(frame, curves, every, none, title="Drift by depth", notes=notes)
+
+
+def _from_unchanged(number: Quantity, frame: pl.DataFrame) -> tuple[Quantity, pl.DataFrame]:
+    """How far `number` is from its value where nothing changed, and `frame` with that."""
+    if not number.identity:
+        return number, frame
+    name = f"one_minus_{number.name}"
+    value, low, high = (
+        number.identity - pl.col(f"{number.name}{end}") for end in ("", "_ci_high", "_ci_low")
+    )
+    frame = frame.with_columns(
+        pl.when(value.abs() < _ROUNDING).then(0.0).otherwise(value).alias(name),
+        low.alias(f"{name}_ci_low"),
+        high.alias(f"{name}_ci_high"),
+    )
+    return replace(number, name=name, label=f"{number.identity:g} - {number.heading}"), frame
+
+
 def drift_positions_chart(positions: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """Mean KL of each band of positions in the prompt, both axes logarithmic, with 95 % intervals.
 
@@ -69,31 +117,12 @@ def drift_positions_chart(positions: pl.DataFrame, *, runs: RunStyles | None = N
     that says so. Raises InputError for another frame, MachineError(NO_PACKAGE) without the extra
     `report`.
     """
+    needed = (*_PAIR, POSITION.field, "end", "n_tokens", "kl", "kl_ci_low", "kl_ci_high")
+    frame = _pairs(positions, "of drift by position", needed)
+    curves, notes = _curves(frame, runs)
     title = "KL by position in the prompt"
-    needed = (*_PAIR, "first", "end", "n_tokens", "kl", "kl_ci_low", "kl_ci_high")
-    frame = _with_bars(_pairs(positions, "of drift by position", needed), "kl")
-    found, series, notes = _points(frame, "kl", "bands", runs)
-    log = any(row["first"] for row in found)
-    words = Words(
-        title=title,
-        notes=[*_compared_with(frame, runs), *bars(found, "bar_high", _MEANING), *notes],
-        x=f"first position of the band{' (log)' if log else ''}",
-        y="mean KL in nats (log)",
-    )
-    lay = Lines(
-        words=words,
-        series=series,
-        x="first",
-        y="kl",
-        value="mean KL (nats)",
-        place="position {:g}",
-        lead=f"{title}, in nats, log axes",
-        low="bar_low",
-        high="bar_high",
-        log_x=log,
-        log_y=True,
-    )
-    return _of_kl(words, found, lay, positions)
+    lines = Lines(number=_KL, x=POSITION, title=title, log=True, notes=notes)
+    return line_chart(frame, curves, [lines], nothing("KL", positions, COMMAND)).picture()
 
 
 def drift_histogram_chart(bins: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
@@ -104,90 +133,106 @@ def drift_histogram_chart(bins: pl.DataFrame, *, runs: RunStyles | None = None) 
     container; without values, a chart that says so. Raises InputError for another frame,
     MachineError(NO_PACKAGE) without the extra `report`.
     """
-    title = "KL per token"
     needed = (*_PAIR, "kl_from", "kl_below", "n_tokens", "share")
-    frame = _pairs(bins, "of bins", needed).with_columns(
+    frame = _pairs(bins, "of bins", needed)
+    (_, labels), notes = _curves(frame, runs)
+    lines = Lines(
+        number=_TOKENS,
+        x=Along("kl", f"KL of a token in {_KL.unit}", f"{{:.1g}} {_KL.unit}", "log"),
+        title="KL per token",
+        notes=[*notes, *_zeros(frame, labels)],
+    )
+    frame = frame.drop_nulls("kl_from").with_columns(
         kl=(pl.col("kl_from") * pl.col("kl_below")).sqrt()
     )
-    found, series, _ = _points(frame, "kl", "bins", runs)
+    curves, _ = _curves(frame, runs)
+    return line_chart(frame, curves, [lines], nothing("KL", bins, COMMAND)).picture()
+
+
+def drift_grid_chart(
+    sites: pl.DataFrame, metric: str = "relative_distance", *, runs: RunStyles | None = None
+) -> Any:
+    """A number of each site of several runs, all compared with one: depth across, runs down.
+
+    sites: a row for each run and site, with `a`, `b`, `site`, `depth` and the metric, such as
+    `drift.against.sites_frame` makes. metric: `relative_distance`, `cosine`, `cka` or `overlap`.
+    Runs are in the order of the frame. The fill is empty if nothing changed, and full at the number
+    farthest from that. If there is room, a cell has its number, rotated to vertical. runs: the
+    styles of a page's runs.
+
+    An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
+    InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    checked(sites, "drift_sites", ("a", "b", "site", "depth", metric))
+    if metric not in _GRIDS:
+        raise InputError(
+            f"no drift in depth of {metric!r}: choose {', '.join(_GRIDS)}.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    quantity = _GRIDS[metric]
+    title = f"{quantity.title} in depth"
+    if sites[metric].drop_nulls().is_empty():
+        return says(title, f"No {metric}: none of {len(sites)} rows has a value.")
+    cells, down = _cells(sites, quantity, runs)
+    across = distinct(cells, "x")
+    bases = sorted({str(cell["a"]) for cell in cells})
     words = Words(
         title=title,
-        notes=[*_compared_with(frame, runs), *_zeros(frame, runs)],
-        x="KL of a token in nats (log)",
-        y="share of tokens in a bin",
+        notes=[*(f"From {base}" for base in bases[:2]), f"{capital(quantity.definition)}."],
+        description=f"{title}, from {', '.join(bases)}. {listing([*_farthest(cells, down)])}",
+        x="site, by depth",
     )
-    lay = Lines(
-        words=words,
-        series=series,
-        x="kl",
-        y="share",
-        value="share of tokens",
-        place="{:.1g} nats",
-        lead=f"{title}, log axis: share of tokens",
-        log_x=True,
+    grid = heat_map(
+        cells,
+        words,
+        {"told": quantity.words},
+        fills=(0, 1),
+        order=(across, down),
+        height=ROW_HEIGHT,
+        texts={"text": {"angle": 270, "fontSize": 9}} if len(across) <= WRITTEN else {},
+        labelAngle=-90,
+        labelOverlap="greedy",
     )
-    return _of_kl(words, found, lay, bins)
+    return filling(grid)
 
 
-def _of_kl(words: Words, found: list[Row], lay: Lines, frame: pl.DataFrame) -> Any:
-    none = nothing("KL", frame, COMMAND)
-    return LineChart(words=words, panels=line_panels(found, lay), nothing=none).picture()
+def _cells(
+    sites: pl.DataFrame, quantity: Quantity, runs: RunStyles | None
+) -> tuple[list[Row], list[str]]:
+    """A cell for each run and site, in depth order; and the labels of the runs, in order.
+
+    Without a page's styles, labels have no letter if they are distinct without it: A and B are the
+    runs of a comparison.
+    """
+    frame = sites.unique(("b", "site"), keep="first", maintain_order=True)
+    _, labels = curves_of(frame.rename({"b": "run"}), runs)
+    bare = [label.partition(" ")[2] for label in labels]
+    if runs is None and len({*bare}) == len({*labels}):
+        labels = bare
+    frame = measured(frame, quantity.name).with_columns(label=pl.Series(labels))
+    frame = frame.sort("depth", pl.col("site") == "final", maintain_order=True)
+    cells, unchanged = points(frame, [*frame["label"]]), quantity.identity or 0.0
+    moved = [abs(row["value"] - unchanged) for row in cells if row["value"] is not None]
+    for row in cells:
+        value = row["value"]
+        row |= {
+            "x": row["site"],
+            "y": row["label"],
+            "fill": None if value is None else plain(abs(value - unchanged) / (max(moved) or 1.0)),
+            "text": "none" if value is None else f"{value:.2g}",
+        }
+    return cells, list(dict.fromkeys(labels))
 
 
-def _depth(sites: pl.DataFrame, runs: RunStyles | None) -> LineChart:
-    columns = (
-        f"{name}{end}"
-        for name in ("relative_distance", "cka")
-        for end in ("", "_ci_low", "_ci_high")
-    )
-    needed = (*_PAIR, "n_prompts", "first_position", "site", "depth", "n_tokens", *columns)
-    low, high = 1 - pl.col("cka_ci_high"), 1 - pl.col("cka_ci_low")
-    distance = 1 - pl.col("cka")
-    frame = _pairs(sites, "drift_sites", needed).with_columns(
-        one_minus_cka=pl.when(distance.abs() < _ROUNDING).then(0.0).otherwise(distance),
-        one_minus_cka_ci_low=low,
-        one_minus_cka_ci_high=high,
-    )
-    return LineChart(
-        words=Words(title=_TITLE, notes=_compared_with(frame, runs)),
-        panels=panels_by(PANELS, lambda name: _panels_of(name, frame, runs)),
-        nothing=nothing("drift_sites", sites, COMMAND),
-        numbers=len(PANELS),
-    )
-
-
-def _panels_of(name: str, sites: pl.DataFrame, runs: RunStyles | None) -> dict[str, Any]:
-    """The panels of one number, by the letters of their runs."""
-    title, unit = PANELS[name]
-    shown = ("site", "depth", "n_prompts", "first_position", "n_tokens")
-    frame = _with_bars(sites, name).select(*_PAIR, *shown, name, "bar_low", "bar_high")
-    frame = frame.sort(*_PAIR, "first_position", "depth", pl.col("site") == "final")
-    found, series, notes = _points(frame, name, "sites", runs)
-    words = Words(
-        title=title,
-        notes=[
-            *_compared_with(frame, runs),
-            *without_first(frame),
-            *bars(found, "bar_high", _MEANING),
-            *notes,
-        ],
-        x="depth (blocks)",
-        y=unit,
-    )
-    lay = Lines(
-        words=words,
-        series=series,
-        x="place",
-        y=name,
-        value=title.removesuffix(" by depth"),
-        place="depth {:g}",
-        lead=f"{title}, log axis",
-        low="bar_low",
-        high="bar_high",
-        column=final_apart(found, "depth"),
-        log_y=True,
-    )
-    return line_panels(found, lay)
+def _farthest(cells: Sequence[Row], down: Sequence[str]) -> Iterator[str]:
+    """A sentence for each run: where it changed most."""
+    for run in down:
+        own = [row for row in cells if row["y"] == run and row["fill"] is not None]
+        if own:
+            most = max(own, key=lambda row: row["fill"])
+            yield f"{run}: {number(most['value'])} at {most['x']}, of {len(own)} sites"
+        else:
+            yield f"{run}: no value"
 
 
 def _pairs(frame: pl.DataFrame, table: str, needed: Sequence[str]) -> pl.DataFrame:
@@ -195,72 +240,31 @@ def _pairs(frame: pl.DataFrame, table: str, needed: Sequence[str]) -> pl.DataFra
     return checked(frame, table, needed).drop_nulls(_PAIR)
 
 
-def _with_bars(frame: pl.DataFrame, name: str) -> pl.DataFrame:
-    """`frame` with the ends of the interval of `name`, if both are positive."""
-    low, high = pl.col(f"{name}_ci_low"), pl.col(f"{name}_ci_high")
-    there = (low > 0) & high.is_finite()
-    return frame.with_columns(
-        bar_low=pl.when(there).then(low), bar_high=pl.when(there).then(high)
-    ).drop(f"{name}_ci_low", f"{name}_ci_high")
-
-
-def _points(
-    frame: pl.DataFrame, name: str, what: str, runs: RunStyles | None
-) -> tuple[list[Row], Series, list[str]]:
-    """Rows in which `name` is positive, with `series`; the series; a note of the others."""
-    series, labels = _curves(frame, runs)
-    there = points(frame, labels, name)
-    found = [row for row in there if row[name] > 0]
-    zeros = frame.filter(pl.col(name) == 0).height
-    notes = [f"{zeros} of {len(frame)} {what} are 0: not on a log axis."] if zeros else []
-    return found, series, [*notes, *absent(frame, there, what)]
-
-
-def _curves(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[Series, list[str]]:
-    """A series for each pair and first position, and the label of each row.
+def _curves(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[Curves, list[str]]:
+    """A curve for each pair and first position, and a note that names the only first run.
 
     A pair has the style of its second run, and also its name if all pairs have the same first run.
+    Without the styles of a page, first runs of pairs have the first letters.
     """
-    styles = _styles(frame, runs)
-    one = frame["run_a"].n_unique() == 1
-    keys = list(zip(frame["run_a"], frame["run_b"], first_positions(frame), strict=True))
-    place = {run: k for k, run in enumerate(styles.order)}
-    cut = any(first for *_, first in keys)
-    curves = {}
-    for a, b, first in sorted({*keys}, key=lambda key: (place[key[1]], place[key[0]], key[2])):
-        owner = chart_label(styles[b])
-        if not one:
-            (_, _, before), (letter, _, name) = (
-                chart_label(styles[a]).partition(" "),
-                owner.partition(" "),
-            )
-            owner = f"{styles.letter(a)}→{letter} {before} to {name}"
-        curves[a, b, first] = curve(owner, place[b], first, cut=cut)
-    return Series(tuple(curves.values())), [curves[key].label for key in keys]
-
-
-def _styles(frame: pl.DataFrame, runs: RunStyles | None) -> RunStyles:
-    """Styles of every run; without those of a page, first runs of pairs have the first letters."""
     every = [*sorted({*frame["run_a"]}), *sorted({*frame["run_b"]})]
-    return RunStyles.of_ids(every) if runs is None else runs.including(every)
+    styles = RunStyles.of_ids(every) if runs is None else runs.including(every)
+    names = {run: chart_label(styles[run]).partition(" ")[::2] for run in every}
+    firsts = {*frame["run_a"]}
+    owners = []
+    for a, b in zip(frame["run_a"], frame["run_b"], strict=True):
+        (before, from_), (letter, name) = names[a], names[b]
+        both = f"{before}→{letter} {from_} to {name}"
+        owner = f"{letter} {name}" if len(firsts) == 1 else both
+        owners.append(((styles[b].place, styles[a].place), owner))
+    notes = [f"Compared with {', '.join(names[run])}." for run in firsts if len(firsts) == 1]
+    return owned_curves(owners, frame), notes
 
 
-def _compared_with(frame: pl.DataFrame, runs: RunStyles | None) -> list[str]:
-    """A note that names the first run, if all pairs have the same one."""
-    first = frame["run_a"].unique().to_list()
-    if len(first) != 1:
-        return []
-    letter, _, name = chart_label(_styles(frame, runs)[first[0]]).partition(" ")
-    return [f"Compared with {letter}, {name}."]
-
-
-def _zeros(bins: pl.DataFrame, runs: RunStyles | None) -> list[str]:
+def _zeros(bins: pl.DataFrame, labels: Sequence[str]) -> list[str]:
     """A note of the tokens whose KL is exactly 0, which no log axis shows."""
-    _, labels = _curves(bins, runs)
-    letters = [label.partition(" ")[0] for label in labels]
     zeros = [
-        f"{letter} {100 * share:.1f} %"
-        for letter, low, share in zip(letters, bins["kl_from"], bins["share"], strict=True)
+        f"{label.partition(' ')[0]} {100 * share:.1f} %"
+        for label, low, share in zip(labels, bins["kl_from"], bins["share"], strict=True)
         if low is None and share is not None
     ]
     return [f"Of the tokens a KL of exactly 0, not shown: {listing(zeros)}"] if zeros else []

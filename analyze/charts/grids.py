@@ -1,40 +1,142 @@
-"""Grids: profiles over settings, and correlations of profiles with benchmarks.
+"""Heat maps: differences of runs, profiles over settings, correlations with benchmarks."""
 
-Every cell contains its number; the fill shows it too.
-"""
-
-from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.charts.hover import field_of, told, with_tips
 from lpp.analyze.charts.library import alt
-from lpp.analyze.charts.panels import Words, filling
+from lpp.analyze.charts.panels import Panels, Words, filling, heat_map, says
+from lpp.analyze.charts.profiles import NUMBERS
 from lpp.analyze.charts.rows import (
+    SETTING,
+    TITLES,
     Row,
+    at_largest,
+    chart_label,
     checked,
-    data,
+    curves_of,
+    from_start,
     listing,
+    measured,
     nothing,
     number,
-    optional,
     plain,
+    points,
+    quantity_of,
     rows,
-    says,
-    series_of,
+    settings,
+    told,
 )
-from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL, heading, shortened
+from lpp.analyze.charts.run_styles import RunStyles, styles_of
+from lpp.analyze.charts.theme import shortened
 from lpp.analyze.metrics.registry import PROFILE
 
-LINE: Final = 13
-"""Pixels of a line of text in a cell."""
 FAR: Final = 50.0
 """Per cent of deviation at which the fill is full."""
+SIDE: Final = 240
+"""Pixels of the height of a map of every two runs; with twenty runs, a cell has 12."""
+BEYOND: Final = "differs from 0"
+"""Verdict of a difference whose 95 % interval excludes 0."""
 
-Benchmark = tuple[str, str, str]
-"""Name, metric, source."""
+_PAIR: Final = ("run_a", "run_b")
+
+
+def difference_chart(
+    differences: pl.DataFrame, *, runs: RunStyles | None = None, columns: int = 2
+) -> Any:
+    """A grid for each number of a profile: a row's run minus a column's, by their letters.
+
+    differences: rows of the saved query `differences`; of each pair the longest context and most
+    prompts, from the first position on. The fill is the difference, in the unit of the number; a
+    dot marks those whose 95 % interval excludes 0. Pairs without a common setting are empty. runs:
+    the styles of a page's runs. columns: maps per row; the charts of `difference_panels` fill their
+    container.
+
+    An `altair.ConcatChart`; without values, a chart that says so. Raises InputError for another
+    table, MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    return _differences(differences, runs).picture(columns)
+
+
+def difference_panels(
+    differences: pl.DataFrame, *, runs: RunStyles | None = None
+) -> dict[str, Any]:
+    """The maps of `difference_chart`, each as wide as its container, by metric."""
+    return _differences(differences, runs).filling()
+
+
+def _differences(differences: pl.DataFrame, runs: RunStyles | None) -> Panels:
+    needed = ("metric", *_PAIR, *SETTING, "difference", "verdict")
+    frame = measured(from_start(checked(differences, "of differences", needed)), "difference")
+    frame = at_largest(frame, SETTING, "metric", *_PAIR).filter(pl.col("value").is_finite())
+    styles = styles_of({*frame["run_a"], *frame["run_b"]}, runs)
+    maps = {name: frame.filter(metric=name) for name in NUMBERS}
+    return Panels(
+        title="Differences of every two runs",
+        panels={name: _map(name, own, styles) for name, own in maps.items() if len(own)},
+        nothing=nothing("differences", differences, "lpp-analyze profile STORE"),
+        numbers=0,
+    )
+
+
+def _map(name: str, frame: pl.DataFrame, styles: RunStyles) -> Any:
+    """The grid of one number: a row's run minus a column's run, so a run that differs from all
+    others is a line of one colour.
+    """
+    ends = {"low": -pl.col("high"), "high": -pl.col("low")}
+    other = frame.with_columns(run_a="run_b", run_b="run_a", value=-pl.col("value"), **ends)
+    both = pl.concat([frame, other]).drop("site", *SETTING, strict=False)
+    shown = {*both["run_a"]}
+    labels = {styles.letter(run): chart_label(styles[run]) for run in styles.order if run in shown}
+    down, across = ([styles.letter(run) for run in both[column]] for column in _PAIR)
+    cells = [
+        {
+            **row,
+            "x": x,
+            "y": y,
+            "minus": labels[x],
+            "label": labels[y],
+            "fill": row["value"],
+            "beyond": 1 if row["verdict"] == BEYOND else None,
+        }
+        for x, y, row in zip(across, down, points(both, down), strict=True)
+    ]
+    largest = sorted((cell for cell in cells if cell["fill"] > 0), key=lambda cell: -cell["fill"])
+    parts = [f"{c['label']} minus {c['minus']}: {number(c['fill'])}" for c in largest[:3]]
+    most = max(abs(cell["fill"]) for cell in cells) or 1.0
+    quantity = NUMBERS[name]
+    one_setting = [settings(frame)] if frame.select(SETTING).n_unique() == 1 else []
+    words = Words(
+        title=quantity.title,
+        notes=[*one_setting, "Row minus column. Dot: the 95 % interval leaves out 0."],
+        description=(
+            f"Differences of every two runs: {quantity.words} ({quantity.axis}), {len(labels)} "
+            f"runs. {(frame['verdict'] == BEYOND).sum()} of {len(frame)} differences differ from "
+            f"0. {listing(parts)}"
+        ),
+    )
+    return heat_map(
+        cells,
+        words,
+        {"told": "difference"},
+        fills=(-most, 0, most),
+        order=([*labels], [*labels]),
+        height=SIDE / len(labels),
+        texts={},
+        names={
+            key: [{key: letter, field: label} for letter, label in labels.items()]
+            for key, field in (("y", "label"), ("x", "minus"))
+        },
+        legend=alt.Legend(
+            title=f"difference ({quantity.axis})",
+            orient="bottom",
+            direction="horizontal",
+            gradientLength=160,
+            values=[-plain(most), 0, plain(most)],
+            format=".3~g",
+        ),
+        orient="top",
+    )
 
 
 def sensitivity_chart(
@@ -57,37 +159,35 @@ def sensitivity_chart(
     An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
     InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
     """
-    needed = ("run", "site", "context", "n_prompts", "metric", "aggregation", "value")
-    sensitivity = optional(checked(sensitivity, "sensitivity", needed), "stderr")
+    needed = ("run", "site", *SETTING, "metric", "aggregation", "value")
+    checked(sensitivity, "sensitivity", needed)
     chosen_way = aggregation or ("min" if metric.startswith("entropy") else "max")
-    known = PROFILE.get(metric)
-    named = known.title if known else plain(metric).replace("_", " ").capitalize()
-    title = f"{named} by context and prompts"
+    quantity = quantity_of(metric)
+    title = f"{quantity.title} by context and prompts"
     of_metric = sensitivity.filter(metric=metric, aggregation=chosen_way)
     sites = sorted(set(of_metric["site"].drop_nulls()))
     where = site or ("final" if "final" in sites or not sites else sites[-1])
     frame = of_metric.filter(site=where)
-    found = _deviations(frame, runs)
+    of_one = frame["context"].n_unique() == 1
+    found = _deviations(frame, of_one, runs)
     if not any(row["value"] is not None for row in found):
         return says(title, _no_grid(sensitivity, metric, chosen_way, where))
-    unit = known.unit if known else "of the metric"
     parts = [
         f"{row['n_prompts']} prompts of {row['label']}, context {row['context']}: "
-        f"{number(row['value'])}"
-        + "".join(f" {part}" for part in (row["second"], row["third"]) if part)
+        + " ".join(filter(None, (number(row["value"]), row["second"], row["third"])))
         for row in found
     ]
     words = Words(
         title=title,
         notes=[
-            f"{chosen_way} over prefixes at {plain(where)} ({unit}),",
+            f"{chosen_way} over prefixes at {plain(where)} ({quantity.unit}),",
             "± its standard error, and how far it is from the run's longest context and most "
             "prompts.",
         ],
         description=f"{title}, {chosen_way} over prefixes at {plain(where)}. {listing(parts)}",
-        x="prompts" if _one_context(frame) else "context (tokens)",
+        x=TITLES["n_prompts" if of_one else "context"],
     )
-    return _cells(found, words, named, domain=FAR)
+    return filling(heat_map(found, words, {"told": quantity.words}, fills=(-FAR, 0, FAR)))
 
 
 def correlation_chart(
@@ -122,57 +222,60 @@ def correlation_chart(
         title=title,
         notes=["n: models; q: p corrected for all tests of a source.", "r: min(N, d)."],
         description=f"{title}. {listing(parts)}",
-        x="number of the profile",
+        x=TITLES["profile_metric"],
     )
-    return _cells(found, words, "coefficient", domain=1.0)
+    return filling(heat_map(found, words, {"told": "coefficient"}, fills=(-1, 0, 1)))
 
 
-def _one_context(frame: pl.DataFrame) -> bool:
-    return frame["context"].n_unique() == 1
-
-
-def _deviations(frame: pl.DataFrame, runs: RunStyles | None) -> list[Row]:
+def _deviations(frame: pl.DataFrame, of_one: bool, runs: RunStyles | None) -> list[Row]:
     """A cell for each run, context and number of prompts, with its deviation in per cent."""
     frame = frame.sort("run", "n_prompts", "context").unique(
         ("run", "n_prompts", "context"), keep="first", maintain_order=True
     )
-    _, label = series_of(frame["run"], runs)
-    kept = frame.drop_nulls("value").sort("context", "n_prompts")
-    reference = dict(kept.select("run", "value").iter_rows())
-    frame = frame.sort(pl.col("run").replace_strict({run: k for k, run in enumerate(label)}))
-    one = _one_context(frame)
-    found = []
-    for run, row in zip(frame["run"], rows(frame), strict=True):
-        value, base = row["value"], reference.get(run)
+    series, labels = curves_of(frame, runs)
+    errors = {end: f"value_{end}" for end in ("stderr", "ci_low", "ci_high")}
+    cells = points(measured(frame.rename(errors, strict=False), "value"), labels)
+    cells.sort(key=lambda row: series.labels.index(row["series"]))
+    there = [row for row in cells if row["value"] is not None]
+    there.sort(key=lambda row: (row["context"], row["n_prompts"]))
+    fullest = {row["series"]: row["value"] for row in there}
+    for row in cells:
+        value, base, label = row["value"], fullest.get(row["series"]), row["series"]
         fill = 100 * (value / base - 1) if value is not None and base else None
-        cell = {
-            "x": str(row["n_prompts" if one else "context"]),
-            "y": label[run] if one else f"{row['n_prompts']} prompts\n{label[run]}",
-            "fill": None if fill is None else plain(fill),
+        deviation = "" if fill is None else f"{round(fill):+d} %".replace("-", "−")
+        row |= {
+            "x": str(row["n_prompts" if of_one else "context"]),
+            "y": label if of_one else f"{row['n_prompts']} prompts\n{label}",
+            "fill": plain(fill),
             "first": "none" if value is None else f"{value:.3g}",
             "second": "" if row["stderr"] is None else f"± {row['stderr']:.2g}",
-            "third": "" if fill is None else f"{round(fill):+d} %".replace("-", "−"),
-            "label": label[run],
-            "told": told(value, row["stderr"]),
+            "third": deviation,
+            "deviation": deviation,
         }
-        cell["deviation"] = cell["third"]
-        found.append({**row, **cell})
-    return found
+    return cells
 
 
 def _coefficients(frame: pl.DataFrame) -> list[Row]:
-    """A cell for each benchmark and number of a profile."""
+    """A cell for each benchmark and number of a profile.
+
+    A benchmark has a name of at most 28 letters, numbered if two would be equal.
+    """
     several = frame["source"].n_unique() > 1
     order = {name: place for place, name in enumerate(PROFILE)}
     keys = ("source", "benchmark", "benchmark_metric", "profile_metric")
     found = rows(frame.unique(keys, keep="first", maintain_order=True).sort(keys))
     found.sort(key=lambda row: order.get(row["profile_metric"], len(order)))
-    names = _benchmark_names(found, several)
+    names: dict[tuple[str | None, ...], str] = {}
     for row in found:
+        benchmark = (row["benchmark"], row["benchmark_metric"], row["source"])
+        if benchmark not in names:
+            name = shortened(" ".join(filter(None, benchmark[: 3 if several else 2])))
+            taken = sum(name == other.partition("\n")[0] for other in names.values())
+            names[benchmark] = f"{name}\n({taken + 1})" if taken else name
         value, q = row["coefficient"], row["q_value"]
         row |= {
-            "x": _short(str(row["profile_metric"])),
-            "y": names[_benchmark(row)],
+            "x": shortened(quantity_of(str(row["profile_metric"])).heading, 12),
+            "y": names[benchmark],
             "fill": value,
             "first": "none" if value is None else f"{value:+.2f}".replace("-", "−"),
             "second": f"n {row['n_models']}",
@@ -182,82 +285,9 @@ def _coefficients(frame: pl.DataFrame) -> list[Row]:
     return found
 
 
-def _benchmark(row: Mapping[str, Any]) -> Benchmark:
-    return str(row["benchmark"]), str(row["benchmark_metric"] or ""), str(row["source"])
-
-
-def _benchmark_names(found: Sequence[Row], several: bool) -> dict[Benchmark, str]:
-    """A name of at most 28 letters for each benchmark, numbered if two would be equal."""
-    names: dict[Benchmark, str] = {}
-    for benchmark in dict.fromkeys(map(_benchmark, found)):
-        parts = [part for part in benchmark[: 3 if several else 2] if part]
-        name = shortened(" ".join(parts))
-        taken = sum(name == other.partition("\n")[0] for other in names.values())
-        names[benchmark] = f"{name}\n({taken + 1})" if taken else name
-    return names
-
-
-def _cells(found: Sequence[Row], words: Words, value: str, *, domain: float) -> Any:
-    """A grid of cells with three lines of text each: `first`, `second`, `third`.
-
-    value: the title of `told` in a tooltip.
-    """
-    told_rows, tips = with_tips(found, {"told": value})
-    used = {"x", "y", "fill", "first", "second", "third", *map(field_of, tips)}
-    found = [{name: part for name, part in row.items() if name in used} for row in told_rows]
-    across = list(dict.fromkeys(row["x"] for row in found))
-    across.sort(key=lambda x: int(x) if x.isdecimal() else 0)
-    down = list(dict.fromkeys(row["y"] for row in found))
-    x = alt.X(
-        "x:N",
-        title=words.x,
-        scale=alt.Scale(domain=across, paddingInner=0.04),
-        axis=alt.Axis(labelAngle=0, ticks=False, domain=False),
-    )
-    y = alt.Y(
-        "y:N",
-        title=None,
-        scale=alt.Scale(domain=down, paddingInner=0.06),
-        axis=alt.Axis(ticks=False, domain=False, labelExpr="split(datum.label, '\\n')"),
-    )
-    fill = alt.Fill(
-        "fill:Q",
-        scale=alt.Scale(domain=[-domain, 0, domain], range=list(FILLS), clamp=True),
-        legend=None,
-    )
-    filled = [row for row in found if row["fill"] is not None]
-    empty = [row for row in found if row["fill"] is None]
-    layers = [alt.Chart(data(filled)).mark_rect().encode(x=x, y=y, fill=fill, tooltip=tips)]
-    if empty:
-        frame = alt.Chart(data(empty)).mark_rect(fillOpacity=0, stroke=GREY, strokeDash=[2, 3])
-        layers.append(frame.encode(x=x, y=y, tooltip=tips))
-    for place, name in enumerate(("first", "second", "third")):
-        dy = LINE * (place - 1)
-        for part, color in ((filled, ON_FILL), (empty, INK)):
-            if part:
-                text = alt.Chart(data(part)).mark_text(
-                    dy=dy,
-                    color=color,
-                    fontSize=11 if place == 0 else 9.5,
-                    aria=False,
-                    fontWeight="bold" if place == 0 else "normal",
-                )
-                layers.append(text.encode(x=x, y=y, text=f"{name}:N", tooltip=tips))
-    height = (3 * LINE + 12) * len(down)
-    chart = alt.layer(*layers).properties(
-        height=height, title=heading(words.title, words.notes), description=words.description
-    )
-    return filling(chart)
-
-
 def _no_grid(frame: pl.DataFrame, metric: str, aggregation: str, site: str) -> str:
     here = (pl.col("metric") == metric) & (pl.col("aggregation") == aggregation)
     if frame.filter(here, pl.col("site") == site).is_empty() and not frame.is_empty():
         there = plain(sorted(set(frame["metric"].drop_nulls()))[:5]) or "none"
         return f"No {aggregation} of {plain(metric)} at {plain(site)}. Metrics there are: {there}."
     return nothing("sensitivity", frame, "lpp-analyze sensitivity STORE")
-
-
-def _short(metric: str) -> str:
-    known = PROFILE.get(metric)
-    return known.heading if known else shortened(metric, 12)

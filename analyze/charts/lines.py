@@ -6,17 +6,33 @@ grey behind its own.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
-from lpp.analyze.charts.axes import Axis, column_axis, linear_axis, log_axis, steps_axis
-from lpp.analyze.charts.hover import HOVER, field_of, interval, opacity, told, with_tips
+import numpy as np
+import polars as pl
+
+from lpp.analyze.charts.axes import Along, Axis, along_axis, column_axis, linear_axis, log_axis
 from lpp.analyze.charts.library import alt
-from lpp.analyze.charts.panels import Words, filling, said, stacked
-from lpp.analyze.charts.rows import Row, data, listing, number, plain, says
+from lpp.analyze.charts.panels import VALID, Panels, Words
+from lpp.analyze.charts.rows import (
+    Curves,
+    Row,
+    bars,
+    data,
+    first_positions,
+    joined,
+    listing,
+    measured,
+    number,
+    plain,
+    points,
+    with_tips,
+)
 from lpp.analyze.charts.run_styles import DASHES, PALETTE
-from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, Curve, Series
+from lpp.analyze.charts.theme import GREY, HOVER, INK, PLOT_HEIGHT, Series, opacity
+from lpp.analyze.quantities.quantity import Quantity
 
 LINES: Final = 10
 """Lines of one panel, at most."""
@@ -25,16 +41,16 @@ LETTER_AT: Final = 14
 """Pixels from the end of a line to its letter."""
 LANE: Final = 13
 LANES: Final = 8
-"""Pixels of a row of signs, and how many rows have that height; more rows share their room."""
+"""Pixels of a row of signs in the strip below the plot, and how many rows have that height; more
+rows share their room."""
 GAP: Final = 0.15
 """Gap between the last block and the column of `final`, as a share of the depth."""
-_VALID: Final = alt.FieldValidPredicate
 
 
 class Mark(NamedTuple):
-    """A sign below the points at which a field is true."""
+    """A sign in the strip below the plot, at the points that have a flag."""
 
-    field: str
+    flag: str
     sign: str
     meaning: str
     counted: str
@@ -43,150 +59,185 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lines:
-    """Which fields of a row a panel of lines shows, and how."""
+    """A number, and how panels of lines show it."""
 
-    words: Words
-    """The description follows from the rows."""
-    series: Series
-    x: str
-    y: str
-    value: str
-    """Title of `y` in a tooltip."""
-    place: str
-    """How the description names a place along `x`: such as `depth {:g}`."""
+    number: Quantity
+    """Its value is in the column of its name; its error and interval, if any, beside that."""
+    x: Along
+    title: str = ""
+    """Empty: the number by `x`."""
     lead: str = ""
-    """First words of the description; empty: the title."""
+    """First words of the description; empty: title and unit."""
     end: str = ""
     """Its last words."""
+    notes: Sequence[str] = ()
     of: str = "run"
     """What each colour stands for, in a tooltip."""
-    low: str = ""
-    """Fields of the ends of a bar; empty: no bars."""
-    high: str = ""
-    are_intervals: bool = True
-    """Whether bars are 95 % intervals."""
-    stderr: str = ""
-    """Field of the standard error of `y`; empty: none."""
-    log_x: bool = False
-    """Whether the `x` axis is logarithmic; if an `x` is 0, it is linear up to the smallest other
-    one."""
-    tight_x: bool = False
-    """Whether a linear axis begins at the smallest `x`, not at 0."""
-    column: float | None = None
-    """The `x` of `final`, which no line leads to; None: there is no `final`."""
-    log_y: bool = False
-    y_ends: tuple[float, float] | None = None
+    over: str = "prompts"
+    """What intervals are over."""
+    log: bool = False
+    """Whether the `y` axis is logarithmic."""
+    ends: tuple[float, float] | None = None
     """Ends of a linear `y` axis; None: from 0 to the largest value."""
     marks: tuple[Mark, ...] = ()
-    lanes: int = 0
-    """Rows of signs below the lines, which `line_panels` counts."""
+    behind: Sequence[Any] = ()
+    """Layers below all others."""
 
     @property
-    def drawn(self) -> tuple[str, ...]:
-        """The fields that are drawn along an axis."""
-        marked = (mark.field for mark in self.marks)
-        return tuple(name for name in (self.x, self.y, self.low, self.high, *marked) if name)
+    def heading(self) -> str:
+        """The title of a panel."""
+        return self.title or f"{self.number.title} by {self.x.name}"
 
-
-def line_panels(rows: Sequence[Row], lay: Lines, behind: Sequence[Any] = ()) -> dict[str, Any]:
-    """One panel, named ""; for more than ten lines, a panel for every five runs: `A to E`, ...
-
-    rows: by run and `x`; `series` (label of the curve) and the fields that `lay` names; without
-    rows there is no panel. behind: layers below all others.
-    """
-    if not rows:
-        return {}
-    owners = [*lay.series.owners]
-    lay = replace(lay, lead=lay.lead or lay.words.title)
-    if len(lay.series.curves) <= LINES or len(owners) == 1:
-        return {"": _panel(rows, rows, replace(lay, lanes=len(_lanes(rows, lay))), behind)}
-    each = math.ceil(len(owners) / math.ceil(len(owners) / len(PALETTE)))
-    parts = [owners[start : start + each] for start in range(0, len(owners), each)]
-    of_parts = (replace(lay, series=lay.series.only(some)) for some in parts)
-    lay = replace(lay, lanes=max(len(_lanes(rows, part)) for part in of_parts))  # equal axes
-    found = {}
-    for some in parts:
-        series = lay.series.only(some)
-        own = [row for row in rows if row["series"] in series.labels]
-        ends = dict.fromkeys(lay.series.short(some[end]) for end in (0, -1))
-        if own:
-            words = replace(lay.words, title=f"{lay.words.title}, {'–'.join(ends)}")
-            shown = replace(lay, series=series, words=words)
-            found[" to ".join(ends)] = _panel(own, rows, shown, [*behind, _others(rows, lay)])
-    return found
+    @property
+    def y(self) -> str:
+        """The title of the `y` axis."""
+        return f"{self.number.axis}{' (log)' if self.log else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LineChart:
-    """Panels of lines: one picture, or each as wide as its container."""
+class _Panel:
+    """The lines of some runs, on axes that several panels may share."""
 
-    words: Words
-    panels: Mapping[str, Any]
-    nothing: str
-    """What there is to say without panels."""
-    numbers: int = 1
-    """How many numbers there are panels of."""
+    lines: Lines
+    series: Series
+    rows: Sequence[Row]
+    """By curve and `x`: those of `points`, with what tells curves apart."""
+    field: str
+    """The field along the `x` axis."""
+    x: Any
+    """The channel of that field."""
+    up: Axis
+    end: float
+    """The `x` that no line reaches: that of `final`, or infinity."""
+    lane: float
+    """Pixels of a row of signs in the strip below the plot."""
 
-    def picture(self, columns: int = 2) -> Any:
-        """All panels, `columns` in a row; a single number's single panel fills its container."""
-        panels = [*self.panels.values()]
-        if not panels:
-            return says(self.words.title, self.nothing)
-        if self.numbers == len(panels) == 1:
-            return filling(*panels)
-        notes = self.words.notes if self.numbers > 1 else []  # panels have the notes
-        words = replace(
-            self.words, notes=notes, description=" ".join(panel.description for panel in panels)
-        )
-        return stacked(panels, columns, words, own_legends=len(panels) > self.numbers)
-
-    def filling(self) -> dict[str, Any]:
-        """Each panel, as wide as its container."""
-        return {name: filling(panel) for name, panel in self.panels.items()}
+    def y(self, field: str) -> Any:
+        """The vertical channel of `field`."""
+        return self.up.channel(field, self.lines.y)
 
 
-def panels_by(names: Iterable[str], panels: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
-    """The panels of each of the numbers `names`, by number and letters of runs."""
-    return {
-        f"{name} {some}".rstrip(): panel for name in names for some, panel in panels(name).items()
+def line_chart(
+    frame: pl.DataFrame,
+    curves: Curves,
+    every: Sequence[Lines],
+    nothing: str,
+    *,
+    title: str = "",
+    notes: Sequence[str] = (),
+) -> Panels:
+    """The panels of one or several numbers; those of several have the number in their names.
+
+    frame: by curve and `x`. nothing: what there is to say without values. title, notes: of several
+    numbers.
+    """
+    panels = {
+        f"{lines.number.name if len(every) > 1 else ''} {letters}".strip(): panel
+        for lines in every
+        for letters, panel in _panels(frame, curves, lines).items()
     }
+    title = title or every[0].heading
+    return Panels(title=title, panels=panels, nothing=nothing, notes=notes, numbers=len(every))
 
 
-def described(rows: Sequence[Row], lay: Lines) -> str:
-    """What a panel shows, in words."""
-    counts = (f"{m.counted}: {sum(bool(row.get(m.field)) for row in rows)}." for m in lay.marks)
-    parts = (f"{lay.lead}. {ranges(rows, lay)}", *counts, lay.end)
-    return " ".join(filter(None, parts))
+def by_depth(frame: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """`frame` in the order of curves by depth. keys: its runs, then the depth."""
+    *runs, depth = keys
+    return frame.sort(*runs, first_positions(frame), depth, pl.col("site") == "final")
 
 
-def mark_notes(rows: Sequence[Row], marks: Iterable[Mark]) -> list[str]:
-    """What the signs below the lines mean, where there are any."""
+def _panels(frame: pl.DataFrame, curves: Curves, lines: Lines) -> dict[str, Any]:
+    """One panel, named ""; for more than ten lines, a panel for every five runs: `A to E`, ...
+
+    Without values there is no panel.
+    """
+    series, labels = curves
+    frame = measured(frame, lines.number.name, log=lines.log)
+    there = [
+        row
+        for row in points(frame, labels)
+        if row["value"] is not None and row[lines.x.field] is not None
+    ]
+    rows = [row for row in there if row["value"] > 0 or not lines.log]
+    if not rows:
+        return {}
+    field, end, axis = _along(rows, lines)
+    for row in rows:
+        curve = series[row["series"]]
+        flags = (row.get("flags") or "").split(", ")
+        row |= {
+            "curve": series.short(curve.label),
+            "label": curve.owner,
+            "positions": curve.positions,
+            "dash": curve.place % len(DASHES),
+            "where": "final" if row[field] == end else lines.x.place.format(row[field]),
+            **{mark.flag: True for mark in lines.marks if mark.flag in flags},
+        }
+    owners = [*series.owners]
+    count = 1 if len(series.curves) <= LINES else math.ceil(len(owners) / len(PALETTE))
+    each = math.ceil(len(owners) / count)
+    parts = [series.only(owners[start : start + each]) for start in range(0, len(owners), each)]
+    lanes = max(len(_lanes(rows, part, lines.marks)) for part in parts)
+    lane = LANE * min(1.0, LANES / max(lanes, 1))
+    if lanes:
+        axis["axis"].offset = round((lanes + 0.5) * lane)
+    values = [row[name] for row in rows for name in ("value", "low", "high")]
+    values = [value for value in values if value is not None]
+    whole = _Panel(
+        lines=lines,
+        series=series,
+        rows=rows,
+        field=field,
+        x=alt.X(f"{field}:Q", **axis),
+        up=log_axis(values) if lines.log else linear_axis(values, lines.ends),
+        end=end,
+        lane=lane,
+    )
+    notes = _notes(rows, there, frame, lines)
+    if len(parts) == 1:
+        return {"": _drawn(whole, Words(title=lines.heading, notes=notes), lines.behind)}
+    behind, panels = [*lines.behind, _others(whole)], {}
+    for part in parts:
+        own = [row for row in rows if row["label"] in part.owners]
+        letters = list(dict.fromkeys(part.short([*part.owners][end]) for end in (0, -1)))
+        words = Words(title=f"{lines.heading}, {'–'.join(letters)}", notes=notes)
+        if own:
+            panel = replace(whole, series=part, rows=own)
+            panels[" to ".join(letters)] = _drawn(panel, words, behind)
+    return panels
+
+
+def _notes(
+    rows: Sequence[Row], there: Sequence[Row], frame: pl.DataFrame, lines: Lines
+) -> list[str]:
+    """What to know of the panels. rows: drawn. there: those of `frame` with a value."""
+    zeros, lost = sum(row["value"] == 0 for row in there if lines.log), len(frame) - len(there)
     return [
-        f"{mark.sign}: {mark.meaning}."
-        for mark in marks
-        if any(row.get(mark.field) for row in rows)
+        *lines.notes,
+        *(
+            f"-{k}: without the first {k} position{'s' * (k > 1)} of each prompt."
+            for k in sorted({*first_positions(frame)} - {0})
+        ),
+        *(f"{m.sign}: {m.meaning}." for m in lines.marks if any(m.flag in row for row in rows)),
+        *bars(rows, lines.over),
+        *([f"{zeros} of {len(frame)} points are 0: not on a log axis."] if zeros else []),
+        *([f"{lost} of {len(frame)} points have no value."] if lost else []),
     ]
 
 
-def ranges(found: Sequence[Row], lay: Lines) -> str:
-    """A sentence for each line: from where to where, and its extremes."""
-    parts = []
-    for label in lay.series.labels:
-        own = [row for row in found if row["series"] == label]
-        if not own:
-            parts.append(f"{label}: no value")
-            continue
-        ends = (own[0], own[-1])
-        extremes = [pick(own, key=lambda row: float(row[lay.y])) for pick in (min, max)]
-        first, last, low, high = (
-            f"{number(row[lay.y])} at {_where(row, lay)}" for row in (*ends, *extremes)
-        )
-        parts.append(f"{label}: {first}, {last}; smallest {low}, largest {high}")
-    return listing(parts)
-
-
-def _where(row: Row, lay: Lines) -> str:
-    return "final" if row[lay.x] == lay.column else lay.place.format(row[lay.x])
+def _along(rows: Sequence[Row], lines: Lines) -> tuple[str, float, dict[str, Any]]:
+    """The field along the `x` axis, the `x` that no line reaches, and the settings of the axis."""
+    x = lines.x
+    column = final_apart(rows, x.field) if x.has_final else None
+    field = "place" if x.has_final else x.field
+    values = [row[field] for row in rows]
+    if column is None:
+        scale, axis = along_axis(values, x)
+    else:
+        blocks = [value for value in values if value < column]
+        scale, axis = column_axis(blocks or [column / (1 + GAP)], column)
+    title = f"{x.title}{' (log)' if x.is_log(values) else ''}"
+    return field, column or math.inf, {"title": title, "scale": scale, "axis": axis}
 
 
 def final_apart(rows: Sequence[Row], depth: str) -> float | None:
@@ -203,150 +254,112 @@ def final_apart(rows: Sequence[Row], depth: str) -> float | None:
     return column if len(blocks) < len(rows) else None
 
 
-def _panel(rows: Sequence[Row], every: Sequence[Row], lay: Lines, behind: Sequence[Any]) -> Any:
-    """Lines of `rows`, on axes that hold `every` row."""
-    words = replace(lay.words, description=described(rows, lay))
-    titles = {"told": lay.value, "label": lay.of}
-    curves = {curve.label: curve for curve in lay.series.curves}
-    rows, tips = with_tips([_told(row, curves[row["series"]], lay) for row in rows], titles)
-    slim, of_curves = _parted(rows, lay, [*map(field_of, tips)])
-    base = alt.Chart(data(slim)).transform_lookup(
-        lookup="curve",
-        from_=alt.LookupData(data=data(of_curves), key="curve", fields=list(of_curves[0])[1:]),
+def _lanes(rows: Sequence[Row], series: Series, marks: Sequence[Mark]) -> list[tuple[Mark, str]]:
+    """The rows of signs from above: each mark of each curve that has it."""
+    found = {(mark, row["curve"]) for row in rows for mark in marks if mark.flag in row}
+    every = ((mark, series.short(label)) for mark in marks for label in series.labels)
+    return [lane for lane in every if lane in found]
+
+
+def _described(panel: _Panel, title: str) -> str:
+    """What a panel shows, in words: for each line from where to where, and its extremes."""
+    lines, parts = panel.lines, []
+    for label in panel.series.labels:
+        own = [row for row in panel.rows if row["series"] == label]
+        if not own:
+            parts.append(f"{label}: no value")
+            continue
+        extremes = [pick(own, key=lambda row: float(row["value"])) for pick in (min, max)]
+        first, last, low, high = (
+            f"{number(row['value'])} at {row['where']}" for row in (own[0], own[-1], *extremes)
+        )
+        parts.append(f"{label}: {first}, {last}; smallest {low}, largest {high}")
+    lead = lines.lead or f"{title}, {lines.y}"
+    counts = (f"{m.counted}: {sum(m.flag in row for row in panel.rows)}." for m in lines.marks)
+    return " ".join(filter(None, (f"{lead}. {listing(parts)}", *counts, lines.end)))
+
+
+def _drawn(panel: _Panel, words: Words, behind: Sequence[Any]) -> Any:
+    lines, series = panel.lines, panel.series
+    drawn = {panel.field, "value", "low", "high", *(mark.flag for mark in lines.marks)}
+    rows, tips = with_tips(
+        panel.rows,
+        {"told": lines.number.words, "label": lines.of},
+        {*drawn, "curve", "dash"},
     )
-    up, (scale, axis) = _up(every, lay), _along(every, lay)
-    x = alt.X(f"{lay.x}:Q", title=words.x, scale=scale, axis=axis)
-    base = base.encode(x=x, y=up.channel(lay.y, words.y))
+    slim, of_curves = _parted(rows, drawn)
+    base = joined(alt.Chart(data(slim)), "curve", of_curves).encode(x=panel.x, y=panel.y("value"))
+    point = base.mark_point(filled=True, size=16 if len(rows) >= 200 else 30)
     layers = [
         *behind,
-        *_bars(base, lay, up, words.y, crowded=len(rows) >= 60),
-        *_curves(base, lay),
-        _points(base, lay, tips, crowded=len(rows) >= 200),
-        *(_letters(rows, lay, up, x, words.y) if lay.series.of_runs else []),
-        *_signs(base, lay, _lane_places(rows, lay, up), up.channel("lane", words.y), tips),
+        *_bars(base, panel),
+        *_curves(base, panel),
+        point.encode(
+            color=series.color,
+            shape=series.shape,
+            tooltip=tips,
+            opacity=opacity(),
+        ),
+        *(_letters(panel) if series.of_runs else []),
+        *_signs(base, panel, tips),
     ]
-    return alt.layer(*layers).properties(height=PLOT_HEIGHT, **said(words))
+    words = replace(words, description=_described(panel, words.title))
+    return alt.layer(*layers).properties(height=PLOT_HEIGHT, **words.properties)
 
 
-def _bars(base: Any, lay: Lines, up: Axis, title: str, *, crowded: bool) -> list[Any]:
-    if not lay.low:
-        return []
-    rule = base.transform_filter(_VALID(field=lay.low, valid=True)).mark_rule(aria=False)
-    faint = opacity(0.35 if crowded else 0.6)
-    color = lay.series.with_legend(lay.series.color)
-    return [
-        rule.encode(y=up.channel(lay.low, title), y2=f"{lay.high}:Q", color=color, opacity=faint)
-    ]
+def _bars(base: Any, panel: _Panel) -> Iterator[Any]:
+    if any(row["low"] is not None for row in panel.rows):
+        faint = opacity(0.35 if len(panel.rows) >= 60 else 0.6)
+        rule = base.transform_filter(VALID(field="low", valid=True)).mark_rule(aria=False)
+        yield rule.encode(y=panel.y("low"), y2="high:Q", color=panel.series.color, opacity=faint)
 
 
-def _curves(base: Any, lay: Lines) -> list[Any]:
+def _curves(base: Any, panel: _Panel) -> list[Any]:
     """The lines, and wider invisible ones, which are easier to point at.
 
     Altair keeps a selection in one layer, and Vega-Lite binds it to that layer's legend. Here it
     must be the layer of the wide lines, or they could not be pointed at.
     """
-    if lay.column is not None:
-        base = base.transform_filter(alt.FieldLTPredicate(field=lay.x, lt=lay.column))
-    color = lay.series.with_legend(lay.series.color)
+    if panel.end < math.inf:
+        base = base.transform_filter(alt.FieldLTPredicate(field=panel.field, lt=panel.end))
+    base = base.encode(color=panel.series.color, detail="curve:N")
     return [
-        base.mark_line(strokeWidth=12, opacity=0, aria=False)
-        .encode(color=color, detail="curve:N")
-        .add_params(HOVER),
-        base.mark_line(strokeWidth=1.8).encode(
-            color=color, strokeDash=lay.series.dash, detail="curve:N", opacity=opacity()
-        ),
+        base.mark_line(strokeWidth=12, opacity=0, aria=False).add_params(HOVER),
+        base.mark_line(strokeWidth=1.8).encode(strokeDash=panel.series.dash, opacity=opacity()),
     ]
 
 
-def _points(base: Any, lay: Lines, tips: Sequence[Any], *, crowded: bool) -> Any:
-    series = lay.series
-    color, shape = series.with_legend(series.color), series.with_legend(series.shape)
-    point = base.mark_point(filled=True, size=16 if crowded else 30)
-    return point.encode(color=color, shape=shape, tooltip=list(tips), opacity=opacity())
+def _signs(base: Any, panel: _Panel, tips: Sequence[Any]) -> Iterator[Any]:
+    """Signs in the colour of their curve, in rows: beside points they would cover each other.
+
+    Their strip lies between the plot and its `x` axis, which was moved down.
+    """
+    of_marks: dict[Mark, list[Row]] = {}
+    for place, (mark, curve) in enumerate(_lanes(panel.rows, panel.series, panel.lines.marks)):
+        middle = plain(PLOT_HEIGHT + (place + 0.75) * panel.lane)
+        of_marks.setdefault(mark, []).append({"curve": curve, "lane": middle})
+    y = alt.Y("lane:Q", scale=None, title=panel.lines.y)
+    for mark, lanes in of_marks.items():
+        there = base.transform_filter(alt.FieldEqualPredicate(field=mark.flag, equal=True))
+        text = joined(there, "curve", lanes).mark_text(
+            text=mark.sign, fontSize=max(panel.lane - 2, 8), fontWeight="bold"
+        )
+        yield text.encode(y=y, color=panel.series.color, tooltip=tips, opacity=opacity())
 
 
-def _lanes(rows: Sequence[Row], lay: Lines) -> list[tuple[Mark, str]]:
-    """The rows of signs from above: each mark of each curve that has it."""
-    found = {(mark, row["series"]) for row in rows for mark in lay.marks if row.get(mark.field)}
-    return [
-        (mark, label) for mark in lay.marks for label in lay.series.labels if (mark, label) in found
-    ]
-
-
-def _lane_height(lay: Lines) -> float:
-    return LANE * min(1.0, LANES / max(lay.lanes, 1))
-
-
-def _lane_places(rows: Sequence[Row], lay: Lines, up: Axis) -> dict[Mark, list[Row]]:
-    """For each mark the curves that have it, and the place of their row of signs."""
-    found: dict[Mark, list[Row]] = {}
-    for place, (mark, label) in enumerate(_lanes(rows, lay), 1):
-        share = (lay.lanes + 0.5 - place) * _lane_height(lay) / PLOT_HEIGHT
-        lane = {"curve": lay.series.short(label), "lane": plain(up.at(share))}
-        found.setdefault(mark, []).append(lane)
-    return found
-
-
-def _signs(
-    base: Any, lay: Lines, lanes: Mapping[Mark, Sequence[Row]], y: Any, tips: Sequence[Any]
-) -> Iterator[Any]:
-    """Signs in the colour of their curve, in rows: beside points they would cover each other."""
-    for mark, places in lanes.items():
-        of_curves = alt.LookupData(data=data(places), key="curve", fields=["lane"])
-        there = base.transform_filter(alt.FieldEqualPredicate(field=mark.field, equal=True))
-        there = there.transform_lookup(lookup="curve", from_=of_curves)
-        size = max(_lane_height(lay) - 2, 8)
-        text = there.mark_text(text=mark.sign, fontSize=size, fontWeight="bold")
-        color = lay.series.with_legend(lay.series.color)
-        yield text.encode(y=y, color=color, tooltip=list(tips), opacity=opacity())
-
-
-def _told(row: Row, curve: Curve, lay: Lines) -> Row:
-    return {
-        **row,
-        "label": curve.owner,
-        "positions": curve.positions or None,
-        "dash": curve.place % len(DASHES),
-        "told": told(row[lay.y], row.get(lay.stderr)),
-        "interval": interval(row.get(lay.low), row.get(lay.high)) if lay.are_intervals else None,
-    }
-
-
-def _up(rows: Sequence[Row], lay: Lines) -> Axis:
-    values = [row.get(name) for row in rows for name in (lay.y, lay.low, lay.high)]
-    there = [value for value in values if value is not None]
-    below = (lay.lanes + 0.5) * _lane_height(lay) / PLOT_HEIGHT if lay.lanes else 0.0
-    if lay.log_y:
-        return log_axis(there, below=below)
-    return linear_axis(there, lay.y_ends, below=below)
-
-
-def _along(rows: Sequence[Row], lay: Lines) -> tuple[Any, Any]:
-    values = [row[lay.x] for row in rows]
-    if lay.column is not None:
-        blocks = [value for value in values if value < lay.column]
-        return column_axis(blocks or [lay.column / (1 + GAP)], lay.column)
-    return steps_axis(values, log=lay.log_x, tight=lay.tight_x)
-
-
-def _others(rows: Sequence[Row], lay: Lines) -> Any:
+def _others(panel: _Panel) -> Any:
     """All lines in grey, with short names and few digits: every panel repeats these data."""
     slim = [
         {
-            "c": lay.series.short(row["series"]),
-            "x": _short(row[lay.x], 3),
-            "y": _short(row[lay.y], 3),
+            "curve": row["curve"],
+            panel.field: _short(row[panel.field], 3),
+            "value": _short(row["value"], 3),
         }
-        for row in rows
-        if lay.column is None or row[lay.x] < lay.column
+        for row in panel.rows
+        if row[panel.field] < panel.end
     ]
     grey = alt.Chart(data(slim)).mark_line(color=GREY, opacity=0.35, strokeWidth=1, aria=False)
-    up, (scale, axis) = _up(rows, lay), _along(rows, lay)
-    return grey.encode(
-        x=alt.X("x:Q", title=lay.words.x, scale=scale, axis=axis),
-        y=up.channel("y", lay.words.y),
-        detail="c:N",
-    )
+    return grey.encode(x=panel.x, y=panel.y("value"), detail="curve:N")
 
 
 def _short(value: float, digits: int = 4) -> float:
@@ -354,63 +367,54 @@ def _short(value: float, digits: int = 4) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def _parted(rows: Sequence[Row], lay: Lines, shown: Sequence[str]) -> tuple[list[Row], list[Row]]:
-    """Rows without their constant fields, and one row of these for each curve.
-
-    Nulls are left out, and fields that are neither `lay.drawn` nor `shown`.
+def _parted(rows: Sequence[Row], drawn: Collection[str]) -> tuple[list[Row], list[Row]]:
+    """Rows without nulls and the fields that are constant along every curve, and a row of these
+    for each curve. drawn: fields that every row keeps.
     """
-    curves: dict[str, list[Row]] = {label: [] for label in lay.series.labels}
+    curves: dict[str, list[Row]] = {}
     for row in rows:
-        curves[row["series"]].append(row)
-    kept = [name for name in rows[0] if name in (*lay.drawn, *shown, "dash")]
+        curves.setdefault(row["curve"], []).append(row)
     constant = [
         name
-        for name in kept
-        if name not in lay.drawn
-        and all(len({row[name] for row in own}) == 1 for own in curves.values() if own)
+        for name in rows[0]
+        if name not in drawn
+        and all(len({row[name] for row in own}) == 1 for own in curves.values())
     ]
     slim = [
-        {"curve": lay.series.short(row["series"])}  # every point has it
-        | {
-            name: _short(row[name]) if name in (lay.low, lay.high) else row[name]
-            for name in kept
-            if name not in constant and row[name] is not None and row[name] is not False
+        {
+            name: _short(value) if name in ("low", "high") else value
+            for name, value in row.items()
+            if (name == "curve" or name not in constant) and value is not None
         }
         for row in rows
     ]
-    of_curves = [
-        {"curve": lay.series.short(own[0]["series"]), **{name: own[0][name] for name in constant}}
-        for own in curves.values()
-        if own
-    ]
-    return slim, of_curves
+    return slim, [{name: own[0][name] for name in constant} for own in curves.values()]
 
 
-def _letters(rows: Sequence[Row], lay: Lines, up: Axis, x: Any, title: str) -> list[Any]:
+def _letters(panel: _Panel) -> list[Any]:
     """The letter of each line beside its last point; a thin line leads to one that was moved."""
-    last = {row["series"]: row for row in rows}
-    ends = sorted(last.values(), key=lambda row: (row[lay.y], row["series"]))
+    last = {row["series"]: row for row in panel.rows}
+    ends = sorted(last.values(), key=lambda row: (row["value"], row["series"]))
     gap = min(LETTER_HEIGHT / PLOT_HEIGHT, 1 / len(ends))
-    shares = [up.share(row[lay.y]) for row in ends]
+    places = apart([panel.up.share(row["value"]) for row in ends], gap)
     found = [
         {
-            lay.x: row[lay.x],
-            lay.y: plain(up.at(place)),
-            "from": row[lay.y],
-            "letter": lay.series.short(row["series"]),
+            panel.field: row[panel.field],
+            "value": plain(panel.up.at(place)),
+            "from": row["value"],
+            "letter": row["curve"],
             "label": row["label"],
         }
-        for row, place in zip(ends, apart(shares, gap), strict=True)
+        for row, place in zip(ends, places, strict=True)
     ]
-    letters = alt.Chart(data(found)).mark_text(
-        align="left", dx=LETTER_AT, color=INK, fontWeight="bold", aria=False
-    )
-    leads = alt.Chart(data(found)).mark_rule(
+    base = alt.Chart(data(found)).encode(x=panel.x)
+    leads = base.mark_rule(
         color=INK, strokeWidth=0.6, xOffset=4, x2Offset=LETTER_AT - 1, aria=False
     )
+    letters = base.mark_text(align="left", dx=LETTER_AT, color=INK, fontWeight="bold", aria=False)
     return [
-        leads.encode(x=x, x2=lay.x, y=up.channel("from", title), y2=lay.y, opacity=opacity(0.6)),
-        letters.encode(x=x, y=up.channel(lay.y, title), text="letter:N", opacity=opacity()),
+        leads.encode(x2=panel.field, y=panel.y("from"), y2="value", opacity=opacity(0.6)),
+        letters.encode(y=panel.y("value"), text="letter:N", opacity=opacity()),
     ]
 
 
@@ -418,28 +422,18 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
     """Ascending places between 0 and 1, moved as little as possible to be `gap` apart.
 
     Neighbours that are too close are spread around their mean; a group that would cross an end is
-    moved to that end. If there are too many to fit, the lowest are below 0.
+    moved to that end. If there are too many to fit, the lowest are below 0. Places without the gaps
+    below them must not fall: isotonic regression by the max-min formula (Barlow et al. 1972).
 
     >>> [round(place, 3) for place in apart([0.1, 0.12, 0.5, 0.99, 1.0], 0.05)]
     [0.085, 0.135, 0.5, 0.95, 1.0]
     """
-    groups: list[tuple[float, int]] = []  # the lowest place, and how many
-
-    def lowest(mean: float, count: int) -> float:
-        length = (count - 1) * gap
-        return min(max(mean - length / 2, 0.0), 1.0 - length)
-
-    for place in places:
-        groups.append((lowest(place, 1), 1))
-        while len(groups) > 1 and _end(groups[-2], gap) > groups[-1][0] + 1e-12:
-            (low, below), (high, above) = groups[-2:]
-            means = low + (below - 1) * gap / 2, high + (above - 1) * gap / 2
-            count = below + above
-            groups[-2:] = [(lowest((means[0] * below + means[1] * above) / count, count), count)]
-    return [low + k * gap for low, count in groups for k in range(count)]
-
-
-def _end(group: tuple[float, int], gap: float) -> float:
-    """The lowest place that is free above a group."""
-    low, count = group
-    return low + count * gap
+    count = range(len(places))
+    gaps = gap * np.arange(len(places))
+    rest = np.array(places) - gaps
+    levels = [
+        max(min(rest[low : high + 1].mean() for high in count[k:]) for low in count[: k + 1])
+        for k in count
+    ]
+    moved: list[float] = (np.minimum(np.maximum(levels, 0.0), 1.0 - gaps[-1]) + gaps).tolist()
+    return moved

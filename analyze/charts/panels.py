@@ -1,23 +1,42 @@
-"""Panels of dots with intervals, and what all panels have in common; `lines` has those of lines.
+"""Panels of dots with intervals, heat maps, and what all panels have in common; `lines` has more.
 
 A panel fills the width it is given (`width="container"`). Vega-Lite allows this to single and
 layered views only, so `stacked` gives each of its panels a width in pixels.
 """
 
+import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lpp.analyze.charts.hover import HOVER, opacity, with_tips
 from lpp.analyze.charts.library import alt
-from lpp.analyze.charts.rows import Row, data
-from lpp.analyze.charts.theme import GREY, INK, Series, finished, heading
+from lpp.analyze.charts.rows import Row, data, joined, with_tips
+from lpp.analyze.charts.theme import (
+    FILLS,
+    GREY,
+    HOVER,
+    INK,
+    ON_FILL,
+    TITLE_WIDTH,
+    Series,
+    finished,
+    heading,
+    opacity,
+)
 
 ROW_HEIGHT: Final = 24
+LINE: Final = 13
+"""Pixels of a line of text in a cell."""
+LINES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "first": {"dy": -LINE, "fontSize": 11, "fontWeight": "bold"},
+    "second": {"dy": 0, "fontSize": 9.5},
+    "third": {"dy": LINE, "fontSize": 9.5},
+}
+"""Fields of three lines of text in a cell, and how they look."""
 PANEL_WIDTH: Final = 190
 """Pixels of a panel beside others: with its labels it fits a telephone of 390."""
-_VALID: Final = alt.FieldValidPredicate
+VALID: Final = alt.FieldValidPredicate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,53 +49,156 @@ class Words:
     x: str = ""
     y: str = ""
 
+    @property
+    def properties(self) -> dict[str, Any]:
+        """Title and description, as properties of a chart."""
+        return {"title": heading(self.title, self.notes), "description": self.description}
 
-def dots(rows: Sequence[Row], series: Series, others: Sequence[str], words: Words) -> Any:
-    """A row for each run, `value` with its interval `low` to `high`; `others` grey below, behind.
 
-    rows: `series` and `label` (of the run), `value`, `low`, `high`, and what a tooltip shows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panels:
+    """The panels of a chart, by name: one picture, or each as wide as its container."""
+
+    title: str
+    panels: Mapping[str, Any]
+    nothing: str
+    """What there is to say without panels."""
+    notes: Sequence[str] = ()
+    numbers: int = 1
+    """How many panels share one legend; more panels have legends of their own."""
+
+    def picture(self, columns: int = 2) -> Any:
+        """All panels, `columns` in a row; a single number's single panel fills its container."""
+        panels = [*self.panels.values()]
+        if not panels:
+            return says(self.title, self.nothing)
+        if self.numbers == len(panels) == 1:
+            return filling(*panels)
+        description = " ".join(panel.description for panel in panels)
+        words = Words(title=self.title, notes=self.notes, description=description)
+        return stacked(panels, columns, words, own_legends=len(panels) > self.numbers)
+
+    def filling(self) -> dict[str, Any]:
+        """Each panel, as wide as its container."""
+        return {name: filling(panel) for name, panel in self.panels.items()}
+
+
+def dots(rows: Sequence[Row], series: Series, others: Sequence[Row], words: Words) -> Any:
+    """A row for each run, its value with its interval; `others` grey below, behind.
+
+    rows: those of `points`, with their `label`. others: `series`, `value` and what a tooltip shows.
     """
-    order = [*series.labels, *others]
+    order = [*series.labels, *(row["series"] for row in others)]
     x = alt.X("value:Q", title=words.x, axis=alt.Axis(tickCount=4, grid=not others))
     y = alt.Y("series:N", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(ticks=False))
-    titles = {"told": words.title}
-    own, tips = with_tips([row for row in rows if row["series"] not in others], titles)
-    of_grey = [row for row in rows if row["series"] in others]
-    grey, grey_tips = with_tips(of_grey, titles, but=("label",))
+    titles, drawn = {"told": words.title}, ("series", "value", "low", "high")
+    own, tips = with_tips(rows, titles, drawn)
+    grey, grey_tips = with_tips(others, titles, drawn)
+    color = series.color.legend(None)
     own_chart, grey_chart = alt.Chart(data(own)), alt.Chart(data(grey))
-    present = _VALID(field="value", valid=True)
-    layers = [
+    behind = [
         grey_chart.mark_rule(color=GREY, opacity=0.3, aria=False).encode(x=x),
         grey_chart.mark_point(
             color=GREY, shape="diamond", size=50, strokeWidth=1.5, opacity=1
         ).encode(x=x, y=y, tooltip=grey_tips),
-        own_chart.transform_filter(_VALID(field="low", valid=True))
+    ]
+    layers = [
+        *(behind if grey else []),
+        own_chart.transform_filter(VALID(field="low", valid=True))
         .mark_rule(strokeWidth=2.5, aria=False)
         .encode(
             x=alt.X("low:Q", title=words.x),
             x2="high:Q",
             y=y,
-            color=series.color,
+            color=color,
             opacity=opacity(),
         ),
-        own_chart.transform_filter(present)
+        own_chart.transform_filter(VALID(field="value", valid=True))
         .mark_point(filled=True, size=90)
         .encode(
-            x=x,
-            y=y,
-            color=series.color,
-            shape=series.shape,
-            tooltip=tips,
-            opacity=opacity(),
+            x=x, y=y, color=color, shape=series.shape.legend(None), tooltip=tips, opacity=opacity()
         )
         .add_params(HOVER),
-        own_chart.transform_filter(_VALID(field="value", valid=False))
+        own_chart.transform_filter(VALID(field="value", valid=False))
         .mark_text(align="left", color=INK, text="no value", fontStyle="italic")
         .encode(x=alt.value(4), y=y, tooltip=tips),
     ]
-    height = ROW_HEIGHT * max(len(order), 1)
-    kept = layers if grey else layers[2:]
-    return alt.layer(*kept).properties(height=height, **said(words))
+    return alt.layer(*layers).properties(height=ROW_HEIGHT * len(order), **words.properties)
+
+
+def heat_map(
+    cells: Sequence[Row],
+    words: Words,
+    titles: Mapping[str, str],
+    *,
+    fills: Sequence[float],
+    order: tuple[Sequence[str], Sequence[str]] | None = None,
+    height: float = 3 * LINE + 12,
+    texts: Mapping[str, Mapping[str, Any]] = LINES,
+    names: Mapping[str, Sequence[Row]] | None = None,
+    legend: Any = None,
+    **x_axis: Any,
+) -> Any:
+    """A grid of cells; one without a fill has a dashed frame.
+
+    cells: `x`, `y`, `fill`, `told`, and what a tooltip shows; a dot marks those with `beyond`.
+    titles: of fields in a tooltip. fills: `fill` where the colour is full and where it is none.
+    order: each `x` and `y`; lines of a `y` are separated by newlines. height: of a row, in pixels.
+    texts: fields that are written in a cell. names: further fields of cells, by `x` and by `y`.
+    x_axis: settings.
+    """
+    names = names or {}
+    found, tips = with_tips(cells, titles, {"x", "y", "fill", "beyond", *texts})
+    by_name = {field for values in names.values() for field in values[0]} - {"x", "y"}
+    across, down = order or (
+        sorted(distinct(cells, "x"), key=lambda x: int(x) if x.isdecimal() else 0),
+        distinct(cells, "y"),
+    )
+    x = alt.X(
+        "x:N",
+        title=words.x or None,
+        scale=alt.Scale(domain=list(across), paddingInner=0.04),
+        axis=alt.Axis(**{"ticks": False, "domain": False, "labelAngle": 0, **x_axis}),
+    )
+    y = alt.Y(
+        "y:N",
+        title=None,
+        scale=alt.Scale(domain=list(down), paddingInner=0.06),
+        axis=alt.Axis(ticks=False, domain=False, labelExpr="split(datum.label, '\\n')"),
+    )
+    scale = alt.Scale(domain=list(fills), range=list(FILLS[-len(fills) :]), clamp=True)
+    fill = alt.Fill("fill:Q", scale=scale, legend=legend)
+    frame: dict[str, Any] = {"fillOpacity": 0, "stroke": GREY, "strokeDash": [2, 3]}
+    there = {(cell["x"], cell["y"]) for cell in cells}
+    gaps = [{"x": x, "y": y} for y in down for x in across if (x, y) not in there]
+    layers = []
+    if gaps:
+        layers.append(alt.Chart(data(gaps)).mark_rect(aria=False, **frame).encode(x=x, y=y))
+    for has_fill, color in ((True, ON_FILL), (False, INK)):
+        part = [
+            {k: v for k, v in cell.items() if k not in by_name and v is not None}
+            for cell in found
+            if (cell["fill"] is not None) is has_fill
+        ]
+        if not part:
+            continue
+        base = alt.Chart(data(part)).encode(x=x, y=y, tooltip=tips)
+        for key, values in names.items():
+            base = joined(base, key, values)
+        layers.append(base.mark_rect().encode(fill=fill) if has_fill else base.mark_rect(**frame))
+        if any("beyond" in cell for cell in part):
+            beyond = base.transform_filter(alt.FieldEqualPredicate(field="beyond", equal=1))
+            layers.append(beyond.mark_circle(color=color, size=9, opacity=1, aria=False))
+        layers += [
+            base.mark_text(color=color, aria=False, **look).encode(text=f"{name}:N")
+            for name, look in texts.items()
+        ]
+    return alt.layer(*layers).properties(height=round(height * len(down)), **words.properties)
+
+
+def distinct(cells: Sequence[Row], field: str) -> list[str]:
+    """Values of `field`, in order."""
+    return list(dict.fromkeys(cell[field] for cell in cells))
 
 
 def stacked(panels: Sequence[Any], columns: int, words: Words, *, own_legends: bool = False) -> Any:
@@ -93,9 +215,7 @@ def stacked(panels: Sequence[Any], columns: int, words: Words, *, own_legends: b
         whole = whole.resolve_scale(color="independent", shape="independent", fill="independent")
     else:
         whole = whole.resolve_legend("shared")
-    return finished(
-        whole.properties(title=heading(words.title, words.notes), description=words.description)
-    )
+    return finished(whole.properties(**words.properties))
 
 
 def filling(panel: Any) -> Any:
@@ -103,6 +223,12 @@ def filling(panel: Any) -> Any:
     return finished(panel.properties(width="container"))
 
 
-def said(words: Words) -> dict[str, Any]:
-    """Title and description of a panel."""
-    return {"title": heading(words.title, words.notes), "description": words.description}
+def says(title: str, why: str) -> Any:
+    """A chart without data that says what is missing."""
+    lines = textwrap.wrap(why, TITLE_WIDTH, break_on_hyphens=False)
+    text = alt.Chart(data([{"text": "\n".join(lines)}]), height=16 * len(lines) + 24)
+    text = text.mark_text(align="left", baseline="top", color=INK, fontSize=12, lineBreak="\n")
+    words = Words(title=title, description=f"{title}. {why}")
+    return filling(
+        text.encode(x=alt.value(0), y=alt.value(8), text="text:N").properties(**words.properties)
+    )

@@ -47,16 +47,6 @@ class RunStyle:
         return PALETTE[self.place % len(PALETTE)]
 
     @property
-    def shape(self) -> str:
-        """Shape of its points."""
-        return SHAPES[self.place % len(SHAPES)]
-
-    @property
-    def dash(self) -> list[int]:
-        """Dash of its line: pixels drawn and left out in turn."""
-        return DASHES[self.place % len(DASHES)]
-
-    @property
     def label(self) -> str:
         """`C untrained, seed 0`."""
         return f"{self.letter} {self.name}"

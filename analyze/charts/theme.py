@@ -1,7 +1,11 @@
-"""How charts look: channels of a series, fills, sizes, configuration.
+"""How charts look: channels of a series, fills, sizes, configuration, pointing at a run.
 
 Everything but data is drawn in `currentColor`, the colour of the text around the chart, so the same
 chart fits a page in dark mode. `run_styles` has the colours of data.
+
+A run that is pointed at, by its line, its points or its entry in the legend, dims the others: a
+selection of Vega-Lite, which the panels of one chart share; in a report, page.js gives it to every
+chart of the page. In a picture nothing is selected, so nothing is dim.
 """
 
 import textwrap
@@ -18,6 +22,18 @@ GREY: Final = "#808080"
 FILLS: Final = ("#6FB1DE", "#F4F4F4", "#EFA76A")
 """Fills of cells below, at and above the middle; a number in `ON_FILL` is legible on each."""
 ON_FILL: Final = "#111111"
+
+DIM: Final = 0.12
+"""Opacity of the runs that are not pointed at."""
+
+_LEGEND: Any = alt.LegendStreamBinding(legend="pointerover")
+HOVER: Final = alt.selection_point(
+    name="pointed", fields=["label"], on="pointerover", clear="pointerout", bind=_LEGEND
+)
+"""The rows with the same `label` as the mark that is pointed at."""
+
+_LABELS: Final = alt.Legend(title=None, symbolSize=80, symbolOpacity=1)
+"""A legend of runs, one below another; colour and shape share it."""
 
 PLOT_HEIGHT: Final = 260
 TITLE_WIDTH: Final = 46
@@ -47,18 +63,8 @@ class Series:
     """Whether each curve is of a run, whose letter begins its label. Other curves have no letters,
     and colours of their own."""
 
-    @classmethod
-    def of(
-        cls,
-        labels: Sequence[str],
-        places: Sequence[int] | None = None,
-        *,
-        of_runs: bool = True,
-    ) -> "Series":
-        """A curve for each label, in the style of a place of its own by default."""
-        numbers = range(len(labels)) if places is None else places
-        found = zip(labels, numbers, strict=True)
-        return cls(tuple(Curve(label, label, place) for label, place in found), of_runs)
+    def __getitem__(self, label: str) -> Curve:
+        return next(curve for curve in self.curves if curve.label == label)
 
     def short(self, label: str) -> str:
         """The letter of a run; another label whole. Distinct in its chart."""
@@ -81,15 +87,14 @@ class Series:
 
     @property
     def color(self) -> Any:
-        """Colour by the field `label`, without a legend."""
-        return alt.Color(
-            "label:N", scale=self._scale(PALETTE if self.of_runs else OTHERS), legend=None
-        )
+        """Colour by the field `label`."""
+        scale = self._scale(PALETTE if self.of_runs else OTHERS)
+        return alt.Color("label:N", scale=scale, legend=_LABELS)
 
     @property
     def shape(self) -> Any:
         """Shape by `label`."""
-        return alt.Shape("label:N", scale=self._scale(SHAPES), legend=None)
+        return alt.Shape("label:N", scale=self._scale(SHAPES), legend=_LABELS)
 
     @property
     def dash(self) -> Any:
@@ -113,10 +118,6 @@ class Series:
         )
         return alt.StrokeDash("positions:N", scale=scale, legend=legend)
 
-    def with_legend(self, channel: Any) -> Any:
-        """`channel` with a legend, one run below another; colour and shape share it."""
-        return channel.legend(title=None, symbolSize=80, symbolOpacity=1)
-
     def only(self, owners: Collection[str]) -> "Series":
         """The curves of some runs."""
         kept = tuple(curve for curve in self.curves if curve.owner in owners)
@@ -125,6 +126,11 @@ class Series:
     def _scale(self, values: Sequence[Any]) -> Any:
         cycle = [values[place % len(values)] for place in self.owners.values()]
         return alt.Scale(domain=list(self.owners), range=cycle)
+
+
+def opacity(usual: float = 1.0) -> Any:
+    """`usual`, or less for runs that are not pointed at while another one is."""
+    return alt.when(HOVER).then(alt.value(usual)).otherwise(alt.value(DIM * usual))
 
 
 def shortened(text: str, width: int = LABEL_WIDTH) -> str:

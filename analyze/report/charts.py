@@ -121,7 +121,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
             answers[TRAINING.name].table(),
             "Training",
             "A line for each series, from step to step, with 95 % intervals; of checkpoints that "
-            "read the same prompts. Below the lines a cross marks a collapsed layer, a dagger one "
+            "read the same prompts. Below the plot a cross marks a collapsed layer, a dagger one "
             "whose first positions are attention sinks.",
             partial(library.training_chart, checkpoints),
             partial(library.training_panels, checkpoints),
@@ -131,7 +131,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
         "depth",
         answers[LAYERS.name].table(),
         "Ranks by depth",
-        "From embedding (0) to the last layer (1), on log axes. Below the lines, in the colour of "
+        "From embedding (0) to the last layer (1), on log axes. Below the plot, in the colour of "
         "its run, a cross marks a collapsed layer, a dagger one whose first positions are "
         f"attention sinks.{_second_curve(layers)} An hourglass is narrower in its middle than at "
         f"both ends.{_apart(layers, profiles, runs)}",
@@ -239,7 +239,7 @@ def eigenvalues(url: str, runs: Sequence[str] = ()) -> Answer:
     runs: ids; none: every run. Only spectra in the analysis cache are read; nothing is computed.
     Empty if the store no longer holds its runs.
     """
-    from lpp.analyze.charts.curves import thinned
+    from lpp.analyze.charts.profiles import thinned
     from lpp.analyze.tables.eigenvalues import EIGENVALUES_SCHEMA, eigenvalues_held
 
     try:

@@ -124,7 +124,7 @@ def _charts(answer: Layers, table: Table, runs: RunStyles) -> Iterator[Chart]:
         "depth",
         table,
         "Ranks by depth",
-        "From embedding (0) to the last layer (1), on log axes. Below the lines a cross marks a "
+        "From embedding (0) to the last layer (1), on log axes. Below the plot a cross marks a "
         "collapsed layer, a dagger one whose first positions are attention sinks.",
         partial(drawing("depth_chart"), answer.layers, runs=runs),
         partial(drawing("depth_panels"), answer.layers, runs=runs),

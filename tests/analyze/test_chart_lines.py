@@ -26,10 +26,9 @@ from every_chart import CHARTS, drawn, specified
 
 from lpp.analyze.charts import charts
 from lpp.analyze.charts.axes import ALONG, FEWEST, UP, log_ticks
-from lpp.analyze.charts.hover import DIM
 from lpp.analyze.charts.lines import LETTER_HEIGHT, LINES
 from lpp.analyze.charts.run_styles import PALETTE, RunStyles
-from lpp.analyze.charts.theme import PLOT_HEIGHT
+from lpp.analyze.charts.theme import DIM, PLOT_HEIGHT
 
 MANY = tuple(f"model-{k:02d}-{k:08x}" for k in range(20))
 STYLES = RunStyles.of_ids(MANY)
@@ -117,7 +116,7 @@ def test_twenty_runs_are_panels_of_five_in_five_colors() -> None:
         assert len(rows_of(spec, line)) == 5 * 6
         domains.add(json.dumps([line["encoding"][axis]["scale"]["domain"] for axis in "xy"]))
         grey = spec["layer"][0]
-        assert len({row["c"] for row in rows_of(spec, grey)}) == 20  # all, behind
+        assert len({row["curve"] for row in rows_of(spec, grey)}) == 20  # all, behind
     assert len(domains) == 2  # one for each rank
     assert panels["effective_rank F to J"].description.count("model-0") == 5
 
@@ -149,9 +148,13 @@ def test_signs_of_two_runs_do_not_cover_each_other(count: int, tmp_path: Path) -
         assert len(signs) == 2 * of_each * 6
         assert {color for *_, color in signs} == {*PALETTE[:of_each]}
         heights = sorted({y for _, _, y, _ in signs})
-        assert len(heights) == 2 * of_each  # a row for each run and sign, below the lines
+        assert len(heights) == 2 * of_each  # a row for each run and sign, below the plot
         assert min(np.diff(heights)) > 5
-        assert max(heights) < PLOT_HEIGHT
+        assert min(heights) > PLOT_HEIGHT
+    spec = charts.specification(next(iter(panels.values())))
+    (line,) = (part for part in spec["layer"] if "strokeDash" in part["encoding"])
+    # the axis of ranks begins below the smallest one, whatever has signs
+    assert line["encoding"]["y"]["scale"]["domain"][0] == pytest.approx(1.5 / 1.15)
 
 
 def drawn_signs(root: Any) -> list[tuple[str, float, float, str]]:

@@ -24,7 +24,7 @@ from chart_frames import (
 from every_chart import Chart
 
 from lpp.analyze.charts import charts
-from lpp.analyze.charts.curves import thinned
+from lpp.analyze.charts.profiles import thinned
 from lpp.analyze.charts.run_styles import DASHES, PALETTE
 from lpp.analyze.charts.theme import GREY
 
@@ -88,12 +88,13 @@ def test_published_models_stand_below_in_grey(tmp_path: Path) -> None:
 def test_intervals_and_their_numbers() -> None:
     panel = charts.profile_panels(profiles())["effective_rank"]
     assert "A tiny-one: 20.12 (95 % 19.62 to 20.88)" in panel.description
-    row = next(r for r in rows_of(panel) if r.get("run") == RUNS[0])
-    assert (row["value"], row["low"], row["high"], row["stderr"]) == (20.125, 19.625, 20.875, 0.25)
+    row = next(r for r in rows_of(panel) if r.get("label") == "A tiny-one")
+    assert (row["value"], row["low"], row["high"]) == (20.125, 19.625, 20.875)
+    assert (row["told"], row["interval"]) == ("20.12 ± 0.25", "19.62 to 20.88")
     assert row["flags"] == "small_sample"
     without = profiles().drop("effective_rank_ci_low")
     bare = rows_of(charts.profile_panels(without)["effective_rank"])
-    assert [row["low"] for row in bare if "run" in row] == [None] * 3
+    assert [row["low"] for row in bare if "label" in row] == [None] * 3
 
 
 def rows_of(chart: Any) -> list[dict[str, Any]]:
@@ -106,7 +107,7 @@ def test_bars_are_explained_where_there_are_any() -> None:
         return " ".join(charts.specification(chart)["title"].get("subtitle", []))
 
     assert "Bars: 95 % intervals" in notes(charts.profile_chart(profiles()))
-    assert "Bars: one standard error" in notes(charts.depth_panels(layers())["effective_rank"])
+    assert "Bars: 95 % intervals" in notes(charts.depth_panels(layers())["effective_rank"])
     assert "Bars" not in notes(charts.depth_panels(layers())["participation_ratio"])
     bare = profiles().drop([c for c in profiles().columns if c.endswith("_ci_low")])
     assert "Bars" not in notes(charts.profile_chart(bare))
@@ -115,7 +116,7 @@ def test_bars_are_explained_where_there_are_any() -> None:
 def test_each_run_at_its_fullest_setting() -> None:
     small = profiles(n_prompts=4)
     chart = charts.profile_panels(pl.concat([small, profiles()]))["entropy_floor"]
-    assert {row["n_prompts"] for row in rows_of(chart) if "run" in row} == {12}
+    assert {row["n_prompts"] for row in rows_of(chart) if "label" in row} == {12}
     whole = charts.specification(charts.profile_chart(pl.concat([small, profiles()])))
     assert "3 smaller settings are left out." in whole["title"]["subtitle"]
 
@@ -180,6 +181,13 @@ def test_cells_hold_their_numbers(tmp_path: Path) -> None:
     grid = Picture(charts.sensitivity_chart(sensitivity()), tmp_path)
     assert {"40", "± 0.5", "+0 %", "−50 %"} <= set(grid.words)
     assert "6 prompts of A tiny-one, context 50: 20 ± 0.5 −50 %" in grid.label
+
+
+def test_a_setting_that_was_not_measured_is_an_empty_frame() -> None:
+    spec = charts.specification(charts.sensitivity_chart(sensitivity().slice(1)))
+    (gaps,) = (part for part in spec["layer"] if "strokeDash" in part["mark"])
+    assert spec["datasets"][gaps["data"]["name"]] == [{"x": "50", "y": "6 prompts\nA tiny-one"}]
+    assert "tooltip" not in gaps["encoding"]
 
 
 def test_numbers_of_prompts_are_columns_where_there_is_one_context(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from pages import Page
 from report_tables import database, make_store, run_id
 
 from lpp.analyze import DiffSettings, diff
-from lpp.analyze.charts.drift import (
+from lpp.analyze.charts.charts import (
     drift_depth_panels,
     drift_histogram_chart,
     drift_positions_chart,
+    specification,
 )
-from lpp.analyze.charts.export import specification
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.conditions import parse_condition
 from lpp.analyze.drift.gate import verdict
@@ -160,15 +160,15 @@ def test_charts_draw_the_numbers_and_tell_what_is_0() -> None:
     )
     panels = drift_depth_panels(sites)
     distance = points(panels["relative_distance"])
-    places = [(row["place"], row["relative_distance"]) for row in distance]
+    places = [(row["place"], row["value"]) for row in distance]
     assert places == [(1, 0.01), (1.15, 0.02)]  # final, of the same depth, stands apart
-    assert (distance[0]["bar_low"], distance[0]["bar_high"]) == (0.008, 0.012)
-    assert "bar_low" not in distance[1]  # below 0, so not on a log axis
+    assert (distance[0]["low"], distance[0]["high"]) == (0.008, 0.012)
+    assert "low" not in distance[1]  # below 0, so not on a log axis
     (cka,) = points(panels["one_minus_cka"])
-    assert (cka["one_minus_cka"], cka["bar_low"]) == pytest.approx((0.01, 0.005))
+    assert (cka["value"], cka["low"]) == pytest.approx((0.01, 0.005))
     notes = json.dumps([specification(panel)["title"] for panel in panels.values()])
-    assert "1 of 3 sites are 0" in notes
-    assert "1 of 3 sites have no value" in notes
+    assert "1 of 3 points are 0" in notes
+    assert "1 of 3 points have no value" in notes
 
 
 def test_charts_without_values_say_so() -> None:

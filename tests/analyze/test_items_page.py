@@ -89,8 +89,8 @@ def test_depth_has_the_shuffles_the_baselines_and_the_best_prediction() -> None:
         ("answer_entropy", 0.28),
     ]
     points = layers(chart, "point")[0]
-    assert [row["auroc"] for row in points if row["curve"] == "row_norm"] == [0.5, 0.51, 0.52]
-    assert [row["ci_low"] for row in points if row["curve"] == "distance"] == [0.45, 0.46, 0.47]
+    assert [row["value"] for row in points if row["curve"] == "row_norm"] == [0.5, 0.51, 0.52]
+    assert [row["low"] for row in points if row["curve"] == "distance"] == [0.45, 0.46, 0.47]
     assert chart.to_dict()["layer"][-1]["encoding"]["y"]["scale"]["domain"] == [0.25, 0.75]
 
 
@@ -100,7 +100,7 @@ def test_depth_goes_by_numbers_within_groups_where_there_are_any() -> None:
     )
     chart = charts.item_depth_chart(frame)
     points = layers(chart, "point")[0]
-    assert [row["auroc"] for row in points][3:] == pytest.approx([0.375, 0.385, 0.395])
+    assert [row["value"] for row in points][3:] == pytest.approx([0.375, 0.385, 0.395])
     assert "within groups" in chart.description
 
 

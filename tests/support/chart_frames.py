@@ -226,6 +226,7 @@ def layers(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
             {"run": run, "site": site, "context": 40, "n_prompts": 6, "depth": min(d, 4)}
             | {"relative_depth": min(d, 4) / 4, "participation_ratio": 1.5 + d + k}
             | {"effective_rank": 2.5 + 2 * d + k, "effective_rank_stderr": 0.5}
+            | {"effective_rank_ci_low": 1.5 + 2 * d + k, "effective_rank_ci_high": 4.0 + 2 * d + k}
             | {"flags": ["collapsed"] if (k, d) == (0, 2) else []}
             for k, run in enumerate(runs)
             for d, site in enumerate(sites)

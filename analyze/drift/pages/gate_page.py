@@ -57,7 +57,8 @@ def gate_section(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> Sec
         first=[c.name for c in frame if c.name != "why" and c.null_count() < len(frame)],
         labels={"decisive": "decided by"},
         key=("run", "condition") if several else ("condition",),
-        code="from lpp.analyze.drift.gate import parse_condition, verdict\n\n"
+        code="from lpp.analyze.drift.conditions import parse_condition\n"
+        "from lpp.analyze.drift.gate import verdict\n\n"
         "verdict(parse_condition(CONDITION), found.predictions, found.sites, "
         "lost=found.pair.lost)  # found: of diff(STORE, RUN_A, RUN_B)",
     )
