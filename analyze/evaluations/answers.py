@@ -62,8 +62,9 @@ def items_answer(
             kind=ErrorKind.INCOMPLETE,
         )
     found = analysis(some, settings, progress=progress)
-    kept("The analysis is", lambda: write_items(store, found), progress)
-    return Reply(page=items_page(f"{store}", some, found))
+    place = kept("The analysis is", lambda: write_items(store, found), progress)
+    page = items_page(f"{store}", some, found)
+    return Reply(page=page if place else replace(page, next=()))
 
 
 def flips_answer(
@@ -102,6 +103,7 @@ def diff_answer(
     progress.expect(sum(n_steps(pair, settings) for pair in pairs))
     failed = bool(conditions and several and several.undecided)
     comparisons: list[Comparison] = []
+    stored = True
     for pair, common in zip(pairs, chosen, strict=True):
         sure = not gate.strict and needs_errors(conditions, common)
         with _named(pair, several):
@@ -113,23 +115,26 @@ def diff_answer(
                 progress=progress,
             )
             verdicts = _verdicts(found, conditions, gate, of=family(conditions, len(pairs)))
-        kept("The comparison is", lambda found=found: write_drift(found), progress)  # type: ignore[misc]
+        place = kept("The comparison is", lambda found=found: write_drift(found), progress)  # type: ignore[misc]
+        stored &= place is not None
         if len(stores(pair)) > 1:
             progress.warn("A and B lie in two stores: the comparison is in no database.")
         failed |= any(one.failed for one in verdicts)
         items = flips_of_runs(pair.a, pair.b)
         if several is None:
             sections = [flips_section(task, place) for place, task in enumerate(items)]
+            page = drift_page(found, verdicts, sections, item_documents(items))
             return Reply(
-                page=drift_page(found, verdicts, sections, item_documents(items)),
+                page=page if stored else replace(page, next=()),
                 beside=gate_page.as_lines(verdicts),
                 failed=failed,
             )
         comparisons.append(compared(found, verdicts, item_documents(items)))
     assert several is not None
     decided = {one.b: one.verdicts for one in in_order(comparisons) if one.verdicts}
+    page = against_page(several, comparisons, f"{store}")
     return Reply(
-        page=against_page(several, comparisons, f"{store}"),
+        page=page if stored else replace(page, next=()),
         beside=gate_page.lines_by_run(decided, several.names, several.undecided),
         failed=failed,
     )

@@ -22,23 +22,22 @@ FEW_OF_A_KIND: Final = 30
 """With fewer right or wrong items than this, chance alone gives AUROCs from 0.4 to 0.6."""
 
 MEANING: Final[Mapping[str, str]] = {
-    "few_items": f"Fewer than {FEW_OF_A_KIND} items are right, or wrong: an AUROC is known to "
-    "within 0.1 at best.",
-    "few_clusters": f"Fewer than {FEW_CLUSTERS} clusters, or a few that hold most items: intervals "
-    "are rough, mostly too short.",
-    "first_positions": "The first positions of the prompts take part in features of the question; "
-    "they are often attention sinks. lpp-analyze items --skip-first 1 leaves one out.",
-    "independent_items": "Items are taken as independent, since no field says which belong "
-    "together: items of one passage or scene make intervals too short and p too small. "
-    "lpp-analyze items --cluster FIELD names it.",
-    "items_left_out": "Some items could not be analysed: they were set aside, their shards are "
-    "missing, or they are neither right nor wrong.",
-    "no_groups": "The items have no groups, so a feature that only tells easy subjects from hard "
-    "ones counts too. lpp-capture eval --group FIELD names the subject.",
-    "small_groups": "The groups are too small to compare items within them, so a feature that only "
-    "tells easy groups from hard ones counts too.",
-    "uncut_answers": "An earlier release stored the answers: their length and ln p include what "
-    "the model wrote after the stop string. Evaluate again; no pass is repeated.",
+    "few_items": f"fewer than {FEW_OF_A_KIND} items are right, or wrong: an AUROC is known to "
+    "within 0.1 at best",
+    "few_clusters": f"fewer than {FEW_CLUSTERS} clusters, or a few hold most items: intervals are "
+    "rough, mostly too short",
+    "first_positions": "first positions, often sinks, take part (see --skip-first): in features of "
+    "the question; --skip-first 1 leaves one out",
+    "independent_items": "items are taken as independent (see --cluster): those of one passage or "
+    "scene make intervals too short and p too small; FIELD says which belong together",
+    "items_left_out": "some items could not be analysed: they were set aside, their shards are "
+    "missing, or they are neither right nor wrong",
+    "no_groups": "no groups, so hard subjects may look like wrong answers: lpp-capture eval "
+    "--group FIELD names the subject",
+    "small_groups": "groups too small to compare items within them: a feature that only tells easy "
+    "groups from hard ones counts too",
+    "uncut_answers": "answers reach beyond their stop strings: an earlier release stored them, "
+    "their length and ln p included; evaluate again, no pass is repeated",
 }
 """The meaning of each flag of `item_analyses`."""
 

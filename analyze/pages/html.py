@@ -51,7 +51,7 @@ def as_html(page: Page) -> str:
         first=[chart for chart in page.charts if chart.opens],
         section_names=[section.name for section in page.sections],
         panels=specifications,
-        paragraphs=list(paragraphs(page.findings)),
+        paragraphs=list(paragraphs((*page.findings, *page.further))),
         store=shlex.quote(page.store),
         first_rows=FIRST_ROWS,
         open_rows=OPEN_ROWS,

@@ -28,9 +28,10 @@ def _lines(page: Page, everything: bool) -> Iterator[str]:
         yield said(page.about, page.runs)
         yield ""
     yield from _opening(page)
-    if page.findings:
+    findings = (*page.findings, *page.further) if everything else page.findings
+    if findings:
         yield ""
-        yield from (f"- {said(sentence, page.runs)}" for sentence in page.findings)
+        yield from (f"- {said(sentence, page.runs)}" for sentence in findings)
     for section in page.sections:
         if everything or section.brief:
             yield from _section(section, page, everything)
@@ -60,7 +61,7 @@ def _opening(page: Page) -> Iterator[str]:
         for cells in opening.rows:
             yield row(_figure(cell, page.runs) for cell in cells)
         yield ""
-        yield f"95 % intervals; {escaped(opening.setting)}."
+        yield f"{escaped(opening.caption)}."
     if opening.warnings:
         yield ""
     for warning in opening.warnings:
@@ -90,9 +91,9 @@ def _section(section: Section, page: Page, everything: bool) -> Iterator[str]:
     for table in shown:
         yield ""
         yield from _table(table, page.runs)
-    if shown and section.lead:
-        yield ""
-        yield escaped(section.lead)
+    for reading in (section.lead, section.more if everything else ""):
+        if shown and reading:
+            yield from ("", escaped(reading))
 
 
 def _table(table: Table, runs: RunStyles) -> Iterator[str]:
@@ -100,7 +101,7 @@ def _table(table: Table, runs: RunStyles) -> Iterator[str]:
     places = [place for place, field in enumerate(table.fields) if field.first]
     fields = [table.fields[place] for place in places]
     unit = shared_unit(fields)
-    yield f"**{escaped(f'{table.title}, {unit}' if unit else table.title)}**"
+    yield f"**{escaped(table.heading(unit))}**"
     yield ""
     yield row(_heading(field.label, "" if unit else field.unit) for field in fields)
     yield row("---:" if field.kind == "number" else "---" for field in fields)

@@ -79,12 +79,14 @@ class Section:
     name: str
     title: str
     lead: str = ""
-    """How to read the tables."""
+    """How to read the cells of the tables, on a line."""
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[Sentence, ...] = ()
     short: str = ""
     """The title in the list of sections; empty: the title."""
+    more: str = ""
+    """How to read the tables, in full: text and Markdown show it only with --all."""
     brief: bool = True
     """Whether text and Markdown show it; otherwise only with --all."""
 
@@ -97,7 +99,7 @@ class Section:
     def shown(self, everything: bool) -> list[Table]:
         """Tables for text and Markdown, each with the rows that are shown."""
         tables = (t for t in self.tables if t.missing is None and (everything or t.brief))
-        return [table if everything else table.in_short() for table in tables]
+        return [(table if everything else table.in_short()).without_gaps() for table in tables]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,12 @@ class Opening:
     """The numbers: a row of few, since they are large."""
     warnings: tuple[Sentence, ...] = ()
     """What to keep in mind, such as flags of these numbers; one per line."""
+
+    @property
+    def caption(self) -> str:
+        """Setting of the numbers, and what their intervals are where there are any."""
+        certain = any(figure.interval for row in self.rows for figure in row)
+        return f"{self.setting}; 95 % intervals" if certain else self.setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +194,8 @@ class Page:
     opening: Opening
     findings: tuple[Sentence, ...] = ()
     """What was found besides; then what to keep in mind."""
+    further: tuple[Sentence, ...] = ()
+    """More of both: text and Markdown show it only with --all."""
     sections: tuple[Section, ...]
     meanings: Mapping[str, str] = field(default_factory=dict)
     """What each flag says."""
@@ -216,6 +226,19 @@ class Page:
     def flags(self) -> Mapping[str, str]:
         """Each flag that any table shows, sorted, with its meaning."""
         return explained(self.tables, self.meanings)
+
+    @property
+    def hidden(self) -> Iterator[str]:
+        """What text and Markdown show only with --all, by title."""
+        if any(t.in_short() is not t for s in self.sections if s.brief for t in s.shown(True)):
+            yield "all rows"
+        for section in self.sections:
+            if section.brief:
+                yield from (t.title for t in section.tables if not (t.brief or t.missing))
+            elif not section.is_empty:
+                yield section.short or section.title
+        if self.further or any(section.more for section in self.sections if section.brief):
+            yield "how to read them"
 
     @property
     def charts(self) -> Iterator[Chart]:

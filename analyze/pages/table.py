@@ -118,6 +118,8 @@ class Table:
     """Whether text and Markdown show it; otherwise only with --all."""
     short: pl.DataFrame | None = None
     """The rows that text and Markdown show without --all; None: all."""
+    part: str = ""
+    """What text adds to the title where these are not all rows: how many are shown."""
     compared: bool = False
     """Whether a reader compares its rows: a terminal shows few of them side by side, or bars."""
     missing: str | None = None
@@ -128,12 +130,33 @@ class Table:
         """Whether some columns are shown only on demand."""
         return not all(field.first for field in self.fields)
 
+    def heading(self, unit: str) -> str:
+        """The title of text, with the unit that all columns share."""
+        return ", ".join(filter(None, (f"{self.title}{self.part}", unit)))
+
     def in_short(self) -> "Table":
-        """The table with the rows of `short`; its title says how many of all these are."""
+        """The table with the rows of `short`."""
         if self.short is None or self.short.height == self.frame.height:
             return self
-        title = f"{self.title}: {self.short.height} of {self.frame.height} rows"
-        return replace(self, title=title, frame=self.short)
+        part = f": {self.short.height} of {self.frame.height} rows"
+        return replace(self, part=part, frame=self.short)
+
+    def without_gaps(self) -> "Table":
+        """The table without rows that have no number, text or flag, and without columns that are
+        empty; the key and the unit say nothing of a row.
+        """
+        own = [field for field in self.fields if field.name not in (*self.key, "unit")]
+        numbers = [pl.col(field.name) for field in own if field.kind == "number"]
+        known = [number.cast(pl.Float64).is_finite().fill_null(False) for number in numbers]
+        flagged = [pl.col(f.name).list.len() > 0 for f in own if f.kind == "flags"]
+        said = [pl.col(f.name).is_not_null() for f in own if f.kind == "text" and f.first]
+        every = (*known, *flagged, *said)
+        frame = self.frame.filter(pl.any_horizontal(*every)) if known else self.frame
+        if frame.is_empty():
+            return self
+        empty = {name for name in frame.columns if frame[name].null_count() == frame.height}
+        fields = (replace(f, first=f.first and f.name not in empty) for f in self.fields)
+        return replace(self, frame=frame, fields=tuple(fields))
 
     def rows(self, count: int | None = None) -> list[list[Cell]]:
         """Cells of the first `count` rows, or of all."""

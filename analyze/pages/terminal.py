@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from lpp.analyze.pages.page import Figure, Page, Section
 from lpp.analyze.pages.table import Cell, Field, Table, shared_unit
-from lpp.analyze.pages.words import Flag, Part, Run, Sentence
+from lpp.analyze.pages.words import Flag, Part, Run, Sentence, clause
 from lpp.store.format.run_names import name_and_id
 from lpp.store.terminal.escaping import escape
 
@@ -59,19 +59,14 @@ def _parts(page: Page, everything: bool, write: "_Writer") -> Iterator[str]:
     shown = [section for section in page.sections if everything or section.brief]
     write.number(shown, everything)
     yield write.opening()
-    for sentence in page.findings:
+    for sentence in (*page.findings, *page.further) if everything else page.findings:
         yield write.paragraph(sentence)
     for section in shown:
         yield from write.section(section, everything)
-    yield "\n"
-    yield from write.explained()
-    hidden = any(
-        not (section.brief and table.brief) or table.in_short() is not table
-        for section in page.sections
-        for table in section.tables
-    )
-    if hidden and not everything:
-        yield wrapped("More tables: --all.")
+    yield "\n" if write.numbers else ""
+    yield from write.explained(everything)
+    if not everything and (hidden := list(dict.fromkeys(page.hidden))):
+        yield added(hidden)
     for command in page.next:
         yield f"Next: {command}\n"
 
@@ -95,9 +90,9 @@ class _Writer:
         return wrapped(said(sentence, self.page), indent)
 
     def number(self, sections: Sequence[Section], everything: bool) -> None:
-        """Number the flags that tables of `sections` mark."""
-        tables = (table for section in sections for table in section.tables)
-        marked = {f for table in tables if everything or table.brief for f in table.flags()}
+        """Number the flags that shown tables of `sections` mark."""
+        tables = (table for section in sections for table in section.shown(everything))
+        marked = {flag for table in tables for flag in table.flags()}
         flags = (flag for flag in self.page.flags if flag in marked)
         self.numbers = {flag: place for place, flag in enumerate(flags, start=1)}
 
@@ -112,7 +107,7 @@ class _Writer:
                 heads = ["\n".join((*name.split(), unit)).rstrip() for name, unit in opening.head]
             right = [place > 0 for place, _ in enumerate(heads)]
             out = "\n" + _rendered(heads, right, rows)
-            out += wrapped(f"{opening.setting}; 95 % intervals.")
+            out += wrapped(f"{opening.caption}.")
         others = [
             warning
             for warning in opening.warnings
@@ -130,17 +125,18 @@ class _Writer:
         tables = section.shown(everything)
         if not tables and not section.notes:
             return
-        yield f"\n{section.title}\n" if section.title else ""
+        alone = len(tables) == 1 and bool(section.title)
+        part = tables[0].part if alone else ""
+        yield "\n" + wrapped(f"{section.title}{part}") if section.title else ""
         for note in section.notes:
             yield self.paragraph(note)
-        for table in tables:
-            cut = table.frame is table.short
-            if cut or len(section.tables) > 1 or not section.title:
-                unit = shared_unit([field for field in table.fields if field.first])
-                yield "\n" + wrapped(f"{table.title}, {unit}" if unit else table.title)
-            yield "\n" + self.table(table)
-        if tables and section.lead:
-            yield wrapped(section.lead)
+        for place, table in enumerate(tables):
+            unit = shared_unit([field for field in table.fields if field.first])
+            yield "\n" if section.notes or place else ""
+            yield "" if alone else wrapped(table.heading(unit))
+            yield self.table(table)
+        for reading in (section.lead, section.more if everything else ""):
+            yield wrapped(reading) if tables and reading else ""
 
     def table(self, table: Table) -> str:
         """The rows of a table, in the first form that fits."""
@@ -252,10 +248,12 @@ class _Writer:
     def _name(self, run: str) -> str:
         return escape(self.page.runs.names.get(run, run), keep="")
 
-    def explained(self) -> Iterator[str]:
-        """A line or two on each flag in sight."""
+    def explained(self, everything: bool) -> Iterator[str]:
+        """A line on each flag in sight; everything: its whole meaning."""
         for flag, place in self.numbers.items():
-            text = f"[{place}] {flag}: {self.page.flags[flag].removesuffix('.')}."
+            meaning = self.page.flags[flag]
+            meaning = meaning.removesuffix(".") if everything else clause(meaning)
+            text = f"[{place}] {flag}: {meaning}."
             yield from (f"{x}\n" for x in textwrap.wrap(text, _WIDTH, subsequent_indent="    "))
 
 
@@ -286,6 +284,22 @@ def wrapped(text: str, indent: str = "") -> str:
         break_long_words=False,
     )
     return f"{filled}\n"
+
+
+def added(titles: Sequence[str]) -> str:
+    """A line on what --all adds: as many titles as fit, and how many more.
+
+    >>> added(["KL by position, in nats", "Every site"])
+    '--all adds: KL by position, every site.\\n'
+    """
+    short = [re.split("[:,(]", title)[0].rstrip() for title in titles]
+    words = [word if word[1:2].isupper() else word[:1].lower() + word[1:] for word in short]
+    for kept in range(len(words), 0, -1):
+        more = f" and {len(words) - kept} more" if kept < len(words) else ""
+        line = f"--all adds: {', '.join(words[:kept])}{more}."
+        if len(line) <= _WIDTH:
+            break
+    return f"{line}\n"
 
 
 def broken(name: str, width: int = RUN_WIDTH) -> str:

@@ -1,7 +1,7 @@
 """Numbers and sentences of a page, the same in every format."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -162,6 +162,15 @@ def error(stderr: float | None) -> str:
     return f"± {number(float(f'{stderr:.2g}'))}"
 
 
+def clause(meaning: str) -> str:
+    """The first clause of what a flag says: it fits on the line of the flag's name.
+
+    >>> clause("rows hold attention sinks: --skip-first leaves them out")
+    'rows hold attention sinks'
+    """
+    return meaning.partition(":")[0].removesuffix(".")
+
+
 _ABBREVIATED: Final = {"auroc": "AUROC", "ece": "ECE"}
 
 
@@ -195,6 +204,16 @@ def from_to(low: tuple[Part, str], high: tuple[Part, str], unit: str = "") -> tu
         *(" from ", low[0], " (", Run(low[1], short=True)),
         *(") to ", high[0], f"{unit} (", Run(high[1], short=True), ")"),
     )
+
+
+def series(items: Sequence[Sentence]) -> Sentence:
+    """Parts of a sentence, one after another.
+
+    >>> plain(series([(Run("a"),), (Run("b"), " twice"), (Run("c"),)]))
+    'a, b twice and c'
+    """
+    marks = ["", *(", " for _ in items[2:]), " and "]
+    return tuple(p for mark, item in zip(marks, items, strict=False) for p in (mark, *item))
 
 
 def listed(words: list[str], last: str = "and") -> str:

@@ -78,8 +78,7 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "different_prefixes",
-        "a difference of two extremes over prefixes, which two runs have at different prefixes: it "
-        "holds the effect of the prefix too",
+        "two extremes are at different prefixes: their difference holds the effect of the prefix",
         pl.col("n_prefixes") > 1,
     ),
     DeclaredFlag(
@@ -99,7 +98,7 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "normaliser",
-        "the rank is divided by N, not d, or the normalised rank peaks at another prefix",
+        "a normalised rank is over N, not d, or peaks at another prefix",
         pl.col("normalised")
         & ((pl.col("n_tokens") < pl.col("dim")) | (pl.col("prefix") != pl.col("rank_prefix"))),
     ),
@@ -120,7 +119,7 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "short_text",
-        "more than 10 % of the prompts are shorter than the prefix that a number came from",
+        "over 10 % of the prompts do not reach the prefix of a number",
         pl.col("short_prompts") > SHORT_SHARE * pl.col("n_prompts"),
     ),
     DeclaredFlag(
@@ -131,13 +130,13 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "small_sample",
-        "a standard error exceeds a fifth of its value, or there is one prompt only (ranks grow "
-        "with the sample even without this flag)",
+        "one prompt, or a standard error above a fifth of its value: ranks grow with the sample "
+        "even without this flag",
         (pl.col("n_prompts") < 2) | (pl.col("stderr") > ERROR_SHARE * pl.col("value").abs()),
     ),
     DeclaredFlag(
         "template",
-        "most prompts begin with the same tokens, up to the prefix that the entropy came from",
+        "most prompts begin alike: with the same tokens, up to the prefix of the entropy",
         pl.col("distinct_prefixes") < DISTINCT_SHARE,
     ),
     DeclaredFlag(

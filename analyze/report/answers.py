@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _COMPUTED: Final = (
-    Column("relative_depth", "DOUBLE", "depth over blocks of the model", "share"),
+    *(column for column in TABLES["layers"].columns if column.name == "relative_depth"),
     Column("rank", "INTEGER", "place of the eigenvalue, from 1"),
     Column("eigenvalue", "DOUBLE", "of the covariance", "variance"),
     Column("share", "DOUBLE", "eigenvalue over their sum", "share"),

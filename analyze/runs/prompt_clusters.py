@@ -23,10 +23,9 @@ def prompt_values(run: Run, field: str) -> Sequence[object]:
         if name == ID or name.startswith(FIELD_PREFIX)
     }
     if field not in names:
-        known = nearest(field, sorted(names)) if names else "they carry no field."
         raise InputError(
-            f"--cluster {field}: the prompts of run {run.id} have no such field; {known} Capture "
-            f"again with --fields {field}.",
+            f"--cluster {field}: the prompts of run {run.id} have no such field; "
+            f"{nearest(field, sorted(names))} Capture again with --fields {field}.",
             kind=ErrorKind.NOT_FOUND,
         )
     values: list[object] = run.prompts(names[field])[names[field]].to_pylist()

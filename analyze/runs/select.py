@@ -124,10 +124,14 @@ def nearest(pattern: str, names: Collection[str]) -> str:
     'did you mean final? There is embed, block.1, final.'
     >>> nearest("mmlu", ["embed", "block.1", "final"])
     'there is embed, block.1, final.'
+    >>> nearest("mmlu", [])
+    'there is none.'
     """
     near = get_close_matches(pattern, names, n=3, cutoff=0.5)
     near += [name for name in names if pattern in name and name not in near][: 3 - len(near)]
-    every = f"is {listed(names)}" if len(listed(names)) <= SHORT_LIST else f"are {len(names)}"
+    every = (
+        f"is {listed(names) or 'none'}" if len(listed(names)) <= SHORT_LIST else f"are {len(names)}"
+    )
     if not near:
         return f"there {every}."
     guess = f"did you mean {' or '.join(near)}?"

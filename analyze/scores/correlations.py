@@ -33,15 +33,15 @@ _FEW: Final = 10
 CONTROL: Final = "n_parameters"
 
 MEANING: Final[Mapping[str, str]] = {
-    "constant": "no coefficient: one side has a single value",
-    "different_prompts": "profiles come from different texts, which alone changes them",
+    "constant": "one side has a single value, so there is no coefficient",
+    "different_prompts": "profiles are of different texts: these alone change them",
     "different_settings": "some profiles have another context or number of prompts",
-    "few_models": f"fewer than {_FEW} models: the interval is rough (rank-partial: too short)",
+    "few_models": f"fewer than {_FEW} models, so the interval is rough: too short if partial",
     "flagged_profiles": "some of the profiles carry flags of their own",
-    "published": "published profiles are included: other texts, other code, context 150",
-    "same_order_as_size": "no coefficient: one side has exactly the order of model size",
-    "sign_turns": "the sign of the rank correlation changes with size held constant",
-    "too_few_models": f"no coefficient: fewer than {FEWEST} models cannot be ranked",
+    "published": "published profiles are included: of other texts, by other code, at context 150",
+    "same_order_as_size": "one side has the order of model size: there is no coefficient",
+    "sign_turns": "the rank correlation changes its sign with size held constant",
+    "too_few_models": f"fewer than {FEWEST} models, which cannot be ranked",
 }
 """What each flag of a correlation says."""
 

@@ -1,19 +1,20 @@
 """CKA as a page: which sites are least alike, then every pair."""
 
 import shlex
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.data import with_names
-from lpp.analyze.pages.page import Opening, Page, Section
-from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.words import Run, Sentence, number
+from lpp.analyze.pages.page import Figure, Opening, Page, Section
+from lpp.analyze.pages.table import table_of
+from lpp.analyze.pages.words import Run, Sentence, number, series
 from lpp.analyze.quantities.flags import MEANING
+from lpp.analyze.studies.profile_summary import FEW, run_warnings
 
-_ROWS: Final = 36
+_ROWS: Final = 12
 """Most pairs that a terminal shows at once."""
 
 _SETTING: Final = ("run", "first_position", "prefix", "n_prompts")
@@ -21,29 +22,37 @@ _SETTING: Final = ("run", "first_position", "prefix", "n_prompts")
 
 def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
     """The page of `pairs`, rows of the table `cka`. names: short names by run id."""
-    first, *others = _conclusions(pairs)
-    whole = _table("cka", "Every pair of sites", pairs, brief=pairs.height <= _ROWS)
-    tables = [whole]
-    if not whole.brief:
-        each = max(1, _ROWS // 2 // pairs["run"].n_unique())
-        least = pairs.sort("cka", nulls_last=True).group_by("run", maintain_order=True).head(each)
-        least = least.sort(pl.col("run").replace_strict(_places(pairs)), maintain_order=True)
-        tables = [_table("least", "Pairs that are least alike", least), whole]
+    places = {run: place for place, run in enumerate(pairs["run"].unique(maintain_order=True))}
+    order = pl.col("run").replace_strict(places)
+    ranked = pairs.sort(order, "cka", nulls_last=True, maintain_order=True)
+    each = max(1, _ROWS // len(places))
+    kept = [key for key in _SETTING[1:] if pairs[key].n_unique() > 1]
+    table = table_of(
+        "cka",
+        "Every pair of sites",
+        ranked,
+        {},
+        first=("run", *kept, "site", "other_site", "cka", "flags"),
+        labels={"cka": "CKA"},
+        key=(*_SETTING, "site", "other_site"),
+        code="compute(plan(views, sites)[0])",
+        short=ranked.group_by("run", maintain_order=True).head(each),
+    )
     return Page(
         title="Sites that are alike",
-        opening=Opening(first),
-        findings=tuple(others),
+        opening=_opening(pairs, list(places)),
         sections=(
             Section(
                 "pairs",
-                "Linear CKA of two sites of a run",
-                "1: the rows of both sites are equal up to a rotation and a scale; unrelated rows "
-                "have about d / (tokens + d).",
-                tables=tuple(tables),
+                "Linear CKA of two sites of a run, the least alike first",
+                tables=(table,),
+                short="Pairs of sites",
+                more="1: the rows of both sites are equal up to a rotation and a scale; unrelated "
+                "rows have about d / (tokens + d).",
             ),
         ),
         meanings=MEANING,
-        runs=RunStyles({run: names[run] for run in _places(pairs)}),
+        runs=RunStyles({run: names[run] for run in places}),
         next=(f'lpp-sql {shlex.quote(url)} "SELECT run, site, other_site, cka FROM cka"',),
         document=with_names(pairs, names).to_dicts(),
         csv=with_names(pairs, names),
@@ -51,43 +60,48 @@ def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
     )
 
 
-def _places(pairs: pl.DataFrame) -> dict[str, int]:
-    return {run: place for place, run in enumerate(pairs["run"].unique(maintain_order=True))}
-
-
-def _conclusions(pairs: pl.DataFrame) -> Iterator[Sentence]:
-    """A sentence on each run: the pair that is least alike, and of what tokens."""
-    for rows in pairs.partition_by(*_SETTING, maintain_order=True):
-        some = rows.row(0, named=True)
-        skipped = f", positions from {some['first_position']}" if some["first_position"] else ""
-        of = (
-            f"{some['n_tokens']:,} tokens: {some['n_prompts']} prompts, prefix {some['prefix']}"
-            f"{skipped}."
-        )
-        there = rows.drop_nulls("cka").sort("cka")
-        if there.is_empty():
-            yield Run(some["run"]), f": no pair of sites has a linear CKA of {of}"
+def _opening(pairs: pl.DataFrame, order: Sequence[str]) -> Opening:
+    """The pair of each run that is least alike."""
+    known = pairs.drop_nulls("cka").sort("cka")
+    ends: dict[tuple[str, str], list[str]] = {}
+    rows = []
+    for run in order:
+        of_run = known.filter(run=run)
+        if of_run.is_empty():
             continue
-        least, most = there.row(0, named=True), there.row(-1, named=True)
-        of_pairs = f" of {there.height} pairs" if there.height > 1 else ""
-        until = f", the most {number(most['cka'])}" if there.height > 1 else ""
-        yield (
-            Run(some["run"]),
-            f":{of_pairs} {least['site']} and {least['other_site']} are least alike, CKA "
-            f"{number(least['cka'])}{until}. Linear CKA of {of}",
+        least, most = of_run.row(0, named=True), of_run.row(-1, named=True)
+        sites = least["site"], least["other_site"]
+        ends.setdefault(sites, []).append(run)
+        rows.append(
+            (
+                Figure(run=run),
+                Figure(" and ".join(sites)),
+                *(Figure(number(row["cka"])) for row in (least, most)),
+            )
         )
+    clauses = [(f"{site} and {other} in ", *_runs(those)) for (site, other), those in ends.items()]
+    parts = [part for one in clauses[:FEW] for part in ("; ", *one)]
+    rest = (f"; other sites in {len(clauses) - FEW} more runs",) if clauses[FEW:] else ()
+    settings = {_of(row) for row in pairs.iter_rows(named=True)}
+    setting = settings.pop() if len(settings) == 1 else "each run's own tokens"
+    return Opening(
+        ("Least alike are ", *parts[1:], *rest, ".")
+        if parts
+        else ("No pair of sites has a linear CKA.",),
+        f"linear CKA, {setting}",
+        (("run", ""), ("least alike", "sites"), ("least", "CKA"), ("most", "CKA")),
+        tuple(rows[:FEW]),
+        tuple(run_warnings(pairs)),
+    )
 
 
-def _table(name: str, title: str, pairs: pl.DataFrame, *, brief: bool = True) -> Table:
-    kept = [key for key in _SETTING[1:] if pairs[key].n_unique() > 1]
-    return table_of(
-        name,
-        title,
-        pairs,
-        {},
-        first=("run", *kept, "site", "other_site", "cka", "flags"),
-        labels={"cka": "CKA"},
-        key=(*_SETTING, "site", "other_site"),
-        code="compute(plan(views, sites)[0])",
-        brief=brief,
+def _runs(runs: Sequence[str]) -> Sentence:
+    more: list[Sentence] = [(f"{len(runs) - FEW} more",)] if runs[FEW:] else []
+    return series([*((Run(run),) for run in runs[:FEW]), *more])
+
+
+def _of(row: Mapping[str, Any]) -> str:
+    skipped = f", positions from {row['first_position']} on" if row["first_position"] else ""
+    return (
+        f"{row['n_tokens']:,} tokens: {row['n_prompts']} prompts, prefix {row['prefix']}{skipped}"
     )

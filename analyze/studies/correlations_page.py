@@ -14,6 +14,7 @@ from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Sentence, interval, number, probability, signed
 from lpp.analyze.scores.correlations import MEANING
+from lpp.analyze.studies.profile_page import HEADINGS
 
 METHODS: Final = {"pearson": "Pearson", "spearman": "Spearman", "rank_partial": "partial Spearman"}
 """Words for each method."""
@@ -24,8 +25,8 @@ CONCLUSION: Final = "spearman"
 BELOW: Final = 0.05
 """q below which the conclusion counts a test."""
 
-_ROWS: Final = 30
-"""Most tests of a source that a terminal shows at once."""
+_ROWS: Final = 12
+"""Rank correlations of a source that a terminal shows at once, the smallest q first."""
 
 _REASONS: Final = 12
 _NAMES: Final = 6
@@ -118,27 +119,21 @@ def _sections(tests: pl.DataFrame) -> Iterator[Section]:
         row = of_source.row(0, named=True)
         sizes = " or ".join(map(str, sorted({*of_source["family_size"]})))
         name = "source" if place == 0 else f"source-{place + 1}"
-        whole = _table(f"{name}-tests", "Every test", of_source, brief=of_source.height <= _ROWS)
-        tables = [whole]
-        if not whole.brief:
-            ranked = of_source.filter(method=CONCLUSION).sort("q_value", nulls_last=True)
-            title = "Rank correlations, the smallest q first"
-            tables = [_table(f"{name}-ranked", title, ranked.head(_ROWS // 2)), whole]
+        whole = _table(f"{name}-tests", of_source)
         opens = f"{name}-{CONCLUSION}" if place == 0 else ""
         charts = correlation_charts(tests, whole, name, source=row["source"])
         yield Section(
             name,
             f"Scores of {row['source']}{_same(of_source)}",
-            f"Profiles at {row['site']}, context {row['context']}, {row['n_prompts']} prompts. "
-            f"q: Benjamini-Hochberg over {sizes} tests of a method. Partial Spearman holds model "
-            "size constant. Intervals: 95 %. H: entropy; PR: participation ratio; ER: effective "
-            "rank; r: min(N, d).",
+            f"Profiles at {row['site']}, context {row['context']}, {row['n_prompts']} prompts.",
             tuple(replace(c, opens=c.name == opens, folded=c.name != opens) for c in charts),
-            tuple(tables),
+            (whole,),
+            more=f"q: Benjamini-Hochberg over {sizes} tests of a method. Partial Spearman holds "
+            f"model size constant. Intervals: 95 %. {HEADINGS}",
         )
 
 
-def _table(name: str, title: str, tests: pl.DataFrame, *, brief: bool = True) -> Table:
+def _table(name: str, tests: pl.DataFrame) -> Table:
     headings = {name: quantity.heading for name, quantity in PROFILE.items()}
     shown = tests.with_columns(
         pl.col("profile_metric").replace(headings),
@@ -147,7 +142,7 @@ def _table(name: str, title: str, tests: pl.DataFrame, *, brief: bool = True) ->
     kept = [c for c in ("benchmark", "benchmark_metric") if tests[c].n_unique() > 1]
     return table_of(
         name,
-        title,
+        "Every test",
         shown,
         {},
         first=(
@@ -158,7 +153,7 @@ def _table(name: str, title: str, tests: pl.DataFrame, *, brief: bool = True) ->
         labels=_LABELS,
         key=("profile_metric", "benchmark", "benchmark_metric", "source", "method"),
         code="correlate(STORE, settings)",
-        brief=brief,
+        short=shown.filter(method=METHODS[CONCLUSION]).sort("q_value", nulls_last=True).head(_ROWS),
     )
 
 

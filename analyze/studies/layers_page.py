@@ -1,7 +1,7 @@
 """Ranks by depth as a page: how narrow each model is in its middle, then every site."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -10,39 +10,51 @@ import polars as pl
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.pages.data import with_names
-from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
+from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.words import Run, Sentence, listed, number, signed
+from lpp.analyze.pages.words import Run, Sentence, number, series, signed
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.studies.layers import RANKS, SETTING, Layers, after_sinks
+from lpp.analyze.studies.profile_summary import FEW, flag_warnings
 
 _LEADING: Final = "zscore_effective_rank"
 """The rank of the conclusion: a collapse leaves nothing of the plain ranks to see."""
+
+_THIRDS: Final = ("first", "middle", "last")
 
 _LABELS: Final = {
     **{name: METRICS[name].short for name in RANKS},
     **{"top_share": "top", "first_position": "from", "n_prompts": "prompts"},
 }
 
-_LEAD: Final = (
-    "Hourglass: above 0 if both ends of a model use more dimensions than its middle third. top: "
-    "share of the first eigenvalue. zPR, zER: of z-scored columns; rPR, rER: the five columns of "
-    "highest variance clipped."
+_LEAD: Final = "Hourglass: above 0 if both ends use more dimensions than the middle third."
+
+_MORE: Final = (
+    "top: share of the first eigenvalue. zPR, zER: of z-scored columns; rPR, rER: the five columns "
+    "of highest variance clipped."
 )
 
 
 def layers_page(url: str, answer: Layers, names: Mapping[str, str]) -> Page:
     """The page of `answer`, about the store at `url`. names: short names by run id."""
     runs = RunStyles({run: names[run] for run in answer.layers["run"].unique(maintain_order=True)})
-    sentences = tuple(_conclusions(answer))
     curves = _sites(answer)
     tables = (_scores(answer), curves)
     return Page(
         title="Ranks by depth",
-        opening=Opening(sentences[0] if sentences else ()),
-        findings=(*sentences[1:], *_sinks(answer.layers)),
+        opening=_opening(answer, runs.order),
+        findings=tuple(_unscored(answer)),
+        further=tuple(_sinks(answer.layers)),
         sections=(
-            Section("depth", "Where in depth", _LEAD, tuple(_charts(answer, curves, runs)), tables),
+            Section(
+                "depth",
+                "Hourglass score of each rank",
+                _LEAD,
+                tuple(_charts(answer, curves, runs)),
+                tables,
+                more=_MORE,
+                short="Where in depth",
+            ),
             Section("left-out", "Left out", notes=tuple((line,) for line in answer.left_out)),
         ),
         meanings=MEANING,
@@ -61,26 +73,64 @@ def layers_page(url: str, answer: Layers, names: Mapping[str, str]) -> Page:
     )
 
 
-def _conclusions(answer: Layers) -> Iterator[Sentence]:
-    """A sentence on each curve: where it is narrow."""
+def _opening(answer: Layers, order: Sequence[str]) -> Opening:
+    """Which curves are narrow in the middle, and the thirds of each run's first curve."""
     short = METRICS[_LEADING].short
-    for row in answer.scores.filter(metric=_LEADING).iter_rows(named=True):
+    known = answer.scores.filter(pl.col("score").is_not_null(), metric=_LEADING)
+    sides = [known.filter(pl.col("score") > 0), known.filter(pl.col("score") <= 0)]
+    narrow, others = map(_curves, sides)
+    verb = ["is" if len(side) == 1 else "are" for side in sides]
+    than = f" narrower in the middle third than at both ends, by {short}"
+    parts: Sentence = (*narrow, f" {verb[0]}{than}") if narrow else ()
+    if others and narrow:
+        parts += ("; ", *others, f" {verb[1]} not")
+    elif others:
+        parts = (*others, f" {verb[1]} no{than}")
+    firsts = known.unique("run", keep="first", maintain_order=True).head(FEW)
+    settings = [_where(row) for row in firsts.iter_rows(named=True)]
+    return Opening(
+        (*parts, ".") if parts else (f"No model has an hourglass score of {short}.",),
+        f"{short} of each third, and the hourglass score"
+        + "".join(f"{where}" for where in dict.fromkeys(settings) if len({*settings}) == 1),
+        (("run", ""), *((f"{third} third", short) for third in _THIRDS), ("hourglass", short)),
+        tuple(
+            (
+                Figure(run=row["run"]),
+                *(Figure(number(row[third])) for third in _THIRDS),
+                Figure(signed(row["score"])),
+            )
+            for row in firsts.iter_rows(named=True)
+        ),
+        tuple(flag_warnings(answer.layers, [{"run": run, "flags": ()} for run in order])),
+    )
+
+
+def _curves(scores: pl.DataFrame) -> Sentence:
+    """The curves of some scores, as the subject of a sentence."""
+    if scores.height > 2 * FEW:
+        return (f"{scores.height} curves of {scores['run'].n_unique()} models",)
+    return series(
+        [
+            (Run(row["run"]), f" from position {row['first_position']} on")
+            if row["first_position"]
+            else (Run(row["run"]),)
+            for row in scores.iter_rows(named=True)
+        ]
+    )
+
+
+def _unscored(answer: Layers) -> Iterator[Sentence]:
+    """A sentence on each curve without a score."""
+    short = METRICS[_LEADING].short
+    missing = answer.scores.filter(pl.col("score").is_null(), metric=_LEADING)
+    for row in missing.iter_rows(named=True):
         where = _where(row)
-        if row["score"] is None:
-            yield Run(row["run"]), f"{where} has no hourglass score of {short}: {row['reason']}."
-            continue
-        shape = "narrower" if row["score"] > 0 else "no narrower"
-        thirds = listed([number(row[third]) for third in ("first", "middle", "last")])
-        yield (
-            Run(row["run"]),
-            f"{where} is {shape} in its middle third than at both ends: {short} {thirds} of its "
-            f"thirds, hourglass {signed(row['score'])}.",
-        )
+        yield Run(row["run"]), f"{where} has no hourglass score of {short}: {row['reason']}."
 
 
 def _where(row: Mapping[str, Any]) -> str:
     skipped = f" from position {row['first_position']} on" if row["first_position"] else ""
-    return f" at context {row['context']}, {row['n_prompts']} prompts{skipped},"
+    return f" at context {row['context']}, {row['n_prompts']} prompts{skipped}"
 
 
 def _scores(answer: Layers) -> Table:

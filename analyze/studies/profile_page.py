@@ -49,7 +49,7 @@ _LABELS: Final = {
 }
 """Headings that fit beside three runs."""
 
-_HEADINGS: Final = "H: entropy; PR: participation ratio; ER: effective rank; r: min(N, d)."
+HEADINGS: Final = "H: entropy; PR: participation ratio; ER: effective rank; r: min(N, d)."
 
 
 def profile_page(
@@ -92,7 +92,8 @@ def profile_page(
     return Page(
         title="Profiles",
         opening=opening,
-        findings=(*_biases(shown), *filter(None, (held,))),
+        findings=tuple(_biases(shown)),
+        further=tuple(filter(None, (held,))),
         sections=tuple(sections),
         meanings=MEANING,
         runs=runs,
@@ -160,15 +161,15 @@ def _section(
     skipped = f" Ranks of rows from position {first} on; entropy of all." if first else ""
     over = "prompts" if analysis.cluster is None else f"prompts, by {analysis.cluster}"
     table = _profiles("profiles" if place == 0 else f"profiles-{place + 1}", profiles, analysis)
-    headings = "" if profiles.height <= SIDE_BY_SIDE else f" {_HEADINGS}"
+    headings = "" if profiles.height <= SIDE_BY_SIDE else f" {HEADINGS}"
     metrics = _metrics(place, row, sites, analysis, entropies=place == 0 or not first)
     return Section(
         table.name,
-        f"{at} {row['context']}, {row['n_prompts']} prompts{begins}",
-        f"Format: value ± standard error over {over} (prefix). Entropy: {aggregates[0]} over "
-        f"prefixes; ranks: {aggregates[1]}. Prefixes {', '.join(map(str, row['prefixes']))}."
-        f"{skipped}{headings}",
+        f"{at} {row['context']}, {row['n_prompts']} prompts{begins}: value ± standard error over "
+        f"{over} (prefix)",
         tables=(table, *metrics),
+        more=f"Entropy: {aggregates[0]} over prefixes; ranks: {aggregates[1]}. Prefixes "
+        f"{', '.join(map(str, row['prefixes']))}.{skipped}{headings}",
         brief=place < BRIEF,
     )
 
@@ -243,7 +244,7 @@ def _differences(differences: pl.DataFrame) -> Section:
         language="SQL",
     )
     return Section(
-        table.name, table.title, _HEADINGS, tables=(table,), short="Differences", brief=False
+        table.name, table.title, HEADINGS, tables=(table,), short="differences", brief=False
     )
 
 

@@ -13,7 +13,19 @@ import polars as pl
 
 from lpp.analyze.metrics.registry import PROFILE
 from lpp.analyze.pages.page import UNKNOWN_FLAG, Figure, Opening
-from lpp.analyze.pages.words import MISSING, Flag, Part, Ref, Run, Sentence, from_to, label, number
+from lpp.analyze.pages.words import (
+    MISSING,
+    Flag,
+    Part,
+    Ref,
+    Run,
+    Sentence,
+    clause,
+    from_to,
+    label,
+    number,
+)
+from lpp.analyze.quantities.flags import MEANING
 
 _PROFILES: Final = "profiles"
 DIFFERENCES: Final = "differences"
@@ -70,7 +82,7 @@ def summary(numbers: Numbers, order: Sequence[str], meanings: Mapping[str, str])
         setting=_where(rows[0]) if shared or every == 1 else "each run at its own setting",
         head=_few_head(axes) if few else (("number", ""), ("smallest", ""), ("largest", "")),
         rows=tuple(_few_rows(rows, axes) if few else _ends(rows, axes)),
-        warnings=tuple(_warnings(numbers.layers, rows, meanings)),
+        warnings=tuple(flag_warnings(numbers.layers, rows, meanings)),
     )
 
 
@@ -276,16 +288,18 @@ def _figure(row: NamedRow, metric: str, run: str | None = None) -> Figure:
     return Figure(number(row[metric]), interval if _known(row[metric]) else "", run)
 
 
-def _warnings(
-    of_sites: pl.DataFrame, rows: Sequence[NamedRow], meanings: Mapping[str, str]
+def flag_warnings(
+    of_sites: pl.DataFrame, rows: Sequence[NamedRow], meanings: Mapping[str, str] = MEANING
 ) -> Iterator[Sentence]:
-    """A line for each flag: the runs that have it, and its meaning."""
+    """A line for each flag of `rows` and of their runs' sites: the runs that have it, and its
+    meaning. of_sites: rows with `run`, `site` and `flags`.
+    """
     layers = _flagged_layers(of_sites, rows)
     own = {row["run"]: {*(row["flags"] or ())} for row in rows}
     for flag in sorted({*layers, *(name for names in own.values() for name in names)}):
         counts = layers.get(flag, {})
         runs = [run for run in own if flag in own[run] or run in counts]
-        meaning = meanings.get(flag, UNKNOWN_FLAG).partition(":")[0]
+        meaning = clause(meanings.get(flag, UNKNOWN_FLAG))
         if len(runs) > FEW:
             yield Flag(flag), f" {len(runs)} runs: {meaning}."
             continue
@@ -296,6 +310,14 @@ def _warnings(
         yield (Flag(flag), *parts, f": {meaning}.")
 
 
+def run_warnings(rows: pl.DataFrame) -> Iterator[Sentence]:
+    """A line for each flag of `rows`, which have `run` and `flags`; all but `no_error`."""
+    flags = pl.col("flags").explode(empty_as_null=False).unique().sort()
+    by_run = rows.group_by("run", maintain_order=True).agg(flags)
+    kept = by_run.with_columns(pl.col("flags").list.set_difference(["no_error"]))
+    return flag_warnings(pl.DataFrame(), kept.to_dicts())
+
+
 def _flagged_layers(
     layers: pl.DataFrame, rows: Sequence[NamedRow]
 ) -> Mapping[str, Mapping[str, int]]:
@@ -304,6 +326,7 @@ def _flagged_layers(
         return {}
     shown = layers.filter(pl.col("run").is_in([row["run"] for row in rows]))
     flagged = shown.select("run", "site", flag="flags").explode("flag").drop_nulls("flag")
+    flagged = flagged.filter(pl.col("flag") != "no_error")  # sites have few errors anyway
     counts = flagged.group_by("flag", "run").agg(sites=pl.col("site").n_unique())
     found: dict[str, dict[str, int]] = {}
     for flag, run, sites in counts.iter_rows():

@@ -14,12 +14,14 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import PROFILE, RANKS
 from lpp.analyze.numerics.jackknife import ERRORS
 from lpp.analyze.pages.data import with_names
-from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
+from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, hundredths, number
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.studies.agreement import Compared, Setting
 from lpp.analyze.studies.grid import profile_rows
+from lpp.analyze.studies.profile_page import HEADINGS
+from lpp.analyze.studies.profile_summary import run_warnings
 from lpp.analyze.studies.saving import total
 from lpp.analyze.studies.sensitivity import Sensitivity
 
@@ -59,17 +61,22 @@ def sensitivity_page(
     every = answer.values["run"].unique(maintain_order=True)
     runs = RunStyles({run: names[run] for run in every})
     held = profile_rows(answer.values).filter(pl.col("left_out").is_null())
-    first, *others = [
-        *_orders(answer.compared if part != "grid" else ()),
-        *_changes(held, 1 if part == "agreement" else SENTENCES),
-    ]
+    orders = list(_orders(answer.compared if part != "grid" else ()))
+    changes = list(_changes(held, 1 if part == "agreement" else SENTENCES))
+    first, *others = [*orders, *(sentence for sentence, _ in changes)]
     values = with_names(answer.values, names)
     sections = [_grid(answer, held, runs), _tokens(answer)] * (part != "agreement")
     sections += [_agreement(answer)] * (part != "grid")
     return Page(
         title="How steady profiles are",
-        opening=Opening(first),
-        findings=tuple(others),
+        opening=Opening(
+            first,
+            "the number of each run that changes most between settings",
+            (("run", ""), ("number", ""), ("smallest", ""), ("largest", ""), ("settings", "")),
+            tuple(figures for _, figures in changes if figures),
+            tuple(run_warnings(answer.values)),
+        ),
+        further=tuple(others),
         sections=(
             *sections,
             Section("left-out", "Left out", notes=tuple((line,) for line in answer.left_out)),
@@ -111,15 +118,17 @@ def sensitivity_charts(
         )
 
 
-def _changes(held: pl.DataFrame, most: int) -> Iterator[Sentence]:
-    """A sentence on each of the first runs: the number that changes most over the grid."""
+def _changes(held: pl.DataFrame, most: int) -> Iterator[tuple[Sentence, tuple[Figure, ...]]]:
+    """A sentence on each of the first runs, and its figures: the number that changes most over the
+    grid.
+    """
     if held.is_empty():
-        yield ("No run has a number on this grid.",)
+        yield ("No run has a number on this grid.",), ()
     groups = held.group_by("run", "site", maintain_order=True)
     for (run, site), rows in itertools.islice(groups, most):
         settings = rows.select("context", "n_prompts").n_unique()
         if settings == 1:
-            yield Run(str(run)), f" has one setting at {site}: nothing to compare it with."
+            yield (Run(str(run)), f" has one setting at {site}: nothing to compare it with."), ()
             continue
         ends = {
             metric: (low, high)
@@ -129,14 +138,22 @@ def _changes(held: pl.DataFrame, most: int) -> Iterator[Sentence]:
             and low["value"] > 0
         }
         if not ends:
-            yield Run(str(run)), f" has no number at {site}."
+            yield (Run(str(run)), f" has no number at {site}."), ()
             continue
         metric = max(ends, key=lambda name: ends[name][1]["value"] / ends[name][0]["value"])
+        words = f"{PROFILE[metric].words} at {site}"
         from_, to = (f"{number(end['value'])} ({_where(end)})" for end in ends[metric])
         yield (
-            Run(str(run)),
-            f" changes most in {PROFILE[metric].words} at {site}: from {from_} to {to}, over "
-            f"{settings} settings.",
+            (
+                Run(str(run)),
+                f" changes most in {words}: from {from_} to {to}, over {settings} settings.",
+            ),
+            (
+                Figure(run=str(run)),
+                Figure(words),
+                *(Figure(number(end["value"])) for end in ends[metric]),
+                Figure(f"{settings}"),
+            ),
         )
 
 
@@ -215,10 +232,10 @@ def _grid(answer: Sensitivity, held: pl.DataFrame, runs: RunStyles) -> Section:
     return Section(
         "grid",
         "The grid of settings",
-        "Entropy: its minimum over prefixes; ranks: their maximum. H: entropy; PR: participation "
-        "ratio; ER: effective rank; r: min(N, d).",
+        "Entropy: its minimum over prefixes; ranks: their maximum.",
         (replace(opening, opens=True), *(replace(chart, folded=True) for chart in folded)),
         (grid, values),
+        more=HEADINGS,
     )
 
 
@@ -238,7 +255,6 @@ def _tokens(answer: Sensitivity) -> Section:
         labels={"paper_tokens": "paper's procedure", "capture_tokens": "one capture"},
         key=("run",),
         code="sensitivity(STORE, settings).savings",
-        brief=len(rows) <= _ROWS // 2,
     )
     return Section(
         "tokens",
@@ -246,6 +262,7 @@ def _tokens(answer: Sensitivity) -> Section:
         "The published code runs the model for each number of prompts, context and prefix (its "
         "first version twice); a capture once per prompt.",
         tables=(table,),
+        brief=False,
     )
 
 
@@ -275,8 +292,8 @@ def _agreement(answer: Sensitivity) -> Section:
     return Section(
         "agreement",
         title,
-        "Kendall's tau-b; Spearman's rho is in the table of --all. The rest as in "
-        f"{fullest(answer.compared)}, or as the profile aggregates.",
+        "Kendall's tau-b; 1: the same order.",
+        more=f"The rest as in {fullest(answer.compared)}, or as the profile aggregates. {HEADINGS}",
         tables=(
             _agreement_table(answer.compared),
             table_of(

@@ -242,7 +242,7 @@ def test_clusters_of_one_item_are_independent_items(
 
 
 def test_the_output_says_what_is_independent(make_run: MakeRun, written: EvaluatedRun) -> None:
-    assert "Items are taken as independent" in run(written.root, "--task", "tiny_task").output
+    assert "items are taken as independent" in run(written.root, "--task", "tiny_task").output
     asked = ("--task", "tiny_task", "--cluster", "item")
     assert "120 clusters by item" in run(written.root, *asked).output
     done = run(written.root, "--task", "tiny_task", "--cluster", "itm")

@@ -46,7 +46,7 @@ def test_ties_stand_beside_the_numbers_that_they_decide(make_run: MakeRun) -> No
         assert share
         assert found[name]["ties"] == pytest.approx(share)
         for form in ("text", "md"):
-            assert f"Ties: at {100 * share:.2g} % of the tokens" in " ".join(shown[form].split())
+            assert f"{name} at {100 * share:.2g} %" in " ".join(shown[form].split())
     assert "ties" not in found["kl"]
 
 

@@ -1,5 +1,6 @@
 """What changed from one run to each of several, as a page."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -32,14 +33,15 @@ _ORDERS: Final = {
     "flips": "the fewest flips first, as not every run has a KL",
 }
 _LABELS: Final = {"kl": "KL", "log_perplexity": "ln PPL", "n_prompts": "prompts"}
+_LEAD: Final = "Distance and CKA: at {site}. ±: standard error over prompts."
 _MEANINGS: Final = (
     "X is the run of the row. KL: KL(A || X), nats for each token. flips: share of the tokens "
-    "whose most likely next token differs. ln PPL: ln PPL(X) - ln PPL(A). distance: |x - a| / |a|, "
-    "and CKA, at {site}. ±: standard error over prompts."
+    "whose most likely next token differs. ln PPL: ln PPL(X) - ln PPL(A). distance: |x - a| / |a|."
 )
-_STRIP: Final = (
-    "One column for each site{grouped}, from {first} to {last}. Height: relative distance; a full "
-    "column is {most}, the largest of all. Blank: exactly 0; -: no number."
+_STRIP: Final = "A column for {each}, {first} to {last}; a full one is {most}."
+_STRIPS: Final = (
+    "Height: relative distance; a full column is the largest of all. Blank: exactly 0; -: no "
+    "number."
 )
 
 
@@ -61,7 +63,11 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
     setting, *notes = _said(ordered)
     sections = (
         *([gate_page.gate_section(gate, undecided)] if gate else []),
-        Section("runs", "Every run", _MEANINGS.format(site=deepest), tables=(_table(rows),)),
+        Section(
+            *("runs", "Every run", _LEAD.format(site=deepest)),
+            tables=(_table(rows),),
+            more=_MEANINGS,
+        ),
         Section(
             "depth",
             "Where in depth",
@@ -78,6 +84,7 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
                 ),
             ),
             (_strips(ordered), sites),
+            more=_STRIPS,
         ),
         Section(
             "predictions",
@@ -103,6 +110,7 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
         sections=sections,
         meanings=MEANING,
         runs=runs,
+        next=(f"lpp-sql {shlex.quote(store)} --run drift",) if store else (),
         document={
             "against": base,
             "names": dict(several.names),
@@ -244,14 +252,12 @@ def _strips(ordered: Sequence[Comparison]) -> Table:
 
 
 def _reading(ordered: Sequence[Comparison]) -> str:
+    """How to read the strips."""
     groups = _groups(ordered)
     step = len(groups[0])
-    return _STRIP.format(
-        grouped=f" or the largest of {step} beside each other" if step > 1 else "",
-        first=groups[0][0],
-        last=groups[-1][-1],
-        most=number(_most(ordered)),
-    )
+    each = f"the largest of {step} sites" if step > 1 else "each site"
+    most = number(_most(ordered))
+    return _STRIP.format(each=each, first=groups[0][0], last=groups[-1][-1], most=most)
 
 
 def _groups(ordered: Sequence[Comparison]) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import polars as pl
@@ -29,13 +28,16 @@ from lpp.analyze.pages.page import Page, Section
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Shape, Table
 from lpp.analyze.pages.tokens import shown_words
-from lpp.analyze.pages.words import Code, Run
+from lpp.analyze.pages.words import Code, Run, Sentence
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.quantities.quantity import capital, legend
 from lpp.store.format.run_names import run_names
 
 _SHAPES: Final = (DRIFT, SITES, POSITIONS, HISTOGRAM)
+
+IN_SHORT: Final = ("kl", "flips", "top10", "next_logprob", "log_perplexity", "entropy")
+"""Numbers of the predictions that text shows without --all."""
 
 FEW_SITES: Final = 6
 """Most sites that text shows; of more, the first that moves, the one that moves most, the last."""
@@ -80,33 +82,24 @@ def drift_page(
     tables = {shape.name: _table(found, shape, frames[shape.name]) for shape in _SHAPES}
     gate = {b.id: verdicts} if verdicts else {}
     pair = a.id, b.id
-    n_sites = len(found.sites)
-    few = ends(frames[SITES.name]) if n_sites > FEW_SITES else frames[SITES.name].clear()
-    at_ends = _table(
-        found,
-        SITES,
-        few,
-        name="drift-ends",
-        title="Where rows first move, where most, and the last site",
-    )
-    at_every = replace(tables[SITES.name], brief=n_sites <= FEW_SITES)
     drawn = list(charts(frames, tables, runs, _SECTION))
     sections = (
         *([gate_page.gate_section(gate)] if gate else []),
         Section(
             "predictions",
             "Predictions",
-            f"{legend(PREDICTIONS.values())}. ±: standard error over prompts.",
-            tuple(chart for chart in drawn if chart.section == "predictions"),
-            tuple(tables[shape.name] for shape in (DRIFT, POSITIONS, HISTOGRAM)),
-            tuple((line,) for line in _ties(found.predictions)),
+            charts=tuple(chart for chart in drawn if chart.section == "predictions"),
+            tables=tuple(tables[shape.name] for shape in (DRIFT, POSITIONS, HISTOGRAM)),
+            notes=tuple(_ties(found.predictions)),
+            more=f"{legend(PREDICTIONS.values())}.",
         ),
         Section(
             "sites",
             "Inside",
-            f"{legend(SITE_CHANGES.values())}. ±: paired standard error over prompts.",
+            "±: standard error over prompts, paired.",
             tuple(chart for chart in drawn if chart.section == "sites"),
-            (*([at_ends] if len(few) else []), at_every),
+            (tables[SITES.name],),
+            more=f"{legend(SITE_CHANGES.values())}.",
         ),
         Section(
             "tokens",
@@ -116,9 +109,11 @@ def drift_page(
             tables=(_tokens(found),),
         ),
         *items,
-        Section("again", "Compare again", notes=((Code(_command(found)),),), brief=False),
+        Section("again", "The command", notes=((Code(_command(found)),),), brief=False),
     )
     start, *notes = what_was_compared(found)
+    homes = stores(found.pair)
+    store = str(homes[0])
     return Page(
         title="Drift between two models",
         about=("From ", Run(a.id), " to ", Run(b.id)),
@@ -126,16 +121,18 @@ def drift_page(
             frames, [pair], start, (*gate_page.conclusion(gate), *conclusion(frames, pair))
         ),
         findings=tuple((line,) for line in notes),
+        further=((f"{capital(found.arithmetic)}.",),) if found.arithmetic else (),
         sections=sections,
         meanings=MEANING,
         runs=runs,
+        next=(f"lpp-sql {shlex.quote(store)} --run drift_tokens",) if len(homes) == 1 else (),
         document={
             **found.document(),
             "gate": gate_page.documents(verdicts),
             "items": list(documents),
         },
         csv=frames[DRIFT.name],
-        store=str(stores(found.pair)[0]),
+        store=store,
         origin=origin_of([a] if found.pair.of_one_run else [a, b]),
     )
 
@@ -157,21 +154,17 @@ def what_was_compared(found: Drift) -> Iterator[str]:
             f"Errors are over clusters: prompts with the same {found.pair.cluster} are left out "
             "together."
         )
-    if found.arithmetic:
-        yield f"{capital(found.arithmetic)}."
     if found.no_logits is not None:
         yield f"No KL: {found.no_logits}"
     yield from found.notes
 
 
-def _ties(predictions: Mapping[str, Summary]) -> Iterator[str]:
-    """How often ties decide flips and top10; nothing where none does."""
-    for name, where in (("flips", "the two most likely tokens"), ("top10", "the 10th and 11th")):
-        if share := predictions[name].ties:
-            yield (
-                f"Ties: at {100 * share:.2g} % of the tokens {where} are equal in A or B, and "
-                f"{name} depends on ids."
-            )
+def _ties(predictions: Mapping[str, Summary]) -> Iterator[Sentence]:
+    """How often equal logits decide flips and top10; nothing where they never do."""
+    shares = ((name, predictions[name].ties) for name in ("flips", "top10"))
+    tied = [f"{name} at {100 * share:.2g} %" for name, share in shares if share]
+    if tied:
+        yield (f"Equal logits, ordered by id, decide {', '.join(tied)} of tokens.",)
 
 
 # tables
@@ -182,9 +175,16 @@ def _table(found: Drift, shape: Shape, frame: pl.DataFrame, **more: Any) -> Tabl
     same = _OF_THE_PAGE if found.seed is not None else (*_OF_THE_PAGE, "n_drawn")
     rows = frame.drop(same, strict=False)
     code = f"{_call(found)}\n{_CODE[shape.name]}"
-    brief = shape in (DRIFT, SITES)
+    short = None
+    if shape is DRIFT:
+        short = rows.filter(pl.col("number").is_in(IN_SHORT))
+    elif shape is SITES and len(rows) > FEW_SITES:
+        short = ends(rows)
     missing = None if len(rows) else "Nothing to show"
-    return shaped(shape, rows, **{"code": code, "brief": brief, "missing": missing, **more})
+    brief = shape in (DRIFT, SITES)
+    return shaped(
+        shape, rows, **{"code": code, "brief": brief, "short": short, "missing": missing, **more}
+    )
 
 
 def _title_of_tokens(found: Drift) -> str:

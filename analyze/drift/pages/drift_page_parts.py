@@ -29,6 +29,7 @@ from lpp.analyze.pages.words import (
     Ref,
     Run,
     Sentence,
+    clause,
     interval,
     listed,
     number,
@@ -124,7 +125,7 @@ def _warnings(frames: Frames, pairs: Sequence[Pair]) -> Iterator[Sentence]:
             for flag in {*row["flags"]} - {"no_error"}:  # the intervals show it
                 found.setdefault(flag, []).append(row["site"])
     for flag, sites in found.items():
-        meaning = MEANING.get(flag, UNKNOWN_FLAG).partition(":")[0]
+        meaning = clause(MEANING.get(flag, UNKNOWN_FLAG))
         yield Flag(flag), f" {listed(list(dict.fromkeys(sites)))}: {meaning}."
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from lpp.analyze.runs.named import names_of_two
 from lpp.sql.schema import Column
 from lpp.store.objects.place import absolute
 
-IN_SHORT: Final = 5
+IN_SHORT: Final = 2
 """Items of each change that text shows without --all, of those the largest lead first."""
 
 BECOME_WRONG: Final = "right items that become wrong from those that stay right"
@@ -62,6 +63,7 @@ def flips_page(store: str, answer: FlipAnalysis) -> Page:
         tables = feature_tables(
             answer.features, said, lambda _: f"{call}\nfound.features", declared={}
         )
+        tables = tuple(replace(t, brief=t.brief and t.name != SITES) for t in tables)
     notes = without_auroc(answer.features) if ranked else [(f"{answer.why_no_ranking}",)]
     return Page(
         title="Items that flip between two runs",
@@ -75,20 +77,23 @@ def flips_page(store: str, answer: FlipAnalysis) -> Page:
             Section(
                 "features",
                 f"What tells the {lost:,} of {right:,} right items of A that are wrong in B",
-                _reading(answer) if ranked else "",
-                tuple(_charts(answer, tables, runs)),
-                tables,
-                tuple(notes),
+                charts=tuple(_charts(answer, tables, runs)),
+                tables=tables,
+                notes=tuple(notes),
+                short="What tells them",
+                more=_reading(answer) if ranked else "",
             ),
             Section(
                 "changed",
-                "Items whose answer changed",
-                _LEAD,
+                "Items whose answer changed, the largest lead first",
                 tables=_changed(flips, "changed", f"{call}\nchanged_items(found.flips)"),
+                short="Items",
+                more=_LEAD,
             ),
-            Section("again", "Again", notes=((Code(_command(store, answer)),),), brief=False),
+            Section("again", "The command", notes=((Code(_command(store, answer)),),), brief=False),
         ),
         runs=runs,
+        next=(f"lpp-analyze diff {shlex.quote(store)} {shlex.join(_named(store, flips))}",),
         document=_document(answer),
         csv=changed_items(flips),
         store=store,
@@ -109,9 +114,9 @@ def flips_section(flips: "Flips | str", place: int = 0) -> Section:
     return Section(
         name,
         f"Items of {flips.a.task}",
-        _LEAD if changed else "",
         tables=changed,
         notes=(_conclusion(flips), _counts(flips), *_cautions(flips)),
+        more=_LEAD if changed else "",
     )
 
 
@@ -166,8 +171,7 @@ def _test(flips: Flips) -> str:
 
 
 def _cautions(flips: Flips) -> Iterator[Sentence]:
-    """What is independent, and how the items of the runs differ."""
-    yield (independence(flips.a.cluster, flips.n_clusters),)
+    """How the items of the runs differ."""
     if flips.a.source != flips.b.source:
         yield (f"Sources: {flips.a.source} (A), {flips.b.source} (B).",)
     for name, some, alone in zip("AB", (flips.a, flips.b), flips.n_alone, strict=True):
@@ -183,7 +187,7 @@ def _opening(flips: Flips) -> Opening:
     low, high = accuracy.interval
     return Opening(
         _conclusion(flips),
-        f"{accuracy.n:,} items, paired",
+        f"{accuracy.n:,} items, {independence(flips.a.cluster, flips.n_clusters)}, paired",
         (
             ("flipped", "items"),
             ("accuracy", "of A"),

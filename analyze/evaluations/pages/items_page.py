@@ -33,7 +33,7 @@ from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables
 from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Table
-from lpp.analyze.pages.words import Code, Ref, Run, Sentence, hundredths
+from lpp.analyze.pages.words import Code, Flag, Ref, Run, Sentence, clause, hundredths
 from lpp.store.format.run_names import run_names
 
 Frames = Mapping[str, pl.DataFrame]
@@ -228,10 +228,10 @@ def items_page(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Page:
         return Section(
             name,
             title,
-            lead,
-            tuple(chart for chart in charts if chart.section == name),
-            tuple(tables[one] for one in names if one in tables),
-            notes.get(name, ()),
+            charts=tuple(chart for chart in charts if chart.section == name),
+            tables=tuple(tables[one] for one in names if one in tables),
+            notes=notes.get(name, ()),
+            more=lead,
             brief=name == "features",
         )
 
@@ -241,9 +241,10 @@ def items_page(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Page:
         about=(Code(answer.task), " answered by ", Run(answer.run)),
         opening=_opening(sentences[0], row, said, answer),
         findings=(
-            *sentences[1:],
+            sentences[1],
             *((f"{n:,} items are left out: {why}.",) for why, n in answer.left_out.items()),
         ),
+        further=tuple(sentences[2:]),
         sections=(
             section(
                 *("features", f"What tells {RIGHT}", features),
@@ -261,6 +262,7 @@ def items_page(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Page:
                 brief=False,
             ),
         ),
+        meanings=MEANING,
         runs=runs,
         next=(f"lpp-sql {shlex.quote(store)} --run confident_mistakes",),
         document=_document(answer),
@@ -279,13 +281,13 @@ def _opening(sentence: Sentence, row: Row, said: Verdict, answer: ItemAnalysis) 
     if row["ece"] is not None:
         numbers["calibration", "error"] = _with_ends(row, "ece")
     within = f" in {answer.n_groups:,} groups" if said.within else ""
-    by = f"{answer.n_clusters:,} clusters by {answer.cluster}" if answer.cluster else "independent"
     return Opening(
         sentence,
-        f"{answer.n_right + answer.n_wrong:,} items{within}, {by}",
+        f"{answer.n_right + answer.n_wrong:,} items{within}, "
+        f"{independence(answer.cluster, answer.n_clusters)}",
         tuple(numbers),
         (tuple(Figure(hundredths(value), ends(*of)) for value, *of in numbers.values()),),
-        tuple((MEANING[flag],) for flag in item_flags(answer)),
+        tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in item_flags(answer)),
     )
 
 
@@ -305,12 +307,10 @@ def _tables(
 
     yield from feature_tables(answer.features, said, code)
     for shape in (ANALYSES, RELIABILITY, RISK):
-        constant = [*OF_ANALYSIS, "flags"]
-        if shape is ANALYSES:
-            constant.remove("task")
+        constant = [name for name in OF_ANALYSIS if name != "task" or shape is not ANALYSES]
         frame = frames[shape.table].drop(constant, strict=False)
         if frame.height:
-            yield shaped(shape, frame, code=code(shape.name))
+            yield shaped(shape, frame, code=code(shape.name), first=(*shape.first, "flags"))
     rows = [asdict(mistake) for mistake in confident_mistakes(items)]
     wrong = pl.DataFrame(rows, infer_schema_length=None).rename(
         {"chosen": "chosen_answer", "gold": "gold_answer"}
@@ -400,7 +400,6 @@ def _asked(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Iterator[
         yield (
             f"Within groups: {kept} items are in groups of at least two right and two wrong ones.",
         )
-    yield (independence(answer.cluster, answer.n_clusters),)
     words = ["lpp-analyze", "items", store, "--task", answer.task, "--run", answer.run]
     words += ["--source", answer.source, "--filter", answer.filter]
     words += ["--skip-first", str(answer.skip_first), "--seed", str(answer.seed)]
@@ -412,6 +411,4 @@ def _asked(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Iterator[
 
 def independence(cluster: str | None, n_clusters: int) -> str:
     """What is independent: clusters, or items."""
-    if cluster is None:
-        return "Items are taken as independent: their task declares no cluster (--cluster FIELD)."
-    return f"{n_clusters:,} clusters by {cluster}: errors, p, shuffles and folds are by cluster."
+    return "independent" if cluster is None else f"{n_clusters:,} clusters by {cluster}"

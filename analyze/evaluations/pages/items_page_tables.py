@@ -20,10 +20,13 @@ RENAMED: Final = {
 ROLES: Final = ("baseline", "statistic", "drift", "rows", "gold")
 """Roles of features, in the order of tables."""
 
-IN_SHORT: Final = 6
-"""Features of items that text shows without --all, those farthest from 0.5, beside the baselines;
-and most sites that tell more than the best baseline.
+IN_SHORT: Final = 4
+"""Features of items that text shows without --all, those farthest from 0.5, below the best
+baseline.
 """
+
+SITES_IN_SHORT: Final = 5
+"""Features of sites that text shows without --all."""
 
 _STYLES: Final[dict[str, Style]] = {
     **dict.fromkeys(("auroc", "within_auroc", "partial_auroc", "accuracy", "risk"), "hundredths"),
@@ -68,7 +71,7 @@ OF_ITEMS: Final = Shape(
 )
 OF_SITES: Final = Shape(
     name=SITES,
-    title="AUROC of features of the rows at each site, with 95 % intervals",
+    title="AUROC of features at each site, with 95 % intervals",
     table="item_features",
     key=TABLES["item_features"].key,
     first=("site", "feature", "auroc", "within_auroc", "q_value"),
@@ -121,8 +124,8 @@ def feature_tables(
 
     features: rows of `measure.schema`. said: the verdict on them. code: Python that gives the rows
     of a table, by its name. more: arguments of `table_of`. Text shows the best site of each
-    feature, and of the sites that tell more than the best baseline those farthest from 0.5; of the
-    features of items, the baselines and those farthest from 0.5.
+    feature, then the sites that tell more than the best baseline; of the features of items, the
+    best baseline and those farthest from 0.5.
     """
     distance = (pl.col(f"{said.kind}auroc") - 0.5).abs()
     role = pl.col("role").replace_strict(ROLES, range(len(ROLES)), return_dtype=pl.Int32)
@@ -141,17 +144,16 @@ def feature_tables(
     )
     best = ranked.unique("feature", keep="first", maintain_order=True)
     further = ranked.join(beyond, on=beyond.columns, how="semi", maintain_order="left")
-    few = pl.concat([best, further.head(IN_SHORT)]).unique(
-        beyond.columns, keep="first", maintain_order=True
-    )
+    few = pl.concat([best, further]).unique(beyond.columns, keep="first", maintain_order=True)
     far = of_items.filter(~pl.col("role").is_in(["baseline", "gold"]))
     far = far.sort(distance, descending=True, nulls_last=True).head(IN_SHORT)
-    few_items = pl.concat([of_items.filter(role="baseline"), far])
+    baseline = "" if said.baseline is None else said.baseline["feature"]
+    few_items = pl.concat([of_items.filter(role="baseline", feature=baseline), far])
     with_partial = () if said.within else ("partial_auroc",)
     first = (*OF_ITEMS.first[:3], *with_partial, *OF_ITEMS.first[3:])
     tables: tuple[tuple[Shape, pl.DataFrame, dict[str, Any]], ...] = (
         (OF_ITEMS, of_items, {"short": few_items, "first": first}),
-        (OF_SITES, of_sites, {"short": few}),
+        (OF_SITES, of_sites, {"short": few.head(SITES_IN_SHORT)}),
         (CONTROLS, rows, {"brief": False}),
     )
     return tuple(

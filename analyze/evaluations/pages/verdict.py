@@ -70,11 +70,10 @@ class Verdict:
         ]
         if self.baseline is not None:
             baseline = f"{self.baseline['feature']} ({self.auroc(self.baseline)})"
-            n_beyond = f"{len(self.beyond):,}" if self.beyond else "none"
-            more = "1 of them tells" if len(self.beyond) == 1 else f"{n_beyond} of them tell"
-            parts.append(
-                f"; {more} more than the best baseline, {baseline}, by a paired test (q below {Q})"
-            )
+            more = f"{len(self.beyond) or 'none'} of them more"
+            if len(self.telling) == 1:
+                more = "more" if self.beyond else "no more"
+            parts.append(f", {more} than the best baseline, {baseline}, by a paired test")
         value = with_interval(*self.number(self.best))
         table = SITES if self.best["site"] else FEATURES
         parts += [f". The best is {named(self.best)}, AUROC ", Ref(value, table), "."]
