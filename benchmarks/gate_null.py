@@ -32,8 +32,8 @@ from benchmarks.prompt_sums import (
     rank_changes,
     rows_of_prompts,
 )
-from lpp.analyze.drift.conditions import parse_condition
-from lpp.analyze.drift.gate import verdict
+from lpp.analyze.drift.gate.conditions import parse_condition
+from lpp.analyze.drift.gate.verdicts import verdict
 from lpp.analyze.drift.pair import Pair, pair_of
 from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.drift.summaries import Summary

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from lpp.analyze.drift.drift import Drift, drift
-from lpp.analyze.drift.gate import Verdict
+from lpp.analyze.drift.gate.verdicts import Verdict
 from lpp.analyze.drift.pages.drift_page_tables import frames_without_tokens
 from lpp.analyze.drift.pair import Pair, differences, pair_of, require_rows, run_of
 from lpp.analyze.drift.sites import SITES_SCHEMA, SiteDrift, common_sites, site_frame

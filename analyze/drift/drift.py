@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from lpp.analyze.drift.flags import site_flags
-from lpp.analyze.drift.metric_changes import prediction_changes
+from lpp.analyze.drift.gate.metric_changes import prediction_changes
 from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
 from lpp.analyze.drift.predictions import compared_tokens, computed_tokens, token_drift
 from lpp.analyze.drift.sites import SiteDrift, common_sites, compared_cell, site_drift, why_missing

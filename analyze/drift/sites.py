@@ -28,8 +28,8 @@ from typing import Final
 
 import polars as pl
 
+from lpp.analyze.drift.gate.metric_changes import site_changes
 from lpp.analyze.drift.kept import KeptDrift
-from lpp.analyze.drift.metric_changes import site_changes
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.site_numbers import (
     CROSS,

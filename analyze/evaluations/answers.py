@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from lpp.analyze.drift.against import Against, Comparison, against, compared, in_order
-from lpp.analyze.drift.conditions import (
+from lpp.analyze.drift.drift import Drift, drift, n_steps
+from lpp.analyze.drift.gate import gate_page
+from lpp.analyze.drift.gate.conditions import (
     Condition,
     check_conditions,
     family,
     needs_errors,
     parse_condition,
 )
-from lpp.analyze.drift.drift import Drift, drift, n_steps
-from lpp.analyze.drift.gate import ALLOWED, Verdict, verdict
-from lpp.analyze.drift.pages import gate_page
+from lpp.analyze.drift.gate.verdicts import ALLOWED, Verdict, verdict
 from lpp.analyze.drift.pages.against_page import against_page
 from lpp.analyze.drift.pages.drift_page import drift_page
 from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of

@@ -12,7 +12,7 @@ from lpp.analyze.drift.pages import drift_page_tables as page_tables
 from lpp.analyze.evaluations.pages import items_page_tables as item_page_tables
 from lpp.analyze.pages.table import FIRST_COLUMNS, Table, own_columns, table_of
 from lpp.analyze.report.queries import Query
-from lpp.analyze.studies.profile_summary import SETTING
+from lpp.analyze.studies.pages.profile_summary import SETTING
 from lpp.sql.database.connect import DATABASE, reading
 from lpp.sql.database.files import profiles_path
 from lpp.sql.place import store_root

@@ -29,9 +29,9 @@ from lpp.analyze.report.queries import (
     Query,
     whole,
 )
-from lpp.analyze.studies.correlations_page import correlation_charts
-from lpp.analyze.studies.profile_page import profile_chart_of
-from lpp.analyze.studies.sensitivity_page import sensitivity_charts
+from lpp.analyze.studies.pages.correlations_page import correlation_charts
+from lpp.analyze.studies.pages.profile_page import profile_chart_of
+from lpp.analyze.studies.pages.sensitivity_page import sensitivity_charts
 from lpp.store.errors import LppError
 from lpp.store.format.plan import Plan, parse_plan
 from lpp.store.format.run_names import run_names

@@ -36,7 +36,7 @@ from lpp.analyze.report.queries import (
 )
 from lpp.analyze.report.surprises import surprises
 from lpp.analyze.scores import correlations
-from lpp.analyze.studies.profile_summary import Numbers, summary
+from lpp.analyze.studies.pages.profile_summary import Numbers, summary
 from lpp.sql import saved_queries
 from lpp.store.progress import SILENT, Progress
 

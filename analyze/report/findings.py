@@ -22,7 +22,7 @@ from lpp.analyze.pages.words import (
     number,
 )
 from lpp.analyze.report.answers import Answers
-from lpp.analyze.studies.profile_summary import (
+from lpp.analyze.studies.pages.profile_summary import (
     ABSENT,
     AXES,
     DIFFERS,

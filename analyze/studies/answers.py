@@ -26,12 +26,12 @@ from lpp.analyze.scores.correlations import correlate, why_unranked
 from lpp.analyze.studies import cka_table
 from lpp.analyze.studies import layers as layer_ranks
 from lpp.analyze.studies import sensitivity as settings_grid
-from lpp.analyze.studies.cka_page import cka_page
-from lpp.analyze.studies.correlations_page import correlations_page
-from lpp.analyze.studies.layers_page import layers_page
-from lpp.analyze.studies.profile_page import EXTREMES, profile_page
-from lpp.analyze.studies.profile_summary import FEW
-from lpp.analyze.studies.sensitivity_page import sensitivity_page
+from lpp.analyze.studies.pages.cka_page import cka_page
+from lpp.analyze.studies.pages.correlations_page import correlations_page
+from lpp.analyze.studies.pages.layers_page import layers_page
+from lpp.analyze.studies.pages.profile_page import EXTREMES, profile_page
+from lpp.analyze.studies.pages.profile_summary import FEW
+from lpp.analyze.studies.pages.sensitivity_page import sensitivity_page
 from lpp.analyze.tables.analysis import analyze
 from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.database import differences_of, held_profiles, kept, refresh_database

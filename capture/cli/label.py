@@ -52,8 +52,8 @@ def label(
     field that a run has already stays as it is; other values are refused.
     """
     from lpp.capture.corpus.fields import check_names
+    from lpp.capture.corpus.label import label_run
     from lpp.capture.corpus.open import open_corpus
-    from lpp.capture.engine.label import label_run
     from lpp.store import open_store
 
     check_names(fields)

@@ -19,8 +19,8 @@ from lpp.analyze.questions import CkaSettings, Selection
 from lpp.analyze.runs.select import select_runs, select_sites
 from lpp.analyze.studies import cka as cka_module
 from lpp.analyze.studies.cka import MEMORY, pairs_of
-from lpp.analyze.studies.cka_page import cka_page
 from lpp.analyze.studies.cka_table import compute, plan, write_cka
+from lpp.analyze.studies.pages.cka_page import cka_page
 from lpp.store import Run
 from lpp.store.errors import ErrorKind, InputError
 

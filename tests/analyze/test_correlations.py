@@ -15,7 +15,7 @@ from lpp.analyze import CorrelateSettings, add_benchmarks, correlate
 from lpp.analyze.cli.command import main
 from lpp.analyze.pages.words import signed
 from lpp.analyze.scores.correlations import MEANING, _flag_turns, why_unranked
-from lpp.analyze.studies.correlations_page import correlations_page
+from lpp.analyze.studies.pages.correlations_page import correlations_page
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import create_store
 from lpp.store.errors import ErrorKind, InputError

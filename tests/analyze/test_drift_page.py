@@ -21,8 +21,8 @@ from lpp.analyze.charts.charts import (
     specification,
 )
 from lpp.analyze.cli.command import main
-from lpp.analyze.drift.conditions import parse_condition
-from lpp.analyze.drift.gate import verdict
+from lpp.analyze.drift.gate.conditions import parse_condition
+from lpp.analyze.drift.gate.verdicts import verdict
 from lpp.analyze.drift.pages.drift_page import drift_page
 from lpp.analyze.drift.summaries import by_position
 from lpp.analyze.drift.tables import drift_tables, write_drift

@@ -30,7 +30,7 @@ from lpp.analyze.pages.write import written
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.studies.layers import Layers, layers
-from lpp.analyze.studies.layers_page import layers_page
+from lpp.analyze.studies.pages.layers_page import layers_page
 from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.spectra import SINKS
 from lpp.store.errors import InputError

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from lpp.analyze.drift.conditions import (
+from lpp.analyze.drift.gate.conditions import (
     check_conditions,
     family,
     names,
     needs_errors,
     parse_condition,
 )
-from lpp.analyze.drift.gate import verdict
+from lpp.analyze.drift.gate.verdicts import verdict
 from lpp.analyze.drift.pair import Lost
 from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.drift.summaries import Summary

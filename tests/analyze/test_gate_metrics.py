@@ -18,8 +18,8 @@ from made_runs import Made, MakeRun
 
 from lpp.analyze import ProfileSettings, analyze, diff, scan_tokens
 from lpp.analyze.cli.command import main
-from lpp.analyze.drift.conditions import parse_condition
-from lpp.analyze.drift.gate import verdict
+from lpp.analyze.drift.gate.conditions import parse_condition
+from lpp.analyze.drift.gate.verdicts import verdict
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.store.format.schedule import group_boundaries

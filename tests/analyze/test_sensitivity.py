@@ -26,8 +26,8 @@ from lpp.analyze.metrics.registry import RANKS
 from lpp.analyze.runs.keys import views
 from lpp.analyze.studies import sensitivity as library
 from lpp.analyze.studies.grid import METRICS, grid_axes, profile_rows
+from lpp.analyze.studies.pages.sensitivity_page import sensitivity_page
 from lpp.analyze.studies.sensitivity import sensitivity
-from lpp.analyze.studies.sensitivity_page import sensitivity_page
 from lpp.analyze.tables.profile import AGGREGATIONS
 from lpp.store.errors import InputError
 from lpp.store.objects.place import Place

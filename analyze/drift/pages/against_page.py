@@ -9,7 +9,7 @@ import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.against import Against, Comparison, in_order, order_of, sites_frame
-from lpp.analyze.drift.pages import gate_page
+from lpp.analyze.drift.gate import gate_page
 from lpp.analyze.drift.pages.drift_page_parts import conclusion, opening
 from lpp.analyze.drift.pages.drift_page_tables import DRIFT, SITES, numbers_of, shaped
 from lpp.analyze.pages.page import Chart, Page, Section, drawing

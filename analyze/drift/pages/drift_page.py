@@ -8,8 +8,8 @@ import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.drift import Drift
-from lpp.analyze.drift.gate import Verdict
-from lpp.analyze.drift.pages import gate_page
+from lpp.analyze.drift.gate import gate_page
+from lpp.analyze.drift.gate.verdicts import Verdict
 from lpp.analyze.drift.pages.drift_page_parts import charts, conclusion, opening
 from lpp.analyze.drift.pages.drift_page_tables import (
     DRIFT,

@@ -9,8 +9,8 @@ from made_runs import MakeRun
 from opened_page import OpenPage
 
 from lpp.analyze import DiffSettings, diff
-from lpp.analyze.drift.conditions import parse_condition
-from lpp.analyze.drift.gate import verdict
+from lpp.analyze.drift.gate.conditions import parse_condition
+from lpp.analyze.drift.gate.verdicts import verdict
 from lpp.analyze.drift.pages.drift_page import drift_page
 from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written

@@ -14,7 +14,7 @@ from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Sentence, interval, number, probability, signed
 from lpp.analyze.scores.correlations import MEANING
-from lpp.analyze.studies.profile_page import HEADINGS
+from lpp.analyze.studies.pages.profile_page import HEADINGS
 
 METHODS: Final = {"pearson": "Pearson", "spearman": "Spearman", "rank_partial": "partial Spearman"}
 """Words for each method."""

@@ -18,7 +18,7 @@ from lpp.analyze.pages.terminal import SIDE_BY_SIDE
 from lpp.analyze.pages.words import Part, Run, Sentence, number
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.questions import Aggregation
-from lpp.analyze.studies.profile_summary import Numbers, summary
+from lpp.analyze.studies.pages.profile_summary import Numbers, summary
 from lpp.analyze.tables.analysis import Analysis
 from lpp.analyze.tables.build import with_floors
 from lpp.analyze.tables.metrics import LOGITS

@@ -20,8 +20,8 @@ from lpp.analyze.pages.words import Run, Sentence, hundredths, number
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.studies.agreement import Compared, Setting
 from lpp.analyze.studies.grid import profile_rows
-from lpp.analyze.studies.profile_page import HEADINGS
-from lpp.analyze.studies.profile_summary import run_warnings
+from lpp.analyze.studies.pages.profile_page import HEADINGS
+from lpp.analyze.studies.pages.profile_summary import run_warnings
 from lpp.analyze.studies.saving import total
 from lpp.analyze.studies.sensitivity import Sensitivity
 

@@ -15,7 +15,7 @@ from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, number, series, signed
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.studies.layers import RANKS, SETTING, Layers, after_sinks
-from lpp.analyze.studies.profile_summary import FEW, flag_warnings
+from lpp.analyze.studies.pages.profile_summary import FEW, flag_warnings
 
 _LEADING: Final = "zscore_effective_rank"
 """The rank of the conclusion: a collapse leaves nothing of the plain ranks to see."""

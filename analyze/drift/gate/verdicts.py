@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from lpp.analyze.drift.conditions import LOSSES, OF_A_SITE, Condition, limits_of, missing
+from lpp.analyze.drift.gate.conditions import LOSSES, OF_A_SITE, Condition, limits_of, missing
 from lpp.analyze.drift.pair import Lost
 from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.drift.summaries import Summary

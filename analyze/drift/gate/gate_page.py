@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.drift.gate import LEVEL, Verdict
+from lpp.analyze.drift.gate.verdicts import LEVEL, Verdict
 from lpp.analyze.pages.page import Section
 from lpp.analyze.pages.table import table_of
 from lpp.analyze.pages.terminal import wrapped
@@ -57,8 +57,8 @@ def gate_section(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> Sec
         first=[c.name for c in frame if c.name != "why" and c.null_count() < len(frame)],
         labels={"decisive": "decided by"},
         key=("run", "condition") if several else ("condition",),
-        code="from lpp.analyze.drift.conditions import parse_condition\n"
-        "from lpp.analyze.drift.gate import verdict\n\n"
+        code="from lpp.analyze.drift.gate.conditions import parse_condition\n"
+        "from lpp.analyze.drift.gate.verdicts import verdict\n\n"
         "verdict(parse_condition(CONDITION), found.predictions, found.sites, "
         "lost=found.pair.lost)  # found: of diff(STORE, RUN_A, RUN_B)",
     )

@@ -12,7 +12,7 @@ from lpp.analyze.pages.page import Figure, Opening, Page, Section
 from lpp.analyze.pages.table import table_of
 from lpp.analyze.pages.words import Run, Sentence, number, series
 from lpp.analyze.quantities.flags import MEANING
-from lpp.analyze.studies.profile_summary import FEW, run_warnings
+from lpp.analyze.studies.pages.profile_summary import FEW, run_warnings
 
 _ROWS: Final = 12
 """Most pairs that a terminal shows at once."""

@@ -1,0 +1,1 @@
+"""The pages of the studies: profile, layers, sensitivity, CKA, correlations."""
