@@ -146,7 +146,7 @@ def test_the_graph_of_this_project() -> None:
 
     charts = files("lpp.analyze.depth_chart")
     assert {"analyze.test_charts", "analyze.test_report"} <= charts
-    shards = {"store.test_verify", "capture.test_repair"}
+    shards = {"store.test_verify", "store.test_writer"}
     assert shards <= files("lpp.store.runs.shards.Shard") - charts
 
 

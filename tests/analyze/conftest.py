@@ -1,11 +1,14 @@
 """Small synthetic stores, written by the real writer."""
 
 import itertools
+import pickle
+import shutil
 import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,8 @@ from made_runs import Made, MakeRun
 from lpp.analyze import add_benchmarks
 from lpp.analyze.numerics import spectrum
 from lpp.analyze.scores.scores import Added
-from lpp.store import Plan, RunWriter, create_store
+from lpp.store import Plan, Problem, RunWriter, create_store, open_store
+from lpp.store.format.keys import RUNS_KEY
 from lpp.store.format.plan import (
     ComputeInfo,
     ContinuationInfo,
@@ -38,16 +42,36 @@ from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 from lpp.store.runs.read import Block, Run
 
 
+@pytest.fixture(scope="session")
+def kept_runs(tmp_path_factory: pytest.TempPathFactory) -> "KeptRuns":
+    """Every run that a test made so far."""
+    return KeptRuns(tmp_path_factory.mktemp("kept_runs"))
+
+
 @pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
+def make_run(tmp_path: Path, kept_runs: "KeptRuns") -> MakeRun:
     """Write a run of float32 rows into the store at `tmp_path/store`, or another root."""
-    return _maker(tmp_path / "store")
+    return partial(kept_runs.copy, tmp_path / "store")
 
 
 @pytest.fixture(scope="module")
-def make_shared_run(tmp_path_factory: pytest.TempPathFactory) -> MakeRun:
-    """The same into one store for all tests of a file, which leave its runs as they are."""
-    return _maker(tmp_path_factory.mktemp("shared") / "store")
+def make_shared_run(
+    tmp_path_factory: pytest.TempPathFactory, kept_runs: "KeptRuns"
+) -> Iterator[MakeRun]:
+    """The same into one store for all tests of a file.
+
+    They leave its runs as they are: at the end there is none that was added or altered.
+    """
+    store = tmp_path_factory.mktemp("shared") / "store"
+    made: dict[str, list[Problem]] = {}  # a run may be made without some of its shards
+
+    def make(*lengths: Any, **settings: Any) -> Made:
+        run = kept_runs.copy(store, *lengths, **settings)
+        made[run.run_id] = open_store(store).runs[run.run_id].verify()
+        return run
+
+    yield make
+    assert {name: run.verify() for name, run in open_store(store).runs.items()} == made
 
 
 @pytest.fixture
@@ -85,98 +109,124 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-def _maker(store: Path) -> MakeRun:
-    def make(
-        lengths: Sequence[int] = (12, 7, 20, 20, 3, 15),
-        *,
-        context: int = 20,
-        dim: int = 6,
-        sites: Sequence[str] = ("embed", "block.1", "block.2", "final"),
-        model: str = "tiny/model",
-        seed: int = 0,
-        per_shard: int = 2,
-        logit_positions: LogitPositions = "all",
-        shards: Sequence[int] | None = None,
-        root: Path | None = None,
-        shared_start: int = 0,
-        order: Sequence[int] | None = None,
-        logits_width: int = 50,
-        corpus: str = "words",
-        vary_tokens: bool = False,
-        prompt_set: str = "p0",
-        texts: str | None = None,
-        tokenizer: str = "t0",
-        untrained_seed: int | None = None,
-        series: Series | None = None,
-        first_row: int = 100,
-        carried: Mapping[str, Sequence[Any]] | None = None,
-        set_aside: Collection[int] = (),
-        keep: Keep = "rows",
-        continuation: ContinuationInfo | None = None,
-        most_likely: int = 7,
-        scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
-        norm: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] | None = None,
-    ) -> Made:
+class KeptRuns:
+    """Runs that were written once a session: whoever asks for equal settings gets a copy.
+
+    A copy takes a seventh of the time of a write. Its files may be damaged and removed, but its
+    arrays are those of the first, and cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made: dict[bytes, Made] = {}
+
+    def copy(self, store: Path, *lengths: Any, root: Path | None = None, **settings: Any) -> Made:
+        """A run in `root`, which is `store` unless it is given."""
         root = root or store
         create_store(root)
-        hidden, entropy = _content(lengths, seed=seed, sites=sites, dim=dim, scale=scale)
-        if norm is not None:
-            hidden["final"] = [norm(rows) for rows in hidden[sites[-2]]]
-        # which texts, and what ids the tokenizer makes of them: one run of them all, or of a start
-        of_texts = f"{tokenizer} {texts or prompt_set} {first_row}"
-        prompts = _prompts(lengths, of_texts, shared_start)
-        order = order or range(len(lengths))
-        prompts = [prompts[i][:context] for i in order]
-        hidden = {s: [rows[i][:context] for i in order] for s, rows in hidden.items()}
-        entropy = [entropy[i][:context] for i in order]
-        truncated = [lengths[i] > context for i in order]
-        table = _prompts_table(prompts, truncated, first_row)
-        plan = _plan(
-            table,
-            context=context,
-            sites=sites,
-            dim=dim,
-            model=model,
-            per_shard=per_shard,
-            logit_positions=logit_positions,
-            logits_width=logits_width,
-            corpus=corpus,
-            prompt_set=prompt_set,
-            tokenizer=tokenizer,
-            untrained_seed=untrained_seed,
-            series=series,
-        )
-        # moments are not written: without shards alone
-        plan = replace(plan, keep=keep, continuation=continuation)
-        for name, values in (carried or {}).items():
-            array = values if isinstance(values, pa.Array) else pa.array(values)
-            table = table.append_column(name, array)
-        writer = RunWriter(root, plan, table)
-        for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
-            if shards is None or index in shards:
-                writer.write_shard(
-                    index,
-                    {site: np.concatenate(rows[first:end]) for site, rows in hidden.items()},
-                    _tokens_table(
-                        prompts,
-                        entropy,
-                        range(first, end),
-                        plan,
-                        vary=vary_tokens,
-                        most_likely=most_likely,
-                        set_aside=set_aside,
-                    ),
-                    quarantine_table(
-                        SetAside(
-                            prompt_id=i, reason=OUT_OF_MEMORY, site=None, position=None, detail=""
-                        )
-                        for i in range(first, end)
-                        if i in set_aside
-                    ),
-                )
-        return Made(root, plan.run_id, plan, prompts, hidden, entropy)
+        try:
+            key = pickle.dumps((lengths, sorted(settings.items())))
+        except (pickle.PicklingError, AttributeError):  # a function of a test
+            return _write_run(root, *lengths, **settings)
+        made = self.made.get(key)
+        if made is None:
+            kept = self.folder / str(len(self.made))
+            create_store(kept)
+            made = self.made[key] = _write_run(kept, *lengths, **settings)
+        run = f"{RUNS_KEY}/{made.run_id}"
+        if (root / run).exists():
+            return _write_run(root, *lengths, **settings)
+        shutil.copytree(made.root / run, root / run)
+        return replace(made, root=root)
 
-    return make
+
+def _write_run(
+    root: Path,
+    lengths: Sequence[int] = (12, 7, 20, 20, 3, 15),
+    *,
+    context: int = 20,
+    dim: int = 6,
+    sites: Sequence[str] = ("embed", "block.1", "block.2", "final"),
+    model: str = "tiny/model",
+    seed: int = 0,
+    per_shard: int = 2,
+    logit_positions: LogitPositions = "all",
+    shards: Sequence[int] | None = None,
+    shared_start: int = 0,
+    order: Sequence[int] | None = None,
+    logits_width: int = 50,
+    corpus: str = "words",
+    vary_tokens: bool = False,
+    prompt_set: str = "p0",
+    texts: str | None = None,
+    tokenizer: str = "t0",
+    untrained_seed: int | None = None,
+    series: Series | None = None,
+    first_row: int = 100,
+    carried: Mapping[str, Sequence[Any]] | None = None,
+    set_aside: Collection[int] = (),
+    keep: Keep = "rows",
+    continuation: ContinuationInfo | None = None,
+    most_likely: int = 7,
+    scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
+    norm: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] | None = None,
+) -> Made:
+    hidden, entropy = _content(lengths, seed=seed, sites=sites, dim=dim, scale=scale)
+    if norm is not None:
+        hidden["final"] = [norm(rows) for rows in hidden[sites[-2]]]
+    # which texts, and what ids the tokenizer makes of them: one run of them all, or of a start
+    of_texts = f"{tokenizer} {texts or prompt_set} {first_row}"
+    prompts = _prompts(lengths, of_texts, shared_start)
+    order = order or range(len(lengths))
+    prompts = [prompts[i][:context] for i in order]
+    hidden = {s: [rows[i][:context] for i in order] for s, rows in hidden.items()}
+    entropy = [entropy[i][:context] for i in order]
+    truncated = [lengths[i] > context for i in order]
+    table = _prompts_table(prompts, truncated, first_row)
+    plan = _plan(
+        table,
+        context=context,
+        sites=sites,
+        dim=dim,
+        model=model,
+        per_shard=per_shard,
+        logit_positions=logit_positions,
+        logits_width=logits_width,
+        corpus=corpus,
+        prompt_set=prompt_set,
+        tokenizer=tokenizer,
+        untrained_seed=untrained_seed,
+        series=series,
+    )
+    # moments are not written: without shards alone
+    plan = replace(plan, keep=keep, continuation=continuation)
+    for name, values in (carried or {}).items():
+        array = values if isinstance(values, pa.Array) else pa.array(values)
+        table = table.append_column(name, array)
+    writer = RunWriter(root, plan, table)
+    for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
+        if shards is None or index in shards:
+            writer.write_shard(
+                index,
+                {site: np.concatenate(rows[first:end]) for site, rows in hidden.items()},
+                _tokens_table(
+                    prompts,
+                    entropy,
+                    range(first, end),
+                    plan,
+                    vary=vary_tokens,
+                    most_likely=most_likely,
+                    set_aside=set_aside,
+                ),
+                quarantine_table(
+                    SetAside(prompt_id=i, reason=OUT_OF_MEMORY, site=None, position=None, detail="")
+                    for i in range(first, end)
+                    if i in set_aside
+                ),
+            )
+    for array in (*entropy, *itertools.chain(*hidden.values())):
+        array.flags.writeable = False
+    return Made(root, plan.run_id, plan, prompts, hidden, entropy)
 
 
 def _prompts(lengths: Sequence[int], texts: str, shared_start: int) -> list[list[int]]:

@@ -26,11 +26,9 @@ from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.summaries import by_position, entropy_drift, prediction_drift
 from lpp.analyze.drift.worst import order_of, worst_tokens
 from lpp.analyze.numerics.jackknife import jackknife
-from lpp.analyze.pages.terminal import tail
 from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
-from lpp.analyze.runs.words import Words
 from lpp.store import open_store
 from lpp.store.format.schedule import group_boundaries
 from lpp.store.format.tables import VOCABULARY_SCHEMA
@@ -52,11 +50,11 @@ def keep_vocabulary(made: Made) -> None:
     add_vocabulary(made.root, made.plan.tokenizer.fingerprint, table)
 
 
-@pytest.fixture
-def two(make_run: MakeRun) -> tuple[Made, Made]:
+@pytest.fixture(scope="module")
+def two(make_shared_run: MakeRun) -> tuple[Made, Made]:
     """Two models of the same texts, with their head and their vocabulary."""
-    a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
-    b = make_run(LENGTHS, model="tiny/tuned", seed=1, vary_tokens=True)
+    a = make_shared_run(LENGTHS, model="tiny/base", vary_tokens=True)
+    b = make_shared_run(LENGTHS, model="tiny/tuned", seed=1, vary_tokens=True)
     keep_head(a.root, a.plan)
     keep_vocabulary(a)
     return a, b
@@ -325,20 +323,6 @@ def test_without_logits_they_are_ordered_by_the_next_token(two: tuple[Made, Made
     assert "Where ln p(next) changed most" in written(drift_page(changed), "text", everything=True)
 
 
-def test_words_put_characters_together_and_name_what_has_no_bytes() -> None:
-    spelled = [b"a", "é".encode()[:1], "é".encode()[1:], None]
-    table = pa.table([[0, 1, 2, 5], spelled, ["a", "?", "?", "<s>"]], schema=VOCABULARY_SCHEMA)
-    words = Words(table)
-    assert words.text([5, 0, 1, 2, 0]) == "<s>aéa"
-    assert words.text([1, 0]) == "\ufffda"
-    assert words.text([3, 9]) == "<3><9>"  # ids that no token has
-    assert words.text([]) == ""
-    assert Words(None).text([4, 5]) == "<4><5>"
-
-
-# text
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("--skip-first", "1", "--errors", "all")])
 def test_text_fits_eighty_columns_and_steers_no_terminal(
@@ -354,11 +338,6 @@ def test_text_fits_eighty_columns_and_steers_no_terminal(
     assert "\x1b" not in every
     assert "\\x1b[31m" in every
     assert "safe" not in done.stdout
-
-
-def test_a_long_context_ends_at_the_token() -> None:
-    assert tail("字" * 30, 11) == "…" + "字" * 5
-    assert tail("\n" * 9, 8) == "…" + "\\n" * 3
 
 
 @pytest.mark.slow
@@ -477,10 +456,10 @@ def test_bad_input_is_one_message_and_nothing_is_written(
     two: tuple[Made, Made], make_run: MakeRun, tmp_path: Path
 ) -> None:
     make_run(LENGTHS, model="tiny/other", corpus="other", first_row=500)
-    bare = make_run(LENGTHS, model="tiny/bare", root=tmp_path / "bare")
+    far = make_run(LENGTHS, model="tiny/bare")
     file = tmp_path / "drift.md"
     for words, told in BAD:
-        named = [f"{bare.root}::bare" if word == "bare" else word for word in words]
+        named = [f"{far.root}::{word}" if word in ("bare", "other") else word for word in words]
         done = invoke(two[0].root, *named, "-o", str(file))
         assert (done.exit_code, done.stdout) == (2, ""), words
         assert done.stderr.count("Error: ") == 1

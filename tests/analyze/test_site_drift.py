@@ -1,19 +1,16 @@
 """Drift of whole sites against plain float64 over whole arrays."""
 
-import itertools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from made_runs import Made, MakeRun
 from on_disk import on_disk
+from paired_runs import Array, Hidden, paired, write_over
 
 from lpp.analyze.drift import site_numbers
 from lpp.analyze.drift.kept import KeptDrift
@@ -27,98 +24,13 @@ from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.tables.spectra import scan_spectra
-from lpp.store import Run, RunWriter, create_store, open_store
-from lpp.store.arrays.moments import SiteMoments
+from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError
-from lpp.store.format.plan import Keep, SiteSpec
-from lpp.store.format.quarantine import SetAside, quarantine_table
-from lpp.store.format.tables import STATISTICS
+from lpp.store.format.plan import Keep
 from lpp.store.progress import Progress
-
-Array = npt.NDArray[np.float32]
-Hidden = Mapping[str, Sequence[Array]]
 
 SITES = ("embed", "block.1", "block.2", "final")
 LENGTHS = (12, 7, 20, 20, 3, 15, 20, 9, 11, 20, 20, 5)
-
-
-def write(
-    made: Made,
-    hidden: Hidden,
-    *,
-    root: Path | None = None,
-    model: str = "model/b",
-    ends: Sequence[int] = (),
-    aside: Sequence[int] = (),
-    keep: Keep = "rows",
-) -> Run:
-    """A run of other rows, (T, d) for each prompt, over the prompts of `made`."""
-    source = open_store(made.root).runs[made.run_id]
-    prompts, tokens = source.prompts(), source.tokens().to_table()
-    count = prompts.num_rows
-    plan = replace(
-        made.plan,
-        model=replace(made.plan.model, id=model),
-        sites=tuple(
-            SiteSpec(name=name, convention="residual", width=rows[0].shape[1])
-            for name, rows in hidden.items()
-        ),
-        shards=(0, *ends, count),
-        keep=keep,
-    )
-    for name in STATISTICS:
-        place = tokens.schema.get_field_index(name)
-        bad = pc.is_in(tokens["prompt_id"], pa.array(aside, pa.int32()))
-        column = pc.if_else(bad, pa.scalar(None, tokens[name].type), tokens[name])
-        tokens = tokens.set_column(place, tokens.schema.field(name), column)
-    root = root or made.root
-    create_store(root)
-    writer = RunWriter(root, plan, prompts)
-    for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
-        here = [k for k in aside if first <= k < end]
-        inside = (tokens["prompt_id"].to_numpy() >= first) & (tokens["prompt_id"].to_numpy() < end)
-        held = {name: np.concatenate(rows[first:end]) for name, rows in hidden.items()}
-        writer.write_shard(
-            index,
-            held if keep != "moments" else {},
-            tokens.filter(pa.array(inside)),
-            quarantine_table(
-                [
-                    SetAside(prompt_id=k, reason="x", site=None, position=None, detail="")
-                    for k in here
-                ]
-            ),
-            None
-            if keep == "rows"
-            else {
-                name: moments([rows[k] for k in range(first, end) if k not in here], plan)
-                for name, rows in hidden.items()
-            },
-        )
-    return open_store(root).runs[plan.run_id]
-
-
-def moments(rows: Sequence[Array], plan: Any) -> SiteMoments:
-    """What capture keeps of the prompts of a shard, band by band."""
-    bands = [
-        np.concatenate([one[first:end] for one in rows]).astype(float)
-        for first, end in itertools.pairwise((0, *plan.moment_ends))
-    ]
-    means = [band.mean(axis=0) if len(band) else np.zeros(band.shape[1]) for band in bands]
-    upper = np.triu_indices(bands[0].shape[1])
-    scatters = [(x - m).T @ (x - m) for x, m in zip(bands, means, strict=True)]
-    return SiteMoments(
-        n=np.array([len(band) for band in bands]),
-        mean=np.array(means),
-        scatter=np.array([scatter[upper] for scatter in scatters]),
-    )
-
-
-def paired(a: Run, b: Run, n_prompts: int | None = None) -> Pair:
-    views = RunView(a), RunView(b)
-    n = n_prompts or a.n_prompts
-    aside = np.union1d(*(view.set_aside for view in views))
-    return Pair(a=views[0], b=views[1], n_prompts=n, left_out=aside[aside < n])
 
 
 def forget(pair: Pair) -> None:
@@ -210,7 +122,7 @@ def test_every_number_and_error_is_that_of_whole_arrays(
     """Shards of the two runs end at different prompts."""
     monkeypatch.setattr(site_numbers, "BLOCK_ROWS", block_rows)
     other = moved(made.hidden)
-    b = write(made, other, ends=(1, 5, 11))
+    b = write_over(made, other, ends=(1, 5, 11))
     found = site_drift(paired(run_of(made), b), errors="all")
     assert [one.site for one in found] == list(SITES)
     assert [one.depth for one in found] == [0, 1, 2, 2]
@@ -230,7 +142,7 @@ def test_positions_and_prompts_that_take_no_part(
             one[:first] = one[prefix:] = 1e6
             if k >= n:
                 one[:] = np.nan
-    runs = write(made, a, model="model/a", ends=(3,)), write(made, b, ends=(11,))
+    runs = write_over(made, a, model="model/a", ends=(3,)), write_over(made, b, ends=(11,))
     (found,) = site_drift(paired(*runs, n), ["final"], first_position=first, prefix=prefix)
     check(found, a["final"], b["final"], Cell(n, prefix, first_position=first))
 
@@ -240,8 +152,8 @@ def test_prompts_that_either_run_set_aside_are_left_out_of_both(made: Made) -> N
     a["final"][2][:] = np.nan
     b["final"][5][:] = np.inf
     runs = (
-        write(made, a, model="model/a", ends=(3, 6), aside=[2]),
-        write(made, b, ends=(6,), aside=[5, 9]),
+        write_over(made, a, model="model/a", ends=(3, 6), aside=[2]),
+        write_over(made, b, ends=(6,), aside=[5, 9]),
     )
     pair = paired(*runs)
     assert pair.left_out.tolist() == [2, 5, 9]
@@ -263,7 +175,7 @@ def test_a_run_against_itself_has_not_drifted_and_says_so_exactly(
 ) -> None:
     made = make_run([30] * 20, context=30, dim=40, sites=SITES)
     run = run_of(made)
-    again = write(made, made.hidden, root=tmp_path / "again", ends=(7, 13))
+    again = write_over(made, made.hidden, root=tmp_path / "again", ends=(7, 13))
     for pair in (paired(run, run), paired(run, again)):
         for one in site_drift(pair, errors="all"):
             exact(one)
@@ -277,7 +189,7 @@ def test_rows_that_begin_equal_and_part_later(made: Made) -> None:
     other = {site: [x.copy() for x in rows] for site, rows in made.hidden.items()}
     other["final"][9][4] += 1
     other["block.1"][11][0, 0] += 1e-3
-    for one in site_drift(paired(run_of(made), write(made, other)), errors="all"):
+    for one in site_drift(paired(run_of(made), write_over(made, other)), errors="all"):
         if one.site in ("final", "block.1"):
             check(one, made.hidden[one.site], other[one.site], Cell(12, 20))
             assert known(one.cka) < 1
@@ -292,7 +204,7 @@ def test_a_rotation_and_a_scale_change_cka_and_ranks_not_at_all(made: Made) -> N
         site: [(3 * x.astype(float) @ turn + 2).astype(np.float32) for x in rows]
         for site, rows in made.hidden.items()
     }
-    for one in site_drift(paired(run_of(made), write(made, other))):
+    for one in site_drift(paired(run_of(made), write_over(made, other))):
         assert one.cka.value == pytest.approx(1, rel=1e-6)
         assert one.participation_ratio.value == pytest.approx(0, abs=1e-5)
         assert one.effective_rank.value == pytest.approx(0, abs=1e-5)
@@ -301,7 +213,7 @@ def test_a_rotation_and_a_scale_change_cka_and_ranks_not_at_all(made: Made) -> N
 
 
 def test_exchanging_the_runs_turns_differences_round(made: Made) -> None:
-    a, b = run_of(made), write(made, moved(made.hidden))
+    a, b = run_of(made), write_over(made, moved(made.hidden))
     for one, other in zip(site_drift(paired(a, b)), site_drift(paired(b, a)), strict=True):
         for name in ("cosine", "cka", "overlap"):
             assert getattr(one, name).value == pytest.approx(getattr(other, name).value, rel=1e-12)
@@ -312,7 +224,7 @@ def test_exchanging_the_runs_turns_differences_round(made: Made) -> None:
 
 def test_of_different_widths_there_is_cka_alone(made: Made) -> None:
     other = {site: [x[:, :7].copy() for x in rows] for site, rows in made.hidden.items()}
-    pair = paired(run_of(made), write(made, other, ends=(5,)))
+    pair = paired(run_of(made), write_over(made, other, ends=(5,)))
     for one in site_drift(pair, errors="all"):
         check(one, made.hidden[one.site], other[one.site], Cell(12, 20))
         assert all(getattr(one, name) == Estimate(None) for name in SITE_CHANGES if name != "cka")
@@ -322,14 +234,14 @@ def test_of_different_widths_there_is_cka_alone(made: Made) -> None:
 
 @pytest.mark.parametrize("jobs", [2, 5])
 def test_any_number_of_jobs_gives_the_same_bits(made: Made, jobs: int) -> None:
-    pair = paired(run_of(made), write(made, moved(made.hidden), ends=(5,)))
+    pair = paired(run_of(made), write_over(made, moved(made.hidden), ends=(5,)))
     found = site_drift(pair, errors="all", jobs=jobs)
     forget(pair)
     assert site_drift(pair, errors="all", jobs=1) == found
 
 
 def test_little_memory_gives_the_same_bits(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = paired(run_of(made), write(made, moved(made.hidden)))
+    pair = paired(run_of(made), write_over(made, moved(made.hidden)))
     expected = site_drift(pair, jobs=3)
     forget(pair)
     monkeypatch.setattr(of_executor, "free_bytes", lambda: 0)
@@ -337,7 +249,7 @@ def test_little_memory_gives_the_same_bits(made: Made, monkeypatch: pytest.Monke
 
 
 def test_what_is_not_wanted_is_not_there(made: Made) -> None:
-    pair = paired(run_of(made), write(made, moved(made.hidden)))
+    pair = paired(run_of(made), write_over(made, moved(made.hidden)))
     every = site_drift(pair, errors="all")
     two: list[str] = ["effective_rank", "relative_distance"]
     cases: list[list[str]] = [["cosine"], ["cka"], two, ["overlap"]]
@@ -350,7 +262,7 @@ def test_what_is_not_wanted_is_not_there(made: Made) -> None:
 
 
 def test_errors_that_cost_a_read_are_of_the_deepest_site_by_default(made: Made) -> None:
-    pair = paired(run_of(made), write(made, moved(made.hidden)))
+    pair = paired(run_of(made), write_over(made, moved(made.hidden)))
 
     def sure(name: str, **options: Any) -> list[str]:
         found = site_drift(pair, **options)
@@ -364,7 +276,7 @@ def test_errors_that_cost_a_read_are_of_the_deepest_site_by_default(made: Made) 
 
 
 def test_one_prompt_has_values_and_no_errors(made: Made) -> None:
-    (found,) = site_drift(paired(run_of(made), write(made, moved(made.hidden)), 1), ["final"])
+    (found,) = site_drift(paired(run_of(made), write_over(made, moved(made.hidden)), 1), ["final"])
     for name in SITE_CHANGES:
         assert getattr(found, name) == Estimate(getattr(found, name).value)
         assert getattr(found, name).value is not None
@@ -372,7 +284,7 @@ def test_one_prompt_has_values_and_no_errors(made: Made) -> None:
 
 
 def test_without_a_token_there_is_nothing(made: Made) -> None:
-    for b in (run_of(made), write(made, moved(made.hidden))):
+    for b in (run_of(made), write_over(made, moved(made.hidden))):
         (found,) = site_drift(paired(run_of(made), b, 1), ["final"], first_position=12)
         assert found.n_tokens == 0
         assert all(getattr(found, name) == Estimate(None) for name in SITE_CHANGES)
@@ -384,7 +296,7 @@ def test_rows_that_are_not_finite_and_tokens_without_a_number_give_none(made: Ma
     other["block.1"][3][2, 1] = np.nan
     zero = {site: [x.copy() for x in rows] for site, rows in made.hidden.items()}
     zero["block.2"][0][0] = 0
-    a, b = write(made, zero, model="model/a"), write(made, other)
+    a, b = write_over(made, zero, model="model/a"), write_over(made, other)
     found = {one.site: one for one in site_drift(paired(a, b), errors="all")}
     for site in ("embed", "block.1"):
         for name in SITE_CHANGES:
@@ -399,7 +311,7 @@ def test_rows_that_are_not_finite_and_tokens_without_a_number_give_none(made: Ma
 
 def test_without_variance_there_is_no_cka_and_no_overlap(made: Made) -> None:
     flat = {site: [np.ones_like(x) for x in rows] for site, rows in made.hidden.items()}
-    pair = paired(run_of(made), write(made, flat))
+    pair = paired(run_of(made), write_over(made, flat))
     (found,) = site_drift(pair, ["final"])
     assert found.cka == found.overlap == Estimate(None)
     assert known(found.participation_ratio) < 0
@@ -418,8 +330,8 @@ def test_of_moments_there_are_differences_of_ranks(made: Made, keeps: tuple[Keep
     ends = [part.left_out[0][0] for part in tenths[1:]]
     a, b = moved(made.hidden, seed=1), moved(made.hidden, seed=2)
     runs = (
-        write(made, a, model="model/a", keep=keeps[0], ends=ends, aside=[5]),
-        write(made, b, keep=keeps[1], ends=ends, aside=[5]),
+        write_over(made, a, model="model/a", keep=keeps[0], ends=ends, aside=[5]),
+        write_over(made, b, keep=keeps[1], ends=ends, aside=[5]),
     )
     pair = paired(*runs)
     for cell in (Cell(12, 20), Cell(12, 14, first_position=2)):
@@ -442,7 +354,7 @@ def test_of_moments_there_are_differences_of_ranks(made: Made, keeps: tuple[Keep
     (unheld,) = site_drift(pair, ["final"], prefix=13)
     assert all(getattr(unheld, name) == Estimate(None) for name in SITE_CHANGES)
     assert "no moments of these tokens" in (why_missing(pair, "final", prefix=13) or "")
-    other = paired(runs[0], write(made, b, model="model/c", keep=keeps[1], ends=ends))
+    other = paired(runs[0], write_over(made, b, model="model/c", keep=keeps[1], ends=ends))
     (aside,) = site_drift(other, ["final"])
     assert aside.participation_ratio == Estimate(None)
     assert "set different prompts aside" in (why_missing(other, "final") or "")
@@ -450,11 +362,13 @@ def test_of_moments_there_are_differences_of_ranks(made: Made, keeps: tuple[Keep
 
 def test_moments_against_themselves_and_beside_other_widths(made: Made) -> None:
     ends = [part.left_out[0][0] for part in Cell(12, 20).parts(10)[1:]]
-    run = write(made, made.hidden, keep="moments", ends=ends)
+    run = write_over(made, made.hidden, keep="moments", ends=ends)
     for one in site_drift(paired(run, run), errors="all"):
         assert one.participation_ratio[:2] == one.effective_rank[:2] == (0, 0)
         assert one.cka == one.relative_distance == Estimate(None)
-    other = paired(run_of(made), write(made, {"final": [x[:, :5] for x in made.hidden["final"]]}))
+    other = paired(
+        run_of(made), write_over(made, {"final": [x[:, :5] for x in made.hidden["final"]]})
+    )
     assert (why_missing(other, "final") or "").endswith("have a CKA and nothing else")
     narrow = paired(run, other.b.run)
     (found,) = site_drift(narrow)
@@ -464,7 +378,7 @@ def test_moments_against_themselves_and_beside_other_widths(made: Made) -> None:
 
 
 def test_differences_of_ranks_are_those_of_the_spectra_table(made: Made) -> None:
-    a, b = run_of(made), write(made, moved(made.hidden))
+    a, b = run_of(made), write_over(made, moved(made.hidden))
     (found,) = site_drift(paired(a, b), ["final"])
     table = scan_spectra(made.root).collect().filter(site="final", prefix=20)
     for name in RANK_CHANGES:
@@ -473,7 +387,7 @@ def test_differences_of_ranks_are_those_of_the_spectra_table(made: Made) -> None
 
 
 def test_what_a_profile_kept_of_each_run_is_not_multiplied_again(made: Made) -> None:
-    a, b = run_of(made), write(made, moved(made.hidden))
+    a, b = run_of(made), write_over(made, moved(made.hidden))
     pair, only = paired(a, b), ["cka", *RANK_CHANGES]
     (before,) = site_drift(pair, ["final"], only=only, errors="none")
     shutil.rmtree(on_disk(made.root) / "analysis")
@@ -490,7 +404,7 @@ def test_what_a_profile_kept_of_each_run_is_not_multiplied_again(made: Made) -> 
 
 def test_common_sites_by_depth_and_what_is_not_common(made: Made) -> None:
     hidden = {site: rows for site, rows in made.hidden.items() if site != "block.1"}
-    a, b = run_of(made), write(made, hidden)
+    a, b = run_of(made), write_over(made, hidden)
     told: list[str] = []
 
     class Told(Progress):
@@ -509,7 +423,7 @@ def test_common_sites_by_depth_and_what_is_not_common(made: Made) -> None:
     assert [one.site for one in site_drift(paired(a, b))] == list(hidden)
     with pytest.raises(InputError, match=r"no site 'block.1'; .* There is embed, block.2, final"):
         site_drift(paired(a, b), ["block.1"])
-    alone = write(made, {"block.3": made.hidden["final"]}, model="model/c")
+    alone = write_over(made, {"block.3": made.hidden["final"]}, model="model/c")
     with pytest.raises(InputError, match="hold no site in common") as caught:
         site_drift(paired(a, alone))
     assert caught.value.kind is ErrorKind.NOT_FOUND
