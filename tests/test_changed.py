@@ -37,7 +37,7 @@ FILES = {
     "analyze/cli/show.py": 'import click\n\n@click.command("show")\ndef shown():\n    pass\n',
     "tests/conftest.py": "import pytest\n\n@pytest.fixture\ndef drawn():\n"
     "    from lpp.analyze import draw\n    return draw(1)\n",
-    "tests/support/helper.py": "def help_out():\n    return 1\n",
+    "tests/support/helper.py": 'def help_out():\n    return 1 if "*" else 0\n',
     "tests/test_all.py": "import lpp.store.registered\nfrom helper import help_out\n"
     "from lpp.analyze.cli.command import main\nfrom lpp.analyze.page import drawn as on_page\n"
     "from lpp.store.numbers import half\nfrom lpp.store.reader import read\n\n"
@@ -107,7 +107,7 @@ def select(project: Path) -> Select:
         ("analyze/cli/diff.py", "half(1)", "half(2)", ["test_diff", "test_program"]),
         ("tests/conftest.py", "draw(1)", "draw(2)", ["test_fixture"]),
         ("tests/conftest.py", "", "\ndef pytest_configure():\n    pass\n", [EVERY, OTHER]),
-        ("tests/support/helper.py", "1", "2", ["test_helped"]),
+        ("tests/support/helper.py", "1 if", "2 if", ["test_helped"]),
         ("tests/test_all.py", "half(2)", "half(4)", ["test_half"]),
         ("tests/test_new.py", "", "def test_new():\n    pass\n", ["tests/test_new.py"]),
         ("README.md", "Read", "Write", ["tests"]),

@@ -429,7 +429,8 @@ class Graph:
         def is_named(text: str) -> bool:
             last = text.rpartition("/")[2]
             parts = {*text.split("/")}
-            return bool(parts & names) or ("*" in last and fnmatch.fnmatch(file.name, last))
+            is_pattern = "*" in last and last.endswith(file.suffix or file.name)
+            return bool(parts & names) or (is_pattern and fnmatch.fnmatch(file.name, last))
 
         return {
             (name, first)
