@@ -435,6 +435,7 @@ class Graph:
         return {
             (name, first)
             for name, module in self.modules.items()
+            if file.suffix != ".py" or not name.startswith("lpp.")  # these read files of users
             for first, definition in module.definitions.items()
             if any(map(is_named, definition.strings))
         }
