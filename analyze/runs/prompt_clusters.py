@@ -25,7 +25,7 @@ def prompt_values(run: Run, field: str) -> Sequence[object]:
     if field not in names:
         raise InputError(
             f"--cluster {field}: the prompts of run {run.id} have no such field; "
-            f"{nearest(field, sorted(names))} Capture again with --fields {field}.",
+            f"{nearest(field, sorted(names))} Add it: lpp-capture label --fields {field}.",
             kind=ErrorKind.NOT_FOUND,
         )
     values: list[object] = run.prompts(names[field])[names[field]].to_pylist()

@@ -36,7 +36,8 @@ MEANING: Final[Mapping[str, str]] = {
     "constant": "one side has a single value, so there is no coefficient",
     "different_prompts": "profiles are of different texts: these alone change them",
     "different_settings": "some profiles have another context or number of prompts",
-    "few_models": f"fewer than {_FEW} models, so the interval is rough: too short if partial",
+    "few_models": f"fewer than {_FEW} models, so the interval is rough: "
+    "too short for partial Spearman",
     "flagged_profiles": "some of the profiles carry flags of their own",
     "published": "published profiles are included: of other texts, by other code, at context 150",
     "same_order_as_size": "one side has the order of model size: there is no coefficient",

@@ -40,6 +40,7 @@ def check_is_there(model: str) -> None:
     file.
     """
     path = Path(model).expanduser()
+    check_name(folder_model(path)[0] if path.is_dir() else path.name)
     if model and path.is_dir():
         _check_folder(path, model)
     elif path.suffix == ".gguf":

@@ -35,5 +35,7 @@ def test_prompts_are_in_clusters_by_a_field_that_they_carry(make_run: MakeRun) -
 def test_prompts_without_fields_are_in_no_clusters(make_run: MakeRun) -> None:
     made = make_run()
     run = open_store(made.root).runs[made.run_id]
-    with pytest.raises(InputError, match=r"carry no field.*--fields document"):
+    with pytest.raises(
+        InputError, match=r"there is none\. Add it: lpp-capture label --fields document"
+    ):
         prompt_values(run, "document")

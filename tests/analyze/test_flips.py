@@ -207,7 +207,7 @@ def test_diff_names_the_items(written: TwoRuns, tmp_path: Path) -> None:
     done = run(*asked)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if str(written.root) not in line) <= 80
     (start,) = [place for place, line in enumerate(lines) if line.startswith(f"Items of {TASK}: ")]
     rows = [line.split() for line in lines[start:]]
     listed = [int(row[0]) for row in rows if len(row) > 6 and row[0].isdigit() and ">" in row]

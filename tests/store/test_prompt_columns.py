@@ -80,7 +80,7 @@ def test_a_run_keeps_the_columns_that_it_began_with(capture: Capture, tmp_path: 
         assert run.extra_columns.names == ["id", "field.count"]
     run.require_columns([])
     run.require_columns(["field.count", "id"])
-    with pytest.raises(ConflictError, match=r"carry no field\.label, text: that is") as caught:
+    with pytest.raises(ConflictError, match=r"carry no field\.label, text\. Leave") as caught:
         run.require_columns(["id", "field.label", "text"])
     assert caught.value.kind is ErrorKind.PLAN_DIFFERS
 
@@ -96,7 +96,7 @@ def test_a_run_does_not_take_other_values(capture: Capture, tmp_path: Path) -> N
     with pytest.raises(
         ConflictError,
         match=r"other values of field\.score in 2 prompts, such as "
-        "None and not 1.0 of prompt 1: they are written",
+        "None and not 1.0 of prompt 1, and what a run holds stays",
     ) as caught:
         begin(capture, tmp_path, other)
     assert caught.value.kind is ErrorKind.PLAN_DIFFERS

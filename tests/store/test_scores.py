@@ -236,7 +236,7 @@ def test_two_writers_who_met_and_put_both_together_are_waited_for(
 
 
 @pytest.mark.parametrize(
-    "step", ["scores.open_checked", "committed.checked.read_table", "objects.disk.describe"]
+    "step", ["scores.scores.open_checked", "committed.checked.read_table", "objects.disk.describe"]
 )
 def test_a_source_replaced_at_any_step_of_reading_is_read_again(
     root: Path, monkeypatch: pytest.MonkeyPatch, step: str

@@ -36,7 +36,7 @@ def test_a_damaged_record_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if how == "too large":
-        for module in ("committed.commit", "committed.checked", "write"):
+        for module in ("committed.commit", "committed.checked", "runs.write"):
             monkeypatch.setattr(f"lpp.store.{module}.MAX_DOCUMENT_BYTES", 50_000)
     capture.write(place.url)
     key = record_key(capture)
