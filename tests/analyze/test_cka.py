@@ -242,7 +242,7 @@ def test_a_sink_makes_sites_collapsed_and_alike_until_it_is_left_out(
     assert min(found.filter(run=made.run_id)["cka"]) > 0.999
     assert max(table(made.root, skip_first=1)["cka"]) < 0.3
     done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root), "--skip-first=1"])
-    assert "prefix 20, positions from 1." in " ".join(done.stdout.split()), done.output
+    assert "prefix 20, positions from 1 on." in " ".join(done.stdout.split()), done.output
     done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root)])
     assert "] collapsed: " in done.stdout
     assert "] sink: rows hold attention sinks" in done.stdout

@@ -240,7 +240,7 @@ def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path
     assert done.exit_code == 0, done.output
     assert max(map(len, done.stdout.split("Next:")[0].splitlines())) <= 80
     assert len(done.stdout.splitlines()) <= 110  # two sources
-    for words in ("Bench, score", "Spearman", "partial Spearman", "few_models:", "Next: lpp-sql "):
+    for words in ("Bench, score", "Spearman", "few_models:", "Next: lpp-sql "):
         assert words in done.stdout
     ends = f"{signed(made['coefficient'])} [{signed(made['ci_low'])}, {signed(made['ci_high'])}]"
     assert ends in done.stdout

@@ -187,7 +187,7 @@ def test_fewer_layers_make_no_score_of_a_whole_model(make_run: MakeRun) -> None:
 def test_the_command_prints_what_it_was_asked_and_counts_what_is_held(make_run: MakeRun) -> None:
     root = str(make_run().root)
     for arguments in ((), ("--site", "final")):
-        done = CliRunner().invoke(main, ["profile", root, "--format", "table", *arguments])
+        done = CliRunner().invoke(main, ["profile", root, "--all", *arguments])
         assert done.exit_code == 0, done.output
         words = " ".join(done.stdout.split())
         assert f"4 profiles of 4 sites are in {root}/profiles.duckdb." in words
