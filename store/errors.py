@@ -14,7 +14,7 @@ Each message says what is wrong, where, and the next command. A command prints i
 traceback and exits with code 2.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
@@ -111,11 +111,18 @@ class Mistakes:
             self._errors.append(error)
 
     def raise_any(self) -> None:
-        """Raise the one InputError as it was, or one that says all, with the kind of the first."""
-        if len(self._errors) == 1:
-            raise self._errors[0]
+        """Raise what was kept, if anything was."""
         if self._errors:
-            raise InputError("\n".join(map(str, self._errors)), kind=self._errors[0].kind)
+            raise together(self._errors)
+
+
+def together(errors: Sequence[InputError]) -> InputError:
+    """The only one of `errors` as it is; of several, one that says all, of the kind of the
+    first.
+    """
+    if len(errors) == 1:
+        return errors[0]
+    return InputError("\n".join(map(str, errors)), kind=errors[0].kind)
 
 
 def task_error(ray: Any, error: Exception) -> Exception:

@@ -32,7 +32,7 @@ from lpp.analyze.evaluations.flips import flips, flips_of_runs
 from lpp.analyze.evaluations.pages.flips_page import flips_page, flips_section, item_documents
 from lpp.analyze.evaluations.pages.items_page import items_page
 from lpp.analyze.evaluations.tables import write_items
-from lpp.analyze.pages.reply import Reply
+from lpp.analyze.pages.reply import Reply, reply
 from lpp.analyze.questions import DiffSettings, GateSettings, ItemsSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.database import kept
@@ -63,8 +63,7 @@ def items_answer(
         )
     found = analysis(some, settings, progress=progress)
     place = kept("The analysis is", lambda: write_items(store, found), progress)
-    page = items_page(f"{store}", some, found)
-    return Reply(page=page if place else replace(page, next=()))
+    return reply(items_page(f"{store}", some, found), stored=place)
 
 
 def flips_answer(
@@ -123,18 +122,18 @@ def diff_answer(
         items = flips_of_runs(pair.a, pair.b)
         if several is None:
             sections = [flips_section(task, place) for place, task in enumerate(items)]
-            page = drift_page(found, verdicts, sections, item_documents(items))
-            return Reply(
-                page=page if stored else replace(page, next=()),
+            return reply(
+                drift_page(found, verdicts, sections, item_documents(items)),
+                stored=stored,
                 beside=gate_page.as_lines(verdicts),
                 failed=failed,
             )
         comparisons.append(compared(found, verdicts, item_documents(items)))
     assert several is not None
     decided = {one.b: one.verdicts for one in in_order(comparisons) if one.verdicts}
-    page = against_page(several, comparisons, f"{store}")
-    return Reply(
-        page=page if stored else replace(page, next=()),
+    return reply(
+        against_page(several, comparisons, f"{store}"),
+        stored=stored,
         beside=gate_page.lines_by_run(decided, several.names, several.undecided),
         failed=failed,
     )

@@ -1,6 +1,7 @@
 """The reply to a question: its page, and what a command does beside showing it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from lpp.analyze.pages.page import Page
 from lpp.store.errors import LppError
@@ -17,3 +18,10 @@ class Reply:
     """Whether the exit code is 1."""
     error: LppError | None = None
     """What is raised once the page is shown."""
+
+
+def reply(page: Page, *, stored: object, **more: Any) -> Reply:
+    """A reply with `page`; without next commands unless its numbers are stored in the database,
+    from which those go on. more: fields of `Reply`.
+    """
+    return Reply(page=page if stored else replace(page, next=()), **more)

@@ -5,12 +5,10 @@ puts the numbers into the database of the store, and gives the page. What is lef
 database could not be written, are lines for `Progress.warn`.
 """
 
-from dataclasses import replace
 from typing import Final
 
 from lpp.analyze.engine.executor import Executor
-from lpp.analyze.pages.page import Page
-from lpp.analyze.pages.reply import Reply
+from lpp.analyze.pages.reply import Reply, reply
 from lpp.analyze.pages.words import Code
 from lpp.analyze.questions import (
     CkaSettings,
@@ -36,7 +34,6 @@ from lpp.analyze.tables.analysis import analyze
 from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.database import differences_of, held_profiles, kept, refresh_database
 from lpp.store import open_store
-from lpp.store.objects.place import Place
 from lpp.store.progress import Progress
 
 FINAL: Final = "final"
@@ -74,7 +71,7 @@ def profile_answer(
         differences=differences_of(store, [*analysis.names]) if few else None,
         held=(f"{held_profiles(store)} are in ", Code(f"{database}"), ".") if database else (),
     )
-    return _reply(page, database)
+    return reply(page, stored=database)
 
 
 def layers_answer(
@@ -83,7 +80,7 @@ def layers_answer(
     """Ranks by depth. Progress, executor and errors are those of `layers`."""
     found = layer_ranks.layers(store, settings, progress=progress, executor=executor)
     database = kept("The layers are", lambda: layer_ranks.write_layers(store, found), progress)
-    return _reply(layers_page(f"{store}", found, found.names), database)
+    return reply(layers_page(f"{store}", found, found.names), stored=database)
 
 
 def sensitivity_answer(
@@ -101,7 +98,7 @@ def sensitivity_answer(
     database = kept(
         "The sensitivity is", lambda: settings_grid.write_sensitivity(store, found), progress
     )
-    return _reply(sensitivity_page(f"{store}", found, found.names, part=part), database)
+    return reply(sensitivity_page(f"{store}", found, found.names, part=part), stored=database)
 
 
 def cka_answer(
@@ -120,7 +117,7 @@ def cka_answer(
     progress.expect(sum(len(part.pairs) for part in work))
     found = cka_table.compute(work, jobs=jobs, memory=memory, progress=progress)
     database = kept("The CKA is", lambda: cka_table.write_cka(store, found), progress)
-    return _reply(cka_page(f"{store}", found, names_of(some)), database)
+    return reply(cka_page(f"{store}", found, names_of(some)), stored=database)
 
 
 def correlations_answer(store: Url, settings: CorrelateSettings, progress: Progress) -> Reply:
@@ -131,9 +128,4 @@ def correlations_answer(store: Url, settings: CorrelateSettings, progress: Progr
     root = open_store(store).path
     written = kept("The correlations are", lambda: refresh_database(root, found), progress)
     page = correlations_page(f"{store}", found, names_of(views(store)))
-    return replace(_reply(page, written), error=why_unranked(found))
-
-
-def _reply(page: Page, database: Place | bool | None) -> Reply:
-    """The page; without next commands where the database has no numbers to go on from."""
-    return Reply(page=page if database else replace(page, next=()))
+    return reply(page, stored=written, error=why_unranked(found))

@@ -52,7 +52,7 @@ def label(
     field that a run has already stays as it is; other values are refused.
     """
     from lpp.capture.corpus.fields import check_names
-    from lpp.capture.corpus.label import label_run
+    from lpp.capture.corpus.label import label_runs
     from lpp.capture.corpus.open import open_corpus
     from lpp.store import open_store
 
@@ -60,8 +60,8 @@ def label(
     opened = open_store(store)
     chosen = matching_runs(runs, opened.plans, option="RUN")
     corpus = open_corpus(file, text_field=text_field, fields=fields)
-    for run in chosen:
-        done = label_run(opened.runs[run], corpus)
+    for done in label_runs([opened.runs[run] for run in chosen], corpus):
+        run = done.run.id
         what = f"added {', '.join(done.fields)}" if done.fields else "has these fields already"
         click.echo(f"{name_and_id(opened.names[run], run)}: {what}, by {done.by}")
         for note in done.notes:

@@ -7,7 +7,7 @@ unless the user asked for it.
 
 import datetime
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -95,14 +95,11 @@ def carried(corpus: Corpus, passages: Sequence[Passage], *, keep_texts: bool) ->
     return Carried(table=pa.table(columns, schema=schema), notes=tuple(notes))
 
 
-def check_seen(corpus: Corpus) -> None:
-    """Refuse a requested field that no row has, as far as rows were read."""
-    mistakes = Mistakes()
+def unseen(corpus: Corpus) -> Iterator[InputError]:
+    """A refusal of each requested field that no row has, as far as rows were read."""
     for name in corpus.fields.asked:
-        with mistakes.gather():
-            if name not in corpus.fields.seen:
-                raise _no_field(name, corpus)
-    mistakes.raise_any()
+        if name not in corpus.fields.seen:
+            yield _no_field(name, corpus)
 
 
 def _texts(passages: Sequence[Passage]) -> pa.Array | pa.ChunkedArray:

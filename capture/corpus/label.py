@@ -1,10 +1,10 @@
 """Fields for the prompts of runs that are in a store already, from a file with the same texts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lpp.capture.corpus.carried import carried
-from lpp.capture.corpus.fields import ID
+from lpp.capture.corpus.carried import Carried, carried
+from lpp.capture.corpus.fields import ID, column_name
 from lpp.capture.corpus.passages import Corpus, Passage, prompt_set_fingerprint
 from lpp.store import Run
 from lpp.store.errors import ErrorKind, InputError
@@ -25,23 +25,33 @@ class Labelled:
     """Remarks for the user, a line each."""
 
 
-def label_run(run: Run, corpus: Corpus) -> Labelled:
-    """Add the requested fields of `corpus` to the prompts of `run`.
+def label_runs(runs: Iterable[Run], corpus: Corpus) -> Iterator[Labelled]:
+    """Add the requested fields of `corpus` to the prompts of each of `runs`.
 
     The row of a prompt is found by `source_row`, else by the prompt's `id`, else by the order of
     prompts: by the first of these for which the texts are those that the run read, by their
-    fingerprint in the plan. Reads the corpus once.
+    fingerprint in the plan. Reads the corpus once for all runs of the same texts.
 
     Raises InputError(NOT_FOUND) where none of them fits, and what `carried` and `add_fields` raise.
     """
+    asked = [*map(column_name, corpus.fields.asked)]
+    of_texts: dict[str, tuple[str, Carried]] = {}
+    for run in runs:
+        texts = run.plan.corpus.prompt_set
+        if texts not in of_texts:
+            by, passages = _same_texts(run, corpus)
+            of_texts[texts] = by, carried(corpus, passages, keep_texts=False)
+        by, fields = of_texts[texts]
+        labelled, new = add_fields(run, fields.table.select(asked))
+        names = tuple(name.removeprefix(FIELD_PREFIX) for name in new)
+        yield Labelled(run=labelled, fields=names, by=by, notes=fields.notes)
+
+
+def _same_texts(run: Run, corpus: Corpus) -> tuple[str, Sequence[Passage]]:
+    """What finds the rows of the prompts, and their passages in order."""
     for by, passages in _found(run, corpus):
         if prompt_set_fingerprint(passages) == run.plan.corpus.prompt_set:
-            fields = carried(corpus, passages, keep_texts=False)
-            asked = {ID if name == ID else FIELD_PREFIX + name for name in corpus.fields.asked}
-            table = fields.table.select([n for n in fields.table.column_names if n in asked])
-            labelled, new = add_fields(run, table)
-            names = tuple(name.removeprefix(FIELD_PREFIX) for name in new)
-            return Labelled(run=labelled, fields=names, by=by, notes=fields.notes)
+            return by, passages
     raise InputError(
         f"{corpus.name}: its texts are not the {run.plan.prompts.count} texts that run {run.id} "
         f"read of {run.plan.corpus.name}, neither by row nor by id nor in their order. Give the "

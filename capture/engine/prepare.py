@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lpp.capture.backends.open import open_backend
-from lpp.capture.corpus.carried import carried, check_seen
+from lpp.capture.corpus.carried import carried, unseen
 from lpp.capture.corpus.open import open_corpus
 from lpp.capture.corpus.passages import Corpus, Passage
 from lpp.capture.corpus.prompts import token_counter, tokenise
@@ -30,7 +30,7 @@ from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import make_plan, site_specs
 from lpp.capture.plan.request import NOTHING, CaptureRequest, CorpusSpec, InMemory
 from lpp.store import create_store
-from lpp.store.errors import Mistakes
+from lpp.store.errors import InputError, Mistakes, together
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Url
 from lpp.store.process.signals import check_requests
@@ -193,12 +193,7 @@ def choose_passages(
     counter = None
     if selection.count_with is not None:
         counter = token_counter(load_tokenizer(selection.count_with))
-    mistakes = Mistakes()
-    chosen: list[Passage] = []
-    with mistakes.gather():
-        chosen = select(corpus, selection, counter)
-    if not chosen:  # every row was read
-        with mistakes.gather():
-            check_seen(corpus)
-    mistakes.raise_any()
-    return corpus, chosen
+    try:
+        return corpus, select(corpus, selection, counter)
+    except InputError as error:  # too few texts: every row was read
+        raise together([error, *unseen(corpus)]) from None

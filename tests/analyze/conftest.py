@@ -110,7 +110,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 class KeptRuns:
-    """Runs that were written once a session: whoever asks for equal settings gets a copy.
+    """Runs, each written once a session: a test that asks for the same settings gets a copy.
 
     A copy takes a seventh of the time of a write. Its files may be damaged and removed, but its
     arrays are those of the first, and cannot be written.
