@@ -12,6 +12,8 @@ from lpp.analyze.charts.drift import (
 )
 from lpp.analyze.charts.export import chart_script, embedded, save_chart, specification
 from lpp.analyze.charts.grids import (
+    cka_chart,
+    cka_panels,
     correlation_chart,
     difference_chart,
     difference_panels,
@@ -34,6 +36,8 @@ from lpp.analyze.charts.profiles import (
 
 __all__ = [
     "chart_script",
+    "cka_chart",
+    "cka_panels",
     "correlation_chart",
     "depth_chart",
     "depth_panels",

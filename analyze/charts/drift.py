@@ -12,7 +12,17 @@ import polars as pl
 
 from lpp.analyze.charts.axes import DEPTH, POSITION, Along
 from lpp.analyze.charts.lines import Lines, by_depth, line_chart
-from lpp.analyze.charts.panels import Panels, Words, distinct, filling, heat_map, says
+from lpp.analyze.charts.panels import (
+    TALL,
+    VERTICAL,
+    WRITTEN,
+    Panels,
+    Words,
+    distinct,
+    filling,
+    heat_map,
+    says,
+)
 from lpp.analyze.charts.rows import (
     Curves,
     Row,
@@ -49,11 +59,6 @@ _TOKENS: Final = Quantity(
 
 _GRIDS: Final = {name: one for name, one in SITE_CHANGES.items() if one.needs != "spectra"}
 """Numbers of which a grid has a fill: those that are a distance from where nothing changed."""
-
-ROW_HEIGHT: Final = 44
-"""Pixels of a row of a grid: enough for five characters of vertical text."""
-WRITTEN: Final = 40
-"""Most sites with numbers in their cells: a cell of a picture then has 9 pixels or more."""
 
 _ROUNDING: Final = 1e-12
 """A number that is closer than this to where nothing changed is drawn as unchanged."""
@@ -188,8 +193,8 @@ def drift_grid_chart(
         {"told": quantity.words},
         fills=(0, 1),
         order=(across, down),
-        height=ROW_HEIGHT,
-        texts={"text": {"angle": 270, "fontSize": 9}} if len(across) <= WRITTEN else {},
+        height=TALL,
+        texts=VERTICAL if len(across) <= WRITTEN else {},
         labelAngle=-90,
         labelOverlap="greedy",
     )

@@ -1,13 +1,26 @@
-"""Heat maps: differences of runs, profiles over settings, correlations with benchmarks."""
+"""Heat maps: differences of runs, profiles over settings, pairs of sites, correlations with
+benchmarks.
+"""
 
 from typing import Any, Final
 
 import polars as pl
 
 from lpp.analyze.charts.library import alt
-from lpp.analyze.charts.panels import Panels, Words, filling, heat_map, says
+from lpp.analyze.charts.panels import (
+    TALL,
+    VERTICAL,
+    WRITTEN,
+    Panels,
+    Words,
+    distinct,
+    filling,
+    heat_map,
+    says,
+)
 from lpp.analyze.charts.profiles import NUMBERS
 from lpp.analyze.charts.rows import (
+    NONE,
     SETTING,
     TITLES,
     Row,
@@ -38,7 +51,12 @@ SIDE: Final = 240
 BEYOND: Final = "differs from 0"
 """Verdict of a difference whose 95 % interval excludes 0."""
 
+SQUARE: Final = 400
+"""Pixels of the height of a square of sites: of 32, each has 12."""
+
 _PAIR: Final = ("run_a", "run_b")
+_SITES: Final = ("site", "other_site")
+_ALIKE: Final = "Linear CKA"
 
 
 def difference_chart(
@@ -225,6 +243,98 @@ def correlation_chart(
         x=TITLES["profile_metric"],
     )
     return filling(heat_map(found, words, {"told": "coefficient"}, fills=(-1, 0, 1)))
+
+
+def cka_chart(cka: pl.DataFrame, *, runs: RunStyles | None = None, columns: int = 2) -> Any:
+    """How alike the sites of a run are, in depth order.
+
+    cka: the table `cka`, pairs in depth order; of each run those of its longest prefix and most
+    prompts. If each site has one other, such as the next in depth, a row for each run and a column
+    for each shallower site, with the number in the cell if there is room; else a square for each
+    run. The fill is empty at 0 and full at 1. runs: the styles of a page's runs. columns: squares
+    per row; the charts of `cka_panels` fill their container.
+
+    An `altair.LayerChart` as wide as its container, or an `altair.ConcatChart` of several; without
+    values, a chart that says so. Raises InputError for another table, MachineError(NO_PACKAGE)
+    without the extra `report`.
+    """
+    return _alike(cka, runs).picture(columns)
+
+
+def cka_panels(cka: pl.DataFrame, *, runs: RunStyles | None = None) -> dict[str, Any]:
+    """The maps of `cka_chart`, each as wide as its container: by run, or one of all runs."""
+    return _alike(cka, runs).filling()
+
+
+def _alike(cka: pl.DataFrame, runs: RunStyles | None) -> Panels:
+    checked(cka, "cka", ("run", *_SITES, "prefix", "n_prompts", "cka"))
+    frame = at_largest(cka, ("prefix", "n_prompts"), "run")
+    frame = frame.unique(("run", *_SITES), keep="first", maintain_order=True)
+    _, labels = curves_of(frame, runs)
+    cells = [
+        {**row, "x": row["site"], "y": row["label"], "fill": row["value"]}
+        for row in points(measured(frame, "cka"), labels)
+    ]
+    one_other = frame.select("run", "site").is_unique().all()
+    there = any(cell["value"] is not None for cell in cells)
+    return Panels(
+        title=_ALIKE,
+        panels=(_rows_of_runs(cells) if one_other else _squares(cells)) if there else {},
+        nothing=nothing("cka", cka, "lpp-analyze cka STORE"),
+    )
+
+
+def _rows_of_runs(cells: list[Row]) -> dict[str, Any]:
+    for cell in cells:
+        cell["text"] = NONE if cell["value"] is None else f"{cell['value']:.2f}"
+    order = distinct(cells, "x"), distinct(cells, "y")
+    of = " of each site and a deeper one"
+    return {"cka": _sites_map(cells, cells, order, height=TALL, of=of)}
+
+
+def _squares(cells: list[Row]) -> dict[str, Any]:
+    labels = distinct(cells, "label")
+    squares = {}
+    for place, label in enumerate(labels, 1):
+        own = [cell for cell in cells if cell["label"] == label]
+        sites = list(dict.fromkeys(cell[end] for cell in own for end in _SITES))
+        both = [{**c, "x": c[x], "y": c[y]} for c in own for x, y in (_SITES, _SITES[::-1])]
+        height = SQUARE / len(sites)
+        of = " of every two sites" + (f" of {label}" if labels[1:] else "")
+        squares[f"cka-{place}"] = _sites_map(own, both, (sites, sites), height=height, of=of)
+    return squares
+
+
+def _sites_map(
+    pairs: list[Row],
+    cells: list[Row],
+    order: tuple[list[str], list[str]],
+    *,
+    height: float,
+    of: str,
+) -> Any:
+    """A map of `cells`, each of which shows one of `pairs`. of: which pairs, for the title."""
+    known = sorted((c for c in pairs if c["value"] is not None), key=lambda cell: cell["value"])
+    parts = [f"{c['site']} and {c['other_site']} of {c['label']}: {c['told']}" for c in known]
+    settings = {(cell["n_prompts"], cell["prefix"]) for cell in pairs}
+    written = "text" in cells[0] and len(order[0]) <= WRITTEN
+    words = Words(
+        title=f"{_ALIKE}{of}",
+        notes=[f"{n} prompts, prefix {prefix}." for n, prefix in sorted(settings)[:2]],
+        description=f"{_ALIKE}{of}, the least alike first. {listing(parts)}",
+        x="site, by depth",
+    )
+    return heat_map(
+        cells,
+        words,
+        {"told": "CKA", "site": "site", "other_site": "and"},
+        fills=(0, 1),
+        order=order,
+        height=height,
+        texts=VERTICAL if written else {},
+        labelAngle=-90,
+        labelOverlap="greedy",
+    )
 
 
 def _deviations(frame: pl.DataFrame, of_one: bool, runs: RunStyles | None) -> list[Row]:

@@ -34,6 +34,12 @@ LINES: Final[Mapping[str, Mapping[str, Any]]] = {
     "third": {"dy": LINE, "fontSize": 9.5},
 }
 """Fields of three lines of text in a cell, and how they look."""
+VERTICAL: Final[Mapping[str, Mapping[str, Any]]] = {"text": {"angle": 270, "fontSize": 9}}
+"""A field of five characters of vertical text in a cell."""
+TALL: Final = 44
+"""Pixels of a row of cells with vertical text."""
+WRITTEN: Final = 40
+"""Most columns of cells with vertical text: a cell of a picture then has 9 pixels or more."""
 PANEL_WIDTH: Final = 190
 """Pixels of a panel beside others: with its labels it fits a telephone of 390."""
 VALID: Final = alt.FieldValidPredicate

@@ -11,6 +11,7 @@ import pytest
 from chart_frames import (
     RUNS,
     Picture,
+    cka,
     correlations,
     cut_layers,
     eigenvalues,
@@ -203,6 +204,28 @@ def test_numbers_of_prompts_are_columns_where_there_is_one_context(tmp_path: Pat
         "entropy_norm",
     )
     assert named.description.startswith("Entropy over ln V by context and prompts, ")
+
+
+def test_neighbours_are_a_row_for_each_run(tmp_path: Path) -> None:
+    picture = Picture(charts.cka_chart(cka()), tmp_path)
+    assert {"0.90", "0.78", "0.65", "none"} <= {*picture.words}
+    assert {"embed", "block.1", "block.2"} <= {*picture.words}
+    assert "block.2 and final of A tiny-one: 0.65. " in picture.label
+    longest = pl.concat([cka(), cka().with_columns(prefix=pl.lit(50, pl.Int32), cka=0.5)])
+    assert charts.cka_chart(longest).description == charts.cka_chart(cka()).description
+
+
+def test_every_two_sites_are_a_square_for_each_run() -> None:
+    names = [*charts.cka_panels(cka(every=True))]
+    assert names == ["cka-1", "cka-2", "cka-3"]
+    (square,) = charts.cka_panels(cka(("tiny-one",), every=True)).values()
+    spec = charts.specification(square)
+    (cells,) = (part for part in spec["layer"] if "strokeDash" not in part["mark"])
+    of_pair = {(row["x"], row["y"]): row["fill"] for row in spec["datasets"][cells["data"]["name"]]}
+    assert len(of_pair) == 12
+    assert of_pair["embed", "final"] == of_pair["final", "embed"] == 0.65
+    nothing = charts.cka_chart(cka().with_columns(cka=pl.lit(None, pl.Float64)))
+    assert "none of them with a value" in nothing.description
 
 
 def test_an_unknown_metric_is_told() -> None:

@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ET
 from collections import Counter
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,21 @@ def sensitivity(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
             for k, run in enumerate(runs)
             for context in (50, 100)
             for n in (6, 12)
+        ],
+    )
+
+
+def cka(runs: tuple[str, ...] = RUNS, *, every: bool = False) -> pl.DataFrame:
+    """CKA of neighbours among four sites, or of every two; one pair has no value."""
+    sites = ("embed", "block.1", "block.2", "final")
+    pairs = [*(combinations(sites, 2) if every else pairwise(sites))]
+    return table(
+        "cka",
+        [
+            {"run": run, "site": site, "other_site": other, "first_position": 0, "flags": []}
+            | {"prefix": 100, "n_prompts": 12, "cka": None if (k, j) == (1, 1) else 0.9 - 0.125 * j}
+            for k, run in enumerate(runs)
+            for j, (site, other) in enumerate(pairs)
         ],
     )
 

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from chart_frames import (
     checkpoints,
+    cka,
     correlations,
     drift_sites,
     eigenvalues,
@@ -37,6 +38,7 @@ CHARTS: dict[str, tuple[Chart, Callable[[], pl.DataFrame], dict[str, int]]] = {
         {"line mark": 6, "point": 30, "text mark": 2},
     ),
     "sensitivity": (charts.sensitivity_chart, sensitivity, {"rect mark": 12}),
+    "cka": (charts.cka_chart, cka, {"rect mark": 9}),
     "drift": (charts.drift_grid_chart, drift_sites, {"rect mark": 9}),
     "drift by depth": (charts.drift_depth_chart, pair_sites, {"line mark": 6, "point": 18}),
     "drift by position": (

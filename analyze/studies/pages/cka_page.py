@@ -2,13 +2,14 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.data import with_names
-from lpp.analyze.pages.page import Figure, Opening, Page, Section
+from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import table_of
 from lpp.analyze.pages.words import Run, Sentence, number, series
 from lpp.analyze.quantities.flags import MEANING
@@ -38,6 +39,17 @@ def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
         code="compute(plan(views, sites)[0])",
         short=ranked.group_by("run", maintain_order=True).head(each),
     )
+    runs = RunStyles({run: names[run] for run in places})
+    chart = Chart(
+        "cka",
+        "pairs",
+        table,
+        "Sites that are alike",
+        "A cell is full where the rows of both sites are equal up to a rotation and a scale.",
+        partial(drawing("cka_chart"), pairs, runs=runs),
+        partial(drawing("cka_panels"), pairs, runs=runs),
+        opens=True,
+    )
     return Page(
         title="Sites that are alike",
         opening=_opening(pairs, list(places)),
@@ -45,6 +57,7 @@ def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
             Section(
                 "pairs",
                 "Linear CKA of two sites of a run, the least alike first",
+                charts=(chart,),
                 tables=(table,),
                 short="Pairs of sites",
                 more="1: the rows of both sites are equal up to a rotation and a scale; unrelated "
@@ -52,7 +65,7 @@ def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
             ),
         ),
         meanings=MEANING,
-        runs=RunStyles({run: names[run] for run in places}),
+        runs=runs,
         next=(f'lpp-sql {shlex.quote(url)} "SELECT run, site, other_site, cka FROM cka"',),
         document=with_names(pairs, names).to_dicts(),
         csv=with_names(pairs, names),
