@@ -75,7 +75,7 @@ def analysing(store: Path, workers: int) -> Callable[[], object]:
         log_to_driver=False,
         runtime_env={"env_vars": dict.fromkeys(THREADS, "1")},
     )
-    executor = RayExecutor(ray)
+    executor = RayExecutor(lambda: ray)
 
     def run() -> None:
         shutil.rmtree(own / "analysis", ignore_errors=True)

@@ -51,7 +51,9 @@ def executor_options(question: Callable[..., Any]) -> Any:
 
 @contextlib.contextmanager
 def _chosen_executor(name: str, address: str | None, jobs: int | None) -> Iterator[Any]:
-    """The `Executor` of these options, until the block ends."""
+    """The `Executor` of these options, until the block ends. A cluster is started, or connected to,
+    when there is work: mistakes in the runs are found before.
+    """
     from lpp.analyze.engine.executor import LocalExecutor
 
     if name == "local":
@@ -60,8 +62,8 @@ def _chosen_executor(name: str, address: str | None, jobs: int | None) -> Iterat
     from lpp.analyze.engine.ray_executor import RayExecutor
     from lpp.store.process.cluster import cluster
 
-    with cluster(address) as ray:
-        yield RayExecutor(ray)
+    with contextlib.ExitStack() as connection:
+        yield RayExecutor(lambda: connection.enter_context(cluster(address)))
 
 
 def fresh_option(command: Any) -> Any:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -41,14 +41,25 @@ Ref = Any
 
 
 class RayExecutor:
-    """Implements `Executor` on the cluster that `ray` is connected to."""
+    """Implements `Executor` on a cluster.
+
+    connect: called once, when there is work; it returns the module `ray`, connected.
+    """
 
     remote = True
 
-    def __init__(self, ray: Any) -> None:
-        self._ray = ray
-        self.jobs = max(1, int(ray.cluster_resources().get("CPU", 0)))  # at this moment
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
         self._views: dict[str, Ref] = {}
+
+    @cached_property
+    def _ray(self) -> Any:
+        return self._connect()
+
+    @cached_property
+    def jobs(self) -> int:
+        """Processors of the cluster when there was work."""
+        return max(1, int(self._ray.cluster_resources().get("CPU", 0)))
 
     def estimates(self, requests: Iterable[SiteRequest]) -> Iterator[Estimates]:
         """The estimates of each site, in order."""

@@ -242,6 +242,23 @@ def test_bad_input_is_one_message(
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("command", ["profile", "layers", "sensitivity", "diff"])
+def test_a_mistake_in_the_runs_is_found_before_a_cluster_is_needed(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    root = make_run().root
+    ray = ("--executor", "ray")
+    wrong = ("nope", "nope") if command == "diff" else ("--run", "nope")
+    refused = run(command, root, *wrong, *ray)
+    assert refused.exit_code == 2
+    assert "'nope' names no run" in refused.stderr
+    if command != "diff":
+        lacking = run(command, root, *ray)
+        assert lacking.exit_code == 2
+        assert "'.[ray]'" in lacking.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [

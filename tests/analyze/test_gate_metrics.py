@@ -22,6 +22,7 @@ from lpp.analyze.drift.gate.conditions import parse_condition
 from lpp.analyze.drift.gate.verdicts import verdict
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import jackknife
+from lpp.analyze.quantities.quantity import legend
 from lpp.store.format.schedule import group_boundaries
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14)
@@ -154,9 +155,12 @@ def test_a_condition_on_a_metric_decides(two: tuple[Made, Made]) -> None:
         assert gate["value"] == shown["mean"]
     verdicts = verdict(parse_condition("stable_rank > 99"), found.predictions, found.sites)
     assert verdicts.outcome == "not decided"  # errors are at final alone
-    done = invoke(root, "--fail-if", "stable_rank > 99")
+    done = invoke(root, "--fail-if", "stable_rank > 99", "--fail-if", "rsr > 99", "--all")
     assert done.exit_code == 0
     assert re.search(r"not met +stable_rank > 99", done.stdout)
+    words = " ".join(done.stdout.split())
+    for name in ("rsr", "stable_rank"):
+        assert f"Second run - first: {legend([METRICS[name]])}." in words
 
 
 @pytest.mark.slow

@@ -172,7 +172,7 @@ def analysis_worker(folder: Path, title: str) -> dict[str, Any]:
     alone = analyze(root, asked)
     shutil.rmtree(root / "analysis")
     with connected("local") as ray, killing(title, lambda: True) as killed:
-        whole = analyze(root, asked, executor=RayExecutor(ray))
+        whole = analyze(root, asked, executor=RayExecutor(lambda: ray))
     for name in ("spectra", "entropy", "metrics"):
         assert_frame_equal(getattr(whole, name), getattr(alone, name), check_exact=True)
     return {"killed": len(killed), "rows": len(whole.spectra)}
@@ -231,7 +231,7 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
             return True
 
         with running("ray::_results", lose):
-            whole = analyze(root, asked, executor=RayExecutor(ray))
+            whole = analyze(root, asked, executor=RayExecutor(lambda: ray))
         until = time.monotonic() + 60
         while (alive := sum(node["Alive"] for node in ray.nodes())) > 1:
             if time.monotonic() > until:
@@ -339,7 +339,7 @@ def drift(folder: Path) -> dict[str, Any]:
                 self.tasks += len(every)
                 return super().map(task, every, **settings)
 
-        executor = Counting(ray)
+        executor = Counting(lambda: ray)
         found = diff(root, a, b, DiffSettings(errors="all"), executor=executor)
     assert_frame_equal(found.tokens, alone.tokens, check_exact=True)
     assert found.sites == alone.sites

@@ -1,7 +1,7 @@
 """What changed between two models, as a page."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
@@ -24,6 +24,7 @@ from lpp.analyze.drift.pages.drift_page_tables import (
 from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.drift.tables import stores
 from lpp.analyze.drift.worst import order_of, worst_tokens
+from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.pages.page import Page, Section
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Shape, Table
@@ -31,7 +32,7 @@ from lpp.analyze.pages.tokens import shown_words
 from lpp.analyze.pages.words import Code, Run, Sentence
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.flags import MEANING
-from lpp.analyze.quantities.quantity import capital, legend
+from lpp.analyze.quantities.quantity import Quantity, capital, legend
 from lpp.store.format.run_names import run_names
 
 _SHAPES: Final = (DRIFT, SITES, POSITIONS, HISTOGRAM)
@@ -91,7 +92,7 @@ def drift_page(
             charts=tuple(chart for chart in drawn if chart.section == "predictions"),
             tables=tuple(tables[shape.name] for shape in (DRIFT, POSITIONS, HISTOGRAM)),
             notes=tuple(_ties(found.predictions)),
-            more=f"{legend(PREDICTIONS.values())}.",
+            more=_legend(PREDICTIONS, found.predictions),
         ),
         Section(
             "sites",
@@ -99,7 +100,7 @@ def drift_page(
             "±: standard error over prompts, paired.",
             tuple(chart for chart in drawn if chart.section == "sites"),
             (tables[SITES.name],),
-            more=f"{legend(SITE_CHANGES.values())}.",
+            more=_legend(SITE_CHANGES, {name for site in found.sites for name in site.numbers}),
         ),
         Section(
             "tokens",
@@ -157,6 +158,12 @@ def what_was_compared(found: Drift) -> Iterator[str]:
     if found.no_logits is not None:
         yield f"No KL: {found.no_logits}"
     yield from found.notes
+
+
+def _legend(declared: Mapping[str, Quantity], shown: Iterable[str]) -> str:
+    """What the names of a table stand for; of metrics that a gate added, B - A is shown."""
+    more = [METRICS[name] for name in sorted(shown) if name not in declared and name in METRICS]
+    return f"{legend(declared.values())}." + (f" Second run - first: {legend(more)}." * bool(more))
 
 
 def _ties(predictions: Mapping[str, Summary]) -> Iterator[Sentence]:
