@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 import torch
 from click.testing import CliRunner
-from printed import same_texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lpp.analyze
@@ -67,9 +66,6 @@ def test_both_evaluations_give_the_numbers_of_the_documents(store: Path) -> None
     found = lpp.analyze.flipped_items(store, *runs)
     both, lost, gained, neither = found.flips.counts
     assert both + lost + gained + neither == 240
-    if not same_texts():  # another Python has other items
-        assert lost > gained
-        return
     scores = pl.from_arrow(read_scores(store).select(["value", "stderr"]))
     assert isinstance(scores, pl.DataFrame)
     row = shown("docs/how-to/evaluation.md", "| SmolLM2-135M-Instruct.Q4_1 ", "\n")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from printed import differences, same_texts
+from printed import differences
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
@@ -116,7 +116,7 @@ def test_blocks_run(document: str, documented_store: Path, tmp_path: Path) -> No
     printed = ""
     for block in executed(document):
         if block.language == "text":
-            found = differences(block.code, printed) if same_texts() else []
+            found = differences(block.code, printed)
             assert not found, "\n".join([f"{document}:{block.line}", *found])
             continue
         command = ["bash", "-euo", "pipefail", "-c", block.code]

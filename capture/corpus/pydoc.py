@@ -1,27 +1,21 @@
-"""The built-in corpus: Python's language reference, which comes with every interpreter.
+"""The built-in corpus: Python's language reference, as Python 3.11 prints it.
 
-`pydoc_data.topics` has about eighty help articles in English. A third are excerpts of longer ones
-and are left out, because a random sample could contain the same text twice. Lines of asterisks and
-tables are removed, wrapped lines are joined, and the text is cut at sentence ends into passages of
-about a thousand bytes (200 to 250 tokens).
-
-The articles, and so the fingerprint, change with each Python release: compare models with the same
-interpreter.
+`python_reference/articles.txt` has 57 help articles in English, the same on every machine and with
+every interpreter (its licence is beside it). Lines of asterisks and tables are removed, wrapped
+lines are joined, and the text is cut at sentence ends into passages of about a thousand bytes (200
+to 250 tokens).
 """
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
 from typing import Final
 
 from lpp.capture.corpus.passages import Passage
-from lpp.store.errors import ErrorKind, MachineError
 
 PASSAGE_BYTES: Final = 1000
 """A passage ends at the first sentence end after this: 200 tokens of common tokenizers."""
-
-EXCERPT_SHARE: Final = 0.5
-"""An article that shares this much of its text with longer ones is an excerpt. Observed shares are
-below 0.1 or above 0.75."""
 
 RULE: Final = f"language reference cut at sentence ends from {PASSAGE_BYTES} bytes on"
 
@@ -31,32 +25,24 @@ _SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[\"'*(]*[A-Z])")
 _CODE_INDENT: Final = 3
 
 
-def topics() -> Mapping[str, str]:
-    """The articles of this interpreter, by name. Raises MachineError if it has none."""
-    try:
-        from pydoc_data.topics import topics as articles
-    except ImportError:
-        raise MachineError(
-            "The built-in corpus needs the module pydoc_data, and this Python came without it. "
-            "Use a file instead: --corpus texts.jsonl (or .parquet, .txt).",
-            kind=ErrorKind.NO_PACKAGE,
-        ) from None
-    return articles
+@cache
+def articles() -> Mapping[str, str]:
+    """The articles, sorted by name."""
+    text = (files(__package__) / "python_reference" / "articles.txt").read_text("utf-8")
+    return dict(article.split("\n", 1) for article in text.split("\f")[1:])
 
 
 def pydoc_passages() -> Iterator[Passage]:
-    """The passages of this interpreter, in order. Raises MachineError if it has none."""
-    for row, text in enumerate(cut(topics())):
+    """The passages of the corpus, in order."""
+    for row, text in enumerate(cut(articles())):
         yield Passage(row, text)
 
 
 def sentences(articles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(article, text) of every sentence of prose, headings and list items included."""
-    for name, paragraphs in without_excerpts(articles).items():
-        for paragraph in paragraphs:
-            lines = [line for line in paragraph.split("\n") if not _DECORATION.match(line)]
-            if lines and not _is_code(lines):
-                yield from ((name, part) for part in _split(lines)[1])
+    for name, lines in _paragraphs(articles):
+        if not _is_code(lines):
+            yield from ((name, part) for part in _split(lines)[1])
 
 
 def cut(articles: Mapping[str, str], passage_bytes: int = PASSAGE_BYTES) -> Iterator[str]:
@@ -74,14 +60,10 @@ def cut(articles: Mapping[str, str], passage_bytes: int = PASSAGE_BYTES) -> Iter
 
 def _pieces(articles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(separator before it, text) of every sentence of prose and every line of code."""
-    for paragraphs in without_excerpts(articles).values():
-        for paragraph in paragraphs:
-            lines = [line for line in paragraph.split("\n") if not _DECORATION.match(line)]
-            if not lines:
-                continue
-            between, parts = _split(lines)
-            for index, part in enumerate(parts):
-                yield ("\n\n" if index == 0 else between), part
+    for _, lines in _paragraphs(articles):
+        between, parts = _split(lines)
+        for index, part in enumerate(parts):
+            yield ("\n\n" if index == 0 else between), part
 
 
 def _split(lines: list[str]) -> tuple[str, list[str]]:
@@ -95,17 +77,10 @@ def _is_code(lines: list[str]) -> bool:
     return len(lines[0]) - len(lines[0].lstrip()) >= _CODE_INDENT
 
 
-def without_excerpts(articles: Mapping[str, str]) -> dict[str, list[str]]:
-    """Paragraphs by article, sorted by name, without articles that are excerpts of longer ones.
-
-    Of two copies, the one in the longer article is kept, so the result depends on the texts alone.
-    """
-    seen: set[str] = set()
-    kept: dict[str, list[str]] = {}
-    for name in sorted(articles, key=lambda name: (-len(articles[name]), name)):
-        paragraphs = [p.strip("\n") for p in _BLANK_LINES.split(articles[name]) if p.strip()]
-        repeated = sum(len(p) for p in paragraphs if p in seen)
-        if repeated < EXCERPT_SHARE * sum(len(p) for p in paragraphs):
-            kept[name] = paragraphs
-            seen.update(paragraphs)
-    return dict(sorted(kept.items()))
+def _paragraphs(articles: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """(article, lines) of every paragraph with text, by name of the article."""
+    for name in sorted(articles):
+        for paragraph in filter(str.strip, _BLANK_LINES.split(articles[name])):
+            lines = paragraph.strip("\n").split("\n")
+            if lines := [line for line in lines if not _DECORATION.match(line)]:
+                yield name, lines

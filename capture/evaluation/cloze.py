@@ -1,8 +1,7 @@
 """The packaged task `pydoc_cloze`: which of four words was left out of a sentence?
 
-The sentences are those of Python's language reference, which comes with every interpreter, so the
-task needs no download. Another release of Python has other items; the source of the scores holds a
-hash of them.
+The sentences are those of the built-in corpus, so the task needs no download. The source of the
+scores holds a hash of the items.
 
 The four words have the same number of letters and similar frequencies in the reference. In each
 block of sixteen items the right answer is once at every place among the four and once at every rank
@@ -20,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from lpp.capture.corpus.pydoc import sentences, topics
+from lpp.capture.corpus.pydoc import articles, sentences
 
 PACKAGED_TASKS: Final = Path(__file__).parent / "packaged_tasks"
 """Tasks that come with this package, a YAML file each, known by their names."""
@@ -100,7 +99,7 @@ def cloze_dataset(**_: Any) -> Any:
     """`custom_dataset` of the task; lm-eval passes on its metadata."""
     import datasets
 
-    items = [asdict(item) for item in cloze_items(topics())]
+    items = [asdict(item) for item in cloze_items(articles())]
     return {"test": datasets.Dataset.from_list(items)}
 
 
@@ -160,7 +159,7 @@ def _draw(text: str) -> bytes:
 
 def main() -> None:
     """Print the number of items and the baselines, with their standard errors."""
-    items = cloze_items(topics())
+    items = cloze_items(articles())
     print(f"{len(items)} items of {len({item.topic for item in items})} topics")
     for name, accuracy in baselines(items).items():
         error = math.sqrt(accuracy * (1 - accuracy) / (len(items) - 1))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lpp.capture.corpus.pydoc import topics
+from lpp.capture.corpus.pydoc import articles
 from lpp.capture.evaluation.cloze import (
     CHOICES,
     N_ITEMS,
@@ -23,7 +23,7 @@ BLOCK = CHOICES**2
 
 @pytest.fixture(scope="module")
 def items() -> list[ClozeItem]:
-    return cloze_items(topics())
+    return cloze_items(articles())
 
 
 def test_there_are_whole_blocks_of_items_from_many_topics(items: list[ClozeItem]) -> None:
@@ -37,7 +37,7 @@ def test_the_right_answer_fills_the_blank(items: list[ClozeItem]) -> None:
     def one_line(text: str) -> str:
         return re.sub(r"\s+", " ", text)
 
-    reference = " ".join(map(one_line, topics().values()))
+    reference = " ".join(map(one_line, articles().values()))
     for item in items:
         word = item.choices[item.gold]
         assert item.text.startswith(f"{item.before} ____")
@@ -89,7 +89,7 @@ def test_baselines_by_hand() -> None:
 
 
 def test_fewer_items_are_the_first_ones(items: list[ClozeItem]) -> None:
-    assert cloze_items(topics(), limit=20) == items[:20]
+    assert cloze_items(articles(), limit=20) == items[:20]
 
 
 def test_articles_without_words_to_choose_from_give_no_item() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from printed import alike, differences, same_texts
+from printed import alike, differences
 
 from lpp.analyze import DiffSettings, SensitivitySettings, diff
 from lpp.analyze.studies.sensitivity import sensitivity
@@ -92,9 +92,8 @@ def test_the_demo_prints_what_the_readme_shows_and_loads_no_model_twice(
 
     readme = (ROOT / "README.md").read_text("utf-8")
     (shown,) = re.findall(r"^```text\n(.*?)^```$", readme, re.DOTALL | re.M)
-    if same_texts():
-        found = differences(shown, first.stdout)
-        assert not found, "\n".join(found)
+    found = differences(shown, first.stdout)
+    assert not found, "\n".join(found)
     (size,) = re.findall(r"^\| SmolLM2-135M, .* \| 100 \| (\d+) MB \(measured\)", readme, re.M)
     files = filter(Path.is_file, (tmp_path / "demo" / "runs" / trained).rglob("*"))
     assert sum(path.stat().st_size for path in files) == pytest.approx(1e6 * int(size), rel=0.01)
@@ -105,9 +104,6 @@ def test_the_demo_prints_what_the_readme_shows_and_loads_no_model_twice(
     kl, flips = drift.predictions["kl"], drift.predictions["flips"]
     assert flips.mean is not None
     assert said.groups() == (f"{kl.mean:.2f}", f"{kl.stderr:.2f}", f"{100 * flips.mean:.0f}")
-    # passages differ between releases of Python
-    assert kl.mean == pytest.approx(0.77, abs=0.15)
-    assert flips.mean == pytest.approx(0.43, abs=0.08)
     lines = [line for line in first.stdout.splitlines() if str(tmp_path) not in line]
     assert max(map(len, lines)) <= 80
 
@@ -121,11 +117,10 @@ def test_the_demo_prints_what_the_readme_shows_and_loads_no_model_twice(
     again = run_here(DEMO)
     assert (again.returncode, again.stdout) == (0, first.stdout), again.stderr
     assert again.stderr.splitlines()[-1] == "False"  # each run was found without its model
-    if same_texts():
-        steady = (ROOT / "docs" / "how-to" / "steadiness.md").read_text("utf-8")
-        for row, run in (("SmolLM2-135M", trained), ("its untrained twin", twin)):
-            (cells,) = re.findall(rf"^\| {row} \| (.+? \| .+?) \|", steady, re.M)
-            assert alike(cells, " | ".join(rank_of(tmp_path / "demo", run, n) for n in (10, 100)))
+    steady = (ROOT / "docs" / "how-to" / "steadiness.md").read_text("utf-8")
+    for row, run in (("SmolLM2-135M", trained), ("its untrained twin", twin)):
+        (cells,) = re.findall(rf"^\| {row} \| (.+? \| .+?) \|", steady, re.M)
+        assert alike(cells, " | ".join(rank_of(tmp_path / "demo", run, n) for n in (10, 100)))
     shutil.rmtree(tmp_path / "demo")  # 1.5 GB
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from printed import KERNELS, same_texts
+from printed import KERNELS
 
 from benchmarks.detection import page
 from benchmarks.detection.__main__ import THREADS, main
@@ -261,9 +261,6 @@ def test_a_dose_measured_again_has_the_numbers_of_the_page(tmp_path: Path) -> No
     assert pair.statistics.height == dose["tokens"]
     frame = token_drift(pair, only=("kl", "flip"))
     found, expected = over_all(setting, pair, frame, 0), dose["points"]["0"]
-    if not same_texts():  # the passages of another Python: near, and no more
-        assert found["kl"][0] == pytest.approx(expected["kl"][0], rel=0.3)
-        return
     sites = found.pop("sites"), expected.pop("sites")
     for ours, theirs in ((found, expected), *((one[site] for one in sites) for site in sites[1])):
         assert ours.keys() == theirs.keys()

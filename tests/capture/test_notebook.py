@@ -1,6 +1,7 @@
 """Capture in a real kernel of Jupyter, and the example notebooks."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import polars as pl
 import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
-from printed import differences, same_texts
+from printed import differences
 
 import lpp.sql
 from lpp.store import open_store
@@ -111,9 +112,9 @@ def printed(cell: Any) -> str:
 
 def changed_outputs(committed: Any, executed: Any) -> list[str]:
     """Lines that a notebook shows and that its execution does not print, and the other way round;
-    none where this Python has other texts.
+    none where this Python has other docstrings, which one of them reads.
     """
-    if not same_texts():
+    if sys.version_info[:2] != (3, 11):
         return []
     found = []
     for before, now in zip(committed.cells, executed.cells, strict=True):

@@ -8,13 +8,9 @@ free bytes, which depend on the machine, and the digits at the end of a run's id
 the versions of libraries.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from typing import Final
-
-from lpp.capture.corpus.pydoc import topics
-from lpp.store.format.documents import canonical_json
 
 KERNELS: Final = 0.02
 """Relative difference that is allowed for a measured number."""
@@ -37,17 +33,6 @@ _PART: Final = re.compile(
     r"|[^\s\w]|\w+"
 )
 """A size, a number, or else a word or a sign. A digit inside a name belongs to the word."""
-
-_TEXTS: Final = "35db0d72c025200b"
-"""Fingerprint of the texts on which the numbers in the documents were measured."""
-
-
-def same_texts() -> bool:
-    """Whether this Python has the texts that the documents were made with.
-
-    The texts of the built-in corpus and of the notebooks change with each release of Python.
-    """
-    return hashlib.sha256(canonical_json(topics())).hexdigest()[: len(_TEXTS)] == _TEXTS
 
 
 def differences(shown: str, printed: str) -> list[str]:
