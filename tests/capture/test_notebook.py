@@ -107,7 +107,8 @@ def test_a_kernel_shows_progress_and_survives_errors_and_its_stop_button(
 def printed(cell: Any) -> str:
     """What a cell shows as text: its standard output, then its progress and its result."""
     shown = [output.data["text/plain"] for output in cell.outputs if "data" in output]
-    return "\n".join([streams(cell).get("stdout", ""), *shown])
+    lines = "\n".join([streams(cell).get("stdout", ""), *shown]).splitlines()
+    return "\n".join(line for line in lines if "busy machine: " not in line)
 
 
 def changed_outputs(committed: Any, executed: Any) -> list[str]:
