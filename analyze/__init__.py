@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from lpp.analyze.questions import ItemsSettings as ItemsSettings
     from lpp.analyze.questions import LayersSettings as LayersSettings
     from lpp.analyze.questions import ProfileSettings as ProfileSettings
+    from lpp.analyze.questions import ScoreSettings as ScoreSettings
     from lpp.analyze.questions import Selection as Selection
     from lpp.analyze.questions import SensitivitySettings as SensitivitySettings
     from lpp.analyze.report.report import write_report as write_report
@@ -80,6 +81,7 @@ _HOME = {
     "LayersSettings": "questions",
     "ProfileSettings": "questions",
     "Selection": "questions",
+    "ScoreSettings": "questions",
     "SensitivitySettings": "questions",
     "add_benchmarks": "scores.scores",
     "aggregate": "tables.profile",

@@ -4,7 +4,7 @@ option, the library takes it as a field.
 Nothing heavy is imported: `--help` reads this file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -237,6 +237,41 @@ class ItemsSettings:
 def _patterns(text: str, name: str, metavar: str = "NAME,...") -> Any:
     text = f"{text}; a name may be a pattern. Default: every one."
     return setting(("*",), text, name=name, metavar=metavar)
+
+
+Unit = Literal["auto", "percent", "fraction", "other"]
+"""What scores are counted in: `auto` refuses a benchmark that holds both, `other` checks none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """`lpp-analyze benchmarks add`: what files of scores mean, and which scores to take."""
+
+    source: str | None = setting(
+        None,
+        "Call the source by this name. Default: lm-eval, inspect, or the name of the file.",
+        metavar="NAME",
+    )
+    matches: Mapping[str, str] = setting(
+        {},
+        "The model NAME in the scores is RUN, an id or a short name of a run; may be repeated.",
+        name="match",
+        metavar="NAME=RUN",
+    )
+    models: Sequence[str] = _patterns("Read the scores of these models only", "model")
+    benchmarks: Sequence[str] = _patterns("Read the scores of these benchmarks only", "benchmark")
+    unit: Unit = setting(
+        "auto", "Read scores in this unit; auto refuses a benchmark that mixes two."
+    )
+    items: bool = setting(
+        False, "Join each item of the logs to the captured prompt with the same text."
+    )
+    group: str | None = setting(
+        None,
+        "With --items: group the items by this field of their documents, such as subject.",
+        metavar="FIELD",
+    )
+    replace: bool = setting(False, "Replace the scores that the store has from this source.")
 
 
 @dataclass(frozen=True, kw_only=True)

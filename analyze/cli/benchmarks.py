@@ -7,24 +7,12 @@ from typing import Any, Final
 
 import click
 
-from lpp.analyze.scores.units import UNITS
-from lpp.store.settings.values import Names
+from lpp.analyze.questions import ScoreSettings
 from lpp.store.terminal.console import LppGroup, debug_option
 from lpp.store.terminal.escaping import escape
-from lpp.store.terminal.options import callback_of
+from lpp.store.terminal.options import taken, with_options
 
 _SHOWN: Final = 8
-
-
-def _pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> Any:
-    """`NAME=RUN`, several times, as a dict; a name may hold `=`, a run's id does not."""
-    found = {}
-    for value in values:
-        name, equals, run = value.rpartition("=")
-        if not equals or not name or not run:
-            raise click.BadParameter(f"{value!r} is not NAME=RUN")
-        found[name] = run
-    return found
 
 
 @click.group(cls=LppGroup)
@@ -41,57 +29,9 @@ def benchmarks() -> None:
 @benchmarks.command()
 @click.argument("store")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--source",
-    metavar="NAME",
-    help="Call the source by this name. Default: lm-eval, inspect, or the name of the file.",
-)
-@click.option(
-    "--match",
-    "said",
-    multiple=True,
-    callback=_pairs,
-    metavar="NAME=RUN",
-    help="The model NAME in the scores is RUN, an id or a short name of a run; may be repeated.",
-)
-@click.option(
-    "--model",
-    "models",
-    callback=callback_of(Names()),
-    default="*",
-    metavar="NAME,...",
-    help="Read the scores of these models only; a name may be a pattern.",
-)
-@click.option(
-    "--benchmark",
-    "benchmarks",
-    callback=callback_of(Names()),
-    default="*",
-    metavar="NAME,...",
-    help="Read the scores of these benchmarks only; a name may be a pattern.",
-)
-@click.option(
-    "--unit",
-    type=click.Choice(UNITS),
-    default="auto",
-    show_default=True,
-    help="Read scores in this unit; auto refuses a benchmark that mixes two.",
-)
-@click.option(
-    "--items",
-    is_flag=True,
-    help="Join each item of the logs to the captured prompt with the same text.",
-)
-@click.option(
-    "--group",
-    metavar="FIELD",
-    help="With --items: group the items by this field of their documents, such as subject.",
-)
-@click.option(
-    "--replace", is_flag=True, help="Replace the scores that the store has from this source."
-)
+@with_options(ScoreSettings)
 @debug_option
-def add(*, store: str, files: tuple[Path, ...], **settings: Any) -> None:
+def add(*, store: str, files: tuple[Path, ...], **options: Any) -> None:
     """Read FILES as one source of scores and keep them in STORE.
 
     FILES are one of these: results_*.json of lm-eval, logs of inspect (.eval, .json), or folders of
@@ -122,7 +62,7 @@ def add(*, store: str, files: tuple[Path, ...], **settings: Any) -> None:
     from lpp.analyze.tables.database import refresh_database
     from lpp.store import open_store
 
-    added = add_benchmarks(store, files, **settings)
+    added = add_benchmarks(store, files, taken(ScoreSettings, options))
     n_models, n_benchmarks = (len(added.table[name].unique()) for name in ("model", "benchmark"))
     verb = "are in" if added.written else "were in"
     click.echo(

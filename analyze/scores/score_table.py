@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.scores.units import Unit
+from lpp.analyze.questions import Unit
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.scores.scores import KEY
 from lpp.store.terminal.escaping import escape

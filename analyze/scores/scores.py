@@ -14,6 +14,7 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
+from lpp.analyze.questions import ScoreSettings, Unit
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.scores.item_table import Prompts, join_items, prompts_of
 from lpp.analyze.scores.matching import Fit, match_names, match_scores, run_names, runs_of
@@ -23,7 +24,6 @@ from lpp.analyze.scores.read_lm_eval import KIND as LM_EVAL
 from lpp.analyze.scores.read_score_table import KIND as LEADERBOARD
 from lpp.analyze.scores.score_files import ScoreFile, read_files
 from lpp.analyze.scores.score_table import check_scores
-from lpp.analyze.scores.units import Unit
 from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
 from lpp.store.errors import ErrorKind, InputError
@@ -79,48 +79,35 @@ class Added:
 
 
 def add_benchmarks(
-    url: Url,
-    files: Sequence[Path],
-    *,
-    source: str | None = None,
-    said: Mapping[str, str] | None = None,
-    models: Sequence[str] = ("*",),
-    benchmarks: Sequence[str] = ("*",),
-    unit: Unit = "auto",
-    items: bool = False,
-    group: str | None = None,
-    replace: bool = False,
+    url: Url, files: Sequence[Path], settings: ScoreSettings = ScoreSettings()
 ) -> Added:
     """Read `files` as one source and put it into the store at `url`, whole or not at all.
 
-    files: result files of lm-eval, logs of inspect, or folders of them, or tables. source: its
-    name; `lm-eval`, `inspect`, or the name of the one table, by default. said: id or short name of
-    a run, by model name. models, benchmarks: patterns of what to take. unit: a leaderboard's scores
-    are percentages unless told. items: join the items of an inspect log, or of the logs that lie
-    beside lm-eval's result files, to the prompts of runs. group: field of an item's document that
-    groups items.
+    files: result files of lm-eval, logs of inspect, or folders of them, or tables. With
+    `settings.items`, the items of an inspect log, or of the logs that lie beside lm-eval's result
+    files, are joined to the prompts of runs.
 
     Raises InputError for files that hold no scores, hold them twice, in two units, of two kinds
-    or of one task run in two ways, and for names in `said` that are not there; ConflictError
-    where the source holds other scores and `replace` is not set.
+    or of one task run in two ways, and for names in `matches` that are not there; ConflictError
+    where the source holds other scores and they are not to be replaced.
     """
     store = open_store(url)
-    if group is not None and not items:
+    if settings.group is not None and not settings.items:
         raise InputError(
             "--group names a field of items, and none are asked for. Add --items.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    wanted = _any_of(benchmarks)
+    wanted = _any_of(settings.benchmarks)
     read = read_files(files, wanted)
     kind = _one_kind(read)
     every = pl.concat(file.scores for file in read)
-    names = [name for name in every["model"].unique(maintain_order=True) if _any_of(models)(name)]
-    every = every.filter(pl.col("model").is_in(names))
+    models = filter(_any_of(settings.models), every["model"].unique(maintain_order=True))
+    every = every.filter(pl.col("model").is_in([*models]))
     scores = every.filter(pl.col("value").is_not_null())
-    check_scores(scores, _unit(kind, unit))
+    check_scores(scores, _unit(kind, settings.unit))
     runs = run_names(store)
-    said = _run_ids(said or {}, scores, store)
-    name = source or _default_source(kind, read)
+    said = _run_ids(settings.matches, scores, store)
+    name = settings.source or _default_source(kind, read)
     if name == PUBLISHED:
         raise InputError(
             f"the source {name!r} is the published reference of this package. "
@@ -137,15 +124,16 @@ def add_benchmarks(
     rows = scores.with_columns(run=run, source=pl.lit(name)).select(SCORES_SCHEMA.names)
     table = rows.to_arrow().cast(SCORES_SCHEMA)
     joined: list[JoinedItems] = []
-    if items:
+    if settings.items:
         candidates = {
             model: [said[model]] if model in said else [run.id for run in runs_of(model, runs)]
             for model in scores["model"].unique()
         }
         logged = [f for f in read if not f.scores.is_empty() and f.model in candidates]
-        joined = _join_logs(logged, store, name, candidates, wanted=wanted, group=group)
+        joined = _join_logs(logged, store, name, candidates, wanted=wanted, group=settings.group)
     kept = dict(file.kept for file in read)
-    written = add_scores(store.path, name, table, kept | _items_files(joined), replace=replace)
+    kept |= _items_files(joined)
+    written = add_scores(store.path, name, table, kept, replace=settings.replace)
     fits = match_names(scores["model"], runs, said)
     gaps = every.filter(pl.col("value").is_null())
     return Added(

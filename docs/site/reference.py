@@ -28,6 +28,7 @@ from lpp.analyze.questions import (
     ItemsSettings,
     LayersSettings,
     ProfileSettings,
+    ScoreSettings,
     SensitivitySettings,
 )
 from lpp.capture.evaluation.settings import EvalSettings, ProbeSettings
@@ -87,6 +88,7 @@ SETTINGS: Final = {
     "lpp-analyze diff": DiffSettings,
     "lpp-analyze diff --fail-if": GateSettings,
     "lpp-analyze items": ItemsSettings,
+    "lpp-analyze benchmarks add": ScoreSettings,
     "lpp-analyze correlate": CorrelateSettings,
 }
 """The settings of each command that has some."""

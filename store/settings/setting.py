@@ -88,6 +88,7 @@ def _declared(settings: Any) -> Mapping[str, Declared]:
                     bounds=(said.least, said.most),
                     repeated=said.repeated,
                     word=said.word,
+                    metavar=said.metavar,
                 ),
                 default=one.default if factory is MISSING else factory(),
             )

@@ -2,7 +2,7 @@
 command line.
 
 Types: bool, int, float, str, Literal of strings; Sequence or tuple of str (names, or several texts)
-or of int (numbers); Mapping[str, Any] (`NAME=VALUE`, several).
+or of int (numbers); Mapping of str to Any or to str (`NAME=VALUE`, several).
 """
 
 import json
@@ -171,22 +171,34 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Assignments:
-    """Values by name: a mapping, or texts `NAME=VALUE`, whose value is JSON or else a text."""
+    """Values by name: a mapping, or texts `NAME=VALUE`, whose value is JSON or else a text.
+
+    texts_alone: every value is a text, and a name may be any text, with `=` too. metavar: what one
+    looks like, for a message.
+    """
+
+    texts_alone: bool = False
+    metavar: str = "NAME=VALUE"
 
     def expected(self, value: object) -> str:
         return "a list of strings" if isinstance(value, list | tuple) else "a string"
 
     def fits(self, value: object) -> bool:
         if isinstance(value, Mapping):
-            return all(isinstance(name, str) for name in value)
+            parts = (*value, *(value.values() if self.texts_alone else ()))
+            return all(isinstance(part, str) for part in parts)
         return Names().fits(value)
 
     def made(self, value: Any) -> dict[str, Any]:
         found = {}
         for text in self.texts(value):
-            name, equals, written = text.partition("=")
-            if not equals or not name.isidentifier():
-                raise ValueError(f"{text!r} is not NAME=VALUE")
+            name, equals, written = (text.rpartition if self.texts_alone else text.partition)("=")
+            fits = name and written if self.texts_alone else name.isidentifier()
+            if not equals or not fits:
+                raise ValueError(f"{text!r} is not {self.metavar}")
+            if self.texts_alone:
+                found[name] = written
+                continue
             try:
                 found[name] = json.loads(written)
             except ValueError:
@@ -205,9 +217,10 @@ def values_of(
     bounds: tuple[float | None, float | None] = (None, None),
     repeated: bool = False,
     word: str = "",
+    metavar: str | None = None,
 ) -> Values:
-    """The values of a type; bounds, repeated and word as of `Setting`. TypeError for a type that no
-    setting has.
+    """The values of a type; bounds, repeated, word and metavar as of `Setting`. TypeError for a
+    type that no setting has.
     """
     origin, inside = get_origin(hint), get_args(hint)
     if origin is Literal:
@@ -223,5 +236,5 @@ def values_of(
         if choices or inside[0] is str:
             return Texts(choices) if choices or repeated else Names()
     if origin is not None and issubclass(origin, Mapping):
-        return Assignments()
+        return Assignments(inside[1] is str, metavar or "NAME=VALUE")
     raise TypeError(f"no setting is of the type {hint}")

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 from made_runs import Made, MakeRun
 
-from lpp.analyze import add_benchmarks
+from lpp.analyze import ScoreSettings, add_benchmarks
 from lpp.analyze.numerics import spectrum
 from lpp.analyze.scores.scores import Added
 from lpp.store import Plan, Problem, RunWriter, create_store, open_store
@@ -82,7 +82,7 @@ def add_file(tmp_path: Path) -> Callable[..., Added]:
     def add(data: bytes, name: str, **settings: Any) -> Added:
         path = tmp_path / name
         path.write_bytes(data)
-        return add_benchmarks(root, [path], replace=True, **settings)
+        return add_benchmarks(root, [path], ScoreSettings(replace=True, **settings))
 
     return add
 

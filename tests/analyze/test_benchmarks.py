@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from made_runs import MakeRun
 from stored import stored_objects
 
-from lpp.analyze import add_benchmarks, build_database
+from lpp.analyze import ScoreSettings, add_benchmarks, build_database
 from lpp.analyze.cli.command import main
 from lpp.sql import connect
 from lpp.store import open_store, read_scores
@@ -200,7 +200,7 @@ def test_files_of_two_kinds_or_two_tables_are_no_source(root: Path, tmp_path: Pa
     more.write_text("model,Z\norg/One,6\n")
     with pytest.raises(InputError, match="--source NAME"):
         add_benchmarks(root, (other, more))
-    assert add_benchmarks(root, (other, more), source="both").written
+    assert add_benchmarks(root, (other, more), ScoreSettings(source="both")).written
     with pytest.raises(InputError, match=r"holds no results_\*\.json"):
         add_benchmarks(root, (root / "runs",))
     with pytest.raises(InputError, match="No such file"):

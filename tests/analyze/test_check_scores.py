@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from lpp.analyze.questions import Unit
 from lpp.analyze.scores.scores import Added
-from lpp.analyze.scores.units import Unit
 from lpp.store.errors import InputError
 
 AddFile = Callable[..., Added]

@@ -60,7 +60,10 @@ def of_analysis(root: Path, a: str, b: str, folder: Path) -> Iterator[tuple[str,
     scores = folder / "scores.csv"
     models = ["tiny/first", "tiny/second"]
     pl.DataFrame({"model": models, "mmlu": [0.3, 0.4]}).write_csv(scores)
-    yield "add_benchmarks", analyze.add_benchmarks(root, [scores], source="a table")
+    yield (
+        "add_benchmarks",
+        analyze.add_benchmarks(root, [scores], analyze.ScoreSettings(source="a table")),
+    )
     yield "correlate", analyze.correlate(root)
     yield "rank_agreement", analyze.rank_agreement([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])
     yield "write_report", analyze.write_report(str(root), folder / "report.html")

@@ -17,6 +17,7 @@ from on_disk import on_disk
 
 import lpp.analyze
 from lpp.analyze.drift.pair import pair_of
+from lpp.analyze.questions import ScoreSettings
 from lpp.analyze.runs import select
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.scores.scores import add_benchmarks, benchmarks_table
@@ -389,7 +390,7 @@ def test_logs_of_items_are_joined_to_the_prompts_that_were_captured(
                 path = results / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data.replace(evaluated[1].model.encode(), b"tiny"))
-    added = add_benchmarks(root, [results], items=True)
+    added = add_benchmarks(root, [results], ScoreSettings(items=True))
     for one in added.items:  # all long texts are in windows, each of which is a prompt
         run = run_of(root, evaluated[1], one.task).id
         assert one.run == (None if one.task == "tiny_roll" else run)

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from eval_tasks import write_task
 
+from lpp.analyze.questions import ScoreSettings
 from lpp.analyze.scores.scores import add_benchmarks
 from lpp.capture.cli.command import main
 from lpp.capture.evaluation.tasks.documents import asks_hub
@@ -215,7 +216,7 @@ def test_items_are_joined_across_tokenizers_by_their_texts(
             path = results / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data.replace(found.scores()["model"][0].as_py().encode(), b"llama"))
-    (joined,) = add_benchmarks(root, [results], items=True).items
+    (joined,) = add_benchmarks(root, [results], ScoreSettings(items=True)).items
     (run,) = open_store(root).runs.values()
     assert joined.run == run.id
     table = read_items(root).to_pylist()

@@ -23,6 +23,7 @@ import polars as pl
 import pyarrow as pa
 
 from lpp.analyze.engine.cache import Cache
+from lpp.analyze.questions import ScoreSettings
 from lpp.analyze.scores.inspect_log import open_inspect_log
 from lpp.analyze.scores.item_table import ITEMS, join_items
 from lpp.analyze.scores.read_inspect import read_inspect, read_inspect_items
@@ -345,7 +346,7 @@ def inspect_log(data: bytes) -> None:
         items = read_inspect_items(log, group)
         assert items.schema == ITEMS
         assert items["texts"].list.len().equals(items["log_likelihoods"].list.len())
-    added = add_benchmarks(scored(), [path], items=True, group=group, replace=True)
+    added = add_benchmarks(scored(), [path], ScoreSettings(items=True, group=group, replace=True))
     assert read_scores(scored()).num_rows == len(added.table)
     assert len(read_items(scored())) == sum(len(one.table) for one in added.items)
 

@@ -38,6 +38,7 @@ class Example:
     texts: Sequence[str] = setting((), "Texts.", name="text", repeated=True)
     words: tuple[Literal["a", "b"], ...] = setting((), "Words.")
     values: Mapping[str, Any] = setting({}, "Values.", name="value")
+    matches: Mapping[str, str] = setting({}, "Matches.", name="match")
 
 
 GIVEN: list[tuple[str, object, object, list[str]]] = [
@@ -53,6 +54,7 @@ GIVEN: list[tuple[str, object, object, list[str]]] = [
     ("text", ["a, b", "c"], ("a, b", "c"), ["--text=a, b", "--text=c"]),
     ("words", ["b", "a"], ("b", "a"), ["--words=b", "--words=a"]),
     ("value", {"n": 1, "s": "t"}, {"n": 1, "s": "t"}, ["--value=n=1", "--value=s=t"]),
+    ("match", {"a=b c": "1"}, {"a=b c": "1"}, ["--match=a=b c=1"]),
 ]
 
 
@@ -104,6 +106,8 @@ def test_defaults_are_those_of_the_fields() -> None:
         ("positions", "x", "at: 'x' is not a list of whole numbers such as 50,100 or given"),
         ("text", "a", "at should be a list of strings, is 'a'"),
         ("value", ["a"], "at: 'a' is not NAME=VALUE"),
+        ("match", ["a="], "at: 'a=' is not NAME=VALUE"),
+        ("match", ["=a"], "at: '=a' is not NAME=VALUE"),
     ],
 )
 def test_a_wrong_value_has_one_sentence(name: str, value: object, problem: str) -> None:
