@@ -57,13 +57,17 @@ def share_interval(score: float, stderr: float | None, clusters: int) -> tuple[f
 
     >>> [round(end, 3) for end in share_interval(1.0, 0.0, 10)]
     [0.722, 1.0]
+    >>> share_interval(0.0, None, 100)[0]
+    0.0
     """
     variance = score * (1 - score)
     n = effective_items(score, stderr, clusters)
     scale = 1 + Z95**2 / n
     centre = (score + Z95**2 / (2 * n)) / scale
     half = Z95 / scale * math.sqrt(variance / n + Z95**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # by rounding, the formula misses 0 at 0 and 1 at 1
+    low = max(0.0, centre - half) if score > 0 else 0.0
+    return low, min(1.0, centre + half) if score < 1 else 1.0
 
 
 def score_interval(

@@ -155,7 +155,7 @@ def test_a_run_that_keeps_moments_has_no_features_of_sites(model: Path, tmp_path
     words += ["--sites", "final", "--keep", "moments", "--context", 60]
     done = CliRunner().invoke(main, [str(word) for word in words])
     assert done.exit_code == 0, done.output
-    done = CliRunner().invoke(lpp_analyze, ["items", str(store), "--task", "tiny_mc"])
+    done = CliRunner().invoke(lpp_analyze, ["items", str(store), "--task", "tiny_mc", "--all"])
     assert done.exit_code == 0, done.output
     assert "answer_entropy" in done.stdout
     assert "row_norm" not in done.stdout
