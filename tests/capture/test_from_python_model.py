@@ -106,7 +106,8 @@ def test_a_changed_model_resumes_in_another_process(
         with torch.no_grad():
             model.lm_head.weight[0, 0] += 1
         tokenizer = transformers.AutoTokenizer.from_pretrained({str(tiny_folder("llama"))!r})
-        run = capture(model.eval(), tokenizer, {TEXTS!r}, store={str(tmp_path / "s")!r}, context=20)
+        settings = dict(store={str(tmp_path / "s")!r}, context=20, quiet=False)
+        run = capture(model.eval(), tokenizer, {TEXTS!r}, **settings)
         print(run.id)
     """
     done = subprocess.run(
