@@ -146,7 +146,7 @@ class BatchRows:
         if logit_rows is not None:
             order = to_device(logit_rows, getattr(statistics[0], STATISTICS[0]).device)
         for name in STATISTICS:
-            parts = [getattr(one, name) for one in statistics]
+            parts = [getattr(of_pass, name) for of_pass in statistics]
             values = parts[0] if len(parts) == 1 else torch.cat(parts)
             if order is not None:
                 values = torch.empty_like(values).index_copy_(0, order, values)

@@ -77,26 +77,26 @@ def set_aside(
     -> why. not_finite: sites in depth order, then `LOGITS`, each with flat rows, ascending.
     """
     starts = np.cumsum([0, *lengths])
-    found = {
+    by_prompt = {
         prompt: SetAside(
             prompt_id=prompt, reason=OUT_OF_MEMORY, site=None, position=None, detail=why
         )
         for prompt, why in failed.items()
     }
     for site, rows in not_finite:
-        for place in np.unique(np.searchsorted(starts, rows, side="right") - 1):
-            prompt = prompt_ids[place]
-            if prompt in found:
+        for index in np.unique(np.searchsorted(starts, rows, side="right") - 1):
+            prompt = prompt_ids[index]
+            if prompt in by_prompt:
                 continue
-            inside = rows[(rows >= starts[place]) & (rows < starts[place + 1])]
-            found[prompt] = SetAside(
+            inside = rows[(rows >= starts[index]) & (rows < starts[index + 1])]
+            by_prompt[prompt] = SetAside(
                 prompt_id=prompt,
                 reason=NOT_FINITE,
                 site=site,
-                position=int(inside[0] - starts[place]),
-                detail=f"{len(inside)} of {lengths[place]} tokens",
+                position=int(inside[0] - starts[index]),
+                detail=f"{len(inside)} of {lengths[index]} tokens",
             )
-    return list(found.values())
+    return list(by_prompt.values())
 
 
 def quarantined_prompts(
@@ -107,5 +107,5 @@ def quarantined_prompts(
 ) -> set[int]:
     """The prompts of a batch that moments leave out."""
     rows = [*not_finite.items(), (LOGITS, statistics_not_finite(batch, statistics))]
-    found = set_aside(batch.prompt_ids, batch.lengths, failed, rows)
-    return {one.prompt_id for one in found}
+    quarantined = set_aside(batch.prompt_ids, batch.lengths, failed, rows)
+    return {entry.prompt_id for entry in quarantined}

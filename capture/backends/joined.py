@@ -75,7 +75,7 @@ class JoinedBackend:
     def compute(self) -> ComputeInfo:
         """Both computations: vLLM's attention, then that of transformers."""
         ours, theirs = self._hidden.compute, self._logits.compute
-        maps = [found for found in (theirs.device_map, ours.device_map) if found is not None]
+        maps = [m for m in (theirs.device_map, ours.device_map) if m is not None]
         return replace(
             ours,
             backend="vllm+torch",
@@ -95,11 +95,14 @@ class JoinedBackend:
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
         """Yield each batch once both have run it. Raises MachineError if their rows differ."""
-        one, other = tee(batches)  # holds the batches that the faster backend is ahead: one or two
+        # holds the batches that the faster backend is ahead: one or two
+        for_hidden, for_logits = tee(batches)
         statistics_alone = Outputs(sites=(), dtype=outputs.dtype)
         both = zip(
-            self._hidden.capture(one, outputs),
-            self._logits.capture((replace(batch, hidden={}) for batch in other), statistics_alone),
+            self._hidden.capture(for_hidden, outputs),
+            self._logits.capture(
+                (replace(batch, hidden={}) for batch in for_logits), statistics_alone
+            ),
             strict=True,
         )
         for states, logits in both:
@@ -130,7 +133,9 @@ def _check_same_finite(states: Captured, logits: Captured) -> None:
     Moments leave out prompts that are not finite in transformers; the shard's tables leave out
     those that are not finite in vLLM.
     """
-    ours, theirs = (statistics_not_finite(one.batch, one.statistics) for one in (states, logits))
+    ours, theirs = (
+        statistics_not_finite(captured.batch, captured.statistics) for captured in (states, logits)
+    )
     if not np.array_equal(ours, theirs):
         raise MachineError(
             f"vLLM and transformers differ in which logits of shard {states.batch.shard} are "

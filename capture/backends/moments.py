@@ -59,8 +59,8 @@ class ShardMoments(Mapping[str, SiteMoments]):
         bands = self._bands(batch, left_out)
         if not (bands >= 0).any():
             return  # if nothing could run, there are no rows
-        some = [np.flatnonzero(bands == band) for band in range(len(self._upper))]
-        indices = _Indices(some)
+        rows_by_band = [np.flatnonzero(bands == band) for band in range(len(self._upper))]
+        indices = _Indices(rows_by_band)
         try:
             for site in self._outputs.sites:
                 if site not in self._sites:
@@ -171,10 +171,10 @@ class _Band:
     def add(self, rows: torch.Tensor, which: torch.Tensor) -> None:
         """Add `rows[which]`."""
         while len(which):
-            some = which[: WAITING - self._filled]
-            self._rows[self._filled : self._filled + len(some)] = rows.index_select(0, some)
-            self._filled += len(some)
-            which = which[len(some) :]
+            fitting = which[: WAITING - self._filled]
+            self._rows[self._filled : self._filled + len(fitting)] = rows.index_select(0, fitting)
+            self._filled += len(fitting)
+            which = which[len(fitting) :]
             if self._filled == WAITING:
                 self.multiply()
 

@@ -42,7 +42,8 @@ _LENGTHS: Final = (7, 5)
 
 _WRITTEN: Final = "written ln p"
 _TOLERANCE: Final = 1e-4
-"""Of ln p while writing, whose last bits differ between processes; those of a capture do not."""
+"""Tolerance of ln p while writing: its last bits differ between processes, those of a capture do
+not."""
 
 _WRITING: Final = Writing(tokens=3, temperature=0.0, seed=0, end_ids=())
 
@@ -50,15 +51,15 @@ _COMMAND: Final = (
     "import sys; from lpp.capture.backends.same_code import answer_question; answer_question()"
 )
 
-_MODULE, _ASKED, _NUMBERS, _ERROR = "module.pt", "asked.pickle", "numbers.pickle", "error.json"
+_MODULE, _QUESTION, _NUMBERS, _ERROR = "module.pt", "asked.pickle", "numbers.pickle", "error.json"
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 """Sites in depth order, then statistics of the logits, then written tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """What the fresh process is asked for."""
+class _Question:
+    """What the fresh process has to compute."""
 
     model: Model
     """Without its modules and tokenizer."""
@@ -69,7 +70,7 @@ class _Asked:
     """Whether the model is handed over, not loaded from files."""
     writes: bool
     threads: int
-    """Of torch: with another number, products are added in another order."""
+    """torch's threads: with another number, products are added in another order."""
 
 
 _answers: Final[dict[bytes, Tensors]] = {}
@@ -88,7 +89,7 @@ def check_code(backend: TorchBackend, request: CaptureRequest) -> None:
     folder = _folder(model, request.model)
     if folder is None:
         check_described(module)
-    asked = _Asked(
+    question = _Question(
         model=replace(model, module=None, tokenizer=None),
         compute=backend.compute,
         spec=replace(
@@ -102,11 +103,13 @@ def check_code(backend: TorchBackend, request: CaptureRequest) -> None:
         writes=request.continuation is not None,
         threads=torch.get_num_threads(),
     )
-    key = pickle.dumps(asked) + (b"" if folder is None else (folder / "config.json").read_bytes())
+    key = pickle.dumps(question) + (
+        b"" if folder is None else (folder / "config.json").read_bytes()
+    )
     if key not in _answers:
-        _answers[key] = _in_fresh_process(asked, module)
+        _answers[key] = _in_fresh_process(question, module)
     # a copy: the backend itself has not run yet
-    _compare(_numbers(copy.copy(backend), writes=asked.writes), _answers[key], model.info.id)
+    _compare(_numbers(copy.copy(backend), writes=question.writes), _answers[key], model.info.id)
 
 
 def _folder(model: Model, spec: ModelSpec) -> Path | None:
@@ -116,12 +119,12 @@ def _folder(model: Model, spec: ModelSpec) -> Path | None:
     """
     if model.folder.is_dir():
         return model.folder
-    found = origin(model.module)
-    return found[0] if found and (spec.quantization or spec.device_map) else None
+    source = origin(model.module)
+    return source[0] if source and (spec.quantization or spec.device_map) else None
 
 
 def _numbers(backend: TorchBackend, *, writes: bool) -> Tensors:
-    """What a capture stores of a few tokens, in order of computation."""
+    """The values that a capture of a few tokens stores, in order of computation."""
     rows = probe_ids(backend.model.module).cpu().numpy().astype(np.int32)
     prompts = [row[:length] for row, length in zip(rows, _LENGTHS, strict=True)]
     ids = np.concatenate(prompts)
@@ -139,17 +142,20 @@ def _numbers(backend: TorchBackend, *, writes: bool) -> Tensors:
         ends_shard=True,
     )
     (captured,) = backend.capture([batch], Outputs(sites=sites.names, dtype=dtype))
-    numbers = {**hidden, **{f"logits {name}": one for name, one in captured.statistics.items()}}
+    numbers = {
+        **hidden,
+        **{f"logits {name}": values for name, values in captured.statistics.items()},
+    }
     if writes:
-        begun = [Beginning(prompt_id=n, token_ids=one) for n, one in enumerate(prompts)]
-        for one in backend.write(begun, _WRITING):
-            numbers[f"written tokens {one.prompt_id}"] = one.token_ids
-            numbers[f"{_WRITTEN} {one.prompt_id}"] = one.logprobs
+        begun = [Beginning(prompt_id=n, token_ids=tokens) for n, tokens in enumerate(prompts)]
+        for written in backend.write(begun, _WRITING):
+            numbers[f"written tokens {written.prompt_id}"] = written.token_ids
+            numbers[f"{_WRITTEN} {written.prompt_id}"] = written.logprobs
     return numbers
 
 
-def _compare(own: Tensors, fresh: Tensors, name: str) -> None:
-    for part, here in own.items():
+def _compare(current: Tensors, fresh: Tensors, name: str) -> None:
+    for part, here in current.items():
         there = fresh.get(part)
         if there is None or here.shape != there.shape:
             same = False
@@ -168,17 +174,17 @@ def _compare(own: Tensors, fresh: Tensors, name: str) -> None:
             )
 
 
-def _in_fresh_process(asked: _Asked, module: torch.nn.Module) -> Tensors:
+def _in_fresh_process(question: _Question, module: torch.nn.Module) -> Tensors:
     """Start Python anew, and return its answer."""
     with tempfile.TemporaryDirectory(prefix="lpp-fresh-") as name:
         folder = Path(name)
-        (folder / _ASKED).write_bytes(pickle.dumps(asked))
-        if asked.pickled:
-            _hand_over(module, folder / _MODULE, asked.model.info.id)
+        (folder / _QUESTION).write_bytes(pickle.dumps(question))
+        if question.pickled:
+            _hand_over(module, folder / _MODULE, question.model.info.id)
         done = fresh_python(_COMMAND, name)
         if done.returncode == 0:
             return cast("Tensors", pickle.loads((folder / _NUMBERS).read_bytes()))
-        raise _failure(asked, folder, done)
+        raise _failure(question, folder, done)
 
 
 def _hand_over(module: torch.nn.Module, file: Path, name: str) -> None:
@@ -201,14 +207,16 @@ def _drop_recorders(module: torch.nn.Module) -> None:
     """
     for part in module.modules():
         hooks = vars(part)["_forward_hooks"]
-        for key, one in list(hooks.items()):
-            if getattr(one, "__module__", "").startswith("transformers."):
+        for key, hook in list(hooks.items()):
+            if getattr(hook, "__module__", "").startswith("transformers."):
                 del hooks[key]
 
 
-def _failure(asked: _Asked, folder: Path, done: subprocess.CompletedProcess[bytes]) -> LppError:
+def _failure(
+    question: _Question, folder: Path, done: subprocess.CompletedProcess[bytes]
+) -> LppError:
     """Why the fresh process gave no answer."""
-    name = asked.model.info.id
+    name = question.model.info.id
     what: dict[str, Any] = {"memory": done.returncode < 0, "line": ""}  # killed: by the system
     if (folder / _ERROR).is_file():
         what = json.loads((folder / _ERROR).read_bytes())
@@ -231,14 +239,16 @@ def answer_question() -> None:
     """The fresh process: read the question in the folder named on the command line, answer it."""
     folder = Path(sys.argv[1])
     try:
-        asked: _Asked = pickle.loads((folder / _ASKED).read_bytes())
-        if torch.get_num_threads() != asked.threads:
-            torch.set_num_threads(asked.threads)
-        module = _loaded(asked, folder)
+        question: _Question = pickle.loads((folder / _QUESTION).read_bytes())
+        if torch.get_num_threads() != question.threads:
+            torch.set_num_threads(question.threads)
+        module = _loaded(question, folder)
         with left_as_it_was(module):
             # unchecked: transformers records no hidden states of a model that was pickled
-            backend = TorchBackend(replace(asked.model, module=module), asked.compute, checked=True)
-            numbers = _numbers(backend, writes=asked.writes)
+            backend = TorchBackend(
+                replace(question.model, module=module), question.compute, checked=True
+            )
+            numbers = _numbers(backend, writes=question.writes)
         (folder / _NUMBERS).write_bytes(pickle.dumps(numbers))
     except Exception as error:
         what = {"memory": out_of_memory(error), "line": first_line(error)}
@@ -246,10 +256,10 @@ def answer_question() -> None:
         raise
 
 
-def _loaded(asked: _Asked, folder: Path) -> Any:
-    if asked.pickled:
+def _loaded(question: _Question, folder: Path) -> Any:
+    if question.pickled:
         return torch.load(folder / _MODULE, weights_only=False, mmap=True)
-    spec = asked.spec
+    spec = question.spec
     config = read_config(Path(spec.id), spec)
     if spec.untrained_seed is not None:
         return untrained_model(config, spec).eval().requires_grad_(False)

@@ -171,7 +171,7 @@ class TorchBackend:
         if self._ran:
             yield from waiting
             waiting.clear()
-        elif captured.batch.ends_shard or sum(len(one.failed) for one in waiting) >= HOPELESS:
+        elif captured.batch.ends_shard or sum(len(c.failed) for c in waiting) >= HOPELESS:
             raise memory_error(waiting[0].batch)
 
     def attempt(self, batch: Batch, outputs: Outputs, streams: CopyStreams) -> BatchRows | str:
@@ -207,24 +207,24 @@ class TorchBackend:
         following = batch.next_ids.astype(np.int64)
         cache: Any = None  # keys and values of the first pass, if other passes continue from them
         statistics, logit_rows = [], []
-        for one in passes(batch, shares=shares, budget=budget):
+        for pass_ in passes(batch, shares=shares, budget=budget):
             # Copy everything to the device before the pass: a later copy would wait for the pass.
-            ids = to_device(torch.from_numpy(one.ids), self._device)
-            picked = Picked(torch.from_numpy(one.picked), self._device, one.spans)
-            which, places = _asked(batch, one)
-            asked = Picked(torch.from_numpy(one.picked[places]), self._unembed.device, [])
+            ids = to_device(torch.from_numpy(pass_.ids), self._device)
+            picked = Picked(torch.from_numpy(pass_.picked), self._device, pass_.spans)
+            which, places = _wanted_logits(batch, pass_)
+            logit_picks = Picked(torch.from_numpy(pass_.picked[places]), self._unembed.device, [])
             next_ids = to_device(torch.from_numpy(following[which]), self._unembed.device)
-            if one.n_before.any():
-                inputs = inputs_after(trunk, cache, one, ids)
+            if pass_.n_before.any():
+                inputs = inputs_after(trunk, cache, pass_, ids)
             else:
                 inputs = {**forward_inputs(ids), "use_cache": shares and cache is None}
             taken = partial(rows.take, picked=picked)
             with hooked(self._modules, outputs.sites, taken):
-                found = trunk(**inputs)
+                output = trunk(**inputs)
             if inputs["use_cache"] and cache is None:
-                cache = cache_of(trunk, found)
-            final = found[0].reshape(-1, found[0].shape[-1])
-            final = final.index_select(0, asked.on(final.device))
+                cache = cache_of(trunk, output)
+            final = output[0].reshape(-1, output[0].shape[-1])
+            final = final.index_select(0, logit_picks.on(final.device))
             statistics.append(logit_statistics(final, self._unembed, next_ids))
             logit_rows.append(which)
         order = np.concatenate(logit_rows)
@@ -249,11 +249,11 @@ class _Capture:
         """Launch a batch, or the part of it that fits; returns a function that waits for its rows
         and returns them.
         """
-        found = self._backend.attempt(batch, self._outputs, self._streams)
-        if isinstance(found, BatchRows):
-            return partial(self._finished, batch, found)
+        outcome = self._backend.attempt(batch, self._outputs, self._streams)
+        if isinstance(outcome, BatchRows):
+            return partial(self._finished, batch, outcome)
         if len(batch.lengths) == 1:
-            return partial(self._without_rows, batch, found)
+            return partial(self._without_rows, batch, outcome)
         parts = [self.launch(half) for half in halves(batch)]
         return lambda: joined(batch, [finish() for finish in parts])
 
@@ -277,8 +277,8 @@ class _Capture:
         if batch.shard != self._shard:
             self._moments.begin()
             self._shard = batch.shard
-        left_out = quarantined_prompts(batch, statistics, not_finite or {}, failed)
-        self._moments.add(batch, rows, left_out)
+        quarantined = quarantined_prompts(batch, statistics, not_finite or {}, failed)
+        self._moments.add(batch, rows, quarantined)
         return self._moments if batch.ends_shard else None
 
     def _without_rows(self, batch: Batch, why: str) -> Captured:
@@ -305,26 +305,28 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
 def _part(batch: Batch, first: int, end: int) -> Batch:
     starts = np.cumsum([0, *batch.lengths])
     start, stop = int(starts[first]), int(starts[end])
-    asked = batch.logit_rows[(batch.logit_rows >= start) & (batch.logit_rows < stop)]
+    logit_rows = batch.logit_rows[(batch.logit_rows >= start) & (batch.logit_rows < stop)]
     return Batch(
         shard=batch.shard,
         prompt_ids=batch.prompt_ids[first:end],
         lengths=batch.lengths[first:end],
         token_ids=batch.token_ids[start:stop],
-        logit_rows=asked - start,
+        logit_rows=logit_rows - start,
         hidden={site: rows[start:stop] for site, rows in batch.hidden.items()},
         ends_shard=batch.ends_shard and end == len(batch.lengths),
         before={p: batch.before[p] for p in batch.prompt_ids[first:end] if p in batch.before},
     )
 
 
-def _asked(batch: Batch, one: Pass) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _wanted_logits(
+    batch: Batch, pass_: Pass
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Rows of a pass whose logits are wanted: their indices among `logit_rows`, and in the pass."""
     where = np.full(len(batch.token_ids), -1)
     where[batch.logit_rows] = np.arange(len(batch.logit_rows))
-    found = where[one.rows]
-    places = np.flatnonzero(found >= 0)
-    return found[places], places
+    logit_index = where[pass_.rows]
+    places = np.flatnonzero(logit_index >= 0)
+    return logit_index[places], places
 
 
 def joined(batch: Batch, parts: Sequence[Captured]) -> Captured:

@@ -64,52 +64,52 @@ def passes(batch: Batch, *, shares: bool, budget: int) -> Iterator[Pass]:
     shares: whether the model can continue from them. budget: most tokens in a pass of branches,
     with padding and earlier tokens; the first pass is that of the batch, whatever its size.
     """
-    place_of = {prompt: place for place, prompt in enumerate(batch.prompt_ids)}
+    index_of = {prompt: index for index, prompt in enumerate(batch.prompt_ids)}
     whole, shared, alone = list[int](), list[int](), list[int]()
-    for place, prompt in enumerate(batch.prompt_ids):
+    for index, prompt in enumerate(batch.prompt_ids):
         if prompt not in batch.before:
-            whole.append(place)
-        elif shares and batch.before[prompt].of in place_of:
-            shared.append(place)
+            whole.append(index)
+        elif shares and batch.before[prompt].of in index_of:
+            shared.append(index)
         else:
-            alone.append(place)
+            alone.append(index)
     if whole:
         yield _pass(batch, whole)
     lengths = np.array(batch.lengths)
     n_before = np.array([len(batch.ids_before(prompt)) for prompt in batch.prompt_ids])
-    row_of = {batch.prompt_ids[place]: row for row, place in enumerate(whole)}
-    for some in _groups(shared, n_before, lengths, budget):
-        before = [batch.before[batch.prompt_ids[place]] for place in some]
-        yield _pass(batch, some, [row_of[one.of] for one in before])
-    for some in _groups(alone, n_before, lengths, budget):
-        yield _pass(batch, some)
+    row_of = {batch.prompt_ids[index]: row for row, index in enumerate(whole)}
+    for group in _groups(shared, n_before, lengths, budget):
+        before = [batch.before[batch.prompt_ids[index]] for index in group]
+        yield _pass(batch, group, [row_of[beginning.of] for beginning in before])
+    for group in _groups(alone, n_before, lengths, budget):
+        yield _pass(batch, group)
 
 
 def _groups(
-    places: Sequence[int], n_before: Integers, lengths: Integers, budget: int
+    indices: Sequence[int], n_before: Integers, lengths: Integers, budget: int
 ) -> Iterator[list[int]]:
-    """`places` in order, as many at a time as `budget` allows; at least one."""
+    """`indices` in order, as many at a time as `budget` allows; at least one."""
     held: list[int] = []
-    for place in places:
-        more = [*held, place]
+    for index in indices:
+        more = [*held, index]
         size = len(more) * int(n_before[more].max() + lengths[more].max())
         if held and size > budget:
             yield held
-            more = [place]
+            more = [index]
         held = more
     if held:
         yield held
 
 
-def _pass(batch: Batch, places: Sequence[int], beginnings: Sequence[int] | None = None) -> Pass:
+def _pass(batch: Batch, indices: Sequence[int], beginnings: Sequence[int] | None = None) -> Pass:
     """One pass. beginnings: rows of the first pass from which prompts continue; None: all run
     whole.
     """
     starts, inputs = np.cumsum([0, *batch.lengths]), batch.inputs
-    before = [len(batch.ids_before(batch.prompt_ids[place])) for place in places]
-    nothing = [0] * len(places)
+    before = [len(batch.ids_before(batch.prompt_ids[index])) for index in indices]
+    nothing = [0] * len(indices)
     skipped, left = (before, nothing) if beginnings is None else (nothing, before)
-    prompts = [inputs[place][n:] for place, n in zip(places, left, strict=True)]
+    prompts = [inputs[index][n:] for index, n in zip(indices, left, strict=True)]
     longest = max(map(len, prompts))
     ids = np.empty((len(prompts), longest), np.int64)
     for row, prompt in zip(ids, prompts, strict=True):
@@ -119,10 +119,10 @@ def _pass(batch: Batch, places: Sequence[int], beginnings: Sequence[int] | None 
         for row, (prompt, first) in enumerate(zip(prompts, skipped, strict=True))
     ]
     return Pass(
-        places=np.array(places),
+        places=np.array(indices),
         ids=ids,
         picked=np.concatenate(picked),
-        rows=np.concatenate([np.arange(starts[place], starts[place + 1]) for place in places]),
+        rows=np.concatenate([np.arange(starts[index], starts[index + 1]) for index in indices]),
         n_before=np.array(left),
         beginnings=np.array(nothing if beginnings is None else beginnings),
     )
@@ -156,13 +156,13 @@ def inputs_after(
         both: Any = (layer.keys, layer.values)  # type: ignore[union-attr]  # of a `DynamicLayer`
         keys, values = (t[..., :most, :].index_select(0, rows.on(t.device)) for t in both)
         held.update(keys, values, number)
-    own = torch.arange(ids.shape[1], device=device)[None]
+    offsets = torch.arange(ids.shape[1], device=device)[None]
     there = torch.arange(most, device=device)[None] < before
     return {
         "input_ids": ids,
         _cache_name(trunk): held,
         "use_cache": True,
-        "position_ids": before + own,
+        "position_ids": before + offsets,
         # padding after a prompt needs no mask: no real token depends on it
         "attention_mask": torch.cat([there, torch.ones_like(ids, dtype=torch.bool)], 1).long(),
     }
@@ -183,10 +183,10 @@ def can_reuse(model: nn.Module, trunk: nn.Module) -> bool:
     whole[1, 3:] = whole[1, 0]  # three tokens, padded
     beginnings = whole[:, :5].clone()
     whole[0, 5:], whole[1, 2:4] = ids[10:12], ids[12:]
-    own = torch.stack([whole[0, 5:], whole[1, 2:4]])
+    branch_ids = torch.stack([whole[0, 5:], whole[1, 2:4]])
     branches = Pass(
         places=np.arange(2),
-        ids=own.cpu().numpy(),
+        ids=branch_ids.cpu().numpy(),
         picked=np.arange(4),
         rows=np.arange(4),
         n_before=np.array([5, 2]),
@@ -197,16 +197,16 @@ def can_reuse(model: nn.Module, trunk: nn.Module) -> bool:
 
     def errors(inputs: dict[str, Any]) -> torch.Tensor:
         """(2,) for each branch, the root mean square of the difference."""
-        found: torch.Tensor = trunk(**inputs)[0]
-        return (found.double() - expected).square().mean(dim=(1, 2)).sqrt()
+        rows: torch.Tensor = trunk(**inputs)[0]
+        return (rows.double() - expected).square().mean(dim=(1, 2)).sqrt()
 
     try:
         cache = cache_of(trunk, trunk(**{**forward_inputs(beginnings), "use_cache": True}))
         if not is_plain(cache):
             return False
-        right = errors(inputs_after(trunk, cache, branches, own))
+        right = errors(inputs_after(trunk, cache, branches, branch_ids))
         # a pass adds its own keys and values to the cache that it gets: each gets a new one
-        wrong = _wrong_on_purpose(lambda: inputs_after(trunk, cache, branches, own))
+        wrong = _wrong_on_purpose(lambda: inputs_after(trunk, cache, branches, branch_ids))
         return all(
             bool((right < FAR_CLOSER * errors(inputs))[places].all()) for inputs, places in wrong
         )

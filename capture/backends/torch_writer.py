@@ -46,7 +46,7 @@ def write_in_torch(
             "--continue out, or use --backend vllm.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
-    lengths = [len(one.token_ids) + how.tokens for one in beginnings]
+    lengths = [len(beginning.token_ids) + how.tokens for beginning in beginnings]
     for group in group_by_budget(lengths, budget or WRITING_TOKENS[device.type]):
         yield from _write([beginnings[index] for index in group], module, device, how)
 
@@ -79,12 +79,13 @@ def _write(
 def _generate(
     group: Sequence[Beginning], module: Any, device: torch.device, how: Writing
 ) -> list[Written]:
-    longest = max(len(one.token_ids) for one in group)
+    longest = max(len(beginning.token_ids) for beginning in group)
     ids = np.zeros((len(group), longest), np.int64)
     mask = np.zeros((len(group), longest), np.int64)
-    for row, one in enumerate(group):  # prompts are aligned on the right, so that all end together
-        ids[row, longest - len(one.token_ids) :] = one.token_ids
-        mask[row, longest - len(one.token_ids) :] = 1
+    # prompts are aligned on the right, so that all end together
+    for row, beginning in enumerate(group):
+        ids[row, longest - len(beginning.token_ids) :] = beginning.token_ids
+        mask[row, longest - len(beginning.token_ids) :] = 1
     choice = _Choice(group, how)
     with _plain_generation(module, how):
         module.generate(
@@ -96,11 +97,11 @@ def _generate(
     lengths = written_lengths(tokens, how.end_ids)
     return [
         Written(
-            prompt_id=one.prompt_id,
+            prompt_id=beginning.prompt_id,
             token_ids=tokens[row, : lengths[row]],
             logprobs=logprobs[row, : lengths[row]],
         )
-        for row, one in enumerate(group)
+        for row, beginning in enumerate(group)
     ]
 
 
@@ -109,8 +110,8 @@ def _plain_generation(module: Any, how: Writing) -> Iterator[None]:
     """Make `generate` follow only `how`: by default it takes options from the model's
     configuration.
     """
-    own = module.generation_config
-    module.generation_config = type(own)(
+    original = module.generation_config
+    module.generation_config = type(original)(
         max_new_tokens=how.tokens,
         do_sample=False,  # only one token is possible
         use_cache=True,
@@ -120,7 +121,7 @@ def _plain_generation(module: Any, how: Writing) -> Iterator[None]:
     try:
         yield
     finally:
-        module.generation_config = own
+        module.generation_config = original
 
 
 class _Choice:
@@ -128,7 +129,9 @@ class _Choice:
 
     def __init__(self, group: Sequence[Beginning], how: Writing) -> None:
         self._temperature = how.temperature
-        self._draws = [Draws(how.seed, one.prompt_id, one.token_ids) for one in group]
+        self._draws = [
+            Draws(how.seed, beginning.prompt_id, beginning.token_ids) for beginning in group
+        ]
         self._tokens: list[torch.Tensor] = []
         self._logprobs: list[torch.Tensor] = []
 
@@ -144,13 +147,13 @@ class _Choice:
     def _drawn(self, scores: torch.Tensor) -> torch.Tensor:
         """(prompts,) the tokens at which the distribution functions exceed this step's draws."""
         step = len(self._tokens)
-        draws = torch.tensor([[one.uniform(step)] for one in self._draws], dtype=torch.float64)
+        draws = torch.tensor([[draw.uniform(step)] for draw in self._draws], dtype=torch.float64)
         below = (scores.double() / self._temperature).softmax(dim=-1).cumsum(dim=-1)
         total = below[:, -1:].contiguous()
-        found = torch.searchsorted(below, draws.to(scores.device) * total, right=True)
+        drawn = torch.searchsorted(below, draws.to(scores.device) * total, right=True)
         # rounding must not select a token beyond the last possible one; NaN would select beyond all
         last = torch.searchsorted(below, total).clamp(max=scores.shape[-1] - 1)
-        return torch.minimum(found, last).squeeze(-1)
+        return torch.minimum(drawn, last).squeeze(-1)
 
     def chosen(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """(prompts, steps) tokens and ln p of each, also after a prompt's end."""

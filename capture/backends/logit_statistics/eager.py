@@ -62,38 +62,38 @@ class EagerReduction:
             self._pass(slice(start, min(start + self._few, t)), logits, next_logit[:, None])
         return self._finish(t, next_logit)
 
-    def _pass(self, some: slice, logits: torch.Tensor, next_logit: torch.Tensor) -> None:
+    def _pass(self, rows: slice, logits: torch.Tensor, next_logit: torch.Tensor) -> None:
         """The only code that touches every logit."""
-        x = logits[some]
+        x = logits[rows]
         if self._x is not None:
             x = self._x[: x.shape[0]].copy_(x)
         p = self._p[: x.shape[0]]
-        maxima, top = self._maxima[some], self._top[some]
+        maxima, top = self._maxima[rows], self._top[rows]
         _reduce(torch.amax, x, maxima)
-        group = self._top_group[some]
+        group = self._top_group[rows]
         torch.max(maxima, -1, keepdim=True, out=(top, group))  # the first among equals
         columns = self._starts[group] + self._within
-        torch.gather(x, 1, columns, out=self._group_x[some])
+        torch.gather(x, 1, columns, out=self._group_x[rows])
 
-        torch.gt(x, next_logit[some], out=p)  # before the shift, which could round two into one
-        torch.sum(p, -1, out=self._larger[some])
+        torch.gt(x, next_logit[rows], out=p)  # before the shift, which could round two into one
+        torch.sum(p, -1, out=self._larger[rows])
         x.sub_(top)
         torch.softmax(x, -1, out=p)
-        torch.gather(p, 1, columns, out=self._group_p[some])
-        _reduce(torch.sum, p, self._total[some])
+        torch.gather(p, 1, columns, out=self._group_p[rows])
+        _reduce(torch.sum, p, self._total[rows])
         p.mul_(x)
         # -inf logits: 0 * -inf is NaN here and is summed as 0, the correct value. A NaN of the
         # model spreads through the softmax to every p, and so stays visible.
-        _reduce(torch.nansum, p, self._mean[some])
+        _reduce(torch.nansum, p, self._mean[rows])
         p.mul_(x)
-        _reduce(torch.nansum, p, self._square[some])
+        _reduce(torch.nansum, p, self._square[rows])
 
     def _finish(self, t: int, next_logit: torch.Tensor) -> PartialStatistics:
         """Reduce (t, few) intermediates to one number a row."""
         group_x, top_group = self._group_x[:t], self._top_group[:t]
-        _, place = group_x.max(-1, keepdim=True)
-        largest_id = self._starts[top_group] + place
-        group_x.scatter_(1, place, -torch.inf)
+        _, index = group_x.max(-1, keepdim=True)
+        largest_id = self._starts[top_group] + index
+        group_x.scatter_(1, index, -torch.inf)
         self._maxima[:t].scatter_(1, top_group, -torch.inf)
         # the softmax of the largest is 1 / sum exp(x - largest)
         top_p = self._group_p[:t].amax(-1).double()

@@ -61,13 +61,13 @@ def fused_reduction(logits: torch.Tensor, next_logit: torch.Tensor) -> dict[str,
     # a narrow last group is filled with the columns before it, none of which is as large
     columns = (group * GROUP).clamp(max=V - width) + torch.arange(width, device=logits.device)
     around = logits.gather(1, columns).float()
-    place = around.argmax(1, keepdim=True)
+    index = around.argmax(1, keepdim=True)
     runner_up = torch.maximum(
-        around.scatter(1, place, -torch.inf).amax(1), maxima.scatter(1, group, -torch.inf).amax(1)
+        around.scatter(1, index, -torch.inf).amax(1), maxima.scatter(1, group, -torch.inf).amax(1)
     )
     return {
         "largest": largest[:, 0],
-        "largest_id": columns.gather(1, place)[:, 0],
+        "largest_id": columns.gather(1, index)[:, 0],
         "second": runner_up,
         "total": sums[0].sum(1),
         "first_moment": sums[1].sum(1),

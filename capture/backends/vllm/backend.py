@@ -76,7 +76,7 @@ class VllmBackend:
         device = request.model.device
         _check_platform(device)
         with TemporaryDirectory(prefix="lpp-untrained-") as scratch:
-            model = _found(request, Path(scratch), progress=progress, quiet=quiet)
+            model = _model_on_disk(request, Path(scratch), progress=progress, quiet=quiet)
             check_context(model, request)
             progress.note(f"starting vLLM {vllm_version()}")
             settings = EngineSettings(
@@ -170,11 +170,11 @@ class VllmBackend:
 
     def head(self) -> HeadContent | str:
         """The unembedding of all ranks in host memory, or why it cannot be stored."""
-        found = whole_head(self.engine.call_each("lpp_head"))
-        if isinstance(found, str):
-            return found
-        rows, vocabulary = len(found.matrix.weight), self.model.info.logits_width
-        return found if rows == vocabulary else f"{rows} rows, the logits have {vocabulary}"
+        head = whole_head(self.engine.call_each("lpp_head"))
+        if isinstance(head, str):
+            return head
+        rows, vocabulary = len(head.matrix.weight), self.model.info.logits_width
+        return head if rows == vocabulary else f"{rows} rows, the logits have {vocabulary}"
 
     def close(self) -> None:
         """Stop vLLM and free its memory."""
@@ -206,7 +206,9 @@ def _versions() -> dict[str, Any]:
     return {**ours, "vllm": vllm_version()}
 
 
-def _found(request: CaptureRequest, scratch: Path, *, progress: Progress, quiet: bool) -> Model:
+def _model_on_disk(
+    request: CaptureRequest, scratch: Path, *, progress: Progress, quiet: bool
+) -> Model:
     """The model, in a folder that vLLM can read; an untrained twin is written to `scratch`."""
     if request.model.untrained_seed is None:
         return describe_model(request.model, progress=progress, quiet=quiet)

@@ -73,10 +73,10 @@ def check_causal(backend: Backend) -> None:
     ids = probe_tokens(model)
     other = ids.copy()
     other[-1] = ids[0]
-    one, two = states(backend, ids), states(backend, other)
-    for site, rows in one.items():
+    first, second = states(backend, ids), states(backend, other)
+    for site, rows in first.items():
         before, size = rows[:-1], np.abs(rows[:-1]).max(axis=0)
-        changed = np.abs(before - two[site][:-1])[:, size > 0] / size[size > 0]
+        changed = np.abs(before - second[site][:-1])[:, size > 0] / size[size > 0]
         if changed.size and changed.mean() > 4 * EPSILON[model.dtype]:
             raise unmapped(model, f"a later token changes {site}: its attention is not causal")
 
@@ -90,15 +90,16 @@ def check_states(ours: Backend, theirs: Backend) -> None:
     if ours.sites != theirs.sites:
         raise unmapped(model, f"its sites are {ours.sites}, in transformers {theirs.sites}")
     ids = probe_tokens(model)
-    one, two = states(ours, ids), states(theirs, ids)
+    our_rows, their_rows = states(ours, ids), states(theirs, ids)
     for depth, site in enumerate(ours.sites.names):
         room = min(MOST_ROOM, ROOM * EPSILON[model.dtype] * (1 + depth))
-        found = relative_difference(one[site], two[site])
-        if found > room:
+        difference = relative_difference(our_rows[site], their_rows[site])
+        if difference > room:
             raise unmapped(
                 model,
-                f"{site} is not what transformers computes there: its rows differ by {found:.1%} "
-                f"of their size, where rounding in {model.dtype} explains {room:.1%}",
+                f"{site} is not what transformers computes there: its rows differ by "
+                f"{difference:.1%} of their size, where rounding in {model.dtype} explains "
+                f"{room:.1%}",
             )
 
 

@@ -79,17 +79,17 @@ class VllmEngine:
         """
         from vllm.inputs import tokens_input
 
-        place = {}
+        index_of = {}
         with self._alive():
             for index, ids in enumerate(prompts):
                 self._serial += 1
                 name = f"{self._serial}"
                 self._engine.add_request(name, tokens_input(list(ids)), self._one_token)
-                place[name] = index
-        while place:
+                index_of[name] = index
+        while index_of:
             with self._alive():
                 outputs = self._engine.step()
-            yield [place.pop(output.request_id) for output in outputs if output.finished]
+            yield [index_of.pop(output.request_id) for output in outputs if output.finished]
 
     def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
         """Continue prompts; yields each when it is finished. vLLM's scheduler chooses which run
@@ -99,10 +99,10 @@ class VllmEngine:
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
-        asked: dict[str, Beginning] = {}
+        waiting: dict[str, Beginning] = {}
         with self._alive():
-            for one in beginnings:
-                draws = Draws(how.seed, one.prompt_id, one.token_ids)
+            for beginning in beginnings:
+                draws = Draws(how.seed, beginning.prompt_id, beginning.token_ids)
                 sampling = SamplingParams(
                     temperature=how.temperature,
                     seed=draws.seed if how.temperature else None,
@@ -114,14 +114,14 @@ class VllmEngine:
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
                 self._serial += 1
-                asked[name := f"{self._serial}"] = one
-                self._engine.add_request(name, tokens_input(one.token_ids.tolist()), sampling)
-        while asked:
+                waiting[name := f"{self._serial}"] = beginning
+                self._engine.add_request(name, tokens_input(beginning.token_ids.tolist()), sampling)
+        while waiting:
             with self._alive():
                 outputs = self._engine.step()
             for output in outputs:
                 if output.finished:
-                    yield _written(asked.pop(output.request_id), output.outputs[0])
+                    yield _written(waiting.pop(output.request_id), output.outputs[0])
 
     def proven(self) -> None:
         """Note that the model has run: later failures are the engine's, not the model's."""
@@ -161,11 +161,11 @@ class VllmEngine:
             ) from error
 
 
-def _written(beginning: Beginning, found: Any) -> Written:
+def _written(beginning: Beginning, completion: Any) -> Written:
     """The continuation in vLLM's `CompletionOutput`."""
-    tokens = list(found.token_ids)
+    tokens = list(completion.token_ids)
     logprobs = [
-        of_step[token].logprob for token, of_step in zip(tokens, found.logprobs, strict=True)
+        of_step[token].logprob for token, of_step in zip(tokens, completion.logprobs, strict=True)
     ]
     return Written(
         prompt_id=beginning.prompt_id,
@@ -209,7 +209,7 @@ def _size_cache(config: Any, settings: EngineSettings) -> None:
 
 def check_config(config: Any, settings: EngineSettings) -> None:
     """Check the engine's final settings; a release may override the requested ones."""
-    found = {
+    checks = {
         "eager mode": config.model_config.enforce_eager,
         "no prefix caching": not config.cache_config.enable_prefix_caching,
         "whole prompts": not config.scheduler_config.enable_chunked_prefill,
@@ -223,7 +223,7 @@ def check_config(config: Any, settings: EngineSettings) -> None:
         f"prompts of {settings.context} tokens": config.model_config.max_model_len
         > settings.context,
     }
-    if wrong := [name for name, holds in found.items() if not holds]:
+    if wrong := [name for name, holds in checks.items() if not holds]:
         raise MachineError(
             f"vLLM {vllm_version()} did not take these settings: {', '.join(wrong)}. What it "
             "would capture is something else. Capture with --backend torch.",

@@ -51,11 +51,11 @@ def rank_head(model: Any, final: torch.Tensor) -> RankHead | str:
 
 def whole_head(ranks: Sequence[RankHead | str]) -> HeadContent | str:
     """The head of all ranks, in order, if it gives the model's own logits; else why not."""
-    found = [rank for rank in ranks if isinstance(rank, RankHead)]
-    if len(found) < len(ranks):
+    heads = [rank for rank in ranks if isinstance(rank, RankHead)]
+    if len(heads) < len(ranks):
         return next(rank for rank in ranks if isinstance(rank, str))
-    first = found[0]
-    content = HeadContent(matrix=_together([rank.matrix for rank in found]), steps=first.steps)
+    first = heads[0]
+    content = HeadContent(matrix=_together([rank.matrix for rank in heads]), steps=first.steps)
     assert first.logits is not None
     made = torch.from_numpy(Head(content).logits(first.final))
     tolerance = max(EPSILON[content.matrix.dtype] / 2, 1e-5)

@@ -74,7 +74,7 @@ def _set_environment(quiet: bool) -> None:
 def silenced() -> Iterator[None]:
     """For a while, keep what C++ and half-configured loggers write past Python off stderr."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved_stderr = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
@@ -83,5 +83,5 @@ def silenced() -> Iterator[None]:
             yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved_stderr, 2)
+        os.close(saved_stderr)

@@ -43,7 +43,7 @@ def find_prompts(
     """
     left = dict(awaited)
     lengths = {len(key) // 4 for key in awaited}
-    found = []
+    matches = []
     starts = np.flatnonzero(positions == 0)
     ends = np.append(starts, len(ids))[1:]
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
@@ -52,8 +52,8 @@ def find_prompts(
         key = _longest(ids[start : start + length], left, lengths)
         if key is not None:
             left[key] -= 1
-            found.append(Found(key, start, len(key) // 4))
-    return found
+            matches.append(Found(key, start, len(key) // 4))
+    return matches
 
 
 def _longest(ids: Ids, left: Mapping[bytes, int], lengths: Collection[int]) -> bytes | None:

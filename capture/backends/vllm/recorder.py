@@ -60,13 +60,13 @@ class _Pass:
     places: npt.NDArray[np.int64]
     """Indices of the prompts in the batch, ascending."""
     rows: Picked
-    asked: Picked
+    logit_picks: Picked
     """The rows whose logits are reduced."""
     next_ids: torch.Tensor
     logit_rows: npt.NDArray[np.int64]
-    """Index of each of `asked` among the batch's S."""
+    """Index of each of `logit_picks` among the batch's S."""
     prompts: npt.NDArray[np.int64]
-    """Index of the prompt of each of `asked`."""
+    """Index of the prompt of each of `logit_picks`."""
 
 
 class Recorder:
@@ -123,13 +123,13 @@ class Recorder:
         self._next_ids = batch.next_ids.astype(np.int64)
         self._starts = np.cumsum([0, *batch.lengths])
         # of each prompt, the first of its rows among `logit_rows`
-        self._asked = np.searchsorted(batch.logit_rows, self._starts)
+        self._logit_starts = np.searchsorted(batch.logit_rows, self._starts)
         self._keys = [prompt_key(ids) for ids in batch.inputs]
         # rows before a branch's own are skipped
         self._skipped = [len(batch.ids_before(prompt)) for prompt in batch.prompt_ids]
         self._awaited = {}
-        for place, key in enumerate(self._keys):
-            self._awaited.setdefault(key, []).append(place)
+        for index, key in enumerate(self._keys):
+            self._awaited.setdefault(key, []).append(index)
         self._statistics: list[tuple[TokenStatistics, npt.NDArray[np.int64]]] = []
         self._rows = BatchRows(batch, self._outputs, self._streams) if self._takes_rows else None
 
@@ -139,22 +139,22 @@ class Recorder:
         reduced, self._reduced = self._reduced, None
         if ran is None or reduced is None:
             return
-        passed = Counter(self._keys[place] for place in ran.places)
+        passed = Counter(self._keys[index] for index in ran.places)
         done: list[int] = []
-        for key, count in Counter(self._keys[place] for place in places).items():
+        for key, count in Counter(self._keys[index] for index in places).items():
             # Equal prompts have equal rows: which of them the engine means makes no difference.
             seen = min(count, passed[key])
             done += self._awaited[key][:seen]
             del self._awaited[key][:seen]
-        kept = np.isin(ran.prompts, done)
-        if kept.all():
+        is_final = np.isin(ran.prompts, done)
+        if is_final.all():
             self._statistics.append((reduced, ran.logit_rows))
-        elif kept.any():
-            which = to_device(torch.from_numpy(np.flatnonzero(kept)), reduced.entropy.device)
-            some = TokenStatistics(
+        elif is_final.any():
+            which = to_device(torch.from_numpy(np.flatnonzero(is_final)), reduced.entropy.device)
+            statistics = TokenStatistics(
                 **{name: getattr(reduced, name).index_select(0, which) for name in STATISTICS}
             )
-            self._statistics.append((some, ran.logit_rows[kept]))
+            self._statistics.append((statistics, ran.logit_rows[is_final]))
 
     def result(self) -> Recorded | None:
         """Wait for the rows of the batch; None on a rank that takes no rows."""
@@ -170,18 +170,18 @@ class Recorder:
             None if in_order else torch.from_numpy(logit_rows),
         )
         rows.wait()
-        found = Recorded(0, rows.statistics(), rows.not_finite())
+        recorded = Recorded(0, rows.statistics(), rows.not_finite())
         if isinstance(self.moments, ShardMoments):
-            self._add_moments(self.moments, rows, found)
-        return found
+            self._add_moments(self.moments, rows, recorded)
+        return recorded
 
-    def _add_moments(self, moments: ShardMoments, rows: BatchRows, found: Recorded) -> None:
+    def _add_moments(self, moments: ShardMoments, rows: BatchRows, recorded: Recorded) -> None:
         batch = self._batch
         if batch.shard != self._shard:
             moments.begin()
             self._shard = batch.shard
-        left_out = quarantined_prompts(batch, found.statistics, found.not_finite or {}, {})
-        moments.add(batch, rows.on_device, left_out)
+        quarantined = quarantined_prompts(batch, recorded.statistics, recorded.not_finite or {}, {})
+        moments.add(batch, rows.on_device, quarantined)
         if batch.ends_shard and self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # other threads pack them, on their own streams
 
@@ -194,37 +194,39 @@ class Recorder:
                 kind=ErrorKind.UNSUPPORTED_MODEL,
             )
         # The only wait for the device, before anything of this pass has been launched.
-        flat, place = torch.stack([ids.long(), positions.long()]).cpu().numpy()
+        flat_ids, flat_positions = torch.stack([ids.long(), positions.long()]).cpu().numpy()
         counts = {key: len(places) for key, places in self._awaited.items()}
-        found = find_prompts(flat.astype(np.int32), place, counts)
-        next_place = {key: iter(places) for key, places in self._awaited.items()}
+        matches = find_prompts(flat_ids.astype(np.int32), flat_positions, counts)
+        next_index = {key: iter(places) for key, places in self._awaited.items()}
         self._pass = self._reduced = None
-        if found:
-            self._pass = self._in_order({next(next_place[one.key]): one.start for one in found})
+        if matches:
+            self._pass = self._in_order(
+                {next(next_index[match.key]): match.start for match in matches}
+            )
 
     def _in_order(self, starts: Mapping[int, int]) -> _Pass:
-        """The found prompts in batch order. starts: index in the batch -> first row in the pass."""
+        """The matched prompts in batch order. starts: index in batch -> first row in the pass."""
         batch, places = self._batch, sorted(starts)
         spans: list[tuple[int, int]] = []
-        rows, asked, logit_rows, prompts = [], [], [], []
-        for place in places:
-            first, end = int(self._starts[place]), int(self._starts[place + 1])
+        rows, picks, logit_rows, prompts = [], [], [], []
+        for index in places:
+            first, end = int(self._starts[index]), int(self._starts[index + 1])
             if spans and spans[-1][1] == first:
                 spans[-1] = (spans[-1][0], end)
             else:
                 spans.append((first, end))
             # from a row of the batch to the row of the pass
-            shift = starts[place] + self._skipped[place] - first
+            shift = starts[index] + self._skipped[index] - first
             rows.append(np.arange(first, end) + shift)
-            some = np.arange(self._asked[place], self._asked[place + 1])
-            asked.append(batch.logit_rows[some] + shift)
-            logit_rows.append(some)
-            prompts.append(np.full(len(some), place))
+            of_prompt = np.arange(self._logit_starts[index], self._logit_starts[index + 1])
+            picks.append(batch.logit_rows[of_prompt] + shift)
+            logit_rows.append(of_prompt)
+            prompts.append(np.full(len(of_prompt), index))
         which = np.concatenate(logit_rows)
         return _Pass(
             places=np.array(places),
             rows=Picked(torch.from_numpy(np.concatenate(rows)), self._device, spans),
-            asked=Picked(torch.from_numpy(np.concatenate(asked)), self._device, []),
+            logit_picks=Picked(torch.from_numpy(np.concatenate(picks)), self._device, []),
             next_ids=to_device(torch.from_numpy(self._next_ids[which]), self._unembed.device),
             logit_rows=which,
             prompts=np.concatenate(prompts),
@@ -239,7 +241,7 @@ class Recorder:
         if self._pass is None:
             return
         final = stream(output)
-        picked = final.index_select(0, self._pass.asked.on(final.device))
+        picked = final.index_select(0, self._pass.logit_picks.on(final.device))
         self._reduced = logit_statistics(
             picked, self._unembed, self._pass.next_ids, shard=self._unembed.shard
         )

@@ -137,5 +137,5 @@ class SiteProbe:
         if made.shape != self._final.shape:
             return float("inf")
         scale = float(self._final.float().abs().max())
-        found = float((made.float() - self._final.float()).abs().max())
-        return found / (torch.finfo(made.dtype).eps * max(scale, 1e-30))
+        largest = float((made.float() - self._final.float()).abs().max())
+        return largest / (torch.finfo(made.dtype).eps * max(scale, 1e-30))
