@@ -36,7 +36,7 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True)
 class HandResult:
-    """What came of a hand of shards."""
+    """The result of one lease of shards."""
 
     written: frozenset[int]
     lost_race: frozenset[int]

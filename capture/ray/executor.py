@@ -48,9 +48,9 @@ from lpp.store.runs.replay import replay
 from lpp.store.runs.write import sweep_run
 from lpp.store.units import counted
 
-HAND: Final = 4
-"""Most shards handed out at once: the pause while a hand's last one is written comes once in so
-many. Towards the end hands are smaller, so that all end together."""
+MAX_LEASE: Final = 4
+"""Most shards leased to a worker at once: it pauses once per lease, while the last one is written.
+Towards the end leases are smaller, so that all workers end together."""
 
 DEATHS: Final = 3
 """Actors in a row, for each wanted, that may die before a shard is committed again."""
@@ -64,10 +64,10 @@ CLOSING_SECONDS: Final = 15.0
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor, and what it is at: loading while the hand is None."""
+    """An actor and the shards leased to it; None while it loads."""
 
     actor: Any
-    hand: tuple[int, ...] | None = None
+    lease: tuple[int, ...] | None = None
     ready: bool = False
 
 
@@ -171,7 +171,9 @@ def cores_for_cards(nodes: Iterable[Mapping[str, Any]], gpus: int) -> int:
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     shares = [
-        int(found.get("CPU", 0) * gpus // found["GPU"]) for found in alive if found.get("GPU")
+        int(resources.get("CPU", 0) * gpus // resources["GPU"])
+        for resources in alive
+        if resources.get("GPU")
     ]
     return max(1, min(shares, default=1))
 
@@ -195,7 +197,7 @@ def _found_from_anywhere(request: CaptureRequest) -> CaptureRequest:
 
 
 class _Pool:
-    """The actors, those lost replaced, and what each is at."""
+    """The actors and the shards leased to each; a lost actor is replaced."""
 
     def __init__(
         self, ray: Any, root: Url, request: CaptureRequest, shape: _Shape, display: Display
@@ -209,7 +211,7 @@ class _Pool:
         self._waiting: list[_Worker] = []
         self.opened = False
         self.head = KeptHead()
-        """What the first actor that made the run said of the head."""
+        """Result of writing the head, from the first actor that made the run."""
         self.loaded: Loaded | None = None
         for _ in range(shape.count):
             self._start()
@@ -229,47 +231,47 @@ class _Pool:
             self.turn(SILENT)
 
     def idle(self) -> list[_Worker]:
-        """Actors that may be handed shards."""
+        """Actors that are ready for a lease."""
         return [worker for worker in self._waiting if worker.ready]
 
-    def hand(self, worker: _Worker, shards: Sequence[int]) -> None:
-        """Have it capture `shards`."""
+    def lease(self, worker: _Worker, shards: Sequence[int]) -> None:
+        """Have `worker` capture `shards`."""
         self._waiting.remove(worker)
-        worker.hand = tuple(shards)
-        self._pending[worker.actor.capture.remote(worker.hand)] = worker
+        worker.lease = tuple(shards)
+        self._pending[worker.actor.capture.remote(worker.lease)] = worker
 
     @property
     def at_work(self) -> bool:
         """Whether any shard is under way."""
-        return any(worker.hand is not None for worker in self._pending.values())
+        return any(worker.lease is not None for worker in self._pending.values())
 
     def turn(self, progress: Progress) -> list[tuple[tuple[int, ...], HandResult | None]]:
-        """Wait a moment; each hand that ended, with what came of it, None where its actor died."""
+        """Wait a moment; returns each lease that ended with its result, None if its actor died."""
         ready, _ = self.ray.wait(list(self._pending), num_returns=1, timeout=POLL_SECONDS)
         ended: list[tuple[tuple[int, ...], HandResult | None]] = []
         for ref in ready:
             worker = self._pending.pop(ref)
-            hand, worker.hand = worker.hand, None
+            lease, worker.lease = worker.lease, None
             try:
-                found = self.ray.get(ref)
+                result = self.ray.get(ref)
             except self.ray.exceptions.RayTaskError:
                 raise
             except self.ray.exceptions.RayError as error:
-                self._lost(worker, hand, error, progress)
-                if hand is not None:
-                    ended.append((hand, None))
+                self._lost(worker, lease, error, progress)
+                if lease is not None:
+                    ended.append((lease, None))
                 continue
             self._waiting.append(worker)
-            if isinstance(found, Loaded):
-                self._compare(found)
+            if isinstance(result, Loaded):
+                self._compare(result)
                 if self.opened:
                     self._open(worker)
-            elif isinstance(found, KeptHead):
+            elif isinstance(result, KeptHead):
                 worker.ready = True
-                self.head = self.head if self.head.directories else found
-            elif hand is not None:
+                self.head = self.head if self.head.directories else result
+            elif lease is not None:
                 self._deaths = 0
-                ended.append((hand, found))
+                ended.append((lease, result))
         return ended
 
     def close(self) -> None:
@@ -294,11 +296,11 @@ class _Pool:
         self._waiting.remove(worker)
         self._pending[worker.actor.open.remote(self.loaded.plan.hash)] = worker
 
-    def _compare(self, found: Loaded) -> None:
+    def _compare(self, loaded: Loaded) -> None:
         if self.loaded is None:
-            self.loaded = found
-        elif found.plan.hash != self.loaded.plan.hash:
-            fields = "\n  ".join(differences(found.plan, self.loaded.plan))
+            self.loaded = loaded
+        elif loaded.plan.hash != self.loaded.plan.hash:
+            fields = "\n  ".join(differences(loaded.plan, self.loaded.plan))
             raise ConflictError(
                 "the machines of the cluster do not come to the same plan, so nothing more is "
                 f"captured. What differs:\n  {fields}\n"
@@ -307,7 +309,7 @@ class _Pool:
             )
 
     def _lost(
-        self, worker: _Worker, hand: tuple[int, ...] | None, error: Exception, lines: Progress
+        self, worker: _Worker, lease: tuple[int, ...] | None, error: Exception, lines: Progress
     ) -> None:
         self.ray.kill(worker.actor)  # cut off is not dead, and would keep its card
         self._deaths += 1
@@ -319,7 +321,7 @@ class _Pool:
                 "resumes. --debug shows what the workers print.",
                 kind=ErrorKind.ENGINE_DIED,
             )
-        doing = "while it loaded" if hand is None else f"with {len(hand)} shards"
+        doing = "while it loaded" if lease is None else f"with {len(lease)} shards"
         self._display.say(f"a worker died {doing}; another is asked for ({why})")
         self._start()
 
@@ -343,27 +345,27 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None, display: Di
         at_work_at = time.monotonic()
         while (queue and not stop.asked) or pool.at_work:
             for worker in pool.idle():
-                hand = _hand(queue, pool.count)
-                if hand and stop.begin(hand[-1]):
-                    pool.hand(worker, hand)
+                lease = _lease(queue, pool.count)
+                if lease and stop.begin(lease[-1]):
+                    pool.lease(worker, lease)
                 else:
-                    queue.extendleft(reversed(hand))
+                    queue.extendleft(reversed(lease))
             if pool.at_work:
                 at_work_at = time.monotonic()
             elif time.monotonic() - at_work_at > NO_WORKER_WARNING_SECONDS:
                 display.say("no worker is ready; see `ray status` for what the cluster lacks")
                 at_work_at = time.monotonic()
-            for hand, found in pool.turn(lines):
-                if found is None:
-                    lost = run.uncommitted(hand)
+            for lease, result in pool.turn(lines):
+                if result is None:
+                    lost = run.uncommitted(lease)
                     queue.extendleft(reversed(lost))
-                    written |= {*hand} - {*lost}
-                    lines.advance(tokens({*hand} - {*lost}))
+                    written |= {*lease} - {*lost}
+                    lines.advance(tokens({*lease} - {*lost}))
                     continue
-                written |= found.written
-                lost_race |= found.lost_race
-                lines.advance(tokens(hand))
-                for text in found.notes:
+                written |= result.written
+                lost_race |= result.lost_race
+                lines.advance(tokens(lease))
+                for text in result.notes:
                     lines.note(text)
     run = Run(run.path)
     run.directory.below(SHARDS_KEY).sweep()  # of those that died
@@ -383,7 +385,7 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None, display: Di
     )
 
 
-def _hand(queue: deque[int], workers: int) -> tuple[int, ...]:
-    """The next shards for one worker: half of its share of what is left, `HAND` at most."""
-    size = min(HAND, -(-len(queue) // (2 * workers)))
+def _lease(queue: deque[int], workers: int) -> tuple[int, ...]:
+    """The next shards for one worker: half of its share of what is left, `MAX_LEASE` at most."""
+    size = min(MAX_LEASE, -(-len(queue) // (2 * workers)))
     return tuple(queue.popleft() for _ in range(size))

@@ -84,10 +84,10 @@ def test_a_job_gets_the_same_options() -> None:
 def test_hands_are_whole_in_order_and_small_towards_the_end() -> None:
     queue, hands = deque(range(21)), []
     while queue:
-        hands.append(ray_executor._hand(queue, workers=2))
+        hands.append(ray_executor._lease(queue, workers=2))
     assert [k for hand in hands for k in hand] == list(range(21))
     assert [len(hand) for hand in hands] == [4, 4, 4, 3, 2, 1, 1, 1, 1]
-    assert ray_executor._hand(queue, workers=2) == ()
+    assert ray_executor._lease(queue, workers=2) == ()
 
 
 def request_for(model: Path) -> CaptureRequest:

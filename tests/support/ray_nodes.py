@@ -266,7 +266,7 @@ def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
                 self.gathered = self.gathered or len(found) == 2
                 return found if self.gathered else []
 
-            def hand(self, worker: Any, shards: Any) -> None:
+            def lease(self, worker: Any, shards: Any) -> None:
                 import ray
 
                 asked = worker.actor.__ray_call__.remote(
@@ -274,7 +274,7 @@ def capture(folder: Path, model: str, prompts: int = 48) -> dict[str, Any]:
                 )
                 node, process = self.ray.get(asked)
                 there = not told["killed"] and node == second.node_id
-                super().hand(worker, shards)
+                super().lease(worker, shards)
                 self.hands += there
                 if there and self.hands == 2:
                     os.kill(process, signal.SIGKILL)  # its hand is small, and the node ends slowly
