@@ -30,7 +30,7 @@ PROMPTS: Final = 100
 _CONTEXT: Final = 200
 UNTRAINED_SEED: Final = 0
 BITS: Final = 4
-"""Of the weights of the rounded copy, on one grid for each output channel. The packaged model is
+"""Bits of the rounded copy's weights, on one grid for each output channel. The packaged model is
 quantised to four bits already, on a finer grid: one for each 32 weights."""
 
 REPORT: Final = "report.html"
@@ -126,20 +126,20 @@ def demo_request(model: Path, untrained_seed: int | None) -> "CaptureRequest":
 
 
 def _capture(store: Path, request: "CaptureRequest") -> str:
-    """The run of `request`; one that is complete is found without loading its model."""
-    if found := skip_finished(store, request, WHOLE):
-        return found.run
+    """The run of `request`; if it is complete, its model is not loaded."""
+    if finished := skip_finished(store, request, WHOLE):
+        return finished.run
     from lpp.capture.engine.run import capture_into
 
     return capture_into(store, request, display=SHOWN).run
 
 
 def capture_rounded(store: Path, request: "CaptureRequest") -> str:
-    """The run of the model of `request` with the weights of its blocks rounded in memory."""
+    """The run of `request` with the weights of the model's blocks rounded in memory."""
     of_trained = request_key(request)
     key = None if of_trained is None else document_fingerprint([of_trained, "rounded", BITS])
-    if key is not None and (found := skip_finished(store, request, WHOLE, key)):
-        return found.run
+    if key is not None and (finished := skip_finished(store, request, WHOLE, key)):
+        return finished.run
     from lpp.capture.engine.run import capture_into
     from lpp.capture.models.load import load_model
     from lpp.capture.models.loaded import loaded_spec
@@ -157,10 +157,10 @@ def capture_rounded(store: Path, request: "CaptureRequest") -> str:
 
 
 def _show_drift(store: Path, trained: str, rounded: str) -> None:
-    """One line on what rounding changed, and the command that says where."""
+    """Print one line on what rounding changed, and the command that shows where."""
     of_json = ("--format", "json")
-    found = json.loads(_analyze("diff", str(store), trained, rounded, *of_json, quiet=True))
-    kl, flips = (found["predictions"][name] for name in ("kl", "flips"))
+    diff = json.loads(_analyze("diff", str(store), trained, rounded, *of_json, quiet=True))
+    kl, flips = (diff["predictions"][name] for name in ("kl", "flips"))
     click.echo(
         f"Rounded to {BITS} bits: KL {kl['mean']:.2f} ± {kl['stderr']:.2f} nats a token, "
         f"{flips['mean']:.0%} of predictions flip.\n"

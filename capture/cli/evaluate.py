@@ -62,21 +62,21 @@ def evaluate(**options: Any) -> None:
     require("torch", "transformers", "safetensors", "lm_eval", extra="probes")
     from lpp.capture.evaluation.evaluate import evaluate_into
 
-    asked = taken(EvalSettings, options)
-    if not asked.tasks:
+    settings = taken(EvalSettings, options)
+    if not settings.tasks:
         raise click.UsageError("Missing option '--tasks'.")
-    request = eval_request(options, asked, asked.tasks)
-    done = evaluate_into(options["store"], request, replace_scores=asked.replace, display=SHOWN)
+    request = eval_request(options, settings, settings.tasks)
+    done = evaluate_into(options["store"], request, replace_scores=settings.replace, display=SHOWN)
     show_scores(done, options["store"])
 
 
 def eval_request(
     options: Mapping[str, Any], asked: EvalSettings | ProbeSettings, tasks: tuple[str, ...]
 ) -> "EvalRequest":
-    """The request that a command makes. options: those of a capture, and others."""
+    """The request of a command. options: capture options, and others."""
     from lpp.capture.evaluation.request import EvalRequest
 
-    of_capture = {one.keyword for one in declared(CaptureSettings).values()}
+    of_capture = {setting.keyword for setting in declared(CaptureSettings).values()}
     given = {name: value for name, value in options.items() if name in of_capture}
     del given["context"]  # of each task, its longest prompt
     names = {field.name for field in dataclasses.fields(EvalRequest)} - {"capture", "tasks"}

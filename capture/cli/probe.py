@@ -39,10 +39,10 @@ def probe(**options: Any) -> None:
     require("torch", "transformers", "safetensors", "lm_eval", extra="probes")
     from lpp.capture.evaluation.evaluate import evaluate_into
 
-    asked = taken(ProbeSettings, options)
-    if asked.context is None and asked.backend == "vllm":
-        asked = replace(asked, context=VLLM_CONTEXT)
-    probes = dict.fromkeys(asked.probes) or GROUPS
-    request = eval_request(options, asked, tuple(GROUPS[name] for name in probes))
-    done = evaluate_into(options["store"], request, replace_scores=asked.replace, display=SHOWN)
+    settings = taken(ProbeSettings, options)
+    if settings.context is None and settings.backend == "vllm":
+        settings = replace(settings, context=VLLM_CONTEXT)
+    probes = dict.fromkeys(settings.probes) or GROUPS
+    request = eval_request(options, settings, tuple(GROUPS[name] for name in probes))
+    done = evaluate_into(options["store"], request, replace_scores=settings.replace, display=SHOWN)
     show_scores(done, options["store"])

@@ -89,18 +89,18 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
 
 
 def _repair_shared(store: Place, dry_run: bool) -> "list[Problem]":
-    """Remove what is damaged of what runs share, or find it alone; says what was wrong."""
+    """Remove damaged objects that runs share, or only list them; prints each problem."""
     from lpp.store.shared.verify import remove_damaged
 
-    found = remove_damaged(store, dry_run=dry_run)
-    for problem in found:
+    problems = remove_damaged(store, dry_run=dry_run)
+    for problem in problems:
         click.echo(str(problem))
-    if found:
+    if problems:
         click.echo(
             f"{'would be removed' if dry_run else 'removed'}: every run is read without these; "
             "repeat the `lpp-capture run` commands that made the runs to write them again."
         )
-    return found
+    return problems
 
 
 def _chosen(store: "Store", names: Sequence[str]) -> "list[Run]":

@@ -30,8 +30,8 @@ def revision_jobs(context: click.Context) -> tuple[Job, ...]:
     series = {"series": options.get("series", model)}
     return with_names(
         [
-            make_job(options | series | {"revision": one.revision, "step": one.step})
-            for one in checkpoints(options["revision"])
+            make_job(options | series | {"revision": checkpoint.revision, "step": checkpoint.step})
+            for checkpoint in checkpoints(options["revision"])
         ]
     )
 
@@ -39,7 +39,7 @@ def revision_jobs(context: click.Context) -> tuple[Job, ...]:
 def given_options(context: click.Context) -> dict[str, Any]:
     """The options given on a command line, in the form of a file of jobs."""
     return {
-        name: context.params[one.keyword]
-        for name, one in declared(CaptureSettings).items()
-        if context.get_parameter_source(one.keyword) is ParameterSource.COMMANDLINE
+        name: context.params[setting.keyword]
+        for name, setting in declared(CaptureSettings).items()
+        if context.get_parameter_source(setting.keyword) is ParameterSource.COMMANDLINE
     }

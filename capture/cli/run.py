@@ -141,9 +141,9 @@ def _dry_run(options: Mapping[str, Any]) -> int:
     require("torch", "transformers", "safetensors")
     from lpp.capture.engine.dry_run import dry_run
 
-    found = dry_run(options["store"], request, resume=options["resume"], part=part, display=SHOWN)
-    click.echo(found.message())
-    found.check()
+    result = dry_run(options["store"], request, resume=options["resume"], part=part, display=SHOWN)
+    click.echo(result.message())
+    result.check()
     return 0
 
 

@@ -137,8 +137,8 @@ def _details(status: "RunStatus", now: float, store: str) -> Iterator[str]:
     elif status.unclaimed:
         yield f"{status.unclaimed} missing shards are assigned to no running writer"
     if status.damaged:
-        some = ", ".join(status.damaged[:4]) + (", ..." if len(status.damaged) > 4 else "")
-        yield f"damaged: shards {some}; lpp-capture repair computes them again"
+        shards = ", ".join(status.damaged[:4]) + (", ..." if len(status.damaged) > 4 else "")
+        yield f"damaged: shards {shards}; lpp-capture repair computes them again"
     if status.outdated_prompts is not None:
         yield (
             f"captured or repaired since its numbers were computed, of {status.outdated_prompts} "
