@@ -55,7 +55,7 @@ class Carried:
         return [f"with {', '.join(shown)}"] * bool(shown) + list(self.notes)
 
     def of(self, kept: Sequence[bool]) -> "Carried":
-        """The rows of the passages that are kept."""
+        """The rows of the passages for which `kept` is true."""
         if not self.table.num_columns:  # without columns Arrow has no number of rows
             return self
         return replace(self, table=self.table.filter(pa.array(kept, pa.bool_())))

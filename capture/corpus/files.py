@@ -385,8 +385,8 @@ def _check_column(path: Path, schema: Any, field: str) -> None:
         )
 
 
-def _no_field(place: str, field: str, found: list[str]) -> InputError:
-    fields = ", ".join(repr(name) for name in found) or "none"
+def _no_field(place: str, field: str, names: list[str]) -> InputError:
+    fields = ", ".join(repr(name) for name in names) or "none"
     return _invalid(
         f"{place}: no field {field!r}; its fields: {fields}. Name one with --text-field."
     )

@@ -91,9 +91,9 @@ def _texts(records: Iterable[Any], field: str) -> Iterator[tuple[Any, str, Text]
         place, text = f"texts[{number}]", record
         if isinstance(record, Mapping):
             if field not in record:
-                found = ", ".join(map(repr, record)) or "none"
+                names = ", ".join(map(repr, record)) or "none"
                 raise _invalid(
-                    f"{place}: no field {field!r}; its fields: {found}. Name one with text_field."
+                    f"{place}: no field {field!r}; its fields: {names}. Name one with text_field."
                 )
             text = record[field]
         if text is None or (isinstance(text, float) and math.isnan(text)):  # pandas' missing value

@@ -14,13 +14,13 @@ from lpp.store.runs.add_fields import add_fields
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """What was added to the prompts of a run."""
+    """The fields added to the prompts of a run."""
 
     run: Run
     fields: tuple[str, ...]
     """Names of the fields that the run lacked; empty: it had all of them."""
     by: str
-    """What found the row of a prompt: `row`, `id` or `order`."""
+    """The key by which prompts were matched to rows: `row`, `id` or `order`."""
     notes: tuple[str, ...]
     """Remarks for the user, a line each."""
 
@@ -28,13 +28,13 @@ class Labelled:
 def label_runs(runs: Iterable[Run], corpus: Corpus) -> Iterator[Labelled]:
     """Add the requested fields of `corpus` to the prompts of each of `runs`.
 
-    The row of a prompt is found by `source_row`, else by the prompt's `id`, else by the order of
-    prompts: by the first of these for which the texts are those that the run read, by their
-    fingerprint in the plan. Reads the corpus once for all runs of the same texts.
+    Prompts are matched to rows by `source_row`, by the prompts' `id` or by their order: the first
+    key for which the texts have the fingerprint in the run's plan. Reads the corpus once for all
+    runs of the same texts.
 
-    Raises InputError(NOT_FOUND) where none of them fits, and what `carried` and `add_fields` raise.
+    Raises InputError(NOT_FOUND) if no key fits, and what `carried` and `add_fields` raise.
     """
-    asked = [*map(column_name, corpus.fields.asked)]
+    requested = [*map(column_name, corpus.fields.asked)]
     of_texts: dict[str, tuple[str, Carried]] = {}
     for run in runs:
         texts = run.plan.corpus.prompt_set
@@ -42,14 +42,14 @@ def label_runs(runs: Iterable[Run], corpus: Corpus) -> Iterator[Labelled]:
             by, passages = _same_texts(run, corpus)
             of_texts[texts] = by, carried(corpus, passages, keep_texts=False)
         by, fields = of_texts[texts]
-        labelled, new = add_fields(run, fields.table.select(asked))
+        labelled, new = add_fields(run, fields.table.select(requested))
         names = tuple(name.removeprefix(FIELD_PREFIX) for name in new)
         yield Labelled(run=labelled, fields=names, by=by, notes=fields.notes)
 
 
 def _same_texts(run: Run, corpus: Corpus) -> tuple[str, Sequence[Passage]]:
-    """What finds the rows of the prompts, and their passages in order."""
-    for by, passages in _found(run, corpus):
+    """The key that matches prompts to rows, and the passages of the prompts in order."""
+    for by, passages in _passages_by_key(run, corpus):
         if prompt_set_fingerprint(passages) == run.plan.corpus.prompt_set:
             return by, passages
     raise InputError(
@@ -61,8 +61,8 @@ def _same_texts(run: Run, corpus: Corpus) -> tuple[str, Sequence[Passage]]:
     )
 
 
-def _found(run: Run, corpus: Corpus) -> Iterator[tuple[str, Sequence[Passage]]]:
-    """The passages of the prompts, in order, by each key that finds one for every prompt."""
+def _passages_by_key(run: Run, corpus: Corpus) -> Iterator[tuple[str, Sequence[Passage]]]:
+    """(key, passages of the prompts in order) for each key that matches every prompt to a row."""
     held = [ID] if ID in run.extra_columns.names else []
     prompts = run.prompts(*held)
     keys = {
@@ -71,16 +71,16 @@ def _found(run: Run, corpus: Corpus) -> Iterator[tuple[str, Sequence[Passage]]]:
         "order": list(range(prompts.num_rows)),
     }
     wanted = {by: {*values} for by, values in keys.items()}
-    found: Mapping[str, dict[object, Passage]] = {by: {} for by in keys}
-    for place, passage in enumerate(corpus.passages):
-        own = {
+    passages: Mapping[str, dict[object, Passage]] = {by: {} for by in keys}
+    for index, passage in enumerate(corpus.passages):
+        passage_keys = {
             "row": passage.source_row,
             "id": corpus.fields_of(passage).get(ID),
-            "order": place,
+            "order": index,
         }
-        for by, key in own.items():
+        for by, key in passage_keys.items():
             if key in wanted[by]:
-                found[by].setdefault(key, passage)
+                passages[by].setdefault(key, passage)
     for by, values in keys.items():
-        if values and all(value in found[by] for value in values):
-            yield by, [found[by][value] for value in values]
+        if values and all(value in passages[by] for value in values):
+            yield by, [passages[by][value] for value in values]

@@ -75,7 +75,7 @@ def tokenise(
         rows,
         ids,
         [len(tokens) for tokens in ids],
-        [full > len(kept) for full, kept in zip(full_lengths, ids, strict=True)],
+        [full > len(tokens) for full, tokens in zip(full_lengths, ids, strict=True)],
         [token_ids_sha256(np.asarray(tokens)) for tokens in ids],
     ]
     arrays = [pa.array(c, field.type) for c, field in zip(columns, PROMPTS_SCHEMA, strict=True)]
@@ -84,7 +84,7 @@ def tokenise(
 
 
 def _are_ids(tokens: Any, size: int | None) -> bool:
-    if not isinstance(tokens, Sequence) or not all(type(one) is int for one in tokens):
+    if not isinstance(tokens, Sequence) or not all(type(token) is int for token in tokens):
         return False
     return not tokens or (min(tokens) >= 0 and (size is None or max(tokens) < size))
 
@@ -98,8 +98,8 @@ def _with_branches(prompts: pa.Table, passages: Sequence[Passage]) -> pa.Table:
     prompt_of = {row: prompt for prompt, row in enumerate(rows)}
     branches = [given.get(row) for row in rows]
     columns = [
-        [one and prompt_of[one.branch_of] for one in branches],
-        [one and one.branch_at for one in branches],
+        [branch and prompt_of[branch.branch_of] for branch in branches],
+        [branch and branch.branch_at for branch in branches],
     ]
     for name, values in zip(BRANCH_COLUMNS, columns, strict=True):
         prompts = prompts.append_column(pa.field(name, pa.int32()), pa.array(values, pa.int32()))
@@ -123,7 +123,7 @@ def _token_ids(
 
 def _encoded(texts: Sequence[str], tokenizer: Any) -> Sequence[list[int]]:
     try:
-        found: Sequence[list[int]] = tokenizer(
+        ids: Sequence[list[int]] = tokenizer(
             texts,
             add_special_tokens=True,
             padding=False,
@@ -131,9 +131,9 @@ def _encoded(texts: Sequence[str], tokenizer: Any) -> Sequence[list[int]]:
             return_attention_mask=False,
             verbose=False,  # no warning for texts that exceed the model: they are cut later
         )["input_ids"]
-        if len(found) == len(texts):
-            return found
-        why = f"{len(found)} lists of ids for {len(texts)} texts"
+        if len(ids) == len(texts):
+            return ids
+        why = f"{len(ids)} lists of ids for {len(texts)} texts"
     except Exception as error:  # a tokenizer in Python may raise any error
         why = f"{type(error).__name__}, {first_line(error)}"
     raise InputError(

@@ -147,8 +147,8 @@ class _Tally:
             steps.append(f"{self.enough} of {wanted.min_tokens} tokens of {wanted.count_with}")
         quarantined = corpus.refused.summary()
         more = f" Set aside: {quarantined}." if quarantined else ""
-        some = 0 < self.enough < self.seen
-        fewer = f", or with --prompts {self.enough} for the long ones" if some else ""
+        only_some = 0 < self.enough < self.seen
+        fewer = f", or with --prompts {self.enough} for the long ones" if only_some else ""
         return (
             f"Corpus {corpus.name}: {wanted.prompts} prompts asked for, {self.enough} of "
             f"{self.seen} texts are long enough ({', '.join(steps)}).{more} Repeat with "
