@@ -73,7 +73,7 @@ def continue_prompts(
         end_ids=info.end_ids,
     )
     blocks = _blocks(backend, prompts)
-    found: dict[int, pa.Table] = {}
+    block_at: dict[int, pa.Table] = {}
     for index in _order(len(blocks), part):
         check_requests()
         first, rows = blocks[index]
@@ -91,8 +91,8 @@ def continue_prompts(
                 block = read_block(store, source, first, rows)
                 if block is None:
                     raise removed_meanwhile(store)
-        found[first] = block
-    written = pa.concat_tables([found[first] for first, _ in blocks])
+        block_at[first] = block
+    written = pa.concat_tables([block_at[first] for first, _ in blocks])
     return Continued(prompts=with_continuations(prompts, written), info=info)
 
 
@@ -178,14 +178,13 @@ def _info(
 
 
 def _order(blocks: int, part: Part) -> list[int]:
-    """A part's own blocks, then those of other parts, from the last block on, which they reach
-    late.
+    """A part's own blocks, then those of other parts, last block first: the others reach it late.
 
     >>> _order(5, Part(0, 2))
     [0, 2, 4, 3, 1]
     """
-    own = part.shards(blocks)
-    return [*own, *(index for index in reversed(range(blocks)) if index not in own)]
+    own_blocks = part.shards(blocks)
+    return [*own_blocks, *(index for index in reversed(range(blocks)) if index not in own_blocks)]
 
 
 def _beginnings(prompts: pa.Table, first: int, rows: int) -> list[Beginning]:
@@ -198,11 +197,11 @@ def _beginnings(prompts: pa.Table, first: int, rows: int) -> list[Beginning]:
 
 def _table(written: Iterator[Written]) -> pa.Table:
     """`WRITTEN_SCHEMA`, by prompt."""
-    rows = sorted(written, key=lambda one: one.prompt_id)
+    rows = sorted(written, key=lambda row: row.prompt_id)
     columns: list[Sequence[Any]] = [
-        [one.prompt_id for one in rows],
-        [one.token_ids for one in rows],
-        [one.logprobs for one in rows],
+        [row.prompt_id for row in rows],
+        [row.token_ids for row in rows],
+        [row.logprobs for row in rows],
     ]
     arrays = [pa.array(c, field.type) for c, field in zip(columns, WRITTEN_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=WRITTEN_SCHEMA)
@@ -222,11 +221,11 @@ def with_continuations(prompts: pa.Table, written: pa.Table) -> pa.Table:
     columns = {name: prompts[name] for name in prompts.schema.names}
     for name, values in changed.items():
         columns[name] = pa.array(values, PROMPTS_SCHEMA.field(name).type)
-    own = {name: columns.pop(name) for name in PROMPTS_SCHEMA.names}
+    base = {name: columns.pop(name) for name in PROMPTS_SCHEMA.names}
     more = {"n_given": prompts["n_tokens"], "written_logprob": written["logprobs"]}
     fields = [
         *PROMPTS_SCHEMA,
         *(pa.field(name, column.type) for name, column in more.items()),
         *(prompts.schema.field(name) for name in columns),
     ]
-    return pa.Table.from_arrays([*(own | more | columns).values()], schema=pa.schema(fields))
+    return pa.Table.from_arrays([*(base | more | columns).values()], schema=pa.schema(fields))

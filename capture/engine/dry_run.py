@@ -203,12 +203,12 @@ def _batch_tokens(
     plan: Plan, lengths: npt.NDArray[np.int32], shards: Sequence[int]
 ) -> list[tuple[int, int, int]]:
     """(tokens, shard, number within the shard) of every batch of `shards`, fewest tokens first."""
-    found = []
+    batches = []
     for shard in shards:
         of_shard = lengths[plan.shards[shard] : plan.shards[shard + 1]].tolist()
         for number, group in enumerate(group_by_budget(of_shard, plan.compute.batch_tokens)):
-            found.append((sum(of_shard[i] for i in group), shard, number))
-    return sorted(found)
+            batches.append((sum(of_shard[i] for i in group), shard, number))
+    return sorted(batches)
 
 
 def _speed(

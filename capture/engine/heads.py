@@ -53,13 +53,13 @@ def keep_head(root: Url, plan: Plan, request: CaptureRequest, backend: Backend) 
     if why is not None:
         return KeptHead(lines=(f"head: left out {why}",) if why else ())
     try:
-        if found := _directories(root, plan):
-            return KeptHead(directories=found)
+        if directories := _directories(root, plan):
+            return KeptHead(directories=directories)
         content = backend.head()
         if isinstance(content, str):
             return KeptHead(lines=(f"head: left out ({content})",))
         commit_head(objects_at(root), plan, content)
-        found = _directories(root, plan)
+        directories = _directories(root, plan)
     except FormatError as error:
         if error.kind is not ErrorKind.UNSUPPORTED_VERSION:
             raise
@@ -69,7 +69,7 @@ def keep_head(root: Url, plan: Plan, request: CaptureRequest, backend: Backend) 
     size = short_bytes(matrix.nbytes)
     return KeptHead(
         lines=(f"head: {rows:,} x {width:,} {matrix.dtype}, {size}, kept once for this model",),
-        directories=found,
+        directories=directories,
     )
 
 

@@ -111,8 +111,8 @@ def prepare(
         )
         if given.checks_code:
             check_tokens(backend.model.tokenizer, passages, prompts, request.context)
-        kept = [passage.source_row not in refused for passage in passages]
-        passages = list(compress(passages, kept))
+        has_tokens = [passage.source_row not in refused for passage in passages]
+        passages = list(compress(passages, has_tokens))
         continued = None
         if request.continuation is not None:
             site_specs(request, backend)  # refuse early what `plan` would refuse
@@ -134,7 +134,7 @@ def prepare(
         raise
     return Prepared(
         plan=plan,
-        prompts=beside.of(kept).beside(prompts),
+        prompts=beside.of(has_tokens).beside(prompts),
         backend=backend,
         set_aside=refused.table(),
         carried=[
@@ -170,10 +170,10 @@ def _continued(
         store = create_store(root).objects
         return continue_prompts(store, request, backend, prompts, part=part, progress=progress)
     held = None if root is None else open_if_any(root)
-    kept = None
+    stored = None
     if held is not None:
-        kept = kept_continuations(held.objects, request, backend, prompts)
-    return kept or assume_longest(request, backend, prompts)
+        stored = kept_continuations(held.objects, request, backend, prompts)
+    return stored or assume_longest(request, backend, prompts)
 
 
 def choose_passages(

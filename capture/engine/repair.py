@@ -160,6 +160,6 @@ def what_changed(before: CommitRecord | None, now: CommitRecord) -> str:
     return f"computed again, not byte for byte what was committed: {differ[0]}{more}"
 
 
-def _alike(one: ObjectRecord | None, other: ObjectRecord | None) -> bool:
+def _alike(first: ObjectRecord | None, second: ObjectRecord | None) -> bool:
     """Whether two objects hold the same bytes; older records have no checksums by chunk."""
-    return one is not None and other is not None and one.whole == other.whole
+    return first is not None and second is not None and first.whole == second.whole

@@ -165,12 +165,12 @@ def check_disk(
     head do not fit.
     """
     where = place(root)
-    found = sizes(plan, lengths.tolist(), shard_bytes(request, plan.compute.device))
+    size_by_keep = sizes(plan, lengths.tolist(), shard_bytes(request, plan.compute.device))
     free = free_bytes(where)
-    for line in format_sizes(found, plan.keep, free):
+    for line in format_sizes(size_by_keep, plan.keep, free):
         display.say(f"  {line}")
     needed = remaining(plan, lengths, todo) + missing_head_bytes(root, plan, request)
-    check_room(found, plan.keep, needed, free, where)
+    check_room(size_by_keep, plan.keep, needed, free, where)
 
 
 def check_host_memory(plan: Plan, lengths: npt.NDArray[np.int32], display: Display) -> None:
@@ -208,9 +208,9 @@ def _capture(
     lengths = prepared.prompts["n_tokens"].to_numpy()
     mine = part.shards(plan.n_shards)
     if part != WHOLE:
-        some = ", ".join(str(shard + 1) for shard in mine[:5]) or "none"
+        listed = ", ".join(str(shard + 1) for shard in mine[:5]) or "none"
         more = ", ..." if len(mine) > 5 else ""
-        display.say(f"  part {part}: shards {some}{more} of {plan.n_shards}")
+        display.say(f"  part {part}: shards {listed}{more} of {plan.n_shards}")
         if idle := max(part.count - plan.n_shards, 0):
             display.say(
                 f"  {counted(idle, 'part has', 'parts have')} nothing to do: give a smaller "

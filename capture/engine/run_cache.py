@@ -45,7 +45,8 @@ COMPUTING: Final = (
 """Packages whose release may change a plan, if they are installed."""
 
 _MAX_FILES: Final = 10_000
-"""Of a model or a corpus, in 0.4 s. A folder with more is hardly one: somebody's home, perhaps."""
+"""Most files of a model or a corpus, listed in 0.4 s. A folder with more is something else, perhaps
+somebody's home."""
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -208,8 +209,8 @@ def _stamps(folder: Path) -> list[list[str | int]]:
 
     Raises _UncertainError if there are more than `_MAX_FILES`.
     """
-    found = (Path(parent, file) for parent, _, names in os.walk(folder) for file in names)
-    files = list(itertools.islice(found, _MAX_FILES + 1))
+    paths = (Path(parent, file) for parent, _, names in os.walk(folder) for file in names)
+    files = list(itertools.islice(paths, _MAX_FILES + 1))
     if len(files) > _MAX_FILES:
         raise _UncertainError
     return [_stamp(file, folder) for file in sorted(files)]
@@ -217,16 +218,16 @@ def _stamps(folder: Path) -> list[list[str | int]]:
 
 def _stamp(file: Path, folder: Path) -> list[str | int]:
     """Path, size and time of change; for a link, its own path and its target's size and time."""
-    found = file.stat()
+    stat = file.stat()
     name = file.relative_to(folder).as_posix()
-    return [name, str(file.resolve()), found.st_size, found.st_mtime_ns]
+    return [name, str(file.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
 def _versions() -> Mapping[str, str]:
-    found = {}
+    versions = {}
     for name in COMPUTING:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -116,11 +116,11 @@ class ShardBuffer:
         batch = captured.batch
         self._check(captured)
         rows = self._shard_rows(batch)
-        asked = rows[batch.logit_rows]
+        logit_rows = rows[batch.logit_rows]
         self._token_ids[rows] = batch.token_ids
-        self._has_logits[asked] = True
+        self._has_logits[logit_rows] = True
         for name, values in captured.statistics.items():
-            self._statistics[name][asked] = values
+            self._statistics[name][logit_rows] = values
         self._failed |= captured.failed
         if captured.not_finite is None:
             self._checked = False
@@ -140,8 +140,8 @@ class ShardBuffer:
         for name, values in captured.statistics.items():
             expected = (len(batch.logit_rows),), self._statistics[name].dtype
             if (values.shape, values.dtype) != expected:
-                found = (values.shape, values.dtype)
-                raise ValueError(f"{name}: shape and dtype are {found}, not {expected}")
+                actual = (values.shape, values.dtype)
+                raise ValueError(f"{name}: shape and dtype are {actual}, not {expected}")
 
     def _add_not_finite(self, site: str, rows: npt.NDArray[np.int64]) -> None:
         if len(rows):
@@ -172,13 +172,15 @@ class ShardBuffer:
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """(token table, prompts that are set aside), available once every site was read."""
         order = (*self._plan.site_names, LOGITS)
-        found = [
+        not_finite = [
             (s, np.sort(np.concatenate(self._not_finite[s])))
             for s in order
             if s in self._not_finite
         ]
-        aside = set_aside(list(self._prompt_ids), self._shard_lengths.tolist(), self._failed, found)
-        return self._tokens([one.prompt_id for one in aside]), quarantine_table(aside)
+        aside = set_aside(
+            list(self._prompt_ids), self._shard_lengths.tolist(), self._failed, not_finite
+        )
+        return self._tokens([prompt.prompt_id for prompt in aside]), quarantine_table(aside)
 
     def _tokens(self, set_aside: list[int]) -> pa.Table:
         """(T, 11); the statistics of prompts that are set aside are null."""

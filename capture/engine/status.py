@@ -72,14 +72,14 @@ class RunStatus:
 def store_status(store: Store, now: float) -> list[RunStatus]:
     """Every run of `store`, by id, then those whose record is lost. now: seconds since 1970."""
     names, recorded = store.names, recorded_in(store.path)
-    found = []
+    statuses = []
     for run in store.runs.values():
         status = replace(run_status(run, now), name=names.get(run.id, ""))
         shards, prompts = recorded.get(run.id, ("", None))
         if not status.problem and shards and shards != run.fingerprint:
             status = replace(status, outdated_prompts=prompts)
-        found.append(status)
-    return [*found, *(_unreadable(run, LOST) for run in store.lost())]
+        statuses.append(status)
+    return [*statuses, *(_unreadable(run, LOST) for run in store.lost())]
 
 
 def run_status(run: Run, now: float) -> RunStatus:
@@ -97,8 +97,8 @@ def _status(run: Run, now: float) -> RunStatus:
     alive = [writer for writer in at_work if writer.alive(now)]
     tokens = sum(shard.rows for shard in shards)
     prompts = sum(shard.end_prompt - shard.first_prompt for shard in shards)
-    found = run.directory.map(lambda shard: _time(shard.directory), shards)
-    times = {shard.index: time for shard, time in zip(shards, found, strict=True)}
+    commit_times = run.directory.map(lambda shard: _time(shard.directory), shards)
+    times = {shard.index: time for shard, time in zip(shards, commit_times, strict=True)}
     missing = run.missing_shards
     state: State = "running" if alive else "stopped"
     if not missing:
