@@ -45,10 +45,10 @@ class ClozeItem:
     text: str
     """The sentence with a blank."""
     before: str
-    """What stands before the blank."""
+    """Text before the blank."""
     choices: tuple[str, ...]
     frequencies: tuple[int, ...]
-    """Of the choices: how often the reference has them."""
+    """How often each choice occurs in the reference."""
     gold: int
     """Index of the word that was left out."""
 
@@ -66,16 +66,16 @@ def cloze_items(articles: Mapping[str, str], limit: int = N_ITEMS) -> list[Cloze
     by_length: dict[int, list[str]] = {}
     for word in sorted(counts, key=lambda word: (counts[word], word)):
         by_length.setdefault(len(word), []).append(word)
-    cells, found = _cells(), list[ClozeItem]()
+    cells, items = _cells(), list[ClozeItem]()
     cell = next(cells)
     for topic, text in prose:
-        if len(found) == limit:
+        if len(items) == limit:
             break
         item = _item(topic, text, counts, by_length, cell)
         if item is not None:
-            found.append(item)
+            items.append(item)
             cell = next(cells)
-    return found
+    return items
 
 
 def baselines(items: Sequence[ClozeItem]) -> dict[str, float]:
@@ -86,8 +86,8 @@ def baselines(items: Sequence[ClozeItem]) -> dict[str, float]:
         "most frequent": [_largest(item.frequencies) for item in items],
     }
     return {
-        name: sum(n == item.gold for n, item in zip(some, items, strict=True)) / len(items)
-        for name, some in chosen.items()
+        name: sum(n == item.gold for n, item in zip(choices, items, strict=True)) / len(items)
+        for name, choices in chosen.items()
     }
 
 
@@ -110,10 +110,10 @@ def _item(
     by_length: Mapping[int, Sequence[str]],
     cell: tuple[int, int],
 ) -> ClozeItem | None:
-    """An item whose right answer has `rank` choices that are rarer, and stands at `place`, as
-    `cell` says; None where no word of the sentence has such neighbours.
+    """An item with `rank` choices rarer than the right answer, which is at `position`; None if no
+    word of the sentence has such neighbours. cell: (rank, position).
     """
-    rank, place = cell
+    rank, position = cell
     rng = random.Random(text)
     spots = list(_WORD.finditer(text))[1:]  # something must stand before the blank
     rng.shuffle(spots)
@@ -132,14 +132,14 @@ def _item(
             continue
         others = rng.sample(rarer, rank) + rng.sample(oftener, CHOICES - 1 - rank)
         rng.shuffle(others)
-        choices = (*others[:place], word, *others[place:])
+        choices = (*others[:position], word, *others[position:])
         return ClozeItem(
             topic=topic,
             text=f"{text[: spot.start()]}{_BLANK}{text[spot.end() :]}",
             before=text[: spot.start()].rstrip(),
             choices=choices,
             frequencies=tuple(counts[choice] for choice in choices),
-            gold=place,
+            gold=position,
         )
     return None
 

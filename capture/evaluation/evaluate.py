@@ -101,8 +101,8 @@ def evaluate_into(
             unchanged: list[str] = []
             for entry in entries:
                 for result in evaluation.results_of(entry):
-                    kept = keep_result(create_store(root), result, replace=replace_scores)
-                    if result.scores and not kept:
+                    stored = keep_result(create_store(root), result, replace=replace_scores)
+                    if result.scores and not stored:
                         unchanged.append(result.task)
                     results.append(result)
     return Evaluated(model=evaluation.name, results=results, unchanged=unchanged)
@@ -143,7 +143,7 @@ class _Evaluation:
         _check_model(model, request, self._longest)
 
     def results_of(self, loaded: Any) -> list[TaskResult]:
-        """Evaluate what lm-eval loaded as one: a task, or a group with its tasks."""
+        """Evaluate one entry that lm-eval loaded: a task, or a group with its tasks."""
         import lm_eval
         from jinja2.exceptions import SecurityError, TemplateError
 
@@ -178,8 +178,10 @@ class _Evaluation:
             if isinstance(error, AssertionError) and not _raised_by_lm_eval(error):
                 raise
             raise _not_asked(loaded, error) from error
-        found = [self._result(results, task, loaded, lm) for task in tasks]
-        return found + [self._result(results, group, loaded, lm) for group in loaded["groups"]]
+        task_results = [self._result(results, task, loaded, lm) for task in tasks]
+        return task_results + [
+            self._result(results, group, loaded, lm) for group in loaded["groups"]
+        ]
 
     def _result(self, results: Any, name: str, loaded: Any, lm: Any) -> TaskResult:
         """The result of one task, or of one group, whose scores belong to several runs."""
@@ -189,7 +191,9 @@ class _Evaluation:
         runs: set[str] = set()
         items: bytes | None = None
         if task is not None:
-            answers = {item: some for (of, item), some in lm.answers.items() if of == name}
+            answers = {
+                item: by_request for (of, item), by_request in lm.answers.items() if of == name
+            }
             samples = results["samples"][name]
             table, others = items_table(
                 task,
@@ -274,10 +278,15 @@ class _Evaluation:
         request = self._request
         if task in self._whole:
             _refuse_cut(task, requests, tokens, self._longest)
-        held = {name for one in requests for name, value in one.fields.items() if value is not None}
-        own = [name for name in PROMPT_FIELDS if name in held]
-        asked = (*own, *request.capture.corpus.fields)
-        corpus, places = corpus_of(task, evaluation_rule(task), requests, asked)
+        held = {
+            name
+            for encoded in requests
+            for name, value in encoded.fields.items()
+            if value is not None
+        }
+        prompt_fields = [name for name in PROMPT_FIELDS if name in held]
+        fields = (*prompt_fields, *request.capture.corpus.fields)
+        corpus, places = corpus_of(task, evaluation_rule(task), requests, fields)
         passages = list(corpus.passages)
         if not passages:
             raise InputError(
@@ -287,16 +296,16 @@ class _Evaluation:
                 else f"task {task}: all its texts are empty. Change its doc_to_target.",
                 kind=ErrorKind.INVALID_VALUE,
             )
-        longest = max(len(one.ids) for one in requests)
-        of_task = request.of_task(task, len(passages), longest, asked, tokens)
+        longest = max(len(encoded.ids) for encoded in requests)
+        of_task = request.of_task(task, len(passages), longest, fields, tokens)
         key = self._model.key(task, requests, tokens)
         outcome = self._model.finished(of_task, key)
         if outcome is None:
             given = InMemory(corpus=corpus, backend=self._model.backend(), key=key)
             outcome = capture_into(self._root, of_task, given=given, display=self._display)
         for line in outcome.message(place(self._root)).splitlines():
-            if said := line.partition("Next: ")[0].rstrip():
-                self._display.say(f"  {said}")
+            if text := line.partition("Next: ")[0].rstrip():
+                self._display.say(f"  {text}")
         for line in _cut_lines(task, requests, places):
             self._display.say(f"  {line}")
         store = open_store(self._root)
@@ -311,16 +320,16 @@ def _cut_lines(
     cut = sum(request.dropped > 0 for request in requests)
     if cut:
         yield f"{task}: {cut} of {len(requests)} requests are longer than the context and were cut"
-    aside = sum(place is None for place in places)
+    aside = sum(row is None for row in places)
     if aside:
         yield f"{task}: {aside} answers are longer than the context and count as never given"
 
 
 def _refuse_cut(task: str, requests: Sequence[EncodedRequest], tokens: int, longest: int) -> None:
-    """Refuse prompts that lost their beginning, for a task that means nothing without it."""
-    if all(one.ids and not one.dropped for one in requests):
+    """Refuse truncated prompts, for a task that needs whole ones."""
+    if all(request.ids and not request.dropped for request in requests):
         return
-    needed = max(len(one.ids) + one.dropped for one in requests) + tokens
+    needed = max(len(request.ids) + request.dropped for request in requests) + tokens
     raise InputError(
         f"{task}: a prompt takes up to {needed} tokens, there is room for {longest}, and this task "
         "is not cut. Use fewer shots, such as --shots 2, or a larger --context.",

@@ -23,7 +23,7 @@ def items_table(
     cluster: str | None = None,
     correct: str | None = None,
 ) -> tuple[pa.Table, list[str]]:
-    """The items of one task, (n, 17) `ITEMS_SCHEMA`; and the metrics that are no number of an item.
+    """The items of one task, (n, 17) `ITEMS_SCHEMA`, and the metrics without a number per item.
 
     task: lm-eval's. samples: lm-eval's records of its items. answers: item -> index of the request
     -> its answers. group, cluster: fields of a document that name the item's group and its
@@ -31,7 +31,11 @@ def items_table(
     """
     rows, others = [], dict[str, None]()
     for sample in samples:
-        given = [answer for _, some in sorted(answers[sample["doc_id"]].items()) for answer in some]
+        given = [
+            answer
+            for _, of_request in sorted(answers[sample["doc_id"]].items())
+            for answer in of_request
+        ]
         values = {name: as_number(sample[name]) for name in sample["metrics"]}
         others.update(dict.fromkeys(name for name, value in values.items() if value is None))
         metrics = {
@@ -44,7 +48,7 @@ def items_table(
             {
                 "source": source,
                 "model": model,
-                "run": next((one.run for one in given if one.run is not None), None),
+                "run": next((answer.run for answer in given if answer.run is not None), None),
                 "task": str(task.config.task),
                 "item": sample["doc_id"],
                 "filter": sample["filter"],

@@ -81,8 +81,8 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             if not before and not self.tok_encode(after, add_special_tokens=False):
                 raise _without_token(instance)
         self._instances = requests  # HFLM hands their tokens to the next method in this order
-        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-        return found
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return answers
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
@@ -92,16 +92,16 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             before, after = instance.args[:2]
             if not context:
                 raise _invalid(
-                    f"{_place(instance)}: the context {before!r} has no token before the answer: "
-                    "lm-eval moves white space from its end to the answer. Change the task's "
-                    "doc_to_text; before an empty context lm-eval puts the token that begins a "
-                    "text."
+                    f"{_item_name(instance)}: the context {before!r} has no token before the "
+                    "answer: lm-eval moves white space from its end to the answer. Change the "
+                    "task's doc_to_text; before an empty context lm-eval puts the token that "
+                    "begins a text."
                 )
             if not answer:
                 raise _without_token(instance)
             encoded.append(self._encoded(instance, (before, after), context, answer))
-        answers = self._answers(self._instances, [[one] for one in encoded])
-        return [(found[0].log_likelihood, found[0].greedy) for found in answers]
+        answers = self._answers(self._instances, [[request] for request in encoded])
+        return [(of_request[0].log_likelihood, of_request[0].greedy) for of_request in answers]
 
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = True
@@ -158,9 +158,9 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             by_length[how["max_gen_toks"]].append(number)
         texts = [""] * len(requests)
         for tokens, numbers in sorted(by_length.items()):
-            some = [requests[number] for number in numbers]
-            encoded = [[self._beginning(instance, tokens)] for instance in some]
-            answers = self._answers(some, encoded, tokens=tokens)
+            group = [requests[number] for number in numbers]
+            encoded = [[self._beginning(instance, tokens)] for instance in group]
+            answers = self._answers(group, encoded, tokens=tokens)
             for number, (answer,) in zip(numbers, answers, strict=True):
                 text = postprocess_generated_text(
                     generation=self.tok_decode(list(answer.written)),
@@ -207,20 +207,22 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         choice: int | None = None,
         longest: int | None = None,
     ) -> EncodedRequest:
-        found = encoded_request(texts, context, answer, longest or self._longest, _place(instance))
+        request = encoded_request(
+            texts, context, answer, longest or self._longest, _item_name(instance)
+        )
         carried: dict[str, object] = {
             "task": instance.task_name,
             "item": instance.doc_id,
             "choice": instance.idx if choice is None else choice,
-            "n_context": found.n_context,
+            "n_context": request.n_context,
         }
         before = self._before_question(instance)
         if before is not None:
-            carried["n_before_question"] = max(0, before - found.dropped)
+            carried["n_before_question"] = max(0, before - request.dropped)
         for name in ("id", *self._doc_fields):
             if name in instance.doc:
                 carried[name] = instance.doc[name]
-        return replace(found, fields=carried, document=tuple(instance.doc))
+        return replace(request, fields=carried, document=tuple(instance.doc))
 
     def _before_question(self, instance: Any) -> int | None:
         """Tokens of the context that end before the question begins; None where that cannot be
@@ -229,18 +231,18 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         question = self._tasks[instance.task_name].doc_to_text(instance.doc)
         if len(instance.args) < 2 or not isinstance(question, str) or not question.strip():
             return None
-        asked = instance.args[0].rstrip(), question.strip()
-        if asked != self._last_question[:2]:  # the answers of an item share it
-            self._last_question = (*asked, self._tokens_before(*asked))
+        key = instance.args[0].rstrip(), question.strip()
+        if key != self._last_question[:2]:  # the answers of an item share it
+            self._last_question = (*key, self._tokens_before(*key))
         return self._last_question[2]
 
     def _tokens_before(self, context: str, question: str) -> int | None:
         start = context.rfind(question)
         if start < 0 or not getattr(self.tokenizer, "is_fast", False):
             return None
-        found = self.tokenizer(context, return_offsets_mapping=True, verbose=False)
-        special = len(found["input_ids"]) - len(self.tok_encode(context))  # a second BOS
-        before = sum(bool(end <= start) for _, end in found["offset_mapping"])
+        encoding = self.tokenizer(context, return_offsets_mapping=True, verbose=False)
+        special = len(encoding["input_ids"]) - len(self.tok_encode(context))  # a second BOS
+        before = sum(bool(end <= start) for _, end in encoding["offset_mapping"])
         return max(0, before - special)
 
     def _answers(
@@ -254,15 +256,15 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         by_task: dict[str, list[int]] = defaultdict(list)
         for number, instance in enumerate(instances):
             by_task[instance.task_name].append(number)
-        found: list[list[Answer]] = [[] for _ in instances]
+        by_instance: list[list[Answer]] = [[] for _ in instances]
         for task, numbers in by_task.items():
             requests = [request for number in numbers for request in encoded[number]]
             answers = iter(self._capture(task, requests, tokens=tokens))
             for number in numbers:
-                found[number] = [next(answers) for _ in encoded[number]]
+                by_instance[number] = [next(answers) for _ in encoded[number]]
                 instance = instances[number]
-                self.answers[task, instance.doc_id][instance.idx] = found[number]
-        return found
+                self.answers[task, instance.doc_id][instance.idx] = by_instance[number]
+        return by_instance
 
 
 def _check_greedy(instance: Any, how: Mapping[str, Any]) -> None:
@@ -278,13 +280,13 @@ def _check_greedy(instance: Any, how: Mapping[str, Any]) -> None:
 
 def _without_token(instance: Any) -> InputError:
     return _invalid(
-        f"{_place(instance)}: the answer {instance.args[1]!r} has no token of its own: it is "
+        f"{_item_name(instance)}: the answer {instance.args[1]!r} has no token of its own: it is "
         "empty, or the tokenizer joins it to the context. Change the task's answers or its "
         "target_delimiter."
     )
 
 
-def _place(instance: Any) -> str:
+def _item_name(instance: Any) -> str:
     return f"item {instance.doc_id} of {instance.task_name}"
 
 

@@ -33,8 +33,8 @@ from lpp.store.progress import BLANK, SILENT, Display, Progress
 
 
 class EvaluatedModel:
-    """What `request` loads: known from a run of the store at `root` where one is noted, else opened
-    at once. Close it to give the model's memory back.
+    """The model of `request`: described by a run of the store at `root` if there is one, else
+    opened at once. Close it to free the model's memory.
 
     Raises what `open_backend` does.
     """
@@ -84,9 +84,9 @@ class EvaluatedModel:
         if self._key is None:
             return None
         digest = hashlib.sha256()
-        for one in requests:
-            text, ids = one.text.encode(), np.asarray(one.ids, "<i4").tobytes()
-            for part in (text, ids, f"{one.n_context} {one.dropped}".encode()):
+        for request in requests:
+            text, ids = request.text.encode(), np.asarray(request.ids, "<i4").tobytes()
+            for part in (text, ids, f"{request.n_context} {request.dropped}".encode()):
                 digest.update(len(part).to_bytes(8, "little"))
                 digest.update(part)
         return document_fingerprint([self._key, task, tokens, digest.hexdigest()])
@@ -105,12 +105,12 @@ class EvaluatedModel:
         remember(store, self._key, run)
 
     def _find(self) -> bool:
-        """Whether a run of the store says what the model is."""
-        found = noted_run(self._root, self._key)
-        if found is None:
+        """Whether the store has a run that describes the model."""
+        run = noted_run(self._root, self._key)
+        if run is None:
             return False
         try:
-            plan = found.plan
+            plan = run.plan
             spec = self._request.model
             tokenizer, positions = load_text_side(spec, quiet=self._quiet)
         except LppError:

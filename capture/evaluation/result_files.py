@@ -23,8 +23,8 @@ def result_files(
     as_turns: bool,
     samples: Sequence[str] = (),
 ) -> dict[str, bytes]:
-    """lm-eval's result file and, of the tasks `samples`, its logs of every item; by file name below
-    a folder that is named after the model.
+    """lm-eval's result file, and its item logs of the tasks `samples`; by file name below a folder
+    that is named after the model.
 
     results: of `lm_eval.evaluate`, with samples. kind: how the model ran, such as `hf`. model: its
     name. arguments: those of lm-eval's `--model_args`. settings: further ones of the evaluation.
@@ -51,8 +51,8 @@ def result_files(
             tracker.save_results_samples(
                 task_name=file_name(task), samples=results["samples"][task]
             )
-        found = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def file_name(name: str) -> str:
@@ -62,9 +62,9 @@ def file_name(name: str) -> str:
     >>> file_name("a/b"), file_name(".hidden"), file_name("arc_easy")
     ('a__b', '_.hidden', 'arc_easy')
     """
-    found = re.sub(r"[/\\]", "__", name)
-    found = f"_{found}" if found.startswith(".") else found
-    if len(found.encode()) <= _LONGEST:
-        return found
-    digest = hashlib.sha256(found.encode()).hexdigest()[:8]
-    return f"{found.encode()[: _LONGEST - 9].decode(errors='ignore')}-{digest}"
+    safe = re.sub(r"[/\\]", "__", name)
+    safe = f"_{safe}" if safe.startswith(".") else safe
+    if len(safe.encode()) <= _LONGEST:
+        return safe
+    digest = hashlib.sha256(safe.encode()).hexdigest()[:8]
+    return f"{safe.encode()[: _LONGEST - 9].decode(errors='ignore')}-{digest}"

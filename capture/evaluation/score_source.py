@@ -29,13 +29,13 @@ def held_sets(root: Place, source: str) -> list[ScoreSet]:
 
 def rows_of(held: Sequence[ScoreSet]) -> list[dict[str, Any]]:
     """Each score once: sets that were written at once both hold the earlier scores."""
-    rows = [row for one in held for row in one.scores().to_pylist()]
+    rows = [row for score_set in held for row in score_set.scores().to_pylist()]
     return list({tuple(row[name] for name in KEY): row for row in rows}.values())
 
 
 def originals_of(held: Sequence[ScoreSet]) -> dict[str, bytes]:
     """Files of a source, by name."""
-    return {name: data for one in held for name, data in one.original().items()}
+    return {name: data for score_set in held for name, data in score_set.original().items()}
 
 
 def keep_scores(
@@ -73,15 +73,15 @@ def _add(
     files: Mapping[str, bytes],
     replaced: Callable[[ScoreRow], bool],
 ) -> None:
-    """Replace the source by what it holds, with `new` and `files` in the place of the old ones."""
+    """Write the source again, with `new` and `files` instead of the old rows and files."""
     held = held_sets(root, source)
     folders = {PurePosixPath(name).parent for name in files}
     rows = [row for row in rows_of(held) if not replaced(row)]
-    kept = {
+    kept_files = {
         name: data
         for name, data in originals_of(held).items()
         if PurePosixPath(name).parent not in folders
     }
     table = pa.Table.from_pylist([*rows, *new], schema=SCORES_SCHEMA)
     # replaces only what was read: what another adds meanwhile stays, and `keep_scores` sees both
-    add_scores(root, source, table, {**kept, **files}, replace=held)
+    add_scores(root, source, table, {**kept_files, **files}, replace=held)

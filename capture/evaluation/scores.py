@@ -28,7 +28,7 @@ from lpp.store.uncertainty import score_interval, standard_error
 KIND: Final = "lm-eval"
 
 PROBE_KIND: Final = "probe"
-"""Of tasks that share a source."""
+"""Kind of tasks that share a source."""
 
 UNVERSIONED: Final = (None, "Yaml", "N/A")
 """What lm-eval writes for the version of a task that has none."""
@@ -125,7 +125,7 @@ def scores_of(
 
     parts: the task, or the tasks of the group, whose items count. An item counts for the metrics
     that it has. cluster: field of the documents whose equal values mark items that are not
-    independent; the standard error of a mean knows of them.
+    independent; the standard error of a mean accounts for them.
     """
     entry = results["results"].get(task, {})  # a group without scores of its own has no entry
     counted: dict[str, list[tuple[float | None, Hashable]]] = defaultdict(list)
@@ -136,7 +136,7 @@ def scores_of(
             for metric in sample["metrics"]:
                 of_item = as_number(sample[metric]), (part, among)
                 counted[f"{metric},{sample['filter']}"].append(of_item)
-    found = []
+    scores = []
     for name, value in entry.items():
         metric, comma, rest = name.partition(",")
         if not comma or metric.endswith("_stderr") or not _is_number(value):
@@ -148,7 +148,7 @@ def scores_of(
         whole = len(numbers) == len(clusters) > 0
         if cluster is not None and whole and math.isclose(sum(numbers) / len(numbers), value):
             stderr = standard_error(numbers, clusters)
-        found.append(
+        scores.append(
             EvalScore(
                 task=task,
                 metric=name,
@@ -164,7 +164,7 @@ def scores_of(
                 ),
             )
         )
-    return tuple(found)
+    return tuple(scores)
 
 
 def not_finite(results: Mapping[str, Any], task: str) -> list[str]:

@@ -35,21 +35,21 @@ class EncodedRequest:
 
     context: str
     answer: str
-    """Empty where the model is to write it."""
+    """Empty if the model writes it."""
     ids: tuple[int, ...]
-    """Of both, the beginning cut off where they are longer than the context; none where the answer
-    alone is."""
+    """Token ids of context and answer, truncated from the left to the context length; empty if the
+    answer alone is longer."""
     n_context: int
-    """Tokens of `ids` before the answer, at least 1: the last of them predicts its first token. 0
-    where there are no `ids`."""
+    """Context tokens in `ids`, at least 1: the last one predicts the answer's first token. 0 if
+    `ids` is empty."""
     dropped: int = 0
-    """Tokens that were cut off."""
+    """Context tokens that were cut off."""
     fields: Mapping[str, object] = field(default_factory=dict)
-    """What the prompt carries."""
+    """Fields of the prompt, by name."""
     document: tuple[str, ...] = ()
     """Names of the fields that the item's document has."""
     place: str = ""
-    """Whose request it is, for messages."""
+    """Task and item, for error messages."""
 
     @property
     def text(self) -> str:
@@ -58,17 +58,17 @@ class EncodedRequest:
 
     @property
     def context_ids(self) -> tuple[int, ...]:
-        """Those before the answer."""
+        """Token ids of the context."""
         return self.ids[: self.n_context]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a model makes of one request."""
+    """The model's score for one request."""
 
     run: str | None
     prompt_id: int | None
-    """Of the run; None for a sequence that became no prompt."""
+    """Prompt of the run; None for a sequence that became no prompt."""
     log_likelihood: float
     """ln p of the answer's tokens, in nats; -inf where it was set aside."""
     greedy: bool
@@ -83,7 +83,7 @@ class Answer:
     """Whether each of the tokens of `written` is the most likely one."""
 
     def cut(self, n_answer: int) -> "Answer":
-        """The same where only the first `n_answer` tokens that the model wrote are the answer."""
+        """The answer reduced to the first `n_answer` tokens that the model wrote."""
         return replace(
             self,
             log_likelihood=math.fsum(self.logprobs[:n_answer]),
@@ -103,28 +103,28 @@ def encoded_request(
     longest: int,
     place: str,
 ) -> EncodedRequest:
-    """A request of the tokens `context`, at least one, and `answer`, whose `texts` these are, cut
-    from the left to `longest` tokens, as lm-eval's `hf` model cuts with `max_length` =
-    `longest` - 1.
+    """The request of `context` and `answer`, truncated from the left to `longest` tokens, as
+    lm-eval's `hf` model truncates with `max_length` = `longest` - 1.
 
-    One token of the context must stay, since the answer's first token needs one before it.
+    texts: text of context and answer. context: at least one token; one must stay, since the
+    answer's first token needs one before it.
     """
     before, after = texts
     if len(answer) >= longest:
         return EncodedRequest(context=before, answer=after, ids=(), n_context=0, place=place)
-    kept = min(len(context), longest - len(answer))
-    dropped = len(context) - kept
+    n_context = min(len(context), longest - len(answer))
+    dropped = len(context) - n_context
     ids = (*context[dropped:], *answer)
     return EncodedRequest(
-        context=before, answer=after, ids=ids, n_context=kept, dropped=dropped, place=place
+        context=before, answer=after, ids=ids, n_context=n_context, dropped=dropped, place=place
     )
 
 
 def corpus_of(
     task: str, rule: str, sequences: Sequence[EncodedRequest], asked: Sequence[str]
 ) -> tuple[Corpus, list[int | None]]:
-    """The distinct sequences as a corpus in memory, and the row of each of `sequences` in it; None
-    where it becomes no prompt.
+    """The distinct sequences as a corpus in memory, and each sequence's row in the corpus; None if
+    it becomes no prompt.
 
     rule: how the texts were made, for the plan. asked: names of further fields to take along. The
     corpus is known by its texts, so that it is the same for every tokenizer; the plan has the
@@ -132,23 +132,23 @@ def corpus_of(
     """
     refused, rows = Refused(), _Rows()
     places: list[int | None] = []
-    for _, group in itertools.groupby(sequences, key=lambda one: one.context_ids):
+    for _, group in itertools.groupby(sequences, key=lambda request: request.context_ids):
         alike = list(group)  # a task's requests for one item follow each other
-        shared = len({one.ids for one in alike}) > 1 and alike[0].n_context > 1
+        shared = len({request.ids for request in alike}) > 1 and alike[0].n_context > 1
         root = rows.context(alike[0]) if shared else None
-        for one in alike:
-            if not one.ids:
-                refused.add(rows.take(), TOO_LONG, one.place)
+        for request in alike:
+            if not request.ids:
+                refused.add(rows.take(), TOO_LONG, request.place)
                 places.append(None)
             elif root is None:
-                places.append(rows.whole(one))
+                places.append(rows.whole(request))
             else:
-                places.append(rows.branch(one, root))
+                places.append(rows.branch(request, root))
     passages = rows.passages
     # a context that is shared has no choice, and its answers no question
     fields = Fields(asked, some=["choice", "n_before_question"])
-    for one in sequences:
-        fields.note(one.document)
+    for request in sequences:
+        fields.note(request.document)
     corpus = Corpus(
         name=task,
         revision=None,
@@ -174,22 +174,24 @@ class _Rows:
         self._next += 1
         return self._next - 1
 
-    def context(self, one: EncodedRequest) -> int:
+    def context(self, request: EncodedRequest) -> int:
         """The row of a context that several answers share."""
-        given = GivenTokens(ids=one.context_ids, dropped=one.dropped)
-        return self._row(None, one.context, {**one.fields, "choice": None}, one.place, given)
+        given = GivenTokens(ids=request.context_ids, dropped=request.dropped)
+        return self._row(
+            None, request.context, {**request.fields, "choice": None}, request.place, given
+        )
 
-    def whole(self, one: EncodedRequest) -> int:
+    def whole(self, request: EncodedRequest) -> int:
         """The row of context and answer together."""
-        given = GivenTokens(ids=one.ids, dropped=one.dropped)
-        return self._row(None, one.text, one.fields, one.place, given)
+        given = GivenTokens(ids=request.ids, dropped=request.dropped)
+        return self._row(None, request.text, request.fields, request.place, given)
 
-    def branch(self, one: EncodedRequest, root: int) -> int:
+    def branch(self, request: EncodedRequest, root: int) -> int:
         """The row of an answer to the context in row `root`."""
-        at = one.n_context - 1  # the context's last token predicts the answer's first
-        given = GivenTokens(ids=one.ids[at:], branch_of=root, branch_at=at)
-        fields = {**one.fields, "n_context": 1, "n_before_question": None}
-        return self._row(root, one.answer, fields, one.place, given)
+        at = request.n_context - 1  # the context's last token predicts the answer's first
+        given = GivenTokens(ids=request.ids[at:], branch_of=root, branch_at=at)
+        fields = {**request.fields, "n_context": 1, "n_before_question": None}
+        return self._row(root, request.answer, fields, request.place, given)
 
     def _row(
         self,
@@ -209,7 +211,7 @@ class _Rows:
 def answers_of(
     run: Run, sequences: Sequence[EncodedRequest], places: Sequence[int | None]
 ) -> list[Answer]:
-    """What `run` says of each sequence.
+    """The answer to each sequence, read from `run`.
 
     places: row of each in the run's corpus, as `corpus_of` gives them. The log-likelihood is the
     sum, in float64, of `next_logprob` over the answer's tokens; the answer is greedy where each of
@@ -227,26 +229,30 @@ def answers_of(
     logprob = table["next_logprob"].to_numpy()[order].astype(np.float64)
     tokens = table["token_id"].to_numpy()[order]
     likeliest = table["top1_id"].to_numpy()[order]
-    left_out, writes = set(run.quarantined.tolist()), run.plan.continuation is not None
-    found = []
-    for one, row in zip(sequences, places, strict=True):
+    quarantined, writes = set(run.quarantined.tolist()), run.plan.continuation is not None
+    answers = []
+    for request, row in zip(sequences, places, strict=True):
         prompt = None if row is None else ids.get(row)
-        if prompt is None or prompt in left_out:
-            found.append(SET_ASIDE)
+        if prompt is None or prompt in quarantined:
+            answers.append(SET_ASIDE)
             continue
         # the answer ends the prompt, whether it was asked about or written by the model
-        own, end = int(starts[prompt]), int(starts[prompt + 1])
-        begin = own - int(at[prompt])
-        first, last = begin + one.n_context, begin + len(one.ids)
-        asked, written = one.ids[own - begin :], tokens[last:end]
-        if first <= own or bool(len(written)) != writes or tokens[own:last].tolist() != [*asked]:
+        own_start, end = int(starts[prompt]), int(starts[prompt + 1])
+        begin = own_start - int(at[prompt])
+        first, last = begin + request.n_context, begin + len(request.ids)
+        expected, written = request.ids[own_start - begin :], tokens[last:end]
+        if (
+            first <= own_start
+            or bool(len(written)) != writes
+            or tokens[own_start:last].tolist() != [*expected]
+        ):
             raise FormatError(
-                f"{run.path}: prompt {prompt} does not hold the request of {one.place}. "
+                f"{run.path}: prompt {prompt} does not hold the request of {request.place}. "
                 f"`lpp-analyze verify {run.path.parent.parent}` says what was altered.",
                 kind=ErrorKind.CORRUPT,
             )
         likely = likeliest[first - 1 : end - 1] == tokens[first:end]
-        found.append(
+        answers.append(
             Answer(
                 run=run.id,
                 prompt_id=prompt,
@@ -258,4 +264,4 @@ def answers_of(
                 likeliest=tuple(likely[last - first :].tolist()),
             )
         )
-    return found
+    return answers

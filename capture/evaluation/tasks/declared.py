@@ -14,7 +14,7 @@ from typing import Any, Final
 from lpp.store.errors import ErrorKind, InputError
 
 KEY: Final = "lpp"
-"""Of the metadata."""
+"""Key in a task's metadata."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +36,16 @@ class DeclaredTask:
 
 
 def declared_by(task: Any) -> DeclaredTask:
-    """The declaration of `task`, lm-eval's. InputError for keys and values that are none."""
+    """The declaration of lm-eval's `task`. InputError for unknown keys or invalid values."""
     metadata = getattr(getattr(task, "config", None), "metadata", None)
-    found = metadata.get(KEY, {}) if isinstance(metadata, Mapping) else {}
+    declaration = metadata.get(KEY, {}) if isinstance(metadata, Mapping) else {}
     kinds = {field.name: bool if field.name == "whole" else str for field in fields(DeclaredTask)}
-    if not isinstance(found, Mapping) or not all(
-        isinstance(value, kinds.get(name, ())) for name, value in found.items()
+    if not isinstance(declaration, Mapping) or not all(
+        isinstance(value, kinds.get(name, ())) for name, value in declaration.items()
     ):
         raise InputError(
-            f"task {task.config.task}: its metadata has `{KEY}: {found}`, which may have "
+            f"task {task.config.task}: its metadata has `{KEY}: {declaration}`, which may have "
             f"{', '.join(kinds)}; each is text, and `whole` is true or false. Correct the task.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    return DeclaredTask(**found)
+    return DeclaredTask(**declaration)

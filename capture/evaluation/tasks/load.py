@@ -37,7 +37,7 @@ def load_tasks(
     item_seed: int = ITEM_SEED,
     trust_code: bool = False,
 ) -> list[Any]:
-    """What is evaluated together, in order: single tasks, and groups with all their tasks.
+    """The units of evaluation, in order: single tasks, and groups with all their tasks.
 
     Each is what lm-eval's `TaskManager.load` returns, ready for its `evaluate`. names: tasks,
     groups and tags of lm-eval; YAML files; folders, whose tasks are all taken, one by one. shots:
@@ -49,7 +49,7 @@ def load_tasks(
     or sound, one that would run code of the model, one that declares what nobody knows, and a name
     that is there twice.
     """
-    found: list[Any] = []
+    tasks: list[Any] = []
     seen: set[str] = set()
     for name in names:
         metadata = {"item_seed": item_seed} if item_seed != ITEM_SEED else {}
@@ -61,8 +61,8 @@ def load_tasks(
                 seen.add(task)
                 _check(task, object_)
                 _set_shots(object_, shots)
-            found.append(loaded)
-    return found
+            tasks.append(loaded)
+    return tasks
 
 
 def _loaded(name: str, metadata: dict[str, Any], trust_code: bool) -> Iterator[Any]:
@@ -77,15 +77,15 @@ def _loaded(name: str, metadata: dict[str, Any], trust_code: bool) -> Iterator[A
             check_regular(file)  # lm-eval opens them all
         if not trust_code:
             refuse_code(path, ours, theirs)
-    manager, wanted = _found(name, path, metadata)
+    manager, wanted = _task_manager(name, path, metadata)
     remote = asks_hub(path) if path.exists() else True
-    for one in wanted:
+    for task_name in wanted:
         with ExitStack() as stack:
             if remote:
                 stack.enter_context(hub_or_cache())
             if strange and not trust_code:
                 stack.enter_context(documents_below(folder_of(path), name))
-            loaded = _load(manager, one)
+            loaded = _load(manager, task_name)
         if loaded["groups"]:
             yield loaded
         else:  # a tag is several tasks that have no score together
@@ -93,8 +93,8 @@ def _loaded(name: str, metadata: dict[str, Any], trust_code: bool) -> Iterator[A
                 yield {"tasks": {task: object_}, "groups": {}, "group_map": {}}
 
 
-def _found(name: str, path: Path, metadata: dict[str, Any]) -> tuple[Any, list[str]]:
-    """lm-eval's `TaskManager`, and the names that it knows what is wanted by."""
+def _task_manager(name: str, path: Path, metadata: dict[str, Any]) -> tuple[Any, list[str]]:
+    """lm-eval's `TaskManager`, and its names of the wanted tasks."""
     from lm_eval.tasks import TaskManager
 
     if path.is_dir():
@@ -138,8 +138,8 @@ def _load(manager: Any, name: str) -> Any:
 
 def _packaged() -> dict[str, Path]:
     """Files of the packaged tasks, by name; a file whose name begins with _ is only included."""
-    found = (path for folder in PACKAGED for path in folder.glob("[!_]*.yaml"))
-    return {path.stem: path for path in found}
+    files = (path for folder in PACKAGED for path in folder.glob("[!_]*.yaml"))
+    return {path.stem: path for path in files}
 
 
 @functools.cache
@@ -177,9 +177,9 @@ def _check(name: str, task: Any) -> None:
 
 
 def _set_shots(task: Any, shots: int | None) -> None:
-    """As lm-eval's command line: a task that says 0 keeps it."""
-    own = task.get_config("num_fewshot")
-    if own is None or (own != 0 and shots is not None):
+    """Set `shots` as lm-eval's command line does: a task with 0 shots keeps 0."""
+    declared = task.get_config("num_fewshot")
+    if declared is None or (declared != 0 and shots is not None):
         task.set_config(key="num_fewshot", value=shots or 0)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
 

@@ -52,14 +52,14 @@ def refuse_code(path: Path, ours: Sequence[Path], theirs: Path) -> None:
     while left:
         file = left.pop(0)
         real = file.resolve()
-        if real in seen or any(real.is_relative_to(one) for one in ours):
+        if real in seen or any(real.is_relative_to(root) for root in ours):
             continue
         seen.add(real)
         if not any(map(real.is_relative_to, (folder, theirs))):
             raise refused(str(file), "the file", f"is outside {folder}")
         document = _document(real)
-        for place, why in _programs(document):
-            raise refused(str(file), f"`{place}`", why)
+        for key, why in _programs(document):
+            raise refused(str(file), f"`{key}`", why)
         includes = document.get("include") or ()
         includes = [includes] if isinstance(includes, str) else includes
         left += [real.parent / str(name) for name in includes]
@@ -82,30 +82,30 @@ def _document(file: Path) -> Mapping[str, Any]:
     import yaml
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        """That of lm-eval, so that both read or refuse the same."""
+        """lm-eval's loader, so that both accept the same files."""
 
     Loader.add_constructor("!function", lambda _, node: _Function(str(node.value)))
     try:
-        found = yaml.load(file.read_bytes(), Loader)
+        document = yaml.load(file.read_bytes(), Loader)
     except (yaml.YAMLError, OSError, ValueError, RecursionError):
         return {}  # lm-eval explains it, or leaves it out
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def _programs(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, what it does) of everything in a YAML document that runs code."""
+    """(key, what it does) for each value in a YAML document that runs code."""
     left: list[tuple[str, Any]] = [("", document)]
     seen: set[int] = set()  # an alias may hold itself
     while left:
-        place, value = left.pop()
+        key_path, value = left.pop()
         if isinstance(value, _Function):
-            yield place, f"names the function {value.name}"
+            yield key_path, f"names the function {value.name}"
         if id(value) in seen or not isinstance(value, dict | list):
             continue
         seen.add(id(value))
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in pairs:
-            where = f"{place}.{key}".removeprefix(".")
+            where = f"{key_path}.{key}".removeprefix(".")
             if key == "use_prompt" and inner is not None:
                 yield where, "reads a template from elsewhere"
             elif key == "metric_list":
@@ -113,7 +113,7 @@ def _programs(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             left.append((where, inner))
 
 
-def _metrics(entries: object, place: str) -> Iterator[tuple[str, str]]:
+def _metrics(entries: object, key_path: str) -> Iterator[tuple[str, str]]:
     """Metrics that lm-eval does not have: `evaluate` would load a program of that name."""
     import lm_eval.api.metrics  # noqa: F401  # registers them
     from lm_eval.api.registry import METRIC_REGISTRY
@@ -121,7 +121,7 @@ def _metrics(entries: object, place: str) -> Iterator[tuple[str, str]]:
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
         name = entry.get("metric") if isinstance(entry, Mapping) else None
         if isinstance(name, str) and (entry.get("hf_evaluate") or name not in METRIC_REGISTRY):
-            yield f"{place}.{index}.metric", f"names {name}, which is no metric of lm-eval"
+            yield f"{key_path}.{index}.metric", f"names {name}, which is no metric of lm-eval"
 
 
 @contextmanager
@@ -144,22 +144,22 @@ def documents_below(folder: Path, task: str) -> Iterator[None]:
 
 
 def _documents(path: str, settings: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong) of everything that a data set may not be."""
+    """(key, what is wrong) for each setting that a data set may not have."""
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as READERS
 
     for key in settings:
         if key not in _SETTINGS:
             yield f"dataset_kwargs.{key}", "is no plain setting of a data set"
-    own = Path(path).expanduser()
-    remote = path not in READERS and not own.exists()
+    local = Path(path).expanduser()
+    remote = path not in READERS and not local.exists()
     if "://" in path or (path in READERS and path not in _FORMATS):
         yield "dataset_path", f"is {path}: not one of {', '.join(_FORMATS)}, nor a name on the hub"
     elif path not in READERS and not remote:
-        yield from _outside("dataset_path", own, folder)
-        if programs := [*own.rglob("*.py")]:
+        yield from _outside("dataset_path", local, folder)
+        if programs := [*local.rglob("*.py")]:
             yield "dataset_path", f"has a program, {programs[0]}"
     inner = str(settings.get("data_dir") or "")
-    base = (Path() if path in READERS else own) / Path(inner).expanduser()
+    base = (Path() if path in READERS else local) / Path(inner).expanduser()
     files = [("dataset_kwargs.data_files", name) for name in _names(settings)]
     for key, name in [("dataset_kwargs.data_dir", inner), *files]:
         file = Path(name)
@@ -173,8 +173,8 @@ def _documents(path: str, settings: Mapping[str, Any], folder: Path) -> Iterator
 
 
 def _names(settings: Mapping[str, Any]) -> list[str]:
-    """The names in `data_files`: one, several, or those of each split."""
-    left, found = [settings.get("data_files")], []
+    """The file names in `data_files`, of all splits."""
+    left, names = [settings.get("data_files")], []
     while left:
         files = left.pop()
         if isinstance(files, Mapping):
@@ -182,8 +182,8 @@ def _names(settings: Mapping[str, Any]) -> list[str]:
         elif isinstance(files, list | tuple):
             left += files
         elif files is not None:
-            found.append(str(files))
-    return found
+            names.append(str(files))
+    return names
 
 
 def _outside(key: str, path: Path, folder: Path) -> Iterator[tuple[str, str]]:
@@ -203,20 +203,20 @@ def _outside(key: str, path: Path, folder: Path) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def sandboxed() -> Iterator[None]:
-    """Render the templates of tasks in Jinja's sandbox meanwhile: they see their document alone."""
+    """Render task templates in Jinja's sandbox meanwhile: a template sees only its document."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from lm_eval import utils
 
-    own = utils.env
+    original = utils.env
     box = ImmutableSandboxedEnvironment(
-        undefined=own.undefined, keep_trailing_newline=own.keep_trailing_newline
+        undefined=original.undefined, keep_trailing_newline=original.keep_trailing_newline
     )
-    box.filters.update(own.filters)
+    box.filters.update(original.filters)
     utils.env = box
     try:
         yield
     finally:
-        utils.env = own
+        utils.env = original
 
 
 def template_refused(task: str, error: Exception) -> InputError:
