@@ -83,12 +83,12 @@ def trained_fingerprint(model: Any, folder: Path, name: str, *, code: bool) -> s
 
     model: loaded, or created on the meta device. name: what the user called it.
     """
-    own = sorted(folder.glob("*.py")) if code else []
+    code_files = sorted(folder.glob("*.py")) if code else []
     return document_fingerprint(
         {
             "weights": weights_fingerprint(weight_files(folder, name)),
             "config": described(model),
-            "code": weights_fingerprint(own) if own else None,
+            "code": weights_fingerprint(code_files) if code_files else None,
         }
     )
 

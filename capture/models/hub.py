@@ -72,8 +72,8 @@ def cached_snapshot(model: str, commit: str) -> Path | None:
     """
     import huggingface_hub
 
-    found = huggingface_hub.try_to_load_from_cache(model, "config.json", revision=commit)
-    return Path(found).parent if isinstance(found, str) else None
+    path = huggingface_hub.try_to_load_from_cache(model, "config.json", revision=commit)
+    return Path(path).parent if isinstance(path, str) else None
 
 
 def looks_like_a_path(model: str) -> bool:

@@ -90,11 +90,11 @@ def adopt_model(loaded: LoadedModel, spec: ModelSpec, *, quiet: bool = True) -> 
     files. Reads every weight once, in memory and in the files.
     """
     check_name(spec.id)
-    module, found = loaded.module, origin(loaded.module)
+    module, source = loaded.module, origin(loaded.module)
     files = ModelFiles(spec.id, Path(os.devnull), "folder", None)
     with quietly(quiet):
-        if found is not None and _is_of(module, found[0], spec):
-            files = ModelFiles(spec.id, *found)
+        if source is not None and _is_of(module, source[0], spec):
+            files = ModelFiles(spec.id, *source)
             code = spec.trust_remote_code
             weights = trained_fingerprint(module, files.folder, spec.id, code=code)
         else:
@@ -136,7 +136,7 @@ def _named_as_in_files(module: Any) -> dict[str, torch.Tensor]:
         return named
     from transformers import core_model_loading as loading  # since 5, as the attribute
 
-    if not all(isinstance(one, loading.WeightRenaming) for one in conversions):
+    if not all(isinstance(conversion, loading.WeightRenaming) for conversion in conversions):
         return named
     return loading.revert_weight_conversion(module, named)  # type: ignore[no-any-return]
 
@@ -208,8 +208,8 @@ def _end_ids(folder: Path, module: Any) -> tuple[int, ...]:
     source: Any = getattr(module, "generation_config", None) or module.config.get_text_config()
     if (folder / "generation_config.json").is_file():
         source = generation_config(folder)
-    found = getattr(source, "eos_token_id", None)
-    ids = found if isinstance(found, (list, tuple)) else [found]
+    value = getattr(source, "eos_token_id", None)
+    ids = value if isinstance(value, (list, tuple)) else [value]
     return tuple(sorted({int(token) for token in ids if token is not None}))
 
 

@@ -67,7 +67,10 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
     config: Any = module.config
     holders += [vars(config), vars(config.get_text_config())]
     containers = [
-        one for holder in holders for one in (holder, *holder.values()) if isinstance(one, dict)
+        container
+        for holder in holders
+        for container in (holder, *holder.values())
+        if isinstance(container, dict)
     ]
     before = [(container, dict(container)) for container in containers]
     try:
@@ -153,9 +156,9 @@ def _check_modules(module: nn.Module) -> None:
                 f"{which} is compiled by its method compile(): no state can be read inside. Load "
                 "the model again, and do not compile it before it is captured."
             )
-        if own := _unknown_hooks(part):
+        if hooks := _unknown_hooks(part):
             raise _refusal(
-                f"{which} has {own}, which may change states, and no fingerprint sees it. Remove "
+                f"{which} has {hooks}, which may change states, and no fingerprint sees it. Remove "
                 "it, or load the model again."
             )
 

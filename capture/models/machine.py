@@ -57,20 +57,22 @@ def out_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")  # without torch there is no such error
     classes = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
     return any(
-        isinstance(one, classes)
-        or (isinstance(one, RuntimeError) and any(p in str(one).lower() for p in _NO_ROOM))
-        for one in _led_to(error)
+        isinstance(cause, classes)
+        or (isinstance(cause, RuntimeError) and any(p in str(cause).lower() for p in _NO_ROOM))
+        for cause in _causes(error)
     )
 
 
-def _led_to(error: BaseException) -> Iterator[BaseException]:
+def _causes(error: BaseException) -> Iterator[BaseException]:
     """An error, then the error that it was raised from or while handling, and so on."""
     seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        yield one
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or (
+            None if current.__suppress_context__ else current.__context__
+        )
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from lpp.store.errors import ErrorKind, InputError, MachineError
 _COMMAND: Final = """
 import array, hashlib, json, sys
 from tokenizers import Tokenizer
-asked = json.load(sys.stdin)
-tokenizer = Tokenizer.from_str(asked["rules"])
+question = json.load(sys.stdin)
+tokenizer = Tokenizer.from_str(question["rules"])
 tokenizer.no_padding()
 tokenizer.no_truncation()
 def digest(ids):
@@ -29,8 +29,8 @@ def digest(ids):
     if sys.byteorder == "big":
         words.byteswap()
     return hashlib.sha256(words.tobytes()).hexdigest()
-found = tokenizer.encode_batch_fast(asked["texts"], add_special_tokens=True)
-print(json.dumps([digest(one.ids[:asked["context"]]) for one in found]))
+encodings = tokenizer.encode_batch_fast(question["texts"], add_special_tokens=True)
+print(json.dumps([digest(e.ids[:question["context"]]) for e in encodings]))
 """
 
 _NO_TOKENS: Final = hashlib.sha256().hexdigest()
@@ -72,17 +72,19 @@ def check_tokens(
     if backend is None or not passages:
         return
     texts = [passage.text for passage in passages]
-    asked = {"rules": backend.to_str(), "texts": texts, "context": context}
-    done = fresh_python(_COMMAND, given=json.dumps(asked).encode())
+    question = {"rules": backend.to_str(), "texts": texts, "context": context}
+    done = fresh_python(_COMMAND, given=json.dumps(question).encode())
     if done.returncode != 0:
         raise MachineError(
             "a fresh process that would check the tokenizer's code failed: "
             f"{why_it_failed(done)}. Capture with `lpp-capture run`, which needs no check.",
             kind=ErrorKind.ENGINE_DIED,
         )
-    kept = dict(zip(*prompts.select(["source_row", "sha256"]).to_pydict().values(), strict=True))
+    sha256_of = dict(
+        zip(*prompts.select(["source_row", "sha256"]).to_pydict().values(), strict=True)
+    )
     for passage, expected in zip(passages, json.loads(done.stdout), strict=True):
-        if kept.get(passage.source_row, _NO_TOKENS) != expected:
+        if sha256_of.get(passage.source_row, _NO_TOKENS) != expected:
             raise InputError(
                 f"the code of the tokenizer, {type(tokenizer).__name__}, was changed in this "
                 f"process: by its rules, {passage.text[:40]!r} has other tokens. A plan cannot "

@@ -144,7 +144,7 @@ def _settings(part: nn.Module) -> dict[str, Any]:
 
 def _plain(value: Any) -> bool:
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _plain(one) for key, one in value.items())
+        return all(isinstance(key, str) and _plain(entry) for key, entry in value.items())
     if isinstance(value, list | tuple):
         return all(map(_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
@@ -167,16 +167,16 @@ def state_fingerprint(module: Any) -> str:
 
 
 def _own_code(module: nn.Module) -> dict[str, str]:
-    """Source of the files that define the modules' classes, but those of libraries."""
-    found = {}
+    """Source of the files that define the modules' classes, except libraries' files."""
+    sources = {}
     for kind in {type(part) for part in module.modules()}:
         if not kind.__module__.startswith(_LIBRARIES):
             name = f"{kind.__module__}.{kind.__qualname__}"
             try:
-                found[name] = inspect.getsource(sys.modules[kind.__module__])
+                sources[name] = inspect.getsource(sys.modules[kind.__module__])
             except (KeyError, OSError, TypeError):
-                found[name] = ""
-    return found
+                sources[name] = ""
+    return sources
 
 
 def check_described(module: Any) -> None:
@@ -185,7 +185,7 @@ def check_described(module: Any) -> None:
     library's.
     """
     configs = [module.config, *vars(module.config).values()]
-    described = [one.to_dict() for one in configs if hasattr(one, "to_dict")]
+    described = [config.to_dict() for config in configs if hasattr(config, "to_dict")]
     for name, part in module.named_modules():
         kind, which = type(part), f"the model's {name}" if name else "the model"
         if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
@@ -212,15 +212,17 @@ def check_described(module: Any) -> None:
 def _of_library(value: Any, part: nn.Module) -> bool:
     """Whether a release of a library, or what the fingerprint covers, determines `value`."""
     if isinstance(value, dict):
-        return all(_of_library(one, part) for one in (*value.keys(), *value.values()))
+        return all(_of_library(item, part) for item in (*value.keys(), *value.values()))
     if isinstance(value, list | tuple | set | frozenset):
-        return all(_of_library(one, part) for one in value)
+        return all(_of_library(item, part) for item in value)
     if isinstance(value, functools.partial):
         return _of_library((value.func, value.args, value.keywords), part)
     if isinstance(value, torch.Tensor):
-        return any(value is one or torch.equal(value, one) for one in part.buffers(recurse=False))
+        return any(
+            value is buffer or torch.equal(value, buffer) for buffer in part.buffers(recurse=False)
+        )
     if isinstance(value, nn.Module):
-        return any(value is one for one in part.modules())
+        return any(value is module for module in part.modules())
     owner = value if hasattr(value, "__qualname__") else type(value)  # of a function or class
     home = str(getattr(owner, "__module__", ""))
     return _plain(value) or (home.startswith(_LIBRARIES) and not hasattr(value, "to_dict"))

@@ -122,8 +122,8 @@ def _characters() -> Mapping[str, int]:
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
-    found = {chr(byte): byte for byte in printable}
-    return found | {chr(0x100 + number): byte for number, byte in enumerate(others)}
+    byte_of = {chr(byte): byte for byte in printable}
+    return byte_of | {chr(0x100 + number): byte for number, byte in enumerate(others)}
 
 
 def _byte_level(token: str) -> bytes:
@@ -141,9 +141,9 @@ def _is_decoded(spelled: Mapping[int, bytes], backend: Any, *, words: bool) -> b
     spaces are ignored.
     """
     whole = [token for token, read in spelled.items() if _is_text(read)]
-    some = whole[:: max(1, len(whole) // _SAMPLE)]
-    decoded: str = backend.decode(some, skip_special_tokens=False)
-    expected = b"".join(spelled[token] for token in some).decode()
+    sample = whole[:: max(1, len(whole) // _SAMPLE)]
+    decoded: str = backend.decode(sample, skip_special_tokens=False)
+    expected = b"".join(spelled[token] for token in sample).decode()
     if words:
         return "".join(decoded.split()) == "".join(expected.split())
     return decoded.lstrip(" ") == expected.lstrip(" ")

@@ -96,12 +96,14 @@ def check_sites(model: nn.Module, modules: SiteModules) -> None:
 def _check_hidden_states(model: nn.Module, modules: SiteModules) -> dict[str, torch.Tensor]:
     sites, seen = modules.sites, dict[str, torch.Tensor]()
     with hooked(modules, modules.sites.names, seen.__setitem__):
-        own = model(**forward_inputs(probe_ids(model)), output_hidden_states=True).hidden_states
+        reported = model(
+            **forward_inputs(probe_ids(model)), output_hidden_states=True
+        ).hidden_states
     expected = sites.n_blocks + 1
-    found = 0 if own is None else len(own)
-    if found != expected:
-        raise unmapped(model, f"it reports {found} hidden states, should be {expected}")
-    for name, state in zip((*sites.names[:-2], "final"), own, strict=True):
+    count = 0 if reported is None else len(reported)
+    if count != expected:
+        raise unmapped(model, f"it reports {count} hidden states, should be {expected}")
+    for name, state in zip((*sites.names[:-2], "final"), reported, strict=True):
         if not _same(seen[name], state):
             raise unmapped(model, f"site {name} is not the hidden state the model itself reports")
     return seen
@@ -193,9 +195,9 @@ class Trace:
         return None
 
 
-def _identical(one: torch.Tensor, other: torch.Tensor) -> bool:
+def _identical(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Equal bit for bit, or NaN in the same places."""
-    return bool(((one == other) | (one.isnan() & other.isnan())).all())
+    return bool(((first == second) | (first.isnan() & second.isnan())).all())
 
 
 def _is_state(tensor: torch.Tensor | None, hidden: int) -> bool:
