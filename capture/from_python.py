@@ -149,7 +149,7 @@ def capture(
                 warnings.warn(line, stacklevel=2)
         return open_store(store).runs[outcome.run]
     except (LppError, KeyboardInterrupt) as error:
-        _put_in_words_of_python(error)
+        _reword_for_python(error)
         raise
 
 
@@ -192,19 +192,19 @@ def _arguments(given: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, An
     if len(given) > len(names):
         why = "a model that is given by its name brings its tokenizer" if by_name else "too many"
         raise TypeError(f"capture() got {len(given)} arguments: {why}. Call {shown}.")
-    found = dict(zip(names, given, strict=False))
+    arguments = dict(zip(names, given, strict=False))
     for name in names:
-        if name in found and name in options:
+        if name in arguments and name in options:
             raise TypeError(f"capture() got {name} twice. Call {shown}.")
-        if name not in found and name not in options:
+        if name not in arguments and name not in options:
             raise TypeError(f"capture() got no {name}. Call {shown}.")
-        found.setdefault(name, options.pop(name, None))
-    return found["model"], found.get("tokenizer"), found[names[-1]]
+        arguments.setdefault(name, options.pop(name, None))
+    return arguments["model"], arguments.get("tokenizer"), arguments[names[-1]]
 
 
 def _keywords() -> dict[str, Declared]:
     """The settings by their keywords."""
-    return {one.keyword: one for one in declared(CaptureSettings).values()}
+    return {setting.keyword: setting for setting in declared(CaptureSettings).values()}
 
 
 def _check_known(keyword: str) -> None:
@@ -228,7 +228,7 @@ def _refuse_loading(options: Mapping[str, Any]) -> None:
 def _request(
     options: Mapping[str, Any], model: str, texts: Any, corpus_name: str | None
 ) -> tuple[CaptureRequest, Corpus | None]:
-    """What the call asks for, and the corpus where its texts are in memory."""
+    """The request of the call, and the corpus if its texts are in memory."""
     if isinstance(texts, str | os.PathLike):
         if corpus_name is not None:
             raise _invalid("corpus_name: it is for texts in memory. Leave it out.")
@@ -241,8 +241,8 @@ def _request(
     spec = request.corpus
     corpus = open_texts(texts, name=name, text_field=spec.text_field, fields=spec.fields)
     if "prompts" not in given:
-        every = sum(1 for _ in corpus.passages)
-        selection = replace(request.selection, prompts=every, at_most=True)
+        count = sum(1 for _ in corpus.passages)
+        selection = replace(request.selection, prompts=count, at_most=True)
         request = replace(request, selection=selection)
     return request, corpus
 
@@ -252,9 +252,9 @@ def _parsed(options: Mapping[str, Any]) -> CaptureRequest:
     known, given, problems = _keywords(), dict[str, Any](), list[str]()
     for keyword, value in options.items():
         if value is not None:
-            one = known[keyword]
-            given[one.name] = _plain(value)
-            problems += problems_of(one, given[one.name], keyword)
+            setting = known[keyword]
+            given[setting.name] = _plain(value)
+            problems += problems_of(setting, given[setting.name], keyword)
     if problems:
         raise _invalid("; ".join(problems) + ".")
     return request_of(made(CaptureSettings, given))
@@ -312,7 +312,7 @@ def _shown(quiet: bool | None) -> Iterator[Display]:
             yield SHOWN
 
 
-def _put_in_words_of_python(error: LppError | KeyboardInterrupt) -> None:
+def _reword_for_python(error: LppError | KeyboardInterrupt) -> None:
     """Name options as Python does, and drop the frames that led to the error, but for LPP_DEBUG.
 
     A notebook keeps the traceback of the last error, and with it the variables of every frame: the
@@ -323,11 +323,11 @@ def _put_in_words_of_python(error: LppError | KeyboardInterrupt) -> None:
     else:
         error.add_note(RESUMES)
     seen: set[int] = set()
-    one: BaseException | None = None if debugging() else error
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        one.__traceback__ = None
-        one = one.__cause__ or one.__context__
+    current: BaseException | None = None if debugging() else error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        current.__traceback__ = None
+        current = current.__cause__ or current.__context__
 
 
 def _in_python(message: str) -> str:
@@ -337,18 +337,18 @@ def _in_python(message: str) -> str:
     "context=500: choose context=96, or dtype='float32'. See `x --context 5`"
     """
 
-    def keyword(found: re.Match[str]) -> str:
-        one = declared(CaptureSettings).get(found["option"] or "")
-        if one is None:
-            return found[0]
-        value = found["value"]
+    def keyword(match: re.Match[str]) -> str:
+        setting = declared(CaptureSettings).get(match["option"] or "")
+        if setting is None:
+            return match[0]
+        value = match["value"]
         if value is None:
-            return one.keyword
+            return setting.keyword
         if value.isdecimal():
-            return f"{one.keyword}={value}"
-        if isinstance(one.values, Text) and value in one.values.choices:
-            return f"{one.keyword}={value!r}"
-        return f"{one.keyword} {value}"
+            return f"{setting.keyword}={value}"
+        if isinstance(setting.values, Text) and value in setting.values.choices:
+            return f"{setting.keyword}={value!r}"
+        return f"{setting.keyword} {value}"
 
     return _OPTION.sub(keyword, message)
 

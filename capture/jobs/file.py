@@ -84,9 +84,9 @@ class _Reading:
 
 @dataclass(frozen=True)
 class _Entry:
-    """Some options of a job, and where in the file they are."""
+    """Some options of a job, and their location in the file."""
 
-    place: str
+    location: str
     options: Mapping[str, Any]
 
 
@@ -132,31 +132,31 @@ def command_line(job: Job, *more: str) -> str:
     return shlex.join(["lpp-capture", "run", *job.arguments, *more])
 
 
-def _table(reading: _Reading, place: str, table: object) -> dict[str, Any]:
+def _table(reading: _Reading, location: str, table: object) -> dict[str, Any]:
     """The checked options of one table, by name with dashes."""
     if not isinstance(table, dict):
-        reading.problems.append(f"{place} should be a table of options, is {table!r}")
+        reading.problems.append(f"{location} should be a table of options, is {table!r}")
         return {}
     known = declared(CaptureSettings)
-    found: dict[str, Any] = {}
-    given = [one for item in table.items() for one in _options_of(reading, place, *item)]
+    options: dict[str, Any] = {}
+    given = [option for item in table.items() for option in _options_of(reading, location, *item)]
     for name, value, where in given:
         if name not in known:
             question = near(name, known)
             reading.problems.append(f"{where}: `lpp-capture run` has no such option.{question}")
-        elif name in found:
+        elif name in options:
             reading.problems.append(_twice(name, where))
         else:
-            found[name] = value
+            options[name] = value
             reading.problems += problems_of(known[name], value, where)
-    return found
+    return options
 
 
 def _options_of(
-    reading: _Reading, place: str, key: str, value: object
+    reading: _Reading, location: str, key: str, value: object
 ) -> list[tuple[str, object, str]]:
-    """(name, value, place) of the option of a key; of both options for `series = {...}`."""
-    name, where = key.replace("_", "-"), f"{place}.{key}"
+    """(name, value, location) of the option of a key; of both options for `series = {...}`."""
+    name, where = key.replace("_", "-"), f"{location}.{key}"
     if name != "series" or not isinstance(value, dict):
         return [(name, value, where)]
     reading.problems += [
@@ -179,14 +179,14 @@ def _list(reading: _Reading, key: str, entries: object) -> list[_Entry]:
     if not isinstance(entries, list) or not entries:
         reading.problems.append(f"{key} should be a list of at least one {needed}, is {entries!r}")
         return []
-    found = []
+    parsed = []
     for number, given in enumerate(entries):
-        place = f"{key}[{number}]"
-        options = _table(reading, place, {needed: given} if isinstance(given, str) else given)
+        location = f"{key}[{number}]"
+        options = _table(reading, location, {needed: given} if isinstance(given, str) else given)
         if isinstance(given, dict) and needed not in options:
-            reading.problems.append(f"{place} names no {needed}")
-        found.append(_Entry(place, options))
-    return found
+            reading.problems.append(f"{location} names no {needed}")
+        parsed.append(_Entry(location, options))
+    return parsed
 
 
 def _matrix(reading: _Reading, matrix: object) -> list[_Entry]:
@@ -209,7 +209,7 @@ def _matrix(reading: _Reading, matrix: object) -> list[_Entry]:
     if "step" in axes and any("step" in series for series in axes.get("series", ())):
         reading.problems.append(_twice("step", "matrix.step"))
     return [
-        _Entry("matrix", {name: one for part in parts for name, one in part.items()})
+        _Entry("matrix", {name: value for part in parts for name, value in part.items()})
         for parts in itertools.product(*axes.values())
     ]
 
@@ -220,11 +220,12 @@ def _jobs(
     """One job for each combination of entries; adds problems of whole jobs to `reading`."""
     jobs: dict[int, Job] = {}
     for number, entries in enumerate(itertools.product(*lists), start=1):
-        for one, other in itertools.combinations(entries, 2):
+        for first, second in itertools.combinations(entries, 2):
             reading.problems += [
-                f"{name}: given by {one.place} and by {other.place}; leave it in one of them"
-                for name in one.options
-                if name in other.options
+                f"{name}: given by {first.location} and by {second.location}; leave it in one of "
+                "them"
+                for name in first.options
+                if name in second.options
             ]
         options = dict(defaults)
         for entry in entries:
@@ -274,15 +275,15 @@ def make_job(options: Mapping[str, Any]) -> Job:
     return Job(name=_base_name(options), options=options, request=request)
 
 
-def _of_one_step(one: CaptureRequest, other: CaptureRequest) -> bool:
+def _of_one_step(first: CaptureRequest, second: CaptureRequest) -> bool:
     """Whether two requests capture different models as the same step of the same series."""
-    if one.model.series is None or (one.model.id, one.model.revision) == (
-        other.model.id,
-        other.model.revision,
+    if first.model.series is None or (first.model.id, first.model.revision) == (
+        second.model.id,
+        second.model.revision,
     ):
         return False
-    model = replace(one.model, id=other.model.id, revision=other.model.revision)
-    return replace(one, model=model) == other
+    model = replace(first.model, id=second.model.id, revision=second.model.revision)
+    return replace(first, model=model) == second
 
 
 def _base_name(options: Mapping[str, Any]) -> str:
@@ -302,8 +303,8 @@ def with_names(jobs: Sequence[Job]) -> tuple[Job, ...]:
         differing = [
             key for key in keys if len({str(other.options.get(key)) for other in alike}) > 1
         ]
-        own = {key: job.options[key] for key in differing if key in job.options}
-        more = " ".join(word.removeprefix("--") for word in arguments(CaptureSettings, own))
+        options = {key: job.options[key] for key in differing if key in job.options}
+        more = " ".join(word.removeprefix("--") for word in arguments(CaptureSettings, options))
         named.append(replace(job, name=f"{job.name} {more}".rstrip()))
     return tuple(named)
 

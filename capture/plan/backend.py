@@ -88,8 +88,8 @@ class Batch:
     def inputs(self) -> list[npt.NDArray[np.int32]]:
         """All token ids that the model reads for each prompt: those before it, then its own."""
         ends = np.cumsum(self.lengths)[:-1]
-        own = zip(self.prompt_ids, np.split(self.token_ids, ends), strict=True)
-        return [np.concatenate([self.ids_before(prompt), ids]) for prompt, ids in own]
+        pairs = zip(self.prompt_ids, np.split(self.token_ids, ends), strict=True)
+        return [np.concatenate([self.ids_before(prompt), ids]) for prompt, ids in pairs]
 
     @property
     def next_ids(self) -> npt.NDArray[np.int32]:

@@ -133,8 +133,8 @@ def shard_batches(plan: Plan, prompts: pa.Table, shard: int) -> Iterator[Batch]:
         )
 
 
-def _before(prompts: pa.Table, some: Iterable[int]) -> dict[int, Before]:
-    """The tokens before each branch among the prompts `some`."""
+def _before(prompts: pa.Table, chosen: Iterable[int]) -> dict[int, Before]:
+    """The tokens before each branch among the prompts `chosen`."""
     of, at = branches_of(prompts)
     ids = prompts["token_ids"]
     return {
@@ -142,7 +142,7 @@ def _before(prompts: pa.Table, some: Iterable[int]) -> dict[int, Before]:
             int(of[prompt]),
             np.asarray(ids[int(of[prompt])].values[: int(at[prompt])], dtype=np.int32),
         )
-        for prompt in some
+        for prompt in chosen
         if of[prompt] >= 0
     }
 

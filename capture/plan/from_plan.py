@@ -92,15 +92,15 @@ def check_same(plan: Plan, request: CaptureRequest, backend: Backend) -> None:
     """Raise ConflictError, with every difference, unless model, releases and settings are those of
     `plan`. The source of the weights may differ if the weights are equal.
     """
-    found, model, tokenizer = backend.model, plan.model, plan.tokenizer
+    loaded, model, tokenizer = backend.model, plan.model, plan.tokenizer
     here = replace(
         plan,
-        model=replace(found.info, id=model.id, source=model.source, revision=model.revision),
-        tokenizer=replace(found.tokenizer_info, id=tokenizer.id),
+        model=replace(loaded.info, id=model.id, source=model.source, revision=model.revision),
+        tokenizer=replace(loaded.tokenizer_info, id=tokenizer.id),
         sites=site_specs(request, backend),
         # earlier releases did not record what became of shared beginnings
         compute=compute_of(backend, branches=plan.compute.beginnings is not None),
-        stored_dtype=found.dtype,
+        stored_dtype=loaded.dtype,
     )
     if fields := differences(here, plan):
         listed = "\n  ".join(fields)

@@ -168,12 +168,12 @@ def check_context(model: Model, request: CaptureRequest) -> None:
     limit, written = model.max_positions, request.continuation
     if limit is None or request.longest <= limit:
         return
-    asked, helps = f"--context {request.context} is", f"--context {limit} or less"
+    requested, helps = f"--context {request.context} is", f"--context {limit} or less"
     if written is not None:
-        asked = f"--context {request.context} and --continue {written.tokens} are together"
+        requested = f"--context {request.context} and --continue {written.tokens} are together"
         helps = f"less of either, {limit} tokens together at most"
     raise InputError(
-        f"{asked} beyond {model.info.id}, which has {limit} positions. Choose {helps}.",
+        f"{requested} beyond {model.info.id}, which has {limit} positions. Choose {helps}.",
         kind=ErrorKind.INVALID_VALUE,
     )
 

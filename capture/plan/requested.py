@@ -50,10 +50,10 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
     assert settings.model is not None
     assert settings.corpus is not None
     model = given_model(settings.model)
-    own = settings.corpus not in CORPUS_NAMES
+    own_corpus = settings.corpus not in CORPUS_NAMES
     min_bytes = settings.min_bytes
     if min_bytes is None:  # a length in tokens replaces the default length in bytes
-        min_bytes = 0 if own or settings.min_tokens is not None else DEFAULT_MIN_BYTES
+        min_bytes = 0 if own_corpus or settings.min_tokens is not None else DEFAULT_MIN_BYTES
     return CaptureRequest(
         model=ModelSpec(
             id=model,
@@ -76,7 +76,7 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
         ),
         selection=Selection(
             prompts=settings.prompts or DEFAULT_PROMPTS,
-            at_most=own and settings.prompts is None,
+            at_most=own_corpus and settings.prompts is None,
             min_bytes=min_bytes,
             **take("min_tokens", "count_with", "select", "seed"),
         ),

@@ -47,14 +47,14 @@ def step_of(revision: str) -> int | None:
     """
     if _COMMIT.fullmatch(revision):
         return None
-    found = {int(digits) for digits in _STEP.findall(revision) or _ANY.findall(revision)}
-    return found.pop() if len(found) == 1 else None
+    steps = {int(digits) for digits in _STEP.findall(revision) or _ANY.findall(revision)}
+    return steps.pop() if len(steps) == 1 else None
 
 
 def checkpoints(revisions: str) -> list[Checkpoint]:
     """The checkpoints of `--revision a,b=20`. Raises InputError, with every problem of the list."""
     names = [part.strip() for part in revisions.split(",")]
-    found, problems = [], []
+    parsed, problems = [], []
     for name in names:
         revision, equals, digits = name.rpartition("=")
         if not equals:
@@ -66,19 +66,19 @@ def checkpoints(revisions: str) -> list[Checkpoint]:
         elif step is None:
             problems.append(f"{name!r} names no single step: write {revision}=STEP")
         else:
-            found.append(Checkpoint(revision, step))
-    problems += [f"{name} is given twice" for name in _repeated([c.revision for c in found])]
+            parsed.append(Checkpoint(revision, step))
+    problems += [f"{name} is given twice" for name in _repeated([c.revision for c in parsed])]
     if not problems:
         problems += [
-            f"{' and '.join(c.revision for c in found if c.step == step)} are both step {step}"
-            for step in _repeated([c.step for c in found])
+            f"{' and '.join(c.revision for c in parsed if c.step == step)} are both step {step}"
+            for step in _repeated([c.step for c in parsed])
         ]
     if problems:
         raise InputError(
             f"--revision {revisions}: {'; '.join(problems)}. Nothing was captured.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    return found
+    return parsed
 
 
 def _repeated(items: Sequence[_Item]) -> list[_Item]:

@@ -63,12 +63,12 @@ def sizes(plan: Plan, lengths: Sequence[int], shard_bytes: int) -> dict[Keep, Si
     """The size of the run with each choice of --keep. lengths: tokens of each prompt."""
     of_token, of_shard = row_bytes(plan), shard_moments_bytes(plan)
     rows = plan.prompts.tokens * of_token
-    found: dict[Keep, Size] = {}
+    by_keep: dict[Keep, Size] = {}
     for keep in get_args(Keep):
         edges = kept_boundaries(lengths, of_token, shard_bytes, keep, of_shard)
         moments = 0 if keep == "rows" else (len(edges) - 1) * of_shard
-        found[keep] = Size(rows=0 if keep == "moments" else rows, moments=moments)
-    return found
+        by_keep[keep] = Size(rows=0 if keep == "moments" else rows, moments=moments)
+    return by_keep
 
 
 def remaining(plan: Plan, lengths: npt.NDArray[np.int32], todo: Sequence[int]) -> int:
@@ -88,8 +88,8 @@ def head_bytes(plan: Plan) -> int:
 
 def free_bytes(root: Place) -> int | None:
     """Free bytes on the disk of a store, which may not exist yet; None for a bucket."""
-    place = nearest_directory(root)
-    return shutil.disk_usage(place).free if isinstance(place, Path) else None
+    directory = nearest_directory(root)
+    return shutil.disk_usage(directory).free if isinstance(directory, Path) else None
 
 
 def host_bytes(plan: Plan, lengths: npt.NDArray[np.int32]) -> int:
@@ -108,10 +108,10 @@ def host_bytes(plan: Plan, lengths: npt.NDArray[np.int32]) -> int:
 def available_memory() -> int | None:
     """Bytes of memory available without swapping; None where the system does not report it."""
     try:
-        found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text("ascii"))
+        match = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text("ascii"))
     except OSError:
         return None
-    return None if found is None else int(found[1]) << 10
+    return None if match is None else int(match[1]) << 10
 
 
 def format_sizes(found: dict[Keep, Size], keep: Keep, free: int | None) -> list[str]:

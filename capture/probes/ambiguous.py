@@ -94,8 +94,8 @@ def _deal_test(scenes: Sequence[tuple[int, Scene]], rng: random.Random) -> Itera
     for turn in range(len(CELLS)):
         for start in range(0, len(scenes), len(CELLS)):
             block = []
-            for place, (number, scene) in enumerate(scenes[start : start + len(CELLS)]):
-                ambiguous, reading = CELLS[(place + turn) % len(CELLS)]
+            for index, (number, scene) in enumerate(scenes[start : start + len(CELLS)]):
+                ambiguous, reading = CELLS[(index + turn) % len(CELLS)]
                 swap = swapped[start, ambiguous]
                 block.append(_item(number, scene, ambiguous, reading, swap=swap))
             rng.shuffle(block)

@@ -57,8 +57,8 @@ def alternating(shown: str) -> Iterator[str]:
     ['BBA']
     """
     for run in range(1, len(shown) // 4 + 1):
-        one, other = shown[0], shown[run]
-        if one != other and shown == _turns(one, other, run, len(shown)):
+        first, second = shown[0], shown[run]
+        if first != second and shown == _turns(first, second, run, len(shown)):
             yield _extended(shown, 2 * run)
 
 
@@ -141,9 +141,9 @@ def pattern_items(seed: int) -> tuple[list[PatternItem], list[PatternItem]]:
 
 def _only_answer(shown: str) -> str | None:
     """The only continuation; None where there are several, or where copying gives it."""
-    found = continuations(shown)
+    answers = continuations(shown)
     copies = {shown[:ANSWER_LENGTH], shown[-ANSWER_LENGTH:], shown[-1] * ANSWER_LENGTH}
-    return found.pop() if len(found) == 1 and not found & copies else None
+    return answers.pop() if len(answers) == 1 and not answers & copies else None
 
 
 def _rule(family: str, shown: str) -> str:
@@ -167,8 +167,8 @@ def _draw_periodic(rng: random.Random) -> str:
 
 def _draw_alternating(rng: random.Random) -> str:
     run, n = rng.choice([(1, 7), (1, 9), (1, 11), (2, 10), (2, 14), (3, 13), (3, 14)])
-    one, other = rng.sample(LETTERS, 2)
-    return _turns(one, other, run, n)
+    first, second = rng.sample(LETTERS, 2)
+    return _turns(first, second, run, n)
 
 
 def _draw_mirror(rng: random.Random) -> str:
@@ -206,8 +206,8 @@ _DRAWS: Final[dict[str, Callable[[random.Random], str]]] = {
 }
 
 
-def _turns(one: str, other: str, run: int, length: int) -> str:
-    return ((one * run + other * run) * length)[:length]
+def _turns(first: str, second: str, run: int, length: int) -> str:
+    return ((first * run + second * run) * length)[:length]
 
 
 def _extended(shown: str, period: int) -> str:

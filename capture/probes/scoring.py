@@ -50,8 +50,8 @@ def parse_line(response: str) -> ProbeVerdict | None:
     >>> parse_line("The answer is (A).") is None
     True
     """
-    found = _LINE.fullmatch(response.strip())
-    return ProbeVerdict(found[1] == STATUS[True], found[2]) if found else None
+    match = _LINE.fullmatch(response.strip())
+    return ProbeVerdict(match[1] == STATUS[True], match[2]) if match else None
 
 
 def likeliest(log_likelihoods: Sequence[float]) -> ProbeVerdict:
