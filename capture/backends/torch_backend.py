@@ -211,8 +211,8 @@ class TorchBackend:
             # Copy everything to the device before the pass: a later copy would wait for the pass.
             ids = to_device(torch.from_numpy(pass_.ids), self._device)
             picked = Picked(torch.from_numpy(pass_.picked), self._device, pass_.spans)
-            which, places = _wanted_logits(batch, pass_)
-            logit_picks = Picked(torch.from_numpy(pass_.picked[places]), self._unembed.device, [])
+            which, in_pass = _wanted_logits(batch, pass_)
+            logit_picks = Picked(torch.from_numpy(pass_.picked[in_pass]), self._unembed.device, [])
             next_ids = to_device(torch.from_numpy(following[which]), self._unembed.device)
             if pass_.n_before.any():
                 inputs = inputs_after(trunk, cache, pass_, ids)
@@ -325,8 +325,8 @@ def _wanted_logits(
     where = np.full(len(batch.token_ids), -1)
     where[batch.logit_rows] = np.arange(len(batch.logit_rows))
     logit_index = where[pass_.rows]
-    places = np.flatnonzero(logit_index >= 0)
-    return logit_index[places], places
+    in_pass = np.flatnonzero(logit_index >= 0)
+    return logit_index[in_pass], in_pass
 
 
 def joined(batch: Batch, parts: Sequence[Captured]) -> Captured:

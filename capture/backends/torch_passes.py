@@ -208,7 +208,7 @@ def can_reuse(model: nn.Module, trunk: nn.Module) -> bool:
         # a pass adds its own keys and values to the cache that it gets: each gets a new one
         wrong = _wrong_on_purpose(lambda: inputs_after(trunk, cache, branches, branch_ids))
         return all(
-            bool((right < FAR_CLOSER * errors(inputs))[places].all()) for inputs, places in wrong
+            bool((right < FAR_CLOSER * errors(inputs))[altered].all()) for inputs, altered in wrong
         )
     except Exception as error:  # any error: models react differently to unknown inputs
         if out_of_memory(error):

@@ -286,7 +286,7 @@ class _Evaluation:
         }
         prompt_fields = [name for name in PROMPT_FIELDS if name in held]
         fields = (*prompt_fields, *request.capture.corpus.fields)
-        corpus, places = corpus_of(task, evaluation_rule(task), requests, fields)
+        corpus, rows = corpus_of(task, evaluation_rule(task), requests, fields)
         passages = list(corpus.passages)
         if not passages:
             raise InputError(
@@ -306,21 +306,21 @@ class _Evaluation:
         for line in outcome.message(place(self._root)).splitlines():
             if text := line.partition("Next: ")[0].rstrip():
                 self._display.say(f"  {text}")
-        for line in _cut_lines(task, requests, places):
+        for line in _cut_lines(task, requests, rows):
             self._display.say(f"  {line}")
         store = open_store(self._root)
         self._model.remember(store, outcome.run)
-        return answers_of(store.runs[outcome.run], requests, places)
+        return answers_of(store.runs[outcome.run], requests, rows)
 
 
 def _cut_lines(
-    task: str, requests: Sequence[EncodedRequest], places: Sequence[int | None]
+    task: str, requests: Sequence[EncodedRequest], rows: Sequence[int | None]
 ) -> Iterator[str]:
     """A line about what was cut, and one about what was set aside."""
     cut = sum(request.dropped > 0 for request in requests)
     if cut:
         yield f"{task}: {cut} of {len(requests)} requests are longer than the context and were cut"
-    aside = sum(row is None for row in places)
+    aside = sum(row is None for row in rows)
     if aside:
         yield f"{task}: {aside} answers are longer than the context and count as never given"
 

@@ -131,7 +131,7 @@ def corpus_of(
     tokens as well.
     """
     refused, rows = Refused(), _Rows()
-    places: list[int | None] = []
+    request_rows: list[int | None] = []
     for _, group in itertools.groupby(sequences, key=lambda request: request.context_ids):
         alike = list(group)  # a task's requests for one item follow each other
         shared = len({request.ids for request in alike}) > 1 and alike[0].n_context > 1
@@ -139,11 +139,11 @@ def corpus_of(
         for request in alike:
             if not request.ids:
                 refused.add(rows.take(), TOO_LONG, request.place)
-                places.append(None)
+                request_rows.append(None)
             elif root is None:
-                places.append(rows.whole(request))
+                request_rows.append(rows.whole(request))
             else:
-                places.append(rows.branch(request, root))
+                request_rows.append(rows.branch(request, root))
     passages = rows.passages
     # a context that is shared has no choice, and its answers no question
     fields = Fields(asked, some=["choice", "n_before_question"])
@@ -158,7 +158,7 @@ def corpus_of(
         refused=refused,
         fields=fields,
     )
-    return corpus, places
+    return corpus, request_rows
 
 
 class _Rows:

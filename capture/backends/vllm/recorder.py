@@ -57,7 +57,7 @@ class Recorded:
 class _Pass:
     """The prompts of the batch in one forward pass, in the order of the batch."""
 
-    places: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
     """Indices of the prompts in the batch, ascending."""
     rows: Picked
     logit_picks: Picked
@@ -139,7 +139,7 @@ class Recorder:
         reduced, self._reduced = self._reduced, None
         if ran is None or reduced is None:
             return
-        passed = Counter(self._keys[index] for index in ran.places)
+        passed = Counter(self._keys[index] for index in ran.indices)
         done: list[int] = []
         for key, count in Counter(self._keys[index] for index in places).items():
             # Equal prompts have equal rows: which of them the engine means makes no difference.
@@ -163,7 +163,7 @@ class Recorder:
             return None
         if lost := sum(map(len, self._awaited.values())):
             return Recorded(lost, {}, None)
-        logit_rows = np.concatenate([places for _, places in self._statistics])
+        logit_rows = np.concatenate([indices for _, indices in self._statistics])
         in_order = bool((logit_rows == np.arange(len(logit_rows))).all())
         rows.finish(
             [statistics for statistics, _ in self._statistics],
@@ -195,9 +195,9 @@ class Recorder:
             )
         # The only wait for the device, before anything of this pass has been launched.
         flat_ids, flat_positions = torch.stack([ids.long(), positions.long()]).cpu().numpy()
-        counts = {key: len(places) for key, places in self._awaited.items()}
+        counts = {key: len(indices) for key, indices in self._awaited.items()}
         matches = find_prompts(flat_ids.astype(np.int32), flat_positions, counts)
-        next_index = {key: iter(places) for key, places in self._awaited.items()}
+        next_index = {key: iter(indices) for key, indices in self._awaited.items()}
         self._pass = self._reduced = None
         if matches:
             self._pass = self._in_order(
@@ -206,10 +206,10 @@ class Recorder:
 
     def _in_order(self, starts: Mapping[int, int]) -> _Pass:
         """The matched prompts in batch order. starts: index in batch -> first row in the pass."""
-        batch, places = self._batch, sorted(starts)
+        batch, indices = self._batch, sorted(starts)
         spans: list[tuple[int, int]] = []
         rows, picks, logit_rows, prompts = [], [], [], []
-        for index in places:
+        for index in indices:
             first, end = int(self._starts[index]), int(self._starts[index + 1])
             if spans and spans[-1][1] == first:
                 spans[-1] = (spans[-1][0], end)
@@ -224,7 +224,7 @@ class Recorder:
             prompts.append(np.full(len(of_prompt), index))
         which = np.concatenate(logit_rows)
         return _Pass(
-            places=np.array(places),
+            indices=np.array(indices),
             rows=Picked(torch.from_numpy(np.concatenate(rows)), self._device, spans),
             logit_picks=Picked(torch.from_numpy(np.concatenate(picks)), self._device, []),
             next_ids=to_device(torch.from_numpy(self._next_ids[which]), self._unembed.device),
