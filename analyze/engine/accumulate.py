@@ -135,13 +135,13 @@ def band_shifts(reader: SiteReader, bands: Sequence[Band], end: int) -> list[Flo
         for b in np.flatnonzero(missing):
             first, last = bands[int(b)]
             inside = (block.position >= first) & (block.position < last)
-            some = block.values[inside][: missing[b]]
-            rows[b].append(some)
-            missing[b] -= len(some)
+            first_rows = block.values[inside][: missing[b]]
+            rows[b].append(first_rows)
+            missing[b] -= len(first_rows)
         if not missing.any():
             break
     empty = np.empty((0, reader.width), np.float32)
-    return [shift_of(np.concatenate(some) if some else empty) for some in rows]
+    return [shift_of(np.concatenate(parts) if parts else empty) for parts in rows]
 
 
 class BandSums:
@@ -193,10 +193,10 @@ class BandSums:
             if buffer is None:
                 buffer = self._buffers[band] = np.empty((size, self.dim), rows.dtype)
             start = self._filled[band]
-            some = rows[: size - start]
-            buffer[start : start + len(some)] = some
-            self._filled[band] += len(some)
-            rows = rows[len(some) :]
+            part = rows[: size - start]
+            buffer[start : start + len(part)] = part
+            self._filled[band] += len(part)
+            rows = rows[len(part) :]
 
     def buffered(self, band: int) -> Rows:
         """(k, d) buffered rows of a band, which are in no product yet."""
@@ -225,9 +225,9 @@ class BandSums:
 
     def _spare_buffer(self, rows: int) -> Rows | None:
         """An unused buffer of at least `rows` rows; None if there is none."""
-        for place, buffer in enumerate(self._spare):
+        for index, buffer in enumerate(self._spare):
             if len(buffer) >= rows:
-                return self._spare.pop(place)
+                return self._spare.pop(index)
         return None
 
     def _finish(self, band: int) -> None:
@@ -344,7 +344,7 @@ class Span:
         """Each run of prompts: the first, and the ends at which a read of it stops."""
         stops = {*self.stops, *(cell.n_prompts for cell in self.few)}
         inside = [[s for s in sorted(stops) if a < s < b] for a, b in self.prompts]
-        return [(a, [*some, b]) for (a, b), some in zip(self.prompts, inside, strict=True)]
+        return [(a, [*inner, b]) for (a, b), inner in zip(self.prompts, inside, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,18 +116,18 @@ class Cache:
         )
         spectra: dict[Cell, dict[str, Spectrum]] = {}
         lists = {name: rows[name] for name in _LISTS}
-        for place, row in enumerate(rows.drop(_LISTS).iter_rows(named=True)):
-            arrays = {name: _array(column[place]) for name, column in lists.items()}
-            found = Spectrum(**{name: row[name] for name in _NUMBERS}, **arrays)
+        for k, row in enumerate(rows.drop(_LISTS).iter_rows(named=True)):
+            arrays = {name: _array(column[k]) for name, column in lists.items()}
+            spectrum = Spectrum(**{name: row[name] for name in _NUMBERS}, **arrays)
             of_cell = spectra.setdefault(cell_of(row), {})
             held = of_cell.get(row["matrix"])
             if held is None or held.eigenvalues is None:
-                of_cell[row["matrix"]] = found
+                of_cell[row["matrix"]] = spectrum
         vectors = self._leading(site) if leading else {}
         return {
-            cell: Summary(**kept, leading=vectors.get(cell))
-            for cell, kept in spectra.items()
-            if "covariance" in kept
+            cell: Summary(**by_matrix, leading=vectors.get(cell))
+            for cell, by_matrix in spectra.items()
+            if "covariance" in by_matrix
         }
 
     def _leading(self, site: str) -> dict[Cell, Floats]:
@@ -147,17 +147,17 @@ class Cache:
                 *cell_row(cell),
                 KERNEL_VERSION,
                 matrix,
-                *(getattr(kept, name) for name in (*_NUMBERS, *_LISTS)),
+                *(getattr(spectrum, name) for name in (*_NUMBERS, *_LISTS)),
             )
             for cell, summary in found.items()
             for matrix in ("covariance", "correlation")
-            if (kept := getattr(summary, matrix)) is not None
+            if (spectrum := getattr(summary, matrix)) is not None
         ]
         self._add(site, "spectra", rows, _SPECTRA)
         vectors = [
-            (*cell_row(cell), KERNEL_VERSION, len(some), some.T.ravel())
+            (*cell_row(cell), KERNEL_VERSION, len(leading), leading.T.ravel())
             for cell, summary in found.items()
-            if (some := summary.leading) is not None
+            if (leading := summary.leading) is not None
         ]
         if vectors:
             self._add(site, "leading", vectors, _LEADING)
@@ -203,8 +203,8 @@ def cell_of(row: Mapping[str, Any]) -> Cell:
     return Cell(**{**{name: row[name] for name in CELL}, "left_out": spans})
 
 
-def _array(some: pl.Series | None) -> Any:
-    return None if some is None else np.array(some.to_numpy())
+def _array(values: pl.Series | None) -> Any:
+    return None if values is None else np.array(values.to_numpy())
 
 
 def _version(metric: str) -> int | None:

@@ -32,8 +32,8 @@ class Request:
 
     def of(self, *kinds: str) -> "Request":
         """The request for those metrics that need one of `kinds`."""
-        some = [metric for metric in self.metrics if metric.needs in kinds]
-        return Request(metrics=some, errors=self.errors, groups=self.groups)
+        metrics = [metric for metric in self.metrics if metric.needs in kinds]
+        return Request(metrics=metrics, errors=self.errors, groups=self.groups)
 
     def groups_of(self, metric: Metric[Any]) -> Groups:
         """Groups of the jackknife for the error of `metric`; 0 for no error."""
@@ -83,9 +83,9 @@ def site_estimates(wanted: SiteRequest, workers: Workers) -> Estimates:
     demands = {cell: Demand.of(metrics) for cell, metrics in of_spectra.items()}
     missing = {cell: d for cell, d in demands.items() if not d.met_by(summaries.get(cell))}
     absent = {
-        cell: some
+        cell: uncached
         for cell, metrics in of_rows.items()
-        if (some := [metric for metric in metrics if (cell, metric.name) not in values])
+        if (uncached := [metric for metric in metrics if (cell, metric.name) not in values])
     }
     reader = SiteReader(view.run, site, view.lengths)
     rows = RowValues(reader, absent, workers) if absent else None
@@ -112,7 +112,7 @@ def with_errors(
             parts = [values[part, metric.name] for part in cell.parts(request.groups_of(metric))]
             value = values[cell, metric.name]
             if metric.of_log:
-                found = jackknife_of_log(value, parts, metric.limits[0])
+                estimate = jackknife_of_log(value, parts, metric.limits[0])
             else:
-                found = jackknife(value, parts, metric.limits)
-            yield (cell, metric.name), found
+                estimate = jackknife(value, parts, metric.limits)
+            yield (cell, metric.name), estimate

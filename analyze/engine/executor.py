@@ -59,22 +59,22 @@ class LocalExecutor:
         return with_twins(self._sites, requests)
 
     def _sites(self, requests: Iterable[SiteRequest]) -> Iterator[Estimates]:
-        every = list(requests)
-        if not every:
+        wanted = list(requests)
+        if not wanted:
             return
         with Workers(self.jobs) as workers:
-            at_once = min(self.jobs, _room(max(map(site_bytes, every))))
-            yield from workers.map(lambda one: site_estimates(one, workers), every, at_once)
+            at_once = min(self.jobs, _room(max(map(site_bytes, wanted))))
+            yield from workers.map(lambda r: site_estimates(r, workers), wanted, at_once)
 
     def map(
         self, task: Callable[[Item, Workers], Result], items: Iterable[Item], *, item_bytes: int
     ) -> Iterator[Result]:
         """`task` of each item, in order."""
-        every = list(items)
-        if not every:
+        all_items = list(items)
+        if not all_items:
             return
         with Workers(min(self.jobs, _room(item_bytes))) as workers:
-            yield from workers.map(lambda item: task(item, workers), every, workers.jobs)
+            yield from workers.map(lambda item: task(item, workers), all_items, workers.jobs)
 
 
 LOCAL: Final[Executor] = LocalExecutor()

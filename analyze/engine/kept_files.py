@@ -85,14 +85,14 @@ class KeptFiles:
                 data = self._objects.get(key, MAX_BYTES)
                 if key != self.name(group, kind, data):
                     raise ValueError("written for other rows, or altered")
-                found = _parsed(data, schema)
+                frame = _parsed(data, schema)
             except MachineError:
                 raise
             except _UNREADABLE as error:
                 _log.warning("%s: computing it again (%s)", self.folder / key, error)
                 continue
-            if found is not None:
-                yield found
+            if frame is not None:
+                yield frame
 
     def rows(self, group: str, kind: str, schema: pl.Schema) -> pl.DataFrame:
         """The rows of every file of one kind."""
@@ -107,8 +107,8 @@ class KeptFiles:
         if len(before) < MANY_FILES:
             self.put(group, kind, frame)
             return
-        every = pl.concat([self.rows(group, kind, frame.schema), frame])
-        self.put(group, kind, every, instead_of=before)
+        merged = pl.concat([self.rows(group, kind, frame.schema), frame])
+        self.put(group, kind, merged, instead_of=before)
 
     def put(
         self, group: str, kind: str, frame: pl.DataFrame, instead_of: list[str] | None = None
@@ -139,8 +139,8 @@ class KeptFiles:
 
     def _read(self, group: str, kind: str) -> list[str]:
         """The files whose rows count."""
-        every, folder = self._files(group, kind), str(self.folder)
-        return [key for key in every if not self._again or (folder, key) in _written_here]
+        keys, folder = self._files(group, kind), str(self.folder)
+        return [key for key in keys if not self._again or (folder, key) in _written_here]
 
     def _files(self, group: str, kind: str) -> list[str]:
         try:

@@ -73,12 +73,20 @@ class RayExecutor:
         return _in_order(self._ray, AHEAD * self.jobs, calls)
 
     def _sites(self, requests: Iterable[SiteRequest]) -> Iterator[Estimates]:
-        def call(one: SiteRequest) -> tuple[int, Call]:
-            if one.view.run.id not in self._views:  # every task sees the same shards
-                self._views[one.view.run.id] = self._ray.put(one.view)
-            view = self._views[one.view.run.id]
-            spans = min(_n_spans(one), AHEAD * self.jobs)
-            return spans, (_site, spans, view, one.cache, one.site, one.cells, one.request)
+        def call(wanted: SiteRequest) -> tuple[int, Call]:
+            if wanted.view.run.id not in self._views:  # every task sees the same shards
+                self._views[wanted.view.run.id] = self._ray.put(wanted.view)
+            view = self._views[wanted.view.run.id]
+            spans = min(_n_spans(wanted), AHEAD * self.jobs)
+            return spans, (
+                _site,
+                spans,
+                view,
+                wanted.cache,
+                wanted.site,
+                wanted.cells,
+                wanted.request,
+            )
 
         return _in_order(self._ray, AHEAD * self.jobs, map(call, requests))
 

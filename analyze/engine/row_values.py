@@ -57,10 +57,10 @@ class RowValues:
             for metric in metrics:
                 by_measure[metric.measure or AllRows].setdefault(cell, []).append(metric)
         self._running = [(start(reader, list(cells)), cells) for start, cells in by_measure.items()]
-        self._tiles = Tiles([one for one, _ in self._running])
+        self._tiles = Tiles([m for m, _ in self._running])
         self._under_way: Future[None] | None = None
-        using = [(one, cells) for one, cells in self._running if _uses_moments(one)]
-        self._using = [cast("MomentsMeasurement", one) for one, _ in using]
+        using = [(m, cells) for m, cells in self._running if _uses_moments(m)]
+        self._using = [cast("MomentsMeasurement", m) for m, _ in using]
         self.moment_cells = {cell for _, cells in using for cell in cells if not cell.left_out}
 
     def add(self, block: Block) -> None:
@@ -76,11 +76,11 @@ class RowValues:
             self._under_way = None
 
     def _give_moments(self, *, again: bool) -> None:
-        some = [one for one in self._using if one.wants_moments_again or not again]
-        for moments in self.moments if some else ():
-            for cell, found in moments():
-                for one in some:
-                    one.moments(cell, found.n, found.mean, found.scatter)
+        measurements = [m for m in self._using if m.wants_moments_again or not again]
+        for moments in self.moments if measurements else ():
+            for cell, of_cell in moments():
+                for measurement in measurements:
+                    measurement.moments(cell, of_cell.n, of_cell.mean, of_cell.scatter)
 
     def finish(self) -> Values:
         """The values, after all rows were added. Reads them again if a measurement requests it.
@@ -90,17 +90,17 @@ class RowValues:
         self._settle()
         self._reader.check(Cell(self.n_prompts, self._longest), self._count)
         self._give_moments(again=False)
-        asking = [one for one, _ in self._running if one.again()]
+        asking = [m for m, _ in self._running if m.again()]
         while asking:
             for _ in self._reader.read([self.n_prompts], Tiles(asking)):
                 pass
-            asking = [one for one in asking if one.again()]
+            asking = [m for m in asking if m.again()]
         self._give_moments(again=True)
-        tasks = [self._workers.submit(_computed, one, wanted) for one, wanted in self._running]
-        found: Values = {}
+        tasks = [self._workers.submit(_computed, m, wanted) for m, wanted in self._running]
+        all_values: Values = {}
         for values in self._workers.results(tasks):
-            found |= values
-        return found
+            all_values |= values
+        return all_values
 
 
 def _uses_moments(measurement: Measurement) -> bool:
@@ -108,12 +108,12 @@ def _uses_moments(measurement: Measurement) -> bool:
 
 
 def _computed(measurement: Measurement, wanted: Mapping[Cell, Sequence[Metric[Any]]]) -> Values:
-    found: Values = {}
+    values: Values = {}
     for cell, metrics in wanted.items():
-        found |= {(cell, metric.name): float("nan") for metric in metrics}
-    for cell, kept in measurement.values():
-        found |= {(cell, m.name): m.compute(kept) for m in wanted.get(cell, ())}
-    return found
+        values |= {(cell, metric.name): float("nan") for metric in metrics}
+    for cell, result in measurement.values():
+        values |= {(cell, m.name): m.compute(result) for m in wanted.get(cell, ())}
+    return values
 
 
 class AllRows:

@@ -59,11 +59,11 @@ def site_summaries(
     FormatError if the number of rows differs from that of the prompts' tokens.
     """
     held = from_stored(reader.run, demands)
-    found = stored_summaries(reader, {cell: demands[cell] for cell in held}, workers)
+    by_cell = stored_summaries(reader, {cell: demands[cell] for cell in held}, workers)
     rest = {cell: demand for cell, demand in demands.items() if cell not in held}
     for summaries in workers.in_order(_solves(reader, rest, workers, values)):
-        found |= summaries
-    return found
+        by_cell |= summaries
+    return by_cell
 
 
 def _solves(
@@ -133,8 +133,8 @@ def _moments_of_bands(
     cells: Collection[Cell], sums: Sums, ends: Sequence[int]
 ) -> Iterator[tuple[Cell, Moments]]:
     """Each of `cells`, all of one number of prompts, with its moments, valid until the next."""
-    for first_position, some in _by(cells, lambda cell: cell.first_position).items():
-        of_prefix = {cell.prefix: cell for cell in some}
+    for first_position, of_first in _by(cells, lambda cell: cell.first_position).items():
+        of_prefix = {cell.prefix: cell for cell in of_first}
         for prefix, moments in merged_bands(sums, ends, first_position, of_prefix):
             yield of_prefix[prefix], moments
 
@@ -177,20 +177,20 @@ def _without_groups(
     sums: of all groups. ends: of the spans.
     """
     groups = sorted({cell.left_out for cell in demands})
-    shifts = [one.shift for one in sums.values()]
+    shifts = [total.shift for total in sums.values()]
     spans = [
         [Span(part, stops=(part[-1][1],), shifts=shifts) for part in divided(group, ends)]
         for group in groups
     ]
-    every = [span for of_group in spans for span in of_group]
-    parts = workers.each(span_sums, every, reader, [*sums])
+    all_spans = [span for of_group in spans for span in of_group]
+    parts = workers.each(span_sums, all_spans, reader, [*sums])
     whole = workers.share(sums)
-    for left_out, of_group in zip(groups, spans, strict=True):
+    for excluded, of_group in zip(groups, spans, strict=True):
         group = reduce(merged, (part.sums for part in islice(parts, len(of_group))))
         shared = workers.share(group)
-        cells = {cell: demand for cell, demand in demands.items() if cell.left_out == left_out}
-        for some in _by(cells, lambda cell: cell.first_position).values():
-            yield _of_group, some, whole, reader.run.plan.prefixes, shared
+        cells = {cell: demand for cell, demand in demands.items() if cell.left_out == excluded}
+        for of_first in _by(cells, lambda cell: cell.first_position).values():
+            yield _of_group, of_first, whole, reader.run.plan.prefixes, shared
 
 
 def _of_group(
@@ -211,8 +211,8 @@ def _of_group(
 
 def _by(cells: Collection[Cell], key: Callable[[Cell], int]) -> dict[int, dict[Cell, Any]]:
     """Cells grouped by `key`, with their demand if `cells` is a mapping."""
-    found: dict[int, dict[Cell, Any]] = {}
+    grouped: dict[int, dict[Cell, Any]] = {}
     for cell in cells:
         demand = cells[cell] if isinstance(cells, Mapping) else None
-        found.setdefault(key(cell), {})[cell] = demand
-    return found
+        grouped.setdefault(key(cell), {})[cell] = demand
+    return grouped

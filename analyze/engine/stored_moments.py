@@ -127,10 +127,10 @@ def stored_summaries(
     rows differs from that of the prompts' tokens.
     """
     check_held(reader.run, demands)
-    found: dict[Cell, Summary] = {}
+    by_cell: dict[Cell, Summary] = {}
     for summaries in workers.in_order(_solves(reader, demands)):
-        found |= summaries
-    return found
+        by_cell |= summaries
+    return by_cell
 
 
 def _solves(reader: SiteReader, demands: Mapping[Cell, Demand]) -> Iterator[Call]:
@@ -138,8 +138,8 @@ def _solves(reader: SiteReader, demands: Mapping[Cell, Demand]) -> Iterator[Call
     for cell in sorted(demands):
         by_size[cell.n_prompts].append(cell)
     for size, cells in by_size.items():
-        for groups, some in _divisions(size, cells):
-            for cell, moments in _of_division(reader, size, groups, some):
+        for groups, served in _divisions(size, cells):
+            for cell, moments in _of_division(reader, size, groups, served):
                 reader.check(cell, moments.n)
                 yield moments_summary, cell, moments, demands[cell]
 
@@ -171,8 +171,8 @@ def _divisions(size: int, cells: Sequence[Cell]) -> Iterator[tuple[list[Spans], 
     cells leave out, those that go together, and one of the other prompts if there are any.
     """
     waiting = sorted({cell.left_out for cell in cells if cell.left_out})
-    some = [cell for cell in cells if not cell.left_out]
-    while waiting or some:
+    served = [cell for cell in cells if not cell.left_out]
+    while waiting or served:
         free = np.ones(size, dtype=bool)
         groups: list[Spans] = []
         for group in waiting:
@@ -181,10 +181,10 @@ def _divisions(size: int, cells: Sequence[Cell]) -> Iterator[tuple[list[Spans], 
                 groups.append(group)
                 free &= ~inside
         waiting = [group for group in waiting if group not in groups]
-        some += [cell for cell in cells if cell.left_out in groups]
+        served += [cell for cell in cells if cell.left_out in groups]
         others = [runs_of(free)] if groups and free.any() else []
-        yield sorted([*groups, *others]), some
-        some = []
+        yield sorted([*groups, *others]), served
+        served = []
 
 
 def _of_division(
@@ -202,11 +202,11 @@ def _of_division(
         by_rows[cell.first_position, cell.prefix].append(cell)
     firsts = sorted({first for first, _ in by_rows})
     for ends, parts in _merges(reader, shards, firsts, max(cell.prefix for cell in cells)):
-        some = by_rows.get(ends, [])
-        for cell in some:
+        at_ends = by_rows.get(ends, [])
+        for cell in at_ends:
             if not cell.left_out:
                 yield cell, parts[-1].whole(rounding)
-        without = {cell.left_out: cell for cell in some if cell.left_out}
+        without = {cell.left_out: cell for cell in at_ends if cell.left_out}
         if without:
             for number, rest in _without_each(parts[:-1], reader.width):
                 if groups[number] in without:
@@ -225,11 +225,11 @@ def _merges(
     begin = 0
     for band, end in enumerate(reader.run.plan.moment_ends):
         begun = [first for first in firsts if first <= begin]
-        for place, shards in enumerate(groups):
+        for k, shards in enumerate(groups):
             for shard in shards:
                 part = stored.band(shard, band)
                 for first in begun:
-                    running[first][place].add(part)
+                    running[first][k].add(part)
         for first in begun:
             yield (first, end), running[first]
         if end == last:

@@ -23,29 +23,29 @@ def token_estimates(view: RunView, cells: Collection[Cell], request: Request) ->
 
     Only sums are kept, or every row for a metric that is not a function of sums.
     """
-    some = request.of("tokens")
-    wanted = some.cells(cells)
+    of_tokens = request.of("tokens")
+    wanted = of_tokens.cells(cells)
     if not wanted:
         return {}
-    collectors = _collectors(some, list(wanted))
+    collectors = _collectors(of_tokens, list(wanted))
     most = max(cell.n_prompts for cell in wanted)
     longest = max(cell.prefix for cell in wanted)
     inside = (pl.col("prompt_id") < most) & (pl.col("position") < longest)
     inside &= ~pl.col("prompt_id").is_in(view.left_out.tolist())
     names = {"prompt_id", "position"}
-    for metric in some.metrics:
+    for metric in of_tokens.metrics:
         names |= set(TOKEN_COLUMNS if metric.sums is None else metric.sums.columns)
     for shard, file in zip(view.run.shards, view.run.tokens_files(), strict=True):
         if shard.first_prompt < most:
             tokens = read_tokens(file, [n for n in TOKEN_COLUMNS if n in names]).filter(inside)
-            for collector in {id(one): one for one in collectors.values()}.values():
+            for collector in {id(c): c for c in collectors.values()}.values():
                 collector.add(tokens)
     values = {
         (cell, metric.name): collectors[metric.name].value(cell, metric.name)
         for cell, metrics in wanted.items()
         for metric in metrics
     }
-    return dict(with_errors(values, cells, some))
+    return dict(with_errors(values, cells, of_tokens))
 
 
 def _collectors(request: Request, cells: list[Cell]) -> Mapping[str, TokenCollector]:
@@ -55,6 +55,6 @@ def _collectors(request: Request, cells: list[Cell]) -> Mapping[str, TokenCollec
     by_prompt = {name: sums for name, sums in of.items() if isinstance(sums, LeastMeans)}
     rest = {metric.name: metric.compute for metric in request.metrics if metric.sums is None}
     of_rows = [RowSumCollector(cells, by_row, of_next) for of_next in (False, True)]
-    found: dict[str, TokenCollector] = {n: of_rows[sums.of_next] for n, sums in by_row.items()}
-    found |= dict.fromkeys(by_prompt, LeastMeanCollector(cells, by_prompt))
-    return found | dict.fromkeys(rest, RowCollector(rest))
+    collectors: dict[str, TokenCollector] = {n: of_rows[sums.of_next] for n, sums in by_row.items()}
+    collectors |= dict.fromkeys(by_prompt, LeastMeanCollector(cells, by_prompt))
+    return collectors | dict.fromkeys(rest, RowCollector(rest))

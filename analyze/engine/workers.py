@@ -134,7 +134,7 @@ class Workers:
         """
         self._start(1)  # replaces the calling thread, which only waits here
         waiting = deque((item, Future[Result]()) for item in items)
-        every = [future for _, future in waiting]
+        futures = [future for _, future in waiting]
         under_way = 0
 
         def begin() -> Callable[[], None] | None:
@@ -156,9 +156,9 @@ class Workers:
         with self._changed:
             self._begin = begin
             self._changed.notify_all()
-        for place, future in enumerate(every):
+        for k, future in enumerate(futures):
             yield future.result()
-            every[place] = Future()  # frees the result
+            futures[k] = Future()  # frees the result
 
     def _start(self, count: int) -> None:
         for _ in range(count):
@@ -197,13 +197,13 @@ class Workers:
 
 def free_bytes() -> int:
     """Bytes of memory still available: of the machine, or of the process's control group."""
-    found = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limits = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable:"))
-        found = [int(line.split()[1]) << 10]
+        limits = [int(line.split()[1]) << 10]
     with contextlib.suppress(OSError, ValueError):
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text("ascii"))
-        found.append(limit - int((group / "memory.current").read_text("ascii")))
-    return max(0, min(found))
+        limits.append(limit - int((group / "memory.current").read_text("ascii")))
+    return max(0, min(limits))
