@@ -50,8 +50,8 @@ def chosen(patterns: Sequence[str]) -> list[Metric[Any]]:
     >>> [metric.name for metric in chosen(["rankme", "top?_column_share"])]
     ['top1_column_share', 'top5_column_share', 'rankme']
     """
-    every = [name for p in patterns for name in (PAPER_NAMES if p == "paper" else (p,))]
-    return [METRICS[name] for name in metric_names(every)]
+    names = [name for p in patterns for name in (PAPER_NAMES if p == "paper" else (p,))]
+    return [METRICS[name] for name in metric_names(names)]
 
 
 def with_free(metrics: Sequence[Metric[Any]]) -> list[Metric[Any]]:

@@ -62,10 +62,10 @@ def power_law(eigenvalues: Floats, /) -> tuple[float, float]:
     (1.5, 1.0)
     """
     last = min(ALPHA_LAST, len(eigenvalues) // 2)
-    some = eigenvalues[ALPHA_FIRST - 1 : last]
-    if len(some) < ALPHA_POINTS or not (some > rounding(eigenvalues)).all():
+    fitted = eigenvalues[ALPHA_FIRST - 1 : last]
+    if len(fitted) < ALPHA_POINTS or not (fitted > rounding(eigenvalues)).all():
         return float("nan"), float("nan")
-    x, y = np.log(np.arange(ALPHA_FIRST, last + 1)), np.log(some)
+    x, y = np.log(np.arange(ALPHA_FIRST, last + 1)), np.log(fitted)
     x, y = x - x.mean(), y - y.mean()
     slope = float(x @ y / (x @ x))
     explained, spread = slope * slope * float(x @ x), float(y @ y)

@@ -50,8 +50,8 @@ class Summary:
         )
 
 
-def _fuller(one: Spectrum | None, other: Spectrum | None) -> Any:
-    return other if one is None or (other and one.eigenvalues is None) else one
+def _fuller(spectrum: Spectrum | None, other: Spectrum | None) -> Any:
+    return other if spectrum is None or (other and spectrum.eigenvalues is None) else spectrum
 
 
 @dataclass(frozen=True, slots=True)

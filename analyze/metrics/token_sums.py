@@ -90,12 +90,12 @@ class RowSumCollector:
         if not self._terms:
             return
         rows = tokens.filter(HAS_NEXT) if self._shift else tokens
-        for some in rows.iter_slices(CHUNK_ROWS):
-            prompt, position = (some[name].to_numpy() for name in ("prompt_id", "position"))
+        for chunk in rows.iter_slices(CHUNK_ROWS):
+            prompt, position = (chunk[name].to_numpy() for name in ("prompt_id", "position"))
             part = self._parts.of(prompt, position + self._shift)
             size = len(self._counts)
             self._counts += np.bincount(part, minlength=size)
-            terms = some.select(
+            terms = chunk.select(
                 term.cast(pl.Float64).alias(str(k)) for k, term in enumerate(self._terms)
             )
             for k, term in enumerate(terms):
@@ -131,10 +131,10 @@ class LeastMeanCollector:
         """Take in the rows of some more prompts."""
         rows = tokens.filter(HAS_NEXT)
         for m, metric in enumerate(self._metrics.values()):
-            there = pl.all_horizontal(one.is_not_null() for one in metric.needed)
-            some = rows.select("prompt_id", "position", value=metric.value, there=there)
-            ordered = some.filter(pl.col("value").is_not_null()).sort("prompt_id", "value")
-            without = some.filter(~pl.col("there"))
+            there = pl.all_horizontal(column.is_not_null() for column in metric.needed)
+            table = rows.select("prompt_id", "position", value=metric.value, there=there)
+            ordered = table.filter(pl.col("value").is_not_null()).sort("prompt_id", "value")
+            without = table.filter(~pl.col("there"))
             for w, window in enumerate(self._windows):
                 self._add_least(m, w, *_inside(ordered, window))
                 missing, _ = _inside(without, window)
@@ -145,9 +145,9 @@ class LeastMeanCollector:
         """prompt, value: (n,), in order of prompts, then of values."""
         ids, first, count = np.unique(prompt, return_index=True, return_counts=True)
         least = np.maximum(count * LEAST_PERCENT // 100, 1)
-        kept = np.arange(len(prompt)) - np.repeat(first, count) < np.repeat(least, count)
+        is_least = np.arange(len(prompt)) - np.repeat(first, count) < np.repeat(least, count)
         which = np.repeat(np.arange(len(ids)), least)
-        self._values[m, w, ids] = np.bincount(which, value[kept], minlength=len(ids)) / least
+        self._values[m, w, ids] = np.bincount(which, value[is_least], minlength=len(ids)) / least
         self._exists[m, w, ids] = True
 
     def value(self, cell: Cell, name: str) -> float:

@@ -97,10 +97,10 @@ def _least(value: pl.Expr, needed: Sequence[pl.Expr]) -> pl.Expr:
     prompt, value = prompt.sort_by(prompt, value), value.sort_by(prompt, value)
     first = prompt.rank("min").cast(pl.Int64)
     n = prompt.rank("max").cast(pl.Int64) - first + 1
-    place = prompt.cum_count().cast(pl.Int64) - first
+    rank = prompt.cum_count().cast(pl.Int64) - first
     least = pl.max_horizontal(n * LEAST_PERCENT // 100, pl.lit(1, pl.Int64))
-    total = pl.when(place < least).then(value / least).otherwise(0.0).sum()
-    there = pl.all_horizontal(_next(one).is_not_null().all() for one in needed)
+    total = pl.when(rank < least).then(value / least).otherwise(0.0).sum()
+    there = pl.all_horizontal(_next(column).is_not_null().all() for column in needed)
     return pl.when(there & (prompt.len() > 0)).then(total / prompt.n_unique())
 
 

@@ -70,7 +70,7 @@ class BlockInfluence:
         cosines, exists = _cosines(WideBlock(rows, block.prompt_id, block.position), block)
         part = self._parts.of(block.prompt_id, block.position)[exists]
         size = len(self._counts)
-        self._sums += [np.bincount(part, some, size) for some in split(cosines[exists], 0)]
+        self._sums += [np.bincount(part, piece, size) for piece in split(cosines[exists], 0)]
         self._counts += np.bincount(part, minlength=size)
 
     def again(self) -> bool:
@@ -88,8 +88,8 @@ class BlockInfluence:
             )
 
 
-def _cosines(one: WideBlock, other: WideBlock) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def _cosines(before: WideBlock, after: WideBlock) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """(n,) cosine of the rows of each token, and whether it has one."""
-    products = np.einsum("nd,nd->n", one.wide, other.wide)
-    scale = inverse(one.lengths) * inverse(other.lengths)
-    return np.minimum(products * scale, 1.0), (one.lengths != 0) & (other.lengths != 0)
+    products = np.einsum("nd,nd->n", before.wide, after.wide)
+    scale = inverse(before.lengths) * inverse(after.lengths)
+    return np.minimum(products * scale, 1.0), (before.lengths != 0) & (after.lengths != 0)

@@ -38,8 +38,8 @@ class NeighbourSearch:
 
     def __init__(self, rows: Rows, capacity: int) -> None:
         self._rows = rows
-        some = rows[:: max(1, len(rows) // SAMPLE)]
-        self._centre = np.median(some.astype(np.float64), axis=0)
+        sample = rows[:: max(1, len(rows) // SAMPLE)]
+        self._centre = np.median(sample.astype(np.float64), axis=0)
         self._narrow = np.empty(rows.shape, np.float32)
         for k in range(0, len(rows), PAIRS):
             self._narrow[k : k + PAIRS] = rows[k : k + PAIRS] - self._centre
@@ -59,12 +59,12 @@ class NeighbourSearch:
         places = np.flatnonzero(self._row >= 0)
         near = self._near if len(places) == len(self._near) else self._near[places]
         squares = _squares(self._narrow[self._row])
-        one, other = _candidates(near, squares[places], squares, self._error(np.float32))
-        few = np.bincount(one, minlength=len(places)) <= _FEW
-        pairs = [(self._row[places[one[few[one]]]], self._row[other[few[one]]])]
+        i, j = _candidates(near, squares[places], squares, self._error(np.float32))
+        few = np.bincount(i, minlength=len(places)) <= _FEW
+        pairs = [(self._row[places[i[few[i]]]], self._row[j[few[i]]])]
         pairs += self._in_float64(places[~few], places)
-        found = [np.concatenate(side) for side in zip(*pairs, strict=True)]
-        return self._two_least(found[0], found[1], sample)
+        ends = [np.concatenate(side) for side in zip(*pairs, strict=True)]
+        return self._two_least(ends[0], ends[1], sample)
 
     def _error(self, kind: type[np.floating[Any]]) -> float:
         """The bound c for products of type `kind`."""
@@ -100,35 +100,35 @@ class NeighbourSearch:
             tile = np.searchsorted(among, places[start : start + _TILE_ROWS])
             near = squares + squares[tile, None] - 2 * (wide[tile] @ wide.T)
             near[np.arange(len(tile)), tile] = np.inf
-            one, other = _candidates(near, squares[tile], squares, self._error(np.float64))
-            yield self._row[among[tile[one]]], self._row[among[other]]
+            i, j = _candidates(near, squares[tile], squares, self._error(np.float64))
+            yield self._row[among[tile[i]]], self._row[among[j]]
 
-    def _two_least(self, one: Integers, other: Integers, sample: Integers) -> Floats:
+    def _two_least(self, i: Integers, j: Integers, sample: Integers) -> Floats:
         """(n, 2) the least distances among pairs of rows, for each row of `sample`."""
-        keys = np.minimum(one, other) * len(self._rows) + np.maximum(one, other)
+        keys = np.minimum(i, j) * len(self._rows) + np.maximum(i, j)
         new = np.setdiff1d(keys, self._keys)
-        found = np.concatenate([self._known, self._exact(*np.divmod(new, len(self._rows)))])
+        known = np.concatenate([self._known, self._exact(*np.divmod(new, len(self._rows)))])
         self._keys = np.concatenate([self._keys, new])
         order = np.argsort(self._keys)
-        self._keys, self._known = self._keys[order], found[order]
+        self._keys, self._known = self._keys[order], known[order]
         exact = self._known[np.searchsorted(self._keys, keys)]
-        order = np.lexsort((exact, one))
-        first = np.searchsorted(one[order], sample)
+        order = np.lexsort((exact, i))
+        first = np.searchsorted(i[order], sample)
         return np.stack([exact[order[first]], exact[order[first + 1]]], axis=1)
 
-    def _exact(self, one: Integers, other: Integers) -> Floats:
+    def _exact(self, i: Integers, j: Integers) -> Floats:
         """(n,) distances of pairs of rows."""
-        found = np.empty(len(one))
-        for start in range(0, len(one), PAIRS):
+        apart = np.empty(len(i))
+        for start in range(0, len(i), PAIRS):
             part = slice(start, start + PAIRS)
-            apart = np.subtract(self._rows[one[part]], self._rows[other[part]], dtype=np.float64)
-            found[part] = np.sqrt(_squares(apart))
-        return found
+            difference = np.subtract(self._rows[i[part]], self._rows[j[part]], dtype=np.float64)
+            apart[part] = np.sqrt(_squares(difference))
+        return apart
 
 
 def _squares(rows: Rows | Floats) -> Floats:
-    found: Floats = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
-    return found
+    squares: Floats = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+    return squares
 
 
 def _candidates(
@@ -150,5 +150,5 @@ def _candidates(
     reach = np.max([d + error * (squares + others[j]) for d, j in ends], axis=0) + TINY
     longest = (np.sqrt(squares) + np.sqrt(np.maximum(reach, 0.0))) ** 2  # that a neighbour may be
     limit = reach + error * (squares + longest) + TINY
-    found = np.flatnonzero(near <= np.nextafter(limit.astype(near.dtype), np.inf)[:, None])
-    return np.divmod(found, near.shape[1])
+    flat = np.flatnonzero(near <= np.nextafter(limit.astype(near.dtype), np.inf)[:, None])
+    return np.divmod(flat, near.shape[1])

@@ -43,10 +43,10 @@ def fitted(distances: Floats, /) -> float:
     1.584963
     """
     ratios = distances[:, 1] / distances[:, 0]
-    kept = np.log(np.sort(ratios)[: int(len(ratios) * (1 - DISCARDED))])
-    above = -np.log(1 - np.arange(1, len(kept) + 1) / len(ratios))
-    squares = float(kept @ kept)
-    return float(kept @ above) / squares if squares else float("nan")
+    logs = np.log(np.sort(ratios)[: int(len(ratios) * (1 - DISCARDED))])
+    above = -np.log(1 - np.arange(1, len(logs) + 1) / len(ratios))
+    squares = float(logs @ logs)
+    return float(logs @ above) / squares if squares else float("nan")
 
 
 def first_equal(rows: Rows) -> npt.NDArray[np.int64]:
@@ -58,11 +58,11 @@ def first_equal(rows: Rows) -> npt.NDArray[np.int64]:
     _, group, count = np.unique(
         rows.sum(axis=1, dtype=np.float64), return_inverse=True, return_counts=True
     )
-    found = np.arange(len(rows))
+    equal = np.arange(len(rows))
     first: dict[bytes, int] = {}
     for k in np.flatnonzero(count[group] > 1):  # equal rows have equal sums
-        found[k] = first.setdefault((rows[k] + np.float32(0)).tobytes(), int(k))  # -0 + 0 is 0
-    return found
+        equal[k] = first.setdefault((rows[k] + np.float32(0)).tobytes(), int(k))  # -0 + 0 is 0
+    return equal
 
 
 def neighbour_distances(rows: Rows) -> Floats:
@@ -112,13 +112,13 @@ class NeighbourSamples:
         """The dimension of each cell."""
         finite = np.isfinite(self._rows.sum(axis=1, dtype=np.float64))
         first = first_equal(self._rows)
-        kept = np.unique(first[finite])
-        rows = self._rows if len(kept) == len(self._rows) else self._rows[kept]
+        distinct = np.unique(first[finite])
+        rows = self._rows if len(distinct) == len(self._rows) else self._rows[distinct]
         search = NeighbourSearch(rows, min(len(rows), MAX_ROWS)) if len(rows) else None
         # Samples of neighbouring prefixes share most rows.
         for cell in sorted(self._drawn_of, key=lambda c: (c.n_prompts, c.first_position, c.prefix)):
             which = np.searchsorted(self._wanted, self._drawn_of[cell])
-            different = np.searchsorted(kept, np.unique(first[which]))
+            different = np.searchsorted(distinct, np.unique(first[which]))
             dimension = float("nan")
             if search is not None and finite[which].all() and len(different) >= 3:
                 dimension = fitted(search.distances(different))

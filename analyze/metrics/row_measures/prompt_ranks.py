@@ -77,12 +77,12 @@ class PromptRanks:
 
     def _finish(self, prompt: int, rows: Rows) -> None:
         ranks = _Windows(rows)
-        found: dict[tuple[int, int], tuple[float, bool]] = {}  # a text may end before a prefix
+        by_window: dict[tuple[int, int], tuple[float, bool]] = {}  # a text may end before a prefix
         for (first, prefix), column in self._windows.items():
             window = first, min(prefix, len(rows))
-            if window not in found:
-                found[window] = ranks.entropy(*window), ranks.differ(*window)
-            self._entropy[prompt, column], self._exists[prompt, column] = found[window]
+            if window not in by_window:
+                by_window[window] = ranks.entropy(*window), ranks.differ(*window)
+            self._entropy[prompt, column], self._exists[prompt, column] = by_window[window]
 
     def again(self) -> bool:
         """One read is enough."""

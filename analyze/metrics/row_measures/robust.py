@@ -41,7 +41,7 @@ class RobustSpectra:
     def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
         self._products: dict[Cell, _ClippedProducts] = {}
         self._reading = False
-        self._found: dict[Cell, Spectrum] = {}
+        self._spectra: dict[Cell, Spectrum] = {}
 
     def moments(self, cell: Cell, n: int, mean: Floats, scatter: Floats) -> None:
         """The (d,) mean and (d, d) centred scatter of a cell: after the first read, and the last.
@@ -49,7 +49,7 @@ class RobustSpectra:
         Neither is kept.
         """
         if self._reading:
-            self._found[cell] = self._products[cell].spectrum(n, mean, scatter)
+            self._spectra[cell] = self._products[cell].spectrum(n, mean, scatter)
         else:
             self._products[cell] = _ClippedProducts(cell, n, mean, np.diagonal(scatter))
 
@@ -68,7 +68,7 @@ class RobustSpectra:
 
     def values(self) -> Iterator[tuple[Cell, Spectrum]]:
         """The spectrum of each cell."""
-        yield from self._found.items()
+        yield from self._spectra.items()
 
 
 class _ClippedProducts:
@@ -80,7 +80,7 @@ class _ClippedProducts:
         self._mean = mean.copy()
         self._limit = CLIP_AT * np.sqrt(squares[self._index] / max(n - 1, 1))
         self._cross = np.zeros((len(self._index), len(mean)))
-        self._own = np.zeros((len(self._index), len(self._index)))
+        self._clipped_products = np.zeros((len(self._index), len(self._index)))
 
     def add(self, block: WideBlock) -> None:
         """Take in the rows of the cell among the next rows."""
@@ -92,14 +92,14 @@ class _ClippedProducts:
         centred = block.wide[inside] - self._mean
         clipped = np.clip(centred[:, self._index], -self._limit, self._limit)
         self._cross += clipped.T @ centred
-        self._own += clipped.T @ clipped
+        self._clipped_products += clipped.T @ clipped
 
     def spectrum(self, n: int, mean: Floats, scatter: Floats) -> Spectrum:
         """Of the scatter with the clipped rows and columns put in."""
         clipped = scatter.copy()
         clipped[self._index] = self._cross
         clipped[:, self._index] = self._cross.T
-        clipped[np.ix_(self._index, self._index)] = self._own
+        clipped[np.ix_(self._index, self._index)] = self._clipped_products
         if not math.isfinite(scatter.sum()):
             clipped[:] = np.nan
         return summarize(Moments(n, mean, clipped), SOLVED).covariance

@@ -34,7 +34,7 @@ def sink_positions(lengths: Lengths, factor: float = SINK_FACTOR, /) -> Integers
     there = np.isfinite(lengths)
     counts = there.sum(axis=0)
     ordered = np.sort(lengths[there])
-    found = []
+    positions = []
     for p in np.flatnonzero(counts):
         median = np.median(lengths[there[:, p], p])
         others = len(ordered) - int(counts[p])
@@ -44,8 +44,8 @@ def sink_positions(lengths: Lengths, factor: float = SINK_FACTOR, /) -> Integers
         elsewhere = there.copy()
         elsewhere[:, p] = False
         if median > factor * np.median(lengths[elsewhere]):
-            found.append(int(p))
-    return np.array(found, dtype=np.int64)
+            positions.append(int(p))
+    return np.array(positions, dtype=np.int64)
 
 
 class PositionNorms:

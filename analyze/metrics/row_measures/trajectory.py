@@ -72,8 +72,8 @@ class Curvatures:
             exists & (block.position >= 2) & (block.prompt_id < len(self._counts)) & (band >= 0)
         )
         where = block.prompt_id[counts], band[counts]
-        for sums, some in zip(self._sums, split(angles[counts], 8), strict=True):
-            np.add.at(sums, where, some)
+        for sums, piece in zip(self._sums, split(angles[counts], 8), strict=True):
+            np.add.at(sums, where, piece)
         np.add.at(self._counts, where, 1.0)
 
     def again(self) -> bool:
