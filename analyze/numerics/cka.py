@@ -87,7 +87,7 @@ class CrossScatters:
             wide = [_about(rows[0], self.shifts[0])] * 2
         else:
             wide = list(each(_about, rows, self.shifts))
-        self._sums = [total + one.sum(axis=0) for total, one in zip(self._sums, wide, strict=True)]
+        self._sums = [total + x.sum(axis=0) for total, x in zip(self._sums, wide, strict=True)]
 
         def multiply(pair: tuple[int, int]) -> None:
             with np.errstate(invalid="ignore", over="ignore"):
@@ -98,14 +98,14 @@ class CrossScatters:
 
     def without(self, other: Self) -> Self:
         """The sums of these rows without those of `other`, a subset with the same shifts."""
-        found = type(self)([], [], self.shifts)
-        found.n = self.n - other.n
+        rest = type(self)([], [], self.shifts)
+        rest.n = self.n - other.n
         with np.errstate(invalid="ignore", over="ignore"):
-            found._sums = [a - b for a, b in zip(self._sums, other._sums, strict=True)]
-            found._products = {
+            rest._sums = [a - b for a, b in zip(self._sums, other._sums, strict=True)]
+            rest._products = {
                 pair: sums - other._products[pair] for pair, sums in self._products.items()
             }
-        return found
+        return rest
 
     def square(self, i: int, j: int) -> float:
         """Squared Frobenius norm of X_i^T X_j, columns centred. NaN: rows are not finite."""

@@ -22,8 +22,8 @@ def folds(n: int, /, *, count: int = FOLDS, seed: int = 0) -> Codes:
     >>> np.bincount(folds(7, count=3)).tolist()
     [3, 2, 2]
     """
-    found: Codes = np.random.default_rng(seed).permutation(np.arange(n) % count)
-    return found
+    assigned: Codes = np.random.default_rng(seed).permutation(np.arange(n) % count)
+    return assigned
 
 
 def distances(rows: npt.NDArray[np.floating[Any]], fold: Codes, /) -> Floats:
@@ -37,11 +37,11 @@ def distances(rows: npt.NDArray[np.floating[Any]], fold: Codes, /) -> Floats:
     In float64. Cost, for each fold: n d k multiply-adds and a factorisation of size k = min(n, d).
     """
     wide = rows.astype(np.float64)
-    found = np.full(len(wide), np.nan)
-    for one in np.unique(fold):
-        inside = fold == one
-        found[inside] = _distances(wide[~inside], wide[inside])
-    return found
+    result = np.full(len(wide), np.nan)
+    for k in np.unique(fold):
+        inside = fold == k
+        result[inside] = _distances(wide[~inside], wide[inside])
+    return result
 
 
 def shrinkage(centred: Floats, products: Floats, /) -> tuple[float, float]:
@@ -60,17 +60,17 @@ def shrinkage(centred: Floats, products: Floats, /) -> tuple[float, float]:
     return (1.0 if spread <= 0 else min(max(error, 0.0), spread) / spread), mean
 
 
-def _distances(fitted: Floats, asked: Floats) -> Floats:
-    """Distance of (s, d) rows `asked` to the mean of (n, d) rows `fitted`."""
+def _distances(fitted: Floats, rows: Floats) -> Floats:
+    """Distance of each of `rows`, (s, d), to the mean of `fitted`, (n, d)."""
     n, d = fitted.shape
     if n < 2:
-        return np.full(len(asked), np.nan)
+        return np.full(len(rows), np.nan)
     mean = fitted.mean(axis=0)
-    centred, away = fitted - mean, asked - mean
+    centred, away = fitted - mean, rows - mean
     products = centred.T @ centred if d <= n else centred @ centred.T
     a, m = shrinkage(centred, products)
     if m <= 0:
-        return np.full(len(asked), np.nan)
+        return np.full(len(rows), np.nan)
     a = max(a, LEAST_SHRINKAGE)
     ridge, share = a * m, (1 - a) / n
     if d <= n:
@@ -81,5 +81,5 @@ def _distances(fitted: Floats, asked: Floats) -> Floats:
         matrix = share * products + ridge * np.eye(n)
         inner = np.vecdot(across.T, cho_solve(cho_factor(matrix), across).T)
         squares = (np.vecdot(away, away) - share * inner) / ridge
-    found: Floats = np.sqrt(np.maximum(squares, 0.0))
-    return found
+    result: Floats = np.sqrt(np.maximum(squares, 0.0))
+    return result

@@ -101,8 +101,8 @@ def _too_few(
     """Why there is no score; None if enough layers are left."""
     captured = [third(layer.depth, n_blocks) for layer in layers]
     lacking = [
-        f"{len(part)} of {captured.count(place)} layers of the {THIRDS[place]} third can be used"
-        for place, part in enumerate(parts)
+        f"{len(part)} of {captured.count(k)} layers of the {THIRDS[k]} third can be used"
+        for k, part in enumerate(parts)
         if len(part) < MIN_LAYERS
     ]
     return f"{'; '.join(lacking)}: at least {MIN_LAYERS} are needed" if lacking else None

@@ -144,8 +144,8 @@ def jackknife(
         return student(value, math.nan, 0)
     weight = (len(parts) - 1) / len(parts)
     squares = float(np.square(parts - parts.mean()).sum())
-    found = student(value, math.sqrt(weight * squares), len(parts) - 1, limits)
-    return found if found.stderr is None else found._replace(groups=tuple(parts.tolist()))
+    estimate = student(value, math.sqrt(weight * squares), len(parts) - 1, limits)
+    return estimate if estimate.stderr is None else estimate._replace(groups=tuple(parts.tolist()))
 
 
 def jackknife_of_log(value: float, left_out: Sequence[float], least: float = 0.0) -> Estimate:
@@ -160,7 +160,7 @@ def jackknife_of_log(value: float, left_out: Sequence[float], least: float = 0.0
     plain = jackknife(value, left_out)
     if plain.stderr is None or min(value, *left_out) <= 0:
         return plain._replace(ci_low=None, ci_high=None)
-    ends = jackknife(math.log(value), [math.log(one) for one in left_out])[2:4]
+    ends = jackknife(math.log(value), [math.log(part) for part in left_out])[2:4]
     low, high = (
         None if end is None else max(least, math.exp(min(end, LARGEST_LOG))) for end in ends
     )

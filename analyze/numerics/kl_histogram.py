@@ -18,14 +18,14 @@ def kl_histogram(tokens: pl.DataFrame) -> pl.DataFrame:
     tokens of a KL of 0; n_tokens; share, of all tokens with a KL. The first and the last bin also
     hold what lies beyond them.
     """
-    place = (PER_DECADE * pl.col("kl").log10()).floor().clip(FIRST, LAST).cast(pl.Int32)
-    bins = tokens.drop_nulls("kl").select(bin=pl.when(pl.col("kl") > 0).then(place))
+    bin_number = (PER_DECADE * pl.col("kl").log10()).floor().clip(FIRST, LAST).cast(pl.Int32)
+    bins = tokens.drop_nulls("kl").select(bin=pl.when(pl.col("kl") > 0).then(bin_number))
     counts = bins.group_by("bin").len("n_tokens")
     ends = bins.select(low=pl.col("bin").min(), high=pl.col("bin").max()).row(0)
-    every = [] if ends[0] is None else [*range(ends[0], ends[1] + 1)]
-    every += [None] * bins["bin"].has_nulls()
+    all_bins = [] if ends[0] is None else [*range(ends[0], ends[1] + 1)]
+    all_bins += [None] * bins["bin"].has_nulls()
     return (
-        pl.DataFrame({"bin": every}, schema={"bin": pl.Int32})
+        pl.DataFrame({"bin": all_bins}, schema={"bin": pl.Int32})
         .join(counts, on="bin", how="left", nulls_equal=True, maintain_order="left")
         .select(
             kl_from=10 ** (pl.col("bin") / PER_DECADE),

@@ -39,10 +39,10 @@ def leading_eigenvectors(spread: Spread, k: int = _LEADING, /) -> Floats:
     # LAPACK's solver for some eigenvectors: a third of the time of all of them at d = 576
     values, vectors = eigh(matrix, subset_by_index=[size - count, size - 1], check_finite=False)
     noise = ROUNDING * size * float(np.abs(values).max()) + spread.noise
-    kept: Floats = vectors[:, values > noise][:, ::-1]
+    leading: Floats = vectors[:, values > noise][:, ::-1]
     if isinstance(spread, Gram):  # from those of X X^T to those of X^T X
-        kept = np.linalg.qr(spread.centred.T @ kept)[0]
-    return kept
+        leading = np.linalg.qr(spread.centred.T @ leading)[0]
+    return leading
 
 
 def subspace_overlap(u: Floats, v: Floats, /) -> float:

@@ -78,8 +78,8 @@ class Moments:
         """
         sums = ShiftedSums.empty(shift_of(rows))
         sums.add_rows(rows, Workspace(rows.shape[1], max_rows=len(rows)))
-        found = sums.moments()
-        return cls(found.n, found.mean, found.scatter, found.noise)
+        moments = sums.moments()
+        return cls(moments.n, moments.mean, moments.scatter, moments.noise)
 
     @property
     def dim(self) -> int:
@@ -160,17 +160,17 @@ class ShiftedSums:
     def add_rows(self, rows: Rows, work: Workspace) -> None:
         """Take in `rows`, (n, d): n d^2 multiply-adds."""
         for start in range(0, len(rows), len(work.rows)):
-            some = rows[start : start + len(work.rows)]
-            wide = work.rows[: len(some)]
-            for first in range(0, len(some), _TILE_ROWS):  # its float32 copy stays in the cache
+            chunk = rows[start : start + len(work.rows)]
+            wide = work.rows[: len(chunk)]
+            for first in range(0, len(chunk), _TILE_ROWS):  # its float32 copy stays in the cache
                 tile = slice(first, first + _TILE_ROWS)
-                np.subtract(to_float32(some[tile]), self.shift, out=wide[tile], dtype=np.float64)
+                np.subtract(to_float32(chunk[tile]), self.shift, out=wide[tile], dtype=np.float64)
             self.total += wide.sum(axis=0)
             if self.n:
                 self.products += np.matmul(wide.T, wide, out=work.product)
             else:
                 np.matmul(wide.T, wide, out=self.products)
-            self.n += len(some)
+            self.n += len(chunk)
 
     def add(self, other: Self) -> None:
         """Take in the rows of `other`, which has the same shift."""
@@ -201,9 +201,9 @@ class ShiftedSums:
         noise = ROUNDING * float(scaled @ scaled)
         if self.squares is not None:
             noise += ROUNDING * len(scaled) * float(self.squares.sum())
-        found = Moments(self.n, self.shift + self.total / self.n, scatter, noise)
-        found.drop_cancelled(np.diagonal(self.products) if self.squares is None else self.squares)
-        return found
+        moments = Moments(self.n, self.shift + self.total / self.n, scatter, noise)
+        moments.drop_cancelled(np.diagonal(self.products) if self.squares is None else self.squares)
+        return moments
 
 
 def shift_of(rows: Rows) -> Floats:

@@ -29,17 +29,17 @@ def row_drift(a: Rows, b: Rows, /) -> RowDrift:
 
     >>> a = np.array([[3, 4], [1, 0], [0, 0]], dtype=np.float32)
     >>> b = np.array([[3, 4], [0, 2], [0, 0]], dtype=np.float32)
-    >>> found = row_drift(a, b)
-    >>> found.relative_distance.round(6).tolist(), found.cosine.tolist()
+    >>> drift = row_drift(a, b)
+    >>> drift.relative_distance.round(6).tolist(), drift.cosine.tolist()
     ([0.0, 2.236068, 0.0], [1.0, 0.0, 1.0])
     """
     n, width = a.shape
-    found = RowDrift(np.empty(n), np.empty(n))
+    drift = RowDrift(np.empty(n), np.empty(n))
     step = max(1, TILE_BYTES // (4 * max(width, 1)))
     for start in range(0, n, step):
         tile = slice(start, start + step)
-        found.relative_distance[tile], found.cosine[tile] = _tile(a[tile], b[tile])
-    return found
+        drift.relative_distance[tile], drift.cosine[tile] = _tile(a[tile], b[tile])
+    return drift
 
 
 def _tile(a: Rows, b: Rows) -> tuple[Floats, Floats]:

@@ -82,8 +82,8 @@ def associate(
     elif np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     else:
-        found = (stats.pearsonr if method == "pearson" else stats.spearmanr)(x, y)
-        coefficient, p = float(found.statistic), float(found.pvalue)
+        test = (stats.pearsonr if method == "pearson" else stats.spearmanr)(x, y)
+        coefficient, p = float(test.statistic), float(test.pvalue)
         if method == "spearman" and len(x) <= EXACT_UP_TO:
             p, p_method = _exact_p(x, y), "permutations"
     ci_method: CiMethod = "percentile" if method == "rank_partial" else "BCa"
@@ -132,7 +132,7 @@ def _defined_partial(ranks: npt.NDArray[np.float64]) -> bool:
 def _exact_p(x: Floats, y: Floats) -> float:
     """Share of all orders of x that go at least as far from 0 with y, ties included."""
     ranks_y = stats.rankdata(y)
-    found = stats.permutation_test(
+    test = stats.permutation_test(
         (stats.rankdata(x),),
         lambda ranks, axis: np.abs(_pearson(ranks, ranks_y, axis)),
         permutation_type="pairings",
@@ -140,7 +140,7 @@ def _exact_p(x: Floats, y: Floats) -> float:
         n_resamples=math.inf,
         vectorized=True,
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 def _exact_partial_p(x: Floats, y: Floats, size: Floats) -> float:
@@ -156,9 +156,9 @@ def _exact_partial_p(x: Floats, y: Floats, size: Floats) -> float:
     rest_x, rest_y = remover @ x, remover @ y
     orders = np.array(list(itertools.permutations(rest_y))) @ remover  # (n!, n), size out again
     scale = np.linalg.norm(orders, axis=1) * np.linalg.norm(rest_x)
-    found = abs(rest_x @ rest_y) / (np.linalg.norm(rest_x) * np.linalg.norm(rest_y))
+    observed = abs(rest_x @ rest_y) / (np.linalg.norm(rest_x) * np.linalg.norm(rest_y))
     # If size leaves no residual of an order, it has no partial: it counts as far from 0.
-    as_far = np.abs(orders @ rest_x) >= (found - 1e-9) * scale
+    as_far = np.abs(orders @ rest_x) >= (observed - 1e-9) * scale
     return float(np.mean(as_far | (scale < 1e-9)))
 
 
@@ -182,10 +182,10 @@ def _interval(
         drawn.bootstrap_distribution = values[np.isfinite(values)]
         if not drawn.bootstrap_distribution.size:
             return None
-        found = stats.bootstrap(
+        interval = stats.bootstrap(
             data, statistic, n_resamples=0, bootstrap_result=drawn, method=method, **common
         ).confidence_interval
-    low, high = max(float(found.low), -1.0), min(float(found.high), 1.0)  # rounding, past +-1
+    low, high = max(float(interval.low), -1.0), min(float(interval.high), 1.0)  # rounding, past +-1
     return (low, high) if low < high else None  # NaN compares false
 
 

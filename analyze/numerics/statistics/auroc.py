@@ -96,13 +96,13 @@ def auroc(
     (Obuchowski 1997, Biometrics 53). With groups, given the number of right and wrong items in
     each, a placement counts with its group's weight.
 
-    >>> found = auroc(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, True, False, False]))
-    >>> found.value  # pairs: 3 > 2, 3 > 1, 2 = 2, 2 > 1
+    >>> result = auroc(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, True, False, False]))
+    >>> result.value  # pairs: 3 > 2, 3 > 1, 2 = 2, 2 > 1
     0.875
     """
     strata = list(_strata(values, right, groups, clusters))
-    pairs = sum(one.pairs for one in strata)
-    if not pairs or not any(np.ptp(one.values) for one in strata):
+    pairs = sum(stratum.pairs for stratum in strata)
+    if not pairs or not any(np.ptp(stratum.values) for stratum in strata):
         return None
     value, parts = _placed(strata)
     value = min(max(value, 0.0), 1.0)  # rounding
@@ -113,8 +113,8 @@ def auroc(
         stderr=stderr,
         interval=_interval(value, stderr),
         p_value=float(2 * stats.norm.sf(abs(value - 0.5) / math.sqrt(under_null))),
-        n_right=sum(int(one.right.sum()) for one in strata),
-        n_wrong=sum(int((~one.right).sum()) for one in strata),
+        n_right=sum(int(stratum.right.sum()) for stratum in strata),
+        n_wrong=sum(int((~stratum.right).sum()) for stratum in strata),
         n_groups=len(strata),
     )
 
@@ -133,24 +133,24 @@ def gain(
     nothing can be compared. The two AUROCs are paired: the error is that of the difference of their
     placements (DeLong, DeLong and Clarke-Pearson 1988), summed over clusters.
     """
-    both = [list(_strata(one, right, groups, clusters)) for one in (values, other)]
+    both = [list(_strata(scores, right, groups, clusters)) for scores in (values, other)]
     if not both[0]:
         return None
-    (one, of_one), (two, of_two) = map(_placed, both)
-    signs = [math.copysign(1.0, found - 0.5) for found in (one, two)]
-    found = abs(one - 0.5) - abs(two - 0.5)
+    (first, first_parts), (second, second_parts) = map(_placed, both)
+    signs = [math.copysign(1.0, area - 0.5) for area in (first, second)]
+    value = abs(first - 0.5) - abs(second - 0.5)
     stderr = math.sqrt(
         _variance(
             [
                 _Part(signs[0] * x.sums - signs[1] * y.sums, x.n_clusters)
-                for x, y in zip(of_one, of_two, strict=True)
+                for x, y in zip(first_parts, second_parts, strict=True)
             ]
         )
     )
     return Gain(
-        value=found,
-        interval=(found - Z * stderr, found + Z * stderr),
-        p_value=float(2 * stats.norm.sf(abs(found) / stderr)) if stderr else float(not found),
+        value=value,
+        interval=(value - Z * stderr, value + Z * stderr),
+        p_value=float(2 * stats.norm.sf(abs(value) / stderr)) if stderr else float(not value),
     )
 
 
@@ -172,23 +172,23 @@ def shuffled(
     clusters 33, and draws n log n to sort.
     """
     strata = list(_strata(values, right, groups, clusters))
-    pairs = sum(one.pairs for one in strata)
-    if not pairs or not any(np.ptp(one.values) for one in strata):
+    pairs = sum(stratum.pairs for stratum in strata)
+    if not pairs or not any(np.ptp(stratum.values) for stratum in strata):
         return None
     generator = np.random.default_rng(seed)
     wins = np.zeros(draws)
     n_clusters = strata[0].n_clusters
     alone = n_clusters == len(values)
     turns = np.empty(0) if alone else generator.random((draws, n_clusters))
-    for one in strata:
-        n_right = int(one.right.sum())
-        ranks = one.ranks()
+    for stratum in strata:
+        n_right = int(stratum.right.sum())
+        ranks = stratum.ranks()
         if alone:
-            labels = generator.permuted(np.tile(one.right, (draws, 1)), axis=1)
+            labels = generator.permuted(np.tile(stratum.right, (draws, 1)), axis=1)
         else:  # a cluster has the same turn in every group
-            inside = generator.random((draws, len(one.right)))
-            labels = one.right[np.lexsort((inside, turns[:, one.clusters]))]
-            ranks = ranks[np.argsort(one.clusters, kind="stable")]
+            inside = generator.random((draws, len(stratum.right)))
+            labels = stratum.right[np.lexsort((inside, turns[:, stratum.clusters]))]
+            ranks = ranks[np.argsort(stratum.clusters, kind="stable")]
         wins += labels @ ranks - n_right * (n_right + 1) / 2
     drawn = wins / pairs
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
@@ -291,10 +291,10 @@ def _strata(
     n_clusters = int(of_items.max(initial=-1)) + 1
     for code in np.unique(codes):
         here = codes == code
-        labels, some = right[here], of_items[here]
-        kinds = [len(np.unique(some[kind])) for kind in (labels, ~labels)]
+        labels, of_group = right[here], of_items[here]
+        kinds = [len(np.unique(of_group[kind])) for kind in (labels, ~labels)]
         if min(kinds) >= FEWEST_OF_A_GROUP:
-            yield _Stratum(values[here].astype(np.float64), labels, some, n_clusters)
+            yield _Stratum(values[here].astype(np.float64), labels, of_group, n_clusters)
 
 
 class _Part(NamedTuple):
@@ -311,17 +311,17 @@ class _Part(NamedTuple):
 
 def _placed(strata: Sequence[_Stratum]) -> tuple[float, list[_Part]]:
     """The AUROC, and two parts of each stratum."""
-    pairs = sum(one.pairs for one in strata)
+    pairs = sum(stratum.pairs for stratum in strata)
     value, parts = 0.0, []
-    for one in strata:
-        weight = one.pairs / pairs
-        placed = one.placements()
+    for stratum in strata:
+        weight = stratum.pairs / pairs
+        placed = stratum.placements()
         value += weight * float(placed[0].mean())
-        for kind, placements in zip((one.right, ~one.right), placed, strict=True):
+        for kind, placements in zip((stratum.right, ~stratum.right), placed, strict=True):
             away = np.zeros(len(kind))
             away[kind] = (placements - placements.mean()) * (weight / len(placements))
-            count = len(np.unique(one.clusters[kind]))
-            parts.append(_Part(one.of_clusters(away), count))
+            count = len(np.unique(stratum.clusters[kind]))
+            parts.append(_Part(stratum.of_clusters(away), count))
     return value, parts
 
 
@@ -350,10 +350,10 @@ def _null_variance(strata: Sequence[_Stratum]) -> float:
     of_groups = variance = 0.0
     across = np.zeros((3, strata[0].n_clusters))  # sums over groups: labels, ranks, items
     inside = np.zeros(4)  # squares of the same within groups, and of the groups' sizes
-    for one in strata:
-        n = len(one.values)
-        ranks, labels = one.ranks() - (n + 1) / 2, one.right - one.right.mean()
-        sums = np.stack([one.of_clusters(some) for some in (labels, ranks, np.ones(n))])
+    for stratum in strata:
+        n = len(stratum.values)
+        ranks, labels = stratum.ranks() - (n + 1) / 2, stratum.right - stratum.right.mean()
+        sums = np.stack([stratum.of_clusters(numbers) for numbers in (labels, ranks, np.ones(n))])
         across += sums
         q, b, n_pairs = np.vecdot(sums, sums)
         inside += q, b, n_pairs, n**2

@@ -97,8 +97,8 @@ def calibration(
     the true error in 91 to 98 %. With clusters, a resample draws whole clusters; in a draw of a
     calibrated model right answers go together inside clusters as far as they do here (`_shared`).
 
-    >>> found = calibration(np.array([0.2, 0.2, 0.9, 0.9]), np.array([False, True, True, True]))
-    >>> round(found.ece, 6)  # 2/4 |1/2 - .2| + 2/4 |1 - .9|
+    >>> result = calibration(np.array([0.2, 0.2, 0.9, 0.9]), np.array([False, True, True, True]))
+    >>> round(result.ece, 6)  # 2/4 |1/2 - .2| + 2/4 |1 - .9|
     0.2
     """
     confidence = confidence.astype(np.float64)
@@ -112,8 +112,8 @@ def calibration(
     drawn, null = np.empty(RESAMPLES), np.empty(RESAMPLES)
     for k in range(RESAMPLES):
         drawn_clusters = generator.integers(0, k_clusters, k_clusters)
-        some = np.concatenate([members[one] for one in drawn_clusters])
-        drawn[k] = _error(confidence[some], right[some], mass_bins(confidence[some], bins), bins)
+        items = np.concatenate([members[cluster] for cluster in drawn_clusters])
+        drawn[k] = _error(confidence[items], right[items], mass_bins(confidence[items], bins), bins)
         chance = generator.random(n)
         if shared:
             of_cluster = generator.random(k_clusters)[codes]
@@ -164,8 +164,8 @@ def mass_bins(confidence: Floats, bins: int, /) -> Codes:
     [0, 1, 1, 1]
     """
     ranks = stats.rankdata(confidence) - 0.5
-    found: Codes = (ranks * bins / len(confidence)).astype(np.int64)
-    return found
+    numbers: Codes = (ranks * bins / len(confidence)).astype(np.int64)
+    return numbers
 
 
 def risk_coverage(confidence: Floats, right: Flags, /) -> RiskCoverage:
@@ -203,8 +203,8 @@ def _shared(confidence: Floats, right: Flags, codes: Codes) -> float:
     together = least = 0.0
     for code in np.flatnonzero(np.bincount(codes) > 1):
         here = codes == code
-        some, chances = away[here], confidence[here]
-        together += float(some.sum() ** 2 - some @ some)
+        excess, chances = away[here], confidence[here]
+        together += float(excess.sum() ** 2 - excess @ excess)
         pairs = np.minimum.outer(chances, chances) - np.outer(chances, chances)
         least += float(pairs.sum() - np.trace(pairs))
     return math.sqrt(min(max(together / least, 0.0), 1.0)) if least > 0 else 0.0

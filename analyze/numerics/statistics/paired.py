@@ -53,8 +53,8 @@ def paired_difference(
     that of Durkalski's chi-square.
 
     >>> first, second = np.arange(50) < 48, (np.arange(50) < 36) | (np.arange(50) > 47)
-    >>> found = paired_difference(first, second)
-    >>> found.difference, [round(end, 4) for end in found.interval], round(found.p_value, 4)
+    >>> result = paired_difference(first, second)
+    >>> result.difference, [round(end, 4) for end in result.interval], round(result.p_value, 4)
     (-0.2, [-0.3404, -0.0569], 0.0129)
     """
     n = len(first)
@@ -64,12 +64,12 @@ def paired_difference(
     k, codes = int(of_items.max()) + 1, of_items.tolist()
     p, q = float(first.mean()), float(second.mean())
     away = second.astype(np.float64) - first
-    errors = [standard_error(some.tolist(), codes) for some in (first, second, away)]
+    errors = [standard_error(column.tolist(), codes) for column in (first, second, away)]
     ends = share_interval(p, errors[0], k), share_interval(q, errors[1], k)
-    one, two, of_both = (error or 0.0 for error in errors)
-    shared = (one**2 + two**2 - of_both**2) / (2 * one * two) if one * two else 0.0
+    e_p, e_q, e_both = (error or 0.0 for error in errors)
+    shared = (e_p**2 + e_q**2 - e_both**2) / (2 * e_p * e_q) if e_p * e_q else 0.0
     if shared > 0:  # Newcombe's correction, towards 0
-        size = math.sqrt(effective_items(p, one, k) * effective_items(q, two, k))
+        size = math.sqrt(effective_items(p, e_p, k) * effective_items(q, e_q, k))
         shared = max(shared - 1 / (2 * size * math.sqrt(p * (1 - p) * q * (1 - q))), 0.0)
     sums = np.bincount(of_items, away).astype(np.float64)
     return PairedDifference(
@@ -97,9 +97,9 @@ def _newcombe(
     return max(q - p - down, -1.0), min(q - p + up, 1.0)
 
 
-def _joined(one: float, other: float, correlation: float) -> float:
+def _joined(a: float, b: float, correlation: float) -> float:
     """Length of the difference of two errors that go together."""
-    return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0))
+    return math.sqrt(max(a**2 - 2 * correlation * a * b + b**2, 0.0))
 
 
 def _mcnemar(first: int, second: int) -> float:
@@ -115,18 +115,18 @@ def _durkalski(sums: Floats, sizes: Codes) -> float:
     weights = np.abs(sums[differ]).astype(np.int64) * (step // sizes[differ])
     if not len(weights):
         return 1.0
-    found = abs(int((np.sign(sums[differ]).astype(np.int64) * weights).sum()))
+    observed = abs(int((np.sign(sums[differ]).astype(np.int64) * weights).sum()))
     each, times = np.unique(weights // (unit := int(np.gcd.reduce(weights))), return_counts=True)
-    found //= unit
+    observed //= unit
     if len(each) == 1:
-        few = (times[0] - found) // 2
+        few = (times[0] - observed) // 2
         return _mcnemar(int(few), int(times[0] - few))
     if each @ times > MOST_STEPS:
-        return float(stats.chi2.sf(found**2 / float(each.astype(np.float64) ** 2 @ times), 1))
+        return float(stats.chi2.sf(observed**2 / float(each.astype(np.float64) ** 2 @ times), 1))
     chances = np.ones(1)  # of the sum of the weights that are exchanged
     for weight, count in zip(each.tolist(), times.tolist(), strict=True):
-        some = np.zeros(weight * count + 1)
-        some[::weight] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
-        chances = np.convolve(chances, some)
+        pmf = np.zeros(weight * count + 1)
+        pmf[::weight] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.convolve(chances, pmf)
     distance = np.abs(2 * np.arange(len(chances)) - (len(chances) - 1))
-    return float(min(1.0, chances[distance >= found].sum()))
+    return float(min(1.0, chances[distance >= observed].sum()))
