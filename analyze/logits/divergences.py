@@ -80,8 +80,8 @@ def logit_drift(p: Float32, q: Float32, only: Collection[str] = EVERYTHING) -> C
     name.
 
     >>> uniform, certain = np.zeros((1, 2), np.float32), np.array([[100, 0]], np.float32)
-    >>> found = logit_drift(certain, uniform)
-    >>> round(float(found["kl"][0]), 6), float(found["tv"][0]), bool(found["flip"][0])
+    >>> drift = logit_drift(certain, uniform)
+    >>> round(float(drift["kl"][0]), 6), float(drift["tv"][0]), bool(drift["flip"][0])
     (0.693147, 0.5, False)
     """
     if p.ndim != 2 or p.shape != q.shape or not p.shape[1]:
@@ -89,7 +89,7 @@ def logit_drift(p: Float32, q: Float32, only: Collection[str] = EVERYTHING) -> C
     reduction = Reduction(p.shape[1], only)
     starts = range(0, max(1, len(p)), reduction.rows)  # once where there is no token, for the types
     rows = [slice(start, start + reduction.rows) for start in starts]
-    return joined_columns([reduction.drift(p[some], q[some]) for some in rows])
+    return joined_columns([reduction.drift(p[tile], q[tile]) for tile in rows])
 
 
 def joined_columns(parts: Sequence[Columns]) -> Columns:
@@ -111,49 +111,49 @@ class Reduction:
         self._memory = np.empty((4, max(1, PIECE // vocabulary), vocabulary))
 
     def drift(self, z_p: Float32, z_q: Float32) -> Columns:
-        """Of (n, V) logits of both models."""
-        found: Columns = {}
+        """Columns for (n, V) logits of both models."""
+        columns: Columns = {}
         each = np.arange(len(z_p))
         id_p, id_q = z_p.argmax(axis=1), z_q.argmax(axis=1)
         if "flip" in self._only:
-            found["flip"] = id_p != id_q
+            columns["flip"] = id_p != id_q
         if not self._only.isdisjoint(("top10", *TIES)):
             of_ten = _of_ten(z_p, z_q)
-            found |= {name: of_ten[name] for name in of_ten if name in self._only}
+            columns |= {name: of_ten[name] for name in of_ten if name in self._only}
         if not self._only.isdisjoint(DIVERGENCES):
             top = z_p[each, id_p][:, None], z_q[each, id_q][:, None]
             with np.errstate(invalid="ignore", over="ignore"):
-                found |= self._divergences(z_p, z_q, *top)
-        return found
+                columns |= self._divergences(z_p, z_q, *top)
+        return columns
 
     def _divergences(self, z_p: Float32, z_q: Float32, max_p: Float32, max_q: Float32) -> Columns:
         """Those of `DIVERGENCES` that are wanted; max_*: (n, 1), the largest logits."""
         masked = min(z_p.min(initial=0), z_q.min(initial=0)) == -np.inf
         far = masked or not (np.abs([max_p, max_q]) < UNSHIFTED).all()
-        found: Columns = {}
+        columns: Columns = {}
         for name in self._only.intersection(DIVERGENCES):
-            found[name] = np.empty(len(z_p))
+            columns[name] = np.empty(len(z_p))
         step = self._memory.shape[1]
         for start in range(0, len(z_p), step):
-            some = slice(start, min(start + step, len(z_p)))
-            p, q, d, free = self._memory[:, : some.stop - start]
+            part = slice(start, min(start + step, len(z_p)))
+            p, q, d, free = self._memory[:, : part.stop - start]
             if far:
                 for z, top, values in ((z_p, max_p, p), (z_q, max_q, q)):
-                    np.subtract(z[some], top[some], out=values, dtype=np.float64)
+                    np.subtract(z[part], top[part], out=values, dtype=np.float64)
                     np.maximum(values, FLOOR, out=values)
             else:
-                np.copyto(p, z_p[some])
-                np.copyto(q, z_q[some])
+                np.copyto(p, z_p[part])
+                np.copyto(q, z_q[part])
             for name, values in self._piece(p, q, d, free).items():
-                found[name][some] = values
+                columns[name][part] = values
         if masked:
-            _infinite(found, np.isneginf(z_p), np.isneginf(z_q))
-        return found
+            _infinite(columns, np.isneginf(z_p), np.isneginf(z_q))
+        return columns
 
     def _piece(self, p: Floats, q: Floats, d: Floats, free: Floats) -> Columns:
-        """Of (m, V) logits as float64, each pair shifted or not, which are overwritten."""
+        """Columns for (m, V) float64 logits, each pair shifted or not; overwrites both arrays."""
         only = self._only
-        found: Columns = {}
+        columns: Columns = {}
         np.subtract(p, q, out=d)
         np.exp(p, out=p)
         sum_p = p.sum(axis=1)
@@ -162,21 +162,21 @@ class Reduction:
         sum_q = q.sum(axis=1)
         shift = np.log(sum_p) - np.log(sum_q)  # ln p - ln q = d - shift
         if kl is not None:
-            found["kl"] = np.maximum(kl - shift, 0)
+            columns["kl"] = np.maximum(kl - shift, 0)
         if "kl_reverse" in only:
-            found["kl_reverse"] = np.maximum(shift - np.vecdot(q, d) / sum_q, 0)
+            columns["kl_reverse"] = np.maximum(shift - np.vecdot(q, d) / sum_q, 0)
         if only.isdisjoint(("js", "tv")):
-            return found
+            return columns
         p *= (1 / sum_p)[:, None]
         q *= (1 / sum_q)[:, None]
         if "tv" in only:
             np.subtract(p, q, out=free)
             np.abs(free, out=free)
-            found["tv"] = (free.sum(axis=1) / 2).clip(0, 1)
+            columns["tv"] = (free.sum(axis=1) / 2).clip(0, 1)
         if "js" in only:
             d -= shift[:, None]
-            found["js"] = _jensen_shannon(p, q, d, free)
-        return found
+            columns["js"] = _jensen_shannon(p, q, d, free)
+        return columns
 
 
 def _jensen_shannon(p: Floats, q: Floats, d: Floats, free: Floats) -> Floats:
@@ -197,11 +197,13 @@ def _jensen_shannon(p: Floats, q: Floats, d: Floats, free: Floats) -> Floats:
     return (0 - total / 2).clip(0, math.log(2))  # not -total: that of equal ones would be -0
 
 
-def _infinite(found: Columns, none_p: npt.NDArray[np.bool_], none_q: npt.NDArray[np.bool_]) -> None:
+def _infinite(
+    columns: Columns, none_p: npt.NDArray[np.bool_], none_q: npt.NDArray[np.bool_]
+) -> None:
     """Make a divergence infinite where one model excludes a token that the other does not."""
     for name, excluded, allowed in (("kl", none_q, none_p), ("kl_reverse", none_p, none_q)):
-        if name in found:
-            found[name][(excluded & ~allowed).any(axis=1)] = np.inf
+        if name in columns:
+            columns[name][(excluded & ~allowed).any(axis=1)] = np.inf
 
 
 def _of_ten(p: Float32, q: Float32) -> Columns:
@@ -227,11 +229,11 @@ def _most_likely(z: Float32, count: int) -> tuple[list[set[int]], npt.NDArray[np
         maxima = z[:, : height * LANES].reshape(n, height, LANES).max(axis=1)
         maxima.partition(LANES - count, axis=1)
         least = maxima[:, LANES - count]
-    found, ties = [], np.zeros((n, 2), bool)
-    for place, (row, bound) in enumerate(zip(z, least, strict=True)):
-        some = np.flatnonzero(row >= bound)
-        some = some[np.argsort(-row[some], kind="stable")]
-        ordered = row[some]
-        ties[place] = [(ordered[k - 1 : k] == ordered[k : k + 1]).any() for k in (1, count)]
-        found.append({*some[:count].tolist()})
-    return found, ties
+    largest, ties = [], np.zeros((n, 2), bool)
+    for i, (row, bound) in enumerate(zip(z, least, strict=True)):
+        ids = np.flatnonzero(row >= bound)
+        ids = ids[np.argsort(-row[ids], kind="stable")]
+        ordered = row[ids]
+        ties[i] = [(ordered[k - 1 : k] == ordered[k : k + 1]).any() for k in (1, count)]
+        largest.append({*ids[:count].tolist()})
+    return largest, ties

@@ -81,9 +81,9 @@ def best_norm(before: Rows, after: Rows, /) -> FinalNorm:
         raise ValueError(f"rows of {before.shape} and {after.shape}")
     checked = np.arange(len(before)) % HELD_OUT == HELD_OUT - 1
     x, y = before.astype(np.float64), after.astype(np.float64)
-    found = [_fitted(x[~checked], y[~checked], *one) for one in _candidates()]
-    least = min(misfit for misfit, _ in found)
-    norm = next((one for misfit, one in found if misfit <= AS_GOOD * least), found[0][1])
+    fits = [_fitted(x[~checked], y[~checked], *candidate) for candidate in _candidates()]
+    least = min(misfit for misfit, _ in fits)
+    norm = next((fit for misfit, fit in fits if misfit <= AS_GOOD * least), fits[0][1])
     return replace(norm, error=float(_errors(norm, x[checked], y[checked]).max()))
 
 

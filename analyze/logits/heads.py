@@ -97,6 +97,6 @@ def arithmetic(runs: tuple[Run, Run], executor: Executor) -> str:
 
 
 def _record(run: Run) -> HeadRecord:
-    found = open_shared(objects_at(run.directory.root), HEADS_KEY, head_name(run.plan), HeadRecord)
-    assert found is not None, "asked without `why_no_logits`"
-    return found.record
+    head = open_shared(objects_at(run.directory.root), HEADS_KEY, head_name(run.plan), HeadRecord)
+    assert head is not None, "asked without `why_no_logits`"
+    return head.record

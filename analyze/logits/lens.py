@@ -69,9 +69,9 @@ class Lens:
         parts, start = [], 0
         for first in range(0, len(rows), size):
             for logits in tile(rows[first : first + size]):
-                some = slice(start, start + len(logits))
-                parts.append(_reading(logits, None if top is None else top[some], answers[some]))
-                start = some.stop
+                part = slice(start, start + len(logits))
+                parts.append(_reading(logits, None if top is None else top[part], answers[part]))
+                start = part.stop
         return Reading(*map(np.concatenate, zip(*parts, strict=True)))
 
 
@@ -107,12 +107,12 @@ def agreement_depth(agrees: Flags, blocks: Sequence[int], n_blocks: int, /) -> F
     >>> agreement_depth(np.array([[True, True], [False, True]]), [1, 2], 4).tolist()
     [1.0, 0.25]
     """
-    found = np.ones(agrees.shape[1])
+    depths = np.ones(agrees.shape[1])
     settled = np.ones(agrees.shape[1], dtype=bool)
     for k, flags in zip(reversed(blocks), agrees[::-1], strict=True):
         settled &= flags
-        found[settled] = k / n_blocks
-    return found
+        depths[settled] = k / n_blocks
+    return depths
 
 
 def is_block(site: str) -> bool:

@@ -100,9 +100,9 @@ class _NumpyTile:
         made = self._memory[: len(rows)]
         self._head.multiply(rows, made)
         for start in range(0, len(rows), self._group):
-            some = made[start : start + self._group]
-            self._head.finish(some)
-            yield some
+            part = made[start : start + self._group]
+            self._head.finish(part)
+            yield part
 
 
 class _TorchProducts:
@@ -148,9 +148,9 @@ class _TorchTile:
         made = self._made_by.multiply(rows)
         group = len(self._memory)
         for start in range(0, len(rows), group):
-            some = self._memory[: min(group, len(rows) - start)]
-            torch.from_numpy(some).copy_(made[start : start + group])
-            yield some
+            buffer = self._memory[: min(group, len(rows) - start)]
+            torch.from_numpy(buffer).copy_(made[start : start + group])
+            yield buffer
 
 
 @contextlib.contextmanager

@@ -66,8 +66,8 @@ def _sample(run: Run, tokens: int) -> Iterator[tuple[npt.NDArray[np.float32], St
         has &= table["entropy"].is_valid().to_numpy(zero_copy_only=False)
         chosen = _spread(np.flatnonzero(has).tolist(), end - first)
         if chosen:
-            some = table.take(pa.array(chosen, pa.int64()))
-            stored = Stored(*(some[name].to_numpy() for name in Stored._fields))
+            sampled = table.take(pa.array(chosen, pa.int64()))
+            stored = Stored(*(sampled[name].to_numpy() for name in Stored._fields))
             yield np.concatenate(list(_rows(run, shard, chosen))), stored
 
 
@@ -77,8 +77,8 @@ def _rows(run: Run, shard: Shard, chosen: Sequence[int]) -> Iterator[npt.NDArray
     with shard.array(HIDDEN_KEY, spec) as array:
         size = array.layout.chunk_rows
         for _, group in groupby(chosen, key=lambda row: row // size):
-            some = np.array([*group])
-            yield array.rows(int(some[0]), int(some[-1]) + 1, dtype="float32")[some - some[0]]
+            picks = np.array([*group])
+            yield array.rows(int(picks[0]), int(picks[-1]) + 1, dtype="float32")[picks - picks[0]]
 
 
 _WANTED: Final = pa.schema([TOKENS_SCHEMA.field(name) for name in ("prompt_id", *Stored._fields)])

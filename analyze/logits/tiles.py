@@ -94,7 +94,7 @@ class _Slot:
 
     def drift(self, rows: tuple[Rows, ...]) -> Columns:
         """Columns for the tokens of one tile, from (n, d) rows of both models."""
-        made = (tile(some) for tile, some in zip(self._tiles, rows, strict=True))
+        made = (tile(of_model) for tile, of_model in zip(self._tiles, rows, strict=True))
         return joined_columns([self._reduction.drift(p, q) for p, q in zip(*made, strict=True)])
 
 

@@ -54,8 +54,8 @@ class Span:
 
     def part(self, start: int, end: int) -> "Span":
         """The span of its tokens from `start` to below `end`."""
-        some = slice(start, end)
-        return replace(self, prompt_id=self.prompt_id[some], position=self.position[some])
+        tokens = slice(start, end)
+        return replace(self, prompt_id=self.prompt_id[tokens], position=self.position[tokens])
 
 
 def logit_columns(
@@ -85,18 +85,18 @@ def logit_columns(
     )
     if executor.remote:
         parts = []
-        for found in executor.map(_of_span, _spans(whole, executor.jobs), item_bytes=MEMORY):
-            parts.append(found)
-            progress.advance(len(next(iter(found.values()))))
+        for part in executor.map(_of_span, _spans(whole, executor.jobs), item_bytes=MEMORY):
+            parts.append(part)
+            progress.advance(len(next(iter(part.values()))))
         columns = joined_columns(parts)
     else:
         columns = _drift(whole, executor.jobs, progress)
     bad = np.logical_or.reduce([np.isnan(values) for values in columns.values()])
     if bad.any():
-        place = int(bad.argmax())
+        first_bad = int(bad.argmax())
         raise FormatError(
-            f"the logits of {a.run.id} or {b.run.id} after position {position[place]} of "
-            f"prompt {prompt_id[place]} are no finite numbers, and so are those of {bad.sum()} "
+            f"the logits of {a.run.id} or {b.run.id} after position {position[first_bad]} of "
+            f"prompt {prompt_id[first_bad]} are no finite numbers, and so are those of {bad.sum()} "
             "tokens in all. `lpp-analyze verify` says whether bytes were altered.",
             kind=ErrorKind.CORRUPT,
         )
