@@ -73,5 +73,5 @@ def capture_command(document: Mapping[str, Any], store: str = "STORE") -> str:
 
 def part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The object `name` of a document; an empty one where there is none."""
-    found = document.get(name)
-    return found if isinstance(found, dict) else {}
+    value = document.get(name)
+    return value if isinstance(value, dict) else {}

@@ -35,8 +35,8 @@ class Cell(NamedTuple):
         >>> len(Cell(n_prompts=4, prefix=10).parts(10)), Cell(1, 10).parts(10)
         (4, [])
         """
-        found = [self._replace(left_out=group) for group in spans(groups, self.n_prompts)]
-        return [part.without(~self.stays) for part in found] if self.left_out else found
+        parts = [self._replace(left_out=group) for group in spans(groups, self.n_prompts)]
+        return [part.without(~self.stays) for part in parts] if self.left_out else parts
 
     def without(self, prompts: npt.NDArray[np.bool_]) -> Self:
         """The cell with further prompts left out, those where (n_prompts,) `prompts` is true.
@@ -49,10 +49,10 @@ class Cell(NamedTuple):
     @property
     def stays(self) -> npt.NDArray[np.bool_]:
         """(n_prompts,) whether each prompt takes part."""
-        found = np.ones(self.n_prompts, dtype=bool)
+        mask = np.ones(self.n_prompts, dtype=bool)
         for first, end in self.left_out:
-            found[first:end] = False
-        return found
+            mask[first:end] = False
+        return mask
 
 
 def n_tokens(lengths: Integers, cell: Cell) -> int:

@@ -42,7 +42,7 @@ def n_shared(a: RunView, b: RunView) -> int:
     ours, theirs = (_prompts(view) for view in (a, b))
     pairs = enumerate(zip(ours, theirs, strict=False))
     shorter = min(len(ours), len(theirs))
-    return next((place for place, (x, y) in pairs if x != y), shorter)
+    return next((k for k, (x, y) in pairs if x != y), shorter)
 
 
 def prompt_sets(views: Iterable[RunView], sizes: Iterable[int]) -> pl.DataFrame:
@@ -62,7 +62,7 @@ def prompt_sets(views: Iterable[RunView], sizes: Iterable[int]) -> pl.DataFrame:
         for view in ordered:
             if view.run.n_prompts >= size:
                 mine = _first_prompts(view, size)
-                like = next((one for one in classes if one.same(mine)), mine)
+                like = next((known for known in classes if known.same(mine)), mine)
                 if like is mine:
                     classes.append(mine)
                 rows.append((view.run.id, size, like.token_ids))

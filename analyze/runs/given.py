@@ -24,17 +24,17 @@ def resolved(runs: Iterable[RunView], selection: Chosen) -> Chosen:
     """
     if GIVEN not in [*map(str, selection.skip_first)]:
         return selection
-    every = {view.run.id: view for view in runs}
-    chosen = matching_runs(selection.runs, plans_of(every.values()))
-    found = {name: _first_written(every[name]) for name in chosen}
-    if len({*found.values()}) > 1:
-        listed = ", ".join(f"{name} {at}" for name, at in found.items())
+    by_id = {view.run.id: view for view in runs}
+    chosen = matching_runs(selection.runs, plans_of(by_id.values()))
+    first_written = {name: _first_written(by_id[name]) for name in chosen}
+    if len({*first_written.values()}) > 1:
+        listed = ", ".join(f"{name} {at}" for name, at in first_written.items())
         raise InputError(
             f"--skip-first given: what the models wrote begins at different positions: {listed}. "
             "Choose runs with --run.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    first = next(iter(found.values()))
+    first = next(iter(first_written.values()))
     return replace(
         selection, skip_first=tuple(first if str(p) == GIVEN else p for p in selection.skip_first)
     )

@@ -78,8 +78,8 @@ def spans(groups: Groups, n_prompts: int) -> tuple[Spans, ...]:
     (((0, 1), (2, 3)), ((1, 2),))
     """
     group = group_of(groups, n_prompts)
-    found = tuple(runs_of(group == number) for number in range(int(group.max(initial=-1)) + 1))
-    return found if len(found) > 1 else ()
+    parts = tuple(runs_of(group == number) for number in range(int(group.max(initial=-1)) + 1))
+    return parts if len(parts) > 1 else ()
 
 
 def runs_of(chosen: npt.NDArray[np.bool_]) -> Spans:
@@ -99,7 +99,7 @@ def is_sound(group: Spans, n_prompts: int) -> bool:
     (True, False, False)
     """
     ends = [end for span in group for end in span]
-    ascending = all(one < other for one, other in pairwise(ends))
+    ascending = all(a < b for a, b in pairwise(ends))
     inside = not ends or (ends[0] >= 0 and ends[-1] <= n_prompts)
     return ascending and inside and group != ((0, n_prompts),)
 

@@ -30,8 +30,8 @@ def incomplete(run: Run) -> str | None:
     gaps, commands = _gaps(run)
     if not gaps:
         return None
-    used, every = run.n_prompts, run.plan.prompts.count
-    counts = f"it counts as its first {used} of {every} prompts" if used else "it is left out"
+    used, planned = run.n_prompts, run.plan.prompts.count
+    counts = f"it counts as its first {used} of {planned} prompts" if used else "it is left out"
     rule = ": prompts count up to the first such shard" if run.shards else ""
     return f"{gaps}, so {counts}{rule}. {commands}"
 

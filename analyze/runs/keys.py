@@ -72,14 +72,14 @@ class RunView:
         return table.head(self.run.n_prompts)
 
     def contexts(self, asked: Sequence[int] | None) -> list[int]:
-        """Of the contexts asked for, those this run holds; its own by default."""
-        own = self.run.plan.context
-        return [own] if asked is None else sorted({c for c in asked if 1 <= c <= own})
+        """The contexts of `asked` that this run holds; the captured one by default."""
+        captured = self.run.plan.context
+        return [captured] if asked is None else sorted({c for c in asked if 1 <= c <= captured})
 
     def sizes(self, asked: Sequence[int] | None) -> list[int]:
-        """Of the numbers of prompts asked for, those this run holds; all its own by default."""
-        own = self.run.n_prompts
-        sizes = {own} if asked is None else {n for n in asked if n <= own}
+        """The numbers of prompts of `asked` that this run holds; all its prompts by default."""
+        committed = self.run.n_prompts
+        sizes = {committed} if asked is None else {n for n in asked if n <= committed}
         return sorted(n for n in sizes if n >= 1)
 
     def prefixes(self, context: int) -> tuple[int, ...]:
@@ -89,13 +89,11 @@ class RunView:
 
     @property
     def moment_ends(self) -> tuple[int, ...]:
-        """Where its stored position bands end."""
+        """Ends of the stored position bands."""
         return self.run.plan.moment_ends
 
     def rank_sizes(self, asked: Sequence[int] | None) -> list[int]:
-        """Of the numbers of prompts that it holds, those that have ranks: where it keeps no rows,
-        whole shards.
-        """
+        """The `sizes` that have ranks: only whole shards where the run keeps no rows."""
         plan = self.run.plan
         return [n for n in self.sizes(asked) if plan.keeps_rows or n in plan.shards]
 

@@ -46,10 +46,10 @@ def check_asked(
 
 
 def _refuse(what: str, views: Sequence[RunView], unit: str, held: Any) -> None:
-    told = "; ".join(f"{view.run.id} {listed_numbers(held(view))}" for view in views)
+    stored = "; ".join(f"{view.run.id} {listed_numbers(held(view))}" for view in views)
     raise InputError(
         f"{what}: no rows are kept here, and no moments of that. There are moments of these "
-        f"{unit}: {told}. Ask for one of them, or capture again with --keep both.",
+        f"{unit}: {stored}. Ask for one of them, or capture again with --keep both.",
         kind=ErrorKind.INVALID_VALUE,
     )
 
@@ -67,9 +67,9 @@ def moments_lines(
     for context in view.contexts(contexts):
         stored = view.rank_prefixes(context)
         if len(stored) < len(view.prefixes(context)):
-            some = f"at {listed_numbers(stored)} alone" if stored else "nowhere"
+            where = f"at {listed_numbers(stored)} alone" if stored else "nowhere"
             lines.append(
-                f"{view.run.id}: keeps moments, so context {context} has ranks {some}, and no "
+                f"{view.run.id}: keeps moments, so context {context} has ranks {where}, and no "
                 "profile of them"
             )
     unheld = [first for first in skip_first if first not in (0, *view.moment_ends)]

@@ -47,8 +47,8 @@ def store_and_run(store: Url, name: str) -> tuple[Url, str]:
     >>> store_and_run("./lpp", "base"), store_and_run("./lpp", "./other::base")
     (('./lpp', 'base'), ('./other', 'base'))
     """
-    place, separator, run = name.rpartition("::")
-    return (place if separator and place else store), run
+    location, separator, run = name.rpartition("::")
+    return (location if separator and location else store), run
 
 
 def no_runs(url: Url) -> InputError:

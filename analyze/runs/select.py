@@ -31,31 +31,31 @@ def select_runs(url: Url, selection: Selection) -> tuple[list[RunView], list[str
 def select_among(
     url: Url, runs: Iterable[RunView], selection: Selection
 ) -> tuple[list[RunView], list[str]]:
-    """The same of `runs`, which are all those of the store."""
-    every = {view.run.id: view for view in runs}
-    if not every:
+    """`select` for `runs`, which are all runs of the store."""
+    by_id = {view.run.id: view for view in runs}
+    if not by_id:
         raise no_runs(url)
-    chosen = [every[name] for name in matching_runs(selection.runs, plans_of(every.values()))]
-    found = [view for view in chosen if view.run.n_prompts]
-    lines = [*incomplete_lines(chosen), *lost_lines(url, every)]
-    if not found:
+    chosen = [by_id[name] for name in matching_runs(selection.runs, plans_of(by_id.values()))]
+    usable = [view for view in chosen if view.run.n_prompts]
+    lines = [*incomplete_lines(chosen), *lost_lines(url, by_id)]
+    if not usable:
         raise InputError(
             f"{url}: no prompt can be analysed. {' '.join(lines)}",
             kind=ErrorKind.INCOMPLETE,
         )
-    contexts = {view.run.id: view.run.plan.context for view in found}
-    sizes = {view.run.id: view.run.n_prompts for view in found}
+    contexts = {view.run.id: view.run.plan.context for view in usable}
+    sizes = {view.run.id: view.run.n_prompts for view in usable}
     _check_held("--context", selection.contexts, contexts, "tokens")
     _check_held("--prompts", selection.prompts, sizes, "prompts")
     _check_skipped(selection, contexts)
-    check_asked(found, selection.contexts, selection.prompts, selection.skip_first)
-    return found, lines
+    check_asked(usable, selection.contexts, selection.prompts, selection.skip_first)
+    return usable, lines
 
 
 def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
     """The selected sites of `views`. Raises InputError for a pattern that fits none."""
-    every = dict.fromkeys(site for view in views for site in view.run.sites)
-    return matching("site", selection.sites, every)
+    sites = dict.fromkeys(site for view in views for site in view.run.sites)
+    return matching("site", selection.sites, sites)
 
 
 def check_dropped(
@@ -104,7 +104,7 @@ def matching(
     >>> matching("site", ["final", "block.*"], ["embed", "block.1", "block.2", "final"])
     ['block.1', 'block.2', 'final']
     """
-    found = set()
+    matches = set()
     for pattern in patterns:
         fitting = {n for n in names if fnmatchcase(n, "*" if pattern == "all" else pattern)}
         if not fitting:
@@ -113,8 +113,8 @@ def matching(
                 f"Name one with {option or f'--{kind}'}, or several with a pattern.",
                 kind=ErrorKind.NOT_FOUND,
             )
-        found |= fitting
-    return [name for name in names if name in found]
+        matches |= fitting
+    return [name for name in names if name in matches]
 
 
 def nearest(pattern: str, names: Collection[str]) -> str:
@@ -129,13 +129,13 @@ def nearest(pattern: str, names: Collection[str]) -> str:
     """
     near = get_close_matches(pattern, names, n=3, cutoff=0.5)
     near += [name for name in names if pattern in name and name not in near][: 3 - len(near)]
-    every = (
+    available = (
         f"is {listed(names) or 'none'}" if len(listed(names)) <= SHORT_LIST else f"are {len(names)}"
     )
     if not near:
-        return f"there {every}."
+        return f"there {available}."
     guess = f"did you mean {' or '.join(near)}?"
-    return f"{guess} There {every}." if every.startswith("is") else guess
+    return f"{guess} There {available}." if available.startswith("is") else guess
 
 
 def listed(names: Collection[str]) -> str:
@@ -184,18 +184,18 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
     return lines
 
 
-def _check_held(option: str, asked: Sequence[int] | None, held: dict[str, int], unit: str) -> None:
+def _check_held(option: str, wanted: Sequence[int] | None, held: dict[str, int], unit: str) -> None:
     most = max(held.values())
-    for number in asked or ():
+    for number in wanted or ():
         if number < 1:
             raise InputError(
                 f"{option} {number}: it must be at least 1.", kind=ErrorKind.INVALID_VALUE
             )
         if number > most:
             least = min(held.values())
-            some = f"{most}" if least == most else f"{least} to {most}"
+            held_range = f"{most}" if least == most else f"{least} to {most}"
             raise InputError(
-                f"{option} {number}: no run holds that many. Each run has {some} {unit}. "
+                f"{option} {number}: no run holds that many. Each run has {held_range} {unit}. "
                 f"Ask for 1 to {most}, or capture more.",
                 kind=ErrorKind.INVALID_VALUE,
             )

@@ -76,10 +76,10 @@ def in_step(
                 blocks[k], used[k] = next(streams[k], None), 0
 
 
-def _without(blocks: Iterator[Block], left_out: Integers) -> Iterator[Block]:
-    """`blocks` less the rows of the prompts in `left_out`; none is empty."""
+def _without(blocks: Iterator[Block], excluded: Integers) -> Iterator[Block]:
+    """`blocks` less the rows of the prompts in `excluded`; none is empty."""
     for block in blocks:
-        rest = block.without(left_out)
+        rest = block.without(excluded)
         if len(rest.values):
             yield rest
 

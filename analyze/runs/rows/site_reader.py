@@ -76,11 +76,11 @@ class SiteReader:
 
 
 def _add(block: Block, part: slice, sinks: Iterable[Sink]) -> None:
-    some = Block(
+    piece = Block(
         values=block.values[part], prompt_id=block.prompt_id[part], position=block.position[part]
     )
     for sink in sinks:
-        sink.add(some)
+        sink.add(piece)
 
 
 def _read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:

@@ -44,8 +44,8 @@ class WideBlock:
     @cached_property
     def lengths(self) -> npt.NDArray[np.float64]:
         """(n,) Euclidean length of each row."""
-        found: npt.NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", self.wide, self.wide))
-        return found
+        lengths: npt.NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", self.wide, self.wide))
+        return lengths
 
 
 class WideSink(Protocol):
