@@ -232,5 +232,7 @@ SITE_CHANGES: Final = by_name(
 )
 """Numbers of a site, in the order of tables."""
 
-OF_ROWS: Final = tuple(name for name, one in SITE_CHANGES.items() if one.needs == "rows")
-RANK_CHANGES: Final = tuple(name for name, one in SITE_CHANGES.items() if one.needs == "spectra")
+OF_ROWS: Final = tuple(name for name, change in SITE_CHANGES.items() if change.needs == "rows")
+RANK_CHANGES: Final = tuple(
+    name for name, change in SITE_CHANGES.items() if change.needs == "spectra"
+)

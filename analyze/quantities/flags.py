@@ -168,6 +168,6 @@ def flags_of(facts: pl.DataFrame) -> pl.Series:
 
 def flags_of_any(several: Iterable[pl.DataFrame]) -> pl.Series:
     """The flags of rows that hold several numbers: `several` has the facts of each number."""
-    lists = [flags_of(facts).alias(str(place)) for place, facts in enumerate(several)]
-    every = pl.concat_list(pl.all()).list.unique().list.sort()
-    return pl.DataFrame(lists).select(flags=every).to_series()
+    lists = [flags_of(facts).alias(str(k)) for k, facts in enumerate(several)]
+    union = pl.concat_list(pl.all()).list.unique().list.sort()
+    return pl.DataFrame(lists).select(flags=union).to_series()

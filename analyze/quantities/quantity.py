@@ -100,16 +100,14 @@ Q = TypeVar("Q", bound=Quantity)
 
 def by_name(quantities: Iterable[Q]) -> Mapping[str, Q]:
     """`quantities` under their names, in order. ValueError for a name declared twice."""
-    found: dict[str, Q] = {}
-    for one in quantities:
-        if one.name in found:
-            raise ValueError(f"{one.name} is declared twice")
-        found[one.name] = one
-    return MappingProxyType(found)
+    named: dict[str, Q] = {}
+    for quantity in quantities:
+        if quantity.name in named:
+            raise ValueError(f"{quantity.name} is declared twice")
+        named[quantity.name] = quantity
+    return MappingProxyType(named)
 
 
 def legend(quantities: Iterable[Quantity]) -> str:
     """What the names and headings of a table stand for, without a full stop."""
-    return "; ".join(
-        f"{one.short or one.name}: {one.label or one.definition}" for one in quantities
-    )
+    return "; ".join(f"{q.short or q.name}: {q.label or q.definition}" for q in quantities)
