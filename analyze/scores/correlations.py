@@ -117,12 +117,12 @@ def _pairings(
             continue
         held = dict(rows.select("fit", "value").iter_rows())
         for metric in settings.metrics:
-            here, left_out = {}, list(sample.left_out)
+            here, excluded = {}, list(sample.left_out)
             for run, profile in sample.profiles.items():
                 if profile[metric] is None or not math.isfinite(profile[metric]):
-                    left_out.append(f"{run}: no {metric}")
+                    excluded.append(f"{run}: no {metric}")
                 elif run not in held:
-                    left_out.append(f"{run}: no score of {benchmark}")
+                    excluded.append(f"{run}: no score of {benchmark}")
                 else:
                     here[run] = profile
             row = {
@@ -132,7 +132,7 @@ def _pairings(
                 "n_models": len(here),
                 "models": list(here),
                 "flags": _flags(here, (sample.context, sample.n_prompts)),
-                "left_out": left_out + unmatched,
+                "left_out": excluded + unmatched,
             }
             x, size = ([row[name] for row in here.values()] for name in (metric, CONTROL))
             yield row, np.array([x, [held[run] for run in here], size], dtype=float)
@@ -190,7 +190,7 @@ def _correct(family: Sequence[dict[str, Any]]) -> None:
         row["family_size"] = len(made)
 
 
-def _flag_turns(found: pl.DataFrame) -> pl.DataFrame:
+def _flag_turns(tests: pl.DataFrame) -> pl.DataFrame:
     """Mark every row of a pair whose rank partial has another sign than Spearman's coefficient.
 
     Pearson's is not compared with it: a partial of ranks answers another settings.
@@ -202,4 +202,4 @@ def _flag_turns(found: pl.DataFrame) -> pl.DataFrame:
     )
     turns = of_ranks.sign() * partial.sign() < 0
     marked = pl.col("flags").list.concat(pl.lit("sign_turns")).list.sort()
-    return found.with_columns(flags=pl.when(turns.fill_null(False)).then(marked).otherwise("flags"))
+    return tests.with_columns(flags=pl.when(turns.fill_null(False)).then(marked).otherwise("flags"))

@@ -71,10 +71,10 @@ class InspectLog:
         Raises InputError where the log has none, or one that cannot be read.
         """
         try:
-            found = [_lean(sample) for sample in _samples(self.path) if sample["epoch"] == 1]
-            ordered = _in_order(found, self.header)
+            first_epoch = [_lean(sample) for sample in _samples(self.path) if sample["epoch"] == 1]
+            ordered = _in_order(first_epoch, self.header)
         except _BROKEN as error:
-            _refuse(self.where, f"a sample of it cannot be read ({_told(error)})")
+            _refuse(self.where, f"a sample of it cannot be read ({_error_text(error)})")
         if not ordered:
             raise InputError(
                 f"{self.where}: the log has no samples. `inspect eval` keeps them without "
@@ -99,7 +99,7 @@ def open_inspect_log(path: Path, where: str) -> InspectLog:
         header = _header(path)
         version, status = int(header["version"]), str(header["status"])
     except _BROKEN as error:
-        _refuse(where, _told(error))
+        _refuse(where, _error_text(error))
     if version != VERSION:
         advice = (
             f"`inspect log convert {path} --to eval --output-dir DIR` brings it up to date."
@@ -113,9 +113,9 @@ def open_inspect_log(path: Path, where: str) -> InspectLog:
         )
     if status != "success":
         why = header.get("error")
-        said = first_line(str(why.get("message"))) if isinstance(why, dict) else ""
+        cause = first_line(str(why.get("message"))) if isinstance(why, dict) else ""
         raise InputError(
-            f"{where}: the evaluation did not finish (status {status}{said and f': {said}'}), so "
+            f"{where}: the evaluation did not finish (status {status}{cause and f': {cause}'}), so "
             f"its scores are those of some samples. `inspect eval-retry {path}` finishes it.",
             kind=ErrorKind.INCOMPLETE,
         )
@@ -203,15 +203,15 @@ def _lean(sample: Mapping[str, Any]) -> Mapping[str, Any]:
 def _in_order(
     samples: list[Mapping[str, Any]], header: Mapping[str, Any]
 ) -> list[Mapping[str, Any]]:
-    """By the data set's list of ids; of a log without it, by id, numbers first."""
+    """`samples` in the order of the data set's ids; without them by id, numbers first."""
     ids = header["eval"].get("dataset", {}).get("sample_ids") or []
-    place = {identity: index for index, identity in enumerate(ids)}
-    if all(sample["id"] in place for sample in samples):
-        return sorted(samples, key=lambda sample: place[sample["id"]])
+    position = {identity: index for index, identity in enumerate(ids)}
+    if all(sample["id"] in position for sample in samples):
+        return sorted(samples, key=lambda sample: position[sample["id"]])
     return sorted(samples, key=lambda sample: (isinstance(sample["id"], str), sample["id"]))
 
 
-def _told(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 

@@ -68,12 +68,12 @@ def join_items(
         run = None
     ids = [_prompt_ids(answers, {}) for answers in texts] if run is None else joined[run]
     n_whole = 0
-    for answers, found in zip(texts, ids, strict=True):
-        known = [i for i, alternatives in zip(found, answers, strict=True) if alternatives]
+    for answers, prompt_ids in zip(texts, ids, strict=True):
+        known = [i for i, alternatives in zip(prompt_ids, answers, strict=True) if alternatives]
         n_whole += bool(known) and None not in known
     rows = [
-        {**row, "source": source, "model": model, "run": run, "prompt_ids": found}
-        for row, found in zip(items.drop("texts").to_dicts(), ids, strict=True)
+        {**row, "source": source, "model": model, "run": run, "prompt_ids": prompt_ids}
+        for row, prompt_ids in zip(items.drop("texts").to_dicts(), ids, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=ITEMS_SCHEMA), n_whole
 
@@ -88,29 +88,29 @@ def _prompt_ids(answers: Sequence[Sequence[str]], prompts: Prompts) -> list[int 
 
 def prompts_of(run: Run) -> Prompts:
     """The prompts of `run` that were not cut; none where it cannot say what they read."""
-    found: dict[bytes, int] = {}
+    by_digest: dict[bytes, int] = {}
     for prompt_id, text in _texts(run):
-        found.setdefault(_digest(text), prompt_id)
-    return found
+        by_digest.setdefault(_digest(text), prompt_id)
+    return by_digest
 
 
 def _texts(run: Run) -> Iterator[tuple[int, bytes]]:
     """(prompt, text) of every prompt that was not cut."""
-    kept = "text" in run.extra_columns.names
-    vocabulary = None if kept else run.vocabulary()
-    if vocabulary is None and not kept:
+    has_text = "text" in run.extra_columns.names
+    vocabulary = None if has_text else run.vocabulary()
+    if vocabulary is None and not has_text:
         return
     spelled = {}
     if vocabulary is not None:
         # tokens without bytes, such as one that begins a text, stand for no text
         pieces = (piece or b"" for piece in vocabulary["bytes"].to_pylist())
         spelled = dict(zip(vocabulary["id"].to_pylist(), pieces, strict=True))
-    rows = run.prompts(*(["text"] if kept else [])).to_pylist()
+    rows = run.prompts(*(["text"] if has_text else [])).to_pylist()
     for row, of, at in zip(rows, *run.branches, strict=True):
         root = rows[of] if of >= 0 else None
         if row["truncated"] or (root is not None and root["truncated"]):
             continue
-        if kept:
+        if has_text:
             text = ("" if root is None else root["text"]) + row["text"]
             yield row["prompt_id"], text.encode()
         else:

@@ -73,15 +73,15 @@ def match_scores(scores: pl.DataFrame, runs: Sequence[RunName]) -> pl.DataFrame:
     pairs = scores.select(keys).unique(maintain_order=True)
     for (source,), group in pairs.group_by("source", maintain_order=True):
         names = group.select("model", "run").rows()
-        said = {model: run for model, run in names if run is not None}
-        fits = match_names([model for model, _ in names], runs, said)
+        given = {model: run for model, run in names if run is not None}
+        fits = match_names([model for model, _ in names], runs, given)
         for model, run in names:
-            other = run not in (None, said.get(model))
+            other = run not in (None, given.get(model))
             fit = match_names([model], runs, {model: run})[model] if other else fits[model]
             rows.append((source, model, run, fit.run, fit.how, fit.note))
     columns = [*keys, "fit", "matched", "match_note"]
-    found = pl.DataFrame(rows, dict.fromkeys(columns, pl.String), orient="row")
-    return scores.join(found, on=keys, how="left", nulls_equal=True, maintain_order="left")
+    fitted = pl.DataFrame(rows, dict.fromkeys(columns, pl.String), orient="row")
+    return scores.join(fitted, on=keys, how="left", nulls_equal=True, maintain_order="left")
 
 
 def match_names(
@@ -104,9 +104,9 @@ def runs_of(name: str, runs: Iterable[RunName]) -> list[RunName]:
     return exact or [r for r in trained if _same(normal_form(r.model), normal_form(name))]
 
 
-def _same(one: tuple[str | None, str], other: tuple[str | None, str]) -> bool:
-    organisations = {one[0], other[0]} - {None}
-    return one[1] == other[1] and len(organisations) < 2
+def _same(a: tuple[str | None, str], b: tuple[str | None, str]) -> bool:
+    organisations = {a[0], b[0]} - {None}
+    return a[1] == b[1] and len(organisations) < 2
 
 
 def normal_form(name: str) -> tuple[str | None, str]:
@@ -122,17 +122,17 @@ def normal_form(name: str) -> tuple[str | None, str]:
     return organisation, parts[-1].removesuffix(".gguf")
 
 
-def _fit(name: str, runs: Sequence[RunName], said: str | None) -> Fit:
-    if said is not None:
-        there = any(run.id == said for run in runs)
-        note = "" if there else f"it was said to be {said}, which is not among the runs"
-        return Fit(run=said if there else None, how="said" if there else "none", note=note)
+def _fit(name: str, runs: Sequence[RunName], given: str | None) -> Fit:
+    if given is not None:
+        there = any(run.id == given for run in runs)
+        note = "" if there else f"it was said to be {given}, which is not among the runs"
+        return Fit(run=given if there else None, how="said" if there else "none", note=note)
     fitting = runs_of(name, runs)
-    found = [run.id for run in corpora_first(fitting, lambda run: run.evaluation)]
-    if len(found) == 1:
-        return Fit(run=found[0], how="exact" if fitting[0].exactly(name) else "name")
-    if found:
-        note = f"it fits {len(found)} runs: {', '.join(found)}"
+    ids = [run.id for run in corpora_first(fitting, lambda run: run.evaluation)]
+    if len(ids) == 1:
+        return Fit(run=ids[0], how="exact" if fitting[0].exactly(name) else "name")
+    if ids:
+        note = f"it fits {len(ids)} runs: {', '.join(ids)}"
         return Fit(run=None, how="several", note=note)
     bare = {normal_form(run.model)[1]: run.model for run in runs if not run.untrained}
     near = get_close_matches(normal_form(name)[1], bare, n=1, cutoff=0.8)
@@ -143,7 +143,7 @@ def _fit(name: str, runs: Sequence[RunName], said: str | None) -> Fit:
 def _parted(fits: Mapping[str, Fit]) -> dict[str, Fit]:
     """Where two names fit one run, the surer keeps it; equals lose it both."""
     order = ("said", "exact", "name")
-    found = dict(fits)
+    parted = dict(fits)
     for run in {fit.run for fit in fits.values() if fit.run}:
         rivals = [name for name, fit in fits.items() if fit.run == run]
         best = min(order.index(fits[name].how) for name in rivals)
@@ -152,5 +152,5 @@ def _parted(fits: Mapping[str, Fit]) -> dict[str, Fit]:
             others = [other for other in rivals if other != name]
             if keepers != [name]:
                 note = f"it fits {run}, and so does {', '.join(others)}"
-                found[name] = Fit(run=None, how="several", note=note)
-    return found
+                parted[name] = Fit(run=None, how="several", note=note)
+    return parted

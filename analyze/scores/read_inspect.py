@@ -28,7 +28,7 @@ _STDERR: Final = "stderr"
 _MEANS: Final = ("accuracy", "mean")
 """Metrics whose standard error `stderr` is."""
 
-_ASKED: Final = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs", "system_message")
+_GENERATION: Final = ("temperature", "top_p", "top_k", "max_tokens", "stop_seqs", "system_message")
 """Settings of generation that change a score."""
 
 _WORDS: Final = {
@@ -110,8 +110,10 @@ def _setup(header: Mapping[str, Any]) -> dict[str, str]:
         "arguments": _json(spec.get("task_args") or {}),
         "items": "all" if limit is None else f"limited to {_json(limit)}",
         "epochs": str(config.get("epochs") or 1),
-        "solvers": _json([[one.get("solver"), one.get("params")] for one in plan.get("steps", ())]),
-        "generation": _json({k: generation[k] for k in _ASKED if generation.get(k) is not None}),
+        "solvers": _json([[s.get("solver"), s.get("params")] for s in plan.get("steps", ())]),
+        "generation": _json(
+            {k: generation[k] for k in _GENERATION if generation.get(k) is not None}
+        ),
     }
 
 
@@ -120,14 +122,14 @@ def _json(value: Any) -> str:
 
 
 def read_inspect_items(log: InspectLog, group: str | None = None) -> pl.DataFrame:
-    """`ITEMS` of `log`, by scorer and sample; of several epochs, those of the first.
+    """`ITEMS` of the first epoch of `log`, by scorer and sample.
 
     group: name of the metadata that groups samples. Raises InputError for a log without samples,
     one whose samples have no scores, and one that does not have its form.
     """
     samples = log.samples()
     try:
-        scorers = dict.fromkeys(name for one in samples for name in one.get("scores") or {})
+        scorers = dict.fromkeys(name for sample in samples for name in sample.get("scores") or {})
         task = task_of(log.header)
         rows = [row for scorer in scorers for row in _items(samples, scorer, task, group)]
         items = pl.DataFrame(rows, schema=ITEMS)
@@ -228,28 +230,31 @@ def _several(given: object) -> list[str]:
     """A target or an answer as a list."""
     if given is None:
         return []
-    return [str(one) for one in given] if isinstance(given, list) else [str(given)]
+    return [str(value) for value in given] if isinstance(given, list) else [str(given)]
 
 
 def _texts(sample: Mapping[str, Any]) -> tuple[str, ...]:
     """Three texts that a prompt of the sample may have: question and answer, the question alone,
     and the sample's input. An empty line stands between two messages.
     """
-    kept = sample.get("attachments") or {}
-    said = [(one["role"], _words(one["content"], kept)) for one in sample.get("messages") or ()]
-    while said and said[-1][0] != "assistant":
-        said.pop()  # what followed the last answer, such as the result of a tool
-    words = [text for _, text in said]
-    found = (BETWEEN.join(words), BETWEEN.join(words[:-1]), _input(sample))
-    return tuple(text for text in dict.fromkeys(found) if text.strip())
+    attachments = sample.get("attachments") or {}
+    messages = [
+        (message["role"], _words(message["content"], attachments))
+        for message in sample.get("messages") or ()
+    ]
+    while messages and messages[-1][0] != "assistant":
+        messages.pop()  # what followed the last answer, such as the result of a tool
+    words = [text for _, text in messages]
+    texts = (BETWEEN.join(words), BETWEEN.join(words[:-1]), _input(sample))
+    return tuple(text for text in dict.fromkeys(texts) if text.strip())
 
 
 def _input(sample: Mapping[str, Any]) -> str:
     """The sample's input as one text."""
-    given, kept = sample["input"], sample.get("attachments") or {}
+    given, attachments = sample["input"], sample.get("attachments") or {}
     if isinstance(given, str):
-        return _words(given, kept)
-    return BETWEEN.join(_words(message["content"], kept) for message in given)
+        return _words(given, attachments)
+    return BETWEEN.join(_words(message["content"], attachments) for message in given)
 
 
 def _words(content: Any, attachments: Mapping[str, str]) -> str:

@@ -66,15 +66,15 @@ def read_lm_eval(
             metric, comma, rest = key.partition(",")
             if not comma or not metric or metric.endswith("_stderr"):
                 continue
-            value, place = as_number(given), f"{where}, {task}, {key}"
+            value, location = as_number(given), f"{where}, {task}, {key}"
             if value is None:
-                problems.append(f"{place}: {given!r} is not a score")
+                problems.append(f"{location}: {given!r} is not a score")
             elif any(part in metric for part in _FRACTIONS) and not 0 <= value <= 1:
                 problems.append(
-                    f"{place}: {value:g} is not a fraction, as every other score there is"
+                    f"{location}: {value:g} is not a fraction, as every other score there is"
                 )
             stderr = as_number(entry.get(f"{metric}_stderr,{rest}"))
-            scored = {"metric": key, "value": value, "stderr": stderr, "where": place}
+            scored = {"metric": key, "value": value, "stderr": stderr, "where": location}
             rows.append({"model": model, "benchmark": task, **scored, **of_task})
     refuse(problems, "Correct the file, or take other benchmarks from it: --benchmark NAME,...")
     return score_table(KIND, rows)
@@ -99,7 +99,7 @@ def _of_task(document: Mapping[str, Any], task: str) -> dict[str, Any]:
     setup = {}
     tasks = _tasks(document, task)
     for name, key in (("shots", "n-shot"), ("version", "versions")):
-        values = (part(document, key).get(one) for one in tasks)
+        values = (part(document, key).get(t) for t in tasks)
         if ways := sorted({str(value) for value in values if value is not None}):
             setup[name] = ", ".join(ways)
     config = part(document, "config")
@@ -113,7 +113,7 @@ def _of_task(document: Mapping[str, Any], task: str) -> dict[str, Any]:
     if "system_instruction_sha" in document:
         setup["system prompt"] = str(document["system_instruction_sha"] or "none")[:8]
     samples = part(document, "n-samples")
-    counts = [part(samples, one).get("effective") for one in tasks]
+    counts = [part(samples, t).get("effective") for t in tasks]
     known = bool(counts) and all(type(count) is int for count in counts)
     return {"n": sum(counts) if known else None, "setup": setup}
 
@@ -124,7 +124,11 @@ def _tasks(document: Mapping[str, Any], task: str) -> list[str]:
     while queue:
         name = queue.pop()
         listed = groups.get(name)
-        parts = {str(one) for one in listed if one != name} if isinstance(listed, list) else ()
+        parts = (
+            {str(subtask) for subtask in listed if subtask != name}
+            if isinstance(listed, list)
+            else ()
+        )
         if not parts:
             tasks.append(name)
         queue += sorted(parts - seen) if parts else ()
@@ -172,17 +176,17 @@ def _item(
     line: Mapping[str, Any], task: str, group: str | None, cluster: str | None
 ) -> dict[str, Any]:
     entries = (line["arguments"][f"gen_args_{k}"] for k in range(len(line["arguments"])))
-    asked = [[entry[name] for name in sorted(entry)] for entry in entries]  # arg_0, arg_1
+    requests = [[entry[name] for name in sorted(entry)] for entry in entries]  # arg_0, arg_1
     given = [answers[0] for answers in line["resps"]]
-    if len(asked) != len(given):
-        raise ValueError(f"{len(asked)} arguments and {len(given)} resps")
+    if len(requests) != len(given):
+        raise ValueError(f"{len(requests)} arguments and {len(given)} resps")
     if not 0 <= (item := int(line["doc_id"])) < MAX_ITEMS:
         raise ValueError(f"doc_id {item}")
     values = {name: as_number(line[name]) for name in line["metrics"]}
     metrics = {name: value for name, value in values.items() if value is not None}
-    pairs = list(zip(asked, given, strict=True))
+    pairs = list(zip(requests, given, strict=True))
     likelihoods = [None if _is_generation(a) else _log_likelihood(g) for a, g in pairs]
-    gold, chosen = _choices(line, asked, likelihoods)
+    gold, chosen = _choices(line, requests, likelihoods)
     return item_row(
         [_texts(*pair) for pair in pairs],
         task=task,
@@ -200,14 +204,14 @@ def _item(
     )
 
 
-def _texts(asked: Sequence[Any], given: Any) -> tuple[str, ...]:
+def _texts(request: Sequence[Any], given: Any) -> tuple[str, ...]:
     """Context and answer; of a whole text, the text; of a generation, what was written too."""
-    return (asked[0] + given, asked[0]) if _is_generation(asked) else ("".join(asked),)
+    return (request[0] + given, request[0]) if _is_generation(request) else ("".join(request),)
 
 
-def _is_generation(asked: Sequence[Any]) -> bool:
+def _is_generation(request: Sequence[Any]) -> bool:
     """Whether settings of a generation follow the context."""
-    return isinstance(asked[-1], dict)
+    return isinstance(request[-1], dict)
 
 
 def _log_likelihood(given: Any) -> float | None:
@@ -221,14 +225,14 @@ def _greedy(given: Any) -> bool | None:
 
 
 def _choices(
-    line: Mapping[str, Any], asked: Sequence[Sequence[Any]], likelihoods: Sequence[float | None]
+    line: Mapping[str, Any], requests: Sequence[Sequence[Any]], likelihoods: Sequence[float | None]
 ) -> tuple[int | None, int | None]:
     """(index of the right answer, of the most likely one) of a multiple-choice item."""
-    n = len(asked) // 2 if "acc_mutual_info" in line["metrics"] else len(asked)
+    n = len(requests) // 2 if "acc_mutual_info" in line["metrics"] else len(requests)
     known = [value for value in likelihoods[:n] if value is not None]
-    if n < 2 or len(known) < n or not all(isinstance(one[-1], str) for one in asked):
+    if n < 2 or len(known) < n or not all(isinstance(request[-1], str) for request in requests):
         return None, None
-    target, answers = str(line["target"]).strip(), [one[-1].strip() for one in asked[:n]]
+    target, answers = str(line["target"]).strip(), [request[-1].strip() for request in requests[:n]]
     gold = answers.index(target) if answers.count(target) == 1 else None
     if gold is None and target.isdecimal() and int(target) < n:
         gold = int(target)

@@ -68,8 +68,8 @@ def read_score_table(
         for name in ("benchmark", "metric", *_NUMBERS)
     }
     rows = cells.select(where=_row(where), model=model, **columns)
-    asked = [name for name in rows["benchmark"].unique() if name == "" or wanted(name)]
-    rows = rows.filter(pl.col("benchmark").is_in(asked))
+    benchmarks = [name for name in rows["benchmark"].unique() if name == "" or wanted(name)]
+    rows = rows.filter(pl.col("benchmark").is_in(benchmarks))
     _check(rows, pl.col("where"), ("model", "benchmark"), _NUMBERS)
     rows = rows.with_columns(
         kind=pl.lit("csv"),
@@ -77,7 +77,7 @@ def read_score_table(
         **{name: _number(name) for name in _NUMBERS},
     )
     beyond = rows.filter(~pl.col("n").is_between(0, MAX_ITEMS - 1)).select("where", "n").rows()
-    refuse([f"{place}: {n:.15g} items" for place, n in beyond], "Correct the file.")
+    refuse([f"{location}: {n:.15g} items" for location, n in beyond], "Correct the file.")
     rows = rows.with_columns(pl.col("n").cast(pl.Int64))
     return rows.match_to_schema(SCORES, missing_columns="insert")
 
@@ -117,18 +117,18 @@ def _row(where: str) -> pl.Expr:
 
 
 def _check(
-    cells: pl.DataFrame, place: pl.Expr, names: Sequence[str], numbers: Sequence[str]
+    cells: pl.DataFrame, location: pl.Expr, names: Sequence[str], numbers: Sequence[str]
 ) -> None:
     """InputError that lists the empty cells of `names`, and those of `numbers` that are none."""
     problems = cells.select(
         pl.concat_list(
             *(
-                pl.when(_column(name) == "").then(pl.format("{}: no {}", place, pl.lit(word)))
+                pl.when(_column(name) == "").then(pl.format("{}: no {}", location, pl.lit(word)))
                 for word, name in zip(("model", "benchmark"), names, strict=False)
             ),
             *(
                 pl.when(_column(name) != "", _number(name).is_null()).then(
-                    pl.format("{}, {}: '{}' is not a number", place, pl.lit(name), _column(name))
+                    pl.format("{}, {}: '{}' is not a number", location, pl.lit(name), _column(name))
                 )
                 for name in numbers
             ),

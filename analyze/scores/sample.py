@@ -56,19 +56,19 @@ def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
     """
     store = open_store(url)
     runs, here = _tables(store, settings)
-    every = {name.id: name for name in run_names(store)}
+    by_id = {name.id: name for name in run_names(store)}
     ids = runs["run"].to_list()
     short = [run for name in settings.runs for run in runs_fitting(name, store.plans) or [name]]
-    asked = matching("profiled run", short, ids, option="--run")
+    selected = matching("profiled run", short, ids, option="--run")
     corpora = matching("corpus", settings.corpora, list(dict.fromkeys(runs["corpus"])))
-    left_out, chosen = [], []
+    excluded, chosen = [], []
     for run in runs.iter_rows(named=True):
-        if run["run"] not in asked:
-            left_out.append(f"{run['run']}: not among the runs asked for")
+        if run["run"] not in selected:
+            excluded.append(f"{run['run']}: not among the runs asked for")
         elif run["corpus"] not in corpora:
-            left_out.append(f"{run['run']}: captured on {run['corpus']}, not asked for")
+            excluded.append(f"{run['run']}: captured on {run['corpus']}, not asked for")
         elif run["untrained_seed"] is not None and not settings.untrained:
-            left_out.append(f"{run['run']}: an untrained twin (--untrained includes it)")
+            excluded.append(f"{run['run']}: an untrained twin (--untrained includes it)")
         else:
             chosen.append(run)
     here = here.filter(pl.col("run").is_in([run["run"] for run in chosen]))
@@ -85,15 +85,15 @@ def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
             # the database may hold runs that the store no longer has
             untrained = run["untrained_seed"] is not None
             gone = RunName(id=name, model=run["model"], untrained=untrained)
-            names.append(every.get(name, gone))
+            names.append(by_id.get(name, gone))
         else:
             where = f"context {context}, {n_prompts} prompts, {settings.site}"
             why = f"no profile at {where}" if run["n_prompts"] != 0 else _NONE
-            left_out.append(f"{name}: {why}")
+            excluded.append(f"{name}: {why}")
     if settings.with_published:
-        _add_published(settings, profiles, names, left_out)
+        _add_published(settings, profiles, names, excluded)
     return Sample(
-        profiles=profiles, names=names, context=context, n_prompts=n_prompts, left_out=left_out
+        profiles=profiles, names=names, context=context, n_prompts=n_prompts, left_out=excluded
     )
 
 
@@ -137,12 +137,12 @@ def _tables(store: Store, settings: CorrelateSettings) -> tuple[pl.DataFrame, pl
 def _common(here: pl.DataFrame, settings: CorrelateSettings) -> tuple[int, int]:
     """(context, prompts) that most runs have; of equals, the longest, then the most prompts."""
     pair = ["context", "n_prompts"]
-    asked = {"context": settings.context, "n_prompts": settings.prompts}
-    fitting = here.filter(**{name: value for name, value in asked.items() if value is not None})
+    setting = {"context": settings.context, "n_prompts": settings.prompts}
+    fitting = here.filter(**{name: value for name, value in setting.items() if value is not None})
     if len(fitting):
         most = fitting.group_by(pair).len().sort("len", *pair).select(pair).row(-1)
         return int(most[0]), int(most[1])
-    if settings.with_published and settings.site == SITE and asked == dict.fromkeys(asked):
+    if settings.with_published and settings.site == SITE and setting == dict.fromkeys(setting):
         return CONTEXT, N_PROMPTS
     held = here.select(pair).unique().sort(pair).rows()
     listed = ", ".join(f"context {context} with {n} prompts" for context, n in held)
@@ -157,16 +157,16 @@ def _add_published(
     settings: CorrelateSettings,
     profiles: dict[str, ProfileRow],
     names: list[RunName],
-    left_out: list[str],
+    excluded: list[str],
 ) -> None:
     """Add the published profiles to a sample, which have no numbers in dimensions."""
-    own = {name.model: name.id for name in names if not name.untrained}
+    captured = {name.model: name.id for name in names if not name.untrained}
     for row in published_rows():
         model, name = row["model"], f"{SOURCE}:{row['model']}"
         if settings.site != SITE:
-            left_out.append(f"{name}: published at {SITE} only, not {settings.site}")
-        elif model in own:
-            left_out.append(f"{name}: {own[model]} is of the same model")
+            excluded.append(f"{name}: published at {SITE} only, not {settings.site}")
+        elif model in captured:
+            excluded.append(f"{name}: {captured[model]} is of the same model")
         else:
             names.append(RunName(id=name, model=model))
             profiles[name] = {

@@ -86,17 +86,17 @@ def read_files(files: Sequence[Path], wanted: Callable[[str], bool]) -> list[Sco
 
 def _in_folder(folder: Path) -> list[Path]:
     """The result files of lm-eval in a folder; where it has none, the logs of inspect."""
-    found = sorted(folder.rglob("results_*.json"))
-    if not found:
+    files = sorted(folder.rglob("results_*.json"))
+    if not files:
         logs = [path for path in folder.rglob("*.json") if _INSPECT_LOG.fullmatch(path.name)]
-        found = sorted([*logs, *folder.rglob("*.eval")])
-    if not found:
+        files = sorted([*logs, *folder.rglob("*.eval")])
+    if not files:
         raise InputError(
             f"{folder} holds no results_*.json and no log of inspect. Name the folder that lm_eval "
             "(--output_path) or inspect (--log-dir) wrote to, or the files.",
             kind=ErrorKind.NOT_FOUND,
         )
-    return found
+    return files
 
 
 def _read(name: str, path: Path, wanted: Callable[[str], bool]) -> ScoreFile:
@@ -106,8 +106,8 @@ def _read(name: str, path: Path, wanted: Callable[[str], bool]) -> ScoreFile:
         if suffix == ".eval" or begins_as_inspect_log(start):
             log = open_inspect_log(path, name)
             header = json.dumps(log.header, indent=1, sort_keys=True).encode()
-            kept, scores = (f"{name}.header.json", header), read_inspect(log, wanted)
-            return ScoreFile(name=name, path=path, scores=scores, kept=kept, log=log)
+            copy, scores = (f"{name}.header.json", header), read_inspect(log, wanted)
+            return ScoreFile(name=name, path=path, scores=scores, kept=copy, log=log)
     elif suffix not in _TABLES:
         raise InputError(
             f"{name}: not a file of scores by its ending. Scores come as .json (results of "

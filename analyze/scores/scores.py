@@ -100,13 +100,13 @@ def add_benchmarks(
     wanted = _any_of(settings.benchmarks)
     read = read_files(files, wanted)
     kind = _one_kind(read)
-    every = pl.concat(file.scores for file in read)
-    models = filter(_any_of(settings.models), every["model"].unique(maintain_order=True))
-    every = every.filter(pl.col("model").is_in([*models]))
-    scores = every.filter(pl.col("value").is_not_null())
+    all_scores = pl.concat(file.scores for file in read)
+    models = filter(_any_of(settings.models), all_scores["model"].unique(maintain_order=True))
+    all_scores = all_scores.filter(pl.col("model").is_in([*models]))
+    scores = all_scores.filter(pl.col("value").is_not_null())
     check_scores(scores, _unit(kind, settings.unit))
     runs = run_names(store)
-    said = _run_ids(settings.matches, scores, store)
+    run_ids = _run_ids(settings.matches, scores, store)
     name = settings.source or _default_source(kind, read)
     if name == PUBLISHED:
         raise InputError(
@@ -120,29 +120,31 @@ def add_benchmarks(
             "--model and --benchmark.",
             kind=ErrorKind.NOT_FOUND,
         )
-    run = pl.col("model").replace_strict(said, default=None, return_dtype=pl.String)
+    run = pl.col("model").replace_strict(run_ids, default=None, return_dtype=pl.String)
     rows = scores.with_columns(run=run, source=pl.lit(name)).select(SCORES_SCHEMA.names)
     table = rows.to_arrow().cast(SCORES_SCHEMA)
     joined: list[JoinedItems] = []
     if settings.items:
         candidates = {
-            model: [said[model]] if model in said else [run.id for run in runs_of(model, runs)]
+            model: [run_ids[model]]
+            if model in run_ids
+            else [run.id for run in runs_of(model, runs)]
             for model in scores["model"].unique()
         }
         logged = [f for f in read if not f.scores.is_empty() and f.model in candidates]
         joined = _join_logs(logged, store, name, candidates, wanted=wanted, group=settings.group)
-    kept = dict(file.kept for file in read)
-    kept |= _items_files(joined)
-    written = add_scores(store.path, name, table, kept, replace=settings.replace)
-    fits = match_names(scores["model"], runs, said)
-    gaps = every.filter(pl.col("value").is_null())
+    copies = dict(file.kept for file in read)
+    copies |= _items_files(joined)
+    written = add_scores(store.path, name, table, copies, replace=settings.replace)
+    fits = match_names(scores["model"], runs, run_ids)
+    gaps = all_scores.filter(pl.col("value").is_null())
     return Added(
         source=name,
         written=written,
         table=table,
         missing=[f"{x} of {m} ({at})" for x, m, at in gaps[["benchmark", "model", "where"]].rows()],
         fits=fits,
-        doubts=_doubts(every, fits, store),
+        doubts=_doubts(all_scores, fits, store),
         items=joined,
     )
 
@@ -165,11 +167,11 @@ def _one_kind(files: Sequence[ScoreFile]) -> str:
     return kinds.get(first, "")
 
 
-def _unit(kind: str, asked: Unit) -> Unit:
-    """What the scores of a kind of file are counted in."""
+def _unit(kind: str, unit: Unit) -> Unit:
+    """The unit of scores in files of a kind. unit: the requested one."""
     if kind in (LM_EVAL, INSPECT):
         return "other"  # perplexities beside accuracies; lm-eval's reader checks what it can
-    return "percent" if kind == LEADERBOARD and asked == "auto" else asked
+    return "percent" if kind == LEADERBOARD and unit == "auto" else unit
 
 
 def _default_source(kind: str, files: Sequence[ScoreFile]) -> str:
@@ -184,18 +186,18 @@ def _default_source(kind: str, files: Sequence[ScoreFile]) -> str:
     return Path(files[0].name).stem
 
 
-def _run_ids(said: Mapping[str, str], scores: pl.DataFrame, store: Store) -> dict[str, str]:
-    """Run id by model name, of what the user said: ids or short names by model name."""
+def _run_ids(matches: Mapping[str, str], scores: pl.DataFrame, store: Store) -> dict[str, str]:
+    """Run ids by model name. matches: the user's ids or short names by model name."""
     models = sorted(scores["model"].unique())
-    for name, run in said.items():
+    for name, run in matches.items():
         if name not in models:
             known = escape(", ".join(models[:8]), keep="")
             raise InputError(
                 f"--match {name}={run}: the files name no model {name!r}; they name {known}.",
                 kind=ErrorKind.NOT_FOUND,
             )
-    plans = store.plans if said else {}
-    return {name: find_run(run, plans, f"--match {name}={run}") for name, run in said.items()}
+    plans = store.plans if matches else {}
+    return {name: find_run(run, plans, f"--match {name}={run}") for name, run in matches.items()}
 
 
 def _doubts(scores: pl.DataFrame, fits: Mapping[str, Fit], store: Store) -> list[str]:
@@ -249,10 +251,10 @@ def _join_logs(
             "files. `lm_eval --log_samples --output_path DIR ...` writes them.",
             kind=ErrorKind.NOT_FOUND,
         )
-    tables = [one.table["item_group"] for one in joined]
+    tables = [log.table["item_group"] for log in joined]
     if group is not None and all(column.null_count == len(column) for column in tables):
         raise InputError(
-            f"--group {group}: no document of {', '.join(one.task for one in joined)} has this "
+            f"--group {group}: no document of {', '.join(log.task for log in joined)} has this "
             "field. Name another, or none.",
             kind=ErrorKind.NOT_FOUND,
         )
@@ -262,8 +264,8 @@ def _join_logs(
 def _items_files(joined: Iterable[JoinedItems]) -> dict[str, bytes]:
     """The files of items of a source, by name: one for each folder."""
     tables: dict[PurePosixPath, list[pa.Table]] = {}
-    for one in joined:
-        tables.setdefault(one.folder, []).append(one.table)
+    for log in joined:
+        tables.setdefault(log.folder, []).append(log.table)
     return {
         (folder / ITEMS_FILE).as_posix(): items_file(pa.concat_tables(parts))
         for folder, parts in tables.items()
