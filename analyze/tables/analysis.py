@@ -76,16 +76,16 @@ class Analysis:
         Each metric has columns for its value, the prefix it came from and its error, as of
         `aggregate`. The entropy does not depend on the first position.
         """
-        found = self.aggregated(entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes)
-        found = with_prompt_sets(found, self.prompt_sets, beside=BESIDE)
-        facts = self.facts(found, drop_prefixes=drop_prefixes)
-        found = found.drop("n_prompt_sets").with_columns(flags=flags_of_any(facts.values()))
+        profiles = self.aggregated(entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes)
+        profiles = with_prompt_sets(profiles, self.prompt_sets, beside=BESIDE)
+        facts = self.facts(profiles, drop_prefixes=drop_prefixes)
+        profiles = profiles.drop("n_prompt_sets").with_columns(flags=flags_of_any(facts.values()))
         if entropy != "min" or drop_prefixes:  # of another choice of prefixes it is not known
-            return found.with_columns(entropy_norm_bias=pl.lit(None, pl.Float64))
+            return profiles.with_columns(entropy_norm_bias=pl.lit(None, pl.Float64))
         bias = self.floor_bias.select(
             *_SETTING, entropy_norm_bias=pl.col("floor_bias").fill_nan(None)
         )
-        return found.join(bias, on=_SETTING, how="left", maintain_order="left")
+        return profiles.join(bias, on=_SETTING, how="left", maintain_order="left")
 
     def aggregated(
         self,
@@ -100,24 +100,24 @@ class Analysis:
             return aggregate(frame, by, entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes)
 
         floors = of_each(self.entropy, _SETTING).rename({"prefixes": "scheduled"})
-        found = of_each(self.spectra, [*_SETTING, "first_position", "site"])
+        profiles = of_each(self.spectra, [*_SETTING, "first_position", "site"])
         aside = self.spectra.select(*_SETTING, "n_quarantined").unique()
         about = self.runs.select("run", "model", "corpus")
         for frame, on in ((floors, _SETTING), (aside, _SETTING), (about, ["run"])):
-            found = found.join(frame, on=on, how="left", maintain_order="left")
-        return _of_whole_schedules(found).drop("scheduled")
+            profiles = profiles.join(frame, on=on, how="left", maintain_order="left")
+        return _of_whole_schedules(profiles).drop("scheduled")
 
     def facts(
         self, profiles: pl.DataFrame, *, drop_prefixes: Collection[int] = ()
     ) -> dict[str, pl.DataFrame]:
         """The facts that flags use: for each metric a frame with a row for each of `profiles`."""
-        kept = ~pl.col("prefix").is_in(list(drop_prefixes))
+        included = ~pl.col("prefix").is_in(list(drop_prefixes))
         return {
             metric: profile_facts(
                 profiles,
                 metric,
-                spectra=self.spectra.filter(kept),
-                entropy=self.entropy.filter(kept),
+                spectra=self.spectra.filter(included),
+                entropy=self.entropy.filter(included),
                 runs=self.runs,
                 computed=self.computed,
             )
@@ -142,25 +142,25 @@ def analyze(
 
     Raises InputError for a selection that the store does not have, FormatError for altered bytes.
     """
-    every = views(url)
-    settings = resolved(every, settings)
-    some, incomplete = select_among(url, every, settings)
-    sites = select_sites(some, settings)
-    check_dropped(some, settings, settings.drop_prefixes)
+    all_views = views(url)
+    settings = resolved(all_views, settings)
+    selected, incomplete = select_among(url, all_views, settings)
+    sites = select_sites(selected, settings)
+    check_dropped(selected, settings, settings.drop_prefixes)
     for line in (
         *incomplete,
-        *shortfalls(some, settings),
-        *entropy.uncaptured_lines(some, settings.contexts),
-        *needing_rows(some, chosen(settings.metrics)),
+        *shortfalls(selected, settings),
+        *entropy.uncaptured_lines(selected, settings.contexts),
+        *needing_rows(selected, chosen(settings.metrics)),
     ):
         progress.warn(line)
-    progress.expect(n_sites(some, sites))
+    progress.expect(n_sites(selected, sites))
     return analyze_views(
-        some,
+        selected,
         sites,
         settings,
-        comparable_among=every,
-        names=names_of(some),
+        comparable_among=all_views,
+        names=names_of(selected),
         left_out=incomplete,
         progress=progress,
         executor=executor,
@@ -196,8 +196,8 @@ def analyze_views(
     }
     request = site_requests(keys, [*of_sites, *spectra.sink_metrics()], settings.errors, groups_of)
     rest = [m for m in of_sites if m.name not in spectra.SPECTRA_SCHEMA]
-    for view, of_site, found in spectra.site_numbers(some, keys, request, executor):
-        parts.append((of_site, found))
+    for view, of_site, estimates in spectra.site_numbers(some, keys, request, executor):
+        parts.append((of_site, estimates))
         progress.advance()
         progress.note(f"{of_site.item(0, 'site')} of {names[view.run.id]}")
     no_groups: Mapping[str, Groups] = {}
@@ -261,19 +261,19 @@ def _request(metrics: Sequence[Metric[Any]], groups: Groups) -> Request:
 
 
 def _logit_frames(
-    some: Sequence[RunView],
+    views: Sequence[RunView],
     selection: Selection,
     metrics: Sequence[Metric[Any]],
     groups: Mapping[str, Groups],
 ) -> Iterator[pl.DataFrame]:
     """Rows of the metrics table for metrics of token statistics. groups: as of `site_requests`."""
-    for view in some if metrics else ():
+    for view in views if metrics else ():
         keys = metric_table.crossed(metric_table.of_logits(view, selection), metrics)
         request = _request(metrics, groups.get(view.run.id, 0))
         yield from metric_table.logit_frames([view], keys, request)
 
 
-def _of_whole_schedules(found: pl.DataFrame) -> pl.DataFrame:
+def _of_whole_schedules(profiles: pl.DataFrame) -> pl.DataFrame:
     """Set ranks to null if moments gave only some prefixes: their maximum is not comparable."""
     lacking = pl.col("scheduled").list.set_difference("prefixes").list.max()
     whole = lacking.is_null() | (lacking <= pl.col("first_position"))
@@ -281,6 +281,6 @@ def _of_whole_schedules(found: pl.DataFrame) -> pl.DataFrame:
         name
         for rank in RANKS
         for name in (rank, f"{rank}_prefix", *error_names(rank))
-        if name in found.columns
+        if name in profiles.columns
     ]
-    return found.with_columns(pl.when(whole).then(pl.col(name)).alias(name) for name in ranks)
+    return profiles.with_columns(pl.when(whole).then(pl.col(name)).alias(name) for name in ranks)

@@ -50,12 +50,12 @@ def store_tables(root: Place, read: Iterable[RunView] = ()) -> dict[str, pa.Tabl
     it, and a score matches the same run that `benchmarks add` named.
     """
     known = {view.run.id: view for view in read}
-    every = [known.get(view.run.id, view) for view in views(root)]
+    all_views = [known.get(view.run.id, view) for view in views(root)]
     frames = {
         "runs": pl.DataFrame(
-            [run_row(view) for view in every], schema=frame_schema(TABLES["runs"].columns)
+            [run_row(view) for view in all_views], schema=frame_schema(TABLES["runs"].columns)
         ),
-        "prompts": prompts_frame(every),
+        "prompts": prompts_frame(all_views),
         "evaluations": pl.DataFrame(
             evaluation_rows(root), schema=frame_schema(TABLES["evaluations"].columns)
         ),
@@ -109,8 +109,8 @@ def differences_of(url: Url, runs: Sequence[str]) -> pl.DataFrame:
     """The saved query `differences` over the database of the store at `url`, of pairs of `runs`."""
     either = f"FROM ({saved_query('differences').statement}) WHERE run_a IN $1 AND run_b IN $1"
     with reading(url) as connection:
-        found: pl.DataFrame = connection.sql(either, params=[list(runs)]).pl()
-    return found
+        rows: pl.DataFrame = connection.sql(either, params=[list(runs)]).pl()
+    return rows
 
 
 def held_profiles(url: Url) -> str:
@@ -124,5 +124,5 @@ def held_profiles(url: Url) -> str:
 def read_table(url: Url, table: str) -> pl.DataFrame:
     """The rows of `table` in the database of the store at `url`."""
     with reading(url) as connection:
-        found: pl.DataFrame = connection.sql(f"FROM {table}").pl()
-    return found
+        rows: pl.DataFrame = connection.sql(f"FROM {table}").pl()
+    return rows

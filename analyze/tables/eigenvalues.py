@@ -82,11 +82,11 @@ def _of_site(keys: pl.DataFrame, known: Mapping[Cell, Summary]) -> pl.DataFrame:
     there = [cell in known for cell in cells_of(keys)]
     keys = keys.filter(pl.Series(there, dtype=pl.Boolean))
     cells = cells_of(keys)
-    found = [known[cell].covariance.solved for cell in cells]
+    solved = [known[cell].covariance.solved for cell in cells]
     names = ("run", "site", "context", "prefix", "n_prompts", "depth")
     sums = [known[cell].covariance.total for cell in cells]
     frame = keys.select(names).with_columns(
-        pl.Series("eigenvalue", [values.tolist() for values in found], dtype=pl.List(pl.Float64)),
+        pl.Series("eigenvalue", [values.tolist() for values in solved], dtype=pl.List(pl.Float64)),
         pl.Series("total", sums, dtype=pl.Float64),
     )
     share = pl.when(pl.col("total") > 0).then(pl.col("eigenvalue") / pl.col("total"))
@@ -104,8 +104,8 @@ def _summaries(
 ) -> dict[Cell, Summary]:
     """Summaries of `cells`, from the cache or one read of the site. The store may be read-only."""
     demand = Demand(solved=frozenset({"covariance"}))
-    kept = cache.summaries(site)
-    known = {cell: kept[cell] for cell in cells if demand.met_by(kept.get(cell))}
+    cached = cache.summaries(site)
+    known = {cell: cached[cell] for cell in cells if demand.met_by(cached.get(cell))}
     missing = {cell: demand for cell in cells if cell not in known}
     if missing and compute:
         with Workers() as workers, np.errstate(invalid="ignore", over="ignore"):

@@ -80,9 +80,9 @@ def scan_entropy(
     captured.
     """
     selection = Selection(contexts=contexts, prompts=prompts)
-    every = views(url)
-    warn_of_incomplete(every)
-    for view in every if contexts is not None else ():
+    all_views = views(url)
+    warn_of_incomplete(all_views)
+    for view in all_views if contexts is not None else ():
         for context in view.contexts(contexts):
             check_captured(view, context)
 
@@ -91,7 +91,7 @@ def scan_entropy(
             name="LPP ENTROPY",
             schema=ENTROPY_SCHEMA,
             opened=lambda: views(url),
-            keys=lambda every: prefix_keys(every, selection),
+            keys=lambda all_views: prefix_keys(all_views, selection),
             compute=run_frames,
         )
     )
@@ -111,12 +111,12 @@ def run_frames(
     means are those of clusters where these are given.
     """
     runs = {view.run.id: view for view in views}
-    found = [
+    rows = [
         row
         for run, of_run in itertools.groupby(keys.select(TABLE.key).iter_rows(), key=itemgetter(0))
         for row in _rows(runs[run], list(of_run), columns, groups.get(run, 0))
     ]
-    whole = pl.DataFrame(found, schema={**ENTROPY_SCHEMA, **WITHOUT, **BIAS}, orient="row")
+    whole = pl.DataFrame(rows, schema={**ENTROPY_SCHEMA, **WITHOUT, **BIAS}, orient="row")
     yield whole if groups else whole.select(*ENTROPY_SCHEMA)
 
 
@@ -131,7 +131,7 @@ def without_groups(found: pl.DataFrame) -> pl.DataFrame:
 
 def prefix_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
     """The key columns of every row, in order of run, context, prefix, prompts."""
-    found = [
+    keys = [
         (view.run.id, context, prefix, size)
         for view in views
         for context in view.contexts(selection.contexts)
@@ -139,7 +139,7 @@ def prefix_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
         for size in view.sizes(selection.prompts)
     ]
     return pl.DataFrame(
-        found, schema={name: ENTROPY_SCHEMA[name] for name in TABLE.key}, orient="row"
+        keys, schema={name: ENTROPY_SCHEMA[name] for name in TABLE.key}, orient="row"
     )
 
 
@@ -216,7 +216,7 @@ class _Nats:
 
     @classmethod
     def of(cls, view: RunView, prefixes: Collection[int], *, read: bool) -> Self:
-        """Those of a run. read: whether to read them; else they are NaN."""
+        """Entropies of a run. read: whether to read them; else they are NaN."""
         kept, lengths = view.lengths > 0, view.prompts["n_tokens"].to_numpy()
         nats = _entropies(view, lengths, sorted(prefixes), read=read)
         return cls(
@@ -229,7 +229,7 @@ class _Nats:
         )
 
     def numbers(self, prefix: int, size: int, groups: Groups) -> tuple[Any, ...]:
-        """Of the first `size` prompts: the means and errors in the order of `ENTROPY_SCHEMA`, then
+        """Means and errors over the first `size` prompts in the order of `ENTROPY_SCHEMA`, then
         short_prompts and `WITHOUT`.
         """
         nats, short = self.by_prefix[prefix]
@@ -242,8 +242,8 @@ class _Nats:
         ]
         parts = Cell(size, prefix).parts(groups)
         return (
-            *(one.value for one in estimates),
-            *(end for one in estimates for end in one[1:4]),
+            *(estimate.value for estimate in estimates),
+            *(end for estimate in estimates for end in estimate[1:4]),
             int(short[:count].sum()),
             _without(nats[:count] / self.most, self.kept, parts),
         )
@@ -254,14 +254,14 @@ def _biases(nats: _Nats, keys: Sequence[Key], groups: Groups) -> dict[tuple[int,
     prefixes: dict[tuple[int, int], list[int]] = {}
     for _, context, prefix, size in keys:
         prefixes.setdefault((context, size), []).append(prefix)
-    found = {}
-    for (context, size), some in prefixes.items():
+    biases = {}
+    for (context, size), of_setting in prefixes.items():
         kept = nats.kept[:size]
-        values = [nats.by_prefix[prefix][0][: kept.sum()] for prefix in some]
+        values = [nats.by_prefix[prefix][0][: kept.sum()] for prefix in of_setting]
         clusters = _clusters(groups, kept)
         alone = np.arange(int(kept.sum())) if clusters is None else clusters
-        found[context, size] = floor_bias(np.stack(values) / nats.most, alone)
-    return found
+        biases[context, size] = floor_bias(np.stack(values) / nats.most, alone)
+    return biases
 
 
 def _clusters(groups: Groups, kept: npt.NDArray[np.bool_]) -> Integers | None:
@@ -301,7 +301,7 @@ def _entropies(
 
     Reads one shard at a time and keeps 8 bytes for each prompt and prefix.
     """
-    found = np.full((len(prefixes), len(lengths)), np.nan)
+    entropies = np.full((len(prefixes), len(lengths)), np.nan)
     for shard, file in zip(view.run.shards, view.run.tokens_files(), strict=True) if read else ():
         here = lengths[shard.first_prompt : shard.end_prompt]
         if len(here) == 0:  # after a missing shard
@@ -311,12 +311,12 @@ def _entropies(
         nats = tokens["entropy"].cast(pl.Float64).to_numpy()
         starts = np.cumsum(here) - here
         prompts = shard.first_prompt + np.arange(len(here))
-        for row, prefix in zip(found, prefixes, strict=True):
+        for row, prefix in zip(entropies, prefixes, strict=True):
             last = np.minimum(here, prefix) - 1
             at = np.minimum(starts + last, len(nats) - 1)
             right = (prompt_id[at] == prompts) & (position[at] == last)
             row[prompts] = np.where(right, nats[at], np.nan)
-    return found
+    return entropies
 
 
 def _distinct(
@@ -324,11 +324,11 @@ def _distinct(
 ) -> dict[tuple[int, int], float | None]:
     """Share of distinct token prefixes for each prefix and number of prompts."""
     width = 4  # bytes of an int32 token id
-    kept = view.prompts.filter(pl.Series(view.lengths > 0))["token_ids"]
-    prompts = [ids.cast(pl.Int32).to_numpy().tobytes() for ids in kept]
+    token_ids = view.prompts.filter(pl.Series(view.lengths > 0))["token_ids"]
+    prompts = [ids.cast(pl.Int32).to_numpy().tobytes() for ids in token_ids]
     shares = {}
     for prefix, size in cells:
-        some = prompts[: int(np.count_nonzero(view.lengths[:size]))]
-        distinct = len({ids[: width * prefix] for ids in some})
-        shares[prefix, size] = distinct / len(some) if some else None
+        included = prompts[: int(np.count_nonzero(view.lengths[:size]))]
+        distinct = len({ids[: width * prefix] for ids in included})
+        shares[prefix, size] = distinct / len(included) if included else None
     return shares

@@ -28,7 +28,7 @@ def profile_facts(
     prefixes. computed: names of the requested ranks.
     """
     value = pl.col(metric)
-    found = profiles.select(
+    facts = profiles.select(
         *_SITE,
         *(name for name in ("n_quarantined", "n_prompt_sets") if name in profiles.columns),
         value.alias("value"),
@@ -40,14 +40,16 @@ def profile_facts(
     of_prefix = [pl.col("short_prompts").max(), pl.col("n_duplicates").max()]
     if metric in ENTROPIES:
         of_prefix.append(pl.col("distinct_prefixes").min())
-        found = _joined(found, runs.select("run", *_LOGITS), ["run"])
-        return _joined(found, _at(entropy, _RUN, of_prefix), [*_RUN, "at"])
-    found = _joined(found, _at(entropy, _RUN, of_prefix), [*_RUN, "at"])
+        facts = _joined(facts, runs.select("run", *_LOGITS), ["run"])
+        return _joined(facts, _at(entropy, _RUN, of_prefix), [*_RUN, "at"])
+    facts = _joined(facts, _at(entropy, _RUN, of_prefix), [*_RUN, "at"])
     of_rows = [pl.col("n_tokens").min(), pl.col("dim").min(), pl.col("n_sinks").max()]
-    found = _joined(found, _at(spectra, _SITE, of_rows), [*_SITE, "at"])
+    facts = _joined(facts, _at(spectra, _SITE, of_rows), [*_SITE, "at"])
     missing = [pl.col(name).null_count() for name in RANKS if name in computed]
-    some = spectra.group_by(_SITE).agg(missing_ranks=pl.sum_horizontal(missing or [pl.lit(0)]))
-    return _joined(found, some, _SITE)
+    missing_ranks = spectra.group_by(_SITE).agg(
+        missing_ranks=pl.sum_horizontal(missing or [pl.lit(0)])
+    )
+    return _joined(facts, missing_ranks, _SITE)
 
 
 def _rank_columns(metric: str) -> list[pl.Expr]:
@@ -84,15 +86,15 @@ def metric_facts(
         schema={"metric": pl.String, "of": pl.String, "normalised": pl.Boolean},
         orient="row",
     )
-    found = _joined(metrics, declared, ["metric"])
-    found = _joined(found, entropy.select(*keys, "short_prompts", "n_duplicates"), keys)
+    facts = _joined(metrics, declared, ["metric"])
+    facts = _joined(facts, entropy.select(*keys, "short_prompts", "n_duplicates"), keys)
     counts = spectra.select(*rows, "n_tokens", "dim", "n_sinks", of_site=pl.lit(value=True))
-    found = _joined(found, counts, rows)
-    found = _joined(found, _ratios(metrics, spectra, rows), [*rows, "of"])
+    facts = _joined(facts, counts, rows)
+    facts = _joined(facts, _ratios(metrics, spectra, rows), [*rows, "of"])
     of_site, missing = pl.col("of_site").is_not_null(), pl.col("ratio").is_null()
-    found = found.with_columns(missing_ranks=(of_site & missing).cast(pl.UInt32))
-    found = _joined(found, runs.select("run", *_LOGITS), ["run"])
-    return found.with_columns(pl.when(~of_site).then(pl.col(name)).alias(name) for name in _LOGITS)
+    facts = facts.with_columns(missing_ranks=(of_site & missing).cast(pl.UInt32))
+    facts = _joined(facts, runs.select("run", *_LOGITS), ["run"])
+    return facts.with_columns(pl.when(~of_site).then(pl.col(name)).alias(name) for name in _LOGITS)
 
 
 def _ratios(metrics: pl.DataFrame, spectra: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:

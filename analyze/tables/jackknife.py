@@ -49,10 +49,10 @@ def without_groups(parts: Sequence[spectra.SiteEstimates]) -> pl.DataFrame:
     schema = {name: type_ for name, type_ in spectra.SPECTRA_SCHEMA.items() if name in OF_NUMBER}
     rows = [
         (*key, metric.name, list(estimate.groups))
-        for keys, found in parts
+        for keys, estimates in parts
         for key, cell in zip(keys.select(*schema).iter_rows(), spectra.cells(keys), strict=True)
         for metric in PAPER
-        if (estimate := found.get((cell, metric.name))) is not None and estimate.groups
+        if (estimate := estimates.get((cell, metric.name))) is not None and estimate.groups
     ]
     values = {"metric": pl.String(), "value": pl.List(pl.Float64())}
     return pl.DataFrame(rows, schema=schema | values, orient="row")
@@ -65,7 +65,7 @@ def jackknife_rows(
 
     values: frames as of `without_groups`. A frame without the column `site` applies to all sites.
     """
-    found = []
+    frames = []
     for metric in metrics:
         at = profiles.select(
             *(name for name in OF_NUMBER if name in profiles.columns),
@@ -74,14 +74,14 @@ def jackknife_rows(
         for frame in values:
             of_metric = frame.filter(metric=SOURCES.get(metric, metric)).drop("metric")
             on = [name for name in OF_NUMBER if name in at.columns and name in of_metric.columns]
-            found.append(at.join(of_metric, on=on).with_columns(metric=pl.lit(metric)))
-    every = pl.concat(found, how="diagonal_relaxed")
+            frames.append(at.join(of_metric, on=on).with_columns(metric=pl.lit(metric)))
+    rows = pl.concat(frames, how="diagonal_relaxed")
     size = pl.col("value").list.len()
     quantiles = {
-        n: student(0.0, 1.0, n - 1).ci_high for n in every.select(size.unique()).to_series()
+        n: student(0.0, 1.0, n - 1).ci_high for n in rows.select(size.unique()).to_series()
     }
-    return every.with_columns(
-        *([] if "first_position" in every.columns else [pl.lit(0).alias("first_position")]),
+    return rows.with_columns(
+        *([] if "first_position" in rows.columns else [pl.lit(0).alias("first_position")]),
         size.replace_strict(quantiles, return_dtype=pl.Float64).alias("student_t"),
         pl.int_ranges(size).alias("prompt_group"),
     ).explode("value", "prompt_group")

@@ -76,30 +76,30 @@ def scan_metrics(
     selection = Selection(contexts=contexts, prompts=prompts, skip_first=skip_first)
 
     def compute(
-        every: list[RunView], keys: pl.DataFrame, columns: frozenset[str]
+        run_views: list[RunView], keys: pl.DataFrame, columns: frozenset[str]
     ) -> Iterator[pl.DataFrame]:
         def request(part: pl.DataFrame) -> Request:
             names = set(part["metric"]) if columns & set(VALUES) else set()
-            some = [metric for metric in declared if metric.name in names]
+            wanted = [metric for metric in declared if metric.name in names]
             errors = names if groups and columns & set(ERRORS) else set()
-            return Request(metrics=some, errors=errors, groups=groups or 0)
+            return Request(metrics=wanted, errors=errors, groups=groups or 0)
 
         for of_run in keys.partition_by("run", maintain_order=True):
             of_sites, of_logits = (
                 of_run.filter(pl.col("site") != LOGITS),
                 of_run.filter(site=LOGITS),
             )
-            for _, of_site, found in spectra.site_numbers(every, of_sites, request):
-                yield frame(of_site, found)
+            for _, of_site, estimates in spectra.site_numbers(run_views, of_sites, request):
+                yield frame(of_site, estimates)
             if len(of_logits):
-                yield from logit_frames(every, of_logits, request(of_logits))
+                yield from logit_frames(run_views, of_logits, request(of_logits))
 
     return scan(
         LazySource(
             name="LPP METRICS",
             schema=METRICS_SCHEMA,
             opened=lambda: views(url),
-            keys=lambda every: metric_keys(every, declared, selection),
+            keys=lambda run_views: metric_keys(run_views, declared, selection),
             compute=compute,
         )
     )
@@ -111,12 +111,12 @@ def metric_keys(
     """The key columns of every row, in the order of the spectra table, then of `metrics`."""
     of_sites = [m for m in metrics if m.needs != "tokens"]
     of_tokens = [m for m in metrics if m.needs == "tokens"]
-    found = [pl.DataFrame(schema={name: METRICS_SCHEMA[name] for name in _KEYS})]
+    frames = [pl.DataFrame(schema={name: METRICS_SCHEMA[name] for name in _KEYS})]
     for view in views:
         keys = spectra.key_frame(view, selection)
-        found.append(crossed(keys, computable(view, of_sites)))
-        found.append(crossed(of_logits(view, selection), of_tokens))
-    return pl.concat(found)
+        frames.append(crossed(keys, computable(view, of_sites)))
+        frames.append(crossed(of_logits(view, selection), of_tokens))
+    return pl.concat(frames)
 
 
 def computable(view: RunView, metrics: Iterable[Metric[Any]]) -> list[Metric[Any]]:
@@ -162,18 +162,17 @@ def frame_of_sites(
     """A row for each key of `parts` and each of `metrics` that its run, one of `views`, allows."""
     keys = crossed(pl.concat([spectra.no_keys(), *(keys for keys, _ in parts)]), metrics)
     rows = [
-        found.get((cell, metric.name), Estimate(None))
-        for keys, found in parts
+        estimates.get((cell, metric.name), Estimate(None))
+        for keys, estimates in parts
         for cell in spectra.cells(keys)
         for metric in metrics
     ]
-    some = {view.run.id: {m.name for m in computable(view, metrics)} for view in views}
-    allowed = [name in some[run] for run, name in keys.select("run", "metric").iter_rows()]
+    by_run = {view.run.id: {m.name for m in computable(view, metrics)} for view in views}
+    allowed = [name in by_run[run] for run, name in keys.select("run", "metric").iter_rows()]
     return _with_values(keys, rows).filter(pl.Series(allowed, dtype=pl.Boolean))
 
 
 def _with_values(keys: pl.DataFrame, rows: Sequence[Estimate]) -> pl.DataFrame:
     return keys.with_columns(
-        pl.Series(name, [row[place] for row in rows], dtype=pl.Float64)
-        for place, name in enumerate(VALUES)
+        pl.Series(name, [row[k] for row in rows], dtype=pl.Float64) for k, name in enumerate(VALUES)
     )

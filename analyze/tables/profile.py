@@ -84,17 +84,19 @@ def aggregate(
     >>> aggregate(table, ["model"]).row(0)
     ('m', [10, 20], 0.2, 20)
     """
-    kept = frame.filter(~pl.col("prefix").is_in(list(drop_prefixes)))
+    included = frame.filter(~pl.col("prefix").is_in(list(drop_prefixes)))
     columns = [pl.col("prefix").alias("prefixes")]
     for metric in (*ENTROPIES, *RANKS):
         if metric in frame.columns:
             errors = [name for name in error_names(metric) if name in frame.columns]
             columns += _columns(metric, errors, entropy if metric in ENTROPIES else ranks)
-    found = kept.sort("prefix", maintain_order=True).group_by(by, maintain_order=True).agg(columns)
+    aggregated = (
+        included.sort("prefix", maintain_order=True).group_by(by, maintain_order=True).agg(columns)
+    )
     groups = frame.select(by).unique(maintain_order=True)
-    if len(found) < len(groups):
+    if len(aggregated) < len(groups):
         raise every_prefix_dropped(sorted(frame["prefix"].unique()))
-    return groups.join(found, on=by, how="inner", nulls_equal=True, maintain_order="left")
+    return groups.join(aggregated, on=by, how="inner", nulls_equal=True, maintain_order="left")
 
 
 def _columns(metric: str, errors: Sequence[str], how: Aggregation) -> list[pl.Expr]:

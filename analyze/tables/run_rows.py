@@ -47,12 +47,12 @@ def _evaluation(items: pl.DataFrame, name: Mapping[str, str]) -> dict[str, objec
     """The row of one evaluation. Its items that were set aside name no run."""
     of_run = (pl.col("run") == name["run"]) | pl.col("run").is_null()
     others = {column: value for column, value in name.items() if column != "run"}
-    some = items.filter(of_run, **others).sort("item")
-    right = some["correct"].drop_nulls()
+    of_evaluation = items.filter(of_run, **others).sort("item")
+    right = of_evaluation["correct"].drop_nulls()
     return {
         **name,
-        "n_items": len(some),
+        "n_items": len(of_evaluation),
         "n_right": right.sum(),
         "n_wrong": len(right) - right.sum(),
-        "items": checksum(encode_table(some.to_arrow().cast(ITEMS_SCHEMA)))[:16],
+        "items": checksum(encode_table(of_evaluation.to_arrow().cast(ITEMS_SCHEMA)))[:16],
     }

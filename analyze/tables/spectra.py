@@ -95,18 +95,18 @@ def scan_spectra(
     selection = Selection(contexts=contexts, prompts=prompts, skip_first=skip_first)
 
     def compute(
-        every: list[RunView], keys: pl.DataFrame, columns: frozenset[str]
+        run_views: list[RunView], keys: pl.DataFrame, columns: frozenset[str]
     ) -> Iterator[pl.DataFrame]:
         request = _requested(columns, groups)
-        for _, of_site, found in site_numbers(every, keys, lambda _: request):
-            yield frame([(of_site, found)])
+        for _, of_site, estimates in site_numbers(run_views, keys, lambda _: request):
+            yield frame([(of_site, estimates)])
 
     return scan(
         LazySource(
             name="LPP SPECTRA",
             schema=SPECTRA_SCHEMA,
             opened=lambda: views(url),
-            keys=lambda every: all_keys(every, selection),
+            keys=lambda run_views: all_keys(run_views, selection),
             compute=compute,
         )
     )
@@ -142,8 +142,8 @@ def site_numbers(
         for (site,), of_site in of_run.group_by("site", maintain_order=True):
             parts.append((view, of_site))
             work.append(SiteRequest(view, cache, str(site), set(cells(of_site)), request(of_site)))
-    for (view, of_site), found in zip(parts, executor.estimates(work), strict=True):
-        yield view, of_site, found
+    for (view, of_site), estimates in zip(parts, executor.estimates(work), strict=True):
+        yield view, of_site, estimates
 
 
 def cells(keys: pl.DataFrame) -> list[Cell]:
@@ -164,12 +164,12 @@ def numbers(
     parts: Sequence[SiteEstimates], names: Iterable[str], *, errors: Collection[str]
 ) -> Iterator[pl.Series]:
     """Columns for the rows of `parts`: each metric of `names`, and errors of those in `errors`."""
-    rows = [(cell, found) for keys, found in parts for cell in cells(keys)]
+    rows = [(cell, estimates) for keys, estimates in parts for cell in cells(keys)]
     for metric in names:
-        of_metric = [found.get((cell, metric), Estimate(None)) for cell, found in rows]
+        of_metric = [estimates.get((cell, metric), Estimate(None)) for cell, estimates in rows]
         heads = (metric, *(error_names(metric) if metric in errors else ()))
-        for place, head in enumerate(heads):
-            yield pl.Series(head, [e[place] for e in of_metric], dtype=pl.Float64)
+        for k, head in enumerate(heads):
+            yield pl.Series(head, [e[k] for e in of_metric], dtype=pl.Float64)
 
 
 def all_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
@@ -198,7 +198,7 @@ def key_frame(view: RunView, selection: Selection) -> pl.DataFrame:
         for size in {c.n_prompts for _, c in settings}
     }
     tokens = {cell: n_tokens(view.lengths, cell) for _, cell in settings}
-    found = [
+    rows = [
         (
             *(view.run.id, site.name, context, cell.prefix, cell.n_prompts, cell.first_position),
             *(depth(site.name, plan.model.n_blocks), *counts[cell.n_prompts]),
@@ -207,4 +207,4 @@ def key_frame(view: RunView, selection: Selection) -> pl.DataFrame:
         for site in plan.sites
         for context, cell in settings
     ]
-    return pl.DataFrame(found, schema=_KEY_SCHEMA, orient="row")
+    return pl.DataFrame(rows, schema=_KEY_SCHEMA, orient="row")

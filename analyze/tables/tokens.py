@@ -31,10 +31,10 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
             lengths = pl.DataFrame(pl.from_arrow(run.prompts())).select(
                 pl.lit(run.id).alias("run"), "prompt_id", pl.col("n_tokens").alias(ROWS)
             )
-            kept = ~pl.col("prompt_id").is_in(run.quarantined.tolist())
+            included = ~pl.col("prompt_id").is_in(run.quarantined.tolist())
             frames += [
                 lengths.slice(shard.first_prompt, shard.end_prompt - shard.first_prompt)
-                .filter(kept)
+                .filter(included)
                 .with_columns(pl.lit(shard.index, dtype=pl.Int32).alias("__shard"))
                 for shard in run.shards
             ]
@@ -51,8 +51,8 @@ def scan_tokens(url: Url) -> pl.LazyFrame:
             )
             for shard in part["__shard"].unique(maintain_order=True):
                 frame = read_tokens(files[shard], [*dict.fromkeys([*names, "prompt_id"])])
-                kept = ~pl.col("prompt_id").is_in(run.quarantined.tolist())
-                yield frame.filter(kept).with_columns(pl.lit(run.id).alias("run"))
+                included = ~pl.col("prompt_id").is_in(run.quarantined.tolist())
+                yield frame.filter(included).with_columns(pl.lit(run.id).alias("run"))
 
     return scan(
         LazySource(
