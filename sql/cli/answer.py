@@ -60,11 +60,11 @@ def name_empty_tables(connection: "DuckDBPyConnection", text: str, request: Requ
     if request.format != "table" or request.output is not None or request.access.write:
         return  # with --write, the user's own statement may have emptied a table
     words = set(re.findall(r"\w+", text.casefold()))
-    place = shlex.quote(str(request.root))
+    store = shlex.quote(str(request.root))
     for name in sorted(words & TABLES.keys()):
         with contextlib.suppress(duckdb.Error):  # the SQL may have dropped it
             if not connection.execute(f"FROM {name} LIMIT 1").fetchall():
-                command = TABLES[name].filled_by.replace("STORE", place)
+                command = TABLES[name].filled_by.replace("STORE", store)
                 click.echo(f"The table {name} is empty. To fill it: {command}", err=True)
 
 

@@ -32,8 +32,8 @@ def listing(store: str | None) -> str:
     queries = saved_queries()
     margin = max(map(len, queries))
     lines = [f"{name:<{margin}}  {query.title}" for name, query in queries.items()]
-    place = shlex.quote(store or "STORE")
-    return "\n".join([*lines, "", f"Run one: lpp-sql {place} --run {next(iter(queries))}", ""])
+    quoted = shlex.quote(store or "STORE")
+    return "\n".join([*lines, "", f"Run one: lpp-sql {quoted} --run {next(iter(queries))}", ""])
 
 
 def answer_saved(connection: "DuckDBPyConnection", query: Query, request: Request) -> None:
@@ -58,14 +58,14 @@ def answer_saved(connection: "DuckDBPyConnection", query: Query, request: Reques
     names = _names(connection) if for_reader else {}
     answer(connection, _with_names(connection, names), request)
     ((rows,),) = connection.execute(f"SELECT count(*) FROM {_SAVED}").fetchall()
-    place = shlex.quote(str(request.root))
+    quoted = shlex.quote(str(request.root))
     if not rows:
-        click.echo(f"No rows: {query.when_empty.replace('STORE', place)}", err=True)
+        click.echo(f"No rows: {query.when_empty.replace('STORE', quoted)}", err=True)
     elif for_reader:
         answered = _runs_answered(connection)
-        told = name_lines({run: names[run] for run in names if run in answered})
-        click.echo(f"\n{told}" if told else "", nl=False)
-        reading = query.reading.replace("STORE", place)
+        runs_text = name_lines({run: names[run] for run in names if run in answered})
+        click.echo(f"\n{runs_text}" if runs_text else "", nl=False)
+        reading = query.reading.replace("STORE", quoted)
         width = shutil.get_terminal_size().columns
         click.echo(textwrap.fill(reading, width, break_long_words=False, break_on_hyphens=False))
 

@@ -68,9 +68,9 @@ def _types(connection: "DuckDBPyConnection", statement: "Statement") -> Iterator
         yield name
         return
     words, texts = _inside(_plain(statement.query))
-    inner = [one for text in texts for one in _parsed(connection, text)]
-    for one in inner:
-        yield from _types(connection, one)
+    inner = [nested for text in texts for nested in _parsed(connection, text)]
+    for nested in inner:
+        yield from _types(connection, nested)
     if not inner:
         # MULTI is a statement with a PIVOT, which DuckDB 2 splits later: COPY (PIVOT ...) TO, too.
         first = words[0] if words else _UNKNOWN
@@ -102,8 +102,8 @@ def _inside(text: str) -> tuple[list[str], list[str]]:
 
 
 def _word(text: str, start: int) -> str:
-    found = _WORD.match(text, start)
-    return found[0].upper() if found else ""
+    match = _WORD.match(text, start)
+    return match[0].upper() if match else ""
 
 
 def _after_brackets(words: list[str], start: int) -> int:

@@ -37,4 +37,4 @@ def folder_of(connection: "DuckDBPyConnection") -> Path:
 
 def misread(path: Path) -> bool:
     """Whether DuckDB would open another path, or another log, for this path or its target."""
-    return any(_MISREAD.search(str(some)) for some in (path.absolute(), path.resolve()))
+    return any(_MISREAD.search(str(form)) for form in (path.absolute(), path.resolve()))

@@ -238,11 +238,11 @@ def _old_rows(
     from lpp.sql.database.faults import first_lines, is_full
 
     try:
-        found = plain_tables(connection, "old")
+        old_tables = plain_tables(connection, "old")
         left = other_objects(connection, "old")
     except duckdb.Error as error:
         return [f"all of a file whose catalogue is damaged ({first_lines(error, 1)})"]
-    usable = {name: fits(TABLES[name], found[name]) for name in TABLES if name in found}
+    usable = {name: fits(TABLES[name], old_tables[name]) for name in TABLES if name in old_tables}
     try:
         find_unchanged(connection, [name for name, fitting in usable.items() if fitting])
     except duckdb.Error as error:  # blocks of its tables about the store are damaged
@@ -250,8 +250,8 @@ def _old_rows(
             raise
         left.append(f"rows of earlier commands ({first_lines(error, 1)})")
         find_unchanged(connection, ())
-    kept = [name for name in keep if name not in tables]
-    for name in [name for name in TABLES if name in kept or name in merged]:
+    copied = [name for name in keep if name not in tables]
+    for name in [name for name in TABLES if name in copied or name in merged]:
         if not usable.get(name, True):
             left.append(f"table {name} (other columns)")
         if not usable.get(name, False):
@@ -261,7 +261,7 @@ def _old_rows(
                 comparable = usable.get("runs", False)
                 left += merge_rows(connection, name, comparable=comparable, told=name not in tables)
             else:
-                _keep(connection, TABLES[name], found[name])
+                _keep(connection, TABLES[name], old_tables[name])
         except duckdb.Error as error:  # its rows break the key, or its blocks are damaged
             if is_full(error) or isinstance(error, duckdb.FatalException):
                 raise

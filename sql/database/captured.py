@@ -98,9 +98,9 @@ def prompts_frame(runs: Sequence[Run]) -> pl.DataFrame:
     kinds: dict[str, set[pl.DataType]] = {}
     for frame in frames:
         for column in frame:
-            found = kinds.setdefault(column.name, set())
+            seen = kinds.setdefault(column.name, set())
             if column.null_count() < len(column):  # an empty column does not decide the type
-                found.add(column.dtype)
+                seen.add(column.dtype)
     types = {n: kind.pop() if len(kind) == 1 else pl.String() for n, kind in kinds.items()} | schema
     prompts = pl.concat(
         [frame.cast({name: types[name] for name in frame.columns}) for frame in frames],
@@ -118,10 +118,10 @@ def _prompt_rows(run: Run) -> pl.DataFrame:
     more = [name for name in held if name in shown or name.startswith(FIELD_PREFIX)]
     table = pl.DataFrame(pl.from_arrow(run.prompts(*more))).head(run.n_prompts)
     declared = ("prompt_id", "source_row", "n_tokens", "truncated", "sha256")
-    found = table.select(pl.lit(run.id).alias("run"), *declared, *more)
+    rows = table.select(pl.lit(run.id).alias("run"), *declared, *more)
     if run.plan.continuation is None:
-        return found
+        return rows
     difference = (pl.col("written_logprob") - pl.col("replay_logprob")).abs()
     written = pl.DataFrame(pl.from_arrow(written_tokens(run)))
     of_prompts = written.group_by("prompt_id").agg(replay_difference=difference.max())
-    return found.join(of_prompts, on="prompt_id", how="left", maintain_order="left")
+    return rows.join(of_prompts, on="prompt_id", how="left", maintain_order="left")

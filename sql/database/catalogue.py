@@ -47,7 +47,7 @@ def plain_tables(connection: "DuckDBPyConnection", database: str) -> dict[str, C
     The type of a column with a computed value, or a computed default, is given as `computed`, so
     the table fits no declaration.
     """
-    found: dict[str, Columns] = {}
+    tables: dict[str, Columns] = {}
     for table, column, kind, computed in connection.execute(
         "SELECT table_name, column_name, data_type, column_default IS NOT NULL "
         "FROM duckdb_columns() SEMI JOIN duckdb_tables() "
@@ -55,8 +55,8 @@ def plain_tables(connection: "DuckDBPyConnection", database: str) -> dict[str, C
         "WHERE database_name = ? AND schema_name = 'main' ORDER BY table_name, column_index",
         [database],
     ).fetchall():
-        found.setdefault(table, []).append((column, "computed" if computed else kind))
-    return found
+        tables.setdefault(table, []).append((column, "computed" if computed else kind))
+    return tables
 
 
 def other_objects(connection: "DuckDBPyConnection", database: str) -> list[str]:
@@ -84,5 +84,5 @@ def outdated_tables(root: Place) -> list[str]:
     from lpp.sql.database.connect import DATABASE, reading
 
     with reading(root) as connection:
-        found = plain_tables(connection, DATABASE)
-    return [name for name, table in TABLES.items() if not fits(table, found.get(name, []))]
+        existing = plain_tables(connection, DATABASE)
+    return [name for name, table in TABLES.items() if not fits(table, existing.get(name, []))]

@@ -77,16 +77,16 @@ def with_further_columns(declared: Table, table: "pa.Table") -> Table:
     return declared.with_more((field.name, type_of(field.type)) for field in further)
 
 
-def _cast(place: str, column: Any, wanted: "pa.DataType", problems: list[str]) -> Any:
+def _cast(where: str, column: Any, wanted: "pa.DataType", problems: list[str]) -> Any:
     """`column` as `wanted` without loss; None, with a line added to `problems`, if impossible."""
     import pyarrow as pa
 
     try:
         if _same_family(column.type, wanted):
             return column.cast(wanted)
-        problems.append(f"{place}: {column.type}, should be {wanted}")
+        problems.append(f"{where}: {column.type}, should be {wanted}")
     except pa.ArrowInvalid as error:  # a value the declared type cannot hold
-        problems.append(f"{place}: {error}")
+        problems.append(f"{where}: {error}")
     return None
 
 

@@ -214,11 +214,11 @@ def _with_line_of(sql: str, message: str) -> str:
                    ^
     """
 
-    def placed(found: re.Match[str]) -> str:
-        number, shown, gap = int(found[2]), found[3].strip("."), found[4]
+    def placed(match: re.Match[str]) -> str:
+        number, shown, gap = int(match[2]), match[3].strip("."), match[4]
         there = [n for n, line in enumerate(sql.splitlines(), 1) if shown in line]
         before = [n for n in there if n <= number]
-        place = f"LINE {max(before)}: " if before else ""
-        return f"{place}{found[3]}\n{gap[: len(gap) + len(place) - len(found[1])]}"
+        prefix = f"LINE {max(before)}: " if before else ""
+        return f"{prefix}{match[3]}\n{gap[: len(gap) + len(prefix) - len(match[1])]}"
 
     return re.sub(r"^(LINE (\d+): )(.*)\n( *)", placed, message, flags=re.MULTILINE)

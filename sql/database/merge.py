@@ -71,10 +71,10 @@ def merge_rows(
     )
     if not told:
         return []
-    found = connection.execute(
+    row = connection.execute(
         f"SELECT (SELECT count(*) FROM old.main.{target}) - (SELECT count(*) FROM {old})"
     ).fetchone()
-    gone = found[0] if found else 0
+    gone = row[0] if row else 0
     what = "runs or items" if merging.of_items else "runs"
     why = f"their {what} changed or left the store" if comparable else "of another release"
     return [f"{gone} rows of table {name} ({why})"] if gone else []
@@ -110,7 +110,7 @@ def _completed(table: Table, old: str) -> str:
     if "flags" not in columns:
         return f"INSERT OR REPLACE INTO {target} SELECT n.* REPLACE ({taken}) {joined}"
     # a flag of an old number is kept with the number; `no_error` is about the completed row
-    told = f"list_filter(o.flags, lambda flag: {same} OR flag = 'small_sample')"
+    old_flags = f"list_filter(o.flags, lambda flag: {same} OR flag = 'small_sample')"
     unsure = " OR ".join(
         f"({number['value']} IS NOT NULL AND {number['stderr']} IS NULL)"
         for number in table.numbers.values()
@@ -122,7 +122,7 @@ def _completed(table: Table, old: str) -> str:
     )
     return (
         f"INSERT OR REPLACE INTO {target} SELECT * EXCLUDE (old_flags) REPLACE ({flags} AS flags) "
-        f"FROM (SELECT n.* REPLACE ({taken}), {told} AS old_flags {joined})"
+        f"FROM (SELECT n.* REPLACE ({taken}), {old_flags} AS old_flags {joined})"
     )
 
 
@@ -134,9 +134,9 @@ def _of_number(number: Mapping[ColumnPart, str], same: str, alike: str) -> tuple
     value, prefix, stderr = number["value"], number.get("prefix"), number.get("stderr")
     lacking = f"(n.{value} IS NULL AND o.{value} IS NOT NULL AND {same})"
     there = [value, *([prefix] if prefix else [])]
-    found = [f"CASE WHEN {lacking} THEN o.{c} ELSE n.{c} END AS {c}" for c in there]
+    columns = [f"CASE WHEN {lacking} THEN o.{c} ELSE n.{c} END AS {c}" for c in there]
     if not stderr:
-        return found, lacking
+        return columns, lacking
     surer = (
         f"(n.{stderr} IS NULL AND o.{stderr} IS NOT NULL "
         f"AND abs(n.{value} - o.{value}) <= {_ALIKE} * abs(o.{value})"
@@ -144,8 +144,8 @@ def _of_number(number: Mapping[ColumnPart, str], same: str, alike: str) -> tuple
     )
     taken = f"(({lacking} OR {surer}) AND {alike})"
     errors = [number[part] for part in ERRORS]
-    found += [f"CASE WHEN {taken} THEN o.{c} ELSE n.{c} END AS {c}" for c in errors]
-    return found, f"({lacking} OR {taken})"
+    columns += [f"CASE WHEN {taken} THEN o.{c} ELSE n.{c} END AS {c}" for c in errors]
+    return columns, f"({lacking} OR {taken})"
 
 
 def make_profiles(connection: "DuckDBPyConnection") -> None:

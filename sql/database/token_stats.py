@@ -35,10 +35,10 @@ def register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None:
     continued: dict[str, list[object]] = {"run": [], "prompt_id": [], "n_given": []}
     runs = list(open_store(root).runs.values())
     for run in runs:
-        found = run.tokens_files()
-        files += map(str, found)
+        paths = run.tokens_files()
+        files += map(str, paths)
         constant = (ds.field("run") == run.id) & (ds.field(WRITTEN.name) == pa.scalar(value=False))
-        partitions += [constant] * len(found)
+        partitions += [constant] * len(paths)
         ids = run.quarantined.tolist()
         quarantined["run"] += [run.id] * len(ids)
         quarantined["prompt_id"] += ids

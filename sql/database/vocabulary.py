@@ -51,12 +51,12 @@ def _tables(root: Place) -> "tuple[pa.Table, pa.Table]":
     tokens = [schema.empty_table()]
     for tokenizer in sorted({*tokenizers}):
         try:
-            found = read_vocabulary(root, tokenizer)
+            vocabulary = read_vocabulary(root, tokenizer)
         except FormatError as error:
             _log.warning("vocabulary lacks the tokens of a tokenizer: %s", error)
             continue
-        if found is not None:
-            names = pa.repeat(pa.scalar(tokenizer), len(found))
-            tokens.append(found.add_column(0, schema.field(0), names))
+        if vocabulary is not None:
+            names = pa.repeat(pa.scalar(tokenizer), len(vocabulary))
+            tokens.append(vocabulary.add_column(0, schema.field(0), names))
     columns = [pa.array([*runs], pa.string()), pa.array(tokenizers, pa.string())]
     return pa.concat_tables(tokens), pa.table(columns, names=["run", "tokenizer"])

@@ -50,12 +50,12 @@ def saved_queries() -> Mapping[str, Query]:
     from importlib import resources  # not at the top: what starts `lpp-sql` stays small
 
     files = resources.files("lpp.sql.queries").iterdir()
-    found = (
+    queries = (
         parse(file.name.removesuffix(".sql"), file.read_text("utf-8"))
         for file in sorted(files, key=lambda file: file.name)
         if file.name.endswith(".sql")
     )
-    return MappingProxyType({query.name: query for query in found})
+    return MappingProxyType({query.name: query for query in queries})
 
 
 def saved_query(name: str) -> Query:

@@ -57,12 +57,14 @@ def wrapped_table(result: ResultTexts, width: int) -> Iterator[str] | None:
     rows = result.rows
     if any(len(cell) > MOST for row in rows for cell in row):
         return None
-    every = range(len(result.heads))
-    varying = [*every]
+    all_columns = range(len(result.heads))
+    varying = [*all_columns]
     if len(rows) > 1:
-        varying = [k for k in every if len({row[k] for row in rows}) > 1 or len(rows[0][k]) > SHORT]
-    for least, above, columns in itertools.product(LEAST, (0, 1, 2), ([*every], varying)):
-        constant = [k for k in every if k not in columns]
+        varying = [
+            k for k in all_columns if len({row[k] for row in rows}) > 1 or len(rows[0][k]) > SHORT
+        ]
+    for least, above, columns in itertools.product(LEAST, (0, 1, 2), ([*all_columns], varying)):
+        constant = [k for k in all_columns if k not in columns]
         shared, inside = columns[:above], columns[above:]
         if any(result.numeric[k] for k in shared):
             continue
@@ -82,8 +84,8 @@ def _groups(
     rows: Sequence[Cells], columns: Sequence[int]
 ) -> Iterator[tuple[list[str], list[Cells]]]:
     """Rows that follow each other and are equal in `columns`, behind what they share."""
-    for shared, some in itertools.groupby(rows, lambda row: [row[k] for k in columns]):
-        yield shared, [*some]
+    for shared, group in itertools.groupby(rows, lambda row: [row[k] for k in columns]):
+        yield shared, [*group]
 
 
 def _widths(
@@ -121,11 +123,11 @@ def _lines(result: ResultTexts, layout: _Layout) -> Iterator[str]:
     sides = [numeric[k] for k in inside]
     yield from _row([heads[k] for k in inside], widths, sides)
     yield "─" * across
-    for shared, some in _groups(rows, layout.shared):
+    for shared, group in _groups(rows, layout.shared):
         if shared:
             yield from textwrap.wrap(", ".join(shared), max(across, 60), break_on_hyphens=False)
         before = ""
-        for row in some:
+        for row in group:
             cells = [row[k] for k in inside]
             repeats = cells[0] == before and not sides[0] and not shared
             before = cells[0]

@@ -125,11 +125,11 @@ def field_columns(names: Collection[str]) -> dict[str, str]:
     taken = {
         column.name for table in (PROMPTS, TOKEN_STATS, VOCABULARY) for column in table.columns
     }
-    found = {}
+    columns = {}
     for name in sorted(names):
         column = name
         while column.casefold() in taken:  # DuckDB does not tell case apart
             column = f"field.{column}"
         taken.add(column.casefold())
-        found[name] = column
-    return found
+        columns[name] = column
+    return columns

@@ -92,11 +92,11 @@ class Table:
     @property
     def numbers(self) -> Mapping[str, Mapping[ColumnPart, str]]:
         """The columns of each declared number, by part, under the column of its value."""
-        found: dict[str, dict[ColumnPart, str]] = {}
+        by_number: dict[str, dict[ColumnPart, str]] = {}
         for column in self.columns:
             if column.part:
-                found.setdefault(column.number, {})[column.part] = column.name
-        return found
+                by_number.setdefault(column.number, {})[column.part] = column.name
+        return by_number
 
     def with_more(self, columns: Iterable[tuple[str, SqlType]]) -> "Table":
         """The table with these further columns (name and type)."""

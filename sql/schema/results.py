@@ -27,10 +27,10 @@ def results_json(tables: Iterable[Table]) -> str:
     return "[\n" + ",\n".join(map(_object, tables)) + "\n]\n"
 
 
-def _table(found: dict[str, Any]) -> Table:
-    merging = found["merging"] and Merging(*map(_immutable, found["merging"].values()))
-    columns = tuple(Column(*column) for column in found["columns"])
-    return Table(**found | {"key": tuple(found["key"]), "columns": columns, "merging": merging})
+def _table(fields: dict[str, Any]) -> Table:
+    merging = fields["merging"] and Merging(*map(_immutable, fields["merging"].values()))
+    columns = tuple(Column(*column) for column in fields["columns"])
+    return Table(**fields | {"key": tuple(fields["key"]), "columns": columns, "merging": merging})
 
 
 def _immutable(value: Any) -> Any:
