@@ -76,18 +76,18 @@ class Bucket:
         at_once = PART_BYTES if most is None else min(most, PART_BYTES)
 
         def ask() -> memoryview | Listed:
-            found = self._obstore.get(self._client, key)  # has not read the body yet
-            of = _listed(found.meta)
-            return memoryview(found.bytes()) if of.size <= at_once else of
+            response = self._obstore.get(self._client, key)  # has not read the body yet
+            of = _listed(response.meta)
+            return memoryview(response.bytes()) if of.size <= at_once else of
 
         while True:
-            found = self._ask(key, ask)
-            if isinstance(found, memoryview):
-                return found
-            if most is not None and found.size > most:
+            result = self._ask(key, ask)
+            if isinstance(result, memoryview):
+                return result
+            if most is not None and result.size > most:
                 raise LargerError
             with contextlib.suppress(ReplacedError):
-                return self.get_range(key, 0, found.size, found.e_tag)
+                return self.get_range(key, 0, result.size, result.e_tag)
 
     def get_range(self, key: str, start: int, end: int, e_tag: str | None = None) -> memoryview:
         """The bytes from `start` up to `end`, or to the object's end. Large ranges are read in
@@ -113,9 +113,9 @@ class Bucket:
         """
 
         def ask() -> tuple[bytes, dict[str, str]]:
-            found = self._obstore.get(self._client, key)
-            named = {name: found.meta.get(name) for name in ("e_tag", "version")}
-            data = bytes(found.bytes()) if found.meta["size"] <= most else b""
+            response = self._obstore.get(self._client, key)
+            named = {name: response.meta.get(name) for name in ("e_tag", "version")}
+            data = bytes(response.bytes()) if response.meta["size"] <= most else b""
             return data, {k: v for k, v in named.items() if v is not None}
 
         return self._ask(key, ask)
@@ -150,8 +150,8 @@ class Bucket:
         """(prefixes, objects) directly under a prefix."""
 
         def ask() -> tuple[list[str], list[Listed]]:
-            found = self._obstore.list_with_delimiter(self._client, key or None)
-            return list(found["common_prefixes"]), [_listed(meta) for meta in found["objects"]]
+            listing = self._obstore.list_with_delimiter(self._client, key or None)
+            return list(listing["common_prefixes"]), [_listed(meta) for meta in listing["objects"]]
 
         return self._ask(key, ask)
 
@@ -174,13 +174,13 @@ class Bucket:
 
     def delete(self, keys: Collection[str]) -> None:
         """Remove objects; missing ones are ignored."""
-        some = list(keys)
-        if not some:
+        all_keys = list(keys)
+        if not all_keys:
             return
         try:
-            self._delete_all(some)
+            self._delete_all(all_keys)
         except FileNotFoundError:  # Azure stops at a missing object
-            for key in some:
+            for key in all_keys:
                 with contextlib.suppress(FileNotFoundError):
                     self._delete_all([key])
 
@@ -214,10 +214,10 @@ class Bucket:
 
     def _put_alone(self, key: str, data: bytes, mode: Any) -> bool:
         """`_put_if` without the condition, for a single writer."""
-        found = None
+        e_tag = None
         with contextlib.suppress(FileNotFoundError):
-            found = self.head(key).e_tag
-        if found != (None if mode == "create" else mode.get("e_tag")):
+            e_tag = self.head(key).e_tag
+        if e_tag != (None if mode == "create" else mode.get("e_tag")):
             return False
         self.put(key, data)
         return True

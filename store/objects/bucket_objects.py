@@ -57,19 +57,19 @@ class BucketObjects:
 
     def stat(self, key: str) -> Stat:
         """One request."""
-        found = self._bucket.head(self._key(key))
-        return Stat(size=found.size, modified=found.modified)
+        listed = self._bucket.head(self._key(key))
+        return Stat(size=listed.size, modified=listed.modified)
 
     def entries(self, key: str = "") -> list[Entry]:
         """One request per thousand names."""
         folders, objects = self._bucket.folder(self._key(key))
-        found = [Entry(name=name.rpartition("/")[2], is_folder=True) for name in folders]
-        found += [
+        entries = [Entry(name=name.rpartition("/")[2], is_folder=True) for name in folders]
+        entries += [
             Entry(name=item.key.rpartition("/")[2], is_folder=False)
             for item in objects
             if item.key != self._key(key)
         ]
-        return sorted(found, key=lambda entry: entry.name)
+        return sorted(entries, key=lambda entry: entry.name)
 
     def walk(self, key: str = "") -> Iterator[str]:
         """One request per thousand objects."""
@@ -111,8 +111,8 @@ class BucketObjects:
 
     def local(self, key: str) -> Path:
         """A local copy of the current version: two requests, or one if the copy exists already."""
-        found = self._bucket.head(self._key(key))
-        return copied(self.place / key, found, lambda: self._bucket.get(found.key))
+        listed = self._bucket.head(self._key(key))
+        return copied(self.place / key, listed, lambda: self._bucket.get(listed.key))
 
     # writing
 
@@ -202,8 +202,8 @@ class BucketSource:
 
     @cached_property
     def _listed(self) -> tuple[int, str | None]:
-        found = self._bucket.head(self._key)
-        return found.size, found.e_tag
+        listed = self._bucket.head(self._key)
+        return listed.size, listed.e_tag
 
     @property
     def size(self) -> int:
@@ -214,13 +214,13 @@ class BucketSource:
         """Reads from memory, or by one request."""
         first, end = offset - self._start, offset - self._start + len(buffer)
         if 0 <= first <= end <= len(self._ahead):
-            found = self._ahead[first:end]
+            data = self._ahead[first:end]
         else:
             e_tag = self._listed[1] if "_listed" in self.__dict__ else None
-            found = self._bucket.get_range(self._key, offset, offset + len(buffer), e_tag)
-        if len(found) != len(buffer):
-            raise EOFError(f"it ends at byte {offset + len(found)}")
-        buffer[:] = found
+            data = self._bucket.get_range(self._key, offset, offset + len(buffer), e_tag)
+        if len(data) != len(buffer):
+            raise EOFError(f"it ends at byte {offset + len(data)}")
+        buffer[:] = data
 
 
 @lru_cache(maxsize=64)

@@ -33,11 +33,11 @@ def describe(source: "Source", piece: int, chunks: Sequence[int] = ()) -> Object
     for length in lengths:
         of_part = xxhash.xxh3_128()
         for offset in range(start, start + length, piece):
-            found = buffer[: min(piece, start + length - offset)]
-            source.read_into(found, offset)
-            digest.update(found)
+            view = buffer[: min(piece, start + length - offset)]
+            source.read_into(view, offset)
+            digest.update(view)
             if chunks:
-                of_part.update(found)
+                of_part.update(view)
         parts.append(ChunkRecord(bytes=length, xxh3_128=of_part.hexdigest()))
         start += length
     return ObjectRecord(bytes=size, xxh3_128=digest.hexdigest(), chunks=tuple(parts[:-1]))

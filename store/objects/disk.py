@@ -64,15 +64,15 @@ class DiskObjects:
 
     def stat(self, key: str) -> Stat:
         """Size and time of a regular file."""
-        found = self._plain_file(key).stat()
-        return Stat(size=found.st_size, modified=found.st_mtime)
+        info = self._plain_file(key).stat()
+        return Stat(size=info.st_size, modified=info.st_mtime)
 
     def entries(self, key: str = "") -> list[Entry]:
         """The entries of a directory, sorted by name."""
         try:
-            with os.scandir(self._plain_folder(key)) as found:
+            with os.scandir(self._plain_folder(key)) as listing:
                 entries = [
-                    Entry(name=e.name, is_folder=e.is_dir(follow_symlinks=False)) for e in found
+                    Entry(name=e.name, is_folder=e.is_dir(follow_symlinks=False)) for e in listing
                 ]
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -417,8 +417,8 @@ def _link_to_new(path: Path, target: Path) -> bool:
 
 def _identity(path: Path) -> tuple[int, int, int]:
     """Identity of a file: inode numbers are reused, so also its time and size."""
-    found = path.lstat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    info = path.lstat()
+    return info.st_ino, info.st_mtime_ns, info.st_size
 
 
 def _refuse(path: Path | str, fits: Callable[[int], bool], kind: str) -> None:

@@ -50,7 +50,7 @@ class Owner:
     @property
     def here(self) -> bool:
         """Whether its pid means the same process here: same host, boot and namespace."""
-        return self.host == _HOST and (not self.mark or self.mark[:8] == _place())
+        return self.host == _HOST and (not self.mark or self.mark[:8] == _boot_and_namespace())
 
     @property
     def ended(self) -> bool:
@@ -71,8 +71,8 @@ def owner_of(name: str) -> Owner | None:
     match = _STAGE.fullmatch(name)
     if match is None:
         return None
-    told = len(match["hex"]) == _MARK_DIGITS + _RANDOM_DIGITS
-    mark = match["hex"][:_MARK_DIGITS] if told else ""
+    has_mark = len(match["hex"]) == _MARK_DIGITS + _RANDOM_DIGITS
+    mark = match["hex"][:_MARK_DIGITS] if has_mark else ""
     return Owner(
         target=match["target"],
         host=match["host"],
@@ -125,23 +125,23 @@ def _alive(pid: int) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _place() -> str:
+def _boot_and_namespace() -> str:
     """8 hex digits that identify this boot of the kernel and this pid namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        told = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+        identity = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return _UNKNOWN[:8]
-    return hashlib.sha256(told.encode()).hexdigest()[:8]
+    return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
 
 def _mark(pid: int) -> str:
     """The mark of a process that runs here; empty if the system provides none."""
     fields = _stat(pid)
-    if len(fields) < 20 or not fields[19].isdigit() or _place() == _UNKNOWN[:8]:
+    if len(fields) < 20 or not fields[19].isdigit() or _boot_and_namespace() == _UNKNOWN[:8]:
         return ""
     start = int(fields[19])  # clock ticks since boot
-    return f"{_place()}{start % (1 << 32):08x}"
+    return f"{_boot_and_namespace()}{start % (1 << 32):08x}"
 
 
 def _stat(pid: int) -> list[str]:

@@ -70,8 +70,8 @@ def _plain_scheme(scheme: str) -> str:
 
 def absolute(url: Url) -> Place:
     """The place as an absolute path, which is valid in any working directory."""
-    found = place(url)
-    return found.absolute() if isinstance(found, Path) else found
+    location = place(url)
+    return location.absolute() if isinstance(location, Path) else location
 
 
 def check_regular(path: Path) -> None:

@@ -71,7 +71,7 @@ def test_another_container_of_the_same_name_is_not_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name = ended_name()
-    monkeypatch.setattr(owners, "_place", lambda: "0123abcd")
+    monkeypatch.setattr(owners, "_boot_and_namespace", lambda: "0123abcd")
     owner = owner_of(name)
     assert owner is not None
     assert (owner.here, owner.ended) == (False, False)
