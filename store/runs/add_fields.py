@@ -54,8 +54,8 @@ def add_fields(run: Run, fields: pa.Table) -> tuple[Run, tuple[str, ...]]:
         prompts = prompts.append_column(fields.schema.field(name), fields[name])
     where = str(directory.place / COMMIT_KEY)
 
-    def stays(found: bytes) -> bool:
-        return found != before and undamaged_record(CommitRecord, found, where) is not None
+    def stays(existing: bytes) -> bool:
+        return existing != before and undamaged_record(CommitRecord, existing, where) is not None
 
     try:
         with attempt(directory, keep=(SHARDS_KEY,)) as stage:

@@ -31,11 +31,11 @@ def stated_fingerprints(root: Place) -> dict[str, str]:
         for run, names in zip(runs, store.map(_shards, runs), strict=True)
         for name in names
     ]
-    found: dict[str, list[str]] = {run.place.name: [] for run in runs}
+    by_run: dict[str, list[str]] = {run.place.name: [] for run in runs}
     for shard, digest in zip(shards, store.map(_digest, shards), strict=True):
         if digest:
-            found[shard.place.parent.parent.name].append(digest)
-    return {run: fingerprint(digests) for run, digests in found.items()}
+            by_run[shard.place.parent.parent.name].append(digest)
+    return {run: fingerprint(digests) for run, digests in by_run.items()}
 
 
 def _shards(run: Objects) -> list[str]:

@@ -87,13 +87,13 @@ def at_work(shards: Place, doing: str) -> Iterator[None]:
 def writers(shards: Place) -> list[Writer]:
     """Every process with a heartbeat in the directory `shards`, by host and pid."""
     objects = _signs(shards)
-    found = {}
+    by_process = {}
     for entry in objects.entries():
         owner = owner_of(entry.name)
         seen = _seen(objects, entry.name, owner) if owner and owner.target == SIGN else None
         if owner is not None and seen is not None:
-            found[seen.host, seen.pid, owner.mark] = seen  # containers may share a pid
-    return [found[key] for key in sorted(found)]
+            by_process[seen.host, seen.pid, owner.mark] = seen  # containers may share a pid
+    return [by_process[key] for key in sorted(by_process)]
 
 
 def _signs(shards: Place) -> Objects:

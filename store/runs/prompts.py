@@ -20,8 +20,8 @@ def extra_columns(checked: Checked[CommitRecord]) -> pa.Schema:
     """
     if checked.record.format < 3:
         return pa.schema([])
-    found = table_schema(checked.file(PROMPTS_KEY))
-    extra = pa.schema([field for field in found if is_prompt_column(field.name)])
+    schema = table_schema(checked.file(PROMPTS_KEY))
+    extra = pa.schema([field for field in schema if is_prompt_column(field.name)])
     if problems := column_problems(extra):
         where = checked.objects_dir / PROMPTS_KEY
         raise FormatError(

@@ -75,11 +75,11 @@ class Block:
 
     def without(self, prompts: npt.NDArray[np.integer[Any]]) -> "Block":
         """The rows that belong to none of `prompts`; the block itself if no row does."""
-        kept = np.isin(self.prompt_id, prompts, invert=True)
-        if kept.all():
+        rest = np.isin(self.prompt_id, prompts, invert=True)
+        if rest.all():
             return self
         return Block(
-            values=self.values[kept], prompt_id=self.prompt_id[kept], position=self.position[kept]
+            values=self.values[rest], prompt_id=self.prompt_id[rest], position=self.position[rest]
         )
 
 
@@ -142,7 +142,7 @@ class Run:
     # shards
 
     @cached_property
-    def _found(self) -> list[Shard | str | None]:
+    def _shard_states(self) -> list[Shard | str | None]:
         return self._look(range(self.plan.n_shards))
 
     def _look(self, indices: Sequence[int], plan: Plan | None = None) -> list[Shard | str | None]:
@@ -152,17 +152,19 @@ class Run:
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
         """Committed shards in order. A shard without a valid record does not exist."""
-        return tuple(shard for shard in self._found if isinstance(shard, Shard))
+        return tuple(shard for shard in self._shard_states if isinstance(shard, Shard))
 
     @property
     def left_out(self) -> dict[int, str]:
         """Why existing shards are not used, by index: each has no valid record."""
-        return {k: found for k, found in enumerate(self._found) if isinstance(found, str)}
+        return {k: state for k, state in enumerate(self._shard_states) if isinstance(state, str)}
 
     @cached_property
     def missing_shards(self) -> tuple[int, ...]:
         """Indices of shards that cannot be used: not committed yet, or left out."""
-        return tuple(k for k, found in enumerate(self._found) if not isinstance(found, Shard))
+        return tuple(
+            k for k, state in enumerate(self._shard_states) if not isinstance(state, Shard)
+        )
 
     @property
     def n_prompts(self) -> int:
@@ -171,21 +173,21 @@ class Run:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of its committed shards: it changes when one is added or written again."""
+        """Fingerprint of the committed shards: changes when a shard is added or rewritten."""
         return fingerprint(shard.digest for shard in self.shards)
 
     def shard(self, index: int) -> Shard | None:
         """Shard `index` as it is now, or None if it cannot be used."""
-        (found,) = self._look([index])
-        return found if isinstance(found, Shard) else None
+        (state,) = self._look([index])
+        return state if isinstance(state, Shard) else None
 
     def uncommitted(self, indices: Sequence[int], plan: Plan | None = None) -> list[int]:
         """The `indices` that nobody has committed by now, in order; checks each again.
 
         plan: that of the run, which may be damaged here; read from the run by default.
         """
-        found = zip(indices, self._look(indices, plan), strict=True)
-        return [index for index, shard in found if not isinstance(shard, Shard)]
+        states = zip(indices, self._look(indices, plan), strict=True)
+        return [index for index, shard in states if not isinstance(shard, Shard)]
 
     # prompts
 
@@ -203,21 +205,21 @@ class Run:
                 f"run {self.id}: its prompts have no column {', '.join(map(repr, missing))}; they "
                 f"have {held}."
             )
-        asked = dict.fromkeys(columns)
+        requested = dict.fromkeys(columns)
         both = [
             name
             for kind in (BRANCH_COLUMNS, CONTINUATION_COLUMNS)
-            if asked.keys() & {*kind} and {*kind} <= {*extra.names}
+            if requested.keys() & {*kind} and {*kind} <= {*extra.names}
             for name in kind
         ]
-        schema = pa.schema([*PROMPTS_SCHEMA, *map(extra.field, dict.fromkeys([*asked, *both]))])
-        found = read_prompts(self._checked, self.plan, schema)
-        if problems := column_values_problems(found, self.plan):
+        schema = pa.schema([*PROMPTS_SCHEMA, *map(extra.field, dict.fromkeys([*requested, *both]))])
+        table = read_prompts(self._checked, self.plan, schema)
+        if problems := column_values_problems(table, self.plan):
             raise FormatError(
                 f"{self.path}: prompts.arrow: {'; '.join(problems)}. {ADVICE}",
                 kind=ErrorKind.CORRUPT,
             )
-        return found.select([*PROMPTS_SCHEMA.names, *asked])
+        return table.select([*PROMPTS_SCHEMA.names, *requested])
 
     @cached_property
     def extra_columns(self) -> pa.Schema:
@@ -252,8 +254,8 @@ class Run:
                 f"to {self.plan.context}. {ADVICE}",
                 kind=ErrorKind.CORRUPT,
             )
-        found: npt.NDArray[np.int64] = lengths
-        return found
+        n_tokens: npt.NDArray[np.int64] = lengths
+        return n_tokens
 
     @cached_property
     def analysed_lengths(self) -> npt.NDArray[np.int32]:
@@ -320,9 +322,9 @@ class Run:
         """
 
         def file(shard: Shard) -> Path:
-            found = shard.file(TOKENS_KEY)
-            check_table(found, rows=shard.rows)
-            return found
+            path = shard.file(TOKENS_KEY)
+            check_table(path, rows=shard.rows)
+            return path
 
         return self.directory.map(file, self.shards)
 
@@ -360,7 +362,7 @@ class Run:
         uint16. Raises InputError for a site the run does not hold and for a run that keeps no rows,
         FormatError for altered bytes.
         """
-        spec = self._kept_site(site)
+        spec = self._site_with_rows(site)
         end = self.plan.prompts.count if prompts is None else prompts
         unwanted = np.zeros(0, np.int64) if branches else np.flatnonzero(self.branch_of >= 0)
         for shard in self.shards:
@@ -368,9 +370,9 @@ class Run:
                 aside = np.union1d(shard.quarantined(), unwanted)
                 blocks = self._shard_blocks(shard, spec, range(first, end), block_bytes, dtype)
                 for block in blocks:
-                    some = block.without(aside) if len(aside) else block
-                    if len(some.values):
-                        yield some
+                    rest = block.without(aside) if len(aside) else block
+                    if len(rest.values):
+                        yield rest
 
     def array(self, site: str, *, dtype: ReadAs = "float32") -> "zarr.Array[Any]":
         """Every row of `site`, (T, d), as a Zarr array that reads when it is indexed: for zarr,
@@ -382,7 +384,7 @@ class Run:
         """
         from lpp.store.runs.zarr_view import zarr_view
 
-        spec = self._kept_site(site)
+        spec = self._site_with_rows(site)
         if self.missing_shards:
             raise InputError(
                 f"run {self.id}: shards are missing, so its rows are no array yet. `lpp-capture "
@@ -421,7 +423,7 @@ class Run:
         lengths[self.branch_of[shard.first_prompt : shard.end_prompt] >= 0] = 0
         return band_counts(lengths, self.plan.moment_ends)
 
-    def _kept_site(self, site: str) -> SiteSpec:
+    def _site_with_rows(self, site: str) -> SiteSpec:
         spec = self.site(site)
         if not self.plan.keeps_rows:
             raise InputError(

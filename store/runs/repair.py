@@ -67,7 +67,7 @@ def records_by_shard(path: Place, plan: Plan, bad: Mapping[int, object]) -> dict
 
     Two shards that changed places have each other's.
     """
-    run, found = run_directory(path), {}
+    run, records = run_directory(path), {}
     for index in bad:
         try:
             record = open_checked(
@@ -78,8 +78,8 @@ def records_by_shard(path: Place, plan: Plan, bad: Mapping[int, object]) -> dict
         except (FormatError, OSError):
             continue
         if record.plan == plan.hash and record.shard is not None:
-            found[record.shard] = record
-    return found
+            records[record.shard] = record
+    return records
 
 
 def _there(shard: Objects) -> bool:

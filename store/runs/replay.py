@@ -65,14 +65,14 @@ def written_tokens(run: Run) -> pa.Table:
             prompt, position = (tokens[name].to_numpy() for name in ("prompt_id", "position"))
             # a row's statistics are about the token at the next position
             written = (position + 1 >= given[prompt]) & (position + 1 < lengths[prompt])
-            some = tokens.filter(pa.array(written))
+            stats = tokens.filter(pa.array(written))
             of_shard = prompts.slice(shard.first_prompt, shard.end_prompt - shard.first_prompt)
             columns = [
-                some["prompt_id"],
+                stats["prompt_id"],
                 pa.array(position[written] + np.int32(1)),
                 of_shard["written_logprob"].combine_chunks().flatten(),
-                some["next_logprob"],
-                some["next_rank"],
+                stats["next_logprob"],
+                stats["next_rank"],
             ]
             tables.append(pa.Table.from_arrays(columns, schema=WRITTEN_TOKENS_SCHEMA))
     return pa.concat_tables(tables)

@@ -193,10 +193,10 @@ def _quarantine_problems(shard: Shard, tokens: pa.Table) -> list[str]:
     """Check the quarantine: as many prompts as the record says, of this shard, without
     statistics.
     """
-    found = shard.quarantine()
+    quarantine = shard.quarantine()
     if QUARANTINE_KEY not in shard.record.objects or not shard.record.quarantine:
         return [f"the record has {shard.record.quarantine} prompts"]
-    return quarantine_problems(found, tokens, shard.first_prompt, shard.end_prompt)
+    return quarantine_problems(quarantine, tokens, shard.first_prompt, shard.end_prompt)
 
 
 def _moments_problems(
@@ -204,8 +204,8 @@ def _moments_problems(
 ) -> Iterator[Problem]:
     """Check moments, one band of one site at a time: counts, shapes, finite values."""
     ids = tokens["prompt_id"].to_numpy()
-    kept = ids[~np.isin(ids, aside)] - shard.first_prompt
-    counts = band_counts(np.bincount(kept, minlength=1), plan.moment_ends)
+    with_rows = ids[~np.isin(ids, aside)] - shard.first_prompt
+    counts = band_counts(np.bincount(with_rows, minlength=1), plan.moment_ends)
     try:
         for what in table_problems(moments_table_of(shard, plan), plan, counts):
             yield Problem(where=MOMENTS_KEY, what=what)

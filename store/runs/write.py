@@ -115,9 +115,9 @@ class RunWriter:
         store.check_exclusive()
         store.sweep()
         directory = store.below(f"{RUNS_KEY}/{plan.run_id}")
-        found = _bytes_of_record(directory)
+        existing = _bytes_of_record(directory)
         created = not _is_whole(directory) and _create_run(
-            directory, plan, prompts, set_aside, found
+            directory, plan, prompts, set_aside, existing
         )
         self.run = Run(directory.place)
         if self.run.plan.hash != plan.hash:  # the eight hex digits are equal by chance
@@ -199,13 +199,13 @@ class RunWriter:
         directory = self.run.directory.below(f"{SHARDS_KEY}/{shard_key(index)}")
         replaced = _bytes_of_record(directory) if index in self._replacing else None
 
-        def stays(found: bytes) -> bool:
+        def stays(existing: bytes) -> bool:
             """An intact record of this shard stays, unless this writer set out to replace it. A
             record that another writer has put there since is as good as ours.
             """
-            other = _parsed(found, directory)
+            other = _parsed(existing, directory)
             return (
-                found != replaced
+                existing != replaced
                 and other is not None
                 and (other.plan, other.shard) == (plan.hash, index)
             )
@@ -260,10 +260,10 @@ class RunWriter:
             raise ValueError(f"shard {index}: quarantine: " + "; ".join(problems))
 
     def _check_sites(self, index: int, content: "_InMemory") -> None:
-        kept = self._plan.sites if self._plan.keeps_rows else ()
-        if set(content.hidden) != {site.name for site in kept}:
+        sites = self._plan.sites if self._plan.keeps_rows else ()
+        if set(content.hidden) != {site.name for site in sites}:
             raise ValueError(f"shard {index}: sites are {sorted(content.hidden)}")
-        for site in kept:
+        for site in sites:
             spec = site_array(site, self._plan.stored_dtype, content.rows)
             check_rows(spec, content.hidden[site.name])
 
@@ -430,7 +430,7 @@ def _create_run(
             stage.write(PROMPTS_KEY, [encode_texts(prompts)])
             if set_aside is not None and set_aside.num_rows:
                 stage.write(QUARANTINE_KEY, [encode_table(set_aside)])
-            stage.commit(record, lambda found: found != damaged and bool(_parsed(found, directory)))
+            stage.commit(record, lambda old: old != damaged and bool(_parsed(old, directory)))
     except FileExistsError:
         return False
     return True

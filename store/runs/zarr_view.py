@@ -83,9 +83,9 @@ class _RowStore(Store):
             spec = site_array(self._site, self._plan.stored_dtype, shard.rows)
             rows = range(first - start, stop - start)
             with shard.array(HIDDEN_KEY, spec, start=rows.start, end=rows.stop) as array:
-                found = array.rows(rows.start, rows.stop, dtype=self._dtype)
+                values = array.rows(rows.start, rows.stop, dtype=self._dtype)
             done = number * self._rows
-            chunk[first - done : stop - done] = found
+            chunk[first - done : stop - done] = values
             first, k = stop, k + 1
         return chunk.tobytes()
 
