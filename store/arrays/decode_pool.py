@@ -26,7 +26,7 @@ def usable_cores() -> int:
     else:
         cores = os.cpu_count() or 1
     given = (_control_group_cores(CPU_MAX), _slurm_cores(os.environ))
-    return max(1, min([cores, *(found for found in given if found is not None)]))
+    return max(1, min([cores, *(limit for limit in given if limit is not None)]))
 
 
 def _control_group_cores(cpu_max: Path) -> int | None:

@@ -138,12 +138,12 @@ def _check_document(document: object, spec: ArraySpec) -> Mapping[str, Any]:
         "node_type": "array",
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
     }
-    found = {name: document.get(name) for name in expected}
+    actual = {name: document.get(name) for name in expected}
     if lpp is not None:  # for other readers; this package reads nothing from it
-        expected["attributes.lpp"], found["attributes.lpp"] = dict(spec.lpp), lpp
+        expected["attributes.lpp"], actual["attributes.lpp"] = dict(spec.lpp), lpp
     for name, value in expected.items():
-        if found[name] != value:
-            raise MisfitError(f"{name} is {str(found[name])[:60]}, should be {value}")
+        if actual[name] != value:
+            raise MisfitError(f"{name} is {str(actual[name])[:60]}, should be {value}")
     _refuse_more(document, _KNOWN)
     if document.get("storage_transformers", []) != []:
         raise MisfitError("it has storage transformers")
@@ -235,13 +235,13 @@ def _names_after_bytes(codecs: list[Any]) -> list[object]:
 
 def _check_blosc(codec: object) -> None:
     """Check the settings of a compressor by Zarr's and Blosc's rules; only `typesize` is used."""
-    told = _configuration(codec, "blosc", (*_BLOSC_NUMBERS, *_BLOSC_WORDS))
+    settings = _configuration(codec, "blosc", (*_BLOSC_NUMBERS, *_BLOSC_WORDS))
     for name, most in _BLOSC_NUMBERS.items():
-        if type(told[name]) is not int or not 0 <= told[name] <= most:
-            raise MisfitError(f"blosc with {name} {str(told[name])[:40]}")
+        if type(settings[name]) is not int or not 0 <= settings[name] <= most:
+            raise MisfitError(f"blosc with {name} {str(settings[name])[:40]}")
     for name, words in _BLOSC_WORDS.items():
-        if told[name] not in words:
-            raise MisfitError(f"blosc with {name} {str(told[name])[:40]}")
+        if settings[name] not in words:
+            raise MisfitError(f"blosc with {name} {str(settings[name])[:40]}")
 
 
 def _codecs(value: object) -> list[Any]:

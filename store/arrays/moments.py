@@ -164,9 +164,9 @@ def check_moments(
     """ValueError unless `moments` have `counts` rows, (B,), and the plan's bands and dtype."""
     bands = len(plan.moment_ends)
     expected = ((bands, site.width), (bands, packed_size(site.width)), plan.moments_dtype)
-    found = (moments.mean.shape, moments.scatter.shape, moments.scatter.dtype.name)
-    if found != expected or moments.mean.dtype != np.float64:
-        raise ValueError(f"{site.name}: moments are {found}, should be {expected}")
+    actual = (moments.mean.shape, moments.scatter.shape, moments.scatter.dtype.name)
+    if actual != expected or moments.mean.dtype != np.float64:
+        raise ValueError(f"{site.name}: moments are {actual}, should be {expected}")
     if not np.array_equal(moments.n, counts):
         raise ValueError(f"{site.name}: moments of {moments.n} rows, prompts have {counts}")
 

@@ -197,7 +197,7 @@ def _touched(
 ) -> list[_Chunk]:
     """The chunks that hold some of `rows`, in order."""
     _check_count(sources, layout, where)
-    found: list[_Chunk] = []
+    touched: list[_Chunk] = []
     for number, source in enumerate(sources):
         first_row = number * layout.object_rows
         if first_row >= rows.stop or first_row + layout.object_rows <= rows.start:
@@ -214,11 +214,11 @@ def _touched(
         size = layout.chunk_rows
         begin = max(rows.start - first_row, 0) // size
         stop = min(-(-(rows.stop - first_row) // size), len(places))
-        found += [
+        touched += [
             _Chunk(source, key, *places[k], first_row + k * size, hashes[k] if hashes else None)
             for k in range(begin, stop)
         ]
-    return found if rows else []
+    return touched if rows else []
 
 
 def _check_count(sources: Sequence[Source], layout: ArrayLayout, where: str) -> None:
@@ -264,15 +264,15 @@ class _Buffers(threading.local):
     """Memory of one thread, reused for each chunk: new pages cost more than the reading."""
 
     def __init__(self) -> None:
-        self._kept = {"packed": np.empty(0, np.uint8), "unpacked": np.empty(0, np.uint8)}
+        self._memory = {"packed": np.empty(0, np.uint8), "unpacked": np.empty(0, np.uint8)}
 
     def get(self, name: str, size: int) -> npt.NDArray[np.uint8]:
         """(size,) bytes, not initialised."""
         if size > KEPT_BYTES:
             return np.empty(size, np.uint8)
-        if self._kept[name].nbytes < size:
-            self._kept[name] = np.empty(-(-size // MIB) * MIB, np.uint8)  # stored sizes vary
-        return self._kept[name][:size]
+        if self._memory[name].nbytes < size:
+            self._memory[name] = np.empty(-(-size // MIB) * MIB, np.uint8)  # stored sizes vary
+        return self._memory[name][:size]
 
 
 _buffers = _Buffers()
@@ -314,18 +314,18 @@ def _each(call: Callable[[_Chunk], None], chunks: Sequence[_Chunk], pool: Execut
     runs = [deque(chunks[first:end]) for first, end in pairwise(bounds)]
     lock = threading.Lock()
 
-    def take(own: deque[_Chunk]) -> _Chunk | None:
+    def take(queue: deque[_Chunk]) -> _Chunk | None:
         with lock:
-            if own:
-                return own.popleft()
+            if queue:
+                return queue.popleft()
             longest = max(runs, key=len)
             return longest.pop() if longest else None
 
-    def work(own: deque[_Chunk]) -> None:
-        while (chunk := take(own)) is not None:
+    def work(queue: deque[_Chunk]) -> None:
+        while (chunk := take(queue)) is not None:
             call(chunk)
 
-    futures = [cast("Executor", pool).submit(work, own) for own in runs[1:]]
+    futures = [cast("Executor", pool).submit(work, queue) for queue in runs[1:]]
     try:
         work(runs[0])
     finally:

@@ -132,13 +132,13 @@ class Checked(Generic[Record]):
         except LppError:
             raise
         except (OSError, ValueError, KeyError) as error:
-            found = "missing"
+            state = "missing"
             if isinstance(error, ValueError):
-                found = "altered or cut short"
+                state = "altered or cut short"
             elif isinstance(error, OSError) and not isinstance(error, _ABSENT):
-                found = f"not readable ({error.strerror})"
+                state = f"not readable ({error.strerror})"
             raise FormatError(
-                f"{self.objects.place / key}: {found} since it was committed. {self.remedy}",
+                f"{self.objects.place / key}: {state} since it was committed. {self.remedy}",
                 kind=ErrorKind.CORRUPT,
             ) from None
 

@@ -70,7 +70,7 @@ class Attempt:
             self.older = directory.entries()
         version = max(record.format, PLAIN_VERSION)
         complete = replace(record, format=version, objects=self._objects, base=self.base)
-        self._put(record_bytes(complete), stays)
+        self._put_record(record_bytes(complete), stays)
         if not self._complete(keys):
             with contextlib.suppress(FileNotFoundError):
                 if self._counts():
@@ -78,20 +78,20 @@ class Attempt:
             self._in_doubt = False
             raise self._removed(stays)
 
-    def _put(self, data: bytes, stays: Callable[[bytes], bool]) -> None:
+    def _put_record(self, data: bytes, stays: Callable[[bytes], bool]) -> None:
         directory = self._directory
         for _ in range(TRIES):
             self._in_doubt = True
             if directory.put_new(COMMIT_KEY, data):
                 return
             try:
-                found, version = directory.get_version(COMMIT_KEY, MAX_DOCUMENT_BYTES)
+                existing, version = directory.get_version(COMMIT_KEY, MAX_DOCUMENT_BYTES)
             except FileNotFoundError:
                 continue  # just removed
-            if found == data:
+            if existing == data:
                 return  # only the answer was lost: the record is this attempt's
             self._in_doubt = False
-            if stays(found):
+            if stays(existing):
                 raise FileExistsError(str(directory.place))
             self._in_doubt = True
             if directory.put_over(COMMIT_KEY, data, version):
@@ -112,8 +112,8 @@ class Attempt:
 
     def _counts(self) -> bool:
         """Whether the record is this attempt's. FileNotFoundError if there is none."""
-        found = self._directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
-        return f'"{self.base}"'.encode() in found
+        record = self._directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
+        return f'"{self.base}"'.encode() in record
 
     def _removed(self, stays: Callable[[bytes], bool]) -> Exception:
         """The error to raise if others have removed the objects.
@@ -154,13 +154,13 @@ def attempt(directory: Objects, *, keep: Collection[str] = ()) -> Iterator[Attem
     `keep`. If it fails, the attempt itself is removed. Raises FileExistsError if another writer was
     first.
     """
-    one = Attempt(directory)
+    stage = Attempt(directory)
     try:
-        yield one
+        yield stage
     except BaseException:
-        one.withdraw()
+        stage.withdraw()
         raise
-    _remove(directory, one.older, {*keep, one.base})
+    _remove(directory, stage.older, {*keep, stage.base})
 
 
 def sweep(directory: Objects, keep: Collection[str]) -> None:

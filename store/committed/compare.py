@@ -98,8 +98,8 @@ def check_objects(checked: Checked[Any], keep: Collection[str] = ()) -> Iterator
         if not (few and checked.objects.is_local):
             threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="lpp-verify")
             each = stack.enter_context(threads).map
-        found = each(lambda key: _object_problem(checked, key), keys)
-        for key, what in zip(keys, found, strict=True):
+        problems = each(lambda key: _object_problem(checked, key), keys)
+        for key, what in zip(keys, problems, strict=True):
             if what:
                 yield Problem(where=start + key, what=what)
     expected = {*(start + key for key in keys), COMMIT_KEY}
@@ -115,15 +115,15 @@ def _object_problem(checked: Checked[Any], key: str) -> str:
         with objects.open(key) as source:
             if source.size != recorded.bytes:  # not read: with holes it could take hours
                 return f"{source.size} bytes, {recorded.bytes} were committed"
-            found = describe(source, objects.piece_bytes, [c.bytes for c in recorded.chunks])
+            actual = describe(source, objects.piece_bytes, [c.bytes for c in recorded.chunks])
     except MachineError:
         raise
     except (OSError, FormatError, EOFError) as error:
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return f"not readable ({what})"
-    if found.xxh3_128 != recorded.xxh3_128:
+    if actual.xxh3_128 != recorded.xxh3_128:
         return "altered: its checksum does not match"
-    if found.chunks != recorded.chunks:
+    if actual.chunks != recorded.chunks:
         return "its chunks are not those of its record"
     return ""
 

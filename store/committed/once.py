@@ -17,9 +17,9 @@ def commit_once(directory: Objects, record: Record, write: Callable[[Attempt], N
     FormatError(UNSUPPORTED_VERSION) if a newer release wrote one.
     """
 
-    def stays(found: bytes) -> bool:
+    def stays(existing: bytes) -> bool:
         where = str(directory.place / COMMIT_KEY)
-        return undamaged_record(type(record), found, where) is not None
+        return undamaged_record(type(record), existing, where) is not None
 
     try:
         with attempt(directory) as stage:

@@ -49,14 +49,14 @@ def check_declared(data: memoryview, *, rows: int | None, most: int | None = Non
     most: bytes that this many rows may take. In any case, a file that compresses more than
     `MAX_RATIO`-fold may unpack to at most `FLOOR_BYTES`.
     """
-    found = declared(data)
-    if rows is not None and found.rows != rows:
-        raise ValueError(f"{found.rows} rows, {rows} were committed")
+    size = declared(data)
+    if rows is not None and size.rows != rows:
+        raise ValueError(f"{size.rows} rows, {rows} were committed")
     bound = max(FLOOR_BYTES, MAX_RATIO * data.nbytes)
     bound = bound if most is None else min(bound, most)
-    if found.unpacked > bound:
+    if size.unpacked > bound:
         raise ValueError(
-            f"{data.nbytes} bytes that unpack to {found.unpacked}, where {bound} are the most"
+            f"{data.nbytes} bytes that unpack to {size.unpacked}, where {bound} are the most"
         )
 
 
@@ -87,9 +87,9 @@ def _batch(data: memoryview, offset: int, metadata: int, body: int) -> DeclaredS
     start, count = batch.vector(2, 16)
     unpacked = 0
     for index in range(count):
-        place, length = struct.unpack_from("<qq", batch.data, start + 16 * index)
-        _within(length, body - _within(place, body))
-        size = _read(content, "<q", place) if packed and length else -1
+        begin, length = struct.unpack_from("<qq", batch.data, start + 16 * index)
+        _within(length, body - _within(begin, body))
+        size = _read(content, "<q", begin) if packed and length else -1
         unpacked += length if size == -1 else _within(size, 1 << 62)
     return DeclaredSize(rows=_within(batch.number(0, "<q"), 1 << 62), unpacked=unpacked)
 
@@ -100,8 +100,8 @@ def _within(value: int, most: int) -> int:
     return value
 
 
-def _read(data: memoryview, code: str, place: int) -> int:
-    value: int = struct.unpack_from(code, data, _within(place, data.nbytes))[0]
+def _read(data: memoryview, code: str, offset: int) -> int:
+    value: int = struct.unpack_from(code, data, _within(offset, data.nbytes))[0]
     return value
 
 
@@ -110,33 +110,33 @@ def _root(data: memoryview) -> "_Table":
 
 
 class _Table:
-    """A table of a FlatBuffer, at `place` of `data`."""
+    """A table of a FlatBuffer, at `offset` in `data`."""
 
-    def __init__(self, data: memoryview, place: int) -> None:
-        self.data, self._place = data, place
-        self._vtable = place - _read(data, "<i", place)
+    def __init__(self, data: memoryview, offset: int) -> None:
+        self.data, self._offset = data, offset
+        self._vtable = offset - _read(data, "<i", offset)
         self._size = _read(data, "<H", self._vtable)
 
     def _field(self, index: int) -> int:
-        """Where field `index` lies; 0 where it is left out, which stands for its default."""
+        """Offset of field `index`; 0 if the field is absent, which stands for its default."""
         slot = 4 + 2 * index
         offset = _read(self.data, "<H", self._vtable + slot) if slot + 2 <= self._size else 0
-        return self._place + offset if offset else 0
+        return self._offset + offset if offset else 0
 
     def number(self, index: int, code: str) -> int:
-        place = self._field(index)
-        return _read(self.data, code, place) if place else 0
+        offset = self._field(index)
+        return _read(self.data, code, offset) if offset else 0
 
     def table(self, index: int) -> "_Table | None":
-        place = self._field(index)
-        return _Table(self.data, place + _read(self.data, "<I", place)) if place else None
+        offset = self._field(index)
+        return _Table(self.data, offset + _read(self.data, "<I", offset)) if offset else None
 
     def vector(self, index: int, item: int) -> tuple[int, int]:
-        """Place of the first item and number of items, all of them inside the data."""
-        place = self._field(index)
-        if not place:
+        """Offset of the first item and number of items; all items lie inside the data."""
+        offset = self._field(index)
+        if not offset:
             return 0, 0
-        place += _read(self.data, "<I", place)
-        count = _read(self.data, "<I", place)
-        _within(count * item, self.data.nbytes - place - 4)
-        return place + 4, count
+        offset += _read(self.data, "<I", offset)
+        count = _read(self.data, "<I", offset)
+        _within(count * item, self.data.nbytes - offset - 4)
+        return offset + 4, count

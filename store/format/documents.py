@@ -188,51 +188,51 @@ def parse_document(record_type: type[Record], document: object, where: str) -> R
     return typing.cast("Record", record)
 
 
-def _read(kind: Any, value: Any, place: str, problems: list[str]) -> Any:
+def _read(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     """`value` as `kind`; what does not fit is appended to `problems` and read as None."""
     is_record, origin, arguments = _form(kind)
     if is_record:
-        return _read_record(typing.cast("type", kind), value, place, problems)
+        return _read_record(typing.cast("type", kind), value, path, problems)
     if origin is Literal:
         fits = any(value == choice and type(value) is type(choice) for choice in arguments)
-        return value if fits else _misfit(f"one of {list(arguments)}", value, place, problems)
+        return value if fits else _misfit(f"one of {list(arguments)}", value, path, problems)
     if origin in (types.UnionType, typing.Union):
-        return _read_union(arguments, value, place, problems)
+        return _read_union(arguments, value, path, problems)
     if origin in (tuple, Mapping):
-        return _read_many(origin, arguments, value, place, problems)
+        return _read_many(origin, arguments, value, path, problems)
     # `type(...) is`, because isinstance would accept True as an int
-    return value if type(value) is kind else _misfit(f"{kind.__name__}", value, place, problems)
+    return value if type(value) is kind else _misfit(f"{kind.__name__}", value, path, problems)
 
 
 def _read_many(
-    origin: Any, arguments: tuple[Any, ...], value: Any, place: str, problems: list[str]
+    origin: Any, arguments: tuple[Any, ...], value: Any, path: str, problems: list[str]
 ) -> Any:
     if origin is tuple and isinstance(value, list):
-        return tuple(_read(arguments[0], v, f"{place}[{i}]", problems) for i, v in enumerate(value))
+        return tuple(_read(arguments[0], v, f"{path}[{i}]", problems) for i, v in enumerate(value))
     if origin is Mapping and isinstance(value, dict):
-        return {k: _read(arguments[1], v, f"{place}.{k}", problems) for k, v in value.items()}
-    return _misfit("a list" if origin is tuple else "an object", value, place, problems)
+        return {k: _read(arguments[1], v, f"{path}.{k}", problems) for k, v in value.items()}
+    return _misfit("a list" if origin is tuple else "an object", value, path, problems)
 
 
-def _read_union(arguments: tuple[Any, ...], value: Any, place: str, problems: list[str]) -> Any:
+def _read_union(arguments: tuple[Any, ...], value: Any, path: str, problems: list[str]) -> Any:
     if value is None and type(None) in arguments:
         return None
     for kind in arguments:
         attempt: list[str] = []
-        result = _read(kind, value, place, attempt)
+        result = _read(kind, value, path, attempt)
         if kind is not type(None) and not attempt:
             return result
     names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in arguments)
-    return _misfit(names, value, place, problems)
+    return _misfit(names, value, path, problems)
 
 
-def _read_record(kind: type, value: Any, place: str, problems: list[str]) -> Any:
+def _read_record(kind: type, value: Any, path: str, problems: list[str]) -> Any:
     if not isinstance(value, dict):
-        return _misfit("an object", value, place, problems)
+        return _misfit("an object", value, path, problems)
     values: dict[str, Any] = {}
     before = len(problems)
     for field, hint, optional in _fields(kind):
-        inner = f"{place}.{field.name}".lstrip(".")
+        inner = f"{path}.{field.name}".lstrip(".")
         if field.name in value:
             values[field.name] = _read(hint, value[field.name], inner, problems)
         elif not optional:
@@ -262,6 +262,6 @@ def _fields(kind: Any) -> tuple[tuple[dataclasses.Field[Any], Any, bool], ...]:
     )
 
 
-def _misfit(expected: str, value: object, place: str, problems: list[str]) -> None:
+def _misfit(expected: str, value: object, path: str, problems: list[str]) -> None:
     shown = repr(value)
-    problems.append(f"{place or 'document'} should be {expected}, is {shown[:60]}")
+    problems.append(f"{path or 'document'} should be {expected}, is {shown[:60]}")

@@ -21,10 +21,10 @@ def find_run(name: str, plans: Plans, where: object) -> str:
 
     where: the store, for messages. Raises InputError NOT_FOUND if no run or several runs match.
     """
-    found = runs_fitting(name, plans)
-    if len(found) != 1:
+    ids = runs_fitting(name, plans)
+    if len(ids) != 1:
         raise InputError(f"{where}: {_why_not_one(name, plans)}", kind=ErrorKind.NOT_FOUND)
-    return found[0]
+    return ids[0]
 
 
 def matching_runs(patterns: Sequence[str], plans: Plans, *, option: str = "--run") -> list[str]:
@@ -33,7 +33,7 @@ def matching_runs(patterns: Sequence[str], plans: Plans, *, option: str = "--run
     option: what the message calls the option. Raises InputError NOT_FOUND for a pattern that
     matches no run, and for the beginning of several.
     """
-    found = set()
+    matched = set()
     for pattern in _whole_names(patterns, plans):
         fitting = runs_fitting(pattern, plans)
         if not fitting:
@@ -42,8 +42,8 @@ def matching_runs(patterns: Sequence[str], plans: Plans, *, option: str = "--run
                 "'*4 bits'.",
                 kind=ErrorKind.NOT_FOUND,
             )
-        found.update(fitting)
-    return [run for run in plans if run in found]
+        matched.update(fitting)
+    return [run for run in plans if run in matched]
 
 
 def runs_fitting(name: str, plans: Plans) -> list[str]:
@@ -53,9 +53,9 @@ def runs_fitting(name: str, plans: Plans) -> list[str]:
     case; else the one run whose id, or else whose short name, begins with it. `all` is `*`.
     """
     wanted = "*" if name == "all" else name
-    found = [run for run in plans if fnmatchcase(run, wanted)] or _runs_called(wanted, plans)
-    if found:
-        return found
+    ids = [run for run in plans if fnmatchcase(run, wanted)] or _runs_called(wanted, plans)
+    if ids:
+        return ids
     begun = _runs_beginning(name, plans)
     return begun if len(begun) == 1 else []
 
@@ -112,15 +112,15 @@ def _whole_names(patterns: Sequence[str], plans: Plans) -> list[str]:
 
     A command line splits its list of patterns at commas.
     """
-    rest, found = list(patterns), []
-    own = (plan_name(plan) for plan in plans.values() if plan is not None)
-    names = {name.casefold() for name in (*names_among(plans).values(), *own)}
+    rest, joined = list(patterns), []
+    plan_names = (plan_name(plan) for plan in plans.values() if plan is not None)
+    names = {name.casefold() for name in (*names_among(plans).values(), *plan_names)}
     while rest:
         ends = range(len(rest), 1, -1)
         end = next((end for end in ends if ", ".join(rest[:end]).casefold() in names), 1)
-        found.append(", ".join(rest[:end]))
+        joined.append(", ".join(rest[:end]))
         del rest[:end]
-    return found
+    return joined
 
 
 def run_lines(runs: Sequence[str], plans: Plans) -> str:

@@ -345,16 +345,16 @@ def differences(ours: Plan, theirs: Plan) -> list[str]:
     return list(_differences(ours.document, theirs.document, ""))
 
 
-def _differences(ours: Any, theirs: Any, place: str) -> list[str]:
+def _differences(ours: Any, theirs: Any, path: str) -> list[str]:
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         return [
             line
             for key in sorted({*ours, *theirs})
             for line in _differences(
-                ours.get(key, _ABSENT), theirs.get(key, _ABSENT), f"{place}.{key}".lstrip(".")
+                ours.get(key, _ABSENT), theirs.get(key, _ABSENT), f"{path}.{key}".lstrip(".")
             )
         ]
-    return [] if ours == theirs else [f"{place}: {_short(ours)}, not {_short(theirs)}"]
+    return [] if ours == theirs else [f"{path}: {_short(ours)}, not {_short(theirs)}"]
 
 
 def _short(value: object) -> str:

@@ -86,7 +86,7 @@ def _of(name: str, columns: pa.Schema) -> Iterable[str]:
         return
     if name not in _TYPES and (problem := field_name_problem(name.removeprefix(FIELD_PREFIX))):
         yield f"column {shown}: not a name of a field: {problem}"
-    found, types = columns.field(name), _TYPES.get(name, FIELD_TYPES)
-    if not found.nullable or found.type not in types:
-        kind = f"{found.type}{'' if found.nullable else ' not null'}"
+    field, types = columns.field(name), _TYPES.get(name, FIELD_TYPES)
+    if not field.nullable or field.type not in types:
+        kind = f"{field.type}{'' if field.nullable else ' not null'}"
         yield f"column {shown} is {kind}, should be {' or '.join(map(str, types))}"

@@ -67,12 +67,12 @@ class TextSetAside:
 
 def quarantine_table(prompts: Iterable[SetAside]) -> pa.Table:
     """(n, 5), `QUARANTINE_SCHEMA`, by prompt."""
-    return _table(sorted(prompts, key=lambda one: one.prompt_id), QUARANTINE_SCHEMA)
+    return _table(sorted(prompts, key=lambda prompt: prompt.prompt_id), QUARANTINE_SCHEMA)
 
 
 def texts_table(texts: Iterable[TextSetAside]) -> pa.Table:
     """(n, 3), `TEXTS_SCHEMA`, by row of the corpus."""
-    return _table(sorted(texts, key=lambda one: one.source_row), TEXTS_SCHEMA)
+    return _table(sorted(texts, key=lambda text: text.source_row), TEXTS_SCHEMA)
 
 
 def _table(rows: Sequence[Any], schema: pa.Schema) -> pa.Table:
@@ -114,19 +114,19 @@ class QuarantineSummary:
         return 0 < self.committed == self.not_finite
 
     def lines(self) -> list[str]:
-        """What a user is told; nothing where nothing was set aside."""
-        found = []
+        """Lines for the user; none if nothing was set aside."""
+        lines = []
         if self.prompts:
-            found.append(f"{self.prompts} of {self.committed} prompts are set aside:")
+            lines.append(f"{self.prompts} of {self.committed} prompts are set aside:")
         if self.not_finite:
             where = "the logits" if self.first_site == LOGITS else self.first_site
-            found.append(f"  {self.not_finite} hold NaN or infinities, which begin at {where}")
+            lines.append(f"  {self.not_finite} hold NaN or infinities, which begin at {where}")
         if self.out_of_memory:
-            found.append(f"  {self.out_of_memory} ran out of memory even alone")
+            lines.append(f"  {self.out_of_memory} ran out of memory even alone")
         if self.texts:
             listed = ", ".join(f"{count} {reason}" for reason, count in sorted(self.texts.items()))
-            found.append(f"texts of the corpus that were set aside: {listed}")
-        return found
+            lines.append(f"texts of the corpus that were set aside: {listed}")
+        return lines
 
 
 NOTHING: Final = QuarantineSummary()

@@ -73,8 +73,8 @@ def prompts_problems(prompts: pa.Table, plan: Plan) -> list[str]:
         problems.append(f"prompts should have 1 to {plan.context} tokens")
     if len(ids) != plan.prompts.tokens:
         problems.append(f"{len(ids)} tokens, the plan has {plan.prompts.tokens}")
-    found = [token_ids_sha256(part) for part in np.split(ids, np.cumsum(lengths)[:-1])]
-    if found[: prompts.num_rows] != prompts["sha256"].to_pylist():
+    digests = [token_ids_sha256(part) for part in np.split(ids, np.cumsum(lengths)[:-1])]
+    if digests[: prompts.num_rows] != prompts["sha256"].to_pylist():
         problems.append("sha256 should be that of token_ids")
     elif prompts_sha256(prompts) != plan.prompts.sha256:
         problems.append(f"digest {prompts_sha256(prompts)[:8]}, not {plan.prompts.sha256[:8]}")

@@ -97,7 +97,7 @@ def _model(plan: Plan) -> str:
     """The last part of the model's id, the type of a GGUF file's weights in capitals."""
     name = _last(plan.model.id.partition(", ")[0])
     name = re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
-    return _WEIGHTS.sub(lambda found: " " + found[1].replace("-", "_").upper(), name)
+    return _WEIGHTS.sub(lambda match: " " + match[1].replace("-", "_").upper(), name)
 
 
 def _details(plan: Plan) -> Iterator[str]:

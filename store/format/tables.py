@@ -188,18 +188,18 @@ def check_table(path: Path, *, rows: int | None = None) -> None:
 def table_of(
     data: pa.Buffer, schema: pa.Schema, *, rows: int | None = None, extra: int | None = 0
 ) -> pa.Table:
-    """The same from bytes in memory; ValueError or ArrowException for what is no such table.
+    """`read_table` from bytes in memory; ValueError or ArrowException for other bytes.
 
     Unpacks the known columns alone, and checks that offsets of strings and lists stay inside.
     """
     most = None if rows is None or extra is None else _most(rows, extra)
     check_declared(memoryview(data), rows=rows, most=most)
     with pa.ipc.open_file(pa.BufferReader(data)) as reader:
-        found = reader.schema
-    wrong = [field.name for field in schema if not _fits(found, field)]
+        stored = reader.schema
+    wrong = [field.name for field in schema if not _fits(stored, field)]
     if wrong:
         raise ValueError(f"columns missing or not as declared: {', '.join(wrong)}")
-    known = [i for i, name in enumerate(found.names) if name in schema.names]
+    known = [i for i, name in enumerate(stored.names) if name in schema.names]
     options = pa.ipc.IpcReadOptions(included_fields=known)
     with pa.ipc.open_file(pa.BufferReader(data), options=options) as reader:
         table = reader.read_all()
@@ -218,11 +218,11 @@ def _no_table(path: Path, error: Exception) -> FormatError:
     )
 
 
-def _fits(found: pa.Schema, field: pa.Field) -> bool:
-    times = found.names.count(field.name)
+def _fits(stored: pa.Schema, field: pa.Field) -> bool:
+    times = stored.names.count(field.name)
     if times == 0:
         return field.name in OPTIONAL_COLUMNS
-    return times == 1 and bool(found.field(field.name).equals(field))
+    return times == 1 and bool(stored.field(field.name).equals(field))
 
 
 def _most(rows: int, extra: int) -> int:
