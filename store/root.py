@@ -132,19 +132,19 @@ def _not_a_store(root: Objects) -> str:
     store = enclosing_store(place)
     nearest = nearest_directory(place)
     if store is not None:
-        found, todo = f"it is inside the store {store}", f"Give {store}."
+        state, todo = f"it is inside the store {store}", f"Give {store}."
     elif isinstance(nearest, Path) and not nearest.is_dir():
-        found, todo = f"{nearest} is not a directory", "Give a store, or a new directory."
+        state, todo = f"{nearest} is not a directory", "Give a store, or a new directory."
     elif any(not entry.name.startswith(".") for entry in root.entries()):
-        found = f"it holds other files, and no {ROOT_KEY}"
+        state = f"it holds other files, and no {ROOT_KEY}"
         todo = (
             _rewrite(root)
             or f"Give a store, or a new directory: {shlex.quote(str(place / 'lpp'))}, for example."
         )
     else:
-        found = "an empty directory" if root.exists("") else "no such directory"
+        state = "an empty directory" if root.exists("") else "no such directory"
         todo = f"`lpp-capture run --model ... --store {shlex.quote(str(place))}` makes one."
-    return f"{place} is not an lpp store: {found}. {todo}"
+    return f"{place} is not an lpp store: {state}. {todo}"
 
 
 def enclosing_store(place: Place) -> Path | None:

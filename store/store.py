@@ -54,15 +54,15 @@ class Store:
         shards. known: ids of the committed runs; those of `runs` by default.
         """
         known = self.runs if known is None else known
-        found = []
+        lost = []
         for entry in self.objects.entries(RUNS_KEY):
             if entry.name.startswith(".") or entry.name in known:
                 continue
             shards = self.objects.below(f"{RUNS_KEY}/{entry.name}/{SHARDS_KEY}")
             with suppress(LppError):  # a link, a pipe: nobody's run
                 if any(shards.exists(f"{shard.name}/{COMMIT_KEY}") for shard in shards.entries()):
-                    found.append(Run(self.path / RUNS_KEY / entry.name))
-        return found
+                    lost.append(Run(self.path / RUNS_KEY / entry.name))
+        return lost
 
     @property
     def plans(self) -> dict[str, Plan | None]:

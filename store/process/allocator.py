@@ -49,8 +49,8 @@ def keep_blocks() -> bool:
     return _fix_thresholds(LARGEST_BLOCK_BYTES, KEPT_WHILE_ENCODING)
 
 
-def _fix_thresholds(own_mapping: int, kept: int) -> bool:
+def _fix_thresholds(mapped_bytes: int, kept_bytes: int) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(M_MMAP_THRESHOLD, own_mapping) and mallopt(M_TRIM_THRESHOLD, kept))
+    return bool(mallopt(M_MMAP_THRESHOLD, mapped_bytes) and mallopt(M_TRIM_THRESHOLD, kept_bytes))

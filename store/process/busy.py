@@ -27,8 +27,8 @@ class OtherProcesses:
         now = _seconds()
         if now is None or self._start is None:
             return None
-        passed, busy, own = (b - a for a, b in zip(self._start, now, strict=True))
-        return max(0.0, (busy - own) / passed) if passed >= _SHORTEST else None
+        passed, busy, own_work = (b - a for a, b in zip(self._start, now, strict=True))
+        return max(0.0, (busy - own_work) / passed) if passed >= _SHORTEST else None
 
 
 def _seconds() -> tuple[float, float, float] | None:

@@ -90,7 +90,7 @@ def _look_for(address: str) -> None:
 
 
 def _start(ray: Any, address: str) -> None:
-    own = {"include_dashboard": False} if address == LOCAL else {}
+    options = {"include_dashboard": False} if address == LOCAL else {}
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
@@ -98,7 +98,7 @@ def _start(ray: Any, address: str) -> None:
             log_to_driver=debugging(),
             logging_level="INFO" if debugging() else "ERROR",
             runtime_env={"env_vars": dict.fromkeys(THREADS, "1")},
-            **own,
+            **options,
         )
     finally:
         if threading.current_thread() is threading.main_thread():

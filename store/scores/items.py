@@ -71,8 +71,8 @@ def corpora_first(runs: Iterable[T], evaluates: Callable[[T], bool]) -> list[T]:
     >>> corpora_first(["evaluation", "corpus"], lambda run: run == "evaluation")
     ['corpus']
     """
-    every = list(runs)
-    return [run for run in every if not evaluates(run)] or every
+    all_runs = list(runs)
+    return [run for run in all_runs if not evaluates(run)] or all_runs
 
 
 def answered_correctly(
@@ -112,10 +112,10 @@ def logged_documents(
     """
     documents: dict[int, dict[str, Any]] = {}
     declared = None
-    for found in score_sets(root):
-        if found.record.source != source:
+    for score_set in score_sets(root):
+        if score_set.record.source != source:
             continue
-        files = {PurePosixPath(name): data for name, data in found.original().items()}
+        files = {PurePosixPath(name): data for name, data in score_set.original().items()}
         folders = {
             name.parent
             for name, data in files.items()
@@ -133,7 +133,7 @@ def logged_documents(
             except (KeyError, TypeError, ValueError, RecursionError) as error:
                 why = f"{type(error).__name__}: {error}"
                 raise FormatError(
-                    f"{found.path}: {name} is no file of lm-eval ({why}).",
+                    f"{score_set.path}: {name} is no file of lm-eval ({why}).",
                     kind=ErrorKind.CORRUPT,
                 ) from None
     return documents, declared
@@ -146,10 +146,10 @@ def declared_cluster(result: bytes, task: str) -> str | None:
     >>> declared_cluster(b'{"configs": {"t": {"metadata": {"lpp": {"cluster": "scene"}}}}}', "t")
     'scene'
     """
-    told: Any = json.loads(result)
+    value: Any = json.loads(result)
     for name in ("configs", task, "metadata", "lpp", "cluster"):
-        told = told.get(name) if isinstance(told, dict) else None
-    return told if isinstance(told, str) else None
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def _is_of(table: pa.Table, model: str, task: str) -> bool:
@@ -209,22 +209,23 @@ def read_items(root: Url) -> pa.Table:
 
 def _read(root: Url) -> pa.Table:
     tables = [ITEMS_SCHEMA.empty_table()]
-    for found in score_sets(root):
+    for score_set in score_sets(root):
         before = len(tables)
-        for name, data in found.original().items():
+        for name, data in score_set.original().items():
             if PurePosixPath(name).name != ITEMS_FILE:
                 continue
             try:
                 table = table_of_items(data)
             except (pa.ArrowException, ValueError) as error:
                 raise FormatError(
-                    f"{found.path}: {name} is no table of items ({error}).", kind=ErrorKind.CORRUPT
+                    f"{score_set.path}: {name} is no table of items ({error}).",
+                    kind=ErrorKind.CORRUPT,
                 ) from None
             tables.append(table)
         if problem := _problem(pa.concat_tables([tables[0], *tables[before:]])):
             raise FormatError(
-                f"{found.path}: no items of an evaluation ({problem}). Remove that directory, then "
-                "evaluate again, or add the scores again.",
+                f"{score_set.path}: no items of an evaluation ({problem}). Remove that directory, "
+                "then evaluate again, or add the scores again.",
                 kind=ErrorKind.CORRUPT,
             )
     return pa.concat_tables(tables)

@@ -140,8 +140,8 @@ def score_sets(root: Url, *, superseded: bool = False) -> list[ScoreSet]:
     for _ in range(READINGS):
         with contextlib.suppress(FileNotFoundError):  # replaced: the list may lack its successor
             listed = directories_in(objects_at(root), BENCHMARKS_KEY)
-            found = [_open(d) for d in listed if d.exists(COMMIT_KEY)]
-            return found if superseded else _in_force(found)
+            sets = [_open(d) for d in listed if d.exists(COMMIT_KEY)]
+            return sets if superseded else _in_force(sets)
     raise _busy(root)
 
 
@@ -167,8 +167,8 @@ def verify_scores(root: Url) -> list[Problem]:
 
     Never raises for what lies in the store; places are relative to `root`.
     """
-    found = verify_each(objects_at(root), BENCHMARKS_KEY, ScoresRecord)
-    return [problem for _, problems in found for problem in problems]
+    verified = verify_each(objects_at(root), BENCHMARKS_KEY, ScoresRecord)
+    return [problem for _, problems in verified for problem in problems]
 
 
 def read_scores(root: Url) -> pa.Table:
@@ -191,11 +191,11 @@ def read_scores(root: Url) -> pa.Table:
 
 def _together(sets: Sequence[ScoreSet]) -> pa.Table:
     by_source: dict[str, Place] = {}
-    for found in sets:
-        other = by_source.setdefault(found.record.source, found.path)
-        if other != found.path:
+    for score_set in sets:
+        other = by_source.setdefault(score_set.record.source, score_set.path)
+        if other != score_set.path:
             raise ConflictError(
-                f"{other} and {found.path} both hold the source {found.record.source!r}. "
+                f"{other} and {score_set.path} both hold the source {score_set.record.source!r}. "
                 "Remove one of the two directories.",
                 kind=ErrorKind.IN_USE,
             )
@@ -298,7 +298,7 @@ def _in_force(sets: list[ScoreSet]) -> list[ScoreSet]:
 
 def _remove(sets: Iterable[ScoreSet]) -> None:
     """Remove sources, the record of each first: without it nothing counts."""
-    for found in sets:
-        found.directory.delete([COMMIT_KEY])
+    for score_set in sets:
+        score_set.directory.delete([COMMIT_KEY])
         with contextlib.suppress(*QUIETLY):
-            found.directory.delete_below("")
+            score_set.directory.delete_below("")

@@ -30,5 +30,5 @@ def made(settings: type[S], given: Mapping[str, Any]) -> S:
 
 def near(name: str, known: Iterable[str]) -> str:
     """A question after the known name that is closest to `name`; empty if none is close."""
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {found[0]}?" if found else ""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {matches[0]}?" if matches else ""

@@ -16,7 +16,7 @@ from typing import Any, Final, get_args, get_type_hints
 
 from lpp.store.settings.values import Values, values_of
 
-_SAID: Final = "setting"
+_SETTING_KEY: Final = "setting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ def setting(default: Any, text: str, **more: Any) -> Any:
     """A field of a dataclass. text: the help; more: of `Setting`. A default that can change is made
     anew for each instance.
     """
-    metadata = {_SAID: Setting(help=text, **more)}
+    metadata = {_SETTING_KEY: Setting(help=text, **more)}
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -72,30 +72,30 @@ def declared(settings: type) -> Mapping[str, Declared]:
 
 @functools.cache
 def _declared(settings: Any) -> Mapping[str, Declared]:
-    found = {}
+    by_name = {}
     hints = get_type_hints(settings)
-    for one in fields(settings):
-        said: Setting | None = one.metadata.get(_SAID)
-        if said is not None:
-            name = said.name or one.name.replace("_", "-")
-            factory = one.default_factory
-            found[name] = Declared(
-                keyword=one.name,
+    for entry in fields(settings):
+        setting: Setting | None = entry.metadata.get(_SETTING_KEY)
+        if setting is not None:
+            name = setting.name or entry.name.replace("_", "-")
+            factory = entry.default_factory
+            by_name[name] = Declared(
+                keyword=entry.name,
                 name=name,
-                setting=said,
+                setting=setting,
                 values=values_of(
-                    _present(hints[one.name]),
-                    bounds=(said.least, said.most),
-                    repeated=said.repeated,
-                    word=said.word,
-                    metavar=said.metavar,
+                    _present(hints[entry.name]),
+                    bounds=(setting.least, setting.most),
+                    repeated=setting.repeated,
+                    word=setting.word,
+                    metavar=setting.metavar,
                 ),
-                default=one.default if factory is MISSING else factory(),
+                default=entry.default if factory is MISSING else factory(),
             )
-    return MappingProxyType(found)
+    return MappingProxyType(by_name)
 
 
 def _present(hint: Any) -> Any:
     """The type without None."""
-    some = [one for one in get_args(hint) if one is not NoneType]
-    return some[0] if NoneType in get_args(hint) and len(some) == 1 else hint
+    others = [arg for arg in get_args(hint) if arg is not NoneType]
+    return others[0] if NoneType in get_args(hint) and len(others) == 1 else hint

@@ -107,15 +107,15 @@ class Names:
 
     def fits(self, value: object) -> bool:
         if isinstance(value, list | tuple):
-            return all(isinstance(one, str) for one in value)
+            return all(isinstance(item, str) for item in value)
         return isinstance(value, str)
 
     def made(self, value: Any) -> tuple[str, ...]:
         text = value if isinstance(value, str) else ",".join(value)
-        found = tuple(part.strip() for part in text.split(",") if part.strip())
-        if isinstance(value, str) and not found:
+        names = tuple(part.strip() for part in text.split(",") if part.strip())
+        if isinstance(value, str) and not names:
             raise ValueError(f"{value!r} names nothing")
-        return found
+        return names
 
     def texts(self, value: Any) -> Sequence[str]:
         return [value if isinstance(value, str) else ",".join(value)]
@@ -134,7 +134,7 @@ class Numbers:
 
     def fits(self, value: object) -> bool:
         if isinstance(value, list | tuple):
-            return all(type(one) is int or (self.word and one == self.word) for one in value)
+            return all(type(item) is int or (self.word and item == self.word) for item in value)
         return isinstance(value, str)
 
     def made(self, value: Any) -> tuple[int | str, ...]:
@@ -160,7 +160,7 @@ class Texts:
         return "a list of strings"
 
     def fits(self, value: object) -> bool:
-        return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
     def made(self, value: Any) -> tuple[str, ...]:
         return tuple(Text(self.choices).made(text) for text in value)
@@ -190,20 +190,20 @@ class Assignments:
         return Names().fits(value)
 
     def made(self, value: Any) -> dict[str, Any]:
-        found = {}
+        values = {}
         for text in self.texts(value):
             name, equals, written = (text.rpartition if self.texts_alone else text.partition)("=")
             fits = name and written if self.texts_alone else name.isidentifier()
             if not equals or not fits:
                 raise ValueError(f"{text!r} is not {self.metavar}")
             if self.texts_alone:
-                found[name] = written
+                values[name] = written
                 continue
             try:
-                found[name] = json.loads(written)
+                values[name] = json.loads(written)
             except ValueError:
-                found[name] = written
-        return found
+                values[name] = written
+        return values
 
     def texts(self, value: Any) -> Sequence[str]:
         if isinstance(value, Mapping):

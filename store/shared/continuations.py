@@ -52,8 +52,8 @@ def settled_seed(root: Objects, source: ContinuationSource, drawn: int) -> int:
 
 def kept_seed(root: Objects, source: ContinuationSource) -> int | None:
     """The seed that was drawn for `source` earlier; None if none was."""
-    found = _open(root, seed_name(source))
-    return None if found is None else found.record.source.continuation.seed
+    shared = _open(root, seed_name(source))
+    return None if shared is None else shared.record.source.continuation.seed
 
 
 def removed_meanwhile(root: Objects) -> ConflictError:
@@ -87,30 +87,30 @@ def read_block(root: Objects, source: ContinuationSource, first: int, rows: int)
 
     Raises FormatError, with the next command, for altered bytes.
     """
-    found = _open(root, block_name(source, first))
-    if found is None or found.record.rows != rows:
+    shared = _open(root, block_name(source, first))
+    if shared is None or shared.record.rows != rows:
         return None
-    return _table(found)
+    return _table(shared)
 
 
 def _open(root: Objects, name: str) -> SharedDirectory[ContinuationRecord] | None:
-    found = open_shared(root, CONTINUATIONS_KEY, name, ContinuationRecord)
-    if found is not None and name not in (
-        block_name(found.record.source, found.record.first),
-        seed_name(found.record.source),
+    shared = open_shared(root, CONTINUATIONS_KEY, name, ContinuationRecord)
+    if shared is not None and name not in (
+        block_name(shared.record.source, shared.record.first),
+        seed_name(shared.record.source),
     ):
         raise ConflictError(
-            f"{found.path} holds what was written for something else. Remove it, then repeat the "
+            f"{shared.path} holds what was written for something else. Remove it, then repeat the "
             "same command.",
             kind=ErrorKind.PLAN_DIFFERS,
         )
-    return found
+    return shared
 
 
-def _table(found: SharedDirectory[ContinuationRecord]) -> pa.Table:
-    record = found.record
+def _table(shared: SharedDirectory[ContinuationRecord]) -> pa.Table:
+    record = shared.record
     most = 8 * record.rows * record.source.continuation.tokens
-    return found.table(WRITTEN_KEY, WRITTEN_SCHEMA, rows=record.rows, extra=most)
+    return shared.table(WRITTEN_KEY, WRITTEN_SCHEMA, rows=record.rows, extra=most)
 
 
 def continuation_problems(found: SharedDirectory[ContinuationRecord]) -> Iterator[str]:

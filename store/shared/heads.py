@@ -49,10 +49,10 @@ def head_directories(root: Objects, plan: Plan) -> tuple[str, ...]:
     name = head_name(plan)
     if not holds_shared(root, HEADS_KEY, name, HeadRecord):
         return ()
-    found = open_shared(root, HEADS_KEY, name, HeadRecord)
-    if found is None or any(head_problems(found)):
+    head = open_shared(root, HEADS_KEY, name, HeadRecord)
+    if head is None or any(head_problems(head)):
         return ()
-    return f"{HEADS_KEY}/{name}", f"{MATRICES_KEY}/{found.record.matrix}"
+    return f"{HEADS_KEY}/{name}", f"{MATRICES_KEY}/{head.record.matrix}"
 
 
 def commit_head(root: Objects, plan: Plan, content: HeadContent) -> str:
@@ -86,19 +86,19 @@ def open_head(root: Objects, plan: Plan) -> Head | None:
 
     Raises FormatError for altered bytes, with the next command, and if a newer release wrote it.
     """
-    found = open_shared(root, HEADS_KEY, head_name(plan), HeadRecord)
-    if found is None:
+    head = open_shared(root, HEADS_KEY, head_name(plan), HeadRecord)
+    if head is None:
         return None
-    problems = _record_problems(found)
-    matrix = None if problems else open_matrix(root, found.record.matrix)
+    problems = _record_problems(head)
+    matrix = None if problems else open_matrix(root, head.record.matrix)
     if matrix is None and not problems:
         return None
-    if problems := problems or list(head_problems(found)):
+    if problems := problems or list(head_problems(head)):
         raise FormatError(
-            f"{found.path}: {'; '.join(problems)}. {found.remedy}", kind=ErrorKind.CORRUPT
+            f"{head.path}: {'; '.join(problems)}. {head.remedy}", kind=ErrorKind.CORRUPT
         )
     assert matrix is not None
-    record = found.record
+    record = head.record
     steps = Steps(
         divisor=_number(record.divisor),
         scale=_number(record.scale),
@@ -107,8 +107,8 @@ def open_head(root: Objects, plan: Plan) -> Head | None:
     try:
         content = HeadContent(matrix=read_matrix(matrix), steps=steps)
     except FormatError as error:
-        raise FormatError(f"{error} {found.remedy}", kind=error.kind) from None
-    return Head(content, name=found.path.name)
+        raise FormatError(f"{error} {head.remedy}", kind=error.kind) from None
+    return Head(content, name=head.path.name)
 
 
 def head_problems(found: SharedDirectory[Any]) -> Iterator[str]:
@@ -130,11 +130,11 @@ def head_problems(found: SharedDirectory[Any]) -> Iterator[str]:
         yield f"its matrix {MATRICES_KEY}/{record.matrix} has another dtype or shape"
 
 
-def _record_problems(found: SharedDirectory[HeadRecord]) -> list[str]:
+def _record_problems(head: SharedDirectory[HeadRecord]) -> list[str]:
     """Why a record does not belong to the head of its name."""
-    record = found.record
+    record = head.record
     problems = []
-    if _name(record.model) != found.path.name:
+    if _name(record.model) != head.path.name:
         problems.append(f"it is the head of another model, {_name(record.model)}")
     if not _MATRIX.fullmatch(record.matrix):
         problems.append(f"{record.matrix[:40]!r} is no name of a matrix")

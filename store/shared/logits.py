@@ -60,10 +60,10 @@ class Steps:
         The names are those of functions of NumPy and, with _ behind them, of methods of torch.
         """
         steps = (("divide", self.divisor), ("multiply", self.scale), ("divide", self.softcap))
-        found = [(name, (number,)) for name, number in steps if number is not None]
+        scaling = [(name, (number,)) for name, number in steps if number is not None]
         if self.softcap is None:
-            return [*found]
-        return [*found, ("tanh", ()), ("multiply", (self.softcap,))]
+            return [*scaling]
+        return [*scaling, ("tanh", ()), ("multiply", (self.softcap,))]
 
     def take(self, logits: Any) -> None:
         """Apply the steps to a torch tensor, in place."""

@@ -57,14 +57,14 @@ def compare_logits(head: Head, rows: npt.NDArray[np.float32], stored: Stored) ->
     difference = np.empty((3, len(rows)))
     allowed = np.empty((3, len(rows)))
     for tile, logits in head.tiles(rows):
-        told = Stored(*(column[tile] for column in stored))
+        of_tile = Stored(*(column[tile] for column in stored))
         entropy, log_z = (values.astype(np.float64) for values in entropy_and_log_z(logits))
         bound = head.error_bound(logits)
-        likeliest = np.clip(told.top1_id, 0, head.vocabulary - 1)  # any number may be stored
+        likeliest = np.clip(of_tile.top1_id, 0, head.vocabulary - 1)  # any number may be stored
         of_likeliest = logits[np.arange(len(logits)), likeliest]
         difference[:, tile] = (
-            np.abs(entropy - told.entropy),
-            np.abs(log_z - told.log_z),
+            np.abs(entropy - of_tile.entropy),
+            np.abs(log_z - of_tile.log_z),
             logits.max(axis=1) - of_likeliest,
         )
         allowed[:, tile] = (bound * entropy_factor(head.vocabulary), bound, 2 * bound)
@@ -80,13 +80,13 @@ def compare_logits(head: Head, rows: npt.NDArray[np.float32], stored: Stored) ->
 def _problem(difference: npt.NDArray[np.float64], allowed: npt.NDArray[np.float64]) -> str:
     """Why the logits do not fit the columns; both arrays are (3, n)."""
     what = ("entropy", "log_z", "the logit of the most likely token")
-    for name, found, most in zip(what, difference, allowed, strict=True):
-        median, worst = float(np.median(found)), int(np.argmax(found - most))
+    for name, gaps, most in zip(what, difference, allowed, strict=True):
+        median, worst = float(np.median(gaps)), int(np.argmax(gaps - most))
         if median > TOLERANCE:
             return f"{name} from final differs by {median:.1e} in the median"
-        if found[worst] > most[worst]:
+        if gaps[worst] > most[worst]:
             return (
-                f"{name} from final differs by {found[worst]:.1e} at a token, {most[worst]:.1e} "
+                f"{name} from final differs by {gaps[worst]:.1e} at a token, {most[worst]:.1e} "
                 "is allowed"
             )
     return ""

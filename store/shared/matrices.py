@@ -130,21 +130,21 @@ def matrix_problems(found: SharedDirectory[Any]) -> Iterator[str]:
         yield "its values are not those of its content"
 
 
-def _names(found: SharedDirectory[MatrixRecord]) -> list[str]:
+def _names(shared: SharedDirectory[MatrixRecord]) -> list[str]:
     """Names of the arrays that exist; without `weight`, reading raises an error."""
-    has_bias = f"{MATRIX_KEY}/bias/{METADATA_KEY}" in found.record.objects
+    has_bias = f"{MATRIX_KEY}/bias/{METADATA_KEY}" in shared.record.objects
     return ["weight", *(["bias"] if has_bias else [])]
 
 
-def _spec(found: SharedDirectory[MatrixRecord], name: str) -> ArraySpec:
-    record = found.record
+def _spec(shared: SharedDirectory[MatrixRecord], name: str) -> ArraySpec:
+    record = shared.record
     return array_spec(name, record.dtype, record.rows, record.width)
 
 
-def _blocks(found: SharedDirectory[MatrixRecord], name: str) -> Iterator[npt.NDArray[Any]]:
-    spec = _spec(found, name)
+def _blocks(shared: SharedDirectory[MatrixRecord], name: str) -> Iterator[npt.NDArray[Any]]:
+    spec = _spec(shared, name)
     step = max(1, HASHED_BYTES // spec.row_bytes)
-    with found.array(MATRIX_KEY, spec) as array:
+    with shared.array(MATRIX_KEY, spec) as array:
         array.check()
         for start in range(0, spec.rows, step):
             yield array.rows(start, min(start + step, spec.rows))

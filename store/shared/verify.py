@@ -80,8 +80,8 @@ def remove_damaged(root: Url, *, dry_run: bool = False) -> list[Problem]:
 
 
 def _damaged(root: Objects, kind: SharedKind) -> Iterator[tuple[Objects, list[Problem]]]:
-    for directory, found in verify_each(root, kind.folder, kind.record):
-        problems = found
+    for directory, record_problems in verify_each(root, kind.folder, kind.record):
+        problems = record_problems
         if not problems:  # the content is only checked if the bytes are as committed
             shared = SharedDirectory(directory, open_checked(directory, kind.record).record)
             where = f"{kind.folder}/{directory.place.name}"

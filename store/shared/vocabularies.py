@@ -89,15 +89,15 @@ def read_vocabulary(root: Url, tokenizer: str) -> pa.Table | None:
     bytes, UNSUPPORTED_VERSION if a newer release wrote it.
     """
     name = vocabulary_name(tokenizer)
-    found = open_shared(objects_at(root), VOCABULARIES_KEY, name, VocabularyRecord)
-    if found is None:
+    shared = open_shared(objects_at(root), VOCABULARIES_KEY, name, VocabularyRecord)
+    if shared is None:
         return None
-    table = _table(found)
+    table = _table(shared)
     problem = _ids_problem(table)
-    if found.record.tokenizer != tokenizer:
-        problem = f"of the tokenizer {found.record.tokenizer}, not {tokenizer}"
+    if shared.record.tokenizer != tokenizer:
+        problem = f"of the tokenizer {shared.record.tokenizer}, not {tokenizer}"
     if problem:
-        raise FormatError(f"{found.path}: {problem}. {found.remedy}", kind=ErrorKind.CORRUPT)
+        raise FormatError(f"{shared.path}: {problem}. {shared.remedy}", kind=ErrorKind.CORRUPT)
     return table
 
 
@@ -116,8 +116,8 @@ def vocabulary_problems(found: SharedDirectory[VocabularyRecord]) -> Iterator[st
         yield "its name is not that of its tokenizer"
 
 
-def _table(found: SharedDirectory[VocabularyRecord]) -> pa.Table:
-    return found.table(VOCABULARY_KEY, VOCABULARY_SCHEMA, rows=found.record.rows)
+def _table(shared: SharedDirectory[VocabularyRecord]) -> pa.Table:
+    return shared.table(VOCABULARY_KEY, VOCABULARY_SCHEMA, rows=shared.record.rows)
 
 
 def _ids_problem(table: pa.Table) -> str:

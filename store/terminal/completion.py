@@ -57,13 +57,13 @@ def complete_names(names: Callable[[], Iterable[str]]) -> Complete:
     return complete
 
 
-def _of_store(context: click.Context, incomplete: str, found: Found) -> list[CompletionItem]:
+def _of_store(context: click.Context, incomplete: str, describe: Found) -> list[CompletionItem]:
     from lpp.store import open_store
 
     # click parses no argument of a line that ends in an option without its value
     given = context.params.get("store") or next(iter(context.args), None)
     with suppress(LppError, OSError):
-        return [] if given is None else _fitting(found(open_store(given)), incomplete)
+        return [] if given is None else _fitting(describe(open_store(given)), incomplete)
     return []
 
 

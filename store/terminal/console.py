@@ -62,9 +62,9 @@ def _check_once(ctx: click.Context, given: list[click.Parameter]) -> None:
     """Refuse a second list: of one value the last counts, as everywhere; of two lists, users expect
     both.
     """
-    for one in given:
-        if isinstance(one, click.Option) and (one.metavar or "").endswith((",...", "NAMES")):
-            name, times = one.opts[0], given.count(one)
+    for param in given:
+        if isinstance(param, click.Option) and (param.metavar or "").endswith((",...", "NAMES")):
+            name, times = param.opts[0], given.count(param)
             if times > 1:
                 raise click.UsageError(
                     f"{name} is given {times} times, and only the last list would count. Give it "

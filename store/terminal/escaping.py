@@ -50,7 +50,7 @@ def escape(text: str, keep: str = "\n\t") -> str:
     >>> escape("a\x1b[31m\u202eb\n"), escape("a\nb", keep="")
     ('a\\x1b[31m\\u202eb\n', 'a\\x0ab')
     """
-    return _STEERING.sub(lambda found: found[0] if found[0] in keep else _shown(found[0]), text)
+    return _STEERING.sub(lambda match: match[0] if match[0] in keep else _shown(match[0]), text)
 
 
 def _shown(character: str) -> str:

@@ -17,8 +17,8 @@ _COMPLETE: Final = {"runs": complete_runs, "sites": complete_sites}
 def options_of(settings: type) -> Mapping[str, click.Option]:
     """An option for each setting of a dataclass, by name; its value is that of the field."""
     return {
-        name: click.Option(_names(one), **_how(one, _COMPLETE))
-        for name, one in declared(settings).items()
+        name: click.Option(_names(spec), **_how(spec, _COMPLETE))
+        for name, spec in declared(settings).items()
     }
 
 
@@ -29,8 +29,8 @@ def with_options(settings: type, **complete: Complete) -> Callable[[Any], Any]:
     """
 
     def declare(command: Any) -> Any:
-        for one in reversed([*declared(settings).values()]):
-            option = click.option(*_names(one), **_how(one, {**_COMPLETE, **complete}))
+        for spec in reversed([*declared(settings).values()]):
+            option = click.option(*_names(spec), **_how(spec, {**_COMPLETE, **complete}))
             command = option(command)
         return command
 
@@ -39,22 +39,22 @@ def with_options(settings: type, **complete: Complete) -> Callable[[Any], Any]:
 
 def taken(settings: type[S], options: Mapping[str, Any]) -> S:
     """The settings of a command's keyword arguments, which may hold others."""
-    return settings(**{one.keyword: options[one.keyword] for one in declared(settings).values()})
+    return settings(**{spec.keyword: options[spec.keyword] for spec in declared(settings).values()})
 
 
-def _names(one: Declared) -> list[str]:
-    names = [f"--{name}" for name in (one.name, one.setting.also) if name]
-    return [*names, one.keyword]
+def _names(spec: Declared) -> list[str]:
+    names = [f"--{name}" for name in (spec.name, spec.setting.also) if name]
+    return [*names, spec.keyword]
 
 
-def _how(one: Declared, complete: Mapping[str, Complete]) -> dict[str, Any]:
+def _how(spec: Declared, complete: Mapping[str, Complete]) -> dict[str, Any]:
     """The attributes of an option."""
-    how: dict[str, Any] = {"help": one.setting.help, "metavar": one.setting.metavar}
-    if one.setting.completes:
-        how["shell_complete"] = complete[one.setting.completes]
-    default = one.default
-    shown = default is not None and "Default:" not in one.setting.help
-    match one.values:
+    how: dict[str, Any] = {"help": spec.setting.help, "metavar": spec.setting.metavar}
+    if spec.setting.completes:
+        how["shell_complete"] = complete[spec.setting.completes]
+    default = spec.default
+    shown = default is not None and "Default:" not in spec.setting.help
+    match spec.values:
         case Flag():
             how |= {"is_flag": True, "default": bool(default)}
             shown = False
@@ -67,16 +67,16 @@ def _how(one: Declared, complete: Mapping[str, Complete]) -> dict[str, Any]:
         case Text(choices=choices) if choices:
             how |= {"type": click.Choice(choices)}
         case Names() | Numbers():
-            how |= {"callback": callback_of(one.values, one.default)}
-            default = one.values.texts(default)[0] if default else None
+            how |= {"callback": callback_of(spec.values, spec.default)}
+            default = spec.values.texts(default)[0] if default else None
             shown &= bool(default)
         case Texts(choices=choices):
             how |= {"multiple": True} | ({"type": click.Choice(choices)} if choices else {})
             default, shown = None, False
         case Assignments():
-            how |= {"callback": callback_of(one.values, one.default), "multiple": True}
+            how |= {"callback": callback_of(spec.values, spec.default), "multiple": True}
             default, shown = None, False
-    if not isinstance(one.values, Flag):
+    if not isinstance(spec.values, Flag):
         how |= {"default": default, "show_default": shown}
     return how
 
