@@ -18,7 +18,7 @@ LOST: Final = (
     f"its record, {COMMIT_KEY}, is lost; the command that captured it writes the record again and "
     "keeps its shards"
 )
-"""Of a run in `Store.lost`: what is wrong with it, and the next command."""
+"""For a run in `Store.lost`: what is wrong with it, and the next command."""
 
 
 class Store:

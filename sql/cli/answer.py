@@ -21,7 +21,7 @@ EXAMPLE: Final = 'lpp-sql ./lpp "SELECT run, entropy_floor FROM profiles"'
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Which store is queried, where the result goes and in what format, and how long it may
+    """The store that is queried, where the result goes and in what format, and how long it may
     take.
     """
 

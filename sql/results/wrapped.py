@@ -41,7 +41,7 @@ class ResultTexts(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Which columns stand where, by their place in a `ResultTexts`."""
+    """Where columns are shown, by their index in a `ResultTexts`."""
 
     constant: Sequence[int]
     """Above the table: equal in every row."""
@@ -49,7 +49,7 @@ class _Layout(NamedTuple):
     """Above the rows that share them."""
     inside: Sequence[int]
     widths: Sequence[int]
-    """Of the columns inside."""
+    """Widths of the columns `inside`."""
 
 
 def wrapped_table(result: ResultTexts, width: int) -> Iterator[str] | None:

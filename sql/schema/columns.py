@@ -87,7 +87,7 @@ class Table:
     more: str = ""
     """What each further column holds (its type is one of `MORE_TYPES`); empty: none may follow."""
     merging: Merging | None = None
-    """Of a table of results, whose old rows stay as long as their runs and items are unchanged."""
+    """For a table of results: old rows stay as long as their runs and items are unchanged."""
 
     @property
     def numbers(self) -> Mapping[str, Mapping[ColumnPart, str]]:

@@ -163,11 +163,11 @@ class HeadRecord:
 
     format: int = 1
     model: HeadModel
-    """Which runs it belongs to; its hash is the name of the directory."""
+    """Identifies the runs of this head; its hash is the name of the directory."""
     matrix: str
     """Name of the directory of the matrix that it multiplies by."""
     dtype: StoredDtype
-    """Of the matrix, and of the logits after each step."""
+    """Dtype of the matrix, and of the logits after each step."""
     rows: int
     """V, columns of the logits."""
     width: int

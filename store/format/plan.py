@@ -61,7 +61,7 @@ class SiteSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Which training a model is a checkpoint of, and at which step of it."""
+    """The training that a model is a checkpoint of, and the step."""
 
     name: str
     step: int
@@ -135,9 +135,9 @@ class ContinuationInfo:
     tokens: int
     """N: the most tokens that were written after a text."""
     temperature: str | None
-    """Of the draws, as the shortest decimal; None: the most likely token each time."""
+    """Temperature of the draws, as the shortest decimal; None: always the most likely token."""
     seed: int | None
-    """Of the draws; None where nothing was drawn."""
+    """Seed of the draws; None if nothing was drawn."""
     end_ids: tuple[int, ...]
     """Tokens after which nothing more was written, ascending."""
 

@@ -44,10 +44,10 @@ PROMPT_COLUMNS: Final = (
 """Every optional column but the fields of the corpus, in the order in which they are written."""
 
 CONTINUATION_COLUMNS: Final = ("n_given", "written_logprob")
-"""Those of a run with a continuation; in every such run, in no other, and without nulls."""
+"""Columns of every run with a continuation, and of no other run; without nulls."""
 
 BRANCH_COLUMNS: Final = ("branch_of", "branch_at")
-"""Those of a run whose prompts share beginnings; in every such run, in no other. Both are null for
+"""Columns of every run whose prompts share beginnings, and of no other run. Both are null for
 a prompt that is no branch."""
 
 _TYPES: Final = {column.name: column.types for column in PROMPT_COLUMNS}

@@ -100,7 +100,7 @@ class QuarantineSummary:
     prompts: int = 0
     """Set aside at capture."""
     committed: int = 0
-    """Of so many prompts."""
+    """Prompts that are committed."""
     not_finite: int = 0
     first_site: str | None = None
     """Where what is not finite begins in depth, over all prompts."""
@@ -130,7 +130,7 @@ class QuarantineSummary:
 
 
 NOTHING: Final = QuarantineSummary()
-"""Of a run that has set nothing aside."""
+"""The summary of a run that has set nothing aside."""
 
 
 def summarise(

@@ -30,7 +30,7 @@ def prompts_sha256(prompts: pa.Table) -> str:
 
 
 def branches_of(prompts: pa.Table) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Of each prompt, (count,): the prompt that it branches off, -1 for none; and how many of that
+    """For each prompt, (count,): the prompt that it branches off, -1 for none; and how many of that
     one's tokens come before it, 0 for none. prompts: with or without `BRANCH_COLUMNS`.
     """
     if not {*BRANCH_COLUMNS} <= {*prompts.schema.names}:

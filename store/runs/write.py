@@ -81,7 +81,7 @@ class ShardContent(Protocol):
 
     @property
     def moments(self) -> Mapping[str, SiteMoments] | None:
-        """Of each site, where the plan keeps them; asked for site by site, from any thread."""
+        """Moments by site, if the plan keeps them; read site by site, from any thread."""
 
 
 class RunWriter:

@@ -96,7 +96,7 @@ class _RowStore(Store):
         return None if number is None else self._chunk(number)
 
     def _number(self, key: str) -> int | None:
-        """Of the chunk `key`; None for any other key."""
+        """Number of the chunk `key`; None for any other key."""
         digits = key.removeprefix("c/").removesuffix("/0")
         inside = key == f"c/{digits}/0" and digits.isdecimal() and int(digits) < self._n_chunks
         return int(digits) if inside else None

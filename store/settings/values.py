@@ -15,7 +15,7 @@ class Values(Protocol):
     """The values of a setting."""
 
     def expected(self, value: object) -> str:
-        """Of which type a value should be, in words."""
+        """The type that a value should have, in words."""
 
     def fits(self, value: object) -> bool:
         """Whether the type of a value, as a file or Python gives it, is right."""

@@ -25,7 +25,7 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
-"""Of every program, and by inheritance of its commands."""
+"""Settings of every program; its commands inherit them."""
 
 
 class LppCommand(click.Command):
