@@ -87,7 +87,7 @@ class Packed:
 
 
 def from_stored(run: Run, cells: Collection[Cell]) -> set[Cell]:
-    """Those of `cells` whose spectra are computed from stored moments.
+    """The `cells` whose spectra are computed from stored moments.
 
     All if the run keeps no rows. If it keeps both, whichever is cheaper: a row costs d^2
     multiply-adds, a band of a shard about d^2 additions and reading 4 d^2 bytes. Matrices rounded

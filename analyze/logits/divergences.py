@@ -127,7 +127,7 @@ class Reduction:
         return columns
 
     def _divergences(self, z_p: Float32, z_q: Float32, max_p: Float32, max_q: Float32) -> Columns:
-        """Those of `DIVERGENCES` that are wanted; max_*: (n, 1), the largest logits."""
+        """The `DIVERGENCES` that are wanted; max_*: (n, 1), the largest logits."""
         masked = min(z_p.min(initial=0), z_q.min(initial=0)) == -np.inf
         far = masked or not (np.abs([max_p, max_q]) < UNSHIFTED).all()
         columns: Columns = {}

@@ -35,8 +35,8 @@ HELD_OUT: Final = 3
 FEWEST_ROWS: Final = 2 * HELD_OUT
 
 ROUNDINGS: Final = 4
-"""Of a value, at most, by half a unit in its last place each: the row before, scaled, times w, and
-the row after.
+"""Most roundings of a value, each by half a unit in its last place: the row before, scaled, times
+w, and the row after.
 """
 
 LEAST_TOLERANCE: Final = 1e-5

@@ -92,19 +92,19 @@ class Metric(Quantity, Generic[Input]):
     compute: Callable[[Input], float]
     """A pure function of what `needs` names. NaN where the metric is not defined: no number."""
     matrix: MatrixName = "covariance"
-    """Of a scatter or eigenvalues metric: the matrix whose spectrum it is given."""
+    """For a scatter or eigenvalues metric: the matrix whose spectrum `compute` is given."""
     measure: Start | None = None
-    """Of a rows metric: what is kept of the rows as they are read. Metrics that share one share
+    """For a rows metric: what is kept of the rows as they are read. Metrics that share one share
     its reads. Without one every row is held in memory."""
     sums: RowSums | LeastMeans | None = None
-    """Of a tokens metric: the sums that make the same number as `compute`, so that rows need not be
-    held. Without, every row of the token statistics is held in memory."""
+    """For a tokens metric: the sums that give the same number as `compute`, so that no rows are
+    held. Without them every row of the token statistics is held in memory."""
     of_twin: "Metric[Any] | None" = None
-    """Of a difference: the metric whose value at the run's untrained twin, less that at the run,
+    """For a difference: the metric whose value at the run's untrained twin, less that at the run,
     is the number; `compute` is not used."""
     ratio: str = "participation_ratio"
-    """Of a metric of vectors: the participation ratio of the matrix it is of, which tells whether
-    that collapsed; of the covariance where it is of no matrix."""
+    """For a metric of vectors: the participation ratio of its matrix, which tells whether
+    the matrix collapsed; of the covariance if the metric has no matrix."""
     normalises: str = ""
     """Name of the metric that this one is, divided by min(N, d); empty: it is none."""
     of_log: bool = False
@@ -112,4 +112,4 @@ class Metric(Quantity, Generic[Input]):
     no_error: str = ""
     """Why there is no jackknife error, where there is none."""
     version: int = 1
-    """Of a rows metric: raise it when what it computes changes; kept numbers do not count then."""
+    """For a rows metric: raise it when what it computes changes; cached numbers then expire."""

@@ -39,7 +39,7 @@ PROFILE: Final[Mapping[str, Quantity]] = by_name((*ENTROPIES, *(METRICS[name] fo
 """The numbers of a profile."""
 
 PAPER_NAMES: Final = tuple(metric.name for metric in PAPER)
-"""Those of the spectra table."""
+"""Names of the metrics in the spectra table."""
 
 
 def chosen(patterns: Sequence[str]) -> list[Metric[Any]]:

@@ -19,7 +19,7 @@ HAS_NEXT: Final = ~pl.col("prompt_id").is_last_distinct()
 """Whether the next token is in the rows too; rows in prompt and position order."""
 
 LEAST_PERCENT: Final = 20
-"""Of a prompt's n values, `LeastMeans` are about floor(n / 5), at least 1."""
+"""`LeastMeans` use floor(n / 5) of a prompt's n values, at least 1."""
 
 CHUNK_ROWS: Final = 1 << 16
 """Rows whose terms are held at once."""
@@ -47,7 +47,7 @@ class LeastMeans:
     """A metric that is the mean over prompts of the mean of each one's least values."""
 
     value: pl.Expr
-    """Of each row whose next token is there; null: the row has none and is not counted."""
+    """Value of each row whose next token is there; null: the row has none and is not counted."""
     needed: Sequence[pl.Expr]
     """What must not be null in any such row, else there is no number."""
 

@@ -101,7 +101,7 @@ _DRAWS: Final = 1000
 """Resamples of a bootstrap."""
 
 MOST_RESAMPLED: Final = 1000
-"""Of more prompts the bias of an extreme is not computed: it is below a hundredth of its error."""
+"""For more prompts the bias of an extreme is not computed: it is below 1/100 of its error."""
 
 
 def floor_bias(values: npt.NDArray[np.float64], clusters: npt.NDArray[np.integer]) -> float:

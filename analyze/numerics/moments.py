@@ -145,7 +145,7 @@ class ShiftedSums:
     total: Floats
     products: Floats
     squares: Floats | None = None
-    """Of a difference: (d,) the diagonal of the larger products, which its rounding is part of."""
+    """For a difference of sums: (d,) the diagonal of the larger products, whose rounding it has."""
 
     @classmethod
     def empty(cls, shift: Floats) -> Self:
@@ -189,7 +189,7 @@ class ShiftedSums:
         )
 
     def moments(self) -> Moments:
-        """Their mean and scatter, in new memory: two passes over d x d."""
+        """Mean and scatter of the rows, in new memory: two passes over d x d."""
         if self.n == 0:
             return Moments.empty(len(self.shift))
         scaled = self.total / np.sqrt(self.n)

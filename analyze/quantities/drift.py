@@ -31,7 +31,7 @@ class Prediction(Quantity):
     """Its value of a token, from columns of `drift.predictions.TOKEN_DRIFT`. None: of all tokens,
     also where the others are of drawn ones (`drift.summaries`)."""
     statistics: tuple[Statistic, ...] = _STATISTICS
-    """Those that mean something; the first is the default."""
+    """The meaningful statistics; the first is the default."""
     tie: str = ""
     """Column that says where equal logits decide the value; empty: nowhere."""
     needs_logits: bool = False

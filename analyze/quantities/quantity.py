@@ -48,11 +48,11 @@ class Quantity:
     short: str = ""
     """Heading of a narrow column; empty: the label."""
     share_of: str = ""
-    """Of a share: of what."""
+    """For a share: the whole that it is a share of."""
     bounds: tuple[float, float] | None = None
     """Least and largest possible value; None: they follow from the unit."""
     identity: float | None = None
-    """Of a pair: the value where nothing changed."""
+    """For a pair of runs: the value where nothing changed."""
 
     @property
     def limits(self) -> tuple[float, float]:

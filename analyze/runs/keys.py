@@ -98,7 +98,7 @@ class RunView:
         return [n for n in self.sizes(asked) if plan.keeps_rows or n in plan.shards]
 
     def rank_prefixes(self, context: int, first: int = 0) -> tuple[int, ...]:
-        """Of the schedule of `context`, what has ranks of the rows from position `first` on.
+        """The prefixes of `context` that have ranks of the rows from position `first` on.
 
         Prefixes beyond `first`; where it keeps no rows, both are ends of bands.
         """

@@ -96,7 +96,7 @@ def n_sites(views: Iterable[RunView], sites: Collection[str]) -> int:
 def matching(
     kind: str, patterns: Iterable[str], names: Collection[str], *, option: str | None = None
 ) -> list[str]:
-    """Those of `names`, in their order, that fit any of `patterns`; `all` is `*`.
+    """The `names` that fit any of `patterns`, in their order; `all` is `*`.
 
     option: what names them on a command line; `--kind` by default. Raises InputError for a pattern
     that fits no name.

@@ -21,7 +21,7 @@ import pyarrow as pa
 from lpp.store.errors import ErrorKind, InputError, first_line
 
 VERSION: Final = 2
-"""Of the schema; that of inspect_ai since 2024."""
+"""Version of the schema of inspect_ai since 2024."""
 
 _JSON_LOG: Final = re.compile(rb'\s*\{\s*"version":\s*\d+,\s*"status":')
 """How a `.json` log begins: the schema fixes the order of its fields."""
@@ -33,7 +33,7 @@ _LOCAL_HEADER: Final = 30
 """Bytes before the name in the local header of a member; APPNOTE, 4.3.7."""
 
 _MOST_BYTES: Final = 128 << 20
-"""Of one member, unpacked: a sample with its events has some megabytes."""
+"""Most bytes of one member, unpacked: a sample with its events has some megabytes."""
 
 _MOST_TOGETHER: Final = 256 << 20
 _MOST_RATIO: Final = 64
@@ -136,7 +136,7 @@ def _header(path: Path) -> Mapping[str, Any]:
 
 
 def _samples(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Of a zip file, the first epoch alone is unpacked."""
+    """The samples of a log; of a zip file only the first epoch is unpacked."""
     if path.suffix.lower() != ".eval":
         yield from json.loads(path.read_bytes()).get("samples") or ()
         return

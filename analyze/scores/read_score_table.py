@@ -24,7 +24,7 @@ from lpp.store.errors import ErrorKind, InputError
 from lpp.store.terminal.escaping import escape
 
 KIND: Final = "leaderboard"
-"""Of an export of the Open LLM Leaderboard, whose scores are percentages."""
+"""Kind of an export of the Open LLM Leaderboard, whose scores are percentages."""
 
 LEADERBOARD: Final[tuple[str, ...]] = ("IFEval", "BBH", "MATH Lvl 5", "GPQA", "MUSR", "MMLU-PRO")
 """Columns of scores in an export of the Open LLM Leaderboard, version 2."""
@@ -33,7 +33,7 @@ SIZE: Final = "#Params (B)"
 """Its column with the size of a model, in billions of parameters."""
 
 MAX_CELLS: Final = 10_000_000
-"""Of a parquet file: a few bytes may stand for any number of equal rows."""
+"""Most cells of a parquet file: a few bytes may stand for any number of equal rows."""
 
 METRIC: Final = "score"
 """Metric of a table that names none: the source alone says how its scores were made."""

@@ -61,7 +61,7 @@ class ScoreFile:
 
     @property
     def items_folder(self) -> PurePosixPath:
-        """Of its file of items, inside the source: lm-eval's folders are of one model each."""
+        """Folder of its file of items in the source: each folder of lm-eval is of one model."""
         parent = PurePosixPath(self.name).parent
         if self.log is None:
             return parent

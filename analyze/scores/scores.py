@@ -45,7 +45,7 @@ class JoinedItems:
     model: str
     task: str
     folder: PurePosixPath
-    """Of its file of items, inside its source."""
+    """Folder of its file of items, inside its source."""
     table: pa.Table
     """`ITEMS_SCHEMA`"""
     n_joined: int
@@ -75,7 +75,7 @@ class Added:
     doubts: Sequence[str]
     """Matches whose sizes differ."""
     items: Sequence[JoinedItems] = ()
-    """Of each log of items that was asked for."""
+    """The joined items of each log that was requested."""
 
 
 def add_benchmarks(

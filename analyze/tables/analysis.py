@@ -60,7 +60,7 @@ class Analysis:
     views: tuple[RunView, ...] = ()
     """The runs that the numbers are of, as they were read."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """Their short names, by run id."""
+    """Short names of the runs, by run id."""
     cluster: str | None = None
     """Field of the prompts whose equal values the errors take as one; None: neighbours."""
 

@@ -144,7 +144,7 @@ def prefix_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
 
 
 def uncaptured(view: RunView, prefixes: Sequence[int]) -> list[int]:
-    """Those of `prefixes` at whose end some prompt has no logit statistics."""
+    """The `prefixes` at whose end some prompt has no logit statistics."""
     plan = view.run.plan
     if plan.logit_positions == "all":
         return []

@@ -120,7 +120,7 @@ def metric_keys(
 
 
 def computable(view: RunView, metrics: Iterable[Metric[Any]]) -> list[Metric[Any]]:
-    """Those of `metrics` that the run allows: if it keeps no rows, none that needs them."""
+    """The `metrics` that the run allows: if it keeps no rows, none that needs rows."""
     return [m for m in metrics if m.needs != "rows" or view.run.plan.keeps_rows]
 
 

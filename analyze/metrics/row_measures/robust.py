@@ -27,7 +27,7 @@ from lpp.analyze.runs.rows.wide_block import WideBlock
 CLIPPED_COLUMNS: Final = 5
 """Columns of highest variance; the first among equals."""
 CLIP_AT: Final = 3.0
-"""Of a column's sample standard deviation (over N - 1)."""
+"""Limit in sample standard deviations of a column (over N - 1)."""
 
 SOLVED: Final = Demand(solved=frozenset({"covariance"}))
 
@@ -95,7 +95,7 @@ class _ClippedProducts:
         self._clipped_products += clipped.T @ clipped
 
     def spectrum(self, n: int, mean: Floats, scatter: Floats) -> Spectrum:
-        """Of the scatter with the clipped rows and columns put in."""
+        """Spectrum of the scatter, with the clipped rows and columns in place."""
         clipped = scatter.copy()
         clipped[self._index] = self._cross
         clipped[:, self._index] = self._cross.T

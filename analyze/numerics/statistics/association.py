@@ -106,7 +106,7 @@ def benjamini_hochberg(p_values: list[float]) -> list[float]:
 
 
 def _partial(x: Floats, y: Floats, size: Floats) -> tuple[float, float]:
-    """Of ranks: what x adds to size in a regression for y, and its two-sided p with n - 3 degrees.
+    """Partial correlation of ranks x and y given size, and its two-sided p with n - 3 degrees.
 
     In a QR decomposition of the columns 1, size, x the last direction is what the first two leave
     of x: the part of y along it, beside the residual, is the partial correlation.

@@ -253,7 +253,7 @@ class _Stratum:
     clusters: Codes
     """(n,) 0 to `n_clusters` - 1"""
     n_clusters: int
-    """Of all items, also of other strata."""
+    """Clusters of all items, also those of other strata."""
 
     @property
     def pairs(self) -> int:

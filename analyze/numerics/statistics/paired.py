@@ -30,7 +30,7 @@ class PairedDifference:
     difference: float
     """`second` minus `first`."""
     interval: tuple[float, float]
-    """Of the difference, 95 %: Newcombe 1998; with clusters of their errors."""
+    """95 % interval of the difference: Newcombe 1998; with clusters, from their errors."""
     p_value: float
     """Two-sided, of two equal proportions; 1 where no item differs. Exact: McNemar 1947; with
     clusters Durkalski et al. 2003, exact where the grid of their sums is not too fine."""
