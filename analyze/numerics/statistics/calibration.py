@@ -175,8 +175,8 @@ def risk_coverage(confidence: Floats, right: Flags, /) -> RiskCoverage:
     equal confidence it is what a random order of them would give on average. El-Yaniv and Wiener
     2010; the area: Geifman and El-Yaniv 2017, arXiv 1705.08500.
 
-    >>> found = risk_coverage(np.array([3.0, 2.0, 1.0]), np.array([True, False, True]))
-    >>> round(found.area, 6), round(found.best, 6)  # (0 + 1/2 + 1/3) / 3, (0 + 0 + 1/3) / 3
+    >>> result = risk_coverage(np.array([3.0, 2.0, 1.0]), np.array([True, False, True]))
+    >>> round(result.area, 6), round(result.best, 6)  # (0 + 1/2 + 1/3) / 3, (0 + 0 + 1/3) / 3
     (0.277778, 0.111111)
     """
     n = len(confidence)
