@@ -8,7 +8,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
+
+WARM_UP: Final = True
+"""Whether a run of each side that does not count comes first: what is timed once is cold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +65,14 @@ def timed_pairs(
     repeats: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each, in turn, after one run of each that does not count.
+    """Seconds of each, in turn, after one run of each that does not count (`WARM_UP`).
 
     Whichever went second goes first the next time. clock: `time.process_time` counts the CPU
     seconds of this process instead.
     """
-    ours()
-    other()
+    if WARM_UP:
+        ours()
+        other()
     mine: list[float] = []
     theirs: list[float] = []
     for number in range(repeats):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,7 @@ from lpp.store.process import busy
 if TYPE_CHECKING:
     from azure_server import Azure
     from s3_server import S3
+    from warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parents[1]
 NOWHERE = "http://127.0.0.1:9"
@@ -225,6 +227,17 @@ def capture_here(root: Path, *extra: object) -> subprocess.CompletedProcess[str]
     words = capture_words(root, *extra)
     done = CliRunner(env=TERMINAL).invoke(main, words)
     return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator["WarmPython"]:
+    """New processes without the seconds that imports take (`warm_python`)."""
+    from warm_python import WarmPython
+
+    with TemporaryDirectory(prefix="lpp-") as folder:  # a socket's path has at most 107 bytes
+        server = WarmPython(Path(folder), TERMINAL)
+        yield server
+        server.close()
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,7 @@ def run(documented_store: Path, tmp_path: Path) -> Run:
 
 @pytest.fixture(autouse=True)
 def _once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "WARM_UP", False)
     for module in (
         analysis_cost,
         integrity_cost,

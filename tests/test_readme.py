@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from printed import differences
+from warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
@@ -104,12 +105,16 @@ def test_every_output_that_is_shown_is_compared() -> None:
 
 
 @pytest.mark.parametrize("document", SHOWN)
-def test_blocks_run(document: str, documented_store: Path, tmp_path: Path) -> None:
+def test_blocks_run(
+    document: str, documented_store: Path, tmp_path: Path, warm_python: WarmPython
+) -> None:
     shutil.copytree(documented_store, tmp_path / "demo")
     (tmp_path / "lpp").symlink_to("demo")  # the name that the text gives to a user's own store
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(
+            [str(warm_python.programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+        ),
         "STORE": "demo",
         "COLUMNS": "80",
     }

@@ -106,7 +106,7 @@ def test_a_training_is_a_curve_of_the_report(checkpoints: Path, tmp_path: Path) 
     (chart,) = section.charts
     panels = chart.specifications()
     assert list(panels) == ["entropy_floor", "participation_ratio", "effective_rank"]
-    drawn = {name: points(panel, name) for name, panel in panels.items()}
+    drawn = {name: points(panel) for name, panel in panels.items()}
     for curve in drawn.values():
         assert tuple(step for step, _ in curve) == STEPS
     floors = [value for _, value in drawn["entropy_floor"]]
@@ -126,6 +126,6 @@ def test_a_training_is_a_curve_of_the_report(checkpoints: Path, tmp_path: Path) 
     assert entropy.mean() == pytest.approx(math.log(VOCABULARY), abs=0.01)
 
 
-def points(panel: Any, name: str) -> list[tuple[int, float]]:
+def points(panel: Any) -> list[tuple[int, float]]:
     """Step and value of each point of a panel."""
-    return [(row["step"], row[name]) for row in panel["datasets"][panel["data"]["name"]]]
+    return [(row["step"], row["value"]) for row in panel["datasets"][panel["data"]["name"]]]

@@ -193,7 +193,7 @@ def _correct(family: Sequence[dict[str, Any]]) -> None:
 def _flag_turns(tests: pl.DataFrame) -> pl.DataFrame:
     """Mark every row of a pair whose rank partial has another sign than Spearman's coefficient.
 
-    Pearson's is not compared with it: a partial of ranks answers another settings.
+    Pearson's is not compared with it: a partial of ranks answers another question.
     """
     keys = ["source", "profile_metric", "benchmark", "benchmark_metric"]
     of_ranks, partial = (

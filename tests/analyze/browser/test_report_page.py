@@ -67,7 +67,8 @@ def test_the_page_fits_its_window_and_is_legible(
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        if count == 2:
+        # colours do not depend on the width, and what does not depends not on the scheme
+        if count == 2 and (width == 1280 or scheme == "light"):
             assert serious(page, {}) == []
     text = page.locator("body").inner_text()
     for slip in ("undefined", "NaN", "[object", "Infinity"):
