@@ -92,12 +92,12 @@ def diff_against(
     row for each token: delete one before the next is made. Raises InputError, at the call, if no
     run is left.
     """
-    found = against(store, base, runs, settings)
-    for line in found.lines:
+    selection = against(store, base, runs, settings)
+    for line in selection.lines:
         warnings.warn(line, stacklevel=2)
     return (
         drift(pair, settings, metrics=metrics, jobs=jobs, executor=executor, progress=progress)
-        for pair in found.pairs
+        for pair in selection.pairs
     )
 
 
@@ -173,21 +173,21 @@ def compared(
 
 def order_of(comparisons: Sequence[Comparison]) -> str:
     """The number that orders runs: `kl`, or `flips` where one of them has no KL."""
-    return "flips" if any(one.predictions["kl"].mean is None for one in comparisons) else "kl"
+    return "flips" if any(c.predictions["kl"].mean is None for c in comparisons) else "kl"
 
 
 def in_order(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Comparisons by the mean of `order_of`, the smallest change first."""
     name = order_of(comparisons)
-    return sorted(comparisons, key=lambda one: (one.predictions[name].mean or 0.0, one.b))
+    return sorted(comparisons, key=lambda c: (c.predictions[name].mean or 0.0, c.b))
 
 
 def sites_frame(comparisons: Sequence[Comparison]) -> pl.DataFrame:
     """One row for each run and site, in that order: a and b, then `sites.SITES_SCHEMA`."""
     schema = pl.Schema({"a": pl.String, "b": pl.String} | dict(SITES_SCHEMA))
     frames = (
-        site_frame(one.sites).select(pl.lit(one.a).alias("a"), pl.lit(one.b).alias("b"), pl.all())
-        for one in comparisons
+        site_frame(c.sites).select(pl.lit(c.a).alias("a"), pl.lit(c.b).alias("b"), pl.all())
+        for c in comparisons
     )
     return pl.concat([pl.DataFrame(schema=schema), *frames])
 
@@ -196,15 +196,15 @@ def _named(store: Url, runs: Sequence[str] | None) -> list[RunView]:
     """The runs that the names select; a pattern without a store may select several."""
     if runs is None:
         return views(store)
-    found = []
-    every = {view.run.id: view for view in views(store)}
-    plans = plans_of(every.values())
+    chosen = []
+    by_id = {view.run.id: view for view in views(store)}
+    plans = plans_of(by_id.values())
     for name in runs:
         if "::" in name:
-            found.append(run_of(store, name))
+            chosen.append(run_of(store, name))
         else:
-            found += [every[run] for run in matching_runs([name], plans, option="RUN")]
-    return found
+            chosen += [by_id[run] for run in matching_runs([name], plans, option="RUN")]
+    return chosen
 
 
 def _read_alike(*views: RunView) -> bool:

@@ -72,7 +72,7 @@ class Drift:
 
     def document(self) -> dict[str, Any]:
         """The record for JSON: numbers that are not finite are null."""
-        every = self.pair.n_tokens(self.first_position)
+        n_tokens = self.pair.n_tokens(self.first_position)
         a, b = self.pair.a, self.pair.b
         names = dict(zip((a.run.id, b.run.id), names_of_two(a, b), strict=True))
         return {
@@ -89,24 +89,24 @@ class Drift:
                 "missing": self.pair.lost.missing,
             },
             "cluster": self.pair.cluster,
-            "drawn": None if self.seed is None else {"of": every, "seed": self.seed},
+            "drawn": None if self.seed is None else {"of": n_tokens, "seed": self.seed},
             "logits": {"arithmetic": self.arithmetic or None, "missing": self.no_logits},
             "exactly_equal": self.is_nothing,
             "notes": list(self.notes),
-            "predictions": {name: _summary(one) for name, one in self.predictions.items()},
+            "predictions": {name: _summary(summary) for name, summary in self.predictions.items()},
             "by_position": [
                 _band(row)
                 for row in by_position(self.tokens, self.pair.groups).iter_rows(named=True)
             ],
             "sites": [
                 {
-                    "site": one.site,
-                    "depth": one.depth,
-                    "tokens": one.n_tokens,
-                    **{name: _estimate(one[name]) for name in {**SITE_CHANGES, **one.numbers}},
+                    "site": site.site,
+                    "depth": site.depth,
+                    "tokens": site.n_tokens,
+                    **{name: _estimate(site[name]) for name in {**SITE_CHANGES, **site.numbers}},
                     "flags": flags,
                 }
-                for one, flags in zip(self.sites, self.flags, strict=True)
+                for site, flags in zip(self.sites, self.flags, strict=True)
             ],
         }
 
@@ -155,10 +155,10 @@ def drift(
     require_rows(pair)
     chosen = common_sites(pair, settings.sites)
     first_position = settings.skip_first
-    every = pair.n_tokens(first_position)
+    n_tokens = pair.n_tokens(first_position)
     compared = compared_tokens(pair, first_position=first_position, tokens=settings.tokens)
     who = executor or LocalExecutor(jobs)
-    found = token_drift(
+    tokens = token_drift(
         pair,
         first_position=first_position,
         tokens=settings.tokens,
@@ -179,10 +179,10 @@ def drift(
     return Drift(
         pair=pair,
         first_position=first_position,
-        seed=None if compared == every else settings.seed,
-        tokens=found,
+        seed=None if compared == n_tokens else settings.seed,
+        tokens=tokens,
         predictions={
-            **prediction_drift(found, groups=pair.groups),
+            **prediction_drift(tokens, groups=pair.groups),
             "entropy": entropy_drift(pair, first_position=first_position),
             **prediction_changes(
                 pair,
@@ -216,17 +216,17 @@ def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:
     return [*lines, *dict.fromkeys(why for why in missing if why)]
 
 
-def _summary(one: Summary) -> dict[str, float | int | None]:
-    numbers = asdict(one)
+def _summary(summary: Summary) -> dict[str, float | int | None]:
+    numbers = asdict(summary)
     count, ties = numbers.pop("n_tokens"), numbers.pop("ties")
     if ties is not None:
         numbers["ties"] = ties
     return {**{name: _finite(number) for name, number in numbers.items()}, "tokens": count}
 
 
-def _estimate(one: Estimate) -> dict[str, float | None]:
+def _estimate(estimate: Estimate) -> dict[str, float | None]:
     names = ("mean", "stderr", "ci_low", "ci_high")
-    return dict(zip(names, map(_finite, one[:4]), strict=True))
+    return dict(zip(names, map(_finite, estimate[:4]), strict=True))
 
 
 def _band(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,8 +44,8 @@ def site_flags(pair: Pair, sites: Sequence[SiteDrift], *, first_position: int) -
         )
         for name in SITE_CHANGES
     )
-    found: list[list[str]] = flags_of_any(unsure).to_list()
-    return found
+    flags: list[list[str]] = flags_of_any(unsure).to_list()
+    return flags
 
 
 def _sinks(pair: Pair, sites: list[str]) -> list[int]:
@@ -56,7 +56,7 @@ def _sinks(pair: Pair, sites: list[str]) -> list[int]:
 
 
 def _sinks_of(view: RunView, pair: Pair, sites: list[str], workers: Workers) -> list[int]:
-    end = min(one.run.plan.context for one in (pair.a, pair.b))
+    end = min(view.run.plan.context for view in (pair.a, pair.b))
     cell = Cell(min(pair.n_prompts, SINK_PROMPTS), end)
     cache = Cache(pair.a.run.directory.root, view.run)  # the store of B is only read
     request = Request(metrics=[METRICS["n_sinks"]])

@@ -62,15 +62,15 @@ class KeptDrift:
 
     def columns(self, setting: str, names: Collection[str], n_tokens: int) -> Columns:
         """The stored columns of a setting, of those in `names`: (n,) each."""
-        found: Columns = {}
+        columns: Columns = {}
         for frame in self._files.frames(f"logits-{setting}", "tokens", _TOKENS):
             if len(frame) == n_tokens and frame["version"].eq_missing(VERSION).all():
-                found |= {
+                columns |= {
                     name: frame[name].to_numpy()
                     for name in names
-                    if name not in found and not frame[name].null_count()
+                    if name not in columns and not frame[name].null_count()
                 }
-        return found
+        return columns
 
     def keep_columns(self, setting: str, found: Columns) -> None:
         """Store columns of every token of a setting."""

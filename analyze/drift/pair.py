@@ -251,9 +251,9 @@ def _why_not(a: RunView, b: RunView) -> str:
     if plans[0].continuation is not None:  # each model writes its own tokens
         document = _without_continuation(document)
         again.append(capture_command(document, _store(a.run)))
-    asked = {name: document[name] for name in ("corpus", "context")}
+    prompts = {name: document[name] for name in ("corpus", "context")}
     again.append(
-        capture_command({**_without_continuation(plans[1].document), **asked}, _store(b.run))
+        capture_command({**_without_continuation(plans[1].document), **prompts}, _store(b.run))
     )
     models = "both models" if len(again) > 1 else "the model of B"
     return f"{head} Capture {models} on the prompts of A:\n" + "\n".join(again)
@@ -276,11 +276,11 @@ def differences(a: RunView, b: RunView, prompt: int) -> Iterator[str]:
     """Why two runs have different token ids in `prompt`."""
     yield from _settings(a.run.plan, b.run.plan)
     ids = [view.prompts["token_ids"][prompt].to_list() for view in (a, b)]
-    place = next((k for k, (x, y) in enumerate(zip(*ids, strict=False)) if x != y), None)
-    if place is None:
+    position = next((k for k, (x, y) in enumerate(zip(*ids, strict=False)) if x != y), None)
+    if position is None:
         yield f"prompt {prompt} has {len(ids[0])} tokens in A and {len(ids[1])} in B"
     else:
-        yield f"prompt {prompt} has other token ids from position {place} on"
+        yield f"prompt {prompt} has other token ids from position {position} on"
 
 
 def _settings(a: Plan, b: Plan) -> Iterator[str]:
@@ -313,6 +313,6 @@ def _limits(pair: Pair) -> Iterator[str]:
             f"Prompts are compared up to the first one that differs, prompt {size}: "
             f"{'; '.join(differences(a, b, size))}."
         )
-    if some := len(pair.left_out):
+    if n_left_out := len(pair.left_out):
         listed = listed_numbers(pair.left_out.tolist())
-        yield f"{some} of the {size} prompts set aside by A or B take no part: {listed}."
+        yield f"{n_left_out} of the {size} prompts set aside by A or B take no part: {listed}."

@@ -38,8 +38,8 @@ DRIFT_TOKENS: Final = Table(
         Column("position", "INTEGER", "position in the prompt, from 0"),
         Column("token_id", "INTEGER", "the token at this position"),
         *(
-            Column(one.name, "DOUBLE", f"{one.meaning}; null: no logits", one.unit)
-            for one in map(PREDICTIONS.__getitem__, DIVERGENCES)
+            Column(number.name, "DOUBLE", f"{number.meaning}; null: no logits", number.unit)
+            for number in map(PREDICTIONS.__getitem__, DIVERGENCES)
         ),
         Column("flip", "BOOLEAN", "whether the likeliest next token differs"),
         Column("flip_tie", "BOOLEAN", "whether the two likeliest tokens tie in either run"),
@@ -93,16 +93,16 @@ def token_drift(
     if seed < 0 or (tokens is not None and tokens < 1):
         raise ValueError(f"{tokens} tokens drawn with seed {seed}, should be 1 and 0 or more")
     wanted = pl.col("position") >= first_position
-    some = pair.statistics.filter(wanted)
-    if not len(some):
+    compared = pair.statistics.filter(wanted)
+    if not len(compared):
         raise InputError(
             f"no token of the first {pair.n_prompts} prompts lies at position {first_position} or "
             "later. Skip fewer.",
             kind=ErrorKind.INVALID_VALUE,
         )
     draw: tuple[object, ...] = ()
-    if tokens is not None and tokens < len(some):
-        frame = some.filter(_drawn(some, tokens, seed))
+    if tokens is not None and tokens < len(compared):
+        frame = compared.filter(_drawn(compared, tokens, seed))
         draw = (tokens, seed, first_position)
     else:
         frame = pair.statistics
@@ -137,8 +137,8 @@ def drift_at(
 
 def compared_tokens(pair: Pair, *, first_position: int = 0, tokens: int | None = None) -> int:
     """How many tokens `token_drift` compares; reads only the prompts."""
-    every = pair.n_tokens(first_position)
-    return every if tokens is None else min(every, tokens)
+    n_tokens = pair.n_tokens(first_position)
+    return n_tokens if tokens is None else min(n_tokens, tokens)
 
 
 def computed_tokens(pair: Pair, *, first_position: int = 0, tokens: int | None = None) -> int:
@@ -161,7 +161,7 @@ def _computed(
     draw: identifies the tokens if they are a draw; else empty.
     """
     names = EVERYTHING.intersection(only)
-    found: Columns = {}
+    columns: Columns = {}
     if pair.no_logits is not None or not names:
         progress.advance(len(frame))
         if "flip" in names:
@@ -169,8 +169,8 @@ def _computed(
             tie = (frame["margin_a"] == 0) | (frame["margin_b"] == 0)
             frame = frame.with_columns(flips.alias("flip"), tie.alias("flip_tie"))
     else:
-        found = _from_logits(pair, frame, names, draw, executor=executor, progress=progress)
-    computed = frame.with_columns(pl.Series(name, values) for name, values in found.items())
+        columns = _from_logits(pair, frame, names, draw, executor=executor, progress=progress)
+    computed = frame.with_columns(pl.Series(name, values) for name, values in columns.items())
     absent = [
         pl.lit(None, dtype=kind).alias(name)
         for name, kind in TOKEN_DRIFT.items()
@@ -189,15 +189,15 @@ def _from_logits(
     progress: Progress,
 ) -> Columns:
     """Columns `names` of the tokens of `frame`, (n,) each: stored ones, and the others computed."""
-    kept, setting = KeptDrift(pair), setting_of(pair.runs, executor, *draw)
-    found = kept.columns(setting, names, len(frame))
-    missing = [name for name in names if name not in found]
+    files, setting = KeptDrift(pair), setting_of(pair.runs, executor, *draw)
+    stored = files.columns(setting, names, len(frame))
+    missing = [name for name in names if name not in stored]
     if not missing:
         progress.advance(len(frame))
-        return found
+        return stored
     new = logit_columns((pair.a, pair.b), frame, missing, executor, progress)
-    kept.keep_columns(setting, new)
-    return found | new
+    files.keep_columns(setting, new)
+    return stored | new
 
 
 def _drawn(frame: pl.DataFrame, count: int, seed: int) -> pl.Series:

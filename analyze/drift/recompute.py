@@ -46,7 +46,7 @@ Kept = Summary | float
 
 @dataclass(slots=True)
 class Recomputed:
-    """What was found."""
+    """Result of `recompute`."""
 
     compared: int = 0
     kept: int = 0
@@ -74,24 +74,24 @@ def recompute(url: Url, count: int, *, progress: Progress = SILENT) -> Recompute
     progress: advances by one for each number. Reads a site once for all its drawn numbers. Raises
     FormatError for altered bytes of the runs.
     """
-    every = list(_every(url))
-    drawn = random.SystemRandom().sample(every, min(count, len(every)))
-    found = Recomputed(compared=len(drawn), kept=len(every))
+    numbers = list(_kept_numbers(url))
+    drawn = random.SystemRandom().sample(numbers, min(count, len(numbers)))
+    result = Recomputed(compared=len(drawn), kept=len(numbers))
     groups: dict[tuple[int, str], list[_Drawn]] = defaultdict(list)
-    for one in drawn:
-        groups[id(one.of), one.site].append(one)
+    for number in drawn:
+        groups[id(number.of), number.site].append(number)
     with Workers() as workers:
-        for some in groups.values():
-            of, site = some[0].of, some[0].site
-            again = (_of_run if isinstance(of, RunView) else _of_pair)(of, site, some, workers)
-            for one in some:
-                _compare(one, again[one.cell, one.metric], found)
+        for group in groups.values():
+            of, site = group[0].of, group[0].site
+            again = (_of_run if isinstance(of, RunView) else _of_pair)(of, site, group, workers)
+            for number in group:
+                _compare(number, again[number.cell, number.metric], result)
                 progress.advance()
             progress.note(f"{site} of {_name(of)}")
-    return found
+    return result
 
 
-def _every(url: Url) -> Iterator[_Drawn]:
+def _kept_numbers(url: Url) -> Iterator[_Drawn]:
     """Every kept number that a command would use."""
     runs = views(url)
     for view in runs:
@@ -134,82 +134,82 @@ def _of_run(
     reader = SiteReader(view.run, site, view.lengths)
     summaries: dict[Cell, Demand] = {}
     metrics: dict[Cell, list[Any]] = defaultdict(list)
-    for one in drawn:
-        if isinstance(one.value, Summary):
-            summaries[one.cell] = _demand(one.value)
+    for number in drawn:
+        if isinstance(number.value, Summary):
+            summaries[number.cell] = _demand(number.value)
         else:
-            metrics[one.cell].append(METRICS[one.metric])
+            metrics[number.cell].append(METRICS[number.metric])
     rows = RowValues(reader, metrics, workers) if metrics else None
-    found: dict[tuple[Cell, str], Kept] = {
+    computed: dict[tuple[Cell, str], Kept] = {
         (cell, ""): summary
         for cell, summary in site_summaries(reader, summaries, workers, rows).items()
     }
-    return found | (dict(rows.finish()) if rows else {})
+    return computed | (dict(rows.finish()) if rows else {})
 
 
-def _demand(kept: Summary) -> Demand:
-    """What `kept` holds."""
-    both = {"covariance": kept.covariance, "correlation": kept.correlation}
-    solved = (name for name, one in both.items() if one and one.eigenvalues is not None)
-    correlation, leading = kept.correlation is not None, kept.leading is not None
+def _demand(summary: Summary) -> Demand:
+    """The demand that gives the parts of `summary`."""
+    both = {"covariance": summary.covariance, "correlation": summary.correlation}
+    solved = (name for name, s in both.items() if s and s.eigenvalues is not None)
+    correlation, leading = summary.correlation is not None, summary.leading is not None
     return Demand(frozenset(solved), correlation, leading)  # type: ignore[arg-type]
 
 
 def _of_pair(
     pair: Any, site: str, drawn: Sequence[_Drawn], workers: Workers
 ) -> Mapping[tuple[Cell, str], Kept]:
-    found: dict[tuple[Cell, str], Kept] = {}
+    computed: dict[tuple[Cell, str], Kept] = {}
     by_cell: dict[tuple[Cell, Spans], list[_Drawn]] = defaultdict(list)
-    for one in drawn:
-        usual = spans(GROUPS, one.cell.n_prompts)
-        apart = () if one.cell.left_out in usual else one.cell.left_out
-        by_cell[one.cell.whole, apart].append(one)
-    for (cell, apart), some in by_cell.items():
+    for number in drawn:
+        usual = spans(GROUPS, number.cell.n_prompts)
+        apart = () if number.cell.left_out in usual else number.cell.left_out
+        by_cell[number.cell.whole, apart].append(number)
+    for (cell, apart), group in by_cell.items():
         # a group of clusters, and all other prompts as a second one
         two = Clusters((~cell._replace(left_out=apart).stays).astype(np.int64))
         pair = replace(pair, groups=two if apart else GROUPS)
-        values = frozenset(one.metric for one in some if one.cell == cell)
-        errors = frozenset(one.metric for one in some if one.cell != cell)
+        values = frozenset(n.metric for n in group if n.cell == cell)
+        errors = frozenset(n.metric for n in group if n.cell != cell)
         numbers = PairRows(pair=pair, site=site, cell=cell, values=values, errors=errors)
-        found |= numbers.compute(workers)
-    return found
+        computed |= numbers.compute(workers)
+    return computed
 
 
-def _compare(one: _Drawn, again: Kept, found: Recomputed) -> None:
-    for name, kept, computed in _numbers(one, again):
+def _compare(number: _Drawn, again: Kept, result: Recomputed) -> None:
+    for name, kept, computed in _numbers(number, again):
         if _same_bits(kept, computed):
             continue
         largest = np.max(np.abs([*np.ravel(kept), *np.ravel(computed)]), initial=0.0)
         if np.shape(kept) == np.shape(computed) and np.allclose(
             kept, computed, rtol=0.0, atol=ALIKE * largest, equal_nan=True
         ):
-            found.other_digits += 1
+            result.other_digits += 1
         else:
             shown = f"{_shown(kept)} is kept, {_shown(computed)} is computed"
-            found.problems.append(
-                f"{_name(one.of)}: {one.site}, {_words(one.cell)}: {name}: {shown}"
+            result.problems.append(
+                f"{_name(number.of)}: {number.site}, {_words(number.cell)}: {name}: {shown}"
             )
         return
 
 
-def _numbers(one: _Drawn, again: Any) -> Iterator[tuple[str, Any, Any]]:
-    if not isinstance(one.value, Summary):
-        yield one.metric, one.value, again
+def _numbers(number: _Drawn, again: Any) -> Iterator[tuple[str, Any, Any]]:
+    if not isinstance(number.value, Summary):
+        yield number.metric, number.value, again
         return
     for matrix in ("covariance", "correlation"):
-        kept, computed = (getattr(each, matrix) for each in (one.value, again))
+        kept, computed = (getattr(each, matrix) for each in (number.value, again))
         if kept is not None:
             for name in [each.name for each in fields(Spectrum)]:
                 words = f"{name} of the {matrix}"
                 if getattr(kept, name) is not None:
                     yield words, getattr(kept, name), getattr(computed, name)
-    if (vectors := one.value.leading) is not None:
+    if (vectors := number.value.leading) is not None:
         yield "leading eigenvectors", vectors @ vectors.T, again.leading @ again.leading.T
 
 
 def _same_bits(kept: Any, computed: Any) -> bool:
-    one, other = (np.asarray(value, dtype=np.float64) for value in (kept, computed))
-    return one.shape == other.shape and np.array_equal(one, other, equal_nan=True)
+    a, b = (np.asarray(value, dtype=np.float64) for value in (kept, computed))
+    return a.shape == b.shape and np.array_equal(a, b, equal_nan=True)
 
 
 def _shown(value: Any) -> str:

@@ -45,13 +45,13 @@ AB: Final = ((0, 1),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteNumbers:
-    """A site of both runs, and the numbers that are wanted of it."""
+    """A site of both runs, and the numbers wanted there."""
 
     pair: Pair
     site: str
     cell: Cell
     names: tuple[str, ...]
-    """Those wanted that exist."""
+    """The wanted numbers that exist."""
     sure: bool
     """Whether numbers outside `OF_ROWS` get an error."""
 
@@ -59,18 +59,18 @@ class SiteNumbers:
     def of(
         cls, pair: Pair, site: str, cell: Cell, wanted: Collection[str], *, sure: bool
     ) -> "SiteNumbers":
-        """Of a run that stores moments and no rows there are ranks alone."""
+        """A run that stores moments and no rows has ranks alone."""
         widths = _widths(pair, site)
         names: Collection[str] = SITE_CHANGES if widths[0] == widths[1] else ("cka",)
         bare = [view.run for view in (pair.a, pair.b) if not view.run.plan.keeps_rows]
         if bare:
             names = () if why_no_moments(pair, cell) else set(RANK_CHANGES).intersection(names)
             sure = sure and all(parts_held(run, cell, pair.groups) for run in bare)
-        some = tuple(name for name in wanted if name in names)
-        return cls(pair=pair, site=site, cell=cell, names=some, sure=sure)
+        available = tuple(name for name in wanted if name in names)
+        return cls(pair=pair, site=site, cell=cell, names=available, sure=sure)
 
     def pair_rows(self, kept: Values) -> "PairRows":
-        """What is missing in `kept` of the numbers that need the rows of both runs."""
+        """The numbers that need the rows of both runs and are missing in `kept`."""
         wanted = {name for name in self.names if name in OF_ROWS}
         if wanted != {*self.names} and all(run.plan.keeps_rows for run in self.pair.runs):
             wanted.add(CROSS)
@@ -177,7 +177,7 @@ class RunSpectra:
         return str(self.view.run.path), self.site
 
     def kept(self) -> dict[Cell, Summary]:
-        """Those in the cache that hold everything wanted."""
+        """The cached summaries that hold everything wanted."""
         leading = any(demand.leading for demand in self.wanted.values())
         known = self.cache.summaries(self.site, leading=leading) if self.wanted else {}
         return {c: known[c] for c, demand in self.wanted.items() if demand.met_by(known.get(c))}
@@ -220,10 +220,10 @@ class PairRows:
 
     def compute(self, workers: Workers) -> Values:
         """The numbers, by cell and number; NaN where the rows have no number."""
-        every = self.values | self.errors
-        means = RowMeans(self.cell, self.pair.groups) if every.intersection(OF_ROWS) else None
+        wanted = self.values | self.errors
+        means = RowMeans(self.cell, self.pair.groups) if wanted.intersection(OF_ROWS) else None
         widths = _widths(self.pair, self.site)
-        cross = CrossScatters(widths, AB) if CROSS in every else None
+        cross = CrossScatters(widths, AB) if CROSS in wanted else None
         equal, n = widths[0] == widths[1], 0
         for prompt_id, position, a, b in self._tokens(range(self.cell.n_prompts)):
             n += len(a)
@@ -235,13 +235,13 @@ class PairRows:
             if cross:
                 cross.add([a, a if equal else b])
         SiteReader(self.pair.a.run, self.site, self.pair.lengths).check(self.cell, n)
-        found: Values = {}
+        numbers: Values = {}
         if means:
             for cell, both in means.means().items():
-                found |= {(cell, name): float(both[k]) for k, name in enumerate(OF_ROWS)}
+                numbers |= {(cell, name): float(both[k]) for k, name in enumerate(OF_ROWS)}
         if cross:
-            found |= self._crosses(cross, workers, equal=equal)
-        return found
+            numbers |= self._crosses(cross, workers, equal=equal)
+        return numbers
 
     def _tokens(self, prompts: range) -> Iterator[tuple[Integers, Integers, Rows, Rows]]:
         """Prompt, position and both rows of the tokens of `cell` in `prompts`."""
@@ -263,9 +263,9 @@ class PairRows:
         if equal:  # then also without any group
             return {(cell, CROSS): math.inf for cell in (*whole, *parts)}
         tasks = [workers.submit(self._without, cross, part) for part in parts]
-        found = {(cell, CROSS): _finite(cross.square(0, 1)) for cell in whole}
+        crosses = {(cell, CROSS): _finite(cross.square(0, 1)) for cell in whole}
         squares = workers.results(tasks)
-        return found | {(part, CROSS): one for part, one in zip(parts, squares, strict=True)}
+        return crosses | {(part, CROSS): x for part, x in zip(parts, squares, strict=True)}
 
     def _without(self, whole: CrossScatters, part: Cell) -> float:
         """`CROSS` of a cell that leaves a group out."""

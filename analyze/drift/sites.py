@@ -131,14 +131,18 @@ def site_drift(
     """
     cell = compared_cell(pair, first_position, prefix)
     chosen = common_sites(pair, sites)
-    asked = {site: errors == "all" or (errors == "final" and site == chosen[-1]) for site in chosen}
+    needs_error = {
+        site: errors == "all" or (errors == "final" and site == chosen[-1]) for site in chosen
+    }
     who = executor or LocalExecutor(jobs)
-    questions = [SiteNumbers.of(pair, site, cell, only, sure=sure) for site, sure in asked.items()]
+    questions = [
+        SiteNumbers.of(pair, site, cell, only, sure=sure) for site, sure in needs_error.items()
+    ]
     numbers = _estimates(pair, questions, who, progress)
-    found = []
+    drifts = []
     names = names_of_two(pair.a, pair.b)
     for site, of_site in zip(chosen, numbers, strict=True):
-        found.append(
+        drifts.append(
             SiteDrift(
                 site=site,
                 depth=depth(site, pair.a.run.plan.model.n_blocks),
@@ -149,12 +153,12 @@ def site_drift(
         progress.advance(pair.n_tokens(first_position))
         progress.note(f"{site} of {' and '.join(names)}")
     if metrics := [METRICS[name] for name in only if name not in SITE_CHANGES]:
-        changes = site_changes(pair, cell, metrics, asked, who)
-        found = [
-            replace(one, numbers={**one.numbers, **more})
-            for one, more in zip(found, changes, strict=True)
+        changes = site_changes(pair, cell, metrics, needs_error, who)
+        drifts = [
+            replace(drift, numbers={**drift.numbers, **more})
+            for drift, more in zip(drifts, changes, strict=True)
         ]
-    return found
+    return drifts
 
 
 def _estimates(
@@ -163,47 +167,45 @@ def _estimates(
     """The estimates of each site, in order: kept numbers, and the others computed."""
     files = KeptDrift(pair)
     spectra = _summaries(pair, questions, executor, progress)
-    kept = [files.values(one.site) for one in questions]
-    missing = [one.pair_rows(values) for one, values in zip(questions, kept, strict=True)]
-    tasks = [one for one in missing if not one.is_nothing]
+    kept_values = [files.values(q.site) for q in questions]
+    missing = [q.pair_rows(values) for q, values in zip(questions, kept_values, strict=True)]
+    tasks = [rows for rows in missing if not rows.is_nothing]
     most = max(map(_bytes, tasks), default=1)
-    found = executor.map(PairRows.compute, tasks, item_bytes=most)
-    for one, rows, values in zip(questions, missing, kept, strict=True):
-        new = {} if rows.is_nothing else next(found)
+    computed = executor.map(PairRows.compute, tasks, item_bytes=most)
+    for q, rows, values in zip(questions, missing, kept_values, strict=True):
+        new = {} if rows.is_nothing else next(computed)
         if new:
-            files.keep_values(one.site, new)
-        yield one.estimates(values | new, *(spectra[one.of_run(v).key] for v in (pair.a, pair.b)))
+            files.keep_values(q.site, new)
+        yield q.estimates(values | new, *(spectra[q.of_run(v).key] for v in (pair.a, pair.b)))
 
 
 def _summaries(
     pair: Pair, questions: Sequence[SiteNumbers], executor: Executor, progress: Progress
 ) -> dict[tuple[str, str], dict[Cell, Summary]]:
     """The summaries of both runs, by run and site: kept ones, and the others computed and kept."""
-    every = {
-        wanted.key: wanted for one in questions for wanted in map(one.of_run, (pair.a, pair.b))
-    }
-    found = {key: wanted.kept() for key, wanted in every.items()}
-    missing = {key: wanted.without(found[key]) for key, wanted in every.items()}
-    tasks = [one for one in missing.values() if one.wanted]
-    most = max((one.bytes for one in tasks), default=1)
+    spectra = {wanted.key: wanted for q in questions for wanted in map(q.of_run, (pair.a, pair.b))}
+    summaries = {key: wanted.kept() for key, wanted in spectra.items()}
+    missing = {key: wanted.without(summaries[key]) for key, wanted in spectra.items()}
+    tasks = [task for task in missing.values() if task.wanted]
+    most = max((task.bytes for task in tasks), default=1)
     computed = executor.map(RunSpectra.compute, tasks, item_bytes=most)
     views = (pair.a, pair.b)
     names = dict(zip((view.run.id for view in views), names_of_two(*views), strict=True))
-    for one, new in zip(tasks, computed, strict=True):
-        one.cache.keep_summaries(one.site, new)
-        found[one.key] |= new
-        progress.note(f"spectra at {one.site} of {names[one.view.run.id]}")
-    return found
+    for task, new in zip(tasks, computed, strict=True):
+        task.cache.keep_summaries(task.site, new)
+        summaries[task.key] |= new
+        progress.note(f"spectra at {task.site} of {names[task.view.run.id]}")
+    return summaries
 
 
 def site_frame(found: Sequence[SiteDrift]) -> pl.DataFrame:
     """A row for each site: columns `SITES_SCHEMA`."""
     rows = [
         (
-            *(one.site, one.depth, one.n_tokens),
-            *(end for number in SITE_CHANGES for end in one[number][: 1 + len(ERRORS)]),
+            *(site.site, site.depth, site.n_tokens),
+            *(end for number in SITE_CHANGES for end in site[number][: 1 + len(ERRORS)]),
         )
-        for one in found
+        for site in found
     ]
     return pl.DataFrame(rows, schema=SITES_SCHEMA, orient="row")
 

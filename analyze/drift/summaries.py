@@ -54,7 +54,7 @@ class Summary:
     """Of flips and top10: the share of tokens at which a tie of A or of B decides."""
 
 
-OF_TOKENS: Final = {name: one for name, one in PREDICTIONS.items() if one.value is not None}
+OF_TOKENS: Final = {name: p for name, p in PREDICTIONS.items() if p.value is not None}
 """Numbers that a frame of tokens has."""
 
 
@@ -77,7 +77,7 @@ def prediction_drift(
     likewise. If tokens were drawn, the error includes that of the draw, because other prompts have
     other drawn tokens.
     """
-    found = {
+    summaries = {
         name: summarize_tokens(
             frame.select("prompt_id", value=token_value(number)).drop_nulls().sort("prompt_id"),
             number.limits,
@@ -86,18 +86,18 @@ def prediction_drift(
         for name, number in OF_TOKENS.items()
         if name in only
     }
-    for name, number in ((name, OF_TOKENS[name]) for name in found if OF_TOKENS[name].tie):
-        if found[name].stderr is not None and found[name].mean in number.limits:
+    for name, number in ((name, OF_TOKENS[name]) for name in summaries if OF_TOKENS[name].tie):
+        if summaries[name].stderr is not None and summaries[name].mean in number.limits:
             prompts = (
                 frame.filter(token_value(number).is_not_null())["prompt_id"].unique().to_numpy()
             )
             n = len(prompts if isinstance(groups, int) else np.unique(groups.of[prompts]))
-            low, high = proportion_interval(int(found[name].mean or 0) * n, n)
-            found[name] = replace(found[name], ci_low=low, ci_high=high)
+            low, high = proportion_interval(int(summaries[name].mean or 0) * n, n)
+            summaries[name] = replace(summaries[name], ci_low=low, ci_high=high)
         ties = frame[number.tie].drop_nulls()
         if len(ties):
-            found[name] = replace(found[name], ties=int(ties.sum()) / len(ties))
-    return found
+            summaries[name] = replace(summaries[name], ties=int(ties.sum()) / len(ties))
+    return summaries
 
 
 def summarize_tokens(
@@ -134,8 +134,8 @@ def _without_groups(
 ) -> list[float]:
     """The mean over tokens without each group of prompts, in turn."""
     prompts, prompt = np.unique(prompt_id, return_inverse=True)
-    some = groups if isinstance(groups, int) else groups.only(prompts)
-    group = group_of(some, len(prompts))[prompt]
+    present = groups if isinstance(groups, int) else groups.only(prompts)
+    group = group_of(present, len(prompts))[prompt]
     order = np.argsort(group, kind="stable")
     first = np.flatnonzero(np.diff(group[order], prepend=-1))
     if len(first) < 2:
@@ -143,8 +143,8 @@ def _without_groups(
     sums = np.add.reduceat(values[order], first)
     counts = np.diff(first, append=len(values))
     with np.errstate(invalid="ignore"):
-        found: list[float] = ((sums.sum() - sums) / (counts.sum() - counts)).tolist()
-    return found
+        means: list[float] = ((sums.sum() - sums) / (counts.sum() - counts)).tolist()
+    return means
 
 
 def entropy_drift(pair: Pair, *, first_position: int = 0) -> Summary:
@@ -167,16 +167,16 @@ def by_position(frame: pl.DataFrame, groups: Groups = GROUPS) -> pl.DataFrame:
     at the first position that has a token, the last one ends behind the last.
     """
     positions = frame["position"]
-    found = []
+    rows = []
     if len(frame):
         edges = band_edges(int(positions.min()), int(positions.max()) + 1)  # type: ignore[arg-type]
         for first, end in pairwise(edges):
             band = frame.filter((positions >= first) & (positions < end))
             if len(band):
-                found.append(
+                rows.append(
                     {"first": first, "end": end, "n_tokens": len(band), **_means(band, groups)}
                 )
-    return pl.DataFrame(found, schema=BANDS)
+    return pl.DataFrame(rows, schema=BANDS)
 
 
 def band_edges(first: int, end: int) -> list[int]:
@@ -191,13 +191,13 @@ def band_edges(first: int, end: int) -> list[int]:
 
 def _means(band: pl.DataFrame, groups: Groups) -> dict[str, float | None]:
     """Mean, error and interval of both numbers."""
-    found = prediction_drift(band, only=("kl", "flips"), groups=groups)
+    summaries = prediction_drift(band, only=("kl", "flips"), groups=groups)
     return {
         column: value
-        for name, one in found.items()
+        for name, summary in summaries.items()
         for column, value in zip(
             (name, *error_names(name)),
-            (one.mean, one.stderr, one.ci_low, one.ci_high),
+            (summary.mean, summary.stderr, summary.ci_low, summary.ci_high),
             strict=True,
         )
     }

@@ -106,37 +106,37 @@ def stores(pair: Pair) -> list[Place]:
     )
 
 
-def _setting(found: Drift) -> dict[str, int]:
-    return {"n_prompts": found.pair.n_prompts, "first_position": found.first_position}
+def _setting(drift: Drift) -> dict[str, int]:
+    return {"n_prompts": drift.pair.n_prompts, "first_position": drift.first_position}
 
 
-def _predictions(found: Drift) -> pl.DataFrame:
-    drawn = 0 if found.seed is None else len(found.tokens)
+def _predictions(drift: Drift) -> pl.DataFrame:
+    drawn = 0 if drift.seed is None else len(drift.tokens)
     rows = [
         {
-            **_setting(found),
+            **_setting(drift),
             "n_drawn": drawn if name in OF_TOKENS else 0,
             "number": name,
             "unit": (METRICS if name in METRICS else PREDICTIONS)[name].unit,
-            "mean": one.mean,
-            "median": one.median,
-            "p99": one.p99,
-            "maximum": one.max,
-            "stderr": one.stderr,
-            "ci_low": one.ci_low,
-            "ci_high": one.ci_high,
-            "n_tokens": one.n_tokens,
+            "mean": summary.mean,
+            "median": summary.median,
+            "p99": summary.p99,
+            "maximum": summary.max,
+            "stderr": summary.stderr,
+            "ci_low": summary.ci_low,
+            "ci_high": summary.ci_high,
+            "n_tokens": summary.n_tokens,
         }
-        for name, one in found.predictions.items()
-        if one.n_tokens
+        for name, summary in drift.predictions.items()
+        if summary.n_tokens
     ]
     return pl.DataFrame(rows, schema=frame_schema(DRIFT_PREDICTIONS.columns))
 
 
-def _sites(found: Drift) -> pl.DataFrame:
-    setting = [pl.lit(value, pl.Int32).alias(name) for name, value in _setting(found).items()]
-    frame = site_frame(found.sites).with_columns(setting)
-    return frame.with_columns(flags=pl.Series(found.flags, dtype=pl.List(pl.String)))
+def _sites(drift: Drift) -> pl.DataFrame:
+    setting = [pl.lit(value, pl.Int32).alias(name) for name, value in _setting(drift).items()]
+    frame = site_frame(drift.sites).with_columns(setting)
+    return frame.with_columns(flags=pl.Series(drift.flags, dtype=pl.List(pl.String)))
 
 
 def scan_drift_tokens(
@@ -218,9 +218,9 @@ def scan_drift_sites(
             yield _without_numbers(chosen)
             return
         products = set(only).difference(OF_ROWS)
-        asked = any(columns.intersection(error_names(number)) for number in products)
+        has_errors = any(columns.intersection(error_names(number)) for number in products)
         sure = {"all": common_sites(pair), "final": common_sites(pair)[-1:], "none": []}[errors]
-        for with_errors, sites in groupby(chosen["site"], lambda site: asked and site in sure):
+        for with_errors, sites in groupby(chosen["site"], lambda site: has_errors and site in sure):
             yield site_frame(
                 site_drift(
                     pair,

@@ -52,23 +52,23 @@ def worst_tokens(drift: Drift, count: int = 10) -> list[WorstToken]:
     """
     moved = pl.col("next_logprob_b").cast(pl.Float64) - pl.col("next_logprob_a")
     change = pl.col("kl") if order_of(drift) == "kl" else moved.abs()
-    some = (
+    worst = (
         drift.tokens.select("prompt_id", "position", change=change)
         .filter(pl.col("change") > 0)
         .sort("change", "prompt_id", "position", descending=[True, False, False])
         .head(count)
     )
-    if some.is_empty():
+    if worst.is_empty():
         return []
     words = Words(_vocabulary(drift.pair))
     prompts = drift.pair.a.prompts["token_ids"]
     keys = ["prompt_id", "position"]
-    stored = some.join(drift.pair.statistics, on=keys, how="left", maintain_order="left")
-    found = []
+    stored = worst.join(drift.pair.statistics, on=keys, how="left", maintain_order="left")
+    tokens = []
     for row in stored.iter_rows(named=True):
         prompt, position = row["prompt_id"], row["position"]
         ids = prompts[prompt].to_list()
-        found.append(
+        tokens.append(
             WorstToken(
                 prompt_id=prompt,
                 position=position,
@@ -79,13 +79,13 @@ def worst_tokens(drift: Drift, count: int = 10) -> list[WorstToken]:
                 b=_most_likely(row["top1_id_b"], row["max_logprob_b"], words),
             )
         )
-    return found
+    return tokens
 
 
 def _vocabulary(pair: Pair) -> pa.Table | None:
     """The vocabulary of either run: the token ids are equal, so the tokens are."""
-    found = pair.a.run.vocabulary()
-    return pair.b.run.vocabulary() if found is None else found
+    vocabulary = pair.a.run.vocabulary()
+    return pair.b.run.vocabulary() if vocabulary is None else vocabulary
 
 
 def _most_likely(token: int | None, logprob: float | None, words: Words) -> Expected:

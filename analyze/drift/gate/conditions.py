@@ -96,10 +96,10 @@ def parse_condition(text: str) -> Condition:
     >>> condition.quantity, condition.part, condition.comparison, condition.threshold
     ('flips', 'mean', '>=', 0.02)
     """
-    found = _CONDITION.fullmatch(text)
-    if found is None:
+    match = _CONDITION.fullmatch(text)
+    if match is None:
         raise _refused(f"{text!r} is no condition. {_GRAMMAR}")
-    name, comparison, number = found.groups()
+    name, comparison, number = match.groups()
     try:
         threshold = math.nan if "_" in number else float(number)  # 0_01 is 1 to Python
     except ValueError:
@@ -142,8 +142,8 @@ def names() -> list[str]:
     """
     statistics = (
         name
-        for q, one in PREDICTIONS.items()
-        for name in (q, *(f"{q}.{statistic}" for statistic in one.statistics))
+        for q, prediction in PREDICTIONS.items()
+        for name in (q, *(f"{q}.{statistic}" for statistic in prediction.statistics))
     )
     return [
         *statistics,
@@ -176,7 +176,7 @@ def check_conditions(
 
 def family(conditions: Iterable[Condition], n_runs: int) -> int:
     """Number of conditions on `n_runs` runs that intervals decide; at least 1."""
-    return max(1, sum(one.uncertain for one in conditions) * n_runs)
+    return max(1, sum(condition.uncertain for condition in conditions) * n_runs)
 
 
 def needs_errors(conditions: Sequence[Condition], sites: Sequence[str]) -> bool:

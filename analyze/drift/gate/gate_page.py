@@ -37,7 +37,7 @@ Verdicts = Mapping[str, Sequence[Verdict]]
 
 def gate_section(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> Section:
     """A row for each condition and run. undecided: why runs could not be compared, by run."""
-    rows = [_row(run, one) for run, some in verdicts.items() for one in some]
+    rows = [_row(run, v) for run, of_run in verdicts.items() for v in of_run]
     rows += [
         {"run": run, "outcome": "not decided", "why": why} for run, why in undecided.items() if rows
     ]
@@ -45,8 +45,8 @@ def gate_section(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> Sec
     several = len(verdicts) + len(undecided) > 1
     reasons: list[Sentence] = [
         (Run(run), f": {line}") if several else (line,)
-        for run, some in verdicts.items()
-        for line in not_decided(some)
+        for run, of_run in verdicts.items()
+        for line in not_decided(of_run)
     ]
     reasons += [(Run(run), f": not decided: {why}.") for run, why in undecided.items()]
     table = table_of(
@@ -62,29 +62,29 @@ def gate_section(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> Sec
         "verdict(parse_condition(CONDITION), found.predictions, found.sites, "
         "lost=found.pair.lost)  # found: of diff(STORE, RUN_A, RUN_B)",
     )
-    lead = " ".join((_LEAD, *family_line(one for some in verdicts.values() for one in some)))
+    lead = " ".join((_LEAD, *family_line(v for of_run in verdicts.values() for v in of_run)))
     return Section("gate", "Gate", lead, tables=(table,), notes=tuple(reasons))
 
 
-def _row(run: str, one: Verdict) -> dict[str, Any]:
-    level = None if one.level is None else f"{percent(one.level)} %"
+def _row(run: str, verdict: Verdict) -> dict[str, Any]:
+    level = None if verdict.level is None else f"{percent(verdict.level)} %"
     return {
-        **{"run": run, "outcome": _fate(one), "condition": one.condition.text},
-        **{"value": one.value, "decisive": one.decisive, "interval": level},
-        **{"site": one.site, "why": one.why or None},
+        **{"run": run, "outcome": _fate(verdict), "condition": verdict.condition.text},
+        **{"value": verdict.value, "decisive": verdict.decisive, "interval": level},
+        **{"site": verdict.site, "why": verdict.why or None},
     }
 
 
 def conclusion(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> Sentence:
     """Whether the gate passes, and why; nothing without conditions."""
-    every = [one for some in verdicts.values() for one in some]
-    if not every:
+    all_verdicts = [v for of_run in verdicts.values() for v in of_run]
+    if not all_verdicts:
         return ()
     counts = {
-        "met": sum(one.outcome == "fail" for one in every),
-        "not decided": sum(one.outcome == "not decided" for one in every) + len(undecided),
+        "met": sum(v.outcome == "fail" for v in all_verdicts),
+        "not decided": sum(v.outcome == "not decided" for v in all_verdicts) + len(undecided),
     }
-    total = len(every) + len(undecided)
+    total = len(all_verdicts) + len(undecided)
     what = "conditions on all runs" if len(verdicts) + len(undecided) > 1 else "conditions"
     parts = [
         f"{count} {'is' if count == 1 else 'are'} {name}" for name, count in counts.items() if count
@@ -96,12 +96,12 @@ def conclusion(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> Sente
 
 def as_lines(verdicts: Sequence[Verdict], indent: str = "") -> str:
     """A line on each condition, and why some are not decided; each line begins with `indent`."""
-    width = max((len(one.condition.text) for one in verdicts), default=0)
-    fates = [_fate(one) for one in verdicts]
+    width = max((len(v.condition.text) for v in verdicts), default=0)
+    fates = [_fate(v) for v in verdicts]
     first = max(map(len, ("not met", *fates)))
     lines = (
-        f"{indent}{fate:{first}}  {one.condition.text:{width}}  {_verdict(one)}\n"
-        for fate, one in zip(fates, verdicts, strict=True)
+        f"{indent}{fate:{first}}  {v.condition.text:{width}}  {_verdict(v)}\n"
+        for fate, v in zip(fates, verdicts, strict=True)
     )
     return "".join(lines) + "".join(wrapped(line, indent) for line in not_decided(verdicts))
 
@@ -109,64 +109,64 @@ def as_lines(verdicts: Sequence[Verdict], indent: str = "") -> str:
 def lines_by_run(
     verdicts: Verdicts, names: Mapping[str, str], undecided: Mapping[str, str] = NONE
 ) -> str:
-    """What each condition says of each run; nothing without conditions."""
-    every = [one for some in verdicts.values() for one in some]
-    if not every:
+    """The verdicts on each run as lines; empty without conditions."""
+    all_verdicts = [v for of_run in verdicts.values() for v in of_run]
+    if not all_verdicts:
         return ""
-    said = {run: as_lines(some, "  ") for run, some in verdicts.items()}
-    said |= {run: wrapped(f"not decided: {why}.", "  ") for run, why in undecided.items()}
-    rows = (f"{names.get(run, run)}\n{lines}" for run, lines in said.items())
-    return "".join((*rows, *map(wrapped, family_line(every))))
+    texts = {run: as_lines(of_run, "  ") for run, of_run in verdicts.items()}
+    texts |= {run: wrapped(f"not decided: {why}.", "  ") for run, why in undecided.items()}
+    rows = (f"{names.get(run, run)}\n{lines}" for run, lines in texts.items())
+    return "".join((*rows, *map(wrapped, family_line(all_verdicts))))
 
 
 def documents(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """Verdicts for programs."""
     return [
         {
-            "condition": one.condition.text,
-            "value": one.value,
-            "decisive": one.decisive,
-            "level": one.level,
-            "tests": one.tests,
-            "site": one.site,
-            "outcome": one.outcome,
-            "failed": one.failed,
-            "why": one.why or None,
+            "condition": verdict.condition.text,
+            "value": verdict.value,
+            "decisive": verdict.decisive,
+            "level": verdict.level,
+            "tests": verdict.tests,
+            "site": verdict.site,
+            "outcome": verdict.outcome,
+            "failed": verdict.failed,
+            "why": verdict.why or None,
         }
-        for one in verdicts
+        for verdict in verdicts
     ]
 
 
 def not_decided(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Why conditions are not decided: a sentence on each reason."""
     reasons: dict[str, list[str]] = {}
-    for one in verdicts:
-        if one.why:
-            reasons.setdefault(one.why, []).append(one.condition.text)
+    for verdict in verdicts:
+        if verdict.why:
+            reasons.setdefault(verdict.why, []).append(verdict.condition.text)
     yield from (f"{', '.join(of)}: not decided, as {why}" for why, of in reasons.items())
 
 
 def family_line(verdicts: Iterable[Verdict]) -> Iterator[str]:
     """How wide the intervals are, if several share the level of one."""
-    if (most := max((one.tests for one in verdicts if one.level), default=1)) > 1:
+    if (most := max((v.tests for v in verdicts if v.level), default=1)) > 1:
         yield (
             f"The intervals of all conditions, runs and sites hold together at "
             f"{percent(LEVEL)} % (Bonferroni, of up to {most} tests)."
         )
 
 
-def _fate(one: Verdict) -> str:
-    return one.outcome.replace("fail", "FAIL")
+def _fate(verdict: Verdict) -> str:
+    return verdict.outcome.replace("fail", "FAIL")
 
 
-def _verdict(one: Verdict) -> str:
-    """The number that a condition is about, and what decided."""
-    where = f" at {one.site}" if one.site and one.condition.site is None else ""
-    if one.level is None or one.value is None or one.decisive in (None, one.value):
-        return f"{number(one.value)}{where}"
-    end = "from" if one.decisive < one.value else "up to"
-    interval = f"{percent(one.level)} % interval"
-    return f"{number(one.value)}{where}, {interval} {end} {number(one.decisive)}"
+def _verdict(verdict: Verdict) -> str:
+    """The number that a condition tests, and the end of its interval if that decides."""
+    where = f" at {verdict.site}" if verdict.site and verdict.condition.site is None else ""
+    if verdict.level is None or verdict.value is None or verdict.decisive in (None, verdict.value):
+        return f"{number(verdict.value)}{where}"
+    end = "from" if verdict.decisive < verdict.value else "up to"
+    interval = f"{percent(verdict.level)} % interval"
+    return f"{number(verdict.value)}{where}, {interval} {end} {number(verdict.decisive)}"
 
 
 def percent(level: float) -> str:

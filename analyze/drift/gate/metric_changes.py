@@ -27,7 +27,7 @@ def site_changes(
     sites: Mapping[str, bool],
     executor: Executor,
 ) -> list[dict[str, Estimate]]:
-    """B - A of `metrics` at each of `sites`, by name; the value is None where a run has none.
+    """B - A of `metrics` at each of `sites`, by name; the value is None where a run has no number.
 
     metrics: of the rows. sites: whether a site's numbers get an error. Rows of different widths are
     not compared. Raises FormatError for altered bytes.
@@ -35,20 +35,21 @@ def site_changes(
     names = [metric.name for metric in metrics]
 
     def of_run(view: RunView) -> list[dict[str, Estimate]]:
-        own = own_cell(pair, view, cell)
+        run_cell = own_cell(pair, view, cell)
         cache = Cache(pair.a.run.directory.root, view.run)
         requests = [
             SiteRequest(
                 view,
                 cache,
                 site,
-                [own],
+                [run_cell],
                 Request(metrics=metrics, errors=names if sure else (), groups=pair.groups),
             )
             for site, sure in sites.items()
         ]
         return [
-            {name: found[own, name] for name in names} for found in executor.estimates(requests)
+            {name: values[run_cell, name] for name in names}
+            for values in executor.estimates(requests)
         ]
 
     of_a, of_b = (of_run(view) for view in (pair.a, pair.b))
@@ -72,12 +73,12 @@ def prediction_changes(
     names = [metric.name for metric in metrics]
     request = Request(metrics=[*metrics], errors=names, groups=pair.groups)
     runs = [(view, own_cell(pair, view, cell)) for view in (pair.a, pair.b) if metrics]
-    numbers = [(token_estimates(view, [own], request), own) for view, own in runs]
-    found = {}
+    numbers = [(token_estimates(view, [run_cell], request), run_cell) for view, run_cell in runs]
+    changes = {}
     for name in names:
-        a, b = (estimates[own, name] for estimates, own in numbers)
+        a, b = (estimates[run_cell, name] for estimates, run_cell in numbers)
         change = jackknife_difference(b, a)
-        found[name] = Summary(
+        changes[name] = Summary(
             mean=change.value,
             stderr=change.stderr,
             ci_low=change.ci_low,
@@ -85,4 +86,4 @@ def prediction_changes(
             groups=len(change.groups),
             n_tokens=0 if change.value is None else n_tokens(pair.lengths, cell),
         )
-    return found
+    return changes

@@ -98,16 +98,16 @@ def verdict(
     if not numbers:
         raise missing(condition, "no site has it.")
     tests = of * len(numbers) if condition.uncertain and not strict else 0
-    every = [_of_number(condition, one, tests) for one in numbers]
-    decided = [one for one in every if one.decisive is not None]
+    verdicts = [_of_number(condition, number, tests) for number in numbers]
+    decided = [v for v in verdicts if v.decisive is not None]
     pick = max if condition.upward else min
-    found = pick(decided, key=lambda one: one.decisive or 0.0, default=every[0])
-    if found.outcome == "fail":
-        return found
-    found = next((one for one in every if one.why), found)
+    deciding = pick(decided, key=lambda v: v.decisive or 0.0, default=verdicts[0])
+    if deciding.outcome == "fail":
+        return deciding
+    deciding = next((v for v in verdicts if v.why), deciding)
     if lost.share > allowed:
-        return replace(found, why=found.why or _too_few(lost, allowed))
-    return found
+        return replace(deciding, why=deciding.why or _too_few(lost, allowed))
+    return deciding
 
 
 def _too_few(lost: Lost, allowed: float) -> str:
@@ -135,11 +135,11 @@ def _numbers(
 ) -> list[_Number]:
     """The numbers that a condition tests: one, or one for each site."""
     if condition.quantity in OF_A_SITE:
-        chosen = [one for one in sites if condition.site in (None, one.site)]
-        found = ((one.site, one[condition.quantity]) for one in chosen)
+        chosen = [site for site in sites if condition.site in (None, site.site)]
+        estimates = ((site.site, site[condition.quantity]) for site in chosen)
         return [
             _Number(site=site, value=n.value, stderr=n.stderr, groups=len(n.groups))
-            for site, n in found
+            for site, n in estimates
         ]
     summary = predictions[condition.quantity]
     if condition.part == "mean":
@@ -153,14 +153,14 @@ def _of_number(condition: Condition, number: _Number, tests: int) -> Verdict:
     if number.value is None or not math.isfinite(number.value):
         why = f"it is not defined{at} for these runs."
         return Verdict(condition=condition, site=number.site, why=why)
-    found = Verdict(
+    by_value = Verdict(
         condition=condition,
         value=number.value,
         decisive=number.value,
         site=number.site,
     )
     if not tests:
-        return found
+        return by_value
     level = 1 - (1 - LEVEL) / tests
     stderr = math.nan if number.stderr is None else number.stderr
     limits = limits_of(condition.quantity)
@@ -171,4 +171,4 @@ def _of_number(condition: Condition, number: _Number, tests: int) -> Verdict:
         "with --strict."
     )
     why = why if end is None else ""
-    return replace(found, decisive=end, level=level, tests=tests, why=why)
+    return replace(by_value, decisive=end, level=level, tests=tests, why=why)

@@ -50,17 +50,17 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
     ordered = in_order(comparisons)
     base = several.base.run.id
     frames = {
-        name: pl.concat([one.frames[name] for one in ordered]) for name in (DRIFT.name, SITES.name)
+        name: pl.concat([c.frames[name] for c in ordered]) for name in (DRIFT.name, SITES.name)
     }
-    pairs = [(one.a, one.b) for one in ordered]
-    gate = {one.b: one.verdicts for one in ordered if one.verdicts}
+    pairs = [(c.a, c.b) for c in ordered]
+    gate = {c.b: c.verdicts for c in ordered if c.verdicts}
     undecided = {run: why for run, why in several.undecided.items() if gate}
-    shown = (base, *(one.b for one in ordered), *undecided)
+    shown = (base, *(c.b for c in ordered), *undecided)
     runs = RunStyles({run: several.names[run] for run in shown})
     rows = _rows(ordered)
-    deepest = " or ".join(dict.fromkeys(one.sites[-1].site for one in ordered))
+    deepest = " or ".join(dict.fromkeys(c.sites[-1].site for c in ordered))
     sites = shaped(SITES, frames[SITES.name], brief=False)
-    setting, *notes = _said(ordered)
+    setting, *notes = _setting_and_notes(ordered)
     sections = (
         *([gate_page.gate_section(gate, undecided)] if gate else []),
         Section(
@@ -115,7 +115,7 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
             "against": base,
             "names": dict(several.names),
             "comparisons": [
-                {**one.document, "gate": gate_page.documents(one.verdicts)} for one in ordered
+                {**c.document, "gate": gate_page.documents(c.verdicts)} for c in ordered
             ],
             "left_out": [
                 {"run": run, "why": why, "undecided": run in several.undecided}
@@ -130,7 +130,7 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
 def _ends(ordered: Sequence[Comparison], frames: Mapping[str, pl.DataFrame]) -> Sentence:
     """Which run changed least, and which most."""
     name = order_of(ordered)
-    values = [numbers_of(frames, (one.a, one.b)).get(name, {}).get("mean") for one in ordered]
+    values = [numbers_of(frames, (c.a, c.b)).get(name, {}).get("mean") for c in ordered]
     least, most = (
         f"KL {number(value)} nats a token"
         if name == "kl"
@@ -144,14 +144,14 @@ def _ends(ordered: Sequence[Comparison], frames: Mapping[str, pl.DataFrame]) -> 
     )
 
 
-def _said(ordered: Sequence[Comparison]) -> Iterator[Any]:
-    """The setting; then a sentence on each thing that a reader has to know about it."""
-    sizes = sorted({one.n_prompts for one in ordered})
+def _setting_and_notes(ordered: Sequence[Comparison]) -> Iterator[Any]:
+    """The setting; then a sentence for each fact that a reader has to know."""
+    sizes = sorted({c.n_prompts for c in ordered})
     first = ordered[0].document["first_position"]
     start = f", positions from {first} on" if first else ""
     order = f", {_ORDERS[order_of(ordered)]}" if len(ordered) > 1 else ""
-    counts = {one.n_tokens for one in ordered}
-    drawn = next((one.document["drawn"] for one in ordered if one.document["drawn"]), None)
+    counts = {c.n_tokens for c in ordered}
+    drawn = next((c.document["drawn"] for c in ordered if c.document["drawn"]), None)
     over = f" over the first {sizes[0]} prompts" if len(sizes) == 1 else ""
     of = f", {max(counts):,} tokens each" if len(counts) == 1 and not drawn else ""
     yield f"{_count(ordered)}{over}{of}{start}{order}"
@@ -162,13 +162,13 @@ def _said(ordered: Sequence[Comparison]) -> Iterator[Any]:
         )
     if drawn:
         yield (f"Predictions: of {max(counts):,} tokens each, drawn with seed {drawn['seed']}.",)
-    found: dict[str, list[str]] = {}
-    for one in ordered:
-        same = ["Every difference is exactly 0."] if one.is_nothing else []
-        missing = [f"No KL: {one.no_logits}"] if one.no_logits else []
-        for note in (*same, *missing, *one.document["notes"]):
-            found.setdefault(note, []).append(one.b)
-    for note, of_runs in found.items():
+    runs_by_note: dict[str, list[str]] = {}
+    for comparison in ordered:
+        same = ["Every difference is exactly 0."] if comparison.is_nothing else []
+        missing = [f"No KL: {comparison.no_logits}"] if comparison.no_logits else []
+        for note in (*same, *missing, *comparison.document["notes"]):
+            runs_by_note.setdefault(note, []).append(comparison.b)
+    for note, of_runs in runs_by_note.items():
         named = [part for run in of_runs for part in (", ", Run(run))]
         yield (*named[1:], f": {note}")
 
@@ -183,16 +183,16 @@ def _count(ordered: Sequence[Comparison]) -> str:
 def _rows(ordered: Sequence[Comparison]) -> pl.DataFrame:
     """A row for each run: numbers of the predictions, and those of its deepest site."""
     rows = []
-    for one in ordered:
-        numbers = {name: one.predictions[name] for name in _PREDICTIONS}
-        last = one.sites[-1]
+    for comparison in ordered:
+        numbers = {name: comparison.predictions[name] for name in _PREDICTIONS}
+        last = comparison.sites[-1]
         rows.append(
             {
-                **{"run": one.b, "n_prompts": one.n_prompts},
+                **{"run": comparison.b, "n_prompts": comparison.n_prompts},
                 **{
                     f"{name}{end}": value
-                    for name, some in numbers.items()
-                    for end, value in _parts(some.mean, some)
+                    for name, summary in numbers.items()
+                    for end, value in _parts(summary.mean, summary)
                 },
                 "site": last.site,
                 **{
@@ -200,7 +200,7 @@ def _rows(ordered: Sequence[Comparison]) -> pl.DataFrame:
                     for name in _SITE
                     for end, value in _parts(last[name].value, last[name])
                 },
-                "flags": one.document["sites"][-1]["flags"],
+                "flags": comparison.document["sites"][-1]["flags"],
             }
         )
     return pl.DataFrame(rows, infer_schema_length=None)
@@ -228,14 +228,14 @@ def _strips(ordered: Sequence[Comparison]) -> Table:
     """A strip for each run: distance at each site, on one scale."""
     groups, most = _groups(ordered), _most(ordered)
     rows = []
-    for one in ordered:
-        of = _distances(one)
+    for comparison in ordered:
+        of = _distances(comparison)
         columns = [[of[site] for site in group if site in of] for group in groups]
         largest = max(of, key=lambda site: of[site], default=None)
         rows.append(
             {
-                "run": one.b,
-                "strip": "".join(_column(max(some, default=None), most) for some in columns),
+                "run": comparison.b,
+                "strip": "".join(_column(max(cell, default=None), most) for cell in columns),
                 "largest": None if largest is None else of[largest],
                 "at": largest,
             }
@@ -262,7 +262,7 @@ def _reading(ordered: Sequence[Comparison]) -> str:
 
 def _groups(ordered: Sequence[Comparison]) -> list[list[str]]:
     """Every site that is compared, in depth order, a few for each column of a strip."""
-    depths = {site.site: site.depth for one in ordered for site in one.sites}
+    depths = {site.site: site.depth for c in ordered for site in c.sites}
     sites = sorted(depths, key=lambda site: (depths[site], site == "final"))
     step = -(-len(sites) // STRIP)
     return [sites[first : first + step] for first in range(0, len(sites), step)]
@@ -270,14 +270,14 @@ def _groups(ordered: Sequence[Comparison]) -> list[list[str]]:
 
 def _most(ordered: Sequence[Comparison]) -> float:
     """The largest distance of all."""
-    return max((distance for one in ordered for distance in _distances(one).values()), default=0.0)
+    return max((distance for c in ordered for distance in _distances(c).values()), default=0.0)
 
 
-def _distances(one: Comparison) -> dict[str, float]:
+def _distances(comparison: Comparison) -> dict[str, float]:
     """The relative distance of each site that has one."""
     return {
         site.site: site.relative_distance.value
-        for site in one.sites
+        for site in comparison.sites
         if site.relative_distance.value is not None
     }
 

@@ -139,12 +139,12 @@ def drift_page(
 
 
 def what_was_compared(found: Drift) -> Iterator[str]:
-    """The setting; then a sentence on each thing that a reader has to know about it."""
-    every, size = found.pair.n_tokens(found.first_position), found.pair.n_prompts
+    """The setting; then a sentence for each fact that a reader has to know."""
+    n_tokens, size = found.pair.n_tokens(found.first_position), found.pair.n_prompts
     start = f", positions from {found.first_position} on" if found.first_position else ""
-    held = [view.run.n_prompts for view in (found.pair.a, found.pair.b)]
-    of = "" if {*held} == {size} else f" of {held[0]} in A and {held[1]} in B"
-    yield f"the first {size} prompts{of}, {every:,} tokens{start}"
+    n_held = [view.run.n_prompts for view in (found.pair.a, found.pair.b)]
+    of = "" if {*n_held} == {size} else f" of {n_held[0]} in A and {n_held[1]} in B"
+    yield f"the first {size} prompts{of}, {n_tokens:,} tokens{start}"
     if found.is_nothing:
         who = "A and B are one run. " if found.pair.of_one_run else ""
         yield f"{who}Every difference is exactly 0."
@@ -177,11 +177,11 @@ def _ties(predictions: Mapping[str, Summary]) -> Iterator[Sentence]:
 # tables
 
 
-def _table(found: Drift, shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
+def _table(drift: Drift, shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
     """The table of `shape`, without the columns that are constant in a comparison."""
-    same = _OF_THE_PAGE if found.seed is not None else (*_OF_THE_PAGE, "n_drawn")
+    same = _OF_THE_PAGE if drift.seed is not None else (*_OF_THE_PAGE, "n_drawn")
     rows = frame.drop(same, strict=False)
-    code = f"{_call(found)}\n{_CODE[shape.name]}"
+    code = f"{_call(drift)}\n{_CODE[shape.name]}"
     short = None
     if shape is DRIFT:
         short = rows.filter(pl.col("number").is_in(IN_SHORT))
@@ -194,36 +194,36 @@ def _table(found: Drift, shape: Shape, frame: pl.DataFrame, **more: Any) -> Tabl
     )
 
 
-def _title_of_tokens(found: Drift) -> str:
-    by_kl = order_of(found) == "kl"
+def _title_of_tokens(drift: Drift) -> str:
+    by_kl = order_of(drift) == "kl"
     return f"Where {'KL(A || B) is largest' if by_kl else 'ln p(next) changed most'}"
 
 
-def _tokens(found: Drift) -> Table:
+def _tokens(drift: Drift) -> Table:
     """The tokens after which the predictions changed most."""
-    change = "kl" if order_of(found) == "kl" else "change"
+    change = "kl" if order_of(drift) == "kl" else "change"
     rows = [
         {
-            **{"prompt_id": one.prompt_id, "position": one.position, change: one.change},
-            **{"at": f"{one.prompt_id}:{one.position}", "text_so_far": one.context},
-            "came": one.came,
-            **{"expected_a": one.a.token, "probability_a": one.a.probability},
-            **{"expected_b": one.b.token, "probability_b": one.b.probability},
+            **{"prompt_id": token.prompt_id, "position": token.position, change: token.change},
+            **{"at": f"{token.prompt_id}:{token.position}", "text_so_far": token.context},
+            "came": token.came,
+            **{"expected_a": token.a.token, "probability_a": token.a.probability},
+            **{"expected_b": token.b.token, "probability_b": token.b.probability},
         }
-        for one in worst_tokens(found)
+        for token in worst_tokens(drift)
     ]
     frame = shown_words(pl.DataFrame(rows, infer_schema_length=None))
     styles = {"probability_a": "hundredths", "probability_b": "hundredths"}
-    return _table(found, TOKENS, frame, labels=_LABELS, styles=styles)
+    return _table(drift, TOKENS, frame, labels=_LABELS, styles=styles)
 
 
 # how to repeat it
 
 
-def _call(found: Drift) -> str:
+def _call(drift: Drift) -> str:
     """The Python that repeats this comparison."""
-    options = ", ".join(f"{name}={value}" for name, value in _options(found).items())
-    store, a, b = _named(found)
+    options = ", ".join(f"{name}={value}" for name, value in _options(drift).items())
+    store, a, b = _named(drift)
     return (
         "from lpp.analyze import DiffSettings, diff\n"
         "from lpp.analyze.numerics.kl_histogram import kl_histogram\n"
@@ -234,22 +234,22 @@ def _call(found: Drift) -> str:
     )
 
 
-def _command(found: Drift) -> str:
-    options = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in _options(found).items())
-    return f"lpp-analyze diff {shlex.join(_named(found))} {options}"
+def _command(drift: Drift) -> str:
+    options = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in _options(drift).items())
+    return f"lpp-analyze diff {shlex.join(_named(drift))} {options}"
 
 
-def _named(found: Drift) -> tuple[str, str, str]:
+def _named(drift: Drift) -> tuple[str, str, str]:
     """The store and both runs as `diff` takes them."""
-    a, b = (view.run for view in (found.pair.a, found.pair.b))
-    homes = stores(found.pair)
+    a, b = (view.run for view in (drift.pair.a, drift.pair.b))
+    homes = stores(drift.pair)
     return str(homes[0]), a.id, b.id if len(homes) == 1 else f"{homes[1]}::{b.id}"
 
 
-def _options(found: Drift) -> dict[str, int]:
-    options = {"prompts": found.pair.n_prompts}
-    if found.first_position:
-        options["skip_first"] = found.first_position
-    if found.seed is not None:
-        options |= {"tokens": len(found.tokens), "seed": found.seed}
+def _options(drift: Drift) -> dict[str, int]:
+    options = {"prompts": drift.pair.n_prompts}
+    if drift.first_position:
+        options["skip_first"] = drift.first_position
+    if drift.seed is not None:
+        options |= {"tokens": len(drift.tokens), "seed": drift.seed}
     return options

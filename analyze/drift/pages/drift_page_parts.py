@@ -119,12 +119,12 @@ def opening(
 
 def _warnings(frames: Frames, pairs: Sequence[Pair]) -> Iterator[Sentence]:
     """A line for each flag of the sites of the first screen."""
-    found: dict[str, list[str]] = {}
+    sites_by_flag: dict[str, list[str]] = {}
     for pair in pairs:
         for row in ends(sites_of(frames, pair)).iter_rows(named=True):
             for flag in {*row["flags"]} - {"no_error"}:  # the intervals show it
-                found.setdefault(flag, []).append(row["site"])
-    for flag, sites in found.items():
+                sites_by_flag.setdefault(flag, []).append(row["site"])
+    for flag, sites in sites_by_flag.items():
         meaning = clause(MEANING.get(flag, UNKNOWN_FLAG))
         yield Flag(flag), f" {listed(list(dict.fromkeys(sites)))}: {meaning}."
 
@@ -166,13 +166,13 @@ def charts(
     tables: those behind the charts, by name. sections: the section of each chart, by the name of
     its table.
     """
-    every = pairs_by_kl(frames)
-    if not every:
+    pairs = pairs_by_kl(frames)
+    if not pairs:
         return
-    drawn = every[:PAIRS_DRAWN]
+    drawn = pairs[:PAIRS_DRAWN]
     of_all = (
-        f" The {len(drawn)} of {len(every)} pairs with the largest KL."
-        if every[PAIRS_DRAWN:]
+        f" The {len(drawn)} of {len(pairs)} pairs with the largest KL."
+        if pairs[PAIRS_DRAWN:]
         else ""
     )
 

@@ -107,7 +107,7 @@ def frames_without_tokens(found: Drift) -> dict[str, pl.DataFrame]:
     """Predictions, with errors named as those of the mean, and sites of one comparison."""
     tables = drift_tables(found)
     errors = {name: f"mean_{name}" for name in ("stderr", "ci_low", "ci_high")}
-    more = [name for name, one in PREDICTIONS.items() if "median" in one.statistics]
+    more = [name for name, prediction in PREDICTIONS.items() if "median" in prediction.statistics]
     means = pl.when(pl.col("number").is_in(more)).then(pl.col("median", "p99", "maximum"))
     predictions = tables[DRIFT.table].rename(errors).with_columns(means)
     return {DRIFT.name: predictions, SITES.name: tables[SITES.table]}
@@ -120,14 +120,14 @@ def frames_of_tokens(
 
     pairs: a function for each that gives its rows of `drift_tokens` and its jackknife groups.
     """
-    found: dict[str, list[pl.DataFrame]] = {POSITIONS.name: [], HISTOGRAM.name: []}
+    by_shape: dict[str, list[pl.DataFrame]] = {POSITIONS.name: [], HISTOGRAM.name: []}
     for pair, read in pairs.items():
         tokens, groups = read()
         names = [pl.lit(run).alias(name) for name, run in zip(_PAIR, pair, strict=True)]
         frames = by_position(tokens, groups), kl_histogram(tokens)
-        for rows, frame in zip(found.values(), frames, strict=True):
+        for rows, frame in zip(by_shape.values(), frames, strict=True):
             rows.append(frame.select(*names, pl.all()))
-    return {name: pl.concat(rows) if rows else pl.DataFrame() for name, rows in found.items()}
+    return {name: pl.concat(rows) if rows else pl.DataFrame() for name, rows in by_shape.items()}
 
 
 def pairs_by_kl(frames: Frames) -> list[Pair]:
@@ -139,8 +139,8 @@ def pairs_by_kl(frames: Frames) -> list[Pair]:
         pl.col("mean").filter(pl.col("number") == name).max().fill_null(-1.0).alias(name)
         for name in ("kl", "next_logprob")
     ]
-    found = frame.group_by(_PAIR).agg(largest)
-    order = found.sort("kl", "next_logprob", *_PAIR, descending=[True, True, False, False])
+    by_pair = frame.group_by(_PAIR).agg(largest)
+    order = by_pair.sort("kl", "next_logprob", *_PAIR, descending=[True, True, False, False])
     return list(order.select(_PAIR).iter_rows())
 
 
@@ -148,11 +148,11 @@ def of_pairs(frame: pl.DataFrame, pairs: Sequence[Pair]) -> pl.DataFrame:
     """The rows of `pairs`, each at its most prompts."""
     if not frame.width:
         return frame
-    some = pl.DataFrame(pairs, schema=dict.fromkeys(_PAIR, pl.String), orient="row")
-    found = frame.join(some, on=_PAIR, how="semi", maintain_order="left")
+    wanted = pl.DataFrame(pairs, schema=dict.fromkeys(_PAIR, pl.String), orient="row")
+    rows = frame.join(wanted, on=_PAIR, how="semi", maintain_order="left")
     if "n_prompts" not in frame.columns:
-        return found
-    return found.filter(pl.col("n_prompts") == pl.col("n_prompts").max().over(_PAIR))
+        return rows
+    return rows.filter(pl.col("n_prompts") == pl.col("n_prompts").max().over(_PAIR))
 
 
 def numbers_of(frames: Frames, pair: Pair) -> dict[str, dict[str, Any]]:
