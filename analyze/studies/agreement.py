@@ -69,8 +69,8 @@ class Value(NamedTuple):
 def rank_agreement(a: Sequence[float | None], b: Sequence[float | None]) -> Agreement:
     """Agreement of the orders of M models by `a` and by `b`, each (M,); None or NaN: no number.
 
-    >>> found = rank_agreement([1, 2, 3, 4], [10, 20, 40, 30])  # 5 pairs agree, 1 does not
-    >>> round(found.kendall_tau, 6)
+    >>> agreement = rank_agreement([1, 2, 3, 4], [10, 20, 40, 30])  # 5 pairs agree, 1 does not
+    >>> round(agreement.kendall_tau, 6)
     0.666667
     >>> rank_agreement([1, 2, None], [1, 2, 3]).reason
     '2 models: an order of fewer than 3 says nothing'
@@ -81,10 +81,10 @@ def rank_agreement(a: Sequence[float | None], b: Sequence[float | None]) -> Agre
         models = "model" if count == 1 else "models"
         why = f"{count} {models}: an order of fewer than {MIN_MODELS} says nothing"
         return Agreement(count, None, None, why)
-    one, other = (tuple(column) for column in zip(*both, strict=True))
-    if len(set(one)) == 1 or len(set(other)) == 1:
+    first, second = (tuple(column) for column in zip(*both, strict=True))
+    if len(set(first)) == 1 or len(set(second)) == 1:
         return Agreement(count, None, None, "all models are equal at one of the settings")
-    tau, rho = _coefficients(_ranks(one), _ranks(other))
+    tau, rho = _coefficients(_ranks(first), _ranks(second))
     return Agreement(count, tau, rho, None)
 
 

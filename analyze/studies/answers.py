@@ -78,9 +78,9 @@ def layers_answer(
     store: Url, settings: LayersSettings, progress: Progress, executor: Executor
 ) -> Reply:
     """Ranks by depth. Progress, executor and errors are those of `layers`."""
-    found = layer_ranks.layers(store, settings, progress=progress, executor=executor)
-    database = kept("The layers are", lambda: layer_ranks.write_layers(store, found), progress)
-    return reply(layers_page(f"{store}", found, found.names), stored=database)
+    layers = layer_ranks.layers(store, settings, progress=progress, executor=executor)
+    database = kept("The layers are", lambda: layer_ranks.write_layers(store, layers), progress)
+    return reply(layers_page(f"{store}", layers, layers.names), stored=database)
 
 
 def sensitivity_answer(
@@ -94,11 +94,11 @@ def sensitivity_answer(
 
     Progress, executor and errors are those of `sensitivity`.
     """
-    found = settings_grid.sensitivity(store, settings, progress=progress, executor=executor)
+    result = settings_grid.sensitivity(store, settings, progress=progress, executor=executor)
     database = kept(
-        "The sensitivity is", lambda: settings_grid.write_sensitivity(store, found), progress
+        "The sensitivity is", lambda: settings_grid.write_sensitivity(store, result), progress
     )
-    return reply(sensitivity_page(f"{store}", found, found.names, part=part), stored=database)
+    return reply(sensitivity_page(f"{store}", result, result.names, part=part), stored=database)
 
 
 def cka_answer(
@@ -110,22 +110,22 @@ def cka_answer(
     bytes.
     """
     selection = cka_table.selection_of(settings)
-    some, incomplete = select_runs(store, selection)
-    work, left_out = cka_table.plan(some, select_sites(some, selection), settings)
-    for line in (*incomplete, *left_out):
+    selected, incomplete = select_runs(store, selection)
+    work, reasons = cka_table.plan(selected, select_sites(selected, selection), settings)
+    for line in (*incomplete, *reasons):
         progress.warn(line)
     progress.expect(sum(len(part.pairs) for part in work))
-    found = cka_table.compute(work, jobs=jobs, memory=memory, progress=progress)
-    database = kept("The CKA is", lambda: cka_table.write_cka(store, found), progress)
-    return reply(cka_page(f"{store}", found, names_of(some)), stored=database)
+    rows = cka_table.compute(work, jobs=jobs, memory=memory, progress=progress)
+    database = kept("The CKA is", lambda: cka_table.write_cka(store, rows), progress)
+    return reply(cka_page(f"{store}", rows, names_of(selected)), stored=database)
 
 
 def correlations_answer(store: Url, settings: CorrelateSettings, progress: Progress) -> Reply:
     """Profiles against benchmark scores. An error where no test could be made; others as of
     `correlate`.
     """
-    found = correlate(store, settings)
+    correlations = correlate(store, settings)
     root = open_store(store).path
-    written = kept("The correlations are", lambda: refresh_database(root, found), progress)
-    page = correlations_page(f"{store}", found, names_of(views(store)))
-    return reply(page, stored=written, error=why_unranked(found))
+    written = kept("The correlations are", lambda: refresh_database(root, correlations), progress)
+    page = correlations_page(f"{store}", correlations, names_of(views(store)))
+    return reply(page, stored=written, error=why_unranked(correlations))

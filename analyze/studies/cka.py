@@ -87,12 +87,12 @@ def tiles_of(pairs: Sequence[SitePair], width: int, memory: int, jobs: int) -> l
     >>> tiles_of(pairs, 1024, 1, 1)
     [[('a', 'b')], [('b', 'c')], [('c', 'd')]]
     """
-    place = {site: k for k, site in enumerate(dict.fromkeys(itertools.chain(*pairs)))}
+    index = {site: k for k, site in enumerate(dict.fromkeys(itertools.chain(*pairs)))}
     tiles: list[list[SitePair]] = []
-    for group in range(len(place), 0, -1):
+    for group in range(len(index), 0, -1):
         by_groups: dict[tuple[int, int], list[SitePair]] = defaultdict(list)
         for site, other in pairs:
-            by_groups[place[site] // group, place[other] // group].append((site, other))
+            by_groups[index[site] // group, index[other] // group].append((site, other))
         tiles = list(by_groups.values())
         if all(_tile_bytes(tile, width, jobs) <= memory for tile in tiles):
             break
@@ -138,9 +138,9 @@ def cka_rows(
     width = max(view.run.site(site).width for pair in pairs for site in pair)
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(jobs, "lpp-cka") as pool:
         for tile in tiles_of(pairs, width, memory, jobs):
-            more, found = _pass(view, tile, cell, sites, pool)
-            sites |= more
-            values |= found
+            new_sites, new_values = _pass(view, tile, cell, sites, pool)
+            sites |= new_sites
+            values |= new_values
             progress.advance(len(tile))
             progress.note(f"{' and '.join(tile[-1])} of {name or view.run.id}")
     n_blocks = view.run.plan.model.n_blocks
@@ -170,19 +170,19 @@ def _pass(
 ) -> tuple[dict[str, _Site], dict[SitePair, float]]:
     """Read the sites of `tile` once: (sites that were not in `known`, CKA of its pairs)."""
     names = list(dict.fromkeys(itertools.chain(*tile)))
-    place = {site: k for k, site in enumerate(names)}
+    index = {site: k for k, site in enumerate(names)}
     new = [k for k, site in enumerate(names) if site not in known]
     widths = [view.run.site(site).width for site in names]
-    wanted = [(place[site], place[other]) for site, other in tile]
+    wanted = [(index[site], index[other]) for site, other in tile]
     scatters = CrossScatters(widths, [*((k, k) for k in new), *wanted])
     shape = cell.n_prompts, int(view.lengths[: cell.n_prompts].max(initial=0))
     lengths = {k: np.full(shape, np.nan, np.float32) for k in new}
     sources = [(view.run, site) for site in names]
     for prompt_id, position, rows in in_step(sources, range(cell.n_prompts), block_rows=BLOCK_ROWS):
-        for k, found in zip(new, pool.map(_lengths, (rows[k] for k in new)), strict=True):
-            lengths[k][prompt_id, position] = found
+        for k, block in zip(new, pool.map(_lengths, (rows[k] for k in new)), strict=True):
+            lengths[k][prompt_id, position] = block
         inside = (position >= cell.first_position) & (position < cell.prefix)
-        scatters.add(rows if inside.all() else [some[inside] for some in rows], pool)
+        scatters.add(rows if inside.all() else [x[inside] for x in rows], pool)
     SiteReader(view.run, names[0], view.lengths).check(cell, scatters.n)
     sites = {}
     for k in new:
@@ -190,15 +190,15 @@ def _pass(
         among = (sinks >= cell.first_position) & (sinks < cell.prefix)
         ratio = scatters.participation_ratio(k)
         sites[names[k]] = _Site(scatters.square(k, k), ratio, int(among.sum()))
-    squares = {site: one.square for site, one in (known | sites).items()}
+    squares = {site: numbers.square for site, numbers in (known | sites).items()}
     values = {
-        pair: alignment(scatters.square(*places), *(squares[site] for site in pair))
-        for pair, places in zip(tile, wanted, strict=True)
+        pair: alignment(scatters.square(*indices), *(squares[site] for site in pair))
+        for pair, indices in zip(tile, wanted, strict=True)
     }
     return sites, values
 
 
 def _lengths(rows: Rows) -> Lengths:
     with np.errstate(invalid="ignore", over="ignore"):
-        found: Lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
-    return found
+        lengths: Lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    return lengths

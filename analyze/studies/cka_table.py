@@ -44,7 +44,7 @@ def plan(
     views, sites: those that `settings` choose. Raises InputError if no run is left.
     """
     prefix, prompts, first_position = settings.prefix, settings.prompts, settings.skip_first
-    work, left_out, options = [], [], set()
+    work, reasons, options = [], [], set()
     names = names_of(views)
     for view in views:
         run = view.run
@@ -60,7 +60,7 @@ def plan(
             option, why = "--skip-first", "no token is left"
         if why:
             options.add(option)
-            left_out.append(f"{names[run.id]} is left out ({option}): {why}.")
+            reasons.append(f"{names[run.id]} is left out ({option}): {why}.")
         else:
             cell = Cell(
                 prompts or run.n_prompts,
@@ -76,10 +76,10 @@ def plan(
                 kind=ErrorKind.NOT_FOUND,
             )
         raise InputError(
-            "\n".join(["no run is left.", *left_out, f"Change {' or '.join(sorted(options))}."]),
+            "\n".join(["no run is left.", *reasons, f"Change {' or '.join(sorted(options))}."]),
             kind=ErrorKind.NOT_FOUND,
         )
-    return work, left_out
+    return work, reasons
 
 
 def compute(

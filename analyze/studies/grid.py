@@ -116,7 +116,7 @@ def _why_no_moments(view: RunView, metric: str, context: int, size: int) -> str 
 
 
 def _partial(view: RunView, contexts: Sequence[int]) -> list[int]:
-    """Those of `contexts` for which stored moments give only some prefixes."""
+    """The `contexts` for which stored moments give only some prefixes."""
     return [c for c in contexts if view.rank_prefixes(c) != view.prefixes(c)]
 
 
@@ -134,29 +134,29 @@ def values(
     comparable_among: every run of the store.
     """
     names = names_of(views)
-    found = [pl.DataFrame(schema=_SCHEMA).drop("prompt_set", "flags")]
+    frames = [pl.DataFrame(schema=_SCHEMA).drop("prompt_set", "flags")]
     for view in views:
         sites = [site for site in axes.sites if site in view.run.sites]
         contexts = [c for c in view.contexts(axes.contexts) if view.rank_prefixes(c)]
         sizes = view.rank_sizes(axes.sizes)
         if sites and contexts and sizes:
-            held = ProfileSettings(contexts=contexts, prompts=sizes, errors=errors)
+            settings = ProfileSettings(contexts=contexts, prompts=sizes, errors=errors)
             analysis = analyze_views(
                 [view],
                 sites,
-                held,
+                settings,
                 comparable_among=(),
                 names=names,
                 progress=progress,
                 executor=executor,
             )
-            found += _of_run(view, analysis)
+            frames += _of_run(view, analysis)
     sets = prompt_sets(comparable_among, axes.sizes)
-    numbers = with_prompt_sets(pl.concat(found, how="diagonal"), sets, beside=CELL)
+    numbers = with_prompt_sets(pl.concat(frames, how="diagonal"), sets, beside=CELL)
     numbers = numbers.with_columns(flags=flags_of(numbers))
     absent = pl.concat([_absent(view, axes) for view in views])
     absent = with_prompt_sets(absent.drop("prompt_set"), sets, beside=CELL)
-    order = {view.run.id: place for place, view in enumerate(views)}
+    order = {view.run.id: k for k, view in enumerate(views)}
     rows = pl.concat([numbers.select(_SCHEMA.names()), absent.select(_SCHEMA.names())])
     return rows.sort(pl.col("run").replace_strict(order), maintain_order=True)
 

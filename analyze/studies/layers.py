@@ -129,18 +129,18 @@ def layers(
 
     Raises InputError for a selection that no run has, FormatError for altered bytes.
     """
-    every = views(url)
-    settings = resolved(every, settings)
-    some, incomplete = select_among(url, every, settings)
-    sites = select_sites(some, settings)
+    all_views = views(url)
+    settings = resolved(all_views, settings)
+    selected, incomplete = select_among(url, all_views, settings)
+    sites = select_sites(selected, settings)
     metrics = [METRICS[name] for name in _NUMBERS]
-    lines = (*incomplete, *shortfalls(some, settings), *needing_rows(some, metrics))
+    lines = (*incomplete, *shortfalls(selected, settings), *needing_rows(selected, metrics))
     for line in lines:
         progress.warn(line)
-    progress.expect(n_sites(some, sites) * (2 if 0 in settings.skip_first else 1))
-    frame = _ranks(some, _keys(some, settings, sites), settings.errors, executor, progress)
-    names, beyond = names_of(some), []
-    for view in some:
+    progress.expect(n_sites(selected, sites) * (2 if 0 in settings.skip_first else 1))
+    frame = _ranks(selected, _keys(selected, settings, sites), settings.errors, executor, progress)
+    names, beyond = names_of(selected), []
+    for view in selected:
         end = after_sinks(frame.filter(run=view.run.id))
         if end not in (0, *settings.skip_first):
             beyond.append(_keys([view], replace(settings, skip_first=(end,)), sites))
@@ -148,19 +148,19 @@ def layers(
             progress.advance(n_sites([view], sites))
             progress.note(f"no second curve for {names[view.run.id]}")
     if beyond:
-        after = _ranks(some, pl.concat(beyond), settings.errors, executor, progress)
+        after = _ranks(selected, pl.concat(beyond), settings.errors, executor, progress)
         frame = pl.concat([frame, after]).sort("run", maintain_order=True)
-    sets = prompt_sets(every, frame["n_prompts"].unique())
+    sets = prompt_sets(all_views, frame["n_prompts"].unique())
     frame = _with_flags(with_prompt_sets(frame, sets, beside=BESIDE))
-    blocks = {view.run.id: view.run.plan.model.n_blocks for view in some}
+    blocks = {view.run.id: view.run.plan.model.n_blocks for view in selected}
     scores = pl.DataFrame(list(_scores(frame, blocks)), schema=frame_schema(HOURGLASS.columns))
     return Layers(frame, scores, lines, names)
 
 
-def _keys(some: Sequence[RunView], selection: Selection, sites: Sequence[str]) -> pl.DataFrame:
+def _keys(selected: Sequence[RunView], selection: Selection, sites: Sequence[str]) -> pl.DataFrame:
     """Keys of the spectra table at the whole of each context."""
     whole = pl.col("prefix") == pl.col("context")
-    return spectra.all_keys(some, selection).filter(pl.col("site").is_in(sites), whole)
+    return spectra.all_keys(selected, selection).filter(pl.col("site").is_in(sites), whole)
 
 
 def after_sinks(layers: pl.DataFrame) -> int:
@@ -176,22 +176,22 @@ def after_sinks(layers: pl.DataFrame) -> int:
 
 
 def _ranks(
-    some: Sequence[RunView],
+    selected: Sequence[RunView],
     keys: pl.DataFrame,
     errors: ErrorSites,
     executor: Executor,
     progress: Progress,
 ) -> pl.DataFrame:
     """The rows of `keys` with their numbers."""
-    names = names_of(some)
+    names = names_of(selected)
     frames = [pl.DataFrame(schema={**keys.schema, **_SCHEMA, "short_prompts": pl.Int32})]
     metrics = [METRICS[name] for name in _NUMBERS] + spectra.sink_metrics()
-    request = site_requests(keys, metrics, errors, {view.run.id: GROUPS for view in some})
-    for view, of_site, found in spectra.site_numbers(some, keys, request, executor):
+    request = site_requests(keys, metrics, errors, {view.run.id: GROUPS for view in selected})
+    for view, of_site, estimates in spectra.site_numbers(selected, keys, request, executor):
         short = [view.short(*cell) for cell in of_site.select("n_prompts", "prefix").rows()]
         frames.append(
             of_site.with_columns(
-                *spectra.numbers([(of_site, found)], (*_NUMBERS, *spectra.SINKS), errors=SURE),
+                *spectra.numbers([(of_site, estimates)], (*_NUMBERS, *spectra.SINKS), errors=SURE),
                 pl.Series("short_prompts", short, dtype=pl.Int32),
                 relative_depth=pl.col("depth") / view.run.plan.model.n_blocks,
             )
@@ -219,8 +219,8 @@ def _with_flags(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(flags=flags_of_any(several)).select(_SCHEMA.names())
 
 
-def _scores(found: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    for key, rows in found.group_by(SETTING, maintain_order=True):
+def _scores(frame: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    for key, rows in frame.group_by(SETTING, maintain_order=True):
         for metric in RANKS:
             score = hourglass(_paper_layers(rows, metric), blocks[str(key[0])])
             yield {

@@ -57,9 +57,9 @@ def paper_tokens(
 
 def total(savings: Iterable[Saving]) -> Saving:
     """The sum over runs."""
-    some = list(savings)
+    per_run = list(savings)
     return Saving(
         run="all runs",
-        paper_tokens=sum(saving.paper_tokens for saving in some),
-        our_tokens=sum(saving.our_tokens for saving in some),
+        paper_tokens=sum(saving.paper_tokens for saving in per_run),
+        our_tokens=sum(saving.our_tokens for saving in per_run),
     )

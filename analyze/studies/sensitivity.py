@@ -66,11 +66,11 @@ class Sensitivity:
         """`compared` as rows of the `agreement` table."""
         rows = [
             (
-                *(one.metric, str(one.a), str(one.b), list(one.differ)),
-                *(one.agreement.n_models, one.agreement.kendall_tau, one.agreement.spearman_rho),
-                *(list(one.flags), one.agreement.reason),
+                *(c.metric, str(c.a), str(c.b), list(c.differ)),
+                *(c.agreement.n_models, c.agreement.kendall_tau, c.agreement.spearman_rho),
+                *(list(c.flags), c.agreement.reason),
             )
-            for one in self.compared
+            for c in self.compared
         ]
         return pl.DataFrame(rows, schema=frame_schema(AGREEMENT.columns), orient="row")
 
@@ -92,33 +92,33 @@ def sensitivity(
 
     Raises InputError for a selection that no run has, FormatError for altered bytes.
     """
-    every, selection = views(url), selection_of(settings)
-    some, incomplete = select_among(url, every, selection)
-    axes = grid.grid_axes(some, selection)
-    progress.expect(n_sites(some, axes.sites))
+    all_views, selection = views(url), selection_of(settings)
+    selected, incomplete = select_among(url, all_views, selection)
+    axes = grid.grid_axes(selected, selection)
+    progress.expect(n_sites(selected, axes.sites))
     values = grid.values(
-        some,
+        selected,
         axes,
-        comparable_among=every,
+        comparable_among=all_views,
         errors=settings.errors,
         progress=progress,
         executor=executor,
     )
-    models, doubles = representatives(some)
-    left_out = (*incomplete, *shortfalls(some, Selection()), *_absences(values), *doubles)
+    models, doubles = representatives(selected)
+    left_out = (*incomplete, *shortfalls(selected, Selection()), *_absences(values), *doubles)
     for line in left_out:
         progress.warn(line)
     return Sensitivity(
         values=values,
         compared=tuple(_compared(values, models)),
-        savings=tuple(_saving(view, axes) for view in some),
+        savings=tuple(_saving(view, axes) for view in selected),
         left_out=left_out,
-        names=names_of(some),
+        names=names_of(selected),
     )
 
 
 def selection_of(settings: SensitivitySettings) -> Selection:
-    """The part of a store that a grid is of."""
+    """The part of a store that a grid covers."""
     return Selection(
         runs=settings.runs,
         sites=settings.sites,

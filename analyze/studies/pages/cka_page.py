@@ -23,23 +23,23 @@ _SETTING: Final = ("run", "first_position", "prefix", "n_prompts")
 
 def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
     """The page of `pairs`, rows of the table `cka`. names: short names by run id."""
-    places = {run: place for place, run in enumerate(pairs["run"].unique(maintain_order=True))}
-    order = pl.col("run").replace_strict(places)
+    positions = {run: k for k, run in enumerate(pairs["run"].unique(maintain_order=True))}
+    order = pl.col("run").replace_strict(positions)
     ranked = pairs.sort(order, "cka", nulls_last=True, maintain_order=True)
-    each = max(1, _ROWS // len(places))
-    kept = [key for key in _SETTING[1:] if pairs[key].n_unique() > 1]
+    each = max(1, _ROWS // len(positions))
+    varying = [key for key in _SETTING[1:] if pairs[key].n_unique() > 1]
     table = table_of(
         "cka",
         "Every pair of sites",
         ranked,
         {},
-        first=("run", *kept, "site", "other_site", "cka", "flags"),
+        first=("run", *varying, "site", "other_site", "cka", "flags"),
         labels={"cka": "CKA"},
         key=(*_SETTING, "site", "other_site"),
         code="compute(plan(views, sites)[0])",
         short=ranked.group_by("run", maintain_order=True).head(each),
     )
-    runs = RunStyles({run: names[run] for run in places})
+    runs = RunStyles({run: names[run] for run in positions})
     chart = Chart(
         "cka",
         "pairs",
@@ -52,7 +52,7 @@ def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
     )
     return Page(
         title="Sites that are alike",
-        opening=_opening(pairs, list(places)),
+        opening=_opening(pairs, list(positions)),
         sections=(
             Section(
                 "pairs",
@@ -93,7 +93,7 @@ def _opening(pairs: pl.DataFrame, order: Sequence[str]) -> Opening:
             )
         )
     clauses = [(f"{site} and {other} in ", *_runs(those)) for (site, other), those in ends.items()]
-    parts = [part for one in clauses[:FEW] for part in ("; ", *one)]
+    parts = [part for clause in clauses[:FEW] for part in ("; ", *clause)]
     rest = (f"; other sites in {len(clauses) - FEW} more runs",) if clauses[FEW:] else ()
     settings = {_of(row) for row in pairs.iter_rows(named=True)}
     setting = settings.pop() if len(settings) == 1 else "each run's own tokens"

@@ -115,12 +115,12 @@ def _ends(row: Mapping[str, Any]) -> str:
 
 def _sections(tests: pl.DataFrame) -> Iterator[Section]:
     """Each source: its rank correlations by q where there are many tests, and every test."""
-    for place, of_source in enumerate(tests.partition_by("source", maintain_order=True)):
+    for index, of_source in enumerate(tests.partition_by("source", maintain_order=True)):
         row = of_source.row(0, named=True)
         sizes = " or ".join(map(str, sorted({*of_source["family_size"]})))
-        name = "source" if place == 0 else f"source-{place + 1}"
+        name = "source" if index == 0 else f"source-{index + 1}"
         whole = _table(f"{name}-tests", of_source)
-        opens = f"{name}-{CONCLUSION}" if place == 0 else ""
+        opens = f"{name}-{CONCLUSION}" if index == 0 else ""
         charts = correlation_charts(tests, whole, name, source=row["source"])
         yield Section(
             name,
@@ -139,14 +139,14 @@ def _table(name: str, tests: pl.DataFrame) -> Table:
         pl.col("profile_metric").replace(headings),
         pl.col("method").replace(METHODS),
     ).rename({"ci_low": "coefficient_ci_low", "ci_high": "coefficient_ci_high"})
-    kept = [c for c in ("benchmark", "benchmark_metric") if tests[c].n_unique() > 1]
+    varying = [c for c in ("benchmark", "benchmark_metric") if tests[c].n_unique() > 1]
     return table_of(
         name,
         "Every test",
         shown,
         {},
         first=(
-            *("profile_metric", *kept, "method", "n_models", "coefficient"),
+            *("profile_metric", *varying, "method", "n_models", "coefficient"),
             *("p_value", "q_value", "flags"),
         ),
         styles={"coefficient": "signed", "p_value": "probability", "q_value": "probability"},
@@ -165,7 +165,7 @@ def _same(tests: pl.DataFrame) -> str:
 
 
 def _left_out(tests: pl.DataFrame, names: Mapping[str, str]) -> Iterator[Sentence]:
-    """Who took no part in some test, by the reason; runs by their names."""
+    """Runs that took no part in some test, by the reason and with their names."""
     reasons: dict[str, list[str]] = {}
     for line in dict.fromkeys(line for row in tests["left_out"].to_list() for line in row):
         who, _, why = line.partition(": ")

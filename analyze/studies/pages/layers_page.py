@@ -136,13 +136,13 @@ def _where(row: Mapping[str, Any]) -> str:
 def _scores(answer: Layers) -> Table:
     """A row for each curve, the hourglass score of each rank beside the others."""
     scores = answer.scores.pivot("metric", index=SETTING, values="score", maintain_order=True)
-    kept = [name for name in SETTING[1:] if scores[name].n_unique() > 1]
+    varying = [name for name in SETTING[1:] if scores[name].n_unique() > 1]
     return table_of(
         "hourglass",
         "Hourglass score of each rank",
         scores,
         {},
-        first=["run", *kept, *RANKS],
+        first=["run", *varying, *RANKS],
         styles=dict.fromkeys(RANKS, "signed"),
         labels=_LABELS,
         key=SETTING,
@@ -153,13 +153,13 @@ def _scores(answer: Layers) -> Table:
 def _sites(answer: Layers) -> Table:
     """A row for each site of each curve."""
     layers = answer.layers.sort(SETTING, maintain_order=True)
-    kept = [name for name in SETTING[1:] if layers[name].n_unique() > 1]
+    varying = [name for name in SETTING[1:] if layers[name].n_unique() > 1]
     return table_of(
         "layers",
         "Ranks of every site",
         layers,
         METRICS,
-        first=["run", *kept, "site", *RANKS, "top_share", "flags"],
+        first=["run", *varying, "site", *RANKS, "top_share", "flags"],
         styles={"top_share": "hundredths", "relative_depth": "hundredths"},
         labels=_LABELS,
         key=(*SETTING, "site"),
@@ -183,16 +183,16 @@ def _charts(answer: Layers, table: Table, runs: RunStyles) -> Iterator[Chart]:
 
 
 def _sinks(layers: pl.DataFrame) -> Iterator[Sentence]:
-    """What attention sinks make of each curve of all positions."""
+    """The effect of attention sinks on each curve of all positions."""
     of_all = layers.filter(first_position=0)
     for (run, *rest), rows in of_all.group_by(SETTING, maintain_order=True):
         with_sinks = rows.filter(pl.col("n_sinks") > 0)
         if with_sinks.is_empty():
             continue
         end = max(with_sinks["sink_end"].drop_nulls(), default=0)
-        places = "position" if end == 1 else f"{end} positions"
+        positions = "position" if end == 1 else f"{end} positions"
         parts: list[str] = [
-            f" holds attention sinks at the first {places} of {len(with_sinks)} of its "
+            f" holds attention sinks at the first {positions} of {len(with_sinks)} of its "
             f"{len(rows)} layers: tokens whose states are far larger than any other's, so that the "
             "ranks there are mostly those of these tokens."
         ]
@@ -205,7 +205,7 @@ def _sinks(layers: pl.DataFrame) -> Iterator[Sentence]:
             first_position=first,
         )
         if len(after):
-            spans = [_span(some["participation_ratio"]) for some in (after, with_sinks)]
+            spans = [_span(frame["participation_ratio"]) for frame in (after, with_sinks)]
             parts.append(
                 f" Without the first {first} positions the PR of these layers is {spans[0]} "
                 f"instead of {spans[1]}."

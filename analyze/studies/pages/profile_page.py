@@ -28,7 +28,7 @@ EXTREMES: Final = ("min", "max")
 """Aggregates of entropy and ranks over prefixes: those of the database."""
 
 FEW_PROMPTS: Final = 100
-"""Of fewer prompts the bias of the floor is said: of more it is below .005 of ln V."""
+"""With fewer prompts the page states the bias of the floor; else it is below .005 of ln V."""
 
 BRIEF: Final = 3
 """Settings that a terminal shows at once."""
@@ -70,7 +70,7 @@ def profile_page(
     runs = RunStyles({run: names[run] for run in shown["run"].unique(maintain_order=True)})
     differences = pl.DataFrame() if differences is None else differences
     groups = shown.partition_by(*_SETTING, maintain_order=True)
-    sections = [_section(place, group, analysis, aggregates) for place, group in enumerate(groups)]
+    sections = [_section(index, group, analysis, aggregates) for index, group in enumerate(groups)]
     if aggregates == EXTREMES:
         floors = _at_one_site(with_floors(shown))
         chart = profile_chart_of(floors, sections[0].tables[0], runs, opens=True)
@@ -144,14 +144,14 @@ def _at_one_site(profiles: pl.DataFrame) -> pl.DataFrame:
 
 
 def _section(
-    place: int,
+    index: int,
     profiles: pl.DataFrame,
     analysis: Analysis,
     aggregates: tuple[Aggregation, Aggregation],
 ) -> Section:
     """The profiles of one setting, and the declared metrics at its longest prefix.
 
-    place: from 0, in the order of the page.
+    index: from 0, in the order of the page.
     """
     row = profiles.row(0, named=True)
     first = row["first_position"]
@@ -160,9 +160,9 @@ def _section(
     begins = f", ranks from position {first} on" if first else ""
     skipped = f" Ranks of rows from position {first} on; entropy of all." if first else ""
     over = "prompts" if analysis.cluster is None else f"prompts, by {analysis.cluster}"
-    table = _profiles("profiles" if place == 0 else f"profiles-{place + 1}", profiles, analysis)
+    table = _profiles("profiles" if index == 0 else f"profiles-{index + 1}", profiles, analysis)
     headings = "" if profiles.height <= SIDE_BY_SIDE else f" {HEADINGS}"
-    metrics = _metrics(place, row, sites, analysis, entropies=place == 0 or not first)
+    metrics = _metrics(index, row, sites, analysis, entropies=index == 0 or not first)
     return Section(
         table.name,
         f"{at} {row['context']}, {row['n_prompts']} prompts{begins}: value ± standard error over "
@@ -170,7 +170,7 @@ def _section(
         tables=(table, *metrics),
         more=f"Entropy: {aggregates[0]} over prefixes; ranks: {aggregates[1]}. Prefixes "
         f"{', '.join(map(str, row['prefixes']))}.{skipped}{headings}",
-        brief=place < BRIEF,
+        brief=index < BRIEF,
     )
 
 
@@ -187,7 +187,7 @@ def _profiles(name: str, profiles: pl.DataFrame, analysis: Analysis) -> Table:
         profiles.with_columns(pl.col("prompt_set").str.slice(0, 8)),
         PROFILE,
         first=("run", *sites, *entropies, *ranks, *texts, "flags"),
-        labels=_LABELS if few else {name: one.heading for name, one in PROFILE.items()},
+        labels=_LABELS if few else {name: quantity.heading for name, quantity in PROFILE.items()},
         key=("run", *_SETTING, "site"),
         code="analyze(STORE, settings).profiles()",
         compared=True,
@@ -195,7 +195,7 @@ def _profiles(name: str, profiles: pl.DataFrame, analysis: Analysis) -> Table:
 
 
 def _metrics(
-    place: int,
+    index: int,
     row: Mapping[str, Any],
     sites: pl.Series,
     analysis: Analysis,
@@ -218,7 +218,7 @@ def _metrics(
         return
     several = ["site"] * (here["site"].n_unique() > 1)
     yield table_of(
-        "metrics" if place == 0 else f"metrics-{place + 1}",
+        "metrics" if index == 0 else f"metrics-{index + 1}",
         f"Declared metrics at prefix {here.item(0, 'prefix')}",
         here.rename({name: f"value_{name}" for name in ERRORS}),
         {},
@@ -259,6 +259,6 @@ def _biases(profiles: pl.DataFrame) -> Iterator[Sentence]:
             f"Of {row['n_prompts']} prompts at context {row['context']}, the least of "
             f"{len(row['prefixes'])} mean entropies is too low, by about"
         ]
-        for place, (run, bias) in enumerate(group.select("run", "entropy_norm_bias").iter_rows()):
-            parts += [", " if place else " ", f"{number(-bias)} (", Run(run), ")"]
+        for k, (run, bias) in enumerate(group.select("run", "entropy_norm_bias").iter_rows()):
+            parts += [", " if k else " ", f"{number(-bias)} (", Run(run), ")"]
         yield (*parts, " of ln V (bootstrap).")

@@ -54,7 +54,7 @@ FEW: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """What the sentence is made of: tables of the database; an empty frame is not known."""
+    """Tables of the database behind the sentence; an empty frame is not known."""
 
     profiles: pl.DataFrame
     differences: pl.DataFrame
@@ -71,15 +71,15 @@ def summary(numbers: Numbers, order: Sequence[str], meanings: Mapping[str, str])
         return Opening(("There are no profiles, so there is nothing to compare.",), "")
     rows = _ordered(_at_one_setting(profiles), order)
     shared = len(rows) > 1 and _same(rows)
-    every = profiles["run"].n_unique()
-    if len(rows) == 1 and every > 1:
+    n_runs = profiles["run"].n_unique()
+    if len(rows) == 1 and n_runs > 1:
         rows = _ordered(profiles.unique("run", keep="first", maintain_order=True), order)
     axes = [m for m in AXES if m == AXES[0] or any(_known(row[m]) for row in rows)]
-    told = _Told(numbers, rows, axes)
+    conclusion = _Conclusion(numbers, rows, axes)
     few = len(rows) <= FEW
     return Opening(
-        sentence=told.sentence(shared=shared, every=every),
-        setting=_where(rows[0]) if shared or every == 1 else "each run at its own setting",
+        sentence=conclusion.sentence(shared=shared, n_runs=n_runs),
+        setting=_where(rows[0]) if shared or n_runs == 1 else "each run at its own setting",
         head=_few_head(axes) if few else (("number", ""), ("smallest", ""), ("largest", "")),
         rows=tuple(_few_rows(rows, axes) if few else _ends(rows, axes)),
         warnings=tuple(flag_warnings(numbers.layers, rows, meanings)),
@@ -97,9 +97,9 @@ def _at_one_setting(profiles: pl.DataFrame) -> pl.DataFrame:
 
 
 def _ordered(frame: pl.DataFrame, order: Sequence[str]) -> list[NamedRow]:
-    places = {run: place for place, run in enumerate(order)}
+    positions = {run: k for k, run in enumerate(order)}
     rows = list(frame.iter_rows(named=True))
-    return sorted(rows, key=lambda row: (places.get(row["run"], len(places)), row["run"]))
+    return sorted(rows, key=lambda row: (positions.get(row["run"], len(positions)), row["run"]))
 
 
 def _same(rows: Sequence[NamedRow]) -> bool:
@@ -128,7 +128,7 @@ def _known(value: float | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Conclusion:
     """The sentence about `rows`, the profiles that are shown."""
 
     numbers: Numbers
@@ -136,19 +136,19 @@ class _Told:
     axes: Sequence[str]
     """The floor, and those of the other `AXES` that any of `rows` has."""
 
-    def sentence(self, *, shared: bool, every: int) -> Sentence:
+    def sentence(self, *, shared: bool, n_runs: int) -> Sentence:
         start: list[Part] = [f"At {self.rows[0]['site']}, "]
-        if every == 1:
+        if n_runs == 1:
             return (*start, *self._alone(self.rows[0]), "; there is no other run to compare.")
         if not shared:
-            start = [f"No two of {every} runs share a site, a context and the same prompts: "]
+            start = [f"No two of {n_runs} runs share a site, a context and the same prompts: "]
         if len(self.rows) > FEW:
             return (*start, *self._many(shared=shared), ".")
         first, *others = self.rows
         tell = self._beside if shared else self._alone
         clauses = [self._alone(first), *map(tell, others)]
         parts = [part for clause in clauses for part in ("; ", *clause)]
-        rest = every - len(self.rows)
+        rest = n_runs - len(self.rows)
         other = (f"; {rest} more run{'s' * (rest > 1)} cannot be compared with these",)
         return (*start, *parts[1:], *(other if rest else ()), ".")
 
@@ -163,20 +163,20 @@ class _Told:
             f" of ln V{choice if self.axes[1:] else choice.rstrip(',')}",
         ]
         bound = self._bound(row)
-        for place, metric in enumerate(self.axes[1:]):
-            parts += [", " if place else " and uses ", Ref(rough(row[metric]), _PROFILES)]
-            parts.append(f"{'' if place else f'{bound} dimensions'} by {label(metric)}")
+        for k, metric in enumerate(self.axes[1:]):
+            parts += [", " if k else " and uses ", Ref(rough(row[metric]), _PROFILES)]
+            parts.append(f"{'' if k else f'{bound} dimensions'} by {label(metric)}")
         return tuple(parts)
 
     def _beside(self, row: NamedRow) -> tuple[Part, ...]:
         """How a run differs from the first."""
         parts: list[Part] = [Run(row["run"])]
-        for place, metric in enumerate(self.axes):
-            parts += [(" ", ", has ", " and ")[place], *self._compared(metric, row)]
+        for k, metric in enumerate(self.axes):
+            parts += [(" ", ", has ", " and ")[k], *self._compared(metric, row)]
         return tuple(parts)
 
     def _compared(self, metric: str, row: NamedRow) -> tuple[Part, ...]:
-        """A clause on the first axis; what the run "has" of the other two."""
+        """A clause on the first axis; the object of "has" for the other two."""
         first = self.rows[0]
         source = DIFFERENCES if self.numbers.differences.width else _PROFILES
         value = Ref(rough(row[metric]), source)
@@ -210,19 +210,19 @@ class _Told:
     def _many(self, *, shared: bool) -> Iterator[Part]:
         dimensions = f"{self._bound(*self.rows)} dimensions"
         yield f"{len(self.rows)} runs have"
-        for place, metric in enumerate(self.axes):
-            yield f"{(' ', ', ', ' and ')[place]}{label(metric)}s"
-            unit = dimensions if place else " of ln V"
+        for k, metric in enumerate(self.axes):
+            yield f"{(' ', ', ', ' and ')[k]}{label(metric)}s"
+            unit = dimensions if k else " of ln V"
             yield from _range(metric, _sorted(self.rows, metric), unit)
         if not shared:
             return
         pairs = {metric: self._pairs(metric) for metric in self.axes}
         yield f"; of {math.comb(len(self.rows), 2)} pairs, "
-        for place, (metric, frame) in enumerate(pairs.items()):
+        for k, (metric, frame) in enumerate(pairs.items()):
             count = frame.filter(pl.col("verdict") == DIFFERS).height if frame.width else 0
-            yield ("", ", ", " and ")[place]
+            yield ("", ", ", " and ")[k]
             yield Ref(f"{count}", DIFFERENCES)
-            yield f"{'' if place else ' differ'} in {label(metric)}"
+            yield f"{'' if k else ' differ'} in {label(metric)}"
 
     def _bound(self, *rows: NamedRow) -> str:
         """` of 576`: the largest possible rank; empty if it differs between runs."""
@@ -276,8 +276,8 @@ def _few_rows(rows: Sequence[NamedRow], axes: Sequence[str]) -> Iterator[tuple[F
 def _ends(rows: Sequence[NamedRow], axes: Sequence[str]) -> Iterator[tuple[Figure, ...]]:
     """A row for each metric: its smallest and its largest value, with their runs."""
     for metric in axes:
-        some = _sorted(rows, metric)
-        ends = [_figure(row, metric, run=row["run"]) for row in (some[:1] + some[-1:])]
+        ordered = _sorted(rows, metric)
+        ends = [_figure(row, metric, run=row["run"]) for row in (ordered[:1] + ordered[-1:])]
         yield (Figure(f"{label(metric)} ({UNITS[metric]})"), *(ends or [Figure(MISSING)] * 2))
 
 
@@ -295,18 +295,18 @@ def flag_warnings(
     meaning. of_sites: rows with `run`, `site` and `flags`.
     """
     layers = _flagged_layers(of_sites, rows)
-    own = {row["run"]: {*(row["flags"] or ())} for row in rows}
-    for flag in sorted({*layers, *(name for names in own.values() for name in names)}):
+    flags_by_run = {row["run"]: {*(row["flags"] or ())} for row in rows}
+    for flag in sorted({*layers, *(name for names in flags_by_run.values() for name in names)}):
         counts = layers.get(flag, {})
-        runs = [run for run in own if flag in own[run] or run in counts]
+        runs = [run for run in flags_by_run if flag in flags_by_run[run] or run in counts]
         meaning = clause(meanings.get(flag, UNKNOWN_FLAG))
         if len(runs) > FEW:
             yield Flag(flag), f" {len(runs)} runs: {meaning}."
             continue
         parts: list[Part] = []
-        for place, run in enumerate(runs):
-            where = "" if flag in own[run] else f" ({counts[run]} of its sites)"
-            parts += [", " if place else " ", Run(run, short=True), where]
+        for k, run in enumerate(runs):
+            where = "" if flag in flags_by_run[run] else f" ({counts[run]} of its sites)"
+            parts += [", " if k else " ", Run(run, short=True), where]
         yield (Flag(flag), *parts, f": {meaning}.")
 
 
@@ -314,8 +314,8 @@ def run_warnings(rows: pl.DataFrame) -> Iterator[Sentence]:
     """A line for each flag of `rows`, which have `run` and `flags`; all but `no_error`."""
     flags = pl.col("flags").explode(empty_as_null=False).unique().sort()
     by_run = rows.group_by("run", maintain_order=True).agg(flags)
-    kept = by_run.with_columns(pl.col("flags").list.set_difference(["no_error"]))
-    return flag_warnings(pl.DataFrame(), kept.to_dicts())
+    flagged = by_run.with_columns(pl.col("flags").list.set_difference(["no_error"]))
+    return flag_warnings(pl.DataFrame(), flagged.to_dicts())
 
 
 def _flagged_layers(
@@ -328,7 +328,7 @@ def _flagged_layers(
     flagged = shown.select("run", "site", flag="flags").explode("flag").drop_nulls("flag")
     flagged = flagged.filter(pl.col("flag") != "no_error")  # sites have few errors anyway
     counts = flagged.group_by("flag", "run").agg(sites=pl.col("site").n_unique())
-    found: dict[str, dict[str, int]] = {}
+    by_flag: dict[str, dict[str, int]] = {}
     for flag, run, sites in counts.iter_rows():
-        found.setdefault(flag, {})[run] = sites
-    return found
+        by_flag.setdefault(flag, {})[run] = sites
+    return by_flag

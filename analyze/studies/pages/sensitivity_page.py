@@ -58,8 +58,8 @@ def sensitivity_page(
 
     names: short names by run id. part: `grid` or `agreement`: only this part; None: both.
     """
-    every = answer.values["run"].unique(maintain_order=True)
-    runs = RunStyles({run: names[run] for run in every})
+    run_ids = answer.values["run"].unique(maintain_order=True)
+    runs = RunStyles({run: names[run] for run in run_ids})
     held = profile_rows(answer.values).filter(pl.col("left_out").is_null())
     orders = list(_orders(answer.compared if part != "grid" else ()))
     changes = list(_changes(held, 1 if part == "agreement" else SENTENCES))
@@ -169,9 +169,9 @@ def _where(row: Mapping[str, Any]) -> str:
 def _orders(compared: Iterable[Compared]) -> Iterator[Sentence]:
     """Where the order of the models changes most, if orders are compared."""
     known = [
-        (one.agreement.kendall_tau, one)
-        for one in _around(list(compared))
-        if one.agreement.kendall_tau is not None and one.metric in CHARTED
+        (c.agreement.kendall_tau, c)
+        for c in _around(list(compared))
+        if c.agreement.kendall_tau is not None and c.metric in CHARTED
     ]
     if not known:
         return
@@ -205,13 +205,13 @@ def _grid(answer: Sensitivity, held: pl.DataFrame, runs: RunStyles) -> Section:
         pl.col("flags").explode(empty_as_null=False).unique().sort()
     )
     wide = wide.join(flags, on=_CELL, how="left", maintain_order="left")
-    kept = [name for name in _CELL[1:3] if wide[name].n_unique() > 1]
+    varying = [name for name in _CELL[1:3] if wide[name].n_unique() > 1]
     grid = table_of(
         "grid",
         "Profiles by context and prompts",
         wide,
         PROFILE,
-        first=("run", *kept, "context", "n_prompts", *_SHOWN, "flags"),
+        first=("run", *varying, "context", "n_prompts", *_SHOWN, "flags"),
         labels=_LABELS,
         key=_CELL,
         code="sensitivity(STORE, settings).values",
@@ -222,7 +222,7 @@ def _grid(answer: Sensitivity, held: pl.DataFrame, runs: RunStyles) -> Section:
         "Every number of the grid, with its own flags",
         answer.values.rename({name: f"value_{name}" for name in (*ERRORS, "prefix")}),
         {},
-        first=("run", *kept, "context", "n_prompts", "metric", "value", "aggregation", "flags"),
+        first=("run", *varying, "context", "n_prompts", "metric", "value", "aggregation", "flags"),
         key=(*_CELL, "metric", "aggregation"),
         code="sensitivity(STORE, settings).values",
         folded=True,
@@ -269,25 +269,25 @@ def _tokens(answer: Sensitivity) -> Section:
 def _agreement(answer: Sensitivity) -> Section:
     """Rank agreement of settings that differ in one respect from the fullest setting."""
     title = "Rank agreement of the models' order"
-    known = [one for one in answer.compared if one.agreement.kendall_tau is not None]
+    known = [c for c in answer.compared if c.agreement.kendall_tau is not None]
     if not known:
-        reasons = sorted({one.agreement.reason or "" for one in answer.compared})
+        reasons = sorted({c.agreement.reason or "" for c in answer.compared})
         why = "; ".join(reasons) or "one setting only: nothing to compare it with"
         return Section("agreement", title, notes=((f"Rank agreement: none. {why}.",),))
-    models = max(one.agreement.n_models for one in answer.compared)
+    models = max(c.agreement.n_models for c in answer.compared)
     chance = (
         f"Of {models} models, chance alone puts two orders alike once in {math.factorial(models)}."
     )
     each = [
         {
-            "change": _change(one),
-            "metric": PROFILE[one.metric].heading,
-            "n_models": one.agreement.n_models,
-            "kendall_tau": one.agreement.kendall_tau,
-            "spearman_rho": one.agreement.spearman_rho,
-            "flags": list(one.flags),
+            "change": _change(c),
+            "metric": PROFILE[c.metric].heading,
+            "n_models": c.agreement.n_models,
+            "kendall_tau": c.agreement.kendall_tau,
+            "spearman_rho": c.agreement.spearman_rho,
+            "flags": list(c.flags),
         }
-        for one in _around(answer.compared)
+        for c in _around(answer.compared)
     ]
     return Section(
         "agreement",
@@ -315,44 +315,44 @@ def _agreement(answer: Sensitivity) -> Section:
 
 def fullest(compared: Iterable[Compared]) -> Setting:
     """The setting with the most models, then prompts, context, depth."""
-    every: dict[Setting, int] = {}
-    for one in compared:
-        for setting in (one.a, one.b):
-            if one.metric == "participation_ratio" and setting.aggregation == "max":
-                every[setting] = max(every.get(setting, 0), one.agreement.n_models)
-    deepest_last = reversed(list(every))
-    return max(deepest_last, key=lambda s: (every[s], s.n_prompts, s.context))
+    n_models: dict[Setting, int] = {}
+    for comparison in compared:
+        for setting in (comparison.a, comparison.b):
+            if comparison.metric == "participation_ratio" and setting.aggregation == "max":
+                n_models[setting] = max(n_models.get(setting, 0), comparison.agreement.n_models)
+    deepest_last = reversed(list(n_models))
+    return max(deepest_last, key=lambda s: (n_models[s], s.n_prompts, s.context))
 
 
 def _around(compared: Iterable[Compared]) -> Iterator[Compared]:
-    """Those that differ in one respect, and agree with the fullest setting in every other."""
+    """Pairs that differ in one respect, and agree with the fullest setting in every other."""
     compared = list(compared)
     here = fullest(compared) if compared else None
-    for one in compared:
-        if len(one.differ) == 1:
-            free = {"aggregation", *one.differ}
+    for comparison in compared:
+        if len(comparison.differ) == 1:
+            free = {"aggregation", *comparison.differ}
             rest = [field for field in Setting._fields if field not in free]
-            if all(getattr(one.a, field) == getattr(here, field) for field in rest):
-                yield one
+            if all(getattr(comparison.a, field) == getattr(here, field) for field in rest):
+                yield comparison
 
 
-def _change(one: Compared) -> str:
+def _change(comparison: Compared) -> str:
     """`context 50 | 100`: the respect in which two settings differ."""
-    (field,) = one.differ
-    return f"{_FIELDS[field]} {getattr(one.a, field)} | {getattr(one.b, field)}"
+    (field,) = comparison.differ
+    return f"{_FIELDS[field]} {getattr(comparison.a, field)} | {getattr(comparison.b, field)}"
 
 
 def _agreement_table(compared: Iterable[Compared]) -> Table:
     """A row for each change, with tau of each number."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for one in _around(compared):
-        if one.metric not in _SHOWN:
+    for comparison in _around(compared):
+        if comparison.metric not in _SHOWN:
             continue
-        change, models = _change(one), one.agreement.n_models
+        change, models = _change(comparison), comparison.agreement.n_models
         empty = {"change": change, "n_models": models, "flags": []} | dict.fromkeys(_SHOWN)
-        row = rows.setdefault((one.differ[0], change), empty)
-        row[one.metric] = one.agreement.kendall_tau
-        row["flags"] = sorted({*row["flags"], *one.flags})
+        row = rows.setdefault((comparison.differ[0], change), empty)
+        row[comparison.metric] = comparison.agreement.kendall_tau
+        row["flags"] = sorted({*row["flags"], *comparison.flags})
         row["n_models"] = min(row["n_models"], models)
     order = list(_FIELDS)
     chosen = sorted(rows.items(), key=lambda item: order.index(item[0][0]))
