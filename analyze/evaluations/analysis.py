@@ -42,7 +42,7 @@ from lpp.store.progress import SILENT, Progress
 KINDS: Final = ("n_right", "n_wrong")
 
 FEATURE_COLUMNS: Final = feature_columns(KINDS)
-"""Of one row for each feature, and for features of rows also for each site. The AUROC is of right
+"""A row for each feature, and for features of rows also for each site. The AUROC is of right
 items against wrong ones; the covariates are `COVARIATES`; q_value is over all rows except those of
 the gold answer."""
 
@@ -124,8 +124,8 @@ def analysis(
     skip_first, seed = settings.skip_first, settings.seed
     right = some.table["right"].to_numpy()
     _check_enough(some, right)
-    held = kept_sites(some, settings.sites)
-    progress.expect(1 + len(held))
+    sites = kept_sites(some, settings.sites)
+    progress.expect(1 + len(sites))
     values = item_features(some, first_position=skip_first)
     progress.advance()
     declared = declared_features(some)
@@ -136,18 +136,18 @@ def analysis(
         labels=right,
         groups=groups.codes,
         clusters=clusters,
-        baselines=[values[one.name] for one in declared.values() if one.role == "baseline"],
+        baselines=[values[f.name] for f in declared.values() if f.role == "baseline"],
         covariates=covariates,
         without_partial=WITHOUT_PARTIAL,
         kinds=KINDS,
         seed=seed,
     )
-    found = (
+    features = (
         *(FeatureValues(name, None, of_item) for name, of_item in values.items()),
-        *site_features(some, held, first_position=skip_first, seed=seed, progress=progress),
+        *site_features(some, sites, first_position=skip_first, seed=seed, progress=progress),
     )
     n_blocks = some.view.run.plan.model.n_blocks
-    rows = [measure.row_of(declared[one.feature], one, n_blocks) for one in found]
+    rows = [measure.row_of(declared[f.feature], f, n_blocks) for f in features]
     calibrated, confidence, risk = _confidence(some, values, right, seed)
     return ItemAnalysis(
         task=some.task,
@@ -193,13 +193,13 @@ def _even(sizes: Codes) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def _check_enough(some: EvaluatedItems, right: Flags) -> None:
+def _check_enough(items: EvaluatedItems, right: Flags) -> None:
     n, n_right = len(right), int(right.sum())
     if enough(right):
         return
-    out = "".join(f", {count} left out ({why})" for why, count in some.left_out.items())
+    out = "".join(f", {count} left out ({why})" for why, count in items.left_out.items())
     raise InputError(
-        f"not ranked: --task {some.task} has {n} items, {n_right} right and {n - n_right} "
+        f"not ranked: --task {items.task} has {n} items, {n_right} right and {n - n_right} "
         f"wrong{out}. It takes {FEWEST_ITEMS} items, and {FEWEST_OF_A_KIND} of each "
         "kind: of fewer, chance alone gives an AUROC of 0.3 or 0.7. Evaluate more items "
         "(lpp-capture eval without --limit), or an easier or harder task.",
@@ -216,10 +216,10 @@ def _confidence(
     share = values["chosen_share"]
     there = np.isfinite(share)
     if there.any():
-        some, labels = share[there], right[there]
+        shares, labels = share[there], right[there]
         codes = None if items.clusters is None else recoded(items.clusters[there])
-        found = calibration(some, labels, codes, seed=seed)
-        return found, "chosen_share", risk_coverage(some, labels)
+        calibrated = calibration(shares, labels, codes, seed=seed)
+        return calibrated, "chosen_share", risk_coverage(shares, labels)
     name = "answer_margin" if items.asks_for_gold else "chosen_logprob_token"
     if not np.isfinite(values[name]).any():
         return None, "chosen_logprob", risk_coverage(values["chosen_logprob"], right)

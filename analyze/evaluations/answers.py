@@ -54,24 +54,24 @@ def items_answer(
     picture: whether the chart of AUROC by depth is asked for. Then InputError also for a run
     without rows.
     """
-    some = evaluated_items(store, task, run, settings)
-    if picture and not kept_sites(some, settings.sites):
+    items = evaluated_items(store, task, run, settings)
+    if picture and not kept_sites(items, settings.sites):
         raise InputError(
-            f"no picture: run {some.view.run.id} keeps moments of its rows and not the rows, so no "
-            "feature has a depth. Evaluate again with --keep rows, or write -o items.html.",
+            f"no picture: run {items.view.run.id} keeps moments of its rows and not the rows, so "
+            "no feature has a depth. Evaluate again with --keep rows, or write -o items.html.",
             kind=ErrorKind.INCOMPLETE,
         )
-    found = analysis(some, settings, progress=progress)
-    place = kept("The analysis is", lambda: write_items(store, found), progress)
-    return reply(items_page(f"{store}", some, found), stored=place)
+    result = analysis(items, settings, progress=progress)
+    database = kept("The analysis is", lambda: write_items(store, result), progress)
+    return reply(items_page(f"{store}", items, result), stored=database)
 
 
 def flips_answer(
     store: Url, task: str, a: str, b: str, settings: ItemsSettings, *, progress: Progress
 ) -> Reply:
     """What tells the items that flip from run `a` to `b`; errors are those of `flipped_items`."""
-    found = flip_analysis(flips(store, task, a, b, settings), settings, progress=progress)
-    return Reply(page=flips_page(f"{store}", found))
+    result = flip_analysis(flips(store, task, a, b, settings), settings, progress=progress)
+    return Reply(page=flips_page(f"{store}", result))
 
 
 def diff_answer(
@@ -106,31 +106,31 @@ def diff_answer(
     for pair, common in zip(pairs, chosen, strict=True):
         sure = not gate.strict and needs_errors(conditions, common)
         with _named(pair, several):
-            found = drift(
+            pair_drift = drift(
                 pair,
                 replace(settings, errors=settings.errors or ("all" if sure else "final")),
-                metrics=[one.quantity for one in conditions if one.metric],
+                metrics=[condition.quantity for condition in conditions if condition.metric],
                 executor=executor,
                 progress=progress,
             )
-            verdicts = _verdicts(found, conditions, gate, of=family(conditions, len(pairs)))
-        place = kept("The comparison is", lambda found=found: write_drift(found), progress)  # type: ignore[misc]
-        stored &= place is not None
+            verdicts = _verdicts(pair_drift, conditions, gate, of=family(conditions, len(pairs)))
+        database = kept("The comparison is", lambda d=pair_drift: write_drift(d), progress)  # type: ignore[misc]
+        stored &= database is not None
         if len(stores(pair)) > 1:
             progress.warn("A and B lie in two stores: the comparison is in no database.")
-        failed |= any(one.failed for one in verdicts)
+        failed |= any(v.failed for v in verdicts)
         items = flips_of_runs(pair.a, pair.b)
         if several is None:
-            sections = [flips_section(task, place) for place, task in enumerate(items)]
+            sections = [flips_section(task, k) for k, task in enumerate(items)]
             return reply(
-                drift_page(found, verdicts, sections, item_documents(items)),
+                drift_page(pair_drift, verdicts, sections, item_documents(items)),
                 stored=stored,
                 beside=gate_page.as_lines(verdicts),
                 failed=failed,
             )
-        comparisons.append(compared(found, verdicts, item_documents(items)))
+        comparisons.append(compared(pair_drift, verdicts, item_documents(items)))
     assert several is not None
-    decided = {one.b: one.verdicts for one in in_order(comparisons) if one.verdicts}
+    decided = {c.b: c.verdicts for c in in_order(comparisons) if c.verdicts}
     return reply(
         against_page(several, comparisons, f"{store}"),
         stored=stored,
@@ -147,16 +147,16 @@ def _pair(store: Url, runs: Sequence[str], settings: DiffSettings) -> Pair:
 
 
 def _verdicts(
-    found: Drift, conditions: Sequence[Condition], gate: GateSettings, *, of: int
+    pair_drift: Drift, conditions: Sequence[Condition], gate: GateSettings, *, of: int
 ) -> list[Verdict]:
-    """What each condition says of a comparison, one of `of` intervals that hold together."""
+    """The verdict of each condition on a comparison. of: intervals that hold together."""
     allowed = ALLOWED if gate.allow_missing is None else gate.allow_missing
     return [
         verdict(
             condition,
-            found.predictions,
-            found.sites,
-            lost=found.pair.lost,
+            pair_drift.predictions,
+            pair_drift.sites,
+            lost=pair_drift.pair.lost,
             strict=gate.strict,
             allowed=allowed,
             of=of,
@@ -167,7 +167,7 @@ def _verdicts(
 
 @contextmanager
 def _named(pair: Pair, several: Against | None) -> Iterator[None]:
-    """Name run B, one of several, in front of what is wrong with it."""
+    """Put the name of run B, one of several, in front of an error about it."""
     try:
         yield
     except InputError as error:

@@ -110,20 +110,20 @@ def evaluated_items(
     Raises InputError if there are no items, no such task or no such field, or if there are several
     runs, sources or filters and none is named; FormatError for altered bytes.
     """
-    found = pl.DataFrame(pl.from_arrow(read_items(absolute(store))))
-    if found.is_empty():
+    items = pl.DataFrame(pl.from_arrow(read_items(absolute(store))))
+    if items.is_empty():
         raise InputError(
             f"{store} holds no items of an evaluation. `lpp-capture eval --model ... --tasks "
             f"{task} --store {store}` makes them.",
             kind=ErrorKind.NOT_FOUND,
         )
-    tasks = sorted(found["task"].unique())
+    tasks = sorted(items["task"].unique())
     if task not in tasks:
         raise InputError(
             f"--task {task}: no items of it; {nearest(task, tasks)}", kind=ErrorKind.NOT_FOUND
         )
-    found = found.filter(task=task)
-    runs = sorted(found["run"].drop_nulls().unique())
+    items = items.filter(task=task)
+    runs = sorted(items["run"].drop_nulls().unique())
     if not runs:
         raise InputError(
             f"--task {task}: every answer was set aside, so no prompt shows its items. Evaluate "
@@ -133,12 +133,12 @@ def evaluated_items(
     opened = open_store(absolute(store))
     plans = opened.plans
     name = _run_id(run, {run: plans.get(run) for run in runs}, task)
-    found = found.filter((pl.col("run") == name) | pl.col("run").is_null())
-    sources = sorted(found.filter(run=name)["source"].unique())
-    found = found.filter(source=_one("--source", settings.source, sources, task))
-    found = found.filter(model=found.filter(run=name)["model"][0])
-    filters = sorted(found["filter"].unique())
-    found = found.filter(filter=_one("--filter", settings.filter, filters, task))
+    items = items.filter((pl.col("run") == name) | pl.col("run").is_null())
+    sources = sorted(items.filter(run=name)["source"].unique())
+    items = items.filter(source=_selected("--source", settings.source, sources, task))
+    items = items.filter(model=items.filter(run=name)["model"][0])
+    filters = sorted(items["filter"].unique())
+    items = items.filter(filter=_selected("--filter", settings.filter, filters, task))
     if name not in opened.runs:
         raise InputError(
             f"{store}: run {name} of --task {task} is not there any more. Evaluate again: "
@@ -146,51 +146,51 @@ def evaluated_items(
             kind=ErrorKind.NOT_FOUND,
         )
     view = RunView(opened.runs[name])
-    found, named = _in_clusters(found.sort("item"), view, settings.cluster)
-    table, left_out = _table(found, view)
+    items, named = _in_clusters(items.sort("item"), view, settings.cluster)
+    table, left_out = _table(items, view)
     written = view.run.plan.continuation is not None or bool(
-        (found["log_likelihoods"].list.drop_nulls().list.len() == 0).any()
+        (items["log_likelihoods"].list.drop_nulls().list.len() == 0).any()
     )
     return EvaluatedItems(
         task=task,
-        source=found["source"][0],
-        model=found["model"][0],
-        filter=found["filter"][0],
+        source=items["source"][0],
+        model=items["model"][0],
+        filter=items["filter"][0],
         view=view,
         table=table,
         left_out=left_out,
         cluster=named,
         written=written,
-        uncut=view.run.plan.continuation is not None and bool(found["n_answer"].is_null().all()),
+        uncut=view.run.plan.continuation is not None and bool(items["n_answer"].is_null().all()),
     )
 
 
 def _in_clusters(
-    found: pl.DataFrame, view: RunView, asked: str | None
+    items: pl.DataFrame, view: RunView, requested: str | None
 ) -> tuple[pl.DataFrame, str | None]:
-    """The items with the clusters of the field `asked`, or of the one that the task declares; and
+    """The items with the clusters of the field `requested`, or of the field of the task; and
     the name of the field, None where there is none.
 
     Stores of earlier releases have documents and declaration in the files of lm-eval alone.
     """
-    first = found.row(0, named=True)
+    first = items.row(0, named=True)
     documents, declared = logged_documents(
         view.run.directory.root, first["source"], first["model"], first["task"]
     )
-    field = asked or declared
-    if asked is None and found["item_cluster"].is_not_null().any():
-        return found, field or "item_cluster"
+    field = requested or declared
+    if requested is None and items["item_cluster"].is_not_null().any():
+        return items, field or "item_cluster"
     if field is None:
-        return found, None
-    values = [field_text(documents.get(item, {}), field) for item in found["item"].to_list()]
-    if asked is not None and not any(value is not None for value in values):
+        return items, None
+    values = [field_text(documents.get(item, {}), field) for item in items["item"].to_list()]
+    if requested is not None and not any(value is not None for value in values):
         known = {name for document in documents.values() for name in document}
-        values = _of_prompts(found, view, asked, known)
-    return found.with_columns(item_cluster=pl.Series(values, dtype=pl.String)), field
+        values = _of_prompts(items, view, requested, known)
+    return items.with_columns(item_cluster=pl.Series(values, dtype=pl.String)), field
 
 
 def _of_prompts(
-    found: pl.DataFrame, view: RunView, field: str, known: Collection[str]
+    items: pl.DataFrame, view: RunView, field: str, known: Collection[str]
 ) -> list[str | None]:
     """The field of the prompt of each item's first answer that has one."""
     try:
@@ -199,18 +199,18 @@ def _of_prompts(
         if not known:
             raise
         raise InputError(
-            f"--cluster {field}: no document of --task {found['task'][0]} has this field; "
+            f"--cluster {field}: no document of --task {items['task'][0]} has this field; "
             f"{nearest(field, sorted(known))}",
             kind=ErrorKind.NOT_FOUND,
         ) from None
-    some = (next((k for k in ids if k is not None), None) for ids in found["prompt_ids"].to_list())
-    return [field_text({field: None if k is None else carried[k]}, field) for k in some]
+    first = (next((k for k in ids if k is not None), None) for ids in items["prompt_ids"].to_list())
+    return [field_text({field: None if k is None else carried[k]}, field) for k in first]
 
 
-def _run_id(asked: str | None, plans: Plans, task: str) -> str:
-    """The id of the run that `asked` selects; by default of the only run."""
-    if asked is not None:
-        return find_run(asked, plans, f"--task {task}")
+def _run_id(requested: str | None, plans: Plans, task: str) -> str:
+    """The id of the run that `requested` selects; by default of the only run."""
+    if requested is not None:
+        return find_run(requested, plans, f"--task {task}")
     if len(plans) > 1:
         raise InputError(
             f"--task {task} has items of {len(plans)} runs:{run_lines([*plans], plans)}\n"
@@ -220,15 +220,15 @@ def _run_id(asked: str | None, plans: Plans, task: str) -> str:
     return next(iter(plans))
 
 
-def _one(option: str, asked: str | None, names: Sequence[str], task: str) -> str:
-    """The name that `asked` selects, or the only one of `names`."""
-    fitting = [name for name in names if asked in (None, name)]
+def _selected(option: str, requested: str | None, names: Sequence[str], task: str) -> str:
+    """The name that `requested` selects, or the only one of `names`."""
+    fitting = [name for name in names if requested in (None, name)]
     fitting = fitting or [
-        n for n in names if n.startswith(asked or "") or fnmatchcase(n, asked or "")
+        n for n in names if n.startswith(requested or "") or fnmatchcase(n, requested or "")
     ]
     if not fitting:
         raise InputError(
-            f"{option} {asked}: no items of {task} have it; {nearest(str(asked), names)}",
+            f"{option} {requested}: no items of {task} have it; {nearest(str(requested), names)}",
             kind=ErrorKind.NOT_FOUND,
         )
     if len(fitting) > 1:
@@ -239,56 +239,56 @@ def _one(option: str, asked: str | None, names: Sequence[str], task: str) -> str
     return fitting[0]
 
 
-def _table(found: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, int]]:
+def _table(items: pl.DataFrame, view: RunView) -> tuple[pl.DataFrame, dict[str, int]]:
     answers = _answers(view)
     rows: list[dict[str, Any]] = []
-    left_out: dict[str, int] = {}
-    for one in found.iter_rows(named=True):
-        row, why = _row(one, answers, view.run.n_prompts)
+    n_left_out: dict[str, int] = {}
+    for item in items.iter_rows(named=True):
+        row, why = _row(item, answers, view.run.n_prompts)
         if row is not None:
             rows.append(row)
         else:
-            left_out[why] = left_out.get(why, 0) + 1
-    return pl.DataFrame(rows, schema=EVALUATED, orient="row"), left_out
+            n_left_out[why] = n_left_out.get(why, 0) + 1
+    return pl.DataFrame(rows, schema=EVALUATED, orient="row"), n_left_out
 
 
 def _row(
-    one: dict[str, Any], answers: Mapping[int, "_Answer"], n_prompts: int
+    item: dict[str, Any], answers: Mapping[int, "_Answer"], n_prompts: int
 ) -> tuple[dict[str, Any] | None, str]:
     """A row of `EVALUATED`, or why there is none. n_prompts: of the run, that are there."""
-    if one["correct"] is None:
+    if item["correct"] is None:
         return None, "neither right nor wrong"
-    logprobs, ids = one["log_likelihoods"], one["prompt_ids"]
-    if f'"{TWICE_ASKED}"' in one["metrics"]:
-        logprobs, ids = (some[: len(some) // 2] for some in (logprobs, ids))
-    chosen = one["chosen"]
+    logprobs, ids = item["log_likelihoods"], item["prompt_ids"]
+    if f'"{TWICE_ASKED}"' in item["metrics"]:
+        logprobs, ids = (x[: len(x) // 2] for x in (logprobs, ids))
+    chosen = item["chosen"]
     if chosen is None and len(logprobs) == 1:
         chosen = 0  # the one answer that was asked about, or that the model wrote
     if chosen is None:
         return None, "no answer was chosen"
-    given = [answers.get(prompt) for prompt in ids]
-    answer = given[chosen]
+    located = [answers.get(prompt) for prompt in ids]
+    answer = located[chosen]
     if answer is None and (ids[chosen] or 0) >= n_prompts:
         return None, "the prompt of its answer is in a missing or damaged shard, or behind one"
     if answer is None:
         return None, "the prompt of its answer was set aside"
-    gold = None if one["gold"] is None else given[one["gold"]]
-    cut = one["n_answer"]
-    first_tokens = [None if some is None else some.first_token for some in given]
+    gold = None if item["gold"] is None else located[item["gold"]]
+    cut = item["n_answer"]
+    first_tokens = [None if a is None else a.first_token for a in located]
     if cut and cut[chosen] == 0:  # the stop string came first
         first_tokens[chosen] = None
     return {
-        "item": one["item"],
-        "doc_sha256": one["doc_sha256"],
-        "item_group": one["item_group"],
-        "item_cluster": one["item_cluster"],
-        "right": one["correct"],
+        "item": item["item"],
+        "doc_sha256": item["doc_sha256"],
+        "item_group": item["item_group"],
+        "item_cluster": item["item_cluster"],
+        "right": item["correct"],
         "prompt_id": answer.prompt_id,
         "question": answer.question,
         "answer": answer.position,
         "length": cut[chosen] if cut and cut[chosen] is not None else answer.length,
         "chosen": chosen,
-        "gold": one["gold"],
+        "gold": item["gold"],
         "gold_length": None if gold is None else gold.length,
         "first_tokens": first_tokens,
         "logprobs": logprobs,
@@ -322,7 +322,7 @@ def _answers(view: RunView) -> dict[int, _Answer]:
     before = table[N_BEFORE].to_list() if N_BEFORE in names else [None] * len(table)
     aside, branch_of = {*view.set_aside.tolist()}, run.branch_of.tolist()
     contexts, token_ids = table[N_CONTEXT].to_list(), table["token_ids"]
-    found = {}
+    answers = {}
     for prompt, context in enumerate(contexts):
         of = branch_of[prompt] if branch_of[prompt] >= 0 else prompt
         if context is None or contexts[of] is None or {prompt, of} & aside:
@@ -344,11 +344,11 @@ def _answers(view: RunView) -> dict[int, _Answer]:
                 kind=ErrorKind.CORRUPT,
             )
         position = contexts[of] - 1
-        found[prompt] = _Answer(
+        answers[prompt] = _Answer(
             prompt_id=of,
             question=min(before[of] or 0, position),
             position=position,
             length=length - context,
             first_token=int(ids[context]) if context < length else None,
         )
-    return found
+    return answers

@@ -17,7 +17,7 @@ from lpp.analyze.runs.rows.token_files import read_tokens
 def declared_features(items: EvaluatedItems) -> dict[str, Feature]:
     """`FEATURES` by name, with the roles that they have for these items."""
     gold = OF_ANSWER if items.asks_for_gold else ()
-    return {one.name: replace(one, role="gold") if one.name in gold else one for one in FEATURES}
+    return {f.name: replace(f, role="gold") if f.name in gold else f for f in FEATURES}
 
 
 AT_ANSWER: Final = pl.col("position") == pl.col("answer")
@@ -39,27 +39,27 @@ def item_features(items: EvaluatedItems, *, first_position: int = 0) -> dict[str
     """
     table = items.table
     length, gold = (_floats(table[name]) for name in ("length", "gold_length"))
-    logprobs = [np.array(some, dtype=np.float64) for some in table["logprobs"].to_list()]
-    chosen = np.array([some[k] for some, k in zip(logprobs, table["chosen"], strict=True)])
+    logprobs = [np.array(p, dtype=np.float64) for p in table["logprobs"].to_list()]
+    chosen = np.array([p[k] for p, k in zip(logprobs, table["chosen"], strict=True)])
     of_gold = np.array(
         [
-            np.nan if k is None else some[k]
-            for some, k in zip(logprobs, table["gold"].to_list(), strict=True)
+            np.nan if k is None else p[k]
+            for p, k in zip(logprobs, table["gold"].to_list(), strict=True)
         ]
     )
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = {
+        features = {
             "answer_length": length,
             "answer_place": _floats(table["chosen"]),
             "question_length": _floats(table["answer"] - table["question"] + 1),
             "chosen_logprob": chosen,
             "chosen_logprob_token": chosen / length,
-            "chosen_share": np.array([answer_share(some) for some in logprobs]),
-            "answer_gap": np.array([answer_gap(some) for some in logprobs]),
+            "chosen_share": np.array([answer_share(p) for p in logprobs]),
+            "answer_gap": np.array([answer_gap(p) for p in logprobs]),
             "gold_logprob": of_gold,
             "gold_logprob_token": of_gold / gold,
         }
-    return {**found, **_of_statistics(items, first_position)}
+    return {**features, **_of_statistics(items, first_position)}
 
 
 def question_spans(items: EvaluatedItems, first_position: int) -> pl.DataFrame:
@@ -94,16 +94,16 @@ def _of_statistics(items: EvaluatedItems, first_position: int) -> Mapping[str, F
         rows = read_tokens(file, ["prompt_id", "position", *_STATISTICS]).join(
             wanted, on="prompt_id", maintain_order="left"
         )
-        some = rows.filter(IN_QUESTION | AT_ANSWER)
+        tokens = rows.filter(IN_QUESTION | AT_ANSWER)
         parts.append(
-            some.group_by("prompt_id", maintain_order=True).agg(
+            tokens.group_by("prompt_id", maintain_order=True).agg(
                 value.alias(name) for name, value in numbers.items()
             )
         )
-    found = items.table.select("prompt_id").join(
+    by_item = items.table.select("prompt_id").join(
         pl.concat(parts), on="prompt_id", how="left", maintain_order="left"
     )
-    return {name: _floats(found[name]) for name in numbers}
+    return {name: _floats(by_item[name]) for name in numbers}
 
 
 def _floats(column: pl.Series) -> Floats:

@@ -43,7 +43,7 @@ from lpp.store.progress import SILENT, Progress
 
 KINDS: Final = ("n_flipped", "n_stayed")
 
-RANKED: Final = (*(one for one in FEATURES if one.role != "gold"), *DRIFT_FEATURES)
+RANKED: Final = (*(feature for feature in FEATURES if feature.role != "gold"), *DRIFT_FEATURES)
 """Features in order: those of run A, then those of the difference. Gold features are left out:
 every item is right in A, so its gold answer is the chosen one."""
 
@@ -112,7 +112,7 @@ def flip_analysis(
     skip_first, seed = settings.skip_first, settings.seed
     chosen = _common_sites(found, settings.sites)
     progress.expect(2 + len(_with_rows(found.a, chosen)))
-    asked, flipped = _labels(found)
+    eligible, flipped = _labels(found)
     of_all: dict[str, Any] = {"flips": found, "skip_first": skip_first, "seed": seed}
     if not enough(flipped):
         return FlipAnalysis(
@@ -125,21 +125,19 @@ def flip_analysis(
             **of_all,
         )
     pair, why_no_pair = _pair(found)
-    some = replace(found.a, table=found.a.table.filter(asked))
-    codes = None if some.clusters is None else recoded(some.clusters)
-    groups = groups_of(some.table["item_group"], flipped, codes)
+    items = replace(found.a, table=found.a.table.filter(eligible))
+    codes = None if items.clusters is None else recoded(items.clusters)
+    groups = groups_of(items.table["item_group"], flipped, codes)
     values = [
-        *_of_a(found.a, asked, chosen, first_position=skip_first, seed=seed, progress=progress),
-        *_of_both(pair, some, chosen, first_position=skip_first),
+        *_of_a(found.a, eligible, chosen, first_position=skip_first, seed=seed, progress=progress),
+        *_of_both(pair, items, chosen, first_position=skip_first),
     ]
     progress.advance()
-    measure = _measure({one.feature: one.numbers for one in values}, flipped, groups, codes, seed)
+    measure = _measure({v.feature: v.numbers for v in values}, flipped, groups, codes, seed)
     declared = {feature.name: feature for feature in RANKED}
     n_blocks = found.a.view.run.plan.model.n_blocks
     rows = [
-        measure.row_of(declared[one.feature], one, n_blocks)
-        for one in values
-        if one.feature in declared
+        measure.row_of(declared[v.feature], v, n_blocks) for v in values if v.feature in declared
     ]
     return FlipAnalysis(
         features=with_q(
@@ -154,13 +152,13 @@ def flip_analysis(
     )
 
 
-def _labels(found: Flips) -> tuple[Flags, Flags]:
+def _labels(flips: Flips) -> tuple[Flags, Flags]:
     """Which items of A are right in A and present in B, (n,); which of those are wrong in B."""
-    labels = found.a.table.select("item", "right").join(
-        found.table.select("item", "right_b"), on="item", how="left", maintain_order="left"
+    labels = flips.a.table.select("item", "right").join(
+        flips.table.select("item", "right_b"), on="item", how="left", maintain_order="left"
     )
-    asked: Flags = (labels["right"] & labels["right_b"].is_not_null()).to_numpy()
-    return asked, ~labels["right_b"].to_numpy()[asked].astype(bool)
+    eligible: Flags = (labels["right"] & labels["right_b"].is_not_null()).to_numpy()
+    return eligible, ~labels["right_b"].to_numpy()[eligible].astype(bool)
 
 
 def _measure(
@@ -177,7 +175,7 @@ def _measure(
         labels=flipped,
         groups=groups.codes,
         clusters=clusters,
-        baselines=[of_item[one.name] for one in RANKED if one.role == "baseline"],
+        baselines=[of_item[feature.name] for feature in RANKED if feature.role == "baseline"],
         covariates={name: of_item[name] for name in covariates},
         without_partial=covariates if choices else WITHOUT_PARTIAL,
         kinds=KINDS,
@@ -187,25 +185,25 @@ def _measure(
 
 def _of_a(
     items: EvaluatedItems,
-    asked: Flags,
+    eligible: Flags,
     sites: Sequence[str],
     *,
     first_position: int,
     seed: int,
     progress: Progress,
 ) -> Iterator[FeatureValues]:
-    """Features of run A for the items `asked`, in the order of `items`.
+    """Features of run A for the `eligible` items, in the order of `items`.
 
     `distance` is fitted on all of `items`, so it equals that of an analysis of run A alone.
     """
     for name, numbers in item_features(items, first_position=first_position).items():
-        yield FeatureValues(name, None, numbers[asked])
+        yield FeatureValues(name, None, numbers[eligible])
     progress.advance()
-    kept = _with_rows(items, sites)
-    for one in site_features(
-        items, kept, first_position=first_position, seed=seed, progress=progress
+    with_rows = _with_rows(items, sites)
+    for values in site_features(
+        items, with_rows, first_position=first_position, seed=seed, progress=progress
     ):
-        yield one._replace(numbers=one.numbers[asked])
+        yield values._replace(numbers=values.numbers[eligible])
 
 
 def _of_both(
@@ -218,8 +216,8 @@ def _of_both(
     """Differences of the runs before the answers of `items`."""
     if pair is None:
         return
-    found = drift_features(pair, items, first_position=first_position)
-    yield from (FeatureValues(name, None, numbers) for name, numbers in found.items())
+    changes = drift_features(pair, items, first_position=first_position)
+    yield from (FeatureValues(name, None, numbers) for name, numbers in changes.items())
     for site in compared_sites(pair, sites):
         yield FeatureValues(ROW_CHANGE.name, site, row_change(pair, items, site))
 
@@ -229,25 +227,25 @@ def _with_rows(items: EvaluatedItems, sites: Sequence[str]) -> Sequence[str]:
     return sites if items.view.run.plan.keeps_rows else ()
 
 
-def _common_sites(found: Flips, patterns: Sequence[str]) -> list[str]:
+def _common_sites(flips: Flips, patterns: Sequence[str]) -> list[str]:
     """Sites of both runs that match `patterns`."""
-    a, b = (some.view.run for some in (found.a, found.b))
+    a, b = (items.view.run for items in (flips.a, flips.b))
     common = [site for site in a.sites if site in b.sites]
     return matching("site", patterns, common, option="--sites") if common else []
 
 
-def _pair(found: Flips) -> tuple[Pair | None, str]:
+def _pair(flips: Flips) -> tuple[Pair | None, str]:
     """Both runs as a pair, or the reason why they cannot be compared token by token."""
     try:
-        return pair_of(found.a.view.run, found.b.view.run), ""
+        return pair_of(flips.a.view.run, flips.b.view.run), ""
     except InputError as error:
         return None, str(error).partition("\n")[0]
 
 
 def _notes(
-    found: Flips, pair: Pair | None, why_no_pair: str, sites: Sequence[str]
+    flips: Flips, pair: Pair | None, why_no_pair: str, sites: Sequence[str]
 ) -> Iterator[str]:
-    runs = [some.view.run for some in (found.a, found.b)]
+    runs = [items.view.run for items in (flips.a, flips.b)]
     bare = [name for name, run in zip("AB", runs, strict=True) if not run.plan.keeps_rows]
     if pair is None:
         yield f"The runs are not compared token by token, only item by item: {why_no_pair}"

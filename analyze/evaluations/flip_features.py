@@ -45,13 +45,13 @@ def drift_features(
         "question_flips": mean_of_all(flip.filter(IN_QUESTION)),
     }
     tokens = drift_at(pair, chosen, only=("kl", "flip"), progress=progress)
-    found = (
+    by_prompt = (
         tokens.join(spans, on="prompt_id", maintain_order="left")
         .group_by("prompt_id")
         .agg(value.alias(name) for name, value in numbers.items())
     )
     beside = items.table.select("prompt_id").join(
-        found, on="prompt_id", how="left", maintain_order="left"
+        by_prompt, on="prompt_id", how="left", maintain_order="left"
     )
     return {name: beside[name].fill_null(float("nan")).to_numpy() for name in numbers}
 
@@ -65,7 +65,7 @@ def row_change(pair: Pair, items: EvaluatedItems, site: str) -> Floats:
     ids = items.table["prompt_id"].to_numpy()
     answer = np.full(int(ids.max(initial=-1)) + 1, -1)
     answer[ids] = items.table["answer"].to_numpy()
-    found = np.full(len(answer), np.nan)
+    by_prompt = np.full(len(answer), np.nan)
     count = min(pair.n_prompts, len(answer))
     n = 0
     sources = [(view.run, site) for view in (pair.a, pair.b)]
@@ -74,10 +74,10 @@ def row_change(pair: Pair, items: EvaluatedItems, site: str) -> Floats:
     ):
         n += len(position)
         here = answer[prompt_id] == position
-        found[prompt_id[here]] = row_drift(a[here], b[here]).relative_distance
+        by_prompt[prompt_id[here]] = row_drift(a[here], b[here]).relative_distance
     context = min(view.run.plan.context for view in (pair.a, pair.b))
     SiteReader(pair.a.run, site, pair.lengths).check(Cell(count, context), n)
-    changed: Floats = found[ids]
+    changed: Floats = by_prompt[ids]
     return changed
 
 

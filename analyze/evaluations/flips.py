@@ -70,8 +70,8 @@ class Flips:
         """Numbers of items that are right in both runs, only in A, only in B, in neither."""
         right_a, right_b = self.table["right_a"], self.table["right_b"]
         both = int((right_a & right_b).sum())
-        one, other = int(right_a.sum()), int(right_b.sum())
-        return both, one - both, other - both, len(self.table) - one - other + both
+        n_a, n_b = int(right_a.sum()), int(right_b.sum())
+        return both, n_a - both, n_b - both, len(self.table) - n_a - n_b + both
 
     @property
     def accuracy(self) -> PairedDifference:
@@ -112,8 +112,8 @@ def flips(
     same number have different documents or filters; and what `evaluated_items` raises.
     """
     of_a, of_b = (
-        evaluated_items(place, task, name, settings)
-        for place, name in (store_and_run(store, name) for name in (a, b))
+        evaluated_items(url, task, name, settings)
+        for url, name in (store_and_run(store, name) for name in (a, b))
     )
     return compared(of_a, of_b)
 
@@ -124,11 +124,11 @@ def changed_items(found: Flips) -> pl.DataFrame:
     Columns `FLIPPED`, and `text`: the end of the question as run A read it; null if the store has
     no vocabulary of the run's tokenizer.
     """
-    place = pl.col("change").replace_strict(list(CHANGES), range(len(CHANGES)))
-    some = found.table.filter(pl.col("change").is_not_null()).sort(
-        place, "gap_a", "item", descending=[False, True, False], nulls_last=True
+    rank = pl.col("change").replace_strict(list(CHANGES), range(len(CHANGES)))
+    rows = found.table.filter(pl.col("change").is_not_null()).sort(
+        rank, "gap_a", "item", descending=[False, True, False], nulls_last=True
     )
-    return some.with_columns(pl.Series("text", _texts(found.a, some["item"]), dtype=pl.String))
+    return rows.with_columns(pl.Series("text", _texts(found.a, rows["item"]), dtype=pl.String))
 
 
 def flips_of_runs(a: RunView, b: RunView) -> list["Flips | str"]:
@@ -146,14 +146,14 @@ def flips_of_runs(a: RunView, b: RunView) -> list["Flips | str"]:
         tasks = sorted(of_a & of_b)
     except LppError as error:
         return [str(error)]
-    found: list[Flips | str] = []
+    results: list[Flips | str] = []
     for task in tasks:
         try:
             both = (evaluated_items(view.run.directory.root, task, view.run.id) for view in (a, b))
-            found.append(compared(*both))
+            results.append(compared(*both))
         except LppError as error:
-            found.append(str(error))
-    return found
+            results.append(str(error))
+    return results
 
 
 def compared(a: EvaluatedItems, b: EvaluatedItems) -> Flips:
@@ -206,15 +206,15 @@ def _table(both: pl.DataFrame) -> pl.DataFrame:
         .then(pl.lit(MOVED))
     )
     of_a, of_b = (
-        [np.array(some, dtype=np.float64) for some in both[name].to_list()]
+        [np.array(p, dtype=np.float64) for p in both[name].to_list()]
         for name in ("logprobs", "logprobs_b")
     )
     names = {"right": "right_a", "chosen": "chosen_a", "logprobs": "logprobs_a"}
     return (
         both.with_columns(
-            pl.Series("gap_a", [answer_gap(some) for some in of_a], dtype=pl.Float64),
-            pl.Series("share_a", [answer_share(some) for some in of_a], dtype=pl.Float64),
-            pl.Series("share_b", [answer_share(some) for some in of_b], dtype=pl.Float64),
+            pl.Series("gap_a", [answer_gap(p) for p in of_a], dtype=pl.Float64),
+            pl.Series("share_a", [answer_share(p) for p in of_a], dtype=pl.Float64),
+            pl.Series("share_b", [answer_share(p) for p in of_b], dtype=pl.Float64),
             change=change,
         )
         .rename(names)
@@ -224,20 +224,20 @@ def _table(both: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _texts(some: EvaluatedItems, items: pl.Series) -> list[str | None]:
+def _texts(evaluated: EvaluatedItems, items: pl.Series) -> list[str | None]:
     """The text of the last tokens of the question of each of `items`."""
-    vocabulary = some.view.run.vocabulary()
+    vocabulary = evaluated.view.run.vocabulary()
     if vocabulary is None or items.is_empty():
         return [None] * len(items)
-    words, ids = Words(vocabulary), some.view.prompts["token_ids"]
-    found = pl.DataFrame({"item": items}).join(
-        some.table.select("item", "prompt_id", "question", "answer"),
+    words, ids = Words(vocabulary), evaluated.view.prompts["token_ids"]
+    spans = pl.DataFrame({"item": items}).join(
+        evaluated.table.select("item", "prompt_id", "question", "answer"),
         on="item",
         maintain_order="left",
     )
     return [
         words.text(ids[prompt][first : answer + 1].to_list()[-TEXT_TOKENS:])
-        for _, prompt, first, answer in found.iter_rows()
+        for _, prompt, first, answer in spans.iter_rows()
     ]
 
 

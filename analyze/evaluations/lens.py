@@ -64,28 +64,28 @@ class ItemLens:
         if k < self._n_blocks:
             rows, top = self._lens.norm.apply(answers.rows), self._of_final.likeliest
             reading = self._read_blocks[k] = self._lens.reading(rows, self._answers, top)
-        found = {"lens_logprob": self._of_all(reading.logprob)}
+        features = {"lens_logprob": self._of_all(reading.logprob)}
         if (self._answers[:, 1:] >= 0).any():
-            found["lens_share"] = self._of_all(reading.share)
-        return found
+            features["lens_share"] = self._of_all(reading.share)
+        return features
 
     def of_items(self) -> dict[str, Floats]:
         """`OF_ITEMS` over the blocks whose features were requested, (n,); NaN: no number."""
         blocks = sorted(self._read_blocks)
         readings = [self._read_blocks[k] for k in blocks]
         none = np.empty((0, len(self._of_final.logprob)), bool)
-        token = np.vstack([none, *(one.agrees for one in readings)])
-        answer = np.vstack([none, *(one.chosen for one in readings)])
+        token = np.vstack([none, *(r.agrees for r in readings)])
+        answer = np.vstack([none, *(r.chosen for r in readings)])
         of_answer = agreement_depth(answer, blocks, self._n_blocks)
         of_answer[~self._of_final.chosen] = np.nan
-        found = agreement_depth(token, blocks, self._n_blocks), of_answer
-        return {name: self._of_all(one) for name, one in zip(OF_ITEMS, found, strict=True)}
+        per_feature = agreement_depth(token, blocks, self._n_blocks), of_answer
+        return {name: self._of_all(d) for name, d in zip(OF_ITEMS, per_feature, strict=True)}
 
     def _of_all(self, values: Floats) -> Floats:
         """(n,) values from those of the (m,) items that have rows; NaN for the others."""
-        found = np.full(len(self._there), np.nan)
-        found[self._there] = values
-        return found
+        padded = np.full(len(self._there), np.nan)
+        padded[self._there] = values
+        return padded
 
 
 def _answers(table: pl.DataFrame) -> Codes:
@@ -95,12 +95,12 @@ def _answers(table: pl.DataFrame) -> Codes:
     """
     rows: list[list[int]] = []
     for tokens, chosen in table.select("first_tokens", "chosen").iter_rows():
-        first = [one for one in (tokens[chosen], *tokens) if one is not None]
+        first = [token for token in (tokens[chosen], *tokens) if token is not None]
         rows.append([] if tokens[chosen] is None else list(dict.fromkeys(first)))
-    found = np.full((len(rows), max(1, *map(len, rows))), -1)
-    for row, tokens in zip(found, rows, strict=True):
+    codes = np.full((len(rows), max(1, *map(len, rows))), -1)
+    for row, tokens in zip(codes, rows, strict=True):
         row[: len(tokens)] = tokens
-    return found
+    return codes
 
 
 def lens_of(items: EvaluatedItems, sites: Sequence[str]) -> ItemLens | str:
@@ -134,14 +134,14 @@ def _read_last(items: EvaluatedItems, last: str) -> tuple[Float32, Float32, Answ
     run, seen = items.view.run, 0
     width = run.site("final").width
     pairs = [np.empty((2, 0, width), np.float32)]
-    found: dict[int, Float32] = {}
+    final_rows: dict[int, Float32] = {}
     sources = [(run, last), (run, "final")]
     for step in in_step(sources, range(count), block_rows=STEP_ROWS):
         rows = step.rows
-        some = drawn[seen : seen + len(rows[0])]
-        pairs.append(np.stack([site[some] for site in rows]))
-        seen += len(some)
-        for place in np.flatnonzero(step.position == answer[step.prompt_id]).tolist():
-            found[int(step.prompt_id[place])] = rows[1][place].copy()
+        sampled = drawn[seen : seen + len(rows[0])]
+        pairs.append(np.stack([site[sampled] for site in rows]))
+        seen += len(sampled)
+        for k in np.flatnonzero(step.position == answer[step.prompt_id]).tolist():
+            final_rows[int(step.prompt_id[k])] = rows[1][k].copy()
     before, after = np.concatenate(pairs, axis=1)
-    return before, after, answer_rows(found, ids, width)
+    return before, after, answer_rows(final_rows, ids, width)

@@ -166,7 +166,7 @@ class Measure:
         """A row of `feature_columns` for a feature's (n,) values, without site, depth and q."""
         others = np.stack(list(self.covariates.values()) or [np.zeros(len(values))], axis=1)
         there = np.isfinite(values) & np.isfinite(others).all(axis=1)
-        some, labels = values[there], self.labels[there]
+        present, labels = values[there], self.labels[there]
         row: dict[str, Any] = dict.fromkeys(column.name for column in feature_columns(self.kinds))
         row |= {"feature": feature.name, "role": feature.role, "unit": feature.unit}
         kind, other = self.kinds
@@ -175,18 +175,18 @@ class Measure:
             row["why_none"] = "not defined for any item"
         elif not enough(labels):
             row["why_none"] = "defined for too few items"
-        elif np.ptp(some) == 0:
+        elif np.ptp(present) == 0:
             row["why_none"] = "the same for every item"
         else:
             codes, clusters = self._codes(there)
-            row |= _numbers("", some, labels, (None, clusters), self.seed)
+            row |= _numbers("", present, labels, (None, clusters), self.seed)
             if row["auroc"] is None:
                 row["why_none"] = "right, or wrong, in too few clusters"
             if codes is not None:
-                row |= _numbers("within_", some, labels, (codes, clusters), self.seed)
-            rest = residual_ranks(some, others[there], codes) if self.covariates else None
+                row |= _numbers("within_", present, labels, (codes, clusters), self.seed)
+            rest = residual_ranks(present, others[there], codes) if self.covariates else None
             of_covariates = feature.name in self.without_partial
-            if not of_covariates and tied_share(some, labels) <= MOST_TIES and rest is not None:
+            if not of_covariates and tied_share(present, labels) <= MOST_TIES and rest is not None:
                 row |= _numbers("partial_", rest, labels, (codes, clusters), self.seed)
             if feature.role not in ("baseline", "gold"):
                 row |= self._gain(values, there)
@@ -195,11 +195,11 @@ class Measure:
     def _gain(self, values: Floats, there: Flags) -> dict[str, float]:
         """How much farther from 0.5 than the best baseline; empty if no baseline varies."""
         best, reached = None, -1.0
-        for one in self.baselines:
-            some = np.isfinite(one)
-            found = auroc(one[some], self.labels[some], *self._codes(some))
-            if found is not None and abs(found.value - 0.5) > reached:
-                best, reached = one, abs(found.value - 0.5)
+        for baseline in self.baselines:
+            finite = np.isfinite(baseline)
+            result = auroc(baseline[finite], self.labels[finite], *self._codes(finite))
+            if result is not None and abs(result.value - 0.5) > reached:
+                best, reached = baseline, abs(result.value - 0.5)
         if best is None:
             return {}
         both = there & np.isfinite(best)
@@ -210,12 +210,12 @@ class Measure:
         numbers = {"": more.value, "_ci_low": low, "_ci_high": high, "_p_value": more.p_value}
         return {f"gain{name}": value for name, value in numbers.items()}
 
-    def _codes(self, some: Flags) -> tuple[Codes | None, Codes | None]:
-        """Groups and clusters of some of the items."""
+    def _codes(self, chosen: Flags) -> tuple[Codes | None, Codes | None]:
+        """Groups and clusters of the chosen items."""
         groups, clusters = self.groups, self.clusters
         return (
-            None if groups is None else groups[some],
-            None if clusters is None else clusters[some],
+            None if groups is None else groups[chosen],
+            None if clusters is None else clusters[chosen],
         )
 
 
@@ -227,22 +227,22 @@ def _numbers(
     seed: int,
 ) -> dict[str, Any]:
     """codes: groups and clusters."""
-    found = auroc(values, labels, *codes)
+    result = auroc(values, labels, *codes)
     control = shuffled(values, labels, *codes, seed=seed)
-    if found is None or control is None:
+    if result is None or control is None:
         return {}
-    low, high = found.interval or (None, None)
+    low, high = result.interval or (None, None)
     numbers = {
-        "auroc": found.value,
+        "auroc": result.value,
         "ci_low": low,
         "ci_high": high,
-        "p_value": found.p_value,
+        "p_value": result.p_value,
         "shuffled_mean": control.mean,
         "shuffled_low": control.low,
         "shuffled_high": control.high,
     }
     row: dict[str, Any] = {f"{kind}{name}": value for name, value in numbers.items()}
-    return row if codes[0] is None else row | {"n_groups": found.n_groups}
+    return row if codes[0] is None else row | {"n_groups": result.n_groups}
 
 
 def with_q(rows: pl.DataFrame, order: Sequence[str], groups: Groups) -> pl.DataFrame:
@@ -253,7 +253,7 @@ def with_q(rows: pl.DataFrame, order: Sequence[str], groups: Groups) -> pl.DataF
     tested = rows[p_value].is_not_null() & (rows["role"] != "gold")
     q_values = iter(benjamini_hochberg(rows.filter(tested)[p_value].to_list()))
     q_value = [next(q_values) if made else None for made in tested]
-    place = pl.col("feature").replace_strict(list(order), range(len(order)))
+    rank = pl.col("feature").replace_strict(list(order), range(len(order)))
     return rows.with_columns(pl.Series("q_value", q_value, dtype=pl.Float64)).sort(
-        place, maintain_order=True
+        rank, maintain_order=True
     )

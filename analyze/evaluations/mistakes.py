@@ -50,11 +50,11 @@ def confident_mistakes(items: EvaluatedItems, count: int = 10) -> list[Mistake]:
         begin = row["answer"] + 1 if beside else len(tokens) - length
         return words.text(tokens[begin : begin + length])
 
-    found = []
+    mistakes = []
     for confidence, item, row in sure[:count]:
         first = max(row["question"], row["answer"] + 1 - QUESTION_TOKENS)
         gold = row["gold"]
-        found.append(
+        mistakes.append(
             Mistake(
                 item=item,
                 item_group=row["item_group"],
@@ -65,16 +65,16 @@ def confident_mistakes(items: EvaluatedItems, count: int = 10) -> list[Mistake]:
                 gold_share=None if gold is None else _shares(row["logprobs"])[gold],
             )
         )
-    return found
+    return mistakes
 
 
 def _answers(items: EvaluatedItems) -> dict[int, list[int | None]]:
     """The prompts of the answers of each item."""
-    found = pl.DataFrame(pl.from_arrow(read_items(items.view.run.directory.root)))
-    some = found.filter(
+    rows = pl.DataFrame(pl.from_arrow(read_items(items.view.run.directory.root)))
+    selected = rows.filter(
         source=items.source, task=items.task, run=items.view.run.id, filter=items.filter
     )
-    return dict(some.select("item", "prompt_ids").iter_rows())
+    return dict(selected.select("item", "prompt_ids").iter_rows())
 
 
 def _shares(logprobs: Sequence[float]) -> list[float]:
@@ -82,5 +82,5 @@ def _shares(logprobs: Sequence[float]) -> list[float]:
     if len(logprobs) == 1:
         return [math.exp(logprobs[0])]
     most = max(logprobs)
-    weights = [math.exp(one - most) for one in logprobs]
+    weights = [math.exp(p - most) for p in logprobs]
     return [weight / sum(weights) for weight in weights]

@@ -26,10 +26,10 @@ def site_features(
     lens = lens_of(items, sites)
     for site in sites:
         answers, ratios = read_rows(items, site, first_position=first_position)
-        found = features_of(answers, items.clusters, seed=seed) | ratios
+        features = features_of(answers, items.clusters, seed=seed) | ratios
         if isinstance(lens, ItemLens):
-            found |= lens.features(site, answers)
-        yield from (FeatureValues(name, site, values) for name, values in found.items())
+            features |= lens.features(site, answers)
+        yield from (FeatureValues(name, site, values) for name, values in features.items())
         progress.advance()
     nothing = np.full(len(items.table), np.nan)
     for name in OF_ITEMS:

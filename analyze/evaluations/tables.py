@@ -125,9 +125,9 @@ def item_tables(found: ItemAnalysis) -> dict[str, pl.DataFrame]:
             {**row, "site": row["site"] or ""} for row in found.features.iter_rows(named=True)
         ],
         ITEM_RELIABILITY: [
-            {"bin": place, "n": one.n, "confidence": one.confidence, "accuracy": one.accuracy}
-            | _interval("accuracy", one.interval)
-            for place, one in enumerate(bins)
+            {"bin": k, "n": b.n, "confidence": b.confidence, "accuracy": b.accuracy}
+            | _interval("accuracy", b.interval)
+            for k, b in enumerate(bins)
         ],
         ITEM_RISK: [
             {"n_answered": answered, "coverage": answered / n_ordered, "risk": risk}
@@ -139,8 +139,8 @@ def item_tables(found: ItemAnalysis) -> dict[str, pl.DataFrame]:
         for name in ("source", "task", "run", "filter", "skip_first", "seed")
     }
     return {
-        table.name: pl.DataFrame([key | row for row in some], schema=frame_schema(table.columns))
-        for table, some in rows.items()
+        table.name: pl.DataFrame([key | row for row in part], schema=frame_schema(table.columns))
+        for table, part in rows.items()
     }
 
 
@@ -174,21 +174,21 @@ def item_flags(found: ItemAnalysis) -> Iterator[str]:
         yield "uncut_answers"
 
 
-def _analysis(found: ItemAnalysis) -> dict[str, Any]:
-    n = found.n_right + found.n_wrong
+def _analysis(answer: ItemAnalysis) -> dict[str, Any]:
+    n = answer.n_right + answer.n_wrong
     row: dict[str, Any] = {
-        **{name: getattr(found, name) for name in ("n_right", "n_wrong", "n_groups", "n_within")},
-        "cluster": found.cluster or "",
-        "n_clusters": found.n_clusters,
-        "accuracy": found.n_right / n,
-        **_interval("accuracy", found.accuracy_interval),
-        "n_left_out": sum(found.left_out.values()),
-        "risk_by": found.confidence,
-        "risk_area": found.risk.area,
-        "risk_best": found.risk.best,
-        "flags": list(item_flags(found)),
+        **{name: getattr(answer, name) for name in ("n_right", "n_wrong", "n_groups", "n_within")},
+        "cluster": answer.cluster or "",
+        "n_clusters": answer.n_clusters,
+        "accuracy": answer.n_right / n,
+        **_interval("accuracy", answer.accuracy_interval),
+        "n_left_out": sum(answer.left_out.values()),
+        "risk_by": answer.confidence,
+        "risk_area": answer.risk.area,
+        "risk_best": answer.risk.best,
+        "flags": list(item_flags(answer)),
     }
-    calibrated = found.calibration
+    calibrated = answer.calibration
     if calibrated is not None:
         mean, most = calibrated.calibrated
         row |= {"ece": calibrated.ece, "ece_calibrated": mean, "ece_by_chance": most}

@@ -54,14 +54,14 @@ def flips_page(store: str, answer: FlipAnalysis) -> Page:
     flips = answer.flips
     runs = styles_of_both(flips)
     lost, right = flips.counts[1], sum(flips.counts[:2])
-    said = verdict(answer.features, within=answer.n_within > 0)
+    result = verdict(answer.features, within=answer.n_within > 0)
     ranked = answer.why_no_ranking is None
     call = _call(store, answer)
     tables: tuple[Table, ...] = ()
     if ranked:
         # meanings of the database's columns are about right items
         tables = feature_tables(
-            answer.features, said, lambda _: f"{call}\nfound.features", declared={}
+            answer.features, result, lambda _: f"{call}\nfound.features", declared={}
         )
         tables = tuple(replace(t, brief=t.brief and t.name != SITES) for t in tables)
     notes = without_auroc(answer.features) if ranked else [(f"{answer.why_no_ranking}",)]
@@ -70,7 +70,7 @@ def flips_page(store: str, answer: FlipAnalysis) -> Page:
         about=(Code(flips.a.task), ": from ", *_both(flips)),
         opening=_opening(flips),
         findings=(
-            *([said.sentence(BECOME_WRONG)] if ranked else []),
+            *([result.sentence(BECOME_WRONG)] if ranked else []),
             *((f"{note.rstrip('.')}.",) for note in answer.notes),
         ),
         sections=(
@@ -97,7 +97,7 @@ def flips_page(store: str, answer: FlipAnalysis) -> Page:
         document=_document(answer),
         csv=changed_items(flips),
         store=store,
-        origin=origin_of([some.view.run for some in (flips.a, flips.b)]),
+        origin=origin_of([side.view.run for side in (flips.a, flips.b)]),
     )
 
 
@@ -174,8 +174,8 @@ def _cautions(flips: Flips) -> Iterator[Sentence]:
     """How the items of the runs differ."""
     if flips.a.source != flips.b.source:
         yield (f"Sources: {flips.a.source} (A), {flips.b.source} (B).",)
-    for name, some, alone in zip("AB", (flips.a, flips.b), flips.n_alone, strict=True):
-        for why, count in some.left_out.items():
+    for name, side, alone in zip("AB", (flips.a, flips.b), flips.n_alone, strict=True):
+        for why, count in side.left_out.items():
             yield (f"{count:,} items of {name} are left out: {why}.",)
         if alone:
             yield (f"{alone:,} items are in {name} alone.",)
@@ -251,7 +251,7 @@ def _changed(flips: Flips, name: str, code: str) -> tuple[Table, ...]:
             labels={"share_a": "share A", "share_b": "share B"},
             key=("item",),
             code=code,
-            short=pl.concat(rows.filter(change=one).head(IN_SHORT) for one in _CHANGES.values()),
+            short=pl.concat(rows.filter(change=c).head(IN_SHORT) for c in _CHANGES.values()),
         ),
     )
 
@@ -279,7 +279,7 @@ def item_documents(items: Sequence[Flips | str]) -> list[dict[str, Any]]:
     """For the JSON of a comparison of tokens: a document for each task that both runs were asked,
     or why there is none.
     """
-    return [{"why_none": one} if isinstance(one, str) else flips_document(one) for one in items]
+    return [{"why_none": x} if isinstance(x, str) else flips_document(x) for x in items]
 
 
 def flips_document(flips: Flips) -> dict[str, Any]:
@@ -290,14 +290,14 @@ def flips_document(flips: Flips) -> dict[str, Any]:
     changed = changed_items(flips)
     runs = {
         name: {
-            "run": some.view.run.id,
+            "run": side.view.run.id,
             "name": run_name,
-            "model": some.model,
-            "source": some.source,
-            "left_out": dict(some.left_out),
+            "model": side.model,
+            "source": side.source,
+            "left_out": dict(side.left_out),
             "items_alone": alone,
         }
-        for name, run_name, some, alone in zip(
+        for name, run_name, side, alone in zip(
             "ab",
             names_of_two(flips.a.view, flips.b.view),
             (flips.a, flips.b),
@@ -340,7 +340,7 @@ def _document(answer: FlipAnalysis) -> dict[str, Any]:
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
     """An item for JSON: ln p that are not finite are null."""
     return {
-        name: [one if one is not None and abs(one) < float("inf") else None for one in value]
+        name: [p if p is not None and abs(p) < float("inf") else None for p in value]
         if name.startswith("logprobs")
         else value
         for name, value in row.items()
@@ -373,7 +373,7 @@ def _call(store: str, answer: FlipAnalysis) -> str:
 
 def _named(store: str, flips: Flips) -> tuple[str, ...]:
     """Both runs as commands take them: `STORE::RUN` of another store."""
-    runs = [some.view.run for some in (flips.a, flips.b)]
+    runs = [side.view.run for side in (flips.a, flips.b)]
     home = absolute(store)
     return tuple(
         run.id if absolute(run.directory.root) == home else f"{run.directory.root}::{run.id}"

@@ -70,13 +70,13 @@ def item_findings(frames: Frames) -> Iterator[Sentence]:
     """
     analyses = frames["item_analyses"]
     if analyses.width:
-        asked = OF_ANALYSIS[:4]
-        analyses = analyses.sort(OF_ANALYSIS).unique(asked, keep="first", maintain_order=True)
-    for place, row in enumerate(analyses.iter_rows(named=True)):
-        said = verdict(of_analysis(frames["item_features"], row), within=row["n_within"] > 0)
-        yield conclusion(row, said)
-        if place < TOLD:
-            yield said.sentence(RIGHT)
+        key = OF_ANALYSIS[:4]
+        analyses = analyses.sort(OF_ANALYSIS).unique(key, keep="first", maintain_order=True)
+    for k, row in enumerate(analyses.iter_rows(named=True)):
+        result = verdict(of_analysis(frames["item_features"], row), within=row["n_within"] > 0)
+        yield conclusion(row, result)
+        if k < TOLD:
+            yield result.sentence(RIGHT)
             if row["ece"] is not None:
                 yield _calibration(row)
 
@@ -161,21 +161,21 @@ def item_charts(frames: Frames, tables: Mapping[str, Table], runs: RunStyles) ->
         if table not in tables or needed not in rows.columns:
             continue
         key = [column for column in OF_ANALYSIS if column in rows.columns]
-        every = rows.sort(key, maintain_order=True).partition_by(key, maintain_order=True)
-        some = [one for one in every if one[needed].count()]
-        if not some:
+        parts = rows.sort(key, maintain_order=True).partition_by(key, maintain_order=True)
+        with_data = [part for part in parts if part[needed].count()]
+        if not with_data:
             continue
-        more = f" The first {DRAWN} of {len(some)} analyses." if some[DRAWN:] else ""
-        panels = partial(_panels, drawing(chart), some[:DRAWN], runs)
+        more = f" The first {DRAWN} of {len(with_data)} analyses." if with_data[DRAWN:] else ""
+        panels = partial(_panels, drawing(chart), with_data[:DRAWN], runs)
         draw = partial(_picture, panels, title)
         yield Chart(name, section, tables[table], title, f"{text}{more}", draw, panels)
 
 
 def _panels(
-    draw: Callable[..., Any], some: Sequence[pl.DataFrame], runs: RunStyles
+    draw: Callable[..., Any], parts: Sequence[pl.DataFrame], runs: RunStyles
 ) -> Mapping[str, Any]:
-    names = [""] if len(some) == 1 else [str(place) for place in range(len(some))]
-    return {name: draw(rows, runs=runs) for name, rows in zip(names, some, strict=True)}
+    names = [""] if len(parts) == 1 else [str(k) for k in range(len(parts))]
+    return {name: draw(rows, runs=runs) for name, rows in zip(names, parts, strict=True)}
 
 
 def _picture(panels: Callable[[], Mapping[str, Any]], title: str) -> Any:
@@ -217,9 +217,9 @@ def items_page(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Page:
     runs = RunStyles(run_names({run.id: run.plan}))
     frames = item_tables(answer)
     (row,) = frames["item_analyses"].to_dicts()
-    said = verdict(answer.features, within=answer.n_within > 0)
+    result = verdict(answer.features, within=answer.n_within > 0)
     sentences = list(item_findings(frames))
-    tables = {table.name: table for table in _tables(store, items, answer, frames, said)}
+    tables = {table.name: table for table in _tables(store, items, answer, frames, result)}
     charts = list(item_charts(frames, tables, runs))
     charts[:1] = [replace(chart, opens=True) for chart in charts[:1]]
     notes = _notes(answer)
@@ -229,7 +229,7 @@ def items_page(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Page:
             name,
             title,
             charts=tuple(chart for chart in charts if chart.section == name),
-            tables=tuple(tables[one] for one in names if one in tables),
+            tables=tuple(tables[table] for table in names if table in tables),
             notes=notes.get(name, ()),
             more=lead,
             brief=name == "features",
@@ -239,7 +239,7 @@ def items_page(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Page:
     return Page(
         title="Right and wrong answers",
         about=(Code(answer.task), " answered by ", Run(answer.run)),
-        opening=_opening(sentences[0], row, said, answer),
+        opening=_opening(sentences[0], row, result, answer),
         findings=(
             sentences[1],
             *((f"{n:,} items are left out: {why}.",) for why, n in answer.left_out.items()),
@@ -258,7 +258,7 @@ def items_page(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Page:
             Section(
                 "asked",
                 "What was asked, and how",
-                notes=tuple(_asked(store, items, answer)),
+                notes=tuple(_how_asked(store, items, answer)),
                 brief=False,
             ),
         ),
@@ -272,15 +272,15 @@ def items_page(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Page:
     )
 
 
-def _opening(sentence: Sentence, row: Row, said: Verdict, answer: ItemAnalysis) -> Opening:
+def _opening(sentence: Sentence, row: Row, result: Verdict, answer: ItemAnalysis) -> Opening:
     """Accuracy, the best feature beside the best baseline, and the calibration error."""
     numbers = {("accuracy", "share"): _with_ends(row, "accuracy")}
-    for feature, which in ((said.best, "best"), (said.baseline, "baseline")):
+    for feature, which in ((result.best, "best"), (result.baseline, "baseline")):
         if feature is not None:
-            numbers[named(feature), f"AUROC, {which}"] = said.number(feature)
+            numbers[named(feature), f"AUROC, {which}"] = result.number(feature)
     if row["ece"] is not None:
         numbers["calibration", "error"] = _with_ends(row, "ece")
-    within = f" in {answer.n_groups:,} groups" if said.within else ""
+    within = f" in {answer.n_groups:,} groups" if result.within else ""
     return Opening(
         sentence,
         f"{answer.n_right + answer.n_wrong:,} items{within}, "
@@ -297,15 +297,15 @@ def _with_ends(row: Row, name: str) -> tuple[float, float | None, float | None]:
 
 
 def _tables(
-    store: str, items: EvaluatedItems, answer: ItemAnalysis, frames: Frames, said: Verdict
+    store: str, items: EvaluatedItems, answer: ItemAnalysis, frames: Frames, result: Verdict
 ) -> Iterator[Table]:
-    """Those that have rows, without the columns that are constant on the page."""
+    """Tables that have rows, without the columns that are constant on the page."""
     call = _call(store, items, answer)
 
     def code(name: str) -> str:
         return f"{call}\n{_CODE[name]}"
 
-    yield from feature_tables(answer.features, said, code)
+    yield from feature_tables(answer.features, result, code)
     for shape in (ANALYSES, RELIABILITY, RISK):
         constant = [name for name in OF_ANALYSIS if name != "task" or shape is not ANALYSES]
         frame = frames[shape.table].drop(constant, strict=False)
@@ -387,7 +387,7 @@ def _call(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> str:
     )
 
 
-def _asked(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Iterator[Sentence]:
+def _how_asked(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Iterator[Sentence]:
     """Counts, what is independent, and the command that makes the page again."""
     groups = f"; {answer.n_groups:,} groups" if answer.n_groups else ""
     yield (
@@ -396,9 +396,9 @@ def _asked(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Iterator[
         f", {answer.n_right:,} right, {answer.n_wrong:,} wrong{groups}. Source: {answer.source}.",
     )
     if answer.n_groups:
-        kept = f"{answer.n_within:,}" if answer.n_within else "too few to compare any"
+        count = f"{answer.n_within:,}" if answer.n_within else "too few to compare any"
         yield (
-            f"Within groups: {kept} items are in groups of at least two right and two wrong ones.",
+            f"Within groups: {count} items are in groups of at least two right and two wrong ones.",
         )
     words = ["lpp-analyze", "items", store, "--task", answer.task, "--run", answer.run]
     words += ["--source", answer.source, "--filter", answer.filter]
@@ -410,5 +410,5 @@ def _asked(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Iterator[
 
 
 def independence(cluster: str | None, n_clusters: int) -> str:
-    """What is independent: clusters, or items."""
+    """Whether items are independent, or clusters of items."""
     return "independent" if cluster is None else f"{n_clusters:,} clusters by {cluster}"

@@ -15,7 +15,7 @@ RENAMED: Final = {
     for kind in ("", "within_", "partial_")
     for end in ("low", "high")
 }
-"""Names on a page of the ends of intervals: those of the number that they belong to."""
+"""Names of the ends of intervals on a page, which begin with the name of their number."""
 
 ROLES: Final = ("baseline", "statistic", "drift", "rows", "gold")
 """Roles of features, in the order of tables."""
@@ -113,8 +113,8 @@ def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
     """The table of `shape` with the rows of `frame`. more: as of `Shape.of`."""
     columns = (*COLUMNS, *_DECLARED[shape.table].columns)
     declared: dict[str, Declared] = {column.name: column for column in columns}
-    own: dict[str, Any] = {"declared": declared, "styles": _STYLES, "labels": _LABELS}
-    return shape.of(frame, **own | more)
+    defaults: dict[str, Any] = {"declared": declared, "styles": _STYLES, "labels": _LABELS}
+    return shape.of(frame, **defaults | more)
 
 
 def feature_tables(
@@ -157,8 +157,8 @@ def feature_tables(
         (CONTROLS, rows, {"brief": False}),
     )
     return tuple(
-        shaped(shape, frame, code=code(shape.name), **own, **more)
-        for shape, frame, own in tables
+        shaped(shape, frame, code=code(shape.name), **options, **more)
+        for shape, frame, options in tables
         if frame.height
     )
 

@@ -39,7 +39,7 @@ class Verdict:
 
     @property
     def kind(self) -> str:
-        """What the columns of its numbers begin with."""
+        """Prefix of the columns with its numbers."""
         return "within_" if self.within else ""
 
     def number(self, row: Row) -> tuple[float, float | None, float | None]:
