@@ -173,7 +173,7 @@ class RunSpectra:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Which run and site."""
+        """Path of the run, and site."""
         return str(self.view.run.path), self.site
 
     def kept(self) -> dict[Cell, Summary]:
@@ -183,7 +183,7 @@ class RunSpectra:
         return {c: known[c] for c, demand in self.wanted.items() if demand.met_by(known.get(c))}
 
     def without(self, kept: Collection[Cell]) -> "RunSpectra":
-        """What is left to compute."""
+        """The summaries that are left to compute."""
         rest = {cell: demand for cell, demand in self.wanted.items() if cell not in kept}
         return RunSpectra(view=self.view, cache=self.cache, site=self.site, wanted=rest)
 

@@ -51,7 +51,7 @@ class Summary:
     n_tokens: int
     """Number of tokens that have a value."""
     ties: float | None = None
-    """Of flips and top10: the share of tokens at which a tie of A or of B decides."""
+    """Share of tokens at which a tie of A or of B decides; flips and top10 only."""
 
 
 OF_TOKENS: Final = {name: p for name, p in PREDICTIONS.items() if p.value is not None}

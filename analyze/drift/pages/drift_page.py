@@ -161,7 +161,7 @@ def what_was_compared(found: Drift) -> Iterator[str]:
 
 
 def _legend(declared: Mapping[str, Quantity], shown: Iterable[str]) -> str:
-    """What the names of a table stand for; of metrics that a gate added, B - A is shown."""
+    """Meanings of the names in a table; metrics that a gate added are shown as B - A."""
     more = [METRICS[name] for name in sorted(shown) if name not in declared and name in METRICS]
     return f"{legend(declared.values())}." + (f" Second run - first: {legend(more)}." * bool(more))
 

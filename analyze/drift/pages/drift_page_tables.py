@@ -177,8 +177,9 @@ def _from_first(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def ends(sites: pl.DataFrame) -> pl.DataFrame:
-    """Of the sites of one pair in depth order: the first that differs, the one that moves most, and
-    the last.
+    """The first site of a pair that differs, the one that moves most, and the last.
+
+    sites: of one pair, in depth order.
     """
     moved = sites.filter(pl.col("relative_distance") > 0)
     most = moved.top_k(1, by="relative_distance")
