@@ -98,15 +98,15 @@ def _section(section: Section, page: Page, everything: bool) -> Iterator[str]:
 
 def _table(table: Table, runs: RunStyles) -> Iterator[str]:
     """The columns that the page shows first."""
-    places = [place for place, field in enumerate(table.fields) if field.first]
-    fields = [table.fields[place] for place in places]
+    indices = [k for k, field in enumerate(table.fields) if field.first]
+    fields = [table.fields[k] for k in indices]
     unit = shared_unit(fields)
     yield f"**{escaped(table.heading(unit))}**"
     yield ""
     yield row(_heading(field.label, "" if unit else field.unit) for field in fields)
     yield row("---:" if field.kind == "number" else "---" for field in fields)
     for cells in table.rows(_ROWS):
-        yield row(_cell(cells[place], table.fields[place], runs) for place in places)
+        yield row(_cell(cells[k], table.fields[k], runs) for k in indices)
     if table.frame.height > _ROWS:
         yield ""
         yield f"{table.frame.height - _ROWS} more rows are in the database."
@@ -150,9 +150,9 @@ def _provenance(page: Page) -> Iterator[str]:
         yield f"- database: SHA-256 `{page.origin.database}`"
     for run in page.origin.runs:
         facts = dict(run.facts)
-        told = [f"{k} {code(facts[k])}" for k in ("weights", "texts (prompt set)") if k in facts]
+        shown = [f"{k} {code(facts[k])}" for k in ("weights", "texts (prompt set)") if k in facts]
         trouble = f" ({escaped(run.problem)})" if run.problem else ""
-        yield f"- {_named(run.run, page.runs)}, {code(run.run)}: {', '.join(told)}{trouble}"
+        yield f"- {_named(run.run, page.runs)}, {code(run.run)}: {', '.join(shown)}{trouble}"
     yield f"- {', '.join(f'{name} {value}' for name, value in page.origin.versions)}"
     yield ""
     yield f"All tables: {code(f'lpp-analyze report {shlex.quote(page.store)} -o report.html')}"

@@ -158,7 +158,7 @@ class Origin:
     database: str | None = None
     """SHA-256 of `profiles.duckdb`; None where there is none."""
     versions: tuple[tuple[str, str], ...] = ()
-    """Of libraries; a page without them shows no origin."""
+    """Names and versions of libraries; a page without them shows no origin."""
     runs: tuple[RunOrigin, ...] = ()
     unprofiled: tuple[str, ...] = ()
     """Runs of the store that are not in the database."""
@@ -177,9 +177,9 @@ class NotComputed:
     """The page's box of what was not computed."""
 
     ready: Advice | None
-    """What a command computes from the store alone."""
+    """Numbers that a command computes from the store alone."""
     with_files: Advice | None
-    """What needs more; the reader replaces the words in capitals of the command."""
+    """Numbers that need more; the reader replaces the command's words in capitals."""
     empty: tuple[tuple[str, str], ...]
     """Title of each table that no command fills, and why it is empty."""
 
@@ -193,20 +193,20 @@ class Page:
     """The subject, below the title."""
     opening: Opening
     findings: tuple[Sentence, ...] = ()
-    """What was found besides; then what to keep in mind."""
+    """Further findings; then what to keep in mind."""
     further: tuple[Sentence, ...] = ()
     """More of both: text and Markdown show it only with --all."""
     sections: tuple[Section, ...]
     meanings: Mapping[str, str] = field(default_factory=dict)
-    """What each flag says."""
+    """Meaning of each flag."""
     runs: RunStyles
     """Letter, name and colour of every run."""
     next: tuple[str, ...] = ()
     """Commands that go on from here."""
     document: Any = None
-    """What JSON holds."""
+    """Content of the JSON output."""
     csv: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """What CSV holds: the main table, every column."""
+    """Content of the CSV output: every column of the main table."""
     parted_by: str = " "
     """Parts the members of a list in CSV."""
     store: str = ""
@@ -252,5 +252,5 @@ UNKNOWN_FLAG: Final = "explained by a newer release"
 
 def explained(tables: Iterable[Table], meanings: Mapping[str, str]) -> Mapping[str, str]:
     """Flags that any of `tables` shows, sorted, with their meanings."""
-    every = {flag for table in tables for flag in table.flags()}
-    return {flag: meanings.get(flag, UNKNOWN_FLAG) for flag in sorted(every)}
+    flags = {flag for table in tables for flag in table.flags()}
+    return {flag: meanings.get(flag, UNKNOWN_FLAG) for flag in sorted(flags)}

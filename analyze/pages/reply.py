@@ -9,7 +9,7 @@ from lpp.store.errors import LppError
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What a question gives."""
+    """The answer to a question."""
 
     page: Page
     beside: str = ""
@@ -17,7 +17,7 @@ class Reply:
     failed: bool = False
     """Whether the exit code is 1."""
     error: LppError | None = None
-    """What is raised once the page is shown."""
+    """The error to raise once the page is shown."""
 
 
 def reply(page: Page, *, stored: object, **more: Any) -> Reply:

@@ -58,7 +58,7 @@ class Field:
     """One column of a table."""
 
     name: str
-    """Of the frame's column."""
+    """Name of the column in the frame."""
     label: str
     unit: str = ""
     meaning: str = ""
@@ -93,8 +93,8 @@ class Cell:
     @property
     def more(self) -> str:
         """The interval, or the error where there is none, and the prefix: in smaller type."""
-        place = f"at {self.prefix}" if self.prefix else ""
-        return " ".join(filter(None, (self.interval or self.error, place)))
+        prefix = f"at {self.prefix}" if self.prefix else ""
+        return " ".join(filter(None, (self.interval or self.error, prefix)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ class Table:
     short: pl.DataFrame | None = None
     """The rows that text and Markdown show without --all; None: all."""
     part: str = ""
-    """What text adds to the title where these are not all rows: how many are shown."""
+    """Number of rows shown, which text adds to the title where some are left out."""
     compared: bool = False
     """Whether a reader compares its rows: a terminal shows few of them side by side, or bars."""
     missing: str | None = None
@@ -145,13 +145,13 @@ class Table:
         """The table without rows that have no number, text or flag, and without columns that are
         empty; the key and the unit say nothing of a row.
         """
-        own = [field for field in self.fields if field.name not in (*self.key, "unit")]
-        numbers = [pl.col(field.name) for field in own if field.kind == "number"]
-        known = [number.cast(pl.Float64).is_finite().fill_null(False) for number in numbers]
-        flagged = [pl.col(f.name).list.len() > 0 for f in own if f.kind == "flags"]
-        said = [pl.col(f.name).is_not_null() for f in own if f.kind == "text" and f.first]
-        every = (*known, *flagged, *said)
-        frame = self.frame.filter(pl.any_horizontal(*every)) if known else self.frame
+        data_fields = [field for field in self.fields if field.name not in (*self.key, "unit")]
+        numbers = [pl.col(field.name) for field in data_fields if field.kind == "number"]
+        finite = [number.cast(pl.Float64).is_finite().fill_null(False) for number in numbers]
+        flagged = [pl.col(f.name).list.len() > 0 for f in data_fields if f.kind == "flags"]
+        texts = [pl.col(f.name).is_not_null() for f in data_fields if f.kind == "text" and f.first]
+        conditions = (*finite, *flagged, *texts)
+        frame = self.frame.filter(pl.any_horizontal(*conditions)) if finite else self.frame
         if frame.is_empty():
             return self
         empty = {name for name in frame.columns if frame[name].null_count() == frame.height}
@@ -211,10 +211,10 @@ class Shape:
 
     def of(self, frame: pl.DataFrame, declared: Mapping[str, Declared], **more: Any) -> Table:
         """The table of `frame`. more: other arguments of `table_of`, also in place of its own."""
-        own = asdict(self)
-        del own["table"]
-        own["key"] = tuple(name for name in self.key if name in frame.columns)
-        return table_of(frame=frame, declared=declared, **own | more)
+        arguments = asdict(self)
+        del arguments["table"]
+        arguments["key"] = tuple(name for name in self.key if name in frame.columns)
+        return table_of(frame=frame, declared=declared, **arguments | more)
 
 
 def table_of(
@@ -238,17 +238,17 @@ def table_of(
     chosen = [column for column in first if column in shown] or shown[:FIRST_COLUMNS]
     fields = []
     for column in dict.fromkeys((*chosen, *shown)):
-        one = declared.get(column)
-        heading = (labels or {}).get(column) or getattr(one, "words", "") or label(column)
-        unit = one.unit if one is not None else ""
+        declaration = declared.get(column)
+        heading = (labels or {}).get(column) or getattr(declaration, "words", "") or label(column)
+        unit = declaration.unit if declaration is not None else ""
         fields.append(
             Field(
                 name=column,
                 label=heading,
                 unit="" if unit in ("1", heading, OF_ANOTHER) else unit,
-                meaning=one.meaning if one is not None else "",
+                meaning=declaration.meaning if declaration is not None else "",
                 kind=_kind(column, frame.schema[column]),
-                short=getattr(one, "short", ""),
+                short=getattr(declaration, "short", ""),
                 style=(styles or {}).get(column, "figures"),
                 first=column in chosen,
                 parts=parts_of(frame, column),
@@ -258,13 +258,13 @@ def table_of(
 
 
 def shared_unit(fields: Iterable[Field]) -> str:
-    """The unit that all of several columns with one have: a title says it; empty: they differ."""
+    """The unit that two or more columns share, for the title; empty if there is none."""
     units = [field.unit for field in fields if field.unit]
     return units[0] if len(units) > 1 and len({*units}) == 1 else ""
 
 
 def parts_of(frame: pl.DataFrame, column: str) -> Mapping[str, str]:
-    """The columns of `frame` that belong to `column`, by what they are of it."""
+    """The columns of `frame` with the error, interval or prefix of `column`, by their suffix."""
     return {part: f"{column}_{part}" for part in PARTS if f"{column}_{part}" in frame.columns}
 
 
@@ -311,8 +311,8 @@ def _packed(column: pl.Series, kind: Kind) -> dict[str, Any]:
     if kind == "number":
         return {"values": _numbers(column)}
     rows = [tuple(v) if isinstance(v, list) else v for v in column.to_list()]
-    places = {word: place for place, word in enumerate(dict.fromkeys(rows))}
-    return {"words": list(places), "codes": [places[row] for row in rows]}
+    indices = {word: k for k, word in enumerate(dict.fromkeys(rows))}
+    return {"words": list(indices), "codes": [indices[row] for row in rows]}
 
 
 def _numbers(column: pl.Series) -> list[float | bool | None]:

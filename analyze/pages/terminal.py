@@ -77,7 +77,7 @@ class _Writer:
     def __init__(self, page: Page, *, bars: bool = False) -> None:
         self.page, self.with_bars = page, bars
         self.numbers: dict[str, int] = {}
-        """Of the flags that the tables which are written mark."""
+        """Numbers of the flags that the written tables mark, by flag."""
 
     def legend(self) -> Iterator[str]:
         """A line on each run: its letter, its name, and the id, which commands take."""
@@ -94,7 +94,7 @@ class _Writer:
         tables = (table for section in sections for table in section.shown(everything))
         marked = {flag for table in tables for flag in table.flags()}
         flags = (flag for flag in self.page.flags if flag in marked)
-        self.numbers = {flag: place for place, flag in enumerate(flags, start=1)}
+        self.numbers = {flag: k for k, flag in enumerate(flags, start=1)}
 
     def opening(self) -> str:
         """The numbers of the opening, and its warnings but those of flags that tables mark."""
@@ -105,7 +105,7 @@ class _Writer:
             rows = [[self._figure(figure) for figure in figures] for figures in opening.rows]
             if _free(_widths([heads, *rows])) < 0:
                 heads = ["\n".join((*name.split(), unit)).rstrip() for name, unit in opening.head]
-            right = [place > 0 for place, _ in enumerate(heads)]
+            right = [k > 0 for k, _ in enumerate(heads)]
             out = "\n" + _rendered(heads, right, rows)
             out += wrapped(f"{opening.caption}.")
         others = [
@@ -130,9 +130,9 @@ class _Writer:
         yield "\n" + wrapped(f"{section.title}{part}") if section.title else ""
         for note in section.notes:
             yield self.paragraph(note)
-        for place, table in enumerate(tables):
+        for k, table in enumerate(tables):
             unit = shared_unit([field for field in table.fields if field.first])
-            yield "\n" if section.notes or place else ""
+            yield "\n" if section.notes or k else ""
             yield "" if alone else wrapped(table.heading(unit))
             yield self.table(table)
         for reading in (section.lead, section.more if everything else ""):
@@ -154,12 +154,12 @@ class _Writer:
             if text is not None:
                 return text
         for count in range(1, len(fields) - 1):  # the last go first, flags never
-            left_out = [place for place, f in enumerate(fields) if f.kind != "flags"][-count:]
-            places = [place for place in range(len(fields)) if place not in left_out]
-            kept, cells = [fields[p] for p in places], [[row[p] for p in places] for row in rows]
-            text = self._fitting(kept, cells, short=True, stacked=True)
+            dropped = [k for k, f in enumerate(fields) if f.kind != "flags"][-count:]
+            indices = [k for k in range(len(fields)) if k not in dropped]
+            shown, cells = [fields[p] for p in indices], [[row[p] for p in indices] for row in rows]
+            text = self._fitting(shown, cells, short=True, stacked=True)
             if text is not None:
-                names = ", ".join(fields[place].label for place in left_out)
+                names = ", ".join(fields[k].label for k in dropped)
                 return text + wrapped(f"Also in --format html: {names}.")
         return wrapped("The table is wider than a terminal: --format html, or csv.")
 
@@ -173,14 +173,14 @@ class _Writer:
             texts = [
                 [
                     _line(field, short=short, stacked=stacked),
-                    *(self._cell(field, row[place], stacked, width) for row in rows),
+                    *(self._cell(field, row[k], stacked, width) for row in rows),
                 ]
-                for place, field in enumerate(fields)
+                for k, field in enumerate(fields)
             ]
             if _free(_widths(texts)) >= 0:
                 break
         heads, *lines = texts
-        right = [place > 0 for place, _ in enumerate(heads)]
+        right = [k > 0 for k, _ in enumerate(heads)]
         return _rendered(heads, right, [line for line in lines if any(line[1:])])  # flags may lack
 
     def _bars(
@@ -192,7 +192,7 @@ class _Writer:
             [self._cell(*pair, False) for pair in zip(fields, cells, strict=True)] for cells in rows
         ]
         names = [" ".join(" ".join(row[:first]).split("\n")) for row in texts]
-        for place, field in enumerate(fields[first:], first):
+        for k, field in enumerate(fields[first:], first):
             numbers = table.frame[field.name] if field.kind == "number" else None
             values = [None] * len(rows) if numbers is None else numbers.to_list()
             most = max((value for value in values if value is not None), default=0.0)
@@ -201,7 +201,7 @@ class _Writer:
                 *before, label = broken(name, _LABEL).split("\n")
                 yield from (f"  {line}\n" for line in before)
                 drawn = bar(value, most, BAR)
-                yield f"  {label:<{_LABEL}} {row[place]:>{_VALUE}}  {drawn}".rstrip() + "\n"
+                yield f"  {label:<{_LABEL}} {row[k]:>{_VALUE}}  {drawn}".rstrip() + "\n"
             yield "\n"
 
     def _fitting(
@@ -215,14 +215,14 @@ class _Writer:
             for cells in rows
         ]
         widths = _widths([heads, *texts])
-        prose = [place for place, field in enumerate(fields) if field.kind == "words"]
+        prose = [k for k, field in enumerate(fields) if field.kind == "words"]
         free = _free(widths)
-        for place in prose:
-            least = max(LEAST_PROSE, _width(heads[place]))
-            width = max(least, widths[place] + free) if free < 0 else widths[place]
-            free += widths[place] - width
+        for k in prose:
+            least = max(LEAST_PROSE, _width(heads[k]))
+            width = max(least, widths[k] + free) if free < 0 else widths[k]
+            free += widths[k] - width
             for row in texts:
-                row[place] = tail(row[place], width)
+                row[k] = tail(row[k], width)
         if free < 0:
             return None
         if fields[0].kind == "run":  # a run's name once, above its rows
@@ -250,10 +250,10 @@ class _Writer:
 
     def explained(self, everything: bool) -> Iterator[str]:
         """A line on each flag in sight; everything: its whole meaning."""
-        for flag, place in self.numbers.items():
+        for flag, number in self.numbers.items():
             meaning = self.page.flags[flag]
             meaning = meaning.removesuffix(".") if everything else clause(meaning)
-            text = f"[{place}] {flag}: {meaning}."
+            text = f"[{number}] {flag}: {meaning}."
             yield from (f"{x}\n" for x in textwrap.wrap(text, _WIDTH, subsequent_indent="    "))
 
 
@@ -294,9 +294,9 @@ def added(titles: Sequence[str]) -> str:
     """
     short = [re.split("[:,(]", title)[0].rstrip() for title in titles]
     words = [word if word[1:2].isupper() else word[:1].lower() + word[1:] for word in short]
-    for kept in range(len(words), 0, -1):
-        more = f" and {len(words) - kept} more" if kept < len(words) else ""
-        line = f"--all adds: {', '.join(words[:kept])}{more}."
+    for count in range(len(words), 0, -1):
+        more = f" and {len(words) - count} more" if count < len(words) else ""
+        line = f"--all adds: {', '.join(words[:count])}{more}."
         if len(line) <= _WIDTH:
             break
     return f"{line}\n"
