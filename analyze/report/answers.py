@@ -149,7 +149,7 @@ def ask(
 
 @dataclass(frozen=True, slots=True)
 class PageRuns:
-    """Which of the many runs of a database a page is of."""
+    """The runs of a large database that a page shows, and all its runs."""
 
     shown: tuple[str, ...]
     every: tuple[str, ...]
@@ -168,20 +168,20 @@ def page_runs(url: str | os.PathLike[str]) -> PageRuns | None:
     would be of tens of megabytes, and of millions of pairs.
     """
     with _connection(url) as connection:
-        every = [run for (run,) in connection.execute("SELECT run FROM runs ORDER BY 1").fetchall()]
-        if len(every) <= MOST_RUNS:
+        runs = [run for (run,) in connection.execute("SELECT run FROM runs ORDER BY 1").fetchall()]
+        if len(runs) <= MOST_RUNS:
             return None
-        places = ", ".join(
+        ranks = ", ".join(
             f"row_number() OVER (ORDER BY {number}{order}, run)"
             for number in ("entropy_floor", "participation_ratio", "effective_rank")
             for order in ("", " DESC")
         )
-        ends = f"SELECT run, least({places}) AS place FROM profiles"
-        found = connection.execute(
+        ends = f"SELECT run, least({ranks}) AS best_rank FROM profiles"
+        rows = connection.execute(
             f"SELECT run FROM runs LEFT JOIN ({ends}) USING (run) GROUP BY run "
-            f"ORDER BY min(place), run LIMIT {SHOWN_RUNS}"
+            f"ORDER BY min(best_rank), run LIMIT {SHOWN_RUNS}"
         ).fetchall()
-    return PageRuns(tuple(sorted(run for (run,) in found)), tuple(every))
+    return PageRuns(tuple(sorted(run for (run,) in rows)), tuple(runs))
 
 
 def _restrict(connection: "DuckDBPyConnection", runs: Sequence[str]) -> None:

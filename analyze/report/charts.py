@@ -199,14 +199,14 @@ def _apart(frame: pl.DataFrame, profiles: pl.DataFrame, runs: RunStyles) -> str:
         groups.setdefault((key[0], key[1], key[2]), set()).add(run)
     if len(groups) == 1:
         return ""
-    told = (
-        f"{', '.join(runs.letter(run) for run in runs.order if run in some)} (context {context}, "
+    parts = (
+        f"{', '.join(runs.letter(run) for run in runs.order if run in group)} (context {context}, "
         f"{n_prompts} prompts)"
-        for (context, n_prompts, _), some in groups.items()
+        for (context, n_prompts, _), group in groups.items()
     )
     return (
         " Only runs that read the same texts at the same setting can be compared: "
-        f"{'; '.join(sorted(told))}."
+        f"{'; '.join(sorted(parts))}."
     )
 
 
@@ -249,6 +249,6 @@ def eigenvalues(url: str, runs: Sequence[str] = ()) -> Answer:
     except LppError as error:
         return Answer(EIGENVALUES, pl.DataFrame(schema=EIGENVALUES_SCHEMA), str(error).rstrip("."))
     largest = [pl.col(name) == pl.col(name).max().over("run") for name in ("context", "n_prompts")]
-    for one in largest:
-        frame = frame.filter(one)
+    for condition in largest:
+        frame = frame.filter(condition)
     return Answer(EIGENVALUES, thinned(frame.sort("run", "rank")))

@@ -140,22 +140,22 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     Raises FormatError if `url` is not a store, ConflictError(IN_USE) while another process writes
     the database, MachineError(NO_PACKAGE) without the chart library.
     """
-    some = page_runs(url)
-    answers = ask(url, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES), some)
+    chosen = page_runs(url)
+    answers = ask(url, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES), chosen)
     progress.advance()
     progress.note("tables read")
-    answers[EIGENVALUES.name] = eigenvalues(url, () if some is None else some.shown)
+    answers[EIGENVALUES.name] = eigenvalues(url, () if chosen is None else chosen.shown)
     progress.advance()
     progress.note("spectra read")
-    answers[SURPRISES.name] = surprises(url, of_some=some is not None)
+    answers[SURPRISES.name] = surprises(url, of_some=chosen is not None)
     answers |= drift.token_answers(url, answers)
     answers[ITEM_EVALUATED.name] = items.evaluated_answer(url)
     answers[ITEM_MISTAKES.name] = items.mistake_answer(url, answers)
-    if some is not None:
-        answers |= {name: some.only(one) for name, one in answers.items()}
+    if chosen is not None:
+        answers |= {name: chosen.only(answer) for name, answer in answers.items()}
     progress.advance()
     progress.note("surprises read")
-    source = origin(url, answers[PLANS.name].frame, () if some is None else some.every)
+    source = origin(url, answers[PLANS.name].frame, () if chosen is None else chosen.every)
     progress.advance()
     progress.note("provenance read")
     styles = page_styles(answers)
@@ -176,7 +176,7 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     )
     return Page(
         title="Latent performance profiles",
-        about=("Store ", Code(url), *_about(url, some)),
+        about=("Store ", Code(url), *_about(url, chosen)),
         opening=first,
         findings=findings,
         sections=tuple(filter(None, map(_with_rows, sections))),
@@ -215,12 +215,12 @@ def _first_screen(profiles: Opening, answers: Answers) -> tuple[Opening, tuple[S
     return replace(first, warnings=(*first.warnings, *profiles.warnings)), (profiles.sentence,)
 
 
-def _about(url: str, some: PageRuns | None) -> Sentence:
-    """What the page leaves out."""
-    if some is None:
+def _about(url: str, chosen: PageRuns | None) -> Sentence:
+    """The runs that the page shows, where it leaves others out."""
+    if chosen is None:
         return ()
     return (
-        f": {len(some.shown)} of its {len(some.every):,} runs, those with the smallest and the "
+        f": {len(chosen.shown)} of its {len(chosen.every):,} runs, those with the smallest and the "
         "largest numbers. All of them: ",
         Code(f"lpp-sql {shlex.quote(url)} --run profiles"),
         "; the SQL below each table gives the rows of all.",
@@ -237,13 +237,13 @@ def _sections(
             continue
         if outline.name in _ONLY_DRAWN and not any(c.section == outline.name for c in drawn):
             continue  # most stores have no series
-        found = [answers[name] for name in outline.queries]
+        of_outline = [answers[name] for name in outline.queries]
         yield Section(
             outline.name,
             outline.title,
             outline.lead,
             tuple(chart for chart in drawn if chart.section == outline.name),
-            tuple(one.table() for one in found if one.query.name not in _RARE or one.frame.height),
+            tuple(a.table() for a in of_outline if a.query.name not in _RARE or a.frame.height),
             tuple(_notes(outline.name, url, answers, source)),
             outline.short,
         )
@@ -251,22 +251,22 @@ def _sections(
 
 def _missing(sections: Iterable[Section], answers: Answers) -> list[Answer]:
     """Answers without rows, of tables and of charts, each once."""
-    every = (
+    shown = (
         table
         for section in sections
         for table in (*section.tables, *(chart.table for chart in section.charts))
     )
-    return [answers[name] for name in dict.fromkeys(table.name for table in every if table.missing)]
+    return [answers[name] for name in dict.fromkeys(table.name for table in shown if table.missing)]
 
 
 def _with_rows(section: Section) -> Section | None:
     """`section` without empty tables; None if nothing is left."""
-    found = replace(
+    filled = replace(
         section,
         charts=tuple(chart for chart in section.charts if not chart.table.missing),
         tables=tuple(table for table in section.tables if not table.missing),
     )
-    return None if found.is_empty else found
+    return None if filled.is_empty else filled
 
 
 def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator[Sentence]:
@@ -308,9 +308,9 @@ def _doubts(answers: Answers, source: Origin) -> Iterator[Sentence]:
             ": profiles are compared only over the same prompts.",
         )
     yield from _set_aside(answers["runs"].frame)
-    for one in source.runs:
-        if one.problem:
-            yield (Run(one.run), f": {one.problem}.")
+    for run in source.runs:
+        if run.problem:
+            yield (Run(run.run), f": {run.problem}.")
 
 
 def _unflagged(answers: Answers) -> bool:

@@ -61,24 +61,24 @@ def token_answers(url: str, answers: Answers) -> Mapping[str, Answer]:
     from lpp.sql.database.connect import reading
 
     pairs = pairs_by_kl(frames(answers))[: page_parts.PAIRS_DRAWN]
-    every = (*_OF_TOKENS, DRIFT_TOKENS)
+    queries = (*_OF_TOKENS, DRIFT_TOKENS)
     if not pairs:
-        return {query.name: Answer(query, pl.DataFrame()) for query in every}
+        return {query.name: Answer(query, pl.DataFrame()) for query in queries}
     in_text = {DRIFT_TOKENS.name: in_words(url, DRIFT_TOKENS, "drift_tokens")}
     try:
         with reading(url) as connection:
 
             def tokens(pair: Pair) -> tuple[pl.DataFrame, Groups]:
                 where = "WHERE run_a = ? AND run_b = ?"
-                found = connection.sql(
+                rows = connection.sql(
                     f"FROM drift_tokens {where} ORDER BY prompt_id, position", params=pair
                 ).pl()
                 cluster, *_ = connection.sql(
                     f"SELECT max(cluster) FROM drift_predictions {where}", params=pair
                 ).fetchall()[0]
                 if cluster is None:
-                    return found, GROUPS
-                return found, clusters_of(open_store(url).run(pair[0]), cluster)
+                    return rows, GROUPS
+                return rows, clusters_of(open_store(url).run(pair[0]), cluster)
 
             computed = frames_of_tokens({pair: partial(tokens, pair) for pair in pairs})
     except LppError as error:
@@ -95,13 +95,13 @@ def drift_charts(answers: Answers, runs: RunStyles) -> Iterator[Chart]:
 
 def partly_compared(answers: Answers, source: Origin) -> Iterator[Remedy]:
     """The comparisons of pairs that have sites in common without a row of drift."""
-    held = {one.run: {*one.sites} for one in source.runs}
+    sites_by_run = {run.run: {*run.sites} for run in source.runs}
     others: dict[str, list[str]] = {}
     for a, b in pairs_by_kl(frames(answers)):
         rows = of_pairs(answers[DRIFT_SITES.name].frame, [(a, b)])
-        if held.get(a, set()) & held.get(b, set()) - {*rows["site"]}:
+        if sites_by_run.get(a, set()) & sites_by_run.get(b, set()) - {*rows["site"]}:
             others.setdefault(a, []).append(b)
-    for a, some in others.items():
-        against = ["--against"] if len(some) > 1 else []
-        command = f"lpp-analyze diff STORE {shlex.join([*against, a, *some])}"
+    for a, runs in others.items():
+        against = ["--against"] if len(runs) > 1 else []
+        command = f"lpp-analyze diff STORE {shlex.join([*against, a, *runs])}"
         yield Remedy("What changed at the sites that were not compared", command)

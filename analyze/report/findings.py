@@ -73,8 +73,8 @@ def _alone(profiles: pl.DataFrame) -> Iterator[Sentence]:
             Run(row["run"]),
             f" at {row['site']}, context {row['context']}, {row['n_prompts']} prompts: ",
         ]
-        for place, metric in enumerate(AXES):
-            parts.append(", " if place else "")
+        for k, metric in enumerate(AXES):
+            parts.append(", " if k else "")
             ends = interval(row[f"{metric}_ci_low"], row[f"{metric}_ci_high"])
             parts += [f"{label(metric)} ", Ref(number(row[metric]) + ends, "profiles")]
             parts.append(f" {UNITS[metric]}")
@@ -83,8 +83,8 @@ def _alone(profiles: pl.DataFrame) -> Iterator[Sentence]:
 
 def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
     """Sentences on the pairs of one setting."""
-    told = rows.filter(pl.col("metric").is_in(AXES))
-    pairs = list(told.group_by("run_a", "run_b", maintain_order=True))
+    shown = rows.filter(pl.col("metric").is_in(AXES))
+    pairs = list(shown.group_by("run_a", "run_b", maintain_order=True))
     if len(pairs) <= PAIRS_IN_FULL:
         yield (f"{where}, on the same prompts; {_RULE}:",)
         for _, of_pair in pairs:
@@ -92,7 +92,7 @@ def _setting(where: str, rows: pl.DataFrame) -> Iterator[Sentence]:
         return
     yield (f"{where}, on the same prompts, the runs make {len(pairs)} pairs; {_RULE}.",)
     for metric in AXES:
-        yield _counted(metric, told.filter(pl.col("metric") == metric))
+        yield _counted(metric, shown.filter(pl.col("metric") == metric))
     yield (
         "Of pairs that are equal, about 1 in 20 differs by chance: the intervals are not "
         "corrected for the number of pairs.",
@@ -115,9 +115,9 @@ def _pair(by_metric: Mapping[str, NamedRow]) -> Sentence:
             continue
         parts.append(f"{before}{words}")
         before = "; they "
-        for place, name in enumerate(metrics):
-            if place:
-                parts.append(" and " if place == len(metrics) - 1 else ", ")
+        for k, name in enumerate(metrics):
+            if k:
+                parts.append(" and " if k == len(metrics) - 1 else ", ")
             parts += _compared(name, by_metric[name])
     return (*parts, ".")
 
@@ -143,8 +143,8 @@ def _apart(row: NamedRow) -> str:
 def _counted(metric: str, pairs: pl.DataFrame) -> Sentence:
     """The sentence on a metric: how many pairs differ, and its smallest and largest value."""
     counts = dict(pairs["verdict"].value_counts().iter_rows())
-    told = [f"{counts.get(DIFFERS, 0)} differ"]
-    told += [
+    counted = [f"{counts.get(DIFFERS, 0)} differ"]
+    counted += [
         f"{counts[verdict]} {words}"
         for verdict, words in (
             (MAY_BE_EQUAL, "may be equal"),
@@ -155,7 +155,7 @@ def _counted(metric: str, pairs: pl.DataFrame) -> Sentence:
     ]
     out: tuple[Part, ...] = (
         f"In {label(metric)}, ",
-        Ref(listed(told), "differences"),
+        Ref(listed(counted), "differences"),
     )
     sides = [
         pairs.select(run=f"run_{side}", value=f"value_{side}").drop_nulls("value") for side in "ab"

@@ -42,8 +42,8 @@ def evaluated_answer(url: str) -> Answer:
     except FormatError as error:
         return Answer(ITEM_EVALUATED, pl.DataFrame(), str(error).rstrip("."))
     right = pl.col("correct")
-    found = items.drop_nulls(("run", "correct")).group_by(ITEM_EVALUATED.key)
-    counts = found.agg(n_items=pl.len(), n_right=right.sum(), n_wrong=(~right).sum())
+    judged = items.drop_nulls(("run", "correct")).group_by(ITEM_EVALUATED.key)
+    counts = judged.agg(n_items=pl.len(), n_right=right.sum(), n_wrong=(~right).sum())
     return Answer(ITEM_EVALUATED, counts.sort(ITEM_EVALUATED.key))
 
 
@@ -56,8 +56,8 @@ def mistake_answer(url: str, answers: Answers) -> Answer:
 
 def has_items(answers: Answers) -> bool:
     """Whether some task was analysed, or evaluated."""
-    asked = (ITEM_ANALYSES.name, ITEM_EVALUATED.name)
-    return any(answers[name].frame.height for name in asked)
+    names = (ITEM_ANALYSES.name, ITEM_EVALUATED.name)
+    return any(answers[name].frame.height for name in names)
 
 
 def section(url: str, answers: Answers, runs: RunStyles) -> Section:
@@ -78,7 +78,7 @@ def section(url: str, answers: Answers, runs: RunStyles) -> Section:
 
 
 def _tables(answers: Answers) -> Iterator[Table]:
-    """Those that have rows."""
+    """Tables that have rows."""
     for shape in SHAPES:
         query, frame = answers[shape.name].query, answers[shape.name].frame
         if frame.height:

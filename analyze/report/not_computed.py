@@ -27,10 +27,10 @@ _FILLED: Final = ("runs", "plans", "published", "flags")
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """What computes something that a store lacks."""
+    """The command that computes something that a store lacks."""
 
     title: str
-    """What is lacking."""
+    """The numbers that the store lacks."""
     command: str
     """STORE stands for the store, other words in capitals for what only the reader has."""
 
@@ -50,15 +50,15 @@ def not_computed(
     """
     empty: list[tuple[str, str]] = []
     remedies: list[Remedy] = []
-    for one in missing:
-        title = one.query.title.partition(":")[0]
-        if one.fault is not None:
-            empty.append((title, one.fault))
-        elif has_run(one.query, answers):
-            command = " ".join(one.query.command.split()[:2])
+    for answer in missing:
+        title = answer.query.title.partition(":")[0]
+        if answer.fault is not None:
+            empty.append((title, answer.fault))
+        elif has_run(answer.query, answers):
+            command = " ".join(answer.query.command.split()[:2])
             empty.append((title, f"{command} has run and found nothing for it"))
         else:
-            remedies.append(Remedy(title, one.query.command))
+            remedies.append(Remedy(title, answer.query.command))
     remedies += others
     if not (empty or remedies):
         return None
@@ -73,17 +73,17 @@ def has_run(query: Query, answers: Answers) -> bool:
     if query.command.startswith("lpp-capture"):
         return answers["runs"].frame.height > 0
     return any(
-        one.frame.height and one.query.command == query.command and one.query.name not in _FILLED
-        for one in answers.values()
+        a.frame.height and a.query.command == query.command and a.query.name not in _FILLED
+        for a in answers.values()
     )
 
 
 def _parted(remedies: Sequence[Remedy]) -> tuple[list[Remedy], list[Remedy]]:
     """`remedies`, split before the first one that needs files of scores."""
-    with_files = [one for one in remedies if _needs(one.command)]
-    if any("benchmarks add" in one.command for one in with_files):
-        with_files += [one for one in remedies if one.command.startswith("lpp-analyze correlate")]
-    return [one for one in remedies if one not in with_files], with_files
+    with_files = [r for r in remedies if _needs(r.command)]
+    if any("benchmarks add" in r.command for r in with_files):
+        with_files += [r for r in remedies if r.command.startswith("lpp-analyze correlate")]
+    return [r for r in remedies if r not in with_files], with_files
 
 
 def _needs(command: str) -> bool:
@@ -98,9 +98,9 @@ def _advice(remedies: Sequence[Remedy], url: str, output: Path | None) -> Advice
     again = "lpp-analyze report STORE" + (
         "" if output is None else f" -o {shlex.quote(str(output))}"
     )
-    commands = [*_sorted(one.command for one in remedies), again]
+    commands = [*_sorted(remedy.command for remedy in remedies), again]
     return Advice(
-        tuple(dict.fromkeys(one.title for one in remedies)),
+        tuple(dict.fromkeys(remedy.title for remedy in remedies)),
         " && \\\n  ".join(escape(_of_store(command, url)) for command in commands),
     )
 
@@ -112,10 +112,10 @@ def _of_store(command: str, url: str) -> str:
 
 def _sorted(commands: Iterable[str]) -> list[str]:
     """Different commands, in the order in which they are run."""
-    places: Mapping[str, int] = {name: place for place, name in enumerate(_ORDER)}
+    ranks: Mapping[str, int] = {name: k for k, name in enumerate(_ORDER)}
 
-    def place(command: str) -> int:
-        found = (places[name] for name in places if command.startswith(name))
-        return next(found, len(places))
+    def rank(command: str) -> int:
+        matches = (ranks[name] for name in ranks if command.startswith(name))
+        return next(matches, len(ranks))
 
-    return sorted(dict.fromkeys(commands), key=place)
+    return sorted(dict.fromkeys(commands), key=rank)

@@ -22,23 +22,23 @@ class Gap:
 
     what: str
     runs: tuple[str, ...]
-    """The runs that lack them."""
+    """The runs that lack the numbers."""
     command: str
-    """What computes them; STORE stands for the store."""
+    """The command that computes the numbers; STORE stands for the store."""
 
     @property
     def remedy(self) -> Remedy:
-        """For the page's box of what was not computed."""
+        """The entry in the page's box of numbers that were not computed."""
         count = len(self.runs)
         return Remedy(f"{self.what} of {count} run{'s' * (count > 1)}", self.command)
 
     def sentence(self, url: str) -> Sentence:
-        """For the section that shows the numbers of the others."""
-        some = self.runs[:NAMED]
+        """The sentence for the section that shows the numbers of the other runs."""
+        named = self.runs[:NAMED]
         parts: list[Part] = []
-        for place, run in enumerate(some):
-            parts += [", "] * (place > 0) + [Run(run)]
-        if more := len(self.runs) - len(some):
+        for k, run in enumerate(named):
+            parts += [", "] * (k > 0) + [Run(run)]
+        if more := len(self.runs) - len(named):
             parts.append(f" and {more} more")
         lack = "lacks" if len(self.runs) == 1 else "lack"
         command = self.command.replace("STORE", shlex.quote(url), 1)
@@ -47,15 +47,15 @@ class Gap:
 
 
 def depth_gaps(answers: Answers, source: Origin) -> Iterator[Gap]:
-    """Curves by depth that one run has at all of its sites and others do not."""
+    """Curves by depth that one run has at all its sites and others do not."""
     frame = answers[LAYERS.name].frame
     if not frame.width:
         return
     runs = [run for run in source.runs if len(run.sites) > 1]
     for first in frame["first_position"].unique().sort():
         rows = frame.filter(first_position=first).group_by("run").agg("site")
-        found = {run: {*sites} for run, sites in rows.iter_rows()}
-        lacking = tuple(one.run for one in runs if not {*one.sites} <= found.get(one.run, set()))
+        sites_of = {run: {*sites} for run, sites in rows.iter_rows()}
+        lacking = tuple(run.run for run in runs if not {*run.sites} <= sites_of.get(run.run, set()))
         if lacking and len(lacking) < len(runs):
             without = f" without the first {first} positions" if first else ""
             skip = f" --skip-first {first}" if first else ""
@@ -73,11 +73,11 @@ def drift_gaps(answers: Answers, source: Origin) -> Iterator[Gap]:
         return
     compared = {*frame["run_a"], *frame["run_b"]}
     for base in frame["run_a"].unique().sort():
-        ids = {_token_ids(one) for one in source.runs if one.run == base} - {""}
+        ids = {_token_ids(run) for run in source.runs if run.run == base} - {""}
         lacking = tuple(
-            one.run
-            for one in source.runs
-            if one.run not in compared and _token_ids(one) in ids and one.problem is None
+            run.run
+            for run in source.runs
+            if run.run not in compared and _token_ids(run) in ids and run.problem is None
         )
         compared |= {*lacking}  # named once
         if lacking:

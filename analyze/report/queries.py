@@ -66,11 +66,11 @@ def _source(sql: str) -> Source | None:
     Source(table='t', expressions={'value_low': 'low'})
     >>> _source("SELECT run FROM a JOIN b USING (run) ORDER BY run")
     """
-    found = _PLAIN.match(sql)
-    if found is None or re.search(r"\b(?:JOIN|UNION|DISTINCT|GROUP)\b", sql):
+    match = _PLAIN.match(sql)
+    if match is None or re.search(r"\b(?:JOIN|UNION|DISTINCT|GROUP)\b", sql):
         return None
-    words = (column.split(" AS ") for column in re.split(r",\s*", found["columns"].strip()))
-    return Source(found["table"], {pair[1]: pair[0] for pair in words if len(pair) == 2})
+    words = (column.split(" AS ") for column in re.split(r",\s*", match["columns"].strip()))
+    return Source(match["table"], {pair[1]: pair[0] for pair in words if len(pair) == 2})
 
 
 def with_intervals(names: Iterable[str], *, prefixes: bool = False) -> str:

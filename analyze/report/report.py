@@ -32,14 +32,14 @@ def write_report(
     from lpp.analyze.report.content import report
 
     check_output(output)
-    found = report(url, output=output, progress=progress)
+    page = report(url, output=output, progress=progress)
     files: list[Path] = []
     if form in ("html", "md"):
         with whole_file(output) as path:
-            path.write_text(written(found, form), encoding="utf-8")
+            path.write_text(written(page, form), encoding="utf-8")
         files.append(output)
     else:
-        for chart in found.charts:
+        for chart in page.charts:
             picture = output.with_name(f"{output.stem}-{chart.name}.{form}")
             chart.write(picture)
             files.append(picture)

@@ -42,5 +42,5 @@ def in_words(url: str, query: Query, saved: str) -> Answer:
         command = f"lpp-sql {shlex.quote(url)} --run {saved}"
         why = f"A report does not read {n_tokens:,} tokens here: {command}"
         return Answer(query, pl.DataFrame(), why)
-    found = ask_views(url, query)
-    return Answer(query, shown_words(found.frame), found.fault)
+    answer = ask_views(url, query)
+    return Answer(query, shown_words(answer.frame), answer.fault)
