@@ -105,8 +105,8 @@ def along_axis(values: Sequence[float], along: Along) -> tuple[Any, Any]:
     if not along.is_log(values):
         pad = 0.03 * (high - low)
         tight = along.scale == "decades" and high > low
-        found = linear_axis(values, (low - pad, high + pad) if tight else None)
-        return found.scale, found.axis
+        linear = linear_axis(values, (low - pad, high + pad) if tight else None)
+        return linear.scale, linear.axis
     if low > 0:
         low, high = low / 1.15, high * 1.15
         scale = alt.Scale(type="log", domain=[low, high], nice=False)
@@ -144,20 +144,20 @@ def log_ticks(low: float, high: float, most: int = UP) -> list[float]:
     """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
 
-    def within(steps: Sequence[int], every: int = 1) -> list[float]:
+    def within(steps: Sequence[int], nth: int = 1) -> list[float]:
         ticks = (
-            float(f"{step}e{decade}") for decade in decades if decade % every == 0 for step in steps
+            float(f"{step}e{decade}") for decade in decades if decade % nth == 0 for step in steps
         )
         return [tick for tick in ticks if low <= tick <= high]
 
-    found = within((1, 2, 5))
-    if len(found) < FEWEST:
+    ticks = within((1, 2, 5))
+    if len(ticks) < FEWEST:
         return linear_ticks(low, high, 5)
-    every = 0
-    while len(found) > most:
-        every += 1
-        found = within((1,), every)
-    return found
+    nth = 0
+    while len(ticks) > most:
+        nth += 1
+        ticks = within((1,), nth)
+    return ticks
 
 
 def linear_ticks(low: float, high: float, about: int) -> list[float]:

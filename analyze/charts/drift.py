@@ -57,7 +57,7 @@ _TOKENS: Final = Quantity(
     source="this project",
 )
 
-_GRIDS: Final = {name: one for name, one in SITE_CHANGES.items() if one.needs != "spectra"}
+_GRIDS: Final = {name: change for name, change in SITE_CHANGES.items() if change.needs != "spectra"}
 """Numbers of which a grid has a fill: those that are a distance from where nothing changed."""
 
 _ROUNDING: Final = 1e-12
@@ -86,16 +86,16 @@ def drift_depth_panels(sites: pl.DataFrame, *, runs: RunStyles | None = None) ->
 
 
 def _depth(sites: pl.DataFrame, runs: RunStyles | None) -> Panels:
-    columns = (f"{one.name}{end}" for one in _BY_DEPTH for end in ("", "_ci_low", "_ci_high"))
+    columns = (f"{change.name}{end}" for change in _BY_DEPTH for end in ("", "_ci_low", "_ci_high"))
     needed = (*_PAIR, "n_prompts", "first_position", "site", "depth", "n_tokens", *columns)
     frame = by_depth(_pairs(sites, "drift_sites", needed), *_PAIR, DEPTH.field)
     curves, notes = _curves(frame, runs)
-    every = []
-    for one in _BY_DEPTH:
-        number, frame = _from_unchanged(one, frame)
-        every.append(Lines(number=number, x=DEPTH, log=True, notes=notes))
+    lines = []
+    for change in _BY_DEPTH:
+        number, frame = _from_unchanged(change, frame)
+        lines.append(Lines(number=number, x=DEPTH, log=True, notes=notes))
     none = nothing("drift_sites", sites, COMMAND)
-    return line_chart(frame, curves, every, none, title="Drift by depth", notes=notes)
+    return line_chart(frame, curves, lines, none, title="Drift by depth", notes=notes)
 
 
 def _from_unchanged(number: Quantity, frame: pl.DataFrame) -> tuple[Quantity, pl.DataFrame]:
@@ -232,10 +232,10 @@ def _cells(
 def _farthest(cells: Sequence[Row], down: Sequence[str]) -> Iterator[str]:
     """A sentence for each run: where it changed most."""
     for run in down:
-        own = [row for row in cells if row["y"] == run and row["fill"] is not None]
-        if own:
-            most = max(own, key=lambda row: row["fill"])
-            yield f"{run}: {number(most['value'])} at {most['x']}, of {len(own)} sites"
+        of_run = [row for row in cells if row["y"] == run and row["fill"] is not None]
+        if of_run:
+            most = max(of_run, key=lambda row: row["fill"])
+            yield f"{run}: {number(most['value'])} at {most['x']}, of {len(of_run)} sites"
         else:
             yield f"{run}: no value"
 
@@ -251,9 +251,9 @@ def _curves(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[Curves, list[s
     A pair has the style of its second run, and also its name if all pairs have the same first run.
     Without the styles of a page, first runs of pairs have the first letters.
     """
-    every = [*sorted({*frame["run_a"]}), *sorted({*frame["run_b"]})]
-    styles = RunStyles.of_ids(every) if runs is None else runs.including(every)
-    names = {run: chart_label(styles[run]).partition(" ")[::2] for run in every}
+    run_ids = [*sorted({*frame["run_a"]}), *sorted({*frame["run_b"]})]
+    styles = RunStyles.of_ids(run_ids) if runs is None else runs.including(run_ids)
+    names = {run: chart_label(styles[run]).partition(" ")[::2] for run in run_ids}
     firsts = {*frame["run_a"]}
     owners = []
     for a, b in zip(frame["run_a"], frame["run_b"], strict=True):

@@ -76,8 +76,8 @@ def save_chart(chart: Any, path: str | Path, *, dark: bool = False, width: int =
 
 def specification(chart: Any) -> dict[str, Any]:
     """The chart in the Vega-Lite grammar, checked against its schema."""
-    found: dict[str, Any] = chart.to_dict()
-    return found
+    spec: dict[str, Any] = chart.to_dict()
+    return spec
 
 
 def embedded(document: Any) -> str:
@@ -87,7 +87,7 @@ def embedded(document: Any) -> str:
     '{"a":"\\\\u003c/script\\\\u003e"}'
     """
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 @cache
@@ -118,11 +118,11 @@ def _described(svg: str, description: str) -> str:
 def drawn(spec: dict[str, Any], colors: tuple[str, str] = LIGHT, width: int = _WIDTH) -> Any:
     """`spec` for a picture: a width in pixels, and `colors` of text and background."""
     ink, paper = colors
-    found = _replaced(spec, ink)
-    found["background"] = paper
-    if found.get("width") == "container":
-        found |= {"width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
-    return found
+    picture = _replaced(spec, ink)
+    picture["background"] = paper
+    if picture.get("width") == "container":
+        picture |= {"width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
+    return picture
 
 
 def _replaced(part: Any, ink: str) -> Any:

@@ -91,7 +91,7 @@ def _differences(differences: pl.DataFrame, runs: RunStyles | None) -> Panels:
     maps = {name: frame.filter(metric=name) for name in NUMBERS}
     return Panels(
         title="Differences of every two runs",
-        panels={name: _map(name, own, styles) for name, own in maps.items() if len(own)},
+        panels={name: _map(name, part, styles) for name, part in maps.items() if len(part)},
         nothing=nothing("differences", differences, "lpp-analyze profile STORE"),
         numbers=0,
     )
@@ -187,13 +187,13 @@ def sensitivity_chart(
     where = site or ("final" if "final" in sites or not sites else sites[-1])
     frame = of_metric.filter(site=where)
     of_one = frame["context"].n_unique() == 1
-    found = _deviations(frame, of_one, runs)
-    if not any(row["value"] is not None for row in found):
+    cells = _deviations(frame, of_one, runs)
+    if not any(row["value"] is not None for row in cells):
         return says(title, _no_grid(sensitivity, metric, chosen_way, where))
     parts = [
         f"{row['n_prompts']} prompts of {row['label']}, context {row['context']}: "
         + " ".join(filter(None, (number(row["value"]), row["second"], row["third"])))
-        for row in found
+        for row in cells
     ]
     words = Words(
         title=title,
@@ -205,7 +205,7 @@ def sensitivity_chart(
         description=f"{title}, {chosen_way} over prefixes at {plain(where)}. {listing(parts)}",
         x=TITLES["n_prompts" if of_one else "context"],
     )
-    return filling(heat_map(found, words, {"told": quantity.words}, fills=(-FAR, 0, FAR)))
+    return filling(heat_map(cells, words, {"told": quantity.words}, fills=(-FAR, 0, FAR)))
 
 
 def correlation_chart(
@@ -227,13 +227,13 @@ def correlation_chart(
     frame = correlations.filter(method=method)
     if source is not None:
         frame = frame.filter(source=source)
-    found = _coefficients(frame)
-    if not any(row["coefficient"] is not None for row in found):
+    cells = _coefficients(frame)
+    if not any(row["coefficient"] is not None for row in cells):
         return says(title, nothing("correlations", frame, "lpp-analyze correlate STORE"))
     parts = [
         f"{row['x']} and {row['y']}: {row['first']}, n {row['n_models']}, "
         f"q {number(row['q_value'])}"
-        for row in found
+        for row in cells
         if row["coefficient"] is not None
     ]
     words = Words(
@@ -242,7 +242,7 @@ def correlation_chart(
         description=f"{title}. {listing(parts)}",
         x=TITLES["profile_metric"],
     )
-    return filling(heat_map(found, words, {"told": "coefficient"}, fills=(-1, 0, 1)))
+    return filling(heat_map(cells, words, {"told": "coefficient"}, fills=(-1, 0, 1)))
 
 
 def cka_chart(cka: pl.DataFrame, *, runs: RunStyles | None = None, columns: int = 2) -> Any:
@@ -295,13 +295,13 @@ def _rows_of_runs(cells: list[Row]) -> dict[str, Any]:
 def _squares(cells: list[Row]) -> dict[str, Any]:
     labels = distinct(cells, "label")
     squares = {}
-    for place, label in enumerate(labels, 1):
-        own = [cell for cell in cells if cell["label"] == label]
-        sites = list(dict.fromkeys(cell[end] for cell in own for end in _SITES))
-        both = [{**c, "x": c[x], "y": c[y]} for c in own for x, y in (_SITES, _SITES[::-1])]
+    for k, label in enumerate(labels, 1):
+        of_label = [cell for cell in cells if cell["label"] == label]
+        sites = list(dict.fromkeys(cell[end] for cell in of_label for end in _SITES))
+        both = [{**c, "x": c[x], "y": c[y]} for c in of_label for x, y in (_SITES, _SITES[::-1])]
         height = SQUARE / len(sites)
         of = " of every two sites" + (f" of {label}" if labels[1:] else "")
-        squares[f"cka-{place}"] = _sites_map(own, both, (sites, sites), height=height, of=of)
+        squares[f"cka-{k}"] = _sites_map(of_label, both, (sites, sites), height=height, of=of)
     return squares
 
 
@@ -371,12 +371,12 @@ def _coefficients(frame: pl.DataFrame) -> list[Row]:
     A benchmark has a name of at most 28 letters, numbered if two would be equal.
     """
     several = frame["source"].n_unique() > 1
-    order = {name: place for place, name in enumerate(PROFILE)}
+    order = {name: k for k, name in enumerate(PROFILE)}
     keys = ("source", "benchmark", "benchmark_metric", "profile_metric")
-    found = rows(frame.unique(keys, keep="first", maintain_order=True).sort(keys))
-    found.sort(key=lambda row: order.get(row["profile_metric"], len(order)))
+    cells = rows(frame.unique(keys, keep="first", maintain_order=True).sort(keys))
+    cells.sort(key=lambda row: order.get(row["profile_metric"], len(order)))
     names: dict[tuple[str | None, ...], str] = {}
-    for row in found:
+    for row in cells:
         benchmark = (row["benchmark"], row["benchmark_metric"], row["source"])
         if benchmark not in names:
             name = shortened(" ".join(filter(None, benchmark[: 3 if several else 2])))
@@ -392,7 +392,7 @@ def _coefficients(frame: pl.DataFrame) -> list[Row]:
             "third": "" if q is None else f"q {q:.2g}",
             "told": told(value),
         }
-    return found
+    return cells
 
 
 def _no_grid(frame: pl.DataFrame, metric: str, aggregation: str, site: str) -> str:

@@ -103,21 +103,21 @@ def item_depth_chart(features: pl.DataFrame, *, runs: RunStyles | None = None) -
 
 
 def _shuffled(sites: pl.DataFrame, scale: Any) -> Iterator[Any]:
-    """Where the shuffled labels of all features lie: an area along the blocks, a bar at `final`."""
+    """The range of AUROCs with shuffled labels: an area along the blocks, a bar at `final`."""
     ends = pl.min("shuffled_low"), pl.max("shuffled_high")
     band = rows(sites.group_by("site", "depth").agg(ends).sort("depth"))
     column = final_apart(band, "depth")
     x = alt.X("place:Q")
     y = alt.Y("shuffled_low:Q", title="AUROC", scale=scale)
     for of_final, look in ((False, {"type": "area"}), (True, {"type": "bar", "size": 10})):
-        own = [
+        part = [
             {name: row[name] for name in ("place", "shuffled_low", "shuffled_high")}
             for row in band
             if row["shuffled_low"] is not None and (row["place"] == column) is of_final
         ]
-        if own:
+        if part:
             mark = alt.MarkDef(color=GREY, opacity=0.22, aria=False, **look)
-            area = alt.Chart(data(own), mark=mark)
+            area = alt.Chart(data(part), mark=mark)
             yield area.encode(x=x, y=y, y2="shuffled_high:Q")
 
 
@@ -138,7 +138,7 @@ def _rules(rules: pl.DataFrame, scale: Any) -> list[Any]:
     titles = {"label": "feature", "told": "AUROC"}
     named, tips = with_tips(named, titles, ("feature", "auroc"))
     rule = alt.Chart(data(named)).mark_rule(color=INK, opacity=0.7, strokeDash=[4, 3], aria=False)
-    return [rule.encode(y=y, tooltip=tips), *_said(best, y, fontSize=10, dy=-2)]
+    return [rule.encode(y=y, tooltip=tips), *_rule_labels(best, y, fontSize=10, dy=-2)]
 
 
 def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
@@ -154,25 +154,25 @@ def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = Non
     needed = ("bin", "n", "confidence", "accuracy", *ends)
     of, color = _analysis(checked(reliability, "item_reliability", needed), runs)
     frame = measured(reliability.select(needed).sort("bin"), "accuracy")
-    found = points(frame.drop_nulls("value"), [""] * frame["value"].count())
-    if not found:
+    bins = points(frame.drop_nulls("value"), [""] * frame["value"].count())
+    if not bins:
         return says(title, nothing("reliability", reliability, COMMAND))
-    counts = sorted({row["n"] for row in found})
+    counts = sorted({row["n"] for row in bins})
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     parts = [
         f"{row['n']} items with mean share {number(row['confidence'])}: {row['told']} right"
-        for row in found
+        for row in bins
     ]
     notes = [
         *of,
-        f"{len(found)} bins, {n} items each.",
+        f"{len(bins)} bins, {n} items each.",
         "Below the dashed diagonal the model is too sure.",
-        *bars(found, "items"),
+        *bars(bins, "items"),
     ]
-    found, tips = with_tips(found, {"told": "right (share)"}, needed)
+    bins, tips = with_tips(bins, {"told": "right (share)"}, needed)
     x = _share("confidence", "mean share of the chosen answer", alt.X)
     y, low = (_share(field, "share of right items", alt.Y) for field in ("accuracy", ends[0]))
-    base = alt.Chart(data(found))
+    base = alt.Chart(data(bins))
     diagonal = alt.Chart(data([{"confidence": end, "accuracy": end} for end in (0, 1)]))
     size = alt.Size("n:Q", scale=alt.Scale(domain=[0, counts[-1]], range=[0, 110]), legend=None)
     layers = [
@@ -199,23 +199,23 @@ def risk_chart(risk: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     needed = ("n_answered", "coverage", "risk")
     of, color = _analysis(checked(risk, "item_risk", needed), runs)
     there = pl.col("risk").cast(pl.Float64).is_not_null()
-    found = rows(risk.select(needed).filter(there).sort("n_answered"))
-    if not found:
+    curve = rows(risk.select(needed).filter(there).sort("n_answered"))
+    if not curve:
         return says(title, nothing("risk", risk, COMMAND))
-    shown = sorted({round(k * (len(found) - 1) / 4) for k in range(5)})
+    shown = sorted({round(k * (len(curve) - 1) / 4) for k in range(5)})
     parts = [
-        f"{number(found[k]['risk'])} wrong at coverage {found[k]['coverage']:.2g}" for k in shown
+        f"{number(curve[k]['risk'])} wrong at coverage {curve[k]['coverage']:.2g}" for k in shown
     ]
-    whole = found[-1]["risk"]
-    every = [{"risk": whole, "text": f"all items: {whole:.3g}"}]
-    top = min(1.0, 1.1 * (max(row["risk"] for row in found) or 1.0))
-    found, tips = with_tips(found, {}, needed)
+    whole = curve[-1]["risk"]
+    all_items = [{"risk": whole, "text": f"all items: {whole:.3g}"}]
+    top = min(1.0, 1.1 * (max(row["risk"] for row in curve) or 1.0))
+    curve, tips = with_tips(curve, {}, needed)
     x = _share("coverage", "coverage: share answered, most confident first", alt.X)
     y = _share("risk", "risk: share of them wrong", alt.Y, top)
-    base = alt.Chart(data(found))
+    base = alt.Chart(data(curve))
     layers = [
-        alt.Chart(data(every)).mark_rule(color=GREY, strokeDash=[6, 3], aria=False).encode(y=y),
-        *_said(every, y, dy=-3),
+        alt.Chart(data(all_items)).mark_rule(color=GREY, strokeDash=[6, 3], aria=False).encode(y=y),
+        *_rule_labels(all_items, y, dy=-3),
         base.mark_line(color=color, strokeWidth=1.8).encode(x=x, y=y),
         base.mark_point(color=color, filled=True, opacity=1, size=14).encode(
             x=x, y=y, tooltip=tips
@@ -230,12 +230,12 @@ def _share(field: str, title: str, channel: Any, top: float = 1.0) -> Any:
     return channel(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
 
 
-def _said(found: Sequence[Row], y: Any, **look: Any) -> list[Any]:
-    """The `text` of each row, above its rule."""
-    text = alt.Chart(data(found)).mark_text(
+def _rule_labels(rows: Sequence[Row], y: Any, **look: Any) -> list[Any]:
+    """The `text` of each row, written above its rule."""
+    text = alt.Chart(data(rows)).mark_text(
         align="left", baseline="bottom", color=INK, aria=False, **look
     )
-    return [text.encode(x=alt.value(4), y=y, text="text:N")] if found else []
+    return [text.encode(x=alt.value(4), y=y, text="text:N")] if rows else []
 
 
 def _alone(
@@ -264,13 +264,13 @@ def _analysis(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[list[str], s
     The run is called as on its page; without a letter where it is the only one.
     """
     keys = [name for name in _KEY if name in frame.columns]
-    found = frame.select(keys).unique().to_dicts() if keys else []
-    if len(found) > 1:
+    analyses = frame.select(keys).unique().to_dicts() if keys else []
+    if len(analyses) > 1:
         raise InputError(
-            f"rows of {len(found)} analyses: a chart is of one. Filter by {', '.join(keys)}.",
+            f"rows of {len(analyses)} analyses: a chart is of one. Filter by {', '.join(keys)}.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    key, color = found[0] if found else {}, PALETTE[0]
+    key, color = analyses[0] if analyses else {}, PALETTE[0]
     parts = [shortened(plain(key["task"]), 46)] if key.get("task") else []
     if run := key.get("run"):
         styles = (runs or RunStyles({})).including([run])

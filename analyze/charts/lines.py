@@ -54,7 +54,7 @@ class Mark(NamedTuple):
     sign: str
     meaning: str
     counted: str
-    """What a description counts."""
+    """Name of the points that a description counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Lines:
     lead: str = ""
     """First words of the description; empty: title and unit."""
     end: str = ""
-    """Its last words."""
+    """Last words of the description."""
     notes: Sequence[str] = ()
     of: str = "run"
     """What each colour stands for, in a tooltip."""
@@ -198,11 +198,11 @@ def _panels(frame: pl.DataFrame, curves: Curves, lines: Lines) -> dict[str, Any]
         return {"": _drawn(whole, Words(title=lines.heading, notes=notes), lines.behind)}
     behind, panels = [*lines.behind, _others(whole)], {}
     for part in parts:
-        own = [row for row in rows if row["label"] in part.owners]
+        part_rows = [row for row in rows if row["label"] in part.owners]
         letters = list(dict.fromkeys(part.short([*part.owners][end]) for end in (0, -1)))
         words = Words(title=f"{lines.heading}, {'–'.join(letters)}", notes=notes)
-        if own:
-            panel = replace(whole, series=part, rows=own)
+        if part_rows:
+            panel = replace(whole, series=part, rows=part_rows)
             panels[" to ".join(letters)] = _drawn(panel, words, behind)
     return panels
 
@@ -210,7 +210,7 @@ def _panels(frame: pl.DataFrame, curves: Curves, lines: Lines) -> dict[str, Any]
 def _notes(
     rows: Sequence[Row], there: Sequence[Row], frame: pl.DataFrame, lines: Lines
 ) -> list[str]:
-    """What to know of the panels. rows: drawn. there: those of `frame` with a value."""
+    """Notes on the panels. rows: the drawn rows. there: rows of `frame` with a value."""
     zeros, lost = sum(row["value"] == 0 for row in there if lines.log), len(frame) - len(there)
     return [
         *lines.notes,
@@ -256,22 +256,22 @@ def final_apart(rows: Sequence[Row], depth: str) -> float | None:
 
 def _lanes(rows: Sequence[Row], series: Series, marks: Sequence[Mark]) -> list[tuple[Mark, str]]:
     """The rows of signs from above: each mark of each curve that has it."""
-    found = {(mark, row["curve"]) for row in rows for mark in marks if mark.flag in row}
-    every = ((mark, series.short(label)) for mark in marks for label in series.labels)
-    return [lane for lane in every if lane in found]
+    present = {(mark, row["curve"]) for row in rows for mark in marks if mark.flag in row}
+    lanes = ((mark, series.short(label)) for mark in marks for label in series.labels)
+    return [lane for lane in lanes if lane in present]
 
 
 def _described(panel: _Panel, title: str) -> str:
     """What a panel shows, in words: for each line from where to where, and its extremes."""
     lines, parts = panel.lines, []
     for label in panel.series.labels:
-        own = [row for row in panel.rows if row["series"] == label]
-        if not own:
+        line = [row for row in panel.rows if row["series"] == label]
+        if not line:
             parts.append(f"{label}: no value")
             continue
-        extremes = [pick(own, key=lambda row: float(row["value"])) for pick in (min, max)]
+        extremes = [pick(line, key=lambda row: float(row["value"])) for pick in (min, max)]
         first, last, low, high = (
-            f"{number(row['value'])} at {row['where']}" for row in (own[0], own[-1], *extremes)
+            f"{number(row['value'])} at {row['where']}" for row in (line[0], line[-1], *extremes)
         )
         parts.append(f"{label}: {first}, {last}; smallest {low}, largest {high}")
     lead = lines.lead or f"{title}, {lines.y}"
@@ -335,8 +335,8 @@ def _signs(base: Any, panel: _Panel, tips: Sequence[Any]) -> Iterator[Any]:
     Their strip lies between the plot and its `x` axis, which was moved down.
     """
     of_marks: dict[Mark, list[Row]] = {}
-    for place, (mark, curve) in enumerate(_lanes(panel.rows, panel.series, panel.lines.marks)):
-        middle = plain(PLOT_HEIGHT + (place + 0.75) * panel.lane)
+    for k, (mark, curve) in enumerate(_lanes(panel.rows, panel.series, panel.lines.marks)):
+        middle = plain(PLOT_HEIGHT + (k + 0.75) * panel.lane)
         of_marks.setdefault(mark, []).append({"curve": curve, "lane": middle})
     y = alt.Y("lane:Q", scale=None, title=panel.lines.y)
     for mark, lanes in of_marks.items():
@@ -378,7 +378,7 @@ def _parted(rows: Sequence[Row], drawn: Collection[str]) -> tuple[list[Row], lis
         name
         for name in rows[0]
         if name not in drawn
-        and all(len({row[name] for row in own}) == 1 for own in curves.values())
+        and all(len({row[name] for row in curve}) == 1 for curve in curves.values())
     ]
     slim = [
         {
@@ -388,7 +388,7 @@ def _parted(rows: Sequence[Row], drawn: Collection[str]) -> tuple[list[Row], lis
         }
         for row in rows
     ]
-    return slim, [{name: own[0][name] for name in constant} for own in curves.values()]
+    return slim, [{name: curve[0][name] for name in constant} for curve in curves.values()]
 
 
 def _letters(panel: _Panel) -> list[Any]:
@@ -396,18 +396,18 @@ def _letters(panel: _Panel) -> list[Any]:
     last = {row["series"]: row for row in panel.rows}
     ends = sorted(last.values(), key=lambda row: (row["value"], row["series"]))
     gap = min(LETTER_HEIGHT / PLOT_HEIGHT, 1 / len(ends))
-    places = apart([panel.up.share(row["value"]) for row in ends], gap)
-    found = [
+    shares = apart([panel.up.share(row["value"]) for row in ends], gap)
+    rows = [
         {
             panel.field: row[panel.field],
-            "value": plain(panel.up.at(place)),
+            "value": plain(panel.up.at(share)),
             "from": row["value"],
             "letter": row["curve"],
             "label": row["label"],
         }
-        for row, place in zip(ends, places, strict=True)
+        for row, share in zip(ends, shares, strict=True)
     ]
-    base = alt.Chart(data(found)).encode(x=panel.x)
+    base = alt.Chart(data(rows)).encode(x=panel.x)
     leads = base.mark_rule(
         color=INK, strokeWidth=0.6, xOffset=4, x2Offset=LETTER_AT - 1, aria=False
     )

@@ -98,10 +98,10 @@ def dots(rows: Sequence[Row], series: Series, others: Sequence[Row], words: Word
     x = alt.X("value:Q", title=words.x, axis=alt.Axis(tickCount=4, grid=not others))
     y = alt.Y("series:N", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(ticks=False))
     titles, drawn = {"told": words.title}, ("series", "value", "low", "high")
-    own, tips = with_tips(rows, titles, drawn)
+    run_rows, tips = with_tips(rows, titles, drawn)
     grey, grey_tips = with_tips(others, titles, drawn)
     color = series.color.legend(None)
-    own_chart, grey_chart = alt.Chart(data(own)), alt.Chart(data(grey))
+    run_chart, grey_chart = alt.Chart(data(run_rows)), alt.Chart(data(grey))
     behind = [
         grey_chart.mark_rule(color=GREY, opacity=0.3, aria=False).encode(x=x),
         grey_chart.mark_point(
@@ -110,7 +110,7 @@ def dots(rows: Sequence[Row], series: Series, others: Sequence[Row], words: Word
     ]
     layers = [
         *(behind if grey else []),
-        own_chart.transform_filter(VALID(field="low", valid=True))
+        run_chart.transform_filter(VALID(field="low", valid=True))
         .mark_rule(strokeWidth=2.5, aria=False)
         .encode(
             x=alt.X("low:Q", title=words.x),
@@ -119,13 +119,13 @@ def dots(rows: Sequence[Row], series: Series, others: Sequence[Row], words: Word
             color=color,
             opacity=opacity(),
         ),
-        own_chart.transform_filter(VALID(field="value", valid=True))
+        run_chart.transform_filter(VALID(field="value", valid=True))
         .mark_point(filled=True, size=90)
         .encode(
             x=x, y=y, color=color, shape=series.shape.legend(None), tooltip=tips, opacity=opacity()
         )
         .add_params(HOVER),
-        own_chart.transform_filter(VALID(field="value", valid=False))
+        run_chart.transform_filter(VALID(field="value", valid=False))
         .mark_text(align="left", color=INK, text="no value", fontStyle="italic")
         .encode(x=alt.value(4), y=y, tooltip=tips),
     ]
@@ -154,7 +154,7 @@ def heat_map(
     x_axis: settings.
     """
     names = names or {}
-    found, tips = with_tips(cells, titles, {"x", "y", "fill", "beyond", *texts})
+    tip_rows, tips = with_tips(cells, titles, {"x", "y", "fill", "beyond", *texts})
     by_name = {field for values in names.values() for field in values[0]} - {"x", "y"}
     across, down = order or (
         sorted(distinct(cells, "x"), key=lambda x: int(x) if x.isdecimal() else 0),
@@ -183,7 +183,7 @@ def heat_map(
     for has_fill, color in ((True, ON_FILL), (False, INK)):
         part = [
             {k: v for k, v in cell.items() if k not in by_name and v is not None}
-            for cell in found
+            for cell in tip_rows
             if (cell["fill"] is not None) is has_fill
         ]
         if not part:

@@ -102,33 +102,33 @@ def _profiles(
     chosen, notes = fullest(from_start(profiles))
     chosen = chosen.sort("run")
     series, labels = curves_of(chosen, runs)
-    found = {name: points(measured(chosen, name), labels) for name in NUMBERS}
+    by_number = {name: points(measured(chosen, name), labels) for name in NUMBERS}
     of = _count(chosen)
     star = "Grey, with a star: published models, on other texts: a reference, no comparison."
     return Panels(
         title=f"Profiles of {of}" if len(chosen) else "Profiles",
         notes=[
             *notes,
-            *bars([row for own in found.values() for row in own]),
+            *bars([row for part in by_number.values() for row in part]),
             *([] if published is None else [star]),
         ],
         panels={
-            name: dots(own, series, others, _words(NUMBERS[name], of, own, others))
-            for name, own in found.items()
+            name: dots(part, series, others, _words(NUMBERS[name], of, part, others))
+            for name, part in by_number.items()
             for others in [_published(name, published)]
-            if own
+            if part
         },
         nothing=nothing("profiles", profiles, "lpp-analyze profile STORE"),
         numbers=len(NUMBERS),
     )
 
 
-def _words(quantity: Quantity, of: str, own: Sequence[Row], others: Sequence[Row]) -> Words:
+def _words(quantity: Quantity, of: str, shown: Sequence[Row], others: Sequence[Row]) -> Words:
     title, unit = quantity.title, quantity.axis
     parts = [
         f"{row['series']}: {number(row['value'])}"
         + (f" (95 % {row['interval']})" if row["interval"] else "")
-        for row in own
+        for row in shown
     ]
     parts += [f"Published {row['model']}: {number(row['value'])}" for row in others]
     return Words(title=title, description=f"{title} ({unit}) of {of}. {listing(parts)}", x=unit)
@@ -139,11 +139,11 @@ def _published(name: str, published: pl.DataFrame | None) -> list[Row]:
     if published is None or name not in published.columns:
         return []
     frame = checked(published, "published", ("model",)).filter(pl.col(name).is_not_null())
-    found = []
+    starred = []
     for row in rows(frame.with_columns(value=name)):
         label = f"* {shortened(plain(row['model'].rpartition('/')[2]))}"
-        found.append({**row, "series": label, "told": told(row["value"])})
-    return found
+        starred.append({**row, "series": label, "told": told(row["value"])})
+    return starred
 
 
 def _count(frame: pl.DataFrame) -> str:
@@ -278,8 +278,8 @@ def thinned(spectra: pl.DataFrame, points: int = POINTS) -> pl.DataFrame:
     >>> thinned(spectra, 6)["rank"].to_list()
     [1, 4, 16, 63, 251, 1000]
     """
-    kept = [_log_spaced(part, points) for part in spectra.partition_by("run", maintain_order=True)]
-    return pl.concat(kept) if kept else spectra
+    parts = [_log_spaced(part, points) for part in spectra.partition_by("run", maintain_order=True)]
+    return pl.concat(parts) if parts else spectra
 
 
 def _log_spaced(spectrum: pl.DataFrame, points: int) -> pl.DataFrame:
@@ -325,10 +325,10 @@ def training_curves(checkpoints: pl.DataFrame) -> pl.DataFrame:
     frame = frame.sort("run").unique([*_CURVE, "step"], keep="first", maintain_order=True)
     names = frame.select(*_CURVE, "corpus").unique(_CURVE, keep="first").sort(_CURVE)
     alike = pl.len().over("series") > 1
-    place = pl.int_range(1, pl.len() + 1).over("series").cast(pl.String)
+    index = pl.int_range(1, pl.len() + 1).over("series").cast(pl.String)
     name = (
         pl.when(alike)
-        .then(pl.concat_str("series", pl.lit(", "), "corpus", pl.lit(" "), place))
+        .then(pl.concat_str("series", pl.lit(", "), "corpus", pl.lit(" "), index))
         .otherwise("series")
     )
     names = names.with_columns(curve=name).drop("corpus")

@@ -147,12 +147,12 @@ def fullest(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 
 def settings(frame: pl.DataFrame, *keys: str) -> str:
     """Which settings the rows of `frame` have. keys: columns that are named before them."""
-    found = frame.select(*keys, *SETTING).unique().sort(*keys, *SETTING).rows()
+    unique = frame.select(*keys, *SETTING).unique().sort(*keys, *SETTING).rows()
     named = [
         ", ".join([*map(plain, key), f"context {context} tokens", f"{n} prompts"])
-        for *key, context, n in found[:3]
+        for *key, context, n in unique[:3]
     ]
-    return "; ".join([*named, *([f"and {len(found) - 3} settings more"] if found[3:] else [])])
+    return "; ".join([*named, *([f"and {len(unique) - 3} settings more"] if unique[3:] else [])])
 
 
 # curves
@@ -161,8 +161,8 @@ def settings(frame: pl.DataFrame, *keys: str) -> str:
 def curves_of(frame: pl.DataFrame, styles: RunStyles | None = None) -> Curves:
     """A curve for each run and first position of `frame`."""
     of_page = styles_of({*frame["run"]}, styles)
-    every = (of_page[run] for run in frame["run"])
-    return owned_curves([((style.place,), chart_label(style)) for style in every], frame)
+    run_styles = (of_page[run] for run in frame["run"])
+    return owned_curves([((style.place,), chart_label(style)) for style in run_styles], frame)
 
 
 def owned_curves(owners: Sequence[tuple[tuple[int, ...], str]], frame: pl.DataFrame) -> Curves:
@@ -184,14 +184,14 @@ def owned_curves(owners: Sequence[tuple[tuple[int, ...], str]], frame: pl.DataFr
 
 
 def named_curves(names: Sequence[str]) -> Curves:
-    """A curve for each of `names`, which are no runs, called by its name, shortened."""
-    every = sorted({*names})
-    short = [shortened(plain(name)) for name in every]
+    """A curve for each of `names`, shortened; the names are not those of runs."""
+    ordered = sorted({*names})
+    short = [shortened(plain(name)) for name in ordered]
     labels = {
-        name: label if short.count(label) == 1 else f"{label} ({place})"
-        for place, (name, label) in enumerate(zip(every, short, strict=True), 1)
+        name: label if short.count(label) == 1 else f"{label} ({k})"
+        for k, (name, label) in enumerate(zip(ordered, short, strict=True), 1)
     }
-    curves = tuple(Curve(label, label, place) for place, label in enumerate(labels.values()))
+    curves = tuple(Curve(label, label, k) for k, label in enumerate(labels.values()))
     return Series(curves, of_runs=False), [labels[name] for name in names]
 
 
@@ -223,12 +223,12 @@ def rows(frame: pl.DataFrame) -> list[Row]:
 
 def points(frame: pl.DataFrame, labels: Sequence[str]) -> list[Row]:
     """The rows of a `measured` frame, with the label of their curve and texts for a tooltip."""
-    found = rows(frame)
-    for label, row in zip(labels, found, strict=True):
+    result = rows(frame)
+    for label, row in zip(labels, result, strict=True):
         row |= {"series": label, "label": label}
         row["told"] = told(row["value"], row["stderr"])
         row["interval"] = interval(row["low"], row["high"])
-    return found
+    return result
 
 
 def with_tips(
@@ -245,17 +245,17 @@ def with_tips(
         for field, title in {**TITLES, **titles}.items()
         if any(row.get(field) not in (None, "") for row in values)
     }
-    found = [{name: row[name] for name in row if name in shown or name in drawn} for row in values]
-    return found, [_shown(found, field, title) for field, title in shown.items()]
+    tipped = [{name: row[name] for name in row if name in shown or name in drawn} for row in values]
+    return tipped, [_shown(tipped, field, title) for field, title in shown.items()]
 
 
-def _shown(found: Sequence[Row], field: str, title: str) -> Any:
-    own = [row.get(field) for row in found]
-    if all(isinstance(one, int | float) for one in own):
-        form = ",d" if all(isinstance(one, int) for one in own) else ".4~g"
+def _shown(tip_rows: Sequence[Row], field: str, title: str) -> Any:
+    values = [row.get(field) for row in tip_rows]
+    if all(isinstance(v, int | float) for v in values):
+        form = ",d" if all(isinstance(v, int) for v in values) else ".4~g"
         return alt.Tooltip(f"{field}:Q", title=title, format=form)
-    for row, one in zip(found, own, strict=True):
-        row[field] = NONE if one in (None, "") else number(one) if isinstance(one, float) else one
+    for row, v in zip(tip_rows, values, strict=True):
+        row[field] = NONE if v in (None, "") else number(v) if isinstance(v, float) else v
     return alt.Tooltip(f"{field}:N", title=title)
 
 
@@ -265,10 +265,10 @@ def data(values: Sequence[Row]) -> Any:
 
 
 def joined(chart: Any, key: str, values: Sequence[Row]) -> Any:
-    """`chart`, each row with the other fields of the one of `values` that has the same `key`."""
+    """`chart`, each row with the other fields of the row of `values` that has the same `key`."""
     fields = [name for name in values[0] if name != key]
-    found = alt.LookupData(data=data(values), key=key, fields=fields)
-    return chart.transform_lookup(lookup=key, from_=found)
+    lookup = alt.LookupData(data=data(values), key=key, fields=fields)
+    return chart.transform_lookup(lookup=key, from_=lookup)
 
 
 # words

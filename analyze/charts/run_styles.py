@@ -34,7 +34,7 @@ HASH: Final = re.compile(r"-[0-9a-f]{8}$")
 
 @dataclass(frozen=True, slots=True)
 class RunStyle:
-    """How one run looks."""
+    """Style of one run."""
 
     place: int
     """From 0, in the order of the page."""
@@ -68,22 +68,20 @@ class RunStyles:
 
     @classmethod
     def of_ids(cls, runs: Iterable[str]) -> "RunStyles":
-        """Styles of runs of which nothing is known but the ids, in their order, named by them.
+        """Styles of runs of which only the ids are known, in their order and named by id.
 
         The hash at the end of an id is left out where the rest tells the runs apart.
         """
-        every = list(dict.fromkeys(runs))
-        bare = [HASH.sub("", run) for run in every]
+        run_ids = list(dict.fromkeys(runs))
+        bare = [HASH.sub("", run) for run in run_ids]
         return cls(
-            {run: b if bare.count(b) == 1 else run for run, b in zip(every, bare, strict=True)}
+            {run: b if bare.count(b) == 1 else run for run, b in zip(run_ids, bare, strict=True)}
         )
 
     @cached_property
     def _styles(self) -> dict[str, RunStyle]:
-        found = zip(letters(len(self.names)), self.names.items(), strict=True)
-        return {
-            run: RunStyle(place, letter, name) for place, (letter, (run, name)) in enumerate(found)
-        }
+        lettered = zip(letters(len(self.names)), self.names.items(), strict=True)
+        return {run: RunStyle(k, letter, name) for k, (letter, (run, name)) in enumerate(lettered)}
 
     def __getitem__(self, run: str) -> RunStyle:
         return self._styles[run]
@@ -126,5 +124,5 @@ def letters(n: int) -> list[str]:
     >>> letters(28)[-3:]
     ['Z', 'AA', 'AB']
     """
-    every = ("".join(found) for size in count(1) for found in product(ascii_uppercase, repeat=size))
-    return list(islice(every, n))
+    names = ("".join(chars) for size in count(1) for chars in product(ascii_uppercase, repeat=size))
+    return list(islice(names, n))

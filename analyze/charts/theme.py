@@ -119,12 +119,12 @@ class Series:
         return alt.StrokeDash("positions:N", scale=scale, legend=legend)
 
     def only(self, owners: Collection[str]) -> "Series":
-        """The curves of some runs."""
-        kept = tuple(curve for curve in self.curves if curve.owner in owners)
-        return Series(kept, self.of_runs)
+        """The curves of the runs `owners`."""
+        curves = tuple(curve for curve in self.curves if curve.owner in owners)
+        return Series(curves, self.of_runs)
 
     def _scale(self, values: Sequence[Any]) -> Any:
-        cycle = [values[place % len(values)] for place in self.owners.values()]
+        cycle = [values[k % len(values)] for k in self.owners.values()]
         return alt.Scale(domain=list(self.owners), range=cycle)
 
 
