@@ -76,13 +76,13 @@ def add(*, store: str, files: tuple[Path, ...], **options: Any) -> None:
     click.echo(f"{len(added.fits) - len(unmatched)} of {len(added.fits)} models have a run.")
     if unmatched:
         click.echo("--match NAME=RUN, with --replace, says which run a name means.", err=True)
-    for one in added.items:
-        on = f"prompts of {one.run}" if one.run else "no run: none has their texts"
-        line = f"{one.model}, {one.task}: {one.n_joined} of {len(one.table)} items joined to {on}"
-        click.echo(escape(line, keep=""))
-        if one.note:
-            click.echo(escape(f"{one.task}: {one.note}", keep=""), err=True)
-    if any(one.run is None for one in added.items):
+    for task in added.items:
+        on = f"prompts of {task.run}" if task.run else "no run: none has their texts"
+        n_joined = f"{task.n_joined} of {len(task.table)} items"
+        click.echo(escape(f"{task.model}, {task.task}: {n_joined} joined to {on}", keep=""))
+        if task.note:
+            click.echo(escape(f"{task.task}: {task.note}", keep=""), err=True)
+    if any(task.run is None for task in added.items):
         click.echo(
             "Capture the texts of the log with lpp-capture run, with --keep-texts where the "
             "tokenizer has no token for some character.",
@@ -133,9 +133,9 @@ def remove(store: str, sources: tuple[str, ...]) -> None:
 
 
 def _tell(what: str, lines: Iterable[str]) -> None:
-    """The first few on stderr; all of them are in the table `benchmarks`, or in no table."""
-    every = list(lines)
-    for line in every[:_SHOWN]:
+    """Print the first lines on stderr, and how many more there are."""
+    all_lines = list(lines)
+    for line in all_lines[:_SHOWN]:
         click.echo(f"{what}: {escape(line, keep='')}", err=True)
-    if len(every) > _SHOWN:
-        click.echo(f"{what}: and {len(every) - _SHOWN} more", err=True)
+    if len(all_lines) > _SHOWN:
+        click.echo(f"{what}: and {len(all_lines) - _SHOWN} more", err=True)

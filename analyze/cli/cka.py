@@ -43,6 +43,6 @@ def cka(*, store: str, jobs: int | None, memory_gib: float, **options: Any) -> "
     """
     from lpp.analyze.studies.answers import cka_answer
 
-    asked, memory = taken(CkaSettings, options), int(memory_gib * (1 << 30))
+    settings, memory = taken(CkaSettings, options), int(memory_gib * (1 << 30))
     with progress("CKA", 0, "pairs of sites") as bar:
-        return cka_answer(store, asked, jobs, memory, bar)
+        return cka_answer(store, settings, jobs, memory, bar)

@@ -94,20 +94,20 @@ def verify(*, store: str, recompute: int | None) -> int:
     problems, names = len(beside_runs), opened.names
     with progress("Verify", len(opened.runs), "runs") as bar:
         for run in opened.runs.values():
-            found = run.verify()
-            for problem in found:
+            run_problems = run.verify()
+            for problem in run_problems:
                 click.echo(f"{RUNS_KEY}/{run.id}/{problem}")
             bar.advance()
             name = names.get(run.id, run.id)
-            bar.note(f"{name} {'has problems' if found else 'is as it was committed'}")
+            bar.note(f"{name} {'has problems' if run_problems else 'is as it was committed'}")
             with contextlib.suppress(FormatError):  # of damage, which was told above
                 check = check_logits(run)
                 for problem in logits_problems(run, check):
                     click.echo(str(problem))
-                    found.append(problem)
+                    run_problems.append(problem)
                 if check is not None:
                     bar.note(f"{name}: {check}")
-            problems += len(found)
+            problems += len(run_problems)
     if recompute and not problems:
         problems += _recomputed(store, recompute)
         if problems:
@@ -130,26 +130,26 @@ def verify(*, store: str, recompute: int | None) -> int:
 
 
 def _recomputed(store: str, count: int) -> int:
-    """Print what a recomputation found; the number of problems."""
+    """Print the result of a recomputation; return the number of problems."""
     from lpp.analyze.drift.recompute import recompute
 
     with progress("Compute again", count, "numbers") as bar:
-        found = recompute(store, count, progress=bar)
-    for line in found.problems:
+        result = recompute(store, count, progress=bar)
+    for line in result.problems:
         click.echo(line)
-    digits = f", {found.other_digits} but for the last digits" if found.other_digits else ""
+    digits = f", {result.other_digits} but for the last digits" if result.other_digits else ""
     click.echo(
-        f"{found.compared} of {counted(found.kept, 'kept number')} computed again: "
-        f"{found.compared - len(found.problems)} as kept{digits}"
+        f"{result.compared} of {counted(result.kept, 'kept number')} computed again: "
+        f"{result.compared - len(result.problems)} as kept{digits}"
     )
-    if found.problems:
-        place = shlex.quote(store)
+    if result.problems:
+        quoted = shlex.quote(store)
         click.echo(
-            f"Numbers under analysis/ are not those of the rows. Remove {place}/analysis and "
-            f"{place}/profiles.duckdb and repeat the commands, or repeat them with --fresh.",
+            f"Numbers under analysis/ are not those of the rows. Remove {quoted}/analysis and "
+            f"{quoted}/profiles.duckdb and repeat the commands, or repeat them with --fresh.",
             err=True,
         )
-    return len(found.problems)
+    return len(result.problems)
 
 
 if __name__ == "__main__":

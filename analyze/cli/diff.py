@@ -71,10 +71,10 @@ def diff(
     """
     from lpp.analyze.evaluations.answers import diff_answer
 
-    asked, gate = taken(DiffSettings, options), taken(GateSettings, options)
+    settings, gate = taken(DiffSettings, options), taken(GateSettings, options)
     _check_usage(runs, base, gate)
     with progress("Drift", 0, "tokens") as bar:
-        return diff_answer(store, runs, base, asked, gate, progress=bar, executor=executor)
+        return diff_answer(store, runs, base, settings, gate, progress=bar, executor=executor)
 
 
 def _check_usage(runs: Sequence[str], base: str | None, gate: GateSettings) -> None:

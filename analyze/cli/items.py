@@ -72,12 +72,12 @@ def items(*, store: str, task: str, run: str | None, base: str | None, **options
     """
     from lpp.analyze.evaluations.answers import flips_answer, items_answer
 
-    asked, picture = taken(ItemsSettings, options), wants_picture()
+    settings, picture = taken(ItemsSettings, options), wants_picture()
     with progress("Items", 0, "steps") as bar:
         if base is None:
-            return items_answer(store, task, run, asked, picture=picture, progress=bar)
+            return items_answer(store, task, run, settings, picture=picture, progress=bar)
         if run is None:
             raise click.UsageError(
                 f"--against {base}: name the run that is compared with it, --run."
             )
-        return flips_answer(store, task, base, run, asked, progress=bar)
+        return flips_answer(store, task, base, run, settings, progress=bar)

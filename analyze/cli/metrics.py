@@ -40,10 +40,10 @@ def metrics(names: tuple[str, ...]) -> None:
     from lpp.analyze.metrics.registry import QUANTITIES
     from lpp.analyze.runs.select import matching
 
-    known = dict.fromkeys(one.name for one in QUANTITIES)
+    known = dict.fromkeys(q.name for q in QUANTITIES)
     wanted = set(matching("number", names or ("*",), known, option="NAME"))
     for subject, title in TITLES.items():
-        chosen = [one for one in QUANTITIES if one.of == subject and one.name in wanted]
+        chosen = [q for q in QUANTITIES if q.of == subject and q.name in wanted]
         if chosen:
             click.echo(f"\n{title}\n")
         for quantity in chosen:

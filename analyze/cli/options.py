@@ -67,7 +67,7 @@ def _chosen_executor(name: str, address: str | None, jobs: int | None) -> Iterat
 
 
 def fresh_option(command: Any) -> Any:
-    """`--fresh`, of commands that keep numbers; the command itself need not know of it."""
+    """Add `--fresh`, which makes a command compute its stored numbers again."""
 
     def again(context: click.Context, _param: click.Parameter, value: bool) -> None:
         if value:

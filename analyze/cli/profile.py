@@ -15,7 +15,7 @@ from lpp.store.terminal.options import taken, with_options
 from lpp.store.terminal.progress import progress
 
 
-def _every_metric() -> Iterable[str]:
+def _metric_names() -> Iterable[str]:
     from lpp.analyze.metrics.registry import METRICS
 
     return METRICS
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@with_options(ProfileSettings, metrics=complete_names(_every_metric))
+@with_options(ProfileSettings, metrics=complete_names(_metric_names))
 @page_options("bars")
 @executor_options
 @debug_option
@@ -66,9 +66,9 @@ def profile(*, store: str, executor: Any, **options: Any) -> "Reply":
     """
     from lpp.analyze.studies.answers import profile_answer
 
-    asked, source = (
+    settings, source = (
         taken(ProfileSettings, options),
         click.get_current_context().get_parameter_source("sites"),
     )
     with progress("Spectra", 0, "sites") as bar:
-        return profile_answer(store, asked, source is ParameterSource.DEFAULT, bar, executor)
+        return profile_answer(store, settings, source is ParameterSource.DEFAULT, bar, executor)

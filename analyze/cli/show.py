@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from lpp.analyze.pages.reply import Reply
 
 _FORMATS: Final = ("text", "md", "html", "json", "csv")
-"""For a terminal, for a pull request, for a browser, and for programs."""
+"""Formats for a terminal, a pull request, a browser, and (json, csv) programs."""
 
 TYPED: Final = ("text", "bars")
-"""Those for a terminal, which may lack a character."""
+"""Formats for a terminal, which may lack a character."""
 
 PICTURES: Final = ("svg", "png")
 """Endings of --output that write the picture of a page."""
