@@ -425,7 +425,7 @@ def apart(places: Sequence[float], gap: float) -> list[float]:
     moved to that end. If there are too many to fit, the lowest are below 0. Places without the gaps
     below them must not fall: isotonic regression by the max-min formula (Barlow et al. 1972).
 
-    >>> [round(place, 3) for place in apart([0.1, 0.12, 0.5, 0.99, 1.0], 0.05)]
+    >>> [round(share, 3) for share in apart([0.1, 0.12, 0.5, 0.99, 1.0], 0.05)]
     [0.085, 0.135, 0.5, 0.95, 1.0]
     """
     count = range(len(places))

@@ -63,7 +63,7 @@
   };
   // A name may break after `_` and `.`; `block.29` is too short for it.
   const breakable = (words) => words.split(/(?<=[_.])(?=\w{3})/)
-    .flatMap((piece, place) => (place ? [element("wbr"), piece] : [piece]));
+    .flatMap((piece, k) => (k ? [element("wbr"), piece] : [piece]));
   const raw = (column, row) => (column.values ? column.values[row] : column.words[column.codes[row]]);
 
   // A run by its letter and name, as the template writes it; an id without a plan unchanged.
@@ -101,7 +101,7 @@
       this.order = [...Array(data.rows).keys()];
       this.rows = this.order;
       this.first = 0;
-      this.sorted = { place: -1, down: false };
+      this.sorted = { index: -1, down: false };
       this.words = null; // text of each row, made at the first filter
       const tools = this.box.querySelector(".tools");
       tools.hidden = false;
@@ -116,8 +116,8 @@
         const few = this.box.querySelector("table").classList.toggle("few");
         button.setAttribute("aria-pressed", String(!few));
       });
-      this.box.querySelectorAll(".sort").forEach((button, place) =>
-        button.addEventListener("click", () => this.sort(place)));
+      this.box.querySelectorAll(".sort").forEach((button, index) =>
+        button.addEventListener("click", () => this.sort(index)));
       this.show(0);
     }
 
@@ -137,10 +137,10 @@
         : this.order;
     }
 
-    sort(place) {
-      const down = this.sorted.place === place && !this.sorted.down;
-      this.sorted = { place, down };
-      const column = this.data.columns[place];
+    sort(index) {
+      const down = this.sorted.index === index && !this.sorted.down;
+      this.sorted = { index, down };
+      const column = this.data.columns[index];
       const keys = Array.from({ length: this.data.rows }, (_, row) => {
         const value = raw(column, row);
         if (column.kind === "run" && runs.has(value)) return runs.get(value).place;
@@ -152,8 +152,8 @@
         const way = keys[a] < keys[b] ? -1 : keys[a] > keys[b] ? 1 : 0;
         return (down ? -way : way) || a - b;
       });
-      this.box.querySelectorAll("thead th").forEach((head, index) => {
-        if (index === place) head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      this.box.querySelectorAll("thead th").forEach((head, k) => {
+        if (k === index) head.setAttribute("aria-sort", down ? "descending" : "ascending");
         else head.removeAttribute("aria-sort");
       });
       this.select();
@@ -178,7 +178,7 @@
     }
 
     row(row) {
-      const cells = this.data.columns.map((column, place) => this.cell(column, row, place));
+      const cells = this.data.columns.map((column, index) => this.cell(column, row, index));
       const what = this.data.key.map((name) => text(this.column(name), row)).join(", ");
       const button = element("button", { type: "button", textContent: this.data.language });
       button.setAttribute("aria-label", `${this.data.language} of the row ${what}`);
@@ -189,13 +189,13 @@
       return made;
     }
 
-    cell(column, row, place) {
-      const cell = place === 0
+    cell(column, row, index) {
+      const cell = index === 0
         ? element("th", { scope: "row", className: column.kind })
         : element("td", { className: `${column.kind}${column.first ? "" : " rest"}` });
       if (column.kind === "run") cell.append(chip(raw(column, row)));
       else if (column.kind === "flags") cell.append(...badges(raw(column, row)));
-      else if (place && column.kind === "number") cell.append(...this.number(column, row));
+      else if (index && column.kind === "number") cell.append(...this.number(column, row));
       else if (column.kind === "text") cell.append(...breakable(text(column, row)));
       else cell.append(text(column, row));
       return cell;
@@ -221,8 +221,8 @@
       if (column?.ci_low) columns.push(`${column.name}_ci_low`, `${column.name}_ci_high`);
       const where = this.data.key.map((name) => {
         const value = raw(this.column(name), row);
-        const place = source?.expressions[name] ?? quoted(name);
-        return value === null ? `${place} IS NULL` : `${place} = ${typeof value === "string" ? literal(value) : value}`;
+        const sql = source?.expressions[name] ?? quoted(name);
+        return value === null ? `${sql} IS NULL` : `${sql} = ${typeof value === "string" ? literal(value) : value}`;
       });
       const selected = columns.map((name) => {
         if (name === "*") return name;
@@ -291,7 +291,7 @@
       return true;
     } catch { // a page from a file, in a browser that keeps the clipboard from it
       getSelection().selectAllChildren(sources.at(-1));
-      return sources.every((source, place) => place === sources.length - 1 || !source.textContent)
+      return sources.every((source, k) => k === sources.length - 1 || !source.textContent)
         && document.execCommand("copy");
     }
   }
@@ -311,13 +311,13 @@
 
   const POINTED = "pointed_store"; // rows of the selection `HOVER` of hover.py
   const views = []; // of the charts that have that selection
-  let pointed; // place of the run; undefined: none
+  let pointed; // index of the run; undefined: none
 
   function point(run) {
     if (run === pointed) return;
     pointed = run;
     for (const lit of document.querySelectorAll(".lit")) lit.classList.remove("lit");
-    for (const one of document.querySelectorAll(`tr[data-runs~="${run}"], .run[data-run="${run}"]`)) one.classList.add("lit");
+    for (const mark of document.querySelectorAll(`tr[data-runs~="${run}"], .run[data-run="${run}"]`)) mark.classList.add("lit");
     const label = run === undefined ? undefined : page.runs[run].label;
     for (const { view, labels, plot } of views) {
       if (plot.matches(":hover")) continue; // it has selected the run itself
@@ -336,7 +336,7 @@
     view.addDataListener(POINTED, (_, rows) => {
       if (!plot.matches(":hover")) return; // another chart's run, of `point`
       const label = rows.at(-1)?.values[0];
-      const run = page.runs.findIndex((one) => one.label === label);
+      const run = page.runs.findIndex((candidate) => candidate.label === label);
       point(run < 0 ? undefined : run);
     });
   }
