@@ -82,7 +82,6 @@ def demo(store: Place) -> None:
     click.echo()
     names = open_store(store).names
     _show_drift(store, names[trained], names[rounded])
-    _analyze("layers", str(store), "--errors", "final", quiet=True)  # ranks without the sinks
     report = store.resolve() / REPORT
     if all(map(importlib.util.find_spec, CHARTS)):
         _analyze("report", str(store), "--output", str(report), quiet=True)
