@@ -59,7 +59,7 @@ OF_TOKENS: Final = {name: p for name, p in PREDICTIONS.items() if p.value is not
 
 
 def token_value(number: Prediction) -> pl.Expr:
-    """The value of each token of a frame, `SCHEMA`."""
+    """The value of each token of a frame, columns `TOKEN_DRIFT`."""
     assert number.value is not None
     value: pl.Expr = number.value(lambda name: pl.col(name).cast(pl.Float64))
     return value

@@ -191,7 +191,7 @@ def scan_drift_sites(
     first_position: int = 0,
     errors: ErrorSites = "final",
 ) -> pl.LazyFrame:
-    """How each site changed from run `a` to run `b`: columns `SITES`.
+    """How each site changed from run `a` to run `b`: columns `SITES_SCHEMA`.
 
     a, b, prompts: as for `diff`; errors: as for `site_drift`, whatever sites are requested. Values
     are computed on collection, and stored. Filters on site and depth and the selection of columns

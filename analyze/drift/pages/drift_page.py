@@ -21,6 +21,7 @@ from lpp.analyze.drift.pages.drift_page_tables import (
     frames_of,
     shaped,
 )
+from lpp.analyze.drift.sites import common_sites
 from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.drift.tables import stores
 from lpp.analyze.drift.worst import order_of, worst_tokens
@@ -33,7 +34,10 @@ from lpp.analyze.pages.words import Code, Run, Sentence
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.quantities.quantity import Quantity, capital, legend
+from lpp.analyze.questions import DiffSettings
 from lpp.store.format.run_names import run_names
+from lpp.store.settings.command_line import arguments
+from lpp.store.settings.setting import declared
 
 _SHAPES: Final = (DRIFT, SITES, POSITIONS, HISTOGRAM)
 
@@ -222,7 +226,7 @@ def _tokens(drift: Drift) -> Table:
 
 def _call(drift: Drift) -> str:
     """The Python that repeats this comparison."""
-    options = ", ".join(f"{name}={value}" for name, value in _options(drift).items())
+    options = ", ".join(f"{name}={value!r}" for name, value in _settings(drift).items())
     store, a, b = _named(drift)
     return (
         "from lpp.analyze import DiffSettings, diff\n"
@@ -235,8 +239,10 @@ def _call(drift: Drift) -> str:
 
 
 def _command(drift: Drift) -> str:
-    options = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in _options(drift).items())
-    return f"lpp-analyze diff {shlex.join(_named(drift))} {options}"
+    given = _settings(drift)
+    known = [one for one in declared(DiffSettings).values() if one.keyword in given]
+    options = arguments(DiffSettings, {one.name: given[one.keyword] for one in known})
+    return shlex.join(["lpp-analyze", "diff", *_named(drift), *options])
 
 
 def _named(drift: Drift) -> tuple[str, str, str]:
@@ -246,10 +252,16 @@ def _named(drift: Drift) -> tuple[str, str, str]:
     return str(homes[0]), a.id, b.id if len(homes) == 1 else f"{homes[1]}::{b.id}"
 
 
-def _options(drift: Drift) -> dict[str, int]:
-    options = {"prompts": drift.pair.n_prompts}
+def _settings(drift: Drift) -> dict[str, Any]:
+    """The settings that are not the defaults, by keyword."""
+    pair, sites = drift.pair, [site.site for site in drift.sites]
+    settings: dict[str, Any] = {"prompts": pair.n_prompts}
+    if sites != common_sites(pair):
+        settings["sites"] = sites
     if drift.first_position:
-        options["skip_first"] = drift.first_position
+        settings["skip_first"] = drift.first_position
     if drift.seed is not None:
-        options |= {"tokens": len(drift.tokens), "seed": drift.seed}
-    return options
+        settings |= {"tokens": len(drift.tokens), "seed": drift.seed}
+    if pair.cluster:
+        settings["cluster"] = pair.cluster
+    return settings

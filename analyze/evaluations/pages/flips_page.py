@@ -364,10 +364,11 @@ def _call(store: str, answer: FlipAnalysis) -> str:
     a, b = _named(store, flips)
     cluster = f"cluster={flips.a.cluster!r}, " if flips.a.cluster else ""
     return (
-        "from lpp.analyze import flipped_items\n"
+        "from lpp.analyze import ItemsSettings, flipped_items\n"
         "from lpp.analyze.evaluations.flips import changed_items\n\n"
-        f"found = flipped_items({store!r}, {flips.a.task!r}, {a!r}, {b!r}, "
-        f"filter={flips.a.filter!r}, {cluster}skip_first={answer.skip_first}, seed={answer.seed})"
+        f"settings = ItemsSettings(filter={flips.a.filter!r}, {cluster}"
+        f"skip_first={answer.skip_first}, seed={answer.seed})\n"
+        f"found = flipped_items({store!r}, {flips.a.task!r}, {a!r}, {b!r}, settings)"
     )
 
 

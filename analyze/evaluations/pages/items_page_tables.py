@@ -122,8 +122,8 @@ def feature_tables(
 ) -> tuple[Table, ...]:
     """Tables of one analysis: features of items, of each site, and the controls of all.
 
-    features: rows of `measure.schema`. said: the verdict on them. code: Python that gives the rows
-    of a table, by its name. more: arguments of `table_of`. Text shows the best site of each
+    features: rows with `feature_columns`. said: the verdict on them. code: Python that gives the
+    rows of a table, by its name. more: arguments of `table_of`. Text shows the best site of each
     feature, then the sites that tell more than the best baseline; of the features of items, the
     best baseline and those farthest from 0.5.
     """
