@@ -35,6 +35,8 @@ test test-changed test-all coverage test-oldest: export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 # `make test` leaves these out; `make test-all` does not.
 EVERYTHING := -m 'not soak and not gpu'
+# A third of the time of these tests is waiting: for a browser, a cluster, a server.
+WAITING := --numprocesses 3
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-changed test-all test-vllm test-oldest test-gpu coverage soak soak-vllm fuzz \
@@ -75,7 +77,7 @@ test-changed: $(ENV) ## the tests that a change can reach, against `main` or BAS
 	$(BIN)/python tests/support/changed.py $(BASE) $(WORKERS) $(if $(ALL),$(EVERYTHING))
 
 test-all: $(ENV) ## all 6,700 tests but those of vLLM and of GPUs: the real model, servers, a browser; 45 minutes
-	$(BIN)/python -m pytest $(WORKERS) $(EVERYTHING)
+	$(BIN)/python -m pytest $(WORKERS) $(WAITING) $(EVERYTHING)
 
 coverage: $(ENV) ## `make test`, and the share of lines and branches that it runs
 	$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=term

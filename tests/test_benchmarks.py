@@ -303,7 +303,8 @@ def test_a_ratio_knows_its_bar() -> None:
     assert gain.reached is False
 
 
-def test_whoever_went_second_goes_first_the_next_time() -> None:
+def test_whoever_went_second_goes_first_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "WARM_UP", True)
     ran: list[str] = []
     mine, theirs = pairs.timed_pairs(
         lambda: ran.append("a"), lambda: ran.append("b"), 3, clock=lambda: float(len(ran))

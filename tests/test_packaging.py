@@ -22,6 +22,7 @@ EXTRAS = {
 }
 IN_WHEEL = re.compile(
     r".+\.(css|csv|html\.j2|js|json|py|md|sql)|.+/py\.typed|.+/(packaged_)?tasks/.+\.(yaml|toml|jsonl)"
+    r"|.+/python_reference/.+\.txt"
 )
 
 
