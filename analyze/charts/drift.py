@@ -14,14 +14,13 @@ from lpp.analyze.charts.axes import DEPTH, POSITION, Along
 from lpp.analyze.charts.lines import Lines, by_depth, line_chart
 from lpp.analyze.charts.panels import (
     TALL,
-    VERTICAL,
-    WRITTEN,
     Panels,
     Words,
     distinct,
     filling,
     heat_map,
     says,
+    vertical,
 )
 from lpp.analyze.charts.rows import (
     Curves,
@@ -194,7 +193,7 @@ def drift_grid_chart(
         fills=(0, 1),
         order=(across, down),
         height=TALL,
-        texts=VERTICAL if len(across) <= WRITTEN else {},
+        texts=vertical(across),
         labelAngle=-90,
         labelOverlap="greedy",
     )

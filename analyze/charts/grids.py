@@ -9,14 +9,13 @@ import polars as pl
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.panels import (
     TALL,
-    VERTICAL,
-    WRITTEN,
     Panels,
     Words,
     distinct,
     filling,
     heat_map,
     says,
+    vertical,
 )
 from lpp.analyze.charts.profiles import NUMBERS
 from lpp.analyze.charts.rows import (
@@ -56,6 +55,11 @@ SQUARE: Final = 400
 
 _PAIR: Final = ("run_a", "run_b")
 _SITES: Final = ("site", "other_site")
+_METHODS: Final = {
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "rank_partial": "Partial Spearman",
+}
 _ALIKE: Final = "Linear CKA"
 
 
@@ -223,7 +227,7 @@ def correlation_chart(
     """
     needed = ("profile_metric", "benchmark", "benchmark_metric", "source", "method")
     checked(correlations, "correlations", (*needed, "n_models", "coefficient", "q_value"))
-    title = f"Profiles and benchmarks: {plain(method).replace('_', ' ')} correlation"
+    title = f"{_METHODS.get(method, plain(method))} with benchmarks"
     frame = correlations.filter(method=method)
     if source is not None:
         frame = frame.filter(source=source)
@@ -288,7 +292,7 @@ def _rows_of_runs(cells: list[Row]) -> dict[str, Any]:
     for cell in cells:
         cell["text"] = NONE if cell["value"] is None else f"{cell['value']:.2f}"
     order = distinct(cells, "x"), distinct(cells, "y")
-    of = " of each site and a deeper one"
+    of = " of each site and the next"
     return {"cka": _sites_map(cells, cells, order, height=TALL, of=of)}
 
 
@@ -317,7 +321,6 @@ def _sites_map(
     known = sorted((c for c in pairs if c["value"] is not None), key=lambda cell: cell["value"])
     parts = [f"{c['site']} and {c['other_site']} of {c['label']}: {c['told']}" for c in known]
     settings = {(cell["n_prompts"], cell["prefix"]) for cell in pairs}
-    written = "text" in cells[0] and len(order[0]) <= WRITTEN
     words = Words(
         title=f"{_ALIKE}{of}",
         notes=[f"{n} prompts, prefix {prefix}." for n, prefix in sorted(settings)[:2]],
@@ -331,7 +334,7 @@ def _sites_map(
         fills=(0, 1),
         order=order,
         height=height,
-        texts=VERTICAL if written else {},
+        texts=vertical(order[0]) if "text" in cells[0] else {},
         labelAngle=-90,
         labelOverlap="greedy",
     )

@@ -34,12 +34,10 @@ LINES: Final[Mapping[str, Mapping[str, Any]]] = {
     "third": {"dy": LINE, "fontSize": 9.5},
 }
 """Fields of three lines of text in a cell, and how they look."""
-VERTICAL: Final[Mapping[str, Mapping[str, Any]]] = {"text": {"angle": 270, "fontSize": 9}}
-"""A field of five characters of vertical text in a cell."""
 TALL: Final = 44
 """Pixels of a row of cells with vertical text."""
-WRITTEN: Final = 40
-"""Most columns of cells with vertical text: a cell of a picture then has 9 pixels or more."""
+_WRITTEN: Final = 9
+"""Least pixels of the width of a cell with vertical text."""
 PANEL_WIDTH: Final = 190
 """Pixels of a panel beside others: with its labels it fits a telephone of 390."""
 VALID: Final = alt.FieldValidPredicate
@@ -200,6 +198,14 @@ def heat_map(
             for name, look in texts.items()
         ]
     return alt.layer(*layers).properties(height=round(height * len(down)), **words.properties)
+
+
+def vertical(columns: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+    """The field `text` of cells, of five characters, vertical; hidden where `columns` are too
+    narrow for it.
+    """
+    room = alt.expr(f"width < {_WRITTEN * len(columns)} ? 0 : 1")
+    return {"text": {"angle": 270, "fontSize": 9, "opacity": room}}
 
 
 def distinct(cells: Sequence[Row], field: str) -> list[str]:

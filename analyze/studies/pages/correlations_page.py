@@ -10,9 +10,9 @@ import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import PROFILE
-from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
+from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.words import Sentence, interval, number, probability, signed
+from lpp.analyze.pages.words import Flag, Sentence, clause, interval, number, probability, signed
 from lpp.analyze.scores.correlations import MEANING
 from lpp.analyze.studies.pages.profile_page import HEADINGS
 
@@ -28,6 +28,9 @@ BELOW: Final = 0.05
 _ROWS: Final = 12
 """Rank correlations of a source that a terminal shows at once, the smallest q first."""
 
+_OPENING: Final = 3
+"""Rank correlations beside the conclusion."""
+
 _REASONS: Final = 12
 _NAMES: Final = 6
 _LABELS: Final = {
@@ -42,13 +45,13 @@ _LABELS: Final = {
 
 def correlations_page(url: str, tests: pl.DataFrame, names: Mapping[str, str]) -> Page:
     """The page of `tests`, rows of the table `correlations`. names: short names by run id."""
-    first, *others = map(_conclusion, tests.partition_by("source", maintain_order=True))
+    of_sources = tests.partition_by("source", maintain_order=True)
     sections = tuple(_sections(tests))
     ranked = bool(tests["coefficient"].is_not_null().any())
     return Page(
         title="Profiles and benchmarks",
-        opening=Opening(first),
-        findings=tuple(others),
+        opening=_opening(of_sources[0]),
+        findings=tuple(map(_conclusion, of_sources[1:])),
         sections=(
             *sections,
             Section(
@@ -90,20 +93,49 @@ def _with_names(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
     return {**row, "names": {run: names[run] for run in ids if run in names}}
 
 
+def _opening(tests: pl.DataFrame) -> Opening:
+    """What the tests of one source say, and its rank correlations with the smallest q."""
+    shown = _ranked(tests).head(_OPENING)
+    rows = [
+        (
+            Figure(_words(row["profile_metric"])),
+            Figure(row["benchmark"]),
+            Figure(signed(row["coefficient"]), interval=_ends(row).strip(" ()")),
+            Figure(probability(row["q_value"])),
+        )
+        for row in shown.iter_rows(named=True)
+    ]
+    row = tests.row(0, named=True)
+    setting = f"{row['site']}, context {row['context']}, {row['n_prompts']} prompts"
+    heads = (("profile", ""), ("benchmark", ""), ("Spearman", ""), ("q", ""))
+    flags = sorted({flag for row in shown["flags"] for flag in row})
+    warnings = tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in flags)
+    sentence = _conclusion(tests)
+    return Opening(sentence, setting, heads, tuple(rows), warnings) if rows else Opening(sentence)
+
+
+def _ranked(tests: pl.DataFrame) -> pl.DataFrame:
+    """The rank correlations that have a coefficient, the smallest q first."""
+    made = tests.filter(pl.col("coefficient").is_not_null(), method=CONCLUSION)
+    return made.sort("q_value", maintain_order=True)
+
+
+def _words(metric: str) -> str:
+    return PROFILE[metric].words if metric in PROFILE else metric
+
+
 def _conclusion(tests: pl.DataFrame) -> Sentence:
     """What the rank correlations of one source say."""
-    source = tests.item(0, "source")
-    made = tests.filter(pl.col("coefficient").is_not_null(), method=CONCLUSION).sort("q_value")
+    source, made = tests.item(0, "source"), _ranked(tests)
     if made.is_empty():
         most = max(tests["n_models"], default=0)
         return (f"Nothing is ranked with the scores of {source}: {most} models at most.",)
     below = made.filter(pl.col("q_value") < BELOW).height
     row = made.row(0, named=True)
-    metric = PROFILE[row["profile_metric"]].words if row["profile_metric"] in PROFILE else ""
     return (
         f"Of {made.height} rank correlations with the scores of {source}, {below or 'none'} "
         f"{'has' if below < 2 else 'have'} q below {BELOW}; the smallest q is that of "
-        f"{metric or row['profile_metric']} and {row['benchmark']}: "
+        f"{_words(row['profile_metric'])} and {row['benchmark']}: "
         f"{signed(row['coefficient'])}{_ends(row)}, q {probability(row['q_value'])}, "
         f"{row['n_models']} models.",
     )
