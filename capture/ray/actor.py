@@ -35,7 +35,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HandResult:
+class LeaseResult:
     """The result of one lease of shards."""
 
     written: frozenset[int]
@@ -83,7 +83,7 @@ class CaptureActor:
         self._end.enter_context(at_work(self._writer.run.path / SHARDS_KEY, self._name))
         return head
 
-    def capture(self, shards: Sequence[int]) -> HandResult:
+    def capture(self, shards: Sequence[int]) -> LeaseResult:
         """Capture those of `shards` that are not committed yet."""
         from lpp.capture.engine.capture import capture_run
 
@@ -97,7 +97,7 @@ class CaptureActor:
             shards=shards,
             encoders=self._cores,
         )
-        return HandResult(
+        return LeaseResult(
             written=frozenset(writer.written.intersection(shards)),
             lost_race=frozenset(writer.lost_race.intersection(shards)),
             notes=notes.lines,

@@ -29,7 +29,7 @@ from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest
-from lpp.capture.ray.actor import HandResult, Loaded, remote_actor
+from lpp.capture.ray.actor import LeaseResult, Loaded, remote_actor
 from lpp.store import Run, create_store
 from lpp.store.errors import (
     ConflictError,
@@ -245,10 +245,10 @@ class _Pool:
         """Whether any shard is under way."""
         return any(worker.lease is not None for worker in self._pending.values())
 
-    def turn(self, progress: Progress) -> list[tuple[tuple[int, ...], HandResult | None]]:
+    def turn(self, progress: Progress) -> list[tuple[tuple[int, ...], LeaseResult | None]]:
         """Wait a moment; returns each lease that ended with its result, None if its actor died."""
         ready, _ = self.ray.wait(list(self._pending), num_returns=1, timeout=POLL_SECONDS)
-        ended: list[tuple[tuple[int, ...], HandResult | None]] = []
+        ended: list[tuple[tuple[int, ...], LeaseResult | None]] = []
         for ref in ready:
             worker = self._pending.pop(ref)
             lease, worker.lease = worker.lease, None
@@ -283,9 +283,8 @@ class _Pool:
             self.ray.kill(worker.actor)
 
     def _start(self) -> None:
-        part = Part(
-            self._made % self.count, self.count
-        )  # of the continuations, where there are any
+        # the part of the continuations, if there are any
+        part = Part(self._made % self.count, self.count)
         self._made += 1
         name = f"ray worker {self._made}"
         actor = self._class.remote(self._root, self._request, name, self._cores, part)
