@@ -190,20 +190,21 @@ class Assignments:
         return Names().fits(value)
 
     def made(self, value: Any) -> dict[str, Any]:
-        values = {}
-        for text in self.texts(value):
-            name, equals, written = (text.rpartition if self.texts_alone else text.partition)("=")
-            fits = name and written if self.texts_alone else name.isidentifier()
-            if not equals or not fits:
-                raise ValueError(f"{text!r} is not {self.metavar}")
-            if self.texts_alone:
-                values[name] = written
-                continue
-            try:
-                values[name] = json.loads(written)
-            except ValueError:
-                values[name] = written
-        return values
+        return dict(map(self._read, self.texts(value)))
+
+    def _read(self, text: str) -> tuple[str, Any]:
+        if self.texts_alone:
+            name, _, written = text.rpartition("=")
+            if name and written:
+                return name, written
+        else:
+            name, equals, written = text.partition("=")
+            if equals and name.isidentifier():
+                try:
+                    return name, json.loads(written)
+                except ValueError:
+                    return name, written
+        raise ValueError(f"{text!r} is not {self.metavar}")
 
     def texts(self, value: Any) -> Sequence[str]:
         if isinstance(value, Mapping):

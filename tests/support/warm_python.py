@@ -52,7 +52,7 @@ def serve(address: str) -> None:
 
 
 def _attend(connection: socket.socket) -> None:
-    """Run what is asked in a process of its own, and answer its exit code."""
+    """Run the requested code in a process of its own, and send its exit code."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     message, files = _received(connection)
     process = os.fork()
@@ -77,7 +77,7 @@ def _received(connection: socket.socket) -> tuple[bytes, Sequence[int]]:
 
 
 def _become(asked: Mapping[str, Any], files: Sequence[int]) -> None:
-    """Be the process that was asked for, and end."""
+    """Turn this fork into the requested process, run its code, and end."""
     for number, file in enumerate(files):
         os.dup2(file, number)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")

@@ -164,10 +164,10 @@ def what_was_compared(found: Drift) -> Iterator[str]:
     yield from found.notes
 
 
-def _legend(declared: Mapping[str, Quantity], shown: Iterable[str]) -> str:
+def _legend(numbers: Mapping[str, Quantity], shown: Iterable[str]) -> str:
     """Meanings of the names in a table; metrics that a gate added are shown as B - A."""
-    more = [METRICS[name] for name in sorted(shown) if name not in declared and name in METRICS]
-    return f"{legend(declared.values())}." + (f" Second run - first: {legend(more)}." * bool(more))
+    more = [METRICS[name] for name in sorted(shown) if name not in numbers and name in METRICS]
+    return f"{legend(numbers.values())}." + (f" Second run - first: {legend(more)}." * bool(more))
 
 
 def _ties(predictions: Mapping[str, Summary]) -> Iterator[Sentence]:
@@ -240,8 +240,12 @@ def _call(drift: Drift) -> str:
 
 def _command(drift: Drift) -> str:
     given = _settings(drift)
-    known = [one for one in declared(DiffSettings).values() if one.keyword in given]
-    options = arguments(DiffSettings, {one.name: given[one.keyword] for one in known})
+    by_name = {
+        name: given[setting.keyword]
+        for name, setting in declared(DiffSettings).items()
+        if setting.keyword in given
+    }
+    options = arguments(DiffSettings, by_name)
     return shlex.join(["lpp-analyze", "diff", *_named(drift), *options])
 
 
@@ -253,7 +257,7 @@ def _named(drift: Drift) -> tuple[str, str, str]:
 
 
 def _settings(drift: Drift) -> dict[str, Any]:
-    """The settings that are not the defaults, by keyword."""
+    """The number of prompts, and the settings that are not the defaults, by keyword."""
     pair, sites = drift.pair, [site.site for site in drift.sites]
     settings: dict[str, Any] = {"prompts": pair.n_prompts}
     if sites != common_sites(pair):
