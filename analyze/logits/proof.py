@@ -73,7 +73,8 @@ def _sample(run: Run, tokens: int) -> Iterator[tuple[npt.NDArray[np.float32], St
 
 def _rows(run: Run, shard: Shard, chosen: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
     """Rows of `final`, those of one chunk of the array at a time."""
-    spec = site_array(run.site("final"), run.plan.stored_dtype, shard.rows)
+    final = run.site("final")
+    spec = site_array(final, run.plan.dtype_of(final), shard.rows)
     with shard.array(HIDDEN_KEY, spec) as array:
         size = array.layout.chunk_rows
         for _, group in groupby(chosen, key=lambda row: row // size):

@@ -36,6 +36,12 @@ class RepairOptions:
 def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
     """The request that gives `plan` again. Its corpus is not read: token ids come from the run."""
     compute, name = plan.compute, plan.compute.backend
+    if plan.model.source == "given" or plan.logit_positions == "none":
+        raise InputError(
+            f"the rows of {plan.run_id} came from {name}, another program, which alone can compute "
+            "them again. Give them to lpp.store.sink again.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
     if compute.trust_remote_code and not options.trust_remote_code:
         raise InputError(
             f"{plan.model.id} ran code of its own. If you trust its authors, repeat with "

@@ -8,16 +8,21 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lpp.store.format.plan import SiteSpec, StoredDtype
+from lpp.store.format.plan import SiteDtype, SiteSpec
 
-NUMPY_DTYPE: Final[Mapping[StoredDtype, str]] = {
+NUMPY_DTYPE: Final[Mapping[SiteDtype, str]] = {
     "bfloat16": "uint16",
     "float16": "float16",
     "float32": "float32",
+    "uint8": "uint8",
+    "uint16": "uint16",
+    "int32": "int32",
 }
 """The array type that stores each dtype."""
 
-ITEM_BYTES: Final[Mapping[StoredDtype, int]] = {"bfloat16": 2, "float16": 2, "float32": 4}
+ITEM_BYTES: Final[Mapping[SiteDtype, int]] = {
+    dtype: np.dtype(name).itemsize for dtype, name in NUMPY_DTYPE.items()
+}
 """Bytes of a value."""
 
 CHUNK_BYTES: Final = 2 << 20
@@ -108,7 +113,7 @@ def chunk_rows(width: int, itemsize: int) -> int:
     return 1 << max(0, round(math.log2(CHUNK_BYTES / (width * itemsize))))
 
 
-def site_array(site: SiteSpec, dtype: StoredDtype, rows: int) -> ArraySpec:
+def site_array(site: SiteSpec, dtype: SiteDtype, rows: int) -> ArraySpec:
     """The array of `site` in `hidden.zarr`, for a shard of `rows` rows."""
     return ArraySpec(
         name=site.name,

@@ -11,7 +11,7 @@ FORMAT_NAME: Final = "lpp-store"
 ROOT_VERSION: Final = 1
 """The version of the root document, that is, of where runs are found."""
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 """The newest version of runs, shards and scores, which this release reads and writes."""
 
 PLAIN_VERSION: Final = 3

@@ -32,9 +32,17 @@ DECIMAL: Final = r"(?=.*[1-9])[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?"
 StoredDtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 """How activations lie on disk. bfloat16 is kept as its 16 bits, without loss."""
 
+SiteDtype: TypeAlias = Literal[
+    "bfloat16", "float16", "float32", "float8_e4m3", "uint8", "uint16", "int32"
+]
+"""How the rows of one site lie on disk, where not in the plan's `stored_dtype`. Format 5.
+
+float8_e4m3: values of 8 bits with a power of two for each row. Integers: what a site counts or
+chooses, such as the experts of a token.
+"""
+
 LogitPositions: TypeAlias = Literal["all", "schedule"]
 """Where the unembedding ran: every token, or the last token of each prefix of the schedule."""
-
 
 Keep: TypeAlias = Literal["rows", "moments", "both"]
 """What a shard holds of its activations: every row, their moments by prefix band, or both."""
@@ -52,11 +60,14 @@ class SiteSpec:
     """One captured tensor: where in the model it came from, how wide it is."""
 
     name: str
-    """`embed`, `block.1` ... `block.B`, `final`."""
-    convention: Literal["residual", "post_norm"]
-    """`residual`: the stream between blocks, before the final norm. `post_norm`: after it."""
+    """`embed`, `block.1` ... `block.B`, `final`; any name with the convention `given`."""
+    convention: Literal["residual", "post_norm", "given"]
+    """`residual`: the stream between blocks, before the final norm. `post_norm`: after it. `given`:
+    as its collector says; format 5."""
     width: int
     """Columns."""
+    dtype: SiteDtype | None = field(default=None, metadata=OMITTED)
+    """How its rows lie on disk; None: in the plan's `stored_dtype`. Ask `Plan.dtype_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +87,8 @@ class ModelInfo:
     """The model as it was run."""
 
     id: str
-    source: Literal["hub", "folder", "gguf"]
+    source: Literal["hub", "folder", "gguf", "given"]
+    """Where the weights came from; `given`: as its collector says, format 5."""
     revision: str | None
     weights: str
     """Fingerprint of weights, configuration and the model's own code, where it ran; for an
@@ -173,7 +185,8 @@ class Plan:
     """C: prompts are cut at this many tokens."""
     prefixes: tuple[int, ...]
     """The prefix schedule of C, ascending, the last one C."""
-    logit_positions: LogitPositions
+    logit_positions: LogitPositions | Literal["none"]
+    """`none`: no statistics of logits, format 5."""
     sites: tuple[SiteSpec, ...]
     compute: ComputeInfo
     stored_dtype: StoredDtype
@@ -232,9 +245,16 @@ class Plan:
     @property
     def format(self) -> int:
         """The oldest version that can say what this plan says, SPEC.md section 9."""
+        given = "given" in (self.model.source, *(site.convention for site in self.sites))
+        if given or self.logit_positions == "none" or any(site.dtype for site in self.sites):
+            return 5
         if self.prompts.branches is not None:
             return 4
         return 2 if self.keeps_moments else 1
+
+    def dtype_of(self, site: SiteSpec) -> SiteDtype:
+        """How rows of `site` lie on disk."""
+        return site.dtype or self.stored_dtype
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -267,7 +287,8 @@ def validate_plan(plan: Plan) -> list[str]:
     problems += [
         f"site name {site.name!r} is not embed, block.<k> or final"
         for site in plan.sites
-        if not re.fullmatch(r"embed|final|block\.[1-9][0-9]*", site.name)
+        if site.convention != "given"
+        and not re.fullmatch(r"embed|final|block\.[1-9][0-9]*", site.name)
     ]
     problems += [
         f"site {site.name} has width {site.width}"

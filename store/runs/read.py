@@ -439,7 +439,7 @@ class Run:
         """Blocks of one shard, cut on chunk boundaries, with every prompt in them."""
         tokens = _RowIndex(shard, self.lengths)
         rows = tokens.rows_of(prompts)
-        spec = site_array(site, self.plan.stored_dtype, shard.rows)
+        spec = site_array(site, self.plan.dtype_of(site), shard.rows)
         with shard.array(HIDDEN_KEY, spec, start=rows.start, end=rows.stop) as array:
             chunk = array.layout.chunk_rows
             step = max(chunk, block_bytes // (4 * site.width) // chunk * chunk)

@@ -180,7 +180,7 @@ def _check_meaning(shard: Shard, plan: Plan, prompts: pa.Table | None) -> Iterat
     if plan.keeps_moments:
         yield from _moments_problems(shard, plan, tokens, aside)
     for site in plan.sites if plan.keeps_rows else ():
-        spec = site_array(site, plan.stored_dtype, shard.rows)
+        spec = site_array(site, plan.dtype_of(site), shard.rows)
         try:
             with shard.array(HIDDEN_KEY, spec, end=0, compared=True) as array:
                 if shard.objects.is_local:  # in a bucket, chunks are checked when they are read

@@ -234,7 +234,7 @@ class RunWriter:
 
     def _encoder(self, content: ShardContent) -> Callable[[SiteSpec], Encoding]:
         def encode(site: SiteSpec) -> Encoding:
-            spec = site_array(site, self._plan.stored_dtype, content.rows)
+            spec = site_array(site, self._plan.dtype_of(site), content.rows)
             return Encoding(spec, content.chunks(site.name, chunk_rows(spec)))
 
         return encode
@@ -264,7 +264,7 @@ class RunWriter:
         if set(content.hidden) != {site.name for site in sites}:
             raise ValueError(f"shard {index}: sites are {sorted(content.hidden)}")
         for site in sites:
-            spec = site_array(site, self._plan.stored_dtype, content.rows)
+            spec = site_array(site, self._plan.dtype_of(site), content.rows)
             check_rows(spec, content.hidden[site.name])
 
 

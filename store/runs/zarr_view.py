@@ -43,7 +43,7 @@ class _RowStore(Store):
         super().__init__(read_only=True)
         self._plan, self._site, self._shards, self._dtype = plan, site, shards, dtype
         self._edges = np.cumsum([0, *(shard.rows for shard in shards)]).tolist()
-        stored = site_array(site, plan.stored_dtype, 1).data_type
+        stored = site_array(site, plan.dtype_of(site), 1).data_type
         self._numpy = np.dtype("float32" if dtype == "float32" else stored)
         self._rows = chunk_rows(site.width, self._numpy.itemsize)
 
@@ -80,7 +80,7 @@ class _RowStore(Store):
         while first < end:
             shard, start = self._shards[k], self._edges[k]
             stop = min(end, self._edges[k + 1])
-            spec = site_array(self._site, self._plan.stored_dtype, shard.rows)
+            spec = site_array(self._site, self._plan.dtype_of(self._site), shard.rows)
             rows = range(first - start, stop - start)
             with shard.array(HIDDEN_KEY, spec, start=rows.start, end=rows.stop) as array:
                 values = array.rows(rows.start, rows.stop, dtype=self._dtype)
