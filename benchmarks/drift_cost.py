@@ -106,7 +106,7 @@ def _read(pair: Pair, sites: Sequence[str]) -> None:
         sources = [(view.run, site) for view in (pair.a, pair.b)]
         prompts = range(pair.n_prompts)
         for _ in in_step(
-            sources, prompts, block_rows=BLOCK_ROWS, left_out=pair.left_out, dtype="stored"
+            sources, prompts, block_rows=BLOCK_ROWS, excluded=pair.excluded, dtype="stored"
         ):
             pass
 

@@ -82,7 +82,7 @@ class Drift:
             "prompts": self.pair.n_prompts,
             "tokens": len(self.tokens),
             "first_position": self.first_position,
-            "left_out": self.pair.left_out.tolist(),
+            "left_out": self.pair.excluded.tolist(),
             "lost": {
                 "base_prompts": self.pair.lost.n_base,
                 "set_aside": self.pair.lost.set_aside,

@@ -34,7 +34,7 @@ def site_flags(pair: Pair, sites: Sequence[SiteDrift], *, first_position: int) -
     sinks = [0] * len(names) if first_position else _sinks(pair, names)
     facts = frame.select(
         n_prompts=pl.lit(pair.n_prompts, pl.Int32),
-        n_quarantined=pl.lit(len(pair.left_out), pl.Int32),
+        n_quarantined=pl.lit(len(pair.excluded), pl.Int32),
         n_sinks=pl.Series(sinks, dtype=pl.Int32),
     )
     unsure = (

@@ -68,8 +68,8 @@ class Pair:
     b: RunView
     n_prompts: int
     """The first n prompts, whose token ids are equal in both."""
-    left_out: Integers
-    """Ids of those prompts that one of the runs set aside, ascending: the comparison leaves out
+    excluded: Integers
+    """Ids of those prompts that one of the runs set aside, ascending: the comparison excludes
     their rows in both runs."""
     asked: int | None = None
     """The number of first prompts that was asked for; None for all of run A."""
@@ -96,7 +96,7 @@ class Pair:
     def lengths(self) -> Integers:
         """(n,) tokens of each prompt; 0 for a prompt that is left out."""
         lengths = np.array(self.a.lengths[: self.n_prompts])
-        lengths[self.left_out] = 0
+        lengths[self.excluded] = 0
         return lengths
 
     @cached_property
@@ -106,7 +106,7 @@ class Pair:
         n_base = self.asked or len(branches)
         return Lost(
             n_base=n_base - int(branches[:n_base].sum()),
-            n_set_aside=len(self.left_out) - int(branches[self.left_out].sum()),
+            n_set_aside=len(self.excluded) - int(branches[self.excluded].sum()),
             n_missing=n_base - self.n_prompts - int(branches[self.n_prompts : n_base].sum()),
         )
 
@@ -147,7 +147,7 @@ class Pair:
         """The folder in which `drift.kept` stores the results of this pair."""
         a = self.a.run
         runs = (part for run in self.runs for part in (run.id, run.fingerprint))
-        name = name_of(*runs, KERNEL_VERSION, self.n_prompts, *self.left_out.tolist())
+        name = name_of(*runs, KERNEL_VERSION, self.n_prompts, *self.excluded.tolist())
         return KeptFiles(a.path.parent.parent, f"{a.id}/drift-{name}")
 
     @cached_property
@@ -163,7 +163,7 @@ class Pair:
 def _statistics(view: RunView, pair: Pair) -> pl.DataFrame:
     wanted = pl.col("prompt_id") < pair.n_prompts
     branches = np.flatnonzero(view.run.branch_of >= 0)
-    wanted &= ~pl.col("prompt_id").is_in(np.union1d(pair.left_out, branches).tolist())
+    wanted &= ~pl.col("prompt_id").is_in(np.union1d(pair.excluded, branches).tolist())
     files = zip(view.run.shards, view.run.tokens_files(), strict=True)
     return pl.concat(
         read_tokens(file, [*KEYS, *STORED]).filter(wanted)
@@ -216,7 +216,7 @@ def pair_of(a: Run, b: Run, prompts: int | None = None, *, cluster: str | None =
         a=views[0],
         b=views[1],
         n_prompts=size,
-        left_out=aside,
+        excluded=aside,
         asked=prompts,
         groups=groups,
         cluster=cluster,
@@ -313,6 +313,6 @@ def _limits(pair: Pair) -> Iterator[str]:
             f"Prompts are compared up to the first one that differs, prompt {size}: "
             f"{'; '.join(differences(a, b, size))}."
         )
-    if n_left_out := len(pair.left_out):
-        listed = listed_numbers(pair.left_out.tolist())
-        yield f"{n_left_out} of the {size} prompts set aside by A or B take no part: {listed}."
+    if n_excluded := len(pair.excluded):
+        listed = listed_numbers(pair.excluded.tolist())
+        yield f"{n_excluded} of the {size} prompts set aside by A or B take no part: {listed}."

@@ -123,7 +123,7 @@ def _exists(view: RunView, cell: Cell) -> bool:
     """Whether the run has this cell; a file that was not written here may hold others."""
     inside = 0 < cell.n_prompts <= view.run.n_prompts
     inside &= 0 <= cell.first_position < cell.prefix <= view.run.plan.context
-    if not inside or not is_sound(cell.left_out, cell.n_prompts):
+    if not inside or not is_sound(cell.excluded, cell.n_prompts):
         return False
     return view.run.plan.keeps_rows or holds(view.run, cell)
 
@@ -162,11 +162,11 @@ def _of_pair(
     by_cell: dict[tuple[Cell, Spans], list[_Drawn]] = defaultdict(list)
     for number in drawn:
         usual = spans(GROUPS, number.cell.n_prompts)
-        apart = () if number.cell.left_out in usual else number.cell.left_out
+        apart = () if number.cell.excluded in usual else number.cell.excluded
         by_cell[number.cell.whole, apart].append(number)
     for (cell, apart), group in by_cell.items():
         # a group of clusters, and all other prompts as a second one
-        two = Clusters((~cell._replace(left_out=apart).stays).astype(np.int64))
+        two = Clusters((~cell._replace(excluded=apart).stays).astype(np.int64))
         pair = replace(pair, groups=two if apart else GROUPS)
         values = frozenset(n.metric for n in group if n.cell == cell)
         errors = frozenset(n.metric for n in group if n.cell != cell)
@@ -223,6 +223,6 @@ def _name(of: RunView | Pair) -> str:
 
 
 def _words(cell: Cell) -> str:
-    ends = ", ".join(f"{first} to {end - 1}" for first, end in cell.left_out)
+    ends = ", ".join(f"{first} to {end - 1}" for first, end in cell.excluded)
     part = f", without prompts {ends}" if ends else ""
     return f"{cell.n_prompts} prompts, positions {cell.first_position} to {cell.prefix - 1}{part}"

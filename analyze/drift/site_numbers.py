@@ -143,7 +143,7 @@ def _of_spectra(name: str, a: Summary, b: Summary, cross: float) -> float:
 
 def own_cell(pair: Pair, view: RunView, cell: Cell) -> Cell:
     """`cell` of one run of the pair: without the prompts that the other run alone set aside."""
-    others = np.setdiff1d(pair.left_out, view.set_aside)
+    others = np.setdiff1d(pair.excluded, view.set_aside)
     prompts = np.isin(np.arange(cell.n_prompts), others)
     return cell.without(prompts) if prompts.any() else cell
 
@@ -152,7 +152,7 @@ def why_no_moments(pair: Pair, cell: Cell) -> str | None:
     """Why `cell` has no ranks, if a run stores no rows; else None."""
     for view in (pair.a, pair.b):
         plan = view.run.plan
-        if not np.array_equal(view.set_aside[: view.quarantined(cell.n_prompts)], pair.left_out):
+        if not np.array_equal(view.set_aside[: view.quarantined(cell.n_prompts)], pair.excluded):
             return "the runs set different prompts aside, and moments leave out those of one"
         if not plan.keeps_rows and not holds(view.run, cell):
             return (
@@ -196,7 +196,7 @@ class RunSpectra:
     def bytes(self) -> int:
         """Most memory that a thread takes, estimated."""
         cells = [*self.wanted]
-        errors = ["any"] if any(cell.left_out for cell in cells) else []
+        errors = ["any"] if any(cell.excluded for cell in cells) else []
         request = Request(metrics=[], errors=errors)
         return site_bytes(SiteRequest(self.view, self.cache, self.site, cells, request))
 
@@ -247,7 +247,7 @@ class PairRows:
         """Prompt, position and both rows of the tokens of `cell` in `prompts`."""
         sources = [(run, self.site) for run in self.pair.runs]
         steps = in_step(
-            sources, prompts, block_rows=BLOCK_ROWS, left_out=self.pair.left_out, dtype="stored"
+            sources, prompts, block_rows=BLOCK_ROWS, excluded=self.pair.excluded, dtype="stored"
         )
         for prompt_id, position, (a, b) in steps:
             inside = (position >= self.cell.first_position) & (position < self.cell.prefix)
@@ -270,7 +270,7 @@ class PairRows:
     def _without(self, whole: CrossScatters, part: Cell) -> float:
         """`CROSS` of a cell that leaves a group out."""
         group = CrossScatters(_widths(self.pair, self.site), AB, whole.shifts)
-        for span in part.left_out:
+        for span in part.excluded:
             for _, _, a, b in self._tokens(range(*span)):
                 group.add([a, b])
         return _finite(whole.without(group).square(0, 1))

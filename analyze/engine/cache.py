@@ -40,7 +40,7 @@ CELL: Final = pl.Schema(
         "first_position": pl.Int32(),
     }
 )
-"""The fields of a cell; left_out: the ends of its runs of prompts, one after the other."""
+"""The fields of a cell. left_out: the ends of the runs of prompts in `Cell.excluded`, in order."""
 
 ARE_CELLS: Final = pl.all_horizontal(
     *(pl.col(name).is_not_null() for name in CELL),
@@ -192,7 +192,7 @@ class Cache:
 
 def cell_row(cell: Cell) -> tuple[Any, ...]:
     """The values of the columns `CELL`."""
-    ends = [end for span in cell.left_out for end in span]
+    ends = [end for span in cell.excluded for end in span]
     return cell.n_prompts, cell.prefix, ends, cell.first_position
 
 
@@ -200,7 +200,7 @@ def cell_of(row: Mapping[str, Any]) -> Cell:
     """The cell of a row with the columns `CELL`."""
     ends = row["left_out"]
     spans = tuple(zip(ends[::2], ends[1::2], strict=True))
-    return Cell(**{**{name: row[name] for name in CELL}, "left_out": spans})
+    return Cell(row["n_prompts"], row["prefix"], spans, row["first_position"])
 
 
 def _array(values: pl.Series | None) -> Any:

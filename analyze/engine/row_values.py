@@ -61,7 +61,7 @@ class RowValues:
         self._under_way: Future[None] | None = None
         using = [(m, cells) for m, cells in self._running if _uses_moments(m)]
         self._using = [cast("MomentsMeasurement", m) for m, _ in using]
-        self.moment_cells = {cell for _, cells in using for cell in cells if not cell.left_out}
+        self.moment_cells = {cell for _, cells in using for cell in cells if not cell.excluded}
 
     def add(self, block: Block) -> None:
         """Add the next rows. A worker processes them while further rows are read."""

@@ -102,12 +102,12 @@ def _solves(
             total = sums
         here = {cell for cell in cells - few if cell.n_prompts == part.end}
         many = {cell: demands[cell] for cell in here if cell in demands}
-        whole_cells = [cell for cell in many if not cell.left_out]
+        whole_cells = [cell for cell in many if not cell.excluded]
         for cell, moments in _moments_of_bands(whole_cells, sums, schedule):
             reader.check(cell, moments.n)
             # a copy: the merge goes on in the same matrix
             yield moments_summary, cell, moments.copy(), many[cell]
-        if without := {cell: many[cell] for cell in many if cell.left_out}:
+        if without := {cell: many[cell] for cell in many if cell.excluded}:
             yield from _without_groups(reader, without, sums, ends, workers)
         if values and (rest := here & given):
             values.moments.append(partial(_moments_of_bands, rest, sums, schedule))
@@ -153,7 +153,7 @@ def _of_gram(
     """Summaries of cells whose whole cell has the rows `rows`, from one Gram matrix."""
     gram = Gram.from_rows(rows)
     return {
-        cell: summarize(gram.only(stays[cell]) if cell.left_out else gram, demand)
+        cell: summarize(gram.only(stays[cell]) if cell.excluded else gram, demand)
         for cell, demand in demands.items()
     }
 
@@ -176,7 +176,7 @@ def _without_groups(
 
     sums: of all groups. ends: of the spans.
     """
-    groups = sorted({cell.left_out for cell in demands})
+    groups = sorted({cell.excluded for cell in demands})
     shifts = [total.shift for total in sums.values()]
     spans = [
         [Span(part, stops=(part[-1][1],), shifts=shifts) for part in divided(group, ends)]
@@ -188,7 +188,7 @@ def _without_groups(
     for excluded, of_group in zip(groups, spans, strict=True):
         group = reduce(merged, (part.sums for part in islice(parts, len(of_group))))
         shared = workers.share(group)
-        cells = {cell: demand for cell, demand in demands.items() if cell.left_out == excluded}
+        cells = {cell: demand for cell, demand in demands.items() if cell.excluded == excluded}
         for of_first in _by(cells, lambda cell: cell.first_position).values():
             yield _of_group, of_first, whole, reader.run.plan.prefixes, shared
 

@@ -109,7 +109,7 @@ def holds(run: Run, cell: Cell) -> bool:
     """Whether `cell` and its groups begin and end at ends of stored bands and shards."""
     edges, ends = {*run.plan.shards}, run.plan.moment_ends
     inside = cell.prefix in ends and cell.first_position in (0, *ends)
-    group = {*itertools.chain.from_iterable(cell.left_out)}
+    group = {*itertools.chain.from_iterable(cell.excluded)}
     return inside and cell.n_prompts in edges and group <= edges
 
 
@@ -153,7 +153,7 @@ def check_held(run: Run, cells: Collection[Cell]) -> None:
     """Raise InputError unless stored moments give each of `cells`."""
     if missing := [cell for cell in cells if not holds(run, cell)]:
         cell = missing[0]
-        groups = ", without some of them" if cell.left_out else ""
+        groups = ", without some of them" if cell.excluded else ""
         begin = f" from position {cell.first_position} on" if cell.first_position else ""
         raise InputError(
             f"run {run.id} keeps moments, and has none of {cell.n_prompts} prompts{begin} below "
@@ -170,18 +170,18 @@ def _divisions(size: int, cells: Sequence[Cell]) -> Iterator[tuple[list[Spans], 
     One read serves a division. Its groups are disjoint and hold all prompts: of the groups that
     cells leave out, those that go together, and one of the other prompts if there are any.
     """
-    waiting = sorted({cell.left_out for cell in cells if cell.left_out})
-    served = [cell for cell in cells if not cell.left_out]
+    waiting = sorted({cell.excluded for cell in cells if cell.excluded})
+    served = [cell for cell in cells if not cell.excluded]
     while waiting or served:
         free = np.ones(size, dtype=bool)
         groups: list[Spans] = []
         for group in waiting:
-            inside = ~Cell(size, 0, left_out=group).stays
+            inside = ~Cell(size, 0, excluded=group).stays
             if free[inside].all():
                 groups.append(group)
                 free &= ~inside
         waiting = [group for group in waiting if group not in groups]
-        served += [cell for cell in cells if cell.left_out in groups]
+        served += [cell for cell in cells if cell.excluded in groups]
         others = [runs_of(free)] if groups and free.any() else []
         yield sorted([*groups, *others]), served
         served = []
@@ -204,9 +204,9 @@ def _of_division(
     for ends, parts in _merges(reader, shards, firsts, max(cell.prefix for cell in cells)):
         at_ends = by_rows.get(ends, [])
         for cell in at_ends:
-            if not cell.left_out:
+            if not cell.excluded:
                 yield cell, parts[-1].whole(rounding)
-        without = {cell.left_out: cell for cell in at_ends if cell.left_out}
+        without = {cell.excluded: cell for cell in at_ends if cell.excluded}
         if without:
             for number, rest in _without_each(parts[:-1], reader.width):
                 if groups[number] in without:

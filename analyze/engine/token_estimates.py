@@ -31,7 +31,7 @@ def token_estimates(view: RunView, cells: Collection[Cell], request: Request) ->
     most = max(cell.n_prompts for cell in wanted)
     longest = max(cell.prefix for cell in wanted)
     inside = (pl.col("prompt_id") < most) & (pl.col("position") < longest)
-    inside &= ~pl.col("prompt_id").is_in(view.left_out.tolist())
+    inside &= ~pl.col("prompt_id").is_in(view.excluded.tolist())
     names = {"prompt_id", "position"}
     for metric in of_tokens.metrics:
         names |= set(TOKEN_COLUMNS if metric.sums is None else metric.sums.columns)

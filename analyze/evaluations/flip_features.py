@@ -70,7 +70,7 @@ def row_change(pair: Pair, items: EvaluatedItems, site: str) -> Floats:
     n = 0
     sources = [(view.run, site) for view in (pair.a, pair.b)]
     for prompt_id, position, (a, b) in in_step(
-        sources, range(count), block_rows=BLOCK_ROWS, left_out=pair.left_out, dtype="stored"
+        sources, range(count), block_rows=BLOCK_ROWS, excluded=pair.excluded, dtype="stored"
     ):
         n += len(position)
         here = answer[prompt_id] == position

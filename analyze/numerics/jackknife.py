@@ -128,10 +128,10 @@ def floor_bias(values: npt.NDArray[np.float64], clusters: npt.NDArray[np.integer
 
 def jackknife(
     value: float,
-    left_out: Sequence[float],
+    replicates: Sequence[float],
     limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> Estimate:
-    """`value` with its error, from the same number without each of G groups, (G,).
+    """`value` with its error. replicates: (G,) the same number without each of G groups.
 
     limits: as for `student`.
     No error from fewer than two groups, or where the number does not exist without one of them.
@@ -139,7 +139,7 @@ def jackknife(
     >>> jackknife(3.0, [2.0, 4.0]).stderr  # sqrt(1/2 (1 + 1))
     1.0
     """
-    parts = np.asarray(left_out, dtype=np.float64)
+    parts = np.asarray(replicates, dtype=np.float64)
     if len(parts) < 2 or not np.isfinite(parts).all():
         return student(value, math.nan, 0)
     weight = (len(parts) - 1) / len(parts)
@@ -148,7 +148,7 @@ def jackknife(
     return estimate if estimate.stderr is None else estimate._replace(groups=tuple(parts.tolist()))
 
 
-def jackknife_of_log(value: float, left_out: Sequence[float], least: float = 0.0) -> Estimate:
+def jackknife_of_log(value: float, replicates: Sequence[float], least: float = 0.0) -> Estimate:
     """`jackknife` of a number above 0 that is the exponential of a mean, such as a perplexity.
 
     The interval is that of the logarithm, exponentiated: its ends are above 0, and as many times
@@ -157,10 +157,10 @@ def jackknife_of_log(value: float, left_out: Sequence[float], least: float = 0.0
     >>> [round(end, 1) for end in jackknife_of_log(8.0, [7.0, 64 / 7])[2:4]]  # ln 8 -+ 12.7 ln 8/7
     [1.5, 43.6]
     """
-    plain = jackknife(value, left_out)
-    if plain.stderr is None or min(value, *left_out) <= 0:
+    plain = jackknife(value, replicates)
+    if plain.stderr is None or min(value, *replicates) <= 0:
         return plain._replace(ci_low=None, ci_high=None)
-    ends = jackknife(math.log(value), [math.log(part) for part in left_out])[2:4]
+    ends = jackknife(math.log(value), [math.log(part) for part in replicates])[2:4]
     low, high = (
         None if end is None else max(least, math.exp(min(end, LARGEST_LOG))) for end in ends
     )

@@ -35,7 +35,7 @@ class RunView:
         return self.run.analysed_lengths
 
     @property
-    def left_out(self) -> npt.NDArray[np.int32]:
+    def excluded(self) -> npt.NDArray[np.int32]:
         """Ids of prompts that are no part of any table, ascending: those that were set aside, and
         branches, which are answers to a prompt and have no beginning of their own.
         """

@@ -176,7 +176,7 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
                 f"{run.id}: {aside} of {run.n_prompts} prompts are set aside ({why}), so no number "
                 "is of them"
             )
-        if branches := len(view.left_out) - len(view.set_aside):
+        if branches := len(view.excluded) - len(view.set_aside):
             lines.append(
                 f"{run.id}: {branches} of {run.n_prompts} prompts are answers that branch off "
                 "others, so no number is of them (lpp-analyze items)"

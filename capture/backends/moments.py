@@ -53,10 +53,10 @@ class ShardMoments(Mapping[str, SiteMoments]):
             site.clear()
 
     def add(
-        self, batch: Batch, rows: Mapping[str, torch.Tensor], left_out: Collection[int]
+        self, batch: Batch, rows: Mapping[str, torch.Tensor], excluded: Collection[int]
     ) -> None:
-        """Add a batch, without the prompts `left_out`. rows: site -> (T, d)."""
-        bands = self._bands(batch, left_out)
+        """Add a batch. rows: site -> (T, d). excluded: ids of prompts whose rows do not count."""
+        bands = self._bands(batch, excluded)
         if not (bands >= 0).any():
             return  # if nothing could run, there are no rows
         rows_by_band = [np.flatnonzero(bands == band) for band in range(len(self._upper))]
@@ -76,11 +76,11 @@ class ShardMoments(Mapping[str, SiteMoments]):
                 kind=ErrorKind.NO_MEMORY,
             ) from None
 
-    def _bands(self, batch: Batch, left_out: Collection[int]) -> npt.NDArray[np.int64]:
-        """(T,) the band of each flat row; -1 for prompts in `left_out` and for branches."""
+    def _bands(self, batch: Batch, excluded: Collection[int]) -> npt.NDArray[np.int64]:
+        """(T,) the band of each flat row; -1 for `excluded` prompts and for branches."""
         position = np.concatenate([np.arange(length) for length in batch.lengths])
         bands = np.searchsorted(self._upper, position, side="right")
-        bands[np.repeat(np.isin(batch.prompt_ids, [*left_out, *batch.before]), batch.lengths)] = -1
+        bands[np.repeat(np.isin(batch.prompt_ids, [*excluded, *batch.before]), batch.lengths)] = -1
         return bands
 
     def __getitem__(self, site: str) -> SiteMoments:

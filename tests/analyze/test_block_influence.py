@@ -27,7 +27,7 @@ def slow(made: Made, site: str, cell: Cell) -> float:
     """Token by token."""
     before, cosines = input_site(site), []
     assert before is not None
-    ((first, end),) = cell.left_out or ((0, 0),)
+    ((first, end),) = cell.excluded or ((0, 0),)
     for i in range(cell.n_prompts):
         for p in range(cell.first_position, cell.prefix):
             rows = made.hidden[site][i]

@@ -126,8 +126,8 @@ def test_errors_and_numbers_that_are_missing_are_added(two: tuple[Made, Made]) -
     site_drift(pair, only=["cka"])
     values = {site: files.values(site) for site in ("embed", "final")}
     assert {name for _, name in values["embed"]} == {CROSS}
-    assert [cell.left_out for cell, _ in values["embed"]] == [()]
-    assert sum(cell.left_out != () for cell, _ in values["final"]) == 10
+    assert [cell.excluded for cell, _ in values["embed"]] == [()]
+    assert sum(cell.excluded != () for cell, _ in values["final"]) == 10
     site_drift(pair, errors="all")
     found = site_drift(pair, errors="all", only=["cka", "overlap"])
     shutil.rmtree(on_disk(files.folder))

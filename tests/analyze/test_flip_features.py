@@ -141,7 +141,7 @@ def test_items_that_the_pair_does_not_compare_have_no_drift(
     pair: Pair, items: EvaluatedItems
 ) -> None:
     ids = items.table["prompt_id"].to_numpy()
-    some = replace(pair, n_prompts=90, left_out=ids[:2].astype(np.int32))
+    some = replace(pair, n_prompts=90, excluded=ids[:2].astype(np.int32))
     there = (ids < 90) & ~np.isin(ids, ids[:2])
     numbers = {
         **drift_features(some, items),

@@ -89,7 +89,7 @@ def test_a_difference_has_the_paired_error_of_a_plain_computation(
     a, b = both(make_run, set_aside=aside)
     found = diff(a.root, "base", "tuned", metrics=["rsr", "stable_rank"])
     of_rows, of_tokens = found.sites[-1]["stable_rank"], found.predictions["rsr"]
-    assert found.pair.left_out.tolist() == list(aside)
+    assert found.pair.excluded.tolist() == list(aside)
 
     def plain(metric: Callable[[Made, Sequence[int]], float]) -> Any:
         change, *without = (metric(b, k) - metric(a, k) for k in kept_prompts(aside))

@@ -85,7 +85,7 @@ def test_no_error_where_there_is_none(parts: list[float]) -> None:
 
 @given(st.integers(1, 60), st.integers(2, 12))
 def test_groups_part_the_prompts(n: int, groups: int) -> None:
-    gaps = [gap for part in Cell(n, 10).parts(groups) for gap in part.left_out]
+    gaps = [gap for part in Cell(n, 10).parts(groups) for gap in part.excluded]
     assert len(gaps) == (min(n, groups) if n > 1 else 0)
     covered = [i for first, end in gaps for i in range(first, end)]
     assert covered == (list(range(n)) if gaps else [])

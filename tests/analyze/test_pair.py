@@ -37,7 +37,7 @@ def test_two_models_of_the_same_prompts(make_run: MakeRun) -> None:
     a, b = make_run(SIX, model="one"), make_run(SIX, model="two", seed=1)
     pair = paired(a, b)
     assert (pair.a.run.id, pair.b.run.id) == (a.run_id, b.run_id)
-    assert (pair.n_prompts, pair.left_out.tolist(), pair.limits) == (6, [], [])
+    assert (pair.n_prompts, pair.excluded.tolist(), pair.limits) == (6, [], [])
     assert not pair.of_one_run
     assert pair.lengths.tolist() == list(SIX)
     assert pair.n_tokens() == sum(SIX)
@@ -91,10 +91,10 @@ def test_prompts_set_aside_by_either_take_no_part(make_run: MakeRun) -> None:
     a = make_run(SIX, model="one", set_aside=[4])
     b = make_run(SIX, model="two", set_aside=[1, 4])
     pair = paired(a, b)
-    assert pair.left_out.tolist() == [1, 4]
+    assert pair.excluded.tolist() == [1, 4]
     assert pair.lengths.tolist() == [12, 0, 20, 20, 0, 15]
     assert pair.limits == ["2 of the 6 prompts set aside by A or B take no part: 1, 4."]
-    assert paired(a, b, 4).left_out.tolist() == [1]
+    assert paired(a, b, 4).excluded.tolist() == [1]
     assert "no token is in both" in refusal(a, make_run(SIX, model="x", set_aside=range(6)))
 
 
@@ -128,7 +128,7 @@ def test_a_run_that_keeps_moments_has_no_rows_to_compare(make_run: MakeRun) -> N
     b = make_run(SIX, model="two", keep="moments", per_shard=1, shards=[])
     sides = RunView(run_in(a)), RunView(run_in(b))
     with pytest.raises(InputError) as caught:
-        require_rows(Pair(a=sides[0], b=sides[1], n_prompts=1, left_out=np.array([], np.int32)))
+        require_rows(Pair(a=sides[0], b=sides[1], n_prompts=1, excluded=np.array([], np.int32)))
     message, _, command = str(caught.value).partition("\n")
     assert message.startswith(f"{b.run_id} keeps moments of its rows and not the rows")
     assert options_of(command)["--keep"] == "both"

@@ -85,13 +85,13 @@ def side(make_run: MakeRun, tmp_path: Path) -> Callable[..., Side]:
 
 
 def pair_of(
-    a: Side, b: Side, n_prompts: int = len(LENGTHS), left_out: tuple[int, ...] = ()
+    a: Side, b: Side, n_prompts: int = len(LENGTHS), excluded: tuple[int, ...] = ()
 ) -> Pair:
     return Pair(
         a=RunView(a.run),
         b=RunView(b.run),
         n_prompts=n_prompts,
-        left_out=np.array(left_out, np.int32),
+        excluded=np.array(excluded, np.int32),
     )
 
 
@@ -195,7 +195,7 @@ def test_swapping_the_runs_swaps_the_divergences(side: Callable[..., Side]) -> N
 def test_prompts_and_positions_that_are_left_out(side: Callable[..., Side]) -> None:
     a, b = side("a"), side("b")
     whole = token_drift(pair_of(a, b))
-    pair = pair_of(a, b, 5, left_out=(1, 4))
+    pair = pair_of(a, b, 5, excluded=(1, 4))
     found = token_drift(pair, first_position=2)
     assert found["prompt_id"].unique().to_list() == [0, 2, 3]
     assert len(found) == 10 + 18 + 18 == compared_tokens(pair, first_position=2)
@@ -380,7 +380,7 @@ def test_a_prompt_without_rows_in_one_run_is_refused_or_left_out(
     for pair in (pair_of(a, b), pair_of(b, a)):
         with pytest.raises(FormatError, match=r"has 57 rows of `final` for 77 tokens"):
             token_drift(pair)
-    found = token_drift(pair_of(a, b, left_out=(2,)))
+    found = token_drift(pair_of(a, b, excluded=(2,)))
     assert len(found) == 57
     whole = token_drift(pair_of(a, side("c", seed=1, head=b.content)))
     keys = ["prompt_id", "position"]

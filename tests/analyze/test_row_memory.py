@@ -58,7 +58,7 @@ class CellMoments:
     """The moments of each whole cell, as the engine would have them."""
 
     def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
-        self.of = {cell: Moments.empty(reader.width) for cell in cells if not cell.left_out}
+        self.of = {cell: Moments.empty(reader.width) for cell in cells if not cell.excluded}
 
     def add(self, block: WideBlock) -> None:
         for cell, moments in self.of.items():

@@ -174,7 +174,7 @@ def leave_out(made: Made, site: str, prefix: int, groups: int) -> Iterator[list[
     """The prompts without each group, cut to the prefix."""
     prompts = [one[:prefix] for one in made.hidden[site]]
     for part in Cell(len(prompts), prefix).parts(groups):
-        ((first, end),) = part.left_out
+        ((first, end),) = part.excluded
         yield prompts[:first] + prompts[end:]
 
 
@@ -330,7 +330,7 @@ def test_parts_make_up_every_cell() -> None:
     prompt, position = (part.ravel().astype(np.int32) for part in np.indices((9, 8)))
     part = parts.of(prompt, position)
     for cell in cells:
-        ((first, end),) = cell.left_out or ((0, 0),)
+        ((first, end),) = cell.excluded or ((0, 0),)
         inside = (prompt < cell.n_prompts) & (position < cell.prefix)
         inside &= position >= cell.first_position
         inside &= (prompt < first) | (prompt >= end)

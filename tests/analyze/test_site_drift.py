@@ -86,7 +86,7 @@ def slow(x: Array, y: Array) -> dict[str, float]:
 
 
 def tokens_of(rows: Sequence[Array], cell: Cell, aside: Sequence[int] = ()) -> Array:
-    ((first, end),) = cell.left_out or ((0, 0),)
+    ((first, end),) = cell.excluded or ((0, 0),)
     return np.concatenate(
         [
             rows[k][cell.first_position : cell.prefix]
@@ -156,11 +156,11 @@ def test_prompts_that_either_run_set_aside_are_left_out_of_both(made: Made) -> N
         write_over(made, b, ends=(6,), aside=[5, 9]),
     )
     pair = paired(*runs)
-    assert pair.left_out.tolist() == [2, 5, 9]
+    assert pair.excluded.tolist() == [2, 5, 9]
     (found,) = site_drift(pair, ["final"])
     check(found, a["final"], b["final"], Cell(12, 20), aside=[2, 5, 9])
     with pytest.raises(FormatError, match="rows where its prompts have"):
-        site_drift(replace(pair, left_out=np.array([2, 9])), ["final"])
+        site_drift(replace(pair, excluded=np.array([2, 9])), ["final"])
 
 
 def exact(one: SiteDrift) -> None:
@@ -327,7 +327,7 @@ def test_without_variance_there_is_no_cka_and_no_overlap(made: Made) -> None:
 )
 def test_of_moments_there_are_differences_of_ranks(made: Made, keeps: tuple[Keep, Keep]) -> None:
     tenths = Cell(12, 20).parts(10)
-    ends = [part.left_out[0][0] for part in tenths[1:]]
+    ends = [part.excluded[0][0] for part in tenths[1:]]
     a, b = moved(made.hidden, seed=1), moved(made.hidden, seed=2)
     runs = (
         write_over(made, a, model="model/a", keep=keeps[0], ends=ends, aside=[5]),
@@ -361,7 +361,7 @@ def test_of_moments_there_are_differences_of_ranks(made: Made, keeps: tuple[Keep
 
 
 def test_moments_against_themselves_and_beside_other_widths(made: Made) -> None:
-    ends = [part.left_out[0][0] for part in Cell(12, 20).parts(10)[1:]]
+    ends = [part.excluded[0][0] for part in Cell(12, 20).parts(10)[1:]]
     run = write_over(made, made.hidden, keep="moments", ends=ends)
     for one in site_drift(paired(run, run), errors="all"):
         assert one.participation_ratio[:2] == one.effective_rank[:2] == (0, 0)

@@ -83,7 +83,7 @@ def slow(tokens: pl.DataFrame) -> dict[str, float]:
 
 def kept(tokens: pl.DataFrame, cell: Cell) -> pl.DataFrame:
     """The tokens of a cell."""
-    ((first, end),) = cell.left_out or ((0, 0),)
+    ((first, end),) = cell.excluded or ((0, 0),)
     prompt = pl.col("prompt_id")
     return tokens.filter(
         pl.col("position").is_between(cell.first_position, cell.prefix - 1),

@@ -88,7 +88,7 @@ def test_the_error_leaves_the_same_prompts_out_of_both(make_run: MakeRun) -> Non
     found = dict(zip((w.view.run.id for w in work), LOCAL.estimates(work), strict=True))
     one, parts = found[trained.run_id][cell, "diff_erank"], []
     for part in cell.parts(3):
-        ((first, end),) = part.left_out
+        ((first, end),) = part.excluded
         ranks_of = [
             np.exp(np.mean([prompt_entropy(r) for r in (*rows[:first], *rows[end:])]))
             for rows in (made.hidden["final"] for made in (twin, trained))

@@ -88,12 +88,12 @@ def test_divergences_are_those_of_the_logits_of_both_models(
         a=RunView(runs[0]),
         b=RunView(runs[1]),
         n_prompts=PROMPTS,
-        left_out=np.empty(0, np.int32),
+        excluded=np.empty(0, np.int32),
     )
     found = token_drift(pair)
     large = kl > 1e-6
     assert large.sum() > 100
     np.testing.assert_allclose(found["kl"].to_numpy()[large], kl[large], rtol=1e-4, atol=2e-9)
     np.testing.assert_array_equal(found["flip"].to_numpy(), flips)
-    same = Pair(a=pair.a, b=pair.a, n_prompts=PROMPTS, left_out=pair.left_out)
+    same = Pair(a=pair.a, b=pair.a, n_prompts=PROMPTS, excluded=pair.excluded)
     assert token_drift(same)["kl"].sum() == 0

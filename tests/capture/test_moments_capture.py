@@ -184,14 +184,14 @@ def test_prompts_that_are_not_finite_take_no_part(
     polars.testing.assert_frame_equal(one, other, rel_tol=1e-6, abs_tol=1e-9)
 
 
-def by_hand(plan: Plan, batches: list[tuple[Batch, Any]], left_out: tuple[int, ...] = ()) -> Any:
+def by_hand(plan: Plan, batches: list[tuple[Batch, Any]], excluded: tuple[int, ...] = ()) -> Any:
     """Moments of batches, each with the rows of every site."""
     outputs = Outputs.of(replace(plan, keep="moments"))
     moments = ShardMoments(outputs, {site.name: site.width for site in plan.sites})
     moments.begin()
     for batch, rows in batches:
         tensors = dict.fromkeys(plan.site_names, torch.from_numpy(rows))
-        moments.add(batch, tensors, left_out)
+        moments.add(batch, tensors, excluded)
     return {site: moments[site] for site in moments}
 
 
@@ -264,8 +264,8 @@ def test_a_scatter_beyond_float32_says_what_to_do(
     writer = RunWriter(create_store(tmp_path / "s").path, plan, ready.prompts)
     add = ShardMoments.add
 
-    def add_huge(self: Any, batch: Batch, rows: Any, left_out: Any) -> None:
-        add(self, batch, {site: values * 1e20 for site, values in rows.items()}, left_out)
+    def add_huge(self: Any, batch: Batch, rows: Any, excluded: Any) -> None:
+        add(self, batch, {site: values * 1e20 for site, values in rows.items()}, excluded)
 
     monkeypatch.setattr(ShardMoments, "add", add_huge)
     with pytest.raises(InputError, match=r"beyond float32. Capture with --moments-dtype float64"):

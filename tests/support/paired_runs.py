@@ -101,4 +101,4 @@ def paired(a: Run, b: Run, n_prompts: int | None = None) -> Pair:
     views = RunView(a), RunView(b)
     n = n_prompts or a.n_prompts
     aside = np.union1d(*(view.set_aside for view in views))
-    return Pair(a=views[0], b=views[1], n_prompts=n, left_out=aside[aside < n])
+    return Pair(a=views[0], b=views[1], n_prompts=n, excluded=aside[aside < n])

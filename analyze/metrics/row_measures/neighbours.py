@@ -80,7 +80,7 @@ class NeighbourSamples:
 
     def __init__(self, reader: SiteReader, cells: Sequence[Cell]) -> None:
         self._start = np.append(0, np.cumsum(reader.lengths))
-        drawn = {cell: self._drawn(reader.lengths, cell) for cell in cells if not cell.left_out}
+        drawn = {cell: self._drawn(reader.lengths, cell) for cell in cells if not cell.excluded}
         self._drawn_of = drawn
         self._wanted = np.unique(np.concatenate([np.empty(0, np.int64), *drawn.values()]))
         self._rows = np.empty((len(self._wanted), reader.width), np.float32)

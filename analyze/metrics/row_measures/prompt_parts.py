@@ -55,7 +55,7 @@ class Parts:
 def _prompt_edges(cell: Cell) -> Iterator[int]:
     """Prompts at which `cell` begins or ends to have prompts."""
     yield cell.n_prompts
-    yield from itertools.chain.from_iterable(cell.left_out)
+    yield from itertools.chain.from_iterable(cell.excluded)
 
 
 def slices(part: Integers) -> Iterator[tuple[int, slice]]:

@@ -36,13 +36,13 @@ def in_step(
     prompts: range,
     *,
     block_rows: int,
-    left_out: Integers = NOBODY,
+    excluded: Integers = NOBODY,
     dtype: ReadAs = "float32",
 ) -> Iterator[Step]:
     """Rows of the tokens of `prompts` at each of `sources`, a run and a site, in order.
 
-    The runs have read the same prompts. block_rows: rows at a time, at most. left_out: ids of
-    prompts whose rows nobody is given: without them the sources hold the same tokens. dtype: of the
+    The runs have read the same prompts. block_rows: rows at a time, at most. excluded: ids of
+    prompts whose rows are skipped: without them the sources hold the same tokens. dtype: of the
     rows, as for `Run.blocks`. Ends where the first source ends, so the caller compares the number
     of rows with what there should be. Memory: a block of each source, as many rows or one chunk.
     """
@@ -55,7 +55,7 @@ def in_step(
                 block_bytes=4 * run.site(site).width * block_rows,
                 dtype=dtype,
             ),
-            left_out,
+            excluded,
         )
         for run, site in sources
     ]
