@@ -71,8 +71,8 @@ class Pair:
     excluded: Integers
     """Ids of those prompts that one of the runs set aside, ascending: the comparison excludes
     their rows in both runs."""
-    asked: int | None = None
-    """The number of first prompts that was asked for; None for all of run A."""
+    requested_prompts: int | None = None
+    """The number of first prompts that the caller requested; None for all of run A."""
     groups: Groups = GROUPS
     """Groups of prompts that the jackknife leaves out."""
     cluster: str | None = None
@@ -103,7 +103,7 @@ class Pair:
     def lost(self) -> Lost:
         """The prompts of run A that take no part."""
         branches = self.a.run.branch_of >= 0
-        n_base = self.asked or len(branches)
+        n_base = self.requested_prompts or len(branches)
         return Lost(
             n_base=n_base - int(branches[:n_base].sum()),
             n_set_aside=len(self.excluded) - int(branches[self.excluded].sum()),
@@ -217,7 +217,7 @@ def pair_of(a: Run, b: Run, prompts: int | None = None, *, cluster: str | None =
         b=views[1],
         n_prompts=size,
         excluded=aside,
-        asked=prompts,
+        requested_prompts=prompts,
         groups=groups,
         cluster=cluster,
     )

@@ -71,15 +71,17 @@ class RunView:
         table = pl.DataFrame(pl.from_arrow(self.run.prompts()))
         return table.head(self.run.n_prompts)
 
-    def contexts(self, asked: Sequence[int] | None) -> list[int]:
-        """The contexts of `asked` that this run holds; the captured one by default."""
+    def contexts(self, requested: Sequence[int] | None) -> list[int]:
+        """The contexts of `requested` that this run holds; the captured one by default."""
         captured = self.run.plan.context
-        return [captured] if asked is None else sorted({c for c in asked if 1 <= c <= captured})
+        if requested is None:
+            return [captured]
+        return sorted({context for context in requested if 1 <= context <= captured})
 
-    def sizes(self, asked: Sequence[int] | None) -> list[int]:
-        """The numbers of prompts of `asked` that this run holds; all its prompts by default."""
+    def sizes(self, requested: Sequence[int] | None) -> list[int]:
+        """The numbers of prompts of `requested` that this run holds; all its prompts by default."""
         committed = self.run.n_prompts
-        sizes = {committed} if asked is None else {n for n in asked if n <= committed}
+        sizes = {committed} if requested is None else {n for n in requested if n <= committed}
         return sorted(n for n in sizes if n >= 1)
 
     def prefixes(self, context: int) -> tuple[int, ...]:
@@ -92,10 +94,10 @@ class RunView:
         """Ends of the stored position bands."""
         return self.run.plan.moment_ends
 
-    def rank_sizes(self, asked: Sequence[int] | None) -> list[int]:
+    def rank_sizes(self, requested: Sequence[int] | None) -> list[int]:
         """The `sizes` that have ranks: only whole shards where the run keeps no rows."""
         plan = self.run.plan
-        return [n for n in self.sizes(asked) if plan.keeps_rows or n in plan.shards]
+        return [n for n in self.sizes(requested) if plan.keeps_rows or n in plan.shards]
 
     def rank_prefixes(self, context: int, first: int = 0) -> tuple[int, ...]:
         """The prefixes of `context` that have ranks of the rows from position `first` on.

@@ -23,7 +23,7 @@ def held_sizes(view: RunView) -> list[int]:
     return [end for end in view.run.plan.shards[1:] if end <= view.run.n_prompts]
 
 
-def check_asked(
+def check_requested(
     views: Sequence[RunView],
     contexts: Sequence[int] | None,
     prompts: Sequence[int] | None,

@@ -9,7 +9,7 @@ from typing import Final
 from lpp.analyze.questions import Selection
 from lpp.analyze.runs.incomplete import incomplete_lines, lost_lines
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.moments_held import check_asked, moments_lines
+from lpp.analyze.runs.moments_held import check_requested, moments_lines
 from lpp.analyze.runs.named import no_runs, plans_of
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.find_runs import matching_runs
@@ -48,7 +48,7 @@ def select_among(
     _check_held("--context", selection.contexts, contexts, "tokens")
     _check_held("--prompts", selection.prompts, sizes, "prompts")
     _check_skipped(selection, contexts)
-    check_asked(usable, selection.contexts, selection.prompts, selection.skip_first)
+    check_requested(usable, selection.contexts, selection.prompts, selection.skip_first)
     return usable, lines
 
 

@@ -71,7 +71,7 @@ def evaluate(**options: Any) -> None:
 
 
 def eval_request(
-    options: Mapping[str, Any], asked: EvalSettings | ProbeSettings, tasks: tuple[str, ...]
+    options: Mapping[str, Any], settings: EvalSettings | ProbeSettings, tasks: tuple[str, ...]
 ) -> "EvalRequest":
     """The request of a command. options: capture options, and others."""
     from lpp.capture.evaluation.request import EvalRequest
@@ -83,5 +83,5 @@ def eval_request(
     return EvalRequest(
         capture=request_of(CaptureSettings(**given, corpus="lm-eval")),
         tasks=tasks,
-        **{name: getattr(asked, name) for name in names if hasattr(asked, name)},
+        **{name: getattr(settings, name) for name in names if hasattr(settings, name)},
     )

@@ -75,7 +75,7 @@ def capture_run(
                 pipeline.write()
             pipeline.check()
         pipeline.finish()
-    begun = pipeline.begun if stop.asked else len(todo)
+    begun = pipeline.begun if stop.requested else len(todo)
     if pipeline.handed_over != begun:
         raise RuntimeError(f"the backend ended after {pipeline.handed_over} of {begun} shards")
     return pipeline.handed_over

@@ -33,20 +33,20 @@ class Stop:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked = self._finished = False
+        self._requested = self._finished = False
         self._under_way: int | None = None
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether no further shard may begin."""
-        return self._asked
+        return self._requested
 
     def begin(self, shard: int) -> bool:
         """Whether `shard` may begin; a later request lets it finish."""
         with self._lock:
-            if not self._asked:
+            if not self._requested:
                 self._under_way = shard
-            return not self._asked
+            return not self._requested
 
     @property
     def finished(self) -> bool:
@@ -57,10 +57,10 @@ class Stop:
         """Note that every shard is committed; what follows only frees memory."""
         self._finished = True
 
-    def ask(self) -> int | None:
+    def request(self) -> int | None:
         """Let no further shard begin; returns the current one, if any has begun."""
         with self._lock:
-            self._asked = True
+            self._requested = True
             return self._under_way
 
 
@@ -136,7 +136,7 @@ class _Watcher(threading.Thread):
         """Wait for the first request, then for the second or for `grace` seconds."""
         if self._request(None) is False:
             return
-        shard = self._flag.ask()
+        shard = self._flag.request()
         after = "" if shard is None else f" after shard {shard + 1} of {self._n_shards}"
         if self._flag.finished:
             after = ": every shard is committed, the model is closing"

@@ -121,12 +121,12 @@ def encoded_request(
 
 
 def corpus_of(
-    task: str, rule: str, sequences: Sequence[EncodedRequest], asked: Sequence[str]
+    task: str, rule: str, sequences: Sequence[EncodedRequest], field_names: Sequence[str]
 ) -> tuple[Corpus, list[int | None]]:
     """The distinct sequences as a corpus in memory, and each sequence's row in the corpus; None if
     it becomes no prompt.
 
-    rule: how the texts were made, for the plan. asked: names of further fields to take along. The
+    rule: how the texts were made, for the plan. field_names: of further fields to take along. The
     corpus is known by its texts, so that it is the same for every tokenizer; the plan has the
     tokens as well.
     """
@@ -146,7 +146,7 @@ def corpus_of(
                 request_rows.append(rows.branch(request, root))
     passages = rows.passages
     # a context that is shared has no choice, and its answers no question
-    fields = Fields(asked, some=["choice", "n_before_question"])
+    fields = Fields(field_names, some=["choice", "n_before_question"])
     for request in sequences:
         fields.note(request.document)
     corpus = Corpus(

@@ -342,7 +342,7 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None, display: Di
     with patience as stop, bar as lines:
         lines.advance(tokens(mine) - tokens([*queue]))
         at_work_at = time.monotonic()
-        while (queue and not stop.asked) or pool.at_work:
+        while (queue and not stop.requested) or pool.at_work:
             for worker in pool.idle():
                 lease = _lease(queue, pool.count)
                 if lease and stop.begin(lease[-1]):

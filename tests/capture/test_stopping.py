@@ -136,7 +136,7 @@ from lpp.store.terminal.progress import SHOWN
 with stoppable(8, float(sys.argv[1]), SHOWN) as stop:
     if stop.begin(2):
         print("begun", flush=True)
-    while not stop.asked or sys.argv[2] == "on":
+    while not stop.requested or sys.argv[2] == "on":
         time.sleep(0.01)
 print("tidy")
 """
@@ -242,7 +242,7 @@ def test_handlers_are_as_they_were() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with stoppable(1, 1.0) as stop:
         assert signal.getsignal(signal.SIGTERM) not in before
-        assert not stop.asked
+        assert not stop.requested
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert signal.set_wakeup_fd(-1) == -1
 
@@ -288,6 +288,6 @@ def test_a_request_while_the_model_closes_leaves_a_complete_run(
 def test_no_shard_begins_after_a_request() -> None:
     stop = Stop()
     assert stop.begin(4)
-    assert stop.ask() == 4
+    assert stop.request() == 4
     assert not stop.begin(5)
-    assert stop.ask() == 4
+    assert stop.request() == 4
