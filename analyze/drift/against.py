@@ -153,21 +153,21 @@ def against(
 
 
 def compared(
-    found: Drift, verdicts: Sequence[Verdict] = (), items: Sequence[Mapping[str, Any]] = ()
+    drift: Drift, verdicts: Sequence[Verdict] = (), items: Sequence[Mapping[str, Any]] = ()
 ) -> Comparison:
-    """The part of `found` that is kept; items: a document for each task that both runs answered."""
+    """The part of `drift` that is kept; items: a document for each task that both runs answered."""
     return Comparison(
-        a=found.pair.a.run.id,
-        b=found.pair.b.run.id,
-        n_prompts=found.pair.n_prompts,
-        n_tokens=len(found.tokens),
-        predictions=found.predictions,
-        sites=found.sites,
-        no_logits=found.no_logits,
-        is_nothing=found.is_nothing,
+        a=drift.pair.a.run.id,
+        b=drift.pair.b.run.id,
+        n_prompts=drift.pair.n_prompts,
+        n_tokens=len(drift.tokens),
+        predictions=drift.predictions,
+        sites=drift.sites,
+        no_logits=drift.no_logits,
+        is_nothing=drift.is_nothing,
         verdicts=verdicts,
-        document={**found.document(), "items": list(items)},
-        frames=frames_without_tokens(found),
+        document={**drift.document(), "items": list(items)},
+        frames=frames_without_tokens(drift),
     )
 
 

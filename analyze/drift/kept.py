@@ -53,11 +53,13 @@ class KeptDrift:
         rows = rows.drop_nulls()
         return {(cell_of(row), row["metric"]): row["value"] for row in rows.iter_rows(named=True)}
 
-    def keep_values(self, site: str, found: Values) -> None:
-        """Add `found` to the stored numbers of `site`. If the store cannot be written, one log line
-        says so.
+    def keep_values(self, site: str, values: Values) -> None:
+        """Add `values` to the stored numbers of `site`. If the store cannot be written, one log
+        line says so.
         """
-        rows = [(*cell_row(cell), VERSION, name, found[cell, name]) for cell, name in sorted(found)]
+        rows = [
+            (*cell_row(cell), VERSION, name, values[cell, name]) for cell, name in sorted(values)
+        ]
         self._files.add(site, "values", pl.DataFrame(rows, schema=VALUES, orient="row"))
 
     def columns(self, setting: str, names: Collection[str], n_tokens: int) -> Columns:
@@ -72,12 +74,12 @@ class KeptDrift:
                 }
         return columns
 
-    def keep_columns(self, setting: str, found: Columns) -> None:
+    def keep_columns(self, setting: str, columns: Columns) -> None:
         """Store columns of every token of a setting."""
-        n_tokens = len(next(iter(found.values())))
+        n_tokens = len(next(iter(columns.values())))
         frame = pl.DataFrame(
             [
-                pl.Series(name, found[name] if name in found else [None] * n_tokens, dtype=kind)
+                pl.Series(name, columns[name] if name in columns else [None] * n_tokens, dtype=kind)
                 for name, kind in _TOKENS.items()
                 if name != "version"
             ]

@@ -198,14 +198,14 @@ def _summaries(
     return summaries
 
 
-def site_frame(found: Sequence[SiteDrift]) -> pl.DataFrame:
+def site_frame(sites: Sequence[SiteDrift]) -> pl.DataFrame:
     """A row for each site: columns `SITES_SCHEMA`."""
     rows = [
         (
             *(site.site, site.depth, site.n_tokens),
             *(end for number in SITE_CHANGES for end in site[number][: 1 + len(ERRORS)]),
         )
-        for site in found
+        for site in sites
     ]
     return pl.DataFrame(rows, schema=SITES_SCHEMA, orient="row")
 

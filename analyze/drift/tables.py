@@ -63,22 +63,22 @@ DRIFT_PREDICTIONS: Final = Table(
 )
 
 
-def drift_tables(found: Drift) -> dict[str, pl.DataFrame]:
+def drift_tables(drift: Drift) -> dict[str, pl.DataFrame]:
     """Tables `drift_predictions`, `drift_sites` and `drift_tokens` of one comparison, by name.
 
     A number of the predictions that no token has gets no row. Flags of a site: `Drift.flags`.
     Raises FormatError for altered bytes.
     """
     tables = {
-        DRIFT_PREDICTIONS: _predictions(found),
-        DRIFT_SITES: _sites(found),
-        DRIFT_TOKENS: found.tokens,
+        DRIFT_PREDICTIONS: _predictions(drift),
+        DRIFT_SITES: _sites(drift),
+        DRIFT_TOKENS: drift.tokens,
     }
-    a, b = (view.run.id for view in (found.pair.a, found.pair.b))
+    a, b = (view.run.id for view in (drift.pair.a, drift.pair.b))
     same = {
         "run_a": pl.lit(a),
         "run_b": pl.lit(b),
-        "cluster": pl.lit(found.pair.cluster, pl.String),
+        "cluster": pl.lit(drift.pair.cluster, pl.String),
     }
     return {
         table.name: frame.with_columns(**same).select(frame_schema(table.columns).names())
@@ -86,16 +86,16 @@ def drift_tables(found: Drift) -> dict[str, pl.DataFrame]:
     }
 
 
-def write_drift(found: Drift) -> Place | None:
+def write_drift(drift: Drift) -> Place | None:
     """Write `drift_tables` to the database of the store of both runs; return the file's path.
 
     Rows of earlier comparisons stay as long as both of their runs are unchanged. Writes nothing and
     returns None if the runs are in two stores, or if a run is compared with itself. Raises what
     `lpp.sql.build` raises.
     """
-    if found.pair.of_one_run or len(stores(found.pair)) > 1:
+    if drift.pair.of_one_run or len(stores(drift.pair)) > 1:
         return None
-    return put(stores(found.pair)[0], drift_tables(found))
+    return put(stores(drift.pair)[0], drift_tables(drift))
 
 
 def stores(pair: Pair) -> list[Place]:

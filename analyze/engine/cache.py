@@ -140,8 +140,8 @@ class Cache:
             for row in rows.iter_rows(named=True)
         }
 
-    def keep_summaries(self, site: str, found: Mapping[Cell, Summary]) -> None:
-        """Add `found` to the cache. If the store cannot be written, log one line."""
+    def keep_summaries(self, site: str, summaries: Mapping[Cell, Summary]) -> None:
+        """Add `summaries` to the cache. If the store cannot be written, log one line."""
         rows = [
             (
                 *cell_row(cell),
@@ -149,14 +149,14 @@ class Cache:
                 matrix,
                 *(getattr(spectrum, name) for name in (*_NUMBERS, *_LISTS)),
             )
-            for cell, summary in found.items()
+            for cell, summary in summaries.items()
             for matrix in ("covariance", "correlation")
             if (spectrum := getattr(summary, matrix)) is not None
         ]
         self._add(site, "spectra", rows, _SPECTRA)
         vectors = [
             (*cell_row(cell), KERNEL_VERSION, len(leading), leading.T.ravel())
-            for cell, summary in found.items()
+            for cell, summary in summaries.items()
             if (leading := summary.leading) is not None
         ]
         if vectors:
@@ -172,11 +172,11 @@ class Cache:
             if _version(row["metric"]) == row["version"]
         }
 
-    def keep_values(self, site: str, found: Values) -> None:
-        """Add `found` to the cache."""
+    def keep_values(self, site: str, values: Values) -> None:
+        """Add `values` to the cache."""
         rows = [
             (*cell_row(cell), _version(metric), metric, value)
-            for (cell, metric), value in found.items()
+            for (cell, metric), value in values.items()
         ]
         self._add(site, "values", rows, VALUES)
 

@@ -96,7 +96,7 @@ def flipped_items(
 
 
 def flip_analysis(
-    found: Flips,
+    flips: Flips,
     settings: ItemsSettings = ItemsSettings(),
     *,
     progress: Progress = SILENT,
@@ -110,10 +110,10 @@ def flip_analysis(
     Raises InputError for a site that is not in both runs, FormatError for altered bytes.
     """
     skip_first, seed = settings.skip_first, settings.seed
-    chosen = _common_sites(found, settings.sites)
-    progress.expect(2 + len(_with_rows(found.a, chosen)))
-    eligible, flipped = _labels(found)
-    of_all: dict[str, Any] = {"flips": found, "skip_first": skip_first, "seed": seed}
+    chosen = _common_sites(flips, settings.sites)
+    progress.expect(2 + len(_with_rows(flips.a, chosen)))
+    eligible, flipped = _labels(flips)
+    of_all: dict[str, Any] = {"flips": flips, "skip_first": skip_first, "seed": seed}
     if not enough(flipped):
         return FlipAnalysis(
             features=pl.DataFrame(schema=FLIP_FEATURES),
@@ -124,18 +124,18 @@ def flip_analysis(
             n_within=0,
             **of_all,
         )
-    pair, why_no_pair = _pair(found)
-    items = replace(found.a, table=found.a.table.filter(eligible))
+    pair, why_no_pair = _pair(flips)
+    items = replace(flips.a, table=flips.a.table.filter(eligible))
     codes = None if items.clusters is None else recoded(items.clusters)
     groups = groups_of(items.table["item_group"], flipped, codes)
     values = [
-        *_of_a(found.a, eligible, chosen, first_position=skip_first, seed=seed, progress=progress),
+        *_of_a(flips.a, eligible, chosen, first_position=skip_first, seed=seed, progress=progress),
         *_of_both(pair, items, chosen, first_position=skip_first),
     ]
     progress.advance()
     measure = _measure({v.feature: v.numbers for v in values}, flipped, groups, codes, seed)
     declared = {feature.name: feature for feature in RANKED}
-    n_blocks = found.a.view.run.plan.model.n_blocks
+    n_blocks = flips.a.view.run.plan.model.n_blocks
     rows = [
         measure.row_of(declared[v.feature], v, n_blocks) for v in values if v.feature in declared
     ]
@@ -144,7 +144,7 @@ def flip_analysis(
             pl.DataFrame(rows, schema=FLIP_FEATURES, orient="row"), list(declared), groups
         ),
         why_no_ranking=None,
-        notes=tuple(_notes(found, pair, why_no_pair, chosen)),
+        notes=tuple(_notes(flips, pair, why_no_pair, chosen)),
         covariates=tuple(measure.covariates),
         n_groups=groups.count,
         n_within=groups.n_within,

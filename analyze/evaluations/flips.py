@@ -118,17 +118,17 @@ def flips(
     return compared(of_a, of_b)
 
 
-def changed_items(found: Flips) -> pl.DataFrame:
+def changed_items(flips: Flips) -> pl.DataFrame:
     """Items whose answer changed, in the order of `CHANGES`; within each the largest `gap_a` first.
 
     Columns `FLIPPED`, and `text`: the end of the question as run A read it; null if the store has
     no vocabulary of the run's tokenizer.
     """
     rank = pl.col("change").replace_strict(list(CHANGES), range(len(CHANGES)))
-    rows = found.table.filter(pl.col("change").is_not_null()).sort(
+    rows = flips.table.filter(pl.col("change").is_not_null()).sort(
         rank, "gap_a", "item", descending=[False, True, False], nulls_last=True
     )
-    return rows.with_columns(pl.Series("text", _texts(found.a, rows["item"]), dtype=pl.String))
+    return rows.with_columns(pl.Series("text", _texts(flips.a, rows["item"]), dtype=pl.String))
 
 
 def flips_of_runs(a: RunView, b: RunView) -> list["Flips | str"]:

@@ -82,10 +82,10 @@ def read_rows(
     return answers, {"participation_ratio": ratios[ids]}
 
 
-def answer_rows(found: Mapping[int, ItemRows], ids: Codes, width: int) -> AnswerRows:
-    """Rows of `found` for those of the prompts `ids`, (n,), that it holds; `width` columns."""
-    there: Flags = np.array([prompt in found for prompt in ids.tolist()], dtype=bool)
-    rows = [found[prompt] for prompt in ids[there].tolist()]
+def answer_rows(by_prompt: Mapping[int, ItemRows], ids: Codes, width: int) -> AnswerRows:
+    """Rows of the prompts `ids`, (n,), as far as `by_prompt` has one; `width` columns."""
+    there: Flags = np.array([prompt in by_prompt for prompt in ids.tolist()], dtype=bool)
+    rows = [by_prompt[prompt] for prompt in ids[there].tolist()]
     return AnswerRows(np.stack(rows) if rows else np.empty((0, width), np.float32), there)
 
 

@@ -112,17 +112,17 @@ ITEM_RISK: Final = _table(
 )
 
 
-def item_tables(found: ItemAnalysis) -> dict[str, pl.DataFrame]:
+def item_tables(analysis: ItemAnalysis) -> dict[str, pl.DataFrame]:
     """Tables `item_analyses`, `item_features`, `item_reliability` and `item_risk`, by name.
 
     Without calibration `item_reliability` has no rows.
     """
-    n_ordered = found.risk.curve[-1][0]
-    bins = () if found.calibration is None else found.calibration.reliability
+    n_ordered = analysis.risk.curve[-1][0]
+    bins = () if analysis.calibration is None else analysis.calibration.reliability
     rows: dict[Table, list[dict[str, Any]]] = {
-        ITEM_ANALYSES: [_analysis(found)],
+        ITEM_ANALYSES: [_analysis(analysis)],
         ITEM_FEATURES: [
-            {**row, "site": row["site"] or ""} for row in found.features.iter_rows(named=True)
+            {**row, "site": row["site"] or ""} for row in analysis.features.iter_rows(named=True)
         ],
         ITEM_RELIABILITY: [
             {"bin": k, "n": b.n, "confidence": b.confidence, "accuracy": b.accuracy}
@@ -131,11 +131,11 @@ def item_tables(found: ItemAnalysis) -> dict[str, pl.DataFrame]:
         ],
         ITEM_RISK: [
             {"n_answered": answered, "coverage": answered / n_ordered, "risk": risk}
-            for answered, risk in found.risk.curve
+            for answered, risk in analysis.risk.curve
         ],
     }
     key = {
-        name: getattr(found, name)
+        name: getattr(analysis, name)
         for name in ("source", "task", "run", "filter", "skip_first", "seed")
     }
     return {
@@ -144,33 +144,33 @@ def item_tables(found: ItemAnalysis) -> dict[str, pl.DataFrame]:
     }
 
 
-def write_items(store: Url, found: ItemAnalysis) -> Place:
+def write_items(store: Url, analysis: ItemAnalysis) -> Place:
     """Write `item_tables` to the database of `store`; return the file's path.
 
     They replace all rows of an earlier analysis of the same task, run and settings, because q is
     over all of its features. Other analyses stay while their run and their items are unchanged.
     Raises what `lpp.sql.build` raises.
     """
-    return put(store, item_tables(found))
+    return put(store, item_tables(analysis))
 
 
-def item_flags(found: ItemAnalysis) -> Iterator[str]:
+def item_flags(analysis: ItemAnalysis) -> Iterator[str]:
     """Flags of an analysis, of `MEANING`."""
-    if min(found.n_right, found.n_wrong) < FEW_OF_A_KIND:
+    if min(analysis.n_right, analysis.n_wrong) < FEW_OF_A_KIND:
         yield "few_items"
-    if 0 < found.even_clusters < FEW_CLUSTERS:
+    if 0 < analysis.even_clusters < FEW_CLUSTERS:
         yield "few_clusters"
-    if not found.skip_first:
+    if not analysis.skip_first:
         yield "first_positions"
-    if found.cluster is None:
+    if analysis.cluster is None:
         yield "independent_items"
-    if found.left_out:
+    if analysis.left_out:
         yield "items_left_out"
-    if not found.n_groups:
+    if not analysis.n_groups:
         yield "no_groups"
-    elif not found.n_within:
+    elif not analysis.n_within:
         yield "small_groups"
-    if found.uncut:
+    if analysis.uncut:
         yield "uncut_answers"
 
 

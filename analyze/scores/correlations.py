@@ -82,11 +82,11 @@ def correlate(url: Url, settings: CorrelateSettings | None = None) -> pl.DataFra
     return _flag_turns(pl.DataFrame(rows, schema=empty.schema))
 
 
-def why_unranked(found: pl.DataFrame) -> InputError | None:
-    """The error where no test of `found` could be made, with the reason and who is missing."""
-    if found["coefficient"].is_not_null().any():
+def why_unranked(correlations: pl.DataFrame) -> InputError | None:
+    """The error if none of `correlations` has a coefficient: the reason, and who is missing."""
+    if correlations["coefficient"].is_not_null().any():
         return None
-    most = max(found["n_models"].to_list(), default=0)
+    most = max(correlations["n_models"].to_list(), default=0)
     few = f"fewer than {FEWEST} models" if most < FEWEST else "no test could be made"
     return InputError(
         f"not ranked: {few}, {most} at most with both a profile and a score. Four models agree "

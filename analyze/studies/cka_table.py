@@ -124,6 +124,6 @@ def _counts(part: RunPairs) -> dict[str, int]:
     }
 
 
-def write_cka(url: Url, found: pl.DataFrame) -> Place:
-    """Merge `found` into the table `cka` of the database; return the database's path."""
-    return put(url, {"cka": found})
+def write_cka(url: Url, rows: pl.DataFrame) -> Place:
+    """Merge `rows` into the table `cka` of the database; return the database's path."""
+    return put(url, {"cka": rows})

@@ -242,6 +242,6 @@ def _paper_layers(rows: pl.DataFrame, metric: str) -> list[Layer]:
     return list({row[0]: Layer(*row) for row in layers.iter_rows() if row[0] > 0}.values())
 
 
-def write_layers(url: Url, found: Layers) -> Place:
+def write_layers(url: Url, layers: Layers) -> Place:
     """Merge the tables `layers` and `hourglass` into the database of the store at `url`."""
-    return put(url, {"layers": found.layers, "hourglass": found.scores})
+    return put(url, {"layers": layers.layers, "hourglass": layers.scores})

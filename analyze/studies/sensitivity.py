@@ -188,6 +188,6 @@ def _absences(values: pl.DataFrame) -> list[str]:
     return lines
 
 
-def write_sensitivity(url: Url, found: Sensitivity) -> Place:
+def write_sensitivity(url: Url, sensitivity: Sensitivity) -> Place:
     """Merge the tables `sensitivity` and `agreement` into the database of the store at `url`."""
-    return put(url, {"sensitivity": found.values, "agreement": found.agreement})
+    return put(url, {"sensitivity": sensitivity.values, "agreement": sensitivity.agreement})

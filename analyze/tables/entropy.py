@@ -120,10 +120,10 @@ def run_frames(
     yield whole if groups else whole.select(*ENTROPY_SCHEMA)
 
 
-def without_groups(found: pl.DataFrame) -> pl.DataFrame:
-    """The column `WITHOUT` of `found` in the form of `jackknife.without_groups`."""
+def without_groups(frame: pl.DataFrame) -> pl.DataFrame:
+    """The column `WITHOUT` of `frame` in the form of `jackknife.without_groups`."""
     (name,) = WITHOUT
-    values = found.select(
+    values = frame.select(
         *TABLE.key, pl.lit("entropy_norm").alias("metric"), pl.col(name).alias("value")
     )
     return values.filter(pl.col("value").list.len() > 0)

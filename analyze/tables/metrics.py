@@ -150,10 +150,10 @@ def crossed(keys: pl.DataFrame, metrics: Collection[Metric[Any]]) -> pl.DataFram
     return keys.select(_SETTING).join(names, how="cross", maintain_order="left_right")
 
 
-def frame(keys: pl.DataFrame, found: Estimates) -> pl.DataFrame:
-    """The rows of `keys`; numbers that are not in `found` are null."""
+def frame(keys: pl.DataFrame, estimates: Estimates) -> pl.DataFrame:
+    """The rows of `keys`; numbers that are not in `estimates` are null."""
     pairs = zip(spectra.cells(keys), keys["metric"], strict=True)
-    return _with_values(keys, [found.get(pair, Estimate(None)) for pair in pairs])
+    return _with_values(keys, [estimates.get(pair, Estimate(None)) for pair in pairs])
 
 
 def frame_of_sites(

@@ -71,7 +71,7 @@ _LABELS: Final = {
 
 
 def drift_page(
-    found: Drift,
+    drift: Drift,
     verdicts: Sequence[Verdict] = (),
     items: Sequence[Section] = (),
     documents: Sequence[Mapping[str, Any]] = (),
@@ -81,10 +81,10 @@ def drift_page(
     items: sections about the items of tasks that both runs answered; documents: these items for
     JSON. Raises FormatError for altered bytes.
     """
-    a, b = (view.run for view in (found.pair.a, found.pair.b))
+    a, b = (view.run for view in (drift.pair.a, drift.pair.b))
     runs = RunStyles(run_names({run.id: run.plan for run in (a, b)}))
-    frames = frames_of(found)
-    tables = {shape.name: _table(found, shape, frames[shape.name]) for shape in _SHAPES}
+    frames = frames_of(drift)
+    tables = {shape.name: _table(drift, shape, frames[shape.name]) for shape in _SHAPES}
     gate = {b.id: verdicts} if verdicts else {}
     pair = a.id, b.id
     drawn = list(charts(frames, tables, runs, _SECTION))
@@ -95,8 +95,8 @@ def drift_page(
             "Predictions",
             charts=tuple(chart for chart in drawn if chart.section == "predictions"),
             tables=tuple(tables[shape.name] for shape in (DRIFT, POSITIONS, HISTOGRAM)),
-            notes=tuple(_ties(found.predictions)),
-            more=_legend(PREDICTIONS, found.predictions),
+            notes=tuple(_ties(drift.predictions)),
+            more=_legend(PREDICTIONS, drift.predictions),
         ),
         Section(
             "sites",
@@ -104,20 +104,20 @@ def drift_page(
             "±: standard error over prompts, paired.",
             tuple(chart for chart in drawn if chart.section == "sites"),
             (tables[SITES.name],),
-            more=_legend(SITE_CHANGES, {name for site in found.sites for name in site.numbers}),
+            more=_legend(SITE_CHANGES, {name for site in drift.sites for name in site.numbers}),
         ),
         Section(
             "tokens",
-            _title_of_tokens(found),
+            _title_of_tokens(drift),
             "at: prompt and position; A and B: the most likely next token of each, p: its "
             "probability.",
-            tables=(_tokens(found),),
+            tables=(_tokens(drift),),
         ),
         *items,
-        Section("again", "The command", notes=((Code(_command(found)),),), brief=False),
+        Section("again", "The command", notes=((Code(_command(drift)),),), brief=False),
     )
-    start, *notes = what_was_compared(found)
-    homes = stores(found.pair)
+    start, *notes = what_was_compared(drift)
+    homes = stores(drift.pair)
     store = str(homes[0])
     return Page(
         title="Drift between two models",
@@ -126,42 +126,42 @@ def drift_page(
             frames, [pair], start, (*gate_page.conclusion(gate), *conclusion(frames, pair))
         ),
         findings=tuple((line,) for line in notes),
-        further=((f"{capital(found.arithmetic)}.",),) if found.arithmetic else (),
+        further=((f"{capital(drift.arithmetic)}.",),) if drift.arithmetic else (),
         sections=sections,
         meanings=MEANING,
         runs=runs,
         next=(f"lpp-sql {shlex.quote(store)} --run drift_tokens",) if len(homes) == 1 else (),
         document={
-            **found.document(),
+            **drift.document(),
             "gate": gate_page.documents(verdicts),
             "items": list(documents),
         },
         csv=frames[DRIFT.name],
         store=store,
-        origin=origin_of([a] if found.pair.of_one_run else [a, b]),
+        origin=origin_of([a] if drift.pair.of_one_run else [a, b]),
     )
 
 
-def what_was_compared(found: Drift) -> Iterator[str]:
+def what_was_compared(drift: Drift) -> Iterator[str]:
     """The setting; then a sentence for each fact that a reader has to know."""
-    n_tokens, size = found.pair.n_tokens(found.first_position), found.pair.n_prompts
-    start = f", positions from {found.first_position} on" if found.first_position else ""
-    n_held = [view.run.n_prompts for view in (found.pair.a, found.pair.b)]
+    n_tokens, size = drift.pair.n_tokens(drift.first_position), drift.pair.n_prompts
+    start = f", positions from {drift.first_position} on" if drift.first_position else ""
+    n_held = [view.run.n_prompts for view in (drift.pair.a, drift.pair.b)]
     of = "" if {*n_held} == {size} else f" of {n_held[0]} in A and {n_held[1]} in B"
     yield f"the first {size} prompts{of}, {n_tokens:,} tokens{start}"
-    if found.is_nothing:
-        who = "A and B are one run. " if found.pair.of_one_run else ""
+    if drift.is_nothing:
+        who = "A and B are one run. " if drift.pair.of_one_run else ""
         yield f"{who}Every difference is exactly 0."
-    if found.seed is not None:
-        yield f"Predictions: of {len(found.tokens):,} tokens, drawn with seed {found.seed}."
-    if found.pair.cluster is not None:
+    if drift.seed is not None:
+        yield f"Predictions: of {len(drift.tokens):,} tokens, drawn with seed {drift.seed}."
+    if drift.pair.cluster is not None:
         yield (
-            f"Errors are over clusters: prompts with the same {found.pair.cluster} are left out "
+            f"Errors are over clusters: prompts with the same {drift.pair.cluster} are left out "
             "together."
         )
-    if found.no_logits is not None:
-        yield f"No KL: {found.no_logits}"
-    yield from found.notes
+    if drift.no_logits is not None:
+        yield f"No KL: {drift.no_logits}"
+    yield from drift.notes
 
 
 def _legend(numbers: Mapping[str, Quantity], shown: Iterable[str]) -> str:

@@ -95,17 +95,17 @@ def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
     return shape.of(frame, **{"declared": {**declared, **SITE_CHANGES}} | more)
 
 
-def frames_of(found: Drift) -> dict[str, pl.DataFrame]:
+def frames_of(drift: Drift) -> dict[str, pl.DataFrame]:
     """Predictions, sites, positions and histogram of one comparison."""
-    pair = found.pair.a.run.id, found.pair.b.run.id
-    return frames_without_tokens(found) | frames_of_tokens(
-        {pair: lambda: (found.tokens, found.pair.groups)}
+    pair = drift.pair.a.run.id, drift.pair.b.run.id
+    return frames_without_tokens(drift) | frames_of_tokens(
+        {pair: lambda: (drift.tokens, drift.pair.groups)}
     )
 
 
-def frames_without_tokens(found: Drift) -> dict[str, pl.DataFrame]:
+def frames_without_tokens(drift: Drift) -> dict[str, pl.DataFrame]:
     """Predictions, with errors named as those of the mean, and sites of one comparison."""
-    tables = drift_tables(found)
+    tables = drift_tables(drift)
     errors = {name: f"mean_{name}" for name in ("stderr", "ci_low", "ci_high")}
     more = [name for name, prediction in PREDICTIONS.items() if "median" in prediction.statistics]
     means = pl.when(pl.col("number").is_in(more)).then(pl.col("median", "p99", "maximum"))

@@ -92,13 +92,13 @@ class PositionNorms:
         return padded
 
 
-def n_sinks(found: tuple[Cell, Integers]) -> float:
+def n_sinks(sinks: tuple[Cell, Integers]) -> float:
     """Sinks at positions of the cell."""
-    cell, positions = found
+    cell, positions = sinks
     return float(np.sum((positions >= cell.first_position) & (positions < cell.prefix)))
 
 
-def sink_end(found: tuple[Cell, Integers]) -> float:
+def sink_end(sinks: tuple[Cell, Integers]) -> float:
     """One past the last sink, wherever it is; 0 for none."""
-    _, positions = found
+    _, positions = sinks
     return float(positions[-1] + 1) if len(positions) else 0.0

@@ -63,12 +63,12 @@ class SiteReader:
             _add(block, slice(start, None), sinks)
         yield from ahead  # the last size, and any that a damaged store has no rows for
 
-    def check(self, cell: Cell, found: int) -> None:
-        """Raise FormatError unless `found` rows are as many as the prompts of `cell` have."""
+    def check(self, cell: Cell, n_rows: int) -> None:
+        """Raise FormatError unless the prompts of `cell` have `n_rows` rows."""
         expected = n_tokens(self.lengths, cell)
-        if found != expected:
+        if n_rows != expected:
             raise FormatError(
-                f"{self.run.path}: {self.site} has {found} rows where its prompts have {expected} "
+                f"{self.run.path}: {self.site} has {n_rows} rows where its prompts have {expected} "
                 f"tokens ({cell.n_prompts} prompts, prefix {cell.prefix}). "
                 f"`lpp-analyze verify {self.run.path.parent.parent}` says what was altered.",
                 kind=ErrorKind.CORRUPT,
