@@ -24,13 +24,13 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-def counted(number: int, one: str, several: str | None = None) -> str:
-    """A number of things. several: the plural; default: with an s.
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """A number of things. plural: by default the singular with an s.
 
     >>> counted(1, "site"), counted(2, "site"), counted(2, "part has", "parts have")
     ('1 site', '2 sites', '2 parts have')
     """
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def short_count(count: int) -> str:

@@ -120,7 +120,7 @@ class _Panel:
 def line_chart(
     frame: pl.DataFrame,
     curves: Curves,
-    every: Sequence[Lines],
+    numbers: Sequence[Lines],
     nothing: str,
     *,
     title: str = "",
@@ -132,12 +132,12 @@ def line_chart(
     numbers.
     """
     panels = {
-        f"{lines.number.name if len(every) > 1 else ''} {letters}".strip(): panel
-        for lines in every
+        f"{lines.number.name if len(numbers) > 1 else ''} {letters}".strip(): panel
+        for lines in numbers
         for letters, panel in _panels(frame, curves, lines).items()
     }
-    title = title or every[0].heading
-    return Panels(title=title, panels=panels, nothing=nothing, notes=notes, numbers=len(every))
+    title = title or numbers[0].heading
+    return Panels(title=title, panels=panels, nothing=nothing, notes=notes, numbers=len(numbers))
 
 
 def by_depth(frame: pl.DataFrame, *keys: str) -> pl.DataFrame:
@@ -153,12 +153,12 @@ def _panels(frame: pl.DataFrame, curves: Curves, lines: Lines) -> dict[str, Any]
     """
     series, labels = curves
     frame = measured(frame, lines.number.name, log=lines.log)
-    there = [
+    valued = [
         row
         for row in points(frame, labels)
         if row["value"] is not None and row[lines.x.field] is not None
     ]
-    rows = [row for row in there if row["value"] > 0 or not lines.log]
+    rows = [row for row in valued if row["value"] > 0 or not lines.log]
     if not rows:
         return {}
     field, end, axis = _along(rows, lines)
@@ -193,7 +193,7 @@ def _panels(frame: pl.DataFrame, curves: Curves, lines: Lines) -> dict[str, Any]
         end=end,
         lane=lane,
     )
-    notes = _notes(rows, there, frame, lines)
+    notes = _notes(rows, valued, frame, lines)
     if len(parts) == 1:
         return {"": _drawn(whole, Words(title=lines.heading, notes=notes), lines.behind)}
     behind, panels = [*lines.behind, _others(whole)], {}
@@ -208,10 +208,10 @@ def _panels(frame: pl.DataFrame, curves: Curves, lines: Lines) -> dict[str, Any]
 
 
 def _notes(
-    rows: Sequence[Row], there: Sequence[Row], frame: pl.DataFrame, lines: Lines
+    rows: Sequence[Row], valued: Sequence[Row], frame: pl.DataFrame, lines: Lines
 ) -> list[str]:
-    """Notes on the panels. rows: the drawn rows. there: rows of `frame` with a value."""
-    zeros, lost = sum(row["value"] == 0 for row in there if lines.log), len(frame) - len(there)
+    """Notes on the panels. rows: the drawn rows. valued: rows of `frame` with a value."""
+    zeros, lost = sum(row["value"] == 0 for row in valued if lines.log), len(frame) - len(valued)
     return [
         *lines.notes,
         *(

@@ -139,7 +139,7 @@ def _recomputed(store: str, count: int) -> int:
         click.echo(line)
     digits = f", {result.other_digits} but for the last digits" if result.other_digits else ""
     click.echo(
-        f"{result.compared} of {counted(result.kept, 'kept number')} computed again: "
+        f"{result.compared} of {counted(result.n_kept, 'kept number')} computed again: "
         f"{result.compared - len(result.problems)} as kept{digits}"
     )
     if result.problems:

@@ -49,8 +49,8 @@ class Recomputed:
     """Result of `recompute`."""
 
     compared: int = 0
-    kept: int = 0
-    """Numbers that could have been drawn."""
+    n_kept: int = 0
+    """Kept numbers, of which those were drawn."""
     other_digits: int = 0
     """Numbers that differ by `ALIKE` at most: of other libraries or another processor."""
     problems: list[str] = field(default_factory=list)
@@ -76,7 +76,7 @@ def recompute(url: Url, count: int, *, progress: Progress = SILENT) -> Recompute
     """
     numbers = list(_kept_numbers(url))
     drawn = random.SystemRandom().sample(numbers, min(count, len(numbers)))
-    result = Recomputed(compared=len(drawn), kept=len(numbers))
+    result = Recomputed(compared=len(drawn), n_kept=len(numbers))
     groups: dict[tuple[int, str], list[_Drawn]] = defaultdict(list)
     for number in drawn:
         groups[id(number.of), number.site].append(number)

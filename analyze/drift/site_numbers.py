@@ -45,44 +45,44 @@ AB: Final = ((0, 1),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteNumbers:
-    """A site of both runs, and the numbers wanted there."""
+    """A site of both runs, and the numbers requested there."""
 
     pair: Pair
     site: str
     cell: Cell
     names: tuple[str, ...]
-    """The wanted numbers that exist."""
+    """The requested numbers that exist."""
     sure: bool
     """Whether numbers outside `OF_ROWS` get an error."""
 
     @classmethod
     def of(
-        cls, pair: Pair, site: str, cell: Cell, wanted: Collection[str], *, sure: bool
+        cls, pair: Pair, site: str, cell: Cell, requested: Collection[str], *, sure: bool
     ) -> "SiteNumbers":
-        """A run that stores moments and no rows has ranks alone."""
+        """A run that stores moments and no rows has ranks alone. requested: names of numbers."""
         widths = _widths(pair, site)
         names: Collection[str] = SITE_CHANGES if widths[0] == widths[1] else ("cka",)
         bare = [view.run for view in (pair.a, pair.b) if not view.run.plan.keeps_rows]
         if bare:
             names = () if why_no_moments(pair, cell) else set(RANK_CHANGES).intersection(names)
             sure = sure and all(parts_held(run, cell, pair.groups) for run in bare)
-        available = tuple(name for name in wanted if name in names)
+        available = tuple(name for name in requested if name in names)
         return cls(pair=pair, site=site, cell=cell, names=available, sure=sure)
 
-    def pair_rows(self, kept: Values) -> "PairRows":
-        """The numbers that need the rows of both runs and are missing in `kept`."""
-        wanted = {name for name in self.names if name in OF_ROWS}
-        if wanted != {*self.names} and all(run.plan.keeps_rows for run in self.pair.runs):
-            wanted.add(CROSS)
+    def pair_rows(self, kept_values: Values) -> "PairRows":
+        """The numbers that need the rows of both runs and are missing in `kept_values`."""
+        names = {name for name in self.names if name in OF_ROWS}
+        if names != {*self.names} and all(run.plan.keeps_rows for run in self.pair.runs):
+            names.add(CROSS)
         return PairRows(
             pair=self.pair,
             site=self.site,
             cell=self.cell,
-            values=frozenset(name for name in wanted if (self.cell, name) not in kept),
+            values=frozenset(name for name in names if (self.cell, name) not in kept_values),
             errors=frozenset(
                 name
-                for name in wanted
-                if any((part, name) not in kept for part in self._parts(name))
+                for name in names
+                if any((part, name) not in kept_values for part in self._parts(name))
             ),
         )
 
@@ -96,7 +96,7 @@ class SiteNumbers:
             view=view,
             cache=Cache(self.pair.a.run.directory.root, view.run),
             site=self.site,
-            wanted={own_cell(self.pair, view, cell): demand for cell in cells},
+            demands={own_cell(self.pair, view, cell): demand for cell in cells},
         )
 
     def estimates(
@@ -169,33 +169,34 @@ class RunSpectra:
     view: RunView
     cache: Cache
     site: str
-    wanted: Mapping[Cell, Demand]
+    demands: Mapping[Cell, Demand]
+    """What is needed of each cell."""
 
     @property
     def key(self) -> tuple[str, str]:
         """Path of the run, and site."""
         return str(self.view.run.path), self.site
 
-    def kept(self) -> dict[Cell, Summary]:
-        """The cached summaries that hold everything wanted."""
-        leading = any(demand.leading for demand in self.wanted.values())
-        known = self.cache.summaries(self.site, leading=leading) if self.wanted else {}
-        return {c: known[c] for c, demand in self.wanted.items() if demand.met_by(known.get(c))}
+    def cached_summaries(self) -> dict[Cell, Summary]:
+        """The cached summaries that meet the demand of their cell."""
+        leading = any(demand.leading for demand in self.demands.values())
+        known = self.cache.summaries(self.site, leading=leading) if self.demands else {}
+        return {c: known[c] for c, demand in self.demands.items() if demand.met_by(known.get(c))}
 
-    def without(self, kept: Collection[Cell]) -> "RunSpectra":
-        """The summaries that are left to compute."""
-        rest = {cell: demand for cell, demand in self.wanted.items() if cell not in kept}
-        return RunSpectra(view=self.view, cache=self.cache, site=self.site, wanted=rest)
+    def without(self, cells: Collection[Cell]) -> "RunSpectra":
+        """The summaries of all other cells."""
+        rest = {cell: demand for cell, demand in self.demands.items() if cell not in cells}
+        return RunSpectra(view=self.view, cache=self.cache, site=self.site, demands=rest)
 
     def compute(self, workers: Workers) -> dict[Cell, Summary]:
         """The summaries, with the bits that `profile` gives."""
         reader = SiteReader(self.view.run, self.site, self.view.lengths)
-        return site_summaries(reader, self.wanted, workers)
+        return site_summaries(reader, self.demands, workers)
 
     @property
     def bytes(self) -> int:
         """Most memory that a thread takes, estimated."""
-        cells = [*self.wanted]
+        cells = [*self.demands]
         errors = ["any"] if any(cell.excluded for cell in cells) else []
         request = Request(metrics=[], errors=errors)
         return site_bytes(SiteRequest(self.view, self.cache, self.site, cells, request))
@@ -209,9 +210,9 @@ class PairRows:
     site: str
     cell: Cell
     values: frozenset[str]
-    """Numbers wanted of the cell."""
+    """Names of the numbers needed of the cell."""
     errors: frozenset[str]
-    """Numbers wanted of each of its `parts`, each of which leaves out a group of prompts."""
+    """Names of those needed of each of its `parts`, which leave out one group of prompts each."""
 
     @property
     def is_nothing(self) -> bool:
@@ -220,10 +221,10 @@ class PairRows:
 
     def compute(self, workers: Workers) -> Values:
         """The numbers, by cell and number; NaN where the rows have no number."""
-        wanted = self.values | self.errors
-        means = RowMeans(self.cell, self.pair.groups) if wanted.intersection(OF_ROWS) else None
+        names = self.values | self.errors
+        means = RowMeans(self.cell, self.pair.groups) if names.intersection(OF_ROWS) else None
         widths = _widths(self.pair, self.site)
-        cross = CrossScatters(widths, AB) if CROSS in wanted else None
+        cross = CrossScatters(widths, AB) if CROSS in names else None
         equal, n = widths[0] == widths[1], 0
         for prompt_id, position, a, b in self._tokens(range(self.cell.n_prompts)):
             n += len(a)

@@ -183,10 +183,11 @@ def _summaries(
     pair: Pair, questions: Sequence[SiteNumbers], executor: Executor, progress: Progress
 ) -> dict[tuple[str, str], dict[Cell, Summary]]:
     """The summaries of both runs, by run and site: kept ones, and the others computed and kept."""
-    spectra = {wanted.key: wanted for q in questions for wanted in map(q.of_run, (pair.a, pair.b))}
-    summaries = {key: wanted.kept() for key, wanted in spectra.items()}
-    missing = {key: wanted.without(summaries[key]) for key, wanted in spectra.items()}
-    tasks = [task for task in missing.values() if task.wanted]
+    of_runs = (q.of_run(view) for q in questions for view in (pair.a, pair.b))
+    spectra = {of_run.key: of_run for of_run in of_runs}
+    summaries = {key: of_run.cached_summaries() for key, of_run in spectra.items()}
+    missing = {key: of_run.without(summaries[key]) for key, of_run in spectra.items()}
+    tasks = [task for task in missing.values() if task.demands]
     most = max((task.bytes for task in tasks), default=1)
     computed = executor.map(RunSpectra.compute, tasks, item_bytes=most)
     views = (pair.a, pair.b)

@@ -58,15 +58,15 @@ class SiteRequest:
     request: Request
 
 
-def site_estimates(wanted: SiteRequest, workers: Workers) -> Estimates:
+def site_estimates(site_request: SiteRequest, workers: Workers) -> Estimates:
     """Metrics that need a scatter matrix, eigenvalues or rows of a site.
 
     For numbers in the cache no rows are read. The others take one read of the site, and a second
     one for errors of spectra; they are added to the cache. If a run keeps no rows, metrics that
     need them are left out, and so are errors whose groups are not whole shards.
     """
-    view, cache, site = wanted.view, wanted.cache, wanted.site
-    cells, request = wanted.cells, wanted.request
+    view, cache, site = site_request.view, site_request.cache, site_request.site
+    cells, request = site_request.cells, site_request.request
     if not view.run.plan.keeps_rows:
         request = request.of(*SPECTRAL_KINDS)
         unsure = [cell for cell in cells if not parts_held(view.run, cell, request.groups)]
@@ -74,8 +74,8 @@ def site_estimates(wanted: SiteRequest, workers: Workers) -> Estimates:
             sure = [cell for cell in cells if cell not in unsure]
             bare = replace(request, errors=())
             return {
-                **site_estimates(replace(wanted, cells=sure), workers),
-                **site_estimates(replace(wanted, cells=unsure, request=bare), workers),
+                **site_estimates(replace(site_request, cells=sure), workers),
+                **site_estimates(replace(site_request, cells=unsure, request=bare), workers),
             }
     of_spectra, of_rows = (request.of(*kinds).cells(cells) for kinds in (SPECTRAL_KINDS, ("rows",)))
     summaries = cache.summaries(site) if of_spectra else {}

@@ -59,12 +59,12 @@ class LocalExecutor:
         return with_twins(self._sites, requests)
 
     def _sites(self, requests: Iterable[SiteRequest]) -> Iterator[Estimates]:
-        wanted = list(requests)
-        if not wanted:
+        requests = list(requests)
+        if not requests:
             return
         with Workers(self.jobs) as workers:
-            at_once = min(self.jobs, _room(max(map(site_bytes, wanted))))
-            yield from workers.map(lambda r: site_estimates(r, workers), wanted, at_once)
+            at_once = min(self.jobs, _room(max(map(site_bytes, requests))))
+            yield from workers.map(lambda r: site_estimates(r, workers), requests, at_once)
 
     def map(
         self, task: Callable[[Item, Workers], Result], items: Iterable[Item], *, item_bytes: int
@@ -86,11 +86,11 @@ def _room(item_bytes: int) -> int:
     return max(1, int(free_bytes() * MEMORY_SHARE) // item_bytes)
 
 
-def site_bytes(wanted: SiteRequest) -> int:
+def site_bytes(site_request: SiteRequest) -> int:
     """Estimated peak memory of a site in bytes; the docstring of `accumulate` lists what counts."""
-    run, dim = wanted.view.run, wanted.view.run.site(wanted.site).width
-    bands = len(bands_of(wanted.cells, run.plan.prefixes))
+    run, dim = site_request.view.run, site_request.view.run.site(site_request.site).width
+    bands = len(bands_of(site_request.cells, run.plan.prefixes))
     square, row = 8 * dim * dim, dim * 4
-    copies = 1 + (run.plan.prompts.tokens > span_rows(dim)) + bool(wanted.request.errors)
+    copies = 1 + (run.plan.prompts.tokens > span_rows(dim)) + bool(site_request.request.errors)
     waiting = bands * min(product_rows(dim), run.plan.prompts.tokens) * row
     return bands * copies * square + waiting + 4 * square + 2 * PRODUCT_ROWS * dim * 8 + (64 << 20)

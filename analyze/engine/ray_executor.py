@@ -73,19 +73,19 @@ class RayExecutor:
         return _in_order(self._ray, AHEAD * self.jobs, calls)
 
     def _sites(self, requests: Iterable[SiteRequest]) -> Iterator[Estimates]:
-        def call(wanted: SiteRequest) -> tuple[int, Call]:
-            if wanted.view.run.id not in self._views:  # every task sees the same shards
-                self._views[wanted.view.run.id] = self._ray.put(wanted.view)
-            view = self._views[wanted.view.run.id]
-            spans = min(_n_spans(wanted), AHEAD * self.jobs)
+        def call(site_request: SiteRequest) -> tuple[int, Call]:
+            if site_request.view.run.id not in self._views:  # every task sees the same shards
+                self._views[site_request.view.run.id] = self._ray.put(site_request.view)
+            view = self._views[site_request.view.run.id]
+            spans = min(_n_spans(site_request), AHEAD * self.jobs)
             return spans, (
                 _site,
                 spans,
                 view,
-                wanted.cache,
-                wanted.site,
-                wanted.cells,
-                wanted.request,
+                site_request.cache,
+                site_request.site,
+                site_request.cells,
+                site_request.request,
             )
 
         return _in_order(self._ray, AHEAD * self.jobs, map(call, requests))
@@ -114,14 +114,14 @@ class _ClusterWorkers(Workers):
         return shared
 
 
-def _n_spans(wanted: SiteRequest) -> int:
+def _n_spans(site_request: SiteRequest) -> int:
     """Spans and groups that tasks of their own may sum; 1 for a site that is one task."""
-    run, request = wanted.view.run, wanted.request.of(*SPECTRAL_KINDS)
-    if not (request.metrics and wanted.cells and run.plan.keeps_rows):
+    run, request = site_request.view.run, site_request.request.of(*SPECTRAL_KINDS)
+    if not (request.metrics and site_request.cells and run.plan.keeps_rows):
         return 1
-    longest = max(wanted.cells)
-    lengths = wanted.view.lengths[: longest.n_prompts]
-    ends = span_ends(lengths, span_rows(run.site(wanted.site).width))
+    longest = max(site_request.cells)
+    lengths = site_request.view.lengths[: longest.n_prompts]
+    ends = span_ends(lengths, span_rows(run.site(site_request.site).width))
     if not ends or ends[0] >= longest.n_prompts:
         return 1
     return 1 + len(ends) + len(longest.parts(request.groups) if request.errors else ())
@@ -181,13 +181,13 @@ def _results(call: Callable[..., Iterator[Result]], item: object, *shared: objec
 
 
 def _site(spans: int, view: RunView, *others: Any) -> Estimates:
-    wanted = SiteRequest(view, *others)
+    site_request = SiteRequest(view, *others)
     if spans == 1:
-        return _with_workers(site_estimates, wanted)
+        return _with_workers(site_estimates, site_request)
     import ray
 
-    of_rows = replace(wanted, request=wanted.request.of("rows"))
+    of_rows = replace(site_request, request=site_request.request.of("rows"))
     values = _submitted(ray, (_with_workers, site_estimates, of_rows))
     with _ClusterWorkers(ray, spans) as workers:
-        of_spectra = replace(wanted, request=wanted.request.of(*SPECTRAL_KINDS))
+        of_spectra = replace(site_request, request=site_request.request.of(*SPECTRAL_KINDS))
         return {**site_estimates(of_spectra, workers), **_result(ray, values)}

@@ -33,7 +33,7 @@ CellMoments = Callable[[], Iterator[tuple[Cell, Moments]]]
 class RowValues:
     """Gets the rows of a site by `add`; `finish` computes the metrics.
 
-    wanted: the metrics of each cell. workers: only the calling thread by default.
+    metrics: of each cell. workers: only the calling thread by default.
 
     Attributes. n_prompts: prompts to read. sizes: numbers of prompts at which the read must stop,
     as for spectra, whose moments some metrics need. moment_cells: cells whose moments some
@@ -43,18 +43,18 @@ class RowValues:
     def __init__(
         self,
         reader: SiteReader,
-        wanted: Mapping[Cell, Sequence[Metric[Any]]],
+        metrics: Mapping[Cell, Sequence[Metric[Any]]],
         workers: Workers | None = None,
     ) -> None:
-        self.sizes = {cell.n_prompts for cell in wanted}
+        self.sizes = {cell.n_prompts for cell in metrics}
         self.n_prompts = max(self.sizes)
         self.moments: list[CellMoments] = []
         self._reader, self._workers = reader, workers or Workers(1)
-        self._longest = max(cell.prefix for cell in wanted)
+        self._longest = max(cell.prefix for cell in metrics)
         self._count = 0
         by_measure: dict[Start, dict[Cell, list[Metric[Any]]]] = defaultdict(dict)
-        for cell, metrics in wanted.items():
-            for metric in metrics:
+        for cell, cell_metrics in metrics.items():
+            for metric in cell_metrics:
                 by_measure[metric.measure or AllRows].setdefault(cell, []).append(metric)
         self._running = [(start(reader, list(cells)), cells) for start, cells in by_measure.items()]
         self._tiles = Tiles([m for m, _ in self._running])
@@ -96,7 +96,7 @@ class RowValues:
                 pass
             asking = [m for m in asking if m.again()]
         self._give_moments(again=True)
-        tasks = [self._workers.submit(_computed, m, wanted) for m, wanted in self._running]
+        tasks = [self._workers.submit(_computed, m, metrics) for m, metrics in self._running]
         all_values: Values = {}
         for values in self._workers.results(tasks):
             all_values |= values
@@ -107,12 +107,12 @@ def _uses_moments(measurement: Measurement) -> bool:
     return getattr(measurement, "uses_moments", False)
 
 
-def _computed(measurement: Measurement, wanted: Mapping[Cell, Sequence[Metric[Any]]]) -> Values:
+def _computed(measurement: Measurement, metrics: Mapping[Cell, Sequence[Metric[Any]]]) -> Values:
     values: Values = {}
-    for cell, metrics in wanted.items():
-        values |= {(cell, metric.name): float("nan") for metric in metrics}
+    for cell, cell_metrics in metrics.items():
+        values |= {(cell, metric.name): float("nan") for metric in cell_metrics}
     for cell, result in measurement.values():
-        values |= {(cell, m.name): m.compute(result) for m in wanted.get(cell, ())}
+        values |= {(cell, m.name): m.compute(result) for m in metrics.get(cell, ())}
     return values
 
 

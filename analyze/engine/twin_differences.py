@@ -24,24 +24,24 @@ def with_twins(
     pending: deque[tuple[SiteRequest, bool]] = deque()  # (request, whether the twin's follows)
     results = estimates(_parts(requests, pending))
     for estimated in results:
-        wanted, compared = pending.popleft()
+        site_request, compared = pending.popleft()
         of_twin = next(results) if compared else {}
-        yield {**estimated, **_differences(wanted, estimated, of_twin)}
+        yield {**estimated, **_differences(site_request, estimated, of_twin)}
 
 
 def _parts(
     requests: Iterable[SiteRequest], pending: deque[tuple[SiteRequest, bool]]
 ) -> Iterator[SiteRequest]:
     """The requests without differences, each followed by the twin's if there is one."""
-    for wanted in requests:
-        bases = [(m, m.of_twin) for m in wanted.request.metrics if m.of_twin is not None]
-        twin = _of_twin(wanted, bases)
-        pending.append((wanted, twin is not None))
-        plain = [metric for metric in wanted.request.metrics if metric.of_twin is None]
+    for site_request in requests:
+        requested = site_request.request.metrics
+        bases = [(m, m.of_twin) for m in requested if m.of_twin is not None]
+        twin = _of_twin(site_request, bases)
+        pending.append((site_request, twin is not None))
+        plain = [metric for metric in requested if metric.of_twin is None]
         names = {metric.name for metric in plain}
-        yield _asking(
-            wanted, [*plain, *(base for _, base in bases if base.name not in names)], bases
-        )
+        further = [base for _, base in bases if base.name not in names]
+        yield _with_metrics(site_request, [*plain, *further], bases)
         if twin is not None:
             yield twin
 
@@ -50,26 +50,29 @@ Bases = Sequence[tuple[Metric[Any], Metric[Any]]]
 """(difference, the metric that is compared)."""
 
 
-def _asking(wanted: SiteRequest, metrics: Sequence[Metric[Any]], bases: Bases) -> SiteRequest:
-    errors = {base.name for metric, base in bases if metric.name in wanted.request.errors}
-    request = replace(wanted.request, metrics=metrics, errors={*wanted.request.errors, *errors})
-    return replace(wanted, request=request)
+def _with_metrics(
+    site_request: SiteRequest, metrics: Sequence[Metric[Any]], bases: Bases
+) -> SiteRequest:
+    request = site_request.request
+    errors = {base.name for metric, base in bases if metric.name in request.errors}
+    request = replace(request, metrics=metrics, errors={*request.errors, *errors})
+    return replace(site_request, request=request)
 
 
-def _of_twin(wanted: SiteRequest, bases: Bases) -> SiteRequest | None:
+def _of_twin(site_request: SiteRequest, bases: Bases) -> SiteRequest | None:
     """The compared metrics of the twin; None if there is no twin or no common part."""
-    twin = untrained_twin(wanted.view.run) if bases else None
-    if twin is None or wanted.site not in twin.sites or not twin.plan.keeps_rows:
+    twin = untrained_twin(site_request.view.run) if bases else None
+    if twin is None or site_request.site not in twin.sites or not twin.plan.keeps_rows:
         return None
-    there = [cell for cell in wanted.cells if cell.n_prompts <= twin.n_prompts]
-    if not there:
+    cells = [cell for cell in site_request.cells if cell.n_prompts <= twin.n_prompts]
+    if not cells:
         return None
     cache = Cache(twin.path.parent.parent, twin)
-    at_twin = replace(wanted, view=RunView(twin), cache=cache, cells=there)
-    return _asking(at_twin, [base for _, base in bases], bases)
+    at_twin = replace(site_request, view=RunView(twin), cache=cache, cells=cells)
+    return _with_metrics(at_twin, [base for _, base in bases], bases)
 
 
-def _differences(wanted: SiteRequest, estimated: Estimates, of_twin: Estimates) -> Estimates:
+def _differences(site_request: SiteRequest, estimated: Estimates, of_twin: Estimates) -> Estimates:
     nothing = Estimate(None)
     return {
         (cell, metric.name): jackknife_difference(
@@ -77,7 +80,7 @@ def _differences(wanted: SiteRequest, estimated: Estimates, of_twin: Estimates) 
             estimated.get((cell, metric.of_twin.name), nothing),
             metric.limits,
         )
-        for metric in wanted.request.metrics
+        for metric in site_request.request.metrics
         if metric.of_twin is not None
-        for cell in wanted.cells
+        for cell in site_request.cells
     }

@@ -108,7 +108,7 @@ def items(
 
 
 def analysis(
-    some: EvaluatedItems,
+    items: EvaluatedItems,
     settings: ItemsSettings = ItemsSettings(),
     *,
     progress: Progress = SILENT,
@@ -122,15 +122,15 @@ def analysis(
     than 10 right or wrong ones: too few for a ranking. Raises FormatError for altered bytes.
     """
     skip_first, seed = settings.skip_first, settings.seed
-    right = some.table["right"].to_numpy()
-    _check_enough(some, right)
-    sites = kept_sites(some, settings.sites)
+    right = items.table["right"].to_numpy()
+    _check_enough(items, right)
+    sites = kept_sites(items, settings.sites)
     progress.expect(1 + len(sites))
-    values = item_features(some, first_position=skip_first)
+    values = item_features(items, first_position=skip_first)
     progress.advance()
-    declared = declared_features(some)
-    clusters = some.clusters
-    groups = groups_of(some.table["item_group"], right, clusters)
+    declared = declared_features(items)
+    clusters = items.clusters
+    groups = groups_of(items.table["item_group"], right, clusters)
     covariates = {name: values[name] for name in COVARIATES if declared[name].role != "gold"}
     measure = Measure(
         labels=right,
@@ -144,27 +144,27 @@ def analysis(
     )
     features = (
         *(FeatureValues(name, None, of_item) for name, of_item in values.items()),
-        *site_features(some, sites, first_position=skip_first, seed=seed, progress=progress),
+        *site_features(items, sites, first_position=skip_first, seed=seed, progress=progress),
     )
-    n_blocks = some.view.run.plan.model.n_blocks
+    n_blocks = items.view.run.plan.model.n_blocks
     rows = [measure.row_of(declared[f.feature], f, n_blocks) for f in features]
-    calibrated, confidence, risk = _confidence(some, values, right, seed)
+    calibrated, confidence, risk = _confidence(items, values, right, seed)
     return ItemAnalysis(
-        task=some.task,
-        run=some.view.run.id,
-        name=plan_name(some.view.run.plan),
-        source=some.source,
-        model=some.model,
-        filter=some.filter,
+        task=items.task,
+        run=items.view.run.id,
+        name=plan_name(items.view.run.plan),
+        source=items.source,
+        model=items.model,
+        filter=items.filter,
         n_right=int(right.sum()),
         n_wrong=int((~right).sum()),
         n_groups=groups.count,
         n_within=groups.n_within,
-        left_out=some.left_out,
-        cluster=some.cluster,
-        n_clusters=some.n_clusters,
+        left_out=items.left_out,
+        cluster=items.cluster,
+        n_clusters=items.n_clusters,
         even_clusters=0.0 if clusters is None else _even(np.bincount(clusters)),
-        uncut=some.uncut,
+        uncut=items.uncut,
         accuracy_interval=accuracy_interval(
             right, np.arange(len(right)) if clusters is None else clusters
         ),
@@ -178,13 +178,13 @@ def analysis(
         confidence=confidence,
         calibration=calibrated,
         risk=risk,
-        keeps_rows=some.view.run.plan.keeps_rows,
+        keeps_rows=items.view.run.plan.keeps_rows,
     )
 
 
-def kept_sites(some: EvaluatedItems, patterns: Sequence[str]) -> list[str]:
+def kept_sites(items: EvaluatedItems, patterns: Sequence[str]) -> list[str]:
     """The sites that match `patterns`, if the run keeps rows; else none."""
-    run = some.view.run
+    run = items.view.run
     chosen = matching("site", patterns, run.sites, option="--sites")
     return chosen if run.plan.keeps_rows else []
 

@@ -45,8 +45,8 @@ class ItemLens:
     def __init__(self, items: EvaluatedItems, lens: Lens, final: AnswerRows) -> None:
         self._lens = lens
         self._n_blocks = items.view.run.plan.model.n_blocks
-        self._there = final.there
-        self._answers = _answers(items.table.filter(final.there))
+        self._has_row = final.has_row
+        self._answers = _answers(items.table.filter(final.has_row))
         self._of_final = lens.reading(final.rows, self._answers)
         self._read_blocks: dict[int, Reading] = {}
 
@@ -58,7 +58,9 @@ class ItemLens:
         """
         if not is_block(site):
             return {}
-        assert (answers.there == self._there).all(), "sites of one run hold rows of the same tokens"
+        assert (answers.has_row == self._has_row).all(), (
+            "sites of one run hold rows of the same tokens"
+        )
         k = depth(site, self._n_blocks)
         reading = self._of_final  # of the last block: equal to the norm's output but for rounding
         if k < self._n_blocks:
@@ -83,8 +85,8 @@ class ItemLens:
 
     def _of_all(self, values: Floats) -> Floats:
         """(n,) values from those of the (m,) items that have rows; NaN for the others."""
-        padded = np.full(len(self._there), np.nan)
-        padded[self._there] = values
+        padded = np.full(len(self._has_row), np.nan)
+        padded[self._has_row] = values
         return padded
 
 
@@ -115,7 +117,7 @@ def lens_of(items: EvaluatedItems, sites: Sequence[str]) -> ItemLens | str:
     norm = norm_of(run, before, after)
     if isinstance(norm, str):
         return norm
-    if not final.there.any():
+    if not final.has_row.any():
         return "final has no row at an answer's position"
     return ItemLens(items, Lens(run, norm), final)
 

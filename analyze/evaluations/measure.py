@@ -165,34 +165,34 @@ class Measure:
     def row(self, feature: Feature, values: Floats) -> dict[str, Any]:
         """A row of `feature_columns` for a feature's (n,) values, without site, depth and q."""
         others = np.stack(list(self.covariates.values()) or [np.zeros(len(values))], axis=1)
-        there = np.isfinite(values) & np.isfinite(others).all(axis=1)
-        present, labels = values[there], self.labels[there]
+        defined = np.isfinite(values) & np.isfinite(others).all(axis=1)
+        present, labels = values[defined], self.labels[defined]
         row: dict[str, Any] = dict.fromkeys(column.name for column in feature_columns(self.kinds))
         row |= {"feature": feature.name, "role": feature.role, "unit": feature.unit}
         kind, other = self.kinds
         row |= {kind: int(labels.sum()), other: int((~labels).sum())}
-        if not there.any():
+        if not defined.any():
             row["why_none"] = "not defined for any item"
         elif not enough(labels):
             row["why_none"] = "defined for too few items"
         elif np.ptp(present) == 0:
             row["why_none"] = "the same for every item"
         else:
-            codes, clusters = self._codes(there)
+            codes, clusters = self._codes(defined)
             row |= _numbers("", present, labels, (None, clusters), self.seed)
             if row["auroc"] is None:
                 row["why_none"] = "right, or wrong, in too few clusters"
             if codes is not None:
                 row |= _numbers("within_", present, labels, (codes, clusters), self.seed)
-            rest = residual_ranks(present, others[there], codes) if self.covariates else None
+            rest = residual_ranks(present, others[defined], codes) if self.covariates else None
             of_covariates = feature.name in self.without_partial
             if not of_covariates and tied_share(present, labels) <= MOST_TIES and rest is not None:
                 row |= _numbers("partial_", rest, labels, (codes, clusters), self.seed)
             if feature.role not in ("baseline", "gold"):
-                row |= self._gain(values, there)
+                row |= self._gain(values, defined)
         return row
 
-    def _gain(self, values: Floats, there: Flags) -> dict[str, float]:
+    def _gain(self, values: Floats, defined: Flags) -> dict[str, float]:
         """How much farther from 0.5 than the best baseline; empty if no baseline varies."""
         best, reached = None, -1.0
         for baseline in self.baselines:
@@ -202,7 +202,7 @@ class Measure:
                 best, reached = baseline, abs(result.value - 0.5)
         if best is None:
             return {}
-        both = there & np.isfinite(best)
+        both = defined & np.isfinite(best)
         more = gain(values[both], best[both], self.labels[both], *self._codes(both))
         if more is None:
             return {}

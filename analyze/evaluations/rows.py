@@ -21,7 +21,7 @@ class AnswerRows(NamedTuple):
 
     rows: ItemRows
     """(m, d) rows of the items that have one, in the order of `items.table`."""
-    there: Flags
+    has_row: Flags
     """(n,) which items have a row."""
 
 
@@ -43,12 +43,12 @@ def features_of(
     """row_norm and distance: (n,), NaN: no number. clusters: (n,) which are in one fold. seed: of
     the folds.
     """
-    rows, there = answers
-    norms, far = np.full(len(there), np.nan), np.full(len(there), np.nan)
-    if there.any():
-        norms[there] = np.sqrt(np.vecdot(rows, rows, dtype=np.float64))
-        of_rows = np.arange(len(rows)) if clusters is None else recoded(clusters[there])
-        far[there] = distances(rows, folds(int(of_rows.max()) + 1, seed=seed)[of_rows])
+    rows, has_row = answers
+    norms, far = np.full(len(has_row), np.nan), np.full(len(has_row), np.nan)
+    if has_row.any():
+        norms[has_row] = np.sqrt(np.vecdot(rows, rows, dtype=np.float64))
+        of_rows = np.arange(len(rows)) if clusters is None else recoded(clusters[has_row])
+        far[has_row] = distances(rows, folds(int(of_rows.max()) + 1, seed=seed)[of_rows])
     return {"row_norm": norms, "distance": far}
 
 
@@ -84,9 +84,9 @@ def read_rows(
 
 def answer_rows(by_prompt: Mapping[int, ItemRows], ids: Codes, width: int) -> AnswerRows:
     """Rows of the prompts `ids`, (n,), as far as `by_prompt` has one; `width` columns."""
-    there: Flags = np.array([prompt in by_prompt for prompt in ids.tolist()], dtype=bool)
-    rows = [by_prompt[prompt] for prompt in ids[there].tolist()]
-    return AnswerRows(np.stack(rows) if rows else np.empty((0, width), np.float32), there)
+    has_row: Flags = np.array([prompt in by_prompt for prompt in ids.tolist()], dtype=bool)
+    rows = [by_prompt[prompt] for prompt in ids[has_row].tolist()]
+    return AnswerRows(np.stack(rows) if rows else np.empty((0, width), np.float32), has_row)
 
 
 def _participation_ratio(rows: ItemRows) -> float:

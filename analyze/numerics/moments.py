@@ -263,15 +263,15 @@ class Gram:
         variances: Floats = np.einsum("nd,nd->d", self.centred, self.centred)
         return variances / max(self.n - 1, 1)
 
-    def only(self, kept: npt.NDArray[np.bool_]) -> Self:
-        """The Gram matrix of the rows where `kept`, (n,), is true: no product is computed again."""
-        centred = np.empty((int(kept.sum()), self.dim))
+    def only(self, mask: npt.NDArray[np.bool_]) -> Self:
+        """The Gram matrix of the rows where `mask`, (n,), is true: no product is computed again."""
+        centred = np.empty((int(mask.sum()), self.dim))
         if not len(centred):
             return type(self)(np.zeros(self.dim), centred, np.empty((0, 0)))
-        mean = self.mean + centre(self.centred[kept], out=centred)
+        mean = self.mean + centre(self.centred[mask], out=centred)
         if not centred.any():  # equal rows: nothing is left, where a subtraction leaves rounding
             return type(self)(mean, centred, np.zeros((len(centred), len(centred))))
-        products = self.products[np.ix_(kept, kept)]
+        products = self.products[np.ix_(mask, mask)]
         means = products.mean(axis=0)
         products -= means + (means - means.mean())[:, None]
         noise = ROUNDING * self.n * float(np.trace(self.products))

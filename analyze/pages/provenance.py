@@ -23,11 +23,11 @@ LIBRARIES: Final = ("lpp-engine", "duckdb", "polars", "numpy", "scipy", "zarr")
 """Libraries that read the store and computed the numbers: their versions are shown."""
 
 
-def origin(url: str, runs: pl.DataFrame, every: Collection[str] = ()) -> Origin:
+def origin(url: str, runs: pl.DataFrame, further_runs: Collection[str] = ()) -> Origin:
     """Provenance of the runs of the database of the store at `url`.
 
-    runs: columns `run`, `plan` (JSON), `shards` and `n_prompts`. every: further runs of the
-    database. Raises FormatError(NOT_A_STORE).
+    runs: columns `run`, `plan` (JSON), `shards` and `n_prompts`. further_runs: other
+    runs of the database. Raises FormatError(NOT_A_STORE).
     """
     store = open_store(url)
     columns = ("run", "plan", "shards", "n_prompts")
@@ -36,7 +36,7 @@ def origin(url: str, runs: pl.DataFrame, every: Collection[str] = ()) -> Origin:
         database=_sha256(store.path / DATABASE_KEY),
         versions=tuple(_versions()),
         runs=tuple(_run_origin(store.runs, run, *rest) for run, rest in known.items()),
-        unprofiled=tuple(run for run in store.runs if run not in {*known, *every}),
+        unprofiled=tuple(run for run in store.runs if run not in {*known, *further_runs}),
     )
 
 

@@ -149,10 +149,10 @@ def ask(
 
 @dataclass(frozen=True, slots=True)
 class PageRuns:
-    """The runs of a large database that a page shows, and all its runs."""
+    """Ids of the runs of a large database that a page shows, and of all its runs."""
 
     shown: tuple[str, ...]
-    every: tuple[str, ...]
+    all_runs: tuple[str, ...]
 
     def only(self, answer: Answer) -> Answer:
         """`answer` without rows of other runs."""

@@ -155,7 +155,7 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
         answers |= {name: chosen.only(answer) for name, answer in answers.items()}
     progress.advance()
     progress.note("surprises read")
-    source = origin(url, answers[PLANS.name].frame, () if chosen is None else chosen.every)
+    source = origin(url, answers[PLANS.name].frame, () if chosen is None else chosen.all_runs)
     progress.advance()
     progress.note("provenance read")
     styles = page_styles(answers)
@@ -220,8 +220,8 @@ def _about(url: str, chosen: PageRuns | None) -> Sentence:
     if chosen is None:
         return ()
     return (
-        f": {len(chosen.shown)} of its {len(chosen.every):,} runs, those with the smallest and the "
-        "largest numbers. All of them: ",
+        f": {len(chosen.shown)} of its {len(chosen.all_runs):,} runs, those with the smallest and "
+        "the largest numbers. All of them: ",
         Code(f"lpp-sql {shlex.quote(url)} --run profiles"),
         "; the SQL below each table gives the rows of all.",
     )

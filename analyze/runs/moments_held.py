@@ -1,7 +1,6 @@
 """What runs that keep moments and no rows cannot tell of, in words."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from lpp.analyze.runs.keys import RunView
 from lpp.store.errors import ErrorKind, InputError
@@ -45,8 +44,10 @@ def check_requested(
             _refuse(f"--skip-first {first}", views, "positions", lambda view: view.moment_ends)
 
 
-def _refuse(what: str, views: Sequence[RunView], unit: str, held: Any) -> None:
-    stored = "; ".join(f"{view.run.id} {listed_numbers(held(view))}" for view in views)
+def _refuse(
+    what: str, views: Sequence[RunView], unit: str, numbers_of: Callable[[RunView], Sequence[int]]
+) -> None:
+    stored = "; ".join(f"{view.run.id} {listed_numbers(numbers_of(view))}" for view in views)
     raise InputError(
         f"{what}: no rows are kept here, and no moments of that. There are moments of these "
         f"{unit}: {stored}. Ask for one of them, or capture again with --keep both.",

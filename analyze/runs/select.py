@@ -184,15 +184,17 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
     return lines
 
 
-def _check_held(option: str, wanted: Sequence[int] | None, held: dict[str, int], unit: str) -> None:
-    most = max(held.values())
-    for number in wanted or ():
+def _check_held(
+    option: str, requested: Sequence[int] | None, captured: dict[str, int], unit: str
+) -> None:
+    most = max(captured.values())
+    for number in requested or ():
         if number < 1:
             raise InputError(
                 f"{option} {number}: it must be at least 1.", kind=ErrorKind.INVALID_VALUE
             )
         if number > most:
-            least = min(held.values())
+            least = min(captured.values())
             held_range = f"{most}" if least == most else f"{least} to {most}"
             raise InputError(
                 f"{option} {number}: no run holds that many. Each run has {held_range} {unit}. "

@@ -73,10 +73,10 @@ def match_scores(scores: pl.DataFrame, runs: Sequence[RunName]) -> pl.DataFrame:
     pairs = scores.select(keys).unique(maintain_order=True)
     for (source,), group in pairs.group_by("source", maintain_order=True):
         names = group.select("model", "run").rows()
-        given = {model: run for model, run in names if run is not None}
-        fits = match_names([model for model, _ in names], runs, given)
+        stated_runs = {model: run for model, run in names if run is not None}
+        fits = match_names([model for model, _ in names], runs, stated_runs)
         for model, run in names:
-            other = run not in (None, given.get(model))
+            other = run not in (None, stated_runs.get(model))
             fit = match_names([model], runs, {model: run})[model] if other else fits[model]
             rows.append((source, model, run, fit.run, fit.how, fit.note))
     columns = [*keys, "fit", "matched", "match_note"]
@@ -85,15 +85,17 @@ def match_scores(scores: pl.DataFrame, runs: Sequence[RunName]) -> pl.DataFrame:
 
 
 def match_names(
-    names: Iterable[str], runs: Sequence[RunName], said: Mapping[str, str] | None = None
+    names: Iterable[str], runs: Sequence[RunName], stated_runs: Mapping[str, str] | None = None
 ) -> dict[str, Fit]:
     """A `Fit` for each of `names`, all of one source; two names never share a run.
+
+    stated_runs: name -> id of the run that the writer of its scores stated.
 
     >>> runs = [RunName(id="qwen2-5-3b-1a2b3c4d", model="Qwen/Qwen2.5-3B")]
     >>> match_names(["qwen2.5-3b"], runs)["qwen2.5-3b"].run
     'qwen2-5-3b-1a2b3c4d'
     """
-    fits = {name: _fit(name, runs, (said or {}).get(name)) for name in dict.fromkeys(names)}
+    fits = {name: _fit(name, runs, (stated_runs or {}).get(name)) for name in dict.fromkeys(names)}
     return _parted(fits)
 
 
@@ -122,11 +124,11 @@ def normal_form(name: str) -> tuple[str | None, str]:
     return organisation, parts[-1].removesuffix(".gguf")
 
 
-def _fit(name: str, runs: Sequence[RunName], given: str | None) -> Fit:
-    if given is not None:
-        there = any(run.id == given for run in runs)
-        note = "" if there else f"it was said to be {given}, which is not among the runs"
-        return Fit(run=given if there else None, how="said" if there else "none", note=note)
+def _fit(name: str, runs: Sequence[RunName], stated_run: str | None) -> Fit:
+    if stated_run is not None:
+        there = any(run.id == stated_run for run in runs)
+        note = "" if there else f"it was said to be {stated_run}, which is not among the runs"
+        return Fit(run=stated_run if there else None, how="said" if there else "none", note=note)
     fitting = runs_of(name, runs)
     ids = [run.id for run in corpora_first(fitting, lambda run: run.evaluation)]
     if len(ids) == 1:

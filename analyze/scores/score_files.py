@@ -34,9 +34,9 @@ class ScoreFile:
     path: Path
     scores: pl.DataFrame
     """`SCORES`"""
-    kept: tuple[str, bytes]
-    """Name and bytes of what the store keeps of it: of an inspect log the header, since its samples
-    may have any size."""
+    copy: tuple[str, bytes]
+    """Name and bytes of the copy that the store keeps: of an inspect log the header, since its
+    samples may have any size."""
     log: InspectLog | None = None
 
     @property
@@ -54,7 +54,7 @@ class ScoreFile:
             yield task_of(self.log.header), read_inspect_items(self.log, group), note
         elif self.path.suffix.lower() == ".json":
             for task, path in item_logs(self.path, wanted):
-                cluster = declared_cluster(self.kept[1], task)
+                cluster = declared_cluster(self.copy[1], task)
                 items = read_lm_eval_items(_content(path), str(path), task, group, cluster)
                 if len(items):
                     yield task, items, ""
@@ -107,7 +107,7 @@ def _read(name: str, path: Path, wanted: Callable[[str], bool]) -> ScoreFile:
             log = open_inspect_log(path, name)
             header = json.dumps(log.header, indent=1, sort_keys=True).encode()
             copy, scores = (f"{name}.header.json", header), read_inspect(log, wanted)
-            return ScoreFile(name=name, path=path, scores=scores, kept=copy, log=log)
+            return ScoreFile(name=name, path=path, scores=scores, copy=copy, log=log)
     elif suffix not in _TABLES:
         raise InputError(
             f"{name}: not a file of scores by its ending. Scores come as .json (results of "
@@ -116,7 +116,7 @@ def _read(name: str, path: Path, wanted: Callable[[str], bool]) -> ScoreFile:
         )
     data = _content(path)
     scores = (read_lm_eval if suffix == ".json" else read_score_table)(data, name, wanted)
-    return ScoreFile(name=name, path=path, scores=scores, kept=(name, data))
+    return ScoreFile(name=name, path=path, scores=scores, copy=(name, data))
 
 
 def _content(path: Path, n_bytes: int = -1) -> bytes:

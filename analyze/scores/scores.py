@@ -133,7 +133,7 @@ def add_benchmarks(
         }
         logged = [f for f in read if not f.scores.is_empty() and f.model in candidates]
         joined = _join_logs(logged, store, name, candidates, wanted=wanted, group=settings.group)
-    copies = dict(file.kept for file in read)
+    copies = dict(file.copy for file in read)
     copies |= _items_files(joined)
     written = add_scores(store.path, name, table, copies, replace=settings.replace)
     fits = match_names(scores["model"], runs, run_ids)

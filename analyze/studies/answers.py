@@ -69,7 +69,9 @@ def profile_answer(
         analysis.names,
         aggregates=aggregates,
         differences=differences_of(store, [*analysis.names]) if few else None,
-        held=(f"{held_profiles(store)} are in ", Code(f"{database}"), ".") if database else (),
+        database_note=(f"{held_profiles(store)} are in ", Code(f"{database}"), ".")
+        if database
+        else (),
     )
     return reply(page, stored=database)
 

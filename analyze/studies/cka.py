@@ -67,13 +67,13 @@ MEMORY: Final = 2 << 30
 SitePair = tuple[str, str]
 
 
-def pairs_of(sites: Sequence[str], *, every: bool = False) -> list[SitePair]:
-    """Pairs of neighbours among `sites`, which are in depth order; all pairs if `every`.
+def pairs_of(sites: Sequence[str], *, all_pairs: bool = False) -> list[SitePair]:
+    """Pairs of neighbours among `sites`, which are in depth order; all pairs if `all_pairs`.
 
     >>> pairs_of(["embed", "block.1", "final"])
     [('embed', 'block.1'), ('block.1', 'final')]
     """
-    return list(itertools.combinations(sites, 2) if every else itertools.pairwise(sites))
+    return list(itertools.combinations(sites, 2) if all_pairs else itertools.pairwise(sites))
 
 
 def tiles_of(pairs: Sequence[SitePair], width: int, memory: int, jobs: int) -> list[list[SitePair]]:

@@ -48,7 +48,9 @@ def plan(
     names = names_of(views)
     for view in views:
         run = view.run
-        pairs = pairs_of([site for site in run.sites if site in sites], every=settings.all_pairs)
+        pairs = pairs_of(
+            [site for site in run.sites if site in sites], all_pairs=settings.all_pairs
+        )
         why = ""
         if not pairs:
             option, why = "--site", f"it holds one of the sites at most: {listed(run.sites)}"

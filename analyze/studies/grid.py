@@ -80,15 +80,15 @@ def grid_axes(views: Sequence[RunView], selection: Selection) -> Axes:
     Default contexts and numbers of prompts: those of the paper that some run has, and the largest
     one that every run has. Raises InputError for a site that no run has.
     """
-    contexts = selection.contexts or _held(CONTEXTS, [v.run.plan.context for v in views])
-    sizes = selection.prompts or _held(SIZES, [v.run.n_prompts for v in views])
+    contexts = selection.contexts or _default_axis(CONTEXTS, [v.run.plan.context for v in views])
+    sizes = selection.prompts or _default_axis(SIZES, [v.run.n_prompts for v in views])
     return Axes(
         tuple(select_sites(views, selection)), tuple(sorted({*contexts})), tuple(sorted({*sizes}))
     )
 
 
-def _held(published: Sequence[int], held: Sequence[int]) -> set[int]:
-    return {n for n in published if n <= max(held)} | {min(held)}
+def _default_axis(published: Sequence[int], captured: Sequence[int]) -> set[int]:
+    return {n for n in published if n <= max(captured)} | {min(captured)}
 
 
 def why_absent(view: RunView, metric: str, site: str, context: int, size: int) -> str | None:

@@ -127,7 +127,7 @@ def selection_of(settings: SensitivitySettings) -> Selection:
     )
 
 
-def representatives(some: Iterable[RunView]) -> tuple[dict[str, str], list[str]]:
+def representatives(selected: Iterable[RunView]) -> tuple[dict[str, str], list[str]]:
     """(run -> key of its model, a line for each run that is left out of the order of models).
 
     A model has one run per corpus, the same at every setting: the one with the most tokens, or the
@@ -135,7 +135,7 @@ def representatives(some: Iterable[RunView]) -> tuple[dict[str, str], list[str]]
     make another model.
     """
     groups: dict[tuple[str, str], list[RunView]] = defaultdict(list)
-    for view in some:
+    for view in selected:
         groups[_model_key(view), view.run.plan.corpus.name].append(view)
     names, lines = {}, []
     for (model, corpus), group in groups.items():

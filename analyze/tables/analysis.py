@@ -168,7 +168,7 @@ def analyze(
 
 
 def analyze_views(
-    some: Sequence[RunView],
+    selected: Sequence[RunView],
     sites: Collection[str],
     settings: ProfileSettings,
     *,
@@ -178,13 +178,13 @@ def analyze_views(
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
 ) -> Analysis:
-    """`analyze` for the runs `some` and `sites`, which are already selected.
+    """`analyze` for runs and sites that are already selected.
 
     comparable_among: every run of the store, also those not selected, so that prompt sets have the
     same names in the output of every command. names: of the runs, for notes of progress.
     """
     declared = with_free(chosen(settings.metrics))
-    keys = spectra.all_keys(some, settings).filter(pl.col("site").is_in(sites))
+    keys = spectra.all_keys(selected, settings).filter(pl.col("site").is_in(sites))
     of_sites = [metric for metric in declared if metric.needs != "tokens"]
     of_tokens = [metric for metric in declared if metric.needs == "tokens"]
     parts: list[spectra.SiteEstimates] = []
@@ -192,32 +192,34 @@ def analyze_views(
         view.run.id: settings.groups
         if settings.cluster is None
         else clusters_of(view.run, settings.cluster, settings.groups)
-        for view in some
+        for view in selected
     }
     request = site_requests(keys, [*of_sites, *spectra.sink_metrics()], settings.errors, groups_of)
     rest = [m for m in of_sites if m.name not in spectra.SPECTRA_SCHEMA]
-    for view, of_site, estimates in spectra.site_numbers(some, keys, request, executor):
+    for view, of_site, estimates in spectra.site_numbers(selected, keys, request, executor):
         parts.append((of_site, estimates))
         progress.advance()
         progress.note(f"{of_site.item(0, 'site')} of {names[view.run.id]}")
     no_groups: Mapping[str, Groups] = {}
     sure = no_groups if settings.errors == "none" else groups_of
-    of_logits = _logit_frames(some, settings, of_tokens, sure)
-    prefixes = entropy.prefix_keys(some, settings)
-    ends = entropy.run_frames(some, prefixes, frozenset(entropy.ENTROPY_SCHEMA), groups=groups_of)
-    runs = pl.DataFrame([run_row(view) for view in some], infer_schema_length=None)
+    of_logits = _logit_frames(selected, settings, of_tokens, sure)
+    prefixes = entropy.prefix_keys(selected, settings)
+    ends = entropy.run_frames(
+        selected, prefixes, frozenset(entropy.ENTROPY_SCHEMA), groups=groups_of
+    )
+    runs = pl.DataFrame([run_row(view) for view in selected], infer_schema_length=None)
     of_spectra = spectra.frame(parts)
     by_prefix = pl.concat(
         [pl.DataFrame(schema={**entropy.ENTROPY_SCHEMA, **entropy.WITHOUT, **entropy.BIAS}), *ends]
     )
     of_entropy = by_prefix.select(*entropy.ENTROPY_SCHEMA)
     sets = prompt_sets(comparable_among, of_entropy["n_prompts"].unique())
-    others = [metric_table.frame_of_sites(parts, rest, some), *of_logits]
+    others = [metric_table.frame_of_sites(parts, rest, selected), *of_logits]
     of_metrics = with_prompt_sets(pl.concat(others), sets, beside=BESIDE)
     facts = metric_facts(of_metrics, spectra=of_spectra, entropy=of_entropy, runs=runs)
     return Analysis(
         runs=runs,
-        prompts=prompts_frame(some),
+        prompts=prompts_frame(selected),
         spectra=of_spectra,
         entropy=of_entropy,
         metrics=of_metrics.select(*metric_table.METRICS_SCHEMA.names(), flags_of(facts)),
@@ -226,7 +228,7 @@ def analyze_views(
         computed=frozenset(metric.name for metric in declared).intersection(PAPER_NAMES),
         prompt_sets=sets,
         left_out=tuple(left_out),
-        views=tuple(some),
+        views=tuple(selected),
         names=names,
         cluster=settings.cluster,
     )

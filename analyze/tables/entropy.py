@@ -209,21 +209,21 @@ class _Nats:
 
     most: float
     """ln V."""
-    kept: npt.NDArray[np.bool_]
-    """(P,) whether each prompt is not set aside."""
+    analysed: npt.NDArray[np.bool_]
+    """(P,) whether each prompt is analysed; those that were set aside are not."""
     by_prefix: Mapping[int, tuple[Floats, npt.NDArray[np.bool_]]]
-    """For each prefix, of the prompts that are kept: nats, and whether the text is shorter."""
+    """For each prefix, of the analysed prompts: nats, and whether the text is shorter."""
 
     @classmethod
     def of(cls, view: RunView, prefixes: Collection[int], *, read: bool) -> Self:
         """Entropies of a run. read: whether to read them; else they are NaN."""
-        kept, lengths = view.lengths > 0, view.prompts["n_tokens"].to_numpy()
+        analysed, lengths = view.lengths > 0, view.prompts["n_tokens"].to_numpy()
         nats = _entropies(view, lengths, sorted(prefixes), read=read)
         return cls(
             math.log(view.run.plan.model.logits_width),
-            kept,
+            analysed,
             {
-                prefix: (row[kept], (lengths < prefix)[kept])
+                prefix: (row[analysed], (lengths < prefix)[analysed])
                 for prefix, row in zip(sorted(prefixes), nats, strict=True)
             },
         )
@@ -233,9 +233,9 @@ class _Nats:
         short_prompts and `WITHOUT`.
         """
         nats, short = self.by_prefix[prefix]
-        kept = self.kept[:size]
-        count = int(kept.sum())
-        mean, stderr, freedom = _mean(nats[:count], _clusters(groups, kept))
+        analysed = self.analysed[:size]
+        count = int(analysed.sum())
+        mean, stderr, freedom = _mean(nats[:count], _clusters(groups, analysed))
         estimates = [
             student(mean / unit, stderr / unit, freedom, (0.0, self.most / unit))
             for unit in (1.0, self.most)
@@ -245,7 +245,7 @@ class _Nats:
             *(estimate.value for estimate in estimates),
             *(end for estimate in estimates for end in estimate[1:4]),
             int(short[:count].sum()),
-            _without(nats[:count] / self.most, self.kept, parts),
+            _without(nats[:count] / self.most, self.analysed, parts),
         )
 
 
@@ -256,17 +256,17 @@ def _biases(nats: _Nats, keys: Sequence[Key], groups: Groups) -> dict[tuple[int,
         prefixes.setdefault((context, size), []).append(prefix)
     biases = {}
     for (context, size), of_setting in prefixes.items():
-        kept = nats.kept[:size]
-        values = [nats.by_prefix[prefix][0][: kept.sum()] for prefix in of_setting]
-        clusters = _clusters(groups, kept)
-        alone = np.arange(int(kept.sum())) if clusters is None else clusters
+        analysed = nats.analysed[:size]
+        values = [nats.by_prefix[prefix][0][: analysed.sum()] for prefix in of_setting]
+        clusters = _clusters(groups, analysed)
+        alone = np.arange(int(analysed.sum())) if clusters is None else clusters
         biases[context, size] = floor_bias(np.stack(values) / nats.most, alone)
     return biases
 
 
-def _clusters(groups: Groups, kept: npt.NDArray[np.bool_]) -> Integers | None:
-    """Cluster of each of the first prompts that is `kept`; None where there are no clusters."""
-    return groups.of[: len(kept)][kept] if isinstance(groups, Clusters) else None
+def _clusters(groups: Groups, analysed: npt.NDArray[np.bool_]) -> Integers | None:
+    """Cluster of each of the first prompts that is `analysed`; None without clusters."""
+    return groups.of[: len(analysed)][analysed] if isinstance(groups, Clusters) else None
 
 
 def _mean(nats: Floats, clusters: Integers | None) -> tuple[float, float, int]:
@@ -282,13 +282,13 @@ def _mean(nats: Floats, clusters: Integers | None) -> tuple[float, float, int]:
 
 
 def _without(
-    values: npt.NDArray[np.float64], kept: npt.NDArray[np.bool_], parts: Sequence[Cell]
+    values: npt.NDArray[np.float64], analysed: npt.NDArray[np.bool_], parts: Sequence[Cell]
 ) -> list[float]:
     """Means of `values` without each group of prompts; empty if one of them does not exist.
 
-    values: of the prompts that are not set aside; kept: (P,) which those are.
+    values: of the analysed prompts; analysed: (P,) which those are.
     """
-    rests = [values[part.stays[kept[: part.n_prompts]]] for part in parts]
+    rests = [values[part.stays[analysed[: part.n_prompts]]] for part in parts]
     if not all(len(rest) and np.isfinite(rest).all() for rest in rests):
         return []
     return [float(rest.mean()) for rest in rests]

@@ -7,14 +7,14 @@ from lpp.store.settings.setting import declared
 from lpp.store.settings.values import Flag
 
 
-def arguments(settings: type, given: Mapping[str, Any]) -> tuple[str, ...]:
+def arguments(settings: type, values: Mapping[str, Any]) -> tuple[str, ...]:
     """Values by name as arguments of a command line.
 
-    given: as a file or Python gives them, or as they were made.
+    values: as a file or Python gives them, or as they were made.
     """
     known = declared(settings)
     return tuple(
         f"--{name}" if isinstance(known[name].values, Flag) else f"--{name}={text}"
-        for name, value in given.items()
+        for name, value in values.items()
         for text in known[name].values.texts(value)
     )

@@ -9,22 +9,22 @@ from lpp.store.settings.setting import Declared, declared
 S = TypeVar("S")
 
 
-def problems_of(one: Declared, value: object, place: str) -> Iterator[str]:
+def problems_of(setting: Declared, value: object, place: str) -> Iterator[str]:
     """Why a setting cannot have `value`, which is at `place` of a file or a call."""
-    if not one.values.fits(value):
-        yield f"{place} should be {one.values.expected(value)}, is {value!r}"
+    if not setting.values.fits(value):
+        yield f"{place} should be {setting.values.expected(value)}, is {value!r}"
         return
     try:
-        one.values.made(value)
+        setting.values.made(value)
     except ValueError as error:
         yield f"{place}: {error}"
 
 
-def made(settings: type[S], given: Mapping[str, Any]) -> S:
+def made(settings: type[S], values: Mapping[str, Any]) -> S:
     """The settings of values by name, which have no problem; the others have their defaults."""
     known = declared(settings)
     return settings(
-        **{known[name].keyword: known[name].values.made(value) for name, value in given.items()}
+        **{known[name].keyword: known[name].values.made(value) for name, value in values.items()}
     )
 
 

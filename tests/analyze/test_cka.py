@@ -89,7 +89,7 @@ def test_sites_that_fit_into_memory_are_read_once(make_run: MakeRun, reads: list
     assert list(neighbours.select("site", "other_site").iter_rows()) == pairs_of(SITES)
     assert reads == SITES
     every = table(made.root, all_pairs=True)
-    assert list(every.select("site", "other_site").iter_rows()) == pairs_of(SITES, every=True)
+    assert list(every.select("site", "other_site").iter_rows()) == pairs_of(SITES, all_pairs=True)
     assert reads == 2 * SITES
     found = every.join(neighbours, on=["site", "other_site"])
     np.testing.assert_allclose(found["cka"], found["cka_right"], rtol=1e-12)

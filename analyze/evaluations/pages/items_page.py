@@ -86,16 +86,18 @@ def of_analysis(frame: pl.DataFrame, row: Row) -> pl.DataFrame:
     return frame.filter(pl.all_horizontal(pl.col(name) == row[name] for name in OF_ANALYSIS))
 
 
-def conclusion(row: Row, said: Verdict) -> Sentence:
+def conclusion(row: Row, verdict: Verdict) -> Sentence:
     """How many items are right, and what tells them best. row: of `item_analyses`."""
     n = row["n_right"] + row["n_wrong"]
     value = with_interval(row["accuracy"], row["accuracy_ci_low"], row["accuracy_ci_high"])
-    if said.best is None:
+    if verdict.best is None:
         best = "and no feature tells them from the wrong ones beyond chance."
     else:
-        best = f"and {named(said.best)} tells them from the wrong ones best"
-        if said.baseline is not None:
-            best += ", better than any baseline" if said.beyond else ", no better than a baseline"
+        best = f"and {named(verdict.best)} tells them from the wrong ones best"
+        if verdict.baseline is not None:
+            best += (
+                ", better than any baseline" if verdict.beyond else ", no better than a baseline"
+            )
         best += "."
     return (
         Run(row["run"]),

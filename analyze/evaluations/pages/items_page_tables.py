@@ -118,16 +118,16 @@ def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
 
 
 def feature_tables(
-    features: pl.DataFrame, said: Verdict, code: Callable[[str], str], **more: Any
+    features: pl.DataFrame, verdict: Verdict, code: Callable[[str], str], **more: Any
 ) -> tuple[Table, ...]:
     """Tables of one analysis: features of items, of each site, and the controls of all.
 
-    features: rows with `feature_columns`. said: the verdict on them. code: Python that gives the
+    features: rows with `feature_columns`. verdict: on them. code: Python that gives the
     rows of a table, by its name. more: arguments of `table_of`. Text shows the best site of each
     feature, then the sites that tell more than the best baseline; of the features of items, the
     best baseline and those farthest from 0.5.
     """
-    distance = (pl.col(f"{said.kind}auroc") - 0.5).abs()
+    distance = (pl.col(f"{verdict.kind}auroc") - 0.5).abs()
     role = pl.col("role").replace_strict(ROLES, range(len(ROLES)), return_dtype=pl.Int32)
     rows = features.rename(RENAMED).with_columns(pl.col("site").fill_null(""))
     rows = rows.select(column for column in rows if column.null_count() < len(column))
@@ -138,7 +138,7 @@ def feature_tables(
     of_sites = there.filter(pl.col("site") != "")
     ranked = of_sites.sort(distance, descending=True, nulls_last=True)
     beyond = pl.DataFrame(
-        [(row["feature"], row["site"]) for row in said.beyond if row["site"]],
+        [(row["feature"], row["site"]) for row in verdict.beyond if row["site"]],
         schema={"feature": pl.String, "site": pl.String},
         orient="row",
     )
@@ -147,9 +147,9 @@ def feature_tables(
     few = pl.concat([best, further]).unique(beyond.columns, keep="first", maintain_order=True)
     far = of_items.filter(~pl.col("role").is_in(["baseline", "gold"]))
     far = far.sort(distance, descending=True, nulls_last=True).head(IN_SHORT)
-    baseline = "" if said.baseline is None else said.baseline["feature"]
+    baseline = "" if verdict.baseline is None else verdict.baseline["feature"]
     few_items = pl.concat([of_items.filter(role="baseline", feature=baseline), far])
-    with_partial = () if said.within else ("partial_auroc",)
+    with_partial = () if verdict.within else ("partial_auroc",)
     first = (*OF_ITEMS.first[:3], *with_partial, *OF_ITEMS.first[3:])
     tables: tuple[tuple[Shape, pl.DataFrame, dict[str, Any]], ...] = (
         (OF_ITEMS, of_items, {"short": few_items, "first": first}),

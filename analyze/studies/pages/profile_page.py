@@ -60,12 +60,13 @@ def profile_page(
     *,
     aggregates: tuple[Aggregation, Aggregation] = EXTREMES,
     differences: pl.DataFrame | None = None,
-    held: Sentence = (),
+    database_note: Sentence = (),
 ) -> Page:
     """The page of the profiles `shown`, which `analysis` gives, about the store at `url`.
 
     names: short names by run id. aggregates: of entropy and ranks over prefixes. differences: rows
-    of the saved query `differences`; None: they are not known. held: what the database has.
+    of the saved query `differences`; None: they are not known. database_note: what the database
+    has.
     """
     runs = RunStyles({run: names[run] for run in shown["run"].unique(maintain_order=True)})
     differences = pl.DataFrame() if differences is None else differences
@@ -93,7 +94,7 @@ def profile_page(
         title="Profiles",
         opening=opening,
         findings=tuple(_biases(shown)),
-        further=tuple(filter(None, (held,))),
+        further=tuple(filter(None, (database_note,))),
         sections=tuple(sections),
         meanings=MEANING,
         runs=runs,

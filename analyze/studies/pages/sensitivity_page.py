@@ -60,12 +60,12 @@ def sensitivity_page(
     """
     run_ids = answer.values["run"].unique(maintain_order=True)
     runs = RunStyles({run: names[run] for run in run_ids})
-    held = profile_rows(answer.values).filter(pl.col("left_out").is_null())
+    profiles = profile_rows(answer.values).filter(pl.col("left_out").is_null())
     orders = list(_orders(answer.compared if part != "grid" else ()))
-    changes = list(_changes(held, 1 if part == "agreement" else SENTENCES))
+    changes = list(_changes(profiles, 1 if part == "agreement" else SENTENCES))
     first, *others = [*orders, *(sentence for sentence, _ in changes)]
     values = with_names(answer.values, names)
-    sections = [_grid(answer, held, runs), _tokens(answer)] * (part != "agreement")
+    sections = [_grid(answer, profiles, runs), _tokens(answer)] * (part != "agreement")
     sections += [_agreement(answer)] * (part != "grid")
     return Page(
         title="How steady profiles are",
@@ -118,13 +118,13 @@ def sensitivity_charts(
         )
 
 
-def _changes(held: pl.DataFrame, most: int) -> Iterator[tuple[Sentence, tuple[Figure, ...]]]:
+def _changes(profiles: pl.DataFrame, most: int) -> Iterator[tuple[Sentence, tuple[Figure, ...]]]:
     """A sentence on each of the first runs, and its figures: the number that changes most over the
     grid.
     """
-    if held.is_empty():
+    if profiles.is_empty():
         yield ("No run has a number on this grid.",), ()
-    groups = held.group_by("run", "site", maintain_order=True)
+    groups = profiles.group_by("run", "site", maintain_order=True)
     for (run, site), rows in itertools.islice(groups, most):
         settings = rows.select("context", "n_prompts").n_unique()
         if settings == 1:
@@ -188,9 +188,9 @@ def _orders(compared: Iterable[Compared]) -> Iterator[Sentence]:
     )
 
 
-def _grid(answer: Sensitivity, held: pl.DataFrame, runs: RunStyles) -> Section:
+def _grid(answer: Sensitivity, profiles: pl.DataFrame, runs: RunStyles) -> Section:
     """A row for each setting of each run and site, and every number with its own flags."""
-    numbers = held.filter(pl.col("metric").is_in(_SHOWN))
+    numbers = profiles.filter(pl.col("metric").is_in(_SHOWN))
     parts = ("value", *ERRORS)
     wide = numbers.pivot("metric", index=_CELL, values=parts, maintain_order=True)
     wide = wide.rename(
