@@ -99,8 +99,8 @@ ROOMS = {
         *("charts", "pages", "studies", "drift", "evaluations", "report", "cli", ""),
     ),
     "capture": (
-        *("corpus", "models", "plan", "backends", "engine", "jobs", "ray", "probes"),
-        *("evaluation", "cli", ""),
+        *("downloads", "corpus", "models", "plan", "backends", "engine", "jobs", "ray"),
+        *("probes", "evaluation", "cli", ""),
     ),
     "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),
     "store": (
@@ -193,9 +193,7 @@ def test_no_modules_import_each_other(package: str) -> None:
 
 
 def test_no_library_of_capture_reaches_the_terminal() -> None:
-    """But for `capture()`, which shows what it does in a notebook, and two that make room for the
-    download bars of the hub's library.
-    """
+    """But for `capture()`, which shows what it does in a notebook."""
     reached = {
         module_name(path)
         for path in (ROOT / "capture").rglob("*.py")
@@ -203,11 +201,7 @@ def test_no_library_of_capture_reaches_the_terminal() -> None:
         if name.startswith(("lpp.store.terminal", "click"))
     }
     library = {name for name in reached if ".cli." not in name and not name.endswith("__main__")}
-    assert library == {
-        "lpp.capture.from_python",
-        "lpp.capture.corpus.datasets",
-        "lpp.capture.models.model_files",
-    }
+    assert library == {"lpp.capture.from_python"}
 
 
 def test_only_commands_of_analyze_reach_the_terminal() -> None:

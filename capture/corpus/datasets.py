@@ -22,14 +22,16 @@ import errno
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
 
 from lpp.capture.corpus.fields import Fields
 from lpp.capture.corpus.passages import Corpus, Passage, Streamed, fingerprint_passages
+from lpp.capture.downloads import download
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
-from lpp.store.terminal.escaping import library_bars
+from lpp.store.progress import SILENT, Progress
 
 DatasetRows: TypeAlias = Iterable[tuple[str | None, ...]]
 """The chosen columns of each row, in order."""
@@ -134,18 +136,20 @@ def open_hub(
     split: str | None = None,
     text_field: str | None = None,
     fields: Sequence[str] = (),
+    progress: Progress = SILENT,
 ) -> Corpus:
     """The corpus `name` of `HUB_DATASETS`, downloaded unless cached. Reads every text once.
 
     revision: instead of the pinned commit; the commit of a branch or tag is recorded. split:
     instead of `train`. text_field: read this column unchanged instead of applying the rule.
-    fields: columns to keep with the prompts.
+    fields: columns to keep with the prompts. progress: gets notes of what is downloaded and read.
 
     Raises MachineError if `datasets` is missing, the hub is unreachable and nothing is cached, or
     the disk is full; InputError for an unknown revision, split or column.
     """
     known = HUB_DATASETS[name]
-    folder = _snapshot(name, known, revision or known.revision)
+    folder = _snapshot(name, known, revision or known.revision, progress)
+    progress.note(f"reading {name}")
     dataset = _load(name, known, folder, split or "train")
     columns = known.columns if text_field is None else (text_field,)
     _check_columns(name, columns, dataset)
@@ -166,10 +170,10 @@ def open_hub(
     )
 
 
-def _snapshot(name: str, known: HubDataset, revision: str) -> Path:
+def _snapshot(name: str, known: HubDataset, revision: str, progress: Progress) -> Path:
     """Folder of the files at a commit, named after it; from the cache if the hub is unreachable."""
     try:
-        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub import HfApi
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
     except ImportError:
         _no_package(name)
@@ -194,15 +198,14 @@ def _snapshot(name: str, known: HubDataset, revision: str) -> Path:
     ) as error:  # of requests or httpx, depending on the release: no common base class
         offline = error
     try:
-        with library_bars():
-            folder = snapshot_download(
-                known.repo,
-                repo_type="dataset",
-                revision=revision,
-                allow_patterns=list(known.files),
-                local_files_only=offline is not None,
-            )
-        return Path(folder)
+        return download(
+            known.repo,
+            progress,
+            repo_type="dataset",
+            revision=revision,
+            allow_patterns=list(known.files),
+            local_files_only=offline is not None,
+        )
     except Exception as error:
         _failed_download(name, known, revision, offline or error)
 
@@ -226,14 +229,14 @@ def _load(name: str, known: HubDataset, folder: Path, split: str) -> Any:
     except ImportError:
         _no_package(name)
     try:
-        splits = datasets.get_dataset_split_names(str(folder), known.config)
-        if split not in splits:
-            raise InputError(
-                f"Corpus {name}: no split {split!r}; it has: {', '.join(splits)}. "
-                "Choose one of these.",
-                kind=ErrorKind.NOT_FOUND,
-            )
-        with library_bars():
+        with without_bars():
+            splits = datasets.get_dataset_split_names(str(folder), known.config)
+            if split not in splits:
+                raise InputError(
+                    f"Corpus {name}: no split {split!r}; it has: {', '.join(splits)}. "
+                    "Choose one of these.",
+                    kind=ErrorKind.NOT_FOUND,
+                )
             return datasets.load_dataset(str(folder), known.config, split=split)
     except LppError:
         raise
@@ -244,6 +247,20 @@ def _load(name: str, known: HubDataset, folder: Path, split: str) -> Any:
             f"({type(error).__name__}: {error}). Remove that folder to download it again.",
             kind=ErrorKind.CORRUPT,
         ) from error
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Until the block ends, `datasets` prints no bars."""
+    from datasets import utils
+
+    silent = utils.are_progress_bars_disabled()
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not silent:
+            utils.enable_progress_bars()
 
 
 def raise_if_disk_full(name: str, error: BaseException) -> None:

@@ -11,6 +11,7 @@ from lpp.capture.corpus.files import open_files
 from lpp.capture.corpus.passages import Corpus, Passage, Streamed, fingerprint_passages
 from lpp.capture.corpus.pydoc import RULE, pydoc_passages
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.progress import SILENT, Progress
 
 __all__ = ["CORPUS_NAMES", "Corpus", "Passage", "open_corpus"]
 
@@ -25,12 +26,13 @@ def open_corpus(
     split: str | None = None,
     text_field: str | None = None,
     fields: Sequence[str] = (),
+    progress: Progress = SILENT,
 ) -> Corpus:
     """The corpus of a known name, a `.jsonl`, `.parquet`, `.csv` or `.txt` file, or a folder
     of them.
 
     revision, split: of a corpus on the hub, see `open_hub`. text_field: the field or column of the
-    text. fields: those to keep with the prompts.
+    text. fields: those to keep with the prompts. progress: gets notes of a download.
 
     Raises InputError if the name or file does not exist, has no text or is malformed; MachineError
     if the hub cannot be reached.
@@ -38,7 +40,12 @@ def open_corpus(
     name = os.fspath(name_or_path)
     if name in HUB_DATASETS:
         corpus = open_hub(
-            name, revision=revision, split=split, text_field=text_field, fields=fields
+            name,
+            revision=revision,
+            split=split,
+            text_field=text_field,
+            fields=fields,
+            progress=progress,
         )
     else:
         _refuse_hub_options(name, revision=revision, split=split)

@@ -86,7 +86,9 @@ def prepare(
         if given.model is None and given.backend is None:
             check_is_there(request.model.id)
     with mistakes.gather():
-        corpus, passages = choose_passages(request.corpus, request.selection, given.corpus)
+        corpus, passages = choose_passages(
+            request.corpus, request.selection, given.corpus, progress=progress
+        )
         beside = carried(corpus, passages, keep_texts=request.corpus.keep_texts)
     mistakes.raise_any()
     # the plan records how many were taken, so that it is the plan of --prompts with that number
@@ -177,7 +179,11 @@ def _continued(
 
 
 def choose_passages(
-    spec: CorpusSpec, selection: Selection, corpus: Corpus | None = None
+    spec: CorpusSpec,
+    selection: Selection,
+    corpus: Corpus | None = None,
+    *,
+    progress: Progress = SILENT,
 ) -> tuple[Corpus, list[Passage]]:
     """The corpus and the selected texts; the model under test plays no role.
 
@@ -189,10 +195,11 @@ def choose_passages(
         split=spec.split,
         text_field=spec.text_field,
         fields=spec.fields,
+        progress=progress,
     )
     counter = None
     if selection.count_with is not None:
-        counter = token_counter(load_tokenizer(selection.count_with))
+        counter = token_counter(load_tokenizer(selection.count_with, progress=progress))
     try:
         return corpus, select(corpus, selection, counter)
     except InputError as error:  # too few texts: every row was read

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from lpp.capture.corpus.datasets import without_bars
+
 SEEDS: Final = (0, 1234)
 """lm-eval's own, of Python's and of NumPy's random numbers: some tasks shuffle their answers."""
 
@@ -21,29 +23,22 @@ def quiet_lm_eval(quiet: bool) -> Iterator[None]:
     if not quiet:
         yield
         return
-    from datasets.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
     from lm_eval.api import metrics, task
 
     logger = logging.getLogger("lm_eval")
-    level, bar, silent = logger.level, task.tqdm, are_progress_bars_disabled()
+    level, bar = logger.level, task.tqdm
     logger.setLevel(logging.CRITICAL)
-    disable_progress_bars()
     bootstrap = metrics._bootstrap_internal_no_mp
     # Neither an argument nor a log level turns these off.
     task.tqdm = partial(bar, disable=True)
     metrics._bootstrap_internal_no_mp = partial(_without_output, bootstrap)
     try:
-        yield
+        with without_bars():
+            yield
     finally:
         logger.setLevel(level)
         task.tqdm = bar
         metrics._bootstrap_internal_no_mp = bootstrap
-        if not silent:
-            enable_progress_bars()
 
 
 def _without_output(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lpp.capture.downloads import download
 from lpp.store.errors import ErrorKind, InputError, MachineError, first_line
+from lpp.store.progress import SILENT, Progress
 
 _ANSWER_SECONDS = 10.0
 _DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
@@ -18,21 +20,27 @@ _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def hub_snapshot(
-    model: str, revision: str | None, *, weights: bool, code: bool = False
+    model: str,
+    revision: str | None,
+    *,
+    weights: bool,
+    code: bool = False,
+    progress: Progress = SILENT,
 ) -> tuple[Path, str]:
     """(folder, commit hash) of a hub model; downloads what the cache lacks.
 
-    weights: fetch safetensors too. code: fetch Python files too, for trust_remote_code.
+    weights: fetch safetensors too. code: fetch Python files too, for trust_remote_code. progress:
+    gets notes of the bytes downloaded.
     """
     check_hub_name(model)
-    import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     patterns = [*_DESCRIPTION, *([_WEIGHTS] if weights else []), *([_CODE] if code else [])]
     commit, unreachable = _commit(model, revision)
     try:
-        folder = huggingface_hub.snapshot_download(
+        folder = download(
             model,
+            progress,
             revision=commit or revision,
             allow_patterns=patterns,
             ignore_patterns=None if code else ["*/*"],  # other formats lie in subfolders
@@ -48,7 +56,7 @@ def hub_snapshot(
                 kind=ErrorKind.NO_SPACE,
             ) from error
         raise _not_reached(model, revision, error) from error
-    return Path(folder), Path(folder).name
+    return folder, folder.name
 
 
 def check_hub_name(model: str) -> None:

@@ -229,12 +229,13 @@ def load_tokenizer(
     *,
     quiet: bool = True,
     trust_remote_code: bool = False,
+    progress: Progress = SILENT,
 ) -> Any:
     """The tokenizer of a model, named as in a `ModelSpec`; fetches no weights from the hub."""
     require("transformers", "huggingface_hub")
     spec = ModelSpec(id=model, revision=revision, trust_remote_code=trust_remote_code)
     with quietly(quiet), explained(model, spec.device):
-        return read_tokenizer(find_files(spec, weights=False, progress=SILENT).folder, spec)
+        return read_tokenizer(find_files(spec, weights=False, progress=progress).folder, spec)
 
 
 def load_text_side(spec: ModelSpec, *, quiet: bool = True) -> tuple[Any, int | None]:

@@ -4,7 +4,6 @@ A hub name, a folder or a GGUF file is resolved to a folder; its configuration a
 read from there. Nothing of a model's own code runs unless requested.
 """
 
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from lpp.capture.models.machine import require
 from lpp.capture.models.spec import ModelSpec
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.progress import Progress
-from lpp.store.terminal.escaping import library_bars
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ def find_files(spec: ModelSpec, *, weights: bool, progress: Progress) -> ModelFi
         name, source = folder_model(path)
         return ModelFiles(name, path, source, None)
     folder, commit = hub_snapshot(
-        spec.id, spec.revision, weights=weights, code=spec.trust_remote_code
+        spec.id, spec.revision, weights=weights, code=spec.trust_remote_code, progress=progress
     )
     return ModelFiles(spec.id, folder, "hub", commit)
 
@@ -159,20 +157,16 @@ def transformers_library() -> Any:
 
 @contextmanager
 def quietly(quiet: bool) -> Iterator[None]:
-    """Keep transformers' advice and bars off stderr; a download's bar still shows on a terminal."""
+    """Keep transformers' advice and bars off stderr."""
     if not quiet:
         yield
         return
-    import huggingface_hub.utils as hub
-
     logging = transformers_library().utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()  # the hub's bars too
-    if sys.stderr.isatty():
-        hub.enable_progress_bars()  # type: ignore[attr-defined]
+    logging.disable_progress_bar()
     try:
-        with library_bars(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

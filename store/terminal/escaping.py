@@ -140,16 +140,3 @@ def _safe(stream: Any) -> Iterator[Any]:
     finally:
         with suppress(OSError, ValueError):  # the device is full, or was closed
             stream.reconfigure(encoding=encoding, errors=errors)
-
-
-@contextmanager
-def library_bars() -> Iterator[None]:
-    """Until the block ends, standard error does not escape, so that a library can draw its own
-    bar.
-    """
-    before = sys.stderr
-    sys.stderr = unescaped(before)
-    try:
-        yield
-    finally:
-        sys.stderr = before

@@ -34,8 +34,8 @@ def notebook_bar(title: str, total: int, unit: str) -> Iterator["NotebookBar"]:
 class NotebookBar(Progress):
     """`Progress` as an output of a cell.
 
-    Only the thread that runs the cell draws: an output of another thread may reach no cell. A note
-    is drawn with the next step.
+    The thread that runs the cell makes the output: one of another thread may reach no cell. Every
+    thread updates it.
     """
 
     def __init__(self, title: str, total: int, unit: str) -> None:
@@ -56,12 +56,17 @@ class NotebookBar(Progress):
     def advance(self, amount: int = 1) -> None:
         """`amount` more units are done."""
         self._done += amount
-        if time.monotonic() - self._drawn >= SECONDS:
-            self.draw()
+        self._update()
 
     def note(self, text: str) -> None:
         """Show `text` beside the bar."""
         self._note = escape(text, keep="")
+        if self._handle is not None:
+            self._update()
+
+    def _update(self) -> None:
+        if time.monotonic() - self._drawn >= SECONDS:
+            self.draw()
 
     def draw(self) -> None:
         """Show how far the step is, once it is known how much there is to do."""

@@ -6,22 +6,20 @@ and one moved branch; the texts are made here.
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_server import HubServer, hub_server
 
 from lpp.capture.corpus.datasets import (
     HUB_DATASETS,
@@ -121,7 +119,7 @@ def dolly_lines() -> bytes:
 
 
 HUB: dict[str, dict[str, dict[str, bytes]]] = {
-    "tatsu-lab/alpaca": {
+    "datasets/tatsu-lab/alpaca": {
         ALPACA.revision: {
             "README.md": card("default", {"train": "data/train-*"}),
             "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet": alpaca_rows(3),
@@ -132,13 +130,13 @@ HUB: dict[str, dict[str, dict[str, bytes]]] = {
         },
         SPOILT: {"README.md": b"", "data/train-0.parquet": alpaca_rows(3)[:-9]},
     },
-    "databricks/databricks-dolly-15k": {
+    "datasets/databricks/databricks-dolly-15k": {
         HUB_DATASETS["dolly"].revision: {
             "README.md": b"---\nlanguage:\n- en\n---\n",
             "databricks-dolly-15k.jsonl": dolly_lines(),
         }
     },
-    "Salesforce/wikitext": {
+    "datasets/Salesforce/wikitext": {
         HUB_DATASETS["wikitext"].revision: {
             "README.md": card(
                 "wikitext-103-raw-v1",
@@ -163,87 +161,20 @@ HUB: dict[str, dict[str, dict[str, bytes]]] = {
 BRANCHES = {"main": MOVED}
 
 
-def missing(what: str) -> tuple[int, bytes, dict[str, str]]:
-    return 404, b"", {"X-Error-Code": f"{what}NotFound"}
-
-
-def as_json(document: Any) -> tuple[int, bytes, dict[str, str]]:
-    return 200, json.dumps(document).encode(), {"Content-Type": "application/json"}
-
-
-class HubHandler(BaseHTTPRequestHandler):
-    """What the hub's client asks for: a revision's commit, its files, their bytes."""
-
-    requested: list[str]
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def log_message(self, *args: Any) -> None:
-        """Nothing on the test's stderr."""
-
-    def answer(self, *, body: bool) -> None:
-        path = unquote(urlsplit(self.path).path)
-        self.requested.append(path)
-        self.send(*self.found(path), body)
-
-    def found(self, path: str) -> tuple[int, bytes, dict[str, str]]:
-        """Status, content and headers."""
-        if path.startswith(("/broken/", "/bare/")):
-            return missing("Repo") if path.startswith("/bare/") else (500, b"", {})
-        parts = path.removeprefix("/api").removeprefix("/datasets/").split("/", 4)
-        repo, verb, revision = "/".join(parts[:2]), parts[2], parts[3]
-        commits = HUB[repo]
-        commit = BRANCHES.get(revision, revision)
-        if commit not in commits:
-            return missing("Revision")
-        files = commits[commit]
-        if verb == "revision":
-            siblings = [{"rfilename": name} for name in files]
-            return as_json({"id": repo, "sha": commit, "siblings": siblings})
-        if verb == "tree":
-            entries = [
-                {
-                    "type": "file",
-                    "path": name,
-                    "size": len(content),
-                    "oid": hashlib.sha1(content).hexdigest(),
-                }
-                for name, content in files.items()
-            ]
-            return as_json(entries)
-        if parts[4] not in files:
-            return missing("Entry")
-        tag = fingerprint_texts([repo, commit, parts[4]])
-        return 200, files[parts[4]], {"ETag": f'"{tag}"', "X-Repo-Commit": commit}
-
-    def send(self, status: int, content: bytes, headers: dict[str, str], body: bool) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-
 class Hub:
     """A running server, and clients of it in processes of their own."""
 
-    def __init__(self, endpoint: str, home: Path) -> None:
-        self.endpoint, self.home = endpoint, home
+    def __init__(self, server: HubServer, home: Path) -> None:
+        self.server, self.home = server, home
+        self.notes: list[str] = []
+        """What the last opening reported."""
 
     def open(self, name: str, *, offline: bool = False, **options: object) -> dict[str, Any]:
         """What `open_corpus` gives or refuses."""
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("HF_")},
-            "HF_ENDPOINT": self.endpoint,
-            "HF_HOME": str(self.home),
+            **self.server.environment(self.home),
             "HF_HUB_OFFLINE": str(int(offline)),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
         }
         printed = subprocess.run(
             [sys.executable, "-c", OPEN, name, json.dumps(options)],
@@ -253,7 +184,10 @@ class Hub:
             text=True,
             timeout=120,
         )
-        return dict(json.loads(printed.stdout))
+        answer = dict(json.loads(printed.stdout))
+        assert "error" in answer or printed.stderr == "", "a library prints nothing"
+        self.notes = answer.pop("notes")
+        return answer
 
 
 OPEN = """
@@ -261,8 +195,11 @@ import json, sys
 from lpp.capture.corpus.carried import carried
 from lpp.capture.corpus.open import open_corpus
 from lpp.store.errors import LppError
+from lpp.store.progress import Progress
+notes, progress = [], Progress()
+progress.note = notes.append
 try:
-    corpus = open_corpus(sys.argv[1], **json.loads(sys.argv[2]))
+    corpus = open_corpus(sys.argv[1], **json.loads(sys.argv[2]), progress=progress)
     found = {
         "name": corpus.name, "revision": corpus.revision, "rule": corpus.rule,
         "fingerprint": corpus.fingerprint,
@@ -272,34 +209,27 @@ try:
     }
 except LppError as error:
     found = {"error": type(error).__name__, "kind": error.kind, "message": str(error)}
-print(json.dumps({**found, "torch": "torch" in sys.modules}))
+print(json.dumps({**found, "notes": notes, "torch": "torch" in sys.modules}))
 """
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, list[str]]]:
-    """Endpoint of the hub, and the paths asked of it so far."""
-    requested: list[str] = []
-    handler = type("Handler", (HubHandler,), {"requested": requested})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_address[1]}", requested
-        running.shutdown()
-        thread.join()
+def server() -> Iterator[HubServer]:
+    with hub_server(HUB, BRANCHES) as running:
+        yield running
 
 
 @pytest.fixture
-def hub(server: tuple[str, list[str]], tmp_path: Path) -> Hub:
-    return Hub(server[0], tmp_path / "cache")
+def hub(server: HubServer, tmp_path: Path) -> Hub:
+    return Hub(server, tmp_path / "cache")
 
 
 @pytest.fixture
 def nobody(tmp_path: Path) -> Hub:
     """Where no hub answers: a loopback port that was free a moment ago."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), HubHandler) as closed:
-        port = closed.server_address[1]
-    return Hub(f"http://127.0.0.1:{port}", tmp_path / "cache")
+    with hub_server({}) as closed:
+        pass
+    return Hub(closed, tmp_path / "cache")
 
 
 EXPECTED = [
@@ -311,20 +241,23 @@ EXPECTED = [
 
 @pytest.mark.slow
 def test_alpaca_is_read_at_its_pinned_commit_then_from_the_cache(
-    hub: Hub, nobody: Hub, server: tuple[str, list[str]]
+    hub: Hub, nobody: Hub, server: HubServer
 ) -> None:
     found = hub.open("alpaca")
+    assert re.fullmatch(r"download tatsu-lab/alpaca: (\d.* kB) of \1", hub.notes[-2])
+    assert hub.notes[-1] == "reading alpaca"
     assert found["texts"] == EXPECTED
     assert found["rows"] == [0, 1, 2]
     assert found["revision"] == ALPACA.revision
     assert (found["name"], found["rule"]) == ("alpaca", "instruction, input, output")
     assert found["fingerprint"] == fingerprint_texts(EXPECTED)
     assert not found["torch"]
-    assert not any(path.endswith(".py") for path in server[1])
+    assert not any(path.endswith(".py") for path in server.requested)
     # A later revision in the same cache must not stand in for the pinned one.
     assert len(hub.open("alpaca", revision="main")["texts"]) == 5
     for again in (hub.open("alpaca", offline=True), nobody.open("alpaca")):
         assert again == found
+    assert nobody.notes == ["reading alpaca"]
 
 
 @pytest.mark.slow
@@ -405,17 +338,15 @@ def test_a_hub_that_nobody_answers_for(nobody: Hub) -> None:
 
 
 @pytest.mark.slow
-def test_a_hub_without_the_dataset_and_a_broken_one(
-    hub: Hub, server: tuple[str, list[str]]
-) -> None:
-    bare = Hub(f"{hub.endpoint}/bare", hub.home).open("alpaca")
+def test_a_hub_without_the_dataset_and_a_broken_one(hub: Hub, server: HubServer) -> None:
+    bare = Hub(replace(server, endpoint=f"{server.endpoint}/bare"), hub.home).open("alpaca")
     assert (bare["error"], bare["kind"]) == ("InputError", "not_found")
     assert "the hub has no dataset tatsu-lab/alpaca" in bare["message"]
     assert "--corpus pydoc" in bare["message"]
-    broken = Hub(f"{hub.endpoint}/broken", hub.home).open("alpaca")
+    broken = Hub(replace(server, endpoint=f"{server.endpoint}/broken"), hub.home).open("alpaca")
     assert (broken["error"], broken["kind"]) == ("MachineError", "not_found")
     assert "500" in broken["message"]
-    assert sum(path.startswith("/broken/") for path in server[1]) == 1  # not asked again
+    assert sum(path.startswith("/broken/") for path in server.requested) == 1  # not asked again
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any
 import nbformat
 import polars as pl
 import pytest
+from hub_server import hub_server
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 from printed import differences
@@ -102,6 +103,39 @@ def test_a_kernel_shows_progress_and_survives_errors_and_its_stop_button(
     )
     assert len(error.traceback) < 6, "frames of ours"
     assert [output.output_type for output in silent.outputs] == ["execute_result"]
+
+
+@pytest.mark.slow
+def test_a_kernel_shows_a_download_while_it_runs(
+    tiny_folder: Callable[[str], Path],
+    execute: Execute,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = {path.name: path.read_bytes() for path in tiny_folder("llama").iterdir()}
+    cell = """
+from huggingface_hub import constants
+from lpp.capture import capture
+constants.DOWNLOAD_CHUNK_SIZE = 1 << 14
+capture("someone/tiny", ["the fox " * 9], store="s", context=8)
+"""
+    shown: list[str] = []
+
+    class Client(NotebookClient):
+        def process_message(self, msg: Any, *place: Any) -> Any:
+            if msg["msg_type"] == "update_display_data":
+                shown.append(msg["content"]["data"]["text/plain"])
+            return super().process_message(msg, *place)
+
+    monkeypatch.setattr(sys.modules[__name__], "NotebookClient", Client)
+    served = {"models/someone/tiny": {"d" * 40: files}}
+    with hub_server(served, {"main": "d" * 40}, seconds_per_piece=0.3) as server:
+        for name, value in server.environment(tmp_path / "cache").items():
+            monkeypatch.setenv(name, value)
+        (done,) = execute(new_notebook(cells=[new_code_cell(cell)])).cells
+    while_it_runs = re.findall(r"0 of 1 model.* someone/tiny: (\S+ kB) of \d+ kB", "\n".join(shown))
+    assert len(set(while_it_runs)) > 1
+    assert streams(done).keys() == {"stdout"}
 
 
 def printed(cell: Any) -> str:
