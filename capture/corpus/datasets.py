@@ -216,8 +216,8 @@ def _failed_download(name: str, known: HubDataset, revision: str, error: Excepti
     include = " ".join(f"--include {shlex.quote(pattern)}" for pattern in known.files)
     raise MachineError(
         f"Corpus {name}: cannot fetch {known.repo} from the Hugging Face hub ({cause}), and the "
-        f"cache has no complete copy. On a machine with a network: hf download {known.repo} "
-        f"--repo-type dataset --revision {revision} {include}. {LOCAL_ALTERNATIVES}",
+        f"cache has no complete copy. On a machine with a network: `hf download {known.repo} "
+        f"--repo-type dataset --revision {revision} {include}`. {LOCAL_ALTERNATIVES}",
         kind=ErrorKind.NOT_FOUND,
     ) from None
 

@@ -331,9 +331,9 @@ def test_a_hub_that_nobody_answers_for(nobody: Hub) -> None:
         assert "--corpus texts.jsonl" in found["message"]
         assert "--corpus pydoc" in found["message"]
         assert (
-            "hf download databricks/databricks-dolly-15k --repo-type dataset "
+            "`hf download databricks/databricks-dolly-15k --repo-type dataset "
             "--revision bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a "
-            "--include README.md --include '*.jsonl'."
+            "--include README.md --include '*.jsonl'`."
         ) in found["message"]
 
 
