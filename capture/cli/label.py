@@ -63,7 +63,7 @@ def label(
     for done in label_runs([opened.runs[run] for run in chosen], corpus):
         run = done.run.id
         what = f"added {', '.join(done.fields)}" if done.fields else "has these fields already"
-        click.echo(f"{name_and_id(opened.names[run], run)}: {what}, by {done.by}")
+        click.echo(f"{name_and_id(opened.names[run], run)}: {what}, by {done.matched_by}")
         for note in done.notes:
             click.echo(f"  {note}", err=True)
     where = shlex.quote(str(store))

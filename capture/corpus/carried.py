@@ -75,7 +75,7 @@ def carried(corpus: Corpus, passages: Sequence[Passage], *, keep_texts: bool) ->
     rows = [corpus.fields_of(passage) for passage in passages]
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
     notes = []
-    if ID not in corpus.fields.asked and any(row.get(ID) is not None for row in rows):
+    if ID not in corpus.fields.requested and any(row.get(ID) is not None for row in rows):
         try:
             columns[ID] = _column(ID, corpus, passages, rows)
         except InputError as error:
@@ -83,11 +83,11 @@ def carried(corpus: Corpus, passages: Sequence[Passage], *, keep_texts: bool) ->
     if keep_texts:
         columns[TEXT] = _texts(passages)
     mistakes = Mistakes()
-    for name in corpus.fields.asked:
+    for name in corpus.fields.requested:
         with mistakes.gather():
             column = _column(name, corpus, passages, rows)
             columns[column_name(name)] = column
-            if column.null_count and name not in corpus.fields.some:
+            if column.null_count and name not in corpus.fields.optional:
                 notes.append(f"{name} is null in {column.null_count} of {len(rows)} prompts")
     mistakes.raise_any()
     columns = {ID: columns.pop(ID), **columns} if ID in columns else columns
@@ -97,7 +97,7 @@ def carried(corpus: Corpus, passages: Sequence[Passage], *, keep_texts: bool) ->
 
 def unseen(corpus: Corpus) -> Iterator[InputError]:
     """A refusal of each requested field that no row has, as far as rows were read."""
-    for name in corpus.fields.asked:
+    for name in corpus.fields.requested:
         if name not in corpus.fields.seen:
             yield _no_field(name, corpus)
 

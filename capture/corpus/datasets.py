@@ -157,7 +157,7 @@ def open_hub(
     passages = Streamed(lambda: to_passages(_rows(dataset, columns)))
     more = Fields(fields, text=columns[0] if len(columns) == 1 else None)
     more.note(dataset.column_names)
-    held = [column for column in more.wanted if column in dataset.column_names]
+    held = [column for column in more.to_read if column in dataset.column_names]
     beside = dataset.select_columns(held)
     return Corpus(
         name=name if split in (None, "train") else f"{name}/{split}",

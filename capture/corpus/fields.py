@@ -40,21 +40,25 @@ def column_name(field: str) -> str:
 class Fields:
     """The fields requested of a corpus.
 
-    text: the field that is the text, if the text is a field. some: fields that are expected to be
-    null in some rows, so that no remark is made. Raises InputError if `asked` contains the text.
+    text: the field that is the text, if the text is a field. optional: fields that may be null in
+    some rows without a remark. Raises InputError if `requested` contains the text.
     """
 
     def __init__(
-        self, asked: Sequence[str] = (), *, text: str | None = None, some: Sequence[str] = ()
+        self,
+        requested: Sequence[str] = (),
+        *,
+        text: str | None = None,
+        optional: Sequence[str] = (),
     ) -> None:
-        if text in asked:
+        if text in requested:
             raise InputError(
                 f"--fields {text}: this field is the text itself. Leave it out; --keep-texts keeps "
                 "the texts.",
                 kind=ErrorKind.INVALID_VALUE,
             )
-        self.asked, self.some = tuple(asked), frozenset(some)
-        self.wanted = self.asked if ID in (*asked, text) else (ID, *asked)
+        self.requested, self.optional = tuple(requested), frozenset(optional)
+        self.to_read = self.requested if ID in (*requested, text) else (ID, *requested)
         """The fields to read: those requested, and the id."""
         self._seen: dict[str, None] = {}
 
@@ -65,10 +69,10 @@ class Fields:
 
     def note(self, names: Iterable[str]) -> None:
         """Remember that a row has these fields."""
-        if self.asked and len(self._seen) < _MOST_SEEN:
+        if self.requested and len(self._seen) < _MOST_SEEN:
             self._seen.update(dict.fromkeys(names))
 
     def of(self, record: Mapping[str, object]) -> dict[str, object]:
-        """The wanted fields of a row, as far as it has them."""
+        """The fields `to_read` of a row, as far as it has them."""
         self.note(record)
-        return {name: record[name] for name in self.wanted if name in record}
+        return {name: record[name] for name in self.to_read if name in record}

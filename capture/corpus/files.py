@@ -319,14 +319,14 @@ def parquet_rows(path: Path, field: str, more: Fields) -> Iterator[CorpusRow]:
 
 
 def _columns(path: Path, there: list[str], more: Fields) -> list[str]:
-    """The wanted columns that a file has."""
+    """The columns `to_read` that a file has."""
     more.note(there)
-    if twice := [name for name in more.asked if there.count(name) > 1]:
+    if twice := [name for name in more.requested if there.count(name) > 1]:
         raise _invalid(
             f"{path}: column {twice[0]!r} is there {there.count(twice[0])} times. Write "
             "the file with distinct names, or leave it out of --fields."
         )
-    return [name for name in more.wanted if there.count(name) == 1]
+    return [name for name in more.to_read if there.count(name) == 1]
 
 
 def _values(column: Any) -> list[Any]:

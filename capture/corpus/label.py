@@ -19,7 +19,7 @@ class Labelled:
     run: Run
     fields: tuple[str, ...]
     """Names of the fields that the run lacked; empty: it had all of them."""
-    by: str
+    matched_by: str
     """The key by which prompts were matched to rows: `row`, `id` or `order`."""
     notes: tuple[str, ...]
     """Remarks for the user, a line each."""
@@ -34,7 +34,7 @@ def label_runs(runs: Iterable[Run], corpus: Corpus) -> Iterator[Labelled]:
 
     Raises InputError(NOT_FOUND) if no key fits, and what `carried` and `add_fields` raise.
     """
-    requested = [*map(column_name, corpus.fields.asked)]
+    requested = [*map(column_name, corpus.fields.requested)]
     of_texts: dict[str, tuple[str, Carried]] = {}
     for run in runs:
         texts = run.plan.corpus.prompt_set
@@ -44,7 +44,7 @@ def label_runs(runs: Iterable[Run], corpus: Corpus) -> Iterator[Labelled]:
         by, fields = of_texts[texts]
         labelled, new = add_fields(run, fields.table.select(requested))
         names = tuple(name.removeprefix(FIELD_PREFIX) for name in new)
-        yield Labelled(run=labelled, fields=names, by=by, notes=fields.notes)
+        yield Labelled(run=labelled, fields=names, matched_by=by, notes=fields.notes)
 
 
 def _same_texts(run: Run, corpus: Corpus) -> tuple[str, Sequence[Passage]]:

@@ -38,15 +38,15 @@ class Passage:
     text: str
     fields: Mapping[str, object] = field(default_factory=dict)
     """Requested fields of the row, as they were read."""
-    place: str = field(default="", compare=False)
+    location: str = field(default="", compare=False)
     """Where the row is, such as "a.jsonl, line 3"; empty if only its number is known."""
     given: "GivenTokens | None" = None
     """Its tokens, if they were made elsewhere. None: the tokenizer makes them."""
 
     @property
     def where(self) -> str:
-        """Its place, for a message."""
-        return self.place or f"row {self.source_row} of the corpus"
+        """Its location, for a message."""
+        return self.location or f"row {self.source_row} of the corpus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Corpus:
     fields: Fields = field(default_factory=Fields)
     """The requested fields."""
     fields_of: Callable[[Passage], Mapping[str, object]] = lambda passage: passage.fields
-    """The wanted fields of a passage's row."""
+    """The fields `to_read` of a passage's row."""
 
 
 def fingerprint_texts(texts: Iterable[str]) -> str:

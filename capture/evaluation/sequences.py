@@ -146,7 +146,7 @@ def corpus_of(
                 request_rows.append(rows.branch(request, root))
     passages = rows.passages
     # a context that is shared has no choice, and its answers no question
-    fields = Fields(field_names, some=["choice", "n_before_question"])
+    fields = Fields(field_names, optional=["choice", "n_before_question"])
     for request in sequences:
         fields.note(request.document)
     corpus = Corpus(

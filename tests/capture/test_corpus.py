@@ -179,7 +179,7 @@ def test_csv_has_names_in_its_first_line(tmp_path: Path) -> None:
     assert [one.text for one in found] == ['He said "no", twice.\nThen left.', "a, b"]
     assert [one.source_row for one in found] == [0, 3]
     assert [one.fields for one in found] == [{"label": "good"}, {"label": "7"}]
-    assert [one.place for one in found] == [f"{path}, line 2", f"{path}, line 6"]
+    assert [one.location for one in found] == [f"{path}, line 2", f"{path}, line 6"]
     assert texts(open_corpus(path, text_field="label")) == ["good", "bad", "7"]
 
 
