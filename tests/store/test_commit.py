@@ -110,11 +110,11 @@ def test_keys_that_older_formats_sorted_otherwise_are_read(version: int) -> None
 
 
 def test_record_of_a_newer_release_is_told_as_that() -> None:
-    document = json.loads(record_bytes(RECORD)) | {"format": 5, "objects": "elsewhere"}
+    document = json.loads(record_bytes(RECORD)) | {"format": 6, "objects": "elsewhere"}
     document["self_xxh3_128"] = seal_of(document)
     error = refusal(stored_json(document, 4))
     assert error.kind is ErrorKind.UNSUPPORTED_VERSION
-    assert "store format 5, this release reads up to 4" in str(error)
+    assert "store format 6, this release reads up to 5" in str(error)
 
 
 def test_record_is_canonical_json_and_of_older_formats_indented() -> None:

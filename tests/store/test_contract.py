@@ -234,15 +234,15 @@ def test_newer_format_of_a_run_or_shard_is_refused_and_never_written_over(
     from lpp.store import RunWriter
     from lpp.store.errors import ErrorKind, FormatError
 
-    run_id = write_foreign(capture, root, commit={"format": 5})
+    run_id = write_foreign(capture, root, commit={"format": 6})
     run = open_store(root).runs[run_id]
-    with pytest.raises(FormatError, match="store format 5, this release reads up to 4") as caught:
+    with pytest.raises(FormatError, match="store format 6, this release reads up to 5") as caught:
         _ = run.plan
     assert caught.value.kind is ErrorKind.UNSUPPORTED_VERSION
     commit_foreign_run_only(on_disk(run.path))
     writer = RunWriter(root, capture.plan, capture.prompts)
     before = sorted(on_disk(run.path).rglob("*"))
-    with pytest.raises(FormatError, match="format 5"):
+    with pytest.raises(FormatError, match="format 6"):
         writer.write_shard(1, *capture.shard(1))
     assert sorted(on_disk(run.path).rglob("*")) == before
 

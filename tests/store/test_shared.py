@@ -137,7 +137,7 @@ def test_a_damaged_record_is_replaced(place: Behind) -> None:
 
 def test_what_a_newer_release_wrote_stays(place: Behind) -> None:
     commit(place)
-    record = json.loads(place.held()[RECORD]) | {"format": 5}
+    record = json.loads(place.held()[RECORD]) | {"format": 6}
     place.put(RECORD, seal(record))
     with pytest.raises(FormatError, match="Install a newer") as caught:
         opened(place)
@@ -146,7 +146,7 @@ def test_what_a_newer_release_wrote_stays(place: Behind) -> None:
         commit(place)
     before = place.held()
     (problem,) = verify_shared(place.url)
-    assert "store format 5" in problem.what
+    assert "store format 6" in problem.what
     assert remove_damaged(place.url) == []
     assert place.held() == before
 

@@ -190,14 +190,14 @@ def test_replacing_a_record_that_is_whole(
 def test_a_record_of_a_newer_release_is_left_alone(place: Behind, capture: Capture) -> None:
     capture.write(place.url)
     key = record_key(capture)
-    document = json.loads(place.held()[key]) | {"format": 5}
+    document = json.loads(place.held()[key]) | {"format": 6}
     from lpp.store.format.commit_record import seal_of
     from lpp.store.format.documents import stored_json
 
     place.put(key, stored_json(document | {"self_xxh3_128": seal_of(document)}, 4))
     before = place.held()
     for replacing in (set(), {1}):
-        with pytest.raises(FormatError, match="store format 5") as caught:
+        with pytest.raises(FormatError, match="store format 6") as caught:
             write(place, capture, replacing=replacing)
         assert caught.value.kind is ErrorKind.UNSUPPORTED_VERSION
         assert place.held() == before
