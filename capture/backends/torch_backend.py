@@ -1,8 +1,9 @@
 """Capture with hooked torch: one forward pass of the trunk, the unembedding in tiles.
 
 Prompts of a batch are padded on the right, without a mask. In a causal model no token depends on
-later ones, so the padding changes nothing (tests prove it for each family) and attention keeps its
-fast causal kernel. The hook drops padding rows when it selects the rows.
+later ones, so the padding changes nothing but last bits (tests prove it for each family; attention
+sums in blocks that depend on the padded length) and attention keeps its fast causal kernel. The
+hook drops padding rows when it selects the rows.
 
 The unembedding never runs over a whole batch: its logits would be T x V floats, more than any cache
 holds. It runs on tiles of the `final` rows, each of which is reduced to eight numbers a row at

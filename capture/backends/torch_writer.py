@@ -17,7 +17,7 @@ import torch
 
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.plan.backend import Beginning, Writing, Written
-from lpp.capture.plan.batches import group_by_budget
+from lpp.capture.plan.batches import BATCH_COST, group_by_budget
 from lpp.capture.plan.draws import Draws
 from lpp.store.errors import ErrorKind, InputError, MachineError
 
@@ -47,7 +47,9 @@ def write_in_torch(
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     lengths = [len(beginning.token_ids) + how.tokens for beginning in beginnings]
-    for group in group_by_budget(lengths, budget or WRITING_TOKENS[device.type]):
+    budget = budget or WRITING_TOKENS[device.type]
+    # a batch reads the weights once for each token that it writes
+    for group in group_by_budget(lengths, budget, batch_cost=BATCH_COST * how.tokens):
         yield from _write([beginnings[index] for index in group], module, device, how)
 
 
