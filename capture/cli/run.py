@@ -19,6 +19,7 @@ from lpp.capture.cli.options import (
     grace_option,
 )
 from lpp.capture.models.machine import require
+from lpp.capture.plan.epochs import READ_BYTES_PER_SECOND
 from lpp.capture.plan.parts import Part, chosen_part
 from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
@@ -39,6 +40,9 @@ WITH_JOBS = (
     *("executor", "address", "workers"),
 )
 """Options allowed with --jobs; every other option belongs to one job."""
+
+OF_EPOCHS = ("recompute_tokens_per_second", "read_mb_per_second")
+"""Options of what --dry-run of one run says about epochs."""
 
 
 @click.command(cls=LppCommand)
@@ -81,6 +85,20 @@ WITH_JOBS = (
     help="Load the model, print plan, disk, memory and time, and capture nothing. With --jobs: "
     "list the jobs.",
 )
+@click.option(
+    "--recompute-tokens-per-second",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="With --dry-run: compare storing with computing again at N tokens/s. Default: the "
+    "measured speed.",
+)
+@click.option(
+    "--read-mb-per-second",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="With --dry-run: compare at N MB/s of reading rows from disk. Default: 1000, which is "
+    "not measured.",
+)
 @executor_options
 @grace_option
 @debug_option
@@ -117,6 +135,9 @@ def run(context: click.Context, /, **options: Any) -> int:
     Falcon, GPT-NeoX.
     """
     check_executor(options)
+    of_epochs = [name for name in OF_EPOCHS if options[name] is not None]
+    if of_epochs and not options["dry_run"]:
+        raise click.UsageError(f"--{of_epochs[0].replace('_', '-')} goes with --dry-run.")
     if options["jobs"] is not None:
         return _run_jobs(context)
     if missing := [f"--{name}" for name in ("model", "corpus", "store") if options[name] is None]:
@@ -141,7 +162,16 @@ def _dry_run(options: Mapping[str, Any]) -> int:
     require("torch", "transformers", "safetensors")
     from lpp.capture.engine.dry_run import dry_run
 
-    result = dry_run(options["store"], request, resume=options["resume"], part=part, display=SHOWN)
+    recompute, megabytes = (options[name] for name in OF_EPOCHS)
+    result = dry_run(
+        options["store"],
+        request,
+        resume=options["resume"],
+        part=part,
+        recompute=recompute,
+        read=READ_BYTES_PER_SECOND if megabytes is None else megabytes * 1e6,
+        display=SHOWN,
+    )
     click.echo(result.message())
     result.check()
     return 0

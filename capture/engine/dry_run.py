@@ -12,8 +12,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.capture.engine.heads import missing_head_bytes
@@ -22,7 +20,13 @@ from lpp.capture.engine.run import check_same_run, check_store, uncommitted_shar
 from lpp.capture.engine.run_cache import check_noted, request_key
 from lpp.capture.engine.shard_buffer import ShardBuffer
 from lpp.capture.plan.backend import Backend, Batch, Outputs
-from lpp.capture.plan.batches import group_by_budget, tokens_of
+from lpp.capture.plan.batches import padded_tokens, shard_families, shard_groups, tokens_of
+from lpp.capture.plan.epochs import (
+    READ_BYTES_PER_SECOND,
+    StoredChoice,
+    epochs_from,
+    row_choices,
+)
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import shard_bytes
 from lpp.capture.plan.request import CaptureRequest
@@ -66,6 +70,8 @@ class DryRun:
     """Tokens of the shards of `todo`."""
     batches: int
     """Batches of the shards of `todo`."""
+    padding: float
+    """Share of padding in the tokens of `batches`: 0 in vLLM, which pads nothing."""
     disk: dict[Keep, Size]
     """Bytes of the whole run with each --keep."""
     disk_needed: int
@@ -80,6 +86,12 @@ class DryRun:
     """Whether the model has not written yet, so that lengths and the run's id are unknown."""
     tokens_per_second: float | None
     """Speed of the forward passes alone; None if nothing is left to do."""
+    choices: Sequence[StoredChoice]
+    """What could be stored, of the whole run, to train on instead of computing it again."""
+    recompute: float | None
+    """Tokens/s of computing again: the user's figure, else `tokens_per_second`."""
+    read: float
+    """Bytes on disk that are read in a second."""
 
     def message(self) -> str:
         """For the user, in lines of 80 columns where ids allow."""
@@ -121,7 +133,11 @@ class DryRun:
         names = plan.site_names
         yield "sites", f"{len(names)}: {', '.join(names[:2])}{', ...' * (len(names) > 2)}"
         yield "shards", self._shards()
-        yield "batches", f"{self.batches:,} of at most {compute.batch_tokens:,} padded tokens"
+        padding = f", {self.padding:.1%} of all padding" if self.padding else ""
+        yield (
+            "batches",
+            f"{self.batches:,} of at most {compute.batch_tokens:,} padded tokens{padding}",
+        )
         first, second = format_sizes(self.disk, plan.keep, self.disk_free)
         yield "on disk", f"{first.removeprefix('on disk: ')} ({second})"
         if self.disk_needed:
@@ -130,6 +146,23 @@ class DryRun:
         memory = format_memory(self.memory_needed, self.memory_available, compute.device)
         yield "in memory", f"{memory.removeprefix('in memory: ')}, beside the model and its batches"
         yield "time", self._time()
+        if self.recompute is not None:
+            yield from self._epochs(plan.prompts.tokens / self.recompute)
+
+    def _epochs(self, pass_seconds: float) -> Iterator[tuple[str, str]]:
+        """From how many epochs of training on each choice is reading faster than computing."""
+        yield (
+            "epochs",
+            f"computing again takes {_at_least_a_second(pass_seconds)} an epoch, at "
+            f"{self.recompute:,.0f} tokens/s. Below: bytes packed, approximately; time to read "
+            f"them at {short_bytes(round(self.read))}/s; when storing takes less time.",
+        )
+        for choice in self.choices:
+            read_seconds = choice.size / self.read
+            least = epochs_from(pass_seconds, read_seconds)
+            wins = "never: compute again" if least is None else f"from {least:,} epochs on"
+            size, reading = short_bytes(choice.size), _at_least_a_second(read_seconds)
+            yield "", f"{choice.name:<18}{size:>10}{reading:>14}   {wins}"
 
     def _shards(self) -> str:
         n = self.plan.n_shards
@@ -154,9 +187,14 @@ def dry_run(
     *,
     resume: str | None = None,
     part: Part = WHOLE,
+    recompute: float | None = None,
+    read: float = READ_BYTES_PER_SECOND,
     display: Display = BLANK,
 ) -> DryRun:
     """Load the model of `request`, make the plan, measure the speed; leaves the store as it is.
+
+    recompute: tokens/s of computing rows again, instead of the measured speed. read: bytes on disk
+    that are read in a second.
 
     Raises what `lpp.capture.engine.run.capture_into` raises before it writes, except for too little
     disk or memory, which `DryRun.check` raises.
@@ -177,7 +215,10 @@ def dry_run(
         mine = part.shards(plan.n_shards)
         todo = [shard for shard in uncommitted if shard in mine]
         lengths = prompts["n_tokens"].to_numpy()
-        batches = _batch_tokens(plan, lengths, todo)
+        batches, padded = _batch_tokens(plan, prompts, todo)
+        tokens, sites = tokens_of(plan, lengths, todo), prepared.backend.sites
+        disk = sizes(plan, lengths.tolist(), shard_bytes(request, plan.compute.device))
+        speed = _speed(plan, prompts, prepared.backend, batches)
         of_head = missing_head_bytes(root, plan, request)
         return DryRun(
             plan=plan,
@@ -186,29 +227,41 @@ def dry_run(
             store=place(root),
             uncommitted=len(uncommitted),
             todo=len(todo),
-            tokens=tokens_of(plan, lengths, todo),
+            tokens=tokens,
             batches=len(batches),
-            disk=sizes(plan, lengths.tolist(), shard_bytes(request, plan.compute.device)),
+            padding=1 - tokens / padded if padded and plan.compute.backend != "vllm" else 0,
+            disk=disk,
             disk_needed=remaining(plan, lengths, todo) + of_head,
             head_bytes=of_head,
             disk_free=free_bytes(place(root)),
             memory_needed=host_bytes(plan, lengths),
             memory_available=available_memory(),
             assumed=prepared.assumed,
-            tokens_per_second=_speed(plan, prompts, prepared.backend, batches),
+            tokens_per_second=speed,
+            choices=[
+                *row_choices(plan, {site: sites.width(site) for site in sites.names}),
+                StoredChoice(name="moments", size=disk["moments"].packed),
+            ],
+            recompute=recompute or speed,
+            read=read,
         )
 
 
 def _batch_tokens(
-    plan: Plan, lengths: npt.NDArray[np.int32], shards: Sequence[int]
-) -> list[tuple[int, int, int]]:
-    """(tokens, shard, number within the shard) of every batch of `shards`, fewest tokens first."""
-    batches = []
+    plan: Plan, prompts: pa.Table, shards: Sequence[int]
+) -> tuple[list[tuple[int, int, int]], int]:
+    """(tokens, shard, number within the shard) of every batch of `shards`, fewest tokens first; and
+    the tokens of all batches with padding.
+    """
+    batches, padded = [], 0
     for shard in shards:
-        of_shard = lengths[plan.shards[shard] : plan.shards[shard + 1]].tolist()
-        for number, group in enumerate(group_by_budget(of_shard, plan.compute.batch_tokens)):
-            batches.append((sum(of_shard[i] for i in group), shard, number))
-    return sorted(batches)
+        first, end = plan.shards[shard : shard + 2]
+        lengths = prompts["n_tokens"].slice(first, end - first).to_pylist()
+        family_of = shard_families(plan, prompts, shard)
+        for number, group in enumerate(shard_groups(plan, prompts, shard)):
+            batches.append((sum(lengths[i] for i in group), shard, number))
+            padded += padded_tokens(lengths, group, family_of)
+    return sorted(batches), padded
 
 
 def _speed(
@@ -223,6 +276,10 @@ def _speed(
         batch = next(islice(memory.batches(shard), number, None))
         speed = tokens / _seconds(backend, batch, outputs)
     return speed
+
+
+def _at_least_a_second(seconds: float) -> str:
+    return duration(seconds) if seconds >= 1 else "under 1 s"
 
 
 def _seconds(backend: Backend, batch: Batch, outputs: Outputs) -> float:

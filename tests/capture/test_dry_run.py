@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from stored import stored_objects
 
 from lpp.capture.cli.command import main
+from lpp.capture.plan.batches import shard_batches
 from lpp.store import open_store
 from lpp.store.units import short_bytes
 
@@ -57,7 +58,15 @@ def test_it_says_what_the_capture_then_does(capture: Capture, tmp_path: Path) ->
     assert said["tokens"] == f"{tokens:,}, {tokens:,} to capture"
     assert said["sites"] == "5: embed, block.1, ..."
     assert said["shards"] == f"{run.plan.n_shards}, 0 committed, {run.plan.n_shards} to capture"
-    assert re.fullmatch(r"\d+ of at most 100 padded tokens", said["batches"])
+    groups = [
+        batch.lengths
+        for shard in range(run.plan.n_shards)
+        for batch in shard_batches(run.plan, run.prompts(), shard)
+    ]
+    padded = sum(len(group) * max(group) for group in groups)
+    assert padded > tokens
+    shares = f"100 padded tokens, {1 - tokens / padded:.1%} of all padding"
+    assert said["batches"] == f"{len(groups)} of at most {shares}"
     for words in ("rows* ", "moments ", "both ", " free "):
         assert words in said["on disk"]
     largest = max(shard.rows for shard in run.shards)
@@ -65,6 +74,42 @@ def test_it_says_what_the_capture_then_does(capture: Capture, tmp_path: Path) ->
     buffers = short_bytes(min(3, run.plan.n_shards) * largest * row_bytes)
     assert said["in memory"].startswith(f"{buffers} for shard buffers; ")
     assert re.match(r"about .+ at [0-9,]+ tokens/s, estimated", said["time"])
+
+
+@pytest.mark.parametrize("pace", ["1000", "1e9"])
+def test_it_says_from_how_many_epochs_on_storing_takes_less(
+    capture: Capture, tmp_path: Path, pace: str
+) -> None:
+    options = ("--sites=block.1,final", "--recompute-tokens-per-second", pace)
+    said = shown(capture("--dry-run", *options, "--read-mb-per-second=0.5"))["epochs"]
+    assert capture("--sites=block.1,final").exit_code == 0
+    (run,) = open_store(tmp_path / "store").runs.values()
+    tokens, width = run.plan.prompts.tokens, run.plan.sites[0].width
+    once = tokens / float(pace)
+    assert f"at {float(pace):,.0f} tokens/s" in said
+    for name, n_sites in (("all", 5), ("final", 1), ("chosen", 2)):
+        for dtype, of_value in (("float32", 4 / 1.48), ("float8_e4m3", 2 / 2.33)):
+            size = round(tokens * n_sites * width * of_value)
+            reading = size / 0.5e6
+            least = next((n for n in range(1, 99) if 1.02 * once + n * reading < n * once), None)
+            wins = "never: compute again" if least is None else f"from {least} epochs on"
+            line = rf"{name} {dtype} +{re.escape(short_bytes(size))} +(under 1 s|\d+ s) +{wins}"
+            assert re.search(line, said), line
+    assert re.search(r" moments +\d", said)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--read-mb-per-second=9",), ("--recompute-tokens-per-second=9", "--jobs=jobs.toml")],
+)
+def test_paces_are_those_of_a_dry_run(
+    capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("jobs.toml").touch()
+    result = capture(*options)
+    assert result.exit_code == 2
+    assert f"{options[0].partition('=')[0]} goes with --dry-run" in result.stderr
 
 
 def test_what_is_committed_is_subtracted_and_nothing_changes(
