@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lpp.store.arrays.blosc import compress
 from lpp.store.arrays.chunk_index import encode_index
+from lpp.store.arrays.float8 import encode_rows
 from lpp.store.arrays.layout import ArraySpec, written_layout
 from lpp.store.arrays.metadata import metadata_bytes, metadata_document
 from lpp.store.format.commit_record import ChunkRecord, checksum
@@ -22,8 +23,9 @@ from lpp.store.format.commit_record import ChunkRecord, checksum
 class Encoding:
     """The object `c/0/0` of an array, encoded once, part by part on request.
 
-    chunks: the (rows, width) of `spec` in chunks of `chunk_rows`, the last with the remaining rows.
-    A chunk is packed before the next is requested, so all may use the same memory.
+    chunks: the (rows, width) of `spec` in chunks of `chunk_rows`, the last with the remaining rows;
+    for float8_e4m3, rows that `float8.encode_rows` takes, which are rounded here. A chunk is packed
+    before the next is requested, so all may use the same memory.
     """
 
     def __init__(self, spec: ArraySpec, chunks: Iterable[npt.NDArray[Any]]) -> None:
@@ -43,7 +45,8 @@ class Encoding:
         """
         spec, count = self._spec, chunk_rows(self._spec)
         left = spec.rows
-        for chunk in self._chunks:
+        for rows in self._chunks:
+            chunk = encode_rows(rows) if spec.is_float8 else rows
             expected = (min(count, left), spec.width)
             if chunk.shape != expected or chunk.dtype != spec.dtype:
                 raise ValueError(
@@ -77,7 +80,10 @@ class EncodedArray:
 
 
 def encode_array(spec: ArraySpec, rows: npt.NDArray[Any]) -> EncodedArray:
-    """Pack the (rows, width) of `spec`, bit for bit. ValueError for another shape or type."""
+    """Pack the rows of `spec`, bit for bit unless they are to be rounded to float8_e4m3.
+
+    ValueError for another shape or type.
+    """
     check_rows(spec, rows)
     encoding = Encoding(spec, row_chunks(rows, chunk_rows(spec)))
     parts = tuple(encoding)
@@ -107,9 +113,11 @@ def _filled_up(chunk: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
 
 
 def check_rows(spec: ArraySpec, rows: npt.NDArray[Any]) -> None:
-    """Raise ValueError unless `rows` have the shape and type of `spec`, and at least one row."""
-    expected = (max(spec.rows, 1), spec.width)
-    if rows.shape != expected or rows.dtype != spec.dtype:
+    """Raise ValueError unless `rows` have the shape and type of `spec`, and at least one row. Of
+    what is to be rounded to float8_e4m3, `encode_rows` checks the type.
+    """
+    expected = (max(spec.rows, 1), spec.decoded_width)
+    if rows.shape != expected or (rows.dtype != spec.dtype and not spec.is_float8):
         raise ValueError(
             f"{spec.name}: rows are {rows.dtype} {rows.shape}, "
             f"should be {spec.data_type} {expected}"

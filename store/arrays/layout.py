@@ -14,6 +14,7 @@ NUMPY_DTYPE: Final[Mapping[SiteDtype, str]] = {
     "bfloat16": "uint16",
     "float16": "float16",
     "float32": "float32",
+    "float8_e4m3": "uint8",
     "uint8": "uint8",
     "uint16": "uint16",
     "int32": "int32",
@@ -23,7 +24,7 @@ NUMPY_DTYPE: Final[Mapping[SiteDtype, str]] = {
 ITEM_BYTES: Final[Mapping[SiteDtype, int]] = {
     dtype: np.dtype(name).itemsize for dtype, name in NUMPY_DTYPE.items()
 }
-"""Bytes of a value."""
+"""Bytes of a value. A row of float8_e4m3 has a byte more."""
 
 CHUNK_BYTES: Final = 2 << 20
 """Approximate bytes of a chunk before compression: a power of two rows."""
@@ -46,8 +47,9 @@ class ArraySpec:
     """Name of a site."""
     rows: int
     width: int
+    """Columns on disk."""
     data_type: str
-    """Type as Zarr and NumPy name it; uint16 for the bits of bfloat16."""
+    """Type as Zarr and NumPy name it; uint16 for the bits of bfloat16, uint8 for float8_e4m3."""
     lpp: Mapping[str, Any]
     """Its attribute `lpp`: what a reader without this package needs."""
     dimension_names: tuple[str, str]
@@ -67,6 +69,23 @@ class ArraySpec:
     def row_bytes(self) -> int:
         """Bytes of an unpacked row."""
         return self.width * self.item_bytes
+
+    @property
+    def is_float8(self) -> bool:
+        """Whether a row is an exponent and codes (`arrays.float8`), which a reader decodes."""
+        return self.lpp.get("dtype") == "float8_e4m3"
+
+    @property
+    def decoded_width(self) -> int:
+        """Columns of a row as read."""
+        return self.width - self.is_float8
+
+    @property
+    def decoded_dtype(self) -> np.dtype[Any]:
+        """Type of a value as read where no other is requested: that on disk, or uint16, the bits of
+        bfloat16, for float8_e4m3.
+        """
+        return np.dtype("<u2") if self.is_float8 else self.dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +137,7 @@ def site_array(site: SiteSpec, dtype: SiteDtype, rows: int) -> ArraySpec:
     return ArraySpec(
         name=site.name,
         rows=rows,
-        width=site.width,
+        width=site.width + (dtype == "float8_e4m3"),
         data_type=NUMPY_DTYPE[dtype],
         lpp={"site": site.name, "dtype": dtype, "convention": site.convention},
         dimension_names=SITE_DIMENSIONS,

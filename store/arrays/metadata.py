@@ -164,7 +164,7 @@ def _chunk_layout(document: Mapping[str, Any], spec: ArraySpec) -> ArrayLayout:
             object_rows=stored,
             chunk_rows=stored,
             sharded=False,
-            compressed=_compressed(codecs),
+            compressed=_compressed(codecs, spec),
         )
     if len(codecs) > 1:
         raise MisfitError("codecs beside sharding_indexed")
@@ -186,7 +186,7 @@ def _chunk_layout(document: Mapping[str, Any], spec: ArraySpec) -> ArrayLayout:
         object_rows=stored,
         chunk_rows=inner,
         sharded=True,
-        compressed=_compressed(_codecs(sharding["codecs"])),
+        compressed=_compressed(_codecs(sharding["codecs"]), spec),
     )
 
 
@@ -216,9 +216,12 @@ def _check_dimension_names(names: object) -> None:
         raise MisfitError(f"dimension_names are {str(names)[:60]}, should be two names")
 
 
-def _compressed(codecs: list[Any]) -> bool:
+def _compressed(codecs: list[Any], spec: ArraySpec) -> bool:
     """Whether the codecs of a chunk are `bytes` and `blosc`, or `bytes` alone."""
-    names = _names_after_bytes(codecs)
+    if spec.item_bytes == 1 and codecs[0] == {"name": "bytes"}:  # as zarr-python writes it
+        names = [codec.get("name") for codec in codecs[1:]]
+    else:
+        names = _names_after_bytes(codecs)
     if names == ["blosc"]:
         _check_blosc(codecs[1])
     elif names:

@@ -24,12 +24,13 @@ import xxhash
 from lpp.store.arrays.blosc import check_header, decompress
 from lpp.store.arrays.chunk_index import index_bytes, parse_index, places_in_order
 from lpp.store.arrays.decode_pool import usable_cores
+from lpp.store.arrays.float8 import decode_rows
 from lpp.store.arrays.layout import ArrayLayout, Rows
 from lpp.store.arrays.metadata import misfit
 from lpp.store.objects.protocol import Source
 
 ReadAs: TypeAlias = Literal["stored", "float32"]
-"""Rows as stored, with bfloat16 as uint16, or as float32."""
+"""Rows as stored, with bfloat16 and float8_e4m3 as the bits of bfloat16, uint16; or as float32."""
 
 MIB: Final = 1 << 20
 
@@ -95,7 +96,7 @@ def read_rows(
     out: npt.NDArray[Any] | None = None,
     pool: Executor | None = None,
 ) -> npt.NDArray[Any]:
-    """Rows from `start` up to `end` of an array, (end - start, width).
+    """Rows from `start` up to `end` of an array, (end - start, decoded_width).
 
     sources: its objects in order, `c/0/0` first. where: place of the array, for messages. chunks:
     the record's entry of each chunk, in row order; then only the chunks of these rows are read, and
@@ -111,7 +112,11 @@ def read_rows(
         raise ValueError(f"rows {start} to {end} of {spec.rows}")
     if dtype == "float32" and spec.item_bytes > 4:
         raise ValueError(f"{spec.data_type} does not fit float32")
-    out = _output((end - start, spec.width), spec.dtype if dtype == "stored" else np.float32, out)
+    out = _output(
+        (end - start, spec.decoded_width),
+        spec.decoded_dtype if dtype == "stored" else np.float32,
+        out,
+    )
 
     def decode(chunk: _Chunk) -> None:
         first, last = max(start, chunk.first_row), min(end, chunk.first_row + layout.chunk_rows)
@@ -296,7 +301,8 @@ def _decode(chunk: _Chunk, layout: ArrayLayout, rows: slice, out: npt.NDArray[An
     else:
         unpacked = np.frombuffer(packed, np.uint8)
     held = unpacked.view(spec.dtype).reshape(shape)
-    _convert(held[rows.start - chunk.first_row : rows.stop - chunk.first_row], out)
+    convert = decode_rows if spec.is_float8 else _convert
+    convert(held[rows.start - chunk.first_row : rows.stop - chunk.first_row], out)
 
 
 def _each(call: Callable[[_Chunk], None], chunks: Sequence[_Chunk], pool: Executor | None) -> None:

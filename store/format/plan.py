@@ -5,6 +5,7 @@ one is a different run, in a directory of its own.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -255,6 +256,18 @@ class Plan:
     def dtype_of(self, site: SiteSpec) -> SiteDtype:
         """How rows of `site` lie on disk."""
         return site.dtype or self.stored_dtype
+
+    def is_lossy(self, site: str) -> bool:
+        """Whether the rows of `site` are stored with fewer digits than were computed."""
+        return any(spec.name == site and spec.dtype == "float8_e4m3" for spec in self.sites)
+
+    @property
+    def rows_dtype(self) -> str:
+        """How rows lie on disk, most sites first: `bfloat16`, `float8_e4m3,final=bfloat16`."""
+        dtypes = {site.name: self.dtype_of(site) for site in self.sites}
+        most = Counter(dtypes.values()).most_common(1)[0][0]
+        others = (f"{name}={dtype}" for name, dtype in dtypes.items() if dtype != most)
+        return ",".join((most, *others))
 
     @property
     def site_names(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ _APART: Final[tuple[Callable[[Plan], str], ...]] = (
     lambda plan: plan.compute.dtype,
     lambda plan: plan.compute.backend,
     lambda plan: plan.keep,
+    lambda plan: plan.rows_dtype,
     lambda plan: f"beginnings {plan.compute.beginnings or 'not recorded'}",
 )
 """What tells runs of one model apart, in the order in which a reader asks."""
@@ -40,8 +41,8 @@ def run_names(plans: Mapping[str, Plan]) -> dict[str, str]:
 
     Where all runs are of one model, a run of which more is known, such as the seed of its random
     weights, leaves out the model. Runs that would have one name get their corpus, context, number
-    of prompts, dtype, backend, kept form or beginnings of branches, as far as these differ, and at
-    last the eight digits of their plan's hash.
+    of prompts, dtype, backend, kept form, dtype of rows or beginnings of branches, as far as these
+    differ, and at last the eight digits of their plan's hash.
     """
     one_model = len(plans) > 1 and len({_model(plan) for plan in plans.values()}) == 1
     names = {

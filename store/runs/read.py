@@ -358,9 +358,9 @@ class Run:
 
         Prompts that were set aside are left out, and so are branches (`branch_of`) unless
         requested. first, prompts: only those with `first <= prompt_id < prompts`; all committed
-        ones by default. dtype: `float32`, or `stored`: as the plan's `stored_dtype`, bfloat16 as
-        uint16. Raises InputError for a site the run does not hold and for a run that keeps no rows,
-        FormatError for altered bytes.
+        ones by default. dtype: `float32`, or `stored`: as of `Plan.dtype_of`, bfloat16 and
+        float8_e4m3 as the bits of bfloat16, uint16. Raises InputError for a site the run does not
+        hold and for a run that keeps no rows, FormatError for altered bytes.
         """
         spec = self._site_with_rows(site)
         end = self.plan.prompts.count if prompts is None else prompts

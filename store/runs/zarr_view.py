@@ -43,7 +43,7 @@ class _RowStore(Store):
         super().__init__(read_only=True)
         self._plan, self._site, self._shards, self._dtype = plan, site, shards, dtype
         self._edges = np.cumsum([0, *(shard.rows for shard in shards)]).tolist()
-        stored = site_array(site, plan.dtype_of(site), 1).data_type
+        stored = site_array(site, plan.dtype_of(site), 1).decoded_dtype
         self._numpy = np.dtype("float32" if dtype == "float32" else stored)
         self._rows = chunk_rows(site.width, self._numpy.itemsize)
 

@@ -36,8 +36,12 @@ class LogitsCheck:
     """Largest difference, nats."""
     problem: str = ""
     """Why they are not the logits of the run; empty if they are."""
+    unchecked: str = ""
+    """Why nothing could be compared; empty if something was."""
 
     def __str__(self) -> str:
+        if self.unchecked:
+            return f"logits from final and the head: not compared, {self.unchecked}"
         return (
             f"logits from final and the head: {self.tokens} tokens, entropy within "
             f"{self.entropy:.1e} nats, log_z within {self.log_z:.1e}"

@@ -233,6 +233,40 @@ def write_dtype(root: Path, prompts: pa.Table, dtype: StoredDtype, rows: np.ndar
     print(f"{writer.run.path}: {writer.run.verify() or 'whole'}")
 
 
+FLOAT8_ROWS = np.array(
+    [
+        [448, 17.0, 2**-9, 2**-10],  # the largest value; ties; codes below the normal ones
+        [449, -17.0, 3, 1],  # the next scale
+        [2**-127, -(2**-126), 2**-130, 0],  # the least scale
+        [np.nan, -np.inf, 2, 1],  # set aside
+        [0, -0.0, 0, 0],
+    ],
+    "<f4",
+)
+
+
+def golden_v5_fp8(root: Path, prompts: pa.Table) -> None:
+    """A run of two sites and one shard: `block.1` in float8_e4m3, `final` as computed."""
+    plan = golden_plan(prompts)
+    sites = [replace(site, width=4) for site in plan.sites[1:]]
+    plan = replace(
+        plan,
+        model=replace(plan.model, id="golden/fp8", untrained_seed=None),
+        sites=(replace(sites[0], dtype="float8_e4m3"), sites[1]),
+        stored_dtype="float32",
+        shards=(0, 2),
+    )
+    tokens = pa.concat_tables([golden_shard(0)[1], golden_shard(1)[1]])
+    tokens = without_statistics(tokens, [False, False, False, True, True])
+    aside = SetAside(
+        prompt_id=1, reason="not_finite", site="block.1", position=0, detail="NaN at token 0"
+    )
+    hidden = {"block.1": FLOAT8_ROWS, "final": FLOAT8_ROWS}
+    writer = RunWriter(root, plan, prompts)
+    writer.write_shard(0, hidden, tokens, quarantine_table([aside]))
+    print(f"{writer.run.path}: {writer.run.verify() or 'whole'}")
+
+
 SERIES = Series(name="golden run", step=1000)
 CONTINUATION = ContinuationInfo(
     given_context=2, tokens=1, temperature="0.7", seed=7, end_ids=(2, 5)

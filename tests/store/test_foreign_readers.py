@@ -18,6 +18,8 @@ from small_capture import make_capture
 from zarr_arrays import array_in, dimension_names, rows_of
 
 from lpp.store import Run, open_store
+from lpp.store.arrays.float8 import decode_rows
+from tests.store.make_golden import golden_v5_fp8, write_alike
 
 pytestmark = pytest.mark.slow  # programs of others
 
@@ -58,6 +60,20 @@ def test_node_reads_every_value(node_reader: Path) -> None:
         tables = [shard["quarantine"] for shard in shards if shard["quarantine"]]
         aside = joined(iter(tables)) if tables else {"prompt_id": []}
         assert aside["prompt_id"] == run.quarantined.tolist()
+
+
+def test_node_reads_rows_of_8_bits(node_reader: Path, tmp_path: Path) -> None:
+    write_alike(tmp_path / "v5", golden_v5_fp8)
+    done = node_reads(node_reader, tmp_path / "v5")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    ((name, run),) = open_store(tmp_path / "v5").runs.items()
+    hidden = found[name]["shards"]["0"]["hidden"]
+    codes = np.frombuffer(bytes.fromhex(hidden["block.1"]), np.uint8).reshape(5, 5)
+    values = np.empty((5, 4), np.float32)
+    decode_rows(codes, values)
+    assert values.tobytes() == rows_of(run.array("block.1")).tobytes()
+    assert bytes.fromhex(hidden["final"]) == rows_of(run.array("final")).tobytes()
 
 
 def joined(tables: Iterator[dict[str, list[Any]]]) -> dict[str, list[Any]]:

@@ -1,4 +1,4 @@
-// Reads and checks a store of format 3 by the page for readers of store/SPEC.md, and nothing else:
+// Reads and checks a store of format 3, or with rows of format 5, by the page for readers of store/SPEC.md, and nothing else:
 // `node read.mjs STORE`. Prints what it read as JSON; ends with 1 for a store that it refuses.
 import { createHash } from "node:crypto";
 import { existsSync, lstatSync, readdirSync, readFileSync, realpathSync } from "node:fs";
@@ -38,7 +38,7 @@ async function openRecord(directory) {
   const { self_xxh3_128: seal, ...sealed } = record;
   must(seal === (await xxhash128(canonical(sealed))), where, "its seal does not match");
   must(bytes.equals(Buffer.from(canonical(record))), where, "not canonical JSON");
-  must(record.format === 3 && /^[0-9a-f]{16}$/.test(record.base), where, "of another format");
+  must([3, 5].includes(record.format) && /^[0-9a-f]{16}$/.test(record.base), where, "of another format");
   const parts = Object.keys(record.objects).flatMap((key) => key.split("/"));
   const plain = (part) => PART.test(part) && Buffer.byteLength(part) <= 255;
   must(parts.every(plain), where, "a name that leads elsewhere");
@@ -80,9 +80,9 @@ async function array(opened, folder, rows, width, dtype) {
   const codecs = [little, { name: "blosc", configuration: given.codecs[1].configuration }];
   const index = { index_codecs: [little, { name: "crc32c" }], index_location: "end" };
   const sharding = { name: "sharding_indexed", configuration: { chunk_shape: [count, width], codecs, ...index } };
-  const type = meta.data_type.replace("uint16", "bfloat16"); // what carries the bits of bfloat16
-  must(same(meta.shape, [rows, width]) && type === dtype, folder, "another array");
-  const size = count * width * (dtype === "float32" ? 4 : 2);
+  const types = { bfloat16: ["uint16", "bfloat16"], float8_e4m3: ["uint8"] }[dtype] ?? [dtype]; // of its bits
+  must(same(meta.shape, [rows, width]) && types.includes(meta.data_type), folder, "another array");
+  const size = count * width * ({ float32: 4, float8_e4m3: 1 }[dtype] ?? 2);
   const plain = same(meta.codecs, [sharding]) && !meta.storage_transformers?.length;
   must(plain && (count === 1 || size <= 1024 * MIB), folder, "codecs");
   must(grid[1] === width && grid[0] >= rows && grid[0] % count === 0, folder, "chunks");
@@ -97,7 +97,7 @@ async function array(opened, folder, rows, width, dtype) {
   }
   const listed = Buffer.from(new BigUint64Array(places).buffer);
   must(listed.equals(bytes.subarray(start, -4)) && places.length * count === 2 * grid[0], folder, "index");
-  const half = dtype === "float32" ? {} : { data_type: "uint16", fill_value: 0 }; // the bits
+  const half = !/16/.test(dtype) ? {} : { data_type: "uint16", fill_value: 0 }; // the bits
   const files = { "/zarr.json": Buffer.from(canonical({ ...meta, ...half })), "/c/0/0": bytes };
   const getRange = async (key, { suffixLength: n, offset, length }) =>
     n ? files[key].subarray(-n) : files[key].subarray(offset, offset + length);
@@ -121,8 +121,8 @@ async function readShard(directory, plan, hash, index, prompts) {
   const found = tokens.token_id.map((token, t) => [tokens.prompt_id[t], tokens.position[t], token]);
   must(same(found, due), directory, "rows of other tokens");
   const [hidden, aside] = [{}, "prompt_id:Int32 reason:Utf8"];
-  for (const { name, width } of plan.keep === "moments" ? [] : plan.sites)
-    hidden[name] = await array(opened, `hidden.zarr/${name}`, rows, width, plan.stored_dtype);
+  for (const { name, width, dtype = plan.stored_dtype } of plan.keep === "moments" ? [] : plan.sites)
+    hidden[name] = await array(opened, `hidden.zarr/${name}`, rows, width + (dtype === "float8_e4m3"), dtype);
   return { tokens, hidden, quarantine: n ? await table(opened, "quarantine.arrow", aside, n, 65 * MIB) : null };
 }
 
