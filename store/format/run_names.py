@@ -22,7 +22,7 @@ _APART: Final[tuple[Callable[[Plan], str], ...]] = (
     lambda plan: plan.compute.dtype,
     lambda plan: plan.compute.backend,
     lambda plan: plan.keep,
-    lambda plan: plan.rows_dtype,
+    lambda plan: f"rows in {plan.rows_dtype}",
     lambda plan: f"beginnings {plan.compute.beginnings or 'not recorded'}",
 )
 """What tells runs of one model apart, in the order in which a reader asks."""

@@ -10,7 +10,7 @@ import torch
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
-from stored_arrays import POOL, by_zarr, joined, make_spec, refused, widened
+from stored_arrays import POOL, Stored, by_zarr, joined, make_spec, read, refused, widened
 from zarr.storage import LocalStore
 from zarr_arrays import rows_of
 
@@ -120,13 +120,12 @@ def test_arrays_are_those_of_zarr_python_and_are_read_in_parts(
     theirs = by_zarr(spec, codes, chunk=layout.chunk_rows, stored=layout.object_rows)
     assert joined(encoded) == theirs["c/0/0"]
     assert parse_layout(theirs["zarr.json"], spec, "here") == layout
-    whole = {"stored": np.empty(shape, np.uint16), "float32": np.empty(shape, np.float32)}
-    sources = [BytesSource(joined(encoded))]
-    for dtype, expected in whole.items():
+    stored = Stored(rows, layout, {"c/0/0": joined(encoded)}, encoded.chunks)
+    for dtype, numpy in (("stored", np.uint16), ("float32", np.float32)):
+        expected = np.empty(shape, numpy)
         decode_rows(codes, expected)
         for start, end in ((0, len(rows)), (len(rows) // 3, len(rows) // 3 + 1), (0, 0)):
-            options = {"dtype": dtype, "chunks": encoded.chunks, "pool": POOL}
-            part = read_rows(sources, layout, start, end, where="s", **options)
+            part = read(stored, start, end, dtype=dtype, pool=POOL)
             assert part.dtype == expected.dtype
             assert np.array_equal(part, expected[start:end])
     (tmp_path / "c/0").mkdir(parents=True)
