@@ -14,7 +14,7 @@ from lpp.analyze.drift.predictions import compared_tokens, computed_tokens, toke
 from lpp.analyze.drift.sites import SiteDrift, common_sites, compared_cell, site_drift, why_missing
 from lpp.analyze.drift.summaries import Summary, by_position, entropy_drift, prediction_drift
 from lpp.analyze.engine.executor import Executor, LocalExecutor
-from lpp.analyze.logits.heads import arithmetic
+from lpp.analyze.logits.heads import LOSSY_KL, arithmetic
 from lpp.analyze.metrics.registry import METRICS, metric_names
 from lpp.analyze.numerics.jackknife import Estimate, error_names
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
@@ -212,6 +212,12 @@ def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:
     for name, run, other in (("A", a, b), ("B", b, a)):
         if alone := [site for site in run.sites if site not in other.sites]:
             lines.append(f"{name} alone holds {listed(alone)}.")
+    lossy = [name for name, run in (("A", a), ("B", b)) if run.plan.is_lossy("final")]
+    if lossy and pair.no_logits is None:
+        lines.append(
+            f"Rows of final in {' and '.join(lossy)} were rounded to float8_e4m3 (flag lossy). Of "
+            f"one run alone, that is a KL of {LOSSY_KL} nats for SmolLM2-135M."
+        )
     missing = (why_missing(pair, site, first_position=first_position) for site in sites)
     return [*lines, *dict.fromkeys(why for why in missing if why)]
 

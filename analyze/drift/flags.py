@@ -24,7 +24,7 @@ more prompts would cost another read of all rows."""
 
 def site_flags(pair: Pair, sites: Sequence[SiteDrift], *, first_position: int) -> list[list[str]]:
     """Sorted flags of each of `sites`: `sink` (in the first `SINK_PROMPTS` prompts of either run,
-    if no position is skipped), `quarantined`, `no_error`.
+    if no position is skipped), `quarantined`, `lossy` (of either run), `no_error`.
 
     A difference smaller than its error is normal, so it has no flag. Raises FormatError for altered
     bytes.
@@ -36,6 +36,7 @@ def site_flags(pair: Pair, sites: Sequence[SiteDrift], *, first_position: int) -
         n_prompts=pl.lit(pair.n_prompts, pl.Int32),
         n_quarantined=pl.lit(len(pair.excluded), pl.Int32),
         n_sinks=pl.Series(sinks, dtype=pl.Int32),
+        lossy=pl.Series([any(run.plan.is_lossy(name) for run in pair.runs) for name in names]),
     )
     unsure = (
         facts.with_columns(

@@ -58,7 +58,7 @@ def site_summaries(
     less come from these (`stored_moments.from_stored`), whatever else is read of the rows. Raises
     FormatError if the number of rows differs from that of the prompts' tokens.
     """
-    held = from_stored(reader.run, demands)
+    held = from_stored(reader.run, reader.site, demands)
     by_cell = stored_summaries(reader, {cell: demands[cell] for cell in held}, workers)
     rest = {cell: demand for cell, demand in demands.items() if cell not in held}
     for summaries in workers.in_order(_solves(reader, rest, workers, values)):

@@ -86,17 +86,20 @@ class Packed:
         return Moments(self.n, self.mean.copy(), scatter, noise)  # this one goes on changing
 
 
-def from_stored(run: Run, cells: Collection[Cell]) -> set[Cell]:
-    """The `cells` whose spectra are computed from stored moments.
+def from_stored(run: Run, site: str, cells: Collection[Cell]) -> set[Cell]:
+    """The `cells` of `site` whose spectra are computed from stored moments.
 
     All if the run keeps no rows. If it keeps both, whichever is cheaper: a row costs d^2
     multiply-adds, a band of a shard about d^2 additions and reading 4 d^2 bytes. Matrices rounded
     to float32 are not used if there are rows. What else is requested has no part in the choice,
-    because both ways differ in the last digits.
+    because both ways differ in the last digits. If the rows are lossy, moments wherever there are:
+    they are sums of the rows as computed.
     """
     plan = run.plan
     if not plan.keeps_rows:
         return {*cells}
+    if plan.keeps_moments and plan.is_lossy(site):
+        return {cell for cell in cells if holds(run, cell)}
     if not plan.keeps_moments or plan.moments_dtype != "float64":
         return set()
     bands = len(run.shards) * len(run.plan.moment_ends)

@@ -1,5 +1,7 @@
 """Heads of runs: whether there are any, the matrix, and the arithmetic of products with it."""
 
+from typing import Final
+
 from lpp.analyze.engine.executor import Executor
 from lpp.analyze.engine.kept_files import name_of
 from lpp.analyze.logits.products import arithmetic_of, place_of
@@ -12,6 +14,10 @@ from lpp.store.runs.read import Run
 from lpp.store.shared.directory import open_shared
 from lpp.store.shared.heads import head_directories, head_name
 from lpp.store.shared.logits import Head
+
+LOSSY_KL: Final = "0.007"
+"""KL of the predictions from rows of `final` in bfloat16 to those from the same rows in
+float8_e4m3, in nats, mean over 20,000 tokens of the demo: docs/how-to/moments.md."""
 
 
 def why_no_logits(*runs: Run) -> str | None:
@@ -90,7 +96,7 @@ def arithmetic(runs: tuple[Run, Run], executor: Executor) -> str:
     """
     lines = []
     for run in runs:
-        dtype, stored = _record(run).dtype, run.plan.stored_dtype
+        dtype, stored = _record(run).dtype, run.plan.dtype_of(run.site("final"))
         other = "" if stored == dtype else f", of rows stored as {stored}"
         lines.append(arithmetic_of(place_for(run, executor), dtype) + other)
     return "; ".join(dict.fromkeys(lines))

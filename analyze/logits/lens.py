@@ -131,6 +131,11 @@ def why_no_lens(run: Run, sites: Sequence[str]) -> Iterator[str]:
         yield "no block is among --sites"
     if not head_directories(objects_at(run.directory.root), run.plan):
         yield "the store lacks the head of its model; evaluate again with --keep-head yes"
+    if lossy := [site for site in (last, "final") if run.plan.is_lossy(site)]:
+        yield (
+            f"rows of {' and '.join(lossy)} are rounded to float8_e4m3, which does not tell the "
+            "final norm; capture again with --stored-dtype auto"
+        )
     block, final = run.site(last), run.site("final")
     if final.convention != "post_norm":
         yield "the model has no norm before its head: its blocks end with norms of their own"

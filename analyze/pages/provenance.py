@@ -10,7 +10,7 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.pages.page import Origin, RunOrigin
-from lpp.analyze.runs.capture_command import capture_command, part
+from lpp.analyze.runs.capture_command import capture_command, part, stored_dtype
 from lpp.analyze.runs.incomplete import incomplete
 from lpp.store import Run, open_store
 from lpp.store.errors import FormatError
@@ -124,7 +124,7 @@ def _checksums(run: Run) -> Iterator[tuple[str, str]]:
 
 def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     model, corpus = part(document, "model"), part(document, "corpus")
-    compute = part(document, "compute")
+    compute, as_computed = part(document, "compute"), document.get("stored_dtype")
     facts = {
         "model": model.get("id"),
         "weights": model.get("weights"),
@@ -135,7 +135,7 @@ def _facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "token ids": part(document, "prompts").get("sha256"),
         "prefixes": ", ".join(map(str, document.get("prefixes") or ())),
         "computed in": compute.get("dtype"),
-        "stored in": document.get("stored_dtype"),
+        "stored in": stored_dtype(document, str(as_computed)) or as_computed,
         "device": compute.get("device"),
         "batch": f"{compute.get('batch_tokens')} padded tokens",
     }

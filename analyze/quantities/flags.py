@@ -55,6 +55,8 @@ FACTS: Final = pl.Schema(
         # for a number that comes from the logits
         "logits_width": pl.Int32,
         "tokenizer_size": pl.Int32,
+        # whether the number comes from rows that are stored with fewer digits than computed
+        "lossy": pl.Boolean,
     }
 )
 """The facts about a number that flags use; null if a fact does not apply to the number."""
@@ -90,6 +92,12 @@ FLAGS: Final = (
         "duplicates",
         "some prompts occur more than once: there are fewer than counted, and errors are too small",
         pl.col("n_duplicates") > 0,
+    ),
+    DeclaredFlag(
+        "lossy",
+        "the rows behind a number were rounded to 8 bits as they were stored (--stored-dtype "
+        "float8_e4m3)",
+        pl.col("lossy"),
     ),
     DeclaredFlag(
         "no_error",

@@ -66,9 +66,25 @@ def capture_command(document: Mapping[str, Any], store: str = "STORE") -> str:
         if value is not None:
             words.append(f"{option} {shlex.quote(str(value))}")
     words.append(f"--sites {shlex.quote(','.join(sites))}")
+    if dtype := stored_dtype(document, "auto"):
+        words.append(f"--stored-dtype {shlex.quote(dtype)}")
     if parts["compute"].get("trust_remote_code"):
         words.append("--trust-remote-code")
     return " \\\n  ".join(words)
+
+
+def stored_dtype(document: Mapping[str, Any], computed: str) -> str:
+    """How rows of sites lie on disk, as --stored-dtype takes it; empty if all lie as computed.
+
+    computed: stands for the type of rows as computed.
+    """
+    sites = [site for site in document.get("sites") or () if isinstance(site, dict)]
+    own = {str(site.get("name")): site.get("dtype") for site in sites}
+    rounded = [name for name, dtype in own.items() if dtype == "float8_e4m3"]
+    others = [name for name in own if name not in rounded]
+    if len(rounded) > len(others):
+        return ",".join(("float8_e4m3", *(f"{name}={computed}" for name in others)))
+    return ",".join(f"{name}=float8_e4m3" for name in rounded)
 
 
 def part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

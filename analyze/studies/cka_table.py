@@ -102,7 +102,10 @@ def compute(
             memory=memory,
             progress=progress,
             name=names[part.view.run.id],
-        ).with_columns(pl.lit(count, pl.Int32).alias(name) for name, count in _counts(part).items())
+        ).with_columns(
+            *(pl.lit(count, pl.Int32).alias(name) for name, count in _counts(part).items()),
+            lossy=pl.any_horizontal(pl.col("site", "other_site").is_in(_lossy_sites(part))),
+        )
         for part in work
     ]
     sizes = {part.cell.n_prompts for part in work}
@@ -110,6 +113,11 @@ def compute(
     beside = ["first_position", "prefix", "n_prompts"]
     rows = with_prompt_sets(pl.concat(frames), sets, beside=beside)
     return rows.with_columns(flags_of(rows)).select(*(column.name for column in CKA.columns))
+
+
+def _lossy_sites(part: RunPairs) -> list[str]:
+    run = part.view.run
+    return [site for site in run.sites if run.plan.is_lossy(site)]
 
 
 def _counts(part: RunPairs) -> dict[str, int]:

@@ -27,6 +27,7 @@ from lpp.analyze.runs.select import n_sites, select_among, select_sites, shortfa
 from lpp.analyze.tables import spectra
 from lpp.analyze.tables.analysis import site_requests
 from lpp.analyze.tables.database import put
+from lpp.analyze.tables.facts import with_lossy
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
@@ -151,7 +152,8 @@ def layers(
         after = _ranks(selected, pl.concat(beyond), settings.errors, executor, progress)
         frame = pl.concat([frame, after]).sort("run", maintain_order=True)
     sets = prompt_sets(all_views, frame["n_prompts"].unique())
-    frame = _with_flags(with_prompt_sets(frame, sets, beside=BESIDE))
+    frame = with_lossy(with_prompt_sets(frame, sets, beside=BESIDE), selected)
+    frame = _with_flags(frame)
     blocks = {view.run.id: view.run.plan.model.n_blocks for view in selected}
     scores = pl.DataFrame(list(_scores(frame, blocks)), schema=frame_schema(HOURGLASS.columns))
     return Layers(frame, scores, lines, names)

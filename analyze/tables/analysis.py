@@ -28,7 +28,7 @@ from lpp.analyze.runs.select import (
 )
 from lpp.analyze.tables import entropy, spectra
 from lpp.analyze.tables import metrics as metric_table
-from lpp.analyze.tables.facts import metric_facts, profile_facts
+from lpp.analyze.tables.facts import metric_facts, profile_facts, with_lossy
 from lpp.analyze.tables.jackknife import without_groups
 from lpp.analyze.tables.profile import ENTROPIES, aggregate
 from lpp.analyze.tables.run_rows import prompts_frame, run_row
@@ -112,11 +112,12 @@ class Analysis:
     ) -> dict[str, pl.DataFrame]:
         """The facts that flags use: for each metric a frame with a row for each of `profiles`."""
         included = ~pl.col("prefix").is_in(list(drop_prefixes))
+        of_sites = with_lossy(self.spectra.filter(included), self.views)
         return {
             metric: profile_facts(
                 profiles,
                 metric,
-                spectra=self.spectra.filter(included),
+                spectra=of_sites,
                 entropy=self.entropy.filter(included),
                 runs=self.runs,
                 computed=self.computed,
@@ -216,7 +217,9 @@ def analyze_views(
     sets = prompt_sets(comparable_among, of_entropy["n_prompts"].unique())
     others = [metric_table.frame_of_sites(parts, rest, selected), *of_logits]
     of_metrics = with_prompt_sets(pl.concat(others), sets, beside=BESIDE)
-    facts = metric_facts(of_metrics, spectra=of_spectra, entropy=of_entropy, runs=runs)
+    facts = metric_facts(
+        of_metrics, spectra=with_lossy(of_spectra, some), entropy=of_entropy, runs=runs
+    )
     return Analysis(
         runs=runs,
         prompts=prompts_frame(selected),

@@ -4,7 +4,10 @@ from collections.abc import Collection, Sequence
 
 import polars as pl
 
+from lpp.analyze.engine.stored_moments import from_stored
 from lpp.analyze.metrics.registry import METRICS, RANKS
+from lpp.analyze.runs.cells import Cell
+from lpp.analyze.runs.keys import RunView
 from lpp.analyze.tables.profile import ENTROPIES
 
 _RUN = ("run", "context", "n_prompts")
@@ -23,7 +26,8 @@ def profile_facts(
 ) -> pl.DataFrame:
     """The facts about one metric, a row for each of `profiles`.
 
-    profiles: as of `aggregate`. spectra, entropy: the rows from which they were aggregated. Facts
+    profiles: as of `aggregate`. spectra (`with_lossy`), entropy: the rows from which they were
+    aggregated. Facts
     are those at the prefix that the number came from; for a mean or a median, the worst over all
     prefixes. computed: names of the requested ranks.
     """
@@ -44,6 +48,7 @@ def profile_facts(
         return _joined(facts, _at(entropy, _RUN, of_prefix), [*_RUN, "at"])
     facts = _joined(facts, _at(entropy, _RUN, of_prefix), [*_RUN, "at"])
     of_rows = [pl.col("n_tokens").min(), pl.col("dim").min(), pl.col("n_sinks").max()]
+    of_rows.append(pl.col("lossy").max())
     facts = _joined(facts, _at(spectra, _SITE, of_rows), [*_SITE, "at"])
     missing = [pl.col(name).null_count() for name in RANKS if name in computed]
     missing_ranks = spectra.group_by(_SITE).agg(
@@ -77,24 +82,49 @@ def metric_facts(
 ) -> pl.DataFrame:
     """The facts about each row of `metrics`, the metrics table with `n_prompt_sets`.
 
-    spectra, entropy: rows with the same prefixes.
+    spectra (`with_lossy`), entropy: rows with the same prefixes.
     """
     keys = [*_RUN, "prefix"]
     rows = [*keys, "first_position", "site"]
     declared = pl.DataFrame(
-        [(name, metric.ratio, bool(metric.normalises)) for name, metric in METRICS.items()],
-        schema={"metric": pl.String, "of": pl.String, "normalised": pl.Boolean},
+        [
+            (name, metric.ratio, bool(metric.normalises), metric.needs == "rows")
+            for name, metric in METRICS.items()
+        ],
+        schema={
+            **{"metric": pl.String, "of": pl.String},
+            **{"normalised": pl.Boolean, "needs_rows": pl.Boolean},
+        },
         orient="row",
     )
     facts = _joined(metrics, declared, ["metric"])
     facts = _joined(facts, entropy.select(*keys, "short_prompts", "n_duplicates"), keys)
-    counts = spectra.select(*rows, "n_tokens", "dim", "n_sinks", of_site=pl.lit(value=True))
-    facts = _joined(facts, counts, rows)
+    of_rows = ("n_tokens", "dim", "n_sinks", "lossy", "lossy_rows")
+    facts = _joined(facts, spectra.select(*rows, *of_rows, of_site=pl.lit(value=True)), rows)
+    facts = facts.with_columns(lossy=pl.when("needs_rows").then("lossy_rows").otherwise("lossy"))
     facts = _joined(facts, _ratios(metrics, spectra, rows), [*rows, "of"])
     of_site, missing = pl.col("of_site").is_not_null(), pl.col("ratio").is_null()
     facts = facts.with_columns(missing_ranks=(of_site & missing).cast(pl.UInt32))
     facts = _joined(facts, runs.select("run", *_LOGITS), ["run"])
     return facts.with_columns(pl.when(~of_site).then(pl.col(name)).alias(name) for name in _LOGITS)
+
+
+def with_lossy(keys: pl.DataFrame, views: Sequence[RunView]) -> pl.DataFrame:
+    """`keys`, rows of the spectra table, with `lossy_rows`, whether the rows of a site are lossy,
+    and `lossy`, whether its spectrum comes from them: not where moments were stored as well, which
+    are sums of the rows as computed.
+    """
+    runs = {view.run.id: view.run for view in views}
+    rounded = {
+        (run.id, site) for run in runs.values() for site in run.sites if run.plan.is_lossy(site)
+    }
+    columns = ("run", "site", "n_prompts", "prefix", "first_position")
+    lossy = []
+    for run, site, size, prefix, first in keys.select(columns).iter_rows():
+        cell, of_site = Cell(size, prefix, first_position=first), (run, site) in rounded
+        lossy.append((of_site, of_site and not from_stored(runs[run], site, [cell])))
+    schema = {"lossy_rows": pl.Boolean, "lossy": pl.Boolean}
+    return keys.hstack(pl.DataFrame(lossy, schema=schema, orient="row"))
 
 
 def _ratios(metrics: pl.DataFrame, spectra: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:

@@ -77,7 +77,7 @@ def run_row(run: Run, kernel: str | None = None) -> dict[str, object]:
         "context": plan.context,
         "logit_positions": plan.logit_positions,
         "compute_dtype": plan.compute.dtype,
-        "stored_dtype": plan.stored_dtype,
+        "stored_dtype": plan.rows_dtype,
         "backend": plan.compute.backend,
         "plan_hash": plan.hash,
         "plan": canonical_json(plan.document).decode(),

@@ -35,6 +35,7 @@ def clean() -> tuple[Row, Any, Any, Any]:
     }
     spectra = [
         {"prefix": L, "n_tokens": 10 * L, "dim": 8, "n_sinks": 0}
+        | {"lossy": False, "lossy_rows": False}
         | {name: values[name] for name in NAMES[2:]}
         for L in (10, 20)
     ]
@@ -199,6 +200,10 @@ def test_ranks_that_nobody_asked_for_are_no_loss() -> None:
         ({"n_sinks": 1, "of_logits": True}, []),
         ({"n_sinks": 1, "first_position": 2}, ["sink"]),  # some are among the rows still
         ({"n_prompt_sets": 2}, ["different_prompts"]),
+        ({"lossy": True}, ["lossy"]),
+        ({"lossy": True, "of_logits": True}, []),
+        ({"lossy_rows": True}, []),  # its spectrum comes from moments
+        ({"lossy_rows": True, "metric": "two_nn"}, ["lossy"]),
         ({"logits_width": 65}, []),
         ({"logits_width": 65, "of_logits": True}, ["padded_vocab"]),
     ],
@@ -249,6 +254,14 @@ def test_sinks_in_the_rows_that_a_rank_came_from() -> None:
     assert flags(profile, spectra, *others) == ["sink"]
 
 
+def test_rounded_rows_behind_a_rank() -> None:
+    profile, spectra, *others = clean()
+    spectra[0]["lossy"] = True  # no rank came from this prefix
+    assert flags(profile, spectra, *others) == []
+    spectra[1]["lossy"] = True
+    assert flags(profile, spectra, *others) == ["lossy"]
+
+
 def test_facts_that_are_not_there_hold_no_flag() -> None:
     bare = pl.DataFrame({"run": ["r"]})
     assert flags_of(bare).to_list() == [[]]
@@ -265,7 +278,7 @@ def test_flags_are_declared_over_facts_and_in_order() -> None:
 def test_every_flag_is_explained() -> None:
     profile, spectra, entropy, run = clean()
     spectra[0]["effective_rank"] = None
-    spectra[1] |= {"n_tokens": 1, "n_sinks": 1}
+    spectra[1] |= {"n_tokens": 1, "n_sinks": 1, "lossy": True}
     for row in entropy:
         row |= {"short_prompts": 9, "distinct_prefixes": 0.1, "n_duplicates": 2}
     every = flags(
