@@ -77,6 +77,7 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
         batch_tokens=compute.batch_tokens,
         keep=plan.keep,
         moments_dtype=plan.moments_dtype,
+        stored_dtype={site.name: site.dtype for site in plan.sites if site.dtype},
     )
 
 

@@ -27,6 +27,7 @@ from lpp.store.format.plan import (
     CorpusInfo,
     Plan,
     PromptsInfo,
+    SiteDtype,
     SiteSpec,
 )
 from lpp.store.format.rows import branches_sha256, prompts_sha256
@@ -99,7 +100,7 @@ def make_plan(
         logit_positions=request.logit_positions,
         sites=specs,
         compute=compute,
-        stored_dtype=dtype,  # activations are stored as they were computed
+        stored_dtype=dtype,  # activations are stored as computed, but for sites with their own
         shards=kept_boundaries(lengths, token_bytes, size, request.keep, stored),
         keep=request.keep,
         moments_dtype=request.moments_dtype,
@@ -121,15 +122,29 @@ def shard_bytes(request: CaptureRequest, device: str) -> int:
 
 
 def site_specs(request: CaptureRequest, backend: Backend) -> tuple[SiteSpec, ...]:
-    """The sites that `request` chooses of a model."""
+    """The sites that `request` chooses of a model, with their number types. InputError for a name
+    that no site has, or no chosen one.
+    """
     sites = backend.sites
+    chosen = choose_sites(request.sites, sites.names)
+    dtypes: dict[str, SiteDtype | None] = dict.fromkeys(chosen)
+    for pattern, dtype in request.stored_dtype.items():
+        matches = [name for name in chosen if pattern == "all" or fnmatchcase(name, pattern)]
+        if not matches:
+            raise InputError(
+                f"--stored-dtype {pattern}={dtype or 'auto'}: no site of that name is captured, of "
+                f"{', '.join(chosen)}. Leave it out, or add the site to --sites.",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        dtypes |= dict.fromkeys(matches, dtype)
     return tuple(
         SiteSpec(
             name=name,
             convention="post_norm" if name == "final" and sites.final_norm else "residual",
             width=sites.width(name),
+            dtype=dtype,
         )
-        for name in choose_sites(request.sites, sites.names)
+        for name, dtype in dtypes.items()
     )
 
 

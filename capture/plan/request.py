@@ -12,7 +12,7 @@ from lpp.capture.corpus.passages import Corpus
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import LoadedModel, ModelSpec
 from lpp.capture.plan.settings import KeepHead
-from lpp.store.format.plan import Keep, LogitPositions, MomentsDtype
+from lpp.store.format.plan import Keep, LogitPositions, MomentsDtype, SiteDtype
 
 if TYPE_CHECKING:
     from lpp.capture.plan.backend import Backend
@@ -100,6 +100,9 @@ class CaptureRequest:
     keep: Keep = "rows"
     """Activations, their moments by prefix band, or both."""
     moments_dtype: MomentsDtype = "float64"
+    stored_dtype: Mapping[str, SiteDtype | None] = field(default_factory=dict)
+    """How rows of sites lie on disk, by name or pattern: the last that matches counts. None, and
+    sites without one: as computed."""
     keep_head: KeepHead = "auto"
     """Whether the unembedding is kept. A plan does not record it: it changes no number."""
 

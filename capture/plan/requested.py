@@ -17,9 +17,13 @@ from lpp.capture.plan.settings import (
     CaptureSettings,
 )
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.plan import SiteDtype
 
 _SITES: Final = ("all", "embed", "final", *(f"block.{k}" for k in range(1, 1000)))
 """Names that a site of some model may have."""
+
+STORED_DTYPES: Final[dict[str, SiteDtype | None]] = {"auto": None, "float8_e4m3": "float8_e4m3"}
+"""Values of --stored-dtype; auto: as computed."""
 
 
 def request_of(settings: CaptureSettings) -> CaptureRequest:
@@ -83,9 +87,35 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
         continuation=_continuation(settings),
         shard_bytes=None if settings.shard_mib is None else settings.shard_mib << 20,
         **take("context", "sites", "logit_positions", "batch_tokens", "keep", "moments_dtype"),
+        stored_dtype=_stored_dtype(settings),
         **take("keep_head"),
         **take("backend", "tensor_parallel", "engine_options", "check_sites"),
     )
+
+
+def _stored_dtype(settings: CaptureSettings) -> dict[str, SiteDtype | None]:
+    """The number type of rows by pattern of sites, that of all first. InputError for another type,
+    and where no rows are stored.
+    """
+    by_site: dict[str, SiteDtype | None] = {"all": None}
+    for part in settings.stored_dtype:
+        pattern, _, dtype = part.rpartition("=")
+        if dtype not in STORED_DTYPES:
+            raise InputError(
+                f"--stored-dtype {part}: give {' or '.join(STORED_DTYPES)}; for some sites "
+                "SITE=DTYPE, such as --stored-dtype float8_e4m3,final=auto.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+        by_site[pattern or "all"] = STORED_DTYPES[dtype]
+    if not any(by_site.values()):
+        return {}
+    if settings.keep == "moments":
+        raise InputError(
+            "--stored-dtype says how rows are stored, and --keep moments stores none. Leave it "
+            "out, or add --keep both.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return by_site
 
 
 def _continuation(settings: CaptureSettings) -> ContinuationSpec | None:

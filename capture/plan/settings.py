@@ -180,6 +180,13 @@ class CaptureSettings:
         "Store scatter matrices in this number type; float32 rounds each entry by at most 2^-24 "
         "of it.",
     )
+    stored_dtype: tuple[str, ...] = setting(
+        ("auto",),
+        "Store activations in this number type. auto: as computed, without loss. float8_e4m3: "
+        "rounded to 8 bits, in 0.6 of the space; numbers from such rows have the flag lossy. For "
+        "some sites: float8_e4m3,final=auto or 'block.*=float8_e4m3'.",
+        metavar="DTYPE,SITE=DTYPE,...",
+    )
     keep_head: KeepHead = setting(
         "auto",
         "Keep the unembedding, once for each model of a store, so that logits can be computed "

@@ -24,7 +24,15 @@ from lpp.store.root import nearest_directory
 from lpp.store.units import short_bytes
 
 PACKED: Final = 1.48
-"""Compression ratio of rows in bfloat16, measured on a real model."""
+"""Compression ratio of rows in bfloat16 at every site of a real model."""
+
+PACKED_BLOCKS: Final = 1.43
+"""As `PACKED`, of one of its middle blocks: for sites without `embed`, whose rows repeat those of
+equal tokens and pack 4-fold."""
+
+PACKED_FLOAT8: Final = 2.3
+"""Bytes of rows in bfloat16 over those on disk in float8_e4m3, of the same model: 2.27 to 2.35 in
+its blocks."""
 
 SLOTS: Final = 3
 """Shards in memory at once: one is filled, one is compressed, one is flushed."""
@@ -35,7 +43,9 @@ class Size:
     """Bytes of one choice."""
 
     rows: int
-    """Before compression."""
+    """As computed, before compression."""
+    packed_rows: int
+    """Estimated bytes of the rows on disk."""
     moments: int
     """Before compression, which saves little."""
 
@@ -44,12 +54,24 @@ class Size:
         """Estimated bytes on disk. A capture that may fit is not refused: if rows compress less
         than estimated and the disk fills up, every committed shard stays.
         """
-        return round(self.rows / PACKED) + self.moments
+        return self.packed_rows + self.moments
 
 
 def row_bytes(plan: Plan) -> int:
-    """Bytes of one token over all sites."""
+    """Bytes of one token over all sites, as computed."""
     return sum(site.width for site in plan.sites) * ITEM_BYTES[plan.stored_dtype]
+
+
+def packed_row_bytes(plan: Plan) -> float:
+    """Estimated bytes of one token over all sites, on disk."""
+    lossless = PACKED if "embed" in plan.site_names else PACKED_BLOCKS
+    return sum(
+        site.width * ITEM_BYTES["bfloat16"] / PACKED_FLOAT8
+        if dtype == "float8_e4m3"
+        else site.width * ITEM_BYTES[dtype] / lossless
+        for site in plan.sites
+        for dtype in (plan.dtype_of(site),)
+    )
 
 
 def shard_moments_bytes(plan: Plan) -> int:
@@ -62,21 +84,22 @@ def shard_moments_bytes(plan: Plan) -> int:
 def sizes(plan: Plan, lengths: Sequence[int], shard_bytes: int) -> dict[Keep, Size]:
     """The size of the run with each choice of --keep. lengths: tokens of each prompt."""
     of_token, of_shard = row_bytes(plan), shard_moments_bytes(plan)
-    rows = plan.prompts.tokens * of_token
+    rows, packed = (round(plan.prompts.tokens * n) for n in (of_token, packed_row_bytes(plan)))
     by_keep: dict[Keep, Size] = {}
     for keep in get_args(Keep):
         edges = kept_boundaries(lengths, of_token, shard_bytes, keep, of_shard)
         moments = 0 if keep == "rows" else (len(edges) - 1) * of_shard
-        by_keep[keep] = Size(rows=0 if keep == "moments" else rows, moments=moments)
+        of_rows = {"rows": 0, "packed_rows": 0}
+        if keep != "moments":
+            of_rows = {"rows": rows, "packed_rows": packed}
+        by_keep[keep] = Size(**of_rows, moments=moments)
     return by_keep
 
 
 def remaining(plan: Plan, lengths: npt.NDArray[np.int32], todo: Sequence[int]) -> int:
     """Estimated bytes on disk of the shards `todo`. lengths: tokens of each prompt."""
-    return Size(
-        rows=tokens_of(plan, lengths, todo) * row_bytes(plan) if plan.keeps_rows else 0,
-        moments=len(todo) * shard_moments_bytes(plan) if plan.keeps_moments else 0,
-    ).packed
+    rows = tokens_of(plan, lengths, todo) * packed_row_bytes(plan) if plan.keeps_rows else 0
+    return round(rows) + (len(todo) * shard_moments_bytes(plan) if plan.keeps_moments else 0)
 
 
 def head_bytes(plan: Plan) -> int:

@@ -107,9 +107,10 @@ def test_every_option_of_the_command_is_known_to_the_file() -> None:
     assert {"model", "corpus", "min-bytes", "shard-mib", "sites"} <= known.keys()
     needed = {"corpus": '"c"', "model": '"m"', "min-tokens": "3", "count-with": '"m"'}
     needed |= {"continue": "3", "temperature": "0.5"}
+    of_sites = {"sites": '"final"', "stored-dtype": '"float8_e4m3"'}
     beside = {"series": {"step": "3"}, "step": {"series": '"s"'}}
     for name, one in known.items():
-        value = '"final"' if name == "sites" else in_a_file(one.values)
+        value = of_sites[name] if name in of_sites else in_a_file(one.values)
         given = needed | {name: value} | beside.get(name, {})
         lines = "\n".join(f"{key} = {said}" for key, said in given.items())
         assert len(parsed(f"[defaults]\n{lines}").jobs) == 1, name
