@@ -28,13 +28,14 @@ from lpp.capture.engine.shard_buffer import ShardBuffer
 from lpp.capture.models.spec import Model
 from lpp.capture.models.structure.anatomy import forward_inputs
 from lpp.capture.plan.backend import Batch, Outputs
-from lpp.capture.plan.batches import shard_batches, shard_boundaries
+from lpp.capture.plan.batches import shard_batches
 from lpp.capture.plan.planning import default_batch_tokens
 from lpp.capture.plan.request import SHARD_BYTES
 from lpp.store import RunWriter, create_store
 from lpp.store.arrays.blosc import compress
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.arrays.layout import chunk_rows
+from lpp.store.format.schedule import shard_boundaries
 
 CONTEXT: Final = 200
 SHARDS: Final = 4

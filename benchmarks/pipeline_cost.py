@@ -30,12 +30,12 @@ from benchmarks.sides import Side
 from benchmarks.synthetic import prompts_table, synthetic_plan
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.plan.backend import Batch, Captured, Outputs
-from lpp.capture.plan.batches import shard_boundaries
 from lpp.capture.plan.request import SHARD_BYTES
 from lpp.store import Plan, RunWriter, create_store
 from lpp.store.arrays.blosc import compress
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.arrays.layout import chunk_rows
+from lpp.store.format.schedule import shard_boundaries
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
 from lpp.store.shared.logits import HeadContent
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lpp.capture.backends.finite import rows_not_finite
 from lpp.capture.backends.logit_statistics import STATISTICS, TokenStatistics
 from lpp.capture.plan.backend import Batch, Outputs
+from lpp.store.arrays.finite import rows_not_finite
 from lpp.store.arrays.layout import Rows
 
 TORCH_DTYPE = {

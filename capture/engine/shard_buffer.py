@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.capture.backends.finite import rows_not_finite, set_aside, statistics_not_finite
+from lpp.capture.backends.finite import set_aside, statistics_not_finite
 from lpp.capture.plan.backend import Batch, Captured
 from lpp.capture.plan.batches import shard_batches
+from lpp.store.arrays.finite import rows_not_finite
 from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE, Rows
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import Plan

@@ -14,7 +14,7 @@ import pyarrow as pa
 from lpp.capture.plan.backend import Batch, Before
 from lpp.store.format.plan import Keep, Plan
 from lpp.store.format.rows import branches_of
-from lpp.store.format.schedule import group_boundaries
+from lpp.store.format.schedule import group_boundaries, shard_boundaries
 
 ROW_BYTES_PER_MOMENT_BYTE: Final = 10
 """If only moments are kept, a shard covers up to this many bytes of rows per byte of its moments:
@@ -28,24 +28,6 @@ reads. 128 is within a few per cent of the best of either, and pads 10 to 8,192 
 Older releases cut batches by another rule. A plan need not name the rule: it names the release
 (`compute.versions`), so the same request to another release is another run, and repair computes
 shards with the run's release alone."""
-
-
-def shard_boundaries(lengths: Sequence[int], token_bytes: int, shard_bytes: int) -> tuple[int, ...]:
-    """Cut prompts into shards of whole prompts, each at most `shard_bytes` over all its sites.
-
-    lengths: tokens of each prompt. token_bytes: bytes of one token, over all sites. A prompt
-    larger than a shard gets one of its own.
-
-    >>> shard_boundaries([3, 3, 3, 9], token_bytes=10, shard_bytes=60)
-    (0, 2, 3, 4)
-    """
-    boundaries, held = [0], 0
-    for prompt, length in enumerate(lengths):
-        if held and (held + length) * token_bytes > shard_bytes:
-            boundaries.append(prompt)
-            held = 0
-        held += length
-    return (*boundaries, len(lengths))
 
 
 def kept_boundaries(

@@ -1,4 +1,4 @@
-"""The prefix schedule of a context: where the metrics are read."""
+"""How a plan divides prompts: the prefixes of a context, groups of prompts, shards."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -48,3 +48,21 @@ def group_boundaries(prompts: int, groups: int = GROUPS) -> tuple[int, ...]:
     """
     count = max(1, min(groups, prompts))
     return tuple(sorted({prompts * g // count for g in range(count + 1)}))
+
+
+def shard_boundaries(lengths: Sequence[int], token_bytes: int, shard_bytes: int) -> tuple[int, ...]:
+    """Cut prompts into shards of whole prompts, each at most `shard_bytes` over all its sites.
+
+    lengths: tokens of each prompt. token_bytes: bytes of one token, over all sites. A prompt
+    larger than a shard gets one of its own.
+
+    >>> shard_boundaries([3, 3, 3, 9], token_bytes=10, shard_bytes=60)
+    (0, 2, 3, 4)
+    """
+    boundaries, held = [0], 0
+    for prompt, length in enumerate(lengths):
+        if held and (held + length) * token_bytes > shard_bytes:
+            boundaries.append(prompt)
+            held = 0
+        held += length
+    return (*boundaries, len(lengths))

@@ -16,11 +16,10 @@ from benchmarks.scaling import (
     seconds_per_token,
 )
 from benchmarks.synthetic import synthetic_run
-from lpp.capture.plan.batches import shard_boundaries
 from lpp.capture.plan.request import SHARD_BYTES
 from lpp.capture.plan.sizes import host_bytes, row_bytes, sizes
 from lpp.store.format.plan import Plan, SiteSpec
-from lpp.store.format.schedule import prefix_schedule
+from lpp.store.format.schedule import prefix_schedule, shard_boundaries
 from lpp.store.units import duration, short_bytes
 
 ROOT = Path(__file__).resolve().parents[2]

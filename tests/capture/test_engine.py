@@ -25,12 +25,12 @@ from lpp.capture.plan.batches import (
     logit_rows,
     padded_tokens,
     shard_batches,
-    shard_boundaries,
 )
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.capture.plan.sizes import SLOTS
 from lpp.store import RunWriter, create_store
 from lpp.store.errors import FormatError
+from lpp.store.format.schedule import shard_boundaries
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lpp.capture.backends.finite import (
-    all_finite,
     quarantined_prompts,
-    rows_not_finite,
     set_aside,
     statistics_not_finite,
 )
 from lpp.capture.backends.torch_backend import halves, joined
 from lpp.capture.plan.backend import Captured
+from lpp.store.arrays.finite import all_finite, rows_not_finite
 from lpp.store.arrays.reader import to_float32
 from lpp.store.format.quarantine import LOGITS
 from lpp.store.format.tables import STATISTICS
