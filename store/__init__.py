@@ -13,6 +13,8 @@ if __name__ != "lpp.store":
 if TYPE_CHECKING:
     from lpp.store.committed.compare import Problem as Problem
     from lpp.store.format.plan import Plan as Plan
+    from lpp.store.row_sink import RowSink as RowSink
+    from lpp.store.row_sink import sink as sink
     from lpp.store.runs.read import Block as Block
     from lpp.store.runs.read import Run as Run
     from lpp.store.runs.shards import Shard as Shard
@@ -30,6 +32,7 @@ _HOME = {
     "Head": "shared.heads",
     "Plan": "format.plan",
     "Problem": "committed.compare",
+    "RowSink": "row_sink",
     "Run": "runs.read",
     "RunWriter": "runs.write",
     "Shard": "runs.shards",
@@ -39,6 +42,7 @@ _HOME = {
     "open_store": "store",
     "read_scores": "scores.scores",
     "remove_scores": "scores.scores",
+    "sink": "row_sink",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

@@ -39,7 +39,7 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
     if plan.model.source == "given" or plan.logit_positions == "none":
         raise InputError(
             f"the rows of {plan.run_id} came from {name}, another program, which alone can compute "
-            "them again. Give them to lpp.store.sink again.",
+            "them again. Repeat its call of lpp.store.sink with repair=True.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     if compute.trust_remote_code and not options.trust_remote_code:

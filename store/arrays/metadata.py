@@ -82,7 +82,7 @@ def metadata_document(spec: ArraySpec) -> dict[str, Any]:
             "configuration": {"chunk_shape": [layout.object_rows, spec.width]},
         },
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": 0 if spec.dtype.kind == "u" else 0.0,
+        "fill_value": 0 if spec.dtype.kind in "iu" else 0.0,
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         "attributes": {"lpp": dict(spec.lpp)},
         "zarr_format": 3,

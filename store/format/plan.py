@@ -19,6 +19,7 @@ from lpp.store.format.documents import (
     parse_document,
     to_document,
 )
+from lpp.store.format.limits import key_problem
 from lpp.store.format.schedule import group_boundaries
 
 MAX_WIDTH: Final = 1 << 20
@@ -41,6 +42,9 @@ SiteDtype: TypeAlias = Literal[
 float8_e4m3: values of 8 bits with a power of two for each row. Integers: what a site counts or
 chooses, such as the experts of a token.
 """
+
+INTEGERS: Final = frozenset({"uint8", "uint16", "int32"})
+"""Dtypes of sites that hold integers: no spectrum, and no value that is not finite."""
 
 LogitPositions: TypeAlias = Literal["all", "schedule"]
 """Where the unembedding ran: every token, or the last token of each prefix of the schedule."""
@@ -246,7 +250,7 @@ class Plan:
     @property
     def format(self) -> int:
         """The oldest version that can say what this plan says, SPEC.md section 9."""
-        given = "given" in (self.model.source, *(site.convention for site in self.sites))
+        given = self.model.source == "given" or self.has_given_sites
         if given or self.logit_positions == "none" or any(site.dtype for site in self.sites):
             return 5
         if self.prompts.branches is not None:
@@ -268,6 +272,30 @@ class Plan:
         most = Counter(dtypes.values()).most_common(1)[0][0]
         others = (f"{name}={dtype}" for name, dtype in dtypes.items() if dtype != most)
         return ",".join((most, *others))
+
+    def holds_integers(self, site: SiteSpec) -> bool:
+        """Whether rows of `site` are counts or choices, which have no spectrum."""
+        return self.dtype_of(site) in INTEGERS
+
+    def depth_of(self, site: str) -> int:
+        """Blocks before `site`: embed 0, block.k k, final B. Of sites that another program named
+        the place among them, from 1.
+        """
+        if self.has_given_sites:
+            return self.site_names.index(site) + 1
+        if site == "embed":
+            return 0
+        return self.model.n_blocks if site == "final" else int(site.removeprefix("block."))
+
+    @property
+    def depth(self) -> int:
+        """The depth of the last layer: B; the number of sites that another program named."""
+        return len(self.sites) if self.has_given_sites else self.model.n_blocks
+
+    @property
+    def has_given_sites(self) -> bool:
+        """Whether sites are named by another program, which collected their rows."""
+        return any(site.convention == "given" for site in self.sites)
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -304,6 +332,11 @@ def validate_plan(plan: Plan) -> list[str]:
         and not re.fullmatch(r"embed|final|block\.[1-9][0-9]*", site.name)
     ]
     problems += [
+        f"site name {site.name[:48]!r} {problem}"
+        for site in plan.sites
+        if site.convention == "given" and (problem := site_name_problem(site.name))
+    ]
+    problems += [
         f"site {site.name} has width {site.width}"
         for site in plan.sites
         if not 1 <= site.width <= MAX_WIDTH
@@ -312,10 +345,23 @@ def validate_plan(plan: Plan) -> list[str]:
     least = {
         "prompts.count": (plan.prompts.count, 0),
         "prompts.tokens": (plan.prompts.tokens, plan.prompts.count),  # no prompt is empty
-        "model.logits_width": (plan.model.logits_width, 1),
+        "model.logits_width": (plan.model.logits_width, int(plan.model.source != "given")),
     }
     problems += [f"{name} is {value}" for name, (value, low) in least.items() if value < low]
     return problems
+
+
+def site_name_problem(name: str) -> str | None:
+    """Why `name` may not name a site that another program collected; None when it may: it is one
+    part of the name of an object, beside the metadata of its group.
+
+    >>> site_name_problem("blocks.3.attn.hook_z")
+    >>> [site_name_problem(name) for name in ("a/b", "zarr.json", ".h")]
+    ['has a slash', 'is that of metadata', "has a part '.h'"]
+    """
+    if "/" in name:
+        return "has a slash"
+    return "is that of metadata" if name == "zarr.json" else key_problem(name)
 
 
 def series_problems(series: Series | None) -> list[str]:

@@ -15,6 +15,8 @@ from lpp.store.format.tables import STATISTICS
 
 NOT_FINITE: Final = "not_finite"
 OUT_OF_MEMORY: Final = "out_of_memory"
+FAILED: Final = "failed"
+"""The program that collected the rows has none, and says why in words."""
 
 LOGITS: Final = "logits"
 """The site of what is not finite in the statistics of the logits alone."""
@@ -46,9 +48,10 @@ class SetAside:
 
     prompt_id: int
     reason: str
-    """`not_finite` or `out_of_memory`."""
+    """`not_finite`, `out_of_memory` or `failed`."""
     site: str | None
-    """The first captured site in depth order that is not finite; `logits`; None: no memory."""
+    """The first captured site in depth order that is not finite; `logits`; None if it is another
+    reason."""
     position: int | None
     """The first token there that is not finite."""
     detail: str
@@ -61,7 +64,8 @@ class TextSetAside:
 
     source_row: int
     reason: str
-    """`empty`, `not_utf8`, `no_text` (half a surrogate pair), `no_tokens` or `answer_too_long`."""
+    """`empty`, `not_utf8`, `no_text` (half a surrogate pair), `no_tokens`, `answer_too_long` or
+    `beyond_vocabulary`."""
     detail: str
 
 
@@ -105,6 +109,8 @@ class QuarantineSummary:
     first_site: str | None = None
     """Where what is not finite begins in depth, over all prompts."""
     out_of_memory: int = 0
+    failed: int = 0
+    """Prompts of which the program that collected the rows has none."""
     texts: Mapping[str, int] | None = None
     """Texts of the corpus that were set aside, by reason."""
 
@@ -123,6 +129,8 @@ class QuarantineSummary:
             lines.append(f"  {self.not_finite} hold NaN or infinities, which begin at {where}")
         if self.out_of_memory:
             lines.append(f"  {self.out_of_memory} ran out of memory even alone")
+        if self.failed:
+            lines.append(f"  {self.failed} failed in the program that collected the rows")
         if self.texts:
             listed = ", ".join(f"{count} {reason}" for reason, count in sorted(self.texts.items()))
             lines.append(f"texts of the corpus that were set aside: {listed}")
@@ -147,5 +155,6 @@ def summarise(
         not_finite=len(broken),
         first_site=min(broken, key=lambda site: order.get(site, len(order)), default=None),
         out_of_memory=sum(row["reason"] == OUT_OF_MEMORY for row in rows),
+        failed=sum(row["reason"] == FAILED for row in rows),
         texts={reason: reasons.count(reason) for reason in set(reasons)},
     )

@@ -132,6 +132,12 @@ class Run:
         """Captured sites in depth order."""
         return self.plan.site_names
 
+    @property
+    def activation_sites(self) -> tuple[str, ...]:
+        """Sites that have spectra, in depth order: all but those that hold integers."""
+        plan = self.plan
+        return tuple(site.name for site in plan.sites if not plan.holds_integers(site))
+
     def site(self, name: str) -> SiteSpec:
         """The site of that name. NotFoundError if the run does not have it."""
         for spec in self.plan.sites:
@@ -360,9 +366,10 @@ class Run:
         requested. first, prompts: only those with `first <= prompt_id < prompts`; all committed
         ones by default. dtype: `float32`, or `stored`: as of `Plan.dtype_of`, bfloat16 and
         float8_e4m3 as the bits of bfloat16, uint16. Raises InputError for a site the run does not
-        hold and for a run that keeps no rows, FormatError for altered bytes.
+        hold, for a run that keeps no rows and for integers that are not read as stored; FormatError
+        for altered bytes.
         """
-        spec = self._site_with_rows(site)
+        spec = self._site_with_rows(site, dtype)
         end = self.plan.prompts.count if prompts is None else prompts
         unwanted = np.zeros(0, np.int64) if branches else np.flatnonzero(self.branch_of >= 0)
         for shard in self.shards:
@@ -384,7 +391,7 @@ class Run:
         """
         from lpp.store.runs.zarr_view import zarr_view
 
-        spec = self._site_with_rows(site)
+        spec = self._site_with_rows(site, dtype)
         if self.missing_shards:
             raise InputError(
                 f"run {self.id}: shards are missing, so its rows are no array yet. `lpp-capture "
@@ -423,8 +430,14 @@ class Run:
         lengths[self.branch_of[shard.first_prompt : shard.end_prompt] >= 0] = 0
         return band_counts(lengths, self.plan.moment_ends)
 
-    def _site_with_rows(self, site: str) -> SiteSpec:
+    def _site_with_rows(self, site: str, dtype: ReadAs) -> SiteSpec:
         spec = self.site(site)
+        if dtype != "stored" and self.plan.holds_integers(spec):
+            raise InputError(
+                f"site {site} of run {self.id} holds integers ({spec.dtype}), which are no "
+                'activations. Read them with dtype="stored".',
+                kind=ErrorKind.INVALID_VALUE,
+            )
         if not self.plan.keeps_rows:
             raise InputError(
                 f"run {self.id} keeps moments of its rows and not the rows, which this needs. "

@@ -11,6 +11,8 @@ a change of the format; the same code makes the same bytes, and store/SPEC.md qu
   chunks, every stored dtype, a prompt and texts that are set aside, a source of scores; and a run
   that is a step of a series, with a continuation, columns of the corpus, a head and a vocabulary.
 - `golden/v4` holds what version 4 brings: a prompt that branches off another.
+- `golden/v5` holds what version 5 brings: rows that another program collected, of floats and of
+  integers.
 
 Values are distinct, so that no two columns can be taken for each other.
 """
@@ -26,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from lpp.analyze.logits.proof import check_logits
-from lpp.store import RunWriter, add_scores, create_store
+from lpp.store import RowSink, RunWriter, add_scores, create_store, sink
 from lpp.store.arrays.moments import SiteMoments
 from lpp.store.format.commit_record import ContinuationSource
 from lpp.store.format.plan import (
@@ -380,9 +382,41 @@ def write_branches(root: Path, prompts: pa.Table) -> None:
     print(f"{writer.run.path}: {writer.run.verify() or 'whole'}")
 
 
+def given_sink(root: Path) -> RowSink:
+    """A run of another program: floats, integers, and a prompt that cannot be used."""
+    given = [
+        {"input_ids": ids, "id": name, "label": label}
+        for ids, name, label in zip(TOKEN_IDS, ("a", "b"), (1.5, None), strict=True)
+    ]
+    return sink(
+        root,
+        model={"id": "golden/given", "revision": "given-revision", "logits_width": 103},
+        tokenizer="golden/tokenizer",
+        sites={"blocks.0.hook_z": 2, "blocks.0.scale": (1, "float32"), "router.0": (2, "uint8")},
+        prompts=[*given, [103]],
+        dtype="bfloat16",
+        collector="golden-collector",
+        versions={"golden": "1.0"},
+        corpus="golden-corpus",
+        shard_bytes=1,
+    )
+
+
+def write_given(root: Path, prompts: pa.Table) -> None:
+    """The first prompt's rows; the second has none."""
+    k = np.arange(3) + 1
+    with given_sink(root) as rows:
+        rows.set_aside(1, "no rows")
+        z = np.stack([k, -k], 1).astype("<f4").view("<u4") >> 16
+        scale, router = (k / 10).astype("<f4"), np.stack([k, 256 - k], 1)
+        values = {"blocks.0.hook_z": z.astype(np.uint16), "blocks.0.scale": scale}
+        rows.put(0, {**values, "router.0": router})
+    print(f"{rows.run.path}: {rows.run.verify() or 'whole'}")
+
+
 def main() -> None:
-    """Write those of the stores of versions 3 and 4 that are not there, beside this script."""
-    for version, write in {"v3": write_all, "v4": write_branches}.items():
+    """Write those of the stores of versions 3 to 5 that are not there, beside this script."""
+    for version, write in {"v3": write_all, "v4": write_branches, "v5": write_given}.items():
         root = Path(__file__).with_name("golden") / version
         if root.exists():
             print(f"{root} is frozen: remove it only before its version is released.")

@@ -1,6 +1,8 @@
 """Stores of every format version ever released are read, with every value as it was."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from zarr_arrays import rows_of
 from lpp.analyze.logits.proof import check_logits
 from lpp.store import open_store, read_scores
 from lpp.store.format.plan import Series
-from lpp.store.format.tables import PROMPTS_SCHEMA
+from lpp.store.format.tables import PROMPTS_SCHEMA, STATISTICS
 from lpp.store.objects.locate import objects_at
 from lpp.store.runs.replay import written_tokens
 from lpp.store.runs.verify import verify_root
@@ -18,7 +20,7 @@ from lpp.store.scores.scores import score_sets, verify_scores
 from lpp.store.shared.continuations import kept_seed, read_block
 from lpp.store.shared.logits import Steps
 from lpp.store.shared.verify import verify_shared
-from tests.store.make_golden import golden_source
+from tests.store.make_golden import given_sink, golden_source
 
 RUN = "model-1b-untrained-fec2ad35"
 
@@ -338,3 +340,52 @@ def test_format_4_branch() -> None:
     assert [block.prompt_id.tolist() for block in every] == [[0, 0, 0], [1, 1]]
     assert every[1].values.tolist() == [[400, -400], [500, -500]]
     assert [band.n for band in run.moments("final")] == [2, 1, 0, 0]
+
+
+# Format 5.
+
+
+def test_format_5_given_rows() -> None:
+    (run,) = open_store(GOLDEN / "v5").runs.values()
+    assert (run.id, run.verify()) == ("given-713ead4e", [])
+    assert (run.commit.format, [shard.record.format for shard in run.shards]) == (5, [3, 3])
+    plan = run.plan
+    assert (plan.model.source, plan.model.revision, plan.model.weights) == (
+        "given",
+        "given-revision",
+        "",
+    )
+    assert (plan.logit_positions, plan.stored_dtype, plan.shards) == ("none", "bfloat16", (0, 1, 2))
+    assert [(s.name, s.convention, s.width, plan.dtype_of(s)) for s in plan.sites] == [
+        ("blocks.0.hook_z", "given", 2, "bfloat16"),
+        ("blocks.0.scale", "given", 1, "float32"),
+        ("router.0", "given", 2, "uint8"),
+    ]
+    assert (plan.compute.backend, plan.compute.versions) == ("golden-collector", {"golden": "1.0"})
+    assert [plan.depth_of(site) for site in run.sites] == [1, 2, 3]
+    assert run.prompts("id", "field.label").select(["id", "field.label"]).to_pydict() == {
+        "id": ["a", "b"],
+        "field.label": [1.5, None],
+    }
+    detail = "id 103 at position 0, ids are 0 to 102"
+    aside = {"source_row": 2, "reason": "beyond_vocabulary", "detail": detail}
+    assert run.texts_set_aside().to_pylist() == [aside]
+    failed = {"prompt_id": 1, "reason": "failed", "site": None, "position": None}
+    assert run.quarantine.to_pylist() == [{**failed, "detail": "no rows"}]
+    rows = {site: rows_of(run.array(site, dtype="stored")).tolist() for site in run.sites}
+    assert rows["blocks.0.hook_z"][:3] == [[0x3F80, 0xBF80], [0x4000, 0xC000], [0x4040, 0xC040]]
+    assert rows["blocks.0.scale"] == [[np.float32(k / 10)] for k in (1, 2, 3, 0, 0)]
+    assert rows["router.0"] == [[1, 255], [2, 254], [3, 253], [0, 0], [0, 0]]
+    tokens = run.tokens().to_table()
+    assert tokens["token_id"].to_pylist() == [11, 12, 13, 21, 22]
+    assert all(tokens[name].null_count == 5 for name in STATISTICS)
+
+
+def test_format_5_goes_on(tmp_path: Path) -> None:
+    root = Path(shutil.copytree(GOLDEN / "v5", tmp_path / "store"))
+    (run,) = open_store(root).runs.values()
+    shutil.rmtree(root / "runs" / run.id / "shards/00001")
+    with pytest.warns(UserWarning, match=r"prompts\[2\]"):
+        given_sink(root).set_aside(1, "no rows")
+    assert open_store(root).runs[run.id].verify() == []
+    assert open_store(root).runs[run.id].quarantine.to_pylist() == run.quarantine.to_pylist()
