@@ -246,6 +246,8 @@ def _why_not(a: RunView, b: RunView) -> str:
             "Their profiles can be compared where they read the same texts: "
             f"lpp-sql {shlex.quote(_store(a.run))} --run differences"
         )
+    if any(plan.model.source == "given" for plan in plans):
+        return f"{head} Give lpp.store.sink the rows of B for the prompts of A."
     document = plans[0].document
     again = []
     if plans[0].continuation is not None:  # each model writes its own tokens

@@ -97,7 +97,7 @@ def _kept_numbers(url: Url) -> Iterator[_Drawn]:
     for view in runs:
         root = view.run.path.parent.parent
         cache = Cache(root, view.run)
-        for site in view.run.sites:
+        for site in view.run.activation_sites:
             for cell, summary in cache.summaries(site, leading=True).items():
                 if _exists(view, cell):
                     yield _Drawn(view, site, cell, "", summary)

@@ -47,7 +47,6 @@ from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
 from lpp.analyze.questions import ErrorSites
 from lpp.analyze.runs.cells import Cell, n_tokens
-from lpp.analyze.runs.keys import depth
 from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.runs.select import listed, matching
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, values_first
@@ -145,7 +144,7 @@ def site_drift(
         drifts.append(
             SiteDrift(
                 site=site,
-                depth=depth(site, pair.a.run.plan.model.n_blocks),
+                depth=pair.a.run.plan.depth_of(site),
                 n_tokens=n_tokens(pair.lengths, cell),
                 numbers=of_site,
             )
@@ -217,7 +216,7 @@ def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:
     In depth order. Raises InputError for a pattern that matches none.
     """
     a, b = pair.a.run, pair.b.run
-    common = [site for site in a.sites if site in b.sites]
+    common = [site for site in a.activation_sites if site in b.activation_sites]
     if not common:
         raise InputError(
             f"runs {a.id} and {b.id} hold no site in common: {listed(a.sites)} and "

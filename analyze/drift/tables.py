@@ -31,7 +31,7 @@ from lpp.analyze.quantities.drift import OF_ROWS, PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.tables import frame_schema, shared
 from lpp.analyze.questions import ErrorSites
 from lpp.analyze.runs.cells import Cell, n_tokens
-from lpp.analyze.runs.keys import Url, depth
+from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.database import put
 from lpp.analyze.tables.lazy import ROWS, LazySource, scan
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
@@ -206,8 +206,8 @@ def scan_drift_sites(
     def keys(pair: Pair) -> pl.DataFrame:
         context = min(view.run.plan.context for view in (pair.a, pair.b))
         count = n_tokens(pair.lengths, Cell(pair.n_prompts, context, first_position=first_position))
-        n_blocks = pair.a.run.plan.model.n_blocks
-        rows = [(site, depth(site, n_blocks), count) for site in common_sites(pair)]
+        plan = pair.a.run.plan
+        rows = [(site, plan.depth_of(site), count) for site in common_sites(pair)]
         return pl.DataFrame(rows, schema=SITE_KEYS, orient="row")
 
     def compute(

@@ -146,8 +146,8 @@ def analysis(
         *(FeatureValues(name, None, of_item) for name, of_item in values.items()),
         *site_features(items, sites, first_position=skip_first, seed=seed, progress=progress),
     )
-    n_blocks = items.view.run.plan.model.n_blocks
-    rows = [measure.row_of(declared[f.feature], f, n_blocks) for f in features]
+    plan = items.view.run.plan
+    rows = [measure.row_of(declared[f.feature], f, plan) for f in features]
     calibrated, confidence, risk = _confidence(items, values, right, seed)
     return ItemAnalysis(
         task=items.task,
@@ -185,7 +185,7 @@ def analysis(
 def kept_sites(items: EvaluatedItems, patterns: Sequence[str]) -> list[str]:
     """The sites that match `patterns`, if the run keeps rows; else none."""
     run = items.view.run
-    chosen = matching("site", patterns, run.sites, option="--sites")
+    chosen = matching("site", patterns, run.activation_sites, option="--sites")
     return chosen if run.plan.keeps_rows else []
 
 

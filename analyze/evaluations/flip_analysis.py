@@ -135,10 +135,8 @@ def flip_analysis(
     progress.advance()
     measure = _measure({v.feature: v.numbers for v in values}, flipped, groups, codes, seed)
     declared = {feature.name: feature for feature in RANKED}
-    n_blocks = flips.a.view.run.plan.model.n_blocks
-    rows = [
-        measure.row_of(declared[v.feature], v, n_blocks) for v in values if v.feature in declared
-    ]
+    plan = flips.a.view.run.plan
+    rows = [measure.row_of(declared[v.feature], v, plan) for v in values if v.feature in declared]
     return FlipAnalysis(
         features=with_q(
             pl.DataFrame(rows, schema=FLIP_FEATURES, orient="row"), list(declared), groups

@@ -89,6 +89,6 @@ def compared_sites(pair: Pair, sites: Sequence[str]) -> list[str]:
     return [
         site
         for site in sites
-        if all(site in run.sites for run in runs)
+        if all(site in run.activation_sites for run in runs)
         and runs[0].site(site).width == runs[1].site(site).width
     ]

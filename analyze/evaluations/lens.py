@@ -22,7 +22,6 @@ from lpp.analyze.logits.lens import (
 )
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.statistics.auroc import Codes
-from lpp.analyze.runs.keys import depth
 from lpp.analyze.runs.rows.side_by_side import in_step
 from lpp.store.shared.logits import Float32
 
@@ -44,7 +43,7 @@ class ItemLens:
 
     def __init__(self, items: EvaluatedItems, lens: Lens, final: AnswerRows) -> None:
         self._lens = lens
-        self._n_blocks = items.view.run.plan.model.n_blocks
+        self._plan = items.view.run.plan
         self._has_row = final.has_row
         self._answers = _answers(items.table.filter(final.has_row))
         self._of_final = lens.reading(final.rows, self._answers)
@@ -61,9 +60,9 @@ class ItemLens:
         assert (answers.has_row == self._has_row).all(), (
             "sites of one run hold rows of the same tokens"
         )
-        k = depth(site, self._n_blocks)
+        k = self._plan.depth_of(site)
         reading = self._of_final  # of the last block: equal to the norm's output but for rounding
-        if k < self._n_blocks:
+        if k < self._plan.depth:
             rows, top = self._lens.norm.apply(answers.rows), self._of_final.likeliest
             reading = self._read_blocks[k] = self._lens.reading(rows, self._answers, top)
         features = {"lens_logprob": self._of_all(reading.logprob)}
@@ -78,9 +77,9 @@ class ItemLens:
         none = np.empty((0, len(self._of_final.logprob)), bool)
         token = np.vstack([none, *(r.agrees for r in readings)])
         answer = np.vstack([none, *(r.chosen for r in readings)])
-        of_answer = agreement_depth(answer, blocks, self._n_blocks)
+        of_answer = agreement_depth(answer, blocks, self._plan.depth)
         of_answer[~self._of_final.chosen] = np.nan
-        per_feature = agreement_depth(token, blocks, self._n_blocks), of_answer
+        per_feature = agreement_depth(token, blocks, self._plan.depth), of_answer
         return {name: self._of_all(d) for name, d in zip(OF_ITEMS, per_feature, strict=True)}
 
     def _of_all(self, values: Floats) -> Floats:

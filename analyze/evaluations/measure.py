@@ -21,8 +21,8 @@ from lpp.analyze.numerics.statistics.auroc import (
 )
 from lpp.analyze.quantities.items import Feature
 from lpp.analyze.quantities.tables import shared
-from lpp.analyze.runs.keys import depth
 from lpp.sql.schema.columns import INTERVAL, Column, number_columns
+from lpp.store.format.plan import Plan
 
 FEWEST_ITEMS: Final = 50
 FEWEST_OF_A_KIND: Final = 10
@@ -155,11 +155,11 @@ class Measure:
     """Columns that count the items of that kind and the others."""
     seed: int
 
-    def row_of(self, feature: Feature, values: FeatureValues, n_blocks: int) -> dict[str, Any]:
+    def row_of(self, feature: Feature, values: FeatureValues, plan: Plan) -> dict[str, Any]:
         """A row of `feature_columns` for `values`, numbers of `feature`, without q."""
         row = self.row(feature, values.numbers)
         if values.site is not None:
-            row |= {"site": values.site, "depth": depth(values.site, n_blocks)}
+            row |= {"site": values.site, "depth": plan.depth_of(values.site)}
         return row if values.why_none is None else row | {"why_none": values.why_none}
 
     def row(self, feature: Feature, values: Floats) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from lpp.analyze.engine.executor import Executor
 from lpp.analyze.engine.kept_files import name_of
 from lpp.analyze.logits.products import arithmetic_of, place_of
 from lpp.analyze.logits.tiles import rows_of_tile
+from lpp.analyze.runs.keys import NO_STATISTICS
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import HeadRecord
 from lpp.store.format.keys import HEADS_KEY
@@ -26,6 +27,8 @@ def why_no_logits(*runs: Run) -> str | None:
     """
     for run in runs:
         where = f"run {run.id} of {run.directory.root}"
+        if run.plan.logit_positions == "none":
+            return f"{where} has {NO_STATISTICS}."
         if "final" not in run.sites:
             return f"{where} does not hold `final`: capture again with --sites final."
         if not run.plan.keeps_rows:

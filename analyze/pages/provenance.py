@@ -16,6 +16,7 @@ from lpp.store import Run, open_store
 from lpp.store.errors import FormatError
 from lpp.store.format.documents import canonical_json
 from lpp.store.format.keys import DATABASE_KEY, SHARDS_KEY
+from lpp.store.format.plan import INTEGERS
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 
@@ -101,7 +102,11 @@ def _run_origin(
         command=capture_command(document),
         plan=json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False),
         checksums=tuple(checksums),
-        sites=tuple(str(site.get("name")) for site in document.get("sites") or ()),
+        sites=tuple(
+            str(site.get("name"))
+            for site in document.get("sites") or ()
+            if site.get("dtype") not in INTEGERS
+        ),
         problem=problem,
     )
 

@@ -35,7 +35,8 @@ _OPTIONS: Final = (
 
 
 def capture_command(document: Mapping[str, Any], store: str = "STORE") -> str:
-    """`lpp-capture run` with the options that a plan records; empty without a plan.
+    """`lpp-capture run` with the options that a plan records; empty without a plan, and for one
+    whose rows another program collected.
 
     document: the plan's JSON. store: where the command writes.
 
@@ -46,7 +47,7 @@ def capture_command(document: Mapping[str, Any], store: str = "STORE") -> str:
       --corpus pydoc \\
       --sites final
     """
-    if not document:
+    if not document or part(document, "model").get("source") == "given":
         return ""
     continuation = part(document, "continuation")
     parts = {

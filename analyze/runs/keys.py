@@ -4,7 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,10 @@ from lpp.store.format.schedule import prefix_schedule
 from lpp.store.objects.place import Url, absolute
 from lpp.store.runs.read import Run
 
-__all__ = ["RunView", "Url", "depth", "views"]
+NO_STATISTICS: Final = "no statistics of logits: another program collected its rows"
+"""Why a run of `lpp.store.sink` has no entropy, no surprisal and no KL."""
+
+__all__ = ["RunView", "Url", "views"]
 
 
 class RunView:
@@ -117,14 +120,3 @@ class RunView:
 def views(url: Url) -> list[RunView]:
     """Every committed run of the store at `url`, by id; they can be sent to another machine."""
     return [RunView(run) for run in open_store(absolute(url)).runs.values()]
-
-
-def depth(site: str, n_blocks: int) -> int:
-    """Blocks before `site`: embed 0, block.k k, final B.
-
-    >>> [depth(site, 30) for site in ("embed", "block.7", "final")]
-    [0, 7, 30]
-    """
-    if site == "embed":
-        return 0
-    return n_blocks if site == "final" else int(site.removeprefix("block."))

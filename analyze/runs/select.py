@@ -13,6 +13,7 @@ from lpp.analyze.runs.moments_held import check_requested, moments_lines
 from lpp.analyze.runs.named import no_runs, plans_of
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.find_runs import matching_runs
+from lpp.store.format.quarantine import QuarantineSummary
 
 SHORT_LIST: Final = 200
 """Characters of a list of names that a message holds."""
@@ -54,7 +55,14 @@ def select_among(
 
 def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
     """The selected sites of `views`. Raises InputError for a pattern that fits none."""
-    sites = dict.fromkeys(site for view in views for site in view.run.sites)
+    runs = [view.run for view in views]
+    sites = dict.fromkeys(site for run in runs for site in run.activation_sites)
+    for name in {*selection.sites}.intersection(*(run.sites for run in runs)) - sites.keys():
+        raise InputError(
+            f"site {name} holds integers, which have no spectrum. Read it with "
+            'Run.blocks(..., dtype="stored").',
+            kind=ErrorKind.INVALID_VALUE,
+        )
     return matching("site", selection.sites, sites)
 
 
@@ -90,7 +98,7 @@ def every_prefix_dropped(present: Iterable[int]) -> InputError:
 
 def n_sites(views: Iterable[RunView], sites: Collection[str]) -> int:
     """How many of `sites` the runs hold in all."""
-    return sum(site in sites for view in views for site in view.run.sites)
+    return sum(site in sites for view in views for site in view.run.activation_sites)
 
 
 def matching(
@@ -170,11 +178,15 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
             )
         lines += moments_lines(view, selection.contexts, selection.prompts, selection.skip_first)
         if aside := view.quarantined(run.n_prompts):
-            site = run.set_aside().first_site
-            why = f"NaN or infinities from {site} on" if site else "out of memory"
+            why = _why_aside(run.set_aside())
             lines.append(
                 f"{run.id}: {aside} of {run.n_prompts} prompts are set aside ({why}), so no number "
                 "is of them"
+            )
+        if integers := [site for site in run.sites if site not in run.activation_sites]:
+            lines.append(
+                f"{run.id}: {listed(integers)} {'hold' if len(integers) > 1 else 'holds'} "
+                "integers, which have no spectrum"
             )
         if branches := len(view.excluded) - len(view.set_aside):
             lines.append(
@@ -182,6 +194,12 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
                 "others, so no number is of them (lpp-analyze items)"
             )
     return lines
+
+
+def _why_aside(summary: QuarantineSummary) -> str:
+    if summary.first_site:
+        return f"NaN or infinities from {summary.first_site} on"
+    return "out of memory" if summary.out_of_memory else "their collector has no rows"
 
 
 def _check_held(

@@ -28,7 +28,7 @@ from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
 from lpp.analyze.runs.cells import Cell, n_tokens
-from lpp.analyze.runs.keys import RunView, depth
+from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.rows.side_by_side import in_step
 from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.sql.schema.columns import Column, Merging, Table
@@ -143,13 +143,12 @@ def cka_rows(
             values |= new_values
             progress.advance(len(tile))
             progress.note(f"{' and '.join(tile[-1])} of {name or view.run.id}")
-    n_blocks = view.run.plan.model.n_blocks
     key = (view.run.id, cell.first_position, cell.prefix, cell.n_prompts)
     tokens = n_tokens(view.lengths, cell)
     rows = [
         (
             *(*key, *pair),
-            *(depth(site, n_blocks) for site in pair),
+            *(view.run.plan.depth_of(site) for site in pair),
             *(tokens, values[pair]),
             float(np.fmin.reduce([sites[site].ratio for site in pair])),
             max(sites[site].n_sinks for site in pair),

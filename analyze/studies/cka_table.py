@@ -48,12 +48,13 @@ def plan(
     names = names_of(views)
     for view in views:
         run = view.run
+        sites_held = run.activation_sites
         pairs = pairs_of(
-            [site for site in run.sites if site in sites], all_pairs=settings.all_pairs
+            [site for site in sites_held if site in sites], all_pairs=settings.all_pairs
         )
         why = ""
         if not pairs:
-            option, why = "--site", f"it holds one of the sites at most: {listed(run.sites)}"
+            option, why = "--site", f"it holds one of the sites at most: {listed(sites_held)}"
         elif prefix is not None and prefix > run.plan.context:
             option, why = "--prefix", f"its context is {run.plan.context}"
         elif prompts is not None and prompts > run.n_prompts:

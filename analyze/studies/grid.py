@@ -21,7 +21,7 @@ from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import listed, select_sites
 from lpp.analyze.studies.agreement import profile_aggregation
 from lpp.analyze.tables.analysis import Analysis, analyze_views
-from lpp.analyze.tables.entropy import SPARSE, uncaptured
+from lpp.analyze.tables.entropy import uncaptured, why_uncaptured
 from lpp.analyze.tables.profile import AGGREGATIONS, ENTROPIES
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
 from lpp.store.progress import Progress
@@ -94,14 +94,14 @@ def _default_axis(published: Sequence[int], captured: Sequence[int]) -> set[int]
 def why_absent(view: RunView, metric: str, site: str, context: int, size: int) -> str | None:
     """Why the run has no number of this metric at a setting; None if it has."""
     run = view.run
-    if site not in run.sites:
-        return f"no site {site}: captured at {listed(run.sites)}"
+    if site not in run.activation_sites:
+        return f"no site {site}: captured at {listed(run.activation_sites)}"
     if context > run.plan.context:
         return f"captured at context {run.plan.context}"
     if size > run.n_prompts:
         return f"{run.n_prompts} prompts are committed"
     if metric in ENTROPIES and uncaptured(view, view.prefixes(context)):
-        return SPARSE
+        return why_uncaptured(view)
     return _why_no_moments(view, metric, context, size)
 
 
@@ -136,7 +136,7 @@ def values(
     names = names_of(views)
     frames = [pl.DataFrame(schema=_SCHEMA).drop("prompt_set", "flags")]
     for view in views:
-        sites = [site for site in axes.sites if site in view.run.sites]
+        sites = [site for site in axes.sites if site in view.run.activation_sites]
         contexts = [c for c in view.contexts(axes.contexts) if view.rank_prefixes(c)]
         sizes = view.rank_sizes(axes.sizes)
         if sites and contexts and sizes:

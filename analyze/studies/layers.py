@@ -154,7 +154,7 @@ def layers(
     sets = prompt_sets(all_views, frame["n_prompts"].unique())
     frame = with_lossy(with_prompt_sets(frame, sets, beside=BESIDE), selected)
     frame = _with_flags(frame)
-    blocks = {view.run.id: view.run.plan.model.n_blocks for view in selected}
+    blocks = {view.run.id: view.run.plan.depth for view in selected}
     scores = pl.DataFrame(list(_scores(frame, blocks)), schema=frame_schema(HOURGLASS.columns))
     return Layers(frame, scores, lines, names)
 
@@ -195,7 +195,7 @@ def _ranks(
             of_site.with_columns(
                 *spectra.numbers([(of_site, estimates)], (*_NUMBERS, *spectra.SINKS), errors=SURE),
                 pl.Series("short_prompts", short, dtype=pl.Int32),
-                relative_depth=pl.col("depth") / view.run.plan.model.n_blocks,
+                relative_depth=pl.col("depth") / view.run.plan.depth,
             )
         )
         progress.advance()

@@ -25,7 +25,7 @@ from lpp.analyze.questions import Selection
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import Clusters, Groups, Integers
 from lpp.analyze.runs.incomplete import warn_of_incomplete
-from lpp.analyze.runs.keys import RunView, Url, views
+from lpp.analyze.runs.keys import NO_STATISTICS, RunView, Url, views
 from lpp.analyze.runs.rows.token_files import read_tokens
 from lpp.analyze.tables.lazy import LazySource, scan
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns, values_first
@@ -148,6 +148,8 @@ def uncaptured(view: RunView, prefixes: Sequence[int]) -> list[int]:
     plan = view.run.plan
     if plan.logit_positions == "all":
         return []
+    if plan.logit_positions == "none":
+        return list(prefixes)
     # prompts shorter than the prefix were captured at their end
     longest = int(view.lengths.max(initial=0))
     return [prefix for prefix in prefixes if prefix not in plan.prefixes and prefix < longest]
@@ -159,8 +161,14 @@ def uncaptured_lines(views: Iterable[RunView], contexts: Sequence[int] | None) -
     for view in views:
         missing = [c for c in view.contexts(contexts) if uncaptured(view, view.prefixes(c))]
         if missing:
-            lines.append(f"{view.run.id}: no entropy at context {_listed(missing)}: {SPARSE}")
+            why = why_uncaptured(view)
+            lines.append(f"{view.run.id}: no entropy at context {_listed(missing)}: {why}")
     return lines
+
+
+def why_uncaptured(view: RunView) -> str:
+    """Why a run has no logit statistics at some prefixes."""
+    return NO_STATISTICS if view.run.plan.logit_positions == "none" else SPARSE
 
 
 def check_captured(view: RunView, context: int) -> None:
@@ -168,6 +176,8 @@ def check_captured(view: RunView, context: int) -> None:
     missing = uncaptured(view, view.prefixes(context))
     if missing:
         plan = view.run.plan
+        if plan.logit_positions == "none":
+            raise InputError(f"run {view.run.id} has {NO_STATISTICS}.", kind=ErrorKind.NOT_FOUND)
         raise InputError(
             f"run {view.run.id} has no logit statistics at prefixes {_listed(missing)} of "
             f"context {context}: --logit-positions schedule captured {_listed(plan.prefixes)}. "
@@ -220,7 +230,7 @@ class _Nats:
         analysed, lengths = view.lengths > 0, view.prompts["n_tokens"].to_numpy()
         nats = _entropies(view, lengths, sorted(prefixes), read=read)
         return cls(
-            math.log(view.run.plan.model.logits_width),
+            math.log(view.run.plan.model.logits_width or math.nan),
             analysed,
             {
                 prefix: (row[analysed], (lengths < prefix)[analysed])

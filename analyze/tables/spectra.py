@@ -17,7 +17,7 @@ from lpp.analyze.quantities.tables import ADDED, columns_of, frame_schema, share
 from lpp.analyze.questions import Selection
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.incomplete import warn_of_incomplete
-from lpp.analyze.runs.keys import RunView, Url, depth, views
+from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.tables.lazy import LazySource, scan
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, values_first
 
@@ -198,13 +198,14 @@ def key_frame(view: RunView, selection: Selection) -> pl.DataFrame:
         for size in {c.n_prompts for _, c in settings}
     }
     tokens = {cell: n_tokens(view.lengths, cell) for _, cell in settings}
+    widths = {name: view.run.site(name).width for name in view.run.activation_sites}
     rows = [
         (
-            *(view.run.id, site.name, context, cell.prefix, cell.n_prompts, cell.first_position),
-            *(depth(site.name, plan.model.n_blocks), *counts[cell.n_prompts]),
-            *(tokens[cell], site.width, rank_bound(tokens[cell], site.width)),
+            *(view.run.id, name, context, cell.prefix, cell.n_prompts, cell.first_position),
+            *(plan.depth_of(name), *counts[cell.n_prompts]),
+            *(tokens[cell], width, rank_bound(tokens[cell], width)),
         )
-        for site in plan.sites
+        for name, width in widths.items()
         for context, cell in settings
     ]
     return pl.DataFrame(rows, schema=_KEY_SCHEMA, orient="row")

@@ -63,7 +63,7 @@ def run_row(run: Run, kernel: str | None = None) -> dict[str, object]:
         "architecture": plan.model.architecture,
         "untrained_seed": plan.model.untrained_seed,
         "n_parameters": plan.model.n_parameters,
-        "n_blocks": plan.model.n_blocks,
+        "n_blocks": plan.depth,
         "hidden_size": plan.model.hidden_size,
         "logits_width": plan.model.logits_width,
         "tokenizer_size": plan.tokenizer.size,

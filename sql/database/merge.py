@@ -21,9 +21,8 @@ _ALIKE: Final = 1e-9
 _RUNS: Final = ("run", "run_a", "run_b")
 """Columns that name a run whose numbers a row contains."""
 
-_DEPTH: Final = (
-    "CASE site WHEN 'final' THEN 1e9 WHEN 'embed' THEN 0 ELSE substr(site, 7)::DOUBLE END"
-)
+_DEPTHS: Final = "(SELECT run, site, max(depth) AS depth FROM spectra GROUP BY run, site)"
+"""Depth of each site of a run. A site may have any name: that of `final` tells no depth."""
 
 
 def find_unchanged(connection: "DuckDBPyConnection", comparable: Collection[str]) -> None:
@@ -152,8 +151,9 @@ def make_profiles(connection: "DuckDBPyConnection") -> None:
     """Fill `profiles`: the deepest site of `site_profiles` for each run and setting."""
     key = ", ".join(TABLES["profiles"].key)
     connection.execute(
-        f"INSERT INTO profiles BY NAME SELECT DISTINCT ON ({key}) * FROM site_profiles "
-        f"ORDER BY {key}, {_DEPTH} DESC"
+        f"INSERT INTO profiles BY NAME SELECT DISTINCT ON ({key}) site_profiles.* "
+        f"FROM site_profiles LEFT JOIN {_DEPTHS} USING (run, site) "
+        f"ORDER BY {key}, depth DESC NULLS LAST, site = 'final' DESC"
     )
 
 

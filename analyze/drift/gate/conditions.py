@@ -44,7 +44,6 @@ _GRAMMAR: Final = (
     "`lpp-analyze metrics` lists the names."
 )
 _CONDITION: Final = re.compile(r"\s*([^\s<>=]+)\s*(>=|<=|>|<)\s*(\S+)\s*")
-_SITE: Final = re.compile(r"embed|final|block\.[1-9][0-9]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +122,7 @@ def _named(name: str) -> tuple[str, str | None]:
     quantity, dot, part = name.partition(".")
     if name in LOSSES:
         return name, None
-    if quantity in OF_A_SITE and (_SITE.fullmatch(part) if dot else True):
+    if quantity in OF_A_SITE and (part or not dot):  # sites may have any name
         return quantity, part or None
     if name in _DIFFERENCES:
         return name, "mean"

@@ -64,6 +64,9 @@ def conclusion(frames: Frames, pair: Pair) -> Sentence:
     numbers = numbers_of(frames, pair)
     parts: list[Part] = [Run(pair[1]), " differs from ", Run(pair[0]), " by "]
     moved, flips = numbers.get("kl", numbers.get("next_logprob")), numbers.get("flips")
+    if not numbers:
+        parts = [Run(pair[1]), " and ", Run(pair[0]), " have no predictions to compare"]
+        return (*parts, *_where(frames, pair))
     if moved is None or (moved["maximum"] == 0 and not (flips and flips["mean"])):
         return (*parts, Ref("nothing", DRIFT.name), " in any prediction", *_where(frames, pair))
     what = " nats a token" if "kl" in numbers else " nats of ln p a token (no logits, so no KL)"
@@ -107,7 +110,8 @@ def opening(
     name = "kl" if logits else "next_logprob"
     head = ("KL" if logits else "ln p(next) moved", PREDICTIONS[name].unit)
     rows = [_figures(frames, pair, name) for pair in shown]
-    n_prompts = max(of_pairs(frames[DRIFT.name], pairs[:1])["n_prompts"].to_list())
+    compared = (of_pairs(frames[shape.name], pairs[:1]) for shape in (DRIFT, SITES))
+    n_prompts = max(count for frame in compared for count in frame["n_prompts"].to_list())
     return Opening(
         sentence=sentence or conclusion(frames, pairs[0]),
         setting=setting or f"the first {n_prompts} prompts",
