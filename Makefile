@@ -22,6 +22,11 @@ PEERS_VENV ?= .venv-peers
 PEERS_ENV  := $(PEERS_VENV)/.lpp-env
 PEERS_PIP  := $(PEERS_VENV)/bin/python -m pip --disable-pip-version-check
 
+# Programs that give rows to a store, or read them: not in .venv, whose releases they would pin.
+TRAINERS_VENV ?= .venv-trainers
+TRAINERS_ENV  := $(TRAINERS_VENV)/.lpp-env
+TRAINERS_PIP  := $(TRAINERS_VENV)/bin/python -m pip --disable-pip-version-check
+
 # The oldest release of each dependency.
 OLD_VENV ?= .venv-oldest
 OLD_ENV  := $(OLD_VENV)/.lpp-env
@@ -39,7 +44,7 @@ EVERYTHING := -m 'not soak and not gpu'
 WAITING := --numprocesses 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-changed test-all test-vllm test-oldest test-gpu coverage soak soak-vllm fuzz \
+.PHONY: help env demo test test-changed test-all test-vllm test-trainers test-oldest test-gpu coverage soak soak-vllm fuzz \
         check format bench bench-vllm bench-gpu bench-peers docs tables pictures clean
 
 help: ## what each target does
@@ -103,6 +108,15 @@ $(VLLM_ENV): pyproject.toml
 
 test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU; eight minutes or, on a slow machine, many more
 	$(VLLM_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/capture/vllm
+
+$(TRAINERS_ENV): pyproject.toml benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(TRAINERS_VENV)
+	$(if $(TORCH_INDEX),$(TRAINERS_PIP) install --quiet --index-url $(TORCH_INDEX) 'torch>=2.6')
+	$(TRAINERS_PIP) install --quiet --editable '.[torch,dev]' --requirement benchmarks/peers/requirements.txt
+	@touch $@
+
+test-trainers: $(TRAINERS_ENV) ## rows that TransformerLens and nnsight give to a store (makes .venv-trainers)
+	$(TRAINERS_VENV)/bin/python -m pytest tests/collectors
 
 # `make test` with the oldest release of each dependency that pyproject claims. numpy's own first
 # release for an interpreter may lie above the bound: run it with the oldest Python.
@@ -168,4 +182,4 @@ pictures: $(ENV) ## the pictures of the report in docs/, from the demo, by Chrom
 	@$(BIN)/python docs/site/pictures.py demo docs
 
 clean: ## remove the environment and the demo
-	rm -rf $(VENV) $(VLLM_VENV) $(GPU_VENV) $(PEERS_VENV) $(OLD_VENV) .typing demo build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) $(GPU_VENV) $(PEERS_VENV) $(TRAINERS_VENV) $(OLD_VENV) .typing demo build dist *.egg-info

@@ -32,6 +32,7 @@ from benchmarks import (
     ray_cost,
     scaling_check,
     sensitivity_cost,
+    sink_cost,
     storage,
     vllm_cost,
 )
@@ -97,6 +98,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         "gate": lambda: gate_null.measure(folder),
         "rounded": of_rounding,
         "pipeline": lambda: pipeline_cost.measure(folder),
+        "sink": lambda: sink_cost.measure(folder),
         "storage": lambda: storage.measure(demo_run(), folder),
         "query": lambda: query_start.measure(store_of(demo_run())),
         "analysis": lambda: analysis_cost.measure(demo_run()),

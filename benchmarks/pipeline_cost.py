@@ -156,7 +156,7 @@ class TemplateBackend:
         self._template = template
         spare = template.shape[1] - setup.width + 1
         step = template.shape[1] // setup.sites
-        self._first_columns = [site * step % spare for site in range(setup.sites)]
+        self.first_columns = [site * step % spare for site in range(setup.sites)]
 
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
         """Memory of this process."""
@@ -170,7 +170,7 @@ class TemplateBackend:
 
     def fill(self, sites: Iterable[npt.NDArray[Any]]) -> None:
         """Write the (tokens, width) rows of every site, in depth order."""
-        for column, rows in zip(self._first_columns, sites, strict=True):
+        for column, rows in zip(self.first_columns, sites, strict=True):
             for start in range(0, len(rows), len(self._template)):
                 part = rows[start : start + len(self._template)]
                 np.copyto(part, self._template[: len(part), column : column + part.shape[1]])

@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -34,6 +36,7 @@ from benchmarks import (
     scaling,
     scaling_check,
     sensitivity_cost,
+    sink_cost,
     storage,
 )
 from benchmarks.setting import capture, prepared
@@ -209,6 +212,24 @@ def test_the_pipeline_is_timed_beside_blosc_and_the_disk(tmp_path: Path) -> None
     rows = list(pipeline_cost.measure(tmp_path, [tiny], template, prompts=(2, 4), repeats=1))
     of_cores = [0.9 * 2**k for k in range(1, usable_cores().bit_length())]
     assert bars(rows) == [0.7, 0.75, 1.4, *of_cores, 1.1]
+
+
+def test_rows_through_a_sink_are_those_of_the_pipeline(tmp_path: Path) -> None:
+    template = np.random.default_rng(0).integers(0, 1 << 14, (40, 90)).astype(np.uint16)
+    tiny = pipeline_cost.Setup(width=30, sites=3, lengths=(20, 20) * 4, shard_bytes=10_000)
+    assert bars([*sink_cost.measure(tmp_path, [tiny], template, repeats=1)]) == [0.9]
+    pipeline = pipeline_cost.Pipeline(tiny, template)
+    stored = []
+    with mock.patch.object(sink_cost, "scratch", return_value=nullcontext(tmp_path)):
+        for side in (
+            sink_cost.given(tmp_path, pipeline, tiny, template),
+            sink_cost.captured(tmp_path, pipeline),
+        ):
+            side()
+            (run,) = open_store(tmp_path / "store").runs.values()
+            stored.append([storage.bfloat16_rows(run, site) for site in run.sites])
+            shutil.rmtree(tmp_path / "store")
+    np.testing.assert_array_equal(stored[0], stored[1])
 
 
 def test_what_the_pipeline_stores_is_what_the_backend_gave(tmp_path: Path) -> None:
