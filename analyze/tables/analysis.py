@@ -218,7 +218,7 @@ def analyze_views(
     others = [metric_table.frame_of_sites(parts, rest, selected), *of_logits]
     of_metrics = with_prompt_sets(pl.concat(others), sets, beside=BESIDE)
     facts = metric_facts(
-        of_metrics, spectra=with_lossy(of_spectra, some), entropy=of_entropy, runs=runs
+        of_metrics, spectra=with_lossy(of_spectra, selected), entropy=of_entropy, runs=runs
     )
     return Analysis(
         runs=runs,
