@@ -110,6 +110,10 @@ class ModelInfo:
     """None: the model is captured by itself."""
 
 
+NO_TOKENIZER: Final = "none"
+"""Id and fingerprint of a tokenizer where the corpus gave token ids and the model has none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenizerInfo:
     """The tokenizer that cut the texts."""
@@ -117,6 +121,24 @@ class TokenizerInfo:
     id: str
     fingerprint: str
     size: int
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is one. Without, tokens have ids and no text."""
+        return self.fingerprint != NO_TOKENIZER
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateInfo:
+    """The chat template that made token ids of conversations."""
+
+    source: str
+    """`model`, or the name of the file that the user gave."""
+    sha256: str
+    """SHA-256 of its text in UTF-8."""
+    mask: Literal["generation", "prefixes"]
+    """How the tokens of the assistant were told apart: by the template's own `generation` blocks,
+    or by tokenising the conversation up to the beginning and to the end of each turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +151,8 @@ class CorpusInfo:
     prompt_set: str
     """Fingerprint of the selected texts: equal for every model that read the same ones."""
     selection: Mapping[str, str | int | None]
+    template: TemplateInfo | None = field(default=None, metadata=OMITTED)
+    """Of conversations; None without any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +165,8 @@ class PromptsInfo:
     """SHA-256 over the prompts' own SHA-256s, in order."""
     branches: str | None = field(default=None, metadata=OMITTED)
     """SHA-256 of which prompts branch off which, and where; None where none does. Format 4."""
+    token_columns: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    """Columns of `prompts.arrow` with a value for each token, ascending. Format 5."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +278,8 @@ class Plan:
         """The oldest version that can say what this plan says, SPEC.md section 9."""
         given = self.model.source == "given" or self.has_given_sites
         if given or self.logit_positions == "none" or any(site.dtype for site in self.sites):
+            return 5
+        if self.prompts.token_columns:
             return 5
         if self.prompts.branches is not None:
             return 4

@@ -1,7 +1,8 @@
 """More columns of `prompts.arrow`, SPEC.md section 5: what a prompt carries beside its tokens.
 
 A run has those that its writer was given. All are nullable. `PROMPT_COLUMNS` declares the ones that
-the format names; a field of the corpus is `field.<name>`.
+the format names; a field of the corpus is `field.<name>`, and `token.<name>` has a list with a
+value for each token of the prompt.
 """
 
 from collections.abc import Iterable
@@ -15,6 +16,15 @@ FIELD_PREFIX: Final = "field."
 
 FIELD_TYPES: Final = (pa.string(), pa.int64(), pa.float64(), pa.bool_())
 """Types that the column of a field may have."""
+
+TOKEN_PREFIX: Final = "token."
+"""Begins the column of values by token."""
+
+LOSS_MASK: Final = "token.loss_mask"
+"""Whether a model trained on the prompt should predict the token: that of the assistant's turns."""
+
+TOKEN_TYPES: Final = (pa.list_(pa.bool_()), pa.list_(pa.int64()), pa.list_(pa.float64()))
+"""Types that a column of values by token may have."""
 
 MAX_FIELD_NAME_BYTES: Final = 200
 """Longest name of a field, in bytes of UTF-8."""
@@ -41,7 +51,8 @@ PROMPT_COLUMNS: Final = (
     PromptColumn("branch_of", (pa.int32(),), "prompt that this one branches off"),
     PromptColumn("branch_at", (pa.int32(),), "tokens of that prompt that come before this one"),
 )
-"""Every optional column but the fields of the corpus, in the order in which they are written."""
+"""Every optional column but fields of the corpus and values by token, in the order in which they
+are written."""
 
 CONTINUATION_COLUMNS: Final = ("n_given", "written_logprob")
 """Columns of every run with a continuation, and of no other run; without nulls."""
@@ -68,7 +79,12 @@ def field_name_problem(name: str) -> str | None:
 
 def is_prompt_column(name: str) -> bool:
     """Whether the format gives a column of `prompts.arrow` with this name a meaning."""
-    return name in _TYPES or name.startswith(FIELD_PREFIX)
+    return name in _TYPES or name.startswith((FIELD_PREFIX, TOKEN_PREFIX))
+
+
+def token_columns(columns: pa.Schema) -> tuple[str, ...]:
+    """Names of the columns with a value for each token, ascending."""
+    return tuple(sorted(name for name in columns.names if name.startswith(TOKEN_PREFIX)))
 
 
 def column_problems(columns: pa.Schema) -> list[str]:
@@ -84,9 +100,15 @@ def _of(name: str, columns: pa.Schema) -> Iterable[str]:
     if columns.names.count(name) > 1:
         yield f"column {shown} is there {columns.names.count(name)} times"
         return
-    if name not in _TYPES and (problem := field_name_problem(name.removeprefix(FIELD_PREFIX))):
+    prefix, others = (
+        (TOKEN_PREFIX, TOKEN_TYPES)
+        if name.startswith(TOKEN_PREFIX)
+        else (FIELD_PREFIX, FIELD_TYPES)
+    )
+    if name not in _TYPES and (problem := field_name_problem(name.removeprefix(prefix))):
         yield f"column {shown}: not a name of a field: {problem}"
-    field, types = columns.field(name), _TYPES.get(name, FIELD_TYPES)
+    types = TOKEN_TYPES[:1] if name == LOSS_MASK else _TYPES.get(name, others)
+    field = columns.field(name)
     if not field.nullable or field.type not in types:
         kind = f"{field.type}{'' if field.nullable else ' not null'}"
         yield f"column {shown} is {kind}, should be {' or '.join(map(str, types))}"

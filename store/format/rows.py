@@ -14,6 +14,7 @@ from lpp.store.format.prompt_columns import (
     BRANCH_COLUMNS,
     CONTINUATION_COLUMNS,
     column_problems,
+    token_columns,
 )
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 
@@ -79,12 +80,16 @@ def prompts_problems(prompts: pa.Table, plan: Plan) -> list[str]:
     elif prompts_sha256(prompts) != plan.prompts.sha256:
         problems.append(f"digest {prompts_sha256(prompts)[:8]}, not {plan.prompts.sha256[:8]}")
     problems += _continuation_problems(prompts, plan, lengths)
+    if (there := token_columns(prompts.schema)) != plan.prompts.token_columns:
+        problems.append(f"columns by token are {there}, the plan has {plan.prompts.token_columns}")
+    problems += _token_column_problems(prompts, lengths)
     return problems + _branch_problems(prompts, plan, lengths)
 
 
 def column_values_problems(prompts: pa.Table, plan: Plan) -> list[str]:
     """Every reason the columns of continuations and branches, where `prompts` has both of a kind,
-    are not those of `plan`. A reader asks before it counts positions with them.
+    are not those of `plan`, and every column by token that does not fit. A reader asks before it
+    counts positions with them.
     """
     there, problems = {*prompts.schema.names}, list[str]()
     lengths = prompts["n_tokens"].to_numpy().astype(np.int64)
@@ -92,6 +97,19 @@ def column_values_problems(prompts: pa.Table, plan: Plan) -> list[str]:
         problems += _continuation_problems(prompts, plan, lengths)
     if {*BRANCH_COLUMNS} <= there:
         problems += _branch_problems(prompts, plan, lengths)
+    return problems + _token_column_problems(prompts, lengths)
+
+
+def _token_column_problems(prompts: pa.Table, lengths: npt.NDArray[np.int64]) -> list[str]:
+    """Every column by token that has not one value, never null, for each token of a prompt."""
+    problems = []
+    for name in token_columns(prompts.schema):
+        lists = prompts[name].combine_chunks()
+        values = lists.value_lengths().fill_null(-1).to_numpy()
+        if not ((values == lengths) | (values < 0)).all():
+            problems.append(f"{name} should have a value for each token, or be null")
+        if lists.flatten().null_count:
+            problems.append(f"{name} should not have null for a token")
     return problems
 
 

@@ -334,15 +334,32 @@ class Run:
 
         return self.directory.map(file, self.shards)
 
-    def tokens(self) -> "ds.FileSystemDataset":
+    def tokens(self, *columns: str) -> "ds.Dataset":
         """Token statistics of every committed shard, as an Arrow dataset.
 
-        Prompts that were set aside (`quarantined`) are among them, without statistics.
+        Prompts that were set aside (`quarantined`) are among them, without statistics. columns: of
+        `plan.prompts.token_columns`, such as token.loss_mask, in that order after the statistics;
+        the dataset is then in memory. NotFoundError for one that the run lacks.
         """
         import pyarrow.dataset as ds  # it imports pandas, where that is installed
 
         files = [str(path) for path in self.tokens_files()]
-        return ds.dataset(files, schema=TOKENS_SCHEMA, format="ipc")
+        dataset: ds.Dataset = ds.dataset(files, schema=TOKENS_SCHEMA, format="ipc")
+        if not columns:
+            return dataset
+        if unknown := [name for name in columns if name not in self.plan.prompts.token_columns]:
+            held = ", ".join(self.plan.prompts.token_columns) or "none"
+            raise NotFoundError(
+                f"run {self.id}: no values by token in {', '.join(map(repr, unknown))}; it has "
+                f"{held}."
+            )
+        table, prompts = dataset.to_table(), self.prompts(*columns)
+        shards = [range(shard.first_prompt, shard.end_prompt) for shard in self.shards]
+        committed = pa.array([prompt for shard in shards for prompt in shard], pa.int64())
+        for name in dict.fromkeys(columns):
+            lists = prompts[name].take(committed).combine_chunks()
+            table = table.append_column(name, _by_token(lists, self.lengths[committed.to_numpy()]))
+        return ds.dataset(table)
 
     # activations
 
@@ -463,6 +480,12 @@ class Run:
     def verify(self) -> list[Problem]:
         """Every way in which the bytes of this run differ from what was committed."""
         return verify_run(self.path)
+
+
+def _by_token(lists: pa.Array, lengths: npt.NDArray[np.int64]) -> pa.Array:
+    """The values of lists end to end, (sum of lengths,); nulls for a list that is null."""
+    valid = np.repeat(lists.is_valid().to_numpy(zero_copy_only=False), lengths)
+    return lists.flatten().take(pa.array(np.cumsum(valid) - 1, mask=~valid))
 
 
 class _RowIndex:
