@@ -108,7 +108,8 @@ def capture(
 
     model: the name of one, as `lpp-capture run --model` takes it; or a loaded causal language model
     of transformers, followed by its tokenizer. A loaded model is left as it was. texts or corpus:
-    strings, records with a field `text`, a data frame, or the name of a corpus or file. Of texts in
+    strings, records with a field `text`, `messages` or `input_ids` (for which the tokenizer may be
+    None), a data frame, or the name of a corpus or file. Of texts in
     memory all are used, in order, whatever their length, of a file at most 100, unless `prompts`
     or `min_bytes` says otherwise. store: a directory, or the URL of a bucket's prefix.
 
@@ -239,7 +240,13 @@ def _request(
     name = DEFAULT_NAME if corpus_name is None else corpus_name
     request = _parsed({"min_bytes": 0, "prompts": 1, **given, "model": model, "corpus": name})
     spec = request.corpus
-    corpus = open_texts(texts, name=name, text_field=spec.text_field, fields=spec.fields)
+    corpus = open_texts(
+        texts,
+        name=name,
+        text_field=spec.text_field,
+        fields=spec.fields,
+        token_fields=spec.token_fields,
+    )
     if "prompts" not in given:
         count = sum(1 for _ in corpus.passages)
         selection = replace(request.selection, prompts=count, at_most=True)

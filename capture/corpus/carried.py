@@ -89,6 +89,10 @@ def carried(corpus: Corpus, passages: Sequence[Passage], *, keep_texts: bool) ->
             columns[column_name(name)] = column
             if column.null_count and name not in corpus.fields.optional:
                 notes.append(f"{name} is null in {column.null_count} of {len(rows)} prompts")
+    for name in corpus.fields.per_token:
+        with mistakes.gather():
+            if not any(name in row for row in rows):
+                raise _no_field(name, corpus, "--token-fields")
     mistakes.raise_any()
     columns = {ID: columns.pop(ID), **columns} if ID in columns else columns
     schema = pa.schema([(name, column.type) for name, column in columns.items()])
@@ -97,9 +101,11 @@ def carried(corpus: Corpus, passages: Sequence[Passage], *, keep_texts: bool) ->
 
 def unseen(corpus: Corpus) -> Iterator[InputError]:
     """A refusal of each requested field that no row has, as far as rows were read."""
-    for name in corpus.fields.requested:
-        if name not in corpus.fields.seen:
-            yield _no_field(name, corpus)
+    options = {"--fields": corpus.fields.requested, "--token-fields": corpus.fields.per_token}
+    for option, names in options.items():
+        for name in names:
+            if name not in corpus.fields.seen:
+                yield _no_field(name, corpus, option)
 
 
 def _texts(passages: Sequence[Passage]) -> pa.Array | pa.ChunkedArray:
@@ -185,13 +191,13 @@ def _fraction(value: object, place: str) -> object:
     return float(value)
 
 
-def _no_field(name: str, corpus: Corpus) -> InputError:
+def _no_field(name: str, corpus: Corpus, option: str = "--fields") -> InputError:
     seen = corpus.fields.seen
     near = difflib.get_close_matches(name, seen, n=1)
     listed = ", ".join(map(repr, seen[:_MOST_LISTED])) + ", ..." * (len(seen) > _MOST_LISTED)
     return _refusal(
         f"Corpus {corpus.name}: no chosen row has a field {name!r}; there are: {listed or 'none'}."
-        + (f" Did you mean --fields {near[0]}?" if near else "")
+        + (f" Did you mean {option} {near[0]}?" if near else "")
     )
 
 

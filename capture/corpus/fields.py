@@ -17,11 +17,17 @@ ID: Final = "id"
 TEXT: Final = "text"
 """The column of the text itself."""
 
+LOSS_MASK: Final = "loss_mask"
+"""The values by token that are kept wherever rows of token ids have them."""
+
+TOOLS: Final = "tools"
+"""The field beside messages that describes functions."""
+
 _MOST_SEEN: Final = 1000
 """Most field names remembered for a message: each row may have others."""
 
 
-def check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str], option: str = "--fields") -> None:
     """Raise InputError for names that are not allowed or given twice."""
     for name, times in Counter(names).items():
         problem = field_name_problem(name)
@@ -29,7 +35,7 @@ def check_names(names: Sequence[str]) -> None:
             problem = f"it is given {times} times"
         if problem is not None:
             shown = name if len(name) <= 40 else name[:40] + "..."
-            raise InputError(f"--fields: {shown!r}: {problem}.", kind=ErrorKind.INVALID_VALUE)
+            raise InputError(f"{option}: {shown!r}: {problem}.", kind=ErrorKind.INVALID_VALUE)
 
 
 def column_name(field: str) -> str:
@@ -41,7 +47,8 @@ class Fields:
     """The fields requested of a corpus.
 
     text: the field that is the text, if the text is a field. optional: fields that may be null in
-    some rows without a remark. Raises InputError if `requested` contains the text.
+    some rows without a remark. per_token: those with a list of values, one for each token. Raises
+    InputError if `requested` contains the text.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class Fields:
         *,
         text: str | None = None,
         optional: Sequence[str] = (),
+        per_token: Sequence[str] = (),
     ) -> None:
         if text in requested:
             raise InputError(
@@ -58,8 +66,12 @@ class Fields:
                 kind=ErrorKind.INVALID_VALUE,
             )
         self.requested, self.optional = tuple(requested), frozenset(optional)
-        self.to_read = self.requested if ID in (*requested, text) else (ID, *requested)
-        """The fields to read: those requested, and the id."""
+        self.per_token = tuple(per_token)
+        beside = () if text in (None, TEXT) else (TOOLS, LOSS_MASK)
+        of_row = requested if ID in (*requested, text) else (ID, *requested)
+        self.to_read = tuple(dict.fromkeys((*of_row, *per_token, *beside)))
+        """The fields to read: those requested, the id, and what messages and token ids come
+        with."""
         self._seen: dict[str, None] = {}
 
     @property
@@ -69,7 +81,7 @@ class Fields:
 
     def note(self, names: Iterable[str]) -> None:
         """Remember that a row has these fields."""
-        if self.requested and len(self._seen) < _MOST_SEEN:
+        if (self.requested or self.per_token) and len(self._seen) < _MOST_SEEN:
             self._seen.update(dict.fromkeys(names))
 
     def of(self, record: Mapping[str, object]) -> dict[str, object]:

@@ -1,18 +1,22 @@
-"""Local text as a corpus: `.jsonl`, `.parquet`, `.csv`, `.txt`, or a folder of them.
+"""Local text as a corpus: `.jsonl`, `.parquet`, `.arrow`, `.csv`, `.txt`, or a folder of them.
 
     .jsonl     one JSON object a line; the text is its field `text`, or --text-field
     .parquet   the text is the column `text`, or --text-field
+    .arrow     the same, in an Arrow IPC file or stream
     .csv       the same; the first line has the names, and every value is text (RFC 4180)
     .txt       one passage per paragraph; blank lines separate paragraphs
-    folder     every such file below it except hidden ones, ordered by relative path
+    folder     every such file below it except hidden ones, ordered by relative path; of a data set
+               that Hugging Face's `save_to_disk` wrote, the files that its state.json lists
+
+Where the field holds lists, a row is a conversation or token ids (`lpp.capture.corpus.rows`).
 
 Files are read as streams: memory is bounded by the longest passage. Text is UTF-8, with or without
 byte order mark; lines end with LF or CRLF. A row whose text is null, blank or not UTF-8 is set
 aside but counted, so that `source_row` locates the other rows. Any other text is used unchanged.
 
 For each kind of file, a reader yields rows as (place, text, fields). place: names the row in
-messages, such as "a.jsonl, line 3". text: None for a row without text, `Unreadable` if it is no
-valid text. fields: the requested ones. A malformed file raises InputError with the place.
+messages, such as "a.jsonl, line 3". text: the value of its field, as `rows` takes it. fields: the
+requested ones. A malformed file raises InputError with the place.
 """
 
 import codecs
@@ -20,7 +24,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -29,25 +33,21 @@ import xxhash
 
 from lpp.capture.corpus.fields import Fields
 from lpp.capture.corpus.passages import Corpus, Passage, Refused, Streamed
+from lpp.capture.corpus.rows import (
+    Unreadable,
+    Value,
+    default_field,
+    encodable,
+    is_list_of_rows,
+    passage_of,
+)
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.place import check_regular
-
-DEFAULT_FIELD: Final = "text"
 
 _HASH_BLOCK: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A row whose text is invalid."""
-
-    reason: str
-    """`not_utf8`, or `no_text` for half a surrogate pair."""
-    detail: str
-
-
-Text: TypeAlias = str | Unreadable | None
-CorpusRow: TypeAlias = tuple[str, Text, Mapping[str, object]]
+CorpusRow: TypeAlias = tuple[str, Value, Mapping[str, object]]
 
 MAX_PASSAGE_BYTES: Final = 16 << 20
 """A longer line or paragraph is taken for a mistake in the file; this also bounds memory."""
@@ -55,19 +55,33 @@ MAX_PASSAGE_BYTES: Final = 16 << 20
 _BATCH_ROWS: Final = 256
 """Rows of a Parquet batch: at a few kilobytes each, about a megabyte."""
 
+_TABLES: Final = {".parquet": "Parquet", ".arrow": "Arrow"}
 
-def open_files(path: Path, *, text_field: str | None = None, fields: Sequence[str] = ()) -> Corpus:
+_ARROW_FILE: Final = b"ARROW1"
+"""What an Arrow IPC file begins with, and a stream does not."""
+
+
+def open_files(
+    path: Path,
+    *,
+    text_field: str | None = None,
+    fields: Sequence[str] = (),
+    token_fields: Sequence[str] = (),
+) -> Corpus:
     """The corpus of an existing file or folder. Every byte is read once, for the fingerprint.
 
-    text_field: the field or column of the text; `text` by default. fields: those to keep with the
-    prompts. Raises InputError if there is no file of a known kind, or it is empty or unreadable.
+    text_field: the field or column of the text, the messages or the token ids; by default the first
+    of `rows.DEFAULT_FIELDS` that the first row has. fields: those to keep with the prompts.
+    token_fields: those with a value for each token. Raises InputError if there is no file of a
+    known kind, or it is empty or unreadable.
     """
     files = _find_files(path)
     for file in files:
         check_regular(file)
     names = [path.name] if path.is_file() else [f.relative_to(path).as_posix() for f in files]
     without_fields = all(file.suffix.lower() == ".txt" for file in files)
-    for option, name in (("--text-field", text_field), ("--fields", next(iter(fields), None))):
+    options = {"--text-field": [text_field], "--fields": fields, "--token-fields": token_fields}
+    for option, name in ((option, next(iter(names), None)) for option, names in options.items()):
         if name is not None and without_fields:
             raise InputError(
                 f"{path}: text files have no fields to choose {name!r} from. "
@@ -76,8 +90,8 @@ def open_files(path: Path, *, text_field: str | None = None, fields: Sequence[st
             )
     if not any(file.stat().st_size for file in files):
         raise InputError(f"{path}: empty. Give a file with text.", kind=ErrorKind.INVALID_VALUE)
-    field, refused = text_field or DEFAULT_FIELD, Refused()
-    more = Fields(fields, text=field)
+    field, refused = text_field or default_field(_first_names(files)), Refused()
+    more = Fields(fields, text=field, per_token=token_fields)
     return Corpus(
         name=path.resolve().name,
         revision=None,
@@ -94,16 +108,32 @@ def _passages(files: list[Path], field: str, more: Fields, refused: Refused) -> 
     row = 0
     for file in files:
         for place, text, fields in _READERS[file.suffix.lower()](file, field, more):
-            if isinstance(text, Unreadable):
-                refused.add(row, text.reason, text.detail)
-            elif text and not text.isspace():
-                yield Passage(row, text, fields, place)
-            else:
-                refused.add(row, "empty", place)
+            passage = passage_of(row, text, fields, place, refused)
+            if passage is not None:
+                yield passage
             row += 1
 
 
+def _first_names(files: Sequence[Path]) -> list[str]:
+    """Names of the fields of the first row that has any; empty where a file does not say."""
+    for file in files:
+        if (kind := file.suffix.lower()) == ".jsonl":
+            for _, line in _lines(file):
+                try:
+                    record = json.loads(line) if isinstance(line, str) and line.strip() else {}
+                except (ValueError, RecursionError):
+                    return []  # reading it will say so
+                if record:
+                    return list(record) if isinstance(record, dict) else []
+        elif kind in _TABLES:
+            with ExitStack() as stack:
+                return list(_table(file, stack)[0].names)
+    return []
+
+
 def _find_files(path: Path) -> list[Path]:
+    if path.is_dir() and (saved := _saved_files(path)):
+        return saved
     if not path.is_dir():
         if path.suffix.lower() not in _READERS:
             raise InputError(
@@ -125,6 +155,24 @@ def _find_files(path: Path) -> list[Path]:
             kind=ErrorKind.NOT_FOUND,
         )
     return sorted(files, key=lambda file: file.relative_to(path).as_posix())
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """The files of a data set of `save_to_disk` in order; empty for another folder.
+
+    Such a folder may also hold what the library cached there.
+    """
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(state.parent.name for state in folder.glob("*/state.json"))
+        raise _invalid(
+            f"{folder}: a data set in splits: {', '.join(splits)}. Name one of their folders: "
+            f"--corpus {folder / (splits or ['train'])[0]}"
+        )
+    try:
+        state = json.loads((folder / "state.json").read_text("utf-8"))
+        return [folder / Path(entry["filename"]).name for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -166,10 +214,10 @@ def jsonl_rows(path: Path, field: str, more: Fields) -> Iterator[CorpusRow]:
                 f"{place}: not JSON ({error}). "
                 'Each line should be one object, such as {"text": "..."}.'
             ) from None
-        yield place, _text_of(record, field, place), more.of(record)
+        yield place, _value_of(record, field, place), more.of(record)
 
 
-def _text_of(record: Any, field: str, place: str) -> Text:
+def _value_of(record: Any, field: str, place: str) -> Value:
     if not isinstance(record, dict):
         raise _invalid(
             f"{place}: {_json_type(record)} instead of an object. "
@@ -177,23 +225,13 @@ def _text_of(record: Any, field: str, place: str) -> Text:
         )
     if field not in record:
         raise _no_field(place, field, list(record))
-    text = record[field]
-    if text is not None and not isinstance(text, str):
-        raise _invalid(
-            f"{place}: field {field!r} holds {_json_type(text)} instead of a string. "
-            "Choose a field of text with --text-field, or correct the line."
-        )
-    return None if text is None else encodable(text, place)
-
-
-def encodable(text: str, place: str) -> str | Unreadable:
-    r"""`text` if UTF-8 can encode it; JSON's `\ud800` alone is a string that it cannot."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        where = f"half a surrogate pair at character {error.start}"
-        return Unreadable("no_text", f"{place}: {where}")
-    return text
+    value = record[field]
+    if value is None or isinstance(value, str) or is_list_of_rows(value):
+        return value  # type: ignore[no-any-return]
+    raise _invalid(
+        f"{place}: field {field!r} holds {_json_type(value)} instead of a string, messages or "
+        "token ids. Choose another field with --text-field, or correct the line."
+    )
 
 
 def _json_type(value: Any) -> str:
@@ -291,29 +329,65 @@ def _decode(raw: bytes, path: Path, number: int, offset: int) -> str | Unreadabl
         return Unreadable("not_utf8", what)
 
 
-def parquet_rows(path: Path, field: str, more: Fields) -> Iterator[CorpusRow]:
-    """One row per row of the table: the string in column `field`. Reads small batches."""
+def table_rows(path: Path, field: str, more: Fields) -> Iterator[CorpusRow]:
+    """One row per row of the table: the value in column `field`. Reads small batches."""
+    with ExitStack() as stack:
+        schema, batches = _table(path, stack)
+        _check_column(path, schema, field)
+        names = _columns(path, schema.names, more)
+        row = count()
+        for batch in batches([field, *names]):
+            values = [_values(batch.column(name)) for name in (field, *names)]
+            for text, *others in zip(*values, strict=True):
+                place = f"{path}, row {next(row)}"
+                fields = dict(zip(names, others, strict=True))
+                if isinstance(text, bytes):
+                    yield place, Unreadable("not_utf8", f"{place}: not UTF-8"), fields
+                else:
+                    yield place, text, fields
+
+
+def _table(path: Path, stack: ExitStack) -> tuple[Any, Callable[[list[str]], Iterator[Any]]]:
+    """(schema, function from names of columns to small batches) of a Parquet or Arrow file.
+
+    stack: closes the file, and makes an InputError of Arrow's errors.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    stack.enter_context(_readable(path))
+    if path.suffix.lower() == ".parquet":
+        file = stack.enter_context(pq.ParquetFile(path))
+        return file.schema_arrow, lambda names: file.iter_batches(_BATCH_ROWS, columns=names)
+    source = stack.enter_context(pa.memory_map(str(path)))
+    is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE
+    source.seek(0)
+    reader = stack.enter_context((pa.ipc.open_file if is_file else pa.ipc.open_stream)(source))
+    whole = (
+        (reader.get_batch(index) for index in range(reader.num_record_batches))
+        if is_file
+        else iter(reader)
+    )
+    return reader.schema, lambda names: (
+        batch.select(names).slice(start, _BATCH_ROWS)
+        for batch in whole
+        for start in range(0, batch.num_rows, _BATCH_ROWS)
+    )
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """InputError for a table that Arrow cannot read."""
+    import pyarrow as pa
+
     try:
-        with pq.ParquetFile(path) as file:
-            _check_column(path, file.schema_arrow, field)
-            names = _columns(path, file.schema_arrow.names, more)
-            row = count()
-            for batch in file.iter_batches(_BATCH_ROWS, columns=[field, *names]):
-                values = [_values(batch.column(name)) for name in names]
-                for text, *others in zip(_strings(batch.column(field)), *values, strict=True):
-                    place = f"{path}, row {next(row)}"
-                    fields = dict(zip(names, others, strict=True))
-                    if isinstance(text, bytes):
-                        yield place, Unreadable("not_utf8", f"{place}: not UTF-8"), fields
-                    else:
-                        yield place, text, fields
+        yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        kind = _TABLES[path.suffix.lower()]
+        see = f"duckdb -c \"SELECT * FROM '{path}' LIMIT 3\""
+        helps = f", or see what it holds: {see}" if kind == "Parquet" else "."
         raise InputError(
-            f"{path}: not a readable Parquet file ({error}). Write it again, or see what it "
-            f"holds: duckdb -c \"SELECT * FROM '{path}' LIMIT 3\"",
+            f"{path}: not a readable {kind} file ({error}). Write it again{helps}",
             kind=ErrorKind.CORRUPT,
         ) from None
 
@@ -342,7 +416,25 @@ def _values(column: Any) -> list[Any]:
     elif _is_text(column.type):
         return _strings(column)
     values: list[Any] = column.to_pylist()
-    return values
+    objects = _is_list(column.type) and pa.types.is_nested(column.type.value_type)
+    return [_without_nulls(value) for value in values] if objects else values
+
+
+def _without_nulls(value: Any) -> Any:
+    """Objects in a list without fields that are null: a table gives every object each field that
+    any has.
+    """
+    if isinstance(value, list):
+        return [_without_nulls(entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: _without_nulls(entry) for name, entry in value.items() if entry is not None}
+    return value
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _is_text(kind: Any) -> bool:
@@ -378,7 +470,7 @@ def _check_column(path: Path, schema: Any, field: str) -> None:
         raise _no_field(str(path), field, schema.names)
     kind = schema.field(field).type
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not _is_text(value):
+    if not _is_text(value) and not _is_list(kind):
         raise _invalid(
             f"{path}: column {field!r} holds {kind} instead of strings. Choose a column of text "
             f"with --text-field; there are: {', '.join(schema.names)}."
@@ -402,7 +494,8 @@ def _invalid(message: str) -> InputError:
 
 _READERS: Final[dict[str, Callable[[Path, str, Fields], Iterator[CorpusRow]]]] = {
     ".jsonl": jsonl_rows,
-    ".parquet": parquet_rows,
+    ".parquet": table_rows,
+    ".arrow": table_rows,
     ".csv": csv_rows,
     ".txt": txt_rows,
 }

@@ -1,4 +1,6 @@
-"""A corpus of texts in memory: strings, or records with a text and other fields."""
+"""A corpus of texts in memory: strings, or records with a text, messages or token ids and other
+fields.
+"""
 
 import math
 import os
@@ -7,13 +9,13 @@ from itertools import chain
 from typing import Any, Final
 
 from lpp.capture.corpus.fields import Fields
-from lpp.capture.corpus.files import DEFAULT_FIELD, Text, Unreadable, encodable
 from lpp.capture.corpus.passages import (
     Corpus,
     Passage,
     Refused,
     fingerprint_passages,
 )
+from lpp.capture.corpus.rows import Value, default_field, is_list_of_rows, passage_of
 from lpp.store.errors import ErrorKind, InputError
 
 DEFAULT_NAME: Final = "texts"
@@ -26,34 +28,39 @@ def open_texts(
     name: str = DEFAULT_NAME,
     text_field: str | None = None,
     fields: Sequence[str] = (),
+    token_fields: Sequence[str] = (),
 ) -> Corpus:
     """The corpus of `texts`, read once and kept in memory.
 
-    texts: strings, or records (dicts) whose text is the field `text` or `text_field`; of a data
-    frame or table, the rows. fields: those of a record to keep with the prompts. The fingerprint is
-    that of the texts in order. A row whose text is missing or blank is set aside and counted, as in
-    a file.
+    texts: strings, or records (dicts) whose field `text_field` is the text, the messages or the
+    token ids, by default the first of `rows.DEFAULT_FIELDS`; of a data frame or table, the rows.
+    fields: those of a record to keep with the prompts. token_fields: those with a value for each
+    token. The fingerprint is that of the texts in order. A row whose text is missing or blank is
+    set aside and counted, as in a file.
 
     Raises InputError for a row of another type, and if there is no text at all.
     """
     if not name or os.sep in name:
         raise _invalid(f"corpus_name {name!r}: give a name without {os.sep}, such as 'texts'.")
-    refused, passages, field = Refused(), list[Passage](), text_field or DEFAULT_FIELD
-    carried = Fields(fields, text=field)
+    refused, passages = Refused(), list[Passage]()
     records = iter(_rows(texts))
     first = next(records, None)
-    if fields and not isinstance(first, Mapping):
-        raise _invalid("fields: texts are strings, which have none. Give records, or leave it out.")
+    field = text_field or default_field(first if isinstance(first, Mapping) else ())
+    carried = Fields(fields, text=field, per_token=token_fields)
+    if (fields or token_fields) and not isinstance(first, Mapping):
+        name = "fields" if fields else "token_fields"
+        raise _invalid(
+            f"{name}: texts are strings, which have none. Give records, or leave it out."
+        )
     for row, (record, place, text) in enumerate(_texts(chain([first], records), field)):
-        if isinstance(text, Unreadable):
-            refused.add(row, text.reason, text.detail)
-        elif text and not text.isspace():
-            of_row = carried.of(record) if isinstance(record, Mapping) else {}
-            passages.append(Passage(row, text, of_row, place))
-        else:
-            refused.add(row, "empty", place)
+        of_row = carried.of(record) if isinstance(record, Mapping) else {}
+        passage = passage_of(row, text, of_row, place, refused)
+        if passage is not None:
+            passages.append(passage)
     if not passages:
-        raise _invalid("texts: every text is empty. Give at least one text.")
+        reasons = refused.summary()
+        why = f" or set aside: {reasons}" if reasons else ""
+        raise _invalid(f"texts: every text is empty{why}. Give at least one text.")
     return Corpus(
         name=name,
         revision=None,
@@ -85,7 +92,7 @@ def _rows(texts: Any) -> Any:
         ) from None
 
 
-def _texts(records: Iterable[Any], field: str) -> Iterator[tuple[Any, str, Text]]:
+def _texts(records: Iterable[Any], field: str) -> Iterator[tuple[Any, str, Value]]:
     """(row, place, text) of every row; text None if it is missing."""
     for number, record in enumerate(records):
         place, text = f"texts[{number}]", record
@@ -96,10 +103,12 @@ def _texts(records: Iterable[Any], field: str) -> Iterator[tuple[Any, str, Text]
                     f"{place}: no field {field!r}; its fields: {names}. Name one with text_field."
                 )
             text = record[field]
+        if isinstance(record, Mapping) and hasattr(text, "tolist"):  # an array, a tensor
+            text = text.tolist()
         if text is None or (isinstance(text, float) and math.isnan(text)):  # pandas' missing value
             yield record, place, None
-        elif isinstance(text, str):
-            yield record, place, encodable(text, place)
+        elif isinstance(text, str) or (isinstance(record, Mapping) and is_list_of_rows(text)):
+            yield record, place, text
         else:
             raise _invalid(f"{place}: {type(text).__name__} instead of a string.")
 

@@ -26,18 +26,26 @@ def open_corpus(
     split: str | None = None,
     text_field: str | None = None,
     fields: Sequence[str] = (),
+    token_fields: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> Corpus:
-    """The corpus of a known name, a `.jsonl`, `.parquet`, `.csv` or `.txt` file, or a folder
-    of them.
+    """The corpus of a known name, a `.jsonl`, `.parquet`, `.arrow`, `.csv` or `.txt` file, or a
+    folder of them.
 
     revision, split: of a corpus on the hub, see `open_hub`. text_field: the field or column of the
-    text. fields: those to keep with the prompts. progress: gets notes of a download.
+    text, messages or token ids. fields: those to keep with the prompts. token_fields: those with a
+    value for each token, of files. progress: gets notes of a download.
 
     Raises InputError if the name or file does not exist, has no text or is malformed; MachineError
     if the hub cannot be reached.
     """
     name = os.fspath(name_or_path)
+    if name in CORPUS_NAMES and token_fields:
+        raise InputError(
+            f"--token-fields {token_fields[0]}: corpus {name} has no values by token. They come "
+            "from .jsonl, .parquet or .arrow files.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
     if name in HUB_DATASETS:
         corpus = open_hub(
             name,
@@ -49,7 +57,7 @@ def open_corpus(
         )
     else:
         _refuse_hub_options(name, revision=revision, split=split)
-        corpus = _open_local(name, text_field, fields)
+        corpus = _open_local(name, text_field, fields, token_fields)
     if next(iter(corpus.passages), None) is None:
         refused = corpus.refused.summary()
         raise InputError(
@@ -64,15 +72,18 @@ def _reasons(refused: str) -> str:
     """Why texts were set aside, and a command that converts most of them."""
     if not refused:
         return ""
-    return f"Set aside: {refused}. Convert it, for example: iconv -f ISO-8859-1 -t UTF-8. "
+    helps = "Convert it, for example: iconv -f ISO-8859-1 -t UTF-8. " * ("not_utf8" in refused)
+    return f"Set aside: {refused}. {helps}"
 
 
-def _open_local(name: str, text_field: str | None, fields: Sequence[str]) -> Corpus:
+def _open_local(
+    name: str, text_field: str | None, fields: Sequence[str], token_fields: Sequence[str]
+) -> Corpus:
     if name != "pydoc":
         path = Path(name).expanduser()
         if not name or not os.path.exists(path):  # Path.exists raises on a name too long
             _not_found(name, path)
-        return open_files(path, text_field=text_field, fields=fields)
+        return open_files(path, text_field=text_field, fields=fields, token_fields=token_fields)
     if text_field is not None or fields:
         option = "--fields" if text_field is None else "--text-field"
         raise InputError(

@@ -4,9 +4,9 @@ Fingerprints are xxh3_128 over UTF-8 bytes, each text preceded by its length as 
 little-endian bytes, so ["ab", "c"] and ["a", "bc"] differ. They do not depend on a model.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import xxhash
@@ -30,18 +30,37 @@ class GivenTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages that a chat template turns into the text of a prompt."""
+
+    messages: Sequence[Mapping[str, Any]]
+    """Each with `role` and `content` first; at least one is the assistant's."""
+    tools: Sequence[Mapping[str, Any]] = ()
+    """Descriptions of the functions that the assistant may call."""
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """One text that may become a prompt, and its place in the corpus."""
 
     source_row: int
     """Row of the corpus, from 0. Rows without text are counted."""
     text: str
+    """Of a conversation: its messages as JSON; of tokens: their ids with spaces between them.
+    Neither depends on a model, so that fingerprints do not either."""
     fields: Mapping[str, object] = field(default_factory=dict)
     """Requested fields of the row, as they were read."""
     location: str = field(default="", compare=False)
     """Where the row is, such as "a.jsonl, line 3"; empty if only its number is known."""
     given: "GivenTokens | None" = None
     """Its tokens, if they were made elsewhere. None: the tokenizer makes them."""
+    conversation: Conversation | None = None
+    """Its messages. None: its text is read as it is."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the tokenizer reads its text as it is."""
+        return self.given is None and self.conversation is None
 
     @property
     def where(self) -> str:
@@ -78,6 +97,11 @@ class Refused:
         if len(self._texts) < MOST_LISTED:
             text = TextSetAside(source_row=source_row, reason=reason, detail=detail)
             self._texts[source_row] = text
+
+    def why(self, source_row: int) -> str:
+        """Why a row becomes no prompt: the reason, then in words; empty if it was not noted."""
+        text = self._texts.get(source_row)
+        return "" if text is None else f"{text.reason}, {text.detail}"
 
     def table(self) -> pa.Table:
         """(n, 3), `lpp.store.format.quarantine.TEXTS_SCHEMA`."""

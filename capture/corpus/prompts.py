@@ -1,18 +1,24 @@
 """Tokenise passages into the prompts of a run, the table `prompts.arrow`.
 
-Uses the model's own tokenizer, keeps special tokens and applies no chat template. Ids beyond the
-context are dropped here. The tokenizer's own truncation may keep a closing special token; then a
-prompt at context 100 would not be a prefix of the same prompt at context 200.
+Uses the model's own tokenizer, keeps special tokens and applies a chat template to conversations
+alone. Ids beyond the context are dropped here. The tokenizer's own truncation may keep a closing
+special token; then a prompt at context 100 would not be a prefix of the same prompt at context 200.
 
-Passages with `GivenTokens` (`lpp.capture.corpus.passages`) keep those tokens.
+Passages with `GivenTokens` (`lpp.capture.corpus.passages`) keep those tokens. Values by token
+(`lpp.capture.corpus.labels`) are cut like the ids.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
+from lpp.capture.corpus.conversations import ChatTemplate, ids_and_mask
+from lpp.capture.corpus.fields import LOSS_MASK
+from lpp.capture.corpus.labels import label_columns, labels_of
 from lpp.capture.corpus.passages import Passage, Refused
 from lpp.store.errors import ErrorKind, InputError, first_line
 from lpp.store.format.prompt_columns import BRANCH_COLUMNS
@@ -23,6 +29,18 @@ _BATCH: Final = 256
 """Texts per call of the tokenizer: enough to use its threads, few enough for little memory."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """The tokens of a passage."""
+
+    ids: Sequence[int]
+    """All of them, special tokens included."""
+    dropped: int = 0
+    """Tokens that were dropped before them."""
+    labels: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    """Values by token; a list is as long as `ids`."""
+
+
 def tokenise(
     passages: Sequence[Passage],
     tokenizer: Any,
@@ -30,16 +48,22 @@ def tokenise(
     refused: Refused | None = None,
     *,
     size: int | None = None,
+    template: ChatTemplate | None = None,
+    per_token: Sequence[str] = (),
 ) -> pa.Table:
     """(n, 6), `lpp.store.format.tables.PROMPTS_SCHEMA`: one prompt per passage, in order. If any
-    prompt is a branch, also `lpp.store.format.prompt_columns.BRANCH_COLUMNS`.
+    prompt is a branch, also `lpp.store.format.prompt_columns.BRANCH_COLUMNS`; then a column for
+    each kind of values by token.
 
-    tokenizer: a transformers tokenizer. context: most tokens of a prompt, at least 1. Column
-    `truncated`: whether ids were dropped; `sha256`: of the kept ids as little-endian int32. A
-    passage without tokens gives no prompt and is added to `refused`. size: columns of the model's
-    logits; ids below it are tokens.
+    tokenizer: a transformers tokenizer; None if every passage has its tokens. context: most tokens
+    of a prompt, at least 1. Column `truncated`: whether ids were dropped; `sha256`: of the kept ids
+    as little-endian int32. A passage gives no prompt and is added to `refused` if it has no tokens,
+    given ids that the model does not know, values by token of another number, a conversation that
+    `template` cannot render or split, or the tokens and values of an earlier row of such a kind.
+    size: columns of the model's logits; ids below it are tokens. per_token: fields with values by
+    token.
 
-    Raises InputError if no passage has a token, or a tokenizer gives something else than ids.
+    Raises InputError if no passage has a prompt, or a tokenizer gives something else than ids.
     """
     if context < 1:
         raise InputError(
@@ -49,25 +73,31 @@ def tokenise(
     rows: list[int] = []
     ids: list[Sequence[int]] = []
     full_lengths: list[int] = []
-    for passage, tokens, dropped in _token_ids(passages, tokenizer):
-        if not _are_ids(tokens, size):
-            below = "" if size is None else f" below {size:,}, the columns of the model's logits"
-            raise InputError(
-                f"the tokenizer gives {str(tokens)[:60]!r} for {passage.text[:40]!r}, not a list "
-                f"of ids{below}. Give the model's own tokenizer.",
-                kind=ErrorKind.UNSUPPORTED_MODEL,
+    labels: list[Mapping[str, Sequence[object]]] = []
+    earlier: dict[object, int] = {}
+    for passage, encoded in _encoded_passages(passages, tokenizer):
+        try:
+            tokens = _tokens_of(
+                passage,
+                encoded,
+                tokenizer=tokenizer,
+                template=template,
+                context=context,
+                size=size,
+                per_token=per_token,
             )
-        if not tokens:
-            refused.add(passage.source_row, "no_tokens", f"{passage.text[:40]!r}")
+            _refuse_repeated(passage, tokens, earlier)
+        except _NoPromptError as error:
+            refused.add(passage.source_row, error.reason, error.detail)
             continue
         rows.append(passage.source_row)
-        ids.append(tokens[:context])
-        full_lengths.append(len(tokens) + dropped)
+        ids.append(tokens.ids[:context])
+        full_lengths.append(len(tokens.ids) + tokens.dropped)
+        labels.append({name: values[:context] for name, values in tokens.labels.items()})
     if passages and not ids:
         raise InputError(
-            f"None of {len(passages)} texts has a token under this tokenizer, such as row "
-            f"{passages[0].source_row} of the corpus: {passages[0].text[:40]!r}. Raise "
-            "--min-bytes, or give another corpus.",
+            f"None of {len(passages)} texts becomes a prompt of this model. The first: "
+            f"{refused.why(passages[0].source_row)}. Correct the rows, or give another corpus.",
             kind=ErrorKind.INVALID_VALUE,
         )
     columns = [
@@ -79,8 +109,72 @@ def tokenise(
         [token_ids_sha256(np.asarray(tokens)) for tokens in ids],
     ]
     arrays = [pa.array(c, field.type) for c, field in zip(columns, PROMPTS_SCHEMA, strict=True)]
-    prompts = pa.Table.from_arrays(arrays, schema=PROMPTS_SCHEMA)
-    return _with_branches(prompts, passages)
+    prompts = _with_branches(pa.Table.from_arrays(arrays, schema=PROMPTS_SCHEMA), passages)
+    for name, column in label_columns(labels).items():
+        prompts = prompts.append_column(name, column)
+    return prompts
+
+
+class _NoPromptError(Exception):
+    """A passage that becomes no prompt."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+def _tokens_of(
+    passage: Passage,
+    encoded: Sequence[int],
+    *,
+    tokenizer: Any,
+    template: ChatTemplate | None,
+    context: int,
+    size: int | None,
+    per_token: Sequence[str],
+) -> _Tokens:
+    """The tokens of a passage. encoded: those of its text, if that is read as it is."""
+    ids, dropped, made = encoded, 0, dict[str, Sequence[object]]()
+    if passage.given is not None:
+        ids, dropped = passage.given.ids, passage.given.dropped
+        if not _are_ids(ids, size):
+            worst = min(ids) if min(ids) < 0 else max(ids)
+            raise _NoPromptError(
+                "bad_tokens",
+                f"{passage.where}: id {worst:,}, the model has 0 to {(size or 0) - 1:,}",
+            )
+        per_token = (*per_token, *({LOSS_MASK} - {*per_token}))
+    elif passage.conversation is not None and template is not None:
+        try:
+            ids, mask = ids_and_mask(tokenizer, template, passage.conversation, context)
+        except ValueError as error:
+            raise _NoPromptError("bad_template", f"{passage.where}: {error}") from None
+        made[LOSS_MASK] = mask
+    if not _are_ids(ids, size):
+        below = "" if size is None else f" below {size:,}, the columns of the model's logits"
+        raise InputError(
+            f"the tokenizer gives {str(ids)[:60]!r} for {passage.text[:40]!r}, not a list "
+            f"of ids{below}. Give the model's own tokenizer.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+    if not ids:
+        raise _NoPromptError("no_tokens", f"{passage.where}: {passage.text[:40]!r}")
+    try:
+        labels = labels_of(passage.fields, per_token, len(ids))
+    except ValueError as error:
+        raise _NoPromptError("bad_values", f"{passage.where}: {error}") from None
+    return _Tokens(ids, dropped, {**labels, **made})
+
+
+def _refuse_repeated(passage: Passage, tokens: _Tokens, earlier: dict[object, int]) -> None:
+    """Raise _NoPromptError for tokens and values that a row before had; texts may repeat."""
+    if passage.is_text:
+        return
+    branch = None if passage.given is None else passage.given.branch_of
+    key = hashlib.sha256(repr((branch, [*tokens.ids], tokens.labels)).encode()).digest()
+    first = earlier.setdefault(key, passage.source_row)
+    if first != passage.source_row:
+        raise _NoPromptError("repeated", f"{passage.where}: the same as row {first} of the corpus")
 
 
 def _are_ids(tokens: Any, size: int | None) -> bool:
@@ -106,19 +200,18 @@ def _with_branches(prompts: pa.Table, passages: Sequence[Passage]) -> pa.Table:
     return prompts
 
 
-def _token_ids(
+def _encoded_passages(
     passages: Sequence[Passage], tokenizer: Any
-) -> Iterator[tuple[Passage, Sequence[int], int]]:
-    """(passage, all its ids with special tokens, number of ids dropped before) of every passage."""
+) -> Iterator[tuple[Passage, Sequence[int]]]:
+    """(passage, ids of its text with special tokens) of every passage. Without ids for one whose
+    text is not read as it is.
+    """
     for start in range(0, len(passages), _BATCH):
         batch = passages[start : start + _BATCH]
-        texts = [passage.text for passage in batch if passage.given is None]
+        texts = [passage.text for passage in batch if passage.is_text]
         encoded = iter(_encoded(texts, tokenizer) if texts else [])
         for passage in batch:
-            if passage.given is None:
-                yield passage, next(encoded), 0
-            else:
-                yield passage, passage.given.ids, passage.given.dropped
+            yield passage, next(encoded) if passage.is_text else ()
 
 
 def _encoded(texts: Sequence[str], tokenizer: Any) -> Sequence[list[int]]:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from lpp.capture.backends.open import open_backend
 from lpp.capture.corpus.carried import carried, unseen
+from lpp.capture.corpus.conversations import choose_template
 from lpp.capture.corpus.open import open_corpus
 from lpp.capture.corpus.passages import Corpus, Passage
 from lpp.capture.corpus.prompts import token_counter, tokenise
@@ -30,8 +31,9 @@ from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import make_plan, site_specs
 from lpp.capture.plan.request import NOTHING, CaptureRequest, CorpusSpec, InMemory
 from lpp.store import create_store
-from lpp.store.errors import InputError, Mistakes, together
+from lpp.store.errors import ErrorKind, InputError, Mistakes, together
 from lpp.store.format.plan import Plan
+from lpp.store.format.prompt_columns import TOKEN_PREFIX, token_columns
 from lpp.store.objects.place import Url
 from lpp.store.process.signals import check_requests
 from lpp.store.progress import SILENT, Progress
@@ -93,7 +95,11 @@ def prepare(
     mistakes.raise_any()
     # the plan records how many were taken, so that it is the plan of --prompts with that number
     selection = replace(request.selection, prompts=len(passages), at_most=False)
-    request = replace(request, selection=selection)
+    request = replace(
+        request,
+        selection=selection,
+        model=replace(request.model, tokenizer_optional=all(p.given for p in passages)),
+    )
     backend = given.backend or open_backend(
         request,
         loaded=given.model,
@@ -103,16 +109,36 @@ def prepare(
     )
     try:
         check_requests()  # vLLM may drop an interrupt while it starts
-        refused = corpus.refused
+        refused, tokenizer = corpus.refused, backend.model.tokenizer
+        if tokenizer is None and not request.model.tokenizer_optional:
+            raise InputError(
+                "the model came without a tokenizer, which texts and messages need. Give it, or "
+                "rows of token ids (input_ids).",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+        template = choose_template(
+            tokenizer,
+            request.corpus.chat_template,
+            (p.conversation for p in passages if p.conversation is not None),
+        )
         prompts = tokenise(
             passages,
-            backend.model.tokenizer,
+            tokenizer,
             request.context,
             refused,
             size=backend.model.info.logits_width,
+            template=template,
+            per_token=corpus.fields.per_token,
         )
+        by_token = token_columns(prompts.schema)
+        if by_token and request.continuation is not None:
+            raise InputError(
+                f"--continue: the prompts have values by token ({', '.join(by_token)}), and what "
+                "the model writes has none. Leave --continue or those fields out.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
         if given.checks_code:
-            check_tokens(backend.model.tokenizer, passages, prompts, request.context)
+            check_tokens(tokenizer, passages, prompts, request.context, template)
         has_tokens = [passage.source_row not in refused for passage in passages]
         passages = list(compress(passages, has_tokens))
         continued = None
@@ -129,6 +155,7 @@ def prepare(
             backend=backend,
             prompts=prompts,
             continuation=None if continued is None else continued.info,
+            template=None if template is None else template.info,
         )
     except BaseException:
         if given.backend is None:
@@ -141,11 +168,24 @@ def prepare(
         set_aside=refused.table(),
         carried=[
             *beside.lines(),
+            *_by_token(prompts),
+            *(() if template is None else template.notes),
+            *([f"set aside: {aside}"] if (aside := refused.summary()) else ()),
             *(_short(prompts, request.longest) if given.backend is None else ()),
         ],
         assumed=continued is not None and continued.assumed,
         stays_open=given.backend is not None,
     )
+
+
+def _by_token(prompts: pa.Table) -> list[str]:
+    """A line on the values by token, if there are any."""
+    listed = []
+    for name in token_columns(prompts.schema):
+        missing = prompts[name].null_count
+        lacking = f" (null in {missing} of {prompts.num_rows} prompts)" * bool(missing)
+        listed.append(name.removeprefix(TOKEN_PREFIX) + lacking)
+    return [f"with {', '.join(listed)} for each token"] * bool(listed)
 
 
 def _short(prompts: pa.Table, context: int) -> list[str]:
@@ -195,6 +235,7 @@ def choose_passages(
         split=spec.split,
         text_field=spec.text_field,
         fields=spec.fields,
+        token_fields=spec.token_fields,
         progress=progress,
     )
     counter = None

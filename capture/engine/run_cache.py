@@ -64,6 +64,7 @@ def request_key(request: CaptureRequest) -> str | None:
             "device": request.model.device.partition(":")[0],  # any one of several cards is enough
             "model": _model_stamp(request.model.id, request.model.revision),
             "corpus": _corpus_stamp(request.corpus.name, request.corpus.revision),
+            "template": _template_stamp(request.corpus.chat_template),
             "counter": None if counter is None else _model_stamp(counter, None),
             "python": platform.python_version(),  # carries the built-in corpus
             "versions": _versions(),
@@ -72,7 +73,7 @@ def request_key(request: CaptureRequest) -> str | None:
         return None
     # covered by the stamps: relative paths differ between folders
     del decisive["request"]["model"]["device"], decisive["request"]["model"]["id"]
-    del decisive["request"]["corpus"]["name"]
+    del decisive["request"]["corpus"]["name"], decisive["request"]["corpus"]["chat_template"]
     # they decide no plan
     del decisive["request"]["corpus"]["fields"], decisive["request"]["corpus"]["keep_texts"]
     return document_fingerprint(decisive)
@@ -202,6 +203,13 @@ def _corpus_stamp(name: str, revision: str | None) -> Any:
     if name == "pydoc" or path.is_file():
         return name if name == "pydoc" else _stamp(path, path.parent)
     return _stamps(path)
+
+
+def _template_stamp(name: str | None) -> Any:
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    return _stamp(path, path.parent)
 
 
 def _stamps(folder: Path) -> list[list[str | int]]:

@@ -19,6 +19,8 @@ def keep_vocabulary(root: Url, info: TokenizerInfo, tokenizer: Any) -> str:
     Returns a line for the user: if the tokenizer cannot list its tokens, they are shown as ids.
     Else it is empty. Raises MachineError for a full or read-only disk.
     """
+    if not info.exists:
+        return "tokens stay numbers: the model has no tokenizer"
     try:
         if not holds_vocabulary(root, info.fingerprint):
             add_vocabulary(root, info.fingerprint, _tokens(tokenizer))
@@ -42,7 +44,7 @@ def keep_vocabulary_of_run(run: Run, spec: ModelSpec) -> None:
     Loads its tokenizer if the store has no vocabulary yet, and raises what that raises.
     """
     info, root = run.plan.tokenizer, run.directory.root
-    if holds_vocabulary(root, info.fingerprint):
+    if not info.exists or holds_vocabulary(root, info.fingerprint):
         return
     # not at the top: a repeated command for a finished run starts without torch
     from lpp.capture.models.fingerprints import tokenizer_fingerprint

@@ -34,7 +34,7 @@ from lpp.capture.models.same_weights import equals_its_files, state_fingerprint
 from lpp.capture.models.spec import LoadedModel, Model, ModelSpec
 from lpp.capture.models.structure.anatomy import logits_width, max_positions
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.format.plan import ModelInfo, StoredDtype, TokenizerInfo
+from lpp.store.format.plan import NO_TOKENIZER, ModelInfo, StoredDtype, TokenizerInfo
 from lpp.store.progress import SILENT, Progress
 
 
@@ -101,7 +101,7 @@ def adopt_model(loaded: LoadedModel, spec: ModelSpec, *, quiet: bool = True) -> 
             weights = state_fingerprint(module)
     dtype = _dtype_name(module.dtype, spec.id)
     model = _model(files, spec, module, loaded.tokenizer, weights=weights, dtype=dtype)
-    called = known_as(loaded.tokenizer.name_or_path)
+    called = "" if loaded.tokenizer is None else known_as(loaded.tokenizer.name_or_path)
     if called and called != known_as(module.config._name_or_path):
         model = replace(model, tokenizer_info=replace(model.tokenizer_info, id=called))
     return replace(model, module=module)
@@ -152,7 +152,8 @@ def save_untrained(
     loaded = load_model(replace(spec, device="cpu"), quiet=quiet, progress=progress)
     with quietly(quiet), explained(spec.id, spec.device):
         loaded.module.save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
+        if loaded.tokenizer is not None:
+            loaded.tokenizer.save_pretrained(folder)
     return replace(loaded, folder=folder, module=None)
 
 
@@ -192,15 +193,19 @@ def _model(
             untrained_seed=spec.untrained_seed,
             series=spec.series,
         ),
-        tokenizer_info=TokenizerInfo(
-            id=files.id, fingerprint=tokenizer_fingerprint(tokenizer), size=len(tokenizer)
-        ),
+        tokenizer_info=_tokenizer_info(files.id, tokenizer, logits_width(module)),
         tokenizer=tokenizer,
         folder=files.folder,
         max_positions=max_positions(text),
         dtype=dtype,
         end_ids=_end_ids(files.folder, module),
     )
+
+
+def _tokenizer_info(name: str, tokenizer: Any, width: int) -> TokenizerInfo:
+    if tokenizer is None:
+        return TokenizerInfo(id=NO_TOKENIZER, fingerprint=NO_TOKENIZER, size=width)
+    return TokenizerInfo(id=name, fingerprint=tokenizer_fingerprint(tokenizer), size=len(tokenizer))
 
 
 def _end_ids(folder: Path, module: Any) -> tuple[int, ...]:

@@ -197,6 +197,8 @@ def _check_devices(module: nn.Module) -> None:
 
 
 def _check_tokenizer(module: Any, tokenizer: Any) -> None:
+    if tokenizer is None:  # for token ids; a text is refused without it
+        return
     if not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
         inside = " Give its tokenizer: processor.tokenizer." if _holds_tokenizer(tokenizer) else ""
         raise _refusal(

@@ -111,7 +111,7 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def read_tokenizer(folder: Path, spec: ModelSpec) -> Any:
-    """The tokenizer in `folder`; InputError if there is none."""
+    """The tokenizer in `folder`. If there is none: None where it is optional, else InputError."""
     try:
         return transformers_library().AutoTokenizer.from_pretrained(
             folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
@@ -119,6 +119,8 @@ def read_tokenizer(folder: Path, spec: ModelSpec) -> Any:
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise
+        if spec.tokenizer_optional:
+            return None
         raise InputError(
             f"{spec.id} has no tokenizer that loads: a model folder holds tokenizer.json, or what "
             "its family has instead. Save its tokenizer there with save_pretrained.",

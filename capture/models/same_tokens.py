@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from lpp.capture.corpus.conversations import ChatTemplate, rendered
 from lpp.capture.corpus.passages import Passage
 from lpp.store.errors import ErrorKind, InputError, MachineError
 
@@ -29,7 +30,11 @@ def digest(ids):
     if sys.byteorder == "big":
         words.byteswap()
     return hashlib.sha256(words.tobytes()).hexdigest()
-encodings = tokenizer.encode_batch_fast(question["texts"], add_special_tokens=True)
+encodings = [
+    encoding
+    for texts, special in question["texts"]
+    for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=special)
+]
 print(json.dumps([digest(e.ids[:question["context"]]) for e in encodings]))
 """
 
@@ -59,19 +64,36 @@ def why_it_failed(done: subprocess.CompletedProcess[bytes]) -> str:
 
 
 def check_tokens(
-    tokenizer: Any, passages: Sequence[Passage], prompts: pa.Table, context: int
+    tokenizer: Any,
+    passages: Sequence[Passage],
+    prompts: pa.Table,
+    context: int,
+    template: ChatTemplate | None = None,
 ) -> None:
     """Raise InputError unless a fresh process gives every passage the tokens of its prompt.
 
     prompts: of the passages that have tokens, `lpp.store.format.tables.PROMPTS_SCHEMA`, cut at
-    `context`. A tokenizer without a fast backend is not checked: its rules are Python, and a plan
+    `context`. template: of conversations, which are rendered here. Tokens that the corpus gave are
+    not checked. A tokenizer without a fast backend is not checked: its rules are Python, and a plan
     identifies prompts by their ids. Costs a start of Python, without torch, and the tokenisation of
     all texts.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or not passages:
+    if backend is None or all(passage.given for passage in passages):
         return
-    texts = [passage.text for passage in passages]
+    sha256_of = dict(
+        zip(*prompts.select(["source_row", "sha256"]).to_pydict().values(), strict=True)
+    )
+    plain = [(passage, passage.text) for passage in passages if passage.is_text]
+    by_template = [
+        (passage, rendered(tokenizer, template, passage.conversation))
+        for passage in passages
+        if passage.conversation and template and passage.source_row in sha256_of
+    ]
+    texts = [
+        ([text for _, text in pairs], special)
+        for pairs, special in ((plain, True), (by_template, False))
+    ]
     question = {"rules": backend.to_str(), "texts": texts, "context": context}
     done = fresh_python(_COMMAND, given=json.dumps(question).encode())
     if done.returncode != 0:
@@ -80,10 +102,8 @@ def check_tokens(
             f"{why_it_failed(done)}. Capture with `lpp-capture run`, which needs no check.",
             kind=ErrorKind.ENGINE_DIED,
         )
-    sha256_of = dict(
-        zip(*prompts.select(["source_row", "sha256"]).to_pydict().values(), strict=True)
-    )
-    for passage, expected in zip(passages, json.loads(done.stdout), strict=True):
+    checked = (*plain, *by_template)
+    for (passage, _), expected in zip(checked, json.loads(done.stdout), strict=True):
         if sha256_of.get(passage.source_row, _NO_TOKENS) != expected:
             raise InputError(
                 f"the code of the tokenizer, {type(tokenizer).__name__}, was changed in this "

@@ -29,6 +29,8 @@ class ModelSpec:
     """Random weights from this seed instead of the trained ones; everything else is the same."""
     series: Series | None = None
     """The training that it is a checkpoint of, and the step; None: it is captured by itself."""
+    tokenizer_optional: bool = False
+    """Whether it may have no tokenizer: its prompts are token ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,7 @@ class LoadedModel:
     module: Any
     """A transformers causal language model in evaluation mode."""
     tokenizer: Any
+    """None: it has none, and its prompts are token ids."""
     name: str | None = None
     """What to call it; by default the name of its files, or else its class."""
 
@@ -51,6 +54,7 @@ class Model:
     specific to this machine. `info.weights` distinguishes models with the same name."""
     tokenizer_info: TokenizerInfo
     tokenizer: Any
+    """None if it has none."""
     folder: Path
     """Folder of its files."""
     max_positions: int | None

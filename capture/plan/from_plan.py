@@ -65,6 +65,7 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
             trust_remote_code=compute.trust_remote_code,
             untrained_seed=plan.model.untrained_seed,
             series=plan.model.series,
+            tokenizer_optional=not plan.tokenizer.exists,
         ),
         corpus=CorpusSpec(name=plan.corpus.name),
         selection=Selection(),
@@ -103,7 +104,10 @@ def check_same(plan: Plan, request: CaptureRequest, backend: Backend) -> None:
     here = replace(
         plan,
         model=replace(loaded.info, id=model.id, source=model.source, revision=model.revision),
-        tokenizer=replace(loaded.tokenizer_info, id=tokenizer.id),
+        # of token ids that were given, the tokenizer decides nothing
+        tokenizer=replace(loaded.tokenizer_info, id=tokenizer.id)
+        if tokenizer.exists
+        else tokenizer,
         sites=site_specs(request, backend),
         # earlier releases did not record what became of shared beginnings
         compute=compute_of(backend, branches=plan.compute.beginnings is not None),

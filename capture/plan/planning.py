@@ -29,7 +29,9 @@ from lpp.store.format.plan import (
     PromptsInfo,
     SiteDtype,
     SiteSpec,
+    TemplateInfo,
 )
+from lpp.store.format.prompt_columns import token_columns
 from lpp.store.format.rows import branches_sha256, prompts_sha256
 from lpp.store.format.schedule import moment_band_ends, prefix_schedule
 
@@ -60,10 +62,12 @@ def make_plan(
     backend: Backend,
     prompts: pa.Table,
     continuation: ContinuationInfo | None = None,
+    template: TemplateInfo | None = None,
 ) -> Plan:
     """Freeze everything that could change a stored number.
 
     continuation: how the model wrote the last tokens of each prompt; None if it wrote none.
+    template: that of conversations; None without any.
     """
     dtype, specs = backend.model.dtype, site_specs(request, backend)
     token_bytes = sum(spec.width for spec in specs) * ITEM_BYTES[dtype]
@@ -88,12 +92,14 @@ def make_plan(
             fingerprint=corpus.fingerprint,
             prompt_set=prompt_set_fingerprint(passages),
             selection={**request.selection.document(), "text": corpus.rule},
+            template=template,
         ),
         prompts=PromptsInfo(
             count=prompts.num_rows,
             tokens=sum(lengths),
             sha256=prompts_sha256(prompts),
             branches=branches,
+            token_columns=token_columns(prompts.schema),
         ),
         context=request.longest,
         prefixes=prefixes,

@@ -49,9 +49,14 @@ class CorpusSpec:
     nor the texts: they change no number."""
     keep_texts: bool = False
     """Whether the texts are stored."""
+    chat_template: str | None = None
+    """File with the template of conversations; None: the model's own."""
+    token_fields: tuple[str, ...] = ()
+    """Fields with a value for each token that are stored as columns of the prompts."""
 
     def __post_init__(self) -> None:
         check_names(self.fields)
+        check_names(self.token_fields, "--token-fields")
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
             revision=settings.corpus_revision,
             split=settings.corpus_split,
             text_field=settings.text_field,
-            **take("fields", "keep_texts"),
+            **take("fields", "keep_texts", "chat_template", "token_fields"),
         ),
         selection=Selection(
             prompts=settings.prompts or DEFAULT_PROMPTS,

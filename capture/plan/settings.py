@@ -95,17 +95,31 @@ class CaptureSettings:
     corpus: str | None = setting(
         None,
         "Read the texts of this corpus: alpaca, dolly, wikitext or pydoc; a .jsonl, .parquet, "
-        ".csv or .txt file; or a folder of such files.",
+        ".arrow, .csv or .txt file; or a folder of such files.",
     )
     corpus_revision: str | None = setting(None, "Read this revision of a hub data set.")
     corpus_split: str | None = setting(None, "Read this split of a hub data set. Default: train.")
     text_field: str | None = setting(
-        None, "Take the text from this field or column.", metavar="NAME"
+        None,
+        "Take the text from this field or column: a string, a list of messages, or token ids. "
+        "Default: text, messages or input_ids, the first that there is.",
+        metavar="NAME",
+    )
+    chat_template: str | None = setting(
+        None,
+        "Render messages by the chat template in this file. Default: the model's own.",
+        metavar="FILE",
     )
     fields: tuple[str, ...] = setting(
         (),
         "Keep these fields of each row with its prompt, such as label,split. An id is kept "
         "wherever there is one.",
+        metavar="NAMES",
+    )
+    token_fields: tuple[str, ...] = setting(
+        (),
+        "Keep these fields of each row, lists with a value for each token. loss_mask is kept "
+        "wherever rows of token ids have it.",
         metavar="NAMES",
     )
     keep_texts: bool = setting(False, "Keep each text with its prompt.")

@@ -389,7 +389,7 @@ def test_empty_inputs(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     error = refusal(tmp_path / "none")
     assert error.kind == ErrorKind.NOT_FOUND
-    assert "no .jsonl, .parquet, .csv, .txt files in this folder or below it" in str(error)
+    assert "no .jsonl, .parquet, .arrow, .csv, .txt files in this folder or below it" in str(error)
 
 
 def test_bad_parquet(tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ def test_bad_parquet(tmp_path: Path) -> None:
 
 def test_other_kinds_of_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
-    assert "not one of the kinds of text read here: .jsonl, .parquet, .csv, .txt" in str(
+    assert "not one of the kinds of text read here: .jsonl, .parquet, .arrow, .csv, .txt" in str(
         refusal(tmp_path / "a.pdf")
     )
 
