@@ -22,7 +22,7 @@ PEERS_VENV ?= .venv-peers
 PEERS_ENV  := $(PEERS_VENV)/.lpp-env
 PEERS_PIP  := $(PEERS_VENV)/bin/python -m pip --disable-pip-version-check
 
-# Programs that give rows to a store, or read them: not in .venv, whose releases they would pin.
+# Programs of other projects that tests run unmodified: those that give rows, and trainers.
 TRAINERS_VENV ?= .venv-trainers
 TRAINERS_ENV  := $(TRAINERS_VENV)/.lpp-env
 TRAINERS_PIP  := $(TRAINERS_VENV)/bin/python -m pip --disable-pip-version-check
@@ -109,14 +109,20 @@ $(VLLM_ENV): pyproject.toml
 test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU; eight minutes or, on a slow machine, many more
 	$(VLLM_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/capture/vllm
 
-$(TRAINERS_ENV): pyproject.toml benchmarks/peers/requirements.txt
+# On top of $(VENV), with its torch and transformers. Without bounds of their own, which leave out the
+# releases of torch, transformers and datasets that the other tests run with.
+$(TRAINERS_ENV): pyproject.toml benchmarks/peers/requirements.txt $(ENV)
 	$(PYTHON) -m venv $(TRAINERS_VENV)
-	$(if $(TORCH_INDEX),$(TRAINERS_PIP) install --quiet --index-url $(TORCH_INDEX) 'torch>=2.6')
-	$(TRAINERS_PIP) install --quiet --editable '.[torch,dev]' --requirement benchmarks/peers/requirements.txt
+	$(TRAINERS_VENV)/bin/python -c 'import sys, sysconfig, pathlib; \
+	  pathlib.Path(sysconfig.get_path("purelib"), "main.pth").write_text( \
+	    f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
+	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	$(TRAINERS_PIP) install --quiet --no-deps 'speculators==0.9.0' 'hs-connectors==0.9.0' 'trl==1.16.0'
+	$(TRAINERS_PIP) install --quiet 'loguru>=0.7.2' 'openai>=2' --requirement benchmarks/peers/requirements.txt
 	@touch $@
 
-test-trainers: $(TRAINERS_ENV) ## rows that TransformerLens and nnsight give to a store (makes .venv-trainers)
-	$(TRAINERS_VENV)/bin/python -m pytest tests/collectors
+test-trainers: $(TRAINERS_ENV) ## programs of other projects on what we store (makes .venv-trainers); minutes
+	$(TRAINERS_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/trainers
 
 # `make test` with the oldest release of each dependency that pyproject claims. numpy's own first
 # release for an interpreter may lie above the bound: run it with the oldest Python.
@@ -182,4 +188,4 @@ pictures: $(ENV) ## the pictures of the report in docs/, from the demo, by Chrom
 	@$(BIN)/python docs/site/pictures.py demo docs
 
 clean: ## remove the environment and the demo
-	rm -rf $(VENV) $(VLLM_VENV) $(GPU_VENV) $(PEERS_VENV) $(TRAINERS_VENV) $(OLD_VENV) .typing demo build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) $(TRAINERS_VENV) $(GPU_VENV) $(PEERS_VENV) $(OLD_VENV) .typing demo build dist *.egg-info

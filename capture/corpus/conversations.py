@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from lpp.capture.corpus.passages import Conversation
+from lpp.capture.corpus.passages import Conversation, NoPromptError
 from lpp.store.errors import ErrorKind, InputError, first_line
 from lpp.store.format.plan import TemplateInfo
+
+BAD_TEMPLATE: Final = "bad_template"
+"""Reason of a conversation that the template cannot render or split."""
 
 _COMMENT: Final = re.compile(r"\{#.*?#\}", re.DOTALL)
 _GENERATION: Final = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
@@ -93,7 +96,7 @@ def rendered(
     prompted: bool = False,
 ) -> str:
     """The text of the first `turns` messages, or all. prompted: with what the template writes
-    before the assistant answers. Raises ValueError if the template raises anything.
+    before the assistant answers. Raises NoPromptError if the template raises anything.
     """
     messages = list(conversation.messages[:turns])
     try:
@@ -105,7 +108,7 @@ def rendered(
             tokenize=False,
         )
     except Exception as error:  # a template may raise any error
-        raise ValueError(_raised(error)) from None
+        raise _raised(error) from None
     return str(text)
 
 
@@ -115,7 +118,7 @@ def ids_and_mask(
     """(all ids of a conversation, whether each is the assistant's). Turns that begin after
     `context` tokens are not looked at.
 
-    Raises ValueError, with the number of the message, for a conversation that cannot be split.
+    Raises NoPromptError, with the number of the message, for a conversation that cannot be split.
     """
     if template.mask == "generation":
         return _by_generation(tokenizer, template, conversation)
@@ -159,10 +162,10 @@ def _by_generation(
             return_assistant_tokens_mask=True,
         )
     except Exception as error:  # a template may raise any error
-        raise ValueError(_raised(error)) from None
+        raise _raised(error) from None
     mask = [bool(token) for token in encoded["assistant_masks"]]
     if not any(mask):
-        raise ValueError("the template marks no token of the assistant")
+        raise NoPromptError(BAD_TEMPLATE, "the template marks no token of the assistant")
     return list(encoded["input_ids"]), mask
 
 
@@ -172,15 +175,17 @@ def _shared(a: Sequence[int], b: Sequence[int]) -> int:
     return next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
-def _unstable(message: int, why: str) -> ValueError:
-    return ValueError(
+def _unstable(message: int, why: str) -> NoPromptError:
+    return NoPromptError(
+        BAD_TEMPLATE,
         f"the template cannot be split at message {message}: {why}. Give one with generation "
-        "blocks or one that keeps the history, by --chat-template"
+        "blocks or one that keeps the history, by --chat-template",
     )
 
 
-def _raised(error: Exception) -> str:
-    return f"the template raises {type(error).__name__}: {first_line(error)}"
+def _raised(error: Exception) -> NoPromptError:
+    what = f"the template raises {type(error).__name__}: {first_line(error)}"
+    return NoPromptError(BAD_TEMPLATE, what)
 
 
 def _read(file: str) -> str:

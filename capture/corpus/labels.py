@@ -10,6 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from lpp.capture.corpus.fields import LOSS_MASK
+from lpp.capture.corpus.passages import NoPromptError
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.prompt_columns import TOKEN_PREFIX
 
@@ -27,7 +28,7 @@ def labels_of(fields: Mapping[str, object], names: Sequence[str], tokens: int) -
     """The values by token of a row, as far as it has them.
 
     fields: of the row. tokens: their number. A loss mask may have 0 and 1 for false and true.
-    Raises ValueError for a list of another length, or with other values than bools and numbers.
+    Raises NoPromptError for a list of another length, or with other values than bools and numbers.
     """
     labels = {}
     for name in names:
@@ -37,17 +38,21 @@ def labels_of(fields: Mapping[str, object], names: Sequence[str], tokens: int) -
         if values is None:
             continue
         if not isinstance(values, Sequence) or isinstance(values, str):
-            raise ValueError(f"field {name!r} is not a list with a value for each token")
+            raise NoPromptError(
+                "bad_values", f"field {name!r} is not a list with a value for each token"
+            )
         if len(values) != tokens:
-            raise ValueError(f"field {name!r} has {len(values):,} values for {tokens:,} tokens")
+            raise NoPromptError(
+                "bad_values", f"field {name!r} has {len(values):,} values for {tokens:,} tokens"
+            )
         kinds = {type(value) for value in values}
         if name == LOSS_MASK and kinds <= {bool, int, float} and {*values} <= {0, 1}:
             values = [bool(value) for value in values]
         elif name == LOSS_MASK or not (kinds <= {bool} or kinds <= {int, float}):
             allowed = "0 and 1" if name == LOSS_MASK else "numbers, or of true and false,"
-            raise ValueError(f"field {name!r} is not a list of {allowed} alone")
+            raise NoPromptError("bad_values", f"field {name!r} is not a list of {allowed} alone")
         elif kinds == {int} and not -(2**63) <= min(values) <= max(values) < 2**63:
-            raise ValueError(f"field {name!r} has a value beyond 64 bits")
+            raise NoPromptError("bad_values", f"field {name!r} has a value beyond 64 bits")
         elif float in kinds:
             values = [float(value) for value in values]
         labels[name] = values

@@ -15,6 +15,14 @@ from lpp.capture.corpus.fields import Fields
 from lpp.store.format.quarantine import TextSetAside, texts_table
 
 
+class NoPromptError(Exception):
+    """A row becomes no prompt: the reason in a word, and in words."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True)
 class GivenTokens:
     """Tokens of a prompt that were made elsewhere, not by tokenising its text as a whole."""
@@ -61,6 +69,11 @@ class Passage:
     def is_text(self) -> bool:
         """Whether the tokenizer reads its text as it is."""
         return self.given is None and self.conversation is None
+
+    @property
+    def branch_of(self) -> int | None:
+        """Row of the passage that it branches off, if it does."""
+        return None if self.given is None else self.given.branch_of
 
     @property
     def where(self) -> str:

@@ -9,8 +9,8 @@ Passages with `GivenTokens` (`lpp.capture.corpus.passages`) keep those tokens. V
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from lpp.capture.corpus.conversations import ChatTemplate, ids_and_mask
 from lpp.capture.corpus.fields import LOSS_MASK
-from lpp.capture.corpus.labels import label_columns, labels_of
-from lpp.capture.corpus.passages import Passage, Refused
+from lpp.capture.corpus.labels import Labels, label_columns, labels_of
+from lpp.capture.corpus.passages import NoPromptError, Passage, Refused
 from lpp.store.errors import ErrorKind, InputError, first_line
 from lpp.store.format.prompt_columns import BRANCH_COLUMNS
 from lpp.store.format.rows import token_ids_sha256
@@ -27,18 +27,6 @@ from lpp.store.format.tables import PROMPTS_SCHEMA
 
 _BATCH: Final = 256
 """Texts per call of the tokenizer: enough to use its threads, few enough for little memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Tokens:
-    """The tokens of a passage."""
-
-    ids: Sequence[int]
-    """All of them, special tokens included."""
-    dropped: int = 0
-    """Tokens that were dropped before them."""
-    labels: Mapping[str, Sequence[object]] = field(default_factory=dict)
-    """Values by token; a list is as long as `ids`."""
 
 
 def tokenise(
@@ -73,27 +61,24 @@ def tokenise(
     rows: list[int] = []
     ids: list[Sequence[int]] = []
     full_lengths: list[int] = []
-    labels: list[Mapping[str, Sequence[object]]] = []
-    earlier: dict[object, int] = {}
+    labels: list[Labels] = []
+    reading = _Reading(tokenizer, template, context, size, tuple(per_token))
+    earlier: dict[bytes, int] = {}
     for passage, encoded in _encoded_passages(passages, tokenizer):
         try:
-            tokens = _tokens_of(
-                passage,
-                encoded,
-                tokenizer=tokenizer,
-                template=template,
-                context=context,
-                size=size,
-                per_token=per_token,
-            )
-            _refuse_repeated(passage, tokens, earlier)
-        except _NoPromptError as error:
-            refused.add(passage.source_row, error.reason, error.detail)
+            tokens, values = reading.of(passage, encoded)
+            if not passage.is_text:  # texts may repeat
+                content = repr((passage.branch_of, *tokens, values)).encode()
+                key = hashlib.sha256(content).digest()
+                if (first := earlier.setdefault(key, passage.source_row)) != passage.source_row:
+                    raise NoPromptError("repeated", f"the same as row {first} of the corpus")
+        except NoPromptError as error:
+            refused.add(passage.source_row, error.reason, f"{passage.where}: {error}")
             continue
         rows.append(passage.source_row)
-        ids.append(tokens.ids[:context])
-        full_lengths.append(len(tokens.ids) + tokens.dropped)
-        labels.append({name: values[:context] for name, values in tokens.labels.items()})
+        ids.append(tokens[:context])
+        full_lengths.append(len(tokens) + (passage.given.dropped if passage.given else 0))
+        labels.append({name: by_token[:context] for name, by_token in values.items()})
     if passages and not ids:
         raise InputError(
             f"None of {len(passages)} texts becomes a prompt of this model. The first: "
@@ -115,66 +100,42 @@ def tokenise(
     return prompts
 
 
-class _NoPromptError(Exception):
-    """A passage that becomes no prompt."""
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How passages become tokens: the arguments of `tokenise`."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
+    tokenizer: Any
+    template: ChatTemplate | None
+    context: int
+    size: int | None
+    per_token: Sequence[str]
 
-
-def _tokens_of(
-    passage: Passage,
-    encoded: Sequence[int],
-    *,
-    tokenizer: Any,
-    template: ChatTemplate | None,
-    context: int,
-    size: int | None,
-    per_token: Sequence[str],
-) -> _Tokens:
-    """The tokens of a passage. encoded: those of its text, if that is read as it is."""
-    ids, dropped, made = encoded, 0, dict[str, Sequence[object]]()
-    if passage.given is not None:
-        ids, dropped = passage.given.ids, passage.given.dropped
-        if not _are_ids(ids, size):
-            worst = min(ids) if min(ids) < 0 else max(ids)
-            raise _NoPromptError(
-                "bad_tokens",
-                f"{passage.where}: id {worst:,}, the model has 0 to {(size or 0) - 1:,}",
+    def of(self, passage: Passage, encoded: Sequence[int]) -> tuple[Sequence[int], Labels]:
+        """(all ids of a passage, its values by token). encoded: ids of its text, if that is read as
+        it is. Raises NoPromptError, and InputError for a tokenizer that gives no ids.
+        """
+        ids, per_token, mask = encoded, self.per_token, None
+        if passage.given is not None:
+            ids, per_token = passage.given.ids, tuple(dict.fromkeys((*per_token, LOSS_MASK)))
+            if not _are_ids(ids, self.size):
+                known = "" if self.size is None else f", the model has 0 to {self.size - 1:,}"
+                worst = min(ids) if min(ids) < 0 else max(ids)
+                raise NoPromptError("bad_tokens", f"id {worst:,}{known}")
+        elif passage.conversation is not None and self.template is not None:
+            ids, mask = ids_and_mask(
+                self.tokenizer, self.template, passage.conversation, self.context
             )
-        per_token = (*per_token, *({LOSS_MASK} - {*per_token}))
-    elif passage.conversation is not None and template is not None:
-        try:
-            ids, mask = ids_and_mask(tokenizer, template, passage.conversation, context)
-        except ValueError as error:
-            raise _NoPromptError("bad_template", f"{passage.where}: {error}") from None
-        made[LOSS_MASK] = mask
-    if not _are_ids(ids, size):
-        below = "" if size is None else f" below {size:,}, the columns of the model's logits"
-        raise InputError(
-            f"the tokenizer gives {str(ids)[:60]!r} for {passage.text[:40]!r}, not a list "
-            f"of ids{below}. Give the model's own tokenizer.",
-            kind=ErrorKind.UNSUPPORTED_MODEL,
-        )
-    if not ids:
-        raise _NoPromptError("no_tokens", f"{passage.where}: {passage.text[:40]!r}")
-    try:
+        if not _are_ids(ids, self.size):
+            below = f" below {self.size:,}, the columns of the model's logits" if self.size else ""
+            raise InputError(
+                f"the tokenizer gives {str(ids)[:60]!r} for {passage.text[:40]!r}, not a list "
+                f"of ids{below}. Give the model's own tokenizer.",
+                kind=ErrorKind.UNSUPPORTED_MODEL,
+            )
+        if not ids:
+            raise NoPromptError("no_tokens", f"{passage.text[:40]!r}")
         labels = labels_of(passage.fields, per_token, len(ids))
-    except ValueError as error:
-        raise _NoPromptError("bad_values", f"{passage.where}: {error}") from None
-    return _Tokens(ids, dropped, {**labels, **made})
-
-
-def _refuse_repeated(passage: Passage, tokens: _Tokens, earlier: dict[object, int]) -> None:
-    """Raise _NoPromptError for tokens and values that a row before had; texts may repeat."""
-    if passage.is_text:
-        return
-    branch = None if passage.given is None else passage.given.branch_of
-    key = hashlib.sha256(repr((branch, [*tokens.ids], tokens.labels)).encode()).digest()
-    first = earlier.setdefault(key, passage.source_row)
-    if first != passage.source_row:
-        raise _NoPromptError("repeated", f"{passage.where}: the same as row {first} of the corpus")
+        return ids, labels if mask is None else {**labels, LOSS_MASK: mask}
 
 
 def _are_ids(tokens: Any, size: int | None) -> bool:

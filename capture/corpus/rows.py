@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from lpp.capture.corpus.fields import TOOLS
-from lpp.capture.corpus.passages import Conversation, GivenTokens, Passage, Refused
+from lpp.capture.corpus.passages import Conversation, GivenTokens, NoPromptError, Passage, Refused
 
 DEFAULT_FIELDS: Final = ("text", "messages", "input_ids")
 """A row's field is the first of these that the corpus has, unless the user names one."""
@@ -62,8 +62,8 @@ def passage_of(
     else:
         try:
             conversation = conversation_of(value, fields.get(TOOLS))
-        except ValueError as error:
-            refused.add(row, "no_conversation", f"{place}: {error}")
+        except NoPromptError as error:
+            refused.add(row, error.reason, f"{place}: {error}")
             return None
         text = _canonical(conversation)
         return Passage(row, text, fields, place, conversation=conversation)
@@ -84,39 +84,39 @@ def conversation_of(messages: Sequence[object], tools: Any = None) -> Conversati
     """The conversation in a row. tools: a list of objects, or its JSON.
 
     A message's fields that are null are left out, and its content is then empty; arguments of a
-    call of a tool that are JSON become the object, which templates expect. Raises ValueError, with
-    the message's number, for what is no conversation of text with a turn of the assistant.
+    call of a tool that are JSON become the object, which templates expect. Raises NoPromptError,
+    with the message's number, for what is no conversation of text with a turn of the assistant.
     """
     turns = [_turn(number, message) for number, message in enumerate(messages)]
     if not any(turn["role"] == "assistant" for turn in turns):
-        raise ValueError("no message of the assistant")
+        raise _refusal("no message of the assistant")
     if isinstance(tools, str):
         try:
             tools = json.loads(tools) if tools.strip() else None
         except (ValueError, RecursionError):
-            raise ValueError("field 'tools' is neither a list nor the JSON of one") from None
+            raise _refusal("field 'tools' is neither a list nor the JSON of one") from None
     if not isinstance(tools or [], list) or not all(map(_is_object, tools or [])):
-        raise ValueError("field 'tools' is not a list of objects")
+        raise _refusal("field 'tools' is not a list of objects")
     conversation = Conversation(messages=turns, tools=tools or ())
     try:
         _canonical(conversation).encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:  # a date, half a surrogate pair
-        raise ValueError(f"not JSON in UTF-8 ({error})") from None
+        raise _refusal(f"not JSON in UTF-8 ({error})") from None
     return conversation
 
 
 def _turn(number: int, message: object) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise ValueError(f"message {number} is not an object with role and content")
+        raise _refusal(f"message {number} is not an object with role and content")
     fields = {name: value for name, value in message.items() if value is not None}
     role, content = fields.pop("role", None), fields.pop("content", "")
     if not isinstance(role, str) or not role:
-        raise ValueError(f"message {number} has no role")
+        raise _refusal(f"message {number} has no role")
     parts = content if isinstance(content, list) else []
     if not isinstance(content, str | list) or any(
         not _is_object(part) or part.get("type") != "text" for part in parts
     ):
-        raise ValueError(f"the content of message {number} is not text")
+        raise _refusal(f"the content of message {number} is not text")
     if calls := fields.get("tool_calls"):
         fields["tool_calls"] = [_with_arguments(call) for call in calls]
     return {"role": role, "content": content, **fields}
@@ -133,6 +133,10 @@ def _with_arguments(call: Any) -> Any:
     except (KeyError, TypeError, ValueError, RecursionError):
         return call
     return {**call, "arguments": arguments} if _is_object(arguments) else call
+
+
+def _refusal(detail: str) -> NoPromptError:
+    return NoPromptError("no_conversation", detail)
 
 
 def _canonical(conversation: Conversation) -> str:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from lpp.capture.backends.open import open_backend
 from lpp.capture.corpus.carried import carried, unseen
 from lpp.capture.corpus.conversations import choose_template
+from lpp.capture.corpus.fields import LOSS_MASK
 from lpp.capture.corpus.open import open_corpus
 from lpp.capture.corpus.passages import Corpus, Passage
 from lpp.capture.corpus.prompts import token_counter, tokenise
@@ -121,6 +122,12 @@ def prepare(
             request.corpus.chat_template,
             (p.conversation for p in passages if p.conversation is not None),
         )
+        if template is not None and LOSS_MASK in corpus.fields.per_token:
+            raise InputError(
+                f"--token-fields {LOSS_MASK}: the loss mask of conversations comes from their "
+                "template. Leave it out.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
         prompts = tokenise(
             passages,
             tokenizer,

@@ -64,8 +64,7 @@ class TextSetAside:
 
     source_row: int
     reason: str
-    """`empty`, `not_utf8`, `no_text` (half a surrogate pair), `no_tokens`, `answer_too_long` or
-    `beyond_vocabulary`."""
+    """One of those in SPEC.md section 5, such as `empty` or `no_tokens`."""
     detail: str
 
 

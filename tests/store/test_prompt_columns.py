@@ -1,5 +1,6 @@
 """What a prompt carries beside its tokens: written when a run begins, read as it was, checked."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from stored import object_path
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, NotFoundError
 from lpp.store.format.prompt_columns import PROMPT_COLUMNS
-from lpp.store.format.tables import PROMPTS_SCHEMA, encode_table
+from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, encode_table
 
 COLUMNS = {
     "id": pa.array([7, None, -(2**63), 2**63 - 1]),
@@ -115,6 +116,9 @@ def test_a_run_does_not_take_other_values(capture: Capture, tmp_path: Path) -> N
         ({"field.a": pa.array([[1]] * 4)}, "column field.a is list<item: int64>"),
         ({"field.a": pa.array([1] * 4, pa.int32())}, "column field.a is int32, should be string"),
         ({"field.a": pa.array(["x"] * 4, pa.large_string())}, "column field.a is large_string"),
+        ({"token.a": pa.array([[1.0]] * 4, pa.list_(pa.float32()))}, "column token.a is list"),
+        ({"token.loss_mask": pa.array([[1]] * 4)}, "column token.loss_mask is list<item: int64>"),
+        ({"token.": pa.array([[1]] * 4)}, "column token.: not a name of a field"),
     ],
 )
 def test_no_other_column_is_written(
@@ -176,6 +180,60 @@ def test_the_plan_does_not_name_them(capture: Capture, tmp_path: Path) -> None:
     carrying = begin(capture, tmp_path / "carrying", COLUMNS)
     assert carrying.plan.document == bare.plan.document
     assert carrying.id == bare.id
+
+
+BY_TOKEN = {
+    "token.loss_mask": pa.array([[k % 2 == 0 for k in range(n)] for n in (5, 7, 3, 6)]),
+    "token.reward": pa.array([[0.5 * k for k in range(5)], None, [1.0, 2.0, 3.0], [0.0] * 6]),
+}
+
+
+def with_values(capture: Capture) -> Capture:
+    """The capture with a plan that names `BY_TOKEN`."""
+    prompts = replace(capture.plan.prompts, token_columns=tuple(BY_TOKEN))
+    return replace(capture, plan=replace(capture.plan, prompts=prompts))
+
+
+def test_values_by_token_come_back_beside_the_statistics(capture: Capture, tmp_path: Path) -> None:
+    capture = with_values(capture)
+    capture = replace(capture, prompts=with_columns(capture.prompts, BY_TOKEN))
+    run = capture.write(tmp_path / "store", shards=(0, 2))  # prompts 0, 1 and 3
+    assert (run.commit.format, run.shards[0].record.format) == (5, 3)
+    table = run.tokens("token.reward", "token.loss_mask").to_table()
+    assert table.column_names == [*TOKENS_SCHEMA.names, "token.reward", "token.loss_mask"]
+    assert table.select(TOKENS_SCHEMA.names).equals(run.tokens().to_table())
+    for name, values in BY_TOKEN.items():
+        lists = [values.to_pylist()[prompt] or [None] * 7 for prompt in (0, 1, 3)]
+        assert table[name].to_pylist() == [value for values in lists for value in values]
+    with pytest.raises(NotFoundError, match=r"in 'token\.a'; it has token\.loss_mask, token\.rew"):
+        run.tokens("token.a")
+    assert {problem.where.rsplit("/", 1)[-1] for problem in run.verify()} == {"COMMIT.json"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({}, r"columns by token are \(\), the plan has \('token\.loss_mask', 'token\.reward'\)"),
+        ({**BY_TOKEN, "token.a": pa.array([[1]] * 4)}, "'token.a'.*, the plan has"),
+        ({"token.reward": pa.array([[0.5]] * 4)}, "reward should have a value for each token"),
+        (
+            {"token.reward": pa.array([[0.5] * 4 + [None], *[None] * 3])},
+            "not have null for a token",
+        ),
+    ],
+)
+def test_values_by_token_that_do_not_fit(
+    capture: Capture, tmp_path: Path, columns: dict[str, pa.Array], message: str
+) -> None:
+    capture = with_values(capture)
+    with pytest.raises(ValueError, match=message):
+        begin(capture, tmp_path / "no", {**BY_TOKEN, **columns} if len(columns) == 1 else columns)
+    if len(columns) == 1:  # a reader does not trust the writer
+        run = begin(capture, tmp_path / "store", BY_TOKEN)
+        run = rewrite(run, with_columns(capture.prompts, {**BY_TOKEN, **columns}))
+        with pytest.raises(FormatError, match=message):
+            run.tokens("token.reward")
+        assert any("token.reward" in problem.what for problem in run.verify())
 
 
 def test_declared_columns_are_distinct() -> None:

@@ -27,6 +27,8 @@ from lpp.store.format.prompt_columns import (
     FIELD_TYPES,
     MAX_FIELD_NAME_BYTES,
     PROMPT_COLUMNS,
+    TOKEN_PREFIX,
+    TOKEN_TYPES,
 )
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA, TEXTS_SCHEMA
 from lpp.store.format.tables import (
@@ -45,6 +47,7 @@ SPEC = (ROOT / "store" / "SPEC.md").read_text("utf-8")
 TYPES = {"list<item: int32>": "list of int32", "list<item: double>": "list of float64"}
 TYPES |= {"list<item: float>": "list of float32"}
 TYPES |= {"float": "float32", "double": "float64", "list<item: bool>": "list of bool"}
+TYPES |= {"list<item: int64>": "list of int64"}
 
 
 def rows_after(heading: str) -> list[list[str]]:
@@ -92,7 +95,8 @@ def test_columns(heading: str, schema: pa.Schema) -> None:
 def test_more_columns_of_prompts() -> None:
     told = described("**More columns** MAY follow in format 3, all nullable:")
     types = {column.name: column.types for column in PROMPT_COLUMNS} | {
-        f"{FIELD_PREFIX}<name>": FIELD_TYPES
+        f"{FIELD_PREFIX}<name>": FIELD_TYPES,
+        f"{TOKEN_PREFIX}<name>": TOKEN_TYPES,
     }
     assert set(told) == set(types)
     for name, kinds in types.items():
