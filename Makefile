@@ -118,7 +118,7 @@ $(TRAINERS_ENV): pyproject.toml benchmarks/peers/requirements.txt $(ENV)
 	    f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
 	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	$(TRAINERS_PIP) install --quiet --no-deps 'speculators==0.9.0' 'hs-connectors==0.9.0' 'trl==1.16.0'
-	$(TRAINERS_PIP) install --quiet 'loguru>=0.7.2' 'openai>=2' --requirement benchmarks/peers/requirements.txt
+	$(TRAINERS_PIP) install --quiet httpx 'loguru>=0.7.2' 'openai>=2' --requirement benchmarks/peers/requirements.txt
 	@touch $@
 
 test-trainers: $(TRAINERS_ENV) ## programs of other projects on what we store (makes .venv-trainers); minutes

@@ -2,5 +2,14 @@
 
 from importlib.util import find_spec
 
+import pytest
+
 if find_spec("speculators") is None:
     collect_ignore_glob = ["test_*.py"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Trainers and what they import warn of their own affairs; our code still may not."""
+    for category in ("DeprecationWarning", "FutureWarning", "UserWarning"):
+        for library in ("torch", "speculators", "datasets", "transformers", "multiprocess"):
+            config.addinivalue_line("filterwarnings", f"ignore::{category}:{library}.*")
