@@ -125,7 +125,7 @@ def given_prompts(
         if len(outside):
             detail = f"id {ids[outside[0]]} at position {outside[0]}, ids are 0 to "
             detail += f"{(vocabulary or 1 << 31) - 1}"
-            aside.append(TextSetAside(source_row=number, reason="beyond_vocabulary", detail=detail))
+            aside.append(TextSetAside(source_row=number, reason="bad_tokens", detail=detail))
             continue
         rows.append((number, ids.astype(np.int32), record))
     if not rows:

@@ -12,7 +12,7 @@ a change of the format; the same code makes the same bytes, and store/SPEC.md qu
   that is a step of a series, with a continuation, columns of the corpus, a head and a vocabulary.
 - `golden/v4` holds what version 4 brings: a prompt that branches off another.
 - `golden/v5` holds what version 5 brings: rows that another program collected, of floats and of
-  integers.
+  integers; rows of 8 bits; a loss mask.
 
 Values are distinct, so that no two columns can be taken for each other.
 """
@@ -248,13 +248,18 @@ FLOAT8_ROWS = np.array(
 
 
 def golden_v5_fp8(root: Path, prompts: pa.Table) -> None:
-    """A run of two sites and one shard: `block.1` in float8_e4m3, `final` as computed."""
+    """A run of two sites and one shard: `block.1` in float8_e4m3, `final` as computed; tokens have
+    a loss mask.
+    """
+    mask = pa.array([[False, True, True], None], pa.list_(pa.bool_()))
+    prompts = prompts.append_column("token.loss_mask", mask)
     plan = golden_plan(prompts)
     sites = [replace(site, width=4) for site in plan.sites[1:]]
     plan = replace(
         plan,
         model=replace(plan.model, id="golden/fp8", untrained_seed=None),
         sites=(replace(sites[0], dtype="float8_e4m3"), sites[1]),
+        prompts=replace(plan.prompts, token_columns=("token.loss_mask",)),
         stored_dtype="float32",
         shards=(0, 2),
     )
@@ -414,9 +419,15 @@ def write_given(root: Path, prompts: pa.Table) -> None:
     print(f"{rows.run.path}: {rows.run.verify() or 'whole'}")
 
 
+def write_v5(root: Path, prompts: pa.Table) -> None:
+    """All that version 5 has."""
+    write_given(root, prompts)
+    golden_v5_fp8(root, prompts)
+
+
 def main() -> None:
     """Write those of the stores of versions 3 to 5 that are not there, beside this script."""
-    for version, write in {"v3": write_all, "v4": write_branches, "v5": write_given}.items():
+    for version, write in {"v3": write_all, "v4": write_branches, "v5": write_v5}.items():
         root = Path(__file__).with_name("golden") / version
         if root.exists():
             print(f"{root} is frozen: remove it only before its version is released.")

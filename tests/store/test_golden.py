@@ -20,7 +20,7 @@ from lpp.store.scores.scores import score_sets, verify_scores
 from lpp.store.shared.continuations import kept_seed, read_block
 from lpp.store.shared.logits import Steps
 from lpp.store.shared.verify import verify_shared
-from tests.store.make_golden import given_sink, golden_source
+from tests.store.make_golden import FLOAT8_ROWS, given_sink, golden_source
 
 RUN = "model-1b-untrained-fec2ad35"
 
@@ -346,7 +346,7 @@ def test_format_4_branch() -> None:
 
 
 def test_format_5_given_rows() -> None:
-    (run,) = open_store(GOLDEN / "v5").runs.values()
+    run = open_store(GOLDEN / "v5").run("given-*")
     assert (run.id, run.verify()) == ("given-713ead4e", [])
     assert (run.commit.format, [shard.record.format for shard in run.shards]) == (5, [3, 3])
     plan = run.plan
@@ -368,7 +368,7 @@ def test_format_5_given_rows() -> None:
         "field.label": [1.5, None],
     }
     detail = "id 103 at position 0, ids are 0 to 102"
-    aside = {"source_row": 2, "reason": "beyond_vocabulary", "detail": detail}
+    aside = {"source_row": 2, "reason": "bad_tokens", "detail": detail}
     assert run.texts_set_aside().to_pylist() == [aside]
     failed = {"prompt_id": 1, "reason": "failed", "site": None, "position": None}
     assert run.quarantine.to_pylist() == [{**failed, "detail": "no rows"}]
@@ -383,9 +383,19 @@ def test_format_5_given_rows() -> None:
 
 def test_format_5_goes_on(tmp_path: Path) -> None:
     root = Path(shutil.copytree(GOLDEN / "v5", tmp_path / "store"))
-    (run,) = open_store(root).runs.values()
+    run = open_store(root).run("given-*")
     shutil.rmtree(root / "runs" / run.id / "shards/00001")
     with pytest.warns(UserWarning, match=r"prompts\[2\]"):
         given_sink(root).set_aside(1, "no rows")
     assert open_store(root).runs[run.id].verify() == []
     assert open_store(root).runs[run.id].quarantine.to_pylist() == run.quarantine.to_pylist()
+
+
+def test_format_5_rows_of_8_bits_and_values_by_token() -> None:
+    run = open_store(GOLDEN / "v5").run("fp8-*")
+    assert (run.verify(), run.commit.format) == ([], 5)
+    assert [run.plan.dtype_of(site) for site in run.plan.sites] == ["float8_e4m3", "float32"]
+    assert rows_of(run.array("block.1"))[0].tolist() == [448, 16, 2**-9, 0]
+    assert rows_of(run.array("final"))[0].tolist() == FLOAT8_ROWS[0].tolist()
+    mask = run.prompts("token.loss_mask")["token.loss_mask"]
+    assert mask.to_pylist() == [[False, True, True], None]

@@ -291,8 +291,8 @@ def test_prompts_that_cannot_be_used(root: Path) -> None:
     texts = rows.run.texts_set_aside().to_pylist()
     assert [(text["source_row"], text["reason"]) for text in texts] == [
         (1, "no_tokens"),
-        (3, "beyond_vocabulary"),
-        (4, "beyond_vocabulary"),
+        (3, "bad_tokens"),
+        (4, "bad_tokens"),
     ]
     assert texts[1]["detail"] == "id 50 at position 1, ids are 0 to 49"
     given = {prompt.number: prompt.token_ids for prompt in rows.missing()}
