@@ -17,7 +17,10 @@ MAY_IMPORT = {
 """Arrows point one way."""
 
 ONLY_IN = {
-    "torch": {"analyze/logits/products.py", "capture"},
+    "torch": {
+        *("analyze/logits/products.py", "capture"),
+        *("store/feed/output.py", "store/feed/torch_rows.py"),
+    },
     "accelerate": {"capture"},
     "altair": {"analyze/charts/library.py"},
     "bitsandbytes": {"capture"},
@@ -105,7 +108,7 @@ ROOMS = {
     "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),
     "store": (
         *("errors", "progress", "units", "uncertainty", "settings", "process", "format"),
-        *("objects", "arrays", "committed", "shared", "runs", "scores", "terminal", ""),
+        *("objects", "arrays", "committed", "shared", "runs", "scores", "feed", "terminal", ""),
     ),
 }
 """Rooms of a package from the ground up, "" for its own modules: each imports those before it."""

@@ -15,13 +15,14 @@ from lpp.analyze.metrics.row_measures.block_influence import BlockInfluence
 from lpp.analyze.metrics.row_measures.neighbours import MAX_ROWS, NeighbourSamples
 from lpp.analyze.metrics.row_measures.prompt_ranks import PromptRanks
 from lpp.analyze.metrics.row_measures.robust import RobustSpectra
-from lpp.analyze.metrics.row_measures.sinks import SINK_FACTOR, PositionNorms, n_sinks, sink_end
+from lpp.analyze.metrics.row_measures.sinks import PositionNorms, n_sinks, sink_end
 from lpp.analyze.metrics.row_measures.trajectory import Curvatures
 from lpp.analyze.metrics.spectral import PAPER
 from lpp.analyze.numerics.spectrum import Spectrum
 from lpp.analyze.quantities.quantity import UNBOUNDED
 from lpp.analyze.runs.cells import Cell, Integers
 from lpp.analyze.runs.twins import NO_TWIN
+from lpp.store.feed.sinks import SINK_FACTOR
 
 _WEI: Final = "Wei et al. 2024 (Diff-eRank), arXiv 2401.17139"
 _PAPER: Final = {metric.name: metric for metric in PAPER}

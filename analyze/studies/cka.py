@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
-from lpp.analyze.metrics.row_measures.sinks import Lengths, sink_positions
+from lpp.analyze.metrics.row_measures.sinks import Lengths
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, alignment
 from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.quantities.drift import SITE_CHANGES
@@ -33,6 +33,7 @@ from lpp.analyze.runs.rows.side_by_side import in_step
 from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.sql.schema.columns import Column, Merging, Table
 from lpp.store.arrays.decode_pool import usable_cores
+from lpp.store.feed.sinks import sink_positions
 from lpp.store.progress import SILENT, Progress
 
 CKA: Final = Table(

@@ -156,15 +156,17 @@ def check_objects(
             raise misfit(f"{where}/c/{number}/0", error) from None
 
 
-def to_float32(rows: Rows) -> npt.NDArray[np.float32]:
+def to_float32(rows: Rows, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
     """Stored rows as numbers; uint16 is bfloat16, the upper half of a float32.
+
+    out: where they are written; by default new memory, or none for rows of float32.
 
     >>> to_float32(np.array([[0x3F80, 0xC000]], np.uint16))
     array([[ 1., -2.]], dtype=float32)
     """
-    if rows.dtype == np.float32:
+    if rows.dtype == np.float32 and out is None:
         return cast("npt.NDArray[np.float32]", rows)
-    out = np.empty(rows.shape, np.float32)
+    out = _output((len(rows), *rows.shape[1:]), np.float32, out)
     step = max(1, _TILE_BYTES // max(1, out[:1].nbytes))
     for start in range(0, len(rows), step):
         _convert(rows[start : start + step], out[start : start + step])
@@ -184,7 +186,7 @@ def _convert(rows: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
 
 
 def _output(
-    shape: tuple[int, int], dtype: npt.DTypeLike, out: npt.NDArray[Any] | None
+    shape: tuple[int, ...], dtype: npt.DTypeLike, out: npt.NDArray[Any] | None
 ) -> npt.NDArray[Any]:
     if out is None:
         return np.empty(shape, dtype)

@@ -37,6 +37,7 @@ class Checked(Generic[Record]):
         self.directory = directory
         self.record = record
         self._files: dict[str, Path] = {}
+        self._layouts: dict[str, ArrayLayout] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """State for another process, which compares the objects again."""
@@ -104,7 +105,7 @@ class Checked(Generic[Record]):
         """
         folder = f"{group}/{spec.name}"
         where = str(self.objects.place / folder)
-        layout = parse_layout(self.document(f"{folder}/{METADATA_KEY}"), spec, where)
+        layout = self._layout(folder, spec, where)
         keys = [f"{folder}/c/{number}/0" for number in range(layout.n_objects)]
         recorded = {key: self.recorded(key) for key in keys}
         chunks = recorded[keys[0]].chunks if len(keys) == 1 else ()
@@ -123,6 +124,14 @@ class Checked(Generic[Record]):
                     )
                     sources.append(stack.enter_context(opened))
             yield CheckedArray(layout, sources, chunks or None, where)
+
+    def _layout(self, folder: str, spec: ArraySpec, where: str) -> ArrayLayout:
+        """The layout that the metadata of an array describes, read once."""
+        layout = self._layouts.get(folder)
+        if layout is None or layout.spec != spec:
+            layout = parse_layout(self.document(f"{folder}/{METADATA_KEY}"), spec, where)
+            self._layouts[folder] = layout
+        return layout
 
     @contextlib.contextmanager
     def _refusing(self, key: str) -> Iterator[None]:
@@ -161,8 +170,18 @@ class CheckedArray:
     chunks: Sequence[ChunkRecord] | None
     where: str
 
-    def rows(self, start: int, end: int, *, dtype: ReadAs = "stored") -> npt.NDArray[Any]:
-        """Rows `start` up to `end`, (end - start, width). FormatError for altered bytes."""
+    def rows(
+        self,
+        start: int,
+        end: int,
+        *,
+        dtype: ReadAs = "stored",
+        out: npt.NDArray[Any] | None = None,
+    ) -> npt.NDArray[Any]:
+        """Rows `start` up to `end`, (end - start, width). FormatError for altered bytes.
+
+        out: where they are written; new memory by default.
+        """
         return read_rows(
             self.sources,
             self.layout,
@@ -171,6 +190,7 @@ class CheckedArray:
             where=self.where,
             dtype=dtype,
             chunks=self.chunks,
+            out=out,
             pool=decode_pool(),
         )
 

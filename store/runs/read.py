@@ -386,7 +386,7 @@ class Run:
         hold, for a run that keeps no rows and for integers that are not read as stored; FormatError
         for altered bytes.
         """
-        spec = self._site_with_rows(site, dtype)
+        spec = self.require_rows(site, dtype)
         end = self.plan.prompts.count if prompts is None else prompts
         unwanted = np.zeros(0, np.int64) if branches else np.flatnonzero(self.branch_of >= 0)
         for shard in self.shards:
@@ -408,7 +408,7 @@ class Run:
         """
         from lpp.store.runs.zarr_view import zarr_view
 
-        spec = self._site_with_rows(site, dtype)
+        spec = self.require_rows(site, dtype)
         if self.missing_shards:
             raise InputError(
                 f"run {self.id}: shards are missing, so its rows are no array yet. `lpp-capture "
@@ -447,7 +447,10 @@ class Run:
         lengths[self.branch_of[shard.first_prompt : shard.end_prompt] >= 0] = 0
         return band_counts(lengths, self.plan.moment_ends)
 
-    def _site_with_rows(self, site: str, dtype: ReadAs) -> SiteSpec:
+    def require_rows(self, site: str, dtype: ReadAs) -> SiteSpec:
+        """The site of that name. NotFoundError if the run does not have it; InputError if it keeps
+        no rows, and for integers that are not read as stored.
+        """
         spec = self.site(site)
         if dtype != "stored" and self.plan.holds_integers(spec):
             raise InputError(

@@ -1,5 +1,8 @@
 """The committed shards of a run: found by their records, opened with checks."""
 
+import copy
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -38,6 +41,13 @@ class Shard(Checked[CommitRecord]):
     def digest(self) -> str:
         """Checksum of its record, which covers every object of the shard."""
         return self.record.self_xxh3_128
+
+    def only(self, keys: Callable[[str], bool]) -> "Shard":
+        """The same shard with a record of those objects alone, for one who keeps many shards."""
+        objects = {key: value for key, value in self.record.objects.items() if keys(key)}
+        trimmed = copy.copy(self)
+        trimmed.__dict__["record"] = replace(self.record, objects=objects)
+        return trimmed
 
     def quarantine(self) -> pa.Table:
         """Prompts that it sets aside, (n, 5): `QUARANTINE_SCHEMA`. Usually empty."""

@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from made_runs import MakeRun
 
 from lpp.analyze.cli.command import main
-from lpp.analyze.metrics.row_measures.sinks import sink_positions
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, linear_cka
 from lpp.analyze.pages.write import written
 from lpp.analyze.questions import CkaSettings, Selection
@@ -23,6 +22,7 @@ from lpp.analyze.studies.cka_table import compute, plan, write_cka
 from lpp.analyze.studies.pages.cka_page import cka_page
 from lpp.store import Run
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.feed.sinks import sink_positions
 
 Array = npt.NDArray[np.float32]
 FLAGS = pl.List(pl.String)

@@ -7,12 +7,12 @@ from made_runs import Made, MakeRun
 
 from lpp.analyze.engine.row_values import RowValues
 from lpp.analyze.metrics.registry import METRICS
-from lpp.analyze.metrics.row_measures.sinks import SINK_FACTOR, sink_positions
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.rows import site_reader
 from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.analyze.tables.metrics import scan_metrics
 from lpp.store import open_store
+from lpp.store.feed.sinks import SINK_FACTOR, sink_positions
 
 Array = npt.NDArray[np.float32]
 NAN = float("nan")

@@ -1,0 +1,135 @@
+"""`where`: which rows a feed gives, as a condition of SQL over columns of tokens and prompts."""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.feed.spans import shard_edges
+from lpp.store.format.keys import TOKENS_KEY
+from lpp.store.format.prompt_columns import FIELD_PREFIX
+from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
+from lpp.store.runs.read import Run
+
+OF_POSITION: Final = ("prompt_id", "position", "n_tokens", "token_id")
+"""Columns of every token of every run."""
+
+Measured: TypeAlias = Mapping[str, Callable[[], npt.NDArray[np.generic]]]
+"""Columns that are computed from the rows of the site: (rows of the run,) each."""
+
+_BLOCK_TOKENS: Final = 1 << 20
+"""Tokens whose columns are in memory at a time, approximately."""
+
+
+def kept_rows(run: Run, where: str | None, measured: Measured) -> npt.NDArray[np.uint8] | None:
+    """One bit for each row of `run`, most significant first: whether `where` holds for it and its
+    prompt is no branch. None if that is every row.
+
+    Raises InputError for a condition that is none, and for a column that the run lacks.
+    """
+    branch = run.branch_of >= 0
+    if where is None and not branch.any():
+        return None
+    condition = pl.lit(True) if where is None else _condition(run, where, measured)
+    bits, rest = [], np.zeros(0, bool)
+    for frame in _frames(run, {*condition.meta.root_names()}, measured):
+        kept = _holds(frame, condition, where) & ~branch[frame["prompt_id"].to_numpy()]
+        kept = np.concatenate([rest, kept])
+        whole = len(kept) // 8 * 8
+        bits.append(np.packbits(kept[:whole]))
+        rest = kept[whole:]
+    return np.concatenate([np.zeros(0, np.uint8), *bits, np.packbits(rest)])
+
+
+def _condition(run: Run, where: str, measured: Measured) -> pl.Expr:
+    try:
+        condition = pl.sql_expr(where)
+        names = condition.meta.root_names()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise _refusal(where, f"no condition of SQL ({error})") from None
+    fields = [name.removeprefix(FIELD_PREFIX) for name in _fields(run)]
+    known = [*OF_POSITION, *STATISTICS, *measured, *fields]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise _refusal(where, f"no column {name}. {hint}There are: {', '.join(known)}")
+    return condition
+
+
+def _holds(frame: pl.DataFrame, condition: pl.Expr, where: str | None) -> npt.NDArray[np.bool_]:
+    """(n,) whether the condition holds in each row; where it is null, it does not."""
+    try:
+        values = frame.select(pl.lit(True).alias("_"), condition.alias("holds"))["holds"]
+    except pl.exceptions.PolarsError as error:
+        raise _refusal(str(where), str(error)) from None
+    if values.dtype != pl.Boolean:
+        raise _refusal(str(where), f"a value of type {values.dtype}, not true or false")
+    holds: npt.NDArray[np.bool_] = values.fill_null(value=False).to_numpy()
+    return holds
+
+
+def _refusal(where: str, why: str) -> InputError:
+    return InputError(
+        f"where={where!r}: {why}. Such as: where='position >= 2 and not sink'.",
+        kind=ErrorKind.INVALID_VALUE,
+    )
+
+
+def _fields(run: Run) -> list[str]:
+    """Columns of prompts that a condition may name."""
+    return [n for n in run.extra_columns.names if n == "id" or n.startswith(FIELD_PREFIX)]
+
+
+def _frames(run: Run, names: set[str], measured: Measured) -> Iterator[pl.DataFrame]:
+    """The columns `names`, and prompt_id, of all rows of `run`, those of some shards at a time."""
+    edges, lengths = shard_edges(run), run.lengths
+    fields = [name for name in _fields(run) if name.removeprefix(FIELD_PREFIX) in names]
+    prompts = pl.DataFrame(pl.from_arrow(run.prompts(*fields)))
+    computed = {name: measured[name]() for name in measured if name in names}
+    for first, last in pairwise(_groups(edges)):
+        of = slice(run.plan.shards[first], run.plan.shards[last])
+        n = lengths[of]
+        repeat = np.repeat(np.arange(len(n)), n)
+        starts = np.cumsum(n) - n
+        table = prompts[of]
+        columns = {
+            "prompt_id": np.arange(of.start, of.stop)[repeat],
+            "position": np.arange(n.sum()) - starts[repeat],
+            "n_tokens": n[repeat],
+            **{name: values[edges[first] : edges[last]] for name, values in computed.items()},
+        }
+        frame = pl.DataFrame({k: v for k, v in columns.items() if k in names or k == "prompt_id"})
+        if "token_id" in names:
+            frame = frame.with_columns(table.get_column("token_ids").explode().alias("token_id"))
+        for name in fields:
+            values = table.get_column(name).gather(repeat)
+            frame = frame.with_columns(values.alias(name.removeprefix(FIELD_PREFIX)))
+        if statistics := names & {*STATISTICS}:
+            tokens = [_statistics(run, k, sorted(statistics)) for k in range(first, last)]
+            frame = pl.concat([frame, pl.concat(tokens)], how="horizontal")
+        yield frame
+
+
+def _groups(edges: npt.NDArray[np.int64]) -> list[int]:
+    """Shards at which groups of about `_BLOCK_TOKENS` begin, then the number of shards."""
+    block = edges[:-1] // _BLOCK_TOKENS
+    starts = np.flatnonzero(np.diff(block, prepend=-1))
+    return [*starts.tolist(), len(edges) - 1]
+
+
+def _statistics(run: Run, index: int, names: list[str]) -> pl.DataFrame:
+    """Statistics of the logits of the tokens of a shard; null for one that is missing."""
+    shard = run.shard(index)
+    if shard is None:
+        first, end = shard_edges(run)[index : index + 2].tolist()
+        known = pl.DataFrame(pl.from_arrow(TOKENS_SCHEMA.empty_table())).schema
+        schema = {name: known[name] for name in names}
+        return pl.DataFrame({name: [None] * (end - first) for name in names}, schema=schema)
+    table = shard.table(TOKENS_KEY, TOKENS_SCHEMA, rows=shard.rows)
+    return pl.DataFrame(pl.from_arrow(table.select(names)))

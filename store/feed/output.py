@@ -1,0 +1,118 @@
+"""What a feed gives: its rows as arrays of NumPy or tensors of torch, centred and scaled.
+
+Batches are written into memory of earlier ones that nobody holds any more: filling new pages takes
+three times as long as gathering the rows.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from lpp.store.arrays.reader import to_float32
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.feed.draws import Integers
+
+Like: TypeAlias = Literal["torch", "numpy"]
+"""Whose arrays a feed gives."""
+
+OutputDtype: TypeAlias = Literal["stored", "float32"]
+"""`stored`: as on disk, bfloat16 as torch's bfloat16, or as uint16 in NumPy."""
+
+_MOST_KEPT: Final = 8
+"""Batches whose memory is kept for later ones: those that a trainer holds at a time, and one."""
+
+
+class Recycled:
+    """Arrays of one shape and type, used again once nobody else refers to them or to views."""
+
+    def __init__(self) -> None:
+        self._arrays: list[npt.NDArray[Any]] = []
+
+    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """An array whose content is undefined."""
+        for array in self._arrays:
+            # refers to it: the list, this loop and the argument of getrefcount
+            if array.shape == shape and array.dtype == dtype and sys.getrefcount(array) == 3:
+                return array
+        array = np.empty(shape, dtype)
+        self._arrays = [*self._arrays[1 - _MOST_KEPT :], array]
+        return array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How batches are given."""
+
+    like: Like
+    dtype: OutputDtype
+    stacked: bool
+    """Whether the columns are one array (n, columns, width), as for a crosscoder."""
+    single: bool
+    """Whether there is one column, which is then no tuple."""
+    mean: Sequence[npt.NDArray[np.float32]] | None = None
+    """(width,) subtracted from the rows of each column."""
+    factor: Sequence[float] | None = None
+    """By which the rows of each column are then multiplied."""
+    _memory: Recycled = field(default_factory=Recycled)
+
+    def of(self, pools: Sequence[npt.NDArray[Any]], slots: Integers) -> Any:
+        """Rows `slots`, (n,), of each column of the buffer."""
+        columns = [self._column(k, pool, slots) for k, pool in enumerate(pools)]
+        if self.stacked:
+            return self._given(np.stack(columns, axis=1))
+        given = tuple(map(self._given, columns))
+        return given[0] if self.single else given
+
+    def _column(self, k: int, pool: npt.NDArray[Any], slots: Integers) -> npt.NDArray[Any]:
+        shape = len(slots), pool.shape[1]
+        rows = self._memory.array(shape, pool.dtype)
+        np.take(pool, slots, axis=0, out=rows, mode="clip")  # `raise` would buffer all of `out`
+        if self.dtype == "stored":
+            return rows
+        out = self._memory.array(shape, np.float32)
+        to_float32(rows, out=out)
+        if self.mean is not None:
+            np.subtract(out, self.mean[k], out=out)
+        if self.factor is not None:
+            np.multiply(out, np.float32(self.factor[k]), out=out)
+        return out
+
+    def _given(self, rows: npt.NDArray[Any]) -> Any:
+        if self.like == "numpy":
+            return rows
+        import torch
+
+        if rows.dtype == np.uint16:  # the bits of bfloat16; only integer types of torch take them
+            return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(rows)
+
+
+def check_like(like: Like) -> None:
+    """InputError if torch is requested and cannot be imported."""
+    if like == "torch":
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            raise InputError(
+                "torch is not installed here: pip install torch, or feed arrays of NumPy with "
+                "like='numpy'.",
+                kind=ErrorKind.INVALID_VALUE,
+            ) from None
+
+
+def worker(rank: int, world: int) -> tuple[int, int]:
+    """Rank and number of ranks with torch's DataLoader workers counted as ranks of their own."""
+    if "torch" not in sys.modules:
+        return rank, world
+    from torch.utils.data import get_worker_info
+
+    info = get_worker_info()
+    return (
+        (rank, world)
+        if info is None
+        else (rank * info.num_workers + info.id, world * info.num_workers)
+    )

@@ -1,0 +1,98 @@
+"""The spans of rows that a feed reads at a time, and which of them a rank reads in an epoch."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from lpp.store.arrays.layout import chunk_rows, site_array
+from lpp.store.feed.draws import Draws, Integers
+from lpp.store.runs.read import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spans:
+    """Rows of a run in spans, none of which crosses a shard, and the kept rows of each.
+
+    Rows are numbered from 0 through all shards, in prompt and position order.
+    """
+
+    edges: Integers
+    """(spans + 1,) the first row of each span, then the number of rows."""
+    kept: npt.NDArray[np.uint8] | None
+    """One bit for each row, most significant first: whether it is fed. None: every row is."""
+
+    @classmethod
+    def of(cls, run: Run, sites: tuple[str, ...], kept: npt.NDArray[np.uint8] | None) -> "Spans":
+        """The chunks of `sites`, of the one with the longest: a chunk is the least that can be
+        unpacked.
+        """
+        edges = shard_edges(run)
+        longest = max(_chunk_rows(run, site) for site in sites)
+        starts = [np.arange(*shard, longest) for shard in pairwise(edges.tolist())]
+        return cls(edges=np.concatenate([*starts, edges[-1:]]), kept=kept)
+
+    @cached_property
+    def counts(self) -> Integers:
+        """(spans,) kept rows of each span."""
+        if self.kept is None:
+            return np.diff(self.edges)
+        return np.array([len(self.rows(k)) for k in range(len(self.edges) - 1)], np.int64)
+
+    def rows(self, span: int) -> Integers:
+        """Numbers of the kept rows of a span, ascending, counted from its first row."""
+        first, end = int(self.edges[span]), int(self.edges[span + 1])
+        if self.kept is None:
+            return np.arange(end - first)
+        bits = np.unpackbits(self.kept[first // 8 : -(-end // 8)])
+        return np.flatnonzero(bits[first % 8 : first % 8 + end - first])
+
+    def of_epoch(self, draws: Draws, rank: int, world: int) -> "EpochSpans":
+        """What `rank` of `world` reads, in order: an equal share of the kept rows, to within one.
+
+        draws: the same for every rank. A span on the border of two ranks is read by both.
+        """
+        order = draws.order(len(self.counts))
+        order = order[self.counts[order] > 0]
+        ends = np.cumsum(self.counts[order])
+        total = int(ends[-1]) if len(ends) else 0
+        low, high = total * rank // world, total * (rank + 1) // world
+        first = int(np.searchsorted(ends, low, side="right"))
+        last = int(np.searchsorted(ends, high, side="left")) + 1 if high > low else first
+        starts = ends[first:last] - self.counts[order[first:last]]
+        return EpochSpans(
+            spans=order[first:last],
+            first=np.maximum(low - starts, 0),
+            end=np.minimum(high, ends[first:last]) - starts,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochSpans:
+    """The spans of one rank in one epoch, in the order of reading."""
+
+    spans: Integers
+    """(n,) indices of spans."""
+    first: Integers
+    """(n,) the first kept row of each span that this rank takes, counted among its kept rows."""
+    end: Integers
+    """(n,) one past the last one."""
+
+    @cached_property
+    def counts(self) -> Integers:
+        """(n,) rows that the rank takes of each span."""
+        return self.end - self.first
+
+
+def shard_edges(run: Run) -> Integers:
+    """(shards + 1,) the first row of each shard of `run`, then the number of rows."""
+    return np.concatenate([[0], np.cumsum(run.lengths)])[list(run.plan.shards)].astype(np.int64)
+
+
+def _chunk_rows(run: Run, site: str) -> int:
+    """Rows of a chunk of `site` in a shard with more rows than that."""
+    spec = run.site(site)
+    array = site_array(spec, run.plan.dtype_of(spec), 1)
+    return chunk_rows(array.width, array.item_bytes)

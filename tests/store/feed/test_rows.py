@@ -1,0 +1,234 @@
+"""Rows for training: each exactly once an epoch, in an order that resumes to the bit."""
+
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_capture import Capture, make_capture
+from torch.utils.data import DataLoader
+
+from lpp.store import Run, open_store
+from lpp.store.errors import ConflictError, FormatError, InputError
+from lpp.store.feed import RowFeed, rows
+from lpp.store.format.plan import SiteSpec
+
+WIDTHS = {"embed": 64, "block.1": 64, "final": 1024}
+"""Chunks of `final` are 1,024 rows, of the others 16,384: a shard has several of the former."""
+
+SHARDS = (0, 150, 151, 400, 900, 1200)
+
+
+@pytest.fixture(scope="module")
+def capture() -> Capture:
+    """1,200 prompts of 1 to 9 tokens. The first value of row t is t in each site, as bits."""
+    rng = np.random.default_rng(7)
+    lengths = tuple(rng.integers(1, 10, 1200).tolist())
+    number = np.arange(sum(lengths), dtype=np.uint16) + np.uint16(0x3F80)
+    hidden = {
+        name: np.concatenate(
+            [number[:, None], rng.integers(0x3F80, 0x4080, (len(number), width - 1), np.uint16)], 1
+        )
+        for name, width in WIDTHS.items()
+    }
+    sites = tuple(
+        SiteSpec(name=n, convention="post_norm" if n == "final" else "residual", width=w)
+        for n, w in WIDTHS.items()
+    )
+    return make_capture(lengths, SHARDS, hidden, sites=sites, context=9, prefixes=(3, 9))
+
+
+@pytest.fixture(scope="module")
+def run(capture: Capture, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The capture, written once: tests only read it."""
+    return capture.write(tmp_path_factory.mktemp("feed") / "store")
+
+
+def feed(run: Run | list[Run], site: Any = "final", **options: Any) -> RowFeed:
+    """Batches of 128 from a buffer of a fourth of the rows."""
+    return rows(run, site, **{"batch": 128, "buffer": "4 MiB", "like": "numpy", **options})
+
+
+def numbers(batches: Iterable[np.ndarray]) -> list[int]:
+    """The number of each row given."""
+    return [int(row) - 0x3F80 for batch in batches for row in batch[:, 0]]
+
+
+@pytest.mark.parametrize("where", [None, "position >= 2 and prompt_id % 3 <> 1"])
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_each_kept_row_comes_exactly_once(run: Run, world: int, where: str | None) -> None:
+    position = np.concatenate([np.arange(n) for n in run.lengths])
+    prompt = np.repeat(np.arange(len(run.lengths)), run.lengths)
+    kept = (position >= 2) & (prompt % 3 != 1) if where else position >= 0
+    shares = [numbers(feed(run, rank=k, world=world, where=where)) for k in range(world)]
+    assert sorted(itertools.chain(*shares)) == np.flatnonzero(kept).tolist()
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    for k, share in enumerate(shares):
+        assert len(feed(run, rank=k, world=world, where=where)) == -(-len(share) // 128)
+
+
+def test_an_epoch_is_shuffled_anew_and_repeats_under_its_seed(run: Run) -> None:
+    first, again, other = (numbers(feed(run, epochs=2, seed=seed)) for seed in (1, 1, 2))
+    total = int(run.lengths.sum())
+    assert first == again
+    assert len({tuple(first[:total]), tuple(first[total:]), tuple(other[:total])}) == 3
+    assert sorted(first[total:]) == sorted(other[:total]) == list(range(total))
+    # rows of one chunk are spread: neighbours in a batch are far apart in the run
+    assert np.median(np.abs(np.diff(first[:total]))) > 500
+
+
+@pytest.mark.parametrize("options", [{}, {"where": "position > 0", "rank": 1, "world": 3}])
+def test_it_resumes_to_the_bit(run: Run, options: dict[str, Any]) -> None:
+    whole = [batch.copy() for batch in feed(run, epochs=2, **options)]
+    of_epoch = len(whole) // 2
+    for stop in (0, 1, of_epoch // 2, of_epoch - 1, of_epoch, of_epoch + 1, len(whole)):
+        stopped = feed(run, epochs=2, **options)
+        for _ in range(stop):
+            next(stopped)
+        resumed = feed(run, epochs=2, **options)
+        resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+        rest = list(map(np.copy, resumed))
+        assert len(rest) == len(whole) - stop
+        assert all(map(np.array_equal, rest, whole[stop:]))
+
+
+def test_sites_of_one_token_and_runs_of_one_token_stay_together(
+    run: Run, capture: Capture, tmp_path: Path
+) -> None:
+    for embed, final in feed(run, ["embed", "final"], buffer="8 MiB"):
+        assert (embed.shape[1], final.shape[1]) == (64, 1024)
+        assert (embed[:, 0] == final[:, 0]).all()
+    other = make_capture(
+        capture.lengths,
+        (0, 333, 1200),  # shards end elsewhere
+        {name: values ^ np.uint16(1) for name, values in capture.hidden.items()},
+        sites=capture.plan.sites,
+        context=9,
+        prefixes=(3, 9),
+    ).write(tmp_path / "store")
+    seen = 0
+    for pairs in feed([run, other], "final", buffer="8 MiB"):
+        assert pairs.shape[1:] == (2, 1024)
+        assert (pairs[:, 0] ^ pairs[:, 1] == 1).all()
+        seen += len(pairs)
+    assert seen == run.lengths.sum()
+
+
+def test_ids_say_which_row_each_is(run: Run) -> None:
+    batches = feed(run)
+    for batch in batches:
+        assert (batch[:, 0] - np.uint16(0x3F80) == batches.ids).all()
+
+
+def test_rows_are_centred_and_scaled(run: Run, capture: Capture) -> None:
+    position = np.concatenate([np.arange(n) for n in run.lengths])
+    bits = capture.hidden["final"][position > 0].astype(np.uint32) << 16
+    plain = bits.view(np.float32).astype(np.float64)
+    centred = plain - plain.mean(axis=0)
+    expected = centred * 32 / np.linalg.norm(centred, axis=1).mean()
+    for _ in range(2):  # computed, then kept
+        batches = feed(run, where="position > 0", center=True, scale="sqrt_d")
+        given, ids = zip(*((batch.copy(), batches.ids) for batch in batches), strict=True)
+        assert given[0].dtype == np.float32
+        given_in_order = np.concatenate(given)[np.argsort(np.concatenate(ids))]
+        np.testing.assert_allclose(given_in_order, expected, rtol=2e-5, atol=2e-5)
+    kept = Path(str(run.path)).parents[1] / "analysis" / "feed"
+    assert len([*kept.iterdir()]) == 2
+
+
+def test_columns_of_a_condition(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lengths = (6,) * 20
+    values = rng.standard_normal((120, 4)).astype(np.float32)
+    values[::6] *= 1000  # the first position of each prompt
+    hidden = {"final": (values.view(np.uint32) >> 16).astype(np.uint16)}
+    site = SiteSpec(name="final", convention="post_norm", width=4)
+    made = make_capture(lengths, (0, 7, 20), hidden, sites=(site,), context=6, prefixes=(6,))
+    run = made.write(tmp_path / "store")
+    entropy = made.tokens["entropy"].to_numpy()
+    token = made.tokens["token_id"].to_numpy()
+    for where, kept in {
+        "not sink": np.arange(120) % 6 > 0,
+        "length <= 10 * median_length": np.arange(120) % 6 > 0,
+        "entropy < 1": entropy < 1,
+        "token_id in (3, 4)": np.isin(token, (3, 4)),
+        "n_tokens = 6 and prompt_id = 3": np.arange(120) // 6 == 3,
+    }.items():
+        batches = rows(run, "final", where=where, like="numpy")
+        ids = sorted(itertools.chain.from_iterable(batches.ids.tolist() for _ in batches))
+        assert ids == np.flatnonzero(kept).tolist(), where
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"where": "positon > 1"}, "no column positon. Did you mean position?"),
+        ({"where": "position >"}, "no condition of SQL"),
+        ({"where": "position + 1"}, "not true or false"),
+        ({"batch": 0}, "batch=0: at least 1"),
+        ({"rank": 2, "world": 2}, "rank=2 of world=2"),
+        ({"buffer": "much"}, "buffer='much' is no size"),
+        ({"buffer": 4096}, "holds 2 rows of 2,048 bytes, and a batch and a chunk have"),
+        ({"site": "block.9"}, "no site 'block.9'"),
+        ({"site": []}, "at least one run and one site"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    run: Run, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        feed(run, options.pop("site", "final"), **options)
+    assert message in str(refused.value)
+
+
+def test_a_state_of_another_feed_is_refused(run: Run) -> None:
+    state = feed(run, seed=1).state_dict()
+    with pytest.raises(ConflictError, match="here seed 2 and not 1"):
+        feed(run, seed=2).load_state_dict(state)
+
+
+def test_damage_is_named_or_counted(capture: Capture, tmp_path: Path) -> None:
+    run = capture.write(tmp_path / "store")
+    (chunk,) = (tmp_path / "store").glob("runs/*/shards/00003/*/hidden.zarr/final/c/0/0")
+    data = bytearray(chunk.read_bytes())
+    data[2000] ^= 1
+    chunk.write_bytes(data)
+    again = open_store(tmp_path / "store").runs[run.id]
+    with pytest.raises(FormatError, match=r"00003.*altered"):
+        list(feed(again))
+    batches = feed(again, on_damage="skip")
+    given = numbers(batches)
+    edges = np.cumsum(run.lengths)[np.array(SHARDS[3:5]) - 1]
+    assert batches.lost == sum(batches.damage.values()) == 1024  # a chunk
+    assert edges[0] <= min({*range(edges[-1])} - {*given}) < edges[1]
+    assert len(given) == len({*given}) == run.lengths.sum() - 1024
+
+
+def test_an_unfinished_run_is_refused_before_it_feeds(capture: Capture, tmp_path: Path) -> None:
+    run = capture.write(tmp_path / "store", (0, 1, 3))
+    with pytest.raises(InputError, match="2 shards of 5 not committed, the first 2"):
+        feed(run)
+    rest = sorted(numbers(feed(run, on_damage="skip")))
+    edges = [0, *np.cumsum(run.lengths)[np.array(SHARDS[1:]) - 1].tolist()]
+    assert rest == [*range(edges[2]), *range(edges[3], edges[4])]
+
+
+def test_torch_gets_tensors(run: Run) -> None:
+    plain = list(map(np.copy, feed(run)))
+    for expected, tensor in zip(plain, feed(run, like="torch"), strict=True):
+        assert tensor.dtype == torch.bfloat16
+        assert (tensor.view(torch.int16).numpy().view(np.uint16) == expected).all()
+    wide = next(feed(run, like="torch", dtype="float32"))
+    assert torch.equal(wide, next(feed(run, like="torch")).float())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_of_torch_divide_the_rows(run: Run, workers: int) -> None:
+    batches: Any = feed(run, like="torch")
+    loader: Any = DataLoader(batches, batch_size=None, num_workers=workers)
+    given = [batch.view(torch.int16).numpy().view(np.uint16) for batch in loader]
+    assert sorted(numbers(given)) == [*range(run.lengths.sum())]
