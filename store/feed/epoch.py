@@ -1,4 +1,4 @@
-"""Which rows come in which batch of an epoch: everything but the rows themselves."""
+"""Which units, rows or whole prompts, come in which batch of an epoch: all but their values."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,12 +19,13 @@ GROWTH: Final = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What decides which rows come in which batch, beside the rows of the run themselves."""
+    """What decides which units come in which batch, beside the run itself."""
 
     batch: int
+    """Units of a batch; of whole prompts about as many."""
     seed: int
     capacity: int
-    """Rows that the buffer has memory for."""
+    """Units that the buffer has memory for."""
     rank: int
     world: int
     drop_last: bool
@@ -36,11 +37,11 @@ class Order:
 
 
 class Epoch:
-    """One rank's batches of one epoch: which rows go into which slots, and which come out.
+    """One rank's epoch: which units go into which slots of the buffer, and which come out.
 
     Spans come in random order. They fill the buffer up to a level, a batch is drawn from all that
-    is there, and so on. Everything follows from `Order` and from the rows that are lost, so that it
-    can be repeated without reading a row.
+    is there, and so on. Everything follows from `Order` and from what is lost, so that it can be
+    repeated without reading a row.
     """
 
     def __init__(self, order: Order, spans: Spans, number: int) -> None:
@@ -49,44 +50,40 @@ class Epoch:
         self.chosen: EpochSpans = spans.of_epoch(shared, order.rank, order.world)
         self._draws = Draws(order.seed, number, order.rank, order.world)
         self.slots = Slots(min(order.capacity, int(self.chosen.counts.sum())))
-        self.row_in = np.zeros(self.slots.capacity, np.int64)
-        """(capacity,) the row of the run that each slot holds."""
-        self._loaded = 0
-        self.batches = 0
-        """Batches drawn so far."""
+        self.unit_in = np.zeros(self.slots.capacity, np.int64)
+        """(capacity,) the unit that each slot holds, by its number in the run."""
+        self.loaded = 0
+        """Spans that are in the buffer or were."""
 
     def wanted(self, start: int = 0) -> Iterator[tuple[int, Integers]]:
-        """From span number `start` on: each span, and its rows that this rank takes."""
+        """From number `start` on: each span, and its units that this rank takes, counted from its
+        first.
+        """
         chosen = self.chosen
         for k in range(start, len(chosen.spans)):
             span = int(chosen.spans[k])
-            yield span, self._spans.rows(span)[chosen.first[k] : chosen.end[k]]
+            yield span, self._spans.units(span)[chosen.first[k] : chosen.end[k]]
 
-    @property
-    def loaded(self) -> int:
-        """Spans that are in the buffer or were."""
-        return self._loaded
-
-    def takes_another(self) -> bool:
-        """Whether the next span is due before the next batch."""
-        if self._loaded == len(self.chosen.spans):
+    def takes_another(self, batches: int) -> bool:
+        """Whether the next span is due before the next batch, after so many."""
+        if self.loaded == len(self.chosen.spans):
             return False
         batch, capacity = self._order.batch, self.slots.capacity
-        level = min(capacity // FIRST_FILL + GROWTH * batch * self.batches, capacity)
+        level = min(capacity // FIRST_FILL + GROWTH * batch * batches, capacity)
         filled = self.slots.filled
-        return filled < batch or filled + int(self.chosen.counts[self._loaded]) <= level
+        return filled < batch or filled + int(self.chosen.counts[self.loaded]) <= level
 
-    def load(self, rows: Integers) -> Integers:
-        """The slots of the next span's `rows`, (n,) each."""
-        slots = self.slots.fill(len(rows))
-        self.row_in[slots] = rows
-        self._loaded += 1
+    def load(self, units: Integers) -> Integers:
+        """The slots of the next span's `units`, (n,) each."""
+        slots = self.slots.fill(len(units))
+        self.unit_in[slots] = units
+        self.loaded += 1
         return slots
 
-    def draw(self) -> Integers | None:
-        """The slots of the next batch; None at the end of the epoch."""
-        count = min(self._order.batch, self.slots.filled)
-        if count == 0 or (self._order.drop_last and count < self._order.batch):
-            return None
-        self.batches += 1
-        return self.slots.draw(count, self._draws)
+    def draw(self, count: int) -> Integers:
+        """The slots of `count` random units of the buffer, or of all that are left."""
+        return self.slots.draw(min(count, self.slots.filled), self._draws)
+
+    def put_back(self) -> None:
+        """Put the last unit of the last draw back into its slot."""
+        self.slots.fill(1)

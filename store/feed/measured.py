@@ -96,11 +96,11 @@ class SiteMeasures:
 
     def _pass(self, spans: Spans | None) -> Iterator[Loaded]:
         """Kept rows of all spans, in order; finite ones all, but for what cannot be read."""
-        spans = spans or Spans.of(self._run, (self._site,), None)
+        spans = spans or Spans.of_rows(self._run, (self._site,), None)
         reader = SpanReader([Source(self._run, [self._site])], spans.edges, "skip")
         self._progress.expect(int(spans.counts.sum()))
         try:
-            for loaded in reader.read((k, spans.rows(k)) for k in range(len(spans.counts))):
+            for loaded in reader.read((k, spans.units(k)) for k in range(len(spans.counts))):
                 yield loaded
                 self._progress.advance(len(loaded.rows))
         finally:

@@ -34,13 +34,24 @@ class Recycled:
 
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """An array whose content is undefined."""
-        for array in self._arrays:
-            # refers to it: the list, this loop and the argument of getrefcount
-            if array.shape == shape and array.dtype == dtype and sys.getrefcount(array) == 3:
-                return array
-        array = np.empty(shape, dtype)
-        self._arrays = [*self._arrays[1 - _MOST_KEPT :], array]
-        return array
+        arrays = self._arrays
+        for k in range(len(arrays)):
+            if _references(arrays, k) == _UNUSED:
+                array = arrays[k]
+                if array.shape == shape and array.dtype == dtype:
+                    return array
+        arrays.append(np.empty(shape, dtype))
+        del arrays[:-_MOST_KEPT]
+        return arrays[-1]
+
+
+def _references(arrays: Sequence[object], k: int) -> int:
+    """References to an array of a list, with that of the list and those of this function."""
+    return sys.getrefcount(arrays[k])
+
+
+_UNUSED: Final = _references([object()], 0)
+"""`_references` to what nobody else refers to: interpreters count their own differently."""
 
 
 @dataclass(frozen=True, kw_only=True)

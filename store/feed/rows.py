@@ -85,7 +85,7 @@ def rows(
             "sink": lambda: first.sinks,
         },
     )
-    spans = Spans.of(base, names, kept)
+    spans = Spans.of_rows(base, names, kept)
     columns = [(each, name) for each in runs for name in names]
     measures = [SiteMeasures(each, name, progress) for each, name in columns]
     means = [m.mean(spans, str(where)) for m in measures] if center else None
@@ -129,8 +129,8 @@ def rows(
     return _kind(like)(
         [(each, names) for each in runs],
         spans,
-        output,
         order,
+        output=output,
         settings={
             "version": STATE_VERSION,
             "runs": [each.id for each in runs],

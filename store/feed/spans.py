@@ -14,18 +14,20 @@ from lpp.store.runs.read import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Spans:
-    """Rows of a run in spans, none of which crosses a shard, and the kept rows of each.
+    """Units of a run, rows or whole prompts, in spans, and the kept units of each.
 
-    Rows are numbered from 0 through all shards, in prompt and position order.
+    Units are numbered from 0 through all shards. No span crosses a shard.
     """
 
     edges: Integers
-    """(spans + 1,) the first row of each span, then the number of rows."""
+    """(spans + 1,) the first unit of each span, then the number of units."""
     kept: npt.NDArray[np.uint8] | None
-    """One bit for each row, most significant first: whether it is fed. None: every row is."""
+    """One bit for each unit, most significant first: whether it is fed. None: every one is."""
 
     @classmethod
-    def of(cls, run: Run, sites: tuple[str, ...], kept: npt.NDArray[np.uint8] | None) -> "Spans":
+    def of_rows(
+        cls, run: Run, sites: tuple[str, ...], kept: npt.NDArray[np.uint8] | None
+    ) -> "Spans":
         """The chunks of `sites`, of the one with the longest: a chunk is the least that can be
         unpacked.
         """
@@ -36,13 +38,13 @@ class Spans:
 
     @cached_property
     def counts(self) -> Integers:
-        """(spans,) kept rows of each span."""
+        """(spans,) kept units of each span."""
         if self.kept is None:
             return np.diff(self.edges)
-        return np.array([len(self.rows(k)) for k in range(len(self.edges) - 1)], np.int64)
+        return np.array([len(self.units(k)) for k in range(len(self.edges) - 1)], np.int64)
 
-    def rows(self, span: int) -> Integers:
-        """Numbers of the kept rows of a span, ascending, counted from its first row."""
+    def units(self, span: int) -> Integers:
+        """The kept units of a span, ascending, counted from its first."""
         first, end = int(self.edges[span]), int(self.edges[span + 1])
         if self.kept is None:
             return np.arange(end - first)
@@ -50,7 +52,7 @@ class Spans:
         return np.flatnonzero(bits[first % 8 : first % 8 + end - first])
 
     def of_epoch(self, draws: Draws, rank: int, world: int) -> "EpochSpans":
-        """What `rank` of `world` reads, in order: an equal share of the kept rows, to within one.
+        """What `rank` of `world` reads, in order: an equal share of the kept units, to within one.
 
         draws: the same for every rank. A span on the border of two ranks is read by both.
         """
@@ -76,13 +78,13 @@ class EpochSpans:
     spans: Integers
     """(n,) indices of spans."""
     first: Integers
-    """(n,) the first kept row of each span that this rank takes, counted among its kept rows."""
+    """(n,) the first kept unit of each span that this rank takes, counted among the kept ones."""
     end: Integers
     """(n,) one past the last one."""
 
     @cached_property
     def counts(self) -> Integers:
-        """(n,) rows that the rank takes of each span."""
+        """(n,) units that the rank takes of each span."""
         return self.end - self.first
 
 
