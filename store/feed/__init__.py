@@ -1,12 +1,14 @@
-"""Feeds training from a store: rows of hidden states in random order, exactly once an epoch.
+"""Feeds training from a store: rows or whole prompts in random order, exactly once an epoch.
 
-from lpp.store.feed import rows
+from lpp.store.feed import prompts, rows
 
 for batch in rows(run, "block.15", batch=4096, seed=0):
 ...
 """
 
+from lpp.store.feed.make_prompts import prompts
+from lpp.store.feed.make_rows import rows
+from lpp.store.feed.prompt_feed import PromptBatch, PromptFeed
 from lpp.store.feed.row_feed import RowFeed
-from lpp.store.feed.rows import rows
 
-__all__ = ["RowFeed", "rows"]
+__all__ = ["PromptBatch", "PromptFeed", "RowFeed", "prompts", "rows"]

@@ -1,7 +1,7 @@
 """`where`: which rows a feed gives, as a condition of SQL over columns of tokens and prompts."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, TypeAlias
 
@@ -35,7 +35,9 @@ def kept_rows(run: Run, where: str | None, measured: Measured) -> npt.NDArray[np
     branch = run.branch_of >= 0
     if where is None and not branch.any():
         return None
-    condition = pl.lit(True) if where is None else _condition(run, where, measured)
+    fields = [name.removeprefix(FIELD_PREFIX) for name in _fields(run)]
+    known = [*OF_POSITION, *STATISTICS, *measured, *fields]
+    condition = pl.lit(True) if where is None else _condition(where, known)
     bits, rest = [], np.zeros(0, bool)
     for frame in _frames(run, {*condition.meta.root_names()}, measured):
         kept = _holds(frame, condition, where) & ~branch[frame["prompt_id"].to_numpy()]
@@ -46,14 +48,25 @@ def kept_rows(run: Run, where: str | None, measured: Measured) -> npt.NDArray[np
     return np.concatenate([np.zeros(0, np.uint8), *bits, np.packbits(rest)])
 
 
-def _condition(run: Run, where: str, measured: Measured) -> pl.Expr:
+def kept_prompts(run: Run, where: str | None) -> npt.NDArray[np.bool_]:
+    """(count,) whether `where`, on columns of prompts, holds for each prompt, and it is no branch.
+
+    Raises what `kept_rows` raises.
+    """
+    names = [*_fields(run)]
+    known = ["prompt_id", "n_tokens", *(name.removeprefix(FIELD_PREFIX) for name in names)]
+    condition = pl.lit(True) if where is None else _condition(where, known)
+    table = pl.DataFrame(pl.from_arrow(run.prompts(*names).drop_columns(["token_ids"])))
+    frame = table.rename({name: name.removeprefix(FIELD_PREFIX) for name in names})
+    return _holds(frame, condition, where) & ~(run.branch_of >= 0)
+
+
+def _condition(where: str, known: Sequence[str]) -> pl.Expr:
     try:
         condition = pl.sql_expr(where)
         names = condition.meta.root_names()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _refusal(where, f"no condition of SQL ({error})") from None
-    fields = [name.removeprefix(FIELD_PREFIX) for name in _fields(run)]
-    known = [*OF_POSITION, *STATISTICS, *measured, *fields]
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -65,7 +78,7 @@ def _condition(run: Run, where: str, measured: Measured) -> pl.Expr:
 def _holds(frame: pl.DataFrame, condition: pl.Expr, where: str | None) -> npt.NDArray[np.bool_]:
     """(n,) whether the condition holds in each row; where it is null, it does not."""
     try:
-        values = frame.select(pl.lit(True).alias("_"), condition.alias("holds"))["holds"]
+        values = frame.with_columns(condition.alias("lpp_holds")).get_column("lpp_holds")
     except pl.exceptions.PolarsError as error:
         raise _refusal(str(where), str(error)) from None
     if values.dtype != pl.Boolean:

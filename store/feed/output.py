@@ -74,9 +74,9 @@ class Output:
         """Rows `slots`, (n,), of each column of the buffer."""
         columns = [self._column(k, pool, slots) for k, pool in enumerate(pools)]
         if self.stacked:
-            return self._given(np.stack(columns, axis=1))
-        given = tuple(map(self._given, columns))
-        return given[0] if self.single else given
+            return given(np.stack(columns, axis=1), self.like)
+        batch = tuple(given(column, self.like) for column in columns)
+        return batch[0] if self.single else batch
 
     def _column(self, k: int, pool: npt.NDArray[Any], slots: Integers) -> npt.NDArray[Any]:
         shape = len(slots), pool.shape[1]
@@ -92,14 +92,16 @@ class Output:
             np.multiply(out, np.float32(self.factor[k]), out=out)
         return out
 
-    def _given(self, rows: npt.NDArray[Any]) -> Any:
-        if self.like == "numpy":
-            return rows
-        import torch
 
-        if rows.dtype == np.uint16:  # the bits of bfloat16; only integer types of torch take them
-            return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(rows)
+def given(values: npt.NDArray[Any], like: Like) -> Any:
+    """`values` as an array of NumPy or as a tensor of torch, which shares their memory."""
+    if like == "numpy":
+        return values
+    import torch
+
+    if values.dtype == np.uint16:  # the bits of bfloat16; only integer types of torch take them
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(values)
 
 
 def check_like(like: Like) -> None:

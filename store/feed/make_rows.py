@@ -1,12 +1,12 @@
 """Rows of hidden states in random order, for sparse autoencoders, transcoders and crosscoders."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Final, Literal
+from typing import Literal
 
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.feed.checks import STATE_VERSION, buffer_bytes, check_feed
 from lpp.store.feed.chosen import kept_rows
 from lpp.store.feed.epoch import Order
 from lpp.store.feed.measured import SiteMeasures
@@ -15,13 +15,9 @@ from lpp.store.feed.reader import OnDamage, Source, row_bytes
 from lpp.store.feed.row_feed import RowFeed
 from lpp.store.feed.spans import Spans
 from lpp.store.format.commit_record import checksum
-from lpp.store.format.keys import SHARDS_KEY, shard_key
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
-from lpp.store.units import counted, short_bytes
-
-STATE_VERSION: Final = 1
-"""Version of `RowFeed.state_dict`."""
+from lpp.store.units import short_bytes
 
 
 def rows(
@@ -69,12 +65,11 @@ def rows(
     """
     runs = [run] if isinstance(run, Run) else list(run)
     names = (sites,) if isinstance(sites, str) else tuple(sites)
-    _check(runs, names, batch, rank, world)
+    check_feed(runs, names, rank, world, on_damage)
+    if batch < 1:
+        raise InputError(f"batch={batch}: at least 1.", kind=ErrorKind.INVALID_VALUE)
     check_like(like)
     base = runs[0]
-    if on_damage == "raise":
-        for each in runs:
-            _check_whole(each)
     first = SiteMeasures(base, names[0], progress)
     kept = kept_rows(
         base,
@@ -115,18 +110,19 @@ def rows(
     )
     sources = [Source(each, names) for each in runs]
     size = sum(row_bytes(source.columns) for source in sources)
-    capacity = _bytes(buffer) // size
+    memory = buffer_bytes(buffer)
+    capacity = memory // size
     least = batch + int(spans.counts.max(initial=0))
     if capacity < min(least, int(spans.counts.sum())):
         raise InputError(
-            f"a buffer of {short_bytes(_bytes(buffer))} holds {capacity:,} rows of {size:,} bytes, "
-            f"and a batch and a chunk have {least:,}. Give buffer={least * size} or more.",
+            f"a buffer of {short_bytes(memory)} holds {capacity:,} rows of {size:,} bytes, and a "
+            f"batch and a chunk have {least:,}. Give buffer={least * size} or more.",
             kind=ErrorKind.INVALID_VALUE,
         )
     order = Order(
         batch=batch, seed=seed, capacity=capacity, rank=rank, world=world, drop_last=drop_last
     )
-    return _kind(like)(
+    return row_feed(like)(
         [(each, names) for each in runs],
         spans,
         order,
@@ -144,59 +140,10 @@ def rows(
     )
 
 
-def _check(runs: Sequence[Run], sites: tuple[str, ...], batch: int, rank: int, world: int) -> None:
-    """Raise InputError for arguments that do not fit together."""
-    problem = ""
-    if not runs or not sites:
-        problem = "give at least one run and one site"
-    elif batch < 1:
-        problem = f"batch={batch}: at least 1"
-    elif not 0 <= rank < world:
-        problem = f"rank={rank} of world={world}: from 0 to world - 1"
-    elif len(runs) > 1 and len(sites) > 1:
-        problem = "several runs and several sites: give one run or one site"
-    elif len({run.plan.prompts.sha256 for run in runs}) > 1:
-        problem = f"{' and '.join(run.id for run in runs)} hold other prompts, so rows do not pair"
-    elif len(runs) > 1 and len({run.site(sites[0]).width for run in runs}) > 1:
-        problem = f"{sites[0]} has other widths in {' and '.join(run.id for run in runs)}"
-    if problem:
-        raise InputError(f"{problem}.", kind=ErrorKind.INVALID_VALUE)
-    for run in runs:
-        for site in sites:
-            run.require_rows(site)
-
-
-def _check_whole(run: Run) -> None:
-    """Raise InputError if shards are missing, as far as a listing of their names tells."""
-    present = {entry.name for entry in run.directory.entries(SHARDS_KEY)}
-    missing = [k for k in range(run.plan.n_shards) if shard_key(k) not in present]
-    if missing:
-        raise InputError(
-            f"run {run.id}: {counted(len(missing), 'shard')} of {run.plan.n_shards:,} not "
-            f"committed, the first {missing[0]}. Repeat the `lpp-capture run` command that made "
-            "it, or feed the others with on_damage='skip'.",
-            kind=ErrorKind.INCOMPLETE,
-        )
-
-
-def _bytes(size: int | str) -> int:
-    """Bytes of a size such as "2 GiB"."""
-    if isinstance(size, int):
-        return size
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?)?B?\s*", size)
-    if match is None:
-        raise InputError(
-            f"buffer={size!r} is no size. Such as: buffer='2 GiB', or a number of bytes.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    number, unit = match.groups()
-    base = 1024 if unit and unit.endswith("i") else 1000
-    return int(float(number) * base ** " KMGT".index(unit[0] if unit else " "))
-
-
-def _kind(like: Like) -> type[RowFeed]:
+def row_feed(like: Like) -> type[RowFeed]:
+    """The class of a feed of these arrays."""
     if like == "numpy":
         return RowFeed
-    from lpp.store.feed.torch_rows import TorchRowFeed
+    from lpp.store.feed.torch_data import TorchRowFeed
 
     return TorchRowFeed

@@ -1,0 +1,66 @@
+"""Arguments that rows and prompts share."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.feed.reader import OnDamage
+from lpp.store.format.keys import SHARDS_KEY, shard_key
+from lpp.store.runs.read import Run
+from lpp.store.units import counted
+
+STATE_VERSION: Final = 1
+"""Version of the state of a feed."""
+
+
+def check_feed(
+    runs: Sequence[Run], sites: tuple[str, ...], rank: int, world: int, on_damage: OnDamage
+) -> None:
+    """Raise InputError for runs that cannot be fed, and for arguments that do not fit together."""
+    problem = ""
+    if not runs or not sites:
+        problem = "give at least one run and one site"
+    elif not 0 <= rank < world:
+        problem = f"rank={rank} of world={world}: from 0 to world - 1"
+    elif len(runs) > 1 and len(sites) > 1:
+        problem = "several runs and several sites: give one run or one site"
+    elif len({run.plan.prompts.sha256 for run in runs}) > 1:
+        problem = f"{' and '.join(run.id for run in runs)} hold other prompts, so rows do not pair"
+    elif len(runs) > 1 and len({run.site(sites[0]).width for run in runs}) > 1:
+        problem = f"{sites[0]} has other widths in {' and '.join(run.id for run in runs)}"
+    if problem:
+        raise InputError(f"{problem}.", kind=ErrorKind.INVALID_VALUE)
+    for run in runs:
+        for site in sites:
+            run.require_rows(site)
+        if on_damage == "raise":
+            _check_whole(run)
+
+
+def _check_whole(run: Run) -> None:
+    """Raise InputError if shards are missing, as far as a listing of their names tells."""
+    present = {entry.name for entry in run.directory.entries(SHARDS_KEY)}
+    missing = [k for k in range(run.plan.n_shards) if shard_key(k) not in present]
+    if missing:
+        raise InputError(
+            f"run {run.id}: {counted(len(missing), 'shard')} of {run.plan.n_shards:,} not "
+            f"committed, the first {missing[0]}. Repeat the `lpp-capture run` command that made "
+            "it, or feed the others with on_damage='skip'.",
+            kind=ErrorKind.INCOMPLETE,
+        )
+
+
+def buffer_bytes(size: int | str) -> int:
+    """Bytes of a size such as "2 GiB"."""
+    if isinstance(size, int):
+        return size
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?)?B?\s*", size)
+    if match is None:
+        raise InputError(
+            f"buffer={size!r} is no size. Such as: buffer='2 GiB', or a number of bytes.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    number, unit = match.groups()
+    base = 1024 if unit and unit.endswith("i") else 1000
+    return int(float(number) * base ** " KMGT".index(unit[0] if unit else " "))

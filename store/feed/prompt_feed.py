@@ -1,0 +1,129 @@
+"""The feed of whole prompts: batches are packed from a buffer that holds each prompt at a slot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lpp.store.arrays.reader import to_float32
+from lpp.store.feed.draws import Integers
+from lpp.store.feed.epoch import Epoch
+from lpp.store.feed.output import Like, OutputDtype, given
+from lpp.store.feed.reader import Loaded, SpanReader
+from lpp.store.feed.resumable import ResumableFeed
+from lpp.store.runs.read import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptBatch:
+    """Whole prompts, end to end: n tokens of k prompts. Arrays are of NumPy or torch."""
+
+    prompt_ids: Any
+    """(k,) int64: which prompts."""
+    token_ids: Any
+    """(n,) int64."""
+    documents: Any
+    """(n,) int64: the prompt that each token belongs to, counted from 0 in the batch."""
+    positions: Any
+    """(n,) int64: position of each token in its prompt."""
+    hidden: dict[str, Any]
+    """(n, d) of each site."""
+
+
+class PromptFeed(ResumableFeed):
+    """An iterator of batches of prompts. `prompts` makes one and says what it gives."""
+
+    def __init__(
+        self,
+        run: Run,
+        sites: Sequence[str],
+        *,
+        max_tokens: int,
+        like: Like,
+        dtype: OutputDtype,
+        **options: Any,
+    ) -> None:
+        super().__init__([(run, tuple(sites))], **options)
+        self._sites, self._max_tokens, self._like, self._dtype = sites, max_tokens, like, dtype
+        self._row_edges = np.concatenate([[0], np.cumsum(run.lengths)])
+        ids = run.prompts()["token_ids"].combine_chunks()
+        self._token_ids = ids.flatten().to_numpy(zero_copy_only=False)
+        self._buffer: list[list[npt.NDArray[Any]]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State for another process, which has a buffer of its own."""
+        return {**super().__getstate__(), "_buffer": []}
+
+    def close(self) -> None:
+        """End the threads and free the buffer; the next batch starts them again."""
+        super().close()
+        self._buffer = []
+
+    def _edges(self) -> Integers:
+        return self._row_edges[self._spans.edges]
+
+    def _rows(self, span: int, units: Integers) -> Integers:
+        edges, first = self._row_edges, int(self._spans.edges[span])
+        starts, ends = edges[units + first], edges[units + first + 1]
+        return concatenated_ranges(starts - edges[first], ends - starts)
+
+    def _units(self, loaded: Loaded) -> Integers:
+        return np.unique(np.searchsorted(self._row_edges, loaded.rows, "right") - 1)
+
+    def _allocate(self, epoch: Epoch, reader: SpanReader) -> None:
+        self._buffer = [[]] * epoch.slots.capacity
+
+    def _keep(self, slots: Integers, loaded: Loaded) -> None:
+        units = self._units(loaded)
+        ends = np.cumsum(np.diff(self._row_edges)[units]).tolist()
+        for slot, first, end in zip(slots.tolist(), [0, *ends[:-1]], ends, strict=True):
+            self._buffer[slot] = [column[first:end].copy() for column in loaded.values]
+
+    def _draw(self, epoch: Epoch) -> Integers:
+        slots, tokens = list[Integers](), 0
+        while len(drawn := epoch.draw(1)):
+            prompt = int(epoch.unit_in[drawn[0]])
+            tokens += int(self._row_edges[prompt + 1] - self._row_edges[prompt])
+            if slots and tokens > self._max_tokens:
+                epoch.put_back()
+                break
+            slots.append(drawn)
+        return np.concatenate([np.zeros(0, np.int64), *slots])
+
+    def _batch(self, epoch: Epoch, slots: Integers) -> PromptBatch:
+        prompts = epoch.unit_in[slots]
+        starts, ends = self._row_edges[prompts], self._row_edges[prompts + 1]
+        rows = concatenated_ranges(starts, ends - starts)
+        columns = zip(*(self._buffer[slot] for slot in slots.tolist()), strict=True)
+        hidden = {
+            site: given(self._joined(parts), self._like)
+            for site, parts in zip(self._sites, columns, strict=True)
+        }
+        for slot in slots.tolist():
+            self._buffer[slot] = []
+        documents = np.repeat(np.arange(len(prompts)), ends - starts)
+        return PromptBatch(
+            prompt_ids=given(prompts, self._like),
+            token_ids=given(self._token_ids[rows].astype(np.int64), self._like),
+            documents=given(documents, self._like),
+            positions=given(rows - starts[documents], self._like),
+            hidden=hidden,
+        )
+
+    def _joined(self, parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        rows = np.concatenate(parts)
+        return rows if self._dtype == "stored" else to_float32(rows)
+
+
+def concatenated_ranges(starts: Integers, lengths: Integers) -> Integers:
+    """start, start + 1, ... of each range, end to end.
+
+    >>> concatenated_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    values: Integers = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    return values

@@ -1,0 +1,14 @@
+"""Feeds as data sets of torch, so that its DataLoader takes them: `batch_size=None`."""
+
+from torch.utils.data import IterableDataset
+
+from lpp.store.feed.prompt_feed import PromptFeed
+from lpp.store.feed.row_feed import RowFeed
+
+
+class TorchRowFeed(RowFeed, IterableDataset):  # type: ignore[type-arg]
+    """A `RowFeed` of tensors."""
+
+
+class TorchPromptFeed(PromptFeed, IterableDataset):  # type: ignore[type-arg]
+    """A `PromptFeed` of tensors."""
