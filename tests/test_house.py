@@ -19,7 +19,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "torch": {
         *("analyze/logits/products.py", "capture"),
-        *("store/feed/output.py", "store/feed/torch_data.py"),
+        *("store/feed/output.py", "store/feed/torch_*.py"),
     },
     "accelerate": {"capture"},
     "altair": {"analyze/charts/library.py"},

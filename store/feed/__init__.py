@@ -10,5 +10,15 @@ from lpp.store.feed.make_prompts import prompts
 from lpp.store.feed.make_rows import rows
 from lpp.store.feed.prompt_feed import PromptBatch, PromptFeed
 from lpp.store.feed.row_feed import RowFeed
+from lpp.store.feed.teacher import Targets, Teacher, teacher
 
-__all__ = ["PromptBatch", "PromptFeed", "RowFeed", "prompts", "rows"]
+__all__ = [
+    "PromptBatch",
+    "PromptFeed",
+    "RowFeed",
+    "Targets",
+    "Teacher",
+    "prompts",
+    "rows",
+    "teacher",
+]

@@ -30,6 +30,12 @@ class Draws:
         upper = self._words.random_raw(count) >> np.uint64(32)
         return (upper * np.uint64(n) >> np.uint64(32)).astype(np.int64)
 
+    def uniform(self, count: int) -> npt.NDArray[np.float64]:
+        """(count,) numbers from 0 up to 1, multiples of 2^-53."""
+        upper = self._words.random_raw(count) >> np.uint64(11)
+        numbers: npt.NDArray[np.float64] = upper.astype(np.float64) * 2.0**-53
+        return numbers
+
 
 class Slots:
     """Which slots of a buffer hold a row. Rows go into free slots and are drawn from filled ones.

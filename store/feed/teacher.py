@@ -1,0 +1,171 @@
+"""The exact teacher: next-token distributions over the whole vocabulary, from `final` and the head.
+
+A trainer chooses what it takes of them when it trains: the k most likely tokens, samples, or all of
+it in a loss. What the k most likely tokens leave out is a bias that no training removes; samples
+have none (Anshumann et al. 2025, arXiv 2503.16870).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from lpp.store.arrays.reader import to_float32
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.feed.draws import Draws, Integers
+from lpp.store.feed.make_prompts import prompts
+from lpp.store.feed.output import Like, given
+from lpp.store.feed.prompt_feed import PromptFeed
+from lpp.store.runs.read import Run
+
+Float32 = npt.NDArray[np.float32]
+
+Direction: TypeAlias = Literal["forward", "reverse"]
+"""forward: KL(teacher || student), which makes the student cover the teacher. reverse:
+KL(student || teacher), which makes it choose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Tokens that a teacher expects next, and how much. Arrays are of NumPy or torch."""
+
+    token_ids: Any
+    """(n, k) int64. Of top k: most likely first. Of samples: as drawn, with repetitions."""
+    logprobs: Any
+    """(n, k) float32, ln p of each, in the distribution over the whole vocabulary."""
+
+
+class Teacher:
+    """The distributions of one run. `teacher` opens it. The head stays in memory: V d values."""
+
+    def __init__(self, run: Run) -> None:
+        run.require_rows("final")
+        head = run.head()
+        if head is None:
+            raise InputError(
+                f"run {run.id}: the store does not have the head of {run.plan.model.id}, so that "
+                "`final` gives no distribution. Repeat its `lpp-capture run` with --keep-head yes.",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        self.run, self.head = run, head
+
+    def prompts(self, **options: Any) -> PromptFeed:
+        """Prompts with their rows of `final`; options are those of `lpp.store.feed.prompts`."""
+        return prompts(self.run, "final", **options)
+
+    def targets(
+        self,
+        final: Any,
+        *,
+        k: int | None = None,
+        samples: int | None = None,
+        temperature: float = 1.0,
+        seed: int = 0,
+        like: Like = "torch",
+    ) -> Targets:
+        """The tokens that follow each row of `final`, (n, d) of a batch, as stored or float32.
+
+        k: the k most likely. samples: drawn with replacement, so that each has weight 1/samples;
+        `seed` decides them. temperature: of the distribution.
+
+        Raises InputError unless exactly one of k and samples is given, from 1 to V.
+        """
+        count = k if samples is None else samples
+        if (k is None) == (samples is None) or count is None:
+            raise _refusal("give k=64, the most likely tokens, or samples=32, not both")
+        if count < 1 or (k is not None and k > self.head.vocabulary):
+            raise _refusal(f"{count} tokens: from 1 to {self.head.vocabulary:,}, the vocabulary")
+        rows = _rows(final)
+        ids = np.empty((len(rows), count), np.int64)
+        logprobs = np.empty(ids.shape, np.float32)
+        draws = Draws(seed)
+        for tile, logp in self.logprobs(rows, temperature):
+            ids[tile] = _most_likely(logp, count) if samples is None else _drawn(logp, count, draws)
+            logprobs[tile] = np.take_along_axis(logp, ids[tile], axis=1)
+        return Targets(token_ids=given(ids, like), logprobs=given(logprobs, like))
+
+    def logprobs(
+        self, final: npt.NDArray[Any], temperature: float = 1.0
+    ) -> Iterator[tuple[slice, Float32]]:
+        """Ln p over the whole vocabulary, some rows at a time: their slice, and (m, V) float32 that
+        is valid until the next is requested.
+        """
+        if not temperature > 0:
+            raise _refusal(f"temperature={temperature}: above 0")
+        for tile, logits in self.head.tiles(_rows(final)):
+            np.divide(logits, np.float32(temperature), out=logits)
+            np.subtract(logits, logits.max(axis=1, keepdims=True), out=logits)
+            log_z = np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            yield tile, np.subtract(logits, log_z, out=logits)
+
+    def loss(
+        self,
+        final: Any,
+        hidden: Any,
+        weight: Any,
+        bias: Any = None,
+        *,
+        direction: Direction = "forward",
+        temperature: float = 1.0,
+        mask: Any = None,
+    ) -> Any:
+        """Mean KL divergence in nats between teacher and student, a scalar tensor with a gradient.
+
+        final: (n, d) of the teacher. hidden: (n, d') tensor of the student before its own head;
+        weight, bias: (V, d') and (V,) of that head. The logits of both are computed some rows at a
+        time, and so is the gradient, on the device of `hidden`: no tensor has n V values. mask:
+        (n,) weights of the tokens, such as the loss mask; the mean is over them.
+        """
+        from lpp.store.feed.torch_loss import kl_divergence
+
+        return kl_divergence(
+            self.head,
+            final,
+            hidden,
+            weight,
+            bias,
+            reverse=direction == "reverse",
+            temperature=temperature,
+            mask=mask,
+        )
+
+
+def teacher(run: Run) -> Teacher:
+    """The teacher that the model of `run` is, over its prompts.
+
+    Raises InputError for a run without rows of `final` or whose head the store does not have.
+    """
+    return Teacher(run)
+
+
+def _rows(final: Any) -> Float32:
+    """Rows as float32, from arrays of NumPy (uint16: bfloat16) or tensors of torch."""
+    if hasattr(final, "detach"):
+        final = final.detach().cpu().float().numpy()
+    return to_float32(np.asarray(final))
+
+
+def _most_likely(logp: Float32, k: int) -> Integers:
+    """(m, k) ids of the largest values of (m, V), largest first; of equal ones the lower id."""
+    if k == logp.shape[1]:
+        return np.argsort(-logp, axis=1, kind="stable")
+    ids = np.sort(np.argpartition(-logp, k - 1, axis=1)[:, :k], axis=1)
+    order = np.argsort(-np.take_along_axis(logp, ids, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(ids, order, axis=1)
+
+
+def _drawn(logp: Float32, samples: int, draws: Draws) -> Integers:
+    """(m, samples) ids drawn from each row of (m, V)."""
+    ids = np.empty((len(logp), samples), np.int64)
+    for row, values in enumerate(logp):
+        ends = np.cumsum(np.exp(values, dtype=np.float64))
+        ids[row] = np.searchsorted(ends, draws.uniform(samples) * ends[-1], side="right")
+    last = logp.shape[1] - 1  # rounding may put a number at the very end
+    np.minimum(ids, last, out=ids)
+    return ids
+
+
+def _refusal(message: str) -> InputError:
+    return InputError(f"{message}.", kind=ErrorKind.INVALID_VALUE)

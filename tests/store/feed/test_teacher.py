@@ -1,0 +1,123 @@
+"""The teacher from a store is the model's own distribution, and its loss the plain one."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kept_heads import keep_head
+from scipy.special import log_softmax
+from small_capture import make_capture
+from torch.nn import functional
+
+from lpp.store import Run
+from lpp.store.errors import InputError
+from lpp.store.feed import Teacher, teacher
+from lpp.store.format.plan import SiteSpec
+
+WIDTH, VOCABULARY = 4, 53
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("teacher") / "store"
+    values = np.random.default_rng(1).normal(size=(60, WIDTH)).astype(np.float32) * 6
+    hidden = {"final": (values.view(np.uint32) >> 16).astype(np.uint16)}
+    site = SiteSpec(name="final", convention="post_norm", width=WIDTH)
+    made = make_capture((6,) * 10, (0, 4, 10), hidden, sites=(site,), context=6, prefixes=(6,))
+    run = made.write(root)
+    keep_head(root, made.plan)
+    return run
+
+
+@pytest.fixture(scope="module")
+def exact(run: Run) -> Teacher:
+    return teacher(run)
+
+
+def reference(exact: Teacher, final: torch.Tensor, temperature: float) -> np.ndarray:
+    """Ln p in float64, from the matrix alone."""
+    logits = final.double().numpy() @ exact.head.weight.astype(np.float64).T
+    values: np.ndarray = log_softmax(logits / temperature, axis=1)
+    return values
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("k", [1, 7, VOCABULARY])
+def test_the_most_likely_tokens(exact: Teacher, k: int, temperature: float) -> None:
+    batch = next(exact.prompts())
+    targets = exact.targets(batch.hidden["final"], k=k, temperature=temperature)
+    logp = reference(exact, batch.hidden["final"], temperature)
+    assert targets.token_ids.tolist() == np.argsort(-logp, axis=1)[:, :k].tolist()
+    expected = -np.sort(-logp, axis=1)[:, :k]
+    np.testing.assert_allclose(targets.logprobs.numpy(), expected, atol=2e-5)
+
+
+def test_samples_follow_the_distribution(exact: Teacher) -> None:
+    final = next(exact.prompts()).hidden["final"][:2]
+    targets = exact.targets(final, samples=200_000, seed=3)
+    for row, logp in enumerate(reference(exact, final, 1.0)):
+        shares = np.bincount(targets.token_ids[row], minlength=VOCABULARY) / 200_000
+        assert np.abs(shares - np.exp(logp)).max() < 5 * 0.5 / 200_000**0.5
+    again = exact.targets(final, samples=10, seed=4)
+    assert torch.equal(again.token_ids, exact.targets(final, samples=10, seed=4).token_ids)
+    assert not torch.equal(again.token_ids, exact.targets(final, samples=10, seed=5).token_ids)
+
+
+@pytest.mark.parametrize("tile_rows", [7, 1000])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_the_loss_and_its_gradient_are_those_of_all_logits(  # noqa: PLR0917
+    exact: Teacher,
+    direction: Any,
+    temperature: float,
+    bias: bool,
+    tile_rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lpp.store.feed.torch_loss.TILE_BYTES", 4 * VOCABULARY * tile_rows)
+    final = next(exact.prompts()).hidden["final"]
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(len(final), 5), (VOCABULARY, 5), *([(VOCABULARY,)] if bias else [])]
+    mask = (torch.arange(len(final)) % 3 > 0).float()
+    ours = [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
+    loss = exact.loss(final, *ours, direction=direction, temperature=temperature, mask=mask)
+    (3 * loss).backward()
+
+    plain = [tensor.detach().double().requires_grad_() for tensor in ours]
+    logits = plain[0] @ plain[1].T + (plain[2] if bias else 0)
+    student = functional.log_softmax(logits / temperature, dim=1)
+    expected = torch.from_numpy(reference(exact, final, temperature))
+    p, q = (student, expected) if direction == "reverse" else (expected, student)
+    whole = ((p.exp() * (p - q)).sum(dim=1) * mask).sum() / mask.sum()
+    (3 * whole).backward()
+    assert loss.item() == pytest.approx(whole.item(), rel=1e-6)
+    for tensor, other in zip(ours, plain, strict=True):
+        assert other.grad is not None
+        torch.testing.assert_close(tensor.grad, other.grad.float(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "give k=64"),
+        ({"k": 2, "samples": 2}, "not both"),
+        ({"k": VOCABULARY + 1}, "from 1 to 53"),
+        ({"samples": 0}, "0 tokens"),
+        ({"k": 1, "temperature": 0.0}, "temperature=0.0: above 0"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    exact: Teacher, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        exact.targets(np.zeros((1, WIDTH), np.float32), **options)
+    assert message in str(refused.value)
+
+
+def test_a_run_without_its_head_is_no_teacher(tmp_path: Path) -> None:
+    run = make_capture().write(tmp_path / "store")
+    with pytest.raises(InputError, match="does not have the head of Lab/Tiny"):
+        teacher(run)
