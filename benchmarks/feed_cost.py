@@ -1,0 +1,151 @@
+"""The feed: rows a second beside the same rows in order, how well a batch is mixed, its start."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, seconds, timed_pairs
+from benchmarks.synthetic import synthetic_run
+from lpp.store import Run, open_store
+from lpp.store.feed import rows
+from lpp.store.feed.epoch import Epoch, Order
+from lpp.store.feed.spans import Spans
+from lpp.store.units import short_bytes
+
+REPEATS: Final = 5
+ROWS: Final = 1_000_000
+WIDTH: Final = 576
+LENGTH: Final = 200
+BATCH: Final = 4096
+BUFFER: Final = "256 MiB"
+"""A fifth of the rows: the buffer is filled and used several times, as in a training run."""
+
+PROMPTS: Final = 20_000
+"""Of the run whose batches are mixed: without rows, since mixing needs none."""
+
+SHARDS: Final = 20_000
+
+Clock = Callable[[], float]
+
+
+def measure(folder: Path, *, n_rows: int = ROWS, shards: int = SHARDS) -> Iterator[Ratio]:
+    """folder: scratch. n_rows: of the run that is fed. shards: of the run that begins."""
+    run = synthetic_run(folder / "feed", n_rows, WIDTH, length=LENGTH)
+    for what, clock, bar in (
+        ("a CPU second", time.process_time, 0.7),
+        ("a second of the wall clock", time.perf_counter, 0.8),
+    ):
+        yield _beside_blocks(run, what, clock, bar)
+    for width, least in ((576, 0.9), (4096, 0.6)):
+        yield _distinct_prompts(width, least)
+    yield _peak_memory(run)
+    shutil.rmtree(folder / "feed")
+    yield _first_batch(folder / "many", shards)
+
+
+def _beside_blocks(run: Run, what: str, clock: Clock, bar: float) -> Ratio:
+    def fed() -> None:
+        for _ in rows(run, "final", batch=BATCH, buffer=BUFFER, like="numpy"):
+            pass
+
+    def in_order() -> None:
+        for _ in run.blocks("final", dtype="stored"):
+            pass
+
+    return ratio_of_times(
+        f"rows {what}: the feed, batches of {BATCH} / `Run.blocks(dtype='stored')` in order, "
+        f"d = {WIDTH}",
+        timed_pairs(fed, in_order, REPEATS, clock),
+        bar=bar,
+        direction="at least",
+        inverted=True,
+        bound="rows are copied into the buffer and out of it",
+    )
+
+
+def _distinct_prompts(width: int, bar: float) -> Ratio:
+    """Prompts in a batch, beside those in a batch of a uniform permutation: mean of an epoch."""
+    total, capacity = PROMPTS * LENGTH, (2 << 30) // (2 * width)
+    chunk = 1 << round(np.log2((2 << 20) / (2 * width)))
+    spans = Spans(edges=np.append(np.arange(0, total, chunk), total), kept=None)
+    order = Order(batch=BATCH, seed=0, capacity=capacity, rank=0, world=1, drop_last=False)
+    epoch, counts = Epoch(order, spans, 0), list[int]()
+    wanted = epoch.wanted()
+    while True:
+        while epoch.takes_another(len(counts)):
+            span, units = next(wanted)
+            epoch.load(units + spans.edges[span])
+        slots = epoch.draw(BATCH)
+        if not len(slots):
+            break
+        counts.append(len(np.unique(epoch.unit_in[slots] // LENGTH)))
+    uniform = PROMPTS * (1 - (1 - 1 / PROMPTS) ** BATCH)
+    mean = float(np.mean(counts[:-1]))
+    return ratio_once(
+        f"distinct prompts in a batch of {BATCH} / of a uniform permutation, {PROMPTS:,} prompts "
+        f"of {LENGTH} tokens, 2 GiB, d = {width:,}; mean of an epoch (its first batch: "
+        f"{counts[0] / uniform:.2f})",
+        f"{mean:.0f}",
+        f"{uniform:.0f}",
+        mean / uniform,
+        bar=bar,
+        direction="at least",
+    )
+
+
+_PEAK: Final = """
+import resource, sys
+from lpp.store import open_store
+from lpp.store.feed import rows
+(run,) = open_store(sys.argv[1]).runs.values()
+if sys.argv[2] == "feed":
+    for _ in rows(run, "final", batch=4096, buffer="256 MiB", like="numpy"):
+        pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
+"""
+
+
+def _peak_memory(run: Run) -> Ratio:
+    """Peak of a process that feeds, less that of one that opens the run."""
+
+    def peak(what: str) -> int:
+        root = str(run.directory.root)
+        command = [sys.executable, "-c", _PEAK, root, what]
+        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+    used, bound = peak("feed") - peak("nothing"), (256 << 20) + 200_000_000
+    return ratio_once(
+        f"peak memory of the feed beyond an opened run / buffer of {BUFFER} + 200 MB, "
+        f"{run.plan.prompts.tokens:,} rows",
+        short_bytes(used),
+        short_bytes(bound),
+        used / bound,
+        bar=1,
+    )
+
+
+def _first_batch(folder: Path, shards: int) -> Ratio:
+    """Seconds from opening the store to the first batch, beside two. A shard has 20 rows, so that
+    the first fourth of the buffer takes 819 of them: more than a run of real shards opens.
+    """
+    synthetic_run(folder, shards * 20, 64, per_shard=1, length=20)
+
+    def begin() -> None:
+        (run,) = open_store(folder).runs.values()
+        next(rows(run, "final", batch=BATCH, buffer="8 MiB", like="numpy")).sum()
+
+    begin()
+    taken = min(seconds(begin) for _ in range(3))
+    return ratio_once(
+        f"first batch of a run of {shards:,} shards in the page cache / 2 s",
+        f"{taken:.2f} s",
+        "2 s",
+        taken / 2,
+        bar=1,
+    )
