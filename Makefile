@@ -22,7 +22,7 @@ PEERS_VENV ?= .venv-peers
 PEERS_ENV  := $(PEERS_VENV)/.lpp-env
 PEERS_PIP  := $(PEERS_VENV)/bin/python -m pip --disable-pip-version-check
 
-# Programs of other projects that tests run unmodified: those that give rows, and trainers.
+# Published trainers, which tests run unmodified on what we store.
 TRAINERS_VENV ?= .venv-trainers
 TRAINERS_ENV  := $(TRAINERS_VENV)/.lpp-env
 TRAINERS_PIP  := $(TRAINERS_VENV)/bin/python -m pip --disable-pip-version-check
@@ -44,7 +44,7 @@ EVERYTHING := -m 'not soak and not gpu'
 WAITING := --numprocesses 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-changed test-all test-vllm test-trainers test-oldest test-gpu coverage soak soak-vllm fuzz \
+.PHONY: help env demo test test-changed test-all test-vllm test-trainers test-collectors test-oldest test-gpu coverage soak soak-vllm fuzz \
         check format bench bench-vllm bench-gpu bench-peers docs tables pictures clean
 
 help: ## what each target does
@@ -111,18 +111,23 @@ test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU; eight minutes
 
 # On top of $(VENV), with its torch and transformers. Without bounds of their own, which leave out the
 # releases of torch, transformers and datasets that the other tests run with.
-$(TRAINERS_ENV): pyproject.toml benchmarks/peers/requirements.txt $(ENV)
+$(TRAINERS_ENV): pyproject.toml $(ENV)
 	$(PYTHON) -m venv $(TRAINERS_VENV)
 	$(TRAINERS_VENV)/bin/python -c 'import sys, sysconfig, pathlib; \
 	  pathlib.Path(sysconfig.get_path("purelib"), "main.pth").write_text( \
 	    f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
 	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	$(TRAINERS_PIP) install --quiet --no-deps 'speculators==0.9.0' 'hs-connectors==0.9.0' 'trl==1.16.0'
-	$(TRAINERS_PIP) install --quiet httpx 'loguru>=0.7.2' 'openai>=2' --requirement benchmarks/peers/requirements.txt
+	$(TRAINERS_PIP) install --quiet httpx 'loguru>=0.7.2' 'openai>=2' \
+	  'sae-lens==6.54.12' 'dictionary-learning==0.1.0' 'torchdata==0.11.0'
 	@touch $@
 
-test-trainers: $(TRAINERS_ENV) ## programs of other projects on what we store (makes .venv-trainers); minutes
+test-trainers: $(TRAINERS_ENV) ## published trainers on what we store (makes .venv-trainers); minutes
 	$(TRAINERS_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/trainers
+
+test-collectors: $(PEERS_ENV) ## rows that TransformerLens and nnsight give to a store (makes .venv-peers)
+	$(PEERS_PIP) install --quiet --editable '.[torch,dev]'
+	$(PEERS_VENV)/bin/python -m pytest tests/collectors
 
 # `make test` with the oldest release of each dependency that pyproject claims. numpy's own first
 # release for an interpreter may lie above the bound: run it with the oldest Python.

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from lpp.store.arrays.reader import ReadAs
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.feed.reader import OnDamage
 from lpp.store.format.keys import SHARDS_KEY, shard_key
@@ -15,7 +16,13 @@ STATE_VERSION: Final = 1
 
 
 def check_feed(
-    runs: Sequence[Run], sites: tuple[str, ...], rank: int, world: int, on_damage: OnDamage
+    runs: Sequence[Run],
+    sites: tuple[str, ...],
+    dtype: ReadAs,
+    *,
+    rank: int,
+    world: int,
+    on_damage: OnDamage,
 ) -> None:
     """Raise InputError for runs that cannot be fed, and for arguments that do not fit together."""
     problem = ""
@@ -33,7 +40,7 @@ def check_feed(
         raise InputError(f"{problem}.", kind=ErrorKind.INVALID_VALUE)
     for run in runs:
         for site in sites:
-            run.require_rows(site)
+            run.require_rows(site, dtype)
         if on_damage == "raise":
             _check_whole(run)
 

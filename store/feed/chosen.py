@@ -12,9 +12,9 @@ import polars as pl
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.feed.spans import shard_edges
 from lpp.store.format.keys import TOKENS_KEY
-from lpp.store.format.prompt_columns import FIELD_PREFIX
+from lpp.store.format.prompt_columns import FIELD_PREFIX, TOKEN_PREFIX
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
-from lpp.store.runs.read import Run
+from lpp.store.runs.read import Run, by_token
 
 OF_POSITION: Final = ("prompt_id", "position", "n_tokens", "token_id")
 """Columns of every token of every run."""
@@ -36,7 +36,7 @@ def kept_rows(run: Run, where: str | None, measured: Measured) -> npt.NDArray[np
     if where is None and not branch.any():
         return None
     fields = [name.removeprefix(FIELD_PREFIX) for name in _fields(run)]
-    known = [*OF_POSITION, *STATISTICS, *measured, *fields]
+    known = [*OF_POSITION, *_labels(run), *STATISTICS, *measured, *fields]
     condition = pl.lit(True) if where is None else _condition(where, known)
     bits, rest = [], np.zeros(0, bool)
     for frame in _frames(run, {*condition.meta.root_names()}, measured):
@@ -99,18 +99,28 @@ def _fields(run: Run) -> list[str]:
     return [n for n in run.extra_columns.names if n == "id" or n.startswith(FIELD_PREFIX)]
 
 
+def _labels(run: Run) -> list[str]:
+    """Names of values by token, such as loss_mask."""
+    return [name.removeprefix(TOKEN_PREFIX) for name in run.plan.prompts.token_columns]
+
+
 def _frames(run: Run, names: set[str], measured: Measured) -> Iterator[pl.DataFrame]:
     """The columns `names`, and prompt_id, of all rows of `run`, those of some shards at a time."""
     edges, lengths = shard_edges(run), run.lengths
     fields = [name for name in _fields(run) if name.removeprefix(FIELD_PREFIX) in names]
-    prompts = pl.DataFrame(pl.from_arrow(run.prompts(*fields)))
+    labels = [name for name in _labels(run) if name in names]
+    table = run.prompts(*fields, *(TOKEN_PREFIX + name for name in labels))
+    by_label = {
+        name: by_token(table[TOKEN_PREFIX + name].combine_chunks(), lengths) for name in labels
+    }
+    prompts = pl.DataFrame(pl.from_arrow(table))
     computed = {name: measured[name]() for name in measured if name in names}
     for first, last in pairwise(_groups(edges)):
         of = slice(run.plan.shards[first], run.plan.shards[last])
         n = lengths[of]
         repeat = np.repeat(np.arange(len(n)), n)
         starts = np.cumsum(n) - n
-        table = prompts[of]
+        here = prompts[of]
         columns = {
             "prompt_id": np.arange(of.start, of.stop)[repeat],
             "position": np.arange(n.sum()) - starts[repeat],
@@ -118,10 +128,13 @@ def _frames(run: Run, names: set[str], measured: Measured) -> Iterator[pl.DataFr
             **{name: values[edges[first] : edges[last]] for name, values in computed.items()},
         }
         frame = pl.DataFrame({k: v for k, v in columns.items() if k in names or k == "prompt_id"})
+        for name, values in by_label.items():
+            part = values.slice(edges[first], edges[last] - edges[first])
+            frame = frame.with_columns(pl.Series(name, pl.from_arrow(part)))
         if "token_id" in names:
-            frame = frame.with_columns(table.get_column("token_ids").explode().alias("token_id"))
+            frame = frame.with_columns(here.get_column("token_ids").explode().alias("token_id"))
         for name in fields:
-            values = table.get_column(name).gather(repeat)
+            values = here.get_column(name).gather(repeat)
             frame = frame.with_columns(values.alias(name.removeprefix(FIELD_PREFIX)))
         if statistics := names & {*STATISTICS}:
             tokens = [_statistics(run, k, sorted(statistics)) for k in range(first, last)]

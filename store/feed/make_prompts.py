@@ -49,7 +49,7 @@ def prompts(
     Raises what `rows` raises, and InputError for a prompt of more than `max_tokens`.
     """
     names = (sites,) if isinstance(sites, str) else tuple(sites)
-    check_feed([run], names, rank, world, on_damage)
+    check_feed([run], names, dtype, rank=rank, world=world, on_damage=on_damage)
     check_like(like)
     kept = kept_prompts(run, where)
     lengths, indices = run.lengths, np.flatnonzero(kept)

@@ -65,7 +65,8 @@ def rows(
     """
     runs = [run] if isinstance(run, Run) else list(run)
     names = (sites,) if isinstance(sites, str) else tuple(sites)
-    check_feed(runs, names, rank, world, on_damage)
+    read_as = dtype or ("float32" if center or scale else "stored")
+    check_feed(runs, names, read_as, rank=rank, world=world, on_damage=on_damage)
     if batch < 1:
         raise InputError(f"batch={batch}: at least 1.", kind=ErrorKind.INVALID_VALUE)
     check_like(like)
@@ -100,15 +101,16 @@ def rows(
             math.sqrt(each.site(name).width) / length
             for (each, name), length in zip(columns, lengths, strict=True)
         ]
+    sources = [Source(each, names) for each in runs]
     output = Output(
         like=like,
-        dtype=dtype or ("float32" if center or scale else "stored"),
+        dtype=read_as,
+        is_bfloat16=[column.is_bfloat16 for source in sources for column in source.columns],
         stacked=len(runs) > 1,
         single=len(columns) == 1,
         mean=means,
         factor=factors,
     )
-    sources = [Source(each, names) for each in runs]
     size = sum(row_bytes(source.columns) for source in sources)
     memory = buffer_bytes(buffer)
     capacity = memory // size

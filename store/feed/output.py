@@ -60,6 +60,8 @@ class Output:
 
     like: Like
     dtype: OutputDtype
+    is_bfloat16: Sequence[bool]
+    """Whether a column holds the bits of bfloat16."""
     stacked: bool
     """Whether the columns are one array (n, columns, width), as for a crosscoder."""
     single: bool
@@ -74,8 +76,10 @@ class Output:
         """Rows `slots`, (n,), of each column of the buffer."""
         columns = [self._column(k, pool, slots) for k, pool in enumerate(pools)]
         if self.stacked:
-            return given(np.stack(columns, axis=1), self.like)
-        batch = tuple(given(column, self.like) for column in columns)
+            stacked = np.stack(columns, axis=1)
+            return given(stacked, self.like, is_bfloat16=all(self.is_bfloat16))
+        pairs = zip(columns, self.is_bfloat16, strict=True)
+        batch = tuple(given(c, self.like, is_bfloat16=bits) for c, bits in pairs)
         return batch[0] if self.single else batch
 
     def _column(self, k: int, pool: npt.NDArray[Any], slots: Integers) -> npt.NDArray[Any]:
@@ -93,13 +97,16 @@ class Output:
         return out
 
 
-def given(values: npt.NDArray[Any], like: Like) -> Any:
-    """`values` as an array of NumPy or as a tensor of torch, which shares their memory."""
+def given(values: npt.NDArray[Any], like: Like, *, is_bfloat16: bool = False) -> Any:
+    """`values` as an array of NumPy or as a tensor of torch, which shares their memory.
+
+    is_bfloat16: whether uint16 are the bits of bfloat16.
+    """
     if like == "numpy":
         return values
     import torch
 
-    if values.dtype == np.uint16:  # the bits of bfloat16; only integer types of torch take them
+    if is_bfloat16 and values.dtype == np.uint16:  # torch takes them as another 16 bits
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(values)
 

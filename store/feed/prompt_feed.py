@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from lpp.store.arrays.reader import to_float32
 from lpp.store.feed.draws import Integers
@@ -13,7 +14,8 @@ from lpp.store.feed.epoch import Epoch
 from lpp.store.feed.output import Like, OutputDtype, given
 from lpp.store.feed.reader import Loaded, SpanReader
 from lpp.store.feed.resumable import ResumableFeed
-from lpp.store.runs.read import Run
+from lpp.store.format.prompt_columns import TOKEN_PREFIX
+from lpp.store.runs.read import Run, by_token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,9 @@ class PromptBatch:
     """(n,) int64: the prompt that each token belongs to, counted from 0 in the batch."""
     positions: Any
     """(n,) int64: position of each token in its prompt."""
+    labels: dict[str, Any]
+    """(n,) of each column of values by token, such as `loss_mask`: False and NaN where a prompt has
+    none."""
     hidden: dict[str, Any]
     """(n, d) of each site."""
 
@@ -50,6 +55,7 @@ class PromptFeed(ResumableFeed):
         self._row_edges = np.concatenate([[0], np.cumsum(run.lengths)])
         ids = run.prompts()["token_ids"].combine_chunks()
         self._token_ids = ids.flatten().to_numpy(zero_copy_only=False)
+        self._labels = labels_of(run)
         self._buffer: list[list[npt.NDArray[Any]]] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,6 +80,7 @@ class PromptFeed(ResumableFeed):
 
     def _allocate(self, epoch: Epoch, reader: SpanReader) -> None:
         self._buffer = [[]] * epoch.slots.capacity
+        self._columns = reader.columns
 
     def _keep(self, slots: Integers, loaded: Loaded) -> None:
         units = self._units(loaded)
@@ -98,8 +105,8 @@ class PromptFeed(ResumableFeed):
         rows = concatenated_ranges(starts, ends - starts)
         columns = zip(*(self._buffer[slot] for slot in slots.tolist()), strict=True)
         hidden = {
-            site: given(self._joined(parts), self._like)
-            for site, parts in zip(self._sites, columns, strict=True)
+            site: given(self._joined(parts), self._like, is_bfloat16=column.is_bfloat16)
+            for site, parts, column in zip(self._sites, columns, self._columns, strict=True)
         }
         for slot in slots.tolist():
             self._buffer[slot] = []
@@ -109,12 +116,24 @@ class PromptFeed(ResumableFeed):
             token_ids=given(self._token_ids[rows].astype(np.int64), self._like),
             documents=given(documents, self._like),
             positions=given(rows - starts[documents], self._like),
+            labels={k: given(values[rows], self._like) for k, values in self._labels.items()},
             hidden=hidden,
         )
 
     def _joined(self, parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         rows = np.concatenate(parts)
         return rows if self._dtype == "stored" else to_float32(rows)
+
+
+def labels_of(run: Run) -> dict[str, npt.NDArray[Any]]:
+    """Values by token of all prompts, (tokens,) each, by their names without `token.`."""
+    names = run.plan.prompts.token_columns
+    labels = {}
+    for name, column in zip(names, run.prompts(*names).select(names).columns, strict=True):
+        values = by_token(column.combine_chunks(), run.lengths)
+        filled = values.fill_null(value=False) if pa.types.is_boolean(values.type) else values
+        labels[name.removeprefix(TOKEN_PREFIX)] = filled.to_numpy(zero_copy_only=False)
+    return labels
 
 
 def concatenated_ranges(starts: Integers, lengths: Integers) -> Integers:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,15 @@ from lpp.store.runs.shards import Shard, open_shard
 OnDamage = Literal["raise", "skip"]
 """What becomes of rows that are missing or altered."""
 
-Column: TypeAlias = tuple[np.dtype[Any], int]
-"""Type and width of the rows of one site of one run."""
+
+class Column(NamedTuple):
+    """The rows of one site of one run, as they are read."""
+
+    dtype: np.dtype[Any]
+    width: int
+    is_bfloat16: bool
+    """Whether values are the bits of bfloat16, in uint16."""
+
 
 Memory: TypeAlias = list[npt.NDArray[Any]]
 """(rows, width) of each column."""
@@ -40,13 +47,17 @@ class Source:
         self._run, self._edges = run, shard_edges(run)
         self._prompt_edges = np.concatenate([[0], np.cumsum(run.lengths)])
         self._arrays = [site_array(s, run.plan.dtype_of(s), 0) for s in map(run.site, sites)]
+        self.columns = [
+            Column(
+                array.decoded_dtype,
+                array.decoded_width,
+                array.lpp["dtype"] in {"bfloat16", "float8_e4m3"},
+            )
+            for array in self._arrays
+        ]
+        """What the rows of each site are."""
         self._shards: dict[int, Shard] = {}
         self._set_aside: dict[int, list[int]] = {}
-
-    @property
-    def columns(self) -> list[Column]:
-        """Type and width of the rows of each site."""
-        return [(array.dtype, array.width) for array in self._arrays]
 
     def read(self, first: int, end: int, out: Sequence[npt.NDArray[Any]]) -> None:
         """Rows `first` up to `end` of each site into `out`, (end - first, width) each.
@@ -129,7 +140,6 @@ class SpanReader:
     def __init__(self, sources: Sequence[Source], edges: Integers, on_damage: OnDamage) -> None:
         self._sources, self._edges, self._on_damage = sources, edges, on_damage
         self.columns = [column for source in sources for column in source.columns]
-        """Type and width of each column."""
         self._longest = int(np.diff(edges).max(initial=0))
         threads = usable_cores()
         span_bytes = max(1, self._longest * row_bytes(self.columns))
@@ -180,9 +190,9 @@ class SpanReader:
         return Loaded(number, there + first, values, len(rows) - len(there), ""), memory
 
     def _new_memory(self) -> Memory:
-        return [np.empty((self._longest, width), dtype) for dtype, width in self.columns]
+        return [np.empty((self._longest, c.width), c.dtype) for c in self.columns]
 
 
 def row_bytes(columns: Sequence[Column]) -> int:
     """Bytes of a row in all columns."""
-    return sum(dtype.itemsize * width for dtype, width in columns)
+    return sum(column.dtype.itemsize * column.width for column in columns)

@@ -54,7 +54,7 @@ class RowFeed(ResumableFeed):
     def _allocate(self, epoch: Epoch, reader: SpanReader) -> None:
         capacity = epoch.slots.capacity
         if not self._pools or len(self._pools[0]) != capacity:
-            self._pools = [np.empty((capacity, width), dtype) for dtype, width in reader.columns]
+            self._pools = [np.empty((capacity, c.width), c.dtype) for c in reader.columns]
 
     def _keep(self, slots: Integers, loaded: Loaded) -> None:
         for pool, values in zip(self._pools, loaded.values, strict=True):

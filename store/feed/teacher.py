@@ -41,7 +41,7 @@ class Teacher:
     """The distributions of one run. `teacher` opens it. The head stays in memory: V d values."""
 
     def __init__(self, run: Run) -> None:
-        run.require_rows("final")
+        run.require_rows("final", "float32")
         head = run.head()
         if head is None:
             raise InputError(

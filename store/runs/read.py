@@ -358,7 +358,7 @@ class Run:
         committed = pa.array([prompt for shard in shards for prompt in shard], pa.int64())
         for name in dict.fromkeys(columns):
             lists = prompts[name].take(committed).combine_chunks()
-            table = table.append_column(name, _by_token(lists, self.lengths[committed.to_numpy()]))
+            table = table.append_column(name, by_token(lists, self.lengths[committed.to_numpy()]))
         return ds.dataset(table)
 
     # activations
@@ -485,7 +485,7 @@ class Run:
         return verify_run(self.path)
 
 
-def _by_token(lists: pa.Array, lengths: npt.NDArray[np.int64]) -> pa.Array:
+def by_token(lists: pa.Array, lengths: npt.NDArray[np.int64]) -> pa.Array:
     """The values of lists end to end, (sum of lengths,); nulls for a list that is null."""
     valid = np.repeat(lists.is_valid().to_numpy(zero_copy_only=False), lengths)
     return lists.flatten().take(pa.array(np.cumsum(valid) - 1, mask=~valid))

@@ -1,10 +1,10 @@
-"""Programs of other projects, unmodified, beside the package: `make test-trainers` has an environment."""
+"""Programs of other projects, unmodified: `make test-trainers` has an environment for them."""
 
 from importlib.util import find_spec
 
 import pytest
 
-if find_spec("speculators") is None or find_spec("nnsight") is None:
+if find_spec("speculators") is None or find_spec("sae_lens") is None:
     collect_ignore_glob = ["test_*.py"]
 
 
