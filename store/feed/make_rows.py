@@ -52,13 +52,14 @@ def rows(
 
     seed: of all random choices. epochs: None for no end. buffer: bytes of the buffer; with more of
     it, a batch has rows of more prompts. where: a condition of SQL on `position`, `prompt_id`,
-    `n_tokens`, `token_id`, statistics of the logits such as `entropy`, fields of the prompts, and
-    `length`, `median_length` (Euclidean, of the rows of the first site) and `sink`. center:
-    subtract the mean of these rows. scale: then multiply, so that the mean length is sqrt(d).
-    like: "numpy" needs no torch; its bfloat16 is uint16. rank, world: this process gets an equal
-    share of the rows, to within one; workers of torch's DataLoader divide it further. drop_last:
-    without a last batch of fewer rows. on_damage: "skip" leaves out shards that are missing or
-    altered, and counts their rows. progress: counts the rows of a pass that measures the site.
+    `n_tokens`, `token_id`, values by token such as `loss_mask`, statistics of the logits such as
+    `entropy`, fields of the prompts, and `length`, `median_length` (Euclidean, of the rows of the
+    first site) and `sink`. center: subtract the mean of these rows. scale: then multiply, so that
+    the mean length is sqrt(d). like: "numpy" needs no torch; its bfloat16 is uint16. rank, world:
+    this process gets an equal share of the rows, to within one; workers of torch's DataLoader
+    divide it further. drop_last: without a last batch of fewer rows. on_damage: "skip" leaves out
+    shards that are missing or altered, and counts their rows. progress: counts the rows of a pass
+    that measures the site.
 
     Raises InputError for arguments that do not fit the runs; FormatError, when it is read, for a
     shard that is altered.

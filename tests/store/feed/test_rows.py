@@ -3,10 +3,12 @@
 import itertools
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from small_capture import Capture, make_capture
@@ -148,6 +150,13 @@ def test_columns_of_a_condition(tmp_path: Path) -> None:
     hidden = {"final": (values.view(np.uint32) >> 16).astype(np.uint16)}
     site = SiteSpec(name="final", convention="post_norm", width=4)
     made = make_capture(lengths, (0, 7, 20), hidden, sites=(site,), context=6, prefixes=(6,))
+    mask = pa.array([None, *([[False, True] * 3] * 19)], pa.list_(pa.bool_()))
+    names = replace(made.plan.prompts, token_columns=("token.loss_mask",))
+    made = replace(
+        made,
+        plan=replace(made.plan, prompts=names),
+        prompts=made.prompts.append_column("token.loss_mask", mask),
+    )
     run = made.write(tmp_path / "store")
     entropy = made.tokens["entropy"].to_numpy()
     token = made.tokens["token_id"].to_numpy()
@@ -155,6 +164,7 @@ def test_columns_of_a_condition(tmp_path: Path) -> None:
         "not sink": np.arange(120) % 6 > 0,
         "length <= 10 * median_length": np.arange(120) % 6 > 0,
         "entropy < 1": entropy < 1,
+        "loss_mask": (np.arange(120) % 2 == 1) & (np.arange(120) >= 6),
         "token_id in (3, 4)": np.isin(token, (3, 4)),
         "n_tokens = 6 and prompt_id = 3": np.arange(120) // 6 == 3,
     }.items():
@@ -232,3 +242,24 @@ def test_workers_of_torch_divide_the_rows(run: Run, workers: int) -> None:
     loader: Any = DataLoader(batches, batch_size=None, num_workers=workers)
     given = [batch.view(torch.int16).numpy().view(np.uint16) for batch in loader]
     assert sorted(numbers(given)) == [*range(run.lengths.sum())]
+
+
+def test_rows_of_8_bits_are_bfloat16_and_integers_are_as_stored(
+    capture: Capture, tmp_path: Path
+) -> None:
+    final, router = capture.plan.sites[2], capture.plan.sites[0]
+    sites = (
+        replace(final, dtype="float8_e4m3"),
+        replace(router, name="router", convention="given", dtype="uint16"),
+    )
+    plan = replace(capture.plan, sites=sites)
+    hidden = {"final": capture.hidden["final"], "router": capture.hidden["embed"]}
+    run = replace(capture, plan=plan, hidden=hidden).write(tmp_path / "store")
+    stored = np.concatenate([b.values for b in run.blocks("final", dtype="stored")])
+    batches = feed(run, ["final", "router"], like="torch", buffer="8 MiB")
+    for rounded, integers in batches:
+        assert rounded.dtype == torch.bfloat16
+        assert (rounded.view(torch.int16).numpy().view(np.uint16) == stored[batches.ids]).all()
+        assert (integers.numpy() == hidden["router"][batches.ids]).all()
+    with pytest.raises(InputError, match=r"router of run .* holds integers"):
+        feed(run, "router", center=True)
