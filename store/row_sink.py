@@ -9,8 +9,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -22,7 +21,7 @@ from lpp.store.arrays.finite import rows_not_finite
 from lpp.store.arrays.layout import ArraySpec, site_array
 from lpp.store.errors import ErrorKind, InputError, MachineError, NotFoundError
 from lpp.store.format.keys import RUNS_KEY
-from lpp.store.format.plan import ModelInfo, Plan, StoredDtype
+from lpp.store.format.plan import ModelInfo, StoredDtype
 from lpp.store.format.quarantine import FAILED, NOT_FINITE, SetAside, quarantine_table, texts_table
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
 from lpp.store.objects.place import Url
@@ -43,8 +42,6 @@ from lpp.store.runs.write import RunWriter
 
 _TILE_BYTES: Final = 1 << 18
 """Bytes of rows that are copied and checked at a time: they stay in the cache in between."""
-
-_ALIGNMENT: Final = 64
 
 
 def sink(
@@ -125,10 +122,10 @@ class Prompt:
 class RowSink:
     """Takes the rows of each prompt, and commits shards. Made by `sink`; for one thread at a time.
 
-    prompts: the table of the run. memory: bytes of open shards that may lie in memory.
+    prompts: the table of the run. memory_bytes: of open shards that may lie in memory.
     """
 
-    def __init__(self, writer: RunWriter, prompts: pa.Table, memory: int) -> None:
+    def __init__(self, writer: RunWriter, prompts: pa.Table, memory_bytes: int) -> None:
         plan = writer.run.plan
         self.run = writer.run
         """The run, for reading what is committed."""
@@ -141,8 +138,7 @@ class RowSink:
         waiting = writer.uncommitted(range(plan.n_shards))
         self._committed = {*range(plan.n_shards)} - {*waiting}
         self._open: dict[int, _OpenShard] = {}
-        most = max(self._edges[end] - self._edges[first] for first, end in pairwise(plan.shards))
-        self._memory = _Memory(plan, most, memory)
+        self._memory_bytes = memory_bytes
 
     def __enter__(self) -> Self:
         return self
@@ -231,7 +227,7 @@ class RowSink:
         if not self._open:
             return
         left = [self._numbers[k] for shard in self._open.values() for k in sorted(shard.left)]
-        given = sum(shard.prompts - len(shard.left) for shard in self._open.values())
+        given = sum(len(shard.prompts) - len(shard.left) for shard in self._open.values())
         listed = ", ".join(map(str, left[:5])) + ", ..." * (len(left) > 5)
         self._open.clear()
         raise InputError(
@@ -245,8 +241,7 @@ class RowSink:
         """Whether a shard is committed by now, by any process; then it is not open any more."""
         if index not in self._committed and not self._writer.uncommitted([index]):
             self._committed.add(index)
-            if index in self._open:
-                self._memory.give_back(self._open.pop(index).buffer)
+            self._open.pop(index, None)
         return index in self._committed
 
     def _expected(self, prompt: Prompt | int) -> tuple[int, int]:
@@ -294,9 +289,19 @@ class RowSink:
     def _opened(self, prompt_id: int) -> "_OpenShard":
         index = self._shard_of[prompt_id]
         if index not in self._open:
-            first, end = self._plan.shards[index : index + 2]
-            rows = range(self._edges[first], self._edges[end])
-            self._open[index] = _OpenShard(index, range(first, end), rows, self._memory)
+            plan, prompts = self._plan, range(*self._plan.shards[index : index + 2])
+            first_row, end = self._edges[prompts.start], self._edges[prompts.stop]
+            specs = [site_array(s, given_dtype(plan, s), end - first_row) for s in plan.sites]
+            used = sum(shard.bytes for shard in self._open.values())
+            needed = sum(spec.rows * spec.row_bytes for spec in specs)
+            fits = not used or used + needed <= self._memory_bytes
+            self._open[index] = _OpenShard(
+                index=index,
+                prompts=prompts,
+                first_row=first_row,
+                hidden={spec.name: _empty_rows(spec, in_memory=fits) for spec in specs},
+                left={*prompts},
+            )
         return self._open[index]
 
     def _settle(self, shard: "_OpenShard", prompt_id: int, aside: SetAside | None) -> None:
@@ -307,76 +312,47 @@ class RowSink:
             self._commit(shard)
 
     def _commit(self, shard: "_OpenShard") -> None:
-        first, count = shard.first_prompt, shard.prompts
-        tokens = _token_table(self._prompts.slice(first, count), first)
+        tokens = _token_table(self._prompts.slice(shard.prompts.start, len(shard.prompts)))
         quarantine = quarantine_table(shard.aside)
         self._writer.write_shard(shard.index, shard.hidden, tokens, quarantine)
         del self._open[shard.index]
         self._committed.add(shard.index)
-        self._memory.give_back(shard.buffer)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _OpenShard:
     """A shard that lacks prompts."""
 
-    def __init__(self, index: int, prompts: range, rows: range, memory: "_Memory") -> None:
-        self.index, self.first_prompt, self.prompts = index, prompts.start, len(prompts)
-        self.first_row = rows.start
-        self.left = {*prompts}
-        """Ids of the prompts that it lacks."""
-        self.aside: list[SetAside] = []
-        self.buffer = memory.take()
-        self.hidden = memory.arrays(self.buffer, len(rows))
-        """site -> (T, d) rows in the stored dtype."""
+    index: int
+    prompts: range
+    first_row: int
+    hidden: Mapping[str, npt.NDArray[Any]]
+    """Site -> (T, d) rows, as they are given."""
+    left: set[int]
+    """Ids of the prompts that it lacks."""
+    aside: list[SetAside] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its rows."""
+        return sum(rows.nbytes for rows in self.hidden.values())
 
 
-class _Memory:
-    """Memory for open shards, used again: new pages cost as much as the copy.
-
-    rows: of the largest shard. most: bytes in memory; beyond them it is a temporary file.
-    """
-
-    def __init__(self, plan: Plan, rows: int, most: int) -> None:
-        self._arrays = [site_array(site, given_dtype(plan, site), rows) for site in plan.sites]
-        self._size = sum(map(_padded_bytes, self._arrays))
-        self._in_memory = max(1, most // self._size)
-        self._spare: list[npt.NDArray[np.uint8]] = []
-
-    def take(self) -> npt.NDArray[np.uint8]:
-        """A buffer for any shard. MachineError(NO_SPACE) without room for a temporary file."""
-        if self._spare:
-            return self._spare.pop()
-        if self._in_memory:
-            self._in_memory -= 1
-            return np.empty(self._size, np.uint8)
-        try:
-            with tempfile.TemporaryFile() as file:
-                os.posix_fallocate(file.fileno(), 0, self._size)  # a full disk later is a SIGBUS
-                return np.memmap(file, np.uint8, "r+", shape=(self._size,))
-        except OSError as error:
-            raise MachineError(
-                f"no room for {self._size >> 20} MiB of rows in {tempfile.gettempdir()} ({error}). "
-                "Give prompts in the order of missing(), raise memory_bytes, or set TMPDIR.",
-                kind=ErrorKind.NO_SPACE,
-            ) from None
-
-    def give_back(self, buffer: npt.NDArray[np.uint8]) -> None:
-        """Keep a buffer for the next shard."""
-        self._spare.append(buffer)
-
-    def arrays(self, buffer: npt.NDArray[np.uint8], rows: int) -> dict[str, npt.NDArray[Any]]:
-        """The (rows, width) array of each site within `buffer`."""
-        arrays, start = {}, 0
-        for spec in self._arrays:
-            part = np.asarray(buffer[start : start + rows * spec.row_bytes])
-            arrays[spec.name] = part.view(spec.dtype).reshape(rows, spec.width)
-            start += _padded_bytes(spec)
-        return arrays
-
-
-def _padded_bytes(spec: ArraySpec) -> int:
-    """Bytes of the rows of an array, to the next boundary."""
-    return -(-spec.rows * spec.row_bytes // _ALIGNMENT) * _ALIGNMENT
+def _empty_rows(spec: ArraySpec, *, in_memory: bool) -> npt.NDArray[Any]:
+    """The (rows, width) of an array, in memory or in a temporary file. MachineError(NO_SPACE)."""
+    shape = spec.rows, spec.width
+    if in_memory:
+        return np.empty(shape, spec.dtype)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.posix_fallocate(file.fileno(), 0, spec.rows * spec.row_bytes)  # or SIGBUS later
+            return np.memmap(file, spec.dtype, "r+", shape=shape)
+    except OSError as error:
+        raise MachineError(
+            f"no room for the rows of open shards in {tempfile.gettempdir()} ({error}). Give "
+            "prompts in the order of missing(), raise memory_bytes, or set TMPDIR.",
+            kind=ErrorKind.NO_SPACE,
+        ) from None
 
 
 def _copy(
@@ -393,8 +369,8 @@ def _copy(
     return np.concatenate([np.zeros(0, np.int64), *bad])
 
 
-def _token_table(prompts: pa.Table, first: int) -> pa.Table:
-    """(T, 11), `TOKENS_SCHEMA`, of consecutive prompts from `first` on, without statistics."""
+def _token_table(prompts: pa.Table) -> pa.Table:
+    """(T, 11), `TOKENS_SCHEMA`, of consecutive prompts, without statistics."""
     lengths = prompts["n_tokens"].to_numpy()
     ids = prompts["token_ids"].combine_chunks().flatten()
     starts = np.cumsum(lengths) - lengths

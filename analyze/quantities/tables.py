@@ -36,7 +36,12 @@ _SHARED: Final = {
         Column("corpus", "VARCHAR", "where the prompts came from"),
         Column("prompt_set", "VARCHAR", "equal if runs read the same first n_prompts"),
         Column("n_duplicates", "INTEGER", "of n_prompts, with the token ids of another", "prompts"),
-        Column("depth", "INTEGER", "0 at embed, k at block.k, B at final", "blocks"),
+        Column(
+            "depth",
+            "INTEGER",
+            "0 at embed, k at block.k, B at final; of sites of another program the place, from 1",
+            "blocks",
+        ),
         Column("n_tokens", "BIGINT", "N: rows in the covariance", "tokens"),
         Column("rank_bound", "INTEGER", "min(N, d)", "dimensions"),
         Column("cluster", "VARCHAR", "field whose clusters errors leave out; null: none"),

@@ -38,7 +38,7 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
     compute, name = plan.compute, plan.compute.backend
     if plan.model.source == "given" or plan.logit_positions == "none":
         raise InputError(
-            f"the rows of {plan.run_id} came from {name}, another program, which alone can compute "
+            f"another program ({name}) collected the rows of {plan.run_id} and alone can compute "
             "them again. Repeat its call of lpp.store.sink with repair=True.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )

@@ -230,7 +230,7 @@ def _array(values: Any) -> tuple[npt.NDArray[Any], str]:
 
 def _token_ids(number: int, ids: Any) -> npt.NDArray[np.int64]:
     try:
-        array = np.asarray(ids.tolist() if hasattr(ids, "tolist") else ids)
+        array, _ = _array(ids)
         if array.ndim == 1 and (array.dtype.kind in "iu" or not array.size):
             return array.astype(np.int64)
     except ValueError:  # lists of several lengths
