@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE
 from lpp.store.errors import ErrorKind, InputError, first_line
+from lpp.store.format.documents import validate_document
 from lpp.store.format.plan import (
     INTEGERS,
     MAX_WIDTH,
@@ -26,6 +27,7 @@ from lpp.store.format.plan import (
     StoredDtype,
     TokenizerInfo,
     site_name_problem,
+    validate_plan,
 )
 from lpp.store.format.prompt_columns import (
     FIELD_PREFIX,
@@ -159,13 +161,14 @@ def given_plan(
     dtype: StoredDtype,
     shard_bytes: int,
 ) -> Plan:
-    """The plan of a run of rows without statistics of logits. prompts: as `given_prompts` has
-    them.
+    """The plan of a run of rows without statistics of logits. prompts: as of `given_prompts`.
+
+    InputError for values of other types than a plan has.
     """
     lengths = prompts["n_tokens"].to_pylist()
     digest = prompts_sha256(prompts)
     token_bytes = sum(site.width * ITEM_BYTES[site.dtype or dtype] for site in sites)
-    return Plan(
+    plan = Plan(
         model=model,
         tokenizer=tokenizer,
         corpus=CorpusInfo(
@@ -190,6 +193,9 @@ def given_plan(
         stored_dtype=dtype,
         shards=shard_boundaries(lengths, token_bytes, shard_bytes),
     )
+    if problems := validate_document(Plan, plan.document) or validate_plan(plan):
+        raise _refusal("; ".join(problems) + ".")
+    return plan
 
 
 def given_rows(values: Any, dtype: SiteDtype, shape: tuple[int, int]) -> npt.NDArray[Any]:

@@ -1,5 +1,6 @@
 """Rows of another program: in any order, by several processes, killed and resumed, and bad ones."""
 
+import contextlib
 import subprocess
 import sys
 import warnings
@@ -12,12 +13,14 @@ import pytest
 import torch
 import zarr
 from on_disk import on_disk
+from places import BUCKET, place_of
 from stored import object_path
 from zarr_arrays import rows_of
 
-from lpp.store import RowSink, Run, open_store, sink
+from lpp.store import RowSink, Run, RunWriter, open_store, sink
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError, NotFoundError
 from lpp.store.format.plan import SiteDtype
+from lpp.store.objects.place import Url
 
 SITES: dict[str, int | tuple[int, SiteDtype]] = {
     "blocks.0.hook_resid_post": 24,
@@ -58,7 +61,7 @@ def stored_rows(number: int) -> dict[str, np.ndarray]:
     }
 
 
-def opened(root: Path, **changes: Any) -> RowSink:
+def opened(root: Url, **changes: Any) -> RowSink:
     """A sink of several shards."""
     settings: dict[str, Any] = {
         "model": {"id": "lab/tiny", "logits_width": 50},
@@ -216,6 +219,19 @@ def test_rows_that_do_not_fit_are_refused_whole(root: Path, kind: str) -> None:
     check_run(rows.run)
 
 
+@pytest.mark.parametrize("kind", ["disk", BUCKET])
+def test_a_sink_resumes_where_it_is(kind: str, request: pytest.FixtureRequest) -> None:
+    url = place_of(kind, request).url
+    for first, stop in ((0, 40), (40, 60)):
+        rows = opened(url)
+        waiting = [prompt.number for prompt in rows.missing()]
+        assert waiting == [k for k in range(60) if k >= rows.run.n_prompts]
+        assert rows.run.n_prompts <= first
+        for number in [k for k in waiting if k < stop]:
+            rows.put(number, given_rows(number))
+    check_run(open_store(url).runs[rows.run.id])
+
+
 def test_prompts_that_were_given_or_are_none(root: Path) -> None:
     rows = opened(root)
     with rows:
@@ -263,6 +279,27 @@ def test_open_shards_beyond_memory_lie_in_files(
             rows.put(prompt, given_rows(prompt.number))
         assert [path.name for path in tmp_path.iterdir()] == ["store"]
     check_run(rows.run)
+
+
+def test_a_shard_that_could_not_be_written_is_written_at_the_end(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = RunWriter.write_shard
+    failed: list[int] = []
+
+    def full_once(writer: RunWriter, index: int, *content: Any) -> Any:
+        if index == 1 and not failed:
+            failed.append(index)
+            raise MachineError("the disk is full", kind=ErrorKind.NO_SPACE)
+        return write(writer, index, *content)
+
+    monkeypatch.setattr(RunWriter, "write_shard", full_once)
+    with opened(root) as rows:
+        for prompt in rows.missing():
+            with contextlib.suppress(MachineError):
+                rows.put(prompt, given_rows(prompt.number))
+        assert rows.run.uncommitted(range(rows.run.plan.n_shards)) == failed == [1]
+    check_run(open_store(root).runs[rows.run.id])
 
 
 def test_damaged_shards_are_given_again(root: Path) -> None:
@@ -316,6 +353,8 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "no site": ({"sites": {}}, "at least one site"),
     "model": ({"model": {"id": "a", "layers": 3}}, "model has no layers; its fields are id"),
     "nameless": ({"model": {}}, "model needs a name"),
+    "blocks": ({"model": {"id": "a", "n_blocks": "3"}}, "model.n_blocks should be int, is '3'"),
+    "run dtype": ({"dtype": "uint8"}, "stored_dtype should be one of"),
     "ids": ({"prompts": [[1], ["a"]]}, r"prompts\[1\]: .* is no list of token ids"),
     "text": ({"prompts": ["a text"]}, r"prompts\[0\]: 'a text' is no list"),
     "mask": ({"prompts": [{"input_ids": [1], "mask": [1]}]}, "field 'mask' is list<.*Leave it out"),
