@@ -9,6 +9,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,7 +21,7 @@ import pyarrow as pa
 from lpp.store.arrays.finite import rows_not_finite
 from lpp.store.arrays.layout import ArraySpec, site_array
 from lpp.store.errors import ErrorKind, InputError, MachineError, NotFoundError
-from lpp.store.format.keys import RUNS_KEY
+from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import ModelInfo, StoredDtype
 from lpp.store.format.quarantine import FAILED, NOT_FINITE, SetAside, quarantine_table, texts_table
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
@@ -37,6 +38,7 @@ from lpp.store.runs.given import (
     given_sites,
     given_tokenizer,
 )
+from lpp.store.runs.heartbeat import at_work
 from lpp.store.runs.repair import find_damage
 from lpp.store.runs.write import RunWriter
 
@@ -139,8 +141,11 @@ class RowSink:
         self._committed = {*range(plan.n_shards)} - {*waiting}
         self._open: dict[int, _OpenShard] = {}
         self._memory_bytes = memory_bytes
+        self._heartbeat = ExitStack()
 
     def __enter__(self) -> Self:
+        doing = f"rows of {self._plan.compute.backend}"
+        self._heartbeat.enter_context(at_work(self.run.path / SHARDS_KEY, doing))
         return self
 
     def __exit__(
@@ -149,8 +154,9 @@ class RowSink:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.close()
+        with self._heartbeat:
+            if kind is None:
+                self.close()
 
     def missing(self, part: tuple[int, int] = (0, 1)) -> Iterator[Prompt]:
         """The prompts of uncommitted shards that were not given yet, shard by shard.

@@ -67,5 +67,7 @@ def _gaps(run: Run) -> tuple[str, str]:
     elif absent:
         gaps.append(f"{len(absent)} of {of} shards are missing ({listed_numbers(absent)})")
     if absent:
-        commands.append("Repeat the `lpp-capture run` command: it resumes.")
+        given = run.plan.has_given_sites
+        again = "call of lpp.store.sink" if given else "`lpp-capture run` command"
+        commands.append(f"Repeat the {again}: it resumes.")
     return " and ".join(gaps), " ".join(commands)

@@ -145,4 +145,7 @@ def test_rows_of_another_program_are_not_repaired(given: Given, tmp_path: Path) 
     result = run(capture, "repair", root)
     assert result.exit_code == 1
     assert "not repaired" in result.output
+    shutil.rmtree(Path(str(shard.directory.place)))
+    output = " ".join(run(analyze, "layers", root).output.split())
+    assert "Repeat the call of lpp.store.sink: it resumes" in output
     assert "lpp.store.sink with repair=True" in " ".join(result.output.split())

@@ -21,6 +21,7 @@ from lpp.store import RowSink, Run, RunWriter, open_store, sink
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError, NotFoundError
 from lpp.store.format.plan import SiteDtype
 from lpp.store.objects.place import Url
+from lpp.store.runs.heartbeat import writers
 
 SITES: dict[str, int | tuple[int, SiteDtype]] = {
     "blocks.0.hook_resid_post": 24,
@@ -135,6 +136,8 @@ def test_other_readers_see_the_rows(root: Path) -> None:
     with opened(root) as rows:
         for prompt in rows.missing():
             rows.put(prompt, given_rows(prompt.number))
+        assert [writer.doing for writer in writers(rows.run.path / "shards")] == ["rows of a test"]
+    assert writers(rows.run.path / "shards") == []
     shard = open_store(root).runs[rows.run.id].shards[1]
     group = zarr.open_group(str(shard.objects.place / "hidden.zarr"), mode="r")
     arrays = dict(group.arrays())
