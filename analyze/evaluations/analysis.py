@@ -92,6 +92,8 @@ class ItemAnalysis:
     risk: RiskCoverage
     keeps_rows: bool
     """Whether the run keeps rows, which features of sites need."""
+    lossy: bool
+    """Whether some features come from rows that were rounded as they were stored."""
 
 
 def items(
@@ -178,7 +180,8 @@ def analysis(
         confidence=confidence,
         calibration=calibrated,
         risk=risk,
-        keeps_rows=items.view.run.plan.keeps_rows,
+        keeps_rows=plan.keeps_rows,
+        lossy=any(map(plan.is_lossy, sites)),
     )
 
 

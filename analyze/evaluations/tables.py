@@ -6,6 +6,7 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
+from lpp.analyze.quantities import flags as number_flags
 from lpp.analyze.quantities.tables import frame_schema, shared
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.database import put
@@ -32,6 +33,7 @@ MEANING: Final[Mapping[str, str]] = {
     "scene make intervals too short and p too small; FIELD says which belong together",
     "items_left_out": "some items could not be analysed: they were set aside, their shards are "
     "missing, or they are neither right nor wrong",
+    "lossy": number_flags.MEANING["lossy"],
     "no_groups": "no groups, so hard subjects may look like wrong answers: lpp-capture eval "
     "--group FIELD names the subject",
     "small_groups": "groups too small to compare items within them: a feature that only tells easy "
@@ -166,6 +168,8 @@ def item_flags(analysis: ItemAnalysis) -> Iterator[str]:
         yield "independent_items"
     if analysis.left_out:
         yield "items_left_out"
+    if analysis.lossy:
+        yield "lossy"
     if not analysis.n_groups:
         yield "no_groups"
     elif not analysis.n_within:

@@ -183,6 +183,7 @@ def test_flags_say_what_may_mislead(found: ItemAnalysis) -> None:
         "items_left_out": {"left_out": {"no answer was chosen": 1}},
         "no_groups": {"n_groups": 0, "n_within": 0},
         "small_groups": {"n_within": 0},
+        "lossy": {"lossy": True},
         "uncut_answers": {"uncut": True},
     }
     assert set(changes) == set(MEANING)
