@@ -215,8 +215,8 @@ def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:
     lossy = [name for name, run in (("A", a), ("B", b)) if run.plan.is_lossy("final")]
     if lossy and pair.no_logits is None:
         lines.append(
-            f"Rows of final in {' and '.join(lossy)} were rounded to float8_e4m3 (flag lossy). Of "
-            f"one run alone, that is a KL of {LOSSY_KL} nats for SmolLM2-135M."
+            f"Rows of final in {' and '.join(lossy)} were rounded to float8_e4m3 (flag lossy). For "
+            f"SmolLM2-135M, rounding one of two equal runs gives a KL of {LOSSY_KL} nats."
         )
     missing = (why_missing(pair, site, first_position=first_position) for site in sites)
     return [*lines, *dict.fromkeys(why for why in missing if why)]
