@@ -131,7 +131,7 @@ def labels_of(run: Run) -> dict[str, npt.NDArray[Any]]:
     labels = {}
     for name, column in zip(names, run.prompts(*names).select(names).columns, strict=True):
         values = by_token(column.combine_chunks(), run.lengths)
-        filled = values.fill_null(value=False) if pa.types.is_boolean(values.type) else values
+        filled = values.fill_null(False) if pa.types.is_boolean(values.type) else values
         labels[name.removeprefix(TOKEN_PREFIX)] = filled.to_numpy(zero_copy_only=False)
     return labels
 

@@ -1,8 +1,10 @@
 """Whole prompts for training: packed, each exactly once an epoch, resumed to the bit."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from small_capture import Capture, make_capture
@@ -29,7 +31,16 @@ def capture() -> Capture:
         for site in sites
     }
     shards = (0, 100, 101, 400, N)
-    return make_capture(lengths, shards, hidden, sites=sites, context=60, prefixes=(60,))
+    made = make_capture(lengths, shards, hidden, sites=sites, context=60, prefixes=(60,))
+    masks = [None if k == 3 else (rng.random(n) < 0.5).tolist() for k, n in enumerate(lengths)]
+    names = replace(made.plan.prompts, token_columns=("token.loss_mask",))
+    return replace(
+        made,
+        plan=replace(made.plan, prompts=names),
+        prompts=made.prompts.append_column(
+            "token.loss_mask", pa.array(masks, pa.list_(pa.bool_()))
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +65,15 @@ def test_each_prompt_comes_once_with_its_tokens_and_rows(
 ) -> None:
     edges = np.append(0, np.cumsum(run.lengths))
     tokens = np.concatenate([np.asarray(ids.values) for ids in run.prompts()["token_ids"]])
+    masks = capture.prompts["token.loss_mask"].to_pylist()
+    mask = np.concatenate([m or [False] * n for m, n in zip(masks, capture.lengths, strict=True)])
     seen: list[int] = []
     for rank in range(world):
         for batch in feed(run, rank=rank, world=world, where=where):
             assert len(batch.token_ids) <= 200
             rows = edges[batch.prompt_ids][batch.documents] + batch.positions
             assert (batch.token_ids == tokens[rows]).all()
+            assert (batch.labels["loss_mask"] == mask[rows]).all()
             for site, values in batch.hidden.items():
                 assert (values == capture.hidden[site][rows]).all()
             assert (np.bincount(batch.documents) == run.lengths[batch.prompt_ids]).all()
