@@ -25,6 +25,7 @@ from benchmarks import (
     gpu,
     integrity_cost,
     jackknife_cost,
+    lengths_cost,
     many_runs,
     memory,
     moments_cost,
@@ -433,3 +434,11 @@ def test_the_tables_of_the_page_are_the_simulators() -> None:
     page = Path(scaling.__file__).with_name("SCALING.md").read_text()
     for line in scaling.tables(C):
         assert line in page
+
+
+@pytest.mark.slow
+def test_many_lengths_are_timed_beside_one() -> None:
+    *paces, padding = lengths_cost.measure(prompts=4, longest=40, repeats=1)
+    assert bars([*paces, padding]) == [0.9, 0.9, 1.05]
+    assert "prompts of 10 to 40 tokens" in paces[0].what
+    assert padding.ratio >= 1
