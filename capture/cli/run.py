@@ -136,8 +136,9 @@ def run(context: click.Context, /, **options: Any) -> int:
     """
     check_executor(options)
     of_epochs = [name for name in OF_EPOCHS if options[name] is not None]
-    if of_epochs and not options["dry_run"]:
-        raise click.UsageError(f"--{of_epochs[0].replace('_', '-')} goes with --dry-run.")
+    if of_epochs and (options["jobs"] is not None or not options["dry_run"]):
+        name = of_epochs[0].replace("_", "-")
+        raise click.UsageError(f"--{name} goes with --dry-run of one run.")
     if options["jobs"] is not None:
         return _run_jobs(context)
     if missing := [f"--{name}" for name in ("model", "corpus", "store") if options[name] is None]:

@@ -9,7 +9,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ from lpp.capture.plan.epochs import (
     row_choices,
 )
 from lpp.capture.plan.parts import WHOLE, Part
-from lpp.capture.plan.planning import shard_bytes
+from lpp.capture.plan.planning import shard_bytes, site_specs
 from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.plan.sizes import (
     Size,
@@ -216,7 +216,8 @@ def dry_run(
         todo = [shard for shard in uncommitted if shard in mine]
         lengths = prompts["n_tokens"].to_numpy()
         batches, padded = _batch_tokens(plan, prompts, todo)
-        tokens, sites = tokens_of(plan, lengths, todo), prepared.backend.sites
+        tokens = tokens_of(plan, lengths, todo)
+        every_site = replace(request, sites=("all",), stored_dtype={})
         disk = sizes(plan, lengths.tolist(), shard_bytes(request, plan.compute.device))
         speed = _speed(plan, prompts, prepared.backend, batches)
         of_head = missing_head_bytes(root, plan, request)
@@ -239,7 +240,7 @@ def dry_run(
             assumed=prepared.assumed,
             tokens_per_second=speed,
             choices=[
-                *row_choices(plan, {site: sites.width(site) for site in sites.names}),
+                *row_choices(plan, site_specs(every_site, prepared.backend)),
                 StoredChoice(name="moments", size=disk["moments"].packed),
             ],
             recompute=recompute or speed,

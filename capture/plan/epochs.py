@@ -10,13 +10,12 @@ disk, read and unpacked. The disk wins from the smallest such N on; never if rea
 as computing. What a disk and a card cost, and what training computes beside them, is not counted.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from lpp.capture.plan.sizes import PACKED
-from lpp.store.arrays.layout import ITEM_BYTES
-from lpp.store.format.plan import Plan, SiteDtype
+from lpp.capture.plan.sizes import packed_row_bytes
+from lpp.store.format.plan import Plan, SiteDtype, SiteSpec
 
 CAPTURE_OVERHEAD: Final = 1.02
 """Time of a capture over that of its forward passes: benchmarks/README.md, beside other libraries.
@@ -26,9 +25,8 @@ READ_BYTES_PER_SECOND: Final = 1e9
 """Bytes on disk that are read and unpacked in a second, unless the user says: assumed. About one
 core's pace of unpacking; a bucket or a shared disk may give a tenth, several cores a multiple."""
 
-FLOAT8_BYTES: Final = 2 / 2.33
-"""Bytes on disk of a value in float8_e4m3: compressed, with the scale of its row. Measured on rows
-of a real model: 2.33 times less than bfloat16 before compression."""
+CHOICES: Final[tuple[SiteDtype | None, ...]] = (None, "float8_e4m3")
+"""Number types that rows could be stored in; None: as computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,19 +38,18 @@ class StoredChoice:
     """Estimated bytes on disk, after compression."""
 
 
-def row_choices(plan: Plan, widths: Mapping[str, int]) -> Iterator[StoredChoice]:
-    """Rows at all sites of the model, at `final`, and at those of `plan` if they are others; as
-    computed and in float8_e4m3. widths: of every site of the model.
+def row_choices(plan: Plan, every_site: Sequence[SiteSpec]) -> Iterator[StoredChoice]:
+    """Rows at all sites of the model, at `final`, and at those of `plan` if they are others, each
+    in every type of `CHOICES`. every_site: of the model.
     """
-    by_name = {"all": [*widths], "final": ["final"]}
-    if [*plan.site_names] not in by_name.values():
-        by_name["chosen"] = [*plan.site_names]
-    dtypes: tuple[SiteDtype, ...] = (plan.stored_dtype, "float8_e4m3")
+    by_name = {"all": every_site, "final": [s for s in every_site if s.name == "final"]}
+    if [*plan.site_names] not in [[s.name for s in sites] for sites in by_name.values()]:
+        by_name["chosen"] = plan.sites
     for name, sites in by_name.items():
-        values = plan.prompts.tokens * sum(widths[site] for site in sites)
-        for dtype in dtypes:
-            packed = FLOAT8_BYTES if dtype == "float8_e4m3" else ITEM_BYTES[dtype] / PACKED
-            yield StoredChoice(name=f"{name} {dtype}", size=round(values * packed))
+        for dtype in CHOICES:
+            stored = replace(plan, sites=tuple(replace(site, dtype=dtype) for site in sites))
+            size = round(plan.prompts.tokens * packed_row_bytes(stored))
+            yield StoredChoice(name=f"{name} {dtype or plan.stored_dtype}", size=size)
 
 
 def epochs_from(pass_seconds: float, read_seconds: float) -> int | None:
