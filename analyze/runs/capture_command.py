@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
+from lpp.store.format.prompt_columns import LOSS_MASK, TOKEN_PREFIX
+
 _OPTIONS: Final = (
     ("model", "id", "--model"),
     ("model", "revision", "--revision"),
@@ -66,6 +68,13 @@ def capture_command(document: Mapping[str, Any], store: str = "STORE") -> str:
         value = parts[name].get(field)
         if value is not None:
             words.append(f"{option} {shlex.quote(str(value))}")
+    template = part(parts["corpus"], "template").get("source")
+    if template not in (None, "model"):
+        words.append(f"--chat-template {shlex.quote(str(template))}")
+    columns = part(document, "prompts").get("token_columns") or ()
+    by_token = [name.removeprefix(TOKEN_PREFIX) for name in columns if name != LOSS_MASK]
+    if by_token:
+        words.append(f"--token-fields {shlex.quote(','.join(by_token))}")
     words.append(f"--sites {shlex.quote(','.join(sites))}")
     if dtype := stored_dtype(document, "auto"):
         words.append(f"--stored-dtype {shlex.quote(dtype)}")

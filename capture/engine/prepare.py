@@ -113,8 +113,9 @@ def prepare(
         refused, tokenizer = corpus.refused, backend.model.tokenizer
         if tokenizer is None and not request.model.tokenizer_optional:
             raise InputError(
-                "the model came without a tokenizer, which texts and messages need. Give it, or "
-                "rows of token ids (input_ids).",
+                "the tokenizer is None, and texts and messages need one. Give the one that "
+                "AutoTokenizer.from_pretrained loads for the model, or rows of token ids "
+                "(input_ids).",
                 kind=ErrorKind.INVALID_VALUE,
             )
         template = choose_template(

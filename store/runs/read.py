@@ -229,7 +229,8 @@ class Run:
 
     @cached_property
     def extra_columns(self) -> pa.Schema:
-        """The columns of its prompts beyond `PROMPTS_SCHEMA`: `id`, `text`, `field.<name>`.
+        """The columns of its prompts beyond `PROMPTS_SCHEMA`: `id`, `text`, `field.<name>` and
+        `token.<name>`, a list with a value for each token.
 
         FormatError(CORRUPT) for such a column of a type that it may not have.
         """

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from lpp.analyze.cli.command import main as analyze
+from lpp.analyze.runs.capture_command import capture_command
 from lpp.capture import capture
 from lpp.capture.cli.command import main
 from lpp.capture.corpus.conversations import ChatTemplate, choose_template, ids_and_mask
@@ -283,6 +284,7 @@ def test_a_run_of_conversations(
         assert (run.plan.format, run.plan.prompts.token_columns) == (5, (LOSS_MASK,))
         assert run.plan.corpus.template is not None
         assert run.plan.corpus.template.source == f"{name}.jinja"
+        assert f"--chat-template {name}.jinja" in capture_command(run.plan.document)
         tokens = run.tokens(LOSS_MASK).to_table()
         assert tokens["token_id"].to_pylist() == [
             i for ids in run.prompts()["token_ids"].to_pylist() for i in ids
@@ -294,7 +296,7 @@ def test_a_run_of_conversations(
     ids = [{"input_ids": [1, 2], "loss_mask": [0, 1]}]
     with pytest.raises(InputError, match="continue_tokens: the prompts have values by token"):
         capture(model, None, ids, store=tmp_path / "s", context=9, continue_tokens=3)
-    with pytest.raises(InputError, match="came without a tokenizer"):
+    with pytest.raises(InputError, match="the tokenizer is None"):
         capture(model, None, ["text"], store=tmp_path / "s", context=9)
 
 
@@ -314,6 +316,7 @@ def test_a_model_without_a_tokenizer_reads_token_ids(
     assert "with loss_mask, reward (null in 1 of 2 prompts) for each token" in done.output
     assert "the model has no tokenizer" in done.output
     (run,) = open_store(tmp_path / "store").runs.values()
+    assert "--token-fields reward \\\n" in capture_command(run.plan.document)
     assert not run.plan.tokenizer.exists
     assert (run.vocabulary(), run.verify()) == (None, [])
     values = run.tokens("token.reward", LOSS_MASK).to_table()

@@ -235,7 +235,7 @@ def test_a_tokenizer_that_is_missing_or_of_another_model_is_refused(
     larger = copy.deepcopy(tiny_tokenizer)
     larger.add_tokens([f"<{n}>" for n in range(9)])
     for tokenizer, message in (
-        (None, "NoneType, not a tokenizer.*AutoTokenizer"),
+        (None, "the tokenizer is None.*AutoTokenizer"),
         (processor, "Give its tokenizer: processor.tokenizer"),
         (larger, "139 entries and the model's logits 131"),
     ):

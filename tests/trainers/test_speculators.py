@@ -139,6 +139,7 @@ def rendering() -> Iterator[Callable[[Any], str]]:
     yield serve
     for server in servers:
         server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
