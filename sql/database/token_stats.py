@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING
 
-from lpp.sql.schema.captured import TOKEN_STATS, WRITTEN
+from lpp.sql.schema.captured import IN_LOSS, TOKEN_STATS, WRITTEN
 from lpp.sql.schema.tables import arrow_schema
 from lpp.store.objects.place import Place
 
@@ -21,18 +21,21 @@ def register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None:
     """Add the view over an Arrow dataset: DuckDB passes it the columns and filters of each query.
 
     Each file was compared with its record before; quarantined prompts are left out. For runs whose
-    model wrote, a small table has the first written position of each prompt.
+    model wrote, a small table has the first written position of each prompt; for runs with a loss
+    mask, one has the mask of each prompt, a bit for each token.
     """
     import pyarrow as pa
     import pyarrow.dataset as ds
     from pyarrow.fs import LocalFileSystem
 
     from lpp.store import open_store
+    from lpp.store.format.prompt_columns import LOSS_MASK
 
     files: list[str] = []
     partitions: list[ds.Expression] = []
     quarantined: dict[str, list[object]] = {"run": [], "prompt_id": []}
     continued: dict[str, list[object]] = {"run": [], "prompt_id": [], "n_given": []}
+    masks = []
     runs = list(open_store(root).runs.values())
     for run in runs:
         paths = run.tokens_files()
@@ -47,6 +50,9 @@ def register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None:
             continued["run"] += [run.id] * len(given)
             continued["prompt_id"] += range(len(given))
             continued["n_given"] += given
+        if LOSS_MASK in run.plan.prompts.token_columns:
+            mask = run.prompts(LOSS_MASK).select(["prompt_id", LOSS_MASK])
+            masks.append(mask.append_column("run", pa.repeat(pa.scalar(run.id), len(mask))))
     _note_missing(root, runs)
     dataset = ds.FileSystemDataset.from_paths(
         files,
@@ -55,20 +61,26 @@ def register_token_stats(connection: "DuckDBPyConnection", root: Place) -> None:
         filesystem=LocalFileSystem(),
         partitions=partitions,
     )
-    if not quarantined["run"] and not continued["run"]:
+    if not quarantined["run"] and not continued["run"] and not masks:
         connection.register(TOKEN_STATS.name, dataset)
         return
     connection.register("captured_tokens", dataset)
-    rows, replaced = "captured_tokens", ""
+    rows, excluded, replaced = "captured_tokens", [], []
     if quarantined["run"]:
         connection.register("quarantined_prompts", pa.table(quarantined))
         rows += " ANTI JOIN quarantined_prompts USING (run, prompt_id)"
     if continued["run"]:
         connection.register("continued_prompts", pa.table(continued))
         rows += " LEFT JOIN continued_prompts USING (run, prompt_id)"
-        written = f"coalesce(position >= n_given, false) AS {WRITTEN.name}"
-        replaced = f"EXCLUDE (n_given) REPLACE ({written})"
-    connection.execute(f"CREATE TEMP VIEW {TOKEN_STATS.name} AS SELECT * {replaced} FROM {rows}")
+        excluded.append("n_given")
+        replaced.append(f"coalesce(position >= n_given, false) AS {WRITTEN.name}")
+    if masks:
+        connection.register("masked_prompts", pa.concat_tables(masks))
+        rows += " LEFT JOIN masked_prompts USING (run, prompt_id)"
+        excluded.append(f'"{LOSS_MASK}"')
+        replaced.append(f'"{LOSS_MASK}"[position + 1] AS {IN_LOSS.name}')
+    changes = f"EXCLUDE ({', '.join(excluded)}) REPLACE ({', '.join(replaced)})" if replaced else ""
+    connection.execute(f"CREATE TEMP VIEW {TOKEN_STATS.name} AS SELECT * {changes} FROM {rows}")
 
 
 def _note_missing(root: Place, runs: "Iterable[Run]") -> None:

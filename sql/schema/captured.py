@@ -75,6 +75,11 @@ PROMPTS: Final = Table(
 WRITTEN: Final = Column("written", "BOOLEAN", "whether the model wrote the token: --continue")
 """True from position `prompts.n_given` on; computed, because no file of a shard holds it."""
 
+IN_LOSS: Final = Column(
+    "loss_mask", "BOOLEAN", "whether the assistant writes the token; null if the run has no mask"
+)
+"""From the column `token.loss_mask` of the prompts."""
+
 TOKEN_STATS: Final = Table(
     "token_stats",
     "one row per captured token, read from the store",
@@ -94,6 +99,7 @@ TOKEN_STATS: Final = Table(
         Column("top1_id", "INTEGER", "the likeliest next token"),
         Column("varentropy", "FLOAT", "variance of -ln p; null in older stores", "nats^2"),
         WRITTEN,
+        IN_LOSS,
     ),
 )
 """The view over every run's token statistics that `lpp.sql.connect` adds to the tables."""

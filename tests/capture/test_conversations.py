@@ -23,6 +23,7 @@ from lpp.capture.corpus.open import open_corpus
 from lpp.capture.corpus.passages import Passage, Refused
 from lpp.capture.corpus.prompts import tokenise
 from lpp.capture.corpus.rows import conversation_of
+from lpp.sql import connect
 from lpp.store import open_store
 from lpp.store.errors import InputError
 from lpp.store.format.prompt_columns import LOSS_MASK
@@ -326,6 +327,10 @@ def test_a_model_without_a_tokenizer_reads_token_ids(
     assert again.exit_code == 0, again.output
     assert len(open_store(tmp_path / "store").runs) == 1
     assert CliRunner().invoke(analyze, ["profile", f"{tmp_path}/store"]).exit_code == 0
+    with connect(tmp_path / "store") as database:
+        query = "SELECT token_id, loss_mask FROM token_stats ORDER BY prompt_id, position"
+        rows = database.sql(query).fetchall()
+    assert rows == [(3, False), (1, False), (2, True), (4, True), (5, False)]
     repaired = CliRunner().invoke(
         main, ["repair", f"{tmp_path}/store", "--model", f"{tmp_path}/bare"]
     )

@@ -31,6 +31,7 @@ def test_token_stats_are_the_run_and_the_columns_of_the_store() -> None:
     assert [(f.name, f.type) for f in declared.remove(0)] == [
         *((f.name, f.type) for f in TOKENS_SCHEMA),
         ("written", pa.bool_()),  # from the prompts
+        ("loss_mask", pa.bool_()),
     ]
 
 

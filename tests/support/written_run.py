@@ -124,6 +124,7 @@ def write_run(
     tokens = pa.Table.from_pylist(rows, schema=TOKENS_SCHEMA)
     for row in rows:
         row["written"] = bool(given) and row["position"] >= given[row["prompt_id"]]
+        row["loss_mask"] = None
     writer = RunWriter(create_store(root).path, plan, prompts)
     for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
         if index not in missing:
