@@ -22,10 +22,14 @@ PEERS_VENV ?= .venv-peers
 PEERS_ENV  := $(PEERS_VENV)/.lpp-env
 PEERS_PIP  := $(PEERS_VENV)/bin/python -m pip --disable-pip-version-check
 
-# Published trainers, which tests run unmodified on what we store.
-TRAINERS_VENV ?= .venv-trainers
-TRAINERS_ENV  := $(TRAINERS_VENV)/.lpp-env
-TRAINERS_PIP  := $(TRAINERS_VENV)/bin/python -m pip --disable-pip-version-check
+# Published trainers, and programs that give rows, which tests run unmodified on what we store. Both
+# lie on top of $(VENV), with its torch and transformers; they want other releases of each other.
+TRAINERS_VENV   ?= .venv-trainers
+TRAINERS_ENV    := $(TRAINERS_VENV)/.lpp-env
+TRAINERS_PIP    := $(TRAINERS_VENV)/bin/python -m pip --disable-pip-version-check
+COLLECTORS_VENV ?= .venv-collectors
+COLLECTORS_ENV  := $(COLLECTORS_VENV)/.lpp-env
+COLLECTORS_PIP  := $(COLLECTORS_VENV)/bin/python -m pip --disable-pip-version-check
 
 # The oldest release of each dependency.
 OLD_VENV ?= .venv-oldest
@@ -109,14 +113,19 @@ $(VLLM_ENV): pyproject.toml
 test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU; eight minutes or, on a slow machine, many more
 	$(VLLM_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/capture/vllm
 
-# On top of $(VENV), with its torch and transformers. Without bounds of their own, which leave out the
-# releases of torch, transformers and datasets that the other tests run with.
-$(TRAINERS_ENV): pyproject.toml $(ENV)
-	$(PYTHON) -m venv $(TRAINERS_VENV)
-	$(TRAINERS_VENV)/bin/python -c 'import sys, sysconfig, pathlib; \
+# An environment whose Python also finds the packages of $(VENV).
+define on_top
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -c 'import sys, sysconfig, pathlib; \
 	  pathlib.Path(sysconfig.get_path("purelib"), "main.pth").write_text( \
 	    f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
 	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+endef
+
+# speculators and trl without bounds of their own, which leave out the releases of torch, transformers
+# and datasets that the other tests run with.
+$(TRAINERS_ENV): pyproject.toml $(ENV)
+	$(call on_top,$(TRAINERS_VENV))
 	$(TRAINERS_PIP) install --quiet --no-deps 'speculators==0.9.0' 'hs-connectors==0.9.0' 'trl==1.16.0'
 	$(TRAINERS_PIP) install --quiet httpx 'loguru>=0.7.2' 'openai>=2' \
 	  'sae-lens==6.54.12' 'dictionary-learning==0.1.0' 'torchdata==0.11.0'
@@ -125,9 +134,13 @@ $(TRAINERS_ENV): pyproject.toml $(ENV)
 test-trainers: $(TRAINERS_ENV) ## published trainers on what we store (makes .venv-trainers); minutes
 	$(TRAINERS_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/trainers
 
-test-collectors: $(PEERS_ENV) ## rows that TransformerLens and nnsight give to a store (makes .venv-peers)
-	$(PEERS_PIP) install --quiet --editable '.[torch,dev]'
-	$(PEERS_VENV)/bin/python -m pytest tests/collectors
+$(COLLECTORS_ENV): pyproject.toml benchmarks/peers/requirements.txt $(ENV)
+	$(call on_top,$(COLLECTORS_VENV))
+	$(COLLECTORS_PIP) install --quiet --requirement benchmarks/peers/requirements.txt
+	@touch $@
+
+test-collectors: $(COLLECTORS_ENV) ## rows that TransformerLens and nnsight give to a store (makes .venv-collectors)
+	$(COLLECTORS_VENV)/bin/python -m pytest tests/collectors
 
 # `make test` with the oldest release of each dependency that pyproject claims. numpy's own first
 # release for an interpreter may lie above the bound: run it with the oldest Python.
@@ -193,4 +206,4 @@ pictures: $(ENV) ## the pictures of the report in docs/, from the demo, by Chrom
 	@$(BIN)/python docs/site/pictures.py demo docs
 
 clean: ## remove the environment and the demo
-	rm -rf $(VENV) $(VLLM_VENV) $(TRAINERS_VENV) $(GPU_VENV) $(PEERS_VENV) $(OLD_VENV) .typing demo build dist *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) $(TRAINERS_VENV) $(COLLECTORS_VENV) $(GPU_VENV) $(PEERS_VENV) $(OLD_VENV) .typing demo build dist *.egg-info
