@@ -1,6 +1,7 @@
 """`where`: which rows a feed gives, as a condition of SQL over columns of tokens and prompts."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, TypeAlias
@@ -21,6 +22,13 @@ OF_POSITION: Final = ("prompt_id", "position", "n_tokens", "token_id")
 
 Measured: TypeAlias = Mapping[str, Callable[[], npt.NDArray[np.generic]]]
 """Columns that are computed from the rows of the site: (rows of the run,) each."""
+
+_OTHER_ROWS: Final = re.compile(
+    r"\.(mean|sum|min|max|count|len|first|last|median|std|var|quantile|n_unique|rank|over|shift"
+    r"|diff|cum_\w+|implode|explode|sort\w*|unique)\(|\b(len|int_range|subplan)\("
+)
+"""Parts of a condition whose value depends on other rows: it would depend on how many are read at a
+time."""
 
 _BLOCK_TOKENS: Final = 1 << 20
 """Tokens whose columns are in memory at a time, approximately."""
@@ -67,6 +75,8 @@ def _condition(where: str, known: Sequence[str]) -> pl.Expr:
         names = condition.meta.root_names()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _refusal(where, f"no condition of SQL ({error})") from None
+    if _OTHER_ROWS.search(str(condition)):
+        raise _refusal(where, "a condition on one row cannot ask for others (avg, count, rank)")
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

@@ -16,7 +16,6 @@ from lpp.store.feed.output import Like, OutputDtype, check_like
 from lpp.store.feed.prompt_feed import PromptFeed
 from lpp.store.feed.reader import OnDamage, Source, row_bytes
 from lpp.store.feed.spans import Spans, shard_edges
-from lpp.store.format.commit_record import checksum
 from lpp.store.runs.read import Run
 from lpp.store.units import short_bytes
 
@@ -91,7 +90,7 @@ def prompts(
             "sites": list(names),
             "max_tokens": max_tokens,
             "where": where,
-            "prompts": checksum(kept.tobytes()),
+            "prompts": spans.digest,
             **asdict(order),
         },
         epochs=epochs,

@@ -14,7 +14,6 @@ from lpp.store.feed.output import Like, Output, OutputDtype, check_like
 from lpp.store.feed.reader import OnDamage, Source, row_bytes
 from lpp.store.feed.row_feed import RowFeed
 from lpp.store.feed.spans import Spans
-from lpp.store.format.commit_record import checksum
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
 from lpp.store.units import short_bytes
@@ -72,7 +71,13 @@ def rows(
         raise InputError(f"batch={batch}: at least 1.", kind=ErrorKind.INVALID_VALUE)
     check_like(like)
     base = runs[0]
-    first = SiteMeasures(base, names[0], progress)
+    if (center or scale) and read_as == "stored":
+        raise InputError(
+            "dtype='stored' gives rows as they are on disk, which center and scale change. Leave "
+            "dtype out: they are then float32.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    first = SiteMeasures(base, names[0], on_damage, progress)
     kept = kept_rows(
         base,
         where,
@@ -84,12 +89,12 @@ def rows(
     )
     spans = Spans.of_rows(base, names, kept)
     columns = [(each, name) for each in runs for name in names]
-    measures = [SiteMeasures(each, name, progress) for each, name in columns]
-    means = [m.mean(spans, str(where)) for m in measures] if center else None
+    measures = [SiteMeasures(each, name, on_damage, progress) for each, name in columns]
+    means = [m.mean(spans) for m in measures] if center else None
     factors = None
     if scale is not None:
         lengths = [
-            measure.mean_length(spans, str(where), means[k] if means else None)
+            measure.mean_length(spans, means[k] if means else None)
             for k, measure in enumerate(measures)
         ]
         if not all(length > 0 for length in lengths):
@@ -135,7 +140,7 @@ def rows(
             "runs": [each.id for each in runs],
             "sites": list(names),
             "where": where,
-            "rows": checksum(b"" if kept is None else kept.tobytes()),
+            "rows": spans.digest,
             **asdict(order),
         },
         epochs=epochs,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lpp.store.arrays.reader import to_float32
 from lpp.store.errors import LppError
-from lpp.store.feed.reader import Loaded, Source, SpanReader
+from lpp.store.feed.reader import Loaded, OnDamage, Source, SpanReader
 from lpp.store.feed.sinks import sink_positions
 from lpp.store.feed.spans import Spans
 from lpp.store.format.commit_record import checksum
@@ -30,10 +30,16 @@ _log = logging.getLogger("lpp.store")
 
 
 class SiteMeasures:
-    """Numbers of one site of a run. progress: counts the rows of each pass."""
+    """Numbers of one site of a run. on_damage: as for the feed. progress: counts the rows of each
+    pass.
+    """
 
-    def __init__(self, run: Run, site: str, progress: Progress = SILENT) -> None:
+    def __init__(
+        self, run: Run, site: str, on_damage: OnDamage = "raise", progress: Progress = SILENT
+    ) -> None:
         self._run, self._site, self._progress = run, site, progress
+        self._on_damage: OnDamage = on_damage
+        self._damaged = False
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.float32]:
@@ -63,8 +69,8 @@ class SiteMeasures:
         """(rows of the run,) the median of `lengths`, everywhere."""
         return np.full(len(self.lengths), np.nanmedian(self.lengths), np.float32)
 
-    def mean(self, spans: Spans, key: str) -> npt.NDArray[np.float32]:
-        """(d,) mean of the kept rows. key: says which rows those are."""
+    def mean(self, spans: Spans) -> npt.NDArray[np.float32]:
+        """(d,) mean of the kept rows."""
 
         def compute() -> npt.NDArray[np.float64]:
             total, count = np.zeros(self._width), 0
@@ -73,9 +79,9 @@ class SiteMeasures:
                 count += len(loaded.rows)
             return total / max(count, 1)
 
-        return self._kept(f"mean {key}", compute).astype(np.float32)
+        return self._kept(f"mean {spans.digest}", compute).astype(np.float32)
 
-    def mean_length(self, spans: Spans, key: str, mean: npt.NDArray[np.float32] | None) -> float:
+    def mean_length(self, spans: Spans, mean: npt.NDArray[np.float32] | None) -> float:
         """Mean Euclidean length of the kept rows, less `mean` if it is given."""
 
         def compute() -> npt.NDArray[np.float64]:
@@ -87,7 +93,7 @@ class SiteMeasures:
                 count += len(lengths)
             return np.array([total / max(count, 1)])
 
-        kind = f"mean length {key} {'' if mean is None else checksum(mean.tobytes())}"
+        kind = f"mean length {spans.digest} {'' if mean is None else checksum(mean.tobytes())}"
         return float(self._kept(kind, compute)[0])
 
     @property
@@ -95,13 +101,14 @@ class SiteMeasures:
         return self._run.site(self._site).width
 
     def _pass(self, spans: Spans | None) -> Iterator[Loaded]:
-        """Kept rows of all spans, in order; finite ones all, but for what cannot be read."""
+        """Kept rows of all spans, in order, less those of prompts that were set aside."""
         spans = spans or Spans.of_rows(self._run, (self._site,), None)
-        reader = SpanReader([Source(self._run, [self._site])], spans.edges, "skip")
+        reader = SpanReader([Source(self._run, [self._site])], spans.edges, self._on_damage)
         self._progress.expect(int(spans.counts.sum()))
         try:
             for loaded in reader.read((k, spans.units(k)) for k in range(len(spans.counts))):
                 yield loaded
+                self._damaged |= bool(loaded.damage)
                 self._progress.advance(len(loaded.rows))
         finally:
             reader.close()
@@ -123,6 +130,8 @@ class SiteMeasures:
         except (OSError, ValueError, LppError) as error:
             _log.warning("%s: computing again (%s)", objects.place, error)
         values = compute()
+        if self._damaged:  # the records, and so the name, stay when the shard is repaired
+            return values
         memory = io.BytesIO()
         np.save(memory, values)
         try:

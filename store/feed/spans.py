@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from lpp.store.arrays.layout import chunk_rows, site_array
 from lpp.store.feed.draws import Draws, Integers
+from lpp.store.format.commit_record import checksum
 from lpp.store.runs.read import Run
 
 
@@ -35,6 +36,11 @@ class Spans:
         longest = max(_chunk_rows(run, site) for site in sites)
         starts = [np.arange(*shard, longest) for shard in pairwise(edges.tolist())]
         return cls(edges=np.concatenate([*starts, edges[-1:]]), kept=kept)
+
+    @cached_property
+    def digest(self) -> str:
+        """Says which units are kept."""
+        return checksum(b"" if self.kept is None else self.kept.tobytes())
 
     @cached_property
     def counts(self) -> Integers:

@@ -179,6 +179,9 @@ def test_columns_of_a_condition(tmp_path: Path) -> None:
         ({"where": "positon > 1"}, "no column positon. Did you mean position?"),
         ({"where": "position >"}, "no condition of SQL"),
         ({"where": "position + 1"}, "not true or false"),
+        ({"where": "length > avg(length)"}, "cannot ask for others"),
+        ({"where": "rank() over (order by length) < 9"}, "cannot ask for others"),
+        ({"center": True, "dtype": "stored"}, "Leave dtype out"),
         ({"batch": 0}, "batch=0: at least 1"),
         ({"rank": 2, "world": 2}, "rank=2 of world=2"),
         ({"buffer": "much"}, "buffer='much' is no size"),
@@ -263,3 +266,40 @@ def test_rows_of_8_bits_are_bfloat16_and_integers_are_as_stored(
         assert (integers.numpy() == hidden["router"][batches.ids]).all()
     with pytest.raises(InputError, match=r"router of run .* holds integers"):
         feed(run, "router", center=True)
+
+
+def test_what_is_kept_of_one_site_is_not_taken_for_another(tmp_path: Path) -> None:
+    """The same words choose other rows where they are about another site."""
+    rng = np.random.default_rng(3)
+    values = {
+        name: rng.standard_normal((60, 4)).astype(np.float32) for name in ("block.1", "final")
+    }
+    values["block.1"][::6] *= 1000  # a sink at this site alone
+    hidden = {name: (v.view(np.uint32) >> 16).astype(np.uint16) for name, v in values.items()}
+    sites = tuple(SiteSpec(name=name, convention="residual", width=4) for name in hidden)
+    made = make_capture((6,) * 10, (0, 10), hidden, sites=sites, context=6, prefixes=(6,))
+    run = made.write(tmp_path / "store")
+    bits = hidden["final"].astype(np.uint32) << 16
+    final = bits.view(np.float32)
+    options: dict[str, Any] = {"where": "not sink", "center": True, "like": "numpy"}
+    both = rows(run, ["block.1", "final"], **options)
+    alone = rows(run, "final", **options)
+    (_, of_both), of_final = next(both), next(alone)
+    kept = np.arange(60) % 6 > 0
+    np.testing.assert_allclose(of_both, (final - final[kept].mean(0))[both.ids], atol=1e-6)
+    np.testing.assert_allclose(of_final, (final - final.mean(0))[alone.ids], atol=1e-6)
+
+
+def test_a_mean_without_a_damaged_shard_is_not_kept(capture: Capture, tmp_path: Path) -> None:
+    run = capture.write(tmp_path / "store")
+    (chunk,) = (tmp_path / "store").glob("runs/*/shards/00003/*/hidden.zarr/final/c/0/0")
+    intact = chunk.read_bytes()
+    chunk.write_bytes(intact[:2000] + bytes([intact[2000] ^ 1]) + intact[2001:])
+    with pytest.raises(FormatError, match="00003"):
+        feed(open_store(tmp_path / "store").runs[run.id], center=True)
+    damaged = feed(open_store(tmp_path / "store").runs[run.id], center=True, on_damage="skip")
+    next(damaged)
+    chunk.write_bytes(intact)
+    whole = feed(open_store(tmp_path / "store").runs[run.id], center=True)
+    rest = np.concatenate([batch[:, 1:].copy() for batch in whole])  # the first is the number
+    assert np.abs(rest.mean(axis=0, dtype=np.float64)).max() < 1e-5
