@@ -50,6 +50,8 @@ class Teacher:
                 kind=ErrorKind.NOT_FOUND,
             )
         self.run, self.head = run, head
+        self.lossy = run.plan.is_lossy("final")
+        """Whether rows of `final` were rounded to 8 bits: the distributions are then not exact."""
 
     def prompts(self, **options: Any) -> PromptFeed:
         """Prompts with their rows of `final`; options are those of `lpp.store.feed.prompts`."""
