@@ -1,18 +1,16 @@
 """Arguments that rows and prompts share."""
 
+import math
 import re
 from collections.abc import Sequence
-from typing import Final
 
 from lpp.store.arrays.reader import ReadAs
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.feed.reader import OnDamage
+from lpp.store.feed.spans import Spans
 from lpp.store.format.keys import SHARDS_KEY, shard_key
 from lpp.store.runs.read import Run
-from lpp.store.units import counted
-
-STATE_VERSION: Final = 1
-"""Version of the state of a feed."""
+from lpp.store.units import counted, short_bytes
 
 
 def check_feed(
@@ -56,6 +54,19 @@ def _check_whole(run: Run) -> None:
             "it, or feed the others with on_damage='skip'.",
             kind=ErrorKind.INCOMPLETE,
         )
+
+
+def buffer_units(buffer: int | str, unit_bytes: float, batch: int, spans: Spans, units: str) -> int:
+    """Rows or prompts that a buffer holds. InputError if a batch and a span do not fit into it."""
+    memory = buffer_bytes(buffer)
+    capacity, least = int(memory / unit_bytes), batch + int(spans.counts.max(initial=0))
+    if capacity < min(least, int(spans.counts.sum())):
+        raise InputError(
+            f"a buffer of {short_bytes(memory)} holds {capacity:,} {units}; a batch and what is "
+            f"read at a time have {least:,}. Give buffer={math.ceil(least * unit_bytes)} or more.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return capacity
 
 
 def buffer_bytes(size: int | str) -> int:

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Final
 
 import numpy as np
 
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.feed.checks import STATE_VERSION, buffer_bytes, check_feed
+from lpp.store.feed.checks import buffer_units, check_feed
 from lpp.store.feed.chosen import kept_prompts
 from lpp.store.feed.draws import Integers
 from lpp.store.feed.epoch import Order
@@ -17,7 +16,6 @@ from lpp.store.feed.prompt_feed import PromptFeed
 from lpp.store.feed.reader import OnDamage, Source, row_bytes
 from lpp.store.feed.spans import Spans, shard_edges
 from lpp.store.runs.read import Run
-from lpp.store.units import short_bytes
 
 SPAN_BYTES: Final = 8 << 20
 """Bytes of the prompts of a span, about: chunks at both ends are unpacked for two spans, so spans
@@ -62,17 +60,8 @@ def prompts(
     size = row_bytes(Source(run, names).columns)
     spans = Spans(edges=_span_edges(run, size), kept=np.packbits(kept))
     mean = max(1.0, float(lengths[indices].mean())) if len(indices) else 1.0
-    memory = buffer_bytes(buffer)
-    capacity = int(memory / (size * mean))
     batch = math.ceil(max_tokens / mean)
-    least = batch + int(spans.counts.max(initial=0))
-    if capacity < min(least, len(indices)):
-        raise InputError(
-            f"a buffer of {short_bytes(memory)} holds about {capacity:,} prompts; a "
-            f"batch and what is read at a time are {least:,}. Give buffer="
-            f"{math.ceil(least * size * mean)} or more.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
+    capacity = buffer_units(buffer, size * mean, batch, spans, "prompts")
     order = Order(
         batch=batch, seed=seed, capacity=capacity, rank=rank, world=world, drop_last=False
     )
@@ -84,15 +73,6 @@ def prompts(
         dtype=dtype,
         spans=spans,
         order=order,
-        settings={
-            "version": STATE_VERSION,
-            "runs": [run.id],
-            "sites": list(names),
-            "max_tokens": max_tokens,
-            "where": where,
-            "prompts": spans.digest,
-            **asdict(order),
-        },
         epochs=epochs,
         on_damage=on_damage,
     )

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Literal
 
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.feed.checks import STATE_VERSION, buffer_bytes, check_feed
+from lpp.store.feed.checks import buffer_units, check_feed
 from lpp.store.feed.chosen import kept_rows
 from lpp.store.feed.epoch import Order
 from lpp.store.feed.measured import SiteMeasures
@@ -16,7 +15,6 @@ from lpp.store.feed.row_feed import RowFeed
 from lpp.store.feed.spans import Spans
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
-from lpp.store.units import short_bytes
 
 
 def rows(
@@ -118,33 +116,24 @@ def rows(
         factor=factors,
     )
     size = sum(row_bytes(source.columns) for source in sources)
-    memory = buffer_bytes(buffer)
-    capacity = memory // size
-    least = batch + int(spans.counts.max(initial=0))
-    if capacity < min(least, int(spans.counts.sum())):
-        raise InputError(
-            f"a buffer of {short_bytes(memory)} holds {capacity:,} rows of {size:,} bytes, and a "
-            f"batch and a chunk have {least:,}. Give buffer={least * size} or more.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
     order = Order(
-        batch=batch, seed=seed, capacity=capacity, rank=rank, world=world, drop_last=drop_last
+        batch=batch,
+        seed=seed,
+        capacity=buffer_units(buffer, size, batch, spans, "rows"),
+        rank=rank,
+        world=world,
+        drop_last=drop_last,
     )
     return row_feed(like)(
         [(each, names) for each in runs],
         spans,
         order,
         output=output,
-        settings={
-            "version": STATE_VERSION,
-            "runs": [each.id for each in runs],
-            "sites": list(names),
-            "where": where,
-            "rows": spans.digest,
-            **asdict(order),
-        },
         epochs=epochs,
         on_damage=on_damage,
+        dtype=read_as,
+        center=center,
+        scale=scale,
     )
 
 

@@ -50,7 +50,7 @@ class PromptFeed(ResumableFeed):
         dtype: OutputDtype,
         **options: Any,
     ) -> None:
-        super().__init__([(run, tuple(sites))], **options)
+        super().__init__([(run, tuple(sites))], max_tokens=max_tokens, **options)
         self._sites, self._max_tokens, self._like, self._dtype = sites, max_tokens, like, dtype
         self._row_edges = np.concatenate([[0], np.cumsum(run.lengths)])
         ids = run.prompts()["token_ids"].combine_chunks()

@@ -1,7 +1,8 @@
 """An iterator over a run's units, rows or whole prompts, that stops and resumes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Final
 
 import numpy as np
 
@@ -12,10 +13,15 @@ from lpp.store.feed.reader import Loaded, OnDamage, Source, SpanReader
 from lpp.store.feed.spans import Spans
 from lpp.store.runs.read import Run
 
+STATE_VERSION: Final = 1
+"""Version of the state of a feed."""
+
 
 class ResumableFeed:
     """What feeds have in common. A kind of feed says what its units are: `_edges`, `_rows`,
     `_units`, what it keeps of them: `_allocate`, `_keep`, and what a batch is: `_draw`, `_batch`.
+
+    settings: more of what decides the batches; a state is refused under others.
     """
 
     def __init__(
@@ -24,12 +30,20 @@ class ResumableFeed:
         spans: Spans,
         order: Order,
         *,
-        settings: Mapping[str, Any],
         epochs: int | None,
         on_damage: OnDamage,
+        **settings: Any,
     ) -> None:
         self._sources, self._spans, self._order = sources, spans, order
-        self._settings, self._epochs = dict(settings), epochs
+        self._epochs = epochs
+        self._settings = {
+            "version": STATE_VERSION,
+            "runs": [run.id for run, _ in sources],
+            "sites": list(sources[0][1]),
+            "units": spans.digest,
+            **asdict(order),
+            **settings,
+        }
         self._on_damage: OnDamage = on_damage
         self._number = self._given = 0  # epoch, and batches of it that were given
         self._lost: dict[int, int] = {}

@@ -118,7 +118,7 @@ def test_torch_gets_tensors(run: Run) -> None:
     [
         ({"max_tokens": 59}, "has 60 tokens. Give max_tokens=60"),
         ({"where": "position > 1"}, "no column position. There are: prompt_id, n_tokens"),
-        ({"buffer": "64 KiB"}, "prompts; a batch and what is read at a time are"),
+        ({"buffer": "64 KiB"}, "prompts; a batch and what is read at a time have"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(

@@ -185,7 +185,7 @@ def test_columns_of_a_condition(tmp_path: Path) -> None:
         ({"batch": 0}, "batch=0: at least 1"),
         ({"rank": 2, "world": 2}, "rank=2 of world=2"),
         ({"buffer": "much"}, "buffer='much' is no size"),
-        ({"buffer": 4096}, "holds 2 rows of 2,048 bytes, and a batch and a chunk have"),
+        ({"buffer": 4096}, "holds 2 rows; a batch and what is read at a time have"),
         ({"site": "block.9"}, "no site 'block.9'"),
         ({"site": []}, "at least one run and one site"),
     ],
@@ -202,6 +202,8 @@ def test_a_state_of_another_feed_is_refused(run: Run) -> None:
     state = feed(run, seed=1).state_dict()
     with pytest.raises(ConflictError, match="here seed 2 and not 1"):
         feed(run, seed=2).load_state_dict(state)
+    with pytest.raises(ConflictError, match="here dtype 'float32' and not 'stored'"):
+        feed(run, seed=1, dtype="float32").load_state_dict(state)
 
 
 def test_damage_is_named_or_counted(capture: Capture, tmp_path: Path) -> None:
