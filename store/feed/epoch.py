@@ -36,6 +36,24 @@ class Order:
         return replace(self, rank=rank, world=world)
 
 
+def expected_prompts(batch: int, prompts: int, rows: int, capacity: int) -> tuple[float, float]:
+    """Distinct prompts in a batch: expected from a buffer of `capacity` rows once it is full, and
+    in a uniform sample. prompts, rows: of the whole epoch.
+
+    A row leaves the buffer with probability batch / capacity at each draw, so of the prompts that
+    were read a buffer's worth of rows ago a share of e^-1 is left, and so on: the sum over all ages
+    is the integral of (1 - e^-t) / t up to batch x rows of a prompt / capacity.
+    """
+    uniform = prompts * (1 - (1 - 1 / prompts) ** batch)
+    if rows <= capacity:
+        return uniform, uniform
+    of_prompt = rows / prompts
+    end = batch * of_prompt / capacity
+    t = (np.arange(1000) + 0.5) * end / 1000
+    integral = float(np.mean(-np.expm1(-t) / t)) * end
+    return min(uniform, capacity / of_prompt * integral), uniform
+
+
 class Epoch:
     """One rank's epoch: which units go into which slots of the buffer, and which come out.
 

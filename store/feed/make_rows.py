@@ -56,7 +56,7 @@ def rows(
     this process gets an equal share of the rows, to within one; workers of torch's DataLoader
     divide it further. drop_last: without a last batch of fewer rows. on_damage: "skip" leaves out
     shards that are missing or altered, and counts their rows. progress: counts the rows of a pass
-    that measures the site.
+    that measures the site, and gets a line with the first batch.
 
     Raises InputError for arguments that do not fit the runs; FormatError, when it is read, for a
     shard that is altered.
@@ -129,6 +129,7 @@ def rows(
         spans,
         order,
         output=output,
+        progress=progress,
         epochs=epochs,
         on_damage=on_damage,
         dtype=read_as,

@@ -1,24 +1,28 @@
 """The feed of single rows: batches are gathered from a buffer that holds each row at a slot."""
 
 import math
+import time
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lpp.store.feed.draws import Integers
-from lpp.store.feed.epoch import Epoch
+from lpp.store.feed.epoch import Epoch, expected_prompts
 from lpp.store.feed.output import Output
 from lpp.store.feed.reader import Loaded, SpanReader
 from lpp.store.feed.resumable import ResumableFeed
+from lpp.store.progress import Progress
+from lpp.store.units import counted
 
 
 class RowFeed(ResumableFeed):
     """An iterator of batches of rows. `rows` makes one and says what it gives."""
 
-    def __init__(self, *args: Any, output: Output, **options: Any) -> None:
+    def __init__(self, *args: Any, output: Output, progress: Progress, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._output = output
+        self._output, self._progress = output, progress
+        self._begun = False
         self._pools: list[npt.NDArray[Any]] = []
         self.ids: Integers = np.zeros(0, np.int64)
         """(n,) the rows of the run in the last batch, counted through the tokens of all prompts."""
@@ -26,6 +30,32 @@ class RowFeed(ResumableFeed):
     def __getstate__(self) -> dict[str, Any]:
         """State for another process, which has a buffer of its own."""
         return {**super().__getstate__(), "_pools": []}
+
+    def __str__(self) -> str:
+        """What it gives and how well it is mixed, in a line."""
+        rows, order = int(self._spans.counts.sum()), self._order
+        run, sites = self._sources[0]
+        if not rows:
+            return f"no row of {', '.join(sites)} is left to feed"
+        share = -(-rows // order.world)
+        capacity = min(order.capacity, share)
+        prompts, uniform = expected_prompts(
+            order.batch, max(1, len(run.lengths) // order.world), share, capacity
+        )
+        epochs = "epochs without end" if self._epochs is None else counted(self._epochs, "epoch")
+        return (
+            f"{rows:,} rows of {', '.join(sites)} in batches of {order.batch:,}, {epochs}; a "
+            f"buffer of {capacity:,} rows; about {prompts:,.0f} prompts a batch, {uniform:,.0f} in "
+            "a uniform sample"
+        )
+
+    def __next__(self) -> Any:
+        if self._begun:
+            return super().__next__()
+        self._begun, start = True, time.monotonic()
+        batch = super().__next__()
+        self._progress.note(f"{self}; the first came after {time.monotonic() - start:.1f} s")
+        return batch
 
     def __len__(self) -> int:
         """Batches of all epochs; a few less if prompts were set aside. TypeError without an end."""

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from lpp.store import Run, open_store
 from lpp.store.errors import ConflictError, FormatError, InputError
 from lpp.store.feed import RowFeed, rows
 from lpp.store.format.plan import SiteSpec
+from lpp.store.progress import Progress
 
 WIDTHS = {"embed": 64, "block.1": 64, "final": 1024}
 """Chunks of `final` are 1,024 rows, of the others 16,384: a shard has several of the former."""
@@ -305,3 +307,26 @@ def test_a_mean_without_a_damaged_shard_is_not_kept(capture: Capture, tmp_path: 
     whole = feed(open_store(tmp_path / "store").runs[run.id], center=True)
     rest = np.concatenate([batch[:, 1:].copy() for batch in whole])  # the first is the number
     assert np.abs(rest.mean(axis=0, dtype=np.float64)).max() < 1e-5
+
+
+class Notes(Progress):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_it_says_what_it_gives_and_how_well_it_is_mixed(run: Run) -> None:
+    notes, prompt = Notes(), np.repeat(np.arange(1200), run.lengths)
+    batches = feed(run, progress=notes)
+    distinct = [len(np.unique(prompt[batches.ids])) for _ in batches]
+    (line,) = notes.lines
+    total = run.lengths.sum()
+    assert line.startswith(f"{total:,} rows of final in batches of 128, 1 epoch; a buffer of 2,048")
+    said = re.search(r"about (\d+) prompts a batch, (\d+) in a uniform sample", line)
+    assert said is not None
+    assert float(said[1]) == pytest.approx(np.mean(distinct[5:-15]), rel=0.1)
+    assert float(said[2]) == pytest.approx(1200 * (1 - (1 - 1 / 1200) ** 128), abs=0.5)
