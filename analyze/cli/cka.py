@@ -7,7 +7,7 @@ import click
 from lpp.analyze.cli.options import jobs_option
 from lpp.analyze.cli.show import page_options
 from lpp.analyze.questions import CkaSettings
-from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.console import FiniteRange, LppCommand, debug_option
 from lpp.store.terminal.options import taken, with_options
 from lpp.store.terminal.progress import progress
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @jobs_option
 @click.option(
     "--memory-gib",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=2,
     show_default=True,
     help="Use this much memory for matrices; with more, each site is read fewer times.",

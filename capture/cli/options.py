@@ -7,6 +7,7 @@ import click
 
 from lpp.capture.plan.request import GRACE_SECONDS
 from lpp.store.objects.place import Place, place
+from lpp.store.terminal.console import FiniteRange
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Place]
@@ -40,7 +41,7 @@ evaluated_model: Final[Decorator] = click.option(
 
 grace_option: Final[Decorator] = click.option(
     "--grace",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=GRACE_SECONDS,
     show_default=True,
     metavar="SECONDS",

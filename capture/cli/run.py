@@ -26,7 +26,7 @@ from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.errors import first_line
 from lpp.store.objects.place import place
 from lpp.store.process.signals import EXIT_USER_ERROR, INTERRUPTED, check_requests
-from lpp.store.terminal.console import LppCommand, debug_option
+from lpp.store.terminal.console import FiniteRange, LppCommand, debug_option
 from lpp.store.terminal.options import taken, with_options
 from lpp.store.terminal.progress import SHOWN
 
@@ -87,14 +87,14 @@ OF_EPOCHS = ("recompute_tokens_per_second", "read_mb_per_second")
 )
 @click.option(
     "--recompute-tokens-per-second",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     metavar="N",
     help="With --dry-run: compare storing with computing again at N tokens/s. Default: the "
     "measured speed.",
 )
 @click.option(
     "--read-mb-per-second",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     metavar="N",
     help="With --dry-run: compare at N MB/s of reading rows from disk. Default: 1000, which is "
     "not measured.",

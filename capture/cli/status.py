@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lpp.store.format.run_names import name_and_id
-from lpp.store.terminal.console import LppCommand, clear_screen, debug_option
+from lpp.store.terminal.console import FiniteRange, LppCommand, clear_screen, debug_option
 from lpp.store.units import duration, short_bytes, short_count
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--watch",
-    type=click.FloatRange(0.1),
+    type=FiniteRange(0.1),
     metavar="SECONDS",
     help="Print again every so many seconds, until Ctrl-C.",
 )

@@ -23,7 +23,7 @@ from lpp.sql.queries.saved import saved_queries, saved_query
 from lpp.sql.schema import reference
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.terminal.completion import complete_names
-from lpp.store.terminal.console import LppCommand, debug_option, version_option
+from lpp.store.terminal.console import FiniteRange, LppCommand, debug_option, version_option
 from lpp.store.terminal.output import chosen_format, output_file
 
 _FORMATS: Final = ("table", "csv", "json", "parquet")
@@ -64,7 +64,7 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> str | None
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=SECONDS,
     metavar="SECONDS",
     help=f"Stop after this time, writing included. Default: {SECONDS:g}.",

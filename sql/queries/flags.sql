@@ -12,6 +12,9 @@ WITH meanings (of_correlations, flag, why) AS (
     (false, 'duplicates',
      'some prompts occur more than once: there are fewer than counted, and errors are too small'),
     (false, 'no_error', 'a number has no standard error, so small_sample cannot be decided'),
+    (false, 'lossy',
+     'the rows behind a number were rounded to 8 bits as they were stored '
+     || '(--stored-dtype float8_e4m3)'),
     (false, 'normaliser', 'a normalised rank is over N, not d, or peaks at another prefix'),
     (false, 'not_finite',
      'ranks are missing: rows hold infinities or NaN, or the log gives another reason'),

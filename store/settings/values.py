@@ -6,6 +6,7 @@ or of int (numbers); Mapping of str to Any or to str (`NAME=VALUE`, several).
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, get_origin
@@ -61,6 +62,8 @@ class Number:
         return type(value) is int or (type(value) is float and not self.whole)  # bool is an int too
 
     def made(self, value: Any) -> Any:
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not a finite number.")
         below = self.least is not None and value < self.least
         if below or (self.most is not None and value > self.most):
             raise ValueError(f"{value} is not in the range {self.range}.")

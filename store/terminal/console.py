@@ -8,6 +8,7 @@ starts through it.
 
 import contextlib
 import errno
+import math
 import os
 import stat
 import sys
@@ -26,6 +27,19 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 """Settings of every program; its commands inherit them."""
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range. click takes nan, which no comparison leaves out, and infinities."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; BadParameter for what is none."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class LppCommand(click.Command):

@@ -8,6 +8,7 @@ import click
 from lpp.store.settings.setting import Declared, declared
 from lpp.store.settings.values import Assignments, Flag, Names, Number, Numbers, Text, Texts, Values
 from lpp.store.terminal.completion import Complete, complete_runs, complete_sites
+from lpp.store.terminal.console import FiniteRange
 
 S = TypeVar("S")
 
@@ -59,11 +60,11 @@ def _how(spec: Declared, complete: Mapping[str, Complete]) -> dict[str, Any]:
             how |= {"is_flag": True, "default": bool(default)}
             shown = False
         case Number(whole=whole, least=None, most=None):
-            how |= {"type": click.INT if whole else click.FLOAT}
+            how |= {"type": click.INT if whole else FiniteRange()}
         case Number(whole=True, least=least, most=most):
             how |= {"type": click.IntRange(least, most)}  # type: ignore[arg-type]  # whole
         case Number(least=least, most=most):
-            how |= {"type": click.FloatRange(least, most)}
+            how |= {"type": FiniteRange(least, most)}
         case Text(choices=choices) if choices:
             how |= {"type": click.Choice(choices)}
         case Names() | Numbers():
