@@ -324,9 +324,9 @@ def test_ranks_of_what_the_model_wrote(capture: Capture, texts: Path, tmp_path: 
     [
         (("--continue", 0), "--continue"),
         (("--continue", 85), "--context 12 and --continue 85 are together beyond"),
-        (("--temperature", "nan"), "--temperature nan"),
+        (("--temperature", "nan"), "nan is not a finite number"),
         (("--temperature", -1), "--temperature -1"),
-        (("--temperature", "inf"), "--temperature inf"),
+        (("--temperature", "inf"), "inf is not a finite number"),
         (("--temperature", 0.001), "0.01"),
         (("--generation-seed", 1), "without --temperature nothing is drawn"),
         (("--temperature", 1, "--generation-seed", -1), "--generation-seed"),
