@@ -13,7 +13,7 @@ from lpp.store.feed.draws import Integers
 from lpp.store.feed.epoch import Order
 from lpp.store.feed.output import Like, OutputDtype, check_like
 from lpp.store.feed.prompt_feed import PromptFeed
-from lpp.store.feed.reader import OnDamage, Source, row_bytes
+from lpp.store.feed.reader import OnDamage, RunSource, row_bytes
 from lpp.store.feed.spans import Spans, shard_edges
 from lpp.store.runs.read import Run
 
@@ -57,7 +57,7 @@ def prompts(
             f"max_tokens={longest}, or leave it out with where='n_tokens <= {max_tokens}'.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    size = row_bytes(Source(run, names).columns)
+    size = row_bytes(RunSource(run, names).columns)
     spans = Spans(edges=_span_edges(run, size), kept=np.packbits(kept))
     mean = max(1.0, float(lengths[indices].mean())) if len(indices) else 1.0
     batch = math.ceil(max_tokens / mean)

@@ -10,7 +10,7 @@ from lpp.store.feed.chosen import kept_rows
 from lpp.store.feed.epoch import Order
 from lpp.store.feed.measured import SiteMeasures
 from lpp.store.feed.output import Like, Output, OutputDtype, check_like
-from lpp.store.feed.reader import OnDamage, Source, row_bytes
+from lpp.store.feed.reader import OnDamage, RunSource, row_bytes
 from lpp.store.feed.row_feed import RowFeed
 from lpp.store.feed.spans import Spans
 from lpp.store.progress import SILENT, Progress
@@ -105,7 +105,7 @@ def rows(
             math.sqrt(each.site(name).width) / length
             for (each, name), length in zip(columns, lengths, strict=True)
         ]
-    sources = [Source(each, names) for each in runs]
+    sources = [RunSource(each, names) for each in runs]
     output = Output(
         like=like,
         dtype=read_as,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lpp.store.arrays.reader import to_float32
 from lpp.store.errors import LppError
-from lpp.store.feed.reader import Loaded, OnDamage, Source, SpanReader
+from lpp.store.feed.reader import Loaded, OnDamage, RunSource, SpanReader
 from lpp.store.feed.sinks import sink_positions
 from lpp.store.feed.spans import Spans
 from lpp.store.format.commit_record import checksum
@@ -103,7 +103,7 @@ class SiteMeasures:
     def _pass(self, spans: Spans | None) -> Iterator[Loaded]:
         """Kept rows of all spans, in order, less those of prompts that were set aside."""
         spans = spans or Spans.of_rows(self._run, (self._site,), None)
-        reader = SpanReader([Source(self._run, [self._site])], spans.edges, self._on_damage)
+        reader = SpanReader([RunSource(self._run, [self._site])], spans.edges, self._on_damage)
         self._progress.expect(int(spans.counts.sum()))
         try:
             for loaded in reader.read((k, spans.units(k)) for k in range(len(spans.counts))):

@@ -24,7 +24,7 @@ OnDamage = Literal["raise", "skip"]
 """What becomes of rows that are missing or altered."""
 
 
-class Column(NamedTuple):
+class SiteColumn(NamedTuple):
     """The rows of one site of one run, as they are read."""
 
     dtype: np.dtype[Any]
@@ -40,7 +40,7 @@ _AHEAD_BYTES: Final = 64 << 20
 """Bytes of spans that may be unpacked ahead of the one that is due, beside one for each thread."""
 
 
-class Source:
+class RunSource:
     """The rows of some sites of a run, by their number in the run."""
 
     def __init__(self, run: Run, sites: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ class Source:
         self._prompt_edges = np.concatenate([[0], np.cumsum(run.lengths)])
         self._arrays = [site_array(s, run.plan.dtype_of(s), 0) for s in map(run.site, sites)]
         self.columns = [
-            Column(
+            SiteColumn(
                 array.decoded_dtype,
                 array.decoded_width,
                 array.lpp["dtype"] in {"bfloat16", "float8_e4m3"},
@@ -137,7 +137,7 @@ class SpanReader:
     sources: each gives its columns; all have the same rows.
     """
 
-    def __init__(self, sources: Sequence[Source], edges: Integers, on_damage: OnDamage) -> None:
+    def __init__(self, sources: Sequence[RunSource], edges: Integers, on_damage: OnDamage) -> None:
         self._sources, self._edges, self._on_damage = sources, edges, on_damage
         self.columns = [column for source in sources for column in source.columns]
         self._longest = int(np.diff(edges).max(initial=0))
@@ -193,6 +193,6 @@ class SpanReader:
         return [np.empty((self._longest, c.width), c.dtype) for c in self.columns]
 
 
-def row_bytes(columns: Sequence[Column]) -> int:
+def row_bytes(columns: Sequence[SiteColumn]) -> int:
     """Bytes of a row in all columns."""
     return sum(column.dtype.itemsize * column.width for column in columns)

@@ -9,7 +9,7 @@ import numpy as np
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.feed.draws import Integers
 from lpp.store.feed.epoch import Epoch, Order
-from lpp.store.feed.reader import Loaded, OnDamage, Source, SpanReader
+from lpp.store.feed.reader import Loaded, OnDamage, RunSource, SpanReader
 from lpp.store.feed.spans import Spans
 from lpp.store.runs.read import Run
 
@@ -138,7 +138,7 @@ class ResumableFeed:
     def _begin(self) -> Epoch:
         """The epoch that is due, as far as its batches were given."""
         if self._reader is None:
-            sources = [Source(run, sites) for run, sites in self._sources]
+            sources = [RunSource(run, sites) for run, sites in self._sources]
             self._reader = SpanReader(sources, self._edges(), self._on_damage)
         epoch = Epoch(self._order.of_worker(), self._spans, self._number)
         self._allocate(epoch, self._reader)

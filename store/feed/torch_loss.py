@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lpp.store.shared.logits import Head
 
-TILE_BYTES: Final = 64 << 20
+LOGITS_BYTES: Final = 64 << 20
 """Bytes of the logits of a tile in float32; five such tensors exist at a time."""
 
 _DTYPE: Final = {
@@ -65,7 +65,7 @@ class _TiledKL(torch.autograd.Function):
         grad_bias = None if bias is None else torch.zeros_like(bias).float()
         wide = weight.float()
         total, loss = mask.sum(), torch.zeros((), dtype=torch.float64, device=hidden.device)
-        step = max(1, TILE_BYTES // (4 * weight.shape[0]))
+        step = max(1, LOGITS_BYTES // (4 * weight.shape[0]))
         for start in range(0, len(hidden), step):
             tile = slice(start, start + step)
             rows = hidden[tile].float()
