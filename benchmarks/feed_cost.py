@@ -100,19 +100,21 @@ def _distinct_prompts(width: int, bar: float) -> Ratio:
 
 
 _PEAK: Final = """
-import resource, sys
+import re, sys
 from lpp.store import open_store
 from lpp.store.feed import rows
 (run,) = open_store(sys.argv[1]).runs.values()
 if sys.argv[2] == "feed":
     for _ in rows(run, "final", batch=4096, buffer="256 MiB", like="numpy"):
         pass
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
+print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10)
 """
 
 
 def _peak_memory(run: Run) -> Ratio:
-    """Peak of a process that feeds, less that of one that opens the run."""
+    """Peak of a process that feeds, less that of one that opens the run. By VmHWM: ru_maxrss of a
+    child begins at its parent's.
+    """
 
     def peak(what: str) -> int:
         root = str(run.directory.root)
