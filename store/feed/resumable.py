@@ -49,6 +49,7 @@ class ResumableFeed:
         self._lost: dict[int, int] = {}
         self._reader: SpanReader | None = None
         self._epoch: Epoch | None = None
+        self._loads: Iterator[Loaded] = iter(())
         self.lost = 0
         """Rows left out so far: of prompts that were set aside, and with `on_damage="skip"` of
         shards that are missing or altered."""
@@ -60,7 +61,7 @@ class ResumableFeed:
 
     def __getstate__(self) -> dict[str, Any]:
         """State for another process, which has threads and a buffer of its own."""
-        return {**self.__dict__, "_reader": None, "_epoch": None}
+        return {**self.__dict__, "_reader": None, "_epoch": None, "_loads": iter(())}
 
     def __next__(self) -> Any:
         while self._number != self._epochs:

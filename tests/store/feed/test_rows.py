@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -330,3 +331,11 @@ def test_it_says_what_it_gives_and_how_well_it_is_mixed(run: Run) -> None:
     assert said is not None
     assert float(said[1]) == pytest.approx(np.mean(distinct[5:-15]), rel=0.1)
     assert float(said[2]) == pytest.approx(1200 * (1 - (1 - 1 / 1200) ** 128), abs=0.5)
+
+
+def test_another_process_goes_on_where_a_feed_stands(run: Run) -> None:
+    whole = [batch.copy() for batch in feed(run)]
+    batches = feed(run)
+    first = [next(batches).copy() for _ in range(3)]
+    sent = pickle.loads(pickle.dumps(batches))
+    assert all(map(np.array_equal, whole, [*first, *map(np.copy, sent)]))
