@@ -24,6 +24,7 @@ from lpp.store.errors import ErrorKind, InputError, MachineError, NotFoundError
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import ModelInfo, StoredDtype
 from lpp.store.format.quarantine import FAILED, NOT_FINITE, SetAside, quarantine_table, texts_table
+from lpp.store.format.rows import positions
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
 from lpp.store.objects.place import Url
 from lpp.store.root import make_store
@@ -379,10 +380,9 @@ def _token_table(prompts: pa.Table) -> pa.Table:
     """(T, 11), `TOKENS_SCHEMA`, of consecutive prompts, without statistics."""
     lengths = prompts["n_tokens"].to_numpy()
     ids = prompts["token_ids"].combine_chunks().flatten()
-    starts = np.cumsum(lengths) - lengths
     columns = {
         "prompt_id": pa.array(np.repeat(prompts["prompt_id"].to_numpy(), lengths)),
-        "position": pa.array((np.arange(len(ids)) - np.repeat(starts, lengths)).astype(np.int32)),
+        "position": pa.array(positions(lengths).astype(np.int32)),
         "token_id": ids,
     }
     columns |= {name: pa.nulls(len(ids), TOKENS_SCHEMA.field(name).type) for name in STATISTICS}

@@ -14,6 +14,7 @@ from lpp.store.errors import ErrorKind, InputError
 from lpp.store.feed.spans import shard_edges
 from lpp.store.format.keys import TOKENS_KEY
 from lpp.store.format.prompt_columns import FIELD_PREFIX, TOKEN_PREFIX
+from lpp.store.format.rows import positions
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
 from lpp.store.runs.read import Run, by_token
 
@@ -61,7 +62,7 @@ def kept_prompts(run: Run, where: str | None) -> npt.NDArray[np.bool_]:
 
     Raises what `kept_rows` raises.
     """
-    names = [*_fields(run)]
+    names = _fields(run)
     known = ["prompt_id", "n_tokens", *(name.removeprefix(FIELD_PREFIX) for name in names)]
     condition = pl.lit(True) if where is None else _condition(where, known)
     table = pl.DataFrame(pl.from_arrow(run.prompts(*names).drop_columns(["token_ids"])))
@@ -129,11 +130,10 @@ def _frames(run: Run, names: set[str], measured: Measured) -> Iterator[pl.DataFr
         of = slice(run.plan.shards[first], run.plan.shards[last])
         n = lengths[of]
         repeat = np.repeat(np.arange(len(n)), n)
-        starts = np.cumsum(n) - n
         here = prompts[of]
         columns = {
             "prompt_id": np.arange(of.start, of.stop)[repeat],
-            "position": np.arange(n.sum()) - starts[repeat],
+            "position": positions(n),
             "n_tokens": n[repeat],
             **{name: values[edges[first] : edges[last]] for name, values in computed.items()},
         }

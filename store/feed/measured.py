@@ -19,6 +19,7 @@ from lpp.store.feed.sinks import sink_positions
 from lpp.store.feed.spans import Spans
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.keys import ANALYSIS_KEY
+from lpp.store.format.rows import positions
 from lpp.store.objects.locate import objects_at
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
@@ -59,7 +60,7 @@ class SiteMeasures:
     def sinks(self) -> npt.NDArray[np.bool_]:
         """(rows of the run,) whether the position of each row is a sink (METRICS.md)."""
         n = self._run.lengths
-        position = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+        position = positions(n)
         padded = np.full((len(n), int(n.max(initial=0))), np.nan, np.float32)
         padded[np.repeat(np.arange(len(n)), n), position] = self.lengths
         return np.isin(position, sink_positions(padded))

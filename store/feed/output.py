@@ -88,8 +88,9 @@ class Output:
         np.take(pool, slots, axis=0, out=rows, mode="clip")  # `raise` would buffer all of `out`
         if self.dtype == "stored":
             return rows
-        out = self._memory.array(shape, np.float32)
-        to_float32(rows, out=out)
+        out = rows
+        if rows.dtype != np.float32:
+            out = to_float32(rows, out=self._memory.array(shape, np.float32))
         if self.mean is not None:
             np.subtract(out, self.mean[k], out=out)
         if self.factor is not None:

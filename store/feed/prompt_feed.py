@@ -14,7 +14,8 @@ from lpp.store.feed.epoch import Epoch
 from lpp.store.feed.output import Like, OutputDtype, given
 from lpp.store.feed.reader import Loaded, SpanReader
 from lpp.store.feed.resumable import ResumableFeed
-from lpp.store.format.prompt_columns import TOKEN_PREFIX
+from lpp.store.format.prompt_columns import TOKEN_PREFIX, token_columns
+from lpp.store.format.rows import ranges
 from lpp.store.runs.read import Run, by_token
 
 
@@ -52,10 +53,11 @@ class PromptFeed(ResumableFeed):
     ) -> None:
         super().__init__([(run, tuple(sites))], max_tokens=max_tokens, **options)
         self._sites, self._max_tokens, self._like, self._dtype = sites, max_tokens, like, dtype
-        self._row_edges = np.concatenate([[0], np.cumsum(run.lengths)])
-        ids = run.prompts()["token_ids"].combine_chunks()
+        self._row_edges = run.row_edges
+        table = run.prompts(*run.plan.prompts.token_columns)
+        ids = table["token_ids"].combine_chunks()
         self._token_ids = ids.flatten().to_numpy(zero_copy_only=False)
-        self._labels = labels_of(run)
+        self._labels = labels_of(table, run.lengths)
         self._buffer: list[list[npt.NDArray[Any]]] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -73,7 +75,7 @@ class PromptFeed(ResumableFeed):
     def _rows(self, span: int, units: Integers) -> Integers:
         edges, first = self._row_edges, int(self._spans.edges[span])
         starts, ends = edges[units + first], edges[units + first + 1]
-        return concatenated_ranges(starts - edges[first], ends - starts)
+        return ranges(starts - edges[first], ends - starts)
 
     def _units(self, loaded: Loaded) -> Integers:
         return np.unique(np.searchsorted(self._row_edges, loaded.rows, "right") - 1)
@@ -102,7 +104,7 @@ class PromptFeed(ResumableFeed):
     def _batch(self, epoch: Epoch, slots: Integers) -> PromptBatch:
         prompts = epoch.unit_in[slots]
         starts, ends = self._row_edges[prompts], self._row_edges[prompts + 1]
-        rows = concatenated_ranges(starts, ends - starts)
+        rows = ranges(starts, ends - starts)
         columns = zip(*(self._buffer[slot] for slot in slots.tolist()), strict=True)
         hidden = {
             site: given(self._joined(parts), self._like, is_bfloat16=column.is_bfloat16)
@@ -125,24 +127,11 @@ class PromptFeed(ResumableFeed):
         return rows if self._dtype == "stored" else to_float32(rows)
 
 
-def labels_of(run: Run) -> dict[str, npt.NDArray[Any]]:
+def labels_of(prompts: pa.Table, lengths: Integers) -> dict[str, npt.NDArray[Any]]:
     """Values by token of all prompts, (tokens,) each, by their names without `token.`."""
-    names = run.plan.prompts.token_columns
     labels = {}
-    for name, column in zip(names, run.prompts(*names).select(names).columns, strict=True):
-        values = by_token(column.combine_chunks(), run.lengths)
+    for name in token_columns(prompts.schema):
+        values = by_token(prompts[name].combine_chunks(), lengths)
         filled = values.fill_null(False) if pa.types.is_boolean(values.type) else values
         labels[name.removeprefix(TOKEN_PREFIX)] = filled.to_numpy(zero_copy_only=False)
     return labels
-
-
-def concatenated_ranges(starts: Integers, lengths: Integers) -> Integers:
-    """start, start + 1, ... of each range, end to end.
-
-    >>> concatenated_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
-    [5, 6, 0, 1, 2]
-    """
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    values: Integers = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
-    return values

@@ -16,9 +16,8 @@ from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.feed.draws import Integers
 from lpp.store.feed.spans import shard_edges
 from lpp.store.format.keys import HIDDEN_KEY, SHARDS_KEY, shard_key
-from lpp.store.format.limits import ADVICE
 from lpp.store.runs.read import Run
-from lpp.store.runs.shards import Shard, open_shard
+from lpp.store.runs.shards import Shard, check_tokens, open_shard
 
 OnDamage = Literal["raise", "skip"]
 """What becomes of rows that are missing or altered."""
@@ -45,7 +44,6 @@ class RunSource:
 
     def __init__(self, run: Run, sites: Sequence[str]) -> None:
         self._run, self._edges = run, shard_edges(run)
-        self._prompt_edges = np.concatenate([[0], np.cumsum(run.lengths)])
         self._arrays = [site_array(s, run.plan.dtype_of(s), 0) for s in map(run.site, sites)]
         self.columns = [
             SiteColumn(
@@ -77,7 +75,7 @@ class RunSource:
         rows = [np.zeros(0, np.int64)]
         for shard, start, stop in self._parts(first, end):
             for prompt in self._set_aside[shard.index]:
-                begin, after = self._prompt_edges[prompt : prompt + 2].tolist()
+                begin, after = self._run.row_edges[prompt : prompt + 2].tolist()
                 rows.append(np.arange(max(begin, start), min(after, stop)) - first)
         return np.concatenate(rows)
 
@@ -104,11 +102,7 @@ class RunSource:
                     "made the run, or feed the other shards with on_damage='skip'.",
                     kind=ErrorKind.CORRUPT,
                 )
-            if shard.rows != self._edges[index + 1] - self._edges[index]:
-                raise FormatError(
-                    f"{shard.path}: {shard.rows} rows, and its prompts have other tokens. {ADVICE}",
-                    kind=ErrorKind.CORRUPT,
-                )
+            check_tokens(shard, int(self._edges[index + 1] - self._edges[index]))
             self._set_aside[index] = shard.quarantined().tolist()
             needed = tuple(f"{HIDDEN_KEY}/{array.name}/" for array in self._arrays)
             self._shards[index] = shard.only(lambda key: key.startswith(needed))

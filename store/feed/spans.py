@@ -96,7 +96,7 @@ class EpochSpans:
 
 def shard_edges(run: Run) -> Integers:
     """(shards + 1,) the first row of each shard of `run`, then the number of rows."""
-    return np.concatenate([[0], np.cumsum(run.lengths)])[list(run.plan.shards)].astype(np.int64)
+    return run.row_edges[list(run.plan.shards)]
 
 
 def _chunk_rows(run: Run, site: str) -> int:

@@ -30,6 +30,22 @@ def prompts_sha256(prompts: pa.Table) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
+def ranges(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """start, start + 1, ... of each range, end to end: (sum of lengths,).
+
+    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    before = np.cumsum(lengths) - lengths
+    values: npt.NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+    return values
+
+
+def positions(lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Position of each token in its prompt, prompts end to end. lengths: tokens of each prompt."""
+    return ranges(np.zeros(len(lengths), np.int64), lengths.astype(np.int64))
+
+
 def branches_of(prompts: pa.Table) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """For each prompt, (count,): the prompt that it branches off, -1 for none; and how many of that
     one's tokens come before it, 0 for none. prompts: with or without `BRANCH_COLUMNS`.
@@ -169,10 +185,9 @@ def tokens_problems(tokens: pa.Table, prompts: pa.Table, first: int, end: int) -
     ids, lengths = _token_ids(prompts.slice(first, end - first))
     if tokens.num_rows != len(ids):
         return [f"{tokens.num_rows} rows, prompts {first} to {end - 1} have {len(ids)} tokens"]
-    starts = np.cumsum(lengths) - lengths
     expected: dict[str, npt.NDArray[np.integer]] = {
         "prompt_id": np.repeat(np.arange(first, end), lengths),
-        "position": np.arange(len(ids)) - np.repeat(starts, lengths),
+        "position": positions(lengths),
         "token_id": ids,
     }
     return [

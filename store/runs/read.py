@@ -45,7 +45,7 @@ from lpp.store.objects.place import Place
 from lpp.store.runs.fingerprint import fingerprint
 from lpp.store.runs.moments import MomentsReader
 from lpp.store.runs.prompts import extra_columns, read_prompts
-from lpp.store.runs.shards import Shard, open_shard, run_directory
+from lpp.store.runs.shards import Shard, check_tokens, open_shard, run_directory
 from lpp.store.runs.verify import verify_run
 from lpp.store.shared.heads import open_head
 from lpp.store.shared.logits import Head
@@ -263,6 +263,13 @@ class Run:
             )
         n_tokens: npt.NDArray[np.int64] = lengths
         return n_tokens
+
+    @cached_property
+    def row_edges(self) -> npt.NDArray[np.int64]:
+        """(count + 1,) the first row of each prompt, counted through all shards, then the number of
+        rows.
+        """
+        return np.append(0, np.cumsum(self.lengths))
 
     @cached_property
     def analysed_lengths(self) -> npt.NDArray[np.int32]:
@@ -499,12 +506,7 @@ class _RowIndex:
         self._first = shard.first_prompt
         of_shard = lengths[shard.first_prompt : shard.end_prompt]
         self._edges = np.concatenate([[0], np.cumsum(of_shard)])
-        if self._edges[-1] != shard.rows:
-            raise FormatError(
-                f"{shard.path}: {shard.rows} rows, its prompts have {self._edges[-1]} tokens. "
-                f"`lpp-analyze verify {shard.directory.root}` says what was altered.",
-                kind=ErrorKind.CORRUPT,
-            )
+        check_tokens(shard, int(self._edges[-1]))
 
     def rows_of(self, prompts: range) -> range:
         """The rows of `prompts` in this shard."""

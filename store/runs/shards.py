@@ -69,6 +69,16 @@ class Shard(Checked[CommitRecord]):
         return ids
 
 
+def check_tokens(shard: Shard, tokens: int) -> None:
+    """FormatError(CORRUPT) unless `shard` has a row for each of the tokens of its prompts."""
+    if shard.rows != tokens:
+        raise FormatError(
+            f"{shard.path}: {shard.rows} rows, its prompts have {tokens} tokens. "
+            f"`lpp-analyze verify {shard.directory.root}` says what was altered.",
+            kind=ErrorKind.CORRUPT,
+        )
+
+
 def run_directory(path: Place) -> Objects:
     """The objects of the run in the directory `path` of a store."""
     return objects_at(path.parent.parent).below(f"{path.parent.name}/{path.name}")
