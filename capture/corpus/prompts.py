@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 
 from lpp.capture.corpus.conversations import ChatTemplate, ids_and_mask
@@ -22,8 +21,7 @@ from lpp.capture.corpus.labels import Labels, label_columns, labels_of
 from lpp.capture.corpus.passages import NoPromptError, Passage, Refused
 from lpp.store.errors import ErrorKind, InputError, first_line
 from lpp.store.format.prompt_columns import BRANCH_COLUMNS
-from lpp.store.format.rows import token_ids_sha256
-from lpp.store.format.tables import PROMPTS_SCHEMA
+from lpp.store.format.rows import prompts_table
 
 _BATCH: Final = 256
 """Texts per call of the tokenizer: enough to use its threads, few enough for little memory."""
@@ -85,16 +83,8 @@ def tokenise(
             f"{refused.why(passages[0].source_row)}. Correct the rows, or give another corpus.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    columns = [
-        range(len(ids)),
-        rows,
-        ids,
-        [len(tokens) for tokens in ids],
-        [full > len(tokens) for full, tokens in zip(full_lengths, ids, strict=True)],
-        [token_ids_sha256(np.asarray(tokens)) for tokens in ids],
-    ]
-    arrays = [pa.array(c, field.type) for c, field in zip(columns, PROMPTS_SCHEMA, strict=True)]
-    prompts = _with_branches(pa.Table.from_arrays(arrays, schema=PROMPTS_SCHEMA), passages)
+    truncated = [full > len(tokens) for full, tokens in zip(full_lengths, ids, strict=True)]
+    prompts = _with_branches(prompts_table(rows, ids, truncated), passages)
     for name, column in label_columns(labels).items():
         prompts = prompts.append_column(name, column)
     return prompts
@@ -125,7 +115,7 @@ class _Reading:
             ids, mask = ids_and_mask(
                 self.tokenizer, self.template, passage.conversation, self.context
             )
-        if not _are_ids(ids, self.size):
+        if passage.given is None and not _are_ids(ids, self.size):
             below = f" below {self.size:,}, the columns of the model's logits" if self.size else ""
             raise InputError(
                 f"the tokenizer gives {str(ids)[:60]!r} for {passage.text[:40]!r}, not a list "

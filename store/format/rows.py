@@ -4,6 +4,8 @@ The writer asks before it writes, `verify` when it reads, so that neither trusts
 """
 
 import hashlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,24 @@ from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 def token_ids_sha256(token_ids: npt.NDArray[np.integer]) -> str:
     """Column `sha256` of a prompt: SHA-256 of its ids as little-endian int32, in hex."""
     return hashlib.sha256(token_ids.astype("<i4").tobytes()).hexdigest()
+
+
+def prompts_table(
+    source_rows: Sequence[int], ids: Sequence[Any], truncated: Sequence[bool]
+) -> pa.Table:
+    """(n, 6), `PROMPTS_SCHEMA`, of prompts in order: the row of the corpus, token ids, and whether
+    ids were dropped, of each.
+    """
+    columns = [
+        range(len(ids)),
+        source_rows,
+        ids,
+        [len(tokens) for tokens in ids],
+        truncated,
+        [token_ids_sha256(np.asarray(tokens)) for tokens in ids],
+    ]
+    arrays = [pa.array(c, field.type) for c, field in zip(columns, PROMPTS_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=PROMPTS_SCHEMA)
 
 
 def prompts_sha256(prompts: pa.Table) -> str:

@@ -36,9 +36,8 @@ from lpp.store.format.prompt_columns import (
     field_name_problem,
 )
 from lpp.store.format.quarantine import TextSetAside
-from lpp.store.format.rows import prompts_sha256, token_ids_sha256
+from lpp.store.format.rows import prompts_sha256, prompts_table
 from lpp.store.format.schedule import prefix_schedule, shard_boundaries
-from lpp.store.format.tables import PROMPTS_SCHEMA
 
 GivenPrompt: TypeAlias = Sequence[int] | Mapping[str, Any]
 """Token ids; or a mapping with `input_ids`, `id`, `text` and further fields."""
@@ -133,16 +132,8 @@ def given_prompts(
     if not rows:
         why = f"; prompts[{aside[0].source_row}]: {aside[0].detail}" if aside else ""
         raise _refusal(f"prompts: none of {len(aside)} can be used{why}.")
-    columns = [
-        range(len(rows)),
-        [number for number, _, _ in rows],
-        [ids for _, ids, _ in rows],
-        [len(ids) for _, ids, _ in rows],
-        [False] * len(rows),
-        [token_ids_sha256(ids) for _, ids, _ in rows],
-    ]
-    arrays = [pa.array(c, field.type) for c, field in zip(columns, PROMPTS_SCHEMA, strict=True)]
-    table = pa.Table.from_arrays(arrays, schema=PROMPTS_SCHEMA)
+    numbers = [number for number, _, _ in rows]
+    table = prompts_table(numbers, [ids for _, ids, _ in rows], [False] * len(rows))
     for name in dict.fromkeys(name for _, _, record in rows for name in record if name != _IDS):
         column = name if name in _TYPES else FIELD_PREFIX + name
         table = table.append_column(column, _field(name, rows))
