@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -166,7 +167,7 @@ def test_a_killed_capture_resumes_and_a_bad_shard_is_repaired(
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "shard 1 of" in line:
+            if re.search(r"shard \d+ of", line):  # not every shard has a line
                 process.send_signal(signal.SIGKILL)
                 break
     (run,) = open_store(tmp_path / "store").runs.values()
@@ -269,7 +270,7 @@ def test_a_rank_that_dies_leaves_committed_shards_and_a_clear_message(
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if "shard 1 of" in line:
+            if re.search(r"shard \d+ of", line):  # not every shard has a line
                 os.kill(_workers(process.pid)[-1], signal.SIGKILL)
                 break
         lines += process.stderr.readlines()
