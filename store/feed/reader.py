@@ -160,9 +160,8 @@ class SpanReader:
                 yield loaded
                 self._memory.append(memory)
         finally:
-            for future in under_way:
-                future.cancel()
-            wait(under_way)
+            # one that is cancelled and that no thread will meet would be waited for without end
+            wait([future for future in under_way if not future.cancel()])
 
     def _load(self, number: int, span: int, rows: Integers) -> tuple[Loaded, Memory]:
         first, end = self._edges[span : span + 2].tolist()
