@@ -71,7 +71,7 @@ def fresh_option(command: Any) -> Any:
 
     def again(context: click.Context, _param: click.Parameter, value: bool) -> None:
         if value:
-            from lpp.analyze.engine.kept_files import computing_again
+            from lpp.store.shared.kept_files import computing_again
 
             context.with_resource(computing_again())
 

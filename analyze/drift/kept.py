@@ -3,9 +3,9 @@
     analysis/<run A>/drift-<pair>/<site>/values-<checksum>.arrow
     analysis/<run A>/drift-<pair>/logits-<setting>/tokens-<checksum>.arrow
 
-The files are those of `engine.kept_files`. A pair is identified by both runs as they are now: their
-ids, their committed shards, and the compared prompts. The stores' paths are not part of it. New
-shards of either run lead to another folder.
+The files are those of `store.shared.kept_files`. A pair is identified by both runs as they are now:
+their ids, their committed shards, and the compared prompts. The stores' paths are not part of it.
+New shards of either run lead to another folder.
 
 - Sites: a row for each number of a cell that needs the rows of both runs, and one for each part of
   the cell that leaves a group of prompts out. Under 3 KB a site. What needs the rows of one run is

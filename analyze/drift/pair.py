@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 
 from lpp.analyze.engine.cache import KERNEL_VERSION
-from lpp.analyze.engine.kept_files import KeptFiles, name_of
 from lpp.analyze.logits.heads import why_no_logits
 from lpp.analyze.runs.capture_command import capture_command
 from lpp.analyze.runs.comparable import n_shared
@@ -23,6 +22,7 @@ from lpp.analyze.runs.rows.token_files import read_tokens
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.format.plan import Plan
 from lpp.store.runs.read import Run
+from lpp.store.shared.kept_files import KeptFiles, name_of
 
 KEYS: Final = ("prompt_id", "position", "token_id")
 """Columns that identify a token, equal in both runs."""

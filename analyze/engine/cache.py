@@ -18,7 +18,6 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from lpp.analyze.engine.kept_files import KeptFiles
 from lpp.analyze.engine.row_values import Values
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.summary import Summary
@@ -27,6 +26,7 @@ from lpp.analyze.numerics.spectrum import Spectrum
 from lpp.analyze.runs.cells import Cell
 from lpp.store.objects.place import Place
 from lpp.store.runs.read import Run
+from lpp.store.shared.kept_files import KeptFiles
 
 KERNEL_VERSION: Final = 5
 """Version of the arithmetic of spectra. Raise it if a change could change a digit of a cached

@@ -3,7 +3,6 @@
 from typing import Final
 
 from lpp.analyze.engine.executor import Executor
-from lpp.analyze.engine.kept_files import name_of
 from lpp.analyze.logits.products import arithmetic_of, place_of
 from lpp.analyze.logits.tiles import rows_of_tile
 from lpp.analyze.runs.keys import NO_STATISTICS
@@ -14,6 +13,7 @@ from lpp.store.objects.locate import objects_at
 from lpp.store.runs.read import Run
 from lpp.store.shared.directory import open_shared
 from lpp.store.shared.heads import head_directories, head_name
+from lpp.store.shared.kept_files import name_of
 from lpp.store.shared.logits import Head
 
 LOSSY_KL: Final = "0.007"

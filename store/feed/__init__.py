@@ -6,13 +6,14 @@ for batch in rows(run, "block.15", batch=4096, seed=0):
 ...
 """
 
-from lpp.store.feed.make_prompts import prompts
-from lpp.store.feed.make_rows import rows
+from lpp.store.feed.make_feeds import prompts, rows
+from lpp.store.feed.mixed import MixedRows
 from lpp.store.feed.prompt_feed import PromptBatch, PromptFeed
 from lpp.store.feed.row_feed import RowFeed
 from lpp.store.feed.teacher import Targets, Teacher, teacher
 
 __all__ = [
+    "MixedRows",
     "PromptBatch",
     "PromptFeed",
     "RowFeed",

@@ -21,19 +21,31 @@ def check_feed(
     rank: int,
     world: int,
     on_damage: OnDamage,
+    paired: bool = True,
 ) -> None:
-    """Raise InputError for runs that cannot be fed, and for arguments that do not fit together."""
+    """Raise InputError for runs that cannot be fed, and for arguments that do not fit together.
+
+    paired: whether rows of several runs belong to the same tokens.
+    """
     problem = ""
     if not runs or not sites:
         problem = "give at least one run and one site"
     elif not 0 <= rank < world:
         problem = f"rank={rank} of world={world}: from 0 to world - 1"
-    elif len(runs) > 1 and len(sites) > 1:
+    elif paired and len(runs) > 1 and len(sites) > 1:
         problem = "several runs and several sites: give one run or one site"
-    elif len({run.plan.prompts.sha256 for run in runs}) > 1:
-        problem = f"{' and '.join(run.id for run in runs)} hold other prompts, so rows do not pair"
-    elif len(runs) > 1 and len({run.site(sites[0]).width for run in runs}) > 1:
-        problem = f"{sites[0]} has other widths in {' and '.join(run.id for run in runs)}"
+    elif paired and len({run.plan.prompts.sha256 for run in runs}) > 1:
+        problem = (
+            f"{' and '.join(run.id for run in runs)} hold other prompts, so rows do not pair; "
+            "weights=[...] mixes them"
+        )
+    elif other := [s for s in sites if len({run.site(s).width for run in runs}) > 1]:
+        problem = f"{other[0]} has other widths in {' and '.join(run.id for run in runs)}"
+    elif dtype == "stored" and (mixed := [s for s in sites if len(_dtypes(runs, s)) > 1]):
+        problem = (
+            f"{mixed[0]} is stored as {' and '.join(sorted(_dtypes(runs, mixed[0])))}: give "
+            "dtype='float32'"
+        )
     if problem:
         raise InputError(f"{problem}.", kind=ErrorKind.INVALID_VALUE)
     for run in runs:
@@ -41,6 +53,12 @@ def check_feed(
             run.require_rows(site, dtype)
         if on_damage == "raise":
             _check_whole(run)
+
+
+def _dtypes(runs: Sequence[Run], site: str) -> set[str]:
+    """What rows of `site` are read as; those in 8 bits as bfloat16."""
+    stored = {run.plan.dtype_of(run.site(site)) for run in runs}
+    return {"bfloat16" if dtype == "float8_e4m3" else dtype for dtype in stored}
 
 
 def _check_whole(run: Run) -> None:
@@ -56,9 +74,8 @@ def _check_whole(run: Run) -> None:
         )
 
 
-def buffer_units(buffer: int | str, unit_bytes: float, batch: int, spans: Spans, units: str) -> int:
+def buffer_units(memory: int, unit_bytes: float, batch: int, spans: Spans, units: str) -> int:
     """Rows or prompts that a buffer holds. InputError if a batch and a span do not fit into it."""
-    memory = buffer_bytes(buffer)
     capacity, least = int(memory / unit_bytes), batch + int(spans.counts.max(initial=0))
     if capacity < min(least, int(spans.counts.sum())):
         raise InputError(

@@ -1,33 +1,24 @@
 """What a feed knows of a site before training starts: lengths of rows, sinks, mean.
 
-Each takes one pass over the rows, at the pace of the disk, and is kept under `analysis/feed/`.
+Each takes one pass over the rows, at the pace of the disk, and is kept (`store.shared.kept_files`).
 """
 
-import io
-import logging
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from lpp.store.arrays.reader import to_float32
-from lpp.store.errors import LppError
+from lpp.store.feed.attention_sinks import sink_positions
 from lpp.store.feed.reader import Loaded, OnDamage, RunSource, SpanReader
-from lpp.store.feed.sinks import sink_positions
 from lpp.store.feed.spans import Spans
-from lpp.store.format.commit_record import checksum
-from lpp.store.format.keys import ANALYSIS_KEY
 from lpp.store.format.rows import positions
-from lpp.store.objects.locate import objects_at
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
-
-_MOST_BYTES: Final = 1 << 36
-"""Largest kept array: lengths of 16 billion rows."""
-
-_log = logging.getLogger("lpp.store")
+from lpp.store.shared.kept_files import KeptFiles, name_of
 
 
 class SiteMeasures:
@@ -54,7 +45,7 @@ class SiteMeasures:
                 lengths[loaded.rows] = _lengths(to_float32(loaded.values[0]))
             return lengths
 
-        return self._kept("lengths", compute)
+        return self._kept("lengths", pl.Float32, compute)
 
     @cached_property
     def sinks(self) -> npt.NDArray[np.bool_]:
@@ -80,7 +71,7 @@ class SiteMeasures:
                 count += len(loaded.rows)
             return total / max(count, 1)
 
-        return self._kept(f"mean {spans.digest}", compute).astype(np.float32)
+        return self._kept(f"mean-{spans.digest}", pl.Float64, compute).astype(np.float32)
 
     def mean_length(self, spans: Spans, mean: npt.NDArray[np.float32] | None) -> float:
         """Mean Euclidean length of the kept rows, less `mean` if it is given."""
@@ -94,8 +85,8 @@ class SiteMeasures:
                 count += len(lengths)
             return np.array([total / max(count, 1)])
 
-        kind = f"mean length {spans.digest} {'' if mean is None else checksum(mean.tobytes())}"
-        return float(self._kept(kind, compute)[0])
+        kind = f"mean_length-{name_of(spans.digest, None if mean is None else mean.tobytes())}"
+        return float(self._kept(kind, pl.Float64, compute)[0])
 
     @property
     def _width(self) -> int:
@@ -114,36 +105,19 @@ class SiteMeasures:
         finally:
             reader.close()
 
-    def _kept(self, kind: str, compute: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """An array that an earlier feed of the same rows left, or that is computed and left now.
-
-        It is a file of NumPy whose name has a checksum of its bytes. A damaged one is ignored.
-        """
-        run = self._run
-        objects = objects_at(run.directory.root).below(f"{ANALYSIS_KEY}/feed")
-        name = checksum(f"{run.id} {run.fingerprint} {self._site} {kind}".encode())[:16]
-        try:
-            for entry in objects.entries():
-                if entry.name.startswith(name):
-                    data = objects.get(entry.name, _MOST_BYTES)
-                    if entry.name == _file_name(name, data):
-                        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-        except (OSError, ValueError, LppError) as error:
-            _log.warning("%s: computing again (%s)", objects.place, error)
+    def _kept(
+        self, kind: str, dtype: type[pl.DataType], compute: Callable[[], npt.NDArray[Any]]
+    ) -> npt.NDArray[Any]:
+        """An array that an earlier feed of the same rows left, or that is computed and left now."""
+        run, schema = self._run, pl.Schema({"value": dtype})
+        files = KeptFiles(run.directory.root, "feed")
+        group = name_of(run.id, run.fingerprint, self._site)
+        for kept in files.frames(group, kind, schema):
+            return kept["value"].to_numpy()
         values = compute()
-        if self._damaged:  # the records, and so the name, stay when the shard is repaired
-            return values
-        memory = io.BytesIO()
-        np.save(memory, values)
-        try:
-            objects.put(_file_name(name, memory.getvalue()), memory.getvalue(), lasting=False)
-        except (OSError, LppError) as error:
-            _log.warning("%s: results are not kept (%s)", objects.place, error)
+        if not self._damaged:  # the records, and so the name, stay when the shard is repaired
+            files.put(group, kind, pl.DataFrame({"value": values}, schema))
         return values
-
-
-def _file_name(name: str, data: bytes) -> str:
-    return f"{name}-{checksum(name.encode() + data)}.npy"
 
 
 def _lengths(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lpp.store.arrays.reader import to_float32
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.feed.draws import Draws, Integers
-from lpp.store.feed.make_prompts import prompts
+from lpp.store.feed.make_feeds import prompts
 from lpp.store.feed.output import Like, given
 from lpp.store.feed.prompt_feed import PromptFeed
 from lpp.store.runs.read import Run

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from made_runs import MakeRun
 
 from lpp.analyze.cli.command import main
-from lpp.analyze.engine.kept_files import KeptFiles
 from lpp.sql.cli.command import main as sql
 from lpp.store.format.keys import ANALYSIS_KEY, DATABASE_KEY
+from lpp.store.shared.kept_files import KeptFiles
 
 LENGTHS = (12, 7, 20, 20, 3, 15)
 

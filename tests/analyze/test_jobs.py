@@ -10,12 +10,12 @@ from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import ProfileSettings, analyze
-from lpp.analyze.engine import kept_files
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.executor import LocalExecutor
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.runs.cells import Cell
 from lpp.store import open_store
+from lpp.store.shared import kept_files
 
 
 @pytest.mark.slow

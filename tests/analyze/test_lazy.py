@@ -150,11 +150,11 @@ def test_a_damaged_cache_file_is_computed_again(
         }[damage]
     )
     work.clear()
-    with caplog.at_level(logging.WARNING, "lpp.analyze"):
+    with caplog.at_level(logging.WARNING, "lpp.store"):
         after = scan_spectra(root).filter(final).collect()
     assert_frame_equal(after, before.filter(final))
     assert work == {"final": 1, "reads": 1, "solves": 10}
-    assert {record.name for record in caplog.records} == {"lpp.analyze"}
+    assert {record.name for record in caplog.records} == {"lpp.store"}
     work.clear()
     scan_spectra(root).filter(final).collect()
     assert not work
@@ -165,7 +165,7 @@ def test_a_store_that_cannot_be_written_costs_one_line(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (root / "analysis").write_text("a file where the directory should be")
-    with caplog.at_level(logging.WARNING, "lpp.analyze"):
+    with caplog.at_level(logging.WARNING, "lpp.store"):
         table = scan_spectra(root).filter(pl.col("run").str.starts_with("long")).collect()
     assert table["effective_rank"].null_count() == 0
     assert len(caplog.records) == 1

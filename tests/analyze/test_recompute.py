@@ -12,8 +12,8 @@ from made_runs import MakeRun
 
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.recompute import recompute
-from lpp.analyze.engine.kept_files import KeptFiles
 from lpp.store.format.keys import ANALYSIS_KEY
+from lpp.store.shared.kept_files import KeptFiles
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14)
 

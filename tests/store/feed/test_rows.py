@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from lpp.store import Run, open_store
 from lpp.store.errors import ConflictError, FormatError, InputError
-from lpp.store.feed import RowFeed, rows
+from lpp.store.feed import rows
 from lpp.store.format.plan import SiteSpec
 from lpp.store.progress import Progress
 
@@ -53,7 +53,7 @@ def run(capture: Capture, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return capture.write(tmp_path_factory.mktemp("feed") / "store")
 
 
-def feed(run: Run | list[Run], site: Any = "final", **options: Any) -> RowFeed:
+def feed(run: Run | list[Run], site: Any = "final", **options: Any) -> Any:
     """Batches of 128 from a buffer of a fourth of the rows."""
     return rows(run, site, **{"batch": 128, "buffer": "4 MiB", "like": "numpy", **options})
 
@@ -101,6 +101,17 @@ def test_it_resumes_to_the_bit(run: Run, options: dict[str, Any]) -> None:
         assert all(map(np.array_equal, rest, whole[stop:]))
 
 
+def test_a_feed_under_way_goes_back_to_a_state(run: Run) -> None:
+    batches = feed(run)
+    next(batches)
+    state, expected = batches.state_dict(), next(batches).copy()
+    next(batches)
+    batches.load_state_dict(state)
+    assert (next(batches) == expected).all()
+    batches.close()
+    next(batches)
+
+
 def test_sites_of_one_token_and_runs_of_one_token_stay_together(
     run: Run, capture: Capture, tmp_path: Path
 ) -> None:
@@ -142,7 +153,83 @@ def test_rows_are_centred_and_scaled(run: Run, capture: Capture) -> None:
         given_in_order = np.concatenate(given)[np.argsort(np.concatenate(ids))]
         np.testing.assert_allclose(given_in_order, expected, rtol=2e-5, atol=2e-5)
     kept = Path(str(run.path)).parents[1] / "analysis" / "feed"
-    assert len([*kept.iterdir()]) == 2
+    assert len([*kept.rglob("*.arrow")]) == 2
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of other prompts, 100 rows: its values are 1,024, those of `run` are below 4."""
+    hidden = {"final": np.full((100, 1024), 0x4480, np.uint16)}
+    site = SiteSpec(name="final", convention="post_norm", width=1024)
+    made = make_capture((5,) * 20, (0, 20), hidden, sites=(site,), context=5, prefixes=(5,))
+    return made.write(tmp_path_factory.mktemp("few") / "store")
+
+
+def test_runs_are_mixed_in_shares(run: Run, few: Run) -> None:
+    options = {"weights": [3, 1], "batch": 32, "buffer": "16 MiB"}
+    mixed = feed([run, few], **options)
+    batches = [batch.copy() for batch in mixed]
+    # 100 rows, 8 a batch: the last one has 4 of them, and then the feed ends
+    assert len(batches) == len(mixed) == 13
+    of_few = [batch[:, 0] == 0x4480 for batch in batches]
+    assert [int(those.sum()) for those in of_few] == [8] * 12 + [4]
+    assert (np.diff(np.flatnonzero(of_few[0])) == 4).all()  # at even distances
+    given = numbers([batch[~those] for batch, those in zip(batches, of_few, strict=True)])
+    assert len(given) == len({*given}) == 13 * 24
+    stopped, resumed = feed([run, few], **options), feed([run, few], **options)
+    for _ in range(5):
+        next(stopped)
+    resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+    assert all(map(np.array_equal, map(np.copy, resumed), batches[5:]))
+    without_end = feed([run, few], epochs=None, like="torch", **options)
+    assert sum(1 for _ in itertools.islice(DataLoader(without_end, batch_size=None), 30)) == 30
+
+
+def test_mixed_runs_have_one_mean_and_one_scale(run: Run, few: Run, capture: Capture) -> None:
+    values = (capture.hidden["final"].astype(np.uint32) << 16).view(np.float32)
+    mean = 0.25 * values.mean(axis=0, dtype=np.float64) + 0.75 * 1024
+    length = 0.25 * np.linalg.norm(values - mean, axis=1).mean()
+    length += 0.75 * np.linalg.norm(1024 - mean)
+    mixed = feed([run, few], weights=[1, 3], batch=32, buffer="16 MiB", center=True, scale="sqrt_d")
+    batch = next(mixed)
+    ids, _ = mixed.ids
+    is_first = batch[:, 1] < 0
+    assert is_first.sum() == 8
+    expected = (values[ids] - mean) * 32 / length
+    np.testing.assert_allclose(batch[is_first], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(batch[~is_first][0], (1024 - mean) * 32 / length, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"weights=\[...\] mixes them"),
+        ({"weights": [1]}, "a number above 0 for each of 2 runs"),
+        ({"weights": [1, 0]}, "a number above 0"),
+        ({"weights": [1, 1000]}, "a run with a share of 0.001 has no row in it"),
+        ({"weights": [1, 1], "site": "embed"}, "no site 'embed'"),
+    ],
+)
+def test_runs_that_cannot_be_mixed_are_refused(
+    run: Run, few: Run, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        feed([run, few], options.pop("site", "final"), **options)
+
+
+def test_stored_rows_of_two_types_are_refused(run: Run, capture: Capture, tmp_path: Path) -> None:
+    hidden = {"final": np.zeros((len(capture.hidden["final"]), 1024), np.float32)}
+    (site,) = (site for site in capture.plan.sites if site.name == "final")
+    wide = make_capture(
+        *(capture.lengths, SHARDS, hidden),
+        sites=(site,),
+        context=9,
+        prefixes=(3, 9),
+        stored_dtype="float32",
+    ).write(tmp_path / "store")
+    with pytest.raises(InputError, match=r"stored as bfloat16 and float32: give dtype='float32'"):
+        feed([run, wide])
+    assert next(feed([run, wide], dtype="float32", buffer="16 MiB")).dtype == np.float32
 
 
 def test_columns_of_a_condition(tmp_path: Path) -> None:
@@ -171,7 +258,7 @@ def test_columns_of_a_condition(tmp_path: Path) -> None:
         "token_id in (3, 4)": np.isin(token, (3, 4)),
         "n_tokens = 6 and prompt_id = 3": np.arange(120) // 6 == 3,
     }.items():
-        batches = rows(run, "final", where=where, like="numpy")
+        batches: Any = rows(run, "final", where=where, like="numpy")
         ids = sorted(itertools.chain.from_iterable(batches.ids.tolist() for _ in batches))
         assert ids == np.flatnonzero(kept).tolist(), where
 

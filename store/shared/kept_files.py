@@ -25,7 +25,7 @@ from lpp.store.format.tables import encode_table
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 
-MAX_BYTES: Final = 1 << 32
+MAX_BYTES: Final = 1 << 36
 """Most bytes of a file."""
 
 MANY_FILES: Final = 8
@@ -36,7 +36,7 @@ _UNREADABLE: Final = (
     pl.exceptions.PanicException,  # a BaseException
 )
 
-_log = logging.getLogger("lpp.analyze")
+_log = logging.getLogger("lpp.store")
 
 _unwritable: Final[dict[str, object]] = {}
 """Stores of which a line said that they cannot be written: a store has many folders."""

@@ -1,0 +1,110 @@
+"""Rows of several runs in fixed shares: one model on several corpora, or several models."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.feed.row_feed import RowFeed
+from lpp.store.runs.read import Run
+
+
+class MixedRows:
+    """An iterator of batches with rows of several feeds, spread evenly over each batch.
+
+    It ends with the feed that ends first.
+    """
+
+    def __init__(self, feeds: Sequence[RowFeed]) -> None:
+        self.feeds = feeds
+        """The feed of each run."""
+
+    @property
+    def ids(self) -> list[npt.NDArray[np.int64]]:
+        """`RowFeed.ids` of each feed."""
+        return [feed.ids for feed in self.feeds]
+
+    @property
+    def lost(self) -> int:
+        """`RowFeed.lost` of all feeds."""
+        return sum(feed.lost for feed in self.feeds)
+
+    @property
+    def damage(self) -> dict[str, int]:
+        """`RowFeed.damage` of all feeds."""
+        return {what: rows for feed in self.feeds for what, rows in feed.damage.items()}
+
+    def __iter__(self) -> "MixedRows":
+        return self
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.feeds))
+
+    def __next__(self) -> Any:
+        try:
+            batches = [next(feed) for feed in self.feeds]
+        except StopIteration:
+            self.close()
+            raise
+        if not isinstance(batches[0], tuple):
+            return _spread(batches)
+        return tuple(_spread(columns) for columns in zip(*batches, strict=True))
+
+    def __len__(self) -> int:
+        """Batches until the first feed ends. TypeError without an end."""
+        return min(map(len, self.feeds))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where each feed is."""
+        return {"feeds": [feed.state_dict() for feed in self.feeds]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the batch at which `state` was taken; raises what a feed's raises."""
+        for feed, its in zip(self.feeds, state["feeds"], strict=True):
+            feed.load_state_dict(its)
+
+    def close(self) -> None:
+        """End the threads and free the buffers; the next batch starts them again."""
+        for feed in self.feeds:
+            feed.close()
+
+
+def shares_of(runs: Sequence[Run], weights: Sequence[float]) -> list[float]:
+    """The share of each run in a batch. InputError unless each has a weight above 0."""
+    if len(weights) != len(runs) or not all(0 < weight < float("inf") for weight in weights):
+        raise InputError(
+            f"weights={list(weights)}: a number above 0 for each of {len(runs)} runs.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return [weight / sum(weights) for weight in weights]
+
+
+def counts_of(batch: int, shares: Sequence[float]) -> list[int]:
+    """Rows of each run in a batch: as its share says, to within one. InputError if one has none."""
+    ends = np.rint(np.cumsum([0.0, *shares]) * batch).astype(int)
+    counts: list[int] = np.diff(ends).tolist()
+    if min(counts) < 1:
+        raise InputError(
+            f"batch={batch}: a run with a share of {min(shares):.2g} has no row in it. Give a "
+            "larger batch, or other weights.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return counts
+
+
+def _spread(batches: Sequence[Any]) -> Any:
+    """The rows of arrays (n, ...) as one array, those of each at even distances."""
+    counts = list(map(len, batches))
+    places = np.concatenate([(np.arange(n) + 0.5) / n for n in counts])
+    at = np.empty(len(places), np.int64)
+    at[np.argsort(places, kind="stable")] = np.arange(len(places))
+    shape = (len(places), *batches[0].shape[1:])
+    if isinstance(batches[0], np.ndarray):
+        out = np.empty(shape, batches[0].dtype)
+    else:
+        out = batches[0].new_empty(shape)
+    for values, slots in zip(batches, np.split(at, np.cumsum(counts)[:-1]), strict=True):
+        out[slots] = values
+    return out
