@@ -19,7 +19,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "torch": {
         *("analyze/logits/products.py", "capture"),
-        *("store/feed/output.py", "store/feed/torch_*.py"),
+        *("store/feed/output.py", "store/feed/torch_*.py", "store/teacher/torch_*.py"),
     },
     "accelerate": {"capture"},
     "altair": {"analyze/charts/library.py"},
@@ -108,7 +108,8 @@ ROOMS = {
     "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),
     "store": (
         *("errors", "progress", "units", "uncertainty", "settings", "process", "format"),
-        *("objects", "arrays", "committed", "shared", "runs", "scores", "feed", "terminal", ""),
+        *("objects", "arrays", "committed", "shared", "runs", "scores", "feed", "teacher"),
+        *("terminal", ""),
     ),
 }
 """Rooms of a package from the ground up, "" for its own modules: each imports those before it."""

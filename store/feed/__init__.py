@@ -10,16 +10,12 @@ from lpp.store.feed.make_feeds import prompts, rows
 from lpp.store.feed.mixed import MixedRows
 from lpp.store.feed.prompt_feed import PromptBatch, PromptFeed
 from lpp.store.feed.row_feed import RowFeed
-from lpp.store.feed.teacher import Targets, Teacher, teacher
 
 __all__ = [
     "MixedRows",
     "PromptBatch",
     "PromptFeed",
     "RowFeed",
-    "Targets",
-    "Teacher",
     "prompts",
     "rows",
-    "teacher",
 ]

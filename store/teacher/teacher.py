@@ -120,7 +120,7 @@ class Teacher:
         time, and so is the gradient, on the device of `hidden`: no tensor has n V values. mask:
         (n,) weights of the tokens, such as the loss mask; the mean is over them.
         """
-        from lpp.store.feed.torch_loss import kl_divergence
+        from lpp.store.teacher.torch_loss import kl_divergence
 
         return kl_divergence(
             self.head,

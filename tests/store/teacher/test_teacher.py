@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from lpp.store import Run
 from lpp.store.errors import InputError
-from lpp.store.feed import Teacher, teacher
 from lpp.store.format.plan import SiteSpec
+from lpp.store.teacher import Teacher, teacher
 
 WIDTH, VOCABULARY = 4, 53
 
@@ -77,7 +77,7 @@ def test_the_loss_and_its_gradient_are_those_of_all_logits(  # noqa: PLR0917
     tile_rows: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lpp.store.feed.torch_loss.LOGITS_BYTES", 4 * VOCABULARY * tile_rows)
+    monkeypatch.setattr("lpp.store.teacher.torch_loss.LOGITS_BYTES", 4 * VOCABULARY * tile_rows)
     final = next(exact.prompts()).hidden["final"]
     generator = torch.Generator().manual_seed(0)
     shapes = [(len(final), 5), (VOCABULARY, 5), *([(VOCABULARY,)] if bias else [])]
