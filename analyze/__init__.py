@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lpp.analyze.evaluations.analysis import items as items
     from lpp.analyze.evaluations.flip_analysis import flipped_items as flipped_items
     from lpp.analyze.evaluations.tables import write_items as write_items
+    from lpp.analyze.exports.targets import export_targets as export_targets
     from lpp.analyze.metrics.metric import Metric as Metric
     from lpp.analyze.metrics.registry import METRICS as METRICS
     from lpp.analyze.numerics.cka import linear_cka as linear_cka
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from lpp.analyze.questions import ScoreSettings as ScoreSettings
     from lpp.analyze.questions import Selection as Selection
     from lpp.analyze.questions import SensitivitySettings as SensitivitySettings
+    from lpp.analyze.questions import TargetSettings as TargetSettings
     from lpp.analyze.report.report import write_report as write_report
     from lpp.analyze.scores.correlations import correlate as correlate
     from lpp.analyze.scores.scores import add_benchmarks as add_benchmarks
@@ -83,6 +85,7 @@ _HOME = {
     "Selection": "questions",
     "ScoreSettings": "questions",
     "SensitivitySettings": "questions",
+    "TargetSettings": "questions",
     "add_benchmarks": "scores.scores",
     "aggregate": "tables.profile",
     "analyze": "tables.analysis",
@@ -101,6 +104,7 @@ _HOME = {
     "effective_rank": "numerics.spectrum",
     "eigenvalues": "numerics.spectrum",
     "entropy_chart": "charts.charts",
+    "export_targets": "exports.targets",
     "flipped_items": "evaluations.flip_analysis",
     "item_depth_chart": "charts.charts",
     "items": "evaluations.analysis",

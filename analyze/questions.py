@@ -234,6 +234,23 @@ class ItemsSettings:
     seed: int = _seed("Draw folds, shuffled labels and resamples from this seed.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings:
+    """`lpp-analyze export --targets`: which tokens of each next-token distribution."""
+
+    k: int = setting(64, "With topk: the N most likely tokens.", least=1, metavar="N")
+    samples: int = setting(
+        32, "With sampled: N tokens drawn with replacement.", least=1, metavar="N"
+    )
+    temperature: float = setting(1.0, "Divide logits by this, above 0.", least=0)
+    seed: int = _seed("Draw samples from this seed.")
+    where: str | None = setting(
+        None,
+        "Only prompts for which this condition of SQL holds, on prompt_id, n_tokens and fields.",
+        metavar="SQL",
+    )
+
+
 def _patterns(text: str, name: str, metavar: str = "NAME,...") -> Any:
     text = f"{text}; a name may be a pattern. Default: every one."
     return setting(("*",), text, name=name, metavar=metavar)

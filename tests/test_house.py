@@ -98,6 +98,7 @@ ROOMS = {
             "logits",
             "scores",
             "tables",
+            "exports",
         ),
         *("charts", "pages", "studies", "drift", "evaluations", "report", "cli", ""),
     ),

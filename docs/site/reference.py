@@ -30,6 +30,7 @@ from lpp.analyze.questions import (
     ProfileSettings,
     ScoreSettings,
     SensitivitySettings,
+    TargetSettings,
 )
 from lpp.capture.evaluation.settings import EvalSettings, ProbeSettings
 from lpp.capture.plan.settings import CaptureSettings
@@ -87,6 +88,7 @@ SETTINGS: Final = {
     "lpp-analyze cka": CkaSettings,
     "lpp-analyze diff": DiffSettings,
     "lpp-analyze diff --fail-if": GateSettings,
+    "lpp-analyze export --targets": TargetSettings,
     "lpp-analyze items": ItemsSettings,
     "lpp-analyze benchmarks add": ScoreSettings,
     "lpp-analyze correlate": CorrelateSettings,

@@ -7,6 +7,7 @@ have none (Anshumann et al. 2025, arXiv 2503.16870).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -65,12 +66,15 @@ class Teacher:
         samples: int | None = None,
         temperature: float = 1.0,
         seed: int = 0,
+        prompt_ids: Any = None,
         like: Like = "torch",
     ) -> Targets:
         """The tokens that follow each row of `final`, (n, d) of a batch, as stored or float32.
 
         k: the k most likely. samples: drawn with replacement, so that each has weight 1/samples;
-        `seed` decides them. temperature: of the distribution.
+        `seed` decides them. prompt_ids: (n,) the prompt of each row, of whole prompts; the samples
+        of a prompt then depend on `seed` and its id alone, not on the batch. temperature: of the
+        distribution.
 
         Raises InputError unless exactly one of k and samples is given, from 1 to V.
         """
@@ -82,9 +86,11 @@ class Teacher:
         rows = _rows(final)
         ids = np.empty((len(rows), count), np.int64)
         logprobs = np.empty(ids.shape, np.float32)
-        draws = Draws(seed)
+        uniform = None if samples is None else _uniform(ids.shape, seed, prompt_ids)
         for tile, logp in self.logprobs(rows, temperature):
-            ids[tile] = _most_likely(logp, count) if samples is None else _drawn(logp, count, draws)
+            ids[tile] = (
+                _most_likely(logp, count) if uniform is None else _drawn(logp, uniform[tile])
+            )
             logprobs[tile] = np.take_along_axis(logp, ids[tile], axis=1)
         return Targets(token_ids=given(ids, like), logprobs=given(logprobs, like))
 
@@ -158,12 +164,26 @@ def _most_likely(logp: Float32, k: int) -> Integers:
     return np.take_along_axis(ids, order, axis=1)
 
 
-def _drawn(logp: Float32, samples: int, draws: Draws) -> Integers:
-    """(m, samples) ids drawn from each row of (m, V)."""
-    ids = np.empty((len(logp), samples), np.int64)
+def _uniform(shape: tuple[int, ...], seed: int, prompt_ids: Any) -> npt.NDArray[np.float64]:
+    """Random numbers from 0 up to 1 for each row, those of a prompt from a stream of its own."""
+    n, samples = shape
+    if prompt_ids is None:
+        return Draws(seed).uniform(n * samples).reshape(shape)
+    prompts = np.asarray(prompt_ids)
+    edges = [*np.flatnonzero(np.diff(prompts, prepend=-1)).tolist(), n]
+    streams = [
+        Draws(seed, int(prompts[first])).uniform((end - first) * samples)
+        for first, end in pairwise(edges)
+    ]
+    return np.concatenate([np.zeros(0), *streams]).reshape(shape)
+
+
+def _drawn(logp: Float32, uniform: npt.NDArray[np.float64]) -> Integers:
+    """(m, samples) ids drawn from each row of (m, V) by numbers from 0 up to 1."""
+    ids = np.empty(uniform.shape, np.int64)
     for row, values in enumerate(logp):
         ends = np.cumsum(np.exp(values, dtype=np.float64))
-        ids[row] = np.searchsorted(ends, draws.uniform(samples) * ends[-1], side="right")
+        ids[row] = np.searchsorted(ends, uniform[row] * ends[-1], side="right")
     last = logp.shape[1] - 1  # rounding may put a number at the very end
     np.minimum(ids, last, out=ids)
     return ids

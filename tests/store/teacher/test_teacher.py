@@ -6,29 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kept_heads import keep_head
-from scipy.special import log_softmax
 from small_capture import make_capture
+from teachers import VOCABULARY, WIDTH, reference_logprobs, write_teacher
 from torch.nn import functional
 
 from lpp.store import Run
 from lpp.store.errors import InputError
-from lpp.store.format.plan import SiteSpec
 from lpp.store.teacher import Teacher, teacher
-
-WIDTH, VOCABULARY = 4, 53
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    root = tmp_path_factory.mktemp("teacher") / "store"
-    values = np.random.default_rng(1).normal(size=(60, WIDTH)).astype(np.float32) * 6
-    hidden = {"final": (values.view(np.uint32) >> 16).astype(np.uint16)}
-    site = SiteSpec(name="final", convention="post_norm", width=WIDTH)
-    made = make_capture((6,) * 10, (0, 4, 10), hidden, sites=(site,), context=6, prefixes=(6,))
-    run = made.write(root)
-    keep_head(root, made.plan)
-    return run
+    return write_teacher(tmp_path_factory.mktemp("teacher") / "store")
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +26,7 @@ def exact(run: Run) -> Teacher:
 
 
 def reference(exact: Teacher, final: torch.Tensor, temperature: float) -> np.ndarray:
-    """Ln p in float64, from the matrix alone."""
-    logits = final.double().numpy() @ exact.head.weight.astype(np.float64).T
-    values: np.ndarray = log_softmax(logits / temperature, axis=1)
-    return values
+    return reference_logprobs(exact.head, final.float(), temperature)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -63,6 +49,17 @@ def test_samples_follow_the_distribution(exact: Teacher) -> None:
     again = exact.targets(final, samples=10, seed=4)
     assert torch.equal(again.token_ids, exact.targets(final, samples=10, seed=4).token_ids)
     assert not torch.equal(again.token_ids, exact.targets(final, samples=10, seed=5).token_ids)
+
+
+def test_samples_of_a_prompt_depend_on_its_id_and_not_on_the_batch(exact: Teacher) -> None:
+    batch = next(exact.prompts())
+    prompts, final = batch.prompt_ids[batch.documents], batch.hidden["final"]
+    ids = exact.targets(final, samples=9, seed=2, prompt_ids=prompts).token_ids
+    alone = prompts == prompts[-1]
+    assert 1 < alone.sum() < len(prompts)
+    again = exact.targets(final[alone], samples=9, seed=2, prompt_ids=prompts[alone]).token_ids
+    assert torch.equal(again, ids[alone])
+    assert len({*map(tuple, ids.tolist())}) > len(ids) / 2
 
 
 @pytest.mark.parametrize("tile_rows", [7, 1000])

@@ -1,0 +1,1 @@
+"""What a run holds, as files that trainers read."""

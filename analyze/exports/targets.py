@@ -1,0 +1,178 @@
+"""Targets of a teacher as Parquet, a row for each prompt: for trainers that read ids and ln p.
+
+Columns, named as in axolotl's collator for distillation:
+
+    prompt_id          int32
+    input_ids          list<int32>           the tokens of the prompt
+    target_token_ids   list<list<int32>>     for each token, k ids
+    target_logprobs    list<list<float32>>   ln p of each, over the whole vocabulary
+    loss_mask          list<bool>            if the run has one; null for a prompt without
+
+Targets at position t are of the token at t + 1, so those of the last position are of a token that
+the prompt does not have. The loss mask at t is of the token at t. The k most likely tokens come
+first; samples as drawn, with repetitions, each with weight 1/samples whatever its ln p.
+"""
+
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lpp.analyze.questions import TargetSettings
+from lpp.sql.results.output import whole_file
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.feed.checks import check_feed
+from lpp.store.feed.chosen import kept_prompts
+from lpp.store.format.prompt_columns import LOSS_MASK
+from lpp.store.progress import SILENT, Progress
+from lpp.store.runs.read import Run
+from lpp.store.teacher import Targets, Teacher, teacher
+from lpp.store.units import counted
+
+Kind: TypeAlias = Literal["topk", "sampled"]
+"""The k most likely tokens, or tokens drawn from the distribution."""
+
+METADATA_KEY: Final = b"lpp"
+"""Key of the file's metadata: run, model and settings, as JSON."""
+
+GROUP_BYTES: Final = 64 << 20
+"""Bytes of the rows and targets of a row group, about; a longer prompt is a group of its own."""
+
+Integers = npt.NDArray[np.int64]
+
+
+def export_targets(
+    run: Run,
+    path: Path,
+    kind: Kind,
+    settings: TargetSettings = TargetSettings(),
+    *,
+    progress: Progress = SILENT,
+) -> int:
+    """Write the targets of `run` to the Parquet file `path`; return the number of prompts.
+
+    Prompts come in order, a row group at a time. Prompts that were set aside and branches are left
+    out. progress: advances by one for each prompt.
+
+    Raises InputError if `path` exists, for a run without rows of `final` or without its head, for
+    missing shards and for a condition that is none; FormatError for altered bytes. The file appears
+    once it is complete.
+    """
+    import pyarrow.parquet as pq
+
+    if path.exists():
+        raise InputError(
+            f"{path} exists. Remove it, or name another file with -o.", kind=ErrorKind.INVALID_VALUE
+        )
+    source = teacher(run)
+    check_feed([run], ("final",), "float32", rank=0, world=1, on_damage="raise")
+    kept = kept_prompts(run, settings.where)
+    kept[run.quarantined] = False
+    prompts = np.flatnonzero(kept)
+    if not len(prompts):
+        raise InputError(
+            f"run {run.id}: no prompt is left to write. Change --where.", kind=ErrorKind.NOT_FOUND
+        )
+    if left_out := len(kept) - len(prompts):
+        progress.warn(
+            f"{counted(left_out, 'prompt is', 'prompts are')} left out: set aside, a branch, or "
+            "not in --where."
+        )
+    progress.expect(len(prompts))
+    schema = target_schema(source, kind, settings)
+    with whole_file(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as file:
+        for group in row_groups(source, prompts, _count(kind, settings)):
+            file.write_table(target_table(source, group, kind, settings))
+            progress.advance(len(group))
+    return len(prompts)
+
+
+def target_schema(source: Teacher, kind: Kind, settings: TargetSettings) -> pa.Schema:
+    """Columns of the file, and its metadata."""
+    run = source.run
+    columns = {
+        "prompt_id": pa.int32(),
+        "input_ids": pa.list_(pa.int32()),
+        "target_token_ids": pa.list_(pa.list_(pa.int32())),
+        "target_logprobs": pa.list_(pa.list_(pa.float32())),
+    }
+    if LOSS_MASK in run.plan.prompts.token_columns:
+        columns["loss_mask"] = pa.list_(pa.bool_())
+    metadata = {
+        "run": run.id,
+        "model": run.plan.model.id,
+        "revision": run.plan.model.revision,
+        "weights": run.plan.model.weights,
+        "tokenizer": run.plan.tokenizer.fingerprint,
+        "vocabulary": source.head.vocabulary,
+        "targets": kind,
+        "k": settings.k if kind == "topk" else None,
+        "samples": settings.samples if kind == "sampled" else None,
+        "seed": settings.seed if kind == "sampled" else None,
+        "temperature": settings.temperature,
+        "where": settings.where,
+        "lossy": source.lossy,
+        "position": "targets at position t are of the token at t + 1",
+        "lpp-engine": version("lpp-engine"),
+    }
+    return pa.schema(columns, metadata={METADATA_KEY: json.dumps(metadata)})
+
+
+def _count(kind: Kind, settings: TargetSettings) -> int:
+    return settings.k if kind == "topk" else settings.samples
+
+
+def row_groups(source: Teacher, prompts: Integers, count: int) -> Iterator[Integers]:
+    """Groups of `prompts`, ids in ascending order, of about `GROUP_BYTES`. count: targets of a
+    token.
+    """
+    token_bytes = 4 * source.head.width + 24 * count  # rows, ids twice, ln p twice
+    begins = (np.cumsum(source.run.lengths[prompts]) - source.run.lengths[prompts]) * token_bytes
+    starts = np.flatnonzero(np.diff(begins // GROUP_BYTES, prepend=-1))
+    for first, end in pairwise([*starts.tolist(), len(prompts)]):
+        yield prompts[first:end]
+
+
+def target_table(
+    source: Teacher, prompts: Integers, kind: Kind, settings: TargetSettings
+) -> pa.Table:
+    """The rows of the file for some prompts, ids in ascending order."""
+    run = source.run
+    parts, ids = [], []
+    for block in run.blocks("final", first=int(prompts[0]), prompts=int(prompts[-1]) + 1):
+        chosen = block.without(np.setdiff1d(block.prompt_id, prompts))
+        parts.append(chosen.values)
+        ids.append(chosen.prompt_id)
+    targets = source.targets(
+        np.concatenate(parts),
+        k=settings.k if kind == "topk" else None,
+        samples=settings.samples if kind == "sampled" else None,
+        seed=settings.seed,
+        prompt_ids=np.concatenate(ids),
+        temperature=settings.temperature,
+        like="numpy",
+    )
+    schema = target_schema(source, kind, settings)
+    held = [LOSS_MASK] if "loss_mask" in schema.names else []
+    table = run.prompts(*held).take(pa.array(prompts))
+    lists = _lists(targets, run.lengths[prompts])
+    columns = [table["prompt_id"], table["token_ids"], *lists, *(table[name] for name in held)]
+    return pa.table(dict(zip(schema.names, columns, strict=True))).cast(schema)
+
+
+def _lists(targets: Targets, lengths: Integers) -> list[pa.Array]:
+    """Ids and ln p, (n, k) each, as a list of lists for each prompt."""
+    n, count = targets.token_ids.shape
+    inner = pa.array(np.arange(n + 1) * count, pa.int32())
+    outer = pa.array(np.append(0, np.cumsum(lengths)), pa.int32())
+    flat: list[Any] = [targets.token_ids.astype(np.int32), targets.logprobs]
+    return [
+        pa.ListArray.from_arrays(outer, pa.ListArray.from_arrays(inner, values.reshape(-1)))
+        for values in flat
+    ]
