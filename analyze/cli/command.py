@@ -16,6 +16,7 @@ from lpp.analyze.cli.metrics import metrics
 from lpp.analyze.cli.profile import profile
 from lpp.analyze.cli.report import report
 from lpp.analyze.cli.sensitivity import sensitivity
+from lpp.analyze.cli.teacher import teacher
 from lpp.store.format.keys import RUNS_KEY
 from lpp.store.process.allocator import give_blocks_back
 from lpp.store.terminal.console import LppGroup, debug_option, version_option
@@ -39,6 +40,7 @@ def main() -> None:
         lpp-analyze items ./lpp --task arc_easy
         lpp-analyze benchmarks add ./lpp results/
         lpp-analyze correlate ./lpp
+        lpp-analyze teacher ./lpp
         lpp-analyze export ./lpp --targets topk -o targets.parquet
         lpp-analyze report ./lpp -o report.html
         lpp-analyze verify ./lpp
@@ -57,6 +59,7 @@ main.add_command(metrics)
 main.add_command(profile)
 main.add_command(report)
 main.add_command(sensitivity)
+main.add_command(teacher)
 
 
 @main.command()

@@ -88,7 +88,7 @@ def export_targets(
     schema = target_schema(source, kind, settings)
     with whole_file(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as file:
         for group in row_groups(source, prompts, _count(kind, settings)):
-            file.write_table(target_table(source, group, kind, settings))
+            file.write_table(_group_table(source, group, kind, settings, schema))
             progress.advance(len(group))
     return len(prompts)
 
@@ -139,26 +139,37 @@ def row_groups(source: Teacher, prompts: Integers, count: int) -> Iterator[Integ
         yield prompts[first:end]
 
 
-def target_table(
-    source: Teacher, prompts: Integers, kind: Kind, settings: TargetSettings
+def _group_table(
+    source: Teacher, prompts: Integers, kind: Kind, settings: TargetSettings, schema: pa.Schema
 ) -> pa.Table:
-    """The rows of the file for some prompts, ids in ascending order."""
-    run = source.run
+    """The rows of the file for some prompts."""
+    final, prompt_ids = final_rows(source.run, prompts)
+    targets = source.targets(
+        final,
+        k=settings.k if kind == "topk" else None,
+        samples=settings.samples if kind == "sampled" else None,
+        seed=settings.seed,
+        prompt_ids=prompt_ids,
+        temperature=settings.temperature,
+        like="numpy",
+    )
+    return target_table(source.run, prompts, targets, schema)
+
+
+def final_rows(run: Run, prompts: Integers) -> tuple[npt.NDArray[np.float32], Integers]:
+    """The rows of `final` of some prompts, (n, d), and the prompt of each, (n,). prompts: their
+    ids, in ascending order; none that was set aside.
+    """
     parts, ids = [], []
     for block in run.blocks("final", first=int(prompts[0]), prompts=int(prompts[-1]) + 1):
         chosen = block.without(np.setdiff1d(block.prompt_id, prompts))
         parts.append(chosen.values)
         ids.append(chosen.prompt_id)
-    targets = source.targets(
-        np.concatenate(parts),
-        k=settings.k if kind == "topk" else None,
-        samples=settings.samples if kind == "sampled" else None,
-        seed=settings.seed,
-        prompt_ids=np.concatenate(ids),
-        temperature=settings.temperature,
-        like="numpy",
-    )
-    schema = target_schema(source, kind, settings)
+    return np.concatenate(parts), np.concatenate(ids).astype(np.int64)
+
+
+def target_table(run: Run, prompts: Integers, targets: Targets, schema: pa.Schema) -> pa.Table:
+    """The rows of the file for some prompts, with the targets of all of their tokens."""
     held = [LOSS_MASK] if "loss_mask" in schema.names else []
     table = run.prompts(*held).take(pa.array(prompts))
     lists = _lists(targets, run.lengths[prompts])

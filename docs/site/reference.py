@@ -31,6 +31,7 @@ from lpp.analyze.questions import (
     ScoreSettings,
     SensitivitySettings,
     TargetSettings,
+    TeacherSettings,
 )
 from lpp.capture.evaluation.settings import EvalSettings, ProbeSettings
 from lpp.capture.plan.settings import CaptureSettings
@@ -89,6 +90,7 @@ SETTINGS: Final = {
     "lpp-analyze diff": DiffSettings,
     "lpp-analyze diff --fail-if": GateSettings,
     "lpp-analyze export --targets": TargetSettings,
+    "lpp-analyze teacher": TeacherSettings,
     "lpp-analyze items": ItemsSettings,
     "lpp-analyze benchmarks add": ScoreSettings,
     "lpp-analyze correlate": CorrelateSettings,
