@@ -44,6 +44,14 @@ METADATA_KEY: Final = b"lpp"
 GROUP_BYTES: Final = 64 << 20
 """Bytes of the rows and targets of a row group, about; a longer prompt is a group of its own."""
 
+WRITING: Final[dict[str, Any]] = {
+    "compression": "zstd",
+    "use_dictionary": ["prompt_id", "target_token_ids.list.element.list.element"],
+    "column_encoding": {"target_logprobs.list.element.list.element": "BYTE_STREAM_SPLIT"},
+}
+"""How the file is encoded. Of logits in bfloat16, ln p takes 0.9 bytes instead of the 2.3 of
+pyarrow's own choice, a dictionary, and a token takes as many in a small row group."""
+
 Integers = npt.NDArray[np.int64]
 
 
@@ -86,7 +94,7 @@ def export_targets(
         )
     progress.expect(len(prompts))
     schema = target_schema(source, kind, settings)
-    with whole_file(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as file:
+    with whole_file(path) as beside, pq.ParquetWriter(beside, schema, **WRITING) as file:
         for group in row_groups(source, prompts, _count(kind, settings)):
             file.write_table(_group_table(source, group, kind, settings, schema))
             progress.advance(len(group))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from lpp.analyze.exports.targets import Kind, final_rows, target_schema, target_table
+from lpp.analyze.exports.targets import WRITING, Kind, final_rows, target_schema, target_table
 from lpp.analyze.quantities.tables import frame_schema
 from lpp.analyze.questions import TargetSettings, TeacherSettings
 from lpp.sql.schema.columns import RUN, Column
@@ -183,7 +183,7 @@ def _written_bytes(table: pa.Table) -> int:
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=len(table))
+    pq.write_table(table, sink, row_group_size=len(table), **WRITING)
     group = pq.read_metadata(pa.BufferReader(sink.getvalue())).row_group(0)
     return sum(group.column(k).total_compressed_size for k in range(group.num_columns))
 
