@@ -1,0 +1,96 @@
+"""A stored teacher trains a student as the teacher's own pass would: loss and gradients."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+import torch
+import transformers
+from torch.nn import functional
+
+from lpp.capture import capture
+from lpp.store.teacher import Teacher, teacher
+
+VOCABULARY = 211
+LENGTHS = (9, 4, 1, 12, 7)
+
+
+def tiny_llama(width: int, seed: int) -> Any:
+    """A random model whose distributions are far from uniform, and from those of other seeds."""
+    torch.manual_seed(seed)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    torch.nn.init.normal_(model.lm_head.weight, std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def online() -> Any:
+    return tiny_llama(32, 0)
+
+
+@pytest.fixture(scope="module")
+def stored(online: Any, tmp_path_factory: pytest.TempPathFactory) -> Teacher:
+    """Its rows of `final`, float32, and its head."""
+    generator = torch.Generator().manual_seed(1)
+    prompts = [torch.randint(VOCABULARY, (n,), generator=generator).tolist() for n in LENGTHS]
+    run = capture(
+        online,
+        None,
+        [{"input_ids": ids} for ids in prompts],
+        store=tmp_path_factory.mktemp("online") / "store",
+        context=max(LENGTHS),
+        sites=["final"],
+        keep_head="yes",
+        quiet=True,
+    )
+    assert run.plan.stored_dtype == "float32"
+    return teacher(run)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_loss_and_gradients_are_those_of_the_teachers_pass(
+    online: Any, stored: Teacher, direction: Literal["forward", "reverse"], temperature: float
+) -> None:
+    batch = next(stored.prompts(max_tokens=sum(LENGTHS)))
+    documents = list(documents_of(batch))
+    assert sum(map(len, documents)) == sum(LENGTHS)
+    grads = []
+    for is_stored in (True, False):
+        student = tiny_llama(16, 2)
+        states = [student.model(ids[None]).last_hidden_state[0] for ids in documents]
+        hidden, weight = torch.cat(states), student.lm_head.weight
+        hidden.retain_grad()
+        if is_stored:
+            final = batch.hidden["final"]
+            loss = stored.loss(final, hidden, weight, direction=direction, temperature=temperature)
+        else:
+            with torch.no_grad():
+                logits = torch.cat([online(ids[None]).logits[0] for ids in documents])
+            theirs = functional.log_softmax(logits / temperature, dim=-1)
+            ours = functional.log_softmax(hidden @ weight.T / temperature, dim=-1)
+            p, q = (ours, theirs) if direction == "reverse" else (theirs, ours)
+            loss = functional.kl_div(q, p, reduction="batchmean", log_target=True)
+        loss.backward()
+        of_blocks = student.model.layers[0].mlp.up_proj.weight.grad
+        grads.append((loss.detach(), hidden.grad, weight.grad, of_blocks))
+    (loss, *ours), (expected, *theirs) = grads
+    assert expected > 0.1
+    assert abs(loss - expected) < 1e-4  # nats
+    for gradient, other in zip(ours, theirs, strict=True):
+        assert (gradient - other).norm() < 1e-3 * other.norm()
+
+
+def documents_of(batch: Any) -> Iterator[torch.Tensor]:
+    """The token ids of each prompt of a batch."""
+    for k in range(len(batch.prompt_ids)):
+        yield batch.token_ids[batch.documents == k]
