@@ -5,6 +5,6 @@ from lpp.store.teacher import teacher
 targets = teacher(run).targets(final, k=64)
 """
 
-from lpp.store.teacher.teacher import Targets, Teacher, teacher
+from lpp.store.teacher.teacher import Targets, Teacher, next_token_mask, teacher
 
-__all__ = ["Targets", "Teacher", "teacher"]
+__all__ = ["Targets", "Teacher", "next_token_mask", "teacher"]

@@ -18,7 +18,7 @@ from lpp.store.errors import ErrorKind, InputError
 from lpp.store.feed.draws import Draws, Integers
 from lpp.store.feed.make_feeds import prompts
 from lpp.store.feed.output import Like, given
-from lpp.store.feed.prompt_feed import PromptFeed
+from lpp.store.feed.prompt_feed import PromptBatch, PromptFeed
 from lpp.store.runs.read import Run
 
 Float32 = npt.NDArray[np.float32]
@@ -124,7 +124,7 @@ class Teacher:
         final: (n, d) of the teacher. hidden: (n, d') tensor of the student before its own head;
         weight, bias: (V, d') and (V,) of that head. The logits of both are computed some rows at a
         time, and so is the gradient, on the device of `hidden`: no tensor has n V values. mask:
-        (n,) weights of the tokens, such as the loss mask; the mean is over them.
+        (n,) weights of the rows, such as `next_token_mask`; the mean is over them.
         """
         from lpp.store.teacher.torch_loss import kl_divergence
 
@@ -146,6 +146,17 @@ def teacher(run: Run) -> Teacher:
     Raises InputError for a run without rows of `final` or whose head the store does not have.
     """
     return Teacher(run)
+
+
+def next_token_mask(batch: PromptBatch, label: str = "loss_mask") -> Any:
+    """(n,) the value by token of the token after each, such as its loss mask; 0 at the end of each
+    prompt. A row of `final` predicts the token after it, so these weight the rows.
+    """
+    values = batch.labels[label]
+    after = values.clone() if hasattr(values, "clone") else values.copy()
+    after[-1:] = 0
+    after[:-1] = values[1:] * (batch.documents[1:] == batch.documents[:-1])
+    return after
 
 
 def _rows(final: Any) -> Float32:

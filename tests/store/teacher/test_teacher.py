@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lpp.store import Run
 from lpp.store.errors import InputError
-from lpp.store.teacher import Teacher, teacher
+from lpp.store.teacher import Teacher, next_token_mask, teacher
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,21 @@ def test_the_loss_and_its_gradient_are_those_of_all_logits(  # noqa: PLR0917
     for tensor, other in zip(ours, plain, strict=True):
         assert other.grad is not None
         torch.testing.assert_close(tensor.grad, other.grad.float(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("like", ["torch", "numpy"])
+def test_the_mask_of_a_row_is_that_of_the_token_it_predicts(
+    exact: Teacher, run: Run, like: Any
+) -> None:
+    stored = run.prompts("token.loss_mask")["token.loss_mask"].to_pylist()
+    seen = 0
+    for batch in exact.prompts(max_tokens=15, like=like):
+        mask = next_token_mask(batch)
+        for k, prompt in enumerate(batch.prompt_ids.tolist()):
+            tokens = (stored[prompt] or [False])[1:]
+            assert mask[batch.documents == k].tolist() == [*tokens, False]
+            seen += 1
+    assert seen == len(stored)
 
 
 @pytest.mark.parametrize(
