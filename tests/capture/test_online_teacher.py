@@ -76,10 +76,10 @@ def test_loss_and_gradients_are_those_of_the_teachers_pass(
         else:
             with torch.no_grad():
                 logits = torch.cat([online(ids[None]).logits[0] for ids in documents])
-            theirs = functional.log_softmax(logits / temperature, dim=-1)
-            ours = functional.log_softmax(hidden @ weight.T / temperature, dim=-1)
-            p, q = (ours, theirs) if direction == "reverse" else (theirs, ours)
-            loss = functional.kl_div(q, p, reduction="batchmean", log_target=True)
+            teachers = functional.log_softmax(logits / temperature, dim=-1)
+            students = functional.log_softmax(hidden @ weight.T / temperature, dim=-1)
+            pair = (teachers, students) if direction == "reverse" else (students, teachers)
+            loss = functional.kl_div(*pair, reduction="batchmean", log_target=True)
         loss.backward()
         of_blocks = student.model.layers[0].mlp.up_proj.weight.grad
         grads.append((loss.detach(), hidden.grad, weight.grad, of_blocks))
