@@ -51,6 +51,7 @@ class Teacher:
                 kind=ErrorKind.NOT_FOUND,
             )
         self.run, self.head = run, head
+        self._on_device: dict[Any, Any] = {}
         self.lossy = run.plan.is_lossy("final")
         """Whether rows of `final` were rounded to 8 bits: the distributions are then not exact."""
 
@@ -126,10 +127,12 @@ class Teacher:
         time, and so is the gradient, on the device of `hidden`: no tensor has n V values. mask:
         (n,) weights of the rows, such as `next_token_mask`; the mean is over them.
         """
-        from lpp.store.teacher.torch_loss import kl_divergence
+        from lpp.store.teacher.torch_loss import DeviceHead, kl_divergence
 
+        if hidden.device not in self._on_device:
+            self._on_device[hidden.device] = DeviceHead(self.head, hidden.device)
         return kl_divergence(
-            self.head,
+            self._on_device[hidden.device],
             final,
             hidden,
             weight,

@@ -1,6 +1,7 @@
 """A stored teacher trains a student as the teacher's own pass would: loss and gradients."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from lpp.capture import capture
 from lpp.store.teacher import Teacher, teacher
+from lpp.store.teacher.torch_loss import DeviceHead
 
 VOCABULARY = 211
 LENGTHS = (9, 4, 1, 12, 7)
@@ -40,19 +42,23 @@ def online() -> Any:
 @pytest.fixture(scope="module")
 def stored(online: Any, tmp_path_factory: pytest.TempPathFactory) -> Teacher:
     """Its rows of `final`, float32, and its head."""
+    return stored_teacher(online, tmp_path_factory.mktemp("online") / "store")
+
+
+def stored_teacher(model: Any, root: Path) -> Teacher:
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(VOCABULARY, (n,), generator=generator).tolist() for n in LENGTHS]
     run = capture(
-        online,
+        model,
         None,
         [{"input_ids": ids} for ids in prompts],
-        store=tmp_path_factory.mktemp("online") / "store",
+        store=root,
         context=max(LENGTHS),
         sites=["final"],
         keep_head="yes",
         quiet=True,
     )
-    assert run.plan.stored_dtype == "float32"
+    assert run.plan.stored_dtype == str(model.dtype).removeprefix("torch.")
     return teacher(run)
 
 
@@ -64,7 +70,7 @@ def test_loss_and_gradients_are_those_of_the_teachers_pass(
     batch = next(stored.prompts(max_tokens=sum(LENGTHS)))
     documents = list(documents_of(batch))
     assert sum(map(len, documents)) == sum(LENGTHS)
-    grads = []
+    grads: list[tuple[Any, ...]] = []
     for is_stored in (True, False):
         student = tiny_llama(16, 2)
         states = [student.model(ids[None]).last_hidden_state[0] for ids in documents]
@@ -83,11 +89,42 @@ def test_loss_and_gradients_are_those_of_the_teachers_pass(
         loss.backward()
         of_blocks = student.model.layers[0].mlp.up_proj.weight.grad
         grads.append((loss.detach(), hidden.grad, weight.grad, of_blocks))
-    (loss, *ours), (expected, *theirs) = grads
+    (loss, *gradients), (expected, *others) = grads
     assert expected > 0.1
     assert abs(loss - expected) < 1e-4  # nats
-    for gradient, other in zip(ours, theirs, strict=True):
+    for gradient, other in zip(gradients, others, strict=True):
         assert (gradient - other).norm() < 1e-3 * other.norm()
+
+
+def test_products_in_bfloat16_are_those_of_the_models(tmp_path: Path) -> None:
+    model = tiny_llama(32, 0).to(torch.bfloat16)
+    stored = stored_teacher(model, tmp_path / "store")
+    batch = next(stored.prompts(max_tokens=sum(LENGTHS)))
+    final = batch.hidden["final"]
+    with torch.no_grad():
+        expected = torch.cat([model(ids[None]).logits[0] for ids in documents_of(batch)]).float()
+    ours = DeviceHead(stored.head, torch.device("cpu")).logits(final)
+    torch.testing.assert_close(ours, expected, rtol=2**-7, atol=1e-3)
+    student = tiny_llama(16, 2)
+    states = torch.randn(len(final), 16, generator=torch.Generator().manual_seed(3))
+    values = []
+    for dtype, autocast in (
+        (torch.float32, False),
+        (torch.float32, True),
+        (torch.bfloat16, False),
+    ):
+        hidden, weight = (
+            tensor.detach().to(dtype).clone().requires_grad_()
+            for tensor in (states, student.lm_head.weight)
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = stored.loss(final, hidden, weight)
+        gradients = torch.autograd.grad(loss, (hidden, weight))
+        assert {gradient.dtype for gradient in gradients} == {dtype}
+        values.append([loss.detach(), *(gradient.float() for gradient in gradients)])
+    for exact, *rounded in zip(*values, strict=True):
+        for value in rounded:
+            assert 0 < (value - exact).norm() < 0.02 * exact.norm()
 
 
 def documents_of(batch: Any) -> Iterator[torch.Tensor]:
