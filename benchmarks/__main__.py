@@ -36,6 +36,7 @@ from benchmarks import (
     sensitivity_cost,
     sink_cost,
     storage,
+    teacher_cost,
     vllm_cost,
 )
 from benchmarks.pairs import Ratio
@@ -85,6 +86,10 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         yield from eval_cost.measure(folder / "evaluation")
         yield eval_cost.of_memory(folder / "evaluation")
 
+    def of_feed() -> Iterator[Ratio]:
+        yield from feed_cost.measure(folder)
+        yield from teacher_cost.measure(folder)
+
     def of_rounding() -> Iterator[Ratio]:
         pair = rounded_pair(folder / "rounded", 100)
         yield from drift_cost.of_sites(pair)
@@ -98,7 +103,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         "lengths": lengths_cost.measure,
         "drift": drift_cost.measure,
         "eval": of_evaluation,
-        "feed": lambda: feed_cost.measure(folder),
+        "feed": of_feed,
         "gate": lambda: gate_null.measure(folder),
         "rounded": of_rounding,
         "pipeline": lambda: pipeline_cost.measure(folder),

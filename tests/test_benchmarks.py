@@ -39,6 +39,7 @@ from benchmarks import (
     sensitivity_cost,
     sink_cost,
     storage,
+    teacher_cost,
 )
 from benchmarks.setting import capture, prepared
 from lpp.analyze.drift.pair import pair_of
@@ -110,6 +111,12 @@ def test_continuations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(continuation_cost, "REPEATS", 1)
     (row,) = continuation_cost.measure(prompts=2, lengths=(2,))
     assert bars([row]) == [1.6]
+
+
+@pytest.mark.slow
+def test_a_student_of_a_stored_teacher(tmp_path: Path) -> None:
+    (row,) = teacher_cost.measure(tmp_path, prompts=2, repeats=1)
+    assert bars([row]) == [0.6]
 
 
 def test_drift_of_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
