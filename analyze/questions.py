@@ -264,6 +264,10 @@ class TargetSettings:
         metavar="SQL",
     )
 
+    def chosen(self, kind: Literal["topk", "sampled"]) -> dict[str, Any]:
+        """How targets are chosen: arguments of `Teacher.targets`."""
+        return {"k": self.k} if kind == "topk" else {"samples": self.samples, "seed": self.seed}
+
 
 def _patterns(text: str, name: str, metavar: str = "NAME,...") -> Any:
     text = f"{text}; a name may be a pattern. Default: every one."

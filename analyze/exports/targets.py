@@ -44,6 +44,16 @@ METADATA_KEY: Final = b"lpp"
 GROUP_BYTES: Final = 64 << 20
 """Bytes of the rows and targets of a row group, about; a longer prompt is a group of its own."""
 
+TARGETS: Final = pa.schema(
+    {
+        "prompt_id": pa.int32(),
+        "input_ids": pa.list_(pa.int32()),
+        "target_token_ids": pa.list_(pa.list_(pa.int32())),
+        "target_logprobs": pa.list_(pa.list_(pa.float32())),
+    }
+)
+"""Columns of every file."""
+
 WRITING: Final[dict[str, Any]] = {
     "compression": "zstd",
     "use_dictionary": ["prompt_id", "target_token_ids.list.element.list.element"],
@@ -94,9 +104,19 @@ def export_targets(
         )
     progress.expect(len(prompts))
     schema = target_schema(source, kind, settings)
+    chosen = settings.chosen(kind)
+    table = run.prompts(*(n for n in (LOSS_MASK,) if n in run.plan.prompts.token_columns))
     with whole_file(path) as beside, pq.ParquetWriter(beside, schema, **WRITING) as file:
-        for group in row_groups(source, prompts, _count(kind, settings)):
-            file.write_table(_group_table(source, group, kind, settings, schema))
+        for group in row_groups(source, prompts, next(iter(chosen.values()))):
+            final, prompt_ids = final_rows(run, group)
+            targets = source.targets(
+                final,
+                **chosen,
+                prompt_ids=prompt_ids,
+                temperature=settings.temperature,
+                like="numpy",
+            )
+            file.write_table(target_table(table.take(group), targets, schema))
             progress.advance(len(group))
     return len(prompts)
 
@@ -104,14 +124,8 @@ def export_targets(
 def target_schema(source: Teacher, kind: Kind, settings: TargetSettings) -> pa.Schema:
     """Columns of the file, and its metadata."""
     run = source.run
-    columns = {
-        "prompt_id": pa.int32(),
-        "input_ids": pa.list_(pa.int32()),
-        "target_token_ids": pa.list_(pa.list_(pa.int32())),
-        "target_logprobs": pa.list_(pa.list_(pa.float32())),
-    }
-    if LOSS_MASK in run.plan.prompts.token_columns:
-        columns["loss_mask"] = pa.list_(pa.bool_())
+    mask = pa.field("loss_mask", pa.list_(pa.bool_()))
+    columns = [*TARGETS, mask] if LOSS_MASK in run.plan.prompts.token_columns else [*TARGETS]
     metadata = {
         "run": run.id,
         "model": run.plan.model.id,
@@ -120,9 +134,7 @@ def target_schema(source: Teacher, kind: Kind, settings: TargetSettings) -> pa.S
         "tokenizer": run.plan.tokenizer.fingerprint,
         "vocabulary": source.head.vocabulary,
         "targets": kind,
-        "k": settings.k if kind == "topk" else None,
-        "samples": settings.samples if kind == "sampled" else None,
-        "seed": settings.seed if kind == "sampled" else None,
+        **settings.chosen(kind),
         "temperature": settings.temperature,
         "where": settings.where,
         "lossy": source.lossy,
@@ -132,36 +144,16 @@ def target_schema(source: Teacher, kind: Kind, settings: TargetSettings) -> pa.S
     return pa.schema(columns, metadata={METADATA_KEY: json.dumps(metadata)})
 
 
-def _count(kind: Kind, settings: TargetSettings) -> int:
-    return settings.k if kind == "topk" else settings.samples
-
-
 def row_groups(source: Teacher, prompts: Integers, count: int) -> Iterator[Integers]:
     """Groups of `prompts`, ids in ascending order, of about `GROUP_BYTES`. count: targets of a
     token.
     """
+    lengths = source.run.lengths[prompts]
     token_bytes = 4 * source.head.width + 24 * count  # rows, ids twice, ln p twice
-    begins = (np.cumsum(source.run.lengths[prompts]) - source.run.lengths[prompts]) * token_bytes
-    starts = np.flatnonzero(np.diff(begins // GROUP_BYTES, prepend=-1))
+    begins = (np.cumsum(lengths) - lengths) * token_bytes // GROUP_BYTES
+    starts = np.flatnonzero(np.diff(begins, prepend=-1))
     for first, end in pairwise([*starts.tolist(), len(prompts)]):
         yield prompts[first:end]
-
-
-def _group_table(
-    source: Teacher, prompts: Integers, kind: Kind, settings: TargetSettings, schema: pa.Schema
-) -> pa.Table:
-    """The rows of the file for some prompts."""
-    final, prompt_ids = final_rows(source.run, prompts)
-    targets = source.targets(
-        final,
-        k=settings.k if kind == "topk" else None,
-        samples=settings.samples if kind == "sampled" else None,
-        seed=settings.seed,
-        prompt_ids=prompt_ids,
-        temperature=settings.temperature,
-        like="numpy",
-    )
-    return target_table(source.run, prompts, targets, schema)
 
 
 def final_rows(run: Run, prompts: Integers) -> tuple[npt.NDArray[np.float32], Integers]:
@@ -176,22 +168,16 @@ def final_rows(run: Run, prompts: Integers) -> tuple[npt.NDArray[np.float32], In
     return np.concatenate(parts), np.concatenate(ids).astype(np.int64)
 
 
-def target_table(run: Run, prompts: Integers, targets: Targets, schema: pa.Schema) -> pa.Table:
+def target_table(prompts: pa.Table, targets: Targets, schema: pa.Schema) -> pa.Table:
     """The rows of the file for some prompts, with the targets of all of their tokens."""
-    held = [LOSS_MASK] if "loss_mask" in schema.names else []
-    table = run.prompts(*held).take(pa.array(prompts))
-    lists = _lists(targets, run.lengths[prompts])
-    columns = [table["prompt_id"], table["token_ids"], *lists, *(table[name] for name in held)]
-    return pa.table(dict(zip(schema.names, columns, strict=True))).cast(schema)
-
-
-def _lists(targets: Targets, lengths: Integers) -> list[pa.Array]:
-    """Ids and ln p, (n, k) each, as a list of lists for each prompt."""
     n, count = targets.token_ids.shape
     inner = pa.array(np.arange(n + 1) * count, pa.int32())
-    outer = pa.array(np.append(0, np.cumsum(lengths)), pa.int32())
+    outer = pa.array(np.append(0, np.cumsum(prompts["n_tokens"])), pa.int32())
     flat: list[Any] = [targets.token_ids.astype(np.int32), targets.logprobs]
-    return [
+    lists = [
         pa.ListArray.from_arrays(outer, pa.ListArray.from_arrays(inner, values.reshape(-1)))
         for values in flat
     ]
+    masks = [prompts[LOSS_MASK]] if "loss_mask" in schema.names else []
+    columns = [prompts["prompt_id"], prompts["token_ids"], *lists, *masks]
+    return pa.table(dict(zip(schema.names, columns, strict=True))).cast(schema)

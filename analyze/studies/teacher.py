@@ -21,9 +21,9 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from lpp.analyze.exports.targets import WRITING, Kind, final_rows, target_schema, target_table
+from lpp.analyze.exports.targets import TARGETS, WRITING, final_rows, target_table
 from lpp.analyze.quantities.tables import frame_schema
-from lpp.analyze.questions import TargetSettings, TeacherSettings
+from lpp.analyze.questions import TeacherSettings
 from lpp.sql.schema.columns import RUN, Column
 from lpp.store.arrays.layout import NUMPY_DTYPE
 from lpp.store.errors import ErrorKind, InputError
@@ -84,7 +84,7 @@ def target_costs(
             kind=ErrorKind.INCOMPLETE,
         )
     wanted, samples = sorted({*settings.k}), sorted({*settings.samples})
-    if min(*wanted, *samples, 1) < 1:
+    if min([*wanted, *samples, 1]) < 1:
         raise InputError("k and samples are 1 or more.", kind=ErrorKind.INVALID_VALUE)
     ks = [k for k in wanted if k <= source.head.vocabulary]
     if len(ks) < len(wanted):
@@ -149,32 +149,28 @@ def _parquet_bytes(
     ks: Sequence[int],
     samples: Sequence[int],
     temperature: float,
-) -> dict[tuple[Kind, int], float]:
+) -> dict[tuple[str, int], float]:
     """Bytes of a token in the file of `lpp-analyze export`, from the first prompts."""
-    run = source.run
-    n = np.searchsorted(np.cumsum(run.lengths[prompts]), MEASURED_TOKENS, "right")
+    n = np.searchsorted(np.cumsum(source.run.lengths[prompts]), MEASURED_TOKENS, "right")
     prompts = prompts[: max(1, n)]
-    final, prompt_ids = final_rows(run, prompts)
-    sizes: dict[tuple[Kind, int], float] = {}
-    counts: tuple[tuple[Kind, Sequence[int]], ...] = (("topk", ks), ("sampled", samples))
-    for kind, numbers in counts:
-        if not numbers:
+    final, prompt_ids = final_rows(source.run, prompts)
+    table = source.run.prompts().take(prompts)
+    sizes: dict[tuple[str, int], float] = {}
+    for kind, name, counts in (("topk", "k", ks), ("sampled", "samples", samples)):
+        if not counts:
             continue
         targets = source.targets(
             final,
-            k=max(numbers) if kind == "topk" else None,
-            samples=max(numbers) if kind == "sampled" else None,
+            **{name: max(counts)},
             prompt_ids=prompt_ids,
             temperature=temperature,
             like="numpy",
         )
-        schema = target_schema(source, kind, TargetSettings())
-        for count in numbers:
+        for count in counts:
             first = Targets(
                 token_ids=targets.token_ids[:, :count], logprobs=targets.logprobs[:, :count]
             )
-            table = target_table(run, prompts, first, schema)
-            sizes[kind, count] = _written_bytes(table) / len(final)
+            sizes[kind, count] = _written_bytes(target_table(table, first, TARGETS)) / len(final)
     return sizes
 
 
