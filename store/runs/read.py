@@ -293,8 +293,10 @@ class Run:
         """`branch_of` and `branch_at`, (count,) each: the model read the first `branch_at` tokens
         of prompt `branch_of` before the prompt's own, whose rows are stored only there.
         """
-        extra = () if self.plan.prompts.branches is None else BRANCH_COLUMNS
-        return branches_of(self.prompts(*extra))
+        if self.plan.prompts.branches is None:  # as of most: without reading token ids
+            count = self.plan.prompts.count
+            return np.full(count, -1, np.int32), np.zeros(count, np.int32)
+        return branches_of(self.prompts(*BRANCH_COLUMNS))
 
     @cached_property
     def quarantine(self) -> pa.Table:

@@ -75,3 +75,12 @@ def test_a_run_with_branches_is_of_format_4(capture: Capture, tmp_path: Path) ->
     assert RunWriter(root, capture.plan, capture.prompts).run.commit.format == 3
     found = {run.commit.format: run.branch_of.tolist() for run in open_store(root).runs.values()}
     assert found == {4: [-1, 0, -1, -1], 3: [-1, -1, -1, -1]}
+
+
+def test_a_plan_without_branches_is_believed_without_the_prompts(
+    capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = capture.write(tmp_path / "store")
+    monkeypatch.setattr(type(run), "prompts", None)
+    of, at = run.branches
+    assert (of.tolist(), at.tolist()) == ([-1] * 4, [0] * 4)
