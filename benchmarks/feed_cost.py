@@ -10,7 +10,10 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, seconds, timed_pairs
+from benchmarks.bucket_server import bucket
+from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
+from benchmarks.peers import feeds
+from benchmarks.setting import store_of
 from benchmarks.synthetic import synthetic_run
 from lpp.store import Run, open_store
 from lpp.store.feed import rows
@@ -26,10 +29,19 @@ BATCH: Final = 4096
 BUFFER: Final = "256 MiB"
 """A fifth of the rows: the buffer is filled and used several times, as in a training run."""
 
+TIMES: Final = 10
+"""Rows of the run whose feed's memory is measured, in units of `ROWS`."""
+
 PROMPTS: Final = 20_000
 """Of the run whose batches are mixed: without rows, since mixing needs none."""
 
 SHARDS: Final = 20_000
+WRITTEN: Final = 50
+"""Shards with rows of their own."""
+
+FRESH: Final = 3
+LATENCY: Final = 0.03
+"""Seconds until a bucket begins to answer, about as in a cloud."""
 
 Clock = Callable[[], float]
 
@@ -44,9 +56,14 @@ def measure(folder: Path, *, n_rows: int = ROWS, shards: int = SHARDS) -> Iterat
         yield _beside_blocks(run, what, clock, bar)
     for width, least in ((576, 0.9), (4096, 0.6)):
         yield _distinct_prompts(width, least)
-    yield _peak_memory(run)
+    yield from _from_bucket(run)
     shutil.rmtree(folder / "feed")
-    yield _first_batch(folder / "many", shards)
+    yield _peak_memory(folder / "longer", TIMES * n_rows)
+    yield from _first_batches(folder / "many", shards)
+    if feeds.INSTALLED:
+        yield from feeds.measure(folder / "peers")
+    else:
+        sys.stderr.write("sae-lens is not installed: without the rows beside other trainers\n")
 
 
 def _beside_blocks(run: Run, what: str, clock: Clock, bar: float) -> Ratio:
@@ -111,20 +128,21 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) <
 """
 
 
-def _peak_memory(run: Run) -> Ratio:
+def _peak_memory(folder: Path, n_rows: int) -> Ratio:
     """Peak of a process that feeds, less that of one that opens the run. By VmHWM: ru_maxrss of a
     child begins at its parent's.
     """
+    synthetic_run(folder, n_rows, WIDTH, length=LENGTH, written=2)
 
     def peak(what: str) -> int:
-        root = str(run.directory.root)
-        command = [sys.executable, "-c", _PEAK, root, what]
+        command = [sys.executable, "-c", _PEAK, str(folder), what]
         return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
     used, bound = peak("feed") - peak("nothing"), (256 << 20) + 200_000_000
+    shutil.rmtree(folder)
     return ratio_once(
         f"peak memory of the feed beyond an opened run / buffer of {BUFFER} + 200 MB, "
-        f"{run.plan.prompts.tokens:,} rows",
+        f"{n_rows:,} rows",
         short_bytes(used),
         short_bytes(bound),
         used / bound,
@@ -132,22 +150,59 @@ def _peak_memory(run: Run) -> Ratio:
     )
 
 
-def _first_batch(folder: Path, shards: int) -> Ratio:
-    """Seconds from opening the store to the first batch, beside two. A shard has 20 rows, so that
-    the first fourth of the buffer takes 819 of them: more than a run of real shards opens.
+_FIRST: Final = """
+import sys, time
+from lpp.store import open_store
+from lpp.store.feed import prompts, rows
+start = time.perf_counter()
+(run,) = open_store(sys.argv[1]).runs.values()
+feed = {"rows": rows, "prompts": prompts}[sys.argv[2]]
+next(feed(run, "final", buffer="8 MiB", like="numpy"))
+print(time.perf_counter() - start)
+"""
+
+
+def _first_batches(folder: Path, shards: int) -> Iterator[Ratio]:
+    """Seconds from opening the store to the first batch, in processes that have imported the
+    package. A shard has 20 rows, so that the first fourth of the buffer takes 819 of them: more
+    than a run of real shards opens.
     """
-    synthetic_run(folder, shards * 20, 64, per_shard=1, length=20)
+    synthetic_run(folder, shards * 20, 64, per_shard=1, length=20, written=WRITTEN)
+    for what in ("rows", "prompts"):
+        command = [sys.executable, "-c", _FIRST, str(folder), what]
+        seconds = [
+            float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+            for _ in range(FRESH)
+        ]
+        yield ratio_once(
+            f"first batch of `{what}` of a run of {shards:,} shards in the page cache / 2 s",
+            f"{min(seconds):.2f} s",
+            "2 s",
+            min(seconds) / 2,
+            bar=1,
+        )
 
-    def begin() -> None:
-        (run,) = open_store(folder).runs.values()
-        next(rows(run, "final", batch=BATCH, buffer="8 MiB", like="numpy")).sum()
 
-    begin()
-    taken = min(seconds(begin) for _ in range(3))
-    return ratio_once(
-        f"first batch of a run of {shards:,} shards in the page cache / 2 s",
-        f"{taken:.2f} s",
-        "2 s",
-        taken / 2,
-        bar=1,
-    )
+def _from_bucket(run: Run) -> Iterator[Ratio]:
+    """Both sides on this machine, and the server of the bucket too."""
+    root = store_of(run)
+
+    def fed(url: Path | str) -> Callable[[], None]:
+        def feed() -> None:
+            (opened,) = open_store(url).runs.values()
+            for _ in rows(opened, "final", batch=BATCH, buffer=BUFFER, like="numpy"):
+                pass
+
+        return feed
+
+    for latency in (0, LATENCY):
+        with bucket(root, latency=latency) as url:
+            yield ratio_of_times(
+                f"rows a second of the wall clock: from S3, emulated on the same cores, answers "
+                f"{1000 * latency:.0f} ms late / from disk, d = {WIDTH}",
+                timed_pairs(fed(url), fed(root), FRESH),
+                bar=0.7,
+                direction="at least",
+                inverted=True,
+                bound="one request under way for each core",
+            )

@@ -4,6 +4,7 @@ Analysis takes as long on them as on a model's, since no step of it looks at wha
 they compress less, because nothing repeats in their mantissas.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ import pyarrow as pa
 from lpp.capture.plan.backend import Batch, Outputs
 from lpp.store import Plan, Run, RunWriter, create_store
 from lpp.store.arrays.layout import Rows
+from lpp.store.format.commit_record import record_bytes
+from lpp.store.format.keys import COMMIT_KEY, shard_key
 from lpp.store.format.plan import (
     ComputeInfo,
     CorpusInfo,
@@ -49,12 +52,14 @@ def synthetic_run(
     keep: Keep = "rows",
     model: int = 0,
     vocabulary: int = WIDTH,
+    written: int | None = None,
 ) -> Run:
     """`rows` tokens in prompts of `length`, each site `dim` wide, in bfloat16.
 
     per_shard: prompts of a shard. keep: moments are those of the capture's own accumulator. model:
     another number is another model, with other rows of the same tokens. vocabulary: columns of its
-    logits. The same arguments give the same bytes.
+    logits. written: shards that are written; the others are links to these, with their own records,
+    and `verify` finds wrong prompts in them. The same arguments give the same bytes.
     """
     count = rows // length
     rng = np.random.default_rng([rows, dim])
@@ -68,13 +73,29 @@ def synthetic_run(
     plan = replace(plan, keep=keep, band_ends=ends, model=named)
     seed = [rows, dim] if not model else [rows, dim, model]
     writer = RunWriter(create_store(root).path, plan, prompts)
-    for shard in writer.uncommitted(range(plan.n_shards)):
+    for shard in writer.uncommitted(range(plan.n_shards)[:written]):
         part = slice(plan.shards[shard], plan.shards[shard + 1])
         hidden = dict(zip(sites, _hidden([*seed, shard], ids[part].size, dim), strict=False))
         moments = _moments(plan, shard, ids[part], hidden) if plan.keeps_moments else None
         kept = hidden if plan.keeps_rows else {}
         writer.write_shard(shard, kept, _tokens(ids, part), moments=moments)
+    if written is not None:
+        for shard in range(written, plan.n_shards):
+            _link(writer.run, shard % written, shard)
     return writer.run
+
+
+def _link(run: Run, written: int, number: int) -> None:
+    """Make shard `number` of the files of another."""
+    shard = run.shard(written)
+    assert shard is not None
+    source = Path(str(shard.path))
+    target = source.with_name(shard_key(number))
+    for key in shard.record.objects:
+        file = target / shard.record.base / key
+        file.parent.mkdir(parents=True, exist_ok=True)
+        os.link(source / shard.record.base / key, file)
+    (target / COMMIT_KEY).write_bytes(record_bytes(replace(shard.record, shard=number)))
 
 
 def _moments(

@@ -21,6 +21,7 @@ from benchmarks import (
     continuation_cost,
     drift_cost,
     eval_cost,
+    feed_cost,
     gate_null,
     gpu,
     integrity_cost,
@@ -41,7 +42,9 @@ from benchmarks import (
     storage,
     teacher_cost,
 )
+from benchmarks.peers import feeds
 from benchmarks.setting import capture, prepared
+from benchmarks.synthetic import synthetic_run
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.sites import site_drift
@@ -219,6 +222,21 @@ def test_the_pipeline_is_timed_beside_blosc_and_the_disk(tmp_path: Path) -> None
     rows = list(pipeline_cost.measure(tmp_path, [tiny], template, prompts=(2, 4), repeats=1))
     of_cores = [0.9 * 2**k for k in range(1, usable_cores().bit_length())]
     assert bars(rows) == [0.7, 0.75, 1.4, *of_cores, 1.1]
+
+
+def test_feed_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"REPEATS": 1, "FRESH": 1, "TIMES": 2, "PROMPTS": 500, "LATENCY": 0}.items():
+        monkeypatch.setattr(feed_cost, name, value)
+    monkeypatch.setattr(feeds, "INSTALLED", False)
+    ratios = feed_cost.measure(tmp_path, n_rows=10_000, shards=250)
+    assert bars(ratios) == [0.7, 0.8, 0.9, 0.6, 0.7, 0.7, 1, 1, 1]
+
+
+def test_shards_that_are_links_hold_the_rows_of_others(tmp_path: Path) -> None:
+    run = synthetic_run(tmp_path, 60, 8, per_shard=1, length=10, written=2)
+    rows = np.concatenate([block.values for block in run.blocks("final", dtype="stored")])
+    assert np.array_equal(rows[:20], rows[40:])
+    assert not np.array_equal(rows[:10], rows[10:20])
 
 
 def test_rows_through_a_sink_are_those_of_the_pipeline(tmp_path: Path) -> None:

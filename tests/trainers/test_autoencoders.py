@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_capture import make_capture
 
+from benchmarks.peers import feeds
 from lpp.store import Run
 from lpp.store.feed import rows
 from lpp.store.format.plan import SiteSpec
@@ -86,3 +87,10 @@ def test_a_stateful_loader_of_torchdata_resumes_a_feed(run: Run) -> None:
     rest = [batch.clone() for batch in resumed]
     assert len(whole) == len(first) + len(rest)
     assert all(map(torch.equal, whole, [*first, *rest]))
+
+
+def test_each_side_of_the_benchmark_gives_its_rows(tmp_path: Path) -> None:
+    run = feeds.repeated_run(tmp_path, prompts=3, times=8)
+    cache = feeds.saelens_cache(run, tmp_path)
+    assert feeds.ours(run)() == feeds.memmap(run, tmp_path)() == 4800
+    assert feeds.saelens(run, cache, 24, 8)() == feeds.BATCH  # only whole batches
