@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.feed.draws import Integers
 from lpp.store.feed.spans import shard_edges
 from lpp.store.format.keys import HIDDEN_KEY, SHARDS_KEY, shard_key
+from lpp.store.objects.bucket_objects import REQUESTS_AT_ONCE
 from lpp.store.runs.read import Run
 from lpp.store.runs.shards import Shard, check_tokens, open_shard
 
@@ -54,6 +56,9 @@ class RunSource:
             for array in self._arrays
         ]
         """What the rows of each site are."""
+        on_disk = isinstance(run.directory.root, Path)
+        self.reads_at_once: int = usable_cores() if on_disk else REQUESTS_AT_ONCE
+        """Spans to read at the same time: threads that wait for a bucket use no core."""
         self._shards: dict[int, Shard] = {}
         self._set_aside: dict[int, list[int]] = {}
 
@@ -126,7 +131,7 @@ class Loaded:
 
 
 class SpanReader:
-    """Spans in a given order, unpacked by all cores ahead of use. Has threads: close it.
+    """Spans in a given order, read and unpacked by threads ahead of use. Has threads: close it.
 
     sources: each gives its columns; all have the same rows.
     """
@@ -135,7 +140,7 @@ class SpanReader:
         self._sources, self._edges, self._on_damage = sources, edges, on_damage
         self.columns = [column for source in sources for column in source.columns]
         self._longest = int(np.diff(edges).max(initial=0))
-        threads = usable_cores()
+        threads = max(source.reads_at_once for source in sources)
         span_bytes = max(1, self._longest * row_bytes(self.columns))
         self._ahead = threads + max(1, min(16, _AHEAD_BYTES // span_bytes))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lpp-feed")

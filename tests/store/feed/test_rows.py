@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from s3_server import S3
 from small_capture import Capture, make_capture
 from torch.utils.data import DataLoader
 
@@ -320,6 +321,21 @@ def test_an_unfinished_run_is_refused_before_it_feeds(capture: Capture, tmp_path
     rest = sorted(numbers(feed(run, on_damage="skip")))
     edges = [0, *np.cumsum(run.lengths)[np.array(SHARDS[1:]) - 1].tolist()]
     assert rest == [*range(edges[2]), *range(edges[3], edges[4])]
+
+
+@pytest.mark.slow
+def test_a_bucket_gives_the_batches_of_the_disk(run: Run, capture: Capture, s3: S3) -> None:
+    in_bucket = capture.write(s3.url)
+    options: dict[str, Any] = {"where": "length > 1", "center": True}
+    batches = feed(in_bucket, **options)
+    for expected in feed(run, **options):
+        np.testing.assert_array_equal(next(batches), expected)
+    (key,) = (k for k in s3.objects() if "shards/00003/" in k and "hidden.zarr/final/c/0" in k)
+    data = bytearray(s3.objects()[key])
+    data[2000] ^= 1
+    s3.put(key, bytes(data))
+    with pytest.raises(FormatError, match=r"s3://.*00003.*altered"):
+        list(feed(open_store(s3.url).runs[run.id]))
 
 
 def test_torch_gets_tensors(run: Run) -> None:
