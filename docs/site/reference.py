@@ -149,10 +149,10 @@ def _help(command: click.Command, name: str) -> str:
 def _python_page() -> str:
     parts = [
         "# Python",
-        "The public names of the four packages, with their docstrings. Import them from the "
-        "package: `from lpp.analyze import diff`.",
+        "The public names of the four packages, of the feed and of the teacher, with their "
+        "docstrings. Import them from the package: `from lpp.analyze import diff`.",
     ]
-    for package in ("capture", "store", "analyze", "sql"):
+    for package in ("capture", "store", "store.feed", "store.teacher", "analyze", "sql"):
         module = importlib.import_module(f"lpp.{package}")
         parts += [f"## lpp.{package}", inspect.getdoc(module) or ""]
         for name in sorted(module.__all__):
