@@ -40,5 +40,5 @@ def teacher(*, store: str, run: str, **options: Any) -> "Reply":
     """
     from lpp.analyze.studies.answers import teacher_answer
 
-    with progress("Teacher", 0, "prompts") as bar:
+    with progress("Teacher", 0, "tokens") as bar:
         return teacher_answer(store, run, taken(TeacherSettings, options), bar)

@@ -69,7 +69,7 @@ class TargetCosts:
 def target_costs(
     run: Run, settings: TeacherSettings = TeacherSettings(), *, progress: Progress = SILENT
 ) -> TargetCosts:
-    """What each number of targets leaves out and costs. progress: advances by one a prompt.
+    """What each number of targets leaves out and costs. progress: advances by the tokens of a tile.
 
     A k above the vocabulary is left out. Raises InputError for a run without rows of `final` or
     without its head, for a number below 1, and where no prompt can be read; FormatError for altered
@@ -89,14 +89,14 @@ def target_costs(
     ks = [k for k in wanted if k <= source.head.vocabulary]
     if len(ks) < len(wanted):
         progress.warn(f"k above {source.head.vocabulary:,}, the vocabulary, is left out.")
-    progress.expect(len(prompts))
+    progress.expect(int(run.lengths[prompts].sum()))
     left, variances = [], []
     for block in run.blocks("final", prompts=int(prompts[-1]) + 1):
         for _, logp in source.logprobs(block.values, settings.temperature):
             part = left_out(logp, ks)
             left.append(part[0])
             variances.append(part[1])
-        progress.advance(len(np.unique(block.prompt_id)))
+            progress.advance(len(logp))
     out, variance = np.concatenate(left), float(np.concatenate(variances).mean())
     sizes = _parquet_bytes(source, prompts, ks, samples, settings.temperature)
     rows: list[tuple[Any, ...]] = []

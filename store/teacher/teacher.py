@@ -20,6 +20,7 @@ from lpp.store.feed.make_feeds import prompts
 from lpp.store.feed.output import Like, given
 from lpp.store.feed.prompt_feed import PromptBatch, PromptFeed
 from lpp.store.runs.read import Run
+from lpp.store.shared.logits import PIECE
 
 Float32 = npt.NDArray[np.float32]
 
@@ -104,10 +105,13 @@ class Teacher:
         if not temperature > 0:
             raise _refusal(f"temperature={temperature}: above 0")
         for tile, logits in self.head.tiles(_rows(final)):
-            np.divide(logits, np.float32(temperature), out=logits)
-            np.subtract(logits, logits.max(axis=1, keepdims=True), out=logits)
-            log_z = np.log(np.exp(logits).sum(axis=1, keepdims=True))
-            yield tile, np.subtract(logits, log_z, out=logits)
+            step = max(1, PIECE // self.head.vocabulary)  # rows that stay in the cache
+            for start in range(0, len(logits), step):
+                z = logits[start : start + step]
+                np.divide(z, np.float32(temperature), out=z)
+                np.subtract(z, z.max(axis=1, keepdims=True), out=z)
+                np.subtract(z, np.log(np.exp(z).sum(axis=1, keepdims=True)), out=z)
+            yield tile, logits
 
     def loss(
         self,
@@ -171,11 +175,14 @@ def _rows(final: Any) -> Float32:
 
 def _most_likely(logp: Float32, k: int) -> Integers:
     """(m, k) ids of the largest values of (m, V), largest first; of equal ones the lower id."""
-    if k == logp.shape[1]:
-        return np.argsort(-logp, axis=1, kind="stable")
-    ids = np.sort(np.argpartition(-logp, k - 1, axis=1)[:, :k], axis=1)
-    order = np.argsort(-np.take_along_axis(logp, ids, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(ids, order, axis=1)
+    ids = np.empty((len(logp), k), np.int64)
+    for row, values in enumerate(logp):
+        least = np.partition(values, -k)[-k]
+        above = np.flatnonzero(values > least)
+        equal = np.flatnonzero(values == least)[: k - len(above)]
+        chosen = np.sort(np.concatenate([above, equal]))
+        ids[row] = chosen[np.argsort(-values[chosen], kind="stable")]
+    return ids
 
 
 def _uniform(shape: tuple[int, ...], seed: int, prompt_ids: Any) -> npt.NDArray[np.float64]:

@@ -31,7 +31,11 @@ def command(run: Run, *options: str) -> Result:
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 @pytest.mark.parametrize("prompts", [4, 100])
-def test_each_number_is_that_of_the_plain_sums(run: Run, temperature: float, prompts: int) -> None:
+def test_each_number_is_that_of_the_plain_sums(
+    run: Run, temperature: float, prompts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lpp.store.shared.logits.LOGIT_TILE_BYTES", 4 * VOCABULARY * 3)
+    monkeypatch.setattr("lpp.analyze.studies.teacher.PIECE", 2 * VOCABULARY)
     settings = TeacherSettings(k=KS, samples=(2, 8), prompts=prompts, temperature=temperature)
     answer = target_costs(run, settings)
     n = sum(LENGTHS[:prompts])

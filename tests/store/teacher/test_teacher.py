@@ -40,6 +40,12 @@ def test_the_most_likely_tokens(exact: Teacher, k: int, temperature: float) -> N
     np.testing.assert_allclose(targets.logprobs.numpy(), expected, atol=2e-5)
 
 
+def test_of_equally_likely_tokens_the_lower_ids_come_first(exact: Teacher) -> None:
+    """Logits of few digits often tie."""
+    targets = exact.targets(np.zeros((2, WIDTH), np.float32), k=7, like="numpy")
+    assert targets.token_ids.tolist() == [[*range(7)]] * 2
+
+
 def test_samples_follow_the_distribution(exact: Teacher) -> None:
     final = next(exact.prompts()).hidden["final"][:2]
     targets = exact.targets(final, samples=200_000, seed=3)
