@@ -91,7 +91,7 @@ def test_a_teacher_of_rounded_rows_is_not_exact(tmp_path: Path) -> None:
     exact = target_costs(run, TeacherSettings(k=(), samples=())).rows.row(0, named=True)
     assert (exact["targets"], exact["kl_bias"], exact["flags"]) == ("exact", None, ["lossy"])
     text = " ".join(command(run, "--k", "5").stdout.split())
-    assert "`final` gives all of it (rounded to 8 bits, so nearly)" in text
+    assert "final gives all of it (rounded to 8 bits, so nearly)" in text
     assert "lossy" in text
 
 

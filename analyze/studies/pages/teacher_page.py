@@ -1,7 +1,7 @@
 """Targets of a teacher as a page: what each number of them leaves out, and its bytes."""
 
 import shlex
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -9,7 +9,7 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.data import with_names
 from lpp.analyze.pages.page import Opening, Page, Section
 from lpp.analyze.pages.table import table_of
-from lpp.analyze.pages.words import Run, Sentence, number, percent
+from lpp.analyze.pages.words import Code, Run, Sentence, number, percent
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.studies.pages.profile_summary import run_warnings
 from lpp.analyze.studies.teacher import COLUMNS, TargetCosts
@@ -60,15 +60,15 @@ def teacher_page(url: str, answer: TargetCosts, name: str) -> Page:
                 "divided by their sum: what a student that learns q is away from p. KL noise is "
                 "the standard deviation of the loss of one token where the student is p. Bytes "
                 "are those of the Parquet file of lpp-analyze export, token ids included, and for "
-                "the exact teacher those of `final`; its head takes "
+                "the exact teacher those of final; its head takes "
                 f"{short_bytes(answer.head_bytes)} once.",
             ),
         ),
         meanings=MEANING,
         runs=RunStyles({run: name}),
         next=(
-            f"lpp-analyze export {shlex.quote(url)} {shlex.quote(run)} --targets topk --k {_USUAL} "
-            "-o targets.parquet",
+            f"lpp-analyze export {shlex.quote(url)} {shlex.quote(run)} --targets topk "
+            f"--k {(_usual(answer) or {'count': _USUAL})['count']} -o targets.parquet",
         ),
         document={
             "n_prompts": answer.n_prompts,
@@ -81,21 +81,27 @@ def teacher_page(url: str, answer: TargetCosts, name: str) -> Page:
     )
 
 
+def _usual(answer: TargetCosts) -> dict[str, Any] | None:
+    """The row of the usual k, or of the nearest; None without any."""
+    top = answer.rows.filter(targets="topk").sort((pl.col("count") - _USUAL).abs())
+    return None if top.is_empty() else top.row(0, named=True)
+
+
 def _conclusion(answer: TargetCosts, run: str) -> Sentence:
     """What the usual k leaves out, beside the exact teacher."""
-    exact = answer.rows.filter(targets="exact").row(0, named=True)
-    head = short_bytes(answer.head_bytes)
+    exact, row = answer.rows.filter(targets="exact").row(0, named=True), _usual(answer)
     near = " (rounded to 8 bits, so nearly)" if exact["flags"] else ""
-    rest = (
-        f"`final` gives all of it{near} in {exact['token_bytes']:,.0f}, and its head in {head} once"
+    rest: Sentence = (
+        Code("final"),
+        f" gives all of it{near} in {exact['token_bytes']:,.0f}, and its head in "
+        f"{short_bytes(answer.head_bytes)} once.",
     )
-    top = answer.rows.filter(targets="topk").sort((pl.col("count") - _USUAL).abs())
-    if top.is_empty():
-        return (Run(run), f": {rest}.")
-    row = top.row(0, named=True)
+    if row is None:
+        return (Run(run), ": ", *rest)
     return (
-        f"The {row['count']} most likely tokens of ",
+        f"The {row['count']:,} most likely tokens of ",
         Run(run),
         f" leave out {percent(row['left_out'])} of the probability, a KL of "
-        f"{number(row['kl_bias'])} nats, in {row['token_bytes']:,.0f} bytes a token; {rest}.",
+        f"{number(row['kl_bias'])} nats, in {row['token_bytes']:,.0f} bytes a token; ",
+        *rest,
     )
