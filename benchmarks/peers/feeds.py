@@ -76,7 +76,7 @@ def measure(
             bar=4,
             direction="at least",
             inverted=True,
-            bound="widening to float32",
+            bound="unpacking, and copies into the buffer and out of it",
         )
 
 
