@@ -204,5 +204,4 @@ def _from_bucket(run: Run) -> Iterator[Ratio]:
                 bar=0.7,
                 direction="at least",
                 inverted=True,
-                bound="one request under way for each core",
             )
