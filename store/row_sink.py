@@ -73,16 +73,18 @@ def sink(
 
     model: its name, or what is known of it: `id`, and any of `revision`, `weights` (a fingerprint),
     `architecture`, `n_parameters`, `n_blocks`, `hidden_size`, `logits_width`, `untrained_seed`.
-    sites: columns of each site by its name, in order of depth; or (columns, dtype). Integer dtypes
-    (uint8, uint16, int32) are for counts and choices, such as the experts of a token. prompts: the
-    token ids of each; or mappings with `input_ids`, and `id`, `text` or other fields, which the
-    prompts of the run then carry. Prompts that are empty or have ids beyond the vocabulary are set
-    aside with a warning. tokenizer: its name, or as transformers has it, whose length bounds the
-    ids. dtype: of the rows of sites that name none; rows are stored bit for bit and never rounded.
-    collector, versions: the program that collects, and releases of packages that could change a
-    number. corpus: a name for the prompts. shard_bytes: of the rows of a shard, at least one
-    prompt. memory_bytes: of open shards in memory; others lie in temporary files (`TMPDIR`).
-    repair: verify the run, and take the prompts of damaged shards again.
+    sites: columns of each site by its name, in order of depth; or (columns, dtype); or, for rows
+    that are known to be those of `embed`, a block or `final`, a `SiteSpec`. Integer dtypes (uint8,
+    uint16, int32) are for counts and choices, such as the experts of a token. prompts: the token
+    ids of each; or mappings with `input_ids`, and `id`, `text` or other fields, which the prompts
+    of the run then carry; a list with a value for each token, such as `loss_mask`, is a column by
+    token. Prompts that are empty or have ids beyond the vocabulary are set aside with a warning.
+    tokenizer: its name, or as transformers has it, whose length bounds the ids. dtype: of the rows
+    of sites that name none; rows are stored bit for bit and never rounded. collector, versions: the
+    program that collects, and releases of packages that could change a number. corpus: a name for
+    the prompts. shard_bytes: of the rows of a shard, at least one prompt. memory_bytes: of open
+    shards in memory; others lie in temporary files (`TMPDIR`). repair: verify the run, and take the
+    prompts of damaged shards again.
 
     Raises InputError for what does not fit together; ConflictError for prompts that the run has
     with other fields; MachineError as `RunWriter` does.

@@ -32,18 +32,24 @@ from lpp.store.format.plan import (
 from lpp.store.format.prompt_columns import (
     FIELD_PREFIX,
     FIELD_TYPES,
+    LOSS_MASK,
     PROMPT_COLUMNS,
+    TOKEN_PREFIX,
+    TOKEN_TYPES,
     field_name_problem,
+    token_columns,
 )
 from lpp.store.format.quarantine import TextSetAside
 from lpp.store.format.rows import prompts_sha256, prompts_table
 from lpp.store.format.schedule import prefix_schedule, shard_boundaries
 
 GivenPrompt: TypeAlias = Sequence[int] | Mapping[str, Any]
-"""Token ids; or a mapping with `input_ids`, `id`, `text` and further fields."""
+"""Token ids; or a mapping with `input_ids`, `id`, `text` and further fields; a field with a value
+for each token, such as `loss_mask`, is a list or an array."""
 
-GivenSite: TypeAlias = int | tuple[int, SiteDtype]
-"""Columns of a site, and its dtype where it is not the run's."""
+GivenSite: TypeAlias = int | tuple[int, SiteDtype] | SiteSpec
+"""Columns of a site, and its dtype where it is not the run's; or the site as a plan has it, for
+rows that are known to be those of `embed`, a block or `final`."""
 
 MODEL_FIELDS: Final = tuple(f.name for f in fields(ModelInfo) if f.name not in ("source", "series"))
 """What may be said of a model."""
@@ -83,6 +89,9 @@ def given_sites(sites: Mapping[str, GivenSite], dtype: StoredDtype) -> tuple[Sit
     """The sites in the order given, which is that of depth. dtype: of the run."""
     specs = []
     for name, site in sites.items():
+        if isinstance(site, SiteSpec):
+            specs.append(site)
+            continue
         width, own = site if isinstance(site, tuple) else (site, dtype)
         problem = site_name_problem(name)
         if not isinstance(width, int) or not 1 <= width <= MAX_WIDTH:
@@ -109,8 +118,8 @@ def given_dtype(plan: Plan, site: SiteSpec) -> SiteDtype:
 def given_prompts(
     prompts: Iterable[GivenPrompt], vocabulary: int
 ) -> tuple[pa.Table, list[TextSetAside]]:
-    """The table of prompts with `id`, `text` and `field.<name>` as far as given; and those that
-    became no prompt: empty ones, and those with ids beyond the vocabulary.
+    """The table of prompts with `id`, `text`, `field.<name>` and `token.<name>` as far as given;
+    and those that became no prompt: empty ones, and those with ids beyond the vocabulary.
 
     vocabulary: ids are below it; 0 if unknown. Column `source_row` is the place in `prompts`.
     """
@@ -135,8 +144,11 @@ def given_prompts(
     numbers = [number for number, _, _ in rows]
     table = prompts_table(numbers, [ids for _, ids, _ in rows], [False] * len(rows))
     for name in dict.fromkeys(name for _, _, record in rows for name in record if name != _IDS):
-        column = name if name in _TYPES else FIELD_PREFIX + name
-        table = table.append_column(column, _field(name, rows))
+        if any(_is_by_token(record.get(name)) for _, _, record in rows):
+            table = table.append_column(TOKEN_PREFIX + name, _by_token(name, rows))
+        else:
+            column = name if name in _TYPES else FIELD_PREFIX + name
+            table = table.append_column(column, _field(name, rows))
     return table, aside
 
 
@@ -165,7 +177,12 @@ def given_plan(
         corpus=CorpusInfo(
             name=corpus, revision=None, fingerprint=digest, prompt_set=digest, selection={}
         ),
-        prompts=PromptsInfo(count=len(lengths), tokens=sum(lengths), sha256=digest),
+        prompts=PromptsInfo(
+            count=len(lengths),
+            tokens=sum(lengths),
+            sha256=digest,
+            token_columns=token_columns(prompts.schema),
+        ),
         context=max(lengths),
         prefixes=prefix_schedule(max(lengths)),
         logit_positions="none",
@@ -236,6 +253,38 @@ def _token_ids(number: int, ids: Any) -> npt.NDArray[np.int64]:
         f"prompts[{number}]: {str(ids)[:60]!r} is no list of token ids. Give the ids, or a mapping "
         f"with {_IDS!r}."
     )
+
+
+def _is_by_token(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
+
+
+def _by_token(
+    name: str, rows: Sequence[tuple[int, npt.NDArray[np.int32], Mapping[str, Any]]]
+) -> pa.Array:
+    """Values of one field for each token of every prompt; a prompt may have none."""
+    if problem := field_name_problem(name):
+        raise _refusal(f"prompts: field {name[:48]!r}: {problem}.")
+    is_mask = TOKEN_PREFIX + name == LOSS_MASK
+    lists: list[npt.NDArray[Any] | None] = []
+    for number, ids, record in rows:
+        if (given := record.get(name)) is None:
+            lists.append(None)
+            continue
+        try:
+            values, kind = _array(given)
+        except ValueError:  # lists of several lengths
+            values, kind = np.zeros((0, 0)), "no list of numbers"
+        if is_mask and values.dtype.kind in "iu" and {*values.flat} <= {0, 1}:
+            values = values.astype(bool)
+        if values.shape != ids.shape or values.dtype.kind not in ("b" if is_mask else "biuf"):
+            raise _refusal(
+                f"prompts[{number}]: field {name!r} is {kind} {values.shape}, and should be "
+                f"{'0 or 1' if is_mask else 'a number'} for each of {len(ids)} tokens."
+            )
+        lists.append(values)
+    kinds = {values.dtype.kind for values in lists if values is not None}
+    return pa.array(lists, TOKEN_TYPES[0 if kinds == {"b"} else 2 if "f" in kinds else 1])
 
 
 def _field(name: str, rows: Sequence[tuple[int, Any, Mapping[str, Any]]]) -> pa.Array:

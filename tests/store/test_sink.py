@@ -19,7 +19,7 @@ from zarr_arrays import rows_of
 
 from lpp.store import RowSink, Run, RunWriter, open_store, sink
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError, NotFoundError
-from lpp.store.format.plan import SiteDtype
+from lpp.store.format.plan import SiteDtype, SiteSpec
 from lpp.store.objects.place import Url
 from lpp.store.runs.heartbeat import writers
 
@@ -347,6 +347,23 @@ def test_prompts_that_cannot_be_used(root: Path) -> None:
     assert rows.run.verify() == []
 
 
+def test_values_by_token_are_those_of_a_capture(root: Path) -> None:
+    prompts = [
+        {"input_ids": [3, 4], "loss_mask": [0, 1], "reward": torch.tensor([0.5, -1])},
+        {"input_ids": [5], "loss_mask": np.array([True]), "reward": None},
+    ]
+    site = SiteSpec(name="block.1", convention="residual", width=1)
+    with opened(root, prompts=prompts, sites={"block.1": site}, dtype="float32") as rows:
+        for prompt in rows.missing():
+            rows.put(prompt, {"block.1": np.zeros((len(prompt.token_ids), 1), np.float32)})
+    run = Run(rows.run.path)
+    assert run.verify() == []
+    assert not run.plan.has_given_sites
+    table = run.prompts("token.loss_mask", "token.reward")
+    assert table["token.loss_mask"].to_pylist() == [[False, True], [True]]
+    assert table["token.reward"].to_pylist() == [[0.5, -1.0], None]
+
+
 BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "slash": ({"sites": {"a/b": 2}}, r"site 'a/b' has a slash"),
     "metadata": ({"sites": {"zarr.json": 2}}, "is that of metadata"),
@@ -360,7 +377,15 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "run dtype": ({"dtype": "uint8"}, "stored_dtype should be one of"),
     "ids": ({"prompts": [[1], ["a"]]}, r"prompts\[1\]: .* is no list of token ids"),
     "text": ({"prompts": ["a text"]}, r"prompts\[0\]: 'a text' is no list"),
-    "mask": ({"prompts": [{"input_ids": [1], "mask": [1]}]}, "field 'mask' is list<.*Leave it out"),
+    "short mask": (
+        {"prompts": [[1], {"input_ids": [1, 2], "x": [1]}]},
+        r"prompts\[1\]: field 'x' is int64 \(1,\), and should be a number for each of 2 tokens",
+    ),
+    "no mask": (
+        {"prompts": [{"input_ids": [1, 2], "loss_mask": [0, 2]}]},
+        r"prompts\[0\]: field 'loss_mask' .* should be 0 or 1 for each of 2 tokens",
+    ),
+    "lists": ({"prompts": [{"input_ids": [1], "x": [[1], [1, 2]]}]}, "is no list of numbers"),
     "mixed": (
         {"prompts": [{"input_ids": [1], "x": 1}, {"input_ids": [1], "x": "b"}]},
         "field 'x' is .* one type in every prompt",
