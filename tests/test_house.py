@@ -20,11 +20,12 @@ ONLY_IN = {
     "torch": {
         *("analyze/logits/products.py", "capture"),
         *("store/feed/output.py", "store/feed/torch_*.py", "store/teacher/torch_*.py"),
+        *("store/exchange/specforge.py", "store/exchange/speculators_backend.py"),
     },
     "accelerate": {"capture"},
     "altair": {"analyze/charts/library.py"},
     "bitsandbytes": {"capture"},
-    "datasets": {"capture"},
+    "datasets": {"capture", "store/exchange/speculators_backend.py"},
     "gguf": {"capture"},
     "huggingface_hub": {"capture"},
     "lm_eval": {"capture/evaluation/*.py", "capture/evaluation/tasks/*.py"},
@@ -110,7 +111,7 @@ ROOMS = {
     "store": (
         *("errors", "progress", "units", "uncertainty", "settings", "process", "format"),
         *("objects", "arrays", "committed", "shared", "runs", "scores", "feed", "teacher"),
-        *("terminal", ""),
+        *("terminal", "root", "store", "row_sink", "exchange", ""),
     ),
 }
 """Rooms of a package from the ground up, "" for its own modules: each imports those before it."""

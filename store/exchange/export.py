@@ -1,0 +1,179 @@
+"""Export: a run as the files that another project reads.
+
+Everything is written into a hidden folder beside the output, which is renamed once it is whole. A
+call that was interrupted goes on after the last part that is whole.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from lpp.store.errors import ErrorKind, InputError, MachineError, NotFoundError, first_line
+from lpp.store.exchange.convention import Convention
+from lpp.store.exchange.projects import EXPORTS, project
+from lpp.store.exchange.selection import Selection, row_dtype
+from lpp.store.feed.checks import check_feed
+from lpp.store.progress import SILENT, Progress
+from lpp.store.runs.read import Run
+from lpp.store.units import counted
+
+_STATE: Final = "export.json"
+"""Beside the parts while an export is under way: what it is of, and how many parts are whole."""
+
+
+def export(
+    run: Run,
+    to: str,
+    output: Path,
+    *,
+    sites: Sequence[str] | None = None,
+    only_prompts: bool = False,
+    progress: Progress = SILENT,
+) -> Selection:
+    """Write `run` into the new folder `output` as the project `to` reads it.
+
+    Prompts come in order; those that were set aside, and branches, are left out. Without values
+    `loss_mask` by token, every token is in the mask. Rows keep their bits. sites: ours, in the
+    order in which the project is given them; every site that it can hold by default. only_prompts:
+    write no states, for programs that read them from the store. Some parts of the rows are in
+    memory at a time (`selection.PART_BYTES`).
+
+    Raises InputError for a run that the project cannot hold, for missing shards, and if `output`
+    exists; FormatError that names an altered shard; MachineError if the disk is full. Nothing is at
+    `output` then, and the same call goes on.
+    """
+    of = project(to)
+    if not of.exports or (only_prompts and not of.in_place):
+        able = [name for name in EXPORTS if project(name).in_place or not only_prompts]
+        raise InputError(
+            f"{to}: no export{' of prompts alone' * only_prompts}; there are {', '.join(able)}.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if output.exists():
+        raise InputError(
+            f"{output} exists, and is not overwritten. Name another folder, or remove it.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    files = of.opened()
+    selection = select(run, of, sites)
+    check_feed([run], selection.sites, "float32", rank=0, world=1, on_damage="raise")
+    if not len(selection.prompt_ids):
+        raise InputError(f"run {run.id} has no prompt to export.", kind=ErrorKind.NOT_FOUND)
+    identity = [run.id, run.fingerprint, to, list(selection.sites), only_prompts]
+    parts = 0 if only_prompts else len(selection.bounds) - 1
+    progress.expect(parts)
+    with _whole_folder(output, identity) as (folder, done):
+        progress.advance(done)
+        for number, part in enumerate(selection.parts(done), done):
+            if only_prompts or files.part is None:
+                break
+            files.part(folder, selection, part)
+            _keep(folder, identity, number + 1)
+            progress.advance()
+            progress.note(f"{counted(part.first + len(part.prompt_ids), 'prompt')} written")
+        if files.finish is not None:
+            files.finish(folder, selection)
+    return selection
+
+
+def select(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Selection:
+    """The sites of a run that an export to a project has. InputError says what does not fit."""
+    n_blocks, last = run.plan.model.n_blocks, of.last_site(run.plan.model.n_blocks)
+    for site in sites or ():
+        run.require_rows(site, "float32")
+    chosen = list(run.activation_sites if sites is None else sites)
+    if of.first_depth is None:
+        _check_dtypes(of, {site: row_dtype(run, site) for site in chosen}, alike=False)
+        return Selection(run=run, sites=tuple(chosen))
+    if run.plan.has_given_sites or not n_blocks:
+        raise InputError(
+            f"run {run.id}: another program named its sites, and {of.name} counts blocks. "
+            "Export it as safetensors or parquet.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if last not in run.sites:
+        raise NotFoundError(
+            f"run {run.id} has no site {last}, which {of.name} needs; it has "
+            f"{', '.join(run.sites)}. Capture it with --sites."
+        )
+    ids = {site: of.layer(site, n_blocks) for site in chosen if site != last}
+    without = [site for site, layer in ids.items() if layer is None]
+    if sites is not None and without:
+        raise InputError(
+            f"{of.name} has no layer for {', '.join(without)}. Leave it out of the sites.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    layers = {site: layer for site, layer in ids.items() if layer is not None}
+    if not layers and of.needs_layers:
+        raise InputError(
+            f"run {run.id}: {of.name} needs a site beside {last}.", kind=ErrorKind.INVALID_VALUE
+        )
+    assert last is not None
+    selection = Selection(run=run, sites=(*layers, last), layers=tuple(layers.values()))
+    _check_dtypes(of, selection.dtypes, alike=True)
+    per_part = of.opened().per_part
+    return replace(selection, per_part=per_part(selection)) if per_part else selection
+
+
+def _check_dtypes(of: Convention, dtypes: dict[str, Any], *, alike: bool) -> None:
+    wrong = {site: dtype for site, dtype in dtypes.items() if dtype not in of.dtypes}
+    if wrong or (alike and len({*dtypes.values()}) > 1):
+        listed = ", ".join(f"{site} is {dtype}" for site, dtype in (wrong or dtypes).items())
+        raise InputError(
+            f"{of.name} holds rows of one type, {' or '.join(of.dtypes)}: {listed}. Nothing is "
+            "rounded here: capture with --stored-dtype, or choose other sites.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+
+
+@contextmanager
+def _whole_folder(output: Path, identity: list[Any]) -> Iterator[tuple[Path, int]]:
+    """The folder to write into, which becomes `output` if the block ends without an error; and the
+    parts that are whole in it.
+    """
+    folder = output.with_name(f".{output.name}.partial")
+    try:
+        done = _done(folder, identity)
+        folder.mkdir(parents=True, exist_ok=True)
+        _keep(folder, identity, done)
+        yield folder, done
+        (folder / _STATE).unlink()
+        os.rename(folder, output)
+    except OSError as error:
+        if isinstance(error, MachineError):
+            raise
+        raise MachineError(
+            f"{output}: cannot be written ({first_line(error)}). What is whole stays in {folder}: "
+            "make room, and repeat the command.",
+            kind=ErrorKind.DISK_FAILED,
+        ) from None
+
+
+def _done(folder: Path, identity: list[Any]) -> int:
+    """Whole parts of the same export; a folder of another export is emptied."""
+    if not folder.exists():
+        return 0
+    try:
+        state = json.loads((folder / _STATE).read_text("utf-8"))
+        if state["export"] == identity:
+            return int(state["parts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        if any(folder.iterdir()):
+            raise InputError(
+                f"{folder} holds files that no export left there. Remove it.",
+                kind=ErrorKind.INVALID_VALUE,
+            ) from None
+    shutil.rmtree(folder)
+    return 0
+
+
+def _keep(folder: Path, identity: list[Any], parts: int) -> None:
+    """Record that parts are whole."""
+    beside = folder / f"{_STATE}.new"
+    beside.write_text(json.dumps({"export": identity, "parts": parts}), "utf-8")
+    beside.replace(folder / _STATE)

@@ -1,0 +1,137 @@
+"""Import: hidden states that another project stored become a run, through `lpp.store.sink`."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.exchange.convention import Convention
+from lpp.store.exchange.foreign import Foreign
+from lpp.store.exchange.projects import project
+from lpp.store.format.plan import SiteSpec
+from lpp.store.objects.place import Url
+from lpp.store.progress import SILENT, Progress
+from lpp.store.row_sink import sink
+from lpp.store.runs.given import GivenSite
+from lpp.store.runs.read import Run
+
+
+def import_states(
+    path: Path,
+    source: str,
+    store: Url,
+    *,
+    model: str | None = None,
+    layers: Sequence[int] | None = None,
+    n_blocks: int | None = None,
+    vocabulary: int | None = None,
+    pad_id: int | None = None,
+    progress: Progress = SILENT,
+) -> Run:
+    """The run in `store` of what the project `source` stored at `path`; made, or resumed.
+
+    model: its name, where the files do not say. layers: ids of the layers in the order of the
+    files, as the project counts them, where the files do not say. n_blocks: blocks of the model;
+    for a project whose last state is before the final norm, the id of it may stand at the end of
+    `layers` instead. vocabulary: samples with ids beyond it are set aside. pad_id: of padding,
+    which is left out.
+
+    Raises InputError for what is missing or contradicts the files, and FormatError that names a
+    damaged file: the shards before it stay, and the same call resumes.
+    """
+    of = project(source)
+    foreign = of.opened().read(path, pad_id)
+    name = model or foreign.model
+    if not name:
+        raise InputError(
+            f"{path}: no file says which model it was. Name it with --model.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if foreign.sites is None:
+        sites, blocks = sites_of(of, foreign, layers, n_blocks)
+    else:
+        sites, blocks = tuple(foreign.sites), n_blocks or foreign.n_blocks
+    rows = sink(
+        store,
+        model={
+            "id": name,
+            "n_blocks": blocks,
+            "hidden_size": foreign.width,
+            "logits_width": vocabulary or foreign.vocabulary,
+        },
+        sites=_specs(sites, foreign, blocks),
+        prompts=foreign.samples(),
+        dtype=foreign.dtype,
+        collector=of.name,
+        corpus=path.resolve().name,
+    )
+    progress.expect(rows.run.plan.prompts.count)
+    with rows:
+        for prompt in rows.missing():
+            states = foreign.rows(prompt.number)
+            rows.put(prompt, dict(zip(sites, states, strict=False)))
+            progress.advance()
+    return Run(rows.run.path)
+
+
+def sites_of(
+    of: Convention, foreign: Foreign, layers: Sequence[int] | None, n_blocks: int | None
+) -> tuple[tuple[str, ...], int]:
+    """Our sites of the states of a sample, in their order, and the blocks of the model. InputError
+    for layers that do not fit.
+    """
+    if layers is not None and foreign.layers is not None and tuple(layers) != foreign.layers:
+        raise _refusal(
+            f"--layers {_joined(layers)}: the files say {_joined(foreign.layers)}. Leave it out."
+        )
+    ids = list(foreign.layers or layers or ())
+    if of.last == "before" and len(ids) == foreign.n_states:
+        last_id = ids.pop()
+        if n_blocks not in (None, last_id):
+            raise _refusal(f"the last layer is {last_id}, and --blocks {n_blocks}.")
+        n_blocks = last_id
+    blocks = n_blocks or foreign.n_blocks
+    if len(ids) != foreign.n_states - 1 or not blocks:
+        example = _joined([2, 15, 27][: foreign.n_states - 1])
+        raise _refusal(
+            f"{foreign.n_states - 1} layers and the last state are stored for each token, and "
+            f"{f'--layers names {len(ids)}' if ids or not blocks else 'no file says which'}. Give "
+            f"their ids as {of.name} counts them, and the blocks of the model, such as: "
+            + (f"--layers {shlex.quote(example)} " if foreign.layers is None else "")
+            + "--blocks 30."
+        )
+    last = of.last_site(blocks)
+    assert last is not None
+    sites = (*(of.site(layer, blocks) for layer in ids), last)
+    inner = sites[:-1]
+    if len({*inner}) < len(inner):
+        raise _refusal(f"--layers {_joined(ids)}: a layer is there twice.")
+    return sites, blocks
+
+
+def _specs(sites: Sequence[str], foreign: Foreign, blocks: int) -> dict[str, GivenSite]:
+    """The sites in order of depth. Names that are not ours stay in their order, as those of another
+    program.
+    """
+    named = foreign.sites or dict.fromkeys(sites, (foreign.width, foreign.dtype))
+    ours = {"embed": 0, **{f"block.{k}": k for k in range(1, blocks + 1)}, "final": blocks + 1}
+    specs: dict[str, GivenSite] = {}
+    if not blocks or not {*sites} <= {*ours}:
+        return {site: named[site] for site in sites}
+    for site in sorted({*sites}, key=ours.__getitem__):
+        width, dtype = named[site]
+        specs[site] = SiteSpec(
+            name=site,
+            convention="post_norm" if site == "final" else "residual",
+            width=width,
+            dtype=None if dtype == foreign.dtype else dtype,
+        )
+    return specs
+
+
+def _joined(ids: Sequence[int]) -> str:
+    return ",".join(map(str, ids))
+
+
+def _refusal(message: str) -> InputError:
+    return InputError(message, kind=ErrorKind.INVALID_VALUE)

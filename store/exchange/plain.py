@@ -1,0 +1,196 @@
+"""Layouts of our own, for programs that read safetensors or Parquet.
+
+Files `part-00000` and on hold consecutive prompts end to end, one row for each token: `prompt_id`,
+`position`, `token_id`, `loss_mask`, and the state at each site under the site's name.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lpp.store.arrays.reader import to_float32
+from lpp.store.exchange.files import Files
+from lpp.store.exchange.foreign import Foreign, Sample, damaged, not_there
+from lpp.store.exchange.selection import Part, Selection
+from lpp.store.exchange.tensor_file import (
+    DTYPES,
+    FLOATS,
+    Tensor,
+    read_with_metadata,
+    write_tensors,
+)
+from lpp.store.format.rows import positions
+
+_COLUMNS: Final = {"prompt_id": "I64", "position": "I64", "token_id": "I64", "loss_mask": "BOOL"}
+
+_DTYPE: Final = b"lpp.dtype"
+"""Metadata of a column of Parquet: how its rows were stored. Parquet has no bfloat16, so that such
+rows are written as the float32 of the same values."""
+
+_MODEL: Final = "lpp.model"
+"""Metadata of a file: name, blocks and vocabulary of the model, as JSON."""
+
+
+def write_safetensors(folder: Path, selection: Selection, part: Part) -> None:
+    """A file of safetensors."""
+    tensors = {name: Tensor(_COLUMNS[name], values) for name, values in _tokens(part).items()}
+    for site, values in part.rows.items():
+        tensors[site] = Tensor(FLOATS[selection.dtypes[site]], values)
+    path = folder / f"{_stem(selection, part)}.safetensors"
+    write_tensors(path, tensors, {_MODEL: _model(selection)})
+
+
+def write_parquet(folder: Path, selection: Selection, part: Part) -> None:
+    """A file of Parquet, of one row group."""
+    import pyarrow.parquet as pq
+
+    fields, arrays = [], []
+    for name, values in _tokens(part).items():
+        arrays.append(pa.array(values))
+        fields.append(pa.field(name, arrays[-1].type))
+    for site, rows in part.rows.items():
+        dtype = selection.dtypes[site]
+        values = to_float32(rows) if dtype == "bfloat16" else rows
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        arrays.append(pa.FixedSizeListArray.from_arrays(flat, rows.shape[1]))
+        fields.append(pa.field(site, arrays[-1].type, metadata={_DTYPE: dtype.encode()}))
+    table = pa.table(arrays, schema=pa.schema(fields, {_MODEL: _model(selection)}))
+    pq.write_table(
+        table,
+        folder / f"{_stem(selection, part)}.parquet",
+        compression="zstd",
+        use_dictionary=False,
+        row_group_size=max(1, table.num_rows),
+    )
+
+
+def _model(selection: Selection) -> str:
+    model = selection.run.plan.model
+    facts = {"model": model.id, "n_blocks": model.n_blocks, "vocabulary": model.logits_width}
+    return json.dumps(facts)
+
+
+def _tokens(part: Part) -> dict[str, npt.NDArray[Any]]:
+    lengths = np.diff(part.edges)
+    return {
+        "prompt_id": np.repeat(part.prompt_ids, lengths),
+        "position": positions(lengths),
+        "token_id": part.token_ids.astype(np.int64),
+        "loss_mask": part.loss_mask,
+    }
+
+
+def _stem(selection: Selection, part: Part) -> str:
+    return f"part-{int(np.searchsorted(selection.bounds, part.first)):05d}"
+
+
+def read_safetensors(path: Path, _pad_id: int | None = None) -> Foreign:
+    """A folder of `write_safetensors`."""
+    return _read(path, "safetensors", read_with_metadata)
+
+
+def read_parquet(path: Path, _pad_id: int | None = None) -> Foreign:
+    """A folder of `write_parquet`."""
+    return _read(path, "parquet", _parquet)
+
+
+def _parquet(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        damaged(path, f"cannot be read as Parquet ({error})")
+    tensors = {}
+    for field, column in zip(table.schema, table.columns, strict=True):
+        values = column.combine_chunks()
+        if pa.types.is_fixed_size_list(field.type):
+            dtype = (field.metadata or {}).get(_DTYPE, b"float32").decode()
+            rows = values.flatten().to_numpy().reshape(len(values), field.type.list_size)
+            if dtype == "bfloat16":
+                rows = (rows.view(np.uint32) >> 16).astype(np.uint16)
+            tensors[field.name] = Tensor(FLOATS.get(dtype, dtype), rows)
+        elif field.name in _COLUMNS:
+            flat = values.to_numpy(zero_copy_only=False)
+            tensors[field.name] = Tensor(_COLUMNS[field.name], flat)
+    metadata = table.schema.metadata or {}
+    return tensors, {_MODEL: metadata.get(_MODEL.encode(), b"{}").decode()}
+
+
+def _read(
+    path: Path,
+    ending: str,
+    opened: Callable[[Path], tuple[Mapping[str, Tensor], Mapping[str, str]]],
+) -> Foreign:
+    files = sorted(path.glob(f"part-*.{ending}")) if path.is_dir() else []
+    if not files:
+        not_there(path, f"no part-00000.{ending} here")
+
+    @lru_cache(maxsize=2)
+    def part(file: Path) -> tuple[Mapping[str, Tensor], npt.NDArray[np.int64]]:
+        tensors, _ = opened(file)
+        if missing := [name for name in _COLUMNS if name not in tensors]:
+            damaged(file, f"no column {', '.join(missing)}")
+        lengths = {len(tensor.values) for tensor in tensors.values()}
+        starts = np.flatnonzero(tensors["position"].values == 0)
+        if len(lengths) != 1 or not len(starts) or starts[0]:
+            damaged(file, "columns of several lengths, or no first token of a prompt")
+        return tensors, np.append(starts, lengths.pop())
+
+    first = {name: t for name, t in part(files[0])[0].items() if name not in _COLUMNS}
+    kinds = {tensor.kind for tensor in first.values()}
+    if not kinds or not kinds <= {*DTYPES}:
+        damaged(files[0], f"states of {', '.join(sorted(kinds)) or 'no site'}")
+    sites = {name: (t.values.shape[-1], DTYPES[t.kind]) for name, t in first.items()}
+    try:
+        facts = json.loads(opened(files[0])[1].get(_MODEL, "{}"))
+        model, n_blocks, vocabulary = (
+            facts.get("model", ""),
+            facts.get("n_blocks", 0),
+            facts.get("vocabulary", 0),
+        )
+    except (ValueError, AttributeError) as error:
+        damaged(files[0], f"{_MODEL} is no JSON ({error})")
+    place: list[tuple[Path, int]] = []
+
+    def samples() -> Iterator[Sample]:
+        place.clear()
+        for file in files:
+            tensors, edges = part(file)
+            for k, (start, end) in enumerate(pairwise(edges.tolist())):
+                place.append((file, k))
+                yield {
+                    "input_ids": np.array(tensors["token_id"].values[start:end]),
+                    "loss_mask": np.array(tensors["loss_mask"].values[start:end]),
+                    "id": int(tensors["prompt_id"].values[start]),
+                }
+
+    def rows(number: int) -> list[npt.NDArray[Any]]:
+        file, k = place[number]
+        tensors, edges = part(file)
+        if missing := [site for site in first if site not in tensors]:
+            damaged(file, f"no states of {', '.join(missing)}")
+        return [tensors[site].values[edges[k] : edges[k + 1]] for site in first]
+
+    return Foreign(
+        n_states=len(first),
+        width=0,
+        sites=sites,
+        dtype=next(iter(sites.values()))[1],
+        model=str(model),
+        n_blocks=int(n_blocks),
+        vocabulary=int(vocabulary),
+        samples=samples,
+        rows=rows,
+    )
+
+
+SAFETENSORS: Final = Files(read=read_safetensors, part=write_safetensors)
+PARQUET: Final = Files(read=read_parquet, part=write_parquet)

@@ -1,0 +1,126 @@
+"""Files of SpecForge: `rows_{a}-{b}/data_{i}.ckpt`, a pickled dict of tensors each, or `.ckpt.gz`.
+
+The names of the tensors are those of the algorithm that the files were made for. A file is loaded
+with `weights_only=True` alone, which runs no code; SpecForge itself loads whatever a file holds.
+"""
+
+import gzip
+import io
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy.typing as npt
+
+from lpp.store.errors import ErrorKind, InputError, MachineError, first_line
+from lpp.store.exchange.files import Files
+from lpp.store.exchange.foreign import Foreign, Sample, damaged, not_there, unpadded
+from lpp.store.format.plan import StoredDtype
+
+_FILE: Final = re.compile(r"data_([0-9]+)\.ckpt(?:\.gz)?")
+
+_PAD: Final = 0
+"""The id with which its collator fills up the samples of a batch."""
+
+_STATES: Final = (
+    ("aux_hidden_state", "hidden_state"),
+    ("hidden_states", "target_last_hidden_states"),
+    ("hidden_states", None),
+)
+"""Tensors of the layers and of the last state: of EAGLE-3, of DSpark, of DFlash and Domino."""
+
+_DTYPES: Final[dict[str, StoredDtype]] = {
+    **{"torch.bfloat16": "bfloat16", "torch.float16": "float16", "torch.float32": "float32"}
+}
+
+
+def read(path: Path, pad_id: int | None = None) -> Foreign:
+    """A folder of such files. pad_id: of the padding, which is left out; by default SpecForge's."""
+    pad = _PAD if pad_id is None else pad_id
+    names = ((_FILE.fullmatch(file.name), file) for file in path.rglob("data_*"))
+    files = [file for _, file in sorted((int(name[1]), file) for name, file in names if name)]
+    if not files:
+        not_there(path, "no data_{i}.ckpt here or below")
+    first = _load(files[0])
+    for layers, last in _STATES:
+        if layers in first and (last is None or last in first):
+            break
+    else:
+        damaged(files[0], f"tensors {', '.join(first)}, which are of no algorithm known here")
+    if last is None:
+        raise InputError(
+            f"{path}: files of DFlash or Domino have the states of layers side by side and no last "
+            "state, so that no file says how many layers there are. Prepare them with --strategy "
+            "dspark, which keeps both.",
+            kind=ErrorKind.UNSUPPORTED_VERSION,
+        )
+    width = int(first[last].shape[-1])
+    count = int(first[layers].shape[-1]) // width
+    dtype = _DTYPES.get(str(first[last].dtype))
+    if dtype is None:
+        damaged(files[0], f"states of {first[last].dtype}")
+
+    def length(tensors: dict[str, Any]) -> int:
+        return unpadded(tensors["input_ids"].numpy(), tensors["loss_mask"].numpy(), pad)
+
+    def opened(number: int) -> dict[str, Any]:
+        tensors = _load(files[number])
+        missing = [n for n in ("input_ids", "loss_mask", layers, last) if n not in tensors]
+        if missing:
+            damaged(files[number], f"no tensor {', '.join(map(str, missing))}")
+        tokens = tensors["input_ids"].numel()
+        for name, columns in ((layers, count * width), (last, width)):
+            if tensors[name].numel() != tokens * columns:
+                shape = tuple(tensors[name].shape)
+                damaged(files[number], f"{name} of {shape} for {tokens} tokens of {columns}")
+        return {
+            **{name: tensors[name].flatten() for name in ("input_ids", "loss_mask")},
+            **{name: tensors[name].reshape(tokens, -1) for name in (layers, last)},
+        }
+
+    def samples() -> Iterator[Sample]:
+        for number, file in enumerate(files):
+            tensors = opened(number)
+            n = length(tensors)
+            yield {
+                "input_ids": tensors["input_ids"][:n].numpy(),
+                "loss_mask": tensors["loss_mask"][:n].numpy(),
+                "id": int(_FILE.fullmatch(file.name)[1]),  # type: ignore[index]
+            }
+
+    def rows(number: int) -> list[npt.NDArray[Any] | Any]:
+        tensors = opened(number)
+        n = length(tensors)
+        return [*tensors[layers][:n].split(width, dim=1), tensors[last][:n]]
+
+    return Foreign(n_states=count + 1, width=width, dtype=dtype, samples=samples, rows=rows)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """The tensors of a file."""
+    try:
+        import torch
+    except ImportError:
+        raise MachineError(
+            "files of SpecForge are read with torch, which is not installed here: pip install "
+            "torch.",
+            kind=ErrorKind.NO_PACKAGE,
+        ) from None
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as file:
+                loaded = torch.load(io.BytesIO(file.read()), "cpu", weights_only=True)
+        else:
+            loaded = torch.load(path, "cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        damaged(path, f"needs code to be read, and none is run ({first_line(error)})")
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        damaged(path, f"cannot be read ({first_line(error)})")
+    if not isinstance(loaded, dict) or not all(hasattr(v, "numel") for v in loaded.values()):
+        damaged(path, "no dict of tensors")
+    return loaded
+
+
+FILES: Final = Files(read=read)

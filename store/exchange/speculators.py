@@ -1,0 +1,152 @@
+"""Files of speculators: a data set that Hugging Face's `save_to_disk` writes, and a file of
+safetensors for each sample.
+
+`hidden_states/hs_{i}.safetensors` belongs to row i of the data set: `token_ids` (n,) and
+`hidden_states` (n, layers + 1, d).
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lpp.store.exchange.files import Files
+from lpp.store.exchange.foreign import Foreign, Sample, damaged, not_there
+from lpp.store.exchange.selection import Part, Selection
+from lpp.store.exchange.tensor_file import DTYPES, FLOATS, Tensor, read_tensors, write_tensors
+
+_FILE: Final = re.compile(r"hs_([0-9]+)\.safetensors")
+
+_DATA: Final = "data-00000-of-00001.arrow"
+
+_SCHEMA: Final = pa.schema(
+    {"input_ids": pa.list_(pa.int64()), "loss_mask": pa.list_(pa.int64()), "seq_len": pa.int64()}
+)
+
+_BATCH: Final = 1000
+"""Rows of the data set that are in memory at a time."""
+
+
+def write_part(folder: Path, selection: Selection, part: Part) -> None:
+    """The file of each prompt."""
+    (folder / "hidden_states").mkdir(exist_ok=True)
+    kind = FLOATS[selection.dtype]
+    for number, tokens in part.prompts():
+        states = np.stack([part.rows[site][tokens] for site in selection.sites], axis=1)
+        write_tensors(
+            folder / "hidden_states" / f"hs_{number}.safetensors",
+            {
+                "hidden_states": Tensor(kind, states),
+                "token_ids": Tensor("I64", part.token_ids[tokens]),
+            },
+        )
+
+
+def write_data_set(folder: Path, selection: Selection) -> None:
+    """The data set: token ids and loss masks, as tensors of torch when it is read."""
+    count = len(selection.prompt_ids)
+    with pa.OSFile(str(folder / _DATA), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as stream:
+        for start in range(0, count, _BATCH):
+            end = min(start + _BATCH, count)
+            ids, mask = selection.tokens(start, end)
+            lengths = selection.lengths[start:end]
+            edges = pa.array(np.append(0, np.cumsum(lengths)).astype(np.int32))
+            lists = [
+                pa.ListArray.from_arrays(edges, pa.array(values.astype(np.int64)))
+                for values in (ids, mask)
+            ]
+            stream.write_batch(pa.record_batch([*lists, pa.array(lengths)], schema=_SCHEMA))
+    listed = {"feature": {"dtype": "int64", "_type": "Value"}, "_type": "Sequence"}
+    features = {
+        "input_ids": listed,
+        "loss_mask": listed,
+        "seq_len": {"dtype": "int64", "_type": "Value"},
+    }
+    state: dict[str, object] = {
+        "_data_files": [{"filename": _DATA}],
+        "_fingerprint": selection.run.plan.hash[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": "torch",
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    (folder / "dataset_info.json").write_text(json.dumps({"features": features}), "utf-8")
+    (folder / "state.json").write_text(json.dumps(state, indent=2), "utf-8")
+
+
+def read(path: Path, _pad_id: int | None = None) -> Foreign:
+    """A data set with `hidden_states/`, or a folder of `hs_{i}.safetensors` alone, whose samples
+    then have no loss mask. Rows of the data set without a file are left out.
+    """
+    folder = path / "hidden_states" if (path / "hidden_states").is_dir() else path
+    names = (_FILE.fullmatch(entry.name) for entry in folder.iterdir()) if folder.is_dir() else ()
+    numbers = sorted(int(name[1]) for name in names if name)
+    if not numbers:
+        not_there(path, "no hidden_states/hs_{i}.safetensors here")
+    first = _states(folder, numbers[0])[0]
+    if first.kind not in DTYPES:
+        damaged(folder, f"states of {first.kind}, which are not exact; bfloat16 can be taken")
+
+    def samples() -> Iterator[Sample]:
+        if not (path / "state.json").is_file():
+            for number in numbers:
+                yield {"input_ids": _states(folder, number)[1], "id": number}
+            return
+        present = {*numbers}
+        for number, row in enumerate(saved_rows(path, "input_ids", "loss_mask")):
+            if number in present:
+                yield {**row, "id": number}
+        if numbers[-1] > number:
+            damaged(path, f"hs_{numbers[-1]}.safetensors, and a data set of {number + 1} rows")
+
+    def rows(place: int) -> list[npt.NDArray[Any]]:
+        states, _ = _states(folder, numbers[place], like=first)
+        return [states.values[:, k] for k in range(states.values.shape[1])]
+
+    return Foreign(
+        n_states=first.values.shape[1],
+        width=first.values.shape[2],
+        dtype=DTYPES[first.kind],
+        samples=samples,
+        rows=rows,
+    )
+
+
+def saved_rows(folder: Path, *columns: str) -> Iterator[dict[str, Any]]:
+    """Rows of a data set of `save_to_disk`. FormatError for one that cannot be read."""
+    try:
+        state = json.loads((folder / "state.json").read_text("utf-8"))
+        for entry in state["_data_files"]:
+            with pa.memory_map(str(folder / Path(entry["filename"]).name)) as file:
+                for batch in pa.ipc.open_stream(file):
+                    yield from batch.select(list(columns)).to_pylist()
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        damaged(folder, f"no data set of save_to_disk with {' and '.join(columns)} ({error})")
+
+
+def _states(folder: Path, number: int, like: Tensor | None = None) -> tuple[Tensor, Any]:
+    """The states of a file, (n, layers + 1, d), and its token ids."""
+    path = folder / f"hs_{number}.safetensors"
+    tensors = read_tensors(path)
+    try:
+        states, ids = tensors["hidden_states"], tensors["token_ids"].values
+    except KeyError as error:
+        damaged(path, f"no tensor {error}")
+    if states.values.ndim != 3 or ids.shape != states.values.shape[:1]:
+        damaged(path, f"hidden_states of {states.values.shape} for token_ids of {ids.shape}")
+    if like and (states.kind, states.values.shape[1:]) != (like.kind, like.values.shape[1:]):
+        damaged(
+            path,
+            f"{states.kind} of {states.values.shape}, other files have {like.kind} of "
+            f"(n, {like.values.shape[1]}, {like.values.shape[2]})",
+        )
+    return states, ids
+
+
+FILES: Final = Files(read=read, part=write_part, finish=write_data_set)
