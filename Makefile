@@ -122,11 +122,12 @@ define on_top
 	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 endef
 
-# speculators and trl without bounds of their own, which leave out the releases of torch, transformers
-# and datasets that the other tests run with.
+# These three without bounds of their own, which leave out the releases of torch, transformers and
+# datasets that the other tests run with.
 $(TRAINERS_ENV): pyproject.toml $(ENV)
 	$(call on_top,$(TRAINERS_VENV))
-	$(TRAINERS_PIP) install --quiet --no-deps 'speculators==0.9.0' 'hs-connectors==0.9.0' 'trl==1.16.0'
+	$(TRAINERS_PIP) install --quiet --no-deps 'speculators==0.9.0' 'hs-connectors==0.9.0' 'trl==1.16.0' \
+	  'nemo-automodel==0.7.0'
 	$(TRAINERS_PIP) install --quiet httpx 'loguru>=0.7.2' 'openai>=2' \
 	  'sae-lens==6.54.12' 'dictionary-learning==0.1.0' 'torchdata==0.11.0'
 	@touch $@
