@@ -37,11 +37,12 @@ from lpp.capture.evaluation.settings import EvalSettings, ProbeSettings
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.sql.schema import NUMBERS, TABLES, VIEWS
 from lpp.sql.schema.results import RESULTS_FILE, results_json
+from lpp.store.exchange.projects import conventions_rows
 from lpp.store.settings.setting import Declared, declared
 
 DOCS: Final = Path(__file__).resolve().parents[1]
 
-WITH_TABLES: Final = ("metrics.md", "reference/sql-tables.md")
+WITH_TABLES: Final = ("metrics.md", "reference/sql-tables.md", "how-to/draft-models.md")
 """Pages of docs/ that hold generated tables, between marks."""
 
 BREAK: Final = "<br>"
@@ -68,7 +69,10 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def with_tables(markdown: str) -> str:
     """A page with its generated tables made again."""
-    tables = {**_metric_tables(), "sql": _sql_tables()}
+    conventions = table(
+        ("name", "files", "layers", "last state", "directions"), conventions_rows()
+    )
+    tables = {**_metric_tables(), "sql": _sql_tables(), "conventions": conventions}
     return marked.filled(markdown, {name: partial(str, text) for name, text in tables.items()})
 
 
