@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.moments_held import listed_numbers
 from lpp.store import open_store
+from lpp.store.exchange.projects import PROJECTS
 from lpp.store.runs.read import Run
 from lpp.store.store import LOST
 
@@ -67,7 +68,9 @@ def _gaps(run: Run) -> tuple[str, str]:
     elif absent:
         gaps.append(f"{len(absent)} of {of} shards are missing ({listed_numbers(absent)})")
     if absent:
-        given = run.plan.has_given_sites
-        again = "call of lpp.store.sink" if given else "`lpp-capture run` command"
+        again = "`lpp-capture run` command"
+        if run.plan.model.source == "given":
+            imported = run.plan.compute.backend in PROJECTS
+            again = "`lpp-capture import` command" if imported else "call of lpp.store.sink"
         commands.append(f"Repeat the {again}: it resumes.")
     return " and ".join(gaps), " ".join(commands)

@@ -52,6 +52,7 @@ from lpp.store.units import counted
     metavar="ID",
     help="Leave out tokens at the end of a sample that have this id and are not in the loss mask.",
 )
+@click.option("--repair", is_flag=True, help="Verify the run, and import damaged shards again.")
 @debug_option
 def import_command(
     *,
@@ -63,6 +64,7 @@ def import_command(
     blocks: int | None,
     vocabulary: int | None,
     pad_id: int | None,
+    repair: bool,
 ) -> None:
     """Store hidden states that another project wrote to the folder PATH.
 
@@ -90,6 +92,7 @@ def import_command(
             n_blocks=blocks,
             vocabulary=vocabulary,
             pad_id=pad_id,
+            repair=repair,
             progress=bar,
         )
     shards = counted(run.plan.n_shards, "shard")

@@ -15,6 +15,7 @@ from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.planning import compute_of, site_specs
 from lpp.capture.plan.request import GRACE_SECONDS, CaptureRequest, CorpusSpec
 from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.exchange.projects import PROJECTS
 from lpp.store.format.plan import Plan, differences
 
 
@@ -37,9 +38,11 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
     """The request that gives `plan` again. Its corpus is not read: token ids come from the run."""
     compute, name = plan.compute, plan.compute.backend
     if plan.model.source == "given" or plan.logit_positions == "none":
+        imported = "`lpp-capture import` with --repair"
+        again = imported if name in PROJECTS else "its call of lpp.store.sink with repair=True"
         raise InputError(
             f"another program ({name}) collected the rows of {plan.run_id} and alone can compute "
-            "them again. Repeat its call of lpp.store.sink with repair=True.",
+            f"them again. Repeat {again}.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     if compute.trust_remote_code and not options.trust_remote_code:

@@ -6,7 +6,6 @@ and `loss_mask` (k, S) in int64, `target_hidden_states` (k, S, layers * d) and
 adds the lengths to the manifest, which its reader ignores.
 """
 
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.exchange.files import Files
-from lpp.store.exchange.foreign import Foreign, Sample, damaged, unpadded
+from lpp.store.exchange.foreign import Foreign, Stored, damaged
 from lpp.store.exchange.manifest import read_manifest, write_manifest
 from lpp.store.exchange.selection import PART_BYTES, Part, Selection
 from lpp.store.exchange.tensor_file import FLOATS, Tensor, read_tensors, write_tensors
@@ -42,27 +41,20 @@ def shard_size(selection: Selection) -> int:
 def write_part(folder: Path, selection: Selection, part: Part) -> None:
     """A shard."""
     count, longest = len(part.prompt_ids), int(selection.lengths.max())
-    layers, (last,) = selection.sites[:-1], selection.sites[-1:]
-    dtype = part.rows[last].dtype
-    ids = np.full((count, longest), _PAD, np.int64)
-    mask = np.zeros((count, longest), np.int64)
-    states = np.zeros((count, longest, len(layers), selection.width), dtype)
-    ends = np.zeros((count, longest, selection.width), dtype)
-    for k, (_, tokens) in enumerate(part.prompts()):
-        length = tokens.stop - tokens.start
-        ids[k, :length] = part.token_ids[tokens]
-        mask[k, :length] = part.loss_mask[tokens]
-        ends[k, :length] = part.rows[last][tokens]
-        for column, site in enumerate(layers):
-            states[k, :length, column] = part.rows[site][tokens]
+    shape, layers = (count, longest), len(selection.layers)
+    ids, mask = np.full(shape, _PAD, np.int64), np.zeros(shape, np.int64)
+    filled = np.zeros((*shape, layers + 1, selection.width), next(iter(part.rows.values())).dtype)
+    for k, (_, token_ids, loss_mask, states) in enumerate(part.samples()):
+        tokens = slice(len(token_ids))
+        ids[k, tokens], mask[k, tokens], filled[k, tokens] = token_ids, loss_mask, states
     kind, size = FLOATS[selection.dtype], shard_size(selection)
     write_tensors(
         folder / _shard(part.first // size),
         {
             "input_ids": Tensor("I64", ids),
             "loss_mask": Tensor("I64", mask),
-            "target_hidden_states": Tensor(kind, states.reshape(count, longest, -1)),
-            "target_last_hidden_states": Tensor(kind, ends),
+            "target_hidden_states": Tensor(kind, filled[:, :, :-1].reshape(*shape, -1)),
+            "target_last_hidden_states": Tensor(kind, filled[:, :, -1]),
         },
     )
 
@@ -105,6 +97,8 @@ def read(path: Path, pad_id: int | None = None) -> Foreign:
         width, n_blocks = int(manifest["hidden_size"]), int(manifest["num_hidden_layers"])
         dtype = _DTYPES[manifest["dtype"]]
         known = manifest.get(_LENGTHS)
+        if count < 0 or size < 1 or (known is not None and len(known) != count):
+            raise ValueError(f"{count} samples, {size} in a shard")
     except (ValueError, KeyError, TypeError) as error:
         damaged(path / "manifest.json", f"lacks what a DSpark cache needs ({error!r})")
     if known is None and pad_id is None:
@@ -132,30 +126,20 @@ def read(path: Path, pad_id: int | None = None) -> Foreign:
                 damaged(file, f"{name} is {tensor and tensor.kind} {shape}")
         return {name: tensors[name].values for name in wanted}
 
-    def length(number: int) -> int:
-        if known is not None:
-            return int(known[number])
+    def stored(number: int) -> Stored:
         tensors, place = shard(number // size), number % size
-        return unpadded(tensors["input_ids"][place], tensors["loss_mask"][place], pad_id or 0)
-
-    def samples() -> Iterator[Sample]:
-        for number in range(count):
-            tensors, place, n = shard(number // size), number % size, length(number)
-            ids, mask = tensors["input_ids"][place, :n], tensors["loss_mask"][place, :n]
-            yield {"input_ids": ids, "loss_mask": mask, "id": number}
-
-    def rows(number: int) -> list[npt.NDArray[Any]]:
-        tensors, place, n = shard(number // size), number % size, length(number)
-        states = np.split(tensors["target_hidden_states"][place, :n], len(layers), axis=1)
-        return [*states, tensors["target_last_hidden_states"][place, :n]]
+        tokens = slice(None if known is None else known[number])
+        ids, mask, *states = (values[place, tokens] for values in tensors.values())
+        return Stored(path / _shard(number // size), number, ids, mask, tuple(states))
 
     return Foreign(
+        count=count,
+        stored=stored,
+        pad_id=pad_id if known is None else None,
         n_states=len(layers) + 1,
         layers=layers,
         width=width,
         dtype=dtype,
-        samples=samples,
-        rows=rows,
         model=str(manifest.get("target_model") or ""),
         n_blocks=n_blocks,
         vocabulary=int(manifest.get("target_vocab_size") or 0),

@@ -5,7 +5,6 @@ shard, its tokens and where its five arrays begin in `shard-NNNNN.bin`: token id
 mask and loss mask (uint8), the states of all layers side by side and the last state (bfloat16).
 """
 
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.store.exchange.files import Files
-from lpp.store.exchange.foreign import Foreign, Sample, damaged
+from lpp.store.exchange.foreign import Foreign, Stored, damaged
 from lpp.store.exchange.manifest import read_manifest, write_manifest
 from lpp.store.exchange.selection import Part, Selection
 
@@ -43,15 +42,8 @@ _TYPES: Final = {"hidden_dtype": "bfloat16", "token_dtype": "int32", "mask_dtype
 def write_part(folder: Path, selection: Selection, part: Part) -> None:
     """A shard."""
     with (folder / _shard(_number(selection, part.first))).open("wb") as file:
-        for _, tokens in part.prompts():
-            states = [part.rows[site][tokens] for site in selection.sites]
-            arrays = (
-                part.token_ids[tokens],
-                np.ones(len(states[0]), np.uint8),
-                part.loss_mask[tokens],
-                np.concatenate(states[:-1], axis=1),
-                states[-1],
-            )
+        for _, ids, mask, states in part.samples():
+            arrays = (ids, np.ones(len(ids)), mask, states[:, :-1], states[:, -1])
             for (_, dtype), values in zip(_ARRAYS, arrays, strict=True):
                 file.write(np.ascontiguousarray(values, dtype).tobytes())
 
@@ -122,24 +114,20 @@ def read(path: Path, _pad_id: int | None = None) -> Foreign:
             file = path / files[int(record["shard_id"])]
             damaged(file, f"{name} of sample {number} ends at byte {end} of {len(data)}")
         values = np.frombuffer(data[start:end], dtype)
-        return values if columns == 1 and which < 3 else values.reshape(length, columns)
+        return values if which < 3 else values.reshape(length, columns)
 
-    def samples() -> Iterator[Sample]:
-        for number in range(count):
-            ids, mask = array(number, 0), array(number, 2)
-            yield {"input_ids": ids, "loss_mask": mask, "id": number}
-
-    def rows(number: int) -> list[npt.NDArray[Any]]:
-        states = array(number, 3)
-        return [*np.split(states, len(layers), axis=1), array(number, 4)]
+    def stored(number: int) -> Stored:
+        file = path / files.get(int(index[number]["shard_id"]), "manifest.json")
+        ids, mask = array(number, 0), array(number, 2)
+        return Stored(file, number, ids, mask, (array(number, 3), array(number, 4)))
 
     return Foreign(
+        count=count,
+        stored=stored,
         n_states=len(layers) + 1,
         layers=layers,
         width=width,
         dtype="bfloat16",
-        samples=samples,
-        rows=rows,
         model=str(manifest.get("target_model_name_or_path") or ""),
     )
 

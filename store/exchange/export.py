@@ -13,7 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from lpp.store.errors import ErrorKind, InputError, MachineError, NotFoundError, first_line
+from lpp.store.errors import (
+    ErrorKind,
+    InputError,
+    LppError,
+    MachineError,
+    NotFoundError,
+    first_line,
+)
 from lpp.store.exchange.convention import Convention
 from lpp.store.exchange.projects import EXPORTS, project
 from lpp.store.exchange.selection import Selection, row_dtype
@@ -145,7 +152,7 @@ def _whole_folder(output: Path, identity: list[Any]) -> Iterator[tuple[Path, int
         (folder / _STATE).unlink()
         os.rename(folder, output)
     except OSError as error:
-        if isinstance(error, MachineError):
+        if isinstance(error, LppError):
             raise
         raise MachineError(
             f"{output}: cannot be written ({first_line(error)}). What is whole stays in {folder}: "

@@ -1,14 +1,14 @@
 """Import: hidden states that another project stored become a run, through `lpp.store.sink`."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.exchange.convention import Convention
 from lpp.store.exchange.foreign import Foreign
 from lpp.store.exchange.projects import project
-from lpp.store.format.plan import SiteSpec
+from lpp.store.format.plan import SiteSpec, StoredDtype
 from lpp.store.objects.place import Url
 from lpp.store.progress import SILENT, Progress
 from lpp.store.row_sink import sink
@@ -26,6 +26,7 @@ def import_states(
     n_blocks: int | None = None,
     vocabulary: int | None = None,
     pad_id: int | None = None,
+    repair: bool = False,
     progress: Progress = SILENT,
 ) -> Run:
     """The run in `store` of what the project `source` stored at `path`; made, or resumed.
@@ -34,7 +35,7 @@ def import_states(
     files, as the project counts them, where the files do not say. n_blocks: blocks of the model;
     for a project whose last state is before the final norm, the id of it may stand at the end of
     `layers` instead. vocabulary: samples with ids beyond it are set aside. pad_id: of padding,
-    which is left out.
+    which is left out. repair: verify the run, and take the samples of damaged shards again.
 
     Raises InputError for what is missing or contradicts the files, and FormatError that names a
     damaged file: the shards before it stay, and the same call resumes.
@@ -51,19 +52,21 @@ def import_states(
         sites, blocks = sites_of(of, foreign, layers, n_blocks)
     else:
         sites, blocks = tuple(foreign.sites), n_blocks or foreign.n_blocks
+    named = foreign.sites or dict.fromkeys(sites, (foreign.width, foreign.dtype))
     rows = sink(
         store,
         model={
             "id": name,
             "n_blocks": blocks,
-            "hidden_size": foreign.width,
+            "hidden_size": foreign.width or max(width for width, _ in named.values()),
             "logits_width": vocabulary or foreign.vocabulary,
         },
-        sites=_specs(sites, foreign, blocks),
+        sites=_specs(named, foreign.dtype, blocks),
         prompts=foreign.samples(),
         dtype=foreign.dtype,
         collector=of.name,
         corpus=path.resolve().name,
+        repair=repair,
     )
     progress.expect(rows.run.plan.prompts.count)
     with rows:
@@ -84,6 +87,8 @@ def sites_of(
         raise _refusal(
             f"--layers {_joined(layers)}: the files say {_joined(foreign.layers)}. Leave it out."
         )
+    if n_blocks and foreign.n_blocks and n_blocks != foreign.n_blocks:
+        raise _refusal(f"--blocks {n_blocks}: the files say {foreign.n_blocks}. Leave it out.")
     ids = list(foreign.layers or layers or ())
     if of.last == "before" and len(ids) == foreign.n_states:
         last_id = ids.pop()
@@ -109,22 +114,23 @@ def sites_of(
     return sites, blocks
 
 
-def _specs(sites: Sequence[str], foreign: Foreign, blocks: int) -> dict[str, GivenSite]:
+def _specs(
+    named: Mapping[str, tuple[int, StoredDtype]], dtype: StoredDtype, blocks: int
+) -> dict[str, GivenSite]:
     """The sites in order of depth. Names that are not ours stay in their order, as those of another
     program.
     """
-    named = foreign.sites or dict.fromkeys(sites, (foreign.width, foreign.dtype))
     ours = {"embed": 0, **{f"block.{k}": k for k in range(1, blocks + 1)}, "final": blocks + 1}
     specs: dict[str, GivenSite] = {}
-    if not blocks or not {*sites} <= {*ours}:
-        return {site: named[site] for site in sites}
-    for site in sorted({*sites}, key=ours.__getitem__):
-        width, dtype = named[site]
+    if not blocks or not {*named} <= {*ours}:
+        return dict(named)
+    for site in sorted(named, key=ours.__getitem__):
+        width, own = named[site]
         specs[site] = SiteSpec(
             name=site,
             convention="post_norm" if site == "final" else "residual",
             width=width,
-            dtype=None if dtype == foreign.dtype else dtype,
+            dtype=None if own == dtype else own,
         )
     return specs
 

@@ -5,9 +5,8 @@ Files `part-00000` and on hold consecutive prompts end to end, one row for each 
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from lpp.store.arrays.reader import to_float32
 from lpp.store.exchange.files import Files
-from lpp.store.exchange.foreign import Foreign, Sample, damaged, not_there
+from lpp.store.exchange.foreign import Foreign, Stored, damaged, not_there
 from lpp.store.exchange.selection import Part, Selection
 from lpp.store.exchange.tensor_file import (
     DTYPES,
@@ -158,28 +157,21 @@ def _read(
         )
     except (ValueError, AttributeError) as error:
         damaged(files[0], f"{_MODEL} is no JSON ({error})")
-    place: list[tuple[Path, int]] = []
+    places = [(file, k) for file in files for k in range(len(part(file)[1]) - 1)]
 
-    def samples() -> Iterator[Sample]:
-        place.clear()
-        for file in files:
-            tensors, edges = part(file)
-            for k, (start, end) in enumerate(pairwise(edges.tolist())):
-                place.append((file, k))
-                yield {
-                    "input_ids": np.array(tensors["token_id"].values[start:end]),
-                    "loss_mask": np.array(tensors["loss_mask"].values[start:end]),
-                    "id": int(tensors["prompt_id"].values[start]),
-                }
-
-    def rows(number: int) -> list[npt.NDArray[Any]]:
-        file, k = place[number]
+    def stored(place: int) -> Stored:
+        file, k = places[place]
         tensors, edges = part(file)
         if missing := [site for site in first if site not in tensors]:
             damaged(file, f"no states of {', '.join(missing)}")
-        return [tensors[site].values[edges[k] : edges[k + 1]] for site in first]
+        tokens = slice(*edges[k : k + 2])
+        ids, mask = (tensors[name].values[tokens] for name in ("token_id", "loss_mask"))
+        number = int(tensors["prompt_id"].values[tokens.start])
+        return Stored(file, number, ids, mask, tuple(tensors[s].values[tokens] for s in first))
 
     return Foreign(
+        count=len(places),
+        stored=stored,
         n_states=len(first),
         width=0,
         sites=sites,
@@ -187,8 +179,6 @@ def _read(
         model=str(model),
         n_blocks=int(n_blocks),
         vocabulary=int(vocabulary),
-        samples=samples,
-        rows=rows,
     )
 
 

@@ -34,12 +34,15 @@ class Part:
     loss_mask: npt.NDArray[np.bool_]
     """(N,) true everywhere in a run without a mask."""
     rows: Mapping[str, npt.NDArray[Any]]
-    """(N, width) of each site; bfloat16 as its bits."""
+    """(N, width) of each site of the selection, in its order; bfloat16 as its bits."""
 
-    def prompts(self) -> Iterator[tuple[int, slice]]:
-        """The place of each prompt among those exported, and its tokens."""
+    def samples(self) -> Iterator[tuple[int, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
+        """For each prompt its place among those exported, token ids, loss mask, and the states of
+        all sites, (n, sites, width).
+        """
         for k, (start, end) in enumerate(pairwise(self.edges.tolist())):
-            yield self.first + k, slice(start, end)
+            states = np.stack([rows[start:end] for rows in self.rows.values()], axis=1)
+            yield self.first + k, self.token_ids[start:end], self.loss_mask[start:end], states
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,15 +8,12 @@ import gzip
 import io
 import pickle
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import numpy.typing as npt
-
 from lpp.store.errors import ErrorKind, InputError, MachineError, first_line
 from lpp.store.exchange.files import Files
-from lpp.store.exchange.foreign import Foreign, Sample, damaged, not_there, unpadded
+from lpp.store.exchange.foreign import Foreign, Stored, damaged, not_there
 from lpp.store.format.plan import StoredDtype
 
 _FILE: Final = re.compile(r"data_([0-9]+)\.ckpt(?:\.gz)?")
@@ -38,11 +35,11 @@ _DTYPES: Final[dict[str, StoredDtype]] = {
 
 def read(path: Path, pad_id: int | None = None) -> Foreign:
     """A folder of such files. pad_id: of the padding, which is left out; by default SpecForge's."""
-    pad = _PAD if pad_id is None else pad_id
     names = ((_FILE.fullmatch(file.name), file) for file in path.rglob("data_*"))
-    files = [file for _, file in sorted((int(name[1]), file) for name, file in names if name)]
-    if not files:
+    found = sorted((int(name[1]), file) for name, file in names if name)
+    if not found:
         not_there(path, "no data_{i}.ckpt here or below")
+    numbers, files = zip(*found, strict=True)
     first = _load(files[0])
     for layers, last in _STATES:
         if layers in first and (last is None or last in first):
@@ -57,45 +54,27 @@ def read(path: Path, pad_id: int | None = None) -> Foreign:
             kind=ErrorKind.UNSUPPORTED_VERSION,
         )
     width = int(first[last].shape[-1])
-    count = int(first[layers].shape[-1]) // width
     dtype = _DTYPES.get(str(first[last].dtype))
     if dtype is None:
         damaged(files[0], f"states of {first[last].dtype}")
 
-    def length(tensors: dict[str, Any]) -> int:
-        return unpadded(tensors["input_ids"].numpy(), tensors["loss_mask"].numpy(), pad)
+    def stored(place: int) -> Stored:
+        file = files[place]
+        tensors = _load(file)
+        if missing := {"input_ids", "loss_mask", layers, last} - tensors.keys():
+            damaged(file, f"no tensor {', '.join(sorted(missing))}")
+        states = tuple(tensors[name].flatten(0, -2) for name in (layers, last))
+        ids, mask = (tensors[name].flatten() for name in ("input_ids", "loss_mask"))
+        return Stored(file, numbers[place], ids, mask, states)
 
-    def opened(number: int) -> dict[str, Any]:
-        tensors = _load(files[number])
-        missing = [n for n in ("input_ids", "loss_mask", layers, last) if n not in tensors]
-        if missing:
-            damaged(files[number], f"no tensor {', '.join(map(str, missing))}")
-        tokens = tensors["input_ids"].numel()
-        for name, columns in ((layers, count * width), (last, width)):
-            if tensors[name].numel() != tokens * columns:
-                shape = tuple(tensors[name].shape)
-                damaged(files[number], f"{name} of {shape} for {tokens} tokens of {columns}")
-        return {
-            **{name: tensors[name].flatten() for name in ("input_ids", "loss_mask")},
-            **{name: tensors[name].reshape(tokens, -1) for name in (layers, last)},
-        }
-
-    def samples() -> Iterator[Sample]:
-        for number, file in enumerate(files):
-            tensors = opened(number)
-            n = length(tensors)
-            yield {
-                "input_ids": tensors["input_ids"][:n].numpy(),
-                "loss_mask": tensors["loss_mask"][:n].numpy(),
-                "id": int(_FILE.fullmatch(file.name)[1]),  # type: ignore[index]
-            }
-
-    def rows(number: int) -> list[npt.NDArray[Any] | Any]:
-        tensors = opened(number)
-        n = length(tensors)
-        return [*tensors[layers][:n].split(width, dim=1), tensors[last][:n]]
-
-    return Foreign(n_states=count + 1, width=width, dtype=dtype, samples=samples, rows=rows)
+    return Foreign(
+        count=len(files),
+        stored=stored,
+        pad_id=_PAD if pad_id is None else pad_id,
+        n_states=int(first[layers].shape[-1]) // width + 1,
+        width=width,
+        dtype=dtype,
+    )
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.exchange.files import Files
-from lpp.store.exchange.foreign import Foreign, Sample, damaged, not_there
+from lpp.store.exchange.foreign import Foreign, Stored, damaged, not_there
 from lpp.store.exchange.selection import Part, Selection
 from lpp.store.exchange.tensor_file import DTYPES, FLOATS, Tensor, read_tensors, write_tensors
 
@@ -36,15 +35,9 @@ def write_part(folder: Path, selection: Selection, part: Part) -> None:
     """The file of each prompt."""
     (folder / "hidden_states").mkdir(exist_ok=True)
     kind = FLOATS[selection.dtype]
-    for number, tokens in part.prompts():
-        states = np.stack([part.rows[site][tokens] for site in selection.sites], axis=1)
-        write_tensors(
-            folder / "hidden_states" / f"hs_{number}.safetensors",
-            {
-                "hidden_states": Tensor(kind, states),
-                "token_ids": Tensor("I64", part.token_ids[tokens]),
-            },
-        )
+    for number, ids, _, states in part.samples():
+        tensors = {"hidden_states": Tensor(kind, states), "token_ids": Tensor("I64", ids)}
+        write_tensors(folder / "hidden_states" / f"hs_{number}.safetensors", tensors)
 
 
 def write_data_set(folder: Path, selection: Selection) -> None:
@@ -89,64 +82,59 @@ def read(path: Path, _pad_id: int | None = None) -> Foreign:
     numbers = sorted(int(name[1]) for name in names if name)
     if not numbers:
         not_there(path, "no hidden_states/hs_{i}.safetensors here")
-    first = _states(folder, numbers[0])[0]
+    rows = []
+    if (path / "state.json").is_file():
+        saved = saved_rows(path, "input_ids", "loss_mask")
+        rows = [(np.array(ids, np.int32), np.array(mask, np.uint8)) for ids, mask in saved]
+        if numbers[-1] >= len(rows):
+            damaged(path, f"hs_{numbers[-1]}.safetensors, and a data set of {len(rows)} rows")
+    first = _tensors(folder / f"hs_{numbers[0]}.safetensors")["hidden_states"]
     if first.kind not in DTYPES:
         damaged(folder, f"states of {first.kind}, which are not exact; bfloat16 can be taken")
 
-    def samples() -> Iterator[Sample]:
-        if not (path / "state.json").is_file():
-            for number in numbers:
-                yield {"input_ids": _states(folder, number)[1], "id": number}
-            return
-        present = {*numbers}
-        for number, row in enumerate(saved_rows(path, "input_ids", "loss_mask")):
-            if number in present:
-                yield {**row, "id": number}
-        if numbers[-1] > number:
-            damaged(path, f"hs_{numbers[-1]}.safetensors, and a data set of {number + 1} rows")
-
-    def rows(place: int) -> list[npt.NDArray[Any]]:
-        states, _ = _states(folder, numbers[place], like=first)
-        return [states.values[:, k] for k in range(states.values.shape[1])]
+    def stored(place: int) -> Stored:
+        number = numbers[place]
+        file = folder / f"hs_{number}.safetensors"
+        tensors = _tensors(file)
+        states, ids = tensors["hidden_states"], tensors["token_ids"].values
+        if states.kind != first.kind:
+            damaged(file, f"states of {states.kind}, other files have {first.kind}")
+        row = rows[number] if rows else (ids, None)
+        if not np.array_equal(row[0], ids):
+            damaged(file, f"token ids are not those of row {number} of the data set")
+        return Stored(file, number, ids, row[1], (states.values,))
 
     return Foreign(
+        count=len(numbers),
+        stored=stored,
         n_states=first.values.shape[1],
         width=first.values.shape[2],
         dtype=DTYPES[first.kind],
-        samples=samples,
-        rows=rows,
     )
 
 
-def saved_rows(folder: Path, *columns: str) -> Iterator[dict[str, Any]]:
-    """Rows of a data set of `save_to_disk`. FormatError for one that cannot be read."""
+def saved_rows(folder: Path, *columns: str) -> Iterator[tuple[Any, ...]]:
+    """These columns of each row of a data set of `save_to_disk`. FormatError for one that lacks
+    them or cannot be read.
+    """
     try:
         state = json.loads((folder / "state.json").read_text("utf-8"))
         for entry in state["_data_files"]:
             with pa.memory_map(str(folder / Path(entry["filename"]).name)) as file:
                 for batch in pa.ipc.open_stream(file):
-                    yield from batch.select(list(columns)).to_pylist()
+                    yield from zip(*(batch[name].to_pylist() for name in columns), strict=True)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         damaged(folder, f"no data set of save_to_disk with {' and '.join(columns)} ({error})")
 
 
-def _states(folder: Path, number: int, like: Tensor | None = None) -> tuple[Tensor, Any]:
-    """The states of a file, (n, layers + 1, d), and its token ids."""
-    path = folder / f"hs_{number}.safetensors"
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Those of a file. FormatError if it lacks one."""
     tensors = read_tensors(path)
-    try:
-        states, ids = tensors["hidden_states"], tensors["token_ids"].values
-    except KeyError as error:
-        damaged(path, f"no tensor {error}")
-    if states.values.ndim != 3 or ids.shape != states.values.shape[:1]:
-        damaged(path, f"hidden_states of {states.values.shape} for token_ids of {ids.shape}")
-    if like and (states.kind, states.values.shape[1:]) != (like.kind, like.values.shape[1:]):
-        damaged(
-            path,
-            f"{states.kind} of {states.values.shape}, other files have {like.kind} of "
-            f"(n, {like.values.shape[1]}, {like.values.shape[2]})",
-        )
-    return states, ids
+    if missing := {"hidden_states", "token_ids"} - tensors.keys():
+        damaged(path, f"no tensor {', '.join(sorted(missing))}")
+    if tensors["hidden_states"].values.ndim != 3:
+        damaged(path, f"hidden_states of {tensors['hidden_states'].values.shape}")
+    return tensors
 
 
 FILES: Final = Files(read=read, part=write_part, finish=write_data_set)

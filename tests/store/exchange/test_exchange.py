@@ -398,6 +398,7 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
         ("speculators", {"layers": [0, 1, 2, 3, 4, 4, 6]}, "a layer is there twice"),
         ("deepspec", {"n_blocks": None}, "the blocks of the model"),
         ("deepspec", {"n_blocks": 4}, "layer 4 of deepspec: a model of 4 blocks has -1 to 3"),
+        ("automodel", {"n_blocks": 5}, "--blocks 5: the files say 6"),
         ("deepspec", {"layers": [0, 1]}, "the files say -1,0,1,2,3,4,5"),
     ],
 )
@@ -409,7 +410,7 @@ def test_an_import_that_does_not_fit_is_refused(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(InputError, match=says):
-        import_states(exported[name], name, tmp_path / "s", **OPTIONS[name] | changes)
+        import_states(exported[name], name, tmp_path / "s", **OPTIONS.get(name, {}) | changes)
     assert not (tmp_path / "s").exists()
 
 
@@ -438,11 +439,18 @@ def test_samples_without_a_file_or_a_data_set(exported: Mapping[str, Path], tmp_
     (folder / "hidden_states" / "hs_2.safetensors").unlink()
     run = import_states(folder, "speculators", tmp_path / "s", **OPTIONS["speculators"])
     assert run.prompts("id")["id"].to_pylist() == [0, 1, 3, 4, 5]
+    other = load_file(folder / "hidden_states" / "hs_4.safetensors")
+    other["token_ids"][2] += 1
+    save_file(other, folder / "hidden_states" / "hs_4.safetensors")
+    with pytest.raises(FormatError, match="ids are not those of row 4 of the data set"):
+        import_states(folder, "speculators", tmp_path / "u", **OPTIONS["speculators"])
+    other["token_ids"][2] -= 1
+    save_file(other, folder / "hidden_states" / "hs_4.safetensors")
     (folder / "state.json").unlink()
     bare = import_states(folder, "speculators", tmp_path / "t", **OPTIONS["speculators"])
     assert bare.plan.prompts.token_columns == ()
     assert bare.plan.prompts.sha256 == run.plan.prompts.sha256
     states = {"hidden_states": torch.zeros(1, 7, WIDTH)}
     save_file(states, folder / "hidden_states" / "hs_4.safetensors")
-    with pytest.raises(FormatError, match=r"hs_4\.safetensors: no tensor 'token_ids'"):
+    with pytest.raises(FormatError, match=r"hs_4\.safetensors: no tensor token_ids"):
         import_states(folder, "speculators", tmp_path / "u", **OPTIONS["speculators"])

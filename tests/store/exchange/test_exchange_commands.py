@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 from exchanged import LENGTHS, write_run
 from on_disk import on_disk
+from stored import object_path
 
 from lpp.analyze.cli.command import main as analyze
 from lpp.capture.cli.command import main as capture
@@ -39,14 +40,18 @@ def test_there_and_back(run: Run, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     said = f"{out}: {len(LENGTHS)} prompts\n1 is block.2; 4 is block.5; the last state is final\n"
     assert done.stdout == said
-    words = ("--from", "deepspec", "--store", store, "--blocks", 6)
-    done = command(capture, "import", out, *words)
+    back = ("--from", "deepspec", "--store", store, "--blocks", 6)
+    done = command(capture, "import", out, *back)
     assert done.exit_code == 0, done.output
     (imported,) = open_store(store).runs.values()
     assert done.stdout == (
         f"{imported.id}: {len(LENGTHS)} prompts, 1 shard\nSites: block.2, block.5, final\n"
     )
-    assert command(capture, "import", out, *words).exit_code == 0  # it resumes
+    assert command(capture, "import", out, *back).exit_code == 0  # it resumes
+    file = object_path(on_disk(imported.path) / "shards" / "00000", "hidden.zarr/final/c/0/0")
+    file.write_bytes(b"altered")
+    assert command(analyze, "verify", store).exit_code == 1
+    assert command(capture, "import", out, *back, "--repair").exit_code == 0
     assert command(analyze, "verify", store).exit_code == 0
     again = command(analyze, "export", store, "--to", "parquet", "-o", tmp_path / "p")
     assert again.stdout.endswith("block.2, block.5, final\n")
