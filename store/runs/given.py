@@ -203,6 +203,12 @@ def given_plan(
     )
     if problems := validate_document(Plan, plan.document) or validate_plan(plan):
         raise _refusal("; ".join(problems) + ".")
+    known = [site.name for site in sites if site.convention != "given"]
+    blocks = [int(name.removeprefix("block.")) for name in known if name.startswith("block.")]
+    if known and plan.model.n_blocks < max([1, *blocks]):
+        raise _refusal(
+            f"model.n_blocks is {plan.model.n_blocks}, and sites are {', '.join(known)}."
+        )
     return plan
 
 

@@ -353,7 +353,9 @@ def test_values_by_token_are_those_of_a_capture(root: Path) -> None:
         {"input_ids": [5], "loss_mask": np.array([True]), "reward": None},
     ]
     site = SiteSpec(name="block.1", convention="residual", width=1)
-    with opened(root, prompts=prompts, sites={"block.1": site}, dtype="float32") as rows:
+    model = {"id": "a", "n_blocks": 1}
+    settings = {"prompts": prompts, "sites": {"block.1": site}, "dtype": "float32"}
+    with opened(root, model=model, **settings) as rows:
         for prompt in rows.missing():
             rows.put(prompt, {"block.1": np.zeros((len(prompt.token_ids), 1), np.float32)})
     run = Run(rows.run.path)
@@ -372,6 +374,10 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "dtype": ({"sites": {"a": (2, "int64")}}, "site 'a' is of int64; there are bfloat16"),
     "no site": ({"sites": {}}, "at least one site"),
     "model": ({"model": {"id": "a", "layers": 3}}, "model has no layers; its fields are id"),
+    "no blocks": (
+        {"sites": {"final": SiteSpec(name="final", convention="post_norm", width=2)}},
+        "model.n_blocks is 0, and sites are final",
+    ),
     "nameless": ({"model": {}}, "model needs a name"),
     "blocks": ({"model": {"id": "a", "n_blocks": "3"}}, "model.n_blocks should be int, is '3'"),
     "run dtype": ({"dtype": "uint8"}, "stored_dtype should be one of"),
