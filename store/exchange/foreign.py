@@ -45,6 +45,8 @@ class Foreign:
     """Layer ids as the project counts them; None where its files do not say."""
     sites: Mapping[str, tuple[int, StoredDtype]] | None = None
     """Width and dtype of each state by our name of its site, for layouts that name sites."""
+    left_out: int = 0
+    """Prompts of the project that have no states."""
     pad_id: int | None = None
     """Tokens with this id at the end of a sample are padding, unless the mask has them."""
     model: str = ""
@@ -96,11 +98,12 @@ def unpadded(ids: npt.NDArray[Any], mask: npt.NDArray[Any], pad_id: int) -> int:
 
 def damaged(path: Path, why: object) -> NoReturn:
     """Raise FormatError for a file that is not what its project writes."""
+    words = " ".join(str(why).split())  # errors of libraries may have several lines
     raise FormatError(
-        f"{path}: {why}. Write it again with the program that made it; then repeat the command, "
+        f"{path}: {words}. Write it again with the program that made it; then repeat the command, "
         "which goes on where it stood.",
         kind=ErrorKind.CORRUPT,
-    )
+    ) from None
 
 
 def not_there(path: Path, what: str) -> NoReturn:

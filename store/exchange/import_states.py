@@ -14,6 +14,7 @@ from lpp.store.progress import SILENT, Progress
 from lpp.store.row_sink import sink
 from lpp.store.runs.given import GivenSite
 from lpp.store.runs.read import Run
+from lpp.store.units import counted
 
 
 def import_states(
@@ -68,6 +69,11 @@ def import_states(
         corpus=path.resolve().name,
         repair=repair,
     )
+    if foreign.left_out:
+        progress.warn(
+            f"{counted(foreign.left_out, 'prompt has', 'prompts have')} no states in {path} and "
+            "will not be in the run."
+        )
     progress.expect(rows.run.plan.prompts.count)
     with rows:
         for prompt in rows.missing():

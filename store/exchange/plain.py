@@ -34,7 +34,7 @@ _DTYPE: Final = b"lpp.dtype"
 rows are written as the float32 of the same values."""
 
 _MODEL: Final = "lpp.model"
-"""Metadata of a file: name, blocks and vocabulary of the model, as JSON."""
+"""Metadata of a file, as JSON: name, blocks and vocabulary of the model, and how many parts."""
 
 
 def write_safetensors(folder: Path, selection: Selection, part: Part) -> None:
@@ -73,7 +73,7 @@ def write_parquet(folder: Path, selection: Selection, part: Part) -> None:
 def _model(selection: Selection) -> str:
     model = selection.run.plan.model
     facts = {"model": model.id, "n_blocks": model.n_blocks, "vocabulary": model.logits_width}
-    return json.dumps(facts)
+    return json.dumps({**facts, "parts": len(selection.bounds) - 1})
 
 
 def _tokens(part: Part) -> dict[str, npt.NDArray[Any]]:
@@ -155,6 +155,8 @@ def _read(
             facts.get("n_blocks", 0),
             facts.get("vocabulary", 0),
         )
+        if len(files) != facts.get("parts", len(files)):
+            damaged(path, f"{len(files)} files of {facts['parts']}")
     except (ValueError, AttributeError) as error:
         damaged(files[0], f"{_MODEL} is no JSON ({error})")
     places = [(file, k) for file in files for k in range(len(part(file)[1]) - 1)]

@@ -53,10 +53,10 @@ def read(path: Path, pad_id: int | None = None) -> Foreign:
             "dspark, which keeps both.",
             kind=ErrorKind.UNSUPPORTED_VERSION,
         )
-    width = int(first[last].shape[-1])
+    width = int(first[last].shape[-1]) if first[last].ndim else 0
     dtype = _DTYPES.get(str(first[last].dtype))
-    if dtype is None:
-        damaged(files[0], f"states of {first[last].dtype}")
+    if dtype is None or not width or not first[layers].ndim:
+        damaged(files[0], f"states of {first[last].dtype} {tuple(first[last].shape)}")
 
     def stored(place: int) -> Stored:
         file = files[place]
@@ -95,7 +95,7 @@ def _load(path: Path) -> dict[str, Any]:
             loaded = torch.load(path, "cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         damaged(path, f"needs code to be read, and none is run ({first_line(error)})")
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+    except Exception as error:  # of an altered file torch raises whatever its unpickler meets
         damaged(path, f"cannot be read ({first_line(error)})")
     if not isinstance(loaded, dict) or not all(hasattr(v, "numel") for v in loaded.values()):
         damaged(path, "no dict of tensors")

@@ -9,9 +9,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.exchange.files import Files
@@ -84,8 +85,7 @@ def read(path: Path, _pad_id: int | None = None) -> Foreign:
         not_there(path, "no hidden_states/hs_{i}.safetensors here")
     rows = []
     if (path / "state.json").is_file():
-        saved = saved_rows(path, "input_ids", "loss_mask")
-        rows = [(np.array(ids, np.int32), np.array(mask, np.uint8)) for ids, mask in saved]
+        rows = [(ids, mask) for ids, mask in saved_rows(path, "input_ids", "loss_mask")]
         if numbers[-1] >= len(rows):
             damaged(path, f"hs_{numbers[-1]}.safetensors, and a data set of {len(rows)} rows")
     first = _tensors(folder / f"hs_{numbers[0]}.safetensors")["hidden_states"]
@@ -106,6 +106,7 @@ def read(path: Path, _pad_id: int | None = None) -> Foreign:
 
     return Foreign(
         count=len(numbers),
+        left_out=max(0, len(rows) - len(numbers)),
         stored=stored,
         n_states=first.values.shape[1],
         width=first.values.shape[2],
@@ -113,17 +114,26 @@ def read(path: Path, _pad_id: int | None = None) -> Foreign:
     )
 
 
-def saved_rows(folder: Path, *columns: str) -> Iterator[tuple[Any, ...]]:
-    """These columns of each row of a data set of `save_to_disk`. FormatError for one that lacks
-    them or cannot be read.
+def saved_rows(folder: Path, *columns: str) -> Iterator[tuple[npt.NDArray[np.int32], ...]]:
+    """These lists of each row of a data set of `save_to_disk`. FormatError for one that lacks them
+    or cannot be read.
     """
     try:
         state = json.loads((folder / "state.json").read_text("utf-8"))
         for entry in state["_data_files"]:
             with pa.memory_map(str(folder / Path(entry["filename"]).name)) as file:
                 for batch in pa.ipc.open_stream(file):
-                    yield from zip(*(batch[name].to_pylist() for name in columns), strict=True)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+                    lists = (batch[name].to_pylist() for name in columns)
+                    for row in zip(*lists, strict=True):
+                        yield tuple(np.array(values, np.int32) for values in row)
+    except (
+        OSError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+        pa.ArrowException,
+    ) as error:
         damaged(folder, f"no data set of save_to_disk with {' and '.join(columns)} ({error})")
 
 

@@ -32,6 +32,7 @@ from lpp.store.exchange.export import export
 from lpp.store.exchange.import_states import import_states
 from lpp.store.exchange.projects import EXPORTS, PROJECTS
 from lpp.store.feed import prompts as feed_prompts
+from lpp.store.progress import Progress
 
 CONVENTIONS: Mapping[str, tuple[dict[int, str], str]] = {
     "speculators": ({0: "embed"} | {k: f"block.{k}" for k in range(1, 6)}, "block.6"),
@@ -434,10 +435,32 @@ def test_a_folder_of_something_else_is_refused(name: str, tmp_path: Path) -> Non
         import_states(tmp_path, name, tmp_path / "s", model="m")
 
 
+@pytest.mark.parametrize("name", ["safetensors", "parquet"])
+def test_a_missing_part_is_noticed(name: str, exported: Mapping[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(exported[name], tmp_path / "c")
+    parts = sorted(folder.iterdir())
+    parts[-1].unlink()
+    with pytest.raises(FormatError, match=f"{len(parts) - 1} files of {len(parts)}"):
+        import_states(folder, name, tmp_path / "s")
+
+
+class Told(Progress):
+    """Keeps what the user has to see."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, line: str) -> None:
+        self.lines.append(line)
+
+
 def test_samples_without_a_file_or_a_data_set(exported: Mapping[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(exported["speculators"], tmp_path / "c")
     (folder / "hidden_states" / "hs_2.safetensors").unlink()
-    run = import_states(folder, "speculators", tmp_path / "s", **OPTIONS["speculators"])
+    told = Told()
+    settings = OPTIONS["speculators"] | {"progress": told}
+    run = import_states(folder, "speculators", tmp_path / "s", **settings)
+    assert told.lines == [f"1 prompt has no states in {folder} and will not be in the run."]
     assert run.prompts("id")["id"].to_pylist() == [0, 1, 3, 4, 5]
     other = load_file(folder / "hidden_states" / "hs_4.safetensors")
     other["token_ids"][2] += 1
