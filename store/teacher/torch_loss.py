@@ -61,7 +61,9 @@ class _TiledKL(torch.autograd.Function):
         temperature: float,
         mask: Tensor,
     ) -> Tensor:
-        grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros_like(weight).float()
+        head_learns = ctx.needs_input_grad[3]
+        grad_hidden = torch.zeros_like(hidden)
+        grad_weight = torch.zeros_like(weight).float() if head_learns else None
         grad_bias = None if bias is None else torch.zeros_like(bias).float()
         dtype = hidden.dtype  # of the student's own products
         own_weight = weight.to(dtype)
@@ -79,7 +81,8 @@ class _TiledKL(torch.autograd.Function):
             loss += (per_token.double() * share).sum()
             scale, slope = (share / temperature)[:, None], slope.to(dtype)
             grad_hidden[tile] = ((slope @ own_weight) * scale).to(dtype)
-            grad_weight += slope.T @ (rows * scale).to(dtype)
+            if grad_weight is not None:
+                grad_weight += slope.T @ (rows * scale).to(dtype)
             if grad_bias is not None:
                 grad_bias += (slope.T @ scale.to(dtype))[:, 0]
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
@@ -93,7 +96,7 @@ class _TiledKL(torch.autograd.Function):
         weight_dtype, bias_dtype = ctx.dtypes
         of_bias = None if grad_bias is None else (grad_bias * upstream).to(bias_dtype)
         of_hidden = (grad_hidden * upstream).to(grad_hidden.dtype)
-        of_weight = (grad_weight * upstream).to(weight_dtype)
+        of_weight = None if grad_weight is None else (grad_weight * upstream).to(weight_dtype)
         return None, None, of_hidden, of_weight, of_bias, None, None, None
 
 

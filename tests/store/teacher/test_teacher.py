@@ -117,6 +117,20 @@ def test_the_mask_of_a_row_is_that_of_the_token_it_predicts(
     assert seen == len(stored)
 
 
+def test_a_head_that_does_not_learn_gets_no_gradient(exact: Teacher) -> None:
+    final = next(exact.prompts()).hidden["final"]
+    generator, gradients = torch.Generator(), []
+    for learns in (True, False):
+        generator.manual_seed(0)
+        hidden = torch.randn((len(final), 5), generator=generator).requires_grad_()
+        weight = torch.randn((VOCABULARY, 5), generator=generator).requires_grad_(learns)
+        exact.loss(final, hidden, weight).backward()
+        assert (weight.grad is not None) == learns
+        gradients.append(hidden.grad)
+    assert gradients[0] is not None
+    assert torch.equal(*gradients)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
