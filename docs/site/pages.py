@@ -32,6 +32,8 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "benchmarks/detection/DOSES.md": "project/doses.md",
     "examples/first_capture.ipynb": "tutorial.md",
     "examples/compare_two_models.ipynb": "tutorial-compare.md",
+    "examples/train_an_autoencoder.ipynb": "tutorial-autoencoder.md",
+    "examples/distil_a_student.ipynb": "tutorial-student.md",
 }
 """Page of each document outside docs/."""
 

@@ -12,7 +12,7 @@ import pytest
 from hub_server import hub_server
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
-from printed import differences
+from printed import differences, words
 
 import lpp.sql
 from lpp.store import open_store
@@ -20,6 +20,11 @@ from lpp.store import open_store
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 EXAMPLE = EXAMPLES / "first_capture.ipynb"
 COMPARISON = EXAMPLES / "compare_two_models.ipynb"
+TRAINING = {
+    "train_an_autoencoder": ("prompts, epochs = 300, 6", "prompts, epochs = 12, 2"),
+    "distil_a_student": ("prompts, epochs = 300, 1", "prompts, epochs = 8, 1"),
+}
+"""Examples that train for minutes, with their size and a smaller one for a test."""
 
 Execute = Callable[..., Any]
 
@@ -207,3 +212,33 @@ def test_the_second_example_compares_two_models(execute: Execute, tmp_path: Path
     assert not (changed := changed_outputs(committed, notebook)), "\n".join(changed)
     assert COMPARISON.stat().st_size < 150_000
     assert str(Path.home()) not in COMPARISON.read_text("utf-8")
+
+
+def data_types(cell: Any) -> list[list[str]]:
+    """What each result of a cell is: text, HTML, a picture."""
+    return [sorted(output.data) for output in cell.outputs if "data" in output]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINING)
+def test_an_example_trains_from_a_store(name: str, execute: Execute) -> None:
+    """With fewer prompts it prints other numbers, and the same words."""
+    path, (size, small) = EXAMPLES / f"{name}.ipynb", TRAINING[name]
+    committed, notebook = (nbformat.read(path, as_version=4) for _ in range(2))
+    (sized,) = (cell for cell in notebook.cells if size in cell.source)
+    sized.source = sized.source.replace(size, small)
+    execute(notebook)
+    shown, now = ([c for c in n.cells if c.cell_type == "code"] for n in (committed, notebook))
+    assert all(streams(cell).keys() <= {"stdout"} for cell in now[1:])
+    for before, after in zip(shown, now, strict=True):
+        assert words(printed(before)) == words(printed(after))
+        assert data_types(before) == data_types(after)
+    for cell in (shown[-1], now[-1]):
+        lines = streams(cell)["stdout"].splitlines()
+        numbers = [float(re.findall(r"[\d.]+", line)[0]) for line in lines]
+        if name == "distil_a_student":
+            assert numbers[-1] < 0.8 * numbers[0], "nats after training and before it"
+        else:
+            assert numbers[0] > 30, "per cent of the variance"
+    assert path.stat().st_size < 150_000
+    assert str(Path.home()) not in path.read_text("utf-8")

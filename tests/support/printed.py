@@ -42,7 +42,7 @@ def differences(shown: str, printed: str) -> list[str]:
     for line in filter(str.strip, shown.splitlines()):
         place = next((k for k in range(at, len(lines)) if alike(line, lines[k])), None)
         if place is None:
-            labelled = (other for other in lines[at:] if _words(other) == _words(line))
+            labelled = (other for other in lines[at:] if words(other) == words(line))
             found.append(f"shown:   {line}\nprinted: {next(labelled, 'nothing like it')}")
         else:
             at = place + 1
@@ -86,6 +86,6 @@ def _unit(number: str) -> float:
     return float(f"1e{int(exponent or 0) - digits}")
 
 
-def _words(line: str) -> list[str]:
-    """The words of a line, without its numbers."""
-    return [part[0] for part in _parts(line) if not (part["number"] or part["bytes"])]
+def words(text: str) -> list[str]:
+    """The words and signs of a text, without its numbers."""
+    return [part[0] for part in _parts(text) if not (part["number"] or part["bytes"])]

@@ -1,5 +1,7 @@
 """Published trainers of sparse autoencoders take a feed as their data, as they are."""
 
+import json
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from lpp.store import Run
 from lpp.store.feed import rows
 from lpp.store.format.plan import SiteSpec
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 WIDTH, DIRECTIONS = 32, 48
 
 
@@ -55,6 +58,22 @@ def test_saelens_trains_from_a_feed(run: Run) -> None:
     feed = rows(run, "block.1", batch=256, dtype="float32", epochs=None)
     SAETrainer(config, sae, feed).fit()
     assert unexplained(run, sae) < 0.35 < before
+
+
+def test_the_lines_of_the_example_train(run: Run) -> None:
+    """Those that a Markdown cell shows, at the width of this run."""
+    notebook = json.loads((EXAMPLES / "train_an_autoencoder.ipynb").read_text("utf-8"))
+    text = "".join(line for cell in notebook["cells"] for line in cell["source"])
+    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for name, here in (("block.15", "block.1"), ("=576", f"={WIDTH}"), ("300_000", "51_200")):
+        assert name in lines
+        lines = lines.replace(name, here)
+    names: dict[str, Any] = {"run": run, "rows": rows}
+    exec(lines, names)
+    batch = next(rows(run, "block.1", center=True, scale="sqrt_d", seed=9))
+    with torch.no_grad():
+        rest = (batch - names["sae"](batch)).square().sum() / batch.square().sum()
+    assert rest < 0.5
 
 
 def test_dictionary_learning_trains_from_a_feed(run: Run, tmp_path: Path) -> None:

@@ -119,15 +119,15 @@ def test_the_mask_of_a_row_is_that_of_the_token_it_predicts(
 
 def test_a_head_that_does_not_learn_gets_no_gradient(exact: Teacher) -> None:
     final = next(exact.prompts()).hidden["final"]
-    generator, gradients = torch.Generator(), []
+    generator, gradients = torch.Generator(), list[torch.Tensor]()
     for learns in (True, False):
         generator.manual_seed(0)
         hidden = torch.randn((len(final), 5), generator=generator).requires_grad_()
         weight = torch.randn((VOCABULARY, 5), generator=generator).requires_grad_(learns)
         exact.loss(final, hidden, weight).backward()
         assert (weight.grad is not None) == learns
+        assert hidden.grad is not None
         gradients.append(hidden.grad)
-    assert gradients[0] is not None
     assert torch.equal(*gradients)
 
 
