@@ -19,6 +19,7 @@ from lpp.store.feed.prompt_feed import PromptFeed
 from lpp.store.feed.reader import OnDamage, RunSource, row_bytes
 from lpp.store.feed.row_feed import RowFeed
 from lpp.store.feed.spans import Spans, shard_edges
+from lpp.store.format.commit_record import checksum
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
 
@@ -40,8 +41,8 @@ def rows(
     epochs: int | None = 1,
     buffer: int | str = "2 GiB",
     where: str | None = None,
-    center: bool = False,
-    scale: Literal["sqrt_d"] | None = None,
+    center: bool | Sequence[Float32] = False,
+    scale: Literal["sqrt_d"] | Sequence[float] | None = None,
     weights: Sequence[float] | None = None,
     dtype: OutputDtype | None = None,
     like: Like = "torch",
@@ -70,19 +71,22 @@ def rows(
     it, a batch has rows of more prompts. where: a condition of SQL on `position`, `prompt_id`,
     `n_tokens`, `token_id`, values by token such as `loss_mask`, statistics of the logits such as
     `entropy`, fields of the prompts, and `length`, `median_length` (Euclidean, of the rows of the
-    first site) and `sink`. center: subtract the mean of these rows. scale: then multiply, so that
-    the mean length is sqrt(d). like: "numpy" needs no torch; its bfloat16 is uint16. rank, world:
-    this process gets an equal share of the rows, to within one; workers of torch's DataLoader
-    divide it further. drop_last: without a last batch of fewer rows. on_damage: "skip" leaves out
-    shards that are missing or altered, and counts their rows. progress: counts the rows of a pass
-    that measures the site, and gets a line with the first batch.
+    first site) and `sink`. center: subtract the mean of these rows. scale: then multiply, so
+    that the mean length is sqrt(d). Either may be what another feed has as `mean` and `factor`,
+    such as that of the rows of training for those of a test. like: "numpy" needs no torch; its
+    bfloat16 is uint16. rank, world: this process gets an equal share of the rows, to within
+    one; workers of torch's DataLoader divide it further. drop_last: without a last batch of
+    fewer rows. on_damage: "skip" leaves out shards that are missing or altered, and counts
+    their rows. progress: counts the rows of a pass that measures the site, and gets a line with
+    the first batch.
 
     Raises InputError for arguments that do not fit the runs; FormatError, when it is read, for a
     shard that is altered.
     """
     runs = [run] if isinstance(run, Run) else list(run)
     names = (sites,) if isinstance(sites, str) else tuple(sites)
-    read_as = dtype or ("float32" if center or scale else "stored")
+    transformed = center is not False or scale is not None
+    read_as = dtype or ("float32" if transformed else "stored")
     shares = None if weights is None else shares_of(runs, weights)
     check_feed(
         runs, names, read_as, rank=rank, world=world, on_damage=on_damage, paired=shares is None
@@ -90,7 +94,7 @@ def rows(
     if batch < 1:
         raise InputError(f"batch={batch}: at least 1.", kind=ErrorKind.INVALID_VALUE)
     check_like(like)
-    if (center or scale) and read_as == "stored":
+    if transformed and read_as == "stored":
         raise InputError(
             "dtype='stored' gives rows as they are on disk, which center and scale change. Leave "
             "dtype out: they are then float32.",
@@ -102,17 +106,24 @@ def rows(
     ]
     of_stream = shares or [1.0]
     counts = counts_of(batch, of_stream)
+    widths = [column.width for column in streams[0].columns]
     mean: Sequence[Float32] | None = None
     factor: Sequence[float] | None = None
-    if center:
+    if center is True:
         means = zip(*(stream.means() for stream in streams), strict=True)
         mean = [_mixed(of_stream, of_column) for of_column in means]
-    if scale is not None:
+    elif center is not False:
+        mean = [np.asarray(of_column, np.float32) for of_column in center]
+        _check_shapes("center", [of_column.shape for of_column in mean], [(n,) for n in widths])
+    if scale == "sqrt_d":
         lengths = zip(*(stream.mean_lengths(mean) for stream in streams), strict=True)
         factor = [
-            _factor(_mixed(of_stream, of_column), column.width)
-            for of_column, column in zip(lengths, streams[0].columns, strict=True)
+            _factor(_mixed(of_stream, of_column), width)
+            for of_column, width in zip(lengths, widths, strict=True)
         ]
+    elif scale is not None:
+        factor = list(map(float, scale))
+        _check_shapes("scale", [()] * len(factor), [()] * len(widths))
     memory = buffer_bytes(buffer)
     feeds = []
     for stream, count, share in zip(streams, counts, of_stream, strict=True):
@@ -144,8 +155,8 @@ def rows(
                 epochs=epochs,
                 on_damage=on_damage,
                 dtype=read_as,
-                center=center,
-                scale=scale,
+                center=_of_settings(mean, center),
+                scale=_of_settings(factor, scale),
             )
         )
     return feeds[0] if shares is None else _class(MixedRows, like)(feeds)
@@ -185,6 +196,23 @@ class _Stream:
             measures.mean_length(self.spans, means[k] if means else None)
             for k, measures in enumerate(self._measures)
         ]
+
+
+def _check_shapes(name: str, given: Sequence[object], expected: Sequence[object]) -> None:
+    """InputError for an argument that does not have an entry for each column."""
+    if list(given) != list(expected):
+        raise InputError(
+            f"{name} has entries of shapes {list(given)}, should be {list(expected)}: one for each "
+            "site or run, as a feed has them.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+
+
+def _of_settings(used: Sequence[Any] | None, requested: object) -> object:
+    """What the state of a feed says of a mean or a scale: one that was given by its checksum."""
+    if used is None or requested in (True, "sqrt_d"):
+        return requested
+    return checksum(b"".join(np.asarray(values).tobytes() for values in used))
 
 
 def _mixed(shares: Sequence[float], values: Sequence[Any]) -> Any:

@@ -36,6 +36,16 @@ class MixedRows:
         """`RowFeed.damage` of all feeds."""
         return {what: rows for feed in self.feeds for what, rows in feed.damage.items()}
 
+    @property
+    def mean(self) -> Sequence[npt.NDArray[np.float32]] | None:
+        """`RowFeed.mean`, the same of all feeds."""
+        return self.feeds[0].mean
+
+    @property
+    def factor(self) -> Sequence[float] | None:
+        """`RowFeed.factor`, the same of all feeds."""
+        return self.feeds[0].factor
+
     def __iter__(self) -> "MixedRows":
         return self
 

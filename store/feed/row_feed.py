@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,16 @@ class RowFeed(ResumableFeed):
         self._pools: list[npt.NDArray[Any]] = []
         self.ids: Integers = np.zeros(0, np.int64)
         """(n,) the rows of the run in the last batch, counted through the tokens of all prompts."""
+
+    @property
+    def mean(self) -> Sequence[npt.NDArray[np.float32]] | None:
+        """(d,) subtracted from the rows of each column: site, or run. None without `center`."""
+        return self._output.mean
+
+    @property
+    def factor(self) -> Sequence[float] | None:
+        """By which the rows of each column are then multiplied. None without `scale`."""
+        return self._output.factor
 
     def __getstate__(self) -> dict[str, Any]:
         """State for another process, which has a buffer of its own."""

@@ -157,6 +157,20 @@ def test_rows_are_centred_and_scaled(run: Run, capture: Capture) -> None:
     assert len([*kept.rglob("*.arrow")]) == 2
 
 
+def test_rows_of_a_test_get_the_mean_and_the_scale_of_training(run: Run) -> None:
+    train = feed(run, where="prompt_id < 900", center=True, scale="sqrt_d")
+    test = feed(run, where="prompt_id >= 900", center=train.mean, scale=train.factor)
+    plain = feed(run, where="prompt_id >= 900", dtype="float32")
+    for rows_, expected in zip(test, plain, strict=True):
+        assert (rows_ == (expected - train.mean[0]) * np.float32(train.factor[0])).all()
+    with pytest.raises(ConflictError, match="here center"):
+        train.load_state_dict(feed(run, where="prompt_id < 900", center=train.mean).state_dict())
+    with pytest.raises(InputError, match=r"center has entries of shapes \[\(64,\)\]"):
+        feed(run, center=[np.zeros(64)])
+    with pytest.raises(InputError, match="scale has entries"):
+        feed(run, scale=[1.0, 2.0])
+
+
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of other prompts, 100 rows: its values are 1,024, those of `run` are below 4."""
