@@ -1,5 +1,6 @@
 """`lpp-capture import`: hidden states that another project stored become a run."""
 
+import warnings
 from pathlib import Path
 
 import click
@@ -82,7 +83,9 @@ def import_command(
     """
     from lpp.store.exchange.import_states import import_states
 
-    with progress("Import", 0, "samples") as bar:
+    with progress("Import", 0, "samples") as bar, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_, **__: bar.warn(str(message))
         run = import_states(
             path,
             source,

@@ -1,6 +1,5 @@
 """Import: hidden states that another project stored become a run, through `lpp.store.sink`."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -102,15 +101,15 @@ def sites_of(
             raise _refusal(f"the last layer is {last_id}, and --blocks {n_blocks}.")
         n_blocks = last_id
     blocks = n_blocks or foreign.n_blocks
-    if len(ids) != foreign.n_states - 1 or not blocks:
-        example = _joined([2, 15, 27][: foreign.n_states - 1])
+    if len(ids) != foreign.n_states - 1:
+        named = f"--layers names {len(ids)}" if ids else "no file says which"
         raise _refusal(
             f"{foreign.n_states - 1} layers and the last state are stored for each token, and "
-            f"{f'--layers names {len(ids)}' if ids or not blocks else 'no file says which'}. Give "
-            f"their ids as {of.name} counts them, and the blocks of the model, such as: "
-            + (f"--layers {shlex.quote(example)} " if foreign.layers is None else "")
-            + "--blocks 30."
+            f"{named}. Give their ids as {of.name} counts them, such as: "
+            f"--layers {_joined([2, 15, 27][: foreign.n_states - 1])} --blocks 30."
         )
+    if not blocks:
+        raise _refusal("no file says how many blocks the model has. Give them: --blocks 30.")
     last = of.last_site(blocks)
     assert last is not None
     sites = (*(of.site(layer, blocks) for layer in ids), last)

@@ -53,7 +53,10 @@ def test_there_and_back(run: Run, tmp_path: Path) -> None:
     assert command(analyze, "verify", store).exit_code == 1
     assert command(capture, "import", out, *back, "--repair").exit_code == 0
     assert command(analyze, "verify", store).exit_code == 0
-    again = command(analyze, "export", store, "--to", "parquet", "-o", tmp_path / "p")
+    fewer = command(capture, "import", out, *back, "--vocabulary", "17")
+    assert "prompts are set aside, such as prompts[1]: id 17 at position 9" in fewer.stderr
+    assert "Warning" not in fewer.stderr
+    again = command(analyze, "export", store, imported.id, "--to", "parquet", "-o", tmp_path / "p")
     assert again.stdout.endswith("block.2, block.5, final\n")
     alone = ("--to", "speculators", "--only-prompts", "-o", tmp_path / "d")
     assert command(analyze, "export", store_of(run), *alone).exit_code == 0
