@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import polars as pl
 import pytest
 from on_disk import on_disk
 
@@ -38,6 +39,7 @@ from benchmarks import (
     scaling,
     scaling_check,
     sensitivity_cost,
+    shuffle_loss,
     sink_cost,
     storage,
     teacher_cost,
@@ -45,6 +47,7 @@ from benchmarks import (
 from benchmarks.peers import feeds
 from benchmarks.setting import capture, prepared
 from benchmarks.synthetic import synthetic_run
+from lpp.analyze.charts.charts import save_chart
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.sites import site_drift
@@ -324,6 +327,20 @@ def test_both_procedures_end_with_the_same_profile(tmp_path: Path) -> None:
     assert len(ours) == 10
     for mine, plain in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(plain, abs=0.02)  # bfloat16 rounds by the batch
+
+
+@pytest.mark.slow
+def test_every_order_trains_on_the_same_rows(tmp_path: Path) -> None:
+    run = shuffle_loss.captured(tmp_path / "store", of_kind=2)
+    assert run.n_prompts == 12
+    losses = shuffle_loss.measure(run, seeds=2, shares=[1])
+    ends = losses.group_by("order", "seed").agg(pl.col("rows").max())
+    assert sorted(ends["order"]) == sorted(2 * ["permutation", "feed, 1/1", "file order"])
+    assert ends["rows"].n_unique() == 1
+    assert losses["loss"].is_between(0, 1.5).all()
+    assert len([*shuffle_loss.table(losses)]) == 2 + 3
+    picture = save_chart(shuffle_loss.picture(losses), tmp_path / "loss.svg").read_text("utf-8")
+    assert picture.count("% by ") == 3
 
 
 @pytest.mark.slow
