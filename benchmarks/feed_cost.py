@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.bucket_server import bucket
 from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
@@ -86,22 +87,28 @@ def _beside_blocks(run: Run, what: str, clock: Clock, bar: float) -> Ratio:
     )
 
 
+def units_by_batch(order: Order, spans: Spans) -> Iterator[npt.NDArray[np.int64]]:
+    """The units of each batch of an epoch, as a feed gives them, without a store."""
+    epoch, given = Epoch(order, spans, 0), 0
+    wanted = epoch.wanted()
+    while True:
+        while epoch.takes_another(given):
+            span, units = next(wanted)
+            epoch.load(units + spans.edges[span])
+        slots = epoch.draw(order.batch)
+        if not len(slots):
+            return
+        yield epoch.unit_in[slots]
+        given += 1
+
+
 def _distinct_prompts(width: int, bar: float) -> Ratio:
     """Prompts in a batch, beside those in a batch of a uniform permutation: mean of an epoch."""
     total, capacity = PROMPTS * LENGTH, (2 << 30) // (2 * width)
     chunk = 1 << round(np.log2((2 << 20) / (2 * width)))
     spans = Spans(edges=np.append(np.arange(0, total, chunk), total), kept=None)
     order = Order(batch=BATCH, seed=0, capacity=capacity, rank=0, world=1, drop_last=False)
-    epoch, counts = Epoch(order, spans, 0), list[int]()
-    wanted = epoch.wanted()
-    while True:
-        while epoch.takes_another(len(counts)):
-            span, units = next(wanted)
-            epoch.load(units + spans.edges[span])
-        slots = epoch.draw(BATCH)
-        if not len(slots):
-            break
-        counts.append(len(np.unique(epoch.unit_in[slots] // LENGTH)))
+    counts = [len(np.unique(units // LENGTH)) for units in units_by_batch(order, spans)]
     uniform = PROMPTS * (1 - (1 - 1 / PROMPTS) ** BATCH)
     mean = float(np.mean(counts[:-1]))
     return ratio_once(

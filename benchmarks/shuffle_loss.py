@@ -22,10 +22,12 @@ from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from torch import Tensor, nn
 
+from benchmarks.feed_cost import units_by_batch
 from benchmarks.setting import scratch
 from lpp.analyze.charts.charts import save_chart
 from lpp.analyze.charts.library import alt
@@ -35,7 +37,9 @@ from lpp.analyze.charts.theme import PLOT_HEIGHT, finished
 from lpp.capture import capture
 from lpp.capture.corpus.pydoc import pydoc_passages
 from lpp.store import Run
-from lpp.store.feed import RowFeed, rows
+from lpp.store.feed import rows
+from lpp.store.feed.epoch import Order
+from lpp.store.feed.spans import Spans
 
 SITE: Final = "block.15"
 OF_KIND: Final = 110
@@ -47,6 +51,9 @@ BATCH: Final = 256
 FEATURES: Final = 1024
 ACTIVE: Final = 16
 LEARNING_RATE: Final = 1e-3
+LARGER: Final = 32
+"""An order is also that of a feed of so many times the rows: with as many times the chunks."""
+AS_LARGER: Final = f"feed, 1/{SHARES[-1]} of {LARGER} times the chunks"
 HELD_OUT: Final = "prompt_id % 10 = 0"
 """Prompts of every kind, since each has the same number of them."""
 
@@ -140,10 +147,13 @@ def measure(run: Run, seeds: int = SEEDS, shares: Sequence[int] = SHARES) -> pl.
     bytes_stored = 2 * raw.numel()  # in bfloat16
 
     def batches_of(order: str, seed: int) -> Iterable[Tensor]:
+        if order == AS_LARGER:
+            return (in_file[units] for units in _as_of_a_larger_run(len(raw), seed))
         if order.startswith("feed"):
             buffer = bytes_stored // int(order.rpartition("/")[2])
             scaled = {"center": True, "scale": "sqrt_d", "seed": seed}
-            return _feed(run, f"not {HELD_OUT}", buffer=buffer, **scaled)
+            fed: Iterable[Tensor] = _feed(run, f"not {HELD_OUT}", buffer=buffer, **scaled)
+            return fed
         indices = torch.arange(len(raw))
         if order == "permutation":
             generator = torch.Generator().manual_seed(seed)
@@ -154,14 +164,29 @@ def measure(run: Run, seeds: int = SEEDS, shares: Sequence[int] = SHARES) -> pl.
     return pl.DataFrame(
         [
             {"order": order, "seed": seed, "rows": seen, "loss": loss}
-            for order in ("permutation", *(f"feed, 1/{n}" for n in shares), "file order")
+            for order in (
+                *("permutation", *(f"feed, 1/{n}" for n in shares)),
+                AS_LARGER,
+                "file order",
+            )
             for seed in range(seeds)
             for seen, loss in train(batches_of(order, seed), steps, seed, test)
         ]
     )
 
 
-def _feed(run: Run, where: str, **options: Any) -> RowFeed:
+def _as_of_a_larger_run(n_rows: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """The rows of each batch if a chunk had fewer rows: the buffer, an eighth of them, holds as
+    many chunks as that of a run of `LARGER` times the rows.
+    """
+    chunk = max(1, (2 << 20) // (2 * 576) // LARGER)
+    spans = Spans(edges=np.append(np.arange(0, n_rows, chunk), n_rows), kept=None)
+    buffer = max(n_rows // SHARES[-1], BATCH + chunk)
+    order = Order(batch=BATCH, seed=seed, capacity=buffer, rank=0, world=1, drop_last=False)
+    return units_by_batch(order, spans)
+
+
+def _feed(run: Run, where: str, **options: Any) -> Any:
     """Rows without the first two positions and without outliers: three rows of 132,000 are up to
     180 times as long as the others, and decided the loss of each seed.
     """

@@ -335,12 +335,13 @@ def test_every_order_trains_on_the_same_rows(tmp_path: Path) -> None:
     assert run.n_prompts == 12
     losses = shuffle_loss.measure(run, seeds=2, shares=[1])
     ends = losses.group_by("order", "seed").agg(pl.col("rows").max())
-    assert sorted(ends["order"]) == sorted(2 * ["permutation", "feed, 1/1", "file order"])
+    orders = ["permutation", "feed, 1/1", shuffle_loss.AS_LARGER, "file order"]
+    assert sorted(ends["order"]) == sorted(2 * orders)
     assert ends["rows"].n_unique() == 1
     assert losses["loss"].is_between(0, 1.5).all()
-    assert len([*shuffle_loss.table(losses)]) == 2 + 3
+    assert len([*shuffle_loss.table(losses)]) == 2 + 4
     picture = save_chart(shuffle_loss.picture(losses), tmp_path / "loss.svg").read_text("utf-8")
-    assert picture.count("% by ") == 3
+    assert picture.count("% by ") == 4
 
 
 @pytest.mark.slow

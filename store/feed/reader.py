@@ -56,9 +56,7 @@ class RunSource:
             for array in self._arrays
         ]
         """What the rows of each site are."""
-        on_disk = isinstance(run.directory.root, Path)
-        self.reads_at_once: int = usable_cores() if on_disk else REQUESTS_AT_ONCE
-        """Spans to read at the same time: threads that wait for a bucket use no core."""
+        self.in_bucket = not isinstance(run.directory.root, Path)
         self._shards: dict[int, Shard] = {}
         self._set_aside: dict[int, list[int]] = {}
 
@@ -140,8 +138,10 @@ class SpanReader:
         self._sources, self._edges, self._on_damage = sources, edges, on_damage
         self.columns = [column for source in sources for column in source.columns]
         self._longest = int(np.diff(edges).max(initial=0))
-        threads = max(source.reads_at_once for source in sources)
         span_bytes = max(1, self._longest * row_bytes(self.columns))
+        threads = usable_cores()
+        if any(source.in_bucket for source in sources):  # threads that wait for it use no core
+            threads = max(threads, min(REQUESTS_AT_ONCE, _AHEAD_BYTES // span_bytes))
         self._ahead = threads + max(1, min(16, _AHEAD_BYTES // span_bytes))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lpp-feed")
         self._memory: list[list[npt.NDArray[Any]]] = []

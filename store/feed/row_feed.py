@@ -13,6 +13,7 @@ from lpp.store.feed.epoch import Epoch, expected_prompts
 from lpp.store.feed.output import Output
 from lpp.store.feed.reader import Loaded, SpanReader
 from lpp.store.feed.resumable import ResumableFeed
+from lpp.store.feed.spans import Spans
 from lpp.store.progress import Progress
 from lpp.store.units import counted
 
@@ -50,8 +51,9 @@ class RowFeed(ResumableFeed):
             return f"no row of {', '.join(sites)} is left to feed"
         share = -(-rows // order.world)
         capacity = min(order.capacity, share)
+        of_prompts = Spans(edges=run.row_edges, kept=self._spans.kept).counts
         prompts, uniform = expected_prompts(
-            order.batch, max(1, len(run.lengths) // order.world), share, capacity
+            order.batch, max(1, int((of_prompts > 0).sum()) // order.world), share, capacity
         )
         epochs = "epochs without end" if self._epochs is None else counted(self._epochs, "epoch")
         return (

@@ -47,7 +47,15 @@ class Spans:
         """(spans,) kept units of each span."""
         if self.kept is None:
             return np.diff(self.edges)
-        return np.array([len(self.units(k)) for k in range(len(self.edges) - 1)], np.int64)
+        step = 1 << 9  # spans whose bits are unpacked at a time
+        parts = [np.zeros(0, np.int64)]
+        for start in range(0, len(self.edges) - 1, step):
+            edges = self.edges[start : start + step + 1]
+            first, end = int(edges[0]), int(edges[-1])
+            bits = np.unpackbits(self.kept[first // 8 : -(-end // 8)])[first % 8 :]
+            ends = np.append(0, np.cumsum(bits[: end - first], dtype=np.int64))
+            parts.append(np.diff(ends[edges - first]))
+        return np.concatenate(parts)
 
     def units(self, span: int) -> Integers:
         """The kept units of a span, ascending, counted from its first."""
