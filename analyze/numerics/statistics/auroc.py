@@ -74,9 +74,11 @@ class Gain:
     """How much farther from 0.5 the AUROC of a feature is than that of another one."""
 
     value: float
-    """-0.5 to 0.5"""
+    """-0.5 to 0.5; between two AUROCs as they are, -1 to 1"""
+    stderr: float
+    """0 where the two do not differ in any placement."""
     interval: tuple[float, float]
-    """95 %, normal; one point where the two do not differ in any placement."""
+    """95 %, normal; one point where `stderr` is 0."""
     p_value: float
     """Two-sided, of no gain."""
 
@@ -126,19 +128,22 @@ def gain(
     groups: Codes | None = None,
     clusters: Codes | None = None,
     /,
+    *,
+    either_side: bool = True,
 ) -> Gain | None:
     """How much farther from 0.5 the AUROC of `values` is than that of `other`, of the same items.
 
-    Both may be on either side of 0.5. other: (n,), finite; the rest is as in `auroc`. None where
-    nothing can be compared. The two AUROCs are paired: the error is that of the difference of their
+    Both may be on either side of 0.5. either_side: if False, how much larger the AUROC is, for
+    scores whose sign was fitted to other items. other: (n,), finite; the rest is as in `auroc`.
+    None where nothing can be compared. The two AUROCs are paired: the error is that of the difference of their
     placements (DeLong, DeLong and Clarke-Pearson 1988), summed over clusters.
     """
     both = [list(_strata(scores, right, groups, clusters)) for scores in (values, other)]
     if not both[0]:
         return None
     (first, first_parts), (second, second_parts) = map(_placed, both)
-    signs = [math.copysign(1.0, area - 0.5) for area in (first, second)]
-    value = abs(first - 0.5) - abs(second - 0.5)
+    signs = [math.copysign(1.0, area - 0.5) if either_side else 1.0 for area in (first, second)]
+    value = signs[0] * (first - 0.5) - signs[1] * (second - 0.5)
     stderr = math.sqrt(
         _variance(
             [
@@ -149,6 +154,7 @@ def gain(
     )
     return Gain(
         value=value,
+        stderr=stderr,
         interval=(value - Z * stderr, value + Z * stderr),
         p_value=float(2 * stats.norm.sf(abs(value) / stderr)) if stderr else float(not value),
     )

@@ -1,0 +1,141 @@
+"""Linear probes against scikit-learn with the same folds; folds; shuffles."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from lpp.analyze.numerics.linear_probe import (
+    STRENGTHS,
+    cross_fit,
+    fit,
+    label_folds,
+    shuffled_labels,
+)
+
+Data = tuple[Any, Any, Any]
+
+
+def data(n: int, d: int, seed: int = 0) -> Data:
+    """(n, d) rows, of which column 1 is large and column 2 constant; classes; folds."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n, d)) @ rng.normal(size=(d, d))
+    rows[:, 1] = 300 * rows[:, 1] + 1000
+    rows[:, 2] = 0.1
+    y = (rows[:, 0] + rng.normal(size=n) * 3 > 0).astype(float)
+    fold = label_folds(y.astype(np.int64), np.arange(n), 4, seed=seed)
+    return rows.astype(np.float32), y, fold
+
+
+def reference(classes: bool, strength: float, d: int) -> Any:
+    model = (
+        LogisticRegression(C=1 / (strength * d), tol=1e-12, max_iter=10_000)
+        if classes
+        else Ridge(alpha=strength * d)
+    )
+    if classes:
+        model.set_params(solver="newton-cholesky")
+    return make_pipeline(StandardScaler(), model)
+
+
+@pytest.mark.parametrize("classes", [True, False])
+@pytest.mark.parametrize(("n", "d"), [(120, 30), (60, 150)])
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_a_fit_is_that_of_scikit_learn(n: int, d: int, strength: float, classes: bool) -> None:
+    rows, y, _ = data(n, d)
+    rows = rows.astype(np.float64)
+    probe = fit(rows, y, strength, classes=classes)
+    other = reference(classes, strength, d).fit(rows, y)
+    scale, model = other[0].scale_, other[-1]
+    np.testing.assert_allclose(probe.weights * scale, model.coef_.ravel(), rtol=1e-6, atol=1e-6)
+    scores = other.decision_function(rows) if classes else other.predict(rows)
+    np.testing.assert_allclose(rows @ probe.weights + probe.intercept, scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [True, False])
+@pytest.mark.parametrize(("n", "d"), [(120, 30), (60, 150)])
+def test_scores_out_of_fold_and_strengths_are_those_of_nested_folds(
+    n: int, d: int, classes: bool
+) -> None:
+    rows, y, fold = data(n, d)
+    rows = rows.astype(np.float64)
+    result = cross_fit(rows, y, fold, classes=classes)
+    for k, chosen in zip(np.unique(fold), result.strengths, strict=True):
+        train = fold != k
+        model = reference(classes, chosen, d).fit(rows[train], y[train])
+        out = model.decision_function if classes else model.predict
+        np.testing.assert_allclose(result.scores[~train], out(rows[~train]), atol=1e-6)
+        np.testing.assert_allclose(result.mean[~train], y[train].mean())
+        standard = model[0]
+        z, left = standard.transform(rows[train]), standard.transform(rows[~train])
+        losses = []
+        for strength in STRENGTHS:
+            total = 0.0
+            for other in np.unique(fold[train]):
+                nested = fold[train] != other
+                inner = reference(classes, strength, d)[-1].fit(z[nested], y[train][nested])
+                scores = (inner.decision_function if classes else inner.predict)(z[~nested])
+                truth = y[train][~nested]
+                loss = (
+                    np.logaddexp(0, scores) - truth * scores if classes else (scores - truth) ** 2
+                )
+                total += float(loss.sum())
+            losses.append(total)
+        assert losses[STRENGTHS.index(chosen)] == pytest.approx(min(losses), rel=1e-3)
+        if classes:
+            means = z[y[train] == 1].mean(axis=0) - z[y[train] == 0].mean(axis=0)
+            ours = result.mean_difference[~train]
+            assert np.corrcoef(ours, left @ means)[0, 1] == pytest.approx(1)
+
+
+def test_separable_classes_end_at_the_same_weights() -> None:
+    rows = np.repeat([[-1.0, 5.0], [1.0, 5.0]], 40, axis=0) * 1e6
+    y = np.repeat([0.0, 1.0], 40)
+    probe = fit(rows, y, 1e-4, classes=True)
+    other = reference(True, 1e-4, 2).fit(rows, y)
+    assert probe.weights[0] * 1e6 == pytest.approx(other[-1].coef_[0, 0], rel=1e-6)
+    assert probe.weights[1] == 0  # a column that does not vary
+
+
+def test_rows_that_do_not_vary_give_the_mean() -> None:
+    rows, y = np.full((30, 4), 7.0), np.arange(30.0)
+    result = cross_fit(rows, y, np.arange(30) % 3, classes=False)
+    np.testing.assert_allclose(result.scores, result.mean)
+
+
+def test_two_folds_cannot_be_nested() -> None:
+    with pytest.raises(ValueError, match="2 folds"):
+        cross_fit(np.ones((4, 1)), np.array([0.0, 1, 0, 1]), np.array([0, 0, 1, 1]), classes=True)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(3, 6), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=12))
+def test_folds_hold_whole_units(count: int, items: list[tuple[int, int]]) -> None:
+    labels, units = (np.array(column) for column in zip(*items, strict=True))
+    fold = label_folds(labels, units, count, seed=1)
+    assert ((fold >= 0) & (fold < count)).all()
+    assert all(len({*fold[units == unit].tolist()}) == 1 for unit in units)
+    np.testing.assert_array_equal(fold, label_folds(labels, units, count, seed=1))
+
+
+def test_folds_of_items_are_stratified() -> None:
+    labels = np.repeat([0, 1, 0], [40, 25, 35])
+    fold = label_folds(labels, np.arange(100), 5)
+    np.testing.assert_array_equal(np.bincount(fold), 20)
+    np.testing.assert_array_equal(np.bincount(fold, labels), 5)
+    assert not np.array_equal(fold, label_folds(labels, np.arange(100), 5, seed=1))
+
+
+def test_shuffles_keep_the_labels_of_a_unit_together() -> None:
+    units, labels = np.repeat(np.arange(10), 4), np.repeat([0.0, 1.0], 20)
+    drawn = shuffled_labels(labels, units, 30)
+    np.testing.assert_array_equal(drawn.sum(axis=0), 20)
+    assert all(np.ptp(drawn[units == unit], axis=0).max() == 0 for unit in range(10))
+    assert np.ptp(drawn, axis=1).all()  # every item has both labels in some draw
+    alone = shuffled_labels(labels, np.arange(40), 30)
+    assert np.ptp(alone.reshape(10, 4, 30), axis=1).any()
