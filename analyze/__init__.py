@@ -47,10 +47,13 @@ if TYPE_CHECKING:
     from lpp.analyze.numerics.spectrum import eigenvalues as eigenvalues
     from lpp.analyze.numerics.spectrum import participation_ratio as participation_ratio
     from lpp.analyze.numerics.spectrum import top_share as top_share
+    from lpp.analyze.probes.analysis import probe as probe
+    from lpp.analyze.probes.tables import write_probes as write_probes
     from lpp.analyze.questions import CkaSettings as CkaSettings
     from lpp.analyze.questions import CorrelateSettings as CorrelateSettings
     from lpp.analyze.questions import DiffSettings as DiffSettings
     from lpp.analyze.questions import ItemsSettings as ItemsSettings
+    from lpp.analyze.questions import LabelProbeSettings as LabelProbeSettings
     from lpp.analyze.questions import LayersSettings as LayersSettings
     from lpp.analyze.questions import ProfileSettings as ProfileSettings
     from lpp.analyze.questions import ScoreSettings as ScoreSettings
@@ -83,6 +86,7 @@ _HOME = {
     "DiffSettings": "questions",
     "ItemsSettings": "questions",
     "LayersSettings": "questions",
+    "LabelProbeSettings": "questions",
     "ProfileSettings": "questions",
     "Selection": "questions",
     "ScoreSettings": "questions",
@@ -114,6 +118,7 @@ _HOME = {
     "layers": "studies.layers",
     "linear_cka": "numerics.cka",
     "participation_ratio": "numerics.spectrum",
+    "probe": "probes.analysis",
     "profile_chart": "charts.charts",
     "rank_agreement": "studies.agreement",
     "read_eigenvalues": "tables.eigenvalues",
@@ -134,6 +139,7 @@ _HOME = {
     "top_share": "numerics.spectrum",
     "write_drift": "drift.tables",
     "write_items": "evaluations.tables",
+    "write_probes": "probes.tables",
     "write_report": "report.report",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -269,6 +269,32 @@ class TargetSettings:
         return {"k": self.k} if kind == "topk" else {"samples": self.samples, "seed": self.seed}
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelProbeSettings:
+    """`lpp-analyze probe`: which rows predict a label, and how it is checked."""
+
+    rows: str = setting(
+        "last",
+        "Read this row of each prompt: last, mean (over its tokens), or a position from 0.",
+        metavar="last|mean|N",
+    )
+    sites: Sequence[str] = _sites()
+    skip_first: int = _skip_first()
+    group: str | None = setting(
+        None,
+        "Put prompts with equal values of this field into one fold, such as those of one author.",
+        metavar="FIELD",
+    )
+    cluster: str | None = setting(
+        None,
+        "Prompts with equal values of this field, such as passages of one document, are not "
+        "independent: put them into one fold, and compute errors and shuffles by cluster.",
+        metavar="FIELD",
+    )
+    folds: int = setting(5, "Divide the prompts into this many folds.", least=3)
+    seed: int = _seed("Draw folds, shuffled labels and random directions from this seed.")
+
+
 def _patterns(text: str, name: str, metavar: str = "NAME,...") -> Any:
     text = f"{text}; a name may be a pattern. Default: every one."
     return setting(("*",), text, name=name, metavar=metavar)

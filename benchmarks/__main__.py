@@ -30,6 +30,7 @@ from benchmarks import (
     moments_cost,
     paper_procedure,
     pipeline_cost,
+    probe_null,
     query_start,
     ray_cost,
     scaling_check,
@@ -95,6 +96,10 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         yield from drift_cost.of_sites(pair)
         yield from storage.kept_for_logits(pair)
 
+    def of_probes() -> Iterator[Ratio]:
+        yield from probe_null.cost()
+        yield from probe_null.measure()
+
     return {
         "paper": paper_procedure.measure,
         "capture": capture_cost.measure,
@@ -107,6 +112,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         "gate": lambda: gate_null.measure(folder),
         "rounded": of_rounding,
         "pipeline": lambda: pipeline_cost.measure(folder),
+        "probes": of_probes,
         "sink": lambda: sink_cost.measure(folder),
         "storage": lambda: storage.measure(demo_run(), folder),
         "query": lambda: query_start.measure(store_of(demo_run())),

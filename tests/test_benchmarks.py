@@ -34,6 +34,7 @@ from benchmarks import (
     pairs,
     paper_procedure,
     pipeline_cost,
+    probe_null,
     query_start,
     ray_cost,
     scaling,
@@ -169,6 +170,22 @@ def _sums_are_those_of_the_engine(base: Run, rounded: Run) -> None:
         ours = jackknife(found[name][0, 0], found[name][0, 1:].tolist())
         assert ours.value == pytest.approx(getattr(expected, "value" if site else "mean"), rel=1e-6)
         assert ours.stderr == pytest.approx(expected.stderr, rel=1e-4)
+
+
+def test_errors_and_cost_of_probes() -> None:
+    noise, planted = probe_null.CASES[0], probe_null.CASES[3]
+    rows = list(probe_null.measure([noise, planted], draws=20, d=3))
+    assert [row.what.partition(",")[0] for row in rows] == [
+        "p < .05 of the number",
+        "intervals of the number that miss",
+        "p < .05 of the gain",
+        "intervals of the gain that miss",
+        "intervals of the number that miss",
+        "intervals of the gain that miss",
+    ]
+    assert all(row.ratio <= 0.25 for row in rows)
+    (row,) = probe_null.cost(sites=1, n=60, d=5)
+    assert row.reached
 
 
 def test_weights_of_a_draw_by_hand() -> None:

@@ -101,7 +101,7 @@ ROOMS = {
             "tables",
             "exports",
         ),
-        *("charts", "pages", "studies", "drift", "evaluations", "report", "cli", ""),
+        *("charts", "pages", "studies", "drift", "evaluations", "probes", "report", "cli", ""),
     ),
     "capture": (
         *("downloads", "corpus", "models", "plan", "backends", "engine", "jobs", "ray"),

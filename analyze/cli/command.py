@@ -13,6 +13,7 @@ from lpp.analyze.cli.export import export
 from lpp.analyze.cli.items import items
 from lpp.analyze.cli.layers import layers
 from lpp.analyze.cli.metrics import metrics
+from lpp.analyze.cli.probe import probe
 from lpp.analyze.cli.profile import profile
 from lpp.analyze.cli.report import report
 from lpp.analyze.cli.sensitivity import sensitivity
@@ -38,6 +39,7 @@ def main() -> None:
         lpp-analyze cka ./lpp
         lpp-analyze diff ./lpp RUN_A RUN_B
         lpp-analyze items ./lpp --task arc_easy
+        lpp-analyze probe ./lpp --label topic
         lpp-analyze benchmarks add ./lpp results/
         lpp-analyze correlate ./lpp
         lpp-analyze teacher ./lpp
@@ -56,6 +58,7 @@ main.add_command(export)
 main.add_command(items)
 main.add_command(layers)
 main.add_command(metrics)
+main.add_command(probe)
 main.add_command(profile)
 main.add_command(report)
 main.add_command(sensitivity)

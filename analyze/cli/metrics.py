@@ -20,6 +20,7 @@ TITLES: Final[dict["Subject", str]] = {
     "pair": "Of the predictions of two runs, A and B: `diff`",
     "pair_site": "Of a site of two runs: `diff`",
     "item": "Of an item of an evaluation: `items`, and `diff` of two evaluations",
+    "probe": "Of a probe of a label: `probe`",
 }
 
 

@@ -65,8 +65,6 @@ class CrossFit:
     """(n, s) scores of probes of shuffled labels."""
     random: Floats
     """(n, `RANDOM_DIRECTIONS`) products with random directions, whose sign the other folds give."""
-    mean: Floats
-    """(n,) mean label of the other folds: the score of a probe that reads nothing."""
     strengths: tuple[float, ...]
     """The strength that each fold's probe has."""
 
@@ -93,7 +91,7 @@ def cross_fit(
         raise ValueError(f"{len(codes)} folds: nested folds need 3 or more")
     others = np.empty((n, 0)) if shuffled is None else shuffled
     directions = np.random.default_rng(seed).standard_normal((d, RANDOM_DIRECTIONS))
-    scores, mean_difference, mean = np.empty((3, n))
+    scores, mean_difference = np.empty((2, n))
     of_shuffled, random = np.empty(others.shape), np.empty((n, RANDOM_DIRECTIONS))
     strengths = []
     for code in codes:
@@ -108,7 +106,6 @@ def cross_fit(
         scores[out] = _scores(left, basis.fit(y[:, None], penalty, classes=classes))[:, 0]
         away = y - y.mean()
         mean_difference[out] = left @ (basis.rows.T @ away)
-        mean[out] = y.mean()
         if others.size:
             fits = basis.fit(others[~out], penalty, classes=classes, until=_CHOSEN)
             of_shuffled[out] = _scores(left, fits)
@@ -119,7 +116,6 @@ def cross_fit(
         mean_difference=mean_difference,
         shuffled=of_shuffled,
         random=random,
-        mean=mean,
         strengths=tuple(strengths),
     )
 

@@ -1,4 +1,4 @@
-"""Clusters of the prompts of a run, by a field that the prompts carry."""
+"""Values of a field that the prompts of a run carry: their clusters, groups or labels."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ ID = "id"
 """The one field whose column has no prefix."""
 
 
-def prompt_values(run: Run, field: str) -> Sequence[object]:
+def prompt_values(run: Run, field: str, *, option: str = "--cluster") -> Sequence[object]:
     """(count,) the value of `field` of each prompt of the plan; None where a prompt has none.
 
-    `cluster_codes` of numerics/statistics turns the values into numbers of clusters.
-    InputError for a field that the prompts do not carry.
+    `cluster_codes` of numerics/statistics turns the values into numbers of clusters. option: what
+    names the field on a command line. InputError for a field that the prompts do not carry.
     """
     names = {
         name.removeprefix(FIELD_PREFIX): name
@@ -24,7 +24,7 @@ def prompt_values(run: Run, field: str) -> Sequence[object]:
     }
     if field not in names:
         raise InputError(
-            f"--cluster {field}: the prompts of run {run.id} have no such field; "
+            f"{option} {field}: the prompts of run {run.id} have no such field; "
             f"{nearest(field, sorted(names))} Add it: lpp-capture label --fields {field}.",
             kind=ErrorKind.NOT_FOUND,
         )

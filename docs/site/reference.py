@@ -26,6 +26,7 @@ from lpp.analyze.questions import (
     DiffSettings,
     GateSettings,
     ItemsSettings,
+    LabelProbeSettings,
     LayersSettings,
     ProfileSettings,
     ScoreSettings,
@@ -94,6 +95,7 @@ SETTINGS: Final = {
     "lpp-analyze export --targets": TargetSettings,
     "lpp-analyze teacher": TeacherSettings,
     "lpp-analyze items": ItemsSettings,
+    "lpp-analyze probe": LabelProbeSettings,
     "lpp-analyze benchmarks add": ScoreSettings,
     "lpp-analyze correlate": CorrelateSettings,
 }
@@ -229,6 +231,7 @@ def _metric_tables() -> dict[str, str]:
     from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
     from lpp.analyze.quantities.flags import FLAGS
     from lpp.analyze.quantities.items import FEATURES
+    from lpp.analyze.quantities.probes import PROBE_NUMBERS
 
     heads = ("metric, unit", "formula", "trap", "source")
     rows: dict[str, list[tuple[str, ...]]] = {"paper": [], "resistant": []}
@@ -247,6 +250,11 @@ def _metric_tables() -> dict[str, str]:
         for one in (*PREDICTIONS.values(), *SITE_CHANGES.values())
     ]
     tables["drift"] = _table(("number, unit", *heads[1:]), drift)
+    probes = [
+        (f"`{one.name}`{BREAK}{one.unit}", one.meaning, one.trap, one.source)
+        for one in PROBE_NUMBERS.values()
+    ]
+    tables["probes"] = _table(("number, unit", *heads[1:]), probes)
     features = [(f"`{f.name}`", f.definition, f.unit, f.source) for f in FEATURES]
     tables["features"] = _table(("feature", "definition", "unit", "source"), features)
     return tables

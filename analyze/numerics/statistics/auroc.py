@@ -113,7 +113,7 @@ def auroc(
     return Auroc(
         value=value,
         stderr=stderr,
-        interval=_interval(value, stderr),
+        interval=log_odds_interval(value, stderr),
         p_value=float(2 * stats.norm.sf(abs(value - 0.5) / math.sqrt(under_null))),
         n_right=sum(int(stratum.right.sum()) for stratum in strata),
         n_wrong=sum(int((~stratum.right).sum()) for stratum in strata),
@@ -135,8 +135,8 @@ def gain(
 
     Both may be on either side of 0.5. either_side: if False, how much larger the AUROC is, for
     scores whose sign was fitted to other items. other: (n,), finite; the rest is as in `auroc`.
-    None where nothing can be compared. The two AUROCs are paired: the error is that of the difference of their
-    placements (DeLong, DeLong and Clarke-Pearson 1988), summed over clusters.
+    None where nothing can be compared. The two AUROCs are paired: the error is that of the
+    difference of their placements (DeLong, DeLong and Clarke-Pearson 1988), summed over clusters.
     """
     both = [list(_strata(scores, right, groups, clusters)) for scores in (values, other)]
     if not both[0]:
@@ -378,8 +378,9 @@ def _null_variance(strata: Sequence[_Stratum]) -> float:
     return variance if variance > 0 else of_groups
 
 
-def _interval(value: float, stderr: float) -> tuple[float, float] | None:
-    """Wald's interval of ln(value / (1 - value)), taken back; Pepe 2003, section 5.2.
+def log_odds_interval(value: float, stderr: float, /) -> tuple[float, float] | None:
+    """95 % interval of an AUROC: Wald's of ln(value / (1 - value)), taken back; Pepe 2003, section
+    5.2. None for an error of 0, and at 0 and 1.
 
     Simulated with 100 right and 50 wrong items at a true value of 0.76, 28,000 samples: it held the
     true value in 95.4 %, Wald's on the plain scale in 94.5 %.

@@ -1,0 +1,1 @@
+"""Linear probes of labels that prompts carry, beside controls that read no rows."""

@@ -1,0 +1,238 @@
+"""Probes of a label at each site of a run, and the same of controls."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from lpp.analyze.numerics.linear_probe import CrossFit, Rows
+from lpp.analyze.numerics.probe_errors import Estimate
+from lpp.analyze.numerics.statistics.association import benjamini_hochberg
+from lpp.analyze.probes.inputs import Which, control_rows, site_rows, which_row
+from lpp.analyze.probes.labels import Labels, labels_of
+from lpp.analyze.questions import LabelProbeSettings
+from lpp.analyze.runs.incomplete import incomplete
+from lpp.analyze.runs.keys import RunView, Url
+from lpp.analyze.runs.named import names_of, no_runs, run_named
+from lpp.analyze.runs.select import matching
+from lpp.store import open_store
+from lpp.store.arrays.decode_pool import usable_cores
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.progress import SILENT, Progress
+
+EMBED: Final = "embed"
+"""The site that is a control too: its rows know tokens and no context."""
+
+Q: Final = 0.1
+"""Expected share of false findings among the sites that are said to tell more than the controls."""
+
+
+INFORMATIVE: Final = 0.05
+"""q below which a site or a control is said to predict a label at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ProbeResult:
+    """The probe of a site, or of a control."""
+
+    name: str
+    """The site, or the control."""
+    is_control: bool
+    """Whether it reads no rows; `embed` does."""
+    fitted: CrossFit
+    number: Estimate
+    """AUROC or R2."""
+    mean_difference: float
+    """AUROC of the difference of means; NaN for a number."""
+    random: tuple[float, float]
+    """Mean and largest AUROC of random directions; NaN for a number."""
+    chance_q: float = 1.0
+    """q of the number's p, over the sites, or over the controls (Benjamini and Hochberg)."""
+    control: str = ""
+    """The best of the other controls; empty: none varies, or this is one."""
+    gain: Estimate | None = None
+    """Over that control."""
+    q_value: float | None = None
+    """Of the gain, over the sites (Benjamini and Hochberg)."""
+
+    @property
+    def is_informative(self) -> bool:
+        """Whether it predicts the label better than probes of shuffled labels do."""
+        return self.chance_q < INFORMATIVE
+
+    @property
+    def tells_more(self) -> bool:
+        """Whether it predicts the label better than the best control."""
+        better = self.gain is not None and self.gain.value > 0
+        return better and self.q_value is not None and self.q_value < Q
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeAnalysis:
+    """Probes of one label of the prompts of a run."""
+
+    view: RunView
+    labels: Labels
+    settings: LabelProbeSettings
+    which: Which
+    sites: tuple[ProbeResult, ...]
+    """By depth."""
+    all_controls: tuple[ProbeResult, ...]
+    """`embed` included, if the run has it."""
+
+    @property
+    def controls(self) -> tuple[ProbeResult, ...]:
+        """Controls that are no site of `sites`."""
+        names = [site.name for site in self.sites]
+        return tuple(control for control in self.all_controls if control.name not in names)
+
+    @property
+    def results(self) -> tuple[ProbeResult, ...]:
+        """Sites, then controls."""
+        return *self.sites, *self.controls
+
+    @property
+    def best(self) -> ProbeResult:
+        """The site with the largest number, of those that tell more than controls if there are
+        such.
+        """
+        beyond = [site for site in self.sites if site.tells_more]
+        return max(beyond or self.sites, key=lambda site: site.number.value)
+
+    def control_of(self, site: ProbeResult) -> ProbeResult | None:
+        """The best of the other controls."""
+        return next((result for result in self.all_controls if result.name == site.control), None)
+
+    def is_explained(self, site: ProbeResult) -> bool:
+        """Whether its best control predicts the label, and the site no better."""
+        control = self.control_of(site)
+        return control is not None and control.is_informative and not site.tells_more
+
+
+def probe(
+    store: Url,
+    label: str,
+    run: str | None = None,
+    settings: LabelProbeSettings = LabelProbeSettings(),
+    *,
+    progress: Progress = SILENT,
+) -> ProbeAnalysis:
+    """How well rows of each site predict `label`, beside controls, out of fold.
+
+    label: a field of the prompts with two values or with numbers, or FIELD=VALUE. run: needed if
+    the store has several. progress: advances by one for each site, and one for the controls.
+
+    Memory: a row of each prompt of two sites for each core, in float64, and their fits. Raises
+    InputError for a run without rows or without prompts, for what `labels_of` and `which_row`
+    refuse, and where no fold has two prompts (or clusters) of each class; FormatError for altered
+    bytes.
+    """
+    view = _run(store, run)
+    which = which_row(settings.rows, view.run.plan.context)
+    sites = matching("site", settings.sites, view.run.activation_sites, option="--sites")
+    for site in sites:
+        view.run.require_rows(site, "float32")
+    first = {"last": 0, "mean": settings.skip_first}.get(str(which), which)
+    assert isinstance(first, int)
+    labels = labels_of(view, label, first, settings)
+    prompts = labels.prompts
+    read = sites if EMBED in sites or EMBED not in view.run.activation_sites else [EMBED, *sites]
+    progress.expect(len(read) + 1)
+    results: dict[str, Future[ProbeResult]] = {}
+    cores = usable_cores()
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores, "lpp-probe") as pool:
+
+        def submit(name: str, rows: Rows, *, is_control: bool) -> None:
+            waiting = [job for job in results.values() if not job.done()]
+            if len(waiting) >= 2 * cores:  # rows that wait to be fitted are memory
+                waiting[0].result()
+            results[name] = pool.submit(_result, labels, name, rows, is_control)
+
+        controls = control_rows(view, prompts, which)
+        for name, rows in controls.items():
+            submit(name, rows, is_control=True)
+        progress.advance()
+        for site in read:
+            rows = site_rows(view, site, prompts, which, settings.skip_first)
+            submit(site, rows, is_control=False)
+            progress.advance()
+            progress.note(site)
+        done = {name: job.result() for name, job in results.items()}
+    known = _with_chance_q([done[name] for name in (*controls, *({EMBED} & done.keys()))])
+    compared = [
+        _compared(labels, site, known) for site in _with_chance_q([done[site] for site in sites])
+    ]
+    tested = [k for k, site in enumerate(compared) if site.gain is not None]
+    q_values = benjamini_hochberg([g.p_value for s in compared if (g := s.gain) is not None])
+    for k, q in zip(tested, q_values, strict=True):
+        compared[k] = replace(compared[k], q_value=q)
+    return ProbeAnalysis(
+        view=view,
+        labels=labels,
+        settings=settings,
+        which=which,
+        sites=tuple(compared),
+        all_controls=tuple(known),
+    )
+
+
+def _run(store: Url, name: str | None) -> RunView:
+    """The run of that name, or the only one, with a prompt that can be analysed."""
+    if name is None:
+        runs = open_store(store).runs
+        if not runs:
+            raise no_runs(store)
+        if len(runs) > 1:
+            names = ", ".join(names_of(map(RunView, runs.values())).values())
+            raise InputError(
+                f"{store} has several runs: {names}. Name one after the store.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+        (name,) = runs
+    view = run_named(store, name)
+    if not view.run.n_prompts:
+        why = incomplete(view.run) or "it has no prompts. Capture again."
+        raise InputError(f"{view.run.id}: {why}", kind=ErrorKind.INCOMPLETE)
+    return view
+
+
+def _result(labels: Labels, name: str, rows: Rows, is_control: bool) -> ProbeResult:
+    target = labels.target
+    fitted = target.scored(rows)
+    number = target.number(fitted)
+    if number is None:
+        raise InputError(
+            f"--label {labels.name}: no fold has prompts of both classes from two clusters or "
+            "more, so nothing can be compared. Ask for fewer --folds, or name another --group or "
+            "--cluster.",
+            kind=ErrorKind.INCOMPLETE,
+        )
+    mean_difference, random = np.nan, np.array([np.nan])
+    if target.classes:
+        mean_difference = target.auroc(fitted.mean_difference)
+        random = np.array([target.auroc(scores) for scores in fitted.random.T])
+    return ProbeResult(
+        name=name,
+        is_control=is_control,
+        fitted=fitted,
+        number=number,
+        mean_difference=mean_difference,
+        random=(float(random.mean()), float(random.max())),
+    )
+
+
+def _with_chance_q(results: list[ProbeResult]) -> list[ProbeResult]:
+    q_values = benjamini_hochberg([result.number.p_value for result in results])
+    return [replace(one, chance_q=q) for one, q in zip(results, q_values, strict=True)]
+
+
+def _compared(labels: Labels, site: ProbeResult, controls: list[ProbeResult]) -> ProbeResult:
+    """`site` with its gain over the best of the other controls."""
+    others = [control for control in controls if control.name != site.name]
+    if not others:
+        return site
+    best = max(others, key=lambda control: control.number.value)
+    gain = labels.target.difference(site.fitted, best.fitted)
+    return replace(site, control=best.name, gain=gain)

@@ -1,0 +1,255 @@
+"""Probes of a label as a page: the best site beside the best control, then every site."""
+
+import shlex
+from collections.abc import Iterator
+from typing import Final
+
+import polars as pl
+
+from lpp.analyze.charts.run_styles import RunStyles
+from lpp.analyze.pages.page import Figure, Opening, Page, Section
+from lpp.analyze.pages.provenance import origin_of
+from lpp.analyze.pages.table import Declared, Table, table_of
+from lpp.analyze.pages.words import (
+    Code,
+    Flag,
+    Ref,
+    Run,
+    Sentence,
+    Style,
+    clause,
+    hundredths,
+    probability,
+    signed,
+)
+from lpp.analyze.probes.analysis import EMBED, ProbeAnalysis, ProbeResult, Q
+from lpp.analyze.probes.mistakes import worst_predicted
+from lpp.analyze.probes.tables import MEANING, PROBE_SCORES, PROBES, probe_flags, probe_tables
+from lpp.store.format.run_names import run_names
+
+_READING: Final = (
+    "Scores come from probes that saw other folds alone. Gain: how much larger the number is than "
+    "that of the best control, paired; q: of the gain, Benjamini and Hochberg over the sites. p, "
+    "one-sided: against probes of shuffled labels, whose spread is part of every error. A probe "
+    "shows that a label can be read from rows, not that the model uses it. The best site of many "
+    "is partly luck."
+)
+_CONTROLS: Final = (
+    "length: tokens of the prompt and their square; of last rows, that is the position too. "
+    "surprisal: mean -ln p of the tokens. tokens: how often each of the 1,000 most common tokens "
+    "occurs. embed: rows that know no context."
+)
+_STYLES: Final[dict[str, Style]] = {
+    **dict.fromkeys(("probe_auroc", "probe_r2", "mean_difference", "score"), "hundredths"),
+    **dict.fromkeys(("shuffled_mean", "shuffled_high", "random_mean", "random_high"), "hundredths"),
+    **dict.fromkeys(("p_value", "gain_p_value", "q_value", "chance_q"), "probability"),
+    "probe_gain": "signed",
+}
+_LABELS: Final = {
+    **{"probe_auroc": "AUROC", "probe_r2": "R2", "probe_gain": "gain", "q_value": "q"},
+    **{"p_value": "p", "text_so_far": "text", "target": "label", "mean_difference": "means"},
+}
+_DECLARED: Final[dict[str, Declared]] = {
+    column.name: column for column in (*PROBES.columns, *PROBE_SCORES.columns)
+}
+
+
+def probe_page(store: str, analysis: ProbeAnalysis) -> Page:
+    """The page of an analysis. store: its path as it was given. Raises FormatError for altered
+    bytes.
+    """
+    run = analysis.view.run
+    frame = probe_tables(analysis)[PROBES.name]
+    mistakes, call = worst_predicted(analysis), _call(store, analysis)
+    number = "probe_auroc" if analysis.labels.classes else "probe_r2"
+    sites = _table(
+        "probe-sites",
+        "Sites by depth, with 95 % intervals",
+        frame.filter(role="site"),
+        ("probe", number, "control", "probe_gain", "q_value"),
+        key="probe",
+        code=f"{call}\nprobe_tables(found)['probes'].filter(role='site')",
+    )
+    tables = [sites]
+    if controls := list(analysis.controls):
+        tables.append(
+            _table(
+                "probe-controls",
+                "Controls, which read no rows",
+                frame.filter(pl.col("probe").is_in([control.name for control in controls])),
+                ("probe", number, "p_value"),
+                key="probe",
+                code=f"{call}\nprobe_tables(found)['probes'].filter(role='control')",
+            )
+        )
+    wrong = _table(
+        "probe-mistakes",
+        f"Prompts that the probe of {analysis.best.name} is most wrong about",
+        mistakes,
+        ("prompt_id", "target", "score", "text_so_far"),
+        key="prompt_id",
+        code=f"{call}\nworst_predicted(found)",
+    )
+    return Page(
+        title="Probes",
+        about=(Code(analysis.labels.name), " from rows of ", Run(run.id)),
+        opening=_opening(analysis),
+        findings=tuple(_findings(analysis)),
+        sections=(
+            Section(
+                "probes",
+                "What predicts the label",
+                tables=tuple(tables),
+                short="Probes",
+                more=f"{_READING} {_CONTROLS}",
+            ),
+            Section(
+                "mistakes",
+                "The most confident mistakes",
+                tables=(wrong,) if mistakes.height else (),
+                notes=() if mistakes.height else (("No prompt is on the wrong side.",),),
+            ),
+        ),
+        meanings=MEANING,
+        runs=RunStyles(run_names({run.id: run.plan})),
+        next=(f'lpp-sql {shlex.quote(store)} "FROM probes"',),
+        document=frame.to_dicts(),
+        csv=frame,
+        store=store,
+        origin=origin_of([run]),
+    )
+
+
+def _table(
+    name: str, title: str, frame: pl.DataFrame, first: tuple[str, ...], *, key: str, code: str
+) -> Table:
+    return table_of(
+        name,
+        title,
+        frame.select(column for column in frame if column.null_count() < len(column)),
+        _DECLARED,
+        first=first,
+        styles=_STYLES,
+        labels=_LABELS,
+        key=(key,),
+        code=code,
+    )
+
+
+def conclusion(analysis: ProbeAnalysis) -> Sentence:
+    """Which site predicts the label best, and whether a control explains it."""
+    best, run = analysis.best, Run(analysis.view.run.id)
+    control = analysis.control_of(best)
+    what = _what(analysis)
+    if control is not None and analysis.is_explained(best):
+        return (
+            Ref(f"{_name(control)} alone", "probe-controls"),
+            f" {what} ({_number(analysis, control)}), and no site of ",
+            run,
+            f" does so better (best: {best.name}, {_number(analysis, best)}): what its probes read "
+            f"may be {control.name}.",
+        )
+    if not best.is_informative:
+        return (
+            "No site of ",
+            run,
+            f" {what} beyond chance (best: {best.name}, {_number(analysis, best)}).",
+        )
+    words = (
+        f" {what} best ({_number(analysis, best)})"
+        if best.tells_more or control is None
+        else f" {what} ({_number(analysis, best)}), but not surely more than controls do"
+    )
+    beyond = ""
+    if control is not None and best.gain is not None:
+        verb = "more than" if best.gain.value >= 0 else "less than"
+        value = hundredths(abs(best.gain.value))
+        beyond = f", {value} {verb} the best control, {control.name}"
+    return (Ref(best.name, "probe-sites"), " of ", run, f"{words}{beyond}.")
+
+
+def _name(control: ProbeResult) -> str:
+    if control.name == EMBED:
+        return "The site embed"
+    return {"length": "The length of prompts", "surprisal": "Mean surprisal"}.get(
+        control.name, "The bag of tokens"
+    )
+
+
+def _what(analysis: ProbeAnalysis) -> str:
+    classes = analysis.labels.classes
+    if classes is None:
+        return f"predicts {analysis.labels.name}"
+    field = analysis.labels.name.partition("=")[0]
+    return f"tells {field} {classes[1]} from {classes[0]}"
+
+
+def _number(analysis: ProbeAnalysis, result: ProbeResult) -> str:
+    return f"{'AUROC' if analysis.labels.classes else 'R2'} {hundredths(result.number.value)}"
+
+
+def _opening(analysis: ProbeAnalysis) -> Opening:
+    """The best site, the best control and the gain."""
+    best, labels, settings = analysis.best, analysis.labels, analysis.settings
+    control = analysis.control_of(best)
+    unit = "AUROC" if labels.classes else "R2"
+    head, row = [(best.name, unit)], [_figure(best)]
+    if control is not None and best.gain is not None:
+        head += [(control.name, f"{unit}, control"), ("gain", f"q {probability(best.q_value)}")]
+        low, high = best.gain.interval or (None, None)
+        gain = Figure(signed(best.gain.value), f"[{signed(low)}, {signed(high)}]")
+        row += [_figure(control), gain]
+    grouped = f", no {settings.group} divided" if settings.group else ""
+    independent = (
+        f"errors by {settings.cluster or settings.group} ({labels.n_clusters:,})"
+        if settings.cluster or settings.group
+        else "prompts taken as independent"
+    )
+    return Opening(
+        conclusion(analysis),
+        f"{len(labels.prompts):,} prompts, rows: {settings.rows}, {settings.folds} folds{grouped}, "
+        f"{independent}",
+        tuple(head),
+        (tuple(row),),
+        tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in probe_flags(analysis)),
+    )
+
+
+def _figure(result: ProbeResult) -> Figure:
+    ends = result.number.interval
+    interval = "" if ends is None else f"[{hundredths(ends[0])}, {hundredths(ends[1])}]"
+    return Figure(hundredths(result.number.value), interval)
+
+
+def _findings(analysis: ProbeAnalysis) -> Iterator[Sentence]:
+    sites, labels = analysis.sites, analysis.labels
+    beyond = sum(site.tells_more for site in sites)
+    if any(site.gain for site in sites):
+        yield (
+            Ref(f"{beyond} of {len(sites)} sites", "probe-sites"),
+            f" {'tells' if beyond == 1 else 'tell'} more than the best control (q below {Q}).",
+        )
+    for why, count in labels.left_out.items():
+        yield (f"{count:,} prompts are left out: {why}.",)
+
+
+def _call(store: str, analysis: ProbeAnalysis) -> str:
+    """Python that computes the analysis."""
+    settings = analysis.settings
+    given = {
+        "rows": (settings.rows, "last"),
+        "sites": (tuple(settings.sites), ("*",)),
+        "skip_first": (settings.skip_first, 0),
+        "group": (settings.group, None),
+        "cluster": (settings.cluster, None),
+        "folds": (settings.folds, 5),
+        "seed": (settings.seed, 0),
+    }
+    keywords = ", ".join(f"{k}={v!r}" for k, (v, default) in given.items() if v != default)
+    return (
+        "from lpp.analyze import LabelProbeSettings, probe\n"
+        "from lpp.analyze.probes.mistakes import worst_predicted\n"
+        "from lpp.analyze.probes.tables import probe_tables\n\n"
+        f"found = probe({store!r}, {analysis.labels.name!r}, {analysis.view.run.id!r}, "
+        f"LabelProbeSettings({keywords}))"
+    )

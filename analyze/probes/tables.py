@@ -1,0 +1,200 @@
+"""Probes as tables of the database of their store, beside earlier ones."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from lpp.analyze.evaluations.tables import FEW_CLUSTERS, FEW_OF_A_KIND
+from lpp.analyze.probes.analysis import ProbeAnalysis, ProbeResult
+from lpp.analyze.quantities import flags as number_flags
+from lpp.analyze.quantities.probes import PROBE_NUMBERS
+from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
+from lpp.analyze.runs.keys import Url
+from lpp.analyze.tables.database import put
+from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number_columns
+from lpp.store.objects.place import Place
+
+MEANING: Final[Mapping[str, str]] = {
+    "explained": "a control predicts the label as well (see control): what the probe reads may be "
+    "that and not the label",
+    "few_clusters": f"fewer than {FEW_CLUSTERS} clusters: intervals are rough, mostly too short",
+    "few_prompts": f"fewer than {FEW_OF_A_KIND} prompts of a class: an AUROC is known to "
+    "within 0.1 at best",
+    "first_positions": "first positions, often sinks, take part in the mean: --skip-first leaves "
+    "them out",
+    "independent_prompts": "prompts are taken as independent (see --cluster): passages of one "
+    "document make intervals too short and q too small",
+    "lossy": number_flags.MEANING["lossy"],
+    "prompts_left_out": "some prompts have no label or no such row",
+}
+"""The meaning of each flag of `probes`."""
+
+_ANALYSIS: Final = (
+    *shared("run"),
+    Column("label", "VARCHAR", "field of the prompts that is predicted, or FIELD=VALUE"),
+    Column("rows", "VARCHAR", "row of each prompt: last, mean, or a position"),
+    Column("skip_first", "INTEGER", "first tokens that a mean leaves out", "tokens"),
+    Column("group_field", "VARCHAR", "field whose values no fold divides; empty: none"),
+    Column("cluster_field", "VARCHAR", "field that clusters prompts; empty: none"),
+    Column("folds", "INTEGER", "folds of the prompts", "folds"),
+    Column("seed", "BIGINT", "seed of folds, shuffled labels and random directions"),
+)
+_KEY: Final = tuple(column.name for column in _ANALYSIS)
+_PROBE: Final = Column("probe", "VARCHAR", "site whose rows are read, or name of a control")
+
+
+def _table(name: str, meaning: str, key: tuple[str, ...], *columns: Column) -> Table:
+    return Table(
+        name,
+        meaning,
+        "lpp-analyze probe STORE --label FIELD",
+        (*_KEY, *key),
+        (*_ANALYSIS, *columns),
+        # q corrects over all sites of an analysis, so its rows are replaced together
+        merging=Merging(replaced=_KEY),
+    )
+
+
+PROBES: Final = _table(
+    "probes",
+    "how well the rows of a site, or a control, predict a label of the prompts",
+    ("probe",),
+    _PROBE,
+    Column("role", "VARCHAR", "site or control"),
+    *shared("depth"),
+    Column("n_prompts", "INTEGER", "prompts with a label and a row", "prompts"),
+    Column("n_second", "INTEGER", "of the second class; null: a number", "prompts"),
+    *columns_of(PROBE_NUMBERS["probe_auroc"], INTERVAL),
+    *columns_of(PROBE_NUMBERS["probe_r2"], INTERVAL),
+    *number_columns("p_value", "of labels without information, one-sided", "probability"),
+    *number_columns("chance_q", "of p, after Benjamini-Hochberg", "probability"),
+    *number_columns("mean_difference", "AUROC of the difference of means", "probability"),
+    *number_columns("shuffled_mean", "mean AUROC or R2 with shuffled labels", "1"),
+    *number_columns("shuffled_high", "95 % of shuffles lie below", "1"),
+    *number_columns("random_mean", "mean AUROC of 19 random directions", "probability"),
+    *number_columns("random_high", "largest AUROC of 19 random directions", "probability"),
+    Column("control", "VARCHAR", "the best control; empty: a control, or none varies"),
+    *columns_of(PROBE_NUMBERS["probe_gain"], INTERVAL),
+    *number_columns("gain_p_value", "if there were no gain, uncorrected", "probability"),
+    *number_columns("q_value", "of the gain, after Benjamini-Hochberg", "probability"),
+    *number_columns("strength", "median strength over folds", "1"),
+    *shared("flags"),
+)
+
+PROBE_SCORES: Final = _table(
+    "probe_scores",
+    "score of a prompt by the probe of a site or a control that saw other folds alone",
+    ("probe", "prompt_id"),
+    _PROBE,
+    *shared("prompt_id"),
+    Column("fold", "INTEGER", "fold of the prompt, from 0"),
+    *number_columns("target", "1: the second class, 0: the first; or the number", "1"),
+    *number_columns("score", "log odds of the second class, or predicted number", "1"),
+)
+
+
+def probe_tables(analysis: ProbeAnalysis) -> dict[str, pl.DataFrame]:
+    """Tables `probes` and `probe_scores`, by name: sites by depth, then controls."""
+    settings, labels = analysis.settings, analysis.labels
+    key = {
+        "run": analysis.view.run.id,
+        "label": labels.name,
+        "rows": settings.rows,
+        "skip_first": settings.skip_first,
+        "group_field": settings.group or "",
+        "cluster_field": settings.cluster or "",
+        "folds": settings.folds,
+        "seed": settings.seed,
+    }
+    of_prompts = {
+        "prompt_id": labels.prompts,
+        "fold": labels.target.fold,
+        "target": labels.target.labels,
+    }
+    scores = [
+        pl.DataFrame({**of_prompts, "score": result.fitted.scores}).with_columns(
+            probe=pl.lit(result.name)
+        )
+        for result in analysis.results
+    ]
+    with_key = [pl.lit(value).alias(name) for name, value in key.items()]
+    schema = frame_schema(PROBE_SCORES.columns)
+    return {
+        PROBES.name: pl.DataFrame(
+            [key | _row(analysis, result) for result in analysis.results],
+            schema=frame_schema(PROBES.columns),
+        ),
+        PROBE_SCORES.name: pl.concat(scores)
+        .with_columns(with_key)
+        .select(schema.names())
+        .cast(schema),
+    }
+
+
+def write_probes(store: Url, analysis: ProbeAnalysis) -> Place:
+    """Write `probe_tables` to the database of `store`; return the file's path. They replace an
+    earlier analysis of the same run, label and settings.
+    """
+    return put(store, probe_tables(analysis))
+
+
+def probe_flags(analysis: ProbeAnalysis) -> Iterator[str]:
+    """Flags of every probe of an analysis, of `MEANING`."""
+    labels, settings = analysis.labels, analysis.settings
+    target = labels.target
+    if labels.n_clusters < FEW_CLUSTERS:
+        yield "few_clusters"
+    if target.classes and min(np.bincount(target.labels.astype(int))) < FEW_OF_A_KIND:
+        yield "few_prompts"
+    if analysis.which == "mean" and not settings.skip_first:
+        yield "first_positions"
+    if not (settings.cluster or settings.group):
+        yield "independent_prompts"
+    if labels.left_out:
+        yield "prompts_left_out"
+
+
+def _row(analysis: ProbeAnalysis, result: ProbeResult) -> dict[str, Any]:
+    labels, plan = analysis.labels, analysis.view.run.plan
+    number = "probe_auroc" if labels.classes else "probe_r2"
+    shuffled = result.number.shuffled
+    flags = list(probe_flags(analysis))
+    site = result.name in [site.name for site in analysis.sites]
+    if site and plan.is_lossy(result.name):
+        flags.append("lossy")
+    row: dict[str, Any] = {
+        "probe": result.name,
+        "role": "site" if site else "control",
+        "depth": None if result.is_control else plan.depth_of(result.name),
+        "n_prompts": len(labels.prompts),
+        "n_second": int(labels.target.labels.sum()) if labels.classes else None,
+        number: result.number.value,
+        **_interval(number, result.number.interval),
+        "p_value": result.number.p_value,
+        "chance_q": result.chance_q,
+        "mean_difference": _known(result.mean_difference),
+        "shuffled_mean": float(shuffled.mean()),
+        "shuffled_high": float(np.quantile(shuffled, 0.95)),
+        "random_mean": _known(result.random[0]),
+        "random_high": _known(result.random[1]),
+        "control": result.control,
+        "q_value": result.q_value,
+        "strength": float(np.median(result.fitted.strengths)),
+    }
+    if result.gain is not None:
+        row |= {"probe_gain": result.gain.value, "gain_p_value": result.gain.p_value}
+        row |= _interval("probe_gain", result.gain.interval)
+        if analysis.is_explained(result):
+            flags.append("explained")
+    return row | {"flags": sorted(flags)}
+
+
+def _interval(name: str, ends: tuple[float, float] | None) -> dict[str, float]:
+    return {} if ends is None else {f"{name}_ci_low": ends[0], f"{name}_ci_high": ends[1]}
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
