@@ -6,8 +6,8 @@ p < .05 came in 14 to 18 % of draws with DeLong's (100 to 200 items, 5 folds). S
 also computed of probes of shuffled labels, and p compares it with theirs. What their variance
 exceeds such errors by is added to the square of the error: on the scale of the log odds for an
 AUROC, and less the more of a number is predicted, since a probe that reads a label well depends
-less on the sample. With that, 95 % intervals of an AUROC missed the mean over draws in 4 to 7 %,
-those of differences in 3 to 7 %, and p < .05 came in 2 to 4 % (`benchmarks/probe_null.py`).
+less on the sample. With that, 95 % intervals of an AUROC missed the mean over draws in 3 to 7 %,
+those of differences in 1 to 7 %, and p < .05 came in 2 to 4 % (`benchmarks/probe_null.py`).
 """
 
 import math

@@ -134,8 +134,13 @@ def probe(
     sites = matching("site", settings.sites, view.run.activation_sites, option="--sites")
     for site in sites:
         view.run.require_rows(site, "float32")
-    first = {"last": 0, "mean": settings.skip_first}.get(str(which), which)
-    assert isinstance(first, int)
+    if settings.skip_first and which != "mean":
+        raise InputError(
+            f"--skip-first {settings.skip_first}: it leaves tokens out of a mean. Add --rows mean, "
+            "or leave it out.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    first = which if isinstance(which, int) else settings.skip_first
     labels = labels_of(view, label, first, settings)
     prompts = labels.prompts
     read = sites if EMBED in sites or EMBED not in view.run.activation_sites else [EMBED, *sites]

@@ -133,6 +133,7 @@ def test_no_fold_divides_a_group(
         ("few", {}, "has 20 prompts with a label"),
         ("topic", {"rows": "40"}, "--rows 40: it should be last, mean, or a position from 0 to 28"),
         ("topic", {"rows": "-1"}, "--rows -1"),
+        ("topic", {"skip_first": 2}, "--skip-first 2: .* Add --rows mean"),
         ("topic", {"rows": "28"}, "prompts with a label and a row"),
         ("topic", {"cluster": "topic"}, "values of topic keep all prompts in 2 parts; 5 folds"),
         ("topic", {"group": "grop"}, "--group grop: .* no such field"),
@@ -229,6 +230,15 @@ def test_the_command(store: Path, tmp_path: Path) -> None:
     assert pl.read_csv(tmp_path / "p.csv")["n_prompts"].unique().to_list() == [N]
     assert invoke().exit_code == 2
     assert invoke("--label", "one").exit_code == 2
+
+
+def test_a_run_that_lacks_shards_says_so(make_run: MakeRun) -> None:
+    labels = {"field.late": [k >= 30 for k in range(62)]}
+    made = make_run([8] * 62, carried=labels, shards=range(30))  # two prompts each
+    done = CliRunner().invoke(main, ["probe", str(made.root), "--label", "late"])
+    assert done.exit_code == 0, done.output
+    assert "60 prompts, rows: last" in done.stdout
+    assert "it counts as its first 60 of 62 prompts" in done.stderr
 
 
 def test_a_store_of_two_runs_asks_for_one(make_run: MakeRun) -> None:
