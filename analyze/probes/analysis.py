@@ -155,7 +155,10 @@ def probe(
                 waiting[0].result()
             results[name] = pool.submit(_result, labels, name, rows, is_control)
 
-        controls = control_rows(view, prompts, which)
+        controls = {
+            f"{name} (control)" if name in view.run.sites else name: rows  # of another program
+            for name, rows in control_rows(view, prompts, which).items()
+        }
         for name, rows in controls.items():
             submit(name, rows, is_control=True)
         progress.advance()

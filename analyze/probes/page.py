@@ -172,7 +172,7 @@ def _name(control: ProbeResult) -> str:
     if control.name == EMBED:
         return "The site embed"
     return {"length": "The length of prompts", "surprisal": "Mean surprisal"}.get(
-        control.name, "The bag of tokens"
+        control.name.partition(" ")[0], "The bag of tokens"
     )
 
 

@@ -232,6 +232,19 @@ def test_the_command(store: Path, tmp_path: Path) -> None:
     assert invoke("--label", "one").exit_code == 2
 
 
+def test_a_site_may_have_the_name_of_a_control(tmp_path: Path) -> None:
+    prompts = [{"input_ids": [1] * (1 + k % 3), "odd": k % 2} for k in range(60)]
+    with sink(tmp_path / "s", model="m", sites={"length": 2, "b": 2}, prompts=prompts) as rows:
+        for prompt in rows.missing():
+            values = np.full((len(prompt.token_ids), 2), prompt.number % 2, np.float32)
+            rows.put(prompt.number, {"length": values, "b": values})
+    found = probe(tmp_path / "s", "odd")
+    names = ["length", "b", "length (control)", "tokens"]
+    assert [result.name for result in found.results] == names
+    assert found.best.number.value == 1
+    assert found.best.number.interval is None  # perfectly ordered
+
+
 def test_a_run_that_lacks_shards_says_so(make_run: MakeRun) -> None:
     labels = {"field.late": [k >= 30 for k in range(62)]}
     made = make_run([8] * 62, carried=labels, shards=range(30))  # two prompts each
