@@ -69,7 +69,7 @@ def _check_whole(run: Run) -> None:
         raise InputError(
             f"run {run.id}: {counted(len(missing), 'shard')} of {run.plan.n_shards:,} not "
             f"committed, the first {missing[0]}. Repeat the `lpp-capture run` command that made "
-            "it, or feed the others with on_damage='skip'.",
+            "it. A feed with on_damage='skip' goes on without them.",
             kind=ErrorKind.INCOMPLETE,
         )
 
