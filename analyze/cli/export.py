@@ -19,7 +19,7 @@ _TARGETS = ("topk", "sampled")
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@click.argument("run", default="*", shell_complete=complete_runs)
+@click.argument("run", required=False, shell_complete=complete_runs)
 @click.option(
     "-o",
     "--output",

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@click.argument("run", default="*", shell_complete=complete_runs)
+@click.argument("run", required=False, shell_complete=complete_runs)
 @with_options(TeacherSettings)
 @page_options()
 @debug_option
-def teacher(*, store: str, run: str, **options: Any) -> "Reply":
+def teacher(*, store: str, run: str | None, **options: Any) -> "Reply":
     """Show what targets of RUN leave out and cost.
 
     The numbers say how many targets a student needs. For each k: the probability that the k most

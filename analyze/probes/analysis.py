@@ -15,9 +15,8 @@ from lpp.analyze.probes.labels import Labels, labels_of
 from lpp.analyze.questions import LabelProbeSettings
 from lpp.analyze.runs.incomplete import incomplete
 from lpp.analyze.runs.keys import RunView, Url
-from lpp.analyze.runs.named import names_of, no_runs, run_named
+from lpp.analyze.runs.named import run_named
 from lpp.analyze.runs.select import matching
-from lpp.store import open_store
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.progress import SILENT, Progress
@@ -188,17 +187,6 @@ def probe(
 
 def _run(store: Url, name: str | None) -> RunView:
     """The run of that name, or the only one, with a prompt that can be analysed."""
-    if name is None:
-        runs = open_store(store).runs
-        if not runs:
-            raise no_runs(store)
-        if len(runs) > 1:
-            names = ", ".join(names_of(map(RunView, runs.values())).values())
-            raise InputError(
-                f"{store} has several runs: {names}. Name one after the store.",
-                kind=ErrorKind.INVALID_VALUE,
-            )
-        (name,) = runs
     view = run_named(store, name)
     if not view.run.n_prompts:
         why = incomplete(view.run) or "it has no prompts. Capture again."

@@ -30,15 +30,21 @@ def names_of_two(a: RunView, b: RunView) -> tuple[str, str]:
     return names["a"], names["b"]
 
 
-def run_named(url: Url, name: str) -> RunView:
-    """The run of the store at `url` that `name` means, as of `Store.run`.
+def run_named(url: Url, name: str | None) -> RunView:
+    """The run of the store at `url` that `name` means, as of `Store.run`; None means the only one.
 
     Raises InputError if no run or several runs match, or the store has none.
     """
     store = open_store(absolute(url))
     if not store.runs:
         raise no_runs(url)
-    return RunView(store.run(name))
+    if name is None and len(store.runs) > 1:
+        names = "; ".join(names_of(map(RunView, store.runs.values())).values())
+        raise InputError(
+            f"{url} has several runs: {names}. Name one after the store.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return RunView(store.run("*" if name is None else name))
 
 
 def store_and_run(store: Url, name: str) -> tuple[Url, str]:

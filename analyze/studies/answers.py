@@ -125,7 +125,9 @@ def cka_answer(
     return reply(cka_page(f"{store}", rows, names_of(selected)), stored=database)
 
 
-def teacher_answer(store: Url, run: str, settings: TeacherSettings, progress: Progress) -> Reply:
+def teacher_answer(
+    store: Url, run: str | None, settings: TeacherSettings, progress: Progress
+) -> Reply:
     """What targets of the teacher `run` leave out and cost. Progress and errors are those of
     `target_costs`. Nothing is stored.
     """

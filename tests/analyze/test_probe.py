@@ -257,7 +257,7 @@ def test_a_run_that_lacks_shards_says_so(make_run: MakeRun) -> None:
 def test_a_store_of_two_runs_asks_for_one(make_run: MakeRun) -> None:
     for model in ("a/one", "b/two"):
         made = make_run(model=model, carried={"field.label": ["x", "y"] * 3})
-    with pytest.raises(InputError, match="several runs: one, two"):
+    with pytest.raises(InputError, match="several runs: one; two"):
         probe(made.root, "label")
 
 
