@@ -41,7 +41,7 @@ def bucket(folder: Path, *, latency: float = 0.0) -> Iterator[str]:
             yield f"s3://folder-{server.pid}"  # a process keeps one client for each name
     finally:
         server.terminate()
-        server.wait()
+        server.communicate()
 
 
 class _Handler(BaseHTTPRequestHandler):

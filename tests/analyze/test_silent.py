@@ -8,14 +8,17 @@ from types import ModuleType
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from every_chart import CHARTS
 from flipped_items import TASK, two_runs
 from made_runs import MakeRun
+from teachers import write_teacher
 
 import lpp.analyze
 import lpp.sql
 import lpp.store
+from lpp.store.runs.add_fields import add_fields
 
 PURE = {
     *("effective_rank", "eigenvalues", "linear_cka", "participation_ratio", "top_share"),
@@ -66,6 +69,14 @@ def of_analysis(root: Path, a: str, b: str, folder: Path) -> Iterator[tuple[str,
     )
     yield "correlate", analyze.correlate(root)
     yield "rank_agreement", analyze.rank_agreement([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])
+    add_fields(lpp.store.open_store(root).runs[a], pa.table({"field.kind": ["x", "y"] * 180}))
+    probed = analyze.probe(root, "kind", a)
+    yield "probe", probed
+    yield "write_probes", analyze.write_probes(root, probed)
+    teacher = write_teacher(folder / "teacher")
+    yield "target_costs", analyze.target_costs(teacher)
+    path, few = folder / "targets.parquet", analyze.TargetSettings(k=5)
+    yield "export_targets", analyze.export_targets(teacher, path, "topk", few)
     yield "write_report", analyze.write_report(str(root), folder / "report.html")
     for draw, frame, _ in CHARTS.values():
         yield draw.__name__, draw(frame())
