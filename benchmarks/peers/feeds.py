@@ -5,7 +5,7 @@ Each side gives the same rows once, in batches of 4,096, float32:
 - ours: `rows`, from a store on disk;
 - SAELens: `ActivationsStore` on the data set that its `CacheActivationsRunner` writes, in file
   order through its mixing buffer. It takes a model, which nothing calls here: a bare
-  `HookedRootModule`. How fast it is depends on that buffer, which every read copies: it is measured
+  `torch.nn.Module`. How fast it is depends on that buffer, which every read copies: it is measured
   as its tutorials set it, and with as many rows as ours;
 - dictionary_learning (github.com/saprmarks/dictionary_learning, `cache.py` and
   `scripts/train_crosscoder.py`; its release on PyPI lacks them): a shuffled `DataLoader` takes one
@@ -140,13 +140,12 @@ def saelens_cache(run: Run, folder: Path) -> Path:
 def saelens(run: Run, cache: Path, buffer: int, read: int) -> Callable[[], int]:
     """An epoch's batches. buffer, read: contexts in the mixing buffer and of a read."""
     from sae_lens.training.activations_store import ActivationsStore
-    from transformer_lens.HookedTransformer import HookedRootModule
 
     tokens = run.plan.prompts.tokens
 
     def epoch() -> int:
         store = ActivationsStore(
-            model=HookedRootModule(),
+            model=torch.nn.Module(),  # which the cached path does not call
             dataset=None,
             streaming=False,
             hook_name=SITE,
