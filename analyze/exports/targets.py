@@ -28,7 +28,8 @@ from lpp.analyze.questions import TargetSettings
 from lpp.sql.results.output import whole_file
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.feed.checks import check_feed
-from lpp.store.feed.chosen import kept_prompts
+from lpp.store.feed.chosen import readable_prompts
+from lpp.store.feed.draws import Integers
 from lpp.store.format.prompt_columns import LOSS_MASK
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
@@ -62,8 +63,6 @@ WRITING: Final[dict[str, Any]] = {
 """How the file is encoded. Of logits in bfloat16, ln p takes 0.9 bytes instead of the 2.3 of
 pyarrow's own choice, a dictionary, and a token takes as many in a small row group."""
 
-Integers = npt.NDArray[np.int64]
-
 
 def export_targets(
     run: Run,
@@ -90,8 +89,7 @@ def export_targets(
         )
     source = teacher(run)
     check_feed([run], ("final",), "float32", rank=0, world=1, on_damage="raise")
-    kept = kept_prompts(run, settings.where)
-    kept[run.quarantined] = False
+    kept = readable_prompts(run, settings.where)
     prompts = np.flatnonzero(kept)
     if not len(prompts):
         raise InputError(

@@ -14,7 +14,7 @@ from lpp.store.format.plan import StoredDtype
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One sample as it lies in a file: arrays, or tensors of torch on a CPU."""
+    """A sample as its file has it: arrays, or tensors of torch on a CPU."""
 
     path: Path
     """Of the file, for errors."""

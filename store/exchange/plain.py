@@ -133,23 +133,26 @@ def _read(
         not_there(path, f"no part-00000.{ending} here")
 
     @lru_cache(maxsize=2)
-    def part(file: Path) -> tuple[Mapping[str, Tensor], npt.NDArray[np.int64]]:
-        tensors, _ = opened(file)
+    def part(
+        file: Path,
+    ) -> tuple[Mapping[str, Tensor], npt.NDArray[np.int64], Mapping[str, str]]:
+        tensors, texts = opened(file)
         if missing := [name for name in _COLUMNS if name not in tensors]:
             damaged(file, f"no column {', '.join(missing)}")
         lengths = {len(tensor.values) for tensor in tensors.values()}
         starts = np.flatnonzero(tensors["position"].values == 0)
         if len(lengths) != 1 or not len(starts) or starts[0]:
             damaged(file, "columns of several lengths, or no first token of a prompt")
-        return tensors, np.append(starts, lengths.pop())
+        return tensors, np.append(starts, lengths.pop()), texts
 
-    first = {name: t for name, t in part(files[0])[0].items() if name not in _COLUMNS}
+    tensors, _, texts = part(files[0])
+    first = {name: tensor for name, tensor in tensors.items() if name not in _COLUMNS}
     kinds = {tensor.kind for tensor in first.values()}
     if not kinds or not kinds <= {*DTYPES}:
         damaged(files[0], f"states of {', '.join(sorted(kinds)) or 'no site'}")
     sites = {name: (t.values.shape[-1], DTYPES[t.kind]) for name, t in first.items()}
     try:
-        facts = json.loads(opened(files[0])[1].get(_MODEL, "{}"))
+        facts = json.loads(texts.get(_MODEL, "{}"))
         model, n_blocks, vocabulary = (
             facts.get("model", ""),
             facts.get("n_blocks", 0),
@@ -163,7 +166,7 @@ def _read(
 
     def stored(place: int) -> Stored:
         file, k = places[place]
-        tensors, edges = part(file)
+        tensors, edges, _ = part(file)
         if missing := [site for site in first if site not in tensors]:
             damaged(file, f"no states of {', '.join(missing)}")
         tokens = slice(*edges[k : k + 2])

@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from lpp.store.arrays.layout import site_array
 from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.feed.chosen import readable_prompts
+from lpp.store.feed.prompt_feed import labels_of
 from lpp.store.format.plan import StoredDtype
 from lpp.store.format.prompt_columns import LOSS_MASK
-from lpp.store.runs.read import Run, by_token
+from lpp.store.runs.read import Run
 
 PART_BYTES: Final = 128 << 20
 """Bytes of the rows that are in memory at a time, unless one prompt has more."""
@@ -62,9 +64,7 @@ class Selection:
     @cached_property
     def prompt_ids(self) -> npt.NDArray[np.int64]:
         """(P,)"""
-        kept = self.run.branch_of < 0
-        kept[self.run.quarantined] = False
-        return np.flatnonzero(kept)
+        return np.flatnonzero(readable_prompts(self.run))
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -135,10 +135,8 @@ class Selection:
         """(N,) token ids and loss mask of prompts `start` up to `end` of `prompt_ids`."""
         table = self._prompts.take(self.prompt_ids[start:end])
         ids = table["token_ids"].combine_chunks().flatten().to_numpy()
-        if LOSS_MASK not in table.column_names:
-            return ids, np.ones(len(ids), bool)
-        mask = by_token(table[LOSS_MASK].combine_chunks(), self.lengths[start:end])
-        return ids, mask.fill_null(False).to_numpy(zero_copy_only=False)
+        labels = labels_of(table, self.lengths[start:end])
+        return ids, labels.get("loss_mask", np.ones(len(ids), bool))
 
     @cached_property
     def _prompts(self) -> Any:
@@ -149,9 +147,8 @@ _ITEM: Final = {"bfloat16": "u2", "float16": "f2", "float32": "f4"}
 
 
 def row_dtype(run: Run, site: str) -> Any:
-    """How rows of a site are read as stored: those of 8 bits are bfloat16."""
-    dtype = run.plan.dtype_of(run.require_rows(site, "float32"))
-    return "bfloat16" if dtype == "float8_e4m3" else dtype
+    """How rows of a site are read as stored."""
+    return run.plan.dtype_read(run.require_rows(site, "float32"))
 
 
 def prompt_rows(run: Run, site: str, first: int, end: int) -> npt.NDArray[Any]:

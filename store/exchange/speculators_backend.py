@@ -20,6 +20,7 @@ from lpp.store.exchange.export import select
 from lpp.store.exchange.projects import project
 from lpp.store.exchange.selection import prompt_rows
 from lpp.store.feed.checks import check_feed
+from lpp.store.feed.chosen import readable_prompts
 from lpp.store.feed.output import given
 from lpp.store.format.rows import token_ids_sha256
 from lpp.store.runs.read import Run
@@ -66,8 +67,7 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
 
     def _matched(self, run: Run) -> "np.ndarray[Any, np.dtype[np.int64]]":
         """(rows,) the prompt with the ids of each row of the data set; -1 where there is none."""
-        usable = run.branch_of < 0
-        usable[run.quarantined] = False
+        usable = readable_prompts(run)
         digests = run.prompts()["sha256"].to_pylist()
         prompts = {digest: k for k, digest in enumerate(digests) if usable[k]}
         found = [

@@ -56,9 +56,8 @@ def check_feed(
 
 
 def _dtypes(runs: Sequence[Run], site: str) -> set[str]:
-    """What rows of `site` are read as; those in 8 bits as bfloat16."""
-    stored = {run.plan.dtype_of(run.site(site)) for run in runs}
-    return {"bfloat16" if dtype == "float8_e4m3" else dtype for dtype in stored}
+    """What rows of `site` are read as."""
+    return {run.plan.dtype_read(run.site(site)) for run in runs}
 
 
 def _check_whole(run: Run) -> None:

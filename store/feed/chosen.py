@@ -70,6 +70,13 @@ def kept_prompts(run: Run, where: str | None) -> npt.NDArray[np.bool_]:
     return _holds(frame, condition, where) & ~(run.branch_of >= 0)
 
 
+def readable_prompts(run: Run, where: str | None = None) -> npt.NDArray[np.bool_]:
+    """(count,) as `kept_prompts`, without prompts that were set aside."""
+    kept = kept_prompts(run, where)
+    kept[run.quarantined] = False
+    return kept
+
+
 def _condition(where: str, known: Sequence[str]) -> pl.Expr:
     try:
         condition = pl.sql_expr(where)

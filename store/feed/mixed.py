@@ -38,12 +38,12 @@ class MixedRows:
 
     @property
     def mean(self) -> Sequence[npt.NDArray[np.float32]] | None:
-        """`RowFeed.mean`, the same of all feeds."""
+        """What is subtracted from the rows of all runs, as `RowFeed.mean`."""
         return self.feeds[0].mean
 
     @property
     def factor(self) -> Sequence[float] | None:
-        """`RowFeed.factor`, the same of all feeds."""
+        """By what they are then multiplied, as `RowFeed.factor`."""
         return self.feeds[0].factor
 
     def __iter__(self) -> "MixedRows":

@@ -46,14 +46,15 @@ class RunSource:
 
     def __init__(self, run: Run, sites: Sequence[str]) -> None:
         self._run, self._edges = run, shard_edges(run)
-        self._arrays = [site_array(s, run.plan.dtype_of(s), 0) for s in map(run.site, sites)]
+        specs = [run.site(site) for site in sites]
+        self._arrays = [site_array(spec, run.plan.dtype_of(spec), 0) for spec in specs]
         self.columns = [
             SiteColumn(
                 array.decoded_dtype,
                 array.decoded_width,
-                array.lpp["dtype"] in {"bfloat16", "float8_e4m3"},
+                run.plan.dtype_read(spec) == "bfloat16",
             )
-            for array in self._arrays
+            for array, spec in zip(self._arrays, specs, strict=True)
         ]
         """What the rows of each site are."""
         self.in_bucket = not isinstance(run.directory.root, Path)

@@ -289,6 +289,11 @@ class Plan:
         """How rows of `site` lie on disk."""
         return site.dtype or self.stored_dtype
 
+    def dtype_read(self, site: SiteSpec) -> SiteDtype:
+        """How rows of `site` are read as stored: those of 8 bits as bfloat16."""
+        dtype = self.dtype_of(site)
+        return "bfloat16" if dtype == "float8_e4m3" else dtype
+
     def is_lossy(self, site: str) -> bool:
         """Whether the rows of `site` are stored with fewer digits than were computed."""
         return any(spec.name == site and spec.dtype == "float8_e4m3" for spec in self.sites)
