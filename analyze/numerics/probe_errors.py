@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
     """Of a number: one-sided, of labels without information, Student's t of the draws. Of a
     difference: two-sided, of none, normal."""
     shuffled: Floats
-    """(`SHUFFLES`,) the same of shuffled labels."""
+    """(`SHUFFLES`,) its values for shuffled labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

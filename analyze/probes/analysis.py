@@ -1,4 +1,4 @@
-"""Probes of a label at each site of a run, and the same of controls."""
+"""Probes of a label: at each site of a run, and on controls."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace

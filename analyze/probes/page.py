@@ -24,7 +24,7 @@ from lpp.analyze.pages.words import (
 )
 from lpp.analyze.probes.analysis import EMBED, ProbeAnalysis, ProbeResult, Q
 from lpp.analyze.probes.mistakes import worst_predicted
-from lpp.analyze.probes.tables import MEANING, PROBE_SCORES, PROBES, probe_flags, probe_tables
+from lpp.analyze.probes.tables import MEANING, PROBE_SCORES, PROBES, probe_flags, probes_frame
 from lpp.store.format.run_names import run_names
 
 _READING: Final = (
@@ -59,7 +59,7 @@ def probe_page(store: str, analysis: ProbeAnalysis) -> Page:
     bytes.
     """
     run = analysis.view.run
-    frame = probe_tables(analysis)[PROBES.name]
+    frame = probes_frame(analysis)
     mistakes, call = worst_predicted(analysis), _call(store, analysis)
     number = "probe_auroc" if analysis.labels.classes else "probe_r2"
     sites = _table(

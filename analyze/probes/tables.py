@@ -42,7 +42,7 @@ _ANALYSIS: Final = (
     Column("folds", "INTEGER", "folds of the prompts", "folds"),
     Column("seed", "BIGINT", "seed of folds, shuffled labels and random directions"),
 )
-_KEY: Final = tuple(column.name for column in _ANALYSIS)
+_KEY_COLUMNS: Final = tuple(column.name for column in _ANALYSIS)
 _PROBE: Final = Column("probe", "VARCHAR", "site whose rows are read, or name of a control")
 
 
@@ -51,10 +51,10 @@ def _table(name: str, meaning: str, key: tuple[str, ...], *columns: Column) -> T
         name,
         meaning,
         "lpp-analyze probe STORE --label FIELD",
-        (*_KEY, *key),
+        (*_KEY_COLUMNS, *key),
         (*_ANALYSIS, *columns),
         # q corrects over all sites of an analysis, so its rows are replaced together
-        merging=Merging(replaced=_KEY),
+        merging=Merging(replaced=_KEY_COLUMNS),
     )
 
 
@@ -96,19 +96,15 @@ PROBE_SCORES: Final = _table(
 )
 
 
+def probes_frame(analysis: ProbeAnalysis) -> pl.DataFrame:
+    """Table `probes`: sites by depth, then controls."""
+    rows = [_key(analysis) | _row(analysis, result) for result in analysis.results]
+    return pl.DataFrame(rows, schema=frame_schema(PROBES.columns))
+
+
 def probe_tables(analysis: ProbeAnalysis) -> dict[str, pl.DataFrame]:
     """Tables `probes` and `probe_scores`, by name: sites by depth, then controls."""
-    settings, labels = analysis.settings, analysis.labels
-    key = {
-        "run": analysis.view.run.id,
-        "label": labels.name,
-        "rows": settings.rows,
-        "skip_first": settings.skip_first,
-        "group_field": settings.group or "",
-        "cluster_field": settings.cluster or "",
-        "folds": settings.folds,
-        "seed": settings.seed,
-    }
+    labels = analysis.labels
     of_prompts = {
         "prompt_id": labels.prompts,
         "fold": labels.target.fold,
@@ -120,17 +116,28 @@ def probe_tables(analysis: ProbeAnalysis) -> dict[str, pl.DataFrame]:
         )
         for result in analysis.results
     ]
-    with_key = [pl.lit(value).alias(name) for name, value in key.items()]
+    with_key = [pl.lit(value).alias(name) for name, value in _key(analysis).items()]
     schema = frame_schema(PROBE_SCORES.columns)
     return {
-        PROBES.name: pl.DataFrame(
-            [key | _row(analysis, result) for result in analysis.results],
-            schema=frame_schema(PROBES.columns),
-        ),
+        PROBES.name: probes_frame(analysis),
         PROBE_SCORES.name: pl.concat(scores)
         .with_columns(with_key)
         .select(schema.names())
         .cast(schema),
+    }
+
+
+def _key(analysis: ProbeAnalysis) -> dict[str, Any]:
+    settings = analysis.settings
+    return {
+        "run": analysis.view.run.id,
+        "label": analysis.labels.name,
+        "rows": settings.rows,
+        "skip_first": settings.skip_first,
+        "group_field": settings.group or "",
+        "cluster_field": settings.cluster or "",
+        "folds": settings.folds,
+        "seed": settings.seed,
     }
 
 
