@@ -78,14 +78,14 @@ env: $(ENV) ## the environment; without a GPU: TORCH_INDEX=https://download.pyto
 demo: $(DEMO_ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; compare them
 	@$(BIN)/lpp-capture demo
 
-test: $(ENV) ## the 5,500 tests that a contributor runs: three to seven minutes on two cores
+test: $(ENV) ## the 5,900 tests that a contributor runs: three to seven minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
 BASE ?=
 test-changed: $(ENV) ## the tests that a change can reach, against `main` or BASE=...; ALL=1: slow ones too
 	$(BIN)/python tests/support/changed.py $(BASE) $(WORKERS) $(if $(ALL),$(EVERYTHING))
 
-test-all: $(ENV) ## all 6,800 tests but those of vLLM and of GPUs: the real model, servers, a browser; half an hour
+test-all: $(ENV) ## all 7,300 tests but those of vLLM and of GPUs: the real model, servers, a browser; half an hour
 	$(BIN)/python -m pytest $(WORKERS) $(WAITING) $(EVERYTHING)
 
 coverage: $(ENV) ## `make test`, and the share of lines and branches that it runs
