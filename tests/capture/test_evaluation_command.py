@@ -457,11 +457,12 @@ def test_the_answer_of_a_generation_ends_before_the_stop_string(
     texts = [
         decode(row["token_ids"][row["n_given"] :]) for row in run.prompts("n_given").to_pylist()
     ]
-    stop = max(set("".join(text[3:] for text in texts)), key=[t[3:] for t in texts].count)
+    later = "".join(text[3:] for text in texts)
+    stop = max(sorted(set(later)), key=later.count)
     write_task(folder, "generate_until", items=40, generation_kwargs={**settings, "until": [stop]})
     assert evaluate(folder, "--replace").exit_code == 0
     rows = {row["item"]: row for row in read_items(root).to_pylist()}
-    lengths = []
+    lengths, answers = [], {}
     for prompt in run.prompts("n_given", "written_logprob", "field.item").to_pylist():
         row, written = rows[prompt["field.item"]], prompt["token_ids"][prompt["n_given"] :]
         (n_answer,), logprobs = row["n_answer"], prompt["written_logprob"]
@@ -470,6 +471,7 @@ def test_the_answer_of_a_generation_ends_before_the_stop_string(
         assert not n_answer or not decode(written[: n_answer - 1]).startswith(text)
         assert row["log_likelihoods"] == pytest.approx([sum(logprobs[:n_answer])], abs=1e-4)
         lengths.append(n_answer - len(written))
+        answers[int(prompt["field.item"])] = decode(written[:n_answer])
     assert min(lengths) < 0
     found = evaluated_items(root, "tiny_gen", settings=ItemsSettings(source=row["source"]))
     assert found.table["length"].to_list() == [rows[k]["n_answer"][0] for k in sorted(rows)]
@@ -486,7 +488,7 @@ def test_the_answer_of_a_generation_ends_before_the_stop_string(
     total = sum((shown[f"n_{kind}"] * (shown[f"mean_{kind}"] or 0)) for kind in ("right", "wrong"))
     assert total / 40 == pytest.approx(np.mean(found.table["length"].to_list()), rel=1e-3)
     for said in (*mistakes.to_dicts(), *map(asdict, confident_mistakes(found))):
-        assert stop not in (said["chosen"] or "")[:-1], said
+        assert (said["chosen"] or "").strip() == answers[said["item"]].strip(), said
     as_earlier_releases(root)
     early = evaluated_items(root, "tiny_gen")
     assert early.uncut
