@@ -49,7 +49,8 @@ WAITING := --numprocesses 3
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-changed test-all test-vllm test-trainers test-collectors test-oldest test-gpu coverage soak soak-vllm fuzz \
-        check format bench bench-vllm bench-gpu bench-peers docs tables pictures clean
+        check format bench bench-vllm bench-gpu bench-peers docs tables pictures \
+        quickstart-store wheel clean
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +78,18 @@ env: $(ENV) ## the environment; without a GPU: TORCH_INDEX=https://download.pyto
 
 demo: $(DEMO_ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; compare them
 	@$(BIN)/lpp-capture demo
+
+QUICKSTART := analyze/quickstart/store.tar
+$(QUICKSTART): $(ENV)
+	$(BIN)/python -m docs.quickstart_store
+
+quickstart-store: $(QUICKSTART) ## capture the small store of `lpp-analyze quickstart`, which the wheel carries
+
+wheel: $(QUICKSTART) ## the wheel and the source archive in dist/, with that store; checked by twine
+	@$(BIN)/python -c 'import twine' 2>/dev/null || $(PIP) install --quiet twine
+	rm -rf dist build/lib
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 test: $(ENV) ## the 5,900 tests that a contributor runs: three to seven minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)

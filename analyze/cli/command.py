@@ -15,6 +15,7 @@ from lpp.analyze.cli.layers import layers
 from lpp.analyze.cli.metrics import metrics
 from lpp.analyze.cli.probe import probe
 from lpp.analyze.cli.profile import profile
+from lpp.analyze.cli.quickstart import quickstart
 from lpp.analyze.cli.report import report
 from lpp.analyze.cli.sensitivity import sensitivity
 from lpp.analyze.cli.teacher import teacher
@@ -32,6 +33,7 @@ def main() -> None:
     """Compute latent performance profiles from a store. No model is needed.
 
     \b
+        lpp-analyze quickstart
         lpp-analyze profile ./lpp
         lpp-analyze sensitivity ./lpp
         lpp-analyze layers ./lpp
@@ -60,6 +62,7 @@ main.add_command(layers)
 main.add_command(metrics)
 main.add_command(probe)
 main.add_command(profile)
+main.add_command(quickstart)
 main.add_command(report)
 main.add_command(sensitivity)
 main.add_command(teacher)

@@ -52,6 +52,12 @@ def as_text(page: Page, *, everything: bool = False, bars: bool = False) -> str:
     return "".join(_parts(page, everything, _Writer(page, bars=bars)))
 
 
+def in_brief(page: Page) -> str:
+    """The beginning of `page` for a terminal: its first sentence and numbers."""
+    write = _Writer(page)
+    return write.paragraph(page.opening.sentence) + write.opening()
+
+
 def _parts(page: Page, everything: bool, write: "_Writer") -> Iterator[str]:
     yield from write.legend()
     if page.opening.sentence:

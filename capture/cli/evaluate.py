@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 OF_RUN: Final = (
     *("revision", "untrained-seed", "device", "dtype", "attention", "device-map"),
     *("tensor-parallel", "engine-option", "check-sites"),
-    *("quantization", "trust-remote-code", "sites", "keep", "moments-dtype", "keep-head"),
-    *("batch-tokens", "shard-mib"),
+    *("quantization", "trust-remote-code", "sites", "keep", "moments-dtype", "stored-dtype"),
+    *("keep-head", "batch-tokens", "shard-mib"),
 )
 """Options that are those of `lpp-capture run`."""
 

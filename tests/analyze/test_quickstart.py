@@ -1,0 +1,94 @@
+"""`lpp-analyze quickstart`: a store that comes with the package answers four questions."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from docs import quickstart_store
+from lpp.analyze.cli.command import main
+from lpp.analyze.quickstart import packed
+from lpp.store import open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that `make quickstart-store` writes."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    quickstart_store.capture(folder / "store", folder / "sentences.jsonl")
+    quickstart_store.pack(folder / "store", folder / "store.tar")
+    return folder / "store.tar"
+
+
+@pytest.mark.slow
+def test_four_questions_have_answers_without_a_model(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "PACKED", archive)
+    store = tmp_path / "first look"
+    asked = CliRunner().invoke(main, ["quickstart", "--store", str(store)])
+    assert asked.exit_code == 0, asked.output
+    for words in (
+        "uses 1", "of the most likely next", "tells topic statements from data", "of 60 items",
+        f"lpp-analyze profile '{store}'",
+    ):  # fmt: skip
+        assert words in " ".join(asked.stdout.split())
+    assert all(len(line) <= 80 for line in asked.stdout.splitlines() if str(store) not in line)
+    assert (store / "report.html").exists()
+    assert len(open_store(store).runs) == 3
+    verified = CliRunner().invoke(main, ["verify", str(store)])
+    assert verified.exit_code == 0, verified.output
+    again = CliRunner().invoke(main, ["quickstart", "--store", str(store)])
+    assert again.stdout == asked.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_it_in_six_megabytes(archive: Path, tmp_path: Path) -> None:
+    """Captured stores are not in the repository: a build takes the one that was made."""
+    for name in ("analyze", "capture", "namespace", "sql", "store"):
+        shutil.copytree(
+            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "store.tar")
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copy(archive, tmp_path / "analyze" / "quickstart" / "store.tar")
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "made"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "made").iterdir()
+    assert wheel.stat().st_size <= 6_000_000
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), environment], check=True)
+    code = "from lpp.analyze.quickstart import unpack; from pathlib import Path; unpack(Path('q'))"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(environment)}, check=True
+    )
+    assert len(open_store(tmp_path / "q").runs) == 3
+
+
+def test_without_a_store_it_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "PACKED", tmp_path / "none.tar")
+    asked = CliRunner().invoke(main, ["quickstart", "--store", str(tmp_path / "q")])
+    assert asked.exit_code == 2
+    assert "make quickstart-store" in asked.stderr
+    assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.slow
+def test_a_directory_with_something_else_stays_as_it_is(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "PACKED", archive)
+    (tmp_path / "notes.txt").write_text("mine")
+    asked = CliRunner().invoke(main, ["quickstart", "--store", str(tmp_path)])
+    assert (asked.exit_code, [path.name for path in tmp_path.iterdir()]) == (2, ["notes.txt"])
+    assert "holds something else" in asked.stderr
