@@ -61,7 +61,19 @@ def on_files(files: Files, config: Any) -> Files:
             files.append(File.generated(config, name, abs_src_path=str(path)))
     for page, text in reference.pages():
         files.append(File.generated(config, page, content=text))
+    index = "\n".join(_index(config["nav"]))
+    about = f"# {config['site_name']}\n\n> {config['site_description']}\n\n{index}\n"
+    files.append(File.generated(config, "llms.txt", content=about))
     return files
+
+
+def _index(entries: Any) -> Iterator[str]:
+    """The pages of the navigation as Markdown: https://llmstxt.org."""
+    for title, page in (pair for entry in entries for pair in entry.items()):
+        if isinstance(page, str):
+            yield f"- [{title}]({page.removesuffix('.md')}.html)"
+        else:
+            yield from (f"\n## {title}\n", *_index(page))
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -1,4 +1,6 @@
-"""The workflow in docs/ci-gate.yml is executed: each of its commands, as bash runs it there."""
+"""The workflow in docs/ci-gate.yml is executed, with the action of action.yml that it uses: each of
+their commands, as bash runs it there.
+"""
 
 import copy
 import json
@@ -7,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import pytest
 import torch
 import yaml
 
-WORKFLOW = Path(__file__).resolve().parents[2] / "docs" / "ci-gate.yml"
-STEPS = yaml.safe_load(WORKFLOW.read_text())["jobs"]["drift"]["steps"]
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOW = yaml.safe_load((ROOT / "docs" / "ci-gate.yml").read_text())
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
 IN_ANY_CASE = "always() && hashFiles('drift.md') != ''"
 PROMPTS = 100
 
@@ -42,6 +45,20 @@ def models(
     return root
 
 
+def steps() -> Iterator[dict[str, Any]]:
+    """The steps of the job, in place of the action its own, with what the job gives it."""
+    for step in WORKFLOW["jobs"]["drift"]["steps"]:
+        if "lpp-engine" not in step.get("uses", ""):
+            yield step
+            continue
+        defaults = {name: value.get("default") for name, value in ACTION["inputs"].items()}
+        given = {f"${{{{ inputs.{k} }}}}": v for k, v in {**defaults, **step["with"]}.items()}
+        assert None not in given.values()
+        for inner in ACTION["runs"]["steps"]:
+            values = {name: given[value] for name, value in inner.get("env", {}).items()}
+            yield {**inner, "env": values}
+
+
 def run_job(folder: Path, base: Path, candidate: Path, cache: Path) -> dict[str, int]:
     """The job in `folder`, checked out and restored as its actions do: exit codes by step."""
     environment = {
@@ -51,8 +68,8 @@ def run_job(folder: Path, base: Path, candidate: Path, cache: Path) -> dict[str,
         "HF_HUB_OFFLINE": "1",
     }
     codes: dict[str, int] = {}
-    for step in STEPS:
-        name = step.get("name", step.get("uses"))
+    for step in steps():
+        name = str(step.get("name", step.get("uses")))
         when = step.get("if")
         assert when in (None, IN_ANY_CASE)
         if any(codes.values()) if when is None else not (folder / "drift.md").exists():
@@ -69,7 +86,11 @@ def run_job(folder: Path, base: Path, candidate: Path, cache: Path) -> dict[str,
             script = folder / "step.sh"
             script.write_text(step["run"])
             done = subprocess.run(
-                ["bash", "-e", script], cwd=folder, env=environment, check=False, text=True
+                ["bash", "-eo", "pipefail", script],
+                cwd=folder,
+                env=environment | step["env"],
+                check=False,
+                text=True,
             )
             codes[name] = done.returncode
     return codes
@@ -100,11 +121,12 @@ def test_the_workflow_passes_a_near_candidate_and_fails_a_far_one(
         }
 
 
-def test_every_step_of_the_workflow_is_known() -> None:
-    commands = [step["run"] for step in STEPS if "run" in step]
-    assert [command.split()[0] for command in commands] == [
-        *("pip", "lpp-capture", "lpp-capture", "lpp-analyze", "cat")
+def test_every_step_is_known() -> None:
+    commands = {step["name"]: step["run"] for step in steps() if "run" in step}
+    assert [command.split()[0] for command in commands.values()] == [
+        *("pip", "lpp-capture", "lpp-capture", "conditions=()", "cat")
     ]
-    restored = next(step["with"] for step in STEPS if "cache" in step.get("uses", ""))
-    assert f"--store ./{restored['path']}\n" in commands[1]
-    assert f"./{restored['path']}::base candidate" in commands[3]
+    restored = next(step["with"] for step in steps() if "cache" in step.get("uses", ""))
+    assert f"--store ./{restored['path']}\n" in commands["Capture the base"]
+    assert f"./{restored['path']}::" in commands["Compare"]
+    assert all(step["shell"] == "bash" for step in ACTION["runs"]["steps"] if "run" in step)
