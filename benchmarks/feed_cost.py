@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from benchmarks.peers import feeds
 from benchmarks.setting import store_of
 from benchmarks.synthetic import synthetic_run
 from lpp.store import Run, open_store
+from lpp.store.arrays.layout import chunk_rows
 from lpp.store.feed import rows
 from lpp.store.feed.epoch import Epoch, Order
 from lpp.store.feed.spans import Spans
@@ -89,23 +90,24 @@ def _beside_blocks(run: Run, what: str, clock: Clock, bar: float) -> Ratio:
 
 def units_by_batch(order: Order, spans: Spans) -> Iterator[npt.NDArray[np.int64]]:
     """The units of each batch of an epoch, as a feed gives them, without a store."""
-    epoch, given = Epoch(order, spans, 0), 0
-    wanted = epoch.wanted()
-    while True:
-        while epoch.takes_another(given):
-            span, units = next(wanted)
-            epoch.load(units + spans.edges[span])
-        slots = epoch.draw(order.batch)
-        if not len(slots):
-            return
-        yield epoch.unit_in[slots]
-        given += 1
+    epoch, filled, rest = Epoch(order, spans, 0), dict[int, Any](), np.zeros(0, np.int64)
+    for number in range(epoch.rounds):
+        for filling in {*epoch.drawn_in(number)} - {*filled}:
+            of_filling = range(*epoch.starts[filling : filling + 2])
+            units = [epoch.units(k) + spans.edges[epoch.chosen.spans[k]] for k in of_filling]
+            filled[filling] = epoch.shuffled(filling, np.concatenate(units))
+        rest = np.concatenate([rest, epoch.draw(number, filled)])
+        while len(rest) >= order.batch:
+            yield rest[: order.batch]
+            rest = rest[order.batch :]
+    if len(rest):
+        yield rest
 
 
 def _distinct_prompts(width: int, bar: float) -> Ratio:
     """Prompts in a batch, beside those in a batch of a uniform permutation: mean of an epoch."""
     total, capacity = PROMPTS * LENGTH, (2 << 30) // (2 * width)
-    chunk = 1 << round(np.log2((2 << 20) / (2 * width)))
+    chunk = chunk_rows(width, 2)
     spans = Spans(edges=np.append(np.arange(0, total, chunk), total), kept=None)
     order = Order(batch=BATCH, seed=0, capacity=capacity, rank=0, world=1, drop_last=False)
     counts = [len(np.unique(units // LENGTH)) for units in units_by_batch(order, spans)]

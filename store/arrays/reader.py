@@ -35,7 +35,7 @@ ReadAs: TypeAlias = Literal["stored", "float32"]
 MIB: Final = 1 << 20
 
 KEPT_BYTES: Final = 16 * MIB
-"""A thread keeps buffers of up to this many bytes; a writer's chunks take 3 MiB."""
+"""A thread keeps buffers of up to this many bytes; a writer's chunks take 3 MiB at most."""
 
 
 _TILE_BYTES: Final = MIB
@@ -210,20 +210,21 @@ def _touched(
         if first_row >= rows.stop or first_row + layout.object_rows <= rows.start:
             continue
         key = f"c/{number}/0"
-        try:
-            if chunks is None:
-                places, hashes = _places(source, layout, number), None
-            else:
-                places = _recorded_places(sources, layout, chunks)
-                hashes = [chunk.xxh3_128 for chunk in chunks]
-        except (ValueError, EOFError) as error:
-            raise misfit(f"{where}/{key}", error) from None
         size = layout.chunk_rows
         begin = max(rows.start - first_row, 0) // size
-        stop = min(-(-(rows.stop - first_row) // size), len(places))
+        stop = min(-(-(rows.stop - first_row) // size), layout.filled_chunks(number))
+        try:
+            if chunks is None:
+                places = _places(source, layout, number)[begin:stop]
+                hashes: Sequence[str | None] = [None] * len(places)
+            else:
+                places = _recorded_places(sources, layout, chunks, begin, stop)
+                hashes = [chunk.xxh3_128 for chunk in chunks[begin:stop]]
+        except (ValueError, EOFError) as error:
+            raise misfit(f"{where}/{key}", error) from None
         touched += [
-            _Chunk(source, key, *places[k], first_row + k * size, hashes[k] if hashes else None)
-            for k in range(begin, stop)
+            _Chunk(source, key, *place, first_row + k * size, xxh3_128)
+            for k, place, xxh3_128 in zip(range(begin, stop), places, hashes, strict=True)
         ]
     return touched if rows else []
 
@@ -246,16 +247,24 @@ def _places(source: Source, layout: ArrayLayout, number: int) -> list[tuple[int,
 
 
 def _recorded_places(
-    sources: Sequence[Source], layout: ArrayLayout, chunks: Sequence[RecordedChunk]
+    sources: Sequence[Source],
+    layout: ArrayLayout,
+    chunks: Sequence[RecordedChunk],
+    first: int = 0,
+    end: int | None = None,
 ) -> list[tuple[int, int]]:
-    """As `_places`, from the record: one object, chunks from byte 0, then the index."""
+    """As `_places`, from the record: one object, chunks from byte 0, then the index.
+
+    first, end: of these chunks alone, since an object may have thousands.
+    """
     if len(sources) != 1 or not layout.sharded or len(chunks) != layout.object_chunks:
         raise ValueError(f"not one object of {len(chunks)} chunks, as its record says")
-    places = list(places_in_order(chunk.bytes for chunk in chunks))
-    size = sum(places[-1]) + index_bytes(len(chunks))
-    if sources[0].size != size or any(length < 1 for _, length in places):
+    lengths = [chunk.bytes for chunk in chunks]
+    size = sum(lengths) + index_bytes(len(chunks))
+    if sources[0].size != size or min(lengths) < 1:
         raise ValueError(f"{sources[0].size} bytes, should be {size} by the sizes of its chunks")
-    return places
+    before = sum(lengths[:first])
+    return [(before + start, length) for start, length in places_in_order(lengths[first:end])]
 
 
 def _check_size(header: memoryview, length: int, layout: ArrayLayout) -> None:
@@ -317,7 +326,7 @@ def _each(call: Callable[[_Chunk], None], chunks: Sequence[_Chunk], pool: Execut
     threads at neighbouring chunks would both zero the huge page of memory that these share, which
     made reading into new memory 1.5 times as slow.
     """
-    threads = max(1, min(len(chunks), usable_cores())) if pool else 1
+    threads = min(len(chunks), usable_cores()) if pool and len(chunks) > 1 else 1
     bounds = [len(chunks) * thread // threads for thread in range(threads + 1)]
     runs = [deque(chunks[first:end]) for first, end in pairwise(bounds)]
     lock = threading.Lock()

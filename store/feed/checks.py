@@ -1,11 +1,11 @@
 """Arguments that rows and prompts share."""
 
-import math
 import re
 from collections.abc import Sequence
 
 from lpp.store.arrays.reader import ReadAs
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.feed.epoch import LEAST_SPANS
 from lpp.store.feed.reader import OnDamage
 from lpp.store.feed.spans import Spans
 from lpp.store.format.keys import SHARDS_KEY, shard_key
@@ -73,13 +73,13 @@ def _check_whole(run: Run) -> None:
         )
 
 
-def buffer_units(memory: int, unit_bytes: float, batch: int, spans: Spans, units: str) -> int:
-    """Rows or prompts that a buffer holds. InputError if a batch and a span do not fit into it."""
-    capacity, least = int(memory / unit_bytes), batch + int(spans.counts.max(initial=0))
-    if capacity < min(least, int(spans.counts.sum())):
+def buffer_rows(memory: int, row_bytes: int, spans: Spans) -> int:
+    """Rows that a buffer holds. InputError if it holds too few spans of them."""
+    capacity, least = memory // row_bytes, LEAST_SPANS * spans.longest
+    if capacity < least:
         raise InputError(
-            f"a buffer of {short_bytes(memory)} holds {capacity:,} {units}; a batch and what is "
-            f"read at a time have {least:,}. Give buffer={math.ceil(least * unit_bytes)} or more.",
+            f"a buffer of {short_bytes(memory)} holds {capacity:,} rows; it must hold {least:,}, "
+            f"{LEAST_SPANS} times what is read at a time. Give buffer={least * row_bytes} or more.",
             kind=ErrorKind.INVALID_VALUE,
         )
     return capacity

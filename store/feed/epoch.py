@@ -1,20 +1,38 @@
-"""Which units, rows or whole prompts, come in which batch of an epoch: all but their values."""
+"""Which units, rows or whole prompts, come in which order in an epoch: all but their values.
 
-from collections.abc import Iterator
+The buffer is divided into sections. The spans that fill a section are read together and stay where
+they were unpacked until every unit in them was drawn. Each round draws an equal share of the units
+of every section, in random order: a section lasts as many rounds as there are sections, one of
+them is drawn empty in each round, and one is filled again. So about half of the buffer is empty,
+and each row is copied once, into its batch.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from lpp.store.feed.draws import Draws, Integers, Slots
+from lpp.store.feed.draws import Draws, Integers
 from lpp.store.feed.output import worker
 from lpp.store.feed.spans import EpochSpans, Spans
 
-FIRST_FILL: Final = 4
-"""The first batch is drawn from a fourth of the buffer, so that training can start."""
+SECTIONS: Final = 128
+"""Sections of a buffer, at most."""
 
-GROWTH: Final = 3
-"""Then the buffer grows by so many batches with each batch, until it is full."""
+SECTION_SPANS: Final = 8
+"""Spans that a section has room for, at least, unless it leaves fewer sections than that: as many
+are read at a time, which hides how late a bucket answers."""
+
+LEAST_SPANS: Final = 4
+"""Spans that a buffer must have room for: two that are drawn from, and those that are read ahead.
+"""
+
+AHEAD: Final = 2
+"""Sections that are filled while rows of the others are drawn."""
+
+FIRST_FILL: Final = 4
+"""The first round draws from a fourth of the sections, so that training can start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +40,10 @@ class Order:
     """What decides which units come in which batch, beside the run itself."""
 
     batch: int
-    """Units of a batch; of whole prompts about as many."""
+    """Rows of a batch; with whole prompts, at most so many."""
     seed: int
     capacity: int
-    """Units that the buffer has memory for."""
+    """Rows that the buffer has memory for."""
     rank: int
     world: int
     drop_last: bool
@@ -36,72 +54,119 @@ class Order:
         return replace(self, rank=rank, world=world)
 
 
-def expected_prompts(batch: int, prompts: int, rows: int, capacity: int) -> tuple[float, float]:
-    """Distinct prompts in a batch: expected from a buffer of `capacity` rows once it is full, and
-    in a uniform sample. prompts, rows: of the whole epoch.
+class Sections:
+    """How a buffer for `capacity` rows is divided, if no span has more than `longest` of them."""
 
-    A row leaves the buffer with probability batch / capacity at each draw, so of the prompts that
-    were read a buffer's worth of rows ago a share of e^-1 is left, and so on: the sum over all ages
-    is the integral of (1 - e^-t) / t up to batch x rows of a prompt / capacity.
+    def __init__(self, capacity: int, longest: int) -> None:
+        spans = max(LEAST_SPANS, capacity // max(1, longest))
+        self.count = min(SECTIONS, max(spans // SECTION_SPANS, min(spans, SECTION_SPANS)))
+        self.rows = max(longest, capacity // self.count)
+        """Rows that each has memory for."""
+        self.drawn = self.count - AHEAD
+        """Sections that a round draws from, once the buffer is full."""
+        self.first = max(1, self.drawn // FIRST_FILL)
+        """Sections that the first round draws from."""
+
+
+def expected_prompts(
+    batch: int, prompts: int, rows: int, sections: Sections, longest: int
+) -> tuple[float, float]:
+    """Distinct prompts in a batch: expected once the buffer is full, and in a uniform sample.
+
+    prompts, rows: of the whole epoch. longest: rows of a span. A prompt begins anywhere in a span
+    and lies in one or more, each of which is in the buffer by chance.
     """
     uniform = prompts * (1 - (1 - 1 / prompts) ** batch)
-    if rows <= capacity:
-        return uniform, uniform
+    held = min(1.0, sections.drawn * sections.rows / rows)
+    rounds = batch * sections.drawn / (held * rows)  # a batch has the rows of so many
+    share = rounds / (rounds + 1)  # and so much of each, since it begins anywhere in a round
+
+    def misses(count: Any) -> Any:
+        """Chance that none of `count` neighbouring rows of a span is in the batch."""
+        dealt, part = np.divmod(count / sections.drawn, 1)  # one in each round, or by chance
+        none = (1 - share) ** dealt * (1 - part * share)
+        return 1 - held * (1 - none ** (rounds + 1))
+
     of_prompt = rows / prompts
-    end = batch * of_prompt / capacity
-    t = (np.arange(1000) + 0.5) * end / 1000
-    integral = float(np.mean(-np.expm1(-t) / t)) * end
-    return min(uniform, capacity / of_prompt * integral), uniform
+    first = np.minimum(of_prompt, longest * (1 - np.arange(64) / 64))
+    whole, last = np.divmod(of_prompt - first, longest)
+    missed = misses(first) * misses(longest) ** whole * misses(last)
+    return min(uniform, prompts * float(np.mean(1 - missed))), uniform
 
 
 class Epoch:
-    """One rank's epoch: which units go into which slots of the buffer, and which come out.
+    """One rank's epoch: which spans fill each section, and which units each round draws.
 
-    Spans come in random order. They fill the buffer up to a level, a batch is drawn from all that
-    is there, and so on. Everything follows from `Order` and from what is lost, so that it can be
-    repeated without reading a row.
+    Section k is filled before round k - `sections.first` + 1, and in the place of section k -
+    `sections.count`. The last round draws all that is left. Everything follows from `Order` and
+    from how many units are lost.
     """
 
     def __init__(self, order: Order, spans: Spans, number: int) -> None:
-        self._order, self._spans = order, spans
-        shared = Draws(order.seed, number)
-        self.chosen: EpochSpans = spans.of_epoch(shared, order.rank, order.world)
-        self._draws = Draws(order.seed, number, order.rank, order.world)
-        self.slots = Slots(min(order.capacity, int(self.chosen.counts.sum())))
-        self.unit_in = np.zeros(self.slots.capacity, np.int64)
-        """(capacity,) the unit that each slot holds, by its number in the run."""
-        self.loaded = 0
-        """Spans that are in the buffer or were."""
+        self._key = order.seed, number, order.rank, order.world
+        self.spans = spans
+        self.chosen: EpochSpans = spans.of_epoch(Draws(order.seed, number), order.rank, order.world)
+        ends = np.append(0, np.cumsum(self.chosen.rows))
+        longest = int(self.chosen.rows.max(initial=0))
+        self.sections = Sections(min(order.capacity, int(ends[-1])), longest)
+        starts = [0]
+        while starts[-1] < len(self.chosen.spans):
+            most = ends[starts[-1]] + self.sections.rows
+            starts.append(int(np.searchsorted(ends, most, side="right")) - 1)
+        self.starts = starts
+        """The first span of each filling of a section, then the number of spans."""
+        self.rounds = max(1, len(starts) - self.sections.first)
 
-    def wanted(self, start: int = 0) -> Iterator[tuple[int, Integers]]:
-        """From number `start` on: each span, and its units that this rank takes, counted from its
+    @property
+    def fillings(self) -> int:
+        """How often a section is filled."""
+        return len(self.starts) - 1
+
+    def drawn_in(self, number: int) -> range:
+        """The fillings that round `number` draws from."""
+        end = number + self.sections.first
+        return range(max(0, end - self.sections.drawn), min(end, self.fillings))
+
+    def due_by(self, number: int) -> int:
+        """Fillings that may be read once round `number` begins: there is memory for them."""
+        return min(number + self.sections.first + AHEAD, self.fillings)
+
+    def units(self, span: int) -> Integers:
+        """The units that this rank takes of its span number `span`, counted from the span's
         first.
         """
-        chosen = self.chosen
-        for k in range(start, len(chosen.spans)):
-            span = int(chosen.spans[k])
-            yield span, self._spans.units(span)[chosen.first[k] : chosen.end[k]]
+        of_span = self.spans.units(int(self.chosen.spans[span]))
+        return of_span[self.chosen.first[span] : self.chosen.end[span]]
 
-    def takes_another(self, batches: int) -> bool:
-        """Whether the next span is due before the next batch, after so many."""
-        if self.loaded == len(self.chosen.spans):
-            return False
-        batch, capacity = self._order.batch, self.slots.capacity
-        level = min(capacity // FIRST_FILL + GROWTH * batch * batches, capacity)
-        filled = self.slots.filled
-        return filled < batch or filled + int(self.chosen.counts[self.loaded]) <= level
+    def shuffled(self, filling: int, units: Integers) -> Integers:
+        """(..., n) what a filling holds, in the order in which rounds draw it."""
+        draws = Draws(*self._key, 0, filling)
+        return units[..., draws.dealt(units.shape[-1], self._lasts(filling))]
 
-    def load(self, units: Integers) -> Integers:
-        """The slots of the next span's `units`, (n,) each."""
-        slots = self.slots.fill(len(units))
-        self.unit_in[slots] = units
-        self.loaded += 1
-        return slots
+    def draw(self, number: int, fillings: Mapping[int, Integers]) -> Integers:
+        """(..., n) what round `number` draws from `fillings`, which are `shuffled`."""
+        parts = [
+            fillings[k][..., slice(*self._part(number, k, fillings[k].shape[-1]))]
+            for k in self.drawn_in(number)
+        ]
+        drawn = np.concatenate(parts, axis=-1)
+        return drawn[..., Draws(*self._key, 1, number).order(drawn.shape[-1])]
 
-    def draw(self, count: int) -> Integers:
-        """The slots of `count` random units of the buffer, or of all that are left."""
-        return self.slots.draw(min(count, self.slots.filled), self._draws)
+    def size(self, number: int, counts: Integers) -> int:
+        """Units that round `number` draws from fillings of `counts` units."""
+        parts = (self._part(number, k, int(counts[k])) for k in self.drawn_in(number))
+        return sum(end - start for start, end in parts)
 
-    def put_back(self) -> None:
-        """Put the last unit of the last draw back into its slot."""
-        self.slots.fill(1)
+    def _part(self, number: int, filling: int, count: int) -> tuple[int, int]:
+        """The first unit that the round draws of the `count` of a filling, and one past the last.
+
+        The fillings of the first round last one round less each, so that no two end together.
+        """
+        lasts = self._lasts(filling)
+        done = number - max(0, filling - self.sections.first + 1)
+        end = lasts if number == self.rounds - 1 else done + 1
+        return count * done // lasts, count * end // lasts
+
+    def _lasts(self, filling: int) -> int:
+        """Rounds that draw from a filling."""
+        return self.sections.drawn + min(0, filling - self.sections.first + 1)

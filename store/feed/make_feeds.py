@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.feed.checks import buffer_bytes, buffer_units, check_feed
+from lpp.store.feed.checks import buffer_bytes, buffer_rows, check_feed
 from lpp.store.feed.chosen import kept_prompts, kept_rows
 from lpp.store.feed.draws import Integers
 from lpp.store.feed.epoch import Order
@@ -25,7 +25,7 @@ from lpp.store.runs.read import Run
 
 T = TypeVar("T")
 
-SPAN_BYTES: Final = 8 << 20
+SPAN_BYTES: Final = 4 << 20
 """Bytes of the prompts of a span, about: chunks at both ends are unpacked for two spans, so spans
 of several chunks waste little."""
 
@@ -140,7 +140,7 @@ def rows(
         order = Order(
             batch=count,
             seed=seed,
-            capacity=buffer_units(int(memory * share), size, count, stream.spans, "rows"),
+            capacity=buffer_rows(int(memory * share), size, stream.spans),
             rank=rank,
             world=world,
             drop_last=drop_last,
@@ -184,7 +184,7 @@ class _Stream:
             "median_length": lambda: first.median_length,
             "sink": lambda: first.sinks,
         }
-        self.spans = Spans.of_rows(runs[0], sites, kept_rows(runs[0], where, measured))
+        self.spans = Spans.of_rows(runs, sites, kept_rows(runs[0], where, measured))
 
     def means(self) -> list[Float32]:
         """(d,) of each column."""
@@ -267,12 +267,14 @@ def prompts(
             kind=ErrorKind.INVALID_VALUE,
         )
     size = row_bytes(RunSource(run, names).columns)
-    spans = Spans(edges=_span_edges(run, size), kept=np.packbits(kept))
-    mean = max(1.0, float(lengths[indices].mean())) if len(indices) else 1.0
-    batch = math.ceil(max_tokens / mean)
-    capacity = buffer_units(buffer_bytes(buffer), size * mean, batch, spans, "prompts")
+    spans = Spans(edges=_span_edges(run, size), kept=np.packbits(kept), first_rows=run.row_edges)
     order = Order(
-        batch=batch, seed=seed, capacity=capacity, rank=rank, world=world, drop_last=False
+        batch=max_tokens,
+        seed=seed,
+        capacity=buffer_rows(buffer_bytes(buffer), size, spans),
+        rank=rank,
+        world=world,
+        drop_last=False,
     )
     return _class(PromptFeed, like)(
         run,

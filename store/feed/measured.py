@@ -94,8 +94,8 @@ class SiteMeasures:
 
     def _pass(self, spans: Spans | None) -> Iterator[Loaded]:
         """Kept rows of all spans, in order, less those of prompts that were set aside."""
-        spans = spans or Spans.of_rows(self._run, (self._site,), None)
-        reader = SpanReader([RunSource(self._run, [self._site])], spans.edges, self._on_damage)
+        spans = spans or Spans.of_rows([self._run], [self._site], None)
+        reader = SpanReader([RunSource(self._run, [self._site])], spans.rows_at, self._on_damage)
         self._progress.expect(int(spans.counts.sum()))
         try:
             for loaded in reader.read((k, spans.units(k)) for k in range(len(spans.counts))):

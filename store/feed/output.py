@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from lpp.store.arrays.reader import to_float32
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.feed.draws import Integers
 
 Like: TypeAlias = Literal["torch", "numpy"]
 """Whose arrays a feed gives."""
@@ -72,9 +71,13 @@ class Output:
     """By which the rows of each column are then multiplied."""
     _memory: Recycled = field(default_factory=Recycled)
 
-    def of(self, pools: Sequence[npt.NDArray[Any]], slots: Integers) -> Any:
-        """Rows `slots`, (n,), of each column of the buffer."""
-        columns = [self._column(k, pool, slots) for k, pool in enumerate(pools)]
+    def columns(self, count: int, like: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """Memory for a batch of `count` rows of each of the arrays `like`."""
+        return [self._memory.array((count, array.shape[1]), array.dtype) for array in like]
+
+    def of(self, columns: Sequence[npt.NDArray[Any]]) -> Any:
+        """A batch of these rows, (n, width) of each column."""
+        columns = [self._transformed(k, rows) for k, rows in enumerate(columns)]
         if self.stacked:
             stacked = np.stack(columns, axis=1)
             return given(stacked, self.like, is_bfloat16=all(self.is_bfloat16))
@@ -82,15 +85,12 @@ class Output:
         batch = tuple(given(c, self.like, is_bfloat16=bits) for c, bits in pairs)
         return batch[0] if self.single else batch
 
-    def _column(self, k: int, pool: npt.NDArray[Any], slots: Integers) -> npt.NDArray[Any]:
-        shape = len(slots), pool.shape[1]
-        rows = self._memory.array(shape, pool.dtype)
-        np.take(pool, slots, axis=0, out=rows, mode="clip")  # `raise` would buffer all of `out`
+    def _transformed(self, k: int, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self.dtype == "stored":
             return rows
         out = rows
         if rows.dtype != np.float32:
-            out = to_float32(rows, out=self._memory.array(shape, np.float32))
+            out = to_float32(rows, out=self._memory.array(rows.shape, np.float32))
         if self.mean is not None:
             np.subtract(out, self.mean[k], out=out)
         if self.factor is not None:

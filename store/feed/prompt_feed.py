@@ -1,4 +1,4 @@
-"""The feed of whole prompts: batches are packed from a buffer that holds each prompt at a slot."""
+"""The feed of whole prompts: batches are packed from prompts in random order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.arrays.reader import to_float32
+from lpp.store.feed.buffer import Buffer
 from lpp.store.feed.draws import Integers
-from lpp.store.feed.epoch import Epoch
 from lpp.store.feed.output import Like, OutputDtype, given
-from lpp.store.feed.reader import Loaded, SpanReader
+from lpp.store.feed.reader import Memory, RunSource
 from lpp.store.feed.resumable import ResumableFeed
 from lpp.store.format.prompt_columns import TOKEN_PREFIX, token_columns
 from lpp.store.format.rows import ranges
@@ -58,60 +58,30 @@ class PromptFeed(ResumableFeed):
         ids = table["token_ids"].combine_chunks()
         self._token_ids = ids.flatten().to_numpy(zero_copy_only=False)
         self._labels = labels_of(table, run.lengths)
-        self._buffer: list[list[npt.NDArray[Any]]] = []
+        self._columns = RunSource(run, sites).columns
 
-    def __getstate__(self) -> dict[str, Any]:
-        """State for another process, which has a buffer of its own."""
-        return {**super().__getstate__(), "_buffer": []}
-
-    def close(self) -> None:
-        """End the threads and free the buffer; the next batch starts them again."""
-        super().close()
-        self._buffer = []
-
-    def _edges(self) -> Integers:
-        return self._row_edges[self._spans.edges]
-
-    def _rows(self, span: int, units: Integers) -> Integers:
-        edges, first = self._row_edges, int(self._spans.edges[span])
-        starts, ends = edges[units + first], edges[units + first + 1]
-        return ranges(starts - edges[first], ends - starts)
-
-    def _units(self, loaded: Loaded) -> Integers:
-        return np.unique(np.searchsorted(self._row_edges, loaded.rows, "right") - 1)
-
-    def _allocate(self, epoch: Epoch, reader: SpanReader) -> None:
-        self._buffer = [[]] * epoch.slots.capacity
-        self._columns = reader.columns
-
-    def _keep(self, slots: Integers, loaded: Loaded) -> None:
-        units = self._units(loaded)
-        ends = np.cumsum(np.diff(self._row_edges)[units]).tolist()
-        for slot, first, end in zip(slots.tolist(), [0, *ends[:-1]], ends, strict=True):
-            self._buffer[slot] = [column[first:end].copy() for column in loaded.values]
-
-    def _draw(self, epoch: Epoch) -> Integers:
-        slots, tokens = list[Integers](), 0
-        while len(drawn := epoch.draw(1)):
-            prompt = int(epoch.unit_in[drawn[0]])
-            tokens += int(self._row_edges[prompt + 1] - self._row_edges[prompt])
-            if slots and tokens > self._max_tokens:
-                epoch.put_back()
+    def _next(self, buffer: Buffer) -> PromptBatch | None:
+        prompts, parts, left = list[Integers](), list[Memory](), self._max_tokens
+        while (rest := buffer.rest()).shape[1]:
+            ends = np.cumsum(np.diff(self._row_edges)[rest[0]])
+            count = int(np.searchsorted(ends, left, side="right"))
+            units, slots = buffer.take(count)
+            rows = ranges(slots, self._row_edges[units + 1] - self._row_edges[units])
+            prompts.append(units)
+            parts.append([memory[rows] for memory in buffer.memory])
+            left -= len(rows)
+            if count < len(ends):
                 break
-            slots.append(drawn)
-        return np.concatenate([np.zeros(0, np.int64), *slots])
+        return self._batch(np.concatenate(prompts), parts) if prompts else None
 
-    def _batch(self, epoch: Epoch, slots: Integers) -> PromptBatch:
-        prompts = epoch.unit_in[slots]
+    def _batch(self, prompts: Integers, parts: Sequence[Memory]) -> PromptBatch:
         starts, ends = self._row_edges[prompts], self._row_edges[prompts + 1]
         rows = ranges(starts, ends - starts)
-        columns = zip(*(self._buffer[slot] for slot in slots.tolist()), strict=True)
+        columns = zip(*parts, strict=True)
         hidden = {
-            site: given(self._joined(parts), self._like, is_bfloat16=column.is_bfloat16)
-            for site, parts, column in zip(self._sites, columns, self._columns, strict=True)
+            site: given(self._joined(values), self._like, is_bfloat16=column.is_bfloat16)
+            for site, values, column in zip(self._sites, columns, self._columns, strict=True)
         }
-        for slot in slots.tolist():
-            self._buffer[slot] = []
         documents = np.repeat(np.arange(len(prompts)), ends - starts)
         return PromptBatch(
             prompt_ids=given(prompts, self._like),
@@ -123,7 +93,7 @@ class PromptFeed(ResumableFeed):
         )
 
     def _joined(self, parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        rows = np.concatenate(parts)
+        rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return rows if self._dtype == "stored" else to_float32(rows)
 
 

@@ -1,8 +1,9 @@
-"""Reads the spans of a feed in the order of its epoch, some ahead of the one that is due."""
+"""Reads the spans of a feed, some ahead of the one that is due."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.arrays.layout import site_array
+from lpp.store.committed.checked import CheckedArray
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.feed.draws import Integers
 from lpp.store.feed.spans import shard_edges
@@ -38,11 +40,17 @@ Memory: TypeAlias = list[npt.NDArray[Any]]
 """(rows, width) of each column."""
 
 _AHEAD_BYTES: Final = 64 << 20
-"""Bytes of spans that may be unpacked ahead of the one that is due, beside one for each thread."""
+"""Bytes of spans that `SpanReader.read` unpacks ahead of the one that is due, beside one for each
+thread."""
+
+
+_FILES_KEPT: Final = 128
+"""Files that a source keeps open: opening one, with a look at each folder above it, takes a tenth
+of the time of unpacking a chunk."""
 
 
 class RunSource:
-    """The rows of some sites of a run, by their number in the run."""
+    """Rows of some sites of a run, by their number in it. May have open files: close it."""
 
     def __init__(self, run: Run, sites: Sequence[str]) -> None:
         self._run, self._edges = run, shard_edges(run)
@@ -59,6 +67,8 @@ class RunSource:
         """What the rows of each site are."""
         self.in_bucket = not isinstance(run.directory.root, Path)
         self._shards: dict[int, Shard] = {}
+        self._kept: dict[int, Sequence[CheckedArray]] = {}
+        self._closing = ExitStack()
         self._set_aside: dict[int, list[int]] = {}
 
     def read(self, first: int, end: int, out: Sequence[npt.NDArray[Any]]) -> None:
@@ -68,11 +78,31 @@ class RunSource:
         """
         for shard, start, stop in self._parts(first, end):
             begin = int(self._edges[shard.index])
-            for array, rows in zip(self._arrays, out, strict=True):
-                spec = replace(array, rows=shard.rows)
-                inside = start - begin, stop - begin
-                with shard.array(HIDDEN_KEY, spec, start=inside[0], end=inside[1]) as opened:
-                    opened.rows(*inside, out=rows[start - first : stop - first])
+            inside = range(start - begin, stop - begin)
+            with ExitStack() as closing:
+                opened = self._opened(shard, inside, closing)
+                for array, rows in zip(opened, out, strict=True):
+                    array.rows(inside.start, inside.stop, out=rows[start - first : stop - first])
+
+    def close(self) -> None:
+        """Close the files that were kept open."""
+        self._kept.clear()
+        self._closing.close()
+
+    def _opened(self, shard: Shard, rows: range, closing: ExitStack) -> Sequence[CheckedArray]:
+        """The arrays of a shard: files that are kept open, or ones that `closing` closes."""
+        arrays = self._kept.get(shard.index)
+        if arrays is None:
+            keeps = not self.in_bucket and len(self._kept) * len(self._arrays) < _FILES_KEPT
+            stack = self._closing if keeps else closing
+            specs = [replace(array, rows=shard.rows) for array in self._arrays]
+            arrays = [
+                stack.enter_context(shard.array(HIDDEN_KEY, spec, start=rows.start, end=rows.stop))
+                for spec in specs
+            ]
+            if keeps:
+                self._kept[shard.index] = arrays
+        return arrays
 
     def set_aside(self, first: int, end: int) -> Integers:
         """Rows of prompts that were set aside, ascending, counted from `first`."""
@@ -117,12 +147,10 @@ class RunSource:
 class Loaded:
     """Rows of one span."""
 
-    number: int
-    """Place of the span in the order of reading, from 0."""
     rows: Integers
     """(n,) their numbers in the run."""
-    values: Sequence[npt.NDArray[Any]]
-    """(n, width) of each column, in memory that is used again."""
+    values: Memory
+    """(n, width) of each column: the first rows of the memory that was given for them."""
     lost: int
     """Rows that were wanted and are not there: prompts that were set aside, or damage."""
     damage: str
@@ -130,9 +158,10 @@ class Loaded:
 
 
 class SpanReader:
-    """Spans in a given order, read and unpacked by threads ahead of use. Has threads: close it.
+    """Spans, read and unpacked by threads. Has threads: close it.
 
-    sources: each gives its columns; all have the same rows.
+    sources: each gives its columns; all have the same rows. edges: (spans + 1,) the first row of
+    each span, then the number of rows.
     """
 
     def __init__(self, sources: Sequence[RunSource], edges: Integers, on_damage: OnDamage) -> None:
@@ -145,34 +174,51 @@ class SpanReader:
             threads = max(threads, min(REQUESTS_AT_ONCE, _AHEAD_BYTES // span_bytes))
         self._ahead = threads + max(1, min(16, _AHEAD_BYTES // span_bytes))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lpp-feed")
-        self._memory: list[list[npt.NDArray[Any]]] = []
+        self._scratch: list[Memory] = []
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads and close files."""
         self._pool.shutdown(cancel_futures=True)
+        for source in self._sources:
+            source.close()
+
+    def submit(self, span: int, rows: Integers, out: Memory) -> Future[Loaded]:
+        """Read `rows` of a span, ascending and counted from its first, into the beginning of
+        `out`, which has a place for each of them.
+        """
+        return self._pool.submit(self._load, span, rows, out)
 
     def read(self, wanted: Iterable[tuple[int, Integers]]) -> Iterator[Loaded]:
-        """Each span of `wanted`, in order: its index, and which of its rows, counted from its
-        first. What one has is valid until the next is requested.
+        """Each span of `wanted`, in order: its index, and which of its rows. What one has is valid
+        until the next is requested.
         """
-        ahead, under_way = enumerate(wanted), deque[Future[tuple[Loaded, Memory]]]()
+        ahead, under_way = iter(wanted), deque[tuple[Future[Loaded], Memory]]()
+        free = [self.memory(self._longest) for _ in range(self._ahead)]
         try:
             while True:
-                for number, (span, rows) in islice(ahead, self._ahead - len(under_way)):
-                    under_way.append(self._pool.submit(self._load, number, span, rows))
+                for span, rows in islice(ahead, len(free)):
+                    memory = free.pop()
+                    out = [column[: len(rows)] for column in memory]
+                    under_way.append((self.submit(span, rows, out), memory))
                 if not under_way:
                     return
-                loaded, memory = under_way.popleft().result()
-                yield loaded
-                self._memory.append(memory)
+                loading, memory = under_way.popleft()
+                yield loading.result()
+                free.append(memory)
         finally:
             # one that is cancelled and that no thread will meet would be waited for without end
-            wait([future for future in under_way if not future.cancel()])
+            wait([loading for loading, _ in under_way if not loading.cancel()])
 
-    def _load(self, number: int, span: int, rows: Integers) -> tuple[Loaded, Memory]:
+    def memory(self, rows: int) -> Memory:
+        """Memory for so many rows; its pages are used once they are written."""
+        return [np.empty((rows, c.width), c.dtype) for c in self.columns]
+
+    def _load(self, span: int, rows: Integers, out: Memory) -> Loaded:
         first, end = self._edges[span : span + 2].tolist()
-        memory = self._memory.pop() if self._memory else self._new_memory()
-        values = [column[: end - first] for column in memory]
+        whole = len(rows) == end - first
+        scratch = out if whole else self._scratch.pop() if self._scratch else None
+        scratch = scratch or self.memory(self._longest)
+        values = [column[: end - first] for column in scratch]
         unused, aside = iter(values), [np.zeros(0, np.int64)]
         try:
             for source in self._sources:
@@ -181,15 +227,17 @@ class SpanReader:
         except FormatError as error:
             if self._on_damage == "raise":
                 raise
-            nothing = [column[:0] for column in memory]
-            return Loaded(number, rows[:0], nothing, len(rows), str(error)), memory
-        there = rows[np.isin(rows, np.concatenate(aside), invert=True)]
+            return Loaded(rows[:0], [column[:0] for column in out], len(rows), str(error))
+        gone, there = np.concatenate(aside), rows
+        if len(gone):
+            there = rows[np.isin(rows, gone, invert=True)]
         if len(there) < end - first:
-            values = [column[there] for column in values]
-        return Loaded(number, there + first, values, len(rows) - len(there), ""), memory
-
-    def _new_memory(self) -> Memory:
-        return [np.empty((self._longest, c.width), c.dtype) for c in self.columns]
+            for column, read in zip(out, values, strict=True):
+                column[: len(there)] = read[there]
+        if not whole:
+            self._scratch.append(scratch)
+        given = [column[: len(there)] for column in out]
+        return Loaded(there + first, given, len(rows) - len(there), "")
 
 
 def row_bytes(columns: Sequence[SiteColumn]) -> int:

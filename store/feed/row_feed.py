@@ -1,4 +1,4 @@
-"""The feed of single rows: batches are gathered from a buffer that holds each row at a slot."""
+"""The feed of single rows: each is copied from the buffer into its batch."""
 
 import math
 import time
@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lpp.store.feed.draws import Integers
-from lpp.store.feed.epoch import Epoch, expected_prompts
+from lpp.store.feed.buffer import Buffer
+from lpp.store.feed.epoch import Sections, expected_prompts
 from lpp.store.feed.output import Output
-from lpp.store.feed.reader import Loaded, SpanReader
 from lpp.store.feed.resumable import ResumableFeed
 from lpp.store.feed.spans import Spans
 from lpp.store.progress import Progress
@@ -25,8 +24,7 @@ class RowFeed(ResumableFeed):
         super().__init__(*args, **options)
         self._output, self._progress = output, progress
         self._begun = False
-        self._pools: list[npt.NDArray[Any]] = []
-        self.ids: Integers = np.zeros(0, np.int64)
+        self.ids: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         """(n,) the rows of the run in the last batch, counted through the tokens of all prompts."""
 
     @property
@@ -39,10 +37,6 @@ class RowFeed(ResumableFeed):
         """By which the rows of each column are then multiplied. None without `scale`."""
         return self._output.factor
 
-    def __getstate__(self) -> dict[str, Any]:
-        """State for another process, which has a buffer of its own."""
-        return {**super().__getstate__(), "_pools": []}
-
     def __str__(self) -> str:
         """What it gives and how well it is mixed, in a line."""
         rows, order = int(self._spans.counts.sum()), self._order
@@ -52,8 +46,13 @@ class RowFeed(ResumableFeed):
         share = -(-rows // order.world)
         capacity = min(order.capacity, share)
         of_prompts = Spans(edges=run.row_edges, kept=self._spans.kept).counts
+        longest = self._spans.longest
         prompts, uniform = expected_prompts(
-            order.batch, max(1, int((of_prompts > 0).sum()) // order.world), share, capacity
+            order.batch,
+            max(1, int((of_prompts > 0).sum()) // order.world),
+            share,
+            Sections(capacity, longest),
+            longest,
         )
         epochs = "epochs without end" if self._epochs is None else counted(self._epochs, "epoch")
         return (
@@ -80,35 +79,18 @@ class RowFeed(ResumableFeed):
         one = rows // order.batch if order.drop_last else math.ceil(rows / order.batch)
         return one * self._epochs
 
-    def close(self) -> None:
-        """End the threads and free the buffer; the next batch starts them again."""
-        super().close()
-        self._pools = []
-
-    def _edges(self) -> Integers:
-        return self._spans.edges
-
-    def _rows(self, span: int, units: Integers) -> Integers:
-        return units
-
-    def _units(self, loaded: Loaded) -> Integers:
-        return loaded.rows
-
-    def _allocate(self, epoch: Epoch, reader: SpanReader) -> None:
-        capacity = epoch.slots.capacity
-        if not self._pools or len(self._pools[0]) != capacity:
-            self._pools = [np.empty((capacity, c.width), c.dtype) for c in reader.columns]
-
-    def _keep(self, slots: Integers, loaded: Loaded) -> None:
-        for pool, values in zip(self._pools, loaded.values, strict=True):
-            pool[slots] = values
-
-    def _draw(self, epoch: Epoch) -> Integers:
-        batch = self._order.batch
-        if self._order.drop_last and epoch.slots.filled < batch:
-            return epoch.slots.held()[:0]
-        return epoch.draw(batch)
-
-    def _batch(self, epoch: Epoch, slots: Integers) -> Any:
-        self.ids = epoch.unit_in[slots]
-        return self._output.of(self._pools, slots)
+    def _next(self, buffer: Buffer) -> Any:
+        size, n = self._order.batch, 0
+        columns = self._output.columns(size, buffer.memory)
+        ids = np.empty(size, np.int64)
+        while n < size and buffer.rest().shape[1]:
+            units, slots = buffer.take(size - n)
+            ids[n : n + len(units)] = units
+            for column, memory in zip(columns, buffer.memory, strict=True):
+                # `raise` would buffer all of `out`
+                np.take(memory, slots, axis=0, out=column[n : n + len(units)], mode="clip")
+            n += len(units)
+        if not n or (n < size and self._order.drop_last):
+            return None
+        self.ids = ids[:n]
+        return self._output.of([column[:n] for column in columns])

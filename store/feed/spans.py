@@ -1,41 +1,77 @@
 """The spans of rows that a feed reads at a time, and which of them a rank reads in an epoch."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lpp.store.arrays.layout import chunk_rows, site_array
+from lpp.store.arrays.layout import ArraySpec, chunk_rows, site_array
+from lpp.store.errors import FormatError
 from lpp.store.feed.draws import Draws, Integers
 from lpp.store.format.commit_record import checksum
+from lpp.store.format.keys import HIDDEN_KEY
+from lpp.store.format.rows import ranges
 from lpp.store.runs.read import Run
+
+REQUEST_BYTES: Final = 2 << 20
+"""Bytes of rows of a site, about, that a request to a bucket is worth."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spans:
     """Units of a run, rows or whole prompts, in spans, and the kept units of each.
 
-    Units are numbered from 0 through all shards. No span crosses a shard.
+    Units and rows are numbered from 0 through all shards. No span crosses a shard.
     """
 
     edges: Integers
     """(spans + 1,) the first unit of each span, then the number of units."""
     kept: npt.NDArray[np.uint8] | None
     """One bit for each unit, most significant first: whether it is fed. None: every one is."""
+    first_rows: Integers | None = None
+    """(units + 1,) the first row of each unit, then the number of rows. None: a unit is a row."""
 
     @classmethod
     def of_rows(
-        cls, run: Run, sites: tuple[str, ...], kept: npt.NDArray[np.uint8] | None
+        cls, runs: Sequence[Run], sites: Sequence[str], kept: npt.NDArray[np.uint8] | None
     ) -> "Spans":
-        """The chunks of `sites`, of the one with the longest: a chunk is the least that can be
-        unpacked.
+        """Rows of the shards of the first of `runs`, which pair: the chunks of the site with the
+        longest ones, since a chunk is the least that can be unpacked. In a bucket, as many
+        neighbouring chunks as make `REQUEST_BYTES`.
         """
-        edges = shard_edges(run)
-        longest = max(_chunk_rows(run, site) for site in sites)
+        edges = shard_edges(runs[0])
+        longest = max(_chunk_rows(run, site) for run in runs for site in sites)
+        if any(not isinstance(run.directory.root, Path) for run in runs):
+            widest = max(_array(run, site).row_bytes for run in runs for site in sites)
+            longest *= max(1, REQUEST_BYTES // (longest * widest))
         starts = [np.arange(*shard, longest) for shard in pairwise(edges.tolist())]
         return cls(edges=np.concatenate([*starts, edges[-1:]]), kept=kept)
+
+    @property
+    def rows_at(self) -> Integers:
+        """(spans + 1,) the first row of each span, then the number of rows."""
+        return self.edges if self.first_rows is None else self.first_rows[self.edges]
+
+    def rows(self, span: int, units: Integers) -> Integers:
+        """The rows of `units`; both are counted from the first of the span."""
+        if self.first_rows is None:
+            return units
+        first = int(self.edges[span])
+        starts, ends = self.first_rows[units + first], self.first_rows[units + first + 1]
+        return ranges(starts - self.first_rows[first], ends - starts)
+
+    def units_of(self, rows: Integers) -> tuple[Integers, Integers]:
+        """The units whose rows, ascending, are `rows`, and where each begins among them."""
+        if self.first_rows is None:
+            return rows, np.arange(len(rows))
+        unit = np.searchsorted(self.first_rows, rows, side="right") - 1
+        return np.unique(unit, return_index=True)
 
     @cached_property
     def digest(self) -> str:
@@ -77,12 +113,33 @@ class Spans:
         low, high = total * rank // world, total * (rank + 1) // world
         first = int(np.searchsorted(ends, low, side="right"))
         last = int(np.searchsorted(ends, high, side="left")) + 1 if high > low else first
-        starts = ends[first:last] - self.counts[order[first:last]]
-        return EpochSpans(
-            spans=order[first:last],
-            first=np.maximum(low - starts, 0),
-            end=np.minimum(high, ends[first:last]) - starts,
-        )
+        spans = order[first:last]
+        starts = ends[first:last] - self.counts[spans]
+        begin, end = np.maximum(low - starts, 0), np.minimum(high, ends[first:last]) - starts
+        rows = self.row_ends(spans, end) - self.row_ends(spans, begin)
+        return EpochSpans(spans=spans, first=begin, end=end, rows=rows)
+
+    def row_ends(self, spans: Integers, units: Integers) -> Integers:
+        """Rows of the first `units` kept units of each of `spans`, and of all spans before it."""
+        ends = (np.cumsum(self.counts) - self.counts)[spans] + units
+        return ends if self._row_ends is None else self._row_ends[ends]
+
+    @cached_property
+    def longest(self) -> int:
+        """The most kept rows of a span."""
+        spans = np.arange(len(self.counts))
+        rows = self.row_ends(spans, self.counts) - self.row_ends(spans, 0 * spans)
+        return int(rows.max(initial=0))
+
+    @cached_property
+    def _row_ends(self) -> Integers | None:
+        """(kept units + 1,) rows of the kept units before each. None: a unit is a row."""
+        if self.first_rows is None:
+            return None
+        rows = np.diff(self.first_rows)
+        if self.kept is not None:
+            rows = rows[np.unpackbits(self.kept, count=len(rows)).view(bool)]
+        return np.append(0, np.cumsum(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +152,8 @@ class EpochSpans:
     """(n,) the first kept unit of each span that this rank takes, counted among the kept ones."""
     end: Integers
     """(n,) one past the last one."""
+    rows: Integers
+    """(n,) rows of the units that the rank takes of each span."""
 
     @cached_property
     def counts(self) -> Integers:
@@ -108,7 +167,23 @@ def shard_edges(run: Run) -> Integers:
 
 
 def _chunk_rows(run: Run, site: str) -> int:
-    """Rows of a chunk of `site` in a shard with more rows than that."""
+    """Rows of a chunk of `site` in a shard with more rows than that: those that a writer chooses
+    now, or more if the shard with most rows, the first or the last has more, as from an earlier
+    release.
+    """
+    array, edges = _array(run, site), shard_edges(run)
+    rows = [chunk_rows(array.width, array.item_bytes)]
+    for index in {int(np.diff(edges).argmax()), 0, run.plan.n_shards - 1}:
+        if shard := run.shard(index):
+            spec = replace(array, rows=shard.rows)
+            with (
+                suppress(FormatError),  # which reading the shard raises
+                shard.array(HIDDEN_KEY, spec, start=0, end=0) as opened,
+            ):
+                rows.append(opened.layout.chunk_rows)
+    return max(rows)
+
+
+def _array(run: Run, site: str) -> ArraySpec:
     spec = run.site(site)
-    array = site_array(spec, run.plan.dtype_of(spec), 1)
-    return chunk_rows(array.width, array.item_bytes)
+    return site_array(spec, run.plan.dtype_of(spec), 1)

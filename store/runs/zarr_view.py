@@ -45,7 +45,8 @@ class _RowStore(Store):
         self._edges = np.cumsum([0, *(shard.rows for shard in shards)]).tolist()
         stored = site_array(site, plan.dtype_of(site), 1).decoded_dtype
         self._numpy = np.dtype("float32" if dtype == "float32" else stored)
-        self._rows = chunk_rows(site.width, self._numpy.itemsize)
+        # not fewer bytes than a stored chunk of an earlier release, which is unpacked whole
+        self._rows = 4 * chunk_rows(site.width, self._numpy.itemsize)
 
     def __eq__(self, other: object) -> bool:
         return self is other

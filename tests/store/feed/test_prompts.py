@@ -49,7 +49,7 @@ def run(capture: Capture, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def feed(run: Run, **options: Any) -> PromptFeed:
-    defaults = {"max_tokens": 200, "buffer": "12 MiB", "like": "numpy"}
+    defaults = {"max_tokens": 200, "buffer": "20 MiB", "like": "numpy"}
     return prompts(run, ["block.1", "embed"], **{**defaults, **options})
 
 
@@ -118,7 +118,7 @@ def test_torch_gets_tensors(run: Run) -> None:
     [
         ({"max_tokens": 59}, "has 60 tokens. Give max_tokens=60"),
         ({"where": "position > 1"}, "no column position. There are: prompt_id, n_tokens"),
-        ({"buffer": "64 KiB"}, "prompts; a batch and what is read at a time have"),
+        ({"buffer": "64 KiB"}, "times what is read at a time. Give buffer="),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(

@@ -17,14 +17,18 @@ from s3_server import S3
 from small_capture import Capture, make_capture
 from torch.utils.data import DataLoader
 
+from benchmarks.feed_cost import units_by_batch
 from lpp.store import Run, open_store
 from lpp.store.errors import ConflictError, FormatError, InputError
 from lpp.store.feed import rows
+from lpp.store.feed.epoch import Order, Sections, expected_prompts
+from lpp.store.feed.reader import RunSource
+from lpp.store.feed.spans import Spans
 from lpp.store.format.plan import SiteSpec
 from lpp.store.progress import Progress
 
 WIDTHS = {"embed": 64, "block.1": 64, "final": 1024}
-"""Chunks of `final` are 1,024 rows, of the others 16,384: a shard has several of the former."""
+"""Chunks of `final` are 256 rows, of the others 4,096: a shard has several of the former."""
 
 SHARDS = (0, 150, 151, 400, 900, 1200)
 
@@ -116,7 +120,7 @@ def test_a_feed_under_way_goes_back_to_a_state(run: Run) -> None:
 def test_sites_of_one_token_and_runs_of_one_token_stay_together(
     run: Run, capture: Capture, tmp_path: Path
 ) -> None:
-    for embed, final in feed(run, ["embed", "final"], buffer="8 MiB"):
+    for embed, final in feed(run, ["embed", "final"], buffer="24 MiB"):
         assert (embed.shape[1], final.shape[1]) == (64, 1024)
         assert (embed[:, 0] == final[:, 0]).all()
     other = make_capture(
@@ -128,11 +132,29 @@ def test_sites_of_one_token_and_runs_of_one_token_stay_together(
         prefixes=(3, 9),
     ).write(tmp_path / "store")
     seen = 0
-    for pairs in feed([run, other], "final", buffer="8 MiB"):
+    for pairs in feed([run, other], "final", buffer="24 MiB"):
         assert pairs.shape[1:] == (2, 1024)
         assert (pairs[:, 0] ^ pairs[:, 1] == 1).all()
         seen += len(pairs)
     assert seen == run.lengths.sum()
+
+
+def test_a_run_continued_by_another_release_has_chunks_of_two_sizes(
+    capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("lpp.store.arrays.layout.CHUNK_BYTES", 2 << 20)
+        capture.write(tmp_path / "store", (3,))
+    run = capture.write(tmp_path / "store", (0, 1, 2, 4))
+    stored = np.concatenate([block.values for block in run.blocks("final", dtype="stored")])
+    assert (stored == capture.hidden["final"]).all()
+    read: list[tuple[int, int]] = []
+    rows_read = RunSource.read
+    monkeypatch.setattr(
+        RunSource, "read", lambda *args: (read.append(args[1:3]), rows_read(*args))[1]
+    )
+    assert sorted(numbers(feed(run, buffer="8 MiB"))) == [*range(run.lengths.sum())]
+    assert max(end - first for first, end in read) == 1024  # none is unpacked four times
 
 
 def test_ids_say_which_row_each_is(run: Run) -> None:
@@ -290,7 +312,7 @@ def test_columns_of_a_condition(tmp_path: Path) -> None:
         ({"batch": 0}, "batch=0: at least 1"),
         ({"rank": 2, "world": 2}, "rank=2 of world=2"),
         ({"buffer": "much"}, "buffer='much' is no size"),
-        ({"buffer": 4096}, "holds 2 rows; a batch and what is read at a time have"),
+        ({"buffer": 4096}, "holds 2 rows; it must hold 1,024, 4 times what is read at a time"),
         ({"site": "block.9"}, "no site 'block.9'"),
         ({"site": []}, "at least one run and one site"),
     ],
@@ -309,6 +331,8 @@ def test_a_state_of_another_feed_is_refused(run: Run) -> None:
         feed(run, seed=2).load_state_dict(state)
     with pytest.raises(ConflictError, match="here dtype 'float32' and not 'stored'"):
         feed(run, seed=1, dtype="float32").load_state_dict(state)
+    with pytest.raises(ConflictError, match=r"here version 2 and not 1.*arguments and release"):
+        feed(run, seed=1).load_state_dict({**state, "version": 1})
 
 
 def test_damage_is_named_or_counted(capture: Capture, tmp_path: Path) -> None:
@@ -323,9 +347,9 @@ def test_damage_is_named_or_counted(capture: Capture, tmp_path: Path) -> None:
     batches = feed(again, on_damage="skip")
     given = numbers(batches)
     edges = np.cumsum(run.lengths)[np.array(SHARDS[3:5]) - 1]
-    assert batches.lost == sum(batches.damage.values()) == 1024  # a chunk
+    assert batches.lost == sum(batches.damage.values()) == 256  # a chunk
     assert edges[0] <= min({*range(edges[-1])} - {*given}) < edges[1]
-    assert len(given) == len({*given}) == run.lengths.sum() - 1024
+    assert len(given) == len({*given}) == run.lengths.sum() - 256
 
 
 def test_an_unfinished_run_is_refused_before_it_feeds(capture: Capture, tmp_path: Path) -> None:
@@ -338,18 +362,20 @@ def test_an_unfinished_run_is_refused_before_it_feeds(capture: Capture, tmp_path
 
 
 @pytest.mark.slow
-def test_a_bucket_gives_the_batches_of_the_disk(run: Run, capture: Capture, s3: S3) -> None:
+def test_a_bucket_gives_the_rows_of_the_disk(run: Run, capture: Capture, s3: S3) -> None:
     in_bucket = capture.write(s3.url)
-    options: dict[str, Any] = {"where": "length > 1", "center": True}
-    batches = feed(in_bucket, **options)
-    for expected in feed(run, **options):
-        np.testing.assert_array_equal(next(batches), expected)
+    options: dict[str, Any] = {"where": "length > 1", "center": True, "buffer": "16 MiB"}
+    by_place = []
+    for fed in (feed(in_bucket, **options), feed(run, **options)):
+        given, ids = zip(*((batch.copy(), fed.ids) for batch in fed), strict=True)
+        by_place.append(np.concatenate(given)[np.argsort(np.concatenate(ids))])
+    np.testing.assert_array_equal(by_place[0], by_place[1])
     (key,) = (k for k in s3.objects() if "shards/00003/" in k and "hidden.zarr/final/c/0" in k)
     data = bytearray(s3.objects()[key])
     data[2000] ^= 1
     s3.put(key, bytes(data))
     with pytest.raises(FormatError, match=r"s3://.*00003.*altered"):
-        list(feed(open_store(s3.url).runs[run.id]))
+        list(feed(open_store(s3.url).runs[run.id], buffer="16 MiB"))
 
 
 def test_torch_gets_tensors(run: Run) -> None:
@@ -381,7 +407,7 @@ def test_rows_of_8_bits_are_bfloat16_and_integers_are_as_stored(
     hidden = {"final": capture.hidden["final"], "router": capture.hidden["embed"]}
     run = replace(capture, plan=plan, hidden=hidden).write(tmp_path / "store")
     stored = np.concatenate([b.values for b in run.blocks("final", dtype="stored")])
-    batches = feed(run, ["final", "router"], like="torch", buffer="8 MiB")
+    batches = feed(run, ["final", "router"], like="torch", buffer="24 MiB")
     for rounded, integers in batches:
         assert rounded.dtype == torch.bfloat16
         assert (rounded.view(torch.int16).numpy().view(np.uint16) == stored[batches.ids]).all()
@@ -449,6 +475,28 @@ def test_it_says_what_it_gives_and_how_well_it_is_mixed(run: Run) -> None:
     assert float(said[1]) == pytest.approx(np.mean(distinct[5:-15]), rel=0.1)
     assert float(said[2]) == pytest.approx(1200 * (1 - (1 - 1 / 1200) ** 128), abs=0.5)
     assert "about 10 prompts a batch" in str(feed(run, where="prompt_id < 10", batch=64))
+
+
+@pytest.mark.parametrize("batch", [16, 64, 500])
+@pytest.mark.parametrize("span", [32, 256])
+@pytest.mark.parametrize("capacity", [4096, 16_384, 1 << 20])
+def test_batches_are_as_well_mixed_as_it_says(batch: int, span: int, capacity: int) -> None:
+    prompts, length = 600, 60
+    total = prompts * length
+    spans = Spans(edges=np.append(np.arange(0, total, span), total), kept=None)
+    order = Order(batch=batch, seed=3, capacity=capacity, rank=0, world=1, drop_last=False)
+    rows_ = np.concatenate([*units_by_batch(order, spans)])
+    assert sorted(rows_.tolist()) == [*range(total)]
+    # rows leave a span in random order: no place in it comes earlier than another
+    assert abs(np.corrcoef(np.argsort(rows_) % total, np.arange(total) % span)[0, 1]) < 0.1
+    full = rows_[len(rows_) // 4 : -len(rows_) // 4]
+    batches = np.split(full, range(batch, len(full), batch))[:-1]
+    distinct = np.mean([len(np.unique(rows // length)) for rows in batches])
+    expected, uniform = expected_prompts(
+        batch, prompts, total, Sections(min(capacity, total), span), span
+    )
+    assert distinct == pytest.approx(expected, rel=0.12)
+    assert expected <= uniform
 
 
 def test_another_process_goes_on_where_a_feed_stands(run: Run) -> None:
