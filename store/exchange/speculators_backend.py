@@ -8,20 +8,25 @@ read is checked, as every read of a store.
 
 import argparse
 import warnings
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from itertools import pairwise
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
-from lpp.store.errors import ErrorKind, FormatError, InputError, MachineError
+from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.exchange.convention import Convention
 from lpp.store.exchange.export import select
 from lpp.store.exchange.projects import project
-from lpp.store.exchange.selection import prompt_rows
 from lpp.store.feed.checks import check_feed
 from lpp.store.feed.chosen import readable_prompts
 from lpp.store.feed.output import given
+from lpp.store.feed.reader import RunSource
+from lpp.store.feed.spans import Spans
 from lpp.store.format.rows import token_ids_sha256
 from lpp.store.runs.read import Run
 from lpp.store.store import open_store
@@ -36,6 +41,18 @@ except ImportError:
 CONVENTION: Convention = project("speculators")
 
 
+Order: TypeAlias = Literal["groups", "uniform"]
+"""`groups`: samples that lie together are read together (`sample_order`). `uniform`: speculators'
+own order, in which each sample unpacks its chunks for itself.
+"""
+
+GROUP_CHUNKS: Final = 8
+"""Chunks of each site that are unpacked together, and one more where the last prompt ends there."""
+
+BUFFER_BYTES: Final = 256 << 20
+"""Bytes of the groups that a worker keeps, unless one group has more."""
+
+
 class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculators
     """States of the rows of a data set, from a run.
 
@@ -43,37 +60,63 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
     InputError for a run that lacks one, for missing shards, and if no row is a prompt of the run.
     """
 
-    def __init__(self, run: Run, sites: Sequence[str], data_path: str) -> None:
-        self._sites = select(run, CONVENTION, sites).sites
+    def __init__(
+        self, run: Run, sites: Sequence[str], data_path: str, order: Order = "uniform"
+    ) -> None:
+        selection = select(run, CONVENTION, sites)
+        self._sites = selection.sites
         check_feed([run], self._sites, "float32", rank=0, world=1, on_damage="raise")
         self._place = run.directory.root, run.id
-        self._data_path = data_path
+        self._data_path, self._edges = data_path, run.row_edges
         self._prompts = self._matched(run)
+        self.by_groups = order == "groups"
+        """Whether samples are read together with others, and should come so."""
+        self.at_once = 1
+        """Groups that are kept in memory."""
+        self._group_of = np.arange(len(run.lengths))
+        if self.by_groups:
+            chunks = Spans.of_rows(run, self._sites, None).edges
+            self._group_of = np.searchsorted(chunks, self._edges[:-1], "right") // GROUP_CHUNKS
+            longest = np.bincount(self._group_of, run.lengths).max() * selection.row_bytes
+            self.at_once = max(1, int(BUFFER_BYTES // longest))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what each worker opens for itself."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_run", "_data")}
+        own = ("_source", "_data", "_kept")
+        return {k: v for k, v in self.__dict__.items() if k not in own}
 
     @cached_property
-    def _run(self) -> Run:
+    def _source(self) -> RunSource:
         root, run = self._place
-        return open_store(root).runs[run]
+        return RunSource(open_store(root).runs[run], self._sites)
 
     @cached_property
     def _data(self) -> Any:
         from datasets import load_from_disk
 
-        return load_from_disk(self._data_path).select_columns(["input_ids"]).with_format("numpy")
+        data = load_from_disk(self._data_path).select_columns(["input_ids"])
+        return data.with_format("arrow")
 
-    def _matched(self, run: Run) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    @cached_property
+    def _kept(self) -> OrderedDict[int, tuple[int, npt.NDArray[Any]]]:
+        """`_states` of each group in memory, the one that was used last at the end."""
+        return OrderedDict()
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """(rows,) the group of each row of the data set; one of its own if it is no prompt."""
+        own = -1 - np.arange(len(self._prompts))
+        return np.where(self._prompts < 0, own, self._group_of[self._prompts])
+
+    def _matched(self, run: Run) -> npt.NDArray[np.int64]:
         """(rows,) the prompt with the ids of each row of the data set; -1 where there is none."""
         usable = readable_prompts(run)
         digests = run.prompts()["sha256"].to_pylist()
         prompts = {digest: k for k, digest in enumerate(digests) if usable[k]}
         found = [
             prompts.get(token_ids_sha256(ids), -1)
-            for batch in self._data.iter(1000)
-            for ids in batch["input_ids"]
+            for batch in self._data.iter(10_000)
+            for ids in _id_lists(batch)
         ]
         matched = np.array(found, np.int64)
         lacking = int((matched < 0).sum())
@@ -92,6 +135,21 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
             )
         return matched
 
+    def _states(self, group: int) -> tuple[int, npt.NDArray[Any]]:
+        """The first row of a group, counted in the run, and its states (sites, rows, width)."""
+        if group in self._kept:
+            self._kept.move_to_end(group)
+            return self._kept[group]
+        prompts = np.searchsorted(self._group_of, [group, group + 1])
+        first, end = self._edges[prompts].tolist()
+        column = self._source.columns[-1]
+        states = np.empty((len(self._sites), end - first, column.width), column.dtype)
+        self._source.read(first, end, [*states])
+        self._kept[group] = first, states
+        if len(self._kept) > self.at_once:
+            self._kept.popitem(last=False)
+        return first, states
+
     def get_cached(self, file_idx: int) -> dict[str, Any] | None:
         """`hidden_states` (n, layers + 1, d), as stored, and `token_ids` (n,) of a row; None for
         one that is no prompt of the run. FormatError names a shard that is altered.
@@ -101,16 +159,13 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
         prompt = int(self._prompts[file_idx])
         if prompt < 0:
             return None
-        ids = np.asarray(self._data[file_idx]["input_ids"], np.int64)
-        states = [prompt_rows(self._run, site, prompt, prompt + 1) for site in self._sites]
-        if {len(rows) for rows in states} != {len(ids)}:
-            raise FormatError(
-                f"run {self._run.id}: prompt {prompt} has no row for each of its tokens. "
-                "`lpp-analyze verify` says what was altered.",
-                kind=ErrorKind.CORRUPT,
-            )
-        tensors = [given(rows, "torch", is_bfloat16=rows.dtype == np.uint16) for rows in states]
-        return {"hidden_states": torch.stack(tensors, dim=1), "token_ids": torch.from_numpy(ids)}
+        before, states = self._states(int(self._group_of[prompt]))
+        first, end = (self._edges[prompt : prompt + 2] - before).tolist()
+        bits = self._source.columns[-1].is_bfloat16
+        # speculators copies what it reads into a batch: here it is not copied
+        hidden = given(states[:, first:end], "torch", is_bfloat16=bits).transpose(0, 1)
+        (ids,) = _id_lists(self._data[file_idx])
+        return {"hidden_states": hidden, "token_ids": torch.from_numpy(ids.astype(np.int64))}
 
     def get_generated(self, hs_transfer_params: dict[str, Any]) -> dict[str, Any] | None:
         """InputError: a store generates nothing."""
@@ -132,6 +187,13 @@ class StoreBackend(HiddenStatesBackend):  # type: ignore[misc]
         parser.add_argument(
             "--lpp-run", type=str, default="*", help="Its run; may be left out if there is one."
         )
+        parser.add_argument(
+            "--lpp-order",
+            choices=get_args(Order),
+            default="groups",
+            help="groups: random groups of neighbouring prompts, mixed, each unpacked once an "
+            "epoch. uniform: the order of training from files, slower for short prompts.",
+        )
 
     @staticmethod
     def add_launch_args(parser: argparse.ArgumentParser) -> None:
@@ -151,7 +213,7 @@ class StoreBackend(HiddenStatesBackend):  # type: ignore[misc]
         if getattr(args, "speculator_type", "") == "mtp":
             layers = []  # it takes the last state alone
         sites = [CONVENTION.site(layer, n) for layer in layers]
-        return StoreTransfer(run, [*sites, f"block.{n}"], data_path)
+        return StoreTransfer(run, [*sites, f"block.{n}"], data_path, args.lpp_order)
 
     @staticmethod
     def build_kv_transfer_config(args: argparse.Namespace) -> dict[str, Any]:
@@ -160,3 +222,10 @@ class StoreBackend(HiddenStatesBackend):  # type: ignore[misc]
             "a store is written by lpp-capture run, not by a server that speculators launches.",
             kind=ErrorKind.INVALID_VALUE,
         )
+
+
+def _id_lists(rows: pa.Table) -> Iterator[npt.NDArray[Any]]:
+    """Token ids of each row."""
+    lists = rows["input_ids"].combine_chunks()
+    values, edges = lists.values.to_numpy(), lists.offsets.to_numpy()
+    return (values[first:end] for first, end in pairwise(edges.tolist()))

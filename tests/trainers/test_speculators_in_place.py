@@ -11,13 +11,14 @@ import shutil
 import sys
 import warnings
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hs_connectors import FileTransfer
+from hs_connectors import FileTransfer, HiddenStatesTransfer
 from safetensors.torch import load_file, save_file
 from speculators import SpeculatorModel
 from speculators.models.eagle3.data import shift_batch
@@ -30,7 +31,9 @@ from lpp.capture import capture
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.exchange.export import export
 from lpp.store.exchange.import_states import import_states
+from lpp.store.exchange.sample_order import read_by_groups
 from lpp.store.exchange.speculators_backend import StoreBackend, StoreTransfer
+from lpp.store.feed.reader import RunSource
 
 BLOCKS, VOCABULARY = 7, 600
 ALGORITHMS = ("eagle3", "peagle", "dflash", "dflash2", "dspark", "xpress", "mtp")
@@ -91,19 +94,48 @@ class Files:
             save_file(tensors, folder / f"hs_{number}.safetensors")
         return folder
 
+    def loaders(
+        self, transfer: HiddenStatesTransfer, *, workers: int = 0, algorithm: str = "eagle3"
+    ) -> tuple[Any, Any]:
+        """Of its trainer, for training and validation."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pinned memory
+            return create_train_val_loaders(
+                data_path=str(self.data),
+                total_seq_len=128,
+                hidden_states_dtype=torch.bfloat16,
+                transfer=transfer,
+                vllm_endpoint="",
+                on_missing="raise",
+                verifier_name_or_path=str(self.verifier),
+                request_timeout=1,
+                max_retries=0,
+                generation_validation_retries=0,
+                max_consecutive_generation_failures=1,
+                hidden_size=64,
+                num_target_layers=0 if algorithm == "mtp" else len(DEFAULT_LAYERS),
+                num_workers=workers,
+                prefetch_factor=2,
+                preprocess=PREPROCESS.get(algorithm),
+            )
+
     def transfer(self, algorithm: str = "eagle3", **changes: Any) -> StoreTransfer:
         settings: dict[str, Any] = {
             "lpp_store": str(self.root / "store"),
             "lpp_run": "*",
             "speculator_type": algorithm,
             "target_layer_ids": None,
+            "lpp_order": "uniform",
         }
         return StoreBackend.from_train_args(Namespace(**settings | changes), str(self.data))
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(tmp_path_factory.mktemp("speculators"))
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    with pytest.MonkeyPatch.context() as patch:
+        # 16 rows, so that groups of 8 chunks have some three prompts
+        patch.setattr("lpp.store.arrays.layout.CHUNK_BYTES", 16 * 64 * 2)
+        yield Files(tmp_path_factory.mktemp("speculators"))
 
 
 def test_these_are_all_algorithms() -> None:
@@ -128,28 +160,10 @@ def test_every_sample_and_batch_equals_that_of_its_files(
             assert torch.equal(given[name], tensor)
     loaders = []
     for transfer in (theirs, ours):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pinned memory
-            train, val = create_train_val_loaders(
-                data_path=str(files.data),
-                total_seq_len=128,
-                hidden_states_dtype=torch.bfloat16,
-                transfer=transfer,
-                vllm_endpoint="",
-                on_missing="raise",
-                verifier_name_or_path=str(files.verifier),
-                request_timeout=1,
-                max_retries=0,
-                generation_validation_retries=0,
-                max_consecutive_generation_failures=1,
-                hidden_size=64,
-                num_target_layers=len(layers),
-                # workers are processes: what they are given is pickled
-                num_workers=2 if transfer is ours and algorithm == "eagle3" else 0,
-                prefetch_factor=2,
-                preprocess=PREPROCESS.get(algorithm),
-            )
-            loaders.append([*train, *val])
+        # workers are processes: what they are given is pickled
+        workers = 2 if transfer is ours and algorithm == "eagle3" else 0
+        train, val = files.loaders(transfer, workers=workers, algorithm=algorithm)
+        loaders.append([*train, *val])
     assert len(loaders[0]) == len(loaders[1]) > 5
     for expected, given in zip(*loaders, strict=True):
         assert given.keys() == expected.keys()
@@ -158,6 +172,49 @@ def test_every_sample_and_batch_equals_that_of_its_files(
                 assert torch.equal(given[name], value), name
             else:
                 assert given[name] == value == 0  # samples that were dropped
+
+
+@pytest.mark.parametrize(("workers", "world"), [(0, 1), (2, 1), (0, 2)])
+def test_by_groups_every_sample_comes_once_and_every_group_is_read_about_once(
+    workers: int, world: int, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lpp.store.exchange.speculators_backend.BUFFER_BYTES", 300_000)
+    reads: list[tuple[int, int]] = []
+    read = RunSource.read
+
+    def counted(source: RunSource, first: int, end: int, out: Any) -> None:
+        reads.append((first, end))
+        read(source, first, end, out)
+
+    monkeypatch.setattr(RunSource, "read", counted)
+    epochs = []
+    for epoch in (0, 1):
+        seen: list[tuple[int, ...]] = []
+        for rank in range(world):
+            transfer = files.transfer(lpp_order="groups")
+            loader, _ = files.loaders(transfer, workers=workers, algorithm="dspark")
+            sampler = loader.batch_sampler
+            sampler.num_replicas, sampler.rank = world, rank
+            read_by_groups(loader)
+            assert 1 < transfer.at_once < len({*transfer.groups}) < 20
+            sampler.set_epoch(epoch)
+            for samples, batch in zip(sampler, loader, strict=True):
+                ids, documents = batch["input_ids"][0], batch["document_ids"][0]
+                for k, sample in enumerate(samples.tolist()):
+                    expected, hidden = files.states[sample]
+                    assert torch.equal(ids[documents == k], expected)
+                    layers = torch.cat([hidden[n][0] for n in DEFAULT_LAYERS], dim=-1)
+                    assert torch.equal(batch["hidden_states"][0, documents == k], layers)
+                seen += [(rank, *samples.tolist())]
+        assert len({len([b for b in seen if b[0] == rank]) for rank in range(world)}) == 1
+        samples_seen = [sample for _, *batch in seen for sample in batch]
+        assert len(samples_seen) == len({*samples_seen})
+        assert world > 1 or {*samples_seen} == {*range(36)}
+        assert len(samples_seen) >= 36 - 6 * (world - 1)  # batches that other ranks lack
+        epochs.append(seen)
+    assert epochs[0] != epochs[1]
+    if not workers:
+        assert len(reads) <= 2 * len({*reads}) + 4 * (world - 1)
 
 
 @pytest.mark.slow
@@ -176,7 +233,7 @@ def test_its_trainer_makes_the_same_draft_model(
     weights = {}
     for backend, where in (
         ("file", ["--hidden-states-path", str(hidden_states)]),
-        ("lpp", ["--lpp-store", str(files.root / "store")]),
+        ("lpp", ["--lpp-store", str(files.root / "store"), "--lpp-order", "uniform"]),
     ):
         words = {
             "--verifier-name-or-path": files.verifier,
