@@ -15,6 +15,7 @@ from lpp.store.feed.chosen import readable_prompts
 from lpp.store.feed.prompt_feed import labels_of
 from lpp.store.format.plan import StoredDtype
 from lpp.store.format.prompt_columns import LOSS_MASK
+from lpp.store.format.rows import positions
 from lpp.store.runs.read import Run
 
 PART_BYTES: Final = 128 << 20
@@ -34,7 +35,7 @@ class Part:
     token_ids: npt.NDArray[np.int32]
     """(N,)"""
     loss_mask: npt.NDArray[np.bool_]
-    """(N,) true everywhere in a run without a mask."""
+    """(N,) that of the run; else the tokens that the model wrote, or all if it wrote none."""
     rows: Mapping[str, npt.NDArray[Any]]
     """(N, width) of each site of the selection, in its order; bfloat16 as its bits."""
 
@@ -132,16 +133,22 @@ class Selection:
         )
 
     def tokens(self, start: int, end: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        """(N,) token ids and loss mask of prompts `start` up to `end` of `prompt_ids`."""
-        table = self._prompts.take(self.prompt_ids[start:end])
+        """(N,) token ids and loss mask of prompts `start` up to `end` of `prompt_ids`. Where the
+        run has no mask, it is of the tokens that the model wrote, or of all if it wrote none.
+        """
+        table, lengths = self._prompts.take(self.prompt_ids[start:end]), self.lengths[start:end]
         ids = table["token_ids"].combine_chunks().flatten().to_numpy()
-        labels = labels_of(table, self.lengths[start:end])
-        return ids, labels.get("loss_mask", np.ones(len(ids), bool))
+        if LOSS_MASK in table.column_names:
+            return ids, labels_of(table, lengths)["loss_mask"]
+        given = table[_GIVEN].to_numpy() if _GIVEN in table.column_names else lengths * 0
+        return ids, positions(lengths) >= np.repeat(given, lengths)
 
     @cached_property
     def _prompts(self) -> Any:
-        return self.run.prompts(*({LOSS_MASK} & {*self.run.plan.prompts.token_columns}))
+        return self.run.prompts(*({LOSS_MASK, _GIVEN} & {*self.run.extra_columns.names}))
 
+
+_GIVEN: Final = "n_given"
 
 _ITEM: Final = {"bfloat16": "u2", "float16": "f2", "float32": "f4"}
 

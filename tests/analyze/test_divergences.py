@@ -263,3 +263,22 @@ def test_logits_are_left_as_they_were_and_no_token_is_no_row() -> None:
 def test_other_shapes_and_names_are_refused(p: Any, q: Any, only: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         logit_drift(p, q, only)
+
+
+def test_tv_bounds_what_a_change_costs_a_draft_model() -> None:
+    """Speculative sampling accepts a token of the draft d with probability min(1, q / d)."""
+    rng = np.random.default_rng(0)
+    p, q, draft = rng.normal(0, 3, (3, 50, 9)).astype(np.float32)
+
+    def acceptance(draft: Logits, verifier: Logits) -> npt.NDArray[np.float64]:
+        d, v = (np.exp(log_softmax(z.astype(np.float64), axis=1)) for z in (draft, verifier))
+        return (d * np.minimum(1, v / d)).sum(axis=1)
+
+    tv = logit_drift(p, q)["tv"]
+    assert (np.abs(acceptance(draft, p) - acceptance(draft, q)) <= tv + 1e-12).all()
+    assert acceptance(p, p) - acceptance(p, q) == pytest.approx(tv, rel=1e-9)
+    drawn = rng.integers(0, 9, (50, 20_000))  # of a uniform draft, as the algorithm runs
+    v = np.exp(log_softmax(q.astype(np.float64), axis=1))
+    accepted = rng.random(drawn.shape) < np.take_along_axis(v, drawn, axis=1) * 9
+    uniform = np.zeros_like(q)
+    assert accepted.mean(axis=1) == pytest.approx(1 - logit_drift(uniform, q)["tv"], abs=0.02)

@@ -25,6 +25,7 @@ from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, CorpusSpe
 from lpp.capture.ray.actor import CaptureActor
 from lpp.sql import connect
 from lpp.store import Run, RunWriter, create_store, open_store
+from lpp.store.exchange.export import export
 from lpp.store.format.prompt_columns import CONTINUATION_COLUMNS
 from lpp.store.runs.replay import replay, written_tokens
 
@@ -244,6 +245,34 @@ def test_damage_is_found_removed_and_written_again(capture: Capture, tmp_path: P
     assert verified(store).exit_code == 0
     assert "continued prompts" in done(capture("--temperature", 1)).stderr
     only_run(store)  # the same draws, the same plan
+
+
+def test_answers_are_the_loss_mask_and_a_bit_of_any_file_is_missed(
+    capture: Capture, tmp_path: Path
+) -> None:
+    store, corpus = tmp_path / "store", tmp_path / "questions.jsonl"
+    questions = [[7, 8 + k, *range(9, 9 + k)] for k in range(5)]
+    corpus.write_text("".join(json.dumps({"input_ids": ids}) + "\n" for ids in questions))
+    done(capture("--temperature", 1, "--corpus", corpus, prompts=5))
+    run = only_run(store)
+    export(run, "parquet", tmp_path / "rows")
+    rows = pl.read_parquet(tmp_path / "rows" / "part-*.parquet")
+    for prompt, (ids, answer) in enumerate(zip(questions, written(run), strict=True)):
+        of_prompt = rows.filter(prompt_id=prompt)
+        assert of_prompt["token_id"].to_list() == [*ids, *answer]
+        assert of_prompt["loss_mask"].to_list() == [False] * len(ids) + [True] * len(answer)
+    files = [file for file in store.rglob("*") if file.is_file() and "requests" not in file.parts]
+    assert len(files) > 15
+    for file in files:
+        whole = file.read_bytes()
+        middle = len(whole) // 2
+        file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        found = verified(store)
+        assert found.exit_code != 0, file
+        folder = file.relative_to(store).parts[:2]
+        assert any(name in found.output.replace("\n", "") for name in (file.name, *folder)), file
+        file.write_bytes(whole)
+    assert verified(store).exit_code == 0
 
 
 def test_a_block_in_the_place_of_another_is_found(capture: Capture, tmp_path: Path) -> None:
