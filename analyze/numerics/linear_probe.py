@@ -57,16 +57,17 @@ class CrossFit:
     """Scores of items by probes that saw other folds alone."""
 
     scores: Floats
-    """(n,) log odds of the label 1, or the predicted number."""
+    """(n,) log odds of the label 1, or the predicted number; (n, c) of c columns of labels."""
     mean_difference: Floats
-    """(n,) product of the row with the difference of the two classes' means; of a number, with its
-    covariance."""
+    """(n,) or (n, c) product of the row with the difference of the two classes' means; of a number,
+    with its covariance."""
     shuffled: Floats
-    """(n, s) scores of probes of shuffled labels."""
+    """(n, s) or (n, s, c) scores of probes of shuffled labels."""
     random: Floats
-    """(n, `RANDOM_DIRECTIONS`) products with random directions, whose sign the other folds give."""
+    """(n, `RANDOM_DIRECTIONS`), with c columns another axis: products with random directions, whose
+    sign the other folds give."""
     strengths: tuple[float, ...]
-    """The strength that each fold's probe has."""
+    """The strength of each fold's probe, of c columns of each fold's c probes."""
 
 
 def cross_fit(
@@ -81,41 +82,48 @@ def cross_fit(
 ) -> CrossFit:
     """Scores of the rows, each by a probe of the other folds.
 
-    rows: (n, d), finite. labels: (n,) 0 or 1 if `classes`, else numbers. fold: (n,) at least three,
-    of `label_folds`. shuffled: (n, s) shuffled labels, whose probes have the strength of the
-    probe's. seed: of the random directions. ValueError for fewer than three folds.
+    rows: (n, d), finite. labels: (n,) 0 or 1 if `classes`, else numbers; or (n, c), a probe for
+    each column, which share all that does not depend on labels. fold: (n,) at least three, of
+    `label_folds`. shuffled: (n, s) or (n, s, c) shuffled labels, whose probes have the strength of
+    the probe's. seed: of the random directions. ValueError for fewer than three folds.
+
+    Memory: three copies of the rows in float64.
     """
     n, d = rows.shape
     codes = np.unique(fold)
     if len(codes) < 3:
         raise ValueError(f"{len(codes)} folds: nested folds need 3 or more")
+    columns = labels.reshape(n, -1)
     others = np.empty((n, 0)) if shuffled is None else shuffled
+    others = others.reshape(n, -1, columns.shape[1])
     directions = np.random.default_rng(seed).standard_normal((d, RANDOM_DIRECTIONS))
-    scores, mean_difference = np.empty((2, n))
-    of_shuffled, random = np.empty(others.shape), np.empty((n, RANDOM_DIRECTIONS))
+    scores, mean_difference = np.empty((2, *columns.shape))
+    of_shuffled, random = np.empty(others.shape), np.empty((n, RANDOM_DIRECTIONS, len(columns.T)))
     strengths = []
     for code in codes:
         out = fold == code
-        standard = _Standard.of(rows[~out])
-        inside, outside = standard(rows[~out]), standard(rows[out])
-        basis = _Basis.of(inside)
-        left, y = outside @ basis.columns, labels[~out]
-        strength = _chosen(basis, y, fold[~out], d, classes=classes)
-        strengths.append(strength)
-        penalty = np.array([strength * d])
-        scores[out] = _scores(left, basis.fit(y[:, None], penalty, classes=classes))[:, 0]
-        away = y - y.mean()
-        mean_difference[out] = left @ (basis.rows.T @ away)
-        if others.size:
-            fits = basis.fit(others[~out], penalty, classes=classes, until=_CHOSEN)
-            of_shuffled[out] = _scores(left, fits)
-        signs = np.where(away @ (inside @ directions) < 0, -1.0, 1.0)
-        random[out] = (outside @ directions) * signs
+        inside, outside = rows[~out], rows[out]
+        standard = _Standard.of(inside)
+        inside, outside = standard(inside), standard(outside)
+        basis, drawn = _Basis.of(inside), inside @ directions
+        left, ahead = outside @ basis.columns, outside @ directions
+        del inside, outside
+        for k, y in enumerate(columns[~out].T):
+            strength = _chosen(basis, y, fold[~out], d, classes=classes)
+            strengths.append(strength)
+            penalty = np.array([strength * d])
+            scores[out, k] = _scores(left, basis.fit(y[:, None], penalty, classes=classes))[:, 0]
+            away = y - y.mean()
+            mean_difference[out, k] = left @ (basis.rows.T @ away)
+            if others.size:
+                fits = basis.fit(others[~out, :, k], penalty, classes=classes, exact=False)
+                of_shuffled[out, :, k] = _scores(left, fits)
+            random[out, :, k] = ahead * np.where(away @ drawn < 0, -1.0, 1.0)
     return CrossFit(
-        scores=scores,
-        mean_difference=mean_difference,
-        shuffled=of_shuffled,
-        random=random,
+        scores=scores.reshape(labels.shape),
+        mean_difference=mean_difference.reshape(labels.shape),
+        shuffled=of_shuffled.reshape(n, -1, *labels.shape[1:]),
+        random=random.reshape(n, -1, *labels.shape[1:]),
         strengths=tuple(strengths),
     )
 
@@ -165,12 +173,13 @@ def label_folds(labels: Codes, units: Codes, count: int, /, *, seed: int = 0) ->
 def shuffled_labels(labels: Floats, units: Codes, draws: int, /, *, seed: int = 0) -> Floats:
     """(n, draws) the labels in other orders: units get each other's labels.
 
-    units: (n,) clusters from 0. Items that are units of their own are permuted. Where units differ
-    in size, a unit gets another's labels as far as they reach, and then those of the next one.
+    labels: (n,), or (n, c) for (n, draws, c). units: (n,) clusters from 0. Items that are units of
+    their own are permuted. Where units differ in size, a unit gets another's labels as far as they
+    reach, and then those of the next one.
     """
     generator = np.random.default_rng(seed)
     order = np.argsort(units, kind="stable")
-    drawn = np.empty((len(labels), draws))
+    drawn = np.empty((len(labels), draws, *labels.shape[1:]))
     for k in range(draws):
         turns, inside = generator.random(int(units.max()) + 1), generator.random(len(labels))
         drawn[order, k] = labels[np.lexsort((inside, turns[units]))]
@@ -197,8 +206,8 @@ class _Standard(NamedTuple):
 class _Basis:
     """Standardised rows in the directions in which they vary."""
 
-    rows: Floats
-    """(m, r) coordinates of the rows."""
+    design: Floats
+    """(m, r + 1) coordinates of the rows, then 1 for the intercept."""
     spread: Floats
     """(r,) sums of squares of each coordinate."""
     columns: Floats
@@ -211,37 +220,48 @@ class _Basis:
         spread, vectors = np.linalg.eigh(inside.T @ inside if d <= m else inside @ inside.T)
         varies = spread > max(m, d) * np.finfo(np.float64).eps * spread[-1]
         spread, vectors = spread[varies], vectors[:, varies]
+        design, root = np.ones((m, len(spread) + 1)), np.sqrt(spread)
         if d <= m:
-            return cls(inside @ vectors, spread, vectors)
-        root = np.sqrt(spread)
-        return cls(vectors * root, spread, inside.T @ (vectors / root))
+            np.matmul(inside, vectors, out=design[:, :-1])
+            return cls(design, spread, vectors)
+        np.multiply(vectors, root, out=design[:, :-1])
+        return cls(design, spread, inside.T @ (vectors / root))
+
+    @property
+    def rows(self) -> Floats:
+        """(m, r) coordinates of the rows."""
+        return self.design[:, :-1]
 
     def fit(
         self,
-        labels: Floats,
+        labels: Rows,
         penalties: Floats,
         used: Flags | None = None,
         *,
         classes: bool,
-        until: float = _FITTED,
-    ) -> Floats:
+        exact: bool = True,
+    ) -> Rows:
         """(r + 1, f) weights of coordinates, then the intercept, of f fits.
 
         labels, penalties, used: (m, f) or (m, 1), (f,) or (1,), (m, f) whether a fit uses a row.
-        The loss is convex, so each step goes to the least loss along its direction, which needs no
-        product of matrices; directions are those of Polak and Ribiere, preconditioned.
+        exact: if False, a fit ends at `_CHOSEN` and computes in float32. The loss is convex, so
+        each step goes to the least loss along its direction, which needs no product of matrices;
+        directions are those of Polak and Ribiere, preconditioned.
         """
         m, r = self.rows.shape
         f = max(labels.shape[1], len(penalties), 1 if used is None else used.shape[1])
-        design = np.column_stack([self.rows, np.ones(m)])
-        use = np.ones((m, 1)) if used is None else used.astype(np.float64)
-        ridge = np.zeros((r + 1, f))
+        dtype = np.dtype(np.float64 if exact else np.float32)
+        until = _FITTED if exact else _CHOSEN
+        design, labels = self.design.astype(dtype, copy=False), labels.astype(dtype)
+        use = np.ones((m, 1), dtype) if used is None else used.astype(dtype)
+        ridge = np.zeros((r + 1, f), dtype)
         ridge[:r] = penalties
+        spread = np.append(self.spread, m)[:, None].astype(dtype)
         curvature = (0.25 if classes else 1.0) * use.mean(axis=0)
-        scale = 1 / (curvature * np.append(self.spread, m)[:, None] + ridge)
-        weights, score = np.zeros((r + 1, f)), np.zeros((m, f))
+        scale = 1 / (curvature * spread + ridge)
+        weights, score = np.zeros((r + 1, f), dtype), np.zeros((m, f), dtype)
 
-        def excess() -> Floats:
+        def excess() -> Rows:
             return use * ((expit(score) if classes else score) - labels)
 
         slope = design.T @ excess()
@@ -254,7 +274,7 @@ class _Basis:
             if classes and k % _AGAIN == 0:
                 share = expit(score)
                 curvature = (use * share * (1 - share)).mean(axis=0)
-                scale = 1 / (curvature * np.append(self.spread, m)[:, None] + ridge)
+                scale = 1 / (curvature * spread + ridge)
                 steep = scale * slope
                 size = (slope * steep).sum(axis=0)
                 direction = -steep
@@ -267,21 +287,22 @@ class _Basis:
             steep = scale * slope
             size, last = (slope * steep).sum(axis=0), size
             turn = size - (steep * before).sum(axis=0)
-            turn = np.maximum(np.divide(turn, last, out=np.zeros(f), where=last > 0), 0)
+            turn = np.maximum(np.divide(turn, last, out=np.zeros_like(turn), where=last > 0), 0)
             direction = turn * direction - steep
         return weights
 
 
 def _least(
-    score: Floats, ahead: Floats, labels: Floats, use: Floats, penalty: Floats, *, classes: bool
-) -> Floats:
+    score: Rows, ahead: Rows, labels: Rows, use: Rows, penalty: Rows, *, classes: bool
+) -> Rows:
     """(f,) how far along each direction the loss is least: Newton's steps inside a bracket.
 
     ahead: (m, f) change of the scores. penalty: (2, f) its slope at 0, and its curvature.
     """
     along, bend = penalty
-    nothing = np.zeros(len(bend))
-    step, low, high = nothing, nothing, np.full(len(bend), np.inf)
+    nothing = np.zeros_like(bend)
+    step: Rows = nothing
+    low, high = nothing, np.full_like(bend, np.inf)
     for _ in range(_LINE_STEPS if classes else 1):
         there = score + step * ahead
         predicted = expit(there) if classes else there
@@ -300,14 +321,14 @@ def _chosen(basis: _Basis, labels: Floats, fold: Codes, d: int, *, classes: bool
     codes = np.unique(fold)
     used = np.repeat(fold[:, None] != codes, len(STRENGTHS), axis=1)
     penalties = np.tile(np.array(STRENGTHS) * d, len(codes))
-    fits = basis.fit(labels[:, None], penalties, used, classes=classes, until=_CHOSEN)
+    fits = basis.fit(labels[:, None], penalties, used, classes=classes, exact=False)
     scores, y = _scores(basis.rows, fits), labels[:, None]
     loss = np.logaddexp(0, scores) - y * scores if classes else (scores - y) ** 2
     of_strengths = (loss * ~used).sum(axis=0).reshape(len(codes), -1).sum(axis=0)
     return STRENGTHS[int(of_strengths.argmin())]
 
 
-def _scores(coordinates: Floats, fits: Floats) -> Floats:
+def _scores(coordinates: Floats, fits: Rows) -> Floats:
     """(k, f) scores of rows with these coordinates, (k, r), by fits, (r + 1, f)."""
     scores: Floats = coordinates @ fits[:-1] + fits[-1]
     return scores

@@ -19,7 +19,8 @@ from scipy import stats
 
 from lpp.analyze.numerics.linear_probe import CrossFit, Rows, cross_fit, shuffled_labels
 from lpp.analyze.numerics.moments import Floats
-from lpp.analyze.numerics.statistics.auroc import Codes, Z, auroc, gain, log_odds_interval
+from lpp.analyze.numerics.statistics.auroc import Codes, Z, log_odds_interval
+from lpp.analyze.numerics.statistics.auroc_columns import auroc_columns
 
 SHUFFLES: Final = 39
 """Draws of shuffled labels."""
@@ -39,12 +40,22 @@ class Estimate(NamedTuple):
     """(`SHUFFLES`,) its values for shuffled labels."""
 
 
+class Measured(NamedTuple):
+    """The number of a probe, then that of the probes of shuffled labels."""
+
+    values: Floats
+    """(1 + `SHUFFLES`,); NaN where no fold has two clusters of each class."""
+    parts: Floats
+    """(clusters, 1 + `SHUFFLES`) what each cluster contributes to the error, scores taken as given:
+    the sum of their squares is its square."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """The labels of some items, their folds and clusters: what is predicted, and how checked."""
 
     labels: Floats
-    """(n,) 0 or 1 if `classes`, else numbers."""
+    """(n,) 0 or 1 if `classes`, else numbers; (n, c) of several classes, 1 in an item's own."""
     fold: Codes
     """(n,) of `label_folds`."""
     clusters: Codes
@@ -52,7 +63,7 @@ class Target:
     classes: bool
     seed: int
     shuffled: Floats = field(init=False, repr=False)
-    """(n, `SHUFFLES`)"""
+    """(n, `SHUFFLES`), of several classes (n, `SHUFFLES`, c)"""
 
     def __post_init__(self) -> None:
         drawn = shuffled_labels(self.labels, self.clusters, SHUFFLES, seed=self.seed)
@@ -70,82 +81,78 @@ class Target:
         )
 
     def number(self, fitted: CrossFit) -> Estimate | None:
-        """AUROC of classes, over pairs of one fold; R2 of a number: 1 less the squared error over
-        that of the mean of the other folds. None where no fold has two clusters of each class.
+        """AUROC of classes, over pairs of one fold, of several the mean over each against the rest;
+        R2 of a number: 1 less the squared error over that of the mean of the other folds. None
+        where no fold has two clusters of each class.
         """
-        return self._estimate(fitted)
+        return self.estimate(self.measured(fitted))
 
     def difference(self, fitted: CrossFit, other: CrossFit) -> Estimate | None:
         """How much larger the number of `fitted` is than that of `other`, paired by item."""
-        return self._estimate(fitted, other)
+        return self.estimate(self.measured(fitted), self.measured(other))
 
     def auroc(self, scores: Floats) -> float:
-        """AUROC of (n,) scores, over pairs of one fold; NaN where there is none."""
-        return self._plain(self.labels, scores)[0]
+        """AUROC of scores, shaped as labels, over pairs of one fold; NaN where there is none."""
+        return float(self._columns(self.labels[:, None], scores[:, None]).values[0])
 
-    def _estimate(self, *fitted: CrossFit) -> Estimate | None:
-        """The number of a probe, or the difference of two."""
-        value, variance = self._plain(self.labels, *(probe.scores for probe in fitted))
-        drawn = np.array(
-            [
-                self._plain(labels, *(probe.shuffled[:, k] for probe in fitted))
-                for k, labels in enumerate(self.shuffled.T)
-            ]
+    def measured(self, fitted: CrossFit) -> Measured:
+        """The numbers of `fitted`, of which `estimate` makes errors."""
+        labels = np.concatenate([self.labels[:, None], self.shuffled], axis=1)
+        return self._columns(
+            labels, np.concatenate([fitted.scores[:, None], fitted.shuffled], axis=1)
         )
-        drawn = drawn[np.isfinite(drawn).all(axis=1)]
-        if math.isnan(value) or len(drawn) < 2:
+
+    def estimate(self, of: Measured, other: Measured | None = None) -> Estimate | None:
+        """The number with its errors, or how much larger it is than `other`, paired by item."""
+        values, parts = of if other is None else (of.values - other.values, of.parts - other.parts)
+        variances = (parts**2).sum(axis=0)
+        drawn = np.isfinite(values)
+        drawn[0] = False
+        if math.isnan(values[0]) or drawn.sum() < 2:
             return None
-        values, spread = drawn[:, 0], float(drawn[:, 0].std(ddof=1))
-        excess = max(spread**2 - float(drawn[:, 1].mean()), 0.0)
-        room = max(self._room(probe.scores) for probe in fitted)
-        stderr = math.sqrt(variance + excess * room**2)
-        single = len(fitted) == 1
-        if single:
-            away = (value - float(values.mean())) / (spread * math.sqrt(1 + 1 / len(values)) or 1.0)
-            p = float(stats.t.sf(away, len(values) - 1))
+        value, shuffled = float(values[0]), values[drawn]
+        spread = float(shuffled.std(ddof=1))
+        excess = max(spread**2 - float(variances[drawn].mean()), 0.0)
+        room = max(self._room(float(one.values[0])) for one in (of, other) if one is not None)
+        stderr = math.sqrt(float(variances[0]) + excess * room**2)
+        if other is None:
+            away = (value - float(shuffled.mean())) / (
+                spread * math.sqrt(1 + 1 / len(shuffled)) or 1.0
+            )
+            p = float(stats.t.sf(away, len(shuffled) - 1))
         else:
             p = float(2 * stats.norm.sf(abs(value) / stderr)) if stderr else float(not value)
         interval: tuple[float, float] | None = value - Z * stderr, value + Z * stderr
-        if self.classes and single:
+        if self.classes and other is None:
             interval = log_odds_interval(value, stderr)
-        return Estimate(value, stderr, interval, p, values)
+        return Estimate(value, stderr, interval, p, shuffled)
 
-    def _room(self, scores: Floats) -> float:
+    def _room(self, value: float) -> float:
         """Spread of a number over samples relative to that of labels without information: 4 A (1 -
         A) of an AUROC, constant on the log odds; 1 - R2.
         """
-        value = self._plain(self.labels, scores)[0]
         return 4 * value * (1 - value) if self.classes else min(1 - value, 1.0)
 
-    def _plain(
-        self, labels: Floats, scores: Floats, others: Floats | None = None
-    ) -> tuple[float, float]:
-        """The number, or the difference, and its variance if scores are taken as given; NaN for
-        none.
-        """
+    def _columns(self, labels: Floats, scores: Floats) -> Measured:
+        """The numbers of (n, s) or (n, s, c) scores of such labels."""
+        if labels.ndim == 3:
+            each = [self._columns(labels[..., k], scores[..., k]) for k in range(labels.shape[2])]
+            return Measured(*(np.mean(part, axis=0) for part in zip(*each, strict=True)))
         if self.classes:
-            given = labels > 0, self.fold, self.clusters
-            result = (
-                auroc(scores, *given)
-                if others is None
-                else gain(scores, others, *given, either_side=False)
-            )
-            if result is None:  # one value for all items orders nothing
-                return (0.5, 0.0) if others is None and not np.ptp(scores) else (math.nan, math.nan)
-            return result.value, result.stderr**2
+            return Measured(*auroc_columns(scores, labels > 0, self.fold, self.clusters))
         baseline = (labels - _mean_of_others(labels, self.fold)) ** 2
-        better = (baseline if others is None else (others - labels) ** 2) - (scores - labels) ** 2
-        total = float(baseline.sum())
-        if not total:
-            return math.nan, math.nan
-        value = float(better.sum()) / total
-        sums = np.bincount(self.clusters, better - value * baseline)
-        count = len(np.unique(self.clusters))
-        return value, float(sums @ sums) * count / (count - 1) / total**2
+        better = baseline - (scores - labels) ** 2
+        total = baseline.sum(axis=0)
+        total[total == 0] = np.nan
+        values = better.sum(axis=0) / total
+        parts = np.zeros((int(self.clusters.max()) + 1, len(values)))
+        np.add.at(parts, self.clusters, better - values * baseline)
+        return Measured(values, parts / total * math.sqrt(len(parts) / (len(parts) - 1)))
 
 
 def _mean_of_others(labels: Floats, fold: Codes) -> Floats:
-    """(n,) mean label of the other folds."""
-    sums, sizes = np.bincount(fold, labels), np.bincount(fold)
-    means: Floats = (labels.sum() - sums) / (len(labels) - sizes)
+    """(n, s) mean label of the other folds, by column."""
+    of_fold = np.eye(int(fold.max()) + 1)[fold]
+    sums, sizes = of_fold.T @ labels, of_fold.sum(axis=0)
+    means: Floats = (labels.sum(axis=0) - sums) / (len(labels) - sizes)[:, None]
     return means[fold]
