@@ -82,6 +82,22 @@ def _cluster_of_prompts() -> Any:
     )
 
 
+def _source() -> Any:
+    return setting(
+        None,
+        "Use the scores of this source. Needed if the run has several sources.",
+        metavar="NAME",
+    )
+
+
+def _filter() -> Any:
+    return setting(
+        None,
+        "Use this filter of lm-eval. Needed if the task has several filters.",
+        metavar="NAME",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """Part of a store, by patterns such as `block.*`; the default is all of it."""
@@ -213,16 +229,8 @@ class GateSettings:
 class ItemsSettings:
     """`lpp-analyze items`: which scores of a task, and what is ranked."""
 
-    source: str | None = setting(
-        None,
-        "Use the scores of this source. Needed if the run has several sources.",
-        metavar="NAME",
-    )
-    filter: str | None = setting(
-        None,
-        "Use this filter of lm-eval. Needed if the task has several filters.",
-        metavar="NAME",
-    )
+    source: str | None = _source()
+    filter: str | None = _filter()
     cluster: str | None = setting(
         None,
         "Items with equal values of this field of their documents are not independent. Default: "
@@ -275,8 +283,9 @@ class LabelProbeSettings:
 
     rows: str = setting(
         "last",
-        "Read this row of each prompt: last, mean (over its tokens), or a position from 0.",
-        metavar="last|mean|N",
+        "Read this row of each prompt: last, mean (over its tokens), or a position from 0. Or rows "
+        "of tokens: each, or those where FIELD of tokens is true, such as loss_mask.",
+        metavar="last|mean|N|each|FIELD",
     )
     sites: Sequence[str] = _sites()
     skip_first: int = _skip_first()
@@ -291,6 +300,14 @@ class LabelProbeSettings:
         "independent: put them into one fold, and compute errors and shuffles by cluster.",
         metavar="FIELD",
     )
+    task: str | None = setting(
+        None,
+        "With --label right: whether items of this evaluated task are right, from the row before "
+        "the answer.",
+        metavar="NAME",
+    )
+    source: str | None = _source()
+    filter: str | None = _filter()
     folds: int = setting(5, "Divide the prompts into this many folds.", least=3)
     seed: int = _seed("Draw folds, shuffled labels and random directions from this seed.")
 

@@ -20,6 +20,7 @@ from lpp.analyze.charts.grids import (
     sensitivity_chart,
 )
 from lpp.analyze.charts.items import item_depth_chart, reliability_chart, risk_chart, together
+from lpp.analyze.charts.probes import probe_depth_chart, probe_reliability_chart
 from lpp.analyze.charts.profiles import (
     depth_chart,
     depth_panels,
@@ -52,6 +53,8 @@ __all__ = [
     "entropy_chart",
     "entropy_panels",
     "item_depth_chart",
+    "probe_depth_chart",
+    "probe_reliability_chart",
     "profile_chart",
     "profile_panels",
     "reliability_chart",

@@ -5,7 +5,7 @@ Each chart is of one analysis of `lpp-analyze items`: rows with one task, run an
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import polars as pl
 
@@ -149,42 +149,77 @@ def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = Non
     its container; without values, a chart that says so. Raises InputError for another table,
     MachineError(NO_PACKAGE) without the extra `report`.
     """
-    title = "Reliability of the chosen answer's share"
-    ends = ("accuracy_ci_low", "accuracy_ci_high")
-    needed = ("bin", "n", "confidence", "accuracy", *ends)
-    of, color = _analysis(checked(reliability, "item_reliability", needed), runs)
-    frame = measured(reliability.select(needed).sort("bin"), "accuracy")
+    of, color = _analysis(checked(reliability, "item_reliability", BINS), runs)
+    words = ReliabilityWords(
+        title="Reliability of the chosen answer's share",
+        nothing=nothing("reliability", reliability, COMMAND),
+        of="items",
+        confidence="mean share",
+        x="mean share of the chosen answer",
+        y="share of right items",
+        right="right",
+        below="the model is too sure",
+    )
+    return of_bins(reliability, of, color, words)
+
+
+BINS: Final = ("bin", "n", "confidence", "accuracy", "accuracy_ci_low", "accuracy_ci_high")
+"""Columns of a table of bins by confidence."""
+
+
+class ReliabilityWords(NamedTuple):
+    """How a reliability chart speaks of its bins."""
+
+    title: str
+    nothing: str
+    """What there is to say without bins."""
+    of: str
+    """What bins hold, such as items."""
+    confidence: str
+    """In a description, before the mean confidence of a bin."""
+    x: str
+    y: str
+    right: str
+    """In a description, after the share of a bin."""
+    below: str
+    """What a point below the diagonal means."""
+
+
+def of_bins(frame: pl.DataFrame, of: Sequence[str], color: str, words: ReliabilityWords) -> Any:
+    """The reliability chart of a table with the columns `BINS`. of: notes."""
+    frame = measured(frame.select(BINS).sort("bin"), "accuracy")
     bins = points(frame.drop_nulls("value"), [""] * frame["value"].count())
     if not bins:
-        return says(title, nothing("reliability", reliability, COMMAND))
+        return says(words.title, words.nothing)
     counts = sorted({row["n"] for row in bins})
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     parts = [
-        f"{row['n']} items with mean share {number(row['confidence'])}: {row['told']} right"
+        f"{row['n']} {words.of} with {words.confidence} {number(row['confidence'])}: {row['told']} "
+        f"{words.right}"
         for row in bins
     ]
     notes = [
         *of,
-        f"{len(bins)} bins, {n} items each.",
-        "Below the dashed diagonal the model is too sure.",
-        *bars(bins, "items"),
+        f"{len(bins)} bins, {n} {words.of} each.",
+        f"Below the dashed diagonal {words.below}.",
+        *bars(bins, words.of),
     ]
-    bins, tips = with_tips(bins, {"told": "right (share)"}, needed)
-    x = _share("confidence", "mean share of the chosen answer", alt.X)
-    y, low = (_share(field, "share of right items", alt.Y) for field in ("accuracy", ends[0]))
+    bins, tips = with_tips(bins, {"told": f"{words.right} (share)", "n": words.of}, BINS)
+    x = _share("confidence", words.x, alt.X)
+    y, low = (_share(field, words.y, alt.Y) for field in ("accuracy", BINS[4]))
     base = alt.Chart(data(bins))
     diagonal = alt.Chart(data([{"confidence": end, "accuracy": end} for end in (0, 1)]))
     size = alt.Size("n:Q", scale=alt.Scale(domain=[0, counts[-1]], range=[0, 110]), legend=None)
     layers = [
         diagonal.mark_line(color=GREY, strokeDash=[6, 3], aria=False).encode(x=x, y=y),
         base.mark_rule(color=color, strokeWidth=1.8, aria=False).encode(
-            x=x, y=low, y2=f"{ends[1]}:Q"
+            x=x, y=low, y2=f"{BINS[5]}:Q"
         ),
         base.mark_point(color=color, filled=True, opacity=1).encode(
             x=x, y=y, size=size, tooltip=tips
         ),
     ]
-    return _alone(layers, [title, *of], notes, parts)
+    return _alone(layers, [words.title, *of], notes, parts)
 
 
 def risk_chart(risk: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:

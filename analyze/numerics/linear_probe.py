@@ -40,6 +40,8 @@ _AGAIN: Final = 8
 """Steps after which logistic fits take the curvature where they are: at the start it is 1/4, and
 with separable classes far less at the end (332 steps became 17)."""
 _LINE_STEPS: Final = 5
+_TURNED: Final = 256
+"""Rows that are turned into a basis at once, in place."""
 
 Rows = npt.NDArray[np.floating[Any]]
 
@@ -87,7 +89,7 @@ def cross_fit(
     `label_folds`. shuffled: (n, s) or (n, s, c) shuffled labels, whose probes have the strength of
     the probe's. seed: of the random directions. ValueError for fewer than three folds.
 
-    Memory: three copies of the rows in float64.
+    Memory: a copy of the rows in float64, and one in float32; more if there are fewer than columns.
     """
     n, d = rows.shape
     codes = np.unique(fold)
@@ -102,12 +104,11 @@ def cross_fit(
     strengths = []
     for code in codes:
         out = fold == code
-        inside, outside = rows[~out], rows[out]
-        standard = _Standard.of(inside)
-        inside, outside = standard(inside), standard(outside)
-        basis, drawn = _Basis.of(inside), inside @ directions
+        standard, design = _Standard.of(rows[~out])
+        drawn, basis = design[:, :-1] @ directions, _Basis.of(design)
+        del design
+        outside = standard(rows[out])
         left, ahead = outside @ basis.columns, outside @ directions
-        del inside, outside
         for k, y in enumerate(columns[~out].T):
             strength = _chosen(basis, y, fold[~out], d, classes=classes)
             strengths.append(strength)
@@ -136,8 +137,8 @@ def fit(rows: Rows, labels: Floats, strength: float, /, *, classes: bool) -> Pro
     >>> [round(score, 6) for score in (rows @ probe.weights + probe.intercept).tolist()]
     [-0.1, 0.2, 0.8, 1.1]
     """
-    standard = _Standard.of(rows)
-    basis = _Basis.of(standard(rows))
+    standard, design = _Standard.of(rows)
+    basis = _Basis.of(design)
     penalty = np.array([strength * rows.shape[1]])
     fitted = basis.fit(labels.astype(np.float64)[:, None], penalty, classes=classes)[:, 0]
     weights = basis.columns @ fitted[:-1] / standard.scale
@@ -193,10 +194,17 @@ class _Standard(NamedTuple):
     scale: Floats
 
     @classmethod
-    def of(cls, rows: Rows) -> "_Standard":
-        mean, scale = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
+    def of(cls, rows: Rows) -> tuple["_Standard", Floats]:
+        """Those of (m, d) rows, and a design, (m, d + 1): the standardised rows, then 1."""
+        mean, design = rows.mean(axis=0, dtype=np.float64), np.ones((len(rows), len(rows.T) + 1))
+        inside = design[:, :-1]
+        inside[:] = rows
+        inside -= mean
+        scale = np.sqrt(np.einsum("ij,ij->j", inside, inside) / len(rows))
         # a constant column deviates by rounding alone
-        return cls(mean, np.where(scale > 1e-12 * np.abs(mean), scale, np.inf))
+        scale = np.where(scale > 1e-12 * np.abs(mean), scale, np.inf)
+        inside /= scale
+        return cls(mean, scale), design
 
     def __call__(self, rows: Rows) -> Floats:
         return (rows - self.mean) / self.scale
@@ -214,18 +222,23 @@ class _Basis:
     """(d, r) directions."""
 
     @classmethod
-    def of(cls, inside: Floats) -> "_Basis":
-        """The basis of (m, d) standardised rows."""
+    def of(cls, design: Floats) -> "_Basis":
+        """The basis of (m, d + 1) standardised rows with 1 at the end, which are lost if d <= m."""
+        inside = design[:, :-1]
         m, d = inside.shape
         spread, vectors = np.linalg.eigh(inside.T @ inside if d <= m else inside @ inside.T)
         varies = spread > max(m, d) * np.finfo(np.float64).eps * spread[-1]
         spread, vectors = spread[varies], vectors[:, varies]
-        design, root = np.ones((m, len(spread) + 1)), np.sqrt(spread)
-        if d <= m:
-            np.matmul(inside, vectors, out=design[:, :-1])
-            return cls(design, spread, vectors)
-        np.multiply(vectors, root, out=design[:, :-1])
-        return cls(design, spread, inside.T @ (vectors / root))
+        r = len(spread)
+        if d > m:
+            root = np.sqrt(spread)
+            coordinates = np.column_stack([vectors * root, np.ones(m)])
+            return cls(coordinates, spread, inside.T @ (vectors / root))
+        for start in range(0, m, _TURNED):
+            block = design[start : start + _TURNED]
+            block[:, :r] = block[:, :-1] @ vectors
+        design[:, r] = 1
+        return cls(design[:, : r + 1], spread, vectors)
 
     @property
     def rows(self) -> Floats:
@@ -266,10 +279,13 @@ class _Basis:
 
         slope = design.T @ excess()
         steep = scale * slope
-        size = start = (slope * steep).sum(axis=0)
+        size = (slope * steep).sum(axis=0)
+        # about twice what the loss can still lose: below rounding of the loss, steps lead nowhere
+        rounding = 2.0**-52 if exact else 2.0**-23
+        end = np.maximum(until**2 * size, rounding * (excess() ** 2).sum(axis=0))
         direction = -steep
         for k in range(1, _MOST_STEPS):
-            if (size <= until**2 * start).all():
+            if (size <= end).all():
                 break
             if classes and k % _AGAIN == 0:
                 share = expit(score)

@@ -16,11 +16,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from scipy import stats
+from scipy.special import expit
 
 from lpp.analyze.numerics.linear_probe import CrossFit, Rows, cross_fit, shuffled_labels
 from lpp.analyze.numerics.moments import Floats
-from lpp.analyze.numerics.statistics.auroc import Codes, Z, log_odds_interval
+from lpp.analyze.numerics.statistics.auroc import Codes, Flags, Z, log_odds_interval
 from lpp.analyze.numerics.statistics.auroc_columns import auroc_columns
+from lpp.analyze.numerics.statistics.calibration import Calibration, calibration
+from lpp.analyze.numerics.statistics.recall import Recall, recall_at_false_alarms
 
 SHUFFLES: Final = 39
 """Draws of shuffled labels."""
@@ -91,9 +94,34 @@ class Target:
         """How much larger the number of `fitted` is than that of `other`, paired by item."""
         return self.estimate(self.measured(fitted), self.measured(other))
 
-    def auroc(self, scores: Floats) -> float:
-        """AUROC of scores, shaped as labels, over pairs of one fold; NaN where there is none."""
-        return float(self._columns(self.labels[:, None], scores[:, None]).values[0])
+    def aurocs(self, scores: Floats) -> Floats:
+        """(s,) AUROCs of (n, s) scores, of several classes (n, s, c), over pairs of one fold; NaN
+        where there is none.
+        """
+        labels = np.broadcast_to(self.labels[:, None], scores.shape)
+        return self._columns(labels, scores).values
+
+    def recall(self, fitted: CrossFit) -> Recall | None:
+        """Recall of the label 1 at 1 % false alarms, scores of all folds together; of several
+        classes over all pairs of an item and a class. None of a number, and of few items.
+        """
+        if not self.classes:
+            return None
+        return recall_at_false_alarms(*self._decisions(fitted), seed=self.seed)
+
+    def calibration(self, fitted: CrossFit) -> Calibration | None:
+        """Whether the label 1 is as frequent as probes say, in bins of equal size; of several
+        classes over all pairs of an item and a class. None of a number.
+        """
+        if not self.classes:
+            return None
+        scores, positive, clusters = self._decisions(fitted)
+        return calibration(expit(scores), positive, clusters, seed=self.seed)
+
+    def _decisions(self, fitted: CrossFit) -> tuple[Floats, Flags, Codes]:
+        """Scores, labels and clusters of each item, or of each pair of an item and a class."""
+        clusters = np.repeat(self.clusters, fitted.scores.size // len(self.clusters))
+        return fitted.scores.ravel(), self.labels.ravel() > 0, clusters
 
     def measured(self, fitted: CrossFit) -> Measured:
         """The numbers of `fitted`, of which `estimate` makes errors."""

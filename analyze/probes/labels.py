@@ -1,18 +1,20 @@
-"""The labels of the prompts of a run: two classes, or a number, from a field that prompts carry."""
+"""The labels of the prompts, tokens or items of a run: two classes or several, or a number."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from lpp.analyze.numerics.linear_probe import label_folds
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.probe_errors import Target
 from lpp.analyze.numerics.statistics.auroc import Codes
 from lpp.analyze.numerics.statistics.clusters import cluster_codes
+from lpp.analyze.probes.examples import Examples, examples_of
 from lpp.analyze.questions import LabelProbeSettings
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.prompt_clusters import prompt_values
@@ -29,64 +31,78 @@ _BINS: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """The prompts that have a label and a row, and what is predicted of them."""
+    """The prompts, tokens or items that have a label and a row, and what is predicted of them."""
 
     name: str
     """The field, or FIELD=VALUE."""
+    of: Literal["prompts", "tokens", "items"]
     prompts: Codes
-    """(n,) ids, ascending."""
-    classes: tuple[str, str] | None
-    """Names of the labels 0 and 1; None for a number."""
+    """(n,) ids, ascending; those of tokens repeat."""
+    ends: Codes
+    """(n,) tokens of the prompt up to the last row that may be read; its length, of prompts."""
+    classes: tuple[str, ...] | None
+    """Names of the labels 0 and 1, or of several classes; None for a number."""
     target: Target
+    errors_by: str
+    """What errors are by: a field, or the prompt of tokens; empty: all are independent."""
     n_clusters: int
     left_out: Mapping[str, int]
-    """Numbers of prompts without a label or a row, by reason."""
+    """Numbers of those without a label or a row, by reason."""
+
+    @property
+    def codes(self) -> Floats:
+        """(n,) the class of each, from 0; or its number."""
+        labels = self.target.labels
+        return labels if labels.ndim == 1 else labels.argmax(axis=1).astype(np.float64)
 
 
 def labels_of(view: RunView, label: str, first_token: int, settings: LabelProbeSettings) -> Labels:
-    """The labels of the prompts of `view` with more than `first_token` tokens.
+    """The labels of what has more than `first_token` tokens in `view`.
 
-    label: a field with two values, or with numbers; or FIELD=VALUE, prompts with that value against
-    all others. Raises InputError for a field that prompts lack, one value, more than two that are
-    no numbers, and for too few prompts, prompts of a class, or clusters.
+    label: a field with classes or numbers; FIELD=VALUE, that value against all others; or `right`
+    with a task. Of several classes, those with too few prompts are left out. Raises InputError for
+    a field that prompts lack, for one value, and for too few prompts, prompts of a class, or
+    clusters.
     """
-    run = view.run
     field, equals, wanted = label.partition("=")
-    values = prompt_values(run, field, option="--label")[: run.n_prompts]
-    lengths = view.lengths
-    there = np.array([not _is_missing(value) for value in values], dtype=bool)
-    reasons = {
-        "set aside, or a branch": lengths == 0,
-        "no label": (lengths > 0) & ~there,
-        "too short for the row": (lengths > 0) & there & (lengths <= first_token),
-    }
-    prompts = np.flatnonzero((lengths > first_token) & there)
-    held = [values[k] for k in prompts.tolist()]
-    numbers, classes = _numbers(label, held, wanted if equals else None)
-    where = f"--label {label}: run {run.id}"
-    if len(prompts) < FEWEST_PROMPTS:
-        raise _too_few(f"{where} has {len(prompts)} prompts with a label and a row")
-    if classes and min(numbers.sum(), len(numbers) - numbers.sum()) < FEWEST_OF_A_CLASS:
-        counts = f"{int(numbers.sum())} of {classes[1]} and {int((1 - numbers).sum())} others"
-        raise _too_few(f"{where} has {counts}")
-    clusters = _codes(view, settings.cluster, "--cluster", prompts)
-    units = _joined(clusters, _codes(view, settings.group, "--group", prompts))
+    examples = examples_of(view, field, first_token, settings)
+    if not equals:
+        examples = _frequent(label, examples)
+    numbers, classes = _numbers(label, examples.values, wanted if equals else None)
+    n, where = len(numbers), f"--label {label}: run {view.run.id}"
+    if n < FEWEST_PROMPTS:
+        raise _too_few(f"{where} has {n} {examples.of} with a label and a row")
+    if classes and (fewest := _fewest(numbers)) < FEWEST_OF_A_CLASS:
+        of_second = int(numbers.sum())
+        what = fewest if numbers.ndim > 1 else f"{of_second} of {classes[1]} and {n - of_second}"
+        raise _too_few(f"{where} has {what} others")
+    prompts = examples.prompts
+    clusters = np.arange(n) if examples.clusters is None else examples.clusters
+    if settings.cluster and examples.of != "items":  # whose field may be one of documents
+        clusters = _codes(view, settings.cluster, "--cluster", prompts)
+    units = clusters
+    if settings.group:
+        units = _joined(clusters, _codes(view, settings.group, "--group", prompts))
     # errors are by what folds keep together, unless clusters are named
     errors = clusters if settings.cluster else units
     count = int(units.max()) + 1
     if count < 2 * settings.folds:
-        names = " and ".join(filter(None, (settings.group, settings.cluster)))
+        named = (settings.group, settings.cluster or examples.clustered_by)
+        names = " and ".join(filter(None, named))
         raise InputError(
-            f"{where}: values of {names} keep all prompts in {counted(count, 'part')}; "
+            f"{where}: values of {names} keep all {examples.of} in {counted(count, 'part')}; "
             f"{settings.folds} folds take two or more each. Ask for fewer --folds, or name another "
             "field.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    bins = numbers if classes else np.argsort(np.argsort(numbers)) * _BINS // len(numbers)
+    target_codes = numbers if numbers.ndim == 1 else numbers.argmax(axis=1)
+    bins = target_codes if classes else np.argsort(np.argsort(numbers)) * _BINS // n
     fold = label_folds(bins.astype(np.int64), units, settings.folds, seed=settings.seed)
     return Labels(
         name=label,
+        of=examples.of,
         prompts=prompts,
+        ends=examples.ends,
         classes=classes,
         target=Target(
             labels=numbers,
@@ -95,15 +111,35 @@ def labels_of(view: RunView, label: str, first_token: int, settings: LabelProbeS
             classes=classes is not None,
             seed=settings.seed,
         ),
+        errors_by=settings.cluster or settings.group or examples.clustered_by,
         n_clusters=int(errors.max()) + 1,
-        left_out={why: int(those.sum()) for why, those in reasons.items() if those.any()},
+        left_out=examples.left_out,
     )
+
+
+def _frequent(label: str, examples: Examples) -> Examples:
+    """Those of several classes that have enough prompts."""
+    counts = Counter(examples.values)
+    if len(counts) < 3 or all(isinstance(value, int | float) for value in counts):
+        return examples
+    kept = np.array([counts[value] >= FEWEST_OF_A_CLASS for value in examples.values])
+    if len({value for value, count in counts.items() if count >= FEWEST_OF_A_CLASS}) < 2:
+        common = _text(counts.most_common(1)[0][0])
+        raise InputError(
+            f"--label {label}: {len(counts)} classes, of which fewer than two have "
+            f"{FEWEST_OF_A_CLASS} {examples.of}. Name one against all others, such as --label "
+            f"{label}={common}, or another field.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    return examples.only(kept, f"of a class with fewer than {FEWEST_OF_A_CLASS}")
 
 
 def _numbers(
     label: str, values: list[object], wanted: str | None
-) -> tuple[Floats, tuple[str, str] | None]:
-    """(n,) labels as numbers, and the names of 0 and 1 if they are classes."""
+) -> tuple[Floats, tuple[str, ...] | None]:
+    """(n,) labels as numbers, and the names of 0 and 1 if they are classes; of several classes
+    (n, c), 1 in a value's own.
+    """
     counts = Counter(values)
     kinds = sorted(counts, key=lambda value: (str(type(value)), value))
     if wanted is not None:
@@ -114,11 +150,15 @@ def _numbers(
                 f"--label {label}: no prompt has that value; the most frequent are {few}.",
                 kind=ErrorKind.NOT_FOUND,
             )
-        kinds, values = [False, True], list(chosen)
-        names: tuple[str, str] = ("other", wanted)
-    elif len(kinds) == 2:
-        names = (_text(kinds[0]), _text(kinds[1]))
-    elif len(kinds) > 2 and all(isinstance(kind, int | float) for kind in kinds):
+        return np.array(chosen, dtype=np.float64), ("other", wanted)
+    if len(kinds) < 2:
+        what = f"the value {_text(kinds[0])} alone" if kinds else "no value at all"
+        raise InputError(
+            f"--label {label}: prompts with a row have {what}, so there is nothing to tell apart. "
+            "Name another field.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    if len(kinds) > 2 and all(isinstance(kind, int | float) for kind in kinds):
         numbers = np.array(values, dtype=np.float64)
         if not np.isfinite(numbers).all():
             raise InputError(
@@ -127,51 +167,34 @@ def _numbers(
                 kind=ErrorKind.INVALID_VALUE,
             )
         return numbers, None
-    if wanted is None and len(kinds) < 2:
-        what = f"the value {_text(kinds[0])} alone" if kinds else "no value at all"
-        raise InputError(
-            f"--label {label}: prompts with a row have {what}, so there is nothing to tell apart. "
-            "Name another field.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    if wanted is None and len(kinds) > 2:
-        common = _text(counts.most_common(1)[0][0])
-        raise InputError(
-            f"--label {label}: {len(kinds)} classes. A probe tells two apart: name one against all "
-            f"others, such as --label {label}={common}.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    return np.array([value == kinds[1] for value in values], dtype=np.float64), names
+    place = {kind: k for k, kind in enumerate(kinds)}
+    codes = np.array([place[value] for value in values])
+    names = tuple(_text(kind) for kind in kinds)
+    return codes.astype(np.float64) if len(kinds) == 2 else np.eye(len(kinds))[codes], names
 
 
-def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+def _fewest(numbers: Floats) -> int:
+    """Prompts of the smallest class."""
+    columns = numbers if numbers.ndim > 1 else np.column_stack([numbers, 1 - numbers])
+    return int(columns.sum(axis=0).min())
 
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _codes(view: RunView, field: str | None, option: str, prompts: Codes) -> Codes:
-    """(n,) number of the part of each prompt; each is a part of its own without a field."""
-    if field is None:
-        return np.arange(len(prompts))
+def _codes(view: RunView, field: str, option: str, prompts: Codes) -> Codes:
+    """(n,) number of the part of each prompt."""
     values = prompt_values(view.run, field, option=option)
     return cluster_codes([values[k] for k in prompts.tolist()])
 
 
 def _joined(first: Codes, second: Codes) -> Codes:
     """(n,) parts that hold whole parts of both."""
-    codes = first
-    while True:  # each pass gives a part of either the least code that it meets
-        least = codes
-        for parts in (first, second):
-            low = np.full(int(parts.max()) + 1, len(codes))
-            np.minimum.at(low, parts, least)
-            least = low[parts]
-        if np.array_equal(least, codes):
-            return cluster_codes(codes.tolist())
-        codes = least
+    other = second + int(first.max()) + 1
+    size = int(other.max()) + 1
+    links = coo_array((np.ones(len(first)), (first, other)), shape=(size, size))
+    return cluster_codes(connected_components(links, directed=False)[1][first].tolist())
 
 
 def _too_few(what: str) -> InputError:

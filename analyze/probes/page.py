@@ -2,12 +2,15 @@
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from typing import Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.pages.page import Figure, Opening, Page, Section
+from lpp.analyze.evaluations.pages.verdict import with_interval
+from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Declared, Table, table_of
 from lpp.analyze.pages.words import (
@@ -24,8 +27,18 @@ from lpp.analyze.pages.words import (
 )
 from lpp.analyze.probes.analysis import EMBED, ProbeAnalysis, ProbeResult, Q
 from lpp.analyze.probes.mistakes import worst_predicted
-from lpp.analyze.probes.tables import MEANING, PROBE_SCORES, PROBES, probe_flags, probes_frame
+from lpp.analyze.probes.tables import (
+    MEANING,
+    PROBE_RELIABILITY,
+    PROBE_SCORES,
+    PROBES,
+    probe_flags,
+    probe_tables,
+)
+from lpp.analyze.questions import LabelProbeSettings
 from lpp.store.format.run_names import run_names
+
+Names = tuple[str, ...]
 
 _READING: Final = (
     "Scores come from probes that saw other folds alone. Gain: how much larger the number is than "
@@ -39,18 +52,26 @@ _CONTROLS: Final = (
     "surprisal: mean -ln p of the tokens. tokens: how often each of the 1,000 most common tokens "
     "occurs. embed: rows that know no context."
 )
+_CALIBRATION: Final = (
+    "Bins hold equally many prompts, by the probability of the second class out of fold; of "
+    "several classes they hold every prompt once for each class."
+)
 _STYLES: Final[dict[str, Style]] = {
     **dict.fromkeys(("probe_auroc", "probe_r2", "mean_difference", "score"), "hundredths"),
+    **dict.fromkeys(("probe_recall", "probe_ece", "confidence", "accuracy"), "hundredths"),
+    "ece_by_chance": "hundredths",
     **dict.fromkeys(("shuffled_mean", "shuffled_high", "random_mean", "random_high"), "hundredths"),
     **dict.fromkeys(("p_value", "gain_p_value", "q_value", "chance_q"), "probability"),
     "probe_gain": "signed",
 }
 _LABELS: Final = {
     **{"probe_auroc": "AUROC", "probe_r2": "R2", "probe_gain": "gain", "q_value": "q"},
+    **{"probe_recall": "recall at 1 %", "probe_ece": "ECE"},
     **{"p_value": "p", "text_so_far": "text", "target": "label", "mean_difference": "means"},
 }
 _DECLARED: Final[dict[str, Declared]] = {
-    column.name: column for column in (*PROBES.columns, *PROBE_SCORES.columns)
+    column.name: column
+    for column in (*PROBES.columns, *PROBE_SCORES.columns, *PROBE_RELIABILITY.columns)
 }
 
 
@@ -58,66 +79,120 @@ def probe_page(store: str, analysis: ProbeAnalysis) -> Page:
     """The page of an analysis. store: its path as it was given. Raises FormatError for altered
     bytes.
     """
-    run = analysis.view.run
-    frame = probes_frame(analysis)
-    mistakes, call = worst_predicted(analysis), _call(store, analysis)
+    run, frames, call = analysis.view.run, probe_tables(analysis), _call(store, analysis)
+    probes, mistakes, best = frames[PROBES.name], worst_predicted(analysis), analysis.best
     number = "probe_auroc" if analysis.labels.classes else "probe_r2"
-    sites = _table(
+    controls = [control.name for control in analysis.controls]
+    bins = frames[PROBE_RELIABILITY.name].filter(probe=best.name)
+
+    def of_probes(name: str, title: str, part: pl.DataFrame, first: Names, only: str) -> Table:
+        code = f"{call}\nprobe_tables(found)['probes'].filter({only})"
+        return _table(name, title, part, (*first, "probe_recall"), key="probe", code=code)
+
+    sites = of_probes(
         "probe-sites",
         "Sites by depth, with 95 % intervals",
-        frame.filter(role="site"),
+        probes.filter(role="site"),
         ("probe", number, "control", "probe_gain", "q_value"),
-        key="probe",
-        code=f"{call}\nprobe_tables(found)['probes'].filter(role='site')",
+        "role='site'",
     )
-    tables = [sites]
-    if controls := list(analysis.controls):
-        tables.append(
-            _table(
-                "probe-controls",
-                "Controls, which read no rows",
-                frame.filter(pl.col("probe").is_in([control.name for control in controls])),
-                ("probe", number, "p_value"),
-                key="probe",
-                code=f"{call}\nprobe_tables(found)['probes'].filter(role='control')",
-            )
-        )
+    of_controls = of_probes(
+        "probe-controls",
+        "Controls, which read no rows",
+        probes.filter(pl.col("probe").is_in(controls)),
+        ("probe", number, "p_value"),
+        "role='control'",
+    )
+    reliability = _table(
+        "probe-reliability",
+        f"Bins of prompts by the probability that the probe of {best.name} gives",
+        bins,
+        ("bin", "n", "confidence", "accuracy"),
+        key="bin",
+        code=f"{call}\nprobe_tables(found)['probe_reliability'].filter(probe={best.name!r})",
+    )
     wrong = _table(
         "probe-mistakes",
-        f"Prompts that the probe of {analysis.best.name} is most wrong about",
+        f"Prompts that the probe of {best.name} is most wrong about",
         mistakes,
         ("prompt_id", "target", "score", "text_so_far"),
         key="prompt_id",
         code=f"{call}\nworst_predicted(found)",
     )
+    by_depth = Chart(
+        "probe-depth",
+        "probes",
+        sites,
+        "By depth",
+        "Each site with its 95 % interval. Grey bands: intervals of the controls; a site inside a "
+        "band tells no more than that control.",
+        partial(drawing("probe_depth_chart"), probes),
+        opens=True,
+    )
+    diagram = Chart(
+        "probe-reliability",
+        "calibration",
+        reliability,
+        "Reliability",
+        "How many prompts of a bin are of the class, by the probability that the probe gives.",
+        partial(drawing("probe_reliability_chart"), bins),
+    )
+    sections = [
+        Section(
+            "probes",
+            "What predicts the label",
+            charts=(by_depth,),
+            tables=(sites, of_controls) if controls else (sites,),
+            short="Probes",
+            more=f"{_READING} {_CONTROLS}",
+        ),
+        Section(
+            "calibration",
+            "Are its probabilities right?",
+            charts=(diagram,),
+            tables=(reliability,),
+            notes=tuple(_calibration(analysis)),
+            more=_CALIBRATION,
+        ),
+        Section(
+            "mistakes",
+            "The most confident mistakes",
+            tables=(wrong,) if mistakes.height else (),
+            notes=() if mistakes.height else (("No prompt is on the wrong side.",),),
+        ),
+    ]
     return Page(
         title="Probes",
         about=(Code(analysis.labels.name), " from rows of ", Run(run.id)),
         opening=_opening(analysis),
         findings=tuple(_findings(analysis)),
-        sections=(
-            Section(
-                "probes",
-                "What predicts the label",
-                tables=tuple(tables),
-                short="Probes",
-                more=f"{_READING} {_CONTROLS}",
-            ),
-            Section(
-                "mistakes",
-                "The most confident mistakes",
-                tables=(wrong,) if mistakes.height else (),
-                notes=() if mistakes.height else (("No prompt is on the wrong side.",),),
-            ),
-        ),
+        sections=tuple(part for part in sections if bins.height or part.name != "calibration"),
         meanings=MEANING,
         runs=RunStyles(run_names({run.id: run.plan})),
         next=(f'lpp-sql {shlex.quote(store)} "FROM probes"',),
-        document=frame.to_dicts(),
-        csv=frame,
+        document=probes.to_dicts(),
+        csv=probes,
         store=store,
         origin=origin_of([run]),
     )
+
+
+def _calibration(analysis: ProbeAnalysis) -> Iterator[Sentence]:
+    """How well the best site's probabilities are calibrated, and its recall."""
+    best = analysis.best
+    calibrated = analysis.calibrations[best.name]
+    beyond = "more" if calibrated.ece > calibrated.calibrated[1] else "no more"
+    yield (
+        f"The probabilities of {best.name} are off by ",
+        Ref(with_interval(calibrated.ece, *calibrated.interval), "probe-reliability"),
+        f" on average (expected calibration error), {beyond} than chance gives a calibrated probe "
+        f"on as many prompts (up to {hundredths(calibrated.calibrated[1])}).",
+    )
+    if best.recall is None:
+        yield ("Too few prompts for a recall at 1 % false alarms: the other class needs 100.",)
+    else:
+        found = with_interval(best.recall.value, *best.recall.interval)
+        yield ("At 1 % false alarms it finds ", Ref(found, "probe-sites"), " of the prompts.")
 
 
 def _table(
@@ -181,6 +256,8 @@ def _what(analysis: ProbeAnalysis) -> str:
     if classes is None:
         return f"predicts {analysis.labels.name}"
     field = analysis.labels.name.partition("=")[0]
+    if classes[2:]:
+        return f"tells {len(classes)} classes of {field} apart"
     return f"tells {field} {classes[1]} from {classes[0]}"
 
 
@@ -201,17 +278,19 @@ def _opening(analysis: ProbeAnalysis) -> Opening:
         row += [_figure(control), gain]
     grouped = f", no {settings.group} divided" if settings.group else ""
     independent = (
-        f"errors by {settings.cluster or settings.group} ({labels.n_clusters:,})"
-        if settings.cluster or settings.group
-        else "prompts taken as independent"
+        f"errors by {labels.errors_by} ({labels.n_clusters:,})"
+        if labels.errors_by
+        else f"{labels.of} taken as independent"
     )
     return Opening(
         conclusion(analysis),
-        f"{len(labels.prompts):,} prompts, rows: {settings.rows}, {settings.folds} folds{grouped}, "
-        f"{independent}",
+        f"{len(labels.prompts):,} {labels.of}, rows: {settings.rows}, {settings.folds} folds"
+        f"{grouped}, {independent}",
         tuple(head),
         (tuple(row),),
-        tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in probe_flags(analysis)),
+        tuple(
+            (Flag(flag), f": {clause(MEANING[flag])}.") for flag in probe_flags(labels, settings)
+        ),
     )
 
 
@@ -230,22 +309,13 @@ def _findings(analysis: ProbeAnalysis) -> Iterator[Sentence]:
             f" {'tells' if beyond == 1 else 'tell'} more than the best control (q below {Q}).",
         )
     for why, count in labels.left_out.items():
-        yield (f"{count:,} prompts are left out: {why}.",)
+        yield (f"{count:,} {labels.of} are left out: {why}.",)
 
 
 def _call(store: str, analysis: ProbeAnalysis) -> str:
     """Python that computes the analysis."""
-    settings = analysis.settings
-    given = {
-        "rows": (settings.rows, "last"),
-        "sites": (tuple(settings.sites), ("*",)),
-        "skip_first": (settings.skip_first, 0),
-        "group": (settings.group, None),
-        "cluster": (settings.cluster, None),
-        "folds": (settings.folds, 5),
-        "seed": (settings.seed, 0),
-    }
-    keywords = ", ".join(f"{k}={v!r}" for k, (v, default) in given.items() if v != default)
+    values, defaults = asdict(analysis.settings), asdict(LabelProbeSettings())
+    keywords = ", ".join(f"{k}={v!r}" for k, v in values.items() if v != defaults[k])
     return (
         "from lpp.analyze import LabelProbeSettings, probe\n"
         "from lpp.analyze.probes.mistakes import worst_predicted\n"

@@ -9,10 +9,12 @@ import polars as pl
 
 from lpp.analyze.evaluations.tables import FEW_CLUSTERS, FEW_OF_A_KIND
 from lpp.analyze.probes.analysis import ProbeAnalysis, ProbeResult
+from lpp.analyze.probes.labels import Labels
 from lpp.analyze.quantities import flags as number_flags
 from lpp.analyze.quantities.probes import PROBE_NUMBERS
 from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
-from lpp.analyze.runs.keys import Url
+from lpp.analyze.questions import LabelProbeSettings
+from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.tables.database import put
 from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number_columns
 from lpp.store.objects.place import Place
@@ -34,8 +36,12 @@ MEANING: Final[Mapping[str, str]] = {
 
 _ANALYSIS: Final = (
     *shared("run"),
-    Column("label", "VARCHAR", "field of the prompts that is predicted, or FIELD=VALUE"),
-    Column("rows", "VARCHAR", "row of each prompt: last, mean, or a position"),
+    Column("label", "VARCHAR", "field that is predicted, FIELD=VALUE, or right of items"),
+    *(
+        Column(name, "VARCHAR", f"{of} of the items; empty: not named, or no items")
+        for name, of in (("task", "task"), ("source", "source"), ("score_filter", "filter"))
+    ),
+    Column("rows", "VARCHAR", "last, mean, a position; or each or a field, of tokens"),
     Column("skip_first", "INTEGER", "first tokens that a mean leaves out", "tokens"),
     Column("group_field", "VARCHAR", "field whose values no fold divides; empty: none"),
     Column("cluster_field", "VARCHAR", "field that clusters prompts; empty: none"),
@@ -58,6 +64,9 @@ def _table(name: str, meaning: str, key: tuple[str, ...], *columns: Column) -> T
     )
 
 
+_ECE: Final = "expected calibration error of the probability of the second class"
+_OF_BEST: Final = "of the best site and its control, else null"
+
 PROBES: Final = _table(
     "probes",
     "how well the rows of a site, or a control, predict a label of the prompts",
@@ -66,9 +75,13 @@ PROBES: Final = _table(
     Column("role", "VARCHAR", "site or control"),
     *shared("depth"),
     Column("n_prompts", "INTEGER", "prompts with a label and a row", "prompts"),
-    Column("n_second", "INTEGER", "of the second class; null: a number", "prompts"),
+    Column("n_classes", "INTEGER", "classes that are told apart; null: a number", "classes"),
+    Column("n_second", "INTEGER", "of the second of two classes; else null", "prompts"),
     *columns_of(PROBE_NUMBERS["probe_auroc"], INTERVAL),
     *columns_of(PROBE_NUMBERS["probe_r2"], INTERVAL),
+    *columns_of(PROBE_NUMBERS["probe_recall"], INTERVAL),
+    *columns_of(PROBE_NUMBERS["probe_ece"], INTERVAL, meaning=f"{_ECE}; {_OF_BEST}"),
+    *number_columns("ece_by_chance", f"95th percentile of it if calibrated; {_OF_BEST}", "share"),
     *number_columns("p_value", "of labels without information, one-sided", "probability"),
     *number_columns("chance_q", "of p, after Benjamini-Hochberg", "probability"),
     *number_columns("mean_difference", "AUROC of the difference of means", "probability"),
@@ -87,51 +100,83 @@ PROBES: Final = _table(
 PROBE_SCORES: Final = _table(
     "probe_scores",
     "score of a prompt by the probe of a site or a control that saw other folds alone",
-    ("probe", "prompt_id"),
+    ("probe", "prompt_id", "position", "class"),
     _PROBE,
     *shared("prompt_id"),
+    Column("position", "INTEGER", "of the row; of a mean, of the last", "tokens"),
+    Column("class", "VARCHAR", "class of which the score is; empty: a number"),
     Column("fold", "INTEGER", "fold of the prompt, from 0"),
-    *number_columns("target", "1: the second class, 0: the first; or the number", "1"),
-    *number_columns("score", "log odds of the second class, or predicted number", "1"),
+    *number_columns("target", "1: of the class, 0: of another; or the number", "1"),
+    *number_columns("score", "log odds of the class, or predicted number", "1"),
+)
+
+PROBE_RELIABILITY: Final = _table(
+    "probe_reliability",
+    "bin of prompts by the probability of the second class, and how many are of it; of the best "
+    "site and its control",
+    ("probe", "bin"),
+    _PROBE,
+    Column("bin", "INTEGER", "from 0, by ascending probability"),
+    Column("n", "INTEGER", "prompts in the bin; of several classes times the classes", "prompts"),
+    *number_columns("confidence", "mean probability of the second class", "share"),
+    *number_columns("accuracy", "those of it over n", "share", INTERVAL, how=", Wilson's"),
 )
 
 
 def probes_frame(analysis: ProbeAnalysis) -> pl.DataFrame:
     """Table `probes`: sites by depth, then controls."""
-    rows = [_key(analysis) | _row(analysis, result) for result in analysis.results]
+    key = analysis_key(analysis.view, analysis.labels, analysis.settings)
+    rows = [key | _row(analysis, result) for result in analysis.results]
     return pl.DataFrame(rows, schema=frame_schema(PROBES.columns))
 
 
 def probe_tables(analysis: ProbeAnalysis) -> dict[str, pl.DataFrame]:
-    """Tables `probes` and `probe_scores`, by name: sites by depth, then controls."""
-    labels = analysis.labels
-    of_prompts = {
-        "prompt_id": labels.prompts,
-        "fold": labels.target.fold,
-        "target": labels.target.labels,
-    }
+    """Tables `probes`, `probe_scores` and `probe_reliability`, by name: sites by depth, then
+    controls. Of a number `probe_reliability` has no rows.
+    """
+    labels, which = analysis.labels, analysis.which
+    classes = (labels.classes or ("",))[-1 if labels.target.labels.ndim == 1 else 0 :]
+    n = len(labels.prompts)
+    position = np.full(n, which) if isinstance(which, int) else labels.ends - 1
+    of_rows = {"prompt_id": labels.prompts, "position": position, "fold": labels.target.fold}
+    targets = labels.target.labels.reshape(n, -1)
     scores = [
-        pl.DataFrame({**of_prompts, "score": result.fitted.scores}).with_columns(
-            probe=pl.lit(result.name)
+        pl.DataFrame({**of_rows, "target": targets[:, k], "score": of_class}).with_columns(
+            pl.lit(name).alias("class"), probe=pl.lit(result.name)
         )
         for result in analysis.results
+        for k, (name, of_class) in enumerate(
+            zip(classes, result.fitted.scores.reshape(n, -1).T, strict=True)
+        )
     ]
-    with_key = [pl.lit(value).alias(name) for name, value in _key(analysis).items()]
+    key = analysis_key(analysis.view, labels, analysis.settings)
+    with_key = [pl.lit(value).alias(name) for name, value in key.items()]
     schema = frame_schema(PROBE_SCORES.columns)
+    bins = [
+        key
+        | {"probe": name, "bin": k, "n": b.n, "confidence": b.confidence, "accuracy": b.accuracy}
+        | _interval("accuracy", b.interval)
+        for name, calibrated in analysis.calibrations.items()
+        for k, b in enumerate(calibrated.reliability)
+    ]
     return {
         PROBES.name: probes_frame(analysis),
         PROBE_SCORES.name: pl.concat(scores)
         .with_columns(with_key)
         .select(schema.names())
         .cast(schema),
+        PROBE_RELIABILITY.name: pl.DataFrame(bins, schema=frame_schema(PROBE_RELIABILITY.columns)),
     }
 
 
-def _key(analysis: ProbeAnalysis) -> dict[str, Any]:
-    settings = analysis.settings
+def analysis_key(view: RunView, labels: Labels, settings: LabelProbeSettings) -> dict[str, Any]:
+    """The columns that identify probes of a label: those of `PROBES.merging.replaced`."""
     return {
-        "run": analysis.view.run.id,
-        "label": analysis.labels.name,
+        "run": view.run.id,
+        "label": labels.name,
+        "task": settings.task or "",
+        "source": settings.source or "",
+        "score_filter": settings.filter or "",
         "rows": settings.rows,
         "skip_first": settings.skip_first,
         "group_field": settings.group or "",
@@ -148,17 +193,16 @@ def write_probes(store: Url, analysis: ProbeAnalysis) -> Place:
     return put(store, probe_tables(analysis))
 
 
-def probe_flags(analysis: ProbeAnalysis) -> Iterator[str]:
+def probe_flags(labels: Labels, settings: LabelProbeSettings) -> Iterator[str]:
     """Flags of every probe of an analysis, of `MEANING`."""
-    labels, settings = analysis.labels, analysis.settings
     target = labels.target
     if labels.n_clusters < FEW_CLUSTERS:
         yield "few_clusters"
-    if target.classes and min(np.bincount(target.labels.astype(int))) < FEW_OF_A_KIND:
+    if target.classes and min(np.bincount(labels.codes.astype(int))) < FEW_OF_A_KIND:
         yield "few_prompts"
-    if analysis.which == "mean" and not settings.skip_first:
+    if settings.rows == "mean" and not settings.skip_first:
         yield "first_positions"
-    if not (settings.cluster or settings.group):
+    if not labels.errors_by:
         yield "independent_prompts"
     if labels.left_out:
         yield "prompts_left_out"
@@ -168,7 +212,7 @@ def _row(analysis: ProbeAnalysis, result: ProbeResult) -> dict[str, Any]:
     labels, plan = analysis.labels, analysis.view.run.plan
     number = "probe_auroc" if labels.classes else "probe_r2"
     shuffled = result.number.shuffled
-    flags = list(probe_flags(analysis))
+    flags = list(probe_flags(labels, analysis.settings))
     site = result.name in [site.name for site in analysis.sites]
     if site and plan.is_lossy(result.name):
         flags.append("lossy")
@@ -177,7 +221,8 @@ def _row(analysis: ProbeAnalysis, result: ProbeResult) -> dict[str, Any]:
         "role": "site" if site else "control",
         "depth": None if result.is_control else plan.depth_of(result.name),
         "n_prompts": len(labels.prompts),
-        "n_second": int(labels.target.labels.sum()) if labels.classes else None,
+        "n_classes": labels.classes and len(labels.classes),
+        "n_second": int(labels.codes.sum()) if labels.classes and not labels.classes[2:] else None,
         number: result.number.value,
         **_interval(number, result.number.interval),
         "p_value": result.number.p_value,
@@ -191,6 +236,12 @@ def _row(analysis: ProbeAnalysis, result: ProbeResult) -> dict[str, Any]:
         "q_value": result.q_value,
         "strength": float(np.median(result.fitted.strengths)),
     }
+    if result.recall is not None:
+        row["probe_recall"] = result.recall.value
+        row |= _interval("probe_recall", result.recall.interval)
+    if (calibrated := analysis.calibrations.get(result.name)) is not None:
+        row |= {"probe_ece": calibrated.ece, "ece_by_chance": calibrated.calibrated[1]}
+        row |= _interval("probe_ece", calibrated.interval)
     if result.gain is not None:
         row |= {"probe_gain": result.gain.value, "gain_p_value": result.gain.p_value}
         row |= _interval("probe_gain", result.gain.interval)

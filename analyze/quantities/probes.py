@@ -12,7 +12,8 @@ PROBE_NUMBERS: Final = by_name(
             unit="probability",
             label="AUROC",
             definition="P(a prompt of the second class has the larger score), over pairs of one "
-            "fold; scores of ridge logistic regression fitted to other folds",
+            "fold; scores of ridge logistic regression fitted to other folds; of several classes "
+            "the mean over each against the rest",
             source="Hanley and McNeil 1982; Alain and Bengio 2016, arXiv 1610.01644 (linear "
             "probes)",
             trap="What a probe reads need not be what the model uses, nor the label itself: length "
@@ -42,6 +43,32 @@ PROBE_NUMBERS: Final = by_name(
             "DeLong and Clarke-Pearson 1988",
             trap="A control that is not computed explains nothing away: name other confounds with "
             "--group, or label them and probe for them.",
+        ),
+        Quantity(
+            name="probe_recall",
+            of="probe",
+            unit="share",
+            label="recall at 1 % false alarms",
+            short="recall at 1 %",
+            definition="share of the prompts of the second class whose score exceeds the lowest "
+            "threshold that at most 1 % of the others exceed; scores of all folds together; of "
+            "several classes over all pairs of a prompt and a class",
+            source="Pepe 2003, section 5 (sensitivity at a false positive rate)",
+            trap="The threshold is set by few prompts: 1 % of them. The interval takes scores as "
+            "given, and resamples clusters. Of fewer than 100 others there is none.",
+        ),
+        Quantity(
+            name="probe_ece",
+            of="probe",
+            unit="share",
+            label="calibration error",
+            short="ECE",
+            definition="expected calibration error of the probability of the second class, out of "
+            "fold: the sum over ten bins of equally many prompts of n_b / n |share of the class in "
+            "b - mean probability in b|; of several classes over all pairs of a prompt and a class",
+            source="Naeini, Cooper and Hauskrecht 2015; Nixon et al. 2019, arXiv 1904.01685 (bins "
+            "of equal mass)",
+            trap="Noise makes it positive: see what a calibrated probe has on as many prompts.",
         ),
     )
 )

@@ -8,14 +8,23 @@ import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from evaluated_items import evaluated_run
 from made_runs import MakeRun
 
 from lpp.analyze import LabelProbeSettings, probe, write_probes
+from lpp.analyze.charts.charts import (
+    probe_depth_chart,
+    probe_reliability_chart,
+    specification,
+)
 from lpp.analyze.cli.command import main
+from lpp.analyze.numerics.statistics.auroc import auroc
 from lpp.analyze.pages.words import plain
+from lpp.analyze.probes import examples
 from lpp.analyze.probes.inputs import control_rows, site_rows
 from lpp.analyze.probes.mistakes import worst_predicted
 from lpp.analyze.probes.page import conclusion
+from lpp.analyze.probes.tables import probe_tables
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.tables.database import read_table
 from lpp.sql import connect
@@ -28,14 +37,15 @@ N, D = 200, 6
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose block.2 knows `topic` and `number`; all sites but embed know the length, and so
-    `long`; nothing knows `noise`. A document is of one author.
+    """A run whose block.2 knows `topic`, `number`, `kind`, and of each token its `mark`; all sites
+    but embed know the length, and so `long`; nothing knows `noise`. A document is of one author.
     """
     root = tmp_path_factory.mktemp("probed") / "store"
     rng = np.random.default_rng(3)
     lengths = rng.integers(5, 30, N)
     topic, number = rng.random(N) < 0.5, rng.normal(size=N)
     long = lengths + rng.normal(size=N) > 17
+    mark = [rng.random(length) < 0.3 for length in lengths]
     prompts: list[dict[str, Any]] = [
         {
             "input_ids": rng.integers(0, 40, lengths[k]).tolist(),
@@ -50,6 +60,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "rare": int(k < 5),
             "some": None if k % 2 else k % 4 // 2,
             "few": k if k < 20 else None,
+            "name": f"n{k}",
+            "many": "rare" if k < 5 else "abc"[k % 3],
+            "mark": mark[k].tolist(),
+            "loss_mask": (np.arange(lengths[k]) > 2).tolist(),
+            "weight": rng.normal(size=lengths[k]).tolist(),
         }
         for k in range(N)
     ]
@@ -61,6 +76,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 values[site][:, 1] += length / 4
             values["block.2"][:, 0] += 3 * topic[k]
             values["block.2"][:, 2] += 3 * number[k]
+            values["block.2"][:, 3] += 3 * (k % 3 == 0)
+            values["block.2"][:, 4] += 3 * (k % 3 == 1)
+            values["block.2"][:, 5] += 3 * mark[k]
             rows.put(k, values)
     return root
 
@@ -99,6 +117,122 @@ def test_noise_is_no_finding(store: Path) -> None:
     assert "No site" in plain(conclusion(found))
 
 
+def test_several_classes_have_the_mean_auroc_of_each_against_the_rest(store: Path) -> None:
+    found = probe(store, "kind", settings=LabelProbeSettings(sites=["block.2", "final"]))
+    labels, best = found.labels, found.best
+    assert (labels.classes, best.name, best.tells_more) == (("x", "y", "z"), "block.2", True)
+    areas = [
+        auroc(best.fitted.scores[:, k], labels.codes == k, labels.target.fold) for k in range(3)
+    ]
+    assert best.number.value == pytest.approx(np.mean([area.value for area in areas if area]))
+    assert best.number.interval is not None
+    assert best.number.interval[0] < best.number.value < best.number.interval[1]
+    assert "tells 3 classes of kind apart best" in plain(conclusion(found))
+    alone = probe(store, "kind=x", settings=LabelProbeSettings(sites=["block.2"])).best
+    assert areas[0] is not None
+    assert alone.number.value == pytest.approx(areas[0].value, abs=0.02)  # other folds
+    rare = probe(store, "many", settings=LabelProbeSettings(sites=["embed"]))
+    assert rare.labels.classes == ("a", "b", "c")
+    assert dict(rare.labels.left_out) == {"of a class with fewer than 10": 5}
+    scores = probe_tables(found)["probe_scores"].filter(probe="block.2")
+    assert scores["class"].value_counts(sort=True)["count"].to_list() == [N] * 3
+    assert worst_predicted(found)["score"].is_sorted()
+
+
+@pytest.mark.parametrize("rows", ["each", "loss_mask"])
+def test_labels_of_tokens_are_read_from_their_own_rows(store: Path, rows: str) -> None:
+    settings = LabelProbeSettings(rows=rows, sites=["block.2", "final"])
+    found = probe(store, "token.mark", settings=settings)
+    lengths = open_store(store).run("m").lengths
+    skipped = 3 if rows == "loss_mask" else 0
+    assert len(found.labels.prompts) == int(lengths.sum()) - skipped * N
+    assert [site.name for site in found.sites if site.tells_more] == ["block.2"]
+    assert found.best.number.value > 0.97  # d' = 3
+    assert (found.labels.errors_by, found.labels.n_clusters) == ("prompt", N)
+    folds = pl.DataFrame({"of": found.labels.prompts, "fold": found.labels.target.fold})
+    assert folds.group_by("of").agg(pl.col("fold").n_unique())["fold"].max() == 1
+    assert found.labels.ends.min() == skipped + 1
+
+
+def test_a_token_at_a_position_has_its_own_label(store: Path) -> None:
+    found = probe(store, "token.mark", settings=LabelProbeSettings(rows="4", sites=["block.2"]))
+    marks = open_store(store).run("m").prompts("token.mark")["token.mark"].to_pylist()
+    assert found.labels.codes.tolist() == [float(of_prompt[4]) for of_prompt in marks]
+    assert found.best.number.value > 0.95
+
+
+def test_more_tokens_than_are_probed_are_drawn(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examples, "MOST", 500)
+    found = probe(store, "topic", settings=LabelProbeSettings(rows="each", sites=["block.2"]))
+    total = int(open_store(store).run("m").lengths.sum())
+    assert dict(found.labels.left_out) == {"tokens that were not drawn": total - 500}
+    assert found.best.number.value > 0.95
+
+
+def test_right_items_are_told_from_the_row_before_the_answer(make_run: MakeRun) -> None:
+    of = evaluated_run(
+        make_run,
+        items=120,
+        right=lambda made, prompt, answer: made.hidden["final"][prompt][answer][0] > 0,
+    )
+    found = probe(of.root, "right", settings=LabelProbeSettings(task="tiny_task"))
+    assert (found.labels.of, len(found.labels.prompts)) == ("items", 120)
+    assert (found.best.name, found.best.tells_more) == ("final", True)
+    assert found.best.number.value > 0.9
+    chosen = [row["prompt_ids"][row["chosen"]] for row in of.rows]
+    assert found.labels.prompts.tolist() == chosen
+    assert found.labels.ends.tolist() == [of.context[prompt] for prompt in chosen]
+    assert probe_tables(found)["probes"]["task"].unique().to_list() == ["tiny_task"]
+
+
+def test_calibration_and_recall_by_hand(store: Path) -> None:
+    found = probe(store, "topic")
+    write_probes(store, found)
+    best = found.best
+    with connect(store) as connection:
+        ((ece, recall, low, high),) = connection.execute(
+            "SELECT probe_ece, probe_recall, probe_recall_ci_low, probe_recall_ci_high FROM probes "
+            "WHERE label = 'topic' AND probe = 'block.2'"
+        ).fetchall()
+        bins = connection.execute(
+            "SELECT n, confidence, accuracy FROM probe_reliability WHERE probe = 'block.2'"
+        ).fetchall()
+        scores = connection.execute(
+            "SELECT score, target FROM probe_scores WHERE label = 'topic' AND probe = 'block.2' "
+            "ORDER BY score"
+        ).fetchall()
+    logits, right = np.array(scores).T
+    parts = np.array_split(np.stack([1 / (1 + np.exp(-logits)), right]), 10, axis=1)
+    assert len(bins) == 10
+    np.testing.assert_allclose([row[1] for row in bins], [p[0].mean() for p in parts])
+    gaps = [abs(p[1].mean() - p[0].mean()) * p.shape[1] / N for p in parts]
+    assert ece == pytest.approx(sum(gaps))
+    others = np.sort(logits[right == 0])[::-1]
+    if len(others) < 100:
+        assert recall is None
+    else:
+        assert recall == pytest.approx((logits[right == 1] > others[len(others) // 100]).mean())
+        assert low < recall < high
+    assert set(found.calibrations) == {best.name, best.control}
+    number = probe(store, "number", settings=LabelProbeSettings(sites=["final"]))
+    assert (number.best.recall, dict(number.calibrations)) == (None, {})
+
+
+def test_the_charts_show_bands_of_controls_and_the_bins(store: Path) -> None:
+    tables = probe_tables(probe(store, "topic"))
+    spec = specification(probe_depth_chart(tables["probes"]))
+    texts = json.dumps(spec)
+    assert all(name in texts for name in ("length", "tokens", "embed"))
+    marks = [layer["mark"]["type"] for layer in spec["layer"]]
+    assert marks[:3] == ["rect", "rule", "text"]  # controls, behind the sites
+    bins = tables["probe_reliability"].filter(probe="block.2")
+    assert "10 bins, 20 prompts each" in json.dumps(specification(probe_reliability_chart(bins)))
+    numbers = probe_tables(probe(store, "number"))
+    assert "R2" in json.dumps(specification(probe_depth_chart(numbers["probes"])))
+
+
 def test_surprisal_is_a_control_of_runs_with_statistics(make_run: MakeRun) -> None:
     made = make_run([8] * 60, carried={"field.late": [k >= 30 for k in range(60)]})
     found = probe(made.root, "late")  # the surprisal of prompt k is 1.5 + k
@@ -126,12 +260,17 @@ def test_no_fold_divides_a_group(
     ("label", "options", "words"),
     [
         ("one", {}, "the value 1 alone"),
-        ("kind", {}, "3 classes. .* such as --label kind=x"),
+        ("name", {}, "200 classes, of which fewer than two have 10 prompts. .* --label name=n0"),
         ("kind=q", {}, "no prompt has that value; the most frequent are x, y, z"),
         ("tpoic", {}, "did you mean topic"),
         ("rare", {}, "5 of 1 and 195 others"),
         ("few", {}, "has 20 prompts with a label"),
-        ("topic", {"rows": "40"}, "--rows 40: it should be last, mean, or a position from 0 to 28"),
+        ("topic", {"rows": "40"}, "should be last, mean, a position from 0 to 28, or each or loss"),
+        ("topic", {"rows": "weight"}, "its values are numbers, and a mask has true and false"),
+        ("token.mrak", {"rows": "each"}, "no such field of tokens; did you mean token.mark"),
+        ("token.mark", {"rows": "mean"}, "predicted from its own row. Add --rows each"),
+        ("topic", {"task": "t"}, "what items of a task have is --label right"),
+        ("right", {"task": "t", "rows": "each"}, "an item has one row"),
         ("topic", {"rows": "-1"}, "--rows -1"),
         ("topic", {"skip_first": 2}, "--skip-first 2: .* Add --rows mean"),
         ("topic", {"rows": "28"}, "prompts with a label and a row"),

@@ -1,0 +1,111 @@
+"""Probes of a label: AUROC or R2 by depth beside controls, and reliability.
+
+Each chart is of one analysis of `lpp-analyze probe`.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.charts.axes import DEPTH
+from lpp.analyze.charts.items import BINS, ReliabilityWords, of_bins
+from lpp.analyze.charts.library import alt
+from lpp.analyze.charts.lines import Lines, by_depth, line_chart
+from lpp.analyze.charts.rows import (
+    checked,
+    data,
+    listing,
+    named_curves,
+    nothing,
+    number,
+    plain,
+    rows,
+)
+from lpp.analyze.charts.run_styles import PALETTE
+from lpp.analyze.charts.theme import GREY, INK, shortened
+from lpp.analyze.quantities.probes import PROBE_NUMBERS
+
+COMMAND: Final = "lpp-analyze probe STORE --label FIELD"
+
+_KEY: Final = ("run", "label", "task", "rows", "seed")
+
+
+def probe_depth_chart(probes: pl.DataFrame) -> Any:
+    """AUROC or R2 of each site by depth, with its interval, and a band for each control.
+
+    probes: rows of the table `probes` of one analysis. A band is the 95 % interval of a control;
+    the lower grey one, where 95 % of the probes of shuffled labels lie at the best site. `final` is
+    to the right of a gap. An `altair.LayerChart` as wide as its container; without values, a chart
+    that says so. Raises InputError for another table, MachineError(NO_PACKAGE) without the extra
+    `report`.
+    """
+    numbers = [name for name in ("probe_auroc", "probe_r2") if name in probes.columns]
+    needed = ("probe", "role", "depth", "label", *(numbers[:1] or ("probe_auroc",)))
+    frame = checked(probes, "probes", needed)
+    name = next((name for name in numbers if frame[name].count()), numbers[0])
+    ends = [f"{name}_ci_low", f"{name}_ci_high"]
+    columns = [pl.col(column).cast(pl.Float64) for column in (name, *ends)]
+    frame = frame.select("probe", "role", "depth", "label", *columns).drop_nulls(name)
+    sites = frame.filter(role="site").rename({"probe": "site"})
+    bands = frame.filter(role="control").sort(name, descending=True)
+    values = frame.select(name, *ends).unpivot()["value"].drop_nulls()
+    chance = 0.5 if name == "probe_auroc" else 0.0
+    low = math.floor(20 * min([chance, *values]) - 0.2) / 20
+    high = min(math.ceil(20 * max([chance, *values]) + 0.2) / 20, 1.0)
+    named = [f"{plain(k)} {number(v)}" for k, v in bands.select("probe", name).rows()]
+    of = [shortened(plain(label), 46) for label in frame["label"].unique().to_list()]
+    lines = Lines(
+        number=PROBE_NUMBERS[name],
+        x=DEPTH,
+        lead=", ".join([f"{PROBE_NUMBERS[name].title} by depth", *of]),
+        end=listing(named),
+        notes=[*of, *([f"Grey: controls, from above: {', '.join(named)}."] if named else [])],
+        of="label",
+        ends=(low, high),
+        behind=[*_bands(bands, name, alt.Scale(domain=[low, high], nice=False, zero=False))],
+    )
+    sites = by_depth(sites, "label", "depth")
+    curves = named_curves([*sites["label"]])
+    return line_chart(sites, curves, [lines], nothing("probes", probes, COMMAND)).picture()
+
+
+def _bands(controls: pl.DataFrame, name: str, scale: Any) -> Iterator[Any]:
+    """The interval of each control along the whole axis, and a dashed line with its name."""
+    parts = rows(controls.rename({f"{name}_ci_low": "low", f"{name}_ci_high": "high"}))
+    y = {field: alt.Y(f"{field}:Q", title=None, scale=scale) for field in (name, "low")}
+    whole = [row for row in parts if row["low"] is not None]
+    if whole:
+        band = alt.Chart(data(whole)).mark_rect(color=GREY, opacity=0.16, aria=False)
+        yield band.encode(y=y["low"], y2="high:Q")
+    if parts:
+        base = alt.Chart(data(parts))
+        rule = base.mark_rule(color=INK, opacity=0.7, strokeDash=[4, 3], aria=False)
+        yield rule.encode(y=y[name])
+        text = base.mark_text(
+            align="left", baseline="bottom", color=INK, aria=False, fontSize=10, dy=-2
+        )
+        yield text.encode(x=alt.value(4), y=y[name], text="probe:N")
+
+
+def probe_reliability_chart(reliability: pl.DataFrame) -> Any:
+    """Share of prompts of the second class by the mean probability that the probe gives, in bins.
+
+    reliability: rows of the table `probe_reliability` of one probe. An `altair.LayerChart` as wide
+    as its container; without values, a chart that says so. Raises InputError for another table,
+    MachineError(NO_PACKAGE) without the extra `report`.
+    """
+    frame = checked(reliability, "probe_reliability", ("probe", "label", *BINS))
+    of = [shortened(plain(f"{r['label']}, {r['probe']}"), 46) for r in rows(frame.head(1))]
+    words = ReliabilityWords(
+        title="Reliability of the probe",
+        nothing=nothing("reliability", reliability, COMMAND),
+        of="prompts",
+        confidence="mean probability",
+        x="mean probability of the second class",
+        y="share of the second class",
+        right="of the second class",
+        below="the probability is too high",
+    )
+    return of_bins(frame, of, PALETTE[0], words)

@@ -1,0 +1,66 @@
+"""Share of the items of a class that are found, where few of the others raise a false alarm."""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.statistics.auroc import CONFIDENCE, Codes, Flags
+
+FALSE_ALARMS: Final = 0.01
+
+_DRAWS: Final = 500
+_AT_ONCE: Final = 2_000_000
+"""Weights of resampled items that are in memory together."""
+
+
+class Recall(NamedTuple):
+    """A recall at `FALSE_ALARMS`."""
+
+    value: float
+    interval: tuple[float, float]
+    """95 %: quantiles of 500 resamples of clusters, each with a threshold of its own."""
+
+
+def recall_at_false_alarms(
+    scores: Floats, positive: Flags, clusters: Codes, /, *, seed: int = 0
+) -> Recall | None:
+    """The recall at the lowest threshold that at most 1 % of the other items exceed.
+
+    scores: (n,). positive: (n,) items to be found: an item is found if its score exceeds the
+    threshold, which is a score of one of the others. clusters: (n,) from 0. None for fewer than 100
+    other items, of which 1 % is no item, and without positive ones. The interval takes scores as
+    given (Pepe 2003, section 5.2).
+
+    >>> scores = np.append(np.arange(200.0), [150.0, 197.0, 197.5, 300.0])
+    >>> recall_at_false_alarms(scores, np.arange(204) > 199, np.arange(204)).value
+    0.5
+    """
+    if not positive.any() or (~positive).sum() * FALSE_ALARMS < 1:
+        return None
+    order = np.argsort(-scores, kind="stable")
+    ordered, kind, of_cluster = scores[order], positive[order], clusters[order]
+    level = np.searchsorted(-ordered, -ordered)  # the first item with the same score
+    k = int(clusters.max()) + 1
+    generator, drawn = np.random.default_rng(seed), []
+    for _ in range(0, _DRAWS, step := max(1, min(_DRAWS, _AT_ONCE // len(scores)))):
+        times = generator.multinomial(k, np.full(k, 1 / k), size=step).astype(np.int32)
+        drawn.append(_recalls(times[:, of_cluster], kind, level))
+    rates = np.concatenate(drawn)
+    ends = np.nanquantile(rates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    (value,) = _recalls(np.ones((1, len(scores)), np.int32), kind, level)
+    return Recall(float(value), (float(ends[0]), float(ends[1])))
+
+
+def _recalls(weights: npt.NDArray[np.int32], positive: Flags, level: Codes) -> Floats:
+    """(r,) recalls of items in descending order of scores, by (r, n) how often each counts; NaN
+    without positive items.
+    """
+    others = np.cumsum(weights * ~positive, axis=1, dtype=np.int32)
+    # the first of the others that is one too many has the threshold's score
+    at = level[(others > FALSE_ALARMS * others[:, -1:]).argmax(axis=1)]
+    found = np.cumsum(weights * positive, axis=1, dtype=np.int32)
+    above = np.where(at > 0, found[np.arange(len(at)), at - 1], 0)
+    total = np.where(found[:, -1] > 0, found[:, -1], np.nan)
+    return np.asarray(above / total, np.float64)
