@@ -124,7 +124,7 @@ $(VLLM_ENV): pyproject.toml
 	@touch $@
 
 test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU; eight minutes or, on a slow machine, many more
-	$(VLLM_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/capture/vllm
+	$(VLLM_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/capture/vllm tests/analyze/test_probe_direction.py
 
 # An environment whose Python also finds the packages of $(VENV).
 define on_top
@@ -154,7 +154,7 @@ $(COLLECTORS_ENV): pyproject.toml benchmarks/peers/requirements.txt $(ENV)
 	@touch $@
 
 test-collectors: $(COLLECTORS_ENV) ## rows that TransformerLens and nnsight give to a store (makes .venv-collectors)
-	$(COLLECTORS_VENV)/bin/python -m pytest tests/collectors
+	$(COLLECTORS_VENV)/bin/python -m pytest tests/collectors tests/analyze/test_probe_direction.py
 
 # `make test` with the oldest release of each dependency that pyproject claims. numpy's own first
 # release for an interpreter may lie above the bound: run it with the oldest Python.

@@ -47,7 +47,10 @@ if TYPE_CHECKING:
     from lpp.analyze.numerics.spectrum import eigenvalues as eigenvalues
     from lpp.analyze.numerics.spectrum import participation_ratio as participation_ratio
     from lpp.analyze.numerics.spectrum import top_share as top_share
+    from lpp.analyze.probes.against import probe_against as probe_against
+    from lpp.analyze.probes.against_tables import write_probe_tests as write_probe_tests
     from lpp.analyze.probes.analysis import probe as probe
+    from lpp.analyze.probes.direction import write_direction as write_direction
     from lpp.analyze.probes.tables import write_probes as write_probes
     from lpp.analyze.questions import CkaSettings as CkaSettings
     from lpp.analyze.questions import CorrelateSettings as CorrelateSettings
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from lpp.analyze.questions import ItemsSettings as ItemsSettings
     from lpp.analyze.questions import LabelProbeSettings as LabelProbeSettings
     from lpp.analyze.questions import LayersSettings as LayersSettings
+    from lpp.analyze.questions import ProbeTestSettings as ProbeTestSettings
     from lpp.analyze.questions import ProfileSettings as ProfileSettings
     from lpp.analyze.questions import ScoreSettings as ScoreSettings
     from lpp.analyze.questions import Selection as Selection
@@ -87,6 +91,7 @@ _HOME = {
     "ItemsSettings": "questions",
     "LayersSettings": "questions",
     "LabelProbeSettings": "questions",
+    "ProbeTestSettings": "questions",
     "ProfileSettings": "questions",
     "Selection": "questions",
     "ScoreSettings": "questions",
@@ -119,6 +124,7 @@ _HOME = {
     "linear_cka": "numerics.cka",
     "participation_ratio": "numerics.spectrum",
     "probe": "probes.analysis",
+    "probe_against": "probes.against",
     "profile_chart": "charts.charts",
     "rank_agreement": "studies.agreement",
     "read_eigenvalues": "tables.eigenvalues",
@@ -137,8 +143,10 @@ _HOME = {
     "training_chart": "charts.charts",
     "target_costs": "studies.teacher",
     "top_share": "numerics.spectrum",
+    "write_direction": "probes.direction",
     "write_drift": "drift.tables",
     "write_items": "evaluations.tables",
+    "write_probe_tests": "probes.against_tables",
     "write_probes": "probes.tables",
     "write_report": "report.report",
 }

@@ -13,6 +13,7 @@ from lpp.analyze.evaluations.tables import (
     ITEM_RELIABILITY,
     ITEM_RISK,
 )
+from lpp.analyze.probes.against_tables import PROBE_TESTS
 from lpp.analyze.probes.tables import PROBE_RELIABILITY, PROBE_SCORES, PROBES
 from lpp.analyze.studies.cka import CKA
 from lpp.analyze.studies.grid import SENSITIVITY
@@ -28,5 +29,5 @@ RESULTS: Final = (
     *(SENSITIVITY, AGREEMENT, LAYERS, HOURGLASS, CKA),
     *(DRIFT_PREDICTIONS, DRIFT_SITES, DRIFT_TOKENS),
     *(ITEM_ANALYSES, ITEM_FEATURES, ITEM_RELIABILITY, ITEM_RISK),
-    *(PROBES, PROBE_SCORES, PROBE_RELIABILITY),
+    *(PROBES, PROBE_SCORES, PROBE_RELIABILITY, PROBE_TESTS),
 )

@@ -312,6 +312,61 @@ class LabelProbeSettings:
     seed: int = _seed("Draw folds, shuffled labels and random directions from this seed.")
 
 
+SharedPrompts = Literal["refuse", "leave-out", "only"]
+"""What a test of a probe on another run does with prompts that the probe was fitted to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeTestSettings:
+    """`lpp-analyze probe --against` and `--test-on`: a probe of one run on the rows of another."""
+
+    site_pairs: Mapping[str, str] = setting(
+        {},
+        "Read the rows of SITE_B where the probe is of SITE; may be repeated. Default: every site "
+        "that both runs have.",
+        name="site-pair",
+        metavar="SITE=SITE_B",
+    )
+    margin: float = setting(
+        0.05,
+        "With --against and --test-on: a loss of AUROC, and a change of the share of prompts above "
+        "the threshold, up to this size does not matter.",
+        least=0.001,
+        most=0.5,
+    )
+    rerun: str | None = setting(
+        None,
+        "With --against: RUN captured again, which says what no change looks like: a run of STORE "
+        "(of another --batch-tokens or --attention), or STORE::RUN.",
+        metavar="RUN",
+        completes="runs",
+    )
+    test_label: str | None = setting(
+        None,
+        "With --test-on: the label of the other run's prompts. Default: that of --label.",
+        metavar="FIELD[=VALUE]",
+    )
+    shared_prompts: SharedPrompts = setting(
+        "refuse",
+        "With --test-on, prompts that both runs hold: refuse to test on them, leave them out, or "
+        "test on only them, by probes that saw other folds.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeGateSettings(GateSettings):
+    """When `lpp-analyze probe --against` or `--test-on` fails."""
+
+    conditions: Sequence[str] = setting(
+        (),
+        "Exit with code 1 if the verdict is degraded, stale or inconclusive, or if a condition "
+        "holds, such as 'probe_auroc_change < -0.1'; may be repeated.",
+        name="fail-if",
+        metavar="VERDICT|CONDITION",
+        repeated=True,
+    )
+
+
 def _patterns(text: str, name: str, metavar: str = "NAME,...") -> Any:
     text = f"{text}; a name may be a pattern. Default: every one."
     return setting(("*",), text, name=name, metavar=metavar)

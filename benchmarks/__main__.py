@@ -30,6 +30,7 @@ from benchmarks import (
     moments_cost,
     paper_procedure,
     pipeline_cost,
+    probe_change,
     probe_null,
     query_start,
     ray_cost,
@@ -99,6 +100,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
     def of_probes() -> Iterator[Ratio]:
         yield from probe_null.cost()
         yield from probe_null.measure()
+        yield from probe_change.measure()
 
     return {
         "paper": paper_procedure.measure,

@@ -21,6 +21,7 @@ TITLES: Final[dict["Subject", str]] = {
     "pair_site": "Of a site of two runs: `diff`",
     "item": "Of an item of an evaluation: `items`, and `diff` of two evaluations",
     "probe": "Of a probe of a label: `probe`",
+    "probe_pair": "Of a probe of A on the rows of B: `probe --against` or `--test-on`",
 }
 
 

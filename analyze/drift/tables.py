@@ -31,7 +31,7 @@ from lpp.analyze.quantities.drift import OF_ROWS, PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.tables import frame_schema, shared
 from lpp.analyze.questions import ErrorSites
 from lpp.analyze.runs.cells import Cell, n_tokens
-from lpp.analyze.runs.keys import Url
+from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.tables.database import put
 from lpp.analyze.tables.lazy import ROWS, LazySource, scan
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
@@ -100,7 +100,12 @@ def write_drift(drift: Drift) -> Place | None:
 
 def stores(pair: Pair) -> list[Place]:
     """The stores that hold the runs of `pair`: one or two, however their paths are written."""
-    roots = (view.run.directory.root for view in (pair.a, pair.b))
+    return stores_of(pair.a, pair.b)
+
+
+def stores_of(*views: RunView) -> list[Place]:
+    """The stores that hold these runs, each once, however their paths are written."""
+    roots = (view.run.directory.root for view in views)
     return list(
         {root.resolve() if isinstance(root, Path) else root: root for root in roots}.values()
     )

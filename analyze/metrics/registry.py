@@ -9,7 +9,7 @@ from lpp.analyze.metrics.spectral import PAPER, SPECTRAL
 from lpp.analyze.metrics.tokens import TOKEN_METRICS
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.items import DRIFT_FEATURES, FEATURES
-from lpp.analyze.quantities.probes import PROBE_NUMBERS
+from lpp.analyze.quantities.probes import PROBE_CHANGES, PROBE_NUMBERS
 from lpp.analyze.quantities.profiles import ENTROPIES
 from lpp.analyze.quantities.quantity import Quantity, by_name
 from lpp.analyze.runs.keys import RunView
@@ -26,6 +26,7 @@ QUANTITIES: Final[tuple[Quantity, ...]] = (
     *FEATURES,
     *DRIFT_FEATURES,
     *PROBE_NUMBERS.values(),
+    *PROBE_CHANGES.values(),
 )
 """Every number that is declared, of any subject."""
 

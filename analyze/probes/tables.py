@@ -34,7 +34,7 @@ MEANING: Final[Mapping[str, str]] = {
 }
 """The meaning of each flag of `probes`."""
 
-_ANALYSIS: Final = (
+ANALYSIS: Final = (
     *shared("run"),
     Column("label", "VARCHAR", "field that is predicted, FIELD=VALUE, or right of items"),
     *(
@@ -48,7 +48,9 @@ _ANALYSIS: Final = (
     Column("folds", "INTEGER", "folds of the prompts", "folds"),
     Column("seed", "BIGINT", "seed of folds, shuffled labels and random directions"),
 )
-_KEY_COLUMNS: Final = tuple(column.name for column in _ANALYSIS)
+"""Columns that identify probes of a label."""
+
+KEY: Final = tuple(column.name for column in ANALYSIS)
 _PROBE: Final = Column("probe", "VARCHAR", "site whose rows are read, or name of a control")
 
 
@@ -57,10 +59,10 @@ def _table(name: str, meaning: str, key: tuple[str, ...], *columns: Column) -> T
         name,
         meaning,
         "lpp-analyze probe STORE --label FIELD",
-        (*_KEY_COLUMNS, *key),
-        (*_ANALYSIS, *columns),
+        (*KEY, *key),
+        (*ANALYSIS, *columns),
         # q corrects over all sites of an analysis, so its rows are replaced together
-        merging=Merging(replaced=_KEY_COLUMNS),
+        merging=Merging(replaced=KEY),
     )
 
 

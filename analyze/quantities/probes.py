@@ -73,3 +73,38 @@ PROBE_NUMBERS: Final = by_name(
     )
 )
 """By name."""
+
+PROBE_CHANGES: Final = by_name(
+    (
+        Quantity(
+            name="probe_auroc_change",
+            of="probe_pair",
+            unit="1",
+            label="change of AUROC",
+            short="change",
+            definition="AUROC of the probe of A on the rows of B less that of the reference on the "
+            "same prompts: of the same probe on the rows of A (--against), or of B's own probe "
+            "(--test-on)",
+            source="DeLong, DeLong and Clarke-Pearson 1988 (paired); arXiv 2606.15980 (probes that "
+            "go stale)",
+            trap="Of a probe that stays as it is. A probe fitted to the rows of B may read the "
+            "label as well as before.",
+            bounds=(-1.0, 1.0),
+            identity=0.0,
+        ),
+        Quantity(
+            name="probe_flagged_change",
+            of="probe_pair",
+            unit="1",
+            label="change of the share above the threshold",
+            short="flagged change",
+            definition="share of prompts that the probe of A scores above its threshold, on the "
+            "rows of B, less that share of the reference",
+            source="McNemar 1947; Newcombe 1998; Durkalski et al. 2003 (clusters)",
+            trap="Prompts that move in opposite directions cancel out; the AUROC shows those.",
+            bounds=(-1.0, 1.0),
+            identity=0.0,
+        ),
+    )
+)
+"""By name: how a probe of run A does on the rows of run B."""

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, TypeVar
 
-Subject = Literal["profile", "site", "prefix", "pair", "pair_site", "item", "probe"]
+Subject = Literal["profile", "site", "prefix", "pair", "pair_site", "item", "probe", "probe_pair"]
 """What a number is of: the next token after a prefix, in every profile; the rows of a site below a
 prefix; the predictions below a prefix; the predictions of two runs, A and B; a site of two runs; an
-item of an evaluation; a probe of a site."""
+item of an evaluation; a probe of a site; a probe of A on the rows of B."""
 
 UNBOUNDED: Final = (-math.inf, math.inf)
 FROM_0: Final = (0.0, math.inf)

@@ -28,6 +28,8 @@ from lpp.analyze.questions import (
     ItemsSettings,
     LabelProbeSettings,
     LayersSettings,
+    ProbeGateSettings,
+    ProbeTestSettings,
     ProfileSettings,
     ScoreSettings,
     SensitivitySettings,
@@ -96,6 +98,8 @@ SETTINGS: Final = {
     "lpp-analyze teacher": TeacherSettings,
     "lpp-analyze items": ItemsSettings,
     "lpp-analyze probe": LabelProbeSettings,
+    "lpp-analyze probe --against, --test-on": ProbeTestSettings,
+    "lpp-analyze probe --fail-if": ProbeGateSettings,
     "lpp-analyze benchmarks add": ScoreSettings,
     "lpp-analyze correlate": CorrelateSettings,
 }
@@ -231,7 +235,7 @@ def _metric_tables() -> dict[str, str]:
     from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
     from lpp.analyze.quantities.flags import FLAGS
     from lpp.analyze.quantities.items import FEATURES
-    from lpp.analyze.quantities.probes import PROBE_NUMBERS
+    from lpp.analyze.quantities.probes import PROBE_CHANGES, PROBE_NUMBERS
 
     heads = ("metric, unit", "formula", "trap", "source")
     rows: dict[str, list[tuple[str, ...]]] = {"paper": [], "resistant": []}
@@ -252,7 +256,7 @@ def _metric_tables() -> dict[str, str]:
     tables["drift"] = _table(("number, unit", *heads[1:]), drift)
     probes = [
         (f"`{one.name}`{BREAK}{one.unit}", one.meaning, one.trap, one.source)
-        for one in PROBE_NUMBERS.values()
+        for one in (*PROBE_NUMBERS.values(), *PROBE_CHANGES.values())
     ]
     tables["probes"] = _table(("number, unit", *heads[1:]), probes)
     features = [(f"`{f.name}`", f.definition, f.unit, f.source) for f in FEATURES]

@@ -73,6 +73,10 @@ def of_analysis(root: Path, a: str, b: str, folder: Path) -> Iterator[tuple[str,
     probed = analyze.probe(root, "kind", a)
     yield "probe", probed
     yield "write_probes", analyze.write_probes(root, probed)
+    yield "write_direction", analyze.write_direction(probed, folder / "kind.safetensors")
+    tested = analyze.probe_against(root, "kind", (a, b))
+    yield "probe_against", tested
+    yield "write_probe_tests", analyze.write_probe_tests(tested)
     teacher = write_teacher(folder / "teacher")
     yield "target_costs", analyze.target_costs(teacher)
     path, few = folder / "targets.parquet", analyze.TargetSettings(k=5)

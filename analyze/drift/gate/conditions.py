@@ -14,6 +14,7 @@ from typing import Any, Final
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.quantities.drift import OF_ROWS, PREDICTIONS, SITE_CHANGES
+from lpp.analyze.quantities.probes import PROBE_CHANGES
 from lpp.analyze.quantities.quantity import SHARE
 from lpp.analyze.runs.select import listed
 from lpp.store.errors import ErrorKind, InputError
@@ -28,9 +29,12 @@ _DIFFERENCES: Final[Mapping[str, Metric[Any]]] = {
 
 OF_A_SITE: Final = (
     *SITE_CHANGES,
+    *PROBE_CHANGES,
     *(name for name, metric in _DIFFERENCES.items() if metric.needs != "tokens"),
 )
 """Numbers of each site; every other number is of the predictions or of the prompts."""
+
+_DECLARED: Final = (PREDICTIONS, SITE_CHANGES, PROBE_CHANGES)
 
 _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     ">": operator.gt,
@@ -53,7 +57,8 @@ class Condition:
     text: str
     """The condition as it was given."""
     quantity: str
-    """A key of `PREDICTIONS`, of `SITE_CHANGES` or of `METRICS`, or one of `LOSSES`."""
+    """A key of `PREDICTIONS`, of `SITE_CHANGES`, of `PROBE_CHANGES` or of `METRICS`, or one of
+    `LOSSES`."""
     part: str | None
     """A statistic of a prediction's number; a site, None for any."""
     comparison: str
@@ -153,14 +158,21 @@ def names() -> list[str]:
 
 
 def check_conditions(
-    conditions: Sequence[Condition], *, sites: Collection[str], no_logits: str | None
+    conditions: Sequence[Condition],
+    *,
+    sites: Collection[str],
+    no_logits: str | None = None,
+    of_probes: bool = False,
 ) -> None:
     """Reject a condition on a number that the comparison will not have, before it is computed.
 
     sites: the sites that are compared. no_logits: why numbers of every logit cannot be computed;
-    None if they can. Raises InputError.
+    None if they can. of_probes: whether it compares the scores of a probe. Raises InputError.
     """
     for condition in conditions:
+        if of_probes != (condition.quantity in PROBE_CHANGES) and condition.quantity not in LOSSES:
+            command = "diff" if of_probes else "probe --against"
+            raise missing(condition, f"it is a number of `lpp-analyze {command}`.")
         if no_logits is not None and _needs_logits(condition.quantity):
             raise missing(condition, no_logits)
         if condition.quantity in OF_A_SITE and not sites:
@@ -197,7 +209,7 @@ def limits_of(quantity: str) -> tuple[float, float]:
     if quantity in _DIFFERENCES:
         low, high = _DIFFERENCES[quantity].limits
         return low - high, high - low
-    return (SITE_CHANGES[quantity] if quantity in SITE_CHANGES else PREDICTIONS[quantity]).limits
+    return next(of[quantity].limits for of in _DECLARED if quantity in of)
 
 
 def _needs_logits(quantity: str) -> bool:
