@@ -35,6 +35,11 @@ RETRY_SECONDS: Final = 120.0
 """How long a request is retried before it fails; LPP_RETRY_SECONDS changes it."""
 
 
+_first_process: Final[dict[str, int]] = {}
+"""The process that made the first request. obstore's threads run there alone: in a process forked
+from it a request would wait for ever."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Listed:
     """One object, as a listing describes it."""
@@ -241,6 +246,13 @@ class Bucket:
         """The result of `request`, which is retried while that may help; raises the last fault."""
         from obstore.exceptions import BaseError
 
+        if _first_process.setdefault("pid", os.getpid()) != os.getpid():
+            raise InputError(
+                f"{self.url}: a process that was forked from one that used the network cannot. "
+                "Start it by spawn, such as DataLoader(..., multiprocessing_context='spawn'), or "
+                "use threads (num_workers=0).",
+                kind=ErrorKind.NOT_ALLOWED,
+            )
         start, pause = time.monotonic(), 0.2
         while True:
             try:
