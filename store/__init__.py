@@ -13,6 +13,7 @@ if __name__ != "lpp.store":
 if TYPE_CHECKING:
     from lpp.store.committed.compare import Problem as Problem
     from lpp.store.format.plan import Plan as Plan
+    from lpp.store.root import write_index as write_index
     from lpp.store.row_sink import RowSink as RowSink
     from lpp.store.row_sink import sink as sink
     from lpp.store.runs.read import Block as Block
@@ -43,6 +44,7 @@ _HOME = {
     "read_scores": "scores.scores",
     "remove_scores": "scores.scores",
     "sink": "row_sink",
+    "write_index": "root",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

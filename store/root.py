@@ -9,11 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.format.commit_record import checksum
 from lpp.store.format.documents import canonical_json, load_json, parse_document, to_document
-from lpp.store.format.keys import FORMAT_NAME, ROOT_KEY, ROOT_VERSION, RUNS_KEY
-from lpp.store.format.limits import MAX_ROOT_BYTES
+from lpp.store.format.keys import (
+    DATABASE_KEY,
+    FORMAT_NAME,
+    INDEX_KEY,
+    LISTED,
+    ROOT_KEY,
+    ROOT_VERSION,
+    RUNS_KEY,
+)
+from lpp.store.format.limits import MAX_DOCUMENT_BYTES, MAX_ROOT_BYTES
+from lpp.store.format.store_index import index_bytes
+from lpp.store.objects.address import read_only
 from lpp.store.objects.locate import objects_at
-from lpp.store.objects.place import Place, Url
+from lpp.store.objects.place import Place, Url, is_read_only
 from lpp.store.objects.protocol import Objects
 
 
@@ -26,7 +37,7 @@ class RootDocument:
 
 
 def find_store(url: Url) -> Objects:
-    """The objects of the store at `url`: a directory, or `s3://bucket/prefix`.
+    """The objects of the store at `url`: a directory, a prefix of a bucket, or an address.
 
     Raises FormatError: NOT_A_STORE when there is none, UNSUPPORTED_VERSION when a newer release
     wrote it. MachineError: DENIED or UNREACHABLE, of an object store.
@@ -67,9 +78,9 @@ def make_store(url: Url) -> Objects:
     """The objects of the store at `url`; makes an empty store if there is nothing yet.
 
     Raises InputError for a directory with other things in it: a store never mixes with them;
-    MachineError for a place without exclusive creation.
+    MachineError for a place without exclusive creation, and for an address.
     """
-    root = objects_at(url)
+    root = _writable(url)
     if not root.exists(ROOT_KEY):
         # Check again at the end: another writer may be making the same store.
         if any(not e.name.startswith(".") for e in root.entries()) and not root.exists(ROOT_KEY):
@@ -88,7 +99,7 @@ def find_if_any(url: Url) -> Objects | None:
     Raises what `make_store` would, so a command that works for minutes before it writes calls this
     first. Leaves nothing behind. Exclusive creation is tried in the nearest directory that exists.
     """
-    root = objects_at(url)
+    root = _writable(url)
     if root.exists(ROOT_KEY):
         return find_store(url)
     if any(not entry.name.startswith(".") for entry in root.entries()):
@@ -100,11 +111,49 @@ def find_if_any(url: Url) -> Objects | None:
     return None
 
 
+def write_index(url: Url) -> tuple[Place, int]:
+    """Write the index of the store at `url`, SPEC.md section 12: readers over HTTP need it, and see
+    the store as it is now. Returns its path, and how many objects it lists. Leaves out what a store
+    may not contain, such as links.
+
+    One request an object in a bucket. Raises what `find_store` does; InputError for a store of
+    more objects than an index holds; MachineError if the store cannot be written.
+    """
+    root = _writable(find_store(url).place)
+
+    def size_of(key: str) -> int | None:
+        try:
+            return root.stat(key).size
+        except (FileNotFoundError, FormatError):  # removed by a writer; an empty directory, a link
+            return None
+
+    keys = [key for key in root.walk() if key.partition("/")[0] in LISTED]
+    sizes = zip(keys, root.map(size_of, keys), strict=True)
+    listed = {key: size for key, size in sizes if size is not None}
+    database = root.local(DATABASE_KEY).read_bytes() if DATABASE_KEY in listed else None
+    data = index_bytes(listed, "" if database is None else checksum(database))
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise InputError(
+            f"{root.place}: an index of {len(listed)} objects takes more than {MAX_DOCUMENT_BYTES} "
+            "bytes. Publish fewer runs in one store.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    root.put(INDEX_KEY, data)
+    return root.place / INDEX_KEY, len(listed)
+
+
 def nearest_directory(place: Place) -> Place:
     """The directory `place`, or the first above it that exists; a prefix of a bucket as it is."""
     if not isinstance(place, Path):
         return place
     return next(path for path in (place, *place.absolute().parents) if os.path.lexists(path))
+
+
+def _writable(url: Url) -> Objects:
+    root = objects_at(url)
+    if is_read_only(root.place):
+        raise read_only(root.place)
+    return root
 
 
 def _root_bytes() -> bytes:

@@ -10,6 +10,7 @@ from lpp.analyze.cli.cka import cka
 from lpp.analyze.cli.correlate import correlate
 from lpp.analyze.cli.diff import diff
 from lpp.analyze.cli.export import export
+from lpp.analyze.cli.index import index
 from lpp.analyze.cli.items import items
 from lpp.analyze.cli.layers import layers
 from lpp.analyze.cli.metrics import metrics
@@ -48,6 +49,7 @@ def main() -> None:
         lpp-analyze export ./lpp --targets topk -o targets.parquet
         lpp-analyze report ./lpp -o report.html
         lpp-analyze verify ./lpp
+        lpp-analyze index ./lpp
     """
     give_blocks_back()
 
@@ -57,6 +59,7 @@ main.add_command(cka)
 main.add_command(correlate)
 main.add_command(diff)
 main.add_command(export)
+main.add_command(index)
 main.add_command(items)
 main.add_command(layers)
 main.add_command(metrics)

@@ -21,8 +21,9 @@ from lpp.sql.schema import TABLES, arrow_schema
 from lpp.store import open_store
 from lpp.store.errors import LppError
 from lpp.store.format.keys import DATABASE_KEY
+from lpp.store.objects.address import read_only
 from lpp.store.objects.locate import objects_at
-from lpp.store.objects.place import Place
+from lpp.store.objects.place import Place, is_read_only
 from lpp.store.progress import Progress
 
 Kept = TypeVar("Kept")
@@ -76,6 +77,8 @@ def put(
     that the frames are of, as they were read: shards committed since are not in the numbers.
     """
     root = open_store(url).path
+    if is_read_only(root):  # before anything else is fetched
+        raise read_only(root)
     return build(root, store_tables(root, read) | as_tables(frames), keep=keep, merge=True)
 
 

@@ -19,7 +19,8 @@ from lpp.sql.database.outdated import recorded_runs, warn_of_outdated
 from lpp.sql.database.views import STORED, add_store_tables, add_views
 from lpp.sql.place import store_root
 from lpp.store.errors import ErrorKind, InputError, LppError
-from lpp.store.objects.place import Place, Url
+from lpp.store.objects.address import read_only
+from lpp.store.objects.place import Place, Url, is_read_only
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -154,9 +155,11 @@ def _copy(database: Path, connection: "DuckDBPyConnection", access: Access) -> P
 
 
 def refuse_in_bucket(root: Place) -> None:
-    """Raise InputError(READ_ONLY) for a store in a bucket: its database is only replaced as a
-    whole.
+    """Raise InputError(READ_ONLY) for a store in a bucket, whose database is only replaced as a
+    whole, and MachineError(READ_ONLY) for one at an address.
     """
+    if is_read_only(root):
+        raise read_only(root)
     if not isinstance(root, Path):
         raise InputError(
             f"{root}: the tables of a store in a bucket are not written in place. Leave --write "

@@ -10,7 +10,7 @@ import duckdb
 
 from lpp.sql.confinement import statement_filter
 from lpp.sql.confinement.connection_lock import NO_EXTENSIONS, SETTABLE
-from lpp.sql.database.files import NO_PROFILES, no_profiles
+from lpp.sql.database.files import NO_PROFILES, no_profiles, profile_command
 from lpp.store.errors import (
     ConflictError,
     ErrorKind,
@@ -75,7 +75,7 @@ def _no_space(place: Place, error: BaseException) -> MachineError:
 
 def opening_fault(error: duckdb.Error, database: Place, root: Place) -> LppError:
     """Why `database` of the store at `root` could not be opened."""
-    rebuild = f"Build it again from the store: lpp-analyze profile {root}"
+    rebuild = f"Build it again from the store: {profile_command(root)}"
     detail = first_lines(error, 1)
     if is_in_use(error):
         return in_use(database, error)

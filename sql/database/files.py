@@ -1,11 +1,12 @@
 """Where the database of a store is, and a check that it is a plain file."""
 
+import shlex
 from pathlib import Path
 from typing import Final
 
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.keys import DATABASE_KEY
-from lpp.store.objects.place import Place
+from lpp.store.objects.place import Place, is_read_only
 
 NO_PROFILES: Final = "no profiles yet"
 
@@ -42,6 +43,13 @@ def profiles_path(root: Place) -> Path:
 def no_profiles(root: Place) -> InputError:
     """The error that the store at `root` has no database."""
     return InputError(
-        f"{root / DATABASE_KEY}: {NO_PROFILES}. Compute them: lpp-analyze profile {root}",
+        f"{root / DATABASE_KEY}: {NO_PROFILES}. Compute them: {profile_command(root)}",
         kind=ErrorKind.NOT_FOUND,
     )
+
+
+def profile_command(root: Place) -> str:
+    """The command that writes the database of the store at `root`, and who can run it."""
+    if is_read_only(root):
+        return "its owner runs lpp-analyze profile STORE, then lpp-analyze index STORE"
+    return f"lpp-analyze profile {shlex.quote(str(root))}"

@@ -1,10 +1,10 @@
 """Which runs have changed in the store since its database was written."""
 
 import logging
-import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from lpp.sql.database.files import profile_command
 from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.place import Place
 
@@ -54,5 +54,5 @@ def _line(changed: Mapping[str, int], root: Place) -> str:
         named[_MAX_NAMED:] = [f"and {len(named) - _MAX_NAMED} more"]
     return (
         f"{DATABASE_KEY} is older than the store. Captured or repaired since: {', '.join(named)}. "
-        f"Compute the numbers again: lpp-analyze profile {shlex.quote(str(root))}"
+        f"Compute the numbers again: {profile_command(root)}"
     )

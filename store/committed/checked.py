@@ -24,7 +24,7 @@ from lpp.store.format.commit_record import ATTEMPT, ChunkRecord, ObjectRecord, R
 from lpp.store.format.keys import COMMIT_KEY
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.tables import read_table
-from lpp.store.objects.place import Place
+from lpp.store.objects.place import Place, is_read_only
 from lpp.store.objects.protocol import Objects, Source
 
 _ABSENT: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -155,6 +155,11 @@ class Checked(Generic[Record]):
     def remedy(self) -> str:
         """Advice for messages about an altered object."""
         root = self.directory.root
+        if is_read_only(root):
+            return (
+                f"`lpp-analyze verify {root}` lists every such object; only the owner of the store "
+                "can repair it."
+            )
         return (
             f"`lpp-analyze verify {root}` lists every such object, and `lpp-capture repair {root}` "
             "computes again the shards they belong to."

@@ -28,7 +28,8 @@ from lpp.store.format.plan import ComputeInfo, ContinuationInfo, StoredDtype
 ATTEMPT: Final = re.compile(r"[0-9a-f]{16}")
 """Name of an attempt, the folder in which one writer puts its objects: 64 random bits."""
 
-_SEAL: Final = "self_xxh3_128"
+SEAL: Final = "self_xxh3_128"
+"""Field of a document that holds its seal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,14 +255,14 @@ def checksum(data: Any) -> str:
 
 def sealed(record: Record) -> Record:
     """The same record with its own checksum filled in."""
-    return replace(record, **{_SEAL: seal_of(to_document(record))})  # type: ignore[type-var]
+    return replace(record, **{SEAL: seal_of(to_document(record))})  # type: ignore[type-var]
 
 
 def seal_of(document: Mapping[str, object]) -> str:
     """The seal of a record: checksum of its canonical document without the seal."""
     version = document.get("format", 1)
     older = type(version) is int and version < 3
-    unsealed = {k: v for k, v in document.items() if k != _SEAL}
+    unsealed = {k: v for k, v in document.items() if k != SEAL}
     return checksum(code_point_json(unsealed) if older else canonical_json(unsealed))
 
 
@@ -315,7 +316,7 @@ def _intact(document: Mapping[str, object], data: bytes) -> bool:
     """Comparing bytes as well finds changes that parsing ignores, such as a changed space."""
     version = document.get("format", 1)
     stored = stored_json(document, version if type(version) is int else 1)
-    return document.get(_SEAL) == seal_of(document) and data == stored
+    return document.get(SEAL) == seal_of(document) and data == stored
 
 
 def _problems(record: SealedRecord) -> list[str]:

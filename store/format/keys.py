@@ -89,6 +89,15 @@ REQUESTS_KEY: Final = "requests"
 DATABASE_KEY: Final = "profiles.duckdb"
 """The profile tables, replaced whole."""
 
+INDEX_KEY: Final = "index.json"
+"""Listing of the store for readers over HTTP: a cache, made again after each change."""
+
+LISTED: Final = (
+    *(ROOT_KEY, RUNS_KEY, BENCHMARKS_KEY, CONTINUATIONS_KEY, HEADS_KEY, MATRICES_KEY),
+    *(VOCABULARIES_KEY, ANALYSIS_KEY, DATABASE_KEY),
+)
+"""What the index lists of the root directory, with everything below."""
+
 
 def shard_key(index: int) -> str:
     """Name of shard `index` inside `runs/<run_id>/shards/`.

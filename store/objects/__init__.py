@@ -1,1 +1,1 @@
-"""Where a store lies: one protocol, and behind it a directory of a disk or a prefix of a bucket."""
+"""Where a store lies: one protocol, and behind it a disk, a bucket or an address."""

@@ -18,6 +18,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Final
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+from lpp.store.objects.address import headers
 from lpp.store.objects.bucket_faults import ReplacedError, fault_of, retryable
 from lpp.store.objects.clouds import cloud_of
 from lpp.store.objects.protocol import Result
@@ -30,6 +31,9 @@ PARTS_AT_ONCE: Final = 4
 
 REQUEST_SECONDS: Final = 30.0
 """Timeout of one request, including its body: a part needs at least 280 kB/s."""
+
+REPLACED_AT_MOST: Final = 20
+"""Times that an object may be replaced while its parts are read."""
 
 RETRY_SECONDS: Final = 120.0
 """How long a request is retried before it fails; LPP_RETRY_SECONDS changes it."""
@@ -85,7 +89,7 @@ class Bucket:
             of = _listed(response.meta)
             return memoryview(response.bytes()) if of.size <= at_once else of
 
-        while True:
+        for _ in range(REPLACED_AT_MOST):
             result = self._ask(key, ask)
             if isinstance(result, memoryview):
                 return result
@@ -93,6 +97,11 @@ class Bucket:
                 raise LargerError
             with contextlib.suppress(ReplacedError):
                 return self.get_range(key, 0, result.size, result.e_tag)
+        raise MachineError(
+            f"{self.url}/{key}: another version each time that its parts were read. See that "
+            "nothing writes it all the time, then repeat the same command.",
+            kind=ErrorKind.UNREACHABLE,
+        )
 
     def get_range(self, key: str, start: int, end: int, e_tag: str | None = None) -> memoryview:
         """The bytes from `start` up to `end`, or to the object's end. Large ranges are read in
@@ -286,7 +295,9 @@ class Bucket:
                 client_options={
                     "timeout": timedelta(seconds=REQUEST_SECONDS),
                     "connect_timeout": timedelta(seconds=10),
-                    "allow_http": os.environ.get(cloud.allow_http, "").lower() in ("true", "1"),
+                    "allow_http": self.url.startswith("http://")
+                    or os.environ.get(cloud.allow_http, "").lower() in ("true", "1"),
+                    "default_headers": headers(self.url),
                 },
             )
         except Exception:  # its text quotes values of the environment
@@ -311,11 +322,12 @@ class Bucket:
 
 
 def _listed(meta: Any) -> Listed:
+    e_tag = meta.get("e_tag")  # a weak one meets no condition
     return Listed(
         key=meta["path"],
         size=meta["size"],
         modified=meta["last_modified"].timestamp(),
-        e_tag=meta.get("e_tag"),
+        e_tag=None if e_tag is None or e_tag.startswith("W/") else e_tag,
     )
 
 

@@ -10,6 +10,7 @@ import re
 from typing import Final
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+from lpp.store.objects.address import is_address
 from lpp.store.objects.clouds import cloud_of
 
 ABSENT: Final = frozenset({"NoSuchBucket", "ContainerNotFound"})
@@ -43,6 +44,11 @@ _REASONS: Final = {
     "connect": "no connection",
     "incomplete": "the connection was cut",
     "closed": "the connection was cut",
+    "range request not supported": "it ignores the range of a request and sends the whole file",
+    "content-length header missing": "it does not say how many bytes it sends",
+    "content-range header": "it does not say which range it sends",
+    "requested ": "it sent another range than that of the request",
+    "following redirect": "it redirects too often",
 }
 """Part of the client's message -> the reason of a network fault; the first that fits counts."""
 
@@ -75,10 +81,15 @@ def fault_of(error: Exception, where: str) -> Exception:
     return _unreachable(where, _reason(code, status, text))
 
 
+_USELESS: Final = ("range request not supported", "content-length header missing")
+"""Parts of messages about a server that will answer alike next time."""
+
+
 def retryable(error: Exception, fault: Exception) -> bool:
     """Whether the request that met `error`, which is `fault` in our words, may succeed later."""
     status = next(iter(_STATUS.findall(str(error))), "500")
     passes = status.startswith("5") or status in ("408", "409", "429")
+    passes &= not any(words in str(error).lower() for words in _USELESS)
     return passes and isinstance(fault, LppError) and fault.kind is ErrorKind.UNREACHABLE
 
 
@@ -107,6 +118,13 @@ def _no_bucket(where: str) -> InputError:
 
 def _denied(where: str, why: str) -> MachineError:
     cloud = cloud_of(where)
+    if is_address(where):
+        return MachineError(
+            f"{where}: the server refuses access ({why}). Give the address of a store that anybody "
+            "may read; for a private repository of the Hugging Face hub, set HF_TOKEN in the "
+            "environment (has it expired, and may it read the repository?).",
+            kind=ErrorKind.DENIED,
+        )
     return MachineError(
         f"{where}: the object store refuses access ({why}). Check the credentials in the "
         f"environment ({', '.join(cloud.credentials)}: have they expired?) and what they may do in "
@@ -116,6 +134,12 @@ def _denied(where: str, why: str) -> MachineError:
 
 
 def _unreachable(where: str, why: str) -> MachineError:
+    if is_address(where):
+        return MachineError(
+            f"{where}: the server does not send this ({why}). Check the network and the address, "
+            "then repeat the command; LPP_RETRY_SECONDS sets how long a request is repeated.",
+            kind=ErrorKind.UNREACHABLE,
+        )
     return MachineError(
         f"{where}: the object store does not serve this ({why}). Check the network and "
         f"{cloud_of(where).endpoint}; LPP_RETRY_SECONDS sets how long a request is repeated. What "

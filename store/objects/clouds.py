@@ -74,6 +74,19 @@ UNPROVEN: Final = {
 """Schemes that obstore supports and this project does not: why, and what to do instead."""
 
 
+_WEB: Final = Cloud(
+    scheme="https",
+    bucket="server",
+    bucket_names=re.compile(_PART),
+    parts=re.compile(_PART),
+    rule="",
+    credentials=("HF_TOKEN",),
+    endpoint="HF_ENDPOINT",
+    allow_http="",
+)
+"""A server of plain files, which stands for any (`lpp.store.objects.address`)."""
+
+
 def cloud_of(url: str) -> Cloud:
-    """The object store of `url`, whose scheme is one of `CLOUDS`."""
-    return CLOUDS[url.partition("://")[0]]
+    """The object store of `url`, whose scheme is one of `CLOUDS`, or the server of an address."""
+    return CLOUDS.get(url.partition("://")[0], _WEB)

@@ -1,4 +1,4 @@
-"""Where a store is: a directory of a disk, or a prefix of a bucket.
+"""Where a store is: a directory of a disk, a prefix of a bucket, or an address.
 
 A `Place` is only a path: a `pathlib.Path` or a `BucketPath`. Its objects are read and written
 through `lpp.store.objects.locate.objects_at`. Imports no client.
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.objects.address import EXAMPLE, SCHEMES, address, is_address
 from lpp.store.objects.bucket_path import BucketPath
 from lpp.store.objects.clouds import CLOUDS, UNPROVEN, Cloud
 
@@ -34,6 +35,8 @@ def place(url: Url) -> Place:
         # `Path` turns `./~x` into `~x`, which looks like a user's home; absolute, it does not.
         path = Path(os.path.expanduser(rest if separator else text))
         return path.absolute() if path.parts[:1] and path.parts[0].startswith("~") else path
+    if scheme in SCHEMES:
+        return address(scheme, rest)
     if scheme not in CLOUDS:
         raise _unsupported(scheme)
     return _bucket_path(CLOUDS[scheme], rest)
@@ -60,12 +63,20 @@ def _bucket_path(cloud: Cloud, rest: str) -> BucketPath:
 
 def _unsupported(scheme: str) -> InputError:
     forms = " or ".join(cloud.example for cloud in CLOUDS.values())
-    text = f"{_plain_scheme(scheme)}:// stores are not supported: give a directory, {forms}."
+    text = (
+        f"{_plain_scheme(scheme)}:// stores are not supported: give a directory, {forms}; to read "
+        f"only, also {EXAMPLE}."
+    )
     return InputError(f"{text} {UNPROVEN.get(scheme, '')}".strip(), kind=ErrorKind.INVALID_VALUE)
 
 
 def _plain_scheme(scheme: str) -> str:
     return scheme if re.fullmatch(r"[A-Za-z0-9+.-]{1,20}", scheme) else "such"
+
+
+def is_read_only(where: Place) -> bool:
+    """Whether nothing can be written there because it is an address."""
+    return isinstance(where, BucketPath) and is_address(where.root)
 
 
 def absolute(url: Url) -> Place:

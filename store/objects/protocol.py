@@ -1,9 +1,11 @@
-"""The protocol for objects of a store, in a directory of a disk or under a prefix of a bucket.
+"""The protocol for objects of a store, on a disk, in a bucket or at an address.
 
 The key of an object is a relative path with `/` as separator. An object appears whole or not at
 all. Two calls decide between competing writers, on a disk as in a bucket: `put_new` fails if the
 key exists, `put_over` fails if the object has been replaced since. No call follows a link out of
 the store, or waits for a pipe.
+
+At an address every call that writes raises MachineError(READ_ONLY).
 
 Every call raises FileNotFoundError for a missing object, FormatError(CORRUPT) for anything but a
 plain object (a link, a pipe), and MachineError if the place is full, fails or denies access.

@@ -13,7 +13,7 @@ from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import Record, undamaged_record
 from lpp.store.format.keys import COMMIT_KEY
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
-from lpp.store.objects.place import Place
+from lpp.store.objects.place import Place, is_read_only
 from lpp.store.objects.protocol import Objects
 
 
@@ -77,6 +77,8 @@ def commit_shared(
 
 def shared_remedy(root: Place) -> str:
     """Advice for a damaged directory that runs share."""
+    if is_read_only(root):
+        return "Every run is read without it; only the owner of the store can repair it."
     return (
         f"Every run is read without it: `lpp-capture repair {root}` removes the directory, and "
         "repeating the `lpp-capture run` command writes it again."

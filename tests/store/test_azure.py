@@ -286,7 +286,6 @@ def test_settings_that_do_not_fit_are_named(
         f"az://$web/{SECRET}",
         f"az://lab/store./{SECRET}",
         f"abfss://lab@{SECRET}.dfs.core.windows.net/store",
-        f"https://{SECRET}.blob.core.windows.net/lab/store",
         "az://",
         "az:///store",
     ],
