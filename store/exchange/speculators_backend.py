@@ -75,7 +75,7 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
         """Groups that are kept in memory."""
         self._group_of = np.arange(len(run.lengths))
         if self.by_groups:
-            chunks = Spans.of_rows(run, self._sites, None).edges
+            chunks = Spans.of_rows([run], self._sites, None).edges
             self._group_of = np.searchsorted(chunks, self._edges[:-1], "right") // GROUP_CHUNKS
             longest = np.bincount(self._group_of, run.lengths).max() * selection.row_bytes
             self.at_once = max(1, int(BUFFER_BYTES // longest))

@@ -272,7 +272,8 @@ def test_tv_bounds_what_a_change_costs_a_draft_model() -> None:
 
     def acceptance(draft: Logits, verifier: Logits) -> npt.NDArray[np.float64]:
         d, v = (np.exp(log_softmax(z.astype(np.float64), axis=1)) for z in (draft, verifier))
-        return (d * np.minimum(1, v / d)).sum(axis=1)
+        accepted: npt.NDArray[np.float64] = (d * np.minimum(1, v / d)).sum(axis=1)
+        return accepted
 
     tv = logit_drift(p, q)["tv"]
     assert (np.abs(acceptance(draft, p) - acceptance(draft, q)) <= tv + 1e-12).all()

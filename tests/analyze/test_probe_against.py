@@ -104,7 +104,7 @@ def test_each_verdict_comes_where_its_change_is_planted(store: Path, b: str, exp
 
 def change(auroc: tuple[float, float], flagged: tuple[float, float]) -> ProbeChange:
     """A change of which the intervals alone count."""
-    labels = np.arange(40) % 2.0
+    labels = np.tile([0.0, 1.0], 20)
     made = probe_change(labels - 0.5, labels - 0.5, labels, np.zeros(40, int), np.arange(40))
     assert made is not None
     object.__setattr__(made.auroc, "interval", auroc)

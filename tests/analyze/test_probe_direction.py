@@ -49,9 +49,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [{"input_ids": part, "topic": "high" if part[-1] > 65 else "low"} for part in ids]
     where = path / "texts.jsonl"
     where.write_text("".join(json.dumps(text) + "\n" for text in texts))
-    settings = {"context": 16, "sites": ["block.2"], "dtype": "float32", "fields": ["topic"]}
     capture(
-        str(path / "my-model"), str(where), store=path / "store", prompts=60, quiet=True, **settings
+        str(path / "my-model"),
+        str(where),
+        store=path / "store",
+        prompts=60,
+        quiet=True,
+        context=16,
+        sites=["block.2"],
+        dtype="float32",
+        fields=["topic"],
     )
     found = probe(path / "store", "topic", settings=LabelProbeSettings(sites=["block.2"]))
     write_direction(found, path / "topic.safetensors")

@@ -100,7 +100,7 @@ class Files:
         """Of its trainer, for training and validation."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pinned memory
-            return create_train_val_loaders(
+            loaders: tuple[Any, Any] = create_train_val_loaders(
                 data_path=str(self.data),
                 total_seq_len=128,
                 hidden_states_dtype=torch.bfloat16,
@@ -118,6 +118,7 @@ class Files:
                 prefetch_factor=2,
                 preprocess=PREPROCESS.get(algorithm),
             )
+            return loaders
 
     def transfer(self, algorithm: str = "eagle3", **changes: Any) -> StoreTransfer:
         settings: dict[str, Any] = {

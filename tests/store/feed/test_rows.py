@@ -150,9 +150,12 @@ def test_a_run_continued_by_another_release_has_chunks_of_two_sizes(
     assert (stored == capture.hidden["final"]).all()
     read: list[tuple[int, int]] = []
     rows_read = RunSource.read
-    monkeypatch.setattr(
-        RunSource, "read", lambda *args: (read.append(args[1:3]), rows_read(*args))[1]
-    )
+
+    def counted(source: RunSource, first: int, end: int, out: Any) -> None:
+        read.append((first, end))
+        rows_read(source, first, end, out)
+
+    monkeypatch.setattr(RunSource, "read", counted)
     assert sorted(numbers(feed(run, buffer="8 MiB"))) == [*range(run.lengths.sum())]
     assert max(end - first for first, end in read) == 1024  # none is unpacked four times
 
