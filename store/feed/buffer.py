@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from typing import TypeAlias
 
 import numpy as np
 
@@ -9,6 +10,9 @@ from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.feed.draws import Integers
 from lpp.store.feed.epoch import Epoch
 from lpp.store.feed.reader import Loaded, Memory, SpanReader
+
+Job: TypeAlias = tuple[list[int], Future[list[Loaded]]]
+"""Where in memory the rows of some spans begin, and these rows once they are read."""
 
 
 class Buffer:
@@ -38,8 +42,8 @@ class Buffer:
         """(rows, width) of each column."""
         self._epoch, self._reader, self._on_loss = epoch, reader, on_loss
         self.given, self.seen, self.lost = given, seen, dict(lost)
-        self._filled: dict[int, Integers] = {}
-        self._loading: dict[int, list[tuple[int, Future[Loaded]]]] = {}
+        self._filled: dict[int, list[Integers]] = {}
+        self._loading: dict[int, list[Job]] = {}
         self._rest = np.zeros((2, 0), np.int64)
         self._round, skipped = self._round_of(given)
         self._submitted = self._arrived = epoch.drawn_in(self._round).start
@@ -74,26 +78,36 @@ class Buffer:
         self._rest = self._epoch.draw(self._round, self._filled)
         self._round += 1
 
-    def _submit(self, filling: int) -> list[tuple[int, Future[Loaded]]]:
-        """Where each span of a filling begins in `memory`, and its rows when they are read."""
+    def _submit(self, filling: int) -> list[Job]:
+        """Read the spans of a filling: jobs, and where in `memory` the rows of each span begin."""
         epoch, sections = self._epoch, self._epoch.sections
-        first = filling % sections.count * sections.rows
-        loading = []
-        for k in range(*epoch.starts[filling : filling + 2]):
+        first, begins = filling % sections.count * sections.rows, list[int]()
+        jobs = list[Job]()
+        wanted = list[tuple[int, Integers, Memory]]()
+        last = epoch.starts[filling + 1]
+        for k in range(epoch.starts[filling], last):
             span, end = int(epoch.chosen.spans[k]), first + int(epoch.chosen.rows[k])
-            out = [column[first:end] for column in self.memory]
             rows = epoch.spans.rows(span, epoch.units(k))
-            loading.append((first, self._reader.submit(span, rows, out)))
+            wanted.append((span, rows, [column[first:end] for column in self.memory]))
+            begins.append(first)
             first = end
-        return loading
+            if len(wanted) == self._reader.job_spans or k + 1 == last:
+                jobs.append((begins, self._reader.submit(wanted)))
+                wanted, begins = [], []
+        return jobs
 
-    def _arrive(self, filling: int) -> Integers:
-        """(2, n) the units of a filling and the first row of each, as rounds draw them."""
-        parts, first_span = [], self._epoch.starts[filling]
-        for k, (first, loading) in enumerate(self._loading.pop(filling), first_span):
-            loaded = loading.result()
+    def _arrive(self, filling: int) -> list[Integers]:
+        """(2, n) the units of a filling and the first row of each, that each round draws."""
+        arrived, slots, first_span = list[Integers](), [], self._epoch.starts[filling]
+        spans = (
+            pair
+            for begins, job in self._loading.pop(filling)
+            for pair in zip(begins, job.result(), strict=True)
+        )
+        for k, (first, loaded) in enumerate(spans, first_span):
             units, starts = self._epoch.spans.units_of(loaded.rows)
-            parts.append(np.stack([units, starts + first]))
+            arrived.append(units)
+            slots.append(starts + first)
             lost = int(self._epoch.chosen.counts[k]) - len(units)
             if k < self.seen:
                 if lost != self.lost.get(k, 0):
@@ -103,7 +117,8 @@ class Buffer:
             if lost:
                 self.lost[k] = lost
                 self._on_loss(loaded)
-        return self._epoch.shuffled(filling, np.concatenate(parts, axis=1))
+        both = np.stack([np.concatenate(arrived), np.concatenate(slots)])
+        return self._epoch.shuffled(filling, both)
 
     def _round_of(self, given: int) -> tuple[int, int]:
         """The round that comes after so many units, and how many of its own are among them."""

@@ -7,8 +7,9 @@ them is drawn empty in each round, and one is filled again. So about half of the
 and each row is copied once, into its batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from lpp.store.feed.spans import EpochSpans, Spans
 SECTIONS: Final = 128
 """Sections of a buffer, at most."""
 
-SECTION_SPANS: Final = 8
+SECTION_SPANS: Final = 16
 """Spans that a section has room for, at least, unless it leaves fewer sections than that: as many
 are read at a time, which hides how late a bucket answers."""
 
@@ -138,35 +139,37 @@ class Epoch:
         of_span = self.spans.units(int(self.chosen.spans[span]))
         return of_span[self.chosen.first[span] : self.chosen.end[span]]
 
-    def shuffled(self, filling: int, units: Integers) -> Integers:
-        """(..., n) what a filling holds, in the order in which rounds draw it."""
-        draws = Draws(*self._key, 0, filling)
-        return units[..., draws.dealt(units.shape[-1], self._lasts(filling))]
+    def shuffled(self, filling: int, units: Integers) -> list[Integers]:
+        """What each round draws of the (..., n) that a filling holds: equally many, and neighbours
+        in different rounds.
+        """
+        n, rounds = units.shape[-1], self._lasts(filling)
+        units = units[..., Draws(*self._key, 0, filling).dealt(n, rounds)]
+        bounds = (n * k // rounds for k in range(rounds + 1))
+        return [units[..., first:end] for first, end in pairwise(bounds)]
 
-    def draw(self, number: int, fillings: Mapping[int, Integers]) -> Integers:
+    def draw(self, number: int, fillings: Mapping[int, Sequence[Integers]]) -> Integers:
         """(..., n) what round `number` draws from `fillings`, which are `shuffled`."""
-        parts = [
-            fillings[k][..., slice(*self._part(number, k, fillings[k].shape[-1]))]
-            for k in self.drawn_in(number)
-        ]
-        drawn = np.concatenate(parts, axis=-1)
+        parts = (fillings[k][self._part(number, k)] for k in self.drawn_in(number))
+        drawn = np.concatenate([*chain.from_iterable(parts)], axis=-1)
         return drawn[..., Draws(*self._key, 1, number).order(drawn.shape[-1])]
 
     def size(self, number: int, counts: Integers) -> int:
         """Units that round `number` draws from fillings of `counts` units."""
-        parts = (self._part(number, k, int(counts[k])) for k in self.drawn_in(number))
-        return sum(end - start for start, end in parts)
+        size = 0
+        for k in self.drawn_in(number):
+            count, rounds, part = int(counts[k]), self._lasts(k), self._part(number, k)
+            size += count * part.stop // rounds - count * part.start // rounds
+        return size
 
-    def _part(self, number: int, filling: int, count: int) -> tuple[int, int]:
-        """The first unit that the round draws of the `count` of a filling, and one past the last.
-
-        The fillings of the first round last one round less each, so that no two end together.
-        """
-        lasts = self._lasts(filling)
+    def _part(self, number: int, filling: int) -> slice:
+        """Which parts of a filling a round draws: one, and the last round all that are left."""
         done = number - max(0, filling - self.sections.first + 1)
-        end = lasts if number == self.rounds - 1 else done + 1
-        return count * done // lasts, count * end // lasts
+        last = number == self.rounds - 1
+        return slice(done, self._lasts(filling) if last else done + 1)
 
     def _lasts(self, filling: int) -> int:
-        """Rounds that draw from a filling."""
+        """Rounds that draw from a filling. Those that the first round draws from last one less
+        each, so that no two end together.
+        """
         return self.sections.drawn + min(0, filling - self.sections.first + 1)

@@ -17,7 +17,7 @@ from lpp.store.arrays.layout import site_array
 from lpp.store.committed.checked import CheckedArray
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.feed.draws import Integers
-from lpp.store.feed.spans import shard_edges
+from lpp.store.feed.spans import REQUEST_BYTES, shard_edges
 from lpp.store.format.keys import HIDDEN_KEY, SHARDS_KEY, shard_key
 from lpp.store.objects.bucket_objects import REQUESTS_AT_ONCE
 from lpp.store.runs.read import Run
@@ -172,6 +172,8 @@ class SpanReader:
         threads = usable_cores()
         if any(source.in_bucket for source in sources):  # threads that wait for it use no core
             threads = max(threads, min(REQUESTS_AT_ONCE, _AHEAD_BYTES // span_bytes))
+        self.job_spans = max(1, REQUEST_BYTES // span_bytes)
+        """Spans that a thread reads at a time; more of them cost the caller less."""
         self._ahead = threads + max(1, min(16, _AHEAD_BYTES // span_bytes))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lpp-feed")
         self._scratch: list[Memory] = []
@@ -182,28 +184,28 @@ class SpanReader:
         for source in self._sources:
             source.close()
 
-    def submit(self, span: int, rows: Integers, out: Memory) -> Future[Loaded]:
-        """Read `rows` of a span, ascending and counted from its first, into the beginning of
-        `out`, which has a place for each of them.
+    def submit(self, wanted: Sequence[tuple[int, Integers, Memory]]) -> "Future[list[Loaded]]":
+        """Read some spans: of each its rows, ascending and counted from its first, into memory for
+        as many.
         """
-        return self._pool.submit(self._load, span, rows, out)
+        return self._pool.submit(lambda: [self._load(*each) for each in wanted])
 
     def read(self, wanted: Iterable[tuple[int, Integers]]) -> Iterator[Loaded]:
         """Each span of `wanted`, in order: its index, and which of its rows. What one has is valid
         until the next is requested.
         """
-        ahead, under_way = iter(wanted), deque[tuple[Future[Loaded], Memory]]()
+        ahead, under_way = iter(wanted), deque[tuple[Future[list[Loaded]], Memory]]()
         free = [self.memory(self._longest) for _ in range(self._ahead)]
         try:
             while True:
                 for span, rows in islice(ahead, len(free)):
                     memory = free.pop()
                     out = [column[: len(rows)] for column in memory]
-                    under_way.append((self.submit(span, rows, out), memory))
+                    under_way.append((self.submit([(span, rows, out)]), memory))
                 if not under_way:
                     return
                 loading, memory = under_way.popleft()
-                yield loading.result()
+                yield from loading.result()
                 free.append(memory)
         finally:
             # one that is cancelled and that no thread will meet would be waited for without end

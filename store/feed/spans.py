@@ -168,12 +168,11 @@ def shard_edges(run: Run) -> Integers:
 
 def _chunk_rows(run: Run, site: str) -> int:
     """Rows of a chunk of `site` in a shard with more rows than that: those that a writer chooses
-    now, or more if the shard with most rows, the first or the last has more, as from an earlier
-    release.
+    now, or more if the shard with most rows or the first has more, as from an earlier release.
     """
     array, edges = _array(run, site), shard_edges(run)
     rows = [chunk_rows(array.width, array.item_bytes)]
-    for index in {int(np.diff(edges).argmax()), 0, run.plan.n_shards - 1}:
+    for index in {int(np.diff(edges).argmax()), 0}:
         if shard := run.shard(index):
             spec = replace(array, rows=shard.rows)
             with (
