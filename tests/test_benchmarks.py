@@ -20,6 +20,7 @@ from benchmarks import (
     analysis_cost,
     carried_cost,
     continuation_cost,
+    draft_cost,
     drift_cost,
     eval_cost,
     feed_cost,
@@ -250,6 +251,15 @@ def test_feed_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "INSTALLED", False)
     ratios = feed_cost.measure(tmp_path, n_rows=10_000, shards=250)
     assert bars(ratios) == [0.7, 0.8, 0.9, 0.6, 0.7, 0.7, 1, 1, 1]
+
+
+@pytest.mark.slow
+def test_drafts_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"CAPTURED": 2, "TIMES": 6, "ROUNDED": 1, "REPEATS": 1, "FRESH": 1, "PER_SHARD": 10}
+    for name, value in small.items():
+        monkeypatch.setattr(draft_cost, name, value)
+    epochs = [1.25, 1.25, 0.8, 0.5, 1, 1] if draft_cost.INSTALLED else []
+    assert bars(draft_cost.measure(tmp_path, samples=50)) == [0.72, 0.87, *epochs]
 
 
 def test_shards_that_are_links_hold_the_rows_of_others(tmp_path: Path) -> None:

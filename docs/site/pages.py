@@ -34,6 +34,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "examples/compare_two_models.ipynb": "tutorial-compare.md",
     "examples/train_an_autoencoder.ipynb": "tutorial-autoencoder.md",
     "examples/distil_a_student.ipynb": "tutorial-student.md",
+    "examples/train_a_draft.ipynb": "tutorial-draft.md",
 }
 """Page of each document outside docs/."""
 

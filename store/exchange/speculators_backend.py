@@ -11,6 +11,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from hashlib import sha256
 from itertools import pairwise
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -23,11 +24,10 @@ from lpp.store.exchange.convention import Convention
 from lpp.store.exchange.export import select
 from lpp.store.exchange.projects import project
 from lpp.store.feed.checks import check_feed
-from lpp.store.feed.chosen import readable_prompts
+from lpp.store.feed.chosen import kept_prompts
 from lpp.store.feed.output import given
 from lpp.store.feed.reader import RunSource
 from lpp.store.feed.spans import Spans
-from lpp.store.format.rows import token_ids_sha256
 from lpp.store.runs.read import Run
 from lpp.store.store import open_store
 
@@ -98,7 +98,7 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
         return data.with_format("arrow")
 
     @cached_property
-    def _kept(self) -> OrderedDict[int, tuple[int, npt.NDArray[Any]]]:
+    def _kept(self) -> OrderedDict[int, tuple[int, npt.NDArray[Any], set[int]]]:
         """`_states` of each group in memory, the one that was used last at the end."""
         return OrderedDict()
 
@@ -110,11 +110,11 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
 
     def _matched(self, run: Run) -> npt.NDArray[np.int64]:
         """(rows,) the prompt with the ids of each row of the data set; -1 where there is none."""
-        usable = readable_prompts(run)
+        usable = kept_prompts(run, None)  # without opening every shard
         digests = run.prompts()["sha256"].to_pylist()
         prompts = {digest: k for k, digest in enumerate(digests) if usable[k]}
         found = [
-            prompts.get(token_ids_sha256(ids), -1)
+            prompts.get(sha256(ids).hexdigest(), -1)
             for batch in self._data.iter(10_000)
             for ids in _id_lists(batch)
         ]
@@ -135,8 +135,10 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
             )
         return matched
 
-    def _states(self, group: int) -> tuple[int, npt.NDArray[Any]]:
-        """The first row of a group, counted in the run, and its states (sites, rows, width)."""
+    def _states(self, group: int) -> tuple[int, npt.NDArray[Any], set[int]]:
+        """The first row of a group, counted in the run; its states (sites, rows, width); and rows
+        of prompts that were set aside, counted from the first.
+        """
         if group in self._kept:
             self._kept.move_to_end(group)
             return self._kept[group]
@@ -145,22 +147,25 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
         column = self._source.columns[-1]
         states = np.empty((len(self._sites), end - first, column.width), column.dtype)
         self._source.read(first, end, [*states])
-        self._kept[group] = first, states
+        aside = {*self._source.set_aside(first, end).tolist()}
+        self._kept[group] = first, states, aside
         if len(self._kept) > self.at_once:
             self._kept.popitem(last=False)
-        return first, states
+        return self._kept[group]
 
     def get_cached(self, file_idx: int) -> dict[str, Any] | None:
         """`hidden_states` (n, layers + 1, d), as stored, and `token_ids` (n,) of a row; None for
-        one that is no prompt of the run. FormatError names a shard that is altered.
+        one that is no prompt of the run, or was set aside. FormatError names an altered shard.
         """
         import torch
 
         prompt = int(self._prompts[file_idx])
         if prompt < 0:
             return None
-        before, states = self._states(int(self._group_of[prompt]))
+        before, states, aside = self._states(int(self._group_of[prompt]))
         first, end = (self._edges[prompt : prompt + 2] - before).tolist()
+        if first in aside:
+            return None
         bits = self._source.columns[-1].is_bfloat16
         # speculators copies what it reads into a batch: here it is not copied
         hidden = given(states[:, first:end], "torch", is_bfloat16=bits).transpose(0, 1)
@@ -225,7 +230,7 @@ class StoreBackend(HiddenStatesBackend):  # type: ignore[misc]
 
 
 def _id_lists(rows: pa.Table) -> Iterator[npt.NDArray[Any]]:
-    """Token ids of each row."""
+    """Token ids of each row, little-endian int32, as their hash in a run is taken."""
     lists = rows["input_ids"].combine_chunks()
-    values, edges = lists.values.to_numpy(), lists.offsets.to_numpy()
+    values, edges = lists.values.to_numpy().astype("<i4"), lists.offsets.to_numpy()
     return (values[first:end] for first, end in pairwise(edges.tolist()))

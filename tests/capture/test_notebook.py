@@ -23,6 +23,7 @@ COMPARISON = EXAMPLES / "compare_two_models.ipynb"
 TRAINING = {
     "train_an_autoencoder": ("prompts, epochs = 300, 6", "prompts, epochs = 12, 2"),
     "distil_a_student": ("prompts, epochs = 300, 1", "prompts, epochs = 8, 1"),
+    "train_a_draft": ("conversations, epochs = 60, 5", "conversations, epochs = 9, 1"),
 }
 """Examples that train for minutes, with their size and a smaller one for a test."""
 
@@ -238,6 +239,9 @@ def test_an_example_trains_from_a_store(name: str, execute: Execute) -> None:
         numbers = [float(re.findall(r"[\d.]+", line)[0]) for line in lines]
         if name == "distil_a_student":
             assert numbers[-1] < 0.8 * numbers[0], "nats after training and before it"
+        elif name == "train_a_draft":
+            assert numbers[0] == pytest.approx(numbers[2], abs=0.3), "nats, both ways"
+            assert numbers[-2] < 0.5 * numbers[-1], "seconds of the store and online"
         else:
             assert numbers[0] > 30, "per cent of the variance"
     assert path.stat().st_size < 150_000
