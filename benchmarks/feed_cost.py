@@ -84,7 +84,7 @@ def _beside_blocks(run: Run, what: str, clock: Clock, bar: float) -> Ratio:
         bar=bar,
         direction="at least",
         inverted=True,
-        bound="rows are copied into the buffer and out of it",
+        bound="rows are unpacked into memory beyond the cache, and copied out of it",
     )
 
 

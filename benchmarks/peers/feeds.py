@@ -76,7 +76,7 @@ def measure(
             bar=4,
             direction="at least",
             inverted=True,
-            bound="unpacking, and copies into the buffer and out of it",
+            bound="unpacking, and copies out of the buffer",
         )
 
 

@@ -2,9 +2,10 @@
 
 The buffer is divided into sections. The spans that fill a section are read together and stay where
 they were unpacked until every unit in them was drawn. Each round draws an equal share of the units
-of every section, in random order: a section lasts as many rounds as there are sections, one of
-them is drawn empty in each round, and one is filled again. So about half of the buffer is empty,
-and each row is copied once, into its batch.
+of every section, in random order: a section lasts as many rounds as there are sections, so in each
+round one of them is drawn empty and filled again. So about half of the rows in the buffer were
+given already, and each row is copied once, into its batch. Copying rows to free places of their own
+would keep the buffer full, and cost as much again as gathering them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -116,12 +117,9 @@ class Epoch:
             starts.append(int(np.searchsorted(ends, most, side="right")) - 1)
         self.starts = starts
         """The first span of each filling of a section, then the number of spans."""
-        self.rounds = max(1, len(starts) - self.sections.first)
-
-    @property
-    def fillings(self) -> int:
+        self.fillings = len(starts) - 1
         """How often a section is filled."""
-        return len(self.starts) - 1
+        self.rounds = max(min(self.fillings, 1), self.fillings - self.sections.first + 1)
 
     def drawn_in(self, number: int) -> range:
         """The fillings that round `number` draws from."""

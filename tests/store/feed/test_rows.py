@@ -477,6 +477,8 @@ def test_it_says_what_it_gives_and_how_well_it_is_mixed(run: Run) -> None:
     assert float(said[1]) == pytest.approx(np.mean(distinct[5:-15]), rel=0.1)
     assert float(said[2]) == pytest.approx(1200 * (1 - (1 - 1 / 1200) ** 128), abs=0.5)
     assert "about 10 prompts a batch" in str(feed(run, where="prompt_id < 10", batch=64))
+    assert "no row of final is left to feed" in str(nothing := feed(run, where="position > 99"))
+    assert list(nothing) == []
 
 
 @pytest.mark.parametrize("batch", [16, 64, 500])
