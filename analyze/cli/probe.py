@@ -92,7 +92,8 @@ def probe(
         lpp-analyze probe ./lpp base --label topic --against int4 \\
             --fail-if degraded --fail-if stale
         lpp-analyze probe ./lpp base --label topic --test-on ./other::base
-        lpp-analyze probe ./lpp --label topic --site block.9 --direction topic.safetensors
+        lpp-analyze probe ./lpp --label topic --site block.9 \\
+            --direction topic.safetensors
     """
     from lpp.analyze.probes.answer import against_answer, probe_answer
 
