@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lpp.analyze.charts.charts import drift_positions_chart as drift_positions_chart
     from lpp.analyze.charts.charts import entropy_chart as entropy_chart
     from lpp.analyze.charts.charts import item_depth_chart as item_depth_chart
+    from lpp.analyze.charts.charts import probe_depth_chart as probe_depth_chart
+    from lpp.analyze.charts.charts import probe_reliability_chart as probe_reliability_chart
     from lpp.analyze.charts.charts import profile_chart as profile_chart
     from lpp.analyze.charts.charts import reliability_chart as reliability_chart
     from lpp.analyze.charts.charts import risk_chart as risk_chart
@@ -128,6 +130,8 @@ _HOME = {
     "profile_chart": "charts.charts",
     "rank_agreement": "studies.agreement",
     "read_eigenvalues": "tables.eigenvalues",
+    "probe_depth_chart": "charts.charts",
+    "probe_reliability_chart": "charts.charts",
     "reliability_chart": "charts.charts",
     "risk_chart": "charts.charts",
     "save_chart": "charts.charts",

@@ -19,7 +19,6 @@ from lpp.analyze.charts.rows import (
     listing,
     named_curves,
     nothing,
-    number,
     plain,
     rows,
 )
@@ -29,17 +28,17 @@ from lpp.analyze.quantities.probes import PROBE_NUMBERS
 
 COMMAND: Final = "lpp-analyze probe STORE --label FIELD"
 
-_KEY: Final = ("run", "label", "task", "rows", "seed")
+_LABEL: Final = 60
+"""Pixels of the name of a control."""
 
 
 def probe_depth_chart(probes: pl.DataFrame) -> Any:
     """AUROC or R2 of each site by depth, with its interval, and a band for each control.
 
-    probes: rows of the table `probes` of one analysis. A band is the 95 % interval of a control;
-    the lower grey one, where 95 % of the probes of shuffled labels lie at the best site. `final` is
-    to the right of a gap. An `altair.LayerChart` as wide as its container; without values, a chart
-    that says so. Raises InputError for another table, MachineError(NO_PACKAGE) without the extra
-    `report`.
+    probes: rows of the table `probes` of one analysis. A band is the 95 % interval of a control, a
+    dashed line its value. `final` is to the right of a gap. An `altair.LayerChart` as wide as its
+    container; without values, a chart that says so. Raises InputError for another table,
+    MachineError(NO_PACKAGE) without the extra `report`.
     """
     numbers = [name for name in ("probe_auroc", "probe_r2") if name in probes.columns]
     needed = ("probe", "role", "depth", "label", *(numbers[:1] or ("probe_auroc",)))
@@ -54,7 +53,7 @@ def probe_depth_chart(probes: pl.DataFrame) -> Any:
     chance = 0.5 if name == "probe_auroc" else 0.0
     low = math.floor(20 * min([chance, *values]) - 0.2) / 20
     high = min(math.ceil(20 * max([chance, *values]) + 0.2) / 20, 1.0)
-    named = [f"{plain(k)} {number(v)}" for k, v in bands.select("probe", name).rows()]
+    named = [f"{plain(k)} {v:.2f}" for k, v in bands.select("probe", name).rows()]
     of = [shortened(plain(label), 46) for label in frame["label"].unique().to_list()]
     lines = Lines(
         number=PROBE_NUMBERS[name],
@@ -83,10 +82,11 @@ def _bands(controls: pl.DataFrame, name: str, scale: Any) -> Iterator[Any]:
         base = alt.Chart(data(parts))
         rule = base.mark_rule(color=INK, opacity=0.7, strokeDash=[4, 3], aria=False)
         yield rule.encode(y=y[name])
-        text = base.mark_text(
+    for k, row in enumerate(parts):  # beside each other: controls at chance are close
+        text = alt.Chart(data([row])).mark_text(
             align="left", baseline="bottom", color=INK, aria=False, fontSize=10, dy=-2
         )
-        yield text.encode(x=alt.value(4), y=y[name], text="probe:N")
+        yield text.encode(x=alt.value(4 + _LABEL * k), y=y[name], text="probe:N")
 
 
 def probe_reliability_chart(reliability: pl.DataFrame) -> Any:

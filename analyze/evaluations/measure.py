@@ -193,11 +193,14 @@ class Measure:
         return row
 
     def _gain(self, values: Floats, defined: Flags) -> dict[str, float]:
-        """How much farther from 0.5 than the best baseline; empty if no baseline varies."""
+        """How much farther from 0.5 than the best baseline, which is best on the items that the
+        feature and all baselines have; empty if no baseline varies.
+        """
         best, reached = None, -1.0
-        for baseline in self.baselines:
-            finite = np.isfinite(baseline)
-            result = auroc(baseline[finite], self.labels[finite], *self._codes(finite))
+        baselines = [b for b in self.baselines if np.isfinite(b[defined]).any()]
+        of_all = defined & np.isfinite(np.stack([*baselines, values])).all(axis=0)
+        for baseline in baselines:
+            result = auroc(baseline[of_all], self.labels[of_all], *self._codes(of_all))
             if result is not None and abs(result.value - 0.5) > reached:
                 best, reached = baseline, abs(result.value - 0.5)
         if best is None:

@@ -7,7 +7,7 @@ also computed of probes of shuffled labels, and p compares it with theirs. What 
 exceeds such errors by is added to the square of the error: on the scale of the log odds for an
 AUROC, and less the more of a number is predicted, since a probe that reads a label well depends
 less on the sample. With that, 95 % intervals of an AUROC missed the mean over draws in 3 to 7 %,
-those of differences in 1 to 7 %, and p < .05 came in 2 to 4 % (`benchmarks/probe_null.py`).
+those of differences in 1 to 6 %, and p < .05 came in 3 to 7 % (`benchmarks/probe_null.py`).
 """
 
 import math

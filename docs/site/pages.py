@@ -35,6 +35,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "examples/train_an_autoencoder.ipynb": "tutorial-autoencoder.md",
     "examples/distil_a_student.ipynb": "tutorial-student.md",
     "examples/train_a_draft.ipynb": "tutorial-draft.md",
+    "examples/label_probes.ipynb": "tutorial-probes.md",
 }
 """Page of each document outside docs/."""
 

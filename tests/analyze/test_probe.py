@@ -226,7 +226,7 @@ def test_the_charts_show_bands_of_controls_and_the_bins(store: Path) -> None:
     texts = json.dumps(spec)
     assert all(name in texts for name in ("length", "tokens", "embed"))
     marks = [layer["mark"]["type"] for layer in spec["layer"]]
-    assert marks[:3] == ["rect", "rule", "text"]  # controls, behind the sites
+    assert marks[:4] == ["rect", "rule", "text", "text"]  # two controls, behind the sites
     bins = tables["probe_reliability"].filter(probe="block.2")
     assert "10 bins, 20 prompts each" in json.dumps(specification(probe_reliability_chart(bins)))
     numbers = probe_tables(probe(store, "number"))

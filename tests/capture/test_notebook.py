@@ -15,11 +15,13 @@ from nbformat.v4 import new_code_cell, new_notebook
 from printed import differences, words
 
 import lpp.sql
+from lpp.analyze import LabelProbeSettings, probe
 from lpp.store import open_store
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 EXAMPLE = EXAMPLES / "first_capture.ipynb"
 COMPARISON = EXAMPLES / "compare_two_models.ipynb"
+PROBES = EXAMPLES / "label_probes.ipynb"
 TRAINING = {
     "train_an_autoencoder": ("prompts, epochs = 300, 6", "prompts, epochs = 12, 2"),
     "distil_a_student": ("prompts, epochs = 300, 1", "prompts, epochs = 8, 1"),
@@ -213,6 +215,22 @@ def test_the_second_example_compares_two_models(execute: Execute, tmp_path: Path
     assert not (changed := changed_outputs(committed, notebook)), "\n".join(changed)
     assert COMPARISON.stat().st_size < 150_000
     assert str(Path.home()) not in COMPARISON.read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_example_of_probes_walks_out_of_its_traps(execute: Execute, tmp_path: Path) -> None:
+    committed = nbformat.read(PROBES, as_version=4)
+    notebook = execute(nbformat.read(PROBES, as_version=4))
+    first, again = probe(tmp_path / "lpp", "part"), LabelProbeSettings(cluster="article")
+    apart = probe(tmp_path / "lpp", "part", settings=again)
+    assert first.best.number.value > 0.9  # a finding,
+    assert first.is_explained(first.best)  # that the words of the text explain,
+    assert apart.best.number.value < first.best.number.value - 0.02  # and its articles in part
+    assert [cell.source for cell in committed.cells] == [cell.source for cell in notebook.cells]
+    assert all(cell.outputs for cell in committed.cells if cell.cell_type == "code")
+    assert not (changed := changed_outputs(committed, notebook)), "\n".join(changed)
+    assert PROBES.stat().st_size < 150_000
+    assert str(Path.home()) not in PROBES.read_text("utf-8")
 
 
 def data_types(cell: Any) -> list[list[str]]:
