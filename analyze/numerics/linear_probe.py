@@ -9,7 +9,8 @@ dimensions. In its basis the penalty is that of the weights, and the curvature i
 every fit on those rows (each nested fold and strength, each shuffle of the labels) is a column of
 one system, solved together by conjugate gradients in a few products of matrices. Cost, for each
 fold of m rows: m d k multiply-adds and an eigendecomposition of size k = min(m, d), then about 15
-times 2 m k f for f fits.
+times 2 m k f for f fits. Fits that only choose a strength, or are of shuffled labels, are in
+float32.
 """
 
 from dataclasses import dataclass

@@ -136,7 +136,7 @@ def probe(
     `right` of the items of `settings.task`. run: needed if the store has several. progress:
     advances by one for each site, and one for the controls.
 
-    Memory: for each core two sites' rows in float32, and three copies of one in float64. Raises
+    Memory: for each core the rows of two sites in float32, and what `cross_fit` takes. Raises
     InputError for a run without rows or without prompts, for what `labels_of` and `which_row`
     refuse, and where no fold has two prompts (or clusters) of each class; FormatError for altered
     bytes.

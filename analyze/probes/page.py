@@ -192,7 +192,7 @@ def _calibration(analysis: ProbeAnalysis) -> Iterator[Sentence]:
         yield ("Too few prompts for a recall at 1 % false alarms: the other class needs 100.",)
     else:
         found = with_interval(best.recall.value, *best.recall.interval)
-        yield ("At 1 % false alarms it finds ", Ref(found, "probe-sites"), " of the prompts.")
+        yield ("At 1 % false alarms it finds ", Ref(found, "probe-sites"), " of the class.")
 
 
 def _table(
