@@ -114,7 +114,7 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
         digests = run.prompts()["sha256"].to_pylist()
         prompts = {digest: k for k, digest in enumerate(digests) if usable[k]}
         found = [
-            prompts.get(sha256(ids).hexdigest(), -1)
+            prompts.get(sha256(ids.tobytes()).hexdigest(), -1)
             for batch in self._data.iter(10_000)
             for ids in _id_lists(batch)
         ]
