@@ -13,11 +13,12 @@ import warnings
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from exchanged import ids_of, write_run
 from hs_connectors import FileTransfer, HiddenStatesTransfer
 from safetensors.torch import load_file, save_file
 from speculators import SpeculatorModel
@@ -32,7 +33,7 @@ from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.exchange.export import export
 from lpp.store.exchange.import_states import import_states
 from lpp.store.exchange.sample_order import read_by_groups
-from lpp.store.exchange.speculators_backend import StoreBackend, StoreTransfer
+from lpp.store.exchange.speculators_backend import Order, StoreBackend, StoreTransfer
 from lpp.store.feed.reader import RunSource
 
 BLOCKS, VOCABULARY = 7, 600
@@ -287,6 +288,18 @@ def test_rows_in_another_order_and_rows_that_are_no_prompts(files: Files, tmp_pa
     Dataset.from_list([stranger]).with_format("torch").save_to_disk(tmp_path / "e")
     with pytest.raises(InputError, match=r"none of 1 rows .* --only-prompts"):
         StoreTransfer(files.run, sites, str(tmp_path / "e"))
+
+
+def test_a_prompt_that_was_set_aside_has_no_states(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    run = write_run(tmp_path / "s", aside=(1,))
+    rows = [{"input_ids": ids_of(k), "seq_len": len(ids_of(k))} for k in range(3)]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "d")
+    for order in get_args(Order):
+        transfer = StoreTransfer(run, ("block.2", "block.6"), str(tmp_path / "d"), order)
+        missing = [transfer.get_cached(k) is None for k in range(3)]
+        assert missing == [False, True, False]
 
 
 @pytest.mark.parametrize(
