@@ -37,6 +37,7 @@ from lpp.analyze.charts.theme import PLOT_HEIGHT, finished
 from lpp.capture import capture
 from lpp.capture.corpus.pydoc import pydoc_passages
 from lpp.store import Run
+from lpp.store.arrays.layout import chunk_rows
 from lpp.store.feed import rows
 from lpp.store.feed.epoch import Order
 from lpp.store.feed.spans import Spans
@@ -179,7 +180,7 @@ def _as_of_a_larger_run(n_rows: int, seed: int) -> Iterator[npt.NDArray[np.int64
     """The rows of each batch if a chunk had fewer rows: the buffer, an eighth of them, holds as
     many chunks as that of a run of `LARGER` times the rows.
     """
-    chunk = max(1, (2 << 20) // (2 * 576) // LARGER)
+    chunk = max(1, chunk_rows(576, 2) // LARGER)
     spans = Spans(edges=np.append(np.arange(0, n_rows, chunk), n_rows), kept=None)
     buffer = max(n_rows // SHARES[-1], BATCH + chunk)
     order = Order(batch=BATCH, seed=seed, capacity=buffer, rank=0, world=1, drop_last=False)

@@ -4,8 +4,7 @@ The buffer is divided into sections. The spans that fill a section are read toge
 they were unpacked until every unit in them was drawn. Each round draws an equal share of the units
 of every section, in random order: a section lasts as many rounds as there are sections, so in each
 round one of them is drawn empty and filled again. So about half of the rows in the buffer were
-given already, and each row is copied once, into its batch. Copying rows to free places of their own
-would keep the buffer full, and cost as much again as gathering them.
+given already, and each row is copied once, into its batch.
 """
 
 from collections.abc import Mapping, Sequence
