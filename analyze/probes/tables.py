@@ -172,7 +172,7 @@ def probe_tables(analysis: ProbeAnalysis) -> dict[str, pl.DataFrame]:
 
 
 def analysis_key(view: RunView, labels: Labels, settings: LabelProbeSettings) -> dict[str, Any]:
-    """The columns that identify probes of a label: those of `PROBES.merging.replaced`."""
+    """The columns that identify the probes of a label: the key of `PROBES` without the probe."""
     return {
         "run": view.run.id,
         "label": labels.name,
