@@ -41,7 +41,7 @@ def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Execute:
 
     def run(notebook: Any, **options: Any) -> Any:
         where = {"metadata": {"path": str(tmp_path)}}
-        NotebookClient(notebook, timeout=300, resources=where, **options).execute()
+        NotebookClient(notebook, timeout=600, resources=where, **options).execute()
         return notebook
 
     return run
