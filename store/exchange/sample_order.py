@@ -31,7 +31,9 @@ def mixed_batches(
 
     >>> groups = np.repeat(np.arange(4), 2)  # a sample has 5 tokens, a batch two samples
     >>> rng = np.random.default_rng(0)
-    >>> mixed_batches(groups, np.full(8, 5), 10, at_once=2, lanes=1, rng=rng)
+    >>> batches = mixed_batches(groups, np.full(8, 5), 10, at_once=2, lanes=1, rng=rng)
+    >>> len({*groups[np.concatenate(batches[:2])]})  # groups in the first half
+    2
     """
     _, dense = np.unique(groups, return_inverse=True)
     place = rng.permutation(int(dense.max(initial=-1)) + 1)[dense]
