@@ -37,7 +37,7 @@ class Constants:
     # measured; SCALING.md says where and when
     row_bytes: float = 2.0
     """Of one number of a row in bfloat16."""
-    squeeze: float = 1.44
+    squeeze: float = 1.46
     """Raw bytes over stored ones, of a real model's states."""
     encode: float = 0.33e9
     """Raw bytes a second of one core: shuffle, zstd, checksums, files. Provisional, SCALING.md."""

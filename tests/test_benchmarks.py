@@ -444,7 +444,7 @@ M = scaling.Model(name="hand", parameters=1e9, width=1000, sites=2)
 
 
 def test_bytes_of_rows_and_moments_by_hand() -> None:
-    assert scaling.row_bytes(C, M, 100) == pytest.approx(100 * 2 * 1000 * 2 / 1.44)
+    assert scaling.row_bytes(C, M, 100) == pytest.approx(100 * 2 * 1000 * 2 / 1.46)
     triangle = 1000 * 1001 / 2
     assert scaling.moment_bytes(M) == 2 * 13 * 10 * (triangle + 1001) * 8
     tokens = scaling.equal_tokens(C, M)
@@ -466,7 +466,7 @@ def test_the_slowest_stage_sets_the_pace_of_rows_by_hand() -> None:
             "forward": 2e9 / C.forward,
             "copy": 4000 / C.lanes,
             "encoding": 4000 / (C.encode * 4),  # two sites of two shards: four encoders of sixteen
-            "disk": 4000 / 1.44 / C.disk,
+            "disk": 4000 / 1.46 / C.disk,
         }
     )
     assert scaling.seconds_per_token(stages, "rows") == stages["forward"]

@@ -23,10 +23,10 @@ from lpp.store.objects.place import Place
 from lpp.store.root import nearest_directory
 from lpp.store.units import short_bytes
 
-PACKED: Final = 1.44
+PACKED: Final = 1.46
 """Compression ratio of rows in bfloat16 at every site of a real model."""
 
-PACKED_BLOCKS: Final = 1.41
+PACKED_BLOCKS: Final = 1.43
 """As `PACKED`, of one of its middle blocks: for sites without `embed`, whose rows repeat those of
 equal tokens and pack 4-fold."""
 

@@ -26,7 +26,7 @@ ITEM_BYTES: Final[Mapping[SiteDtype, int]] = {
 }
 """Bytes of a value. A row of float8_e4m3 has a byte more."""
 
-CHUNK_BYTES: Final = 512 << 10
+CHUNK_BYTES: Final = 1 << 20
 """Approximate bytes of a chunk before compression: a power of two rows. Earlier releases wrote
 2 MiB, which pack to .98 of the bytes; a random order of smaller chunks mixes rows better."""
 

@@ -24,8 +24,8 @@ MAX_METADATA_BYTES: Final = 1 << 20
 """Most bytes of a site's `zarr.json`; a writer's take 1,400."""
 
 MAX_CHUNK_BYTES: Final = 1 << 30
-"""Most bytes of an unpacked chunk, or of one row if that is larger. A writer's chunks take 512
-KiB."""
+"""Most bytes of an unpacked chunk, or of one row if that is larger. A writer's chunks take 1
+MiB."""
 
 _BFLOAT16_FILL: Final = re.compile("NaN|Infinity|-Infinity|0x[0-9a-fA-F]{4}")
 """Fill values of a bfloat16 array other than numbers, by the registered data type:

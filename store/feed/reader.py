@@ -17,7 +17,7 @@ from lpp.store.arrays.layout import site_array
 from lpp.store.committed.checked import CheckedArray
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.feed.draws import Integers
-from lpp.store.feed.spans import REQUEST_BYTES, shard_edges
+from lpp.store.feed.spans import shard_edges
 from lpp.store.format.keys import HIDDEN_KEY, SHARDS_KEY, shard_key
 from lpp.store.objects.bucket_objects import REQUESTS_AT_ONCE
 from lpp.store.runs.read import Run
@@ -43,6 +43,9 @@ _AHEAD_BYTES: Final = 64 << 20
 """Bytes of spans that `SpanReader.read` unpacks ahead of the one that is due, beside one for each
 thread."""
 
+
+_JOB_BYTES: Final = 2 << 20
+"""Bytes of spans, about, that a thread reads in one job: each job costs the caller some 0.1 ms."""
 
 _FILES_KEPT: Final = 128
 """Files that a source keeps open: opening one, with a look at each folder above it, takes a tenth
@@ -172,7 +175,7 @@ class SpanReader:
         threads = usable_cores()
         if any(source.in_bucket for source in sources):  # threads that wait for it use no core
             threads = max(threads, min(REQUESTS_AT_ONCE, _AHEAD_BYTES // span_bytes))
-        self.job_spans = max(1, REQUEST_BYTES // span_bytes)
+        self.job_spans = max(1, _JOB_BYTES // span_bytes)
         """Spans that a thread reads at a time; more of them cost the caller less."""
         self._ahead = threads + max(1, min(16, _AHEAD_BYTES // span_bytes))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lpp-feed")

@@ -5,8 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +16,6 @@ from lpp.store.format.commit_record import checksum
 from lpp.store.format.keys import HIDDEN_KEY
 from lpp.store.format.rows import ranges
 from lpp.store.runs.read import Run
-
-REQUEST_BYTES: Final = 2 << 20
-"""Bytes of rows of a site, about, that a request to a bucket is worth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +37,10 @@ class Spans:
         cls, runs: Sequence[Run], sites: Sequence[str], kept: npt.NDArray[np.uint8] | None
     ) -> "Spans":
         """Rows of the shards of the first of `runs`, which pair: the chunks of the site with the
-        longest ones, since a chunk is the least that can be unpacked. In a bucket, as many
-        neighbouring chunks as make `REQUEST_BYTES`.
+        longest ones, since a chunk is the least that can be unpacked.
         """
         edges = shard_edges(runs[0])
         longest = max(_chunk_rows(run, site) for run in runs for site in sites)
-        if any(not isinstance(run.directory.root, Path) for run in runs):
-            widest = max(_array(run, site).row_bytes for run in runs for site in sites)
-            longest *= max(1, REQUEST_BYTES // (longest * widest))
         starts = [np.arange(*shard, longest) for shard in pairwise(edges.tolist())]
         return cls(edges=np.concatenate([*starts, edges[-1:]]), kept=kept)
 

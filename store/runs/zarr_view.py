@@ -46,7 +46,7 @@ class _RowStore(Store):
         stored = site_array(site, plan.dtype_of(site), 1).decoded_dtype
         self._numpy = np.dtype("float32" if dtype == "float32" else stored)
         # not fewer bytes than a stored chunk of an earlier release, which is unpacked whole
-        self._rows = 4 * chunk_rows(site.width, self._numpy.itemsize)
+        self._rows = 2 * chunk_rows(site.width, self._numpy.itemsize)
 
     def __eq__(self, other: object) -> bool:
         return self is other

@@ -174,12 +174,12 @@ def test_sizes_count_each_site(runs: Mapping[str, Run]) -> None:
     lengths = runs["exact"].lengths.tolist()
     rows = sum(lengths) * 5 * 48 * 4
     packed = {name: sizes(run.plan, lengths, 1 << 20)["rows"].packed for name, run in runs.items()}
-    assert packed["exact"] == round(rows / 1.44)
+    assert packed["exact"] == round(rows / 1.46)
     assert packed["rounded"] == round(rows / 2 / 2.3)
-    assert packed["mixed"] == round(rows * (4 / 5 / 2 / 2.3 + 1 / 5 / 1.44))
+    assert packed["mixed"] == round(rows * (4 / 5 / 2 / 2.3 + 1 / 5 / 1.46))
     exact = runs["exact"].plan
     without = replace(exact, sites=exact.sites[1:])
-    assert sizes(without, lengths, 1 << 20)["rows"].packed == round(rows * 4 / 5 / 1.41)
+    assert sizes(without, lengths, 1 << 20)["rows"].packed == round(rows * 4 / 5 / 1.43)
 
 
 @pytest.mark.parametrize(

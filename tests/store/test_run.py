@@ -52,18 +52,18 @@ def test_blocks_hold_the_first_prompts_in_order(
             assert len(block.values) == len(block.prompt_id) == len(block.position) > 0
 
 
-@pytest.mark.parametrize("block_rows", [1, 64, 75, 128, 10_000])
+@pytest.mark.parametrize("block_rows", [1, 128, 150, 256, 10_000])
 @pytest.mark.parametrize("prompts", [1, 2, 3])
 def test_block_boundaries_fall_anywhere(root: Path, block_rows: int, prompts: int) -> None:
     width = 4096
-    assert chunk_rows(width, 2) == 64
+    assert chunk_rows(width, 2) == 128
     lengths, rng = (255, 258, 200), np.random.default_rng(0)
     rows = rng.integers(0, 1 << 15, (sum(lengths), width), np.uint16)
     run = make_capture(lengths, (0, 2, 3), hidden={"final": rows}).write(root)
     blocks = list(run.blocks("final", prompts=prompts, block_bytes=4 * width * block_rows))
     n = sum(lengths[:prompts])
     assert sum(len(b.values) for b in blocks) == n
-    assert max(len(b.values) for b in blocks) <= max(64, block_rows)
+    assert max(len(b.values) for b in blocks) <= max(128, block_rows)
     values = np.concatenate([b.values for b in blocks])
     assert np.array_equal(values.view(np.uint32) >> 16, rows[:n])
     ids = np.concatenate([b.prompt_id for b in blocks])

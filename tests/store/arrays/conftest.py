@@ -10,7 +10,7 @@ from lpp.store.arrays.metadata import parse_layout
 @pytest.fixture(scope="session")
 def six_chunks() -> Stored:
     """5 chunks of 256 rows and a sixth of 220."""
-    spec = make_spec(1500, 1024)
+    spec = make_spec(1500, 2048)
     rows = make_rows(spec)
     encoded = encode_array(spec, rows)
     objects = {"zarr.json": encoded.metadata, "c/0/0": joined(encoded)}

@@ -93,7 +93,7 @@ def test_a_record_that_agrees_with_a_hostile_chunk_does_not_unpack_it(six_chunks
             match, lambda: check_objects(sources_of(bad.objects, bad.layout), bad.layout, where="x")
         )
 
-    declares(4, 1 << 30, "unpacks to 1073741824, should be 524288")
+    declares(4, 1 << 30, "unpacks to 1073741824, should be 1048576")
     declares(8, 1 << 30, "blocks of 1073741824 bytes")
     declares(12, 99, "a chunk of .* that unpacks")
 
@@ -138,8 +138,8 @@ def test_hostile_indices_are_refused(six_chunks: Stored) -> None:
 
 
 def test_a_chunk_that_does_not_unpack_is_refused() -> None:
-    spec = make_spec(1500, 1024)
-    rows = np.arange(1500 * 1024, dtype=np.uint16).reshape(1500, 1024)  # compressible
+    spec = make_spec(1500, 2048)
+    rows = np.arange(1500 * 2048, dtype=np.uint16).reshape(1500, 2048)  # compressible
     encoded = encode_array(spec, rows)
     layout = parse_layout(encoded.metadata, spec, "x")
     for damaged in (slice(16, 20), slice(20, 200)):  # where its block begins; the block

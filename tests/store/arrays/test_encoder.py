@@ -17,7 +17,7 @@ from lpp.store.arrays.encoder import Encoding, chunk_rows, encode_array, row_chu
 from lpp.store.arrays.metadata import group_document, metadata_bytes, parse_layout
 from lpp.store.format.commit_record import ChunkRecord, checksum
 
-SHAPES = [(1, 1), (1, 576), (23, 7), (23, 1024), (512, 576), (513, 576), (3 * 256 + 5, 1024)]
+SHAPES = [(1, 1), (1, 576), (23, 7), (23, 2048), (1024, 576), (1025, 576), (3 * 256 + 5, 2048)]
 
 
 @pytest.mark.parametrize("data_type", BITS)
@@ -34,7 +34,7 @@ def test_objects_are_those_that_zarr_python_writes(n: int, width: int, data_type
 
 @pytest.mark.parametrize("data_type", BITS)
 def test_other_readers_read_what_is_written(tmp_path: Path, data_type: str) -> None:
-    spec = make_spec(600, 1024, data_type, dimension_names=("token", "feature"))
+    spec = make_spec(600, 2048, data_type, dimension_names=("token", "feature"))
     rows = make_rows(spec)
     encoded = encode_array(spec, rows)
     (tmp_path / "block.1/c/0").mkdir(parents=True)
@@ -52,7 +52,7 @@ def test_other_readers_read_what_is_written(tmp_path: Path, data_type: str) -> N
 
 
 def test_chunks_are_recorded_in_row_order() -> None:
-    spec = make_spec(1500, 1024)
+    spec = make_spec(1500, 2048)
     rows = make_rows(spec)
     encoded = encode_array(spec, rows)
     assert joined(encoded) == joined(encode_array(spec, np.asfortranarray(rows)))
@@ -66,7 +66,7 @@ def test_chunks_are_recorded_in_row_order() -> None:
 
 
 def test_chunks_of_one_memory_are_packed_one_after_the_other() -> None:
-    spec = make_spec(1500, 1024)
+    spec = make_spec(1500, 2048)
     rows = make_rows(spec)
     memory = np.empty((chunk_rows(spec), spec.width), spec.dtype)
 
@@ -90,7 +90,7 @@ def test_chunks_of_one_memory_are_packed_one_after_the_other() -> None:
     ],
 )
 def test_chunks_that_are_not_the_array_are_refused(cut: Callable[[Any], Any], message: str) -> None:
-    spec = make_spec(1500, 1024)
+    spec = make_spec(1500, 2048)
     rows = cut(make_rows(spec))
     with pytest.raises(ValueError, match=message):
         list(Encoding(spec, row_chunks(rows, chunk_rows(spec))))

@@ -109,7 +109,7 @@ def float8_array(rows: Rows) -> tuple[ArraySpec, ArrayLayout, EncodedArray]:
     return spec, parse_layout(encoded.metadata, spec, "here"), encoded
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (23, 7), (3 * 128 + 5, 4096)])
+@pytest.mark.parametrize("shape", [(1, 1), (23, 7), (3 * 256 + 5, 4096)])
 def test_arrays_are_those_of_zarr_python_and_are_read_in_parts(
     shape: tuple[int, int], tmp_path: Path
 ) -> None:

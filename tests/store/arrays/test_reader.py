@@ -154,8 +154,8 @@ def test_what_is_asked_for_must_fit(six_chunks: Stored) -> None:
         with pytest.raises(ValueError, match="rows"):
             read(six_chunks, start, end)
     for out in (
-        np.empty((9, 1024)),
-        np.empty((10, 1024), np.float32),
+        np.empty((9, 2048)),
+        np.empty((10, 2048), np.float32),
         np.empty((10, 8192), "<u2")[:, ::2],
     ):
         with pytest.raises(ValueError, match="out is"):
@@ -264,8 +264,8 @@ from lpp.store.arrays.metadata import parse_layout
 from lpp.store.arrays.reader import BytesSource, read_rows
 module.usable_cores = lambda: 4
 names = {"dimension_names": ("token", "feature"), "lpp": {}}
-spec = ArraySpec(name="a", rows=1500, width=1024, data_type="uint16", **names)
-rows = np.arange(1500 * 1024, dtype=np.uint16).reshape(1500, 1024)
+spec = ArraySpec(name="a", rows=1500, width=2048, data_type="uint16", **names)
+rows = np.arange(1500 * 2048, dtype=np.uint16).reshape(1500, 2048)
 encoded = encode_array(spec, rows)
 layout = parse_layout(encoded.metadata, spec, "x")
 source = BytesSource(b"".join(encoded.parts))
