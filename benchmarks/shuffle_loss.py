@@ -39,7 +39,7 @@ from lpp.capture.corpus.pydoc import pydoc_passages
 from lpp.store import Run
 from lpp.store.arrays.layout import chunk_rows
 from lpp.store.feed import rows
-from lpp.store.feed.epoch import Order
+from lpp.store.feed.epoch import LEAST_SPANS, Order
 from lpp.store.feed.spans import Spans
 
 SITE: Final = "block.15"
@@ -151,7 +151,8 @@ def measure(run: Run, seeds: int = SEEDS, shares: Sequence[int] = SHARES) -> pl.
         if order == AS_LARGER:
             return (in_file[units] for units in _as_of_a_larger_run(len(raw), seed))
         if order.startswith("feed"):
-            buffer = bytes_stored // int(order.rpartition("/")[2])
+            share = bytes_stored // int(order.rpartition("/")[2])
+            buffer = max(share, LEAST_SPANS * 2 * raw.shape[1] * chunk_rows(raw.shape[1], 2))
             scaled = {"center": True, "scale": "sqrt_d", "seed": seed}
             fed: Iterable[Tensor] = _feed(run, f"not {HELD_OUT}", buffer=buffer, **scaled)
             return fed

@@ -128,7 +128,7 @@ def chunk_rows(width: int, itemsize: int) -> int:
     """Rows of a chunk: `CHUNK_BYTES` over the bytes of a row, its log2 rounded.
 
     >>> chunk_rows(576, 2)
-    512
+    1024
     """
     return 1 << max(0, round(math.log2(CHUNK_BYTES / (width * itemsize))))
 

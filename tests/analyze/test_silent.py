@@ -18,6 +18,7 @@ from teachers import write_teacher
 import lpp.analyze
 import lpp.sql
 import lpp.store
+from lpp.analyze.probes.tables import probe_tables
 from lpp.store.runs.add_fields import add_fields
 
 PURE = {
@@ -73,6 +74,10 @@ def of_analysis(root: Path, a: str, b: str, folder: Path) -> Iterator[tuple[str,
     probed = analyze.probe(root, "kind", a)
     yield "probe", probed
     yield "write_probes", analyze.write_probes(root, probed)
+    tables = probe_tables(probed)
+    yield "probe_depth_chart", analyze.probe_depth_chart(tables["probes"])
+    bins = tables["probe_reliability"]
+    yield "probe_reliability_chart", analyze.probe_reliability_chart(bins)
     analyze.write_direction(probed, folder / "kind.safetensors")
     yield "write_direction", None
     tested = analyze.probe_against(root, "kind", (a, b))
