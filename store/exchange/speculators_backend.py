@@ -11,7 +11,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from hashlib import sha256
 from itertools import pairwise
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -28,6 +27,7 @@ from lpp.store.feed.chosen import kept_prompts
 from lpp.store.feed.output import given
 from lpp.store.feed.reader import RunSource
 from lpp.store.feed.spans import Spans
+from lpp.store.format.rows import token_ids_sha256
 from lpp.store.runs.read import Run
 from lpp.store.store import open_store
 
@@ -114,7 +114,7 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
         digests = run.prompts()["sha256"].to_pylist()
         prompts = {digest: k for k, digest in enumerate(digests) if usable[k]}
         found = [
-            prompts.get(sha256(ids.tobytes()).hexdigest(), -1)
+            prompts.get(token_ids_sha256(ids), -1)
             for batch in self._data.iter(10_000)
             for ids in _id_lists(batch)
         ]
@@ -230,7 +230,7 @@ class StoreBackend(HiddenStatesBackend):  # type: ignore[misc]
 
 
 def _id_lists(rows: pa.Table) -> Iterator[npt.NDArray[Any]]:
-    """Token ids of each row, little-endian int32, as their hash in a run is taken."""
+    """Token ids of each row, little-endian int32, which hashing takes without a copy."""
     lists = rows["input_ids"].combine_chunks()
     values, edges = lists.values.to_numpy().astype("<i4"), lists.offsets.to_numpy()
     return (values[first:end] for first, end in pairwise(edges.tolist()))

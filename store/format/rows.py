@@ -23,7 +23,7 @@ from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 
 def token_ids_sha256(token_ids: npt.NDArray[np.integer]) -> str:
     """Column `sha256` of a prompt: SHA-256 of its ids as little-endian int32, in hex."""
-    return hashlib.sha256(token_ids.astype("<i4").tobytes()).hexdigest()
+    return hashlib.sha256(token_ids.astype("<i4", copy=False).tobytes()).hexdigest()
 
 
 def prompts_table(
