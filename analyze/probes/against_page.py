@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.gate import gate_page
@@ -27,7 +27,7 @@ from lpp.analyze.probes.against import ProbeComparison
 from lpp.analyze.probes.against_tables import PROBE_TESTS, tests_frame
 from lpp.analyze.probes.tables import MEANING, probe_flags
 from lpp.store.format.run_names import run_names
-from lpp.store.settings.setting import declared
+from lpp.store.settings.setting import as_python
 
 _READING: Final = (
     "The probe of A scores prompts that it was not fitted to. Reference: the same probe on rows of "
@@ -175,17 +175,10 @@ def _call(store: str, comparison: ProbeComparison) -> str:
     """Python that computes the comparison."""
     b = comparison.tested.view.run
     runs = comparison.view.run.id, f"{b.directory.root}::{b.id}"
-    settings, tests = map(_given, (comparison.settings, comparison.tests))
+    settings, tests = map(as_python, (comparison.settings, comparison.tests))
     return (
         "from lpp.analyze import LabelProbeSettings, ProbeTestSettings, probe_against\n"
         "from lpp.analyze.probes.against_tables import tests_frame\n\n"
         f"found = probe_against({store!r}, {comparison.labels.name!r}, {runs!r}, {settings}, "
         f"{tests}, own_labels={comparison.tested.own})"
     )
-
-
-def _given(settings: Any) -> str:
-    """Settings as Python, without defaults."""
-    values = ((one, getattr(settings, one.keyword)) for one in declared(type(settings)).values())
-    given = ", ".join(f"{one.keyword}={v!r}" for one, v in values if v != one.default)
-    return f"{type(settings).__name__}({given})"

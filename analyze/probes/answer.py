@@ -9,6 +9,7 @@ from lpp.analyze.drift.gate.conditions import check_conditions, family, parse_co
 from lpp.analyze.drift.gate.verdicts import ALLOWED
 from lpp.analyze.drift.gate.verdicts import verdict as gate_verdict
 from lpp.analyze.drift.sites import SiteDrift
+from lpp.analyze.drift.tables import stores_of
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.numerics.probe_change import Verdict
 from lpp.analyze.pages.reply import Reply, reply
@@ -95,7 +96,7 @@ def against_answer(
     for line in incomplete_lines([result.view, result.tested.view]):
         progress.warn(line)
     database = kept("The comparison is", lambda: write_probe_tests(result), progress)
-    if database is None:
+    if len(stores_of(result.view, result.tested.view)) > 1:
         progress.warn("The runs lie in two stores: the comparison is in no database.")
     failing = result.best.verdict if result.best.verdict in named else ""
     return reply(

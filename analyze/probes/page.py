@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from typing import Final
 
@@ -35,8 +34,8 @@ from lpp.analyze.probes.tables import (
     probe_flags,
     probe_tables,
 )
-from lpp.analyze.questions import LabelProbeSettings
 from lpp.store.format.run_names import run_names
+from lpp.store.settings.setting import as_python
 
 Names = tuple[str, ...]
 
@@ -314,12 +313,10 @@ def _findings(analysis: ProbeAnalysis) -> Iterator[Sentence]:
 
 def _call(store: str, analysis: ProbeAnalysis) -> str:
     """Python that computes the analysis."""
-    values, defaults = asdict(analysis.settings), asdict(LabelProbeSettings())
-    keywords = ", ".join(f"{k}={v!r}" for k, v in values.items() if v != defaults[k])
     return (
         "from lpp.analyze import LabelProbeSettings, probe\n"
         "from lpp.analyze.probes.mistakes import worst_predicted\n"
         "from lpp.analyze.probes.tables import probe_tables\n\n"
         f"found = probe({store!r}, {analysis.labels.name!r}, {analysis.view.run.id!r}, "
-        f"LabelProbeSettings({keywords}))"
+        f"{as_python(analysis.settings)})"
     )

@@ -65,6 +65,13 @@ class Declared:
     default: Any
 
 
+def as_python(settings: Any) -> str:
+    """The expression that makes `settings`, without what is as by default."""
+    values = ((one, getattr(settings, one.keyword)) for one in declared(type(settings)).values())
+    given = ", ".join(f"{one.keyword}={v!r}" for one, v in values if v != one.default)
+    return f"{type(settings).__name__}({given})"
+
+
 def declared(settings: type) -> Mapping[str, Declared]:
     """The settings of a dataclass by name, in order. Other fields are none of a user's."""
     return _declared(settings)
