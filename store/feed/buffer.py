@@ -20,7 +20,7 @@ class Buffer:
 
     memory: of an earlier epoch, to use again. given: units that were given before. seen: number of
     the epoch's first spans that were read before, of which each lost as many units as `lost` says,
-    by its number. on_loss: is told of every other span that loses rows.
+    by its number. on_loss: called with each further span that lost rows.
 
     Raises ConflictError if a span that was read before lost as many no more, and what reading does.
     """

@@ -1,7 +1,7 @@
 """Addresses: stores that a web server publishes as plain files, `https://` and `hf://`.
 
-Nothing is written at an address. `http://` is for servers of this machine: elsewhere anybody on the
-way may change its bytes, and whoever changes them can change their checksums.
+Nothing is written at an address. `http://` is for servers of this machine: anyone on the way
+to another could change both its bytes and their checksums.
 """
 
 import os
