@@ -31,6 +31,7 @@ REASONS = {
     *("downloads a model", "makes the environment", "needs a GPU", "needs a cluster"),
     *("needs a run that keeps moments", "opens a shell", "needs a corpus with labels"),
     *("needs another library", "needs a web server, or the hub", "needs the hub"),
+    "needs the quickstart store",  # tests/analyze/test_quickstart.py
 }
 
 FENCE = re.compile(
@@ -101,8 +102,8 @@ def test_every_output_that_is_shown_is_compared() -> None:
         for block in code_blocks(document)
         if block.language == "text"
     ]
-    # that of `make demo`: tests/capture/test_demo.py
-    assert shown == [("README.md", False), ("docs/how-to/evaluation.md", True)]
+    # those of `make demo` and `quickstart`: tests/capture/test_demo.py, analyze/test_quickstart.py
+    assert shown == [*[("README.md", False)] * 4, ("docs/how-to/evaluation.md", True)]
 
 
 @pytest.mark.parametrize("document", SHOWN)

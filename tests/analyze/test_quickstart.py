@@ -1,5 +1,6 @@
 """`lpp-analyze quickstart`: a store that comes with the package answers four questions."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from printed import differences
 
 from docs import quickstart_store
 from lpp.analyze.cli.command import main
@@ -14,6 +16,9 @@ from lpp.analyze.quickstart import packed
 from lpp.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+WHOLE = re.compile(r"\b\d+(?= tokens| of 576| by effective|\))")
+"""Measured numbers that a sentence rounds to whole ones: they are not compared."""
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +43,12 @@ def test_four_questions_have_answers_without_a_model(
         f"lpp-analyze profile '{store}'",
     ):  # fmt: skip
         assert words in " ".join(asked.stdout.split())
+    shown = re.findall(
+        r"^lpp-analyze \w+ quickstart.*\n```\n\n```text\n((?:.+\n)+?)```$", README, re.M
+    )
+    assert len(shown) == 3
+    for answer in shown:
+        assert not differences(*(WHOLE.sub("N", text) for text in (answer, asked.stdout)))
     assert all(len(line) <= 80 for line in asked.stdout.splitlines() if str(store) not in line)
     assert (store / "report.html").exists()
     assert len(open_store(store).runs) == 3
