@@ -38,7 +38,7 @@ OLD_ENV  := $(OLD_VENV)/.lpp-env
 # A worker for each of two cores, with one thread each: most tests wait for processes that start.
 # By file, since a file's tests share what its fixtures made (xdist's groups need a pytest below 9.2).
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-test test-changed test-all coverage test-oldest: export OMP_NUM_THREADS ?= 1
+test test-changed test-all test-vllm test-trainers test-collectors coverage test-oldest: export OMP_NUM_THREADS ?= 1
 # Containers often set this. Without kept bytecode each worker rewrites every assertion again, and each
 # command that a test starts compiles the package.
 unexport PYTHONDONTWRITEBYTECODE

@@ -99,7 +99,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         yield from storage.kept_for_logits(pair)
 
     def of_probes() -> Iterator[Ratio]:
-        yield from probe_null.cost()
+        yield from probe_null.cost(folder)
         yield from probe_null.measure()
         yield from probe_change.measure()
 

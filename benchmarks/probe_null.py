@@ -7,20 +7,26 @@ With clusters, four items share a part of their rows, and mostly their label. `l
 label in a control, and rows that know the control with noise.
 """
 
-import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.pairs import Ratio, ratio_once
+from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
+from benchmarks.setting import store_of
+from lpp.analyze import probe
 from lpp.analyze.numerics.linear_probe import label_folds
 from lpp.analyze.numerics.probe_errors import Estimate, Target
+from lpp.store import Run, open_store, sink
+from lpp.store.format.plan import SiteSpec
 
 DRAWS: Final = 500
 OF_A_CLUSTER: Final = 4
 FOLDS: Final = 5
+REPEATS: Final = 3
 
 
 class Case(NamedTuple):
@@ -66,21 +72,55 @@ def measure(cases: Sequence[Case] = CASES, *, draws: int = DRAWS, d: int = 8) ->
                 yield _row(f"intervals of the {name} that miss, {case.name}", _missed(estimates))
 
 
-def cost(*, sites: int = 32, n: int = 1000, d: int = 576) -> Iterator[Ratio]:
-    """CPU seconds of fits. The spectrum of rows falls as a model's does; the label is planted."""
+def cost(
+    folder: Path, *, sites: int = 32, n: int = 1000, d: int = 576, tokens: int = 128
+) -> Iterator[Ratio]:
+    """`lpp-analyze probe` of all sites of a store, with all controls, and reading their rows.
+
+    folder: scratch, with room for 4 GB. The spectrum of rows falls as a model's does; the label is
+    planted in the last token's row. tokens: of each prompt.
+    """
+    run = _labelled(folder / "store", sites, n, d, tokens)
+
+    def read() -> None:
+        for site in run.sites:
+            for _ in run.blocks(site, dtype="stored"):
+                pass
+
+    def fit() -> None:
+        probe(store_of(run), "label")
+
+    times = timed_pairs(fit, read, REPEATS)
+    what = f"probes of {sites} sites, {n} prompts of {tokens} tokens, d = {d}, all controls"
+    yield ratio_of_times(f"{what} / reading all rows", times, bar=4)
+    seconds = float(np.median(times[0]))
+    yield ratio_once(f"{what} / 20 s", f"{seconds:.1f} s", "20 s", seconds / 20, bar=1)
+
+
+def _labelled(root: Path, sites: int, n: int, d: int, tokens: int) -> Run:
+    """A run with `label`, `sites` sites and random rows, of which every prompt has other ones."""
     rng = np.random.default_rng(0)
-    mix = rng.standard_normal((d, d)) * np.exp(-np.arange(d) / 60)[:, None]
-    rows = (rng.standard_normal((n, d)) @ mix).astype(np.float32)
-    labels = (rows[:, 0] / rows[:, 0].std() + rng.standard_normal(n) > 0).astype(np.float64)
-    target = _target(labels, np.arange(n), 0)
-    with threadpool_limits(1, "blas"):
-        start = time.process_time()
-        fitted = target.scored(rows)
-        target.number(fitted)
-        target.difference(fitted, fitted)
-        seconds = (time.process_time() - start) * sites
-    what = f"CPU seconds of {sites} sites, {n} prompts, d = {d}, {FOLDS} folds, on two cores"
-    yield ratio_once(what, f"{seconds:.1f} s", "20 s", seconds / 2 / 20, bar=1)
+    mix = (rng.standard_normal((d, d)) * np.exp(-np.arange(d) / 60)[:, None]).astype(np.float32)
+    rows = rng.standard_normal((n, d)).astype(np.float32) @ mix
+    labels = rows[:, 0] / rows[:, 0].std() + rng.standard_normal(n) > 0
+    ids = rng.integers(0, 1000, (n, tokens))
+    names = ["embed", *(f"block.{k + 1}" for k in range(sites - 2)), "final"]
+    with sink(
+        root,
+        model={"id": "random", "n_blocks": sites - 2, "hidden_size": d},
+        sites={s: SiteSpec(name=s, convention="residual", width=d) for s in names},
+        prompts=[
+            {"input_ids": line.tolist(), "label": str(label)}
+            for line, label in zip(ids, labels, strict=True)
+        ],
+        dtype="bfloat16",
+    ) as into:
+        for prompt in into.missing():
+            others = rng.standard_normal((tokens, d), np.float32) @ mix
+            others[-1] = rows[prompt.number]
+            bits = torch.from_numpy(others).bfloat16()
+            into.put(prompt, dict.fromkeys(names, bits))
+    return next(iter(open_store(root).runs.values()))
 
 
 def draw(case: Case, d: int, seed: int) -> Drawn:

@@ -74,6 +74,7 @@ def _once(monkeypatch: pytest.MonkeyPatch) -> None:
         analysis_cost,
         integrity_cost,
         jackknife_cost,
+        probe_null,
         query_start,
         scaling_check,
         sensitivity_cost,
@@ -173,7 +174,7 @@ def _sums_are_those_of_the_engine(base: Run, rounded: Run) -> None:
         assert ours.stderr == pytest.approx(expected.stderr, rel=1e-4)
 
 
-def test_errors_and_cost_of_probes() -> None:
+def test_errors_and_cost_of_probes(tmp_path: Path) -> None:
     noise, planted = probe_null.CASES[0], probe_null.CASES[3]
     rows = list(probe_null.measure([noise, planted], draws=20, d=3))
     assert [row.what.partition(",")[0] for row in rows] == [
@@ -185,8 +186,8 @@ def test_errors_and_cost_of_probes() -> None:
         "intervals of the gain that miss",
     ]
     assert all(row.ratio <= 0.25 for row in rows)
-    (row,) = probe_null.cost(sites=1, n=60, d=5)
-    assert row.reached
+    cost = list(probe_null.cost(tmp_path, sites=3, n=60, d=5, tokens=4))
+    assert bars(cost) == [4, 1]
 
 
 def test_weights_of_a_draw_by_hand() -> None:
