@@ -8,6 +8,7 @@ error code, which is from a fixed list.
 import errno
 import re
 from typing import Final
+from urllib.parse import quote
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 from lpp.store.objects.address import is_address
@@ -63,7 +64,7 @@ def fault_of(error: Exception, where: str) -> Exception:
     FileNotFoundError for a missing object, ReplacedError for a part of an object that was replaced,
     EOFError for a part beyond the object's end, else an LppError.
     """
-    text = str(error)
+    text = _without_key(str(error), where)
     code = next(iter(_CODE.findall(text)), "")
     status = next(iter(_STATUS.findall(text)), "")
     if code in ABSENT:
@@ -91,6 +92,14 @@ def retryable(error: Exception, fault: Exception) -> bool:
     passes = status.startswith("5") or status in ("408", "409", "429")
     passes &= not any(words in str(error).lower() for words in _USELESS)
     return passes and isinstance(fault, LppError) and fault.kind is ErrorKind.UNREACHABLE
+
+
+def _without_key(text: str, where: str) -> str:
+    """A message without the object's key, which may hold any word, `credential` or `closed` too."""
+    key = where.partition("://")[2].partition("/")[2]
+    for written in (key, quote(key), quote(key, safe="")) if key else ():
+        text = text.replace(f"/{written}", "/…").replace(f"={written}", "=…")
+    return text
 
 
 def _reason(code: str, status: str, text: str) -> str:

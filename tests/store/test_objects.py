@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lpp.store import create_store, open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError, MachineError
 from lpp.store.format.commit_record import ObjectRecord
 from lpp.store.objects.bucket import Bucket, bucket_of
+from lpp.store.objects.bucket_faults import fault_of
 from lpp.store.objects.locate import objects_at
 from lpp.store.runs.heartbeat import at_work, writers
 from lpp.store.runs.write import sweep_run
@@ -287,3 +289,13 @@ def test_without_obstore_its_extra_is_named(s3: S3, monkeypatch: pytest.MonkeyPa
     with pytest.raises(MachineError, match=r"\.\[objects\]") as caught:
         open_store(s3.url)
     assert caught.value.kind is ErrorKind.NO_PACKAGE
+
+
+@pytest.mark.parametrize("folder", ["credentials of tests", "closed/connect", "c"])
+def test_words_of_a_key_do_not_name_the_fault(folder: str) -> None:
+    for written in (folder, quote(folder)):
+        said = f"GET https://host/bucket/{written}/lpp.json: error sending request: dns error"
+        fault = fault_of(OSError(said), f"s3://bucket/{folder}/lpp.json")
+        assert isinstance(fault, MachineError)
+        assert fault.kind is ErrorKind.UNREACHABLE
+        assert "its name is unknown" in str(fault)
