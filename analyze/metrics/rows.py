@@ -102,8 +102,8 @@ ROW_METRICS: Final = (
     ),
     _robust(
         "effective_rank",
-        f"exp(-sum pi ln pi), pi = lambda / sum lambda, {_CLIPPED}",
-        "Five columns are clipped, whatever the width; no error bars.",
+        "effective rank of the matrix of robust_participation_ratio",
+        "As for `robust_participation_ratio`.",
     ),
     _robust(
         "participation_ratio_norm",
@@ -122,8 +122,7 @@ ROW_METRICS: Final = (
         "second / to the nearest neighbour, the largest tenth of mu left out; equal rows count "
         f"once; of more than {MAX_ROWS} rows as many drawn by a fixed hash of prompt and position",
         source="Facco et al. 2017 (Two-NN)",
-        trap="Uses at most 2,048 rows: a small sample biases it low. Equal rows count once. No "
-        "error bars.",
+        trap="A small sample biases it low. No error bars.",
         needs="rows",
         compute=_same,
         measure=NeighbourSamples,
@@ -191,7 +190,7 @@ ROW_METRICS: Final = (
     _sinks(
         "sink_end",
         sink_end,
-        f"one past the last sink of the site, whatever L, 0 for none; {_SINK}",
+        "one past the last sink of the site, as in n_sinks but whatever L; 0 for none",
         "Starting there also leaves out tokens that are no sinks: choose where to start before "
         "you look at results.",
     ),

@@ -28,9 +28,6 @@ ALPHA_POINTS: Final = 10
 and the upper half of r eigenvalues falls off it because the sample is finite."""
 
 _PAPER: Final = "arXiv 2605.30018"
-_UNLIKE_KERNEL: Final = (
-    "the original takes a kernel matrix of the rows, not centred, its diagonal scaled to 1 / N"
-)
 
 
 def stable_rank(eigenvalues: Floats, /) -> float:
@@ -151,7 +148,7 @@ _ZSCORE_ER: Final = replace(
     short="zER",
     definition="effective rank of the correlation matrix (columns over their standard "
     "deviation, below 1e-8 over 1)",
-    trap="Gives a column of rounding noise the same weight as any other.",
+    trap="As for `zscore_participation_ratio`.",
     matrix="correlation",
     ratio="zscore_participation_ratio",
 )
@@ -205,7 +202,7 @@ SPECTRAL: Final = (
         unit="share",
         definition="variance of the five columns of highest variance / sum over columns",
         source=_PAPER,
-        trap="Depends on the basis: a rotation of the space changes it, and changes no rank.",
+        trap="As for `top1_column_share`.",
         needs="scatter",
         compute=lambda s: column_share(s.variances, 5),
     ),
@@ -264,7 +261,8 @@ SPECTRAL: Final = (
         name="renyi2_entropy",
         unit="nats",
         definition="Renyi entropy of order 2 of the covariance over its trace: -ln sum pi^2, "
-        f"pi = lambda / sum lambda; equals ln participation_ratio; {_UNLIKE_KERNEL}",
+        "pi = lambda / sum lambda; equals ln participation_ratio; the original takes a kernel "
+        "matrix of the rows, not centred, its diagonal scaled to 1 / N",
         source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
         trap="The logarithm of the participation ratio, so not independent evidence.",
         needs="scatter",
@@ -273,8 +271,8 @@ SPECTRAL: Final = (
     Metric[Spectrum](
         name="von_neumann_entropy",
         unit="nats",
-        definition="Renyi entropy of order 1 (the limit) of the covariance over its trace: "
-        f"-sum pi ln pi; equals ln effective_rank; {_UNLIKE_KERNEL}",
+        definition="renyi2_entropy of order 1 (the limit) in place of 2: -sum pi ln pi; equals ln "
+        "effective_rank",
         source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
         trap="The logarithm of the effective rank, so not independent evidence.",
         needs="eigenvalues",

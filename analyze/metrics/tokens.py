@@ -252,7 +252,7 @@ TOKEN_METRICS: Final = (
         source="Zhang et al. 2024 (Min-K%++), arXiv 2404.02936",
         expression=_least(STANDARD_LOGPROB, _MOMENTS),
         sums=LeastMeans(value=STANDARD_LOGPROB, needed=_MOMENTS),
-        trap="Points to memorised text only in comparison with texts of the same kind and length.",
+        trap="As for `min_k`.",
     ),
 )
 """Every metric of the token statistics."""

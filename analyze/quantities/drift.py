@@ -104,9 +104,8 @@ PREDICTIONS: Final = by_name(
             unit="share",
             definition="tokens whose most likely next token differs",
             source=_PROJECT,
-            trap="Rounding alone flips tokens whose two best candidates are nearly equal: 2 % in "
-            "bfloat16. At 4 to 6 % of the tokens of a bfloat16 model the two largest logits "
-            "are equal; then the lower id counts as the most likely.",
+            trap="In bfloat16 rounding alone flips 2 % of the tokens, and at 4 to 6 % the two "
+            "largest logits are equal: then the lower id counts.",
             value=lambda column: column("flip"),
             statistics=("mean",),
             tie="flip_tie",
@@ -117,9 +116,8 @@ PREDICTIONS: Final = by_name(
             definition="of the ten most likely, those in common (of equal logits, the lowest id "
             "counts)",
             source=_PROJECT,
-            trap="Ignores the order and the probabilities. At 32 to 37 % of the tokens of a "
-            "bfloat16 model the tenth and the eleventh logit are equal; then the lower id "
-            "is among the ten.",
+            trap="Ignores the order and the probabilities. In bfloat16 the tenth and the eleventh "
+            "logit are equal at 32 to 37 % of the tokens.",
             value=lambda column: column("top10"),
             statistics=("mean",),
             tie="top10_tie",
@@ -223,8 +221,7 @@ SITE_CHANGES: Final = by_name(
             unit="dimensions",
             definition="effective rank, B - A",
             source="Roy and Vetterli 2007",
-            trap="0 does not mean equal: with growing damage it rises, falls, and passes through "
-            "0.",
+            trap="As for `participation_ratio`.",
             needs="spectra",
             bounds=UNBOUNDED,
         ),

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import formulas
+import glossary
 import notebook
 import reference
 from mkdocs.exceptions import PluginError
@@ -38,6 +40,8 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "examples/label_probes.ipynb": "tutorial-probes.md",
 }
 """Page of each document outside docs/."""
+
+GLOSSARY: Final = "glossary.md"
 
 PICTURES: Final = ("benchmarks/detection/*.svg",)
 """Pictures of those documents; each is copied to `pictures/`."""
@@ -79,14 +83,23 @@ def _index(entries: Any) -> Iterator[str]:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turns links between documents into links between pages."""
+    """Turns links between documents into links between pages, and links terms of the glossary."""
     here = page.file.src_uri
     sources = {made: source for source, made in ELSEWHERE.items()}
     source = sources.get(here, f"docs/{here}")
-    return "".join(
+    text = "".join(
         piece if code else LINK.sub(lambda match: _link(match, source, here), _indented(piece))
         for code, piece in _pieces(markdown)
     )
+    if here == GLOSSARY or here.startswith(("project/", "reference/")):
+        return text
+    terms = glossary.terms_of((ROOT / "docs" / GLOSSARY).read_text("utf-8"))
+    return glossary.linked(text, terms, posixpath.relpath(GLOSSARY, posixpath.dirname(here) or "."))
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Turns formulas into MathML."""
+    return formulas.as_mathml(html)
 
 
 def _pieces(markdown: str) -> Iterator[tuple[bool, str]]:

@@ -8,9 +8,10 @@ commands and of Python are made when the site is built.
 import importlib
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +19,9 @@ import click
 
 from benchmarks import marked
 from benchmarks.marked import table
+from docs.site import formulas
 from lpp.analyze.declared import RESULTS
-from lpp.analyze.quantities.quantity import capital
+from lpp.analyze.quantities.quantity import Quantity, capital
 from lpp.analyze.questions import (
     CkaSettings,
     CorrelateSettings,
@@ -39,6 +41,7 @@ from lpp.analyze.questions import (
 from lpp.capture.evaluation.settings import EvalSettings, ProbeSettings
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.sql.schema import NUMBERS, TABLES, VIEWS
+from lpp.sql.schema.columns import Column
 from lpp.sql.schema.results import RESULTS_FILE, results_json
 from lpp.store.exchange.projects import conventions_rows
 from lpp.store.settings.setting import Declared, declared
@@ -73,7 +76,7 @@ def pages() -> Iterator[tuple[str, str]]:
 def with_tables(markdown: str) -> str:
     """A page with its generated tables made again."""
     conventions = table(("name", "files", "layers", "last state", "directions"), conventions_rows())
-    tables = {**_metric_tables(), "sql": _sql_tables(), "conventions": conventions}
+    tables = {**_metric_lists(), "sql": _sql_tables(), "conventions": conventions}
     return marked.filled(markdown, {name: partial(str, text) for name, text in tables.items()})
 
 
@@ -110,17 +113,23 @@ def _settings_page() -> str:
     parts = [
         "# Settings",
         "Each setting is declared once. Its name is the option of the command and, of a capture, "
-        "the key of a file of jobs; its keyword is the argument of `lpp.capture.capture`, and the "
-        "field of the settings that a function of `lpp.analyze` takes.",
+        "the key of a file of jobs. With underscores, or as it stands below it, it is the argument "
+        "of `lpp.capture.capture` and the field of the settings that a function of `lpp.analyze` "
+        "takes.",
     ]
     for command, settings in SETTINGS.items():
         rows = [
-            (f"`{one.name}`", f"`{one.keyword}`", _default(one), one.setting.help)
-            for one in declared(settings).values()
+            (_named(one), _default(one), one.setting.help) for one in declared(settings).values()
         ]
-        heads = ("name", "keyword", "default", "what it does")
+        heads = ("name", "default", "what it does")
         parts += [f"## {command}", f"`{settings.__name__}`", _table(heads, rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _named(one: Declared) -> str:
+    """Its name, and its keyword where that is another word."""
+    same = one.keyword == one.name.replace("-", "_")
+    return f"`{one.name}`" if same else f"`{one.name}`{BREAK}`{one.keyword}`"
 
 
 def _default(one: Declared) -> str:
@@ -214,65 +223,117 @@ def _signature(name: str, found: Any) -> str:
 
 
 def _sql_tables() -> str:
-    """Every table and view of the database, with its columns."""
+    """Every table and view of the database, with its columns.
+
+    What several tables share stands once, in the first two sections; a table names its own.
+    """
     results = {table.name: table for table in RESULTS}  # TABLES has those of the file
-    parts = []
-    for shown in (*(TABLES | results).values(), NUMBERS, *VIEWS):
+    every = (*(TABLES | results).values(), NUMBERS, *VIEWS)
+    uses = Counter(column for shown in every for column in shown.columns)
+    commonest = {column.name: column for column, _ in reversed(uses.most_common())}
+    shared = {c for c in commonest.values() if uses[c] > 1 and not _of_error(c)}
+    parts = [
+        "## Shared columns",
+        _columns_table(column for column in uses if column in shared),
+        "## Errors",
+        "A number `x` may have three more columns, of its type and unit:",
+        _table(("column", "meaning"), [(f"`x_{part}`", words) for part, words in ERRORS.items()]),
+    ]
+    for shown in every:
         key = ", ".join(f"`{word}`" for word in shown.key)
         view = " (a view)" if shown in (NUMBERS, *VIEWS) else ""
-        rows = [(f"`{c.name}`", c.type, c.meaning, c.unit) for c in shown.columns]
+        own = [c for c in shown.columns if c not in shared and not _of_error(c)]
+        parts.append(
+            f"## {shown.name}\n\n"
+            f"{capital(shown.meaning)}{view}. Key: {key}. Filled by `{shown.filled_by}`."
+        )
+        if names := _names(shared, shown.columns):
+            parts.append(f"Shared columns: {names}.")
+        errors: dict[str, list[str]] = {}
+        for column in filter(_of_error, shown.columns):
+            errors.setdefault(column.number, []).append(f"`_{column.part}`")
+        alike = groupby(sorted(errors, key=errors.__getitem__), errors.__getitem__)
         parts += [
-            f"## {shown.name}",
-            f"{capital(shown.meaning)}{view}. Key: {key}. Filled by `{shown.filled_by}`.",
-            _table(("column", "type", "meaning", "unit"), rows),
+            f"Errors ({', '.join(ends)}): {', '.join(f'`{number}`' for number in numbers)}."
+            for ends, numbers in alike
         ]
+        parts += [_columns_table(own)] if own else []
     return "\n\n".join(parts)
 
 
-def _metric_tables() -> dict[str, str]:
-    """By name: what is declared, with formula, unit, trap and source; the flags."""
+ERRORS: Final[Mapping[str, str]] = {
+    "stderr": "standard error over prompts; null: not computed",
+    "ci_low": "lower end of its 95 % interval",
+    "ci_high": "upper end of its 95 % interval",
+}
+"""By part of a number: what the columns of an error mean, if they mean nothing more."""
+
+
+def _of_error(column: Column) -> bool:
+    """Whether name and meaning follow from the number that the column is an error of."""
+    named = column.part is not None and column.name == f"{column.number}_{column.part}"
+    return named and ERRORS.get(str(column.part)) == column.meaning
+
+
+def _names(shared: Collection[Column], columns: Iterable[Column]) -> str:
+    return ", ".join(f"`{column.name}`" for column in columns if column in shared)
+
+
+def _columns_table(columns: Iterable[Column]) -> str:
+    rows = [(f"`{c.name}`", ", ".join(filter(None, (c.type, c.unit))), c.meaning) for c in columns]
+    return _table(("column", "type, unit", "meaning"), rows)
+
+
+def _metric_lists() -> dict[str, str]:
+    """By name: what is declared, with unit, formula, trap and source; the flags as a table."""
     from lpp.analyze import METRICS
     from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
     from lpp.analyze.quantities.flags import FLAGS
     from lpp.analyze.quantities.items import FEATURES
     from lpp.analyze.quantities.probes import PROBE_CHANGES, PROBE_NUMBERS
 
-    heads = ("metric, unit", "formula", "trap", "source")
-    rows: dict[str, list[tuple[str, ...]]] = {"paper": [], "resistant": []}
+    lists: dict[str, list[Quantity]] = {"paper": [], "resistant": []}
     for metric in METRICS.values():
         group = next(
             (g for g, begins in GROUPS.items() if metric.name.startswith(begins)), metric.needs
         )
         group = "spectral" if group in ("scatter", "eigenvalues") else group
-        named = f"`{metric.name}`{BREAK}{metric.unit}"
-        row = (named, metric.definition, metric.trap, metric.source)
-        rows.setdefault(group, []).append(row)
-    tables = {name: _table(heads, found) for name, found in rows.items()}
-    tables["flags"] = _table(("flag", "warning"), [(f"`{f.name}`", f.meaning) for f in FLAGS])
-    drift = [
-        (f"`{one.name}`{BREAK}{one.unit}", one.meaning, one.trap, one.source)
-        for one in (*PREDICTIONS.values(), *SITE_CHANGES.values())
-    ]
-    tables["drift"] = _table(("number, unit", *heads[1:]), drift)
-    probes = [
-        (f"`{one.name}`{BREAK}{one.unit}", one.meaning, one.trap, one.source)
-        for one in (*PROBE_NUMBERS.values(), *PROBE_CHANGES.values())
-    ]
-    tables["probes"] = _table(("number, unit", *heads[1:]), probes)
-    features = [(f"`{f.name}`", f.definition, f.unit, f.source) for f in FEATURES]
-    tables["features"] = _table(("feature", "definition", "unit", "source"), features)
-    return tables
+        if group == "resistant" and metric.name.endswith("_norm"):
+            continue  # said in a sentence
+        lists.setdefault(group, []).append(metric)
+    lists["drift"] = [*PREDICTIONS.values(), *SITE_CHANGES.values()]
+    lists["features"] = [*FEATURES]
+    lists["probes"] = [*PROBE_NUMBERS.values(), *PROBE_CHANGES.values()]
+    flags = _table(("flag", "warning"), [(f"`{f.name}`", f.meaning) for f in FLAGS])
+    return {"flags": flags, **{name: "\n".join(map(_entry, of)) for name, of in lists.items()}}
+
+
+def _entry(quantity: Quantity) -> str:
+    """A number as an item of a list: unit, definition, the trap in italics, the source."""
+    meaning, trap, source = map(
+        _cell, (_formulas(quantity.meaning), quantity.trap, quantity.source)
+    )
+    sentences = (f"{meaning}.", trap and f"*{trap}*", f"{source}.")
+    return f"- **`{quantity.name}`** ({quantity.unit}): {' '.join(filter(None, sentences))}"
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return table(heads, [[_cell(cell) for cell in row] for row in rows])
 
 
+def _formulas(definition: str) -> str:
+    """With its formulas as mathematics."""
+    return "".join(f"${text}$" if tex else text for tex, text in formulas.pieces(definition))
+
+
 def _cell(text: str) -> str:
     """Without what Markdown would read: a bar ends a cell, stars and underscores set type.
 
-    What stands between backticks is code, in which a bar alone is read.
+    What stands between backticks is code, in which a bar alone is read; between dollars TeX.
     """
+    if "$" in text:
+        parts = re.split(r"(\$[^$]+\$)", text)
+        return "".join(part if part.startswith("$") else _cell(part) for part in parts)
     words, codes = text.split("`")[::2], text.split("`")[1::2]
     plain = [re.sub(r"([|*_])", r"\\\1", word).replace("<", "&lt;") for word in words]
     plain = [word.replace("&lt;br>", BREAK) for word in plain]
