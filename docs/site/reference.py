@@ -313,7 +313,8 @@ def _entry(quantity: Quantity) -> str:
     meaning, trap, source = map(
         _cell, (_formulas(quantity.meaning), quantity.trap, quantity.source)
     )
-    sentences = (f"{meaning}.", trap and f"*{trap}*", f"{source}.")
+    cited = "" if quantity.source == "this project" else f"{source}."
+    sentences = (f"{meaning}.", trap and f"*{trap}*", cited)
     return f"- **`{quantity.name}`** ({quantity.unit}): {' '.join(filter(None, sentences))}"
 
 
