@@ -87,12 +87,6 @@ def test_names_are_text(
 # The command and the documentation
 
 
-def test_the_page_names_every_query() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "how-to" / "sql.md").read_text("utf-8")
-    for query in saved_queries().values():
-        assert f"| `{query.name}` | {query.title} |\n" in text
-
-
 def test_list_fits_and_names_every_query(lpp_sql: Run) -> None:
     done = lpp_sql("--list")
     assert done.returncode == 0
