@@ -1,4 +1,4 @@
-"""What baselines score on the probes, and that docs/how-to/probes.md says so."""
+"""What baselines score on the probes, and that benchmarks/LOG.md says so."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from probe_baselines import AMBIGUOUS, INDUCTION, PATTERNS, scores_of
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "probes.md"
+LOG = Path(__file__).resolve().parents[2] / "benchmarks" / "LOG.md"
 AR_COLUMNS = ("answer_acc", "ambiguity_acc", "joint_acc", "answer_acc_plain")
 SPC_COLUMNS = ("exact_match", "char_f1")
 
@@ -80,10 +80,10 @@ def test_copying_is_no_better_than_lots(spc: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize(("probe", "columns"), [("ar", AR_COLUMNS), ("spc", SPC_COLUMNS)])
-def test_the_page_shows_these_numbers(
+def test_the_log_shows_these_numbers(
     probe: str, columns: tuple[str, ...], request: pytest.FixtureRequest
 ) -> None:
-    text = PAGE.read_text("utf-8")
+    text = LOG.read_text("utf-8")
     for name, scores in request.getfixturevalue(probe).items():
         cells = " | ".join(f"{scores[column]:.2f}" for column in columns)
         assert f"| {name} | {cells} |" in text, f"| {name} | {cells} |"
