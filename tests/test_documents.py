@@ -208,6 +208,7 @@ TERMS = {"run": "run", "prefix": "prefix", "entropy floor": "entropy-floor", "KL
         ("`prefix` [prefix](a.md) $prefix$ <i prefix>", None),
         ("```bash\nthe run\n```\n    the run\n", None),
         ("prefixed, KLM", None),
+        ("p < .05, a prefix > 3", "p < .05, a [prefix](g.md#prefix) > 3"),
         ("The **entropy floor**", "The **[entropy floor](g.md#entropy-floor)**"),
         ("<!-- other meaning here: prefix, run -->\na prefix, a run", None),
     ],
