@@ -76,7 +76,7 @@ def pages() -> Iterator[tuple[str, str]]:
 def with_tables(markdown: str) -> str:
     """A page with its generated tables made again."""
     conventions = table(("name", "files", "layers", "last state", "directions"), conventions_rows())
-    tables = {**_metric_lists(), "sql": _sql_tables(), "conventions": conventions}
+    tables = {**_metric_tables(), "sql": _sql_tables(), "conventions": conventions}
     return marked.filled(markdown, {name: partial(str, text) for name, text in tables.items()})
 
 
@@ -284,7 +284,7 @@ def _columns_table(columns: Iterable[Column]) -> str:
     return _table(("column", "type, unit", "meaning"), rows)
 
 
-def _metric_lists() -> dict[str, str]:
+def _metric_tables() -> dict[str, str]:
     """By name: what is declared, with unit, formula, trap and source; the flags as a table."""
     from lpp.analyze import METRICS
     from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
