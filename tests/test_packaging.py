@@ -1,5 +1,6 @@
 """The wheel holds what it should and nothing else; the metadata says what it needs."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -8,11 +9,14 @@ import tomllib
 import zipfile
 from email.message import Message
 from email.parser import HeaderParser
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from imports import imports
+from one_extra import canonical, needed
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analyze", "capture", "sql", "store")
@@ -182,3 +186,91 @@ def test_packages_are_those_of_the_house(project: dict[str, Any]) -> None:
         for path in (ROOT / package).rglob("__init__.py")
     )
     assert sorted(project["tool"]["setuptools"]["packages"]) == ["lpp", *found]
+
+
+# Each extra alone: what it promises runs with its own requirements, whatever is installed beside.
+
+STORE = ROOT / "tests" / "store" / "golden" / "v3"
+ALONE: dict[str, list[list[str] | str]] = {
+    "": [
+        *(["lpp-analyze", "--help"], ["lpp-capture", "--help"], ["lpp-sql", "--help"]),
+        *(["lpp-analyze", "profile", "store"], ["lpp-sql", "store", "SELECT * FROM profiles"]),
+        *(["lpp-analyze", "verify", "store"], "lpp.store.feed"),
+    ],
+    "torch": [
+        *(["lpp-capture", "run", "--help"], ["lpp-capture", "demo", "--help"]),
+        *(
+            "lpp.capture.backends.torch_backend",
+            "lpp.capture.models.load",
+            "lpp.capture.engine.run",
+        ),
+        *("transformers.models.llama.modeling_llama", "datasets", "accelerate", "gguf"),
+        *("lpp.store.feed.torch_data", "lpp.store.teacher.torch_loss"),
+    ],
+    "report": [
+        ["lpp-analyze", "profile", "store"],
+        ["lpp-analyze", "report", "store", "-o", "r.html"],
+    ],
+    "objects": ["lpp.store.objects.bucket", "obstore.store"],
+    "ray": ["lpp.store.process.cluster", "lpp.analyze.engine.ray_executor", "ray"],
+    "probes": [
+        *(["lpp-capture", "eval", "--help"], ["lpp-capture", "probe", "--help"]),
+        *("lpp.capture.evaluation.language_model", "lm_eval.evaluator", "lm_eval.tasks"),
+    ],
+}
+"""Command lines and modules, by extra; the extras that no test environment has are left out."""
+
+
+def with_one_extra(
+    extra: str, wanted: list[list[str] | str], folder: Path
+) -> subprocess.CompletedProcess[str]:
+    program = ROOT / "tests" / "support" / "one_extra.py"
+    return subprocess.run(
+        [sys.executable, str(program), extra],
+        cwd=folder,
+        input=json.dumps(wanted),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", ALONE)
+def test_an_extra_alone_brings_what_it_promises(extra: str, tmp_path: Path) -> None:
+    shutil.copytree(STORE, tmp_path / "store")
+    done = with_one_extra(extra, ALONE[extra], tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_what_another_extra_brings_is_missing(tmp_path: Path) -> None:
+    shutil.copytree(STORE, tmp_path / "store")
+    for extra, words, other in (
+        ("", "lpp.capture.backends.torch_backend", "torch"),
+        ("torch", ["lpp-analyze", "report", "store", "-o", "r.html"], "altair"),
+    ):
+        done = with_one_extra(extra, [words], tmp_path)
+        assert done.returncode != 0
+        assert other in done.stderr
+
+
+FROM_OTHERS = {"hs_connectors", "speculators", "IPython", "vllm"}
+"""Modules that are there only where their own programs run this code, and vLLM, which has an
+environment of its own.
+"""
+
+
+def test_every_imported_package_comes_with_the_base_or_an_extra() -> None:
+    owners = packages_distributions()
+    brought = set.union(*(needed(extra) for extra in ALONE))
+    wanted = {
+        target.partition(".")[0]: f"{path.relative_to(ROOT)}:{line}"
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for target, line in imports(path)
+    }
+    third_party = wanted.keys() - sys.stdlib_module_names - {"lpp"} - FROM_OTHERS
+    assert len(third_party) > 15
+    for module in third_party:
+        assert brought & {*map(canonical, owners.get(module, []))}, wanted[module]
