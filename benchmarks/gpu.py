@@ -17,6 +17,8 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks import card_results
+from benchmarks.card_results import Stage, slowest
 from benchmarks.pairs import seconds
 from benchmarks.pipeline_cost import compress_all, write_files
 from benchmarks.setting import scratch
@@ -79,16 +81,6 @@ SHAPES: Final = (
         },
     ),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One row of the table."""
-
-    name: str
-    tokens_per_second: float
-    bytes_per_second: float | None = None
-    """Raw bytes of rows, where the stage moves some; stored ones for the disk."""
 
 
 def random_backend(shape: Shape, device: str, tokens: int, shard_bytes: int) -> "Random":
@@ -248,25 +240,34 @@ def table(shape: Shape, found: Sequence[Stage]) -> Iterator[str]:
     for one in found:
         size = "" if one.bytes_per_second is None else f"{one.bytes_per_second / 1e9:.2f}"
         yield f"| {one.name} | {one.tokens_per_second:,.0f} | {size} |"
-    *alone, whole = found
-    slowest = min(alone, key=lambda one: one.tokens_per_second)
-    share = whole.tokens_per_second / slowest.tokens_per_second
-    yield f"\nSlowest stage: {slowest.name}. The whole capture runs at {share:.0%} of its rate.\n"
+    least = slowest(found)
+    share = found[-1].tokens_per_second / least.tokens_per_second
+    yield f"\nSlowest stage: {least.name}. The whole capture runs at {share:.0%} of its rate.\n"
 
 
 def measure(
     shape: Shape, device: str, *, shard_bytes: int, shards: int = SHARDS, repeats: int = REPEATS
-) -> Iterator[str]:
-    """The table of one shape."""
+) -> list[Stage]:
+    """The stages of one shape, each alone, and the whole capture last."""
     sites = shape.blocks + 2
     tokens = shards * (shard_bytes // (2 * shape.width * sites))
     random = random_backend(shape, device, tokens, shard_bytes)
     with scratch() as folder:
-        yield from table(shape, list(stages(random, folder, repeats)))
+        return list(stages(random, folder, repeats))
+
+
+def report(card: str, shapes: Sequence[Shape], device: str, folder: Path, **size: int) -> Path:
+    """Measure `shapes`, print their tables and write them into `folder`; the path of the file."""
+    measured = {}
+    for shape in shapes:
+        measured[shape.name] = measure(shape, device, **size)
+        print("\n".join(table(shape, measured[shape.name])), flush=True)
+        torch.cuda.empty_cache()
+    return card_results.write(folder, card, usable_cores(), measured)
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print the tables, and keep them for docs/how-to/many-cards.md."""
     if not torch.cuda.is_available():
         print(
             f"bench-gpu needs a CUDA device: torch {torch.__version__} sees none. Run `make "
@@ -274,11 +275,10 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    print(f"{torch.cuda.get_device_name()}, {usable_cores()} cores, torch {torch.__version__}\n")
-    for shape in SHAPES:
-        for line in measure(shape, "cuda", shard_bytes=SHARD_BYTES["cuda"]):
-            print(line, flush=True)
-        torch.cuda.empty_cache()
+    card = torch.cuda.get_device_name()
+    print(f"{card}, {usable_cores()} cores, torch {torch.__version__}\n")
+    path = report(card, SHAPES, "cuda", card_results.CARDS, shard_bytes=SHARD_BYTES["cuda"])
+    print(f"Written: {path}. Next: make tables, and commit both.")
 
 
 if __name__ == "__main__":

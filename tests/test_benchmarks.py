@@ -1,7 +1,9 @@
 """The benchmarks run, once and untimed, so that they cannot rot; no figure is judged here."""
 
 import itertools
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from on_disk import on_disk
 
 from benchmarks import (
     analysis_cost,
+    card_results,
     carried_cost,
     continuation_cost,
     draft_cost,
@@ -300,7 +303,9 @@ def test_what_the_pipeline_stores_is_what_the_backend_gave(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_every_stage_that_a_gpu_has_runs_on_a_cpu() -> None:
+def test_every_stage_that_a_gpu_has_runs_on_a_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shape = gpu.Shape(
         name="tiny",
         width=32,
@@ -312,9 +317,35 @@ def test_every_stage_that_a_gpu_has_runs_on_a_cpu() -> None:
             "vocab_size": 300,
         },
     )
-    lines = list(gpu.measure(shape, "cpu", shard_bytes=200_000, shards=3, repeats=1))
+    size = {"shard_bytes": 200_000, "shards": 3, "repeats": 1}
+    path = gpu.report("A card (CPU)", [shape], "cpu", tmp_path / "cards", **size)
+    lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if line.startswith("| ")]) == 7
-    assert lines[-1].startswith("\nSlowest stage: ")
+    assert re.fullmatch(r"a-card-cpu-\d{4}-\d\d-\d\d\.json", path.name)
+    document = json.loads(path.read_text("utf-8"))
+    assert set(document) == {"card", "date", "cores", "commit", "versions", "rows"}
+    assert len(document["rows"]) == 6
+    assert document["rows"][0]["times_forward"] == 1
+    (_, _, line) = card_results.results_table(path.parent).splitlines()
+    assert line.startswith("| A card (CPU), ")
+
+
+def test_the_table_of_cards_is_made_of_the_files_that_are_there(tmp_path: Path) -> None:
+    assert card_results.results_table(tmp_path) == card_results.NONE
+    stages = [("forward pass alone", 800), ("disk alone", 200), ("the whole capture", 160)]
+    rows = [
+        {"model": "m", "stage": stage, "tokens_per_second": rate, "times_forward": 800 / rate}
+        for stage, rate in stages
+    ]
+    for card, date in (("Old", "2026-01-31"), ("New", "2026-02-01")):
+        document = {"card": card, "date": date, "cores": 16, "commit": "0123abc", "rows": rows}
+        document["versions"] = {"torch": "2.6"}
+        (tmp_path / f"{card}.json").write_text(json.dumps(document))
+    head, _, newest, oldest = card_results.results_table(tmp_path).splitlines()
+    assert head.startswith("| card | model | tokens/s | time / forward pass |")
+    ended = "160 | 5.00 | disk alone | 2026-02-01, 0123abc, torch 2.6 |"
+    assert newest == f"| New, 16 cores | m | {ended}"
+    assert oldest.startswith("| Old, ")
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from typing import Any, Final
 import click
 
 from benchmarks import marked
+from benchmarks.card_results import results_table
 from benchmarks.marked import table
 from docs.site import formulas
 from lpp.analyze.declared import RESULTS
@@ -48,7 +49,10 @@ from lpp.store.settings.setting import Declared, declared
 
 DOCS: Final = Path(__file__).resolve().parents[1]
 
-WITH_TABLES: Final = ("metrics.md", "reference/sql-tables.md", "how-to/draft-models.md")
+WITH_TABLES: Final = (
+    *("metrics.md", "reference/sql-tables.md"),
+    *("how-to/draft-models.md", "how-to/many-cards.md"),
+)
 """Pages of docs/ that hold generated tables, between marks."""
 
 BREAK: Final = "<br>"
@@ -77,6 +81,7 @@ def with_tables(markdown: str) -> str:
     """A page with its generated tables made again."""
     conventions = table(("name", "files", "layers", "last state", "directions"), conventions_rows())
     tables = {**_metric_tables(), "sql": _sql_tables(), "conventions": conventions}
+    tables["cards"] = results_table()
     return marked.filled(markdown, {name: partial(str, text) for name, text in tables.items()})
 
 
