@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import yaml
 from imports import imports
-from one_extra import canonical, needed
+from one_extra import needed
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analyze", "capture", "sql", "store")
@@ -273,4 +274,4 @@ def test_every_imported_package_comes_with_the_base_or_an_extra() -> None:
     third_party = wanted.keys() - sys.stdlib_module_names - {"lpp"} - FROM_OTHERS
     assert len(third_party) > 15
     for module in third_party:
-        assert brought & {*map(canonical, owners.get(module, []))}, wanted[module]
+        assert brought & {*map(canonicalize_name, owners.get(module, []))}, wanted[module]
