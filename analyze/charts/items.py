@@ -37,7 +37,12 @@ from lpp.store.errors import ErrorKind, InputError
 
 COMMAND: Final = "lpp-analyze items STORE --task TASK"
 
-_KEY: Final = ("task", "run", "source", "filter", "skip_first", "seed")
+_KEY: Final = (
+    *("label", "task", "run", "source", "filter", "score_filter", "rows", "skip_first"),
+    *("group_field", "cluster_field", "folds", "seed"),
+)
+"""Columns that tell analyses apart, of items and of probes."""
+
 _ENDS: Final = ("auroc", "ci_low", "ci_high", "shuffled_low", "shuffled_high")
 
 
@@ -53,7 +58,7 @@ def item_depth_chart(features: pl.DataFrame, *, runs: RunStyles | None = None) -
     """
     needed = ("feature", "site", "depth", "role", *_ENDS, *(f"within_{end}" for end in _ENDS))
     frame = checked(features, "item_features", needed)
-    of, _ = _analysis(frame, runs)
+    of, _ = analysis_of(frame, runs)
     within = frame["within_auroc"].is_not_null().any()
     ends = {end: pl.col(f"within_{end}" if within else end).cast(pl.Float64) for end in _ENDS}
     frame = frame.select("feature", "site", "depth", "role", **ends)
@@ -137,8 +142,7 @@ def _rules(rules: pl.DataFrame, scale: Any) -> list[Any]:
     ]
     titles = {"label": "feature", "told": "AUROC"}
     named, tips = with_tips(named, titles, ("feature", "auroc"))
-    rule = alt.Chart(data(named)).mark_rule(color=INK, opacity=0.7, strokeDash=[4, 3], aria=False)
-    return [rule.encode(y=y, tooltip=tips), *_rule_labels(best, y, fontSize=10, dy=-2)]
+    return [*rules_at(named, y, tooltip=tips), *rule_labels(best, y, fontSize=10, dy=-2)]
 
 
 def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
@@ -149,7 +153,7 @@ def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = Non
     its container; without values, a chart that says so. Raises InputError for another table,
     MachineError(NO_PACKAGE) without the extra `report`.
     """
-    of, color = _analysis(checked(reliability, "item_reliability", BINS), runs)
+    of, color = analysis_of(checked(reliability, "item_reliability", BINS), runs)
     words = ReliabilityWords(
         title="Reliability of the chosen answer's share",
         nothing=nothing("reliability", reliability, COMMAND),
@@ -232,7 +236,7 @@ def risk_chart(risk: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """
     title = "Risk against coverage"
     needed = ("n_answered", "coverage", "risk")
-    of, color = _analysis(checked(risk, "item_risk", needed), runs)
+    of, color = analysis_of(checked(risk, "item_risk", needed), runs)
     there = pl.col("risk").cast(pl.Float64).is_not_null()
     curve = rows(risk.select(needed).filter(there).sort("n_answered"))
     if not curve:
@@ -250,7 +254,7 @@ def risk_chart(risk: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     base = alt.Chart(data(curve))
     layers = [
         alt.Chart(data(all_items)).mark_rule(color=GREY, strokeDash=[6, 3], aria=False).encode(y=y),
-        *_rule_labels(all_items, y, dy=-3),
+        *rule_labels(all_items, y, dy=-3),
         base.mark_line(color=color, strokeWidth=1.8).encode(x=x, y=y),
         base.mark_point(color=color, filled=True, opacity=1, size=14).encode(
             x=x, y=y, tooltip=tips
@@ -265,12 +269,21 @@ def _share(field: str, title: str, channel: Any, top: float = 1.0) -> Any:
     return channel(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
 
 
-def _rule_labels(rows: Sequence[Row], y: Any, **look: Any) -> list[Any]:
-    """The `text` of each row, written above its rule."""
-    text = alt.Chart(data(rows)).mark_text(
-        align="left", baseline="bottom", color=INK, aria=False, **look
-    )
-    return [text.encode(x=alt.value(4), y=y, text="text:N")] if rows else []
+def rules_at(values: Sequence[Row], y: Any, **encoded: Any) -> list[Any]:
+    """A dashed rule across the plot for each row."""
+    rule = alt.Chart(data(values)).mark_rule(color=INK, opacity=0.7, strokeDash=[4, 3], aria=False)
+    return [rule.encode(y=y, **encoded)] if values else []
+
+
+def rule_labels(values: Sequence[Row], y: Any, apart: int = 0, **look: Any) -> list[Any]:
+    """The `text` of each row, written above its rule. apart: pixels between rows, from the left."""
+    look = {"align": "left", "baseline": "bottom", "color": INK, "aria": False, **look}
+    return [
+        alt.Chart(data([row]))
+        .mark_text(**look)
+        .encode(x=alt.value(4 + apart * k), y=y, text="text:N")
+        for k, row in enumerate(values)
+    ]
 
 
 def _alone(
@@ -293,7 +306,7 @@ def together(charts: Sequence[Any], title: str) -> Any:
     return stacked(parts, 2, words)
 
 
-def _analysis(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[list[str], str]:
+def analysis_of(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[list[str], str]:
     """A note of the rows' analysis, and the colour of its run. InputError for rows of several.
 
     The run is called as on its page; without a letter where it is the only one.
@@ -306,12 +319,14 @@ def _analysis(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[list[str], s
             kind=ErrorKind.INVALID_VALUE,
         )
     key, color = analyses[0] if analyses else {}, PALETTE[0]
-    parts = [shortened(plain(key["task"]), 46)] if key.get("task") else []
+    parts = [shortened(plain(key[name]), 46) for name in ("label", "task") if key.get(name)]
     if run := key.get("run"):
         styles = (runs or RunStyles({})).including([run])
         color = styles.color(run)
         name = styles.label(run) if len(styles.order) > 1 else styles.name(run)
         parts.append(shortened(plain(name), 46))
+    if key.get("rows", "last") != "last":
+        parts.append(f"rows: {plain(key['rows'])}")
     if first := key.get("skip_first"):
         parts.append(f"without the first {'position' if first == 1 else f'{first} positions'}")
     return [", ".join(parts)] if parts else [], color

@@ -10,7 +10,14 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.charts.axes import DEPTH
-from lpp.analyze.charts.items import BINS, ReliabilityWords, of_bins
+from lpp.analyze.charts.items import (
+    BINS,
+    ReliabilityWords,
+    analysis_of,
+    of_bins,
+    rule_labels,
+    rules_at,
+)
 from lpp.analyze.charts.library import alt
 from lpp.analyze.charts.lines import Lines, by_depth, line_chart
 from lpp.analyze.charts.rows import (
@@ -22,8 +29,8 @@ from lpp.analyze.charts.rows import (
     plain,
     rows,
 )
-from lpp.analyze.charts.run_styles import PALETTE
-from lpp.analyze.charts.theme import GREY, INK, shortened
+from lpp.analyze.charts.run_styles import RunStyles
+from lpp.analyze.charts.theme import GREY
 from lpp.analyze.quantities.probes import PROBE_NUMBERS
 
 COMMAND: Final = "lpp-analyze probe STORE --label FIELD"
@@ -32,17 +39,18 @@ _LABEL: Final = 60
 """Pixels of the name of a control."""
 
 
-def probe_depth_chart(probes: pl.DataFrame) -> Any:
+def probe_depth_chart(probes: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """AUROC or R2 of each site by depth, with its interval, and a band for each control.
 
     probes: rows of the table `probes` of one analysis. A band is the 95 % interval of a control, a
-    dashed line its value. `final` is to the right of a gap. An `altair.LayerChart` as wide as its
-    container; without values, a chart that says so. Raises InputError for another table,
-    MachineError(NO_PACKAGE) without the extra `report`.
+    dashed line its value. `final` is to the right of a gap. runs: the styles of a page's runs. An
+    `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
+    InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
     """
     numbers = [name for name in ("probe_auroc", "probe_r2") if name in probes.columns]
     needed = ("probe", "role", "depth", "label", *(numbers[:1] or ("probe_auroc",)))
     frame = checked(probes, "probes", needed)
+    of, _ = analysis_of(frame, runs)
     name = next((name for name in numbers if frame[name].count()), numbers[0])
     ends = [f"{name}_ci_low", f"{name}_ci_high"]
     columns = [pl.col(column).cast(pl.Float64) for column in (name, *ends)]
@@ -54,7 +62,6 @@ def probe_depth_chart(probes: pl.DataFrame) -> Any:
     low = math.floor(20 * min([chance, *values]) - 0.2) / 20
     high = min(math.ceil(20 * max([chance, *values]) + 0.2) / 20, 1.0)
     named = [f"{plain(k)} {v:.2f}" for k, v in bands.select("probe", name).rows()]
-    of = [shortened(plain(label), 46) for label in frame["label"].unique().to_list()]
     lines = Lines(
         number=PROBE_NUMBERS[name],
         x=DEPTH,
@@ -78,26 +85,22 @@ def _bands(controls: pl.DataFrame, name: str, scale: Any) -> Iterator[Any]:
     if whole:
         band = alt.Chart(data(whole)).mark_rect(color=GREY, opacity=0.16, aria=False)
         yield band.encode(y=y["low"], y2="high:Q")
-    if parts:
-        base = alt.Chart(data(parts))
-        rule = base.mark_rule(color=INK, opacity=0.7, strokeDash=[4, 3], aria=False)
-        yield rule.encode(y=y[name])
-    for k, row in enumerate(parts):  # beside each other: controls at chance are close
-        text = alt.Chart(data([row])).mark_text(
-            align="left", baseline="bottom", color=INK, aria=False, fontSize=10, dy=-2
-        )
-        yield text.encode(x=alt.value(4 + _LABEL * k), y=y[name], text="probe:N")
+    yield from rules_at(parts, y[name])
+    named = [{**row, "text": row["probe"]} for row in parts]
+    # beside each other: controls at chance are close
+    yield from rule_labels(named, y[name], _LABEL, fontSize=10, dy=-2)
 
 
-def probe_reliability_chart(reliability: pl.DataFrame) -> Any:
+def probe_reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """Share of prompts of the second class by the mean probability that the probe gives, in bins.
 
-    reliability: rows of the table `probe_reliability` of one probe. An `altair.LayerChart` as wide
-    as its container; without values, a chart that says so. Raises InputError for another table,
-    MachineError(NO_PACKAGE) without the extra `report`.
+    reliability: rows of the table `probe_reliability` of one probe. runs: the styles of a page's
+    runs. An `altair.LayerChart` as wide as its container; without values, a chart that says so.
+    Raises InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
     """
-    frame = checked(reliability, "probe_reliability", ("probe", "label", *BINS))
-    of = [shortened(plain(f"{r['label']}, {r['probe']}"), 46) for r in rows(frame.head(1))]
+    frame = checked(reliability, "probe_reliability", ("probe", *BINS))
+    of, color = analysis_of(frame, runs)
+    of = [f"{note}, {plain(probe)}" for note in of for probe in frame["probe"].head(1)]
     words = ReliabilityWords(
         title="Reliability of the probe",
         nothing=nothing("reliability", reliability, COMMAND),
@@ -108,4 +111,4 @@ def probe_reliability_chart(reliability: pl.DataFrame) -> Any:
         right="of the second class",
         below="the probability is too high",
     )
-    return of_bins(frame, of, PALETTE[0], words)
+    return of_bins(frame, of, color, words)

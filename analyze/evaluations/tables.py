@@ -25,10 +25,10 @@ FEW_OF_A_KIND: Final = 30
 MEANING: Final[Mapping[str, str]] = {
     "few_items": f"fewer than {FEW_OF_A_KIND} items are right, or wrong: an AUROC is known to "
     "within 0.1 at best",
-    "few_clusters": f"fewer than {FEW_CLUSTERS} clusters, or a few hold most items: intervals are "
+    "few_clusters": f"fewer than {FEW_CLUSTERS} clusters, or a few hold most: intervals are "
     "rough, mostly too short",
-    "first_positions": "first positions, often sinks, take part (see --skip-first): in features of "
-    "the question; --skip-first 1 leaves one out",
+    "first_positions": "first positions, often sinks, take part in means of rows: --skip-first 1 "
+    "leaves one out",
     "independent_items": "items are taken as independent (see --cluster): those of one passage or "
     "scene make intervals too short and p too small; FIELD says which belong together",
     "items_left_out": "some items could not be analysed: they were set aside, their shards are "

@@ -1,9 +1,10 @@
 """A test of a probe on another run as a page: the verdict, its numbers, every site."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+
+import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.gate import gate_page
@@ -11,49 +12,21 @@ from lpp.analyze.drift.gate.verdicts import Verdict
 from lpp.analyze.numerics.probe_change import floors
 from lpp.analyze.pages.page import Figure, Opening, Page, Section
 from lpp.analyze.pages.provenance import origin_of
-from lpp.analyze.pages.table import Declared, table_of
 from lpp.analyze.pages.words import (
     Code,
     Flag,
-    Ref,
     Run,
     Sentence,
-    Style,
     clause,
     hundredths,
     signed,
 )
 from lpp.analyze.probes.against import ProbeComparison
-from lpp.analyze.probes.against_tables import PROBE_TESTS, tests_frame
+from lpp.analyze.probes.against_tables import COMPARISON_KEY, tests_frame
+from lpp.analyze.probes.page_parts import TESTS, TESTS_READING, shaped, tested
 from lpp.analyze.probes.tables import MEANING, probe_flags
 from lpp.store.format.run_names import run_names
 from lpp.store.settings.setting import as_python
-
-_READING: Final = (
-    "The probe of A scores prompts that it was not fitted to. Reference: the same probe on rows of "
-    "A (--against), or B's own probe (--test-on). SCORER DEGRADED: the interval of the AUROC's "
-    "change lies below minus the margin. THRESHOLD STALE: it lies above that, and the share of "
-    "prompts above the threshold changed by more than the margin. PASS: both changes lie within "
-    "the margin. INCONCLUSIVE: an interval reaches both sides of a margin. The verdict of the "
-    "comparison is that of the site whose probe is best on A; intervals of the others are not "
-    "corrected for their number."
-)
-_SAYS: Final = {
-    "PASS": " serves on the rows of ",
-    "THRESHOLD STALE": " keeps its order on the rows of ",
-    "SCORER DEGRADED": " lost some of what it read on the rows of ",
-    "INCONCLUSIVE": " may or may not serve on the rows of ",
-}
-_TWO: Final = ("probe_auroc", "tested_auroc", "flagged", "false_alarms", "recall")
-_STYLES: Final[dict[str, Style]] = {
-    **dict.fromkeys((*_TWO, *(f"reference_{name}" for name in _TWO[2:])), "hundredths"),
-    **dict.fromkeys(("probe_auroc_change", "probe_flagged_change"), "signed"),
-    "flagged_p_value": "probability",
-}
-_LABELS: Final = {
-    **{"probe_auroc": "AUROC on A", "tested_auroc": "on B", "probe_auroc_change": "change"},
-    **{"probe_flagged_change": "flagged", "probe": "site"},
-}
 
 
 def against_page(
@@ -68,19 +41,8 @@ def against_page(
     views = comparison.view, comparison.tested.view
     frame = tests_frame(comparison)
     code = _call(store, comparison)
-    meanings: Mapping[str, Declared] = {column.name: column for column in PROBE_TESTS.columns}
-    table = table_of(
-        "probe-tests",
-        "Sites by depth, with 95 % intervals",
-        frame.select(column for column in frame if column.null_count() < len(column)),
-        meanings,
-        first=("probe", "verdict", "probe_auroc", "probe_auroc_change", "probe_flagged_change"),
-        styles=_STYLES,
-        labels=_LABELS,
-        key=("probe", "site_b"),
-        code=f"{code}\ntests_frame(found)",
-    )
-    sections = [Section("tests", "Sites", tables=(table,), more=_READING)]
+    table = shaped(TESTS, frame.drop(COMPARISON_KEY), code=f"{code}\ntests_frame(found)")
+    sections = [Section("tests", "Sites", tables=(table,), more=TESTS_READING)]
     failed: Sentence = (f"FAIL: the verdict is {failing}. ",) if failing else ()
     if verdicts:
         decided = {views[1].run.id: verdicts}
@@ -99,7 +61,7 @@ def against_page(
             " and ",
             Run(views[1].run.id),
         ),
-        opening=_opening(comparison, failed),
+        opening=_opening(comparison, frame, failed),
         findings=tuple(_findings(comparison)),
         sections=tuple(sections),
         meanings=MEANING,
@@ -116,10 +78,9 @@ def against_page(
     )
 
 
-def _opening(comparison: ProbeComparison, failed: Sentence) -> Opening:
+def _opening(comparison: ProbeComparison, frame: pl.DataFrame, failed: Sentence) -> Opening:
     best, settings, labels = comparison.best, comparison.settings, comparison.labels
     change, tests = best.change, comparison.tests
-    values = hundredths(change.flagged.first), hundredths(change.flagged.second)
     figures = (
         Figure(hundredths(best.number.value), _ends(best.number.interval)),
         Figure(hundredths(best.tested.value), _ends(best.tested.interval)),
@@ -131,14 +92,7 @@ def _opening(comparison: ProbeComparison, failed: Sentence) -> Opening:
     return Opening(
         (
             *failed,
-            Ref(best.verdict, "probe-tests"),
-            ": the probe of ",
-            Code(labels.name),
-            f" at {best.site}, the best of ",
-            Run(comparison.view.run.id),
-            f",{_SAYS[best.verdict]}",
-            Run(comparison.tested.view.run.id),
-            f". It flags {values[1]} of the prompts, and the reference {values[0]}.",
+            *tested(frame.row(by_predicate=pl.col("is_best"), named=True)),
         ),
         f"{len(comparison.tested.prompts):,} prompts, rows: {settings.rows}, "
         f"margin {tests.margin:g}, {independent}",

@@ -14,13 +14,14 @@ from lpp.analyze.tables.database import put
 from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number_columns
 from lpp.store.objects.place import Place
 
-_KEY: Final = (*KEY, "run_b", "label_b")
+COMPARISON_KEY: Final = (*KEY, "run_b", "label_b")
+"""Columns that identify a comparison."""
 
 PROBE_TESTS: Final = Table(
     "probe_tests",
     "whether the probe of a site of one run serves on the rows of another",
     "lpp-analyze probe STORE --label FIELD --against RUN",
-    (*_KEY, "probe", "site_b"),
+    (*COMPARISON_KEY, "probe", "site_b"),
     (
         *ANALYSIS,
         *shared("run_b"),
@@ -28,6 +29,7 @@ PROBE_TESTS: Final = Table(
         Column("probe", "VARCHAR", "site of run whose rows the probe is fitted to"),
         Column("site_b", "VARCHAR", "site of run B whose rows it scores"),
         *shared("depth"),
+        Column("is_best", "BOOLEAN", "site whose verdict is that of the comparison"),
         Column("verdict", "VARCHAR", "PASS, THRESHOLD STALE, SCORER DEGRADED or INCONCLUSIVE"),
         Column("n_prompts", "INTEGER", "prompts that are tested", "prompts"),
         *columns_of(PROBE_NUMBERS["probe_auroc"], INTERVAL, meaning="of the probe on run"),
@@ -46,7 +48,7 @@ PROBE_TESTS: Final = Table(
         *number_columns("flagged_floor", "how far a rerun moves the share; null: no rerun", "1"),
         *shared("flags"),
     ),
-    merging=Merging(replaced=_KEY),
+    merging=Merging(replaced=COMPARISON_KEY),
 )
 
 
@@ -62,7 +64,10 @@ def tests_frame(comparison: ProbeComparison) -> pl.DataFrame:
         "flags": sorted(probe_flags(labels, settings)),
     }
     depth = comparison.view.run.plan.depth_of
-    rows = [key | {"depth": depth(site.site)} | _row(site) for site in comparison.sites]
+    rows = [
+        key | {"depth": depth(site.site), "is_best": site is comparison.best} | _row(site)
+        for site in comparison.sites
+    ]
     return pl.DataFrame(rows, schema=frame_schema(PROBE_TESTS.columns))
 
 

@@ -74,8 +74,12 @@ class ProbeResult:
     @property
     def tells_more(self) -> bool:
         """Whether it predicts the label better than the best control."""
-        better = self.gain is not None and self.gain.value > 0
-        return better and self.q_value is not None and self.q_value < Q
+        return tells_more(None if self.gain is None else self.gain.value, self.q_value)
+
+
+def tells_more(gain: float | None, q_value: float | None) -> bool:
+    """Whether a probe with this gain over the best control, and its q, tells more than that."""
+    return gain is not None and gain > 0 and q_value is not None and q_value < Q
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

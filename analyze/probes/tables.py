@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from lpp.analyze.evaluations.tables import FEW_CLUSTERS, FEW_OF_A_KIND
+from lpp.analyze.evaluations.tables import MEANING as ITEM_MEANING
 from lpp.analyze.probes.analysis import ProbeAnalysis, ProbeResult
 from lpp.analyze.probes.labels import Labels
 from lpp.analyze.quantities import flags as number_flags
@@ -22,11 +23,10 @@ from lpp.store.objects.place import Place
 MEANING: Final[Mapping[str, str]] = {
     "explained": "a control predicts the label as well (see control): what the probe reads may be "
     "that and not the label",
-    "few_clusters": f"fewer than {FEW_CLUSTERS} clusters: intervals are rough, mostly too short",
+    "few_clusters": ITEM_MEANING["few_clusters"],
     "few_prompts": f"fewer than {FEW_OF_A_KIND} prompts of a class: an AUROC is known to "
     "within 0.1 at best",
-    "first_positions": "first positions, often sinks, take part in the mean: --skip-first leaves "
-    "them out",
+    "first_positions": ITEM_MEANING["first_positions"],
     "independent_prompts": "prompts are taken as independent (see --cluster): passages of one "
     "document make intervals too short and q too small",
     "lossy": number_flags.MEANING["lossy"],
@@ -75,9 +75,10 @@ PROBES: Final = _table(
     ("probe",),
     _PROBE,
     Column("role", "VARCHAR", "site or control"),
+    Column("is_best", "BOOLEAN", "site of which the page speaks first, one of an analysis"),
     *shared("depth"),
     Column("n_prompts", "INTEGER", "prompts with a label and a row", "prompts"),
-    Column("n_classes", "INTEGER", "classes that are told apart; null: a number", "classes"),
+    Column("classes", "VARCHAR[]", "classes that are told apart; null: a number"),
     Column("n_second", "INTEGER", "of the second of two classes; else null", "prompts"),
     *columns_of(PROBE_NUMBERS["probe_auroc"], INTERVAL),
     *columns_of(PROBE_NUMBERS["probe_r2"], INTERVAL),
@@ -221,9 +222,10 @@ def _row(analysis: ProbeAnalysis, result: ProbeResult) -> dict[str, Any]:
     row: dict[str, Any] = {
         "probe": result.name,
         "role": "site" if site else "control",
+        "is_best": result.name == analysis.best.name,
         "depth": None if result.is_control else plan.depth_of(result.name),
         "n_prompts": len(labels.prompts),
-        "n_classes": labels.classes and len(labels.classes),
+        "classes": labels.classes,
         "n_second": int(labels.codes.sum()) if labels.classes and not labels.classes[2:] else None,
         number: result.number.value,
         **_interval(number, result.number.interval),

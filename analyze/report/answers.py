@@ -1,7 +1,7 @@
 """Run the report's queries on the database; an unanswered query carries the reason."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -10,7 +10,7 @@ import polars as pl
 
 from lpp.analyze.drift.pages import drift_page_tables as page_tables
 from lpp.analyze.evaluations.pages import items_page_tables as item_page_tables
-from lpp.analyze.pages.table import FIRST_COLUMNS, Table, own_columns, table_of
+from lpp.analyze.pages.table import FIRST_COLUMNS, Shape, Table, own_columns, table_of
 from lpp.analyze.report.queries import Query
 from lpp.analyze.studies.pages.profile_summary import SETTING
 from lpp.sql.database.connect import DATABASE, reading
@@ -145,6 +145,27 @@ def ask(
         if runs is not None:
             _restrict(connection, runs.shown)
         return {query.name: answer(connection, query) for query in queries}
+
+
+def tables_of(
+    answers: Answers, shapes: Sequence[Shape], shaped: Callable[..., Table]
+) -> Iterator[Table]:
+    """The answers that have rows, as tables of `shapes`; Markdown shows the first of these.
+
+    shaped: makes a table of a shape and a frame.
+    """
+    for shape in shapes:
+        query, frame = answers[shape.name].query, answers[shape.name].frame
+        if frame.height:
+            yield shaped(
+                shape,
+                frame,
+                code=query.sql,
+                language=query.language,
+                source=query.source,
+                folded=query.folded,
+                brief=shape is shapes[0],
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from lpp.analyze.evaluations import tables as item_flags
 from lpp.analyze.pages.page import Chart, Opening, Origin, Page, Section, explained
 from lpp.analyze.pages.provenance import origin
 from lpp.analyze.pages.words import Code, Ref, Run, Sentence
+from lpp.analyze.probes.tables import MEANING as OF_PROBES
 from lpp.analyze.quantities import flags as number_flags
-from lpp.analyze.report import drift, items
+from lpp.analyze.report import drift, items, probes
 from lpp.analyze.report.answers import Answer, Answers, PageRuns, ask, page_runs
 from lpp.analyze.report.charts import charts, eigenvalues, page_styles
 from lpp.analyze.report.drift_queries import DRIFT_QUERIES
@@ -101,6 +102,7 @@ OUTLINE: Final = (
         ("surprises",),
     ),
     _Outline(items.SECTION, "", "", "", ()),
+    _Outline(probes.SECTION, "", "", "", ()),
     _Outline(
         "benchmarks",
         "Benchmarks",
@@ -121,7 +123,12 @@ OUTLINE: Final = (
 """Sections, in the order in which a reader asks."""
 
 
-MEANINGS: Final = {**correlations.MEANING, **number_flags.MEANING, **item_flags.MEANING}
+MEANINGS: Final = {
+    **OF_PROBES,
+    **correlations.MEANING,
+    **number_flags.MEANING,
+    **item_flags.MEANING,
+}
 """What each flag of any table says."""
 
 _ONLY_DRAWN: Final = ("training", drift.SECTION)
@@ -141,7 +148,7 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     the database, MachineError(NO_PACKAGE) without the chart library.
     """
     chosen = page_runs(url)
-    answers = ask(url, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES), chosen)
+    answers = ask(url, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES, *probes.PROBE_QUERIES), chosen)
     progress.advance()
     progress.note("tables read")
     answers[EIGENVALUES.name] = eigenvalues(url, () if chosen is None else chosen.shown)
@@ -192,6 +199,7 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
             answers,
             others=[
                 *drift.partly_compared(answers, source),
+                *probes.not_probed(url, answers),
                 *(
                     gap.remedy
                     for gap in (*depth_gaps(answers, source), *drift_gaps(answers, source))
@@ -234,6 +242,10 @@ def _sections(
         if outline.name == items.SECTION:
             if items.has_items(answers):
                 yield items.section(url, answers, runs)
+            continue
+        if outline.name == probes.SECTION:
+            if probes.has_probes(answers):
+                yield probes.section(answers, runs)
             continue
         if outline.name in _ONLY_DRAWN and not any(c.section == outline.name for c in drawn):
             continue  # most stores have no series

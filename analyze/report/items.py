@@ -12,9 +12,8 @@ from lpp.analyze.evaluations.measure import FEWEST_ITEMS, FEWEST_OF_A_KIND
 from lpp.analyze.evaluations.pages import items_page_tables as page_tables
 from lpp.analyze.evaluations.pages.items_page import READING, item_charts, item_findings
 from lpp.analyze.pages.page import Section
-from lpp.analyze.pages.table import Table
 from lpp.analyze.pages.words import Code, Part, Run, Sentence
-from lpp.analyze.report.answers import Answer, Answers
+from lpp.analyze.report.answers import Answer, Answers, tables_of
 from lpp.analyze.report.item_queries import (
     ITEM_ANALYSES,
     ITEM_EVALUATED,
@@ -64,7 +63,7 @@ def section(url: str, answers: Answers, runs: RunStyles) -> Section:
     """The section of the store at `url`; needs `has_items`."""
     frames = {query.table: answers[query.name].frame for query in ITEM_QUERIES}
     frames["item_features"] = answers[whole("item_features").name].frame
-    tables = {table.name: table for table in _tables(answers)}
+    tables = {table.name: table for table in tables_of(answers, SHAPES, page_tables.shaped)}
     charts = item_charts(frames, tables, runs)
     return Section(
         SECTION,
@@ -75,21 +74,6 @@ def section(url: str, answers: Answers, runs: RunStyles) -> Section:
         (*item_findings(frames), *not_analysed(answers, url)),
         short="Items",
     )
-
-
-def _tables(answers: Answers) -> Iterator[Table]:
-    """Tables that have rows."""
-    for shape in SHAPES:
-        query, frame = answers[shape.name].query, answers[shape.name].frame
-        if frame.height:
-            yield page_tables.shaped(
-                shape,
-                frame,
-                code=query.sql,
-                language=query.language,
-                source=query.source,
-                brief=shape is page_tables.ANALYSES,
-            )
 
 
 def not_analysed(answers: Answers, store: str) -> Iterator[Sentence]:

@@ -23,8 +23,8 @@ from lpp.analyze.pages.words import plain
 from lpp.analyze.probes import examples
 from lpp.analyze.probes.inputs import control_rows, site_rows
 from lpp.analyze.probes.mistakes import worst_predicted
-from lpp.analyze.probes.page import conclusion
-from lpp.analyze.probes.tables import probe_tables
+from lpp.analyze.probes.page_parts import conclusion
+from lpp.analyze.probes.tables import probe_tables, probes_frame
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.tables.database import read_table
 from lpp.sql import connect
@@ -93,20 +93,22 @@ def test_a_planted_direction_is_found_at_its_site(store: Path) -> None:
     assert best.number.interval[0] < 0.983 < best.number.interval[1] + 0.01
     assert [site.name for site in found.sites if site.tells_more] == ["block.2"]
     assert [control.name for control in found.all_controls] == ["length", "tokens", "embed"]
-    assert plain(conclusion(found)).startswith(f"block.2 of {found.view.run.id} tells topic sport")
+    assert plain(conclusion(probes_frame(found))).startswith(
+        f"block.2 of {found.view.run.id} tells topic sport"
+    )
     assert best.mean_difference > 0.95
     assert best.number.value > best.random[1]
     number = probe(store, "number", settings=LabelProbeSettings(rows="mean"))
     assert (number.labels.classes, number.best.name) == (None, "block.2")
     assert number.best.number.value > 0.9
-    assert "predicts number best (R2" in plain(conclusion(number))
+    assert "predicts number best (R2" in plain(conclusion(probes_frame(number)))
 
 
 def test_a_label_that_length_carries_is_named_as_length(store: Path) -> None:
     found = probe(store, "long")
     assert found.best.number.value > 0.85  # a finding, without a control
     assert found.is_explained(found.best)
-    sentence = plain(conclusion(found))
+    sentence = plain(conclusion(probes_frame(found)))
     assert sentence.startswith("The length of prompts alone tells long true from false (AUROC")
     assert "no site" in sentence
 
@@ -114,7 +116,7 @@ def test_a_label_that_length_carries_is_named_as_length(store: Path) -> None:
 def test_noise_is_no_finding(store: Path) -> None:
     found = probe(store, "noise", settings=LabelProbeSettings(cluster="doc"))
     assert not any(site.tells_more for site in found.sites)
-    assert "No site" in plain(conclusion(found))
+    assert "No site" in plain(conclusion(probes_frame(found)))
 
 
 def test_several_classes_have_the_mean_auroc_of_each_against_the_rest(store: Path) -> None:
@@ -127,7 +129,7 @@ def test_several_classes_have_the_mean_auroc_of_each_against_the_rest(store: Pat
     assert best.number.value == pytest.approx(np.mean([area.value for area in areas if area]))
     assert best.number.interval is not None
     assert best.number.interval[0] < best.number.value < best.number.interval[1]
-    assert "tells 3 classes of kind apart best" in plain(conclusion(found))
+    assert "tells 3 classes of kind apart best" in plain(conclusion(probes_frame(found)))
     alone = probe(store, "kind=x", settings=LabelProbeSettings(sites=["block.2"])).best
     assert areas[0] is not None
     assert alone.number.value == pytest.approx(areas[0].value, abs=0.02)  # other folds
@@ -237,7 +239,9 @@ def test_surprisal_is_a_control_of_runs_with_statistics(make_run: MakeRun) -> No
     made = make_run([8] * 60, carried={"field.late": [k >= 30 for k in range(60)]})
     found = probe(made.root, "late")  # the surprisal of prompt k is 1.5 + k
     assert found.best.control == "surprisal"
-    assert plain(conclusion(found)).startswith("Mean surprisal alone tells late true from false")
+    assert plain(conclusion(probes_frame(found))).startswith(
+        "Mean surprisal alone tells late true from false"
+    )
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from lpp.analyze.report.drift_queries import (
     DRIFT_TOKENS,
 )
 from lpp.analyze.report.item_queries import ITEM_MISTAKES, ITEM_QUERIES
+from lpp.analyze.report.probes import PROBE_QUERIES
 from lpp.analyze.report.queries import EIGENVALUES, LAYERS, QUERIES, SURPRISES
 from lpp.analyze.report.report import write_report
 from lpp.analyze.report.surprises import surprises
@@ -37,13 +38,16 @@ from lpp.analyze.tables.build import build_database
 from lpp.sql import TABLES, connect
 from lpp.store.errors import ErrorKind, InputError, MachineError
 
+EVERY = (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES, *PROBE_QUERIES)
+"""Queries that need only the tables."""
+
 
 def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
     tmp_path: Path,
 ) -> None:
     flags = ["template", "collapsed"]
     store = make_store(tmp_path, database(["a", "b", "c"], flags=flags, series="one"))
-    for answer in ask(store, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES)).values():
+    for answer in ask(store, EVERY).values():
         assert answer.fault is None
         if not answer.query.name.startswith("all-") and answer.query.name not in (
             "agreement",
@@ -74,9 +78,7 @@ def test_tables_named_in_the_report_are_declared() -> None:
 
 
 def test_every_number_of_a_table_has_a_unit_or_a_meaning(tmp_path: Path) -> None:
-    answers = ask(
-        make_store(tmp_path, database(["a", "b"])), (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES)
-    )
+    answers = ask(make_store(tmp_path, database(["a", "b"])), EVERY)
     for answer in answers.values():
         shown = answer.columns
         for column in answer.table().fields:
@@ -95,13 +97,15 @@ MAIN = {
     **{"drift-positions": "flips", "drift-tokens": "kl"},
     **{"item-analyses": "accuracy", "item-features": "auroc", "item-sites": "auroc"},
     **{"item-controls": "partial_auroc", "item-reliability": "accuracy", "item-risk": "risk"},
-    "item-mistakes": "confidence",
+    **{"item-mistakes": "confidence", "probe-labels": "probe_auroc"},
+    **{"probe-sites": "probe_auroc", "probe-controls": "probe_auroc"},
+    **{"probe-reliability": "accuracy", "probe-tests": "probe_auroc_change"},
 }
 """The number that each table is about."""
 
 
 def test_every_table_shows_its_main_number_first(tmp_path: Path) -> None:
-    every = {query.name: query for query in (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES)}
+    every = {query.name: query for query in EVERY}
     further = (
         *(EIGENVALUES, SURPRISES, ITEM_MISTAKES),
         *(DRIFT_POSITIONS, DRIFT_HISTOGRAM, DRIFT_TOKENS),
@@ -112,7 +116,7 @@ def test_every_table_shows_its_main_number_first(tmp_path: Path) -> None:
     for name, column in MAIN.items():
         assert column in every[name].first, name
     store = make_store(tmp_path, database(["a", "b", "c"], flags=["template"], series="one"))
-    answers = ask(store, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES))
+    answers = ask(store, EVERY)
     for name, column in MAIN.items():
         if name in answers and answers[name].frame.width:
             first = [one.name for one in answers[name].table().fields if one.first]
@@ -131,7 +135,7 @@ def test_tables_and_letters_are_in_one_order(tmp_path: Path) -> None:
     assert found.runs.order == ("run-1", "run-2")
     for section in found.sections:
         for answer in section.tables:
-            if "run" in answer.frame.columns:
+            if "run" in answer.frame.columns and "run_b" not in answer.frame.columns:
                 runs = answer.frame["run"].unique(maintain_order=True).to_list()
                 assert runs == ["run-1", "run-2"], answer.name
 
@@ -147,7 +151,8 @@ def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
         f"figure-{name}.{form}"
         for name in (
             *("profiles", "drift-depth", "drift-positions", "drift-histogram", "depth", "entropy"),
-            *("items-depth", "items-reliability", "items-risk", "published"),
+            *("items-depth", "items-reliability", "items-risk"),
+            *("probe-depth", "probe-reliability", "published"),
             *("correlations-pearson", "correlations-spearman", "correlations-rank_partial"),
         )
     ]
@@ -243,8 +248,8 @@ def test_a_database_from_before_series_has_every_other_section(tmp_path: Path) -
             connection.execute(f"ALTER TABLE lpp.runs DROP COLUMN {column}")
     found = report(str(store))
     assert [s.name for s in found.sections] == [
-        *("models", "profiles", "drift", "depth", "steadiness", "items", "benchmarks"),
-        "distrust",
+        *("models", "profiles", "drift", "depth", "steadiness", "items"),
+        *("probes", "benchmarks", "distrust"),
     ]
     assert found.lacking is not None
     missing = dict(found.lacking.empty)
@@ -294,6 +299,41 @@ def test_what_to_distrust_is_told_of_sites_too_and_of_nothing(tmp_path: Path) ->
     assert ("No number of this database carries a flag.",) not in section().notes
     assert section().tables == ()
     assert set(report(str(tmp_path)).flags) >= {"collapsed"}
+
+
+def test_probes_say_their_best_site_or_the_control_that_explains_it(tmp_path: Path) -> None:
+    tables = database(["a", "b"])
+    for row in tables["probes"][-10:]:  # of the second run
+        row["flags"] = ["explained"]
+    (section,) = [
+        s for s in report(str(make_store(tmp_path, tables))).sections if s.name == "probes"
+    ]
+    a, b = (run_id(k, name) for k, name in enumerate("ab"))
+    assert [plain(note) for note in section.notes] == [
+        f"final of {a} tells topic news from sport best (AUROC 0.82), 0.27 more than the best "
+        "control, length.",
+        f"The length of prompts alone tells topic news from sport (AUROC 0.60), and no site of {b} "
+        "does so better (best: final, AUROC 0.82): what its probes read may be length.",
+        f"PASS: the probe of topic at final, the best of {a}, serves on the rows of {b}. It flags "
+        "0.39 of the prompts, and the reference 0.40.",
+    ]
+    best = section.tables[0]
+    assert best.frame.select("run", "probe").rows() == [(a, "final"), (b, "final")]
+    first = {field.name for field in best.fields if field.first}
+    assert {"probe_auroc", "control", "probe_gain", "q_value"} <= first
+    assert [*best.fields[3].parts] == ["ci_low", "ci_high"]
+    assert [[*chart.specifications()] for chart in section.charts] == [["0", "1"]] * 2
+
+
+def test_labels_without_probes_have_the_command(make_run: MakeRun) -> None:
+    made = make_run(carried={"field.topic": ["x", "y"] * 3})
+    build_database(made.root)
+    lacking = report(str(made.root)).lacking
+    assert lacking is not None
+    titles, commands = advice(lacking.with_files)
+    assert "Probes of labels, such as topic" in titles
+    probe = ["lpp-analyze", "probe", str(made.root), made.run_id, "--label", "FIELD"]
+    assert probe in commands
 
 
 def test_what_was_not_computed_is_one_command_and_none_that_has_run(tmp_path: Path) -> None:

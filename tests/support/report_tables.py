@@ -46,7 +46,8 @@ def database(
     participation ratios are 5 + k / 100 with equal intervals, so neighbours do not. series: model k
     is its checkpoint at step 1000 k. Each model from the second on was compared with the first: its
     KL is k / 100, its share of flips k / 200. Model k answered 40 + k of 100 items of the task
-    `quiz` correctly.
+    `quiz` correctly. The last site of each tells the label `topic` best; the first model's probe
+    serves on the second model alone.
     """
     sites = ("embed", *(f"block.{k}" for k in range(1, blocks + 1)), "final")
     lengths = [context * (k + 1) // prefixes for k in range(prefixes)]
@@ -80,8 +81,10 @@ def database(
         pair = {"run_a": run_id(0, models[0]), "run_b": run_id(place, models[place])}
         for name, some in drift_rows(pair, place, sites, n_prompts).items():
             found[name] += some
+        found["probe_tests"] += probe_test_rows(pair, place, sites)
     for place, model in enumerate(models):
-        for name, some in item_rows(run_id(place, model), place, sites).items():
+        run = run_id(place, model)
+        for name, some in (*item_rows(run, place, sites).items(), *probe_rows(run, sites).items()):
             found[name] += some
     return found
 
@@ -341,3 +344,47 @@ def item_rows(run: str, place: int, sites: Sequence[str]) -> dict[str, list[Row]
         "item_reliability": bins,
         "item_risk": risk,
     }
+
+
+PROBE_KEY: Row = {
+    **{"label": "topic", "task": "", "source": "", "score_filter": "", "rows": "last"},
+    **{"skip_first": 0, "group_field": "", "cluster_field": "", "folds": 5, "seed": 0},
+}
+
+
+def probe_rows(run: str, sites: Sequence[str]) -> dict[str, list[Row]]:
+    """Probes of a label: rows of `probes` and `probe_reliability`. The last site is the best."""
+    key = {"run": run, **PROBE_KEY}
+    probes = [
+        {**key, "probe": name, "role": role, "is_best": name == sites[-1], "n_prompts": 200}
+        | {"classes": ["sport", "news"], "n_second": 90, "flags": ["independent_prompts"]}
+        | {"depth": min(k, len(sites) - 2) if role == "site" else None, "chance_q": 0.001}
+        | interval("probe_auroc", 0.6 + k / (4 * len(sites)), 0.05)
+        | ({"control": "length", "q_value": 0.01} if role == "site" else {"control": ""})
+        | (interval("probe_gain", 0.05 + k / (4 * len(sites)), 0.04) if role == "site" else {})
+        for role, names in (("site", sites), ("control", ("length", "tokens")))
+        for k, name in enumerate(names)
+    ]
+    bins = [
+        {**key, "probe": name, "bin": k, "n": 20, "confidence": 0.1 + k / 5}
+        | interval("accuracy", 0.12 + k / 6, 0.1)
+        for name in (sites[-1], "length")
+        for k in range(5)
+    ]
+    return {"probes": probes, "probe_reliability": bins}
+
+
+def probe_test_rows(pair: Row, place: int, sites: Sequence[str]) -> list[Row]:
+    """A test of the first model's probes on another: rows of `probe_tests`."""
+    lost = 0.01 if place == 1 else 0.3
+    return [
+        {"run": pair["run_a"], "run_b": pair["run_b"], "label_b": "", **PROBE_KEY}
+        | {"probe": site, "site_b": site, "depth": min(depth, len(sites) - 2), "n_prompts": 200}
+        | {"is_best": site == sites[-1], "flagged": 0.4 - lost, "reference_flagged": 0.4}
+        | {"verdict": "PASS" if place == 1 else "SCORER DEGRADED", "margin": 0.05, "flags": []}
+        | interval("probe_auroc", 0.8, 0.05)
+        | interval("tested_auroc", 0.8 - lost, 0.05)
+        | interval("probe_auroc_change", -lost, 0.02)
+        | interval("probe_flagged_change", -lost, 0.02)
+        for depth, site in enumerate(sites)
+    ]

@@ -5,9 +5,8 @@ analysis of a database, which the report reads.
 """
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any, Final
 
 import polars as pl
@@ -30,7 +29,8 @@ from lpp.analyze.evaluations.pages.items_page_tables import (
 )
 from lpp.analyze.evaluations.pages.verdict import Row, Verdict, ends, named, verdict, with_interval
 from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables
-from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
+from lpp.analyze.pages.analyses import analyses, chart_of_analyses
+from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Table
 from lpp.analyze.pages.words import Code, Flag, Ref, Run, Sentence, clause, hundredths
@@ -55,9 +55,6 @@ READING: Final = (
 
 TOLD: Final = 3
 """Analyses that are described in full; of others, only how many items were right."""
-
-DRAWN: Final = 8
-"""Analyses in a chart, at most: a panel each."""
 
 # of one analysis, or of every analysis of a database
 
@@ -159,29 +156,18 @@ def item_charts(frames: Frames, tables: Mapping[str, Table], runs: RunStyles) ->
     tables: those behind the charts, by name.
     """
     for name, section, title, text, table, (source, needed, chart) in _CHARTS:
-        rows = frames[source]
-        if table not in tables or needed not in rows.columns:
-            continue
-        key = [column for column in OF_ANALYSIS if column in rows.columns]
-        parts = rows.sort(key, maintain_order=True).partition_by(key, maintain_order=True)
-        with_data = [part for part in parts if part[needed].count()]
-        if not with_data:
-            continue
-        more = f" The first {DRAWN} of {len(with_data)} analyses." if with_data[DRAWN:] else ""
-        panels = partial(_panels, drawing(chart), with_data[:DRAWN], runs)
-        draw = partial(_picture, panels, title)
-        yield Chart(name, section, tables[table], title, f"{text}{more}", draw, panels)
-
-
-def _panels(
-    draw: Callable[..., Any], parts: Sequence[pl.DataFrame], runs: RunStyles
-) -> Mapping[str, Any]:
-    names = [""] if len(parts) == 1 else [str(k) for k in range(len(parts))]
-    return {name: draw(rows, runs=runs) for name, rows in zip(names, parts, strict=True)}
-
-
-def _picture(panels: Callable[[], Mapping[str, Any]], title: str) -> Any:
-    return drawing("together")(list(panels().values()), title)
+        parts = analyses(frames[source], OF_ANALYSIS, needed)
+        if table in tables and parts:
+            yield chart_of_analyses(
+                chart,
+                parts,
+                runs,
+                name=name,
+                section=section,
+                table=tables[table],
+                title=title,
+                text=text,
+            )
 
 
 # the page of one analysis

@@ -44,6 +44,10 @@ def test_every_chart_draws_its_marks(drawn: Opened) -> None:
             assert (found["line"], found["symbol"], found["rule"] >= 5) == (1, 5, True), panel
         if chart == "items-risk":
             assert (found["line"], found["symbol"]) == (1, 10), panel
+        if chart == "probe-depth":
+            assert (found["line"], found["symbol"] >= 8, found["rect"]) == (1, True, 2), panel
+        if chart == "probe-reliability":
+            assert (found["line"], found["symbol"]) == (1, 5), panel
         if chart.startswith("sensitivity"):
             assert found["rect"] >= 4 * 2 * 2 - 1, chart
         if chart.startswith("correlations"):
@@ -53,6 +57,7 @@ def test_every_chart_draws_its_marks(drawn: Opened) -> None:
         "training",
         *("drift-depth", "drift-positions", "drift-histogram"),
         *("items-depth", "items-reliability", "items-risk"),
+        *("probe-depth", "probe-reliability"),
         "depth",
         "entropy",
         *(f"sensitivity-{m}" for m in ("entropy_norm", "participation_ratio", "effective_rank")),

@@ -26,7 +26,7 @@ def test_page_opens_from_disk_without_a_network_or_an_error(
     assert opened.trouble == []
     assert [e.get_attribute("id") for e in opened.page.locator("main > section").all()] == [
         *("findings", "legend", "models", "profiles", "training", "drift", "depth", "steadiness"),
-        *("items", "benchmarks", "distrust", "lacking", "queries", "provenance"),
+        *("items", "probes", "benchmarks", "distrust", "lacking", "queries", "provenance"),
     ]
     titles = opened.page.locator("section > h2").all_inner_texts()
     assert len(set(titles)) == len(titles)

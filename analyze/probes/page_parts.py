@@ -1,0 +1,253 @@
+"""Tables, charts and sentences about probes, from rows of their tables of the database.
+
+The rows are of one analysis, or of every one of a database, which the report reads.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import polars as pl
+
+from lpp.analyze.charts.run_styles import RunStyles
+from lpp.analyze.pages.analyses import DRAWN, analyses, chart_of_analyses
+from lpp.analyze.pages.page import Chart
+from lpp.analyze.pages.table import Declared, Shape, Table
+from lpp.analyze.pages.words import Code, Ref, Run, Sentence, Style, hundredths
+from lpp.analyze.probes.against_tables import PROBE_TESTS
+from lpp.analyze.probes.analysis import EMBED, INFORMATIVE, tells_more
+from lpp.analyze.probes.tables import KEY, PROBE_RELIABILITY, PROBE_SCORES, PROBES
+
+Row = Mapping[str, Any]
+Frames = Mapping[str, pl.DataFrame]
+"""Rows of `probes`, and of the best sites in `probe_reliability`, by name."""
+
+READING: Final = (
+    "Scores come from probes that saw other folds alone. Gain: how much larger the number is than "
+    "that of the best control, paired; q: of the gain, Benjamini and Hochberg over the sites. p, "
+    "one-sided: against probes of shuffled labels, whose spread is part of every error. A probe "
+    "shows that a label can be read from rows, not that the model uses it. The best site of many "
+    "is partly luck."
+)
+TESTS_READING: Final = (
+    "The probe of A scores prompts that it was not fitted to. Reference: the same probe on rows of "
+    "A (--against), or B's own probe (--test-on). SCORER DEGRADED: the interval of the AUROC's "
+    "change lies below minus the margin. THRESHOLD STALE: it lies above that, and the share of "
+    "prompts above the threshold changed by more than the margin. PASS: both changes lie within "
+    "the margin. INCONCLUSIVE: an interval reaches both sides of a margin. The verdict of the "
+    "comparison is that of the site whose probe is best on A; intervals of the others are not "
+    "corrected for their number."
+)
+_SAYS: Final = {
+    "PASS": " serves on the rows of ",
+    "THRESHOLD STALE": " keeps its order on the rows of ",
+    "SCORER DEGRADED": " lost some of what it read on the rows of ",
+    "INCONCLUSIVE": " may or may not serve on the rows of ",
+}
+
+_OF_PROBE: Final = ("run", "label", "probe", "probe_auroc", "probe_r2")
+LABELS: Final = Shape(
+    name="probe-labels",
+    title="The best site of each label, with 95 % intervals",
+    table=PROBES.name,
+    key=PROBES.key,
+    first=(*_OF_PROBE, "control", "probe_gain", "q_value"),
+)
+SITES: Final = Shape(
+    name="probe-sites",
+    title="Probes of sites by depth, with 95 % intervals",
+    table=PROBES.name,
+    key=PROBES.key,
+    first=(*_OF_PROBE, "control", "probe_gain", "q_value", "probe_recall"),
+)
+CONTROLS: Final = Shape(
+    name="probe-controls",
+    title="Controls, which read no rows",
+    table=PROBES.name,
+    key=PROBES.key,
+    first=(*_OF_PROBE, "p_value", "probe_recall"),
+)
+RELIABILITY: Final = Shape(
+    name="probe-reliability",
+    title="Bins of prompts by the probability that the probe of the best site gives",
+    table=PROBE_RELIABILITY.name,
+    key=PROBE_RELIABILITY.key,
+    first=("run", "label", "bin", "n", "confidence", "accuracy"),
+)
+MISTAKES: Final = Shape(
+    name="probe-mistakes",
+    title="Prompts that the probe of the best site is most wrong about",
+    table=PROBE_SCORES.name,
+    key=("prompt_id",),
+    first=("prompt_id", "target", "score", "text_so_far"),
+)
+TESTS: Final = Shape(
+    name="probe-tests",
+    title="Probes on another run by depth, with 95 % intervals",
+    table=PROBE_TESTS.name,
+    key=PROBE_TESTS.key,
+    first=("probe", "verdict", "probe_auroc", "probe_auroc_change", "probe_flagged_change"),
+)
+
+_RATES: Final = ("flagged", "false_alarms", "recall")
+_STYLES: Final[dict[str, Style]] = {
+    **dict.fromkeys(("probe_auroc", "probe_r2", "mean_difference", "score"), "hundredths"),
+    **dict.fromkeys(("probe_recall", "probe_ece", "confidence", "accuracy"), "hundredths"),
+    **dict.fromkeys(("shuffled_mean", "shuffled_high", "random_mean", "random_high"), "hundredths"),
+    **dict.fromkeys(("ece_by_chance", "tested_auroc", *_RATES), "hundredths"),
+    **dict.fromkeys((f"reference_{name}" for name in _RATES), "hundredths"),
+    **dict.fromkeys(("p_value", "gain_p_value", "q_value", "chance_q"), "probability"),
+    "flagged_p_value": "probability",
+    **dict.fromkeys(("probe_gain", "probe_auroc_change", "probe_flagged_change"), "signed"),
+}
+_HEADINGS: Final = {
+    **{"probe_auroc": "AUROC", "probe_r2": "R2", "probe_gain": "gain", "q_value": "q"},
+    **{"probe_recall": "recall at 1 %", "probe_ece": "ECE"},
+    **{"p_value": "p", "text_so_far": "text", "target": "label", "mean_difference": "means"},
+}
+_TEST_HEADINGS: Final = {
+    **{"probe_auroc": "AUROC on A", "tested_auroc": "on B", "probe_auroc_change": "change"},
+    **{"probe_flagged_change": "flagged", "probe": "site"},
+}
+_DECLARED: Final[Mapping[str, Mapping[str, Declared]]] = {
+    table.name: {column.name: column for column in table.columns}
+    for table in (PROBES, PROBE_SCORES, PROBE_RELIABILITY, PROBE_TESTS)
+}
+
+
+def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
+    """The table of `shape` with the rows of `frame`, without empty columns. more: as of
+    `Shape.of`.
+    """
+    full = frame.select(column for column in frame if column.null_count() < len(column))
+    headings = _TEST_HEADINGS if shape.table == PROBE_TESTS.name else _HEADINGS
+    options: dict[str, Any] = {"styles": _STYLES, "labels": headings}
+    return shape.of(full, _DECLARED[shape.table], **options | more)
+
+
+_CHARTS: Final = (
+    (
+        SITES,
+        "probes",
+        "probe-depth",
+        "Probes by depth",
+        "Each site with its 95 % interval. Grey bands: intervals of the controls; a site inside a "
+        "band tells no more than that control.",
+        "probe_depth_chart",
+    ),
+    (
+        RELIABILITY,
+        "calibration",
+        "probe-reliability",
+        "Reliability of probes",
+        "How many prompts of a bin are of the class, by the probability that the probe gives.",
+        "probe_reliability_chart",
+    ),
+)
+
+
+def probe_charts(frames: Frames, tables: Mapping[str, Table], runs: RunStyles) -> Iterator[Chart]:
+    """Charts of depth and of reliability, with a panel for each analysis.
+
+    tables: those behind the charts, by name.
+    """
+    for shape, section, name, title, text, draw in _CHARTS:
+        parts = analyses(frames[shape.table], KEY, needed="probe")
+        if parts and shape.name in tables:
+            yield chart_of_analyses(
+                draw,
+                parts,
+                runs,
+                name=name,
+                section=section,
+                table=tables[shape.name],
+                title=title,
+                text=text,
+            )
+
+
+def conclusions(probes: pl.DataFrame, tests: pl.DataFrame) -> Iterator[Sentence]:
+    """A sentence on each analysis, and on each comparison; of many, on the first `DRAWN`.
+
+    probes, tests: rows of `probes` and of `probe_tests`. Settings are named where they differ.
+    """
+    parts = analyses(probes, KEY, needed="is_best")
+    settings = [name for name in KEY[2:] if probes.width and probes[name].n_unique() > 1]
+    for part in parts[:DRAWN]:
+        values = [f"{name} {part[name][0]}" for name in settings if part[name][0] != ""]
+        yield (*conclusion(part), *([f" Setting: {', '.join(values)}."] if values else []))
+    if len(parts) > DRAWN:
+        yield ("The table has ", Ref(f"{len(parts) - DRAWN} more analyses", LABELS.name), ".")
+    if tests.width:
+        for row in tests.filter("is_best").head(DRAWN).iter_rows(named=True):
+            yield tested(row)
+
+
+def conclusion(probes: pl.DataFrame) -> Sentence:
+    """Which site predicts the label best, and whether a control explains it. probes: the rows of
+    one analysis.
+    """
+    best = probes.row(by_predicate=pl.col("is_best"), named=True)
+    control = next(probes.filter(probe=best["control"]).iter_rows(named=True), None)
+    run, what = Run(best["run"]), _what(best)
+    if control is not None and "explained" in best["flags"]:
+        return (
+            Ref(f"{_name(control['probe'])} alone", CONTROLS.name),
+            f" {what} ({_number(control)}), and no site of ",
+            run,
+            f" does so better (best: {best['probe']}, {_number(best)}): what its probes read "
+            f"may be {control['probe']}.",
+        )
+    if not best["chance_q"] < INFORMATIVE:
+        return (
+            "No site of ",
+            run,
+            f" {what} beyond chance (best: {best['probe']}, {_number(best)}).",
+        )
+    words = (
+        f" {what} best ({_number(best)})"
+        if control is None or tells_more(best["probe_gain"], best["q_value"])
+        else f" {what} ({_number(best)}), but not surely more than controls do"
+    )
+    beyond = ""
+    if control is not None and best["probe_gain"] is not None:
+        verb = "more than" if best["probe_gain"] >= 0 else "less than"
+        value = hundredths(abs(best["probe_gain"]))
+        beyond = f", {value} {verb} the best control, {control['probe']}"
+    return (Ref(best["probe"], SITES.name), " of ", run, f"{words}{beyond}.")
+
+
+def tested(row: Row) -> Sentence:
+    """The verdict of a comparison. row: of `probe_tests`, of the best site."""
+    return (
+        Ref(row["verdict"], TESTS.name),
+        ": the probe of ",
+        Code(row["label"]),
+        f" at {row['probe']}, the best of ",
+        Run(row["run"]),
+        f",{_SAYS[row['verdict']]}",
+        Run(row["run_b"]),
+        f". It flags {hundredths(row['flagged'])} of the prompts, and the reference "
+        f"{hundredths(row['reference_flagged'])}.",
+    )
+
+
+def _name(control: str) -> str:
+    if control == EMBED:
+        return "The site embed"
+    return {"length": "The length of prompts", "surprisal": "Mean surprisal"}.get(
+        control.partition(" ")[0], "The bag of tokens"
+    )
+
+
+def _what(row: Row) -> str:
+    classes, field = row["classes"], row["label"].partition("=")[0]
+    if classes is None:
+        return f"predicts {row['label']}"
+    if classes[2:]:
+        return f"tells {len(classes)} classes of {field} apart"
+    return f"tells {field} {classes[1]} from {classes[0]}"
+
+
+def _number(row: Row) -> str:
+    name = "probe_r2" if row["classes"] is None else "probe_auroc"
+    return f"{_HEADINGS[name]} {hundredths(row[name])}"
