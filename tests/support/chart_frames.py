@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from report_tables import probe_rows
 
 from lpp.analyze.charts.charts import save_chart
 from lpp.analyze.tables.eigenvalues import EIGENVALUES_SCHEMA
@@ -157,6 +158,17 @@ def item_risk() -> pl.DataFrame:
             for n, risk in enumerate(risks, 1)
         ],
     )
+
+
+def probes() -> pl.DataFrame:
+    """Probes of a label at three sites, and of two controls."""
+    return table("probes", probe_rows(RUNS[0], ("embed", "block.1", "final"))["probes"])
+
+
+def probe_reliability() -> pl.DataFrame:
+    """Five bins of the best site."""
+    rows = probe_rows(RUNS[0], ("embed", "block.1", "final"))["probe_reliability"]
+    return table("probe_reliability", rows[:5])
 
 
 def checkpoints(names: tuple[str, ...] = ("tiny-one", "tiny-two")) -> pl.DataFrame:

@@ -20,6 +20,8 @@ from chart_frames import (
     pair_bins,
     pair_positions,
     pair_sites,
+    probe_reliability,
+    probes,
     profiles,
     sensitivity,
 )
@@ -50,6 +52,8 @@ CHARTS: dict[str, tuple[Chart, Callable[[], pl.DataFrame], dict[str, int]]] = {
     "items by depth": (charts.item_depth_chart, item_features, {"line mark": 2, "point": 6}),
     "reliability": (charts.reliability_chart, item_reliability, {"point": 3}),
     "risk": (charts.risk_chart, item_risk, {"line mark": 1, "point": 4}),
+    "probes by depth": (charts.probe_depth_chart, probes, {"line mark": 1, "point": 3}),
+    "reliability of probes": (charts.probe_reliability_chart, probe_reliability, {"point": 5}),
     "correlation": (charts.correlation_chart, correlations, {"rect mark": 4}),
 }
 """Each chart, the frame it takes, and the marks that hold its values."""
