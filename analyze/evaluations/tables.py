@@ -7,7 +7,7 @@ import polars as pl
 
 from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
 from lpp.analyze.quantities import flags as number_flags
-from lpp.analyze.quantities.tables import frame_schema, shared
+from lpp.analyze.quantities.tables import frame_schema, interval_columns, shared
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.database import put
 from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number_columns
@@ -128,7 +128,7 @@ def item_tables(analysis: ItemAnalysis) -> dict[str, pl.DataFrame]:
         ],
         ITEM_RELIABILITY: [
             {"bin": k, "n": b.n, "confidence": b.confidence, "accuracy": b.accuracy}
-            | _interval("accuracy", b.interval)
+            | interval_columns("accuracy", b.interval)
             for k, b in enumerate(bins)
         ],
         ITEM_RISK: [
@@ -185,7 +185,7 @@ def _analysis(answer: ItemAnalysis) -> dict[str, Any]:
         "cluster": answer.cluster or "",
         "n_clusters": answer.n_clusters,
         "accuracy": answer.n_right / n,
-        **_interval("accuracy", answer.accuracy_interval),
+        **interval_columns("accuracy", answer.accuracy_interval),
         "n_left_out": sum(answer.left_out.values()),
         "risk_by": answer.confidence,
         "risk_area": answer.risk.area,
@@ -196,9 +196,5 @@ def _analysis(answer: ItemAnalysis) -> dict[str, Any]:
     if calibrated is not None:
         mean, most = calibrated.calibrated
         row |= {"ece": calibrated.ece, "ece_calibrated": mean, "ece_by_chance": most}
-        row |= _interval("ece", calibrated.interval)
+        row |= interval_columns("ece", calibrated.interval)
     return row
-
-
-def _interval(name: str, ends: tuple[float, float]) -> dict[str, float]:
-    return {f"{name}_ci_low": ends[0], f"{name}_ci_high": ends[1]}

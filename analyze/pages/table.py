@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Protocol
 
 import polars as pl
 
-from lpp.analyze.pages.words import DIGITS, MISSING, STYLES, Style, error, label, number
+from lpp.analyze.pages.words import DIGITS, MISSING, STYLES, Style, ends, error, label, number
 
 FIRST_ROWS: Final = 25
 """Rows of a page of a table; the first page is in the HTML, so it is there without scripts."""
@@ -289,7 +289,7 @@ def cell(field: Field, row: Mapping[str, Any]) -> Cell:
     return Cell(
         write(value),
         error=error(part.get("stderr")),
-        interval="" if low is None or high is None else f"[{write(low)}, {write(high)}]",
+        interval=ends(low, high, write),
         prefix="" if prefix is None else str(prefix),
     )
 

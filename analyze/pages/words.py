@@ -117,6 +117,26 @@ def signed(value: float | None) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{value:+.2f}"
 
 
+def ends(
+    low: float | None, high: float | None, write: Callable[[float | None], str] = hundredths
+) -> str:
+    """An interval; nothing where there is none.
+
+    >>> ends(0.804, 0.893), ends(-0.1, 0.2, signed), ends(None, None)
+    ('[0.80, 0.89]', '[-0.10, +0.20]', '')
+    """
+    return "" if low is None or high is None else f"[{write(low)}, {write(high)}]"
+
+
+def with_interval(value: float, low: float | None, high: float | None) -> str:
+    """A value and its interval.
+
+    >>> with_interval(0.8541, 0.804, 0.893), with_interval(1.0, None, None)
+    ('0.85 [0.80, 0.89]', '1.00')
+    """
+    return f"{hundredths(value)} {ends(low, high)}".rstrip()
+
+
 def percent(value: float | None) -> str:
     """A share of one as percent.
 

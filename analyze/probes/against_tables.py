@@ -9,7 +9,7 @@ from lpp.analyze.numerics.probe_change import floors
 from lpp.analyze.probes.against import ProbeComparison, SiteTest
 from lpp.analyze.probes.tables import ANALYSIS, KEY, analysis_key, probe_flags
 from lpp.analyze.quantities.probes import PROBE_CHANGES, PROBE_NUMBERS
-from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
+from lpp.analyze.quantities.tables import columns_of, frame_schema, interval_columns, shared
 from lpp.analyze.tables.database import put
 from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number_columns
 from lpp.store.objects.place import Place
@@ -82,18 +82,11 @@ def write_probe_tests(comparison: ProbeComparison) -> Place | None:
 def _row(site: SiteTest) -> dict[str, Any]:
     change = site.change
     floor = (None, None) if site.rerun is None else floors(site.rerun)
-    intervals = {
-        "probe_auroc": site.number.interval,
-        "tested_auroc": site.tested.interval,
-        "probe_auroc_change": change.auroc.interval,
-        "probe_flagged_change": change.flagged.interval,
-    }
-    ends = {
-        f"{name}_ci_{end}": value
-        for name, interval in intervals.items()
-        for end, value in zip(("low", "high"), interval or (None, None), strict=True)
-    }
-    return ends | {
+    return {
+        **interval_columns("probe_auroc", site.number.interval),
+        **interval_columns("tested_auroc", site.tested.interval),
+        **interval_columns("probe_auroc_change", change.auroc.interval),
+        **interval_columns("probe_flagged_change", change.flagged.interval),
         **{"probe": site.site, "site_b": site.site_b, "verdict": site.verdict},
         "probe_auroc": site.number.value,
         "tested_auroc": site.tested.value,

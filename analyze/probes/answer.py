@@ -14,11 +14,10 @@ from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.numerics.probe_change import Verdict
 from lpp.analyze.pages.reply import Reply, reply
 from lpp.analyze.probes.against import ProbeComparison, probe_against
-from lpp.analyze.probes.against_page import against_page
 from lpp.analyze.probes.against_tables import write_probe_tests
 from lpp.analyze.probes.analysis import probe
 from lpp.analyze.probes.direction import check_file, write_direction
-from lpp.analyze.probes.page import probe_page
+from lpp.analyze.probes.page import against_page, probe_page
 from lpp.analyze.probes.tables import write_probes
 from lpp.analyze.questions import GateSettings, LabelProbeSettings, ProbeTestSettings
 from lpp.analyze.runs.incomplete import incomplete_lines

@@ -1,14 +1,18 @@
-"""Probes of a label as a page: the best site beside the best control, then every site."""
+"""Probes as pages: of a label, the best site beside the best control, then every site; of a test on
+another run, the verdict and its numbers.
+"""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.evaluations.pages.verdict import with_interval
+from lpp.analyze.drift.gate import gate_page
+from lpp.analyze.drift.gate.verdicts import Verdict
+from lpp.analyze.numerics.probe_change import floors
 from lpp.analyze.pages.page import Figure, Opening, Page, Section
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Shape, Table
@@ -19,11 +23,16 @@ from lpp.analyze.pages.words import (
     Run,
     Sentence,
     clause,
+    ends,
     hundredths,
     probability,
     signed,
+    with_interval,
 )
-from lpp.analyze.probes.analysis import ProbeAnalysis, ProbeResult, Q
+from lpp.analyze.probes.against import ProbeComparison
+from lpp.analyze.probes.against_tables import COMPARISON_KEY, tests_frame
+from lpp.analyze.probes.analysis import ProbeAnalysis, Q
+from lpp.analyze.probes.labels import Labels
 from lpp.analyze.probes.mistakes import worst_predicted
 from lpp.analyze.probes.page_parts import (
     CONTROLS,
@@ -31,9 +40,12 @@ from lpp.analyze.probes.page_parts import (
     READING,
     RELIABILITY,
     SITES,
+    TESTS,
+    TESTS_READING,
     conclusion,
     probe_charts,
     shaped,
+    tested,
 )
 from lpp.analyze.probes.tables import (
     KEY,
@@ -43,6 +55,7 @@ from lpp.analyze.probes.tables import (
     probe_flags,
     probe_tables,
 )
+from lpp.analyze.questions import LabelProbeSettings
 from lpp.store.format.run_names import run_names
 from lpp.store.settings.setting import as_python
 
@@ -145,12 +158,13 @@ def _opening(analysis: ProbeAnalysis, probes: pl.DataFrame) -> Opening:
     best, labels, settings = analysis.best, analysis.labels, analysis.settings
     control = analysis.control_of(best)
     unit = "AUROC" if labels.classes else "R2"
-    head, row = [(best.name, unit)], [_figure(best)]
+    head, row = [(best.name, unit)], [_figure(best.number.value, best.number.interval)]
     if control is not None and best.gain is not None:
         head += [(control.name, f"{unit}, control"), ("gain", f"q {probability(best.q_value)}")]
-        low, high = best.gain.interval or (None, None)
-        gain = Figure(signed(best.gain.value), f"[{signed(low)}, {signed(high)}]")
-        row += [_figure(control), gain]
+        row += [
+            _figure(control.number.value, control.number.interval),
+            _figure(best.gain.value, best.gain.interval, signed),
+        ]
     grouped = f", no {settings.group} divided" if settings.group else ""
     independent = (
         f"errors by {labels.errors_by} ({labels.n_clusters:,})"
@@ -163,16 +177,21 @@ def _opening(analysis: ProbeAnalysis, probes: pl.DataFrame) -> Opening:
         f"{grouped}, {independent}",
         tuple(head),
         (tuple(row),),
-        tuple(
-            (Flag(flag), f": {clause(MEANING[flag])}.") for flag in probe_flags(labels, settings)
-        ),
+        _warnings(labels, settings),
     )
 
 
-def _figure(result: ProbeResult) -> Figure:
-    ends = result.number.interval
-    interval = "" if ends is None else f"[{hundredths(ends[0])}, {hundredths(ends[1])}]"
-    return Figure(hundredths(result.number.value), interval)
+def _warnings(labels: Labels, settings: LabelProbeSettings) -> tuple[Sentence, ...]:
+    return tuple((Flag(f), f": {clause(MEANING[f])}.") for f in probe_flags(labels, settings))
+
+
+def _figure(
+    value: float,
+    interval: tuple[float, float] | None,
+    write: Callable[[float | None], str] = hundredths,
+) -> Figure:
+    low, high = interval or (None, None)
+    return Figure(write(value), ends(low, high, write))
 
 
 def _findings(analysis: ProbeAnalysis) -> Iterator[Sentence]:
@@ -195,4 +214,111 @@ def _call(store: str, analysis: ProbeAnalysis) -> str:
         "from lpp.analyze.probes.tables import probe_tables\n\n"
         f"found = probe({store!r}, {analysis.labels.name!r}, {analysis.view.run.id!r}, "
         f"{as_python(analysis.settings)})"
+    )
+
+
+# a test on another run
+
+
+def against_page(
+    store: str,
+    comparison: ProbeComparison,
+    verdicts: Sequence[Verdict] = (),
+    failing: str = "",
+) -> Page:
+    """The page of a comparison. store: its path as it was given. verdicts: of a gate. failing: the
+    verdict that --fail-if names and that came; empty: none.
+    """
+    views = comparison.view, comparison.tested.view
+    frame = tests_frame(comparison)
+    code = _test_call(store, comparison)
+    table = shaped(TESTS, frame.drop(COMPARISON_KEY), code=f"{code}\ntests_frame(found)")
+    sections = [Section("tests", "Sites", tables=(table,), more=TESTS_READING)]
+    failed: Sentence = (f"FAIL: the verdict is {failing}. ",) if failing else ()
+    if verdicts:
+        decided = {views[1].run.id: verdicts}
+        section = gate_page.gate_section(decided)
+        (rows,) = section.tables
+        sections.insert(0, replace(section, tables=(replace(rows, code=code),)))
+        if not failing or any(one.failed for one in verdicts):
+            failed += gate_page.conclusion(decided)
+    runs = {view.run.id: view.run for view in views}
+    return Page(
+        title="A probe on another run",
+        about=(
+            Code(comparison.labels.name),
+            " in ",
+            Run(views[0].run.id),
+            " and ",
+            Run(views[1].run.id),
+        ),
+        opening=_test_opening(comparison, frame, failed),
+        findings=tuple(_test_findings(comparison)),
+        sections=tuple(sections),
+        meanings=MEANING,
+        runs=RunStyles(run_names({name: run.plan for name, run in runs.items()})),
+        next=(f'lpp-sql {shlex.quote(store)} "FROM probe_tests"',),
+        document={
+            "verdict": comparison.best.verdict,
+            "sites": frame.to_dicts(),
+            "gate": gate_page.documents(verdicts),
+        },
+        csv=frame,
+        store=store,
+        origin=origin_of([*runs.values()]),
+    )
+
+
+def _test_opening(comparison: ProbeComparison, frame: pl.DataFrame, failed: Sentence) -> Opening:
+    best, settings, labels = comparison.best, comparison.settings, comparison.labels
+    change, tests = best.change, comparison.tests
+    figures = (
+        _figure(best.number.value, best.number.interval),
+        _figure(best.tested.value, best.tested.interval),
+        _figure(change.auroc.value, change.auroc.interval, signed),
+        _figure(change.flagged.difference, change.flagged.interval, signed),
+    )
+    field = settings.cluster or settings.group
+    independent = f"errors by {field}" if field else "prompts taken as independent"
+    return Opening(
+        (
+            *failed,
+            *tested(frame.row(by_predicate=pl.col("is_best"), named=True)),
+        ),
+        f"{len(comparison.tested.prompts):,} prompts, rows: {settings.rows}, "
+        f"margin {tests.margin:g}, {independent}",
+        (("A", "AUROC"), ("B", "AUROC"), ("change", "AUROC"), ("flagged", "B - reference")),
+        (figures,),
+        _warnings(labels, settings),
+    )
+
+
+def _test_findings(comparison: ProbeComparison) -> list[Sentence]:
+    best, tests, own = comparison.best, comparison.tests, comparison.tested.own
+    sentences: list[Sentence] = []
+    if best.rerun is not None:
+        auroc, flagged = map(hundredths, floors(best.rerun))
+        sentences.append(
+            (f"A rerun moves the AUROC by up to {auroc} and the share by up to {flagged}.",)
+        )
+    elif not own:
+        sentences.append(("No rerun is given (--rerun): changes have no floor.",))
+    if comparison.lost.n_missing:
+        sentences.append((f"{comparison.lost.n_missing:,} labelled prompts of A are not in B.",))
+    if own and comparison.n_shared:
+        what = "only these" if tests.shared_prompts == "only" else "these are left out"
+        sentences.append((f"{comparison.n_shared:,} labelled prompts are in both runs: {what}.",))
+    return sentences
+
+
+def _test_call(store: str, comparison: ProbeComparison) -> str:
+    """Python that computes the comparison."""
+    b = comparison.tested.view.run
+    runs = comparison.view.run.id, f"{b.directory.root}::{b.id}"
+    settings, tests = map(as_python, (comparison.settings, comparison.tests))
+    return (
+        "from lpp.analyze import LabelProbeSettings, ProbeTestSettings, probe_against\n"
+        "from lpp.analyze.probes.against_tables import tests_frame\n\n"
+        f"found = probe_against({store!r}, {comparison.labels.name!r}, {runs!r}, {settings}, "
+        f"{tests}, own_labels={comparison.tested.own})"
     )

@@ -13,7 +13,7 @@ from lpp.analyze.probes.analysis import ProbeAnalysis, ProbeResult
 from lpp.analyze.probes.labels import Labels
 from lpp.analyze.quantities import flags as number_flags
 from lpp.analyze.quantities.probes import PROBE_NUMBERS
-from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
+from lpp.analyze.quantities.tables import columns_of, frame_schema, interval_columns, shared
 from lpp.analyze.questions import LabelProbeSettings
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.tables.database import put
@@ -158,7 +158,7 @@ def probe_tables(analysis: ProbeAnalysis) -> dict[str, pl.DataFrame]:
     bins = [
         key
         | {"probe": name, "bin": k, "n": b.n, "confidence": b.confidence, "accuracy": b.accuracy}
-        | _interval("accuracy", b.interval)
+        | interval_columns("accuracy", b.interval)
         for name, calibrated in analysis.calibrations.items()
         for k, b in enumerate(calibrated.reliability)
     ]
@@ -228,7 +228,7 @@ def _row(analysis: ProbeAnalysis, result: ProbeResult) -> dict[str, Any]:
         "classes": labels.classes,
         "n_second": int(labels.codes.sum()) if labels.classes and not labels.classes[2:] else None,
         number: result.number.value,
-        **_interval(number, result.number.interval),
+        **interval_columns(number, result.number.interval),
         "p_value": result.number.p_value,
         "chance_q": result.chance_q,
         "mean_difference": _known(result.mean_difference),
@@ -242,20 +242,16 @@ def _row(analysis: ProbeAnalysis, result: ProbeResult) -> dict[str, Any]:
     }
     if result.recall is not None:
         row["probe_recall"] = result.recall.value
-        row |= _interval("probe_recall", result.recall.interval)
+        row |= interval_columns("probe_recall", result.recall.interval)
     if (calibrated := analysis.calibrations.get(result.name)) is not None:
         row |= {"probe_ece": calibrated.ece, "ece_by_chance": calibrated.calibrated[1]}
-        row |= _interval("probe_ece", calibrated.interval)
+        row |= interval_columns("probe_ece", calibrated.interval)
     if result.gain is not None:
         row |= {"probe_gain": result.gain.value, "gain_p_value": result.gain.p_value}
-        row |= _interval("probe_gain", result.gain.interval)
+        row |= interval_columns("probe_gain", result.gain.interval)
         if analysis.is_explained(result):
             flags.append("explained")
     return row | {"flags": sorted(flags)}
-
-
-def _interval(name: str, ends: tuple[float, float] | None) -> dict[str, float]:
-    return {} if ends is None else {f"{name}_ci_low": ends[0], f"{name}_ci_high": ends[1]}
 
 
 def _known(value: float) -> float | None:

@@ -77,6 +77,15 @@ def columns_of(
     return number_columns(quantity.name, words, quantity.unit, parts, type=type)
 
 
+def interval_columns(name: str, ends: tuple[float, float] | None) -> dict[str, float]:
+    """The values of the columns of a number's interval; nothing without one.
+
+    >>> interval_columns("cka", (0.8, 0.9))
+    {'cka_ci_low': 0.8, 'cka_ci_high': 0.9}
+    """
+    return {} if ends is None else {f"{name}_ci_low": ends[0], f"{name}_ci_high": ends[1]}
+
+
 def frame_schema(columns: Iterable[Column], *, without: Collection[str] = ()) -> pl.Schema:
     """`columns`, such as those of a table, as a Polars schema. without: columns to leave out."""
     return pl.Schema(arrow_columns(c for c in columns if c.name not in without))

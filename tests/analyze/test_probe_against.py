@@ -269,7 +269,8 @@ def test_what_cannot_be_compared_is_refused_with_a_reason(
 
 def test_the_table_of_the_database(store: Path) -> None:
     for b in ("same", "worse", "worse"):
-        assert invoke(store, "--against", b, "--cluster", "doc").exit_code == 0
+        done = invoke(store, "--against", b, "--cluster", "doc")
+        assert done.exit_code == 0, done.stderr
     rows = read_table(store, "probe_tests").filter(cluster_field="doc")
     assert rows.height == 4
     with connect(store) as connection:

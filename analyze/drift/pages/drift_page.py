@@ -37,7 +37,7 @@ from lpp.analyze.quantities.quantity import Quantity, capital, legend
 from lpp.analyze.questions import DiffSettings
 from lpp.store.format.run_names import run_names
 from lpp.store.settings.command_line import arguments
-from lpp.store.settings.setting import declared
+from lpp.store.settings.setting import as_python, declared
 
 _SHAPES: Final = (DRIFT, SITES, POSITIONS, HISTOGRAM)
 
@@ -226,7 +226,6 @@ def _tokens(drift: Drift) -> Table:
 
 def _call(drift: Drift) -> str:
     """The Python that repeats this comparison."""
-    options = ", ".join(f"{name}={value!r}" for name, value in _settings(drift).items())
     store, a, b = _named(drift)
     return (
         "from lpp.analyze import DiffSettings, diff\n"
@@ -234,7 +233,7 @@ def _call(drift: Drift) -> str:
         "from lpp.analyze.drift.summaries import by_position\n"
         "from lpp.analyze.drift.tables import drift_tables\n"
         "from lpp.analyze.drift.worst import worst_tokens\n\n"
-        f"found = diff({store!r}, {a!r}, {b!r}, DiffSettings({options}))"
+        f"found = diff({store!r}, {a!r}, {b!r}, {as_python(DiffSettings(**_settings(drift)))})"
     )
 
 

@@ -17,10 +17,12 @@ from lpp.analyze.evaluations.pages.verdict import SITES, verdict
 from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.words import Code, Run, Sentence, probability, signed
+from lpp.analyze.pages.words import Code, Run, Sentence, ends, probability, signed
+from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.named import names_of_two
 from lpp.sql.schema import Column
 from lpp.store.objects.place import absolute
+from lpp.store.settings.setting import as_python
 
 IN_SHORT: Final = 2
 """Items of each change that text shows without --all, of those the largest lead first."""
@@ -199,7 +201,7 @@ def _opening(flips: Flips) -> Opening:
                 Figure(f"{lost + gained:,}"),
                 Figure(f"{accuracy.first:.2f}"),
                 Figure(f"{accuracy.second:.2f}"),
-                Figure(signed(accuracy.difference), f"[{signed(low)}, {signed(high)}]"),
+                Figure(signed(accuracy.difference), ends(low, high, signed)),
             ),
         ),
         (_counts(flips), *_cautions(flips)),
@@ -362,13 +364,17 @@ def _call(store: str, answer: FlipAnalysis) -> str:
     """The Python that repeats this analysis."""
     flips = answer.flips
     a, b = _named(store, flips)
-    cluster = f"cluster={flips.a.cluster!r}, " if flips.a.cluster else ""
+    settings = ItemsSettings(
+        filter=flips.a.filter,
+        cluster=flips.a.cluster or None,
+        skip_first=answer.skip_first,
+        seed=answer.seed,
+    )
     return (
         "from lpp.analyze import ItemsSettings, flipped_items\n"
         "from lpp.analyze.evaluations.flips import changed_items\n\n"
-        f"settings = ItemsSettings(filter={flips.a.filter!r}, {cluster}"
-        f"skip_first={answer.skip_first}, seed={answer.seed})\n"
-        f"found = flipped_items({store!r}, {flips.a.task!r}, {a!r}, {b!r}, settings)"
+        f"found = flipped_items({store!r}, {flips.a.task!r}, {a!r}, {b!r}, "
+        f"{as_python(settings)})"
     )
 
 

@@ -27,13 +27,23 @@ from lpp.analyze.evaluations.pages.items_page_tables import (
     shaped,
     without_auroc,
 )
-from lpp.analyze.evaluations.pages.verdict import Row, Verdict, ends, named, verdict, with_interval
+from lpp.analyze.evaluations.pages.verdict import Row, Verdict, named, verdict
 from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables
 from lpp.analyze.pages.analyses import analyses, chart_of_analyses
 from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Table
-from lpp.analyze.pages.words import Code, Flag, Ref, Run, Sentence, clause, hundredths
+from lpp.analyze.pages.words import (
+    Code,
+    Flag,
+    Ref,
+    Run,
+    Sentence,
+    clause,
+    ends,
+    hundredths,
+    with_interval,
+)
 from lpp.store.format.run_names import run_names
 
 Frames = Mapping[str, pl.DataFrame]
@@ -274,7 +284,7 @@ def _opening(sentence: Sentence, row: Row, result: Verdict, answer: ItemAnalysis
         f"{answer.n_right + answer.n_wrong:,} items{within}, "
         f"{independence(answer.cluster, answer.n_clusters)}",
         tuple(numbers),
-        (tuple(Figure(hundredths(value), ends(*of)) for value, *of in numbers.values()),),
+        (tuple(Figure(hundredths(x), ends(low, high)) for x, low, high in numbers.values()),),
         tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in item_flags(answer)),
     )
 

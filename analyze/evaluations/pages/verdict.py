@@ -7,7 +7,7 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.numerics.statistics.association import benjamini_hochberg
-from lpp.analyze.pages.words import Part, Ref, Sentence, hundredths
+from lpp.analyze.pages.words import Part, Ref, Sentence, hundredths, with_interval
 
 Q: Final = 0.1
 """Expected share of false findings among the features that are said to tell right from wrong."""
@@ -119,21 +119,3 @@ def named(row: Row) -> str:
     ('distance of final', 'gap')
     """
     return f"{row['feature']} of {row['site']}" if row["site"] else str(row["feature"])
-
-
-def ends(low: float | None, high: float | None) -> str:
-    """An interval; nothing where there is none.
-
-    >>> ends(0.804, 0.893), ends(None, None)
-    ('[0.80, 0.89]', '')
-    """
-    return "" if low is None or high is None else f"[{hundredths(low)}, {hundredths(high)}]"
-
-
-def with_interval(value: float, low: float | None, high: float | None) -> str:
-    """A value and its interval.
-
-    >>> with_interval(0.8541, 0.804, 0.893), with_interval(1.0, None, None)
-    ('0.85 [0.80, 0.89]', '1.00')
-    """
-    return f"{hundredths(value)} {ends(low, high)}".rstrip()
