@@ -241,3 +241,17 @@ def test_a_formula_becomes_mathml() -> None:
     assert made.startswith("<p>a <math ")
     assert "<mi>&#x003BB;</mi><mo>&#x0003C;</mo><mn>1</mn>" in made
     assert made.endswith("</math> b</p>")
+
+
+def test_the_address_of_the_project_is_said_in_one_place(reference: ModuleType) -> None:
+    """Setting it there is enough: every file that shows it is made from the setting."""
+    for name in reference.WITH_ADDRESS:
+        text = (ROOT / name).read_text("utf-8")
+        assert reference.with_address(name, text, reference.address()) == text, "`make tables`"
+        for url in ("https://host.example/a/b", "https://other.example/c"):
+            text = reference.with_address(name, text, url)
+            assert text.count(url) == 1, name
+        assert "host.example" not in text
+        assert reference.with_address(name, text, None).count("other.example") == 0
+    site = (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert not any(word in site for word in ("repo_url", "site_url", "edit_uri"))

@@ -50,6 +50,13 @@ LINK = re.compile(r"(?P<before>!?\[(?:[^\]\[]|\[[^\]]*\])*\]\()(?P<target>[^)\s]
 FENCE = re.compile(r"^(?:```.*?^```|    [^\n]*)$", re.MULTILINE | re.DOTALL)
 
 
+def on_config(config: Any) -> Any:
+    """Links the site to the repository, once pyproject.toml says where that is."""
+    if url := reference.address():
+        config["repo_url"], config["repo_name"] = url, config["site_name"]
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Adds every page that no file under docs/ holds."""
     for source, page in ELSEWHERE.items():

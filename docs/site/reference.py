@@ -8,12 +8,13 @@ commands and of Python are made when the site is built.
 import importlib
 import inspect
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import groupby, zip_longest
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import click
 
@@ -90,6 +91,27 @@ def write_tables() -> None:
     RESULTS_FILE.write_text(results_json(RESULTS), "utf-8")
     for path in map(DOCS.joinpath, WITH_TABLES):
         path.write_text(with_tables(path.read_text("utf-8")), "utf-8")
+    for path in map(DOCS.parent.joinpath, WITH_ADDRESS):
+        path.write_text(with_address(path.name, path.read_text("utf-8"), address()), "utf-8")
+
+
+WITH_ADDRESS: Final = ("README.md", "CITATION.cff")
+"""Files that say where the project lies."""
+
+
+def address() -> str | None:
+    """`Repository` under [project.urls] of pyproject.toml: the one setting; None while unset."""
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    return cast("str | None", project["urls"].get("Repository"))
+
+
+def with_address(name: str, text: str, url: str | None) -> str:
+    """One of `WITH_ADDRESS` with `url` as the project's address; None: without one."""
+    if name == "README.md":
+        clone = f"git clone {url or '<address of this repository>'}"
+        return re.sub(r"(?m)^git clone .+(?= lpp-engine && )", lambda _: clone, text)
+    line = f"repository-code: {url}\n" if url else ""
+    return re.sub(r"(?m)^(?:repository-code: .*\n)?(?=version: )", lambda _: line, text, count=1)
 
 
 SETTINGS: Final = {
