@@ -1,0 +1,39 @@
+"""docs/how-to/two-engines.md: its blocks, in order, with fewer prompts than it shows."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from printed import words
+
+from tests.test_readme import code_blocks
+
+PAGE = "docs/how-to/two-engines.md"
+
+
+def test_the_page_of_two_engines_runs_and_says_what_it_prints(tmp_path: Path) -> None:
+    """Rounding differs between processors, so shown output is compared without its numbers."""
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": programs, "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
+    printed = ""
+    for block in code_blocks(PAGE):
+        if block.language == "text":
+            assert set(words(block.code)) <= set(words(printed)), block.line
+            continue
+        code = block.code.replace("--prompts 20", "--prompts 3")
+        program = ["bash", "-euc"] if block.language == "bash" else [sys.executable, "-c"]
+        done = subprocess.run(
+            [*program, code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{PAGE}:{block.line}\n{done.stderr}"
+        printed = done.stdout
+        if "leaves the null at" in code:
+            assert [line.split(": ")[1].split()[0] for line in printed.splitlines()] == [
+                *("nowhere", "block.1", "block.15", "block.1")
+            ]
