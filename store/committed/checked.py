@@ -81,6 +81,15 @@ class Checked(Generic[Record]):
                 self._files[key] = self.objects.file(key, recorded)
         return self._files[key]
 
+    @contextlib.contextmanager
+    def compared(self, key: str) -> Iterator[Source]:
+        """The bytes of an object, compared before the block begins."""
+        recorded = self.recorded(key)
+        with contextlib.ExitStack() as stack:
+            with self._refusing(key):
+                source = stack.enter_context(self.objects.open_compared(key, recorded))
+            yield source
+
     def table(
         self, key: str, schema: pa.Schema, *, rows: int | None = None, extra: int | None = 0
     ) -> pa.Table:
