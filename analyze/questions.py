@@ -278,6 +278,34 @@ class TargetSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishSettings:
+    """`lpp-analyze publish`: what of a store others get, and under which licence."""
+
+    sites: Sequence[str] = _sites()
+    tables: Sequence[str] | None = setting(
+        None,
+        "Publish these tables of the database, beside `runs`. Default: all that may be.",
+        metavar="NAME,...",
+    )
+    with_texts: bool = setting(
+        False, "Publish rows, token ids, token statistics and texts too, for which see above."
+    )
+    fields: Sequence[str] = setting(
+        (),
+        "With --with-texts: publish these labels of prompts, and `id`. Default: none.",
+        metavar="NAME,...",
+    )
+    licence: str | None = setting(
+        None,
+        "State this licence in the card, such as CC-BY-4.0. Needed with --with-texts.",
+        metavar="TEXT",
+    )
+    source: str | None = setting(
+        None, "State where the texts come from. Needed with --with-texts.", metavar="TEXT"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelProbeSettings:
     """`lpp-analyze probe`: which rows predict a label, and how it is checked."""
 

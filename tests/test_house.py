@@ -109,6 +109,7 @@ ROOMS = {
             "evaluations",
             "probes",
             "report",
+            "publish",
             "quickstart",
             "cli",
             "",

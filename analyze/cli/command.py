@@ -6,6 +6,7 @@ import shlex
 import click
 
 from lpp.analyze.cli.benchmarks import benchmarks
+from lpp.analyze.cli.catalogue import catalogue
 from lpp.analyze.cli.cka import cka
 from lpp.analyze.cli.correlate import correlate
 from lpp.analyze.cli.diff import diff
@@ -16,6 +17,7 @@ from lpp.analyze.cli.layers import layers
 from lpp.analyze.cli.metrics import metrics
 from lpp.analyze.cli.probe import probe
 from lpp.analyze.cli.profile import profile
+from lpp.analyze.cli.publish import publish
 from lpp.analyze.cli.quickstart import quickstart
 from lpp.analyze.cli.report import report
 from lpp.analyze.cli.sensitivity import sensitivity
@@ -50,11 +52,14 @@ def main() -> None:
         lpp-analyze report ./lpp -o report.html
         lpp-analyze verify ./lpp
         lpp-analyze index ./lpp
+        lpp-analyze publish ./lpp --to ./public
+        lpp-analyze catalogue ./stores
     """
     give_blocks_back()
 
 
 main.add_command(benchmarks)
+main.add_command(catalogue)
 main.add_command(cka)
 main.add_command(correlate)
 main.add_command(diff)
@@ -65,6 +70,7 @@ main.add_command(layers)
 main.add_command(metrics)
 main.add_command(probe)
 main.add_command(profile)
+main.add_command(publish)
 main.add_command(quickstart)
 main.add_command(report)
 main.add_command(sensitivity)

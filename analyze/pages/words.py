@@ -50,7 +50,15 @@ class Flag:
         return self.flag
 
 
-Part: TypeAlias = str | Ref | Code | Run | Flag
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Words that link to a file beside the page."""
+
+    text: str
+    href: str
+
+
+Part: TypeAlias = str | Ref | Code | Run | Flag | Link
 Sentence: TypeAlias = tuple[Part, ...]
 
 

@@ -1,0 +1,322 @@
+"""`lpp-analyze publish` and `catalogue`: what others get, and what they do not."""
+
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner, Result
+from kept_heads import keep_head
+from served_folder import served_folder
+from small_capture import make_capture, make_plan
+
+from lpp.analyze.cli.command import main
+from lpp.sql import TABLES, connect
+from lpp.sql.cli.command import main as sql_main
+from lpp.store import open_store
+from lpp.store.format.tables import VOCABULARY_SCHEMA
+from lpp.store.objects.disk import DiskObjects
+from lpp.store.shared.vocabularies import add_vocabulary
+
+if TYPE_CHECKING:
+    from s3_server import S3
+
+TEXT, LABEL, ID, TOKEN = "a zebra in the text", "giraffe", "okapi-", "wombat"
+"""Words of texts, labels, ids and tokens: in no byte of what is published without texts."""
+
+OPEN = ("--with-texts", "--licence", "CC0-1.0", "--source", "made up here")
+
+
+def analyze(*words: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, words)])
+
+
+def published(*words: object) -> str:
+    done = analyze("publish", *words)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def answer(store: object, sql: str) -> list[dict[str, object]]:
+    done = CliRunner().invoke(sql_main, [str(store), sql, "--format", "json"])
+    assert done.exit_code == 0, done.output
+    rows: list[dict[str, object]] = json.loads(done.stdout)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of the same labelled texts, profiled, compared and probed."""
+    root = tmp_path_factory.mktemp("private") / "lpp"
+    for seed, model in enumerate(("a", "b")):
+        capture = make_capture((6,) * 60, (0, 30, 60), **_changes(model))
+        rng = np.random.default_rng(seed)
+        values = {s.name: rng.standard_normal((360, 4), np.float32) for s in capture.plan.sites}
+        prompts = capture.prompts
+        for name, words in {
+            "id": [f"{ID}{k}" for k in range(60)],
+            "text": [f"{TEXT} {k}" for k in range(60)],
+            "field.topic": [(LABEL, "plain")[k % 2] for k in range(60)],
+        }.items():
+            prompts = prompts.append_column(name, pa.array(words, pa.string()))
+        replace(capture, hidden=values, prompts=prompts).write(root)
+        keep_head(root, capture.plan, seed)
+    words = [f"{TOKEN}{k}" for k in range(51)]
+    columns = [range(51), [word.encode() for word in words], words]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, VOCABULARY_SCHEMA, strict=True)]
+    add_vocabulary(root, "tok-print", pa.Table.from_arrays(arrays, schema=VOCABULARY_SCHEMA))
+    for command in (
+        ("profile", root),
+        ("layers", root),
+        ("diff", root, "a", "b"),
+        ("probe", root, "a", "--label", f"topic={LABEL}"),
+    ):
+        done = analyze(*command)
+        assert done.exit_code == 0, done.output
+    return root
+
+
+def _changes(model: str) -> dict[str, Any]:
+    info = replace(make_plan().model, id=f"lab/{model}", weights=model)
+    # statistics are made up: those of this backend are not compared with the head's
+    compute = replace(make_plan().compute, backend="vllm+torch")
+    return {"model": info, "prefixes": (3, 6), "stored_dtype": "float32", "compute": compute}
+
+
+def readable(folder: Path) -> Iterator[tuple[str, str]]:
+    """By name, everything that a reader gets out of a publication, as text."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            yield name, path.read_bytes().decode("latin-1")
+            if path.suffix == ".parquet":
+                yield name, json.dumps(pl.read_parquet(path).to_dicts(), default=str)
+    with connect(folder) as connection:
+        for table in TABLES:
+            yield f"table {table}", str(connection.sql(f"FROM {table}").fetchall())
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def secrets(store: Path) -> Iterator[str]:
+    """Texts, labels, ids, tokens, token ids of a prompt in three notations, digests of prompts,
+    and the place of the store.
+    """
+    yield from (TEXT, LABEL, ID, TOKEN, str(store.parent))
+    for row in next(iter(open_store(store).runs.values())).prompts().to_pylist():
+        ids = np.array(row["token_ids"], "<i4")
+        yield from (ids[:4].tobytes().decode("latin-1"), ", ".join(map(str, ids)), row["sha256"])
+
+
+def test_without_texts_no_text_token_or_label_is_in_any_byte(store: Path, tmp_path: Path) -> None:
+    before = tree(store)
+    said = published(store, "--to", tmp_path / "public")
+    assert "no rows and no texts" in said
+    assert tree(store) == before
+    leaked = {*secrets(store)}
+    told = [text for _, text in readable(store)]
+    assert all(any(word in text for text in told) for word in (TEXT, LABEL, ID))
+    found = [
+        (name, secret)
+        for name, text in readable(tmp_path / "public")
+        for secret in leaked
+        if secret in text
+    ]
+    assert found == []
+    folders = {path.name for path in (tmp_path / "public").iterdir()}
+    assert folders == {
+        *("lpp.json", "card.json", "README.md", "report.html", "index.json", "profiles.duckdb"),
+        "tables",
+    }
+    assert answer(tmp_path / "public", "SELECT entropy_floor FROM profiles ORDER BY run") == answer(
+        store, "SELECT entropy_floor FROM profiles ORDER BY run"
+    )
+    assert analyze("verify", tmp_path / "public").exit_code == 0
+
+
+def test_with_texts_it_is_the_same_store_at_an_address(store: Path, tmp_path: Path) -> None:
+    published(store, "--to", tmp_path / "lpp", *OPEN, "--fields", "topic,id")
+    assert "every byte as committed" in analyze("verify", tmp_path / "lpp").stdout
+    diff = ("a", "b", "--format", "csv")
+    expected = analyze("diff", store, *diff).stdout
+    labels = "SELECT run, id, text, topic FROM prompts ORDER BY ALL"
+    with served_folder(tmp_path) as server:
+        assert analyze("diff", server.url, *diff).stdout == expected != ""
+        assert answer(server.url, labels) == answer(store, labels)
+        surprising = "SELECT * FROM token_stats JOIN vocabulary USING (run, token_id) ORDER BY ALL"
+        assert answer(server.url, surprising) == answer(store, surprising)
+        # numbers that the owner computed are there: no rows are read for them
+        before = server.sent
+        assert analyze("profile", server.url, "--format", "csv").exit_code == 0
+        assert not any("/c/0/0" in key for key, _, _ in server.seen[len(server.seen) // 2 :])
+        assert server.sent > before
+
+
+def test_chosen_runs_sites_tables_and_fields(store: Path, tmp_path: Path) -> None:
+    to = tmp_path / "few"
+    few = ("a", "--site", "block.1", "--tables", "site_profiles,profiles,probe_scores,prompts")
+    published(store, *few, "--to", to, *OPEN)
+    (run,) = open_store(to).runs.values()
+    source = open_store(store).run("a")
+    assert run.sites == ("block.1",)
+    assert np.array_equal(run.array("block.1")[:], source.array("block.1")[:])
+    card = json.loads((to / "card.json").read_text("utf-8"))
+    assert card["licence"] == "CC0-1.0"
+    assert card["source"] == "made up here"
+    assert [(r["run"], r["source_run"], r["sites"]) for r in card["runs"]] == [
+        (run.id, source.id, ["block.1"])
+    ]
+    for table in ("site_profiles", "profiles"):
+        assert answer(to, f"SELECT run, site FROM {table}") == [{"run": run.id, "site": "block.1"}]
+    assert {path.stem for path in (to / "tables").iterdir()} == {
+        *("runs", "prompts", "site_profiles", "profiles")  # scores by class are of a label
+    }
+    assert LABEL not in str([text for _, text in readable(to)])
+    assert "outdated" not in analyze("report", to, "-o", tmp_path / "r.html").output
+
+
+@pytest.mark.slow
+def test_the_card_opens_the_publication(store: Path, tmp_path: Path) -> None:
+    to = tmp_path / "open"
+    published(store, "--to", to, *OPEN)
+    text = (to / "README.md").read_text("utf-8")
+    assert text.startswith('---\npretty_name: "open"\nlicense: "cc0-1.0"\n')
+    assert "weights: a\n" in text
+    languages = re.findall(r"```(\w+)\n(.+?)```", text, re.DOTALL)
+    assert [language for language, _ in languages] == ["python", "python", "sql", "r", "js"]
+    for _, code in languages[:2]:
+        names: dict[str, object] = {}
+        here = code.replace("STORE", str(to)).replace('"runs/', f'"{to}/runs/')
+        exec(here.replace('"tables/', f'"{to}/tables/'), names)
+        rows = names["rows"]
+        assert isinstance(rows, np.ndarray)
+        expected = np.asarray(open_store(to).run("a").array("final")[:])
+        assert np.array_equal(rows[: len(expected)], expected[: len(rows)])
+    assert languages[2][1].strip() == "FROM 'tables/profiles.parquet';"
+
+
+@pytest.mark.slow
+def test_killed_anywhere_and_repeated_it_is_whole(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(store, "--to", tmp_path / "whole" / "lpp", *OPEN)
+    whole, to = tree(tmp_path / "whole" / "lpp"), tmp_path / "killed" / "lpp"
+    calls = itertools.count()
+    stop_at = [0]
+    for name in ("put", "put_new", "write", "flush"):
+        do = getattr(DiskObjects, name)
+
+        def counted(self: DiskObjects, *words: object, do: object = do, **more: object) -> object:
+            if next(calls) == stop_at[0]:
+                raise KeyboardInterrupt
+            return do(self, *words, **more)  # type: ignore[operator]
+
+        monkeypatch.setattr(DiskObjects, name, counted)
+    for stop_at[0] in (0, 4, 17, 40):
+        calls = itertools.count()
+        assert analyze("publish", store, "--to", to, *OPEN).exit_code != 0
+    stop_at[0] = -1
+    published(store, "--to", to, *OPEN)
+    assert tree(to) == whole
+
+
+REFUSED = {
+    "texts without a licence": (("--with-texts", "--source", "x"), "--licence and --source"),
+    "texts without a source": (("--with-texts", "--licence", "x"), "--licence and --source"),
+    "labels without texts": (("--fields", "topic"), "add --with-texts"),
+    "a label that is none": ((*OPEN, "--fields", "mood"), "there are: id, topic"),
+    "a site that is none": (("--site", "block.9"), "embed, block.1, final"),
+    "a table of prompts": (("--tables", "drift_tokens"), "with --with-texts alone"),
+    "a run that is none": (("c",), "no run"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_does_not_fit_is_one_message(
+    words: tuple[str, ...], said: str, store: Path, tmp_path: Path
+) -> None:
+    done = analyze("publish", store, *words, "--to", tmp_path / "new")
+    assert done.exit_code == 2
+    assert said in " ".join(done.stderr.split())
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_unfinished_run_is_refused_before_anything_is_written(
+    store: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(store, tmp_path / "part")
+    (run,) = (tmp_path / "part" / "runs").glob("a-*")
+    (run / "shards" / "00001" / "COMMIT.json").unlink()
+    done = analyze("publish", tmp_path / "part", *OPEN, "--to", tmp_path / "new")
+    assert (done.exit_code, "lacks 1 of 2 shards" in done.stderr) == (2, True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_lies_at_the_target_stays(store: Path, tmp_path: Path) -> None:
+    other, copy, few = tmp_path / "other", tmp_path / "copy", tmp_path / "few"
+    other.mkdir()
+    (other / "thesis.tex").write_text("mine", "utf-8")
+    shutil.copytree(store, copy)
+    published(store, "--to", few, *OPEN)
+    for to, words, said in (
+        (other, (), "holds other files"),
+        (copy, (), "no publication"),
+        (copy / "public", (), "inside the store"),
+        (few, (), "which this command leaves out"),
+        (few, ("a", *OPEN), "which this command leaves out"),
+    ):
+        before = tree(to)
+        done = analyze("publish", store, *words, "--to", to)
+        assert (done.exit_code, said in " ".join(done.stderr.split())) == (2, True), done.stderr
+        assert tree(to) == before
+
+
+def test_to_a_bucket(store: Path, tmp_path: Path, s3: "S3") -> None:
+    words = ("a", "--site", "final", *OPEN)
+    published(store, *words, "--to", s3.url)
+    published(store, *words, "--to", tmp_path / "store")  # the name that the card has
+    objects = s3.objects()
+    prefix = s3.url.partition(s3.bucket)[2].strip("/") + "/"
+    here = tree(tmp_path / "store")
+    in_bucket = {key.removeprefix(prefix): data for key, data in objects.items()}
+    assert in_bucket.keys() == here.keys()
+    differ = {key for key in here if here[key] != in_bucket[key]}
+    assert differ <= {"report.html", "README.md"}  # surprises are not read from a bucket
+    assert analyze("verify", s3.url).exit_code == 0
+
+
+def test_a_catalogue_of_a_folder(store: Path, tmp_path: Path) -> None:
+    assert "holds no published store" in analyze("catalogue", tmp_path).stderr
+    published(store, "--to", tmp_path / "numbers")
+    published(store, "a", "--to", tmp_path / "open", *OPEN)
+    (tmp_path / "notes").mkdir()
+    done = analyze("catalogue", tmp_path)
+    assert done.stdout == f"{tmp_path / 'index.html'}: 2 stores\n"
+    frame = pl.read_parquet(tmp_path / "catalogue.parquet")
+    stated = frame.select("store", "licence", "texts", "model").rows()
+    assert sorted(stated, key=str) == [
+        ("numbers", None, False, "lab/a"),
+        ("numbers", None, False, "lab/b"),
+        ("open", "CC0-1.0", True, "lab/a"),
+    ]
+    page = (tmp_path / "index.html").read_text("utf-8")
+    assert 'href="open/report.html"' in page
+    assert "npm install @duckdb/duckdb-wasm@1.28.0" in page
+    assert not (tmp_path / "sql.html").exists()
+    (tmp_path / "open" / "card.json").write_text('{"version":1,"texts":"yes"}', "utf-8")
+    refused = analyze("catalogue", tmp_path)
+    assert (refused.exit_code, "not a card" in refused.stderr) == (2, True)
+    assert (tmp_path / "index.html").read_text("utf-8") == page
+    client = analyze("catalogue", tmp_path, "--duckdb-wasm", tmp_path)
+    assert client.exit_code == 2
