@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lpp.analyze.engine.cache import Cache
+from lpp.analyze.pages.page import Origin
 from lpp.analyze.pages.write import written
 from lpp.analyze.publish.card import (
     CARD_KEY,
@@ -89,17 +90,29 @@ def publish(
     card["tables"] = _put_tables(root, tables, derive=bool(chosen.left_out))
     root.put(CARD_KEY, card_json(card))
     progress.advance()
-    # A text that stands nowhere else in the report, and names its place on a disk all the same.
-    here = f"{root.place}{'/.' * 9 if isinstance(root.place, Path) else ''}"
-    page = replace(report(here), lacking=None)
+    html, numbers, origin = _report(root)
     progress.advance()
-    root.put(REPORT_KEY, written(page, "html").replace(here, _STORE).encode())
-    numbers = written(replace(page, title="Numbers"), "md").replace(here, _STORE)
-    text = card_text(card, page.origin, copies[0] if copies else None, numbers)
+    root.put(REPORT_KEY, html.encode())
+    text = card_text(card, origin, copies[0] if copies else None, numbers)
     root.put(README_KEY, text.encode())
     write_index(root.place)
     progress.advance()
     return Published(place=root.place, copies=copies, tables=card["tables"])
+
+
+def _report(root: Objects) -> tuple[str, str, Origin]:
+    """The report of the publication for a browser and as Markdown, without its place, and what the
+    report says of the origin of its numbers.
+    """
+    with temporary_folder() as folder:
+        here = str(root.place)
+        if isinstance(root.place, Path):  # a name that no page has to escape
+            here = str(folder / "store")
+            Path(here).symlink_to(root.place.absolute())
+        page = replace(report(here), lacking=None)
+        pages = {"html": page, "md": replace(page, title="Numbers")}
+        html, numbers = (written(p, form).replace(here, _STORE) for form, p in pages.items())
+        return html, numbers, page.origin
 
 
 def _target(to: str, runs: Collection[str]) -> Objects:

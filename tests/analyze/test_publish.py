@@ -121,28 +121,24 @@ def secrets(store: Path) -> Iterator[str]:
 
 def test_without_texts_no_text_token_or_label_is_in_any_byte(store: Path, tmp_path: Path) -> None:
     before = tree(store)
-    said = published(store, "--to", tmp_path / "public")
+    to = tmp_path / "public & open"
+    said = published(store, "--to", to)
     assert "no rows and no texts" in said
     assert tree(store) == before
-    leaked = {*secrets(store)}
+    leaked = {*secrets(store), str(tmp_path)}
     told = [text for _, text in readable(store)]
     assert all(any(word in text for text in told) for word in (TEXT, LABEL, ID))
-    found = [
-        (name, secret)
-        for name, text in readable(tmp_path / "public")
-        for secret in leaked
-        if secret in text
-    ]
+    found = [(name, secret) for name, text in readable(to) for secret in leaked if secret in text]
     assert found == []
-    folders = {path.name for path in (tmp_path / "public").iterdir()}
+    folders = {path.name for path in (to).iterdir()}
     assert folders == {
         *("lpp.json", "card.json", "README.md", "report.html", "index.json", "profiles.duckdb"),
         "tables",
     }
-    assert answer(tmp_path / "public", "SELECT entropy_floor FROM profiles ORDER BY run") == answer(
+    assert answer(to, "SELECT entropy_floor FROM profiles ORDER BY run") == answer(
         store, "SELECT entropy_floor FROM profiles ORDER BY run"
     )
-    assert analyze("verify", tmp_path / "public").exit_code == 0
+    assert analyze("verify", to).exit_code == 0
 
 
 def test_with_texts_it_is_the_same_store_at_an_address(store: Path, tmp_path: Path) -> None:
