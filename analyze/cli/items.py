@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@click.option("--task", required=True, metavar="NAME", help="Analyse the items of this task.")
+@click.option("--task", metavar="NAME", help="Analyse the items of this task.  [required]")
 @click.option(
     "--run",
     shell_complete=complete_runs,
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 @page_options()
 @fresh_option
 @debug_option
-def items(*, store: str, task: str, run: str | None, base: str | None, **options: Any) -> "Reply":
+def items(
+    *, store: str, task: str | None, run: str | None, base: str | None, **options: Any
+) -> "Reply":
     """Show what separates right items of a task from wrong ones.
 
     The task must have been evaluated with `lpp-capture eval`, or its items joined with `lpp-analyze
@@ -73,6 +75,7 @@ def items(*, store: str, task: str, run: str | None, base: str | None, **options
     from lpp.analyze.evaluations.answers import flips_answer, items_answer
 
     settings, picture = taken(ItemsSettings, options), wants_picture()
+    task = task or ""  # refused, with the tasks that there are
     with progress("Items", 0, "steps") as bar:
         if base is None:
             return items_answer(store, task, run, settings, picture=picture, progress=bar)

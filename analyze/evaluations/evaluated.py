@@ -114,13 +114,15 @@ def evaluated_items(
     if items.is_empty():
         raise InputError(
             f"{store} holds no items of an evaluation. `lpp-capture eval --model ... --tasks "
-            f"{task} --store {store}` makes them.",
+            f"{task or '...'} --store {store}` makes them.",
             kind=ErrorKind.NOT_FOUND,
         )
     tasks = sorted(items["task"].unique())
     if task not in tasks:
+        why = f"--task {task}: no items of it" if task else "--task is missing"
         raise InputError(
-            f"--task {task}: no items of it; {nearest(task, tasks)}", kind=ErrorKind.NOT_FOUND
+            f"{why}; {nearest(task, tasks)}",
+            kind=ErrorKind.NOT_FOUND,
         )
     items = items.filter(task=task)
     runs = sorted(items["run"].drop_nulls().unique())

@@ -23,7 +23,7 @@ from lpp.analyze.report.charts import charts, eigenvalues, page_styles
 from lpp.analyze.report.drift_queries import DRIFT_QUERIES
 from lpp.analyze.report.findings import findings
 from lpp.analyze.report.item_queries import ITEM_EVALUATED, ITEM_MISTAKES, ITEM_QUERIES
-from lpp.analyze.report.not_computed import not_computed
+from lpp.analyze.report.not_computed import Remedy, not_computed
 from lpp.analyze.report.partly import depth_gaps, drift_gaps
 from lpp.analyze.report.queries import (
     DIFFERENCES,
@@ -40,6 +40,7 @@ from lpp.analyze.scores import correlations
 from lpp.analyze.studies.pages.profile_summary import Numbers, summary
 from lpp.sql import saved_queries
 from lpp.store.progress import SILENT, Progress
+from lpp.store.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,7 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
             answers,
             others=[
                 *drift.partly_compared(answers, source),
+                *_not_profiled(answers),
                 *probes.not_probed(url, answers),
                 *(
                     gap.remedy
@@ -233,6 +235,13 @@ def _about(url: str, chosen: PageRuns | None) -> Sentence:
         Code(f"lpp-sql {shlex.quote(url)} --run profiles"),
         "; the SQL below each table gives the rows of all.",
     )
+
+
+def _not_profiled(answers: Answers) -> Iterator[Remedy]:
+    """The command that profiles runs which were captured after the others were profiled."""
+    runs, profiles = answers["runs"].frame, answers["profiles"].frame
+    if profiles.height and (waiting := runs.height - profiles["run"].n_unique()) > 0:
+        yield Remedy(f"Profiles of {counted(waiting, 'run')}", "lpp-analyze profile STORE")
 
 
 def _sections(

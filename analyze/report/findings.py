@@ -48,7 +48,9 @@ def findings(answers: Answers) -> list[Sentence]:
     if profiles.is_empty():
         return [("There are no profiles, so there is nothing to compare.",)]
     if profiles["run"].n_unique() == 1:
-        return [("There is one run, so there is nothing to compare it with.",), *_alone(profiles)]
+        runs = answers["runs"].frame.height
+        only = "There is one run" if runs <= 1 else f"Of {runs} runs one has a profile"
+        return [(f"{only}, so there is nothing to compare it with.",), *_alone(profiles)]
     differences = answers["differences"].frame
     settings = [(keys, rows) for keys, rows in differences.group_by(*SETTING, maintain_order=True)]
     settings.sort(key=lambda item: (-item[1].height, item[0][3], -item[0][1], -item[0][2]))

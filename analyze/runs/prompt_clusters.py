@@ -25,7 +25,8 @@ def prompt_values(run: Run, field: str, *, option: str = "--cluster") -> Sequenc
     if field not in names:
         raise InputError(
             f"{option} {field}: the prompts of run {run.id} have no such field; "
-            f"{nearest(field, sorted(names))} Add it: lpp-capture label --fields {field}.",
+            f"{nearest(field, sorted(names))} Add it: lpp-capture label STORE {run.id} --from FILE "
+            f"--fields {field}, with the file that was captured.",
             kind=ErrorKind.NOT_FOUND,
         )
     values: list[object] = run.prompts(names[field])[names[field]].to_pylist()

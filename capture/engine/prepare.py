@@ -199,6 +199,12 @@ def _by_token(prompts: pa.Table) -> list[str]:
 def _short(prompts: pa.Table, context: int) -> list[str]:
     """A line on texts that are shorter than the context, if there are any."""
     short = pc.sum(pc.less(prompts["n_tokens"], context)).as_py()
+    if short == prompts.num_rows:
+        longest = pc.max(prompts["n_tokens"]).as_py()
+        return [
+            f"no text has {context} tokens, the longest has {longest}: numbers at longer prefixes "
+            f"are of whole texts (flag short_text). Give --context {longest}, or less"
+        ]
     return [
         f"{short:,} of {prompts.num_rows:,} texts have fewer than {context} tokens: longer "
         "prefixes take them whole, with the flag short_text if they are more than 10 %"

@@ -189,8 +189,8 @@ def busy_line(others: float | None) -> str | None:
     if others is None or threads <= cores - others + 0.5:
         return None
     return (
-        f"busy machine: other processes use about {others:.1f} of {cores} cores, and "
-        f"{counted(threads, 'thread')} of this pass wait for them"
+        f"busy machine: other processes use about {others:.1f} of {cores} cores; this pass, with "
+        f"{counted(threads, 'thread')}, waits for them"
     )
 
 

@@ -98,7 +98,7 @@ def _why_not_one(name: str, plans: Plans) -> str:
         why = f"no run; {_runs_near(name, plans)}"
     return (
         f"{name!r} names {why}\nGive the id or the name of a run, or a beginning of either that no "
-        "other run has."
+        "other run has, or a pattern such as '*base*'."
     )
 
 

@@ -244,8 +244,9 @@ class Run:
         if missing := [name for name in names if name not in held]:
             raise ConflictError(
                 f"run {self.id} is in the store already, and its prompts carry no "
-                f"{', '.join(missing)}. Leave --fields and --keep-texts out to go on with the run; "
-                "then `lpp-capture label` adds fields. Or use another --store.",
+                f"{', '.join(missing)}. To add fields: lpp-capture label STORE {self.id} "
+                "--from FILE --fields NAMES. To go on with the run, leave --fields and --keep-texts "
+                "out. Or use another --store.",
                 kind=ErrorKind.PLAN_DIFFERS,
             )
 

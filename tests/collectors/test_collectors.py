@@ -107,8 +107,9 @@ def test_two_processes_and_a_kill(folder: Path, tmp_path: Path, library: str) ->
     code = (
         PROGRAMS[library]
         .replace("texts = [", f"texts = [*{WORDS!r}.split(),")
-        .replace('dtype="bfloat16", collector', 'dtype="bfloat16", shard_bytes=2000, collector')
+        .replace('dtype="bfloat16",', 'dtype="bfloat16", shard_bytes=2000,')
     )
+    assert "shard_bytes" in code
     parts = [code.replace("missing()", f"missing(({part}, 2))") for part in (0, 1)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
 

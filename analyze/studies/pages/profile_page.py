@@ -28,6 +28,9 @@ EXTREMES: Final = ("min", "max")
 """Aggregates of entropy and ranks over prefixes: those of the database."""
 
 FEW_PROMPTS: Final = 100
+
+LEAST_BIAS: Final = 5e-4
+"""A smaller bias of an entropy floor is not told."""
 """With fewer prompts the page states the bias of the floor; else it is below .005 of ln V."""
 
 BRIEF: Final = 3
@@ -251,14 +254,14 @@ def _differences(differences: pl.DataFrame) -> Section:
 
 def _biases(profiles: pl.DataFrame) -> Iterator[Sentence]:
     """A sentence on each setting at which entropy floors are noticeably too low."""
-    few = (pl.col("n_prompts") < FEW_PROMPTS) & pl.col("entropy_norm_bias").is_not_null()
+    few = (pl.col("n_prompts") < FEW_PROMPTS) & (pl.col("entropy_norm_bias") <= -LEAST_BIAS)
     keys = ["context", "n_prompts"]
     rows = profiles.filter(few).unique(["run", *keys], maintain_order=True)
     for group in rows.partition_by(*keys, maintain_order=True):
         row = group.row(0, named=True)
         parts: list[Part] = [
-            f"Of {row['n_prompts']} prompts at context {row['context']}, the least of "
-            f"{len(row['prefixes'])} mean entropies is too low, by about"
+            f"At context {row['context']}, the entropy floor, the least of {len(row['prefixes'])} "
+            f"means over {row['n_prompts']} prompts, is too low by about"
         ]
         for k, (run, bias) in enumerate(group.select("run", "entropy_norm_bias").iter_rows()):
             parts += [", " if k else " ", f"{number(-bias)} (", Run(run), ")"]

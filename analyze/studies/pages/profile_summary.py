@@ -139,7 +139,7 @@ class _Conclusion:
     def sentence(self, *, shared: bool, n_runs: int) -> Sentence:
         start: list[Part] = [f"At {self.rows[0]['site']}, "]
         if n_runs == 1:
-            return (*start, *self._alone(self.rows[0]), "; there is no other run to compare.")
+            return (*start, *self._alone(self.rows[0]), "; no other run has a profile to compare.")
         if not shared:
             start = [f"No two of {n_runs} runs share a site, a context and the same prompts: "]
         if len(self.rows) > FEW:
