@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@click.option("--task", metavar="NAME", help="Analyse the items of this task.  [required]")
+@click.option("--task", metavar="NAME", help="Analyse the items of this task. Required.")
 @click.option(
     "--run",
     shell_complete=complete_runs,

@@ -245,8 +245,8 @@ class Run:
             raise ConflictError(
                 f"run {self.id} is in the store already, and its prompts carry no "
                 f"{', '.join(missing)}. To add fields: lpp-capture label STORE {self.id} "
-                "--from FILE --fields NAMES. To go on with the run, leave --fields and --keep-texts "
-                "out. Or use another --store.",
+                "--from FILE --fields NAMES. To go on with the run, leave out --fields and "
+                "--keep-texts. Or use another --store.",
                 kind=ErrorKind.PLAN_DIFFERS,
             )
 

@@ -36,6 +36,7 @@ def test_prompts_without_fields_are_in_no_clusters(make_run: MakeRun) -> None:
     made = make_run()
     run = open_store(made.root).runs[made.run_id]
     with pytest.raises(
-        InputError, match=r"there is none\. Add it: lpp-capture label --fields document"
+        InputError,
+        match=r"there is none\. Add it: lpp-capture label STORE \S+ --from FILE --fields document",
     ):
         prompt_values(run, "document")

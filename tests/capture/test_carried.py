@@ -338,11 +338,8 @@ def test_a_run_that_lacks_a_field_is_refused_in_one_message(
     assert said.exit_code == 2
     assert sum(line.startswith("Error") for line in said.stderr.splitlines()) == 1
     message = " ".join(said.stderr.split())
-    assert "its prompts carry no field.label, text. Leave" in message
-    assert (
-        "Leave --fields and --keep-texts out to go on with the run; then `lpp-capture label`"
-        in message
-    )
+    assert "its prompts carry no field.label, text. To add fields:" in message
+    assert "To go on with the run, leave out --fields and --keep-texts." in message
     assert the_run(tmp_path).extra_columns.names == ["id", "field.n"]
 
 

@@ -57,8 +57,8 @@ def test_a_line_is_said_where_threads_wait(monkeypatch: pytest.MonkeyPatch) -> N
     assert busy_line(None) is None
     assert busy_line(0.5) is None
     assert busy_line(1.04) == (
-        "busy machine: other processes use about 1.0 of 4 cores, and 4 threads of this pass wait "
-        "for them"
+        "busy machine: other processes use about 1.0 of 4 cores; this pass, with 4 "
+        "threads, waits for them"
     )
     monkeypatch.setattr(os, "cpu_count", lambda: 64)  # 4 of 64 are ours
     assert busy_line(50.0) is None
