@@ -69,9 +69,10 @@ def publish(
 ) -> Published:
     """Publish the store at `url` in the folder, or the prefix of a bucket, `to`.
 
-    runs: names; all by default. The same call completes what was stopped, and writes the same bytes
-    again. Raises InputError for settings that do not fit, and where `to` holds something else or
-    other runs, before anything is written; what `copy_run` and `report` raise.
+    runs: names; all by default. The same call completes what was stopped, and writes the same
+    numbers again; DuckDB's file may have other bytes where it holds no row. Raises InputError for
+    settings that do not fit, and where `to` holds something else or other runs, before anything is
+    written; what `copy_run` and `report` raise.
     """
     settings = settings or PublishSettings()
     chosen = select(open_store(url), runs, settings)
