@@ -53,7 +53,7 @@ def test_it_says_what_the_capture_then_does(capture: Capture, tmp_path: Path) ->
     tokens = run.plan.prompts.tokens
     assert said["run"] == run.id
     assert said["model"] == "llama: float32 in torch on cpu"
-    few = f"{PROMPTS} of {PROMPTS} texts have fewer than 90 tokens"
+    few = "no text has 90 tokens, the longest has 34"
     assert said["prompts"].startswith(f"{PROMPTS} of texts.jsonl {few}")
     assert said["tokens"] == f"{tokens:,}, {tokens:,} to capture"
     assert said["sites"] == "5: embed, block.1, ..."

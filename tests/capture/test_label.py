@@ -95,7 +95,7 @@ def test_the_refusal_of_a_capture_names_the_command(
     captured: Callable[..., Run], tmp_path: Path
 ) -> None:
     captured(ROWS)
-    with pytest.raises(AssertionError, match="then `lpp-capture label` adds fields"):
+    with pytest.raises(AssertionError, match="To add fields: lpp-capture label STORE"):
         captured(ROWS, "--fields=label")
     assert label(tmp_path, ROWS, "--fields=label").exit_code == 0
     captured(ROWS, "--fields=label")  # now it is the run

@@ -40,7 +40,7 @@ def open_offline(
     """`path` in a window of its own, which notes everything that goes wrong."""
     viewport = {"width": width, "height": height}
     context = browser.new_context(offline=True, viewport=viewport, **options)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(60_000)
     opened = Opened(context.new_page())
     page, trouble = opened.page, opened.trouble
 
