@@ -22,12 +22,13 @@ from lpp.analyze.pages.table import table_of
 from lpp.analyze.pages.words import Code, Link, Sentence
 from lpp.analyze.pages.write import written
 from lpp.analyze.publish.card import CARD_KEY, README_KEY, REPORT_KEY
+from lpp.analyze.publish.selection import refused
 from lpp.analyze.report.content import MEANINGS
 from lpp.sql.database.connect import reading
 from lpp.sql.results.output import whole_file
 from lpp.sql.schema import TABLES, Column
 from lpp.store import open_store
-from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.documents import load_json
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.units import counted
@@ -87,12 +88,12 @@ def write_catalogue(folder: Path, client: Path | None = None) -> tuple[Path, lis
     """
     entries = [_entry(card.parent) for card in sorted(folder.glob(f"*/{CARD_KEY}"))]
     if not entries:
-        raise _refused(
+        raise refused(
             f"{folder} holds no published store. Publish one: lpp-analyze publish STORE --to "
             f"{shlex.quote(str(folder / 'name'))}"
         )
     if (folder / INDEX).exists() and not (folder / PARQUET).exists():
-        raise _refused(
+        raise refused(
             f"{folder / INDEX} is the page of something else, and is not overwritten. Move the "
             "published stores to a folder of their own."
         )
@@ -205,7 +206,7 @@ def _copy_client(modules: Path, target: Path) -> None:
         version = None
     if version != CLIENT_VERSION or not all((modules / name).is_file() for name in _CLIENT_FILES):
         state = f"the client of version {version}" if version else "no client"
-        raise _refused(
+        raise refused(
             f"--duckdb-wasm: {modules} holds {state}. Other versions than {CLIENT_VERSION} ask a "
             f"server for their reader of Parquet. Run npm install @duckdb/duckdb-wasm@"
             f"{CLIENT_VERSION}, and give its folder node_modules."
@@ -220,7 +221,3 @@ def _sql_page() -> str:
     css = resources.files("lpp.analyze.pages").joinpath("page.css").read_text("utf-8")
     page = resources.files("lpp.analyze.publish").joinpath(SQL_PAGE).read_text("utf-8")
     return page.replace("/* css */", css)
-
-
-def _refused(text: str) -> InputError:
-    return InputError(text, kind=ErrorKind.INVALID_VALUE)

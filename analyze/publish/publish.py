@@ -24,7 +24,7 @@ from lpp.analyze.publish.card import (
     card_json,
     card_text,
 )
-from lpp.analyze.publish.selection import read_tables, select
+from lpp.analyze.publish.selection import read_tables, refused, select
 from lpp.analyze.questions import PublishSettings
 from lpp.analyze.report.content import report
 from lpp.sql.database.build import build
@@ -32,7 +32,6 @@ from lpp.sql.database.connect import reading
 from lpp.sql.schema import TABLES
 from lpp.sql.schema.ddl import identifier
 from lpp.store import create_store, open_store, write_index
-from lpp.store.errors import ErrorKind, InputError
 from lpp.store.exchange.copy_runs import copy_run
 from lpp.store.format.keys import DATABASE_KEY, ROOT_KEY, RUNS_KEY
 from lpp.store.objects.copies import temporary_folder
@@ -76,7 +75,7 @@ def publish(
     """
     settings = settings or PublishSettings()
     chosen = select(open_store(url), runs, settings)
-    read_tables(url, chosen, ())  # a damaged database is told before anything is written
+    tables = read_tables(url, chosen, ())  # a damaged one is told before anything is written
     texts = settings.with_texts
     root = _target(to, {*chosen.ids.values()} if texts else set())
     progress.expect(3 + sum(run.plan.n_shards for run in chosen.runs) * texts)
@@ -87,7 +86,8 @@ def publish(
         copy = copy_run(run, root, chosen.sites, chosen.fields, progress=progress)
         _copy_kept(run, copy)
         copies.append(copy)
-    tables = read_tables(url, chosen, copies)
+    if copies:
+        tables = read_tables(url, chosen, copies)
     card["tables"] = _put_tables(root, tables, derive=bool(chosen.left_out))
     root.put(CARD_KEY, card_json(card))
     progress.advance()
@@ -124,24 +124,20 @@ def _target(to: str, runs: Collection[str]) -> Objects:
     root = find_if_any(to)
     if root is None:
         if outer := enclosing_store(place(to)):
-            raise _refused(f"{to} is inside the store {outer}. Name a folder outside of it.")
+            raise refused(f"{to} is inside the store {outer}. Name a folder outside of it.")
         return create_store(to).objects
     names = [entry.name for entry in root.entries() if not entry.name.startswith(".")]
     if CARD_KEY not in names and names != [ROOT_KEY]:
-        raise _refused(
+        raise refused(
             f"{root.place} is a store and no publication: it has no {CARD_KEY}. Name a new folder."
         )
     there = {entry.name for entry in root.entries(RUNS_KEY) if not entry.name.startswith(".")}
     if others := sorted(there - {*runs}):
-        raise _refused(
+        raise refused(
             f"{root.place} publishes {', '.join(others)}, which this command leaves out, and no "
             "run is removed from a publication. Name a new folder, or remove this one."
         )
     return root
-
-
-def _refused(text: str) -> InputError:
-    return InputError(text, kind=ErrorKind.INVALID_VALUE)
 
 
 def _copy_kept(run: Run, copy: Run) -> None:

@@ -1,6 +1,6 @@
 """What of a store is published, and the rows of its tables.
 
-Token ids are texts to whoever has the tokenizer, and so are hidden states: `embed` has one row for
+With the tokenizer, token ids give the texts. Hidden states give them too: `embed` has one row for
 each token of the vocabulary, and texts can be recovered from later states (Nikolaou et al. 2025,
 arXiv 2510.15511). The format keeps token ids beside every row. So without texts no row, no moment
 and no statistic of a token is published, only tables that have no row for a prompt.
@@ -63,12 +63,12 @@ def select(store: Store, names: Sequence[str], settings: PublishSettings) -> Sel
     """
     texts = settings.with_texts
     if texts and not (settings.licence and settings.source):
-        raise _refused(
+        raise refused(
             "--with-texts publishes texts of others: say under which licence, and where they come "
             "from, with --licence and --source."
         )
     if not texts and (settings.fields or settings.source):
-        raise _refused("--fields and --source are of texts: add --with-texts, or leave them out.")
+        raise refused("--fields and --source are of texts: add --with-texts, or leave them out.")
     runs = [store.run(name) for name in names] or [*store.runs.values()]
     known = {site: None for run in runs for site in run.sites}
     sites = {s for s in known if any(fnmatchcase(s, pattern) for pattern in settings.sites)}
@@ -76,15 +76,15 @@ def select(store: Store, names: Sequence[str], settings: PublishSettings) -> Sel
     allowed = tuple(TABLES) if texts else PROMPTLESS
     wanted = allowed if settings.tables is None else settings.tables
     if not runs:
-        raise _refused(f"{store.path} holds no run: publish the store that it was captured into.")
+        raise refused(f"{store.path} holds no run: publish the store that it was captured into.")
     if not sites:
-        raise _refused(f"--site: the runs have {', '.join(known)}.")
+        raise refused(f"--site: the runs have {', '.join(known)}.")
     if unknown := sorted({*settings.fields} - fields):
         held = ", ".join(sorted(fields)) or "none"
-        raise _refused(f"--fields: no prompt has {', '.join(unknown)}; there are: {held}.")
+        raise refused(f"--fields: no prompt has {', '.join(unknown)}; there are: {held}.")
     if unknown := sorted({*wanted} - {*allowed}):
         more = "" if texts else " Tables of single prompts are published with --with-texts alone."
-        raise _refused(f"--tables: {', '.join(unknown)} is not among {', '.join(allowed)}.{more}")
+        raise refused(f"--tables: {', '.join(unknown)} is not among {', '.join(allowed)}.{more}")
     ids = {run.id: plan_of_copy(run, sites).run_id if texts else run.id for run in runs}
     return Selection(
         runs=runs,
@@ -152,5 +152,6 @@ def _renamed(column: str, chosen: Selection) -> str:
     return f"CASE {column} {' '.join(cases)} ELSE {column} END"
 
 
-def _refused(text: str) -> InputError:
+def refused(text: str) -> InputError:
+    """The error for settings, or a place, that a publication cannot have."""
     return InputError(text, kind=ErrorKind.INVALID_VALUE)
