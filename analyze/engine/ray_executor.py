@@ -7,7 +7,9 @@ submits tasks.
 
 Tasks read the store by its URL, from a disk or bucket that every machine can access. Results are in
 Ray's object store. If a worker or machine dies, its tasks are repeated. The bits stay the same,
-since a task depends only on its arguments.
+since a task depends only on its arguments. A task that hands out others holds no processor: one
+that waits for a result lost with its machine may keep it, and the task that makes the result again
+would wait for that.
 
 The object stores take 8 b d^2 bytes for each span in progress, at most two spans per processor, and
 as much for each group of the jackknife in progress, at most one per processor.
@@ -128,8 +130,8 @@ def _n_spans(site_request: SiteRequest) -> int:
 
 
 def _in_order(ray: Any, limit: int, calls: Iterable[tuple[int, Call]]) -> Iterator[Any]:
-    """The result of each call, in order. calls: (weight, call); those unfinished weigh at most
-    `limit`.
+    """The result of each call, in order. calls: (weight, call), its most tasks in progress: 1 for a
+    call that computes, more for one that hands out. Those unfinished weigh at most `limit`.
     """
     unfinished: dict[Ref, int] = {}
     results: deque[Ref] = deque()
@@ -137,7 +139,7 @@ def _in_order(ray: Any, limit: int, calls: Iterable[tuple[int, Call]]) -> Iterat
         while unfinished and sum(unfinished.values()) + weight > limit:
             for done in ray.wait([*unfinished], num_returns=1, fetch_local=False)[0]:
                 del unfinished[done]
-        results.append(_submitted(ray, call))
+        results.append(_submitted(ray, call, hands_out=weight > 1))
         unfinished[results[-1]] = weight
         while results and ray.wait([results[0]], timeout=0)[0]:
             unfinished.pop(results[0], None)
@@ -146,13 +148,14 @@ def _in_order(ray: Any, limit: int, calls: Iterable[tuple[int, Call]]) -> Iterat
         yield _result(ray, results.popleft())
 
 
-def _submitted(ray: Any, call: Call) -> Ref:
-    return _task(ray).options(name=call[0].__name__).remote(*call)
+def _submitted(ray: Any, call: Call, *, hands_out: bool = False) -> Ref:
+    where = {"num_cpus": 0, "scheduling_strategy": "SPREAD"} if hands_out else {"num_cpus": 1}
+    return _task(ray).options(name=call[0].__name__, **where).remote(*call)
 
 
 @cache
 def _task(ray: Any) -> Any:
-    return ray.remote(max_retries=REPEATS, num_cpus=1)(_quiet)
+    return ray.remote(max_retries=REPEATS)(_quiet)
 
 
 def _result(ray: Any, ref: Ref) -> Any:

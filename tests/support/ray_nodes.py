@@ -13,6 +13,7 @@ is on the first node; the second is killed by SIGKILL once it holds or does part
 """
 
 import contextlib
+import faulthandler
 import functools
 import json
 import os
@@ -26,6 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from stored import stored_objects
+
+HANGS_SECONDS = 400
+"""Then the stacks are printed, and this program ends."""
 
 
 @contextlib.contextmanager
@@ -61,18 +65,29 @@ def short_spans() -> None:
 
 
 def lasting_spans() -> None:
-    """Short spans, and tasks that last: on a fast node they were through before the other began."""
+    """Short spans, and tasks that last: on a fast node they were through before the other began.
+    And what hands out tasks may hold no processor that they need.
+    """
     from lpp.analyze.engine import ray_executor
 
     short_spans()
-    results = ray_executor._results
+    results, site = ray_executor._results, ray_executor._site
 
     @functools.wraps(results)
     def lasting(*words: Any) -> Any:
         time.sleep(0.3)
         return results(*words)
 
+    @functools.wraps(site)
+    def handing_out(spans: int, *words: Any) -> Any:
+        import ray
+
+        held = ray.get_runtime_context().get_assigned_resources().get("CPU", 0)
+        assert held == (spans == 1), f"{spans} spans, and {held} processors are held"
+        return site(spans, *words)
+
     ray_executor._results = lasting  # type: ignore[assignment]  # of any arguments
+    ray_executor._site = handing_out  # type: ignore[assignment]  # of any arguments
 
 
 def warmed(ray: Any) -> None:
@@ -381,6 +396,7 @@ def two_models(root: Path) -> tuple[str, str]:
 
 def main(job: str, folder: str, *rest: str) -> None:
     """Print the result as JSON; an error gives a traceback and an exit code."""
+    faulthandler.dump_traceback_later(HANGS_SECONDS, exit=True)
     if job == "analysis":
         told = analysis(Path(folder), *map(int, rest))
     elif job == "drift":
