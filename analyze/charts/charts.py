@@ -10,7 +10,14 @@ from lpp.analyze.charts.drift import (
     drift_histogram_chart,
     drift_positions_chart,
 )
-from lpp.analyze.charts.export import chart_script, embedded, save_chart, specification
+from lpp.analyze.charts.export import (
+    begin_script,
+    chart_script,
+    embedded,
+    panels_drawn,
+    save_chart,
+    specification,
+)
 from lpp.analyze.charts.grids import (
     cka_chart,
     cka_panels,
@@ -36,6 +43,7 @@ from lpp.analyze.charts.profiles import (
 )
 
 __all__ = [
+    "begin_script",
     "chart_script",
     "cka_chart",
     "cka_panels",
@@ -53,6 +61,7 @@ __all__ = [
     "entropy_chart",
     "entropy_panels",
     "item_depth_chart",
+    "panels_drawn",
     "probe_depth_chart",
     "probe_reliability_chart",
     "profile_chart",

@@ -6,12 +6,16 @@ On one machine, the same chart gives the same bytes; machines differ in their fo
 
 import json
 import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from xml.sax.saxutils import quoteattr
 
-from lpp.analyze.charts.library import vl_convert
+from lpp.analyze.charts.library import debug_mode, vl_convert
 from lpp.analyze.charts.theme import INK
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.disk import replace_file
@@ -80,6 +84,14 @@ def specification(chart: Any) -> dict[str, Any]:
     return spec
 
 
+def panels_drawn(draw: Callable[[], Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The charts that `draw` makes, in the Vega-Lite grammar, by name. Unlike in `specification`
+    nothing is checked against the schema, which would take as long as drawing: tests check it.
+    """
+    with debug_mode(False):
+        return {name: chart.to_dict(validate=False) for name, chart in draw().items()}
+
+
 def embedded(document: Any) -> str:
     """JSON for a script element: no text in it can end the element or begin a comment.
 
@@ -93,8 +105,23 @@ def embedded(document: Any) -> str:
 @cache
 def chart_script() -> str:
     """JavaScript that draws charts, for `<script type="module">`: it defines `vegaEmbed`."""
-    script: str = vl_convert.javascript_bundle(snippet=SNIPPET)
-    return script
+    made = b""
+    with suppress(OSError):
+        made, _ = begin_script().communicate()
+    return made.decode() or vl_convert.javascript_bundle(snippet=SNIPPET)
+
+
+@cache
+def begin_script() -> "subprocess.Popen[bytes]":
+    """Have another process make what `chart_script` returns. That takes as long as drawing the
+    charts of a report, and vl-convert would keep the interpreter's lock meanwhile.
+
+    Raises OSError where no process can be started.
+    """
+    script = f"vl_convert.javascript_bundle(snippet={SNIPPET!r})"
+    code = f"import sys, vl_convert; sys.stdout.buffer.write({script}.encode())"
+    words = [sys.executable, "-P", "-c", code]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 def _bytes(chart: Any, kind: str, colors: tuple[str, str], width: int) -> bytes:

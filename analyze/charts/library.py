@@ -10,6 +10,7 @@ from lpp.store.errors import ErrorKind, MachineError
 try:
     import altair as alt
     import vl_convert
+    from altair.utils.schemapi import debug_mode
 except ImportError as error:
     raise MachineError(
         f"charts need the package {(error.name or '').partition('.')[0]}, which is not installed. "
@@ -17,4 +18,4 @@ except ImportError as error:
         kind=ErrorKind.NO_PACKAGE,
     ) from None
 
-__all__ = ["alt", "vl_convert"]
+__all__ = ["alt", "debug_mode", "vl_convert"]

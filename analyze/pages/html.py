@@ -9,6 +9,7 @@ import base64
 import hashlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from typing import Any, Final
 
@@ -39,8 +40,10 @@ def as_html(page: Page) -> str:
     template = environment.from_string(_file("page.html.j2"))
     from markupsafe import Markup
 
-    from lpp.analyze.charts.charts import chart_script, embedded
+    from lpp.analyze.charts.charts import begin_script, chart_script, embedded
 
+    with suppress(OSError):
+        begin_script()  # beside the charts
     specifications = {chart.name: chart.specifications() for chart in page.charts}
     scripts = [_script(chart_script()), _script(_file("page.js"))]
     tables = [table for table in page.tables if table.missing is None]

@@ -58,12 +58,11 @@ class Chart:
 
     def specifications(self) -> Panels:
         """The panels as Vega-Lite with their data; empty if there is nothing to draw."""
-        from lpp.analyze.charts.charts import specification
+        from lpp.analyze.charts.charts import panels_drawn
 
         if self.table.missing:
             return {}
-        panels = self.panels() if self.panels else {"": self.draw()}
-        return {name: specification(panel) for name, panel in panels.items()}
+        return panels_drawn(self.panels or (lambda: {"": self.draw()}))
 
     def write(self, path: Path) -> None:
         """Write the chart as a picture, in the format of the suffix of `path`: png or svg."""

@@ -95,6 +95,26 @@ def test_a_page_holds_everything_and_names_stay_names(tmp_path: Path) -> None:
     assert json.loads(page.scripts[0]) == charts.specification(chart)
 
 
+def test_the_panels_of_a_page_are_the_charts_that_are_checked() -> None:
+    def draw() -> dict[str, object]:
+        return {"a": entropy_chart(entropy()), "b": charts.profile_chart(profiles())}
+
+    checked = {name: charts.specification(chart) for name, chart in draw().items()}
+    assert charts.panels_drawn(draw) == checked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", ["/nowhere/python", "/bin/false"])
+def test_the_script_of_a_page_needs_no_other_process(
+    python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_another = charts.chart_script()
+    monkeypatch.setattr(sys, "executable", python)
+    charts.chart_script.cache_clear()
+    charts.begin_script.cache_clear()
+    assert charts.chart_script() == by_another
+
+
 def test_another_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="png, svg, html, json"):
         save_chart(entropy_chart(entropy()), tmp_path / "a.bmp")
