@@ -94,9 +94,8 @@ def plan_of_copy(run: Run, sites: Collection[str]) -> Plan:
 
 def fields_of(run: Run) -> tuple[str, ...]:
     """What the prompts of a run say beside their texts: `id`, and the names of its fields."""
-    names = run.extra_columns.names
-    fields = (name.removeprefix(FIELD_PREFIX) for name in names if name.startswith(FIELD_PREFIX))
-    return (*(["id"] if "id" in names else []), *fields)
+    fields = map(_field, run.extra_columns.names)
+    return tuple(dict.fromkeys(field for field in fields if field is not None))
 
 
 def copy_run(
@@ -124,7 +123,8 @@ def copy_run(
     if plan is not run.plan:
         made[PLAN_KEY] = canonical_json(plan.document)
         record = replace(record, plan=plan.hash, format=max(plan.format, PLAIN_VERSION))
-    kept = [name for name in run.extra_columns.names if _is_kept(name, fields)]
+    columns = {name: _field(name) for name in run.extra_columns.names}
+    kept = [name for name, field in columns.items() if field is None or field in fields]
     if kept != run.extra_columns.names:
         made[PROMPTS_KEY] = encode_texts(run.prompts(*kept))
     copy_directory(checked, directory, record, made)
@@ -135,10 +135,10 @@ def copy_run(
     return Run(directory.place)
 
 
-def _is_kept(column: str, fields: Collection[str]) -> bool:
-    if column.startswith(FIELD_PREFIX):
-        return column.removeprefix(FIELD_PREFIX) in fields
-    return column != "id" or column in fields
+def _field(column: str) -> str | None:
+    """What a column of prompts says of them beside their texts; None: something else."""
+    is_field = column == "id" or column.startswith(FIELD_PREFIX)
+    return column.removeprefix(FIELD_PREFIX) if is_field else None
 
 
 def _shard_of(shard: Shard, old: Plan, plan: Plan) -> tuple[CommitRecord, Made]:
