@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -168,11 +169,13 @@ TERMINAL = {"COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
 """What commands see: 80 columns, and no hub."""
 
 
-def command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(
+    *words: object, programs: Path = Path(sys.executable).parent, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run one of the three programs as a user does, on 80 columns and without a hub."""
     program, *arguments = map(str, words)
     return subprocess.run(
-        [str(Path(sys.executable).with_name(program)), *arguments],
+        [str(programs / program), *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -181,9 +184,9 @@ def command(*words: object, **environment: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.fixture(scope="session")
-def run_command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`run_command("lpp-sql", store, "SELECT 1")` -> the completed process."""
-    return command
+def run_command(warm_python: "WarmPython") -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_command("lpp-sql", store, "SELECT 1")` -> the completed fork of a warm process."""
+    return partial(command, programs=warm_python.programs)
 
 
 def capture_words(root: Path, *extra: object) -> list[str]:
@@ -238,6 +241,19 @@ def warm_python() -> Iterator["WarmPython"]:
         server = WarmPython(Path(folder), TERMINAL)
         yield server
         server.close()
+
+
+@pytest.fixture
+def warm_checks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`capture()` checks the code of a model in a fresh process: here in a fork of a warm one."""
+
+    def fresh_python(
+        code: str, *words: str, given: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
+        warm: WarmPython = request.getfixturevalue("warm_python")
+        return warm.run(code, *words, given=given)
+
+    monkeypatch.setattr("lpp.capture.backends.same_code.fresh_python", fresh_python)
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,11 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 import transformers
-
-if TYPE_CHECKING:
-    from warm_python import WarmPython
 
 VOCABULARY = 131  # no power of two, and no multiple of any tile
 POSITIONS = 96
@@ -196,15 +192,8 @@ def load(tiny_folder: Callable[[str], Path]) -> Callable[..., Any]:
 
 
 @pytest.fixture(autouse=True)
-def _warm_checks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`capture()` checks the code of a model in a fresh process: here in a fork of a warm one."""
-
-    def fresh_python(code: str, *words: str, given: bytes = b"") -> CompletedProcess[bytes]:
-        warm: WarmPython = request.getfixturevalue("warm_python")
-        return warm.run(code, *words, given=given)
-
-    if request.path.name.startswith("test_from_python"):
-        monkeypatch.setattr("lpp.capture.backends.same_code.fresh_python", fresh_python)
+def _warm_checks(warm_checks: None) -> None:
+    """For every test here."""
 
 
 @pytest.fixture(scope="session")
