@@ -209,7 +209,7 @@ bench-peers: $(PEERS_ENV) ## the same work by transformers, nnsight, Transformer
 	$(PEERS_VENV)/bin/python -m benchmarks.peers
 
 docs: $(ENV) ## the documentation as a site in build/docs, checked strictly, without a network
-	@$(BIN)/python -c 'import latex2mathml, material' 2>/dev/null || $(PIP) install --quiet --editable '.[docs]'
+	@$(BIN)/python -c 'import latex2mathml, material, mike' 2>/dev/null || $(PIP) install --quiet --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 tables: $(ENV) ## the tables in docs/ that are made from the code: metrics, flags, columns of the database

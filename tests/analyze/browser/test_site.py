@@ -1,13 +1,21 @@
-"""The site of the documents, built strictly and opened on a phone's screen without a network."""
+"""The site of the documents, built strictly and opened on a phone's screen without a network; and
+the sites of two releases, which the workflow puts side by side.
+"""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 PHONE = {"width": 390, "height": 844}
@@ -65,3 +73,59 @@ def test_no_page_scrolls_sideways_or_asks_another_server(site: Path, browser: An
     context.close()
     assert wide == {}
     assert elsewhere == []
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The branch gh-pages after two releases, each published from a new clone by the workflow's
+    commands.
+    """
+    pytest.importorskip("mike", reason="the extra docs is not installed")
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+    step = jobs["docs"]["steps"][-1]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, **step["env"], "PATH": path, "NO_MKDOCS_2_WARNING": "1"}
+
+    root = tmp_path_factory.mktemp("releases")
+
+    def run(*command: str, folder: Path = root) -> None:
+        subprocess.run(command, cwd=folder, env=environment, check=True)
+
+    run("git", "clone", "--quiet", "--bare", str(ROOT), "origin.git")
+    for version in ("1.0.0", "1.1.0"):
+        run("git", "clone", "--quiet", "origin.git", version)
+        clone = root / version
+        shutil.copy(ROOT / "mkdocs.yml", clone)  # also where it is not committed yet
+        with (clone / "docs" / "faq.md").open("a") as page:
+            page.write(f"\n## Questions of {version}\n")
+        environment["GITHUB_REF_NAME"] = f"v{version}"
+        run("bash", "-euo", "pipefail", "-c", step["run"], folder=clone)
+    run("git", "clone", "--quiet", "--branch", "gh-pages", "origin.git", "pages")
+    return root / "pages"
+
+
+@pytest.mark.slow
+def test_each_release_has_its_documents(releases: Path) -> None:
+    listed = json.loads((releases / "versions.json").read_text())
+    assert [(of["version"], of["aliases"]) for of in listed] == [
+        ("1.1.0", ["latest"]),
+        ("1.0.0", []),
+    ]
+    for folder, version in (("1.0.0", "1.0.0"), ("1.1.0", "1.1.0"), ("latest", "1.1.0")):
+        page = (releases / folder / "faq.html").read_text("utf-8")
+        assert re.findall(r"Questions of ([\d.]+)<", page) == [version]
+
+
+@pytest.mark.slow
+def test_a_reader_chooses_a_release(releases: Path, browser: Any) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=releases)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, browser.new_page() as page:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            page.goto(f"http://127.0.0.1:{server.server_port}/")
+            page.wait_for_url("**/latest/")
+            page.locator(".md-version__current").focus()
+            page.locator(".md-version__link", has_text="1.0.0").click()
+            page.wait_for_url("**/1.0.0/**")
+        finally:
+            server.shutdown()
