@@ -189,6 +189,19 @@ def test_the_tables_that_are_committed_are_those_of_the_code(reference: ModuleTy
         assert reference.with_tables(text) == text, "`make tables` writes the tables again"
 
 
+@pytest.mark.parametrize(
+    ("source", "linked"),
+    [
+        ("Shannon 1948", "Shannon 1948"),
+        ("arXiv 2605.30018", "[arXiv 2605.30018](URL2605.30018)"),
+        ("Giraldo et al. 2014, arXiv 1211.2459", "[Giraldo et al. 2014](URL1211.2459)"),
+        ("A 2007; B 2023, arXiv 2311.04930 (x)", "A 2007; [B 2023](URL2311.04930) (x)"),
+    ],
+)
+def test_a_paper_of_arxiv_is_a_link(reference: ModuleType, source: str, linked: str) -> None:
+    assert reference.with_links(source) == linked.replace("URL", "https://arxiv.org/abs/")
+
+
 def test_a_table_that_differs_from_the_code_is_made_again(reference: ModuleType) -> None:
     text = "# Page\n<!-- table: flags -->\nold\n<!-- end -->\nwords\n"
     again = reference.with_tables(text)

@@ -184,8 +184,7 @@ ROW_METRICS: Final = (
         "n_sinks",
         n_sinks,
         f"{_SINK}; sinks at first_position <= p < L",
-        "A position counts if the median over prompts is large: a sink in 2 % of the prompts is "
-        "missed.",
+        "A position that is a sink in 2 % of the prompts is missed.",
     ),
     _sinks(
         "sink_end",

@@ -146,8 +146,7 @@ _ZSCORE_ER: Final = replace(
     _ER,
     name="zscore_effective_rank",
     short="zER",
-    definition="effective rank of the correlation matrix (columns over their standard "
-    "deviation, below 1e-8 over 1)",
+    definition="effective rank of the matrix of zscore_participation_ratio",
     trap="As for `zscore_participation_ratio`.",
     matrix="correlation",
     ratio="zscore_participation_ratio",
@@ -264,7 +263,7 @@ SPECTRAL: Final = (
         "pi = lambda / sum lambda; equals ln participation_ratio; the original takes a kernel "
         "matrix of the rows, not centred, its diagonal scaled to 1 / N",
         source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
-        trap="The logarithm of the participation ratio, so not independent evidence.",
+        trap="Not evidence independent of the participation ratio.",
         needs="scatter",
         compute=lambda s: _log(_participation_ratio(s)),
     ),
@@ -274,7 +273,7 @@ SPECTRAL: Final = (
         definition="renyi2_entropy of order 1 (the limit) in place of 2: -sum pi ln pi; equals ln "
         "effective_rank",
         source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
-        trap="The logarithm of the effective rank, so not independent evidence.",
+        trap="Not evidence independent of the effective rank.",
         needs="eigenvalues",
         compute=lambda s: _log(_effective_rank(s)),
     ),

@@ -162,7 +162,7 @@ TOKEN_METRICS: Final = (
         source="Shannon 1948",
         expression=_mean_of(_next(SURPRISAL)),
         sums=RowSums(terms=[SURPRISAL], value=_mean, of_next=True),
-        trap="Per token, and tokenizers cut the same text into different numbers of tokens.",
+        trap="Per token, so it depends on the tokenizer.",
     ),
     TokenMetric(
         name="perplexity",
@@ -182,8 +182,7 @@ TOKEN_METRICS: Final = (
         source="Scheffer et al. 2001",
         expression=_mean_of(pl.col("margin")),
         sums=RowSums(terms=[pl.col("margin")], value=_mean, of_next=False),
-        trap="Two synonyms share the probability, so a model that is sure of the meaning can have "
-        "a small margin.",
+        trap="Small also where two synonyms share the probability.",
     ),
     TokenMetric(
         name="varentropy",
@@ -239,8 +238,7 @@ TOKEN_METRICS: Final = (
         source="arXiv 2601.14249",
         expression=_ratio_of(_next(RANK), _next(SURPRISAL)),
         sums=RowSums(terms=[RANK, SURPRISAL], value=_ratio, of_next=True),
-        trap="Judges text for a model as much as a model: the same text has other ratios with "
-        "other tokenizers.",
+        trap="Judges the text as much as the model, and depends on the tokenizer.",
         bounds=(0.0, math.inf),
     ),
     TokenMetric(

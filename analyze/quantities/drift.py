@@ -129,7 +129,7 @@ PREDICTIONS: Final = by_name(
             unit="nats",
             definition="|ln p(next), B - A|",
             source=_PROJECT,
-            trap="Of the one token that followed: it misses every change among the others.",
+            trap="Misses every change among the other tokens.",
             value=lambda column: abs(_loss(column)),
         ),
         Prediction(

@@ -342,9 +342,27 @@ def _entry(quantity: Quantity) -> str:
     meaning, trap, source = map(
         _cell, (_formulas(quantity.meaning), quantity.trap, quantity.source)
     )
-    cited = "" if quantity.source == "this project" else f"{source}."
+    cited = "" if quantity.source == "this project" else f"{with_links(source)}."
     sentences = (f"{meaning}.", trap and f"*{trap}*", cited)
     return f"- **`{quantity.name}`** ({quantity.unit}): {' '.join(filter(None, sentences))}"
+
+
+ARXIV: Final = re.compile(r"(?:(?P<work>[^;\s][^;]*), )?arXiv (?P<number>\d{4}\.\d{4,5})")
+"""A paper of a source: its authors, if they are named, and its number."""
+
+
+def with_links(source: str) -> str:
+    """A source whose papers of arXiv are links.
+
+    >>> with_links("Men et al. 2024, arXiv 2403.03853")
+    '[Men et al. 2024](https://arxiv.org/abs/2403.03853)'
+    """
+    return ARXIV.sub(
+        lambda paper: (
+            f"[{paper['work'] or 'arXiv ' + paper['number']}](https://arxiv.org/abs/{paper['number']})"
+        ),
+        source,
+    )
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
