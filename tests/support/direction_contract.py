@@ -28,7 +28,8 @@ VOCABULARY = 131
 def check_program(path: Path, library: str, tolerance: float) -> None:
     """Run the program of `library` in `path`, an empty folder. tolerance: of a score."""
     view = _exported(path)
-    (code,) = (block for block in BLOCKS if f"from {library}" in block)
+    (begin,) = (block for block in BLOCKS if "topic.safetensors" in block)
+    (code,) = (begin + block for block in BLOCKS if f"from {library}" in block)
     ids = view.run.prompts()["token_ids"].to_pylist()[:6]
     code, count = re.subn(r"(?m)^prompts = .*$", f"prompts = {ids}", code)
     assert count == 1
