@@ -77,8 +77,8 @@ def test_no_page_scrolls_sideways_or_asks_another_server(site: Path, browser: An
 
 @pytest.fixture(scope="module")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The branch gh-pages after two releases, each published from a new clone by the workflow's
-    commands.
+    """The branch gh-pages after two releases and a pre-release, each published from a new clone by
+    the workflow's commands.
     """
     pytest.importorskip("mike", reason="the extra docs is not installed")
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
@@ -92,7 +92,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(command, cwd=folder, env=environment, check=True)
 
     run("git", "clone", "--quiet", "--bare", str(ROOT), "origin.git")
-    for version in ("1.0.0", "1.1.0"):
+    for version in ("1.0.0", "1.1.0", "1.2.0rc1"):
         run("git", "clone", "--quiet", "origin.git", version)
         clone = root / version
         shutil.copy(ROOT / "mkdocs.yml", clone)  # also where it is not committed yet
@@ -108,6 +108,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_release_has_its_documents(releases: Path) -> None:
     listed = json.loads((releases / "versions.json").read_text())
     assert [(of["version"], of["aliases"]) for of in listed] == [
+        ("1.2.0rc1", []),
         ("1.1.0", ["latest"]),
         ("1.0.0", []),
     ]
