@@ -183,6 +183,6 @@ def _summary(shard: Shard, plan: Plan, seconds: float | None) -> str:
     stored = sum(item.bytes for item in shard.record.objects.values())
     aside = f", {shard.record.quarantine} prompts set aside" if shard.record.quarantine else ""
     return (
-        f"shard {shard.index + 1} of {plan.n_shards} committed: {shard.rows:,} tokens, "
-        f"{stored / 1e6:,.0f} MB, written in {seconds:.1f} s{aside}"
+        f"shard {shard.index + 1} of {plan.n_shards} committed, {stored / 1e6:,.0f} MB in "
+        f"{seconds:.1f} s{aside}"
     )

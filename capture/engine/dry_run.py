@@ -125,10 +125,13 @@ class DryRun:
             "model",
             f"{plan.model.id}{untrained}: {compute.dtype} in {compute.backend} on {compute.device}",
         )
-        yield "prompts", f"{plan.prompts.count:,} of {plan.corpus.name}"
+        written = plan.continuation
+        context = plan.context if written is None else written.given_context
+        cut = f"cut at {context:,} tokens (--context)"
+        yield "prompts", f"{plan.prompts.count:,} of {plan.corpus.name}, {cut}"
         yield from (("", line) for line in self.carried)
         yield "tokens", f"{plan.prompts.tokens:,}, {self.tokens:,} to capture"
-        if (written := plan.continuation) is not None:
+        if written is not None:
             yield "", f"up to {written.tokens:,} of each prompt written by the model"
         names = plan.site_names
         yield "sites", f"{len(names)}: {', '.join(names[:2])}{', ...' * (len(names) > 2)}"
@@ -153,10 +156,12 @@ class DryRun:
         """From how many epochs of training on each choice is reading faster than computing."""
         yield (
             "epochs",
-            f"computing again takes {_at_least_a_second(pass_seconds)} an epoch, at "
-            f"{self.recompute:,.0f} tokens/s. Below: bytes packed, approximately; time to read "
-            f"them at {short_bytes(round(self.read))}/s; when storing takes less time.",
+            "to train on rows: stored once and read in each epoch, or computed again in each? "
+            f"Computing takes {_at_least_a_second(pass_seconds)} an epoch, at "
+            f"{self.recompute:,.0f} tokens/s. Sizes are approximate, after compression; reading is "
+            f"at {short_bytes(round(self.read))}/s.",
         )
+        yield "", f"{'what is stored':<18}{'on disk':>10}{'time to read':>14}   storing is faster"
         for choice in self.choices:
             read_seconds = choice.size / self.read
             least = epochs_from(pass_seconds, read_seconds)

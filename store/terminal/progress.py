@@ -4,6 +4,7 @@ rich, which draws the bar of a terminal, is imported when there is a terminal.
 """
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -17,6 +18,9 @@ from lpp.store.terminal.escaping import escape, safe_streams, unescaped
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
+WIDTH: Final = 80
+"""Columns of a terminal."""
+
 PAUSE: Final = 5.0
 """Seconds between two lines of progress in a log: a line per site would hide other lines."""
 
@@ -27,7 +31,10 @@ class Shown(Display):
     """
 
     def say(self, text: str) -> None:
-        click.echo(text, err=not in_notebook())
+        if in_notebook():  # it folds lines itself, at its own width
+            click.echo(text)
+        else:
+            click.echo(folded(text), err=True)
 
     def step(self, title: str, total: int, unit: str) -> AbstractContextManager[Progress]:
         return progress(title, total, unit)
@@ -35,6 +42,29 @@ class Shown(Display):
 
 SHOWN: Final = Shown()
 """What commands and notebooks show."""
+
+
+def folded(text: str) -> str:
+    """`text` in lines of 80 columns where its words allow; what goes on is indented by two more.
+
+    >>> print(folded("  on disk: " + "9 MB, " * 12 + "1.5 GB free"))
+      on disk: 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9
+        MB, 1.5 GB free
+    """
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        if len(line) > WIDTH:
+            lines += textwrap.wrap(
+                line,
+                WIDTH,
+                subsequent_indent=f"{indent}  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def in_notebook() -> bool:
@@ -97,7 +127,7 @@ def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
 
 class _Step(Progress):
     def warn(self, line: str) -> None:
-        SHOWN.say(line)
+        click.echo(line, err=not in_notebook())
 
 
 class _Bar(_Step):

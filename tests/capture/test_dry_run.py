@@ -53,8 +53,8 @@ def test_it_says_what_the_capture_then_does(capture: Capture, tmp_path: Path) ->
     tokens = run.plan.prompts.tokens
     assert said["run"] == run.id
     assert said["model"] == "llama: float32 in torch on cpu"
-    few = "no text has 90 tokens, the longest has 34"
-    assert said["prompts"].startswith(f"{PROMPTS} of texts.jsonl {few}")
+    cut = "cut at 90 tokens (--context) no text has 90 tokens, the longest has 34"
+    assert said["prompts"].startswith(f"{PROMPTS} of texts.jsonl, {cut}")
     assert said["tokens"] == f"{tokens:,}, {tokens:,} to capture"
     assert said["sites"] == "5: embed, block.1, ..."
     assert said["shards"] == f"{run.plan.n_shards}, 0 committed, {run.plan.n_shards} to capture"
