@@ -91,10 +91,13 @@ def linear_axis(values: Sequence[float], ends: tuple[float, float] | None = None
     return Axis(alt.Scale(domain=[low, high], nice=False), axis, low, high, log=False)
 
 
-def log_axis(values: Sequence[float]) -> Axis:
-    """A log axis a little wider than the positive `values`."""
+def log_axis(values: Sequence[float], most: float = math.inf) -> Axis:
+    """A log axis a little wider than the positive `values`, which has room for marks.
+
+    most: the largest value there can be; no tick lies above it.
+    """
     low, high = min(values) / 1.15, max(values) * 1.15
-    ticks = log_ticks(low, high)
+    ticks = log_ticks(low, min(high, most))
     axis = alt.Axis(values=ticks, format="~e" if low < 1e-3 else "~g")
     return Axis(alt.Scale(type="log", domain=[low, high], nice=False), axis, low, high, log=True)
 

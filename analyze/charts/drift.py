@@ -110,7 +110,9 @@ def _from_unchanged(number: Quantity, frame: pl.DataFrame) -> tuple[Quantity, pl
         low.alias(f"{name}_ci_low"),
         high.alias(f"{name}_ci_high"),
     )
-    return replace(number, name=name, label=f"{number.identity:g} - {number.heading}"), frame
+    least, most = (number.identity - limit for limit in reversed(number.limits))
+    label = f"{number.identity:g} - {number.heading}"
+    return replace(number, name=name, label=label, bounds=(least, most)), frame
 
 
 def drift_positions_chart(positions: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:

@@ -189,7 +189,9 @@ def _panels(frame: pl.DataFrame, curves: Curves, lines: Lines) -> dict[str, Any]
         rows=rows,
         field=field,
         x=alt.X(f"{field}:Q", **axis),
-        up=log_axis(values) if lines.log else linear_axis(values, lines.ends),
+        up=log_axis(values, lines.number.limits[1])
+        if lines.log
+        else linear_axis(values, lines.ends),
         end=end,
         lane=lane,
     )

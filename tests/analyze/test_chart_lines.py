@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable
 from functools import cache
@@ -25,7 +26,7 @@ from chart_frames import (
 from every_chart import CHARTS, drawn, specified
 
 from lpp.analyze.charts import charts
-from lpp.analyze.charts.axes import ALONG, FEWEST, UP, log_ticks
+from lpp.analyze.charts.axes import ALONG, FEWEST, UP, log_axis, log_ticks
 from lpp.analyze.charts.lines import LETTER_HEIGHT, LINES
 from lpp.analyze.charts.run_styles import PALETTE, RunStyles
 from lpp.analyze.charts.theme import DIM, PLOT_HEIGHT
@@ -66,6 +67,15 @@ def test_a_log_axis_has_labels_and_not_too_many(low: float, ratio: float, most: 
     assert FEWEST <= len(ticks) <= max(most, 10)
     assert low * (1 - 1e-9) <= min(ticks) < max(ticks) <= low * ratio * (1 + 1e-9)
     assert ticks == sorted({*ticks})
+
+
+def test_no_tick_lies_above_the_largest_possible_number() -> None:
+    def ticks(most: float) -> list[float]:
+        axis = log_axis([0.85, 1.0], most)
+        assert axis.high > 1.0  # room for the mark
+        return list(axis.axis.to_dict()["values"])
+
+    assert max(ticks(1.0)) == 1.0 < max(ticks(math.inf))
 
 
 def test_a_wide_log_axis_is_labelled_at_1_2_5() -> None:
