@@ -108,6 +108,13 @@ def test_the_first_screen_of_compared_runs_says_how_far_and_where(tmp_path: Path
     )
     figures = [[cell.run or cell.text for cell in row] for row in page.opening.rows]
     assert figures == [[c, "0.02", "1", "embed"], [b, "0.01", "0.5", "embed"]]
+    later = dict(tables)
+    later["drift_sites"] = [row for row in tables["drift_sites"] if row["site"] != "embed"]
+    opening = report(str(make_store(tmp_path / "later", later))).opening
+    assert "first move at block.1, the first site compared, or before it, and most at" in plain(
+        opening.sentence
+    )
+    assert [row[-1].text for row in opening.rows] == ["block.1 or before"] * 2
     assert page.opening.rows[0][1].interval == "[0.016, 0.024]"
     assert [chart.name for chart in page.charts if chart.opens] == ["drift-depth"]
     assert Flag("duplicates") in [warning[0] for warning in page.opening.warnings]

@@ -90,11 +90,23 @@ def _where(frames: Frames, pair: Pair) -> Sentence:
     distance = Ref(number(most["relative_distance"]), SITES.name)
     if len(sites) == 1:
         start, end = f"; at {first} the rows move by ", ", and no other site was compared."
+    elif _may_begin_before(sites):
+        at = f"{first}, the first site compared, or before it, and most at {most['site']}"
+        start, end = f"; the rows first move at {at}, by ", "."
     elif first == most["site"]:
         start, end = f"; the rows first move, and most, at {first}, by ", "."
     else:
         start, end = f"; the rows first move at {first} and most at {most['site']}, by ", "."
     return (start, distance, f" of their length{end}")
+
+
+def _may_begin_before(sites: pl.DataFrame) -> bool:
+    """Whether rows already differ at the first site compared, and the model has earlier ones.
+
+    sites: of one pair, in depth order.
+    """
+    first = sites[:1].filter((pl.col("relative_distance") > 0) & (pl.col("depth") > 0))
+    return not first.is_empty()
 
 
 def opening(
@@ -126,7 +138,7 @@ def _warnings(frames: Frames, pairs: Sequence[Pair]) -> Iterator[Sentence]:
     sites_by_flag: dict[str, list[str]] = {}
     for pair in pairs:
         for row in ends(sites_of(frames, pair)).iter_rows(named=True):
-            for flag in {*row["flags"]} - {"no_error"}:  # the intervals show it
+            for flag in sorted({*row["flags"]} - {"no_error"}):  # the intervals show it
                 sites_by_flag.setdefault(flag, []).append(row["site"])
     for flag, sites in sites_by_flag.items():
         meaning = clause(MEANING.get(flag, UNKNOWN_FLAG))
@@ -134,17 +146,18 @@ def _warnings(frames: Frames, pairs: Sequence[Pair]) -> Iterator[Sentence]:
 
 
 def _figures(frames: Frames, pair: Pair, name: str) -> tuple[Figure, ...]:
-    numbers, moved = numbers_of(frames, pair), ends(sites_of(frames, pair))
-    site = moved.filter(pl.col("relative_distance") > 0).head(1)
+    numbers, sites = numbers_of(frames, pair), sites_of(frames, pair)
+    site = sites.filter(pl.col("relative_distance") > 0).head(1)
+    before = " or before" if _may_begin_before(sites) else ""
     return (
         Figure(run=pair[1]),
         _figure(numbers.get(name)),
         _figure(numbers.get("flips"), 100),
         *(
-            Figure(row["site"], f"distance {number(row['relative_distance'])}")
+            Figure(f"{row['site']}{before}", f"distance {number(row['relative_distance'])}")
             for row in site.iter_rows(named=True)
         ),
-        *([Figure("nowhere" if len(moved) else MISSING)] * site.is_empty()),
+        *([Figure("nowhere" if len(sites) else MISSING)] * site.is_empty()),
     )
 
 
