@@ -74,8 +74,8 @@ def labels_of(view: RunView, label: str, first_token: int, settings: LabelProbeS
         raise _too_few(f"{where} has {n} {examples.of} with a label and a row")
     if classes and (fewest := _fewest(numbers)) < FEWEST_OF_A_CLASS:
         of_second = int(numbers.sum())
-        what = fewest if numbers.ndim > 1 else f"{of_second} of {classes[1]} and {n - of_second}"
-        raise _too_few(f"{where} has {what} others")
+        what = f"{of_second} of {classes[1]} and {n - of_second} of {classes[0]}"
+        raise _too_few(f"{where} has {what if numbers.ndim == 1 else f'{fewest} of a class'}")
     prompts = examples.prompts
     clusters = np.arange(n) if examples.clusters is None else examples.clusters
     if settings.cluster and examples.of != "items":  # whose field may be one of documents

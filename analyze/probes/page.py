@@ -37,6 +37,7 @@ from lpp.analyze.probes.mistakes import worst_predicted
 from lpp.analyze.probes.page_parts import (
     CONTROLS,
     MISTAKES,
+    PERFECT,
     READING,
     RELIABILITY,
     SITES,
@@ -58,15 +59,12 @@ from lpp.analyze.probes.tables import (
 from lpp.analyze.questions import LabelProbeSettings
 from lpp.store.format.run_names import run_names
 from lpp.store.settings.setting import as_python
+from lpp.store.units import counted
 
 _CONTROLS: Final = (
     "length: tokens of the prompt and their square; of last rows, that is the position too. "
     "surprisal: mean -ln p of the tokens. tokens: how often each of the 1,000 most common tokens "
     "occurs. embed: rows that know no context."
-)
-_CALIBRATION: Final = (
-    "Bins hold equally many prompts, by the probability of the second class out of fold; of "
-    "several classes they hold every prompt once for each class."
 )
 
 
@@ -110,7 +108,7 @@ def probe_page(store: str, analysis: ProbeAnalysis) -> Page:
             charts=tuple(diagram),
             tables=(reliability,),
             notes=tuple(_calibration(analysis)),
-            more=_CALIBRATION,
+            more=_calibration_reading(analysis.labels),
         ),
         Section(
             "mistakes",
@@ -127,7 +125,7 @@ def probe_page(store: str, analysis: ProbeAnalysis) -> Page:
         sections=tuple(part for part in sections if bins.height or part.name != "calibration"),
         meanings=MEANING,
         runs=runs,
-        next=(f'lpp-sql {shlex.quote(store)} "FROM probes"',),
+        next=(f"lpp-sql {shlex.quote(store)} --run probes",),
         document=probes.to_dicts(),
         csv=probes,
         store=store,
@@ -137,7 +135,7 @@ def probe_page(store: str, analysis: ProbeAnalysis) -> Page:
 
 def _calibration(analysis: ProbeAnalysis) -> Iterator[Sentence]:
     """How well the best site's probabilities are calibrated, and its recall."""
-    best = analysis.best
+    best, labels = analysis.best, analysis.labels
     calibrated = analysis.calibrations[best.name]
     beyond = "more" if calibrated.ece > calibrated.calibrated[1] else "no more"
     yield (
@@ -146,11 +144,32 @@ def _calibration(analysis: ProbeAnalysis) -> Iterator[Sentence]:
         f" on average (expected calibration error), {beyond} than chance gives a calibrated probe "
         f"on as many prompts (up to {hundredths(calibrated.calibrated[1])}).",
     )
+    first, second = _pair(labels)
     if best.recall is None:
-        yield ("Too few prompts for a recall at 1 % false alarms: the other class needs 100.",)
+        yield (f"Too few {labels.of} for a recall at 1 % false alarms: it needs 100 {first}.",)
     else:
         found = with_interval(best.recall.value, *best.recall.interval)
-        yield ("At 1 % false alarms it finds ", Ref(found, SITES.name), " of the class.")
+        yield ("At 1 % false alarms it finds ", Ref(found, SITES.name), f" of those {second}.")
+
+
+def _pair(labels: Labels) -> tuple[str, str]:
+    """Those of the first and of the second class, in words."""
+    if labels.classes and not labels.classes[2:]:
+        return f"of {labels.classes[0]}", f"of {labels.classes[1]}"
+    return "of the other classes", "of a class"
+
+
+def _calibration_reading(labels: Labels) -> str:
+    """How to read the bins."""
+    if labels.classes and labels.classes[2:]:
+        return (
+            f"Bins hold equally many pairs of {labels.of} and classes, by the probability of the "
+            "class out of fold; accuracy: how many are of the class."
+        )
+    return (
+        f"Bins hold equally many {labels.of}, by the probability {_pair(labels)[1]} out of fold; "
+        f"accuracy: how many are {_pair(labels)[1]}."
+    )
 
 
 def _opening(analysis: ProbeAnalysis, probes: pl.DataFrame) -> Opening:
@@ -159,7 +178,10 @@ def _opening(analysis: ProbeAnalysis, probes: pl.DataFrame) -> Opening:
     control = analysis.control_of(best)
     unit = "AUROC" if labels.classes else "R2"
     head, row = [(best.name, unit)], [_figure(best.number.value, best.number.interval)]
+    of_gain = ""
     if control is not None and best.gain is not None:
+        gains = sum(site.gain is not None for site in analysis.sites)
+        of_gain = f"; q: p of the gain, corrected for {counted(gains, 'site')}"
         head += [(control.name, f"{unit}, control"), ("gain", f"q {probability(best.q_value)}")]
         row += [
             _figure(control.number.value, control.number.interval),
@@ -173,12 +195,22 @@ def _opening(analysis: ProbeAnalysis, probes: pl.DataFrame) -> Opening:
     )
     return Opening(
         conclusion(probes),
-        f"{len(labels.prompts):,} {labels.of}, rows: {settings.rows}, {settings.folds} folds"
-        f"{grouped}, {independent}",
+        f"{_counts(labels)}, rows: {settings.rows}, {settings.folds} folds"
+        f"{grouped}, {independent}{of_gain}",
         tuple(head),
         (tuple(row),),
         _warnings(labels, settings),
     )
+
+
+def _counts(labels: Labels) -> str:
+    """`64 prompts, 31 of statements and 33 of data`: the class that a score is of comes first."""
+    n = len(labels.prompts)
+    if not labels.classes or labels.classes[2:]:
+        return f"{n:,} {labels.of}"
+    first, second = _pair(labels)
+    n_second = int(labels.codes.sum())
+    return f"{n:,} {labels.of}, {n_second:,} {second} and {n - n_second:,} {first}"
 
 
 def _warnings(labels: Labels, settings: LabelProbeSettings) -> tuple[Sentence, ...]:
@@ -191,7 +223,7 @@ def _figure(
     write: Callable[[float | None], str] = hundredths,
 ) -> Figure:
     low, high = interval or (None, None)
-    return Figure(write(value), ends(low, high, write))
+    return Figure(write(value), ends(low, high, write) or "no interval")
 
 
 def _findings(analysis: ProbeAnalysis) -> Iterator[Sentence]:
@@ -202,6 +234,8 @@ def _findings(analysis: ProbeAnalysis) -> Iterator[Sentence]:
             Ref(f"{beyond} of {len(sites)} sites", SITES.name),
             f" {'tells' if beyond == 1 else 'tell'} more than the best control (q below {Q}).",
         )
+    if any(site.number.interval is None for site in sites):
+        yield (PERFECT,)
     for why, count in labels.left_out.items():
         yield (f"{count:,} {labels.of} are left out: {why}.",)
 
@@ -218,6 +252,9 @@ def _call(store: str, analysis: ProbeAnalysis) -> str:
 
 
 # a test on another run
+
+_VERDICTS: Final = "SELECT label, probe, verdict, tested_auroc FROM probe_tests"
+"""Columns of every test that fit a terminal."""
 
 
 def against_page(
@@ -257,7 +294,7 @@ def against_page(
         sections=tuple(sections),
         meanings=MEANING,
         runs=RunStyles(run_names({name: run.plan for name, run in runs.items()})),
-        next=(f'lpp-sql {shlex.quote(store)} "FROM probe_tests"',),
+        next=(f'lpp-sql {shlex.quote(store)} "{_VERDICTS}"',),
         document={
             "verdict": comparison.best.verdict,
             "sites": frame.to_dicts(),

@@ -28,6 +28,10 @@ READING: Final = (
     "shows that a label can be read from rows, not that the model uses it. The best site of many "
     "is partly luck."
 )
+PERFECT: Final = (
+    "An AUROC of 1 has no interval: where scores order the classes perfectly, these data do not "
+    "tell how far below 1 it may be."
+)
 TESTS_READING: Final = (
     "The probe of A scores prompts that it was not fitted to. Reference: the same probe on rows of "
     "A (--against), or B's own probe (--test-on). SCORER DEGRADED: the interval of the AUROC's "

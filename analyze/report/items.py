@@ -11,6 +11,7 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.evaluations.measure import FEWEST_ITEMS, FEWEST_OF_A_KIND
 from lpp.analyze.evaluations.pages import items_page_tables as page_tables
 from lpp.analyze.evaluations.pages.items_page import READING, item_charts, item_findings
+from lpp.analyze.evaluations.pages.verdict import Q_READING
 from lpp.analyze.pages.page import Section
 from lpp.analyze.pages.words import Code, Part, Run, Sentence
 from lpp.analyze.report.answers import Answer, Answers, tables_of
@@ -68,7 +69,7 @@ def section(url: str, answers: Answers, runs: RunStyles) -> Section:
     return Section(
         SECTION,
         "What tells right answers from wrong ones",
-        READING,
+        f"{Q_READING} {READING}",
         tuple(replace(chart, section=SECTION) for chart in charts),
         tuple(tables.values()),
         (*item_findings(frames), *not_analysed(answers, url)),

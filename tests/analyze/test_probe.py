@@ -1,6 +1,7 @@
 """`lpp-analyze probe`: planted labels, controls, folds, refusals, the tables and the page."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from lpp.analyze.charts.charts import (
 )
 from lpp.analyze.cli.command import main
 from lpp.analyze.numerics.statistics.auroc import auroc
+from lpp.analyze.pages.terminal import as_text
 from lpp.analyze.pages.words import plain
 from lpp.analyze.probes import examples
 from lpp.analyze.probes.inputs import control_rows, site_rows
 from lpp.analyze.probes.mistakes import worst_predicted
+from lpp.analyze.probes.page import probe_page
 from lpp.analyze.probes.page_parts import conclusion
 from lpp.analyze.probes.tables import probe_tables, probes_frame
 from lpp.analyze.runs.keys import RunView
@@ -267,7 +270,7 @@ def test_no_fold_divides_a_group(
         ("name", {}, "200 classes, of which fewer than two have 10 prompts. .* --label name=n0"),
         ("kind=q", {}, "no prompt has that value; the most frequent are x, y, z"),
         ("tpoic", {}, "did you mean topic"),
-        ("rare", {}, "5 of 1 and 195 others"),
+        ("rare", {}, "5 of 1 and 195 of 0"),
         ("few", {}, "has 20 prompts with a label"),
         ("topic", {"rows": "40"}, "should be last, mean, a position from 0 to 28, or each or loss"),
         ("topic", {"rows": "weight"}, "its values are numbers, and a mask has true and false"),
@@ -365,8 +368,11 @@ def test_the_command(store: Path, tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     page = shown.stdout.partition("Next: ")[0]  # which has the path of the store
     assert max(map(len, page.splitlines())) <= 80
+    said = " ".join(page.split())
     for words in ("The length of prompts alone", "errors by doc (50)", "explained", "final"):
-        assert words in shown.stdout
+        assert words in said
+    assert re.search(r"q: p of the gain, corrected for \d sites", said)
+    assert re.search(r"200 prompts, (\d+) of true and \d+ of false, rows", said)
     document = json.loads(invoke("--label", "topic", "--format", "json").stdout)
     assert [row["probe"] for row in document] == [*SITES, "length", "tokens"]
     assert invoke("--label", "topic", "-o", str(tmp_path / "p.csv")).exit_code == 0
@@ -386,6 +392,9 @@ def test_a_site_may_have_the_name_of_a_control(tmp_path: Path) -> None:
     assert [result.name for result in found.results] == names
     assert found.best.number.value == 1
     assert found.best.number.interval is None  # perfectly ordered
+    said = " ".join(as_text(probe_page(str(tmp_path / "s"), found)).split())
+    assert "no interval" in said
+    assert "An AUROC of 1 has no interval" in said
 
 
 def test_a_run_that_lacks_shards_says_so(make_run: MakeRun) -> None:
@@ -393,7 +402,8 @@ def test_a_run_that_lacks_shards_says_so(make_run: MakeRun) -> None:
     made = make_run([8] * 62, carried=labels, shards=range(30))  # two prompts each
     done = CliRunner().invoke(main, ["probe", str(made.root), "--label", "late"])
     assert done.exit_code == 0, done.output
-    assert "60 prompts, rows: last" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "60 prompts, 30 of true and 30 of false, rows: last" in said
     assert "it counts as its first 60 of 62 prompts" in done.stderr
 
 

@@ -21,7 +21,7 @@ NAMES = tuple(saved_queries())
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 NOT_IN_THE_DEMO = (
     *("confident_mistakes", "context_order", "correlations", "drift", "drift_tokens"),
-    *("flipped_items", "right_and_wrong", "training"),
+    *("flipped_items", "probes", "right_and_wrong", "training"),
 )
 """What the demo has nothing for: no grid, scores, series, evaluation and comparison of two runs."""
 
@@ -128,7 +128,7 @@ def test_show_prints_what_runs(documented_store: Path, lpp_sql: Run) -> None:
     ("words", "said"),
     [
         (("--run", "hourglas"), "'hourglas'. Did you mean hourglass?"),
-        (("--run", "Profile"), "Did you mean profiles?"),
+        (("--run", "Profile"), "Did you mean profiles or probes?"),
         (("--run", "zzz"), "'zzz'. All of them: lpp-sql --list"),
         (("--show", "hourglas"), "Did you mean hourglass?"),
         (("SELECT 1", "--run", "flags"), "SQL or --run NAME, not both"),

@@ -13,11 +13,11 @@ from lpp.analyze.evaluations.flip_analysis import FlipAnalysis
 from lpp.analyze.evaluations.flips import GAINED, LOST, MOVED, Flips, changed_items
 from lpp.analyze.evaluations.pages.items_page import independence
 from lpp.analyze.evaluations.pages.items_page_tables import feature_tables, without_auroc
-from lpp.analyze.evaluations.pages.verdict import SITES, verdict
+from lpp.analyze.evaluations.pages.verdict import Q_READING, SITES, verdict
 from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.words import Code, Run, Sentence, ends, probability, signed
+from lpp.analyze.pages.words import Code, Run, Sentence, ends, hundredths, probability, signed
 from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.named import names_of_two
 from lpp.sql.schema import Column
@@ -79,6 +79,7 @@ def flips_page(store: str, answer: FlipAnalysis) -> Page:
             Section(
                 "features",
                 f"What tells the {lost:,} of {right:,} right items of A that are wrong in B",
+                Q_READING if ranked else "",
                 charts=tuple(_charts(answer, tables, runs)),
                 tables=tables,
                 notes=tuple(notes),
@@ -199,8 +200,8 @@ def _opening(flips: Flips) -> Opening:
         (
             (
                 Figure(f"{lost + gained:,}"),
-                Figure(f"{accuracy.first:.2f}"),
-                Figure(f"{accuracy.second:.2f}"),
+                Figure(hundredths(accuracy.first)),
+                Figure(hundredths(accuracy.second)),
                 Figure(signed(accuracy.difference), ends(low, high, signed)),
             ),
         ),
@@ -218,8 +219,8 @@ def _reading(answer: FlipAnalysis) -> str:
     return (
         "AUROC: probability that an item that becomes wrong has the larger value than one that "
         "stays right; 0.50 says nothing, below 0.50 those that stay right have the larger one. "
-        f"Partial: of what {' and '.join(answer.covariates)} in A leave of the feature's ranks. q: "
-        f"Benjamini and Hochberg.{within} Role drift: from A to B, before the answer."
+        f"Partial: of what {' and '.join(answer.covariates)} in A leave of the feature's "
+        f"ranks.{within} Role drift: from A to B, before the answer."
     )
 
 

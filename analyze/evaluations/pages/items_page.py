@@ -27,7 +27,7 @@ from lpp.analyze.evaluations.pages.items_page_tables import (
     shaped,
     without_auroc,
 )
-from lpp.analyze.evaluations.pages.verdict import Row, Verdict, named, verdict
+from lpp.analyze.evaluations.pages.verdict import Q_READING, Row, Verdict, named, verdict
 from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables
 from lpp.analyze.pages.analyses import analyses, chart_of_analyses
 from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section
@@ -57,11 +57,11 @@ RIGHT: Final = "right answers from wrong ones"
 READING: Final = (
     "AUROC: the probability that a right item has the larger value of a feature than a wrong one; "
     "0.50 says nothing, 0.30 tells as much as 0.70. Within groups: among items of one group alone. "
-    "Partial: of what the answer's length and ln p leave of the feature's ranks. q: Benjamini and "
-    "Hochberg over all features but those of the gold answer, which use the label. An AUROC does "
-    "not say that the model uses the feature, or that it holds for another task."
+    "Partial: of what the answer's length and ln p leave of the feature's ranks. Features of the "
+    "gold answer use the label, and have no q. An AUROC does not say that the model uses the "
+    "feature, or that it holds for another task."
 )
-"""How to read a table of features."""
+"""How to read a table of features, after `Q_READING`."""
 
 TOLD: Final = 3
 """Analyses that are described in full; of others, only how many items were right."""
@@ -222,14 +222,15 @@ def items_page(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Page:
     charts[:1] = [replace(chart, opens=True) for chart in charts[:1]]
     notes = _notes(answer)
 
-    def section(name: str, title: str, lead: str, *names: str) -> Section:
+    def section(name: str, title: str, more: str, *names: str) -> Section:
         return Section(
             name,
             title,
+            Q_READING if name == "features" else "",
             charts=tuple(chart for chart in charts if chart.section == name),
             tables=tuple(tables[table] for table in names if table in tables),
             notes=notes.get(name, ()),
-            more=lead,
+            more=more,
             brief=name == "features",
         )
 
@@ -284,7 +285,12 @@ def _opening(sentence: Sentence, row: Row, result: Verdict, answer: ItemAnalysis
         f"{answer.n_right + answer.n_wrong:,} items{within}, "
         f"{independence(answer.cluster, answer.n_clusters)}",
         tuple(numbers),
-        (tuple(Figure(hundredths(x), ends(low, high)) for x, low, high in numbers.values()),),
+        (
+            tuple(
+                Figure(hundredths(x), ends(low, high) or "no interval")
+                for x, low, high in numbers.values()
+            ),
+        ),
         tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in item_flags(answer)),
     )
 

@@ -19,6 +19,10 @@ SITES: Final = "item-sites"
 Row = Mapping[str, Any]
 
 
+Q_READING: Final = "q: p corrected for the number of features (Benjamini and Hochberg)."
+"""Says on a line what the q of a feature is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The joint result of an analysis's features; every row is one of its table."""

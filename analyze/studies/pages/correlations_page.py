@@ -106,7 +106,10 @@ def _opening(tests: pl.DataFrame) -> Opening:
         for row in shown.iter_rows(named=True)
     ]
     row = tests.row(0, named=True)
-    setting = f"{row['site']}, context {row['context']}, {row['n_prompts']} prompts"
+    setting = (
+        f"{row['site']}, context {row['context']}, {row['n_prompts']} prompts; q: p corrected for "
+        f"{' or '.join(map(str, sorted({*tests['family_size']})))} tests"
+    )
     heads = (("profile", ""), ("benchmark", ""), ("Spearman", ""), ("q", ""))
     flags = sorted({flag for row in shown["flags"] for flag in row})
     warnings = tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in flags)
