@@ -27,19 +27,24 @@
       const [mantissa, exponent] = value.toExponential(3).split("e");
       return `${trim(mantissa)}e${Number(exponent)}`;
     }
-    if (Number.isInteger(value) || size >= 1000) return Math.round(value).toLocaleString("en-US");
+    if (Number.isInteger(value) || size >= 1000) return Number(value.toFixed(0)).toLocaleString("en-US");
     return trim(value.toPrecision(4));
   }
   // A number in the style of its column.
   function written(column, value) {
     if (value === null || typeof value === "boolean") return number(value);
     switch (column.style) {
-      case "hundredths": return value.toFixed(2);
-      case "signed": return `${value < 0 ? "" : "+"}${value.toFixed(2)}`;
+      case "hundredths": return belowOne(value, value < 0 ? "-" : "");
+      case "signed": return belowOne(value, value < 0 ? "-" : "+");
       case "percent": return `${number(100 * value)} %`;
       case "probability": return value < 1e-4 ? "<0.0001" : value >= 0.1 ? value.toFixed(2) : String(Number(value.toPrecision(1)));
       default: return number(value);
     }
+  }
+  function belowOne(value, sign) {
+    const size = Math.abs(value);
+    const digits = [2, 3, 4].find((count) => size >= 1 || Number(size.toFixed(count)) < 1);
+    return digits ? `${sign}${size.toFixed(digits)}` : `${value < 0 ? "<" : ">"}${sign}0.9999`;
   }
   const trim = (text) => (text.includes(".") ? text.replace(/0+$/, "").replace(/\.$/, "") : text);
 
@@ -97,7 +102,8 @@
       this.name = name;
       this.data = data;
       this.box = document.getElementById(`table-${name}`);
-      this.body = this.box.querySelector("tbody");
+      this.table = this.box.querySelector("table");
+      this.body = this.table.tBodies[0];
       this.order = [...Array(data.rows).keys()];
       this.rows = this.order;
       this.first = 0;
@@ -113,8 +119,9 @@
       this.after.addEventListener("click", () => this.show(this.first + PAGE));
       tools.querySelector(".csv").addEventListener("click", () => save(`${name}.csv`, this.csv()));
       tools.querySelector(".all")?.addEventListener("click", ({ currentTarget: button }) => {
-        const few = this.box.querySelector("table").classList.toggle("few");
+        const few = this.table.classList.toggle("few");
         button.setAttribute("aria-pressed", String(!few));
+        this.show(this.first);
       });
       this.box.querySelectorAll(".sort").forEach((button, index) =>
         button.addEventListener("click", () => this.sort(index)));
@@ -177,8 +184,11 @@
       this.after.disabled = last >= this.rows.length;
     }
 
+    // Cells of columns that are not shown are not made: a page of many tables would be slow.
     row(row) {
-      const cells = this.data.columns.map((column, index) => this.cell(column, row, index));
+      const few = this.table.classList.contains("few");
+      const cells = this.data.columns.flatMap((column, index) =>
+        (few && !column.first ? [] : [this.cell(column, row, index)]));
       const what = this.data.key.map((name) => text(this.column(name), row)).join(", ");
       const button = element("button", { type: "button", textContent: this.data.language });
       button.setAttribute("aria-label", `${this.data.language} of the row ${what}`);

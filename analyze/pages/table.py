@@ -11,7 +11,10 @@ from typing import Any, Final, Literal, Protocol
 
 import polars as pl
 
-from lpp.analyze.pages.words import DIGITS, MISSING, STYLES, Style, ends, error, label, number
+from lpp.analyze.pages.words import MISSING, STYLES, Style, ends, error, label, number
+
+DIGITS: Final = 6
+"""Significant digits of most numbers in the page's data; the database has them all."""
 
 FIRST_ROWS: Final = 25
 """Rows of a page of a table; the first page is in the HTML, so it is there without scripts."""
@@ -285,10 +288,14 @@ def cell(field: Field, row: Mapping[str, Any]) -> Cell:
         return Cell(MISSING if value is None else str(value))
     write: Callable[[Any], str] = number if isinstance(value, bool) else STYLES[field.style]
     part = {name: row[column] for name, column in field.parts.items()}
-    low, high, prefix = (part.get(name) for name in ("ci_low", "ci_high", "prefix"))
+    stderr, low, high, prefix = (part.get(name) for name in PARTS)
+    if stderr == 0 and low != high:
+        stderr = (
+            None  # Wilson's interval says what an error of 0 does not: other prompts may differ
+        )
     return Cell(
         write(value),
-        error=error(part.get("stderr")),
+        error=error(stderr),
         interval=ends(low, high, write),
         prefix="" if prefix is None else str(prefix),
     )
@@ -320,6 +327,19 @@ def _numbers(column: pl.Series) -> list[float | bool | None]:
     if not column.dtype.is_float():
         return column.to_list()
     return [
-        None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
-        for value in column
+        None if value is None or not math.isfinite(value) else _short(value) for value in column
     ]
+
+
+def _short(value: float) -> float:
+    """`value` with `DIGITS` digits if page.js then writes it as `words.number` writes `value`.
+
+    Rounded again, to the digits that are shown, a last 0 or 5 could go another way than `value`;
+    and of a large number every digit before the point is shown.
+
+    >>> _short(1.23456789), _short(2.747499), _short(2.7474999)
+    (1.23457, 2.747499, 2.7474999)
+    """
+    mantissa, exponent = f"{value:.{DIGITS - 1}e}".split("e")
+    shown_in_full = mantissa[-1] in "05" or int(exponent) >= DIGITS - 1
+    return value if shown_in_full else float(f"{mantissa}e{exponent}")

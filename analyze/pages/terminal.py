@@ -53,8 +53,8 @@ def as_text(page: Page, *, everything: bool = False, bars: bool = False) -> str:
 
 
 def in_brief(page: Page) -> str:
-    """The beginning of `page` for a terminal: its first sentence and numbers."""
-    write = _Writer(page)
+    """The beginning of `page` for a terminal: its first sentence and numbers, runs by name."""
+    write = _Writer(page, letters=False)
     return write.paragraph(page.opening.sentence) + write.opening()
 
 
@@ -78,10 +78,13 @@ def _parts(page: Page, everything: bool, write: "_Writer") -> Iterator[str]:
 
 
 class _Writer:
-    """Writes the parts of one page; knows its runs and flags."""
+    """Writes the parts of one page; knows its runs and flags.
 
-    def __init__(self, page: Page, *, bars: bool = False) -> None:
-        self.page, self.with_bars = page, bars
+    letters: whether sentences may call runs by letter, which the legend explains.
+    """
+
+    def __init__(self, page: Page, *, bars: bool = False, letters: bool = True) -> None:
+        self.page, self.with_bars, self.letters = page, bars, letters
         self.numbers: dict[str, int] = {}
         """Numbers of the flags that the written tables mark, by flag."""
 
@@ -93,7 +96,7 @@ class _Writer:
 
     def paragraph(self, sentence: Sentence, indent: str = "") -> str:
         """A sentence as lines."""
-        return wrapped(said(sentence, self.page), indent)
+        return wrapped(said(sentence, self.page, letters=self.letters), indent)
 
     def number(self, sections: Sequence[Section], everything: bool) -> None:
         """Number the flags that shown tables of `sections` mark."""
@@ -263,15 +266,15 @@ class _Writer:
             yield from (f"{x}\n" for x in textwrap.wrap(text, _WIDTH, subsequent_indent="    "))
 
 
-def said(sentence: Sentence, page: Page) -> str:
-    """A sentence as text: runs by name, or in short by their letter."""
-    return "".join(_part(part, page) for part in sentence)
+def said(sentence: Sentence, page: Page, *, letters: bool = True) -> str:
+    """A sentence as text: runs by name, or in short by their letter, unless not `letters`."""
+    return "".join(_part(part, page, letters) for part in sentence)
 
 
-def _part(part: Part, page: Page) -> str:
+def _part(part: Part, page: Page, letters: bool) -> str:
     if isinstance(part, Run) and part.text in page.runs.names:
         style = page.runs[part.text]
-        return style.letter if part.short else escape(style.name, keep="")
+        return style.letter if part.short and letters else escape(style.name, keep="")
     if isinstance(part, Flag):
         return part.flag
     return escape(part if isinstance(part, str) else part.text, keep="")

@@ -3,14 +3,19 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Final, Literal, TypeAlias
 
 MISSING: Final = "–"
 """Shown in place of a missing number."""
 
 
-DIGITS: Final = 6
-"""Significant digits in the page's data; the database has them all."""
+CERTAIN_DIGITS: Final = 4
+"""Most digits behind the point that tell a share from 1."""
+
+_FOUR: Final = Context(prec=4, rounding=ROUND_HALF_UP)
+_TWO: Final = Context(prec=2, rounding=ROUND_HALF_UP)
+"""Significant digits of numbers, and of their errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +79,10 @@ def plain(sentence: Sentence) -> str:
 def number(value: float | bool | None) -> str:
     """Four significant digits; whole numbers in full. page.js shows the same.
 
-    Rounds to `DIGITS` first, like the page's data: 2.747499 becomes 2.7475, then 2.748.
+    Ties are rounded away from 0, as JavaScript does.
 
-    >>> [number(v) for v in (134515008, 0.012345, 23.456, 1234.5, 0.0000373, 0.0, -0.5, None)]
-    ['134,515,008', '0.01235', '23.46', '1,234', '3.73e-5', '0', '-0.5', '–']
+    >>> [number(v) for v in (134515008, 0.012346, 23.456, 1234.5, 0.0000373, 0.0, -0.5, None)]
+    ['134,515,008', '0.01235', '23.46', '1,235', '3.73e-5', '0', '-0.5', '–']
     """
     if value is None or not math.isfinite(value):
         return MISSING
@@ -85,15 +90,23 @@ def number(value: float | bool | None) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    value = float(f"{value:.{DIGITS}g}")
     size = abs(value)
+    if 1000 <= size < 1e9:
+        return f"{fixed(value, 0):,}"
+    rounded = _FOUR.create_decimal_from_float(value or 0.0).normalize()
     if size and not 1e-3 <= size < 1e9:
-        mantissa, _, exponent = f"{value:.3e}".partition("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    if size >= 1000:
-        return f"{value:,.0f}"
-    text = f"{value:#.4g}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+        mantissa, _, exponent = f"{rounded:e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{rounded:f}"
+
+
+def fixed(value: float, digits: int) -> Decimal:
+    """`value` with `digits` behind the point, ties away from 0.
+
+    >>> str(fixed(0.125, 2)), str(fixed(-2.5, 0))
+    ('0.13', '-3')
+    """
+    return Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -108,12 +121,15 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def hundredths(value: float | None) -> str:
-    """Two digits behind the point: of shares, AUROCs, coefficients.
+    """Two digits behind the point: of shares, AUROCs, coefficients. What is below 1 is not written
+    as 1.00, which would claim certainty.
 
-    >>> hundredths(0.514), hundredths(-1), hundredths(None)
-    ('0.51', '-1.00', '–')
+    >>> [hundredths(value) for value in (0.514, -1, 0.9986, 0.99999, None)]
+    ['0.51', '-1.00', '0.999', '>0.9999', '–']
     """
-    return MISSING if value is None or not math.isfinite(value) else f"{value:.2f}"
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return _below_one(value, "-" if value < 0 else "")
 
 
 def signed(value: float | None) -> str:
@@ -122,7 +138,19 @@ def signed(value: float | None) -> str:
     >>> signed(-0.104), signed(0.0)
     ('-0.10', '+0.00')
     """
-    return MISSING if value is None or not math.isfinite(value) else f"{value:+.2f}"
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return _below_one(value, "-" if value < 0 else "+")
+
+
+def _below_one(value: float, sign: str) -> str:
+    """Two digits behind the point, or as many as tell `value` from 1 and from -1."""
+    size = abs(value)
+    for digits in range(2, CERTAIN_DIGITS + 1):
+        text = fixed(size, digits)
+        if size >= 1 or text < 1:
+            return f"{sign}{text}"
+    return f"{'<' if value < 0 else '>'}{sign}0.{'9' * CERTAIN_DIGITS}"
 
 
 def ends(
@@ -164,7 +192,7 @@ def probability(value: float | None) -> str:
         return MISSING
     if value < 1e-4:
         return "<0.0001"
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.1g}"
+    return str(fixed(value, 2)) if value >= 0.1 else f"{value:.1g}"
 
 
 Style = Literal["figures", "hundredths", "signed", "percent", "probability"]
@@ -187,7 +215,7 @@ def error(stderr: float | None) -> str:
     """
     if stderr is None or not math.isfinite(stderr):
         return ""
-    return f"± {number(float(f'{stderr:.2g}'))}"
+    return f"± {number(float(_TWO.create_decimal_from_float(stderr)))}"
 
 
 def clause(meaning: str) -> str:

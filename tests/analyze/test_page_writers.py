@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.page import Figure, Opening, Page, Section
 from lpp.analyze.pages.table import Table, table_of
+from lpp.analyze.pages.terminal import in_brief
 from lpp.analyze.pages.words import Code, Flag, Ref, Run, number
 from lpp.analyze.pages.write import written
 from lpp.sql.schema.columns import Column
@@ -96,6 +97,29 @@ def test_names_are_text_and_never_markup() -> None:
     for line in md.splitlines():
         if line.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) in {3, 6}, line
+
+
+def test_a_beginning_without_a_legend_names_its_runs() -> None:
+    assert " above B.\n" in written(page(), "text")
+    assert " above <b>a|b</b>" in " ".join(in_brief(page()).split())
+
+
+def test_an_interval_is_shown_where_an_error_of_zero_tells_nothing() -> None:
+    low: list[object] = [0.01, 1234.5, None, None]
+    high: list[object] = [0.06, 1234.5, None, None]
+    rows = frame(value_stderr=[0.0, 0.0, None, None], value_ci_low=low, value_ci_high=high)
+    text = written(page(table(rows)), "text")
+    assert "[0.01, 0.06] (10)" in text
+    assert re.findall(r"±.*", text) == ["±0 (20)"]  # an interval of width 0 tells no more
+
+
+@pytest.mark.parametrize("names", [{"a": "first model", "b": "second"}, {}])
+def test_what_an_element_refers_to_is_on_the_page_once(names: dict[str, str]) -> None:
+    text = written(replace(page(table(frame())), runs=RunStyles(names)), "html")
+    ids = re.findall(r' id="([^"]+)"', text)
+    named = re.findall(r' aria-(?:describedby|labelledby|controls)="([^"]+)"', text)
+    assert "help-filter" in named
+    assert {name: ids.count(name) for name in named} == dict.fromkeys(named, 1)
 
 
 def test_what_is_not_brief_is_shown_with_all_and_always_in_a_browser() -> None:

@@ -62,7 +62,7 @@ def test_lengths_by_hand() -> None:
     lines = page[page.index("effective rank, dimensions") + 1 :]
     # 22 columns for 16; 1 of 16 is 11 eighths of a column
     assert re.fullmatch(r"  a +16 ± 1 \(40\)  " + "█" * BAR, lines[0])
-    assert re.fullmatch(r"  b +1 ± 0\.062 \(40\)  █▍", lines[1])
+    assert re.fullmatch(r"  b +1 ± 0\.063 \(40\)  █▍", lines[1])
     assert re.fullmatch(r"  d +0 ± 0 \(40\)", lines[2])  # nothing is known of c
     assert {line.rindex(")") for line in lines[:3]} == {54}
 

@@ -359,9 +359,9 @@ def probe_rows(run: str, sites: Sequence[str]) -> dict[str, list[Row]]:
         {**key, "probe": name, "role": role, "is_best": name == sites[-1], "n_prompts": 200}
         | {"classes": ["sport", "news"], "n_second": 90, "flags": ["independent_prompts"]}
         | {"depth": min(k, len(sites) - 2) if role == "site" else None, "chance_q": 0.001}
-        | interval("probe_auroc", 0.601 + k / (4 * len(sites)), 0.05)
+        | interval("probe_auroc", 0.6 + k / (4 * len(sites)), 0.05)
         | ({"control": "length", "q_value": 0.01} if role == "site" else {"control": ""})
-        | (interval("probe_gain", 0.051 + k / (4 * len(sites)), 0.04) if role == "site" else {})
+        | (interval("probe_gain", 0.05 + k / (4 * len(sites)), 0.04) if role == "site" else {})
         for role, names in (("site", sites), ("control", ("length", "tokens")))
         for k, name in enumerate(names)
     ]

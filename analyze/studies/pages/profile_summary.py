@@ -24,6 +24,7 @@ from lpp.analyze.pages.words import (
     from_to,
     label,
     number,
+    series,
 )
 from lpp.analyze.quantities.flags import MEANING
 
@@ -303,11 +304,10 @@ def flag_warnings(
         if len(runs) > FEW:
             yield Flag(flag), f" {len(runs)} runs: {meaning}."
             continue
-        parts: list[Part] = []
-        for k, run in enumerate(runs):
-            where = "" if flag in flags_by_run[run] else f" ({counts[run]} of its sites)"
-            parts += [", " if k else " ", Run(run, short=True), where]
-        yield (Flag(flag), *parts, f": {meaning}.")
+        where = {run: f" ({counts[run]} of its sites)" for run in runs if run in counts}
+        where |= {run: "" for run in runs if flag in flags_by_run[run]}
+        named = series([(Run(run, short=True), where[run]) for run in runs])
+        yield (Flag(flag), " ", *named, f": {meaning}.")
 
 
 def run_warnings(rows: pl.DataFrame) -> Iterator[Sentence]:

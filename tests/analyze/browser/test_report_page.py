@@ -7,12 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from accessibility import serious
 from opened_page import Opened, OpenPage
 from pdf_text import sheets
 from report_tables import database, make_store, run_id
 
+from lpp.analyze.charts.run_styles import RunStyles
+from lpp.analyze.pages.html import as_html
+from lpp.analyze.pages.page import Opening, Page, Section
+from lpp.analyze.pages.table import table_of
+from lpp.analyze.pages.words import STYLES
 from lpp.analyze.report.report import write_report
 
 HOSTILE_TEXT = "<img src=x onerror=alert(1)>"
@@ -231,6 +237,22 @@ def test_every_table_and_warning_is_readable_on_a_telephone(
         assert page.locator(".warnings li").evaluate_all(cut) == 0
 
 
+def test_the_code_of_a_row_is_in_sight_on_a_telephone(
+    open_page: OpenPage, pages: dict[int, Path]
+) -> None:
+    page = open_page(pages[2], width=390).page
+    ends = page.locator("td.code button:visible").evaluate_all(
+        "es => es.map((e) => e.getBoundingClientRect().right)"
+    )
+    assert len(ends) > 20
+    assert max(ends) <= 390
+    cut = "es => es.filter((e) => e.scrollWidth > e.clientWidth).length"
+    assert page.locator(".table .scroll:visible").evaluate_all(cut) > 0  # these are wider
+    page.locator("details").evaluate_all("es => es.forEach((e) => { e.open = true; })")
+    assert page.locator("pre:visible").count() > 20
+    assert page.locator("pre:visible").evaluate_all(cut) == 0
+
+
 def test_names_break_between_their_words_on_a_telephone(
     open_page: OpenPage, pages: dict[int, Path]
 ) -> None:
@@ -253,18 +275,50 @@ def test_names_break_between_their_words_on_a_telephone(
 
 
 def test_scripts_and_html_write_numbers_alike(open_page: OpenPage, hostile_page: Path) -> None:
-    cells = "tbody tr > :is(td, th):not(:last-child)"
-    shown = open_page(hostile_page).page.locator(cells).all_text_contents()
-    without = open_page(hostile_page, java_script_enabled=False).page
-    written = without.locator(cells).all_text_contents()
+    written, shown = cells_of(open_page, hostile_page)
     assert len(written) > 500
-    assert [" ".join(t.split()) for t in written] == [" ".join(t.split()) for t in shown]
+    assert written == shown
+
+
+def test_ties_of_rounding_are_written_alike(open_page: OpenPage, tmp_path: Path) -> None:
+    """Halves of the last digit that is shown, and numbers that six digits would bring to one."""
+    values = [0.125, 0.375, 2.747499, 2.7475, 1234.5, 1234567.8, 0.9986, 0.9999999, 1.0, 2.5e-5]
+    values += [0.00012345, 0.99999, 0.995, 0.0625, 99999.5, 0.0, 1e-4, 0.12345]
+    frame = pl.DataFrame({"n": range(len(values))}).with_columns(
+        pl.Series(style, values) for style in STYLES
+    )
+    frame = frame.with_columns(signed=-pl.col("signed"), figures_stderr=pl.lit(0.125))
+    table = table_of(
+        *("ties", "Ties", frame, {}),
+        first=frame.columns,
+        styles={name: name for name in STYLES},
+        key=("n",),
+    )
+    page = Page(
+        title="Ties",
+        opening=Opening(("Ties.",)),
+        sections=(Section("ties", "Ties", tables=(table,)),),
+        runs=RunStyles({}),
+    )
+    (tmp_path / "ties.html").write_text(as_html(page), encoding="utf-8")
+    written, shown = cells_of(open_page, tmp_path / "ties.html")
+    assert len(written) == len(values) * (1 + len(STYLES))
+    assert written == shown
+
+
+def cells_of(open_page: OpenPage, path: Path) -> list[list[str]]:
+    """The cells of every table: as the HTML has them, and as the script writes them."""
+    cells = "tbody tr > :is(td, th):not(:last-child)"
+    pages = [open_page(path, java_script_enabled=scripted).page for scripted in (False, True)]
+    pages[1].locator("button.all").evaluate_all("es => es.forEach((e) => e.click())")
+    texts = (page.locator(cells).all_text_contents() for page in pages)
+    return [[" ".join(text.split()) for text in of_page] for of_page in texts]
 
 
 def test_a_page_of_twenty_models_is_small(open_page: OpenPage, pages: dict[int, Path]) -> None:
     assert pages[20].stat().st_size < 7_000_000
     opened = open_page(pages[20])
-    assert opened.page.locator("*").count() < 30_000  # quick: a table shows some of its rows
+    assert opened.page.locator("*").count() < 25_000  # quick: a table shows some of its rows
     assert not opened.page.locator("#table-differences").is_visible()  # 950 rows are folded
     assert not opened.page.locator("#chart-sensitivity-entropy_norm").is_visible()
     table = opened.page.locator("#table-spectra")

@@ -33,6 +33,11 @@ def test_other_columns_are_there_on_demand(open_page: OpenPage, pages: dict[int,
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
     assert heads.count() > few + 3
+    cells = page.locator("#table-profiles tbody tr").first.locator(":scope > *")
+    assert cells.count() == heads.count()
+    button.click()
+    assert cells.count() == few  # a cell that is not shown is not made
+    button.click()
     scrolled = page.locator("#table-profiles .scroll")
     head = page.locator("#table-profiles tbody th").first
     before = head.bounding_box()["x"]
