@@ -48,7 +48,11 @@ def shown(result: Result) -> dict[str, str]:
 def test_it_says_what_the_capture_then_does(capture: Capture, tmp_path: Path) -> None:
     said = shown(capture("--dry-run", "--shard-mib=1"))
     assert not (tmp_path / "store").exists()
-    assert capture("--shard-mib=1").exit_code == 0
+    done = capture("--shard-mib=1")
+    assert done.exit_code == 0
+    lines = [line for line in done.stderr.splitlines() if str(tmp_path) not in line]
+    assert len(lines) > 5
+    assert max(map(len, lines)) <= 80
     (run,) = open_store(tmp_path / "store").runs.values()
     tokens = run.plan.prompts.tokens
     assert said["run"] == run.id
