@@ -100,6 +100,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
 
     def of_probes() -> Iterator[Ratio]:
         yield from probe_null.cost(folder)
+        yield probe_null.memory(folder)
         yield from probe_null.measure()
         yield from probe_change.measure()
 

@@ -41,7 +41,7 @@ def measure(folder: Path) -> Iterator[Ratio]:
     peaks = {count: _peaks(folder, count) for count in (FEW, MANY)}
     for index, step in enumerate(("capture", "analysis")):
         few, many = peaks[FEW][index], peaks[MANY][index]
-        yield _grown(f"{step}, {MANY:,} prompts / {FEW}", many, few)
+        yield grown(f"{step}, {MANY:,} prompts / {FEW}", many, few)
     yield from of_rows(folder)
     yield of_predictions(folder)
 
@@ -55,7 +55,7 @@ def of_rows(folder: Path, sizes: Sequence[int] = ROWS) -> Iterator[Ratio]:
         peaks.append(peak(["lpp.analyze.cli.command", "profile", str(root)]))
         shutil.rmtree(root)
     for rows, most in zip(sizes[1:], peaks[1:], strict=True):
-        yield _grown(
+        yield grown(
             f"analysis, {rows:,} rows of width {WIDTH} / {sizes[0]:,}",
             most,
             peaks[0],
@@ -87,10 +87,10 @@ def of_predictions(
         shutil.rmtree(root)
     shape = f"d = {HIDDEN}, V = {vocabulary:,}"
     what = f"the predictions' drift, {shape}, {sizes[1]:,} tokens / {sizes[0]:,}"
-    return _grown(what, peaks[1], peaks[0])
+    return grown(what, peaks[1], peaks[0])
 
 
-def _grown(what: str, many: int, few: int, bound: str = "") -> Ratio:
+def grown(what: str, many: int, few: int, bound: str = "") -> Ratio:
     """Of two peaks in KiB."""
     return ratio_once(
         f"peak memory of {what}",

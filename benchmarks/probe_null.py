@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from benchmarks.memory import grown, peak
 from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
 from benchmarks.setting import store_of
 from lpp.analyze import probe
@@ -95,6 +96,21 @@ def cost(
     yield ratio_of_times(f"{what} / reading all rows", times, bar=4)
     seconds = float(np.median(times[0]))
     yield ratio_once(f"{what} / 20 s", f"{seconds:.1f} s", "20 s", seconds / 20, bar=1)
+
+
+def memory(
+    folder: Path, *, sizes: tuple[int, int] = (500, 5000), sites: int = 6, d: int = 576
+) -> Ratio:
+    """Peak memory of `lpp-analyze probe` at two numbers of prompts, by the command."""
+    few, many = (folder / f"probes-{n}" for n in sizes)
+    for root, n in zip((few, many), sizes, strict=True):
+        _labelled(root, sites, n, d, tokens=24)
+    peaks = [
+        peak(["lpp.analyze.cli.command", "probe", str(root), "--label", "label"])
+        for root in (many, few)
+    ]
+    what = f"probes of {sites} sites, d = {d}, {sizes[1]:,} prompts / {sizes[0]}"
+    return grown(what, peaks[0], peaks[1])
 
 
 def _labelled(root: Path, sites: int, n: int, d: int, tokens: int) -> Run:

@@ -192,6 +192,9 @@ def test_errors_and_cost_of_probes(tmp_path: Path) -> None:
     assert all(row.ratio <= 0.25 for row in rows)
     cost = list(probe_null.cost(tmp_path, sites=3, n=60, d=5, tokens=4))
     assert bars(cost) == [4, 1]
+    peaks = probe_null.memory(tmp_path, sizes=(50, 60), sites=3, d=5)
+    assert peaks.bar == 1.1
+    assert peaks.ratio == pytest.approx(1, abs=0.2)
 
 
 def test_weights_of_a_draw_by_hand() -> None:

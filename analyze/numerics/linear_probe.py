@@ -4,16 +4,19 @@ Every score of an item comes from a probe that saw other folds alone: columns ar
 the strength is chosen and the probe is fitted without the item's fold. The strength is chosen among
 `STRENGTHS` by nested folds, which are the other folds, each left out once.
 
-The rows of all folds but one have one eigendecomposition, of their products in min(m, d)
-dimensions. In its basis the penalty is that of the weights, and the curvature is about diagonal, so
-every fit on those rows (each nested fold and strength, each shuffle of the labels) is a column of
-one system, solved together by conjugate gradients in a few products of matrices. Cost, for each
-fold of m rows: m d k multiply-adds and an eigendecomposition of size k = min(m, d), then about 15
-times 2 m k f for f fits. Fits that only choose a strength, or are of shuffled labels, are in
-float32.
+Rows stay as they are stored, and no fold has a copy of them: each pass widens a block of rows at a
+time. Standardising within a fold is arithmetic on the weights, and the rows that a fit does not use
+are masked, so the fits of all folds (each nested fold and strength, each shuffle of the labels) are
+columns of one system. Newton's steps solve it; conjugate gradients find each step, preconditioned
+by one eigendecomposition of the products of all rows, of size k = min(n, d). Cost: n d k
+multiply-adds and the eigendecomposition, then for f fits about 20 times 2 (n + k) d f, in float32.
+Probes end with slopes in float64; fits that only choose a strength, or are of shuffled labels, do
+not need them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -22,6 +25,7 @@ from scipy.special import expit
 
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.statistics.auroc import Codes, Flags
+from lpp.store.arrays.reader import to_float32
 
 STRENGTHS: Final = (100.0, 10.0, 1.0, 0.1, 0.01)
 """Strengths that are tried. The penalty of weights w of standardised columns is
@@ -36,15 +40,27 @@ _CHOSEN: Final = 1e-3
 """Size of the gradient at which a fit ends, over that at its start: of probes, and of fits that
 only choose a strength or are of shuffled labels."""
 
-_MOST_STEPS: Final = 500
-_AGAIN: Final = 8
-"""Steps after which logistic fits take the curvature where they are: at the start it is 1/4, and
-with separable classes far less at the end (332 steps became 17)."""
-_LINE_STEPS: Final = 5
-_TURNED: Final = 256
-"""Rows that are turned into a basis at once, in place."""
+_CLASSES_STEP: Final = 0.1
+_LEAST_STEP: Final = 1e-4
+"""What a step of Newton's multiplies the slope by, at least, of classes and in float32."""
 
-Rows = npt.NDArray[np.floating[Any]]
+_LEAST_SPREAD: Final = 0.004
+"""Sum of squares along a direction, over d, up to which the penalty is ten times the curvature at
+the least strength: the preconditioner takes it for all."""
+
+_TINY: Final = np.finfo(np.float32).tiny
+
+_NONE: Final = -1
+"""The fold that fits of all rows leave out."""
+
+_MOST_STEPS: Final = 500
+_BLOCK_ROWS: Final = 256
+"""Rows that are widened at once, so that they and their scores stay in the cache."""
+_AT_ONCE: Final = 1 << 19
+"""Rows times fits of one system, which folds share as far as they fit: 2 MiB of curvatures."""
+
+Rows = npt.NDArray[Any]
+"""(n, d) numbers; uint16 is bfloat16, as stored."""
 
 
 class Probe(NamedTuple):
@@ -53,6 +69,12 @@ class Probe(NamedTuple):
     weights: Floats
     """(d,), of rows as they are."""
     intercept: float
+
+    def scores(self, rows: Rows) -> Floats:
+        """(n,) scores of (n, d) rows."""
+        starts = range(0, len(rows), _BLOCK_ROWS)
+        blocks = [_widened(rows[k : k + _BLOCK_ROWS], np.float64) @ self.weights for k in starts]
+        return np.concatenate([np.empty(0), *blocks]) + self.intercept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +86,8 @@ class CrossFit:
     mean_difference: Floats
     """(n,) or (n, c) product of the row with the difference of the two classes' means; of a number,
     with its covariance."""
-    shuffled: Floats
-    """(n, s) or (n, s, c) scores of probes of shuffled labels."""
+    shuffled: Rows
+    """(n, s) or (n, s, c) float32 scores of probes of shuffled labels."""
     random: Floats
     """(n, `RANDOM_DIRECTIONS`), with c columns another axis: products with random directions, whose
     sign the other folds give."""
@@ -90,43 +112,45 @@ def cross_fit(
     `label_folds`. shuffled: (n, s) or (n, s, c) shuffled labels, whose probes have the strength of
     the probe's. seed: of the random directions. ValueError for fewer than three folds.
 
-    Memory: a copy of the rows in float64, and one in float32; more if there are fewer than columns.
+    Memory: the basis, and 4 bytes for each row and fit of some folds (`_AT_ONCE`).
     """
     n, d = rows.shape
-    codes = np.unique(fold)
+    codes, place = np.unique(fold, return_inverse=True)
     if len(codes) < 3:
         raise ValueError(f"{len(codes)} folds: nested folds need 3 or more")
-    columns = labels.reshape(n, -1)
-    others = np.empty((n, 0)) if shuffled is None else shuffled
-    others = others.reshape(n, -1, columns.shape[1])
+    design = _Design.of(rows, place)
+    columns = labels.reshape(n, -1).T[:, design.order]
+    c, others = len(columns), np.empty((n, 0)) if shuffled is None else shuffled.reshape(n, -1)
+    together = np.vstack([columns, others.T[:, design.order]], dtype=np.float32)
     directions = np.random.default_rng(seed).standard_normal((d, RANDOM_DIRECTIONS))
-    scores, mean_difference = np.empty((2, *columns.shape))
-    of_shuffled, random = np.empty(others.shape), np.empty((n, RANDOM_DIRECTIONS, len(columns.T)))
-    strengths = []
-    for code in codes:
-        out = fold == code
-        standard, design = _Standard.of(rows[~out])
-        drawn, basis = design[:, :-1] @ directions, _Basis.of(design)
-        del design
-        outside = standard(rows[out])
-        left, ahead = outside @ basis.columns, outside @ directions
-        for k, y in enumerate(columns[~out].T):
-            strength = _chosen(basis, y, fold[~out], d, classes=classes)
-            strengths.append(strength)
-            penalty = np.array([strength * d])
-            scores[out, k] = _scores(left, basis.fit(y[:, None], penalty, classes=classes))[:, 0]
-            away = y - y.mean()
-            mean_difference[out, k] = left @ (basis.rows.T @ away)
-            if others.size:
-                fits = basis.fit(others[~out, :, k], penalty, classes=classes, exact=False)
-                of_shuffled[out, :, k] = _scores(left, fits)
-            random[out, :, k] = ahead * np.where(away @ drawn < 0, -1.0, 1.0)
+    strengths, each = np.empty((len(codes), c)), np.arange(len(together))
+    of_rows, scored = np.empty((2 * c + RANDOM_DIRECTIONS, n)), np.empty_like(together)
+    signs = np.empty((len(codes), RANDOM_DIRECTIONS, c))
+    most = len(codes) * n * max(len(each), c * len(codes) * len(STRENGTHS))
+    for folds in np.array_split(np.arange(len(codes)), min(len(codes), -(-most // _AT_ONCE))):
+        strengths[folds] = _chosen(design, columns, folds, classes=classes)
+        out, of = (axis.ravel() for axis in np.meshgrid(folds, each, indexing="ij"))
+        penalty = strengths[out, of % c] * d
+        fits = _Fits(design, together, classes=classes, out=out, label=of, penalty=penalty)
+        weights, own = fits.solve(), of < c
+        probes = replace(fits.part(own), labels=columns)
+        exact, means = probes.solve(weights[own]), -probes.slope(np.zeros((own.sum(), d + 1)))[0]
+        means[:, -1] = 0
+        for k in folds.tolist():
+            mine = probes.out == k
+            signs[k] = np.where(means[mine, :-1] @ directions < 0, -1.0, 1.0).T
+            drawn = np.pad(directions.T, ((0, 0), (0, 1)))
+            design.score(k, np.vstack([exact[mine], means[mine], drawn]), of_rows)
+            design.score(k, weights[out == k], scored)
+    back = np.argsort(design.order)
+    of_rows, scored = of_rows.T[back], scored.T[back]
+    random = of_rows[:, 2 * c :, None] * signs[place]
     return CrossFit(
-        scores=scores.reshape(labels.shape),
-        mean_difference=mean_difference.reshape(labels.shape),
-        shuffled=of_shuffled.reshape(n, -1, *labels.shape[1:]),
+        scores=of_rows[:, :c].reshape(labels.shape).copy(),
+        mean_difference=of_rows[:, c : 2 * c].reshape(labels.shape).copy(),
+        shuffled=scored[:, c:].reshape(n, -1, *labels.shape[1:]),
         random=random.reshape(n, -1, *labels.shape[1:]),
-        strengths=tuple(strengths),
+        strengths=tuple(strengths.ravel().tolist()),
     )
 
 
@@ -138,12 +162,12 @@ def fit(rows: Rows, labels: Floats, strength: float, /, *, classes: bool) -> Pro
     >>> [round(score, 6) for score in (rows @ probe.weights + probe.intercept).tolist()]
     [-0.1, 0.2, 0.8, 1.1]
     """
-    standard, design = _Standard.of(rows)
-    basis = _Basis.of(design)
-    penalty = np.array([strength * rows.shape[1]])
-    fitted = basis.fit(labels.astype(np.float64)[:, None], penalty, classes=classes)[:, 0]
-    weights = basis.columns @ fitted[:-1] / standard.scale
-    return Probe(weights, float(fitted[-1] - standard.mean @ weights))
+    design, none = _Design.of(rows, np.zeros(len(rows), np.int64)), np.array([_NONE])
+    penalty, columns = np.array([strength * rows.shape[1]]), labels[None].astype(np.float64)
+    fits = _Fits(design, columns, classes=classes, out=none, label=none, penalty=penalty)
+    (fitted,) = fits.solve(fits.solve())
+    weights = fitted[:-1] * design.inverse
+    return Probe(weights, float(fitted[-1] - design.mean @ weights))
 
 
 def label_folds(labels: Codes, units: Codes, count: int, /, *, seed: int = 0) -> Codes:
@@ -188,164 +212,284 @@ def shuffled_labels(labels: Floats, units: Codes, draws: int, /, *, seed: int = 
     return drawn
 
 
-class _Standard(NamedTuple):
-    """Means and standard deviations of columns; 1 where a column does not vary."""
+class _Frame(NamedTuple):
+    """How rows of some folds are standardised, for each of f fits: (rows of the design - centre) *
+    shrink.
+    """
 
-    mean: Floats
-    scale: Floats
+    centre: Rows
+    """(f, d)"""
+    shrink: Rows
+    """(f, d) 0 where a column does not vary."""
 
-    @classmethod
-    def of(cls, rows: Rows) -> tuple["_Standard", Floats]:
-        """Those of (m, d) rows, and a design, (m, d + 1): the standardised rows, then 1."""
-        mean, design = rows.mean(axis=0, dtype=np.float64), np.ones((len(rows), len(rows.T) + 1))
-        inside = design[:, :-1]
-        inside[:] = rows
-        inside -= mean
-        scale = np.sqrt(np.einsum("ij,ij->j", inside, inside) / len(rows))
-        # a constant column deviates by rounding alone
-        scale = np.where(scale > 1e-12 * np.abs(mean), scale, np.inf)
-        inside /= scale
-        return cls(mean, scale), design
+    def turned(self, weights: Rows) -> tuple[Rows, Rows]:
+        """(f, d) weights and (f,) intercepts of rows of the design, which give the scores that
+        `weights`, (f, d + 1), give of these folds' standardised rows.
+        """
+        shrunk = self.shrink * weights[:, :-1]
+        return shrunk, weights[:, -1] - np.einsum("fd,fd->f", self.centre, shrunk)
 
-    def __call__(self, rows: Rows) -> Floats:
-        return (rows - self.mean) / self.scale
+    def part(self, kept: Flags) -> "_Frame":
+        """That of the fits that are kept."""
+        return _Frame(self.centre[kept], self.shrink[kept])
 
 
 @dataclass(frozen=True, slots=True)
-class _Basis:
-    """Standardised rows in the directions in which they vary."""
+class _Design:
+    """Standardised rows, fold after fold, and the directions in which they vary."""
 
-    design: Floats
-    """(m, r + 1) coordinates of the rows, then 1 for the intercept."""
-    spread: Floats
-    """(r,) sums of squares of each coordinate."""
-    columns: Floats
-    """(d, r) directions."""
+    rows: Rows
+    """(n, d) as they came."""
+    order: Codes
+    """(n,) places in `rows` of those of fold 0, of fold 1, and so on."""
+    edges: Codes
+    """(folds + 1,) where each fold begins in `order`, and the end."""
+    mean: Floats
+    """(d,) of all rows."""
+    inverse: Floats
+    """(d,) of their standard deviation; 0 where a column does not vary."""
+    frame: _Frame
+    """Of the rows outside each fold, then of all rows."""
+    spread: Rows
+    """(r,) sums of squares of the rows along each direction of `basis`."""
+    basis: Rows
+    """(d, r) float32."""
 
     @classmethod
-    def of(cls, design: Floats) -> "_Basis":
-        """The basis of (m, d + 1) standardised rows with 1 at the end, which are lost if d <= m."""
-        inside = design[:, :-1]
-        m, d = inside.shape
-        spread, vectors = np.linalg.eigh(inside.T @ inside if d <= m else inside @ inside.T)
-        varies = spread > max(m, d) * np.finfo(np.float64).eps * spread[-1]
+    def of(cls, rows: Rows, fold: Codes) -> "_Design":
+        """The design of (n, d) rows. fold: (n,) from 0."""
+        n, d = rows.shape
+        sizes, order = np.bincount(fold), np.argsort(fold, kind="stable")
+        nothing, edges = np.empty(0), np.append(0, np.cumsum(sizes))
+        frame = _Frame(nothing, nothing)
+        design = cls(rows, order, edges, np.zeros(d), np.ones(d), frame, nothing, nothing)
+        means, squares = np.zeros((2, len(sizes), d))
+        for k, _, block in design.blocks(np.float64):
+            means[k] += block.sum(axis=0) / sizes[k]
+        for k, _, block in design.blocks(np.float64):
+            away = block - means[k]
+            squares[k] += np.einsum("nd,nd->d", away, away)
+        outside = 1 - np.eye(len(sizes)) if len(sizes) > 1 else np.empty((0, 1))
+        seen = np.vstack([outside, np.ones(len(sizes))])
+        count = (seen @ sizes)[:, None]
+        mean = (seen * sizes) @ means / count
+        apart = np.einsum("ik,ikd->id", seen * sizes, (means - mean[:, None]) ** 2)
+        scale = np.sqrt((apart + seen @ squares) / count)
+        # a constant column deviates by rounding alone
+        inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 1e-12 * np.abs(mean))
+        frame = _Frame((mean - mean[-1]) * inverse[-1], inverse * (scale[-1] * (inverse[-1] > 0)))
+        design = replace(design, mean=mean[-1], inverse=inverse[-1], frame=frame)
+        blocks = (block for _, _, block in design.blocks(np.float32))
+        whole = np.vstack([*blocks]) if d > n else None
+        products = np.zeros((d, d), np.float32) if whole is None else whole @ whole.T
+        for block in blocks:
+            products += block.T @ block
+        spread, vectors = np.linalg.eigh(products)
+        varies = spread > max(_LEAST_SPREAD * d, 1e-6 * spread[-1])
         spread, vectors = spread[varies], vectors[:, varies]
-        r = len(spread)
-        if d > m:
-            root = np.sqrt(spread)
-            coordinates = np.column_stack([vectors * root, np.ones(m)])
-            return cls(coordinates, spread, inside.T @ (vectors / root))
-        for start in range(0, m, _TURNED):
-            block = design[start : start + _TURNED]
-            block[:, :r] = block[:, :-1] @ vectors
-        design[:, r] = 1
-        return cls(design[:, : r + 1], spread, vectors)
+        basis = vectors if whole is None else whole.T @ (vectors / np.sqrt(spread))
+        return replace(design, spread=spread, basis=basis)
 
-    @property
-    def rows(self) -> Floats:
-        """(m, r) coordinates of the rows."""
-        return self.design[:, :-1]
+    def blocks(
+        self, dtype: npt.DTypeLike, folds: Iterable[int] | None = None
+    ) -> Iterator[tuple[int, slice, Rows]]:
+        """Rows of one fold: it, their places in `order`, and they, standardised like all rows.
 
-    def fit(
-        self,
-        labels: Rows,
-        penalties: Floats,
-        used: Flags | None = None,
-        *,
-        classes: bool,
-        exact: bool = True,
-    ) -> Rows:
-        """(r + 1, f) weights of coordinates, then the intercept, of f fits.
-
-        labels, penalties, used: (m, f) or (m, 1), (f,) or (1,), (m, f) whether a fit uses a row.
-        exact: if False, a fit ends at `_CHOSEN` and computes in float32. The loss is convex, so
-        each step goes to the least loss along its direction, which needs no product of matrices;
-        directions are those of Polak and Ribiere, preconditioned.
+        folds: all by default.
         """
-        m, r = self.rows.shape
-        f = max(labels.shape[1], len(penalties), 1 if used is None else used.shape[1])
-        dtype = np.dtype(np.float64 if exact else np.float32)
-        until = _FITTED if exact else _CHOSEN
-        design, labels = self.design.astype(dtype, copy=False), labels.astype(dtype)
-        use = np.ones((m, 1), dtype) if used is None else used.astype(dtype)
-        ridge = np.zeros((r + 1, f), dtype)
-        ridge[:r] = penalties
-        spread = np.append(self.spread, m)[:, None].astype(dtype)
-        curvature = (0.25 if classes else 1.0) * use.mean(axis=0)
-        scale = 1 / (curvature * spread + ridge)
-        weights, score = np.zeros((r + 1, f), dtype), np.zeros((m, f), dtype)
+        mean, inverse = self.mean.astype(dtype), self.inverse.astype(dtype)
+        for k in range(len(self.edges) - 1) if folds is None else folds:
+            first, end = self.edges[k : k + 2].tolist()
+            for start in range(first, end, _BLOCK_ROWS):
+                here = slice(start, min(start + _BLOCK_ROWS, end))
+                block = _widened(self.rows[self.order[here]], dtype)
+                block -= mean
+                block *= inverse
+                yield k, here, block
 
-        def excess() -> Rows:
-            return use * ((expit(score) if classes else score) - labels)
+    def framed(self, out: Codes, dtype: npt.DTypeLike) -> _Frame:
+        """That of the rows outside each of these folds, (f,)."""
+        return _Frame(*(part[out].astype(dtype) for part in self.frame))
 
-        slope = design.T @ excess()
-        steep = scale * slope
-        size = (slope * steep).sum(axis=0)
+    def score(self, fold: int, weights: Rows, into: Rows) -> None:
+        """Write the scores of the rows of `fold`, by (m, d + 1) weights of the rows outside it,
+        into (m, n).
+        """
+        turned, intercept = self.framed(np.array([fold]), weights.dtype).turned(weights)
+        for _, here, block in self.blocks(weights.dtype, [fold]):
+            into[:, here] = turned @ block.T + intercept[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fits:
+    """Fits that are solved together: rows of one system. Scores have the design's order."""
+
+    design: _Design
+    labels: Rows
+    """(c, n) in the same order."""
+    classes: bool
+    out: Codes
+    """(f,) fold that each leaves out; `_NONE`."""
+    label: Codes
+    """(f,) row of its labels."""
+    penalty: Floats
+    """(f,)"""
+    nested: Codes | None = None
+    """(f,) another fold that it leaves out."""
+
+    def part(self, kept: Flags) -> "_Fits":
+        """Those that are kept."""
+        nested = None if self.nested is None else self.nested[kept]
+        out, label, penalty = self.out[kept], self.label[kept], self.penalty[kept]
+        return replace(self, out=out, label=label, penalty=penalty, nested=nested)
+
+    def solve(self, start: Rows | None = None) -> Rows:
+        """(f, d + 1) weights of rows as `out` standardises them, then the intercept.
+
+        start: weights of fits in float32, from which those in float64 go on, to `_FITTED`.
+        """
+        dtype: np.dtype[Any] = np.dtype(np.float32 if start is None else np.float64)
+        until, rounding = _CHOSEN if start is None else _FITTED, np.finfo(dtype).eps
+        weights = np.zeros((len(self.out), len(self.design.mean) + 1), dtype)
+        slope, curve, squares = self.slope(weights)
+        size = np.vecdot(slope, self._steep(slope, curve))
         # about twice what the loss can still lose: below rounding of the loss, steps lead nowhere
-        rounding = 2.0**-52 if exact else 2.0**-23
-        end = np.maximum(until**2 * size, rounding * (excess() ** 2).sum(axis=0))
-        direction = -steep
-        for k in range(1, _MOST_STEPS):
-            if (size <= end).all():
+        end = np.maximum(until**2 * size, rounding * squares).astype(dtype)
+        if start is not None:
+            weights[:] = start
+            slope, curve, _ = self.slope(weights)
+        fits, going, solved = self, np.arange(len(end)), weights
+        step, fall = np.zeros_like(weights), np.zeros_like(end)
+        for _ in range(_MOST_STEPS):
+            solved[going] = weights
+            steep = fits._steep(slope, curve)
+            more = np.vecdot(slope, steep) > end
+            if not more.any():
                 break
-            if classes and k % _AGAIN == 0:
-                share = expit(score)
-                curvature = (use * share * (1 - share)).mean(axis=0)
-                scale = 1 / (curvature * spread + ridge)
-                steep = scale * slope
-                size = (slope * steep).sum(axis=0)
-                direction = -steep
-            ahead = design @ direction
-            penalty = (ridge * np.stack([weights, direction]) * direction).sum(axis=1)
-            step = _least(score, ahead, labels, use, penalty, classes=classes)
-            weights += step * direction
-            score += step * ahead
-            before, slope = slope, design.T @ excess() + ridge * weights
-            steep = scale * slope
-            size, last = (slope * steep).sum(axis=0), size
-            turn = size - (steep * before).sum(axis=0)
-            turn = np.maximum(np.divide(turn, last, out=np.zeros_like(turn), where=last > 0), 0)
-            direction = turn * direction - steep
-        return weights
+            fits, going, end, weights, slope, steep, curve, step, fall = (
+                fits.part(more),
+                *(part[more] for part in (going, end, weights, slope, steep, curve, step, fall)),
+            )
+            rise = np.vecdot(slope, step)
+            # a step that went too far goes back to where the slope along it is about 0
+            back = -step * (rise / np.maximum(rise + fall, np.finfo(dtype).tiny))[:, None]
+            newton = fits._newton(slope, steep, curve, end)
+            step = np.where((rise > fall / 2)[:, None], back, newton)
+            fall = -np.vecdot(slope, step)
+            weights = weights + step
+            slope, curve, _ = fits.slope(weights)
+        return solved
+
+    def slope(self, weights: Rows) -> tuple[Rows, Rows, Floats]:
+        """(f, d + 1) slope of the loss, (f, n) its curvature by score in float32, and (f,) the sum
+        of squares of its slopes by score.
+        """
+        curve = np.zeros((len(weights), self.labels.shape[1]), np.float32)
+        squares = np.zeros(len(weights))
+
+        def excess(use: Codes, here: slice, score: Rows) -> Rows:
+            predicted = expit(score) if self.classes else score
+            curve[use, here] = predicted * (1 - predicted) if self.classes else 1
+            away: Rows = predicted - self.labels[self.label[use], here]
+            squares[use] += np.vecdot(away, away)
+            return away
+
+        return self._back(weights, excess), curve, squares
+
+    def _back(
+        self,
+        weights: Rows,
+        change: Callable[[Codes, slice, Rows], Rows],
+        frame: _Frame | None = None,
+    ) -> Rows:
+        """(f, d + 1) sums of rows times what `change` makes of their scores, and the penalty's
+        part: a slope, or the change of one. change: of the scores of some fits at some rows.
+        """
+        frame = frame or self.design.framed(self.out, weights.dtype)
+        turned, intercept = frame.turned(weights)
+        back = np.zeros_like(weights)
+        for k, here, block in self.design.blocks(weights.dtype):
+            use = self.out != k if self.nested is None else (self.out != k) & (self.nested != k)
+            use = np.flatnonzero(use)
+            changed = change(use, here, turned[use] @ block.T + intercept[use, None])
+            back[use, :-1] += changed @ block
+            back[use, -1] += changed.sum(axis=1)
+        back[:, :-1] -= frame.centre * back[:, -1:]
+        back[:, :-1] *= frame.shrink
+        back[:, :-1] += self.penalty.astype(back.dtype)[:, None] * weights[:, :-1]
+        return back
+
+    def _steep(self, slope: Rows, curve: Rows) -> Rows:
+        """(f, d + 1) steepest direction: the slope over a curvature that is one number for all rows
+        of a fit.
+        """
+        basis, penalty = self.design.basis, self.penalty.astype(np.float32)[:, None]
+        slope, share = slope.astype(np.float32), curve.mean(axis=1, keepdims=True)
+        inside, steep = slope[:, :-1] @ basis, np.empty_like(slope)
+        steep[:, :-1] = (inside / (share * self.design.spread + penalty)) @ basis.T
+        if len(basis) > basis.shape[1]:
+            steep[:, :-1] += (slope[:, :-1] - inside @ basis.T) / penalty
+        steep[:, -1] = slope[:, -1] / np.maximum(share[:, 0] * curve.shape[1], _TINY)
+        return steep
+
+    def _newton(self, slope: Rows, steep: Rows, curve: Rows, end: Floats) -> Rows:
+        """(f, d + 1) Newton's step, by conjugate gradients. steep: of the slope. end: (f,) product
+        of the two at which a fit ends.
+        """
+        fits, going, step = self, np.arange(len(end)), np.zeros_like(steep)
+        rest, direction = -slope.astype(np.float32), -steep
+        size = np.vecdot(rest, direction)
+        least = _CLASSES_STEP if self.classes else _LEAST_STEP
+        end = np.maximum(end / 4, least**2 * size)
+        frame = self.design.framed(self.out, np.float32)
+        for _ in range(_MOST_STEPS):
+            bent = fits._back(direction, partial(_bent, curve), frame)
+            along = (size / np.maximum(np.vecdot(direction, bent), _TINY))[:, None]
+            step[going] += along * direction
+            rest -= along * bent
+            steep, last = fits._steep(rest, curve), size
+            size = np.vecdot(rest, steep)
+            direction = steep + (size / np.maximum(last, _TINY))[:, None] * direction
+            more = size > end
+            if not more.any():
+                break
+            if not more.all():
+                fits, frame, going, end, size = (
+                    fits.part(more),
+                    frame.part(more),
+                    *(part[more] for part in (going, end, size)),
+                )
+                rest, direction, curve = rest[more], direction[more], curve[more]
+        return step
 
 
-def _least(
-    score: Rows, ahead: Rows, labels: Rows, use: Rows, penalty: Rows, *, classes: bool
-) -> Rows:
-    """(f,) how far along each direction the loss is least: Newton's steps inside a bracket.
+def _bent(curve: Rows, use: Codes, here: slice, score: Rows) -> Rows:
+    """The change of slopes by score, of some fits at some rows."""
+    changed: Rows = score * curve[use, here]
+    return changed
 
-    ahead: (m, f) change of the scores. penalty: (2, f) its slope at 0, and its curvature.
+
+def _widened(rows: Rows, dtype: npt.DTypeLike) -> Rows:
+    """A copy of the rows as numbers."""
+    return (to_float32(rows) if rows.dtype == np.uint16 else rows).astype(dtype)
+
+
+def _chosen(design: _Design, labels: Floats, folds: Codes, *, classes: bool) -> Floats:
+    """(folds, c) strengths with the least loss of rows that fits did not see: each fold besides
+    that of `folds` left out.
     """
-    along, bend = penalty
-    nothing = np.zeros_like(bend)
-    step: Rows = nothing
-    low, high = nothing, np.full_like(bend, np.inf)
-    for _ in range(_LINE_STEPS if classes else 1):
-        there = score + step * ahead
-        predicted = expit(there) if classes else there
-        slope = (use * (predicted - labels) * ahead).sum(axis=0) + along + step * bend
-        curvature = predicted * (1 - predicted) if classes else 1.0
-        curve = (use * curvature * ahead**2).sum(axis=0) + bend
-        low, high = np.where(slope < 0, step, low), np.where(slope > 0, step, high)
-        newton = step - np.divide(slope, curve, out=nothing.copy(), where=curve > 0)
-        beyond = np.where(np.isfinite(high), (low + high) / 2, 2 * low + 1)
-        step = np.where((newton >= low) & (newton <= high), newton, beyond)
-    return step
-
-
-def _chosen(basis: _Basis, labels: Floats, fold: Codes, d: int, *, classes: bool) -> float:
-    """The strength with the least loss of rows that its fits did not see: each fold left out."""
-    codes = np.unique(fold)
-    used = np.repeat(fold[:, None] != codes, len(STRENGTHS), axis=1)
-    penalties = np.tile(np.array(STRENGTHS) * d, len(codes))
-    fits = basis.fit(labels[:, None], penalties, used, classes=classes, exact=False)
-    scores, y = _scores(basis.rows, fits), labels[:, None]
-    loss = np.logaddexp(0, scores) - y * scores if classes else (scores - y) ** 2
-    of_strengths = (loss * ~used).sum(axis=0).reshape(len(codes), -1).sum(axis=0)
-    return STRENGTHS[int(of_strengths.argmin())]
-
-
-def _scores(coordinates: Floats, fits: Rows) -> Floats:
-    """(k, f) scores of rows with these coordinates, (k, r), by fits, (r + 1, f)."""
-    scores: Floats = coordinates @ fits[:-1] + fits[-1]
-    return scores
+    d, n_folds, c = len(design.mean), len(design.edges) - 1, len(labels)
+    axes = np.meshgrid(folds, range(n_folds), range(len(STRENGTHS)), range(c), indexing="ij")
+    out, nested, strength, label = np.array([axis[axes[0] != axes[1]] for axis in axes])
+    penalty = np.array(STRENGTHS)[strength] * d
+    fits = _Fits(design, labels, classes, out, label, penalty, nested)
+    turned, intercept = design.framed(out, np.float32).turned(fits.solve())
+    loss = np.zeros(len(out))
+    for k, here, block in design.blocks(np.float32):
+        left = nested == k
+        score, y = turned[left] @ block.T + intercept[left, None], labels[label[left], here]
+        each = np.logaddexp(0, score) - y * score if classes else (score - y) ** 2
+        loss[left] += each.sum(axis=1)
+    of_strengths = loss.reshape(len(folds), n_folds - 1, len(STRENGTHS), c).sum(axis=1)
+    chosen: Floats = np.array(STRENGTHS)[of_strengths.argmin(axis=1)]
+    return chosen

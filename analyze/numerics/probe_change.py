@@ -67,7 +67,7 @@ def carried_scores(
         strength = of_folds.get(code, middle(strengths))
         probe = fit(rows[seen], labels[seen], strength, classes=True)
         for scored, (part, of) in zip(scores, others, strict=True):
-            scored[of == code] = part[of == code] @ probe.weights + probe.intercept
+            scored[of == code] = probe.scores(part[of == code])
     return scores
 
 

@@ -1,7 +1,7 @@
 """Probes of a label: at each site of a run, and on controls."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -140,10 +140,10 @@ def probe(
     `right` of the items of `settings.task`. run: needed if the store has several. progress:
     advances by one for each site, and one for the controls.
 
-    Memory: for each core the rows of two sites in float32, and what `cross_fit` takes. Raises
-    InputError for a run without rows or without prompts, for what `labels_of` and `which_row`
-    refuse, and where no fold has two prompts (or clusters) of each class; FormatError for altered
-    bytes.
+    Memory: the rows of a site as stored for each core and one more, and what `cross_fit` takes.
+    Raises InputError for a run without rows or without prompts, for what `labels_of` and
+    `which_row` refuse, and where no fold has two prompts (or clusters) of each class; FormatError
+    for altered bytes.
     """
     view = probed_run(store, run)
     sites = matching("site", settings.sites, view.run.activation_sites, option="--sites")
@@ -155,13 +155,12 @@ def probe(
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores, "lpp-probe") as pool:
 
         def submit(work: Callable[[], T]) -> Future[T]:
-            waiting = [job for job in jobs if not job.done()]
-            if len(waiting) > cores:  # rows that wait to be fitted are memory
-                waiting[0].result()
             jobs.append(job := pool.submit(work))
             return job
 
         def rows_of(site: str) -> Rows:
+            while len(waiting := [job for job in jobs if not job.done()]) > cores:
+                wait(waiting, return_when="FIRST_COMPLETED")  # rows that wait are memory
             rows = site_rows(view, site, prompts, which, settings.skip_first, ends=labels.ends)
             progress.advance()
             progress.note(site)
@@ -183,6 +182,7 @@ def probe(
         if EMBED in read:
             first[EMBED] = submit(partial(_result, labels, EMBED, rows_of(EMBED), False))
         done = {name: job.result() for name, job in first.items()}
+        first.clear()
         known = _with_chance_q([result for result, _ in done.values()])
         numbers = {name: measured for name, (_, measured) in done.items()}
 

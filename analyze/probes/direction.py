@@ -24,6 +24,7 @@ from lpp.analyze.numerics.probe_change import middle, threshold_of
 from lpp.analyze.probes.against import require_two_classes
 from lpp.analyze.probes.analysis import ProbeAnalysis
 from lpp.analyze.probes.inputs import site_rows
+from lpp.store.arrays.reader import to_float32
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.exchange.tensor_file import Tensor, write_tensors
 
@@ -48,7 +49,7 @@ def write_direction(analysis: ProbeAnalysis, path: Path) -> None:
     require_two_classes(labels)
     run, which, y = analysis.view.run, analysis.which, labels.target.labels
     first, ends = settings.skip_first, labels.ends
-    rows = site_rows(analysis.view, best.name, labels.prompts, which, first, ends=ends)
+    rows = to_float32(site_rows(analysis.view, best.name, labels.prompts, which, first, ends=ends))
     probe = fit(rows, y, middle(best.fitted.strengths), classes=True)
     mean, scale = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
     scale = np.where(probe.weights == 0, 1.0, scale)  # a column that does not vary

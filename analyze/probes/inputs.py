@@ -1,10 +1,9 @@
 """What a probe reads: rows of prompts at a site; or, for a control, what needs no rows."""
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from lpp.analyze.numerics.linear_probe import Rows
@@ -13,7 +12,11 @@ from lpp.analyze.numerics.statistics.auroc import Codes
 from lpp.analyze.probes.examples import EACH
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.rows.token_files import read_tokens
+from lpp.store.arrays.layout import NUMPY_DTYPE
 from lpp.store.errors import ErrorKind, FormatError, InputError
+
+if TYPE_CHECKING:
+    from lpp.store.arrays.reader import ReadAs
 
 MOST_TOKENS: Final = 1000
 """Distinct tokens that the bag counts: those that most prompts hold."""
@@ -49,8 +52,9 @@ def site_rows(
     skip_first: int,
     *,
     ends: Codes | None = None,
-) -> npt.NDArray[np.float32]:
-    """(n, d) the row of each of `prompts`, ascending, at `site`. skip_first: tokens that a mean
+) -> Rows:
+    """(n, d) the row of each of `prompts`, ascending, at `site`: as stored, with bfloat16 as its
+    bits, uint16; a mean is float32. skip_first: tokens that a mean
     leaves out. ends: (n,) tokens of each prompt that count, by default all; those of a prompt that
     repeats ascend, and have no mean.
 
@@ -58,11 +62,14 @@ def site_rows(
     """
     run, n = view.run, len(prompts)
     end = view.lengths[prompts].astype(np.int64) if ends is None else ends
-    rows = np.zeros((n, run.site(site).width), np.float64 if which == "mean" else np.float32)
+    spec, is_mean = run.site(site), which == "mean"
+    dtype = np.float64 if is_mean else NUMPY_DTYPE[run.plan.dtype_read(spec)]
+    rows: Rows = np.zeros((n, spec.width), dtype)
     n_rows, stride = np.zeros(n, np.int64), run.plan.context
     keys = prompts.astype(np.int64) * stride + (which if isinstance(which, int) else end - 1)
-    for block in run.blocks(site, prompts=int(prompts[-1]) + 1):
-        if which == "mean":
+    read_as: ReadAs = "float32" if is_mean else "stored"
+    for block in run.blocks(site, prompts=int(prompts[-1]) + 1, dtype=read_as):
+        if is_mean:
             to = np.searchsorted(prompts, block.prompt_id)
             to[to == n] = 0
             chosen = (prompts[to] == block.prompt_id) & (block.position >= skip_first)
@@ -85,9 +92,7 @@ def site_rows(
             f"`lpp-analyze verify {run.path.parent.parent}` says what was altered.",
             kind=ErrorKind.CORRUPT,
         )
-    if which == "mean":
-        rows /= n_rows[:, None]
-    return rows.astype(np.float32, copy=False)
+    return (rows / n_rows[:, None]).astype(np.float32) if is_mean else rows
 
 
 def control_rows(
@@ -139,7 +144,7 @@ def _surprisal(view: RunView, prompts: Codes, ends: Codes, *, own: bool) -> Floa
     return result
 
 
-def _bag(view: RunView, prompts: Codes, ends: Codes, *, own: bool) -> npt.NDArray[np.float32]:
+def _bag(view: RunView, prompts: Codes, ends: Codes, *, own: bool) -> Rows:
     """(n, V) counts of the tokens that two prompts or more hold. own: of the last token alone."""
     ids = view.run.prompts()["token_ids"]
     tokens = [
@@ -148,12 +153,14 @@ def _bag(view: RunView, prompts: Codes, ends: Codes, *, own: bool) -> npt.NDArra
     ]
     owner = np.repeat(np.arange(len(tokens)), [len(part) for part in tokens])
     known, column = np.unique(np.concatenate(tokens), return_inverse=True)
-    holders = np.bincount(np.unique([owner, column], axis=1)[1], minlength=len(known))
+    cells, counts = np.unique(owner * len(known) + column, return_counts=True)
+    owner, column = np.divmod(cells, len(known))
+    holders = np.bincount(column, minlength=len(known))
     common = np.argsort(-holders, kind="stable")[:MOST_TOKENS]
     common = common[holders[common] > 1]
     place = np.full(len(known), -1)
     place[common] = np.arange(len(common))
-    counts = np.zeros((len(tokens), len(common)), np.float32)
-    kept = place[column] >= 0
-    np.add.at(counts, (owner[kept], place[column[kept]]), 1)
-    return counts
+    exact = np.float16 if counts.max() <= 2048 else np.float32
+    bag, kept = np.zeros((len(tokens), len(common)), exact), place[column] >= 0
+    bag[owner[kept], place[column[kept]]] = counts[kept]
+    return bag

@@ -17,18 +17,22 @@ from lpp.analyze.numerics.linear_probe import (
     label_folds,
     shuffled_labels,
 )
+from lpp.store.arrays.reader import to_float32
 
 Data = tuple[Any, Any, Any]
 
 
 def data(n: int, d: int, seed: int = 0) -> Data:
-    """(n, d) rows, of which column 1 is large and column 2 constant; classes; folds."""
+    """(n, d) rows, of which column 1 is large, column 2 constant, and column 3 outside fold 0;
+    classes; folds.
+    """
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(n, d)) @ rng.normal(size=(d, d))
     rows[:, 1] = 300 * rows[:, 1] + 1000
     rows[:, 2] = 0.1
     y = (rows[:, 0] + rng.normal(size=n) * 3 > 0).astype(float)
     fold = label_folds(y.astype(np.int64), np.arange(n), 4, seed=seed)
+    rows[fold != 0, 3] = 0.7
     return rows.astype(np.float32), y, fold
 
 
@@ -106,6 +110,18 @@ def test_rows_that_do_not_vary_give_the_mean() -> None:
     result = cross_fit(rows, y, np.arange(30) % 3, classes=False)
     means = [y[y % 3 != k].mean() for k in (0, 1, 2)]
     np.testing.assert_allclose(result.scores, np.tile(means, 10))
+
+
+def test_bits_of_bfloat16_are_read_as_numbers() -> None:
+    rows, y, fold = data(60, 8)
+    bits = (rows.view(np.uint32) >> 16).astype(np.uint16)
+    of_bits, of_numbers = (
+        cross_fit(part, y, fold, classes=True) for part in (bits, to_float32(bits))
+    )
+    np.testing.assert_array_equal(of_bits.scores, of_numbers.scores)
+    probe = fit(bits, y, 1.0, classes=True)
+    scores = to_float32(bits) @ probe.weights + probe.intercept
+    np.testing.assert_allclose(probe.scores(bits), scores, rtol=1e-12)
 
 
 def test_two_folds_cannot_be_nested() -> None:

@@ -25,8 +25,8 @@ def auroc_columns(
     >>> value.tolist(), round(float(np.sqrt(parts[:, 0] @ parts[:, 0])), 6)
     ([0.875], 0.176777)
     """
-    k, c = int(clusters.max()) + 1, values.shape[1]
-    value, pairs, parts = np.zeros(c), np.zeros(c), np.zeros((k, c))
+    c = values.shape[1]
+    value, pairs, parts = np.zeros(c), np.zeros(c), np.zeros((int(clusters.max()) + 1, c))
     for code in np.unique(groups):
         here = groups == code
         order = np.argsort(values[here], axis=0, kind="stable")
@@ -36,7 +36,8 @@ def auroc_columns(
         right_below = _midranks(scores, kind)
         n_right = kind.sum(axis=0)
         n_wrong = len(kind) - n_right
-        cell = clusters[here][order] * c + np.arange(c)
+        ours, of_ours = np.unique(clusters[here], return_inverse=True)
+        k, cell = len(ours), of_ours[order] * c + np.arange(c)
         of_cluster = [_sums(cell, each, k, c) > 0 for each in (kind, ~kind)]
         counts = [each.sum(axis=0) for each in of_cluster]
         weight = np.where(np.minimum(*counts) < FEWEST_OF_A_GROUP, 0, n_right * n_wrong)
@@ -50,9 +51,10 @@ def auroc_columns(
             (~kind, of_wrong, n_wrong, counts[1]),
         ):
             factor = weight * np.sqrt(count / np.maximum(count - 1, 1)) / np.maximum(n, 1)
-            parts += _sums(cell, each * (placed - area) * factor, k, c)
+            parts[ours] += _sums(cell, each * (placed - area) * factor, k, c)
     total = np.where(pairs > 0, pairs, np.nan)
-    return value / total, parts / total
+    parts /= total
+    return value / total, parts
 
 
 def _midranks(ordered: Floats, counted: Flags | None = None) -> Floats:

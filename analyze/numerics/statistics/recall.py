@@ -1,6 +1,7 @@
 """Share of the items of a class that are found, where few of the others raise a false alarm."""
 
-from typing import Final, NamedTuple
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,8 @@ from lpp.analyze.numerics.statistics.auroc import CONFIDENCE, Codes, Flags
 FALSE_ALARMS: Final = 0.01
 
 _DRAWS: Final = 500
-_AT_ONCE: Final = 2_000_000
-"""Weights of resampled items that are in memory together."""
+_AT_ONCE: Final = 100_000
+"""Weights of resampled items that are computed together, in the cache."""
 
 
 class Recall(NamedTuple):
@@ -43,17 +44,27 @@ def recall_at_false_alarms(
     ordered, kind, of_cluster = scores[order], positive[order], clusters[order]
     level = np.searchsorted(-ordered, -ordered)  # the first item with the same score
     k = int(clusters.max()) + 1
-    generator, drawn = np.random.default_rng(seed), []
-    for _ in range(0, _DRAWS, step := max(1, min(_DRAWS, _AT_ONCE // len(scores)))):
-        times = generator.multinomial(k, np.full(k, 1 / k), size=step).astype(np.int32)
-        drawn.append(_recalls(times[:, of_cluster], kind, level))
-    rates = np.concatenate(drawn)
+    times, step = _resamples(k, seed), max(1, _AT_ONCE // len(scores))
+    rates = np.concatenate(
+        [
+            _recalls(times[start : start + step, of_cluster], kind, level)
+            for start in range(0, _DRAWS, step)
+        ]
+    )
     ends = np.nanquantile(rates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    (value,) = _recalls(np.ones((1, len(scores)), np.int32), kind, level)
+    (value,) = _recalls(np.ones((1, len(scores)), np.uint8), kind, level)
     return Recall(float(value), (float(ends[0]), float(ends[1])))
 
 
-def _recalls(weights: npt.NDArray[np.int32], positive: Flags, level: Codes) -> Floats:
+@lru_cache(maxsize=2)
+def _resamples(k: int, seed: int) -> npt.NDArray[np.uint8]:
+    """(`_DRAWS`, k) how often each cluster is drawn: probes of all sites have the same ones."""
+    generator, shares = np.random.default_rng(seed), np.full(k, 1 / k)
+    parts = [generator.multinomial(k, shares, _DRAWS // 20).astype(np.uint8) for _ in range(20)]
+    return np.vstack(parts)
+
+
+def _recalls(weights: npt.NDArray[np.integer[Any]], positive: Flags, level: Codes) -> Floats:
     """(r,) recalls of items in descending order of scores, by (r, n) how often each counts; NaN
     without positive items.
     """
