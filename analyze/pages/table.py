@@ -289,10 +289,8 @@ def cell(field: Field, row: Mapping[str, Any]) -> Cell:
     write: Callable[[Any], str] = number if isinstance(value, bool) else STYLES[field.style]
     part = {name: row[column] for name, column in field.parts.items()}
     stderr, low, high, prefix = (part.get(name) for name in PARTS)
-    if stderr == 0 and low != high:
-        stderr = (
-            None  # Wilson's interval says what an error of 0 does not: other prompts may differ
-        )
+    if stderr == 0 and low != high:  # Wilson's interval: other prompts may differ
+        stderr = None
     return Cell(
         write(value),
         error=error(stderr),

@@ -191,7 +191,7 @@ def test_the_same_again_asks_nothing(probed: tuple[Path, Result], packaged: Path
     sets = [found.path.name for found in score_sets(root)]
     again = probe(packaged, root, *OPTIONS)
     assert again.exit_code == 0, again.output
-    assert again.stderr.count("was complete already") == 3
+    assert " ".join(again.stderr.split()).count("was complete already") == 3
     assert "The store had these scores already: lpp_ar_options, lpp_ar_generate, lpp_spc" in (
         again.stdout
     )
