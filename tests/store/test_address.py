@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -247,8 +248,9 @@ def test_a_fault_that_stays(
     assert "\n" not in str(caught.value)
     assert "SECRET" not in str(caught.value)
     assert str(caught.value).startswith(small.url)
-    requests = sum(fault[1] in key for key, _, _ in small.seen)
-    assert requests == 1 or not fault[0].startswith("no ")  # asking again would not help
+    asked = Counter(key for key, _, _ in small.seen if fault[1] in key)  # threads ask for several
+    if fault[0].startswith("no "):  # asking again would not help
+        assert set(asked.values()) == {1}
     small.rule = lambda _key: None
     assert read(small.url) == read(str(small.folder / "lpp"))  # nothing wrong was kept
 
