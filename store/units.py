@@ -1,5 +1,6 @@
-"""Durations, counts and sizes as a command prints them: short, with a unit."""
+"""Durations, counts, sizes and long lines as a command prints them."""
 
+import textwrap
 from typing import Final
 
 DAY: Final = 86400
@@ -55,3 +56,16 @@ def short_bytes(count: int) -> str:
     """
     text = short_count(count)
     return f"{text} B" if text[-1].isdigit() else f"{text[:-1]} {text[-1]}B"
+
+
+def fold(line: str, indent: str, width: int = 80) -> list[str]:
+    """A line in lines of `width` columns where its words allow, with `indent` from the second on.
+
+    >>> fold("on disk: 9 MB, 9 MB, 1.5 GB free", "  ", 24)
+    ['on disk: 9 MB, 9 MB, 1.5', '  GB free']
+    """
+    if len(line) <= width:
+        return [line]
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

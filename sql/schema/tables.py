@@ -1,6 +1,5 @@
 """Every declared table, as a mapping, as Arrow schemas and as the text of `lpp-sql --schema`."""
 
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -11,6 +10,7 @@ from lpp.sql.schema.columns import Column, Table
 from lpp.sql.schema.evaluations import EVALUATIONS
 from lpp.sql.schema.numbers import numbers_table
 from lpp.sql.schema.results import read_results
+from lpp.store.units import fold
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,12 +85,4 @@ def _reference(table: Table, width: int | None) -> Iterator[str]:
 
 def _broken(line: str, indent: int, width: int | None) -> list[str]:
     """A line in lines of `width` columns, indented from the second on."""
-    if width is None or len(line) <= width:
-        return [line]
-    return textwrap.wrap(
-        line,
-        max(width, indent + 16),
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return [line] if width is None else fold(line, " " * indent, max(width, indent + 16))

@@ -4,22 +4,20 @@ rich, which draws the bar of a terminal, is imported when there is a terminal.
 """
 
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from lpp.store.progress import Display, Progress
 from lpp.store.terminal.escaping import escape, safe_streams, unescaped
+from lpp.store.units import fold
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
-
-WIDTH: Final = 80
-"""Columns of a terminal."""
 
 PAUSE: Final = 5.0
 """Seconds between two lines of progress in a log: a line per site would hide other lines."""
@@ -34,7 +32,8 @@ class Shown(Display):
         if in_notebook():  # it folds lines itself, at its own width
             click.echo(text)
         else:
-            click.echo(folded(text), err=True)
+            lines = (fold(line, f"{_indent(line)}  ") for line in text.split("\n"))
+            click.echo("\n".join(chain.from_iterable(lines)), err=True)
 
     def step(self, title: str, total: int, unit: str) -> AbstractContextManager[Progress]:
         return progress(title, total, unit)
@@ -44,27 +43,8 @@ SHOWN: Final = Shown()
 """What commands and notebooks show."""
 
 
-def folded(text: str) -> str:
-    """`text` in lines of 80 columns where its words allow; what goes on is indented by two more.
-
-    >>> print(folded("  on disk: " + "9 MB, " * 12 + "1.5 GB free"))
-      on disk: 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9 MB, 9
-        MB, 1.5 GB free
-    """
-    lines = []
-    for line in text.split("\n"):
-        indent = line[: len(line) - len(line.lstrip())]
-        if len(line) > WIDTH:
-            lines += textwrap.wrap(
-                line,
-                WIDTH,
-                subsequent_indent=f"{indent}  ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-        else:
-            lines.append(line)
-    return "\n".join(lines)
+def _indent(line: str) -> str:
+    return line[: len(line) - len(line.lstrip())]
 
 
 def in_notebook() -> bool:
