@@ -15,6 +15,7 @@ from lpp.analyze.questions import PublishSettings
 from lpp.sql.database.captured import prompts_frame, run_row
 from lpp.sql.database.connect import reading, recorded_in
 from lpp.sql.schema import TABLES
+from lpp.sql.schema.columns import RUN_COLUMNS
 from lpp.sql.schema.ddl import identifier, literal
 from lpp.sql.schema.tables import arrow_schema
 from lpp.store.errors import ErrorKind, InputError
@@ -32,7 +33,6 @@ PROMPTLESS: Final = tuple(
 )
 """Tables without a row for a prompt or a token: what is published without texts."""
 
-_RUNS: Final = ("run", "run_a", "run_b")
 _SITES: Final = ("site", "other_site", "site_b", "probe")
 """Columns that name a site. Those of probes may name a control."""
 _LABELS: Final = ("label", "label_b")
@@ -123,7 +123,7 @@ def read_tables(url: str, chosen: Selection, copies: Sequence[Run]) -> "dict[str
 def _selected(name: str, chosen: Selection) -> str:
     """SQL for the published rows of a table."""
     columns = [column.name for column in TABLES[name].columns]
-    of_runs = [column for column in _RUNS if column in columns]
+    of_runs = [column for column in RUN_COLUMNS if column in columns]
     conditions = ["true", *(f"{column} IN ({_list(chosen.ids)})" for column in of_runs)]
     if not of_runs and not chosen.every_run and name != "published":
         conditions.append("false")  # numbers of several runs, some of which are not published

@@ -7,7 +7,7 @@ damaged, leaves the new rows unchanged.
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
-from lpp.sql.schema.columns import ERRORS, ColumnPart, Merging, Table
+from lpp.sql.schema.columns import ERRORS, RUN_COLUMNS, ColumnPart, Merging, Table
 from lpp.sql.schema.ddl import identifier, literal
 from lpp.sql.schema.evaluations import EVALUATION_KEY
 from lpp.sql.schema.tables import TABLES
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 _ALIKE: Final = 1e-9
 """Largest relative difference of two computations of one number: BLAS rounds by its threads."""
-
-_RUNS: Final = ("run", "run_a", "run_b")
-"""Columns that name a run whose numbers a row contains."""
 
 _DEPTHS: Final = "(SELECT run, site, max(depth) AS depth FROM spectra GROUP BY run, site)"
 """Depth of each site of a run. A site may have any name: that of `final` tells no depth."""
@@ -86,7 +83,7 @@ def _unchanged_rows(table: Table, merging: Merging) -> str:
     rows = f"FROM old.main.{identifier(table.name)}"
     if merging.of_items:
         rows += f" SEMI JOIN unchanged_evaluations USING ({', '.join(EVALUATION_KEY)})"
-    runs = [column.name for column in table.columns if column.name in _RUNS]
+    runs = [column.name for column in table.columns if column.name in RUN_COLUMNS]
     if runs:
         same = " AND ".join(f"{run} IN (SELECT run FROM unchanged)" for run in runs)
         return f"({rows} WHERE {same})"

@@ -33,6 +33,9 @@ ColumnPart = Literal["name", "unit", "value", "prefix", "stderr", "ci_low", "ci_
 ERRORS: Final[tuple[ColumnPart, ...]] = ("stderr", "ci_low", "ci_high")
 INTERVAL: Final = ERRORS[1:]
 
+RUN_COLUMNS: Final = ("run", "run_a", "run_b")
+"""Columns that name a run whose numbers a row contains."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
