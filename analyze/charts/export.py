@@ -105,23 +105,23 @@ def embedded(document: Any) -> str:
 @cache
 def chart_script() -> str:
     """JavaScript that draws charts, for `<script type="module">`: it defines `vegaEmbed`."""
-    made = b""
-    with suppress(OSError):
-        made, _ = begin_script().communicate()
-    return made.decode() or vl_convert.javascript_bundle(snippet=SNIPPET)
+    process = begin_script()
+    made = process.communicate()[0].decode() if process else ""
+    return made or vl_convert.javascript_bundle(snippet=SNIPPET)
 
 
 @cache
-def begin_script() -> "subprocess.Popen[bytes]":
+def begin_script() -> "subprocess.Popen[bytes] | None":
     """Have another process make what `chart_script` returns. That takes as long as drawing the
-    charts of a report, and vl-convert would keep the interpreter's lock meanwhile.
-
-    Raises OSError where no process can be started.
+    charts of a report, and vl-convert would keep the interpreter's lock meanwhile. None where no
+    process can be started.
     """
     script = f"vl_convert.javascript_bundle(snippet={SNIPPET!r})"
     code = f"import sys, vl_convert; sys.stdout.buffer.write({script}.encode())"
     words = [sys.executable, "-P", "-c", code]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with suppress(OSError):
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return None
 
 
 def _bytes(chart: Any, kind: str, colors: tuple[str, str], width: int) -> bytes:

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from importlib import resources
 from typing import Any, Final
 
@@ -42,8 +41,7 @@ def as_html(page: Page) -> str:
 
     from lpp.analyze.charts.charts import begin_script, chart_script, embedded
 
-    with suppress(OSError):
-        begin_script()  # beside the charts
+    begin_script()  # beside the charts
     specifications = {chart.name: chart.specifications() for chart in page.charts}
     scripts = [_script(chart_script()), _script(_file("page.js"))]
     tables = [table for table in page.tables if table.missing is None]
