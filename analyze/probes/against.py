@@ -324,7 +324,7 @@ def _require_prompts(labels: Labels) -> None:
 
 def require_two_classes(labels: Labels) -> None:
     """Raise InputError for a number, or for several classes."""
-    if labels.classes is None or len(labels.classes) != 2:
+    if not labels.two_classes:
         raise InputError(
             f"--label {labels.name}: a probe is tested on another run with two classes. Name one "
             f"against all others: --label {labels.name}=VALUE.",

@@ -54,9 +54,10 @@ def site_rows(
     ends: Codes | None = None,
 ) -> Rows:
     """(n, d) the row of each of `prompts`, ascending, at `site`: as stored, with bfloat16 as its
-    bits, uint16; a mean is float32. skip_first: tokens that a mean
-    leaves out. ends: (n,) tokens of each prompt that count, by default all; those of a prompt that
-    repeats ascend, and have no mean.
+    bits, uint16; a mean is float32.
+
+    skip_first: tokens that a mean leaves out. ends: (n,) tokens of each prompt that count, by
+    default all; those of a prompt that repeats ascend, and have no mean.
 
     Reads the site once, and holds these rows. Raises FormatError where a prompt lacks its row.
     """
@@ -160,7 +161,7 @@ def _bag(view: RunView, prompts: Codes, ends: Codes, *, own: bool) -> Rows:
     common = common[holders[common] > 1]
     place = np.full(len(known), -1)
     place[common] = np.arange(len(common))
-    exact = np.float16 if counts.max() <= 2048 else np.float32
-    bag, kept = np.zeros((len(tokens), len(common)), exact), place[column] >= 0
+    dtype = np.float16 if counts.max() <= 2048 else np.float32  # exact so far
+    bag, kept = np.zeros((len(tokens), len(common)), dtype), place[column] >= 0
     bag[owner[kept], place[column[kept]]] = counts[kept]
     return bag

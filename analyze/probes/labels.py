@@ -50,6 +50,11 @@ class Labels:
     """Numbers of those without a label or a row, by reason."""
 
     @property
+    def two_classes(self) -> bool:
+        """Whether a score says how far a prompt is of the second class rather than the first."""
+        return self.classes is not None and len(self.classes) == 2
+
+    @property
     def codes(self) -> Floats:
         """(n,) the class of each, from 0; or its number."""
         labels = self.target.labels

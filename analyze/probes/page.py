@@ -154,14 +154,14 @@ def _calibration(analysis: ProbeAnalysis) -> Iterator[Sentence]:
 
 def _pair(labels: Labels) -> tuple[str, str]:
     """Those of the first and of the second class, in words."""
-    if labels.classes and not labels.classes[2:]:
+    if labels.classes and labels.two_classes:
         return f"of {labels.classes[0]}", f"of {labels.classes[1]}"
     return "of the other classes", "of a class"
 
 
 def _calibration_reading(labels: Labels) -> str:
     """How to read the bins."""
-    if labels.classes and labels.classes[2:]:
+    if not labels.two_classes:  # of a number there are no bins
         return (
             f"Bins hold equally many pairs of {labels.of} and classes, by the probability of the "
             "class out of fold; accuracy: how many are of the class."
@@ -206,7 +206,7 @@ def _opening(analysis: ProbeAnalysis, probes: pl.DataFrame) -> Opening:
 def _counts(labels: Labels) -> str:
     """`64 prompts, 31 of statements and 33 of data`: the class that a score is of comes first."""
     n = len(labels.prompts)
-    if not labels.classes or labels.classes[2:]:
+    if not labels.two_classes:
         return f"{n:,} {labels.of}"
     first, second = _pair(labels)
     n_second = int(labels.codes.sum())

@@ -226,7 +226,7 @@ def _row(analysis: ProbeAnalysis, result: ProbeResult) -> dict[str, Any]:
         "depth": None if result.is_control else plan.depth_of(result.name),
         "n_prompts": len(labels.prompts),
         "classes": labels.classes,
-        "n_second": int(labels.codes.sum()) if labels.classes and not labels.classes[2:] else None,
+        "n_second": int(labels.codes.sum()) if labels.two_classes else None,
         number: result.number.value,
         **interval_columns(number, result.number.interval),
         "p_value": result.number.p_value,

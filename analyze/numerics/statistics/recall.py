@@ -58,7 +58,10 @@ def recall_at_false_alarms(
 
 @lru_cache(maxsize=2)
 def _resamples(k: int, seed: int) -> npt.NDArray[np.uint8]:
-    """(`_DRAWS`, k) how often each cluster is drawn: probes of all sites have the same ones."""
+    """(`_DRAWS`, k) how often each cluster is drawn: probes of all sites have the same ones.
+
+    Drawn in twenty parts, which are 64 bits wide; of so many draws no count comes near 256.
+    """
     generator, shares = np.random.default_rng(seed), np.full(k, 1 / k)
     parts = [generator.multinomial(k, shares, _DRAWS // 20).astype(np.uint8) for _ in range(20)]
     return np.vstack(parts)
