@@ -88,8 +88,8 @@ class Store:
 
 
 def open_store(url: Url) -> Store:
-    """Open the store at `url`: a directory, `s3://bucket/prefix`, `az://container/prefix`, or to
-    read only `https://server/folder` or `hf://datasets/OWNER/NAME[@REVISION][/folder]`.
+    """Open the store at `url`: a directory, `s3://bucket/prefix`, or to read only
+    `https://server/folder` or `hf://datasets/OWNER/NAME[@REVISION][/folder]`.
 
     Raises FormatError: NOT_A_STORE when there is none, UNSUPPORTED_VERSION when a newer release
     wrote it. MachineError: DENIED or UNREACHABLE, of an object store.

@@ -20,14 +20,12 @@ from hypothesis import HealthCheck, settings
 from lpp.store.process import busy
 
 if TYPE_CHECKING:
-    from azure_server import Azure
     from s3_server import S3
     from warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parents[1]
 NOWHERE = "http://127.0.0.1:9"
-for endpoint in ("AWS_ENDPOINT_URL", "AZURE_STORAGE_ENDPOINT"):
-    os.environ[endpoint] = NOWHERE  # no test may ask a real object store
+os.environ["AWS_ENDPOINT_URL"] = NOWHERE  # no test may ask a real object store
 # In the background of a script, or under nohup, these are ignored: what the tests start would
 # inherit that.
 for ignored, handler in (
@@ -64,7 +62,7 @@ APART = ("tests/test_readme.py",)
 
 WITH_REAL_PARTS = {
     *("documented_store", "capture_packaged", "start_packaged", "packaged"),
-    *("s3_server", "azure_server", "browser"),
+    *("s3_server", "browser"),
 }
 """Fixtures of the packaged model, of servers and of a browser: what asks for them is slow."""
 
@@ -127,30 +125,6 @@ def s3(s3_server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator["S3"]:
     yield found
     bucket_of.cache_clear()
     found.proxy.close()
-
-
-@pytest.fixture(scope="session")
-def azure_server() -> Iterator[int]:
-    """Port of Azure's emulator on loopback."""
-    from azure_server import serving
-
-    with serving() as port:
-        yield port
-
-
-@pytest.fixture
-def azure(azure_server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator["Azure"]:
-    """A fresh container; the environment reaches it."""
-    from azure_server import Azure
-
-    from lpp.store.objects.bucket import bucket_of
-
-    found = Azure(container=f"lab-{secrets.token_hex(4)}", port=azure_server)
-    found.make()
-    for name, value in found.environment.items():
-        monkeypatch.setenv(name, value)
-    yield found
-    bucket_of.cache_clear()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -48,9 +48,7 @@ OF_EPOCHS = ("recompute_tokens_per_second", "read_mb_per_second")
 @click.command(cls=LppCommand)
 @with_options(CaptureSettings)
 @click.option(
-    "--store",
-    type=STORE,
-    help="Write into this store: a directory, s3://bucket/prefix or az://container/prefix.",
+    "--store", type=STORE, help="Write into this store: a directory or s3://bucket/prefix."
 )
 @click.option(
     "--resume",

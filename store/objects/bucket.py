@@ -18,9 +18,14 @@ from functools import cached_property, lru_cache
 from typing import Any, Final
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
-from lpp.store.objects.address import headers
-from lpp.store.objects.bucket_faults import ReplacedError, fault_of, retryable
-from lpp.store.objects.clouds import cloud_of
+from lpp.store.objects.address import headers, is_address
+from lpp.store.objects.bucket_faults import (
+    CREDENTIALS,
+    ENDPOINT,
+    ReplacedError,
+    fault_of,
+    retryable,
+)
 from lpp.store.objects.protocol import Result
 
 PART_BYTES: Final = 8 << 20
@@ -188,18 +193,8 @@ class Bucket:
 
     def delete(self, keys: Collection[str]) -> None:
         """Remove objects; missing ones are ignored."""
-        all_keys = list(keys)
-        if not all_keys:
-            return
-        try:
-            self._delete_all(all_keys)
-        except FileNotFoundError:  # Azure stops at a missing object
-            for key in all_keys:
-                with contextlib.suppress(FileNotFoundError):
-                    self._delete_all([key])
-
-    def _delete_all(self, keys: list[str]) -> None:
-        self._ask(keys[0], lambda: self._obstore.delete(self._client, keys))
+        if all_keys := list(keys):
+            self._ask(all_keys[0], lambda: self._obstore.delete(self._client, all_keys))
 
     def _put_if(self, key: str, data: bytes, mode: Any) -> bool:
         """A conditional put. If the response was lost, the object's content shows whether this put
@@ -279,7 +274,6 @@ class Bucket:
     def _client(self) -> Any:
         from obstore.store import from_url
 
-        cloud = cloud_of(self.url)
         try:
             return from_url(
                 self.url,
@@ -296,14 +290,16 @@ class Bucket:
                     "timeout": timedelta(seconds=REQUEST_SECONDS),
                     "connect_timeout": timedelta(seconds=10),
                     "allow_http": self.url.startswith("http://")
-                    or os.environ.get(cloud.allow_http, "").lower() in ("true", "1"),
+                    or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1"),
                     "default_headers": headers(self.url),
                 },
             )
         except Exception:  # its text quotes values of the environment
+            names = (
+                "HF_TOKEN, HF_ENDPOINT" if is_address(self.url) else f"{CREDENTIALS}, {ENDPOINT}"
+            )
             raise InputError(
-                f"{self.url}: the object store's settings in the environment "
-                f"({', '.join(cloud.credentials)}, {cloud.endpoint}) are incomplete or not "
+                f"{self.url}: the settings in the environment ({names}) are incomplete or not "
                 "understood. Compare their names and values with those that obstore documents.",
                 kind=ErrorKind.INVALID_VALUE,
             ) from None

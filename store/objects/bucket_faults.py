@@ -12,19 +12,18 @@ from urllib.parse import quote
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 from lpp.store.objects.address import is_address
-from lpp.store.objects.clouds import cloud_of
 
-ABSENT: Final = frozenset({"NoSuchBucket", "ContainerNotFound"})
+CREDENTIALS: Final = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN"
+ENDPOINT: Final = "AWS_ENDPOINT_URL"
+"""Where obstore reads the settings of a bucket: environment variables, for messages."""
+
 DENIED: Final = frozenset(
     {
         "AccessDenied",
-        "BlobImmutableDueToPolicy",
         "ExpiredToken",
         "ExpiredTokenException",
         "InvalidAccessKeyId",
-        "InvalidAuthenticationInfo",
         "InvalidToken",
-        "PublicAccessNotPermitted",
         "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
@@ -67,7 +66,7 @@ def fault_of(error: Exception, where: str) -> Exception:
     text = _without_key(str(error), where)
     code = next(iter(_CODE.findall(text)), "")
     status = next(iter(_STATUS.findall(text)), "")
-    if code in ABSENT:
+    if code == "NoSuchBucket":
         return _no_bucket(where)
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "no such object", where)
@@ -120,13 +119,12 @@ def _other_object(beyond: bool, where: str) -> Exception:
 
 def _no_bucket(where: str) -> InputError:
     return InputError(
-        f"{where}: there is no such {cloud_of(where).bucket}. Make it first, or correct the name.",
+        f"{where}: there is no such bucket. Make it first, or correct the name.",
         kind=ErrorKind.NOT_FOUND,
     )
 
 
 def _denied(where: str, why: str) -> MachineError:
-    cloud = cloud_of(where)
     if is_address(where):
         return MachineError(
             f"{where}: the server refuses access ({why}). Give the address of a store that anybody "
@@ -136,8 +134,8 @@ def _denied(where: str, why: str) -> MachineError:
         )
     return MachineError(
         f"{where}: the object store refuses access ({why}). Check the credentials in the "
-        f"environment ({', '.join(cloud.credentials)}: have they expired?) and what they may do in "
-        f"this {cloud.bucket}. What was committed stays; the same command resumes.",
+        f"environment ({CREDENTIALS}: have they expired?) and what they may do in this bucket. "
+        "What was committed stays; the same command resumes.",
         kind=ErrorKind.DENIED,
     )
 
@@ -151,7 +149,7 @@ def _unreachable(where: str, why: str) -> MachineError:
         )
     return MachineError(
         f"{where}: the object store does not serve this ({why}). Check the network and "
-        f"{cloud_of(where).endpoint}; LPP_RETRY_SECONDS sets how long a request is repeated. What "
+        f"{ENDPOINT}; LPP_RETRY_SECONDS sets how long a request is repeated. What "
         "was committed stays; the same command resumes.",
         kind=ErrorKind.UNREACHABLE,
     )

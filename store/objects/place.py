@@ -7,18 +7,23 @@ through `lpp.store.objects.locate.objects_at`. Imports no client.
 import os
 import re
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.address import EXAMPLE, SCHEMES, address, is_address
 from lpp.store.objects.bucket_path import BucketPath
-from lpp.store.objects.clouds import CLOUDS, UNPROVEN, Cloud
 
 Place: TypeAlias = Path | BucketPath
 """A directory or a file of a store, wherever it is."""
 
 Url: TypeAlias = str | os.PathLike[str] | BucketPath
 """How users and functions name a store."""
+
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PART: Final = re.compile(r"[^\x00-\x1f\x7f\\?#%*\[\]{}^`\"<>|~]+")
+
+_UNPROVEN: Final = ("az", "gs")
+"""Schemes that obstore supports and this project does not."""
 
 
 def place(url: Url) -> Place:
@@ -37,37 +42,42 @@ def place(url: Url) -> Place:
         return path.absolute() if path.parts[:1] and path.parts[0].startswith("~") else path
     if scheme in SCHEMES:
         return address(scheme, rest)
-    if scheme not in CLOUDS:
+    if scheme != "s3":
         raise _unsupported(scheme)
-    return _bucket_path(CLOUDS[scheme], rest)
+    return _bucket_path(rest)
 
 
-def _bucket_path(cloud: Cloud, rest: str) -> BucketPath:
+def _bucket_path(rest: str) -> BucketPath:
     if "@" in rest or "?" in rest or "#" in rest:
         raise InputError(
-            f"the {cloud.scheme}:// URL of a store holds more than a {cloud.bucket} and a prefix. "
-            f"Credentials and settings never go there: set {', '.join(cloud.credentials[:2])} and "
-            "their like in the environment.",
+            "the s3:// URL of a store holds more than a bucket and a prefix. Credentials and "
+            "settings never go there: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their like "
+            "in the environment.",
             kind=ErrorKind.INVALID_VALUE,
         )
     bucket, _, prefix = rest.partition("/")
     parts = [part for part in prefix.split("/") if part]
-    wrong = [part for part in parts if part in (".", "..") or not cloud.parts.fullmatch(part)]
-    if not cloud.bucket_names.fullmatch(bucket) or wrong:
+    wrong = [part for part in parts if part in (".", "..") or not _PART.fullmatch(part)]
+    if not _BUCKET.fullmatch(bucket) or wrong:
         raise InputError(
-            f"the {cloud.scheme}:// URL of a store is not {cloud.example}, {cloud.rule}.",
+            "the s3:// URL of a store is not s3://bucket/prefix, of letters, digits, dots, dashes "
+            "and underscores.",
             kind=ErrorKind.INVALID_VALUE,  # not quoted: the wrong part may be a secret
         )
-    return BucketPath(f"{cloud.scheme}://{bucket}", "/".join(parts))
+    return BucketPath(f"s3://{bucket}", "/".join(parts))
 
 
 def _unsupported(scheme: str) -> InputError:
-    forms = " or ".join(cloud.example for cloud in CLOUDS.values())
     text = (
-        f"{_plain_scheme(scheme)}:// stores are not supported: give a directory, {forms}; to read "
-        f"only, also {EXAMPLE}."
+        f"{_plain_scheme(scheme)}:// stores are not supported: give a directory or "
+        f"s3://bucket/prefix; to read only, also {EXAMPLE}."
     )
-    return InputError(f"{text} {UNPROVEN.get(scheme, '')}".strip(), kind=ErrorKind.INVALID_VALUE)
+    if scheme in _UNPROVEN:
+        text += (
+            " No test shows that this object store keeps two writers apart: write to a directory "
+            "and copy the finished store into the bucket."
+        )
+    return InputError(text, kind=ErrorKind.INVALID_VALUE)
 
 
 def _plain_scheme(scheme: str) -> str:

@@ -259,6 +259,8 @@ def test_faults_that_last_end_in_one_message_and_a_resume(
         f"s3://lab/../{SECRET}",
         "s3://",
         "s3:///store",
+        f"az://lab/store?sig={SECRET}",
+        f"gs://{SECRET}/store",
     ],
 )
 @pytest.mark.parametrize("use", [open_store, create_store])
@@ -267,6 +269,22 @@ def test_urls_that_hold_more_are_refused_without_repeating_it(url: str, use: Any
         use(url)
     assert caught.value.kind is ErrorKind.INVALID_VALUE
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [409, 412])
+def test_a_server_that_denies_what_is_not_there_ends_the_commit(
+    s3: S3, capture: Capture, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """It refuses each new record because one exists, and has none."""
+    capture.write(s3.url, shards=(0,))
+    monkeypatch.setenv("LPP_RETRY_SECONDS", "5")
+    bucket_of.cache_clear()
+    fault = Fault(kind="answer", status=status, code="PreconditionFailed")
+    s3.proxy.rule = always(fault, method="PUT", part="shards/00001/COMMIT.json")
+    with pytest.raises(MachineError, match="same command"):
+        capture.write(s3.url)
+    s3.proxy.rule = lambda _method, _key: None
+    assert same(capture.write(s3.url), capture)
 
 
 def test_what_is_no_store_is_said(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ def test_other_schemes_are_refused(make: Any) -> None:
     with pytest.raises(InputError, match=r"^hdfs:// stores are not supported") as caught:
         make("hdfs://lab/lpp")
     assert caught.value.kind is ErrorKind.INVALID_VALUE
-    assert "give a directory, s3://bucket/prefix or az://container/prefix" in str(caught.value)
+    assert "give a directory or s3://bucket/prefix" in str(caught.value)
 
 
 def test_store_never_mixes_with_other_things(tmp_path: Path) -> None:

@@ -12,10 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-FOLDER = Path(__file__).with_name("node")
 
-
-def node_modules(described: Path = FOLDER) -> Path:
+def node_modules(described: Path) -> Path:
     """The folder `node_modules` with the packages of the lock in `described`.
 
     Raises AssertionError if npm fails.

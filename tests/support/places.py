@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import xxhash
-from azure_server import Azure
 from s3_server import S3, Proxy
 
 from lpp.store.format.commit_record import ObjectRecord
@@ -54,7 +53,7 @@ class BucketPlace:
 
     BASE = "some/store/"
 
-    def __init__(self, s3: S3 | Azure) -> None:
+    def __init__(self, s3: S3) -> None:
         self.s3, self.url = s3, s3.url
 
     @property
@@ -65,7 +64,6 @@ class BucketPlace:
     @property
     def proxy(self) -> Proxy:
         """The proxy between client and server of an S3 bucket: it fails on command."""
-        assert isinstance(self.s3, S3)
         return self.s3.proxy
 
     def held(self) -> dict[str, bytes]:
@@ -88,15 +86,14 @@ class BucketPlace:
 Behind = DiskPlace | BucketPlace
 
 BUCKET = pytest.param("bucket", marks=pytest.mark.slow)
-AZURE = pytest.param("azure", marks=pytest.mark.slow)
-"""Kinds of places that start a server."""
+"""A kind of place that starts a server."""
 
 
 def place_of(kind: str, request: pytest.FixtureRequest) -> Behind:
     """A fresh place of that kind."""
     if kind == "disk":
         return DiskPlace(request.getfixturevalue("tmp_path") / "some" / "store")
-    return BucketPlace(request.getfixturevalue({"bucket": "s3", "azure": "azure"}[kind]))
+    return BucketPlace(request.getfixturevalue("s3"))
 
 
 def records(held: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:

@@ -1,12 +1,12 @@
-"""A place that holds objects: a disk, a bucket, a container of Azure."""
+"""A place that holds objects: a disk, a bucket."""
 
 import pytest
-from places import AZURE, BUCKET, Behind, place_of
+from places import BUCKET, Behind, place_of
 
 from lpp.store.objects.protocol import Objects
 
 
-@pytest.fixture(params=["disk", BUCKET, AZURE])
+@pytest.fixture(params=["disk", BUCKET])
 def place(request: pytest.FixtureRequest) -> Behind:
     return place_of(request.param, request)
 
