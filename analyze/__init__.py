@@ -66,14 +66,12 @@ if TYPE_CHECKING:
     from lpp.analyze.questions import Selection as Selection
     from lpp.analyze.questions import SensitivitySettings as SensitivitySettings
     from lpp.analyze.questions import TargetSettings as TargetSettings
-    from lpp.analyze.questions import TeacherSettings as TeacherSettings
     from lpp.analyze.report.report import write_report as write_report
     from lpp.analyze.scores.correlations import correlate as correlate
     from lpp.analyze.scores.scores import add_benchmarks as add_benchmarks
     from lpp.analyze.studies.agreement import rank_agreement as rank_agreement
     from lpp.analyze.studies.layers import layers as layers
     from lpp.analyze.studies.sensitivity import sensitivity as sensitivity
-    from lpp.analyze.studies.teacher import target_costs as target_costs
     from lpp.analyze.tables.analysis import analyze as analyze
     from lpp.analyze.tables.build import build_database as build_database
     from lpp.analyze.tables.eigenvalues import read_eigenvalues as read_eigenvalues
@@ -99,7 +97,6 @@ _HOME = {
     "ScoreSettings": "questions",
     "SensitivitySettings": "questions",
     "TargetSettings": "questions",
-    "TeacherSettings": "questions",
     "add_benchmarks": "scores.scores",
     "aggregate": "tables.profile",
     "analyze": "tables.analysis",
@@ -145,7 +142,6 @@ _HOME = {
     "sensitivity_chart": "charts.charts",
     "spectrum_chart": "charts.charts",
     "training_chart": "charts.charts",
-    "target_costs": "studies.teacher",
     "top_share": "numerics.spectrum",
     "write_direction": "probes.direction",
     "write_drift": "drift.tables",

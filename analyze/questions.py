@@ -243,20 +243,6 @@ class ItemsSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherSettings:
-    """`lpp-analyze teacher`: numbers of targets to compare."""
-
-    k: Sequence[int] = setting(
-        (8, 16, 32, 64, 128, 256, 512, 1024), "Keep the k most likely tokens.", metavar="K,..."
-    )
-    samples: Sequence[int] = setting(
-        (8, 16, 32, 64, 128, 256), "Draw so many tokens instead.", metavar="N,..."
-    )
-    prompts: int = setting(100, "Measure on the first N prompts.", least=1, metavar="N")
-    temperature: float = setting(1.0, "Divide logits by this, above 0.", least=0)
-
-
-@dataclass(frozen=True, kw_only=True)
 class TargetSettings:
     """`lpp-analyze export --targets`: which tokens of each next-token distribution."""
 

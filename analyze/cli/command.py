@@ -21,7 +21,6 @@ from lpp.analyze.cli.publish import publish
 from lpp.analyze.cli.quickstart import quickstart
 from lpp.analyze.cli.report import report
 from lpp.analyze.cli.sensitivity import sensitivity
-from lpp.analyze.cli.teacher import teacher
 from lpp.store.format.keys import RUNS_KEY
 from lpp.store.process.allocator import give_blocks_back
 from lpp.store.terminal.console import LppGroup, debug_option, version_option
@@ -47,7 +46,6 @@ def main() -> None:
         lpp-analyze probe ./lpp --label topic
         lpp-analyze benchmarks add ./lpp results/
         lpp-analyze correlate ./lpp
-        lpp-analyze teacher ./lpp
         lpp-analyze export ./lpp --targets topk -o targets.parquet
         lpp-analyze report ./lpp -o report.html
         lpp-analyze verify ./lpp
@@ -74,7 +72,6 @@ main.add_command(publish)
 main.add_command(quickstart)
 main.add_command(report)
 main.add_command(sensitivity)
-main.add_command(teacher)
 
 
 @main.command()

@@ -71,8 +71,8 @@ def export(
     --targets needs rows of `final` and the head. A Parquet file has a row for each prompt:
     input_ids, target_token_ids and target_logprobs, lists of k ids and ln p for each token, and
     loss_mask if the run has one. Targets at position t are of the token at t + 1. ln p is over the
-    whole vocabulary. `lpp-analyze teacher` says how much the k most likely tokens leave out;
-    samples, each with weight 1/N, are unbiased.
+    whole vocabulary. What the k most likely tokens leave out biases a student; samples, each with
+    weight 1/N, are unbiased.
 
     RUN may be left out if STORE has one run. Nothing is overwritten, and the output appears when it
     is complete.

@@ -16,10 +16,9 @@ from lpp.analyze.questions import (
     LayersSettings,
     ProfileSettings,
     SensitivitySettings,
-    TeacherSettings,
 )
 from lpp.analyze.runs.keys import Url, views
-from lpp.analyze.runs.named import names_of, run_named
+from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import select_runs, select_sites
 from lpp.analyze.scores.correlations import correlate, why_unranked
 from lpp.analyze.studies import cka_table
@@ -31,8 +30,6 @@ from lpp.analyze.studies.pages.layers_page import layers_page
 from lpp.analyze.studies.pages.profile_page import EXTREMES, profile_page
 from lpp.analyze.studies.pages.profile_summary import FEW
 from lpp.analyze.studies.pages.sensitivity_page import sensitivity_page
-from lpp.analyze.studies.pages.teacher_page import teacher_page
-from lpp.analyze.studies.teacher import target_costs
 from lpp.analyze.tables.analysis import analyze
 from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.database import differences_of, held_profiles, kept, refresh_database
@@ -123,17 +120,6 @@ def cka_answer(
     rows = cka_table.compute(work, jobs=jobs, memory=memory, progress=progress)
     database = kept("The CKA is", lambda: cka_table.write_cka(store, rows), progress)
     return reply(cka_page(f"{store}", rows, names_of(selected)), stored=database)
-
-
-def teacher_answer(
-    store: Url, run: str | None, settings: TeacherSettings, progress: Progress
-) -> Reply:
-    """What targets of the teacher `run` leave out and cost. Progress and errors are those of
-    `target_costs`. Nothing is stored.
-    """
-    view = run_named(store, run)
-    answer = target_costs(view.run, settings, progress=progress)
-    return Reply(page=teacher_page(f"{store}", answer, names_of(views(store))[view.run.id]))
 
 
 def correlations_answer(store: Url, settings: CorrelateSettings, progress: Progress) -> Reply:

@@ -39,7 +39,6 @@ from lpp.analyze.questions import (
     ScoreSettings,
     SensitivitySettings,
     TargetSettings,
-    TeacherSettings,
 )
 from lpp.capture.evaluation.settings import EvalSettings, ProbeSettings
 from lpp.capture.plan.settings import CaptureSettings
@@ -127,7 +126,6 @@ SETTINGS: Final = {
     "lpp-analyze diff --fail-if": GateSettings,
     "lpp-analyze export --targets": TargetSettings,
     "lpp-analyze publish": PublishSettings,
-    "lpp-analyze teacher": TeacherSettings,
     "lpp-analyze items": ItemsSettings,
     "lpp-analyze probe": LabelProbeSettings,
     "lpp-analyze probe --against, --test-on": ProbeTestSettings,

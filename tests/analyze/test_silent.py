@@ -84,7 +84,6 @@ def of_analysis(root: Path, a: str, b: str, folder: Path) -> Iterator[tuple[str,
     yield "probe_against", tested
     yield "write_probe_tests", analyze.write_probe_tests(tested)
     teacher = write_teacher(folder / "teacher")
-    yield "target_costs", analyze.target_costs(teacher)
     path, few = folder / "targets.parquet", analyze.TargetSettings(k=5)
     yield "export_targets", analyze.export_targets(teacher, path, "topk", few)
     yield "write_report", analyze.write_report(str(root), folder / "report.html")
