@@ -3,19 +3,26 @@
 Only safetensors are read; a model whose weights are pickles is refused.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lpp.capture.models.complete import LOADING, beside_packed, check_loaded
 from lpp.capture.models.fingerprints import weight_files
 from lpp.capture.models.machine import require
 from lpp.capture.models.model_files import transformers_library
 from lpp.capture.models.spec import ModelSpec
+from lpp.store.progress import SILENT, Progress
 
 
-def trained_model(folder: Path, config: Any, spec: ModelSpec) -> Any:
-    """The model in `folder`, on its device or spread over several."""
+def trained_model(folder: Path, config: Any, spec: ModelSpec, progress: Progress = SILENT) -> Any:
+    """The model in `folder`, on its device or spread over several.
+
+    Raises InputError for weights that the files lack. progress: gets a line on those that the model
+    does not use.
+    """
     transformers = transformers_library()
     settings: dict[str, Any] = {}
     if spec.quantization is not None:
@@ -30,16 +37,39 @@ def trained_model(folder: Path, config: Any, spec: ModelSpec) -> Any:
         require("accelerate")
         settings["device_map"] = {"": spec.device}  # quantised weights cannot be moved later
     weight_files(folder, spec.id)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         dtype="auto" if spec.dtype == "auto" else getattr(torch, spec.dtype),
         attn_implementation=_attention(config, spec),
         use_safetensors=True,
         trust_remote_code=spec.trust_remote_code,
         local_files_only=True,
+        **LOADING,
         **settings,
     )
+    check_loaded(spec.id, info, progress)
     return model if "device_map" in settings else model.to(spec.device)
+
+
+def check_weights(folder: Path, config: Any, spec: ModelSpec, progress: Progress) -> None:
+    """Refuse what `trained_model` refuses, for an engine that loads `folder` itself.
+
+    Reads names and shapes, no weight.
+    """
+    config = copy.deepcopy(config)
+    packed = getattr(config, "quantization_config", None) is not None
+    if packed:
+        del config.quantization_config  # else transformers needs the package of the method
+    _, info = transformers_library().AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        device_map="meta",
+        use_safetensors=True,
+        trust_remote_code=spec.trust_remote_code,
+        local_files_only=True,
+        **LOADING,
+    )
+    check_loaded(spec.id, beside_packed(info) if packed else info, progress)
 
 
 def untrained_model(config: Any, spec: ModelSpec) -> Any:

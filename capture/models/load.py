@@ -14,6 +14,7 @@ from lpp.capture.models.fingerprints import (
     untrained_fingerprint,
 )
 from lpp.capture.models.instantiate import (
+    check_weights,
     from_config,
     trained_model,
     untrained_model,
@@ -45,12 +46,12 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
     steps.
     """
     _check(spec)
-    with quietly(quiet), explained(spec.id, spec.device):
+    with quietly(quiet, progress), explained(spec.id, spec.device):
         files = find_files(spec, weights=spec.untrained_seed is None, progress=progress)
         config = read_config(files.folder, spec)
         tokenizer = read_tokenizer(files.folder, spec)
         if spec.untrained_seed is None:
-            model = trained_model(files.folder, config, spec)
+            model = trained_model(files.folder, config, spec, progress)
             weights = trained_fingerprint(model, files.folder, spec.id, code=spec.trust_remote_code)
         else:
             model = untrained_model(config, spec)
@@ -70,11 +71,12 @@ def describe_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = 
     device. For an engine that loads the weights itself.
     """
     _check(spec)
-    with quietly(quiet), explained(spec.id, spec.device):
+    with quietly(quiet, progress), explained(spec.id, spec.device):
         files = find_files(spec, weights=True, progress=progress)
         config = read_config(files.folder, spec)
         tokenizer = read_tokenizer(files.folder, spec)
         dtype = weights_dtype(files.folder, config, spec)
+        check_weights(files.folder, config, spec, progress)
         with torch.device("meta"):
             model = from_config(config, spec, dtype)
         weights = trained_fingerprint(model, files.folder, spec.id, code=spec.trust_remote_code)

@@ -4,21 +4,27 @@ A hub name, a folder or a GGUF file is resolved to a folder; its configuration a
 read from there. Nothing of a model's own code runs unless requested.
 """
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 
+from lpp.capture.models.complete import LOADING, check_loaded
 from lpp.capture.models.gguf import converted_folder, folder_model
 from lpp.capture.models.hub import check_hub_name, hub_snapshot
 from lpp.capture.models.machine import require
 from lpp.capture.models.spec import ModelSpec
-from lpp.store.errors import ErrorKind, InputError
-from lpp.store.progress import Progress
+from lpp.store.errors import ErrorKind, InputError, first_line
+from lpp.store.progress import SILENT, Progress
+
+
+_LONGEST: Final = 300
+"""Most characters of a warning of transformers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +97,22 @@ def _from_gguf(path: Path, progress: Progress) -> Path:
 
     def convert(file: Path, folder: Path) -> None:
         progress.note(f"turning {file.name} into a model folder, once")
-        _convert(file, folder)
+        _convert(file, folder, progress)
 
     return converted_folder(path, convert)
 
 
-def _convert(file: Path, folder: Path) -> None:
+def _convert(file: Path, folder: Path, progress: Progress) -> None:
     """Dequantise to bfloat16; the tokenizer comes along."""
     transformers = transformers_library()
     where: dict[str, Any] = {"gguf_file": file.name}
     how: dict[str, Any] = {}
     if hasattr(transformers, "GgufConfig"):  # since 5: weights stay quantised unless told
         how["quantization_config"] = transformers.GgufConfig(**where, dequantize=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        file.parent, **where, **how, dtype=torch.bfloat16
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, **where, **how, dtype=torch.bfloat16, **LOADING
     )
+    check_loaded(str(file), info, progress)
     model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(folder)
 
@@ -158,20 +165,43 @@ def transformers_library() -> Any:
 
 
 @contextmanager
-def quietly(quiet: bool) -> Iterator[None]:
-    """Keep transformers' advice and bars off stderr."""
+def quietly(quiet: bool, progress: Progress = SILENT) -> Iterator[None]:
+    """Keep transformers' advice and bars off stderr.
+
+    progress: gets what transformers warns of the model, a line each; not of how it would write.
+    """
     if not quiet:
         yield
         return
-    logging = transformers_library().utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    settings, logger = transformers_library().utils.logging, logging.getLogger("transformers")
+    level, bars = settings.get_verbosity(), settings.is_progress_bar_enabled()
+    handlers, heard = logger.handlers, _Heard()
+    settings.set_verbosity(logging.WARNING)
+    settings.disable_progress_bar()
+    logger.handlers = [heard]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(level)
+        logger.handlers = handlers
+        settings.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            settings.enable_progress_bar()
+    for line in heard.lines:
+        progress.warn(f"transformers warns: {line}")
+
+
+class _Heard(logging.Handler):
+    """Keeps the first line of each warning that may concern the numbers of a capture."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: dict[str, None] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = record.getMessage()
+        of_writing = record.name.startswith("transformers.generation")
+        # what was loaded is looked at by `complete`; a deprecation is the program's, not the model's
+        if not of_writing and "LOAD REPORT" not in said and "deprecated" not in said:
+            self.lines[first_line(said)[:_LONGEST]] = None

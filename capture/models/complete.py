@@ -1,0 +1,66 @@
+"""Whether a model's files have every weight that its configuration asks for.
+
+Transformers draws a weight at random that the files lack, or have in another shape. Such a model is
+refused. A weight that is tied to another, or that its class computes itself, is not missing.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.progress import SILENT, Progress
+
+LOADING: Final[Mapping[str, Any]] = {
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,  # `check_loaded` refuses them by name
+}
+"""Arguments of `from_pretrained`, which then returns (model, what `check_loaded` reads)."""
+
+_NAMED: Final = 3
+"""Most names of weights in a message."""
+
+
+def check_loaded(name: str, info: Mapping[str, Any], progress: Progress = SILENT) -> None:
+    """Raise InputError if weights were drawn, with their number and the first names.
+
+    info: what `from_pretrained` says with `LOADING`. progress: gets a line on weights of the files
+    that the model has no place for.
+    """
+    missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    shapes = sorted(info["mismatched_keys"])
+    lost = [f"lack {_listed(missing)}"] if missing else []
+    if shapes:
+        weight, there, wanted = shapes[0]
+        lost.append(
+            f"have {_listed(key for key, *_ in shapes)} in another shape ({weight}: "
+            f"{tuple(there)}, not {tuple(wanted)})"
+        )
+    others = f" They have {_listed(unused)} instead." if unused and missing else ""
+    if lost:
+        raise InputError(
+            f"the files of {name} {' and '.join(lost)}, which its config.json asks for. Weights "
+            f"that are not there would be drawn at random.{others} Save the whole causal language "
+            "model with save_pretrained, under transformers' names, and give that folder. For "
+            "random weights, say so: --untrained-seed 0.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+    if unused:
+        progress.warn(f"the files of {name} have {_listed(unused)} that the model does not use")
+
+
+def beside_packed(info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`info` of quantised files that were read as if they were not: a weight is there if the files
+    have anything in its module, whatever its name and shape.
+    """
+    unused = info["unexpected_keys"]
+    there = {key.rsplit(".", up)[0] for key in unused for up in range(1, key.count(".") + 1)}
+    missing = [key for key in info["missing_keys"] if key.rpartition(".")[0] not in there]
+    return {"missing_keys": missing, "unexpected_keys": (), "mismatched_keys": ()}
+
+
+def _listed(keys: Iterable[str]) -> str:
+    """Number and first names of weights."""
+    names = list(keys)
+    more = ", ..." if len(names) > _NAMED else ""
+    count = f"{len(names)} weight{'s' * (len(names) > 1)}"
+    return f"{count} ({', '.join(names[:_NAMED])}{more})"
