@@ -22,7 +22,6 @@ from lpp.capture.models.spec import ModelSpec
 from lpp.store.errors import ErrorKind, InputError, first_line
 from lpp.store.progress import SILENT, Progress
 
-
 _LONGEST: Final = 300
 """Most characters of a warning of transformers."""
 
@@ -202,6 +201,6 @@ class _Heard(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         said = record.getMessage()
         of_writing = record.name.startswith("transformers.generation")
-        # what was loaded is looked at by `complete`; a deprecation is the program's, not the model's
+        # `complete` looks at what was loaded; a deprecation is of our call, not of the model
         if not of_writing and "LOAD REPORT" not in said and "deprecated" not in said:
             self.lines[first_line(said)[:_LONGEST]] = None
