@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from lpp.analyze.charts.charts import reliability_chart as reliability_chart
     from lpp.analyze.charts.charts import risk_chart as risk_chart
     from lpp.analyze.charts.charts import save_chart as save_chart
-    from lpp.analyze.charts.charts import sensitivity_chart as sensitivity_chart
     from lpp.analyze.charts.charts import spectrum_chart as spectrum_chart
     from lpp.analyze.charts.charts import training_chart as training_chart
     from lpp.analyze.drift.against import diff_against as diff_against
@@ -64,14 +63,11 @@ if TYPE_CHECKING:
     from lpp.analyze.questions import ProfileSettings as ProfileSettings
     from lpp.analyze.questions import ScoreSettings as ScoreSettings
     from lpp.analyze.questions import Selection as Selection
-    from lpp.analyze.questions import SensitivitySettings as SensitivitySettings
     from lpp.analyze.questions import TargetSettings as TargetSettings
     from lpp.analyze.report.report import write_report as write_report
     from lpp.analyze.scores.correlations import correlate as correlate
     from lpp.analyze.scores.scores import add_benchmarks as add_benchmarks
-    from lpp.analyze.studies.agreement import rank_agreement as rank_agreement
     from lpp.analyze.studies.layers import layers as layers
-    from lpp.analyze.studies.sensitivity import sensitivity as sensitivity
     from lpp.analyze.tables.analysis import analyze as analyze
     from lpp.analyze.tables.build import build_database as build_database
     from lpp.analyze.tables.eigenvalues import read_eigenvalues as read_eigenvalues
@@ -95,7 +91,6 @@ _HOME = {
     "ProfileSettings": "questions",
     "Selection": "questions",
     "ScoreSettings": "questions",
-    "SensitivitySettings": "questions",
     "TargetSettings": "questions",
     "add_benchmarks": "scores.scores",
     "aggregate": "tables.profile",
@@ -125,7 +120,6 @@ _HOME = {
     "probe": "probes.analysis",
     "probe_against": "probes.against",
     "profile_chart": "charts.charts",
-    "rank_agreement": "studies.agreement",
     "read_eigenvalues": "tables.eigenvalues",
     "probe_depth_chart": "charts.charts",
     "probe_reliability_chart": "charts.charts",
@@ -138,8 +132,6 @@ _HOME = {
     "scan_metrics": "tables.metrics",
     "scan_spectra": "tables.spectra",
     "scan_tokens": "tables.tokens",
-    "sensitivity": "studies.sensitivity",
-    "sensitivity_chart": "charts.charts",
     "spectrum_chart": "charts.charts",
     "training_chart": "charts.charts",
     "top_share": "numerics.spectrum",

@@ -16,9 +16,7 @@ from lpp.analyze.evaluations.tables import (
 from lpp.analyze.probes.against_tables import PROBE_TESTS
 from lpp.analyze.probes.tables import PROBE_RELIABILITY, PROBE_SCORES, PROBES
 from lpp.analyze.studies.cka import CKA
-from lpp.analyze.studies.grid import SENSITIVITY
 from lpp.analyze.studies.layers import HOURGLASS, LAYERS
-from lpp.analyze.studies.sensitivity import AGREEMENT
 from lpp.analyze.tables import entropy, metrics
 from lpp.analyze.tables.jackknife import JACKKNIFE
 from lpp.analyze.tables.profile import PROFILES, SITE_PROFILES
@@ -26,7 +24,7 @@ from lpp.analyze.tables.spectra import SPECTRA
 
 RESULTS: Final = (
     *(SPECTRA, entropy.TABLE, metrics.TABLE, PROFILES, SITE_PROFILES, JACKKNIFE),
-    *(SENSITIVITY, AGREEMENT, LAYERS, HOURGLASS, CKA),
+    *(LAYERS, HOURGLASS, CKA),
     *(DRIFT_PREDICTIONS, DRIFT_SITES, DRIFT_TOKENS),
     *(ITEM_ANALYSES, ITEM_FEATURES, ITEM_RELIABILITY, ITEM_RISK),
     *(PROBES, PROBE_SCORES, PROBE_RELIABILITY, PROBE_TESTS),

@@ -155,17 +155,6 @@ class LayersSettings(Selection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensitivitySettings:
-    """`lpp-analyze sensitivity`: the axes of its grid."""
-
-    contexts: Sequence[int] | None = _contexts("50, 100, 200, 500")
-    prompts: Sequence[int] | None = _numbers_of_prompts("10, 100, 500, 1000, and all")
-    sites: Sequence[str] = _sites(("final",))
-    runs: Sequence[str] = _runs()
-    errors: ErrorSites = setting("final", _ERRORS)
-
-
-@dataclass(frozen=True, kw_only=True)
 class CkaSettings:
     """`lpp-analyze cka`."""
 

@@ -7,7 +7,6 @@ with: the mean normalised entropy, PR/r and ER/r of `final` at ten prefixes.
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +19,7 @@ from benchmarks.pairs import Ratio, ratio_of_times, ratio_once, timed_pairs
 from benchmarks.peers.outputs import Profile, entropies
 from benchmarks.peers.sides.paper import pass_for_each_prefix, ranks_by_svd
 from benchmarks.setting import capture, prepared, scratch
-from lpp.analyze import SensitivitySettings, scan_entropy, scan_spectra
-from lpp.analyze.studies.saving import paper_tokens
-from lpp.analyze.studies.sensitivity import sensitivity
+from lpp.analyze import ProfileSettings, analyze, scan_entropy, scan_spectra
 from lpp.capture.engine.prepare import Prepared
 from lpp.store import Run
 from lpp.store.format.schedule import prefix_schedule
@@ -71,7 +68,7 @@ def of_the_grid(prompts: int = SIZES[-1], timed: int = 3) -> Iterator[Ratio]:
     """Three contexts, ten prefixes, three samples, every fourth site, capture included.
 
     The procedure's side is timed on `timed` prompts and on the decompositions of three prefixes of
-    each sample, and scaled: seconds a token times counted tokens (`paper_tokens`), and seconds of
+    each sample, and scaled: seconds a token times counted tokens, and seconds of
     a decomposition, linear in its rows between those timed, times counted decompositions.
     """
     blocks = prepared(1).plan.model.n_blocks
@@ -80,12 +77,17 @@ def of_the_grid(prompts: int = SIZES[-1], timed: int = 3) -> Iterator[Ratio]:
     lengths = np.array(ready.prompts["n_tokens"].to_numpy())
     sizes = [size for size in SIZES if size < prompts] + [prompts]
     schedules = [prefix_schedule(context) for context in CONTEXTS]
-    tokens = paper_tokens(lengths, schedules, sizes)
+    tokens = sum(
+        int(np.minimum(lengths[:size], prefix).sum())
+        for size in sizes
+        for schedule in schedules
+        for prefix in schedule
+    )
     with scratch() as folder:
         start = time.perf_counter()
         run = capture(ready, folder)
-        grid = SensitivitySettings(contexts=CONTEXTS, prompts=sizes)
-        sensitivity(folder, replace(grid, errors="none"))
+        grid = ProfileSettings(contexts=CONTEXTS, prompts=sizes, errors="none")
+        analyze(folder, grid).profiles()
         ours = time.perf_counter() - start
         per_token = _seconds_per_token(ready, timed)
         solves = {

@@ -44,7 +44,6 @@ def commands(store: Path) -> Iterator[tuple[str, ...]]:
     """The commands that fill the database of a store, each with the most that it computes."""
     yield ("lpp-analyze", "profile", "STORE", "--metrics", "*", "--skip-first", "0,2")
     yield ("lpp-analyze", "layers", "STORE", "--skip-first", "2", "--errors", "all")
-    yield ("lpp-analyze", "sensitivity", "STORE", "--errors", "all")
     yield ("lpp-analyze", "cka", "STORE", "--all-pairs")
     runs = sorted(path.name for path in (store / "runs").iterdir() if path.is_dir())
     for a, b in pairwise(runs):

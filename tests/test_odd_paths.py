@@ -144,7 +144,6 @@ def answers(root: Path, scores: Path, *, write: bool = True) -> dict[str, str]:
     said = {
         "profile": run("lpp-analyze", "profile", "--format=json", "--metrics=all", "--", root),
         "layers": run("lpp-analyze", "layers", "--format=json", "--", root),
-        "sensitivity": run("lpp-analyze", "sensitivity", "--format=csv", "--", root),
         "cka": run("lpp-analyze", "cka", "--format=csv", "--", root),
         "diff": drift(root),
         "verify": run("lpp-analyze", "verify", "--", root),

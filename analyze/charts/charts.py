@@ -24,7 +24,6 @@ from lpp.analyze.charts.grids import (
     correlation_chart,
     difference_chart,
     difference_panels,
-    sensitivity_chart,
 )
 from lpp.analyze.charts.items import item_depth_chart, reliability_chart, risk_chart, together
 from lpp.analyze.charts.probes import probe_depth_chart, probe_reliability_chart
@@ -69,7 +68,6 @@ __all__ = [
     "reliability_chart",
     "risk_chart",
     "save_chart",
-    "sensitivity_chart",
     "specification",
     "spectrum_chart",
     "spectrum_panels",

@@ -1,4 +1,4 @@
-"""Heat maps: differences of runs, profiles over settings, pairs of sites, correlations with
+"""Heat maps: differences of runs, pairs of sites, correlations with
 benchmarks.
 """
 
@@ -43,8 +43,6 @@ from lpp.analyze.charts.run_styles import RunStyles, styles_of
 from lpp.analyze.charts.theme import shortened
 from lpp.analyze.metrics.registry import PROFILE
 
-FAR: Final = 50.0
-"""Per cent of deviation at which the fill is full."""
 SIDE: Final = 240
 """Pixels of the height of a map of every two runs; with twenty runs, a cell has 12."""
 BEYOND: Final = "differs from 0"
@@ -159,57 +157,6 @@ def _map(name: str, frame: pl.DataFrame, styles: RunStyles) -> Any:
         ),
         orient="top",
     )
-
-
-def sensitivity_chart(
-    sensitivity: pl.DataFrame,
-    metric: str = "effective_rank",
-    *,
-    aggregation: str | None = None,
-    site: str | None = None,
-    runs: RunStyles | None = None,
-) -> Any:
-    """How much a number of a profile changes with context and number of prompts.
-
-    sensitivity: the table `sensitivity`. metric: one of its metrics, in one aggregation over
-    prefixes (min of an entropy, max of the rest, by default) and at one site (`final`, or the
-    last by name). A row for each run and number of prompts, a column for each context; of a single
-    context, a row for each run, a column for each number of prompts. A cell has the value, and by
-    how much it differs from that of the run's longest context and most prompts, in per cent; the
-    fill repeats that, full at 50 %. runs: the styles of a page's runs.
-
-    An `altair.LayerChart` as wide as its container; without values, a chart that says so. Raises
-    InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
-    """
-    needed = ("run", "site", *SETTING, "metric", "aggregation", "value")
-    checked(sensitivity, "sensitivity", needed)
-    chosen_way = aggregation or ("min" if metric.startswith("entropy") else "max")
-    quantity = quantity_of(metric)
-    title = f"{quantity.title} by context and prompts"
-    of_metric = sensitivity.filter(metric=metric, aggregation=chosen_way)
-    sites = sorted(set(of_metric["site"].drop_nulls()))
-    where = site or ("final" if "final" in sites or not sites else sites[-1])
-    frame = of_metric.filter(site=where)
-    of_one = frame["context"].n_unique() == 1
-    cells = _deviations(frame, of_one, runs)
-    if not any(row["value"] is not None for row in cells):
-        return says(title, _no_grid(sensitivity, metric, chosen_way, where))
-    parts = [
-        f"{row['n_prompts']} prompts of {row['label']}, context {row['context']}: "
-        + " ".join(filter(None, (number(row["value"]), row["second"], row["third"])))
-        for row in cells
-    ]
-    words = Words(
-        title=title,
-        notes=[
-            f"{chosen_way} over prefixes at {plain(where)} ({quantity.unit}),",
-            "± its standard error, and how far it is from the run's longest context and most "
-            "prompts.",
-        ],
-        description=f"{title}, {chosen_way} over prefixes at {plain(where)}. {listing(parts)}",
-        x=TITLES["n_prompts" if of_one else "context"],
-    )
-    return filling(heat_map(cells, words, {"told": quantity.words}, fills=(-FAR, 0, FAR)))
 
 
 def correlation_chart(
@@ -340,34 +287,6 @@ def _sites_map(
     )
 
 
-def _deviations(frame: pl.DataFrame, of_one: bool, runs: RunStyles | None) -> list[Row]:
-    """A cell for each run, context and number of prompts, with its deviation in per cent."""
-    frame = frame.sort("run", "n_prompts", "context").unique(
-        ("run", "n_prompts", "context"), keep="first", maintain_order=True
-    )
-    series, labels = curves_of(frame, runs)
-    errors = {end: f"value_{end}" for end in ("stderr", "ci_low", "ci_high")}
-    cells = points(measured(frame.rename(errors, strict=False), "value"), labels)
-    cells.sort(key=lambda row: series.labels.index(row["series"]))
-    there = [row for row in cells if row["value"] is not None]
-    there.sort(key=lambda row: (row["context"], row["n_prompts"]))
-    fullest = {row["series"]: row["value"] for row in there}
-    for row in cells:
-        value, base, label = row["value"], fullest.get(row["series"]), row["series"]
-        fill = 100 * (value / base - 1) if value is not None and base else None
-        deviation = "" if fill is None else f"{round(fill):+d} %".replace("-", "−")
-        row |= {
-            "x": str(row["n_prompts" if of_one else "context"]),
-            "y": label if of_one else f"{row['n_prompts']} prompts\n{label}",
-            "fill": plain(fill),
-            "first": "none" if value is None else f"{value:.3g}",
-            "second": "" if row["stderr"] is None else f"± {row['stderr']:.2g}",
-            "third": deviation,
-            "deviation": deviation,
-        }
-    return cells
-
-
 def _coefficients(frame: pl.DataFrame) -> list[Row]:
     """A cell for each benchmark and number of a profile.
 
@@ -396,11 +315,3 @@ def _coefficients(frame: pl.DataFrame) -> list[Row]:
             "told": told(value),
         }
     return cells
-
-
-def _no_grid(frame: pl.DataFrame, metric: str, aggregation: str, site: str) -> str:
-    here = (pl.col("metric") == metric) & (pl.col("aggregation") == aggregation)
-    if frame.filter(here, pl.col("site") == site).is_empty() and not frame.is_empty():
-        there = plain(sorted(set(frame["metric"].drop_nulls()))[:5]) or "none"
-        return f"No {aggregation} of {plain(metric)} at {plain(site)}. Metrics there are: {there}."
-    return nothing("sensitivity", frame, "lpp-analyze sensitivity STORE")

@@ -20,7 +20,6 @@ from lpp.analyze.cli.profile import profile
 from lpp.analyze.cli.publish import publish
 from lpp.analyze.cli.quickstart import quickstart
 from lpp.analyze.cli.report import report
-from lpp.analyze.cli.sensitivity import sensitivity
 from lpp.store.format.keys import RUNS_KEY
 from lpp.store.process.allocator import give_blocks_back
 from lpp.store.terminal.console import LppGroup, debug_option, version_option
@@ -37,7 +36,6 @@ def main() -> None:
     \b
         lpp-analyze quickstart
         lpp-analyze profile ./lpp
-        lpp-analyze sensitivity ./lpp
         lpp-analyze layers ./lpp
         lpp-analyze metrics
         lpp-analyze cka ./lpp
@@ -71,7 +69,6 @@ main.add_command(profile)
 main.add_command(publish)
 main.add_command(quickstart)
 main.add_command(report)
-main.add_command(sensitivity)
 
 
 @main.command()

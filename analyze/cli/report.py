@@ -36,7 +36,7 @@ def report(ctx: click.Context, *, store: str, output: Path | None, form: Any) ->
     """Write what the database of STORE holds as one page.
 
     The page opens from disk, without a network. It shows which models were captured on what, which
-    differences are more than noise, depth, sensitivity, surprising tokens, benchmarks, what to
+    differences are more than noise, depth, surprising tokens, benchmarks, what to
     distrust, and provenance. Nothing is computed: the page shows what the database, the analysis
     cache and the token statistics hold, and names the command for what is missing. png and svg are
     pictures for papers; md is a summary for a pull request.

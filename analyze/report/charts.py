@@ -24,14 +24,12 @@ from lpp.analyze.report.queries import (
     LAYERS,
     PLANS,
     PROFILES,
-    SENSITIVITY,
     TRAINING,
     Query,
     whole,
 )
 from lpp.analyze.studies.pages.correlations_page import correlation_charts
 from lpp.analyze.studies.pages.profile_page import profile_chart_of
-from lpp.analyze.studies.pages.sensitivity_page import sensitivity_charts
 from lpp.store.errors import LppError
 from lpp.store.format.plan import Plan, parse_plan
 from lpp.store.format.run_names import run_names
@@ -78,7 +76,6 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
     Raises MachineError(NO_PACKAGE) without the extra `report`.
     """
     from lpp.analyze.charts import charts as library
-    from lpp.analyze.charts.lines import LINES
 
     def frame(query: Query) -> pl.DataFrame:
         return answers[whole(query.table).name].frame
@@ -158,13 +155,6 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
         "value is the entropy floor.",
         partial(library.entropy_chart, frame(ENTROPY), runs=runs),
         partial(library.entropy_panels, frame(ENTROPY), runs=runs),
-    )
-    yield from sensitivity_charts(
-        frame(SENSITIVITY),
-        answers[SENSITIVITY.name].table(),
-        "steadiness",
-        runs,
-        folded=len(runs.order) > LINES,  # a row and more for each run: several screens
     )
     yield from correlation_charts(
         frame(CORRELATIONS), answers[CORRELATIONS.name].table(), "benchmarks"

@@ -90,9 +90,9 @@ OUTLINE: Final = (
     _Outline(
         "steadiness",
         "Steadiness",
-        "How steady under prefix, context, sample and corpus",
-        "The same profiles at other settings, from the same captured states.",
-        ("entropy", "sensitivity", "agreement"),
+        "How steady under prefix",
+        "The same entropy after other prefixes, from the same captured states.",
+        ("entropy",),
     ),
     _Outline(
         "surprises",

@@ -13,7 +13,7 @@ from lpp.analyze.report.queries import Query
 from lpp.store.terminal.escaping import escape
 
 _ORDER: Final = (
-    *("lpp-capture", "lpp-analyze profile", "lpp-analyze layers", "lpp-analyze sensitivity"),
+    *("lpp-capture", "lpp-analyze profile", "lpp-analyze layers"),
     *("lpp-analyze benchmarks", "lpp-analyze correlate"),
 )
 """Commands in order: a later one may read what an earlier one computed."""

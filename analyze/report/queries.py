@@ -223,31 +223,6 @@ ENTROPY: Final = Query(
     first=("run", "prefix", "entropy_norm", "entropy"),
 )
 
-SENSITIVITY: Final = Query(
-    "sensitivity",
-    "Profiles over the grid of contexts, prompts, corpora and sites",
-    "sensitivity",
-    ("run", "site", "context", "n_prompts", "metric", "aggregation"),
-    "SELECT run, corpus, site, context, n_prompts, metric, aggregation,\n"
-    "  value, ci_low AS value_ci_low, ci_high AS value_ci_high, flags, left_out\n"
-    "FROM sensitivity\n"
-    "WHERE aggregation = CASE WHEN starts_with(metric, 'entropy') THEN 'min' ELSE 'max' END\n"
-    "ORDER BY metric, corpus, site, context, n_prompts, run",
-    "lpp-analyze sensitivity STORE",
-    first=("run", "metric", "value", "context", "n_prompts", "flags"),
-)
-
-AGREEMENT: Final = Query(
-    "agreement",
-    "Whether two settings put the models in the same order",
-    "agreement",
-    ("metric", "setting_a", "setting_b"),
-    "SELECT metric, setting_a, setting_b, differ, n_models, kendall_tau, spearman_rho,\n"
-    "  flags, reason\nFROM agreement WHERE len(differ) = 1\n"
-    "ORDER BY metric, setting_a, setting_b",
-    "lpp-analyze sensitivity STORE",
-    first=("metric", "setting_a", "setting_b", "kendall_tau", "spearman_rho", "n_models"),
-)
 
 BENCHMARKS: Final = Query(
     "benchmarks",
@@ -290,7 +265,6 @@ _FLAGGED: Final = (
     ("profiles", "run"),
     ("site_profiles", "run"),
     ("layers", "run"),
-    ("sensitivity", "run"),
     ("metrics", "run"),
     ("correlations", "profile_metric"),
 )
@@ -368,7 +342,7 @@ def whole(table: str) -> Query:
 
 
 CHARTED: Final = tuple(
-    whole(table) for table in ("profiles", "published", "entropy", "sensitivity", "correlations")
+    whole(table) for table in ("profiles", "published", "entropy", "correlations")
 )
 """Tables that charts take whole."""
 
@@ -383,8 +357,6 @@ QUERIES: Final = (
         HOURGLASS,
         _SPECTRA,
         ENTROPY,
-        SENSITIVITY,
-        AGREEMENT,
     ),
     *(BENCHMARKS, CORRELATIONS, PUBLISHED, FLAGS, APART),
     PLANS,

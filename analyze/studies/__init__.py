@@ -1,1 +1,1 @@
-"""Questions over many numbers: sensitivity, layers, CKA."""
+"""Questions over many numbers: layers, CKA."""

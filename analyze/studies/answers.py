@@ -15,7 +15,6 @@ from lpp.analyze.questions import (
     CorrelateSettings,
     LayersSettings,
     ProfileSettings,
-    SensitivitySettings,
 )
 from lpp.analyze.runs.keys import Url, views
 from lpp.analyze.runs.named import names_of
@@ -23,13 +22,11 @@ from lpp.analyze.runs.select import select_runs, select_sites
 from lpp.analyze.scores.correlations import correlate, why_unranked
 from lpp.analyze.studies import cka_table
 from lpp.analyze.studies import layers as layer_ranks
-from lpp.analyze.studies import sensitivity as settings_grid
 from lpp.analyze.studies.pages.cka_page import cka_page
 from lpp.analyze.studies.pages.correlations_page import correlations_page
 from lpp.analyze.studies.pages.layers_page import layers_page
 from lpp.analyze.studies.pages.profile_page import EXTREMES, profile_page
 from lpp.analyze.studies.pages.profile_summary import FEW
-from lpp.analyze.studies.pages.sensitivity_page import sensitivity_page
 from lpp.analyze.tables.analysis import analyze
 from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.database import differences_of, held_profiles, kept, refresh_database
@@ -83,24 +80,6 @@ def layers_answer(
     layers = layer_ranks.layers(store, settings, progress=progress, executor=executor)
     database = kept("The layers are", lambda: layer_ranks.write_layers(store, layers), progress)
     return reply(layers_page(f"{store}", layers, layers.names), stored=database)
-
-
-def sensitivity_answer(
-    store: Url,
-    settings: SensitivitySettings,
-    part: str | None,
-    progress: Progress,
-    executor: Executor,
-) -> Reply:
-    """Profiles over a grid of settings. part: `grid` or `agreement`, to show one of them.
-
-    Progress, executor and errors are those of `sensitivity`.
-    """
-    result = settings_grid.sensitivity(store, settings, progress=progress, executor=executor)
-    database = kept(
-        "The sensitivity is", lambda: settings_grid.write_sensitivity(store, result), progress
-    )
-    return reply(sensitivity_page(f"{store}", result, result.names, part=part), stored=database)
 
 
 def cka_answer(

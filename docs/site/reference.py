@@ -37,7 +37,6 @@ from lpp.analyze.questions import (
     ProfileSettings,
     PublishSettings,
     ScoreSettings,
-    SensitivitySettings,
     TargetSettings,
 )
 from lpp.capture.evaluation.settings import EvalSettings, ProbeSettings
@@ -120,7 +119,6 @@ SETTINGS: Final = {
     "lpp-capture probe": ProbeSettings,
     "lpp-analyze profile": ProfileSettings,
     "lpp-analyze layers": LayersSettings,
-    "lpp-analyze sensitivity": SensitivitySettings,
     "lpp-analyze cka": CkaSettings,
     "lpp-analyze diff": DiffSettings,
     "lpp-analyze diff --fail-if": GateSettings,

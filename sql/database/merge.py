@@ -162,8 +162,7 @@ def flag_different_prompts(connection: "DuckDBPyConnection", names: Collection[s
     """
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE texts AS SELECT run, n_prompts, max(prompt_set) AS texts "
-        "FROM (SELECT run, n_prompts, prompt_set FROM site_profiles UNION ALL "
-        "SELECT run, n_prompts, prompt_set FROM sensitivity WHERE left_out IS NULL) GROUP BY ALL"
+        "FROM site_profiles GROUP BY ALL"
     )
     for name in names:
         merging = TABLES[name].merging

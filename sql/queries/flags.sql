@@ -56,9 +56,6 @@ carried AS (
   UNION ALL BY NAME
   SELECT 'layers' AS in_table, run, site AS place, unnest(flags) AS flag FROM layers
   UNION ALL BY NAME
-  SELECT 'sensitivity' AS in_table, run, metric || ' at ' || site AS place, unnest(flags) AS flag
-  FROM sensitivity
-  UNION ALL BY NAME
   SELECT 'correlations' AS in_table, NULL AS run, profile_metric || ' x ' || benchmark AS place,
     unnest(flags) AS flag
   FROM correlations

@@ -20,7 +20,7 @@ from lpp.analyze.charts import charts
 from lpp.analyze.charts.lines import apart
 
 
-@pytest.mark.parametrize("name", ["profile", "entropy", "depth", "spectrum", "sensitivity"])
+@pytest.mark.parametrize("name", ["profile", "entropy", "depth", "spectrum"])
 def test_hostile_names_are_text(name: str, tmp_path: Path) -> None:
     chart, make, marks = CHARTS[name]
     frame = make()

@@ -19,7 +19,6 @@ from chart_frames import (
     layers,
     profiles,
     published,
-    sensitivity,
     table,
 )
 from every_chart import Chart
@@ -179,31 +178,6 @@ def test_large_stores_give_small_charts() -> None:
 def test_cells_hold_their_numbers(tmp_path: Path) -> None:
     picture = Picture(charts.correlation_chart(correlations()), tmp_path)
     assert {"+0.25", "n 8", "q 0.12", "−0.50", "q 0.19", "none"} <= set(picture.words)
-    grid = Picture(charts.sensitivity_chart(sensitivity()), tmp_path)
-    assert {"40", "± 0.5", "+0 %", "−50 %"} <= set(grid.words)
-    assert "6 prompts of A tiny-one, context 50: 20 ± 0.5 −50 %" in grid.label
-
-
-def test_a_setting_that_was_not_measured_is_an_empty_frame() -> None:
-    spec = charts.specification(charts.sensitivity_chart(sensitivity().slice(1)))
-    (gaps,) = (part for part in spec["layer"] if "strokeDash" in part["mark"])
-    assert spec["datasets"][gaps["data"]["name"]] == [{"x": "50", "y": "6 prompts\nA tiny-one"}]
-    assert "tooltip" not in gaps["encoding"]
-
-
-def test_numbers_of_prompts_are_columns_where_there_is_one_context(tmp_path: Path) -> None:
-    of_one = sensitivity().filter(pl.col("context") == pl.col("context").max())
-    chart = charts.sensitivity_chart(of_one)
-    columns = Picture(chart, tmp_path)
-    assert {"prompts", *map(str, of_one["n_prompts"])} <= {*columns.words}
-    assert "context (tokens)" not in columns.words
-    height = charts.specification(chart)["height"]
-    assert height < charts.specification(charts.sensitivity_chart(sensitivity()))["height"]
-    named = charts.sensitivity_chart(
-        of_one.with_columns(metric=pl.lit("entropy_norm"), aggregation=pl.lit("min")),
-        "entropy_norm",
-    )
-    assert named.description.startswith("Entropy over ln V by context and prompts, ")
 
 
 def test_neighbours_are_a_row_for_each_run(tmp_path: Path) -> None:
@@ -226,11 +200,6 @@ def test_every_two_sites_are_a_square_for_each_run() -> None:
     assert of_pair["embed", "final"] == of_pair["final", "embed"] == 0.65
     nothing = charts.cka_chart(cka().with_columns(cka=pl.lit(None, pl.Float64)))
     assert "none of them with a value" in nothing.description
-
-
-def test_an_unknown_metric_is_told() -> None:
-    chart = charts.sensitivity_chart(sensitivity(), "no_such_metric")
-    assert "Metrics there are: effective_rank." in chart.description
 
 
 def test_numbers_that_are_none_are_no_values() -> None:

@@ -242,7 +242,7 @@ def test_bad_input_is_one_message(
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("command", ["profile", "layers", "sensitivity", "diff"])
+@pytest.mark.parametrize("command", ["profile", "layers", "diff"])
 def test_a_mistake_in_the_runs_is_found_before_a_cluster_is_needed(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -265,7 +265,6 @@ def test_a_mistake_in_the_runs_is_found_before_a_cluster_is_needed(
         ("profile",),
         ("layers",),
         ("cka",),
-        ("sensitivity", "--prompts", "2,4"),
         ("diff", "base", "pruned"),
     ],
     ids=lambda words: words[0],

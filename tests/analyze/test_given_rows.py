@@ -109,7 +109,6 @@ def run(command: click.Command, *words: object) -> Result:
         (["profile", "--metrics", "*"], [NO_STATISTICS]),
         (["layers"], ["router.0 holds integers"]),
         (["cka"], ["Least alike are"]),
-        (["sensitivity", "--site", "a"], [NO_STATISTICS]),
         (["diff", "first", "second"], ["no predictions to compare", "layers.9", NO_STATISTICS]),
         (["diff", "first", "second", "--fail-if", "cka.blocks.3.attn.hook_z < 0.9"], ["PASS"]),
         (["verify"], ["2 runs, 10 sites, every byte as committed"]),

@@ -100,7 +100,7 @@ def invoke(*words: object) -> Result:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["profile", "layers", "sensitivity", "cka"])
+@pytest.mark.parametrize("command", ["profile", "layers", "cka"])
 def test_every_command_says_it_once(gap: tuple[Path, str, str], command: str) -> None:
     root, _, line = gap
     assert invoke(command, root, "--format=csv").stderr.splitlines().count(line) == 1

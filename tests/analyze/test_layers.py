@@ -166,7 +166,6 @@ def test_runs_that_hold_less_are_named(make_run: MakeRun) -> None:
 
 @pytest.mark.slow
 def test_tables_join_the_database_and_lose_no_other(deep: Made) -> None:
-    assert run("sensitivity", deep.root).exit_code == 0
     assert run("layers", deep.root).exit_code == 0
     build_database(deep.root, ProfileSettings(sites=["final"]))
     with duckdb.connect(str(deep.root / "profiles.duckdb"), read_only=True) as connection:

@@ -28,7 +28,6 @@ COMMANDS: Final[dict[str, tuple[click.Command, Callable[[str], list[str]]]]] = {
     "profile": (analyze, lambda store: ["profile", store]),
     "diff": (analyze, lambda store: ["diff", store, "base", "tuned"]),
     "layers": (analyze, lambda store: ["layers", store, "--skip-first", "2"]),
-    "sensitivity": (analyze, lambda store: ["sensitivity", store, "--prompts", "6,12"]),
     "cka": (analyze, lambda store: ["cka", store, "--skip-first", "2"]),
     "report": (analyze, lambda store: ["report", store, "-o", f"{store}.md"]),
     "spectra": (sql, lambda store: [store, SPECTRA, "--format=csv"]),

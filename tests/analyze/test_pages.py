@@ -35,7 +35,6 @@ def questions(root: Path, runs: list[str]) -> Iterator[tuple[str, list[str]]]:
     pair = ["--run", f"{runs[0]},{runs[1]}"]
     yield "profile", ["profile", str(root), *pair, "--metrics", "rankme,surprisal"]
     yield "layers", ["layers", str(root), *pair]
-    yield "sensitivity", ["sensitivity", str(root), *pair, "--prompts", "4,8"]
     yield "cka", ["cka", str(root), *pair]
     yield "diff", ["diff", str(root), runs[0], runs[1], "--fail-if", "flips > 0.999"]
     yield "against", ["diff", str(root), "--against", runs[0], runs[1]]

@@ -49,10 +49,7 @@ def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
     store = make_store(tmp_path, database(["a", "b", "c"], flags=flags, series="one"))
     for answer in ask(store, EVERY).values():
         assert answer.fault is None
-        if not answer.query.name.startswith("all-") and answer.query.name not in (
-            "agreement",
-            "apart",
-        ):
+        if not answer.query.name.startswith("all-") and answer.query.name != "apart":
             assert answer.frame.height > 0, answer.query.name
             key = list(answer.query.key)
             assert answer.frame.select(key).is_unique().all(), answer.query.name
@@ -90,7 +87,7 @@ MAIN = {
     **{"runs": "n_prompts", "profiles": "effective_rank", "differences": "difference"},
     **{"training": "effective_rank", "layers": "effective_rank", "hourglass": "score"},
     **{"spectra": "effective_rank", "eigenvalues": "eigenvalue", "entropy": "entropy"},
-    **{"sensitivity": "value", "agreement": "kendall_tau", "surprises": "surprisal"},
+    **{"surprises": "surprisal"},
     **{"correlations": "coefficient", "benchmarks": "value", "published": "entropy_floor"},
     **{"flags": "n_rows", "apart": "other_texts", "metrics": "value"},
     **{"drift": "mean", "drift-sites": "relative_distance", "drift-histogram": "share"},
@@ -143,9 +140,7 @@ def test_tables_and_letters_are_in_one_order(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["svg", "png"])
 def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
-    store = make_store(
-        tmp_path, database(["a", "<img src=x onerror=alert(1)>"]) | {"sensitivity": []}
-    )
+    store = make_store(tmp_path, database(["a", "<img src=x onerror=alert(1)>"]))
     written = write_report(str(store), tmp_path / f"figure.{form}", form)
     assert [path.name for path in written] == [
         f"figure-{name}.{form}"
@@ -337,12 +332,10 @@ def test_labels_without_probes_have_the_command(make_run: MakeRun) -> None:
 
 
 def test_what_was_not_computed_is_one_command_and_none_that_has_run(tmp_path: Path) -> None:
-    tables = database(["a", "b"]) | {"hourglass": [], "agreement": [], "correlations": []}
+    tables = database(["a", "b"]) | {"hourglass": [], "correlations": []}
     page = tmp_path / "a page.html"
     lacking = report(str(make_store(tmp_path / "it's", tables)), output=page).lacking
     assert lacking is not None
-    why = {title.split()[0]: words for title, words in lacking.empty}
-    assert "sensitivity has run" in why["Whether"]  # of one corpus and two runs: no agreement
     assert lacking.with_files is None
     assert [title.split()[0] for title in advice(lacking.ready)[0]] == ["Hourglass", "Correlations"]
     commands = advice(lacking.ready)[1]
@@ -441,7 +434,7 @@ def test_a_database_of_another_release_is_told(tmp_path: Path) -> None:
     store = make_store(tmp_path, database(["a", "b"]))
     with connect(store, write=True) as connection:
         connection.execute("ALTER TABLE profiles DROP COLUMN entropy_floor_ci_low")
-        connection.execute("DROP TABLE sensitivity")
+        connection.execute("DROP TABLE layers")
     page = write_report(str(store), tmp_path / "report.html")[0].read_text()
     assert "Another release made this database" in page
 

@@ -46,8 +46,7 @@ def of_analysis(root: Path, a: str, b: str, folder: Path) -> Iterator[tuple[str,
     analyze = lpp.analyze
     yield "analyze", analyze.analyze(root)
     yield "build_database", analyze.build_database(root)
-    for name in ("layers", "sensitivity"):
-        yield name, getattr(analyze, name)(root)
+    yield "layers", analyze.layers(root)
     for name in ("scan_entropy", "scan_metrics", "scan_spectra", "scan_tokens"):
         yield name, getattr(analyze, name)(root).collect()
     yield "read_eigenvalues", analyze.read_eigenvalues(root)
@@ -69,7 +68,6 @@ def of_analysis(root: Path, a: str, b: str, folder: Path) -> Iterator[tuple[str,
         analyze.add_benchmarks(root, [scores], analyze.ScoreSettings(source="a table")),
     )
     yield "correlate", analyze.correlate(root)
-    yield "rank_agreement", analyze.rank_agreement([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])
     add_fields(lpp.store.open_store(root).runs[a], pa.table({"field.kind": ["x", "y"] * 180}))
     probed = analyze.probe(root, "kind", a)
     yield "probe", probed

@@ -302,7 +302,7 @@ def test_every_build_has_every_run_of_the_store(make_run: MakeRun) -> None:
     make_run(model="org/Late", lengths=(4, 5), context=5, sites=("block.1", "final"))
     assert "2 of 2 models have a run." in invoke("benchmarks", "add", root, str(table))
     assert state() == [(2, 4, 2, 8, 0)]
-    for command in ("layers", "cka", "sensitivity"):
+    for command in ("layers", "cka"):
         invoke(command, root)
         assert state() == [(2, 4, 2, 8, 0)], command
     invoke("profile", root, "--run", "one-*")

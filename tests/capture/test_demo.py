@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from printed import alike, differences
 
-from lpp.analyze import DiffSettings, SensitivitySettings, diff
-from lpp.analyze.studies.sensitivity import sensitivity
+from lpp.analyze import DiffSettings, ProfileSettings, analyze, diff
 from lpp.capture.cli.demo import activation
 from lpp.store import open_store
 
@@ -56,9 +55,9 @@ def run_here(tmp_path: Path) -> Show:
 
 def rank_of(store: Path, run: str, prompts: int) -> str:
     """The participation ratio at `final`, with its error, as tables of the documents have it."""
-    some = SensitivitySettings(runs=[run], sites=["final"], contexts=[200], prompts=[prompts])
-    row = sensitivity(store, some).values.filter(metric="participation_ratio", aggregation="max")
-    return f"{row['value'].item():.1f} ± {row['stderr'].item():.1f}"
+    some = ProfileSettings(runs=[run], sites=["final"], contexts=[200], prompts=[prompts])
+    row = analyze(store, some).profiles().row(0, named=True)
+    return f"{row['participation_ratio']:.1f} ± {row['participation_ratio_stderr']:.1f}"
 
 
 def test_the_words_of_the_readme_agree_with_its_table() -> None:

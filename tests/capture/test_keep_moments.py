@@ -329,19 +329,6 @@ def test_a_context_with_part_of_its_schedule_has_no_profile(stores: Stores) -> N
     assert by_context[40]["effective_rank"] is not None
 
 
-def test_sensitivity_gives_reasons(stores: Stores) -> None:
-    words = ["sensitivity", str(stores["moments"]), "--context=20,40", "--prompts=4,7,40"]
-    done = CliRunner().invoke(analyze, [*words, "--format=csv"])
-    assert done.exit_code == 2
-    done = CliRunner().invoke(analyze, [*words[:-1], "--prompts=4,40", "--format=csv"])
-    assert done.exit_code == 0, done.output
-    found = pl.read_csv(done.stdout.encode(), infer_schema_length=None)
-    ranks = found.filter(metric="effective_rank", aggregation="max")
-    reasons = dict(ranks.select("context", "left_out").iter_rows())
-    assert reasons[20].startswith("keeps moments: only at prefixes 1, 2, 4, 8")
-    assert reasons[40] is None
-
-
 @pytest.mark.slow
 def test_errors_where_groups_are_no_whole_shards_are_null(stores: Stores, by_rows: Path) -> None:
     """Eight prompts are two shards: they have ranks, and no ten groups."""

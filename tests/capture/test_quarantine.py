@@ -234,7 +234,7 @@ def test_every_column_of_a_store_with_bad_prompts(
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
     assert "2 of 8 prompts are set aside (NaN or infinities from embed on)" in said
-    for words in ("sensitivity", "layers", "cka"):
+    for words in ("layers", "cka"):
         done = CliRunner().invoke(analyze, [words, str(tmp_path / "a"), "--prompts", "8"])
         assert done.exit_code == 0, done.output
     connection = lpp.sql.connect(tmp_path / "a")
@@ -243,11 +243,11 @@ def test_every_column_of_a_store_with_bad_prompts(
         return {row[0] for row in connection.sql(sql).fetchall()}
 
     tables = ("runs", "spectra", "entropy", "profiles", "site_profiles", "metrics")
-    for table in (*tables, "sensitivity", "layers", "hourglass", "cka"):
+    for table in (*tables, "layers", "hourglass", "cka"):
         assert column(f"SELECT n_quarantined FROM {table}") == {2}, table
     assert column("SELECT not_finite_from FROM runs") == {"embed"}
     assert column("SELECT list_contains(flags, 'quarantined') FROM profiles") == {True}
-    for table in ("metrics", "sensitivity", "layers", "cka"):
+    for table in ("metrics", "layers", "cka"):
         assert column(f"SELECT list_contains(flags, 'quarantined') FROM {table}") == {True}, table
     assert column("SELECT prompt_id FROM token_stats") == {0, 1, 3, 4, 6, 7}
     assert column("SELECT count(*) FROM token_stats WHERE entropy IS NULL") == {0}

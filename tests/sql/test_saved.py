@@ -20,7 +20,7 @@ from lpp.store.errors import ErrorKind, InputError
 NAMES = tuple(saved_queries())
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 NOT_IN_THE_DEMO = (
-    *("confident_mistakes", "context_order", "correlations", "drift", "drift_tokens"),
+    *("confident_mistakes", "correlations", "drift", "drift_tokens"),
     *("flipped_items", "probes", "right_and_wrong", "training"),
 )
 """What the demo has nothing for: no grid, scores, series, evaluation and comparison of two runs."""

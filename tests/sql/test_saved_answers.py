@@ -10,7 +10,6 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from saved_answers import answer, digits
-from scipy.stats import kendalltau
 
 from lpp.analyze.numerics.hourglass import Layer, hourglass
 from lpp.analyze.quantities.flags import MEANING
@@ -245,43 +244,22 @@ def test_flags_are_counted_and_placed(make: Make, empty_store: Path) -> None:
     assert row["places"] == "block.1, block.2, block.3, ..."
 
 
-def test_context_order_against_kendall(make: Make, empty_store: Path) -> None:
-    values = {50: (3.0, 1.0, 2.0, 4.0), 100: (1.0, 2.0, 3.0, 4.0), 200: (1.0, 2.0, 4.0, 3.0)}
-    # without the second of two groups 1 more for r0, 1 less for r1 and so on, or 0.1 for all
-    moves = {50: 0.0, 100: 1.0, 200: 0.0}
-    common: dict[str, Any] = {
-        "metric": "effective_rank",
-        "aggregation": "max",
-        "corpus": "c",
-        "site": "final",
-    }
-    common |= {"prompt_set": "p", "n_prompts": 5, "prefix": 20, "left_out": None}
-    rows, groups = [], []
-    for context, some in values.items():
-        for place, value in enumerate(some):
-            row = {**common, "run": f"r{place}", "context": context, "value": value}
-            rows.append(row)
-            at = {name: row[name] for name in ("run", "site", "context", "n_prompts")}
-            moved = value + 0.1 + moves[context] * (-1) ** place
-            groups += parts("effective_rank", [value, moved], **at)
-    rows.append({**rows[0], "aggregation": "min", "value": 99.0})  # not what profiles take
-    rows.append({**rows[0], "run": "absent", "value": None})
-    make(sensitivity=rows, jackknife=groups)
-    found = answer(empty_store, "context_order")
-    assert [(row["context"], row["longest"]) for row in found] == [(50, 200), (100, 200)]
-    for row in found:
-        tau = kendalltau(values[row["context"]], values[200]).statistic
-        assert row["pairs"] == 6
-        assert 1 - 2 * row["turned"] / row["pairs"] == pytest.approx(tau)
-    assert [row["turned"] for row in found] == [3, 1]
-    assert [row["beyond"] for row in found] == [3, 0]
-    assert [row["unsure"] for row in found] == [0, 0]
-    make(sensitivity=[{**row, "prompt_set": row["run"]} for row in rows], jackknife=groups)
-    found = answer(empty_store, "context_order")
-    assert [(row["turned"], row["beyond"], row["unsure"]) for row in found] == [
-        (3, 0, 3),
-        (1, 0, 1),
-    ]
+def test_settings_stand_beside_the_longest_context_and_most_prompts(
+    make: Make, empty_store: Path
+) -> None:
+    values = {(50, 5): 3.0, (50, 9): 2.0, (200, 5): 8.0, (200, 9): 4.0}
+    common = {"run": "r", "site": "final", "first_position": 0, "effective_rank_stderr": 0.25}
+    make(
+        site_profiles=[
+            {**common, "context": context, "n_prompts": n, "effective_rank": value}
+            for (context, n), value in reversed(values.items())
+        ]
+    )
+    found = [row for row in answer(empty_store, "settings") if row["metric"] == "effective_rank"]
+    assert [(row["context"], row["prompts"]) for row in found] == [*values]
+    assert [row["value"] for row in found] == [*values.values()]
+    assert [row["change"] for row in found] == [-0.25, -0.5, 1, 0]
+    assert {row["stderr"] for row in found} == {0.25}
 
 
 def test_correlations_the_smallest_q_first(make: Make, empty_store: Path) -> None:

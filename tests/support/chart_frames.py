@@ -272,21 +272,6 @@ def eigenvalues(runs: tuple[str, ...] = RUNS, n: int = 100, site: str = "final")
     )
 
 
-def sensitivity(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
-    """Two contexts by two numbers of prompts of one number of a profile."""
-    return table(
-        "sensitivity",
-        [
-            {"run": run, "site": "final", "context": context, "n_prompts": n, "stderr": 0.5}
-            | {"metric": "effective_rank", "aggregation": "max", "flags": []}
-            | {"value": 40.0 + k if (context, n) == (100, 12) else 20.0 + 0.5 * k}
-            for k, run in enumerate(runs)
-            for context in (50, 100)
-            for n in (6, 12)
-        ],
-    )
-
-
 def cka(runs: tuple[str, ...] = RUNS, *, every: bool = False) -> pl.DataFrame:
     """CKA of neighbours among four sites, or of every two; one pair has no value."""
     sites = ("embed", "block.1", "block.2", "final")

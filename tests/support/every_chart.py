@@ -23,7 +23,6 @@ from chart_frames import (
     probe_reliability,
     probes,
     profiles,
-    sensitivity,
 )
 
 from lpp.analyze.charts import charts
@@ -39,7 +38,6 @@ CHARTS: dict[str, tuple[Chart, Callable[[], pl.DataFrame], dict[str, int]]] = {
         checkpoints,
         {"line mark": 6, "point": 30, "text mark": 2},
     ),
-    "sensitivity": (charts.sensitivity_chart, sensitivity, {"rect mark": 12}),
     "cka": (charts.cka_chart, cka, {"rect mark": 9}),
     "drift": (charts.drift_grid_chart, drift_sites, {"rect mark": 9}),
     "drift by depth": (charts.drift_depth_chart, pair_sites, {"line mark": 6, "point": 18}),

@@ -71,7 +71,6 @@ def database(
         found["jackknife"] += jackknife_rows(found["profiles"][-1], place)
         found["entropy"] += [entropy_row(key, place, prefix, context) for prefix in lengths]
         found["hourglass"] += [hourglass_row(key, metric, place) for metric in RANKS]
-        found["sensitivity"] += sensitivity_rows(key, about, place)
         found["benchmarks"].append(benchmark_row(key["run"], model, place))
         ends = {"value": 1.5 + place, "ci_low": 1.25 + place, "ci_high": 1.75 + place}
         metric = {"metric": "outlier_severity", "unit": "1", "flags": list(flags)}
@@ -205,25 +204,6 @@ def hourglass_row(key: Row, metric: str, place: int) -> Row:
     ends = {"first": 20.0 + place, "middle": 10.0, "last": 22.0 + place}
     counts = {"n_layers": 5, "n_collapsed": 1, "n_missing": 0}
     return {**key, "metric": metric, "score": 0.33 + place / 100, **ends, **counts}
-
-
-def sensitivity_rows(key: Row, about: Row, place: int) -> list[Row]:
-    """The grid of two contexts and two numbers of prompts; one cell has no value."""
-    out = []
-    for metric, context, size in product(("entropy_norm", *RANKS), (50, 200), (10, 100)):
-        aggregation = "min" if metric == "entropy_norm" else "max"
-        row = {**key, **about, "site": "final", "metric": metric, "aggregation": aggregation}
-        row |= {"context": context, "n_prompts": size, "flags": []}
-        if place == 0 and (context, size) == (50, 10):
-            out.append(row | {"left_out": "10 prompts are too few"})
-            continue
-        value = 2 + place + context / 100 + size / 1000
-        out.append(
-            row
-            | {"value": value, "prefix": context, "stderr": 0.1}
-            | {"ci_low": value - 0.2, "ci_high": value + 0.2}
-        )
-    return out
 
 
 def benchmark_row(run: str, model: str, place: int) -> Row:

@@ -1,1 +1,1 @@
-"""The pages of the studies: profile, layers, sensitivity, CKA, correlations."""
+"""The pages of the studies: profile, layers, CKA, correlations."""

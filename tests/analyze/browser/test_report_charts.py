@@ -48,8 +48,6 @@ def test_every_chart_draws_its_marks(drawn: Opened) -> None:
             assert (found["line"], found["symbol"] >= 8, found["rect"]) == (1, True, 2), panel
         if chart == "probe-reliability":
             assert (found["line"], found["symbol"]) == (1, 5), panel
-        if chart.startswith("sensitivity"):
-            assert found["rect"] >= 4 * 2 * 2 - 1, chart
         if chart.startswith("correlations"):
             assert found["rect"] >= 2, chart
     assert {chart for chart, _ in marks} == {
@@ -60,7 +58,6 @@ def test_every_chart_draws_its_marks(drawn: Opened) -> None:
         *("probe-depth", "probe-reliability"),
         "depth",
         "entropy",
-        *(f"sensitivity-{m}" for m in ("entropy_norm", "participation_ratio", "effective_rank")),
         *(f"correlations-{m}" for m in ("pearson", "spearman", "rank_partial")),
     }
 
