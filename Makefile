@@ -139,8 +139,7 @@ endef
 # datasets that the other tests run with.
 $(TRAINERS_ENV): pyproject.toml $(ENV)
 	$(call on_top,$(TRAINERS_VENV))
-	$(TRAINERS_PIP) install --quiet --no-deps 'speculators==0.9.0' 'hs-connectors==0.9.0' 'trl==1.16.0' \
-	  'nemo-automodel==0.7.0'
+	$(TRAINERS_PIP) install --quiet --no-deps 'speculators==0.9.0' 'hs-connectors==0.9.0' 'trl==1.16.0'
 	$(TRAINERS_PIP) install --quiet httpx 'loguru>=0.7.2' 'openai>=2' \
 	  'sae-lens==6.54.12' 'dictionary-learning==0.1.0' 'torchdata==0.11.0'
 	@touch $@

@@ -20,7 +20,7 @@ ONLY_IN = {
     "torch": {
         *("analyze/logits/products.py", "capture"),
         *("store/feed/output.py", "store/feed/torch_*.py", "store/teacher/torch_*.py"),
-        *("store/exchange/specforge.py", "store/exchange/speculators_backend.py"),
+        "store/exchange/speculators_backend.py",
     },
     "accelerate": {"capture"},
     "altair": {"analyze/charts/library.py"},

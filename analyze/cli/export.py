@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from lpp.analyze.questions import TargetSettings
-from lpp.store.exchange.projects import EXPORTS
+from lpp.store.exchange.projects import PROJECTS
 from lpp.store.settings.values import Names
 from lpp.store.terminal.completion import complete_runs, complete_sites
 from lpp.store.terminal.console import LppCommand, debug_option
@@ -35,7 +35,7 @@ _TARGETS = ("topk", "sampled")
 )
 @click.option(
     "--to",
-    type=click.Choice(EXPORTS),
+    type=click.Choice([*PROJECTS]),
     help="Write hidden states, as this project stores them, to a new folder.",
 )
 @click.option(
@@ -65,8 +65,8 @@ def export(
 ) -> None:
     """Write what RUN holds as files that trainers read.
 
-    --to writes token ids, loss mask and states bit for bit, under the layer ids of the project; the
-    manual has a table of them. What was interrupted goes on.
+    --to writes token ids, loss mask and states bit for bit, as the project names them; the manual
+    has a table. What was interrupted goes on.
 
     --targets needs rows of `final` and the head. A Parquet file has a row for each prompt:
     input_ids, target_token_ids and target_logprobs, lists of k ids and ln p for each token, and
@@ -80,7 +80,7 @@ def export(
     \b
         lpp-analyze export ./lpp --targets topk --k 64 -o targets.parquet
         lpp-analyze export ./lpp base --targets sampled --samples 32 -o s.parquet
-        lpp-analyze export ./lpp base --to deepspec -o ./cache
+        lpp-analyze export ./lpp base --to parquet --sites block.15,final -o ./rows
         lpp-analyze export ./lpp base --to speculators --only-prompts -o ./data
     """
     from lpp.analyze.runs.named import run_named

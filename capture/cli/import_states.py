@@ -47,12 +47,6 @@ from lpp.store.units import counted
     metavar="N",
     help="Set samples aside that have a token id of N or more.",
 )
-@click.option(
-    "--pad-id",
-    type=click.IntRange(0),
-    metavar="ID",
-    help="Leave out tokens at the end of a sample that have this id and are not in the loss mask.",
-)
 @click.option("--repair", is_flag=True, help="Verify the run, and import damaged shards again.")
 @debug_option
 def import_command(
@@ -64,22 +58,19 @@ def import_command(
     layers: tuple[int, ...] | None,
     blocks: int | None,
     vocabulary: int | None,
-    pad_id: int | None,
     repair: bool,
 ) -> None:
     """Store hidden states that another project wrote to the folder PATH.
 
     No model is needed. States keep their bits, and are named as those of a capture: the manual says
-    which layer of which project is which site. The loss mask is kept by token. Files are never run
-    as code. The same command resumes.
+    which layer of speculators is which site. The loss mask is kept by token. The same command
+    resumes.
 
     \b
     Examples:
-      lpp-capture import ./cache --from deepspec --store ./lpp --blocks 36
+      lpp-capture import ./rows --from safetensors --store ./lpp
       lpp-capture import ./output --from speculators --store ./lpp \\
         --model Qwen/Qwen3-8B --layers 2,18,33,36
-      lpp-capture import ./hidden_states --from specforge --store ./lpp \\
-        --model Qwen/Qwen3-8B --layers 1,17,32 --blocks 36
     """
     from lpp.store.exchange.import_states import import_states
 
@@ -94,7 +85,6 @@ def import_command(
             layers=layers or None,
             n_blocks=blocks,
             vocabulary=vocabulary,
-            pad_id=pad_id,
             repair=repair,
             progress=bar,
         )

@@ -79,7 +79,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def with_tables(markdown: str) -> str:
     """A page with its generated tables made again."""
-    conventions = table(("name", "files", "layers", "last state", "directions"), conventions_rows())
+    conventions = table(("name", "files", "layers", "last state"), conventions_rows())
     tables = {**_metric_tables(), "sql": _sql_tables(), "conventions": conventions}
     tables["cards"] = results_table()
     return marked.filled(markdown, {name: partial(str, text) for name, text in tables.items()})

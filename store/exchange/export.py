@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +21,8 @@ from lpp.store.errors import (
     first_line,
 )
 from lpp.store.exchange.convention import Convention
-from lpp.store.exchange.projects import EXPORTS, project
-from lpp.store.exchange.selection import Selection, row_dtype
+from lpp.store.exchange.projects import project
+from lpp.store.exchange.selection import Selection
 from lpp.store.feed.checks import check_feed
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
@@ -55,10 +54,11 @@ def export(
     `output` then, and the same call goes on.
     """
     of = project(to)
-    if not of.exports or (only_prompts and not of.in_place):
-        able = [name for name in EXPORTS if project(name).in_place or not only_prompts]
+    files = of.opened()
+    if only_prompts and files.finish is None:
         raise InputError(
-            f"{to}: no export{' of prompts alone' * only_prompts}; there are {', '.join(able)}.",
+            f"{to}: no program reads prompts alone of it. Leave --only-prompts out, or use "
+            "speculators.",
             kind=ErrorKind.INVALID_VALUE,
         )
     if output.exists():
@@ -66,7 +66,6 @@ def export(
             f"{output} exists, and is not overwritten. Name another folder, or remove it.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    files = of.opened()
     selection = select(run, of, sites)
     check_feed([run], selection.sites, "float32", rank=0, world=1, on_damage="raise")
     if not len(selection.prompt_ids):
@@ -77,7 +76,7 @@ def export(
     with _whole_folder(output, identity) as (folder, done):
         progress.advance(done)
         for number, part in enumerate(selection.parts(done), done):
-            if only_prompts or files.part is None:
+            if only_prompts:
                 break
             files.part(folder, selection, part)
             _keep(folder, identity, number + 1)
@@ -90,12 +89,11 @@ def export(
 
 def select(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Selection:
     """The sites of a run that an export to a project has. InputError says what does not fit."""
-    n_blocks, last = run.plan.model.n_blocks, of.last_site(run.plan.model.n_blocks)
+    n_blocks = run.plan.model.n_blocks
     for site in sites or ():
         run.require_rows(site, "float32")
     chosen = list(run.activation_sites if sites is None else sites)
-    if of.first_depth is None:
-        _check_dtypes(of, {site: row_dtype(run, site) for site in chosen}, alike=False)
+    if not of.counts_layers:
         return Selection(run=run, sites=tuple(chosen))
     if run.plan.has_given_sites or not n_blocks:
         raise InputError(
@@ -103,39 +101,29 @@ def select(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Sele
             "Export it as safetensors or parquet.",
             kind=ErrorKind.INVALID_VALUE,
         )
+    last = f"block.{n_blocks}"
     if last not in run.sites:
         raise NotFoundError(
             f"run {run.id} has no site {last}, which {of.name} needs; it has "
             f"{', '.join(run.sites)}. Capture it with --sites."
         )
-    ids = {site: of.layer(site, n_blocks) for site in chosen if site != last}
-    without = [site for site, layer in ids.items() if layer is None]
-    if sites is not None and without:
+    if sites is not None and "final" in sites:
         raise InputError(
-            f"{of.name} has no layer for {', '.join(without)}. Leave it out of the sites.",
+            f"{of.name} has no layer for final, its states are those before the final norm. Leave "
+            "it out of the sites.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    layers = {site: layer for site, layer in ids.items() if layer is not None}
-    if not layers and of.needs_layers:
+    inner = [site for site in chosen if site not in (last, "final")]
+    layers = tuple(run.plan.depth_of(site) for site in inner)
+    selection = Selection(run=run, sites=(*inner, last), layers=layers)
+    if len({*selection.dtypes.values()}) > 1:
+        listed = ", ".join(f"{site} is {dtype}" for site, dtype in selection.dtypes.items())
         raise InputError(
-            f"run {run.id}: {of.name} needs a site beside {last}.", kind=ErrorKind.INVALID_VALUE
-        )
-    assert last is not None
-    selection = Selection(run=run, sites=(*layers, last), layers=tuple(layers.values()))
-    _check_dtypes(of, selection.dtypes, alike=True)
-    per_part = of.opened().per_part
-    return replace(selection, per_part=per_part(selection)) if per_part else selection
-
-
-def _check_dtypes(of: Convention, dtypes: dict[str, Any], *, alike: bool) -> None:
-    wrong = {site: dtype for site, dtype in dtypes.items() if dtype not in of.dtypes}
-    if wrong or (alike and len({*dtypes.values()}) > 1):
-        listed = ", ".join(f"{site} is {dtype}" for site, dtype in (wrong or dtypes).items())
-        raise InputError(
-            f"{of.name} holds rows of one type, {' or '.join(of.dtypes)}: {listed}. Nothing is "
-            "rounded here: capture with --stored-dtype, or choose other sites.",
+            f"{of.name} holds rows of one type: {listed}. Nothing is rounded here: capture with "
+            "--stored-dtype, or choose other sites.",
             kind=ErrorKind.INVALID_VALUE,
         )
+    return selection
 
 
 @contextmanager

@@ -10,13 +10,11 @@ from lpp.store.exchange.selection import Part, Selection
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """A reader and, for projects that are exported to, a writer."""
+    """A reader and a writer."""
 
-    read: Callable[[Path, int | None], Foreign]
-    """Opens a folder; the second argument is the id that fills up samples of one length."""
-    part: Callable[[Path, Selection, Part], None] | None = None
+    read: Callable[[Path], Foreign]
+    """Opens a folder."""
+    part: Callable[[Path, Selection, Part], None]
     """Writes the files of one part. Called again after a kill, it writes the same bytes."""
     finish: Callable[[Path, Selection], None] | None = None
-    """Writes what covers all samples: an index, a manifest, a data set."""
-    per_part: Callable[[Selection], int] | None = None
-    """Samples of each part; None: as many as fit."""
+    """Writes what covers all samples: a data set."""

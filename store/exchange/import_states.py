@@ -5,7 +5,6 @@ from pathlib import Path
 
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.exchange.convention import Convention
-from lpp.store.exchange.foreign import Foreign
 from lpp.store.exchange.projects import project
 from lpp.store.format.plan import SiteSpec, StoredDtype
 from lpp.store.objects.place import Url
@@ -25,7 +24,6 @@ def import_states(
     layers: Sequence[int] | None = None,
     n_blocks: int | None = None,
     vocabulary: int | None = None,
-    pad_id: int | None = None,
     repair: bool = False,
     progress: Progress = SILENT,
 ) -> Run:
@@ -33,15 +31,14 @@ def import_states(
 
     model: its name, where the files do not say. layers: ids of the layers in the order of the
     files, as the project counts them, where the files do not say. n_blocks: blocks of the model;
-    for a project whose last state is before the final norm, the id of it may stand at the end of
-    `layers` instead. vocabulary: samples with ids beyond it are set aside. pad_id: of padding,
-    which is left out. repair: verify the run, and take the samples of damaged shards again.
+    the id of the last state may stand at the end of `layers` instead. vocabulary: samples with ids
+    beyond it are set aside. repair: verify the run, and take the samples of damaged shards again.
 
     Raises InputError for what is missing or contradicts the files, and FormatError that names a
     damaged file: the shards before it stay, and the same call resumes.
     """
     of = project(source)
-    foreign = of.opened().read(path, pad_id)
+    foreign = of.opened().read(path)
     name = model or foreign.model
     if not name:
         raise InputError(
@@ -49,21 +46,21 @@ def import_states(
             kind=ErrorKind.INVALID_VALUE,
         )
     if foreign.sites is None:
-        sites, blocks = sites_of(of, foreign, layers, n_blocks)
+        sites, blocks = sites_of(of, len(foreign.states), layers, n_blocks)
     else:
-        sites, blocks = tuple(foreign.sites), n_blocks or foreign.n_blocks
-    named = foreign.sites or dict.fromkeys(sites, (foreign.width, foreign.dtype))
+        sites, blocks = foreign.sites, n_blocks or foreign.n_blocks
+    named, dtype = dict(zip(sites, foreign.states, strict=True)), foreign.states[0][1]
     rows = sink(
         store,
         model={
             "id": name,
             "n_blocks": blocks,
-            "hidden_size": foreign.width or max(width for width, _ in named.values()),
+            "hidden_size": max(width for width, _ in foreign.states),
             "logits_width": vocabulary or foreign.vocabulary,
         },
-        sites=_specs(named, foreign.dtype, blocks),
+        sites=_specs(named, dtype, blocks),
         prompts=foreign.samples(),
-        dtype=foreign.dtype,
+        dtype=dtype,
         collector=of.name,
         corpus=path.resolve().name,
         repair=repair,
@@ -76,47 +73,36 @@ def import_states(
     progress.expect(rows.run.plan.prompts.count)
     with rows:
         for prompt in rows.missing():
-            states = foreign.rows(prompt.number)
-            rows.put(prompt, dict(zip(sites, states, strict=False)))
+            rows.put(prompt, dict(zip(sites, foreign.rows(prompt.number), strict=True)))
             progress.advance()
     return Run(rows.run.path)
 
 
 def sites_of(
-    of: Convention, foreign: Foreign, layers: Sequence[int] | None, n_blocks: int | None
+    of: Convention, n_states: int, layers: Sequence[int] | None, n_blocks: int | None
 ) -> tuple[tuple[str, ...], int]:
     """Our sites of the states of a sample, in their order, and the blocks of the model. InputError
     for layers that do not fit.
     """
-    if layers is not None and foreign.layers is not None and tuple(layers) != foreign.layers:
-        raise _refusal(
-            f"--layers {_joined(layers)}: the files say {_joined(foreign.layers)}. Leave it out."
-        )
-    if n_blocks and foreign.n_blocks and n_blocks != foreign.n_blocks:
-        raise _refusal(f"--blocks {n_blocks}: the files say {foreign.n_blocks}. Leave it out.")
-    ids = list(foreign.layers or layers or ())
-    if of.last == "before" and len(ids) == foreign.n_states:
+    ids = list(layers or ())
+    if len(ids) == n_states:
         last_id = ids.pop()
         if n_blocks not in (None, last_id):
             raise _refusal(f"the last layer is {last_id}, and --blocks {n_blocks}.")
         n_blocks = last_id
-    blocks = n_blocks or foreign.n_blocks
-    if len(ids) != foreign.n_states - 1:
+    if len(ids) != n_states - 1:
         named = f"--layers names {len(ids)}" if ids else "no file says which"
         raise _refusal(
-            f"{foreign.n_states - 1} layers and the last state are stored for each token, and "
+            f"{n_states - 1} layers and the last state are stored for each token, and "
             f"{named}. Give their ids as {of.name} counts them, such as: "
-            f"--layers {_joined([2, 15, 27][: foreign.n_states - 1])} --blocks 30."
+            f"--layers {_joined([2, 15, 27][: n_states - 1])} --blocks 30."
         )
-    if not blocks:
+    if not n_blocks:
         raise _refusal("no file says how many blocks the model has. Give them: --blocks 30.")
-    last = of.last_site(blocks)
-    assert last is not None
-    sites = (*(of.site(layer, blocks) for layer in ids), last)
-    inner = sites[:-1]
-    if len({*inner}) < len(inner):
+    sites = tuple(of.site(layer, n_blocks) for layer in (*ids, n_blocks))
+    if len({*ids}) < len(ids):
         raise _refusal(f"--layers {_joined(ids)}: a layer is there twice.")
-    return sites, blocks
+    return sites, n_blocks
 
 
 def _specs(

@@ -90,12 +90,12 @@ def _stem(selection: Selection, part: Part) -> str:
     return f"part-{int(np.searchsorted(selection.bounds, part.first)):05d}"
 
 
-def read_safetensors(path: Path, _pad_id: int | None = None) -> Foreign:
+def read_safetensors(path: Path) -> Foreign:
     """A folder of `write_safetensors`."""
     return _read(path, "safetensors", read_with_metadata)
 
 
-def read_parquet(path: Path, _pad_id: int | None = None) -> Foreign:
+def read_parquet(path: Path) -> Foreign:
     """A folder of `write_parquet`."""
     return _read(path, "parquet", _parquet)
 
@@ -150,7 +150,6 @@ def _read(
     kinds = {tensor.kind for tensor in first.values()}
     if not kinds or not kinds <= {*DTYPES}:
         damaged(files[0], f"states of {', '.join(sorted(kinds)) or 'no site'}")
-    sites = {name: (t.values.shape[-1], DTYPES[t.kind]) for name, t in first.items()}
     try:
         facts = json.loads(texts.get(_MODEL, "{}"))
         model, n_blocks, vocabulary = (
@@ -177,10 +176,8 @@ def _read(
     return Foreign(
         count=len(places),
         stored=stored,
-        n_states=len(first),
-        width=0,
-        sites=sites,
-        dtype=next(iter(sites.values()))[1],
+        states=tuple((t.values.shape[-1], DTYPES[t.kind]) for t in first.values()),
+        sites=tuple(first),
         model=str(model),
         n_blocks=int(n_blocks),
         vocabulary=int(vocabulary),

@@ -59,8 +59,6 @@ class Selection:
     """In the order of the layers; the last state is the last one, where there is one."""
     layers: tuple[int, ...] = ()
     """Their ids as the other project counts them, without the last state."""
-    per_part: int | None = None
-    """Prompts of a part; None: as many as `PART_BYTES` hold."""
 
     @cached_property
     def prompt_ids(self) -> npt.NDArray[np.int64]:
@@ -99,8 +97,6 @@ class Selection:
     def bounds(self) -> npt.NDArray[np.int64]:
         """(parts + 1,) the first prompt of each part, counted among `prompt_ids`, then P."""
         count = len(self.lengths)
-        if self.per_part is not None:
-            return np.append(np.arange(0, count, self.per_part), count)
         most, bounds, tokens = PART_BYTES // self.row_bytes, [0], 0
         for k, length in enumerate(self.lengths.tolist()):
             if tokens and tokens + length > most:

@@ -74,7 +74,7 @@ def write_data_set(folder: Path, selection: Selection) -> None:
     (folder / "state.json").write_text(json.dumps(state, indent=2), "utf-8")
 
 
-def read(path: Path, _pad_id: int | None = None) -> Foreign:
+def read(path: Path) -> Foreign:
     """A data set with `hidden_states/`, or a folder of `hs_{i}.safetensors` alone, whose samples
     then have no loss mask. Rows of the data set without a file are left out.
     """
@@ -102,15 +102,13 @@ def read(path: Path, _pad_id: int | None = None) -> Foreign:
         row = rows[number] if rows else (ids, None)
         if not np.array_equal(row[0], ids):
             damaged(file, f"token ids are not those of row {number} of the data set")
-        return Stored(file, number, ids, row[1], (states.values,))
+        return Stored(file, number, ids, row[1], tuple(states.values.swapaxes(0, 1)))
 
     return Foreign(
         count=len(numbers),
         left_out=max(0, len(rows) - len(numbers)),
         stored=stored,
-        n_states=first.values.shape[1],
-        width=first.values.shape[2],
-        dtype=DTYPES[first.kind],
+        states=((first.values.shape[2], DTYPES[first.kind]),) * first.values.shape[1],
     )
 
 

@@ -6,7 +6,6 @@ device and `torch.accelerator.synchronize` are replaced, and nothing else. Its M
 verifiers that have MTP heads of their own, so that its data alone is compared.
 """
 
-import json
 import shutil
 import sys
 import warnings
@@ -338,31 +337,3 @@ def test_its_files_are_imported(files: Files, tmp_path: Path) -> None:
     for site in run.sites:
         rows = [np.concatenate([b.values for b in r.blocks(site)]) for r in (run, files.run)]
         np.testing.assert_array_equal(rows[0], rows[1])
-
-
-def test_automodel_reads_its_export(files: Files, tmp_path: Path) -> None:
-    from nemo_automodel.components.datasets.llm.dspark_cache import (
-        CachedDSparkDataset,
-        build_cached_dspark_dataloader,
-    )
-
-    sites = ["block.2", "block.3", "final"]
-    export(files.run, "automodel", tmp_path / "c", sites=sites)
-    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
-    assert manifest["target_layer_ids"] == [1, 2]
-    samples = CachedDSparkDataset(str(tmp_path / "c"))
-    assert len(samples) == len(files.states)
-    for number in (0, 39):
-        (final,) = files.run.blocks("final", first=number, prompts=number + 1)
-        sample, (ids, hidden) = samples[number], files.states[number]
-        n = len(ids)
-        assert sample["input_ids"][:n].tolist() == ids.tolist()
-        both = torch.cat([hidden[2][0], hidden[3][0]], dim=-1)
-        assert torch.equal(sample["target_hidden_states"][:n], both)
-        last = sample["target_last_hidden_states"][:n].float()
-        np.testing.assert_array_equal(last, final.values)
-        assert not sample["loss_mask"][n:].any()
-    (batch, *_) = build_cached_dspark_dataloader(
-        cache_dir=str(tmp_path / "c"), batch_size=4, shuffle=False
-    )
-    assert batch["target_hidden_states"].shape == (4, manifest["seq_length"], 2 * 64)

@@ -1,8 +1,6 @@
 """Export, import, and the conventions of each project, read and written by other hands here."""
 
-import json
 import shutil
-import struct
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -30,15 +28,12 @@ from lpp.store import Run
 from lpp.store.errors import FormatError, InputError, LppError
 from lpp.store.exchange.export import export
 from lpp.store.exchange.import_states import import_states
-from lpp.store.exchange.projects import EXPORTS, PROJECTS
+from lpp.store.exchange.projects import PROJECTS
 from lpp.store.feed import prompts as feed_prompts
 from lpp.store.progress import Progress
 
 CONVENTIONS: Mapping[str, tuple[dict[int, str], str]] = {
     "speculators": ({0: "embed"} | {k: f"block.{k}" for k in range(1, 6)}, "block.6"),
-    "deepspec": ({-1: "embed"} | {k: f"block.{k + 1}" for k in range(6)}, "final"),
-    "automodel": ({-1: "embed"} | {k: f"block.{k + 1}" for k in range(5)}, "final"),
-    "specforge": ({k: f"block.{k + 1}" for k in range(6)}, "final"),
 }
 """Our site of each layer id, and of the last state: written at hand from each project's code."""
 
@@ -84,43 +79,6 @@ def read_speculators(folder: Path) -> Any:
     return samples
 
 
-def read_deepspec(folder: Path) -> Any:
-    """From the description of the format, with `struct`."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert (manifest["version"], manifest["index_record_size"]) == (2, 56)
-    index, samples = (folder / "samples.idx").read_bytes(), []
-    layers, d = manifest["target_layer_ids"], manifest["hidden_size"]
-    for number in range(manifest["num_samples"]):
-        record = struct.unpack_from("<QIIQQQQQ", index, 56 * number)
-        sample, shard, n, *offsets = record
-        assert sample == number
-        data = (folder / manifest["shards"][shard]["file_name"]).read_bytes()
-        sizes = (4 * n, n, n, 2 * n * len(layers) * d, 2 * n * d)
-        parts = [data[at : at + size] for at, size in zip(offsets, sizes, strict=True)]
-        assert parts[1] == b"\1" * n
-        states = tensor(np.frombuffer(parts[3], "<u2").reshape(n, -1).copy())
-        last = tensor(np.frombuffer(parts[4], "<u2").reshape(n, d).copy())
-        of_ids = by_site("deepspec", layers, list(states.split(d, dim=1)), last)
-        samples.append((list(struct.unpack(f"<{n}i", parts[0])), list(parts[2]), of_ids))
-    return samples
-
-
-def read_automodel(folder: Path) -> Any:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    samples: list[Any] = []
-    for file in sorted(folder.glob("shard-*.safetensors")):
-        shard = load_file(file)
-        assert {len(values) for values in shard.values()} <= {manifest["shard_size"], len(LENGTHS)}
-        for k, ids in enumerate(shard["input_ids"].tolist()):
-            n = manifest["lpp_lengths"][len(samples)]
-            assert not any(shard["loss_mask"][k, n:])
-            layers = shard["target_hidden_states"][k, :n].split(WIDTH, dim=1)
-            last = shard["target_last_hidden_states"][k, :n]
-            of_ids = by_site("automodel", manifest["target_layer_ids"], list(layers), last)
-            samples.append((ids[:n], shard["loss_mask"][k, :n].tolist(), of_ids))
-    return samples
-
-
 def split_parts(columns: Mapping[str, torch.Tensor]) -> Any:
     starts = [*torch.nonzero(columns["position"] == 0).flatten().tolist(), len(columns["position"])]
     for start, end in pairwise(starts):
@@ -144,8 +102,6 @@ def read_parquet(folder: Path) -> Any:
 
 READERS: Mapping[str, Read] = {
     "speculators": read_speculators,
-    "deepspec": read_deepspec,
-    "automodel": read_automodel,
     "safetensors": read_safetensors,
     "parquet": read_parquet,
 }
@@ -163,15 +119,14 @@ def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str,
 
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (selection, __import__("lpp.store.exchange.automodel", fromlist=["x"])):
-            patch.setattr(module, "PART_BYTES", 2 * 8 * WIDTH * 32)  # 32 tokens at 8 sites
-        for name in EXPORTS:
+        patch.setattr(selection, "PART_BYTES", 2 * 8 * WIDTH * 32)  # 32 tokens at 8 sites
+        for name in PROJECTS:
             export(run, name, folder / name)
-    return {name: folder / name for name in EXPORTS}
+    return {name: folder / name for name in PROJECTS}
 
 
 def test_every_export_is_read_by_other_hands() -> None:
-    assert {*READERS} == {*EXPORTS}
+    assert {*READERS} == {*PROJECTS}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -208,7 +163,6 @@ def check_imported(run: Run, sites: tuple[str, ...]) -> None:
 
 OPTIONS: Mapping[str, dict[str, Any]] = {
     "speculators": {"model": "lab/tiny", "layers": [0, 1, 2, 3, 4, 5, 6]},
-    "deepspec": {"n_blocks": N_BLOCKS},
 }
 """What the files of a project do not say."""
 
@@ -224,51 +178,11 @@ def test_an_import_names_every_state_as_here(
     assert (again.id, again.fingerprint) == (run.id, run.fingerprint)
 
 
-def write_specforge(folder: Path, layers: list[int], *, dspark: bool = False, pad: int = 3) -> None:
-    """As its script saves them, filled up with id 0."""
-    of_id, last = CONVENTIONS["specforge"]
-    names = ("hidden_states", "target_last_hidden_states")
-    names = names if dspark else ("aux_hidden_state", "hidden_state")
-    for prompt in range(len(LENGTHS)):
-        states = [
-            tensor(np.pad(states_of(prompt, site), ((0, pad), (0, 0)), constant_values=9))[None]
-            for site in (*(of_id[k] for k in layers), last)
-        ]
-        rows = folder / f"rows_{prompt // 2 * 2}-{prompt // 2 * 2 + 2}"
-        rows.mkdir(parents=True, exist_ok=True)
-        record = {
-            "input_ids": torch.tensor(ids_of(prompt) + [0] * pad),
-            "loss_mask": torch.tensor([*map(int, mask_of(prompt))] + [0] * pad),
-            names[0]: torch.cat(states[:-1], dim=-1),
-            names[1]: states[-1],
-        }
-        torch.save(record, rows / f"data_{prompt}.ckpt")
-
-
-@pytest.mark.parametrize("dspark", [False, True])
-def test_files_of_specforge(tmp_path: Path, dspark: bool) -> None:
-    write_specforge(tmp_path / "f", [1, 2, 4], dspark=dspark)
-    settings: dict[str, Any] = {"model": "m", "layers": [1, 2, 4], "n_blocks": N_BLOCKS}
-    run = import_states(tmp_path / "f", "specforge", tmp_path / "s", **settings)
-    check_imported(run, ("block.2", "block.3", "block.5", "final"))
-
-
-def test_padding_of_automodel_is_left_out(exported: Mapping[str, Path], tmp_path: Path) -> None:
-    folder = shutil.copytree(exported["automodel"], tmp_path / "c")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["lpp_lengths"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="Give --pad-id"):
-        import_states(folder, "automodel", tmp_path / "s")
-    run = import_states(folder, "automodel", tmp_path / "s", pad_id=0)
-    check_imported(run, (*SITES[:6], "final"))
-
-
 def test_an_imported_store_is_analysed_compared_and_fed(
     run: Run, exported: Mapping[str, Path], tmp_path: Path
 ) -> None:
     sites = SITES[1:]
-    imported = import_states(exported["deepspec"], "deepspec", tmp_path / "s", n_blocks=N_BLOCKS)
+    imported = import_states(exported["safetensors"], "safetensors", tmp_path / "s")
     assert scan_spectra(tmp_path / "s").collect()["participation_ratio"].is_not_null().all()
     root = on_disk(run.path).parents[1]
     compared = diff(tmp_path / "s", imported.id, f"{root}::{run.id}")
@@ -285,8 +199,8 @@ def test_an_imported_store_is_analysed_compared_and_fed(
 
 def test_prompts_that_were_set_aside_are_left_out(tmp_path: Path) -> None:
     run = write_run(tmp_path / "s", aside=(1, 3))
-    export(run, "deepspec", tmp_path / "x")
-    assert [ids for ids, _, _ in read_deepspec(tmp_path / "x")] == [ids_of(k) for k in (0, 2, 4, 5)]
+    export(run, "parquet", tmp_path / "x")
+    assert [ids for ids, _, _ in read_parquet(tmp_path / "x")] == [ids_of(k) for k in (0, 2, 4, 5)]
 
 
 def test_a_damaged_shard_is_named_and_a_repeated_export_goes_on(
@@ -316,15 +230,11 @@ def test_a_damaged_shard_is_named_and_a_repeated_export_goes_on(
 @pytest.mark.parametrize(
     ("sites", "settings", "to", "says"),
     [
-        (SITES[:-1], {}, "deepspec", "has no site final, which deepspec needs"),
         (SITES[1:4], {}, "speculators", "has no site block.6"),
         (SITES, {"sites": ["final"]}, "speculators", "speculators has no layer for final"),
-        (SITES, {"sites": ["block.6"]}, "automodel", "automodel has no layer for block.6"),
-        (SITES, {"sites": ["final"]}, "deepspec", "deepspec needs a site beside final"),
         (SITES, {"sites": ["block.9"]}, "parquet", "has no site 'block.9'"),
-        (SITES, {}, "specforge", "specforge: no export; there are speculators,"),
-        (SITES, {"only_prompts": True}, "deepspec", "of prompts alone; there are speculators."),
-        (SITES, {}, "torch", "no project 'torch'"),
+        (SITES, {"only_prompts": True}, "parquet", "parquet: no program reads prompts alone"),
+        (SITES, {}, "deepspec", "no project 'deepspec'"),
     ],
 )
 def test_an_export_that_does_not_fit_is_refused(
@@ -336,10 +246,7 @@ def test_an_export_that_does_not_fit_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
 
 
-def test_nothing_is_rounded_and_nothing_overwritten(run: Run, tmp_path: Path) -> None:
-    floats = write_run(tmp_path / "s", dtype="float32")
-    with pytest.raises(InputError, match="deepspec holds rows of one type, bfloat16: embed"):
-        export(floats, "deepspec", tmp_path / "x")
+def test_nothing_is_overwritten(run: Run, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(InputError, match="exists, and is not overwritten"):
         export(run, "parquet", tmp_path / "there")
@@ -348,21 +255,12 @@ def test_nothing_is_rounded_and_nothing_overwritten(run: Run, tmp_path: Path) ->
 # --- what stops an import ---
 
 
-class Code:
-    """Unpickled, it would run code."""
-
-    def __reduce__(self) -> Any:
-        return print, ("ran",)
-
-
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
 
 
 DAMAGE: Mapping[str, tuple[str, Callable[[Path], object]]] = {
     "speculators": ("hidden_states/hs_3.safetensors", cut),
-    "deepspec": ("shard-00001.bin", cut),
-    "automodel": ("shard-000001.safetensors", cut),
     "safetensors": ("part-00001.safetensors", cut),
     "parquet": ("part-00001.parquet", cut),
 }
@@ -379,17 +277,13 @@ def test_a_damaged_file_is_named(name: str, exported: Mapping[str, Path], tmp_pa
 
 
 @pytest.mark.filterwarnings("ignore:.*set aside")  # ids beyond the vocabulary
-@pytest.mark.parametrize("name", [*DAMAGE, "specforge"])
+@pytest.mark.parametrize("name", DAMAGE)
 def test_altered_bytes_give_a_run_or_one_line(
     name: str, exported: Mapping[str, Path], tmp_path: Path
 ) -> None:
     """Formats without checksums cannot tell every altered bit; none may end in a traceback."""
-    settings: dict[str, Any] = {"model": "m", "layers": [1, 2, 4], "n_blocks": N_BLOCKS}
-    if name == "specforge":
-        write_specforge(tmp_path / "f", [1, 2, 4])
-    else:
-        settings = OPTIONS.get(name, {})
-        shutil.copytree(exported[name], tmp_path / "f")
+    settings = OPTIONS.get(name, {})
+    shutil.copytree(exported[name], tmp_path / "f")
     files = sorted(path for path in (tmp_path / "f").rglob("*") if path.is_file())
     rng, refusals = np.random.default_rng(2), list[str]()
     for number in range(25):
@@ -407,29 +301,16 @@ def test_altered_bytes_give_a_run_or_one_line(
     assert not any("\n" in line for line in refusals)
 
 
-def test_a_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_specforge(tmp_path / "f", [1, 2, 4])
-    torch.save({"input_ids": Code()}, tmp_path / "f" / "rows_2-4" / "data_2.ckpt")
-    with pytest.raises(FormatError, match=r"data_2\.ckpt: needs code to be read, and none is run"):
-        import_states(
-            tmp_path / "f", "specforge", tmp_path / "s", model="m", layers=[1, 2, 4], n_blocks=6
-        )
-    assert "ran" not in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "says"),
     [
         ("speculators", {"model": None}, "Name it with --model"),
         ("speculators", {"layers": None}, "Give their ids as speculators counts them.*--layers"),
         ("speculators", {"layers": [1, 2]}, "--layers names 2"),
+        ("speculators", {"layers": [0, 1, 2, 3, 4, 5]}, "how many blocks the model has"),
         ("speculators", {"n_blocks": 7}, "the last layer is 6, and --blocks 7"),
         ("speculators", {"layers": [0, 1, 2, 3, 4, 9, 6]}, "layer 9 of speculators: .* 0 to 6"),
         ("speculators", {"layers": [0, 1, 2, 3, 4, 4, 6]}, "a layer is there twice"),
-        ("deepspec", {"n_blocks": None}, "how many blocks the model has"),
-        ("deepspec", {"n_blocks": 4}, "layer 4 of deepspec: a model of 4 blocks has -1 to 3"),
-        ("automodel", {"n_blocks": 5}, "--blocks 5: the files say 6"),
-        ("deepspec", {"layers": [0, 1]}, "the files say -1,0,1,2,3,4,5"),
     ],
 )
 def test_an_import_that_does_not_fit_is_refused(

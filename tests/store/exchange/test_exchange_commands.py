@@ -35,20 +35,20 @@ def command(main: click.Command, *words: object) -> Result:
 
 def test_there_and_back(run: Run, tmp_path: Path) -> None:
     out, store = tmp_path / "cache", tmp_path / "s"
-    words = ("--to", "deepspec", "--sites", "block.2,block.5", "-o", out)
+    words = ("--to", "speculators", "--sites", "block.2,block.5", "-o", out)
     done = command(analyze, "export", store_of(run), *words)
     assert done.exit_code == 0, done.output
-    said = f"{out}: {len(LENGTHS)} prompts\n1 is block.2; 4 is block.5; the last state is final\n"
+    said = f"{out}: {len(LENGTHS)} prompts\n2 is block.2; 5 is block.5; the last state is block.6\n"
     assert done.stdout == said
-    back = ("--from", "deepspec", "--store", store, "--blocks", 6)
+    back = ("--from", "speculators", "--store", store, "--model", "m", "--layers", "2,5,6")
     done = command(capture, "import", out, *back)
     assert done.exit_code == 0, done.output
     (imported,) = open_store(store).runs.values()
     assert done.stdout == (
-        f"{imported.id}: {len(LENGTHS)} prompts, 1 shard\nSites: block.2, block.5, final\n"
+        f"{imported.id}: {len(LENGTHS)} prompts, 1 shard\nSites: block.2, block.5, block.6\n"
     )
     assert command(capture, "import", out, *back).exit_code == 0  # it resumes
-    file = object_path(on_disk(imported.path) / "shards" / "00000", "hidden.zarr/final/c/0/0")
+    file = object_path(on_disk(imported.path) / "shards" / "00000", "hidden.zarr/block.6/c/0/0")
     file.write_bytes(b"altered")
     assert command(analyze, "verify", store).exit_code == 1
     assert command(capture, "import", out, *back, "--repair").exit_code == 0
@@ -57,7 +57,7 @@ def test_there_and_back(run: Run, tmp_path: Path) -> None:
     assert "prompts are set aside, such as prompts[1]: id 17 at position 9" in fewer.stderr
     assert "Warning" not in fewer.stderr
     again = command(analyze, "export", store, imported.id, "--to", "parquet", "-o", tmp_path / "p")
-    assert again.stdout.endswith("block.2, block.5, final\n")
+    assert again.stdout.endswith("block.2, block.5, block.6\n")
     alone = ("--to", "speculators", "--only-prompts", "-o", tmp_path / "d")
     assert command(analyze, "export", store_of(run), *alone).exit_code == 0
     assert not (tmp_path / "d" / "hidden_states").exists()
