@@ -362,8 +362,8 @@ class ProbeGateSettings(GateSettings):
 
     conditions: Sequence[str] = setting(
         (),
-        "Exit with code 1 if the verdict is degraded, stale or inconclusive, or if a condition "
-        "holds, such as 'probe_auroc_change < -0.1'; may be repeated.",
+        "Exit with code 1 if the verdict is degraded, stale or inconclusive (NOT SERVING fails for "
+        "each), or if a condition holds, such as 'probe_auroc_change < -0.1'; may be repeated.",
         name="fail-if",
         metavar="VERDICT|CONDITION",
         repeated=True,

@@ -9,7 +9,7 @@ decisions move). With clusters, four items share part of their signal, and mostl
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -19,6 +19,7 @@ from benchmarks.probe_null import FOLDS, OF_A_CLUSTER
 from lpp.analyze.numerics.linear_probe import cross_fit, label_folds
 from lpp.analyze.numerics.probe_change import (
     ProbeChange,
+    Verdict,
     carried_scores,
     probe_change,
     threshold_of,
@@ -43,7 +44,7 @@ class Case(NamedTuple):
     """Verdicts that are wrong."""
 
 
-_CHANGED: Final = ("SCORER DEGRADED", "THRESHOLD STALE")
+_CHANGED: Final = ("SCORER DEGRADED", "THRESHOLD STALE", "NOT SERVING")
 CASES: Final = (
     Case("rerun, 200 items", 200, noise=(0.05, 0.05), wrong=_CHANGED),
     *(Case(f"no change, {n} items", n, wrong=_CHANGED) for n in (100, 200, 400, 1000)),
@@ -66,7 +67,7 @@ def measure(cases: Sequence[Case] = CASES, *, draws: int = DRAWS, d: int = 8) ->
         for case in cases:
             changes = [draw(case, d, seed) for seed in range(draws)]
             counts = Counter(verdict(change, MARGIN) for change in changes)
-            for name in ("PASS", *_CHANGED, "INCONCLUSIVE"):
+            for name in get_args(Verdict):
                 share, bar = counts[name] / draws, 0.05 if name in case.wrong else 1.0
                 yield ratio_once(f"{name}: {case.name}", f"{share:.1%}", "draws", share, bar=bar)
             mean = float(np.mean([change.auroc.value for change in changes]))

@@ -79,9 +79,9 @@ def probe(
     With --against RUN_B or --test-on RUN_B, which may be STORE::RUN, the probe of RUN is compared
     with a reference on the same prompts: with itself on the rows of RUN, or with RUN_B's own probe.
     The verdict is PASS, THRESHOLD STALE (the order of the prompts holds, and decisions do not),
-    SCORER DEGRADED or INCONCLUSIVE. With --fail-if, the exit code is 1 for the verdict that it
-    names; or if the interval of a number lies past a limit, as in `lpp-analyze diff`. The table is
-    `probe_tests`.
+    SCORER DEGRADED, NOT SERVING (one of these two, and the data do not tell which) or INCONCLUSIVE.
+    With --fail-if, the exit code is 1 for the verdict that it names, and for NOT SERVING; or if the
+    interval of a number lies past a limit, as in `lpp-analyze diff`. The table is `probe_tests`.
 
     \b
         lpp-analyze probe ./lpp --label topic

@@ -21,7 +21,7 @@ from lpp.analyze.evaluations.measure import (
 )
 from lpp.analyze.evaluations.site_features import site_features
 from lpp.analyze.numerics.moments import Floats
-from lpp.analyze.numerics.statistics.auroc import Codes, Flags
+from lpp.analyze.numerics.statistics.auroc import Flags
 from lpp.analyze.numerics.statistics.calibration import (
     Calibration,
     RiskCoverage,
@@ -29,7 +29,7 @@ from lpp.analyze.numerics.statistics.calibration import (
     calibration,
     risk_coverage,
 )
-from lpp.analyze.numerics.statistics.clusters import recoded
+from lpp.analyze.numerics.statistics.clusters import even_clusters, recoded
 from lpp.analyze.quantities.items import COVARIATES, WITHOUT_PARTIAL
 from lpp.analyze.quantities.tables import frame_schema
 from lpp.analyze.questions import ItemsSettings
@@ -165,7 +165,7 @@ def analysis(
         left_out=items.left_out,
         cluster=items.cluster,
         n_clusters=items.n_clusters,
-        even_clusters=0.0 if clusters is None else _even(np.bincount(clusters)),
+        even_clusters=0.0 if clusters is None else even_clusters(clusters),
         uncut=items.uncut,
         accuracy_interval=accuracy_interval(
             right, np.arange(len(right)) if clusters is None else clusters
@@ -190,10 +190,6 @@ def kept_sites(items: EvaluatedItems, patterns: Sequence[str]) -> list[str]:
     run = items.view.run
     chosen = matching("site", patterns, run.activation_sites, option="--sites")
     return chosen if run.plan.keeps_rows else []
-
-
-def _even(sizes: Codes) -> float:
-    return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
 def _check_enough(items: EvaluatedItems, right: Flags) -> None:

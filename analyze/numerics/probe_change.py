@@ -17,8 +17,10 @@ moves the same number (the farthest end of its interval; 0 without a rerun):
 - SCORER DEGRADED: the interval of the AUROC's change lies below -m'.
 - THRESHOLD STALE: that interval lies above -m, and the interval of the share's change lies above m'
   or below -m'.
+- NOT SERVING: the interval of the share's change lies above m' or below -m', and that of the AUROC
+  does not lie above -m: THRESHOLD STALE or SCORER DEGRADED, and the data do not tell which.
 - PASS: the first interval lies above -m, and the second one between -m and m.
-- INCONCLUSIVE: an interval reaches both sides of the margin, or lies between m and m'.
+- INCONCLUSIVE: otherwise. An interval reaches both sides of the margin, or lies between m and m'.
 
 So the scorer is tested for non-inferiority, and the threshold for equivalence. An end of a 95 %
 interval misses in 2.5 %: a probe that is worse by exactly m passes in 2.5 % of samples at most, and
@@ -40,7 +42,7 @@ from lpp.analyze.numerics.statistics.auroc import Codes, Gain, gain
 from lpp.analyze.numerics.statistics.paired import PairedDifference, paired_difference
 from lpp.store.uncertainty import standard_error
 
-Verdict = Literal["PASS", "THRESHOLD STALE", "SCORER DEGRADED", "INCONCLUSIVE"]
+Verdict = Literal["PASS", "THRESHOLD STALE", "SCORER DEGRADED", "NOT SERVING", "INCONCLUSIVE"]
 
 ALL: Final = -1
 """The fold of rows that no probe of a fold saw: the probe of all rows scores them."""
@@ -141,7 +143,9 @@ def verdict(change: ProbeChange, margin: float, rerun: ProbeChange | None = None
     if low > -margin and -margin < down and up < margin:
         return "PASS"
     least = max(margin, floors(rerun)[1])
-    return "THRESHOLD STALE" if low > -margin and (up < -least or down > least) else "INCONCLUSIVE"
+    if up < -least or down > least:
+        return "THRESHOLD STALE" if low > -margin else "NOT SERVING"
+    return "INCONCLUSIVE"
 
 
 def floors(rerun: ProbeChange | None) -> tuple[float, float]:

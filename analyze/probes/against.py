@@ -12,7 +12,8 @@ A's probe is compared with a reference, on the same prompts:
 Changes and verdicts are those of `numerics.probe_change`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -298,17 +299,35 @@ def _target(labels: Floats, fold: Codes, clusters: Codes, seed: int) -> Target:
 
 def _places(a: RunView, b: RunView, prompts: Codes, prompts_b: Codes, *, by_row: bool) -> Codes:
     """(m,) place among `prompts` of A of each of `prompts_b` of B: the prompt with the same token
-    ids, or, if `by_row`, one of the same row of the same corpus; -1 where there is none.
+    ids, of several the one that comes as far down in A as it does in B; if `by_row`, else any of
+    them, or one of the same row of the same corpus; -1 where there is none.
     """
     corpora = [(v.run.plan.corpus.fingerprint, v.run.plan.corpus.selection) for v in (a, b)]
     same = corpora[0][0] == corpora[1][0] and corpora[0][1].get("text") == corpora[1][1].get("text")
+    ids = [v.prompts["sha256"].to_list() for v in (a, b)]
+    keys: list[Sequence[Sequence[object]]] = [[copies(of_run) for of_run in ids]]
+    if by_row:
+        keys += [ids, *([[v.prompts["source_row"].to_list() for v in (a, b)]] if same else [])]
     place = np.full(len(prompts_b), -1)
-    for column in ("sha256", *(["source_row"] if by_row and same else [])):
-        ours, theirs = (v.prompts[column].to_list() for v in (a, b))
+    for ours, theirs in keys:
         known = {ours[prompt]: k for k, prompt in enumerate(prompts.tolist())}
         like = np.array([known.get(theirs[prompt], -1) for prompt in prompts_b.tolist()], np.int64)
         place = np.where(place >= 0, place, like)
     return place
+
+
+def copies(digests: Sequence[str]) -> list[tuple[str, int]]:
+    """Each with the number of equal ones before it.
+
+    >>> copies(["a", "b", "a"])
+    [('a', 0), ('b', 0), ('a', 1)]
+    """
+    seen = Counter[str]()
+    numbered = []
+    for digest in digests:
+        numbered.append((digest, seen[digest]))
+        seen[digest] += 1
+    return numbered
 
 
 def _require_prompts(labels: Labels) -> None:

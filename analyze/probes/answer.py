@@ -25,12 +25,12 @@ from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.database import kept
 from lpp.store.progress import Progress
 
-FAILING: Final[dict[str, Verdict]] = {
-    "degraded": "SCORER DEGRADED",
-    "stale": "THRESHOLD STALE",
-    "inconclusive": "INCONCLUSIVE",
+FAILING: Final[dict[str, tuple[Verdict, ...]]] = {
+    "degraded": ("SCORER DEGRADED", "NOT SERVING"),
+    "stale": ("THRESHOLD STALE", "NOT SERVING"),
+    "inconclusive": ("INCONCLUSIVE", "NOT SERVING"),
 }
-"""Verdicts that `--fail-if` names."""
+"""Verdicts for which each name of `--fail-if` fails."""
 
 
 def probe_answer(
@@ -71,7 +71,7 @@ def against_answer(
     """A probe on another run, and whether `gate` fails it; errors are those of `probe_against`, and
     InputError for a condition that no comparison of probes can meet.
     """
-    named = [FAILING[text] for text in gate.conditions if text in FAILING]
+    named = {verdict for text in gate.conditions for verdict in FAILING.get(text, ())}
     conditions = [parse_condition(text) for text in gate.conditions if text not in FAILING]
     named_sites = [condition.site for condition in conditions if condition.site is not None]
     check_conditions(conditions, sites=named_sites or ["any"], of_probes=True)

@@ -46,6 +46,8 @@ class Labels:
     errors_by: str
     """What errors are by: a field, or the prompt of tokens; empty: all are independent."""
     n_clusters: int
+    duplicates: int
+    """Prompts with the token ids of another one, which is in another cluster."""
     left_out: Mapping[str, int]
     """Numbers of those without a label or a row, by reason."""
 
@@ -84,10 +86,10 @@ def labels_of(view: RunView, label: str, first_token: int, settings: LabelProbeS
     prompts = examples.prompts
     clusters = np.arange(n) if examples.clusters is None else examples.clusters
     if settings.cluster and examples.of != "items":  # whose field may be one of documents
-        clusters = _codes(view, settings.cluster, "--cluster", prompts)
+        clusters = _joined(clusters, view, settings.cluster, "--cluster", prompts)
     units = clusters
     if settings.group:
-        units = _joined(clusters, _codes(view, settings.group, "--group", prompts))
+        units = _joined(clusters, view, settings.group, "--group", prompts)
     # errors are by what folds keep together, unless clusters are named
     errors = clusters if settings.cluster else units
     count = int(units.max()) + 1
@@ -103,6 +105,8 @@ def labels_of(view: RunView, label: str, first_token: int, settings: LabelProbeS
     target_codes = numbers if numbers.ndim == 1 else numbers.argmax(axis=1)
     bins = target_codes if classes else np.argsort(np.argsort(numbers)) * _BINS // n
     fold = label_folds(bins.astype(np.int64), units, settings.folds, seed=settings.seed)
+    digests = view.prompts["sha256"].to_list()
+    held = {(digests[k], part) for k, part in zip(prompts.tolist(), errors.tolist(), strict=True)}
     return Labels(
         name=label,
         of=examples.of,
@@ -118,6 +122,7 @@ def labels_of(view: RunView, label: str, first_token: int, settings: LabelProbeS
         ),
         errors_by=settings.cluster or settings.group or examples.clustered_by,
         n_clusters=int(errors.max()) + 1,
+        duplicates=len(held) - len({digest for digest, _ in held}),
         left_out=examples.left_out,
     )
 
@@ -188,15 +193,10 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _codes(view: RunView, field: str, option: str, prompts: Codes) -> Codes:
-    """(n,) number of the part of each prompt."""
+def _joined(first: Codes, view: RunView, field: str, option: str, prompts: Codes) -> Codes:
+    """(n,) parts that hold whole parts of `first`, and all prompts of one value of `field`."""
     values = prompt_values(view.run, field, option=option)
-    return cluster_codes([values[k] for k in prompts.tolist()])
-
-
-def _joined(first: Codes, second: Codes) -> Codes:
-    """(n,) parts that hold whole parts of both."""
-    other = second + int(first.max()) + 1
+    other = cluster_codes([values[k] for k in prompts.tolist()]) + int(first.max()) + 1
     size = int(other.max()) + 1
     links = coo_array((np.ones(len(first)), (first, other)), shape=(size, size))
     return cluster_codes(connected_components(links, directed=False)[1][first].tolist())

@@ -103,26 +103,28 @@ def probe_page(store: str, analysis: ProbeAnalysis) -> Page:
             more=f"{READING} {_CONTROLS}",
         ),
         Section(
-            "calibration",
-            "Are its probabilities right?",
-            charts=tuple(diagram),
-            tables=(reliability,),
-            notes=tuple(_calibration(analysis)),
-            more=_calibration_reading(analysis.labels),
-        ),
-        Section(
             "mistakes",
             "The most confident mistakes",
             tables=(wrong,) if mistakes.height else (),
             notes=() if mistakes.height else (("No prompt is on the wrong side.",),),
         ),
     ]
+    if best.name in analysis.calibrations:  # of a number there are none
+        calibration = Section(
+            "calibration",
+            "Are its probabilities right?",
+            charts=tuple(diagram),
+            tables=(reliability,),
+            notes=tuple(_calibration(analysis)),
+            more=_calibration_reading(analysis.labels),
+        )
+        sections.insert(1, calibration)
     return Page(
         title="Probes",
         about=(Code(analysis.labels.name), " from rows of ", Run(run.id)),
         opening=_opening(analysis, probes),
         findings=tuple(_findings(analysis)),
-        sections=tuple(part for part in sections if bins.height or part.name != "calibration"),
+        sections=tuple(sections),
         meanings=MEANING,
         runs=runs,
         next=(f"lpp-sql {shlex.quote(store)} --run probes",),
@@ -161,7 +163,7 @@ def _pair(labels: Labels) -> tuple[str, str]:
 
 def _calibration_reading(labels: Labels) -> str:
     """How to read the bins."""
-    if not labels.two_classes:  # of a number there are no bins
+    if not labels.two_classes:
         return (
             f"Bins hold equally many pairs of {labels.of} and classes, by the probability of the "
             "class out of fold; accuracy: how many are of the class."

@@ -36,15 +36,17 @@ TESTS_READING: Final = (
     "The probe of A scores prompts that it was not fitted to. Reference: the same probe on rows of "
     "A (--against), or B's own probe (--test-on). SCORER DEGRADED: the interval of the AUROC's "
     "change lies below minus the margin. THRESHOLD STALE: it lies above that, and the share of "
-    "prompts above the threshold changed by more than the margin. PASS: both changes lie within "
-    "the margin. INCONCLUSIVE: an interval reaches both sides of a margin. The verdict of the "
-    "comparison is that of the site whose probe is best on A; intervals of the others are not "
+    "prompts above the threshold changed by more than the margin. NOT SERVING: that share changed "
+    "so, and the AUROC's interval does not tell which of the two it is. PASS: both changes lie "
+    "within the margin. INCONCLUSIVE: an interval reaches both sides of a margin. The verdict of "
+    "the comparison is that of the site whose probe is best on A; intervals of the others are not "
     "corrected for their number."
 )
 _SAYS: Final = {
     "PASS": " serves on the rows of ",
     "THRESHOLD STALE": " keeps its order on the rows of ",
     "SCORER DEGRADED": " lost some of what it read on the rows of ",
+    "NOT SERVING": " does not serve, whether its order holds or not, on the rows of ",
     "INCONCLUSIVE": " may or may not serve on the rows of ",
 }
 
@@ -174,7 +176,8 @@ def conclusions(probes: pl.DataFrame, tests: pl.DataFrame) -> Iterator[Sentence]
 
     probes, tests: rows of `probes` and of `probe_tests`. Settings are named where they differ.
     """
-    parts = analyses(probes, KEY, needed="is_best")
+    # a publication may leave out the best site of an analysis: then nothing is said of the others
+    parts = [part for part in analyses(probes, KEY, needed="is_best") if part["is_best"].any()]
     settings = [name for name in KEY[2:] if probes.width and probes[name].n_unique() > 1]
     for part in parts[:DRAWN]:
         values = [f"{name} {part[name][0]}" for name in settings if part[name][0] != ""]
@@ -191,15 +194,17 @@ def conclusion(probes: pl.DataFrame) -> Sentence:
     one analysis.
     """
     best = probes.row(by_predicate=pl.col("is_best"), named=True)
-    control = next(probes.filter(probe=best["control"]).iter_rows(named=True), None)
+    control = best["control"]
     run, what = Run(best["run"]), _what(best)
-    if control is not None and "explained" in best["flags"]:
+    if "explained" in best["flags"]:
+        # embed is a site too, which a publication may leave out
+        numbers = [f" ({_number(row)})" for row in probes.filter(probe=control).to_dicts()]
         return (
-            Ref(f"{_name(control['probe'])} alone", CONTROLS.name),
-            f" {what} ({_number(control)}), and no site of ",
+            Ref(f"{_name(control)} alone", CONTROLS.name),
+            f" {what}{''.join(numbers)}, and no site of ",
             run,
             f" does so better (best: {best['probe']}, {_number(best)}): what its probes read "
-            f"may be {control['probe']}.",
+            f"may be {control}.",
         )
     if not best["chance_q"] < INFORMATIVE:
         return (
@@ -209,14 +214,14 @@ def conclusion(probes: pl.DataFrame) -> Sentence:
         )
     words = (
         f" {what} best ({_number(best)})"
-        if control is None or tells_more(best["probe_gain"], best["q_value"])
+        if not control or tells_more(best["probe_gain"], best["q_value"])
         else f" {what} ({_number(best)}), but not surely more than controls do"
     )
     beyond = ""
-    if control is not None and best["probe_gain"] is not None:
+    if best["probe_gain"] is not None:
         verb = "more than" if best["probe_gain"] >= 0 else "less than"
         value = hundredths(abs(best["probe_gain"]))
-        beyond = f", {value} {verb} the best control, {control['probe']}"
+        beyond = f", {value} {verb} the best control, {control}"
     return (Ref(best["probe"], SITES.name), " of ", run, f"{words}{beyond}.")
 
 

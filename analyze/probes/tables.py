@@ -9,6 +9,7 @@ import polars as pl
 
 from lpp.analyze.evaluations.tables import FEW_CLUSTERS, FEW_OF_A_KIND
 from lpp.analyze.evaluations.tables import MEANING as ITEM_MEANING
+from lpp.analyze.numerics.statistics.clusters import even_clusters
 from lpp.analyze.probes.analysis import ProbeAnalysis, ProbeResult
 from lpp.analyze.probes.labels import Labels
 from lpp.analyze.quantities import flags as number_flags
@@ -21,6 +22,8 @@ from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number_colu
 from lpp.store.objects.place import Place
 
 MEANING: Final[Mapping[str, str]] = {
+    "duplicates": "some prompts have the token ids of others in other clusters: a probe may score "
+    "what it was fitted to, and errors are too small; --group FIELD keeps them together",
     "explained": "a control predicts the label as well (see control): what the probe reads may be "
     "that and not the label",
     "few_clusters": ITEM_MEANING["few_clusters"],
@@ -199,7 +202,9 @@ def write_probes(store: Url, analysis: ProbeAnalysis) -> Place:
 def probe_flags(labels: Labels, settings: LabelProbeSettings) -> Iterator[str]:
     """Flags of every probe of an analysis, of `MEANING`."""
     target = labels.target
-    if labels.n_clusters < FEW_CLUSTERS:
+    if labels.duplicates:
+        yield "duplicates"
+    if even_clusters(target.clusters) < FEW_CLUSTERS:
         yield "few_clusters"
     if target.classes and min(np.bincount(labels.codes.astype(int))) < FEW_OF_A_KIND:
         yield "few_prompts"

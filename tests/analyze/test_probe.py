@@ -61,6 +61,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "kind": "xyz"[k % 3],
             "one": 1,
             "rare": int(k < 5),
+            "page": k // 2 if k < 40 else None,
             "some": None if k % 2 else k % 4 // 2,
             "few": k if k < 20 else None,
             "name": f"n{k}",
@@ -261,6 +262,54 @@ def test_no_fold_divides_a_group(
     assert folds.group_by("of").agg(pl.col("fold").n_unique())["fold"].max() == 1
     assert folds["fold"].n_unique() == 4
     assert found.labels.n_clusters == 50  # docs, which are clusters where they are named
+
+
+@pytest.mark.parametrize("option", ["group", "cluster"])
+def test_tokens_of_a_prompt_without_the_field_stay_together(store: Path, option: str) -> None:
+    settings = LabelProbeSettings(rows="each", sites=["embed"], **{option: "page"})  # type: ignore[arg-type]
+    labels = probe(store, "noise", settings=settings).labels
+    parts = np.where(labels.prompts < 40, labels.prompts // 2, labels.prompts)
+    together = {*zip(parts.tolist(), labels.target.clusters.tolist(), strict=True)}
+    assert len(together) == len({part for part, _ in together}) == labels.n_clusters == 180
+    folds = pl.DataFrame({"of": parts, "fold": labels.target.fold})
+    assert folds.group_by("of").agg(pl.col("fold").n_unique())["fold"].max() == 1
+
+
+def test_what_a_prompt_shares_is_not_read_as_a_label(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    prompts = [
+        {"input_ids": [*range(12)], "odd": k % 2, "doc": "d" if k < 2 else None} for k in range(60)
+    ]
+    with sink(tmp_path / "s", model="m", sites={"b": 40}, prompts=prompts) as rows:
+        for prompt in rows.missing():
+            of_prompt = rng.normal(size=40) + 0.3 * rng.normal(size=(12, 40))
+            rows.put(prompt.number, {"b": of_prompt.astype(np.float32)})
+    settings = LabelProbeSettings(rows="each", cluster="doc")
+    found = probe(tmp_path / "s", "odd", settings=settings)
+    number = found.best.number
+    assert abs(number.value - 0.5) < 2 * number.stderr < 0.25  # .93 where tokens are apart
+    flags = probes_frame(found)["flags"][0].to_list()
+    assert "duplicates" in flags  # the prompts have equal token ids
+
+
+@pytest.mark.parametrize("form", ["text", "md", "html", "json", "csv"])
+def test_a_number_is_shown_in_every_format(store: Path, form: str) -> None:
+    options = ("--label", "number", "--site", "block.2", "--format", form)
+    done = CliRunner().invoke(main, ["probe", str(store), *options])
+    assert done.exit_code == 0, done.output
+    assert "number" in done.stdout
+
+
+def test_one_large_cluster_is_few(store: Path, tmp_path: Path) -> None:
+    prompts = [
+        {"input_ids": [k, 1], "odd": k % 2, "doc": "d" if k < 40 else str(k)} for k in range(120)
+    ]
+    with sink(tmp_path / "s", model="m", sites={"b": 2}, prompts=prompts) as rows:
+        for prompt in rows.missing():
+            rows.put(prompt.number, {"b": np.full((2, 2), prompt.number % 7, np.float32)})
+    found = probe(tmp_path / "s", "odd", settings=LabelProbeSettings(cluster="doc"))
+    assert found.labels.n_clusters == 81
+    assert "few_clusters" in probes_frame(found)["flags"][0].to_list()
 
 
 @pytest.mark.parametrize(

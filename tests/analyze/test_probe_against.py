@@ -19,6 +19,7 @@ from lpp.analyze.numerics.probe_change import (
     probe_change,
     verdict,
 )
+from lpp.analyze.probes import against_tables
 from lpp.analyze.tables.database import read_table
 from lpp.sql import connect
 from lpp.store import sink
@@ -34,6 +35,9 @@ MOVES: dict[str, Move] = {
     "shifted": lambda rows, topic, rng: rows + 1.5 * (np.arange(D) == 0),
     "worse": lambda rows, topic, rng: rows + 4 * rng.normal(size=rows.shape),
     "noisier": lambda rows, topic, rng: rows + 0.7 * rng.normal(size=rows.shape),
+    "moved": lambda rows, topic, rng: (
+        rows + 0.8 * rng.normal(size=rows.shape) + 1.5 * (np.arange(D) == 0)
+    ),
 }
 """What each run's rows are, of those of `a`."""
 
@@ -87,6 +91,7 @@ def invoke(store: Path, *options: str) -> Any:
         ("shifted", "THRESHOLD STALE"),
         ("worse", "SCORER DEGRADED"),
         ("noisier", "INCONCLUSIVE"),
+        ("moved", "NOT SERVING"),
     ],
 )
 def test_each_verdict_comes_where_its_change_is_planted(store: Path, b: str, expected: str) -> None:
@@ -120,7 +125,10 @@ def change(auroc: tuple[float, float], flagged: tuple[float, float]) -> ProbeCha
         ((-0.04, 0.2), (0.04, 0.2), None, "INCONCLUSIVE"),
         ((-0.04, 0.2), (0.06, 0.2), None, "THRESHOLD STALE"),
         ((-0.04, 0.2), (-0.2, -0.06), None, "THRESHOLD STALE"),
-        ((-0.06, 0.0), (0.06, 0.2), None, "INCONCLUSIVE"),
+        ((-0.06, 0.0), (0.06, 0.2), None, "NOT SERVING"),
+        ((-0.06, 0.0), (-0.2, -0.06), None, "NOT SERVING"),
+        ((-0.06, 0.0), (0.04, 0.2), None, "INCONCLUSIVE"),
+        ((-0.06, 0.0), (0.06, 0.2), ((0.0, 0.0), (0.0, 0.07)), "INCONCLUSIVE"),
         ((-0.3, -0.06), (0.06, 0.2), None, "SCORER DEGRADED"),
         ((-0.3, -0.04), (0.0, 0.0), None, "INCONCLUSIVE"),
         ((-0.3, -0.06), (0.0, 0.0), ((-0.07, 0.0), (0.0, 0.0)), "INCONCLUSIVE"),
@@ -176,6 +184,10 @@ def test_prompts_that_b_lacks_decide_nothing(store: Path) -> None:
         ("worse", "stale", 0),
         ("shifted", "stale", 1),
         ("noisier", "inconclusive", 1),
+        ("noisier", "stale", 0),
+        ("moved", "degraded", 1),
+        ("moved", "stale", 1),
+        ("moved", "inconclusive", 1),
         ("worse", "probe_auroc_change < -0.1", 1),
         ("worse", "probe_auroc_change.b < -0.1", 1),
         ("same", "probe_auroc_change < -0.1", 0),
@@ -192,6 +204,36 @@ def test_the_gate_fails_for_a_verdict_or_a_number(
     assert done.exit_code == code, done.output
     if code < 2:
         assert json.loads(done.stdout)["verdict"]
+
+
+def test_equal_prompts_pair_by_place(tmp_path: Path) -> None:
+    """Sixty prompts, each of them twice, with other labels and rows: a probe of A on the rows of A
+    is the probe itself, and nothing is missing.
+    """
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 120)
+    rows = rng.normal(size=(120, D)) + 2 * labels[:, None] * (np.arange(D) == 0)
+    for name, count in (("a", 120), ("b", 120), ("few", 100)):
+        prompts = [{"input_ids": [k % 60, 1], "label": int(labels[k])} for k in range(count)]
+        with sink(tmp_path / "s", model=f"tiny/{name}", sites={"b": D}, prompts=prompts) as into:
+            for prompt in into.missing():
+                into.put(
+                    prompt.number, {"b": np.stack([rows[prompt.number]] * 2).astype(np.float32)}
+                )
+    found = probe_against(tmp_path / "s", "label", ("a", "b"))
+    np.testing.assert_array_equal(found.tested.place, np.arange(120))
+    assert (found.lost.n_missing, found.best.change.auroc.value) == (0, 0)
+    few = probe_against(tmp_path / "s", "label", ("a", "few"))
+    np.testing.assert_array_equal(few.tested.place, np.arange(100))
+    assert few.lost.n_missing == 20
+    more = probe_against(tmp_path / "s", "label", ("few", "b"))
+    np.testing.assert_array_equal(more.tested.prompts, np.arange(100))
+    frame = against_tables.tests_frame(found)
+    assert "duplicates" in frame["flags"][0].to_list()
+    refused = CliRunner().invoke(
+        main, ["probe", str(tmp_path / "s"), "few", "--label", "label", "--test-on", "b"]
+    )
+    assert "120 labelled prompts of 120 are in both runs" in " ".join(refused.stderr.split())
 
 
 def test_diff_refuses_numbers_of_probes(store: Path) -> None:
