@@ -15,7 +15,13 @@ from lpp.capture.corpus.passages import (
     Refused,
     fingerprint_passages,
 )
-from lpp.capture.corpus.rows import Value, default_field, is_list_of_rows, passage_of
+from lpp.capture.corpus.rows import (
+    Value,
+    default_field,
+    is_list_of_rows,
+    listed,
+    passage_of,
+)
 from lpp.store.errors import ErrorKind, InputError
 
 DEFAULT_NAME: Final = "texts"
@@ -53,8 +59,10 @@ def open_texts(
             f"{name}: texts are strings, which have none. Give records, or leave it out."
         )
     for row, (record, place, text) in enumerate(_texts(chain([first], records), field)):
-        of_row = carried.of(record) if isinstance(record, Mapping) else {}
-        passage = passage_of(row, text, of_row, place, refused)
+        value, of_row = text, carried.of(record) if isinstance(record, Mapping) else {}
+        if isinstance(record, Mapping):
+            value = listed(field, text, place)
+        passage = passage_of(row, value, of_row, place, refused)
         if passage is not None:
             passages.append(passage)
     if not passages:

@@ -1,7 +1,9 @@
 """What a row of a corpus is: a text, a conversation or token ids.
 
-The value of the row's field says which: a string, a list of messages or a list of integers. A row
-whose value is none of these, or is incomplete, is set aside, and the others go on.
+The value of the row's field says which: a string, a list of messages or a list of integers. Many
+data sets hold a list as a string of its JSON: in the fields `messages` and `input_ids` a string is
+always that, and in others than `text` it is where it holds messages. A row whose value is none of
+these, or is incomplete, is set aside, and the others go on.
 """
 
 import json
@@ -47,9 +49,11 @@ def is_list_of_rows(value: object) -> bool:
 def passage_of(
     row: int, value: Value, fields: Mapping[str, object], place: str, refused: Refused
 ) -> Passage | None:
-    """The passage of a row. None for a row that can be none: `refused` then has the reason."""
-    if isinstance(value, str):
-        value = encodable(value, place)
+    """The passage of a row. None for a row that can be none: `refused` then has the reason.
+
+    value: of its field, after `listed`.
+    """
+    value = encodable(value, place)
     if isinstance(value, Unreadable):
         refused.add(row, value.reason, value.detail)
     elif not value or (isinstance(value, str) and value.isspace()):
@@ -70,8 +74,33 @@ def passage_of(
     return None
 
 
-def encodable(text: str, place: str) -> str | Unreadable:
-    r"""`text` if UTF-8 can encode it; JSON's `\ud800` alone is a string that it cannot."""
+def listed(field: str, text: Value, place: str) -> Value:
+    """The list whose JSON the string `text` is, where `field` may hold that; Unreadable where it
+    must and does not; else `text`.
+    """
+    if not isinstance(text, str) or not text.strip() or field == DEFAULT_FIELDS[0]:
+        return text
+    try:
+        value = json.loads(text) if text.lstrip().startswith("[") else None
+    except (ValueError, RecursionError):
+        value = None
+    if field in DEFAULT_FIELDS:
+        if is_list_of_rows(value):
+            return value
+        what = f"{place}: field {field!r} is a string, and not the JSON of a list of"
+        if field == "messages":
+            return Unreadable("no_conversation", f"{what} messages")
+        return Unreadable("bad_tokens", f"{what} token ids")
+    messages = isinstance(value, list) and all(_is_object(m) and "role" in m for m in value)
+    return value if messages else text
+
+
+def encodable(text: Value, place: str) -> Value:
+    r"""`text` if UTF-8 can encode it; JSON's `\ud800` alone is a string that it cannot. Any other
+    value as it is.
+    """
+    if not isinstance(text, str):
+        return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -1,5 +1,6 @@
 """Conversations and token ids as a corpus, up to the run: ids, loss masks, what is set aside."""
 
+import csv
 import hashlib
 import json
 from collections.abc import Callable
@@ -215,6 +216,40 @@ def test_messages_from_a_table_are_those_of_a_file_of_lines(tmp_path: Path) -> N
     texts = [next(iter(open_corpus(tmp_path / f"c.{k}").passages)) for k in ("jsonl", "parquet")]
     assert texts[0].text == texts[1].text
     assert json.loads(texts[0].text)["tools"] == tools
+
+
+@pytest.mark.parametrize("door", ["jsonl", "parquet", "csv", "python"])
+@pytest.mark.parametrize("field", ["messages", "chat"])
+def test_messages_as_a_string_of_json_are_messages(tmp_path: Path, door: str, field: str) -> None:
+    path, bad = tmp_path / f"c.{door}", '[{"role": "assistant"'
+    rows = [{field: json.dumps(MESSAGES)}, {field: json.dumps(MESSAGES[:2])}, {field: bad}]
+    if door == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    elif door == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif door == "csv":
+        with path.open("w", newline="") as stream:
+            csv.writer(stream).writerows([[field], *([row[field]] for row in rows)])
+    given: Any = rows if door == "python" else path
+    corpus = (open_texts if door == "python" else open_corpus)(given, text_field=field)
+    first, *others = corpus.passages
+    listed = next(iter(open_texts([{"messages": MESSAGES}]).passages))
+    assert (first.text, first.conversation) == (listed.text, listed.conversation)
+    assert corpus.refused.why(1).startswith("no_conversation, ")
+    if field == "messages":  # a string there is JSON or nothing
+        assert corpus.refused.why(2).startswith("no_conversation, ")
+        assert not others
+    else:
+        assert [(passage.text, passage.is_text) for passage in others] == [(bad, True)]
+
+
+def test_json_is_a_text_where_the_field_is_text_and_ids_where_it_is_input_ids() -> None:
+    text = json.dumps(MESSAGES)
+    for corpus in (open_texts([text]), open_texts([{"text": text}])):
+        assert [(p.text, p.is_text) for p in corpus.passages] == [(text, True)]
+    ids = open_texts([{"input_ids": "[3, 1]"}, {"input_ids": "3, 1"}])
+    assert [p.given.ids for p in ids.passages if p.given] == [(3, 1)]
+    assert ids.refused.why(1).startswith("bad_tokens, ")
 
 
 def test_a_data_set_in_splits_names_them(tmp_path: Path) -> None:
