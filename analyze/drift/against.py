@@ -116,7 +116,7 @@ def against(
     itself = pair_of(of_base.run, of_base.run, cluster=settings.cluster)
     require_rows(itself)
     common_sites(itself, settings.sites)
-    named = _named(store, runs)
+    named = _named(store, runs, of_base.run.plan.task)
     others = {view.run.path: view for view in named if view.run.path != of_base.run.path}
     if not others:
         raise InputError(
@@ -192,10 +192,12 @@ def sites_frame(comparisons: Sequence[Comparison]) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=schema), *frames])
 
 
-def _named(store: Url, runs: Sequence[str] | None) -> list[RunView]:
-    """The runs that the names select; a pattern without a store may select several."""
+def _named(store: Url, runs: Sequence[str] | None, task: str | None) -> list[RunView]:
+    """The runs that the names select; a pattern without a store may select several. Without names,
+    every run on a corpus, or every evaluation of `task`.
+    """
     if runs is None:
-        return views(store)
+        return [view for view in views(store) if view.run.plan.task == task]
     chosen = []
     by_id = {view.run.id: view for view in views(store)}
     plans = plans_of(by_id.values())

@@ -37,7 +37,11 @@ def origin(url: str, runs: pl.DataFrame, further_runs: Collection[str] = ()) -> 
         database=_sha256(store.path / DATABASE_KEY),
         versions=tuple(_versions()),
         runs=tuple(_run_origin(store.runs, run, *rest) for run, rest in known.items()),
-        unprofiled=tuple(run for run in store.runs if run not in {*known, *further_runs}),
+        unprofiled=tuple(
+            run
+            for run, plan in store.plans.items()
+            if run not in {*known, *further_runs} and (plan is None or plan.task is None)
+        ),
     )
 
 

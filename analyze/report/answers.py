@@ -133,6 +133,12 @@ Answers = Mapping[str, Answer]
 """Answers by the name of their query."""
 
 
+def corpora(answers: Answers) -> frozenset[str]:
+    """Ids of the runs on a corpus: not of evaluations, which nobody asks for a profile."""
+    runs = answers["runs"].frame
+    return frozenset(runs.filter(pl.col("task").is_null())["run"]) if runs.width else frozenset()
+
+
 def ask(
     url: str | os.PathLike[str], queries: Iterable[Query], runs: "PageRuns | None" = None
 ) -> dict[str, Answer]:
@@ -186,11 +192,12 @@ def page_runs(url: str | os.PathLike[str]) -> PageRuns | None:
     """The runs of the page about the store at `url`; None: every run, of at most `MOST_RUNS`.
 
     Of more, those with the smallest and the largest numbers, and the first by id: a page of all
-    would be of tens of megabytes, and of millions of pairs.
+    would be of tens of megabytes, and of millions of pairs. As many evaluations stand beside them.
     """
     with _connection(url) as connection:
-        runs = [run for (run,) in connection.execute("SELECT run FROM runs ORDER BY 1").fetchall()]
-        if len(runs) <= MOST_RUNS:
+        all_runs = connection.execute("SELECT run, task FROM runs ORDER BY 1").fetchall()
+        evaluations = [run for run, task in all_runs if task is not None]
+        if len(all_runs) - len(evaluations) <= MOST_RUNS:
             return None
         ranks = ", ".join(
             f"row_number() OVER (ORDER BY {number}{order}, run)"
@@ -199,10 +206,12 @@ def page_runs(url: str | os.PathLike[str]) -> PageRuns | None:
         )
         ends = f"SELECT run, least({ranks}) AS best_rank FROM profiles"
         rows = connection.execute(
-            f"SELECT run FROM runs LEFT JOIN ({ends}) USING (run) GROUP BY run "
+            f"SELECT run FROM runs LEFT JOIN ({ends}) USING (run) WHERE task IS NULL GROUP BY run "
             f"ORDER BY min(best_rank), run LIMIT {SHOWN_RUNS}"
         ).fetchall()
-    return PageRuns(tuple(sorted(run for (run,) in rows)), tuple(runs))
+    shown = sorted(run for (run,) in rows)
+    beside = evaluations[:SHOWN_RUNS]
+    return PageRuns((*shown, *beside), tuple(run for run, _ in all_runs))
 
 
 def _restrict(connection: "DuckDBPyConnection", runs: Sequence[str]) -> None:

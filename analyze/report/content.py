@@ -18,7 +18,7 @@ from lpp.analyze.pages.words import Code, Ref, Run, Sentence
 from lpp.analyze.probes.tables import MEANING as OF_PROBES
 from lpp.analyze.quantities import flags as number_flags
 from lpp.analyze.report import drift, items, probes
-from lpp.analyze.report.answers import Answer, Answers, PageRuns, ask, page_runs
+from lpp.analyze.report.answers import Answer, Answers, PageRuns, ask, corpora, page_runs
 from lpp.analyze.report.charts import charts, eigenvalues, page_styles
 from lpp.analyze.report.drift_queries import DRIFT_QUERIES
 from lpp.analyze.report.findings import findings
@@ -173,8 +173,10 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     ]
     sections = list(_sections(url, answers, drawn, source, styles))
     tables = (table for section in sections for table in section.tables)
+    profiles = answers[whole("profiles").name].frame
+    on_corpora = profiles.filter(pl.col("run").is_in([*corpora(answers)]))
     numbers = Numbers(
-        profiles=answers[whole("profiles").name].frame,
+        profiles=profiles if on_corpora.is_empty() else on_corpora,
         differences=answers[DIFFERENCES.name].frame,
         layers=answers[LAYERS.name].frame,
         entropy=answers[whole("entropy").name].frame,
@@ -239,9 +241,10 @@ def _about(url: str, chosen: PageRuns | None) -> Sentence:
 
 def _not_profiled(answers: Answers) -> Iterator[Remedy]:
     """The command that profiles runs which were captured after the others were profiled."""
-    runs, profiles = answers["runs"].frame, answers["profiles"].frame
-    if profiles.height and (waiting := runs.height - profiles["run"].n_unique()) > 0:
-        yield Remedy(f"Profiles of {counted(waiting, 'run')}", "lpp-analyze profile STORE")
+    profiled = answers["profiles"].frame
+    waiting = corpora(answers).difference(profiled["run"]) if profiled.height else ()
+    if waiting:
+        yield Remedy(f"Profiles of {counted(len(waiting), 'run')}", "lpp-analyze profile STORE")
 
 
 def _sections(
@@ -310,7 +313,7 @@ def _depth_notes(url: str, answers: Answers) -> Iterator[Sentence]:
     yield from _sinks(answers["layers"].frame, url)
     spectra = answers[EIGENVALUES.name].frame
     for run in answers["runs"].frame["run"] if spectra.height else ():
-        if run not in spectra["run"]:
+        if run in corpora(answers) and run not in spectra["run"]:
             yield (
                 Run(run),
                 ": its spectrum at final is not in the analysis cache: lpp-analyze profile.",
@@ -321,7 +324,7 @@ def _doubts(answers: Answers, source: Origin) -> Iterator[Sentence]:
     if _unflagged(answers):
         yield ("No number of this database carries a flag.",)
     runs = answers["runs"].frame
-    sets = runs["prompt_set"].n_unique() if runs.width else 0
+    sets = runs.filter(pl.col("task").is_null())["prompt_set"].n_unique() if runs.width else 0
     if sets > 1:
         yield (
             "The runs read ",

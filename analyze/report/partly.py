@@ -7,7 +7,7 @@ from typing import Final
 
 from lpp.analyze.pages.page import Origin, RunOrigin
 from lpp.analyze.pages.words import Code, Part, Run, Sentence
-from lpp.analyze.report.answers import Answers
+from lpp.analyze.report.answers import Answers, corpora
 from lpp.analyze.report.drift_queries import DRIFT
 from lpp.analyze.report.not_computed import Remedy
 from lpp.analyze.report.queries import LAYERS
@@ -51,7 +51,7 @@ def depth_gaps(answers: Answers, source: Origin) -> Iterator[Gap]:
     frame = answers[LAYERS.name].frame
     if not frame.width:
         return
-    runs = [run for run in source.runs if len(run.sites) > 1]
+    runs = [run for run in source.runs if len(run.sites) > 1 and run.run in corpora(answers)]
     for first in frame["first_position"].unique().sort():
         rows = frame.filter(first_position=first).group_by("run").agg("site")
         sites_of = {run: {*sites} for run, sites in rows.iter_rows()}

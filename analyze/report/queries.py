@@ -92,7 +92,7 @@ _RUNS: Final = Query(
     "SELECT run, run AS run_id, model, untrained_seed, n_parameters, n_blocks, hidden_size,\n"
     "  corpus, n_prompts, n_quarantined, not_finite_from, n_texts_set_aside,\n"
     "  n_tokens, context, backend, compute_dtype, stored_dtype, logit_positions,\n"
-    "  architecture, revision, prompt_set\nFROM runs ORDER BY run",
+    "  architecture, revision, prompt_set, task\nFROM runs ORDER BY task IS NOT NULL, run",
     "lpp-analyze profile STORE",
     first=("run", "n_prompts", "context", "n_tokens", "corpus", "model"),
 )
@@ -308,7 +308,7 @@ PLANS: Final = Query(
     "Plans: everything that could change a number",
     "runs",
     ("run",),
-    "SELECT run, plan_hash, plan, shards, n_prompts FROM runs ORDER BY run",
+    "SELECT run, plan_hash, plan, shards, n_prompts FROM runs ORDER BY task IS NOT NULL, run",
     "lpp-analyze profile STORE",
 )
 

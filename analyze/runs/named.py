@@ -6,6 +6,7 @@ from lpp.analyze.runs.incomplete import lost_lines
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.find_runs import matching_runs
 from lpp.store.format.plan import Plan
 from lpp.store.format.run_names import plan_name, run_names
 from lpp.store.objects.place import absolute
@@ -31,20 +32,24 @@ def names_of_two(a: RunView, b: RunView) -> tuple[str, str]:
 
 
 def run_named(url: Url, name: str | None) -> RunView:
-    """The run of the store at `url` that `name` means, as of `Store.run`; None means the only one.
+    """The run of the store at `url` that `name` means, as of `Store.run`; None means the only one
+    on a corpus.
 
     Raises InputError if no run or several runs match, or the store has none.
     """
     store = open_store(absolute(url))
     if not store.runs:
         raise no_runs(url)
-    if name is None and len(store.runs) > 1:
-        names = "; ".join(names_of(map(RunView, store.runs.values())).values())
-        raise InputError(
-            f"{url} has several runs: {names}. Name one after the store.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    return RunView(store.run("*" if name is None else name))
+    if name is None:
+        runs = matching_runs(["*"], store.plans)
+        if len(runs) > 1:
+            names = "; ".join(store.names.get(run, run) for run in runs)
+            raise InputError(
+                f"{url} has several runs: {names}. Name one after the store.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+        name = runs[0]
+    return RunView(store.run(name))
 
 
 def store_and_run(store: Url, name: str) -> tuple[Url, str]:

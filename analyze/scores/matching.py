@@ -15,7 +15,7 @@ from typing import Literal
 import polars as pl
 
 from lpp.store import Store
-from lpp.store.scores.items import corpora_first, is_evaluation
+from lpp.store.format.find_runs import corpora_first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ def run_names(store: Store) -> list[RunName]:
             id=run.id,
             model=run.plan.model.id,
             untrained=run.plan.model.untrained_seed is not None,
-            evaluation=is_evaluation(run.plan),
+            evaluation=run.plan.task is not None,
             weights=run.plan.model.weights,
         )
         for run in store.runs.values()

@@ -46,6 +46,8 @@ class Sample:
     n_prompts: int
     left_out: Sequence[str]
     """`who: why`"""
+    evaluations: frozenset[str]
+    """Runs of evaluations, but for those in `profiles`: their scores are of the model."""
 
 
 def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
@@ -57,6 +59,7 @@ def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
     store = open_store(url)
     runs, here = _tables(store, settings)
     by_id = {name.id: name for name in run_names(store)}
+    evaluations = frozenset(run for run, name in by_id.items() if name.evaluation)
     ids = runs["run"].to_list()
     short = [run for name in settings.runs for run in runs_fitting(name, store.plans) or [name]]
     selected = matching("profiled run", short, ids, option="--run")
@@ -64,6 +67,8 @@ def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
     excluded, chosen = [], []
     for run in runs.iter_rows(named=True):
         if run["run"] not in selected:
+            if run["run"] in evaluations:
+                continue  # nobody asked for its profile
             excluded.append(f"{run['run']}: not among the runs asked for")
         elif run["corpus"] not in corpora:
             excluded.append(f"{run['run']}: captured on {run['corpus']}, not asked for")
@@ -93,7 +98,12 @@ def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
     if settings.with_published:
         _add_published(settings, profiles, names, excluded)
     return Sample(
-        profiles=profiles, names=names, context=context, n_prompts=n_prompts, left_out=excluded
+        profiles=profiles,
+        names=names,
+        context=context,
+        n_prompts=n_prompts,
+        left_out=excluded,
+        evaluations=evaluations - {*profiles},
     )
 
 
@@ -203,4 +213,6 @@ def scores_by_source(
         )
     there = list(dict.fromkeys(scores["source"]))
     for source in matching("source", settings.sources, there):
-        yield source, match_scores(scores.filter(source=source), sample.names)
+        of_model = pl.col("run").is_in([*sample.evaluations])
+        stated = pl.when(~of_model).then("run").alias("run")
+        yield source, match_scores(scores.filter(source=source).with_columns(stated), sample.names)

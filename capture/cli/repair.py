@@ -106,7 +106,9 @@ def _repair_shared(store: Place, dry_run: bool) -> "list[Problem]":
 def _chosen(store: "Store", names: Sequence[str]) -> "list[Run]":
     if not names:
         return [*store.runs.values()]
-    return [store.runs[run] for run in matching_runs(names, store.plans, option="RUN")]
+    return [
+        store.runs[run] for run in matching_runs(names, store.plans, option="RUN", evaluations=True)
+    ]
 
 
 def format_repairs(results: "Sequence[Repair]", names: Mapping[str, str]) -> str:

@@ -22,7 +22,7 @@ from lpp.store import Run, Store
 from lpp.store.errors import ConflictError, ErrorKind, FormatError
 from lpp.store.format.documents import document_hash
 from lpp.store.format.plan import ModelInfo
-from lpp.store.scores.items import ITEMS_FILE, field_text, is_evaluation
+from lpp.store.scores.items import ITEMS_FILE, field_text
 from lpp.store.uncertainty import score_interval, standard_error
 
 KIND: Final = "lm-eval"
@@ -212,7 +212,7 @@ def run_of_profile(runs: Mapping[str, Run], model: ModelInfo, own: str | None) -
     scores says which, by its corpus.
     """
     held = [run for run in runs.values() if _captured(run, model)]
-    corpora = [run.id for run in held if not is_evaluation(run.plan)]
+    corpora = [run.id for run in held if run.plan.task is None]
     if not corpora:
         return own
     return corpora[0] if len(corpora) == 1 else None

@@ -86,6 +86,7 @@ def run_row(run: Run, kernel: str | None = None) -> dict[str, object]:
         "series": None if series is None else series.name,
         "step": None if series is None else series.step,
         "name": plan_name(plan),
+        "task": plan.task,
     }
 
 

@@ -40,8 +40,9 @@ RUNS: Final = Table(
         Column("series", "VARCHAR", "training that the model is a checkpoint of; null: none"),
         Column("step", "BIGINT", "step of that training", "steps"),
         Column("name", "VARCHAR", "short name: the model, and what was done to it"),
+        Column("task", "VARCHAR", "evaluation whose requests are the prompts; null: a corpus"),
     ),
-    added=frozenset({"series", "step", "name"}),
+    added=frozenset({"series", "step", "name", "task"}),
 )
 
 PROMPTS: Final = Table(

@@ -1,9 +1,13 @@
-"""Find the runs that a user means: by id, by short name, or by a pattern of either."""
+"""Find the runs that a user means: by id, by short name, or by a pattern of either.
 
-from collections.abc import Mapping, Sequence
+A question about texts takes runs on a corpus. The run of an evaluation, whose prompts are requests
+of a task, takes part if it is named: by a name or pattern that fits no run on a corpus.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, TypeVar
 
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import Plan
@@ -12,8 +16,21 @@ from lpp.store.format.run_names import plan_name, run_names
 Plans = Mapping[str, Plan | None]
 """Plans by run id, of every run of a store. A run whose plan is unreadable, None, has no name."""
 
+T = TypeVar("T")
+
 FEW_RUNS: Final = 6
 """A message lists up to this many runs, one per line."""
+
+
+def corpora_first(runs: Iterable[T], evaluates: Callable[[T], bool]) -> list[T]:
+    """The runs on a corpus, or all runs if there is no such run. evaluates: whether a run was made
+    by an evaluation.
+
+    >>> corpora_first(["evaluation", "corpus"], lambda run: run == "evaluation")
+    ['corpus']
+    """
+    all_runs = list(runs)
+    return [run for run in all_runs if not evaluates(run)] or all_runs
 
 
 def find_run(name: str, plans: Plans, where: object) -> str:
@@ -27,15 +44,18 @@ def find_run(name: str, plans: Plans, where: object) -> str:
     return ids[0]
 
 
-def matching_runs(patterns: Sequence[str], plans: Plans, *, option: str = "--run") -> list[str]:
+def matching_runs(
+    patterns: Sequence[str], plans: Plans, *, option: str = "--run", evaluations: bool = False
+) -> list[str]:
     """Ids of the runs that any of `patterns` means, in the order of `plans`.
 
-    option: what the message calls the option. Raises InputError NOT_FOUND for a pattern that
+    option: what the message calls the option. evaluations: whether a pattern means runs of
+    evaluations beside those on a corpus. Raises InputError NOT_FOUND for a pattern that
     matches no run, and for the beginning of several.
     """
     matched = set()
     for pattern in _whole_names(patterns, plans):
-        fitting = runs_fitting(pattern, plans)
+        fitting = runs_fitting(pattern, plans, evaluations=evaluations)
         if not fitting:
             raise InputError(
                 f"{option}: {_why_not_one(pattern, plans)} Name several with a pattern such as "
@@ -46,33 +66,45 @@ def matching_runs(patterns: Sequence[str], plans: Plans, *, option: str = "--run
     return [run for run in plans if run in matched]
 
 
-def runs_fitting(name: str, plans: Plans) -> list[str]:
+def runs_fitting(name: str, plans: Plans, *, evaluations: bool = False) -> list[str]:
     """Ids of the runs that `name` means. One rule for every command.
 
     The runs whose id is `name` or matches it as a pattern; else those whose short name does, in any
-    case; else the one run whose id, or else whose short name, begins with it. `all` is `*`.
+    case; else the one run whose id, or else whose short name, begins with it. `all` is `*`. Runs of
+    evaluations are meant only where no run on a corpus is, unless `evaluations`.
     """
+    corpora = [*plans] if evaluations else corpora_first(plans, lambda run: _evaluates(plans[run]))
+    return _fitting(name, corpora, plans) or _fitting(name, [*plans], plans)
+
+
+def _evaluates(plan: Plan | None) -> bool:
+    return plan is not None and plan.task is not None
+
+
+def _fitting(name: str, runs: Sequence[str], plans: Plans) -> list[str]:
+    """Those of `runs` that `name` means, whatever the other runs are called."""
     wanted = "*" if name == "all" else name
-    ids = [run for run in plans if fnmatchcase(run, wanted)] or _runs_called(wanted, plans)
+    names = {run: those for run, those in _short_names(plans).items() if run in runs}
+    ids = [run for run in runs if fnmatchcase(run, wanted)] or _runs_called(wanted, names)
     if ids:
         return ids
-    begun = _runs_beginning(name, plans)
+    begun = _runs_beginning(name, runs, names)
     return begun if len(begun) == 1 else []
 
 
-def _runs_called(name: str, plans: Plans) -> list[str]:
+def _runs_called(name: str, names: Mapping[str, set[str]]) -> list[str]:
     """Ids of the runs with this short name, else of those whose short name matches the pattern."""
-    names, wanted = _short_names(plans), name.casefold()
+    wanted = name.casefold()
     exact = [run for run in names if wanted in names[run]]
     return exact or [run for run in names if any(fnmatchcase(n, wanted) for n in names[run])]
 
 
-def _runs_beginning(name: str, plans: Plans) -> list[str]:
+def _runs_beginning(name: str, runs: Iterable[str], names: Mapping[str, set[str]]) -> list[str]:
     """Ids that begin with `name`, else ids of the runs whose short name does."""
     if not name:
         return []
-    names, wanted = _short_names(plans), name.casefold()
-    return [run for run in plans if run.startswith(name)] or [
+    wanted = name.casefold()
+    return [run for run in runs if run.startswith(name)] or [
         run for run in names if any(n.startswith(wanted) for n in names[run])
     ]
 
@@ -91,7 +123,7 @@ def _short_names(plans: Plans) -> dict[str, set[str]]:
 
 def _why_not_one(name: str, plans: Plans) -> str:
     """For a message: `name` means no run, or several."""
-    several = runs_fitting(name, plans) or _runs_beginning(name, plans)
+    several = runs_fitting(name, plans) or _runs_beginning(name, plans, _short_names(plans))
     if several:
         why = f"{len(several)} runs:{run_lines(several, plans)}"
     else:

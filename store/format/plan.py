@@ -43,6 +43,9 @@ float8_e4m3: values of 8 bits with a power of two for each row. Integers: what a
 chooses, such as the experts of a token.
 """
 
+REQUESTS_OF: Final = "lm-eval requests of "
+"""`corpus.selection.text` of an evaluation begins with this; the name of the task follows."""
+
 INTEGERS: Final = frozenset({"uint8", "uint16", "int32"})
 """Dtypes of sites that hold integers: no spectrum, and no value that is not finite."""
 
@@ -255,6 +258,12 @@ class Plan:
     def n_shards(self) -> int:
         """Shards of the finished run."""
         return len(self.shards) - 1
+
+    @property
+    def task(self) -> str | None:
+        """The task of an evaluation, whose requests are the prompts; None for a run on a corpus."""
+        text = str(self.corpus.selection.get("text"))
+        return text.removeprefix(REQUESTS_OF) if text.startswith(REQUESTS_OF) else None
 
     @property
     def keeps_rows(self) -> bool:

@@ -42,8 +42,15 @@ def run_names(plans: Mapping[str, Plan]) -> dict[str, str]:
     Where all runs are of one model, a run of which more is known, such as the seed of its random
     weights, leaves out the model. Runs that would have one name get their corpus, context, number
     of prompts, dtype, backend, kept form, dtype of rows or beginnings of branches, as far as these
-    differ, and at last the eight digits of their plan's hash.
+    differ, and at last the eight digits of their plan's hash. Runs on a corpus are called what they
+    would be called without the runs of evaluations beside them.
     """
+    corpora = {run: plan for run, plan in plans.items() if plan.task is None}
+    return _distinct(plans) | _distinct(corpora)
+
+
+def _distinct(plans: Mapping[str, Plan]) -> dict[str, str]:
+    """`run_names` without the rule on evaluations."""
     one_model = len(plans) > 1 and len({_model(plan) for plan in plans.values()}) == 1
     names = {
         run: ", ".join(_details(plan)) if one_model and any(_details(plan)) else plan_name(plan)

@@ -8,7 +8,7 @@ It is replaced with them.
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final, TypeVar
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.errors import ErrorKind, FormatError, InputError
-from lpp.store.format.plan import Plan
+from lpp.store.format.plan import REQUESTS_OF
 from lpp.store.format.tables import ITEMS_SCHEMA, encode_table, table_of
 from lpp.store.objects.place import Url
 from lpp.store.scores.scores import PAUSE_SECONDS, READINGS, score_sets
@@ -26,11 +26,9 @@ __all__ = [
     "ITEMS_FILE",
     "ITEMS_SCHEMA",
     "answered_correctly",
-    "corpora_first",
     "declared_cluster",
     "evaluation_rule",
     "field_text",
-    "is_evaluation",
     "items_file",
     "logged_documents",
     "read_items",
@@ -40,8 +38,6 @@ T = TypeVar("T")
 
 RIGHT: Final = ("acc", "exact_match")
 """Metrics that say whether an item is right, the first one first."""
-
-_RULE: Final = "lm-eval requests of "
 
 _KEY: Final = ("model", "run", "task", "filter", "item")
 """Columns whose combination occurs once in a source."""
@@ -56,23 +52,7 @@ def evaluation_rule(task: str) -> str:
     >>> evaluation_rule("arc_easy")
     'lm-eval requests of arc_easy'
     """
-    return _RULE + task
-
-
-def is_evaluation(plan: Plan) -> bool:
-    """Whether the run of `plan` was made by an evaluation: its prompts are requests of a task."""
-    return str(plan.corpus.selection.get("text")).startswith(_RULE)
-
-
-def corpora_first(runs: Iterable[T], evaluates: Callable[[T], bool]) -> list[T]:
-    """The runs of one model that its profile may be read from: its runs on a corpus, or all runs if
-    there is no such run. evaluates: whether a run was made by an evaluation.
-
-    >>> corpora_first(["evaluation", "corpus"], lambda run: run == "evaluation")
-    ['corpus']
-    """
-    all_runs = list(runs)
-    return [run for run in all_runs if not evaluates(run)] or all_runs
+    return REQUESTS_OF + task
 
 
 def answered_correctly(

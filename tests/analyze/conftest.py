@@ -163,6 +163,7 @@ def _write_run(
     untrained_seed: int | None = None,
     series: Series | None = None,
     first_row: int = 100,
+    task: str | None = None,
     carried: Mapping[str, Sequence[Any]] | None = None,
     set_aside: Collection[int] = (),
     keep: Keep = "rows",
@@ -198,6 +199,9 @@ def _write_run(
         untrained_seed=untrained_seed,
         series=series,
     )
+    if task is not None:
+        rule: dict[str, str | int | None] = {"seed": 42, "text": f"lm-eval requests of {task}"}
+        plan = replace(plan, corpus=replace(plan.corpus, selection=rule))
     # moments are not written: without shards alone
     plan = replace(plan, keep=keep, continuation=continuation)
     for name, values in (carried or {}).items():

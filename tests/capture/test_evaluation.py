@@ -34,7 +34,7 @@ from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store import Run, open_store, read_scores
 from lpp.store.errors import ConflictError, FormatError
 from lpp.store.format.plan import Plan
-from lpp.store.scores.items import is_evaluation, read_items
+from lpp.store.scores.items import read_items
 from lpp.store.scores.scores import score_sets
 
 CONTEXT = 32
@@ -356,7 +356,7 @@ def test_a_run_of_an_evaluation_is_not_taken_for_the_run_of_a_corpus(
     root = tmp_path / "store"
     shutil.copytree(evaluated[0], root)
     plan = run_of(root, evaluated[1], "tiny_mc").plan
-    assert is_evaluation(plan)
+    assert plan.task
     assert run_of_profile(open_store(root).runs, plan.model, "own") == "own"
     scores = tmp_path / "mine.csv"
     scores.write_text("model,planets\ntiny,0.5\n")
@@ -371,7 +371,7 @@ def test_a_run_of_an_evaluation_is_not_taken_for_the_run_of_a_corpus(
         backend="torch",
     )
     run = capture_into(root, wanted).run
-    assert not is_evaluation(open_store(root).runs[run].plan)
+    assert open_store(root).runs[run].plan.task is None
     assert run_of_profile(open_store(root).runs, plan.model, "own") == run
     assert add_benchmarks(root, [scores]).fits["tiny"].run == run
     every = benchmarks_table(open_store(root).path).to_pylist()
