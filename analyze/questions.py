@@ -267,7 +267,8 @@ class PublishSettings:
     )
     fields: Sequence[str] = setting(
         (),
-        "With --with-texts: publish these labels of prompts, and `id`. Default: none.",
+        "With --with-texts: publish these labels of prompts or tokens (token.NAME), and `id`. "
+        "Default: none.",
         metavar="NAME,...",
     )
     licence: str | None = setting(

@@ -33,7 +33,8 @@ def publish(*, store: str, runs: tuple[str, ...], to: str, **options: Any) -> No
 
     Without --with-texts, no text, token id, label, hidden state or number of a single prompt is
     published: hidden states tell the tokens they are of, so they go with the texts. A run with
-    fewer sites has another id; card.json names the run that it comes from.
+    fewer sites, or fewer values by token, has another id; card.json names the run that it comes
+    from.
 
     STORE is not changed. Nothing else in PLACE is overwritten: it is a new folder, or one that this
     command wrote. Repeat the command after an interruption, or after new numbers.

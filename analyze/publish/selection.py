@@ -85,7 +85,8 @@ def select(store: Store, names: Sequence[str], settings: PublishSettings) -> Sel
     if unknown := sorted({*wanted} - {*allowed}):
         more = "" if texts else " Tables of single prompts are published with --with-texts alone."
         raise refused(f"--tables: {', '.join(unknown)} is not among {', '.join(allowed)}.{more}")
-    ids = {run.id: plan_of_copy(run, sites).run_id if texts else run.id for run in runs}
+    of_copy = {run.id: plan_of_copy(run, sites, settings.fields) for run in runs if texts}
+    ids = {run.id: of_copy[run.id].run_id if texts else run.id for run in runs}
     return Selection(
         runs=runs,
         ids=ids,
@@ -131,14 +132,23 @@ def _selected(name: str, chosen: Selection) -> str:
         without = f"NOT IN ({_list(chosen.left_out)})"
         conditions += [f"coalesce({site}, '') {without}" for site in _SITES if site in columns]
     for label in (label for label in _LABELS if label in columns):
-        named = f"split_part(coalesce({label}, ''), '=', 1) IN ({_list(chosen.fields)})"
+        named = _named(label, chosen)
         no_value = "false" if "class" in columns else f"strpos(coalesce({label}, ''), '=') = 0"
         conditions.append(f"({no_value} OR {named})")
-    new_ids = [f"{_renamed(column, chosen)} AS {column}" for column in of_runs]
+    changed = [f"{_renamed(column, chosen)} AS {column}" for column in of_runs]
     if "models" in columns:
-        new_ids.append(f"list_transform(models, lambda m: {_renamed('m', chosen)}) AS models")
-    changed = f" REPLACE ({', '.join(new_ids)})" if new_ids else ""
-    return f"SELECT *{changed} FROM {identifier(name)} WHERE {' AND '.join(conditions)}"
+        changed.append(f"list_transform(models, lambda m: {_renamed('m', chosen)}) AS models")
+    if "classes" in columns:  # values of the label; of items they are right and wrong
+        numbered = "list_transform(classes, lambda c, k: 'class ' || k)"
+        told = f"task <> '' OR {_named('label', chosen)}"
+        changed.append(f"CASE WHEN {told} THEN classes ELSE {numbered} END AS classes")
+    replaced = f" REPLACE ({', '.join(changed)})" if changed else ""
+    return f"SELECT *{replaced} FROM {identifier(name)} WHERE {' AND '.join(conditions)}"
+
+
+def _named(label: str, chosen: Selection) -> str:
+    """Whether the field of the column `label` is published."""
+    return f"split_part(coalesce({label}, ''), '=', 1) IN ({_list(chosen.fields)})"
 
 
 def _list(texts: Iterable[str]) -> str:

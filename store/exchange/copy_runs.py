@@ -1,9 +1,10 @@
 """Copy runs into another store, whole or with fewer sites and fields.
 
 Every object is compared with its record, then copied as it is: nothing is unpacked. A run with
-fewer sites has the plan that a capture of these sites has, so another id; a run with fewer fields
-keeps its id. Only `plan.json`, `prompts.arrow`, `moments.arrow` and the records are made again. A
-copy that was stopped goes on, and the same copy made twice has the same bytes.
+fewer sites, or fewer values by token, has the plan that a capture of these has, so another id; a
+run with fewer fields of prompts keeps its id. Only `plan.json`, `prompts.arrow`, `moments.arrow`
+and the records are made again. A copy that was stopped goes on, and the same copy made twice has
+the same bytes.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -44,7 +45,7 @@ from lpp.store.format.keys import (
 )
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.plan import Plan
-from lpp.store.format.prompt_columns import FIELD_PREFIX
+from lpp.store.format.prompt_columns import FIELD_PREFIX, LOSS_MASK, TOKEN_PREFIX
 from lpp.store.format.tables import encode_table, encode_texts
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
@@ -63,8 +64,9 @@ Made: TypeAlias = Mapping[str, bytes]
 _GROUPS: Final = (HIDDEN_KEY, SCATTERS_KEY)
 
 
-def plan_of_copy(run: Run, sites: Collection[str]) -> Plan:
-    """The plan of a copy of `run` with those of its sites that are in `sites`.
+def plan_of_copy(run: Run, sites: Collection[str], fields: Collection[str]) -> Plan:
+    """The plan of a copy of `run` with those of its sites that are in `sites`, and those of its
+    values by token that `copy_run` copies.
 
     Raises InputError where shards are missing, or the run has none of these sites, or is of format
     1 or 2, whose records are not made again.
@@ -76,7 +78,9 @@ def plan_of_copy(run: Run, sites: Collection[str]) -> Plan:
             kind=ErrorKind.NOT_FOUND,
         )
     kept = tuple(site for site in run.plan.sites if site.name in sites)
-    if kept == run.plan.sites:
+    prompts = run.plan.prompts
+    columns = tuple(name for name in prompts.token_columns if _is_copied(name, fields))
+    if (kept, columns) == (run.plan.sites, prompts.token_columns):
         return run.plan
     if not kept:
         raise InputError(
@@ -89,11 +93,13 @@ def plan_of_copy(run: Run, sites: Collection[str]) -> Plan:
             "copied with all of its sites. Leave --sites out.",
             kind=ErrorKind.UNSUPPORTED_VERSION,
         )
-    return replace(run.plan, sites=kept)
+    return replace(run.plan, sites=kept, prompts=replace(prompts, token_columns=columns))
 
 
 def fields_of(run: Run) -> tuple[str, ...]:
-    """What the prompts of a run say beside their texts: `id`, and the names of its fields."""
+    """What the prompts of a run say beside their texts: `id`, the names of its fields, and
+    `token.NAME` of values by token, the loss mask excepted.
+    """
     fields = map(_field, run.extra_columns.names)
     return tuple(dict.fromkeys(field for field in fields if field is not None))
 
@@ -114,7 +120,7 @@ def copy_run(
     Raises what `plan_of_copy` does; FormatError that names an altered object; ConflictError(IN_USE)
     if another process writes the same copy. One process at a time may write a copy.
     """
-    plan = plan_of_copy(run, sites)
+    plan = plan_of_copy(run, sites, fields)
     _copy_shared(run.directory.root, root, run.plan)
     directory = root.below(f"{RUNS_KEY}/{plan.run_id}")
     checked = open_checked(run.directory, CommitRecord)
@@ -123,8 +129,7 @@ def copy_run(
     if plan is not run.plan:
         made[PLAN_KEY] = canonical_json(plan.document)
         record = replace(record, plan=plan.hash, format=max(plan.format, PLAIN_VERSION))
-    columns = {name: _field(name) for name in run.extra_columns.names}
-    kept = [name for name, field in columns.items() if field is None or field in fields]
+    kept = [name for name in run.extra_columns.names if _is_copied(name, fields)]
     if kept != run.extra_columns.names:
         made[PROMPTS_KEY] = encode_texts(run.prompts(*kept))
     copy_directory(checked, directory, record, made)
@@ -136,9 +141,16 @@ def copy_run(
 
 
 def _field(column: str) -> str | None:
-    """What a column of prompts says of them beside their texts; None: something else."""
-    is_field = column == "id" or column.startswith(FIELD_PREFIX)
-    return column.removeprefix(FIELD_PREFIX) if is_field else None
+    """What a column of prompts says of them beside their texts; None: something else, and the loss
+    mask, without which a copy would train on every token.
+    """
+    is_field = column == "id" or column.startswith((FIELD_PREFIX, TOKEN_PREFIX))
+    return column.removeprefix(FIELD_PREFIX) if is_field and column != LOSS_MASK else None
+
+
+def _is_copied(column: str, fields: Collection[str]) -> bool:
+    field = _field(column)
+    return field is None or field in fields
 
 
 def _shard_of(shard: Shard, old: Plan, plan: Plan) -> tuple[CommitRecord, Made]:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 TEXT, LABEL, ID, TOKEN = "a zebra in the text", "giraffe", "okapi-", "wombat"
 """Words of texts, labels, ids and tokens: in no byte of what is published without texts."""
 
+OTHER, KINDS, MARK = "pangolin", ("quokka", "numbat", "axolotl"), 1729053
+"""The other label, those of a field with three, and one of tokens."""
+
 OPEN = ("--with-texts", "--licence", "CC0-1.0", "--source", "made up here")
 
 
@@ -64,11 +67,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, words in {
             "id": [f"{ID}{k}" for k in range(60)],
             "text": [f"{TEXT} {k}" for k in range(60)],
-            "field.topic": [(LABEL, "plain")[k % 2] for k in range(60)],
+            "field.topic": [(LABEL, OTHER)[k % 2] for k in range(60)],
+            "field.kind": [KINDS[k % 3] for k in range(60)],
+            "field.note": [f"{OTHER} {k // 2}" for k in range(60)],
         }.items():
             prompts = prompts.append_column(name, pa.array(words, pa.string()))
-        replace(capture, hidden=values, prompts=prompts).write(root)
-        keep_head(root, capture.plan, seed)
+        marks = pa.array([[MARK + k % 2, *[MARK] * 5] for k in range(60)], pa.list_(pa.int64()))
+        prompts = prompts.append_column("token.mark", marks)
+        of_tokens = replace(capture.plan.prompts, token_columns=("token.mark",))
+        plan = replace(capture.plan, prompts=of_tokens)
+        replace(capture, plan=plan, hidden=values, prompts=prompts).write(root)
+        keep_head(root, plan, seed)
     words = [f"{TOKEN}{k}" for k in range(51)]
     columns = [range(51), [word.encode() for word in words], words]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, VOCABULARY_SCHEMA, strict=True)]
@@ -78,6 +87,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("layers", root),
         ("diff", root, "a", "b"),
         ("probe", root, "a", "--label", f"topic={LABEL}"),
+        ("probe", root, "a", "--label", "topic", "--cluster", "note", "--site", "block.1"),
+        ("probe", root, "a", "--label", "kind", "--group", "note", "--site", "block.1,final"),
+        ("probe", root, "a", "--label", "token.mark", "--rows", "each", "--site", "final"),
+        ("probe", root, "a", "--label", "topic", "--against", "b"),
+        ("probe", root, "a", "--label", f"topic={LABEL}", "--against", "b"),
     ):
         done = analyze(*command)
         assert done.exit_code == 0, done.output
@@ -99,6 +113,8 @@ def readable(folder: Path) -> Iterator[tuple[str, str]]:
             yield name, path.read_bytes().decode("latin-1")
             if path.suffix == ".parquet":
                 yield name, json.dumps(pl.read_parquet(path).to_dicts(), default=str)
+    for run in open_store(folder).runs.values():
+        yield "prompts", str(run.prompts().to_pylist())
     with connect(folder) as connection:
         for table in TABLES:
             yield f"table {table}", str(connection.sql(f"FROM {table}").fetchall())
@@ -113,11 +129,14 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+LABELS = (LABEL, OTHER, *KINDS, str(MARK))
+
+
 def secrets(store: Path) -> Iterator[str]:
     """Texts, labels, ids, tokens, token ids of a prompt in three notations, digests of prompts,
     and the place of the store.
     """
-    yield from (TEXT, LABEL, ID, TOKEN, str(store.parent))
+    yield from (TEXT, ID, TOKEN, *LABELS, str(store.parent))
     for row in next(iter(open_store(store).runs.values())).prompts().to_pylist():
         ids = np.array(row["token_ids"], "<i4")
         yield from (ids[:4].tobytes().decode("latin-1"), ", ".join(map(str, ids)), row["sha256"])
@@ -131,7 +150,7 @@ def test_without_texts_no_text_token_or_label_is_in_any_byte(store: Path, tmp_pa
     assert tree(store) == before
     leaked = {*secrets(store), str(tmp_path)}
     told = [text for _, text in readable(store)]
-    assert all(any(word in text for text in told) for word in (TEXT, LABEL, ID))
+    assert all(any(word in text for text in told) for word in (TEXT, ID, *LABELS))
     found = [(name, secret) for name, text in readable(to) for secret in leaked if secret in text]
     assert found == []
     folders = {path.name for path in (to).iterdir()}
@@ -146,7 +165,7 @@ def test_without_texts_no_text_token_or_label_is_in_any_byte(store: Path, tmp_pa
 
 
 def test_with_texts_it_is_the_same_store_at_an_address(store: Path, tmp_path: Path) -> None:
-    published(store, "--to", tmp_path / "lpp", *OPEN, "--fields", "topic,id")
+    published(store, "--to", tmp_path / "lpp", *OPEN, "--fields", "topic,id,token.mark")
     assert "every byte as committed" in analyze("verify", tmp_path / "lpp").stdout
     diff = ("a", "b", "--format", "csv")
     expected = analyze("diff", store, *diff).stdout
@@ -161,6 +180,37 @@ def test_with_texts_it_is_the_same_store_at_an_address(store: Path, tmp_path: Pa
         assert analyze("profile", server.url, "--format", "csv").exit_code == 0
         assert not any("/c/0/0" in key for key, _, _ in server.seen[len(server.seen) // 2 :])
         assert server.sent > before
+
+
+def labels_in(folder: Path) -> set[str]:
+    texts = [text for _, text in readable(folder)]
+    return {label for label in LABELS if any(label in text for text in texts)}
+
+
+def test_with_texts_only_the_named_labels_are_published(store: Path, tmp_path: Path) -> None:
+    published(store, "--to", tmp_path / "none", *OPEN)
+    assert labels_in(tmp_path / "none") == set()
+    assert any(TEXT in text for _, text in readable(tmp_path / "none"))
+    published(store, "--to", tmp_path / "kind", *OPEN, "--fields", "kind")
+    assert labels_in(tmp_path / "kind") == {*KINDS}
+    published(store, "--to", tmp_path / "mark", *OPEN, "--fields", "token.mark")
+    assert labels_in(tmp_path / "mark") == {str(MARK)}
+    classes = "SELECT label, classes, probe_auroc FROM probes WHERE task = '' ORDER BY ALL"
+    kept, whole = (answer(root, classes) for root in (tmp_path / "kind", store))
+    assert [row["classes"] for row in kept if row["label"] == "kind"] == [sorted(KINDS)] * 5
+    masked = [row["classes"] for row in kept if row["label"] == "topic"]
+    assert masked == [["class 1", "class 2"]] * len(masked) != []
+    numbers = [row["probe_auroc"] for row in whole if "=" not in str(row["label"])]
+    assert [row["probe_auroc"] for row in kept] == numbers
+
+
+@pytest.mark.parametrize("site", ["final", "embed", "block.1"])
+def test_beside_probes_of_other_sites(store: Path, tmp_path: Path, site: str) -> None:
+    to = tmp_path / "one"
+    published(store, "--to", to, "--site", site)
+    probed = answer(to, "SELECT DISTINCT probe FROM probes WHERE role = 'site'")
+    assert [row["probe"] for row in probed] == [site] * (site != "embed")  # there a control
+    assert site in (to / "report.html").read_text("utf-8")
 
 
 def test_chosen_runs_sites_tables_and_fields(store: Path, tmp_path: Path) -> None:
@@ -182,7 +232,7 @@ def test_chosen_runs_sites_tables_and_fields(store: Path, tmp_path: Path) -> Non
     assert {path.stem for path in (to / "tables").iterdir()} == {
         *("runs", "prompts", "site_profiles", "profiles")  # scores by class are of a label
     }
-    assert LABEL not in str([text for _, text in readable(to)])
+    assert labels_in(to) == set()
     assert "outdated" not in analyze("report", to, "-o", tmp_path / "r.html").output
 
 
@@ -241,7 +291,10 @@ REFUSED = {
     "texts without a licence": (("--with-texts", "--source", "x"), "--licence and --source"),
     "texts without a source": (("--with-texts", "--licence", "x"), "--licence and --source"),
     "labels without texts": (("--fields", "topic"), "add --with-texts"),
-    "a label that is none": ((*OPEN, "--fields", "mood"), "there are: id, topic"),
+    "a label that is none": (
+        (*OPEN, "--fields", "mood"),
+        "there are: id, kind, note, token.mark, topic",
+    ),
     "a site that is none": (("--site", "block.9"), "embed, block.1, final"),
     "a table of prompts": (("--tables", "drift_tokens"), "with --with-texts alone"),
     "a run that is none": (("c",), "no run"),
