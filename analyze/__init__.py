@@ -14,7 +14,6 @@ if __name__ != "lpp.analyze":
 
 if TYPE_CHECKING:
     from lpp.analyze.charts.charts import cka_chart as cka_chart
-    from lpp.analyze.charts.charts import correlation_chart as correlation_chart
     from lpp.analyze.charts.charts import depth_chart as depth_chart
     from lpp.analyze.charts.charts import difference_chart as difference_chart
     from lpp.analyze.charts.charts import drift_depth_chart as drift_depth_chart
@@ -98,7 +97,6 @@ _HOME = {
     "build_database": "tables.build",
     "correlate": "scores.correlations",
     "cka_chart": "charts.charts",
-    "correlation_chart": "charts.charts",
     "depth_chart": "charts.charts",
     "difference_chart": "charts.charts",
     "diff": "drift.drift",

@@ -448,5 +448,3 @@ class CorrelateSettings:
     )
     site: str = setting("final", "Use profiles at this site.", metavar="NAME")
     untrained: bool = setting(False, "Include untrained twins.")
-    with_published: bool = setting(False, "Include the eight models that the paper published.")
-    seed: int = setting(0, "Draw the bootstrap samples from this seed.")

@@ -21,7 +21,6 @@ from lpp.analyze.charts.export import (
 from lpp.analyze.charts.grids import (
     cka_chart,
     cka_panels,
-    correlation_chart,
     difference_chart,
     difference_panels,
 )
@@ -46,7 +45,6 @@ __all__ = [
     "chart_script",
     "cka_chart",
     "cka_panels",
-    "correlation_chart",
     "depth_chart",
     "depth_panels",
     "difference_chart",

@@ -1,6 +1,4 @@
-"""Heat maps: differences of runs, pairs of sites, correlations with
-benchmarks.
-"""
+"""Heat maps: differences of runs, pairs of sites."""
 
 from typing import Any, Final
 
@@ -12,16 +10,13 @@ from lpp.analyze.charts.panels import (
     Panels,
     Words,
     distinct,
-    filling,
     heat_map,
-    says,
     vertical,
 )
 from lpp.analyze.charts.profiles import NUMBERS
 from lpp.analyze.charts.rows import (
     NONE,
     SETTING,
-    TITLES,
     Row,
     at_largest,
     chart_label,
@@ -34,14 +29,9 @@ from lpp.analyze.charts.rows import (
     number,
     plain,
     points,
-    quantity_of,
-    rows,
     settings,
-    told,
 )
 from lpp.analyze.charts.run_styles import RunStyles, styles_of
-from lpp.analyze.charts.theme import shortened
-from lpp.analyze.metrics.registry import PROFILE
 
 SIDE: Final = 240
 """Pixels of the height of a map of every two runs; with twenty runs, a cell has 12."""
@@ -53,11 +43,6 @@ SQUARE: Final = 400
 
 _PAIR: Final = ("run_a", "run_b")
 _SITES: Final = ("site", "other_site")
-_METHODS: Final = {
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
-    "rank_partial": "Partial Spearman",
-}
 _ALIKE: Final = "Linear CKA"
 
 
@@ -159,43 +144,6 @@ def _map(name: str, frame: pl.DataFrame, styles: RunStyles) -> Any:
     )
 
 
-def correlation_chart(
-    correlations: pl.DataFrame, method: str = "spearman", *, source: str | None = None
-) -> Any:
-    """Correlations of profiles with benchmarks: coefficient, n and q written in each cell.
-
-    correlations: the table `correlations`. method: one of `pearson`, `spearman`, `rank_partial`.
-    source: one source of scores; all of them by default, each in rows of its own. A row for each
-    benchmark, a column for each number of a profile; n counts models, q is the p value after
-    Benjamini and Hochberg; the fill repeats the coefficient.
-
-    An `altair.LayerChart` as wide as its container; without coefficients, a chart that says so.
-    Raises InputError for another table, MachineError(NO_PACKAGE) without the extra `report`.
-    """
-    needed = ("profile_metric", "benchmark", "benchmark_metric", "source", "method")
-    checked(correlations, "correlations", (*needed, "n_models", "coefficient", "q_value"))
-    title = f"{_METHODS.get(method, plain(method))} with benchmarks"
-    frame = correlations.filter(method=method)
-    if source is not None:
-        frame = frame.filter(source=source)
-    cells = _coefficients(frame)
-    if not any(row["coefficient"] is not None for row in cells):
-        return says(title, nothing("correlations", frame, "lpp-analyze correlate STORE"))
-    parts = [
-        f"{row['x']} and {row['y']}: {row['first']}, n {row['n_models']}, "
-        f"q {number(row['q_value'])}"
-        for row in cells
-        if row["coefficient"] is not None
-    ]
-    words = Words(
-        title=title,
-        notes=["n: models; q: p corrected for all tests of a source.", "r: min(N, d)."],
-        description=f"{title}. {listing(parts)}",
-        x=TITLES["profile_metric"],
-    )
-    return filling(heat_map(cells, words, {"told": "coefficient"}, fills=(-1, 0, 1)))
-
-
 def cka_chart(cka: pl.DataFrame, *, runs: RunStyles | None = None, columns: int = 2) -> Any:
     """How alike the sites of a run are, in depth order.
 
@@ -285,33 +233,3 @@ def _sites_map(
         labelAngle=-90,
         labelOverlap="greedy",
     )
-
-
-def _coefficients(frame: pl.DataFrame) -> list[Row]:
-    """A cell for each benchmark and number of a profile.
-
-    A benchmark has a name of at most 28 letters, numbered if two would be equal.
-    """
-    several = frame["source"].n_unique() > 1
-    order = {name: k for k, name in enumerate(PROFILE)}
-    keys = ("source", "benchmark", "benchmark_metric", "profile_metric")
-    cells = rows(frame.unique(keys, keep="first", maintain_order=True).sort(keys))
-    cells.sort(key=lambda row: order.get(row["profile_metric"], len(order)))
-    names: dict[tuple[str | None, ...], str] = {}
-    for row in cells:
-        benchmark = (row["benchmark"], row["benchmark_metric"], row["source"])
-        if benchmark not in names:
-            name = shortened(" ".join(filter(None, benchmark[: 3 if several else 2])))
-            taken = sum(name == other.partition("\n")[0] for other in names.values())
-            names[benchmark] = f"{name}\n({taken + 1})" if taken else name
-        value, q = row["coefficient"], row["q_value"]
-        row |= {
-            "x": shortened(quantity_of(str(row["profile_metric"])).heading, 12),
-            "y": names[benchmark],
-            "fill": value,
-            "first": "none" if value is None else f"{value:+.2f}".replace("-", "−"),
-            "second": f"n {row['n_models']}",
-            "third": "" if q is None else f"q {q:.2g}",
-            "told": told(value),
-        }
-    return cells

@@ -87,27 +87,16 @@ class Panels:
         return {name: filling(panel) for name, panel in self.panels.items()}
 
 
-def dots(rows: Sequence[Row], series: Series, others: Sequence[Row], words: Words) -> Any:
-    """A row for each run, its value with its interval; `others` grey below, behind.
-
-    rows: those of `points`, with their `label`. others: `series`, `value` and what a tooltip shows.
-    """
-    order = [*series.labels, *(row["series"] for row in others)]
-    x = alt.X("value:Q", title=words.x, axis=alt.Axis(tickCount=4, grid=not others))
+def dots(rows: Sequence[Row], series: Series, words: Words) -> Any:
+    """A row for each run, its value with its interval. rows: those of `points`, with `label`."""
+    order = [*series.labels]
+    x = alt.X("value:Q", title=words.x, axis=alt.Axis(tickCount=4))
     y = alt.Y("series:N", title=None, scale=alt.Scale(domain=order), axis=alt.Axis(ticks=False))
     titles, drawn = {"told": words.title}, ("series", "value", "low", "high")
     run_rows, tips = with_tips(rows, titles, drawn)
-    grey, grey_tips = with_tips(others, titles, drawn)
     color = series.color.legend(None)
-    run_chart, grey_chart = alt.Chart(data(run_rows)), alt.Chart(data(grey))
-    behind = [
-        grey_chart.mark_rule(color=GREY, opacity=0.3, aria=False).encode(x=x),
-        grey_chart.mark_point(
-            color=GREY, shape="diamond", size=50, strokeWidth=1.5, opacity=1
-        ).encode(x=x, y=y, tooltip=grey_tips),
-    ]
+    run_chart = alt.Chart(data(run_rows))
     layers = [
-        *(behind if grey else []),
         run_chart.transform_filter(VALID(field="low", valid=True))
         .mark_rule(strokeWidth=2.5, aria=False)
         .encode(

@@ -25,12 +25,9 @@ from lpp.analyze.charts.rows import (
     number,
     plain,
     points,
-    rows,
     settings,
-    told,
 )
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.charts.theme import shortened
 from lpp.analyze.metrics.registry import PROFILE, RANKS
 from lpp.analyze.quantities.profiles import ENTROPY_NORM
 from lpp.analyze.quantities.quantity import Quantity
@@ -66,7 +63,6 @@ _CURVE: Final = ("series", "site", "prompt_set")
 
 def profile_chart(
     profiles: pl.DataFrame,
-    published: pl.DataFrame | None = None,
     *,
     runs: RunStyles | None = None,
     columns: int = 2,
@@ -74,48 +70,41 @@ def profile_chart(
     """Entropy floor, participation ratio and effective rank of each run with 95 % intervals.
 
     profiles: the table `profiles`, or rows of `site_profiles` at one site. Each run is shown at
-    its longest context and most prompts; the normalised ranks are over min(N, d). published: the
-    table `published`, drawn in grey behind and below the runs where it has the number. runs: the
+    its longest context and most prompts; the normalised ranks are over min(N, d). runs: the
     styles of a page's runs. columns: panels per row; with 1 the chart fits a telephone,
     and `profile_panels` gives charts that fill whatever contains them.
 
     An `altair.ConcatChart`; without rows, a chart that says so. Raises InputError for a frame
     that is no such table, MachineError(NO_PACKAGE) without the extra `report`.
     """
-    return _profiles(profiles, published, runs).picture(columns)
+    return _profiles(profiles, runs).picture(columns)
 
 
 def profile_panels(
     profiles: pl.DataFrame,
-    published: pl.DataFrame | None = None,
     *,
     runs: RunStyles | None = None,
 ) -> dict[str, Any]:
     """The panels of `profile_chart`, each as wide as its container, by column of `profiles`."""
-    return _profiles(profiles, published, runs).filling()
+    return _profiles(profiles, runs).filling()
 
 
-def _profiles(
-    profiles: pl.DataFrame, published: pl.DataFrame | None, runs: RunStyles | None
-) -> Panels:
+def _profiles(profiles: pl.DataFrame, runs: RunStyles | None) -> Panels:
     checked(profiles, "profiles", ("run", "site", *SETTING, *NUMBERS))
     chosen, notes = fullest(from_start(profiles))
     chosen = chosen.sort("run")
     series, labels = curves_of(chosen, runs)
     by_number = {name: points(measured(chosen, name), labels) for name in NUMBERS}
     of = _count(chosen)
-    star = "Grey, with a star: published models, on other texts: a reference, no comparison."
     return Panels(
         title=f"Profiles of {of}" if len(chosen) else "Profiles",
         notes=[
             *notes,
             *bars([row for part in by_number.values() for row in part]),
-            *([] if published is None else [star]),
         ],
         panels={
-            name: dots(part, series, others, _words(NUMBERS[name], of, part, others))
+            name: dots(part, series, _words(NUMBERS[name], of, part))
             for name, part in by_number.items()
-            for others in [_published(name, published)]
             if part
         },
         nothing=nothing("profiles", profiles, "lpp-analyze profile STORE"),
@@ -123,27 +112,14 @@ def _profiles(
     )
 
 
-def _words(quantity: Quantity, of: str, shown: Sequence[Row], others: Sequence[Row]) -> Words:
+def _words(quantity: Quantity, of: str, shown: Sequence[Row]) -> Words:
     title, unit = quantity.title, quantity.axis
     parts = [
         f"{row['series']}: {number(row['value'])}"
         + (f" (95 % {row['interval']})" if row["interval"] else "")
         for row in shown
     ]
-    parts += [f"Published {row['model']}: {number(row['value'])}" for row in others]
     return Words(title=title, description=f"{title} ({unit}) of {of}. {listing(parts)}", x=unit)
-
-
-def _published(name: str, published: pl.DataFrame | None) -> list[Row]:
-    """Rows of the published models that have `name`, marked with a star."""
-    if published is None or name not in published.columns:
-        return []
-    frame = checked(published, "published", ("model",)).filter(pl.col(name).is_not_null())
-    starred = []
-    for row in rows(frame.with_columns(value=name)):
-        label = f"* {shortened(plain(row['model'].rpartition('/')[2]))}"
-        starred.append({**row, "series": label, "told": told(row["value"])})
-    return starred
 
 
 def _count(frame: pl.DataFrame) -> str:

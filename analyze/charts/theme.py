@@ -18,7 +18,7 @@ from lpp.analyze.charts.run_styles import DASHES, OTHERS, PALETTE, SHAPES
 
 INK: Final = "currentColor"
 GREY: Final = "#808080"
-"""Colour of published models, which are not runs of the reader."""
+"""Colour of context: frames, grids and bands."""
 FILLS: Final = ("#6FB1DE", "#F4F4F4", "#EFA76A")
 """Fills of cells below, at and above the middle; a number in `ON_FILL` is legible on each."""
 ON_FILL: Final = "#111111"

@@ -1,4 +1,4 @@
-"""`lpp-analyze correlate`: profiles beside benchmarks, with everything that doubts them."""
+"""`lpp-analyze correlate`: profiles beside benchmarks."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +23,18 @@ def correlate(*, store: str, **options: Any) -> "Reply":
     """Correlate profiles with benchmark scores across models.
 
     Prints Pearson, Spearman, and partial Spearman with model size held constant. Each has the
-    number of models, a bootstrap interval, p, and q: p after the correction of Benjamini and
+    number of models, an interval, p, and q: p after the correction of Benjamini and
     Hochberg over all tests of one source and method. Sources are never mixed. With fewer than five
     models nothing is ranked.
 
     All profiles have one context and one number of prompts; --context and --prompts choose them. If
-    models were captured on several corpora, --corpus chooses one. Models that are left out are
-    printed with the reason, which the table `correlations` also holds.
+    models were captured on several corpora, --corpus chooses one. `lpp-analyze benchmarks list`
+    shows which run each name of a score fits.
 
     \b
         lpp-analyze correlate ./lpp
         lpp-analyze correlate ./lpp --source lm-eval --benchmark 'leaderboard_bbh'
         lpp-analyze correlate ./lpp --corpus pydoc --context 100
-        lpp-analyze correlate ./lpp --with-published --source published
     """
     from lpp.analyze.studies.answers import correlations_answer
 

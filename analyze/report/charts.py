@@ -12,12 +12,11 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.pages.page import Chart, Panels
+from lpp.analyze.pages.page import Chart
 from lpp.analyze.questions import Selection
 from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.drift_queries import DRIFT
 from lpp.analyze.report.queries import (
-    CORRELATIONS,
     DIFFERENCES,
     EIGENVALUES,
     ENTROPY,
@@ -28,7 +27,6 @@ from lpp.analyze.report.queries import (
     Query,
     whole,
 )
-from lpp.analyze.studies.pages.correlations_page import correlation_charts
 from lpp.analyze.studies.pages.profile_page import profile_chart_of
 from lpp.store.errors import LppError
 from lpp.store.format.plan import Plan, parse_plan
@@ -81,7 +79,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
         return answers[whole(query.table).name].frame
 
     runs = runs or page_styles(answers)
-    profiles, published = frame(PROFILES), answers["all-published"].frame
+    profiles = frame(PROFILES)
     layers = answers[LAYERS.name].frame
     apart = _apart(profiles, profiles, runs)
     yield profile_chart_of(profiles, answers[PROFILES.name].table(), runs, note=apart)
@@ -97,18 +95,6 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
             "marked by chance. Pairs without a common setting are empty.",
             partial(library.difference_chart, differences.frame, runs=runs),
             partial(library.difference_panels, differences.frame, runs=runs),
-        )
-    if profiles.height and published.height:
-        yield Chart(
-            "published",
-            "benchmarks",
-            answers["published"].table(),
-            "Beside the published models",
-            "Profiles of these runs, and in grey those of the published models, on other texts: a "
-            "reference, no comparison. The published models have normalised ranks only.",
-            partial(library.profile_chart, profiles, published, runs=runs),
-            partial(_beside, profiles, published, runs),
-            folded=True,  # they are not the reader's own models
         )
     checkpoints = answers[TRAINING.name].frame
     if is_training(checkpoints):
@@ -156,9 +142,6 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
         partial(library.entropy_chart, frame(ENTROPY), runs=runs),
         partial(library.entropy_panels, frame(ENTROPY), runs=runs),
     )
-    yield from correlation_charts(
-        frame(CORRELATIONS), answers[CORRELATIONS.name].table(), "benchmarks"
-    )
 
 
 def _drawn(frame: pl.DataFrame) -> pl.DataFrame:
@@ -198,14 +181,6 @@ def _apart(frame: pl.DataFrame, profiles: pl.DataFrame, runs: RunStyles) -> str:
         " Only runs that read the same texts at the same setting can be compared: "
         f"{'; '.join(sorted(parts))}."
     )
-
-
-def _beside(profiles: pl.DataFrame, published: pl.DataFrame, runs: RunStyles) -> Panels:
-    """Panels of the numbers that the published models have."""
-    from lpp.analyze.charts.charts import profile_panels
-
-    panels = profile_panels(profiles, published, runs=runs)
-    return {name: panel for name, panel in panels.items() if name in published.columns}
 
 
 def _compared(differences: Answer) -> set[str]:

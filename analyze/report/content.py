@@ -109,8 +109,8 @@ OUTLINE: Final = (
         "Benchmarks",
         "How it relates to benchmarks",
         "Every correlation with its n, its interval and q, the p-value after Benjamini and "
-        "Hochberg over the tests of one source and method. The published models are a reference; "
-        "they take part in a correlation only where it was asked for.",
+        "Hochberg over the tests of one source and method. The published models are a "
+        "reference.",
         ("correlations", "benchmarks", "published"),
     ),
     _Outline(

@@ -341,9 +341,7 @@ def whole(table: str) -> Query:
     return Query(f"all-{table}", TABLES[table].meaning, table, TABLES[table].key, sql, "")
 
 
-CHARTED: Final = tuple(
-    whole(table) for table in ("profiles", "published", "entropy", "correlations")
-)
+CHARTED: Final = tuple(whole(table) for table in ("profiles", "entropy"))
 """Tables that charts take whole."""
 
 QUERIES: Final = (

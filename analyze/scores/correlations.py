@@ -1,8 +1,7 @@
 """Correlations of profile metrics with benchmark scores, across models, read honestly.
 
 One *family* is one source of scores and one method; Benjamini and Hochberg (1995) correct over
-all its tests. Two sources never meet in one. Whoever takes no part in a test is named in its row
-with the reason, and so is why a test was not made.
+all its tests. Two sources never meet in one. A flag says why a test was not made.
 """
 
 import math
@@ -14,7 +13,6 @@ import polars as pl
 
 from lpp.analyze.questions import CorrelateSettings
 from lpp.analyze.runs.keys import Url
-from lpp.analyze.scores.published import SOURCE as PUBLISHED
 from lpp.analyze.scores.sample import ProfileRow, Sample, scores_by_source, take_sample
 from lpp.sql.schema import arrow_schema
 from lpp.store.errors import ErrorKind, InputError
@@ -28,25 +26,20 @@ FEWEST: Final = 5
 perfect agreement is found by chance once in twelve times."""
 
 _FEW: Final = 10
-"""Models below which intervals, and p from the t distribution, are rough."""
+"""Models below which intervals and p are rough."""
 
 CONTROL: Final = "n_parameters"
 
 MEANING: Final[Mapping[str, str]] = {
     "constant": "one side has a single value, so there is no coefficient",
     "different_prompts": "profiles are of different texts: these alone change them",
-    "different_settings": "some profiles have another context or number of prompts",
-    "few_models": f"fewer than {_FEW} models, so the interval is rough: "
-    "too short for partial Spearman",
+    "few_models": f"fewer than {_FEW} models, so the interval and p are rough",
     "flagged_profiles": "some of the profiles carry flags of their own",
-    "published": "published profiles are included: of other texts, by other code, at context 150",
     "same_order_as_size": "one side has the order of model size: there is no coefficient",
     "sign_turns": "the rank correlation changes its sign with size held constant",
     "too_few_models": f"fewer than {FEWEST} models, which cannot be ranked",
 }
 """What each flag of a correlation says."""
-
-_SHOWN: Final = 10
 
 
 def correlate(url: Url, settings: CorrelateSettings | None = None) -> pl.DataFrame:
@@ -67,8 +60,7 @@ def correlate(url: Url, settings: CorrelateSettings | None = None) -> pl.DataFra
         pairings = list(_pairings(sample, scores, settings))
         for method in METHODS:
             family = [
-                {"source": source, **at, **_test(method, row, values, settings.seed)}
-                for row, values in pairings
+                {"source": source, **at, **_test(method, row, values)} for row, values in pairings
             ]
             _correct(family)
             rows += family
@@ -90,10 +82,10 @@ def why_unranked(correlations: pl.DataFrame) -> InputError | None:
     few = f"fewer than {FEWEST} models" if most < FEWEST else "no test could be made"
     return InputError(
         f"not ranked: {few}, {most} at most with both a profile and a score. Four models agree "
-        "perfectly by chance once in twelve times, so a rank of them says nothing. Who was left "
-        "out is in the table `correlations`. Where a name fits several runs, choose: --corpus or "
-        "--run. Else capture more models, add their scores "
-        "(lpp-analyze benchmarks add), or set yours beside the paper's: --with-published.",
+        "perfectly by chance once in twelve times, so a rank of them says nothing. `lpp-analyze "
+        "benchmarks list STORE` shows which run each name of a score fits. Where a name fits "
+        "several runs, choose: --corpus or --run. Else capture more models, and add their scores "
+        "(lpp-analyze benchmarks add).",
         kind=ErrorKind.INCOMPLETE,
     )
 
@@ -106,53 +98,42 @@ def _pairings(
     """
     import numpy as np
 
-    fits = scores.unique(["model", "run"], maintain_order=True)
-    others = fits.filter(pl.col("fit").is_null()).select("model", "match_note").rows()
-    unmatched = [f"{model}: {note}" for model, note in others[:_SHOWN]]
-    if len(others) > _SHOWN:
-        unmatched.append(f"{len(others) - _SHOWN} more names of the source: they fit no run")
     for (benchmark, scored), rows in scores.group_by("benchmark", "metric", maintain_order=True):
         names = (benchmark, f"{benchmark}:{scored}")
         if not any(fnmatchcase(name, p) for name in names for p in settings.benchmarks):
             continue
         held = dict(rows.select("fit", "value").iter_rows())
         for metric in settings.metrics:
-            here, excluded = {}, list(sample.left_out)
-            for run, profile in sample.profiles.items():
-                if profile[metric] is None or not math.isfinite(profile[metric]):
-                    excluded.append(f"{run}: no {metric}")
-                elif run not in held:
-                    excluded.append(f"{run}: no score of {benchmark}")
-                else:
-                    here[run] = profile
+            here = {
+                run: profile
+                for run, profile in sample.profiles.items()
+                if run in held and profile[metric] is not None and math.isfinite(profile[metric])
+            }
             row = {
                 "profile_metric": metric,
                 "benchmark": benchmark,
                 "benchmark_metric": scored,
                 "n_models": len(here),
                 "models": list(here),
-                "flags": _flags(here, (sample.context, sample.n_prompts)),
-                "left_out": excluded + unmatched,
+                "flags": _flags(here),
             }
             x, size = ([row[name] for row in here.values()] for name in (metric, CONTROL))
             yield row, np.array([x, [held[run] for run in here], size], dtype=float)
 
 
-def _flags(profiles: Mapping[str, ProfileRow], setting: tuple[int, int]) -> list[str]:
-    """The flags of every test of `profiles`. setting: the context and prompts that the row says."""
+def _flags(profiles: Mapping[str, ProfileRow]) -> list[str]:
+    """The flags of every test of `profiles`."""
     rows, n = profiles.values(), len(profiles)
     flags = {
         "different_prompts": len({row["prompt_set"] for row in rows}) > 1,
-        "different_settings": any((row["context"], row["n_prompts"]) != setting for row in rows),
         "few_models": FEWEST <= n < _FEW,
         "flagged_profiles": any(row["flagged"] for row in rows),
-        "published": any(run.startswith(f"{PUBLISHED}:") for run in profiles),
         "too_few_models": n < FEWEST,
     }
     return [flag for flag, holds in flags.items() if holds]
 
 
-def _test(method: "Method", row: Mapping[str, Any], values: "Floats", seed: int) -> dict[str, Any]:
+def _test(method: "Method", row: Mapping[str, Any], values: "Floats") -> dict[str, Any]:
     """`row` with the columns of one test, without q. values: (metric, score, size), (3, n)."""
     import numpy as np
 
@@ -160,7 +141,7 @@ def _test(method: "Method", row: Mapping[str, Any], values: "Floats", seed: int)
 
     flags, test = list(row["flags"]), dict[str, Any]()
     if row["n_models"] >= FEWEST:
-        association = associate(method, *values, seed=seed)
+        association = associate(method, *values)
         if association is None:
             single = np.ptp(values, axis=1).min() == 0
             flags.append("constant" if single else "same_order_as_size")
@@ -170,9 +151,7 @@ def _test(method: "Method", row: Mapping[str, Any], values: "Floats", seed: int)
                 "coefficient": association.coefficient,
                 "ci_low": low,
                 "ci_high": high,
-                "ci_method": None if low is None else f"bootstrap, {association.ci_method}",
                 "p_value": association.p_value,
-                "p_method": association.p_method,
             }
     control = CONTROL if method == "rank_partial" else ""
     return {**row, **test, "method": method, "controlled_for": control, "flags": sorted(flags)}

@@ -11,10 +11,9 @@ tokenizer has more effective dimensions at the floor's prefix than that has posi
 most prompts agree there; `no_error` everywhere, since no errors were published. Of `short_text`
 and `small_sample` they tell nothing.
 
-They are marked `published` wherever they appear, and take part in nothing unless asked.
+They are the table `published`, and take part in nothing.
 """
 
-from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Final
 
@@ -34,31 +33,11 @@ CONTEXT: Final = 150
 N_PROMPTS: Final = 100
 PREFIXES: Final = tuple(range(20, CONTEXT + 1, 10))
 
-SCORES: Final[Mapping[str, tuple[str, str]]] = {
-    "ifeval": ("IFEval", "score"),
-    "bbh": ("BBH", "score"),
-    "mmlu_pro": ("MMLU-PRO", "score"),
-    "spc_f1": ("SPC", "f1"),
-    "ar_accuracy": ("AR", "accuracy"),
-}
-"""The five scores that the paper correlates with profiles, by column: benchmark and metric."""
-
 
 def published_rows() -> list[dict[str, Any]]:
     """One row per model of `published.csv`: names, `flags` as a list, and numbers."""
     data = resources.files("lpp.analyze.scores").joinpath("published.csv").read_bytes()
     return pl.read_csv(data).with_columns(pl.col("flags").str.split(" ")).to_dicts()
-
-
-def published_scores() -> pl.DataFrame:
-    """The scores that the paper correlates, as those of a source."""
-    rows = [
-        (row["model"], benchmark, metric, row[column], SOURCE)
-        for row in published_rows()
-        for column, (benchmark, metric) in SCORES.items()
-    ]
-    columns = ["model", "benchmark", "metric", "value", "source"]
-    return pl.DataFrame(rows, schema=columns, orient="row")
 
 
 def published_table() -> pa.Table:

@@ -1,7 +1,7 @@
 """What a correlation is made of: one profile per model, all at one setting, and their scores.
 
 Profiles at another context, another number of prompts or another site are other quantities. So
-one setting is chosen. A model without a profile there is left out and named, with the reason.
+one setting is chosen. A model without a profile there is left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,37 +15,25 @@ from lpp.analyze.runs.comparable import prompt_sets
 from lpp.analyze.runs.keys import Url, views
 from lpp.analyze.runs.select import matching
 from lpp.analyze.scores.matching import RunName, match_scores, run_names
-from lpp.analyze.scores.published import (
-    CONTEXT,
-    N_PROMPTS,
-    SITE,
-    SOURCE,
-    published_rows,
-    published_scores,
-)
 from lpp.store import Store, open_store, read_scores
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.find_runs import runs_fitting
 
 _ERRORS: Final = ("_stderr", "_ci_low", "_ci_high")
-_NONE: Final = "no prompt can be analysed; `lpp-analyze profile` says why"
 
 ProfileRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """The profiles of a correlation, the setting they share, and who is not among them."""
+    """The profiles of a correlation, and the setting they share."""
 
     profiles: Mapping[str, ProfileRow]
-    """By run (`published:<model>` for a published profile): the metrics, `context`, `n_prompts`,
-    `flagged`, `n_parameters`, `prompt_set`."""
+    """By run: the metrics, `context`, `n_prompts`, `flagged`, `n_parameters`, `prompt_set`."""
     names: Sequence[RunName]
     """What names of models in scores are matched with."""
     context: int
     n_prompts: int
-    left_out: Sequence[str]
-    """`who: why`"""
     evaluations: frozenset[str]
     """Runs of evaluations, but for those in `profiles`: their scores are of the model."""
 
@@ -64,18 +52,13 @@ def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
     short = [run for name in settings.runs for run in runs_fitting(name, store.plans) or [name]]
     selected = matching("profiled run", short, ids, option="--run")
     corpora = matching("corpus", settings.corpora, list(dict.fromkeys(runs["corpus"])))
-    excluded, chosen = [], []
-    for run in runs.iter_rows(named=True):
-        if run["run"] not in selected:
-            if run["run"] in evaluations:
-                continue  # nobody asked for its profile
-            excluded.append(f"{run['run']}: not among the runs asked for")
-        elif run["corpus"] not in corpora:
-            excluded.append(f"{run['run']}: captured on {run['corpus']}, not asked for")
-        elif run["untrained_seed"] is not None and not settings.untrained:
-            excluded.append(f"{run['run']}: an untrained twin (--untrained includes it)")
-        else:
-            chosen.append(run)
+    chosen = [
+        run
+        for run in runs.iter_rows(named=True)
+        if run["run"] in selected
+        and run["corpus"] in corpora
+        and (run["untrained_seed"] is None or settings.untrained)
+    ]
     here = here.filter(pl.col("run").is_in([run["run"] for run in chosen]))
     context, n_prompts = _common(here, settings)
     at = {row["run"]: row for row in here.filter(context=context, n_prompts=n_prompts).to_dicts()}
@@ -91,18 +74,11 @@ def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
             untrained = run["untrained_seed"] is not None
             gone = RunName(id=name, model=run["model"], untrained=untrained)
             names.append(by_id.get(name, gone))
-        else:
-            where = f"context {context}, {n_prompts} prompts, {settings.site}"
-            why = f"no profile at {where}" if run["n_prompts"] != 0 else _NONE
-            excluded.append(f"{name}: {why}")
-    if settings.with_published:
-        _add_published(settings, profiles, names, excluded)
     return Sample(
         profiles=profiles,
         names=names,
         context=context,
         n_prompts=n_prompts,
-        left_out=excluded,
         evaluations=evaluations - {*profiles},
     )
 
@@ -152,8 +128,6 @@ def _common(here: pl.DataFrame, settings: CorrelateSettings) -> tuple[int, int]:
     if len(fitting):
         most = fitting.group_by(pair).len().sort("len", *pair).select(pair).row(-1)
         return int(most[0]), int(most[1])
-    if settings.with_published and settings.site == SITE and setting == dict.fromkeys(setting):
-        return CONTEXT, N_PROMPTS
     held = here.select(pair).unique().sort(pair).rows()
     listed = ", ".join(f"context {context} with {n} prompts" for context, n in held)
     raise InputError(
@@ -163,52 +137,18 @@ def _common(here: pl.DataFrame, settings: CorrelateSettings) -> tuple[int, int]:
     )
 
 
-def _add_published(
-    settings: CorrelateSettings,
-    profiles: dict[str, ProfileRow],
-    names: list[RunName],
-    excluded: list[str],
-) -> None:
-    """Add the published profiles to a sample, which have no numbers in dimensions."""
-    captured = {name.model: name.id for name in names if not name.untrained}
-    for row in published_rows():
-        model, name = row["model"], f"{SOURCE}:{row['model']}"
-        if settings.site != SITE:
-            excluded.append(f"{name}: published at {SITE} only, not {settings.site}")
-        elif model in captured:
-            excluded.append(f"{name}: {captured[model]} is of the same model")
-        else:
-            names.append(RunName(id=name, model=model))
-            profiles[name] = {
-                **{metric: row.get(metric) for metric in settings.metrics},
-                "context": CONTEXT,
-                "n_prompts": N_PROMPTS,
-                "flagged": bool(row["flags"]),
-                "n_parameters": row["nominal_size_b"] * 1e9,
-                "prompt_set": SOURCE,
-            }
-
-
 def scores_by_source(
     url: Url, settings: CorrelateSettings, sample: Sample
 ) -> Iterator[tuple[str, pl.DataFrame]]:
-    """The scores of each source that `settings` ask for, with the runs of `sample` that they fit;
-    the published ones if asked.
+    """The scores of each source that `settings` ask for, with the runs of `sample` that they fit.
 
     Raises InputError where there are no scores, or a pattern fits no source.
     """
     scores = pl.DataFrame(read_scores(open_store(url).path))
-    if settings.with_published:
-        scores = pl.concat([scores, published_scores()], how="diagonal")
     if scores.is_empty():
         raise InputError(
             f"{url} holds no benchmark scores yet. Add some: lpp-analyze benchmarks add {url} "
-            "FILE...; or look at the published ones: --with-published.",
-            kind=ErrorKind.NOT_FOUND,
-        )
-    if SOURCE in settings.sources and not settings.with_published:
-        raise InputError(
-            f"no source {SOURCE!r}; the published one takes part with --with-published.",
+            "FILE...",
             kind=ErrorKind.NOT_FOUND,
         )
     there = list(dict.fromkeys(scores["source"]))

@@ -35,12 +35,9 @@ WITH meanings (of_correlations, flag, why) AS (
      || 'degenerate and the error has no meaning'),
     (true, 'constant', 'one side has a single value, so there is no coefficient'),
     (true, 'different_prompts', 'profiles are of different texts: these alone change them'),
-    (true, 'different_settings', 'some profiles have another context or number of prompts'),
     (true, 'few_models',
-     'fewer than 10 models, so the interval is rough: too short for partial Spearman'),
+     'fewer than 10 models, so the interval and p are rough'),
     (true, 'flagged_profiles', 'some of the profiles carry flags of their own'),
-    (true, 'published',
-     'published profiles are included: of other texts, by other code, at context 150'),
     (true, 'same_order_as_size', 'one side has the order of model size: there is no coefficient'),
     (true, 'sign_turns', 'the rank correlation changes its sign with size held constant'),
     (true, 'too_few_models', 'fewer than 5 models, which cannot be ranked')

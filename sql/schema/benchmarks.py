@@ -70,14 +70,11 @@ CORRELATIONS: Final = Table(
         Column("coefficient", "DOUBLE", "-1 to 1; null: not computed, see flags"),
         Column("ci_low", "DOUBLE", "lower end of its 95 % interval"),
         Column("ci_high", "DOUBLE", "upper end of its 95 % interval"),
-        Column("ci_method", "VARCHAR", "how the interval was made"),
         Column("p_value", "DOUBLE", "two-sided, uncorrected", "probability"),
-        Column("p_method", "VARCHAR", "t distribution, or all permutations"),
         Column("q_value", "DOUBLE", "after Benjamini-Hochberg", "probability"),
         Column("family_size", "INTEGER", "tests corrected together: source, method", "tests"),
-        Column("models", "VARCHAR[]", "runs included; published: a model of the paper"),
+        Column("models", "VARCHAR[]", "runs included"),
         Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
-        Column("left_out", "VARCHAR[]", "runs not included, and why"),
     ),
 )
 

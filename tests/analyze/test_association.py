@@ -1,6 +1,5 @@
 """Coefficients, p and intervals against slow references and by hand."""
 
-import itertools
 import math
 from fractions import Fraction
 
@@ -52,7 +51,7 @@ def residuals(y: Vector, size: Vector) -> Vector:
 @pytest.mark.parametrize("n", [5, 7, 12])
 def test_against_slow_references(n: int, seed: int) -> None:
     x, y, size = vectors(n, seed)
-    found = {m: associate(m, x, y, size, resamples=200) for m in METHODS}
+    found = {m: associate(m, x, y, size) for m in METHODS}
     rx, ry, rs = map(slow_ranks, (x, y, size))
     expected = {
         "pearson": slow_pearson(x, y),
@@ -65,11 +64,18 @@ def test_against_slow_references(n: int, seed: int) -> None:
         assert one.coefficient == pytest.approx(coefficient, abs=1e-12)
         df = n - 2 - (method == "rank_partial")
         t = coefficient * math.sqrt(df / (1 - coefficient**2))
-        if one.p_method == "t":
-            assert one.p_value == pytest.approx(2 * stats.t.sf(abs(t), df), rel=1e-9)
-        assert one.ci_method == ("percentile" if method == "rank_partial" else "BCa")
-        if one.interval is not None:
-            assert -1 <= one.interval[0] < one.interval[1] <= 1
+        least = 0 if method == "pearson" else 2 / math.factorial(n)
+        p = max(least, 2 * stats.t.sf(abs(t), df))
+        assert one.p_value == pytest.approx(p, rel=1e-9)
+        assert one.interval is not None
+        assert -1 < one.interval[0] < one.coefficient < one.interval[1] < 1
+    linear, ranks = found["pearson"], found["spearman"]
+    assert linear is not None
+    assert ranks is not None
+    assert linear.interval == pytest.approx(stats.pearsonr(x, y).confidence_interval(), rel=1e-9)
+    z = math.atanh(ranks.coefficient)
+    half = 1.959963985 * math.sqrt((1 + ranks.coefficient**2 / 2) / (n - 3))
+    assert ranks.interval == pytest.approx((math.tanh(z - half), math.tanh(z + half)), rel=1e-6)
 
 
 def solved(rows: list[list[Fraction]]) -> list[Fraction]:
@@ -99,15 +105,14 @@ def unexplained(y: list[Fraction], *columns: list[Fraction]) -> Fraction:
 def test_the_regression_is_that_of_exact_fractions(n: int) -> None:
     for seed in range(5):
         x, y, size = vectors(n, seed)
-        found = associate("rank_partial", x, y, size, resamples=50)
+        found = associate("rank_partial", x, y, size)
         assert found is not None
         rx, ry, rs = ([Fraction(v) for v in slow_ranks(values)] for values in (x, y, size))
         one = [Fraction(1)] * n
         left, more = unexplained(ry, one, rs), unexplained(ry, one, rs, rx)
         assert found.coefficient**2 == pytest.approx(float((left - more) / left), rel=1e-12)
-        if found.p_method == "t":
-            t = math.sqrt((left - more) / more * (n - 3))
-            assert found.p_value == pytest.approx(2 * stats.t.sf(t, n - 3), rel=1e-10)
+        p = 2 * stats.t.sf(math.sqrt((left - more) / more * (n - 3)), n - 3)
+        assert found.p_value == pytest.approx(max(p, 2 / math.factorial(n)), rel=1e-9)
 
 
 def test_the_partial_by_hand() -> None:
@@ -115,25 +120,13 @@ def test_the_partial_by_hand() -> None:
     size = np.arange(1.0, 13.0)
     x, y = size.copy(), size.copy()
     x[[1, 2]], y[[1, 2]] = x[[2, 1]], y[[2, 1]]
-    found = associate("rank_partial", x, y, size, resamples=50)
+    found = associate("rank_partial", x, y, size)
     assert found is not None
     assert found.coefficient == pytest.approx(1, abs=1e-12)
-    assert found.p_value < 1e-12
-    against = associate("rank_partial", x, 13 - y, size, resamples=50)
+    assert found.p_value < 1e-8
+    against = associate("rank_partial", x, 13 - y, size)
     assert against is not None
     assert against.coefficient == pytest.approx(-1, abs=1e-12)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_exact_p_counts_every_order(seed: int) -> None:
-    x, y, size = vectors(6, seed)
-    found = associate("spearman", x, y, size, resamples=50)
-    assert found is not None
-    rx, ry = slow_ranks(x), slow_ranks(y)
-    all_orders = [abs(slow_pearson(np.array(o), ry)) for o in itertools.permutations(rx)]
-    share = np.mean([r >= abs(slow_pearson(rx, ry)) - 1e-12 for r in all_orders])
-    assert found.p_method == "permutations"
-    assert found.p_value == pytest.approx(share, abs=1e-12)
 
 
 def test_a_perfect_order_of_five_is_no_proof() -> None:
@@ -143,7 +136,7 @@ def test_a_perfect_order_of_five_is_no_proof() -> None:
     assert found.coefficient == pytest.approx(1)
     assert found.p_value == pytest.approx(2 / 120)  # and its mirror image, of 5!
     assert found.interval is None
-    x = np.arange(8.0)  # every resample has the partial 1: an interval without a width is none
+    x = np.arange(8.0)
     partial = associate("rank_partial", x, x**3, SIZE)
     assert partial is not None
     assert partial.interval is None
@@ -168,7 +161,7 @@ def test_what_size_makes_is_gone_once_it_is_controlled_for() -> None:
     rng = np.random.default_rng(3)
     size = np.arange(40.0)
     x, y = size + rng.normal(size=40), -size + rng.normal(size=40)
-    plain, partial = (associate(m, x, y, size, resamples=50) for m in ("spearman", "rank_partial"))
+    plain, partial = (associate(m, x, y, size) for m in ("spearman", "rank_partial"))
     assert plain is not None
     assert partial is not None
     assert plain.coefficient < -0.95
@@ -185,19 +178,12 @@ def test_order_of_models_and_a_rising_scale_change_no_rank_measure(
 ) -> None:
     x, y, size = np.array(values, float), SIZE[:6] ** 2, np.array([3.0, 1, 2, 5, 4, 4])
     for method in ("spearman", "rank_partial"):
-        one = associate(method, x, y, size, resamples=20)
-        other = associate(method, np.exp(x / 10)[order], y[order], size[order], resamples=20)
+        one = associate(method, x, y, size)
+        other = associate(method, np.exp(x / 10)[order], y[order], size[order])
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             assert other.coefficient == pytest.approx(one.coefficient, abs=1e-9)
             assert other.p_value == pytest.approx(one.p_value, rel=1e-6, abs=1e-9)
-
-
-def test_the_same_seed_gives_the_same_interval() -> None:
-    x, y, size = vectors(9, 1)
-    one, again, other = (associate("pearson", x, y, size, seed=s) for s in (0, 0, 1))
-    assert one == again
-    assert one != other
 
 
 def test_interval_narrows_with_models() -> None:
@@ -228,22 +214,6 @@ def test_no_test_has_no_q() -> None:
     assert benjamini_hochberg([]) == []
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_exact_p_of_the_partial_counts_every_order(seed: int) -> None:
-    """Freedman and Lane by the book: y made anew from its fit and its residuals in each order."""
-    x, y, size = (slow_ranks(v) for v in vectors(5, seed))
-    found = associate("rank_partial", x, y, size, resamples=50)
-    assert found is not None
-    left = residuals(y, size)
-    coefficients = [
-        abs(slow_pearson(residuals(x, size), residuals(y - left + np.array(order), size)))
-        for order in itertools.permutations(left)
-    ]
-    share = np.mean([r >= abs(found.coefficient) - 1e-9 for r in coefficients])
-    assert found.p_method == "permutations"
-    assert found.p_value == pytest.approx(share, abs=1e-12)
-
-
 def test_a_perfect_partial_of_five_is_no_proof() -> None:
     size = np.array([1.0, 3.0, 2.0, 5.0, 4.0])
     x = np.array([2.0, 1.0, 3.0, 5.0, 4.0])
@@ -251,14 +221,3 @@ def test_a_perfect_partial_of_five_is_no_proof() -> None:
     assert found is not None
     assert found.coefficient == pytest.approx(1)
     assert found.p_value >= 1 / 120
-
-
-def test_by_chance_the_partial_is_rarely_significant() -> None:
-    rng = np.random.default_rng(1)
-    found = []
-    for _ in range(150):
-        size = rng.normal(size=6)
-        x, y = size + rng.normal(size=6), size + rng.normal(size=6)
-        one = associate("rank_partial", x, y, size, resamples=50)
-        found += [one.p_value] if one else []
-    assert np.mean(np.array(found) < 0.05) < 0.12  # .13 where size is not taken out again

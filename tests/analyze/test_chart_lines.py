@@ -20,8 +20,6 @@ from chart_frames import (
     entropy,
     layers,
     pair_positions,
-    profiles,
-    published,
 )
 from every_chart import CHARTS, drawn, specified
 
@@ -194,7 +192,6 @@ def test_letters_of_many_lines_do_not_collide() -> None:
 
 
 FURTHER: dict[str, Callable[[], Any]] = {
-    "published": lambda: charts.profile_chart(profiles(), published()),
     "cut": lambda: charts.depth_chart(cut_layers()),
     "many": lambda: charts.depth_chart(layers(MANY)),
     "differences": lambda: charts.difference_chart(differences()),
@@ -287,10 +284,3 @@ def test_differences_of_the_fullest_setting_alone() -> None:
     assert chart.description == charts.difference_chart(differences()).description
     nothing = charts.difference_chart(differences().clear())
     assert "No differences: the table has no rows." in nothing.description
-
-
-def test_published_models_are_off_the_axis_unless_asked_for() -> None:
-    spec = charts.specification(charts.profile_chart(profiles()))
-    assert "published" not in json.dumps(spec)
-    asked = charts.specification(charts.profile_chart(profiles(), published()))
-    assert "* published-1" in json.dumps(asked)

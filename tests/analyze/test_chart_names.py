@@ -11,7 +11,6 @@ from chart_frames import (
     HOSTILE,
     RUNS,
     Picture,
-    correlations,
     entropy,
 )
 from every_chart import CHARTS
@@ -39,11 +38,6 @@ def test_a_name_is_in_data_alone(name: str) -> None:
     spec = charts.specification(charts.entropy_chart(frame))
     others = charts.specification(charts.entropy_chart(entropy(("a-00000002", "plain-00000001"))))
     assert skeleton(spec) == skeleton(others)
-    found, usual = (
-        charts.specification(charts.correlation_chart(correlations((benchmark, "BBH"))))
-        for benchmark in (name, "IFEval")
-    )
-    assert skeleton(found) == skeleton(usual)
 
 
 def skeleton(part: Any) -> Any:
@@ -85,18 +79,3 @@ def legend(runs: tuple[str, ...]) -> list[str]:
     spec = charts.specification(charts.entropy_chart(entropy(runs)))
     encodings = (layer["encoding"] for layer in spec["layer"])
     return next([*one["color"]["scale"]["domain"]] for one in encodings if "color" in one)
-
-
-def test_sources_never_share_a_row(tmp_path: Path) -> None:
-    two = pl.concat([correlations(), correlations().with_columns(source=pl.lit("other"))])
-    picture = Picture(charts.correlation_chart(two), tmp_path)
-    assert picture.marks["rect mark"] == 8
-    assert {"BBH score mine", "BBH score other"} <= set(picture.words)
-    one = Picture(charts.correlation_chart(two, source="other"), tmp_path)
-    assert one.marks["rect mark"] == 4
-
-
-def test_benchmarks_that_shorten_alike_stay_apart(tmp_path: Path) -> None:
-    names = tuple(f"{'a' * 20}{k}{'b' * 20}" for k in range(2))
-    picture = Picture(charts.correlation_chart(correlations(names)), tmp_path)
-    assert picture.marks["rect mark"] == 4

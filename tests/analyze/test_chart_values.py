@@ -12,13 +12,11 @@ from chart_frames import (
     RUNS,
     Picture,
     cka,
-    correlations,
     cut_layers,
     eigenvalues,
     entropy,
     layers,
     profiles,
-    published,
     table,
 )
 from every_chart import Chart
@@ -26,7 +24,6 @@ from every_chart import Chart
 from lpp.analyze.charts import charts
 from lpp.analyze.charts.profiles import thinned
 from lpp.analyze.charts.run_styles import DASHES, PALETTE
-from lpp.analyze.charts.theme import GREY
 
 
 def test_a_second_curve_is_without_the_first_positions(tmp_path: Path) -> None:
@@ -73,16 +70,6 @@ def test_other_first_positions_are_left_out(chart: Chart, frame: pl.DataFrame) -
     cut = frame.with_columns(first_position=pl.lit(2, pl.Int32))
     drawn, expected = chart(pl.concat([cut, whole])), chart(frame)
     assert drawn.description == expected.description
-
-
-def test_published_models_stand_below_in_grey(tmp_path: Path) -> None:
-    panels = charts.profile_panels(profiles(), published())
-    entropy_floor = Picture(panels["entropy_floor"], tmp_path)
-    assert entropy_floor.marks["point"] == 3 + 2
-    assert "* published-1" in entropy_floor.words
-    assert entropy_floor.text.count(f'stroke="{GREY}"') >= 2 * 2  # a mark and a rule for each
-    assert Picture(panels["effective_rank"], tmp_path).marks["point"] == 3  # has no dimensions
-    assert "Published org/published-0: 0.5" in entropy_floor.label
 
 
 def test_intervals_and_their_numbers() -> None:
@@ -173,11 +160,6 @@ def test_large_stores_give_small_charts() -> None:
     }
     for name, chart in sizes.items():
         assert len(charts.embedded(charts.specification(chart))) < 200_000, name
-
-
-def test_cells_hold_their_numbers(tmp_path: Path) -> None:
-    picture = Picture(charts.correlation_chart(correlations()), tmp_path)
-    assert {"+0.25", "n 8", "q 0.12", "−0.50", "q 0.19", "none"} <= set(picture.words)
 
 
 def test_neighbours_are_a_row_for_each_run(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Correlations over a store: families, refusals, who is left out."""
+"""Correlations over a store: families, refusals, which runs take part."""
 
 import csv
 import json
@@ -125,28 +125,22 @@ def test_probes_of_earlier_and_of_this_release_are_one_source(store: Callable[..
     assert found["coefficient"].to_list() == [pytest.approx(expected)]
 
 
-def test_everyone_left_out_is_named_with_the_reason(store: Callable[..., Path]) -> None:
+def test_runs_without_a_number_a_score_or_the_setting_take_no_part(
+    store: Callable[..., Path],
+) -> None:
     root = store(
         runs={"org/a": {"untrained_seed": 0}},
         profiles={"org/b": {"context": 50}, "org/c": {"effective_rank": None}},
     )
-    scored = [m for m in MODELS if m[0] != "org/d"]
-    score(root, model=[*(m[0] for m in scored), "org/stranger"], Bench=[*range(10, 16)])
+    scored = [m[0] for m in MODELS if m[0] != "org/d"]
+    score(root, model=[*scored, "org/stranger"], Bench=[*range(10, 16)])
     found = correlate(root, CorrelateSettings(metrics=("effective_rank",)))
-    (reasons,) = {tuple(r) for r in found["left_out"].to_list()}
-    assert set(reasons) == {
-        "a-0000: an untrained twin (--untrained includes it)",
-        "b-0000: no profile at context 100, 50 prompts, final",
-        "c-0000: no effective_rank",
-        "d-0000: no score of Bench",
-        "org/a: it fits no run",
-        "org/b: it fits no run",
-        "org/stranger: it fits no run",
-    }
     assert found["models"].to_list()[0] == ["e-0000", "f-0000"]
 
 
-def test_two_runs_of_one_model_are_told_and_one_can_be_chosen(store: Callable[..., Path]) -> None:
+def test_a_name_of_two_runs_takes_no_part_until_one_is_chosen(
+    store: Callable[..., Path],
+) -> None:
     root = store(runs={"org/b": {"model": "org/a"}})
     score(root)
     (row,) = (
@@ -154,11 +148,9 @@ def test_two_runs_of_one_model_are_told_and_one_can_be_chosen(store: Callable[..
         .filter(method="pearson")
         .to_dicts()
     )
-    assert "org/a: it fits 2 runs: a-0000, b-0000" in row["left_out"]
     assert row["n_models"] == 4
     chosen = correlate(root, CorrelateSettings(metrics=("effective_rank",), runs=("[!b]-*",)))
     assert chosen["models"].to_list()[0] == [f"{x}-0000" for x in "acdef"]
-    assert "b-0000: not among the runs asked for" in chosen["left_out"].to_list()[0]
 
 
 def test_flags_fire_and_stay_silent(store: Callable[..., Path]) -> None:
@@ -236,17 +228,17 @@ def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path
         .filter(method="spearman")
         .to_dicts()
     )
-    done = run("correlate", root, "--with-published")
+    done = run("correlate", root)
     assert done.exit_code == 0, done.output
     assert max(map(len, done.stdout.split("Next:")[0].splitlines())) <= 80
-    assert len(done.stdout.splitlines()) <= 110  # two sources
+    assert len(done.stdout.splitlines()) <= 60
     for words in ("Bench, score", "Spearman", "few_models:", "Next: lpp-sql "):
         assert words in done.stdout
     ends = f"{signed(made['coefficient'])} [{signed(made['ci_low'])}, {signed(made['ci_high'])}]"
     assert ends in done.stdout
     with connect(root) as connection:
         stored = connection.sql("FROM correlations").fetchall()
-    assert len(stored) == (1 + 5) * 5 * 3
+    assert len(stored) == 5 * 3
     store(5)  # the table `runs` is now the store's, which holds none of these
     as_csv = run("correlate", root, "--format", "csv", "--metric", "entropy_floor")
     lines = list(csv.DictReader(as_csv.stdout.splitlines()))
@@ -265,23 +257,21 @@ def test_json_names_the_runs_of_each_test(store: Callable[..., Path]) -> None:
     first = correlations_page("lpp", found, {"a-0000": "A", "b-0000": "B", "other": "C"}).document[
         0
     ]
-    assert first["left_out"][0].startswith("a-0000: ")
     assert "b-0000" in first["models"]
-    assert first["names"] == {"a-0000": "A", "b-0000": "B"}
+    assert first["names"] == {"b-0000": "B"}
 
 
-def test_command_refuses_but_leaves_the_reasons_in_the_table(store: Callable[..., Path]) -> None:
+def test_command_refuses_and_writes_the_table(store: Callable[..., Path]) -> None:
     root = store(3)
     score(root)
     done = run("correlate", root)
     assert done.exit_code == 2
     assert "not ranked: fewer than 5 models, 3 at most" in done.stderr
-    assert "it fits no run: org/d, org/e, org/f" in done.stdout
     assert "Nothing is ranked with the scores of mine: 3 models at most." in done.stdout
     assert "Next:" not in done.stdout
     with connect(root) as connection:
-        rows = connection.sql("SELECT DISTINCT coefficient, left_out FROM correlations").fetchall()
-    assert rows == [(None, [f"org/{x}: it fits no run" for x in "def"])]
+        rows = connection.sql("SELECT DISTINCT coefficient, n_models FROM correlations").fetchall()
+    assert rows == [(None, 3)]
 
 
 @pytest.mark.slow
@@ -301,7 +291,6 @@ def test_one_corpus_of_several_is_chosen(store: Callable[..., Path]) -> None:
     score(root)
     found = correlate(root, CorrelateSettings(metrics=("entropy_floor",), corpora=("pro*",)))
     assert found["models"].to_list()[0] == [f"{x}-0000" for x in "acdef"]
-    assert "b-0000: captured on songs, not asked for" in found["left_out"].to_list()[0]
     with pytest.raises(InputError, match=r"no corpus 'verse'; .*There is .*songs.* --corpus"):
         correlate(root, CorrelateSettings(corpora=("verse",)))
     done = run("correlate", root, "--corpus", "songs")

@@ -86,7 +86,7 @@ def test_every_reader_names_it_and_the_next_command(
 def test_correlations_of_old_numbers_are_said_to_be(
     grown: Made, caplog: pytest.LogCaptureFixture
 ) -> None:
-    CliRunner().invoke(lpp_analyze, ["correlate", str(grown.root), "--with-published"])
+    CliRunner().invoke(lpp_analyze, ["correlate", str(grown.root)])
     assert any("(the tables have 4 prompts of it)" in message for message in caplog.messages)
 
 

@@ -1,17 +1,14 @@
-"""Correlations with the published profiles: the paper's numbers, and when its models take part."""
+"""Correlations of the published profiles: the paper's numbers."""
 
 import csv
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from profiled_store import MODELS, profiled_store, put, run_of, score
+from profiled_store import put, run_of, score
 
 from lpp.analyze import CorrelateSettings, correlate
-from lpp.store.errors import InputError
 
 PAPER_METRICS = ("entropy_floor", "effective_rank_norm", "participation_ratio_norm")
 INTRINSIC = {
@@ -20,12 +17,6 @@ INTRINSIC = {
     "participation_ratio_norm": "Max Participation",
 }
 NOMINAL = {"14B": 14, "8B": 8, "7B": 7, "3B": 3, "1.5B": 1.5, "0.5B": 0.5}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Callable[..., Path]:
-    """`store(n)`: a store of the first n MODELS; `runs` and `profiles` alter rows by model."""
-    return partial(profiled_store, tmp_path / "store")
 
 
 @pytest.fixture
@@ -105,66 +96,3 @@ def test_size_turns_the_sign_of_entropy_and_bbh(published_store: Path) -> None:
     assert found["rank_partial"]["p_value"] > 0.3
     assert found["rank_partial"]["controlled_for"] == "n_parameters"
     assert all("sign_turns" in row["flags"] for row in found.values())
-
-
-@pytest.mark.slow
-def test_the_published_reference_gives_the_same_when_asked(
-    store: Callable[..., Path],
-) -> None:
-    """From the package's own table, without the files of the paper."""
-    asked = CorrelateSettings(metrics=PAPER_METRICS, sources=("published",), with_published=True)
-    found = correlate(store(1), asked).filter(method="pearson")
-    assert len(found) == 15
-    assert round(min(found["q_value"]), 2) == 0.12
-    assert all("published" in flags for flags in found["flags"].to_list())
-    assert all(len(models) == 8 for models in found["models"].to_list())
-
-
-@pytest.mark.slow
-def test_published_rows_take_no_part_unless_asked(store: Callable[..., Path]) -> None:
-    root = store()
-    score(root)
-    for asked, n in ((CorrelateSettings(), 0), (CorrelateSettings(with_published=True), 8)):
-        found = correlate(root, asked)
-        names = {name for models in found["models"].to_list() for name in models}
-        assert sum(name.startswith("published:") for name in names) == n
-        assert ("published" in set(found["source"])) == bool(n)
-    with pytest.raises(InputError, match="--with-published"):
-        correlate(root, CorrelateSettings(sources=("published",)))
-
-
-def test_the_published_are_left_out_of_another_site(store: Callable[..., Path]) -> None:
-    root = store(profiles={m[0]: {"site": "block.1"} for m in MODELS})
-    score(root)
-    asked = CorrelateSettings(site="block.1", with_published=True, metrics=("entropy_floor",))
-    found = correlate(root, asked)
-    assert not any("published" in flags for flags in found["flags"].to_list())
-    reason = "published:Qwen/Qwen2.5-7B-Instruct: published at final only, not block.1"
-    assert all(reason in left_out for left_out in found["left_out"].to_list())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("context", "n_prompts"), [(100, 100), (150, 50), (150, 100)])
-def test_the_published_at_another_setting_are_flagged(
-    store: Callable[..., Path], context: int, n_prompts: int
-) -> None:
-    at = {"context": context, "n_prompts": n_prompts}
-    root = store(profiles={m[0]: at for m in MODELS})
-    score(root)
-    asked = CorrelateSettings(with_published=True, metrics=("entropy_floor",))
-    found = correlate(root, asked)
-    other = (context, n_prompts) != (150, 100)
-    for row in found.iter_rows(named=True):
-        published = row["source"] == "published"
-        assert ("different_settings" in row["flags"]) == (other and published)
-
-
-def test_a_run_of_ones_own_stands_in_for_the_published(store: Callable[..., Path]) -> None:
-    model = "Qwen/Qwen2.5-7B-Instruct"
-    root = store(runs={"org/a": {"model": model}})
-    found = correlate(root, CorrelateSettings(with_published=True, metrics=("entropy_floor",)))
-    row = found.row(0, named=True)
-    assert "a-0000" in row["models"]
-    assert f"published:{model}" not in row["models"]
-    assert f"published:{model}: a-0000 is of the same model" in row["left_out"]
-    assert {"different_prompts", "published"} <= set(row["flags"])

@@ -147,8 +147,7 @@ def test_pictures_are_one_for_each_chart(tmp_path: Path, form: Any) -> None:
         for name in (
             *("profiles", "drift-depth", "drift-positions", "drift-histogram", "depth", "entropy"),
             *("items-depth", "items-reliability", "items-risk"),
-            *("probe-depth", "probe-reliability", "published"),
-            *("correlations-pearson", "correlations-spearman", "correlations-rank_partial"),
+            *("probe-depth", "probe-reliability"),
         )
     ]
     start = b"<svg" if form == "svg" else b"\x89PNG"

@@ -204,18 +204,6 @@ def differences(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
     return pl.DataFrame(rows, schema_overrides={"flags": pl.List(pl.String)})
 
 
-def published() -> pl.DataFrame:
-    """Two published models, without ranks in dimensions."""
-    return table(
-        "published",
-        [
-            {"model": f"org/published-{k}", "entropy_floor": 0.5 + k, "corpus": "alpaca"}
-            | {"participation_ratio_norm": 0.6 + k, "effective_rank_norm": 0.7 + k}
-            for k in range(2)
-        ],
-    )
-
-
 def entropy(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
     """Four prefixes of each run."""
     return table(
@@ -283,21 +271,6 @@ def cka(runs: tuple[str, ...] = RUNS, *, every: bool = False) -> pl.DataFrame:
             | {"prefix": 100, "n_prompts": 12, "cka": None if (k, j) == (1, 1) else 0.9 - 0.125 * j}
             for k, run in enumerate(runs)
             for j, (site, other) in enumerate(pairs)
-        ],
-    )
-
-
-def correlations(benchmarks: tuple[str, ...] = ("BBH", "IFEval")) -> pl.DataFrame:
-    """Each benchmark with two numbers of a profile; one test was not made."""
-    return table(
-        "correlations",
-        [
-            {"profile_metric": metric, "benchmark": benchmark, "benchmark_metric": "score"}
-            | {"source": "mine", "method": "spearman", "n_models": 8 + j, "flags": []}
-            | {"coefficient": None if (j, k) == (1, 1) else 0.25 * (j + 1) - 0.75 * k}
-            | {"q_value": 0.125 * (j + 1) + 0.0625 * k}
-            for j, benchmark in enumerate(benchmarks)
-            for k, metric in enumerate(("entropy_floor", "effective_rank"))
         ],
     )
 

@@ -9,7 +9,6 @@ import pytest
 from chart_frames import (
     checkpoints,
     cka,
-    correlations,
     drift_sites,
     eigenvalues,
     entropy,
@@ -52,7 +51,6 @@ CHARTS: dict[str, tuple[Chart, Callable[[], pl.DataFrame], dict[str, int]]] = {
     "risk": (charts.risk_chart, item_risk, {"line mark": 1, "point": 4}),
     "probes by depth": (charts.probe_depth_chart, probes, {"line mark": 1, "point": 3}),
     "reliability of probes": (charts.probe_reliability_chart, probe_reliability, {"point": 5}),
-    "correlation": (charts.correlation_chart, correlations, {"rect mark": 4}),
 }
 """Each chart, the frame it takes, and the marks that hold its values."""
 

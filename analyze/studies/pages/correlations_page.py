@@ -1,18 +1,16 @@
-"""Correlations as a page: what survives the correction, each source's tests, who is left out."""
+"""Correlations as a page: what survives the correction, and each source's tests."""
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import PROFILE
-from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
+from lpp.analyze.pages.page import Figure, Opening, Page, Section
 from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.words import Flag, Sentence, clause, interval, number, probability, signed
+from lpp.analyze.pages.words import Flag, Sentence, clause, interval, probability, signed
 from lpp.analyze.scores.correlations import MEANING
 from lpp.analyze.studies.pages.profile_page import HEADINGS
 
@@ -31,8 +29,6 @@ _ROWS: Final = 12
 _OPENING: Final = 3
 """Rank correlations beside the conclusion."""
 
-_REASONS: Final = 12
-_NAMES: Final = 6
 _LABELS: Final = {
     "profile_metric": "profile",
     "benchmark_metric": "metric",
@@ -46,21 +42,12 @@ _LABELS: Final = {
 def correlations_page(url: str, tests: pl.DataFrame, names: Mapping[str, str]) -> Page:
     """The page of `tests`, rows of the table `correlations`. names: short names by run id."""
     of_sources = tests.partition_by("source", maintain_order=True)
-    sections = tuple(_sections(tests))
     ranked = bool(tests["coefficient"].is_not_null().any())
     return Page(
         title="Profiles and benchmarks",
         opening=_opening(of_sources[0]),
         findings=tuple(map(_conclusion, of_sources[1:])),
-        sections=(
-            *sections,
-            Section(
-                "left-out",
-                "Left out (who, for each test: column left_out of the table correlations)",
-                notes=tuple(_left_out(tests, names)),
-                short="Left out",
-            ),
-        ),
+        sections=tuple(_sections(tests)),
         meanings=MEANING,
         runs=RunStyles({}),
         next=(f"lpp-sql {shlex.quote(url)} --run correlations",) * ranked,
@@ -71,26 +58,9 @@ def correlations_page(url: str, tests: pl.DataFrame, names: Mapping[str, str]) -
     )
 
 
-def correlation_charts(
-    tests: pl.DataFrame, table: Table, section: str, *, source: str | None = None
-) -> Iterator[Chart]:
-    """A chart for each method of `tests`, the table `correlations`. source: one of them."""
-    known = set(tests["method"]) if tests.width else set()
-    for method in [method for method in METHODS if method in known] or [CONCLUSION]:
-        yield Chart(
-            f"correlations-{method}" if source is None else f"{section}-{method}",
-            section,
-            table,
-            f"Profiles and benchmarks, {METHODS[method]}",
-            "In each cell the coefficient, n models and q.",
-            partial(drawing("correlation_chart"), tests, method, source=source),
-        )
-
-
 def _with_names(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """`row` with the short name of each run in its `models` and `left_out`, by id."""
-    ids = (*row["models"], *(line.partition(": ")[0] for line in row["left_out"]))
-    return {**row, "names": {run: names[run] for run in ids if run in names}}
+    """`row` with the short name of each run in its `models`, by id."""
+    return {**row, "names": {run: names[run] for run in row["models"] if run in names}}
 
 
 def _opening(tests: pl.DataFrame) -> Opening:
@@ -155,14 +125,11 @@ def _sections(tests: pl.DataFrame) -> Iterator[Section]:
         sizes = " or ".join(map(str, sorted({*of_source["family_size"]})))
         name = "source" if index == 0 else f"source-{index + 1}"
         whole = _table(f"{name}-tests", of_source)
-        opens = f"{name}-{CONCLUSION}" if index == 0 else ""
-        charts = correlation_charts(tests, whole, name, source=row["source"])
         yield Section(
             name,
             f"Scores of {row['source']}{_same(of_source)}",
             f"Profiles at {row['site']}, context {row['context']}, {row['n_prompts']} prompts.",
-            tuple(replace(c, opens=c.name == opens, folded=c.name != opens) for c in charts),
-            (whole,),
+            tables=(whole,),
             more=f"q: Benjamini-Hochberg over {sizes} tests of a method. Partial Spearman holds "
             f"model size constant. Intervals: 95 %. {HEADINGS}",
         )
@@ -197,16 +164,3 @@ def _same(tests: pl.DataFrame) -> str:
     columns = (tests[name].unique() for name in ("benchmark", "benchmark_metric"))
     same = [str(column[0]) for column in columns if len(column) == 1]
     return f": {', '.join(same)}" if same else ""
-
-
-def _left_out(tests: pl.DataFrame, names: Mapping[str, str]) -> Iterator[Sentence]:
-    """Runs that took no part in some test, by the reason and with their names."""
-    reasons: dict[str, list[str]] = {}
-    for line in dict.fromkeys(line for row in tests["left_out"].to_list() for line in row):
-        who, _, why = line.partition(": ")
-        reasons.setdefault(why, []).append(names.get(who, who))
-    for why, who in list(reasons.items())[:_REASONS]:
-        more = f" and {number(len(who) - _NAMES)} more" if len(who) > _NAMES else ""
-        yield (f"{why}: {', '.join(who[:_NAMES])}{more}",)
-    if len(reasons) > _REASONS:
-        yield (f"and for {len(reasons) - _REASONS} more reasons",)
