@@ -4,7 +4,8 @@
 last, so that a reader at an address sees the whole.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -32,10 +33,12 @@ from lpp.sql.database.connect import reading
 from lpp.sql.schema import TABLES
 from lpp.sql.schema.ddl import identifier
 from lpp.store import create_store, open_store, write_index
+from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.exchange.copy_runs import copy_run
 from lpp.store.format.keys import DATABASE_KEY, ROOT_KEY, RUNS_KEY
 from lpp.store.objects.copies import temporary_folder
 from lpp.store.objects.locate import objects_at
+from lpp.store.objects.owners import owner_of, staged_name
 from lpp.store.objects.place import Place, place
 from lpp.store.objects.protocol import Objects
 from lpp.store.progress import SILENT, Progress
@@ -71,7 +74,8 @@ def publish(
     runs: names; all by default. The same call completes what was stopped, and writes the same
     numbers again; DuckDB's file may have other bytes where it holds no row. Raises InputError for
     settings that do not fit, and where `to` holds something else or other runs, before anything is
-    written; what `copy_run` and `report` raise.
+    written; ConflictError(IN_USE) if another process publishes there; what `copy_run` and `report`
+    raise.
     """
     settings = settings or PublishSettings()
     chosen = select(open_store(url), runs, settings)
@@ -79,26 +83,49 @@ def publish(
     texts = settings.with_texts
     root = _target(to, {*chosen.ids.values()} if texts else set())
     progress.expect(3 + sum(run.plan.n_shards for run in chosen.runs) * texts)
-    card = card_document(chosen, settings, title=root.place.name or "store")
-    root.put(CARD_KEY, card_json(card))
-    copies = []
-    for run in chosen.runs if texts else ():
-        copy = copy_run(run, root, chosen.sites, chosen.fields, progress=progress)
-        _copy_kept(run, copy)
-        copies.append(copy)
-    if copies:
-        tables = read_tables(url, chosen, copies)
-    card["tables"] = _put_tables(root, tables, derive=bool(chosen.left_out))
-    root.put(CARD_KEY, card_json(card))
-    progress.advance()
-    html, numbers, origin = _report(root)
-    progress.advance()
-    root.put(REPORT_KEY, html.encode())
-    text = card_text(card, origin, copies[0] if copies else None, numbers)
-    root.put(README_KEY, text.encode())
-    write_index(root.place)
-    progress.advance()
-    return Published(place=root.place, copies=copies, tables=card["tables"])
+    with _alone(root):
+        card = card_document(chosen, settings, title=root.place.name or "store")
+        root.put(CARD_KEY, card_json(card))
+        copies = []
+        for run in chosen.runs if texts else ():
+            copy = copy_run(run, root, chosen.sites, chosen.fields, progress=progress)
+            _copy_kept(run, copy)
+            copies.append(copy)
+        if copies:
+            tables = read_tables(url, chosen, copies)
+        card["tables"] = _put_tables(root, tables, derive=bool(chosen.left_out))
+        root.put(CARD_KEY, card_json(card))
+        progress.advance()
+        html, numbers, origin = _report(root)
+        progress.advance()
+        root.put(REPORT_KEY, html.encode())
+        text = card_text(card, origin, copies[0] if copies else None, numbers)
+        root.put(README_KEY, text.encode())
+        write_index(root.place)
+        progress.advance()
+        return Published(place=root.place, copies=copies, tables=card["tables"])
+
+
+@contextmanager
+def _alone(root: Objects) -> Iterator[None]:
+    """Keep other publications out of this place until the block ends. ConflictError(IN_USE) if one
+    is under way: of two at once, one wins at most.
+    """
+    sign = staged_name("publish")
+    root.sweep()  # signs of processes that ended
+    root.put(sign, b"")
+    try:
+        for entry in root.entries():
+            owner = owner_of(entry.name)
+            if owner and owner.target == "publish" and entry.name != sign:
+                raise ConflictError(
+                    f"{root.place}: process {owner.pid} of {owner.host} publishes here. Wait until "
+                    f"it ends, then repeat the command; if it was killed, remove {entry.name}.",
+                    kind=ErrorKind.IN_USE,
+                )
+        yield
+    finally:
+        root.delete([sign])
 
 
 def _report(root: Objects) -> tuple[str, str, Origin]:

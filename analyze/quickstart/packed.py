@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from lpp.store.errors import ErrorKind, InputError, NotFoundError
+from lpp.store.errors import ErrorKind, InputError, NotFoundError, first_line
 
 PACKED: Final = Path(__file__).with_name("store.tar")
 """The file. A clone has none until it is made: stores are not committed."""
@@ -25,13 +25,16 @@ def unpack(folder: Path) -> None:
         first_run = next(name for name in archive.getnames() if name.count("/") == 1)
         if (folder / first_run).exists():
             return
-        if folder.exists() and any(folder.iterdir()):
-            raise InputError(
-                f"--store: {folder} holds something else. Name a new directory.",
-                kind=ErrorKind.INVALID_VALUE,
-            )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".lpp-", dir=folder.parent) as parts:
-            whole = Path(parts, "store")
-            archive.extractall(whole, filter="data")
-            whole.replace(folder)  # the store appears when it is whole
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=".lpp-", dir=folder.parent) as parts:
+                whole = Path(parts, "store")
+                archive.extractall(whole, filter="data")
+                whole.replace(folder)  # whole, and over an empty folder alone
+        except OSError as error:
+            if not (folder / first_run).exists():  # else another process unpacked it meanwhile
+                raise InputError(
+                    f"--store: {folder} holds something else or cannot be made "
+                    f"({first_line(error)}). Name a new directory.",
+                    kind=ErrorKind.INVALID_VALUE,
+                ) from None

@@ -1,18 +1,20 @@
 """Export: a run as the files that another project reads.
 
 Everything is written into a hidden folder beside the output, which is renamed once it is whole. A
-call that was interrupted goes on after the last part that is whole.
+call that was interrupted goes on after the last part that is whole; of two calls at once, one wins.
 """
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from lpp.store.errors import (
+    ConflictError,
     ErrorKind,
     InputError,
     LppError,
@@ -24,7 +26,9 @@ from lpp.store.exchange.convention import Convention
 from lpp.store.exchange.projects import project
 from lpp.store.exchange.selection import Selection
 from lpp.store.feed.checks import check_feed
+from lpp.store.objects.owners import abandoned, owner_of, staged_name
 from lpp.store.progress import SILENT, Progress
+from lpp.store.root import enclosing_store
 from lpp.store.runs.read import Run
 from lpp.store.units import counted
 
@@ -50,8 +54,9 @@ def export(
     memory at a time (`selection.PART_BYTES`).
 
     Raises InputError for a run that the project cannot hold, for missing shards, and if `output`
-    exists; FormatError that names an altered shard; MachineError if the disk is full. Nothing is at
-    `output` then, and the same call goes on.
+    exists or is inside a store; ConflictError(IN_USE) if another process writes it; FormatError
+    that names an altered shard; MachineError if the disk is full. Nothing is at `output` then, and
+    the same call goes on.
     """
     of = project(to)
     files = of.opened()
@@ -61,11 +66,10 @@ def export(
             "speculators.",
             kind=ErrorKind.INVALID_VALUE,
         )
-    if output.exists():
-        raise InputError(
-            f"{output} exists, and is not overwritten. Name another folder, or remove it.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
+    outer = enclosing_store(output)
+    if outer or os.path.lexists(output):
+        why = f"is inside the store {outer}" if outer else "exists, and is not overwritten"
+        raise InputError(f"{output} {why}. Name another folder.", kind=ErrorKind.INVALID_VALUE)
     selection = select(run, of, sites)
     check_feed([run], selection.sites, "float32", rank=0, world=1, on_damage="raise")
     if not len(selection.prompt_ids):
@@ -128,43 +132,93 @@ def select(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Sele
 
 @contextmanager
 def _whole_folder(output: Path, identity: list[Any]) -> Iterator[tuple[Path, int]]:
-    """The folder to write into, which becomes `output` if the block ends without an error; and the
-    parts that are whole in it.
+    """A folder to write into, of this call alone, which becomes `output` if the block ends without
+    an error; and the parts that are whole in it.
+
+    It goes on with the folder of a call that failed or was killed. Of two calls at once each has
+    its own, and the rename decides.
     """
-    folder = output.with_name(f".{output.name}.partial")
+    folder = output.with_name(staged_name(output.name))
+    left = output.with_name(f".{output.name}.partial")
     try:
-        done = _done(folder, identity)
-        folder.mkdir(parents=True, exist_ok=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        done = _take_over(_left_behind(output, left), folder, identity)
         _keep(folder, identity, done)
         yield folder, done
-        (folder / _STATE).unlink()
+        if os.path.lexists(output):  # a rename would replace an empty folder
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), output)
         os.rename(folder, output)
+        (output / _STATE).unlink()
     except OSError as error:
         if isinstance(error, LppError):
             raise
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            shutil.rmtree(folder, ignore_errors=True)
+            raise ConflictError(
+                f"{output}: another process wrote it meanwhile, and it stays as it is. Name "
+                "another folder.",
+                kind=ErrorKind.IN_USE,
+            ) from None
         raise MachineError(
-            f"{output}: cannot be written ({first_line(error)}). What is whole stays in {folder}: "
+            f"{output}: cannot be written ({first_line(error)}). What is whole stays in {left}: "
             "make room, and repeat the command.",
             kind=ErrorKind.DISK_FAILED,
         ) from None
+    finally:
+        if _state(folder):
+            with suppress(OSError):
+                shutil.rmtree(left, ignore_errors=True)
+                os.rename(folder, left)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _done(folder: Path, identity: list[Any]) -> int:
-    """Whole parts of the same export; a folder of another export is emptied."""
-    if not folder.exists():
-        return 0
+def _left_behind(output: Path, left: Path) -> list[Path]:
+    """Folders beside `output` of calls that failed or were killed. ConflictError for one at work on
+    this machine; InputError if `left` is not of an export.
+    """
+    found = []
+    if left.exists() and _state(left) is None and any(left.iterdir()):
+        raise InputError(
+            f"{left} holds files that no export left there. Remove it.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+    for path in sorted(output.parent.iterdir()):
+        owner = owner_of(path.name)
+        if path == left or (owner and owner.target == output.name and abandoned(path, owner)):
+            found.append(path)
+        elif owner and owner.target == output.name and owner.here and owner.pid != os.getpid():
+            raise ConflictError(
+                f"{output}: another process, {owner.pid}, writes it. Wait for that process, or end "
+                "it and repeat the command, which goes on where it stood.",
+                kind=ErrorKind.IN_USE,
+            )
+    return found
+
+
+def _take_over(found: list[Path], folder: Path, identity: list[Any]) -> int:
+    """Make `folder`, of one of the folders `found` that is of the same export; the others are
+    removed. Returns its whole parts.
+    """
+    done = 0
+    for path in found:
+        state = _state(path)
+        with suppress(FileNotFoundError):  # another call took it
+            if state is None or state[0] != identity or folder.exists():
+                shutil.rmtree(path)
+            else:
+                os.rename(path, folder)
+                done = state[1]
+    folder.mkdir(exist_ok=True)
+    return done
+
+
+def _state(folder: Path) -> tuple[Any, int] | None:
+    """What the export in `folder` is of, and its whole parts; None for another folder."""
     try:
         state = json.loads((folder / _STATE).read_text("utf-8"))
-        if state["export"] == identity:
-            return int(state["parts"])
+        return state["export"], int(state["parts"])
     except (OSError, ValueError, KeyError, TypeError):
-        if any(folder.iterdir()):
-            raise InputError(
-                f"{folder} holds files that no export left there. Remove it.",
-                kind=ErrorKind.INVALID_VALUE,
-            ) from None
-    shutil.rmtree(folder)
-    return 0
+        return None
 
 
 def _keep(folder: Path, identity: list[Any], parts: int) -> None:

@@ -1,7 +1,9 @@
 """`lpp-analyze publish` and `catalogue`: what others get, and what they do not."""
 
+import importlib
 import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -320,6 +322,27 @@ def test_an_unfinished_run_is_refused_before_anything_is_written(
     done = analyze("publish", tmp_path / "part", *OPEN, "--to", tmp_path / "new")
     assert (done.exit_code, "lacks 1 of 2 shards" in done.stderr) == (2, True)
     assert not (tmp_path / "new").exists()
+
+
+def test_of_two_publications_at_once_one_is_refused(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("lpp.analyze.publish.publish")
+    inner, second = module._put_tables, list[Result]()
+
+    def meanwhile(*args: Any, **how: Any) -> Any:
+        if not second:
+            second.append(analyze("publish", store, "b", "--to", tmp_path / "p"))
+        return inner(*args, **how)
+
+    monkeypatch.setattr(module, "_put_tables", meanwhile)
+    published(store, "a", "--to", tmp_path / "p")
+    assert second[0].exit_code == 2
+    assert str(os.getpid()) in second[0].stderr
+    assert {row["run"] for row in answer(tmp_path / "p", "SELECT run FROM runs")} == {
+        run for run in open_store(store).runs if run.startswith("a-")
+    }
+    assert [path.name for path in (tmp_path / "p").iterdir() if path.name[0] == "."] == []
 
 
 def test_what_lies_at_the_target_stays(store: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +16,7 @@ from docs import quickstart_store
 from lpp.analyze.cli.command import main
 from lpp.analyze.quickstart import packed
 from lpp.store import open_store
+from lpp.store.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -28,6 +31,30 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     quickstart_store.capture(folder / "store", folder / "sentences.jsonl")
     quickstart_store.pack(folder / "store", folder / "store.tar")
     return folder / "store.tar"
+
+
+def test_of_two_that_unpack_at_once_both_have_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    with tarfile.open(tmp_path / "store.tar", "w") as archive:
+        archive.add(tmp_path / "runs", "runs")
+    monkeypatch.setattr(packed, "PACKED", tmp_path / "store.tar")
+    extract = tarfile.TarFile.extractall
+
+    def meanwhile(*args: Any, **how: Any) -> None:
+        extract(*args, **how)
+        monkeypatch.setattr(tarfile.TarFile, "extractall", extract)
+        packed.unpack(tmp_path / "x")
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", meanwhile)
+    packed.unpack(tmp_path / "x")
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["runs"]
+    (tmp_path / "link").symlink_to("nowhere")
+    for there in ("store.tar", "runs", "link"):
+        with pytest.raises(InputError, match="Name a new directory"):
+            packed.unpack(tmp_path / there / "")
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "store.tar", "x", "link"}
 
 
 @pytest.mark.slow
