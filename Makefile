@@ -48,7 +48,7 @@ EVERYTHING := -m 'not soak and not gpu'
 WAITING := --numprocesses 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-changed test-all test-vllm test-trainers test-collectors test-oldest test-gpu coverage soak soak-vllm fuzz \
+.PHONY: help env demo golden test test-changed test-all test-vllm test-trainers test-collectors test-oldest test-gpu coverage soak soak-vllm fuzz \
         check format bench bench-vllm bench-gpu bench-peers docs tables pictures \
         quickstart-store wheel clean
 
@@ -103,6 +103,9 @@ test-all: $(ENV) ## all 7,600 tests but those of vLLM and of GPUs: the real mode
 
 coverage: $(ENV) ## `make test`, and the share of lines and branches that it runs
 	$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=term
+
+golden: $(ENV) $(QUICKSTART) ## what every command writes, before a change (BASE=main) and now; ONLY=, EXPECT=, MORE=--pictures
+	@$(BIN)/python -m tests.golden $(or $(BASE),main) $(if $(ONLY),--only '$(ONLY)') $(if $(EXPECT),--expect '$(EXPECT)') $(MORE)
 
 soak: $(ENV) ## the long tests: many kills, many mutations, clusters
 	$(BIN)/python -m pytest -m soak --timeout 7200
