@@ -6,7 +6,6 @@ import shlex
 import click
 
 from lpp.analyze.cli.benchmarks import benchmarks
-from lpp.analyze.cli.catalogue import catalogue
 from lpp.analyze.cli.cka import cka
 from lpp.analyze.cli.correlate import correlate
 from lpp.analyze.cli.diff import diff
@@ -49,13 +48,11 @@ def main() -> None:
         lpp-analyze verify ./lpp
         lpp-analyze index ./lpp
         lpp-analyze publish ./lpp --to ./public
-        lpp-analyze catalogue ./stores
     """
     give_blocks_back()
 
 
 main.add_command(benchmarks)
-main.add_command(catalogue)
 main.add_command(cka)
 main.add_command(correlate)
 main.add_command(diff)

@@ -55,15 +55,7 @@ class Flag:
         return self.flag
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Words that link to a file beside the page."""
-
-    text: str
-    href: str
-
-
-Part: TypeAlias = str | Ref | Code | Run | Flag | Link
+Part: TypeAlias = str | Ref | Code | Run | Flag
 Sentence: TypeAlias = tuple[Part, ...]
 
 

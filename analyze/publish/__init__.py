@@ -1,1 +1,1 @@
-"""Stores for others: what of a store is published, its card, and a catalogue of many."""
+"""Stores for others: what of a store is published, and its card."""

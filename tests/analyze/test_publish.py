@@ -1,4 +1,4 @@
-"""`lpp-analyze publish` and `catalogue`: what others get, and what they do not."""
+"""`lpp-analyze publish`: what others get, and what they do not."""
 
 import importlib
 import itertools
@@ -376,29 +376,3 @@ def test_to_a_bucket(store: Path, tmp_path: Path, s3: "S3") -> None:
     differ = {key for key in here if here[key] != in_bucket[key]}
     assert differ <= WITH_DATABASE  # and surprises are not read from a bucket
     assert analyze("verify", s3.url).exit_code == 0
-
-
-def test_a_catalogue_of_a_folder(store: Path, tmp_path: Path) -> None:
-    assert "holds no published store" in analyze("catalogue", tmp_path).stderr
-    published(store, "--to", tmp_path / "numbers")
-    published(store, "a", "--to", tmp_path / "open", *OPEN)
-    (tmp_path / "notes").mkdir()
-    done = analyze("catalogue", tmp_path)
-    assert done.stdout == f"{tmp_path / 'index.html'}: 2 stores\n"
-    frame = pl.read_parquet(tmp_path / "catalogue.parquet")
-    stated = frame.select("store", "licence", "texts", "model").rows()
-    assert sorted(stated, key=str) == [
-        ("numbers", None, False, "lab/a"),
-        ("numbers", None, False, "lab/b"),
-        ("open", "CC0-1.0", True, "lab/a"),
-    ]
-    page = (tmp_path / "index.html").read_text("utf-8")
-    assert 'href="open/report.html"' in page
-    assert "npm install @duckdb/duckdb-wasm@1.28.0" in page
-    assert not (tmp_path / "sql.html").exists()
-    (tmp_path / "open" / "card.json").write_text('{"version":1,"texts":"yes"}', "utf-8")
-    refused = analyze("catalogue", tmp_path)
-    assert (refused.exit_code, "not a card" in refused.stderr) == (2, True)
-    assert (tmp_path / "index.html").read_text("utf-8") == page
-    client = analyze("catalogue", tmp_path, "--duckdb-wasm", tmp_path)
-    assert client.exit_code == 2
