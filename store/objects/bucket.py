@@ -248,8 +248,7 @@ class Bucket:
 
     def _ask(self, key: str, request: Callable[[], Result]) -> Result:
         """The result of `request`, which is retried while that may help; raises the last fault."""
-        from obstore.exceptions import BaseError
-
+        base_error = self._obstore.exceptions.BaseError
         if _first_process.setdefault("pid", os.getpid()) != os.getpid():
             raise InputError(
                 f"{self.url}: a process that was forked from one that used the network cannot. "
@@ -263,7 +262,7 @@ class Bucket:
                 return request()
             except LppError:  # invalid settings
                 raise
-            except (BaseError, FileNotFoundError, ValueError) as error:
+            except (base_error, FileNotFoundError, ValueError) as error:
                 fault = fault_of(error, f"{self.url}/{key}")
                 if not retryable(error, fault) or time.monotonic() - start + pause > self.patience:
                     raise fault from None
@@ -310,8 +309,8 @@ class Bucket:
             import obstore
         except ImportError:
             raise MachineError(
-                "stores in buckets need the package obstore, which is not installed. "
-                "In your clone of lpp-engine: pip install '.[objects]'",
+                "stores in buckets and at addresses need the package obstore, which is not "
+                "installed. In your clone of lpp-engine: pip install '.[objects]'",
                 kind=ErrorKind.NO_PACKAGE,
             ) from None
         return obstore

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -456,3 +457,12 @@ def test_the_token_of_the_hub_goes_to_the_hub_alone(
         with pytest.raises(MachineError, match="private repository") as caught:
             read("hf://datasets/lab/data/other")
         assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["s3://no-extra/lpp", "https://no-extra.invalid/lpp"])
+def test_a_missing_extra_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore.exceptions", None)
+    done = analyze("profile", url)
+    assert done.exit_code == 2
+    assert "'.[objects]'" in done.stderr
