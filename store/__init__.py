@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lpp.store.scores.scores import add_scores as add_scores
     from lpp.store.scores.scores import read_scores as read_scores
     from lpp.store.scores.scores import remove_scores as remove_scores
+    from lpp.store.shared.authors import trusting_kept as trusting_kept
     from lpp.store.shared.logits import Head as Head
     from lpp.store.store import Store as Store
     from lpp.store.store import create_store as create_store
@@ -44,6 +45,7 @@ _HOME = {
     "read_scores": "scores.scores",
     "remove_scores": "scores.scores",
     "sink": "row_sink",
+    "trusting_kept": "shared.authors",
     "write_index": "root",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.options import jobs_option
+from lpp.analyze.cli.options import jobs_option, trust_option
 from lpp.analyze.cli.show import page_options
 from lpp.analyze.questions import CkaSettings
 from lpp.store.terminal.console import FiniteRange, LppCommand, debug_option
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.command(cls=LppCommand)
 @click.argument("store")
 @with_options(CkaSettings)
+@trust_option
 @jobs_option
 @click.option(
     "--memory-gib",

@@ -1,7 +1,6 @@
 """`lpp-analyze`: open a store, compute, print."""
 
 import contextlib
-import shlex
 
 import click
 
@@ -70,26 +69,18 @@ main.add_command(report)
 
 @main.command()
 @click.argument("store")
-@click.option(
-    "--recompute",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Also compute N of the numbers kept under analysis/ again, drawn at random.",
-)
 @debug_option
-def verify(*, store: str, recompute: int | None) -> int:
+def verify(*, store: str) -> int:
     """Compare every byte of STORE with its checksums.
 
     The exit code is 1 if any byte differs. If the store keeps the unembedding of a model, entropy
     and log_z of 256 tokens of each run are computed again from `final` and compared as well.
 
-    Checksums find accidents. For a store from somebody else, --recompute N also compares numbers
-    that earlier commands kept with the rows. The exit code is 1 if one differs by more than the
-    last digits, as another processor may. The option --fresh of the commands ignores what was kept.
+    Checksums find accidents: whoever writes a store can write fitting checksums. Numbers that
+    another user kept in it are computed again, unless --trust-kept is given to a command.
 
     \b
         lpp-analyze verify ./lpp
-        lpp-analyze verify ./lpp --recompute 20
     """
     from lpp.analyze.logits.proof import check_logits, logits_problems
     from lpp.store import open_store
@@ -120,10 +111,6 @@ def verify(*, store: str, recompute: int | None) -> int:
                 if check is not None:
                     bar.note(f"{name}: {check}")
             problems += len(run_problems)
-    if recompute and not problems:
-        problems += _recomputed(store, recompute)
-        if problems:
-            return 1
     if not problems:
         sites = sum(len(run.sites) for run in opened.runs.values())
         click.echo(
@@ -139,29 +126,6 @@ def verify(*, store: str, recompute: int | None) -> int:
             err=True,
         )
     return int(problems > 0)
-
-
-def _recomputed(store: str, count: int) -> int:
-    """Print the result of a recomputation; return the number of problems."""
-    from lpp.analyze.drift.recompute import recompute
-
-    with progress("Compute again", count, "numbers") as bar:
-        result = recompute(store, count, progress=bar)
-    for line in result.problems:
-        click.echo(line)
-    digits = f", {result.other_digits} but for the last digits" if result.other_digits else ""
-    click.echo(
-        f"{result.compared} of {counted(result.n_kept, 'kept number')} computed again: "
-        f"{result.compared - len(result.problems)} as kept{digits}"
-    )
-    if result.problems:
-        quoted = shlex.quote(store)
-        click.echo(
-            f"Numbers under analysis/ are not those of the rows. Remove {quoted}/analysis and "
-            f"{quoted}/profiles.duckdb and repeat the commands, or repeat them with --fresh.",
-            err=True,
-        )
-    return len(result.problems)
 
 
 if __name__ == "__main__":

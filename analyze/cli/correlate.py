@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lpp.analyze.cli.options import trust_option
 from lpp.analyze.cli.show import page_options
 from lpp.analyze.questions import CorrelateSettings
 from lpp.store.terminal.console import LppCommand, debug_option
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 @click.command(cls=LppCommand)
 @click.argument("store")
 @with_options(CorrelateSettings)
+@trust_option
 @page_options()
 @debug_option
 def correlate(*, store: str, **options: Any) -> "Reply":

@@ -21,8 +21,8 @@ def file_format_option(*formats: str) -> Callable[[Any], Any]:
 
 
 def executor_options(question: Callable[..., Any]) -> Any:
-    """`--jobs`, `--executor local|ray`, `--address` and `--fresh`: the command is given an
-    `Executor`.
+    """`--jobs`, `--executor local|ray`, `--address`, `--fresh` and `--trust-kept`: the command is
+    given an `Executor`.
     """
 
     @wraps(question)
@@ -67,7 +67,7 @@ def _chosen_executor(name: str, address: str | None, jobs: int | None) -> Iterat
 
 
 def fresh_option(command: Any) -> Any:
-    """Add `--fresh`, which makes a command compute its stored numbers again."""
+    """Add `--fresh`, which makes a command compute its stored numbers again, and `--trust-kept`."""
 
     def again(context: click.Context, _param: click.Parameter, value: bool) -> None:
         if value:
@@ -82,6 +82,25 @@ def fresh_option(command: Any) -> Any:
         callback=again,
         help="Compute every number again; what earlier commands kept under analysis/ is not read, "
         "and is replaced.",
+    )(trust_option(command))
+
+
+def trust_option(command: Any) -> Any:
+    """Add `--trust-kept`, which uses numbers that others kept in a store."""
+
+    def trust(context: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value:
+            from lpp.store.shared.authors import trusting_kept
+
+            context.with_resource(trusting_kept())
+
+    return click.option(
+        "--trust-kept",
+        is_flag=True,
+        expose_value=False,
+        callback=trust,
+        help="Use numbers that another user, or the owner of an address, kept in the store. "
+        "Default: compute them again.",
     )(command)
 
 

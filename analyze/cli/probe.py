@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lpp.analyze.cli.options import trust_option
 from lpp.analyze.cli.show import page_options
 from lpp.analyze.questions import LabelProbeSettings, ProbeGateSettings, ProbeTestSettings
 from lpp.store.terminal.completion import complete_runs
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write the probe of the best site, or the only one of --sites, to FILE, as safetensors.",
 )
+@trust_option
 @page_options()
 @debug_option
 def probe(

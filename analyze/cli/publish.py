@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from lpp.analyze.cli.options import trust_option
 from lpp.analyze.questions import PublishSettings
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
@@ -22,6 +23,7 @@ from lpp.store.units import counted
     metavar="PLACE",
     help="Publish in this new folder or prefix of a bucket (s3://...), or complete it.",
 )
+@trust_option
 @with_options(PublishSettings)
 @debug_option
 def publish(*, store: str, runs: tuple[str, ...], to: str, **options: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lpp.analyze.cli.options import file_format_option
+from lpp.analyze.cli.options import file_format_option, trust_option
 from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.terminal.output import chosen_format, output_file
 from lpp.store.terminal.progress import progress
@@ -29,6 +29,7 @@ PICTURES = ("png", "svg")
     help="Write to FILE; png and svg write one file for each chart, named after FILE. Without -o, "
     "--format sets the ending.",
 )
+@trust_option
 @file_format_option(*_FORMATS)
 @debug_option
 @click.pass_context

@@ -24,6 +24,7 @@ from lpp.analyze.metrics.summary import Summary
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.spectrum import Spectrum
 from lpp.analyze.runs.cells import Cell
+from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 from lpp.store.runs.read import Run
 from lpp.store.shared.kept_files import KeptFiles
@@ -185,9 +186,11 @@ class Cache:
     ) -> None:
         self._files.add(site, kind, pl.DataFrame(list(rows), schema=schema, orient="row"))
 
-    def name(self, site: str, kind: str, data: bytes) -> str:
-        """Name of a file with these bytes."""
-        return self._files.name(site, kind, data)
+    def copy(self, site: str, other: "Cache") -> None:
+        """Copy to `other` the numbers of `site` that this cache would answer with."""
+        target = objects_at(other.folder)
+        for kind, data in self._files.files(site):
+            target.put(other._files.name(site, kind, data), data)
 
 
 def cell_row(cell: Cell) -> tuple[Any, ...]:

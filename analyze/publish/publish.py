@@ -30,6 +30,7 @@ from lpp.analyze.questions import PublishSettings
 from lpp.analyze.report.content import report
 from lpp.sql.database.build import build
 from lpp.sql.database.connect import reading
+from lpp.sql.database.outdated import doubts
 from lpp.sql.schema import TABLES
 from lpp.sql.schema.ddl import identifier
 from lpp.store import create_store, open_store, write_index
@@ -37,14 +38,12 @@ from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.exchange.copy_runs import copy_run
 from lpp.store.format.keys import DATABASE_KEY, ROOT_KEY, RUNS_KEY
 from lpp.store.objects.copies import temporary_folder
-from lpp.store.objects.locate import objects_at
 from lpp.store.objects.owners import owner_of, staged_name
 from lpp.store.objects.place import Place, place
 from lpp.store.objects.protocol import Objects
 from lpp.store.progress import SILENT, Progress
 from lpp.store.root import enclosing_store, find_if_any
 from lpp.store.runs.read import Run
-from lpp.store.shared.kept_files import MAX_BYTES
 
 _STORE: Final = "STORE"
 """Stands in the report and the card for the place where they lie."""
@@ -78,7 +77,10 @@ def publish(
     raise.
     """
     settings = settings or PublishSettings()
-    chosen = select(open_store(url), runs, settings)
+    store = open_store(url)
+    for line in doubts(store.path):
+        progress.warn(line)
+    chosen = select(store, runs, settings)
     tables = read_tables(url, chosen, ())  # a damaged one is told before anything is written
     texts = settings.with_texts
     root = _target(to, {*chosen.ids.values()} if texts else set())
@@ -170,13 +172,8 @@ def _target(to: str, runs: Collection[str]) -> Objects:
 def _copy_kept(run: Run, copy: Run) -> None:
     """Copy the numbers of a run that the analysis cache holds: no reader needs rows for them."""
     old, new = (Cache(of_run.path.parent.parent, of_run) for of_run in (run, copy))
-    source, target = objects_at(old.folder), objects_at(new.folder)
     for site in copy.sites:
-        for entry in source.entries(site):
-            name, kind = f"{site}/{entry.name}", entry.name.rpartition("-")[0]
-            data = source.get(name, MAX_BYTES)
-            if old.name(site, kind, data) == name:  # else it was altered
-                target.put(new.name(site, kind, data), data)
+        old.copy(site, new)
 
 
 def _put_tables(root: Objects, tables: Mapping[str, pa.Table], *, derive: bool) -> dict[str, int]:

@@ -39,6 +39,8 @@ from lpp.analyze.report.surprises import surprises
 from lpp.analyze.scores import correlations
 from lpp.analyze.studies.pages.profile_summary import Numbers, summary
 from lpp.sql import saved_queries
+from lpp.sql.database.outdated import doubts
+from lpp.sql.place import store_root
 from lpp.store.progress import SILENT, Progress
 from lpp.store.units import counted
 
@@ -148,6 +150,9 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     Raises FormatError if `url` is not a store, ConflictError(IN_USE) while another process writes
     the database, MachineError(NO_PACKAGE) without the chart library.
     """
+    doubted = doubts(store_root(url))
+    for line in doubted:
+        progress.warn(line)
     chosen = page_runs(url)
     answers = ask(url, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES, *probes.PROBE_QUERIES), chosen)
     progress.advance()
@@ -186,7 +191,7 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     )
     return Page(
         title="Latent performance profiles",
-        about=("Store ", Code(url), *_about(url, chosen)),
+        about=("Store ", Code(url), *_about(url, chosen), *(f" {line}" for line in doubted)),
         opening=first,
         findings=findings,
         sections=tuple(filter(None, map(_with_rows, sections))),

@@ -6,7 +6,6 @@ no independent sample even where they do not lie side by side: `Clusters` leave 
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -90,18 +89,6 @@ def runs_of(chosen: npt.NDArray[np.bool_]) -> Spans:
     """
     edges = np.flatnonzero(np.diff(chosen, prepend=False, append=False)).tolist()
     return tuple(zip(edges[::2], edges[1::2], strict=True))
-
-
-def is_sound(group: Spans, n_prompts: int) -> bool:
-    """Whether `group` is some of the prompts, as `runs_of` would give them, and not all of them.
-
-    >>> is_sound(((0, 2), (3, 4)), 5), is_sound(((3, 4), (0, 2)), 5), is_sound(((0, 5),), 5)
-    (True, False, False)
-    """
-    ends = [end for span in group for end in span]
-    ascending = all(a < b for a, b in pairwise(ends))
-    inside = not ends or (ends[0] >= 0 and ends[-1] <= n_prompts)
-    return ascending and inside and group != ((0, n_prompts),)
 
 
 def clusters_of(run: Run, name: str, groups: int = GROUPS) -> Clusters:

@@ -88,7 +88,7 @@ def _tables(store: Store, settings: CorrelateSettings) -> tuple[pl.DataFrame, pl
     from lpp.sql import TABLES
     from lpp.sql.database.catalogue import outdated_tables
     from lpp.sql.database.connect import reading
-    from lpp.sql.database.outdated import warn_of_outdated
+    from lpp.sql.database.outdated import warn_of_doubts
 
     root = store.path
     if outdated_tables(root):
@@ -110,7 +110,7 @@ def _tables(store: Store, settings: CorrelateSettings) -> tuple[pl.DataFrame, pl
     of_runs = "run, model, untrained_seed, n_parameters, corpus, prompt_set, n_prompts"
     columns = ", ".join(["run", "context", "n_prompts", *dict.fromkeys(settings.metrics)])
     with reading(root) as connection:
-        warn_of_outdated(connection, root)
+        warn_of_doubts(connection, root)
         runs = connection.sql(f"SELECT {of_runs} FROM runs ORDER BY run").to_arrow_table()
         profiles = connection.sql(
             f"SELECT {columns}, len(flags) > 0 AS flagged FROM site_profiles "

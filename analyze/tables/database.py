@@ -19,12 +19,13 @@ from lpp.sql.database.catalogue import outdated_tables
 from lpp.sql.database.connect import reading
 from lpp.sql.schema import TABLES, arrow_schema
 from lpp.store import open_store
-from lpp.store.errors import LppError
+from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.address import read_only
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place, is_read_only
 from lpp.store.progress import Progress
+from lpp.store.shared.authors import TRUST, is_trusting, other_author
 
 Kept = TypeVar("Kept")
 
@@ -79,7 +80,18 @@ def put(
     root = open_store(url).path
     if is_read_only(root):  # before anything else is fetched
         raise read_only(root)
+    if author := _other_author(root):
+        raise InputError(
+            f"{root / DATABASE_KEY} was written by {author}, whose numbers are not mixed with "
+            f"yours. Add {TRUST} to keep yours among them, or give the file another name.",
+            kind=ErrorKind.NOT_ALLOWED,
+        )
     return build(root, store_tables(root, read) | as_tables(frames), keep=keep, merge=True)
+
+
+def _other_author(root: Place) -> str | None:
+    """Who wrote the database of the store at `root`, unless its numbers count as this user's."""
+    return None if is_trusting() else other_author(root, DATABASE_KEY)
 
 
 def kept(what: str, write: Callable[[], Kept], progress: Progress) -> Kept | None:
@@ -100,9 +112,9 @@ def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> b
 
     correlations: the new ones. Without them the table is emptied, because correlations with other
     scores would be stale. Returns False if nothing was done: there is no database, or one of
-    another release, which `lpp-analyze profile` will build again.
+    another release, which `lpp-analyze profile` will build again, or one of another author.
     """
-    if not objects_at(root).exists(DATABASE_KEY) or outdated_tables(root):
+    if not objects_at(root).exists(DATABASE_KEY) or _other_author(root) or outdated_tables(root):
         return False
     put(root, {} if correlations is None else {"correlations": correlations}, keep=())
     return True

@@ -16,7 +16,7 @@ from lpp.sql.cli.saved_answer import answer_saved, listing
 from lpp.sql.confinement.connection_lock import Access
 from lpp.sql.confinement.temporary import misread, temporary_folder
 from lpp.sql.database.connect import connect_with
-from lpp.sql.database.outdated import warn_of_outdated
+from lpp.sql.database.outdated import warn_of_doubts
 from lpp.sql.database.views import STORED
 from lpp.sql.place import store_root
 from lpp.sql.queries.saved import saved_queries, saved_query
@@ -159,7 +159,7 @@ def main(
             write=write, files=allow_files, spill=True, spill_limit=spill_limit, result=result
         )
         with closing(connect_with(access, root, read=named)) as connection:
-            warn_of_outdated(connection, root)
+            warn_of_doubts(connection, root)
             request = Request(root, form, output, access, timeout)
             if query is None:
                 answer(connection, text, request)

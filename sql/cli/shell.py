@@ -11,7 +11,7 @@ import click
 from lpp.sql.confinement.connection_lock import Access
 from lpp.sql.database.connect import connect_with, refuse_in_bucket
 from lpp.sql.database.files import profiles_path
-from lpp.sql.database.outdated import warn_of_outdated
+from lpp.sql.database.outdated import warn_of_doubts
 from lpp.sql.place import store_root
 from lpp.sql.schema import VIEWS
 from lpp.store.errors import ErrorKind, MachineError
@@ -31,7 +31,7 @@ def open_shell(store: str, *, write: bool, allow_files: bool) -> NoReturn:
             kind=ErrorKind.NO_PACKAGE,
         )
     with connect_with(Access(), root, read=()) as connection:
-        warn_of_outdated(connection, root)
+        warn_of_doubts(connection, root)
     views = " and ".join(view.name for view in VIEWS)
     click.echo(f"{views} are not in this shell: `lpp-sql {store} ...` has them.", err=True)
     sys.stdout.flush()

@@ -6,6 +6,7 @@ The old file may come from an untrusted source. It is attached inside the limits
 """
 
 import logging
+import os
 import shutil
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -23,13 +24,14 @@ from lpp.sql.database.catalogue import (
 )
 from lpp.sql.database.conform import conform, with_further_columns
 from lpp.sql.database.declared import copy_declared
-from lpp.sql.database.files import plain_database, profiles_path
+from lpp.sql.database.files import aside_name, plain_database, profiles_path
 from lpp.sql.database.merge import (
     find_unchanged,
     flag_different_prompts,
     make_profiles,
     merge_rows,
 )
+from lpp.sql.database.outdated import doubts
 from lpp.sql.schema.columns import Table
 from lpp.sql.schema.ddl import add_column, identifier, literal
 from lpp.sql.schema.tables import TABLES
@@ -67,7 +69,8 @@ def build(
     file whose run is unchanged (`shards` and `kernel` of the table `runs`), and its items, if it is
     made of any (`items` of the table `evaluations`). If `site_profiles` is merged, `profiles` is
     derived from it. Views, other tables and tables with other columns are not kept, and the logger
-    `lpp.sql` warns of them.
+    `lpp.sql` warns of them. An old file that cannot be read whole is set aside, and later answers
+    name it (`outdated.doubts`).
 
     A process that has the old file open keeps reading it. If two builders run at once, the last to
     finish wins, with the rows that it read at its start. In a bucket, and if DuckDB misreads the
@@ -79,9 +82,9 @@ def build(
     """
     conformed = conform(tables)
     merged = [name for name, table in TABLES.items() if merge and table.merging]
-    target = root / DATABASE_KEY
+    target, aside = root / DATABASE_KEY, aside_name(root)
     if isinstance(root, Path) and not misread(root):
-        left = _rebuild(plain_database(root).absolute(), conformed, keep, merged)
+        left = _rebuild(plain_database(root).absolute(), aside, conformed, keep, merged)
     else:
         from lpp.store.objects.locate import objects_at
 
@@ -89,8 +92,13 @@ def build(
             file = folder / DATABASE_KEY
             with suppress(InputError):
                 shutil.copyfile(profiles_path(root), file)
-            left = _rebuild(file, conformed, keep, merged)
-            objects_at(root).put(DATABASE_KEY, file.read_bytes())
+            left = _rebuild(file, aside, conformed, keep, merged)
+            objects = objects_at(root)
+            for name in (aside, f"{aside}.wal", DATABASE_KEY):
+                if (folder / name).exists():
+                    objects.put(name, (folder / name).read_bytes())
+    for line in doubts(root):
+        _log.warning("%s", line)
     if left:
         named = [text if text.isprintable() else ascii(text) for text in left[:_MAX_NAMED]]
         if len(left) > _MAX_NAMED:
@@ -101,35 +109,37 @@ def build(
 
 def _rebuild(
     target: Path,
+    aside: str,
     tables: "Mapping[str, pa.Table]",
     keep: Collection[str],
     merged: Collection[str],
 ) -> list[str]:
     """Replace the database at `target`; returns descriptions of what was not kept: all, if it is so
-    damaged that DuckDB gives up.
+    damaged that DuckDB gives up. An old database that cannot be read whole gets the name `aside`.
     """
     import duckdb
 
     from lpp.sql.database.faults import first_lines, is_damage, is_full
 
     try:
-        return _replaced(target, tables, keep, merged, old=target)
+        return _replaced(target, aside, tables, keep, merged)
     except duckdb.Error as error:
         if is_full(error) or not is_damage(error):
             raise
-        _replaced(target, tables, keep, merged, old=None)
-        return [f"all of a damaged file ({first_lines(error, 1)})"]
+        damage = f"all of a damaged file ({first_lines(error, 1)})"
+        return _replaced(target, aside, tables, keep, merged, damage=damage)
 
 
 def _replaced(
     target: Path,
+    aside: str,
     tables: "Mapping[str, pa.Table]",
     keep: Collection[str],
     merged: Collection[str],
     *,
-    old: Path | None,
+    damage: str = "",
 ) -> list[str]:
-    """`_rebuild` with the rows of the database `old`."""
+    """`_rebuild`. damage: why no row of the old database is read; empty: its rows are read."""
     import duckdb
 
     from lpp.sql.database.faults import full_disk_named
@@ -146,14 +156,18 @@ def _replaced(
             version = literal(STORAGE_VERSION)
             connection.execute(f"ATTACH {name} AS built (STORAGE_VERSION {version}); USE built")
             copy_declared(connection, folder)
-            left = _attach_old(connection, old, beside)
+            old = target if target.exists() and not damage else None
+            unread = _attach_old(connection, old, beside) or [damage] * bool(damage)
             _fill(connection, tables)
-            if left is None:
-                left = _old_rows(connection, tables, keep, merged)
+            left: list[str] = []
+            if old and not unread:
+                left, unread = _old_rows(connection, tables, keep, merged)
             if "site_profiles" in merged:
                 flag_different_prompts(connection, merged)
                 make_profiles(connection)
             connection.execute("CHECKPOINT built; USE memory; DETACH built")
+            if unread:
+                _set_aside(target, target.with_name(aside))
             # A log beside the file would be replayed into any file of its name.
             target.with_name(target.name + ".wal").unlink(missing_ok=True)
             # while `old` is attached, nobody can write to it
@@ -161,29 +175,42 @@ def _replaced(
         finally:
             with suppress(duckdb.Error):  # after a failed write, closing fails as well
                 connection.close()
-    return left
+    return left + unread
+
+
+def _set_aside(target: Path, aside: Path) -> None:
+    """Give the database and its log another name. The database keeps its old name too, until it is
+    replaced, where the file system has hard links.
+    """
+    for path in (target, target.with_name(target.name + ".wal")):
+        if path.exists():
+            name = aside.with_name(path.name.replace(target.name, aside.name))
+            try:
+                os.link(path, name)
+            except OSError:
+                path.rename(name)
 
 
 def _attach_old(
     connection: "duckdb.DuckDBPyConnection", path: Path | None, beside: Path
-) -> list[str] | None:
+) -> list[str]:
     """Lock `connection`, which writes only `beside`, then attach the database at `path` as `old`.
 
-    None if it is attached; else what is not kept. Raises ConflictError(IN_USE) while another
+    Returns what cannot be read: all, or nothing. Raises ConflictError(IN_USE) while another
     process writes.
     """
     import duckdb
 
     from lpp.sql.database.faults import first_lines, in_use, is_in_use
 
-    old = {"old": path} if path and path.exists() else {}
+    old = {"old": path} if path else {}
     try:
         attach_locked(connection, old, Access(result=beside))
     except duckdb.Error as error:
         if is_in_use(error):
             raise in_use(old["old"], error) from error
         return [f"all of a file that DuckDB cannot read ({first_lines(error, 1)})"]
-    return None if old else []
+    return []
 
 
 def _fill(connection: "duckdb.DuckDBPyConnection", tables: "Mapping[str, pa.Table]") -> None:
@@ -227,9 +254,9 @@ def _old_rows(
     tables: Collection[str],
     keep: Collection[str],
     merged: Collection[str],
-) -> list[str]:
+) -> tuple[list[str], list[str]]:
     """Copy rows of `old` into the tables in `keep` that are not given in `tables`, and into those
-    in `merged`; returns descriptions of what was left out.
+    in `merged`; returns descriptions of what was left out, and of what could not be read.
     """
     import duckdb
 
@@ -239,14 +266,15 @@ def _old_rows(
         old_tables = plain_tables(connection, "old")
         left = other_objects(connection, "old")
     except duckdb.Error as error:
-        return [f"all of a file whose catalogue is damaged ({first_lines(error, 1)})"]
+        return [], [f"all of a file whose catalogue is damaged ({first_lines(error, 1)})"]
+    unread = []
     usable = {name: fits(TABLES[name], old_tables[name]) for name in TABLES if name in old_tables}
     try:
         find_unchanged(connection, [name for name, fitting in usable.items() if fitting])
     except duckdb.Error as error:  # blocks of its tables about the store are damaged
         if is_full(error) or isinstance(error, duckdb.FatalException):
             raise
-        left.append(f"rows of earlier commands ({first_lines(error, 1)})")
+        unread.append(f"rows of earlier commands ({first_lines(error, 1)})")
         find_unchanged(connection, ())
     copied = [name for name in keep if name not in tables]
     for name in [name for name in TABLES if name in copied or name in merged]:
@@ -267,5 +295,5 @@ def _old_rows(
         except duckdb.Error as error:  # its rows break the key, or its blocks are damaged
             if is_full(error) or isinstance(error, duckdb.FatalException):
                 raise
-            left.append(f"table {name} ({first_lines(error, 1)})")
-    return left
+            unread.append(f"table {name} ({first_lines(error, 1)})")
+    return left, unread

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from lpp.sql.confinement.connection_lock import Access, attach_locked
 from lpp.sql.confinement.temporary import folder_of, misread
 from lpp.sql.database.files import profiles_path
-from lpp.sql.database.outdated import recorded_runs, warn_of_outdated
+from lpp.sql.database.outdated import recorded_runs, warn_of_doubts
 from lpp.sql.database.views import STORED, add_store_tables, add_views
 from lpp.sql.place import store_root
 from lpp.store.errors import ErrorKind, InputError, LppError
@@ -67,7 +67,7 @@ def connect(
     """
     access = Access(write=write, files=allow_files, variables=allow_files, spill=allow_files)
     connection = connect_with(access, url, read=STORED if token_stats else ())
-    warn_of_outdated(connection, store_root(url))
+    warn_of_doubts(connection, store_root(url))
     return connection
 
 

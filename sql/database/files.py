@@ -1,5 +1,6 @@
 """Where the database of a store is, and a check that it is a plain file."""
 
+import itertools
 import shlex
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,9 @@ from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.place import Place, is_read_only
 
 NO_PROFILES: Final = "no profiles yet"
+
+ASIDE: Final = "profiles.set-aside"
+"""Start of the names of databases that could not be read whole when they were replaced."""
 
 
 def plain_database(root: Path) -> Path:
@@ -38,6 +42,14 @@ def profiles_path(root: Place) -> Path:
         return objects_at(root).local(DATABASE_KEY)
     except FileNotFoundError:
         raise no_profiles(root) from None
+
+
+def aside_name(root: Place) -> str:
+    """A free name in the store at `root` for a database that is set aside."""
+    from lpp.store.objects.locate import objects_at
+
+    taken = {entry.name for entry in objects_at(root).entries()}
+    return next(n for k in itertools.count(1) if (n := f"{ASIDE}-{k}.duckdb") not in taken)
 
 
 def no_profiles(root: Place) -> InputError:

@@ -1,12 +1,13 @@
-"""Which runs have changed in the store since its database was written."""
+"""What a reader of a database has to know: who wrote it, what it lacks, which runs have changed."""
 
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lpp.sql.database.files import profile_command
+from lpp.sql.database.files import ASIDE, profile_command
 from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.place import Place
+from lpp.store.shared.authors import is_trusting, other_author
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -31,8 +32,35 @@ def recorded_runs(connection: "DuckDBPyConnection") -> dict[str, tuple[str, int]
     return {run: (shards, prompts) for run, shards, prompts in rows}
 
 
-def warn_of_outdated(connection: "DuckDBPyConnection", root: Place) -> None:
-    """Log a line on the runs whose shards are not those that the tables are made of."""
+def doubts(root: Place) -> list[str]:
+    """A line for each reason to doubt the database of the store at `root`: numbers of another
+    author, unless `trusting_kept`, and databases that were set aside because they are damaged.
+    """
+    from lpp.store.objects.locate import objects_at
+
+    objects, lines = objects_at(root), []
+    author = None if is_trusting() else other_author(root, DATABASE_KEY)
+    if author and objects.exists(DATABASE_KEY):
+        lines.append(
+            f"The numbers in {root / DATABASE_KEY} were written by {author}; no command of this "
+            f"user computed them. To compute numbers from the rows: lpp-analyze profile {root}"
+        )
+    aside = [entry.name for entry in objects.entries() if entry.name.startswith(ASIDE)]
+    return lines + [
+        f"{root / name} could not be read whole. Numbers that it held are missing from "
+        f"{DATABASE_KEY}. Compute them again: {profile_command(root)}, and the other commands "
+        "whose numbers you need; then remove the file."
+        for name in aside
+        if not name.endswith(".wal")
+    ]
+
+
+def warn_of_doubts(connection: "DuckDBPyConnection", root: Place) -> None:
+    """Log each of `doubts`, and a line on the runs whose shards are not those that the tables are
+    made of.
+    """
+    for line in doubts(root):
+        _log.warning("%s", line)
     recorded = recorded_runs(connection)
     if not recorded:
         return

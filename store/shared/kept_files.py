@@ -4,14 +4,14 @@
 
 Files are Arrow IPC (zstd). Each command adds its own files, so several may write at once. The
 checksum in a file's name covers its bytes, folder, group and kind: it finds accidents, and anybody
-can compute it. All files may be deleted at any time, and are not flushed to disk: one that a power
-cut emptied fits no checksum. Inside `computing_again`, only files that this process wrote are read,
-and they replace the others.
+can compute it, so files of another author are not read (`authors`). All files may be deleted at any
+time, and are not flushed to disk: one that a power cut emptied fits no checksum. Inside
+`computing_again`, only files that this process wrote are read, and they replace the others.
 """
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import polars as pl
@@ -24,6 +24,7 @@ from lpp.store.format.keys import ANALYSIS_KEY
 from lpp.store.format.tables import encode_table
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
+from lpp.store.shared.authors import TRUST, is_trusting, other_author
 
 MAX_BYTES: Final = 1 << 36
 """Most bytes of a file."""
@@ -41,6 +42,9 @@ _log = logging.getLogger("lpp.store")
 _unwritable: Final[dict[str, object]] = {}
 """Stores of which a line said that they cannot be written: a store has many folders."""
 
+
+_of_others: Final[dict[str, object]] = {}
+"""Stores of which a line said that numbers of another author are not used."""
 
 _again: Final[list[object]] = []
 """An entry for each `computing_again` block that has not ended."""
@@ -72,20 +76,20 @@ class KeptFiles:
 
     def __init__(self, root: Place, folder: str) -> None:
         self._key = f"{ANALYSIS_KEY}/{folder}"
-        self._root = str(root)
+        self._root = root
         self._objects = objects_at(root).below(self._key)
         self.folder = self._objects.place
         self._writable = True
-        self._again = bool(_again)  # kept when this object is sent to another process
+        self._again = bool(_again)  # both are kept when this object is sent to another process
+        self._trusting = is_trusting()
 
     def frames(self, group: str, kind: str, schema: pl.Schema) -> Iterator[pl.DataFrame]:
-        """Each file of one kind. A damaged or foreign file is ignored, with a log line."""
+        """Each file of one kind. A damaged file, and one of another author, is ignored, with a log
+        line.
+        """
         for key in self._read(group, kind):
             try:
-                data = self._objects.get(key, MAX_BYTES)
-                if key != self.name(group, kind, data):
-                    raise ValueError("written for other rows, or altered")
-                frame = _parsed(data, schema)
+                frame = _parsed(self._unaltered(group, kind, key), schema)
             except MachineError:
                 raise
             except _UNREADABLE as error:
@@ -93,6 +97,19 @@ class KeptFiles:
                 continue
             if frame is not None:
                 yield frame
+
+    def files(self, group: str) -> Iterator[tuple[str, bytes]]:
+        """Kind and bytes of each file of a group whose rows count."""
+        for kind in sorted({e.name.rpartition("-")[0] for e in self._objects.entries(group)}):
+            for key in self._read(group, kind):
+                with suppress(ValueError):
+                    yield kind, self._unaltered(group, kind, key)
+
+    def _unaltered(self, group: str, kind: str, key: str) -> bytes:
+        data = self._objects.get(key, MAX_BYTES)
+        if key != self.name(group, kind, data):
+            raise ValueError("written for other rows, or altered")
+        return data
 
     def rows(self, group: str, kind: str, schema: pl.Schema) -> pl.DataFrame:
         """The rows of every file of one kind."""
@@ -128,8 +145,7 @@ class KeptFiles:
             self._objects.delete(key for key in sorted(gone) if key != name)
         except (OSError, LppError) as error:
             self._writable = False
-            first = object()  # not the error: its traceback would keep the caller's frames alive
-            if _unwritable.setdefault(self._root, first) is first:  # several threads write at once
+            if _is_first(_unwritable, self._root):
                 _log.warning("%s: results are not kept (%s)", self._root, error)
 
     def name(self, group: str, kind: str, data: bytes) -> str:
@@ -140,7 +156,21 @@ class KeptFiles:
     def _read(self, group: str, kind: str) -> list[str]:
         """The files whose rows count."""
         keys, folder = self._files(group, kind), str(self.folder)
-        return [key for key in keys if not self._again or (folder, key) in _written_here]
+        if self._again:
+            return [key for key in keys if (folder, key) in _written_here]
+        return [key for key in keys if self._trusting or self._is_own(key)]
+
+    def _is_own(self, key: str) -> bool:
+        author = other_author(self._root, f"{self._key}/{key}")
+        if author and _is_first(_of_others, self._root):
+            _log.warning(
+                "%s: numbers under %s/ were written by %s and are computed again. %s uses them.",
+                self._root,
+                ANALYSIS_KEY,
+                author,
+                TRUST,
+            )
+        return author is None
 
     def _files(self, group: str, kind: str) -> list[str]:
         try:
@@ -151,6 +181,12 @@ class KeptFiles:
             return []
         names = sorted(entry.name for entry in entries if entry.name.startswith(f"{kind}-"))
         return [f"{group}/{name}" for name in names]
+
+
+def _is_first(said: dict[str, object], root: Place) -> bool:
+    """Whether no line was logged of the store at `root`; several threads ask at once."""
+    first = object()  # not an error: its traceback would keep the caller's frames alive
+    return said.setdefault(str(root), first) is first
 
 
 def _parsed(data: bytes, schema: pl.Schema) -> pl.DataFrame | None:
