@@ -138,6 +138,13 @@ class ProfileSettings(Selection):
         GROUPS, "Divide the prompts into this many groups for the jackknife.", least=2
     )
     cluster: str | None = _cluster_of_prompts()
+    against: str | None = setting(
+        None,
+        "Compare the other runs with this one: a difference is a run's number minus that of BASE. "
+        "Default: the first run of --run, or the first by id.",
+        metavar="BASE",
+        completes="runs",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

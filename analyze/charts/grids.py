@@ -89,7 +89,8 @@ def _map(name: str, frame: pl.DataFrame, styles: RunStyles) -> Any:
     others is a line of one colour.
     """
     ends = {"low": -pl.col("high"), "high": -pl.col("low")}
-    other = frame.with_columns(run_a="run_b", run_b="run_a", value=-pl.col("value"), **ends)
+    other = frame.with_columns(value=-pl.col("value"), **ends)
+    frame = frame.with_columns(run_a="run_b", run_b="run_a")  # a difference is second - first
     both = pl.concat([frame, other]).drop("site", *SETTING, strict=False)
     shown = {*both["run_a"]}
     labels = {styles.letter(run): chart_label(styles[run]) for run in styles.order if run in shown}

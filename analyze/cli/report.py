@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from lpp.analyze.cli.options import file_format_option, trust_option
+from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.terminal.output import chosen_format, output_file
 from lpp.store.terminal.progress import progress
@@ -31,9 +32,17 @@ PICTURES = ("png", "svg")
 )
 @trust_option
 @file_format_option(*_FORMATS)
+@click.option(
+    "--against",
+    metavar="BASE",
+    shell_complete=complete_runs,
+    help="Compare the other runs with BASE. Default: the first run by id.",
+)
 @debug_option
 @click.pass_context
-def report(ctx: click.Context, *, store: str, output: Path | None, form: Any) -> None:
+def report(
+    ctx: click.Context, *, store: str, output: Path | None, form: Any, against: str | None
+) -> None:
     """Write what the database of STORE holds as one page.
 
     The page opens from disk, without a network. It shows which models were captured on what, which
@@ -56,9 +65,9 @@ def report(ctx: click.Context, *, store: str, output: Path | None, form: Any) ->
         raise click.UsageError(f"{form} is a file for each chart: name one with --output FILE.")
     with progress("Report", STEPS, "steps") as bar:
         if output is None:
-            click.echo(report_text(store, form, progress=bar), nl=False)
+            click.echo(report_text(store, form, against=against, progress=bar), nl=False)
             return
-        written = write_report(store, output, form, progress=bar)
+        written = write_report(store, output, form, against=against, progress=bar)
     for path in written:
         click.echo(path)
     if not written:

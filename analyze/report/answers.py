@@ -29,9 +29,13 @@ _COMPUTED: Final = (
     Column("rank", "INTEGER", "place of the eigenvalue, from 1"),
     Column("eigenvalue", "DOUBLE", "of the covariance", "variance"),
     Column("share", "DOUBLE", "eigenvalue over their sum", "share"),
-    Column("value_a", "DOUBLE", "of the first run", "of the metric"),
-    Column("value_b", "DOUBLE", "of the second run", "of the metric"),
-    Column("difference", "DOUBLE", "first value - second value", "of the metric"),
+    Column("value_a", "DOUBLE", "of the first run, its extreme", "of the metric"),
+    Column("value_b", "DOUBLE", "of the second run, at the same prefix", "of the metric"),
+    Column("extreme_b", "DOUBLE", "extreme of the second run", "of the metric"),
+    Column("extreme_b_prefix", "INTEGER", "where the second run has its extreme", "tokens"),
+    Column("prefix", "INTEGER", "where the first run has its extreme", "tokens"),
+    Column("difference", "DOUBLE", "second value - first value", "of the metric"),
+    *(column for column in TABLES["profiles"].columns if column.name == "cluster"),
     Column("verdict", "VARCHAR", "whether the interval of the difference leaves out 0"),
     *PROMPTS.columns,
     Column("token", "VARCHAR", "what came; ␣ is a space"),
@@ -188,11 +192,13 @@ class PageRuns:
         return replace(answer, frame=answer.frame.filter(*shown)) if shown else answer
 
 
-def page_runs(url: str | os.PathLike[str]) -> PageRuns | None:
+def page_runs(url: str | os.PathLike[str], base: str | None = None) -> PageRuns | None:
     """The runs of the page about the store at `url`; None: every run, of at most `MOST_RUNS`.
 
     Of more, those with the smallest and the largest numbers, and the first by id: a page of all
     would be of tens of megabytes, and of millions of pairs. As many evaluations stand beside them.
+
+    base: a run that is among them.
     """
     with _connection(url) as connection:
         all_runs = connection.execute("SELECT run, task FROM runs ORDER BY 1").fetchall()
@@ -209,7 +215,7 @@ def page_runs(url: str | os.PathLike[str]) -> PageRuns | None:
             f"SELECT run FROM runs LEFT JOIN ({ends}) USING (run) WHERE task IS NULL GROUP BY run "
             f"ORDER BY min(best_rank), run LIMIT {SHOWN_RUNS}"
         ).fetchall()
-    shown = sorted(run for (run,) in rows)
+    shown = sorted({*([] if base is None else [base]), *(run for (run,) in rows)})
     beside = evaluations[:SHOWN_RUNS]
     return PageRuns((*shown, *beside), tuple(run for run, _ in all_runs))
 

@@ -21,7 +21,6 @@ from lpp.analyze.report import drift, items, probes
 from lpp.analyze.report.answers import Answer, Answers, PageRuns, ask, corpora, page_runs
 from lpp.analyze.report.charts import charts, eigenvalues, page_styles
 from lpp.analyze.report.drift_queries import DRIFT_QUERIES
-from lpp.analyze.report.findings import findings
 from lpp.analyze.report.item_queries import ITEM_EVALUATED, ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.not_computed import Remedy, not_computed
 from lpp.analyze.report.partly import depth_gaps, drift_gaps
@@ -33,11 +32,13 @@ from lpp.analyze.report.queries import (
     PLANS,
     QUERIES,
     SURPRISES,
+    differences,
     whole,
 )
 from lpp.analyze.report.surprises import surprises
+from lpp.analyze.runs.named import run_named
 from lpp.analyze.scores import correlations
-from lpp.analyze.studies.pages.profile_summary import Numbers, summary
+from lpp.analyze.studies.pages.profile_summary import Numbers, further, summary
 from lpp.sql import saved_queries
 from lpp.sql.database.outdated import doubts
 from lpp.sql.place import store_root
@@ -138,14 +139,24 @@ _ONLY_DRAWN: Final = ("training", drift.SECTION)
 """Sections that are shown only if they have a chart."""
 
 
+SETTINGS: Final = 2
+"""Most settings described beside that of the first screen; the table has all."""
+
 _RARE: Final = ("differences", "metrics", "apart", "flags")
 """Tables that are often empty although everything was computed."""
 
 
-def report(url: str, *, output: Path | None = None, progress: Progress = SILENT) -> Page:
+def report(
+    url: str,
+    *,
+    against: str | None = None,
+    output: Path | None = None,
+    progress: Progress = SILENT,
+) -> Page:
     """Read the store at `url`; only charts are computed.
 
-    output: the file that the report is written to, if it is one; its commands name it.
+    against: the run that the others are compared with; by default the first one by id. output: the
+    file that the report is written to, if it is one; its commands name it.
 
     Raises FormatError if `url` is not a store, ConflictError(IN_USE) while another process writes
     the database, MachineError(NO_PACKAGE) without the chart library.
@@ -153,8 +164,10 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
     doubted = doubts(store_root(url))
     for line in doubted:
         progress.warn(line)
-    chosen = page_runs(url)
-    answers = ask(url, (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES, *probes.PROBE_QUERIES), chosen)
+    base = None if against is None else run_named(url, against).run.id
+    chosen = page_runs(url, base)
+    of_profiles = [differences(base) if query is DIFFERENCES else query for query in QUERIES]
+    answers = ask(url, (*of_profiles, *DRIFT_QUERIES, *ITEM_QUERIES, *probes.PROBE_QUERIES), chosen)
     progress.advance()
     progress.note("tables read")
     answers[EIGENVALUES.name] = eigenvalues(url, () if chosen is None else chosen.shown)
@@ -176,19 +189,15 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
         *charts(answers, styles),
         *drift.drift_charts(answers, styles),
     ]
-    sections = list(_sections(url, answers, drawn, source, styles))
+    order = styles.order if base is None else (base, *(r for r in styles.order if r != base))
+    numbers = _numbers(answers)
+    noted = [*further(numbers, order, SETTINGS), *_not_compared(answers)]
+    sections = [
+        replace(section, notes=(*noted, *section.notes)) if section.name == "profiles" else section
+        for section in _sections(url, answers, drawn, source, styles)
+    ]
     tables = (table for section in sections for table in section.tables)
-    profiles = answers[whole("profiles").name].frame
-    on_corpora = profiles.filter(pl.col("run").is_in([*corpora(answers)]))
-    numbers = Numbers(
-        profiles=profiles if on_corpora.is_empty() else on_corpora,
-        differences=answers[DIFFERENCES.name].frame,
-        layers=answers[LAYERS.name].frame,
-        entropy=answers[whole("entropy").name].frame,
-    )
-    first, findings = _first_screen(
-        summary(numbers, styles.order, explained(tables, MEANINGS)), answers
-    )
+    first, findings = _first_screen(summary(numbers, order, explained(tables, MEANINGS)), answers)
     return Page(
         title="Latent performance profiles",
         about=("Store ", Code(url), *_about(url, chosen), *(f" {line}" for line in doubted)),
@@ -217,6 +226,33 @@ def report(url: str, *, output: Path | None = None, progress: Progress = SILENT)
             output=output,
         ),
     )
+
+
+def _numbers(answers: Answers) -> Numbers:
+    """The tables behind the sentences on profiles: those of evaluations only where there are no
+    others.
+    """
+    profiles = answers[whole("profiles").name].frame
+    on_corpora = profiles.filter(pl.col("run").is_in([*corpora(answers)]))
+    return Numbers(
+        profiles=profiles if on_corpora.is_empty() else on_corpora,
+        differences=answers[DIFFERENCES.name].frame,
+        layers=answers[LAYERS.name].frame,
+        entropy=answers[whole("entropy").name].frame,
+    )
+
+
+def _not_compared(answers: Answers) -> Iterator[Sentence]:
+    """Which pairs are not compared, and what chance does to those that are."""
+    if answers[DIFFERENCES.name].frame.height:
+        yield (
+            "Two runs surely differ if the 95 % interval of their difference leaves out 0. Of "
+            "pairs that are equal, about 1 in 20 differs by chance: the intervals are not "
+            "corrected for the number of pairs.",
+        )
+    if apart := answers["apart"].frame.height:
+        pairs = "1 pair of runs shares" if apart == 1 else f"{apart} pairs of runs share"
+        yield Ref(pairs, "apart"), " no such setting and cannot be compared."
 
 
 def _first_screen(profiles: Opening, answers: Answers) -> tuple[Opening, tuple[Sentence, ...]]:
@@ -299,8 +335,6 @@ def _with_rows(section: Section) -> Section | None:
 
 
 def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator[Sentence]:
-    if section == "profiles":
-        yield from findings(answers)
     if section == drift.SECTION:
         yield from page_parts.conclusions(drift.frames(answers))
         yield from (gap.sentence(url) for gap in drift_gaps(answers, source))

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from lpp.analyze.pages.table import Source
 from lpp.analyze.quantities.flags import COLLAPSED_RATIO
+from lpp.analyze.tables.database import differences_sql
 from lpp.sql import saved_query
 from lpp.sql.schema import TABLES
 
@@ -109,15 +110,21 @@ PROFILES: Final = Query(
     first=("run", "entropy_floor", "participation_ratio", "effective_rank", "flags"),
 )
 
-DIFFERENCES: Final = Query(
-    "differences",
-    "Differences between two runs, each with the 95 % interval of the difference",
-    "profiles",
-    ("run_a", "run_b", "context", "n_prompts", "first_position", "metric"),
-    saved_query("differences").statement,
-    "lpp-analyze profile STORE",
-    first=("run_a", "run_b", "metric", "difference", "verdict", "flags"),
-)
+
+def differences(base: str | None) -> Query:
+    """Every two runs. base: the run that is A in its pairs; by default the first one by id."""
+    return Query(
+        "differences",
+        "Differences between two runs, second - first, each with its 95 % interval",
+        "profiles",
+        ("run_a", "run_b", "context", "n_prompts", "first_position", "metric"),
+        differences_sql(base),
+        "lpp-analyze profile STORE",
+        first=("run_a", "run_b", "metric", "prefix", "difference", "verdict", "flags"),
+    )
+
+
+DIFFERENCES: Final = differences(None)
 
 _METRICS: Final = Query(
     "metrics",

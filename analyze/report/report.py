@@ -19,12 +19,17 @@ STEPS: Final = 5
 
 
 def write_report(
-    url: str, output: Path, form: Format = "html", *, progress: Progress = SILENT
+    url: str,
+    output: Path,
+    form: Format = "html",
+    *,
+    against: str | None = None,
+    progress: Progress = SILENT,
 ) -> list[Path]:
     """Write the report of the store at `url`; returns the files written.
 
     html, md: one file, `output`. png, svg: one picture per chart, `<output without its
-    suffix>-<chart>.png`. A file appears only when it is complete.
+    suffix>-<chart>.png`. A file appears only when it is complete. against: as of `report`.
 
     Raises InputError(READ_ONLY) for an output that cannot be written, before anything is read, and
     the errors of `report`.
@@ -32,7 +37,7 @@ def write_report(
     from lpp.analyze.report.content import report
 
     check_output(output)
-    page = report(url, output=output, progress=progress)
+    page = report(url, against=against, output=output, progress=progress)
     files: list[Path] = []
     if form in ("html", "md"):
         with whole_file(output) as path:
@@ -48,10 +53,16 @@ def write_report(
     return files
 
 
-def report_text(url: str, form: Format = "html", *, progress: Progress = SILENT) -> str:
-    """The report of the store at `url` as one text: form html or md."""
+def report_text(
+    url: str,
+    form: Format = "html",
+    *,
+    against: str | None = None,
+    progress: Progress = SILENT,
+) -> str:
+    """The report of the store at `url` as one text: form html or md. against: as of `report`."""
     from lpp.analyze.report.content import report
 
-    text = written(report(url, progress=progress), form)
+    text = written(report(url, against=against, progress=progress), form)
     progress.advance()
     return text

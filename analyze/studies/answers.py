@@ -26,10 +26,9 @@ from lpp.analyze.studies.pages.cka_page import cka_page
 from lpp.analyze.studies.pages.correlations_page import correlations_page
 from lpp.analyze.studies.pages.layers_page import layers_page
 from lpp.analyze.studies.pages.profile_page import EXTREMES, profile_page
-from lpp.analyze.studies.pages.profile_summary import FEW
 from lpp.analyze.tables.analysis import analyze
-from lpp.analyze.tables.build import write_database
-from lpp.analyze.tables.database import differences_of, held_profiles, kept, refresh_database
+from lpp.analyze.tables.build import compared, write_database
+from lpp.analyze.tables.database import held_profiles, kept, refresh_database
 from lpp.store import open_store
 from lpp.store.progress import Progress
 
@@ -58,14 +57,13 @@ def profile_answer(
     database = kept(
         "The profiles are", lambda: write_database(store, analysis, profiles=extremes), progress
     )
-    few = database is not None and aggregates == EXTREMES and len(analysis.views) <= FEW
     page = profile_page(
         f"{store}",
         analysis,
         shown,
         analysis.names,
         aggregates=aggregates,
-        differences=differences_of(store, [*analysis.names]) if few else None,
+        compared=compared(analysis, extremes) if aggregates == EXTREMES else None,
         database_note=(f"{held_profiles(store)} are in ", Code(f"{database}"), ".")
         if database
         else (),

@@ -1,7 +1,7 @@
 """Compute the numbers of a selection: a frame for each table of the database."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -18,7 +18,7 @@ from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
 from lpp.analyze.runs.given import resolved
 from lpp.analyze.runs.groups import Groups, clusters_of
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.named import names_of
+from lpp.analyze.runs.named import names_of, plans_of
 from lpp.analyze.runs.select import (
     check_dropped,
     n_sites,
@@ -32,6 +32,7 @@ from lpp.analyze.tables.facts import metric_facts, profile_facts, with_lossy
 from lpp.analyze.tables.jackknife import without_groups
 from lpp.analyze.tables.profile import ENTROPIES, aggregate
 from lpp.analyze.tables.run_rows import prompts_frame, run_row
+from lpp.store.format.find_runs import find_run, first_named
 from lpp.store.progress import SILENT, Progress
 
 _SETTING = ("run", "context", "n_prompts")
@@ -63,6 +64,8 @@ class Analysis:
     """Short names of the runs, by run id."""
     cluster: str | None = None
     """Field of the prompts whose equal values the errors take as one; None: neighbours."""
+    base: str = ""
+    """The run that the others are compared with: run A of their differences, which are B - A."""
 
     def profiles(
         self,
@@ -144,8 +147,15 @@ def analyze(
     Raises InputError for a selection that the store does not have, FormatError for altered bytes.
     """
     all_views = views(url)
+    base = settings.against
+    if base is not None:
+        plans = plans_of(all_views)
+        base = find_run(base, plans, f"--against {base}")
+        settings = replace(settings, runs=(*settings.runs, base))
     settings = resolved(all_views, settings)
     selected, incomplete = select_among(url, all_views, settings)
+    if base is None:
+        base = first_named(settings.runs, plans_of(selected)) or selected[0].run.id
     sites = select_sites(selected, settings)
     check_dropped(selected, settings, settings.drop_prefixes)
     for line in (
@@ -165,6 +175,7 @@ def analyze(
         left_out=incomplete,
         progress=progress,
         executor=executor,
+        base=base,
     )
 
 
@@ -178,6 +189,7 @@ def analyze_views(
     left_out: Sequence[str] = (),
     progress: Progress = SILENT,
     executor: Executor = LOCAL,
+    base: str = "",
 ) -> Analysis:
     """`analyze` for runs and sites that are already selected.
 
@@ -234,6 +246,7 @@ def analyze_views(
         views=tuple(selected),
         names=names,
         cluster=settings.cluster,
+        base=base,
     )
 
 

@@ -1,6 +1,7 @@
 """An analysis as the tables of its database."""
 
 import warnings
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -8,7 +9,7 @@ from lpp.analyze.metrics.registry import RANKS
 from lpp.analyze.questions import ProfileSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.analysis import Analysis, analyze
-from lpp.analyze.tables.database import put
+from lpp.analyze.tables.database import profiles_and_differences, put
 from lpp.analyze.tables.jackknife import jackknife_rows
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
@@ -32,6 +33,25 @@ def frames(analysis: Analysis, profiles: pl.DataFrame) -> dict[str, pl.DataFrame
     }
     cluster = pl.lit(analysis.cluster, pl.String).alias("cluster")
     return {name: frame.with_columns(cluster) for name, frame in tables.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Tables of the database as an analysis alone would make them."""
+
+    profiles: pl.DataFrame
+    differences: pl.DataFrame
+    """The answer of the saved query `differences`."""
+    sql: str
+    """This query, with the analysis's base."""
+
+
+def compared(analysis: Analysis, profiles: pl.DataFrame) -> Compared:
+    """Differences of the runs of `analysis`: of every two, or of many, of its base and each other.
+
+    profiles: its floors and maxima. The database need not be there.
+    """
+    return Compared(*profiles_and_differences(frames(analysis, profiles), analysis.base))
 
 
 def build_database(

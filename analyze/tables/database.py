@@ -3,8 +3,8 @@
 Each build also updates the tables about the store itself: runs, prompts, evaluations and scores.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final, TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -17,7 +17,9 @@ from lpp.analyze.tables.run_rows import evaluation_rows, prompts_frame, run_row
 from lpp.sql import build, saved_query
 from lpp.sql.database.catalogue import outdated_tables
 from lpp.sql.database.connect import reading
+from lpp.sql.database.merge import make_profiles
 from lpp.sql.schema import TABLES, arrow_schema
+from lpp.sql.schema.ddl import create_table, literal
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.keys import DATABASE_KEY
@@ -120,12 +122,45 @@ def refresh_database(root: Place, correlations: pl.DataFrame | None = None) -> b
     return True
 
 
-def differences_of(url: Url, runs: Sequence[str]) -> pl.DataFrame:
-    """The saved query `differences` over the database of the store at `url`, of pairs of `runs`."""
-    either = f"FROM ({saved_query('differences').statement}) WHERE run_a IN $1 AND run_b IN $1"
-    with reading(url) as connection:
-        rows: pl.DataFrame = connection.sql(either, params=[list(runs)]).pl()
-    return rows
+ALL_PAIRS: Final = 60
+"""Of more runs there are no differences of every two: only those from the base."""
+
+_FIRST: Final = "SELECT min(run) AS run FROM profiles"
+"""In the saved query: the run that is A in all of its pairs."""
+
+
+def differences_sql(base: str | None = None, n_runs: int = 0) -> str:
+    """The saved query `differences`. base: the run that is A in its pairs; by default the first
+    one by id. Of more than `ALL_PAIRS` runs: only the pairs of `base`.
+    """
+    statement = saved_query("differences").statement
+    if base is None:
+        return statement
+    whole = statement.replace(_FIRST, f"SELECT {literal(base)} AS run")
+    return whole if n_runs <= ALL_PAIRS else f"FROM (\n{whole}\n) WHERE run_a = {literal(base)}"
+
+
+def profiles_and_differences(
+    frames: Mapping[str, pl.DataFrame], base: str
+) -> tuple[pl.DataFrame, pl.DataFrame, str]:
+    """The table `profiles`, the answer of the query `differences`, and this query, over `frames`
+    alone: what a database of these tables would say.
+
+    frames: `site_profiles`, `spectra`, `entropy` and `jackknife`, at least.
+    """
+    import duckdb
+
+    names = ("site_profiles", "spectra", "entropy", "jackknife")
+    with duckdb.connect() as connection:
+        for name, table in as_tables({name: frames[name] for name in names}).items():
+            connection.register(name, table)
+        for statement in create_table(TABLES["profiles"]):
+            connection.execute(statement)
+        make_profiles(connection)
+        profiles: pl.DataFrame = connection.sql("FROM profiles").pl()
+        query = differences_sql(base, profiles["run"].n_unique())
+        differences: pl.DataFrame = connection.sql(query).pl()
+    return profiles, differences, query
 
 
 def held_profiles(url: Url) -> str:

@@ -21,7 +21,7 @@ OF_NUMBER: Final = ("run", "site", "context", "n_prompts", "first_position", "me
 
 JACKKNIFE: Final = Table(
     "jackknife",
-    "numbers of site_profiles without one group of prompts: for errors of differences",
+    "numbers of profiles without one group of prompts: for errors of differences",
     "lpp-analyze profile STORE",
     (*OF_NUMBER, "prompt_group"),
     (
@@ -61,16 +61,17 @@ def without_groups(parts: Sequence[spectra.SiteEstimates]) -> pl.DataFrame:
 def jackknife_rows(
     profiles: pl.DataFrame, metrics: Collection[str], values: Collection[pl.DataFrame]
 ) -> pl.DataFrame:
-    """Rows of the table `jackknife`: `metrics` of `profiles`, each at the prefix that it came from.
+    """Rows of the table `jackknife`: `metrics` at the deepest site of each run, at every prefix: a
+    difference is at the prefix of the extreme of another run.
 
-    values: frames as of `without_groups`. A frame without the column `site` applies to all sites.
+    profiles: sites of a run by depth. values: frames as of `without_groups`. A frame without the
+    column `site` applies to all sites.
     """
     frames = []
+    at = profiles.filter(pl.col("site") == pl.col("site").last().over("run")).select(
+        *(name for name in OF_NUMBER if name in profiles.columns)
+    )
     for metric in metrics:
-        at = profiles.select(
-            *(name for name in OF_NUMBER if name in profiles.columns),
-            pl.col(f"{metric}_prefix").alias("prefix"),
-        )
         for frame in values:
             of_metric = frame.filter(metric=SOURCES.get(metric, metric)).drop("metric")
             on = [name for name in OF_NUMBER if name in at.columns and name in of_metric.columns]

@@ -66,6 +66,12 @@ def matching_runs(
     return [run for run in plans if run in matched]
 
 
+def first_named(patterns: Sequence[str], plans: Plans) -> str | None:
+    """The first run that the first of `patterns` means; None without one."""
+    fitting = (runs_fitting(pattern, plans) for pattern in _whole_names(patterns, plans))
+    return next((run for runs in fitting for run in runs), None)
+
+
 def runs_fitting(name: str, plans: Plans, *, evaluations: bool = False) -> list[str]:
     """Ids of the runs that `name` means. One rule for every command.
 

@@ -262,7 +262,7 @@ def test_differences_are_row_minus_column(tmp_path: Path) -> None:
     )
     (fill,) = (part for part in spec["layer"] if "fill" in part["encoding"])
     cells = {(row["y"], row["x"]): row for row in rows_of(spec, fill)}
-    # letters go from E, the first run, to B: of the frame, run j minus run k is 2 (j - k)
+    # letters go from E, the first run, to B: a run j minus a run k is 2 (j - k)
     assert len(cells) == 4 * 3
     assert cells["E", "B"]["fill"] == -cells["B", "E"]["fill"] == -6
     assert (cells["E", "B"]["interval"], cells["B", "E"]["interval"]) == ("-8 to -4", "4 to 8")

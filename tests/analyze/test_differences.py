@@ -13,8 +13,14 @@ from made_runs import Made, MakeRun
 from scipy import stats
 
 from lpp.analyze import ProfileSettings, analyze, build_database
-from lpp.analyze.tables.build import write_database
+from lpp.analyze.engine.executor import LOCAL
+from lpp.analyze.pages.words import plain
+from lpp.analyze.report.content import report
+from lpp.analyze.studies.answers import profile_answer
+from lpp.analyze.tables.build import frames, write_database
+from lpp.analyze.tables.database import differences_sql, profiles_and_differences
 from lpp.sql import connect, saved_query
+from lpp.store.progress import SILENT
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 18, 9, 20, 11, 16, 20)
 
@@ -54,18 +60,20 @@ def by_prefix(made: Made, keep: list[int]) -> dict[str, dict[int, float]]:
 
 
 def expected(one: Any, two: Any, metric: str, groups: int = 10) -> tuple[float, float]:
-    """Difference and half width: each group of prompts leaves both runs."""
+    """Two minus one at the prefix of the extreme of one, and its half width: each group of prompts
+    leaves both runs.
+    """
     every = list(range(len(LENGTHS)))
     pick = min if metric == "entropy_floor" else max
     whole = [by_prefix(made, every)[metric] for made in (one, two)]
-    at = [pick(values, key=values.__getitem__) for values in whole]
+    at = pick(whole[0], key=whole[0].__getitem__)
     moved = []
     for first, end in itertools.pairwise(len(every) * g // groups for g in range(groups + 1)):
         rest = [k for k in every if not first <= k < end]
-        moved.append(by_prefix(one, rest)[metric][at[0]] - by_prefix(two, rest)[metric][at[1]])
+        moved.append(by_prefix(two, rest)[metric][at] - by_prefix(one, rest)[metric][at])
     squares = np.square(np.array(moved) - np.mean(moved)).sum()
     half = math.sqrt((groups - 1) / groups * squares) * float(stats.t.ppf(0.975, groups - 1))
-    return whole[0][at[0]] - whole[1][at[1]], half
+    return whole[1][at] - whole[0][at], half
 
 
 def test_a_difference_is_a_paired_jackknife(make_run: MakeRun) -> None:
@@ -74,7 +82,14 @@ def test_a_difference_is_a_paired_jackknife(make_run: MakeRun) -> None:
     build_database(one.root)
     found = differences(one.root)
     assert len(found) == 5
+    assert any(row["prefix"] != row["extreme_b_prefix"] for row in found.values())
     for metric, row in found.items():
+        assert (row["run_a"], row["run_b"]) == (one.run_id, two.run_id)
+        whole = by_prefix(two, [*range(len(LENGTHS))])[metric]
+        pick = min if metric == "entropy_floor" else max
+        assert row["extreme_b"] == pytest.approx(pick(whole.values()), rel=1e-3)
+        assert row["extreme_b_prefix"] == pick(whole, key=whole.__getitem__)
+        assert ("different_prefixes" in row["flags"]) == (row["prefix"] != row["extreme_b_prefix"])
         difference, half = expected(one, two, metric)
         assert row["difference"] == pytest.approx(difference, rel=1e-3, abs=1e-12), metric
         low, high = row["difference_ci_low"], row["difference_ci_high"]
@@ -106,7 +121,7 @@ def test_an_interval_is_not_clipped_near_a_bound(make_run: MakeRun) -> None:
     assert row["difference_ci_high"] == pytest.approx(difference + half, rel=1e-3)
     assert row["difference_ci_low"] == pytest.approx(difference - half, rel=1e-3)
     # what upper halves of both intervals, clipped, would have made of it
-    assert difference > math.hypot(a[1] - a[0], b[1] - b[0])
+    assert -difference > math.hypot(a[1] - a[0], b[1] - b[0])
     assert row["verdict"] == "may be 0"
 
 
@@ -142,9 +157,63 @@ def test_groups_lose_the_prompts_that_are_their_own(make_run: MakeRun) -> None:
     found = ask(
         one.root,
         "SELECT j.value, entropy_norm FROM jackknife j JOIN entropy USING (context, prefix) "
-        "WHERE metric = 'entropy_floor' AND site = 'final' ORDER BY prompt_group",
+        "WHERE metric = 'entropy_floor' AND prefix = 20 ORDER BY prompt_group",
     )
     edges = [12 * g // 10 for g in range(11)]
     kept = np.array([12 - (end - first) for first, end in itertools.pairwise(edges)])
     mean = (found["value"].to_numpy() * kept).sum() / kept.sum()
     assert mean == pytest.approx(found["entropy_norm"][0], rel=1e-12)
+
+
+@pytest.mark.slow
+def test_six_runs_are_compared_live_and_in_the_report(make_run: MakeRun, tmp_path: Path) -> None:
+    """The page of `profile` says what the report says, and what was not computed."""
+    entropies = []
+    for seed in range(6):
+        made = make_run(LENGTHS, model=f"lab/m{seed}", seed=seed, sites=("final",))
+        entropies.append(made.run_id)
+    base = sorted(entropies)[3]
+    for against in (None, base):
+        settings = ProfileSettings(against=against)
+        page = profile_answer(made.root, settings, True, SILENT, LOCAL).page
+        told = report(str(made.root), against=against)
+        assert page.opening == replace(told.opening, warnings=page.opening.warnings)
+        first = against or min(entropies)
+        rows = {table.name: table for s in page.sections for table in s.tables}["differences"]
+        assert rows.frame.group_by("metric").len()["len"].to_list() == [math.comb(6, 2)] * 5
+        assert ask(made.root, differences_sql(first)).height == rows.frame.height
+        of_base = ask(made.root, f"FROM ({differences_sql(first)}) WHERE run_a = '{first}'")
+        floors = of_base.filter(metric="entropy_floor")
+        assert floors.height == 5
+        differ = (floors["verdict"] == "differs from 0").sum()
+        assert f"of the other 5, {differ} surely differ from {first}" in plain(
+            page.opening.sentence
+        )
+    unsure = profile_answer(
+        made.root, ProfileSettings(errors="none", groups=2), True, SILENT, LOCAL
+    ).page
+    assert "(5 without an interval)" in plain(unsure.opening.sentence)
+    few = profile_answer(
+        made.root, ProfileSettings(runs=[entropies[5], entropies[0]]), True, SILENT, LOCAL
+    )
+    assert [row[0].run for row in few.page.opening.rows] == [entropies[5], entropies[0]]
+
+
+def test_a_run_without_a_value_at_the_prefix_is_not_zero(make_run: MakeRun) -> None:
+    one = make_run(LENGTHS, model="a/one")
+    make_run(LENGTHS, model="b/two", seed=3)
+    write_database(one.root, analyze(one.root))
+    prefix = differences(one.root)["effective_rank"]["prefix"]
+    analysis = analyze(one.root)
+    gone = (pl.col("run") != one.run_id) & (pl.col("prefix") == prefix)
+    tables = frames(analysis, analysis.profiles())
+    tables["spectra"] = tables["spectra"].filter(~gone)
+    tables["jackknife"] = tables["jackknife"].filter(~gone)
+    tables["site_profiles"] = tables["site_profiles"].with_columns(
+        effective_rank_prefix=pl.when(pl.col("run") == one.run_id)
+        .then("effective_rank_prefix")
+        .otherwise(pl.lit(2, pl.Int32))
+    )
+    _, found, _ = profiles_and_differences(tables, one.run_id)
+    row = found.row(by_predicate=pl.col("metric") == "effective_rank", named=True)
+    assert (row["verdict"], row["difference"], row["value_b"]) == ("missing value", None, None)

@@ -12,7 +12,6 @@ from lpp.analyze.pages.page import Opening
 from lpp.analyze.pages.words import Flag, Run, plain
 from lpp.analyze.report.answers import ask
 from lpp.analyze.report.content import report
-from lpp.analyze.report.findings import findings
 from lpp.analyze.report.queries import QUERIES
 from lpp.analyze.report.report import write_report
 
@@ -24,8 +23,9 @@ def profiles_of(models: Sequence[str], **options: Any) -> dict[str, list[Row]]:
 
 
 def said(store: Path) -> list[str]:
-    """Sentences on the profiles and how they differ."""
-    return [plain(sentence) for sentence in findings(ask(store, QUERIES))]
+    """Sentences of the section on profiles."""
+    (section,) = (s for s in report(str(store)).sections if s.name == "profiles")
+    return [plain(sentence) for sentence in section.notes]
 
 
 def first_screen(store: Path) -> Opening:
@@ -33,44 +33,48 @@ def first_screen(store: Path) -> Opening:
 
 
 def test_two_runs_are_told_by_what_exceeds_the_interval(tmp_path: Path) -> None:
-    a, b = (run_id(k, name) for k, name in enumerate(("a", "b")))
     store = make_store(tmp_path, profiles_of(["a", "b"]))
-    where, pair = said(store)
-    assert "final, context 200, 100 prompts" in where
-    assert pair.startswith(f"{a} and {b} differ in")
-    beyond, within = pair.split("; they may be equal in ")
+    opening = first_screen(store)
+    assert opening.setting == "final, context 200, 100 prompts"
+    sentence = plain(opening.sentence)
     # half widths of 0.001 and 0.5, from one group of ten: of the differences sqrt(20 / 9) times
-    assert "entropy floor (0.2 and 0.22, difference -0.02 [-0.02149, -0.01851]" in beyond
-    assert "effective rank (10 and 20, difference -10 [-10.75, -9.255]" in beyond
-    assert "participation ratio (5 and 5.01, difference -0.01 [-0.7554, 0.7354]" in within
-    assert "different prefixes" not in pair
-    assert "another prefix" not in plain(first_screen(store).sentence)
+    assert "is less certain (+0.02 [0.019, 0.021] of ln V)" in sentence
+    assert "a participation ratio not surely larger (+0.01 [-0.74, 0.76])" in sentence
+    assert "a larger effective rank (+10 [9.3, 11])" in sentence
+    assert "prefix" not in sentence
 
 
-def test_extremes_of_different_prefixes_are_told_apart(tmp_path: Path) -> None:
+def test_extremes_of_different_prefixes_are_compared_at_that_of_the_base(tmp_path: Path) -> None:
+    """The second run has its extreme at prefix 40; at 200, that of the first, it has 20 as well."""
     tables = profiles_of(["a", "b"])
-    for row in (*tables["profiles"], *tables["jackknife"]):
-        if row["run"] == run_id(1, "b") and row.get("metric") in (None, "effective_rank"):
-            row["prefix" if "metric" in row else "effective_rank_prefix"] = 40
+    for row in tables["profiles"]:
+        if row["run"] == run_id(1, "b"):
+            row |= {"effective_rank_prefix": 40, "effective_rank": 21.0}
     store = make_store(tmp_path, tables)
-    _, pair = said(store)
-    assert re.search(r"effective rank \(10 and 20, .* dimensions, at different prefixes\)", pair)
-    assert pair.count("different prefixes") == 1
     sentence = plain(first_screen(store).sentence)
-    assert "larger effective rank (20, at another prefix)" in sentence
-    assert sentence.count("another prefix") == 1
+    assert "a larger effective rank (+10 [9.3, 11] at prefix 200)" in sentence
+    assert sentence.count("prefix") == 1
+    pairs = ask(store, QUERIES)["differences"].frame.filter(metric="effective_rank")
+    row = pairs.row(0, named=True)
+    assert (row["value_a"], row["value_b"], row["difference"]) == (10.0, 20.0, 10.0)
+    assert (row["prefix"], row["extreme_b"], row["extreme_b_prefix"]) == (200, 21.0, 40)
+    assert row["flags"] == ["different_prefixes"]
 
 
-def test_two_runs_that_nothing_tells_apart_may_be_equal(tmp_path: Path) -> None:
+def test_an_interval_that_holds_zero_shows_no_equality(tmp_path: Path) -> None:
     tables = profiles_of(["a", "b"])
     of_a = {row["metric"]: row["value"] for row in tables["jackknife"] if not row["prompt_group"]}
     tables["jackknife"] = [
-        row | {"value": of_a[row["metric"]] + row["prompt_group"]} for row in tables["jackknife"]
+        row | {"value": of_a[row["metric"]] + row["prompt_group"] * (row["run"] == run_id(1, "b"))}
+        for row in tables["jackknife"]
     ]
+    sentence = plain(first_screen(make_store(tmp_path, tables)).sentence)
+    assert "not surely less certain (+0.02 [-" in sentence
+    assert not re.search("within error|as certain|no better|does not differ|same", sentence)
     for metric in ("entropy_floor", "participation_ratio", "effective_rank"):
         tables["profiles"][1][metric] = tables["profiles"][0][metric]
-    _, pair = said(make_store(tmp_path, tables))
-    assert pair.startswith(f"{run_id(0, 'a')} and {run_id(1, 'b')} may be equal in entropy floor")
+    exact = plain(first_screen(make_store(tmp_path / "exact", tables)).sentence)
+    assert "has the same entropy floor" in exact  # the values are equal
 
 
 def test_the_first_screen_of_two_runs_tells_them_apart(tmp_path: Path) -> None:
@@ -78,10 +82,8 @@ def test_the_first_screen_of_two_runs_tells_them_apart(tmp_path: Path) -> None:
     tables["profiles"][1]["flags"] = ["duplicates"]
     screen = first_screen(make_store(tmp_path, tables))
     sentence = plain(screen.sentence)
-    for words in ("0.2 of ln V", "5 of 500 dimensions", "less certain (0.22)"):
+    for words in ("0.2 of ln V", "5 of 500 dimensions", "less certain (+0.02"):
         assert words in sentence
-    assert "same participation ratio within error (5)" in sentence  # 5.01: the difference may be 0
-    assert "larger effective rank (20)" in sentence
     assert [[cell.text for cell in row[1:]] for row in screen.rows] == [
         ["0.2", "5", "10"],
         ["0.22", "5.01", "20"],
@@ -136,10 +138,10 @@ def test_a_difference_is_told_with_its_direction(tmp_path: Path) -> None:
                 elif row.get("metric") == metric:
                     row["value"] += by
     _, b, c = plain(first_screen(make_store(tmp_path, tables)).sentence).split("; ")
-    assert "more certain (0.12)" in b
-    assert "smaller participation ratio (2)" in b
-    assert "less certain (0.24)" in c
-    assert "within error (5)" in c
+    assert "more certain (-0.08 " in b
+    assert "smaller participation ratio (-3 " in b
+    assert "less certain (+0.04 " in c
+    assert "participation ratio not surely larger (+0.02 " in c
 
 
 @pytest.mark.slow
@@ -149,7 +151,7 @@ def test_the_first_screen_of_many_runs_has_the_ends_of_each_range(tmp_path: Path
     sentence = plain(screen.sentence)
     for words in ("20 runs", f"0.2 ({run_id(0, 'm0')})", f"0.58 of ln V ({run_id(19, 'm19')})"):
         assert words in sentence
-    assert "of 190 pairs, 190 differ" in sentence
+    assert f"of the other 19, 19 surely differ from {run_id(0, 'm0')} in entropy" in sentence
     (floor, low, high), ratio, rank = screen.rows
     assert (low.text, low.interval, low.run) == ("0.2", "[0.199, 0.201]", run_id(0, "m0"))
     assert (high.text, high.run) == ("0.58", run_id(19, "m19"))
@@ -187,25 +189,32 @@ def test_values_without_intervals_or_missing_are_told_as_such(tmp_path: Path) ->
     assert screen.rows[1][1].text == "–"
     sentence = plain(screen.sentence)
     assert "entropy floor – (a value to compare is missing)" in sentence
-    assert "participation ratio 5 without an interval" in sentence
+    assert "participation ratio 5 (the difference has no interval)" in sentence
 
 
-def test_many_runs_are_counted(tmp_path: Path) -> None:
-    where, floor, ratio, *_ = said(make_store(tmp_path, profiles_of([f"m{k}" for k in range(4)])))
-    assert "6 pairs" in where
-    for number in ("6 differ", "0.2 (m0-00000000)", "0.26 of ln V (m3-00000003)"):
-        assert number in floor
-    assert "0 differ" in ratio
-    assert "6 may be equal" in ratio
+def test_what_was_not_computed_is_no_zero(tmp_path: Path) -> None:
+    tables = profiles_of([f"m{k}" for k in range(6)])
+    of_last = run_id(5, "m5")
+    tables["jackknife"] = [
+        row
+        for row in tables["jackknife"]
+        if row["metric"] != "effective_rank" and row["run"] != of_last
+    ]
+    sentence = plain(first_screen(make_store(tmp_path, tables)).sentence)
+    for words in (
+        f"of the other 5, 4 surely differ from {run_id(0, 'm0')} in entropy floor (1 without an",
+        "0 in participation ratio (1 without an interval)",
+        "0 in effective rank (5 without an interval)",
+    ):
+        assert words in sentence
 
 
-def test_values_without_intervals_or_missing_are_not_compared(tmp_path: Path) -> None:
+def test_further_settings_have_a_sentence_each(tmp_path: Path) -> None:
     tables = profiles_of(["a", "b"])
-    tables["jackknife"] = [row for row in tables["jackknife"] if row["metric"] != "effective_rank"]
-    tables["profiles"][1]["entropy_floor"] = None
-    clauses = said(make_store(tmp_path, tables))[1].split("; ")
-    assert "effective rank (10 and 20, difference -10 (no interval) dimensions)" in clauses[1]
-    assert "entropy floor (0.2 and – of ln V)" in clauses[2]
+    for name in ("profiles", "jackknife", "spectra", "entropy"):
+        tables[name] += [row | {"n_prompts": 50} for row in tables[name]]
+    notes = said(make_store(tmp_path, tables))
+    assert notes[0].startswith("final, context 200, 50 prompts. At final, a-00000000 has")
 
 
 @pytest.mark.slow
@@ -225,19 +234,11 @@ def test_runs_without_a_common_setting_are_told_apart(
     for name, rows in beside.items():
         tables[name] += [row for row in rows if "-00000001" in str(row.get("run", ""))]
     store = make_store(tmp_path, tables)
-    assert "1 pair of runs" in said(store)[1]
+    assert "1 pair of runs" in said(store)[0]
     apart = ask(store, QUERIES)["apart"].frame.row(0, named=True)
     assert [k for k, v in apart.items() if v is True] == [shared]
     page = write_report(str(store), tmp_path / "r.html")[0].read_text()
     assert "Pairs of runs without a common setting" in page
-
-
-def test_one_run_and_none(tmp_path: Path) -> None:
-    one = said(make_store(tmp_path / "one", profiles_of(["a"])))
-    for number in ("0.2 [0.199, 0.201] of ln V", "5 [4.5, 5.5]", "10 [9.5, 10.5]"):
-        assert number in one[1]
-    assert len(said(make_store(tmp_path / "none"))) == 1
-    assert len(said(make_store(tmp_path / "empty", profiles_of([])))) == 1
 
 
 @pytest.mark.slow
@@ -247,6 +248,8 @@ def test_values_that_are_not_finite_are_dashes(tmp_path: Path) -> None:
     tables["spectra"][0]["participation_ratio"] = float("inf")
     page = write_report(str(make_store(tmp_path, tables)), tmp_path / "r.html")[0].read_text()
     data = page.partition('id="data">')[2].partition("</script>")[0]
-    assert "effective rank (– and 20 dimensions)" in said(tmp_path)[1]
+    assert "effective rank 20 (a value to compare is missing)" in plain(
+        first_screen(tmp_path).sentence
+    )
     assert "NaN" not in data
     assert "Infinity" not in data

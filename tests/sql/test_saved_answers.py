@@ -89,28 +89,35 @@ def test_differences_by_hand(make: Make, empty_store: Path) -> None:
             # both move alike, so the difference is sure: d is 6, 8, 7, mean 7
             *parts("effective_rank", [10, 20, 30], **of[0]),
             *parts("effective_rank", [4, 12, 23], **of[1]),
-            *parts("effective_rank", [7, 7], **of[2], prefix=40),  # of other groups
+            *parts("effective_rank", [6, 6], **of[2]),  # of other groups
             *parts("participation_ratio", [9, 11, 7], **of[0]),
             *parts("participation_ratio", [4, 2, 6], **of[1]),
             *parts("participation_ratio", [4, 2, 6], **of[1], prefix=40),  # not of the profile
         ],
+        spectra=[{**of[2], "prefix": 20, "effective_rank": 6}, {**of[2], "prefix": 40}],
     )
     every = answer(empty_store, "differences")
     assert {(row["run_a"], row["run_b"]) for row in every} == {("a", "b"), ("a", "d"), ("b", "d")}
     found = {row["metric"]: row for row in every if row["run_b"] == "b"}
     rank, ratio = found["effective_rank"], found["participation_ratio"]
     half = 2 * math.sqrt(2 / 3 * 2)  # sqrt((G - 1) / G (1 + 1 + 0))
-    assert (rank["value_a"], rank["value_b"], rank["difference"]) == (10, 4, 6)
-    assert rank["difference_ci_high"] == digits(6 + half)
+    assert (rank["value_a"], rank["value_b"], rank["difference"]) == (10, 4, -6)
+    assert rank["difference_ci_low"] == digits(-6 - half)
     assert rank["verdict"] == "differs from 0"
-    half = 2 * math.sqrt(2 / 3 * (4**2 + 4**2))  # d is 5, 9, 1
-    assert (ratio["difference"], ratio["difference_ci_low"]) == (5, digits(5 - half))
+    half = 2 * math.sqrt(2 / 3 * (4**2 + 4**2))  # d is -5, -9, -1
+    assert (ratio["difference"], ratio["difference_ci_low"]) == (-5, digits(-5 - half))
     assert ratio["verdict"] == "may be 0"
     assert rank["flags"] == ["normaliser", "template"]
     assert found["entropy_floor"]["verdict"] == "missing value"
     pair = ("a", "d", "effective_rank")
     (other,) = (row for row in every if (row["run_a"], row["run_b"], row["metric"]) == pair)
     assert (other["verdict"], other["difference_ci_low"]) == ("no interval", None)
+    # at the prefix of a, where d has another value than its extreme, 7
+    assert (other["prefix"], other["value_b"], other["difference"]) == (20, 6, -4)
+    assert (other["extreme_b"], other["extreme_b_prefix"]) == (7, 40)
+    pair = ("b", "d", "effective_rank")
+    (last,) = (row for row in every if (row["run_a"], row["run_b"], row["metric"]) == pair)
+    assert (last["difference"], last["verdict"]) == (2, "no interval")
     of_names = (row for row in every if row["metric"] in names and FLAG in row["flags"])
     apart = [(row["run_a"], row["run_b"], row["metric"]) for row in of_names]
     assert apart == [("a", "d", "effective_rank"), ("b", "d", "effective_rank")]

@@ -187,14 +187,14 @@ def checkpoints(names: tuple[str, ...] = ("tiny-one", "tiny-two")) -> pl.DataFra
 
 
 def differences(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
-    """Rows of the saved query: the first run of a pair minus the second, by index, for two numbers.
+    """Rows of the saved query: the second run of a pair minus the first, by index, for two numbers.
 
     Only differences of neighbours are within their intervals.
     """
     rows = [
         {"metric": metric, "run_a": a, "run_b": b, "site": "final", "context": 40, "n_prompts": 6}
-        | {"first_position": 0, "difference": size * (j - k), "flags": ["small_sample"]}
-        | {"difference_ci_low": size * (j - k - 1), "difference_ci_high": size * (j - k + 1)}
+        | {"first_position": 0, "difference": size * (k - j), "flags": ["small_sample"]}
+        | {"difference_ci_low": size * (k - j - 1), "difference_ci_high": size * (k - j + 1)}
         | {"verdict": "may be 0" if k - j == 1 else "differs from 0"}
         for metric, size in (("entropy_floor", 0.125), ("effective_rank", 2.0))
         for j, a in enumerate(runs)

@@ -20,9 +20,8 @@ from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.questions import Aggregation
 from lpp.analyze.studies.pages.profile_summary import Numbers, summary
 from lpp.analyze.tables.analysis import Analysis
-from lpp.analyze.tables.build import with_floors
+from lpp.analyze.tables.build import Compared
 from lpp.analyze.tables.metrics import LOGITS
-from lpp.sql import saved_query
 
 EXTREMES: Final = ("min", "max")
 """Aggregates of entropy and ranks over prefixes: those of the database."""
@@ -62,24 +61,26 @@ def profile_page(
     names: Mapping[str, str],
     *,
     aggregates: tuple[Aggregation, Aggregation] = EXTREMES,
-    differences: pl.DataFrame | None = None,
+    compared: Compared | None = None,
     database_note: Sentence = (),
 ) -> Page:
     """The page of the profiles `shown`, which `analysis` gives, about the store at `url`.
 
-    names: short names by run id. aggregates: of entropy and ranks over prefixes. differences: rows
-    of the saved query `differences`; None: they are not known. database_note: what the database
-    has.
+    names: short names by run id. aggregates: of entropy and ranks over prefixes. compared: the
+    tables `profiles` and `differences` of these numbers; needed if aggregates are `EXTREMES`.
+    database_note: what the database has.
     """
+    first = pl.col("run") == analysis.base
+    shown = pl.concat([shown.filter(first), shown.filter(~first)])
     runs = RunStyles({run: names[run] for run in shown["run"].unique(maintain_order=True)})
-    differences = pl.DataFrame() if differences is None else differences
     groups = shown.partition_by(*_SETTING, maintain_order=True)
     sections = [_section(index, group, analysis, aggregates) for index, group in enumerate(groups)]
-    if aggregates == EXTREMES:
-        floors = _at_one_site(with_floors(shown))
-        chart = profile_chart_of(floors, sections[0].tables[0], runs, opens=True)
+    if compared is not None:
+        chart = profile_chart_of(compared.profiles, sections[0].tables[0], runs, opens=True)
         sections[0] = replace(sections[0], charts=(chart,))
-        opening = _opening(analysis, floors, differences, runs, sections)
+        opening = _opening(analysis, compared, runs, sections)
+        if not compared.differences.is_empty():
+            sections.append(_differences(compared))
     else:
         opening = Opening(
             (
@@ -87,8 +88,6 @@ def profile_page(
                 "database has the least entropy and the largest ranks.",
             )
         )
-    if not differences.is_empty():
-        sections.append(_differences(differences))
     data = with_names(
         shown if analysis.cluster is None else shown.with_columns(cluster=pl.lit(analysis.cluster)),
         names,
@@ -126,25 +125,18 @@ def profile_chart_of(
 
 def _opening(
     analysis: Analysis,
-    floors: pl.DataFrame,
-    differences: pl.DataFrame,
+    compared: Compared,
     runs: RunStyles,
     sections: Sequence[Section],
 ) -> Opening:
     tables = (table for section in sections for table in section.tables)
     numbers = Numbers(
-        profiles=floors,
-        differences=differences,
+        profiles=compared.profiles,
+        differences=compared.differences,
         layers=analysis.spectra.filter(pl.col("prefix") == pl.col("context")),
         entropy=analysis.entropy,
     )
     return summary(numbers, runs.order, explained(tables, MEANING))
-
-
-def _at_one_site(profiles: pl.DataFrame) -> pl.DataFrame:
-    """Profiles at `final`, or at the deepest site."""
-    sites = profiles["site"].unique(maintain_order=True).to_list()
-    return profiles.filter(site="final" if "final" in sites else sites[-1])
 
 
 def _section(
@@ -233,18 +225,19 @@ def _metrics(
     )
 
 
-def _differences(differences: pl.DataFrame) -> Section:
-    """Every two runs."""
+def _differences(compared: Compared) -> Section:
+    """Every two runs; of many, the base and each other run."""
+    differences = compared.differences
     runs = ("run_a", "run_b") if differences.select("run_a", "run_b").n_unique() > 1 else ()
     headings = {name: quantity.heading for name, quantity in PROFILE.items()}
     table = table_of(
         "differences",
-        "Differences between two runs, each with the 95 % interval of the difference",
+        "Differences between two runs, second - first, each with its 95 % interval",
         differences.with_columns(pl.col("metric").replace(headings)),
         {},
-        first=(*runs, "metric", "difference", "verdict", "flags"),
+        first=(*runs, "metric", "prefix", "difference", "verdict", "flags"),
         key=("run_a", "run_b", *_SETTING, "metric"),
-        code=saved_query("differences").statement,
+        code=compared.sql,
         language="SQL",
     )
     return Section(

@@ -1,7 +1,9 @@
 """The first screen: a sentence on what the numbers mean, the numbers, and warnings.
 
-It is about one setting: the one with the most runs on the same prompts. Two values differ if the
-95 % interval of their paired difference excludes 0; otherwise they are the same within error.
+It is about one setting: the one with the most runs on the same prompts, and without attention sinks
+if rows hold any and were also measured without. The first run is the base: a difference is a run's
+number minus that of the base, both at the prefix where the base has its extreme. A difference is
+sure if its paired 95 % interval excludes 0; an interval that holds 0 shows no equality.
 """
 
 import math
@@ -42,10 +44,9 @@ UNITS: Final = {name: PROFILE[name].unit_words for name in AXES}
 DIFFERS: Final = "differs from 0"
 MAY_BE_EQUAL: Final = "may be 0"
 UNKNOWN: Final = "no interval"
-ABSENT: Final = "missing value"
+"""Verdicts of the saved query `differences`; another one is of a missing value."""
 
-ELSEWHERE: Final = ", at another prefix"
-"""Follows an extreme that another run has at another prefix."""
+_SINK: Final = "sink"
 
 NamedRow = Mapping[str, Any]
 
@@ -70,7 +71,7 @@ def summary(numbers: Numbers, order: Sequence[str], meanings: Mapping[str, str])
     profiles = numbers.profiles
     if profiles.is_empty():
         return Opening(("There are no profiles, so there is nothing to compare.",), "")
-    rows = _ordered(_at_one_setting(profiles), order)
+    rows = _ordered(_by_setting(profiles)[0], order)
     shared = len(rows) > 1 and _same(rows)
     n_runs = profiles["run"].n_unique()
     if len(rows) == 1 and n_runs > 1:
@@ -87,14 +88,37 @@ def summary(numbers: Numbers, order: Sequence[str], meanings: Mapping[str, str])
     )
 
 
-def _at_one_setting(profiles: pl.DataFrame) -> pl.DataFrame:
-    """Profiles at the setting with the most runs; of several, the longest context."""
+def further(numbers: Numbers, order: Sequence[str], most: int) -> Iterator[Sentence]:
+    """Sentences on the settings of two runs or more after that of the first screen, most runs
+    first. order: as of `summary`. most: sentences.
+    """
+    shared = [rows for rows in _by_setting(numbers.profiles) if rows.height > 1]
+    for rows in shared[1 : 1 + most]:
+        ordered = _ordered(rows, order)
+        axes = [m for m in AXES if m == AXES[0] or any(_known(row[m]) for row in ordered)]
+        yield (
+            f"{_where(ordered[0])}. ",
+            *_Conclusion(numbers, ordered, axes).sentence(shared=True, n_runs=rows.height),
+        )
+    if (left := len(shared) - 1 - most) > 0:
+        yield "The table of ", Ref(DIFFERENCES, DIFFERENCES), f" holds {left} more settings."
+
+
+def _by_setting(profiles: pl.DataFrame) -> list[pl.DataFrame]:
+    """Profiles of each setting, the one with the most runs first; of several, one whose rows hold
+    no attention sinks, then the longest context.
+    """
     keys = [*SETTING, "prompt_set"]
-    sizes = profiles.group_by(keys).agg(runs=pl.len())
-    down = [True, False, True, True, False, False]
-    by = ["runs", "first_position", "context", "n_prompts", "site", "prompt_set"]
-    first = sizes.sort(by, descending=down, nulls_last=True).head(1).drop("runs")
-    return profiles.join(first, on=keys, how="semi", nulls_equal=True)
+    sinks = pl.col("flags").list.contains(_SINK).any()
+    down = [True, False, False, True, True, False, False]
+    by = ["runs", "sinks", "first_position", "context", "n_prompts", "site", "prompt_set"]
+    sizes = profiles.group_by(keys).agg(runs=pl.len(), sinks=sinks)
+    ranked = sizes.sort(by, descending=down, nulls_last=True).with_row_index("rank")
+    numbered = profiles.join(ranked.select("rank", *keys), on=keys, nulls_equal=True)
+    return [
+        rows.drop("rank")
+        for rows in numbered.sort("rank").partition_by("rank", maintain_order=True)
+    ]
 
 
 def _ordered(frame: pl.DataFrame, order: Sequence[str]) -> list[NamedRow]:
@@ -178,35 +202,37 @@ class _Conclusion:
 
     def _compared(self, metric: str, row: NamedRow) -> tuple[Part, ...]:
         """A clause on the first axis; the object of "has" for the other two."""
-        first = self.rows[0]
-        source = DIFFERENCES if self.numbers.differences.width else _PROFILES
-        value = Ref(rough(row[metric]), source)
-        verdict = self._verdict(metric, first["run"], row["run"])
+        pair = self._pairs(metric).filter(run_b=row["run"]).head(1).to_dicts()
+        change: Any = pair[0]["difference"] if pair else None
+        verdict = pair[0]["verdict"] if pair else None
+        name = label(metric)
+        if verdict in (DIFFERS, MAY_BE_EQUAL) and change == 0:
+            return (f"{'has ' if metric == AXES[0] else ''}the same {name}",)
         if verdict in (DIFFERS, MAY_BE_EQUAL):
-            larger, smaller, alike = _words(metric)
-            more = larger if row[metric] > first[metric] else smaller
-            where = "" if row[f"{metric}_prefix"] == first[f"{metric}_prefix"] else ELSEWHERE
-            return f"{more if verdict == DIFFERS else alike} (", value, f"{where})"
-        name = f"has {label(metric)}" if metric == AXES[0] else label(metric)
+            low, high = (rough(pair[0][f"difference_ci_{end}"]) for end in ("low", "high"))
+            moved = Ref(f"{'+' * (change > 0)}{rough(change)} [{low}, {high}]", DIFFERENCES)
+            unit = f" {UNITS[metric]}" if metric == AXES[0] else ""
+            elsewhere = pair[0]["prefix"] != pair[0]["extreme_b_prefix"]
+            at = f" at prefix {pair[0]['prefix']}" if elsewhere else ""
+            words = _words(metric, larger=change > 0, sure=verdict == DIFFERS)
+            return f"{words} (", moved, f"{unit}{at})"
+        value = Ref(rough(row[metric]), _PROFILES)
+        start = f"has {name} " if metric == AXES[0] else f"{name} "
+        if not pair:
+            return start, value, " (not compared)"
         if verdict == UNKNOWN:
-            return f"{name} ", value, " without an interval"
-        return f"{name} ", value, " (a value to compare is missing)"
-
-    def _verdict(self, metric: str, a: str, b: str) -> str:
-        pairs = self._pairs(metric)
-        if not pairs.width:
-            return UNKNOWN
-        pair = pairs.filter(pl.col("run_a").is_in([a, b]) & pl.col("run_b").is_in([a, b]))
-        return str(pair["verdict"][0]) if len(pair) else ABSENT
+            return start, value, " (the difference has no interval)"
+        return start, value, " (a value to compare is missing)"
 
     def _pairs(self, metric: str) -> pl.DataFrame:
-        """Differences of `metric` among the runs that are shown."""
+        """Differences of `metric` from the first of the runs that are shown."""
         frame = self.numbers.differences
         if not frame.width:
-            return frame
+            return pl.DataFrame(schema=["run_b", "verdict"])
         first = self.rows[0]
         at = [pl.col(name) == first[name] for name in SETTING]
-        return frame.filter(pl.col("metric") == metric, *at)
+        shown = pl.col("run_b").is_in([row["run"] for row in self.rows])
+        return frame.filter(pl.col("metric") == metric, *at, shown, run_a=first["run"])
 
     def _many(self, *, shared: bool) -> Iterator[Part]:
         dimensions = f"{self._bound(*self.rows)} dimensions"
@@ -217,13 +243,23 @@ class _Conclusion:
             yield from _range(metric, _sorted(self.rows, metric), unit)
         if not shared:
             return
-        pairs = {metric: self._pairs(metric) for metric in self.axes}
-        yield f"; of {math.comb(len(self.rows), 2)} pairs, "
-        for k, (metric, frame) in enumerate(pairs.items()):
-            count = frame.filter(pl.col("verdict") == DIFFERS).height if frame.width else 0
+        verdicts = {metric: self._pairs(metric)["verdict"].to_list() for metric in self.axes}
+        others = len(self.rows) - 1
+        if not any(verdicts.values()):
+            yield f"; how the other {others} differ from "
+            yield Run(self.rows[0]["run"])
+            yield " was not computed"
+            return
+        yield f"; of the other {others}, "
+        for k, (metric, found) in enumerate(verdicts.items()):
             yield ("", ", ", " and ")[k]
-            yield Ref(f"{count}", DIFFERENCES)
-            yield f"{'' if k else ' differ'} in {label(metric)}"
+            yield Ref(f"{found.count(DIFFERS)}", DIFFERENCES)
+            if not k:
+                yield " surely differ from "
+                yield Run(self.rows[0]["run"])
+            yield f" in {label(metric)}"
+            if unsure := others - found.count(DIFFERS) - found.count(MAY_BE_EQUAL):
+                yield f" ({unsure} without an interval)"
 
     def _bound(self, *rows: NamedRow) -> str:
         """` of 576`: the largest possible rank; empty if it differs between runs."""
@@ -245,12 +281,13 @@ class _Conclusion:
         return rough(math.exp(nats[0])) if len(nats) else None
 
 
-def _words(metric: str) -> tuple[str, str, str]:
-    """A run compared with the first: its value is larger, smaller, or the same within error."""
+def _words(metric: str, *, larger: bool, sure: bool) -> str:
+    """How a run compares with the first: the sign of the difference, and whether it is sure."""
     if metric == "entropy_floor":
-        return "is less certain", "is more certain", "is as certain within error"
-    name = label(metric)
-    return f"a larger {name}", f"a smaller {name}", f"the same {name} within error"
+        return f"is {'' if sure else 'not surely '}{'less' if larger else 'more'} certain"
+    size, name = "larger" if larger else "smaller", label(metric)
+    article = "an" if name[0] in "aeiou" else "a"
+    return f"a {size} {name}" if sure else f"{article} {name} not surely {size}"
 
 
 def _sorted(rows: Sequence[NamedRow], metric: str) -> list[NamedRow]:
@@ -325,6 +362,8 @@ def _flagged_layers(
     if "flags" not in layers.columns:
         return {}
     shown = layers.filter(pl.col("run").is_in([row["run"] for row in rows]))
+    if "first_position" in shown.columns:
+        shown = _without_sinks(shown)
     flagged = shown.select("run", "site", flag="flags").explode("flag").drop_nulls("flag")
     flagged = flagged.filter(pl.col("flag") != "no_error")  # sites have few errors anyway
     counts = flagged.group_by("flag", "run").agg(sites=pl.col("site").n_unique())
@@ -332,3 +371,16 @@ def _flagged_layers(
     for flag, run, sites in counts.iter_rows():
         by_flag.setdefault(flag, {})[run] = sites
     return by_flag
+
+
+def _without_sinks(layers: pl.DataFrame) -> pl.DataFrame:
+    """`layers`, where rows that hold attention sinks have no other flag than `sink` if the site was
+    measured without the sinks too.
+    """
+    sinks = pl.col("flags").list.contains(_SINK)
+    without = layers.filter(~sinks & (pl.col("first_position") > 0))
+    keys = ["run", "site", "context", "n_prompts"]
+    both = layers.with_row_index().join(without, on=keys, how="semi")["index"].implode()
+    of_sinks = pl.col("index").is_in(both) & sinks
+    flags = pl.when(of_sinks).then(pl.lit([_SINK])).otherwise("flags")
+    return layers.with_row_index().with_columns(flags=flags)
