@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -90,18 +90,9 @@ def _beside_blocks(run: Run, what: str, clock: Clock, bar: float) -> Ratio:
 
 def units_by_batch(order: Order, spans: Spans) -> Iterator[npt.NDArray[np.int64]]:
     """The units of each batch of an epoch, as a feed gives them, without a store."""
-    epoch, filled, rest = Epoch(order, spans, 0), dict[int, Any](), np.zeros(0, np.int64)
-    for number in range(epoch.rounds):
-        for filling in {*epoch.drawn_in(number)} - {*filled}:
-            of_filling = range(*epoch.starts[filling : filling + 2])
-            units = [epoch.units(k) + spans.edges[epoch.chosen.spans[k]] for k in of_filling]
-            filled[filling] = epoch.shuffled(filling, np.concatenate(units))
-        rest = np.concatenate([rest, epoch.draw(number, filled)])
-        while len(rest) >= order.batch:
-            yield rest[: order.batch]
-            rest = rest[order.batch :]
-    if len(rest):
-        yield rest
+    share = order.share(int(spans.counts.sum()))
+    units = Epoch(order, spans, 0, share).planned()
+    yield from np.split(units, range(order.batch, len(units), order.batch))
 
 
 def _distinct_prompts(width: int, bar: float) -> Ratio:

@@ -88,7 +88,7 @@ def export_targets(
             f"{path} exists. Remove it, or name another file with -o.", kind=ErrorKind.INVALID_VALUE
         )
     source = teacher(run)
-    check_feed([run], ("final",), "float32", rank=0, world=1, on_damage="raise")
+    check_feed([run], ("final",), "float32")
     kept = readable_prompts(run, settings.where)
     prompts = np.flatnonzero(kept)
     if not len(prompts):

@@ -71,7 +71,7 @@ def export(
         why = f"is inside the store {outer}" if outer else "exists, and is not overwritten"
         raise InputError(f"{output} {why}. Name another folder.", kind=ErrorKind.INVALID_VALUE)
     selection = select(run, of, sites)
-    check_feed([run], selection.sites, "float32", rank=0, world=1, on_damage="raise")
+    check_feed([run], selection.sites, "float32")
     if not len(selection.prompt_ids):
         raise InputError(f"run {run.id} has no prompt to export.", kind=ErrorKind.NOT_FOUND)
     identity = [run.id, run.fingerprint, to, list(selection.sites), only_prompts]

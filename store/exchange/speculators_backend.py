@@ -65,7 +65,7 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
     ) -> None:
         selection = select(run, CONVENTION, sites)
         self._sites = selection.sites
-        check_feed([run], self._sites, "float32", rank=0, world=1, on_damage="raise")
+        check_feed([run], self._sites, "float32")
         self._place = run.directory.root, run.id
         self._data_path, self._edges = data_path, run.row_edges
         self._prompts = self._matched(run)

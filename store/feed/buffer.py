@@ -1,7 +1,6 @@
 """The buffer of a feed: sections of memory that spans are unpacked into, and what rounds draw."""
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeAlias
 
 import numpy as np
@@ -18,30 +17,19 @@ Job: TypeAlias = tuple[list[int], Future[list[Loaded]]]
 class Buffer:
     """The units of an epoch, in the order in which they are given, while their rows are in memory.
 
-    memory: of an earlier epoch, to use again. given: units that were given before. seen: number of
-    the epoch's first spans that were read before, of which each lost as many units as `lost` says,
-    by its number. on_loss: called with each further span that lost rows.
+    memory: of an earlier epoch, to use again. given: units that were given before.
 
-    Raises ConflictError if a span that was read before lost as many no more, and what reading does.
+    Raises ConflictError if prompts were set aside since the feed was made, and what reading does.
     """
 
     def __init__(
-        self,
-        epoch: Epoch,
-        reader: SpanReader,
-        memory: Memory | None,
-        *,
-        given: int,
-        seen: int,
-        lost: Mapping[int, int],
-        on_loss: Callable[[Loaded], None],
+        self, epoch: Epoch, reader: SpanReader, memory: Memory | None, *, given: int
     ) -> None:
         rows = epoch.sections.count * epoch.sections.rows
         fits = memory is not None and (not memory or len(memory[0]) == rows)
         self.memory = memory if memory is not None and fits else reader.memory(rows)
         """(rows, width) of each column."""
-        self._epoch, self._reader, self._on_loss = epoch, reader, on_loss
-        self.given, self.seen, self.lost = given, seen, dict(lost)
+        self.epoch, self._reader, self.given = epoch, reader, given
         self._filled: dict[int, list[Integers]] = {}
         self._loading: dict[int, list[Job]] = {}
         self._rest = np.zeros((2, 0), np.int64)
@@ -50,11 +38,16 @@ class Buffer:
         if skipped:
             self._rest = self.rest()[:, skipped:]
 
+    @property
+    def left(self) -> int:
+        """Units that were not given yet."""
+        return self.epoch.share.end - self.epoch.share.first - self.given
+
     def rest(self) -> Integers:
         """(2, n) units that come next, and the first row of each in `memory`; none at the end of
         the epoch. Rows of units that were taken before may be overwritten from now on.
         """
-        while not self._rest.shape[1] and self._round < self._epoch.rounds:
+        while not self._rest.shape[1] and self._round < self.epoch.rounds:
             self._begin_round()
         return self._rest
 
@@ -64,10 +57,14 @@ class Buffer:
         self.given += taken.shape[1]
         return taken
 
+    def finish(self) -> None:
+        """Wait for what is being read: its memory will be used again."""
+        wait([job for jobs in self._loading.values() for _, job in jobs])
+
     def _begin_round(self) -> None:
         """Draw the next round, once what it draws from is there; read ahead for later ones."""
-        drawn_in = self._epoch.drawn_in(self._round)
-        for filling in range(self._submitted, self._epoch.due_by(self._round)):
+        drawn_in = self.epoch.drawn_in(self._round)
+        for filling in range(self._submitted, self.epoch.due_by(self._round)):
             self._loading[filling] = self._submit(filling)
             self._submitted = filling + 1
         for filling in range(self._arrived, drawn_in.stop):
@@ -75,12 +72,12 @@ class Buffer:
             self._arrived = filling + 1
         for filling in [k for k in self._filled if k < drawn_in.start]:
             del self._filled[filling]
-        self._rest = self._epoch.draw(self._round, self._filled)
+        self._rest = self.epoch.draw(self._round, self._filled)
         self._round += 1
 
     def _submit(self, filling: int) -> list[Job]:
         """Read the spans of a filling: jobs, and where in `memory` the rows of each span begin."""
-        epoch, sections = self._epoch, self._epoch.sections
+        epoch, sections = self.epoch, self.epoch.sections
         first, begins = filling % sections.count * sections.rows, list[int]()
         jobs = list[Job]()
         wanted = list[tuple[int, Integers, Memory]]()
@@ -98,50 +95,24 @@ class Buffer:
 
     def _arrive(self, filling: int) -> list[Integers]:
         """(2, n) the units of a filling and the first row of each, that each round draws."""
-        arrived, slots, first_span = list[Integers](), [], self._epoch.starts[filling]
-        spans = (
-            pair
-            for begins, job in self._loading.pop(filling)
-            for pair in zip(begins, job.result(), strict=True)
-        )
-        for k, (first, loaded) in enumerate(spans, first_span):
-            units, starts = self._epoch.spans.units_of(loaded.rows)
-            arrived.append(units)
-            slots.append(starts + first)
-            lost = int(self._epoch.chosen.counts[k]) - len(units)
-            if k < self.seen:
-                if lost != self.lost.get(k, 0):
-                    raise changed_error()
-                continue
-            self.seen = k + 1
-            if lost:
-                self.lost[k] = lost
-                self._on_loss(loaded)
+        arrived, slots = list[Integers](), list[Integers]()
+        for begins, job in self._loading.pop(filling):
+            for first, loaded in zip(begins, job.result(), strict=True):
+                if loaded.lost:
+                    raise ConflictError(
+                        "prompts were set aside since the feed was made, so that its batches "
+                        "cannot be what it says. Make it again, and begin the epoch again.",
+                        kind=ErrorKind.PLAN_DIFFERS,
+                    )
+                units, starts = self.epoch.spans.units_of(loaded.rows)
+                arrived.append(units)
+                slots.append(starts + first)
         both = np.stack([np.concatenate(arrived), np.concatenate(slots)])
-        return self._epoch.shuffled(filling, both)
+        return self.epoch.shuffled(filling, both)
 
     def _round_of(self, given: int) -> tuple[int, int]:
         """The round that comes after so many units, and how many of its own are among them."""
-        ends = np.append(0, np.cumsum(self._epoch.chosen.counts))
-        counts = np.diff(ends[self._epoch.starts])
-        for k, lost in self.lost.items():
-            counts[np.searchsorted(self._epoch.starts, k, side="right") - 1] -= lost
         number = 0
-        while given and number < self._epoch.rounds:
-            size = self._epoch.size(number, counts)
-            if size > given:
-                break
+        while given and number < self.epoch.rounds and (size := self.epoch.size(number)) <= given:
             given, number = given - size, number + 1
-        else:
-            if given:
-                raise changed_error()
         return number, given
-
-
-def changed_error() -> ConflictError:
-    """The error for a store whose shards are not those of a state."""
-    return ConflictError(
-        "shards were repaired, removed or damaged since the state was taken, so the remaining "
-        "batches cannot be the same. Begin the epoch again.",
-        kind=ErrorKind.PLAN_DIFFERS,
-    )

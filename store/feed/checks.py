@@ -10,6 +10,7 @@ from lpp.store.feed.reader import OnDamage
 from lpp.store.feed.spans import Spans
 from lpp.store.format.keys import SHARDS_KEY, shard_key
 from lpp.store.runs.read import Run
+from lpp.store.settings.arguments import check_whole, check_word
 from lpp.store.units import counted, short_bytes
 
 
@@ -18,20 +19,18 @@ def check_feed(
     sites: tuple[str, ...],
     dtype: ReadAs,
     *,
-    rank: int,
-    world: int,
-    on_damage: OnDamage,
+    on_damage: OnDamage = "raise",
     paired: bool = True,
 ) -> None:
     """Raise InputError for runs that cannot be fed, and for arguments that do not fit together.
 
     paired: whether rows of several runs belong to the same tokens.
     """
+    check_word("on_damage", on_damage, OnDamage)
+    check_word("dtype", dtype, ReadAs)
     problem = ""
     if not runs or not sites:
         problem = "give at least one run and one site"
-    elif not 0 <= rank < world:
-        problem = f"rank={rank} of world={world}: from 0 to world - 1"
     elif paired and len(runs) > 1 and len(sites) > 1:
         problem = "several runs and several sites: give one run or one site"
     elif paired and len({run.plan.prompts.sha256 for run in runs}) > 1:
@@ -73,6 +72,29 @@ def _check_whole(run: Run) -> None:
         )
 
 
+def check_numbers(*, seed: int, epochs: int | None, rank: int, world: int) -> None:
+    """InputError for numbers out of range."""
+    check_whole("seed", seed, most=2**63 - 1)
+    if epochs is not None:
+        check_whole("epochs", epochs, least=1)
+    check_whole("world", world, least=1)
+    check_whole("rank", rank, most=world - 1)
+
+
+def check_left(runs: Sequence[Run], where: str | None, count: int, each: int, what: str) -> None:
+    """InputError for a feed that would give nothing. count: what is fed, of which each rank needs
+    `each`.
+    """
+    if count < each:
+        names = " and ".join(run.id for run in runs)
+        of = "" if where is None else f" with where={where!r}"
+        raise InputError(
+            f"{names}{of}: {counted(count, what)} left to feed, and {each:,} are needed for a "
+            "batch of each rank. Change where, batch or world.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
+
+
 def buffer_rows(memory: int, row_bytes: int, spans: Spans) -> int:
     """Rows that a buffer holds. InputError if it holds too few spans of them."""
     capacity, least = memory // row_bytes, LEAST_SPANS * spans.longest
@@ -87,8 +109,8 @@ def buffer_rows(memory: int, row_bytes: int, spans: Spans) -> int:
 
 def buffer_bytes(size: int | str) -> int:
     """Bytes of a size such as "2 GiB"."""
-    if isinstance(size, int):
-        return size
+    if not isinstance(size, str):
+        return check_whole("buffer", size, least=1, most=2**63 - 1)
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?)?B?\s*", size)
     if match is None:
         raise InputError(

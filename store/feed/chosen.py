@@ -1,6 +1,9 @@
-"""`where`: which rows a feed gives, as a condition of SQL over columns of tokens and prompts."""
+"""`where`: which rows a feed gives, as a condition of SQL over columns of tokens and prompts.
 
-import difflib
+A field of the prompts is `field.X`, a value by token `token.X`, as the table of prompts names them,
+and a column that every run has is `row.X`. X alone will do where one of them has that name.
+"""
+
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -17,6 +20,8 @@ from lpp.store.format.prompt_columns import FIELD_PREFIX, TOKEN_PREFIX
 from lpp.store.format.rows import positions
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
 from lpp.store.runs.read import Run, by_token
+from lpp.store.settings.arguments import refused
+from lpp.store.settings.reading import near
 
 OF_POSITION: Final = ("prompt_id", "position", "n_tokens", "token_id")
 """Columns of every token of every run."""
@@ -31,6 +36,13 @@ _OTHER_ROWS: Final = re.compile(
 """Parts of a condition whose value depends on other rows: it would depend on how many are read at a
 time."""
 
+_NAMES: Final = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\b(field|token|row)\.(?:"([^"]+)"|(\w+(?:\.\w+)*))"""
+)
+"""Texts and quoted names, and names of two parts, which become quoted ones."""
+
+_ROW_PREFIX: Final = "row."
+
 _BLOCK_TOKENS: Final = 1 << 20
 """Tokens whose columns are in memory at a time, approximately."""
 
@@ -44,12 +56,12 @@ def kept_rows(run: Run, where: str | None, measured: Measured) -> npt.NDArray[np
     branch = run.branch_of >= 0
     if where is None and not branch.any():
         return None
-    fields = [name.removeprefix(FIELD_PREFIX) for name in _fields(run)]
-    known = [*OF_POSITION, *_labels(run), *STATISTICS, *measured, *fields]
-    condition = pl.lit(True) if where is None else _condition(where, known)
+    known = [*OF_POSITION, *STATISTICS, *measured, *run.plan.prompts.token_columns, *_fields(run)]
+    condition, columns = _condition(where, known)
     bits, rest = [], np.zeros(0, bool)
-    for frame in _frames(run, {*condition.meta.root_names()}, measured):
-        kept = _holds(frame, condition, where) & ~branch[frame["prompt_id"].to_numpy()]
+    for frame in _frames(run, {*columns.values()}, measured):
+        of_prompts = branch[frame["prompt_id"].to_numpy()]
+        kept = _holds(frame, condition, columns, where) & ~of_prompts
         kept = np.concatenate([rest, kept])
         whole = len(kept) // 8 * 8
         bits.append(np.packbits(kept[:whole]))
@@ -63,11 +75,9 @@ def kept_prompts(run: Run, where: str | None) -> npt.NDArray[np.bool_]:
     Raises what `kept_rows` raises.
     """
     names = _fields(run)
-    known = ["prompt_id", "n_tokens", *(name.removeprefix(FIELD_PREFIX) for name in names)]
-    condition = pl.lit(True) if where is None else _condition(where, known)
-    table = pl.DataFrame(pl.from_arrow(run.prompts(*names).drop_columns(["token_ids"])))
-    frame = table.rename({name: name.removeprefix(FIELD_PREFIX) for name in names})
-    return _holds(frame, condition, where) & ~(run.branch_of >= 0)
+    condition, columns = _condition(where, ["prompt_id", "n_tokens", *names])
+    frame = pl.DataFrame(pl.from_arrow(run.prompts(*names).drop_columns(["token_ids"])))
+    return _holds(frame, condition, columns, where) & ~(run.branch_of >= 0)
 
 
 def readable_prompts(run: Run, where: str | None = None) -> npt.NDArray[np.bool_]:
@@ -77,32 +87,58 @@ def readable_prompts(run: Run, where: str | None = None) -> npt.NDArray[np.bool_
     return kept
 
 
-def _condition(where: str, known: Sequence[str]) -> pl.Expr:
+def _condition(where: str | None, known: Sequence[str]) -> tuple[pl.Expr, dict[str, str]]:
+    """The condition, and the column of `known` that each name in it means."""
+    if where is None:
+        return pl.lit(True), {}
+    if not isinstance(where, str):
+        raise refused("where", where, "a condition of SQL, a text")
     try:
-        condition = pl.sql_expr(where)
+        condition = pl.sql_expr(_NAMES.sub(_quoted, where))
         names = condition.meta.root_names()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _refusal(where, f"no condition of SQL ({error})") from None
     if _OTHER_ROWS.search(str(condition)):
         raise _refusal(where, "a condition on one row cannot ask for others (avg, count, rank)")
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            raise _refusal(where, f"no column {name}. {hint}There are: {', '.join(known)}")
-    return condition
+    return condition, {name: _column(where, name, known) for name in names}
 
 
-def _holds(frame: pl.DataFrame, condition: pl.Expr, where: str | None) -> npt.NDArray[np.bool_]:
-    """(n,) whether the condition holds in each row; where it is null, it does not."""
+def _quoted(name: re.Match[str]) -> str:
+    kind, quoted, plain = name.groups()
+    return f'"{kind}.{quoted or plain}"' if kind else name[0]
+
+
+def _column(where: str, name: str, known: Sequence[str]) -> str:
+    """The column of `known` that `name` means. InputError if it means none, or several."""
+    if name in known and name.startswith((FIELD_PREFIX, TOKEN_PREFIX)):
+        return name
+    of_every_run = name.removeprefix(_ROW_PREFIX)
+    if of_every_run != name and of_every_run in known:
+        return of_every_run
+    meant = [c for c in (name, TOKEN_PREFIX + name, FIELD_PREFIX + name) if c in known]
+    if len(meant) > 1:
+        spelled = [c if c != name else _ROW_PREFIX + name for c in meant]
+        raise _refusal(where, f"{name} is {len(meant)} columns: write {' or '.join(spelled)}")
+    if not meant:
+        raise _refusal(where, f"no column {name}.{near(name, known)} There are: {', '.join(known)}")
+    return meant[0]
+
+
+def _holds(
+    frame: pl.DataFrame, condition: pl.Expr, columns: Mapping[str, str], where: str | None
+) -> npt.NDArray[np.bool_]:
+    """(n,) whether the condition holds in each row; where it is null, it does not. columns: of
+    `frame`, by the name in the condition.
+    """
+    named = frame.select(pl.col(column).alias(name) for name, column in columns.items())
     try:
-        values = frame.with_columns(condition.alias("lpp_holds")).get_column("lpp_holds")
-    except pl.exceptions.PolarsError as error:
+        values = named.select(condition.alias("holds")).get_column("holds")
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _refusal(str(where), str(error)) from None
     if values.dtype != pl.Boolean:
         raise _refusal(str(where), f"a value of type {values.dtype}, not true or false")
     holds: npt.NDArray[np.bool_] = values.fill_null(value=False).to_numpy()
-    return holds
+    return np.broadcast_to(holds, len(frame)) if len(holds) == 1 else holds
 
 
 def _refusal(where: str, why: str) -> InputError:
@@ -117,20 +153,13 @@ def _fields(run: Run) -> list[str]:
     return [n for n in run.extra_columns.names if n == "id" or n.startswith(FIELD_PREFIX)]
 
 
-def _labels(run: Run) -> list[str]:
-    """Names of values by token, such as loss_mask."""
-    return [name.removeprefix(TOKEN_PREFIX) for name in run.plan.prompts.token_columns]
-
-
 def _frames(run: Run, names: set[str], measured: Measured) -> Iterator[pl.DataFrame]:
     """The columns `names`, and prompt_id, of all rows of `run`, those of some shards at a time."""
     edges, lengths = shard_edges(run), run.lengths
-    fields = [name for name in _fields(run) if name.removeprefix(FIELD_PREFIX) in names]
-    labels = [name for name in _labels(run) if name in names]
-    table = run.prompts(*fields, *(TOKEN_PREFIX + name for name in labels))
-    by_label = {
-        name: by_token(table[TOKEN_PREFIX + name].combine_chunks(), lengths) for name in labels
-    }
+    fields = [name for name in _fields(run) if name in names]
+    labels = [name for name in run.plan.prompts.token_columns if name in names]
+    table = run.prompts(*fields, *labels)
+    by_label = {name: by_token(table[name].combine_chunks(), lengths) for name in labels}
     prompts = pl.DataFrame(pl.from_arrow(table))
     computed = {name: measured[name]() for name in measured if name in names}
     for first, last in pairwise(_groups(edges)):
@@ -151,8 +180,7 @@ def _frames(run: Run, names: set[str], measured: Measured) -> Iterator[pl.DataFr
         if "token_id" in names:
             frame = frame.with_columns(here.get_column("token_ids").explode().alias("token_id"))
         for name in fields:
-            values = here.get_column(name).gather(repeat)
-            frame = frame.with_columns(values.alias(name.removeprefix(FIELD_PREFIX)))
+            frame = frame.with_columns(here.get_column(name).gather(repeat))
         if statistics := names & {*STATISTICS}:
             tokens = [_statistics(run, k, sorted(statistics)) for k in range(first, last)]
             frame = pl.concat([frame, pl.concat(tokens)], how="horizontal")

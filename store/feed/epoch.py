@@ -4,18 +4,20 @@ The buffer is divided into sections. The spans that fill a section are read toge
 they were unpacked until every unit in them was drawn. Each round draws an equal share of the units
 of every section, in random order: a section lasts as many rounds as there are sections, so in each
 round one of them is drawn empty and filled again. So about half of the rows in the buffer were
-given already, and each row is copied once, into its batch.
+given already, and each row is copied once, into its batch. Where the buffer has memory for every
+row, it is one section, and the order a permutation of all.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, pairwise
 from typing import Any, Final
 
 import numpy as np
 
 from lpp.store.feed.draws import Draws, Integers
-from lpp.store.feed.output import worker
 from lpp.store.feed.spans import EpochSpans, Spans
 
 SECTIONS: Final = 128
@@ -49,67 +51,124 @@ class Order:
     world: int
     drop_last: bool
 
-    def of_worker(self) -> "Order":
-        """The order of this worker of a DataLoader of torch: workers divide the rows of a rank."""
-        rank, world = worker(self.rank, self.world)
-        return replace(self, rank=rank, world=world)
+    def share(self, total: int, worker: tuple[int, int] = (0, 1)) -> "Share":
+        """What this rank takes of `total` rows, or a worker of it: its number, and that of all.
+
+        Ranks have equally many batches, and workers together those of their rank. Only the last
+        two batches of a rank may have fewer rows, and with `drop_last` none has. Where a batch is
+        one row, a rank may leave one out.
+        """
+        first, end = total * self.rank // self.world, total * (self.rank + 1) // self.world
+        least, most = total // self.world, -(-total // self.world)
+        batches = least // self.batch if self.drop_last else min(-(-most // self.batch), least)
+        number, count = worker
+        begin, stop = (
+            k * (batches // count) + min(k, batches % count) for k in (number, number + 1)
+        )
+        low, high = (min(k * self.batch, end - first - (batches - k)) for k in (begin, stop))
+        return Share(
+            number=self.rank * count + number,
+            of=self.world * count,
+            first=first + low,
+            end=first + high,
+            batches=stop - begin,
+        )
+
+    @staticmethod
+    def unit_share(total: int, number: int, of: int) -> "Share":
+        """Share `number` of `of` equal ones, to within one, of `total` units. A batch is a unit."""
+        first, end = total * number // of, total * (number + 1) // of
+        return Share(number=number, of=of, first=first, end=end, batches=end - first)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one rank, or one of its workers, takes of an epoch."""
+
+    number: int
+    of: int
+    """Number of all shares: ranks times workers."""
+    first: int
+    """Its first unit, in the order in which all ranks read the epoch."""
+    end: int
+    batches: int
+    """In how many batches its units come."""
 
 
 class Sections:
-    """How a buffer for `capacity` rows is divided, if no span has more than `longest` of them."""
+    """How a buffer for `capacity` rows is divided, if no span has more than `longest` of them, and
+    the epoch has `total`.
+    """
 
-    def __init__(self, capacity: int, longest: int) -> None:
+    def __init__(self, capacity: int, longest: int, total: int) -> None:
+        whole = total <= capacity
         spans = max(LEAST_SPANS, capacity // max(1, longest))
-        self.count = min(SECTIONS, max(spans // SECTION_SPANS, min(spans, SECTION_SPANS)))
-        self.rows = max(longest, capacity // self.count)
+        several = min(SECTIONS, max(spans // SECTION_SPANS, min(spans, SECTION_SPANS)))
+        self.count = 1 if whole else several
+        self.rows = total if whole else max(longest, capacity // self.count)
         """Rows that each has memory for."""
-        self.drawn = self.count - AHEAD
+        self.drawn = 1 if whole else self.count - AHEAD
         """Sections that a round draws from, once the buffer is full."""
         self.first = max(1, self.drawn // FIRST_FILL)
         """Sections that the first round draws from."""
 
 
 def expected_prompts(
-    batch: int, prompts: int, rows: int, sections: Sections, longest: int
+    batch: int, lengths: Integers, share: float, sections: Sections, longest: int
 ) -> tuple[float, float]:
     """Distinct prompts in a batch: expected once the buffer is full, and in a uniform sample.
 
-    prompts, rows: of the whole epoch. longest: rows of a span. A prompt begins anywhere in a span
-    and lies in one or more, each of which is in the buffer by chance.
+    lengths: rows of each prompt in the whole epoch, of which this rank has `share`. longest: rows
+    of a span. A prompt begins anywhere in a span and lies in one or more, each of which is in the
+    buffer by chance.
     """
-    uniform = prompts * (1 - (1 - 1 / prompts) ** batch)
+    length, count = np.unique(lengths[lengths > 0], return_counts=True)
+    prompts, rows = count * share, round(float(length @ count) * share)
+    batch = min(batch, rows)
+    uniform = float(prompts @ [1 - _misses_all(rows, int(n), batch) for n in length])
+    if sections.count == 1:
+        return uniform, uniform
     held = min(1.0, sections.drawn * sections.rows / rows)
     rounds = batch * sections.drawn / (held * rows)  # a batch has the rows of so many
-    share = rounds / (rounds + 1)  # and so much of each, since it begins anywhere in a round
+    share_of_round = rounds / (rounds + 1)  # and so much of each: it begins anywhere in a round
 
     def misses(count: Any) -> Any:
         """Chance that none of `count` neighbouring rows of a span is in the batch."""
         dealt, part = np.divmod(count / sections.drawn, 1)  # one in each round, or by chance
-        none = (1 - share) ** dealt * (1 - part * share)
+        none = (1 - share_of_round) ** dealt * (1 - part * share_of_round)
         return 1 - held * (1 - none ** (rounds + 1))
 
-    of_prompt = rows / prompts
+    of_prompt = length[:, None]
     first = np.minimum(of_prompt, longest * (1 - np.arange(64) / 64))
     whole, last = np.divmod(of_prompt - first, longest)
     missed = misses(first) * misses(longest) ** whole * misses(last)
-    return min(uniform, prompts * float(np.mean(1 - missed))), uniform
+    return min(uniform, float(prompts @ np.mean(1 - missed, axis=1))), uniform
+
+
+def _misses_all(rows: int, count: int, batch: int) -> float:
+    """Chance that `batch` of `rows`, drawn without replacement, are none of `count` of them."""
+    left = rows - count - batch
+    if left < 0:
+        return 0.0
+    log = math.lgamma
+    return math.exp(log(rows - count + 1) + log(rows - batch + 1) - log(left + 1) - log(rows + 1))
 
 
 class Epoch:
-    """One rank's epoch: which spans fill each section, and which units each round draws.
+    """One share of an epoch: which spans fill each section, and which units each round draws.
 
     Section k is filled before round k - `sections.first` + 1, and in the place of section k -
     `sections.count`. The last round draws all that is left. Everything follows from `Order` and
-    from how many units are lost.
+    from the units that are fed.
     """
 
-    def __init__(self, order: Order, spans: Spans, number: int) -> None:
-        self._key = order.seed, number, order.rank, order.world
-        self.spans = spans
-        self.chosen: EpochSpans = spans.of_epoch(Draws(order.seed, number), order.rank, order.world)
+    def __init__(self, order: Order, spans: Spans, number: int, share: Share) -> None:
+        self._key = order.seed, number, share.number, share.of
+        self.spans, self.share = spans, share
+        self.chosen: EpochSpans = spans.of_epoch(Draws(order.seed, number), share.first, share.end)
         ends = np.append(0, np.cumsum(self.chosen.rows))
         longest = int(self.chosen.rows.max(initial=0))
-        self.sections = Sections(min(order.capacity, int(ends[-1])), longest)
+        self.sections = Sections(order.capacity, longest, int(ends[-1]))
         starts = [0]
         while starts[-1] < len(self.chosen.spans):
             most = ends[starts[-1]] + self.sections.rows
@@ -119,6 +178,20 @@ class Epoch:
         self.fillings = len(starts) - 1
         """How often a section is filled."""
         self.rounds = max(min(self.fillings, 1), self.fillings - self.sections.first + 1)
+
+    def planned(self) -> Integers:
+        """(n,) the units of the share in the order in which they are given. Reads nothing."""
+        filled, drawn = dict[int, list[Integers]](), [np.zeros(0, np.int64)]
+        for number in range(self.rounds):
+            here = self.drawn_in(number)
+            for filling in (k for k in here if k not in filled):
+                spans = range(*self.starts[filling : filling + 2])
+                edges = self.spans.edges[self.chosen.spans]
+                units = np.concatenate([self.units(k) + edges[k] for k in spans])
+                filled[filling] = self.shuffled(filling, units)
+            filled = {k: filled[k] for k in here}
+            drawn.append(self.draw(number, filled))
+        return np.concatenate(drawn)
 
     def drawn_in(self, number: int) -> range:
         """The fillings that round `number` draws from."""
@@ -130,9 +203,7 @@ class Epoch:
         return min(number + self.sections.first + AHEAD, self.fillings)
 
     def units(self, span: int) -> Integers:
-        """The units that this rank takes of its span number `span`, counted from the span's
-        first.
-        """
+        """The units that the share has of its span number `span`, counted from the span's first."""
         of_span = self.spans.units(int(self.chosen.spans[span]))
         return of_span[self.chosen.first[span] : self.chosen.end[span]]
 
@@ -151,13 +222,19 @@ class Epoch:
         drawn = np.concatenate([*chain.from_iterable(parts)], axis=-1)
         return drawn[..., Draws(*self._key, 1, number).order(drawn.shape[-1])]
 
-    def size(self, number: int, counts: Integers) -> int:
-        """Units that round `number` draws from fillings of `counts` units."""
+    def size(self, number: int) -> int:
+        """Units that round `number` draws."""
         size = 0
         for k in self.drawn_in(number):
-            count, rounds, part = int(counts[k]), self._lasts(k), self._part(number, k)
+            count, rounds, part = int(self._held[k]), self._lasts(k), self._part(number, k)
             size += count * part.stop // rounds - count * part.start // rounds
         return size
+
+    @cached_property
+    def _held(self) -> Integers:
+        """(fillings,) units of each filling."""
+        ends = np.append(0, np.cumsum(self.chosen.counts))
+        return np.diff(ends[self.starts])
 
     def _part(self, number: int, filling: int) -> slice:
         """Which parts of a filling a round draws: one, and the last round all that are left."""

@@ -8,7 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.feed.checks import buffer_bytes, buffer_rows, check_feed
+from lpp.store.feed.checks import (
+    buffer_bytes,
+    buffer_rows,
+    check_feed,
+    check_left,
+    check_numbers,
+)
 from lpp.store.feed.chosen import kept_prompts, kept_rows
 from lpp.store.feed.draws import Integers
 from lpp.store.feed.epoch import Order
@@ -19,9 +25,11 @@ from lpp.store.feed.prompt_feed import PromptFeed
 from lpp.store.feed.reader import OnDamage, RunSource, row_bytes
 from lpp.store.feed.row_feed import RowFeed
 from lpp.store.feed.spans import Spans, shard_edges
+from lpp.store.feed.unreadable import readable
 from lpp.store.format.commit_record import checksum
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
+from lpp.store.settings.arguments import check_flag, check_numbers_of, check_whole
 
 T = TypeVar("T")
 
@@ -69,30 +77,34 @@ def rows(
 
     seed: of all random choices. epochs: None for no end. buffer: bytes of the buffer; with more of
     it, a batch has rows of more prompts. where: a condition of SQL on `position`, `prompt_id`,
-    `n_tokens`, `token_id`, values by token such as `loss_mask`, statistics of the logits such as
-    `entropy`, fields of the prompts, and `length`, `median_length` (Euclidean, of the rows of the
-    first site) and `sink`. center: subtract the mean of these rows. scale: then multiply, so
-    that the mean length is sqrt(d). Either may be what another feed has as `mean` and `factor`,
-    such as that of the rows of training for those of a test. like: "numpy" needs no torch; its
-    bfloat16 is uint16. rank, world: this process gets an equal share of the rows, to within
-    one; workers of torch's DataLoader divide it further. drop_last: without a last batch of
-    fewer rows. on_damage: "skip" leaves out shards that are missing or altered, and counts
-    their rows. progress: counts the rows of a pass that measures the site, and gets a line with
-    the first batch.
+    `n_tokens`, `token_id`, statistics of the logits such as `entropy`, `length`, `median_length`
+    (Euclidean, of the rows of the first site) and `sink`; on values by token, `token.loss_mask`;
+    and on fields of the prompts, `field.topic`. The prefix may be left out where one column has the
+    name; `row.length` is the length where others are called so too. center: subtract the mean of
+    these rows. scale: then multiply, so that the mean length is sqrt(d). Either may be what another
+    feed has as `mean` and `factor`, such as that of the rows of training for those of a test. like:
+    "numpy" needs no torch; its bfloat16 is uint16. rank, world: this process gets an equal share of
+    the rows, to within one, in as many batches as each other rank; workers of torch's DataLoader
+    divide them further. drop_last: without a last batch of fewer rows. on_damage: "skip" first
+    reads the sites once, and leaves out what is missing or altered; `lost` counts these rows.
+    progress: counts the rows of a pass that reads the site before, and gets a line with the first
+    batch.
 
-    Raises InputError for arguments that do not fit the runs; FormatError, when it is read, for a
-    shard that is altered.
+    A loop over the feed goes on where it stands; after its end, another loop gives the next
+    `epochs`, shuffled anew. `set_epoch` chooses one.
+
+    Raises InputError for arguments that do not fit the runs, and if no row is left; FormatError,
+    when it is read, for a shard that is altered.
     """
     runs = [run] if isinstance(run, Run) else list(run)
     names = (sites,) if isinstance(sites, str) else tuple(sites)
     transformed = center is not False or scale is not None
     read_as = dtype or ("float32" if transformed else "stored")
     shares = None if weights is None else shares_of(runs, weights)
-    check_feed(
-        runs, names, read_as, rank=rank, world=world, on_damage=on_damage, paired=shares is None
-    )
-    if batch < 1:
-        raise InputError(f"batch={batch}: at least 1.", kind=ErrorKind.INVALID_VALUE)
+    check_feed(runs, names, read_as, on_damage=on_damage, paired=shares is None)
+    check_numbers(seed=seed, epochs=epochs, rank=rank, world=world)
+    check_whole("batch", batch, least=1)
+    check_flag("drop_last", drop_last)
     check_like(like)
     if transformed and read_as == "stored":
         raise InputError(
@@ -113,8 +125,7 @@ def rows(
         means = zip(*(stream.means() for stream in streams), strict=True)
         mean = [_mixed(of_stream, of_column) for of_column in means]
     elif center is not False:
-        mean = [np.asarray(of_column, np.float32) for of_column in center]
-        _check_shapes("center", [of_column.shape for of_column in mean], [(n,) for n in widths])
+        mean = _means(center, widths)
     if scale == "sqrt_d":
         lengths = zip(*(stream.mean_lengths(mean) for stream in streams), strict=True)
         factor = [
@@ -122,8 +133,7 @@ def rows(
             for of_column, width in zip(lengths, widths, strict=True)
         ]
     elif scale is not None:
-        factor = list(map(float, scale))
-        _check_shapes("scale", [()] * len(factor), [()] * len(widths))
+        factor = check_numbers_of("scale", scale, len(widths), "site or run, or 'sqrt_d'")
     memory = buffer_bytes(buffer)
     feeds = []
     for stream, count, share in zip(streams, counts, of_stream, strict=True):
@@ -137,6 +147,8 @@ def rows(
             factor=factor,
         )
         size = row_bytes(stream.columns)
+        fed = int(stream.spans.counts.sum())
+        check_left(stream.runs, where, fed, world * (count if drop_last else 1), "row")
         order = Order(
             batch=count,
             seed=seed,
@@ -148,12 +160,11 @@ def rows(
         feeds.append(
             _class(RowFeed, like)(
                 [(each, names) for each in stream.runs],
-                stream.spans,
+                stream.fed,
                 order,
                 output=output,
                 progress=progress,
                 epochs=epochs,
-                on_damage=on_damage,
                 dtype=read_as,
                 center=_of_settings(mean, center),
                 scale=_of_settings(factor, scale),
@@ -184,7 +195,9 @@ class _Stream:
             "median_length": lambda: first.median_length,
             "sink": lambda: first.sinks,
         }
-        self.spans = Spans.of_rows(runs, sites, kept_rows(runs[0], where, measured))
+        spans = Spans.of_rows(runs, sites, kept_rows(runs[0], where, measured))
+        self.fed = readable(runs, sites, spans, on_damage, progress)
+        self.spans = self.fed.spans
 
     def means(self) -> list[Float32]:
         """(d,) of each column."""
@@ -198,14 +211,20 @@ class _Stream:
         ]
 
 
-def _check_shapes(name: str, given: Sequence[object], expected: Sequence[object]) -> None:
-    """InputError for an argument that does not have an entry for each column."""
-    if list(given) != list(expected):
+def _means(center: Any, widths: Sequence[int]) -> list[Float32]:
+    """The means that were given. InputError unless they are an array of numbers for each column."""
+    try:
+        means = [np.asarray(of_column, np.float32) for of_column in center]
+    except (TypeError, ValueError):
+        means = []
+    shapes, expected = [mean.shape for mean in means], [(n,) for n in widths]
+    if shapes != expected or not all(np.isfinite(mean).all() for mean in means):
         raise InputError(
-            f"{name} has entries of shapes {list(given)}, should be {list(expected)}: one for each "
-            "site or run, as a feed has them.",
+            f"center has entries of shapes {shapes}, should be finite ones of {expected}: one for "
+            "each site or run, as a feed has them; or True.",
             kind=ErrorKind.INVALID_VALUE,
         )
+    return means
 
 
 def _of_settings(used: Sequence[Any] | None, requested: object) -> object:
@@ -250,12 +269,16 @@ def prompts(
 
     A batch has prompts of at most `max_tokens` tokens together; prompts are drawn from a buffer,
     and one that no longer fits is put back. where: a condition of SQL on `prompt_id`, `n_tokens`
-    and fields of the prompts. The other arguments, stopping and resuming are those of `rows`.
+    and fields of the prompts, `field.topic`. The other arguments, loops, stopping and resuming are
+    those of `rows`. All ranks have equally many batches; where each prompt is a batch, a rank may
+    leave one out.
 
     Raises what `rows` raises, and InputError for a prompt of more than `max_tokens`.
     """
     names = (sites,) if isinstance(sites, str) else tuple(sites)
-    check_feed([run], names, dtype, rank=rank, world=world, on_damage=on_damage)
+    check_feed([run], names, dtype, on_damage=on_damage)
+    check_numbers(seed=seed, epochs=epochs, rank=rank, world=world)
+    check_whole("max_tokens", max_tokens, least=1)
     check_like(like)
     kept = kept_prompts(run, where)
     lengths, indices = run.lengths, np.flatnonzero(kept)
@@ -267,7 +290,10 @@ def prompts(
             kind=ErrorKind.INVALID_VALUE,
         )
     size = row_bytes(RunSource(run, names).columns)
-    spans = Spans(edges=_span_edges(run, size), kept=np.packbits(kept), first_rows=run.row_edges)
+    every = Spans(edges=_span_edges(run, size), kept=np.packbits(kept), first_rows=run.row_edges)
+    fed = readable([run], names, every, on_damage)
+    spans = fed.spans
+    check_left([run], where, int(spans.counts.sum()), world, "prompt")
     order = Order(
         batch=max_tokens,
         seed=seed,
@@ -282,10 +308,9 @@ def prompts(
         max_tokens=max_tokens,
         like=like,
         dtype=dtype,
-        spans=spans,
+        fed=fed,
         order=order,
         epochs=epochs,
-        on_damage=on_damage,
     )
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.feed.row_feed import RowFeed
 from lpp.store.runs.read import Run
+from lpp.store.settings.arguments import check_numbers_of
 
 
 class MixedRows:
@@ -47,6 +48,8 @@ class MixedRows:
         return self.feeds[0].factor
 
     def __iter__(self) -> "MixedRows":
+        for feed in self.feeds:
+            iter(feed)
         return self
 
     def __str__(self) -> str:
@@ -56,15 +59,22 @@ class MixedRows:
         try:
             batches = [next(feed) for feed in self.feeds]
         except StopIteration:
-            self.close()
+            for feed in self.feeds:
+                feed.end_pass()
             raise
         if not isinstance(batches[0], tuple):
             return _spread(batches)
         return tuple(_spread(columns) for columns in zip(*batches, strict=True))
 
     def __len__(self) -> int:
-        """Batches until the first feed ends. TypeError without an end."""
+        """Batches of a pass, until the first feed ends. TypeError without an end."""
         return min(map(len, self.feeds))
+
+    def set_epoch(self, epoch: int) -> "MixedRows":
+        """Begin the next pass at this epoch of each feed, counted from 0."""
+        for feed in self.feeds:
+            feed.set_epoch(epoch)
+        return self
 
     def state_dict(self) -> dict[str, Any]:
         """Where each feed is."""
@@ -83,12 +93,8 @@ class MixedRows:
 
 def shares_of(runs: Sequence[Run], weights: Sequence[float]) -> list[float]:
     """The share of each run in a batch. InputError unless each has a weight above 0."""
-    if len(weights) != len(runs) or not all(0 < weight < float("inf") for weight in weights):
-        raise InputError(
-            f"weights={list(weights)}: a number above 0 for each of {len(runs)} runs.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    return [weight / sum(weights) for weight in weights]
+    numbers = check_numbers_of("weights", weights, len(runs), "run")
+    return [weight / sum(numbers) for weight in numbers]
 
 
 def counts_of(batch: int, shares: Sequence[float]) -> list[int]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lpp.store.arrays.reader import to_float32
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.settings.arguments import check_word
 
 Like: TypeAlias = Literal["torch", "numpy"]
 """Whose arrays a feed gives."""
@@ -113,7 +114,8 @@ def given(values: npt.NDArray[Any], like: Like, *, is_bfloat16: bool = False) ->
 
 
 def check_like(like: Like) -> None:
-    """InputError if torch is requested and cannot be imported."""
+    """InputError for another word, and if torch is requested and cannot be imported."""
+    check_word("like", like, Like)
     if like == "torch":
         try:
             import torch  # noqa: F401
@@ -125,15 +127,11 @@ def check_like(like: Like) -> None:
             ) from None
 
 
-def worker(rank: int, world: int) -> tuple[int, int]:
-    """Rank and number of ranks with torch's DataLoader workers counted as ranks of their own."""
+def worker() -> tuple[int, int]:
+    """Number of this worker of torch's DataLoader, and of all of its workers; (0, 1) without."""
     if "torch" not in sys.modules:
-        return rank, world
+        return 0, 1
     from torch.utils.data import get_worker_info
 
     info = get_worker_info()
-    return (
-        (rank, world)
-        if info is None
-        else (rank * info.num_workers + info.id, world * info.num_workers)
-    )
+    return (0, 1) if info is None else (info.id, info.num_workers)

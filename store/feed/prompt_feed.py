@@ -1,7 +1,7 @@
 """The feed of whole prompts: batches are packed from prompts in random order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,14 +9,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.arrays.reader import to_float32
+from lpp.store.errors import ErrorKind, InputError
 from lpp.store.feed.buffer import Buffer
 from lpp.store.feed.draws import Integers
-from lpp.store.feed.output import Like, OutputDtype, given
+from lpp.store.feed.epoch import Epoch, Share
+from lpp.store.feed.output import Like, OutputDtype, given, worker
 from lpp.store.feed.reader import Memory, RunSource
 from lpp.store.feed.resumable import ResumableFeed
 from lpp.store.format.prompt_columns import TOKEN_PREFIX, token_columns
 from lpp.store.format.rows import ranges
 from lpp.store.runs.read import Run, by_token
+from lpp.store.units import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +63,39 @@ class PromptFeed(ResumableFeed):
         self._labels = labels_of(table, run.lengths)
         self._columns = RunSource(run, sites).columns
 
+    def _share(self, number: int) -> Share:
+        """Ranks, and workers, have equally many batches: as many as that with the most needs to
+        pack its prompts, or as many as that with the fewest prompts has.
+        """
+        worker_number, workers = worker()
+        of, total = self._order.world * workers, int(self._spans.counts.sum())
+        shares = [self._order.unit_share(total, k, of) for k in range(of)]
+        fewest = total // of
+        if not fewest:
+            raise InputError(
+                f"{counted(total, 'prompt')} for {of} ranks and workers: each needs one. Take "
+                "fewer workers.",
+                kind=ErrorKind.INVALID_VALUE,
+            )
+        needed = max(self._packed(number, share) for share in shares)
+        mine = shares[self._order.rank * workers + worker_number]
+        return replace(mine, batches=min(needed, fewest))
+
+    def _packed(self, number: int, share: Share) -> int:
+        """Batches that the prompts of a share take in epoch `number`."""
+        units = Epoch(self._order, self._spans, number, share).planned()
+        ends, count, first = np.cumsum(np.diff(self._row_edges)[units]), 0, 0
+        while first < len(ends):
+            before = int(ends[first - 1]) if first else 0
+            first, count = int(np.searchsorted(ends, before + self._max_tokens, "right")), count + 1
+        return count
+
     def _next(self, buffer: Buffer) -> PromptBatch | None:
         prompts, parts, left = list[Integers](), list[Memory](), self._max_tokens
-        while (rest := buffer.rest()).shape[1]:
+        later = buffer.epoch.share.batches - self._at["batches"] - 1  # each has a prompt
+        while later >= 0 and (rest := buffer.rest()).shape[1]:
             ends = np.cumsum(np.diff(self._row_edges)[rest[0]])
-            count = int(np.searchsorted(ends, left, side="right"))
+            count = min(int(np.searchsorted(ends, left, side="right")), buffer.left - later)
             units, slots = buffer.take(count)
             rows = ranges(slots, self._row_edges[units + 1] - self._row_edges[units])
             prompts.append(units)

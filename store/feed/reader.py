@@ -87,6 +87,11 @@ class RunSource:
                 for array, rows in zip(opened, out, strict=True):
                     array.rows(inside.start, inside.stop, out=rows[start - first : stop - first])
 
+    def quarantined(self, index: int) -> list[int]:
+        """Prompts that shard `index` set aside, ascending. FormatError without a valid record."""
+        self._shard(index)
+        return self._set_aside[index]
+
     def close(self) -> None:
         """Close the files that were kept open."""
         self._kept.clear()

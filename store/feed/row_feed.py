@@ -1,6 +1,5 @@
 """The feed of single rows: each is copied from the buffer into its batch."""
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.store.feed.buffer import Buffer
-from lpp.store.feed.epoch import Sections, expected_prompts
-from lpp.store.feed.output import Output
+from lpp.store.feed.epoch import Sections, Share, expected_prompts
+from lpp.store.feed.output import Output, worker
 from lpp.store.feed.resumable import ResumableFeed
 from lpp.store.feed.spans import Spans
 from lpp.store.progress import Progress
@@ -39,19 +38,15 @@ class RowFeed(ResumableFeed):
 
     def __str__(self) -> str:
         """What it gives and how well it is mixed, in a line."""
-        rows, order = int(self._spans.counts.sum()), self._order
+        rows, order, longest = int(self._spans.counts.sum()), self._order, self._spans.longest
         run, sites = self._sources[0]
-        if not rows:
-            return f"no row of {', '.join(sites)} is left to feed"
         share = -(-rows // order.world)
         capacity = min(order.capacity, share)
-        of_prompts = Spans(edges=run.row_edges, kept=self._spans.kept).counts
-        longest = self._spans.longest
         prompts, uniform = expected_prompts(
             order.batch,
-            max(1, int((of_prompts > 0).sum()) // order.world),
-            share,
-            Sections(capacity, longest),
+            Spans(edges=run.row_edges, kept=self._spans.kept).counts,
+            1 / order.world,
+            Sections(capacity, longest, share),
             longest,
         )
         epochs = "epochs without end" if self._epochs is None else counted(self._epochs, "epoch")
@@ -70,27 +65,27 @@ class RowFeed(ResumableFeed):
         return batch
 
     def __len__(self) -> int:
-        """Batches of all epochs; a few less if prompts were set aside. TypeError without an end."""
+        """Batches of a pass of all epochs. TypeError without an end."""
         if self._epochs is None:
             raise TypeError("a feed without an end has no length: give epochs=N")
-        order = self._order.of_worker()
-        total = int(self._spans.counts.sum())
-        rows = total * (order.rank + 1) // order.world - total * order.rank // order.world
-        one = rows // order.batch if order.drop_last else math.ceil(rows / order.batch)
-        return one * self._epochs
+        return self._share(0).batches * self._epochs
+
+    def _share(self, number: int) -> Share:
+        return self._order.share(int(self._spans.counts.sum()), worker())
 
     def _next(self, buffer: Buffer) -> Any:
-        size, n = self._order.batch, 0
+        left, n = buffer.epoch.share.batches - self._at["batches"], 0
+        if left <= 0:
+            return None
+        size = min(self._order.batch, buffer.left - (left - 1))  # a row for each later batch
         columns = self._output.columns(size, buffer.memory)
         ids = np.empty(size, np.int64)
-        while n < size and buffer.rest().shape[1]:
+        while n < size:
             units, slots = buffer.take(size - n)
             ids[n : n + len(units)] = units
             for column, memory in zip(columns, buffer.memory, strict=True):
                 # `raise` would buffer all of `out`
                 np.take(memory, slots, axis=0, out=column[n : n + len(units)], mode="clip")
             n += len(units)
-        if not n or (n < size and self._order.drop_last):
-            return None
-        self.ids = ids[:n]
-        return self._output.of([column[:n] for column in columns])
+        self.ids = ids
+        return self._output.of(columns)

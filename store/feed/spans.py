@@ -1,6 +1,6 @@
 """The spans of rows that a feed reads at a time, and which of them a rank reads in an epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -92,16 +92,32 @@ class Spans:
         bits = np.unpackbits(self.kept[first // 8 : -(-end // 8)])
         return np.flatnonzero(bits[first % 8 : first % 8 + end - first])
 
-    def of_epoch(self, draws: Draws, rank: int, world: int) -> "EpochSpans":
-        """What `rank` of `world` reads, in order: an equal share of the kept units, to within one.
+    def without(self, lost: Iterable[tuple[int, int]]) -> tuple["Spans", list[int]]:
+        """The same without some units, from a first up to an end each; and how many kept units each
+        of these takes away.
+        """
+        bits, gone = self.kept, list[int]()
+        for first, end in lost:
+            if bits is None:
+                bits = np.full(-(-int(self.edges[-1]) // 8), 255, np.uint8)
+            elif bits is self.kept:
+                bits = bits.copy()
+            part = slice(first // 8, -(-end // 8))
+            unpacked = np.unpackbits(bits[part])
+            units = unpacked[first % 8 : first % 8 + end - first]
+            gone.append(int(units.sum()))
+            units[:] = 0
+            bits[part] = np.packbits(unpacked)
+        return (replace(self, kept=bits) if gone else self), gone
 
-        draws: the same for every rank. A span on the border of two ranks is read by both.
+    def of_epoch(self, draws: Draws, low: int, high: int) -> "EpochSpans":
+        """Kept units `low` up to `high` of the order in which `draws` puts the spans.
+
+        draws: the same for every rank. A span on the border of two shares is read by both.
         """
         order = draws.order(len(self.counts))
         order = order[self.counts[order] > 0]
         ends = np.cumsum(self.counts[order])
-        total = int(ends[-1]) if len(ends) else 0
-        low, high = total * rank // world, total * (rank + 1) // world
         first = int(np.searchsorted(ends, low, side="right"))
         last = int(np.searchsorted(ends, high, side="left")) + 1 if high > low else first
         spans = order[first:last]
@@ -135,20 +151,20 @@ class Spans:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochSpans:
-    """The spans of one rank in one epoch, in the order of reading."""
+    """The spans of one share of one epoch, in the order of reading."""
 
     spans: Integers
     """(n,) indices of spans."""
     first: Integers
-    """(n,) the first kept unit of each span that this rank takes, counted among the kept ones."""
+    """(n,) the first kept unit of each span that the share has, counted among the kept ones."""
     end: Integers
     """(n,) one past the last one."""
     rows: Integers
-    """(n,) rows of the units that the rank takes of each span."""
+    """(n,) rows of the units that the share has of each span."""
 
     @cached_property
     def counts(self) -> Integers:
-        """(n,) units that the rank takes of each span."""
+        """(n,) units that the share has of each span."""
         return self.end - self.first
 
 
