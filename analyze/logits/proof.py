@@ -63,7 +63,8 @@ def logits_problems(run: Run, check: LogitsCheck | None) -> list[Problem]:
 def _sample(run: Run, tokens: int) -> Iterator[tuple[npt.NDArray[np.float32], Stored]]:
     """Rows of `final`, (n, d), and the columns of the same tokens, of one shard after another."""
     shards = _spread(run.shards, tokens)
-    ends = [tokens * number // len(shards) for number in range(len(shards) + 1)]
+    n = max(len(shards), 1)  # damage may have left no shard
+    ends = [tokens * number // n for number in range(len(shards) + 1)]
     for shard, (first, end) in zip(shards, pairwise(ends), strict=True):
         table = shard.table(TOKENS_KEY, _WANTED, rows=shard.rows)
         has = ~np.isin(table["prompt_id"].to_numpy(), shard.quarantined())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from kept_heads import keep_head
 from made_runs import MakeRun
 from on_disk import on_disk
 
@@ -315,6 +316,25 @@ def test_verify_lists_every_problem(make_run: MakeRun) -> None:
     place = f"runs/{made.run_id}/shards/00001/{shards[1].objects_dir.name}"
     assert f"{place}/tokens.arrow: 100 bytes" in result.stdout
     assert "2 problems" in result.stderr
+
+
+@pytest.mark.parametrize("kept", ["record", "run"])
+def test_verify_goes_on_behind_a_damaged_record(make_run: MakeRun, kept: str) -> None:
+    """The only shard of one run, or the run, has a damaged record; the other run lost a byte."""
+    made = [make_run(model=f"m/{name}", seed=k, per_shard=100) for k, name in enumerate("ab")]
+    root = made[0].root
+    for one in made:
+        keep_head(root, one.plan)
+    first, second = sorted(one.run_id for one in made)
+    tokens = on_disk(open_store(root).runs[second].shards[0].objects_dir) / "tokens.arrow"
+    where = f"runs/{first}/" + ("shards/00000/" if kept == "record" else "")
+    (root / where / "COMMIT.json").write_bytes(b"{}")
+    with tokens.open("r+b") as file:
+        file.truncate(100)
+    result = run("verify", root)
+    assert result.exit_code == 1
+    assert f"{where}COMMIT.json" in result.stdout
+    assert f"runs/{second}/shards/00000/{tokens.parent.name}/tokens.arrow: 100" in result.stdout
 
 
 def test_help_loads_no_polars() -> None:
