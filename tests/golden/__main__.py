@@ -29,6 +29,7 @@ COMPUTED: Final = ("analysis", "profiles.duckdb")
 VARIES: Final = (
     (r"(?m)^.*: [\d,]+/[\d,]+ \w+ after \d+ .*\n", ""),  # progress
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?", "TIME"),
+    (r"\b1[789]\d{8}\b(\.\d+)?", "TIME"),
     (r"/sides/(was|now)\b", "/sides/SIDE"),  # of equal length: lines wrap alike
 )
 """What may differ between two runs of one revision."""

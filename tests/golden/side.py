@@ -129,3 +129,4 @@ def main(commands: Path, home: str, patterns: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    os._exit(0)  # threads that imports started may not end
