@@ -302,7 +302,7 @@ def spectra(data: bytes) -> None:
     shutil.rmtree(kept.folder, ignore_errors=True)
     (kept.folder / "final").mkdir(parents=True)
     for kind in ("spectra", "values"):  # under the name that its bytes should have
-        (kept.folder / kept.name("final", kind, data)).write_bytes(data)
+        (kept.folder / kept._files.name("final", kind, data)).write_bytes(data)
     kept.summaries("final")
     kept.values("final")
 
