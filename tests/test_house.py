@@ -116,7 +116,7 @@ ROOMS = {
         ),
     ),
     "capture": (
-        *("downloads", "corpus", "models", "plan", "backends", "engine", "jobs", "ray"),
+        *("downloads", "corpus", "models", "plan", "backends", "engine", "ray"),
         *("probes", "evaluation", "cli", ""),
     ),
     "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),

@@ -14,7 +14,6 @@ from lpp.analyze.cli.command import main as analyze
 from lpp.analyze.report.content import report
 from lpp.capture.cli.command import main as capture
 from lpp.capture.corpus.open import open_corpus
-from lpp.capture.jobs.file import read_jobs
 from lpp.sql import connect, saved_query
 from lpp.store import open_store
 from lpp.store.format.plan import Series
@@ -72,27 +71,27 @@ def trained_tokenizer(texts: list[str]) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-def jobs_file(folder: Path) -> Path:
-    """A file of jobs: one for each checkpoint."""
-    models = [
-        f'[[models]]\nmodel = "{folder}/step-{step}"\nseries = {{name = "tiny", step = {step}}}\n'
-        for step in STEPS
-    ]
-    head = 'corpora = ["pydoc"]\n[defaults]\nprompts = 12\ncontext = 64\nsites = "final"\n'
-    path = folder / "jobs.toml"
-    path.write_text(head + "".join(models))
-    return path
-
-
 @pytest.mark.slow
 def test_a_training_is_a_curve_of_the_report(checkpoints: Path, tmp_path: Path) -> None:
-    file, root = jobs_file(checkpoints), tmp_path / "lpp"
+    root = tmp_path / "lpp"
     runner = CliRunner(env={"COLUMNS": "80"})
-    for job in read_jobs(file).jobs:  # in this process: most of a job's time is importing torch
-        done = runner.invoke(capture, ["run", *job.arguments, f"--store={root}"])
+    settings = [
+        "run",
+        "--series",
+        "tiny",
+        "--corpus",
+        "pydoc",
+        "--prompts",
+        "12",
+        "--context",
+        "64",
+        "--sites",
+        "final",
+    ]
+    for step in STEPS:
+        words = ["--model", str(checkpoints / f"step-{step}"), "--step", str(step)]
+        done = runner.invoke(capture, [*settings, *words, "--store", str(root)])
         assert done.exit_code == 0, done.output
-    known = runner.invoke(capture, ["run", "--jobs", str(file), "--store", str(root)])
-    assert (known.exit_code, "10 jobs: 10 skipped" in known.stdout) == (0, True), known.output
     runs = open_store(root).runs.values()
     assert {run.plan.model.series for run in runs} == {Series(name="tiny", step=n) for n in STEPS}
     done = runner.invoke(analyze, ["profile", str(root)])

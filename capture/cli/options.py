@@ -79,12 +79,6 @@ def check_executor(options: Mapping[str, Any]) -> None:
             raise click.UsageError(f"--{name} needs --executor ray.")
 
 
-def executor_arguments(options: Mapping[str, Any]) -> list[str]:
-    """The options of the executor as arguments of a command line."""
-    names = [name for name in ("executor", "address", "workers") if options[name] is not None]
-    return [f"--{n}={options[n]}" for n in names] if options["executor"] != "local" else []
-
-
 def executor_options(command: Any) -> Any:
     """`--executor`, `--address` and `--workers`."""
     for option in reversed(EXECUTOR_OPTIONS):

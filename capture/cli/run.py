@@ -1,48 +1,31 @@
-"""`lpp-capture run`: one capture, a part of one, or a file of jobs."""
+"""`lpp-capture run`: one capture, or a part of one."""
 
 import json
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from lpp.capture.cli.options import (
-    STORE,
-    check_executor,
-    executor_arguments,
-    executor_options,
-    grace_option,
-)
+from lpp.capture.cli.options import STORE, check_executor, executor_options, grace_option
 from lpp.capture.models.machine import require
 from lpp.capture.plan.epochs import READ_BYTES_PER_SECOND
 from lpp.capture.plan.parts import Part, chosen_part
 from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.errors import first_line
-from lpp.store.objects.place import place
-from lpp.store.process.signals import EXIT_USER_ERROR, INTERRUPTED, check_requests
+from lpp.store.process.signals import check_requests
 from lpp.store.terminal.console import FiniteRange, LppCommand, debug_option
 from lpp.store.terminal.options import taken, with_options
 from lpp.store.terminal.progress import SHOWN
 
 if TYPE_CHECKING:
     from lpp.capture.engine.outcome import Outcome
-    from lpp.capture.jobs.file import Job
-    from lpp.store.objects.place import Place
-
-WITH_JOBS = (
-    *("jobs", "store", "part", "rank", "world", "dry_run", "grace"),
-    *("executor", "address", "workers"),
-)
-"""Options allowed with --jobs; every other option belongs to one job."""
 
 OF_EPOCHS = ("recompute_tokens_per_second", "read_mb_per_second")
-"""Options of what --dry-run of one run says about epochs."""
+"""Options of what --dry-run says about epochs."""
 
 
 @click.command(cls=LppCommand)
@@ -72,16 +55,9 @@ OF_EPOCHS = ("recompute_tokens_per_second", "read_mb_per_second")
     help="Write the outcome, or the reason of a failure, to FILE as JSON.",
 )
 @click.option(
-    "--jobs",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Capture the models, corpora and settings that a TOML file lists.",
-)
-@click.option(
     "--dry-run",
     is_flag=True,
-    help="Load the model, print plan, disk, memory and time, and capture nothing. With --jobs: "
-    "list the jobs.",
+    help="Load the model, print plan, disk, memory and time, and capture nothing.",
 )
 @click.option(
     "--recompute-tokens-per-second",
@@ -100,9 +76,8 @@ OF_EPOCHS = ("recompute_tokens_per_second", "read_mb_per_second")
 @executor_options
 @grace_option
 @debug_option
-@click.pass_context
-def run(context: click.Context, /, **options: Any) -> int:
-    """Capture one model on one corpus into --store, or many with --jobs.
+def run(**options: Any) -> int:
+    """Capture one model on one corpus into --store.
 
     \b
     Examples:
@@ -119,14 +94,12 @@ def run(context: click.Context, /, **options: Any) -> int:
       lpp-capture run --model ./my-model --corpus alpaca --continue 64 \\
           --temperature 0.7 --store ./lpp
       lpp-capture run --model ./my-model --corpus alpaca --store ./lpp --dry-run
-      lpp-capture run --jobs jobs.toml --store ./lpp
       lpp-capture run --model EleutherAI/pythia-70m --corpus alpaca \\
-          --revision step1000,step2000,step4000 --store ./lpp
+          --revision step1000 --series pythia-70m --store ./lpp
 
     The same command resumes a stopped run: committed shards stay. Ctrl-C or
     SIGTERM finishes the shards under way, a second one exits at once; exit code 2.
-    With --jobs or several revisions, finished jobs are skipped, the others run
-    also after one has failed, and a table comes last; exit code 1 if a job failed.
+    A finished run is skipped without loading the model.
 
     Works with any causal transformers model whose structure it recognises.
     Tested: Llama, Qwen2, Qwen3, Mistral, Gemma 2, Gemma 3, Phi-3, GPT-2, OPT,
@@ -134,15 +107,10 @@ def run(context: click.Context, /, **options: Any) -> int:
     """
     check_executor(options)
     of_epochs = [name for name in OF_EPOCHS if options[name] is not None]
-    if of_epochs and (options["jobs"] is not None or not options["dry_run"]):
-        name = of_epochs[0].replace("_", "-")
-        raise click.UsageError(f"--{name} goes with --dry-run of one run.")
-    if options["jobs"] is not None:
-        return _run_jobs(context)
+    if of_epochs and not options["dry_run"]:
+        raise click.UsageError(f"--{of_epochs[0].replace('_', '-')} goes with --dry-run.")
     if missing := [f"--{name}" for name in ("model", "corpus", "store") if options[name] is None]:
         raise click.UsageError(f"Missing: {', '.join(missing)}.")
-    if "," in (options["revision"] or ""):
-        return _run_revisions(context)
     if options["dry_run"]:
         return _dry_run(options)
     with reported(options["report"]) as done:
@@ -195,62 +163,6 @@ def _capture(options: Mapping[str, Any]) -> "Outcome":
     return capture_into(
         store, request, resume=resume, part=part, grace=options["grace"], display=SHOWN
     )
-
-
-def _run_jobs(context: click.Context) -> int:
-    """Read and check a file of jobs, then run or list them."""
-    options = context.params
-    given = [
-        parameter.opts[-1]
-        for parameter in context.command.params
-        if parameter.name not in WITH_JOBS
-        and parameter.name in options
-        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise click.UsageError(
-            f"{', '.join(given)}: with --jobs, these are options of the file (see its defaults)."
-        )
-    from lpp.capture.jobs.file import read_jobs
-
-    file = read_jobs(options["jobs"])
-    store = options["store"] or (place(file.store) if file.store is not None else None)
-    if store is None:
-        raise click.UsageError("Missing option '--store', or store in the file of jobs.")
-    return _run_each(file.jobs, store, options)
-
-
-def _run_revisions(context: click.Context) -> int:
-    """Run or list one job for each revision of a list."""
-    options = context.params
-    for name in ("resume", "report", "step"):
-        if options[name] is not None:
-            raise click.UsageError(f"--{name} is for one revision, not for a list of them.")
-    from lpp.capture.cli.revisions import revision_jobs
-
-    return _run_each(revision_jobs(context), options["store"], options)
-
-
-def _run_each(jobs: "Sequence[Job]", store: "Place", options: Mapping[str, Any]) -> int:
-    """Run or list jobs."""
-    from lpp.capture.jobs.runner import exit_code, format_results, list_jobs, run_jobs
-
-    part = _part(options)
-    if options["dry_run"]:
-        click.echo(list_jobs(jobs, store, part))
-        return 0
-    require("torch", "transformers", "safetensors")
-    from lpp.store.store import open_if_any
-
-    open_if_any(store)  # a bad path is reported once, not by every job
-    start = time.monotonic()
-    more = executor_arguments(options)
-    results = run_jobs(jobs, store, part, options["grace"], more, display=SHOWN)
-    click.echo(format_results(results, time.monotonic() - start))
-    code = exit_code(results)
-    if code == EXIT_USER_ERROR:
-        click.echo(INTERRUPTED, err=True)
-    return code
 
 
 def _part(options: Mapping[str, Any]) -> Part:

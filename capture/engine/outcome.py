@@ -1,4 +1,4 @@
-"""The result of one capture: its last message, and the report that a list of jobs reads."""
+"""The result of one capture: its last message, and its report as JSON."""
 
 import contextlib
 import textwrap

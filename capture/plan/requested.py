@@ -39,8 +39,8 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
         )
     if "," in (settings.revision or ""):
         raise InputError(
-            f"revision {settings.revision!r} is a list, and one run has one revision. In a file "
-            'of jobs write [matrix] revision = ["...", "..."].',
+            f"revision {settings.revision!r} is a list, and a run has one revision. Repeat the "
+            "command for each, in a loop of the shell, with --series NAME.",
             kind=ErrorKind.INVALID_VALUE,
         )
     for pattern in settings.sites:

@@ -1,20 +1,15 @@
 """Checkpoints of one training: the step that a revision names, and the series of a request.
 
-A series is a name and a step, SPEC.md section 4. The user gives both, or a list of revisions: then
-the series has the model's name, and each revision's name contains its step.
+A series is a name and a step, SPEC.md section 4. The user gives both; the
+name of a revision may contain its step.
 """
 
 import re
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import Series, series_problems
-
-_Item = TypeVar("_Item", str, int)
 
 _INTEGER: Final = r"(?<![0-9.])([0-9]{1,16})(?![0-9A-Za-z]|\.[0-9])"
 """A whole number. The digits of `21B`, `10k` and `1.5` are not a number of steps."""
@@ -24,14 +19,6 @@ _STEP: Final = re.compile(
 )
 _ANY: Final = re.compile(_INTEGER)
 _COMMIT: Final = re.compile(r"(?=.*[a-f])[0-9a-f]{7,40}")
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """One revision of a list."""
-
-    revision: str
-    step: int
 
 
 def step_of(revision: str) -> int | None:
@@ -49,40 +36,6 @@ def step_of(revision: str) -> int | None:
         return None
     steps = {int(digits) for digits in _STEP.findall(revision) or _ANY.findall(revision)}
     return steps.pop() if len(steps) == 1 else None
-
-
-def checkpoints(revisions: str) -> list[Checkpoint]:
-    """The checkpoints of `--revision a,b=20`. Raises InputError, with every problem of the list."""
-    names = [part.strip() for part in revisions.split(",")]
-    parsed, problems = [], []
-    for name in names:
-        revision, equals, digits = name.rpartition("=")
-        if not equals:
-            revision, step = name, step_of(name)
-        else:
-            step = int(digits) if re.fullmatch(r"[0-9]{1,16}", digits) else None
-        if not revision:
-            problems.append("a revision is empty")
-        elif step is None:
-            problems.append(f"{name!r} names no single step: write {revision}=STEP")
-        else:
-            parsed.append(Checkpoint(revision, step))
-    problems += [f"{name} is given twice" for name in _repeated([c.revision for c in parsed])]
-    if not problems:
-        problems += [
-            f"{' and '.join(c.revision for c in parsed if c.step == step)} are both step {step}"
-            for step in _repeated([c.step for c in parsed])
-        ]
-    if problems:
-        raise InputError(
-            f"--revision {revisions}: {'; '.join(problems)}. Nothing was captured.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    return parsed
-
-
-def _repeated(items: Sequence[_Item]) -> list[_Item]:
-    return [item for item, count in Counter(items).items() if count > 1]
 
 
 def is_local(model: str) -> bool:

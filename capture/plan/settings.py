@@ -36,8 +36,7 @@ class CaptureSettings:
     )
     revision: str | None = setting(
         None,
-        "Load this branch, tag or commit of a hub model. Several, separated by commas, such as "
-        "step1000,step2000,main=3000, make one run each, all of one series.",
+        "Load this branch, tag or commit of a hub model.",
     )
     series: str | None = setting(
         None,

@@ -137,10 +137,9 @@ SETTINGS: Final = {
 def _settings_page() -> str:
     parts = [
         "# Settings",
-        "Each setting is declared once. Its name is the option of the command and, of a capture, "
-        "the key of a file of jobs. With underscores, or as it stands below it, it is the argument "
-        "of `lpp.capture.capture` and the field of the settings that a function of `lpp.analyze` "
-        "takes.",
+        "Each setting is declared once. Its name is the option of the command. With "
+        "underscores, or as it stands below it, it is the argument of `lpp.capture.capture` and "
+        "the field of the settings that a function of `lpp.analyze` takes.",
     ]
     for command, settings in SETTINGS.items():
         rows = [

@@ -2,8 +2,8 @@
 -- Read: one number of one checkpoint per row, by step, with its standard error over prompts. Ranks
 --   are in dimensions, entropy_floor is a share of ln V, normalised ranks are shares of min(N, d).
 --   Compare rows of one series, prompt set, context, number of prompts and first position.
--- Empty: no profile belongs to a series. Capture one with --revision step1000,step2000 or `series`
---   in a file of jobs, then: lpp-analyze profile STORE
+-- Empty: no profile belongs to a series. Capture one with --revision step1000 --series NAME, then:
+--   lpp-analyze profile STORE
 WITH numbers AS (
   FROM profiles UNPIVOT INCLUDE NULLS (
     (value, stderr) FOR metric IN (

@@ -21,7 +21,6 @@ from lpp.capture.corpus.carried import MAX_FIELD_BYTES, Carried, carried
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.prepare import choose_passages
 from lpp.capture.engine.run_cache import request_key
-from lpp.capture.jobs.file import parse_jobs
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.capture.ray.actor import CaptureActor
@@ -341,40 +340,6 @@ def test_a_run_that_lacks_a_field_is_refused_in_one_message(
     assert "its prompts carry no field.label, text. To add fields:" in message
     assert "To go on with the run, leave out --fields and --keep-texts." in message
     assert the_run(tmp_path).extra_columns.names == ["id", "field.n"]
-
-
-@pytest.mark.slow
-def test_a_job_that_asks_for_more_is_not_skipped(
-    capture: Callable[..., Result], tiny_folder: Callable[[str], Path], tmp_path: Path
-) -> None:
-    assert capture("--fields=n").exit_code == 0
-    jobs = tmp_path / "jobs.toml"
-    jobs.write_text(
-        f'store = "{tmp_path / "store"}"\n[defaults]\nprompts = 3\nmin-bytes = 0\ncontext = 9\n'
-        f'sites = "final"\n[[models]]\nmodel = "{tiny_folder("llama")}"\n'
-        f'[[corpora]]\ncorpus = "{tmp_path / "texts.jsonl"}"\n[matrix]\n'
-        'fields = [["n"], ["n", "label"], []]\n'
-    )
-    listed = CliRunner().invoke(main, ["run", "--jobs", str(jobs), "--dry-run"])
-    assert listed.exit_code == 0, listed.output
-    assert listed.output.count("(done: ") == 2
-    assert "--fields=n,label" in listed.output
-    said = CliRunner().invoke(main, ["run", "--jobs", str(jobs)])
-    assert said.exit_code == 1
-    assert "3 jobs: 2 skipped, 1 failed" in said.output
-    assert "is in the store already, and its prompts carry" in said.output
-
-
-def test_fields_in_a_file_of_jobs() -> None:
-    text = (
-        '[defaults]\ncorpus = "a.jsonl"\nfields = ["label", "split"]\nkeep-texts = true\n'
-        '[[models]]\nmodel = "m"\n'
-    )
-    (job,) = parse_jobs(text, "jobs.toml").jobs
-    assert job.request.corpus.columns == ("field.label", "field.split", "text")
-    assert "--fields=label,split" in job.arguments
-    with pytest.raises(InputError, match="'split': it is given 2 times"):
-        parse_jobs(text.replace("label", "split"), "jobs.toml")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Names of tasks and models that a store cannot hold: refused before any model is loaded."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -69,21 +68,6 @@ def test_a_model_whose_name_does_not_print_is_refused_at_every_door(
         assert done.exit_code == 2, done.output
         assert "Rename its folder" in done.stderr, words
         assert not root.exists()
-
-
-@pytest.mark.slow
-def test_a_job_of_such_a_model_fails_by_name(tmp_path: Path) -> None:
-    model, root = tmp_path / "esc\x1b[31m", tmp_path / "store"
-    model.mkdir()
-    (tmp_path / "texts.txt").write_text("some text\n")
-    job = f"store = {json.dumps(str(root))}\nmodels = [{json.dumps(str(model))}]\n"
-    job += f"corpora = [{json.dumps(str(tmp_path / 'texts.txt'))}]\n"
-    job += "[defaults]\nprompts = 1\nmin-bytes = 0\n"
-    (tmp_path / "jobs.toml").write_text(job, "utf-8")
-    done = run("run", "--jobs", tmp_path / "jobs.toml")
-    assert done.exit_code == 1, done.output
-    assert "do not print" in done.output
-    assert not root.exists()
 
 
 def test_a_model_from_python_needs_a_name_that_prints(

@@ -1,8 +1,9 @@
-"""A series: the steps of revisions, jobs that say them, and runs of a hub's revisions."""
+"""A series: the steps of revisions, and runs of a hub's revisions."""
 
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,11 +16,11 @@ from on_disk import on_disk
 
 from lpp.capture.cli.command import main
 from lpp.capture.engine.run_cache import request_key
-from lpp.capture.jobs.file import parse_jobs
 from lpp.capture.plan.from_plan import RepairOptions, request_of_plan
-from lpp.capture.plan.series import Checkpoint, checkpoints, step_of
+from lpp.capture.plan.requested import request_of
+from lpp.capture.plan.series import step_of
+from lpp.capture.plan.settings import CaptureSettings
 from lpp.store import open_store
-from lpp.store.errors import InputError
 from lpp.store.format.plan import Series
 
 # Steps
@@ -50,145 +51,6 @@ from lpp.store.format.plan import Series
 )
 def test_the_step_of_a_revision(revision: str, step: int | None) -> None:
     assert step_of(revision) == step
-
-
-def test_a_list_of_revisions_may_say_steps() -> None:
-    assert checkpoints("step10, main=300,step2") == [
-        Checkpoint("step10", 10),
-        Checkpoint("main", 300),
-        Checkpoint("step2", 2),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("revisions", "said"),
-    [
-        ("main,step1", "'main' names no single step: write main=STEP"),
-        ("step1,,v1.5", "a revision is empty; 'v1.5' names no single step: write v1.5=STEP"),
-        ("step1,main=x", "'main=x' names no single step: write main=STEP"),
-        ("step1,step2,step1", "step1 is given twice"),
-        ("step1,checkpoint-1", "step1 and checkpoint-1 are both step 1"),
-    ],
-)
-def test_every_mistake_in_a_list_is_one_message(revisions: str, said: str) -> None:
-    with pytest.raises(InputError) as caught:
-        checkpoints(revisions)
-    assert str(caught.value) == f"--revision {revisions}: {said}. Nothing was captured."
-
-
-# Jobs files
-
-HEAD = 'corpora = ["c"]\n'
-
-
-def series(text: str) -> list[Series | None]:
-    return [job.request.model.series for job in parse_jobs(HEAD + text, "jobs.toml").jobs]
-
-
-def problems(text: str) -> list[str]:
-    with pytest.raises(InputError) as caught:
-        parse_jobs(HEAD + text, "jobs.toml")
-    return [line.strip() for line in str(caught.value).splitlines()[1:-1]]
-
-
-def test_a_job_names_its_series() -> None:
-    text = """
-[[models]]
-model = "./step-100"
-series = {name = "my run", step = 100}
-[[models]]
-model = "./step-200"
-series = "my run"
-step = 200
-[[models]]
-model = "lab/other"
-revision = "step7"
-series = "my run"
-[[models]]
-model = "lab/other"
-revision = "step8"
-step = 9
-[[models]]
-model = "lab/alone"
-"""
-    assert series(text) == [
-        Series(name="my run", step=100),
-        Series(name="my run", step=200),
-        Series(name="my run", step=7),
-        Series(name="lab/other", step=9),
-        None,
-    ]
-    (first, *_) = parse_jobs(HEAD + text, "jobs.toml").jobs
-    assert first.arguments[:3] == ("--model=./step-100", "--series=my run", "--step=100")
-
-
-def test_a_matrix_of_revisions_is_a_series() -> None:
-    text = 'models = ["lab/m"]\n[defaults]\nseries = "s"\n[matrix]\nrevision = ["step1", "step2"]'
-    assert series(text) == [Series(name="s", step=1), Series(name="s", step=2)]
-    text = 'models = ["lab/m"]\n[matrix]\nseries = [{name = "s", step = 1}, {name = "s", step = 2}]'
-    assert series(text) == [Series(name="s", step=1), Series(name="s", step=2)]
-
-
-def test_every_mistake_in_a_series_is_listed_with_its_place() -> None:
-    text = """
-[[models]]
-model = "a"
-series = {nmae = "s", step = "1"}
-[[models]]
-model = "b"
-series = {name = 3, step = -1}
-[[models]]
-model = "c"
-series = {name = "s", step = 1}
-step = 2
-[[models]]
-model = "d"
-series = 5
-[matrix]
-series = [{name = "s", step = 1}]
-step = [1]
-"""
-    assert problems(text) == [
-        "models[0].series.nmae: not known here. Did you mean name?",
-        "models[0].series has no name",
-        "models[0].series.step should be an integer, is '1'",
-        "models[1].series.name should be a string, is 3",
-        "models[1].series.step: -1 is not in the range 0<=x<=9007199254740991.",
-        "models[2].step: given twice, alone and in series",
-        "models[3].series should be a string, is 5",
-        "matrix.step: given twice, alone and in series",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (
-            'models = [{model = "a", series = {name = "s", step = 1}},'
-            ' {model = "b", series = {name = "s", step = 1}}]',
-            "jobs 1 and 2 are both step 1 of s: --model=b --series=s --step=1 --corpus=c",
-        ),
-        ('models = [{model = "a", step = 1}]', "job 1, a x c: --step 1 needs --series NAME"),
-        ('models = [{model = "a", series = "s"}]', "job 1, a x c: --series 's' needs --step N"),
-        (
-            'models = [{model = "a", series = {name = "", step = 1}}]',
-            "job 1, a x c: --series: the name '' should be 1 to 200 bytes of printable text",
-        ),
-        (
-            'models = [{model = "a", untrained-seed = 1, series = {name = "s", step = 1}}]',
-            "job 1, a x c: --series and --step are for trained weights",
-        ),
-        ('models = [{model = "a", revision = "b,c"}]', "job 1, a x c: revision 'b,c' is a list"),
-    ],
-)
-def test_what_makes_no_series_is_refused(text: str, said: str) -> None:
-    (problem,) = problems(text)
-    assert problem.startswith(said)
-
-
-def test_one_step_under_two_settings_is_two_jobs() -> None:
-    text = 'models = [{model = "a", series = {name = "s", step = 1}}]\n[matrix]\ncontext = [5, 6]'
-    assert series(text) == [Series(name="s", step=1)] * 2
 
 
 # Revisions of a hub
@@ -229,36 +91,6 @@ def run(*words: str, model: str = "lab/tiny") -> Result:
     )
 
 
-@pytest.mark.slow
-def test_a_list_of_revisions_is_a_run_each_whatever_comes_of_the_others(hub: Path) -> None:
-    done = run("--revision", "step0,step5,main=30")
-    assert done.exit_code == 1, done.output
-    assert "3 jobs: 2 done, 1 failed, in " in done.stdout
-    lines = done.stdout.splitlines()
-    assert lines[3].split()[-1] == "failed"
-    assert lines[4].strip().startswith("revision step5 of lab/tiny is not in the local hub cache")
-    runs = open_store(hub / "lpp").runs.values()
-    found = {(str(run.plan.model.series), run.plan.model.revision) for run in runs}
-    assert found == {
-        ("step 0 of lab/tiny", "0" * 40),
-        ("step 30 of lab/tiny", "2" * 40),
-    }
-    assert [problem for run in runs for problem in run.verify()] == []
-    # again: what is done starts nothing, the same commit without a series is another run
-    again = run("--revision", "step0,main=30")
-    assert (again.exit_code, "2 jobs: 2 skipped" in again.stdout) == (0, True), again.output
-    alone = run("--revision", "step0")
-    assert alone.exit_code == 0, alone.output
-    runs = open_store(hub / "lpp").runs.values()
-    assert sorted(str(run.plan.model.series) for run in runs)[0] == "None"
-    status = CliRunner().invoke(main, ["status", "lpp", "--format", "json"]).stdout
-    told = {(one["series"], one["step"]) for one in json.loads(status)["runs"]}
-    assert told == {(None, None), *(("lab/tiny", step) for step in (0, 30))}
-    assert "\n  step 30 of lab/tiny\n" in CliRunner().invoke(main, ["status", "lpp"]).stdout + "\n"
-    repaired = CliRunner().invoke(main, ["repair", "lpp", "--dry-run"])
-    assert repaired.exit_code == 0, repaired.output
-
-
 def test_a_series_is_repaired_as_itself(hub: Path) -> None:
     done = run("--revision", "step10", "--series", "ours")
     assert done.exit_code == 0, done.output
@@ -276,11 +108,8 @@ def test_a_series_is_repaired_as_itself(hub: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--revision", "step0,main"], "'main' names no single step: write main=STEP"),
-        (["--revision", "step0,step10", "--step", "3"], "--step is for one revision"),
-        (["--revision", "step0,step10", "--report", "r"], "--report is for one revision"),
-        (["--revision", "step0,step10", "--resume", "r"], "--resume is for one revision"),
-        (["--revision", "step0,step10", "--untrained-seed", "1"], "are for trained weights"),
+        (["--revision", "step0,main"], "'step0,main' is a list, and a run has one revision"),
+        (["--revision", "step0", "--series", "a", "--untrained-seed", "1"], "trained weights"),
         (["--series", "a\nb", "--step", "3"], "should be 1 to 200 bytes of printable text"),
         (["--series", "a"], "--series 'a' needs --step N: lab/tiny names no single step."),
         (["--step", "3"], "--step 3 needs --series NAME"),
@@ -295,32 +124,35 @@ def test_what_does_not_go_together_is_one_message(hub: Path, words: list[str], s
 
 def test_a_folder_has_no_revisions(hub: Path) -> None:
     (hub / "mine").mkdir()
-    done = run("--revision", "step0,step10", model="./mine")
-    assert done.exit_code == 2
-    assert "For folders write a file of jobs" in " ".join(done.stderr.split())
     for words in (["--series", "s"], ["--step", "3"]):  # its revision is not what is loaded
         done = run("--revision", "step0", *words, model="./mine")
         assert done.exit_code == 2
         assert "needs --" in done.stderr
 
 
-def test_a_list_is_listed_as_commands_with_all_options(hub: Path) -> None:
-    words = ["--sites", "embed,final", "--engine-option", "seed=3", "--trust-remote-code"]
-    done = run("--revision", "step0,step10", "--series", "s", "--dry-run", *words)
-    assert done.exit_code == 0, done.output
-    first, command, second, _ = done.stdout.splitlines()
-    assert first.endswith("tiny x texts.txt revision=step0 step=0")
-    assert second.endswith("tiny x texts.txt revision=step10 step=10")
-    for word in ("--sites=embed,final", "--engine-option=seed=3", "--trust-remote-code"):
-        assert f" {word} " in command
-    assert {"--revision=step0", "--series=s", "--step=0"} <= set(command.split())
+@pytest.mark.slow
+def test_a_loop_over_revisions_is_a_series(hub: Path) -> None:
+    for words in (["step0"], ["main", "--step", "30"]):
+        done = run("--series", "lab/tiny", "--revision", *words)
+        assert done.exit_code == 0, done.output
+    assert run("--revision", "step5", "--series", "lab/tiny").exit_code == 2
+    runs = open_store(hub / "lpp").runs.values()
+    found = {(str(run.plan.model.series), run.plan.model.revision) for run in runs}
+    assert found == {("step 0 of lab/tiny", "0" * 40), ("step 30 of lab/tiny", "2" * 40)}
+    # again: the same commit without a series is another run, with it the one that is done
+    assert run("--revision", "step0").exit_code == 0
+    assert run("--revision", "step0", "--series", "lab/tiny").exit_code == 0
+    status = CliRunner().invoke(main, ["status", "lpp", "--format", "json"]).stdout
+    shown = [(one["series"], one["step"]) for one in json.loads(status)["runs"]]
+    assert sorted(shown, key=str) == [("lab/tiny", 0), ("lab/tiny", 30), (None, None)]
+    repaired = CliRunner().invoke(main, ["repair", "lpp", "--dry-run"])
+    assert repaired.exit_code == 0, repaired.output
 
 
 def test_the_note_of_a_request_tells_steps_apart(hub: Path) -> None:
-    text = 'models = [{model = "lab/tiny", series = {name = "s", step = 1}}]\n'
-    one = parse_jobs(HEAD.replace('"c"', '"texts.txt"') + text, "j").jobs[0].request
-    other = parse_jobs(HEAD.replace('"c"', '"texts.txt"') + text.replace("1", "2"), "j")
-    assert request_key(one) not in (None, request_key(other.jobs[0].request))
+    settings = CaptureSettings(model="lab/tiny", corpus="texts.txt", series="s", step=1)
+    one, other = (request_of(replace(settings, step=step)) for step in (1, 2))
+    assert request_key(one) not in (None, request_key(other))
 
 
 class _Hub(BaseHTTPRequestHandler):

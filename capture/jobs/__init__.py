@@ -1,1 +1,0 @@
-"""Many captures from one file."""
