@@ -1,4 +1,4 @@
-"""`lpp-analyze metrics`: every number that is declared."""
+"""`lpp-analyze metrics`: every number and flag that is declared."""
 
 import textwrap
 from collections.abc import Iterator
@@ -29,27 +29,36 @@ TITLES: Final[dict["Subject", str]] = {
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @debug_option
 def metrics(names: tuple[str, ...]) -> None:
-    """List the declared numbers.
+    """List the declared numbers and flags.
 
-    Each has a name, a unit, a definition and a source. NAME may be a pattern; without NAME every
-    number is listed, under the commands that take its name.
+    A number has a name, a unit, a definition and a source, a flag a meaning. NAME may be a pattern;
+    without NAME every number is listed, under the commands that take its name, then every flag.
 
     \b
         lpp-analyze metrics
         lpp-analyze metrics 'zscore_*' rankme
         lpp-analyze metrics kl cka
+        lpp-analyze metrics few_items
     """
     from lpp.analyze.metrics.registry import QUANTITIES
+    from lpp.analyze.report.content import FLAGS
     from lpp.analyze.runs.select import matching
 
-    known = dict.fromkeys(q.name for q in QUANTITIES)
-    wanted = set(matching("number", names or ("*",), known, option="NAME"))
+    known = dict.fromkeys(
+        [*(q.name for q in QUANTITIES), *(f for of in FLAGS.values() for f in of)]
+    )
+    wanted = set(matching("number or flag", names or ("*",), known, option="NAME"))
     for subject, title in TITLES.items():
         chosen = [q for q in QUANTITIES if q.of == subject and q.name in wanted]
         if chosen:
             click.echo(f"\n{title}\n")
         for quantity in chosen:
             click.echo("\n".join(lines(quantity)))
+    for of, meanings in FLAGS.items():
+        if marks := [flag for flag in meanings if flag in wanted]:
+            click.echo(f"\nFlags of {of}\n")
+        for flag in marks:
+            click.echo("\n".join([flag, *_wrapped(meanings[flag])]))
 
 
 def lines(quantity: "Quantity") -> Iterator[str]:
@@ -63,4 +72,8 @@ def lines(quantity: "Quantity") -> Iterator[str]:
     if no_error := getattr(quantity, "no_error", ""):
         texts.append(f"No error: {no_error}")
     for text in texts:
-        yield from textwrap.wrap(text, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+        yield from _wrapped(text)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="    ", subsequent_indent="    ")

@@ -1,6 +1,6 @@
-"""Flags of the numbers of a site in a comparison of two runs."""
+"""Flags of the numbers of a comparison of two runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import polars as pl
@@ -10,16 +10,20 @@ from lpp.analyze.drift.sites import SiteDrift, site_frame
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Request, SiteRequest, site_estimates
 from lpp.analyze.engine.workers import Workers
+from lpp.analyze.logits.divergences import EVERYTHING
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.quantities.drift import SITE_CHANGES
-from lpp.analyze.quantities.flags import flags_of_any
+from lpp.analyze.quantities.flags import flags_of, flags_of_any
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
 
 SINK_PROMPTS: Final = 32
 """Prompts of each run that are searched for attention sinks. Sinks are a property of the model, and
 more prompts would cost another read of all rows."""
+
+_OF_LOGITS: Final = EVERYTHING | {"flips"}
+"""Numbers of predictions that come from logits, not from the statistics of the capture."""
 
 
 def site_flags(pair: Pair, sites: Sequence[SiteDrift], *, first_position: int) -> list[list[str]]:
@@ -47,6 +51,17 @@ def site_flags(pair: Pair, sites: Sequence[SiteDrift], *, first_position: int) -
     )
     flags: list[list[str]] = flags_of_any(unsure).to_list()
     return flags
+
+
+def prediction_flags(pair: Pair, numbers: Iterable[str]) -> dict[str, list[str]]:
+    """Sorted flags of each of `numbers` of the predictions: `quarantined`, and `lossy` of those
+    that are computed from logits, that is from the rows of `final` of either run.
+    """
+    names = [*numbers]
+    rounded = any(run.plan.is_lossy("final") for run in pair.runs)
+    facts = pl.DataFrame({"lossy": [rounded and name in _OF_LOGITS for name in names]})
+    facts = facts.with_columns(n_quarantined=pl.lit(len(pair.excluded), pl.Int32))
+    return dict(zip(names, flags_of(facts).to_list(), strict=True))
 
 
 def _sinks(pair: Pair, sites: list[str]) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.drift.drift import Drift
+from lpp.analyze.drift.flags import prediction_flags
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.predictions import DRIFT_TOKENS, TOKEN_DRIFT, compared_tokens, token_drift
 from lpp.analyze.drift.sites import (
@@ -57,7 +58,7 @@ DRIFT_PREDICTIONS: Final = Table(
         Column("maximum", "DOUBLE", "over tokens", "of the number"),
         *number_columns("mean", "over tokens", "of the number", ERRORS, prefix="")[1:],
         Column("n_tokens", "BIGINT", "tokens that have the number", "tokens"),
-        *shared("cluster"),
+        *shared("flags cluster"),
     ),
     merging=Merging(replaced=_KEY),
 )
@@ -117,6 +118,7 @@ def _setting(drift: Drift) -> dict[str, int]:
 
 def _predictions(drift: Drift) -> pl.DataFrame:
     drawn = 0 if drift.seed is None else len(drift.tokens)
+    flags = prediction_flags(drift.pair, drift.predictions)
     rows = [
         {
             **_setting(drift),
@@ -131,6 +133,7 @@ def _predictions(drift: Drift) -> pl.DataFrame:
             "ci_low": summary.ci_low,
             "ci_high": summary.ci_high,
             "n_tokens": summary.n_tokens,
+            "flags": flags[name],
         }
         for name, summary in drift.predictions.items()
         if summary.n_tokens

@@ -127,12 +127,15 @@ OUTLINE: Final = (
 """Sections, in the order in which a reader asks."""
 
 
-MEANINGS: Final = {
-    **OF_PROBES,
-    **correlations.MEANING,
-    **number_flags.MEANING,
-    **item_flags.MEANING,
+FLAGS: Final = {
+    "probes": OF_PROBES,
+    "correlations": correlations.MEANING,
+    "numbers": number_flags.MEANING,
+    "items": item_flags.MEANING,
 }
+"""What each flag says, by what it marks."""
+
+MEANINGS: Final = {flag: meaning for of in FLAGS.values() for flag, meaning in of.items()}
 """What each flag of any table says."""
 
 _ONLY_DRAWN: Final = ("training", drift.SECTION)

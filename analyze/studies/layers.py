@@ -91,6 +91,7 @@ HOURGLASS: Final = Table(
         Column("n_collapsed", "INTEGER", "layers left out: PR within 1 % of 1", "layers"),
         Column("n_missing", "INTEGER", "layers left out: no rank", "layers"),
         Column("reason", "VARCHAR", "why there is no score; null: there is one"),
+        *shared("flags"),
     ),
     merging=Merging(covers=("n_layers", "n_collapsed", "n_missing")),
 )
@@ -230,6 +231,7 @@ def _scores(frame: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str
                 "metric": metric,
                 "n_quarantined": rows.item(0, "n_quarantined"),
                 **asdict(score),
+                "flags": rows["flags"].explode().drop_nulls().unique().sort().to_list(),
             }
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import polars as pl
 
 from lpp.analyze.metrics.registry import RANKS
+from lpp.analyze.quantities.flags import flags_of
 from lpp.analyze.questions import ProfileSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.analysis import Analysis, analyze
 from lpp.analyze.tables.database import profiles_and_differences, put
+from lpp.analyze.tables.facts import with_lossy
 from lpp.analyze.tables.jackknife import jackknife_rows
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
@@ -24,8 +26,11 @@ def with_floors(profiles: pl.DataFrame) -> pl.DataFrame:
 def frames(analysis: Analysis, profiles: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """The tables of `analysis`. profiles: its floors and maxima."""
     of_sites = with_floors(profiles)
+    of_spectra = with_lossy(analysis.spectra, analysis.views).with_columns(
+        ratio="participation_ratio"
+    )
     tables = {
-        "spectra": analysis.spectra,
+        "spectra": analysis.spectra.with_columns(flags=flags_of(of_spectra)),
         "entropy": analysis.entropy,
         "metrics": analysis.metrics,
         "site_profiles": of_sites,

@@ -54,7 +54,7 @@ SPECTRA: Final = Table(
         *_KEYS,
         *SINK_COLUMNS,
         *values_first(*(columns_of(metric, ERRORS) for metric in PAPER)),
-        *shared("cluster"),
+        *shared("flags cluster"),
     ),
     merging=Merging(),
 )

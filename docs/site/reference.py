@@ -312,9 +312,9 @@ def _metric_tables() -> dict[str, str]:
     """By name: what is declared, with unit, formula, trap and source; the flags as a table."""
     from lpp.analyze import METRICS
     from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
-    from lpp.analyze.quantities.flags import FLAGS
     from lpp.analyze.quantities.items import FEATURES
     from lpp.analyze.quantities.probes import PROBE_CHANGES, PROBE_NUMBERS
+    from lpp.analyze.report.content import FLAGS
 
     lists: dict[str, list[Quantity]] = {"paper": [], "resistant": []}
     for metric in METRICS.values():
@@ -328,7 +328,12 @@ def _metric_tables() -> dict[str, str]:
     lists["drift"] = [*PREDICTIONS.values(), *SITE_CHANGES.values()]
     lists["features"] = [*FEATURES]
     lists["probes"] = [*PROBE_NUMBERS.values(), *PROBE_CHANGES.values()]
-    flags = _table(("flag", "warning"), [(f"`{f.name}`", f.meaning) for f in FLAGS])
+    marks: dict[tuple[str, str], list[str]] = {}
+    for of, meanings in FLAGS.items():
+        for flag, meaning in meanings.items():
+            marks.setdefault((f"`{flag}`", meaning), []).append(of)
+    rows = [(flag, ", ".join(sorted(of)), meaning) for (flag, meaning), of in sorted(marks.items())]
+    flags = _table(("flag", "of", "warning"), rows)
     return {"flags": flags, **{name: "\n".join(map(_entry, of)) for name, of in lists.items()}}
 
 

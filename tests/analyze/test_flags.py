@@ -1,15 +1,21 @@
 """Each flag stands for its own trap, and for no other."""
 
-from collections.abc import Collection
+import ast
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from lpp.analyze.cli.command import main
 from lpp.analyze.metrics.registry import PAPER_NAMES
 from lpp.analyze.quantities.flags import FACTS, FLAGS, MEANING, flags_of, flags_of_any
 from lpp.analyze.tables.facts import metric_facts, profile_facts
 
+ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
 Rows = list[Row]
 NAMES = (
@@ -297,3 +303,29 @@ def test_every_flag_is_explained() -> None:
     pair = flags_of(pl.DataFrame({"n_prefixes": [1, 2]})).to_list()
     assert pair == [[], ["different_prefixes"]]  # of a difference
     assert sorted([*every, *pair[1]]) == sorted(MEANING)
+
+
+def emitted() -> Iterator[str]:
+    """Names of flags in the source: what functions of flags yield, and what is added to a list."""
+    for path in (ROOT / "analyze").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.FunctionDef(name=name) if name.endswith("_flags"):
+                    parts = (part.value for part in ast.walk(node) if isinstance(part, ast.Yield))
+                    yield from (str(p.value) for p in parts if isinstance(p, ast.Constant))
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="flags"), attr="append"), args=[added]
+                ):
+                    constants = (c for c in ast.walk(added) if isinstance(c, ast.Constant))
+                    yield from (c.value for c in constants if isinstance(c.value, str))
+
+
+def test_every_flag_is_explained_in_the_documents_and_by_the_command() -> None:
+    names = {*emitted(), *MEANING, "sign_turns", "too_few_models", "flagged_profiles"}
+    assert {"few_items", "first_positions", "independent_items", "no_groups"} <= names
+    page = (ROOT / "docs" / "metrics.md").read_text("utf-8").partition("## Flags")[2]
+    documented = {*re.findall(r"^\| `(\w+)` \|", page, re.M)}
+    assert names - documented == set()
+    listed = CliRunner().invoke(main, ["metrics"]).stdout.splitlines()
+    assert names - {*listed} == set()
+    assert CliRunner().invoke(main, ["metrics", "few_items"]).stdout.startswith("\nFlags of items")
