@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
 
 from lpp.capture.corpus.in_memory import DEFAULT_NAME, open_texts
 from lpp.capture.corpus.passages import Corpus
@@ -31,7 +31,7 @@ from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.plan import Keep
 from lpp.store.objects.place import Place, Url, place
 from lpp.store.process.debugging import debugging
-from lpp.store.progress import BLANK, Display
+from lpp.store.progress import BLANK, Display, Kept
 from lpp.store.settings.reading import made, near, problems_of
 from lpp.store.settings.setting import Declared, declared
 from lpp.store.settings.values import Text
@@ -65,7 +65,7 @@ def capture(
     corpus: Name | Texts,
     *,
     store: Url,
-    prompts: int | None = None,
+    prompts: int | Literal["all"] | None = None,
     context: int = 200,
     sites: str | Sequence[str] = "all",
     keep: Keep = "rows",
@@ -82,7 +82,7 @@ def capture(
     texts: Name | Texts,
     *,
     store: Url,
-    prompts: int | None = None,
+    prompts: int | Literal["all"] | None = None,
     context: int = 200,
     sites: str | Sequence[str] = "all",
     keep: Keep = "rows",
@@ -145,8 +145,8 @@ def capture(
                     in_memory = InMemory(model=loaded, corpus=corpus, checks_code=True)
                     outcome = _capture(place(store), request, in_memory, display)
             display.say(outcome.message(place(store)))
-        if quiet is None and display is BLANK:
-            for line in outcome.set_aside.lines():
+        if isinstance(display, Kept):
+            for line in (*map(_in_python, display.lines), *outcome.set_aside.lines()):
                 warnings.warn(line, stacklevel=2)
         return open_store(store).runs[outcome.run]
     except (LppError, KeyboardInterrupt) as error:
@@ -238,7 +238,7 @@ def _request(
     if hub := sorted(given.keys() & {"corpus_revision", "corpus_split"}):
         raise _invalid(f"{hub[0]}: it is for a corpus by name. Leave it out.")
     name = DEFAULT_NAME if corpus_name is None else corpus_name
-    request = _parsed({"min_bytes": 0, "prompts": 1, **given, "model": model, "corpus": name})
+    request = _parsed({"min_bytes": 0, "prompts": "all", **given, "model": model, "corpus": name})
     spec = request.corpus
     corpus = open_texts(
         texts,
@@ -247,10 +247,6 @@ def _request(
         fields=spec.fields,
         token_fields=spec.token_fields,
     )
-    if "prompts" not in given:
-        count = sum(1 for _ in corpus.passages)
-        selection = replace(request.selection, prompts=count, at_most=True)
-        request = replace(request, selection=selection)
     return request, corpus
 
 
@@ -308,8 +304,10 @@ def _capture(root: Place, request: CaptureRequest, given: InMemory, display: Dis
 def _shown(quiet: bool | None) -> Iterator[Display]:
     """What shows messages and progress in this process."""
     notebook = in_notebook()
-    if quiet or (quiet is None and not notebook):
+    if quiet:
         yield BLANK
+    elif quiet is None and not notebook:
+        yield Kept()
     elif notebook:
         with warnings.catch_warnings():  # of a library's bars, once it is imported
             warnings.filterwarnings("ignore", message="IProgress not found")
@@ -354,6 +352,8 @@ def _in_python(message: str) -> str:
         if value.isdecimal():
             return f"{setting.keyword}={value}"
         if isinstance(setting.values, Text) and value in setting.values.choices:
+            return f"{setting.keyword}={value!r}"
+        if value == setting.setting.word:
             return f"{setting.keyword}={value!r}"
         return f"{setting.keyword} {value}"
 

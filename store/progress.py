@@ -38,5 +38,21 @@ class Display:
         return nullcontext(SILENT)
 
 
+class Kept(Display, Progress):
+    """Shows nothing, and keeps the lines that the user has to see."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def step(self, title: str, total: int, unit: str) -> AbstractContextManager[Progress]:
+        """Keep the lines of a step too."""
+        del title, total, unit
+        return nullcontext(self)
+
+    def warn(self, line: str) -> None:
+        """Keep `line`."""
+        self.lines.append(line)
+
+
 BLANK: Final = Display()
 """The default of every library function of several steps: shows nothing."""

@@ -5,6 +5,7 @@ little-endian bytes, so ["ab", "c"] and ["a", "bc"] differ. They do not depend o
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -110,6 +111,15 @@ class Refused:
         if len(self._texts) < MOST_LISTED:
             text = TextSetAside(source_row=source_row, reason=reason, detail=detail)
             self._texts[source_row] = text
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Until the block ends, the corpus is read and what it sets aside is not noted."""
+        noted = self._texts.copy()
+        try:
+            yield
+        finally:
+            self._texts = noted
 
     def why(self, source_row: int) -> str:
         """Why a row becomes no prompt: the reason, then in words; empty if it was not noted."""

@@ -12,15 +12,20 @@ of N prompts are the random sample of size n, and an analysis of fewer prompts e
 capture. Passages that satisfy two length rules have the same order under both.
 """
 
+import contextlib
 import hashlib
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Literal
+from typing import Final, Literal
 
 from lpp.capture.corpus.passages import Corpus, Passage
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.progress import SILENT, Progress
+
+_MOST_COUNTED: Final = 100_000
+"""Most texts that are read only to say how many there are: some seconds."""
 
 CountTokens = Callable[[str], int]
 
@@ -29,9 +34,10 @@ CountTokens = Callable[[str], int]
 class Selection:
     """The rule. The constructor raises InputError for invalid values, and names the option."""
 
-    prompts: int = 100
-    at_most: bool = False
-    """Take all passages that are long enough if there are fewer."""
+    prompts: int | None = 100
+    """Most passages; None: all. If fewer are long enough, those are taken."""
+    unasked: bool = False
+    """Whether `prompts` is the default, so that the user is told what it leaves."""
     min_bytes: int = 512
     """Minimal length in UTF-8 bytes, in addition to `min_tokens`: set 0 for the paper's rule."""
     min_tokens: int | None = None
@@ -41,7 +47,7 @@ class Selection:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        if self.prompts < 1:
+        if self.prompts is not None and self.prompts < 1:
             _refuse(f"--prompts {self.prompts}: at least one is needed.")
         if self.min_bytes < 0:
             _refuse(f"--min-bytes {self.min_bytes}: a length cannot be negative.")
@@ -61,21 +67,25 @@ class Selection:
     def document(self) -> dict[str, str | int | None]:
         """For the plan. Without the seed if nothing is drawn, so that the seed changes no plan."""
         fields = asdict(self)
-        del fields["at_most"]  # `prompts` is the number taken (`prepare`)
+        del fields["unasked"]  # `prompts` is the number taken (`prepare`)
         if self.select == "first":
             del fields["seed"]
         return fields
 
 
 def select(
-    corpus: Corpus, selection: Selection, count_tokens: CountTokens | None = None
+    corpus: Corpus,
+    selection: Selection,
+    count_tokens: CountTokens | None = None,
+    progress: Progress = SILENT,
 ) -> list[Passage]:
-    """`selection.prompts` passages, or at most so many, in the order of their prompts: corpus order
-    for `first`, order of the draws for `random`. The first n of them are the selection of n.
+    """At most `selection.prompts` passages, in the order of their prompts: corpus order for
+    `first`, order of the draws for `random`. The first n of them are the selection of n.
 
     count_tokens: length of a text in tokens of `selection.count_with`; needed with `min_tokens`.
+    progress: gets a line if there are fewer than the user asked for, or more than the default.
 
-    Raises InputError, with their number, if too few passages are long enough.
+    Raises InputError if no passage is long enough.
     """
     if selection.min_tokens is not None and count_tokens is None:
         raise TypeError("min_tokens needs count_tokens")
@@ -84,9 +94,35 @@ def select(
         chosen = list(islice(filter(tally.long_enough, corpus.passages), selection.prompts))
     else:
         chosen = _draw(corpus.passages, selection, tally)
-    if len(chosen) < (1 if selection.at_most else selection.prompts):
-        raise InputError(tally.too_few(corpus), kind=ErrorKind.INCOMPLETE)
+    if not chosen:
+        raise InputError(tally.none(corpus), kind=ErrorKind.INCOMPLETE)
+    if selection.unasked and len(chosen) == selection.prompts:
+        there = _count(corpus, selection.min_bytes)
+        if there is None or there > len(chosen):
+            of = f"more than {_MOST_COUNTED:,}" if there is None else f"{there:,}"
+            progress.warn(
+                f"Corpus {corpus.name}: {len(chosen)} of {of} texts are taken, the default; "
+                "--prompts all takes all."
+            )
+    elif len(chosen) < (selection.prompts or 0) and (
+        not selection.unasked or tally.enough < tally.seen
+    ):
+        progress.warn(tally.fewer(corpus))
     return chosen
+
+
+def _count(corpus: Corpus, min_bytes: int) -> int | None:
+    """Number of texts that are long enough in bytes; None: the corpus has more than `_MOST_COUNTED`
+    texts, or a later row that cannot be read.
+    """
+    count, read = 0, 0
+    with corpus.refused.unchanged(), contextlib.suppress(InputError):
+        for read, passage in enumerate(corpus.passages, 1):
+            if read > _MOST_COUNTED:
+                return None
+            count += len(passage.text.encode("utf-8")) >= min_bytes
+        return count
+    return None
 
 
 def _draw(passages: Iterable[Passage], selection: Selection, tally: "_Tally") -> list[Passage]:
@@ -97,7 +133,7 @@ def _draw(passages: Iterable[Passage], selection: Selection, tally: "_Tally") ->
     """
     heap: list[tuple[int, int, Passage]] = []  # (-draw, -row, passage): the largest draw on top
     for key, passage in _drawn(passages, selection.seed):
-        if len(heap) < selection.prompts:
+        if selection.prompts is None or len(heap) < selection.prompts:
             if tally.long_enough(passage):
                 heapq.heappush(heap, (*key, passage))
         elif key > heap[0][:2] and tally.long_enough(passage):
@@ -122,7 +158,7 @@ def draw(source_row: int, key: bytes) -> int:
 
 
 class _Tally:
-    """Applies the length rule, and counts passages for the message if too few pass."""
+    """Applies the length rule, and counts passages for the message if few pass."""
 
     def __init__(self, selection: Selection, count_tokens: CountTokens | None) -> None:
         self._selection, self._count_tokens = selection, count_tokens
@@ -139,32 +175,32 @@ class _Tally:
         self.enough += 1
         return True
 
-    def too_few(self, corpus: Corpus) -> str:
-        """Message: how many texts pass each step of the rule, and which options would suffice."""
+    def none(self, corpus: Corpus) -> str:
+        """Message: no text passes, and which options would take them."""
+        aside = corpus.refused.summary()
+        more = f" Set aside: {aside}." * bool(aside)
+        options = ["--min-bytes 0"] * (self.enough_bytes < self.seen)
+        if self._selection.min_tokens is not None:
+            options.append("--min-tokens 1")
+        return (
+            f"Corpus {corpus.name}: {self._steps()}.{more} Repeat with {' '.join(options)}, or "
+            "give another corpus."
+        )
+
+    def fewer(self, corpus: Corpus) -> str:
+        """Line: all texts that pass are taken, fewer than were asked for."""
+        return (
+            f"Corpus {corpus.name}: {self._steps()}: all {self.enough} are taken, fewer than "
+            f"--prompts {self._selection.prompts}."
+        )
+
+    def _steps(self) -> str:
+        """How many texts pass each step of the rule."""
         wanted = self._selection
         steps = [f"{self.enough_bytes} of at least {wanted.min_bytes} bytes"]
         if wanted.min_tokens is not None:
             steps.append(f"{self.enough} of {wanted.min_tokens} tokens of {wanted.count_with}")
-        quarantined = corpus.refused.summary()
-        more = f" Set aside: {quarantined}." if quarantined else ""
-        only_some = 0 < self.enough < self.seen
-        fewer = f", or with --prompts {self.enough} for the long ones" if only_some else ""
-        return (
-            f"Corpus {corpus.name}: {wanted.prompts} prompts asked for, {self.enough} of "
-            f"{self.seen} texts are long enough ({', '.join(steps)}).{more} Repeat with "
-            f"{' '.join(self._taking_all())}{fewer}, or give a larger corpus."
-        )
-
-    def _taking_all(self) -> list[str]:
-        """Options that take every text, or as many as were asked for."""
-        wanted, options = self._selection, []
-        if self.seen < wanted.prompts:
-            options.append(f"--prompts {self.seen}")
-        if self.enough_bytes < self.seen:
-            options.append("--min-bytes 0")
-        if wanted.min_tokens is not None and self.enough < self.seen:
-            options.append("--min-tokens 1")
-        return options
+        return f"{self.enough} of {self.seen} texts are long enough ({', '.join(steps)})"
 
 
 def _refuse(message: str) -> None:

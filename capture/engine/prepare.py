@@ -95,7 +95,7 @@ def prepare(
         beside = carried(corpus, passages, keep_texts=request.corpus.keep_texts)
     mistakes.raise_any()
     # the plan records how many were taken, so that it is the plan of --prompts with that number
-    selection = replace(request.selection, prompts=len(passages), at_most=False)
+    selection = replace(request.selection, prompts=len(passages), unasked=False)
     request = replace(
         request,
         selection=selection,
@@ -256,6 +256,6 @@ def choose_passages(
     if selection.count_with is not None:
         counter = token_counter(load_tokenizer(selection.count_with, progress=progress))
     try:
-        return corpus, select(corpus, selection, counter)
+        return corpus, select(corpus, selection, counter, progress)
     except InputError as error:  # too few texts: every row was read
         raise together([error, *unseen(corpus)]) from None

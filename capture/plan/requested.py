@@ -79,8 +79,8 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
             **take("fields", "keep_texts", "chat_template", "token_fields"),
         ),
         selection=Selection(
-            prompts=settings.prompts or DEFAULT_PROMPTS,
-            at_most=own_corpus and settings.prompts is None,
+            prompts=_prompts(settings),
+            unasked=settings.prompts is None,
             min_bytes=min_bytes,
             **take("min_tokens", "count_with", "select", "seed"),
         ),
@@ -91,6 +91,13 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
         **take("keep_head"),
         **take("backend", "tensor_parallel", "engine_options", "check_sites"),
     )
+
+
+def _prompts(settings: CaptureSettings) -> int | None:
+    """Most texts; None: all of them."""
+    if isinstance(settings.prompts, int):
+        return settings.prompts
+    return None if settings.prompts else DEFAULT_PROMPTS
 
 
 def _stored_dtype(settings: CaptureSettings) -> dict[str, SiteDtype | None]:

@@ -14,7 +14,7 @@ LEAST_TEMPERATURE: Final = 0.01
 """The lowest temperature that vLLM respects. Below it, draws are practically greedy."""
 
 DEFAULT_PROMPTS: Final = 100
-"""Texts of a capture, unless the user says how many."""
+"""Most texts of a capture, unless the user says how many."""
 
 DEFAULT_MIN_BYTES: Final = 512
 """Shorter texts of a named corpus are left out, unless the user gives a length in tokens."""
@@ -122,11 +122,12 @@ class CaptureSettings:
         metavar="NAMES",
     )
     keep_texts: bool = setting(False, "Keep each text with its prompt.")
-    prompts: int | None = setting(
+    prompts: int | Literal["all"] | None = setting(
         None,
-        "Use this many texts. Default: 100, or all texts of a file or folder of your own if there "
-        "are fewer.",
+        "Use this many texts, or all that there are if there are fewer; or all. Default: 100.",
         least=1,
+        word="all",
+        metavar="N",
     )
     min_bytes: int | None = setting(
         None,

@@ -17,7 +17,7 @@ from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Place
-from lpp.store.progress import Progress
+from lpp.store.progress import Kept, Progress
 
 if TYPE_CHECKING:
     from lpp.capture.engine.heads import KeptHead
@@ -63,11 +63,14 @@ class CaptureActor:
         """Choose the prompts, load the model, make the plan."""
         from lpp.capture.engine.prepare import prepare
 
-        self._prepared = prepare(self._request, root=self._root, part=self._part)
+        said = Kept()
+        self._prepared = prepare(self._request, root=self._root, part=self._part, progress=said)
         self._end.callback(self._prepared.close)
         lengths = self._prepared.prompts["n_tokens"].to_numpy()
         return Loaded(
-            plan=self._prepared.plan, lengths=lengths, carried=tuple(self._prepared.carried)
+            plan=self._prepared.plan,
+            lengths=lengths,
+            carried=(*said.lines, *self._prepared.carried),
         )
 
     def open(self, plan_hash: str) -> "KeptHead":

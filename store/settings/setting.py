@@ -36,7 +36,7 @@ class Setting:
     repeated: bool = False
     """Several texts: the option may be given several times."""
     word: str = ""
-    """May stand for one of several numbers; the command knows which."""
+    """May stand for a number, or for one of several; the command knows which."""
     completes: str = ""
     """What the shell completes the value with: `runs` or `sites` of the store, or what the command
     names."""

@@ -49,19 +49,29 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """Whole numbers, or all."""
+    """Whole numbers, or any."""
 
     whole: bool
     least: float | None = None
     most: float | None = None
+    word: str = ""
+    """May stand for a number; a text of a command line is then a number or the word."""
 
     def expected(self, value: object) -> str:
-        return "an integer" if self.whole else "a number"
+        return ("an integer" if self.whole else "a number") + f" or {self.word!r}" * bool(self.word)
 
     def fits(self, value: object) -> bool:
+        if self.word and value == self.word:
+            return True
         return type(value) is int or (type(value) is float and not self.whole)  # bool is an int too
 
     def made(self, value: Any) -> Any:
+        if isinstance(value, str):
+            if value == self.word:
+                return value
+            if not (value.isascii() and value.isdigit()):
+                raise ValueError(f"{value!r} is not {self.expected(value)}.")
+            value = int(value)
         if not math.isfinite(value):
             raise ValueError(f"{value} is not a finite number.")
         below = self.least is not None and value < self.least
@@ -229,8 +239,8 @@ def values_of(
     origin, inside = get_origin(hint), get_args(hint)
     if origin is Literal:
         return Text(inside)
-    if hint in (int, float):
-        return Number(hint is int, *bounds)
+    if hint in (int, float) or (word and int in inside and origin is not tuple):
+        return Number(hint is not float, *bounds, word)
     if hint in (bool, str):
         return Flag() if hint is bool else Text()
     if origin in (tuple, Sequence):

@@ -59,6 +59,8 @@ def _how(spec: Declared, complete: Mapping[str, Complete]) -> dict[str, Any]:
         case Flag():
             how |= {"is_flag": True, "default": bool(default)}
             shown = False
+        case Number(word=word) if word:
+            how |= {"callback": callback_of(spec.values, default)}
         case Number(whole=whole, least=None, most=None):
             how |= {"type": click.INT if whole else FiniteRange()}
         case Number(whole=True, least=least, most=most):

@@ -72,9 +72,9 @@ def test_every_missing_option_is_named_at_once() -> None:
 
 
 def test_every_mistake_of_model_and_corpus_is_named_at_once(capture: Run) -> None:
-    wrong = ("--prompts", 99, "--fields", "lable,stars")
+    wrong = ("--min-bytes", 9999, "--fields", "lable,stars")
     said = capture(*wrong, model="./no-such-folder")
-    refused(said, "no folder ./no-such-folder", "99 prompts asked for, 6 of 6 texts")
+    refused(said, "no folder ./no-such-folder", "0 of 6 texts")
     for name in ("lable", "stars"):
         assert f"has a field '{name}'" in said.stderr
     assert len(said.stderr.splitlines()) == 4
@@ -116,7 +116,7 @@ def test_short_texts_are_refused_once_with_every_option_that_takes_them(
     path.write_text("".join(json.dumps({"text": f"the dog {n}"}) + "\n" for n in range(40)))
     arguments = ["run", "--model", "unused", "--corpus", str(path), "--store", str(tmp_path / "s")]
     said = CliRunner().invoke(main, [*arguments, "--prompts", "100", "--min-bytes", "512"])
-    refused(said, "0 of 40 texts", "at least 512 bytes", "--prompts 40 --min-bytes 0,")
+    refused(said, "0 of 40 texts", "at least 512 bytes", "Repeat with --min-bytes 0,")
     assert capture(corpus=path).exit_code == 0  # all that there are
 
 
@@ -192,7 +192,11 @@ def test_a_context_beyond_the_model(capture: Run) -> None:
 
 
 def test_fewer_prompts_than_asked(capture: Run) -> None:
-    refused(capture("--prompts", 7), "7", "6", "--prompts")
+    for more in ((), ("--dry-run",)):
+        said = capture("--prompts", 7, *more)
+        assert said.exit_code == 0, said.output
+        assert "6 of 6 texts" in said.stderr
+        assert "--prompts 7" in said.stderr
 
 
 def test_a_folder_that_is_not_a_store(capture: Run, tmp_path: Path) -> None:

@@ -19,20 +19,10 @@ from lpp.capture.models.load import describe_model, load_model
 from lpp.capture.models.spec import ModelSpec
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.progress import Progress
+from lpp.store.progress import Kept
 
 Weights = dict[str, torch.Tensor]
 UP = "model.layers.1.mlp.up_proj.weight"
-
-
-class Heard(Progress):
-    """Keeps what the user would see."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def warn(self, line: str) -> None:
-        self.lines.append(line)
 
 
 @pytest.fixture
@@ -102,7 +92,7 @@ def test_a_shard_that_lacks_a_weight_is_refused(
 def test_what_is_tied_is_not_missing_and_what_is_left_over_is_said(
     made: Callable[..., Path], by: Any
 ) -> None:
-    heard = Heard()
+    heard = Kept()
     by(ModelSpec(id=str(made(without("lm_head.weight"), tie_word_embeddings=True))), progress=heard)
     assert heard.lines == []
     by(ModelSpec(id=str(made(num_hidden_layers=2))), progress=heard)
@@ -127,7 +117,7 @@ def test_a_random_twin_needs_no_weights_and_a_run_of_none_is_refused(
 
 def test_warnings_of_transformers_about_the_model_are_shown(made: Callable[..., Path]) -> None:
     rope = {"rope_type": "default", "rope_theta": 1e4, "fctor": 3}
-    folder, heard = made(rope_parameters=rope), Heard()
+    folder, heard = made(rope_parameters=rope), Kept()
     settings = {"temperature": 0.5, "do_sample": False}
     (folder / "generation_config.json").write_text(json.dumps(settings))
     before = transformers.utils.logging.get_verbosity()

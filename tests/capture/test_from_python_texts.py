@@ -1,5 +1,6 @@
 """Texts in memory given to `lpp.capture.capture`: which are used, and what is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,18 @@ def test_fewer_texts_are_taken_as_the_command_takes_them(
     ):
         with pytest.raises(InputError, match=message):
             capture(load(), tiny_tokenizer, TEXTS, **few, **options)
+
+
+def test_the_default_of_a_file_says_how_many_texts_it_leaves(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "t.txt").write_text("\n\n".join(["the dog and the fox"] * 120))
+    arguments: Any = (tiny_folder("gpt2"), tmp_path / "t.txt")
+    how: Any = {"store": tmp_path / "store", "context": 4, "sites": "final"}
+    with pytest.warns(UserWarning, match="100 of 120 texts .* prompts='all'"):
+        assert capture(*arguments, **how).n_prompts == 100
+    assert capture(*arguments, prompts="all", **how).n_prompts == 120
+    with pytest.warns(UserWarning, match="120 of 120 texts .* prompts=130"):
+        assert capture(*arguments, prompts=130, **how).n_prompts == 120
+    with pytest.raises(InputError, match="an integer or 'all'"):
+        capture(*arguments, prompts="some", **how)  # type: ignore[call-overload]

@@ -168,13 +168,14 @@ def test_a_tokenizer_that_fails_or_loses_texts_is_refused() -> None:
 def test_all_texts_of_a_file_of_ones_own_are_taken() -> None:
     own = {"corpus": "mine.jsonl", "model": "m"}
     for given, expected in (
-        (own, Selection(prompts=100, at_most=True, min_bytes=0)),
+        (own, Selection(prompts=100, unasked=True, min_bytes=0)),
         ({**own, "prompts": 7}, Selection(prompts=7, min_bytes=0)),
-        ({**own, "min-bytes": 40}, Selection(prompts=100, at_most=True, min_bytes=40)),
-        ({**own, "corpus": "pydoc"}, Selection(prompts=100, min_bytes=512)),
+        ({**own, "prompts": "all"}, Selection(prompts=None, min_bytes=0)),
+        ({**own, "min-bytes": 40}, Selection(prompts=100, unasked=True, min_bytes=40)),
+        ({**own, "corpus": "pydoc"}, Selection(prompts=100, unasked=True, min_bytes=512)),
         (
             {**own, "corpus": "pydoc", "min-tokens": 9, "count-with": "m"},
-            Selection(prompts=100, min_bytes=0, min_tokens=9, count_with="m"),
+            Selection(prompts=100, unasked=True, min_bytes=0, min_tokens=9, count_with="m"),
         ),
     ):
         assert request_of(made(CaptureSettings, given)).selection == expected
@@ -189,12 +190,19 @@ def test_the_run_of_all_texts_is_that_of_their_number(
     words = ["run", "--model", str(tiny_folder("llama")), "--corpus", "texts.txt"]
     words += ["--context", "10", "--sites", "final", "--store"]
     outputs = []
-    for store, more in (("all", []), ("six", ["--prompts", "6", "--min-bytes", "0"])):
+    for store, more in (
+        ("default", []),
+        ("six", ["--prompts", "6", "--min-bytes", "0"]),
+        ("more", ["--prompts", "7"]),
+        ("all", ["--prompts", "all"]),
+    ):
         done = CliRunner().invoke(main, [*words, store, *more])
         assert done.exit_code == 0, done.output
         outputs.append(" ".join(done.output.split()))
-    assert open_store("all").runs.keys() == open_store("six").runs.keys()
-    assert stored_objects(tmp_path / "all/runs") == stored_objects(tmp_path / "six/runs")
+    for store in ("default", "more", "all"):
+        assert open_store(store).runs.keys() == open_store("six").runs.keys()
+        assert stored_objects(tmp_path / store / "runs") == stored_objects(tmp_path / "six/runs")
+    assert ["--prompts 7" in output for output in outputs] == [False, False, True, False]
     assert "1 of 6 texts have fewer than 10 tokens" in outputs[0]
 
 

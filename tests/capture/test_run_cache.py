@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lpp.capture.models.load import load_model
 from lpp.capture.models.loaded import loaded_spec
 from lpp.capture.models.spec import LoadedModel, ModelSpec
 from lpp.capture.plan.parts import WHOLE, Part
-from lpp.capture.plan.request import CaptureRequest, CorpusSpec, InMemory
+from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, CorpusSpec, InMemory
 from lpp.store import Run, create_store, open_store
 from lpp.store.format.keys import REQUESTS_KEY
 from lpp.store.runs.heartbeat import at_work
@@ -97,6 +97,75 @@ def changed(request: CaptureRequest, what: str) -> CaptureRequest:
 def test_whatever_may_change_the_plan_changes_the_key(request_: CaptureRequest, what: str) -> None:
     before = request_key(request_)
     assert request_key(changed(request_, what)) not in (None, before)
+
+
+@pytest.mark.parametrize(
+    "name", ["own.jinja", "counter/tokenizer.json", "model/tokenizer.json", "texts/b.txt"]
+)
+@pytest.mark.parametrize("how", ["edited", "renewed"])
+def test_an_edited_file_that_the_request_reads_changes_its_key(
+    request_: CaptureRequest, tmp_path: Path, name: str, how: str
+) -> None:
+    (tmp_path / "own.jinja").write_text("{{ messages }}")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "b.txt").write_text("a dog")
+    shutil.copytree(request_.model.id, tmp_path / "counter")
+    request = replace(
+        request_,
+        corpus=CorpusSpec(name=f"{tmp_path}/texts", chat_template=f"{tmp_path}/own.jinja"),
+        selection=Selection(min_tokens=2, count_with=f"{tmp_path}/counter"),
+    )
+    before, file = request_key(request), tmp_path / name
+    assert before == request_key(request)
+    if how == "edited":
+        file.write_text(file.read_text() + " ")
+    else:  # as long as before
+        os.utime(file, ns=(1, 1))
+    assert request_key(request) not in (None, before)
+
+
+NO_PLAN = {("corpus", "fields"), ("corpus", "keep_texts")}
+"""Fields that decide no plan."""
+OF_FILES = {("model", "id"), ("corpus", "name"), ("corpus", "chat_template")}
+TOGETHER = {("selection", "min_tokens"), ("selection", "count_with")}
+PARTS = ("model", "corpus", "selection")
+
+
+def other(value: Any) -> Any:
+    """Another value of a field's type, as far as its value tells that."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case dict():
+            return {"x": 1}
+        case tuple():
+            return (*value, "x")
+        case "first":
+            return "random"
+    return f"{value}x"
+
+
+def test_every_field_of_a_request_is_in_its_key(request_: CaptureRequest) -> None:
+    before, seen = request_key(request_), []
+    for part in (*PARTS, None):
+        owner: Any = request_ if part is None else getattr(request_, part)
+        for name in {field.name for field in fields(owner)} - ({*PARTS} if part is None else set()):
+            if (part, name) in OF_FILES | TOGETHER:
+                continue
+            written = ContinuationSpec(tokens=2)
+            value = written if name == "continuation" else other(getattr(owner, name))
+            one: Any = replace(owner, **{name: value})
+            key = request_key(one if part is None else replace(request_, **{part: one}))
+            assert (key == before) == ((part, name) in NO_PLAN), (part, name)
+            seen.append(name)
+    assert len(seen) > 30
+    counted = replace(request_.selection, min_tokens=1, count_with=request_.model.id)
+    keys = [
+        request_key(replace(request_, selection=replace(counted, min_tokens=n))) for n in (1, 2)
+    ]
+    assert len({before, *keys}) == 3
 
 
 def test_doubt_gives_no_key(request_: CaptureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

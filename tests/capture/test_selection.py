@@ -1,17 +1,19 @@
 """Which passages become prompts: the rule's promises, as properties."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lpp.capture.corpus.open import open_corpus
 from lpp.capture.corpus.passages import Corpus, Passage
 from lpp.capture.corpus.selection import Selection, draw, select
 from lpp.store.errors import ErrorKind, InputError
+from lpp.store.progress import Kept
 
 
 def corpus_of(texts: Sequence[str]) -> Corpus:
@@ -152,60 +154,49 @@ def test_first_stops_reading_when_it_has_enough() -> None:
 
 
 @pytest.mark.parametrize("how", ["first", "random"])
-def test_too_few_says_how_many_and_what_to_lower(how: How) -> None:
+def test_more_than_there_are_takes_all_and_says_so(how: How) -> None:
     corpus = corpus_of(["a", "aa bb", "a b c", "aaaaaa"])
-    with pytest.raises(InputError) as caught:
-        select(corpus, Selection(prompts=4, min_bytes=5, select=how))
-    assert caught.value.kind == ErrorKind.INCOMPLETE
-    assert str(caught.value) == (
-        "Corpus made: 4 prompts asked for, 3 of 4 texts are long enough (3 of at least 5 bytes). "
-        "Repeat with --min-bytes 0, or with --prompts 3 for the long ones, or give a larger corpus."
-    )
+    exact = select(corpus, Selection(prompts=3, min_bytes=5, select=how))
+    for prompts, lines in ((9, 1), (3, 0), (None, 0)):
+        said = Kept()
+        few = Selection(prompts=prompts, min_bytes=5, select=how)
+        assert select(corpus, few, progress=said) == exact
+        assert len(said.lines) == lines
+        assert all("3 of 4 texts" in line and "--prompts 9" in line for line in said.lines)
+    said = Kept()
     rule = Selection(prompts=9, min_bytes=5, min_tokens=2, count_with="words", select=how)
-    with pytest.raises(InputError) as caught:
-        select(corpus, rule, words)
-    assert "2 of 4 texts are long enough (3 of at least 5 bytes, 2 of 2 tokens of words)" in str(
-        caught.value
-    )
-    assert "Repeat with --prompts 4 --min-bytes 0 --min-tokens 1, or" in str(caught.value)
+    assert len(select(corpus, rule, words, said)) == 2
+    assert "2 of 4 texts are long enough (3 of at least 5 bytes, 2 of 2 tokens" in said.lines[0]
 
 
 @pytest.mark.parametrize("how", ["first", "random"])
-def test_at_most_so_many_are_those_that_there_are(how: How) -> None:
+def test_none_that_is_long_enough_is_refused_with_options_that_take_every_text(how: How) -> None:
     corpus = corpus_of(["a", "aa bb", "a b c", "aaaaaa"])
-    few = Selection(prompts=9, at_most=True, min_bytes=5, select=how)
-    exact = Selection(prompts=3, min_bytes=5, select=how)
-    assert select(corpus, few) == select(corpus, exact)
-    assert len(select(corpus, Selection(prompts=2, at_most=True, min_bytes=5, select=how))) == 2
-    with pytest.raises(InputError, match="9 prompts asked for, 0 of 4 texts are long enough"):
-        select(corpus, Selection(prompts=9, at_most=True, min_bytes=50, select=how))
-
-
-@pytest.mark.parametrize("how", ["first", "random"])
-@pytest.mark.parametrize(
-    ("prompts", "min_bytes", "min_tokens"), [(9, 4, None), (9, 0, None), (3, 4, 2), (9, 4, 2)]
-)
-def test_the_options_it_names_take_every_text(
-    how: How, prompts: int, min_bytes: int, min_tokens: int | None
-) -> None:
-    corpus = corpus_of(["a", "aa bb", "a b c", "aaaaaa"])
-    counter = None if min_tokens is None else "words"
-    wanted = Selection(
-        prompts=prompts,
-        min_bytes=min_bytes,
-        min_tokens=min_tokens,
-        count_with=counter,
-        select=how,
-    )
-    with pytest.raises(InputError) as caught:
+    wanted = Selection(prompts=9, min_bytes=50, min_tokens=9, count_with="words", select=how)
+    with pytest.raises(InputError, match="0 of 4 texts are long enough") as caught:
         select(corpus, wanted, words)
-    named = re.search(r"Repeat with ((--[a-z-]+ \d+ ?)+)", str(caught.value))
-    assert named is not None
-    given = iter(named[1].split())
-    options: dict[str, Any] = {
-        name[2:].replace("-", "_"): int(value) for name, value in zip(given, given, strict=True)
-    }
-    assert len(select(corpus, replace(wanted, **options), words)) == min(prompts, 4)
+    assert caught.value.kind is ErrorKind.INCOMPLETE
+    assert "--min-bytes 0 --min-tokens 1" in str(caught.value)
+    assert len(select(corpus, replace(wanted, min_bytes=0, min_tokens=1), words)) == 4
+
+
+@pytest.mark.parametrize("how", ["first", "random"])
+def test_the_default_says_how_many_texts_there_are(how: How, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("\n".join(['{"text": "ab"}', '{"text": ""}'] * 4))
+    corpus = open_corpus(tmp_path / "t.jsonl")
+    for prompts, lines in ((3, 1), (4, 0), (9, 0)):
+        corpus, said = open_corpus(tmp_path / "t.jsonl"), Kept()
+        chosen = select(
+            corpus,
+            Selection(prompts=prompts, unasked=True, min_bytes=1, select=how),
+            progress=said,
+        )
+        assert len(chosen) == min(prompts, 4)
+        assert len(said.lines) == lines
+        assert all("3 of 4 texts" in line and "--prompts all" in line for line in said.lines)
+        asked = open_corpus(tmp_path / "t.jsonl")
+        select(asked, Selection(prompts=prompts, min_bytes=1, select=how))
+        assert corpus.refused.table() == asked.refused.table()  # counting sets nothing aside
 
 
 @pytest.mark.parametrize(
