@@ -33,6 +33,7 @@ ONLY_IN = {
     "ray": {"analyze/engine/ray_executor.py", "capture/ray/*.py", "store/process/cluster.py"},
     "safetensors": {"capture"},
     "transformers": {
+        *("capture/corpus/render_templates.py", "capture/corpus/template_process.py"),
         "capture/backends/torch_passes.py",
         "capture/models/load.py",
         "capture/models/model_files.py",

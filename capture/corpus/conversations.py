@@ -7,8 +7,9 @@ turn. Both are compared with the whole conversation token by token. A template t
 otherwise once later turns follow (it drops reasoning from the history, say) cannot be split so, and
 the row is refused with the number of the message.
 
-Rendering is `apply_chat_template` of transformers; ids and masks are those that speculators'
-`prepare-data` derives for the turns of one conversation (tests/trainers).
+Rendering is `apply_chat_template` of transformers, in a process with limits of time and memory
+(`template_process`); ids and masks are those that speculators' `prepare-data` derives for the turns
+of one conversation (tests/trainers).
 """
 
 import hashlib
@@ -19,13 +20,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lpp.capture.corpus.passages import Conversation, NoPromptError
-from lpp.store.errors import ErrorKind, InputError, first_line
+from lpp.capture.corpus.template_process import TemplateRaisedError, rendered_elsewhere
+from lpp.store.errors import ErrorKind, InputError, LppError, first_line
 from lpp.store.format.plan import TemplateInfo
 
 BAD_TEMPLATE: Final = "bad_template"
 """Reason of a conversation that the template cannot render or split."""
 
-_COMMENT: Final = re.compile(r"\{#.*?#\}", re.DOTALL)
 _GENERATION: Final = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
@@ -48,11 +49,17 @@ class ChatTemplate:
     @property
     def notes(self) -> list[str]:
         """Remarks for the user, a line each."""
-        dated = "strftime_now" in _COMMENT.sub("", self.text)
+        dated = "strftime_now" in _without_comments(self.text)
         return [
             "the chat template writes the date of today: on another day this command makes another "
             "run. Write the date into a copy of it for --chat-template"
         ] * dated
+
+
+def _without_comments(text: str) -> str:
+    """A template without `{# #}`, in one pass: a pattern would try every `{#` to the end."""
+    before, *parts = text.split("{#")
+    return before + "".join(part.partition("#}")[2] for part in parts)
 
 
 def choose_template(
@@ -83,7 +90,7 @@ def choose_template(
                 kind=ErrorKind.NOT_FOUND,
             ) from None
     # a tokenizer without a fast backend does not say which characters a token came from
-    marked = _GENERATION.search(_COMMENT.sub("", text)) and getattr(tokenizer, "is_fast", False)
+    marked = _GENERATION.search(_without_comments(text)) and getattr(tokenizer, "is_fast", False)
     return ChatTemplate(text=text, source=source, mask="generation" if marked else "prefixes")
 
 
@@ -96,17 +103,21 @@ def rendered(
     prompted: bool = False,
 ) -> str:
     """The text of the first `turns` messages, or all. prompted: with what the template writes
-    before the assistant answers. Raises NoPromptError if the template raises anything.
+    before the assistant answers. Raises NoPromptError if the template raises anything, InputError
+    if it takes too much time or memory.
     """
     messages = list(conversation.messages[:turns])
     try:
-        text = tokenizer.apply_chat_template(
-            messages,
-            tools=list(conversation.tools) or None,
-            chat_template=template.text,
-            add_generation_prompt=prompted,
-            tokenize=False,
-        )
+        with rendered_elsewhere():
+            text = tokenizer.apply_chat_template(
+                messages,
+                tools=list(conversation.tools) or None,
+                chat_template=template.text,
+                add_generation_prompt=prompted,
+                tokenize=False,
+            )
+    except LppError:  # beyond a limit
+        raise
     except Exception as error:  # a template may raise any error
         raise _raised(error) from None
     return str(text)
@@ -118,7 +129,8 @@ def ids_and_mask(
     """(all ids of a conversation, whether each is the assistant's). Turns that begin after
     `context` tokens are not looked at.
 
-    Raises NoPromptError, with the number of the message, for a conversation that cannot be split.
+    Raises NoPromptError, with the number of the message, for a conversation that cannot be split,
+    and InputError for a template beyond a limit.
     """
     if template.mask == "generation":
         return _by_generation(tokenizer, template, conversation)
@@ -154,13 +166,16 @@ def _by_generation(
     tokenizer: Any, template: ChatTemplate, conversation: Conversation
 ) -> tuple[list[int], list[bool]]:
     try:
-        encoded = tokenizer.apply_chat_template(
-            list(conversation.messages),
-            tools=list(conversation.tools) or None,
-            chat_template=template.text,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
+        with rendered_elsewhere():
+            encoded = tokenizer.apply_chat_template(
+                list(conversation.messages),
+                tools=list(conversation.tools) or None,
+                chat_template=template.text,
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+            )
+    except LppError:  # beyond a limit
+        raise
     except Exception as error:  # a template may raise any error
         raise _raised(error) from None
     mask = [bool(token) for token in encoded["assistant_masks"]]
@@ -184,7 +199,8 @@ def _unstable(message: int, why: str) -> NoPromptError:
 
 
 def _raised(error: Exception) -> NoPromptError:
-    what = f"the template raises {type(error).__name__}: {first_line(error)}"
+    kind = error.kind if isinstance(error, TemplateRaisedError) else type(error).__name__
+    what = f"the template raises {kind}: {first_line(error)}"
     return NoPromptError(BAD_TEMPLATE, what)
 
 

@@ -20,6 +20,7 @@ from lm_eval.models.utils import (
     postprocess_generated_text,
 )
 
+from lpp.capture.corpus.template_process import rendered_elsewhere
 from lpp.capture.evaluation.sequences import Answer, EncodedRequest, encoded_request
 from lpp.store.errors import ErrorKind, InputError
 
@@ -67,6 +68,14 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self._last_question: tuple[str, str, int | None] = ("", "", None)
         self.answers: dict[tuple[str, int], dict[int, list[Answer]]] = defaultdict(dict)
         """(task, item) -> index of the request -> its answers: several for a long text."""
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The text of turns by the model's chat template. InputError if it takes too long."""
+        with rendered_elsewhere():
+            text: str = super().apply_chat_template(chat_history, add_generation_prompt)
+        return text
 
     def loglikelihood(
         self, requests: Sequence[Any], disable_tqdm: bool = True

@@ -239,7 +239,7 @@ def values_of(
     origin, inside = get_origin(hint), get_args(hint)
     if origin is Literal:
         return Text(inside)
-    if hint in (int, float) or (word and int in inside and origin is not tuple):
+    if hint in (int, float) or (word and int in inside and origin not in (tuple, Sequence)):
         return Number(hint is not float, *bounds, word)
     if hint in (bool, str):
         return Flag() if hint is bool else Text()

@@ -150,7 +150,10 @@ def test_a_call_of_another_shape_says_how_to_call(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompts": "ten", "keep": "all"}, "prompts should be an integer, is 'ten'; keep: 'all'"),
+        (
+            {"prompts": "ten", "keep": "all"},
+            "prompts should be an integer or 'all', is 'ten'; keep: 'all'",
+        ),
         ({"prompts": 0}, "prompts: 0 is not in the range"),
         (
             {"context": 500},
