@@ -42,6 +42,7 @@ from lpp.store.runs.given import (
 from lpp.store.runs.heartbeat import at_work
 from lpp.store.runs.repair import find_damage
 from lpp.store.runs.write import RunWriter
+from lpp.store.settings.arguments import check_flag, check_whole, check_word, refused
 
 _TILE_BYTES: Final = 1 << 18
 """Bytes of rows that are copied and checked at a time: they stay in the cache in between."""
@@ -80,7 +81,8 @@ def sink(
     of the run then carry; a list with a value for each token, such as `loss_mask`, is a column by
     token. Prompts that are empty or have ids beyond the vocabulary are set aside with a warning.
     tokenizer: its name, or as transformers has it, whose length bounds the ids. dtype: of the rows
-    of sites that name none; rows are stored bit for bit and never rounded. collector, versions: the
+    of sites that name none; rows are stored bit for bit, and rounded only at a site of
+    (columns, "float8_e4m3"). collector, versions: the
     program that collects, and releases of packages that could change a number. corpus: a name for
     the prompts. shard_bytes: of the rows of a shard, at least one prompt. memory_bytes: of open
     shards in memory; others lie in temporary files (`TMPDIR`). repair: verify the run, and take the
@@ -89,6 +91,17 @@ def sink(
     Raises InputError for what does not fit together; ConflictError for prompts that the run has
     with other fields; MachineError as `RunWriter` does.
     """
+    if dtype == "float8_e4m3":
+        raise refused(
+            "dtype",
+            dtype,
+            "that of the rows that you give, such as 'bfloat16'",
+            " Rows are rounded to 8 bits at sites={NAME: (columns, 'float8_e4m3')}.",
+        )
+    check_word("dtype", dtype, StoredDtype)
+    check_whole("shard_bytes", shard_bytes, least=1, most=2**63 - 1)
+    check_whole("memory_bytes", memory_bytes, most=2**63 - 1)
+    check_flag("repair", repair)
     info, tokens = given_model(model), given_tokenizer(tokenizer)
     specs = given_sites(sites, dtype)
     table, aside = given_prompts(prompts, info.logits_width or tokens.size)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.feed.spans import shard_edges
 from lpp.store.format.keys import TOKENS_KEY
 from lpp.store.format.prompt_columns import FIELD_PREFIX, TOKEN_PREFIX
@@ -81,7 +81,11 @@ def kept_prompts(run: Run, where: str | None) -> npt.NDArray[np.bool_]:
 
 
 def readable_prompts(run: Run, where: str | None = None) -> npt.NDArray[np.bool_]:
-    """(count,) as `kept_prompts`, without prompts that were set aside."""
+    """(count,) as `kept_prompts`, without prompts that were set aside. FormatError for a shard
+    without a valid record.
+    """
+    for why in run.left_out.values():
+        raise FormatError(why, kind=ErrorKind.CORRUPT)
     kept = kept_prompts(run, where)
     kept[run.quarantined] = False
     return kept

@@ -13,7 +13,8 @@ from lpp.store.settings.arguments import check_numbers_of
 
 
 class MixedRows:
-    """An iterator of batches with rows of several feeds, spread evenly over each batch.
+    """An iterator of batches with rows of several feeds, spread evenly over each batch, in fixed
+    shares. A last batch that one feed does not fill is cut to these shares.
 
     It ends with the feed that ends first.
     """
@@ -62,9 +63,23 @@ class MixedRows:
             for feed in self.feeds:
                 feed.end_pass()
             raise
+        batches = self._in_shares(batches)
         if not isinstance(batches[0], tuple):
             return _spread(batches)
         return tuple(_spread(columns) for columns in zip(*batches, strict=True))
+
+    def _in_shares(self, batches: Sequence[Any]) -> Sequence[Any]:
+        """The first rows of each batch, where one is short, so that all have their shares."""
+        sizes = [feed.batch for feed in self.feeds]
+        part = min(len(feed.ids) / size for feed, size in zip(self.feeds, sizes, strict=True))
+        if part == 1:
+            return batches
+        cut = list[Any]()
+        for feed, size, batch in zip(self.feeds, sizes, batches, strict=True):
+            n = max(1, round(size * part))
+            feed.ids = feed.ids[:n]
+            cut.append(tuple(b[:n] for b in batch) if isinstance(batch, tuple) else batch[:n])
+        return cut
 
     def __len__(self) -> int:
         """Batches of a pass, until the first feed ends. TypeError without an end."""

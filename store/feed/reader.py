@@ -1,5 +1,6 @@
 """Reads the spans of a feed, some ahead of the one that is due."""
 
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -72,6 +73,7 @@ class RunSource:
         self._shards: dict[int, Shard] = {}
         self._kept: dict[int, Sequence[CheckedArray]] = {}
         self._closing = ExitStack()
+        weakref.finalize(self, self._closing.close)  # also when Python ends
         self._set_aside: dict[int, list[int]] = {}
 
     def read(self, first: int, end: int, out: Sequence[npt.NDArray[Any]]) -> None:

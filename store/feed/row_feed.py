@@ -36,6 +36,11 @@ class RowFeed(ResumableFeed):
         """By which the rows of each column are then multiplied. None without `scale`."""
         return self._output.factor
 
+    @property
+    def batch(self) -> int:
+        """Rows of a whole batch."""
+        return self._order.batch
+
     def __str__(self) -> str:
         """What it gives and how well it is mixed, in a line."""
         rows, order, longest = int(self._spans.counts.sum()), self._order, self._spans.longest

@@ -42,6 +42,7 @@ from lpp.store.format.prompt_columns import (
 from lpp.store.format.quarantine import TextSetAside
 from lpp.store.format.rows import prompts_sha256, prompts_table
 from lpp.store.format.schedule import prefix_schedule, shard_boundaries
+from lpp.store.settings.arguments import refused
 
 GivenPrompt: TypeAlias = Sequence[int] | Mapping[str, Any]
 """Token ids; or a mapping with `input_ids`, `id`, `text` and further fields; a field with a value
@@ -66,6 +67,8 @@ def given_model(model: "str | Mapping[str, Any] | ModelInfo") -> ModelInfo:
     """A model by its name, or by `MODEL_FIELDS` of which `id` is needed."""
     if isinstance(model, ModelInfo):
         return model
+    if not isinstance(model, (str, Mapping)):
+        raise refused("model", model, "a name, or a mapping with an id")
     known = {"id": model} if isinstance(model, str) else dict(model)
     unknown = {*known} - {*MODEL_FIELDS}
     if unknown or not known.get("id"):

@@ -6,6 +6,7 @@ kernel that adds in another order may round a product near the middle of two bfl
 other way: such a logit differs by one unit in the last place.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,6 +102,12 @@ class Head:
 
     def __repr__(self) -> str:
         return f"Head({self.name!r}, {self.vocabulary} x {self.width} {self.dtype})"
+
+    def unrounded(self) -> "Head":
+        """The same head with products and steps in float32, which the model itself rounds."""
+        head = copy.copy(self)
+        head.dtype = "float32"
+        return head
 
     @property
     def weight(self) -> npt.NDArray[Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lpp.store.errors import ErrorKind, InputError
 from lpp.store.shared.logits import Head
 
 LOGITS_BYTES: Final = 64 << 20
@@ -132,16 +133,23 @@ def kl_divergence(
     temperature: float,
     mask: Tensor | None,
 ) -> Tensor:
-    """`Teacher.loss`. ValueError for shapes that do not fit."""
+    """`Teacher.loss`."""
     n, width = hidden.shape
     if tuple(final.shape) != (n, head.width) or tuple(weight.shape) != (head.vocabulary, width):
-        raise ValueError(
+        raise InputError(
             f"final {tuple(final.shape)}, hidden {tuple(hidden.shape)} and weight "
             f"{tuple(weight.shape)}, should be (n, {head.width}), (n, d) and "
-            f"({head.vocabulary}, d)"
+            f"({head.vocabulary}, d).",
+            kind=ErrorKind.INVALID_VALUE,
         )
     rows = final if isinstance(final, Tensor) else torch.from_numpy(final)
     weights = torch.ones(n) if mask is None else mask.float()
+    if tuple(weights.shape) != (n,) or not 0 < float(weights.sum()) < float("inf"):
+        raise InputError(
+            f"{n} rows, and a mask of shape {tuple(weights.shape)} whose sum is "
+            f"{float(weights.sum())}: there is no mean over no row. Leave such a batch out.",
+            kind=ErrorKind.INVALID_VALUE,
+        )
     device = hidden.device
     if torch.is_autocast_enabled(device.type):  # the student's own products would be in that dtype
         hidden = hidden.to(torch.get_autocast_dtype(device.type))

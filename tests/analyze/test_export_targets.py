@@ -15,8 +15,8 @@ from teachers import LENGTHS, VOCABULARY, reference_logprobs, write_teacher
 from lpp.analyze.cli.command import main
 from lpp.analyze.exports.targets import export_targets
 from lpp.analyze.questions import TargetSettings
-from lpp.store import Run
-from lpp.store.errors import InputError
+from lpp.store import Run, open_store
+from lpp.store.errors import FormatError, InputError
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,8 @@ def test_samples_are_unbiased_and_do_not_depend_on_the_other_prompts(
     ("options", "message"),
     [
         ((), "say what to write: --targets topk or"),
-        (("--targets", "topk", "--k", "54"), "54 tokens: from 1 to 53"),
-        (("--targets", "topk", "--k", "5", "--temperature", "0"), "temperature=0.0: above 0"),
+        (("--targets", "topk", "--k", "54"), "from 1 to 53"),
+        (("--targets", "topk", "--k", "5", "--temperature", "0"), "temperature=0.0"),
         (("--targets", "topk", "--where", "n_tokens > 7"), "no prompt is left to write"),
         (("--targets", "topk", "--where", "entropy > 7"), "no column entropy"),
     ],
@@ -107,3 +107,29 @@ def test_a_folder_gets_a_file_and_a_file_is_not_replaced(run: Run, tmp_path: Pat
     assert path.name == f"{run.id}-topk.parquet"
     with pytest.raises(InputError, match=r"exists\. Remove it"):
         export_targets(run, path, "topk")
+
+
+def test_damage_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
+    run = write_teacher(tmp_path / "store")
+    out = tmp_path / "targets.parquet"
+    (record,) = (tmp_path / "store").glob("runs/*/shards/00001/COMMIT.json")
+    (chunk,) = (tmp_path / "store").glob("runs/*/shards/00001/*/hidden.zarr/final/c/0/0")
+    for path in (chunk, record):
+        intact = path.read_bytes()
+        path.write_bytes(intact[:-9] + bytes([intact[-9] ^ 1]) + intact[-8:])
+        again = open_store(tmp_path / "store").runs[run.id]
+        with pytest.raises(FormatError, match="00001"):
+            export_targets(again, out, "topk", TargetSettings(k=5))
+        command = [
+            "export",
+            str(tmp_path / "store"),
+            "--targets",
+            "topk",
+            "--k",
+            "5",
+            "-o",
+            str(out),
+        ]
+        assert CliRunner().invoke(main, command).exit_code == 2
+        path.write_bytes(intact)
+    assert [*tmp_path.iterdir()] == [tmp_path / "store"]

@@ -380,7 +380,7 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nameless": ({"model": {}}, "model needs a name"),
     "blocks": ({"model": {"id": "a", "n_blocks": "3"}}, "model.n_blocks should be int, is '3'"),
-    "run dtype": ({"dtype": "uint8"}, "stored_dtype should be one of"),
+    "run dtype": ({"dtype": "uint8"}, "dtype='uint8'"),
     "ids": ({"prompts": [[1], ["a"]]}, r"prompts\[1\]: .* is no list of token ids"),
     "text": ({"prompts": ["a text"]}, r"prompts\[0\]: 'a text' is no list"),
     "short mask": (

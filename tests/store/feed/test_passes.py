@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -333,3 +335,33 @@ def test_prompts_that_are_a_batch_each(tmp_path: Path) -> None:
         prompts(run, "final", max_tokens=7, world=20)
     with pytest.raises(InputError, match="n_tokens"):
         prompts(run, "final", epochs=None, where="n_tokens > 4")
+
+
+@pytest.mark.slow
+def test_files_are_closed_before_python_ends(run: Run) -> None:
+    """Later, what closes them is gone: Python says "Exception ignored" for each."""
+    script = f"""
+import atexit, os
+from pathlib import Path
+def left():
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            print(os.readlink(link))
+        except OSError:
+            pass
+atexit.register(left)
+import numpy as np
+from lpp.store import open_store
+from lpp.store.feed.reader import RunSource
+root = {str(Path(str(run.path)).parents[1])!r}
+source = RunSource(open_store(root).runs[{run.id!r}], ["final"])
+source.read(0, 9, [np.empty((9, 16), np.uint16)])
+left()
+print("-- the end")
+source.itself = source
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+    before, after = done.stdout.split("-- the end")
+    assert ("hidden.zarr" in before, "hidden.zarr" in after, done.stderr) == (True, False, "")

@@ -222,7 +222,8 @@ def test_runs_are_mixed_in_shares(run: Run, few: Run) -> None:
     assert [int(those.sum()) for those in of_few] == [8] * 12 + [4]
     assert (np.diff(np.flatnonzero(of_few[0])) == 4).all()  # at even distances
     given = numbers([batch[~those] for batch, those in zip(batches, of_few, strict=True)])
-    assert len(given) == len({*given}) == 13 * 24
+    assert len(given) == len({*given}) == 12 * 24 + 12  # and the last one has its shares
+    assert [len(those) for those in of_few][-2:] == [32, 16]
     stopped, resumed = feed([run, few], **options), feed([run, few], **options)
     for _ in range(5):
         next(stopped)

@@ -10,8 +10,8 @@ from small_capture import make_capture
 from teachers import VOCABULARY, WIDTH, reference_logprobs, write_teacher
 from torch.nn import functional
 
-from lpp.store import Run
-from lpp.store.errors import InputError
+from lpp.store import Run, open_store
+from lpp.store.errors import FormatError, InputError
 from lpp.store.teacher import Teacher, next_token_mask, teacher
 
 
@@ -137,8 +137,15 @@ def test_a_head_that_does_not_learn_gets_no_gradient(exact: Teacher) -> None:
         ({}, "give k=64"),
         ({"k": 2, "samples": 2}, "not both"),
         ({"k": VOCABULARY + 1}, "from 1 to 53"),
-        ({"samples": 0}, "0 tokens"),
-        ({"k": 1, "temperature": 0.0}, "temperature=0.0: above 0"),
+        ({"k": 2.0}, "k=2.0"),
+        ({"samples": 0}, "samples=0"),
+        ({"samples": 1, "seed": -1}, "seed=-1"),
+        ({"samples": 1, "prompt_ids": [1, 2]}, "prompt_ids"),
+        ({"samples": 1, "prompt_ids": [-1]}, "prompt_ids"),
+        ({"k": 1, "temperature": 0.0}, "temperature=0.0"),
+        ({"k": 1, "temperature": -1}, "temperature=-1"),
+        ({"k": 1, "temperature": float("nan")}, "temperature=nan"),
+        ({"k": 1, "like": "jax"}, "like='jax'"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(
@@ -147,6 +154,73 @@ def test_arguments_that_do_not_fit_are_refused(
     with pytest.raises(InputError) as refused:
         exact.targets(np.zeros((1, WIDTH), np.float32), **options)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"direction": "backward"}, "direction='backward'"),
+        ({"direction": "Reverse"}, "Did you mean reverse"),
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"mask": torch.zeros(4)}, "sum is 0.0"),
+        ({"mask": torch.full((4,), float("nan"))}, "sum is nan"),
+        ({"mask": torch.ones(3)}, "(3,)"),
+        ({"hidden": torch.zeros(5, 2)}, "(5, 2)"),
+    ],
+)
+def test_a_loss_that_would_mean_nothing_is_refused(
+    exact: Teacher, options: dict[str, Any], message: str
+) -> None:
+    final, weight = np.zeros((4, WIDTH), np.float32), torch.zeros(VOCABULARY, 2)
+    with pytest.raises(InputError) as refused:
+        exact.loss(final, options.pop("hidden", torch.zeros(4, 2)), weight, **options)
+    assert message in str(refused.value)
+
+
+def test_samples_of_another_batch_have_other_random_numbers(exact: Teacher) -> None:
+    """Equal rows of one batch too."""
+    rows = np.zeros((3, WIDTH), np.float32)
+    first, again = (exact.targets(rows, samples=64, like="numpy").token_ids for _ in range(2))
+    other = exact.targets(rows + np.float32(1e-3), samples=64, like="numpy").token_ids
+    assert (first == again).all()
+    assert len({*map(tuple, [*first.tolist(), *other.tolist()])}) == 6
+
+
+def test_logits_in_float32_are_not_rounded(run: Run, tmp_path: Path) -> None:
+    head = run.head()
+    assert head is not None
+    rounded = Teacher(run)
+    rounded.head.dtype = "bfloat16"  # as if the model computed in it
+    final = np.concatenate([*run.hidden("final")])
+    exactly = reference_logprobs(head, final)
+    for source, least, most in (
+        (rounded, 1e-3, 0.2),
+        (teacher(run, logits="float32"), 0, 1e-5),
+    ):
+        ((_, logp),) = source.logprobs(final)
+        assert least <= np.abs(logp - exactly).max() <= most
+    rounded.head = rounded.head.unrounded()
+    hidden, weight = torch.from_numpy(final), torch.from_numpy(head.weight)
+    assert rounded.loss(final, hidden, weight).item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(InputError, match="logits='float16'"):
+        teacher(run, logits="float16")  # type: ignore[arg-type]
+
+
+def test_a_mask_that_the_prompts_lack(exact: Teacher) -> None:
+    with pytest.raises(InputError, match="loss_mask"):
+        next_token_mask(next(exact.prompts()), "weights")
+
+
+def test_a_run_with_a_damaged_record_is_an_error(tmp_path: Path) -> None:
+    run = write_teacher(tmp_path / "store")
+    (record,) = (tmp_path / "store").glob("runs/*/shards/00001/COMMIT.json")
+    record.write_bytes(record.read_bytes()[:-20])
+    again = teacher(open_store(tmp_path / "store").runs[run.id])
+    with pytest.raises(FormatError, match="00001"):
+        again.prompts()
+    feed = again.prompts(on_damage="skip", like="numpy")
+    assert sorted(k for batch in feed for k in batch.prompt_ids) == [0, 1, 2, 3]
+    assert len(feed.damage) == 1
 
 
 def test_a_run_without_its_head_is_no_teacher(tmp_path: Path) -> None:
