@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from lpp.analyze.engine.cache import Cache
@@ -12,7 +13,8 @@ from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.summary import SPECTRAL_KINDS, Demand
 from lpp.analyze.numerics.jackknife import Estimate, jackknife, jackknife_of_log
-from lpp.analyze.runs.cells import Cell
+from lpp.analyze.numerics.spectrum import rank_bound
+from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.groups import GROUPS, Groups
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.rows.site_reader import SiteReader
@@ -100,13 +102,21 @@ def site_estimates(site_request: SiteRequest, workers: Workers) -> Estimates:
         for cell, metrics in of_spectra.items()
         for metric in metrics
     }
-    return dict(with_errors(values, cells, request.of(*SPECTRAL_KINDS, "rows")))
+    width = view.run.site(site).width
+    bounds = {cell: rank_bound(n_tokens(view.lengths, cell), width) for cell in cells}
+    return dict(with_errors(values, cells, request.of(*SPECTRAL_KINDS, "rows"), bounds))
 
 
 def with_errors(
-    values: Values, cells: Collection[Cell], request: Request
+    values: Values,
+    cells: Collection[Cell],
+    request: Request,
+    bounds: Mapping[Cell, int] = MappingProxyType({}),
 ) -> Iterator[tuple[tuple[Cell, str], Estimate]]:
-    """Each cell and metric with value and error; the error comes from the values of its parts."""
+    """Each cell and metric with value and error; the error comes from the values of its parts.
+
+    bounds: min(N, d) of each cell: no interval of a number of dimensions ends above it.
+    """
     for metric in request.metrics:
         for cell in cells:
             parts = [values[part, metric.name] for part in cell.parts(request.groups_of(metric))]
@@ -114,5 +124,8 @@ def with_errors(
             if metric.of_log:
                 estimate = jackknife_of_log(value, parts, metric.limits[0])
             else:
-                estimate = jackknife(value, parts, metric.limits)
+                low, high = metric.limits
+                if metric.unit == "dimensions" and cell in bounds:
+                    high = max(value, bounds[cell])
+                estimate = jackknife(value, parts, (low, high))
             yield (cell, metric.name), estimate

@@ -76,7 +76,7 @@ FLAGS: Final = (
     DeclaredFlag(
         "collapsed",
         "the participation ratio is within 1 % of 1: one direction holds nearly all variance",
-        pl.col("ratio") <= COLLAPSED_RATIO,
+        pl.col("ratio").is_between(0, COLLAPSED_RATIO, closed="right"),  # 0: all rows are equal
     ),
     DeclaredFlag(
         "different_prefixes",

@@ -66,7 +66,7 @@ def run_row(run: Run, kernel: str | None = None) -> dict[str, object]:
         "n_blocks": plan.depth,
         "hidden_size": plan.model.hidden_size,
         "logits_width": plan.model.logits_width,
-        "tokenizer_size": plan.tokenizer.size,
+        "tokenizer_size": plan.tokenizer.size if plan.tokenizer.exists else None,
         "corpus": plan.corpus.name,
         "prompt_set": plan.corpus.prompt_set,
         "n_prompts": run.n_prompts,

@@ -24,7 +24,7 @@ ranks AS (
       WHEN 3 * depth <= 2 * n_blocks THEN 'middle'
       ELSE 'last'
     END AS third,
-    coalesce(participation_ratio <= 1.01, false) AS collapsed,
+    coalesce(0 < participation_ratio AND participation_ratio <= 1.01, false) AS collapsed,
     unnest([
       {'metric': 'effective_rank', 'rank': effective_rank},
       {'metric': 'participation_ratio', 'rank': participation_ratio}

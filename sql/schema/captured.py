@@ -20,7 +20,7 @@ RUNS: Final = Table(
         Column("n_blocks", "INTEGER", "depth of the model", "blocks"),
         Column("hidden_size", "INTEGER", "width of the hidden states", "dimensions"),
         Column("logits_width", "INTEGER", "V: width of the logits", "tokens"),
-        Column("tokenizer_size", "INTEGER", "size of the tokenizer", "tokens"),
+        Column("tokenizer_size", "INTEGER", "size of the tokenizer; null: there is none", "tokens"),
         Column("corpus", "VARCHAR", "where the prompts came from"),
         Column("prompt_set", "VARCHAR", "fingerprint of its texts, the same for every model"),
         Column("n_prompts", "INTEGER", "prompts captured", "prompts"),

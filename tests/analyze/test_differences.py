@@ -115,6 +115,9 @@ def test_an_interval_is_not_clipped_near_a_bound(make_run: MakeRun) -> None:
     name = "effective_rank_norm"
     a, b = ask(one.root, f"SELECT {name}, {name}_ci_high FROM profiles ORDER BY run").rows()
     assert a[1] == 1.0  # clipped for display
+    ranks = ask(one.root, "SELECT rank_bound, effective_rank_ci_high FROM spectra").drop_nulls()
+    assert (ranks["effective_rank_ci_high"] <= ranks["rank_bound"]).all()
+    assert (ranks["effective_rank_ci_high"] == ranks["rank_bound"]).any()
     row = differences(one.root)[name]
     difference, half = expected(one, two, name)
     assert row["difference"] == pytest.approx(difference, rel=1e-3)

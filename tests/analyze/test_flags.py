@@ -6,14 +6,18 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from made_runs import MakeRun
 
+from lpp.analyze import analyze
 from lpp.analyze.cli.command import main
 from lpp.analyze.metrics.registry import PAPER_NAMES
 from lpp.analyze.quantities.flags import FACTS, FLAGS, MEANING, flags_of, flags_of_any
 from lpp.analyze.tables.facts import metric_facts, profile_facts
+from lpp.store.format.plan import NO_TOKENIZER
 
 ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
@@ -194,6 +198,7 @@ def test_ranks_that_nobody_asked_for_are_no_loss() -> None:
         ({"value": None, "stderr": None}, []),
         ({"ratio": 1.01}, ["collapsed"]),
         ({"ratio": 1.011}, []),
+        ({"ratio": 0.0}, []),
         ({"participation_ratio": 1.005}, []),
         ({"ratio": None}, ["not_finite"]),
         ({"ratio": None, "of_logits": True}, []),
@@ -329,3 +334,13 @@ def test_every_flag_is_explained_in_the_documents_and_by_the_command() -> None:
     listed = CliRunner().invoke(main, ["metrics"]).stdout.splitlines()
     assert names - {*listed} == set()
     assert CliRunner().invoke(main, ["metrics", "few_items"]).stdout.startswith("\nFlags of items")
+
+
+def test_rows_of_zeros_and_a_run_without_a_tokenizer(make_run: MakeRun) -> None:
+    made = make_run(tokenizer=NO_TOKENIZER, scale=np.zeros_like)
+    analysis = analyze(made.root)
+    assert analysis.runs["tokenizer_size"].to_list() == [None]
+    found = {*analysis.profiles()["flags"].explode()}
+    assert not found & {"collapsed", "padded_vocab"}
+    other = analyze(make_run(root=made.root.parent / "other").root)
+    assert "padded_vocab" in {*other.profiles()["flags"].explode()}
