@@ -60,6 +60,7 @@ def profile(*, store: str, executor: Any, **options: Any) -> "Reply":
         lpp-analyze profile ./lpp --metrics paper,stable_rank,'zscore_*'
         lpp-analyze profile ./lpp --metrics participation_ratio --errors all
         lpp-analyze profile ./lpp --skip-first 0,2
+        lpp-analyze profile ./lpp --against base
         lpp-analyze profile ./lpp --skip-first given
         lpp-analyze profile ./lpp --cluster document
         lpp-analyze profile s3://lab/lpp --executor ray --address auto

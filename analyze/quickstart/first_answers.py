@@ -21,8 +21,8 @@ from lpp.store.progress import SILENT
 if TYPE_CHECKING:
     from lpp.analyze.pages.reply import Reply
 
-AS_IT_IS: Final = "*Q4_1, sentences*"
-"""Pattern of the run of the model as it is, on the sentences."""
+AS_IT_IS: Final = "*Q4_1"
+"""Pattern of the run of the model as it is."""
 
 ROUNDED: Final = "rounded*"
 TASK: Final = "pydoc_cloze"

@@ -99,7 +99,7 @@ class Answer:
         )
 
     def _first(self) -> list[str]:
-        """Columns shown first; a setting, next to the key, only if the rows differ in it."""
+        """Columns shown first; beside the key a setting, if rows differ in it, and clusters."""
         wanted = self.query.first or own_columns(self.frame)[:FIRST_COLUMNS]
         chosen = [name for name in wanted if name in self.frame.columns]
         if len(chosen) < 2:
@@ -109,6 +109,8 @@ class Answer:
             for name in SETTING
             if name in self.frame.columns and name not in chosen and self.frame[name].n_unique() > 1
         ]
+        if "cluster" in self.frame.columns and self.frame["cluster"].null_count() < len(self.frame):
+            settings.append("cluster")  # errors that are not over prompts, or not all of them
         return [*chosen[:1], *settings, *chosen[1:]]
 
     @property

@@ -103,7 +103,7 @@ PROFILES: Final = Query(
     "Profiles: the smallest entropy and the largest ranks over prefixes, with 95 % intervals",
     "profiles",
     TABLES["profiles"].key,
-    f"SELECT {_key('profiles', 'run', 'site')}, flags,\n  "
+    f"SELECT {_key('profiles', 'run', 'site')}, cluster, flags,\n  "
     f"{with_intervals(PROFILE_METRICS, prefixes=True)}\n"
     "FROM profiles ORDER BY context, n_prompts, run",
     "lpp-analyze profile STORE",
@@ -132,7 +132,7 @@ _METRICS: Final = Query(
     "metrics",
     tuple(name for name in TABLES["metrics"].key if name != "prefix"),
     "SELECT run, site, context, n_prompts, first_position, metric, unit, value,\n"
-    "  ci_low AS value_ci_low, ci_high AS value_ci_high, flags\n"
+    "  ci_low AS value_ci_low, ci_high AS value_ci_high, cluster, flags\n"
     "FROM metrics WHERE prefix = context\n"
     "ORDER BY metric, context, n_prompts, first_position, run, site",
     "lpp-analyze profile STORE --metrics NAME",
@@ -145,7 +145,7 @@ TRAINING: Final = Query(
     "profiles",
     TABLES["profiles"].key,
     "SELECT series, step, run, site, p.context, p.n_prompts, first_position, p.corpus,\n"
-    "  p.prompt_set, flags,\n  "
+    "  p.prompt_set, p.cluster, flags,\n  "
     f"{with_intervals(PROFILE_METRICS, prefixes=True)}\n"
     "FROM profiles p JOIN runs USING (run) WHERE series IS NOT NULL\n"
     "ORDER BY series, p.prompt_set, p.context, p.n_prompts, first_position, step, run",
@@ -167,6 +167,9 @@ _ERRORS_OF_LAYERS: Final = ",\n    ".join(
 )
 """An error that either table has: both hold the same ranks, and the default of `layers` is none."""
 
+_ERRORS_OF_SPECTRA: Final = " OR ".join(f"l.{rank}_stderr IS NULL" for rank in _RANKS)
+"""Whether an error of a layer is that of the table `spectra`."""
+
 LAYERS: Final = Query(
     "layers",
     "Ranks of the whole context at every captured layer",
@@ -174,8 +177,9 @@ LAYERS: Final = Query(
     _OF_LAYERS,
     f"SELECT {', '.join(_OF_LAYERS)},\n"
     "  list_filter(flags, lambda flag: flag <> 'no_error') AS flags,  -- the intervals show it\n"
-    f"  depth, relative_depth, n_tokens, rank_bound,\n  {_NUMBERS_OF_LAYERS}\n"
-    f"FROM (\n  SELECT l.* REPLACE (\n    {_ERRORS_OF_LAYERS}\n  )\n"
+    f"  depth, relative_depth, n_tokens, rank_bound, cluster,\n  {_NUMBERS_OF_LAYERS}\n"
+    f"FROM (\n  SELECT l.* REPLACE (\n    {_ERRORS_OF_LAYERS}\n  ),\n"
+    f"    CASE WHEN {_ERRORS_OF_SPECTRA} THEN s.cluster END AS cluster\n"
     "  FROM layers l LEFT JOIN spectra s ON s.prefix = l.context AND "
     f"{' AND '.join(f's.{name} = l.{name}' for name in _OF_LAYERS)}\n"
     ")\n"
@@ -185,7 +189,7 @@ LAYERS: Final = Query(
     "THEN 'collapsed' END,\n"
     "    CASE WHEN n_sinks > 0 THEN 'sink' END\n"
     "  ], lambda flag: flag IS NOT NULL) AS flags,\n"
-    "  depth, depth / n_blocks AS relative_depth, s.n_tokens, rank_bound,\n  "
+    "  depth, depth / n_blocks AS relative_depth, s.n_tokens, rank_bound, cluster,\n  "
     f"{_NUMBERS_OF_LAYERS}\n"
     "FROM (FROM spectra ANTI JOIN layers USING (run, context, n_prompts)) s\n"
     "JOIN runs USING (run)\n"
@@ -212,7 +216,7 @@ _SPECTRA: Final = Query(
     "Ranks at every site and prefix",
     "spectra",
     TABLES["spectra"].key,
-    f"SELECT {_key('spectra')}, depth, n_tokens, dim, rank_bound,\n  "
+    f"SELECT {_key('spectra')}, depth, n_tokens, dim, rank_bound, cluster,\n  "
     f"{with_intervals(('participation_ratio', 'effective_rank', 'top_share'))}\n"
     "FROM spectra ORDER BY context, n_prompts, run, depth, site, prefix",
     "lpp-analyze profile STORE",
@@ -225,7 +229,7 @@ ENTROPY: Final = Query(
     "entropy",
     ("run", "context", "prefix", "n_prompts"),
     f"SELECT run, context, prefix, n_prompts,\n  {with_intervals(('entropy', 'entropy_norm'))},\n"
-    "  short_prompts, distinct_prefixes\n"
+    "  short_prompts, distinct_prefixes, cluster\n"
     "FROM entropy ORDER BY context, n_prompts, run, prefix",
     "lpp-analyze profile STORE",
     first=("run", "prefix", "entropy_norm", "entropy"),

@@ -2,7 +2,7 @@
 -- Read: one number of one profile per row, to four digits, with its 95 % interval over prompts and
 --   the prefix that it came from. Ranks are in dimensions, entropy_floor is a share of ln V,
 --   normalised ranks are shares of min(N, d). Compare rows of one context, number of prompts and
---   first position.
+--   first position. cluster is the field whose clusters an error is over; null: over prompts.
 -- Empty: there is no profile. Make them: lpp-analyze profile STORE
 WITH numbers AS (
   FROM profiles UNPIVOT INCLUDE NULLS (
@@ -31,6 +31,7 @@ SELECT
   format('{:.4g}', ci_low)::DOUBLE AS ci_low,
   format('{:.4g}', ci_high)::DOUBLE AS ci_high,
   prefix,
+  cluster,
   flags
 FROM numbers
 ORDER BY context, prompts, first_position, metric, numbers.value, run;

@@ -28,6 +28,7 @@ SELECT
     PARTITION BY metric, run, site, first_position ORDER BY context, n_prompts
     ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
   ) - 1)::DOUBLE AS change,
+  cluster,
   flags
 FROM numbers
 ORDER BY metric, run, site, first_position, context, prompts;

@@ -25,6 +25,7 @@ SELECT
   numbers.n_prompts AS prompts,
   first_position,
   numbers.prompt_set,
+  numbers.cluster,
   flags,
   run
 FROM numbers JOIN runs USING (run)

@@ -18,6 +18,7 @@ from lpp.analyze import DiffSettings, ProfileSettings
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.drift import diff
 from lpp.analyze.numerics.jackknife import clustered_error, floor_bias, jackknife
+from lpp.analyze.report.content import report
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import Clusters, group_of, spans
 from lpp.analyze.tables.analysis import analyze
@@ -255,6 +256,20 @@ def test_differences_pair_only_errors_of_one_kind(make_run: MakeRun) -> None:
         verdicts.append({*rows["verdict"]})
     assert verdicts[1] == {"no interval"}
     assert verdicts[0] <= {"differs from 0", "may be 0"}
+    # rows with errors of both kinds stand side by side: a column says so
+    tables = {table.name: table for s in report(str(a.root)).sections for table in s.tables}
+    for name in ("profiles", "spectra", "entropy"):
+        assert "cluster" in {f.name for f in tables[name].fields if f.first}, name
+    with connect(a.root) as connection:
+        said = connection.sql(f"SELECT run, cluster FROM ({saved_query('profiles').statement})")
+        assert {*said.fetchall()} == {(a.run_id, "document"), (b.run_id, None)}
+
+
+def test_a_report_without_clusters_has_no_column_of_them(make_run: MakeRun) -> None:
+    a, _ = two_runs(make_run)
+    write_database(a.root, analyze(a.root))
+    tables = {table.name: table for s in report(str(a.root)).sections for table in s.tables}
+    assert "cluster" not in {f.name for f in tables["profiles"].fields if f.first}
 
 
 def test_an_error_of_one_kind_does_not_complete_a_row_of_the_other(make_run: MakeRun) -> None:
