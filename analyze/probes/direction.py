@@ -24,6 +24,7 @@ from lpp.analyze.numerics.probe_change import middle, threshold_of
 from lpp.analyze.probes.against import require_two_classes
 from lpp.analyze.probes.analysis import ProbeAnalysis
 from lpp.analyze.probes.inputs import site_rows
+from lpp.sql.results.output import whole_file
 from lpp.store.arrays.reader import to_float32
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.exchange.tensor_file import Tensor, write_tensors
@@ -82,8 +83,7 @@ def write_direction(analysis: ProbeAnalysis, path: Path) -> None:
         "control": best.control,
         "probe_gain": None if best.gain is None else best.gain.value,
     }
-    write_tensors(
-        path,
-        {k: Tensor("F32", np.asarray(values, np.float32)) for k, values in tensors.items()},
-        {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()},
-    )
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    named = {k: Tensor("F32", np.asarray(values, np.float32)) for k, values in tensors.items()}
+    with whole_file(path) as beside:
+        write_tensors(beside, named, texts)

@@ -23,6 +23,7 @@ from lpp.capture.corpus.passages import Conversation, NoPromptError
 from lpp.capture.corpus.template_process import TemplateRaisedError, rendered_elsewhere
 from lpp.store.errors import ErrorKind, InputError, LppError, first_line
 from lpp.store.format.plan import TemplateInfo
+from lpp.store.objects.place import check_regular
 
 BAD_TEMPLATE: Final = "bad_template"
 """Reason of a conversation that the template cannot render or split."""
@@ -205,8 +206,10 @@ def _raised(error: Exception) -> NoPromptError:
 
 
 def _read(file: str) -> str:
+    path = Path(file).expanduser()
+    check_regular(path)
     try:
-        return Path(file).expanduser().read_text("utf-8")
+        return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8"
         raise _invalid(f"--chat-template {file}: cannot be read ({why}).") from None

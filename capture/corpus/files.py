@@ -169,6 +169,7 @@ def _saved_files(folder: Path) -> list[Path]:
             f"{folder}: a data set in splits: {', '.join(splits)}. Name one of their folders: "
             f"--corpus {folder / (splits or ['train'])[0]}"
         )
+    check_regular(folder / "state.json")
     try:
         state = json.loads((folder / "state.json").read_text("utf-8"))
         return [folder / Path(entry["filename"]).name for entry in state["_data_files"]]

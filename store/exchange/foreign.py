@@ -1,5 +1,6 @@
 """Hidden states that another project stored, as the readers of this room give them."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,20 +48,32 @@ class Foreign:
     """Token ids are below it; 0 where the files do not say."""
 
     def samples(self) -> Iterator[dict[str, Any]]:
-        """Prompts in order, as `lpp.store.sink` takes them: `input_ids`, `id`, `loss_mask`."""
+        """Prompts in order, as `lpp.store.sink` takes them: `input_ids`, `id`, `loss_mask`.
+
+        FormatError for a sample whose states have other shapes: before any row is written.
+        """
         for place in range(self.count):
-            sample = self.stored(place)
+            sample = self._checked(place)
             mask = {} if sample.loss_mask is None else {"loss_mask": sample.loss_mask}
             yield {"input_ids": sample.token_ids, "id": sample.number} | mask
 
     def rows(self, place: int) -> tuple[Any, ...]:
-        """(n, columns) of each state of a sample. FormatError for states of other shapes."""
+        """(n, columns) of each state of a sample."""
+        return self._checked(place).states
+
+    def _checked(self, place: int) -> Stored:
         sample = self.stored(place)
         found = [states.shape for states in sample.states]
         shapes = [(len(sample.token_ids), width) for width, _ in self.states]
         if found != shapes:
             damaged(sample.path, f"states of {found[:3]}, expected {shapes[:3]}")
-        return sample.states
+        return sample
+
+
+def check_file(path: Path) -> None:
+    """FormatError unless `path` is a file: opening a pipe or a device might never end."""
+    if not path.is_file():
+        damaged(path, "no file is there" if not os.path.lexists(path) else "is not a file")
 
 
 def damaged(path: Path, why: object) -> NoReturn:

@@ -1,5 +1,6 @@
 """Import: hidden states that another project stored become a run, through `lpp.store.sink`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -111,11 +112,11 @@ def _specs(
     """The sites in order of depth. Names that are not ours stay in their order, as those of another
     program.
     """
-    ours = {"embed": 0, **{f"block.{k}": k for k in range(1, blocks + 1)}, "final": blocks + 1}
-    specs: dict[str, GivenSite] = {}
-    if not blocks or not {*named} <= {*ours}:
+    depths = {site: _depth(site, blocks) for site in named}
+    if not blocks or -1 in depths.values():
         return dict(named)
-    for site in sorted(named, key=ours.__getitem__):
+    specs: dict[str, GivenSite] = {}
+    for site in sorted(named, key=depths.__getitem__):
         width, own = named[site]
         specs[site] = SiteSpec(
             name=site,
@@ -124,6 +125,14 @@ def _specs(
             dtype=None if own == dtype else own,
         )
     return specs
+
+
+def _depth(site: str, blocks: int) -> int:
+    """The place of one of our sites in order of depth; -1 for another name."""
+    ends = {"embed": 0, "final": blocks + 1}
+    depth = re.fullmatch(r"block\.([1-9][0-9]{0,8})", site)
+    found = int(depth[1]) if depth else ends.get(site, -1)
+    return found if depth is None or found <= blocks else -1
 
 
 def _joined(ids: Sequence[int]) -> str:

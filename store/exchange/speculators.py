@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.exchange.files import Files
-from lpp.store.exchange.foreign import Foreign, Stored, damaged, not_there
+from lpp.store.exchange.foreign import Foreign, Stored, check_file, damaged, not_there
 from lpp.store.exchange.selection import Part, Selection
 from lpp.store.exchange.tensor_file import DTYPES, FLOATS, Tensor, read_tensors, write_tensors
 
@@ -83,6 +83,8 @@ def read(path: Path) -> Foreign:
     numbers = sorted(int(name[1]) for name in names if name)
     if not numbers:
         not_there(path, "no hidden_states/hs_{i}.safetensors here")
+    if len({*numbers}) < len(numbers) or numbers[-1] >= 1 << 63:
+        damaged(folder, f"hs_{numbers[-1]}.safetensors is of no row, or two files are of one row")
     rows = []
     if (path / "state.json").is_file():
         rows = [(ids, mask) for ids, mask in saved_rows(path, "input_ids", "loss_mask")]
@@ -119,7 +121,9 @@ def saved_rows(folder: Path, *columns: str) -> Iterator[tuple[npt.NDArray[np.int
     try:
         state = json.loads((folder / "state.json").read_text("utf-8"))
         for entry in state["_data_files"]:
-            with pa.memory_map(str(folder / Path(entry["filename"]).name)) as file:
+            path = folder / Path(entry["filename"]).name
+            check_file(path)
+            with pa.memory_map(str(path)) as file:
                 for batch in pa.ipc.open_stream(file):
                     lists = (batch[name].to_pylist() for name in columns)
                     for row in zip(*lists, strict=True):
@@ -128,6 +132,7 @@ def saved_rows(folder: Path, *columns: str) -> Iterator[tuple[npt.NDArray[np.int
         OSError,
         ArithmeticError,
         LookupError,
+        RecursionError,
         TypeError,
         ValueError,
         pa.ArrowException,
@@ -140,8 +145,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     tensors = read_tensors(path)
     if missing := {"hidden_states", "token_ids"} - tensors.keys():
         damaged(path, f"no tensor {', '.join(sorted(missing))}")
-    if tensors["hidden_states"].values.ndim != 3:
-        damaged(path, f"hidden_states of {tensors['hidden_states'].values.shape}")
+    shape = tensors["hidden_states"].values.shape
+    if len(shape) != 3 or 0 in shape:
+        damaged(path, f"hidden_states of {shape}")
     return tensors
 
 

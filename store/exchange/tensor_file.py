@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lpp.store.exchange.foreign import damaged
+from lpp.store.exchange.foreign import check_file, damaged
 from lpp.store.format.plan import StoredDtype
 
 _TYPES: Final = {
@@ -27,6 +27,11 @@ FLOATS: Final[Mapping[StoredDtype, str]] = {"bfloat16": "BF16", "float16": "F16"
 
 DTYPES: Final = {kind: dtype for dtype, kind in FLOATS.items()}
 """The reverse."""
+
+_UNREADABLE: Final = (
+    *(OSError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
+)
+"""What a crafted header may raise as it is read."""
 
 _MAX_HEADER: Final = 100 << 20
 """Bytes of a header, at most: the bound of the package itself."""
@@ -69,18 +74,29 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The same, and the texts that came with them."""
+    check_file(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(_MAX_HEADER, size - 8):
                 damaged(path, f"no file of safetensors: a header of {length} of its {size} bytes")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_once)
         data = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else b""
         metadata = header.pop("__metadata__", {})
-        return {name: _tensor(data, **entry) for name, entry in header.items()}, metadata
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        tensors = {name: _tensor(data, **entry) for name, entry in header.items()}
+        if sum(tensor.values.nbytes for tensor in tensors.values()) > len(data):
+            damaged(path, "its tensors have more bytes than the file")
+        return tensors, {str(k): str(v) for k, v in metadata.items()}
+    except _UNREADABLE as error:
         damaged(path, f"cannot be read as safetensors ({error})")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
 
 
 def _tensor(data: Any, dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:

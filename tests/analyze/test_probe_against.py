@@ -1,5 +1,6 @@
 """A probe on another run: each verdict on planted changes, transfer, the gate, the direction."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -307,6 +308,23 @@ def test_what_cannot_be_compared_is_refused_with_a_reason(
     done = invoke(store, *(text.format(root=store.parent) for text in options))
     assert done.exit_code == 2
     assert words in " ".join(done.stderr.split())
+
+
+def test_a_direction_appears_when_it_is_whole(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(path: Path, *_: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lpp.analyze.probes.direction.write_tensors", half)
+        done = invoke(store, "--direction", str(tmp_path / "d.safetensors"))
+    assert done.exit_code == 2
+    assert [*tmp_path.iterdir()] == []
+    done = invoke(store, "--direction", str(tmp_path / "d.safetensors"))
+    assert done.exit_code == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["d.safetensors"]
 
 
 def test_the_table_of_the_database(store: Path) -> None:

@@ -59,8 +59,12 @@ def steps() -> Iterator[dict[str, Any]]:
             yield {**inner, "env": values}
 
 
-def run_job(folder: Path, base: Path, candidate: Path, cache: Path) -> dict[str, int]:
-    """The job in `folder`, checked out and restored as its actions do: exit codes by step."""
+def run_job(
+    folder: Path, base: Path, candidate: Path, cache: Path, named: str = "candidate"
+) -> dict[str, int]:
+    """The job in `folder`, checked out and restored as its actions do: exit codes by step. named:
+    the candidate's folder.
+    """
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -79,7 +83,7 @@ def run_job(folder: Path, base: Path, candidate: Path, cache: Path) -> dict[str,
                 case "actions/checkout", "base":
                     shutil.copytree(base, folder / "base")
                 case "actions/checkout", "candidate":
-                    shutil.copytree(candidate, folder / "candidate")
+                    shutil.copytree(candidate, folder / named)
                 case "actions/cache", str() as path if (cache / path).exists():
                     shutil.copytree(cache / path, folder / path)
         elif not step["run"].startswith("pip install "):  # what it installs is here
@@ -88,7 +92,8 @@ def run_job(folder: Path, base: Path, candidate: Path, cache: Path) -> dict[str,
             done = subprocess.run(
                 ["bash", "-eo", "pipefail", script],
                 cwd=folder,
-                env=environment | step["env"],
+                env=environment
+                | {k: named if v == "candidate" else v for k, v in step["env"].items()},
                 check=False,
                 text=True,
             )
@@ -119,6 +124,16 @@ def test_the_workflow_passes_a_near_candidate_and_fails_a_far_one(
             "flips": state,
             "cka": state,
         }
+
+
+@pytest.mark.slow
+def test_a_folder_may_be_named_like_an_option(
+    models: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nothing = tmp_path / "nothing"
+    codes = run_job(tmp_path, models / "base", models / "near", cache=nothing, named="--help")
+    assert [*codes.values()] == [0, 0, 0, 0], capfd.readouterr().err
+    assert (tmp_path / "drift.md").read_text().startswith("## Drift between two models")
 
 
 def test_every_step_is_known() -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lpp.capture.corpus.conversations import choose_template
 from lpp.capture.corpus.open import Corpus, open_corpus
 from lpp.capture.corpus.passages import fingerprint_texts, prompt_set_fingerprint
 from lpp.capture.corpus.pydoc import cut, pydoc_passages
@@ -224,6 +225,15 @@ def test_a_pipe_is_no_corpus(tmp_path: Path, ending: str) -> None:
     for given in (tmp_path, tmp_path / f"pipe.{ending}"):
         with pytest.raises(InputError, match="a pipe"):
             open_corpus(given)
+
+
+def test_a_pipe_is_no_data_set_and_no_chat_template(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "state.json")
+    with pytest.raises(InputError, match="a pipe"):
+        open_corpus(tmp_path)
+    talk: Any = {"messages": []}
+    with pytest.raises(InputError, match="a pipe"):
+        choose_template(None, str(tmp_path / "state.json"), [talk])
 
 
 def test_folder_takes_known_files_below_it_by_relative_path(tmp_path: Path) -> None:

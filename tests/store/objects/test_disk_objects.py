@@ -1,9 +1,10 @@
 """What only a disk does."""
 
+import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,31 @@ class TestDisk:
                 objects.put_over("a", b"y", version)
         assert DiskPlace(tmp_path).held() == {"a": b"x"}
         assert objects.put_over("a", b"y", version)
+
+    @pytest.mark.parametrize("same", ["size and time", "bytes", "everything"])
+    def test_what_another_writes_while_a_record_is_staged_stays(
+        self, same: str, tmp_path: Path
+    ) -> None:
+        """The last comparison, under the lock: by identity, and by bytes where that is the same."""
+
+        class Raced(DiskObjects):
+            @contextlib.contextmanager
+            def _staged(self, *words: Any, **how: Any) -> Iterator[Path]:
+                path = self.place / "a"
+                with super()._staged(*words, **how) as staged:
+                    time = path.stat().st_mtime_ns
+                    if same != "everything":
+                        path.write_bytes(b"first" if same == "bytes" else b"other")
+                        os.utime(path, ns=(time, time + (same == "bytes")))
+                    yield staged
+
+        objects = DiskObjects(tmp_path)
+        objects.put("a", b"first")
+        version = objects.get_version("a", 9)[1]
+        put = Raced(tmp_path).put_over("a", b"third", version)
+        left = {"size and time": b"other", "bytes": b"first", "everything": b"third"}
+        assert put is (same == "everything")
+        assert DiskPlace(tmp_path).held() == {"a": left[same]}
 
     def test_a_staged_file_that_another_writer_sweeps(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
