@@ -1,6 +1,7 @@
 """What a reader of a database has to know: who wrote it, what it lacks, which runs have changed."""
 
 import logging
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,8 @@ def doubts(root: Place) -> list[str]:
     if author and objects.exists(DATABASE_KEY):
         lines.append(
             f"The numbers in {root / DATABASE_KEY} were written by {author}; no command of this "
-            f"user computed them. To compute numbers from the rows: lpp-analyze profile {root}"
+            "user computed them. To compute numbers from the rows: lpp-analyze profile "
+            f"{shlex.quote(str(root))}"
         )
     aside = [entry.name for entry in objects.entries() if entry.name.startswith(ASIDE)]
     return lines + [

@@ -126,7 +126,9 @@ def _exit_code(main: Any, *args: Any, **kwargs: Any) -> int:
 
 
 def _unexpected(error: Exception) -> int:
-    """Say that a disk is full, or else that this is a bug; the exit code."""
+    """Say that a disk is full or a file closed to this user, or else that this is a bug; the exit
+    code.
+    """
     code = 1
     message = (
         f"Error: {type(error).__name__}: {error}\n"
@@ -139,6 +141,12 @@ def _unexpected(error: Exception) -> int:
         message = (
             f"Error: {file}: no room to write ({error.strerror}). "
             "Free some space (`df -h` shows the disk), then repeat the command."
+        )
+    elif isinstance(error, PermissionError) and error.filename:
+        code = EXIT_USER_ERROR
+        message = (
+            f"Error: {error.filename}: this user may not read it ({error.strerror}). Ask its owner "
+            "(`ls -ld` shows who that is), or name another file or store."
         )
     _say("".join(traceback.format_exception(error)) if debugging() else message)
     return code

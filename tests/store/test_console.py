@@ -66,6 +66,8 @@ def act(times):
             time.sleep(60)
         except KeyboardInterrupt:
             raise BaseException("panic") from None
+    if what == "closed":
+        raise PermissionError(13, "Permission denied", "/data/lpp/runs")
     if what == "bug":
         raise ZeroDivisionError("by nothing")
     if what == "code":
@@ -105,6 +107,13 @@ def test_success() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
     assert call("code").returncode == 7
     assert call("exit").returncode == 5
+
+
+def test_a_file_of_somebody_else_is_no_bug() -> None:
+    done = call("closed")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "/data/lpp/runs" in done.stderr
+    assert "bug" not in done.stderr
 
 
 def test_help_is_success() -> None:
