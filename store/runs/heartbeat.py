@@ -34,6 +34,10 @@ SILENT_SECONDS: Final = 180.0
 """A writer whose file was not touched for this long counts as gone. That is six missed touches,
 which allows for clocks that disagree and file systems that report changes late."""
 
+AHEAD_SECONDS: Final = 86_400.0
+"""A writer whose file is from further ahead counts as gone too: a clock has jumped, and its time
+would not come for years."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Writer:
@@ -54,7 +58,7 @@ class Writer:
 
     def alive(self, now: float) -> bool:
         """Whether it seems to be at work: it is not known to have ended, and its file is recent."""
-        return not self.ended and now - self.last_sign < SILENT_SECONDS
+        return not self.ended and -AHEAD_SECONDS < now - self.last_sign < SILENT_SECONDS
 
 
 @contextlib.contextmanager

@@ -110,6 +110,14 @@ def test_another_machines_writer_is_judged_by_the_age_of_its_sign(tmp_path: Path
     assert fresh.alive(now + SILENT_SECONDS - 6)
 
 
+def test_a_sign_from_years_ahead_is_no_writer(tmp_path: Path) -> None:
+    """A clock jumped: that time would not come for years. Clocks an hour apart are no jump."""
+    now = time.time()
+    sign_of(tmp_path, "a", 1, "{}", age=-3600)
+    sign_of(tmp_path, "b", 2, "{}", age=-1e9)
+    assert [writer.alive(now) for writer in writers(tmp_path)] == [True, False]
+
+
 def test_other_names_are_no_writers(tmp_path: Path) -> None:
     for name in ("00001", ".nfs0001", ".writer", "writer~a~1~0a"):
         (tmp_path / name).mkdir()
