@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.pairs import Ratio, ratio_once
-from benchmarks.probe_null import FOLDS, OF_A_CLUSTER
+from benchmarks.probe_null import FOLDS
 from lpp.analyze.numerics.linear_probe import cross_fit, label_folds
 from lpp.analyze.numerics.probe_change import (
     ProbeChange,
@@ -28,6 +28,7 @@ from lpp.analyze.numerics.probe_change import (
 
 DRAWS: Final = 500
 MARGIN: Final = 0.05
+OF_A_CLUSTER: Final = 4
 
 
 class Case(NamedTuple):

@@ -36,8 +36,9 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from lpp.analyze.numerics.linear_probe import Rows, fit
+from lpp.analyze.numerics.linear_probe import fit
 from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.ridge_fits import Rows
 from lpp.analyze.numerics.statistics.auroc import Codes, Gain, gain
 from lpp.analyze.numerics.statistics.paired import PairedDifference, paired_difference
 from lpp.store.uncertainty import standard_error

@@ -3,11 +3,15 @@
 Scores of all items come from a few probes whose training sets overlap, so that numbers of different
 folds go together: errors that take the scores as given are too short. On labels without information
 p < .05 came in 14 to 18 % of draws with DeLong's (100 to 200 items, 5 folds). So every number is
-also computed of probes of shuffled labels, and p compares it with theirs. What their variance
-exceeds such errors by is added to the square of the error: on the scale of the log odds for an
-AUROC, and less the more of a number is predicted, since a probe that reads a label well depends
-less on the sample. With that, 95 % intervals of an AUROC missed the mean over draws in 3 to 7 %,
-those of differences in 1 to 6 %, and p < .05 came in 3 to 7 % (`benchmarks/probe_null.py`).
+also computed of probes of shuffled labels, and p compares it with theirs.
+
+- AUROC: what their variance exceeds DeLong's by is added to the square of the error, on the scale
+  of the log odds, since a probe that reads a label well depends less on the sample.
+- R2: each item contributes also as training data, by the infinitesimal jackknife of the probes.
+  Labels without information depend on the sample far less than those that are predicted.
+
+Intervals are Student's, with degrees of freedom of their errors. How often they miss the mean over
+draws is simulated in `benchmarks/probe_null.py`.
 """
 
 import math
@@ -18,15 +22,20 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit
 
-from lpp.analyze.numerics.linear_probe import CrossFit, Rows, cross_fit, shuffled_labels
+from lpp.analyze.numerics.linear_probe import CrossFit, cross_fit, shuffled_labels
 from lpp.analyze.numerics.moments import Floats
-from lpp.analyze.numerics.statistics.auroc import Codes, Flags, Z, log_odds_interval
+from lpp.analyze.numerics.ridge_fits import Rows
+from lpp.analyze.numerics.statistics.auroc import CONFIDENCE, Codes, Flags, Z, log_odds_interval
 from lpp.analyze.numerics.statistics.auroc_columns import auroc_columns
 from lpp.analyze.numerics.statistics.calibration import Calibration, calibration
 from lpp.analyze.numerics.statistics.recall import Recall, recall_at_false_alarms
 
 SHUFFLES: Final = 39
 """Draws of shuffled labels."""
+
+HEAVY: Final = 0.1
+"""Clusters of one size that hold the squares of a number, over clusters, below which it has a heavy
+tail: a kurtosis of 10. Intervals hold up to there (`benchmarks/probe_null.py`)."""
 
 
 class Estimate(NamedTuple):
@@ -49,8 +58,8 @@ class Measured(NamedTuple):
     values: Floats
     """(1 + `SHUFFLES`,); NaN where no fold has two clusters of each class."""
     parts: Floats
-    """(clusters, 1 + `SHUFFLES`) what each cluster contributes to the error, scores taken as given:
-    the sum of their squares is its square."""
+    """(clusters, 1 + `SHUFFLES`) what each cluster contributes to the error: the sum of their
+    squares is its square. Scores are taken as given, but for those of the number of a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +76,16 @@ class Target:
     seed: int
     shuffled: Floats = field(init=False, repr=False)
     """(n, `SHUFFLES`), of several classes (n, `SHUFFLES`, c)"""
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether a few clusters hold most of the squares of a number, so that no error of its R2
+        holds.
+        """
+        if self.classes:
+            return False
+        squares = np.bincount(self.clusters, (self.labels - self.labels.mean()) ** 2)
+        return bool(squares.sum() ** 2 < HEAVY * len(squares) * (squares**2).sum())
 
     def __post_init__(self) -> None:
         drawn = shuffled_labels(self.labels, self.clusters, SHUFFLES, seed=self.seed)
@@ -126,9 +145,11 @@ class Target:
     def measured(self, fitted: CrossFit) -> Measured:
         """The numbers of `fitted`, of which `estimate` makes errors."""
         labels = np.concatenate([self.labels[:, None], self.shuffled], axis=1)
-        return self._columns(
-            labels, np.concatenate([fitted.scores[:, None], fitted.shuffled], axis=1)
-        )
+        scores = np.concatenate([fitted.scores[:, None], fitted.shuffled], axis=1)
+        measured = self._columns(labels, scores)
+        if not self.classes:
+            measured.parts[:, 0] += self._of_training(fitted, float(measured.values[0]))
+        return measured
 
     def estimate(self, of: Measured, other: Measured | None = None) -> Estimate | None:
         """The number with its errors, or how much larger it is than `other`, paired by item."""
@@ -141,25 +162,65 @@ class Target:
         value, shuffled = float(values[0]), values[drawn]
         spread = float(shuffled.std(ddof=1))
         excess = max(spread**2 - float(variances[drawn].mean()), 0.0)
-        room = max(self._room(float(one.values[0])) for one in (of, other) if one is not None)
-        stderr = math.sqrt(float(variances[0]) + excess * room**2)
+        added = 0.0
+        if self.classes:  # of a number, `parts` have what the training sets add
+            room = max(4 * v * (1 - v) for one in (of, other) if one for v in (one.values[0],))
+            added = excess * float(room) ** 2
+        stderr = math.sqrt(float(variances[0]) + added)
+        freedom = self._freedom(parts[:, 0], added)
         if other is None:
             away = (value - float(shuffled.mean())) / (
                 spread * math.sqrt(1 + 1 / len(shuffled)) or 1.0
             )
             p = float(stats.t.sf(away, len(shuffled) - 1))
         else:
-            p = float(2 * stats.norm.sf(abs(value) / stderr)) if stderr else float(not value)
-        interval: tuple[float, float] | None = value - Z * stderr, value + Z * stderr
+            p = float(2 * stats.t.sf(abs(value) / stderr, freedom)) if stderr else float(not value)
+        half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * stderr
+        interval: tuple[float, float] | None = value - half, value + half
         if self.classes and other is None:
-            interval = log_odds_interval(value, stderr)
-        return Estimate(value, stderr, interval, p, shuffled)
+            interval = log_odds_interval(value, half / Z)
+        return Estimate(value, stderr, None if self.is_heavy else interval, p, shuffled)
 
-    def _room(self, value: float) -> float:
-        """Spread of a number over samples relative to that of labels without information: 4 A (1 -
-        A) of an AUROC, constant on the log odds; 1 - R2.
+    def _freedom(self, parts: Floats, added: float) -> float:
+        """Degrees of freedom of an error (Satterthwaite 1946).
+
+        parts: (clusters,) contributions. Of a number, as many as contributions of this kurtosis
+        have. Of classes, over folds the clusters of the rarer class less one, and those of `added`,
+        which comes from shuffles.
         """
-        return 4 * value * (1 - value) if self.classes else min(1 - value, 1.0)
+        squares = float((parts**2).sum())
+        if not squares:
+            return math.inf
+        if not self.classes:
+            kurtosis = len(parts) * float((parts**4).sum()) / squares**2
+            return max(min(2 * len(parts) / max(kurtosis - 1, 1e-9), len(parts) - 1), 1.0)
+        rarer = [
+            min(len(np.unique(self.clusters[(self.fold == k) & (of == kind)])) for kind in (0, 1))
+            for k in np.unique(self.fold)
+            for of in self.labels.reshape(len(self.labels), -1).T > 0
+        ]
+        classes = self.labels.size // len(self.labels)
+        own = max(sum(max(count - 1, 0) for count in rarer) / classes, 1.0)
+        return (squares + added) ** 2 / (squares**2 / own + added**2 / (SHUFFLES - 1))
+
+    def _of_training(self, fitted: CrossFit, value: float) -> Floats:
+        """(clusters,) what each contributes to the error of the R2 `value` as data that the probes,
+        and the means that they are compared with, are fitted to.
+        """
+        labels = self.labels[:, None]
+        away = (labels - _mean_of_others(labels, self.fold))[:, 0]
+        of_fold = np.eye(int(self.fold.max()) + 1)[self.fold]
+        others = len(away) - of_fold.sum(axis=0)
+        # a mean, as a probe of no column: slopes of each fold, and errors of the rows outside it
+        slopes = (of_fold.T @ away) / others
+        means = (
+            self.labels - (self.labels.sum() - of_fold.T @ self.labels)[:, None] / others[:, None]
+        )
+        of_means = 2 * ((1 - of_fold.T) * means * slopes[:, None]).sum(axis=0)
+        total = float((away**2).sum())
+        count = int(self.clusters.max()) + 1
+        parts = np.bincount(self.clusters, fitted.training - (1 - value) * of_means, count)
+        return np.asarray(parts / total * math.sqrt(count / (count - 1)))
 
     def _columns(self, labels: Floats, scores: Floats) -> Measured:
         """The numbers of (n, s) or (n, s, c) scores of such labels."""

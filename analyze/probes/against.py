@@ -21,7 +21,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lpp.analyze.drift.pair import Lost, run_of
-from lpp.analyze.numerics.linear_probe import Rows
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.probe_change import (
     ALL,
@@ -33,6 +32,7 @@ from lpp.analyze.numerics.probe_change import (
     verdict,
 )
 from lpp.analyze.numerics.probe_errors import Estimate, Target
+from lpp.analyze.numerics.ridge_fits import Rows
 from lpp.analyze.numerics.statistics.auroc import Auroc, Codes, auroc
 from lpp.analyze.numerics.statistics.clusters import recoded
 from lpp.analyze.probes.analysis import labelled, nothing_compared, probed_run

@@ -236,7 +236,7 @@ def _findings(analysis: ProbeAnalysis) -> Iterator[Sentence]:
             Ref(f"{beyond} of {len(sites)} sites", SITES.name),
             f" {'tells' if beyond == 1 else 'tell'} more than the best control (q below {Q}).",
         )
-    if any(site.number.interval is None for site in sites):
+    if labels.classes and any(site.number.interval is None for site in sites):
         yield (PERFECT,)
     for why, count in labels.left_out.items():
         yield (f"{count:,} {labels.of} are left out: {why}.",)

@@ -30,6 +30,8 @@ MEANING: Final[Mapping[str, str]] = {
     "few_prompts": f"fewer than {FEW_OF_A_KIND} prompts of a class: an AUROC is known to "
     "within 0.1 at best",
     "first_positions": ITEM_MEANING["first_positions"],
+    "heavy_tail": "a few prompts hold most of the spread of the number: R2 and its gain have no "
+    "interval; take its logarithm, or ranks, as the label",
     "independent_prompts": "prompts are taken as independent (see --cluster): passages of one "
     "document make intervals too short and q too small",
     "lossy": number_flags.MEANING["lossy"],
@@ -210,6 +212,8 @@ def probe_flags(labels: Labels, settings: LabelProbeSettings) -> Iterator[str]:
         yield "few_prompts"
     if settings.rows == "mean" and not settings.skip_first:
         yield "first_positions"
+    if target.is_heavy:
+        yield "heavy_tail"
     if not labels.errors_by:
         yield "independent_prompts"
     if labels.left_out:

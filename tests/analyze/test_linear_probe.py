@@ -17,6 +17,7 @@ from lpp.analyze.numerics.linear_probe import (
     label_folds,
     shuffled_labels,
 )
+from lpp.analyze.numerics.probe_errors import Target
 from lpp.store.arrays.reader import to_float32
 
 Data = tuple[Any, Any, Any]
@@ -96,6 +97,60 @@ def test_scores_out_of_fold_and_strengths_are_those_of_nested_folds(
             assert np.corrcoef(ours, left @ means)[0, 1] == pytest.approx(1)
 
 
+def test_what_training_adds_to_errors_is_a_slope() -> None:
+    """By how much squared errors outside a fold fall for a small weight of an item inside."""
+    rows, y, fold = data(60, 5)
+    rows, y = rows.astype(np.float64), rows[:, 0] + y
+    result = cross_fit(rows, y, fold, classes=False)
+    step, slopes = 1e-5, np.zeros(60)
+    for k, chosen in zip(np.unique(fold), result.strengths, strict=True):
+        train = fold != k
+        standard = StandardScaler().fit(rows[train])
+        z = np.column_stack([standard.transform(rows), np.ones(60)])
+        penalty = np.diag([chosen * 5] * 5 + [0.0])
+
+        def squares(weights: Any, z: Any = z, out: Any = ~train, penalty: Any = penalty) -> float:
+            beta = np.linalg.solve(z.T @ (weights[:, None] * z) + penalty, z.T @ (weights * y))
+            return float(((y - z @ beta)[out] ** 2).sum())
+
+        weights = train.astype(float)
+        for item in np.flatnonzero(train):
+            more, less = weights.copy(), weights.copy()
+            more[item] += step
+            less[item] -= step
+            slopes[item] -= (squares(more) - squares(less)) / (2 * step)
+    np.testing.assert_allclose(result.training, slopes, rtol=1e-3, atol=1e-4 * np.abs(slopes).max())
+
+
+def test_few_of_a_class_have_wider_intervals() -> None:
+    rng = np.random.default_rng(0)
+
+    def half(n: int, second: int) -> float:
+        labels = (np.arange(n) < second).astype(float)
+        fold = label_folds(labels.astype(np.int64), np.arange(n), 5)
+        target = Target(labels=labels, fold=fold, clusters=np.arange(n), classes=True, seed=0)
+        fits = [target.scored(rng.normal(size=(n, 3))) for _ in range(2)]
+        gain = target.difference(*fits)
+        assert gain is not None
+        assert gain.interval is not None
+        return (gain.interval[1] - gain.value) / gain.stderr
+
+    assert half(50, 10) > 2.05
+    assert 1.96 < half(400, 200) < 2.02
+
+
+@pytest.mark.parametrize("tail", [False, True])
+def test_a_number_with_a_heavy_tail_has_no_interval(tail: bool) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.normal(size=100)
+    labels[:3] *= 40 if tail else 1
+    fold = label_folds(np.arange(100) % 5, np.arange(100), 5)
+    target = Target(labels=labels, fold=fold, clusters=np.arange(100), classes=False, seed=0)
+    number = target.number(target.scored(rng.normal(size=(100, 3)) + labels[:, None]))
+    assert number is not None
+    assert (number.interval is None) == target.is_heavy == tail
+
+
 def test_separable_classes_end_at_the_same_weights() -> None:
     rows = np.repeat([[-1.0, 5.0], [1.0, 5.0]], 40, axis=0) * 1e6
     y = np.repeat([0.0, 1.0], 40)
@@ -153,5 +208,11 @@ def test_shuffles_keep_the_labels_of_a_unit_together() -> None:
     np.testing.assert_array_equal(drawn.sum(axis=0), 20)
     assert all(np.ptp(drawn[units == unit], axis=0).max() == 0 for unit in range(10))
     assert np.ptp(drawn, axis=1).all()  # every item has both labels in some draw
+    # each label names its unit: no unit gets those of two, whatever their sizes
+    uneven = np.repeat(np.arange(8), [1, 2, 3, 5, 8, 13, 21, 34])[::-1]
+    of_units = shuffled_labels(uneven.astype(float), uneven, 30)
+    assert all(np.ptp(of_units[uneven == unit], axis=0).max() == 0 for unit in range(8))
+    ordered = shuffled_labels(np.tile(np.arange(4.0), 10), units, 30).reshape(10, 4, 30)
+    assert ({*(np.diff(ordered, axis=1) % 4).ravel().tolist()}) == {1.0}
     alone = shuffled_labels(labels, np.arange(40), 30)
     assert np.ptp(alone.reshape(10, 4, 30), axis=1).any()
