@@ -118,7 +118,7 @@ ROOMS = {
     ),
     "capture": (
         *("downloads", "corpus", "models", "plan", "backends", "engine", "ray"),
-        *("probes", "evaluation", "cli", ""),
+        *("synthetic", "evaluation", "cli", ""),
     ),
     "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),
     "store": (

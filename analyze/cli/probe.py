@@ -75,8 +75,7 @@ def probe(
 
     --group keeps the prompts of one author or source in one fold. --cluster does too, and computes
     errors by cluster. The tables `probes`, `probe_scores` and `probe_reliability` of the database
-    hold the numbers. The synthetic probes of `lpp-capture probe`, which ask the model questions,
-    are something else.
+    hold the numbers.
 
     With --against RUN_B or --test-on RUN_B, which may be STORE::RUN, the probe of RUN is compared
     with a reference on the same prompts: with itself on the rows of RUN, or with RUN_B's own probe.

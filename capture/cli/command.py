@@ -6,7 +6,6 @@ from lpp.capture.cli.demo import demo
 from lpp.capture.cli.evaluate import evaluate
 from lpp.capture.cli.import_states import import_command
 from lpp.capture.cli.label import label
-from lpp.capture.cli.probe import probe
 from lpp.capture.cli.repair import repair
 from lpp.capture.cli.run import run
 from lpp.capture.cli.status import status
@@ -25,7 +24,7 @@ def main() -> None:
     """
 
 
-for command in (run, status, repair, label, import_command, demo, evaluate, probe):
+for command in (run, status, repair, label, import_command, demo, evaluate):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import click
 
 from lpp.capture.cli.options import STORE, evaluated_model
 from lpp.capture.cli.scores_table import show_scores
-from lpp.capture.evaluation.settings import EvalSettings, ProbeSettings
+from lpp.capture.evaluation.settings import EvalSettings
 from lpp.capture.models.machine import require
 from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
@@ -24,20 +24,12 @@ OF_RUN: Final = (
     *("revision", "untrained-seed", "device", "dtype", "attention", "device-map"),
     *("tensor-parallel", "engine-option", "check-sites"),
     *("quantization", "trust-remote-code", "sites", "keep", "moments-dtype", "stored-dtype"),
-    *("keep-head", "batch-tokens", "shard-mib"),
+    *("keep-head", "batch-tokens", "shard-mib", "keep-texts"),
 )
 """Options that are those of `lpp-capture run`."""
 
 
-def of_run(*more: str, **defaults: str) -> list[click.Parameter]:
-    """These options, and `more`. defaults: those that a command has otherwise, as texts."""
-    options = options_of(CaptureSettings)
-    for name, value in defaults.items():
-        options[name].default = value
-    return [options[name] for name in (*OF_RUN, *more)]
-
-
-@click.command("eval", cls=LppCommand, params=of_run("keep-texts"))
+@click.command("eval", cls=LppCommand, params=[options_of(CaptureSettings)[n] for n in OF_RUN])
 @evaluated_model
 @click.option("--store", required=True, type=STORE, help="Write runs and scores into this store.")
 @with_options(EvalSettings)
@@ -50,6 +42,8 @@ def evaluate(**options: Any) -> None:
       lpp-capture eval --model Qwen/Qwen2.5-0.5B-Instruct --tasks arc_easy \\
           --limit 200 --store ./lpp
       lpp-capture eval --model ./my-model --tasks ./my_tasks --store ./lpp
+      lpp-capture eval --model ./my-model --tasks lpp_ar,lpp_spc --sites final \\
+          --store ./lpp
       lpp-capture eval --model ./my-model --tasks mmlu --shots 5 --group subject \\
           --fields subject --sites final,'block.*' --store ./lpp
 
@@ -65,23 +59,20 @@ def evaluate(**options: Any) -> None:
     settings = taken(EvalSettings, options)
     if not settings.tasks:
         raise click.UsageError("Missing option '--tasks'.")
-    request = eval_request(options, settings, settings.tasks)
+    request = _eval_request(options, settings)
     done = evaluate_into(options["store"], request, replace_scores=settings.replace, display=SHOWN)
     show_scores(done, options["store"])
 
 
-def eval_request(
-    options: Mapping[str, Any], settings: EvalSettings | ProbeSettings, tasks: tuple[str, ...]
-) -> "EvalRequest":
+def _eval_request(options: Mapping[str, Any], settings: EvalSettings) -> "EvalRequest":
     """The request of a command. options: capture options, and others."""
     from lpp.capture.evaluation.request import EvalRequest
 
     of_capture = {setting.keyword for setting in declared(CaptureSettings).values()}
     given = {name: value for name, value in options.items() if name in of_capture}
     del given["context"]  # of each task, its longest prompt
-    names = {field.name for field in dataclasses.fields(EvalRequest)} - {"capture", "tasks"}
+    names = {field.name for field in dataclasses.fields(EvalRequest)} - {"capture"}
     return EvalRequest(
         capture=request_of(CaptureSettings(**given, corpus="lm-eval")),
-        tasks=tasks,
-        **{name: getattr(settings, name) for name in names if hasattr(settings, name)},
+        **{name: getattr(settings, name) for name in names},
     )

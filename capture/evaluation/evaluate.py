@@ -85,12 +85,7 @@ def evaluate_into(
     trust = request.trust_task_code
     with quiet_lm_eval(quiet), seeded(), nullcontext() if trust else sandboxed():
         with display.step("prepare", 2, "steps") as bar:
-            entries = load_tasks(
-                request.tasks,
-                shots=request.shots,
-                item_seed=request.item_seed,
-                trust_code=trust,
-            )
+            entries = load_tasks(request.tasks, shots=request.shots, trust_code=trust)
             bar.advance()
             opening = _opening(request, entries)
             model = EvaluatedModel(root, opening, bar=bar, quiet=quiet, display=display)
@@ -258,7 +253,6 @@ class _Evaluation:
                 shots=shots,
                 chat=request.chat,
                 limit=request.limit,
-                seed=request.item_seed,
             )
             return source, PROBE_KIND, declared
         source = source_name(

@@ -40,8 +40,6 @@ class EvalRequest:
     """C: most tokens of a prompt; longer ones lose their beginning. None: the model's positions."""
     group: str | None = None
     """Field of a document that says to which group it belongs, such as a subject."""
-    item_seed: int = 0
-    """Seed of the items of the probes; 0 gives those that ship."""
     trust_task_code: bool = False
     """Let tasks that come with neither lm-eval nor this package run code."""
 

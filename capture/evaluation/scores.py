@@ -105,16 +105,12 @@ def source_name(
 
 
 def probe_source(
-    source: str, *, version: object, shots: object, chat: bool, limit: int | None, seed: int
+    source: str, *, version: object, shots: object, chat: bool, limit: int | None
 ) -> str:
-    """The source of tasks that share one, in which their version stands for the documents.
-
-    seed: of the items; 0 gives those that ship.
-    """
+    """The source of tasks that share one, in which their version stands for the documents."""
     parts = [f"{source}-{version}", f"{shots}-shot"]
     parts += ["chat"] if chat else []
     parts += [f"first-{limit}"] if limit is not None else []
-    parts += [f"seed-{seed}"] if seed else []
     return " ".join(parts)
 
 

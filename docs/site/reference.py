@@ -39,7 +39,7 @@ from lpp.analyze.questions import (
     ScoreSettings,
     TargetSettings,
 )
-from lpp.capture.evaluation.settings import EvalSettings, ProbeSettings
+from lpp.capture.evaluation.settings import EvalSettings
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.sql.schema import NUMBERS, TABLES, VIEWS
 from lpp.sql.schema.columns import Column
@@ -116,7 +116,6 @@ def with_address(name: str, text: str, url: str | None) -> str:
 SETTINGS: Final = {
     "lpp-capture run": CaptureSettings,
     "lpp-capture eval": EvalSettings,
-    "lpp-capture probe": ProbeSettings,
     "lpp-analyze profile": ProfileSettings,
     "lpp-analyze layers": LayersSettings,
     "lpp-analyze cka": CkaSettings,

@@ -62,7 +62,6 @@ def test_a_model_whose_name_does_not_print_is_refused_at_every_door(
     for words in (
         ("run", *where, "--corpus", tmp_path / "texts.txt", "--prompts", 1, "--min-bytes", 0),
         ("eval", *where, "--tasks", called(folder, "fine")),
-        ("probe", *where, "--probe", "spc"),
     ):
         done = run(*words)
         assert done.exit_code == 2, done.output

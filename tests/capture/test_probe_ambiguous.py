@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from lpp.capture.probes.ambiguous import AmbiguousItem, ambiguous_items, read_scenes
+from lpp.capture.synthetic.ambiguous import AmbiguousItem, ambiguous_items, read_scenes
 
 SEEDS = (0, 1, 7)
 

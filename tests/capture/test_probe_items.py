@@ -10,10 +10,8 @@ import pytest
 import yaml
 
 from lpp.capture.evaluation.tasks.declared import KEY, DeclaredTask
-from lpp.capture.probes.items import (
-    GROUPS,
+from lpp.capture.synthetic.items import (
     ITEM_SEED,
-    SHOTS,
     TASKS,
     ambiguous_dataset,
     item_files,
@@ -21,8 +19,8 @@ from lpp.capture.probes.items import (
     probe_items,
     read_items,
 )
-from lpp.capture.probes.patterns import ANSWER_LENGTH
-from lpp.capture.probes.scoring import LINES, ProbeVerdict, line_of
+from lpp.capture.synthetic.patterns import ANSWER_LENGTH
+from lpp.capture.synthetic.scoring import LINES, ProbeVerdict, line_of
 
 
 class Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -78,14 +76,14 @@ def test_functions_of_a_task_are_there(name: str) -> None:
 def test_task_fits_the_code(name: str) -> None:
     settings = task(name)
     assert settings["task"] == name
-    assert settings["num_fewshot"] == SHOTS == len(read_items("spc")["shots"])
+    assert settings["num_fewshot"] == 10 == len(read_items("spc")["shots"])
     assert settings["metadata"]["version"] == 1  # of the items; part of the source's name
     declared = DeclaredTask(**settings["metadata"][KEY])
     assert (declared.source, declared.whole) == ("lpp-probes", True)
     (item, *_) = read_items("spc" if name == "lpp_spc" else "ar")["test"]
     assert {declared.group, declared.cluster} - {None} <= item.keys()
     assert (declared.cluster is None) == (name == "lpp_spc")
-    assert any(name.startswith(group) for group in GROUPS.values())
+    assert any(name.startswith(group) for group in ("lpp_ar", "lpp_spc"))
     if "generation_kwargs" in settings:
         assert settings["generation_kwargs"]["until"] == ["\n"]
         assert settings["generation_kwargs"]["max_gen_toks"] == {"lpp_spc": 8}.get(name, 32)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.capture.probes.patterns import (
+from lpp.capture.synthetic.patterns import (
     BRACKETS,
     DIGITS,
     FAMILIES,

@@ -1,4 +1,4 @@
-"""The probes on the packaged model: through the command, and through lm-eval's own."""
+"""The synthetic tasks on the packaged model: through the command, and through lm-eval's own."""
 
 import json
 import os
@@ -15,24 +15,25 @@ from click.testing import CliRunner, Result
 from lpp.capture.cli.command import main
 from lpp.capture.models.load import describe_model
 from lpp.capture.models.spec import ModelSpec
-from lpp.capture.probes.items import TASKS
-from lpp.capture.probes.scoring import parse_line
+from lpp.capture.synthetic.items import TASKS
+from lpp.capture.synthetic.scoring import parse_line
 from lpp.sql import connect
 from lpp.store import open_store, read_scores
 from lpp.store.scores.items import read_items
 from lpp.store.scores.scores import score_sets, verify_scores
 
 QUICK = {"OMP_NUM_THREADS": "1"}  # more of them wait for each other on a busy machine
-LIMIT, SEED = 4, 3
-OPTIONS = ("--limit", LIMIT, "--shots", 1, "--item-seed", SEED, "--dtype", "float32")
-SOURCE = f"lpp-probes-1 1-shot first-{LIMIT} seed-{SEED}"
+LIMIT = 4
+OPTIONS = ("--limit", LIMIT, "--shots", 1, "--dtype", "float32")
+SOURCE = f"lpp-probes-1 1-shot first-{LIMIT}"
 AR = {"answer_acc", "answer_acc_plain", "ambiguity_acc", "joint_acc", "combined"} | {
     *("overconfidence", "underconfidence")
 }
 
 
 def probe(model: Path, root: Path, *extra: object) -> Result:
-    words = ["probe", "--model", model, "--store", root, *extra]
+    words = ["eval", "--model", model, "--store", root, "--sites", "final", *extra]
+    words += ["--tasks", "lpp_ar,lpp_spc"]
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
@@ -53,12 +54,12 @@ def probed(
 
 @pytest.fixture(scope="module")
 def by_lm_eval(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The same items asked by plain lm-eval, as in docs/how-to/probes.md: its result file."""
+    """The same items asked by plain lm-eval, as in synthetic-tasks.md: its result file."""
     out = tmp_path_factory.mktemp("plain")
     folder = describe_model(ModelSpec(id=str(packaged))).folder
     arguments = ["--model", "hf", "--model_args", f"pretrained={folder},dtype=float32"]
     arguments += ["--device", "cpu", "--batch_size", "4", "--num_fewshot", "1"]
-    arguments += ["--limit", str(LIMIT), "--metadata", json.dumps({"item_seed": SEED})]
+    arguments += ["--limit", str(LIMIT)]
     arguments += ["--include_path", str(TASKS), "--tasks", "lpp_ar,lpp_spc"]
     done = subprocess.run(
         [sys.executable, "-m", "lm_eval", *arguments, "--output_path", str(out)],

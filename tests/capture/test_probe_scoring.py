@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.capture.probes.scoring import (
+from lpp.capture.synthetic.scoring import (
     LINES,
     ProbeVerdict,
     char_f1,

@@ -200,14 +200,14 @@ def test_scores_that_another_adds_between_two_readings_are_kept(
     [
         ({}, "lpp-probes-1 10-shot"),
         ({"shots": 2, "chat": True}, "lpp-probes-1 2-shot chat"),
-        ({"limit": 20, "seed": 7}, "lpp-probes-1 10-shot first-20 seed-7"),
+        ({"limit": 20}, "lpp-probes-1 10-shot first-20"),
         ({"version": 2}, "lpp-probes-2 10-shot"),
     ],
 )
 def test_what_changes_the_questions_is_in_the_source_s_name(
     changes: dict[str, object], name: str
 ) -> None:
-    settings = {"version": 1, "shots": 10, "chat": False, "limit": None, "seed": 0, **changes}
+    settings = {"version": 1, "shots": 10, "chat": False, "limit": None, **changes}
     assert probe_source("lpp-probes", **settings) == name  # type: ignore[arg-type]
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from lpp.capture.probes.ambiguous import read_scenes
-from lpp.capture.probes.items import Probe, read_items
-from lpp.capture.probes.patterns import FAMILIES
-from lpp.capture.probes.scoring import (
+from lpp.capture.synthetic.ambiguous import read_scenes
+from lpp.capture.synthetic.items import Probe, read_items
+from lpp.capture.synthetic.patterns import FAMILIES
+from lpp.capture.synthetic.scoring import (
     ProbeVerdict,
     line_of,
     score_ambiguous_generate,

@@ -17,7 +17,7 @@ from lpp.capture.evaluation.tasks.task_code import (
     template_refused,
     yaml_files,
 )
-from lpp.capture.probes.items import ITEM_SEED, TASKS
+from lpp.capture.synthetic.items import TASKS
 from lpp.store.errors import ErrorKind, InputError, LppError, first_line
 from lpp.store.objects.place import check_regular
 
@@ -34,16 +34,15 @@ def load_tasks(
     names: Sequence[str],
     *,
     shots: int | None = None,
-    item_seed: int = ITEM_SEED,
     trust_code: bool = False,
 ) -> list[Any]:
     """The units of evaluation, in order: single tasks, and groups with all their tasks.
 
     Each is what lm-eval's `TaskManager.load` returns, ready for its `evaluate`. names: tasks,
     groups and tags of lm-eval; YAML files; folders, whose tasks are all taken, one by one. shots:
-    solved items before each question, but for tasks that forbid any; None: as they say. item_seed:
-    of the probes, handed to every task as lm-eval's `--metadata`. trust_code: let tasks that come
-    with neither lm-eval nor this package run functions, and read files outside their folder.
+    solved items before each question, but for tasks that forbid any; None: as they say.
+    trust_code: let tasks that come with neither lm-eval nor this package run functions, and read
+    files outside their folder.
 
     Raises InputError for an unknown name, a task whose documents cannot be had, a task of images
     or sound, one that would run code of the model, one that declares what nobody knows, and a name
@@ -52,8 +51,7 @@ def load_tasks(
     tasks: list[Any] = []
     seen: set[str] = set()
     for name in names:
-        metadata = {"item_seed": item_seed} if item_seed != ITEM_SEED else {}
-        for loaded in _loaded(name, metadata, trust_code):
+        for loaded in _loaded(name, trust_code):
             _check_names([*loaded["tasks"], *loaded["groups"]])
             for task, object_ in loaded["tasks"].items():
                 if task in seen:
@@ -65,7 +63,7 @@ def load_tasks(
     return tasks
 
 
-def _loaded(name: str, metadata: dict[str, Any], trust_code: bool) -> Iterator[Any]:
+def _loaded(name: str, trust_code: bool) -> Iterator[Any]:
     import lm_eval.tasks
 
     path = _packaged().get(name, Path(name).expanduser())
@@ -77,7 +75,7 @@ def _loaded(name: str, metadata: dict[str, Any], trust_code: bool) -> Iterator[A
             check_regular(file)  # lm-eval opens them all
         if not trust_code:
             refuse_code(path, ours, theirs)
-    manager, wanted = _task_manager(name, path, metadata)
+    manager, wanted = _task_manager(name, path)
     remote = asks_hub(path) if path.exists() else True
     for task_name in wanted:
         with ExitStack() as stack:
@@ -93,12 +91,12 @@ def _loaded(name: str, metadata: dict[str, Any], trust_code: bool) -> Iterator[A
                 yield {"tasks": {task: object_}, "groups": {}, "group_map": {}}
 
 
-def _task_manager(name: str, path: Path, metadata: dict[str, Any]) -> tuple[Any, list[str]]:
+def _task_manager(name: str, path: Path) -> tuple[Any, list[str]]:
     """lm-eval's `TaskManager`, and its names of the wanted tasks."""
     from lm_eval.tasks import TaskManager
 
     if path.is_dir():
-        manager = TaskManager(include_path=str(path), include_defaults=False, metadata=metadata)
+        manager = TaskManager(include_path=str(path), include_defaults=False)
         if not manager.all_subtasks:
             raise InputError(
                 f"--tasks {name}: no task of lm-eval in this folder. A task is a .yaml file with "
@@ -108,16 +106,14 @@ def _task_manager(name: str, path: Path, metadata: dict[str, Any]) -> tuple[Any,
         return manager, list(manager.all_subtasks)
     if path.is_file():
         # a group finds its tasks beside it
-        manager = TaskManager(
-            include_path=str(path.parent), include_defaults=False, metadata=metadata
-        )
+        manager = TaskManager(include_path=str(path.parent), include_defaults=False)
         wanted = [
             known for known, entry in manager.task_index.items() if _is_of(entry.yaml_path, path)
         ]
         return manager, wanted or [str(path)]
     if name.startswith(".") or any(part in name for part in _OF_A_PATH):
         raise InputError(f"--tasks {name}: no such file or folder.", kind=ErrorKind.NOT_FOUND)
-    manager = TaskManager(metadata=metadata) if metadata else _all_tasks()
+    manager = _all_tasks()
     if name not in manager.all_tasks:
         raise _unknown(name, manager.all_tasks)
     return manager, [name]

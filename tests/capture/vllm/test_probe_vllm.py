@@ -1,4 +1,4 @@
-"""The probes inside vLLM."""
+"""The synthetic tasks inside vLLM."""
 
 from pathlib import Path
 
@@ -8,10 +8,22 @@ from lpp.capture.cli.command import main
 from lpp.store import read_scores
 
 
-def test_probes_score_alike_in_both_backends(packaged: Path, tmp_path: Path) -> None:
+def test_synthetic_tasks_score_alike_in_both_backends(packaged: Path, tmp_path: Path) -> None:
     found = {}
     for backend in ("torch", "vllm"):
-        words = ["probe", "--model", packaged, "--backend", backend, "--dtype", "float32"]
+        words = [
+            "eval",
+            "--tasks",
+            "lpp_ar,lpp_spc",
+            "--sites",
+            "final",
+            "--model",
+            packaged,
+            "--backend",
+            backend,
+            "--dtype",
+            "float32",
+        ]
         words += ["--shots", 1, "--limit", 4, "--context", 512, "--store", tmp_path / backend]
         done = CliRunner().invoke(main, [str(word) for word in words])
         assert done.exit_code == 0, done.output

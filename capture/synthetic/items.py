@@ -2,8 +2,7 @@
 
 The files beside the tasks hold the items of seed 0, so that everybody scores the same items.
 Another seed assigns the scenes of the ambiguous probe anew and draws other sequences, which no
-training text can contain: `lm_eval --metadata '{"item_seed": 7}'`, or
-`lpp-capture probe --item-seed 7`.
+training text can contain: `lm_eval --metadata '{"item_seed": 7}'`.
 """
 
 import json
@@ -12,22 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from lpp.capture.probes.ambiguous import AmbiguousItem, ambiguous_items
-from lpp.capture.probes.patterns import PatternItem, pattern_items
+from lpp.capture.synthetic.ambiguous import AmbiguousItem, ambiguous_items
+from lpp.capture.synthetic.patterns import PatternItem, pattern_items
 
 Probe = Literal["ar", "spc"]
-
-GROUPS: Final[dict[Probe, str]] = {"ar": "lpp_ar", "spc": "lpp_spc"}
-"""Name of each probe in lm-eval."""
 
 TASKS: Final = Path(__file__).parent / "tasks"
 """For `lm_eval --include_path`."""
 
 ITEM_SEED: Final = 0
 """Seed of the files."""
-
-SHOTS: Final = 10
-"""Solved items before each question, as in the paper; there are no more."""
 
 
 def probe_items(probe: Probe, seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -43,7 +36,7 @@ def _records(items: Iterable[AmbiguousItem] | Iterable[PatternItem]) -> list[dic
 def item_files() -> dict[str, str]:
     """Name and text of every file of items: a JSON object a line.
 
-    `python -m lpp.capture.probes.items` writes them, after a change to the scenes or the rules.
+    `python -m lpp.capture.synthetic.items` writes them, after a change to the scenes or the rules.
     """
     return {
         f"{probe}_{split}.jsonl": "".join(
