@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.command(cls=LppCommand)
 @click.argument("store")
 @with_options(ProfileSettings, metrics=complete_names(_metric_names))
-@page_options("bars")
+@page_options()
 @executor_options
 @debug_option
 def profile(*, store: str, executor: Any, **options: Any) -> "Reply":
@@ -55,7 +55,6 @@ def profile(*, store: str, executor: Any, **options: Any) -> "Reply":
         lpp-analyze profile ./lpp
         lpp-analyze profile ./lpp --context 50,100,200 --prompts 10,100
         lpp-analyze profile ./lpp --site 'final,block.*' --format csv
-        lpp-analyze profile ./lpp --format bars
         lpp-analyze profile ./lpp --drop-prefixes 20 --entropy-by median
         lpp-analyze profile ./lpp --metrics paper,stable_rank,'zscore_*'
         lpp-analyze profile ./lpp --metrics participation_ratio --errors all

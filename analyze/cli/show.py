@@ -18,25 +18,19 @@ if TYPE_CHECKING:
 _FORMATS: Final = ("text", "md", "html", "json", "csv")
 """Formats for a terminal, a pull request, a browser, and (json, csv) programs."""
 
-TYPED: Final = ("text", "bars")
-"""Formats for a terminal, which may lack a character."""
-
 PICTURES: Final = ("svg", "png")
 """Endings of --output that write the picture of a page."""
 
 
 class _Format(click.Choice[str]):
-    """One of `_FORMATS`, and of what else a command has; `table` is the old name of text."""
+    """One of `_FORMATS`; `table` is the old name of text."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         return super().convert("text" if value == "table" else value, param, ctx)
 
 
-def page_options(*more: str) -> Callable[[Callable[..., "Reply"]], Any]:
-    """`--format`, `-o` and `--all` of a command that returns a reply: they show its page.
-
-    more: formats that one command has.
-    """
+def page_options() -> Callable[[Callable[..., "Reply"]], Any]:
+    """`--format`, `-o` and `--all` of a command that returns a reply: they show its page."""
     options = (
         click.option(
             "--all", "everything", is_flag=True, help="Show every table, not only those in short."
@@ -52,7 +46,7 @@ def page_options(*more: str) -> Callable[[Callable[..., "Reply"]], Any]:
         click.option(
             "--format",
             "form",
-            type=_Format((*_FORMATS, *more)),
+            type=_Format(_FORMATS),
             help="Write in this format. Default: what the name of --output ends in, or text.",
         ),
     )
@@ -119,7 +113,7 @@ def show(
         chosen = chosen_format(form, output, _FORMATS)
         target = None if picture else output
         text = written(page, chosen, everything=everything)
-        if target is None and chosen in TYPED:
+        if target is None and chosen == "text":
             text = printable(text, sys.stdout.encoding)
         with text_output(target) as stream:
             stream.write(text)

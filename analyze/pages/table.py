@@ -124,7 +124,7 @@ class Table:
     part: str = ""
     """Number of rows shown, which text adds to the title where some are left out."""
     compared: bool = False
-    """Whether a reader compares its rows: a terminal shows few of them side by side, or bars."""
+    """Whether a reader compares its rows: a terminal shows few of them side by side."""
     missing: str | None = None
     """Text in place of the rows; None where there are rows."""
 

@@ -2,7 +2,7 @@
 
 A table takes the first of these forms that fits: errors beside their numbers; short headings;
 errors below their numbers; fewer columns, which a line counts. Few rows that are compared stand
-side by side. In the format `bars` such a table has a line and a bar for each number.
+side by side.
 """
 
 import io
@@ -29,17 +29,9 @@ NARROW: Final = 17
 SIDE_BY_SIDE: Final = 3
 """Most rows that stand side by side."""
 
-BAR: Final = 22
-"""Columns of the longest bar."""
-
-_LABEL: Final = 30
-_VALUE: Final = 22
-"""Columns before a bar."""
-
-_EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 _RAISED: Final = "⁰¹²³⁴⁵⁶⁷⁸⁹"
-_PLAIN: Final = {"± ": "+-", " ±": "+-", "±": "+-", "─": "-", "–": "-", "█": "#"} | dict(
-    zip(_EIGHTHS[1:] + _RAISED, "   ####0123456789", strict=True)
+_PLAIN: Final = {"± ": "+-", " ±": "+-", "±": "+-", "─": "-", "–": "-"} | dict(
+    zip(_RAISED, "0123456789", strict=True)
 )
 """In order: what stands for a character in ASCII."""
 
@@ -47,9 +39,9 @@ LEAST_PROSE: Final = 20
 """Columns that a text is shortened to before columns are left out."""
 
 
-def as_text(page: Page, *, everything: bool = False, bars: bool = False) -> str:
-    """`page` for a terminal; everything: also what is not brief; bars: where rows are compared."""
-    return "".join(_parts(page, everything, _Writer(page, bars=bars)))
+def as_text(page: Page, *, everything: bool = False) -> str:
+    """`page` for a terminal; everything: also what is not brief."""
+    return "".join(_parts(page, everything, _Writer(page)))
 
 
 def in_brief(page: Page) -> str:
@@ -83,8 +75,8 @@ class _Writer:
     letters: whether sentences may call runs by letter, which the legend explains.
     """
 
-    def __init__(self, page: Page, *, bars: bool = False, letters: bool = True) -> None:
-        self.page, self.with_bars, self.letters = page, bars, letters
+    def __init__(self, page: Page, *, letters: bool = True) -> None:
+        self.page, self.letters = page, letters
         self.numbers: dict[str, int] = {}
         """Numbers of the flags that the written tables mark, by flag."""
 
@@ -154,8 +146,6 @@ class _Writer:
             [cell for cell, field in zip(cells, table.fields, strict=True) if field.first]
             for cells in table.rows()
         ]
-        if table.compared and self.with_bars:
-            return "".join(self._bars(fields, rows, table))
         if table.compared and len(rows) <= SIDE_BY_SIDE:
             return self._side_by_side(fields, rows)
         for short, stacked in ((False, False), (True, False), (True, True)):
@@ -191,27 +181,6 @@ class _Writer:
         heads, *lines = texts
         right = [k > 0 for k, _ in enumerate(heads)]
         return _rendered(heads, right, [line for line in lines if any(line[1:])])  # flags may lack
-
-    def _bars(
-        self, fields: Sequence[Field], rows: Sequence[Sequence[Cell]], table: Table
-    ) -> Iterator[str]:
-        """Each number: its name, then a line for each row; bars begin at 0 and share a scale."""
-        first = next((p for p, field in enumerate(fields) if field.kind == "number"), len(fields))
-        texts = [
-            [self._cell(*pair, False) for pair in zip(fields, cells, strict=True)] for cells in rows
-        ]
-        names = [" ".join(" ".join(row[:first]).split("\n")) for row in texts]
-        for k, field in enumerate(fields[first:], first):
-            numbers = table.frame[field.name] if field.kind == "number" else None
-            values = [None] * len(rows) if numbers is None else numbers.to_list()
-            most = max((value for value in values if value is not None), default=0.0)
-            yield f"{_line(field)}\n"
-            for name, row, value in zip(names, texts, values, strict=True):
-                *before, label = broken(name, _LABEL).split("\n")
-                yield from (f"  {line}\n" for line in before)
-                drawn = bar(value, most, BAR)
-                yield f"  {label:<{_LABEL}} {row[k]:>{_VALUE}}  {drawn}".rstrip() + "\n"
-            yield "\n"
 
     def _fitting(
         self, fields: Sequence[Field], rows: Sequence[Sequence[Cell]], *, short: bool, stacked: bool
@@ -331,23 +300,11 @@ def broken(name: str, width: int = RUN_WIDTH) -> str:
     return "\n".join(line.rstrip(" ") for line in lines)
 
 
-def bar(value: float | None, most: float, width: int) -> str:
-    """A bar of `width` columns for `most`, in eighths of a column.
-
-    >>> bar(5.0, 8.0, 2)
-    '█▎'
-    """
-    if value is None or not 0 < value <= most:
-        return ""
-    eighths = round(8 * width * value / most)
-    return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
-
-
 def printable(text: str, encoding: str | None) -> str:
     """`text`, or ASCII of the same width where `encoding` lacks a character of it.
 
-    >>> print(printable("PR  10 ± 0.5  ██▊▏", "ascii"))
-    PR  10 +-0.5  ###
+    >>> print(printable("PR  10 ± 0.5  ²", "ascii"))
+    PR  10 +-0.5  2
     """
     try:
         text.encode(encoding or "utf-8")

@@ -4,17 +4,17 @@ from lpp.analyze.pages.page import Page
 
 
 def written(page: Page, form: str, *, everything: bool = False) -> str:
-    """`page` in a format: text, bars, md, html, json or csv.
+    """`page` in a format: text, md, html, json or csv.
 
     everything: whether text and Markdown show also what is not brief.
 
     Raises MachineError(NO_PACKAGE) for html without the extra `report`.
     """
     # each writer is imported when it is asked for: text loads rich, a browser's page jinja2
-    if form in ("text", "bars"):
+    if form == "text":
         from lpp.analyze.pages.terminal import as_text
 
-        return as_text(page, everything=everything, bars=form == "bars")
+        return as_text(page, everything=everything)
     if form == "md":
         from lpp.analyze.pages.markdown import as_markdown
 

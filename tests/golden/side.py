@@ -21,7 +21,7 @@ PROGRAMS: Final = {
     "lpp-capture": "lpp.capture.cli.command",
     "lpp-sql": "lpp.sql.cli",
 }
-IN_SHORT_AND_WHOLE: Final = ("text", "md", "html")
+IN_SHORT_AND_WHOLE: Final = ("text", "md")
 """Formats that --all changes."""
 
 
