@@ -197,10 +197,12 @@ class _Tally:
     def _steps(self) -> str:
         """How many texts pass each step of the rule."""
         wanted = self._selection
-        steps = [f"{self.enough_bytes} of at least {wanted.min_bytes} bytes"]
+        least = f"{self.enough_bytes} of at least {wanted.min_bytes} bytes"
+        steps = [least] * (wanted.min_bytes > 0)
         if wanted.min_tokens is not None:
             steps.append(f"{self.enough} of {wanted.min_tokens} tokens of {wanted.count_with}")
-        return f"{self.enough} of {self.seen} texts are long enough ({', '.join(steps)})"
+        of = f" ({', '.join(steps)})" * bool(steps)
+        return f"{self.enough} of {self.seen} texts are long enough{of}"
 
 
 def _refuse(message: str) -> None:
