@@ -91,7 +91,7 @@ def sink(
     Raises InputError for what does not fit together; ConflictError for prompts that the run has
     with other fields; MachineError as `RunWriter` does.
     """
-    if dtype == "float8_e4m3":
+    if str(dtype) == "float8_e4m3":  # no StoredDtype, and yet a name that users know
         raise refused(
             "dtype",
             dtype,

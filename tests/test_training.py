@@ -99,8 +99,8 @@ def test_a_training_is_a_curve_of_the_report(checkpoints: Path, tmp_path: Path) 
 
     found = report(str(root))
     for run in found.origin.runs:
-        step = run.run.split("-")[1]
-        assert f"--series tiny \\\n  --step {step} \\\n" in run.command
+        captured_at = run.run.split("-")[1]
+        assert f"--series tiny \\\n  --step {captured_at} \\\n" in run.command
     (section,) = [section for section in found.sections if section.name == "training"]
     (chart,) = section.charts
     panels = chart.specifications()

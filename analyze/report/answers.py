@@ -104,7 +104,7 @@ class Answer:
         chosen = [name for name in wanted if name in self.frame.columns]
         if len(chosen) < 2:
             return []
-        settings = [
+        settings: list[str] = [
             name
             for name in SETTING
             if name in self.frame.columns and name not in chosen and self.frame[name].n_unique() > 1

@@ -58,7 +58,7 @@ class MixedRows:
 
     def __next__(self) -> Any:
         try:
-            batches = [next(feed) for feed in self.feeds]
+            batches: Sequence[Any] = [next(feed) for feed in self.feeds]
         except StopIteration:
             for feed in self.feeds:
                 feed.end_pass()

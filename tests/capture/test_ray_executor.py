@@ -12,7 +12,6 @@ from click.testing import CliRunner
 
 from lpp.analyze.cli.command import main as analyze
 from lpp.capture.cli.command import main as capture
-from lpp.capture.cli.options import executor_arguments
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.prepare import prepare
 from lpp.capture.models.spec import ModelSpec
@@ -73,12 +72,6 @@ def test_where_nobody_listens_is_told_at_once() -> None:
     ):
         pass
     assert caught.value.kind is ErrorKind.UNREACHABLE
-
-
-def test_a_job_gets_the_same_options() -> None:
-    given = {"executor": "ray", "address": "auto", "workers": None}
-    assert executor_arguments(given) == ["--executor=ray", "--address=auto"]
-    assert executor_arguments({"executor": "local", "address": None, "workers": None}) == []
 
 
 def test_hands_are_whole_in_order_and_small_towards_the_end() -> None:
