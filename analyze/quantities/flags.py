@@ -80,7 +80,7 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "different_prefixes",
-        "two extremes are at different prefixes: their difference holds the effect of the prefix",
+        "the extremes of two runs are at different prefixes: a difference is at that of the first",
         pl.col("n_prefixes") > 1,
     ),
     DeclaredFlag(

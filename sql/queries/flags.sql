@@ -7,7 +7,7 @@ WITH meanings (of_correlations, flag, why) AS (
     (false, 'collapsed',
      'the participation ratio is within 1 % of 1: one direction holds nearly all variance'),
     (false, 'different_prefixes',
-     'two extremes are at different prefixes: their difference holds the effect of the prefix'),
+     'the extremes of two runs are at different prefixes: a difference is at that of the first'),
     (false, 'different_prompts', 'runs shown side by side read different texts (see prompt_set)'),
     (false, 'duplicates',
      'some prompts occur more than once: there are fewer than counted, and errors are too small'),

@@ -253,3 +253,31 @@ def test_values_that_are_not_finite_are_dashes(tmp_path: Path) -> None:
     )
     assert "NaN" not in data
     assert "Infinity" not in data
+
+
+def test_the_first_screen_leads_with_what_holds_without_attention_sinks(tmp_path: Path) -> None:
+    """Sites and profiles with sinks were also measured without the first 2 positions."""
+    tables = database(["a", "b"])
+    without = {"first_position": 2}
+    for name in ("profiles", "layers", "drift_sites"):
+        rows = tables[name]
+        tables[name] = [row | {"flags": ["collapsed", "sink"]} for row in rows]
+        tables[name] += [row | without | {"flags": []} for row in rows]
+    tables["drift_sites"] = [
+        row | ({"relative_distance": 0.9} if row["first_position"] == 0 else {})
+        for row in tables["drift_sites"]
+    ]
+    page = report(str(make_store(tmp_path, tables)))
+    sentence = plain(page.opening.sentence)
+    assert "the rows without the first 2 positions first move at embed" in sentence
+    assert "0.9" not in sentence
+    flags = {warning[0].text for warning in page.opening.warnings if isinstance(warning[0], Flag)}
+    assert "collapsed" not in flags  # the rows without sinks are not
+    assert "sink" in flags
+    alone = dict(tables)
+    for name in ("drift_predictions", "drift_sites", "drift_tokens"):
+        alone[name] = []
+    screen = first_screen(make_store(tmp_path / "alone", alone))
+    assert screen.setting.endswith("without the first 2 positions")
+    flags = {warning[0].text for warning in screen.warnings if isinstance(warning[0], Flag)}
+    assert flags == {"sink"}

@@ -86,17 +86,20 @@ def _where(frames: Frames, pair: Pair) -> Sentence:
         return (".",)
     if moved.is_empty():
         return ("; no row moves at any site.",)
+    skipped = sites["first_position"][0]
+    without = f" without the first {skipped} positions" if skipped else ""
     first, most = moved["site"][0], moved.top_k(1, by="relative_distance").row(0, named=True)
     distance = Ref(number(most["relative_distance"]), SITES.name)
     if len(sites) == 1:
-        start, end = f"; at {first} the rows move by ", ", and no other site was compared."
+        start, end = f"; at {first} the rows{without} move by ", ", and no other site was compared."
     elif _may_begin_before(sites):
         at = f"{first}, the first site compared, or before it, and most at {most['site']}"
-        start, end = f"; the rows first move at {at}, by ", "."
+        start, end = f"; the rows{without} first move at {at}, by ", "."
     elif first == most["site"]:
-        start, end = f"; the rows first move, and most, at {first}, by ", "."
+        start, end = f"; the rows{without} first move, and most, at {first}, by ", "."
     else:
-        start, end = f"; the rows first move at {first} and most at {most['site']}, by ", "."
+        at = f"{first} and most at {most['site']}"
+        start, end = f"; the rows{without} first move at {at}, by ", "."
     return (start, distance, f" of their length{end}")
 
 

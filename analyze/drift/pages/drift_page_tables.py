@@ -164,8 +164,14 @@ def numbers_of(frames: Frames, pair: Pair) -> dict[str, dict[str, Any]]:
 
 
 def sites_of(frames: Frames, pair: Pair) -> pl.DataFrame:
-    """The sites of a pair that have a distance, in depth order."""
-    sites = _from_first(of_pairs(frames[SITES.name], [pair]))
+    """The sites of a pair that have a distance, in depth order: without the first positions where
+    those are attention sinks and the pair was compared without them too.
+    """
+    rows = of_pairs(frames[SITES.name], [pair])
+    sinks = pl.col("flags").list.contains("sink").any().over("first_position")
+    sites = _from_first(
+        rows if rows.is_empty() or rows.select(sinks.all()).item() else rows.filter(~sinks)
+    )
     return sites.filter(pl.col("relative_distance").is_finite()).sort(
         "depth", pl.col("site") == "final"
     )
