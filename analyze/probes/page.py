@@ -139,7 +139,7 @@ def _calibration(analysis: ProbeAnalysis) -> Iterator[Sentence]:
     """How well the best site's probabilities are calibrated, and its recall."""
     best, labels = analysis.best, analysis.labels
     calibrated = analysis.calibrations[best.name]
-    beyond = "more" if calibrated.ece > calibrated.calibrated[1] else "no more"
+    beyond = "more" if calibrated.ece > calibrated.calibrated[1] else "not surely more"
     yield (
         f"The probabilities of {best.name} are off by ",
         Ref(with_interval(calibrated.ece, *calibrated.interval), RELIABILITY.name),

@@ -137,7 +137,7 @@ _CHARTS: Final = (
         "probe-depth",
         "Probes by depth",
         "Each site with its 95 % interval. Grey bands: intervals of the controls; a site inside a "
-        "band tells no more than that control.",
+        "band does not surely tell more than that control.",
         "probe_depth_chart",
     ),
     (

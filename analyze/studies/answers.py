@@ -93,7 +93,8 @@ def cka_answer(
     work, reasons = cka_table.plan(selected, select_sites(selected, selection), settings)
     for line in (*incomplete, *reasons):
         progress.warn(line)
-    progress.expect(sum(len(part.pairs) for part in work))
+    passes = 1 if settings.skip_first else 2
+    progress.expect(passes * sum(len(part.pairs) for part in work))
     rows = cka_table.compute(work, jobs=jobs, memory=memory, progress=progress)
     database = kept("The CKA is", lambda: cka_table.write_cka(store, rows), progress)
     return reply(cka_page(f"{store}", rows, names_of(selected)), stored=database)

@@ -57,10 +57,10 @@ CKA: Final = Table(
 
 PAIRS: Final = pl.Schema(
     frame_schema(CKA.columns, without=("n_quarantined", "flags"))
-    | {"ratio": pl.Float64(), "n_sinks": pl.Int32()}
+    | {"ratio": pl.Float64(), "n_sinks": pl.Int32(), "sink_end": pl.Int32()}
 )
 """ratio: the smaller participation ratio of the two sites over these tokens. n_sinks: the greater
-number of sink positions among them."""
+number of sink positions among them. sink_end: the first position after the sinks; 0: none."""
 
 MEMORY: Final = 2 << 30
 """Default bytes of a tile."""
@@ -115,6 +115,7 @@ class _Site:
     ratio: float
     """Participation ratio; NaN without variance."""
     n_sinks: int
+    sink_end: int
 
 
 def cka_rows(
@@ -153,6 +154,7 @@ def cka_rows(
             *(tokens, values[pair]),
             float(np.fmin.reduce([sites[site].ratio for site in pair])),
             max(sites[site].n_sinks for site in pair),
+            max(sites[site].sink_end for site in pair),
         )
         for pair in pairs
     ]
@@ -187,9 +189,10 @@ def _pass(
     sites = {}
     for k in new:
         sinks = sink_positions(lengths[k])
-        among = (sinks >= cell.first_position) & (sinks < cell.prefix)
+        among = sinks[(sinks >= cell.first_position) & (sinks < cell.prefix)]
         ratio = scatters.participation_ratio(k)
-        sites[names[k]] = _Site(scatters.square(k, k), ratio, int(among.sum()))
+        end = int(among.max(initial=-1)) + 1
+        sites[names[k]] = _Site(scatters.square(k, k), ratio, len(among), end)
     squares = {site: numbers.square for site, numbers in (known | sites).items()}
     values = {
         pair: alignment(scatters.square(*indices), *(squares[site] for site in pair))

@@ -1,7 +1,7 @@
 """The table `cka`: choose the pairs, compute them, write them into the database."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -92,23 +92,33 @@ def compute(
     memory: int = MEMORY,
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
-    """The rows of every part: columns of `CKA`. jobs, memory: as for `cka_rows`."""
+    """The rows of every part: columns of `CKA`. jobs, memory: as for `cka_rows`.
+
+    A part from the first position on whose sites hold attention sinks has each pair a second time,
+    without the sinks and one position more, as in `layers`. progress: two for each such pair.
+    """
     names = names_of(part.view for part in work)
-    frames = [
-        cka_rows(
-            part.view,
-            part.pairs,
-            part.cell,
-            jobs=jobs,
-            memory=memory,
-            progress=progress,
-            name=names[part.view.run.id],
-        ).with_columns(
+
+    def rows_of(part: RunPairs) -> pl.DataFrame:
+        name = names[part.view.run.id]
+        found = cka_rows(
+            part.view, part.pairs, part.cell, jobs=jobs, memory=memory, progress=progress, name=name
+        )
+        return found.with_columns(
             *(pl.lit(count, pl.Int32).alias(name) for name, count in _counts(part).items()),
             lossy=pl.any_horizontal(pl.col("site", "other_site").is_in(_lossy_sites(part))),
         )
-        for part in work
-    ]
+
+    frames = []
+    for part in work:
+        frames.append(rows_of(part))
+        if part.cell.first_position:
+            continue
+        after = max(frames[-1]["sink_end"]) + 1
+        if 1 < after < part.cell.prefix:
+            frames.append(rows_of(replace(part, cell=part.cell._replace(first_position=after))))
+        else:
+            progress.advance(len(part.pairs))
     sizes = {part.cell.n_prompts for part in work}
     sets = prompt_sets((part.view for part in work), sizes)
     beside = ["first_position", "prefix", "n_prompts"]

@@ -178,6 +178,17 @@ def after_sinks(layers: pl.DataFrame) -> int:
     return end + 1 if end else 0
 
 
+def without_sinks(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows that a reader sees first: of a run whose rows from position 0 on hold attention
+    sinks, those without the first positions, where there are any.
+
+    rows: of `layers` or `cka`, with `run`, `first_position` and `flags`.
+    """
+    first = pl.col("first_position")
+    sinks = (pl.col("flags").list.contains("sink") & (first == 0)).any().over("run")
+    return rows.filter(~sinks | (first == first.max().over("run")))
+
+
 def _ranks(
     selected: Sequence[RunView],
     keys: pl.DataFrame,

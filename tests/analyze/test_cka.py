@@ -13,6 +13,7 @@ from made_runs import MakeRun
 
 from lpp.analyze.cli.command import main
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, linear_cka
+from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written
 from lpp.analyze.questions import CkaSettings, Selection
 from lpp.analyze.runs.select import select_runs, select_sites
@@ -235,11 +236,15 @@ def test_a_sink_makes_sites_collapsed_and_alike_until_it_is_left_out(
     made = make_run([20] * 6, scale=with_sink, sites=("embed", "block.1", "final"))
     other = make_run([20] * 6, seed=3, sites=("embed", "block.1", "final"), model="b")
     found = table(made.root)
-    for run, first, flags in ((made, 0, ["collapsed", "sink"]), (other, 0, []), (made, 1, [])):
-        rows = (table(made.root, skip_first=1) if first else found).filter(run=run.run_id)
+    for run, first, flags in ((made, 0, ["collapsed", "sink"]), (other, 0, []), (made, 2, [])):
+        rows = found.filter(run=run.run_id, first_position=first)
         assert rows["flags"].to_list() == [flags, flags]
-        assert rows["first_position"].unique().to_list() == [first]
-    assert min(found.filter(run=made.run_id)["cka"]) > 0.999
+    assert found.filter(run=other.run_id)["first_position"].unique().to_list() == [0]
+    assert min(found.filter(run=made.run_id, first_position=0)["cka"]) > 0.999
+    page = cka_page("lpp", found, {made.run_id: "made", other.run_id: "other"})
+    first_screen = written(page, "text").partition("Linear CKA of two sites")[0]
+    least = min(found.filter(run=made.run_id, first_position=2)["cka"])
+    assert number(least) in first_screen  # not the 1.00 of the sink
     assert max(table(made.root, skip_first=1)["cka"]) < 0.3
     done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root), "--skip-first=1"])
     assert "prefix 20, positions from 1 on." in " ".join(done.stdout.split()), done.output

@@ -25,6 +25,7 @@ from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.mistakes import confident_mistakes
 from lpp.analyze.evaluations.pages.items_page import items_page
+from lpp.analyze.evaluations.pages.verdict import verdict
 from lpp.analyze.evaluations.tables import MEANING
 from lpp.analyze.pages.page import Section
 from lpp.analyze.pages.words import plain
@@ -308,3 +309,19 @@ def test_what_was_evaluated_and_not_analysed_is_named(make_run: MakeRun) -> None
     mistakes = confident_mistakes(evaluated_items(made.root, "tiny_task", run=made.made.run_id))
     own = frames["item-mistakes"].filter(run=made.made.run_id)
     assert own["item"].to_list() == [one.item for one in mistakes]
+
+
+def test_no_sentence_says_that_an_interval_with_zero_shows_equality(found: ItemAnalysis) -> None:
+    """Ten wrong items: .80 against .43 is a gain whose interval holds 0."""
+    gain = {"gain": 0.23, "gain_ci_low": -0.02, "gain_ci_high": 0.48, "gain_p_value": 0.08}
+    features = found.features.filter(pl.col("role") != "baseline").drop_nulls("auroc").head(1)
+    baseline = found.features.filter(role="baseline").drop_nulls("auroc").head(1)
+    rows = features.with_columns(auroc=0.8, q_value=0.01, **{k: pl.lit(v) for k, v in gain.items()})
+    result = verdict(pl.concat([rows, baseline.with_columns(auroc=0.43)]), within=False)
+    assert result.beyond  # q is below .1, and the 95 % interval holds 0
+    assert "not surely better" in result.beside_baseline()
+    assert "0.23 [-0.02, 0.48]" in result.beside_baseline()
+    assert "no more" not in str(result.sentence("right"))
+    sure = rows.with_columns(gain_ci_low=0.1, gain_p_value=0.001)
+    result = verdict(pl.concat([sure, baseline.with_columns(auroc=0.43)]), within=False)
+    assert ", surely better" in result.beside_baseline()

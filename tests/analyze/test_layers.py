@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 from made_runs import Made, MakeRun
@@ -20,7 +21,9 @@ from lpp.analyze import (
     scan_spectra,
 )
 from lpp.analyze.cli.command import main
-from lpp.analyze.studies.layers import RANKS, SURE, layers
+from lpp.analyze.pages.words import signed
+from lpp.analyze.studies.layers import RANKS, SURE, layers, without_sinks
+from lpp.analyze.studies.pages.layers_page import layers_page
 
 SITES = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
 
@@ -240,3 +243,20 @@ def test_layers_of_other_texts_are_flagged(make_run: MakeRun) -> None:
     assert found["run"].is_sorted()
     done = run("layers", made.root, "--prompts", "6", "--all")
     assert "different_prompts: runs shown side by side read different texts" in done.stdout
+
+
+def test_a_run_with_sinks_leads_with_the_curve_without_them(make_run: MakeRun) -> None:
+    def with_sink(rows: np.ndarray) -> np.ndarray:
+        rows[0, 0] += 30_000
+        return rows
+
+    made = make_run([20] * 8, sites=SITES, scale=with_sink)
+    found = layers(made.root)
+    assert set(found.layers["first_position"]) == {0, 2}
+    assert set(without_sinks(found.layers)["first_position"]) == {2}
+    opening = layers_page("lpp", found, found.names).opening
+    (score,) = found.scores.filter(first_position=2, metric="zscore_effective_rank")["score"]
+    assert opening.rows[0][-1].text == signed(score)
+    assert "from position 2 on" in str(opening.sentence)
+    clean = found.layers.with_columns(flags=pl.lit([], pl.List(pl.String)))
+    assert len(without_sinks(clean)) == len(clean)

@@ -101,11 +101,7 @@ def conclusion(row: Row, verdict: Verdict) -> Sentence:
         best = "and no feature tells them from the wrong ones beyond chance."
     else:
         best = f"and {named(verdict.best)} tells them from the wrong ones best"
-        if verdict.baseline is not None:
-            best += (
-                ", better than any baseline" if verdict.beyond else ", no better than a baseline"
-            )
-        best += "."
+        best += f"{verdict.beside_baseline()}."
     return (
         Run(row["run"]),
         " answers ",
@@ -117,7 +113,7 @@ def conclusion(row: Row, verdict: Verdict) -> Sentence:
 
 
 def _calibration(row: Row) -> Sentence:
-    beyond = "more" if row["ece"] > row["ece_by_chance"] else "no more"
+    beyond = "more" if row["ece"] > row["ece_by_chance"] else "not surely more"
     value = with_interval(row["ece"], row["ece_ci_low"], row["ece_ci_high"])
     return (
         "The chosen answer's share is off by ",

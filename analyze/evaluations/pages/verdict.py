@@ -54,6 +54,18 @@ class Verdict:
         """AUROC of a row as text."""
         return hundredths(self.number(row)[0])
 
+    def beside_baseline(self) -> str:
+        """Whether `best` is surely better than the best baseline, and by how much, with the
+        interval of the paired difference; empty without a best feature or a baseline.
+        """
+        if self.best is None or self.baseline is None:
+            return ""
+        value, low, high = (self.best[f"gain{end}"] for end in ("", "_ci_low", "_ci_high"))
+        surely = "surely" if self.beyond and low is not None and low > 0 else "not surely"
+        words = f", {surely} better than the best baseline, {self.baseline['feature']}"
+        gain = with_interval(value, low, high)
+        return words if value is None else f"{words} (by {gain} of AUROC's distance to 0.50)"
+
     def sentence(self, what: str) -> Sentence:
         """How many features tell, how many more than the best baseline, and the best of them.
 
@@ -74,9 +86,9 @@ class Verdict:
         ]
         if self.baseline is not None:
             baseline = f"{self.baseline['feature']} ({self.auroc(self.baseline)})"
-            more = f"{len(self.beyond) or 'none'} of them more"
+            more = f"{len(self.beyond) or 'none'} of them surely more"
             if len(self.telling) == 1:
-                more = "more" if self.beyond else "no more"
+                more = "surely more" if self.beyond else "not surely more"
             parts.append(f", {more} than the best baseline, {baseline}, by a paired test")
         value = with_interval(*self.number(self.best))
         table = SITES if self.best["site"] else FEATURES

@@ -13,6 +13,7 @@ from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawin
 from lpp.analyze.pages.table import table_of
 from lpp.analyze.pages.words import Run, Sentence, number, series
 from lpp.analyze.quantities.flags import MEANING
+from lpp.analyze.studies.layers import without_sinks
 from lpp.analyze.studies.pages.profile_summary import FEW, run_warnings
 
 _ROWS: Final = 12
@@ -25,7 +26,10 @@ def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
     """The page of `pairs`, rows of the table `cka`. names: short names by run id."""
     positions = {run: k for k, run in enumerate(pairs["run"].unique(maintain_order=True))}
     order = pl.col("run").replace_strict(positions)
-    ranked = pairs.sort(order, "cka", nulls_last=True, maintain_order=True)
+    leading = without_sinks(pairs)
+    ranked = pairs.sort(
+        order, "first_position", "cka", descending=(False, True, False), nulls_last=True
+    )
     each = max(1, _ROWS // len(positions))
     varying = [key for key in _SETTING[1:] if pairs[key].n_unique() > 1]
     table = table_of(
@@ -46,13 +50,13 @@ def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
         table,
         "Sites that are alike",
         "A cell is full where the rows of both sites are equal up to a rotation and a scale.",
-        partial(drawing("cka_chart"), pairs, runs=runs),
-        partial(drawing("cka_panels"), pairs, runs=runs),
+        partial(drawing("cka_chart"), leading, runs=runs),
+        partial(drawing("cka_panels"), leading, runs=runs),
         opens=True,
     )
     return Page(
         title="Sites that are alike",
-        opening=_opening(pairs, list(positions)),
+        opening=_opening(leading, pairs, list(positions)),
         sections=(
             Section(
                 "pairs",
@@ -73,8 +77,8 @@ def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
     )
 
 
-def _opening(pairs: pl.DataFrame, order: Sequence[str]) -> Opening:
-    """The pair of each run that is least alike."""
+def _opening(pairs: pl.DataFrame, every: pl.DataFrame, order: Sequence[str]) -> Opening:
+    """The pair of each run that is least alike. every: rows with attention sinks as well."""
     known = pairs.drop_nulls("cka").sort("cka")
     ends: dict[tuple[str, str], list[str]] = {}
     rows = []
@@ -104,7 +108,7 @@ def _opening(pairs: pl.DataFrame, order: Sequence[str]) -> Opening:
         f"linear CKA, {setting}",
         (("run", ""), ("least alike", "sites"), ("least", "CKA"), ("most", "CKA")),
         tuple(rows[:FEW]),
-        tuple(run_warnings(pairs)),
+        tuple(run_warnings(every)),
     )
 
 

@@ -14,7 +14,7 @@ from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawin
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, number, series, signed
 from lpp.analyze.quantities.flags import MEANING
-from lpp.analyze.studies.layers import RANKS, SETTING, Layers, after_sinks
+from lpp.analyze.studies.layers import RANKS, SETTING, Layers, after_sinks, without_sinks
 from lpp.analyze.studies.pages.profile_summary import FEW, flag_warnings
 
 _LEADING: Final = "zscore_effective_rank"
@@ -74,9 +74,14 @@ def layers_page(url: str, answer: Layers, names: Mapping[str, str]) -> Page:
 
 
 def _opening(answer: Layers, order: Sequence[str]) -> Opening:
-    """Which curves are narrow in the middle, and the thirds of each run's first curve."""
+    """Which curves are narrow in the middle, and the thirds of each run's first curve; where a run
+    has attention sinks, of the curve without them.
+    """
     short = METRICS[_LEADING].short
-    known = answer.scores.filter(pl.col("score").is_not_null(), metric=_LEADING)
+    curves = without_sinks(answer.layers).select(SETTING).unique()
+    known = answer.scores.filter(pl.col("score").is_not_null(), metric=_LEADING).join(
+        curves, on=SETTING, how="semi", maintain_order="left"
+    )
     sides = [known.filter(pl.col("score") > 0), known.filter(pl.col("score") <= 0)]
     narrow, others = map(_curves, sides)
     verb = ["is" if len(side) == 1 else "are" for side in sides]
