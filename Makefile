@@ -49,7 +49,7 @@ WAITING := --numprocesses 3
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo golden test test-changed test-all test-vllm test-trainers test-collectors test-oldest test-gpu coverage soak soak-vllm fuzz \
-        check format bench bench-vllm bench-gpu bench-peers docs tables pictures \
+        check rooms format bench bench-vllm bench-gpu bench-peers docs tables pictures \
         quickstart-store wheel clean
 
 help: ## what each target does
@@ -182,10 +182,14 @@ $(GPU_ENV): pyproject.toml
 test-gpu: $(GPU_ENV) ## the backends on a CUDA device: torch, vLLM, quantised models (makes .venv-gpu)
 	$(GPU_VENV)/bin/python -m pytest -m gpu -W default tests/capture/gpu tests/capture/test_logit_fused.py
 
-check: $(ENV) .typing/lpp ## format, lint and types
+check: $(ENV) .typing/lpp ## format, lint, types, lines of each room
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python tests/support/rooms.py
+
+rooms: $(ENV) ## lower the numbers of tests/rooms.toml to the lines that rooms have
+	$(BIN)/python tests/support/rooms.py lower
 
 format: $(ENV) ## rewrite what ruff can
 	$(BIN)/ruff format .

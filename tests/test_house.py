@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from imports import ROOT, imports, module_name, within
+from rooms import exceeded
 
 MAY_IMPORT = {
     "store": set(),
@@ -299,6 +300,10 @@ def test_package_starts_light(package: str) -> None:
 @pytest.mark.parametrize("module", LIGHT)
 def test_light_module_starts_light(module: str) -> None:
     assert loaded(module) == []
+
+
+def test_no_room_outgrows_its_number() -> None:
+    assert exceeded() == []
 
 
 def test_heavy_module_would_be_seen() -> None:
