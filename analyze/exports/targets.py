@@ -156,13 +156,19 @@ def row_groups(source: Teacher, prompts: Integers, count: int) -> Iterator[Integ
 
 def final_rows(run: Run, prompts: Integers) -> tuple[npt.NDArray[np.float32], Integers]:
     """The rows of `final` of some prompts, (n, d), and the prompt of each, (n,). prompts: their
-    ids, in ascending order; none that was set aside.
+    ids, in ascending order; none that was set aside. InputError if a shard is missing.
     """
     parts, ids = [], []
     for block in run.blocks("final", first=int(prompts[0]), prompts=int(prompts[-1]) + 1):
         chosen = block.without(np.setdiff1d(block.prompt_id, prompts))
         parts.append(chosen.values)
         ids.append(chosen.prompt_id)
+    if sum(map(len, ids)) != run.lengths[prompts].sum():
+        raise InputError(
+            f"run {run.id}: a shard of prompts {prompts[0]} to {prompts[-1]} is missing. Repeat "
+            "the command that captures the run.",
+            kind=ErrorKind.INCOMPLETE,
+        )
     return np.concatenate(parts), np.concatenate(ids).astype(np.int64)
 
 

@@ -1,6 +1,7 @@
 """`lpp-analyze export --targets`: a Parquet file that trainers read, right and whole."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from on_disk import on_disk
+from stored import object_path
 from teachers import LENGTHS, VOCABULARY, reference_logprobs, write_teacher
 
 from lpp.analyze.cli.command import main
@@ -99,6 +101,26 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("--targets", "topk", "--k", "3"), ("--to", "parquet")])
+@pytest.mark.parametrize("damage", ["no record", "altered record", "altered rows", "cut rows"])
+def test_a_damaged_shard_is_one_message(
+    run: Run, tmp_path: Path, words: tuple[str, ...], damage: str
+) -> None:
+    store = shutil.copytree(on_disk(run.path).parents[1], tmp_path / "store")
+    shard = store / "runs" / run.id / "shards" / "00001"
+    rows = object_path(shard, "hidden.zarr/final/c/0/0")
+    file = shard / "COMMIT.json" if "record" in damage else rows
+    data = bytearray(file.read_bytes())
+    data[40] ^= 1
+    file.write_bytes(data[:-1] if damage == "cut rows" else data)
+    if damage == "no record":
+        file.unlink()
+    done = CliRunner().invoke(main, ["export", str(store), *words, "-o", str(tmp_path / "x")])
+    assert done.exit_code == 2, done.output
+    assert run.id in done.stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_folder_gets_a_file_and_a_file_is_not_replaced(run: Run, tmp_path: Path) -> None:
