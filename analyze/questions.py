@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from lpp.store.format.schedule import GROUPS
+from lpp.store.settings.arguments import check_settings
 from lpp.store.settings.setting import setting
 
 ErrorSites = Literal["none", "final", "all"]
@@ -98,8 +99,15 @@ def _filter() -> Any:
     )
 
 
+class _Question:
+    """Settings that refuse, when they are made, what their command refuses."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class Selection(_Question):
     """Part of a store, by patterns such as `block.*`; the default is all of it."""
 
     contexts: Sequence[int] | None = _contexts()
@@ -162,7 +170,7 @@ class LayersSettings(Selection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CkaSettings:
+class CkaSettings(_Question):
     """`lpp-analyze cka`."""
 
     runs: Sequence[str] = _runs()
@@ -176,7 +184,7 @@ class CkaSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffSettings:
+class DiffSettings(_Question):
     """`lpp-analyze diff`: which tokens and sites of two runs are compared."""
 
     sites: Sequence[str] = _sites()
@@ -198,7 +206,7 @@ class DiffSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateSettings:
+class GateSettings(_Question):
     """When `lpp-analyze diff` fails."""
 
     conditions: Sequence[str] = setting(
@@ -222,7 +230,7 @@ class GateSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ItemsSettings:
+class ItemsSettings(_Question):
     """`lpp-analyze items`: which scores of a task, and what is ranked."""
 
     source: str | None = _source()
@@ -239,7 +247,7 @@ class ItemsSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetSettings:
+class TargetSettings(_Question):
     """`lpp-analyze export --targets`: which tokens of each next-token distribution."""
 
     k: int = setting(64, "With topk: the N most likely tokens.", least=1, metavar="N")
@@ -260,7 +268,7 @@ class TargetSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishSettings:
+class PublishSettings(_Question):
     """`lpp-analyze publish`: what of a store others get, and under which licence."""
 
     sites: Sequence[str] = _sites()
@@ -289,7 +297,7 @@ class PublishSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelProbeSettings:
+class LabelProbeSettings(_Question):
     """`lpp-analyze probe`: which rows predict a label, and how it is checked."""
 
     rows: str = setting(
@@ -328,7 +336,7 @@ SharedPrompts = Literal["refuse", "leave-out", "only"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeTestSettings:
+class ProbeTestSettings(_Question):
     """`lpp-analyze probe --against` and `--test-on`: a probe of one run on the rows of another."""
 
     site_pairs: Mapping[str, str] = setting(
@@ -388,7 +396,7 @@ Unit = Literal["auto", "percent", "fraction", "other"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreSettings:
+class ScoreSettings(_Question):
     """`lpp-analyze benchmarks add`: what files of scores mean, and which scores to take."""
 
     source: str | None = setting(
@@ -419,7 +427,7 @@ class ScoreSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorrelateSettings:
+class CorrelateSettings(_Question):
     """`lpp-analyze correlate`: which profiles, and which scores."""
 
     metrics: Sequence[str] = setting(

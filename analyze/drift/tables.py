@@ -37,6 +37,7 @@ from lpp.analyze.tables.database import put
 from lpp.analyze.tables.lazy import ROWS, LazySource, scan
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
 from lpp.store.objects.place import Place
+from lpp.store.settings.arguments import check_word
 
 _KEY: Final = ("run_a", "run_b", "n_prompts", "first_position", "n_drawn", "number")
 
@@ -207,6 +208,7 @@ def scan_drift_sites(
     alone need no matrix products, and errors are computed only if their columns are requested.
     Raises InputError for runs that are not comparable, FormatError for altered bytes.
     """
+    check_word("errors", errors, ErrorSites)
 
     def opened() -> Pair:
         return pair_of(run_of(store, a).run, run_of(store, b).run, prompts)

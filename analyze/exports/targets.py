@@ -33,6 +33,7 @@ from lpp.store.feed.draws import Integers
 from lpp.store.format.prompt_columns import LOSS_MASK
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
+from lpp.store.settings.arguments import check_word
 from lpp.store.teacher import Targets, Teacher, teacher
 from lpp.store.units import counted
 
@@ -83,6 +84,7 @@ def export_targets(
     """
     import pyarrow.parquet as pq
 
+    check_word("kind", kind, Kind)
     if path.exists():
         raise InputError(
             f"{path} exists. Remove it, or name another file with -o.", kind=ErrorKind.INVALID_VALUE

@@ -11,6 +11,7 @@ from lpp.analyze.pages.output import check_output
 from lpp.analyze.pages.write import written
 from lpp.sql.results.output import whole_file
 from lpp.store.progress import SILENT, Progress
+from lpp.store.settings.arguments import check_word
 
 Format = Literal["html", "png", "svg", "md"]
 
@@ -36,6 +37,7 @@ def write_report(
     """
     from lpp.analyze.report.content import report
 
+    check_word("form", form, Format)
     check_output(output)
     page = report(url, against=against, output=output, progress=progress)
     files: list[Path] = []

@@ -17,6 +17,7 @@ from lpp.analyze.quantities.tables import BESIDE, columns_of, shared
 from lpp.analyze.questions import Aggregation
 from lpp.analyze.runs.select import every_prefix_dropped
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
+from lpp.store.settings.arguments import check_word
 
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 
@@ -78,12 +79,14 @@ def aggregate(
     the prefix was chosen by the same prompts. A metric that is null or NaN at any prefix is null,
     because an extreme over some of the prefixes is not comparable.
 
-    Raises InputError if `drop_prefixes` drops all prefixes of a group.
+    Raises InputError if `drop_prefixes` drops all prefixes of a group, and for another word.
 
     >>> table = pl.DataFrame({"model": "m", "prefix": [10, 20], "entropy": [0.3, 0.2]})
     >>> aggregate(table, ["model"]).row(0)
     ('m', [10, 20], 0.2, 20)
     """
+    check_word("entropy", entropy, Aggregation)
+    check_word("ranks", ranks, Aggregation)
     included = frame.filter(~pl.col("prefix").is_in(list(drop_prefixes)))
     columns = [pl.col("prefix").alias("prefixes")]
     for metric in (*ENTROPIES, *RANKS):

@@ -29,6 +29,7 @@ from lpp.store.feed.reader import RunSource
 from lpp.store.feed.spans import Spans
 from lpp.store.format.rows import token_ids_sha256
 from lpp.store.runs.read import Run
+from lpp.store.settings.arguments import check_word
 from lpp.store.store import open_store
 
 try:
@@ -63,6 +64,7 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
     def __init__(
         self, run: Run, sites: Sequence[str], data_path: str, order: Order = "uniform"
     ) -> None:
+        check_word("order", order, Order)
         selection = select(run, CONVENTION, sites)
         self._sites = selection.sites
         check_feed([run], self._sites, "float32")

@@ -27,7 +27,6 @@ def check_feed(
     paired: whether rows of several runs belong to the same tokens.
     """
     check_word("on_damage", on_damage, OnDamage)
-    check_word("dtype", dtype, ReadAs)
     problem = ""
     if not runs or not sites:
         problem = "give at least one run and one site"

@@ -47,6 +47,7 @@ from lpp.store.runs.moments import MomentsReader
 from lpp.store.runs.prompts import extra_columns, read_prompts
 from lpp.store.runs.shards import Shard, check_tokens, open_shard, run_directory
 from lpp.store.runs.verify import verify_run
+from lpp.store.settings.arguments import check_word
 from lpp.store.shared.heads import open_head
 from lpp.store.shared.logits import Head
 from lpp.store.shared.vocabularies import read_vocabulary
@@ -460,8 +461,9 @@ class Run:
 
     def require_rows(self, site: str, dtype: ReadAs) -> SiteSpec:
         """The site of that name. NotFoundError if the run does not have it; InputError if it keeps
-        no rows, and for integers that are not read as stored.
+        no rows, for integers that are not read as stored, and for another dtype.
         """
+        check_word("dtype", dtype, ReadAs)
         spec = self.site(site)
         if dtype != "stored" and self.plan.holds_integers(spec):
             raise InputError(

@@ -6,6 +6,8 @@ from typing import Any, get_args
 
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.settings.reading import near
+from lpp.store.settings.setting import declared
+from lpp.store.settings.values import Number, Text
 
 
 def check_word(name: str, value: object, words: Any) -> None:
@@ -50,6 +52,23 @@ def check_flag(name: str, value: object) -> None:
     """InputError unless the argument `name` is true or false."""
     if not isinstance(value, bool):
         raise refused(name, value, "True or False")
+
+
+def check_settings(settings: Any) -> None:
+    """InputError for a word or a number that a setting cannot have, as commands refuse it."""
+    for one in declared(type(settings)).values():
+        value = getattr(settings, one.keyword)
+        bounded = isinstance(one.values, Number) or (
+            isinstance(one.values, Text) and one.values.choices
+        )
+        if value is None or not bounded:
+            continue
+        try:
+            one.values.made(value)
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{one.keyword}={value!r}: {error}", kind=ErrorKind.INVALID_VALUE
+            ) from None
 
 
 def refused(name: str, value: object, expected: str, hint: str = "") -> InputError:

@@ -138,7 +138,7 @@ def test_damage_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
     (chunk,) = (tmp_path / "store").glob("runs/*/shards/00001/*/hidden.zarr/final/c/0/0")
     for path in (chunk, record):
         intact = path.read_bytes()
-        path.write_bytes(intact[:-9] + bytes([intact[-9] ^ 1]) + intact[-8:])
+        path.write_bytes(intact[:20] + bytes([intact[20] ^ 1]) + intact[21:])
         again = open_store(tmp_path / "store").runs[run.id]
         with pytest.raises(FormatError, match="00001"):
             export_targets(again, out, "topk", TargetSettings(k=5))
