@@ -16,6 +16,7 @@ from made_runs import MakeRun
 from mutations import EDITS, LIES, Snapshot, restore, snapshot
 
 from lpp.analyze.cli.command import main as analyze
+from lpp.capture.cli.command import main as capture
 from lpp.sql.cli.command import main as sql
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14)
@@ -25,6 +26,7 @@ TOKENS = "SELECT * FROM token_stats JOIN prompts USING (run, prompt_id) ORDER BY
 
 COMMANDS: Final[dict[str, tuple[click.Command, Callable[[str], list[str]]]]] = {
     "verify": (analyze, lambda store: ["verify", store]),
+    "repair": (capture, lambda store: ["repair", store, "--dry-run"]),
     "profile": (analyze, lambda store: ["profile", store]),
     "diff": (analyze, lambda store: ["diff", store, "base", "tuned"]),
     "layers": (analyze, lambda store: ["layers", store, "--skip-first", "2"]),
