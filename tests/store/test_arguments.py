@@ -1,6 +1,7 @@
 """Words and numbers of public functions are checked as those of commands."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,13 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert check_whole("n", np.int64(3), most=3) == 3
     assert check_positive("n", np.float32(0.5)) == 0.5
     assert check_numbers_of("n", np.array([1, 2]), 2, "run") == [1, 2]
+    whole: list[Any] = [True, -1, 2**31, "1", 1.0, None]
+    positive: list[Any] = [0, -1, float("inf"), "2", None, True]
+    numbers: list[Any] = ["12", [1], [1, 0], 2.0, {}]
     wrong: list[Callable[[], Any]] = [
-        *(lambda v=v: check_whole("n", v) for v in (True, -1, 2**31, "1", 1.0, None)),
-        *(lambda v=v: check_positive("n", v) for v in (0, -1, float("inf"), "2", None, True)),
-        *(lambda v=v: check_numbers_of("n", v, 2, "run") for v in ("12", [1], [1, 0], 2.0, {})),
+        *(partial(check_whole, "n", value) for value in whole),
+        *(partial(check_positive, "n", value) for value in positive),
+        *(partial(check_numbers_of, "n", value, 2, "run") for value in numbers),
     ]
     for call in wrong:
         with pytest.raises(InputError, match="n="):

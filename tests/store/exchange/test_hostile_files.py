@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,12 +42,20 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return {name: folder / name for name in PROJECTS}
 
 
+def _first(name: str, do: Callable[[Path], object], folder: Path) -> object:
+    return do(folder / name)
+
+
+def _data_set(columns: Sequence[Any], folder: Path) -> None:
+    data_set(folder, *columns)
+
+
 def hostile(*projects: str) -> Callable[[Callable[[Path], object]], Callable[[Path], object]]:
     """Do this to the first file of each project."""
 
     def added(do: Callable[[Path], object]) -> Callable[[Path], object]:
         for name in projects:
-            HOSTILE[f"{name} {do.__name__}"] = name, lambda f, name=name: do(f / FIRST[name])
+            HOSTILE[f"{name} {do.__name__}"] = name, partial(_first, FIRST[name], do)
         return do
 
     return added
@@ -317,7 +326,7 @@ PARQUET: Mapping[str, Callable[[pa.Table], pa.Table]] = {
 for _name, _change in PARQUET.items():
     HOSTILE[f"parquet {_name}"] = (
         "parquet",
-        lambda f, change=_change: columns(change)(f / FIRST["parquet"]),
+        partial(_first, FIRST["parquet"], columns(_change)),
     )
 
 
@@ -376,7 +385,7 @@ for _key, _text in {
 }.items():
     HOSTILE[f"speculators state: {_key}"] = (
         "speculators",
-        lambda f, text=_text: (f / "state.json").write_text(text),
+        partial(_first, "state.json", partial(Path.write_text, data=_text)),
     )
 
 
@@ -405,7 +414,7 @@ DATA: Mapping[str, tuple[list[Any], list[Any], pa.DataType]] = {
 for _key, _columns in DATA.items():
     HOSTILE[f"speculators data set: {_key}"] = (
         "speculators",
-        lambda f, given=_columns: data_set(f, *given),
+        partial(_data_set, _columns),
     )
 
 
