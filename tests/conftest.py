@@ -17,8 +17,6 @@ from click.testing import CliRunner
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-from lpp.store.process import busy
-
 if TYPE_CHECKING:
     from s3_server import S3
     from warm_python import WarmPython
@@ -39,9 +37,6 @@ for ignored, handler in (
 # A disk may take 10 ms for each `fsync`, and the suite asks for tens of thousands. No test cuts the
 # power; those of a disk that loses what was not synced count the calls (`faulty_disk`).
 os.fsync = lambda fd: None
-
-# What a capture prints does not depend on what runs beside the tests.
-busy.STAT = Path(os.devnull)  # type: ignore[misc]
 
 # No test fails for the time that it takes: a busy machine would fail it.
 settings.register_profile("lpp", deadline=None, suppress_health_check=[HealthCheck.too_slow])

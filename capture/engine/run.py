@@ -4,7 +4,6 @@ Everything that can be refused is refused before anything is written: a bad --st
 loads, too little disk or memory once the plan is known. A refused capture leaves no store behind.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
@@ -40,7 +39,6 @@ from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import Plan, differences
 from lpp.store.objects.place import Url, place
-from lpp.store.process.busy import OtherProcesses
 from lpp.store.process.debugging import debugging
 from lpp.store.progress import BLANK, Display
 from lpp.store.runs.heartbeat import at_work
@@ -73,7 +71,6 @@ def capture_into(
     # computed before the files are read, from their state then
     key = request_key(request) if given == NOTHING else given.key
     check_noted(root, key, request)
-    others = OtherProcesses()
     with display.step("prepare", 1, "model") as bar:
         prepared = prepare(
             request, given=given, root=root, part=part, progress=bar, quiet=not debugging()
@@ -91,8 +88,6 @@ def capture_into(
         check_disk(request, plan, lengths, root, todo, display=display)
         if todo:
             check_host_memory(plan, lengths, display)
-            if plan.compute.device == "cpu" and (line := busy_line(others.cores())):
-                display.say(f"  {line}")
         store = create_store(root)
         writer, head = begin_run(store.path, request, prepared)
         remember(store, key, plan.run_id, head.directories)
@@ -179,19 +174,6 @@ def check_host_memory(plan: Plan, lengths: npt.NDArray[np.int32], display: Displ
     if needed:
         display.say(f"  {format_memory(needed, available, plan.compute.device)}")
     check_memory(needed, available)
-
-
-def busy_line(others: float | None) -> str | None:
-    """What it means that other processes keep `others` cores busy; None if a pass has room."""
-    import torch
-
-    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
-    if others is None or threads <= cores - others + 0.5:
-        return None
-    return (
-        f"busy machine: other processes use about {others:.1f} of {cores} cores; this pass, with "
-        f"{counted(threads, 'thread')}, waits for them"
-    )
 
 
 def _capture(

@@ -156,8 +156,7 @@ capture("someone/tiny", ["the fox " * 9], store="s", context=8)
 def printed(cell: Any) -> str:
     """What a cell shows as text: its standard output, then its progress and its result."""
     shown = [output.data["text/plain"] for output in cell.outputs if "data" in output]
-    lines = "\n".join([streams(cell).get("stdout", ""), *shown]).splitlines()
-    return "\n".join(line for line in lines if "busy machine: " not in line)
+    return "\n".join([streams(cell).get("stdout", ""), *shown])
 
 
 def changed_outputs(committed: Any, executed: Any) -> list[str]:
