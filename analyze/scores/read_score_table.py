@@ -4,23 +4,20 @@
     wide          `model`, then a column for each benchmark (and `<benchmark>_stderr`)
     long          `model`, `benchmark`, `metric`, `value` (and `stderr`, `n`)
 
-An empty cell is a missing score; any other cell that is no number is refused. Files are split into
-cells of text outside Polars, whose reader fills rows that are too short, and whose parquet reader
-ends the process at some damaged files; Polars reads the cells.
+An empty cell is a missing score, and so is one that a row is too short for; any other cell that is
+no number is refused. Polars reads text. Arrow reads parquet: one changed byte can make Polars ask
+for 2^61 bytes, and that ends the process.
 """
 
-import csv
-import io
-import math
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
-from typing import Final, Literal
+from typing import Final
 
 import polars as pl
 import polars.selectors as cs
 
 from lpp.analyze.scores.score_table import MAX_ITEMS, SCORES, refuse
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import ErrorKind, InputError, first_line
 from lpp.store.terminal.escaping import escape
 
 KIND: Final = "leaderboard"
@@ -43,6 +40,12 @@ _LONG: Final = ("benchmark", "value")
 _STDERR: Final = "_stderr"
 _NUMBERS: Final = ("value", "stderr", "n")
 
+_UNREADABLE: Final = (
+    *(OSError, ValueError, OverflowError),  # names may be no text
+    *(pl.exceptions.PolarsError, pl.exceptions.PanicException),  # the latter is no Exception
+)
+"""What a damaged parquet file raises besides Arrow's errors."""
+
 
 def read_score_table(
     data: bytes, where: str, wanted: Callable[[str], bool] = lambda _: True
@@ -64,16 +67,18 @@ def read_score_table(
         names = [n for n in cells.columns if not (n in other or n.endswith(_STDERR)) and wanted(n)]
         return _wide(cells, model, names, "csv", where)
     columns = {
-        name: pl.col(plain[name]) if name in plain else pl.lit("")
+        name: _column(plain[name]) if name in plain else pl.lit(None, pl.String)
         for name in ("benchmark", "metric", *_NUMBERS)
     }
-    rows = cells.select(where=_row(where), model=model, **columns)
-    benchmarks = [name for name in rows["benchmark"].unique() if name == "" or wanted(name)]
-    rows = rows.filter(pl.col("benchmark").is_in(benchmarks))
+    rows = cells.select(where=_row(where), model=_column(model), **columns).with_columns(
+        pl.col("model", "benchmark", "metric").cast(pl.String)
+    )
+    benchmarks = [name for name in rows["benchmark"].unique() if name is None or wanted(name)]
+    rows = rows.filter(pl.col("benchmark").is_in(benchmarks, nulls_equal=True))
     _check(rows, pl.col("where"), ("model", "benchmark"), _NUMBERS)
     rows = rows.with_columns(
         kind=pl.lit("csv"),
-        metric=pl.when(pl.col("metric") == "").then(pl.lit(METRIC)).otherwise("metric"),
+        metric=pl.col("metric").fill_null(METRIC),
         **{name: _number(name) for name in _NUMBERS},
     )
     beyond = rows.filter(~pl.col("n").is_between(0, MAX_ITEMS - 1)).select("where", "n").rows()
@@ -94,7 +99,7 @@ def _wide(
         cells.select(
             row=pl.int_range(pl.len()),
             kind=pl.lit(kind),
-            model=model,
+            model=_column(model).cast(pl.String),
             benchmark=pl.lit(name),
             metric=pl.lit(METRIC),
             value=_number(name),
@@ -123,11 +128,13 @@ def _check(
     problems = cells.select(
         pl.concat_list(
             *(
-                pl.when(_column(name) == "").then(pl.format("{}: no {}", location, pl.lit(word)))
+                pl.when(_column(name).is_null()).then(
+                    pl.format("{}: no {}", location, pl.lit(word))
+                )
                 for word, name in zip(("model", "benchmark"), names, strict=False)
             ),
             *(
-                pl.when(_column(name) != "", _number(name).is_null()).then(
+                pl.when(_column(name).is_not_null(), _number(name).is_null()).then(
                     pl.format("{}, {}: '{}' is not a number", location, pl.lit(name), _column(name))
                 )
                 for name in numbers
@@ -147,32 +154,41 @@ def _column(name: str) -> pl.Expr:
 
 
 def _number(name: str) -> pl.Expr:
-    """A column of text as finite numbers; null where it is none."""
+    """A column as finite numbers; null where it is none."""
     value = _column(name).cast(pl.Float64, strict=False)
     return pl.when(value.is_finite()).then(value)
 
 
 def _text(data: bytes, where: str) -> pl.DataFrame:
-    """The cells of a csv or tsv file, as text without white space around it."""
-    delimiter = "\t" if PurePath(where).suffix.lower() == ".tsv" else ","
+    """The cells of a csv or tsv file: text without white space around it, null where none is left.
+    Rows without a cell are left out.
+    """
     try:
-        lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig")), delimiter=delimiter))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise _no_form(where, f"not readable as text ({error})") from None
-    header, *rows = [[cell.strip() for cell in line] for line in lines if any(line)] or [[]]
-    refuse(
-        [
-            f"{where}, row {index}: {len(row)} cells, the header has {len(header)}"
-            for index, row in enumerate(rows, start=1)
-            if len(row) != len(header)
-        ],
-        "Fields with commas need quotes.",
-    )
-    return _frame(header, rows, "row", where)
+        cells = pl.read_csv(
+            data.decode("utf-8-sig").lstrip("\r\n").encode(),
+            separator="\t" if PurePath(where).suffix.lower() == ".tsv" else ",",
+            has_header=False,  # Polars renames the second of two equal names
+            infer_schema=False,
+            raise_if_empty=False,
+        )
+    except (UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+        why = f"not readable as text ({first_line(error)}; fields with commas need quotes)"
+        raise _no_form(where, why) from None
+    cells = cells.with_columns(pl.all().str.strip_chars().replace("", None))
+    cells = cells.filter(pl.any_horizontal(pl.all().is_not_null()))
+    if cells.is_empty():
+        return pl.DataFrame()
+    names = [name or "" for name in cells.row(0)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    refuse([f"{where}: column {name!r} is there twice" for name in twice], "Leave one out.")
+    cells.columns = names
+    return cells.slice(1)
 
 
 def _parquet(data: bytes, where: str) -> pl.DataFrame:
-    """The cells of a parquet file as text."""
+    """The numbers and texts of a parquet file, without lists and structures. NaN is null: pandas
+    writes nothing so.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -183,28 +199,13 @@ def _parquet(data: bytes, where: str) -> pl.DataFrame:
                 raise ValueError(f"{size.num_rows} rows of {size.num_columns} columns")
             table = file.read()
         table.validate(full=True)
-        columns = [list(map(_cell, column.to_pylist())) for column in table.columns]
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # names may be no text
-        raise _no_form(where, f"not readable as parquet ({error})") from None
-    return _frame([name.strip() for name in table.column_names], columns, "col", where)
-
-
-def _cell(value: object) -> str:
-    """A value of a parquet file as text; "" for null, and for NaN: how pandas writes nothing."""
-    absent = value is None or (isinstance(value, float) and math.isnan(value))
-    return "" if absent else str(value).strip()
-
-
-def _frame(
-    names: Sequence[str],
-    cells: Sequence[Sequence[str]],
-    orient: Literal["row", "col"],
-    where: str,
-) -> pl.DataFrame:
-    """Cells as a table. InputError where two columns have one name."""
-    twice = sorted({name for name in names if names.count(name) > 1})
-    refuse([f"{where}: column {name!r} is there twice" for name in twice], "Leave one out.")
-    return pl.DataFrame(cells, schema=dict.fromkeys(names, pl.String), orient=orient)
+        cells = pl.DataFrame(table).drop(cs.nested())
+        return cells.with_columns(
+            cs.float().fill_nan(None),
+            (~cs.numeric()).cast(pl.String).str.strip_chars().replace("", None),
+        )
+    except (*_UNREADABLE, pa.ArrowException) as error:
+        raise _no_form(where, f"not readable as parquet ({first_line(error)})") from None
 
 
 def _no_form(where: str, why: str) -> InputError:

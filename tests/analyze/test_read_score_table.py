@@ -1,13 +1,16 @@
 """Tables of scores: the three forms, and every way in which a cell can be wrong."""
 
 import io
+import random
 from collections.abc import Callable
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lpp.analyze.scores.read_score_table import read_score_table
 from lpp.analyze.scores.scores import Added
 from lpp.store.errors import InputError
 
@@ -106,8 +109,8 @@ def test_only_some_columns(add_file: AddFile) -> None:
         ("model,BBH\na,1_0\n", "'1_0' is not a number"),
         ("model,BBH\n,40\n", "row 1: no model"),
         ("model,BBH,BBH\na,1,2\n", "column 'BBH' is there twice"),
-        ("model,BBH\na,1,2\n", "row 1: 3 cells, the header has 2"),
-        ("model,BBH,X\n\na,1,2\nb,3\n", r"m\.csv, row 2: 2 cells, the header has 3"),
+        ("model,BBH\na,1,2\n", "not readable as text"),
+        ("model,BBH,X\n\na,1,2\n  ,3\n", r"m\.csv, row 2: no model"),
         ("name,BBH\na,1\n", "its columns are name, BBH"),
         ("", "its columns are none"),
         ("model\na\n", "no column of it is a benchmark"),
@@ -128,6 +131,40 @@ def test_what_is_no_table_of_scores_is_refused(add_file: AddFile, text: str, mes
 def test_unreadable_bytes_are_refused(add_file: AddFile, data: bytes, name: str) -> None:
     with pytest.raises(InputError, match="not readable"):
         add_file(data, name)
+
+
+def test_a_short_row_lacks_its_last_scores(add_file: AddFile) -> None:
+    added = add_file(b"model,BBH,X\n\na,1,2\nb,3\n", "m.csv")
+    assert [row[:2] + row[3:4] for row in rows(added)] == [
+        ("a", "BBH", 1.0),
+        ("a", "X", 2.0),
+        ("b", "BBH", 3.0),
+    ]
+    assert added.missing == ["X of b (m.csv, row 2)"]
+
+
+def test_damaged_parquet_is_read_or_refused() -> None:
+    """Whatever byte is another, the process lives, and nothing but an InputError comes of it."""
+    whole, draws, refused = parquet({"model": ["a", "b"], "X": [1.5, 2.5]}), random.Random(1), 0
+    for _ in range(300):
+        data = bytearray(whole)
+        data[draws.randrange(len(data))] = draws.randrange(256)
+        try:
+            read_score_table(bytes(data), "m.parquet")
+        except InputError:
+            refused += 1
+    assert refused > 100
+
+
+def test_parquet_of_other_types(add_file: AddFile) -> None:
+    columns = {"model": [1, 2], "X": [Decimal("1.5"), None], "Y": [3, 4], "tags": [["a"], []]}
+    assert [row[:4] for row in rows(add_file(parquet(columns), "m.parquet"))] == [
+        ("1", "X", "score", 1.5),
+        ("1", "Y", "score", 3.0),
+        ("2", "Y", "score", 4.0),
+    ]
+    with pytest.raises(InputError, match=r"row 1, Z: 'true' is not a number"):
+        add_file(parquet({"model": ["a"], "Z": [True]}), "m.parquet")
 
 
 def test_five_problems_are_told_and_the_others_counted(add_file: AddFile) -> None:
