@@ -20,23 +20,16 @@ from benchmarks.synthetic import synthetic_run
 SITES: Final = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
 DIM: Final = 768
 ROWS: Final = 40_000
-LONG_DIM: Final = 128
-LONG_ROWS: Final = 2_100_000
-"""Eight spans of the one long site, and a rest."""
 REPEATS: Final = 3
 
 
-def measure(rows: int = ROWS, long_rows: int = LONG_ROWS) -> Iterator[Ratio]:
-    """Many sites, each a task; one long site, each span of which is one."""
+def measure(rows: int = ROWS) -> Iterator[Ratio]:
+    """Many sites, each a task."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with scratch() as folder:
         synthetic_run(folder / "sites", rows, DIM, sites=SITES, per_shard=200)
         yield _gain(
             folder / "sites", f"analysis of {len(SITES)} sites, {rows:,} rows of width {DIM}"
-        )
-        synthetic_run(folder / "long", long_rows, LONG_DIM, per_shard=2000)
-        yield _gain(
-            folder / "long", f"analysis of one site, {long_rows:,} rows of width {LONG_DIM}"
         )
 
 

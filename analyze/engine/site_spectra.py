@@ -80,12 +80,12 @@ def _solves(
     schedule = reader.run.plan.prefixes
     bands = bands_of(cells, schedule)
     spans = [_span(prompts, few, cells - few) for prompts in divided(((0, max(sizes)),), ends)]
-    if len(spans) > 1:  # those of the first span, so that all can be summed at once
+    if len(spans) > 1:  # every span has the shifts of the first, which needs no earlier sum
         shifts = band_shifts(reader, bands, ends[0])
         spans = [spans[0], *(replace(span, shifts=shifts) for span in spans[1:])]
     total: Sums = {}
     sinks = [values] if values else []
-    for part in workers.each(span_sums, spans, reader, bands, *sinks):
+    for part in span_sums(workers, spans, reader, bands, *sinks):
         for whole, rows in part.rows.items():
             reader.check(whole, len(rows))
             of_whole = {c: demands[c] for c in few if c.whole == whole and c in demands}
@@ -183,14 +183,12 @@ def _without_groups(
         for group in groups
     ]
     all_spans = [span for of_group in spans for span in of_group]
-    parts = workers.each(span_sums, all_spans, reader, [*sums])
-    whole = workers.share(sums)
+    parts = span_sums(workers, all_spans, reader, [*sums])
     for excluded, of_group in zip(groups, spans, strict=True):
         group = reduce(merged, (part.sums for part in islice(parts, len(of_group))))
-        shared = workers.share(group)
         cells = {cell: demand for cell, demand in demands.items() if cell.excluded == excluded}
         for of_first in _by(cells, lambda cell: cell.first_position).values():
-            yield _of_group, of_first, whole, reader.run.plan.prefixes, shared
+            yield _of_group, of_first, sums, reader.run.plan.prefixes, group
 
 
 def _of_group(

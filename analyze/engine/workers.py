@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -111,19 +111,6 @@ class Workers:
             under_way.append(self.submit(*call))
         while under_way:
             yield self.result(under_way.popleft())
-
-    def each(
-        self, call: Callable[..., Iterator[Result]], items: Sequence[Item], *shared: Any
-    ) -> Iterator[Result]:
-        """`call(workers, items, *shared)`, which yields the results of each item in order.
-
-        Of a cluster, every machine takes one item at a time, so results must not depend on others.
-        """
-        return call(self, items, *shared)
-
-    def share(self, value: Item) -> Item:
-        """`value` as an argument of several calls `in_order`."""
-        return value
 
     def map(
         self, call: Callable[[Item], Result], items: Iterable[Item], at_once: int

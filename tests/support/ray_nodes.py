@@ -3,10 +3,10 @@
 This is a separate program, so that nothing of Ray's stays in the process of the tests. The driver
 is on the first node; the second is killed by SIGKILL once it holds or does part of the work.
 
-    python ray_nodes.py analysis FOLDER [SPANS]
+    python ray_nodes.py analysis FOLDER
     python ray_nodes.py capture FOLDER MODEL [PROMPTS]
 
-    python ray_nodes.py analysis-worker FOLDER TITLE    # kills a process that runs such a task
+    python ray_nodes.py analysis-worker FOLDER    # kills a process that runs a task
     python ray_nodes.py capture-worker FOLDER MODEL
 
     python ray_nodes.py drift FOLDER    # kills no node
@@ -30,6 +30,9 @@ from stored import stored_objects
 
 HANGS_SECONDS = 400
 """Then the stacks are printed, and this program ends."""
+
+SITE = "ray::site_estimates"
+"""Title of a process that runs the task of a site."""
 
 
 @contextlib.contextmanager
@@ -64,30 +67,19 @@ def short_spans() -> None:
     accumulate.SPAN_CHUNKS = 16
 
 
-def lasting_spans() -> None:
-    """Short spans, and tasks that last: on a fast node they were through before the other began.
-    And what hands out tasks may hold no processor that they need.
-    """
+def lasting_sites() -> None:
+    """Short spans, and tasks that last: on a fast node they were through before the other began."""
     from lpp.analyze.engine import ray_executor
 
     short_spans()
-    results, site = ray_executor._results, ray_executor._site
+    alone = ray_executor._alone
 
-    @functools.wraps(results)
+    @functools.wraps(alone)
     def lasting(*words: Any) -> Any:
-        time.sleep(0.3)
-        return results(*words)
+        time.sleep(5)
+        return alone(*words)
 
-    @functools.wraps(site)
-    def handing_out(spans: int, *words: Any) -> Any:
-        import ray
-
-        held = ray.get_runtime_context().get_assigned_resources().get("CPU", 0)
-        assert held == (spans == 1), f"{spans} spans, and {held} processors are held"
-        return site(spans, *words)
-
-    ray_executor._results = lasting  # type: ignore[assignment]  # of any arguments
-    ray_executor._site = handing_out  # type: ignore[assignment]  # of any arguments
+    ray_executor._alone = lasting
 
 
 def warmed(ray: Any) -> None:
@@ -116,7 +108,7 @@ def connected(address: str) -> Iterator[Any]:
         log_to_driver=False,
         runtime_env={
             "env_vars": dict.fromkeys(THREADS, "1"),
-            "worker_process_setup_hook": lasting_spans,
+            "worker_process_setup_hook": lasting_sites,
         },
     )
     try:
@@ -170,10 +162,8 @@ def killing(title: str, when: Callable[[], bool]) -> Iterator[list[int]]:
         yield killed
 
 
-def analysis_worker(folder: Path, title: str) -> dict[str, Any]:
-    """The tables of a store by one process, and by a cluster that loses a process in the task of
-    this title.
-    """
+def analysis_worker(folder: Path) -> dict[str, Any]:
+    """The tables of a store by one process, and by a cluster that loses a process in a task."""
     from polars.testing import assert_frame_equal
 
     from benchmarks.synthetic import synthetic_run
@@ -186,7 +176,7 @@ def analysis_worker(folder: Path, title: str) -> dict[str, Any]:
     asked = ProfileSettings(prompts=[rows // 300, rows // 100])
     alone = analyze(root, asked)
     shutil.rmtree(root / "analysis")
-    with connected("local") as ray, killing(title, lambda: True) as killed:
+    with connected("local") as ray, killing(SITE, lambda: True) as killed:
         whole = analyze(root, asked, executor=RayExecutor(lambda: ray))
     for name in ("spectra", "entropy", "metrics"):
         assert_frame_equal(getattr(whole, name), getattr(alone, name), check_exact=True)
@@ -215,7 +205,7 @@ def capture_worker(folder: Path, model: str) -> dict[str, Any]:
     }
 
 
-def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
+def analysis(folder: Path) -> dict[str, Any]:
     """The tables of a store by one process, and by two nodes of which one is lost, compared bit by
     bit.
     """
@@ -226,12 +216,12 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
     from lpp.analyze.engine.ray_executor import RayExecutor
 
     short_spans()
-    rows, root = spans * 16 * 1024 + 5000, folder / "store"
+    rows, root = 12 * 16 * 1024 + 5000, folder / "store"
     synthetic_run(root, rows, 64, sites=("block.1", "final"), per_shard=100)
     asked = ProfileSettings(prompts=[rows // 300, rows // 100])
     alone = analyze(root, asked)
     shutil.rmtree(root / "analysis")
-    told: dict[str, Any] = {"killed": 0, "spans": spans}
+    told: dict[str, Any] = {"killed": 0}
 
     with two_nodes() as (address, second, kill), connected(address) as ray:
         raylet = second.all_processes["raylet"][0].process.pid
@@ -245,7 +235,7 @@ def analysis(folder: Path, spans: int = 12) -> dict[str, Any]:
             told["killed"] = process
             return True
 
-        with running("ray::_results", lose):
+        with running(SITE, lose):
             whole = analyze(root, asked, executor=RayExecutor(lambda: ray))
         until = time.monotonic() + 60
         while (alive := sum(node["Alive"] for node in ray.nodes())) > 1:
@@ -398,11 +388,11 @@ def main(job: str, folder: str, *rest: str) -> None:
     """Print the result as JSON; an error gives a traceback and an exit code."""
     faulthandler.dump_traceback_later(HANGS_SECONDS, exit=True)
     if job == "analysis":
-        told = analysis(Path(folder), *map(int, rest))
+        told = analysis(Path(folder))
     elif job == "drift":
         told = drift(Path(folder))
     elif job == "analysis-worker":
-        told = analysis_worker(Path(folder), rest[0])
+        told = analysis_worker(Path(folder))
     elif job == "capture-worker":
         told = capture_worker(Path(folder), rest[0])
     else:
