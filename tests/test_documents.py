@@ -205,7 +205,7 @@ def test_a_paper_of_arxiv_is_a_link(reference: ModuleType, source: str, linked: 
 def test_a_table_that_differs_from_the_code_is_made_again(reference: ModuleType) -> None:
     text = "# Page\n<!-- table: flags -->\nold\n<!-- end -->\nwords\n"
     again = reference.with_tables(text)
-    assert again.startswith("# Page\n<!-- table: flags -->\n| flag | warning |\n")
+    assert again.startswith("# Page\n<!-- table: flags -->\n| flag | of | warning |\n")
     assert again.endswith(" |\n<!-- end -->\nwords\n")
 
 

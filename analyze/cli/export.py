@@ -80,7 +80,7 @@ def export(
     \b
         lpp-analyze export ./lpp --targets topk --k 64 -o targets.parquet
         lpp-analyze export ./lpp base --targets sampled --samples 32 -o s.parquet
-        lpp-analyze export ./lpp base --to parquet --sites block.15,final -o ./rows
+        lpp-analyze export ./lpp base --to parquet --sites block.15,final -o rows
         lpp-analyze export ./lpp base --to speculators --only-prompts -o ./data
     """
     from lpp.analyze.runs.named import run_named

@@ -327,6 +327,9 @@ def test_nothing_is_kept_of_a_damaged_file_or_of_none(store: Path) -> None:
     with connect(store) as connection:
         assert connection.execute("SELECT run FROM runs").fetchall() == [("new",)]
         assert connection.execute("SELECT count(*) FROM spectra").fetchall() == [(0,)]
+    (aside,) = store.glob("*set-aside*")
+    assert aside.read_bytes() == b"garbage" * 999
+    aside.unlink()
     (store / DATABASE).unlink()
     build(store, {}, keep=TABLES)
     assert names(store) == ["lpp.json", DATABASE]
