@@ -148,7 +148,7 @@ def answers(root: Path, scores: Path, *, write: bool = True) -> dict[str, str]:
         "diff": drift(root),
         "verify": run("lpp-analyze", "verify", "--", root),
         "tokens": run("lpp-sql", "--format=csv", "--", root, TOKENS),
-        "saved": run("lpp-sql", "--format=csv", "--run=hourglass", "--", root),
+        "saved": run("lpp-sql", "--format=csv", "--run=entropy", "--", root),
         "repair": run("lpp-capture", "repair", "--dry-run", "--", root),
     }
     run("lpp-analyze", "benchmarks", "add", "--", root, scores)

@@ -38,7 +38,10 @@ FAMILIES: Final = ("", "zscore_", "robust_")
 RANKS: Final = tuple(
     f"{family}{rank}" for family in FAMILIES for rank in ("participation_ratio", "effective_rank")
 )
-"""Ranks of every layer, in dimensions; each has an hourglass score."""
+"""Ranks of every layer, in dimensions."""
+
+SCORED: Final = "zscore_effective_rank"
+"""The rank of the hourglass score: a collapse leaves nothing of the plain ranks to see."""
 
 SURE: Final = tuple(name for name in RANKS if not METRICS[name].no_error)
 """Ranks for which the jackknife gives an error."""
@@ -46,7 +49,7 @@ SURE: Final = tuple(name for name in RANKS if not METRICS[name].no_error)
 _NUMBERS: Final = (*RANKS, "top_share")
 
 SETTING: Final = ("run", "context", "n_prompts", "first_position")
-"""Layers with equal values of these columns form a curve, with one score per rank."""
+"""Layers with equal values of these columns form a curve, which has one score."""
 
 
 def _columns(rank: str) -> tuple[Column, ...]:
@@ -95,7 +98,7 @@ HOURGLASS: Final = Table(
     ),
     merging=Merging(covers=("n_layers", "n_collapsed", "n_missing")),
 )
-"""One row per curve and rank."""
+"""One row per curve."""
 
 _SCHEMA: Final = frame_schema(LAYERS.columns)
 
@@ -107,7 +110,7 @@ class Layers:
     layers: pl.DataFrame
     """One row per run, setting and site, in depth order, as in the `layers` table."""
     scores: pl.DataFrame
-    """One row per run, setting and rank, as in the `hourglass` table."""
+    """One row per run and setting, as in the `hourglass` table."""
     left_out: tuple[str, ...]
     """A line, with the reason, for each run that has less than what was requested."""
     names: Mapping[str, str]
@@ -235,24 +238,22 @@ def _with_flags(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _scores(frame: pl.DataFrame, blocks: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     for key, rows in frame.group_by(SETTING, maintain_order=True):
-        for metric in RANKS:
-            score = hourglass(_paper_layers(rows, metric), blocks[str(key[0])])
-            yield {
-                **dict(zip(SETTING, key, strict=True)),
-                "metric": metric,
-                "n_quarantined": rows.item(0, "n_quarantined"),
-                **asdict(score),
-                "flags": rows["flags"].explode().drop_nulls().unique().sort().to_list(),
-            }
+        yield {
+            **dict(zip(SETTING, key, strict=True)),
+            "metric": SCORED,
+            "n_quarantined": rows.item(0, "n_quarantined"),
+            **asdict(hourglass(_paper_layers(rows), blocks[str(key[0])])),
+            "flags": rows["flags"].explode().drop_nulls().unique().sort().to_list(),
+        }
 
 
-def _paper_layers(rows: pl.DataFrame, metric: str) -> list[Layer]:
+def _paper_layers(rows: pl.DataFrame) -> list[Layer]:
     """Layers 1 to B of one run; `final`, if captured, replaces the last block.
 
     A layer counts as collapsed if the participation ratio of the same matrix is.
     """
-    marks = flags_of(rows.select(ratio=METRICS[metric].ratio))
-    layers = rows.select("depth", metric, collapsed=marks.list.contains("collapsed"))
+    marks = flags_of(rows.select(ratio=METRICS[SCORED].ratio))
+    layers = rows.select("depth", SCORED, collapsed=marks.list.contains("collapsed"))
     # `final` has the depth of block.B and comes after it
     return list({row[0]: Layer(*row) for row in layers.iter_rows() if row[0] > 0}.values())
 

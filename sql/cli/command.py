@@ -124,7 +124,7 @@ def main(
 
     \b
         lpp-sql ./lpp --list
-        lpp-sql ./lpp --run hourglass
+        lpp-sql ./lpp --run differences
         lpp-sql ./lpp "SELECT * FROM profiles ORDER BY entropy_floor"
         lpp-sql ./lpp "SELECT * FROM spectra" -o spectra.parquet
         lpp-sql ./lpp "SELECT avg(entropy) FROM token_stats" --format json

@@ -44,8 +44,8 @@ class Query:
 def saved_queries() -> Mapping[str, Query]:
     """Every saved query by its name, in alphabetical order.
 
-    >>> saved_queries()["hourglass"].title
-    'Where in depth is each model narrow?'
+    >>> saved_queries()["differences"].title
+    'Is the difference between two models larger than its error?'
     """
     from importlib import resources  # not at the top: what starts `lpp-sql` stays small
 

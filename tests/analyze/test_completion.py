@@ -30,5 +30,5 @@ def test_names_of_the_store_are_offered(make_run: MakeRun) -> None:
     sites = offered(lpp_analyze, ["layers", store, "--site"], "final,b")
     assert sorted(sites) == ["final,block.1", "final,block.2"]
     assert offered(lpp_analyze, ["profile", store, "--metrics"], "rankm") == ["rankme"]
-    assert offered(lpp_sql, [store, "--run"], "hour") == ["hourglass"]
+    assert offered(lpp_sql, [store, "--run"], "diff") == ["differences"]
     assert offered(lpp_analyze, ["profile", store + "-none", "--run"], "") == []

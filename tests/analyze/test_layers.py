@@ -22,7 +22,7 @@ from lpp.analyze import (
 )
 from lpp.analyze.cli.command import main
 from lpp.analyze.pages.words import signed
-from lpp.analyze.studies.layers import RANKS, SURE, layers, without_sinks
+from lpp.analyze.studies.layers import SURE, layers, without_sinks
 from lpp.analyze.studies.pages.layers_page import layers_page
 
 SITES = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
@@ -75,28 +75,15 @@ def test_depth_is_relative_to_the_model(make_run: MakeRun) -> None:
     assert found["relative_depth"].to_list() == pytest.approx([0, *(k / 6 for k in range(1, 7)), 1])
 
 
-def test_score_leaves_out_what_collapsed(deep: Made) -> None:
+def test_the_score_sees_past_a_collapse(deep: Made) -> None:
     found = layers(deep.root)
     flagged = {row["site"]: row["flags"] for row in found.layers.iter_rows(named=True)}
     assert [site for site, flags in flagged.items() if "collapsed" in flags] == [
         "block.3",
         "block.4",
     ]
-    scores = {row["metric"]: row for row in found.scores.iter_rows(named=True)}
-    assert set(scores) == set(RANKS)
-    for metric in ("participation_ratio", "effective_rank"):
-        row = scores[metric]
-        assert (row["score"], row["middle"], row["n_layers"], row["n_collapsed"]) == (
-            None,
-            None,
-            4,
-            2,
-        )
-        assert (
-            row["reason"] == "0 of 2 layers of the middle third can be used: at least 2 are needed"
-        )
+    (row,) = found.scores.iter_rows(named=True)
     # of z-scored columns no layer is collapsed, and every layer is as wide as any other
-    row = scores["zscore_participation_ratio"]
     assert (row["n_layers"], row["n_collapsed"], row["reason"]) == (6, 0, None)
     assert abs(row["score"]) < 0.05
 
@@ -104,16 +91,14 @@ def test_score_leaves_out_what_collapsed(deep: Made) -> None:
 def test_score_is_made_of_the_papers_layers(make_run: MakeRun) -> None:
     made = make_run([20] * 8, sites=SITES)
     found = layers(made.root)
-    rank = {row["site"]: row["effective_rank"] for row in found.layers.iter_rows(named=True)}
-    (row,) = found.scores.filter(metric="effective_rank").iter_rows(named=True)
+    rank = {row["site"]: row["zscore_effective_rank"] for row in found.layers.iter_rows(named=True)}
+    (row,) = found.scores.iter_rows(named=True)
     assert row["n_layers"] == 6
     assert row["first"] == pytest.approx(np.sqrt(rank["block.1"] * rank["block.2"]))
     assert row["last"] == pytest.approx(np.sqrt(rank["block.5"] * rank["final"]))
     end = min(row["first"], row["last"])
     assert row["score"] == pytest.approx((end - row["middle"]) / (end + row["middle"]))
-    some = layers(made.root, LayersSettings(sites=["block.*"])).scores.filter(
-        metric="effective_rank"
-    )
+    some = layers(made.root, LayersSettings(sites=["block.*"])).scores
     assert some.item(0, "last") == pytest.approx(np.sqrt(rank["block.5"] * rank["block.6"]))
 
 
@@ -130,7 +115,7 @@ def test_rows_that_are_not_finite_are_flagged_and_left_out(make_run: MakeRun) ->
     found = layers(made.root)
     assert {tuple(flags) for flags in found.layers["flags"]} == {("not_finite",)}
     assert set(found.scores["n_missing"]) == {6}
-    assert found.scores["score"].null_count() == len(RANKS)
+    assert found.scores["score"].null_count() == 1
     assert run("layers", made.root).exit_code == 0
 
 
@@ -177,8 +162,7 @@ def test_tables_join_the_database_and_lose_no_other(deep: Made) -> None:
             "'collapsed') ORDER BY depth"
         ).fetchall()
         assert [site for site, _ in found] == ["block.3", "block.4"]
-        counts = "SELECT (SELECT count(*) FROM hourglass), (SELECT count(*) FROM sensitivity)"
-        assert connection.execute(counts).fetchall() == [(len(RANKS), 6 * 4)]
+        assert connection.execute("SELECT count(*) FROM hourglass").fetchall() == [(1,)]
 
 
 def test_csv_and_json_hold_the_same_rows(deep: Made) -> None:
@@ -189,7 +173,7 @@ def test_csv_and_json_hold_the_same_rows(deep: Made) -> None:
         assert list(line) == list(one)
         assert float(line["effective_rank"]) == one["effective_rank"]
         assert line["flags"].split() == one["flags"]
-    assert len(document["hourglass"]) == len(RANKS)
+    assert len(document["hourglass"]) == 1
 
 
 @pytest.mark.slow
@@ -255,7 +239,7 @@ def test_a_run_with_sinks_leads_with_the_curve_without_them(make_run: MakeRun) -
     assert set(found.layers["first_position"]) == {0, 2}
     assert set(without_sinks(found.layers)["first_position"]) == {2}
     opening = layers_page("lpp", found, found.names).opening
-    (score,) = found.scores.filter(first_position=2, metric="zscore_effective_rank")["score"]
+    (score,) = found.scores.filter(first_position=2)["score"]
     assert opening.rows[0][-1].text == signed(score)
     assert "from position 2 on" in str(opening.sentence)
     clean = found.layers.with_columns(flags=pl.lit([], pl.List(pl.String)))

@@ -99,11 +99,11 @@ def test_list_fits_and_names_every_query(lpp_sql: Run) -> None:
 
 def test_a_reader_gets_title_answer_and_reading(documented_store: Path, lpp_sql: Run) -> None:
     environment = {**os.environ, "COLUMNS": "80"}
-    done = lpp_sql(documented_store, "--run", "hourglass", env=environment)
-    query = saved_query("hourglass")
+    done = lpp_sql(documented_store, "--run", "profiles", env=environment)
+    query = saved_query("profiles")
     lines = done.stdout.decode().splitlines()
     assert lines[0] == query.title
-    assert "score" in done.stdout.decode()
+    assert "entropy_floor" in done.stdout.decode()
     assert " ".join(" ".join(lines).split()).endswith(
         query.reading.replace("STORE", str(documented_store))
     )
@@ -127,10 +127,10 @@ def test_show_prints_what_runs(documented_store: Path, lpp_sql: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--run", "hourglas"), "'hourglas'. Did you mean hourglass?"),
+        (("--run", "difference"), "'difference'. Did you mean differences?"),
         (("--run", "Profile"), "Did you mean profiles or probes?"),
         (("--run", "zzz"), "'zzz'. All of them: lpp-sql --list"),
-        (("--show", "hourglas"), "Did you mean hourglass?"),
+        (("--show", "difference"), "Did you mean differences?"),
         (("SELECT 1", "--run", "flags"), "SQL or --run NAME, not both"),
         ((), "No SQL to run"),
     ],

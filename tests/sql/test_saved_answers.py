@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from saved_answers import answer, digits
 
-from lpp.analyze.numerics.hourglass import Layer, hourglass
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.scores.correlations import MEANING as OF_CORRELATIONS
 from lpp.sql import arrow_schema, build, connect
@@ -122,69 +121,6 @@ def test_differences_by_hand(make: Make, empty_store: Path) -> None:
     apart = [(row["run_a"], row["run_b"], row["metric"]) for row in of_names]
     assert apart == [("a", "d", "effective_rank"), ("b", "d", "effective_rank")]
     assert other["flags"] == [FLAG, "normaliser", "template"]
-
-
-def test_hourglass_by_hand(make: Make, empty_store: Path) -> None:
-    blocks = [(f"block.{k}", k, rank) for k, rank in enumerate((20, 20, 5, 20, 40, 7), start=1)]
-    spectra: list[Row] = [
-        {
-            "site": site,
-            "depth": depth,
-            "first_position": 0,
-            "participation_ratio": rank,
-            "effective_rank": rank,
-        }
-        for site, depth, rank in (("embed", 0, 500), *blocks, ("final", 6, 40))
-    ]
-    spectra.append({**spectra[3], "prefix": 50, "effective_rank": 900})  # a shorter prefix
-    common = {"run": "r", "context": 100, "prefix": 100, "n_prompts": 3}
-    make(runs=[{"run": "r", "n_blocks": 6}], spectra=[{**common, **row} for row in spectra])
-    rank, ratio = answer(empty_store, "hourglass")
-    assert (rank["metric"], ratio["metric"]) == ("effective_rank", "participation_ratio")
-    for row in (rank, ratio):
-        assert (row["first"], row["middle"], row["last"]) == (20, 10, 40)  # final, not block.6
-        assert row["score"] == digits((20 - 10) / (20 + 10))
-        assert (row["layers"], row["collapsed"]) == (6, 0)
-
-
-def test_hourglass_leaves_out_collapsed_layers(make: Make, empty_store: Path) -> None:
-    common = {"run": "r", "context": 100, "prefix": 100, "n_prompts": 3, "first_position": 0}
-    ratios = (4, 9, 1.01, 6, 5, None)
-    spectra = [
-        {
-            **common,
-            "site": f"block.{depth}",
-            "depth": depth,
-            "participation_ratio": ratio,
-            "effective_rank": 8,
-        }
-        for depth, ratio in enumerate(ratios, start=1)
-    ]
-    make(runs=[{"run": "r", "n_blocks": 6}], spectra=spectra)
-    rank, ratio = answer(empty_store, "hourglass")
-    assert (rank["layers"], ratio["layers"]) == (5, 4)
-    assert rank["collapsed"] == ratio["collapsed"] == 1
-    assert rank["score"] is None  # one layer is left in the middle third
-    assert (ratio["first"], ratio["middle"], ratio["last"]) == (6, 6, 5)
-
-
-def test_hourglass_is_that_of_the_layers(documented_store: Path) -> None:
-    with connect(documented_store) as connection:
-        frame = connection.sql("FROM spectra WHERE prefix = context AND depth > 0")
-        spectra = pl.DataFrame(frame.to_arrow_table())
-    found = answer(documented_store, "hourglass")
-    assert len(found) == 6
-    for row in found:
-        one_each = spectra.filter(pl.col("site") != "block.30", run=row["run"])
-        layers = [
-            Layer(site["depth"], site[row["metric"]], site["participation_ratio"] <= 1.01)
-            for site in one_each.iter_rows(named=True)
-        ]
-        expected = hourglass(layers, 30)
-        assert len(layers) == 11  # ten blocks and `final`
-        assert row["score"] == digits(expected.score)
-        assert row["middle"] == digits(expected.middle)
-        assert (row["layers"], row["collapsed"]) == (expected.n_layers, expected.n_collapsed)
 
 
 def test_entropy_has_each_prefix_once(make: Make, empty_store: Path) -> None:

@@ -70,7 +70,7 @@ def database(
         found["profiles"].append(found["site_profiles"][-1])
         found["jackknife"] += jackknife_rows(found["profiles"][-1], place)
         found["entropy"] += [entropy_row(key, place, prefix, context) for prefix in lengths]
-        found["hourglass"] += [hourglass_row(key, metric, place) for metric in RANKS]
+        found["hourglass"].append(hourglass_row(key, place))
         found["benchmarks"].append(benchmark_row(key["run"], model, place))
         ends = {"value": 1.5 + place, "ci_low": 1.25 + place, "ci_high": 1.75 + place}
         metric = {"metric": "outlier_severity", "unit": "1", "flags": list(flags)}
@@ -199,10 +199,11 @@ def entropy_row(key: Row, place: int, prefix: int, context: int) -> Row:
     }
 
 
-def hourglass_row(key: Row, metric: str, place: int) -> Row:
+def hourglass_row(key: Row, place: int) -> Row:
     """A row of `hourglass`."""
     ends = {"first": 20.0 + place, "middle": 10.0, "last": 22.0 + place}
     counts = {"n_layers": 5, "n_collapsed": 1, "n_missing": 0}
+    metric = "zscore_effective_rank"
     return {**key, "metric": metric, "score": 0.33 + place / 100, **ends, **counts}
 
 

@@ -14,11 +14,17 @@ from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawin
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, number, series, signed
 from lpp.analyze.quantities.flags import MEANING
-from lpp.analyze.studies.layers import RANKS, SETTING, Layers, after_sinks, without_sinks
+from lpp.analyze.studies.layers import (
+    RANKS,
+    SCORED,
+    SETTING,
+    Layers,
+    after_sinks,
+    without_sinks,
+)
 from lpp.analyze.studies.pages.profile_summary import FEW, flag_warnings
 
-_LEADING: Final = "zscore_effective_rank"
-"""The rank of the conclusion: a collapse leaves nothing of the plain ranks to see."""
+_SHORT: Final = METRICS[SCORED].short
 
 _THIRDS: Final = ("first", "middle", "last")
 
@@ -27,7 +33,9 @@ _LABELS: Final = {
     **{"top_share": "top", "first_position": "from", "n_prompts": "prompts"},
 }
 
-_LEAD: Final = "Hourglass: above 0 if both ends use more dimensions than the middle third."
+_LEAD: Final = (
+    f"Hourglass of {_SHORT}: above 0 if both ends use more dimensions than the middle third."
+)
 
 _MORE: Final = (
     "top: share of the first eigenvalue. zPR, zER: of z-scored columns; rPR, rER: the five columns "
@@ -48,7 +56,7 @@ def layers_page(url: str, answer: Layers, names: Mapping[str, str]) -> Page:
         sections=(
             Section(
                 "depth",
-                "Hourglass score of each rank",
+                "Hourglass score",
                 _LEAD,
                 tuple(_charts(answer, curves, runs)),
                 tables,
@@ -59,10 +67,7 @@ def layers_page(url: str, answer: Layers, names: Mapping[str, str]) -> Page:
         ),
         meanings=MEANING,
         runs=runs,
-        next=(
-            f"lpp-sql {shlex.quote(url)} "
-            '"SELECT run, first_position, metric, score FROM hourglass"',
-        ),
+        next=(f'lpp-sql {shlex.quote(url)} "SELECT run, first_position, score FROM hourglass"',),
         document={
             "layers": with_names(answer.layers, names).to_dicts(),
             "hourglass": with_names(answer.scores, names).to_dicts(),
@@ -77,15 +82,13 @@ def _opening(answer: Layers, order: Sequence[str]) -> Opening:
     """Which curves are narrow in the middle, and the thirds of each run's first curve; where a run
     has attention sinks, of the curve without them.
     """
-    short = METRICS[_LEADING].short
     curves = without_sinks(answer.layers).select(SETTING).unique()
-    known = answer.scores.filter(pl.col("score").is_not_null(), metric=_LEADING).join(
-        curves, on=SETTING, how="semi", maintain_order="left"
-    )
+    known = answer.scores.join(curves, on=SETTING, how="semi", maintain_order="left")
+    known = known.filter(pl.col("score").is_not_null())
     sides = [known.filter(pl.col("score") > 0), known.filter(pl.col("score") <= 0)]
     narrow, others = map(_curves, sides)
     verb = ["is" if len(side) == 1 else "are" for side in sides]
-    than = f" narrower in the middle third than at both ends, by {short}"
+    than = f" narrower in the middle third than at both ends, by {_SHORT}"
     parts: Sentence = (*narrow, f" {verb[0]}{than}") if narrow else ()
     if others and narrow:
         parts += ("; ", *others, f" {verb[1]} not")
@@ -94,10 +97,10 @@ def _opening(answer: Layers, order: Sequence[str]) -> Opening:
     firsts = known.unique("run", keep="first", maintain_order=True).head(FEW)
     settings = [_where(row) for row in firsts.iter_rows(named=True)]
     return Opening(
-        (*parts, ".") if parts else (f"No model has an hourglass score of {short}.",),
-        f"{short} of each third, and the hourglass score"
+        (*parts, ".") if parts else (f"No model has an hourglass score of {_SHORT}.",),
+        f"{_SHORT} of each third, and the hourglass score"
         + "".join(f"{where}" for where in dict.fromkeys(settings) if len({*settings}) == 1),
-        (("run", ""), *((f"{third} third", short) for third in _THIRDS), ("hourglass", short)),
+        (("run", ""), *((f"{third} third", _SHORT) for third in _THIRDS), ("hourglass", _SHORT)),
         tuple(
             (
                 Figure(run=row["run"]),
@@ -126,11 +129,10 @@ def _curves(scores: pl.DataFrame) -> Sentence:
 
 def _unscored(answer: Layers) -> Iterator[Sentence]:
     """A sentence on each curve without a score."""
-    short = METRICS[_LEADING].short
-    missing = answer.scores.filter(pl.col("score").is_null(), metric=_LEADING)
+    missing = answer.scores.filter(pl.col("score").is_null())
     for row in missing.iter_rows(named=True):
         where = _where(row)
-        yield Run(row["run"]), f"{where} has no hourglass score of {short}: {row['reason']}."
+        yield Run(row["run"]), f"{where} has no hourglass score of {_SHORT}: {row['reason']}."
 
 
 def _where(row: Mapping[str, Any]) -> str:
@@ -139,16 +141,16 @@ def _where(row: Mapping[str, Any]) -> str:
 
 
 def _scores(answer: Layers) -> Table:
-    """A row for each curve, the hourglass score of each rank beside the others."""
-    scores = answer.scores.pivot("metric", index=SETTING, values="score", maintain_order=True)
+    """A row for each curve."""
+    scores = answer.scores.select(*SETTING, "score")
     varying = [name for name in SETTING[1:] if scores[name].n_unique() > 1]
     return table_of(
         "hourglass",
-        "Hourglass score of each rank",
+        "Hourglass score",
         scores,
         {},
-        first=["run", *varying, *RANKS],
-        styles=dict.fromkeys(RANKS, "signed"),
+        first=["run", *varying, "score"],
+        styles={"score": "signed"},
         labels=_LABELS,
         key=SETTING,
         code="layers(STORE, settings).scores",
