@@ -13,6 +13,7 @@ from lpp.store.objects.place import Place, Url
 from lpp.store.objects.protocol import Objects
 from lpp.store.root import find_if_any, find_store, make_store
 from lpp.store.runs.read import Run
+from lpp.store.runs.shards import is_run
 
 LOST: Final = (
     f"its record, {COMMIT_KEY}, is lost; the command that captured it writes the record again and "
@@ -39,14 +40,11 @@ class Store:
     def runs(self) -> Mapping[str, Run]:
         """Committed runs by id, sorted, as they were at the first access.
 
-        A directory without a COMMIT record is no run.
+        A directory without a COMMIT record is no run. One that is closed to this user is a run:
+        reading it raises PermissionError, which names it.
         """
-        names = [
-            entry.name
-            for entry in self.objects.entries(RUNS_KEY)
-            if not entry.name.startswith(".")
-            and self.objects.exists(f"{RUNS_KEY}/{entry.name}/{COMMIT_KEY}")
-        ]
+        names = [entry.name for entry in self.objects.entries(RUNS_KEY)]
+        names = [name for name in names if not name.startswith(".") and is_run(self.objects, name)]
         return {name: Run(self.path / RUNS_KEY / name) for name in names}
 
     def lost(self, known: Collection[str] | None = None) -> list[Run]:

@@ -103,7 +103,8 @@ def verify(*, store: str) -> int:
             bar.advance()
             name = names.get(run.id, run.id)
             bar.note(f"{name} {'has problems' if run_problems else 'is as it was committed'}")
-            with contextlib.suppress(FormatError):  # of damage, which was told above
+            # of damage, and of what this user may not read, which the lines above say
+            with contextlib.suppress(FormatError, PermissionError):
                 check = check_logits(run)
                 for problem in logits_problems(run, check):
                     click.echo(str(problem))

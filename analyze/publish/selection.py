@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from lpp.analyze.questions import PublishSettings
 from lpp.sql.database.captured import prompts_frame, run_row
+from lpp.sql.database.catalogue import refuse_outdated
 from lpp.sql.database.connect import reading, recorded_in
+from lpp.sql.place import store_root
 from lpp.sql.schema import TABLES
 from lpp.sql.schema.columns import RUN_COLUMNS
 from lpp.sql.schema.ddl import identifier, literal
@@ -102,9 +104,11 @@ def read_tables(url: str, chosen: Selection, copies: Sequence[Run]) -> "dict[str
     """The rows of the chosen tables, with the ids that runs have in the publication.
 
     copies: the published runs; empty without texts. Raises InputError(NOT_FOUND) if nothing was
-    profiled, FormatError for a damaged database.
+    profiled, or another release made a chosen table, FormatError for a damaged database.
     """
     import pyarrow as pa
+
+    refuse_outdated(store_root(url), chosen.tables, whole=True)
 
     with reading(url) as connection:
         tables = {

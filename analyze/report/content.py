@@ -226,7 +226,10 @@ def report(
                     for gap in (*depth_gaps(answers, source), *drift_gaps(answers, source))
                 ),
             ],
-            output=output,
+            options=[
+                *([] if against is None else ["--against", against]),
+                *([] if output is None else ["-o", str(output)]),
+            ],
         ),
     )
 

@@ -4,7 +4,6 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from lpp.analyze.pages.page import Advice, NotComputed
@@ -41,12 +40,12 @@ def not_computed(
     answers: Answers,
     *,
     others: Iterable[Remedy] = (),
-    output: Path | None = None,
+    options: Sequence[str] = (),
 ) -> NotComputed | None:
     """The box for the `missing` answers and `others`; None where nothing is missing.
 
-    A command that has run is not suggested again: it would add nothing. output: file of the report,
-    which the commands write again.
+    A command that has run is not suggested again: it would add nothing. options: words after STORE
+    of the command that writes the report again.
     """
     empty: list[tuple[str, str]] = []
     remedies: list[Remedy] = []
@@ -63,7 +62,9 @@ def not_computed(
     if not (empty or remedies):
         return None
     ready, with_files = _parted(remedies)
-    return NotComputed(_advice(ready, url, output), _advice(with_files, url, output), tuple(empty))
+    return NotComputed(
+        _advice(ready, url, options), _advice(with_files, url, options), tuple(empty)
+    )
 
 
 def has_run(query: Query, answers: Answers) -> bool:
@@ -91,13 +92,11 @@ def _needs(command: str) -> bool:
     return any(_PLACEHOLDER.fullmatch(word) for word in shlex.split(command))
 
 
-def _advice(remedies: Sequence[Remedy], url: str, output: Path | None) -> Advice | None:
+def _advice(remedies: Sequence[Remedy], url: str, options: Sequence[str]) -> Advice | None:
     """`remedies` as one command line that ends with the report; None without any."""
     if not remedies:
         return None
-    again = "lpp-analyze report STORE" + (
-        "" if output is None else f" -o {shlex.quote(str(output))}"
-    )
+    again = " ".join(("lpp-analyze report STORE", *map(shlex.quote, options)))
     commands = [*_sorted(remedy.command for remedy in remedies), again]
     return Advice(
         tuple(dict.fromkeys(remedy.title for remedy in remedies)),

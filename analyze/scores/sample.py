@@ -86,17 +86,12 @@ def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
 def _tables(store: Store, settings: CorrelateSettings) -> tuple[pl.DataFrame, pl.DataFrame]:
     """`runs`, and `site_profiles` at the site of `settings`, as far as they are needed."""
     from lpp.sql import TABLES
-    from lpp.sql.database.catalogue import outdated_tables
+    from lpp.sql.database.catalogue import refuse_outdated
     from lpp.sql.database.connect import reading
     from lpp.sql.database.outdated import warn_of_doubts
 
     root = store.path
-    if outdated_tables(root):
-        raise InputError(
-            f"the database of {root} was built by another release. "
-            f"Build it again: lpp-analyze profile {root}",
-            kind=ErrorKind.UNSUPPORTED_VERSION,
-        )
+    refuse_outdated(root)
     numbers = [
         column.name
         for column in TABLES["site_profiles"].columns

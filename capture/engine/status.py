@@ -86,6 +86,8 @@ def run_status(run: Run, now: float) -> RunStatus:
     """One run. Reads a record for each shard, and nothing else of it."""
     try:
         return _status(run, now)
+    except PermissionError as error:
+        return _unreadable(run, f"this user may not read {error.filename} ({error.strerror})")
     except (LppError, OSError) as error:
         return _unreadable(run, str(error))
 

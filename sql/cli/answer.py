@@ -11,6 +11,7 @@ import click
 
 from lpp.sql.confinement.connection_lock import Access
 from lpp.sql.schema import TABLES
+from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
@@ -50,7 +51,22 @@ def answer(connection: "DuckDBPyConnection", text: str, request: Request) -> Non
         fault = query_fault(error, request.root, text)
         if fault is None:
             raise
+        if isinstance(error, duckdb.CatalogException | duckdb.BinderException):
+            _refuse_outdated(request, fault)
         raise fault from error
+
+
+def _refuse_outdated(request: Request, fault: LppError) -> None:
+    """Raise `fault` with the tables that another release made and the command that makes them
+    again, if there are such tables: the SQL may be right.
+    """
+    from lpp.sql.database.catalogue import refuse_outdated
+
+    try:
+        refuse_outdated(request.root, whole=True)
+    except LppError as outdated:
+        if outdated.kind is ErrorKind.UNSUPPORTED_VERSION:
+            raise InputError(f"{fault}\n{outdated}", kind=fault.kind) from outdated
 
 
 def name_empty_tables(connection: "DuckDBPyConnection", text: str, request: Request) -> None:

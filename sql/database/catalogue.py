@@ -1,9 +1,13 @@
 """The tables that a database holds, compared with those that this release declares."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from lpp.sql.database.files import profile_command
 from lpp.sql.schema.columns import MORE_TYPES, Table
 from lpp.sql.schema.tables import NUMBERS, TABLES
+from lpp.store.errors import ErrorKind, InputError
+from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
@@ -18,12 +22,13 @@ def declared_columns(table: Table) -> Columns:
     return [(column.name, column.type) for column in table.columns]
 
 
-def fits(table: Table, columns: Columns) -> bool:
+def fits(table: Table, columns: Columns, *, whole: bool = False) -> bool:
     """Whether `columns` are those of `table`, in this or an earlier release, with optional further
-    columns that the table allows.
+    columns that the table allows. whole: in this release.
     """
     first, more = _split(table, columns)
-    expected = [c for c in declared_columns(table) if c[0] not in table.added or c in first]
+    absent = () if whole else table.added
+    expected = [c for c in declared_columns(table) if c[0] not in absent or c in first]
     names = {column.name for column in table.columns}
     allowed = bool(table.more) and all(n not in names and t in MORE_TYPES for n, t in more)
     return first == expected and (allowed or not more)
@@ -75,9 +80,22 @@ def other_objects(connection: "DuckDBPyConnection", database: str) -> list[str]:
     ]
 
 
-def outdated_tables(root: Place) -> list[str]:
-    """Declared tables that the database of the store at `root` lacks or has with other columns;
-    columns in `Table.added` may be missing.
+def refuse_outdated(root: Place, tables: Collection[str] = (), *, whole: bool = False) -> None:
+    """Raise InputError(UNSUPPORTED_VERSION) if another release made one of `tables`, by default of
+    all, in the database of the store at `root`, with the command that makes them again. whole: as
+    of `outdated_tables`.
+    """
+    if outdated := [n for n in outdated_tables(root, whole=whole) if not tables or n in tables]:
+        raise InputError(
+            f"{root / DATABASE_KEY}: another release made its tables {', '.join(outdated)}. "
+            f"Build them again: {profile_command(root)}",
+            kind=ErrorKind.UNSUPPORTED_VERSION,
+        )
+
+
+def outdated_tables(root: Place, *, whole: bool = False) -> list[str]:
+    """Declared tables that the database of the store at `root` lacks or has with other columns.
+    Columns in `Table.added` may be missing, unless `whole`.
 
     Raises what `connect` does.
     """
@@ -85,4 +103,8 @@ def outdated_tables(root: Place) -> list[str]:
 
     with reading(root) as connection:
         existing = plain_tables(connection, DATABASE)
-    return [name for name, table in TABLES.items() if not fits(table, existing.get(name, []))]
+    return [
+        name
+        for name, table in TABLES.items()
+        if not fits(table, existing.get(name, []), whole=whole)
+    ]

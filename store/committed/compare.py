@@ -5,7 +5,7 @@ The content of the store raises no error: each difference is a `Problem` with it
 
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -134,5 +134,7 @@ def _lying(directory: Objects, keep: Collection[str], base: str) -> Iterator[str
         name = entry.name
         if name in keep or owner_of(name) or (name != base and ATTEMPT.fullmatch(name)):
             continue
-        below = list(directory.walk(name)) if entry.is_folder else []
+        below = []
+        with suppress(PermissionError):  # its objects are not readable, which says so
+            below = list(directory.walk(name)) if entry.is_folder else []
         yield from below or [name]

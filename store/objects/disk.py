@@ -59,8 +59,14 @@ class DiskObjects:
     # reading
 
     def exists(self, key: str) -> bool:
-        """Whether anything has this name."""
-        return os.path.lexists(self.place / key)
+        """Whether anything has this name. PermissionError where this user cannot know."""
+        try:
+            os.lstat(self.place / key)
+        except PermissionError:
+            raise
+        except (OSError, ValueError):
+            return False
+        return True
 
     def stat(self, key: str) -> Stat:
         """Size and time of a regular file."""
@@ -87,7 +93,7 @@ class DiskObjects:
             top = self._plain_folder(key)
         except (FileNotFoundError, NotADirectoryError):
             return
-        for folder, folders, files in os.walk(top):  # follows no links
+        for folder, folders, files in os.walk(top, onerror=_raise_closed):  # follows no links
             here = Path(folder).relative_to(self.place).as_posix()
             start = "" if here == "." else f"{here}/"
             links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
@@ -379,6 +385,12 @@ def make_directory(path: Path) -> None:
 
 
 @lru_cache(maxsize=64)
+def _raise_closed(error: OSError) -> None:
+    """Raise for a folder that is closed to this user; others are gone meanwhile."""
+    if isinstance(error, PermissionError):
+        raise error
+
+
 def _refuses_names(root: Path) -> bool:
     return exclusive_twice(DiskObjects(root))
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from lpp.store.committed.checked import Checked, open_checked
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import CommitRecord
-from lpp.store.format.keys import QUARANTINE_KEY, SHARDS_KEY, shard_key
+from lpp.store.format.keys import COMMIT_KEY, QUARANTINE_KEY, RUNS_KEY, SHARDS_KEY, shard_key
 from lpp.store.format.limits import ADVICE
 from lpp.store.format.plan import Plan
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA
@@ -22,6 +22,16 @@ from lpp.store.objects.protocol import Objects
 
 DETAIL_BYTES: Final = 64 << 20
 """Bytes of all `detail` texts of a shard's quarantine."""
+
+
+def is_run(store: Objects, name: str) -> bool:
+    """Whether a directory under `runs/` is a committed run. One that is closed to this user counts:
+    reading it raises PermissionError, which names it.
+    """
+    try:
+        return store.exists(f"{RUNS_KEY}/{name}/{COMMIT_KEY}")
+    except PermissionError:
+        return True
 
 
 class Shard(Checked[CommitRecord]):

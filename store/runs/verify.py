@@ -48,7 +48,7 @@ from lpp.store.objects.place import Place
 from lpp.store.objects.protocol import Objects
 from lpp.store.runs.moments import moments_table_of
 from lpp.store.runs.prompts import extra_columns, read_prompts
-from lpp.store.runs.shards import Shard, open_shard, run_directory
+from lpp.store.runs.shards import Shard, is_run, open_shard, run_directory
 
 
 def verify_run(path: Place) -> list[Problem]:
@@ -95,7 +95,7 @@ def _plan_keys(run: Objects) -> list[str]:
     """Where the plan may be if the record of the run does not say."""
     try:
         names = [entry.name for entry in run.entries() if ATTEMPT.fullmatch(entry.name)]
-    except FormatError:
+    except (FormatError, PermissionError):
         return []
     return [PLAN_KEY, *(f"{name}/{PLAN_KEY}" for name in names)]
 
@@ -118,7 +118,7 @@ def verify_root(root: Place) -> list[Problem]:
         problems = [Problem(where=ROOT_KEY, what="altered: not as a writer leaves it")]
     for entry in store.entries(RUNS_KEY):
         where = f"{RUNS_KEY}/{entry.name}"
-        if not entry.name.startswith(".") and not store.exists(f"{where}/{COMMIT_KEY}"):
+        if not entry.name.startswith(".") and not is_run(store, entry.name):
             what = f"not a committed run: it holds no {COMMIT_KEY}"
             problems.append(Problem(where=where, what=what))
     return problems
@@ -242,7 +242,7 @@ def _strangers(run: Objects, plan: Plan) -> Iterator[Problem]:
     expected = {shard_key(index) for index in range(plan.n_shards)}
     try:
         entries = run.entries(SHARDS_KEY)
-    except FormatError as error:
+    except (FormatError, PermissionError) as error:
         yield Problem(where=SHARDS_KEY, what=str(error))
         return
     for entry in entries:

@@ -325,6 +325,21 @@ def test_an_unfinished_run_is_refused_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("column", ["spectra.flags", "runs.name"])
+def test_tables_of_another_release_are_refused(store: Path, tmp_path: Path, column: str) -> None:
+    shutil.copytree(store, tmp_path / "old")
+    table, name = column.split(".")
+    with connect(tmp_path / "old", write=True) as connection:
+        connection.execute(f"ALTER TABLE lpp.{table} DROP COLUMN {name}")
+    done = analyze("publish", tmp_path / "old", "--to", tmp_path / "new")
+    assert done.exit_code == 2
+    assert f"lpp-analyze profile {tmp_path / 'old'}" in done.stderr
+    assert table in done.stderr
+    assert not (tmp_path / "new").exists()
+    again = ("publish", tmp_path / "old", "--tables", "layers", "--to", tmp_path / "new")
+    assert analyze(*again).exit_code == (2 if table == "runs" else 0)
+
+
 def test_of_two_publications_at_once_one_is_refused(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -199,6 +199,11 @@ def test_spectra_are_shown_where_they_were_kept_and_never_computed(make_run: Mak
     assert lacking.ready is not None
     assert "Spectra" in lacking.ready.titles
     assert lacking.ready.command.startswith(f"lpp-analyze profile {made.root}")
+    against = report(str(made.root), against=other.run_id, output=Path("a b.html")).lacking
+    assert against is not None
+    assert against.ready is not None
+    again = shlex.split(against.ready.command)[-4:]
+    assert again == ["--against", other.run_id, "-o", "a b.html"]
 
 
 @pytest.mark.slow

@@ -140,6 +140,19 @@ def test_entropy_has_each_prefix_once(make: Make, empty_store: Path) -> None:
     assert {row["stderr"] for row in found} == {0.031}
 
 
+def test_an_error_of_entropy_is_that_of_its_row(make: Make, empty_store: Path) -> None:
+    at = {"run": "r", "n_prompts": 4, "entropy_norm": 0.25, "prefix": 100}
+    make(
+        entropy=[
+            {**at, "context": 100, "entropy_norm_stderr": 0.03, "cluster": "doc"},
+            {**at, "context": 200, "entropy_norm_stderr": 0.02, "cluster": None},
+            {**at, "context": 300, "entropy_norm_stderr": None, "cluster": None},
+        ]
+    )
+    (row,) = answer(empty_store, "entropy")
+    assert (row["stderr"], row["cluster"]) == (0.02, None)
+
+
 def test_training_is_by_series_metric_and_step(make: Make, empty_store: Path) -> None:
     steps = {"a": 1000, "b": 0, "c": 20}
     at = {"context": 200, "n_prompts": 5, "first_position": 0, "prompt_set": "p", "flags": ["sink"]}
