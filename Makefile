@@ -24,6 +24,7 @@ PEERS_PIP  := $(PEERS_VENV)/bin/python -m pip --disable-pip-version-check
 
 # Published trainers, and programs that give rows, which tests run unmodified on what we store. Both
 # lie on top of $(VENV), with its torch and transformers; they want other releases of each other.
+# inspect_ai reads its logs in that of the collectors: it is in no extra (see pyproject.toml).
 TRAINERS_VENV   ?= .venv-trainers
 TRAINERS_ENV    := $(TRAINERS_VENV)/.lpp-env
 TRAINERS_PIP    := $(TRAINERS_VENV)/bin/python -m pip --disable-pip-version-check
@@ -152,11 +153,12 @@ test-trainers: $(TRAINERS_ENV) ## published trainers on what we store (makes .ve
 
 $(COLLECTORS_ENV): pyproject.toml benchmarks/peers/requirements.txt $(ENV)
 	$(call on_top,$(COLLECTORS_VENV))
-	$(COLLECTORS_PIP) install --quiet --requirement benchmarks/peers/requirements.txt
+	$(COLLECTORS_PIP) install --quiet --requirement benchmarks/peers/requirements.txt 'inspect_ai==0.3.285'
 	@touch $@
 
-test-collectors: $(COLLECTORS_ENV) ## rows that TransformerLens and nnsight give to a store (makes .venv-collectors)
-	$(COLLECTORS_VENV)/bin/python -m pytest tests/collectors tests/analyze/test_probe_direction.py
+test-collectors: $(COLLECTORS_ENV) ## rows of TransformerLens and nnsight, logs that inspect_ai reads (makes .venv-collectors)
+	$(COLLECTORS_VENV)/bin/python -m pytest tests/collectors tests/analyze/test_probe_direction.py \
+	  tests/analyze/test_inspect_logs.py tests/analyze/test_inspect_items.py
 
 # `make test` with the oldest release of each dependency that pyproject claims. numpy's own first
 # release for an interpreter may lie above the bound: run it with the oldest Python.

@@ -40,22 +40,18 @@ _WORDS: Final = {
 _MARKS: Final = (0.0, 0.5, 1.0)
 """Values of a scorer that says what is right; 0.5 is neither."""
 
-_ATTACHED: Final = "attachment://"
-
 
 def read_inspect(log: InspectLog, wanted: Callable[[str], bool] = lambda _: True) -> pl.DataFrame:
     """`SCORES` of `log`: every metric of each scorer; nothing where its task is not `wanted`.
 
     Raises InputError for a log without results.
     """
-    try:
-        rows = list(_scores(log)) if wanted(task_of(log.header)) else []
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    if log.header["results"] is None:
         raise InputError(
-            f"{log.where}: the log has no scores ({type(error).__name__}: {error}). `inspect "
-            f"score {log.path}` adds them.",
+            f"{log.where}: the log has no scores. `inspect score {log.path}` adds them.",
             kind=ErrorKind.INVALID_VALUE,
-        ) from None
+        )
+    rows = list(_scores(log)) if wanted(task_of(log.header)) else []
     return score_table(KIND, rows)
 
 
@@ -71,7 +67,7 @@ def model_of(header: Mapping[str, Any]) -> str:
     'Qwen/Qwen2.5-3B'
     """
     spec = header["eval"]
-    path = (spec.get("model_args") or {}).get("model_path")
+    path = spec.get("model_args", {}).get("model_path")
     if isinstance(path, str) and path:
         return path
     provider, _, name = str(spec["model"]).partition("/")
@@ -82,7 +78,7 @@ def _scores(log: InspectLog) -> Iterator[dict[str, Any]]:
     """Every metric; one that is no number has no value."""
     task, model, setup = task_of(log.header), model_of(log.header), _setup(log.header)
     for entry in log.header["results"]["scores"]:
-        scorer, reducer, n = str(entry["name"]), entry.get("reducer"), entry.get("scored_samples")
+        scorer, reducer, n = entry["name"], entry["reducer"], entry["scored_samples"]
         stderr = as_number(entry["metrics"].get(_STDERR, {}).get("value"))
         for name, metric in sorted(entry["metrics"].items()):
             if name == _STDERR:
@@ -94,7 +90,7 @@ def _scores(log: InspectLog) -> Iterator[dict[str, Any]]:
                 "metric": key,
                 "value": as_number(metric["value"]),
                 "stderr": stderr if name in _MEANS else None,
-                "n": n if type(n) is int else None,
+                "n": n,
                 "where": f"{log.where}, {key}",
                 "setup": setup,
             }
@@ -102,15 +98,14 @@ def _scores(log: InspectLog) -> Iterator[dict[str, Any]]:
 
 def _setup(header: Mapping[str, Any]) -> dict[str, str]:
     """How the task was run: what scores of one source have in common."""
-    spec, plan = header["eval"], header.get("plan") or {}
-    config, generation = spec.get("config") or {}, plan.get("config") or {}
-    limit = config.get("limit")
+    spec, plan = header["eval"], header["plan"]
+    generation, limit = plan["config"], spec["config"]["limit"]
     return {
-        "version": str(spec.get("task_version", 0)),
-        "arguments": _json(spec.get("task_args") or {}),
+        "version": str(spec["task_version"]),
+        "arguments": _json(spec["task_args"]),
         "items": "all" if limit is None else f"limited to {_json(limit)}",
-        "epochs": str(config.get("epochs") or 1),
-        "solvers": _json([[s.get("solver"), s.get("params")] for s in plan.get("steps", ())]),
+        "epochs": str(spec["config"]["epochs"] or 1),
+        "solvers": _json([[step["solver"], step["params"]] for step in plan["steps"]]),
         "generation": _json(
             {k: generation[k] for k in _GENERATION if generation.get(k) is not None}
         ),
@@ -125,15 +120,15 @@ def read_inspect_items(log: InspectLog, group: str | None = None) -> pl.DataFram
     """`ITEMS` of the first epoch of `log`, by scorer and sample.
 
     group: name of the metadata that groups samples. Raises InputError for a log without samples,
-    one whose samples have no scores, and one that does not have its form.
+    one whose samples have no scores, and one with half a surrogate pair in a name.
     """
     samples = log.samples()
+    scorers = dict.fromkeys(name for sample in samples for name in sample["scores"] or {})
+    task = task_of(log.header)
     try:
-        scorers = dict.fromkeys(name for sample in samples for name in sample.get("scores") or {})
-        task = task_of(log.header)
         rows = [row for scorer in scorers for row in _items(samples, scorer, task, group)]
         items = pl.DataFrame(rows, schema=ITEMS)
-    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{log.where}: not the samples of inspect ({type(error).__name__}: {error}). "
             "`inspect log dump` shows what they are.",
@@ -149,18 +144,17 @@ def read_inspect_items(log: InspectLog, group: str | None = None) -> pl.DataFram
 
 def epochs_of(log: InspectLog) -> int:
     """How often each sample was asked."""
-    n = (log.header["eval"].get("config") or {}).get("epochs")
-    return n if type(n) is int else 1
+    return int(log.header["eval"]["config"]["epochs"] or 1)
 
 
 def _items(
     samples: Sequence[Mapping[str, Any]], scorer: str, task: str, group: str | None
 ) -> Iterator[dict[str, Any]]:
-    scores = [(sample.get("scores") or {}).get(scorer) or {} for sample in samples]
+    scores = [(sample["scores"] or {}).get(scorer) or {} for sample in samples]
     values = [value_of(score.get("value")) for score in scores]
     marks = all(value in _MARKS for value in values if value is not None)
     for index, (sample, score, value) in enumerate(zip(samples, scores, values, strict=True)):
-        choices = [str(choice) for choice in sample.get("choices") or ()]
+        choices = [str(choice) for choice in sample["choices"] or ()]
         n = max(1, len(choices))
         chosen = _choice(score.get("answer"), choices)
         texts: list[tuple[str, ...]] = [()] * n
@@ -176,7 +170,7 @@ def _items(
             task=task,
             item=index,
             filter=scorer,
-            item_group=field_text(sample.get("metadata") or {}, group),
+            item_group=field_text(sample["metadata"], group),
             log_likelihoods=[None] * n,
             greedy=[None] * n,
             gold=_choice(sample["target"], choices),
@@ -237,31 +231,24 @@ def _texts(sample: Mapping[str, Any]) -> tuple[str, ...]:
     """Three texts that a prompt of the sample may have: question and answer, the question alone,
     and the sample's input. An empty line stands between two messages.
     """
-    attachments = sample.get("attachments") or {}
-    messages = [
-        (message["role"], _words(message["content"], attachments))
-        for message in sample.get("messages") or ()
-    ]
-    while messages and messages[-1][0] != "assistant":
+    messages = list(sample["messages"])
+    while messages and messages[-1]["role"] != "assistant":
         messages.pop()  # what followed the last answer, such as the result of a tool
-    words = [text for _, text in messages]
+    words = [_words(message["content"]) for message in messages]
     texts = (BETWEEN.join(words), BETWEEN.join(words[:-1]), _input(sample))
     return tuple(text for text in dict.fromkeys(texts) if text.strip())
 
 
 def _input(sample: Mapping[str, Any]) -> str:
     """The sample's input as one text."""
-    given, attachments = sample["input"], sample.get("attachments") or {}
+    given = sample["input"]
     if isinstance(given, str):
-        return _words(given, attachments)
-    return BETWEEN.join(_words(message["content"], attachments) for message in given)
+        return given
+    return BETWEEN.join(_words(message["content"]) for message in given)
 
 
-def _words(content: Any, attachments: Mapping[str, str]) -> str:
+def _words(content: str | Sequence[Mapping[str, Any]]) -> str:
     """The text of a message; its parts that are text, a line each."""
-    if not isinstance(content, str):
-        parts = (part["text"] for part in content if part["type"] == "text")
-        return "\n".join(_words(part, attachments) for part in parts)
-    if content.startswith(_ATTACHED):
-        return str(attachments.get(content.removeprefix(_ATTACHED), content))
-    return content
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in content if part["type"] == "text")

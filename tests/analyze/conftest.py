@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ from lpp.store.format.rows import prompts_sha256, token_ids_sha256
 from lpp.store.format.schedule import prefix_schedule
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 from lpp.store.runs.read import Block, Run
+
+if find_spec("inspect_ai") is None:
+    collect_ignore = ["test_inspect_logs.py", "test_inspect_items.py"]
 
 
 @pytest.fixture(scope="session")

@@ -157,7 +157,12 @@ def test_damaged_parquet_is_read_or_refused() -> None:
 
 
 def test_parquet_of_other_types(add_file: AddFile) -> None:
-    columns = {"model": [1, 2], "X": [Decimal("1.5"), None], "Y": [3, 4], "tags": [["a"], []]}
+    columns: dict[str, list[object]] = {
+        "model": [1, 2],
+        "X": [Decimal("1.5"), None],
+        "Y": [3, 4],
+        "tags": [["a"], []],
+    }
     assert [row[:4] for row in rows(add_file(parquet(columns), "m.parquet"))] == [
         ("1", "X", "score", 1.5),
         ("1", "Y", "score", 3.0),

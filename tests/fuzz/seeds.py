@@ -5,7 +5,6 @@ Files that a fuzzer found are kept beside them; both are replayed by `test_corpu
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +23,7 @@ from lpp.store.arrays.layout import site_array
 from lpp.store.arrays.metadata import metadata_bytes, metadata_document
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.tables import SCORES_SCHEMA, VOCABULARY_SCHEMA, encode_table
-from tests.fuzz.corpus import BEGINNING, keep_inputs
+from tests.fuzz.corpus import keep_inputs
 from tests.fuzz.targets import GOLDEN, ROWS, RUN, SITE, seal
 
 SHARD: Final = GOLDEN / "runs" / RUN / "shards" / "00000"
@@ -45,11 +44,6 @@ LATER: Final = {
     },
 }
 """A record of this release, with everything that one may have."""
-
-INSPECT_LOGS: Final = Path(__file__).parents[1] / "analyze" / "inspect_logs"
-
-MOST_OF_A_SAMPLE: Final = ("events", "events_data", "store", "output", "model_usage", "timelines")
-"""Parts that are large and not read."""
 
 ITEMS: Final = (
     {
@@ -177,26 +171,7 @@ def seeds() -> Mapping[str, list[bytes]]:
             b"\2" + parquet.getvalue(),
         ],
         "item_log": [b"\n".join(map(_compact, ITEMS)), *map(_compact, ITEMS)],
-        "inspect_log": inspect_logs(),
     }
-
-
-def inspect_logs() -> list[bytes]:
-    """Logs of the tests: one as it is, packed with Zstandard, and one without what is not read, in
-    a zip file that is not compressed, in one that is, and as one document.
-    """
-    whole = json.loads((INSPECT_LOGS / "planets.json").read_bytes())
-    samples = [{k: one[k] for k in one if k not in MOST_OF_A_SAMPLE} for one in whole["samples"]]
-    header = {**whole, "samples": None}
-    members = {f"samples/{one['id']}_epoch_1.json": one for one in samples}
-    found = [b"\0" + (INSPECT_LOGS / "sums.eval").read_bytes()]
-    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", method) as opened:
-            for name, content in {"header.json": header, **members}.items():
-                opened.writestr(zipfile.ZipInfo(name, BEGINNING), _compact(content), method)
-        found.append(b"\2" + packed.getvalue())
-    return [*found, b"\3" + _compact({**whole, "samples": samples[:1]})]
 
 
 def _compact(document: object) -> bytes:

@@ -11,7 +11,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -23,14 +22,10 @@ import polars as pl
 import pyarrow as pa
 
 from lpp.analyze.engine.cache import Cache
-from lpp.analyze.questions import ScoreSettings
-from lpp.analyze.scores.inspect_log import open_inspect_log
-from lpp.analyze.scores.item_table import ITEMS, join_items
-from lpp.analyze.scores.read_inspect import read_inspect, read_inspect_items
+from lpp.analyze.scores.item_table import join_items
 from lpp.analyze.scores.read_lm_eval import read_lm_eval, read_lm_eval_items
 from lpp.analyze.scores.read_score_table import read_score_table
 from lpp.analyze.scores.score_table import SCORES, check_scores
-from lpp.analyze.scores.scores import add_benchmarks
 from lpp.store import open_store
 from lpp.store.arrays.chunk_index import index_bytes
 from lpp.store.arrays.layout import ArrayLayout, site_array
@@ -70,7 +65,6 @@ from lpp.store.runs.heartbeat import writers
 from lpp.store.runs.read import Run
 from lpp.store.runs.shards import run_directory
 from lpp.store.runs.verify import verify_run
-from lpp.store.scores.items import read_items
 from lpp.store.scores.scores import read_scores, verify_scores
 from lpp.store.shared.verify import verify_shared
 from lpp.store.shared.vocabularies import read_vocabulary, vocabulary_name
@@ -318,37 +312,11 @@ def score_table(data: bytes) -> None:
     _checked(read_score_table(data[1:], f"scores.{suffix}"))
 
 
-@cache
-def scored() -> Path:
-    """Another copy of the golden store, for scores."""
-    return Path(shutil.copytree(GOLDEN, folder().parent / "scored"))
-
-
 def item_log(data: bytes) -> None:
     """Items that lm-eval logged, a line each."""
     items = read_lm_eval_items(data, "samples.jsonl", "task", "label")
     table, n_joined = join_items(items, {}, source="s", model="m")
     assert (len(table), n_joined) == (len(items), 0)
-
-
-def inspect_log(data: bytes) -> None:
-    """A log of inspect, added with its items. The first byte says in which format, and whether
-    items have groups.
-    """
-    first = data[0] if data else 0
-    path = folder().parent / f"log.{('eval', 'json')[first % 2]}"
-    path.write_bytes(data[1:])
-    log = open_inspect_log(path, "log")
-    with suppress(LppError):  # its items may be readable all the same
-        _checked(read_inspect(log))
-    group = "level" if first & 2 else None
-    with suppress(LppError):
-        items = read_inspect_items(log, group)
-        assert items.schema == ITEMS
-        assert items["texts"].list.len().equals(items["log_likelihoods"].list.len())
-    added = add_benchmarks(scored(), [path], ScoreSettings(items=True, group=group, replace=True))
-    assert read_scores(scored()).num_rows == len(added.table)
-    assert len(read_items(scored())) == sum(len(one.table) for one in added.items)
 
 
 def _checked(scores: pl.DataFrame) -> None:
@@ -375,7 +343,6 @@ _ALL: Final[tuple[Callable[[bytes], None], ...]] = (
     lm_eval,
     score_table,
     item_log,
-    inspect_log,
 )
 
 
