@@ -79,7 +79,7 @@ def lasting_sites() -> None:
         time.sleep(5)
         return alone(*words)
 
-    ray_executor._alone = lasting
+    ray_executor._alone = lasting  # type: ignore[assignment]  # of any arguments
 
 
 def warmed(ray: Any) -> None:
