@@ -22,7 +22,7 @@ from lpp.store.feed.spans import shard_edges
 from lpp.store.format.keys import HIDDEN_KEY, SHARDS_KEY, shard_key
 from lpp.store.objects.bucket_objects import REQUESTS_AT_ONCE
 from lpp.store.runs.read import Run
-from lpp.store.runs.shards import Shard, check_tokens, open_shard
+from lpp.store.runs.shards import Shard, check_tokens, is_whole, open_shard
 
 OnDamage = Literal["raise", "skip"]
 """What becomes of rows that are missing or altered."""
@@ -91,6 +91,9 @@ class RunSource:
 
     def quarantined(self, index: int) -> list[int]:
         """Prompts that shard `index` set aside, ascending. FormatError without a valid record."""
+        tokens = int(self._edges[index + 1] - self._edges[index])
+        if is_whole(self._run.directory, self._run.plan, index, tokens):
+            return []
         self._shard(index)
         return self._set_aside[index]
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from lpp.store.committed.checked import Checked, open_checked
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.format.commit_record import CommitRecord
+from lpp.store.format.commit_record import CommitRecord, ends_sealed
 from lpp.store.format.keys import COMMIT_KEY, QUARANTINE_KEY, RUNS_KEY, SHARDS_KEY, shard_key
-from lpp.store.format.limits import ADVICE
+from lpp.store.format.limits import ADVICE, MAX_DOCUMENT_BYTES
 from lpp.store.format.plan import Plan
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA
 from lpp.store.objects.locate import objects_at
@@ -115,3 +115,18 @@ def open_shard(run: Objects, plan: Plan, index: int) -> Shard | str | None:
         whose = "another run" if record.plan != plan.hash else f"shard {record.shard}"
         return f"{directory.place}: holds the record of {whose}."
     return Shard(directory, record, plan, index)
+
+
+def is_whole(run: Objects, plan: Plan, index: int, tokens: int) -> bool:
+    """Whether shard `index` has an intact record that sets no prompt aside; False if that is not
+    seen from the bytes around the seal. `tokens`: of its prompts.
+
+    A sixth of the time of `open_shard`, for one who asks 20,000 shards.
+    """
+    try:
+        data = run.get(f"{SHARDS_KEY}/{shard_key(index)}/{COMMIT_KEY}", MAX_DOCUMENT_BYTES)
+    except (FileNotFoundError, NotADirectoryError, FormatError):
+        return False
+    # keys are sorted, and `quarantine` would be between these two
+    before = b'"plan":"%s","rows":%d,' % (plan.hash.encode(), tokens)
+    return ends_sealed(data, before, b'"shard":%d}' % index)

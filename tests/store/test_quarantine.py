@@ -1,5 +1,7 @@
 """Prompts that a shard sets aside keep their rows; readers leave them out, `verify` knows them."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from lpp.store.format.quarantine import (
     texts_table,
 )
 from lpp.store.format.tables import STATISTICS, encode_table
+from lpp.store.runs.shards import is_whole
 
 BAD = SetAside(prompt_id=1, reason="not_finite", site="block.1", position=3, detail="4 tokens")
 
@@ -69,6 +72,26 @@ def test_readers_leave_its_rows_out(aside: Run, capture: Capture, formats: tuple
         "texts of the corpus that were set aside: 1 empty",
     ]
     assert aside.verify() == []
+
+
+def test_a_whole_shard_is_seen_without_parsing_its_record(aside: Run, capture: Capture) -> None:
+    tokens = [sum(capture.lengths[first:end]) for first, end in ((0, 2), (2, 3), (3, 4))]
+    whole = partial(is_whole, aside.directory, aside.plan)
+    assert [whole(k, n) for k, n in enumerate(tokens)] == [False, True, True]
+    assert not whole(1, tokens[1] + 1)
+    assert not is_whole(aside.directory, replace(aside.plan, context=99), 1, tokens[1])
+    records = [on_disk(aside.shards[k].path) / "COMMIT.json" for k in (1, 2)]
+    data = records[0].read_bytes()
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        records[0].write_bytes(changed)
+        assert not whole(1, tokens[1]), data[:place]
+    records[0].write_bytes(data[:-1])
+    records[1].write_bytes(data)  # of another shard
+    assert not any(whole(k, n) for k, n in enumerate(tokens))
+    records[0].unlink()
+    assert not whole(1, tokens[1])
 
 
 @pytest.mark.parametrize(
