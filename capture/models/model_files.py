@@ -20,6 +20,7 @@ from lpp.capture.models.hub import check_hub_name, hub_snapshot
 from lpp.capture.models.machine import require
 from lpp.capture.models.spec import ModelSpec
 from lpp.store.errors import ErrorKind, InputError, first_line
+from lpp.store.objects.place import check_regular
 from lpp.store.progress import SILENT, Progress
 
 _LONGEST: Final = 300
@@ -58,6 +59,8 @@ def _check_file(path: Path) -> None:
 
 
 def _check_folder(folder: Path, model: str) -> None:
+    for file in (*folder.glob("*"), *folder.glob("*/*")):  # transformers opens those it knows
+        check_regular(file)
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{model} is not a model folder: no config.json in {folder}. Correct --model.",
@@ -72,6 +75,7 @@ def find_files(spec: ModelSpec, *, weights: bool, progress: Progress) -> ModelFi
     if path.suffix == ".gguf" or path.is_file():
         return ModelFiles(path.stem, _from_gguf(path, progress), "gguf", None)
     if spec.id and path.is_dir():  # an empty id would be the current folder
+        _check_folder(path, spec.id)
         name, source = folder_model(path)
         return ModelFiles(name, path, source, None)
     folder, commit = hub_snapshot(
