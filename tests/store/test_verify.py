@@ -76,6 +76,18 @@ def test_altered_activations_never_become_numbers(run: Run, capture: Capture, ke
     assert np.concatenate([b.values for b in blocks]).shape == (12, 4)
 
 
+def test_an_altered_index_is_found_and_changes_no_row(run: Run) -> None:
+    for key in (key for key in objects(run) if key.endswith("final/c/0/0")):
+        path = on_disk(run.path) / key
+        good, rows = path.read_bytes(), np.concatenate([b.values for b in run.blocks("final")])
+        path.write_bytes(good[:-4] + bytes(4))  # the checksum of the index, which lies behind it
+        damaged = reopen(run)
+        again = np.concatenate([block.values for block in damaged.blocks("final")])
+        np.testing.assert_array_equal(again, rows)
+        assert {problem.where for problem in damaged.verify()} == {key}
+        path.write_bytes(good)
+
+
 def test_altered_tokens_and_prompts_never_become_numbers(run: Run) -> None:
     flip(home(run, 2) / "tokens.arrow", 900)
     flip(home(run) / "prompts.arrow", 700)
