@@ -32,10 +32,13 @@ def test_the_loss_mask_is_without_prompts_set_aside(tmp_path: Path) -> None:
 
 def test_speculators_take_rows_of_one_type(tmp_path: Path) -> None:
     """Its files have one: the bits of one site would be read as numbers of another type."""
-    hidden = {"embed": np.ones((21, 4), np.uint16), "block.1": np.ones((21, 4), np.float32)}
-    sites = tuple(
-        SiteSpec(name=name, convention="residual", width=4, dtype=dtype)
-        for name, dtype in (("embed", None), ("block.1", "float32"))
+    hidden: dict[str, np.ndarray] = {
+        "embed": np.ones((21, 4), np.uint16),
+        "block.1": np.ones((21, 4), np.float32),
+    }
+    sites = (
+        SiteSpec(name="embed", convention="residual", width=4),
+        SiteSpec(name="block.1", convention="residual", width=4, dtype="float32"),
     )
     capture = make_capture(hidden=hidden)
     run = replace(capture, plan=replace(capture.plan, sites=sites)).write(tmp_path / "store")
