@@ -12,22 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from lpp.capture.backends.moments import PANELS, WAITING
-from lpp.capture.plan.batches import ROW_BYTES_PER_MOMENT_BYTE
 from lpp.capture.plan.request import SHARD_BYTES
 from lpp.capture.plan.sizes import SLOTS
-from lpp.store.format.schedule import moment_band_ends, prefix_schedule
-
-Keep = Literal["rows", "moments"]
+from lpp.store.format.schedule import prefix_schedule
 
 CONTEXT: Final = 200
 """Tokens of a prompt."""
 PREFIXES: Final = len(prefix_schedule(CONTEXT))
 """Prefixes of the schedule: a site has an eigen-decomposition for each."""
-BANDS: Final = len(moment_band_ends(prefix_schedule(CONTEXT)))
-"""Position bands of moments: 13, since the first prefix is split at 1, 2 and 4."""
-GROUPS: Final = 10
-"""Groups of a jackknife, so the fewest shards whose moments give errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +48,6 @@ class Constants:
     # not measured: from data sheets
     forward: float = 400e12
     """Operations a second of one card in bfloat16: four tenths of an H100's dense peak, 989e12."""
-    card_double: float = 40e12
-    """The same in float64 on its tensor cores: six tenths of 67e12."""
     lanes: float = 50e9
     """Bytes a second from a card to its host: PCIe 5 x16 gives 64e9 at best."""
     cores: int = 16
@@ -100,26 +90,8 @@ def host_bytes(cards: int) -> int:
     return SLOTS * SHARD_BYTES["cuda"] * cards
 
 
-def card_moment_bytes(c: Constants, model: Model) -> float:
-    """Memory of a card for the moments of every site: `capture.backends.moments`."""
-    d = model.width
-    triangles = 8 * d * d * (PANELS + 1) / (2 * PANELS)
-    return model.sites * BANDS * (triangles + WAITING * d * c.row_bytes)
-
-
-def moment_bytes(model: Model, shards: int = GROUPS, bands: int = BANDS) -> float:
-    """Stored bytes of the moments: count, mean and a triangle of each site, band and shard."""
-    d = model.width
-    return model.sites * bands * shards * (d * (d + 1) / 2 + d + 1) * 8.0
-
-
-def equal_tokens(c: Constants, model: Model, shards: int = GROUPS) -> float:
-    """Tokens from which on moments are smaller than rows."""
-    return moment_bytes(model, shards) / row_bytes(c, model, 1)
-
-
 def capture_stages(
-    c: Constants, model: Model, cards: int, keep: Keep, where: Literal["disk", "bucket"]
+    c: Constants, model: Model, cards: int, where: Literal["disk", "bucket"]
 ) -> dict[str, float]:
     """Seconds per token of each stage, over all cards.
 
@@ -131,17 +103,6 @@ def capture_stages(
     encoders = min(c.cores, (SLOTS - 1) * model.sites)
     encoding = raw / (c.encode * encoders) / cards
     forward = 2 * model.parameters / c.forward / cards
-    if keep == "moments":
-        # A card does one thing at a time, so the products in float64 come on top of the forward
-        # pass. Moments are ROW_BYTES_PER_MOMENT_BYTE times smaller than the rows of their shard,
-        # and the next shard waits until they are committed.
-        square = 2.0 * model.sites * model.width**2
-        products = square * (PANELS + 1) / (2 * PANELS) / c.card_double / cards
-        return {
-            "forward": forward,
-            "products": products,
-            "encoding": encoding / ROW_BYTES_PER_MOMENT_BYTE,
-        }
     stored = raw / c.squeeze
     stages = {"forward": forward, "copy": raw / c.lanes / cards, "encoding": encoding}
     if where == "disk":
@@ -152,9 +113,9 @@ def capture_stages(
     return stages
 
 
-def seconds_per_token(stages: dict[str, float], keep: Keep) -> float:
-    """Of a capture: its slowest stage. With moments, all of them one after the other."""
-    return sum(stages.values()) if keep == "moments" else max(stages.values())
+def seconds_per_token(stages: dict[str, float]) -> float:
+    """Of a capture: its slowest stage."""
+    return max(stages.values())
 
 
 def analysis_seconds(
@@ -188,32 +149,18 @@ def first_to_saturate(stages: dict[str, float]) -> tuple[str, float]:
 
 def tables(c: Constants, models: Sequence[Model] = MODELS) -> Iterator[str]:
     """The Markdown tables of SCALING.md."""
-    yield "| model | d | sites | rows, bytes per token | moments, bytes in all | equal at tokens |"
-    yield "|---|---|---|---|---|---|"
+    yield "| model | d | sites | rows, bytes per token |"
+    yield "|---|---|---|---|"
     for m in models:
-        yield (
-            f"| {m.name} | {m.width:,} | {m.sites} | {row_bytes(c, m, 1):,.0f} | "
-            f"{moment_bytes(m) / 1e9:,.1f} GB | {equal_tokens(c, m) / 1e6:.2f} million |"
-        )
+        yield f"| {m.name} | {m.width:,} | {m.sites} | {row_bytes(c, m, 1):,.0f} |"
     yield ""
-    yield "| model | cards | forward pass, tokens/s | rows to a disk | rows to a bucket | moments |"
-    yield "|---|---|---|---|---|---|"
+    yield "| model | cards | forward pass, tokens/s | rows to a disk | rows to a bucket |"
+    yield "|---|---|---|---|---|"
     for m in models:
         for cards in (1, 8, 1000):
-            bare = capture_stages(c, m, cards, "rows", "disk")["forward"]
-            moments = seconds_per_token(capture_stages(c, m, cards, "moments", "disk"), "moments")
-            cells = [
-                _pace(capture_stages(c, m, cards, "rows", "disk")),
-                _pace(capture_stages(c, m, cards, "rows", "bucket")),
-                f"{bare / moments:.0%}",
-            ]
-            yield f"| {m.name} | {cards:,} | {1 / bare:,.0f} | {' | '.join(cells)} |"
-    yield ""
-    yield "| model | host memory a card, rows | memory of the card, moments |"
-    yield "|---|---|---|"
-    for m in models:
-        of_card = card_moment_bytes(c, m) / 1e9
-        yield f"| {m.name} | {host_bytes(1) / 1e9:.1f} GB | {of_card:,.1f} GB |"
+            to_disk, to_bucket = (capture_stages(c, m, cards, w) for w in ("disk", "bucket"))
+            pace = f"{_pace(to_disk)} | {_pace(to_bucket)}"
+            yield f"| {m.name} | {cards:,} | {1 / to_disk['forward']:,.0f} | {pace} |"
     yield ""
     yield "| model | reading, core-s | products, core-s | ten solves a site, core-s |"
     yield "|---|---|---|---|"

@@ -150,12 +150,12 @@ def _pipelines(folder: Path, probe: Setup, setups: Sequence[Setup]) -> Iterator[
     constants = of_pipeline(folder, probe, template)
     for setup in setups:
         model = Model(name="none", parameters=0, width=setup.width, sites=setup.sites)
-        stages = capture_stages(constants, model, 1, "rows", "disk")
+        stages = capture_stages(constants, model, 1, "disk")
         tokens = sum(setup.lengths)
         pipeline = Pipeline(setup, template)
         yield beside(
             f"pipeline of {setup.raw_bytes / 1e6:,.0f} MB, {setup}, {usable_cores()} cores",
-            seconds_per_token(stages, "rows") * tokens,
+            seconds_per_token(stages) * tokens,
             _best(_in_scratch(pipeline.run, folder)),
         )
 

@@ -5,35 +5,30 @@ they compress less, because nothing repeats in their mantissas.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.capture.plan.backend import Batch, Outputs
+from lpp.capture.plan.backend import Batch
 from lpp.store import Plan, Run, RunWriter, create_store
-from lpp.store.arrays.layout import Rows
 from lpp.store.format.commit_record import record_bytes
 from lpp.store.format.keys import COMMIT_KEY, shard_key
 from lpp.store.format.plan import (
     ComputeInfo,
     CorpusInfo,
-    Keep,
     ModelInfo,
     PromptsInfo,
     SiteSpec,
     TokenizerInfo,
 )
 from lpp.store.format.rows import prompts_sha256, token_ids_sha256
-from lpp.store.format.schedule import moment_band_ends, prefix_schedule
+from lpp.store.format.schedule import prefix_schedule
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
-
-if TYPE_CHECKING:
-    from lpp.capture.backends.moments import ShardMoments
 
 LENGTH: Final = 100
 """Tokens of each prompt."""
@@ -49,15 +44,14 @@ def synthetic_run(
     sites: Sequence[str] = ("final",),
     per_shard: int = 500,
     length: int = LENGTH,
-    keep: Keep = "rows",
     model: int = 0,
     vocabulary: int = WIDTH,
     written: int | None = None,
 ) -> Run:
     """`rows` tokens in prompts of `length`, each site `dim` wide, in bfloat16.
 
-    per_shard: prompts of a shard. keep: moments are those of the capture's own accumulator. model:
-    another number is another model, with other rows of the same tokens. vocabulary: columns of its
+    per_shard: prompts of a shard. model: another number is another model, with other rows of the
+    same tokens. vocabulary: columns of its
     logits. written: shards that are written; the others are links to these, with their own records,
     and `verify` finds wrong prompts in them. The same arguments give the same bytes.
     """
@@ -67,18 +61,15 @@ def synthetic_run(
     prompts = prompts_table([*ids])
     shards = (*range(0, count, per_shard), count)
     plan = synthetic_plan(prompts, length, dim=dim, sites=sites, shards=shards)
-    ends = () if keep == "rows" else moment_band_ends(plan.prefixes)
     weights = str(model) if model else plan.model.weights
     named = replace(plan.model, weights=weights, logits_width=vocabulary)
-    plan = replace(plan, keep=keep, band_ends=ends, model=named)
+    plan = replace(plan, model=named)
     seed = [rows, dim] if not model else [rows, dim, model]
     writer = RunWriter(create_store(root).path, plan, prompts)
     for shard in writer.uncommitted(range(plan.n_shards)[:written]):
         part = slice(plan.shards[shard], plan.shards[shard + 1])
         hidden = dict(zip(sites, _hidden([*seed, shard], ids[part].size, dim), strict=False))
-        moments = _moments(plan, shard, ids[part], hidden) if plan.keeps_moments else None
-        kept = hidden if plan.keeps_rows else {}
-        writer.write_shard(shard, kept, _tokens(ids, part), moments=moments)
+        writer.write_shard(shard, hidden, _tokens(ids, part))
     if written is not None:
         for shard in range(written, plan.n_shards):
             _link(writer.run, shard % written, shard)
@@ -96,20 +87,6 @@ def _link(run: Run, written: int, number: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         os.link(source / shard.record.base / key, file)
     (target / COMMIT_KEY).write_bytes(record_bytes(replace(shard.record, shard=number)))
-
-
-def _moments(
-    plan: Plan, shard: int, ids: npt.NDArray[np.int32], hidden: Mapping[str, Rows]
-) -> "ShardMoments":
-    """As a backend accumulates them: of the whole shard in one batch."""
-    from lpp.capture.backends.batch_rows import as_tensor  # here: torch takes 200 MB
-    from lpp.capture.backends.moments import ShardMoments
-
-    moments = ShardMoments(Outputs.of(plan), {site.name: site.width for site in plan.sites})
-    moments.begin()
-    rows = {site: as_tensor(values) for site, values in hidden.items()}
-    moments.add(one_batch(plan, shard, ids.ravel()), rows, [])
-    return moments
 
 
 def one_batch(plan: Plan, shard: int, token_ids: npt.NDArray[np.int32]) -> Batch:

@@ -28,7 +28,6 @@ from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, InputError, LppError
-from lpp.store.format.plan import Keep
 from lpp.store.objects.place import Place, Url, place
 from lpp.store.process.debugging import debugging
 from lpp.store.progress import BLANK, Display, Kept
@@ -68,7 +67,6 @@ def capture(
     prompts: int | Literal["all"] | None = None,
     context: int = 200,
     sites: str | Sequence[str] = "all",
-    keep: Keep = "rows",
     corpus_name: str | None = None,
     quiet: bool | None = None,
     **options: Any,
@@ -85,7 +83,6 @@ def capture(
     prompts: int | Literal["all"] | None = None,
     context: int = 200,
     sites: str | Sequence[str] = "all",
-    keep: Keep = "rows",
     name: str | None = None,
     corpus_name: str | None = None,
     quiet: bool | None = None,
@@ -114,7 +111,7 @@ def capture(
     or `min_bytes` says otherwise. store: a directory, or the URL of a bucket's prefix.
 
     Every further option of `lpp-capture run` has its name there, with underscores: context=500,
-    sites=["final", "block.*"], keep="moments", device="cuda". Plan, bytes and resuming are the
+    sites=["final", "block.*"], device="cuda". Plan, bytes and resuming are the
     command's: the same call goes on where the last one stopped, and computes nothing twice.
 
     name: what to call a loaded model. A model whose weights are those of the folder or hub snapshot

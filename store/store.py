@@ -64,7 +64,7 @@ class Store:
 
     @property
     def plans(self) -> dict[str, Plan | None]:
-        """The plan of each run by id; None if it is damaged, or of a newer release."""
+        """The plan of each run by id; None if it is damaged, or of another release."""
         plans: dict[str, Plan | None] = dict.fromkeys(self.runs)
         for run in self.runs.values():
             with suppress(LppError, OSError):

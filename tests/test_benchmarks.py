@@ -33,7 +33,6 @@ from benchmarks import (
     lengths_cost,
     many_runs,
     memory,
-    moments_cost,
     pairs,
     paper_procedure,
     pipeline_cost,
@@ -229,14 +228,6 @@ def test_memory_of_predictions_is_told_by_size(tmp_path: Path) -> None:
     row = memory.of_predictions(tmp_path, sizes=(400, 800), vocabulary=60)
     assert row.ours.endswith(" MiB")
     assert 0.8 < row.ratio < 1.5
-
-
-@pytest.mark.slow
-def test_moments_and_rows(tmp_path: Path) -> None:
-    rows = list(moments_cost.measure(tmp_path, prompts=2, wide=32, repeats=1))
-    assert bars(rows) == [0.2, 1.0, 1.2, 1.0, 1.0, 1.0, 100]
-    band = 8 * (17 * 32 + 32)  # a triangle packed into 17 rows, and the mean
-    assert rows[1].ratio == pytest.approx(10 * 13 * band / (2 * 32 * 1e6))  # a million rows
 
 
 @pytest.mark.slow
@@ -476,16 +467,12 @@ C = scaling.Constants()
 M = scaling.Model(name="hand", parameters=1e9, width=1000, sites=2)
 
 
-def test_bytes_of_rows_and_moments_by_hand() -> None:
+def test_bytes_of_rows_by_hand() -> None:
     assert scaling.row_bytes(C, M, 100) == pytest.approx(100 * 2 * 1000 * 2 / 1.46)
-    triangle = 1000 * 1001 / 2
-    assert scaling.moment_bytes(M) == 2 * 13 * 10 * (triangle + 1001) * 8
-    tokens = scaling.equal_tokens(C, M)
-    assert scaling.row_bytes(C, M, tokens) == pytest.approx(scaling.moment_bytes(M))
 
 
 def test_more_cards_share_what_is_theirs_and_not_the_bucket() -> None:
-    one, many = (scaling.capture_stages(C, M, n, "rows", "bucket") for n in (8, 1000))
+    one, many = (scaling.capture_stages(C, M, n, "bucket") for n in (8, 1000))
     assert many["forward"] == pytest.approx(one["forward"] * 8 / 1000)
     assert many["network"] == pytest.approx(one["network"] * 8 / 1000)
     assert many["bucket"] == one["bucket"]
@@ -493,7 +480,7 @@ def test_more_cards_share_what_is_theirs_and_not_the_bucket() -> None:
 
 
 def test_the_slowest_stage_sets_the_pace_of_rows_by_hand() -> None:
-    stages = scaling.capture_stages(C, M, 1, "rows", "disk")
+    stages = scaling.capture_stages(C, M, 1, "disk")
     assert stages == pytest.approx(
         {
             "forward": 2e9 / C.forward,
@@ -502,23 +489,13 @@ def test_the_slowest_stage_sets_the_pace_of_rows_by_hand() -> None:
             "disk": 4000 / 1.46 / C.disk,
         }
     )
-    assert scaling.seconds_per_token(stages, "rows") == stages["forward"]
-    few = scaling.capture_stages(replace(C, cores=1), M, 1, "rows", "disk")
+    assert scaling.seconds_per_token(stages) == stages["forward"]
+    few = scaling.capture_stages(replace(C, cores=1), M, 1, "disk")
     assert scaling.first_to_saturate(few)[0] == "encoding"
 
 
-def test_moments_add_their_products_and_a_tenth_of_the_encoding() -> None:
-    stages = scaling.capture_stages(C, M, 8, "moments", "bucket")
-    rows = scaling.capture_stages(C, M, 8, "rows", "bucket")
-    assert stages["products"] == pytest.approx(2 * 2 * 1000**2 * 9 / 16 / C.card_double / 8)
-    assert stages["encoding"] == pytest.approx(rows["encoding"] / 10)
-    assert scaling.seconds_per_token(stages, "moments") == sum(stages.values())
-
-
-def test_memory_of_rows_on_the_host_and_of_moments_on_the_card_by_hand() -> None:
+def test_memory_of_rows_on_the_host_by_hand() -> None:
     assert scaling.host_bytes(8) == 8 * 3 * (2 << 30)
-    a_band = 4.5 * 1000**2 + 1024 * 1000 * 2
-    assert scaling.card_moment_bytes(C, M) == 2 * 13 * a_band
 
 
 def test_analysis_is_linear_in_rows_and_cores_but_for_solves() -> None:

@@ -30,7 +30,7 @@ DOCUMENTS = [
 ]
 REASONS = {
     *("downloads a model", "makes the environment", "needs a GPU", "needs a cluster"),
-    *("needs a run that keeps moments", "opens a shell", "needs a corpus with labels"),
+    *("opens a shell", "needs a corpus with labels"),
     *("needs another library", "needs a web server, or the hub", "needs the hub"),
     "needs the folders of a training",  # tests/test_training.py
     "needs the quickstart store",  # tests/analyze/test_quickstart.py

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lpp.analyze.cli.options import fresh_option
-from lpp.analyze.cli.show import page_options, wants_picture
+from lpp.analyze.cli.show import page_options
 from lpp.analyze.questions import ItemsSettings
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
@@ -74,11 +74,11 @@ def items(
     """
     from lpp.analyze.evaluations.answers import flips_answer, items_answer
 
-    settings, picture = taken(ItemsSettings, options), wants_picture()
+    settings = taken(ItemsSettings, options)
     task = task or ""  # refused, with the tasks that there are
     with progress("Items", 0, "steps") as bar:
         if base is None:
-            return items_answer(store, task, run, settings, picture=picture, progress=bar)
+            return items_answer(store, task, run, settings, progress=bar)
         if run is None:
             raise click.UsageError(
                 f"--against {base}: name the run that is compared with it, --run."

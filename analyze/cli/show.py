@@ -68,11 +68,6 @@ def page_options() -> Callable[[Callable[..., "Reply"]], Any]:
     return declare
 
 
-def wants_picture() -> bool:
-    """Whether the command that runs writes the picture of its page."""
-    return suffix_of(click.get_current_context().params["output"]) in PICTURES
-
-
 def check_page(form: str | None, output: Path | None) -> None:
     """Refuse a page that could not be written, before anything is computed for it.
 

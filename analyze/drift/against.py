@@ -14,7 +14,7 @@ import polars as pl
 from lpp.analyze.drift.drift import Drift, drift
 from lpp.analyze.drift.gate.verdicts import Verdict
 from lpp.analyze.drift.pages.drift_page_tables import frames_without_tokens
-from lpp.analyze.drift.pair import Pair, differences, pair_of, require_rows, run_of
+from lpp.analyze.drift.pair import Pair, differences, pair_of, run_of
 from lpp.analyze.drift.sites import SITES_SCHEMA, SiteDrift, common_sites, site_frame
 from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.engine.executor import Executor
@@ -114,7 +114,6 @@ def against(
     """
     of_base = run_of(store, base)
     itself = pair_of(of_base.run, of_base.run, cluster=settings.cluster)
-    require_rows(itself)
     common_sites(itself, settings.sites)
     named = _named(store, runs, of_base.run.plan.task)
     others = {view.run.path: view for view in named if view.run.path != of_base.run.path}
@@ -231,8 +230,6 @@ def _why_not(base: RunView, other: RunView, prompts: int | None) -> str | None:
     shared = n_shared(base, other)
     if not shared:
         return f"other prompts ({'; '.join(differences(base, other, 0))})"
-    if not other.run.plan.keeps_rows:
-        return "it keeps moments and no rows"
     if prompts is not None and shared < prompts:
         return f"it shares {shared} prompts, fewer than the {prompts} of --prompts"
     return None

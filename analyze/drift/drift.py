@@ -9,7 +9,7 @@ import polars as pl
 
 from lpp.analyze.drift.flags import site_flags
 from lpp.analyze.drift.gate.metric_changes import prediction_changes
-from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
+from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.predictions import compared_tokens, computed_tokens, token_drift
 from lpp.analyze.drift.sites import SiteDrift, common_sites, compared_cell, site_drift, why_missing
 from lpp.analyze.drift.summaries import Summary, by_position, entropy_drift, prediction_drift
@@ -149,10 +149,9 @@ def drift(
     The pair has the prompts and clusters that `settings` ask for. metrics: names or patterns of
     metrics that are compared as well, by the difference B - A (`lpp-analyze metrics`). executor:
     replaces `jobs` threads (one for each usable core by default); the bits are the same. progress:
-    advances by `n_steps` in all. Raises InputError for a run without rows, a site that one run
-    lacks and positions at which the runs have no token; FormatError for altered bytes.
+    advances by `n_steps` in all. Raises InputError for a site that one run lacks and for
+    positions at which the runs have no token; FormatError for altered bytes.
     """
-    require_rows(pair)
     chosen = common_sites(pair, settings.sites)
     first_position = settings.skip_first
     n_tokens = pair.n_tokens(first_position)
@@ -218,7 +217,7 @@ def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:
             f"Rows of final in {' and '.join(lossy)} were rounded to float8_e4m3 (flag lossy). For "
             f"SmolLM2-135M, rounding one of two equal runs gives a KL of {LOSSY_KL} nats."
         )
-    missing = (why_missing(pair, site, first_position=first_position) for site in sites)
+    missing = (why_missing(pair, site) for site in sites)
     return [*lines, *dict.fromkeys(why for why in missing if why)]
 
 

@@ -14,9 +14,8 @@ from lpp.analyze.logits.heads import why_no_logits
 from lpp.analyze.runs.capture_command import capture_command
 from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.groups import GROUPS, Groups, Integers, clusters_of
-from lpp.analyze.runs.incomplete import incomplete
+from lpp.analyze.runs.incomplete import incomplete, listed_numbers
 from lpp.analyze.runs.keys import RunView, Url
-from lpp.analyze.runs.moments_held import listed_numbers
 from lpp.analyze.runs.named import run_named, store_and_run
 from lpp.analyze.runs.rows.token_files import read_tokens
 from lpp.store.errors import ErrorKind, FormatError, InputError
@@ -221,18 +220,6 @@ def pair_of(a: Run, b: Run, prompts: int | None = None, *, cluster: str | None =
         groups=groups,
         cluster=cluster,
     )
-
-
-def require_rows(pair: Pair) -> None:
-    """Raise InputError(NOT_FOUND) if one of the runs stores moments and no rows."""
-    for run in pair.runs:
-        if not run.plan.keeps_rows:
-            again = capture_command({**run.plan.document, "keep": "both"}, _store(run))
-            raise InputError(
-                f"{run.id} keeps moments of its rows and not the rows, which a comparison token "
-                f"by token needs. Capture again with --keep rows or --keep both:\n{again}",
-                kind=ErrorKind.NOT_FOUND,
-            )
 
 
 def _why_not(a: RunView, b: RunView) -> str:

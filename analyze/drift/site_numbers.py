@@ -18,7 +18,6 @@ from lpp.analyze.engine.estimates import Request, SiteRequest
 from lpp.analyze.engine.executor import site_bytes
 from lpp.analyze.engine.row_values import Values
 from lpp.analyze.engine.site_spectra import site_summaries
-from lpp.analyze.engine.stored_moments import holds, parts_held
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.row_measures.prompt_parts import Parts
@@ -32,7 +31,6 @@ from lpp.analyze.quantities.drift import OF_ROWS, RANK_CHANGES, SITE_CHANGES
 from lpp.analyze.runs.cells import Cell, Integers
 from lpp.analyze.runs.groups import Groups
 from lpp.analyze.runs.keys import RunView
-from lpp.analyze.runs.moments_held import listed_numbers
 from lpp.analyze.runs.rows.side_by_side import in_step
 from lpp.analyze.runs.rows.site_reader import SiteReader
 
@@ -59,20 +57,16 @@ class SiteNumbers:
     def of(
         cls, pair: Pair, site: str, cell: Cell, requested: Collection[str], *, sure: bool
     ) -> "SiteNumbers":
-        """A run that stores moments and no rows has ranks alone. requested: names of numbers."""
+        """requested: names of numbers. Rows of different widths have a CKA alone."""
         widths = _widths(pair, site)
         names: Collection[str] = SITE_CHANGES if widths[0] == widths[1] else ("cka",)
-        bare = [view.run for view in (pair.a, pair.b) if not view.run.plan.keeps_rows]
-        if bare:
-            names = () if why_no_moments(pair, cell) else set(RANK_CHANGES).intersection(names)
-            sure = sure and all(parts_held(run, cell, pair.groups) for run in bare)
         available = tuple(name for name in requested if name in names)
         return cls(pair=pair, site=site, cell=cell, names=available, sure=sure)
 
     def pair_rows(self, kept_values: Values) -> "PairRows":
         """The numbers that need the rows of both runs and are missing in `kept_values`."""
         names = {name for name in self.names if name in OF_ROWS}
-        if names != {*self.names} and all(run.plan.keeps_rows for run in self.pair.runs):
+        if names != {*self.names}:
             names.add(CROSS)
         return PairRows(
             pair=self.pair,
@@ -146,20 +140,6 @@ def own_cell(pair: Pair, view: RunView, cell: Cell) -> Cell:
     others = np.setdiff1d(pair.excluded, view.set_aside)
     prompts = np.isin(np.arange(cell.n_prompts), others)
     return cell.without(prompts) if prompts.any() else cell
-
-
-def why_no_moments(pair: Pair, cell: Cell) -> str | None:
-    """Why `cell` has no ranks, if a run stores no rows; else None."""
-    for view in (pair.a, pair.b):
-        plan = view.run.plan
-        if not np.array_equal(view.set_aside[: view.quarantined(cell.n_prompts)], pair.excluded):
-            return "the runs set different prompts aside, and moments leave out those of one"
-        if not plan.keeps_rows and not holds(view.run, cell):
-            return (
-                f"there are some of {listed_numbers(plan.shards[1:])} prompts, between positions "
-                f"{listed_numbers((0, *plan.moment_ends))}"
-            )
-    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,6 @@ from lpp.analyze.drift.site_numbers import (
     PairRows,
     RunSpectra,
     SiteNumbers,
-    why_no_moments,
 )
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.metrics.registry import METRICS
@@ -226,26 +225,15 @@ def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:
     return matching("site", sites or ["all"], common, option="--sites")
 
 
-def why_missing(
-    pair: Pair, site: str, *, first_position: int = 0, prefix: int | None = None
-) -> str | None:
+def why_missing(pair: Pair, site: str) -> str | None:
     """Why `site_drift` lacks numbers of a site, whatever its rows hold; None if it does not."""
     a, b = pair.a.run, pair.b.run
     width, other = (run.site(site).width for run in (a, b))
-    bare = list(dict.fromkeys(run.id for run in (a, b) if not run.plan.keeps_rows))
-    if width != other:
-        left = "have nothing that is comparable" if bare else "have a CKA and nothing else"
-        return (
-            f"{site} has {width} columns in run {a.id} and {other} in {b.id}: rows of different "
-            f"widths {left}"
-        )
-    if not bare:
+    if width == other:
         return None
-    unheld = why_no_moments(pair, compared_cell(pair, first_position, prefix))
-    left = f"and no moments of these tokens: {unheld}" if unheld else "so ranks alone are compared"
     return (
-        f"{' and '.join(bare)}: keeps moments and no rows, {left}. Capture again with --keep rows "
-        "or --keep both"
+        f"{site} has {width} columns in run {a.id} and {other} in {b.id}: rows of different "
+        "widths have a CKA and nothing else"
     )
 
 

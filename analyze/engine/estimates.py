@@ -1,14 +1,13 @@
 """Metrics of cells, with errors: from the cache, or computed in one read of the rows."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.row_values import RowValues, Values
 from lpp.analyze.engine.site_spectra import site_summaries
-from lpp.analyze.engine.stored_moments import parts_held
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.summary import SPECTRAL_KINDS, Demand
@@ -64,21 +63,10 @@ def site_estimates(site_request: SiteRequest, workers: Workers) -> Estimates:
     """Metrics that need a scatter matrix, eigenvalues or rows of a site.
 
     For numbers in the cache no rows are read. The others take one read of the site, and a second
-    one for errors of spectra; they are added to the cache. If a run keeps no rows, metrics that
-    need them are left out, and so are errors whose groups are not whole shards.
+    one for errors of spectra; they are added to the cache.
     """
     view, cache, site = site_request.view, site_request.cache, site_request.site
     cells, request = site_request.cells, site_request.request
-    if not view.run.plan.keeps_rows:
-        request = request.of(*SPECTRAL_KINDS)
-        unsure = [cell for cell in cells if not parts_held(view.run, cell, request.groups)]
-        if request.errors and unsure:
-            sure = [cell for cell in cells if cell not in unsure]
-            bare = replace(request, errors=())
-            return {
-                **site_estimates(replace(site_request, cells=sure), workers),
-                **site_estimates(replace(site_request, cells=unsure, request=bare), workers),
-            }
     of_spectra, of_rows = (request.of(*kinds).cells(cells) for kinds in (SPECTRAL_KINDS, ("rows",)))
     summaries = cache.summaries(site) if of_spectra else {}
     values = cache.values(site) if of_rows else {}

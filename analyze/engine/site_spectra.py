@@ -36,7 +36,6 @@ from lpp.analyze.engine.accumulate import (
     span_sums,
 )
 from lpp.analyze.engine.row_values import RowValues
-from lpp.analyze.engine.stored_moments import from_stored, moments_summary, stored_summaries
 from lpp.analyze.engine.workers import Call, Workers
 from lpp.analyze.metrics.summary import Demand, Summary, summarize
 from lpp.analyze.numerics.moments import Gram, Moments, Rows
@@ -54,14 +53,11 @@ def site_summaries(
     """The summary of each cell of a site; the same read fills `values`.
 
     One read of the rows serves every first position, prefix and number of prompts. Cells with a
-    group left out take one more read for each number of prompts. Cells that stored moments give for
-    less come from these (`stored_moments.from_stored`), whatever else is read of the rows. Raises
-    FormatError if the number of rows differs from that of the prompts' tokens.
+    group left out take one more read for each number of prompts. Raises FormatError if the number
+    of rows differs from that of the prompts' tokens.
     """
-    held = from_stored(reader.run, reader.site, demands)
-    by_cell = stored_summaries(reader, {cell: demands[cell] for cell in held}, workers)
-    rest = {cell: demand for cell, demand in demands.items() if cell not in held}
-    for summaries in workers.in_order(_solves(reader, rest, workers, values)):
+    by_cell: dict[Cell, Summary] = {}
+    for summaries in workers.in_order(_solves(reader, demands, workers, values)):
         by_cell |= summaries
     return by_cell
 
@@ -106,7 +102,7 @@ def _solves(
         for cell, moments in _moments_of_bands(whole_cells, sums, schedule):
             reader.check(cell, moments.n)
             # a copy: the merge goes on in the same matrix
-            yield moments_summary, cell, moments.copy(), many[cell]
+            yield _of_moments, cell, moments.copy(), many[cell]
         if without := {cell: many[cell] for cell in many if cell.excluded}:
             yield from _without_groups(reader, without, sums, ends, workers)
         if values and (rest := here & given):
@@ -123,6 +119,11 @@ def _span(prompts: Spans, few: Collection[Cell], many: Collection[Cell]) -> Span
     stops |= {end} if end < max(sizes, default=0) else set()
     whole = {cell.whole for cell in few} if first == 0 else set()
     return Span(prompts, stops=tuple(sorted(stops)), few=tuple(sorted(whole)))
+
+
+def _of_moments(cell: Cell, moments: Moments, demand: Demand) -> dict[Cell, Summary]:
+    """The summary of one cell, as a task for a worker."""
+    return {cell: summarize(moments, demand)}
 
 
 def _moments_of_rows(cell: Cell, rows: Rows) -> Iterator[tuple[Cell, Moments]]:

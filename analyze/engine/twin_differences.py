@@ -62,7 +62,7 @@ def _with_metrics(
 def _of_twin(site_request: SiteRequest, bases: Bases) -> SiteRequest | None:
     """The compared metrics of the twin; None if there is no twin or no common part."""
     twin = untrained_twin(site_request.view.run) if bases else None
-    if twin is None or site_request.site not in twin.sites or not twin.plan.keeps_rows:
+    if twin is None or site_request.site not in twin.sites:
         return None
     cells = [cell for cell in site_request.cells if cell.n_prompts <= twin.n_prompts]
     if not cells:

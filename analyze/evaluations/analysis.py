@@ -1,6 +1,6 @@
 """How well each feature of an item tells whether the model's answer is right."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,8 +90,6 @@ class ItemAnalysis:
     calibration: Calibration | None
     """Calibration of chosen_share; None if items have one answer."""
     risk: RiskCoverage
-    keeps_rows: bool
-    """Whether the run keeps rows, which features of sites need."""
     lossy: bool
     """Whether some features come from rows that were rounded as they were stored."""
 
@@ -117,8 +115,8 @@ def analysis(
 ) -> ItemAnalysis:
     """The analysis of these items.
 
-    Sites have features if the run keeps rows. progress: advances by one, and by one for each site
-    of `kept_sites`.
+    progress: advances by one, and by one for each
+    site.
 
     Raises InputError for a site that the run lacks, and if there are fewer than 50 items, or fewer
     than 10 right or wrong ones: too few for a ranking. Raises FormatError for altered bytes.
@@ -126,7 +124,8 @@ def analysis(
     skip_first, seed = settings.skip_first, settings.seed
     right = items.table["right"].to_numpy()
     _check_enough(items, right)
-    sites = kept_sites(items, settings.sites)
+    run = items.view.run
+    sites = matching("site", settings.sites, run.activation_sites, option="--sites")
     progress.expect(1 + len(sites))
     values = item_features(items, first_position=skip_first)
     progress.advance()
@@ -180,16 +179,8 @@ def analysis(
         confidence=confidence,
         calibration=calibrated,
         risk=risk,
-        keeps_rows=plan.keeps_rows,
         lossy=any(map(plan.is_lossy, sites)),
     )
-
-
-def kept_sites(items: EvaluatedItems, patterns: Sequence[str]) -> list[str]:
-    """The sites that match `patterns`, if the run keeps rows; else none."""
-    run = items.view.run
-    chosen = matching("site", patterns, run.activation_sites, option="--sites")
-    return chosen if run.plan.keeps_rows else []
 
 
 def _check_enough(items: EvaluatedItems, right: Flags) -> None:

@@ -21,11 +21,11 @@ from lpp.analyze.drift.gate.conditions import (
 from lpp.analyze.drift.gate.verdicts import ALLOWED, Verdict, verdict
 from lpp.analyze.drift.pages.against_page import against_page
 from lpp.analyze.drift.pages.drift_page import drift_page
-from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
+from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.sites import common_sites
 from lpp.analyze.drift.tables import stores, write_drift
 from lpp.analyze.engine.executor import Executor
-from lpp.analyze.evaluations.analysis import analysis, kept_sites
+from lpp.analyze.evaluations.analysis import analysis
 from lpp.analyze.evaluations.evaluated import evaluated_items
 from lpp.analyze.evaluations.flip_analysis import flip_analysis
 from lpp.analyze.evaluations.flips import flips, flips_of_runs
@@ -36,7 +36,7 @@ from lpp.analyze.pages.reply import Reply, reply
 from lpp.analyze.questions import DiffSettings, GateSettings, ItemsSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.database import kept
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.progress import Progress
 
 
@@ -46,21 +46,10 @@ def items_answer(
     run: str | None,
     settings: ItemsSettings,
     *,
-    picture: bool,
     progress: Progress,
 ) -> Reply:
-    """What tells right items of a run from wrong ones; errors are those of `items`.
-
-    picture: whether the chart of AUROC by depth is asked for. Then InputError also for a run
-    without rows.
-    """
+    """What tells right items of a run from wrong ones; errors are those of `items`."""
     items = evaluated_items(store, task, run, settings)
-    if picture and not kept_sites(items, settings.sites):
-        raise InputError(
-            f"no picture: run {items.view.run.id} keeps moments of its rows and not the rows, so "
-            "no feature has a depth. Evaluate again with --keep rows, or write -o items.html.",
-            kind=ErrorKind.INCOMPLETE,
-        )
     result = analysis(items, settings, progress=progress)
     database = kept("The analysis is", lambda: write_items(store, result), progress)
     return reply(items_page(f"{store}", items, result), stored=database)
@@ -141,9 +130,7 @@ def diff_answer(
 
 def _pair(store: Url, runs: Sequence[str], settings: DiffSettings) -> Pair:
     a, b = (run_of(store, name).run for name in runs)
-    pair = pair_of(a, b, settings.prompts, cluster=settings.cluster)
-    require_rows(pair)
-    return pair
+    return pair_of(a, b, settings.prompts, cluster=settings.cluster)
 
 
 def _verdicts(

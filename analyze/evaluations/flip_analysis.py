@@ -103,7 +103,7 @@ def flip_analysis(
 ) -> FlipAnalysis:
     """The analysis of these items.
 
-    Sites have features where both runs keep their rows. progress: advances by two, and by one for
+    progress: advances by two, and by one for
     each site.
 
     Fewer than 50 items that are right in A, or fewer than 10 that flip or stay, are not ranked.
@@ -111,7 +111,7 @@ def flip_analysis(
     """
     skip_first, seed = settings.skip_first, settings.seed
     chosen = _common_sites(flips, settings.sites)
-    progress.expect(2 + len(_with_rows(flips.a, chosen)))
+    progress.expect(2 + len(chosen))
     eligible, flipped = _labels(flips)
     of_all: dict[str, Any] = {"flips": flips, "skip_first": skip_first, "seed": seed}
     if not enough(flipped):
@@ -142,7 +142,7 @@ def flip_analysis(
             pl.DataFrame(rows, schema=FLIP_FEATURES, orient="row"), list(declared), groups
         ),
         why_no_ranking=None,
-        notes=tuple(_notes(flips, pair, why_no_pair, chosen)),
+        notes=tuple(_notes(pair, why_no_pair, chosen)),
         covariates=tuple(measure.covariates),
         n_groups=groups.count,
         n_within=groups.n_within,
@@ -197,9 +197,8 @@ def _of_a(
     for name, numbers in item_features(items, first_position=first_position).items():
         yield FeatureValues(name, None, numbers[eligible])
     progress.advance()
-    with_rows = _with_rows(items, sites)
     for values in site_features(
-        items, with_rows, first_position=first_position, seed=seed, progress=progress
+        items, sites, first_position=first_position, seed=seed, progress=progress
     ):
         yield values._replace(numbers=values.numbers[eligible])
 
@@ -220,11 +219,6 @@ def _of_both(
         yield FeatureValues(ROW_CHANGE.name, site, row_change(pair, items, site))
 
 
-def _with_rows(items: EvaluatedItems, sites: Sequence[str]) -> Sequence[str]:
-    """All of `sites`; none if the run keeps no rows."""
-    return sites if items.view.run.plan.keeps_rows else ()
-
-
 def _common_sites(flips: Flips, patterns: Sequence[str]) -> list[str]:
     """Sites of both runs that match `patterns`."""
     a, b = (items.view.run for items in (flips.a, flips.b))
@@ -240,11 +234,7 @@ def _pair(flips: Flips) -> tuple[Pair | None, str]:
         return None, str(error).partition("\n")[0]
 
 
-def _notes(
-    flips: Flips, pair: Pair | None, why_no_pair: str, sites: Sequence[str]
-) -> Iterator[str]:
-    runs = [items.view.run for items in (flips.a, flips.b)]
-    bare = [name for name, run in zip("AB", runs, strict=True) if not run.plan.keeps_rows]
+def _notes(pair: Pair | None, why_no_pair: str, sites: Sequence[str]) -> Iterator[str]:
     if pair is None:
         yield f"The runs are not compared token by token, only item by item: {why_no_pair}"
     else:
@@ -253,11 +243,6 @@ def _notes(
             yield f"No KL: {pair.no_logits}"
     if not sites:
         yield "The runs have no site in common, so there are no features of sites."
-    elif bare:
-        yield (
-            f"{' and '.join(bare)} keeps moments of its rows and not the rows: features of sites "
-            "need them. Evaluate again with --keep rows."
-        )
     elif pair is not None:
         other = [site for site in sites if site not in compared_sites(pair, sites)]
         if other:

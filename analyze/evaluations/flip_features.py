@@ -82,10 +82,8 @@ def row_change(pair: Pair, items: EvaluatedItems, site: str) -> Floats:
 
 
 def compared_sites(pair: Pair, sites: Sequence[str]) -> list[str]:
-    """The sites whose rows `row_change` can compare: kept by both runs, with the same width."""
+    """The sites whose rows `row_change` can compare: of both runs, with the same width."""
     runs = [view.run for view in (pair.a, pair.b)]
-    if not all(run.plan.keeps_rows for run in runs):
-        return []
     return [
         site
         for site in sites

@@ -18,7 +18,7 @@ from lpp.store.shared.logits import Head
 
 LOSSY_KL: Final = "0.007"
 """KL of the predictions from rows of `final` in bfloat16 to those from the same rows in
-float8_e4m3, in nats, mean over 20,000 tokens of the demo: docs/how-to/moments.md."""
+float8_e4m3, in nats, mean over 20,000 tokens of the demo: docs/how-to/stored.md."""
 
 
 def why_no_logits(*runs: Run) -> str | None:
@@ -31,8 +31,6 @@ def why_no_logits(*runs: Run) -> str | None:
             return f"{where} has {NO_STATISTICS}."
         if "final" not in run.sites:
             return f"{where} does not hold `final`: capture again with --sites final."
-        if not run.plan.keeps_rows:
-            return f"{where} keeps no rows: capture again with --keep rows or --keep both."
         if not head_directories(objects_at(run.directory.root), run.plan):
             return (
                 f"{where}: the store does not hold the head of its model. Repeat its "

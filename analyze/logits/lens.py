@@ -123,8 +123,6 @@ def is_block(site: str) -> bool:
 def why_no_lens(run: Run, sites: Sequence[str]) -> Iterator[str]:
     """Reasons why `run` has no lens of the blocks among `sites`, to follow a colon."""
     last = last_block(run)
-    if not run.plan.keeps_rows:
-        yield "the run keeps no rows; evaluate again with --keep rows"
     if last not in run.sites or "final" not in run.sites:
         yield f"the run lacks {last} or final, which tell the final norm; evaluate again with both"
     if not any(map(is_block, sites)):

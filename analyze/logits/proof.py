@@ -28,13 +28,13 @@ JOINED: Final = "vllm+torch"
 def check_logits(run: Run, *, tokens: int = _TOKENS) -> LogitsCheck | None:
     """Recompute at most `tokens` of the run, spread evenly over its shards.
 
-    None if there is nothing to recompute: no head, no rows of `final`, no statistics, or statistics
+    None if there is nothing to recompute: no head, no `final`, no statistics, or statistics
     that come from another forward pass than the rows. Nothing is compared where rows of `final` are
     lossy: rounding them changes statistics by more than a wrong head may. FormatError for altered
     bytes. Costs the head's matrix in memory and 2 V d operations a token.
     """
     plan = run.plan
-    if not plan.keeps_rows or "final" not in plan.site_names or plan.compute.backend == JOINED:
+    if "final" not in plan.site_names or plan.compute.backend == JOINED:
         return None
     head = run.head()
     if head is None:

@@ -1,6 +1,6 @@
 """Every declared metric, by name: one list, spliced from the modules that declare them by kind."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from lpp.analyze.metrics.metric import Metric
@@ -12,7 +12,6 @@ from lpp.analyze.quantities.items import DRIFT_FEATURES, FEATURES
 from lpp.analyze.quantities.probes import PROBE_CHANGES, PROBE_NUMBERS
 from lpp.analyze.quantities.profiles import ENTROPIES
 from lpp.analyze.quantities.quantity import Quantity, by_name
-from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.select import matching
 
 METRICS: Final[Mapping[str, Metric[Any]]] = by_name((*SPECTRAL, *ROW_METRICS, *TOKEN_METRICS))
@@ -76,14 +75,3 @@ def metric_names(patterns: Iterable[str]) -> list[str]:
     """Names of the metrics that fit any of `patterns`. InputError for one that fits none."""
     option = "--metrics (`lpp-analyze metrics` lists them)"
     return matching("metric", patterns, METRICS, option=option)
-
-
-def needing_rows(views: Iterable[RunView], metrics: Collection[Metric[Any]]) -> list[str]:
-    """One line for each run that keeps no rows, where `metrics` need them."""
-    names = [metric.name for metric in metrics if metric.needs == "rows"]
-    return [
-        f"{view.run.id}: keeps moments and no rows, which {', '.join(names)} need: capture again "
-        "with --keep rows or --keep both"
-        for view in views
-        if names and not view.run.plan.keeps_rows
-    ]

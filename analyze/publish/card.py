@@ -83,7 +83,7 @@ def card_text(document: Mapping[str, Any], origin: Origin, copy: Run | None, num
 
 def _rows(copy: Run | None) -> dict[str, Any] | None:
     """Where the rows of the last site of the first shard are, for readers of Zarr."""
-    if copy is None or not copy.plan.keeps_rows:
+    if copy is None:
         return None
     site, group = copy.plan.sites[-1], copy.shards[0].objects_dir / HIDDEN_KEY
     root = copy.path.parent.parent

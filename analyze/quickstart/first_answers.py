@@ -64,7 +64,7 @@ def first_answers(store: Path) -> Iterator[FirstAnswer]:
         (
             "What tells its wrong answers?",
             ("items", url, "--task", TASK),
-            lambda: items_answer(url, TASK, None, ItemsSettings(), picture=False, progress=SILENT),
+            lambda: items_answer(url, TASK, None, ItemsSettings(), progress=SILENT),
         ),
     )
     for question, words, ask in questions:

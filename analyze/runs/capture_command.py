@@ -25,7 +25,6 @@ _OPTIONS: Final = (
     ("continuation", "temperature", "--temperature"),
     ("continuation", "seed", "--generation-seed"),
     ("plan", "logit_positions", "--logit-positions"),
-    ("plan", "keep", "--keep"),
     ("compute", "backend", "--backend"),
     ("compute", "device", "--device"),
     ("compute", "dtype", "--dtype"),

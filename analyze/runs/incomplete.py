@@ -6,14 +6,24 @@ is not committed: a gap in front hides every shard behind it.
 
 import shlex
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from lpp.analyze.runs.keys import RunView, Url
-from lpp.analyze.runs.moments_held import listed_numbers
 from lpp.store import open_store
 from lpp.store.exchange.projects import PROJECTS
 from lpp.store.runs.read import Run
 from lpp.store.store import LOST
+
+
+def listed_numbers(numbers: Sequence[int]) -> str:
+    """Numbers for a message; many of them by their ends.
+
+    >>> listed_numbers([1, 2]), listed_numbers(range(10, 200, 10))
+    ('1, 2', '10, 20, 30, 40, ..., 190')
+    """
+    if len(numbers) <= 12:
+        return ", ".join(map(str, numbers))
+    return f"{', '.join(map(str, numbers[:4]))}, ..., {numbers[-1]}"
 
 
 def incomplete_lines(views: Iterable[RunView]) -> list[str]:

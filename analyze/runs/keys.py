@@ -92,30 +92,6 @@ class RunView:
         plan = self.run.plan
         return plan.prefixes if context == plan.context else prefix_schedule(context)
 
-    @property
-    def moment_ends(self) -> tuple[int, ...]:
-        """Ends of the stored position bands."""
-        return self.run.plan.moment_ends
-
-    def rank_sizes(self, requested: Sequence[int] | None) -> list[int]:
-        """The `sizes` that have ranks: only whole shards where the run keeps no rows."""
-        plan = self.run.plan
-        return [n for n in self.sizes(requested) if plan.keeps_rows or n in plan.shards]
-
-    def rank_prefixes(self, context: int, first: int = 0) -> tuple[int, ...]:
-        """The prefixes of `context` that have ranks of the rows from position `first` on.
-
-        Prefixes beyond `first`; where it keeps no rows, both are ends of bands.
-        """
-        ends = (0, *self.moment_ends)
-        if not self.run.plan.keeps_rows and first not in ends:
-            return ()
-        return tuple(
-            prefix
-            for prefix in self.prefixes(context)
-            if prefix > first and (self.run.plan.keeps_rows or prefix in ends)
-        )
-
 
 def views(url: Url) -> list[RunView]:
     """Every committed run of the store at `url`, by id; they can be sent to another machine."""

@@ -9,7 +9,6 @@ from typing import Final
 from lpp.analyze.questions import Selection
 from lpp.analyze.runs.incomplete import incomplete_lines, lost_lines
 from lpp.analyze.runs.keys import RunView, Url, views
-from lpp.analyze.runs.moments_held import check_requested, moments_lines
 from lpp.analyze.runs.named import no_runs, plans_of
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.find_runs import matching_runs
@@ -50,7 +49,6 @@ def select_among(
     _check_held("--context", selection.contexts, contexts, "tokens")
     _check_held("--prompts", selection.prompts, sizes, "prompts")
     _check_skipped(selection, contexts)
-    check_requested(usable, selection.contexts, selection.prompts, selection.skip_first)
     return usable, lines
 
 
@@ -177,7 +175,6 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
                 f"{run.id}: {run.n_prompts} prompts are committed, so it has no rows at "
                 f"{', '.join(map(str, sizes))}"
             )
-        lines += moments_lines(view, selection.contexts, selection.prompts, selection.skip_first)
         if aside := view.quarantined(run.n_prompts):
             why = _why_aside(run.set_aside())
             lines.append(

@@ -13,7 +13,7 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.engine.executor import LOCAL, Executor
-from lpp.analyze.metrics.registry import METRICS, needing_rows
+from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.hourglass import Layer, hourglass
 from lpp.analyze.quantities.flags import flags_of, flags_of_any
 from lpp.analyze.quantities.tables import BESIDE, columns_of, frame_schema, shared
@@ -138,8 +138,7 @@ def layers(
     settings = resolved(all_views, settings)
     selected, incomplete = select_among(url, all_views, settings)
     sites = select_sites(selected, settings)
-    metrics = [METRICS[name] for name in _NUMBERS]
-    lines = (*incomplete, *shortfalls(selected, settings), *needing_rows(selected, metrics))
+    lines = (*incomplete, *shortfalls(selected, settings))
     for line in lines:
         progress.warn(line)
     progress.expect(n_sites(selected, sites) * (2 if 0 in settings.skip_first else 1))

@@ -9,7 +9,7 @@ import polars as pl
 from lpp.analyze.engine.estimates import Request
 from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.metric import Metric
-from lpp.analyze.metrics.registry import PAPER_NAMES, RANKS, chosen, needing_rows, with_free
+from lpp.analyze.metrics.registry import PAPER_NAMES, RANKS, chosen, with_free
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.quantities.flags import flags_of, flags_of_any
 from lpp.analyze.quantities.tables import BESIDE
@@ -162,7 +162,6 @@ def analyze(
         *incomplete,
         *shortfalls(selected, settings),
         *entropy.uncaptured_lines(selected, settings.contexts),
-        *needing_rows(selected, chosen(settings.metrics)),
     ):
         progress.warn(line)
     progress.expect(n_sites(selected, sites))
@@ -227,7 +226,7 @@ def analyze_views(
     )
     of_entropy = by_prefix.select(*entropy.ENTROPY_SCHEMA)
     sets = prompt_sets(comparable_among, of_entropy["n_prompts"].unique())
-    others = [metric_table.frame_of_sites(parts, rest, selected), *of_logits]
+    others = [metric_table.frame_of_sites(parts, rest), *of_logits]
     of_metrics = with_prompt_sets(pl.concat(others), sets, beside=BESIDE)
     facts = metric_facts(
         of_metrics, spectra=with_lossy(of_spectra, selected), entropy=of_entropy, runs=runs

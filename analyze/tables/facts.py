@@ -4,9 +4,7 @@ from collections.abc import Collection, Sequence
 
 import polars as pl
 
-from lpp.analyze.engine.stored_moments import from_stored
 from lpp.analyze.metrics.registry import METRICS, RANKS
-from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.tables.profile import ENTROPIES
 
@@ -87,21 +85,14 @@ def metric_facts(
     keys = [*_RUN, "prefix"]
     rows = [*keys, "first_position", "site"]
     declared = pl.DataFrame(
-        [
-            (name, metric.ratio, bool(metric.normalises), metric.needs == "rows")
-            for name, metric in METRICS.items()
-        ],
-        schema={
-            **{"metric": pl.String, "of": pl.String},
-            **{"normalised": pl.Boolean, "needs_rows": pl.Boolean},
-        },
+        [(name, metric.ratio, bool(metric.normalises)) for name, metric in METRICS.items()],
+        schema={"metric": pl.String, "of": pl.String, "normalised": pl.Boolean},
         orient="row",
     )
     facts = _joined(metrics, declared, ["metric"])
     facts = _joined(facts, entropy.select(*keys, "short_prompts", "n_duplicates"), keys)
-    of_rows = ("n_tokens", "dim", "n_sinks", "lossy", "lossy_rows")
+    of_rows = ("n_tokens", "dim", "n_sinks", "lossy")
     facts = _joined(facts, spectra.select(*rows, *of_rows, of_site=pl.lit(value=True)), rows)
-    facts = facts.with_columns(lossy=pl.when("needs_rows").then("lossy_rows").otherwise("lossy"))
     facts = _joined(facts, _ratios(metrics, spectra, rows), [*rows, "of"])
     of_site, missing = pl.col("of_site").is_not_null(), pl.col("ratio").is_null()
     facts = facts.with_columns(missing_ranks=(of_site & missing).cast(pl.UInt32))
@@ -110,21 +101,15 @@ def metric_facts(
 
 
 def with_lossy(keys: pl.DataFrame, views: Sequence[RunView]) -> pl.DataFrame:
-    """`keys`, rows of the spectra table, with `lossy_rows`, whether the rows of a site are lossy,
-    and `lossy`, whether its spectrum comes from them: not where moments were stored as well, which
-    are sums of the rows as computed.
-    """
-    runs = {view.run.id: view.run for view in views}
+    """`keys`, rows of the spectra table, with `lossy`, whether the rows of a site are."""
     rounded = {
-        (run.id, site) for run in runs.values() for site in run.sites if run.plan.is_lossy(site)
+        (view.run.id, site)
+        for view in views
+        for site in view.run.sites
+        if view.run.plan.is_lossy(site)
     }
-    columns = ("run", "site", "n_prompts", "prefix", "first_position")
-    lossy = []
-    for run, site, size, prefix, first in keys.select(columns).iter_rows():
-        cell, of_site = Cell(size, prefix, first_position=first), (run, site) in rounded
-        lossy.append((of_site, of_site and not from_stored(runs[run], site, [cell])))
-    schema = {"lossy_rows": pl.Boolean, "lossy": pl.Boolean}
-    return keys.hstack(pl.DataFrame(lossy, schema=schema, orient="row"))
+    lossy = [key in rounded for key in keys.select("run", "site").iter_rows()]
+    return keys.with_columns(pl.Series("lossy", lossy, dtype=pl.Boolean))
 
 
 def _ratios(metrics: pl.DataFrame, spectra: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:

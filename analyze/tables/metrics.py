@@ -114,14 +114,9 @@ def metric_keys(
     frames = [pl.DataFrame(schema={name: METRICS_SCHEMA[name] for name in _KEYS})]
     for view in views:
         keys = spectra.key_frame(view, selection)
-        frames.append(crossed(keys, computable(view, of_sites)))
+        frames.append(crossed(keys, of_sites))
         frames.append(crossed(of_logits(view, selection), of_tokens))
     return pl.concat(frames)
-
-
-def computable(view: RunView, metrics: Iterable[Metric[Any]]) -> list[Metric[Any]]:
-    """The `metrics` that the run allows: if it keeps no rows, none that needs rows."""
-    return [m for m in metrics if m.needs != "rows" or view.run.plan.keeps_rows]
 
 
 def of_logits(view: RunView, selection: Selection) -> pl.DataFrame:
@@ -157,9 +152,9 @@ def frame(keys: pl.DataFrame, estimates: Estimates) -> pl.DataFrame:
 
 
 def frame_of_sites(
-    parts: Sequence[spectra.SiteEstimates], metrics: Sequence[Metric[Any]], views: Iterable[RunView]
+    parts: Sequence[spectra.SiteEstimates], metrics: Sequence[Metric[Any]]
 ) -> pl.DataFrame:
-    """A row for each key of `parts` and each of `metrics` that its run, one of `views`, allows."""
+    """A row for each key of `parts` and each of `metrics`."""
     keys = crossed(pl.concat([spectra.no_keys(), *(keys for keys, _ in parts)]), metrics)
     rows = [
         estimates.get((cell, metric.name), Estimate(None))
@@ -167,9 +162,7 @@ def frame_of_sites(
         for cell in spectra.cells(keys)
         for metric in metrics
     ]
-    by_run = {view.run.id: {m.name for m in computable(view, metrics)} for view in views}
-    allowed = [name in by_run[run] for run, name in keys.select("run", "metric").iter_rows()]
-    return _with_values(keys, rows).filter(pl.Series(allowed, dtype=pl.Boolean))
+    return _with_values(keys, rows)
 
 
 def _with_values(keys: pl.DataFrame, rows: Sequence[Estimate]) -> pl.DataFrame:

@@ -188,10 +188,10 @@ def key_frame(view: RunView, selection: Selection) -> pl.DataFrame:
     settings = [
         (context, Cell(size, prefix, first_position=first))
         for context in view.contexts(selection.contexts)
-        for prefix in view.rank_prefixes(context)
-        for size in view.rank_sizes(selection.prompts)
+        for prefix in view.prefixes(context)
+        for size in view.sizes(selection.prompts)
         for first in sorted(set(selection.skip_first))
-        if prefix in view.rank_prefixes(context, first)
+        if first < prefix
     ]
     counts = {
         size: (view.quarantined(size), view.duplicates(size))

@@ -2,8 +2,8 @@
 
 On a CPU the hook copies the rows of real tokens straight into the shard's memory: the only copy. On
 a GPU it selects them on the device, and a separate stream copies them into that page-locked memory
-while the pass continues. For moments, rows stay on the device. Whether they are finite is also
-computed there: only one answer for each site is copied to the host.
+while the pass continues. Whether they are finite is also computed there: only one answer for each
+site is copied to the host.
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,8 +90,6 @@ class BatchRows:
         self._finite: list[tuple[str, torch.Tensor]] = []
         """Each site, once per pass, and whether the rows that it gave are finite."""
         self._flags: torch.Tensor | None = None
-        self.on_device: dict[str, torch.Tensor] = {}
-        """Site -> (T, d) in the stored dtype, on the device that computed it; only for moments."""
         self._marks: list[torch.cuda.Event] = []
         self._statistics: dict[str, torch.Tensor] = {}
 
@@ -105,34 +103,16 @@ class BatchRows:
         for first, end in picked.spans:
             self._came[site][first:end] = True
         on_host = flat.device.type == "cpu"
-        targets = self._spans(self._targets[site], picked) if site in self._targets else []
+        targets = [self._targets[site][first:end] for first, end in picked.spans]
         if on_host and len(targets) == 1 and targets[0].dtype == flat.dtype:
             torch.index_select(flat, 0, indices, out=targets[0])
-            rows = targets[0]
-        else:
-            rows = flat.index_select(0, indices).to(self._dtype)
-            if on_host:
-                share_out(rows, targets)
-            elif targets:
-                self._streams.copy(rows, targets)
-        if self._outputs.keep != "rows":
-            self._stay(site, rows, picked)
-        if self._outputs.keep != "rows" or not on_host:
-            self._finite.append((site, torch.isfinite(rows).all()))
-
-    def _stay(self, site: str, rows: torch.Tensor, picked: Picked) -> None:
-        total = len(self.batch.token_ids)
-        if picked.spans == ((0, total),):
-            self.on_device[site] = rows
             return
-        whole = self.on_device.get(site)
-        if whole is None:
-            whole = self.on_device[site] = rows.new_empty((total, rows.shape[1]))
-        share_out(rows, self._spans(whole, picked))
-
-    @staticmethod
-    def _spans(rows: torch.Tensor, picked: Picked) -> list[torch.Tensor]:
-        return [rows[first:end] for first, end in picked.spans]
+        rows = flat.index_select(0, indices).to(self._dtype)
+        if on_host:
+            share_out(rows, targets)
+            return
+        self._streams.copy(rows, targets)
+        self._finite.append((site, torch.isfinite(rows).all()))
 
     def finish(
         self, statistics: Sequence[TokenStatistics], logit_rows: torch.Tensor | None
@@ -188,13 +168,11 @@ class BatchRows:
             return None
         flags = zip(self._finite, self._flags.tolist(), strict=True)
         suspects = {site for (site, _), finite in flags if not finite}
-        return {site: self._look_at(site) for site in self._outputs.sites if site in suspects}
-
-    def _look_at(self, site: str) -> npt.NDArray[np.int64]:
-        if site in self.batch.hidden:
-            return rows_not_finite(self.batch.hidden[site])
-        broken = ~torch.isfinite(self.on_device[site]).all(dim=1)
-        return torch.nonzero(broken).ravel().cpu().numpy()
+        return {
+            site: rows_not_finite(self.batch.hidden[site])
+            for site in self._outputs.sites
+            if site in suspects
+        }
 
 
 def share_out(values: torch.Tensor, targets: Sequence[torch.Tensor]) -> None:

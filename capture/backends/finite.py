@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.capture.plan.backend import Batch
-from lpp.store.format.quarantine import LOGITS, NOT_FINITE, OUT_OF_MEMORY, SetAside
+from lpp.store.format.quarantine import NOT_FINITE, OUT_OF_MEMORY, SetAside
 
 
 def statistics_not_finite(
@@ -62,15 +62,3 @@ def set_aside(
                 detail=f"{len(inside)} of {lengths[index]} tokens",
             )
     return list(by_prompt.values())
-
-
-def quarantined_prompts(
-    batch: Batch,
-    statistics: Mapping[str, npt.NDArray[Any]],
-    not_finite: Mapping[str, npt.NDArray[np.int64]],
-    failed: Mapping[int, str],
-) -> set[int]:
-    """The prompts of a batch that moments leave out."""
-    rows = [*not_finite.items(), (LOGITS, statistics_not_finite(batch, statistics))]
-    quarantined = set_aside(batch.prompt_ids, batch.lengths, failed, rows)
-    return {entry.prompt_id for entry in quarantined}

@@ -12,7 +12,6 @@ from itertools import tee
 import numpy as np
 import numpy.typing as npt
 
-from lpp.capture.backends.finite import statistics_not_finite
 from lpp.capture.backends.torch_backend import TorchBackend
 from lpp.capture.backends.vllm.backend import VllmBackend
 from lpp.capture.models.spec import Model
@@ -107,8 +106,6 @@ class JoinedBackend:
         )
         for states, logits in both:
             check_same_rows(states.batch, logits.batch)
-            if outputs.keep != "rows":
-                _check_same_finite(states, logits)
             yield replace(
                 states, statistics=logits.statistics, failed={**states.failed, **logits.failed}
             )
@@ -125,24 +122,6 @@ class JoinedBackend:
         """Free the memory of both."""
         self._logits.close()
         self._hidden.close()
-
-
-def _check_same_finite(states: Captured, logits: Captured) -> None:
-    """Raise unless the same logits are finite in both backends, as moments require.
-
-    Moments leave out prompts that are not finite in transformers; the shard's tables leave out
-    those that are not finite in vLLM.
-    """
-    ours, theirs = (
-        statistics_not_finite(captured.batch, captured.statistics) for captured in (states, logits)
-    )
-    if not np.array_equal(ours, theirs):
-        raise MachineError(
-            f"vLLM and transformers differ in which logits of shard {states.batch.shard} are "
-            "finite, so it is unclear which prompts moments cover. Nothing of this shard was kept. "
-            "Capture with one backend: --backend torch; or with --keep rows.",
-            kind=ErrorKind.ENGINE_DIED,
-        )
 
 
 def _check_same_model(ours: Model, theirs: Model) -> None:

@@ -17,7 +17,7 @@ for the last bits of a product with another shape.
 
 import gc
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any, Final
@@ -27,10 +27,8 @@ import numpy.typing as npt
 import torch
 
 from lpp.capture.backends.batch_rows import BatchRows, CopyStreams, Picked, to_device
-from lpp.capture.backends.finite import quarantined_prompts
 from lpp.capture.backends.host_memory import pinned_memory, plain_memory
 from lpp.capture.backends.logit_statistics import logit_statistics
-from lpp.capture.backends.moments import ShardMoments
 from lpp.capture.backends.torch_passes import (
     Pass,
     cache_of,
@@ -50,7 +48,6 @@ from lpp.capture.models.structure.unembedding import find_unembedding
 from lpp.capture.plan.backend import Batch, Beginning, Captured, Outputs, Writing, Written
 from lpp.capture.plan.planning import check_context, compute_info
 from lpp.capture.plan.request import BATCH_TOKENS, CaptureRequest
-from lpp.store.arrays.moments import SiteMoments
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import ComputeInfo
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
@@ -235,16 +232,11 @@ class TorchBackend:
 
 
 class _Capture:
-    """One run through `TorchBackend.capture`: the streams, and the moments of its shards."""
+    """One run through `TorchBackend.capture`, with its streams."""
 
     def __init__(self, backend: TorchBackend, outputs: Outputs) -> None:
         self._backend, self._outputs = backend, outputs
         self._streams = CopyStreams()
-        self._moments: ShardMoments | None = None
-        self._shard: int | None = None
-        if outputs.keep != "rows":
-            widths = {site: backend.sites.width(site) for site in outputs.sites}
-            self._moments = ShardMoments(outputs, widths)
 
     def launch(self, batch: Batch) -> Callable[[], Captured]:
         """Launch a batch, or the part of it that fits; returns a function that waits for its rows
@@ -252,49 +244,28 @@ class _Capture:
         """
         outcome = self._backend.attempt(batch, self._outputs, self._streams)
         if isinstance(outcome, BatchRows):
-            return partial(self._finished, batch, outcome)
+            return partial(_finished, batch, outcome)
         if len(batch.lengths) == 1:
-            return partial(self._without_rows, batch, outcome)
+            return partial(_without_rows, batch, outcome)
         parts = [self.launch(half) for half in halves(batch)]
         return lambda: joined(batch, [finish() for finish in parts])
 
-    def _finished(self, batch: Batch, rows: BatchRows) -> Captured:
-        rows.wait()
-        statistics, not_finite = rows.statistics(), rows.not_finite()
-        moments = self._add(batch, rows.on_device, statistics, not_finite, {})
-        return Captured(batch=batch, statistics=statistics, not_finite=not_finite, moments=moments)
 
-    def _add(
-        self,
-        batch: Batch,
-        rows: Mapping[str, torch.Tensor],
-        statistics: Mapping[str, npt.NDArray[Any]],
-        not_finite: Mapping[str, npt.NDArray[np.int64]] | None,
-        failed: Mapping[int, str],
-    ) -> Mapping[str, SiteMoments] | None:
-        """Add a batch to the moments of its shard; returns those moments after the last batch."""
-        if self._moments is None:
-            return None
-        if batch.shard != self._shard:
-            self._moments.begin()
-            self._shard = batch.shard
-        quarantined = quarantined_prompts(batch, statistics, not_finite or {}, failed)
-        self._moments.add(batch, rows, quarantined)
-        return self._moments if batch.ends_shard else None
+def _finished(batch: Batch, rows: BatchRows) -> Captured:
+    rows.wait()
+    return Captured(batch=batch, statistics=rows.statistics(), not_finite=rows.not_finite())
 
-    def _without_rows(self, batch: Batch, why: str) -> Captured:
-        """Zeros for a prompt that does not fit even alone."""
-        for rows in batch.hidden.values():
-            rows[...] = 0
-        statistics = {
-            name: np.zeros(len(batch.logit_rows), TOKENS_SCHEMA.field(name).type.to_pandas_dtype())
-            for name in STATISTICS
-        }
-        failed = dict.fromkeys(batch.prompt_ids, why)
-        moments = self._add(batch, {}, statistics, {}, failed)
-        return Captured(
-            batch=batch, statistics=statistics, failed=failed, not_finite={}, moments=moments
-        )
+
+def _without_rows(batch: Batch, why: str) -> Captured:
+    """Zeros for a prompt that does not fit even alone."""
+    for rows in batch.hidden.values():
+        rows[...] = 0
+    statistics = {
+        name: np.zeros(len(batch.logit_rows), TOKENS_SCHEMA.field(name).type.to_pandas_dtype())
+        for name in STATISTICS
+    }
+    failed = dict.fromkeys(batch.prompt_ids, why)
+    return Captured(batch=batch, statistics=statistics, failed=failed, not_finite={})
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:
@@ -349,7 +320,6 @@ def joined(batch: Batch, parts: Sequence[Captured]) -> Captured:
         not_finite=None
         if any(part.not_finite is None for part in parts)
         else {site: np.concatenate(rows) for site, rows in not_finite.items()},
-        moments=parts[-1].moments,
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OF_RUN: Final = (
     *("revision", "untrained-seed", "device", "dtype", "attention", "device-map"),
     *("tensor-parallel", "engine-option", "check-sites"),
-    *("quantization", "trust-remote-code", "sites", "keep", "moments-dtype", "stored-dtype"),
+    *("quantization", "trust-remote-code", "sites", "stored-dtype"),
     *("keep-head", "batch-tokens", "shard-mib", "keep-texts"),
 )
 """Options that are those of `lpp-capture run`."""

@@ -9,10 +9,6 @@ corpus, and the forward pass waits only if compression or the disk is slower tha
 The content of a shard depends on the plan alone, not on the number of encoders, on other processes
 that capture the run, or on where it was resumed. A shard is committed before its memory is used
 again: a killed job resumes at the shards that were in progress.
-
-There is memory for the moments of one shard only, because they take d x d numbers a band: the next
-shard waits until the previous one is committed. Moments are meant for shards that are much larger
-than that.
 """
 
 import time
@@ -148,8 +144,6 @@ class _Pipeline:
         future = self._committers.submit(self._commit, buffer)
         self._writing.append((buffer, future))
         self.handed_over += 1
-        if buffer.moments is not None:  # valid until the next batch is requested
-            self.finish()
 
     def check(self) -> None:
         """Free the slots of committed shards; raise any error, such as a full disk, at once."""

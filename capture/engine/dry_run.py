@@ -28,7 +28,7 @@ from lpp.capture.plan.epochs import (
     row_choices,
 )
 from lpp.capture.plan.parts import WHOLE, Part
-from lpp.capture.plan.planning import shard_bytes, site_specs
+from lpp.capture.plan.planning import site_specs
 from lpp.capture.plan.request import CaptureRequest
 from lpp.capture.plan.sizes import (
     Size,
@@ -36,13 +36,13 @@ from lpp.capture.plan.sizes import (
     check_memory,
     check_room,
     format_memory,
-    format_sizes,
+    format_size,
     free_bytes,
     host_bytes,
     remaining,
-    sizes,
+    run_size,
 )
-from lpp.store.format.plan import Keep, Plan
+from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Place, Url, place
 from lpp.store.process.debugging import debugging
 from lpp.store.progress import BLANK, Display
@@ -72,8 +72,8 @@ class DryRun:
     """Batches of the shards of `todo`."""
     padding: float
     """Share of padding in the tokens of `batches`: 0 in vLLM, which pads nothing."""
-    disk: dict[Keep, Size]
-    """Bytes of the whole run with each --keep."""
+    disk: Size
+    """Of the whole run."""
     disk_needed: int
     """Bytes that `todo` and the head take, approximately."""
     head_bytes: int
@@ -111,8 +111,7 @@ class DryRun:
 
     def check(self) -> None:
         """Raise MachineError if the capture would: too little disk or memory."""
-        keep = self.plan.keep
-        check_room(self.disk, keep, self.disk_needed, self.disk_free, self.store)
+        check_room(self.disk_needed, self.disk_free, self.store)
         if self.todo:
             check_memory(self.memory_needed, self.memory_available)
 
@@ -141,8 +140,7 @@ class DryRun:
             "batches",
             f"{self.batches:,} of at most {compute.batch_tokens:,} padded tokens{padding}",
         )
-        first, second = format_sizes(self.disk, plan.keep, self.disk_free)
-        yield "on disk", f"{first.removeprefix('on disk: ')} ({second})"
+        yield "on disk", format_size(self.disk, self.disk_free).removeprefix("on disk: ")
         if self.disk_needed:
             head = f", {short_bytes(self.head_bytes)} of them the head" if self.head_bytes else ""
             yield "", f"about {short_bytes(self.disk_needed)} still to write{head}"
@@ -223,7 +221,6 @@ def dry_run(
         batches, padded = _batch_tokens(plan, prompts, todo)
         tokens = tokens_of(plan, lengths, todo)
         every_site = replace(request, sites=("all",), stored_dtype={})
-        disk = sizes(plan, lengths.tolist(), shard_bytes(request, plan.compute.device))
         speed = _speed(plan, prompts, prepared.backend, batches)
         of_head = missing_head_bytes(root, plan, request)
         return DryRun(
@@ -236,7 +233,7 @@ def dry_run(
             tokens=tokens,
             batches=len(batches),
             padding=1 - tokens / padded if padded and plan.compute.backend != "vllm" else 0,
-            disk=disk,
+            disk=run_size(plan),
             disk_needed=remaining(plan, lengths, todo) + of_head,
             head_bytes=of_head,
             disk_free=free_bytes(place(root)),
@@ -244,10 +241,7 @@ def dry_run(
             memory_available=available_memory(),
             assumed=prepared.assumed,
             tokens_per_second=speed,
-            choices=[
-                *row_choices(plan, site_specs(every_site, prepared.backend)),
-                StoredChoice(name="moments", size=disk["moments"].packed),
-            ],
+            choices=[*row_choices(plan, site_specs(every_site, prepared.backend))],
             recompute=recompute or speed,
             read=read,
         )

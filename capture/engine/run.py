@@ -21,18 +21,17 @@ from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.engine.vocabulary import keep_vocabulary
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
-from lpp.capture.plan.planning import shard_bytes
 from lpp.capture.plan.request import NOTHING, CaptureRequest, InMemory
 from lpp.capture.plan.sizes import (
     available_memory,
     check_memory,
     check_room,
     format_memory,
-    format_sizes,
+    format_size,
     free_bytes,
     host_bytes,
     remaining,
-    sizes,
+    run_size,
 )
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.errors import ConflictError, ErrorKind
@@ -156,23 +155,18 @@ def check_disk(
     *,
     display: Display,
 ) -> None:
-    """Show the disk that each --keep takes; refuse the chosen one if the shards `todo` and the
-    head do not fit.
-    """
+    """Show the disk that the run takes; refuse it if the shards `todo` and the head do not fit."""
     where = place(root)
-    size_by_keep = sizes(plan, lengths.tolist(), shard_bytes(request, plan.compute.device))
     free = free_bytes(where)
-    for line in format_sizes(size_by_keep, plan.keep, free):
-        display.say(f"  {line}")
+    display.say(f"  {format_size(run_size(plan), free)}")
     needed = remaining(plan, lengths, todo) + missing_head_bytes(root, plan, request)
-    check_room(size_by_keep, plan.keep, needed, free, where)
+    check_room(needed, free, where)
 
 
 def check_host_memory(plan: Plan, lengths: npt.NDArray[np.int32], display: Display) -> None:
     """Show the memory of the shard buffers; refuse it if it does not fit."""
     needed, available = host_bytes(plan, lengths), available_memory()
-    if needed:
-        display.say(f"  {format_memory(needed, available, plan.compute.device)}")
+    display.say(f"  {format_memory(needed, available, plan.compute.device)}")
     check_memory(needed, available)
 
 

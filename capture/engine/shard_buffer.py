@@ -6,9 +6,9 @@ before it is compressed, into memory that stays in the cache. A chunk that is al
 compressed without this copy; if all prompts have the same length, every chunk is.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,6 @@ from lpp.store.format.plan import Plan
 from lpp.store.format.quarantine import LOGITS, quarantine_table
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
 
-if TYPE_CHECKING:
-    from lpp.store.arrays.moments import SiteMoments
-
 Allocate = Callable[[int], npt.NDArray[np.uint8]]
 
 ALIGNMENT: Final = 4096
@@ -37,7 +34,7 @@ class ShardBuffer:
     """Memory for the largest shard of a plan, reused for every shard. Implements `ShardContent`.
 
     prompts: of the whole plan, `PROMPTS_SCHEMA`. allocate: returns host memory, as backends do.
-    Costs `rows x width x itemsize` bytes for each site, nothing if the plan stores no rows.
+    Costs `rows x width x itemsize` bytes for each site.
     """
 
     def __init__(self, plan: Plan, prompts: pa.Table, allocate: Allocate) -> None:
@@ -45,7 +42,7 @@ class ShardBuffer:
         self._lengths: npt.NDArray[np.int32] = prompts["n_tokens"].to_numpy()
         ends = np.append(0, np.cumsum(self._lengths))
         most = int(np.diff(ends[list(plan.shards)]).max())
-        self._hidden = self._arrays(most, allocate) if plan.keeps_rows else {}
+        self._hidden = self._arrays(most, allocate)
         self._statistics: dict[str, npt.NDArray[Any]] = {
             name: np.empty(most, TOKENS_SCHEMA.field(name).type.to_pandas_dtype())
             for name in STATISTICS
@@ -87,7 +84,6 @@ class ShardBuffer:
         self._failed: dict[int, str] = {}
         self._not_finite: dict[str, list[npt.NDArray[np.int64]]] = {}
         self._checked = True
-        self.moments: Mapping[str, SiteMoments] | None = None
         filled = 0
         for batch in shard_batches(self._plan, self._prompts, shard):
             tokens = len(batch.token_ids)
@@ -128,7 +124,6 @@ class ShardBuffer:
         for site, broken in (captured.not_finite or {}).items():
             self._add_not_finite(site, rows[broken])
         self._add_not_finite(LOGITS, rows[statistics_not_finite(batch, captured.statistics)])
-        self.moments = captured.moments
 
     def _check(self, captured: Captured) -> None:
         batch = captured.batch

@@ -1,8 +1,7 @@
 """The protocol of a backend, which runs a model on batches of token ids.
 
 The torch and vLLM backends implement it and pass the same contract tests. The engine allocates
-host memory for the rows of each batch, and the backend copies them there from the device, once. The
-backend also accumulates moments, on the device that holds the rows.
+host memory for the rows of each batch, and the backend copies them there from the device, once.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.store.arrays.layout import Rows
-from lpp.store.arrays.moments import SiteMoments
-from lpp.store.format.plan import ComputeInfo, Keep, MomentsDtype, Plan, StoredDtype
+from lpp.store.format.plan import ComputeInfo, Plan, StoredDtype
 from lpp.store.shared.logits import HeadContent
 
 if TYPE_CHECKING:
@@ -29,21 +27,11 @@ class Outputs:
     sites: tuple[str, ...]
     """In depth order."""
     dtype: StoredDtype
-    keep: Keep = "rows"
-    band_ends: tuple[int, ...] = ()
-    """Ends of the position bands of moments; empty if no moments are kept."""
-    moments_dtype: MomentsDtype = "float64"
 
     @classmethod
     def of(cls, plan: Plan) -> "Outputs":
         """The outputs that `plan` keeps."""
-        return cls(
-            sites=plan.site_names,
-            dtype=plan.stored_dtype,
-            keep=plan.keep,
-            band_ends=plan.moment_ends if plan.keeps_moments else (),
-            moments_dtype=plan.moments_dtype,
-        )
+        return cls(sites=plan.site_names, dtype=plan.stored_dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +61,7 @@ class Batch:
     """(S,) flat rows whose logits are reduced to statistics, ascending."""
     hidden: Mapping[str, Rows] = field(default_factory=dict)
     """Site -> (T, d) host memory in the stored dtype (uint16 for the bits of bfloat16), which the
-    backend fills. Empty for a plan that keeps moments alone."""
+    backend fills."""
     ends_shard: bool = False
     """Whether it is the last batch of its shard."""
     before: Mapping[int, Before] = field(default_factory=dict)
@@ -111,10 +99,6 @@ class Captured:
     not_finite: Mapping[str, npt.NDArray[np.int64]] | None = None
     """Site -> flat rows that hold NaN or infinities, ascending; sites without any are left out.
     None: not checked yet; the engine checks the rows as it encodes them."""
-    moments: Mapping[str, SiteMoments] | None = None
-    """Site -> moments of the whole shard, without prompts that are set aside. Only with the last
-    batch of a shard, and only if moments are kept. A site's moments are computed when they are
-    accessed, and are valid until the next batch is requested."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 The groups depend on the plan alone, so every worker makes the same ones.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -12,13 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.capture.plan.backend import Batch, Before
-from lpp.store.format.plan import Keep, Plan
+from lpp.store.format.plan import Plan
 from lpp.store.format.rows import branches_of
-from lpp.store.format.schedule import group_boundaries, shard_boundaries
-
-ROW_BYTES_PER_MOMENT_BYTE: Final = 10
-"""If only moments are kept, a shard covers up to this many bytes of rows per byte of its moments:
-more shards would store more moments."""
 
 BATCH_COST: Final = 128
 """What one more batch costs, in tokens: the pass reads the weights once more. SmolLM2 on two cores:
@@ -29,35 +23,6 @@ together cost at most 1.3 % more than with 36 or 300 where that is the truth.
 Older releases cut batches by another rule. A plan need not name the rule: it names the release
 (`compute.versions`), so the same request to another release is another run, and repair computes
 shards with the run's release alone."""
-
-
-def kept_boundaries(
-    lengths: Sequence[int], token_bytes: int, shard_bytes: int, keep: Keep, moments: int
-) -> tuple[int, ...]:
-    """Shard boundaries of a plan that keeps rows, moments or both.
-
-    moments: bytes of the moments of one shard. If moments are kept, shards end after every tenth
-    of the prompts, so that the groups of the jackknife are whole shards. If only moments are kept,
-    a tenth is divided only where its rows would take more than both `shard_bytes` and ten times the
-    moments.
-
-    >>> kept_boundaries([3] * 20, 10, 60, "both", 0)
-    (0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
-    >>> kept_boundaries([3] * 40, 10, 60, "moments", 6)[:4]
-    (0, 2, 4, 6)
-    >>> kept_boundaries([3] * 40, 10, 60, "moments", 12)[:4]
-    (0, 4, 8, 12)
-    """
-    if keep == "rows":
-        return shard_boundaries(lengths, token_bytes, shard_bytes)
-    budget = (
-        shard_bytes if keep == "both" else max(shard_bytes, ROW_BYTES_PER_MOMENT_BYTE * moments)
-    )
-    edges = [0]
-    for first, end in itertools.pairwise(group_boundaries(len(lengths))):
-        inside = shard_boundaries(lengths[first:end], token_bytes, budget)
-        edges += [first + edge for edge in inside[1:]]
-    return tuple(edges)
 
 
 def tokens_of(plan: Plan, lengths: npt.NDArray[np.int32], shards: Iterable[int]) -> int:

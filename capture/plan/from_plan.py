@@ -17,6 +17,7 @@ from lpp.capture.plan.request import GRACE_SECONDS, CaptureRequest, CorpusSpec
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.exchange.projects import PROJECTS
 from lpp.store.format.plan import Plan, differences
+from lpp.store.runs.write import require_no_moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
             f"them again. Repeat {again}.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
+    require_no_moments(plan)
     if compute.trust_remote_code and not options.trust_remote_code:
         raise InputError(
             f"{plan.model.id} ran code of its own. If you trust its authors, repeat with "
@@ -79,8 +81,6 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
         tensor_parallel=int(parallel[0].partition("=")[2]) if parallel else 1,
         engine_options={key: json.loads(text) for key, text in compute.engine_options.items()},
         batch_tokens=compute.batch_tokens,
-        keep=plan.keep,
-        moments_dtype=plan.moments_dtype,
         stored_dtype={site.name: site.dtype for site in plan.sites if site.dtype},
     )
 

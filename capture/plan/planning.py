@@ -9,7 +9,6 @@ import pyarrow as pa
 from lpp.capture.corpus.passages import Corpus, Passage, prompt_set_fingerprint
 from lpp.capture.models.spec import Model
 from lpp.capture.plan.backend import Backend
-from lpp.capture.plan.batches import kept_boundaries
 from lpp.capture.plan.request import (
     BATCH_BYTES,
     BATCH_TOKENS,
@@ -18,7 +17,6 @@ from lpp.capture.plan.request import (
     CaptureRequest,
 )
 from lpp.store.arrays.layout import ITEM_BYTES
-from lpp.store.arrays.moments import moments_bytes
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.documents import canonical_json
 from lpp.store.format.plan import (
@@ -33,7 +31,7 @@ from lpp.store.format.plan import (
 )
 from lpp.store.format.prompt_columns import token_columns
 from lpp.store.format.rows import branches_sha256, prompts_sha256
-from lpp.store.format.schedule import moment_band_ends, prefix_schedule
+from lpp.store.format.schedule import prefix_schedule, shard_boundaries
 
 
 def choose_sites(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
@@ -78,10 +76,6 @@ def make_plan(
         tokens = default_batch_tokens(compute.device, token_bytes, request.longest)
         compute = replace(compute, batch_tokens=tokens)
     prefixes = prefix_schedule(request.longest)
-    ends = moment_band_ends(prefixes)
-    if continuation is not None:  # so that written tokens have bands of their own
-        ends = tuple(sorted({*ends, continuation.given_context}))
-    stored = moments_bytes([spec.width for spec in specs], len(ends), request.moments_dtype)
     size = shard_bytes(request, compute.device)
     return Plan(
         model=backend.model.info,
@@ -107,10 +101,7 @@ def make_plan(
         sites=specs,
         compute=compute,
         stored_dtype=dtype,  # activations are stored as computed, but for sites with their own
-        shards=kept_boundaries(lengths, token_bytes, size, request.keep, stored),
-        keep=request.keep,
-        moments_dtype=request.moments_dtype,
-        band_ends=ends if request.keep != "rows" and ends != prefixes else (),
+        shards=shard_boundaries(lengths, token_bytes, size),
         continuation=continuation,
     )
 

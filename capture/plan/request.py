@@ -12,7 +12,7 @@ from lpp.capture.corpus.passages import Corpus
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.spec import LoadedModel, ModelSpec
 from lpp.capture.plan.settings import KeepHead
-from lpp.store.format.plan import Keep, LogitPositions, MomentsDtype, SiteDtype
+from lpp.store.format.plan import LogitPositions, SiteDtype
 
 if TYPE_CHECKING:
     from lpp.capture.plan.backend import Backend
@@ -102,9 +102,6 @@ class CaptureRequest:
     batch_tokens: int | None = None
     shard_bytes: int | None = None
     """None: `SHARD_BYTES` of the device."""
-    keep: Keep = "rows"
-    """Activations, their moments by prefix band, or both."""
-    moments_dtype: MomentsDtype = "float64"
     stored_dtype: Mapping[str, SiteDtype | None] = field(default_factory=dict)
     """How rows of sites lie on disk, by name or pattern: the last that matches counts. None, and
     sites without one: as computed."""

@@ -32,11 +32,6 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
     def take(*names: str) -> dict[str, Any]:
         return {name: getattr(settings, name) for name in names}
 
-    if settings.moments_dtype != "float64" and settings.keep == "rows":
-        raise InputError(
-            "--moments-dtype needs --keep moments or --keep both: rows alone have no moments.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
     if "," in (settings.revision or ""):
         raise InputError(
             f"revision {settings.revision!r} is a list, and a run has one revision. Repeat the "
@@ -86,7 +81,7 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
         ),
         continuation=_continuation(settings),
         shard_bytes=None if settings.shard_mib is None else settings.shard_mib << 20,
-        **take("context", "sites", "logit_positions", "batch_tokens", "keep", "moments_dtype"),
+        **take("context", "sites", "logit_positions", "batch_tokens"),
         stored_dtype=_stored_dtype(settings),
         **take("keep_head"),
         **take("backend", "tensor_parallel", "engine_options", "check_sites"),
@@ -101,9 +96,7 @@ def _prompts(settings: CaptureSettings) -> int | None:
 
 
 def _stored_dtype(settings: CaptureSettings) -> dict[str, SiteDtype | None]:
-    """The number type of rows by pattern of sites, that of all first. InputError for another type,
-    and where no rows are stored.
-    """
+    """The number type of rows by pattern of sites, `all` first. InputError for another type."""
     by_site: dict[str, SiteDtype | None] = {"all": None}
     for part in settings.stored_dtype:
         pattern, _, dtype = part.rpartition("=")
@@ -114,15 +107,7 @@ def _stored_dtype(settings: CaptureSettings) -> dict[str, SiteDtype | None]:
                 kind=ErrorKind.INVALID_VALUE,
             )
         by_site[pattern or "all"] = STORED_DTYPES[dtype]
-    if not any(by_site.values()):
-        return {}
-    if settings.keep == "moments":
-        raise InputError(
-            "--stored-dtype says how rows are stored, and --keep moments stores none. Leave it "
-            "out, or add --keep both.",
-            kind=ErrorKind.INVALID_VALUE,
-        )
-    return by_site
+    return by_site if any(by_site.values()) else {}
 
 
 def _continuation(settings: CaptureSettings) -> ContinuationSpec | None:

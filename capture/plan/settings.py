@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from lpp.store.format.documents import MAX_INTEGER
-from lpp.store.format.plan import Keep, LogitPositions, MomentsDtype
+from lpp.store.format.plan import LogitPositions
 from lpp.store.settings.setting import setting
 
 LEAST_TEMPERATURE: Final = 0.01
@@ -182,17 +182,6 @@ class CaptureSettings:
     logit_positions: LogitPositions = setting(
         "all",
         "Compute logit statistics at every token, or only at the ends of the ten prefixes.",
-    )
-    keep: Keep = setting(
-        "rows",
-        "Keep every activation (rows); or only count, mean and scatter matrix of each site and "
-        "prefix, which is all that ranks need (moments); or both. The command prints the size "
-        "before it starts.",
-    )
-    moments_dtype: MomentsDtype = setting(
-        "float64",
-        "Store scatter matrices in this number type; float32 rounds each entry by at most 2^-24 "
-        "of it.",
     )
     stored_dtype: tuple[str, ...] = setting(
         ("auto",),

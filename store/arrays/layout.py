@@ -1,4 +1,4 @@
-"""How rows of a site, or of its scatter matrices, are divided into chunks: SPEC.md section 5."""
+"""How rows of a site are divided into chunks: SPEC.md section 5."""
 
 import math
 from collections.abc import Mapping
@@ -32,9 +32,6 @@ CHUNK_BYTES: Final = 1 << 20
 
 SITE_DIMENSIONS: Final = ("token", "feature")
 """Names of the dimensions of a site's rows, for readers such as xarray that need them."""
-
-SCATTER_DIMENSIONS: Final = ("packed", "feature")
-"""Names of the dimensions of packed scatter matrices."""
 
 Rows: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.float16] | npt.NDArray[np.float32]
 """(T, d) activations as stored; uint16 holds the bits of bfloat16."""

@@ -2,16 +2,14 @@
 
 Every object is compared with its record, then copied as it is: nothing is unpacked. A run with
 fewer sites, or fewer values by token, has the plan that a capture of these has, so another id; a
-run with fewer fields of prompts keeps its id. Only `plan.json`, `prompts.arrow`, `moments.arrow`
-and the records are made again. A copy that was stopped goes on, and the same copy made twice has
+run with fewer fields of prompts keeps its id. Only `plan.json`, `prompts.arrow` and the records are
+made again. A copy that was stopped goes on, and the same copy made twice has
 the same bytes.
 """
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
-
-import pyarrow.compute as pc
+from typing import Any, TypeAlias
 
 from lpp.store.committed.checked import Checked, open_checked
 from lpp.store.errors import ConflictError, ErrorKind, InputError
@@ -33,12 +31,11 @@ from lpp.store.format.keys import (
     HEADS_KEY,
     HIDDEN_KEY,
     MATRICES_KEY,
-    MOMENTS_KEY,
+    MOMENTS,
     PLAIN_VERSION,
     PLAN_KEY,
     PROMPTS_KEY,
     RUNS_KEY,
-    SCATTERS_KEY,
     SHARDS_KEY,
     VOCABULARIES_KEY,
     shard_key,
@@ -46,12 +43,11 @@ from lpp.store.format.keys import (
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.plan import Plan
 from lpp.store.format.prompt_columns import FIELD_PREFIX, LOSS_MASK, TOKEN_PREFIX
-from lpp.store.format.tables import encode_table, encode_texts
+from lpp.store.format.tables import encode_texts
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 from lpp.store.objects.protocol import Objects, Source
 from lpp.store.progress import SILENT, Progress
-from lpp.store.runs.moments import moments_table_of
 from lpp.store.runs.read import Run
 from lpp.store.runs.shards import Shard
 from lpp.store.shared.directory import open_shared
@@ -60,8 +56,6 @@ from lpp.store.shared.vocabularies import vocabulary_name
 
 Made: TypeAlias = Mapping[str, bytes]
 """Objects that are not copied but made, by key."""
-
-_GROUPS: Final = (HIDDEN_KEY, SCATTERS_KEY)
 
 
 def plan_of_copy(run: Run, sites: Collection[str], fields: Collection[str]) -> Plan:
@@ -135,7 +129,7 @@ def copy_run(
     copy_directory(checked, directory, record, made)
     for shard in run.shards:
         target = directory.below(f"{SHARDS_KEY}/{shard_key(shard.index)}")
-        copy_directory(shard, target, *_shard_of(shard, run.plan, plan))
+        copy_directory(shard, target, _shard_of(shard, run.plan, plan))
         progress.advance()
     return Run(directory.place)
 
@@ -153,18 +147,15 @@ def _is_copied(column: str, fields: Collection[str]) -> bool:
     return field is None or field in fields
 
 
-def _shard_of(shard: Shard, old: Plan, plan: Plan) -> tuple[CommitRecord, Made]:
-    """The record of the copy of a shard, and the objects that it has made."""
+def _shard_of(shard: Shard, old: Plan, plan: Plan) -> CommitRecord:
+    """The record of the copy of a shard."""
     if plan is old:
-        return shard.record, {}
+        return shard.record
     gone = {site.name for site in old.sites} - {*plan.site_names}
-    prefixes = tuple(f"{group}/{name}/" for group in _GROUPS for name in gone)
-    objects = {k: v for k, v in shard.record.objects.items() if not k.startswith(prefixes)}
-    made = {}
-    if MOMENTS_KEY in objects:
-        table = moments_table_of(shard, old)
-        made[MOMENTS_KEY] = encode_table(table.filter(pc.field("site").isin(plan.site_names)))
-    return replace(shard.record, plan=plan.hash, objects=objects), made
+    # a plan that is made again names no moments
+    begins = (*MOMENTS, *(f"{HIDDEN_KEY}/{name}/" for name in gone))
+    objects = {k: v for k, v in shard.record.objects.items() if not k.startswith(begins)}
+    return replace(shard.record, plan=plan.hash, objects=objects)
 
 
 def _copy_shared(source: Place, root: Objects, plan: Plan) -> None:

@@ -38,11 +38,8 @@ TOKENS_KEY: Final = "tokens.arrow"
 HIDDEN_KEY: Final = "hidden.zarr"
 """Zarr group of a shard: one array per site."""
 
-MOMENTS_KEY: Final = "moments.arrow"
-"""Count and mean of the rows of a shard, by site and prefix band."""
-
-SCATTERS_KEY: Final = "moments.zarr"
-"""Zarr group of a shard: their scatter matrices, one array per site."""
+MOMENTS: Final = ("moments.arrow", "moments.zarr/")
+"""How keys of moments begin, which releases up to 0.2.0 wrote into shards and no reader uses."""
 
 QUARANTINE_KEY: Final = "quarantine.arrow"
 """What was set aside, and why: texts of the corpus in a run's directory, prompts in a shard's."""

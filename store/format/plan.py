@@ -20,7 +20,6 @@ from lpp.store.format.documents import (
     to_document,
 )
 from lpp.store.format.limits import key_problem
-from lpp.store.format.schedule import group_boundaries
 
 MAX_WIDTH: Final = 1 << 20
 """Columns of a site, at most: a row is 4 MiB of float32. The widest model known has 2^14."""
@@ -52,15 +51,9 @@ INTEGERS: Final = frozenset({"uint8", "uint16", "int32"})
 LogitPositions: TypeAlias = Literal["all", "schedule"]
 """Where the unembedding ran: every token, or the last token of each prefix of the schedule."""
 
-Keep: TypeAlias = Literal["rows", "moments", "both"]
-"""What a shard holds of its activations: every row, their moments by prefix band, or both."""
-
 Beginnings: TypeAlias = Literal["reused", "repeated"]
 """Keys and values of the tokens before a branch were `reused`, from the pass of its prompt; or
 these tokens were `repeated`, in a pass with the branch."""
-
-MomentsDtype: TypeAlias = Literal["float64", "float32"]
-"""How scatter matrices lie on disk. They are accumulated in float64 either way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,13 +219,6 @@ class Plan:
     stored_dtype: StoredDtype
     shards: tuple[int, ...]
     """Prompt boundaries: shard k holds prompts `shards[k] <= id < shards[k + 1]`."""
-    keep: Keep = field(default="rows", metadata=OMITTED)
-    """What shards hold of the activations. Format 2 but for `rows`."""
-    moments_dtype: MomentsDtype = field(default="float64", metadata=OMITTED)
-    """How scatter matrices are stored, where they are."""
-    band_ends: tuple[int, ...] = field(default=(), metadata=OMITTED)
-    """Ends of the position bands of moments, where they are not those of `prefixes`; ask
-    `moment_ends`."""
     continuation: ContinuationInfo | None = field(default=None, metadata=OMITTED)
     """How the model wrote the last tokens of each prompt; None where all are the corpus's."""
 
@@ -266,21 +252,9 @@ class Plan:
         return text.removeprefix(REQUESTS_OF) if text.startswith(REQUESTS_OF) else None
 
     @property
-    def keeps_rows(self) -> bool:
-        """Whether shards hold the activations themselves."""
-        return self.keep != "moments"
-
-    @property
-    def keeps_moments(self) -> bool:
-        """Whether shards hold moments of the activations."""
-        return self.keep != "rows"
-
-    @property
-    def moment_ends(self) -> tuple[int, ...]:
-        """Ends of the position bands of moments, ascending, every prefix among them: band b holds
-        the rows at positions `moment_ends[b - 1] <= position < moment_ends[b]`.
-        """
-        return self.band_ends or self.prefixes
+    def has_moments(self) -> bool:
+        """Whether a release up to 0.2.0 stored moments beside the rows: nothing reads them."""
+        return self.document.get("keep") == "both"
 
     @property
     def format(self) -> int:
@@ -292,7 +266,7 @@ class Plan:
             return 5
         if self.prompts.branches is not None:
             return 4
-        return 2 if self.keeps_moments else 1
+        return 1
 
     def dtype_of(self, site: SiteSpec) -> SiteDtype:
         """How rows of `site` lie on disk."""
@@ -352,17 +326,11 @@ def validate_plan(plan: Plan) -> list[str]:
         problems.append("shards should ascend from 0")
     elif plan.shards[-1] != plan.prompts.count:
         problems.append(f"shards should end at prompts.count = {plan.prompts.count}")
-    elif plan.keeps_moments and not {*group_boundaries(plan.prompts.count)} <= {*plan.shards}:
-        problems.append("shards should begin where each tenth of the prompts does, for moments")
-    if plan.moments_dtype != "float64" and not plan.keeps_moments:
-        problems.append(f"moments_dtype is {plan.moments_dtype}, and no moments are kept")
     ascending = [0, *plan.prefixes] == sorted({0, *plan.prefixes})
     if not ascending or plan.prefixes[-1:] != (plan.context,):
         problems.append(f"prefixes should ascend from 1 or more to the context, {plan.context}")
     if plan.compute.beginnings is not None and plan.prompts.branches is None:
         problems.append(f"compute.beginnings is {plan.compute.beginnings}, without branches")
-    if plan.band_ends:
-        problems += _band_problems(plan)
     if plan.continuation is not None:
         problems += _continuation_problems(plan.continuation, plan.context)
     if len(set(plan.site_names)) != len(plan.sites) or not plan.sites:
@@ -436,20 +404,19 @@ def _continuation_problems(written: ContinuationInfo, context: int) -> list[str]
     return problems
 
 
-def _band_problems(plan: Plan) -> list[str]:
-    if not plan.keeps_moments:
-        return ["band_ends are given, and no moments are kept"]
-    ascending = [0, *plan.band_ends] == sorted({0, *plan.band_ends})
-    if ascending and plan.band_ends[-1] == plan.context and {*plan.prefixes} <= {*plan.band_ends}:
-        return []
-    return [
-        f"band_ends should ascend from 1 or more to the context, {plan.context}, with every prefix "
-        "among them"
-    ]
-
-
 def parse_plan(document: object, where: str) -> Plan:
-    """The plan that `document` describes; FormatError(CORRUPT) lists all problems together."""
+    """The plan that `document` describes; FormatError(CORRUPT) lists all problems together.
+
+    FormatError(UNSUPPORTED_VERSION) for a run without rows, as releases up to 0.2.0 made them.
+    """
+    # A plan of rows alone never had `keep`, so its hash stays. Those of rows and moments (`both`)
+    # may have `moments_dtype` and `band_ends` too: unknown fields, which are hashed and not read.
+    if isinstance(document, dict) and document.get("keep") == "moments":
+        raise FormatError(
+            f"{where}: this run holds moments of its rows and no rows. lpp-engine 0.2.0 is the "
+            "last release that reads them: use it, or capture the run again.",
+            kind=ErrorKind.UNSUPPORTED_VERSION,
+        )
     plan = parse_document(Plan, document, where)
     if problems := validate_plan(plan):
         raise FormatError(f"{where}: " + "; ".join(problems) + ".", kind=ErrorKind.CORRUPT)

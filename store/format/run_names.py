@@ -21,7 +21,6 @@ _APART: Final[tuple[Callable[[Plan], str], ...]] = (
     lambda plan: f"{plan.prompts.count} prompts",
     lambda plan: plan.compute.dtype,
     lambda plan: plan.compute.backend,
-    lambda plan: plan.keep,
     lambda plan: f"rows in {plan.rows_dtype}",
     lambda plan: f"beginnings {plan.compute.beginnings or 'not recorded'}",
 )
@@ -41,7 +40,7 @@ def run_names(plans: Mapping[str, Plan]) -> dict[str, str]:
 
     Where all runs are of one model, a run of which more is known, such as the seed of its random
     weights, leaves out the model. Runs that would have one name get their corpus, context, number
-    of prompts, dtype, backend, kept form, dtype of rows or beginnings of branches, as far as these
+    of prompts, dtype, backend, dtype of rows or beginnings of branches, as far as these
     differ, and at last the eight digits of their plan's hash. Runs on a corpus are called what they
     would be called without the runs of evaluations beside them.
     """

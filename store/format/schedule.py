@@ -22,21 +22,6 @@ def prefix_schedule(context: int) -> tuple[int, ...]:
     return tuple(sorted(set(steps)))
 
 
-FIRST_POSITIONS: Final = (1, 2, 4)
-"""Band ends beside the prefixes: so that the first positions, often attention sinks, can be left
-out of what moments tell."""
-
-
-def moment_band_ends(prefixes: Sequence[int]) -> tuple[int, ...]:
-    """Where the position bands of moments end: at 1, 2 and 4 too, below the last prefix.
-
-    >>> moment_band_ends((3, 6, 9))
-    (1, 2, 3, 4, 6, 9)
-    """
-    first = (end for end in FIRST_POSITIONS if end < prefixes[-1])
-    return tuple(sorted({*first, *prefixes}))
-
-
 def group_boundaries(prompts: int, groups: int = GROUPS) -> tuple[int, ...]:
     """Where the groups of a jackknife over `prompts` prompts begin, and where the last one ends.
 

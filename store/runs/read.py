@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.arrays.layout import site_array
-from lpp.store.arrays.moments import band_counts
 from lpp.store.arrays.reader import ReadAs
 from lpp.store.committed.checked import Checked, open_checked
 from lpp.store.committed.compare import Problem
@@ -43,7 +42,6 @@ from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, check_table
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 from lpp.store.runs.fingerprint import fingerprint
-from lpp.store.runs.moments import MomentsReader
 from lpp.store.runs.prompts import extra_columns, read_prompts
 from lpp.store.runs.shards import Shard, check_tokens, open_shard, run_directory
 from lpp.store.runs.verify import verify_run
@@ -117,7 +115,9 @@ class Run:
 
     @cached_property
     def plan(self) -> Plan:
-        """The frozen plan. FormatError(CORRUPT) if it is not the one this run was made with."""
+        """The frozen plan. FormatError: CORRUPT if it is not the one this run was made with,
+        UNSUPPORTED_VERSION of a run without rows.
+        """
         where = str(self._checked.objects.place / PLAN_KEY)
         plan = parse_plan(load_json(self._checked.document(PLAN_KEY), where), where)
         if plan.hash != self.commit.plan or plan.run_id != self.id:
@@ -395,8 +395,7 @@ class Run:
         requested. first, prompts: only those with `first <= prompt_id < prompts`; all committed
         ones by default. dtype: `float32`, or `stored`: as of `Plan.dtype_of`, bfloat16 and
         float8_e4m3 as the bits of bfloat16, uint16. Raises InputError for a site the run does not
-        hold, for a run that keeps no rows and for integers that are not read as stored; FormatError
-        for altered bytes.
+        hold and for integers that are not read as stored; FormatError for altered bytes.
         """
         spec = self.require_rows(site, dtype)
         end = self.plan.prompts.count if prompts is None else prompts
@@ -429,20 +428,6 @@ class Run:
             )
         return zarr_view(self.plan, spec, self.shards, dtype)
 
-    def moments(self, site: str) -> MomentsReader:
-        """Moments of `site` by shard and position band. InputError for a site that the run does not
-        have and for a run without moments.
-        """
-        spec = self.site(site)
-        if not self.plan.keeps_moments:
-            raise InputError(
-                f"run {self.id} keeps rows and no moments. They come from its rows: "
-                f"`lpp-analyze profile {self.directory.root}`; or capture again with "
-                "--keep moments or --keep both.",
-                kind=ErrorKind.NOT_FOUND,
-            )
-        return MomentsReader(self.plan, spec, self.shards, self._band_counts)
-
     # logits
 
     def head(self) -> Head | None:
@@ -453,15 +438,9 @@ class Run:
         """
         return open_head(objects_at(self.directory.root), self.plan)
 
-    def _band_counts(self, shard: Shard) -> npt.NDArray[np.int64]:
-        lengths = self.lengths[shard.first_prompt : shard.end_prompt].copy()
-        lengths[shard.quarantined() - shard.first_prompt] = 0
-        lengths[self.branch_of[shard.first_prompt : shard.end_prompt] >= 0] = 0
-        return band_counts(lengths, self.plan.moment_ends)
-
     def require_rows(self, site: str, dtype: ReadAs) -> SiteSpec:
-        """The site of that name. NotFoundError if the run does not have it; InputError if it keeps
-        no rows, for integers that are not read as stored, and for another dtype.
+        """The site of that name. NotFoundError if the run does not have it; InputError for
+        integers that are not read as stored, and for another dtype.
         """
         check_word("dtype", dtype, ReadAs)
         spec = self.site(site)
@@ -470,12 +449,6 @@ class Run:
                 f"site {site} of run {self.id} holds integers ({spec.dtype}), which are no "
                 'activations. Read them with dtype="stored".',
                 kind=ErrorKind.INVALID_VALUE,
-            )
-        if not self.plan.keeps_rows:
-            raise InputError(
-                f"run {self.id} keeps moments of its rows and not the rows, which this needs. "
-                "Capture again with --keep rows or --keep both.",
-                kind=ErrorKind.NOT_FOUND,
             )
         return spec
 

@@ -4,20 +4,10 @@ Nothing in the store makes it raise: each difference is a `Problem` with its pla
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.arrays.layout import site_array
-from lpp.store.arrays.moments import (
-    band_counts,
-    packed_rows,
-    scatter_array,
-    scatter_problem,
-    table_problems,
-)
 from lpp.store.committed.checked import Checked
 from lpp.store.committed.compare import Problem, check_objects, open_or_problem
 from lpp.store.errors import FormatError, MachineError
@@ -26,27 +16,24 @@ from lpp.store.format.documents import canonical_json, indented_json, load_json
 from lpp.store.format.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
-    MOMENTS_KEY,
     PLAN_KEY,
     PROMPTS_KEY,
     QUARANTINE_KEY,
     ROOT_KEY,
     RUNS_KEY,
-    SCATTERS_KEY,
     SHARDS_KEY,
     TOKENS_KEY,
     shard_key,
 )
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES, MAX_ROOT_BYTES
-from lpp.store.format.plan import Plan, SiteSpec, parse_plan
+from lpp.store.format.plan import Plan, parse_plan
 from lpp.store.format.prompt_columns import BRANCH_COLUMNS
 from lpp.store.format.quarantine import quarantine_problems
-from lpp.store.format.rows import branches_of, prompts_problems, tokens_problems
+from lpp.store.format.rows import prompts_problems, tokens_problems
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 from lpp.store.objects.protocol import Objects
-from lpp.store.runs.moments import moments_table_of
 from lpp.store.runs.prompts import extra_columns, read_prompts
 from lpp.store.runs.shards import Shard, is_run, open_shard, run_directory
 
@@ -167,19 +154,14 @@ def _check_meaning(shard: Shard, plan: Plan, prompts: pa.Table | None) -> Iterat
     if prompts is not None:
         for what in tokens_problems(tokens, prompts, shard.first_prompt, shard.end_prompt):
             yield Problem(where=TOKENS_KEY, what=what)
-    aside = np.zeros(0, np.int32)
     try:
         if shard.record.quarantine or QUARANTINE_KEY in shard.record.objects:
             for what in _quarantine_problems(shard, tokens):
                 yield Problem(where=QUARANTINE_KEY, what=what)
-            aside = shard.quarantined()
-        if prompts is not None:
-            aside = np.union1d(aside, np.flatnonzero(branches_of(prompts)[0] >= 0))
+            shard.quarantined()
     except FormatError as error:
         yield Problem(where=QUARANTINE_KEY, what=str(error))
-    if plan.keeps_moments:
-        yield from _moments_problems(shard, plan, tokens, aside)
-    for site in plan.sites if plan.keeps_rows else ():
+    for site in plan.sites:
         spec = site_array(site, plan.dtype_of(site), shard.rows)
         try:
             with shard.array(HIDDEN_KEY, spec, end=0, compared=True) as array:
@@ -197,44 +179,6 @@ def _quarantine_problems(shard: Shard, tokens: pa.Table) -> list[str]:
     if QUARANTINE_KEY not in shard.record.objects or not shard.record.quarantine:
         return [f"the record has {shard.record.quarantine} prompts"]
     return quarantine_problems(quarantine, tokens, shard.first_prompt, shard.end_prompt)
-
-
-def _moments_problems(
-    shard: Shard, plan: Plan, tokens: pa.Table, aside: npt.NDArray[Any]
-) -> Iterator[Problem]:
-    """Check moments, one band of one site at a time: counts, shapes, finite values."""
-    ids = tokens["prompt_id"].to_numpy()
-    with_rows = ids[~np.isin(ids, aside)] - shard.first_prompt
-    counts = band_counts(np.bincount(with_rows, minlength=1), plan.moment_ends)
-    try:
-        for what in table_problems(moments_table_of(shard, plan), plan, counts):
-            yield Problem(where=MOMENTS_KEY, what=what)
-    except FormatError as error:
-        yield Problem(where=MOMENTS_KEY, what=str(error))
-        return
-    for site in plan.sites:
-        try:
-            what = _scatter_problem(shard, plan, site, counts)
-        except FormatError as error:
-            what = str(error)
-        if what:
-            yield Problem(where=f"{SCATTERS_KEY}/{site.name}", what=what)
-
-
-def _scatter_problem(
-    shard: Shard, plan: Plan, site: SiteSpec, counts: npt.NDArray[np.int64]
-) -> str:
-    """What is wrong with the scatter matrices of a site; empty if nothing is."""
-    spec, rows = scatter_array(site, plan), packed_rows(site.width)
-    with shard.array(SCATTERS_KEY, spec, end=0, compared=True) as array:
-        if not shard.objects.is_local:
-            return ""
-        array.check()
-        for band, n in enumerate(counts.tolist()):
-            values = array.rows(band * rows, (band + 1) * rows).ravel()
-            if what := scatter_problem(values, site.width, n):
-                return f"band {band}: {what}"
-    return ""
 
 
 def _strangers(run: Objects, plan: Plan) -> Iterator[Problem]:

@@ -7,11 +7,9 @@ no reader ever sees part of one.
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.arrays.decode_pool import usable_cores
@@ -23,14 +21,6 @@ from lpp.store.arrays.encoder import (
 )
 from lpp.store.arrays.layout import Rows, site_array
 from lpp.store.arrays.metadata import METADATA_KEY, group_document, metadata_bytes
-from lpp.store.arrays.moments import (
-    SiteMoments,
-    band_counts,
-    check_moments,
-    moments_table,
-    scatter_array,
-    scatter_rows,
-)
 from lpp.store.committed.checked import open_checked
 from lpp.store.committed.commit import Attempt, attempt, sweep
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
@@ -39,12 +29,10 @@ from lpp.store.format.documents import canonical_json, validate_document, wide_i
 from lpp.store.format.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
-    MOMENTS_KEY,
     PLAN_KEY,
     PROMPTS_KEY,
     QUARANTINE_KEY,
     RUNS_KEY,
-    SCATTERS_KEY,
     SHARDS_KEY,
     TOKENS_KEY,
     shard_key,
@@ -53,7 +41,7 @@ from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.plan import Plan, SiteSpec, validate_plan
 from lpp.store.format.prompt_columns import BRANCH_COLUMNS, CONTINUATION_COLUMNS
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA, quarantine_problems
-from lpp.store.format.rows import branches_of, prompts_problems, tokens_problems
+from lpp.store.format.rows import prompts_problems, tokens_problems
 from lpp.store.format.tables import encode_table, encode_texts
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Url
@@ -79,10 +67,6 @@ class ShardContent(Protocol):
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """(`TOKENS_SCHEMA`, `QUARANTINE_SCHEMA`), once every site was read."""
 
-    @property
-    def moments(self) -> Mapping[str, SiteMoments] | None:
-        """Moments by site, if the plan keeps them; read site by site, from any thread."""
-
 
 class RunWriter:
     """Creates the run of `plan` in the store at `root`, or continues it. If the run's own record,
@@ -92,8 +76,8 @@ class RunWriter:
     which are written if the run does not exist yet (`Run.require_columns`). Other writers may write
     other shards, or the same ones, at the same time. replacing: shards to write anew though their
     records are intact. set_aside: texts of the corpus that became no prompt, `TEXTS_SCHEMA`.
-    ValueError for prompts, rows or a plan that do not fit together; ConflictError(PLAN_DIFFERS)
-    where the run holds other values in one of those columns.
+    ValueError for prompts, rows or a plan that do not fit together; InputError for a run with
+    moments; ConflictError(PLAN_DIFFERS) where the run holds other values in one of those columns.
     """
 
     def __init__(
@@ -105,6 +89,7 @@ class RunWriter:
         replacing: Collection[int] = (),
         set_aside: pa.Table | None = None,
     ) -> None:
+        require_no_moments(plan)
         misfits = validate_document(Plan, plan.document) or validate_plan(plan)
         if misfits := misfits or prompts_problems(prompts, plan):
             raise ValueError("the plan does not fit: " + "; ".join(misfits))
@@ -148,17 +133,16 @@ class RunWriter:
         hidden: Mapping[str, Rows],
         tokens: pa.Table,
         quarantine: pa.Table | None = None,
-        moments: Mapping[str, SiteMoments] | None = None,
     ) -> Shard:
         """Encode, write and commit shard `index`, all of whose rows are in memory.
 
         hidden: site -> (T, d) in the site's dtype (uint16 for bfloat16; the plan's `stored_dtype`
-        for float8_e4m3), empty if the plan keeps no rows. tokens, quarantine, moments: as in
-        `ShardContent`; no quarantine by default. Returns and raises as `write`.
+        for float8_e4m3). tokens, quarantine: as in `ShardContent`; no quarantine by default.
+        Returns and raises as `write`.
         """
         if quarantine is None:
             quarantine = QUARANTINE_SCHEMA.empty_table()
-        content = _InMemory(hidden, tokens, quarantine, moments)
+        content = _InMemory(hidden, tokens, quarantine)
         self._check_tables(index, tokens, quarantine)
         self._check_sites(index, content)
         with ThreadPoolExecutor(usable_cores(), thread_name_prefix="lpp-encode") as encoders:
@@ -172,8 +156,6 @@ class RunWriter:
         chunk and writes it before the next. ValueError for content that does not fit the plan.
         MachineError(NO_SPACE): whatever was committed before stays.
         """
-        if (content.moments is not None) != self._plan.keeps_moments:
-            raise ValueError(f"shard {index}: the plan keeps {self._plan.keep}")
         if self.committed(index):
             self.lost_race.add(index)
         else:
@@ -213,13 +195,9 @@ class RunWriter:
         # a link or a file with the name of the shard is in the way; it is no part of a store
         self.run.directory.delete([f"{SHARDS_KEY}/{shard_key(index)}"])
         with attempt(directory) as stage:
-            if plan.keeps_rows:
-                _write_group(stage, HIDDEN_KEY, plan.sites, self._encoder(content), encoders)
+            _write_rows(stage, plan.sites, self._encoder(content), encoders)
             tokens, quarantine = content.tables()
             self._check_tables(index, tokens, quarantine)
-            if content.moments is not None:
-                counts = self._counts(index, quarantine)
-                _write_moments(stage, plan, content.moments, counts, encoders)
             stage.write(TOKENS_KEY, [encode_table(tokens)])
             if quarantine.num_rows:
                 stage.write(QUARANTINE_KEY, [encode_table(quarantine)])
@@ -239,14 +217,6 @@ class RunWriter:
 
         return encode
 
-    def _counts(self, index: int, quarantine: pa.Table) -> npt.NDArray[np.int64]:
-        """(B,) rows of the shard in each position band."""
-        first, end = self._plan.shards[index : index + 2]
-        lengths = self._prompts["n_tokens"].to_numpy()[first:end].astype(np.int64)
-        lengths[quarantine["prompt_id"].to_numpy() - first] = 0
-        lengths[branches_of(self._prompts)[0][first:end] >= 0] = 0
-        return band_counts(lengths, self._plan.moment_ends)
-
     def _check_tables(self, index: int, tokens: pa.Table, quarantine: pa.Table) -> None:
         """A shard that does not fit its plan is a bug of the caller, found before it is
         committed.
@@ -260,7 +230,7 @@ class RunWriter:
             raise ValueError(f"shard {index}: quarantine: " + "; ".join(problems))
 
     def _check_sites(self, index: int, content: "_InMemory") -> None:
-        sites = self._plan.sites if self._plan.keeps_rows else ()
+        sites = self._plan.sites
         if set(content.hidden) != {site.name for site in sites}:
             raise ValueError(f"shard {index}: sites are {sorted(content.hidden)}")
         for site in sites:
@@ -268,6 +238,16 @@ class RunWriter:
             if dtype == "float8_e4m3":  # its rows are rounded as they are packed
                 dtype = self._plan.stored_dtype
             check_rows(site_array(site, dtype, content.rows), content.hidden[site.name])
+
+
+def require_no_moments(plan: Plan) -> None:
+    """InputError for a run with moments: its other shards need moments too, which are not made."""
+    if plan.has_moments:
+        raise InputError(
+            f"run {plan.run_id} holds moments beside its rows. lpp-engine 0.2.0 is the last "
+            "release that writes them: repair or resume the run with it, or capture it again.",
+            kind=ErrorKind.UNSUPPORTED_VERSION,
+        )
 
 
 def check_columns(run: Run, prompts: pa.Table) -> None:
@@ -323,7 +303,6 @@ class _InMemory:
     hidden: Mapping[str, Rows]
     tokens: pa.Table
     quarantine: pa.Table
-    moments: Mapping[str, SiteMoments] | None
 
     @property
     def rows(self) -> int:
@@ -347,43 +326,20 @@ def _parsed(data: bytes, directory: Objects) -> CommitRecord | None:
     return undamaged_record(CommitRecord, data, str(directory.place / COMMIT_KEY))
 
 
-def _write_moments(
+def _write_rows(
     stage: Attempt,
-    plan: Plan,
-    moments: Mapping[str, SiteMoments],
-    counts: npt.NDArray[np.int64],
-    encoders: Executor,
-) -> None:
-    """Scatter matrices site by site, then the table of counts and means."""
-    small: dict[str, SiteMoments] = {}
-
-    def encode(site: SiteSpec) -> Encoding:
-        of_site = moments[site.name]
-        check_moments(site, plan, of_site, counts)
-        # without its matrices, which are written and then freed
-        small[site.name] = replace(of_site, scatter=np.empty((len(counts), 0)))
-        spec = scatter_array(site, plan)
-        return Encoding(spec, row_chunks(scatter_rows(site, plan, of_site), chunk_rows(spec)))
-
-    _write_group(stage, SCATTERS_KEY, plan.sites, encode, encoders)
-    stage.write(MOMENTS_KEY, [encode_table(moments_table(plan, small))])
-
-
-def _write_group(
-    stage: Attempt,
-    group: str,
     sites: Sequence[SiteSpec],
     encode: Callable[[SiteSpec], Encoding],
     encoders: Executor,
 ) -> None:
-    """Write a Zarr group with an array for each site, several at a time."""
+    """Write the Zarr group of rows, with an array for each site, several at a time."""
 
     def write_site(site: SiteSpec) -> None:
         encoding = encode(site)
-        stage.write(f"{group}/{site.name}/{METADATA_KEY}", [encoding.metadata])
-        stage.write(f"{group}/{site.name}/c/0/0", encoding, encoding.records)
+        stage.write(f"{HIDDEN_KEY}/{site.name}/{METADATA_KEY}", [encoding.metadata])
+        stage.write(f"{HIDDEN_KEY}/{site.name}/c/0/0", encoding, encoding.records)
 
-    stage.write(f"{group}/{METADATA_KEY}", [metadata_bytes(group_document())])
+    stage.write(f"{HIDDEN_KEY}/{METADATA_KEY}", [metadata_bytes(group_document())])
     under_way = [encoders.submit(write_site, site) for site in sites]
     try:
         for future in under_way:

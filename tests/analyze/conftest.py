@@ -28,7 +28,6 @@ from lpp.store.format.plan import (
     ComputeInfo,
     ContinuationInfo,
     CorpusInfo,
-    Keep,
     LogitPositions,
     ModelInfo,
     PromptsInfo,
@@ -170,7 +169,6 @@ def _write_run(
     task: str | None = None,
     carried: Mapping[str, Sequence[Any]] | None = None,
     set_aside: Collection[int] = (),
-    keep: Keep = "rows",
     continuation: ContinuationInfo | None = None,
     most_likely: int = 7,
     scale: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda rows: rows,
@@ -206,8 +204,7 @@ def _write_run(
     if task is not None:
         rule: dict[str, str | int | None] = {"seed": 42, "text": f"lm-eval requests of {task}"}
         plan = replace(plan, corpus=replace(plan.corpus, selection=rule))
-    # moments are not written: without shards alone
-    plan = replace(plan, keep=keep, continuation=continuation)
+    plan = replace(plan, continuation=continuation)
     for name, values in (carried or {}).items():
         array = values if isinstance(values, pa.Array) else pa.array(values)
         table = table.append_column(name, array)

@@ -47,7 +47,7 @@ def many(make_shared_run: MakeRun) -> Path:
     keep_head(few.root, few.plan)
     make_run(LENGTHS, model="tiny/other", tokenizer="t1", **options)
     make_run(LENGTHS, model="tiny/texts", first_row=500, **options)
-    make_run(LENGTHS, model="tiny/moments", keep="moments", per_shard=1, shards=(), **options)
+    make_run(LENGTHS, model="tiny/nothing", per_shard=1, shards=(), **options)
     make_run(LENGTHS, model="tiny/elsewhere", **{**options, "sites": ("block.2",)})
     return Path(few.root)
 
@@ -92,7 +92,7 @@ def test_runs_that_cannot_be_compared_are_left_out_with_a_reason(many: Path) -> 
     reasons = {
         "other": "another tokenizer",
         "texts": "other prompts (prompt 0 has other token ids",
-        "moments": "no prompt",
+        "nothing": "no prompt",
         "elsewhere": "no site in common",
     }
     done = invoke(many, "--against", "base", "--format", "json")
@@ -245,19 +245,19 @@ def test_a_condition_applies_to_every_run(many: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_should_be_compared_and_cannot_be_is_not_decided(many: Path) -> None:
-    """`few` has four of the six prompts, `moments` and `elsewhere` no site or row in common."""
+    """`few` has four of the six prompts, `nothing` and `elsewhere` no site or row in common."""
     passes = ("--fail-if", "log_perplexity > 1e9")
     assert invoke(many, "--against", "base", "near", *passes).exit_code == 0
-    for run in ("few", "moments", "other", "texts", "elsewhere"):
+    for run in ("few", "nothing", "other", "texts", "elsewhere"):
         done = invoke(many, "--against", "base", "near", run, *passes)
         assert done.exit_code == 1, run
         gate = done.stdout.partition("\nGate\n")[2]
         assert re.search(rf"^{run} +not decided", gate, re.MULTILINE), gate
     done = invoke(many, "--against", "base", *passes, "--format", "json")
     left = {name_of(one["run"]): one["undecided"] for one in json.loads(done.stdout)["left_out"]}
-    assert left == {"other": False, "texts": False, "moments": True, "elsewhere": True}
+    assert left == {"other": False, "texts": False, "nothing": True, "elsewhere": True}
     done = invoke(many, "--against", "base", *passes, "--format", "md")
-    assert re.search(r"^\| . moments \| not decided \|", done.stdout, re.MULTILINE)
+    assert re.search(r"^\| . nothing \| not decided \|", done.stdout, re.MULTILINE)
     allowed = ("--allow-missing", "0.4")
     assert invoke(many, "--against", "base", "near", "few", *passes, *allowed).exit_code == 0
 
@@ -412,7 +412,7 @@ def test_usage_errors_are_one_message(many: Path) -> None:
 
 def test_a_base_without_a_prompt_is_refused(many: Path) -> None:
     with pytest.raises(InputError, match="no shard is committed yet"):
-        against(many, "moments")
+        against(many, "nothing")
 
 
 def test_a_store_of_one_run(make_run: MakeRun) -> None:

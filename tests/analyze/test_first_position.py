@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -28,7 +27,6 @@ from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written
 from lpp.analyze.runs.cells import Cell
-from lpp.analyze.runs.keys import RunView
 from lpp.analyze.studies.layers import Layers, layers
 from lpp.analyze.studies.pages.layers_page import layers_page
 from lpp.analyze.tables.build import write_database
@@ -173,19 +171,6 @@ def test_a_position_beyond_every_prefix_is_told(make_run: MakeRun, command: str)
     )
     with pytest.raises(InputError, match=r"--skip-first 10: .* has 10 positions"):
         analyze(made.root, ProfileSettings(contexts=[10], skip_first=[10]))
-
-
-def test_moments_begin_where_a_band_ends() -> None:
-    plan = SimpleNamespace(
-        keeps_rows=False, context=20, prefixes=(10, 20), moment_ends=(1, 2, 4, 10, 20)
-    )
-    view = RunView(SimpleNamespace(plan=plan))  # type: ignore[arg-type]
-    assert view.rank_prefixes(20) == view.rank_prefixes(20, 2) == (10, 20)
-    assert view.rank_prefixes(20, 10) == (20,)
-    assert view.rank_prefixes(20, 3) == view.rank_prefixes(20, 20) == ()
-    assert view.rank_prefixes(4) == (1, 2, 4)
-    plan.keeps_rows = True
-    assert view.rank_prefixes(20, 3) == (10, 20)
 
 
 # profiles

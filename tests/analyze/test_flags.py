@@ -45,7 +45,7 @@ def clean() -> tuple[Row, Any, Any, Any]:
     }
     spectra = [
         {"prefix": L, "n_tokens": 10 * L, "dim": 8, "n_sinks": 0}
-        | {"lossy": False, "lossy_rows": False}
+        | {"lossy": False}
         | {name: values[name] for name in NAMES[2:]}
         for L in (10, 20)
     ]
@@ -213,8 +213,6 @@ def test_ranks_that_nobody_asked_for_are_no_loss() -> None:
         ({"n_prompt_sets": 2}, ["different_prompts"]),
         ({"lossy": True}, ["lossy"]),
         ({"lossy": True, "of_logits": True}, []),
-        ({"lossy_rows": True}, []),  # its spectrum comes from moments
-        ({"lossy_rows": True, "metric": "two_nn"}, ["lossy"]),
         ({"logits_width": 65}, []),
         ({"logits_width": 65, "of_logits": True}, ["padded_vocab"]),
     ],

@@ -196,7 +196,7 @@ def test_a_page_without_rows_or_confidence(make_run: MakeRun) -> None:
     some = evaluated_items(made.root, "tiny_task")
     found = lpp.analyze.items(made.root, "tiny_task")
     of_no_site = found.features.filter(pl.col("site").is_null())
-    bare = replace(found, features=of_no_site, keeps_rows=False)
+    bare = replace(found, features=of_no_site)
     text = page_in(items_page(str(made.root), some, bare), "html")
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
     document = json.loads(data)
@@ -231,14 +231,6 @@ def test_markdown_has_the_sentences_and_the_mistakes(
     rows = re.findall(r"^\| ([0-9]+) \|", table.partition("###")[0], re.MULTILINE)
     items = [int(item) for item in rows]
     assert items == [one.item for one in confident_mistakes(some)]
-
-
-def test_a_picture_without_rows_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
-    made = evaluated_run(make_run, keep="moments", per_shard=18, shards=[])
-    done = invoke(made.root, "tiny_task", "-o", tmp_path / "d.svg")
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert "--keep rows" in done.stderr
-    assert not (tmp_path / "d.svg").exists()
 
 
 def test_without_charts_a_page_is_refused_first(

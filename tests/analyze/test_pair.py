@@ -4,14 +4,12 @@ import shlex
 from pathlib import Path
 
 import click
-import numpy as np
 import pyarrow as pa
 import pytest
 from made_runs import Made, MakeRun
 
-from lpp.analyze.drift.pair import Pair, pair_of, require_rows, run_of
+from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.runs.capture_command import capture_command
-from lpp.analyze.runs.keys import RunView
 from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import ContinuationInfo
@@ -120,18 +118,6 @@ def test_other_prompts_are_told_with_the_command_that_captures_them(make_run: Ma
     options = options_of(command)
     assert options["--store"] == str(a.root)
     assert (options["--model"], options["--corpus"], options["--context"]) == ("two", "here", "20")
-
-
-def test_a_run_that_keeps_moments_has_no_rows_to_compare(make_run: MakeRun) -> None:
-    a = make_run(SIX, model="one")
-    require_rows(paired(a, a))
-    b = make_run(SIX, model="two", keep="moments", per_shard=1, shards=[])
-    sides = RunView(run_in(a)), RunView(run_in(b))
-    with pytest.raises(InputError) as caught:
-        require_rows(Pair(a=sides[0], b=sides[1], n_prompts=1, excluded=np.array([], np.int32)))
-    message, _, command = str(caught.value).partition("\n")
-    assert message.startswith(f"{b.run_id} keeps moments of its rows and not the rows")
-    assert options_of(command)["--keep"] == "both"
 
 
 def test_the_command_of_a_run_whose_model_wrote_on() -> None:

@@ -3,23 +3,18 @@
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import pytest
-from made_runs import Made, MakeRun
+from made_runs import MakeRun
 
 from lpp.analyze import ProfileSettings, analyze
-from lpp.analyze.engine import accumulate, stored_moments
+from lpp.analyze.engine import accumulate
 from lpp.analyze.numerics import moments
 from lpp.analyze.numerics.exact_sums import split
 from lpp.analyze.runs.rows import site_reader, wide_block
-from lpp.store import RunWriter, create_store, open_store
-from lpp.store.arrays.moments import SiteMoments
 
 LENGTHS = [20, 3, 20, 11, 20, 20, 1, 20, 7, 20, 20, 20, 2, 20, 20, 5, 20, 20, 20, 20]
 
@@ -41,49 +36,18 @@ REQUESTS: list[dict[str, Any]] = [
 """Options of `Selection` and of `analyze`."""
 
 
-@pytest.fixture(params=[6, 40, "both"], ids=["scatter", "Gram matrix", "stored moments"])
+@pytest.fixture(params=[6, 40], ids=["scatter", "Gram matrix"])
 def root(
     request: pytest.FixtureRequest, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A store of one run, whose rows are read in several spans, blocks and tiles."""
-    both = request.param == "both"
-    dim: int = 6 if both else request.param
+    dim: int = request.param
     monkeypatch.setattr(moments, "MIN_CHUNK_ROWS", 16)
     monkeypatch.setattr(accumulate, "SPAN_CHUNKS", 9)
     monkeypatch.setattr(site_reader, "READ_BYTES", 50 * 4 * dim)
     monkeypatch.setattr(wide_block, "TILE_BYTES", 21 * 4 * dim)
     sites = ("embed", "block.1")
-    made = make_run(LENGTHS, dim=dim, per_shard=2, sites=sites, vary_tokens=True)
-    if both:
-        monkeypatch.setattr(stored_moments, "PRODUCT_ROWS", 0)
-        return with_moments(made, made.root.parent / "both")
-    return made.root
-
-
-def with_moments(made: Made, root: Path) -> Path:
-    """A store at `root` whose run keeps moments beside the rows of `made`."""
-    source = open_store(made.root).runs[made.run_id]
-    tokens = source.tokens().to_table()
-    plan = replace(made.plan, keep="both")
-    writer = RunWriter(create_store(root).path, plan, source.prompts())
-    edges = [0, *plan.moment_ends]
-    for index, (first, end) in enumerate(pairwise(plan.shards)):
-        prompts = {site: rows[first:end] for site, rows in made.hidden.items()}
-        kept = {}
-        for site, rows in prompts.items():
-            bands = [np.concatenate([one[a:b] for one in rows]) for a, b in pairwise(edges)]
-            parts = [moments.Moments.from_rows(band) for band in bands]
-            upper = np.triu_indices(rows[0].shape[1])
-            kept[site] = SiteMoments(
-                n=np.array([one.n for one in parts]),
-                mean=np.stack([one.mean for one in parts]),
-                scatter=np.stack([one.scatter[upper] for one in parts]),
-            )
-        hidden = {site: np.concatenate(rows) for site, rows in prompts.items()}
-        ids = tokens["prompt_id"]
-        some = tokens.filter(pc.and_(pc.greater_equal(ids, first), pc.less(ids, end)))
-        writer.write_shard(index, hidden, some, moments=kept)
-    return root
+    return make_run(LENGTHS, dim=dim, per_shard=2, sites=sites, vary_tokens=True).root
 
 
 def numbers(root: Path, options: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], bytes]]:

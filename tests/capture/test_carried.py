@@ -379,11 +379,14 @@ def test_a_prompt_without_a_token_takes_its_fields_along(
 
 
 def test_parts_resume_and_repair_leave_them_alone(
-    capture: Callable[..., Result], tiny_folder: Callable[[str], Path], tmp_path: Path
+    capture: Callable[..., Result],
+    tiny_folder: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    parts = ("--keep=both", "--shard-mib=1")  # a shard for each prompt
-    assert capture(*parts, "--part=0/2", "--fields=label").exit_code == 0
-    assert capture(*parts, "--part=1/2").exit_code == 0  # asks for less
+    monkeypatch.setattr("lpp.capture.plan.planning.shard_bytes", lambda *_: 1)  # one for a prompt
+    assert capture("--part=0/2", "--fields=label").exit_code == 0
+    assert capture("--part=1/2").exit_code == 0  # asks for less
     run = the_run(tmp_path)
     assert run.missing_shards == ()
     tokens = object_path(run.path / "shards" / "00001", "tokens.arrow")

@@ -14,12 +14,11 @@ from benchmarks.scaling import (
     Constants,
     Model,
     capture_stages,
-    card_moment_bytes,
     seconds_per_token,
 )
 from benchmarks.synthetic import synthetic_run
 from lpp.capture.plan.request import SHARD_BYTES
-from lpp.capture.plan.sizes import host_bytes, row_bytes, sizes
+from lpp.capture.plan.sizes import host_bytes, row_bytes, run_size
 from lpp.store.format.plan import Plan, SiteSpec
 from lpp.store.format.schedule import prefix_schedule, shard_boundaries
 from lpp.store.units import duration, short_bytes
@@ -55,7 +54,7 @@ def table() -> Iterator[tuple[str, int, list[str]]]:
     model = ""
     for line in TABLE.read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == 7 and cells[1].replace(",", "").isdecimal():
+        if len(cells) == 6 and cells[1].replace(",", "").isdecimal():
             model = cells[0].partition(",")[0] or model
             yield model, int(cells[1].replace(",", "")), cells[2:]
 
@@ -81,16 +80,15 @@ def sizes_of(plan: Plan, model: Model, count: int) -> list[str]:
     for size in (SHARD_BYTES["cpu"], SHARD_BYTES["cuda"]):
         shards = shard_boundaries(lengths, row_bytes(plan), size)
         memory.append(host_bytes(replace(plan, shards=shards), np.array(lengths, np.int32)))
-    found = sizes(plan, lengths, SHARD_BYTES["cpu"])
-    disk = [short_bytes(found["rows"].packed), short_bytes(found["moments"].packed)]
-    return [*disk, " / ".join(f"{size / 1e9:.2f}" for size in memory) + " GB"]
+    disk = short_bytes(run_size(plan).packed)
+    return [disk, " / ".join(f"{size / 1e9:.2f}" for size in memory) + " GB"]
 
 
 def time_on_gpus(model: Model, count: int) -> str:
     """Of rows to a disk, by the simulator of SCALING.md."""
     cards = 4 if model.name == SEVERAL_GPUS else 1
-    stages = capture_stages(Constants(), model, cards, "rows", "disk")
-    seconds = count * LENGTH * seconds_per_token(stages, "rows")
+    stages = capture_stages(Constants(), model, cards, "disk")
+    seconds = count * LENGTH * seconds_per_token(stages)
     text = duration(seconds) if seconds >= 1 else "under 1 s"
     return text if cards == 1 else f"{text} on four"
 
@@ -100,33 +98,25 @@ def test_every_model_and_number_of_prompts_has_a_row() -> None:
 
 
 def test_computed_cells(plan: Plan) -> None:
-    for name, count, (rows, moments, memory, _, gpu) in table():
+    for name, count, (rows, memory, _, gpu) in table():
         model = MODELS[name]
         disk, *computed = sizes_of(plan, model, count)
         assert rows.endswith(" (measured)") or rows == disk, (name, count)
-        assert [moments, memory, gpu] == [*computed, time_on_gpus(model, count)], (name, count)
+        assert [memory, gpu] == [*computed, time_on_gpus(model, count)], (name, count)
 
 
 def test_the_readme_shows_rows_of_the_table() -> None:
     cells = {(model, f"{count:,}", *more) for model, count, more in table()}
     lines = (line.strip("|").split("|") for line in README.read_text("utf-8").splitlines())
-    shown = [[cell.strip() for cell in line] for line in lines if len(line) == 7]
+    shown = [[cell.strip() for cell in line] for line in lines if len(line) == 6]
     models = [(row[0].partition(",")[0], *row[1:]) for row in shown if row[1][0].isdecimal()]
     assert len(models) == len(MODELS)
     assert {*models} <= cells
 
 
-def test_device_memory_of_moments() -> None:
-    needed = [card_moment_bytes(Constants(), model) / 1e9 for model in MODELS.values()]
-    small, medium, large, largest = (
-        f"{size:.2g}" if size < 100 else f"{size:.0f}" for size in needed
-    )
-    assert f"{small}, {medium}, {large} and {largest} GB" in README.read_text("utf-8")
-
-
 def test_the_questions_give_numbers_of_the_table() -> None:
     rows = {(model, count): cells for model, count, cells in table()}
-    disk, _, memory, _, time = rows["7B", 1_000]
+    disk, memory, _, time = rows["7B", 1_000]
     on_gpu = memory.partition(" / ")[2]
     text = (DOCS / "faq.md").read_text("utf-8")
     assert f"{disk} of disk with all sites, {on_gpu} of host memory" in text

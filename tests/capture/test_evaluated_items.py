@@ -145,18 +145,3 @@ def test_saved_queries_find_question_and_answer(root: Path, read: EvaluatedItems
             assert row["chosen"] != row["gold"]
         else:
             assert row["question"].endswith(one["question"])
-
-
-@pytest.mark.slow
-def test_a_run_that_keeps_moments_has_no_features_of_sites(model: Path, tmp_path: Path) -> None:
-    write_task(tmp_path, "multiple_choice", items=ITEMS)
-    store = tmp_path / "store"
-    words = ["eval", "--model", model, "--tasks", tmp_path / "tiny_mc.yaml", "--store", store]
-    words += ["--sites", "final", "--keep", "moments", "--context", 60]
-    done = CliRunner().invoke(main, [str(word) for word in words])
-    assert done.exit_code == 0, done.output
-    done = CliRunner().invoke(lpp_analyze, ["items", str(store), "--task", "tiny_mc", "--all"])
-    assert done.exit_code == 0, done.output
-    assert "answer_entropy" in done.stdout
-    assert "row_norm" not in done.stdout
-    assert "--keep rows" in done.stdout

@@ -44,7 +44,6 @@ def captured(
             selection=Selection(prompts=8, min_bytes=0),
             context=40,
             sites=("block.*", "final"),
-            keep="rows",
         )
         done = capture_into(tmp_path / "store", asked)
         return open_store(tmp_path / "store").runs[done.run]

@@ -31,7 +31,7 @@ def test_captures_and_repairs_are_equal_bytes(
     texts.write_text("\n\n".join("the dog and the fox " * (2 + n % 6) for n in range(60)))
     model = f"--model={tiny_folder('gpt2')}"
     words = ["run", model, f"--corpus={texts}", "--prompts=60"]
-    words += ["--min-bytes=0", "--context=40", "--shard-mib=1", "--keep=both"]
+    words += ["--min-bytes=0", "--context=40", "--shard-mib=1"]
     words += ["--logit-positions=schedule", "--sites=embed,block.1,final"]
     for filled_with in (85, 170):
         in_fresh_memory(filled_with, *words, f"--store={tmp_path / str(filled_with)}")

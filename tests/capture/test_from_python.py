@@ -151,8 +151,8 @@ def test_a_call_of_another_shape_says_how_to_call(
     ("options", "message"),
     [
         (
-            {"prompts": "ten", "keep": "all"},
-            "prompts should be an integer or 'all', is 'ten'; keep: 'all'",
+            {"prompts": "ten", "keep_head": "all"},
+            "prompts should be an integer or 'all', is 'ten'; keep_head: 'all'",
         ),
         ({"prompts": 0}, "prompts: 0 is not in the range"),
         (
@@ -160,7 +160,7 @@ def test_a_call_of_another_shape_says_how_to_call(
             "context=500 is beyond llama, which has 96 positions. Choose context=96",
         ),
         ({"context": 9, "sites": ["final", "nose"]}, "no site 'nose'.* Choose with sites, such as"),
-        ({"moments_dtype": "float32"}, "moments_dtype needs keep='moments' or keep='both'"),
+        ({"temperature": 0.5}, "temperature .* needs continue_tokens"),
         ({"dtype": torch.float64}, "dtype: 'float64' is not one of"),
         ({"name": "mine"}, "name: a model that is given by its name has one"),
         ({"corpus_name": "mine"}, "corpus_name: it is for texts in memory"),
@@ -189,7 +189,7 @@ def test_the_options_that_are_typed_have_the_defaults_of_the_command() -> None:
     options = {one.keyword: one for one in declared(CaptureSettings).values()}
     for overload in typing.get_overloads(capture):
         typed = inspect.signature(overload).parameters.keys() & options.keys() - {"model", "corpus"}
-        assert typed == {"prompts", "context", "sites", "keep"}
+        assert typed == {"prompts", "context", "sites"}
         for name in typed - {"prompts"}:  # 100, or all texts in memory
             default = inspect.signature(overload).parameters[name].default
             assert options[name].values.made(default) == options[name].default

@@ -76,7 +76,7 @@ def other_settings() -> Iterator[None]:
 def test_settings_of_the_process_change_nothing(
     load: Load, tiny_tokenizer: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    model, where = load(), {"keep": "both", **SETTINGS}
+    model, where = load(), SETTINGS
     plain = capture(model, tiny_tokenizer, TEXTS, store=tmp_path / "s", **where)
     request.getfixturevalue("other_settings")
     other = capture(model, tiny_tokenizer, TEXTS, store=tmp_path / "t", **where)

@@ -187,7 +187,7 @@ def verify(store: Path) -> Result:
 def test_a_head_is_kept_unless_it_is_not_wanted_or_of_no_use(
     command: Callable[..., Result], tmp_path: Path
 ) -> None:
-    for words in (["--keep-head=no"], ["--sites=block.1"], ["--keep=moments"]):
+    for words in (["--keep-head=no"], ["--sites=block.1"]):
         assert "head:" not in command(*words).stderr
     assert names(tmp_path / "lpp", "heads") == []
     assert "head: 131 x 48 float32, 25.2 kB, kept once" in command().stderr

@@ -15,7 +15,6 @@ from killer import kill_often
     ("job", "kills"),
     [
         ("capture", 4),
-        ("moments", 3),
         ("continue", 2),
         ("repair", 3),
         ("analysis", 2),

@@ -21,9 +21,6 @@ from lpp.store.format.keys import COMMIT_KEY
 from lpp.store.format.tables import SCORES_SCHEMA
 from lpp.store.scores.scores import score_sets
 
-KEEP = {1: "rows", 2: "both"}
-"""What runs of each format keep."""
-
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -32,33 +29,32 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def capture(model: Path, corpus: Path, store: Path, keep: str) -> Result:
+def capture(model: Path, corpus: Path, store: Path) -> Result:
     words = ["run", f"--model={model}", f"--corpus={corpus}", "--prompts=180", "--min-bytes=0"]
-    words += ["--context=40", "--shard-mib=1", "--sites=embed,block.2,final", f"--keep={keep}"]
+    words += ["--context=40", "--shard-mib=1", "--sites=embed,block.2,final"]
     return CliRunner().invoke(main, [*words, f"--store={store}"])
 
 
-@pytest.fixture(scope="module", params=KEEP)
+@pytest.fixture(scope="module")
 def pair(
-    request: pytest.FixtureRequest,
     tiny_folder: Callable[[str], Path],
     corpus: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[int, Path, Path]:
-    """A format, a store of it, and one of the same run as this release writes it."""
+) -> tuple[Path, Path]:
+    """A store of format 1, and one of the same run as this release writes it."""
     place = tmp_path_factory.mktemp("older")
-    done = capture(tiny_folder("gpt2"), corpus, place / "now", KEEP[request.param])
+    done = capture(tiny_folder("gpt2"), corpus, place / "now")
     assert done.exit_code == 0, done.output
     add_scores(place / "now", "mine", scores(0.5), {"mine.csv": b"model,b\nm,0.5\n"})
     shutil.copytree(place / "now", place / "older")
     as_format_1(place / "older")
-    return request.param, place / "older", place / "now"
+    return place / "older", place / "now"
 
 
 @pytest.fixture
-def older(pair: tuple[int, Path, Path], tmp_path: Path) -> Path:
+def older(pair: tuple[Path, Path], tmp_path: Path) -> Path:
     """A copy of the older store, to work on."""
-    return Path(shutil.copytree(pair[1], tmp_path / "s"))
+    return Path(shutil.copytree(pair[0], tmp_path / "s"))
 
 
 def scores(value: float) -> pa.Table:
@@ -76,11 +72,11 @@ def formats(run: Run) -> list[int]:
     return [run.commit.format, *(shard.record.format for shard in run.shards)]
 
 
-def test_it_is_what_the_release_before_wrote(pair: tuple[int, Path, Path]) -> None:
-    version, older, now = pair
+def test_it_is_what_the_release_before_wrote(pair: tuple[Path, Path]) -> None:
+    older, now = pair
     run = only(older)
     assert run.plan.n_shards >= 3
-    assert set(formats(run)) == {version}
+    assert set(formats(run)) == {1}
     assert set(formats(only(now))) == {3}
     for directory in (run.path, *(shard.path for shard in run.shards)):
         record = (on_disk(directory) / COMMIT_KEY).read_bytes()
@@ -97,9 +93,9 @@ def test_it_is_what_the_release_before_wrote(pair: tuple[int, Path, Path]) -> No
 
 @pytest.mark.slow
 def test_every_command_gives_what_it_gives_of_a_new_one(
-    pair: tuple[int, Path, Path], older: Path, tmp_path: Path
+    pair: tuple[Path, Path], older: Path, tmp_path: Path
 ) -> None:
-    now = Path(shutil.copytree(pair[2], tmp_path / "now"))
+    now = Path(shutil.copytree(pair[1], tmp_path / "now"))
     for root in (older, now):
         done = CliRunner().invoke(analyze, ["profile", str(root)])
         assert done.exit_code == 0, done.output
@@ -117,7 +113,7 @@ def test_every_command_gives_what_it_gives_of_a_new_one(
     assert "complete" in done.stdout
     done = CliRunner().invoke(analyze, ["verify", str(older)])
     assert done.exit_code == 0, done.output
-    assert set(formats(only(older))) == {pair[0]}  # nothing of it was written anew
+    assert set(formats(only(older))) == {1}  # nothing of it was written anew
 
 
 def test_scores_of_it_are_read_and_replaced(older: Path) -> None:
@@ -133,16 +129,16 @@ def test_scores_of_it_are_read_and_replaced(older: Path) -> None:
 
 
 def test_a_capture_goes_on_with_it(
-    pair: tuple[int, Path, Path], older: Path, tiny_folder: Callable[[str], Path], corpus: Path
+    pair: tuple[Path, Path], older: Path, tiny_folder: Callable[[str], Path], corpus: Path
 ) -> None:
-    version, _, now = pair
+    _, now = pair
     run = only(older)
     shutil.rmtree(on_disk(run.shards[1].path))
-    done = capture(tiny_folder("gpt2"), corpus, older, KEEP[version])
+    done = capture(tiny_folder("gpt2"), corpus, older)
     assert done.exit_code == 0, done.output
     run = only(older)
     assert run.missing_shards == ()
-    assert formats(run) == [version, version, 3, *[version] * (run.plan.n_shards - 2)]
+    assert formats(run) == [1, 1, 3, *[1] * (run.plan.n_shards - 2)]
     assert run.verify() == []
     assert_frame_equal(scan_spectra(older).collect(), scan_spectra(now).collect())
     shard = "shards/00001"
@@ -152,9 +148,9 @@ def test_a_capture_goes_on_with_it(
 
 @pytest.mark.parametrize("key", ["hidden.zarr/final/c/0/0", "hidden.zarr/final/zarr.json"])
 def test_a_shard_of_it_is_repaired_bit_for_bit(
-    pair: tuple[int, Path, Path], older: Path, tiny_folder: Callable[[str], Path], key: str
+    pair: tuple[Path, Path], older: Path, tiny_folder: Callable[[str], Path], key: str
 ) -> None:
-    version, _, now = pair
+    _, now = pair
     run = only(older)
     path = object_path(run.shards[1].path, key)
     data = bytearray(path.read_bytes())
@@ -167,7 +163,7 @@ def test_a_shard_of_it_is_repaired_bit_for_bit(
     assert "shard 00001: altered" not in said
     assert "computed again, byte for byte what was committed" in said
     assert "not byte for byte" not in said
-    assert formats(only(older)).count(version) == run.plan.n_shards
+    assert formats(only(older)).count(1) == run.plan.n_shards
     assert only(older).verify() == []
     shard = "shards/00001"
     held, expected = (stored_objects(only(root).path / shard) for root in (older, now))

@@ -200,30 +200,6 @@ def test_a_step_without_a_pass_finishes_nothing(model: FlatModel) -> None:
     assert result.lost == 1
 
 
-def test_moments_leave_out_prompts_that_are_not_finite(model: FlatModel) -> None:
-    outputs = Outputs(sites=("block.1",), dtype="float32", keep="moments", band_ends=(2, 8))
-    one = recorder(model, outputs)
-    batch = replace(make_batch([[1, 2, 3], [4, 5], [6]]), ends_shard=True)
-    broken = model.embedding.weight[5].clone()
-    one.expect(batch)
-    try:
-        model.embedding.weight[5] = float("inf")
-        run(model, [6], [4, 5], [1, 2, 3])
-    finally:
-        model.embedding.weight[5] = broken
-    one.finished([0, 1, 2])
-    result = one.result()
-    assert result is not None
-    assert {site: rows.tolist() for site, rows in (result.not_finite or {}).items()} == {
-        "block.1": [4]
-    }
-    one.close()
-    moments = one.moments["block.1"]
-    rows, _ = alone(model, make_batch([[1, 2, 3], [6]]))
-    assert moments.n.tolist() == [3, 1]
-    np.testing.assert_allclose(moments.mean[0], rows["block.1"][[0, 1, 3]].mean(0), atol=1e-6)
-
-
 def test_hooks_come_off(model: FlatModel) -> None:
     one = recorder(model)
     one.close()

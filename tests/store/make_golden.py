@@ -6,10 +6,11 @@ must read what this one wrote. Until a version is released, remove its store and
 a change of the format; the same code makes the same bytes, and store/SPEC.md quotes some of them.
 
 - `golden/v1` was made before the column `varentropy` was added, and lacks it.
-- `golden/v2` holds what version 2 brings: moments, and a prompt that is set aside.
-- `golden/v3` holds one of each thing that this release writes: rows and moments, arrays of several
-  chunks, every stored dtype, a prompt and texts that are set aside, a source of scores; and a run
-  that is a step of a series, with a continuation, columns of the corpus, a head and a vocabulary.
+- `golden/v2` holds what version 2 brings: moments, which no release after 0.2.0 reads, and a prompt
+  that is set aside. A run of `v3` and that of `v4` hold moments too; this script writes none.
+- `golden/v3` holds one of each thing that this release writes: arrays of several chunks, every
+  stored dtype, a prompt and texts that are set aside, a source of scores; and a run that is a step
+  of a series, with a continuation, columns of the corpus, a head and a vocabulary.
 - `golden/v4` holds what version 4 brings: a prompt that branches off another.
 - `golden/v5` holds what version 5 brings: rows that another program collected, of floats and of
   integers; rows of 8 bits; a loss mask.
@@ -29,7 +30,6 @@ import pyarrow as pa
 
 from lpp.analyze.logits.proof import check_logits
 from lpp.store import RowSink, RunWriter, add_scores, create_store, sink
-from lpp.store.arrays.moments import SiteMoments
 from lpp.store.format.commit_record import ContinuationSource
 from lpp.store.format.plan import (
     ComputeInfo,
@@ -152,26 +152,6 @@ def golden_shard(index: int) -> tuple[dict[str, np.ndarray], pa.Table]:
     return hidden, pa.Table.from_arrays(arrays, schema=TOKENS_SCHEMA)
 
 
-def golden_moments(dtype: str) -> dict[str, SiteMoments]:
-    """Of the rows of shard 0: k = 1, 2 in the first band, k = 3 in the second."""
-    return {
-        site: SiteMoments(
-            n=np.array([2, 1]),
-            mean=np.array([[1.5, -1.5], [3.0, -3.0]]) * by,
-            scatter=np.array([[0.5, -0.5, 0.5], [0, 0, 0]], dtype) * np.array(by**2, dtype),
-        )
-        for site, by in SCALE.items()
-    }
-
-
-def nothing(dtype: str) -> dict[str, SiteMoments]:
-    """Of a shard whose only prompt is set aside."""
-    empty = SiteMoments(
-        n=np.zeros(2, np.int64), mean=np.zeros((2, 2)), scatter=np.zeros((2, 3), dtype)
-    )
-    return dict.fromkeys(SCALE, empty)
-
-
 def without_statistics(tokens: pa.Table, rows: list[bool]) -> pa.Table:
     """`tokens` with every statistic null where `rows` says so."""
     for name in STATISTICS:
@@ -194,11 +174,11 @@ def golden_scores() -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=SCORES_SCHEMA)
 
 
-def write_rows_and_moments(root: Path, prompts: pa.Table) -> None:
+def write_rows(root: Path, prompts: pa.Table) -> None:
     """A run of two shards, the second of a prompt that is set aside; texts set aside before."""
     plan = golden_plan(prompts)
     compute = replace(plan.compute, engine_options={"max_num_seqs": "8"})
-    plan = replace(plan, keep="both", compute=compute)
+    plan = replace(plan, compute=compute)
     texts = texts_table(
         [
             TextSetAside(source_row=5, reason="empty", detail="no characters"),
@@ -206,14 +186,14 @@ def write_rows_and_moments(root: Path, prompts: pa.Table) -> None:
         ]
     )
     writer = RunWriter(root, plan, prompts, set_aside=texts)
-    writer.write_shard(0, *golden_shard(0), moments=golden_moments("float64"))
+    writer.write_shard(0, *golden_shard(0))
     hidden, tokens = golden_shard(1)
     hidden["embed"] = NOT_FINITE
     aside = SetAside(
         prompt_id=1, reason="not_finite", site="embed", position=0, detail="NaN at token 0"
     )
     tokens = without_statistics(tokens, [True, True])
-    writer.write_shard(1, hidden, tokens, quarantine_table([aside]), moments=nothing("float64"))
+    writer.write_shard(1, hidden, tokens, quarantine_table([aside]))
     print(f"{writer.run.path}: {writer.run.verify() or 'whole'}")
 
 
@@ -371,19 +351,18 @@ def write_shared(root: Path, prompts: pa.Table) -> None:
 
 
 def write_branches(root: Path, prompts: pa.Table) -> None:
-    """A run of two shards, the second of a branch: moments are of prompts that begin a text."""
+    """A run of two shards, the second of a branch."""
     for name, values in (("branch_of", [None, 0]), ("branch_at", [None, 1])):
         prompts = prompts.append_column(name, pa.array(values, pa.int32()))
     plan = golden_plan(prompts)
     plan = replace(
         plan,
-        keep="both",
         prompts=replace(plan.prompts, branches=branches_sha256(prompts)),
         model=replace(plan.model, id="golden/branches", untrained_seed=None),
     )
     writer = RunWriter(root, plan, prompts)
-    writer.write_shard(0, *golden_shard(0), moments=golden_moments("float64"))
-    writer.write_shard(1, *golden_shard(1), moments=nothing("float64"))
+    writer.write_shard(0, *golden_shard(0))
+    writer.write_shard(1, *golden_shard(1))
     print(f"{writer.run.path}: {writer.run.verify() or 'whole'}")
 
 
@@ -451,7 +430,7 @@ def write_alike(root: Path, write: Callable[[Path, pa.Table], None]) -> None:
 
 def write_all(root: Path, prompts: pa.Table) -> None:
     """All that version 3 has."""
-    write_rows_and_moments(root, prompts)
+    write_rows(root, prompts)
     write_dtype(root, prompts, "float16", FLOAT16_ROWS)
     write_dtype(root, prompts, "float32", FLOAT32_ROWS)
     files = {"board.csv": b"model,arc\nModel-1B,0.25\nModel-2B,0.75\n"}

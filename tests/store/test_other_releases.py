@@ -19,17 +19,10 @@ from zarr_arrays import rows_of
 from lpp.store import Run, RunWriter, add_scores, create_store, open_store, read_scores
 from lpp.store.format.documents import canonical_json
 from lpp.store.format.plan import parse_plan
-from lpp.store.format.quarantine import SetAside, quarantine_table
 from lpp.store.format.tables import encode_table
 from lpp.store.runs.verify import verify_root
 from lpp.store.scores.scores import verify_scores
-from tests.store.make_golden import (
-    golden_moments,
-    golden_scores,
-    golden_shard,
-    nothing,
-    without_statistics,
-)
+from tests.store.make_golden import golden_scores, golden_shard
 
 SPEC = Path(__file__).parents[2] / "store" / "SPEC.md"
 
@@ -37,27 +30,22 @@ SPEC = Path(__file__).parents[2] / "store" / "SPEC.md"
 # A store of an older release in the hands of this one.
 
 
-@pytest.fixture(params=["v1", "v2"])
-def older(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+@pytest.fixture
+def older(tmp_path: Path) -> Path:
     """A copy of an older store, to write into."""
-    version: str = request.param
-    return shutil.copytree(GOLDEN / version, tmp_path / version)
+    return shutil.copytree(GOLDEN / "v1", tmp_path / "v1")
 
 
 def everything(root: Path) -> dict[str, Any]:
     """Every value of the store's run; the optional column aside, which v1 lacks."""
     run = only_run(root)
     rows = {s: [b.values.tolist() for b in run.blocks(s, dtype="stored")] for s in run.sites}
-    moments = {
-        site: [(b.n, b.mean.tolist(), b.scatter.tolist()) for b in run.moments(site)]
-        for site in (run.sites if run.plan.keeps_moments else ())
-    }
     tokens = run.tokens().to_table().drop_columns(["varentropy"]).to_pydict()
     quarantine = run.quarantine.to_pydict()
     return {
         "plan": run.plan.document,
         "prompts": run.prompts().to_pydict(),
-        **{"rows": rows, "moments": moments, "tokens": tokens, "quarantine": quarantine},
+        **{"rows": rows, "tokens": tokens, "quarantine": quarantine},
     }
 
 
@@ -65,17 +53,7 @@ def write_again(root: Path, index: int, **options: Any) -> Run:
     """Compute shard `index` of the store's run again, and write it with this release."""
     run = only_run(root)
     writer = RunWriter(root, run.plan, run.prompts(), **options)
-    hidden, tokens = golden_shard(index)
-    quarantine = moments = None
-    if run.plan.keeps_moments:
-        moments = golden_moments("float32") if index == 0 else nothing("float32")
-        if index == 1:
-            aside = SetAside(
-                prompt_id=1, reason="not_finite", site="final", position=1, detail="told"
-            )
-            quarantine = quarantine_table([aside])
-            tokens = without_statistics(tokens, [True, True])
-    writer.write_shard(index, hidden, tokens, quarantine, moments)
+    writer.write_shard(index, *golden_shard(index))
     assert writer.written == {index}
     return only_run(root)
 
@@ -122,7 +100,7 @@ def test_a_damaged_shard_of_an_older_run_is_repaired(older: Path, index: int, na
 def test_an_older_store_takes_new_runs_and_scores(older: Path) -> None:
     before = everything(older)
     golden = only_run(older)
-    plan = replace(golden.plan, stored_dtype="float16", keep="rows", moments_dtype="float64")
+    plan = replace(golden.plan, stored_dtype="float16")
     RunWriter(older, plan, golden.prompts())
     assert add_scores(older, "golden board", golden_scores(), {"board.csv": b"1"})
     runs = open_store(older).runs

@@ -177,34 +177,6 @@ def test_what_became_of_shared_beginnings_is_part_of_the_plan(capture: Capture) 
     ]
 
 
-def kept_moments(capture: Capture) -> Plan:
-    return replace(capture.plan, keep="both", prefixes=(3, 7), shards=(0, 1, 2, 3, 4))
-
-
-@pytest.mark.parametrize("ends", [(3, 6), (1, 7), (1, 3, 3, 7), (0, 3, 7), (3, 7, 9)])
-def test_bands_of_moments_that_do_not_fit(capture: Capture, ends: tuple[int, ...]) -> None:
-    """Prefixes are 3 and 7: each must be the merge of some bands."""
-    plan = replace(kept_moments(capture), band_ends=ends)
-    (problem,) = validate_plan(plan)
-    assert problem == (
-        "band_ends should ascend from 1 or more to the context, 7, with every prefix among them"
-    )
-    assert validate_plan(replace(plan, band_ends=(1, 3, 4, 7))) == []
-
-
-def test_bands_of_moments_end_at_the_prefixes_unless_the_plan_says_where(capture: Capture) -> None:
-    """A plan without `band_ends`, as older releases wrote, keeps its document and its hash."""
-    older = kept_moments(capture)
-    assert "band_ends" not in older.document
-    assert older.moment_ends == older.prefixes == (3, 7)
-    newer = replace(older, band_ends=(1, 2, 3, 4, 7))
-    assert newer.hash != older.hash
-    read = parse_plan(load_json(canonical_json(newer.document), "here"), "here")
-    assert (read, read.moment_ends) == (newer, (1, 2, 3, 4, 7))
-    with pytest.raises(FormatError, match="band_ends are given, and no moments are kept"):
-        parse_plan(replace(newer, keep="rows").document, "here")
-
-
 def test_all_misfits_together(capture: Capture) -> None:
     plan = replace(capture.plan, shards=(1,), prefixes=(), sites=(site("up", 0),))
     assert len(validate_plan(plan)) == 4

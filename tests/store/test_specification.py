@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lpp.store.arrays.moments import MOMENTS_SCHEMA
 from lpp.store.format.commit_record import (
     CommitRecord,
     ContinuationRecord,
@@ -72,7 +71,6 @@ def described(heading: str) -> dict[str, str]:
         ("### prompts.arrow", PROMPTS_SCHEMA),
         ("**In a shard**", QUARANTINE_SCHEMA),
         ("**In a run**", TEXTS_SCHEMA),
-        ("`moments.arrow` has", MOMENTS_SCHEMA),
         ("`scores.arrow` is sorted", SCORES_SCHEMA),
         ("`items.arrow` has", ITEMS_SCHEMA),
         ("`vocabulary.arrow` has", VOCABULARY_SCHEMA),

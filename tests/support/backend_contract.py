@@ -26,7 +26,7 @@ from lpp.capture.plan.backend import (
     Writing,
 )
 from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE
-from lpp.store.format.plan import ComputeInfo, Keep, ModelInfo, StoredDtype, TokenizerInfo
+from lpp.store.format.plan import ComputeInfo, ModelInfo, StoredDtype, TokenizerInfo
 from lpp.store.shared.logits import Head, HeadContent
 
 Floats = npt.NDArray[np.float32]
@@ -125,15 +125,10 @@ def captured(
     batches: Sequence[Batch],
     sites: Sequence[str],
     dtype: StoredDtype = "float32",
-    *,
-    keep: Keep = "rows",
-    band_ends: tuple[int, ...] = (),
 ) -> Iterator[Captured]:
     """A backend's results for `batches`, each with its own memory, filled with NaN before."""
 
     def with_memory(batch: Batch) -> Batch:
-        if keep == "moments":
-            return batch
         shapes = {site: (len(batch.token_ids), backend.sites.width(site)) for site in sites}
         return replace(
             batch,
@@ -150,7 +145,7 @@ def captured(
         ready.append(with_memory(batch))
         for rows in ready[-1].hidden.values():
             rows.view(np.uint8)[...] = 0xFF  # every float of these bits is NaN
-    outputs = Outputs(sites=tuple(sites), dtype=dtype, keep=keep, band_ends=band_ends)
+    outputs = Outputs(sites=tuple(sites), dtype=dtype)
     return backend.capture(iter(ready), outputs)
 
 
@@ -306,10 +301,6 @@ class BackendContract:
             np.asarray(found.statistics["entropy"])[some.logit_rows],
             atol=1e-5,
         )
-        # moments cover only prompts that begin a text
-        (kept,) = captured(harness.backend, [batch], ["final"], keep="both", band_ends=(4, 20))
-        assert kept.moments is not None
-        assert kept.moments["final"].n.tolist() == [8, 6]
 
     def test_batches_come_back_in_order_and_unchanged_by_each_other(self, harness: Harness) -> None:
         groups = [[7, 3], [3], [11, 11, 2], [5]]
@@ -337,41 +328,6 @@ class BackendContract:
             rounded = torch.from_numpy(rows).to(getattr(torch, dtype))
             bits = rounded.view(torch.int16).numpy().view(NUMPY_DTYPE[dtype])
             np.testing.assert_array_equal(narrow.batch.hidden[site], bits)
-
-    def test_moments_are_those_of_the_rows(self, harness: Harness) -> None:
-        lengths = ([9, 4, 17], [6, 2])
-        batches = [
-            replace(
-                make_batch(random_prompts(harness.vocabulary, some, seed=k), first=10 * k),
-                ends_shard=k == 1,
-            )
-            for k, some in enumerate(lengths)
-        ]
-        sites = ("block.1", "final")
-        rows = [one.batch for one in captured(harness.backend, batches, sites)]
-        positions = np.concatenate([np.arange(n) for some in lengths for n in some])
-        for keep in ("moments", "both"):
-            found = list(captured(harness.backend, batches, sites, keep=keep, band_ends=(4, 20)))
-            assert [one.moments is None for one in found] == [True, False]
-            assert all(one.not_finite == {} for one in found)
-            assert all(bool(one.batch.hidden) == (keep == "both") for one in found)
-            moments = found[-1].moments
-            assert moments is not None
-            for site in sites:
-                every = np.concatenate([batch.hidden[site] for batch in rows]).astype(np.float64)
-                bands = [every[positions < 4], every[positions >= 4]]
-                assert moments[site].n.tolist() == [len(band) for band in bands]
-                for band, mean, scatter in zip(
-                    bands, moments[site].mean, moments[site].scatter, strict=True
-                ):
-                    centred = band - band.mean(axis=0)
-                    want = (centred.T @ centred)[np.triu_indices(band.shape[1])]
-                    # the rows of two passes agree to a few units of float32
-                    close = {"rtol": 0, "atol": 1e-5 * np.abs(want).max()}
-                    np.testing.assert_allclose(scatter, want, **close)
-                    np.testing.assert_allclose(
-                        mean, band.mean(axis=0), rtol=0, atol=1e-5 * np.abs(band).max()
-                    )
 
     def test_what_is_written_is_what_the_model_finds_most_likely(self, harness: Harness) -> None:
         beginnings = prompts_to_continue(harness.vocabulary, [9, 4, 17, 1, 9])

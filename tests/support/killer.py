@@ -27,7 +27,6 @@ PATIENCE: Final = 240.0
 
 CAPTURES: Final[dict[str, dict[str, Any]]] = {
     "capture": {},
-    "moments": {"keep": "moments"},
     "continue": {"texts": 80, "tokens": 12, "shard_bytes": 120_000},
     "vllm": {"backend": "vllm", "texts": 120},
 }
@@ -83,7 +82,7 @@ def killed(pid: int, within: float, awaited: Callable[[], bool] | None = None) -
 
 
 def capture_job(model: Path, folder: Path, **settings: Any) -> Job:
-    """A capture of twelve texts in about five shards; about ten if it stores moments."""
+    """A capture of twelve texts in about five shards."""
     import torch
 
     from lpp.capture.corpus.selection import Selection

@@ -10,7 +10,7 @@ from on_disk import on_disk
 from sealed import reseal
 from stored import object_path
 
-from lpp.store.format.documents import indented_json
+from lpp.store.format.documents import canonical_json, document_hash, indented_json
 from lpp.store.format.keys import (
     COMMIT_KEY,
     HEADS_KEY,
@@ -29,8 +29,8 @@ def as_format_1(root: Place) -> None:
     """Convert the store at `root` to what an earlier release would have written on a disk.
 
     Objects are directly in their directories, documents are indented, arrays do not name their
-    dimensions, records have no checksums by chunk. Format 1, or 2 if one of its additions is used:
-    for everything in a run with moments, and for a shard that sets prompts aside.
+    dimensions, records have no checksums by chunk. Format 1, or 2 for a shard that sets prompts
+    aside.
     """
     root = on_disk(root)
     _indent(root / ROOT_KEY)
@@ -39,12 +39,24 @@ def as_format_1(root: Place) -> None:
     for record in sorted(root.rglob(COMMIT_KEY)):
         _flatten(record.parent)
     for run in root.glob("runs/*"):
-        keeps_moments = "keep" in json.loads((run / PLAN_KEY).read_bytes())
         for directory in (run, *(run / "shards").iterdir()):
             aside = directory != run and (directory / QUARANTINE_KEY).exists()
-            reseal(directory, _as_version(2 if keeps_moments or aside else 1))
+            reseal(directory, _as_version(2 if aside else 1))
     for source in root.glob("benchmarks/*/"):
         reseal(source, _as_version(1))
+
+
+def as_moments(run: Place) -> Path:
+    """Rename a run to one with moments and no rows, as releases up to 0.2.0 wrote it. Returns its
+    directory. Its shards stay as they are: nobody comes to look at them.
+    """
+    directory = on_disk(run)
+    path = object_path(run, PLAN_KEY)
+    document = {**json.loads(path.read_bytes()), "keep": "moments"}
+    path.write_bytes(canonical_json(document))
+    made = document_hash(document)
+    reseal(directory, lambda record: record.update(plan=made))
+    return directory.rename(f"{str(directory)[:-8]}{made[:8]}")
 
 
 def without_varentropy(shard: Place) -> None:

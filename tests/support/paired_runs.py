@@ -1,10 +1,9 @@
-"""Pairs of runs over the prompts of one: other rows, moments, prompts set aside."""
+"""Pairs of runs over the prompts of one: other rows, prompts set aside."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +14,7 @@ from made_runs import Made
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.runs.keys import RunView
 from lpp.store import Run, RunWriter, create_store, open_store
-from lpp.store.arrays.moments import SiteMoments
-from lpp.store.format.plan import Keep, SiteSpec
+from lpp.store.format.plan import SiteSpec
 from lpp.store.format.quarantine import SetAside, quarantine_table
 from lpp.store.format.tables import STATISTICS
 
@@ -32,7 +30,6 @@ def write_over(
     model: str = "model/b",
     ends: Sequence[int] = (),
     aside: Sequence[int] = (),
-    keep: Keep = "rows",
 ) -> Run:
     """A run of other rows, (T, d) for each prompt, over the prompts of `made`."""
     source = open_store(made.root).runs[made.run_id]
@@ -46,7 +43,6 @@ def write_over(
             for name, rows in hidden.items()
         ),
         shards=(0, *ends, count),
-        keep=keep,
     )
     for name in STATISTICS:
         place = tokens.schema.get_field_index(name)
@@ -62,7 +58,7 @@ def write_over(
         held = {name: np.concatenate(rows[first:end]) for name, rows in hidden.items()}
         writer.write_shard(
             index,
-            held if keep != "moments" else {},
+            held,
             tokens.filter(pa.array(inside)),
             quarantine_table(
                 [
@@ -70,30 +66,8 @@ def write_over(
                     for k in here
                 ]
             ),
-            None
-            if keep == "rows"
-            else {
-                name: moments([rows[k] for k in range(first, end) if k not in here], plan)
-                for name, rows in hidden.items()
-            },
         )
     return open_store(root).runs[plan.run_id]
-
-
-def moments(rows: Sequence[Array], plan: Any) -> SiteMoments:
-    """What capture keeps of the prompts of a shard, band by band."""
-    bands = [
-        np.concatenate([row[first:end] for row in rows]).astype(float)
-        for first, end in itertools.pairwise((0, *plan.moment_ends))
-    ]
-    means = [band.mean(axis=0) if len(band) else np.zeros(band.shape[1]) for band in bands]
-    upper = np.triu_indices(bands[0].shape[1])
-    scatters = [(x - m).T @ (x - m) for x, m in zip(bands, means, strict=True)]
-    return SiteMoments(
-        n=np.array([len(band) for band in bands]),
-        mean=np.array(means),
-        scatter=np.array([scatter[upper] for scatter in scatters]),
-    )
 
 
 def paired(a: Run, b: Run, n_prompts: int | None = None) -> Pair:

@@ -321,14 +321,6 @@ def _tables(
 
 def _notes(answer: ItemAnalysis) -> Mapping[str, tuple[Sentence, ...]]:
     """Sentences of sections: what has no number and why, and the numbers of no table."""
-    features = list(without_auroc(answer.features))
-    if not answer.keeps_rows:
-        features.append(
-            (
-                "No features of sites: the run keeps moments of its rows and not the rows. "
-                "Evaluate again with --keep rows.",
-            )
-        )
     risk, calibrated = answer.risk, answer.calibration
     if calibrated is None:
         share = "No calibration: items have one answer, whose probability is no confidence."
@@ -342,7 +334,7 @@ def _notes(answer: ItemAnalysis) -> Mapping[str, tuple[Sentence, ...]]:
         f"Area under risk against coverage, by {answer.confidence}: {hundredths(risk.area)}; best "
         f"{hundredths(risk.best)}, by chance {hundredths(risk.random)}."
     )
-    return {"features": tuple(features), "confidence": ((share,), (area,))}
+    return {"features": tuple(without_auroc(answer.features)), "confidence": ((share,), (area,))}
 
 
 def _document(answer: ItemAnalysis) -> dict[str, Any]:
@@ -350,7 +342,6 @@ def _document(answer: ItemAnalysis) -> dict[str, Any]:
     settings = (
         *("task", "run", "name", "source", "model", "filter", "n_right", "n_wrong", "n_groups"),
         *("n_within", "cluster", "n_clusters", "accuracy_interval", "skip_first", "seed"),
-        "keeps_rows",
     )
     return {
         **{name: getattr(answer, name) for name in settings},

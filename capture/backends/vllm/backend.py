@@ -6,11 +6,11 @@ batch. Prompts are identified by their token ids, and a batch is complete when e
 was seen once: a missing or repeated row is always detected.
 
 On the device, capture needs the rows of one site and one tile of logits at a time in addition to
-vLLM's own memory; with moments also the rows of a batch and its moments.
+vLLM's own memory.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -35,7 +35,6 @@ from lpp.capture.models.structure.sites import Sites
 from lpp.capture.plan.backend import Batch, Beginning, Captured, Outputs, Writing, Written
 from lpp.capture.plan.planning import check_context, compute_info
 from lpp.capture.plan.request import BATCH_TOKENS, CaptureRequest
-from lpp.store.arrays.moments import SiteMoments
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import ComputeInfo
 from lpp.store.progress import SILENT, Progress
@@ -130,14 +129,14 @@ class VllmBackend:
         self.engine.call("lpp_start", outputs, os.getpid(), in_use)
         try:
             for batch in batches:
-                yield self._run(batch, outputs)
+                yield self._run(batch)
         except BaseException:
             with suppress(MachineError):  # of an engine that died: the first error is the cause
                 self.engine.call("lpp_stop")
             raise
         self.engine.call("lpp_stop")
 
-    def _run(self, batch: Batch, outputs: Outputs) -> Captured:
+    def _run(self, batch: Batch) -> Captured:
         if self._memory is None:
             self.engine.call("lpp_expect", batch, {})
         else:
@@ -153,13 +152,7 @@ class VllmBackend:
                 "this shard was kept. Capture this model with --backend torch.",
                 kind=ErrorKind.ENGINE_DIED,
             )
-        ends_moments = outputs.keep != "rows" and batch.ends_shard
-        return Captured(
-            batch=batch,
-            statistics=recorded.statistics,
-            not_finite=recorded.not_finite,
-            moments=RankMoments(self.engine, outputs.sites) if ends_moments else None,
-        )
+        return Captured(batch=batch, statistics=recorded.statistics, not_finite=recorded.not_finite)
 
     def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
         """Continue every prompt; as many run together as the key-value cache holds.
@@ -179,25 +172,6 @@ class VllmBackend:
     def close(self) -> None:
         """Stop vLLM and free its memory."""
         self.engine.close()
-
-
-class RankMoments(Mapping[str, SiteMoments]):
-    """Moments of a shard, which the first rank packs when a site is requested."""
-
-    def __init__(self, engine: VllmEngine, sites: tuple[str, ...]) -> None:
-        self._engine, self._sites = engine, sites
-
-    def __getitem__(self, site: str) -> SiteMoments:
-        if site not in self._sites:
-            raise KeyError(site)
-        moments: SiteMoments = self._engine.call("lpp_moments", site)
-        return moments
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sites)
-
-    def __len__(self) -> int:
-        return len(self._sites)
 
 
 def _versions() -> dict[str, Any]:

@@ -15,29 +15,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from lpp.capture.backends.batch_rows import BatchRows, CopyStreams, Picked, to_device
-from lpp.capture.backends.finite import quarantined_prompts
 from lpp.capture.backends.logit_statistics import (
     STATISTICS,
     TokenStatistics,
     logit_statistics,
 )
-from lpp.capture.backends.moments import ShardMoments
 from lpp.capture.backends.vllm.match import find_prompts, prompt_key
 from lpp.capture.backends.vllm.sites import stream, stream_input
 from lpp.capture.backends.vllm.unembedding import ShardedUnembeds
 from lpp.capture.models.structure.sites import SiteModules, hooked
 from lpp.capture.plan.backend import Batch, Outputs
 from lpp.store.errors import ErrorKind, InputError
-
-if TYPE_CHECKING:
-    from lpp.store.arrays.moments import SiteMoments
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +86,6 @@ class Recorder:
         self._rows: BatchRows | None = None
         self._pass: _Pass | None = None
         self._reduced: TokenStatistics | None = None
-        self._shard: int | None = None
-        self.moments: Mapping[str, SiteMoments] = {}
-        """Moments of the shard in progress, if the outputs have any; they outlive `close`."""
-        if takes_rows and outputs.keep != "rows":
-            widths = {site: modules.sites.width(site) for site in outputs.sites}
-            self.moments = ShardMoments(outputs, widths)
         self._hooks = ExitStack()
         # registered first: the rows to take are known before the first block runs
         before = modules.trunk.register_forward_pre_hook(self._before, with_kwargs=True)
@@ -170,20 +159,7 @@ class Recorder:
             None if in_order else torch.from_numpy(logit_rows),
         )
         rows.wait()
-        recorded = Recorded(0, rows.statistics(), rows.not_finite())
-        if isinstance(self.moments, ShardMoments):
-            self._add_moments(self.moments, rows, recorded)
-        return recorded
-
-    def _add_moments(self, moments: ShardMoments, rows: BatchRows, recorded: Recorded) -> None:
-        batch = self._batch
-        if batch.shard != self._shard:
-            moments.begin()
-            self._shard = batch.shard
-        quarantined = quarantined_prompts(batch, recorded.statistics, recorded.not_finite or {}, {})
-        moments.add(batch, rows.on_device, quarantined)
-        if batch.ends_shard and self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # other threads pack them, on their own streams
+        return Recorded(0, rows.statistics(), rows.not_finite())
 
     def _before(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         ids, positions = kwargs.get("input_ids"), kwargs.get("positions")

@@ -23,7 +23,6 @@ from lpp.capture.backends.vllm.unembedding import ShardedUnembeds, find_unembedd
 from lpp.capture.backends.vllm.worker_memory import Location, RankMemory
 from lpp.capture.models.structure.sites import SiteModules
 from lpp.capture.plan.backend import Batch, Outputs
-from lpp.store.arrays.moments import SiteMoments
 from lpp.store.process.signals import REQUESTS
 
 
@@ -118,13 +117,8 @@ class CaptureExtension:
         assert self._lpp_recorder is not None
         return self._lpp_recorder.result()
 
-    def lpp_moments(self, site: str) -> SiteMoments | None:
-        """Moments of a site over the current shard; only the first rank has them."""
-        assert self._lpp_recorder is not None
-        return self._lpp_recorder.moments.get(site)
-
     def lpp_stop(self) -> None:
-        """Remove hooks. Moments of the last shard stay until the next capture starts."""
+        """Remove hooks."""
         if self._lpp_recorder is not None:
             self._lpp_recorder.close()
         for number, handler in self._lpp_ignored.items():

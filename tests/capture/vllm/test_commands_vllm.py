@@ -430,16 +430,3 @@ def test_an_interrupted_start_leaves_nothing(packaged: Path, tmp_path: Path) -> 
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
     assert not any(tmp_path.glob("store/runs/*"))
-
-
-def test_moments_are_those_of_the_rows(packaged: Path, tmp_path: Path) -> None:
-    """Rows come to the host from the engine, and are taken in there."""
-    options = ("--dtype", "float32", "--prompts", 10, "--context", 40, "--sites", "block.15,final")
-    run = capture(tmp_path / "s", packaged, "vllm", *options, "--keep", "both")
-    assert run.verify() == []
-    for site in run.sites:
-        values = states(run, site).astype(np.float64)
-        bands = list(run.moments(site))
-        assert sum(band.n for band in bands) == len(values)
-        mean = sum(band.n * band.mean for band in bands) / len(values)
-        np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-9, atol=1e-9)
