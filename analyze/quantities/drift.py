@@ -46,7 +46,7 @@ class SiteChange(Quantity):
     of: Literal["pair_site"] = "pair_site"
     needs: Literal["rows", "products", "spectra"]
     """rows: a mean over tokens. products: d x d products of all rows. spectra: the difference B - A
-    of the metric of this name, which moments give as well."""
+    of the metric of this name."""
     identity: float = 0.0
 
 

@@ -10,7 +10,6 @@ from lpp.analyze.engine.estimates import Request
 from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.registry import PAPER_NAMES, RANKS, chosen, with_free
-from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.quantities.flags import flags_of, flags_of_any
 from lpp.analyze.quantities.tables import BESIDE
 from lpp.analyze.questions import Aggregation, ErrorSites, ProfileSettings, Selection
@@ -102,13 +101,13 @@ class Analysis:
         def of_each(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
             return aggregate(frame, by, entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes)
 
-        floors = of_each(self.entropy, _SETTING).rename({"prefixes": "scheduled"})
+        floors = of_each(self.entropy, _SETTING).drop("prefixes")
         profiles = of_each(self.spectra, [*_SETTING, "first_position", "site"])
         aside = self.spectra.select(*_SETTING, "n_quarantined").unique()
         about = self.runs.select("run", "model", "corpus")
         for frame, on in ((floors, _SETTING), (aside, _SETTING), (about, ["run"])):
             profiles = profiles.join(frame, on=on, how="left", maintain_order="left")
-        return _of_whole_schedules(profiles).drop("scheduled")
+        return profiles
 
     def facts(
         self, profiles: pl.DataFrame, *, drop_prefixes: Collection[int] = ()
@@ -288,16 +287,3 @@ def _logit_frames(
         keys = metric_table.crossed(metric_table.of_logits(view, selection), metrics)
         request = _request(metrics, groups.get(view.run.id, 0))
         yield from metric_table.logit_frames([view], keys, request)
-
-
-def _of_whole_schedules(profiles: pl.DataFrame) -> pl.DataFrame:
-    """Set ranks to null if moments gave only some prefixes: their maximum is not comparable."""
-    lacking = pl.col("scheduled").list.set_difference("prefixes").list.max()
-    whole = lacking.is_null() | (lacking <= pl.col("first_position"))
-    ranks = [
-        name
-        for rank in RANKS
-        for name in (rank, f"{rank}_prefix", *error_names(rank))
-        if name in profiles.columns
-    ]
-    return profiles.with_columns(pl.when(whole).then(pl.col(name)).alias(name) for name in ranks)

@@ -83,8 +83,7 @@ def scan_spectra(
     k; the states at positions k to prefix - 1 count, and prefixes up to k give no row. groups: of
     the jackknife, such as 10; without it errors are null and cost nothing.
 
-    A run gives no rows for what it does not have. If it keeps only moments, those are prefixes and
-    first positions that are not ends of bands, and numbers of prompts that are not whole shards.
+    A run gives no rows for what it does not have.
 
     Filters on key columns and the choice of columns limit what is computed. Only the selected sites
     are read; without `effective_rank` and `top_share` there is no eigendecomposition; only errors

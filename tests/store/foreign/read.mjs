@@ -121,7 +121,7 @@ async function readShard(directory, plan, hash, index, prompts) {
   const found = tokens.token_id.map((token, t) => [tokens.prompt_id[t], tokens.position[t], token]);
   must(same(found, due), directory, "rows of other tokens");
   const [hidden, aside] = [{}, "prompt_id:Int32 reason:Utf8"];
-  for (const { name, width, dtype = plan.stored_dtype } of plan.keep === "moments" ? [] : plan.sites)
+  for (const { name, width, dtype = plan.stored_dtype } of plan.sites)
     hidden[name] = await array(opened, `hidden.zarr/${name}`, rows, width + (dtype === "float8_e4m3"), dtype);
   return { tokens, hidden, quarantine: n ? await table(opened, "quarantine.arrow", aside, n, 65 * MIB) : null };
 }
