@@ -414,7 +414,7 @@ def parse_plan(document: object, where: str) -> Plan:
     if isinstance(document, dict) and document.get("keep") == "moments":
         raise FormatError(
             f"{where}: this run holds moments of its rows and no rows. lpp-engine 0.2.0 is the "
-            "last release that reads them: use it, or capture the run again.",
+            "last release that reads it: use that, or delete the run and capture it again.",
             kind=ErrorKind.UNSUPPORTED_VERSION,
         )
     plan = parse_document(Plan, document, where)

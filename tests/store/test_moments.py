@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from older_stores import as_moments
 
+from lpp.analyze.cli.command import main
 from lpp.store import RunWriter, create_store, open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError
 
@@ -56,3 +58,7 @@ def test_a_run_without_rows_is_refused(tmp_path: Path) -> None:
     assert caught.value.kind is ErrorKind.UNSUPPORTED_VERSION
     (problem,) = run.verify()
     assert (problem.where, "0.2.0" in problem.what) == ("plan.json", True)
+    done = CliRunner().invoke(main, ["profile", str(tmp_path / "store")])
+    assert (done.exit_code, done.stdout, done.stderr.count("Error: ")) == (2, "", 1)
+    assert "0.2.0" in done.stderr
+    assert {entry.name for entry in (tmp_path / "store").iterdir()} == {"runs", "lpp.json"}
