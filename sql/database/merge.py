@@ -105,7 +105,8 @@ def _completed(table: Table, old: str) -> str:
     joined = f"FROM {target} AS n JOIN {old} AS o USING ({key}) WHERE {where}"
     if "flags" not in columns:
         return f"INSERT OR REPLACE INTO {target} SELECT n.* REPLACE ({taken}) {joined}"
-    # a flag of an old number is kept with the number; `no_error` is about the completed row
+    # a flag of an old number is kept with the number; `no_error` is about the completed row, in a
+    # table that has this flag: in `spectra`, ranks of most sites have no error by default
     old_flags = f"list_filter(o.flags, lambda flag: {same} OR flag = 'small_sample')"
     unsure = " OR ".join(
         f"({number['value']} IS NOT NULL AND {number['stderr']} IS NULL)"
@@ -114,7 +115,8 @@ def _completed(table: Table, old: str) -> str:
     )
     flags = (
         "list_sort(list_distinct(list_filter(flags || old_flags, lambda flag: flag <> 'no_error') "
-        f"|| CASE WHEN n_prompts > 1 AND ({unsure}) THEN ['no_error'] ELSE [] END))"
+        "|| CASE WHEN list_contains(flags || old_flags, 'no_error') AND n_prompts > 1 "
+        f"AND ({unsure}) THEN ['no_error'] ELSE [] END))"
     )
     return (
         f"INSERT OR REPLACE INTO {target} SELECT * EXCLUDE (old_flags) REPLACE ({flags} AS flags) "

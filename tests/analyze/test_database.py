@@ -29,7 +29,12 @@ def tables(root: Path, names: tuple[str, ...] = MADE) -> dict[str, pl.DataFrame]
 
 
 def assert_same(root: Path, before: dict[str, pl.DataFrame]) -> None:
-    for name, frame in tables(root, tuple(before)).items():
+    now = tables(root, tuple(before))
+    # numbers are of the deepest site that was asked for: another site adds rows
+    if "jackknife" in now:
+        sites = before["jackknife"].select("run", "site").unique()
+        now["jackknife"] = now["jackknife"].join(sites, on=["run", "site"], how="semi")
+    for name, frame in now.items():
         assert_frame_equal(frame, before[name])
 
 

@@ -252,7 +252,7 @@ def test_a_database_from_before_series_has_every_other_section(tmp_path: Path) -
     ]
     assert found.lacking is not None
     missing = dict(found.lacking.empty)
-    assert len(missing) == 3  # without runs no spectra and no tokens; of two settings no order
+    assert len(missing) == 2  # without runs no spectra and no tokens
     assert (found.lacking.ready, found.lacking.with_files) == (None, None)
     assert str(store) in missing["Spectra"]
 

@@ -117,7 +117,6 @@ def test_fewer_texts_are_taken_as_the_command_takes_them(
     drawn = capture(load(), tiny_tokenizer, TEXTS, prompts=4, select="random", **few)
     assert sorted(drawn.prompts()["source_row"].to_pylist()) != [0, 1, 2, 3]
     for options, message in (
-        ({"prompts": 13}, "13 prompts asked for.* Repeat with prompts=12"),
         ({"corpus_revision": "main"}, "corpus_revision: it is for a corpus by name"),
         ({"corpus_name": "a/b"}, "corpus_name 'a/b'"),
     ):

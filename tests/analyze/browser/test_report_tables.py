@@ -88,19 +88,23 @@ def test_a_column_sorts_both_ways(open_page: OpenPage, hostile_page: Path) -> No
     assert table.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
 
 
-def test_missing_values_sort_last(open_page: OpenPage, hostile_page: Path) -> None:
-    page = open_page(hostile_page).page
-    page.goto(f"{hostile_page.as_uri()}#table-sensitivity")
-    table = page.locator("#table-sensitivity")
+def test_missing_values_sort_last(open_page: OpenPage, tmp_path: Path) -> None:
+    tables = database(["a", "b"])
+    for row in tables["spectra"][:3]:
+        row["effective_rank"] = None
+    (path,) = write_report(str(make_store(tmp_path / "store", tables)), tmp_path / "report.html")
+    page = open_page(path).page
+    page.goto(f"{path.as_uri()}#table-spectra")
+    table = page.locator("#table-spectra")
     heads = table.locator("thead th").all_inner_texts()
-    place = next(k for k, head in enumerate(heads, 1) if head.startswith("value"))
+    place = next(k for k, head in enumerate(heads, 1) if head.startswith("effective rank"))
     for _ in range(2):
         table.locator(f"thead th:nth-child({place}) button").click()
-        shown = column(page, "sensitivity", place)
+        shown = column(page, "spectra", place)
         assert shown[0] != "–"
         while not table.locator(".after").is_disabled():
             table.locator(".after").click()
-        assert column(page, "sensitivity", place)[-3:] == ["–"] * 3
+        assert column(page, "spectra", place)[-3:] == ["–"] * 3
 
 
 def test_a_filter_keeps_rows_with_all_its_words(open_page: OpenPage, hostile_page: Path) -> None:
