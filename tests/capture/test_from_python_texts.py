@@ -116,10 +116,11 @@ def test_fewer_texts_are_taken_as_the_command_takes_them(
     assert longer.prompts()["source_row"].to_pylist() == [2, 3, 4, 7, 8, 9]
     drawn = capture(load(), tiny_tokenizer, TEXTS, prompts=4, select="random", **few)
     assert sorted(drawn.prompts()["source_row"].to_pylist()) != [0, 1, 2, 3]
-    for options, message in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"corpus_revision": "main"}, "corpus_revision: it is for a corpus by name"),
         ({"corpus_name": "a/b"}, "corpus_name 'a/b'"),
-    ):
+    )
+    for options, message in wrong:
         with pytest.raises(InputError, match=message):
             capture(load(), tiny_tokenizer, TEXTS, **few, **options)
 
