@@ -384,13 +384,13 @@ def make_directory(path: Path) -> None:
         _flush_names(folder.parent)
 
 
-@lru_cache(maxsize=64)
 def _raise_closed(error: OSError) -> None:
     """Raise for a folder that is closed to this user; others are gone meanwhile."""
     if isinstance(error, PermissionError):
         raise error
 
 
+@lru_cache(maxsize=64)
 def _refuses_names(root: Path) -> bool:
     return exclusive_twice(DiskObjects(root))
 
