@@ -215,7 +215,7 @@ ALONE: dict[str, list[list[str] | str]] = {
     "objects": ["lpp.store.objects.bucket", "obstore.store"],
     "ray": ["lpp.store.process.cluster", "lpp.analyze.engine.ray_executor", "ray"],
     "probes": [
-        *(["lpp-capture", "eval", "--help"]),
+        ["lpp-capture", "eval", "--help"],
         *("lpp.capture.evaluation.language_model", "lm_eval.evaluator", "lm_eval.tasks"),
     ],
 }
