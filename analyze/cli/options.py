@@ -69,18 +69,15 @@ def _chosen_executor(name: str, address: str | None, jobs: int | None) -> Iterat
 def fresh_option(command: Any) -> Any:
     """Add `--fresh`, which makes a command compute its stored numbers again, and `--trust-kept`."""
 
-    def again(context: click.Context, _param: click.Parameter, value: bool) -> None:
-        if value:
-            from lpp.store.shared.kept_files import computing_again
+    def again() -> contextlib.AbstractContextManager[None]:
+        from lpp.store.shared.kept_files import computing_again
 
-            context.with_resource(computing_again())
+        return computing_again()
 
-    return click.option(
+    return _flag(
         "--fresh",
-        is_flag=True,
-        expose_value=False,
-        callback=again,
-        help="Compute every number again; what earlier commands kept under analysis/ is not read, "
+        again,
+        "Compute every number again; what earlier commands kept under analysis/ is not read, "
         "and is replaced.",
     )(trust_option(command))
 
@@ -88,20 +85,29 @@ def fresh_option(command: Any) -> Any:
 def trust_option(command: Any) -> Any:
     """Add `--trust-kept`, which uses numbers that others kept in a store."""
 
-    def trust(context: click.Context, _param: click.Parameter, value: bool) -> None:
-        if value:
-            from lpp.store.shared.authors import trusting_kept
+    def trusting() -> contextlib.AbstractContextManager[None]:
+        from lpp.store.shared.authors import trusting_kept
 
-            context.with_resource(trusting_kept())
+        return trusting_kept()
 
-    return click.option(
+    return _flag(
         "--trust-kept",
-        is_flag=True,
-        expose_value=False,
-        callback=trust,
-        help="Use numbers that another user, or the owner of an address, kept in the store. "
+        trusting,
+        "Use numbers that another user, or the owner of an address, kept in the store. "
         "Default: compute them again.",
     )(command)
+
+
+def _flag(
+    name: str, during: Callable[[], contextlib.AbstractContextManager[None]], text: str
+) -> Callable[[Any], Any]:
+    """A flag with which a command runs within the context that `during` makes."""
+
+    def enter(context: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value:
+            context.with_resource(during())
+
+    return click.option(name, is_flag=True, expose_value=False, callback=enter, help=text)
 
 
 def jobs_option(command: Any) -> Any:
