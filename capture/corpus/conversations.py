@@ -14,7 +14,8 @@ of one conversation (tests/trainers).
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -108,19 +109,14 @@ def rendered(
     if it takes too much time or memory.
     """
     messages = list(conversation.messages[:turns])
-    try:
-        with rendered_elsewhere():
-            text = tokenizer.apply_chat_template(
-                messages,
-                tools=list(conversation.tools) or None,
-                chat_template=template.text,
-                add_generation_prompt=prompted,
-                tokenize=False,
-            )
-    except LppError:  # beyond a limit
-        raise
-    except Exception as error:  # a template may raise any error
-        raise _raised(error) from None
+    with _rendering():
+        text = tokenizer.apply_chat_template(
+            messages,
+            tools=list(conversation.tools) or None,
+            chat_template=template.text,
+            add_generation_prompt=prompted,
+            tokenize=False,
+        )
     return str(text)
 
 
@@ -166,19 +162,14 @@ def ids_and_mask(
 def _by_generation(
     tokenizer: Any, template: ChatTemplate, conversation: Conversation
 ) -> tuple[list[int], list[bool]]:
-    try:
-        with rendered_elsewhere():
-            encoded = tokenizer.apply_chat_template(
-                list(conversation.messages),
-                tools=list(conversation.tools) or None,
-                chat_template=template.text,
-                return_dict=True,
-                return_assistant_tokens_mask=True,
-            )
-    except LppError:  # beyond a limit
-        raise
-    except Exception as error:  # a template may raise any error
-        raise _raised(error) from None
+    with _rendering():
+        encoded = tokenizer.apply_chat_template(
+            list(conversation.messages),
+            tools=list(conversation.tools) or None,
+            chat_template=template.text,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
     mask = [bool(token) for token in encoded["assistant_masks"]]
     if not any(mask):
         raise NoPromptError(BAD_TEMPLATE, "the template marks no token of the assistant")
@@ -197,6 +188,20 @@ def _unstable(message: int, why: str) -> NoPromptError:
         f"the template cannot be split at message {message}: {why}. Give one with generation "
         "blocks or one that keeps the history, by --chat-template",
     )
+
+
+@contextmanager
+def _rendering() -> Iterator[None]:
+    """Within it templates render in their own process. Raises NoPromptError in place of any error
+    of a template, InputError for one that is beyond a limit.
+    """
+    try:
+        with rendered_elsewhere():
+            yield
+    except LppError:  # beyond a limit
+        raise
+    except Exception as error:  # a template may raise any error
+        raise _raised(error) from None
 
 
 def _raised(error: Exception) -> NoPromptError:
