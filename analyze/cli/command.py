@@ -76,8 +76,8 @@ def verify(*, store: str) -> int:
     The exit code is 1 if any byte differs. If the store keeps the unembedding of a model, entropy
     and log_z of 256 tokens of each run are computed again from `final` and compared as well.
 
-    Checksums find accidents: whoever writes a store can write fitting checksums. Numbers that
-    another user kept in it are computed again, unless --trust-kept is given to a command.
+    Checksums find accidents; anybody who writes a store can write fitting ones. Commands compute
+    numbers again that another user kept in a store, unless you give --trust-kept.
 
     \b
         lpp-analyze verify ./lpp

@@ -59,7 +59,8 @@ class Measured(NamedTuple):
     """(1 + `SHUFFLES`,); NaN where no fold has two clusters of each class."""
     parts: Floats
     """(clusters, 1 + `SHUFFLES`) what each cluster contributes to the error: the sum of their
-    squares is its square. Scores are taken as given, but for those of the number of a number."""
+    squares is the error's square. It takes the scores as given, except for R2 of a label that is
+    a number, where the probes are varied too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

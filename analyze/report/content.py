@@ -357,8 +357,9 @@ def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator
 def _depth_notes(url: str, answers: Answers) -> Iterator[Sentence]:
     yield from _sinks(answers["layers"].frame, url)
     spectra = answers[EIGENVALUES.name].frame
+    known, on_corpora = {*spectra["run"]} if spectra.height else set(), corpora(answers)
     for run in answers["runs"].frame["run"] if spectra.height else ():
-        if run in corpora(answers) and run not in spectra["run"]:
+        if run in on_corpora and run not in known:
             yield (
                 Run(run),
                 ": its spectrum at final is not in the analysis cache: lpp-analyze profile.",

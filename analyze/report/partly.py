@@ -51,7 +51,8 @@ def depth_gaps(answers: Answers, source: Origin) -> Iterator[Gap]:
     frame = answers[LAYERS.name].frame
     if not frame.width:
         return
-    runs = [run for run in source.runs if len(run.sites) > 1 and run.run in corpora(answers)]
+    on_corpora = corpora(answers)
+    runs = [run for run in source.runs if len(run.sites) > 1 and run.run in on_corpora]
     for first in frame["first_position"].unique().sort():
         rows = frame.filter(first_position=first).group_by("run").agg("site")
         sites_of = {run: {*sites} for run, sites in rows.iter_rows()}

@@ -27,8 +27,8 @@ from lpp.analyze.studies.pages.correlations_page import correlations_page
 from lpp.analyze.studies.pages.layers_page import layers_page
 from lpp.analyze.studies.pages.profile_page import EXTREMES, profile_page
 from lpp.analyze.tables.analysis import analyze
-from lpp.analyze.tables.build import compared, write_database
-from lpp.analyze.tables.database import held_profiles, kept, refresh_database
+from lpp.analyze.tables.build import compared, frames
+from lpp.analyze.tables.database import held_profiles, kept, put, refresh_database
 from lpp.store import open_store
 from lpp.store.progress import Progress
 
@@ -54,8 +54,9 @@ def profile_answer(
         )
     if final_alone and FINAL in shown["site"]:
         shown = shown.filter(site=FINAL)
+    tables = frames(analysis, extremes)
     database = kept(
-        "The profiles are", lambda: write_database(store, analysis, profiles=extremes), progress
+        "The profiles are", lambda: put(store, tables, keep=(), read=analysis.views), progress
     )
     page = profile_page(
         f"{store}",
@@ -63,7 +64,7 @@ def profile_answer(
         shown,
         analysis.names,
         aggregates=aggregates,
-        compared=compared(analysis, extremes) if aggregates == EXTREMES else None,
+        compared=compared(tables, analysis.base) if aggregates == EXTREMES else None,
         database_note=(f"{held_profiles(store)} are in ", Code(f"{database}"), ".")
         if database
         else (),

@@ -1,6 +1,7 @@
 """An analysis as the tables of its database."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -51,12 +52,12 @@ class Compared:
     """This query, with the analysis's base."""
 
 
-def compared(analysis: Analysis, profiles: pl.DataFrame) -> Compared:
-    """Differences of the runs of `analysis`: of every two, or of many, of its base and each other.
+def compared(tables: Mapping[str, pl.DataFrame], base: str) -> Compared:
+    """Differences of the runs of an analysis: of every two, or of many, of `base` and each other.
 
-    profiles: its floors and maxima. The database need not be there.
+    tables: its `frames`. The database need not be there.
     """
-    return Compared(*profiles_and_differences(frames(analysis, profiles), analysis.base))
+    return Compared(*profiles_and_differences(tables, base))
 
 
 def build_database(

@@ -37,7 +37,7 @@ class Selection:
     prompts: int | None = 100
     """Most passages; None: all. If fewer are long enough, those are taken."""
     unasked: bool = False
-    """Whether `prompts` is the default, so that the user is told what it leaves."""
+    """Whether `prompts` is the default: then a line says how many texts it leaves."""
     min_bytes: int = 512
     """Minimal length in UTF-8 bytes, in addition to `min_tokens`: set 0 for the paper's rule."""
     min_tokens: int | None = None

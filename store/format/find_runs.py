@@ -90,7 +90,8 @@ def _evaluates(plan: Plan | None) -> bool:
 def _fitting(name: str, runs: Sequence[str], plans: Plans) -> list[str]:
     """Those of `runs` that `name` means, whatever the other runs are called."""
     wanted = "*" if name == "all" else name
-    names = {run: those for run, those in _short_names(plans).items() if run in runs}
+    short = _short_names(plans)
+    names = {run: short[run] for run in runs if run in short}
     ids = [run for run in runs if fnmatchcase(run, wanted)] or _runs_called(wanted, names)
     if ids:
         return ids
