@@ -256,9 +256,9 @@ def test_what_another_extra_brings_is_missing(tmp_path: Path) -> None:
         assert other in done.stderr
 
 
-FROM_OTHERS = {"hs_connectors", "speculators", "IPython", "vllm"}
-"""Modules that are there only where their own programs run this code, and vLLM, which has an
-environment of its own.
+FROM_OTHERS = {"hs_connectors", "inspect_ai", "speculators", "IPython", "vllm"}
+"""Modules that are there only where their own programs run this code or wrote its files, and vLLM,
+which has an environment of its own.
 """
 
 
