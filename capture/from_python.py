@@ -27,7 +27,7 @@ from lpp.capture.plan.request import NOTHING, CaptureRequest, InMemory
 from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store import Run, open_store
-from lpp.store.errors import ErrorKind, InputError, LppError
+from lpp.store.errors import InputError, LppError
 from lpp.store.objects.place import Place, Url, place
 from lpp.store.process.debugging import debugging
 from lpp.store.progress import BLANK, Display, Kept
@@ -130,7 +130,9 @@ def capture(
         with _shown(quiet) as display:
             if isinstance(model, str | os.PathLike):
                 if name is not None:
-                    raise _invalid("name: a model that is given by its name has one. Leave it out.")
+                    raise InputError(
+                        "name: a model that is given by its name has one. Leave it out."
+                    )
                 request, corpus = _request(options, os.fspath(model), texts, corpus_name)
                 in_memory = InMemory(corpus=corpus, checks_code=True)
                 outcome = _capture(place(store), request, in_memory, display)
@@ -217,7 +219,7 @@ def _refuse_loading(options: Mapping[str, Any]) -> None:
     """Refuse options that a loaded model cannot follow any more."""
     given = sorted(name for name in OF_LOADING & options.keys() if options[name] is not None)
     if given:
-        raise _invalid(
+        raise InputError(
             f"{', '.join(given)}: the model is loaded already, and is captured as it is. Leave "
             "that out, or give the model's name instead of the model."
         )
@@ -229,11 +231,11 @@ def _request(
     """The request of the call, and the corpus if its texts are in memory."""
     if isinstance(texts, str | os.PathLike):
         if corpus_name is not None:
-            raise _invalid("corpus_name: it is for texts in memory. Leave it out.")
+            raise InputError("corpus_name: it is for texts in memory. Leave it out.")
         return _parsed({**options, "model": model, "corpus": os.fspath(texts)}), None
     given = {keyword: value for keyword, value in options.items() if value is not None}
     if hub := sorted(given.keys() & {"corpus_revision", "corpus_split"}):
-        raise _invalid(f"{hub[0]}: it is for a corpus by name. Leave it out.")
+        raise InputError(f"{hub[0]}: it is for a corpus by name. Leave it out.")
     name = DEFAULT_NAME if corpus_name is None else corpus_name
     request = _parsed({"min_bytes": 0, "prompts": "all", **given, "model": model, "corpus": name})
     spec = request.corpus
@@ -256,7 +258,7 @@ def _parsed(options: Mapping[str, Any]) -> CaptureRequest:
             given[setting.name] = _plain(value)
             problems += problems_of(setting, given[setting.name], keyword)
     if problems:
-        raise _invalid("; ".join(problems) + ".")
+        raise InputError("; ".join(problems) + ".")
     return request_of(made(CaptureSettings, given))
 
 
@@ -355,7 +357,3 @@ def _in_python(message: str) -> str:
         return f"{setting.keyword} {value}"
 
     return _OPTION.sub(keyword, message)
-
-
-def _invalid(message: str) -> InputError:
-    return InputError(message, kind=ErrorKind.INVALID_VALUE)

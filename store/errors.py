@@ -73,6 +73,9 @@ class LppError(Exception):
 class InputError(LppError, ValueError):
     """The command or an input file must change."""
 
+    def __init__(self, message: str, *, kind: ErrorKind = ErrorKind.INVALID_VALUE) -> None:
+        super().__init__(message, kind=kind)
+
 
 class NotFoundError(InputError, KeyError):
     """Nothing has the given name; the message lists the names there are."""

@@ -136,7 +136,6 @@ def write_index(url: Url) -> tuple[Place, int]:
         raise InputError(
             f"{root.place}: an index of {len(listed)} objects takes more than {MAX_DOCUMENT_BYTES} "
             "bytes. Publish fewer runs in one store.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     root.put(INDEX_KEY, data)
     return root.place / INDEX_KEY, len(listed)

@@ -182,9 +182,7 @@ class RowSink:
         """
         index, count = part
         if not 0 <= index < count:
-            raise InputError(
-                f"part {part}: give (k, n) with k from 0 to n - 1.", kind=ErrorKind.INVALID_VALUE
-            )
+            raise InputError(f"part {part}: give (k, n) with k from 0 to n - 1.")
         for shard in range(index, self._plan.n_shards, count):
             if self._is_committed(shard):
                 continue
@@ -281,7 +279,6 @@ class RowSink:
             raise InputError(
                 f"prompts[{number}] was given before, and what a run holds stays. Give those that "
                 "missing() lists.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         return number, prompt_id
 
@@ -304,7 +301,6 @@ class RowSink:
             raise InputError(
                 f"prompts[{number}]: {'; '.join(problems)}. Nothing of this prompt was taken: give "
                 "it again, or set_aside it.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         return arrays
 

@@ -39,7 +39,7 @@ from lpp.analyze.charts.rows import (
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.quantity import Quantity, capital
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 COMMAND: Final = "lpp-analyze diff STORE RUN_A RUN_B"
 
@@ -173,7 +173,6 @@ def drift_grid_chart(
     if metric not in _GRIDS:
         raise InputError(
             f"no drift in depth of {metric!r}: choose {', '.join(_GRIDS)}.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     quantity = _GRIDS[metric]
     title = f"{quantity.title} in depth"

@@ -68,7 +68,6 @@ def save_chart(chart: Any, path: str | Path, *, dark: bool = False, width: int =
     if kind not in _FORMATS:
         raise InputError(
             f"{path}: a chart is written as {', '.join(_FORMATS)}; end the name in one of them.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if not path.parent.is_dir():
         raise InputError(

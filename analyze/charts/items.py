@@ -33,7 +33,7 @@ from lpp.analyze.charts.rows import (
 from lpp.analyze.charts.run_styles import PALETTE, RunStyles
 from lpp.analyze.charts.theme import GREY, INK, PLOT_HEIGHT, shortened
 from lpp.analyze.quantities.quantity import Quantity
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 COMMAND: Final = "lpp-analyze items STORE --task TASK"
 
@@ -316,7 +316,6 @@ def analysis_of(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[list[str],
     if len(analyses) > 1:
         raise InputError(
             f"rows of {len(analyses)} analyses: a chart is of one. Filter by {', '.join(keys)}.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     key, color = analyses[0] if analyses else {}, PALETTE[0]
     parts = [shortened(plain(key[name]), 46) for name in ("label", "task") if key.get(name)]

@@ -18,7 +18,7 @@ from lpp.analyze.charts.theme import Curve, Series, shortened
 from lpp.analyze.metrics.registry import METRICS, PROFILE
 from lpp.analyze.quantities.drift import PREDICTIONS
 from lpp.analyze.quantities.quantity import Quantity
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 Row = dict[str, Any]
 Curves = tuple[Series, list[str]]
@@ -80,7 +80,6 @@ def checked(frame: pl.DataFrame, table: str, columns: Iterable[str]) -> pl.DataF
         raise InputError(
             f"no table {table}: the column {', '.join(missing)} is missing. "
             f"`lpp-sql STORE 'FROM {table}'` shows its columns.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return frame
 

@@ -145,7 +145,6 @@ def against(
             + " ".join(f"{run}: {why}." for run, why in left_out.items())
             + " `lpp-analyze diff STORE RUN_A RUN_B` of two of them names the command that makes "
             "them comparable.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     names = names_of((of_base, *others.values()))
     return Against(base=of_base, pairs=pairs, left_out=left_out, undecided=undecided, names=names)

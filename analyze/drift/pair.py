@@ -195,12 +195,11 @@ def pair_of(a: Run, b: Run, prompts: int | None = None, *, cluster: str | None =
             raise InputError(f"{run.id}: {why}", kind=ErrorKind.INCOMPLETE)
     shared = n_shared(*views)
     if not shared:
-        raise InputError(_why_not(*views), kind=ErrorKind.INVALID_VALUE)
+        raise InputError(_why_not(*views))
     if prompts is not None and not 1 <= prompts <= shared:
         raise InputError(
             f"--prompts {prompts}: {a.id} and {b.id} share their first {shared} prompts. "
             f"Ask for 1 to {shared}.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     size = prompts or shared
     aside = np.union1d(*(view.set_aside[view.set_aside < size] for view in views))

@@ -24,7 +24,7 @@ from lpp.analyze.metrics.row_measures.neighbours import shuffled
 from lpp.analyze.quantities.drift import PREDICTIONS
 from lpp.analyze.quantities.tables import frame_schema, shared
 from lpp.sql.schema.columns import Column, Merging, Table
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.format.commit_record import checksum
 from lpp.store.progress import SILENT, Progress
 
@@ -98,7 +98,6 @@ def token_drift(
         raise InputError(
             f"no token of the first {pair.n_prompts} prompts lies at position {first_position} or "
             "later. Skip fewer.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     draw: tuple[object, ...] = ()
     if tokens is not None and tokens < len(compared):

@@ -245,7 +245,6 @@ def compared_cell(pair: Pair, first_position: int = 0, prefix: int | None = None
         raise InputError(
             f"positions from {first_position} to below {end}: both runs have positions 0 to "
             f"{shared - 1}. Skip fewer with --skip-first.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return Cell(pair.n_prompts, end, first_position=first_position)
 

@@ -217,7 +217,6 @@ def _run_id(requested: str | None, plans: Plans, task: str) -> str:
         raise InputError(
             f"--task {task} has items of {len(plans)} runs:{run_lines([*plans], plans)}\n"
             "Choose one with --run.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return next(iter(plans))
 
@@ -236,7 +235,6 @@ def _selected(option: str, requested: str | None, names: Sequence[str], task: st
     if len(fitting) > 1:
         raise InputError(
             f"--task {task} has items of several: {', '.join(fitting)}. Choose one with {option}.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return fitting[0]
 

@@ -86,9 +86,7 @@ def export_targets(
 
     check_word("kind", kind, Kind)
     if path.exists():
-        raise InputError(
-            f"{path} exists. Remove it, or name another file with -o.", kind=ErrorKind.INVALID_VALUE
-        )
+        raise InputError(f"{path} exists. Remove it, or name another file with -o.")
     source = teacher(run)
     check_feed([run], ("final",), "float32")
     kept = readable_prompts(run, settings.where)

@@ -12,9 +12,7 @@ def check_output(output: Path) -> None:
     """Raise InputError(INVALID_VALUE or READ_ONLY) if `output` could not be written later."""
     if output.is_dir() or not output.parent.is_dir():
         why = "is a directory" if output.is_dir() else f"no such directory: {output.parent}"
-        raise InputError(
-            f"cannot write {output}: {why}. Name a file with -o.", kind=ErrorKind.INVALID_VALUE
-        )
+        raise InputError(f"cannot write {output}: {why}. Name a file with -o.")
     if output.exists() and not os.access(output, os.W_OK):
         raise _unwritable(output, "no permission")
     if is_written_in_place(output):

@@ -146,7 +146,6 @@ def probe_against(
             raise InputError(
                 f"--rerun {tests.rerun}: that is the run itself. Capture the model again into "
                 "another store, and name --rerun STORE::RUN.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         parts.append((_of_both(view, again, labels), {site: site for site in pairing}))
     for part, names in parts:
@@ -224,7 +223,6 @@ def _of_both(view: RunView, other: RunView, labels: Labels) -> Tested:
             f"no labelled prompt of {view.run.id} is in {other.run.id}, so there is nothing to "
             "compare. Capture its model on the same corpus, with the same --context; or test on "
             "its own labels: --test-on.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     prompts, place = prompts[place >= 0], place[place >= 0]
     ours = labels.target
@@ -258,7 +256,6 @@ def _with_own_labels(
             f"the classes are {labels.classes} in {view.run.id} and {theirs.classes} in "
             f"{other.run.id}. Say which one is predicted: --label FIELD=VALUE --test-label "
             "FIELD=VALUE.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     place = _places(view, other, labels.prompts, theirs.prompts, by_row=True)
     both, only = place >= 0, tests.shared_prompts == "only"
@@ -269,7 +266,6 @@ def _with_own_labels(
             "so the probe was fitted to them. Test on the others: --shared-prompts leave-out. Or, "
             "for another site or label of the same prompts, test out of fold: --shared-prompts "
             "only.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     kept = both if only else ~both
     target = theirs.target
@@ -337,7 +333,6 @@ def _require_prompts(labels: Labels) -> None:
         raise InputError(
             f"--label {labels.name}: a probe is tested on another run with labels of prompts or "
             "items, not of tokens. Name a field of the prompts.",
-            kind=ErrorKind.INVALID_VALUE,
         )
 
 
@@ -347,7 +342,6 @@ def require_two_classes(labels: Labels) -> None:
         raise InputError(
             f"--label {labels.name}: a probe is tested on another run with two classes. Name one "
             f"against all others: --label {labels.name}=VALUE.",
-            kind=ErrorKind.INVALID_VALUE,
         )
 
 
@@ -369,6 +363,5 @@ def _paired_sites(
                 f"{site} of {a.run.id} has {widths[0]} columns, and {other} of {b.run.id} has "
                 f"{widths[1]}: no probe reads both. Pair sites of one width: --site-pair "
                 "SITE=SITE_B.",
-                kind=ErrorKind.INVALID_VALUE,
             )
     return {site: pairing[site] for site in names[0] if site in pairing}

@@ -248,7 +248,6 @@ def labelled(
         raise InputError(
             f"--skip-first {settings.skip_first}: it leaves tokens out of a mean. Add --rows mean, "
             "or leave it out.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     first = which if isinstance(which, int) else settings.skip_first
     return which, labels_of(view, label, first, settings)

@@ -26,7 +26,7 @@ from lpp.analyze.probes.analysis import ProbeAnalysis
 from lpp.analyze.probes.inputs import site_rows
 from lpp.sql.results.output import whole_file
 from lpp.store.arrays.reader import to_float32
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.exchange.tensor_file import Tensor, write_tensors
 
 FORMAT = "lpp-probe-1"
@@ -36,7 +36,7 @@ def check_file(path: Path) -> None:
     """Raise InputError if a direction cannot be written there, before it is computed."""
     if path.exists() or not path.parent.is_dir():
         why = "exists already" if path.exists() else "its folder does not exist"
-        raise InputError(f"{path}: {why}. Name another --direction.", kind=ErrorKind.INVALID_VALUE)
+        raise InputError(f"{path}: {why}. Name another --direction.")
 
 
 def write_direction(analysis: ProbeAnalysis, path: Path) -> None:

@@ -122,7 +122,6 @@ def _tokens(
             raise InputError(
                 f"--rows {settings.rows}: its values are numbers, and a mask has true and false. "
                 "Name another field of tokens, or each.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         mask = holds.fill_null(False).to_numpy(zero_copy_only=False)
         kept = mask[run.row_edges[owner] + ends - 1]
@@ -152,13 +151,11 @@ def _items(view: RunView, field: str, first_token: int, settings: LabelProbeSett
         raise InputError(
             f"--label {field} {task}: what items of a task have is --label {RIGHT}. Leave --task "
             "out for a field of prompts.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if token_rows(view.run, settings.rows):
         raise InputError(
             f"--rows {settings.rows} {task}: an item has one row. Name last, the row before its "
             "answer; mean; or a position.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     of = ItemsSettings(source=settings.source, filter=settings.filter, cluster=settings.cluster)
     items = evaluated_items(view.run.directory.root, settings.task or "", view.run.id, of)
@@ -195,7 +192,6 @@ def _label(run: Run, field: str, rows: str) -> Callable[[Codes, Codes], list[obj
         raise InputError(
             f"--label {field} --rows mean: a label of a token is predicted from its own row. Add "
             f"--rows {EACH}, last, a position, or a field of tokens such as loss_mask.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     flat = _by_token(run, field)
     return lambda prompts, ends: flat.take(pa.array(run.row_edges[prompts] + ends - 1)).to_pylist()

@@ -39,7 +39,6 @@ def which_row(text: str, context: int, token_fields: Sequence[str] = ()) -> Whic
         raise InputError(
             f"--rows {text}: it should be last, mean, a position from 0 to {context - 1}, or "
             f"{' or '.join([EACH, *token_fields])} for tokens.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return int(text)
 

@@ -100,7 +100,6 @@ def labels_of(view: RunView, label: str, first_token: int, settings: LabelProbeS
             f"{where}: values of {names} keep all {examples.of} in {counted(count, 'part')}; "
             f"{settings.folds} folds take two or more each. Ask for fewer --folds, or name another "
             "field.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     target_codes = numbers if numbers.ndim == 1 else numbers.argmax(axis=1)
     bins = target_codes if classes else np.argsort(np.argsort(numbers)) * _BINS // n
@@ -139,7 +138,6 @@ def _frequent(label: str, examples: Examples) -> Examples:
             f"--label {label}: {len(counts)} classes, of which fewer than two have "
             f"{FEWEST_OF_A_CLASS} {examples.of}. Name one against all others, such as --label "
             f"{label}={common}, or another field.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return examples.only(kept, f"of a class with fewer than {FEWEST_OF_A_CLASS}")
 
@@ -166,7 +164,6 @@ def _numbers(
         raise InputError(
             f"--label {label}: prompts with a row have {what}, so there is nothing to tell apart. "
             "Name another field.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if len(kinds) > 2 and all(isinstance(kind, int | float) for kind in kinds):
         numbers = np.array(values, dtype=np.float64)
@@ -174,7 +171,6 @@ def _numbers(
             raise InputError(
                 f"--label {label}: the field has infinities. Correct it, and add it again with "
                 "lpp-capture label.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         return numbers, None
     place = {kind: k for k, kind in enumerate(kinds)}

@@ -25,7 +25,7 @@ from lpp.analyze.publish.card import (
     card_json,
     card_text,
 )
-from lpp.analyze.publish.selection import read_tables, refused, select
+from lpp.analyze.publish.selection import read_tables, select
 from lpp.analyze.questions import PublishSettings
 from lpp.analyze.report.content import report
 from lpp.sql.database.build import build
@@ -34,7 +34,7 @@ from lpp.sql.database.outdated import doubts
 from lpp.sql.schema import TABLES
 from lpp.sql.schema.ddl import identifier
 from lpp.store import create_store, open_store, write_index
-from lpp.store.errors import ConflictError, ErrorKind
+from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.exchange.copy_runs import copy_run
 from lpp.store.format.keys import DATABASE_KEY, ROOT_KEY, RUNS_KEY
 from lpp.store.objects.copies import temporary_folder
@@ -153,16 +153,16 @@ def _target(to: str, runs: Collection[str]) -> Objects:
     root = find_if_any(to)
     if root is None:
         if outer := enclosing_store(place(to)):
-            raise refused(f"{to} is inside the store {outer}. Name a folder outside of it.")
+            raise InputError(f"{to} is inside the store {outer}. Name a folder outside of it.")
         return create_store(to).objects
     names = [entry.name for entry in root.entries() if not entry.name.startswith(".")]
     if CARD_KEY not in names and names != [ROOT_KEY]:
-        raise refused(
+        raise InputError(
             f"{root.place} is a store and no publication: it has no {CARD_KEY}. Name a new folder."
         )
     there = {entry.name for entry in root.entries(RUNS_KEY) if not entry.name.startswith(".")}
     if others := sorted(there - {*runs}):
-        raise refused(
+        raise InputError(
             f"{root.place} publishes {', '.join(others)}, which this command leaves out, and no "
             "run is removed from a publication. Name a new folder, or remove this one."
         )

@@ -20,7 +20,7 @@ from lpp.sql.schema import TABLES
 from lpp.sql.schema.columns import RUN_COLUMNS
 from lpp.sql.schema.ddl import identifier, literal
 from lpp.sql.schema.tables import arrow_schema
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.exchange.copy_runs import fields_of, plan_of_copy
 from lpp.store.runs.read import Run
 from lpp.store.store import Store
@@ -65,12 +65,12 @@ def select(store: Store, names: Sequence[str], settings: PublishSettings) -> Sel
     """
     texts = settings.with_texts
     if texts and not (settings.licence and settings.source):
-        raise refused(
+        raise InputError(
             "--with-texts publishes texts of others: say under which licence, and where they come "
             "from, with --licence and --source."
         )
     if not texts and (settings.fields or settings.source):
-        raise refused("--fields and --source are of texts: add --with-texts, or leave them out.")
+        raise InputError("--fields and --source are of texts: add --with-texts, or leave them out.")
     runs = [store.run(name) for name in names] or [*store.runs.values()]
     known = {site: None for run in runs for site in run.sites}
     sites = {s for s in known if any(fnmatchcase(s, pattern) for pattern in settings.sites)}
@@ -78,15 +78,15 @@ def select(store: Store, names: Sequence[str], settings: PublishSettings) -> Sel
     allowed = tuple(TABLES) if texts else PROMPTLESS
     wanted = allowed if settings.tables is None else settings.tables
     if not runs:
-        raise refused(f"{store.path} holds no run: publish the store that it was captured into.")
+        raise InputError(f"{store.path} holds no run: publish the store that it was captured into.")
     if not sites:
-        raise refused(f"--site: the runs have {', '.join(known)}.")
+        raise InputError(f"--site: the runs have {', '.join(known)}.")
     if unknown := sorted({*settings.fields} - fields):
         held = ", ".join(sorted(fields)) or "none"
-        raise refused(f"--fields: no prompt has {', '.join(unknown)}; there are: {held}.")
+        raise InputError(f"--fields: no prompt has {', '.join(unknown)}; there are: {held}.")
     if unknown := sorted({*wanted} - {*allowed}):
         more = "" if texts else " Tables of single prompts are published with --with-texts alone."
-        raise refused(f"--tables: {', '.join(unknown)} is not among {', '.join(allowed)}.{more}")
+        raise InputError(f"--tables: {', '.join(unknown)} is not among {', '.join(allowed)}.{more}")
     of_copy = {run.id: plan_of_copy(run, sites, settings.fields) for run in runs if texts}
     ids = {run.id: of_copy[run.id].run_id if texts else run.id for run in runs}
     return Selection(
@@ -164,8 +164,3 @@ def _renamed(column: str, chosen: Selection) -> str:
     """The id in the publication of the run that `column` names."""
     cases = [f"WHEN {literal(a)} THEN {literal(b)}" for a, b in chosen.ids.items()]
     return f"CASE {column} {' '.join(cases)} ELSE {column} END"
-
-
-def refused(text: str) -> InputError:
-    """The error for settings, or a place, that a publication cannot have."""
-    return InputError(text, kind=ErrorKind.INVALID_VALUE)

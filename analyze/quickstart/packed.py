@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from lpp.store.errors import ErrorKind, InputError, NotFoundError, first_line
+from lpp.store.errors import InputError, NotFoundError, first_line
 
 PACKED: Final = Path(__file__).with_name("store.tar")
 """The file. A clone has none until it is made: stores are not committed."""
@@ -36,5 +36,4 @@ def unpack(folder: Path) -> None:
                 raise InputError(
                     f"--store: {folder} holds something else or cannot be made "
                     f"({first_line(error)}). Name a new directory.",
-                    kind=ErrorKind.INVALID_VALUE,
                 ) from None

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from lpp.analyze.questions import Selection
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.named import plans_of
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.format.find_runs import matching_runs
 
 GIVEN: Final = "given"
@@ -32,7 +32,6 @@ def resolved(runs: Iterable[RunView], selection: Chosen) -> Chosen:
         raise InputError(
             f"--skip-first given: what the models wrote begins at different positions: {listed}. "
             "Choose runs with --run.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     first = next(iter(first_written.values()))
     return replace(
@@ -46,7 +45,6 @@ def _first_written(view: RunView) -> int:
         raise InputError(
             f"--skip-first given: the model of run {run.id} wrote nothing (lpp-capture run "
             "--continue). Choose runs with --run, or give a number.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     given = run.prompts("n_given")["n_given"].to_numpy()[view.lengths.nonzero()]
     if not len(given) or given.min() != given.max():
@@ -56,6 +54,5 @@ def _first_written(view: RunView) -> int:
             "model wrote begins at no one position. Capture texts that are as long as --context "
             "(--min-tokens with --count-with); or ask for token statistics WHERE written, with "
             "lpp-sql.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return int(given[0])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lpp.analyze.numerics.statistics.clusters import cluster_codes
 from lpp.analyze.runs.prompt_clusters import prompt_values
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.format.schedule import GROUPS, group_boundaries
 from lpp.store.runs.read import Run
 
@@ -102,6 +102,5 @@ def clusters_of(run: Run, name: str, groups: int = GROUPS) -> Clusters:
         raise InputError(
             f"--cluster {name}: all {len(of)} prompts of run {run.id} have one value of it, and an "
             "error needs two clusters. Name another field, or leave --cluster out.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return Clusters(of, groups)

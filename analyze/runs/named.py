@@ -46,7 +46,6 @@ def run_named(url: Url, name: str | None) -> RunView:
             names = "; ".join(store.names.get(run, run) for run in runs)
             raise InputError(
                 f"{url} has several runs: {names}. Name one after the store.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         name = runs[0]
     return RunView(store.run(name))

@@ -60,7 +60,6 @@ def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
         raise InputError(
             f"site {name} holds integers, which have no spectrum. Read it with "
             'Run.blocks(..., dtype="stored").',
-            kind=ErrorKind.INVALID_VALUE,
         )
     return matching("site", selection.sites, sites)
 
@@ -79,7 +78,6 @@ def check_dropped(
         if prefix not in there:
             raise InputError(
                 f"--drop-prefixes {prefix}: no such prefix. There is {', '.join(map(str, there))}.",
-                kind=ErrorKind.INVALID_VALUE,
             )
     for schedule in schedules:
         if set(schedule) <= set(prefixes):
@@ -91,7 +89,6 @@ def every_prefix_dropped(present: Iterable[int]) -> InputError:
     return InputError(
         f"every prefix of a schedule was dropped; there is {', '.join(map(str, present))}. "
         "Leave at least one of each context: --drop-prefixes takes the lengths to leave out.",
-        kind=ErrorKind.INVALID_VALUE,
     )
 
 
@@ -206,16 +203,13 @@ def _check_held(
     most = max(captured.values())
     for number in requested or ():
         if number < 1:
-            raise InputError(
-                f"{option} {number}: it must be at least 1.", kind=ErrorKind.INVALID_VALUE
-            )
+            raise InputError(f"{option} {number}: it must be at least 1.")
         if number > most:
             least = min(captured.values())
             held_range = f"{most}" if least == most else f"{least} to {most}"
             raise InputError(
                 f"{option} {number}: no run holds that many. Each run has {held_range} {unit}. "
                 f"Ask for 1 to {most}, or capture more.",
-                kind=ErrorKind.INVALID_VALUE,
             )
 
 
@@ -226,5 +220,4 @@ def _check_skipped(selection: Selection, captured: dict[str, int]) -> None:
             raise InputError(
                 f"--skip-first {first}: the longest context here has {longest} positions. "
                 f"Skip 0 to {longest - 1}.",
-                kind=ErrorKind.INVALID_VALUE,
             )

@@ -92,5 +92,4 @@ def _read(path: Path, where: str, **options: Any) -> Any:
         raise InputError(
             f"{where}: inspect_ai cannot read this log ({type(error).__name__}: "
             f"{first_line(error)}). `inspect log dump {path}` shows what it is.",
-            kind=ErrorKind.INVALID_VALUE,
         ) from None

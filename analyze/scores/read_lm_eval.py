@@ -22,7 +22,7 @@ import polars as pl
 from lpp.analyze.runs.capture_command import part
 from lpp.analyze.scores.item_table import ITEMS, item_row
 from lpp.analyze.scores.score_table import MAX_ITEMS, as_number, refuse, score_table
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.scores.items import answered_correctly, field_text
 
 KIND: Final = "lm-eval"
@@ -140,7 +140,6 @@ def _not_results(where: str, why: str) -> InputError:
     return InputError(
         f"{where}: not a result file of lm-eval: {why}. "
         "`lm_eval --output_path DIR ...` writes one, DIR/<model>/results_<time>.json.",
-        kind=ErrorKind.INVALID_VALUE,
     )
 
 
@@ -167,7 +166,6 @@ def read_lm_eval_items(
             raise InputError(
                 f"{where}, line {index}: not an item of lm-eval's log ({type(error).__name__}: "
                 f"{error}). `lm_eval --log_samples --output_path DIR ...` writes one.",
-                kind=ErrorKind.INVALID_VALUE,
             ) from None
     return pl.DataFrame(rows, schema=ITEMS)
 

@@ -17,7 +17,7 @@ import polars as pl
 import polars.selectors as cs
 
 from lpp.analyze.scores.score_table import MAX_ITEMS, SCORES, refuse
-from lpp.store.errors import ErrorKind, InputError, first_line
+from lpp.store.errors import InputError, first_line
 from lpp.store.terminal.escaping import escape
 
 KIND: Final = "leaderboard"
@@ -213,5 +213,4 @@ def _no_form(where: str, why: str) -> InputError:
         f"{where}: no table of scores: {why}. A table has a column `model` and a column for each "
         "benchmark; or `model`, `benchmark`, `metric`, `value`; or is an Open LLM Leaderboard "
         "export (`fullname`, `IFEval`, ...).",
-        kind=ErrorKind.INVALID_VALUE,
     )

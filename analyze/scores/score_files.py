@@ -112,7 +112,6 @@ def _read(name: str, path: Path, wanted: Callable[[str], bool]) -> ScoreFile:
         raise InputError(
             f"{name}: not a file of scores by its ending. Scores come as .json (results of "
             f"lm-eval), .eval (logs of inspect), {', '.join(_TABLES)}.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     data = _content(path)
     scores = (read_lm_eval if suffix == ".json" else read_score_table)(data, name, wanted)

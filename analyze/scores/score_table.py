@@ -11,7 +11,7 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.questions import Unit
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.scores.scores import KEY
 from lpp.store.terminal.escaping import escape
 
@@ -86,7 +86,7 @@ def refuse(problems: Sequence[str], advice: str) -> None:
     if problems:
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         listed = escape("; ".join([*problems[:_SHOWN], *more]), keep="")
-        raise InputError(f"{listed}. {advice}", kind=ErrorKind.INVALID_VALUE)
+        raise InputError(f"{listed}. {advice}")
 
 
 def check_scores(scores: pl.DataFrame, unit: Unit) -> None:

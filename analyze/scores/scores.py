@@ -95,7 +95,6 @@ def add_benchmarks(
     if settings.group is not None and not settings.items:
         raise InputError(
             "--group names a field of items, and none are asked for. Add --items.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     wanted = _any_of(settings.benchmarks)
     read = read_files(files, wanted)
@@ -112,7 +111,6 @@ def add_benchmarks(
         raise InputError(
             f"the source {name!r} is the published reference of this package. "
             "Give another name: --source NAME.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if scores.is_empty():
         raise InputError(
@@ -162,7 +160,6 @@ def _one_kind(files: Sequence[ScoreFile]) -> str:
             raise InputError(
                 f"{first} is of the kind {kinds[first]}, {name} of the kind {kind}: they "
                 "score differently. Add them as two sources.",
-                kind=ErrorKind.INVALID_VALUE,
             )
     return kinds.get(first, "")
 
@@ -181,7 +178,6 @@ def _default_source(kind: str, files: Sequence[ScoreFile]) -> str:
         raise InputError(
             f"{len(files)} tables as one source need a name: --source NAME. "
             "Tables that were scored differently are added one by one.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return Path(files[0].name).stem
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.detection.draws import Floats, drawn_weights
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.objects.disk import make_directory, replace_file
 
 SKIPPED: Final = (0, 2)
@@ -52,7 +52,6 @@ class Setting:
             raise InputError(
                 f"{self.root} holds another study, with the settings in {path.name}. Take another "
                 "directory with --store, or the same --prompts and --context.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         make_directory(self.root)
         replace_file(path, text.encode())

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from lpp.capture.models.spec import LoadedModel
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.request import BackendName, CaptureRequest
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.progress import SILENT, Progress
 
 
@@ -74,6 +74,5 @@ def choose_backend(request: CaptureRequest) -> BackendName:
         raise InputError(
             f"--backend {name} cannot follow {', '.join(misfits)}. Leave it out, or use "
             f"--backend {other}.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return name

@@ -16,7 +16,7 @@ import pyarrow as pa
 from lpp.capture.corpus.fields import ID, TEXT, column_name
 from lpp.capture.corpus.files import MAX_PASSAGE_BYTES
 from lpp.capture.corpus.passages import Corpus, Passage
-from lpp.store.errors import ErrorKind, InputError, Mistakes
+from lpp.store.errors import InputError, Mistakes
 from lpp.store.format.prompt_columns import FIELD_PREFIX
 
 MAX_FIELD_BYTES: Final = 64 << 10
@@ -111,7 +111,7 @@ def unseen(corpus: Corpus) -> Iterator[InputError]:
 def _texts(passages: Sequence[Passage]) -> pa.Array | pa.ChunkedArray:
     for passage in passages:
         if (size := len(passage.text.encode())) > MAX_PASSAGE_BYTES:
-            raise _refusal(
+            raise InputError(
                 f"--keep-texts: {passage.where} has a text of {size >> 20} MiB; "
                 f"{MAX_PASSAGE_BYTES >> 20} MiB are the most. Cut it, or leave --keep-texts out."
             )
@@ -136,13 +136,13 @@ def _column(
     kinds = sorted(first, key=lambda kind: first[kind])
     if len(kinds) > 1:
         both = " and ".join(f"{_KINDS[kind]} in {passages[first[kind]].where}" for kind in kinds)
-        raise _refusal(
+        raise InputError(
             f"field {name!r} is of several types: {both}. Write all of it as strings, or leave it "
             "out of --fields."
         )
     kind = kinds[0] if kinds else str
     if name == ID and kind not in (str, int):
-        raise _refusal(
+        raise InputError(
             f"{places[first[kind]]} is {_KINDS[kind]}; an id is a string or an integer. Rename it "
             "to take it along as a field."
         )
@@ -157,22 +157,22 @@ def _value(value: object, place: str) -> object:
         try:
             size = len(value.encode())
         except UnicodeEncodeError as error:
-            raise _refusal(
+            raise InputError(
                 f"{place} has half a surrogate pair at character {error.start}. Correct it, or "
                 "leave the field out of --fields."
             ) from None
         if size > MAX_FIELD_BYTES:
-            raise _refusal(
+            raise InputError(
                 f"{place} takes {size:,} bytes; a field may take {MAX_FIELD_BYTES:,}. Leave it out "
                 "of --fields; texts are kept by --keep-texts."
             )
     elif type(value) is int and not -(2**63) <= value < 2**63:
-        raise _refusal(f"{place} is beyond 64 bits. Write it as a string.")
+        raise InputError(f"{place} is beyond 64 bits. Write it as a string.")
     elif value is not None and type(value) not in _ARROW:
         if isinstance(value, bytes):
-            raise _refusal(f"{place} is not text in UTF-8. Leave it out of --fields.")
+            raise InputError(f"{place} is not text in UTF-8. Leave it out of --fields.")
         what = _KINDS.get(type(value), f"of type {type(value).__name__}")
-        raise _refusal(
+        raise InputError(
             f"{place} is {what}. A field is a string, a number, or true or false: write the part "
             "that you need as a field of its own."
         )
@@ -184,7 +184,7 @@ def _fraction(value: object, place: str) -> object:
     if type(value) is not int:
         return value
     if float(value) != value:
-        raise _refusal(
+        raise InputError(
             f"{place} is {value}, which float64 does not hold exactly, and other rows have "
             "fractions. Write all of it as strings."
         )
@@ -195,11 +195,7 @@ def _no_field(name: str, corpus: Corpus, option: str = "--fields") -> InputError
     seen = corpus.fields.seen
     near = difflib.get_close_matches(name, seen, n=1)
     listed = ", ".join(map(repr, seen[:_MOST_LISTED])) + ", ..." * (len(seen) > _MOST_LISTED)
-    return _refusal(
+    return InputError(
         f"Corpus {corpus.name}: no chosen row has a field {name!r}; there are: {listed or 'none'}."
         + (f" Did you mean {option} {near[0]}?" if near else "")
     )
-
-
-def _refusal(message: str) -> InputError:
-    return InputError(message, kind=ErrorKind.INVALID_VALUE)

@@ -74,7 +74,7 @@ def choose_template(
     conversations = list(conversations)
     if not conversations:
         if file is not None:
-            raise _invalid(
+            raise InputError(
                 f"--chat-template {file}: no chosen row has messages. Leave it out, or name their "
                 "field with --text-field."
             )
@@ -217,8 +217,4 @@ def _read(file: str) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not UTF-8"
-        raise _invalid(f"--chat-template {file}: cannot be read ({why}).") from None
-
-
-def _invalid(message: str) -> InputError:
-    return InputError(message, kind=ErrorKind.INVALID_VALUE)
+        raise InputError(f"--chat-template {file}: cannot be read ({why}).") from None

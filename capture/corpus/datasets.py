@@ -296,7 +296,6 @@ def _check_columns(name: str, columns: tuple[str, ...], dataset: Any) -> None:
             raise InputError(
                 f"Corpus {name}: column {column!r} holds {dataset.features[column].dtype}, "
                 "not text. Name a column of text with --text-field.",
-                kind=ErrorKind.INVALID_VALUE,
             )
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.format.prompt_columns import FIELD_PREFIX, field_name_problem
 
 ID: Final = "id"
@@ -35,7 +35,7 @@ def check_names(names: Sequence[str], option: str = "--fields") -> None:
             problem = f"it is given {times} times"
         if problem is not None:
             shown = name if len(name) <= 40 else name[:40] + "..."
-            raise InputError(f"{option}: {shown!r}: {problem}.", kind=ErrorKind.INVALID_VALUE)
+            raise InputError(f"{option}: {shown!r}: {problem}.")
 
 
 def column_name(field: str) -> str:
@@ -63,7 +63,6 @@ class Fields:
             raise InputError(
                 f"--fields {text}: this field is the text itself. Leave it out; --keep-texts keeps "
                 "the texts.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         self.requested, self.optional = tuple(requested), frozenset(optional)
         self.per_token = tuple(per_token)

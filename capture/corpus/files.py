@@ -87,10 +87,9 @@ def open_files(
             raise InputError(
                 f"{path}: text files have no fields to choose {name!r} from. "
                 f"Leave {option} out, or give .jsonl, .parquet or .csv files.",
-                kind=ErrorKind.INVALID_VALUE,
             )
     if not any(file.stat().st_size for file in files):
-        raise InputError(f"{path}: empty. Give a file with text.", kind=ErrorKind.INVALID_VALUE)
+        raise InputError(f"{path}: empty. Give a file with text.")
     field, refused = text_field or default_field(_first_names(files)), Refused()
     more = Fields(fields, text=field, per_token=token_fields)
     return Corpus(
@@ -140,7 +139,6 @@ def _find_files(path: Path) -> list[Path]:
             raise InputError(
                 f"{path}: not one of the kinds of text read here: {_FORMATS}. "
                 'Turn it into lines of {"text": "..."} and name it .jsonl.',
-                kind=ErrorKind.INVALID_VALUE,
             )
         return [path]
     files = [
@@ -165,7 +163,7 @@ def _saved_files(folder: Path) -> list[Path]:
     """
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(state.parent.name for state in folder.glob("*/state.json"))
-        raise _invalid(
+        raise InputError(
             f"{folder}: a data set in splits: {', '.join(splits)}. Name one of their folders: "
             f"--corpus {folder / (splits or ['train'])[0]}"
         )
@@ -198,7 +196,6 @@ def _fingerprint(files: list[Path], names: list[str]) -> str:
         except OSError as error:
             raise InputError(
                 f"{file}: cannot be read ({error.strerror}). Check its permissions: ls -l {file}",
-                kind=ErrorKind.INVALID_VALUE,
             ) from None
     return digest.hexdigest()
 
@@ -212,7 +209,7 @@ def jsonl_rows(path: Path, field: str, more: Fields) -> Iterator[CorpusRow]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise _invalid(
+            raise InputError(
                 f"{place}: not JSON ({error}). "
                 'Each line should be one object, such as {"text": "..."}.'
             ) from None
@@ -221,7 +218,7 @@ def jsonl_rows(path: Path, field: str, more: Fields) -> Iterator[CorpusRow]:
 
 def _value_of(record: Any, field: str, place: str) -> Value:
     if not isinstance(record, dict):
-        raise _invalid(
+        raise InputError(
             f"{place}: {_json_type(record)} instead of an object. "
             'Each line should be one object, such as {"text": "..."}.'
         )
@@ -230,7 +227,7 @@ def _value_of(record: Any, field: str, place: str) -> Value:
     value = record[field]
     if value is None or isinstance(value, str) or is_list_of_rows(value):
         return value  # type: ignore[no-any-return]
-    raise _invalid(
+    raise InputError(
         f"{place}: field {field!r} holds {_json_type(value)} instead of a string, messages or "
         "token ids. Choose another field with --text-field, or correct the line."
     )
@@ -261,7 +258,7 @@ def csv_rows(path: Path, field: str, more: Fields) -> Iterator[CorpusRow]:
                     yield place, None, {}
                     continue
                 if len(values) != len(names):
-                    raise _invalid(
+                    raise InputError(
                         f"{place}: {len(values)} columns, where the first line has {len(names)}. "
                         "Put quotation marks around texts that hold commas."
                     )
@@ -271,7 +268,7 @@ def csv_rows(path: Path, field: str, more: Fields) -> Iterator[CorpusRow]:
                     text = Unreadable("not_utf8", f"{place}: not UTF-8")
                 yield place, text, {name: record[name] for name in wanted}
         except csv.Error as error:
-            raise _invalid(
+            raise InputError(
                 f"{path}, line {records.line_num}: not CSV ({error}). Put quotation marks around "
                 "texts that hold commas, line ends or quotation marks, and double the latter."
             ) from None
@@ -325,7 +322,7 @@ def _decode(raw: bytes, path: Path, number: int, offset: int) -> str | Unreadabl
         at = mark + error.start
         what = f"{path}: not UTF-8: byte 0x{raw[at]:02x} at offset {offset + at}, line {number}"
         if offset == 0 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise _invalid(  # the whole file has another encoding
+            raise InputError(  # the whole file has another encoding
                 f"{what}. Convert it, for example: iconv -f UTF-16 -t UTF-8 {path}"
             ) from None
         return Unreadable("not_utf8", what)
@@ -398,7 +395,7 @@ def _columns(path: Path, there: list[str], more: Fields) -> list[str]:
     """The columns `to_read` that a file has."""
     more.note(there)
     if twice := [name for name in more.requested if there.count(name) > 1]:
-        raise _invalid(
+        raise InputError(
             f"{path}: column {twice[0]!r} is there {there.count(twice[0])} times. Write "
             "the file with distinct names, or leave it out of --fields."
         )
@@ -473,7 +470,7 @@ def _check_column(path: Path, schema: Any, field: str) -> None:
     kind = schema.field(field).type
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not _is_text(value) and not _is_list(kind):
-        raise _invalid(
+        raise InputError(
             f"{path}: column {field!r} holds {kind} instead of strings. Choose a column of text "
             f"with --text-field; there are: {', '.join(schema.names)}."
         )
@@ -481,17 +478,13 @@ def _check_column(path: Path, schema: Any, field: str) -> None:
 
 def _no_field(place: str, field: str, names: list[str]) -> InputError:
     fields = ", ".join(repr(name) for name in names) or "none"
-    return _invalid(
+    return InputError(
         f"{place}: no field {field!r}; its fields: {fields}. Name one with --text-field."
     )
 
 
 def _too_long(place: str, unit: str, advice: str) -> InputError:
-    return _invalid(f"{place}: a {unit} of more than {MAX_PASSAGE_BYTES >> 20} MiB. {advice}")
-
-
-def _invalid(message: str) -> InputError:
-    return InputError(message, kind=ErrorKind.INVALID_VALUE)
+    return InputError(f"{place}: a {unit} of more than {MAX_PASSAGE_BYTES >> 20} MiB. {advice}")
 
 
 _READERS: Final[dict[str, Callable[[Path, str, Fields], Iterator[CorpusRow]]]] = {

@@ -22,7 +22,7 @@ from lpp.capture.corpus.rows import (
     listed,
     passage_of,
 )
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 DEFAULT_NAME: Final = "texts"
 """Default name of a corpus in memory."""
@@ -47,7 +47,7 @@ def open_texts(
     Raises InputError for a row of another type, and if there is no text at all.
     """
     if not name or os.sep in name:
-        raise _invalid(f"corpus_name {name!r}: give a name without {os.sep}, such as 'texts'.")
+        raise InputError(f"corpus_name {name!r}: give a name without {os.sep}, such as 'texts'.")
     refused, passages = Refused(), list[Passage]()
     records = iter(_rows(texts))
     first = next(records, None)
@@ -55,7 +55,7 @@ def open_texts(
     carried = Fields(fields, text=field, per_token=token_fields)
     if (fields or token_fields) and not isinstance(first, Mapping):
         name = "fields" if fields else "token_fields"
-        raise _invalid(
+        raise InputError(
             f"{name}: texts are strings, which have none. Give records, or leave it out."
         )
     for row, (record, place, text) in enumerate(_texts(chain([first], records), field)):
@@ -68,7 +68,7 @@ def open_texts(
     if not passages:
         reasons = refused.summary()
         why = f" or set aside: {reasons}" if reasons else ""
-        raise _invalid(f"texts: every text is empty{why}. Give at least one text.")
+        raise InputError(f"texts: every text is empty{why}. Give at least one text.")
     return Corpus(
         name=name,
         revision=None,
@@ -90,11 +90,11 @@ def _rows(texts: Any) -> Any:
         return texts.to_dict("records")
     if isinstance(texts, Mapping):
         splits = ", ".join(map(repr, list(texts)[:5]))
-        raise _invalid(f"texts is a mapping of {splits}: give one of its values.")
+        raise InputError(f"texts is a mapping of {splits}: give one of its values.")
     try:
         return iter(texts)
     except TypeError:
-        raise _invalid(
+        raise InputError(
             f"texts is {type(texts).__name__}: give a list of strings, records with a field "
             "'text', or the name of a corpus."
         ) from None
@@ -107,7 +107,7 @@ def _texts(records: Iterable[Any], field: str) -> Iterator[tuple[Any, str, Value
         if isinstance(record, Mapping):
             if field not in record:
                 names = ", ".join(map(repr, record)) or "none"
-                raise _invalid(
+                raise InputError(
                     f"{place}: no field {field!r}; its fields: {names}. Name one with text_field."
                 )
             text = record[field]
@@ -118,8 +118,4 @@ def _texts(records: Iterable[Any], field: str) -> Iterator[tuple[Any, str, Value
         elif isinstance(text, str) or (isinstance(record, Mapping) and is_list_of_rows(text)):
             yield record, place, text
         else:
-            raise _invalid(f"{place}: {type(text).__name__} instead of a string.")
-
-
-def _invalid(message: str) -> InputError:
-    return InputError(message, kind=ErrorKind.INVALID_VALUE)
+            raise InputError(f"{place}: {type(text).__name__} instead of a string.")

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lpp.capture.corpus.fields import LOSS_MASK
 from lpp.capture.corpus.passages import NoPromptError
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.format.prompt_columns import TOKEN_PREFIX
 
 Labels = Mapping[str, Sequence[Any]]
@@ -72,7 +72,6 @@ def label_columns(rows: Sequence[Labels]) -> dict[str, pa.Array]:
             raise InputError(
                 f"--token-fields {name}: true and false in some rows, numbers in others. Write all "
                 "of it as numbers.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         kind = float if float in kinds else next(iter(kinds), bool)
         if len(kinds) > 1:

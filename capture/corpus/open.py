@@ -44,7 +44,6 @@ def open_corpus(
         raise InputError(
             f"--token-fields {token_fields[0]}: corpus {name} has no values by token. They come "
             "from .jsonl, .parquet or .arrow files.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if name in HUB_DATASETS:
         corpus = open_hub(
@@ -63,7 +62,6 @@ def open_corpus(
         raise InputError(
             f"{name}: every text is empty{' or no text' if refused else ''}. "
             f"{_reasons(refused)}Give a corpus with text, or --corpus pydoc.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return corpus
 
@@ -88,7 +86,6 @@ def _open_local(
         option = "--fields" if text_field is None else "--text-field"
         raise InputError(
             f"Corpus pydoc has no fields to choose from. Leave {option} out.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     passages = Streamed(pydoc_passages)
     return Corpus(
@@ -106,7 +103,6 @@ def _refuse_hub_options(name: str, **options: str | None) -> None:
             raise InputError(
                 f"{name}: a {option} ({value!r}) only exists for {', '.join(HUB_DATASETS)}. "
                 f"Leave the {option} out.",
-                kind=ErrorKind.INVALID_VALUE,
             )
 
 

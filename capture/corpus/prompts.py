@@ -52,9 +52,7 @@ def tokenise(
     Raises InputError if no passage has a prompt, or a tokenizer gives something else than ids.
     """
     if context < 1:
-        raise InputError(
-            f"--context {context}: at least one token is needed.", kind=ErrorKind.INVALID_VALUE
-        )
+        raise InputError(f"--context {context}: at least one token is needed.")
     refused = refused if refused is not None else Refused()
     rows: list[int] = []
     ids: list[Sequence[int]] = []
@@ -81,7 +79,6 @@ def tokenise(
         raise InputError(
             f"None of {len(passages)} texts becomes a prompt of this model. The first: "
             f"{refused.why(passages[0].source_row)}. Correct the rows, or give another corpus.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     truncated = [full > len(tokens) for full, tokens in zip(full_lengths, ids, strict=True)]
     prompts = _with_branches(prompts_table(rows, ids, truncated), passages)

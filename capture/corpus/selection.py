@@ -48,21 +48,21 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.prompts is not None and self.prompts < 1:
-            _refuse(f"--prompts {self.prompts}: at least one is needed.")
+            raise InputError(f"--prompts {self.prompts}: at least one is needed.")
         if self.min_bytes < 0:
-            _refuse(f"--min-bytes {self.min_bytes}: a length cannot be negative.")
+            raise InputError(f"--min-bytes {self.min_bytes}: a length cannot be negative.")
         if self.min_tokens is not None and self.min_tokens < 1:
-            _refuse(f"--min-tokens {self.min_tokens}: at least one, or leave it out.")
+            raise InputError(f"--min-tokens {self.min_tokens}: at least one, or leave it out.")
         if (self.min_tokens is None) != (self.count_with is None):
-            _refuse(
+            raise InputError(
                 "--min-tokens and --count-with go together: a length in tokens means nothing "
                 "without the tokenizer that counts. Such as: "
                 "--min-tokens 128 --count-with Qwen/Qwen2.5-0.5B-Instruct"
             )
         if self.select not in ("first", "random"):
-            _refuse(f"--select {self.select}: either first or random.")
+            raise InputError(f"--select {self.select}: either first or random.")
         if not 0 <= self.seed < 2**64:
-            _refuse(f"--seed {self.seed}: from 0 to 2^64 - 1.")
+            raise InputError(f"--seed {self.seed}: from 0 to 2^64 - 1.")
 
     def document(self) -> dict[str, str | int | None]:
         """For the plan. Without the seed if nothing is drawn, so that the seed changes no plan."""
@@ -203,7 +203,3 @@ class _Tally:
             steps.append(f"{self.enough} of {wanted.min_tokens} tokens of {wanted.count_with}")
         of = f" ({', '.join(steps)})" * bool(steps)
         return f"{self.enough} of {self.seen} texts are long enough{of}"
-
-
-def _refuse(message: str) -> None:
-    raise InputError(message, kind=ErrorKind.INVALID_VALUE)

@@ -32,7 +32,7 @@ from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import make_plan, site_specs
 from lpp.capture.plan.request import NOTHING, CaptureRequest, CorpusSpec, InMemory
 from lpp.store import create_store
-from lpp.store.errors import ErrorKind, InputError, Mistakes, together
+from lpp.store.errors import InputError, Mistakes, together
 from lpp.store.format.plan import Plan
 from lpp.store.format.prompt_columns import TOKEN_PREFIX, token_columns
 from lpp.store.objects.place import Url
@@ -116,7 +116,6 @@ def prepare(
                 "the tokenizer is None, and texts and messages need one. Give the one that "
                 "AutoTokenizer.from_pretrained loads for the model, or rows of token ids "
                 "(input_ids).",
-                kind=ErrorKind.INVALID_VALUE,
             )
         template = choose_template(
             tokenizer,
@@ -127,7 +126,6 @@ def prepare(
             raise InputError(
                 f"--token-fields {LOSS_MASK}: the loss mask of conversations comes from their "
                 "template. Leave it out.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         prompts = tokenise(
             passages,
@@ -143,7 +141,6 @@ def prepare(
             raise InputError(
                 f"--continue: the prompts have values by token ({', '.join(by_token)}), and what "
                 "the model writes has none. Leave --continue or those fields out.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         if given.checks_code:
             check_tokens(tokenizer, passages, prompts, request.context, template)

@@ -7,7 +7,7 @@ import pyarrow as pa
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.models.vocabulary import vocabulary
 from lpp.store import Run
-from lpp.store.errors import ErrorKind, FormatError, InputError, first_line
+from lpp.store.errors import FormatError, InputError, first_line
 from lpp.store.format.plan import TokenizerInfo
 from lpp.store.objects.place import Url
 from lpp.store.shared.vocabularies import add_vocabulary, holds_vocabulary
@@ -35,7 +35,7 @@ def _tokens(tokenizer: Any) -> pa.Table:
     except Exception as error:  # a tokenizer may run any Python code and raise any error
         what = f"{type(error).__name__}: {first_line(error)}"
         message = f"the tokenizer cannot list them ({what})"
-        raise InputError(message, kind=ErrorKind.INVALID_VALUE) from None
+        raise InputError(message) from None
 
 
 def keep_vocabulary_of_run(run: Run, spec: ModelSpec) -> None:

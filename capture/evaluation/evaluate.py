@@ -114,7 +114,6 @@ def _opening(request: EvalRequest, entries: Sequence[Any]) -> CaptureRequest:
         raise InputError(
             f"--backend {request.capture.backend} makes room for prompts before it reads any: say "
             "how long they may be, such as --context 2048.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     tasks = [task for entry in entries for task in entry["tasks"].values()]
     writes = any(task.OUTPUT_TYPE == "generate_until" for task in tasks)
@@ -288,7 +287,6 @@ class _Evaluation:
                 "--context."
                 if requests
                 else f"task {task}: all its texts are empty. Change its doc_to_target.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         longest = max(len(encoded.ids) for encoded in requests)
         of_task = request.of_task(task, len(passages), longest, fields, tokens)
@@ -327,7 +325,6 @@ def _refuse_cut(task: str, requests: Sequence[EncodedRequest], tokens: int, long
     raise InputError(
         f"{task}: a prompt takes up to {needed} tokens, there is room for {longest}, and this task "
         "is not cut. Use fewer shots, such as --shots 2, or a larger --context.",
-        kind=ErrorKind.INVALID_VALUE,
     )
 
 
@@ -350,17 +347,14 @@ def _check_model(model: EvaluatedModel, request: EvalRequest, longest: int) -> N
         raise InputError(
             f"--context {longest} is beyond {model.info.id}, which has {model.max_positions} "
             f"positions. Choose --context {model.max_positions} or less.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if longest < 2:
         raise InputError(
             "--context 1: an answer and what is before it take two tokens at least.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if request.chat and not tokenizer.chat_template:
         raise InputError(
             f"{model.info.id} has no chat template. Repeat without --chat.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise InputError(
@@ -377,9 +371,7 @@ def _raised_by_lm_eval(error: AssertionError) -> bool:
 
 
 def _not_asked(loaded: Any, error: Exception) -> InputError:
-    return InputError(
-        f"{_names(loaded)}: lm-eval cannot ask it: {error}", kind=ErrorKind.INVALID_VALUE
-    )
+    return InputError(f"{_names(loaded)}: lm-eval cannot ask it: {error}")
 
 
 def _names(loaded: Any) -> str:

@@ -22,7 +22,7 @@ from lm_eval.models.utils import (
 
 from lpp.capture.corpus.template_process import rendered_elsewhere
 from lpp.capture.evaluation.sequences import Answer, EncodedRequest, encoded_request
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 _DRAWS: Final = (
     *("do_sample", "num_beams", "num_return_sequences"),
@@ -100,7 +100,7 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         for instance, (_text, context, answer) in zip(self._instances, requests, strict=True):
             before, after = instance.args[:2]
             if not context:
-                raise _invalid(
+                raise InputError(
                     f"{_item_name(instance)}: the context {before!r} has no token before the "
                     "answer: lm-eval moves white space from its end to the answer. Change the "
                     "task's doc_to_text; before an empty context lm-eval puts the token that "
@@ -153,7 +153,7 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         captured, also those after a stop string; the answer is those before it.
         """
         if self.eot_token_id is None:
-            raise _invalid(
+            raise InputError(
                 f"task {requests[0].task_name} lets the model write, and its tokenizer has no "
                 "token that ends a text (eos_token). Give a model whose tokenizer has one."
             )
@@ -196,7 +196,7 @@ class CapturingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         """The context of a generation of up to `tokens` tokens."""
         room = self.max_length - tokens
         if room < 1:
-            raise _invalid(
+            raise InputError(
                 f"task {instance.task_name} lets the model write {tokens} tokens, and a prompt has "
                 f"{self._longest} with them. Choose a larger --context, or a smaller max_gen_toks "
                 "in the task."
@@ -281,14 +281,14 @@ def _check_greedy(instance: Any, how: Mapping[str, Any]) -> None:
     if how.get("do_sample"):
         drawn = ["do_sample", *drawn]
     if drawn:
-        raise _invalid(
+        raise InputError(
             f"task {instance.task_name} sets {', '.join(dict.fromkeys(drawn))}: this command takes "
             "the most likely token each time. Choose a task that does."
         )
 
 
 def _without_token(instance: Any) -> InputError:
-    return _invalid(
+    return InputError(
         f"{_item_name(instance)}: the answer {instance.args[1]!r} has no token of its own: it is "
         "empty, or the tokenizer joins it to the context. Change the task's answers or its "
         "target_delimiter."
@@ -297,7 +297,3 @@ def _without_token(instance: Any) -> InputError:
 
 def _item_name(instance: Any) -> str:
     return f"item {instance.doc_id} of {instance.task_name}"
-
-
-def _invalid(message: str) -> InputError:
-    return InputError(message, kind=ErrorKind.INVALID_VALUE)

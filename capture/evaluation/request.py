@@ -5,7 +5,7 @@ from typing import Final
 
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 DEFAULT_CONTEXT: Final = 2048
 """Positions of a model without a limit; lm-eval's own default."""
@@ -49,7 +49,6 @@ class EvalRequest:
                 raise InputError(
                     f"--fields {name}: every prompt of an evaluation has this column already. "
                     "Leave it out.",
-                    kind=ErrorKind.INVALID_VALUE,
                 )
 
     def of_task(

@@ -226,7 +226,6 @@ def _refuse_combinations(spec: ModelSpec) -> None:
         raise InputError(
             "random weights (--untrained-seed) are neither quantised nor spread over devices. "
             "Leave out --quantization and --device-map, or leave out --untrained-seed.",
-            kind=ErrorKind.INVALID_VALUE,
         )
 
 

@@ -30,7 +30,6 @@ def check_device(device: str) -> None:
     if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
         raise InputError(
             f"no device {device!r}: give --device cpu, cuda or cuda:1.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if kind == "cpu":
         return

@@ -90,7 +90,6 @@ def check_name(name: str) -> None:
         raise InputError(
             f"the model's name {name!a} has characters that do not print, and runs, scores "
             "and files are named after it. Rename its folder or file.",
-            kind=ErrorKind.INVALID_VALUE,
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,6 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
     if match is None or not int(match[1]) < int(match[2]):
         raise InputError(
             f"--part {text}: give K/N with K from 0 to N - 1, such as 0/8 to 7/8, or slurm.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return Part(int(match[1]), int(match[2]))
 
@@ -70,19 +69,16 @@ def chosen_part(
     if part is not None:
         raise InputError(
             f"--part {part} and --rank with --world give the part twice. Leave one out.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if rank is None or world is None:
         given, lacking = ("--rank", "--world") if world is None else ("--world", "--rank")
         raise InputError(
             f"{given} needs {lacking}: --rank 3 --world 8 is the fourth of eight processes.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if not 0 <= rank < world:
         raise InputError(
             f"--rank {rank} --world {world}: ranks count from 0, so give --rank 0 to "
             f"{max(world - 1, 0)}.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return Part(rank, world)
 
@@ -101,7 +97,6 @@ def slurm_part(environment: Mapping[str, str]) -> Part:
             "--part slurm: this is neither a task of srun nor an element of an array "
             "(SLURM_STEP_NUM_TASKS and SLURM_ARRAY_TASK_ID are not set). "
             "Start it with srun or sbatch --array, or give --part K/N.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     array, task = array or WHOLE, task or WHOLE
     return Part(array.index * task.count + task.index, array.count * task.count)
@@ -115,7 +110,6 @@ def _step_task(environment: Mapping[str, str]) -> Part | None:
         raise InputError(
             f"--part slurm: the job has {tasks} tasks and this is none of them, but the batch "
             "script. Put srun before lpp-capture.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return None
 
@@ -132,7 +126,6 @@ def _array_element(environment: Mapping[str, str]) -> Part | None:
             f"--part slurm: the elements of this array ({count} from {first} to {last}) are not "
             "evenly spaced, so element "
             f"{identity} has no place among them. Give --part K/N as the whole array did.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return Part((identity - first) // step, count)
 
@@ -142,6 +135,5 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     if not value.isdecimal():
         raise InputError(
             f"--part slurm: {name} is {value!r}, not a number. Give --part K/N.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return int(value)

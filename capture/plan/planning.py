@@ -186,7 +186,6 @@ def check_context(model: Model, request: CaptureRequest) -> None:
         helps = f"less of either, {limit} tokens together at most"
     raise InputError(
         f"{requested} beyond {model.info.id}, which has {limit} positions. Choose {helps}.",
-        kind=ErrorKind.INVALID_VALUE,
     )
 
 

@@ -36,7 +36,6 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
         raise InputError(
             f"revision {settings.revision!r} is a list, and a run has one revision. Repeat the "
             "command for each, in a loop of the shell, with --series NAME.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     for pattern in settings.sites:
         if not any(fnmatchcase(name, pattern) for name in _SITES):
@@ -104,7 +103,6 @@ def _stored_dtype(settings: CaptureSettings) -> dict[str, SiteDtype | None]:
             raise InputError(
                 f"--stored-dtype {part}: give {' or '.join(STORED_DTYPES)}; for some sites "
                 "SITE=DTYPE, such as --stored-dtype float8_e4m3,final=auto.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         by_site[pattern or "all"] = STORED_DTYPES[dtype]
     return by_site if any(by_site.values()) else {}
@@ -119,7 +117,6 @@ def _continuation(settings: CaptureSettings) -> ContinuationSpec | None:
             if value is not None:
                 raise InputError(
                     f"--{name} says how the model continues each prompt: it needs --continue N.",
-                    kind=ErrorKind.INVALID_VALUE,
                 )
         return None
     temperature = temperature or 0.0
@@ -127,12 +124,10 @@ def _continuation(settings: CaptureSettings) -> ContinuationSpec | None:
         raise InputError(
             f"--temperature {temperature:g}: give 0 for the most likely token, or a number from "
             f"{LEAST_TEMPERATURE} on.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if seed is not None and not temperature:
         raise InputError(
             "--generation-seed is the seed of draws, and without --temperature nothing is drawn: "
             "the most likely token is taken. Leave it out, or add --temperature 1.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return ContinuationSpec(tokens=tokens, temperature=temperature, seed=seed)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.format.plan import Series, series_problems
 
 _INTEGER: Final = r"(?<![0-9.])([0-9]{1,16})(?![0-9A-Za-z]|\.[0-9])"
@@ -54,14 +54,14 @@ def series_of(
     if name is None and step is None:
         return None
     if untrained:
-        raise _refused(
+        raise InputError(
             "--series and --step are for trained weights: random ones (--untrained-seed) have no "
             "step. Leave one of them out."
         )
     revision = None if is_local(model) else revision  # a folder has no revisions
     if name is None:
         if revision is None:
-            raise _refused(
+            raise InputError(
                 f"--step {step} needs --series NAME, which says of which training "
                 f"{model} is a checkpoint."
             )
@@ -70,12 +70,8 @@ def series_of(
         step = step_of(revision)
     if step is None:
         where = model if revision is None else f"--revision {revision}"
-        raise _refused(f"--series {name!r} needs --step N: {where} names no single step.")
+        raise InputError(f"--series {name!r} needs --step N: {where} names no single step.")
     series = Series(name=name, step=step)
     if problems := series_problems(series):
-        raise _refused(f"--series: {'; '.join(problems)}.")
+        raise InputError(f"--series: {'; '.join(problems)}.")
     return series
-
-
-def _refused(message: str) -> InputError:
-    return InputError(message, kind=ErrorKind.INVALID_VALUE)

@@ -132,7 +132,6 @@ def _shape(ray: Any, request: CaptureRequest, workers: int | None) -> tuple[Capt
         raise InputError(
             "--executor ray gives each worker its own cards: it cannot follow --device-map. "
             "Use --tensor-parallel, or --executor local.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     kind = request.model.device.partition(":")[0]
     if kind != "cuda":
@@ -140,7 +139,6 @@ def _shape(ray: Any, request: CaptureRequest, workers: int | None) -> tuple[Capt
             raise InputError(
                 "--executor ray on processors needs --workers N: each loads the model into memory "
                 "and takes one processor.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         return request, _Shape(count=workers, gpus=0, cores=1)
     cards = int(ray.cluster_resources().get("GPU", 0))

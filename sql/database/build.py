@@ -35,7 +35,7 @@ from lpp.sql.database.outdated import doubts
 from lpp.sql.schema.columns import Table
 from lpp.sql.schema.ddl import add_column, identifier, literal
 from lpp.sql.schema.tables import TABLES
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.format.keys import DATABASE_KEY
 from lpp.store.objects.place import Place
 
@@ -234,7 +234,6 @@ def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, rows: "pa.Tab
     except (duckdb.ConstraintException, duckdb.ConversionException) as error:
         raise InputError(
             f"table {table.name}, key ({', '.join(table.key)}): {error}",
-            kind=ErrorKind.INVALID_VALUE,
         ) from error
     connection.unregister("incoming")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lpp.sql.schema.columns import SqlType, Table
 from lpp.sql.schema.tables import TABLES, arrow_schema
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,6 @@ def conform(tables: "Mapping[str, pa.Table]") -> "dict[str, pa.Table]":
         raise InputError(
             "tables do not fit the declared schema: " + "; ".join(problems) + ". "
             "See lpp.sql.arrow_schema(table), or: lpp-sql --schema",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return conformed
 

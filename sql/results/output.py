@@ -61,7 +61,6 @@ def whole_file(target: Path) -> Iterator[Path]:
         why = "is a directory" if target.is_dir() else f"no such directory: {target.parent}"
         raise InputError(
             f"cannot write {target}: {why}. Name a file with --output.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     in_place = is_written_in_place(target)
     beside = target.with_name(f".{target.name}~{os.getpid()}~{secrets.token_hex(4)}")

@@ -4,7 +4,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 if TYPE_CHECKING:
     from lpp.store.exchange.files import Files
@@ -39,6 +39,5 @@ class Convention:
             raise InputError(
                 f"layer {layer} of {self.name}: a model of {n_blocks} blocks has 0 to {n_blocks}. "
                 f"Name the layers as {self.name} counts them.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         return f"block.{layer}" if layer else "embed"

@@ -64,12 +64,11 @@ def export(
         raise InputError(
             f"{to}: no program reads prompts alone of it. Leave --only-prompts out, or use "
             "speculators.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     outer = enclosing_store(output)
     if outer or os.path.lexists(output):
         why = f"is inside the store {outer}" if outer else "exists, and is not overwritten"
-        raise InputError(f"{output} {why}. Name another folder.", kind=ErrorKind.INVALID_VALUE)
+        raise InputError(f"{output} {why}. Name another folder.")
     selection = select(run, of, sites)
     check_feed([run], selection.sites, "float32")
     if not len(selection.prompt_ids):
@@ -103,7 +102,6 @@ def select(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Sele
         raise InputError(
             f"run {run.id}: another program named its sites, and {of.name} counts blocks. "
             "Export it as safetensors or parquet.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     last = f"block.{n_blocks}"
     if last not in run.sites:
@@ -115,7 +113,6 @@ def select(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Sele
         raise InputError(
             f"{of.name} has no layer for final, its states are those before the final norm. Leave "
             "it out of the sites.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     inner = [site for site in chosen if site not in (last, "final")]
     layers = tuple(run.plan.depth_of(site) for site in inner)
@@ -125,7 +122,6 @@ def select(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Sele
         raise InputError(
             f"{of.name} holds rows of one type: {listed}. Nothing is rounded here: capture with "
             "--stored-dtype, or choose other sites.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return selection
 
@@ -180,7 +176,6 @@ def _left_behind(output: Path, left: Path) -> list[Path]:
     if left.exists() and _state(left) is None and any(left.iterdir()):
         raise InputError(
             f"{left} holds files that no export left there. Remove it.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     for path in sorted(output.parent.iterdir()):
         owner = owner_of(path.name)

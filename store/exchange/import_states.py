@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.exchange.convention import Convention
 from lpp.store.exchange.projects import project
 from lpp.store.format.plan import SiteSpec, StoredDtype
@@ -44,7 +44,6 @@ def import_states(
     if not name:
         raise InputError(
             f"{path}: no file says which model it was. Name it with --model.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if foreign.sites is None:
         sites, blocks = sites_of(of, len(foreign.states), layers, n_blocks)
@@ -89,20 +88,20 @@ def sites_of(
     if len(ids) == n_states:
         last_id = ids.pop()
         if n_blocks not in (None, last_id):
-            raise _refusal(f"the last layer is {last_id}, and --blocks {n_blocks}.")
+            raise InputError(f"the last layer is {last_id}, and --blocks {n_blocks}.")
         n_blocks = last_id
     if len(ids) != n_states - 1:
         named = f"--layers names {len(ids)}" if ids else "no file says which"
-        raise _refusal(
+        raise InputError(
             f"{n_states - 1} layers and the last state are stored for each token, and "
             f"{named}. Give their ids as {of.name} counts them, such as: "
             f"--layers {_joined([2, 15, 27][: n_states - 1])} --blocks 30."
         )
     if not n_blocks:
-        raise _refusal("no file says how many blocks the model has. Give them: --blocks 30.")
+        raise InputError("no file says how many blocks the model has. Give them: --blocks 30.")
     sites = tuple(of.site(layer, n_blocks) for layer in (*ids, n_blocks))
     if len({*ids}) < len(ids):
-        raise _refusal(f"--layers {_joined(ids)}: a layer is there twice.")
+        raise InputError(f"--layers {_joined(ids)}: a layer is there twice.")
     return sites, n_blocks
 
 
@@ -137,7 +136,3 @@ def _depth(site: str, blocks: int) -> int:
 
 def _joined(ids: Sequence[int]) -> str:
     return ",".join(map(str, ids))
-
-
-def _refusal(message: str) -> InputError:
-    return InputError(message, kind=ErrorKind.INVALID_VALUE)

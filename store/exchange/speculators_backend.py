@@ -212,7 +212,6 @@ class StoreBackend(HiddenStatesBackend):  # type: ignore[misc]
         if not args.lpp_store:
             raise InputError(
                 "--hidden-states-backend lpp reads a store: name it with --lpp-store.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         run = open_store(args.lpp_store).run(args.lpp_run)
         n = run.plan.model.n_blocks
@@ -227,7 +226,6 @@ class StoreBackend(HiddenStatesBackend):  # type: ignore[misc]
         """InputError: no server writes into a store."""
         raise InputError(
             "a store is written by lpp-capture run, not by a server that speculators launches.",
-            kind=ErrorKind.INVALID_VALUE,
         )
 
 

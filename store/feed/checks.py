@@ -45,7 +45,7 @@ def check_feed(
             "dtype='float32'"
         )
     if problem:
-        raise InputError(f"{problem}.", kind=ErrorKind.INVALID_VALUE)
+        raise InputError(f"{problem}.")
     for run in runs:
         for site in sites:
             run.require_rows(site, dtype)
@@ -90,7 +90,6 @@ def check_left(runs: Sequence[Run], where: str | None, count: int, each: int, wh
         raise InputError(
             f"{names}{of}: {counted(count, what)} left to feed, and {each:,} are needed for a "
             "batch of each rank. Change where, batch or world.",
-            kind=ErrorKind.INVALID_VALUE,
         )
 
 
@@ -101,7 +100,6 @@ def buffer_rows(memory: int, row_bytes: int, spans: Spans) -> int:
         raise InputError(
             f"a buffer of {short_bytes(memory)} holds {capacity:,} rows; it must hold {least:,}, "
             f"{LEAST_SPANS} times what is read at a time. Give buffer={least * row_bytes} or more.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return capacity
 
@@ -114,7 +112,6 @@ def buffer_bytes(size: int | str) -> int:
     if match is None:
         raise InputError(
             f"buffer={size!r} is no size. Such as: buffer='2 GiB', or a number of bytes.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     number, unit = match.groups()
     base = 1024 if unit and unit.endswith("i") else 1000

@@ -148,7 +148,6 @@ def _holds(
 def _refusal(where: str, why: str) -> InputError:
     return InputError(
         f"where={where!r}: {why}. Such as: where='position >= 2 and not sink'.",
-        kind=ErrorKind.INVALID_VALUE,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.feed.checks import (
     buffer_bytes,
     buffer_rows,
@@ -110,7 +110,6 @@ def rows(
         raise InputError(
             "dtype='stored' gives rows as they are on disk, which center and scale change. Leave "
             "dtype out: they are then float32.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     streams = [
         _Stream(each, names, where, on_damage, progress)
@@ -222,7 +221,6 @@ def _means(center: Any, widths: Sequence[int]) -> list[Float32]:
         raise InputError(
             f"center has entries of shapes {shapes}, should be finite ones of {expected}: one for "
             "each site or run, as a feed has them; or True.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return means
 
@@ -245,7 +243,6 @@ def _factor(length: float, width: int) -> float:
         raise InputError(
             f"scale='sqrt_d': the rows have a mean length of {length}, which nothing scales to "
             "sqrt(d). Leave scale out, or choose other rows with where.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return math.sqrt(width) / length
 
@@ -287,7 +284,6 @@ def prompts(
         raise InputError(
             f"max_tokens={max_tokens}: prompt {prompt} has {longest} tokens. Give "
             f"max_tokens={longest}, or leave it out with where='n_tokens <= {max_tokens}'.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     size = row_bytes(RunSource(run, names).columns)
     every = Spans(edges=_span_edges(run, size), kept=np.packbits(kept), first_rows=run.row_edges)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.feed.row_feed import RowFeed
 from lpp.store.runs.read import Run
 from lpp.store.settings.arguments import check_numbers_of
@@ -120,7 +120,6 @@ def counts_of(batch: int, shares: Sequence[float]) -> list[int]:
         raise InputError(
             f"batch={batch}: a run with a share of {min(shares):.2g} has no row in it. Give a "
             "larger batch, or other weights.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return counts
 

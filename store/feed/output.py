@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.store.arrays.reader import to_float32
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.settings.arguments import check_word
 
 Like: TypeAlias = Literal["torch", "numpy"]
@@ -123,7 +123,6 @@ def check_like(like: Like) -> None:
             raise InputError(
                 "torch is not installed here: pip install torch, or feed arrays of NumPy with "
                 "like='numpy'.",
-                kind=ErrorKind.INVALID_VALUE,
             ) from None
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.arrays.reader import to_float32
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.feed.buffer import Buffer
 from lpp.store.feed.draws import Integers
 from lpp.store.feed.epoch import Epoch, Share
@@ -75,7 +75,6 @@ class PromptFeed(ResumableFeed):
             raise InputError(
                 f"{counted(total, 'prompt')} for {of} ranks and workers: each needs one. Take "
                 "fewer workers.",
-                kind=ErrorKind.INVALID_VALUE,
             )
         needed = max(self._packed(number, share) for share in shares)
         mine = shares[self._order.rank * workers + worker_number]

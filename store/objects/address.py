@@ -38,7 +38,6 @@ def address(scheme: str, rest: str) -> BucketPath:
         if match is None:
             raise InputError(
                 "the hf:// address of a store is not hf://datasets/OWNER/NAME[@REVISION][/folder].",
-                kind=ErrorKind.INVALID_VALUE,
             )
         scheme, _, server = _hub().partition("://")
         files = f"datasets/{match['name']}/resolve/{match['revision'] or 'main'}"
@@ -51,13 +50,11 @@ def address(scheme: str, rest: str) -> BucketPath:
             f"the {scheme}:// address of a store is not {EXAMPLE}: a server and a folder, without "
             "user, ? or #, and without % but for %20. For a private repository of the Hugging Face "
             "hub set HF_TOKEN in the environment.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if scheme == "http" and not _LOOPBACK.fullmatch(found["host"]):
         raise InputError(
             "http:// is for a server of this machine, such as http://localhost:8000: elsewhere its "
             "bytes can be changed on the way. Give the https:// address of the store.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return BucketPath(f"{scheme}://{server}", "/".join(parts))
 

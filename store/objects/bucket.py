@@ -300,7 +300,6 @@ class Bucket:
             raise InputError(
                 f"{self.url}: the settings in the environment ({names}) are incomplete or not "
                 "understood. Compare their names and values with those that obstore documents.",
-                kind=ErrorKind.INVALID_VALUE,
             ) from None
 
     @property
@@ -335,6 +334,5 @@ def _retry_seconds() -> float:
     if not 0 < seconds < float("inf"):
         raise InputError(
             f"LPP_RETRY_SECONDS={text!r}: a positive number of seconds.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return seconds

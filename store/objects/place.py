@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.objects.address import EXAMPLE, SCHEMES, address, is_address
 from lpp.store.objects.bucket_path import BucketPath
 
@@ -53,7 +53,6 @@ def _bucket_path(rest: str) -> BucketPath:
             "the s3:// URL of a store holds more than a bucket and a prefix. Credentials and "
             "settings never go there: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their like "
             "in the environment.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     bucket, _, prefix = rest.partition("/")
     parts = [part for part in prefix.split("/") if part]
@@ -61,8 +60,7 @@ def _bucket_path(rest: str) -> BucketPath:
     if not _BUCKET.fullmatch(bucket) or wrong:
         raise InputError(
             "the s3:// URL of a store is not s3://bucket/prefix, of letters, digits, dots, dashes "
-            "and underscores.",
-            kind=ErrorKind.INVALID_VALUE,  # not quoted: the wrong part may be a secret
+            "and underscores.",  # not quoted: the wrong part may be a secret
         )
     return BucketPath(f"s3://{bucket}", "/".join(parts))
 
@@ -77,7 +75,7 @@ def _unsupported(scheme: str) -> InputError:
             " No test shows that this object store keeps two writers apart: write to a directory "
             "and copy the finished store into the bucket."
         )
-    return InputError(text, kind=ErrorKind.INVALID_VALUE)
+    return InputError(text)
 
 
 def _plain_scheme(scheme: str) -> str:
@@ -103,5 +101,4 @@ def check_regular(path: Path) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(
             f"{path}: a pipe or a device, not a file. Give a file, or remove it from the folder.",
-            kind=ErrorKind.INVALID_VALUE,
         )

@@ -84,7 +84,6 @@ def _look_for(address: str) -> None:
         raise InputError(
             f"--address {address}: give HOST:PORT or auto on a machine of the cluster itself, or "
             "start the command there with `ray job submit`.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE
-from lpp.store.errors import ErrorKind, InputError, first_line
+from lpp.store.errors import InputError, first_line
 from lpp.store.format.documents import validate_document
 from lpp.store.format.plan import (
     INTEGERS,
@@ -73,7 +73,7 @@ def given_model(model: "str | Mapping[str, Any] | ModelInfo") -> ModelInfo:
     unknown = {*known} - {*MODEL_FIELDS}
     if unknown or not known.get("id"):
         wrong = f"has no {', '.join(sorted(unknown))}" if unknown else "needs a name, id"
-        raise _refusal(f"model {wrong}; its fields are {', '.join(MODEL_FIELDS)}.")
+        raise InputError(f"model {wrong}; its fields are {', '.join(MODEL_FIELDS)}.")
     empty: dict[str, Any] = dict.fromkeys(("weights", "architecture"), "")
     empty |= dict.fromkeys(("n_parameters", "n_blocks", "hidden_size", "logits_width"), 0)
     return ModelInfo(**{"source": "given", "revision": None, **empty, **known})
@@ -102,11 +102,11 @@ def given_sites(sites: Mapping[str, GivenSite], dtype: StoredDtype) -> tuple[Sit
         elif own not in NUMPY_DTYPE:
             problem = f"is of {own}; there are {', '.join(NUMPY_DTYPE)}"
         if problem:
-            raise _refusal(f"site {name!r} {problem}.")
+            raise InputError(f"site {name!r} {problem}.")
         stored = None if own == dtype else own
         specs.append(SiteSpec(name=name, convention="given", width=width, dtype=stored))
     if not specs:
-        raise _refusal("sites should name at least one site and its columns.")
+        raise InputError("sites should name at least one site and its columns.")
     return tuple(specs)
 
 
@@ -143,7 +143,7 @@ def given_prompts(
         rows.append((number, ids.astype(np.int32), record))
     if not rows:
         why = f"; prompts[{aside[0].source_row}]: {aside[0].detail}" if aside else ""
-        raise _refusal(f"prompts: none of {len(aside)} can be used{why}.")
+        raise InputError(f"prompts: none of {len(aside)} can be used{why}.")
     numbers = [number for number, _, _ in rows]
     table = prompts_table(numbers, [ids for _, ids, _ in rows], [False] * len(rows))
     for name in dict.fromkeys(name for _, _, record in rows for name in record if name != _IDS):
@@ -205,11 +205,11 @@ def given_plan(
         shards=shard_boundaries(lengths, token_bytes, shard_bytes),
     )
     if problems := validate_document(Plan, plan.document) or validate_plan(plan):
-        raise _refusal("; ".join(problems) + ".")
+        raise InputError("; ".join(problems) + ".")
     known = [site.name for site in sites if site.convention != "given"]
     blocks = [int(name.removeprefix("block.")) for name in known if name.startswith("block.")]
     if known and plan.model.n_blocks < max([1, *blocks]):
-        raise _refusal(
+        raise InputError(
             f"model.n_blocks is {plan.model.n_blocks}, and sites are {', '.join(known)}."
         )
     return plan
@@ -258,7 +258,7 @@ def _token_ids(number: int, ids: Any) -> npt.NDArray[np.int64]:
             return array.astype(np.int64)
     except ValueError:  # lists of several lengths
         pass
-    raise _refusal(
+    raise InputError(
         f"prompts[{number}]: {str(ids)[:60]!r} is no list of token ids. Give the ids, or a mapping "
         f"with {_IDS!r}."
     )
@@ -273,7 +273,7 @@ def _by_token(
 ) -> pa.Array:
     """Values of one field for each token of every prompt; a prompt may have none."""
     if problem := field_name_problem(name):
-        raise _refusal(f"prompts: field {name[:48]!r}: {problem}.")
+        raise InputError(f"prompts: field {name[:48]!r}: {problem}.")
     is_mask = TOKEN_PREFIX + name == LOSS_MASK
     lists: list[npt.NDArray[Any] | None] = []
     for number, ids, record in rows:
@@ -287,7 +287,7 @@ def _by_token(
         if is_mask and values.dtype.kind in "iu" and {*values.flat} <= {0, 1}:
             values = values.astype(bool)
         if values.shape != ids.shape or values.dtype.kind not in ("b" if is_mask else "biuf"):
-            raise _refusal(
+            raise InputError(
                 f"prompts[{number}]: field {name!r} is {kind} {values.shape}, and should be "
                 f"{'0 or 1' if is_mask else 'a number'} for each of {len(ids)} tokens."
             )
@@ -299,7 +299,7 @@ def _by_token(
 def _field(name: str, rows: Sequence[tuple[int, Any, Mapping[str, Any]]]) -> pa.Array:
     """One field of every prompt as a column; of strings if all values are null."""
     if problem := field_name_problem(name):
-        raise _refusal(f"prompts: field {name[:48]!r}: {problem}.")
+        raise InputError(f"prompts: field {name[:48]!r}: {problem}.")
     types = _TYPES.get(name, FIELD_TYPES)
     try:
         column = pa.array([record.get(name) for _, _, record in rows])
@@ -309,11 +309,7 @@ def _field(name: str, rows: Sequence[tuple[int, Any, Mapping[str, Any]]]) -> pa.
         kind = str(column.type)
     except (pa.ArrowException, OverflowError, UnicodeError) as error:
         kind = first_line(error)
-    raise _refusal(
+    raise InputError(
         f"prompts: field {name!r} is {kind}, and should be of one type in every prompt: "
         f"{', '.join(map(str, types))}. Leave it out."
     )
-
-
-def _refusal(message: str) -> InputError:
-    return InputError(message, kind=ErrorKind.INVALID_VALUE)

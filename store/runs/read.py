@@ -448,7 +448,6 @@ class Run:
             raise InputError(
                 f"site {site} of run {self.id} holds integers ({spec.dtype}), which are no "
                 'activations. Read them with dtype="stored".',
-                kind=ErrorKind.INVALID_VALUE,
             )
         return spec
 

@@ -379,7 +379,6 @@ def _create_run(
         raise InputError(
             f"the plan holds integers beyond 2^53: {'; '.join(wide)}. Not every reader of a store "
             "keeps them apart: choose smaller ones.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     record = CommitRecord(format=plan.format, plan=plan.hash, shard=None, rows=0, objects={})
     try:

@@ -147,7 +147,7 @@ def items_file(table: pa.Table) -> bytes:
     if not table.schema.equals(ITEMS_SCHEMA):
         raise ValueError(f"items with columns {table.schema.names}")
     if problem := _problem(table):
-        raise InputError(f"no items of an evaluation: {problem}.", kind=ErrorKind.INVALID_VALUE)
+        raise InputError(f"no items of an evaluation: {problem}.")
     return encode_table(table)
 
 

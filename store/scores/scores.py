@@ -264,7 +264,6 @@ def _check(source: str, rows: Iterable[Mapping[str, Any]]) -> None:
         more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
         raise InputError(
             f"scores of the source {source!r}: " + "; ".join([*problems[:10], *more]) + ".",
-            kind=ErrorKind.INVALID_VALUE,
         )
 
 
@@ -272,7 +271,6 @@ def _check_name(name: str) -> None:
     if problem := key_problem(name):
         raise InputError(
             f"{name!r} {problem}: a store cannot keep a file of that name. Rename it.",
-            kind=ErrorKind.INVALID_VALUE,
         )
 
 

@@ -4,7 +4,7 @@ import math
 import operator
 from typing import Any, get_args
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.settings.reading import near
 from lpp.store.settings.setting import declared
 from lpp.store.settings.values import Number, Text
@@ -66,13 +66,9 @@ def check_settings(settings: Any) -> None:
         try:
             one.values.made(value)
         except (ValueError, TypeError) as error:
-            raise InputError(
-                f"{one.keyword}={value!r}: {error}", kind=ErrorKind.INVALID_VALUE
-            ) from None
+            raise InputError(f"{one.keyword}={value!r}: {error}") from None
 
 
 def refused(name: str, value: object, expected: str, hint: str = "") -> InputError:
     """The error for an argument that has another value than is expected."""
-    return InputError(
-        f"{name}={value!r}: should be {expected}.{hint}", kind=ErrorKind.INVALID_VALUE
-    )
+    return InputError(f"{name}={value!r}: should be {expected}.{hint}")

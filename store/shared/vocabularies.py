@@ -60,7 +60,7 @@ def add_vocabulary(root: Url, tokenizer: str, table: pa.Table) -> bool:
     except (pa.ArrowException, ValueError) as error:
         problem = str(error)
     if problem:
-        raise InputError(f"no vocabulary of a store: {problem}", kind=ErrorKind.INVALID_VALUE)
+        raise InputError(f"no vocabulary of a store: {problem}")
     record = VocabularyRecord(
         tokenizer=tokenizer, rows=len(table), content=_content(table), objects={}
     )

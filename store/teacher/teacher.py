@@ -239,4 +239,4 @@ def _drawn(logp: Float32, uniform: npt.NDArray[np.float64]) -> Integers:
 
 
 def _refusal(message: str) -> InputError:
-    return InputError(f"{message}.", kind=ErrorKind.INVALID_VALUE)
+    return InputError(f"{message}.")

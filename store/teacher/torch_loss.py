@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 from lpp.store.shared.logits import Head
 
 LOGITS_BYTES: Final = 64 << 20
@@ -140,7 +140,6 @@ def kl_divergence(
             f"final {tuple(final.shape)}, hidden {tuple(hidden.shape)} and weight "
             f"{tuple(weight.shape)}, should be (n, {head.width}), (n, d) and "
             f"({head.vocabulary}, d).",
-            kind=ErrorKind.INVALID_VALUE,
         )
     rows = final if isinstance(final, Tensor) else torch.from_numpy(final)
     weights = torch.ones(n) if mask is None else mask.float()
@@ -148,7 +147,6 @@ def kl_divergence(
         raise InputError(
             f"{n} rows, and a mask of shape {tuple(weights.shape)} whose sum is "
             f"{float(weights.sum())}: there is no mean over no row. Leave such a batch out.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     device = hidden.device
     if torch.is_autocast_enabled(device.type):  # the student's own products would be in that dtype

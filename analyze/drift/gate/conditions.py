@@ -222,4 +222,4 @@ def missing(condition: Condition, why: str) -> InputError:
 
 
 def _refused(what: str) -> InputError:
-    return InputError(f"--fail-if: {what}", kind=ErrorKind.INVALID_VALUE)
+    return InputError(f"--fail-if: {what}")

@@ -202,7 +202,6 @@ def _check_platform(device: str) -> None:
         raise InputError(
             f"--device {device}: vLLM takes the first card it sees. Choose the card with "
             f"CUDA_VISIBLE_DEVICES={index} and --device {kind}.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if kind != platform():
         raise MachineError(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 FIXED: Final[Mapping[str, Any]] = {
     "enforce_eager": True,  # hooks run in Python
@@ -71,20 +71,16 @@ def check_options(settings: EngineSettings) -> None:
             "capture sets it, since it changes what is captured" if name in FIXED else None
         )
         if why is not None:
-            raise InputError(
-                f"--engine-option {name} cannot be set: {why}.", kind=ErrorKind.INVALID_VALUE
-            )
+            raise InputError(f"--engine-option {name} cannot be set: {why}.")
     longest = options.get("max_model_len", settings.context + 1)
     if not isinstance(longest, int) or longest <= settings.context:
         raise InputError(
             f"--engine-option max_model_len={longest}: prompts of --context {settings.context} "
             f"tokens need {settings.context + 1}, one for the token that comes out. Leave the "
             "option out, or choose a shorter --context.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     if unknown := [name for name in options if name not in ALLOWED]:
         raise InputError(
             f"--engine-option {', '.join(unknown)} is not one that capture passes on, since it "
             f"may change what is captured. It passes {', '.join(sorted(ALLOWED))}.",
-            kind=ErrorKind.INVALID_VALUE,
         )

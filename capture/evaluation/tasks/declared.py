@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 KEY: Final = "lpp"
 """Key in a task's metadata."""
@@ -46,6 +46,5 @@ def declared_by(task: Any) -> DeclaredTask:
         raise InputError(
             f"task {task.config.task}: its metadata has `{KEY}: {declaration}`, which may have "
             f"{', '.join(kinds)}; each is text, and `whole` is true or false. Correct the task.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     return DeclaredTask(**declaration)

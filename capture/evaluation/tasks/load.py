@@ -55,7 +55,7 @@ def load_tasks(
             _check_names([*loaded["tasks"], *loaded["groups"]])
             for task, object_ in loaded["tasks"].items():
                 if task in seen:
-                    raise _invalid(f"--tasks: the task {task} is there twice. Name it once.")
+                    raise InputError(f"--tasks: the task {task} is there twice. Name it once.")
                 seen.add(task)
                 _check(task, object_)
                 _set_shots(object_, shots)
@@ -153,7 +153,7 @@ def _is_of(file: object, path: Path) -> bool:
 def _check_names(names: Sequence[str]) -> None:
     for name in names:
         if not name.isprintable() or not name.strip():
-            raise _invalid(
+            raise InputError(
                 f"--tasks: the name {name!a} has characters that do not print, or is empty, "
                 "and runs and scores are named after it. Rename the task."
             )
@@ -162,11 +162,11 @@ def _check_names(names: Sequence[str]) -> None:
 def _check(name: str, task: Any) -> None:
     declared_by(task)
     if getattr(task, "MULTIMODAL", False):
-        raise _invalid(
+        raise InputError(
             f"task {name} asks about images or sound, and a store holds text alone. Choose another."
         )
     if getattr(task, "UNSAFE_CODE", False):
-        raise _invalid(
+        raise InputError(
             f"task {name} runs code that the model writes, which this command does not do. Choose "
             "another."
         )
@@ -205,7 +205,3 @@ def _not_loaded(name: str, error: Exception) -> InputError:
         "for from the folder of the command; --debug shows where loading failed.",
         kind=ErrorKind.NOT_FOUND,
     )
-
-
-def _invalid(message: str) -> InputError:
-    return InputError(message, kind=ErrorKind.INVALID_VALUE)

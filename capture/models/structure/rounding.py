@@ -12,7 +12,7 @@ from torch import nn
 
 from lpp.capture.models.structure.anatomy import unmapped
 from lpp.capture.models.structure.find_sites import find_sites
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 LEAST_BITS: Final = 2
 """Fewest bits of a symmetric grid: one bit has only the value 0."""
@@ -48,7 +48,6 @@ def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
     if bits < LEAST_BITS:
         raise InputError(
             f"{bits} bits: a symmetric grid takes at least {LEAST_BITS}. Ask for more.",
-            kind=ErrorKind.INVALID_VALUE,
         )
     wide = weight.float()
     most = 2 ** (bits - 1) - 1

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from lpp.capture.models.structure.anatomy import first_input, first_tensor
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import InputError
 
 Sink: TypeAlias = Callable[[str, torch.Tensor], None]
 """Receives a site's name and its state, not a copy: copy what must outlive the pass."""
@@ -87,7 +87,6 @@ def hooked(
         raise InputError(
             f"this model has no site {', '.join(unknown)}: it has embed, block.1 to "
             f"block.{len(modules.blocks)}, and final. Choose among these with --sites.",
-            kind=ErrorKind.INVALID_VALUE,
         )
 
     def before(name: str) -> Callable[..., None]:
