@@ -4,26 +4,11 @@ Needs torch; nothing else of the project does. Names load on first use, so that 
 package costs no torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
 if __name__ != "lpp.capture":
     raise ImportError(
         f"import this package as lpp.capture, not as {__name__}: two copies would not share types"
     )
 
-if TYPE_CHECKING:
-    from lpp.capture.from_python import capture as capture
-    from lpp.capture.from_python import demo_model as demo_model
-
-_HOME = {
-    "capture": "from_python",
-    "demo_model": "from_python",
-}
-__all__ = sorted(_HOME)  # noqa: PLE0605
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"lpp.capture.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'lpp.capture' has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,10 +1,12 @@
 """The wheel holds what it should and nothing else; the metadata says what it needs."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from email.message import Message
@@ -107,9 +109,10 @@ def test_the_version_is_that_of_the_distribution(
 ) -> None:
     wheel.root.extractall(tmp_path)
     code = "import lpp, lpp.store; print(lpp.__version__, lpp.__file__)"
+    packages = sysconfig.get_path("purelib")  # without -S it would bring the editable install too
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
-        env={"PYTHONPATH": str(tmp_path)},
+        env={"PYTHONPATH": os.pathsep.join((str(tmp_path), packages))},
         capture_output=True,
         text=True,
         check=True,
