@@ -1,11 +1,9 @@
 """Further columns of the prompts: `id`, `text` and `field.<name>`.
 
-A field has one type in all chosen rows, because it becomes one column. A value of another type is
-refused before the model loads, and the message names its row. An `id` of mixed type is left out,
-unless the user asked for it.
+Values that are no column (`lpp.store.format.prompt_values`) are refused before the model loads,
+and the message names the row. An `id` of mixed type is left out, unless the user asked for it.
 """
 
-import datetime
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,26 +16,9 @@ from lpp.capture.corpus.files import MAX_PASSAGE_BYTES
 from lpp.capture.corpus.passages import Corpus, Passage
 from lpp.store.errors import InputError, Mistakes
 from lpp.store.format.prompt_columns import FIELD_PREFIX
-
-MAX_FIELD_BYTES: Final = 64 << 10
-"""Longest string of a field in bytes of UTF-8. Fields are for labels, not for texts."""
+from lpp.store.format.prompt_values import field_column
 
 _MOST_LISTED: Final = 20
-
-_ARROW: Final[Mapping[type, pa.DataType]] = {
-    str: pa.string(),
-    int: pa.int64(),
-    float: pa.float64(),
-    bool: pa.bool_(),
-}
-_KINDS: Final = {
-    str: "a string",
-    int: "an integer",
-    float: "a number with a fraction",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,71 +105,10 @@ def _column(
     passages: Sequence[Passage],
     rows: Sequence[Mapping[str, object]],
 ) -> pa.Array | pa.ChunkedArray:
-    """One field of every passage as a column; a column of strings if all values are null."""
     if not any(name in row for row in rows):
         raise _no_field(name, corpus)
-    places = [f"field {name!r} of {passage.where}" for passage in passages]
-    values = [_value(row.get(name), place) for row, place in zip(rows, places, strict=True)]
-    first = {type(value): k for k, value in reversed(list(enumerate(values))) if value is not None}
-    if first.keys() == {int, float}:
-        del first[int]
-        values = [_fraction(value, place) for value, place in zip(values, places, strict=True)]
-    kinds = sorted(first, key=lambda kind: first[kind])
-    if len(kinds) > 1:
-        both = " and ".join(f"{_KINDS[kind]} in {passages[first[kind]].where}" for kind in kinds)
-        raise InputError(
-            f"field {name!r} is of several types: {both}. Write all of it as strings, or leave it "
-            "out of --fields."
-        )
-    kind = kinds[0] if kinds else str
-    if name == ID and kind not in (str, int):
-        raise InputError(
-            f"{places[first[kind]]} is {_KINDS[kind]}; an id is a string or an integer. Rename it "
-            "to take it along as a field."
-        )
-    return pa.array(values, _ARROW[kind])
-
-
-def _value(value: object, place: str) -> object:
-    """The checked value; a date or a time becomes text."""
-    if isinstance(value, datetime.date):  # and datetime
-        value = str(value)
-    if isinstance(value, str):
-        try:
-            size = len(value.encode())
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{place} has half a surrogate pair at character {error.start}. Correct it, or "
-                "leave the field out of --fields."
-            ) from None
-        if size > MAX_FIELD_BYTES:
-            raise InputError(
-                f"{place} takes {size:,} bytes; a field may take {MAX_FIELD_BYTES:,}. Leave it out "
-                "of --fields; texts are kept by --keep-texts."
-            )
-    elif type(value) is int and not -(2**63) <= value < 2**63:
-        raise InputError(f"{place} is beyond 64 bits. Write it as a string.")
-    elif value is not None and type(value) not in _ARROW:
-        if isinstance(value, bytes):
-            raise InputError(f"{place} is not text in UTF-8. Leave it out of --fields.")
-        what = _KINDS.get(type(value), f"of type {type(value).__name__}")
-        raise InputError(
-            f"{place} is {what}. A field is a string, a number, or true or false: write the part "
-            "that you need as a field of its own."
-        )
-    return value
-
-
-def _fraction(value: object, place: str) -> object:
-    """An integer as float64, for a column with fractions. Raises InputError unless it is exact."""
-    if type(value) is not int:
-        return value
-    if float(value) != value:
-        raise InputError(
-            f"{place} is {value}, which float64 does not hold exactly, and other rows have "
-            "fractions. Write all of it as strings."
-        )
-    return float(value)
+    values = [row.get(name) for row in rows]
+    return field_column(name, values, [passage.where for passage in passages])
 
 
 def _no_field(name: str, corpus: Corpus, option: str = "--fields") -> InputError:

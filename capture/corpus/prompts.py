@@ -4,24 +4,29 @@ Uses the model's own tokenizer, keeps special tokens and applies a chat template
 alone. Ids beyond the context are dropped here. The tokenizer's own truncation may keep a closing
 special token; then a prompt at context 100 would not be a prefix of the same prompt at context 200.
 
-Passages with `GivenTokens` (`lpp.capture.corpus.passages`) keep those tokens. Values by token
-(`lpp.capture.corpus.labels`) are cut like the ids.
+Passages with `GivenTokens` (`lpp.capture.corpus.passages`) keep those tokens. Values by token, such
+as a loss mask, are cut like the ids; each kind becomes a column, `token.<name>`.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.capture.corpus.conversations import ChatTemplate, ids_and_mask
 from lpp.capture.corpus.fields import LOSS_MASK
-from lpp.capture.corpus.labels import Labels, label_columns, labels_of
 from lpp.capture.corpus.passages import NoPromptError, Passage, Refused
 from lpp.store.errors import ErrorKind, InputError, first_line
-from lpp.store.format.prompt_columns import BRANCH_COLUMNS
+from lpp.store.format.prompt_columns import BRANCH_COLUMNS, TOKEN_PREFIX
+from lpp.store.format.prompt_values import token_column, token_values
 from lpp.store.format.rows import prompts_table
+
+Labels: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""Values by token of a prompt, by the name of their field."""
 
 _BATCH: Final = 256
 """Texts per call of the tokenizer: enough to use its threads, few enough for little memory."""
@@ -64,7 +69,8 @@ def tokenise(
         try:
             tokens, values = reading.of(passage, encoded)
             if not passage.is_text:  # texts may repeat
-                content = repr((passage.branch_of, *tokens, values)).encode()
+                lists = {name: by_token.tolist() for name, by_token in values.items()}
+                content = repr((passage.branch_of, *tokens, lists)).encode()
                 key = hashlib.sha256(content).digest()
                 if (first := earlier.setdefault(key, passage.source_row)) != passage.source_row:
                     raise NoPromptError("repeated", f"the same as row {first} of the corpus")
@@ -82,8 +88,9 @@ def tokenise(
         )
     truncated = [full > len(tokens) for full, tokens in zip(full_lengths, ids, strict=True)]
     prompts = _with_branches(prompts_table(rows, ids, truncated), passages)
-    for name, column in label_columns(labels).items():
-        prompts = prompts.append_column(name, column)
+    for name in sorted({name for values in labels for name in values}):
+        column = token_column(name, [values.get(name) for values in labels])
+        prompts = prompts.append_column(TOKEN_PREFIX + name, column)
     return prompts
 
 
@@ -121,8 +128,14 @@ class _Reading:
             )
         if not ids:
             raise NoPromptError("no_tokens", f"{passage.text[:40]!r}")
-        labels = labels_of(passage.fields, per_token, len(ids))
-        return ids, labels if mask is None else {**labels, LOSS_MASK: mask}
+        labels = {} if mask is None else {LOSS_MASK: np.array(mask, np.bool_)}
+        for name in per_token:
+            if (given := passage.fields.get(name)) is not None and name not in labels:
+                try:
+                    labels[name] = token_values(name, given, len(ids))
+                except ValueError as error:
+                    raise NoPromptError("bad_values", str(error)) from None
+        return ids, labels
 
 
 def _are_ids(tokens: Any, size: int | None) -> bool:

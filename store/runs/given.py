@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE
-from lpp.store.errors import InputError, first_line
+from lpp.store.errors import InputError
 from lpp.store.format.documents import validate_document
 from lpp.store.format.plan import (
     INTEGERS,
@@ -31,14 +31,11 @@ from lpp.store.format.plan import (
 )
 from lpp.store.format.prompt_columns import (
     FIELD_PREFIX,
-    FIELD_TYPES,
-    LOSS_MASK,
-    PROMPT_COLUMNS,
     TOKEN_PREFIX,
-    TOKEN_TYPES,
     field_name_problem,
     token_columns,
 )
+from lpp.store.format.prompt_values import field_column, token_column, token_values
 from lpp.store.format.quarantine import TextSetAside
 from lpp.store.format.rows import prompts_sha256, prompts_table
 from lpp.store.format.schedule import prefix_schedule, shard_boundaries
@@ -57,10 +54,8 @@ MODEL_FIELDS: Final = tuple(f.name for f in fields(ModelInfo) if f.name not in (
 
 _IDS: Final = "input_ids"
 
-_TYPES: Final = {
-    column.name: column.types for column in PROMPT_COLUMNS if column.name in ("id", "text")
-}
-"""Types of the fields that are columns of the format."""
+_COLUMNS: Final = ("id", "text")
+"""Fields that are columns of the format."""
 
 
 def given_model(model: "str | Mapping[str, Any] | ModelInfo") -> ModelInfo:
@@ -145,13 +140,20 @@ def given_prompts(
         why = f"; prompts[{aside[0].source_row}]: {aside[0].detail}" if aside else ""
         raise InputError(f"prompts: none of {len(aside)} can be used{why}.")
     numbers = [number for number, _, _ in rows]
+    lengths = [len(ids) for _, ids, _ in rows]
     table = prompts_table(numbers, [ids for _, ids, _ in rows], [False] * len(rows))
+    places = [f"prompts[{number}]" for number in numbers]
     for name in dict.fromkeys(name for _, _, record in rows for name in record if name != _IDS):
-        if any(_is_by_token(record.get(name)) for _, _, record in rows):
-            table = table.append_column(TOKEN_PREFIX + name, _by_token(name, rows))
+        if problem := field_name_problem(name):
+            raise InputError(f"prompts: field {name[:48]!r}: {problem}.")
+        values = [record.get(name) for _, _, record in rows]
+        if any(map(_is_by_token, values)):
+            each = zip(values, lengths, places, strict=True)
+            lists = [_by_token(name, *of_prompt) for of_prompt in each]
+            table = table.append_column(TOKEN_PREFIX + name, token_column(name, lists))
         else:
-            column = name if name in _TYPES else FIELD_PREFIX + name
-            table = table.append_column(column, _field(name, rows))
+            column = name if name in _COLUMNS else FIELD_PREFIX + name
+            table = table.append_column(column, field_column(name, values, places))
     return table, aside
 
 
@@ -268,48 +270,10 @@ def _is_by_token(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
 
 
-def _by_token(
-    name: str, rows: Sequence[tuple[int, npt.NDArray[np.int32], Mapping[str, Any]]]
-) -> pa.Array:
-    """Values of one field for each token of every prompt; a prompt may have none."""
-    if problem := field_name_problem(name):
-        raise InputError(f"prompts: field {name[:48]!r}: {problem}.")
-    is_mask = TOKEN_PREFIX + name == LOSS_MASK
-    lists: list[npt.NDArray[Any] | None] = []
-    for number, ids, record in rows:
-        if (given := record.get(name)) is None:
-            lists.append(None)
-            continue
-        try:
-            values, kind = _array(given)
-        except ValueError:  # lists of several lengths
-            values, kind = np.zeros((0, 0)), "no list of numbers"
-        if is_mask and values.dtype.kind in "iu" and {*values.flat} <= {0, 1}:
-            values = values.astype(bool)
-        if values.shape != ids.shape or values.dtype.kind not in ("b" if is_mask else "biuf"):
-            raise InputError(
-                f"prompts[{number}]: field {name!r} is {kind} {values.shape}, and should be "
-                f"{'0 or 1' if is_mask else 'a number'} for each of {len(ids)} tokens."
-            )
-        lists.append(values)
-    kinds = {values.dtype.kind for values in lists if values is not None}
-    return pa.array(lists, TOKEN_TYPES[0 if kinds == {"b"} else 2 if "f" in kinds else 1])
-
-
-def _field(name: str, rows: Sequence[tuple[int, Any, Mapping[str, Any]]]) -> pa.Array:
-    """One field of every prompt as a column; of strings if all values are null."""
-    if problem := field_name_problem(name):
-        raise InputError(f"prompts: field {name[:48]!r}: {problem}.")
-    types = _TYPES.get(name, FIELD_TYPES)
+def _by_token(name: str, given: Any, tokens: int, place: str) -> npt.NDArray[Any] | None:
+    if given is None:
+        return None
     try:
-        column = pa.array([record.get(name) for _, _, record in rows])
-        column = column.cast(pa.string()) if pa.types.is_null(column.type) else column
-        if column.type in types:
-            return column
-        kind = str(column.type)
-    except (pa.ArrowException, OverflowError, UnicodeError) as error:
-        kind = first_line(error)
-    raise InputError(
-        f"prompts: field {name!r} is {kind}, and should be of one type in every prompt: "
-        f"{', '.join(map(str, types))}. Leave it out."
-    )
+        return token_values(name, given, tokens)
+    except ValueError as error:
+        raise InputError(f"{place}: {error}.") from None

@@ -17,7 +17,7 @@ from on_disk import on_disk
 from stored import object_path
 
 from lpp.capture.cli.command import main
-from lpp.capture.corpus.carried import MAX_FIELD_BYTES, Carried, carried
+from lpp.capture.corpus.carried import Carried, carried
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.prepare import choose_passages
 from lpp.capture.engine.run_cache import request_key
@@ -26,6 +26,7 @@ from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.capture.ray.actor import CaptureActor
 from lpp.store import Run, create_store, open_store
 from lpp.store.errors import ConflictError, InputError
+from lpp.store.format.prompt_values import MAX_FIELD_BYTES
 from lpp.store.format.tables import PROMPTS_SCHEMA
 
 ROWS: list[dict[str, Any]] = [
@@ -159,7 +160,7 @@ def test_an_id_comes_along_unless_it_is_none(tmp_path: Path) -> None:
     assert chosen(path, 2, text_field="text", fields=("id",)).table.column_names == ["id"]
     for ids, why in (
         (["x", 3], "field 'id' is of several types: a string in "),
-        ([0.5, 1.5], "a.jsonl, line 1 is a number with a fraction; an id is a string or"),
+        ([0.5, 1.5], "a.jsonl, line 1 is a number with a fraction; `id` is a string or"),
         ([[1], [2]], "a.jsonl, line 1 is a list"),
         ([2**63, 1], "a.jsonl, line 1 is beyond 64 bits"),
     ):

@@ -287,7 +287,7 @@ def test_rows_of_tokens_that_are_set_aside() -> None:
         assert why in refused.why(row)
         assert bool(why) == (row in refused)
     corpus = [{"input_ids": [1], "r": [True]}, {"input_ids": [2], "r": [1]}]
-    with pytest.raises(InputError, match="--token-fields r: true and false in some rows, numbers"):
+    with pytest.raises(InputError, match="field 'r': true and false"):
         tokenise([*open_texts(corpus, token_fields=["r"]).passages], None, 9, per_token=["r"])
 
 
