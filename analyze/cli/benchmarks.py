@@ -104,9 +104,13 @@ def list_(store: str) -> None:
         lpp-analyze benchmarks list ./lpp
     """
     from lpp.analyze.scores.scores import summary
+    from lpp.store.root import find_store
+    from lpp.store.scores.lost import lost_source_lines
 
-    lines = summary(store)
-    if not lines:
+    lines, lost = summary(store), lost_source_lines(find_store(store))
+    for line in lost:
+        click.echo(escape(line, keep=""), err=True)
+    if not lines and not lost:
         click.echo(f"No scores yet. Add some: lpp-analyze benchmarks add {shlex.quote(store)} FILE")
     for line in lines:
         click.echo(escape(line, keep=""))

@@ -49,7 +49,8 @@ def report(
     differences are more than noise, depth, surprising tokens, benchmarks, what to
     distrust, and provenance. Nothing is computed: the page shows what the database, the analysis
     cache and the token statistics hold, and names the command for what is missing. png and svg are
-    pictures for papers; md is a summary for a pull request.
+    pictures for papers; md is a summary for a pull request. A file appears when it is whole; of two
+    reports into one file, the later one stays.
 
     \b
         lpp-analyze report ./lpp -o report.html

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from lpp.analyze.questions import TargetSettings
 from lpp.sql.results.output import whole_file
-from lpp.store.errors import ErrorKind, InputError
+from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.feed.checks import check_feed
 from lpp.store.feed.chosen import readable_prompts
 from lpp.store.feed.draws import Integers
@@ -78,7 +78,8 @@ def export_targets(
     Prompts come in order, a row group at a time. Prompts that were set aside and branches are left
     out. progress: advances by one for each prompt.
 
-    Raises InputError if `path` exists, for a run without rows of `final` or without its head, for
+    Raises InputError if `path` exists; ConflictError(IN_USE) if another process wrote it meanwhile,
+    which stays; InputError for a run without rows of `final` or without its head, for
     missing shards and for a condition that is none; FormatError for altered bytes. The file appears
     once it is complete.
     """
@@ -116,6 +117,12 @@ def export_targets(
             )
             file.write_table(target_table(table.take(group), targets, schema))
             progress.advance(len(group))
+        if beside != path and path.exists():
+            raise ConflictError(
+                f"{path}: another process wrote it meanwhile, and it stays as it is. Name another "
+                "file.",
+                kind=ErrorKind.IN_USE,
+            )
     return len(prompts)
 
 

@@ -36,6 +36,11 @@ def lost_lines(url: Url, known: Collection[str]) -> list[str]:
     return [f"{run.id}: left out, {LOST}." for run in open_store(url).lost(known)]
 
 
+def unreadable_line(view: RunView) -> str:
+    """A line for a run that was not named and whose plan cannot be read."""
+    return f"{view.run.id}: left out, its plan cannot be read ({view.problem})"
+
+
 def incomplete(run: Run) -> str | None:
     """Which shards of `run` are not committed, what follows, and the next command; else None."""
     gaps, commands = _gaps(run)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from lpp.store import open_store
+from lpp.store.errors import LppError, MachineError, first_line
 from lpp.store.format.schedule import prefix_schedule
 from lpp.store.objects.place import Url, absolute
 from lpp.store.runs.read import Run
@@ -36,6 +37,17 @@ class RunView:
     def lengths(self) -> npt.NDArray[np.int32]:
         """(P,) tokens of each prompt that can be analysed; 0 for one that is left out."""
         return self.run.analysed_lengths
+
+    @cached_property
+    def problem(self) -> str | None:
+        """Why the plan of the run cannot be read; None if it can."""
+        try:
+            _ = self.run.plan
+        except MachineError:
+            raise
+        except (LppError, PermissionError) as error:
+            return first_line(error)
+        return None
 
     @property
     def excluded(self) -> npt.NDArray[np.int32]:

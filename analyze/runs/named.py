@@ -6,20 +6,20 @@ from lpp.analyze.runs.incomplete import lost_lines
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.format.find_runs import matching_runs
+from lpp.store.format.find_runs import matching_runs, names_among
 from lpp.store.format.plan import Plan
 from lpp.store.format.run_names import plan_name, run_names
 from lpp.store.objects.place import absolute
 
 
-def plans_of(views: Iterable[RunView]) -> dict[str, Plan]:
-    """The plan of each run by its id."""
-    return {view.run.id: view.run.plan for view in views}
+def plans_of(views: Iterable[RunView]) -> dict[str, Plan | None]:
+    """The plan of each run by its id; None if it cannot be read."""
+    return {view.run.id: None if view.problem else view.run.plan for view in views}
 
 
 def names_of(views: Iterable[RunView]) -> dict[str, str]:
     """Short names by run id, distinct among `views`."""
-    return run_names(plans_of(views))
+    return names_among(plans_of(views))
 
 
 def names_of_two(a: RunView, b: RunView) -> tuple[str, str]:

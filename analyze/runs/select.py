@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Final
 
 from lpp.analyze.questions import Selection
-from lpp.analyze.runs.incomplete import incomplete_lines, lost_lines
+from lpp.analyze.runs.incomplete import incomplete_lines, lost_lines, unreadable_line
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import no_runs, plans_of
 from lpp.store.errors import ErrorKind, InputError
@@ -36,9 +36,11 @@ def select_among(
     by_id = {view.run.id: view for view in runs}
     if not by_id:
         raise no_runs(url)
-    chosen = [by_id[name] for name in matching_runs(selection.runs, plans_of(by_id.values()))]
+    names = matching_runs(selection.runs, plans_of(by_id.values()))
+    chosen = [by_id[name] for name in names]
     usable = [view for view in chosen if view.run.n_prompts]
-    lines = [*incomplete_lines(chosen), *lost_lines(url, by_id)]
+    unread = (view for name, view in by_id.items() if view.problem and name not in names)
+    lines = [*incomplete_lines(chosen), *lost_lines(url, by_id), *map(unreadable_line, unread)]
     if not usable:
         raise InputError(
             f"{url}: no prompt can be analysed. {' '.join(lines)}",

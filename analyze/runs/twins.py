@@ -16,13 +16,15 @@ def untrained_twin(run: Run) -> Run | None:
     ours = run.plan
     if ours.model.untrained_seed is not None:
         return None
+    store = open_store(run.path.parent.parent)
     twins = [
-        (seed, other.id, other)
-        for other in open_store(run.path.parent.parent).runs.values()
-        if (seed := other.plan.model.untrained_seed) is not None
-        and other.plan.prompts.sha256 == ours.prompts.sha256
-        and other.plan.model.id == ours.model.id
-        and other.plan.model.architecture == ours.model.architecture
-        and other.plan.model.n_parameters == ours.model.n_parameters
+        (seed, name)
+        for name, plan in store.plans.items()
+        if plan is not None
+        and (seed := plan.model.untrained_seed) is not None
+        and plan.prompts.sha256 == ours.prompts.sha256
+        and plan.model.id == ours.model.id
+        and plan.model.architecture == ours.model.architecture
+        and plan.model.n_parameters == ours.model.n_parameters
     ]
-    return min(twins)[2] if twins else None
+    return store.runs[min(twins)[1]] if twins else None

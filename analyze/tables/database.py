@@ -104,7 +104,7 @@ def kept(what: str, write: Callable[[], Kept], progress: Progress) -> Kept | Non
     """
     try:
         return write()
-    except LppError as error:
+    except (LppError, PermissionError) as error:  # the database has a row for each run
         progress.warn(f"{what} not in the database: {error}")
         return None
 

@@ -35,11 +35,14 @@ def recorded_runs(connection: "DuckDBPyConnection") -> dict[str, tuple[str, int]
 
 def doubts(root: Place) -> list[str]:
     """A line for each reason to doubt the database of the store at `root`: numbers of another
-    author, unless `trusting_kept`, and databases that were set aside because they are damaged.
+    author, unless `trusting_kept`, databases that were set aside because they are damaged, and
+    sources of scores without a record.
     """
     from lpp.store.objects.locate import objects_at
+    from lpp.store.scores.lost import lost_source_lines
 
-    objects, lines = objects_at(root), []
+    objects = objects_at(root)
+    lines = lost_source_lines(objects)
     author = None if is_trusting() else other_author(root, DATABASE_KEY)
     if author and objects.exists(DATABASE_KEY):
         lines.append(

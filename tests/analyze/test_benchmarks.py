@@ -12,6 +12,7 @@ from stored import stored_objects
 from lpp.analyze import ScoreSettings, add_benchmarks, build_database
 from lpp.analyze.cli.command import main
 from lpp.sql import connect
+from lpp.sql.database.outdated import doubts
 from lpp.store import open_store, read_scores
 from lpp.store.errors import InputError
 
@@ -205,6 +206,28 @@ def test_files_of_two_kinds_or_two_tables_are_no_source(root: Path, tmp_path: Pa
         add_benchmarks(root, (root / "runs",))
     with pytest.raises(InputError, match="No such file"):
         add_benchmarks(root, (tmp_path / "gone.csv",))
+
+
+def test_a_source_whose_record_is_lost_is_named(root: Path, table: Path) -> None:
+    """By every command that reads scores; adding the files again brings the source back."""
+    assert run("benchmarks", "add", root, table, "--source", "here").exit_code == 0
+    assert run("benchmarks", "add", root, table, "--source", "gone").exit_code == 0
+    build_database(root)
+    listed = run("benchmarks", "list", root).stdout
+    (record,) = root.glob("benchmarks/gone-*/COMMIT.json")
+    record.unlink()
+    done = run("benchmarks", "list", root)
+    assert done.exit_code == 0
+    assert str(record.parent) in done.stderr
+    assert "benchmarks add" in done.stderr
+    assert "here" in done.stdout
+    assert "gone" not in done.stdout
+    with connect(root) as connection:  # which logs it
+        assert connection.sql("SELECT DISTINCT source FROM benchmarks").fetchall()
+    assert [line for line in doubts(root) if str(record.parent) in line]
+    assert run("benchmarks", "add", root, table, "--source", "gone").exit_code == 0
+    assert run("benchmarks", "list", root).stdout == listed
+    assert doubts(root) == []
 
 
 def test_an_empty_store_lists_nothing(root: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from closed_files import closed
 from made_runs import Made, MakeRun
+from sealed import seal
 
 from lpp.analyze import build_database
 from lpp.analyze.cli.command import main as analyze
@@ -61,3 +62,46 @@ def test_no_other_command_leaves_it_out(made: Made, tmp_path: Path, command: str
     assert "bug" not in done.stderr
     assert not (tmp_path / "public").exists()
     assert not (made.root / "index.json").exists()
+
+
+def of_a_newer_release(place: Path) -> None:
+    """Give a run a record of a format that no release knows."""
+    record = place / "COMMIT.json"
+    record.write_bytes(seal({**json.loads(record.read_bytes()), "format": 99}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["profile", "layers", "cka"])
+@pytest.mark.parametrize("harm", ["closed", "newer"])
+def test_the_run_that_is_named_suffices(made: Made, command: str, harm: str) -> None:
+    """The other one is named in a line, and its rows of the database stay."""
+    words = [command, made.root, "--run", "one", "--format", "csv"]
+    expected = CliRunner().invoke(analyze, [*map(str, words)])
+    database = (made.root / "profiles.duckdb").read_bytes()
+    if harm == "newer":
+        of_a_newer_release(made.root / "runs" / made.run_id)
+        done = CliRunner().invoke(analyze, [*map(str, words)])
+    else:
+        done = without(made, analyze, words)
+    assert done.exit_code == expected.exit_code == 0, done.output
+    assert made.run_id in done.stderr
+    assert done.stdout == expected.stdout
+    assert (made.root / "profiles.duckdb").read_bytes() == database
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["closed", "newer"])
+def test_two_runs_that_are_named_suffice(made: Made, make_run: MakeRun, harm: str) -> None:
+    make_run(model="c/three", seed=6)
+    for words in (
+        ["diff", made.root, "one", "three"],
+        ["diff", made.root, "--against", "one", "three"],
+        ["profile", made.root, "--run", "one,three"],
+    ):
+        if harm == "newer":
+            of_a_newer_release(made.root / "runs" / made.run_id)
+            done = CliRunner().invoke(analyze, [*map(str, words)])
+        else:
+            done = without(made, analyze, words)
+        assert done.exit_code == 0, done.output
+        assert made.run_id in done.stderr

@@ -18,7 +18,8 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.exports.targets import export_targets
 from lpp.analyze.questions import TargetSettings
 from lpp.store import Run, open_store
-from lpp.store.errors import FormatError, InputError
+from lpp.store.errors import ConflictError, FormatError, InputError
+from lpp.store.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,24 @@ def test_a_folder_gets_a_file_and_a_file_is_not_replaced(run: Run, tmp_path: Pat
     assert path.name == f"{run.id}-topk.parquet"
     with pytest.raises(InputError, match=r"exists\. Remove it"):
         export_targets(run, path, "topk")
+
+
+class Overtaken(Progress):
+    """Another process writes `path` while a command works."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def advance(self, amount: int = 1) -> None:
+        self.path.write_text("theirs")
+
+
+def test_what_another_process_wrote_meanwhile_stays(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "targets.parquet"
+    with pytest.raises(ConflictError):
+        export_targets(run, path, "topk", TargetSettings(k=5), progress=Overtaken(path))
+    assert path.read_text() == "theirs"
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_damage_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
