@@ -5,8 +5,7 @@ Each is an aggregate over rows of `scan_tokens`, in prompt and position order, s
 
 What is said about the next token counts tokens whose next one is in the rows too: the last row of
 each prompt predicts a token beyond the prefix. So a shorter context equals a capture at it. A
-number is null where a statistic is missing that it needs: at positions that were not captured,
-and in stores that are older than the column.
+number is null where a statistic is missing that it needs: at positions that were not captured.
 """
 
 import math

@@ -17,11 +17,11 @@ _COLUMNS = pl.Schema([("run", pl.String()), *TOKEN_COLUMNS.items()])
 def scan_tokens(url: Url) -> pl.LazyFrame:
     """Statistics of every committed token of the store at `url`: columns as in `_COLUMNS`.
 
-    entropy, log_z, max_logprob, margin and next_logprob are in nats, varentropy in nats^2 (null in
-    stores of releases without it). `next_rank` is 1 if the next token had the largest logit.
-    Prompts that capture set aside have no rows. Filters on `run` and `prompt_id` decide which
-    shards are read, one at a time; only needed columns are read. Warns about shards that are not
-    committed. Raises FormatError if `url` is not a store or was altered.
+    entropy, log_z, max_logprob, margin and next_logprob are in nats, varentropy in nats^2.
+    `next_rank` is 1 if the next token had the largest logit. Prompts that capture set aside have no
+    rows. Filters on `run` and `prompt_id` decide which shards are read, one at a time; only needed
+    columns are read. Warns about shards that are not committed. Raises FormatError if `url` is not
+    a store or was altered.
     """
     warn_of_absent_tokens(open_store(url).runs.values())
 

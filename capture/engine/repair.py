@@ -18,9 +18,8 @@ from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.from_plan import RepairOptions, check_same, request_of_plan
 from lpp.store import Run, RunWriter
-from lpp.store.arrays.metadata import METADATA_KEY
 from lpp.store.errors import ErrorKind, InputError, LppError
-from lpp.store.format.commit_record import CommitRecord, ObjectRecord
+from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.keys import SHARDS_KEY
 from lpp.store.format.plan import Plan
 from lpp.store.format.prompt_columns import BRANCH_COLUMNS, CONTINUATION_COLUMNS
@@ -141,25 +140,15 @@ def _prompts(run: Run) -> pa.Table:
 
 
 def what_changed(before: CommitRecord | None, now: CommitRecord) -> str:
-    """Whether the rows and tables of a shard equal those in its earlier record.
-
-    The metadata of its arrays is not compared: this release names the dimensions there, and earlier
-    ones did not.
-    """
+    """Whether the rows and tables of a shard equal those in its earlier record."""
     if before is None:
         return "computed again; its record was lost, so there is nothing to compare with"
     differ = sorted(
         key
         for key in {*before.objects, *now.objects}
-        if not key.endswith(f"/{METADATA_KEY}")
-        and not _alike(before.objects.get(key), now.objects.get(key))
+        if before.objects.get(key) != now.objects.get(key)
     )
     if not differ:
         return "computed again, byte for byte what was committed"
     more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
     return f"computed again, not byte for byte what was committed: {differ[0]}{more}"
-
-
-def _alike(first: ObjectRecord | None, second: ObjectRecord | None) -> bool:
-    """Whether two objects hold the same bytes; older records have no checksums by chunk."""
-    return first is not None and second is not None and first.whole == second.whole

@@ -98,7 +98,7 @@ TOKEN_STATS: Final = Table(
         Column("next_logprob", "FLOAT", "ln p of the token that follows", "nats"),
         Column("next_rank", "INTEGER", "rank of the token that follows; 1: the likeliest"),
         Column("top1_id", "INTEGER", "the likeliest next token"),
-        Column("varentropy", "FLOAT", "variance of -ln p; null in older stores", "nats^2"),
+        Column("varentropy", "FLOAT", "variance of -ln p", "nats^2"),
         WRITTEN,
         IN_LOSS,
     ),

@@ -51,7 +51,7 @@ class ArraySpec:
     lpp: Mapping[str, Any]
     """Its attribute `lpp`: what a reader without this package needs."""
     dimension_names: tuple[str, str]
-    """Names as a writer sets them; formats 1 and 2 set none."""
+    """Names as a writer sets them."""
 
     @property
     def dtype(self) -> np.dtype[Any]:

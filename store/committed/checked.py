@@ -55,9 +55,8 @@ class Checked(Generic[Record]):
 
     @cached_property
     def objects(self) -> Objects:
-        """The folder of the objects: the directory itself, or the attempt that was committed."""
-        base = self.record.base
-        return self.directory.below(base) if base else self.directory
+        """The folder of the objects: the attempt that was committed."""
+        return self.directory.below(self.record.base)
 
     def recorded(self, key: str) -> ObjectRecord:
         """The record's entry of an object."""
@@ -227,14 +226,14 @@ def open_checked(directory: Objects, kind: type[Record]) -> Checked[Record]:
     """The committed directory.
 
     Raises FileNotFoundError if it has no record; FormatError: CORRUPT for altered bytes,
-    UNSUPPORTED_VERSION if a newer release wrote it.
+    UNSUPPORTED_VERSION for a format that this release does not read.
     """
     data = directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
     return Checked(directory, parse_record(kind, data, str(directory.place / COMMIT_KEY)))
 
 
-def is_newer(directory: Objects, kind: type[Record]) -> bool:
-    """Whether a newer release wrote the directory, so that this release must not touch it."""
+def is_unsupported(directory: Objects, kind: type[Record]) -> bool:
+    """Whether the directory has a format that this release does not read, and must not touch."""
     try:
         open_checked(directory, kind)
     except FormatError as error:

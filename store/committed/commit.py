@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from lpp.store.errors import ConflictError, ErrorKind, LppError, MachineError
 from lpp.store.format.commit_record import ChunkRecord, Described, ObjectRecord, record_bytes
-from lpp.store.format.keys import COMMIT_KEY, PLAIN_VERSION
+from lpp.store.format.keys import COMMIT_KEY
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.objects.protocol import Buffers, Entry, Objects
 
@@ -55,7 +55,7 @@ class Attempt:
     def commit(self, record: Any, stays: Callable[[bytes], bool]) -> None:
         """Commit the objects: put `record` if there is no record, or none that stays.
 
-        record: of any kind; this fills in objects and base, and format unless it is a newer one.
+        record: of any kind; this fills in objects and base.
         stays: whether the bytes of an existing record (empty if it is not a file) mean that another
         writer was first. Raises FileExistsError if so, ConflictError if others removed objects
         while they were being written.
@@ -68,8 +68,7 @@ class Attempt:
             raise self._removed(stays) from None
         with contextlib.suppress(*QUIETLY):
             self.older = directory.entries()
-        version = max(record.format, PLAIN_VERSION)
-        complete = replace(record, format=version, objects=self._objects, base=self.base)
+        complete = replace(record, objects=self._objects, base=self.base)
         self._put_record(record_bytes(complete), stays)
         if not self._complete(keys):
             with contextlib.suppress(FileNotFoundError):

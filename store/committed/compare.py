@@ -90,7 +90,6 @@ def check_objects(checked: Checked[Any], keep: Collection[str] = ()) -> Iterator
     dot, are writers' leftovers and no problem.
     """
     base = checked.record.base
-    start = f"{base}/" if base else ""
     keys = sorted(checked.record.objects)
     with ExitStack() as stack:
         few = sum(checked.record.objects[key].bytes for key in keys) < ALONE
@@ -101,8 +100,8 @@ def check_objects(checked: Checked[Any], keep: Collection[str] = ()) -> Iterator
         problems = each(lambda key: _object_problem(checked, key), keys)
         for key, what in zip(keys, problems, strict=True):
             if what:
-                yield Problem(where=start + key, what=what)
-    expected = {*(start + key for key in keys), COMMIT_KEY}
+                yield Problem(where=f"{base}/{key}", what=what)
+    expected = {*(f"{base}/{key}" for key in keys), COMMIT_KEY}
     expected |= {parent.as_posix() for key in expected for parent in PurePosixPath(key).parents}
     for key in _lying(checked.directory, {*keep, COMMIT_KEY}, base):
         if key not in expected:

@@ -32,7 +32,6 @@ from lpp.store.format.keys import (
     HIDDEN_KEY,
     MATRICES_KEY,
     MOMENTS,
-    PLAIN_VERSION,
     PLAN_KEY,
     PROMPTS_KEY,
     RUNS_KEY,
@@ -62,8 +61,7 @@ def plan_of_copy(run: Run, sites: Collection[str], fields: Collection[str]) -> P
     """The plan of a copy of `run` with those of its sites that are in `sites`, and those of its
     values by token that `copy_run` copies.
 
-    Raises InputError where shards are missing, or the run has none of these sites, or is of format
-    1 or 2, whose records are not made again.
+    Raises InputError where shards are missing, or the run has none of these sites.
     """
     if run.missing_shards:
         raise InputError(
@@ -80,12 +78,6 @@ def plan_of_copy(run: Run, sites: Collection[str], fields: Collection[str]) -> P
         raise InputError(
             f"run {run.id} has none of these sites; it has {', '.join(run.sites)}.",
             kind=ErrorKind.NOT_FOUND,
-        )
-    if run.commit.format < PLAIN_VERSION:
-        raise InputError(
-            f"run {run.id}: an earlier release wrote it, in format {run.commit.format}: it is "
-            "copied with all of its sites. Leave --sites out.",
-            kind=ErrorKind.UNSUPPORTED_VERSION,
         )
     return replace(run.plan, sites=kept, prompts=replace(prompts, token_columns=columns))
 
@@ -122,7 +114,7 @@ def copy_run(
     record = checked.record
     if plan is not run.plan:
         made[PLAN_KEY] = canonical_json(plan.document)
-        record = replace(record, plan=plan.hash, format=max(plan.format, PLAIN_VERSION))
+        record = replace(record, plan=plan.hash, format=plan.format)
     kept = [name for name in run.extra_columns.names if _is_copied(name, fields)]
     if kept != run.extra_columns.names:
         made[PROMPTS_KEY] = encode_texts(run.prompts(*kept))
@@ -199,7 +191,7 @@ def copy_directory(
         there, version = target.get_version(COMMIT_KEY, MAX_DOCUMENT_BYTES)
     if there == data:
         return
-    base = target.below(record.base) if record.base else target
+    base = target.below(record.base)
     base.delete(objects)  # what a copy that was stopped left
     for key in objects:
         if key in made:
@@ -217,7 +209,7 @@ def copy_directory(
             kind=ErrorKind.IN_USE,
         )
     old = undamaged_record(type(record), there, "") if there else None
-    if old is not None and old.base not in ("", record.base):
+    if old is not None and old.base != record.base:
         target.delete_below(old.base)
 
 

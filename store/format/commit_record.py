@@ -15,13 +15,11 @@ from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.documents import (
     OMITTED,
     canonical_json,
-    code_point_json,
     load_json,
     parse_document,
-    stored_json,
     to_document,
 )
-from lpp.store.format.keys import FORMAT_VERSION
+from lpp.store.format.keys import FORMAT_VERSION, PLAIN_VERSION
 from lpp.store.format.limits import ADVICE, key_problem
 from lpp.store.format.plan import ComputeInfo, ContinuationInfo, StoredDtype
 
@@ -48,7 +46,7 @@ class ObjectRecord:
     xxh3_128: str
     chunks: tuple[ChunkRecord, ...] = field(default=(), metadata=OMITTED)
     """For an object that holds an array: its chunks, end to end from byte 0, so that some rows can
-    be read and checked without the others. Format 3."""
+    be read and checked without the others."""
 
     @classmethod
     def of(cls, parts: Sequence[Any], chunks: Sequence[ChunkRecord] = ()) -> "ObjectRecord":
@@ -95,11 +93,11 @@ class SealedRecord(Protocol):
 
     @property
     def objects(self) -> Mapping[str, ObjectRecord]:
-        """Every other object, by its key relative to the directory, or to `base` in it."""
+        """Every other object, by its key relative to `base`."""
 
     @property
     def base(self) -> str:
-        """The attempt that holds the objects; empty: they are in the directory itself."""
+        """The attempt that holds the objects."""
 
     @property
     def self_xxh3_128(self) -> str:
@@ -113,7 +111,7 @@ Record = TypeVar("Record", bound=SealedRecord)
 class CommitRecord:
     """The record of a run or of a shard."""
 
-    format: int = 1
+    format: int = PLAIN_VERSION
     plan: str
     """Hash of the plan it belongs to."""
     shard: int | None
@@ -123,7 +121,7 @@ class CommitRecord:
     objects: Mapping[str, ObjectRecord]
     base: str = field(default="", metadata=OMITTED)
     quarantine: int = field(default=0, metadata=OMITTED)
-    """Prompts of the shard that its object `quarantine.arrow` sets aside. Format 2."""
+    """Prompts of the shard that its object `quarantine.arrow` sets aside."""
     self_xxh3_128: str = ""
 
 
@@ -131,7 +129,7 @@ class CommitRecord:
 class ScoresRecord:
     """The record of a source of benchmark scores, SPEC.md section 7."""
 
-    format: int = 1
+    format: int = PLAIN_VERSION
     source: str
     """Name of the source; one directory in force bears it."""
     content: str
@@ -162,7 +160,7 @@ class HeadModel:
 class HeadRecord:
     """The record of a head, SPEC.md section 10: what a model does to `final` for its logits."""
 
-    format: int = 1
+    format: int = PLAIN_VERSION
     model: HeadModel
     """Identifies the runs of this head; its hash is the name of the directory."""
     matrix: str
@@ -186,7 +184,7 @@ class HeadRecord:
 class MatrixRecord:
     """The record of a matrix of an unembedding, SPEC.md section 10."""
 
-    format: int = 1
+    format: int = PLAIN_VERSION
     dtype: StoredDtype
     rows: int
     """V"""
@@ -203,7 +201,7 @@ class MatrixRecord:
 class VocabularyRecord:
     """The record of a vocabulary, SPEC.md section 10: the tokens of a tokenizer in words."""
 
-    format: int = 1
+    format: int = PLAIN_VERSION
     tokenizer: str
     """`tokenizer.fingerprint` of the plans; the hash of it names the directory."""
     rows: int
@@ -236,7 +234,7 @@ class ContinuationSource:
 class ContinuationRecord:
     """The record of a block of continuations, SPEC.md section 10; without rows: of a seed."""
 
-    format: int = 1
+    format: int = PLAIN_VERSION
     source: ContinuationSource
     """Its hash begins the name of the directory."""
     first: int
@@ -260,24 +258,29 @@ def sealed(record: Record) -> Record:
 
 def seal_of(document: Mapping[str, object]) -> str:
     """The seal of a record: checksum of its canonical document without the seal."""
-    version = document.get("format", 1)
-    older = type(version) is int and version < 3
-    unsealed = {k: v for k, v in document.items() if k != SEAL}
-    return checksum(code_point_json(unsealed) if older else canonical_json(unsealed))
+    return checksum(canonical_json({k: v for k, v in document.items() if k != SEAL}))
 
 
 def record_bytes(record: SealedRecord) -> bytes:
     """The bytes of COMMIT.json, sealed."""
-    return stored_json(to_document(sealed(record)), record.format)
+    return canonical_json(to_document(sealed(record)))
 
 
 def parse_record(kind: type[Record], data: bytes, where: str) -> Record:
     """The record that `data`, the bytes of COMMIT.json, holds. where: its place, for messages.
 
     FormatError: CORRUPT for altered bytes, and for objects that lie, or might lie, outside the
-    directory; UNSUPPORTED_VERSION for the record of a newer release.
+    directory; UNSUPPORTED_VERSION for the record of a newer release, or of 0.1.0.
     """
     document = load_json(data, where)
+    # Formats 1 and 2 indented their documents: an altered digit does not look like one of these.
+    if data.startswith(b"{\n") and isinstance(document, dict) and document.get("format") in (1, 2):
+        raise FormatError(
+            f"{where}: written in store format {document['format']}, by lpp-engine 0.1.0. "
+            "lpp-engine 0.2.0 is the last release that reads it: use that, or remove this "
+            "directory and repeat the command that wrote it.",
+            kind=ErrorKind.UNSUPPORTED_VERSION,
+        )
     # Check the seal first: an altered byte must not look like another version or another plan.
     if not isinstance(document, dict) or not _intact(document, data):
         raise FormatError(
@@ -305,8 +308,6 @@ def parse_record(kind: type[Record], data: bytes, where: str) -> Record:
 def ends_sealed(data: bytes, before: bytes, after: bytes) -> bool:
     """Whether `data`, the bytes of COMMIT.json, is intact and has `before` and `after` around its
     last member, the seal, and the rest of the document: in a fiftieth of the time of parsing it.
-
-    False for formats 1 and 2, whose documents are indented.
     """
     document, _, rest = data.rpartition(b'"%s":"' % SEAL.encode())
     seal, ends = rest[:32], rest[32:] == b'",' + after
@@ -314,7 +315,7 @@ def ends_sealed(data: bytes, before: bytes, after: bytes) -> bool:
 
 
 def undamaged_record(kind: type[Record], data: bytes, where: str) -> Record | None:
-    """The record, or None if it is damaged. FormatError only for the record of a newer release."""
+    """The record, or None if it is damaged. FormatError only for a format that is not read."""
     try:
         return parse_record(kind, data, where)
     except FormatError as error:
@@ -325,14 +326,14 @@ def undamaged_record(kind: type[Record], data: bytes, where: str) -> Record | No
 
 def _intact(document: Mapping[str, object], data: bytes) -> bool:
     """Comparing bytes as well finds changes that parsing ignores, such as a changed space."""
-    version = document.get("format", 1)
-    stored = stored_json(document, version if type(version) is int else 1)
-    return document.get(SEAL) == seal_of(document) and data == stored
+    return document.get(SEAL) == seal_of(document) and data == canonical_json(document)
 
 
 def _problems(record: SealedRecord) -> list[str]:
     problems = []
-    if record.base and not ATTEMPT.fullmatch(record.base):
+    if record.format < PLAIN_VERSION:
+        problems.append(f"format {record.format}")
+    if not ATTEMPT.fullmatch(record.base):
         problems.append("base is no name of an attempt")
     if (rows := getattr(record, "rows", 0)) < 0:
         problems.append(f"{rows} rows")

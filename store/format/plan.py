@@ -19,6 +19,7 @@ from lpp.store.format.documents import (
     parse_document,
     to_document,
 )
+from lpp.store.format.keys import PLAIN_VERSION
 from lpp.store.format.limits import key_problem
 
 MAX_WIDTH: Final = 1 << 20
@@ -266,7 +267,7 @@ class Plan:
             return 5
         if self.prompts.branches is not None:
             return 4
-        return 1
+        return PLAIN_VERSION
 
     def dtype_of(self, site: SiteSpec) -> SiteDtype:
         """How rows of `site` lie on disk."""

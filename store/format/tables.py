@@ -40,8 +40,8 @@ STATISTICS: Final = (
 )
 """Columns of `tokens.arrow` computed from the logits; null where the plan did not ask."""
 
-OPTIONAL_COLUMNS: Final = frozenset({"varentropy", "item_cluster", "n_answer"})
-"""Columns that the first release of format 1 did not write: where a file lacks one it is null."""
+OPTIONAL_COLUMNS: Final = frozenset({"item_cluster", "n_answer"})
+"""Columns that earlier releases did not write: where a file lacks one it is null."""
 
 TOKENS_SCHEMA: Final = pa.schema(
     [

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from lpp.store.committed.checked import open_checked
 from lpp.store.committed.commit import attempt
-from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.format.commit_record import CommitRecord, undamaged_record
 from lpp.store.format.keys import COMMIT_KEY, PROMPTS_KEY, SHARDS_KEY
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
@@ -27,8 +27,8 @@ def add_fields(run: Run, fields: pa.Table) -> tuple[Run, tuple[str, ...]]:
     again.
 
     Raises ConflictError where the run has other values in one of the columns (PLAN_DIFFERS), or
-    while another process changes its record (IN_USE); InputError for a run of format 1 or 2, whose
-    prompts have no fields; ValueError for columns that a prompt may not have.
+    while another process changes its record (IN_USE); ValueError for columns that a prompt may not
+    have.
     """
     if problems := column_problems(fields.schema):
         raise ValueError("; ".join(problems))
@@ -37,12 +37,6 @@ def add_fields(run: Run, fields: pa.Table) -> tuple[Run, tuple[str, ...]]:
     directory = run.directory
     before = directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
     checked = open_checked(directory, CommitRecord)
-    if checked.record.format < 3:
-        raise InputError(
-            f"run {run.id}: an earlier release wrote it, in format {checked.record.format}, whose "
-            "prompts have no fields. Capture it into another store: lpp-capture run --fields.",
-            kind=ErrorKind.UNSUPPORTED_VERSION,
-        )
     run = Run(run.path)  # as it is now
     check_columns(run, fields)
     held = run.extra_columns.names

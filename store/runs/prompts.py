@@ -13,13 +13,11 @@ from lpp.store.format.tables import PROMPTS_SCHEMA, table_schema
 
 
 def extra_columns(checked: Checked[CommitRecord]) -> pa.Schema:
-    """The columns of prompts beyond `PROMPTS_SCHEMA`; none before format 3.
+    """The columns of prompts beyond `PROMPTS_SCHEMA`.
 
     FormatError(CORRUPT) for a column of the format that is there twice or has another type.
     Columns that the format does not name are ignored.
     """
-    if checked.record.format < 3:
-        return pa.schema([])
     schema = table_schema(checked.file(PROMPTS_KEY))
     extra = pa.schema([field for field in schema if is_prompt_column(field.name)])
     if problems := column_problems(extra):
@@ -35,6 +33,5 @@ def read_prompts(
     checked: Checked[CommitRecord], plan: Plan, schema: pa.Schema = PROMPTS_SCHEMA
 ) -> pa.Table:
     """The columns of `schema`, (count, n). FormatError(CORRUPT) if the table lacks one."""
-    # format 3 has texts and fields, whose length no plan says
-    extra = None if checked.record.format >= 3 else 8 * plan.prompts.tokens
-    return checked.table(PROMPTS_KEY, schema, rows=plan.prompts.count, extra=extra)
+    # texts and fields may have any length
+    return checked.table(PROMPTS_KEY, schema, rows=plan.prompts.count, extra=None)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from lpp.store.committed.checked import holds_more_than_attempts, is_newer, open_checked
+from lpp.store.committed.checked import holds_more_than_attempts, is_unsupported, open_checked
 from lpp.store.committed.compare import Problem
 from lpp.store.errors import FormatError, MachineError
 from lpp.store.format.commit_record import CommitRecord
@@ -33,7 +33,7 @@ class Damage:
     """Shards that do not exist: never captured, or removed whole."""
     beyond: tuple[Problem, ...]
     """Problems that computing shards again cannot repair: plan, prompts, the run's record,
-    unexpected entries among the shards, shards of a newer release."""
+    unexpected entries among the shards, shards of another format."""
 
     @property
     def whole(self) -> bool:
@@ -55,7 +55,7 @@ def find_damage(path: Place, plan: Plan | None) -> Damage:
         shard = run.below(f"{SHARDS_KEY}/{shard_key(index)}")
         if not _there(shard):
             missing.append(index)
-        elif is_newer(shard, CommitRecord):
+        elif is_unsupported(shard, CommitRecord):
             beyond.append(problem)
         else:
             shards[index] = (*shards.get(index, ()), problem)

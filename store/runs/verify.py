@@ -4,6 +4,7 @@ Nothing in the store makes it raise: each difference is a `Problem` with its pla
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import pyarrow as pa
 
@@ -12,7 +13,7 @@ from lpp.store.committed.checked import Checked
 from lpp.store.committed.compare import Problem, check_objects, open_or_problem
 from lpp.store.errors import FormatError, MachineError
 from lpp.store.format.commit_record import ATTEMPT, CommitRecord
-from lpp.store.format.documents import canonical_json, indented_json, load_json
+from lpp.store.format.documents import canonical_json, load_json
 from lpp.store.format.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
@@ -37,24 +38,26 @@ from lpp.store.objects.protocol import Objects
 from lpp.store.runs.prompts import extra_columns, read_prompts
 from lpp.store.runs.shards import Shard, is_run, open_shard, run_directory
 
+ROOT_OF_0_1: Final = b'{\n "format": "lpp-store",\n "version": 1\n}\n'
+"""The root document as lpp-engine 0.1.0 wrote it: later releases added runs to such stores."""
+
 
 def verify_run(path: Place) -> list[Problem]:
     """Every problem of the run in `path`; empty when each byte is as it was committed."""
     run = run_directory(path)
     checked, problems = open_or_problem(run, CommitRecord)
-    start = ""
+    base = "" if checked is None else checked.record.base
     if checked is not None:
         problems += check_objects(checked, keep=(SHARDS_KEY,))
-        start = f"{checked.record.base}/" if checked.record.base else ""
-    plan, wrong = _plan_of(run, [f"{start}{PLAN_KEY}"] if checked else _plan_keys(run))
+    plan, wrong = _plan_of(run, [f"{base}/{PLAN_KEY}"] if checked else _plan_keys(run))
     if plan is not None and checked is not None and plan.hash != checked.record.plan:
-        plan, wrong = None, Problem(where=f"{start}{PLAN_KEY}", what="is not that of the record")
+        plan, wrong = None, Problem(where=f"{base}/{PLAN_KEY}", what="is not that of the record")
     if plan is None:
         return [*problems, wrong]
     prompts = None
     if checked is not None and not problems:
         prompts, misfits = _read_prompts(checked, plan)
-        problems += [Problem(where=f"{start}{PROMPTS_KEY}", what=what) for what in misfits]
+        problems += [Problem(where=f"{base}/{PROMPTS_KEY}", what=what) for what in misfits]
     for index in range(plan.n_shards):
         problems += _verify_shard(run, plan, index, prompts)
     problems += _strangers(run, plan)
@@ -84,7 +87,7 @@ def _plan_keys(run: Objects) -> list[str]:
         names = [entry.name for entry in run.entries() if ATTEMPT.fullmatch(entry.name)]
     except (FormatError, PermissionError):
         return []
-    return [PLAN_KEY, *(f"{name}/{PLAN_KEY}" for name in names)]
+    return [f"{name}/{PLAN_KEY}" for name in names]
 
 
 def verify_root(root: Place) -> list[Problem]:
@@ -98,7 +101,7 @@ def verify_root(root: Place) -> list[Problem]:
     problems = []
     try:
         document = load_json(data, ROOT_KEY)
-        altered = data not in (canonical_json(document), indented_json(document))
+        altered = data not in (canonical_json(document), ROOT_OF_0_1)
     except FormatError:
         altered = True
     if altered:
@@ -136,10 +139,8 @@ def _verify_shard(run: Objects, plan: Plan, index: int, prompts: pa.Table | None
         return [Problem(where=f"{prefix}/{COMMIT_KEY}", what=what)]
     problems = list(check_objects(shard))
     if not problems:  # meanings are checked only if the bytes are right
-        start = f"{shard.record.base}/" if shard.record.base else ""
         problems = [
-            Problem(where=f"{start}{problem.where}", what=problem.what)
-            for problem in _check_meaning(shard, plan, prompts)
+            problem.below(shard.record.base) for problem in _check_meaning(shard, plan, prompts)
         ]
     return [problem.below(prefix) for problem in problems]
 

@@ -281,19 +281,11 @@ def sweep_run(run: Run) -> None:
     """
 
     def sweep_shard(shard: Shard) -> None:
-        sweep(shard.directory, {shard.record.base} if shard.record.base else _old_names(shard))
+        sweep(shard.directory, {shard.record.base})
 
     run.directory.map(sweep_shard, run.shards)
-    if run.commit.base:
-        sweep(run.directory, {run.commit.base, SHARDS_KEY})
+    sweep(run.directory, {run.commit.base, SHARDS_KEY})
     run.directory.below(SHARDS_KEY).sweep()
-
-
-def _old_names(shard: Shard) -> set[str]:
-    """What is directly in the directory of a shard of format 1 or 2, which keeps its objects
-    there.
-    """
-    return {key.partition("/")[0] for key in shard.record.objects}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lpp.store.committed.checked import is_newer, open_checked
+from lpp.store.committed.checked import is_unsupported, open_checked
 from lpp.store.committed.compare import Problem, verify_each
 from lpp.store.format.commit_record import (
     ContinuationRecord,
@@ -64,13 +64,13 @@ def verify_shared(root: Url) -> list[Problem]:
 def remove_damaged(root: Url, *, dry_run: bool = False) -> list[Problem]:
     """Remove each shared directory that is not as committed; returns the problems.
 
-    A directory that refers to a removed one is removed too. What a newer release wrote stays, and
-    is not among the problems. dry_run: remove nothing.
+    A directory that refers to a removed one is removed too. What this release does not read
+    stays, and is not among the problems. dry_run: remove nothing.
     """
     removed = []
     for kind in SHARED:
         for directory, problems in _damaged(objects_at(root), kind):
-            if is_newer(directory, kind.record):
+            if is_unsupported(directory, kind.record):
                 continue
             if not dry_run:
                 directory.delete([COMMIT_KEY])  # first: without it nothing is committed

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import MakeRun
-from older_stores import without_varentropy
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import scan_tokens
@@ -112,14 +111,11 @@ def test_every_value_and_error_is_that_of_its_tokens(make_run: MakeRun) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whole", [True, False])
 def test_sums_by_shard_are_the_expressions_over_all_rows(
-    make_run: MakeRun, whole: bool, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(token_sums, "CHUNK_ROWS", 7)
     made = make_run(vary_tokens=True, lengths=[12, 7, 20, 1, 3, 15, 20, 9, 2])
-    if not whole:  # one shard has no varentropy
-        without_varentropy(open_store(made.root).runs[made.run_id].shards[2].path)
     (view,) = views(made.root)
     tokens = scan_tokens(made.root).collect()
     cells = [Cell(n, L, first_position=k) for n in (1, 4, 9) for L in (1, 5, 20) for k in (0, 1, 6)]
@@ -274,15 +270,3 @@ def test_a_statistic_that_was_not_captured_leaves_no_number(make_run: MakeRun) -
     made = make_run(logit_positions="schedule")
     table = scan_metrics(made.root, metrics=NAMES).collect()
     assert table.filter(pl.col("prefix") > 2)["value"].null_count() == 9 * len(NAMES)
-
-
-def test_an_older_store_has_no_varentropy_and_all_the_rest(make_run: MakeRun) -> None:
-    made = make_run()
-    shards = open_store(made.root).runs[made.run_id].shards
-    without_varentropy(shards[1].path)  # prompts 2 and 3
-    table = scan_metrics(made.root, metrics=NAMES, prompts=[2, 6]).collect()
-    null = table.filter(pl.col("value").is_null() & (pl.col("prefix") > 2))
-    assert set(null.select("metric", "n_prompts").iter_rows()) == {
-        ("varentropy", 6),
-        ("min_k_pp", 6),
-    }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden_stores import OF_3, golden_3
 
 from lpp.capture.evaluation import score_source
 from lpp.capture.evaluation.score_source import keep_scores
@@ -23,9 +24,8 @@ from lpp.store import Store, create_store, open_store, read_scores
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.scores.scores import add_scores, score_sets
 
-GOLDEN = Path(__file__).resolve().parents[1] / "store" / "golden" / "v1"
 SOURCE = "lpp-probes-1 10-shot"
-(RUN,) = open_store(GOLDEN).runs.values()
+RUN = golden_3()[OF_3]
 MODEL = replace(RUN.plan.model, id="lab/tiny", source="hub", untrained_seed=None)
 
 
@@ -144,8 +144,9 @@ def test_earlier_scores_of_the_same_weights_are_this_model_s(
     """A row of the bare name says by its run which of the folders of this name it is of."""
     import shutil
 
-    shutil.copytree(GOLDEN, tmp_path / "store")
-    store = open_store(tmp_path / "store")
+    root = create_store(tmp_path / "store").path
+    shutil.copytree(str(RUN.path), tmp_path / "store" / "runs" / RUN.id)
+    store = open_store(root)
     (run,) = store.runs.values()
     earlier(store, [earlier_row("final", run.id, 0.5), earlier_row("other", None, 0.125)])
     weights = run.plan.model.weights if weights_match else "0" * 64
@@ -212,7 +213,7 @@ def test_what_changes_the_questions_is_in_the_source_s_name(
 
 
 def test_a_run_is_of_a_model_with_the_same_weights() -> None:
-    runs = open_store(GOLDEN).runs
+    runs = {RUN.id: RUN}
     captured = RUN.plan.model  # an untrained twin
     assert run_of_profile(runs, captured, "own") == RUN.id
     assert run_of_profile(runs, replace(captured, untrained_seed=None), "own") == "own"

@@ -116,7 +116,9 @@ def seeds() -> Mapping[str, list[bytes]]:
     """A few inputs of each target that its reader takes."""
     run = GOLDEN / "runs" / RUN
     record = (SHARD / "COMMIT.json").read_bytes()
-    group = SHARD / "hidden.zarr" / "final"
+    made = run / json.loads((run / "COMMIT.json").read_bytes())["base"]
+    held = SHARD / json.loads(record)["base"]
+    group = held / "hidden.zarr" / "final"
     metadata, content = (group / "zarr.json").read_bytes(), (group / "c/0/0").read_bytes()
     small = json.dumps(json.loads(metadata), separators=(",", ":")).encode()
     sites = [len(m).to_bytes(2, "little") + m + content for m in (metadata, small)]
@@ -137,7 +139,8 @@ def seeds() -> Mapping[str, list[bytes]]:
     parquet = io.BytesIO()
     pq.write_table(pa.table({"model": ["m"], "b": [1.5]}), parquet, compression="none")
     of_source = {
-        "format": 1,
+        "format": 3,
+        "base": "0" * 16,
         "source": "s",
         "content": "0" * 64,
         "rows": 1,
@@ -147,14 +150,14 @@ def seeds() -> Mapping[str, list[bytes]]:
     return {
         "document": [record, b'{"a":[1,null,true,"\\u00e9"]}'],
         "root": [(GOLDEN / "lpp.json").read_bytes()],
-        "plan": [(run / "plan.json").read_bytes()],
+        "plan": [(made / "plan.json").read_bytes()],
         "commit": [record, (run / "COMMIT.json").read_bytes(), seal(LATER)],
         "shard": [record],
-        "tokens": [(SHARD / "tokens.arrow").read_bytes(), plain(SHARD / "tokens.arrow")],
+        "tokens": [(held / "tokens.arrow").read_bytes(), plain(held / "tokens.arrow")],
         "prompts": [
-            (run / "prompts.arrow").read_bytes(),
-            plain(run / "prompts.arrow"),
-            carrying(run / "prompts.arrow"),
+            (made / "prompts.arrow").read_bytes(),
+            plain(made / "prompts.arrow"),
+            carrying(made / "prompts.arrow"),
         ],
         "scores": [encode_table(scores)],
         "vocabulary": [encode_table(words)],

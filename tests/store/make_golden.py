@@ -5,9 +5,9 @@ Each format version has one, made when the version is frozen and never again: ev
 must read what this one wrote. Until a version is released, remove its store and make it anew after
 a change of the format; the same code makes the same bytes, and store/SPEC.md quotes some of them.
 
-- `golden/v1` was made before the column `varentropy` was added, and lacks it.
-- `golden/v2` holds what version 2 brings: moments, which no release after 0.2.0 reads, and a prompt
-  that is set aside. A run of `v3` and that of `v4` hold moments too; this script writes none.
+- `golden/v1` and `golden/v2` are of 0.1.0, and refused.
+- A run of `v3` and that of `v4` hold moments, which no release after 0.2.0 reads. This script
+  writes none.
 - `golden/v3` holds one of each thing that this release writes: arrays of several chunks, every
   stored dtype, a prompt and texts that are set aside, a source of scores; and a run that is a step
   of a series, with a continuation, columns of the corpus, a head and a vocabulary.

@@ -1,17 +1,15 @@
 """Fields that are added to the prompts of a committed run."""
 
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from golden_stores import GOLDEN
 from s3_server import S3
 from small_capture import Capture
 from stored import stored_objects
 
 from lpp.store import Run, RunWriter, create_store, open_store
-from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.format.tables import encode_texts
 from lpp.store.runs.add_fields import add_fields
 
@@ -99,12 +97,3 @@ def test_in_a_bucket(capture: Capture, s3: S3) -> None:
     labelled, _ = add_fields(run, LABELS)
     assert labelled.extra_columns.names == ["field.label"]
     assert labelled.verify() == []
-
-
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_a_run_of_an_early_format_keeps_its_prompts(version: str, tmp_path: Path) -> None:
-    shutil.copytree(GOLDEN / version, tmp_path / "store")
-    for run in open_store(tmp_path / "store").runs.values():
-        labels = pa.table({"field.n": pa.array([*range(run.plan.prompts.count)])})
-        with pytest.raises(InputError, match=f"in format {run.commit.format}"):
-            add_fields(run, labels)

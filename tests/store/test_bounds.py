@@ -15,7 +15,6 @@ from typing import Any
 import google_crc32c
 import pyarrow as pa
 import pytest
-from older_stores import as_format_1
 from on_disk import on_disk
 from sealed import reseal
 from small_capture import Capture
@@ -32,12 +31,9 @@ from lpp.store.objects.locate import objects_at
 SHARD = "shards/00000"
 
 
-@pytest.fixture(params=["format 3", "format 1"])
-def run(request: pytest.FixtureRequest, capture: Capture, root: Path) -> Run:
-    """A run of this release, and one of the release before."""
+@pytest.fixture
+def run(capture: Capture, root: Path) -> Run:
     found: Run = capture.write(root)
-    if request.param == "format 1":
-        as_format_1(root)
     return open_store(root).runs[found.id]
 
 
@@ -174,7 +170,7 @@ def test_reading_is_bounded(tmp_path: Path) -> None:
         ("[" * 100_000 + "]" * 100_000, "recursion|nested"),
         ("[" * 40 + "]" * 40, "nested more than 32 deep"),
         ("9" * 5000, "digits"),
-        (str(2**63), "an integer of more than 64 bits"),
+        (str(2**53), "an integer beyond 2\\^53"),
         ("1.5", "no integer"),
         ("1e3", "no integer"),
         ("NaN", "JSON compliant"),
@@ -200,7 +196,7 @@ def _set(*place: str | int, to: Any) -> Change:
 
 SHARDING = ("codecs", 0, "configuration")
 HOSTILE: dict[str, tuple[Change, str]] = {
-    "huge shape": (_set("shape", to=[1 << 60, 1 << 60]), "shape"),
+    "huge shape": (_set("shape", to=[1 << 50, 1 << 50]), "shape"),
     "other shape": (_set("shape", to=[13, 4]), "shape"),
     "objects": (_set("data_type", to="object"), "data_type"),
     "strings": (_set("data_type", to="string"), "data_type"),

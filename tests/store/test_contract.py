@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,8 @@ def canonical(document: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def indented(document: Any) -> bytes:
-    """As formats 1 and 2 kept documents."""
-    return (json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
+BASE = "00112233445566ff"
+"""Name of every attempt of a foreign writer."""
 
 
 def read_arrow(path: Path) -> pa.Table:
@@ -154,22 +154,27 @@ def write_foreign(capture: Capture, root: Path, **extra: Any) -> str:
     plan_hash = hashlib.sha256(canonical(plan)).hexdigest()
     run_id = f"tiny-0-1b-{plan_hash[:8]}"
     run = root / "runs" / run_id
-    run.mkdir(parents=True)
-    (root / "lpp.json").write_bytes(indented({"format": "lpp-store", "version": 1}))
-    (run / "plan.json").write_bytes(indented(plan))
-    write_arrow(run / "prompts.arrow", capture.prompts)
+    (run / BASE).mkdir(parents=True)
+    (root / "lpp.json").write_bytes(canonical({"format": "lpp-store", "version": 1}))
+    (run / BASE / "plan.json").write_bytes(canonical(plan))
+    write_arrow(run / BASE / "prompts.arrow", capture.prompts)
     commit_foreign(run, plan_hash, None, 0, extra.get("commit", {}))
     for index in range(capture.plan.n_shards):
         hidden, tokens = capture.shard(index)
         shard = run / "shards" / f"{index:05d}"
-        shard.mkdir(parents=True)
+        (shard / BASE).mkdir(parents=True)
         for name, column in extra.get("columns", {}).items():
             tokens = tokens.append_column(name, pa.array([column] * tokens.num_rows))
-        write_arrow(shard / "tokens.arrow", tokens)
-        group = zarr.create_group(str(shard / "hidden.zarr"), zarr_format=3)
+        write_arrow(shard / BASE / "tokens.arrow", tokens)
+        group = zarr.create_group(str(shard / BASE / "hidden.zarr"), zarr_format=3)
         for site, rows in hidden.items():
             array = group.create_array(
-                site, shape=rows.shape, dtype=rows.dtype, chunks=(2, 4), compressors=BloscCodec()
+                site,
+                shape=rows.shape,
+                dtype=rows.dtype,
+                chunks=(2, 4),
+                shards=(-(-len(rows) // 2) * 2, 4),
+                compressors=BloscCodec(),
             )
             array[:] = rows
         commit_foreign(shard, plan_hash, index, tokens.num_rows, extra.get("commit", {}))
@@ -185,22 +190,30 @@ def commit_foreign(
     directory: Path, plan_hash: str, shard: int | None, rows: int, extra: dict[str, Any]
 ) -> None:
     record: dict[str, Any] = {
-        "format": 1,
+        "format": 3,
+        "base": BASE,
         "plan": plan_hash,
         "shard": shard,
         "rows": rows,
         "objects": {
-            path.relative_to(directory).as_posix(): {
-                "bytes": path.stat().st_size,
-                "xxh3_128": xxhash.xxh3_128(path.read_bytes()).hexdigest(),
-            }
-            for path in directory.rglob("*")
+            path.relative_to(directory / BASE).as_posix(): foreign_entry(path.read_bytes(), path)
+            for path in (directory / BASE).rglob("*")
             if path.is_file()
         },
     } | extra
     record["self_xxh3_128"] = xxhash.xxh3_128(canonical(record)).hexdigest()
-    stored = indented if record["format"] < 3 else canonical
-    (directory / "COMMIT.json").write_bytes(stored(record))
+    (directory / "COMMIT.json").write_bytes(canonical(record))
+
+
+def foreign_entry(stored: bytes, path: Path) -> dict[str, Any]:
+    """The entry of an object; an array's has its chunks, two rows each, by the index at its end."""
+    entry = described(stored)
+    if path.as_posix().endswith("/c/0/0"):
+        rows = json.loads((path.parents[2] / "zarr.json").read_bytes())["shape"][0]
+        index = stored[-16 * -(-rows // 2) - 4 : -4]
+        places = struct.iter_unpack("<QQ", index)
+        entry["chunks"] = [described(stored[start : start + size]) for start, size in places]
+    return entry
 
 
 @pytest.mark.parametrize(
@@ -248,8 +261,8 @@ def test_newer_format_of_a_run_or_shard_is_refused_and_never_written_over(
 
 
 def commit_foreign_run_only(run: Path) -> None:
-    """Make the run's own record format 1 again; its shards stay newer."""
-    record = json.loads((run / "COMMIT.json").read_bytes()) | {"format": 1}
+    """Make the run's own record format 3 again; its shards stay newer."""
+    record = json.loads((run / "COMMIT.json").read_bytes()) | {"format": 3}
     del record["self_xxh3_128"]
     record["self_xxh3_128"] = xxhash.xxh3_128(canonical(record)).hexdigest()
-    (run / "COMMIT.json").write_bytes(indented(record))
+    (run / "COMMIT.json").write_bytes(canonical(record))

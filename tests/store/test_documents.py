@@ -15,7 +15,6 @@ from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.documents import (
     canonical_json,
     document_hash,
-    indented_json,
     load_json,
     parse_document,
     to_document,
@@ -44,7 +43,7 @@ class Outer:
     labels: tuple[str, ...] = field(default_factory=tuple)
 
 
-INTEGERS = st.integers(-(2**63) + 1, 2**63 - 1)
+INTEGERS = st.integers(-(2**53) + 1, 2**53 - 1)
 
 INNER = st.builds(Inner, width=INTEGERS, name=st.text())
 OUTER = st.builds(
@@ -64,10 +63,9 @@ OUTER = st.builds(
 
 @given(OUTER)
 def test_what_is_written_is_read(record: Outer) -> None:
-    for encode in (canonical_json, indented_json):
-        document = load_json(encode(to_document(record)), "here")
-        assert parse_document(Outer, document, "here") == record
-        assert document_hash(document) == document_hash(to_document(record))
+    document = load_json(canonical_json(to_document(record)), "here")
+    assert parse_document(Outer, document, "here") == record
+    assert document_hash(document) == document_hash(to_document(record))
 
 
 def test_keys_that_are_no_text_are_sorted_as_their_text() -> None:
@@ -97,7 +95,6 @@ def test_canonical_bytes_by_hand() -> None:
     expected = '{"a":{"b":-3,"z":"Ω\\n\\""},"é":[1,null,true]}'
     assert canonical_json(document) == expected.encode()
     assert document_hash(document) == hashlib.sha256(expected.encode()).hexdigest()
-    assert indented_json({"b": [1], "a": 2}) == b'{\n "a": 2,\n "b": [\n  1\n ]\n}\n'
 
 
 def test_canonical_bytes_are_those_of_rfc_8785() -> None:
@@ -114,8 +111,7 @@ def test_canonical_bytes_are_those_of_rfc_8785() -> None:
 @given(OUTER)
 def test_canonical_bytes_are_those_of_another_implementation(record: Outer) -> None:
     document = to_document(record)
-    if not wide_integers(document):
-        assert canonical_json(document) == rfc8785.dumps(document)
+    assert canonical_json(document) == rfc8785.dumps(document)
 
 
 def test_integers_that_javascript_loses_are_named() -> None:

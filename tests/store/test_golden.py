@@ -1,4 +1,4 @@
-"""Stores of every format version ever released are read, with every value as it was."""
+"""Stores of every format version since 0.2.0 are read, with every value as it was."""
 
 import shutil
 from dataclasses import replace
@@ -12,7 +12,7 @@ from zarr_arrays import rows_of
 from lpp.analyze.logits.proof import check_logits
 from lpp.store import open_store, read_scores
 from lpp.store.format.plan import Series
-from lpp.store.format.tables import PROMPTS_SCHEMA, STATISTICS
+from lpp.store.format.tables import STATISTICS
 from lpp.store.objects.locate import objects_at
 from lpp.store.runs.replay import written_tokens
 from lpp.store.runs.verify import verify_root
@@ -20,17 +20,23 @@ from lpp.store.scores.scores import score_sets, verify_scores
 from lpp.store.shared.continuations import kept_seed, read_block
 from lpp.store.shared.logits import Steps
 from lpp.store.shared.verify import verify_shared
-from tests.store.make_golden import FLOAT8_ROWS, given_sink, golden_source
+from tests.store.make_golden import (
+    FLOAT8_ROWS,
+    given_sink,
+    golden_plan,
+    golden_prompts,
+    golden_source,
+)
 
-RUN = "model-1b-untrained-fec2ad35"
+SHARED = "shared-d89a73fc"
 
 
-def test_format_1_plan() -> None:
-    (run,) = open_store(GOLDEN / "v1").runs.values()
-    assert run.id == RUN
-    plan = run.plan
-    assert plan.hash == "fec2ad356cf95a7ff0f61064182854670ca9959577b0c30e7293506b11d60fda"
-    assert run.verify() == []
+# Format 3. What 0.2.0 stored beside rows is read in test_moments.py.
+
+
+def test_format_3_plan() -> None:
+    plan = golden_3()[OF_3].plan
+    assert plan.has_moments
     model = plan.model
     assert (model.id, model.source, model.revision) == (
         "golden/Model-1B",
@@ -60,53 +66,8 @@ def test_format_1_plan() -> None:
     assert (compute.device_map, compute.quantization) == ("auto", "int8")
     assert compute.trust_remote_code is True
     assert compute.versions == {"torch": "2.13.0", "transformers": "5.1.0"}
+    assert compute.engine_options == {"max_num_seqs": "8"}
     assert (plan.stored_dtype, plan.shards) == ("bfloat16", (0, 1, 2))
-
-
-def test_format_1_tables() -> None:
-    run = open_store(GOLDEN / "v1").runs[RUN]
-    digests = [
-        "5b10ce92f0bb26735e806acca27751e9cf0a7859c9d0fcdbd4011c0c5e60c8c9",
-        "ba7ef9af6796ba63d48b9fe492e418ab555c1dd3480f65e2853b181d88bb0394",
-    ]
-    prompts = run.prompts()
-    assert prompts.schema.equals(PROMPTS_SCHEMA)
-    assert prompts.drop_columns(["sha256"]).to_pydict() == {
-        "prompt_id": [0, 1],
-        "source_row": [40, 70],
-        "token_ids": [[11, 12, 13], [21, 22]],
-        "n_tokens": [3, 2],
-        "truncated": [True, False],
-    }
-    assert prompts["sha256"].to_pylist() == digests
-    assert run.tokens().to_table().to_pydict() == {
-        "prompt_id": [0, 0, 0, 1, 1],
-        "position": [0, 1, 2, 0, 1],
-        "token_id": [11, 12, 13, 21, 22],
-        "entropy": [1.25, 2.25, 3.25, 4.25, 5.25],
-        "log_z": [31.5, 32.5, 33.5, 34.5, 35.5],
-        "max_logprob": [-0.125, -0.25, -0.375, -0.5, -0.625],
-        "margin": [0.0625, 0.125, 0.1875, 0.25, 0.3125],
-        "next_logprob": [-0.5, -1.0, None, -2.0, None],
-        "next_rank": [201, 202, None, 204, None],
-        "top1_id": [61, 62, 63, 64, 65],
-        "varentropy": [None] * 5,  # added later: absent from the file
-    }
-
-
-@pytest.mark.parametrize(("site", "scale"), [("embed", 1.0), ("block.1", 10.0), ("final", 100.0)])
-def test_format_1_activations(site: str, scale: float) -> None:
-    first, second = open_store(GOLDEN / "v1").runs[RUN].blocks(site)
-    assert (first.values / scale).tolist() == [[1, -1], [2, -2], [3, -3]]
-    assert (second.values / scale).tolist() == [[4, -4], [5, -5]]
-    assert (first.prompt_id.tolist(), second.prompt_id.tolist()) == ([0, 0, 0], [1, 1])
-    assert (first.position.tolist(), second.position.tolist()) == ([0, 1, 2], [0, 1])
-
-
-SHARED = "shared-d89a73fc"
-
-
-# Format 3. What version 2 brings is read in test_moments.py.
 
 
 def test_format_3_is_whole() -> None:
@@ -120,11 +81,8 @@ def test_format_3_is_whole() -> None:
     assert all(record.base for record in records)
 
 
-def test_format_3_plan() -> None:
-    first = open_store(GOLDEN / "v1").runs[RUN].plan
-    compute = replace(first.compute, engine_options={"max_num_seqs": "8"})
-    assert golden_3()[OF_3].plan == replace(first, compute=compute)
-    assert golden_3()[OF_3].plan.has_moments
+def test_format_3_plans_of_other_dtypes() -> None:
+    first = golden_plan(golden_prompts())
     for name in ("float16", "float32"):
         (run,) = (run for key, run in golden_3().items() if key.startswith(name))
         model = replace(first.model, id=f"golden/{name}.gguf", untrained_seed=None)
@@ -139,9 +97,8 @@ def test_format_3_plan() -> None:
 
 
 def test_format_3_prompts_and_texts() -> None:
-    first = open_store(GOLDEN / "v1").runs[RUN]
     for run in golden_3().values():
-        assert run.prompts().equals(first.prompts())
+        assert run.prompts().equals(golden_prompts())
     assert golden_3()[OF_3].texts_set_aside().to_pylist() == [
         {"source_row": 5, "reason": "empty", "detail": "no characters"},
         {"source_row": 6, "reason": "not_utf8", "detail": "byte 0xff at 3"},

@@ -1,4 +1,4 @@
-"""Moments of earlier releases: the rows beside them are read, and a run without rows is refused."""
+"""Moments of 0.2.0: the rows beside them are read, and a run without rows is refused."""
 
 import json
 import shutil
@@ -6,41 +6,41 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from older_stores import as_moments
+from golden_stores import GOLDEN, OF_3
+from on_disk import on_disk
+from sealed import reseal
+from stored import object_path
 
 from lpp.analyze.cli.command import main
 from lpp.store import RunWriter, create_store, open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.format.documents import canonical_json, document_hash
+from lpp.store.objects.place import Place
 
-GOLDEN = Path(__file__).with_name("golden") / "v2"
-RUN = "model-1b-untrained-f1767c43"
+STORE = GOLDEN / "v3"
 
 
 def test_rows_beside_moments_are_read() -> None:
-    run = open_store(GOLDEN).runs[RUN]
+    run = open_store(STORE).runs[OF_3]
     assert run.plan.has_moments
     assert run.verify() == []
-    assert run.plan.hash.startswith("f1767c43")
-    assert [run.commit.format, *(shard.record.format for shard in run.shards)] == [2, 2, 2]
-    assert json.loads((GOLDEN / "lpp.json").read_bytes())["version"] == 1
-    assert run.quarantine.to_pylist() == [
-        {"prompt_id": 1, "reason": "not_finite", "site": "final", "position": 1, "detail": "told"}
-    ]
+    assert any(key.startswith("moments.") for key in run.shards[0].record.objects)
     (block,) = run.blocks("final")
     assert block.values.tolist() == [[100, -100], [200, -200], [300, -300]]
     assert run.tokens().to_table()["entropy"].to_pylist() == [1.25, 2.25, 3.25, None, None]
 
 
 def test_an_altered_byte_of_moments_is_found(tmp_path: Path) -> None:
-    shutil.copytree(GOLDEN, tmp_path / "store")
-    run = open_store(tmp_path / "store").runs[RUN]
-    path = tmp_path / "store" / "runs" / RUN / "shards/00000/moments.arrow"
+    shutil.copytree(STORE, tmp_path / "store")
+    run = open_store(tmp_path / "store").runs[OF_3]
+    path = object_path(run.shards[0].path, "moments.arrow")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert [problem.where for problem in run.verify()] == ["shards/00000/moments.arrow"]
+    (problem,) = run.verify()
+    assert problem.where == f"shards/00000/{path.parent.name}/moments.arrow"
 
 
 def test_no_shard_is_added_beside_moments(tmp_path: Path) -> None:
-    run = open_store(GOLDEN).runs[RUN]
+    run = open_store(STORE).runs[OF_3]
     root = create_store(tmp_path / "store").path
     with pytest.raises(InputError, match=r"0\.2\.0") as caught:
         RunWriter(root, run.plan, run.prompts())
@@ -49,16 +49,29 @@ def test_no_shard_is_added_beside_moments(tmp_path: Path) -> None:
 
 
 def test_a_run_without_rows_is_refused(tmp_path: Path) -> None:
-    shutil.copytree(GOLDEN, tmp_path / "store")
-    path = as_moments(tmp_path / "store" / "runs" / RUN)
-    (run,) = open_store(tmp_path / "store").runs.values()
-    assert run.id == path.name
+    shutil.copytree(STORE, tmp_path / "store")
+    path = as_moments(tmp_path / "store" / "runs" / OF_3)
+    held = {entry.name for entry in (tmp_path / "store").iterdir()}
+    run = open_store(tmp_path / "store").runs[path.name]
     with pytest.raises(FormatError, match=r"0\.2\.0") as caught:
         _ = run.plan
     assert caught.value.kind is ErrorKind.UNSUPPORTED_VERSION
     (problem,) = run.verify()
-    assert (problem.where, "0.2.0" in problem.what) == ("plan.json", True)
-    done = CliRunner().invoke(main, ["profile", str(tmp_path / "store")])
+    assert (problem.where, "0.2.0" in problem.what) == (f"{run.commit.base}/plan.json", True)
+    done = CliRunner().invoke(main, ["profile", str(tmp_path / "store"), "--run", run.id])
     assert (done.exit_code, done.stdout, done.stderr.count("Error: ")) == (2, "", 1)
     assert "0.2.0" in done.stderr
-    assert {entry.name for entry in (tmp_path / "store").iterdir()} == {"runs", "lpp.json"}
+    assert {entry.name for entry in (tmp_path / "store").iterdir()} == held
+
+
+def as_moments(run: Place) -> Path:
+    """Rename a run to one with moments and no rows, as 0.2.0 wrote it. Returns its directory. Its
+    shards stay as they are: nobody comes to look at them.
+    """
+    directory = on_disk(run)
+    path = object_path(run, "plan.json")
+    document = {**json.loads(path.read_bytes()), "keep": "moments"}
+    path.write_bytes(canonical_json(document))
+    made = document_hash(document)
+    reseal(directory, lambda record: record.update(plan=made))
+    return directory.rename(f"{str(directory)[:-8]}{made[:8]}")

@@ -1,7 +1,6 @@
 """Verification notices any damage, readers never turn it into numbers, nothing crashes on it."""
 
 import random
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from lpp.store import Run, create_store, open_store
 from lpp.store.errors import FormatError, LppError
 from lpp.store.runs.verify import verify_root, verify_run
 
-GOLDEN = Path(__file__).with_name("golden") / "v1"
 SEED = 20260
 SHARE_OF_LIES = 0.2
 
@@ -26,7 +24,7 @@ class Subject:
     def __init__(self, root: Path) -> None:
         self.root = root
         create_store(root)
-        shutil.copytree(GOLDEN / "runs", self.root / "runs")
+        make_capture((3, 2), (0, 1, 2), seed=7).write(self.root)
         make_capture((2, 3, 2), (0, 1, 3), seed=3).write(self.root)
         make_capture((4, 2), (0, 1, 2), stored_dtype="float32", seed=5).write(self.root)
         self.before: Snapshot = snapshot(self.root)

@@ -1,112 +1,101 @@
-"""Stores of older releases are written by this one; what a later release adds is ignored."""
+"""Stores of 0.1.0 are refused; what a later release adds is ignored."""
 
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from golden_stores import GOLDEN, OF_3, golden_3, records_of
+from click.testing import CliRunner
+from golden_stores import GOLDEN, OF_3, golden_3
 from on_disk import on_disk
 from sealed import reseal
-from stored import object_path, only_run
+from stored import object_path, only_run, stored_objects
 from zarr_arrays import rows_of
 
+from lpp.analyze.cli.command import main as analyze
+from lpp.capture.cli.command import main as capture
 from lpp.store import Run, RunWriter, add_scores, create_store, open_store, read_scores
+from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.commit_record import CommitRecord, parse_record
 from lpp.store.format.documents import canonical_json
 from lpp.store.format.plan import parse_plan
 from lpp.store.format.tables import encode_table
+from lpp.store.runs.repair import find_damage
 from lpp.store.runs.verify import verify_root
 from lpp.store.scores.scores import verify_scores
-from tests.store.make_golden import golden_scores, golden_shard
+from tests.store.make_golden import golden_plan, golden_prompts, golden_scores
 
 SPEC = Path(__file__).parents[2] / "store" / "SPEC.md"
 
 
-# A store of an older release in the hands of this one.
+# A store of 0.1.0, which wrote formats 1 and 2.
 
 
-@pytest.fixture
-def older(tmp_path: Path) -> Path:
-    """A copy of an older store, to write into."""
-    return shutil.copytree(GOLDEN / "v1", tmp_path / "v1")
+@pytest.fixture(params=["v1", "v2"])
+def older(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of such a store, to write into."""
+    return shutil.copytree(GOLDEN / request.param, tmp_path / "older")
 
 
-def everything(root: Path) -> dict[str, Any]:
-    """Every value of the store's run; the optional column aside, which v1 lacks."""
-    run = only_run(root)
-    rows = {s: [b.values.tolist() for b in run.blocks(s, dtype="stored")] for s in run.sites}
-    tokens = run.tokens().to_table().drop_columns(["varentropy"]).to_pydict()
-    quarantine = run.quarantine.to_pydict()
-    return {
-        "plan": run.plan.document,
-        "prompts": run.prompts().to_pydict(),
-        **{"rows": rows, "tokens": tokens, "quarantine": quarantine},
-    }
+def refused(call: Callable[[], object]) -> None:
+    with pytest.raises(FormatError, match=r"0\.2\.0") as caught:
+        call()
+    assert caught.value.kind is ErrorKind.UNSUPPORTED_VERSION
 
 
-def write_again(root: Path, index: int, **options: Any) -> Run:
-    """Compute shard `index` of the store's run again, and write it with this release."""
-    run = only_run(root)
-    writer = RunWriter(root, run.plan, run.prompts(), **options)
-    writer.write_shard(index, *golden_shard(index))
-    assert writer.written == {index}
-    return only_run(root)
-
-
-def test_an_older_run_is_resumed(older: Path) -> None:
+def test_a_run_of_0_1_is_refused_and_stays(older: Path) -> None:
+    before = stored_objects(older)
     run = only_run(older)
-    writer = RunWriter(older, run.plan, run.prompts())
-    assert writer.uncommitted([0, 1]) == []
+    refused(lambda: run.plan)
+    first, *_ = run.verify()
+    assert (first.where, "0.2.0" in first.what) == ("COMMIT.json", True)
+    done = CliRunner().invoke(analyze, ["profile", str(older)])
+    assert (done.exit_code, done.stdout, done.stderr.count("Error: ")) == (2, "", 1)
+    assert "0.2.0" in done.stderr
+    for words in (["repair"], ["status"]):
+        CliRunner().invoke(capture, [*words, str(older)])
+    assert stored_objects(older) == before
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_an_older_run_is_extended(older: Path, index: int) -> None:
-    before, version = everything(older), only_run(older).commit.format
-    shutil.rmtree(older / "runs" / only_run(older).id / "shards" / f"{index:05d}")
-    assert [problem.where for problem in only_run(older).verify()] == [
-        f"shards/{index:05d}/COMMIT.json"
-    ]
-    run = write_again(older, index)
-    assert run.verify() == []
-    assert everything(older) == before
-    expected = [version, version, version]
-    expected[1 + index] = 3
-    assert [record.format for record in records_of(run)] == expected
+def test_a_run_of_0_1_is_not_written_over(tmp_path: Path) -> None:
+    root = shutil.copytree(GOLDEN / "v1", tmp_path / "store")
+    before, plan = stored_objects(root), golden_plan(golden_prompts())
+    assert plan.run_id == only_run(root).id
+    refused(lambda: RunWriter(root, plan, golden_prompts()))
+    assert stored_objects(root) == before
 
 
-@pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize("name", ["hidden.zarr/final/c/0/0", "tokens.arrow", "COMMIT.json"])
-def test_a_damaged_shard_of_an_older_run_is_repaired(older: Path, index: int, name: str) -> None:
-    before = everything(older)
-    shard = older / "runs" / only_run(older).id / "shards" / f"{index:05d}"
-    data = bytearray((shard / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (shard / name).write_bytes(data)
-    assert [problem.where for problem in only_run(older).verify()] == [
-        f"shards/{shard.name}/{name}"
-    ]
-    run = write_again(older, index, replacing=[index])
-    assert run.verify() == []
-    assert everything(older) == before
-    base = run.shards[index].record.base
-    assert {path.name for path in shard.iterdir()} == {"COMMIT.json", base}  # the old objects went
+def test_a_shard_of_0_1_is_refused_and_stays(tmp_path: Path) -> None:
+    root = shutil.copytree(GOLDEN / "v4", tmp_path / "store")
+    (run,) = open_store(root).runs.values()
+    (old,) = (GOLDEN / "v1" / "runs").iterdir()
+    shutil.copy(old / "shards/00000/COMMIT.json", on_disk(run.path) / "shards/00001/COMMIT.json")
+    refused(lambda: Run(run.path).shards)
+    damage = find_damage(run.path, run.plan)
+    assert (damage.shards, [problem.where for problem in damage.beyond]) == (
+        {},
+        ["shards/00001/COMMIT.json"],
+    )
 
 
-def test_an_older_store_takes_new_runs_and_scores(older: Path) -> None:
-    before = everything(older)
-    golden = only_run(older)
-    plan = replace(golden.plan, stored_dtype="float16")
-    RunWriter(older, plan, golden.prompts())
+def test_an_altered_format_is_no_record_of_0_1() -> None:
+    for run in golden_3().values():
+        data = (on_disk(run.path) / "COMMIT.json").read_bytes()
+        with pytest.raises(FormatError) as caught:
+            parse_record(CommitRecord, data.replace(b'"format":3', b'"format":2'), "here")
+        assert caught.value.kind is ErrorKind.CORRUPT
+
+
+def test_a_store_of_0_1_takes_new_runs_and_scores(older: Path) -> None:
+    plan = replace(golden_plan(golden_prompts()), stored_dtype="float16")
+    writer = RunWriter(older, plan, golden_prompts())
     assert add_scores(older, "golden board", golden_scores(), {"board.csv": b"1"})
-    runs = open_store(older).runs
-    assert runs[plan.run_id].commit.format == 3
-    shutil.rmtree(older / "runs" / plan.run_id)
-    assert everything(older) == before
+    assert writer.run.commit.format == 3
     assert verify_root(older) == verify_scores(older) == []
     assert read_scores(older).num_rows == 2
 

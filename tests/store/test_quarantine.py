@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from older_stores import as_format_1
 from on_disk import on_disk
 from sealed import reseal
 from small_capture import Capture
@@ -51,12 +50,7 @@ def aside(capture: Capture, root: Path) -> Run:
     return open_store(root).runs[capture.plan.run_id]
 
 
-@pytest.mark.parametrize("formats", [(3, 3, 3, 3), (1, 2, 1, 1)])
-def test_readers_leave_its_rows_out(aside: Run, capture: Capture, formats: tuple[int, ...]) -> None:
-    if formats[0] == 1:
-        as_format_1(aside.directory.root)
-        aside = Run(aside.path)
-    assert (aside.commit.format, *(shard.record.format for shard in aside.shards)) == formats
+def test_readers_leave_its_rows_out(aside: Run, capture: Capture) -> None:
     assert aside.quarantined.tolist() == [1]
     rows = np.concatenate(list(aside.hidden("block.1")))
     ids = np.concatenate([block.prompt_id for block in aside.blocks("block.1")])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from older_stores import without_varentropy
 from on_disk import on_disk
 from small_capture import Capture, make_capture
 from stored import object_path
@@ -208,19 +207,3 @@ def test_shards_that_are_there_and_do_not_count_have_reasons(run: Run) -> None:
     assert list(again.left_out) == [1]
     assert "00001" in again.left_out[1]
     assert "COMMIT.json" in again.left_out[1]
-
-
-def test_shards_of_an_older_release_read_beside_those_of_this_one(
-    run: Run, capture: Capture
-) -> None:
-    without_varentropy(run.shards[0].path)
-    reopened = Run(run.path)
-    assert reopened.verify() == []
-    rows = capture.rows(0)
-    whole = capture.tokens["varentropy"].to_pylist()
-    assert None not in whole
-    expected = [None] * (rows.stop - rows.start) + whole[rows.stop :]
-    tokens = reopened.tokens().to_table()
-    assert tokens["varentropy"].to_pylist() == expected
-    assert tokens.drop_columns(["varentropy"]).equals(capture.tokens.drop_columns(["varentropy"]))
-    assert sum(len(values) for values in reopened.hidden("final")) == tokens.num_rows

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from older_stores import as_format_1
 from on_disk import on_disk
 from stored import object_path
 
@@ -303,18 +302,3 @@ def test_a_record_reads_without_our_code(root: Path) -> None:
         "scores.arrow",
     ]
     assert (record["source"], record["rows"], record["replaces"]) == ("board", 2, [])
-
-
-def test_a_source_of_the_release_before_is_read_verified_and_replaced(root: Path) -> None:
-    add_scores(root, "board", scores(), FILES)
-    expected = read_scores(root)
-    as_format_1(root)
-    (found,) = score_sets(root)
-    assert (found.record.format, found.record.base) == (1, "")
-    assert read_scores(root).equals(expected)
-    assert verify_scores(root) == []
-    assert found.original() == FILES
-    assert not add_scores(root, "board", scores(), FILES)
-    assert add_scores(root, "board", scores(value=0.75), FILES, replace=True)
-    assert set(read_scores(root)["value"].to_pylist()) == {81.5, 0.75}
-    assert len(list((root / "benchmarks").iterdir())) == 1

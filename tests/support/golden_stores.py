@@ -1,4 +1,4 @@
-"""The committed stores of every format version."""
+"""The committed stores of every format version since 0.2.0."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,10 @@ from lpp.store import Run, open_store
 from lpp.store.format.commit_record import CommitRecord
 
 GOLDEN = Path(__file__).parents[1] / "store" / "golden"
-"""Folder of the stores, by version."""
+"""Folder of the stores, by version. Those of 1 and 2 are what 0.1.0 wrote, which is refused."""
+
+READ = tuple(GOLDEN / version for version in ("v3", "v4", "v5"))
+"""The stores that are read."""
 
 OF_3 = "model-1b-untrained-2e503a04"
 """The run with rows and moments of the store of format 3."""

@@ -10,7 +10,7 @@ from on_disk import on_disk
 
 from lpp.store.arrays.reader import BytesSource
 from lpp.store.format.commit_record import seal_of
-from lpp.store.format.documents import stored_json, to_document
+from lpp.store.format.documents import canonical_json, to_document
 from lpp.store.objects.checks import PIECE_BYTES, describe
 from lpp.store.objects.place import Place
 
@@ -37,17 +37,13 @@ def objects_of(
 
 def seal(document: Mapping[str, Any]) -> bytes:
     """A record with the content of `document`, whatever that is, and a correct seal."""
-    version = document.get("format", 1)
-    sealed = {**document, "self_xxh3_128": seal_of(document)}
-    return stored_json(sealed, version if type(version) is int else 1)
+    return canonical_json({**document, "self_xxh3_128": seal_of(document)})
 
 
 def reseal(place: Place, change: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
     """Rewrite the record of `place` to fit the files there, then `change` it."""
     directory = on_disk(place)
     record = json.loads((directory / COMMIT).read_bytes())
-    attempt = directory / record.get("base", "")  # missing if older_stores.py has emptied it
-    objects = attempt if attempt.is_dir() else directory
-    record["objects"] = objects_of(objects, record["objects"])
+    record["objects"] = objects_of(directory / record["base"], record["objects"])
     change(record)
     (directory / COMMIT).write_bytes(seal(record))

@@ -8,7 +8,7 @@ from on_disk import on_disk
 
 from lpp.store import Run, open_store
 from lpp.store.format.commit_record import ATTEMPT, seal_of
-from lpp.store.format.documents import canonical_json, stored_json
+from lpp.store.format.documents import canonical_json
 from lpp.store.format.keys import COMMIT_KEY
 from lpp.store.objects.place import Place, Url
 
@@ -31,7 +31,7 @@ def stored_objects(root: Place) -> dict[str, bytes]:
         if key.rpartition("/")[2] != COMMIT_KEY or (document := _intact(data)) is None:
             continue
         start = key.removesuffix(COMMIT_KEY)
-        base = f"{start}{document['base']}/" if "base" in document else start
+        base = f"{start}{document['base']}/"
         for of_record in document["objects"]:
             if base + of_record in files:
                 renamed[base + of_record] = start + of_record
@@ -55,14 +55,14 @@ def object_path(directory: Place, key: str) -> Path:
     """Path of the object `key` of a committed run, shard or source in `directory`."""
     path = on_disk(directory)
     record: dict[str, Any] = json.loads((path / COMMIT_KEY).read_bytes())
-    return path / str(record.get("base", "")) / key
+    return path / str(record["base"]) / key
 
 
 def _intact(data: bytes) -> dict[str, Any] | None:
     """The record in `data`; None if it is damaged."""
     try:
         document: dict[str, Any] = json.loads(data)
-        stored = stored_json(document, document["format"])
+        stored = canonical_json(document)
     except (ValueError, KeyError, TypeError):
         return None
     intact = document["self_xxh3_128"] == seal_of(document) and data == stored

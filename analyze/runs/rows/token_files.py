@@ -7,28 +7,21 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
-from lpp.store.format.tables import OPTIONAL_COLUMNS, TOKENS_SCHEMA
+from lpp.store.format.tables import TOKENS_SCHEMA
 
 TOKEN_COLUMNS: Final = pl.DataFrame(pl.from_arrow(TOKENS_SCHEMA.empty_table())).schema
 """The columns of `tokens.arrow`, in prompt and position order of rows."""
 
 
 def read_tokens(file: Path, names: Sequence[str]) -> pl.DataFrame:
-    """Columns `names`, one or more, of a token file; null those that an older file lacks.
+    """Columns `names`, one or more, of a token file.
 
     Arrow opens the file of exactly that path. A reader that takes `[`, `*` or `?` in a path for a
     pattern, as Polars does, would read another file than the one that was checked.
     """
     with pa.memory_map(str(file)) as source:
         with pa.ipc.open_file(source) as reader:
-            there = reader.schema.names
-        wanted = [there.index(name) for name in names if name in there]
+            wanted = [reader.schema.names.index(name) for name in names]
         options = pa.ipc.IpcReadOptions(included_fields=wanted)
         with pa.ipc.open_file(source, options=options) as reader:
-            frame = pl.DataFrame(pl.from_arrow(reader.read_all()))
-    if frame.columns == list(names):
-        return frame
-    absent = OPTIONAL_COLUMNS.intersection(names).difference(there)
-    return frame.with_columns(
-        pl.lit(None, dtype=TOKEN_COLUMNS[name]).alias(name) for name in absent
-    ).select(names)
+            return pl.DataFrame(pl.from_arrow(reader.read_all())).select(names)

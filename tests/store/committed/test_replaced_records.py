@@ -192,9 +192,9 @@ def test_a_record_of_a_newer_release_is_left_alone(place: Behind, capture: Captu
     key = record_key(capture)
     document = json.loads(place.held()[key]) | {"format": 6}
     from lpp.store.format.commit_record import seal_of
-    from lpp.store.format.documents import stored_json
+    from lpp.store.format.documents import canonical_json
 
-    place.put(key, stored_json(document | {"self_xxh3_128": seal_of(document)}, 4))
+    place.put(key, canonical_json(document | {"self_xxh3_128": seal_of(document)}))
     before = place.held()
     for replacing in (set(), {1}):
         with pytest.raises(FormatError, match="store format 6") as caught:
