@@ -38,7 +38,8 @@ def _lines(page: Page, everything: bool) -> Iterator[str]:
     if page.flags:
         yield ""
         yield from (f"- {code(flag)}: {escaped(meaning)}" for flag, meaning in page.flags.items())
-    yield from _lacking(page)
+    if page.lacking:
+        yield from ("", said(page.lacking, page.runs))
     if page.runs.order:
         yield ""
         for run in page.runs.order:
@@ -122,24 +123,6 @@ def _cell(cell: Cell, field: Field, runs: RunStyles) -> str:
     if field.kind == "run" and cell.text in runs.names:
         return _named(cell.text, runs)
     return f"{escaped(cell.text)} {escaped(cell.more)}".strip()
-
-
-def _lacking(page: Page) -> Iterator[str]:
-    """What was not computed, and the command."""
-    if page.lacking is None:
-        return
-    yield ""
-    yield "### What was not computed"
-    for what, advice in (
-        ("One command computes these and writes the report again:", page.lacking.ready),
-        ("These need what only you have:", page.lacking.with_files),
-    ):
-        if advice is not None:
-            yield from ("", what, "", *(f"- {escaped(title)}" for title in advice.titles))
-            yield from ("", fenced(advice.command))
-    if page.lacking.empty:
-        yield from ("", "No command fills these:", "")
-        yield from (f"- {escaped(f'{title}: {why}')}" for title, why in page.lacking.empty)
 
 
 def _provenance(page: Page) -> Iterator[str]:

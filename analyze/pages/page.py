@@ -163,26 +163,6 @@ class Origin:
     """Runs of the store that are not in the database."""
 
 
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """Titles of what is lacking, and the shell command that computes it and the page."""
-
-    titles: tuple[str, ...]
-    command: str
-
-
-@dataclass(frozen=True, slots=True)
-class NotComputed:
-    """The page's box of what was not computed."""
-
-    ready: Advice | None
-    """Numbers that a command computes from the store alone."""
-    with_files: Advice | None
-    """Numbers that need more; the reader replaces the command's words in capitals."""
-    empty: tuple[tuple[str, str], ...]
-    """Title of each table that no command fills, and why it is empty."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Page:
     """An answer."""
@@ -214,7 +194,8 @@ class Page:
     saved: tuple[SavedQuery, ...] = ()
     plans: Table | None = None
     """The plans of the database; None for a page that needs no database."""
-    lacking: NotComputed | None = None
+    lacking: Sentence = ()
+    """What was not computed, and the next command."""
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -149,17 +148,10 @@ _RARE: Final = ("differences", "metrics", "apart", "flags")
 """Tables that are often empty although everything was computed."""
 
 
-def report(
-    url: str,
-    *,
-    against: str | None = None,
-    output: Path | None = None,
-    progress: Progress = SILENT,
-) -> Page:
+def report(url: str, *, against: str | None = None, progress: Progress = SILENT) -> Page:
     """Read the store at `url`; only charts are computed.
 
-    against: the run that the others are compared with; by default the first one by id. output: the
-    file that the report is written to, if it is one; its commands name it.
+    against: the run that the others are compared with; by default the first one by id.
 
     Raises FormatError if `url` is not a store, ConflictError(IN_USE) while another process writes
     the database, MachineError(NO_PACKAGE) without the chart library.
@@ -221,14 +213,8 @@ def report(
                 *drift.partly_compared(answers, source),
                 *_not_profiled(answers),
                 *probes.not_probed(url, answers),
-                *(
-                    gap.remedy
-                    for gap in (*depth_gaps(answers, source), *drift_gaps(answers, source))
-                ),
-            ],
-            options=[
-                *([] if against is None else ["--against", against]),
-                *([] if output is None else ["-o", str(output)]),
+                *depth_gaps(answers, source),
+                *drift_gaps(answers, source),
             ],
         ),
     )
@@ -343,13 +329,11 @@ def _with_rows(section: Section) -> Section | None:
 def _notes(section: str, url: str, answers: Answers, source: Origin) -> Iterator[Sentence]:
     if section == drift.SECTION:
         yield from page_parts.conclusions(drift.frames(answers))
-        yield from (gap.sentence(url) for gap in drift_gaps(answers, source))
     if section == "models":
         for run in source.unprofiled:
             yield (Run(run), " is in the store and not in its profiles: lpp-analyze profile.")
     if section == "depth":
         yield from _depth_notes(url, answers)
-        yield from (gap.sentence(url) for gap in depth_gaps(answers, source))
     if section == "distrust":
         yield from _doubts(answers, source)
 

@@ -39,7 +39,7 @@ def write_report(
 
     check_word("form", form, Format)
     check_output(output)
-    page = report(url, against=against, output=output, progress=progress)
+    page = report(url, against=against, progress=progress)
     files: list[Path] = []
     if form in ("html", "md"):
         with whole_file(output) as path:

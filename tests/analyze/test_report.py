@@ -18,8 +18,8 @@ from report_tables import RANKS, database, make_store, run_id
 
 from lpp.analyze import LayersSettings
 from lpp.analyze.cli.command import main
-from lpp.analyze.pages.page import Advice, Section
-from lpp.analyze.pages.words import Run, plain
+from lpp.analyze.pages.page import Page, Section
+from lpp.analyze.pages.words import Code, Run, plain
 from lpp.analyze.report.answers import ask
 from lpp.analyze.report.content import report
 from lpp.analyze.report.drift_queries import (
@@ -193,17 +193,10 @@ def test_spectra_are_shown_where_they_were_kept_and_never_computed(make_run: Mak
         f"{other.run_id}: its spectrum at final is not in the analysis cache: lpp-analyze profile."
     ]
     shutil.rmtree(made.root / "analysis")
-    lacking = report(str(made.root)).lacking
+    titles, command = advice(report(str(made.root)))
     assert not (made.root / "analysis").exists()
-    assert lacking is not None
-    assert lacking.ready is not None
-    assert "Spectra" in lacking.ready.titles
-    assert lacking.ready.command.startswith(f"lpp-analyze profile {made.root}")
-    against = report(str(made.root), against=other.run_id, output=Path("a b.html")).lacking
-    assert against is not None
-    assert against.ready is not None
-    again = shlex.split(against.ready.command)[-4:]
-    assert again == ["--against", other.run_id, "-o", "a b.html"]
+    assert "Spectra" in titles
+    assert command[:3] == ["lpp-analyze", "profile", str(made.root)]
 
 
 @pytest.mark.slow
@@ -250,11 +243,9 @@ def test_a_database_from_before_series_has_every_other_section(tmp_path: Path) -
         *("models", "profiles", "drift", "depth", "steadiness", "items"),
         *("probes", "benchmarks", "distrust"),
     ]
-    assert found.lacking is not None
-    missing = dict(found.lacking.empty)
-    assert len(missing) == 2  # without runs no spectra and no tokens
-    assert (found.lacking.ready, found.lacking.with_files) == (None, None)
-    assert str(store) in missing["Spectra"]
+    (lacking,) = found.lacking  # without runs no spectra, and no command has them
+    assert "Spectra" in str(lacking)
+    assert str(store) in str(lacking)
 
 
 @pytest.mark.slow
@@ -327,44 +318,26 @@ def test_probes_say_their_best_site_or_the_control_that_explains_it(tmp_path: Pa
 def test_labels_without_probes_have_the_command(make_run: MakeRun) -> None:
     made = make_run(carried={"field.topic": ["x", "y"] * 3})
     build_database(made.root)
-    lacking = report(str(made.root)).lacking
-    assert lacking is not None
-    titles, commands = advice(lacking.with_files)
+    titles, _ = advice(report(str(made.root)))
     assert "Probes of labels, such as topic" in titles
-    probe = ["lpp-analyze", "probe", str(made.root), made.run_id, "--label", "FIELD"]
-    assert probe in commands
 
 
-def test_what_was_not_computed_is_one_command_and_none_that_has_run(tmp_path: Path) -> None:
+def test_what_was_not_computed_is_one_sentence_with_a_command_that_has_not_run(
+    tmp_path: Path,
+) -> None:
     tables = database(["a", "b"]) | {"hourglass": [], "correlations": []}
-    page = tmp_path / "a page.html"
-    lacking = report(str(make_store(tmp_path / "it's", tables)), output=page).lacking
-    assert lacking is not None
-    assert lacking.with_files is None
-    assert [title.split()[0] for title in advice(lacking.ready)[0]] == ["Hourglass", "Correlations"]
-    commands = advice(lacking.ready)[1]
-    assert [words[1] for words in commands] == ["layers", "correlate", "report"]
-    assert {words[2] for words in commands} == {str(tmp_path / "it's")}
-    assert commands[0][3:] == ["--errors", "final"]  # the default would compute none
-    assert commands[-1][3:] == ["-o", str(page)]
+    titles, command = advice(report(str(make_store(tmp_path / "it's", tables))))
+    assert "Hourglass" in titles
+    assert "Correlations" in titles
+    assert command[1:] == ["layers", str(tmp_path / "it's"), "--errors", "final"]
 
 
-def test_what_needs_files_is_a_list_of_its_own(tmp_path: Path) -> None:
-    tables = database(["a", "b"]) | {"hourglass": [], "correlations": [], "benchmarks": []}
-    lacking = report(str(make_store(tmp_path, tables))).lacking
-    assert lacking is not None
-    titles, commands = advice(lacking.ready)
-    assert [title.split()[0] for title in titles] == ["Hourglass"]
-    assert [words[1] for words in commands] == ["layers", "report"]
-    titles, commands = advice(lacking.with_files)
-    assert [title.split()[0] for title in titles] == ["Benchmark", "Correlations"]
-    assert [words[1] for words in commands] == ["benchmarks", "correlate", "report"]
-
-
-def advice(found: Advice | None) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Titles, and the words of each command."""
-    assert found is not None
-    return found.titles, [shlex.split(one) for one in found.command.split(" && \\\n  ")]
+def advice(page: Page) -> tuple[str, list[str]]:
+    """The numbers that the page lacks, and the words of the next command."""
+    titles, command, _ = page.lacking
+    assert isinstance(titles, str)
+    assert isinstance(command, Code)
+    return titles, shlex.split(command.text)
 
 
 @pytest.mark.parametrize("prompts", [100, 40])
