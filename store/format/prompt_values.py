@@ -90,7 +90,9 @@ def token_values(name: str, given: Any, tokens: int) -> npt.NDArray[Any]:
         raise ValueError(f"field {name!r} is not a list of {allowed} alone")
     if kinds == {int} and not -(2**63) <= min(values) <= max(values) < 2**63:
         raise ValueError(f"field {name!r} has a value beyond 64 bits")
-    return np.array(values, np.float64 if float in kinds else np.int64 if kinds else np.bool_)
+    return np.array(
+        values, np.float64 if float in kinds else np.int64 if int in kinds else np.bool_
+    )
 
 
 def token_column(name: str, lists: Sequence[npt.NDArray[Any] | None]) -> pa.Array:

@@ -11,6 +11,7 @@ from lpp.capture.corpus.carried import carried
 from lpp.capture.corpus.in_memory import open_texts
 from lpp.store import open_store, sink
 from lpp.store.errors import InputError
+from lpp.store.format.prompt_values import token_values
 
 
 def by_sink(values: list[Any], folder: Path) -> list[Any]:
@@ -60,3 +61,12 @@ def test_a_value_is_the_same_column_or_refused(
     else:
         found = door(values, tmp_path)
         assert (found, [*map(type, found)]) == (expected, [*map(type, expected)])
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [([True, False], "bool"), ([1, 2], "int64"), ([1, 2.5], "float64"), (np.ones(2, "?"), "bool")],
+)
+def test_values_by_token_keep_their_type(given: Any, kind: str) -> None:
+    assert str(token_values("x", given, 2).dtype) == kind
+    assert str(token_values("loss_mask", [0, 1.0], 2).dtype) == "bool"
