@@ -88,7 +88,8 @@ def put(
             f"yours. Add {TRUST} to keep yours among them, or give the file another name.",
             kind=ErrorKind.NOT_ALLOWED,
         )
-    return build(root, store_tables(root, read) | as_tables(frames), keep=keep, merge=True)
+    own = as_tables(frames)
+    return build(root, lambda: store_tables(root, read) | own, keep=keep, merge=True)
 
 
 def _other_author(root: Place) -> str | None:

@@ -7,8 +7,7 @@ The old file may come from an untrusted source. It is attached inside the limits
 
 import logging
 import os
-import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,7 +23,7 @@ from lpp.sql.database.catalogue import (
 )
 from lpp.sql.database.conform import conform, with_further_columns
 from lpp.sql.database.declared import copy_declared
-from lpp.sql.database.files import aside_name, plain_database, profiles_path
+from lpp.sql.database.files import aside_name, plain_database
 from lpp.sql.database.merge import (
     find_unchanged,
     flag_different_prompts,
@@ -35,8 +34,8 @@ from lpp.sql.database.outdated import doubts
 from lpp.sql.schema.columns import Table
 from lpp.sql.schema.ddl import add_column, identifier, literal
 from lpp.sql.schema.tables import TABLES
-from lpp.store.errors import InputError
-from lpp.store.format.keys import DATABASE_KEY
+from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.format.keys import DATABASE_KEY, ROOT_KEY
 from lpp.store.objects.place import Place
 
 if TYPE_CHECKING:
@@ -49,13 +48,19 @@ STORAGE_VERSION: Final = "v1.0.0"
 """DuckDB file version. Every client since 1.1 opens it; DuckDB 2's default needs DuckDB 2. (DuckDB
 1.0 cannot read the index of a primary key that a later release wrote.)"""
 
+LOCK_SECONDS: Final = 120
+"""Time after which another builder of the same database counts as suspended."""
+
+_TRIES: Final = 20
+"""Times that a database is built anew because another builder replaced the old one meanwhile."""
+
 _MAX_NAMED: Final = 12
 """Most tables and views named in a warning about what is not kept."""
 
 
 def build(
     root: Place,
-    tables: "Mapping[str, pa.Table]",
+    tables: "Mapping[str, pa.Table] | Callable[[], Mapping[str, pa.Table]]",
     *,
     keep: Collection[str] = (),
     merge: bool = False,
@@ -72,31 +77,31 @@ def build(
     `lpp.sql` warns of them. An old file that cannot be read whole is set aside, and later answers
     name it (`outdated.doubts`).
 
-    A process that has the old file open keeps reading it. If two builders run at once, the last to
-    finish wins, with the rows that it read at its start. In a bucket, and if DuckDB misreads the
-    path, the file is built in TMPDIR and then put as a whole.
+    A process that has the old file open keeps reading it. Builders of one file work one after the
+    other, so that the next merges the rows of the one before; tables that depend on what the store
+    holds are given as a function, which is called then. In a bucket, and if DuckDB misreads the
+    path, the file is built in TMPDIR and put as a whole, over the version that was read: where
+    another builder was first, it is built again.
 
     Raises InputError(INVALID_VALUE) that names every unknown table, missing or unknown column and
     wrong type, or the row whose key occurs twice; ConflictError(IN_USE) while another process
     writes to the old file; FormatError if the old file is a link; MachineError(NO_SPACE).
     """
-    conformed = conform(tables)
     merged = [name for name, table in TABLES.items() if merge and table.merging]
-    target, aside = root / DATABASE_KEY, aside_name(root)
-    if isinstance(root, Path) and not misread(root):
-        left = _rebuild(plain_database(root).absolute(), aside, conformed, keep, merged)
-    else:
-        from lpp.store.objects.locate import objects_at
 
-        with temporary_folder() as folder:
-            file = folder / DATABASE_KEY
-            with suppress(InputError):
-                shutil.copyfile(profiles_path(root), file)
-            left = _rebuild(file, aside, conformed, keep, merged)
-            objects = objects_at(root)
-            for name in (aside, f"{aside}.wal", DATABASE_KEY):
-                if (folder / name).exists():
-                    objects.put(name, (folder / name).read_bytes())
+    def rebuild(file: Path, aside: str) -> list[str]:
+        return _rebuild(
+            file, aside, conform(tables() if callable(tables) else tables), keep, merged
+        )
+
+    target = root / DATABASE_KEY
+    if isinstance(root, Path) and not misread(root):
+        from lpp.store.objects.locks import locked
+
+        with locked(root / ROOT_KEY, LOCK_SECONDS):
+            left = rebuild(plain_database(root).absolute(), aside_name(root))
+    else:
+        left = _rebuilt_elsewhere(root, rebuild)
     for line in doubts(root):
         _log.warning("%s", line)
     if left:
@@ -105,6 +110,35 @@ def build(
             named.append(f"and {len(left) - _MAX_NAMED} more")
         _log.warning("%s: not kept from the old file: %s.", target, ", ".join(named))
     return target
+
+
+def _rebuilt_elsewhere(root: Place, rebuild: Callable[[Path, str], list[str]]) -> list[str]:
+    """Rebuild a copy in TMPDIR, and put it in the place of the version that was copied."""
+    from lpp.store.objects.locate import objects_at
+
+    objects = objects_at(root)
+    objects.check_exclusive()
+    for _ in range(_TRIES):
+        if isinstance(root, Path):
+            plain_database(root)
+        with temporary_folder() as folder:
+            file, aside, version = folder / DATABASE_KEY, aside_name(root), None
+            with suppress(FileNotFoundError):
+                data, version = objects.get_version(DATABASE_KEY, 1 << 40)
+                file.write_bytes(data)
+            left = rebuild(file, aside)
+            for name in (aside, f"{aside}.wal"):
+                if (folder / name).exists():
+                    objects.put(name, (folder / name).read_bytes())
+            built = file.read_bytes()
+        new = (DATABASE_KEY, built)
+        if objects.put_new(*new) if version is None else objects.put_over(*new, version):
+            return left
+    raise ConflictError(
+        f"{root / DATABASE_KEY}: others write it all the time. Repeat the command when they are "
+        "done.",
+        kind=ErrorKind.IN_USE,
+    )
 
 
 def _rebuild(

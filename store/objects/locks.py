@@ -20,10 +20,10 @@ LOCK_SECONDS: Final = 10
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock on a file or folder, which ends with the process.
 
-    Raises ConflictError(IN_USE) after LOCK_SECONDS, MachineError(DENIED) where there are no locks.
+    Raises ConflictError(IN_USE) after `seconds`, MachineError(DENIED) where there are no locks.
     """
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -31,23 +31,22 @@ def locked(path: Path) -> Iterator[None]:
     except (PermissionError, IsADirectoryError):
         descriptor = os.open(path, flags | os.O_RDONLY)
     try:
-        _lock(descriptor, path)
+        _lock(descriptor, path, seconds)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    end = time.monotonic() + LOCK_SECONDS
+def _lock(descriptor: int, path: Path, seconds: float) -> None:
+    end = time.monotonic() + seconds
     while True:
         try:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > end:
                 raise ConflictError(
-                    f"{path}: another process has held its lock for {LOCK_SECONDS} s, and needs it "
-                    "for some milliseconds. Continue that process if it is suspended, or end it, "
-                    "then repeat the same command.",
+                    f"{path}: another process has held its lock for {seconds} s. Continue that "
+                    "process if it is suspended, or end it, then repeat the same command.",
                     kind=ErrorKind.IN_USE,
                 ) from None
             time.sleep(0.005)

@@ -6,7 +6,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -14,8 +18,11 @@ import pytest
 
 from lpp.sql import TABLES, arrow_schema, build, connect
 from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.objects.place import Place, place
 
 Tables = dict[str, pa.Table]
+Rows = Callable[[str, int], list[dict[str, Any]]]
+SLOW = pytest.mark.slow
 DATABASE = "profiles.duckdb"
 
 
@@ -192,6 +199,52 @@ def test_concurrent_builders_leave_one_whole_database(empty_store: Path) -> None
             "SELECT count(*), count(DISTINCT split_part(run, '-', 1)) FROM runs"
         ).fetchall()
     assert found == [(50, 1)]
+
+
+@pytest.mark.parametrize("where", ["disk", "misread", pytest.param("bucket", marks=SLOW)])
+def test_builders_at_once_keep_each_others_rows(
+    where: str, request: pytest.FixtureRequest, empty_store: Path, rows: Rows
+) -> None:
+    root: Place = empty_store
+    if where == "misread":
+        root = empty_store.rename(empty_store.with_name("what?"))
+    if where == "bucket":
+        s3 = request.getfixturevalue("s3")
+        s3.put("some/store/lpp.json", (empty_store / "lpp.json").read_bytes())
+        root = place(s3.url)
+    runs, spectra = (
+        pa.Table.from_pylist(rows(name, 4), schema=arrow_schema(name))
+        for name in ("runs", "spectra")
+    )
+    build(root, {"runs": runs})
+
+    def work(number: int) -> None:
+        build(root, {"runs": runs, "spectra": spectra.slice(number, 1)}, merge=True)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    with connect(root, token_stats=False) as connection:
+        found = connection.execute("SELECT run FROM spectra ORDER BY run").fetchall()
+    assert found == [(run,) for run in sorted(spectra["run"].to_pylist())]
+
+
+def test_tables_are_made_while_no_other_builder_works(empty_store: Path) -> None:
+    made: list[str] = []
+
+    def work(run: str) -> None:
+        def tables() -> Tables:
+            held = [*made, run]
+            time.sleep(0.02)
+            made[:] = held  # two at once would lose a run
+            return {"runs": runs_table(*made)}
+
+        build(empty_store, tables)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, "abcd"))
+    with connect(empty_store) as connection:
+        found = connection.execute("SELECT run FROM runs ORDER BY run").fetchall()
+    assert found == [("a",), ("b",), ("c",), ("d",)]
 
 
 def test_a_writer_is_in_the_way_and_named(store: Path) -> None:
