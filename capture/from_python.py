@@ -114,11 +114,10 @@ def capture(
     sites=["final", "block.*"], device="cuda". Plan, bytes and resuming are the
     command's: the same call goes on where the last one stopped, and computes nothing twice.
 
-    name: what to call a loaded model. A model whose weights are those of the folder or hub snapshot
-    that it was loaded from is that model, with the run id that the command gives it; any other is
-    known by its values in memory. corpus_name: what to call texts in memory. quiet: show neither
-    progress nor messages. By default they are shown in a notebook; elsewhere prompts that are set
-    aside are a warning, and nothing is shown.
+    name: what to call a loaded model. It is known by its state and by what it gives for two short
+    prompts, so its runs have other ids than those of the model by name. corpus_name: what to call
+    texts in memory. quiet: show neither progress nor messages. By default they are shown in a
+    notebook; elsewhere prompts that are set aside are a warning, and nothing is shown.
 
     Raises InputError for what the call gets wrong, MachineError for what the machine lacks,
     ConflictError beside another writer. KeyboardInterrupt loses the shards under way, and no other.
@@ -134,14 +133,14 @@ def capture(
                         "name: a model that is given by its name has one. Leave it out."
                     )
                 request, corpus = _request(options, os.fspath(model), texts, corpus_name)
-                in_memory = InMemory(corpus=corpus, checks_code=True)
+                in_memory = InMemory(corpus=corpus)
                 outcome = _capture(place(store), request, in_memory, display)
             else:
                 _refuse_loading(options)
                 with _loaded(model, tokenizer, name) as (loaded, spec):
                     request, corpus = _request(options, spec.id, texts, corpus_name)
                     request = _of_loaded(request, spec)
-                    in_memory = InMemory(model=loaded, corpus=corpus, checks_code=True)
+                    in_memory = InMemory(model=loaded, corpus=corpus)
                     outcome = _capture(place(store), request, in_memory, display)
             display.say(outcome.message(place(store)))
         if isinstance(display, Kept):
@@ -161,7 +160,7 @@ def _loaded(
 
     Raises InputError for what cannot be captured as it is.
     """
-    require("torch", "transformers", "safetensors", "accelerate")
+    require("torch", "transformers", "safetensors")
     from lpp.capture.models.loaded import left_as_it_was, loaded_model, loaded_spec
 
     loaded = loaded_model(model, tokenizer, name)

@@ -212,19 +212,6 @@ def warm_python() -> Iterator["WarmPython"]:
         server.close()
 
 
-@pytest.fixture
-def warm_checks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`capture()` checks the code of a model in a fresh process: here in a fork of a warm one."""
-
-    def fresh_python(
-        code: str, *words: str, given: bytes = b""
-    ) -> subprocess.CompletedProcess[bytes]:
-        warm: WarmPython = request.getfixturevalue("warm_python")
-        return warm.run(code, *words, given=given)
-
-    monkeypatch.setattr("lpp.capture.backends.same_code.fresh_python", fresh_python)
-
-
 @pytest.fixture(scope="session")
 def documented_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small store as the demo leaves it: the packaged model, its untrained twin, a rounded copy,

@@ -140,7 +140,6 @@ def test_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_checks")
 def test_false_alarms_of_the_gate(tmp_path: Path) -> None:
     measured = gate_null.measure(
         tmp_path, draws=20, solved=2, sizes=(6,), prompts=12, context=10, sites="block.30,final"
@@ -380,7 +379,6 @@ def test_both_procedures_end_with_the_same_profile(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_checks")
 def test_every_order_trains_on_the_same_rows(tmp_path: Path) -> None:
     run = shuffle_loss.captured(tmp_path / "store", of_kind=2)
     assert run.n_prompts == 12

@@ -13,14 +13,12 @@ def open_backend(
     request: CaptureRequest,
     *,
     loaded: LoadedModel | None = None,
-    checks_code: bool = False,
     progress: Progress = SILENT,
     quiet: bool = True,
 ) -> Backend:
     """Load the model that `request` names in the backend that it asks for.
 
-    loaded: the model, if it is already in memory; torch runs it. checks_code: whether code may have
-    been replaced in this process. Raises InputError for options that
+    loaded: the model, if it is already in memory; torch runs it. Raises InputError for options that
     do not fit together, a context longer than the model's and a model that the backend does not
     support; MachineError for what the machine lacks.
     """
@@ -28,12 +26,7 @@ def open_backend(
     if name == "torch":
         from lpp.capture.backends.torch_backend import TorchBackend
 
-        backend = TorchBackend.load(request, loaded=loaded, progress=progress, quiet=quiet)
-        if checks_code:
-            from lpp.capture.backends.same_code import check_code
-
-            check_code(backend, request)
-        return backend
+        return TorchBackend.load(request, loaded=loaded, progress=progress, quiet=quiet)
     if name == "vllm":
         from lpp.capture.backends.vllm.backend import VllmBackend
 

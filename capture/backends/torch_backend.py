@@ -64,16 +64,14 @@ _log = logging.getLogger("lpp.capture")
 class TorchBackend:
     """A transformers model, its sites found and checked. Implements `plan.backend.Backend`.
 
-    model: loaded, as `load_model` returns it. checked: whether its sites were checked before, in
-    another process. Raises InputError(UNSUPPORTED_MODEL) for a model
+    model: loaded, as `load_model` returns it. Raises InputError(UNSUPPORTED_MODEL) for a model
     whose blocks or logits are not understood.
     """
 
-    def __init__(self, model: Model, compute: ComputeInfo, *, checked: bool = False) -> None:
+    def __init__(self, model: Model, compute: ComputeInfo) -> None:
         self.model, self.compute = model, compute
         self._modules: SiteModules = find_sites(model.module)
-        if not checked:
-            check_sites(model.module, self._modules)
+        check_sites(model.module, self._modules)
         self._unembed = find_unembedding(model.module, self._modules)
         self._device = input_device(model.module)
         self._ran = self._noted = False

@@ -6,7 +6,6 @@ tokens are computed: with four answers to a question of 700 tokens that is a qua
 Otherwise the branch runs whole, and only its own rows are taken.
 """
 
-import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from lpp.capture.backends.batch_rows import Picked, to_device
 from lpp.capture.models.machine import out_of_memory
-from lpp.capture.models.structure.anatomy import forward_inputs, spread_ids
+from lpp.capture.models.structure.anatomy import cache_name, forward_inputs, spread_ids
 from lpp.capture.plan.backend import Batch
 
 FAR_CLOSER: Final = 1 / 4
@@ -130,13 +129,7 @@ def _pass(batch: Batch, indices: Sequence[int], beginnings: Sequence[int] | None
 
 def cache_of(trunk: nn.Module, output: Any) -> Any:
     """The keys and values that a pass of `trunk` returned; None if it returned none."""
-    return getattr(output, _cache_name(trunk), None)
-
-
-def _cache_name(trunk: nn.Module) -> str:
-    """The name of transformers' argument for a cache, which changed with 5.24."""
-    names = inspect.signature(type(trunk).forward).parameters
-    return "cache" if "cache" in names else "past_key_values"
+    return getattr(output, cache_name(trunk), None)
 
 
 def inputs_after(
@@ -160,7 +153,7 @@ def inputs_after(
     there = torch.arange(most, device=device)[None] < before
     return {
         "input_ids": ids,
-        _cache_name(trunk): held,
+        cache_name(trunk): held,
         "use_cache": True,
         "position_ids": before + offsets,
         # padding after a prompt needs no mask: no real token depends on it

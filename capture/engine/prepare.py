@@ -26,7 +26,6 @@ from lpp.capture.engine.continuations import (
 )
 from lpp.capture.models.load import load_tokenizer
 from lpp.capture.models.model_files import check_is_there
-from lpp.capture.models.same_tokens import check_tokens
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.planning import make_plan, site_specs
@@ -102,11 +101,7 @@ def prepare(
         model=replace(request.model, tokenizer_optional=all(p.given for p in passages)),
     )
     backend = given.backend or open_backend(
-        request,
-        loaded=given.model,
-        checks_code=given.checks_code,
-        progress=progress,
-        quiet=quiet,
+        request, loaded=given.model, progress=progress, quiet=quiet
     )
     try:
         check_requests()  # vLLM may drop an interrupt while it starts
@@ -142,8 +137,6 @@ def prepare(
                 f"--continue: the prompts have values by token ({', '.join(by_token)}), and what "
                 "the model writes has none. Leave --continue or those fields out.",
             )
-        if given.checks_code:
-            check_tokens(tokenizer, passages, prompts, request.context, template)
         has_tokens = [passage.source_row not in refused for passage in passages]
         passages = list(compress(passages, has_tokens))
         continued = None

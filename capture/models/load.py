@@ -1,6 +1,5 @@
 """Load a model and its tokenizer: find its files, create its modules, describe it for a plan."""
 
-import copy
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from lpp.capture.models.fingerprints import (
     trained_fingerprint,
     untrained_fingerprint,
 )
+from lpp.capture.models.identity import loaded_fingerprint
 from lpp.capture.models.instantiate import (
     check_weights,
     from_config,
@@ -20,7 +20,7 @@ from lpp.capture.models.instantiate import (
     untrained_model,
     weights_dtype,
 )
-from lpp.capture.models.loaded import known_as, origin
+from lpp.capture.models.loaded import known_as
 from lpp.capture.models.machine import check_device, explained, require
 from lpp.capture.models.model_files import (
     ModelFiles,
@@ -31,7 +31,6 @@ from lpp.capture.models.model_files import (
     read_config,
     read_tokenizer,
 )
-from lpp.capture.models.same_weights import equals_its_files, state_fingerprint
 from lpp.capture.models.spec import LoadedModel, Model, ModelSpec
 from lpp.capture.models.structure.anatomy import logits_width, max_positions
 from lpp.store.errors import ErrorKind, InputError
@@ -87,60 +86,20 @@ def describe_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = 
 def adopt_model(loaded: LoadedModel, spec: ModelSpec, *, quiet: bool = True) -> Model:
     """The record of a model that the caller has loaded, described by `lpp.capture.models.loaded`.
 
-    If loading the files that it came from gives the same model, this is the record that
-    `load_model` gives for them. Otherwise it is identified by its values in memory, and has no
-    files. Reads every weight once, in memory and in the files.
+    It is identified by its state and by what it computes, and has no files. Costs what
+    `loaded_fingerprint` costs.
     """
     check_name(spec.id)
-    module, source = loaded.module, origin(loaded.module)
+    module = loaded.module
     files = ModelFiles(spec.id, Path(os.devnull), "folder", None)
-    with quietly(quiet):
-        if source is not None and _is_of(module, source[0], spec):
-            files = ModelFiles(spec.id, *source)
-            code = spec.trust_remote_code
-            weights = trained_fingerprint(module, files.folder, spec.id, code=code)
-        else:
-            weights = state_fingerprint(module)
+    with quietly(quiet), explained(spec.id, spec.device):
+        weights = loaded_fingerprint(module)
     dtype = _dtype_name(module.dtype, spec.id)
     model = _model(files, spec, module, loaded.tokenizer, weights=weights, dtype=dtype)
     called = "" if loaded.tokenizer is None else known_as(loaded.tokenizer.name_or_path)
     if called and called != known_as(module.config._name_or_path):
         model = replace(model, tokenizer_info=replace(model.tokenizer_info, id=called))
     return replace(model, module=module)
-
-
-def _is_of(module: Any, folder: Path, spec: ModelSpec) -> bool:
-    """Whether loading the weights in `folder` gives `module`."""
-    from accelerate import init_empty_weights
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        return False
-    config = copy.deepcopy(module.config)
-    try:
-        with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
-            reference = from_config(config, spec, module.dtype)
-    except (ImportError, OSError, ValueError):  # custom code that cannot be loaded again
-        return False
-    reference.tie_weights()  # accelerate gave each name a separate weight
-    return equals_its_files(module, reference, _named_as_in_files(module), files)
-
-
-def _named_as_in_files(module: Any) -> dict[str, torch.Tensor]:
-    """Parameters by the names that files give them.
-
-    A library that renames weights when it loads them gives the names under which it would save
-    them. Weights that it merges keep their names, which no file has.
-    """
-    named = dict(module.named_parameters(remove_duplicate=False))
-    conversions = getattr(module, "_weight_conversions", None)
-    if not conversions:
-        return named
-    from transformers import core_model_loading as loading  # since 5, as the attribute
-
-    if not all(isinstance(conversion, loading.WeightRenaming) for conversion in conversions):
-        return named
-    return loading.revert_weight_conversion(module, named)  # type: ignore[no-any-return]
 
 
 def save_untrained(

@@ -1,7 +1,7 @@
 """Check that a model the caller has loaded can be captured, and leave it unchanged.
 
-A plan has to identify what computed the rows. So everything that no fingerprint covers (a hook, a
-replaced forward method, dropout) is refused.
+A model is refused if no two passes compute alike (dropout), or if no state can be read from it: it
+is compiled.
 """
 
 from collections.abc import Iterator
@@ -12,22 +12,16 @@ from typing import Any, Final, Literal, cast
 from torch import nn
 
 from lpp.capture.models.gguf import folder_model
-from lpp.capture.models.hub import cached_snapshot, looks_like_a_path
+from lpp.capture.models.hub import looks_like_a_path
 from lpp.capture.models.spec import LoadedModel, ModelSpec
 from lpp.capture.models.structure.anatomy import input_device, logits_width
 from lpp.store.errors import ErrorKind, InputError
-
-OF_LIBRARIES: Final = ("transformers.", "accelerate.", "torch.nn.utils.")
-"""Modules whose hooks may stay: they record outputs, move weights between devices, or compute a
-weight from parameters that the fingerprint covers."""
 
 NEUTRAL: Final = {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
 """Settings of a configuration that select what a forward pass returns, and change no number."""
 
 _NAME_BYTES: Final = 1000
 """Most bytes of a name, or of the path of its files."""
-
-ModelSource = Literal["hub", "folder", "gguf"]
 
 
 def loaded_model(module: Any, tokenizer: Any, name: str | None = None) -> LoadedModel:
@@ -81,16 +75,6 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
         for container, content in before:
             container.clear()
             container.update(content)
-
-
-def origin(module: Any) -> tuple[Path, ModelSource, str | None] | None:
-    """(folder, source, revision) that a model was loaded from; None if they are unknown here."""
-    name, commit = module.config._name_or_path, getattr(module.config, "_commit_hash", None)
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        return folder, folder_model(folder)[1], None
-    snapshot = cached_snapshot(name, commit) if name and commit else None
-    return None if snapshot is None else (snapshot, "hub", commit)
 
 
 def known_as(name_or_path: str) -> str:
@@ -156,23 +140,6 @@ def _check_modules(module: nn.Module) -> None:
                 f"{which} is compiled by its method compile(): no state can be read inside. Load "
                 "the model again, and do not compile it before it is captured."
             )
-        if hooks := _unknown_hooks(part):
-            raise _refusal(
-                f"{which} has {hooks}, which may change states, and no fingerprint sees it. Remove "
-                "it, or load the model again."
-            )
-
-
-def _unknown_hooks(part: nn.Module) -> str:
-    """A hook or forward method that comes neither from the class nor from a library; else ""."""
-    hooks: list[Any] = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
-    for hook in hooks:
-        module = getattr(hook, "__module__", None) or type(hook).__module__
-        if not module.startswith(OF_LIBRARIES):
-            return f"a forward hook ({getattr(hook, '__qualname__', type(hook).__qualname__)})"
-    if "forward" in vars(part) and not hasattr(part, "_hf_hook"):  # accelerate sets both
-        return "a forward method that was set on it"
-    return ""
 
 
 def _devices(module: nn.Module) -> list[str]:

@@ -125,8 +125,6 @@ class InMemory:
     repeated call finds its run; None if nothing identifies them."""
     backend: "Backend | None" = None
     """A backend that runs the model of the request; the capture leaves it open."""
-    checks_code: bool = field(default=False, compare=False)
-    """Whether code may have been replaced in this process, which is the caller's."""
 
 
 NOTHING: Final = InMemory()

@@ -191,11 +191,6 @@ def load(tiny_folder: Callable[[str], Path]) -> Callable[..., Any]:
     return loaded
 
 
-@pytest.fixture(autouse=True)
-def _warm_checks(warm_checks: None) -> None:
-    """For every test here."""
-
-
 @pytest.fixture(scope="session")
 def packaged() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, a real model, from its wheel."""

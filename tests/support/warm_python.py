@@ -23,7 +23,7 @@ PROGRAMS = ("lpp-capture", "lpp-analyze", "lpp-sql")
 
 IMPORTED = (
     *("torch", "transformers.models.auto.modeling_auto", "transformers.models.llama"),
-    *("lpp.capture.engine.run", "lpp.capture.models.load", "lpp.capture.backends.same_code"),
+    *("lpp.capture.engine.run", "lpp.capture.models.load"),
     *("lpp.analyze.studies.answers", "lpp.analyze.drift.drift", "lpp.analyze.report.report"),
     *("lpp.capture.cli.command", "lpp.analyze.cli.command", "lpp.sql.cli"),
 )

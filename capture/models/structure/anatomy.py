@@ -1,5 +1,6 @@
 """The modules of a loaded model, and the inputs and outputs of its forward pass."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -19,6 +20,12 @@ def forward_inputs(input_ids: torch.Tensor) -> dict[str, Any]:
     model.
     """
     return {"input_ids": input_ids, "use_cache": False}
+
+
+def cache_name(model: nn.Module) -> str:
+    """The name of transformers' argument for a cache, which changed with 5.24."""
+    names = inspect.signature(type(model).forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def input_device(model: nn.Module) -> torch.device:
