@@ -60,13 +60,13 @@ class Checked(Generic[Record]):
 
     def recorded(self, key: str) -> ObjectRecord:
         """The record's entry of an object."""
-        with self._refusing(key):
+        with self.refusing(key):
             return self.record.objects[key]
 
     def document(self, key: str) -> bytes:
         """The bytes of a document."""
         recorded = self.recorded(key)
-        with self._refusing(key):
+        with self.refusing(key):
             data = self.objects.get(key, MAX_DOCUMENT_BYTES)
             if ObjectRecord.of([data]).whole != recorded.whole:
                 raise ValueError
@@ -76,7 +76,7 @@ class Checked(Generic[Record]):
         """An object as a local file; compared once."""
         if key not in self._files:
             recorded = self.recorded(key)
-            with self._refusing(key):
+            with self.refusing(key):
                 self._files[key] = self.objects.file(key, recorded)
         return self._files[key]
 
@@ -85,7 +85,7 @@ class Checked(Generic[Record]):
         """The bytes of an object, compared before the block begins."""
         recorded = self.recorded(key)
         with contextlib.ExitStack() as stack:
-            with self._refusing(key):
+            with self.refusing(key):
                 source = stack.enter_context(self.objects.open_compared(key, recorded))
             yield source
 
@@ -93,7 +93,8 @@ class Checked(Generic[Record]):
         self, key: str, schema: pa.Schema, *, rows: int | None = None, extra: int | None = 0
     ) -> pa.Table:
         """The columns of `schema` of an Arrow table; bounded as `read_table` says."""
-        return read_table(self.file(key), schema, rows=rows, extra=extra)
+        with self.refusing(key):
+            return read_table(self.file(key), schema, rows=rows, extra=extra)
 
     @contextlib.contextmanager
     def array(
@@ -120,7 +121,7 @@ class Checked(Generic[Record]):
         with contextlib.ExitStack() as stack:
             sources: list[Source] = []
             for key in keys:
-                with self._refusing(key):
+                with self.refusing(key):
                     opened = (
                         self.objects.open(
                             key,
@@ -142,13 +143,18 @@ class Checked(Generic[Record]):
         return layout
 
     @contextlib.contextmanager
-    def _refusing(self, key: str) -> Iterator[None]:
+    def refusing(self, key: str) -> Iterator[None]:
         """Turn a mismatch with the record into an error that names the object and what to do."""
         try:
             yield
         except LppError:
             raise
         except (OSError, ValueError, KeyError) as error:
+            if isinstance(error, _ABSENT) and self._is_replaced():
+                raise FormatError(
+                    f"{self.path}: another process changed it meanwhile. Repeat the same command.",
+                    kind=ErrorKind.IN_USE,
+                ) from None
             state = "missing"
             if isinstance(error, ValueError):
                 state = "altered or cut short"
@@ -158,6 +164,13 @@ class Checked(Generic[Record]):
                 f"{self.objects.place / key}: {state} since it was committed. {self.remedy}",
                 kind=ErrorKind.CORRUPT,
             ) from None
+
+    def _is_replaced(self) -> bool:
+        """Whether another record stands in the place of the one that was read."""
+        try:
+            return open_checked(self.directory, type(self.record)).record.base != self.record.base
+        except (LppError, OSError):
+            return False
 
     @property
     def remedy(self) -> str:

@@ -157,6 +157,8 @@ def read_table(
     try:
         with pa.memory_map(str(path)) as source:
             return table_of(source.read_buffer(), schema, rows=rows, extra=extra)
+    except FileNotFoundError:  # its directory knows whether it was replaced
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _no_table(path, error) from None
 
@@ -168,6 +170,8 @@ def table_schema(path: Path) -> pa.Schema:
             check_declared(memoryview(source.read_buffer()), rows=None)
             with pa.ipc.open_file(source) as reader:
                 return reader.schema
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _no_table(path, error) from None
 

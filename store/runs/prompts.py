@@ -18,7 +18,8 @@ def extra_columns(checked: Checked[CommitRecord]) -> pa.Schema:
     FormatError(CORRUPT) for a column of the format that is there twice or has another type.
     Columns that the format does not name are ignored.
     """
-    schema = table_schema(checked.file(PROMPTS_KEY))
+    with checked.refusing(PROMPTS_KEY):
+        schema = table_schema(checked.file(PROMPTS_KEY))
     extra = pa.schema([field for field in schema if is_prompt_column(field.name)])
     if problems := column_problems(extra):
         where = checked.objects_dir / PROMPTS_KEY

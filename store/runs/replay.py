@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from lpp.store.format.keys import TOKENS_KEY
 from lpp.store.format.prompt_columns import CONTINUATION_COLUMNS
-from lpp.store.format.tables import TOKENS_SCHEMA, read_table
+from lpp.store.format.tables import TOKENS_SCHEMA
 from lpp.store.runs.read import Run
 
 WRITTEN_TOKENS_SCHEMA = pa.schema(
@@ -60,8 +61,9 @@ def written_tokens(run: Run) -> pa.Table:
     if run.plan.continuation is not None:
         prompts = run.prompts(*CONTINUATION_COLUMNS)
         given, lengths = (prompts[name].to_numpy() for name in ("n_given", "n_tokens"))
-        for shard, file in zip(run.shards, run.tokens_files(), strict=True):
-            tokens = read_table(file, _USED, rows=shard.rows)
+        run.tokens_files()  # from a bucket all at once
+        for shard in run.shards:
+            tokens = shard.table(TOKENS_KEY, _USED, rows=shard.rows)
             prompt, position = (tokens[name].to_numpy() for name in ("prompt_id", "position"))
             # a row's statistics are about the token at the next position
             written = (position + 1 >= given[prompt]) & (position + 1 < lengths[prompt])

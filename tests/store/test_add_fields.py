@@ -9,7 +9,7 @@ from small_capture import Capture
 from stored import stored_objects
 
 from lpp.store import Run, RunWriter, create_store, open_store
-from lpp.store.errors import ConflictError, ErrorKind
+from lpp.store.errors import ConflictError, ErrorKind, FormatError
 from lpp.store.format.tables import encode_texts
 from lpp.store.runs.add_fields import add_fields
 
@@ -78,6 +78,24 @@ def test_of_two_writers_at_once_the_second_is_told(
     assert Run(run.path).extra_columns.names == ["field.first"]
     assert Run(run.path).verify() == []
     assert add_fields(run, LABELS)[0].extra_columns.names == ["field.first", "field.label"]
+
+
+def test_a_reader_whose_objects_were_replaced_is_told_so(capture: Capture, tmp_path: Path) -> None:
+    run = capture.write(tmp_path / "store")
+    half_read, gone = Run(run.path), Run(run.path)
+    assert half_read.prompts().equals(capture.prompts)  # its files are known, and not held open
+    assert gone.commit.base
+    add_fields(run, LABELS)
+    for reader, read in ((half_read, half_read.prompts), (gone, lambda: gone.plan)):
+        with pytest.raises(FormatError, match="another process changed it meanwhile") as caught:
+            read()
+        assert caught.value.kind is ErrorKind.IN_USE
+        assert str(reader.path) in str(caught.value)
+    run = Run(run.path)
+    (run.path / run.commit.base / "plan.json").unlink()
+    with pytest.raises(FormatError) as caught:
+        Run(run.path).plan  # noqa: B018
+    assert caught.value.kind is ErrorKind.CORRUPT
 
 
 def test_a_writer_goes_on_beside_it(capture: Capture, tmp_path: Path) -> None:
