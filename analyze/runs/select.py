@@ -153,7 +153,8 @@ def listed(names: Collection[str]) -> str:
     blocks = [name for name in names if name.startswith("block.")]
     if len(blocks) < 4:
         return ", ".join(names)
-    short = [n for n in names if n not in blocks[1:]]
+    inner = {*blocks[1:]}
+    short = [n for n in names if n not in inner]
     return ", ".join(f"{n} to {blocks[-1]}" if n == blocks[0] else n for n in short)
 
 

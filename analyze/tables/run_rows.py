@@ -8,7 +8,6 @@ from lpp.analyze.engine.cache import KERNEL_VERSION
 from lpp.analyze.runs.keys import RunView
 from lpp.sql.database import captured
 from lpp.sql.schema.evaluations import EVALUATION_KEY
-from lpp.store.errors import FormatError
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.tables import encode_table
 from lpp.store.objects.place import Place
@@ -28,12 +27,9 @@ def prompts_frame(views: Sequence[RunView]) -> pl.DataFrame:
 def evaluation_rows(root: Place) -> list[dict[str, object]]:
     """The rows of the table `evaluations` of the store at `root`, sorted by its key.
 
-    Empty if the items are damaged: `read_items` raises the error where they are used.
+    Raises FormatError for damaged items: without them, analyses of items would count as outdated.
     """
-    try:
-        items = pl.DataFrame(pl.from_arrow(read_items(root)))
-    except FormatError:
-        return []
+    items = pl.DataFrame(pl.from_arrow(read_items(root)))
     named = items.drop_nulls("run").unique(EVALUATION_KEY, keep="first", maintain_order=True)
     return [
         _evaluation(items, name)

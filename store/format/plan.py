@@ -25,6 +25,11 @@ from lpp.store.format.limits import key_problem
 MAX_WIDTH: Final = 1 << 20
 """Columns of a site, at most: a row is 4 MiB of float32. The widest model known has 2^14."""
 
+MAX_BLOCKS: Final = 1 << 20
+MAX_PREFIXES: Final = 1000
+MAX_SITES: Final = 1 << 14
+"""Of one plan, at most: more would take a reader hours. Ours have ten prefixes."""
+
 MAX_SERIES_BYTES: Final = 200
 """UTF-8 bytes of the name of a series, at most."""
 
@@ -340,7 +345,7 @@ def validate_plan(plan: Plan) -> list[str]:
         f"site name {site.name!r} is not embed, block.<k> or final"
         for site in plan.sites
         if site.convention != "given"
-        and not re.fullmatch(r"embed|final|block\.[1-9][0-9]*", site.name)
+        and not re.fullmatch(r"embed|final|block\.[1-9][0-9]{0,6}", site.name)
     ]
     problems += [
         f"site name {site.name[:48]!r} {problem}"
@@ -359,6 +364,12 @@ def validate_plan(plan: Plan) -> list[str]:
         "model.logits_width": (plan.model.logits_width, int(plan.model.source != "given")),
     }
     problems += [f"{name} is {value}" for name, (value, low) in least.items() if value < low]
+    most = {
+        "model.n_blocks": (plan.model.n_blocks, MAX_BLOCKS),
+        "the number of prefixes": (len(plan.prefixes), MAX_PREFIXES),
+        "the number of sites": (len(plan.sites), MAX_SITES),
+    }
+    problems += [f"{name} is {n}" for name, (n, high) in most.items() if not 0 <= n <= high]
     return problems
 
 

@@ -191,9 +191,7 @@ def _read(root: Url) -> pa.Table:
     tables = [ITEMS_SCHEMA.empty_table()]
     for score_set in score_sets(root):
         before = len(tables)
-        for name, data in score_set.original().items():
-            if PurePosixPath(name).name != ITEMS_FILE:
-                continue
+        for name, data in score_set.original(ITEMS_FILE).items():
             try:
                 table = table_of_items(data)
             except (pa.ArrowException, ValueError) as error:

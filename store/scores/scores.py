@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 import pyarrow as pa
@@ -64,11 +65,14 @@ class ScoreSet(Checked[ScoresRecord]):
             rows = self.record.rows
             return self.table(SCORES_KEY, SCORES_SCHEMA, rows=rows, extra=MAX_NAMES_BYTES)
 
-    def original(self) -> dict[str, bytes]:
-        """The files that the scores were read from, by name. Raises what `scores` does."""
+    def original(self, pattern: str = "*") -> dict[str, bytes]:
+        """The files that the scores were read from, by name. pattern: of the last part of their
+        names. Raises what `scores` does.
+        """
         with self._unless_replaced():
             start = f"{ORIGINAL_KEY}/"
             keys = [key for key in self.record.objects if key.startswith(start)]
+            keys = [key for key in keys if fnmatchcase(key.rpartition("/")[2], pattern)]
             return {key.removeprefix(start): self.file(key).read_bytes() for key in keys}
 
     @contextlib.contextmanager

@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import polars as pl
-import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
+from forged import OTHER, forge, give_away
 from made_runs import MakeRun
 from served_folder import served_folder
 
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from s3_server import S3
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 9, 11, 20, 6, 8, 14)
-OTHER = 12345
-"""Id of a user that is not this one."""
-
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to another user")
 
 
@@ -54,26 +50,6 @@ def questions(store: object) -> tuple[tuple[object, ...], ...]:
         ("profile", store, "--metrics", "anisotropy", "--format", "csv"),
         ("diff", store, "base", "tuned", "--format", "csv"),
     )
-
-
-def forge(root: Path) -> int:
-    """Zero the floats of every kept file, under a checksum that fits; how many files."""
-    files = sorted(root.glob(f"{ANALYSIS_KEY}/*/*/*/*.arrow"))
-    for file in files:
-        with pa.OSFile(str(file)) as source:
-            frame = pl.DataFrame(pl.from_arrow(pa.ipc.open_file(source).read_all()))
-        file.unlink()
-        zeroed = frame.with_columns(pl.col(pl.Float64) * 0)
-        zeroed = zeroed.with_columns(pl.col(pl.List(pl.Float64)).list.eval(pl.element() * 0))
-        folder = file.parent.parent.relative_to(root / ANALYSIS_KEY)
-        kind = file.name.rpartition("-")[0]
-        KeptFiles(root, str(folder)).put(file.parent.name, kind, zeroed)
-    return len(files)
-
-
-def give_away(root: Path) -> None:
-    for path in root.rglob("*"):
-        os.lchown(path, OTHER, OTHER)
 
 
 @pytest.mark.slow

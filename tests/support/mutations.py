@@ -6,8 +6,9 @@ its record again, so that every checksum is right: only the meaning can show the
 
 import json
 import random
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -324,6 +325,73 @@ EDITS: Mapping[str, Act] = {
     "a link": _link,
 }
 """Acts on files."""
+
+FileAct: TypeAlias = Callable[[random.Random, Path, Path], None]
+"""Damages one file of the store in a directory."""
+
+
+def kind_of(root: Path, path: Path) -> str:
+    """What a file of a store holds: its directory and its name, without ids and numbers."""
+    key = path.relative_to(root)
+    name = re.sub(r"-[0-9a-f]+(?=\.arrow$)", "", key.name)
+    return f"{key.parts[0]}/{'shard/' * ('shards' in key.parts)}{name}"
+
+
+def _of_bytes(change: Callable[[random.Random, bytearray, int], None]) -> FileAct:
+    def act(rng: random.Random, root: Path, path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        change(rng, data, rng.randrange(max(len(data), 1)))
+        path.write_bytes(data)
+
+    return act
+
+
+def _other_file(rng: random.Random, root: Path, path: Path) -> None:
+    path.write_bytes(rng.choice([other for other in _files(root) if other != path]).read_bytes())
+
+
+def _folder_for_file(rng: random.Random, root: Path, path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+ODD_VALUES: Sequence[Any] = (
+    *(None, True, -1, 0, 1 << 62, 1e308, float("nan"), "", "x" * 5000, "\x1b[2J"),
+    *([], {}, [[]] * 99, {"a": {}}),
+)
+"""Values of JSON of another type or size."""
+
+
+def _odd_value(rng: random.Random, root: Path, path: Path) -> None:
+    """Replace a value of a JSON document by one of another type or size; a record is sealed."""
+    document = json.loads(path.read_bytes())
+    holder, key = document, rng.choice(sorted(document))
+    while isinstance(holder[key], dict | list) and holder[key] and rng.random() < 0.8:
+        holder = holder[key]
+        key = rng.choice(sorted(holder)) if isinstance(holder, dict) else rng.randrange(len(holder))
+    holder[key] = value = rng.choice(ODD_VALUES)
+    record = path.name == "COMMIT.json" and rng.random() < 0.8 and str(value) != "nan"
+    path.write_bytes(seal(document) if record else json.dumps(document).encode())
+    sealed = [above for above in path.parents if (above / "COMMIT.json").is_file()]
+    if not record and sealed and rng.random() < 0.5:
+        reseal(sealed[0])
+
+
+FILE_ACTS: Mapping[str, FileAct] = {
+    "flip a bit": _of_bytes(_flip_bit),
+    "cut": _of_bytes(_truncate),
+    "append": _of_bytes(_append),
+    "zero": _of_bytes(_zero),
+    "empty": _of_bytes(lambda _, data, __: data.clear()),
+    "another file": _other_file,
+    "remove": lambda _, __, path: path.unlink(),
+    "a folder": _folder_for_file,
+}
+"""Acts on one file."""
+
+ODD_VALUE: FileAct = _odd_value
+"""An act on a JSON document alone."""
+
 
 LIES: Mapping[str, Act] = {
     "tokens in another order": _lie(_reordered),
