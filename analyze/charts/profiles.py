@@ -32,11 +32,9 @@ from lpp.analyze.metrics.registry import PROFILE, RANKS
 from lpp.analyze.quantities.profiles import ENTROPY_NORM
 from lpp.analyze.quantities.quantity import Quantity
 
-NUMBERS: Final = {name: PROFILE[name] for name in ("entropy_floor", *RANKS[1::2], *RANKS[::2])}
-"""Numbers of a profile, in the order of panels."""
-
 _DIMENSIONS: Final = RANKS[::2]
-_ALONG_TRAINING: Final = ("entropy_floor", *_DIMENSIONS)
+NUMBERS: Final = {name: PROFILE[name] for name in ("entropy_floor", *_DIMENSIONS)}
+"""Numbers of a profile, in the order of panels."""
 
 _MARKS: Final = (
     Mark("collapsed", "×", "collapsed layer", "Collapsed layers"),
@@ -70,9 +68,9 @@ def profile_chart(
     """Entropy floor, participation ratio and effective rank of each run with 95 % intervals.
 
     profiles: the table `profiles`, or rows of `site_profiles` at one site. Each run is shown at
-    its longest context and most prompts; the normalised ranks are over min(N, d). runs: the
-    styles of a page's runs. columns: panels per row; with 1 the chart fits a telephone,
-    and `profile_panels` gives charts that fill whatever contains them.
+    its longest context and most prompts. runs: the styles of a page's runs. columns: panels per
+    row; with 1 the chart fits a telephone, and `profile_panels` gives charts that fill whatever
+    contains them.
 
     An `altair.ConcatChart`; without rows, a chart that says so. Raises InputError for a frame
     that is no such table, MachineError(NO_PACKAGE) without the extra `report`.
@@ -290,7 +288,7 @@ def training_curves(checkpoints: pl.DataFrame) -> pl.DataFrame:
 
     A curve has the name of its series; curves of one series have their corpus in it too.
     """
-    needed = ("run", *_CURVE, "corpus", *SETTING, STEP.field, *_ALONG_TRAINING)
+    needed = ("run", *_CURVE, "corpus", *SETTING, STEP.field, *NUMBERS)
     frame = from_start(checked(checkpoints, "of checkpoints", needed)).drop_nulls(
         ["series", "step"]
     )
@@ -323,7 +321,7 @@ def _training(checkpoints: pl.DataFrame) -> Panels:
                 of="series",
                 marks=_MARKS if name in _DIMENSIONS else (),
             )
-            for name in _ALONG_TRAINING
+            for name in NUMBERS
         ],
         nothing("checkpoints", checkpoints, "lpp-analyze profile STORE"),
         title="Profiles along the training",

@@ -1,8 +1,8 @@
 -- How do the models compare?
 -- Read: one number of one profile per row, to four digits, with its 95 % interval over prompts and
---   the prefix that it came from. Ranks are in dimensions, entropy_floor is a share of ln V,
---   normalised ranks are shares of min(N, d). Compare rows of one context, number of prompts and
---   first position. cluster is the field whose clusters an error is over; null: over prompts.
+--   the prefix that it came from. Ranks are in dimensions, entropy_floor is a share of ln V.
+--   Compare rows of one context, number of prompts and first position. cluster is the field whose
+--   clusters an error is over; null: over prompts.
 -- Empty: there is no profile. Make them: lpp-analyze profile STORE
 WITH numbers AS (
   FROM profiles UNPIVOT INCLUDE NULLS (
@@ -11,13 +11,8 @@ WITH numbers AS (
         AS entropy_floor,
       (participation_ratio, participation_ratio_ci_low, participation_ratio_ci_high,
         participation_ratio_prefix) AS participation_ratio,
-      (participation_ratio_norm, participation_ratio_norm_ci_low,
-        participation_ratio_norm_ci_high, participation_ratio_norm_prefix)
-        AS participation_ratio_norm,
       (effective_rank, effective_rank_ci_low, effective_rank_ci_high, effective_rank_prefix)
-        AS effective_rank,
-      (effective_rank_norm, effective_rank_norm_ci_low, effective_rank_norm_ci_high,
-        effective_rank_norm_prefix) AS effective_rank_norm
+        AS effective_rank
     )
   )
 )

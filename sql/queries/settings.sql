@@ -9,9 +9,7 @@ WITH numbers AS (
     (value, stderr) FOR metric IN (
       (entropy_floor, entropy_floor_stderr) AS entropy_floor,
       (participation_ratio, participation_ratio_stderr) AS participation_ratio,
-      (participation_ratio_norm, participation_ratio_norm_stderr) AS participation_ratio_norm,
-      (effective_rank, effective_rank_stderr) AS effective_rank,
-      (effective_rank_norm, effective_rank_norm_stderr) AS effective_rank_norm
+      (effective_rank, effective_rank_stderr) AS effective_rank
     )
   )
 )

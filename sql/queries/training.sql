@@ -1,7 +1,7 @@
 -- How does each number change along a training?
 -- Read: one number of one checkpoint per row, by step, with its standard error over prompts. Ranks
---   are in dimensions, entropy_floor is a share of ln V, normalised ranks are shares of min(N, d).
---   Compare rows of one series, prompt set, context, number of prompts and first position.
+--   are in dimensions, entropy_floor is a share of ln V. Compare rows of one series, prompt set,
+--   context, number of prompts and first position.
 -- Empty: no profile belongs to a series. Capture one with --revision step1000 --series NAME, then:
 --   lpp-analyze profile STORE
 WITH numbers AS (
@@ -9,9 +9,7 @@ WITH numbers AS (
     (value, stderr) FOR metric IN (
       (entropy_floor, entropy_floor_stderr) AS entropy_floor,
       (participation_ratio, participation_ratio_stderr) AS participation_ratio,
-      (participation_ratio_norm, participation_ratio_norm_stderr) AS participation_ratio_norm,
-      (effective_rank, effective_rank_stderr) AS effective_rank,
-      (effective_rank_norm, effective_rank_norm_stderr) AS effective_rank_norm
+      (effective_rank, effective_rank_stderr) AS effective_rank
     )
   )
 )

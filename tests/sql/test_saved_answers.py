@@ -38,7 +38,7 @@ def test_profiles_are_those_of_the_table(documented_store: Path) -> None:
     found = answer(documented_store, "profiles")
     with connect(documented_store) as connection:
         profiles = pl.DataFrame(connection.sql("FROM profiles").to_arrow_table()).to_dicts()
-    assert len(found) == 5 * len(profiles) == 15
+    assert len(found) == 3 * len(profiles) == 9
     for row in found:
         (profile,) = (p for p in profiles if p["run"] == row["run"])
         metric = row["metric"]
@@ -52,7 +52,7 @@ def test_profiles_are_those_of_the_table(documented_store: Path) -> None:
 def test_profiles_without_errors_are_listed(make: Make, empty_store: Path) -> None:
     make(profiles=[{"effective_rank_ci_low": None, "effective_rank_ci_high": None}])
     found = {row["metric"]: row for row in answer(empty_store, "profiles")}
-    assert len(found) == 5
+    assert len(found) == 3
     assert found["effective_rank"]["ci_low"] is None
 
 
@@ -169,8 +169,7 @@ def test_training_is_by_series_metric_and_step(make: Make, empty_store: Path) ->
     found = answer(empty_store, "training")
     metrics = sorted({row["metric"] for row in found})
     assert metrics == [
-        *("effective_rank", "effective_rank_norm", "entropy_floor"),
-        *("participation_ratio", "participation_ratio_norm"),
+        *("effective_rank", "entropy_floor", "participation_ratio"),
     ]
     assert [(row["metric"], row["step"], row["run"]) for row in found] == [
         (metric, steps[run], run) for metric in metrics for run in "bca"

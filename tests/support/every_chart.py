@@ -28,7 +28,7 @@ from lpp.analyze.charts import charts
 
 Chart = Callable[[pl.DataFrame], Any]
 CHARTS: dict[str, tuple[Chart, Callable[[], pl.DataFrame], dict[str, int]]] = {
-    "profile": (charts.profile_chart, profiles, {"point": 15}),
+    "profile": (charts.profile_chart, profiles, {"point": 9}),
     "entropy": (charts.entropy_chart, entropy, {"line mark": 3, "point": 12}),
     "depth": (charts.depth_chart, layers, {"line mark": 6, "point": 36, "text mark": 2}),
     "spectrum": (charts.spectrum_chart, eigenvalues, {"line mark": 3, "point": 117}),

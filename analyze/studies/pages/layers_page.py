@@ -37,10 +37,7 @@ _LEAD: Final = (
     f"Hourglass of {_SHORT}: above 0 if both ends use more dimensions than the middle third."
 )
 
-_MORE: Final = (
-    "top: share of the first eigenvalue. zPR, zER: of z-scored columns; rPR, rER: the five columns "
-    "of highest variance clipped."
-)
+_MORE: Final = "top: share of the first eigenvalue. zPR, zER: of z-scored columns."
 
 
 def layers_page(url: str, answer: Layers, names: Mapping[str, str]) -> Page:
@@ -166,7 +163,7 @@ def _sites(answer: Layers) -> Table:
         "Ranks of every site",
         layers,
         METRICS,
-        first=["run", *varying, "site", *RANKS, "top_share", "flags"],
+        first=["run", *varying, "site", *RANKS[:4], "top_share", "flags"],
         styles={"top_share": "hundredths", "relative_depth": "hundredths"},
         labels=_LABELS,
         key=(*SETTING, "site"),

@@ -38,9 +38,6 @@ BRIEF: Final = 3
 _ROWS: Final = 40
 """Most rows of metrics that a terminal shows at once."""
 
-DIMENSIONS_FIRST: Final = (*RANKS[::2], *RANKS[1::2])
-"""Ranks in dimensions, then normalised: a terminal leaves out the last."""
-
 _SETTING: Final = ("context", "n_prompts", "first_position")
 
 _LABELS: Final = {
@@ -174,7 +171,7 @@ def _profiles(name: str, profiles: pl.DataFrame, analysis: Analysis) -> Table:
     """A row for each run and site."""
     texts = ["prompt_set"] * (profiles["prompt_set"].n_unique() > 1)
     sites = ["site"] * (profiles["site"].n_unique() > 1)
-    ranks = sorted(analysis.computed.intersection(RANKS), key=DIMENSIONS_FIRST.index)
+    ranks = [rank for rank in RANKS[::2] if rank in analysis.computed]  # not normalised
     few = profiles.height <= SIDE_BY_SIDE
     entropies = ["entropy_norm", "entropy"][: 1 + few]
     return table_of(
@@ -233,7 +230,9 @@ def _differences(compared: Compared) -> Section:
     table = table_of(
         "differences",
         "Differences between two runs, second - first, each with its 95 % interval",
-        differences.with_columns(pl.col("metric").replace(headings)),
+        differences.filter(~pl.col("metric").is_in(RANKS[1::2])).with_columns(
+            pl.col("metric").replace(headings)
+        ),
         {},
         first=(*runs, "metric", "prefix", "difference", "verdict", "flags"),
         key=("run_a", "run_b", *_SETTING, "metric"),

@@ -18,7 +18,7 @@ def test_every_chart_draws_its_marks(drawn: Opened) -> None:
         for plot in drawn.page.locator("[data-chart]").all()
     }
     profiles = {panel: found for (chart, panel), found in marks.items() if chart == "profiles"}
-    assert len(profiles) == 5
+    assert len(profiles) == 3
     for panel, found in profiles.items():
         assert found["symbol"] == 4, panel
     for (chart, panel), found in marks.items():

@@ -342,7 +342,7 @@ def test_a_page_without_much_to_show_still_opens(
     assert command.split()[1] == {None: "profile", 0: "run", 1: "layers"}[runs]
     sentence = opened.page.locator(".meaning").inner_text()
     if runs:
-        assert opened.page.locator("[data-chart=profiles] svg").count() == 5
+        assert opened.page.locator("[data-chart=profiles] svg").count() == 3
         assert run_id(0, "a/b") in sentence
     else:
         assert not re.search(r"\d", sentence)
