@@ -13,10 +13,8 @@ import polars as pl
 
 from lpp.analyze.drift.drift import Drift, drift
 from lpp.analyze.drift.gate.verdicts import Verdict
-from lpp.analyze.drift.pages.drift_page_tables import frames_without_tokens
 from lpp.analyze.drift.pair import Pair, differences, pair_of, run_of
-from lpp.analyze.drift.sites import SITES_SCHEMA, SiteDrift, common_sites, site_frame
-from lpp.analyze.drift.summaries import Summary
+from lpp.analyze.drift.sites import common_sites
 from lpp.analyze.engine.executor import Executor
 from lpp.analyze.questions import DiffSettings
 from lpp.analyze.runs.comparable import n_shared
@@ -52,22 +50,12 @@ class Against:
 class Comparison:
     """The part of a `Drift` that is kept for comparison with other runs: nothing per token."""
 
-    a: str
     b: str
-    """Run ids."""
-    n_prompts: int
-    n_tokens: int
-    """Tokens of the predictions."""
-    predictions: Mapping[str, Summary]
-    sites: Sequence[SiteDrift]
-    """In depth order."""
-    no_logits: str | None
-    is_nothing: bool
-    verdicts: Sequence[Verdict] = ()
+    frames: Mapping[str, pl.DataFrame] = field(repr=False)
+    """Its rows of `drift` and `drift-sites` (`page.frames_of`)."""
     document: Mapping[str, Any] = field(repr=False)
     """`Drift.document`, and `items`."""
-    frames: Mapping[str, pl.DataFrame] = field(repr=False)
-    """Its rows of `drift` and `drift-sites` (`page_tables`)."""
+    verdicts: Sequence[Verdict] = ()
 
 
 def diff_against(
@@ -151,43 +139,14 @@ def against(
 
 
 def compared(
-    drift: Drift, verdicts: Sequence[Verdict] = (), items: Sequence[Mapping[str, Any]] = ()
+    drift: Drift,
+    frames: Mapping[str, pl.DataFrame],
+    verdicts: Sequence[Verdict] = (),
+    items: Sequence[Mapping[str, Any]] = (),
 ) -> Comparison:
     """The part of `drift` that is kept; items: a document for each task that both runs answered."""
-    return Comparison(
-        a=drift.pair.a.run.id,
-        b=drift.pair.b.run.id,
-        n_prompts=drift.pair.n_prompts,
-        n_tokens=len(drift.tokens),
-        predictions=drift.predictions,
-        sites=drift.sites,
-        no_logits=drift.no_logits,
-        is_nothing=drift.is_nothing,
-        verdicts=verdicts,
-        document={**drift.document(), "items": list(items)},
-        frames=frames_without_tokens(drift),
-    )
-
-
-def order_of(comparisons: Sequence[Comparison]) -> str:
-    """The number that orders runs: `kl`, or `flips` where one of them has no KL."""
-    return "flips" if any(c.predictions["kl"].mean is None for c in comparisons) else "kl"
-
-
-def in_order(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Comparisons by the mean of `order_of`, the smallest change first."""
-    name = order_of(comparisons)
-    return sorted(comparisons, key=lambda c: (c.predictions[name].mean or 0.0, c.b))
-
-
-def sites_frame(comparisons: Sequence[Comparison]) -> pl.DataFrame:
-    """One row for each run and site, in that order: a and b, then `sites.SITES_SCHEMA`."""
-    schema = pl.Schema({"a": pl.String, "b": pl.String} | dict(SITES_SCHEMA))
-    frames = (
-        site_frame(c.sites).select(pl.lit(c.a).alias("a"), pl.lit(c.b).alias("b"), pl.all())
-        for c in comparisons
-    )
-    return pl.concat([pl.DataFrame(schema=schema), *frames])
+    document = {**drift.document(), "items": list(items)}
+    return Comparison(b=drift.pair.b.run.id, frames=frames, document=document, verdicts=verdicts)
 
 
 def _named(store: Url, runs: Sequence[str] | None, task: str | None) -> list[RunView]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -47,6 +47,8 @@ class Drift:
     """How logits were computed from rows; empty if none were."""
     notes: tuple[str, ...]
     """What is left out and why, one line each."""
+    settings: DiffSettings
+    """Those that compare the same prompts again."""
 
     @property
     def is_nothing(self) -> bool:
@@ -194,6 +196,7 @@ def drift(
         no_logits=pair.no_logits,
         arithmetic=arithmetic(pair.runs, who) if pair.no_logits is None else "",
         notes=tuple(_notes(pair, chosen, first_position)),
+        settings=replace(settings, prompts=pair.n_prompts),
     )
 
 

@@ -1,7 +1,7 @@
 """How well each feature of an item tells whether the model's answer is right."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -81,8 +81,8 @@ class ItemAnalysis:
     """Whether answers include what the model wrote after the stop string (`EvaluatedItems`)."""
     accuracy_interval: tuple[float, float]
     """95 %, of the share of right items."""
-    skip_first: int
-    seed: int
+    settings: ItemsSettings
+    """Those that ask the same again, with source, filter and cluster."""
     features: pl.DataFrame
     """`FEATURE_COLUMNS`: baselines first, then in the order of `FEATURES`; sites by depth."""
     confidence: str
@@ -169,8 +169,7 @@ def analysis(
         accuracy_interval=accuracy_interval(
             right, np.arange(len(right)) if clusters is None else clusters
         ),
-        skip_first=skip_first,
-        seed=seed,
+        settings=replace(settings, source=items.source, filter=items.filter, cluster=items.cluster),
         features=with_q(
             pl.DataFrame(rows, schema=frame_schema(FEATURE_COLUMNS), orient="row"),
             list(declared),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from lpp.analyze.drift.against import Against, Comparison, against, compared, in_order
+from lpp.analyze.drift.against import Against, Comparison, against, compared
 from lpp.analyze.drift.drift import Drift, drift, n_steps
 from lpp.analyze.drift.gate import gate_page
 from lpp.analyze.drift.gate.conditions import (
@@ -21,6 +21,7 @@ from lpp.analyze.drift.gate.conditions import (
 from lpp.analyze.drift.gate.verdicts import ALLOWED, Verdict, verdict
 from lpp.analyze.drift.pages.against_page import against_page
 from lpp.analyze.drift.pages.drift_page import drift_page
+from lpp.analyze.drift.pages.drift_page_tables import frames_of
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.sites import common_sites
 from lpp.analyze.drift.tables import stores, write_drift
@@ -97,7 +98,7 @@ def diff_answer(
         with _named(pair, several):
             pair_drift = drift(
                 pair,
-                replace(settings, errors=settings.errors or ("all" if sure else "final")),
+                replace(settings, errors=settings.errors or ("all" if sure else None)),
                 metrics=[condition.quantity for condition in conditions if condition.metric],
                 executor=executor,
                 progress=progress,
@@ -117,11 +118,14 @@ def diff_answer(
                 beside=gate_page.as_lines(verdicts),
                 failed=failed,
             )
-        comparisons.append(compared(pair_drift, verdicts, item_documents(items)))
+        frames = frames_of(pair_drift, tokens=False)
+        comparisons.append(compared(pair_drift, frames, verdicts, item_documents(items)))
     assert several is not None
-    decided = {c.b: c.verdicts for c in in_order(comparisons) if c.verdicts}
+    page = against_page(several, comparisons, f"{store}")
+    of = {c.b: c.verdicts for c in comparisons if c.verdicts}
+    decided = {b: of[b] for b in page.runs.order if b in of}
     return reply(
-        against_page(several, comparisons, f"{store}"),
+        page,
         stored=stored,
         beside=gate_page.lines_by_run(decided, several.names, several.undecided),
         failed=failed,

@@ -72,8 +72,8 @@ class FlipAnalysis:
     """Groups of the items that are right in A; 0: they have none."""
     n_within: int
     """Items that are compared within groups, as in `items`."""
-    skip_first: int
-    seed: int
+    settings: ItemsSettings
+    """Those that ask the same again, with filter and cluster."""
 
 
 def flipped_items(
@@ -113,7 +113,10 @@ def flip_analysis(
     chosen = _common_sites(flips, settings.sites)
     progress.expect(2 + len(chosen))
     eligible, flipped = _labels(flips)
-    of_all: dict[str, Any] = {"flips": flips, "skip_first": skip_first, "seed": seed}
+    of_all: dict[str, Any] = {
+        "flips": flips,
+        "settings": replace(settings, filter=flips.a.filter, cluster=flips.a.cluster),
+    }
     if not enough(flipped):
         return FlipAnalysis(
             features=pl.DataFrame(schema=FLIP_FEATURES),

@@ -137,8 +137,8 @@ def item_tables(analysis: ItemAnalysis) -> dict[str, pl.DataFrame]:
         ],
     }
     key = {
-        name: getattr(analysis, name)
-        for name in ("source", "task", "run", "filter", "skip_first", "seed")
+        **{name: getattr(analysis, name) for name in ("source", "task", "run", "filter")},
+        **{name: getattr(analysis.settings, name) for name in ("skip_first", "seed")},
     }
     return {
         table.name: pl.DataFrame([key | row for row in part], schema=frame_schema(table.columns))
@@ -162,7 +162,7 @@ def item_flags(analysis: ItemAnalysis) -> Iterator[str]:
         yield "few_items"
     if 0 < analysis.even_clusters < FEW_CLUSTERS:
         yield "few_clusters"
-    if not analysis.skip_first:
+    if not analysis.settings.skip_first:
         yield "first_positions"
     if analysis.cluster is None:
         yield "independent_items"

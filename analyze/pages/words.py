@@ -1,6 +1,7 @@
 """Numbers and sentences of a page, the same in every format."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
@@ -66,6 +67,35 @@ def plain(sentence: Sentence) -> str:
     'Rank 3 of a'
     """
     return "".join(part if isinstance(part, str) else part.text for part in sentence)
+
+
+def run(run_id: str, *, short: bool = False) -> str:
+    """A run inside a text of `say`."""
+    return f"\ue000{'r' if short else 'R'}{run_id}\ue001"
+
+
+def ref(text: str, query: str) -> str:
+    """Words of a text of `say` that link to the table they came from."""
+    return f"\ue000#{query}\ue002{text}\ue001"
+
+
+def say(text: str) -> Sentence:
+    """A text with marks as a sentence.
+
+    >>> plain(say(f"{run('b')} moved by {ref('3', 'drift')}."))
+    'b moved by 3.'
+    """
+    parts: list[Part] = []
+    for k, part in enumerate(re.split("\ue000(.*?)\ue001", text, flags=re.DOTALL)):
+        kind, rest = part[:1], part[1:]
+        if k % 2 == 0:
+            parts += [part] if part else []
+        elif kind == "#":
+            query, _, shown = rest.partition("\ue002")
+            parts.append(Ref(shown, query))
+        else:
+            parts.append(Run(rest, short=kind == "r"))
+    return tuple(parts)
 
 
 def number(value: float | bool | None) -> str:

@@ -280,7 +280,7 @@ def against_page(
         (rows,) = section.tables
         sections.insert(0, replace(section, tables=(replace(rows, code=code),)))
         if not failing or any(one.failed for one in verdicts):
-            failed += gate_page.conclusion(decided)
+            failed += (gate_page.conclusion(decided),)
     runs = {view.run.id: view.run for view in views}
     return Page(
         title="A probe on another run",

@@ -8,7 +8,7 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.drift.pages import drift_page_parts as page_parts
+from lpp.analyze.drift.pages.drift_page_parts import PAIRS_DRAWN, charts
 from lpp.analyze.drift.pages.drift_page_tables import (
     Frames,
     Pair,
@@ -60,7 +60,7 @@ def token_answers(url: str, answers: Answers) -> Mapping[str, Answer]:
     """
     from lpp.sql.database.connect import reading
 
-    pairs = pairs_by_kl(frames(answers))[: page_parts.PAIRS_DRAWN]
+    pairs = pairs_by_kl(frames(answers))[:PAIRS_DRAWN]
     queries = (*_OF_TOKENS, DRIFT_TOKENS)
     if not pairs:
         return {query.name: Answer(query, pl.DataFrame()) for query in queries}
@@ -90,7 +90,7 @@ def token_answers(url: str, answers: Answers) -> Mapping[str, Answer]:
 def drift_charts(answers: Answers, runs: RunStyles) -> Iterator[Chart]:
     """Charts of depth, positions and histogram; none if no runs were compared."""
     tables = {name: answers[name].table() for name in TABLES}
-    return page_parts.charts(frames(answers), tables, runs, dict.fromkeys(TABLES, SECTION))
+    return charts(frames(answers), tables, runs, SECTION)
 
 
 def partly_compared(answers: Answers, source: Origin) -> Iterator[Remedy]:

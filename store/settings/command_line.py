@@ -18,3 +18,13 @@ def arguments(settings: type, values: Mapping[str, Any]) -> tuple[str, ...]:
         for name, value in values.items()
         for text in known[name].values.texts(value)
     )
+
+
+def as_words(settings: Any) -> tuple[str, ...]:
+    """`settings` as arguments of a command, without those that are as by default."""
+    values = {
+        name: value
+        for name, one in declared(type(settings)).items()
+        if (value := getattr(settings, one.keyword)) != one.default
+    }
+    return arguments(type(settings), values)

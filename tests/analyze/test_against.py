@@ -19,11 +19,12 @@ from rich.cells import cell_len
 
 from lpp.analyze import DiffSettings, diff, diff_against, drift_grid_chart
 from lpp.analyze.cli.command import main
-from lpp.analyze.drift.against import Comparison, against, compared, in_order, sites_frame
+from lpp.analyze.drift.against import Comparison, against, compared
 from lpp.analyze.drift.pages.against_page import STRIP, against_page
+from lpp.analyze.drift.pages.drift_page_tables import SITES as SITE_ROWS
+from lpp.analyze.drift.pages.drift_page_tables import frames_of
 from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written
-from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.store.errors import InputError
 from lpp.store.progress import Progress
 
@@ -313,27 +314,28 @@ def kept(many: Path) -> list[Comparison]:
     assert [name_of(pair.b.run.id) for pair in pairs] == [*NAMES]
     with pytest.warns(UserWarning, match="left out"):
         every = diff_against(many, "base")
-    return in_order([compared(one) for one in every])
+    ordered = sorted(every, key=lambda one: one.predictions["kl"].mean or 0.0)
+    return [compared(one, frames_of(one, tokens=False)) for one in ordered]
+
+
+def site_rows(kept: list[Comparison]) -> pl.DataFrame:
+    """The rows of every comparison, as the picture takes them."""
+    rows = pl.concat([one.frames[SITE_ROWS.name] for one in kept])
+    return rows.rename({"run_a": "a", "run_b": "b"})
+
+
+def distances(one: Comparison) -> list[float]:
+    found: list[float] = one.frames[SITE_ROWS.name]["relative_distance"].fill_null(0.0).to_list()
+    return found
 
 
 def test_a_cell_for_each_run_and_site(kept: list[Comparison], tmp_path: Path) -> None:
-    frame = sites_frame(kept)
+    frame = site_rows(kept)
     assert frame["b"].unique(maintain_order=True).to_list() == [one.b for one in kept]
-    for row, site in zip(
-        frame.iter_rows(named=True), [s for one in kept for s in one.sites], strict=True
-    ):
-        assert (row["site"], row["depth"], row["n_tokens"]) == (
-            site.site,
-            site.depth,
-            site.n_tokens,
-        )
-        for name in SITE_CHANGES:
-            assert (row[name], row[f"{name}_stderr"]) == getattr(site, name)[:2]
     picture = Picture(drift_grid_chart(frame), tmp_path)
     assert picture.marks["rect mark"] == 9
     assert [word for word in picture.words if word in SITES] == [*SITES]
-    most = max(site.relative_distance.value or 0 for site in kept[-1].sites)
-    assert f"few: {most:.4g} at" in picture.label
+    assert f"few: {max(distances(kept[-1])):.4g} at" in picture.label
     for row in frame.iter_rows(named=True):
         assert f"{row['relative_distance']:.2g}" in picture.words
 
@@ -342,10 +344,10 @@ def test_a_cell_for_each_run_and_site(kept: list[Comparison], tmp_path: Path) ->
 def test_other_numbers_of_sites_are_drawn(
     metric: str, kept: list[Comparison], tmp_path: Path
 ) -> None:
-    picture = Picture(drift_grid_chart(sites_frame(kept), metric), tmp_path)
+    picture = Picture(drift_grid_chart(site_rows(kept), metric), tmp_path)
     assert picture.marks["rect mark"] == 9
     with pytest.raises(InputError, match="relative_distance, cosine"):
-        drift_grid_chart(sites_frame(kept), "effective_rank")
+        drift_grid_chart(site_rows(kept), "effective_rank")
 
 
 def page_text(many: Path, kept: list[Comparison]) -> str:
@@ -365,22 +367,22 @@ def strips(text: str) -> dict[str, str]:
 def test_heights_are_distances_on_one_scale(many: Path, kept: list[Comparison]) -> None:
     drawn = strips(page_text(many, kept))
     assert drawn.keys() == {*NAMES}
-    every = [site.relative_distance.value for one in kept for site in one.sites]
-    most = max(value for value in every if value is not None)
+    most = max(distance for one in kept for distance in distances(one))
     for one in kept:
-        expected = [
-            "▁▂▃▄▅▆▇█"[min(7, int(8 * (site.relative_distance.value or 0) / most))]
-            for site in one.sites
-        ]
+        expected = ["▁▂▃▄▅▆▇█"[min(7, int(8 * d / most))] for d in distances(one)]
         assert drawn[name_of(one.b)].strip() == "".join(expected)
 
 
 def test_many_sites_share_columns(many: Path, kept: list[Comparison]) -> None:
     one = kept[0]
-    site = one.sites[-1]
-    deep = [dataclasses.replace(site, site=f"block.{k}", depth=k) for k in range(1, 81)]
+    last = one.frames[SITE_ROWS.name][-1:]
+    deep = [
+        last.with_columns(pl.lit(f"block.{k}").alias("site"), pl.lit(k, pl.Int32).alias("depth"))
+        for k in range(1, 81)
+    ]
+    frames = {**one.frames, SITE_ROWS.name: pl.concat(deep).cast(last.schema)}
     document = {**one.document, "sites": [{"flags": []} for _ in deep]}
-    text = page_text(many, [dataclasses.replace(one, sites=deep, document=document)])
+    text = page_text(many, [dataclasses.replace(one, frames=frames, document=document)])
     strip = strips(text)["near"].strip()
     assert len(strip) == 27 <= STRIP  # three blocks in each
     assert "largest of 3" in " ".join(text.split())

@@ -104,7 +104,7 @@ def test_the_same_is_replaced_whole_and_other_settings_stay(
     write_items(written.root, found)
     before = counts(written.root)
     assert before[0] == 1
-    write_items(written.root, replace(found, skip_first=0))
+    write_items(written.root, replace(found, settings=replace(found.settings, skip_first=0)))
     assert counts(written.root) == [2 * n for n in before]
     fewer = replace(found, features=found.features.head(3))
     write_items(written.root, fewer)
@@ -183,7 +183,7 @@ def test_flags_say_what_may_mislead(found: ItemAnalysis) -> None:
     changes: dict[str, dict[str, Any]] = {
         "few_items": {"n_wrong": 29},
         "few_clusters": {"even_clusters": 29.9},
-        "first_positions": {"skip_first": 0},
+        "first_positions": {"settings": replace(found.settings, skip_first=0)},
         "independent_items": {"cluster": None, "n_clusters": 0, "even_clusters": 0.0},
         "items_left_out": {"left_out": {"no answer was chosen": 1}},
         "no_groups": {"n_groups": 0, "n_within": 0},

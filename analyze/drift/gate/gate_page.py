@@ -75,11 +75,11 @@ def _row(run: str, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def conclusion(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> Sentence:
+def conclusion(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> str:
     """Whether the gate passes, and why; nothing without conditions."""
     all_verdicts = [v for of_run in verdicts.values() for v in of_run]
     if not all_verdicts:
-        return ()
+        return ""
     counts = {
         "met": sum(v.outcome == "fail" for v in all_verdicts),
         "not decided": sum(v.outcome == "not decided" for v in all_verdicts) + len(undecided),
@@ -90,8 +90,8 @@ def conclusion(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> Sente
         f"{count} {'is' if count == 1 else 'are'} {name}" for name, count in counts.items() if count
     ]
     if not parts:
-        return (f"PASS: none of {total} {what} is met. ",)
-    return (f"FAIL: of {total} {what} {', '.join(parts)}. ",)
+        return f"PASS: none of {total} {what} is met. "
+    return f"FAIL: of {total} {what} {', '.join(parts)}. "
 
 
 def as_lines(verdicts: Sequence[Verdict], indent: str = "") -> str:

@@ -1,4 +1,4 @@
-"""What changed from one run to each of several, as a page."""
+"""The page of `lpp-analyze diff --against`: one run against several."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,106 +8,131 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.drift.against import Against, Comparison, in_order, order_of, sites_frame
+from lpp.analyze.drift.against import Against, Comparison
 from lpp.analyze.drift.gate import gate_page
 from lpp.analyze.drift.pages.drift_page_parts import conclusion, opening
-from lpp.analyze.drift.pages.drift_page_tables import DRIFT, SITES, numbers_of, shaped
+from lpp.analyze.drift.pages.drift_page_tables import (
+    DRIFT,
+    SITES,
+    Frames,
+    Pair,
+    numbers_of,
+    of_pairs,
+    shaped,
+)
 from lpp.analyze.pages.page import Chart, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.words import Run, Sentence, number
+from lpp.analyze.pages.words import (
+    number,
+    run,
+    say,
+)
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.flags import MEANING
 
 STRIP: Final = 34
 """Columns of the depth picture: one for each site of a model of 32 blocks."""
 
-DISTANCE: Final = "relative_distance"
+_AGAINST: Final = {"kl": "KL", "flips": "", "log_perplexity": "ln PPL"}
+"""Numbers of the predictions in the row of a run, with headings."""
 
-_PREDICTIONS: Final = ("kl", "flips", "log_perplexity")
-_SITE: Final = (DISTANCE, "cka")
-"""Numbers of a row: of the predictions, and of the deepest site."""
-
-_HEIGHTS: Final = "▁▂▃▄▅▆▇█"
-_ORDERS: Final = {
-    "kl": "the smallest KL first",
-    "flips": "the fewest flips first, as not every run has a KL",
-}
-_LABELS: Final = {"kl": "KL", "log_perplexity": "ln PPL", "n_prompts": "prompts"}
-_LEAD: Final = "Distance and CKA: at {site}. ±: standard error over prompts."
-_MEANINGS: Final = (
-    "X is the run of the row. KL: KL(A || X), nats for each token. flips: share of the tokens "
-    "whose most likely next token differs. ln PPL: ln PPL(X) - ln PPL(A). distance: |x - a| / |a|."
-)
-_STRIP: Final = "A column for {each}, {first} to {last}; a full one is {most}."
-_STRIPS: Final = (
-    "Height: relative distance; a full column is the largest of all. Blank: exactly 0; -: no "
-    "number."
-)
+_AT_LAST: Final = ("relative_distance", "cka")
+"""Numbers of the deepest site in the row of a run."""
 
 
 def against_page(several: Against, comparisons: Sequence[Comparison], store: str = "") -> Page:
     """The page of `several`. comparisons: one for each of its pairs, in any order."""
-    ordered = in_order(comparisons)
-    base = several.base.run.id
     frames = {
-        name: pl.concat([c.frames[name] for c in ordered]) for name in (DRIFT.name, SITES.name)
+        name: pl.concat([c.frames[name] for c in comparisons]) for name in (DRIFT.name, SITES.name)
     }
-    pairs = [(c.a, c.b) for c in ordered]
-    gate = {c.b: c.verdicts for c in ordered if c.verdicts}
-    undecided = {run: why for run, why in several.undecided.items() if gate}
-    shown = (base, *(c.b for c in ordered), *undecided)
-    runs = RunStyles({run: several.names[run] for run in shown})
-    rows = _rows(ordered)
-    deepest = " or ".join(dict.fromkeys(c.sites[-1].site for c in ordered))
-    sites = shaped(SITES, frames[SITES.name], brief=False)
-    setting, *notes = _setting_and_notes(ordered)
-    sections = (
-        *([gate_page.gate_section(gate, undecided)] if gate else []),
-        Section(
-            *("runs", "Every run", _LEAD.format(site=deepest)),
-            tables=(_table(rows),),
-            more=_MEANINGS,
-        ),
-        Section(
-            "depth",
-            "Where in depth",
-            _reading(ordered),
-            (
-                Chart(
-                    "drift-grid",
-                    "depth",
-                    sites,
-                    "Distance in depth",
-                    "Relative distance of every site, with its number; runs in order.",
-                    partial(drawing("drift_grid_chart"), sites_frame(ordered), runs=runs),
-                    opens=True,
-                ),
-            ),
-            (_strips(ordered), sites),
-            more=_STRIPS,
-        ),
-        Section(
-            "predictions",
-            "What changed in the predictions",
-            tables=(shaped(DRIFT, frames[DRIFT.name], brief=False),),
-            brief=False,
-        ),
-        Section(
-            "left-out",
-            "Left out",
-            notes=tuple((Run(run), f": {why}.") for run, why in several.left_out.items()),
-            brief=False,
-        ),
+    base, of = several.base.run.id, {c.b: c for c in comparisons}
+    means = {b: {k: v["mean"] for k, v in numbers_of(frames, (base, b)).items()} for b in of}
+    by = "kl" if all("kl" in numbers for numbers in means.values()) else "flips"
+    ordered = sorted(of, key=lambda b: (means[b].get(by) or 0.0, b))
+    pairs, documents = [(base, b) for b in ordered], [of[b].document for b in ordered]
+    gate = {b: of[b].verdicts for b in ordered if of[b].verdicts}
+    undecided = {b: why for b, why in several.undecided.items() if gate}
+    runs = RunStyles({b: several.names[b] for b in (base, *ordered, *undecided)})
+    rows = pl.DataFrame([_row(frames, pair) for pair in pairs], infer_schema_length=None)
+    in_order = pl.DataFrame({"run_b": ordered})
+    sites = in_order.join(frames[SITES.name], on="run_b", maintain_order="left")
+    tables = [shaped(DRIFT, frames[DRIFT.name], brief=False), shaped(SITES, sites, brief=False)]
+    strips, reading = _strips(sites, ordered)
+    setting, *notes = _setting_and_notes(documents, by)
+    sentence = conclusion(frames, pairs[0])
+    if len(pairs) > 1:
+        least, most = (
+            f"KL {number(means[b]['kl'])} nats a token"
+            if by == "kl"
+            else f"{number(100 * (means[b][by] or 0.0))} % of the most likely next tokens"
+            for b in (ordered[0], ordered[-1])
+        )
+        sentence = (
+            f"Of {len(pairs)} runs {run(ordered[0])} differs least from {run(base)}, by {least}, "
+            f"and {run(ordered[-1])} most, by {most}."
+        )
+    grid = sites.select(
+        pl.col("run_a", "run_b").name.replace("run_", ""), pl.exclude("run_a", "run_b")
     )
-    sentence = conclusion(frames, pairs[0]) if len(pairs) == 1 else _ends(ordered, frames)
     return Page(
         title="Drift from one model to several",
-        about=("From ", Run(base), f" to {_count(ordered)}"),
-        opening=opening(
-            frames, pairs, setting, (*gate_page.conclusion(gate, undecided), *sentence)
+        about=say(f"From {run(base)} to {_count(pairs)}"),
+        opening=opening(frames, pairs, setting, gate_page.conclusion(gate, undecided) + sentence),
+        findings=tuple(map(say, notes)),
+        sections=(
+            *([gate_page.gate_section(gate, undecided)] if gate else []),
+            Section(
+                "runs",
+                "Every run",
+                f"Distance and CKA: at {' or '.join(rows['site'].unique(maintain_order=True))}. ±: "
+                "standard error over prompts.",
+                tables=(
+                    table_of(
+                        "against",
+                        "Every run against one",
+                        rows,
+                        {**PREDICTIONS, **SITE_CHANGES},
+                        first=["run", "n_prompts", *_AGAINST, *_AT_LAST, "flags"],
+                        labels={**_AGAINST, "n_prompts": "prompts"},
+                        key=("run",),
+                    ),
+                ),
+                more="X is the run of the row. KL: KL(A || X), nats for each token. flips: share "
+                "of the tokens whose most likely next token differs. ln PPL: ln PPL(X) - ln "
+                "PPL(A). distance: |x - a| / |a|.",
+            ),
+            Section(
+                "depth",
+                "Where in depth",
+                reading,
+                (
+                    Chart(
+                        "drift-grid",
+                        "depth",
+                        tables[1],
+                        "Distance in depth",
+                        "Relative distance of every site, with its number; runs in order.",
+                        partial(drawing("drift_grid_chart"), grid, runs=runs),
+                        opens=True,
+                    ),
+                ),
+                (strips, tables[1]),
+                more="Height: relative distance; a full column is the largest of all. Blank: "
+                "exactly 0; -: no number.",
+            ),
+            Section(
+                "predictions",
+                "What changed in the predictions",
+                tables=(tables[0],),
+                brief=False,
+            ),
+            Section(
+                "left-out",
+                "Left out",
+                notes=tuple(say(f"{run(b)}: {why}.") for b, why in several.left_out.items()),
+                brief=False,
+            ),
         ),
-        findings=tuple(notes),
-        sections=sections,
         meanings=MEANING,
         runs=runs,
         next=(f"lpp-sql {shlex.quote(store)} --run drift",) if store else (),
@@ -115,11 +140,11 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
             "against": base,
             "names": dict(several.names),
             "comparisons": [
-                {**c.document, "gate": gate_page.documents(c.verdicts)} for c in ordered
+                {**of[b].document, "gate": gate_page.documents(of[b].verdicts)} for b in ordered
             ],
             "left_out": [
-                {"run": run, "why": why, "undecided": run in several.undecided}
-                for run, why in several.left_out.items()
+                {"run": b, "why": why, "undecided": b in several.undecided}
+                for b, why in several.left_out.items()
             ],
         },
         csv=rows,
@@ -127,120 +152,80 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
     )
 
 
-def _ends(ordered: Sequence[Comparison], frames: Mapping[str, pl.DataFrame]) -> Sentence:
-    """Which run changed least, and which most."""
-    name = order_of(ordered)
-    values = [numbers_of(frames, (c.a, c.b)).get(name, {}).get("mean") for c in ordered]
-    least, most = (
-        f"KL {number(value)} nats a token"
-        if name == "kl"
-        else f"{number(100 * (value or 0.0))} % of the most likely next tokens"
-        for value in (values[0], values[-1])
-    )
-    first, last = ordered[0], ordered[-1]
-    return (
-        *(f"Of {len(ordered)} runs ", Run(first.b), " differs least from ", Run(first.a)),
-        *(f", by {least}, and ", Run(last.b), f" most, by {most}."),
-    )
+def _row(frames: Frames, pair: Pair) -> dict[str, Any]:
+    """Numbers of the predictions of a run, and those of its deepest site."""
+    parts = ("", "_stderr", "_ci_low", "_ci_high")
+    numbers = numbers_of(frames, pair)
+    last = of_pairs(frames[SITES.name], [pair])[-1:].to_dicts()[0]
+    return {
+        "run": pair[1],
+        "n_prompts": last["n_prompts"],
+        **{f"{k}{p}": numbers.get(k, {}).get(f"mean{p}") for k in _AGAINST for p in parts},
+        "site": last["site"],
+        **{f"{k}{p}": last[f"{k}{p}"] for k in _AT_LAST for p in parts},
+        "flags": last["flags"],
+    }
 
 
-def _setting_and_notes(ordered: Sequence[Comparison]) -> Iterator[Any]:
+def _setting_and_notes(documents: Sequence[Mapping[str, Any]], by: str) -> Iterator[str]:
     """The setting; then a sentence for each fact that a reader has to know."""
-    sizes = sorted({c.n_prompts for c in ordered})
-    first = ordered[0].document["first_position"]
-    start = f", positions from {first} on" if first else ""
-    order = f", {_ORDERS[order_of(ordered)]}" if len(ordered) > 1 else ""
-    counts = {c.n_tokens for c in ordered}
-    drawn = next((c.document["drawn"] for c in ordered if c.document["drawn"]), None)
-    over = f" over the first {sizes[0]} prompts" if len(sizes) == 1 else ""
-    of = f", {max(counts):,} tokens each" if len(counts) == 1 and not drawn else ""
-    yield f"{_count(ordered)}{over}{of}{start}{order}"
+    sizes, counts = ({d[name] for d in documents} for name in ("prompts", "tokens"))
+    first = documents[0]["first_position"]
+    order = (
+        "the smallest KL first"
+        if by == "kl"
+        else "the fewest flips first, as not every run has a KL"
+    )
+    drawn = next((d["drawn"] for d in documents if d["drawn"]), None)
+    yield (
+        _count(documents)
+        + f" over the first {min(sizes)} prompts" * (len(sizes) == 1)
+        + f", {max(counts):,} tokens each" * (len(counts) == 1 and not drawn)
+        + f", positions from {first} on" * bool(first)
+        + f", {order}" * (len(documents) > 1)
+    )
     if len(sizes) > 1:
         yield (
-            f"Runs share {sizes[0]} to {sizes[-1]} prompts with A, so rows are of different "
-            f"tokens. --prompts {sizes[0]} compares all runs over the same tokens.",
+            f"Runs share {min(sizes)} to {max(sizes)} prompts with A, so rows are of different "
+            f"tokens. --prompts {min(sizes)} compares all runs over the same tokens."
         )
     if drawn:
-        yield (f"Predictions: of {max(counts):,} tokens each, drawn with seed {drawn['seed']}.",)
-    runs_by_note: dict[str, list[str]] = {}
-    for comparison in ordered:
-        same = ["Every difference is exactly 0."] if comparison.is_nothing else []
-        missing = [f"No KL: {comparison.no_logits}"] if comparison.no_logits else []
-        for note in (*same, *missing, *comparison.document["notes"]):
-            runs_by_note.setdefault(note, []).append(comparison.b)
-    for note, of_runs in runs_by_note.items():
-        named = [part for run in of_runs for part in (", ", Run(run))]
-        yield (*named[1:], f": {note}")
+        yield f"Predictions: of {max(counts):,} tokens each, drawn with seed {drawn['seed']}."
+    runs: dict[str, list[str]] = {}
+    for d in documents:
+        same = ["Every difference is exactly 0."] * d["exactly_equal"]
+        missing = [f"No KL: {why}" for why in (d["logits"]["missing"],) if why]
+        for note in (*same, *missing, *d["notes"]):
+            runs.setdefault(note, []).append(run(d["b"]))
+    yield from (f"{', '.join(named)}: {note}" for note, named in runs.items())
 
 
-def _count(ordered: Sequence[Comparison]) -> str:
-    return f"{len(ordered)} run{'s' * (len(ordered) > 1)}"
+def _count(several: Sequence[Any]) -> str:
+    return f"{len(several)} run{'s' * (len(several) > 1)}"
 
 
-# tables
-
-
-def _rows(ordered: Sequence[Comparison]) -> pl.DataFrame:
-    """A row for each run: numbers of the predictions, and those of its deepest site."""
+def _strips(sites: pl.DataFrame, runs: Sequence[str]) -> tuple[Table, str]:
+    """A strip of distances for each run, on one scale; and how to read it."""
+    depth = sites.sort("depth", pl.col("site") == "final")["site"].unique(maintain_order=True)
+    step = -(-len(depth) // STRIP)
+    groups = [depth[k : k + step].to_list() for k in range(0, len(depth), step)]
+    known = sites.filter(pl.col("relative_distance").is_not_null())
+    most = float(known["relative_distance"].fill_null(0.0).to_numpy().max(initial=0.0))
     rows = []
-    for comparison in ordered:
-        numbers = {name: comparison.predictions[name] for name in _PREDICTIONS}
-        last = comparison.sites[-1]
-        rows.append(
-            {
-                **{"run": comparison.b, "n_prompts": comparison.n_prompts},
-                **{
-                    f"{name}{end}": value
-                    for name, summary in numbers.items()
-                    for end, value in _parts(summary.mean, summary)
-                },
-                "site": last.site,
-                **{
-                    f"{name}{end}": value
-                    for name in _SITE
-                    for end, value in _parts(last[name].value, last[name])
-                },
-                "flags": comparison.document["sites"][-1]["flags"],
-            }
-        )
-    return pl.DataFrame(rows, infer_schema_length=None)
 
+    def column(value: float | None) -> str:
+        if not value:
+            return "-" if value is None else " "
+        return "▁▂▃▄▅▆▇█"[min(int(8 * value / most), 7)]
 
-def _parts(value: float | None, error: Any) -> Iterator[tuple[str, float | None]]:
-    yield "", value
-    for name in ("stderr", "ci_low", "ci_high"):
-        yield f"_{name}", getattr(error, name)
-
-
-def _table(rows: pl.DataFrame) -> Table:
-    return table_of(
-        "against",
-        "Every run against one",
-        rows,
-        {**PREDICTIONS, **SITE_CHANGES},
-        first=["run", "n_prompts", *_PREDICTIONS, *_SITE, "flags"],
-        labels=_LABELS,
-        key=("run",),
-    )
-
-
-def _strips(ordered: Sequence[Comparison]) -> Table:
-    """A strip for each run: distance at each site, on one scale."""
-    groups, most = _groups(ordered), _most(ordered)
-    rows = []
-    for comparison in ordered:
-        of = _distances(comparison)
-        columns = [[of[site] for site in group if site in of] for group in groups]
-        largest = max(of, key=lambda site: of[site], default=None)
-        rows.append(
-            {
-                "run": comparison.b,
-                "strip": "".join(_column(max(cell, default=None), most) for cell in columns),
-                "largest": None if largest is None else of[largest],
-                "at": largest,
-            }
-        )
-    return table_of(
+    for b in runs:
+        of = dict(known.filter(run_b=b).select("site", "relative_distance").iter_rows())
+        cells = (max((of[s] for s in group if s in of), default=None) for group in groups)
+        at = max(of, key=lambda site: of[site], default=None)
+        strip = "".join(map(column, cells))
+        rows.append({"run": b, "strip": strip, "largest": of.get(at), "at": at})
+    each = f"the largest of {step} sites" if step > 1 else "each site"
+    table = table_of(
         "strips",
         "Distance in depth",
         pl.DataFrame(rows, infer_schema_length=None),
@@ -249,47 +234,6 @@ def _strips(ordered: Sequence[Comparison]) -> Table:
         key=("run",),
         folded=True,
     )
-
-
-def _reading(ordered: Sequence[Comparison]) -> str:
-    """How to read the strips."""
-    groups = _groups(ordered)
-    step = len(groups[0])
-    each = f"the largest of {step} sites" if step > 1 else "each site"
-    most = number(_most(ordered))
-    return _STRIP.format(each=each, first=groups[0][0], last=groups[-1][-1], most=most)
-
-
-def _groups(ordered: Sequence[Comparison]) -> list[list[str]]:
-    """Every site that is compared, in depth order, a few for each column of a strip."""
-    depths = {site.site: site.depth for c in ordered for site in c.sites}
-    sites = sorted(depths, key=lambda site: (depths[site], site == "final"))
-    step = -(-len(sites) // STRIP)
-    return [sites[first : first + step] for first in range(0, len(sites), step)]
-
-
-def _most(ordered: Sequence[Comparison]) -> float:
-    """The largest distance of all."""
-    return max((distance for c in ordered for distance in _distances(c).values()), default=0.0)
-
-
-def _distances(comparison: Comparison) -> dict[str, float]:
-    """The relative distance of each site that has one."""
-    return {
-        site.site: site.relative_distance.value
-        for site in comparison.sites
-        if site.relative_distance.value is not None
-    }
-
-
-def _column(value: float | None, most: float) -> str:
-    """One character of a strip.
-
-    >>> [_column(value, 0.8) for value in (0.8, 0.41, 0.001, 0.0, None)]
-    ['█', '▅', '▁', ' ', '-']
-    """
-    if value is None:
-        return "-"
-    if value == 0:
-        return " "
-    return _HEIGHTS[min(int(len(_HEIGHTS) * value / most), len(_HEIGHTS) - 1)]
+    return table, (
+        f"A column for {each}, {groups[0][0]} to {groups[-1][-1]}; a full one is {number(most)}."
+    )

@@ -1,10 +1,10 @@
-"""Tables of a page about comparisons of two models, and their rows.
+"""Rows behind the pages of `diff` and behind the report.
 
-The report reads the rows from the database of a store; the page of one comparison makes them from
-its `Drift`.
+They are rows of the tables `drift_predictions`, `drift_sites` and `drift_tokens`: those of a
+database, or those that `drift_tables` makes of one comparison.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import polars as pl
@@ -13,60 +13,67 @@ from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.summaries import by_position
 from lpp.analyze.drift.tables import drift_tables
 from lpp.analyze.numerics.kl_histogram import kl_histogram
-from lpp.analyze.pages.table import Declared, Shape, Table
+from lpp.analyze.pages.table import Shape, Table
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.runs.groups import Groups
 from lpp.sql.schema import TABLES, Column
 
 Pair = tuple[str, str]
 """Ids of the first and the second run."""
-
 Frames = Mapping[str, pl.DataFrame]
 """Rows of comparisons by name of their `Shape`."""
 
 _PAIR: Final = ["run_a", "run_b"]
 
 
-DRIFT: Final = Shape(
-    name="drift",
-    title="What changed in the predictions, with 95 % intervals of the mean",
-    table="drift_predictions",
-    key=TABLES["drift_predictions"].key,
-    first=("run_a", "run_b", "number", "unit", "mean", "median", "p99", "maximum"),
+def _shape(name: str, title: str, table: str, first: str, *key: str, folded: bool = False) -> Shape:
+    """first: columns that a page shows, between blanks. key: by default that of the table."""
+    return Shape(
+        name=name,
+        title=title,
+        table=table,
+        key=(*_PAIR, *key) if key else TABLES[table].key,
+        first=(*_PAIR, *first.split()),
+        folded=folded,
+    )
+
+
+DRIFT: Final = _shape(
+    "drift",
+    "What changed in the predictions, with 95 % intervals of the mean",
+    "drift_predictions",
+    "number unit mean median p99 maximum",
 )
-SITES: Final = Shape(
-    name="drift-sites",
-    title="What changed at each site, with 95 % intervals",
-    table="drift_sites",
-    key=TABLES["drift_sites"].key,
-    first=("run_a", "run_b", "site", *SITE_CHANGES, "flags"),
+SITES: Final = _shape(
+    "drift-sites",
+    "What changed at each site, with 95 % intervals",
+    "drift_sites",
+    f"site {' '.join(SITE_CHANGES)} flags",
 )
-POSITIONS: Final = Shape(
-    name="drift-positions",
-    title="KL and flips by position in the prompt, with 95 % intervals",
-    table="drift_tokens",
-    key=("run_a", "run_b", "first"),
-    first=("run_a", "run_b", "first", "end", "kl", "flips"),
+POSITIONS: Final = _shape(
+    "drift-positions",
+    "KL and flips by position in the prompt, with 95 % intervals",
+    "drift_tokens",
+    "first end kl flips",
+    "first",
     folded=True,
 )
-HISTOGRAM: Final = Shape(
-    name="drift-histogram",
-    title="KL per token: how many tokens have how much, four bins to a decade",
-    table="drift_tokens",
-    key=("run_a", "run_b", "kl_from"),
-    first=("run_a", "run_b", "kl_from", "kl_below", "share", "n_tokens"),
+HISTOGRAM: Final = _shape(
+    "drift-histogram",
+    "KL per token: how many tokens have how much, four bins to a decade",
+    "drift_tokens",
+    "kl_from kl_below share n_tokens",
+    "kl_from",
     folded=True,
 )
-TOKENS: Final = Shape(
-    name="drift-tokens",
-    title="The ten tokens of each pair after which the predictions changed most",
-    table="drift_tokens",
-    key=("run_a", "run_b", "source_row", "prompt_id", "position"),
-    # a comparison without logits has `change` in place of `kl`
-    first=(
-        *("run_a", "run_b", "kl", "change", "at", "text_so_far", "came"),
-        *("expected_a", "probability_a", "expected_b", "probability_b"),
-    ),
+TOKENS: Final = _shape(
+    "drift-tokens",
+    "The ten tokens of each pair after which the predictions changed most",
+    "drift_tokens",
+    "kl change at text_so_far came expected_a probability_a expected_b probability_b",
+    "source_row",
+    "prompt_id",
+    "position",
 )
 
 COLUMNS: Final = (
@@ -90,76 +97,69 @@ COLUMNS: Final = (
 
 def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
     """The table of `shape` with the rows of `frame`. more: as of `Shape.of`."""
-    columns = (*COLUMNS, *TABLES[shape.table].columns)
-    declared: dict[str, Declared] = {column.name: column for column in columns}
+    declared = {column.name: column for column in (*COLUMNS, *TABLES[shape.table].columns)}
     return shape.of(frame, **{"declared": {**declared, **SITE_CHANGES}} | more)
 
 
-def frames_of(drift: Drift) -> dict[str, pl.DataFrame]:
-    """Predictions, sites, positions and histogram of one comparison."""
+def frames_of(drift: Drift, *, tokens: bool = True) -> dict[str, pl.DataFrame]:
+    """Predictions and sites of one comparison, positions and histogram."""
+    made = drift_tables(drift)
+    ends = {name: f"mean_{name}" for name in ("stderr", "ci_low", "ci_high")}
+    whole = [name for name, number in PREDICTIONS.items() if "median" in number.statistics]
+    spread = pl.when(pl.col("number").is_in(whole)).then(pl.col("median", "p99", "maximum"))
+    frames = {
+        DRIFT.name: made[DRIFT.table].rename(ends).with_columns(spread),
+        SITES.name: made[SITES.table],
+    }
     pair = drift.pair.a.run.id, drift.pair.b.run.id
-    return frames_without_tokens(drift) | frames_of_tokens(
-        {pair: lambda: (drift.tokens, drift.pair.groups)}
-    )
-
-
-def frames_without_tokens(drift: Drift) -> dict[str, pl.DataFrame]:
-    """Predictions, with errors named as those of the mean, and sites of one comparison."""
-    tables = drift_tables(drift)
-    errors = {name: f"mean_{name}" for name in ("stderr", "ci_low", "ci_high")}
-    more = [name for name, prediction in PREDICTIONS.items() if "median" in prediction.statistics]
-    means = pl.when(pl.col("number").is_in(more)).then(pl.col("median", "p99", "maximum"))
-    predictions = tables[DRIFT.table].rename(errors).with_columns(means)
-    return {DRIFT.name: predictions, SITES.name: tables[SITES.table]}
+    read = {pair: lambda: (drift.tokens, drift.pair.groups)} if tokens else {}
+    return frames | frames_of_tokens(read)
 
 
 def frames_of_tokens(
     pairs: Mapping[Pair, Callable[[], tuple[pl.DataFrame, Groups]]],
 ) -> dict[str, pl.DataFrame]:
-    """Positions and histogram of pairs, whose tokens are read one pair after another.
-
-    pairs: a function for each that gives its rows of `drift_tokens` and its jackknife groups.
+    """Positions and histogram; pairs: a function each that gives rows of `drift_tokens`, and
+    groups of the jackknife.
     """
-    by_shape: dict[str, list[pl.DataFrame]] = {POSITIONS.name: [], HISTOGRAM.name: []}
+    parts: dict[str, list[pl.DataFrame]] = {POSITIONS.name: [], HISTOGRAM.name: []}
     for pair, read in pairs.items():
         tokens, groups = read()
-        names = [pl.lit(run).alias(name) for name, run in zip(_PAIR, pair, strict=True)]
-        frames = by_position(tokens, groups), kl_histogram(tokens)
-        for rows, frame in zip(by_shape.values(), frames, strict=True):
-            rows.append(frame.select(*names, pl.all()))
-    return {name: pl.concat(rows) if rows else pl.DataFrame() for name, rows in by_shape.items()}
+        names = [pl.lit(run_id).alias(name) for name, run_id in zip(_PAIR, pair, strict=True)]
+        parts[POSITIONS.name].append(by_position(tokens, groups).select(*names, pl.all()))
+        parts[HISTOGRAM.name].append(kl_histogram(tokens).select(*names, pl.all()))
+    return {name: pl.concat(rows) if rows else pl.DataFrame() for name, rows in parts.items()}
 
 
 def pairs_by_kl(frames: Frames) -> list[Pair]:
     """Every compared pair, by descending KL; without a KL, by |ln p(next)|."""
-    frame = frames[DRIFT.name]
-    if frame.is_empty():
+    if frames[DRIFT.name].is_empty():
         return []
-    largest = [
-        pl.col("mean").filter(pl.col("number") == name).max().fill_null(-1.0).alias(name)
-        for name in ("kl", "next_logprob")
-    ]
-    by_pair = frame.group_by(_PAIR).agg(largest)
-    order = by_pair.sort("kl", "next_logprob", *_PAIR, descending=[True, True, False, False])
+    names = ("kl", "next_logprob")
+    means = (pl.col("mean").filter(number=name).max().fill_null(-1.0).alias(name) for name in names)
+    by_pair = frames[DRIFT.name].group_by(_PAIR).agg(*means)
+    order = by_pair.sort(*names, *_PAIR, descending=[True, True, False, False])
     return list(order.select(_PAIR).iter_rows())
 
 
-def of_pairs(frame: pl.DataFrame, pairs: Sequence[Pair]) -> pl.DataFrame:
+def of_pairs(frame: pl.DataFrame, pairs: Iterable[Pair]) -> pl.DataFrame:
     """The rows of `pairs`, each at its most prompts."""
     if not frame.width:
         return frame
-    wanted = pl.DataFrame(pairs, schema=dict.fromkeys(_PAIR, pl.String), orient="row")
+    wanted = pl.DataFrame([*pairs], schema=dict.fromkeys(_PAIR, pl.String), orient="row")
     rows = frame.join(wanted, on=_PAIR, how="semi", maintain_order="left")
-    if "n_prompts" not in frame.columns:
-        return rows
-    return rows.filter(pl.col("n_prompts") == pl.col("n_prompts").max().over(_PAIR))
+    n = pl.col("n_prompts")
+    return rows.filter(n == n.max().over(_PAIR)) if "n_prompts" in frame.columns else rows
 
 
 def numbers_of(frames: Frames, pair: Pair) -> dict[str, dict[str, Any]]:
-    """A row for each number of the predictions of a pair, each over the most tokens."""
-    rows = _from_first(of_pairs(frames[DRIFT.name], [pair]))
-    size = pl.when(pl.col("n_drawn") == 0).then(1 << 31).otherwise("n_drawn").cast(pl.Int64)
-    rows = rows.filter(size == size.max().over("number"))
+    """A row for each number of the predictions of a pair, from its first position, over the most
+    tokens.
+    """
+    drawn = pl.when(pl.col("n_drawn") == 0).then(1 << 31).otherwise("n_drawn")
+    rows = of_pairs(frames[DRIFT.name], [pair]).sort(
+        "first_position", drawn, descending=[True, False]
+    )
     return {row["number"]: row for row in rows.iter_rows(named=True)}
 
 
@@ -167,27 +167,26 @@ def sites_of(frames: Frames, pair: Pair) -> pl.DataFrame:
     """The sites of a pair that have a distance, in depth order: without the first positions where
     those are attention sinks and the pair was compared without them too.
     """
+    first = pl.col("first_position")
     rows = of_pairs(frames[SITES.name], [pair])
     sinks = pl.col("flags").list.contains("sink").any().over("first_position")
-    sites = _from_first(
-        rows if rows.is_empty() or rows.select(sinks.all()).item() else rows.filter(~sinks)
-    )
-    return sites.filter(pl.col("relative_distance").is_finite()).sort(
-        "depth", pl.col("site") == "final"
-    )
+    if not rows.is_empty() and not rows.select(sinks.all()).item():
+        rows = rows.filter(~sinks)
+    there = rows.filter(first == first.min(), pl.col("relative_distance").is_finite())
+    return there.sort("depth", pl.col("site") == "final")
 
 
-def _from_first(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows at the smallest first position."""
-    return rows.filter(pl.col("first_position") == pl.col("first_position").min())
+def moved(sites: pl.DataFrame) -> pl.DataFrame:
+    """The sites that differ."""
+    return sites.filter(pl.col("relative_distance") > 0)
+
+
+def most_moved(sites: pl.DataFrame) -> pl.DataFrame:
+    """The site that moves most."""
+    return moved(sites).top_k(1, by="relative_distance")
 
 
 def ends(sites: pl.DataFrame) -> pl.DataFrame:
-    """The first site of a pair that differs, the one that moves most, and the last.
-
-    sites: of one pair, in depth order.
-    """
-    moved = sites.filter(pl.col("relative_distance") > 0)
-    most = moved.top_k(1, by="relative_distance")
-    names = [*moved["site"].head(1), *most["site"], *sites["site"].tail(1)]
-    return sites.filter(pl.col("site").is_in(names))
+    """The first site that differs, the one that moves most, and the last."""
+    chosen = pl.concat([moved(sites)[:1], most_moved(sites), sites[-1:]])["site"]
+    return sites.filter(pl.col("site").is_in(chosen.implode()))

@@ -18,10 +18,10 @@ from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawin
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Code, Run, Sentence, ends, hundredths, probability, signed
-from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.named import names_of_two
 from lpp.sql.schema import Column
 from lpp.store.objects.place import absolute
+from lpp.store.settings.command_line import as_words
 from lpp.store.settings.setting import as_python
 
 IN_SHORT: Final = 2
@@ -58,7 +58,15 @@ def flips_page(store: str, answer: FlipAnalysis) -> Page:
     lost, right = flips.counts[1], sum(flips.counts[:2])
     result = verdict(answer.features, within=answer.n_within > 0)
     ranked = answer.why_no_ranking is None
-    call = _call(store, answer)
+    a, b = _named(store, flips)
+    words = ["lpp-analyze", "items", store, "--task", flips.a.task, "--run", b, "--against", a]
+    again = shlex.join([*words, *as_words(answer.settings), "-o", "flips.html"])
+    call = (
+        "from lpp.analyze import ItemsSettings, flipped_items\n"
+        "from lpp.analyze.evaluations.flips import changed_items\n\n"
+        f"found = flipped_items({store!r}, {flips.a.task!r}, {a!r}, {b!r}, "
+        f"{as_python(answer.settings)})"
+    )
     tables: tuple[Table, ...] = ()
     if ranked:
         # meanings of the database's columns are about right items
@@ -93,7 +101,7 @@ def flips_page(store: str, answer: FlipAnalysis) -> Page:
                 short="Items",
                 more=_LEAD,
             ),
-            Section("again", "The command", notes=((Code(_command(store, answer)),),), brief=False),
+            Section("again", "The command", notes=((Code(again),),), brief=False),
         ),
         runs=runs,
         next=(f"lpp-analyze diff {shlex.quote(store)} {shlex.join(_named(store, flips))}",),
@@ -330,10 +338,12 @@ def flips_document(flips: Flips) -> dict[str, Any]:
 
 def _document(answer: FlipAnalysis) -> dict[str, Any]:
     """Everything: settings, counts, every item whose answer changed, a list of features."""
-    settings = ("why_no_ranking", "n_groups", "n_within", "skip_first", "seed")
+    settings = ("why_no_ranking", "n_groups", "n_within")
     return {
         **flips_document(answer.flips),
         **{name: getattr(answer, name) for name in settings},
+        "skip_first": answer.settings.skip_first,
+        "seed": answer.settings.seed,
         "notes": list(answer.notes),
         "covariates": list(answer.covariates),
         "features": answer.features.to_dicts(),
@@ -348,35 +358,6 @@ def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
         else value
         for name, value in row.items()
     }
-
-
-def _command(store: str, answer: FlipAnalysis) -> str:
-    """The command that makes the page again."""
-    flips = answer.flips
-    base, run = _named(store, flips)
-    words = ["lpp-analyze", "items", store, "--task", flips.a.task, "--run", run, "--against", base]
-    words += ["--filter", flips.a.filter]
-    words += ["--skip-first", str(answer.skip_first), "--seed", str(answer.seed)]
-    words += ["--cluster", flips.a.cluster] if flips.a.cluster else []
-    return f"{shlex.join(words)} -o flips.html"
-
-
-def _call(store: str, answer: FlipAnalysis) -> str:
-    """The Python that repeats this analysis."""
-    flips = answer.flips
-    a, b = _named(store, flips)
-    settings = ItemsSettings(
-        filter=flips.a.filter,
-        cluster=flips.a.cluster or None,
-        skip_first=answer.skip_first,
-        seed=answer.seed,
-    )
-    return (
-        "from lpp.analyze import ItemsSettings, flipped_items\n"
-        "from lpp.analyze.evaluations.flips import changed_items\n\n"
-        f"found = flipped_items({store!r}, {flips.a.task!r}, {a!r}, {b!r}, "
-        f"{as_python(settings)})"
-    )
 
 
 def _named(store: str, flips: Flips) -> tuple[str, ...]:

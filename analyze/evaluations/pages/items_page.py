@@ -45,6 +45,8 @@ from lpp.analyze.pages.words import (
     with_interval,
 )
 from lpp.store.format.run_names import run_names
+from lpp.store.settings.command_line import as_words
+from lpp.store.settings.setting import as_python
 
 Frames = Mapping[str, pl.DataFrame]
 """Rows of `item_analyses`, `item_features`, `item_reliability` and `item_risk`, by name."""
@@ -300,7 +302,7 @@ def _tables(
     store: str, items: EvaluatedItems, answer: ItemAnalysis, frames: Frames, result: Verdict
 ) -> Iterator[Table]:
     """Tables that have rows, without the columns that are constant on the page."""
-    call = _call(store, items, answer)
+    call = _call(store, answer)
 
     def code(name: str) -> str:
         return f"{call}\n{_CODE[name]}"
@@ -341,10 +343,12 @@ def _document(answer: ItemAnalysis) -> dict[str, Any]:
     """Everything: settings, counts, a list of features, calibration, risk."""
     settings = (
         *("task", "run", "name", "source", "model", "filter", "n_right", "n_wrong", "n_groups"),
-        *("n_within", "cluster", "n_clusters", "accuracy_interval", "skip_first", "seed"),
+        *("n_within", "cluster", "n_clusters", "accuracy_interval"),
     )
     return {
         **{name: getattr(answer, name) for name in settings},
+        "skip_first": answer.settings.skip_first,
+        "seed": answer.settings.seed,
         "left_out": dict(answer.left_out),
         "features": answer.features.to_dicts(),
         "calibration": None if answer.calibration is None else asdict(answer.calibration),
@@ -352,18 +356,8 @@ def _document(answer: ItemAnalysis) -> dict[str, Any]:
     }
 
 
-def _sites(items: EvaluatedItems, answer: ItemAnalysis) -> list[str]:
-    """The sites that were chosen; empty: all of the run."""
-    sites = answer.features["site"].drop_nulls().unique(maintain_order=True).to_list()
-    return [] if set(sites) == set(items.view.run.sites) else sites
-
-
-def _call(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> str:
+def _call(store: str, answer: ItemAnalysis) -> str:
     """The Python that repeats this analysis."""
-    options = f"source={answer.source!r}, filter={answer.filter!r}"
-    options += f", cluster={answer.cluster!r}" if answer.cluster else ""
-    sites = _sites(items, answer)
-    options += f", sites={sites!r}" if sites else ""
     return (
         "import polars as pl\n"
         "from lpp.analyze import ItemsSettings\n"
@@ -371,8 +365,7 @@ def _call(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> str:
         "from lpp.analyze.evaluations.evaluated import evaluated_items\n"
         "from lpp.analyze.evaluations.mistakes import confident_mistakes\n"
         "from lpp.analyze.evaluations.tables import item_tables\n\n"
-        f"settings = ItemsSettings({options},\n"
-        f"    skip_first={answer.skip_first}, seed={answer.seed})\n"
+        f"settings = {as_python(answer.settings)}\n"
         f"some = evaluated_items({store!r}, {answer.task!r}, {answer.run!r}, settings)\n"
         "found = analysis(some, settings)"
     )
@@ -392,11 +385,7 @@ def _how_asked(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Itera
             f"Within groups: {count} items are in groups of at least two right and two wrong ones.",
         )
     words = ["lpp-analyze", "items", store, "--task", answer.task, "--run", answer.run]
-    words += ["--source", answer.source, "--filter", answer.filter]
-    words += ["--skip-first", str(answer.skip_first), "--seed", str(answer.seed)]
-    words += ["--cluster", answer.cluster] if answer.cluster else []
-    if sites := _sites(items, answer):
-        words += ["--sites", ",".join(sites)]
+    words += as_words(answer.settings)
     yield ("Again: ", Code(f"{shlex.join(words)} -o items.html"))
 
 
