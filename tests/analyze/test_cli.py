@@ -43,7 +43,7 @@ def test_profiles_side_by_side_fit_eighty_columns(make_run: MakeRun) -> None:
     assert len(lines) <= 40
     whole = run("profile", made.root, "--all").stdout
     assert "8 profiles of 4 sites are in " in " ".join(whole.split())
-    for word in ("At final", "entropy, nats", "entropy / ln V", "PR", "flags"):
+    for word in ("At final", "entropy, nats", "entropy / ln V", "participation", "flags"):
         assert word in result.stdout
     assert made.run_id in result.stdout
     assert other.run_id in result.stdout
