@@ -171,9 +171,9 @@ def test_an_evaluation_has_its_counts_and_the_items_that_were_set_aside(
     before = {name: read_table(written.root, name) for name in ("evaluations", "item_features")}
     with pytest.raises(FormatError):
         refresh_database(written.root)
-    for name, rows in before.items():  # nothing says that these are outdated
-        assert len(rows)
-        assert read_table(written.root, name).equals(rows)
+    for name, held in before.items():  # nothing says that these are outdated
+        assert len(held)
+        assert read_table(written.root, name).equals(held)
 
 
 def test_flags_say_what_may_mislead(found: ItemAnalysis) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from on_disk import on_disk
 from s3_server import S3
 from small_capture import Capture
 from stored import stored_objects
@@ -92,7 +93,7 @@ def test_a_reader_whose_objects_were_replaced_is_told_so(capture: Capture, tmp_p
         assert caught.value.kind is ErrorKind.IN_USE
         assert str(reader.path) in str(caught.value)
     run = Run(run.path)
-    (run.path / run.commit.base / "plan.json").unlink()
+    (on_disk(run.path) / run.commit.base / "plan.json").unlink()
     with pytest.raises(FormatError) as caught:
         Run(run.path).plan  # noqa: B018
     assert caught.value.kind is ErrorKind.CORRUPT
