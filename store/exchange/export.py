@@ -22,8 +22,7 @@ from lpp.store.errors import (
     NotFoundError,
     first_line,
 )
-from lpp.store.exchange.convention import Convention
-from lpp.store.exchange.projects import project
+from lpp.store.exchange.projects import Convention, project
 from lpp.store.exchange.selection import Selection
 from lpp.store.feed.checks import check_feed
 from lpp.store.objects.owners import abandoned, owner_of, staged_name

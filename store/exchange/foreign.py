@@ -1,4 +1,4 @@
-"""Hidden states that another project stored, as the readers of this room give them."""
+"""Hidden states that another project stored, and how its files are read and written."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.exchange.selection import Part, Selection
 from lpp.store.format.plan import StoredDtype
 
 
@@ -68,6 +69,18 @@ class Foreign:
         if found != shapes:
             damaged(sample.path, f"states of {found[:3]}, expected {shapes[:3]}")
         return sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """How the files of one project are read and written."""
+
+    read: Callable[[Path], Foreign]
+    """Opens a folder."""
+    part: Callable[[Path, Selection, Part], None]
+    """Writes the files of one part. Called again after a kill, it writes the same bytes."""
+    finish: Callable[[Path, Selection], None] | None = None
+    """Writes what covers all samples: a data set."""
 
 
 def check_file(path: Path) -> None:

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lpp.store.errors import InputError
-from lpp.store.exchange.convention import Convention
-from lpp.store.exchange.projects import project
+from lpp.store.exchange.projects import Convention, project
 from lpp.store.format.plan import SiteSpec, StoredDtype
 from lpp.store.objects.place import Url
 from lpp.store.progress import SILENT, Progress

@@ -16,8 +16,7 @@ import pyarrow as pa
 
 from lpp.store.arrays.reader import to_float32
 from lpp.store.errors import LppError
-from lpp.store.exchange.files import Files
-from lpp.store.exchange.foreign import Foreign, Stored, check_file, damaged, not_there
+from lpp.store.exchange.foreign import Files, Foreign, Stored, check_file, damaged, not_there
 from lpp.store.exchange.selection import Part, Selection
 from lpp.store.exchange.tensor_file import (
     DTYPES,

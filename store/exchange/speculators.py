@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lpp.store.exchange.files import Files
-from lpp.store.exchange.foreign import Foreign, Stored, check_file, damaged, not_there
+from lpp.store.exchange.foreign import Files, Foreign, Stored, check_file, damaged, not_there
 from lpp.store.exchange.selection import Part, Selection
 from lpp.store.exchange.tensor_file import DTYPES, FLOATS, Tensor, read_tensors, write_tensors
 

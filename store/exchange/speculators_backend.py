@@ -19,9 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.errors import ErrorKind, InputError, MachineError
-from lpp.store.exchange.convention import Convention
 from lpp.store.exchange.export import select
-from lpp.store.exchange.projects import project
+from lpp.store.exchange.projects import Convention, project
 from lpp.store.feed.checks import check_feed
 from lpp.store.feed.chosen import kept_prompts
 from lpp.store.feed.output import given
