@@ -25,6 +25,9 @@ FEWEST_PROMPTS: Final = 50
 FEWEST_OF_A_CLASS: Final = 10
 """With 10 of 50, chance alone gives AUROCs from 0.3 to 0.7."""
 
+MOST_CELLS: Final = 1 << 26
+"""Of the matrix of labels with a column for each class: 512 MiB, of which a fit takes several."""
+
 _BINS: Final = 5
 """Quantiles of a number that folds share evenly."""
 
@@ -131,14 +134,20 @@ def _frequent(label: str, examples: Examples) -> Examples:
     counts = Counter(examples.values)
     if len(counts) < 3 or all(isinstance(value, int | float) for value in counts):
         return examples
-    kept = np.array([counts[value] >= FEWEST_OF_A_CLASS for value in examples.values])
-    if len({value for value, count in counts.items() if count >= FEWEST_OF_A_CLASS}) < 2:
-        common = _text(counts.most_common(1)[0][0])
-        raise InputError(
-            f"--label {label}: {len(counts)} classes, of which fewer than two have "
-            f"{FEWEST_OF_A_CLASS} {examples.of}. Name one against all others, such as --label "
-            f"{label}={common}, or another field.",
+    frequent = [count for count in counts.values() if count >= FEWEST_OF_A_CLASS]
+    few = len(frequent) < 2
+    if few or sum(frequent) * len(frequent) > MOST_CELLS:
+        why = f"have {FEWEST_OF_A_CLASS} {examples.of}"
+        why = (
+            f"fewer than two {why}" if few else f"{len(frequent)} {why}, more than fit into memory"
         )
+        common, count = counts.most_common(1)[0]
+        one = f"one against all others, such as --label {label}={_text(common)}, or "
+        raise InputError(
+            f"--label {label}: of {len(counts)} classes {why}. Name "
+            f"{one if count >= FEWEST_OF_A_CLASS else ''}another field.",
+        )
+    kept = np.array([counts[value] >= FEWEST_OF_A_CLASS for value in examples.values])
     return examples.only(kept, f"of a class with fewer than {FEWEST_OF_A_CLASS}")
 
 

@@ -145,6 +145,16 @@ def test_several_classes_have_the_mean_auroc_of_each_against_the_rest(store: Pat
     assert worst_predicted(found)["score"].is_sorted()
 
 
+def test_classes_that_no_memory_holds_are_refused(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million prompts of 100,000 classes would take 745 GiB."""
+    monkeypatch.setattr("lpp.analyze.probes.labels.MOST_CELLS", 3 * N - 1)  # N prompts, 3 classes
+    with pytest.raises(InputError, match=r"of 3 classes 3 have 10 prompts.* --label kind=x"):
+        probe(store, "kind", settings=LabelProbeSettings(sites=["embed"]))
+    assert probe(store, "kind=x", settings=LabelProbeSettings(sites=["embed"])).sites
+
+
 @pytest.mark.parametrize("rows", ["each", "loss_mask"])
 def test_labels_of_tokens_are_read_from_their_own_rows(store: Path, rows: str) -> None:
     settings = LabelProbeSettings(rows=rows, sites=["block.2", "final"])
@@ -316,7 +326,7 @@ def test_one_large_cluster_is_few(store: Path, tmp_path: Path) -> None:
     ("label", "options", "words"),
     [
         ("one", {}, "the value 1 alone"),
-        ("name", {}, "200 classes, of which fewer than two have 10 prompts. .* --label name=n0"),
+        ("name", {}, "of 200 classes fewer than two have 10 prompts"),
         ("kind=q", {}, "no prompt has that value; the most frequent are x, y, z"),
         ("tpoic", {}, "did you mean topic"),
         ("rare", {}, "5 of 1 and 195 of 0"),
