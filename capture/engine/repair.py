@@ -100,7 +100,8 @@ def _repair(
         try:
             return _capture(writer, prompts, backend, todo, grace=options.grace, display=display)
         finally:
-            for index in sorted(writer.written):
+            # and those that another process computed meanwhile
+            for index in sorted(writer.written | writer.lost_race):
                 shard = writer.run.shard(index)
                 if shard is not None:
                     repaired[index] = what_changed(records.get(index), shard.record)

@@ -16,7 +16,7 @@ from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.heads import KeptHead, keep_head, missing_head_bytes
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.prepare import Prepared, prepare
-from lpp.capture.engine.run_cache import check_noted, no_writer_at, remember, request_key
+from lpp.capture.engine.run_cache import check_noted, remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.engine.vocabulary import keep_vocabulary
 from lpp.capture.plan.batches import tokens_of
@@ -200,7 +200,7 @@ def _capture(
         capture_run(plan, prepared.prompts, writer, prepared.backend, bar, shards=todo, stop=stop)
     run = Run(writer.run.path)
     missing = run.missing_shards
-    if not missing and (writer.written or no_writer_at(run)):
+    if not missing:
         sweep_run(run)
     stopped = not set(mine).isdisjoint(missing)
     if not stopped:

@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -32,10 +31,9 @@ from lpp.capture.plan.parts import Part
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store import Run, Store, open_store
 from lpp.store.errors import FormatError, LppError
-from lpp.store.format.keys import COMMIT_KEY, REQUESTS_KEY, SHARDS_KEY
+from lpp.store.format.keys import COMMIT_KEY, REQUESTS_KEY
 from lpp.store.format.limits import MAX_ROOT_BYTES
 from lpp.store.objects.place import Url
-from lpp.store.runs.heartbeat import writers
 from lpp.store.store import open_if_any
 
 COMPUTING: Final = (
@@ -157,17 +155,10 @@ def skip_finished(
     if outcome is not None and not outcome.missing:
         with contextlib.suppress(LppError, OSError):  # the store may be read-only
             run = open_store(root).runs[outcome.run]
-            if no_writer_at(run):
-                from lpp.store.runs.write import sweep_run
+            from lpp.store.runs.write import sweep_run
 
-                sweep_run(run)
+            sweep_run(run)
     return outcome
-
-
-def no_writer_at(run: Run) -> bool:
-    """Whether no process writes `run`, as far as heartbeats tell; a repair may write it."""
-    now = time.time()
-    return not any(writer.alive(now) for writer in writers(run.path / SHARDS_KEY))
 
 
 def _noted(store: Store, key: str | None) -> dict[str, Any]:

@@ -367,7 +367,7 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None, display: Di
     run = Run(run.path)
     run.directory.below(SHARDS_KEY).sweep()  # of those that died
     if written and not run.missing_shards:
-        sweep_run(run)
+        sweep_run(run, beside=True)  # its workers are idle
     return Outcome(
         run=plan.run_id,
         part=part,

@@ -162,10 +162,15 @@ def attempt(directory: Objects, *, keep: Collection[str] = ()) -> Iterator[Attem
     _remove(directory, stage.older, {*keep, stage.base})
 
 
-def sweep(directory: Objects, keep: Collection[str]) -> None:
-    """Remove everything from `directory` but its record and the names in `keep`, if possible."""
+def sweep(
+    directory: Objects, keep: Collection[str], entries: Iterable[Entry] | None = None
+) -> None:
+    """Remove everything from `directory` but its record and the names in `keep`, if possible.
+
+    entries: only these of it.
+    """
     with contextlib.suppress(*QUIETLY):
-        _remove(directory, directory.entries(), keep)
+        _remove(directory, directory.entries() if entries is None else entries, keep)
 
 
 def _remove(directory: Objects, entries: Iterable[Entry], keep: Collection[str]) -> None:

@@ -14,6 +14,7 @@ from lpp.store.format.keys import COMMIT_KEY, PROMPTS_KEY, SHARDS_KEY
 from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.prompt_columns import column_problems
 from lpp.store.format.tables import encode_texts
+from lpp.store.runs.heartbeat import at_work
 from lpp.store.runs.read import Run
 from lpp.store.runs.write import check_columns
 
@@ -52,7 +53,8 @@ def add_fields(run: Run, fields: pa.Table) -> tuple[Run, tuple[str, ...]]:
         return existing != before and undamaged_record(CommitRecord, existing, where) is not None
 
     try:
-        with attempt(directory, keep=(SHARDS_KEY,)) as stage:
+        sign = at_work(run.path / SHARDS_KEY, "label")
+        with sign, attempt(directory, keep=(SHARDS_KEY,)) as stage:
             for key in checked.record.objects:
                 data = (
                     encode_texts(prompts) if key == PROMPTS_KEY else checked.file(key).read_bytes()

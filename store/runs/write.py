@@ -5,6 +5,7 @@ no reader ever sees part of one.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from lpp.store.arrays.encoder import (
 from lpp.store.arrays.layout import Rows, site_array
 from lpp.store.arrays.metadata import METADATA_KEY, group_document, metadata_bytes
 from lpp.store.committed.checked import open_checked
-from lpp.store.committed.commit import Attempt, attempt, sweep
+from lpp.store.committed.commit import QUIETLY, Attempt, attempt, sweep
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
 from lpp.store.format.commit_record import CommitRecord, undamaged_record
 from lpp.store.format.documents import canonical_json, validate_document, wide_integers
@@ -46,6 +47,7 @@ from lpp.store.format.tables import encode_table, encode_texts
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Url
 from lpp.store.objects.protocol import Objects
+from lpp.store.runs.heartbeat import writers
 from lpp.store.runs.read import Run
 from lpp.store.runs.shards import Shard
 
@@ -275,16 +277,23 @@ def _differ(ours: object, theirs: object) -> bool:
     return ours != theirs and not (ours != ours and theirs != theirs)  # noqa: PLR0124 (NaN)
 
 
-def sweep_run(run: Run) -> None:
-    """Remove every losing attempt of a run whose winner is known. Costs a listing of each shard's
-    directory.
+def sweep_run(run: Run, *, beside: bool = False) -> None:
+    """Remove every losing attempt of a run whose winner is known, unless another process is at work
+    on it: a repair, or new fields, may win there. Costs a listing of each shard's directory.
+
+    beside: though others have a heartbeat, such as workers that wait for more work.
     """
-
-    def sweep_shard(shard: Shard) -> None:
-        sweep(shard.directory, {shard.record.base})
-
-    run.directory.map(sweep_shard, run.shards)
-    sweep(run.directory, {run.commit.base, SHARDS_KEY})
+    known = {run.directory: run.commit.base}
+    known |= {shard.directory: shard.record.base for shard in run.shards}
+    listed = run.directory.map(lambda directory: directory.entries(), known)
+    now = time.time()  # whoever begins after the listing has no attempt in it
+    if not beside and any(one.alive(now) for one in writers(run.path / SHARDS_KEY)):
+        return
+    for (directory, base), entries in zip(known.items(), listed, strict=True):
+        if not {entry.name for entry in entries} <= {COMMIT_KEY, SHARDS_KEY, base}:
+            with contextlib.suppress(*QUIETLY):  # another writer may have won since
+                now_in_force = open_checked(directory, CommitRecord).record.base
+                sweep(directory, {now_in_force, SHARDS_KEY}, entries)
     run.directory.below(SHARDS_KEY).sweep()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 from on_disk import on_disk
@@ -14,7 +15,10 @@ from sealed import seal
 from stored import left_behind, object_path, stored_objects
 
 from lpp.capture.cli.command import main
+from lpp.capture.engine.repair import look_at, repair_run
+from lpp.capture.plan.from_plan import RepairOptions
 from lpp.store import Run, open_store
+from lpp.store.format.tables import encode_table
 
 Command = Callable[..., Result]
 
@@ -237,6 +241,27 @@ def test_a_run_that_lost_its_record_is_named_and_its_shards_are_not_computed_aga
     assert stored_objects(run.path) == before
     assert repair().exit_code == 0
     assert twin.id in open_store(place / "lpp").runs
+
+
+def test_of_two_repairs_at_once_both_find_the_run_whole(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = runs(place)
+    before = stored_objects(run.path)
+    flip(object_path(on_disk(run.path) / "shards" / "00001", "hidden.zarr/final/c/0/0"))
+    encoder, told = "lpp.store.runs.write.encode_table", []
+
+    def repaired_meanwhile(table: pa.Table) -> bytes:
+        monkeypatch.setattr(encoder, encode_table)
+        told.append(repair_run(run, look_at(run)[0], RepairOptions(model="llama")))
+        return encode_table(table)
+
+    monkeypatch.setattr(encoder, repaired_meanwhile)
+    done = repair(run.id, "--model=llama")
+    assert [one.whole for one in told] == [True]
+    assert done.exit_code == 0, done.output
+    assert "1 of 1 runs are whole" in done.stdout
+    assert stored_objects(run.path) == before
 
 
 def test_strangers_and_newer_shards_are_left_alone(place: Path) -> None:

@@ -19,6 +19,7 @@ from stored import objects_dir, stored_objects
 
 from lpp.store import RunWriter, create_store, open_store
 from lpp.store.errors import ConflictError, ErrorKind, InputError
+from lpp.store.runs.heartbeat import at_work
 from lpp.store.runs.write import sweep_run
 
 SUPPORT = str(Path(__file__).parents[1] / "support")
@@ -278,6 +279,26 @@ def test_what_dead_writers_left_is_swept(capture: Capture, root: Path) -> None:
     sweep_run(open_store(root).runs[run.id])
     assert not lost.exists()
     assert open_store(root).runs[run.id].verify() == []
+
+
+def test_what_a_repair_wrote_meanwhile_is_not_swept(capture: Capture, root: Path) -> None:
+    run = capture.write(root)
+    assert len(run.shards) == capture.plan.n_shards  # records as they are now
+    RunWriter(root, capture.plan, capture.prompts, replacing=[0]).write_shard(0, *capture.shard(0))
+    sweep_run(run)
+    assert open_store(root).runs[run.id].verify() == []
+
+
+def test_nothing_is_swept_beside_a_writer_at_work(capture: Capture, root: Path) -> None:
+    run = capture.write(root)
+    under_way = on_disk(run.path) / "shards" / "00000" / ("ab" * 8)
+    under_way.mkdir()
+    (under_way / "half").write_text("half")
+    with at_work(run.path / "shards", "repair"):
+        sweep_run(run)
+    assert under_way.exists()
+    sweep_run(run)
+    assert not under_way.exists()
 
 
 def test_integers_beyond_those_of_other_languages_are_refused(capture: Capture, root: Path) -> None:
