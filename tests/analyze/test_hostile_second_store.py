@@ -79,7 +79,9 @@ OF_ITEMS = {
     "items": "benchmarks/*/*/original/m/items.arrow",
 }
 
-PLACES = {"diff": OF_RUNS, "items": OF_ITEMS}
+OF_PROBES = {name: place for name, place in OF_RUNS.items() if name != "tokens"}  # not read
+
+PLACES = {"diff": OF_RUNS, "items": OF_ITEMS, "probe": OF_PROBES}
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,8 @@ def commands(ours: Path, theirs: Path) -> Iterator[list[str]]:
     yield ["diff", str(ours), f"{theirs}::second", "first"]
     yield ["items", str(ours), "--task", TASK, "--run", "second", "--against", f"{theirs}::first"]
     yield ["items", str(ours), "--task", TASK, "--run", f"{theirs}::first", "--against", "second"]
+    label = ["--label", "n_before_question=1"]
+    yield ["probe", str(ours), "first", *label, "--against", f"{theirs}::second"]
 
 
 def refused(words: list[str], what: str) -> None:
@@ -106,6 +110,13 @@ def refused(words: list[str], what: str) -> None:
     assert done.exit_code == 2, said
     assert "This is a bug" not in done.output, said
     assert len(done.output) < 2000, said
+
+
+@pytest.mark.slow
+def test_without_harm_there_are_answers(both: TwoRuns, theirs: Path) -> None:
+    for words in commands(both.root, theirs):
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 0, done.output
 
 
 @pytest.mark.slow
