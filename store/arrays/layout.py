@@ -88,32 +88,23 @@ class ArraySpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayLayout:
-    """How the rows of an array are divided into its objects `c/0/0`, `c/1/0` and so on."""
+    """How the rows of an array are divided into the chunks of its object, `c/0/0`."""
 
     spec: ArraySpec
-    object_rows: int
-    """Rows of each object; the last one is padded."""
     chunk_rows: int
-    """Rows of each chunk of an object."""
-    sharded: bool
-    """Whether an object has several chunks and their index. Otherwise it is one chunk."""
+    """Rows of each chunk; the last one is padded."""
     compressed: bool
     """Whether each chunk is compressed by Blosc."""
 
     @property
-    def n_objects(self) -> int:
-        """Objects of the array."""
-        return -(-self.spec.rows // self.object_rows)
+    def n_chunks(self) -> int:
+        """Chunks of the object."""
+        return -(-self.spec.rows // self.chunk_rows)
 
     @property
-    def object_chunks(self) -> int:
-        """Chunks of each object."""
-        return self.object_rows // self.chunk_rows
-
-    def filled_chunks(self, number: int) -> int:
-        """Number of chunks of an object that hold rows; they are the first ones."""
-        rows = min(self.object_rows, self.spec.rows - number * self.object_rows)
-        return -(-rows // self.chunk_rows)
+    def object_rows(self) -> int:
+        """Rows of the object, padding included."""
+        return self.n_chunks * self.chunk_rows
 
     @property
     def chunk_bytes(self) -> int:
@@ -143,12 +134,6 @@ def site_array(site: SiteSpec, dtype: SiteDtype, rows: int) -> ArraySpec:
 
 
 def written_layout(spec: ArraySpec) -> ArrayLayout:
-    """The layout that a writer chooses: one object, chunks of about `CHUNK_BYTES`, compressed."""
+    """The layout that a writer chooses: chunks of about `CHUNK_BYTES`, compressed."""
     chunk = min(chunk_rows(spec.width, spec.item_bytes), spec.rows)
-    return ArrayLayout(
-        spec=spec,
-        object_rows=-(-spec.rows // chunk) * chunk,
-        chunk_rows=chunk,
-        sharded=True,
-        compressed=True,
-    )
+    return ArrayLayout(spec=spec, chunk_rows=chunk, compressed=True)

@@ -157,15 +157,6 @@ def _chunk_layout(document: Mapping[str, Any], spec: ArraySpec) -> ArrayLayout:
     grid = _configuration(document.get("chunk_grid"), "regular", ("chunk_shape",))
     stored = _chunk_rows(grid["chunk_shape"], spec.width)
     codecs = _codecs(document.get("codecs"))
-    if codecs[0].get("name") != "sharding_indexed":
-        _bound(stored, spec.row_bytes)
-        return ArrayLayout(
-            spec=spec,
-            object_rows=stored,
-            chunk_rows=stored,
-            sharded=False,
-            compressed=_compressed(codecs, spec),
-        )
     if len(codecs) > 1:
         raise MisfitError("codecs beside sharding_indexed")
     sharding = _configuration(
@@ -175,19 +166,16 @@ def _chunk_layout(document: Mapping[str, Any], spec: ArraySpec) -> ArrayLayout:
     )
     inner = _chunk_rows(sharding["chunk_shape"], spec.width)
     _bound(inner, spec.row_bytes)
-    if stored % inner:
-        raise MisfitError(f"chunks of {inner} rows in objects of {stored}")
+    layout = ArrayLayout(
+        spec=spec, chunk_rows=inner, compressed=_compressed(_codecs(sharding["codecs"]), spec)
+    )
+    if stored != layout.object_rows:
+        raise MisfitError(f"an object of {stored} rows, should be {layout.object_rows}")
     if sharding["index_location"] != "end":
         raise MisfitError("the index of its chunks does not lie at the end")
     if _names_after_bytes(_codecs(sharding["index_codecs"])) != ["crc32c"]:
         raise MisfitError("the codecs of its index are not little bytes and crc32c")
-    return ArrayLayout(
-        spec=spec,
-        object_rows=stored,
-        chunk_rows=inner,
-        sharded=True,
-        compressed=_compressed(_codecs(sharding["codecs"]), spec),
-    )
+    return layout
 
 
 def _check_type(document: Mapping[str, object], spec: ArraySpec) -> None:

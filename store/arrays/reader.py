@@ -75,8 +75,6 @@ class _Chunk:
     """One chunk of an array: the position of its bytes, and its rows."""
 
     source: Source
-    key: str
-    """Key of its object, below the array."""
     offset: int
     length: int
     first_row: int
@@ -85,7 +83,7 @@ class _Chunk:
 
 
 def read_rows(
-    sources: Sequence[Source],
+    source: Source,
     layout: ArrayLayout,
     start: int,
     end: int,
@@ -98,11 +96,10 @@ def read_rows(
 ) -> npt.NDArray[Any]:
     """Rows from `start` up to `end` of an array, (end - start, decoded_width).
 
-    sources: its objects in order, `c/0/0` first. where: place of the array, for messages. chunks:
-    the record's entry of each chunk, in row order; then only the chunks of these rows are read, and
-    compared. Without it the caller must have compared the objects with their record. out: where
-    rows are written, C-contiguous; new memory by default. pool: threads that decode beside the
-    caller's.
+    source: its object. where: place of the object, for messages. chunks: the record's entry of each
+    chunk, in row order; only the chunks of these rows are read, and compared. Without it the caller
+    must have compared the object with its record. out: where rows are written, C-contiguous; new
+    memory by default. pool: threads that decode beside the caller's.
 
     Raises FormatError(CORRUPT) for bytes that are not as committed; `out` is then undefined. Raises
     OSError if an object cannot be read.
@@ -124,14 +121,14 @@ def read_rows(
             _decode(chunk, layout, slice(first, last), out[first - start : last - start])
         except (ValueError, EOFError) as error:
             held = f"rows {chunk.first_row} to {chunk.first_row + layout.chunk_rows - 1}"
-            raise misfit(f"{where}/{chunk.key}", f"{held}: {error}") from None
+            raise misfit(where, f"{held}: {error}") from None
 
-    _each(decode, _touched(sources, layout, range(start, end), where, chunks), pool)
+    _each(decode, _touched(source, layout, range(start, end), where, chunks), pool)
     return out
 
 
-def check_objects(
-    sources: Sequence[Source],
+def check_object(
+    source: Source,
     layout: ArrayLayout,
     *,
     where: str,
@@ -142,18 +139,16 @@ def check_objects(
     chunks: if given, the index must also agree with the record's positions, because readers without
     the record use the index. Reads the index and 16 bytes a chunk, and unpacks nothing.
     """
-    _check_count(sources, layout, where)
-    for number, source in enumerate(sources):
-        try:
-            places = _places(source, layout, number)
-            for offset, length in places:
-                header = bytearray(min(16, length))
-                source.read_into(memoryview(header), offset)
-                _check_size(memoryview(header), length, layout)
-            if chunks is not None and places != _recorded_places(sources, layout, chunks):
-                raise ValueError("its index places chunks elsewhere than their record")
-        except (ValueError, EOFError) as error:
-            raise misfit(f"{where}/c/{number}/0", error) from None
+    try:
+        places = _places(source, layout)
+        for offset, length in places:
+            header = bytearray(min(16, length))
+            source.read_into(memoryview(header), offset)
+            _check_size(memoryview(header), length, layout)
+        if chunks is not None and places != _recorded_places(source, layout, chunks):
+            raise ValueError("its index places chunks elsewhere than their record")
+    except (ValueError, EOFError) as error:
+        raise misfit(where, error) from None
 
 
 def to_float32(rows: Rows, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
@@ -196,73 +191,58 @@ def _output(
 
 
 def _touched(
-    sources: Sequence[Source],
+    source: Source,
     layout: ArrayLayout,
     rows: range,
     where: str,
     chunks: Sequence[RecordedChunk] | None,
 ) -> list[_Chunk]:
     """The chunks that hold some of `rows`, in order."""
-    _check_count(sources, layout, where)
-    touched: list[_Chunk] = []
-    for number, source in enumerate(sources):
-        first_row = number * layout.object_rows
-        if first_row >= rows.stop or first_row + layout.object_rows <= rows.start:
-            continue
-        key = f"c/{number}/0"
-        size = layout.chunk_rows
-        begin = max(rows.start - first_row, 0) // size
-        stop = min(-(-(rows.stop - first_row) // size), layout.filled_chunks(number))
-        try:
-            if chunks is None:
-                places = _places(source, layout, number)[begin:stop]
-                hashes: Sequence[str | None] = [None] * len(places)
-            else:
-                places = _recorded_places(sources, layout, chunks, begin, stop)
-                hashes = [chunk.xxh3_128 for chunk in chunks[begin:stop]]
-        except (ValueError, EOFError) as error:
-            raise misfit(f"{where}/{key}", error) from None
-        touched += [
-            _Chunk(source, key, *place, first_row + k * size, xxh3_128)
-            for k, place, xxh3_128 in zip(range(begin, stop), places, hashes, strict=True)
-        ]
+    size = layout.chunk_rows
+    begin, stop = rows.start // size, -(-rows.stop // size)
+    try:
+        if chunks is None:
+            places = _places(source, layout)[begin:stop]
+            hashes: Sequence[str | None] = [None] * len(places)
+        else:
+            places = _recorded_places(source, layout, chunks, begin, stop)
+            hashes = [chunk.xxh3_128 for chunk in chunks[begin:stop]]
+    except (ValueError, EOFError) as error:
+        raise misfit(where, error) from None
+    touched = [
+        _Chunk(source, *place, k * size, xxh3_128)
+        for k, place, xxh3_128 in zip(range(begin, stop), places, hashes, strict=True)
+    ]
     return touched if rows else []
 
 
-def _check_count(sources: Sequence[Source], layout: ArrayLayout, where: str) -> None:
-    if len(sources) != layout.n_objects:
-        raise misfit(where, f"{len(sources)} objects, should be {layout.n_objects}")
-
-
-def _places(source: Source, layout: ArrayLayout, number: int) -> list[tuple[int, int]]:
-    """(offset, length) of each chunk of object `number`, by its index. ValueError, EOFError."""
-    if not layout.sharded:
-        return [(0, source.size)]
-    size = index_bytes(layout.object_chunks)
+def _places(source: Source, layout: ArrayLayout) -> list[tuple[int, int]]:
+    """(offset, length) of each chunk, by the index of the object. ValueError, EOFError."""
+    size = index_bytes(layout.n_chunks)
     if source.size < size:
-        raise ValueError(f"{source.size} bytes, too few for {layout.object_chunks} chunks")
+        raise ValueError(f"{source.size} bytes, too few for {layout.n_chunks} chunks")
     index = bytearray(size)
     source.read_into(memoryview(index), source.size - size)
-    return parse_index(bytes(index), source.size, layout.filled_chunks(number))
+    return parse_index(bytes(index), source.size, layout.n_chunks)
 
 
 def _recorded_places(
-    sources: Sequence[Source],
+    source: Source,
     layout: ArrayLayout,
     chunks: Sequence[RecordedChunk],
     first: int = 0,
     end: int | None = None,
 ) -> list[tuple[int, int]]:
-    """As `_places`, from the record: one object, chunks from byte 0, then the index.
+    """As `_places`, from the record: chunks from byte 0, then the index.
 
     first, end: of these chunks alone, since an object may have thousands.
     """
-    if len(sources) != 1 or not layout.sharded or len(chunks) != layout.object_chunks:
-        raise ValueError(f"not one object of {len(chunks)} chunks, as its record says")
+    if len(chunks) != layout.n_chunks:
+        raise ValueError(f"{layout.n_chunks} chunks, its record has {len(chunks)}")
     lengths = [chunk.bytes for chunk in chunks]
     size = sum(lengths) + index_bytes(len(chunks))
-    if sources[0].size != size or min(lengths) < 1:
-        raise ValueError(f"{sources[0].size} bytes, should be {size} by the sizes of its chunks")
+    if source.size != size or min(lengths) < 1:
+        raise ValueError(f"{source.size} bytes, should be {size} by the sizes of its chunks")
     before = sum(lengths[:first])
     return [(before + start, length) for start, length in places_in_order(lengths[first:end])]
 

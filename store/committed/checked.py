@@ -18,7 +18,7 @@ import pyarrow as pa
 from lpp.store.arrays.decode_pool import decode_pool
 from lpp.store.arrays.layout import ArrayLayout, ArraySpec
 from lpp.store.arrays.metadata import METADATA_KEY, parse_layout
-from lpp.store.arrays.reader import ReadAs, check_objects, read_rows
+from lpp.store.arrays.reader import ReadAs, check_object, read_rows
 from lpp.store.errors import ErrorKind, FormatError, LppError, MachineError
 from lpp.store.format.commit_record import ATTEMPT, ChunkRecord, ObjectRecord, Record, parse_record
 from lpp.store.format.keys import COMMIT_KEY
@@ -104,35 +104,20 @@ class Checked(Generic[Record]):
         *,
         start: int = 0,
         end: int | None = None,
-        compared: bool = False,
     ) -> Iterator["CheckedArray"]:
-        """An array of the Zarr group `group`, of which rows `start` to `end` will be read.
-
-        With checksums by chunk (format 3) only the chunks of those rows are read, each compared
-        when it is read. Without such checksums, its objects are first compared whole, unless the
-        caller has already done so: `compared`.
+        """An array of the Zarr group `group`, of which rows `start` to `end` will be read: only
+        their chunks, each compared when it is read.
         """
         folder = f"{group}/{spec.name}"
-        where = str(self.objects.place / folder)
-        layout = self._layout(folder, spec, where)
-        keys = [f"{folder}/c/{number}/0" for number in range(layout.n_objects)]
-        recorded = {key: self.recorded(key) for key in keys}
-        chunks = recorded[keys[0]].chunks if len(keys) == 1 else ()
+        key = f"{folder}/c/0/0"
+        layout = self._layout(folder, spec, str(self.objects.place / folder))
+        recorded = self.recorded(key)
+        ahead = _bytes_of(layout, recorded.chunks, start, end)
         with contextlib.ExitStack() as stack:
-            sources: list[Source] = []
-            for key in keys:
-                with self.refusing(key):
-                    opened = (
-                        self.objects.open(
-                            key,
-                            ahead=_bytes_of(layout, chunks, start, end),
-                            size=recorded[key].bytes,
-                        )
-                        if chunks or compared
-                        else self.objects.open_compared(key, recorded[key])
-                    )
-                    sources.append(stack.enter_context(opened))
-            yield CheckedArray(layout, sources, chunks or None, where)
+            with self.refusing(key):
+                opened = self.objects.open(key, ahead=ahead, size=recorded.bytes)
+                source = stack.enter_context(opened)
+            yield CheckedArray(layout, source, recorded.chunks, str(self.objects.place / key))
 
     def _layout(self, folder: str, spec: ArraySpec, where: str) -> ArrayLayout:
         """The layout that the metadata of an array describes, read once."""
@@ -192,8 +177,8 @@ class CheckedArray:
     """An array whose rows are compared with the record when they are read."""
 
     layout: ArrayLayout
-    sources: Sequence[Source]
-    chunks: Sequence[ChunkRecord] | None
+    source: Source
+    chunks: Sequence[ChunkRecord]
     where: str
 
     def rows(
@@ -209,7 +194,7 @@ class CheckedArray:
         out: where they are written; new memory by default.
         """
         return read_rows(
-            self.sources,
+            self.source,
             self.layout,
             start,
             end,
@@ -222,7 +207,7 @@ class CheckedArray:
 
     def check(self) -> None:
         """Raise FormatError unless every chunk exists and declares the size it should have."""
-        check_objects(self.sources, self.layout, where=self.where, chunks=self.chunks)
+        check_object(self.source, self.layout, where=self.where, chunks=self.chunks)
 
 
 def _bytes_of(

@@ -30,7 +30,7 @@ from lpp.store import open_store
 from lpp.store.arrays.chunk_index import index_bytes
 from lpp.store.arrays.layout import ArrayLayout, site_array
 from lpp.store.arrays.metadata import parse_layout
-from lpp.store.arrays.reader import BytesSource, check_objects, read_rows
+from lpp.store.arrays.reader import BytesSource, check_object, read_rows
 from lpp.store.committed.checked import open_checked
 from lpp.store.errors import ErrorKind, FormatError, LppError
 from lpp.store.format.commit_record import (
@@ -225,13 +225,13 @@ def site(data: bytes) -> None:
     layout, content = _layout(data)
     source = BytesSource(content)
     found = []
-    n = layout.object_chunks
+    n = layout.n_chunks
     step = max(0, len(content) - index_bytes(n)) // n
     sizes = [*(step for _ in range(n - 1)), len(content) - index_bytes(n) - step * (n - 1)]
     for chunks in (None, _chunks(content, sizes)):
         try:
-            check_objects([source] * layout.n_objects, layout, where="here", chunks=chunks)
-            found.append(_rows([source] * layout.n_objects, layout, chunks))
+            check_object(source, layout, where="here", chunks=chunks)
+            found.append(_rows(source, layout, chunks))
         except LppError:
             continue
     assert len(found) < 2 or found[0].tobytes() == found[1].tobytes()
@@ -244,7 +244,7 @@ def chunks(data: bytes) -> None:
     n = data[0] if data else 0
     sizes = [int.from_bytes(data[1 + 2 * k : 3 + 2 * k], "little") for k in range(n)]
     layout, content = _layout(data[1 + 2 * n :])
-    _rows([BytesSource(content)], layout, _chunks(content, sizes))
+    _rows(BytesSource(content), layout, _chunks(content, sizes))
 
 
 def _layout(data: bytes) -> tuple[ArrayLayout, bytes]:
@@ -265,12 +265,12 @@ def _chunks(content: bytes, sizes: Sequence[int]) -> list[ChunkRecord]:
 
 
 def _rows(
-    sources: Sequence[BytesSource], layout: ArrayLayout, chunks: Sequence[ChunkRecord] | None
+    source: BytesSource, layout: ArrayLayout, chunks: Sequence[ChunkRecord] | None
 ) -> npt.NDArray[np.float32]:
     """Every row, and some of them again: the same."""
-    whole = read_rows(sources, layout, 0, ROWS, where="here", dtype="float32", chunks=chunks)
+    whole = read_rows(source, layout, 0, ROWS, where="here", dtype="float32", chunks=chunks)
     assert whole.shape == (ROWS, SITE.width)
-    some = read_rows(sources, layout, 1, 2, where="here", dtype="float32", chunks=chunks)
+    some = read_rows(source, layout, 1, 2, where="here", dtype="float32", chunks=chunks)
     assert some.tobytes() == whole[1:2].tobytes()
     return whole
 

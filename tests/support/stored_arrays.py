@@ -83,7 +83,8 @@ def by_zarr(
     stored: int | None = None,
     compressed: bool = True,
 ) -> dict[str, bytes]:
-    """The objects that zarr-python writes. stored: rows of an object; None: not sharded."""
+    """The objects that zarr-python writes. stored: rows of the object; None: whole chunks."""
+    stored = -(-len(rows) // chunk) * chunk if stored is None else stored
     objects: dict[str, Any] = {}
     blosc = BloscCodec(
         cname="zstd",
@@ -98,7 +99,7 @@ def by_zarr(
         shape=rows.shape,
         dtype=rows.dtype,
         chunks=(chunk, spec.width),
-        shards=None if stored is None else (stored, spec.width),
+        shards=(stored, spec.width),
         serializer=BytesCodec(endian="little"),
         compressors=blosc if compressed else None,
         fill_value=0,
@@ -116,9 +117,9 @@ def by_zarr(
     }
 
 
-def sources_of(objects: dict[str, bytes], layout: ArrayLayout) -> list[BytesSource]:
-    """Sources from which a reader reads the objects of an array."""
-    return [BytesSource(objects[f"c/{number}/0"]) for number in range(layout.n_objects)]
+def source_of(objects: dict[str, bytes]) -> BytesSource:
+    """The source from which a reader reads the object of an array."""
+    return BytesSource(objects["c/0/0"])
 
 
 def widened(rows: np.ndarray) -> np.ndarray:
@@ -143,9 +144,9 @@ class Stored:
 def read(stored: Stored, start: int = 0, end: int | None = None, **options: Any) -> np.ndarray:
     """Rows from `start` to `end`, or to the last one, compared with the record."""
     end = stored.layout.spec.rows if end is None else end
-    sources = options.pop("sources", None) or sources_of(stored.objects, stored.layout)
-    options = {"chunks": stored.chunks, "where": "s/hidden.zarr/block.1", **options}
-    return read_rows(sources, stored.layout, start, end, **options)
+    source = options.pop("source", None) or source_of(stored.objects)
+    options = {"chunks": stored.chunks, "where": "s/hidden.zarr/block.1/c/0/0", **options}
+    return read_rows(source, stored.layout, start, end, **options)
 
 
 def refused(match: str, call: Any) -> None:

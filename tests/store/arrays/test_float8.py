@@ -145,10 +145,10 @@ def test_a_scale_that_no_writer_gives_is_refused() -> None:
         codes[:, 0] = 7
         codes[2, 0] = x
         theirs = by_zarr(spec, codes, chunk=layout.chunk_rows, stored=layout.object_rows)
-        sources = [BytesSource(theirs["c/0/0"])]
+        source = BytesSource(theirs["c/0/0"])
         refused(
             "a scale that is not 7 to 246",
-            lambda: read_rows(sources, layout, 2, 3, where="s"),  # noqa: B023
+            lambda: read_rows(source, layout, 2, 3, where="s"),  # noqa: B023
         )
 
 

@@ -27,7 +27,7 @@ from stored_arrays import (
     read,
     refused,
     same_bits,
-    sources_of,
+    source_of,
     widened,
 )
 
@@ -35,24 +35,18 @@ from lpp.store.arrays.chunk_index import index_bytes, parse_index
 from lpp.store.arrays.encoder import encode_array
 from lpp.store.arrays.layout import ArrayLayout
 from lpp.store.arrays.metadata import parse_layout
-from lpp.store.arrays.reader import BytesSource, check_objects, read_rows, to_float32
+from lpp.store.arrays.reader import BytesSource, check_object, read_rows, to_float32
 from lpp.store.format.commit_record import ChunkRecord, checksum
 from lpp.store.objects.disk import FileSource
 
 
 def slow_rows(objects: dict[str, bytes], layout: ArrayLayout) -> np.ndarray:
     """Every row, the plain way: no buffers, no threads, no checks."""
-    rows = []
-    for number in range(layout.n_objects):
-        data = objects[f"c/{number}/0"]
-        places = [(0, len(data))]
-        if layout.sharded:
-            entries = data[-16 * layout.object_chunks - 4 : -4]
-            places = list(struct.iter_unpack("<QQ", entries))[: layout.filled_chunks(number)]
-        for offset, length in places:
-            chunk = data[offset : offset + length]
-            plain = numcodecs.Blosc().decode(chunk) if layout.compressed else chunk
-            rows.append(np.frombuffer(plain, layout.spec.dtype).reshape(-1, layout.spec.width))
+    rows, data = [], objects["c/0/0"]
+    for offset, length in struct.iter_unpack("<QQ", data[-16 * layout.n_chunks - 4 : -4]):
+        chunk = data[offset : offset + length]
+        plain = numcodecs.Blosc().decode(chunk) if layout.compressed else chunk
+        rows.append(np.frombuffer(plain, layout.spec.dtype).reshape(-1, layout.spec.width))
     return np.concatenate(rows)[: layout.spec.rows]
 
 
@@ -70,20 +64,14 @@ def arrays(draw: st.DrawFn) -> Stored:
         recorded = encoded.chunks if draw(st.booleans()) else None
         return Stored(rows, parse_layout(encoded.metadata, spec, "x"), objects, recorded)
     chunk = draw(st.integers(1, n))
-    stored = draw(st.none() | st.integers(1, 5).map(lambda k: k * chunk))
-    objects = by_zarr(spec, rows, chunk=chunk, stored=stored, compressed=draw(st.booleans()))
+    objects = by_zarr(spec, rows, chunk=chunk, compressed=draw(st.booleans()))
     layout = parse_layout(objects["zarr.json"], spec, "x")
-    recorded = None
-    if (
-        layout.sharded and layout.n_objects == 1 and layout.filled_chunks(0) == layout.object_chunks
-    ):  # as format 3 has it, whatever packs the chunks
-        data = objects["c/0/0"]
-        size = index_bytes(layout.object_chunks)
-        places = parse_index(data[-size:], len(data), layout.object_chunks)
-        if [sum(p) for p in places[:-1]] == [p[0] for p in places[1:]] and places[0][0] == 0:
-            recorded = tuple(
-                ChunkRecord(bytes=k, xxh3_128=checksum(data[o : o + k])) for o, k in places
-            )
+    data, recorded = objects["c/0/0"], None
+    places = parse_index(data[-index_bytes(layout.n_chunks) :], len(data), layout.n_chunks)
+    if [sum(p) for p in places[:-1]] == [p[0] for p in places[1:]] and places[0][0] == 0:
+        recorded = tuple(
+            ChunkRecord(bytes=k, xxh3_128=checksum(data[o : o + k])) for o, k in places
+        )
     return Stored(rows, layout, objects, recorded)
 
 
@@ -95,12 +83,12 @@ def test_any_rows_of_any_layout_come_back(stored: Stored, data: st.DataObject) -
     start = data.draw(st.integers(0, n))
     end = data.draw(st.integers(start, n))
     pool = data.draw(st.sampled_from([None, POOL]))
-    sources = sources_of(stored.objects, stored.layout)
-    check_objects(sources, stored.layout, where="x", chunks=stored.chunks)
+    source = source_of(stored.objects)
+    check_object(source, stored.layout, where="x", chunks=stored.chunks)
 
     def read(**options: Any) -> np.ndarray:
         return read_rows(
-            sources, stored.layout, start, end, where="x", chunks=stored.chunks, **options
+            source, stored.layout, start, end, where="x", chunks=stored.chunks, **options
         )
 
     assert same_bits(read(pool=pool), stored.rows[start:end])
@@ -132,7 +120,7 @@ def test_only_the_chunks_of_these_rows_are_read(
     six_chunks: Stored, start: int, end: int, touched: Sequence[int]
 ) -> None:
     source = Watched(six_chunks.objects["c/0/0"])
-    assert same_bits(read(six_chunks, start, end, sources=[source]), six_chunks.rows[start:end])
+    assert same_bits(read(six_chunks, start, end, source=source), six_chunks.rows[start:end])
     lengths = [chunk.bytes for chunk in six_chunks.chunks or ()]
     assert source.read == [(sum(lengths[:k]), lengths[k]) for k in touched]
 
@@ -145,7 +133,7 @@ def test_chunks_larger_than_a_thread_keeps_memory_for(compressed: bool) -> None:
     objects = by_zarr(spec, rows, chunk=3, compressed=compressed)
     layout = parse_layout(objects["zarr.json"], spec, "x")
     assert layout.chunk_bytes == 24 << 20
-    found = read_rows(sources_of(objects, layout), layout, 1, 3, where="x")
+    found = read_rows(source_of(objects), layout, 1, 3, where="x")
     assert same_bits(found, rows[1:])
 
 
@@ -164,7 +152,7 @@ def test_what_is_asked_for_must_fit(six_chunks: Stored) -> None:
     encoded = encode_array(spec, make_rows(spec))
     layout = parse_layout(encoded.metadata, spec, "x")
     with pytest.raises(ValueError, match="float64"):
-        read_rows([BytesSource(joined(encoded))], layout, 0, 3, where="x", dtype="float32")
+        read_rows(BytesSource(joined(encoded)), layout, 0, 3, where="x", dtype="float32")
 
 
 def test_files_are_read_where_they_end_and_no_further(six_chunks: Stored, tmp_path: Path) -> None:
@@ -173,10 +161,10 @@ def test_files_are_read_where_they_end_and_no_further(six_chunks: Stored, tmp_pa
     descriptor = os.open(path, os.O_RDONLY)
     try:
         source = FileSource(descriptor)
-        assert same_bits(read(six_chunks, sources=[source], pool=POOL), six_chunks.rows)
+        assert same_bits(read(six_chunks, source=source, pool=POOL), six_chunks.rows)
         os.truncate(path, 1000)  # cut short while it is open
-        refused("rows 0 to 255: it ends at byte 1000", lambda: read(six_chunks, sources=[source]))
-        refused("it ends at byte", lambda: read(six_chunks, sources=[source], chunks=None))
+        refused("rows 0 to 255: it ends at byte 1000", lambda: read(six_chunks, source=source))
+        refused("it ends at byte", lambda: read(six_chunks, source=source, chunks=None))
     finally:
         os.close(descriptor)
 
@@ -203,7 +191,7 @@ def test_a_failure_leaves_no_thread_at_work(six_chunks: Stored, pool: Any) -> No
     chunks = six_chunks.chunks or ()
     source = Failing(six_chunks.objects["c/0/0"], chunks[0].bytes)
     with pytest.raises(OSError, match="Input/output"):
-        read(six_chunks, sources=[source], pool=pool)
+        read(six_chunks, source=source, pool=pool)
     assert source.reading == 1  # the one that failed
 
 
@@ -271,7 +259,7 @@ layout = parse_layout(encoded.metadata, spec, "x")
 source = BytesSource(b"".join(encoded.parts))
 def right():
     pool = module.decode_pool()
-    found = read_rows([source], layout, 0, 1500, where="x", chunks=encoded.chunks, pool=pool)
+    found = read_rows(source, layout, 0, 1500, where="x", chunks=encoded.chunks, pool=pool)
     return pool is not None and bool((found == rows).all())
 assert right()
 parent = module.decode_pool()
