@@ -29,11 +29,9 @@ from torch import Tensor, nn
 
 from benchmarks.feed_cost import units_by_batch
 from benchmarks.setting import scratch
-from lpp.analyze.charts.charts import save_chart
-from lpp.analyze.charts.library import alt
-from lpp.analyze.charts.rows import data
+from lpp.analyze.charts.export import save_chart
 from lpp.analyze.charts.run_styles import OTHERS
-from lpp.analyze.charts.theme import PLOT_HEIGHT, finished
+from lpp.analyze.charts.theme import PLOT_HEIGHT, alt, finished
 from lpp.capture import capture
 from lpp.capture.corpus.pydoc import pydoc_passages
 from lpp.store import Run
@@ -223,7 +221,7 @@ def table(losses: pl.DataFrame) -> Iterator[str]:
 def picture(losses: pl.DataFrame) -> Any:
     """Loss by the rows so far: a line for each order and seed."""
     shown = losses.with_columns(pl.col("loss").round(4), pl.col("rows") / 1000)
-    chart = alt.Chart(data([*shown.iter_rows(named=True)]), width=480, height=PLOT_HEIGHT)
+    chart = alt.Chart(alt.InlineData(values=shown.to_dicts()), width=480, height=PLOT_HEIGHT)
     color = alt.Scale(range=list(OTHERS))
     lines = chart.mark_line(strokeWidth=1.2).encode(
         x=alt.X("rows:Q", title="thousands of rows so far"),

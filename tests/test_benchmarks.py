@@ -49,7 +49,7 @@ from benchmarks import (
 from benchmarks.peers import feeds
 from benchmarks.setting import capture, prepared
 from benchmarks.synthetic import synthetic_run
-from lpp.analyze.charts.charts import save_chart
+from lpp.analyze.charts.export import save_chart
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.sites import site_drift

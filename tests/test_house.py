@@ -24,7 +24,7 @@ ONLY_IN = {
         "store/exchange/speculators_backend.py",
     },
     "accelerate": {"capture"},
-    "altair": {"analyze/charts/library.py"},
+    "altair": {"analyze/charts/theme.py"},
     "bitsandbytes": {"capture"},
     "datasets": {"capture", "store/exchange/speculators_backend.py"},
     "gguf": {"capture"},
@@ -39,7 +39,7 @@ ONLY_IN = {
         "capture/models/load.py",
         "capture/models/model_files.py",
     },
-    "vl_convert": {"analyze/charts/library.py"},
+    "vl_convert": {"analyze/charts/theme.py"},
     "vllm": {"capture/backends/vllm/*.py"},
 }
 """Where a heavy package may be imported: a CPU box that analyses installs none of these."""

@@ -104,8 +104,9 @@ def test_a_training_is_a_curve_of_the_report(checkpoints: Path, tmp_path: Path) 
     (section,) = [section for section in found.sections if section.name == "training"]
     (chart,) = section.charts
     panels = chart.specifications()
-    assert list(panels) == ["entropy_floor", "participation_ratio", "effective_rank"]
-    drawn = {name: points(panel) for name, panel in panels.items()}
+    assert list(panels) == ["0", "1", "2"]
+    names = ("entropy_floor", "participation_ratio", "effective_rank")
+    drawn = {name: points(panel) for name, panel in zip(names, panels.values(), strict=True)}
     for curve in drawn.values():
         assert tuple(step for step, _ in curve) == STEPS
     floors = [value for _, value in drawn["entropy_floor"]]
@@ -127,4 +128,5 @@ def test_a_training_is_a_curve_of_the_report(checkpoints: Path, tmp_path: Path) 
 
 def points(panel: Any) -> list[tuple[int, float]]:
     """Step and value of each point of a panel."""
-    return [(row["step"], row["value"]) for row in panel["datasets"][panel["data"]["name"]]]
+    (rows,) = panel["datasets"].values()
+    return [(row["step"], row["value"]) for row in rows]

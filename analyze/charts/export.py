@@ -8,15 +8,13 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from xml.sax.saxutils import quoteattr
 
-from lpp.analyze.charts.library import debug_mode, vl_convert
-from lpp.analyze.charts.theme import INK
+from lpp.analyze.charts.theme import INK, debug_mode, vl_convert
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.objects.disk import replace_file
 
@@ -29,26 +27,17 @@ _WIDTH: Final = 560
 SNIPPET: Final = "window.vegaEmbed = vegaEmbed;"
 PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
-<head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Chart</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font-family: sans-serif; margin: 1rem; }}
-#chart {{ width: 100%; }}
-</style>
-</head>
-<body>
-<main><div id="chart"></div></main>
+<style>:root {{ color-scheme: light dark; font-family: sans-serif; }}</style>
+<main><div id="chart" style="width: 100%"></div></main>
 <script type="application/json" id="spec">{spec}</script>
 <script type="module">
 {script}
 vegaEmbed("#chart", JSON.parse(document.getElementById("spec").textContent),
   {{renderer: "svg", actions: false}});
 </script>
-</body>
-</html>
 """
 
 
@@ -77,18 +66,27 @@ def save_chart(chart: Any, path: str | Path, *, dark: bool = False, width: int =
     return path
 
 
-def specification(chart: Any) -> dict[str, Any]:
-    """The chart in the Vega-Lite grammar, checked against its schema."""
-    spec: dict[str, Any] = chart.to_dict()
-    return spec
-
-
-def panels_drawn(draw: Callable[[], Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The charts that `draw` makes, in the Vega-Lite grammar, by name. Unlike in `specification`
-    nothing is checked against the schema, which would take as long as drawing: tests check it.
+def panels_of(chart: Any) -> dict[str, dict[str, Any]]:
+    """The panels of `chart` in the Vega-Lite grammar, each as wide as its container, by their
+    index; that of a single one is empty. Nothing is checked against the schema, which would take as
+    long as drawing: tests check it.
     """
     with debug_mode(False):
-        return {name: chart.to_dict(validate=False) for name, chart in draw().items()}
+        whole = chart.to_dict(validate=False)
+    if "concat" not in whole:
+        return {"": whole}
+    common = ("$schema", "background", "config", "data", "usermeta")
+    shared, panels = {name: whole[name] for name in common if name in whole}, {}
+    for index, part in enumerate(whole["concat"]):
+        text = json.dumps({**shared, **part})
+        own = {name: rows for name, rows in whole["datasets"].items() if f'"{name}"' in text}
+        params = [
+            {**param, "views": [view for view in param["views"] if f'"{view}"' in text]}
+            for param in whole.get("params", [])
+        ]
+        size = {"width": "container", "datasets": own, "params": params}
+        panels[str(index)] = {**shared, **part, **size}
+    return panels
 
 
 def embedded(document: Any) -> str:
@@ -124,12 +122,12 @@ def begin_script() -> "subprocess.Popen[bytes] | None":
 
 
 def _bytes(chart: Any, kind: str, colors: tuple[str, str], width: int) -> bytes:
-    spec = specification(chart)
+    spec = chart.to_dict()  # checked against the schema
     if kind == "json":
         return (json.dumps(spec, sort_keys=True, indent=1) + "\n").encode()
     if kind == "html":
         return PAGE.format(spec=embedded(spec), script=chart_script()).encode()
-    picture = drawn(spec, colors, width)
+    picture = _drawn(spec, colors, width)
     if kind == "svg":
         return _described(vl_convert.vegalite_to_svg(picture), spec["description"]).encode()
     return bytes(vl_convert.vegalite_to_png(picture, scale=2))
@@ -141,20 +139,12 @@ def _described(svg: str, description: str) -> str:
     return svg.replace("<svg ", f"<svg {roles} aria-label={quoteattr(description)} ", 1)
 
 
-def drawn(spec: dict[str, Any], colors: tuple[str, str] = LIGHT, width: int = _WIDTH) -> Any:
+def _drawn(spec: dict[str, Any], colors: tuple[str, str] = LIGHT, width: int = _WIDTH) -> Any:
     """`spec` for a picture: a width in pixels, and `colors` of text and background."""
     ink, paper = colors
-    picture = _replaced(spec, ink)
-    picture["background"] = paper
+    look = {name: part for name, part in spec.items() if name != "datasets"}
+    picture = json.loads(json.dumps(look).replace(f'"{INK}"', f'"{ink}"'))
+    picture |= {"background": paper, "datasets": spec.get("datasets", {})}
     if picture.get("width") == "container":
         picture |= {"width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
     return picture
-
-
-def _replaced(part: Any, ink: str) -> Any:
-    """A copy without `currentColor`; data are left as they are."""
-    if isinstance(part, dict):
-        return {k: v if k == "datasets" else _replaced(v, ink) for k, v in part.items()}
-    if isinstance(part, list):
-        return [_replaced(item, ink) for item in part]
-    return ink if part == INK else part

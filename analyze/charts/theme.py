@@ -1,20 +1,29 @@
-"""How charts look: channels of a series, fills, sizes, configuration, pointing at a run.
+"""How charts look, and the only import of Vega-Altair.
 
 Everything but data is drawn in `currentColor`, the colour of the text around the chart, so the same
-chart fits a page in dark mode. `run_styles` has the colours of data.
-
-A run that is pointed at, by its line, its points or its entry in the legend, dims the others: a
-selection of Vega-Lite, which the panels of one chart share; in a report, page.js gives it to every
-chart of the page. In a picture nothing is selected, so nothing is dim.
+chart fits a page in dark mode; `run_styles` has the colours of data. Nothing else in the package
+imports Altair, so analysis works without the extra.
 """
 
 import textwrap
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+import warnings
+from collections.abc import Sequence
+from typing import Any, Final
 
-from lpp.analyze.charts.library import alt
-from lpp.analyze.charts.run_styles import DASHES, OTHERS, PALETTE, SHAPES
+from lpp.store.errors import ErrorKind, MachineError
+
+try:
+    import altair as alt
+    import vl_convert
+    from altair.utils.schemapi import debug_mode
+except ImportError as error:
+    raise MachineError(
+        f"charts need the package {(error.name or '').partition('.')[0]}, which is not installed. "
+        "In your clone of lpp-engine: pip install '.[report]'",
+        kind=ErrorKind.NO_PACKAGE,
+    ) from None
+
+__all__ = ["alt", "beside", "debug_mode", "finished", "heading", "opacity", "says", "vl_convert"]
 
 INK: Final = "currentColor"
 GREY: Final = "#808080"
@@ -23,161 +32,35 @@ FILLS: Final = ("#6FB1DE", "#F4F4F4", "#EFA76A")
 """Fills of cells below, at and above the middle; a number in `ON_FILL` is legible on each."""
 ON_FILL: Final = "#111111"
 
-DIM: Final = 0.12
-"""Opacity of the runs that are not pointed at."""
-
-_LEGEND: Any = alt.LegendStreamBinding(legend="pointerover")
-HOVER: Final = alt.selection_point(
-    name="pointed", fields=["label"], on="pointerover", clear="pointerout", bind=_LEGEND
-)
-"""The rows with the same `label` as the mark that is pointed at."""
-
-_LABELS: Final = alt.Legend(title=None, symbolSize=80, symbolOpacity=1)
-"""A legend of runs, one below another; colour and shape share it."""
-
 PLOT_HEIGHT: Final = 260
+PANEL_WIDTH: Final = 190
+"""Pixels of a panel beside others: with its labels it fits a telephone of 390."""
 TITLE_WIDTH: Final = 46
 """Characters in a line of a title, so that it fits a telephone of 390 pixels."""
-LABEL_WIDTH: Final = 28
 
+HOVER: Final = alt.selection_point(
+    "pointed", fields=["label"], on="pointerover", clear="pointerout"
+)
+"""The rows with the `label` of the point that is pointed at: in its chart, others are dim."""
+DIM: Final = 0.12
 
-class Curve(NamedTuple):
-    """One line or row of a chart, and its run."""
-
-    label: str
-    """Distinct in its chart."""
-    owner: str
-    """Label of its run: curves of one run share its colour and shape."""
-    place: int
-    """Index of the run on its page."""
-    positions: str = ""
-    """Positions that its numbers are of, if curves of a chart differ in them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """The curves or rows of a chart, in order, and the marks that each of them has."""
-
-    curves: tuple[Curve, ...]
-    of_runs: bool = True
-    """Whether each curve is of a run, whose letter begins its label. Other curves have no letters,
-    and colours of their own."""
-
-    def __getitem__(self, label: str) -> Curve:
-        return next(curve for curve in self.curves if curve.label == label)
-
-    def short(self, label: str) -> str:
-        """The letter of a run; another label whole. Distinct in its chart."""
-        return label.partition(" ")[0] if self.of_runs else label
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Labels of the curves."""
-        return tuple(curve.label for curve in self.curves)
-
-    @property
-    def owners(self) -> dict[str, int]:
-        """Labels of the runs, each with its place."""
-        return {curve.owner: curve.place for curve in self.curves}
-
-    @property
-    def positions(self) -> tuple[str, ...]:
-        """Positions that curves are of, in order; empty if they do not differ."""
-        return tuple(dict.fromkeys(curve.positions for curve in self.curves if curve.positions))
-
-    @property
-    def color(self) -> Any:
-        """Colour by the field `label`."""
-        scale = self._scale(PALETTE if self.of_runs else OTHERS)
-        return alt.Color("label:N", scale=scale, legend=_LABELS)
-
-    @property
-    def shape(self) -> Any:
-        """Shape by `label`."""
-        return alt.Shape("label:N", scale=self._scale(SHAPES), legend=_LABELS)
-
-    @property
-    def dash(self) -> Any:
-        """Dash by the field `dash`; by `positions`, with a legend, if curves differ in that.
-
-        `dash` is an index into `DASHES`: a dash by `label` would also outline the symbols of the
-        legend.
-        """
-        if not self.positions:
-            scale = alt.Scale(domain=list(range(len(DASHES))), range=list(DASHES))
-            return alt.StrokeDash("dash:N", scale=scale, legend=None)
-        scale = alt.Scale(domain=list(self.positions), range=list(DASHES[: len(self.positions)]))
-        # above the plot: beside the legend of the runs it would not fit a telephone
-        legend = alt.Legend(
-            title=None,
-            orient="top",
-            columns=len(self.positions),
-            symbolType="stroke",
-            symbolSize=600,
-            symbolStrokeWidth=1.8,
-        )
-        return alt.StrokeDash("positions:N", scale=scale, legend=legend)
-
-    def only(self, owners: Collection[str]) -> "Series":
-        """The curves of the runs `owners`."""
-        curves = tuple(curve for curve in self.curves if curve.owner in owners)
-        return Series(curves, self.of_runs)
-
-    def _scale(self, values: Sequence[Any]) -> Any:
-        cycle = [values[k % len(values)] for k in self.owners.values()]
-        return alt.Scale(domain=list(self.owners), range=cycle)
-
-
-def opacity(usual: float = 1.0) -> Any:
-    """`usual`, or less for runs that are not pointed at while another one is."""
-    return alt.when(HOVER).then(alt.value(usual)).otherwise(alt.value(DIM * usual))
-
-
-def shortened(text: str, width: int = LABEL_WIDTH) -> str:
-    """A name with its middle left out: names of models differ at the ends.
-
-    >>> shortened("smollm2-135m-instruct-q4-1-untrained")
-    'smollm2-135m-…q4-1-untrained'
-    """
-    if len(text) <= width:
-        return text
-    head = (width - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
-
-
-def heading(title: str, notes: Sequence[str]) -> Any:
-    """A title and the notes below it, broken so that a telephone shows all of it."""
-    below = [line for note in notes for line in textwrap.wrap(note, TITLE_WIDTH + 10)]
-    lines = textwrap.wrap(title, TITLE_WIDTH)
-    return alt.TitleParams(text=lines, subtitle=below) if below else alt.TitleParams(text=lines)
-
-
+_WORDS: Final = {
+    **{"labelColor": INK, "labelFontSize": 11},
+    **{"titleColor": INK, "titleFontSize": 12, "titleFontWeight": "normal"},
+}
 CONFIG: Final[dict[str, Any]] = {
     "font": "sans-serif",
     "view": {"stroke": None},
     "axis": {
-        "labelColor": INK,
-        "titleColor": INK,
+        **_WORDS,
         "domainColor": INK,
         "tickColor": INK,
         "gridColor": GREY,
         "gridOpacity": 0.25,
-        "labelFontSize": 11,
         "labelLimit": 190,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
     },
-    "legend": {
-        "orient": "bottom",
-        "columns": 1,
-        "labelColor": INK,
-        "labelFontSize": 11,
-        "labelLimit": 340,
-        "titleColor": INK,
-        "titleFontSize": 11,
-        "titleFontWeight": "normal",
-        "titleLimit": 340,
-    },
+    "axisQuantitative": {"tickCount": 5},
+    "legend": {**_WORDS, "orient": "bottom", "columns": 1, "labelLimit": 340, "symbolSize": 80},
     "title": {
         "anchor": "start",
         "frame": "bounds",
@@ -190,6 +73,17 @@ CONFIG: Final[dict[str, Any]] = {
 }
 
 
+def opacity(usual: float = 1.0) -> Any:
+    """`usual`, or less for runs that are not pointed at while another one is."""
+    return alt.when(HOVER).then(alt.value(usual)).otherwise(alt.value(DIM * usual))
+
+
+def heading(title: str, notes: Sequence[str] = ()) -> Any:
+    """A title and the notes below it, broken so that a telephone shows all of it."""
+    below = [line for note in notes for line in textwrap.wrap(note, TITLE_WIDTH + 10)]
+    return alt.TitleParams(textwrap.wrap(title, TITLE_WIDTH), subtitle=below)
+
+
 def finished(chart: Any) -> Any:
     """`chart` with the common settings: colours, fonts, legends; SVG in a notebook and a page."""
     return chart.properties(
@@ -197,3 +91,34 @@ def finished(chart: Any) -> Any:
         usermeta={"embedOptions": {"renderer": "svg", "actions": False}},
         config=CONFIG,
     )
+
+
+def says(title: str, why: str) -> Any:
+    """A chart without data that says what is missing."""
+    lines = textwrap.wrap(why, TITLE_WIDTH, break_on_hyphens=False)
+    text = alt.Chart(alt.InlineData(values=[{"text": "\n".join(lines)}]))
+    text = text.mark_text(align="left", baseline="top", color=INK, fontSize=12, lineBreak="\n")
+    text = text.encode(x=alt.value(0), y=alt.value(8), text="text:N")
+    words = {"title": heading(title), "description": f"{title}. {why}"}
+    return finished(text.properties(height=16 * len(lines) + 24, width="container", **words))
+
+
+def beside(
+    panels: Sequence[Any], title: str, none: str = "", notes: Sequence[str] = (), columns: int = 2
+) -> Any:
+    """Panels as one chart, `columns` in a row; a single one fills its container.
+
+    none: what the chart says without panels.
+    """
+    if len(panels) < 2:
+        return finished(panels[0].properties(width="container")) if panels else says(title, none)
+    parts = [panel.properties(width=PANEL_WIDTH) for panel in panels]
+    for part in parts:  # only the whole chart may have these
+        part.config = part.background = part.usermeta = alt.Undefined
+    with warnings.catch_warnings():
+        # panels share one selection on purpose: a run that is pointed at stands out in all
+        warnings.filterwarnings("ignore", message="Automatically deduplicated selection")
+        whole = alt.concat(*parts, columns=columns, spacing=24)
+    whole = whole.resolve_scale(color="independent", shape="independent", fill="independent")
+    description = " ".join(panel.description for panel in panels)
+    return finished(whole.properties(title=heading(title, notes), description=description))

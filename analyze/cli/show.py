@@ -79,7 +79,7 @@ def check_page(form: str | None, output: Path | None) -> None:
     if output is not None:
         check_output(output)
     if chosen == "html" or suffix_of(output) in PICTURES:
-        import_module("lpp.analyze.charts.library")
+        import_module("lpp.analyze.charts.theme")
 
 
 def show(

@@ -1,7 +1,6 @@
 """Charts of several analyses: a panel for each."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Final
 
 import polars as pl
@@ -38,19 +37,13 @@ def chart_of_analyses(
 ) -> Chart:
     """The chart of `parts`, of `analyses`: a panel each, at most `DRAWN`.
 
-    draw: name of the function of `charts.charts` that draws one; other arguments are of `Chart`.
+    draw: name of the function of `lpp.analyze` that draws one; other arguments are of `Chart`.
     """
+
+    def all_drawn() -> Any:
+        from lpp.analyze.charts.theme import beside
+
+        return beside([drawing(draw, rows, runs=runs)() for rows in parts[:DRAWN]], title)
+
     more = f" The first {DRAWN} of {len(parts)} analyses." if parts[DRAWN:] else ""
-    panels = partial(_panels, drawing(draw), parts[:DRAWN], runs)
-    return Chart(name, section, table, title, text + more, partial(_picture, panels, title), panels)
-
-
-def _panels(
-    draw: Callable[..., Any], parts: Sequence[pl.DataFrame], runs: RunStyles
-) -> Mapping[str, Any]:
-    names = [""] if len(parts) == 1 else [str(k) for k in range(len(parts))]
-    return {name: draw(rows, runs=runs) for name, rows in zip(names, parts, strict=True)}
-
-
-def _picture(panels: Callable[[], Mapping[str, Any]], title: str) -> Any:
-    return drawing("together")(list(panels().values()), title)
+    return Chart(name, section, table, title, text + more, all_drawn)

@@ -39,7 +39,7 @@ def as_html(page: Page) -> str:
     template = environment.from_string(_file("page.html.j2"))
     from markupsafe import Markup
 
-    from lpp.analyze.charts.charts import begin_script, chart_script, embedded
+    from lpp.analyze.charts.export import begin_script, chart_script, embedded
 
     begin_script()  # beside the charts
     specifications = {chart.name: chart.specifications() for chart in page.charts}
@@ -83,14 +83,9 @@ def _data(
     page: Page, tables: Sequence[Table], specifications: Mapping[str, Panels]
 ) -> dict[str, Any]:
     """Data for the page's script: every table in full, and every chart's specification."""
-    from lpp.analyze.charts.rows import chart_label
-
     return {
         "runs": [
-            {
-                **{"id": run, "letter": style.letter, "name": style.name, "color": style.color},
-                "label": chart_label(style),
-            }
+            {"id": run, "letter": style.letter, "name": style.name, "color": style.color}
             for run, style in ((run, page.runs[run]) for run in page.runs.order)
         ],
         "command": f"lpp-sql {shlex.quote(page.store)} -",

@@ -317,39 +317,14 @@
     setTimeout(() => { words.textContent = before; }, 1500);
   });
 
-  // ---- a run that is pointed at stands out in the whole page: its names, its rows, its marks
+  // ---- a run that is pointed at stands out in the whole page: its names and its rows
 
-  const POINTED = "pointed_store"; // rows of the selection `HOVER` of hover.py
-  const views = []; // of the charts that have that selection
-  let pointed; // index of the run; undefined: none
-
-  function point(run) {
-    if (run === pointed) return;
-    pointed = run;
-    for (const lit of document.querySelectorAll(".lit")) lit.classList.remove("lit");
-    for (const mark of document.querySelectorAll(`tr[data-runs~="${run}"], .run[data-run="${run}"]`)) mark.classList.add("lit");
-    const label = run === undefined ? undefined : page.runs[run].label;
-    for (const { view, labels, plot } of views) {
-      if (plot.matches(":hover")) continue; // it has selected the run itself
-      const rows = labels.includes(label) ? [{ fields: [{ type: "E", field: "label" }], values: [label] }] : [];
-      view.data(POINTED, rows).runAsync();
-    }
-  }
   document.addEventListener("pointerover", ({ target }) => {
-    if (target.closest?.("[data-chart]")) return; // the chart tells
+    for (const lit of document.querySelectorAll(".lit")) lit.classList.remove("lit");
     const run = target.closest?.("[data-run]")?.dataset.run;
-    point(run === undefined ? undefined : Number(run));
+    if (run === undefined) return;
+    for (const mark of document.querySelectorAll(`tr[data-runs~="${run}"], .run[data-run="${run}"]`)) mark.classList.add("lit");
   });
-
-  function follow(view, plot) {
-    views.push({ view, labels: view.scale("color").domain(), plot });
-    view.addDataListener(POINTED, (_, rows) => {
-      if (!plot.matches(":hover")) return; // another chart's run, of `point`
-      const label = rows.at(-1)?.values[0];
-      const run = page.runs.findIndex((candidate) => candidate.label === label);
-      point(run < 0 ? undefined : run);
-    });
-  }
 
   // ---- links into closed details open them
 
@@ -397,8 +372,7 @@
     try {
       // `ast`: expressions are interpreted, because the page's policy forbids code from strings
       const spec = page.charts[plot.dataset.chart][plot.dataset.panel];
-      const { view } = await vegaEmbed(box, spec, { ast: true, renderer: "svg", actions: false, logLevel: 1 }); // errors alone
-      if (spec.params?.some(({ name }) => name === "pointed")) follow(view, plot);
+      await vegaEmbed(box, spec, { ast: true, renderer: "svg", actions: false, logLevel: 1 }); // errors alone
       plot.dataset.drawn = "";
     } catch (error) {
       plot.replaceChildren(element("p", { className: "missing", textContent: `The chart could not be drawn: ${error.message}` }));

@@ -19,24 +19,20 @@ from lpp.analyze.pages.words import Sentence
 from lpp.sql.queries.saved import Query as SavedQuery
 
 Panels = Mapping[str, Any]
-"""Specifications by name; the name of a chart's only panel is empty."""
+"""Specifications by index; that of a chart's only panel is empty."""
 
 
-def drawing(name: str) -> Callable[..., Any]:
-    """The function `name` of `charts.charts`, which is imported when it is called: text needs no
-    chart library.
+def drawing(name: str, *args: Any, **kwargs: Any) -> Callable[[], Any]:
+    """What draws a chart by the function `name` of `lpp.analyze`, which imports it when it is
+    called: text needs no chart library.
     """
-
-    def draw(*args: Any, **kwargs: Any) -> Any:
-        return getattr(import_module("lpp.analyze.charts.charts"), name)(*args, **kwargs)
-
-    return draw
+    return lambda: getattr(import_module("lpp.analyze"), name)(*args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One chart, ready to be shown. A page has its panels, each as wide as its container; a picture
-    has all panels.
+    """One chart, ready to be shown. A page divides it into its panels, each as wide as its
+    container; a picture has all of it.
     """
 
     name: str
@@ -48,9 +44,6 @@ class Chart:
     text: str
     """How to read the chart."""
     draw: Callable[[], Any]
-    """The whole chart, for a picture."""
-    panels: Callable[[], Mapping[str, Any]] | None = None
-    """None: the whole chart is the only panel."""
     folded: bool = False
     """Whether the page shows the chart only on demand."""
     opens: bool = False
@@ -58,15 +51,13 @@ class Chart:
 
     def specifications(self) -> Panels:
         """The panels as Vega-Lite with their data; empty if there is nothing to draw."""
-        from lpp.analyze.charts.charts import panels_drawn
+        from lpp.analyze.charts.export import panels_of
 
-        if self.table.missing:
-            return {}
-        return panels_drawn(self.panels or (lambda: {"": self.draw()}))
+        return {} if self.table.missing else panels_of(self.draw())
 
     def write(self, path: Path) -> None:
         """Write the chart as a picture, in the format of the suffix of `path`: png or svg."""
-        from lpp.analyze.charts.charts import save_chart
+        from lpp.analyze.charts.export import save_chart
 
         save_chart(self.draw(), path)
 

@@ -6,13 +6,12 @@ A chart without data is replaced by a sentence that names the empty table.
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.pages.page import Chart
+from lpp.analyze.pages.page import Chart, drawing
 from lpp.analyze.questions import Selection
 from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.drift_queries import DRIFT
@@ -73,7 +72,6 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
 
     Raises MachineError(NO_PACKAGE) without the extra `report`.
     """
-    from lpp.analyze.charts import charts as library
 
     def frame(query: Query) -> pl.DataFrame:
         return answers[whole(query.table).name].frame
@@ -93,8 +91,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
             "The run of a row minus the run of a column, in each number of the profile. A dot "
             "marks a difference whose 95 % interval leaves out 0; of twenty true zeros, one is "
             "marked by chance. Pairs without a common setting are empty.",
-            partial(library.difference_chart, differences.frame, runs=runs),
-            partial(library.difference_panels, differences.frame, runs=runs),
+            drawing("difference_chart", differences.frame, runs=runs),
         )
     checkpoints = answers[TRAINING.name].frame
     if is_training(checkpoints):
@@ -104,22 +101,20 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
             answers[TRAINING.name].table(),
             "Training",
             "A line for each series, from step to step, with 95 % intervals; of checkpoints that "
-            "read the same prompts. Below the plot a cross marks a collapsed layer, a dagger one "
-            "whose first positions are attention sinks.",
-            partial(library.training_chart, checkpoints),
-            partial(library.training_panels, checkpoints),
+            "read the same prompts. A white core: a collapsed layer, or one whose first "
+            "positions are attention sinks.",
+            drawing("training_chart", checkpoints),
         )
     yield Chart(
         "depth",
         "depth",
         answers[LAYERS.name].table(),
         "Ranks by depth",
-        "From embedding (0) to the last layer (1), on log axes. Below the plot, in the colour of "
-        "its run, a cross marks a collapsed layer, a dagger one whose first positions are "
-        f"attention sinks.{_second_curve(layers)} An hourglass is narrower in its middle than at "
-        f"both ends.{_apart(layers, profiles, runs)}",
-        partial(library.depth_chart, layers, runs=runs),
-        partial(library.depth_panels, layers, runs=runs),
+        "From embedding (0) to the last layer (1), on log axes. A white core: a collapsed "
+        "layer, or one whose first positions are attention sinks."
+        f"{_second_curve(layers)} An hourglass is narrower in its middle than at both ends."
+        f"{_apart(layers, profiles, runs)}",
+        drawing("depth_chart", layers, runs=runs),
         opens=DRIFT.name not in answers or answers[DRIFT.name].frame.is_empty(),
     )
     yield Chart(
@@ -129,8 +124,7 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
         "Spectrum",
         "Share of the variance in each eigenvalue, in descending order, both axes logarithmic; "
         "60 points of each run.",
-        partial(library.spectrum_chart, answers[EIGENVALUES.name].frame, runs=runs),
-        partial(library.spectrum_panels, answers[EIGENVALUES.name].frame, runs=runs),
+        drawing("spectrum_chart", answers[EIGENVALUES.name].frame, runs=runs),
     )
     yield Chart(
         "entropy",
@@ -139,14 +133,13 @@ def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:
         "Entropy by prefix",
         "Mean over prompts of the entropy of the next token, as a share of ln V. Its smallest "
         "value is the entropy floor.",
-        partial(library.entropy_chart, frame(ENTROPY), runs=runs),
-        partial(library.entropy_panels, frame(ENTROPY), runs=runs),
+        drawing("entropy_chart", frame(ENTROPY), runs=runs),
     )
 
 
 def _drawn(frame: pl.DataFrame) -> pl.DataFrame:
     """Rows that the charts of one setting per run draw."""
-    from lpp.analyze.charts.rows import fullest
+    from lpp.analyze.charts.frames import fullest
 
     return fullest(frame)[0] if frame.width else frame
 
@@ -191,7 +184,7 @@ def _compared(differences: Answer) -> set[str]:
 
 def is_training(checkpoints: pl.DataFrame) -> bool:
     """Whether some series has enough comparable steps for a curve; False without the columns."""
-    from lpp.analyze.charts.charts import training_curves
+    from lpp.analyze.charts.profiles import training_curves
 
     if checkpoints.is_empty():
         return False

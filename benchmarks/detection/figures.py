@@ -8,11 +8,9 @@ from typing import Any, Final
 from benchmarks.detection.damage import KINDS
 from benchmarks.detection.power import Shown, null_range, realisations, share, shown
 from benchmarks.detection.setting import DRAWN
-from lpp.analyze.charts.charts import save_chart
-from lpp.analyze.charts.library import alt
-from lpp.analyze.charts.rows import Row, data
+from lpp.analyze.charts.export import save_chart
 from lpp.analyze.charts.run_styles import DASHES, PALETTE, SHAPES
-from lpp.analyze.charts.theme import FILLS, INK, ON_FILL, finished, heading
+from lpp.analyze.charts.theme import FILLS, INK, ON_FILL, alt, finished, heading
 
 DEPTH_DOSES: Final = ("round-group-4", "prune-20", "noise-0.03", "tune-16")
 """Doses whose depth is shown, of middle strength, beside the blocks left out."""
@@ -50,7 +48,7 @@ def _short(number: re.Match[str]) -> str:
 def power(found: Mapping[str, Any], size: str) -> Any:
     """Share of draws of `size` prompts in which each number notices each dose."""
     numbers = shown(found["middle"])
-    rows: list[Row] = [
+    rows: list[dict[str, Any]] = [
         {
             "kind": KINDS[group[0]["kind"]].title,
             "dose": group[0]["label"],
@@ -78,7 +76,7 @@ def power(found: Mapping[str, Any], size: str) -> Any:
             title=None,
             axis=alt.Axis(ticks=False, domain=False) if place == 0 else None,
         )
-        base = alt.Chart(data(own)).encode(x=x, y=y)
+        base = alt.Chart(alt.InlineData(values=own)).encode(x=x, y=y)
         color = alt.Color(
             "share:Q", scale=alt.Scale(domain=[0, 100], range=[FILLS[1], FILLS[2]]), legend=None
         )
@@ -164,14 +162,14 @@ def depth(found: Mapping[str, Any]) -> Any:
 
 def _ratios(
     found: Mapping[str, Any], dose: Mapping[str, Any], numbers: list[Shown]
-) -> Iterator[Row]:
+) -> Iterator[dict[str, Any]]:
     """|value| and its interval over the null's furthest end; below `LEAST`, at it."""
     for one in numbers:
         value, _, low, high = one.points(dose, DRAWN)
         furthest = max(abs(end) for end in null_range(found, one, DRAWN))
         if value is None or furthest == 0:
             continue
-        row: Row = {"number": one.name, "value": _cut(abs(value) / furthest)}
+        row: dict[str, Any] = {"number": one.name, "value": _cut(abs(value) / furthest)}
         if low is not None and high is not None:
             ends = sorted((low, high) if value >= 0 else (-high, -low))
             bottom, top = (_cut(end / furthest) for end in ends)
@@ -184,7 +182,7 @@ def _cut(ratio: float) -> float:
     return float(f"{max(ratio, LEAST):.4g}")
 
 
-def _panel(rows: list[Row], x: Any, title: str, order: list[str]) -> Any:
+def _panel(rows: list[dict[str, Any]], x: Any, title: str, order: list[str]) -> Any:
     """Lines of ratios over `x`, a colour and a shape for each of `order`."""
     y = alt.Y(
         "value:Q",
@@ -197,8 +195,10 @@ def _panel(rows: list[Row], x: Any, title: str, order: list[str]) -> Any:
     again = [order.index(name) >= len(PALETTE) for name in order]  # colours come a second time
     dashes = [DASHES[place] for place in again]
     dash = alt.StrokeDash("number:N", scale=alt.Scale(domain=order, range=dashes), legend=None)
-    base = alt.Chart(data(rows))
-    one = alt.Chart(data([{"one": 1}])).mark_rule(strokeDash=[3, 3], color=INK, aria=False)
+    base = alt.Chart(alt.InlineData(values=rows))
+    one = alt.Chart(alt.InlineData(values=[{"one": 1}])).mark_rule(
+        strokeDash=[3, 3], color=INK, aria=False
+    )
     layers = [
         one.encode(y=alt.Y("one:Q", title=None)),
         base.transform_filter(alt.FieldValidPredicate(field="low", valid=True))

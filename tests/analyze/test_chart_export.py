@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from chart_frames import HOSTILE, Picture, entropy, profiles
 
-from lpp.analyze import entropy_chart, save_chart
-from lpp.analyze.charts import charts
-from lpp.analyze.charts.export import DARK, LIGHT
+from lpp.analyze import entropy_chart, profile_chart, save_chart
+from lpp.analyze.charts import export
+from lpp.analyze.charts.export import DARK, LIGHT, panels_of
+from lpp.analyze.charts.theme import alt
 from lpp.store.errors import InputError
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -52,7 +53,7 @@ def test_a_name_like_the_ink_stays(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_picture_has_its_text_alternative(tmp_path: Path) -> None:
-    chart = charts.profile_chart(profiles(tuple(HOSTILE)))
+    chart = profile_chart(profiles(tuple(HOSTILE)))
     picture = Picture(chart, tmp_path)
     assert picture.root.attrib["role"] == "graphics-document"
     assert picture.label == chart.description
@@ -62,7 +63,7 @@ def test_a_picture_has_its_text_alternative(tmp_path: Path) -> None:
 def test_json_is_the_specification(tmp_path: Path) -> None:
     chart = entropy_chart(entropy())
     found = json.loads(save_chart(chart, tmp_path / "a.json").read_text())
-    assert found == charts.specification(chart)
+    assert found == chart.to_dict()
     assert found["$schema"].startswith("https://vega.github.io/schema/vega-lite/v6")
 
 
@@ -92,15 +93,23 @@ def test_a_page_holds_everything_and_names_stay_names(tmp_path: Path) -> None:
     assert page.fetched == []
     assert page.tags.count("script") == 2  # the specification, and what draws it
     assert "img" not in page.tags
-    assert json.loads(page.scripts[0]) == charts.specification(chart)
+    assert json.loads(page.scripts[0]) == chart.to_dict()
 
 
-def test_the_panels_of_a_page_are_the_charts_that_are_checked() -> None:
-    def draw() -> dict[str, object]:
-        return {"a": entropy_chart(entropy()), "b": charts.profile_chart(profiles())}
-
-    checked = {name: charts.specification(chart) for name, chart in draw().items()}
-    assert charts.panels_drawn(draw) == checked
+def test_the_panels_of_a_page_are_those_of_the_chart() -> None:
+    alone = entropy_chart(entropy())
+    assert panels_of(alone) == {"": alone.to_dict()}
+    whole = profile_chart(profiles()).to_dict()
+    panels = panels_of(profile_chart(profiles()))
+    assert [*panels] == ["0", "1", "2"]
+    assert {**whole["datasets"]} == {
+        k: v for p in panels.values() for k, v in p["datasets"].items()
+    }
+    for panel, part in zip(panels.values(), whole["concat"], strict=True):
+        assert panel["width"] == "container"
+        assert (panel["layer"], panel["config"]) == (part["layer"], whole["config"])
+        assert len(panel["datasets"]) == 1
+        alt.Chart.from_dict(panel)  # checked against the schema
 
 
 @pytest.mark.slow
@@ -108,11 +117,11 @@ def test_the_panels_of_a_page_are_the_charts_that_are_checked() -> None:
 def test_the_script_of_a_page_needs_no_other_process(
     python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_another = charts.chart_script()
+    by_another = export.chart_script()
     monkeypatch.setattr(sys, "executable", python)
-    charts.chart_script.cache_clear()
-    charts.begin_script.cache_clear()
-    assert charts.chart_script() == by_another
+    export.chart_script.cache_clear()
+    export.begin_script.cache_clear()
+    assert export.chart_script() == by_another
 
 
 def test_another_suffix_is_refused(tmp_path: Path) -> None:

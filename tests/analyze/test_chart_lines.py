@@ -1,9 +1,7 @@
-"""Panels of many lines: letters, ticks, `final` apart, tooltips, pointing at a run."""
+"""Panels of curves: letters, tight axes, `final` apart, tooltips, pointing at a run."""
 
 import itertools
 import json
-import math
-import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from chart_frames import (
+    RUNS,
     Picture,
     cut_layers,
     differences,
@@ -20,170 +19,148 @@ from chart_frames import (
     entropy,
     layers,
     pair_positions,
+    pair_sites,
 )
-from every_chart import CHARTS, drawn, specified
+from every_chart import CHARTS, drawn, marks, panels, rows
 
-from lpp.analyze.charts import charts
-from lpp.analyze.charts.axes import ALONG, FEWEST, UP, log_axis, log_ticks
-from lpp.analyze.charts.lines import LETTER_HEIGHT, LINES
-from lpp.analyze.charts.run_styles import PALETTE, RunStyles
+from lpp.analyze import (
+    depth_chart,
+    difference_chart,
+    drift_depth_chart,
+    drift_positions_chart,
+    entropy_chart,
+    spectrum_chart,
+)
+from lpp.analyze.charts.marks import LETTER_HEIGHT, LINES
+from lpp.analyze.charts.run_styles import DASHES, PALETTE, RunStyles
 from lpp.analyze.charts.theme import DIM, PLOT_HEIGHT
 
 MANY = tuple(f"model-{k:02d}-{k:08x}" for k in range(20))
 STYLES = RunStyles.of_ids(MANY)
 
 
-def layers_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """The layers of all panels, each with its data."""
-    return [
-        {"data": panel.get("data"), **layer}
-        for panel in spec.get("concat", [spec])
-        for layer in panel["layer"]
-    ]
+def domain(panel: dict[str, Any], axis: str) -> list[float]:
+    """The ends of an axis of a panel's curves."""
+    ends: list[float] = marks(panel, "line")[-1]["encoding"][axis]["scale"]["domain"]
+    return ends
 
 
-def rows_of(spec: dict[str, Any], part: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a layer, with what a lookup adds to them."""
-    rows: list[dict[str, Any]] = spec["datasets"][part["data"]["name"]]
-    for step in part.get("transform", []):
-        if "lookup" in step:
-            key, name = step["lookup"], step["from"]["data"]["name"]
-            others = {row[key]: row for row in spec["datasets"][name]}
-            rows = [{**others.get(row[key], {}), **row} for row in rows]
-    return rows
+def test_a_log_axis_is_tight_and_ends_at_the_largest_possible_number() -> None:
+    of_pr, _ = panels(depth_chart(layers()))
+    assert domain(of_pr, "y") == pytest.approx([1.5 / 1.15, 8.5 * 1.15])
+    shares = eigenvalues(n=1)  # the first eigenvalue has all of the variance
+    assert domain(panels(spectrum_chart(shares))[0], "y")[1] == 1.0
 
 
-def panels_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(spec.get("concat", [spec]))
-
-
-@pytest.mark.parametrize("low", [0.0021, 0.8, 1.0, 3.0, 12.0, 950.0])
-@pytest.mark.parametrize("ratio", [1.2, 2.0, 4.0, 9.0, 60.0, 1e4, 1e9])
-@pytest.mark.parametrize("most", [UP, ALONG])
-def test_a_log_axis_has_labels_and_not_too_many(low: float, ratio: float, most: int) -> None:
-    ticks = log_ticks(low, low * ratio, most)
-    assert FEWEST <= len(ticks) <= max(most, 10)
-    assert low * (1 - 1e-9) <= min(ticks) < max(ticks) <= low * ratio * (1 + 1e-9)
-    assert ticks == sorted({*ticks})
-
-
-def test_no_tick_lies_above_the_largest_possible_number() -> None:
-    def ticks(most: float) -> list[float]:
-        axis = log_axis([0.85, 1.0], most)
-        assert axis.high > 1.0  # room for the mark
-        return list(axis.axis.to_dict()["values"])
-
-    assert max(ticks(1.0)) == 1.0 < max(ticks(math.inf))
-
-
-def test_a_wide_log_axis_is_labelled_at_1_2_5() -> None:
-    assert log_ticks(1, 60) == [1, 2, 5, 10, 20, 50]
+@pytest.mark.parametrize("ratio", [1.2, 3.0, 60.0, 1e9])
+def test_a_log_axis_has_labels(ratio: float, tmp_path: Path) -> None:
+    n = 4
+    steep = eigenvalues(RUNS[:1], n=n).with_columns(
+        share=pl.Series([ratio ** (-k / (n - 1)) for k in range(n)])
+    )
+    words = Picture(spectrum_chart(steep), tmp_path).words
+    axis = words[words.index("rank of the eigenvalue (log)") + 1 :]
+    numbers = [word for word in axis[: axis.index("share of variance (log)")] if word]
+    assert 2 <= len(numbers) <= 25
 
 
 def test_positions_are_written_in_full(tmp_path: Path) -> None:
-    bands = pair_positions().with_columns(
-        first=pl.Series([0, 1, 10, 100] * 3, dtype=pl.Int32)[: pair_positions().height]
-    )
-    words = Picture(charts.drift_positions_chart(bands), tmp_path).words
-    assert "100" in words
+    bands = pair_positions().with_columns(first=pl.Series([0, 1, 10, 100] * 3, dtype=pl.Int32))
+    words = Picture(drift_positions_chart(bands), tmp_path).words
+    assert {"0", "1", "10", "100"} <= {*words}
     assert [word for word in words if "e+" in word] == []
 
 
-def test_final_stands_apart_from_the_last_block() -> None:
-    spec = charts.specification(charts.depth_panels(layers())["effective_rank"])
-    (line,) = (part for part in spec["layer"] if "strokeDash" in part["encoding"])
-    (joined,) = (step["filter"] for step in line["transform"] if "filter" in step)
-    rows = rows_of(spec, line)
-    places = {row["site"]: row["place"] for row in rows}
-    assert (places["block.4"], places["final"]) == (1.0, 1.15)
-    assert joined == {"field": "place", "lt": places["final"]}
-    axis = line["encoding"]["x"]["axis"]
-    assert axis["values"] == [0, 0.2, 0.4, 0.6, 0.8, 1, places["final"]]
-    assert "'final'" in axis["labelExpr"]
-
-
-def test_the_column_of_final_is_labelled(tmp_path: Path) -> None:
-    picture = Picture(charts.depth_panels(layers())["effective_rank"], tmp_path)
-    assert picture.words.count("final") == 1
-    assert "embed" not in picture.words
+def test_final_stands_apart_from_the_last_block(tmp_path: Path) -> None:
+    chart = depth_chart(layers())
+    for panel in panels(chart):
+        (line,) = marks(panel, "line")
+        places = {row["site"]: row["relative_depth"] for row in line["rows"]}
+        assert (places["block.4"], places["final"]) == (1.0, 1.15)
+        assert line["transform"] == [{"filter": "datum.relative_depth < 1.15"}]
+        ticks = line["encoding"]["x"]["axis"]["values"]
+        assert ticks == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1, 1.15])
+    words = Picture(chart, tmp_path).words
+    assert words.count("final") == 2
+    assert "embed" not in words
     without = layers().filter(pl.col("site") != "final")
-    assert "final" not in Picture(charts.depth_panels(without)["effective_rank"], tmp_path).words
+    assert "final" not in Picture(depth_chart(without), tmp_path).words
+
+
+def test_final_alone_has_its_tick() -> None:
+    for depth in (None, float("nan"), 1.0):
+        only = layers().filter(site="final").with_columns(relative_depth=pl.lit(depth, pl.Float64))
+        for panel in panels(depth_chart(only)):
+            (line,) = marks(panel, "line")
+            assert line["encoding"]["x"]["axis"]["values"][-1] == 1.15
 
 
 def test_twenty_runs_are_panels_of_five_in_five_colors() -> None:
-    panels = charts.depth_panels(layers(MANY), runs=STYLES)
-    ranks = ("participation_ratio", "effective_rank")
-    some = ("A to E", "F to J", "K to O", "P to T")
-    assert list(panels) == [f"{rank} {letters}" for rank in ranks for letters in some]
-    domains = set()
-    for panel in panels.values():
-        spec = charts.specification(panel)
-        (line,) = (part for part in spec["layer"] if "strokeDash" in part["encoding"])
-        color = line["encoding"]["color"]["scale"]
-        assert color["range"] == [*PALETTE]
-        assert len(rows_of(spec, line)) == 5 * 6
-        domains.add(json.dumps([line["encoding"][axis]["scale"]["domain"] for axis in "xy"]))
-        grey = spec["layer"][0]
-        assert len({row["curve"] for row in rows_of(spec, grey)}) == 20  # all, behind
-    assert len(domains) == 2  # one for each rank
-    assert panels["effective_rank F to J"].description.count("model-0") == 5
+    of_many = panels(depth_chart(layers(MANY), runs=STYLES))
+    some = ("A–E", "F–J", "K–O", "P–T")
+    titles = ["".join(panel["title"]["text"]) for panel in of_many]
+    ranks = ("Participation ratio by depth", "Effective rank by depth")
+    assert titles == [f"{rank}, {letters}" for rank in ranks for letters in some]
+    ends = set()
+    for panel in of_many:
+        (line,) = marks(panel, "line")
+        assert line["encoding"]["color"]["scale"]["range"] == [*PALETTE]
+        assert len(line["rows"]) == 5 * 6
+        ends.add(json.dumps([domain(panel, axis) for axis in "xy"]))
+    assert len(ends) == 2  # one for each rank
+    assert of_many[5]["description"].count("model-0") == 5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("chart", "panels", "frame"),
-    [
-        (charts.entropy_chart, charts.entropy_panels, entropy),
-        (charts.spectrum_chart, charts.spectrum_panels, eigenvalues),
-    ],
+    ("chart", "frame"), [(entropy_chart, entropy), (spectrum_chart, eigenvalues)]
 )
-def test_ten_runs_are_one_panel(chart: Any, panels: Any, frame: Any) -> None:
-    assert list(panels(frame(MANY[:LINES]))) == [""]
-    assert "concat" not in charts.specification(chart(frame(MANY[:LINES])))
-    assert len(charts.specification(chart(frame(MANY)))["concat"]) == 4
-    assert list(panels(frame(MANY[:12]))) == ["A to D", "E to H", "I to L"]
-    assert panels(frame().clear()) == {}
+def test_ten_runs_are_one_panel(chart: Any, frame: Any) -> None:
+    assert len(panels(chart(frame(MANY[:LINES])))) == 1
+    assert len(panels(chart(frame(MANY)))) == 4
+    twelve = [panel["title"]["text"][-1][-3:] for panel in panels(chart(frame(MANY[:12])))]
+    assert twelve == ["A–D", "E–H", "I–L"]
 
 
-@pytest.mark.parametrize("count", [2, LINES, 20])
-def test_signs_of_two_runs_do_not_cover_each_other(count: int, tmp_path: Path) -> None:
-    flagged = layers(MANY[:count]).with_columns(flags=pl.lit(["collapsed", "sink"]))
-    panels = charts.depth_panels(flagged)
-    of_each = min(count, 5 if count == 20 else LINES)
-    for panel in panels.values():
-        signs = drawn_signs(Picture(panel, tmp_path).root)
-        assert {sign for sign, *_ in signs} == {"×", "†"}
-        assert len(signs) == 2 * of_each * 6
-        assert {color for *_, color in signs} == {*PALETTE[:of_each]}
-        heights = sorted({y for _, _, y, _ in signs})
-        assert len(heights) == 2 * of_each  # a row for each run and sign, below the plot
-        assert min(np.diff(heights)) > 5
-        assert min(heights) > PLOT_HEIGHT
-    spec = charts.specification(next(iter(panels.values())))
-    (line,) = (part for part in spec["layer"] if "strokeDash" in part["encoding"])
-    # the axis of ranks begins below the smallest one, whatever has signs
-    assert line["encoding"]["y"]["scale"]["domain"][0] == pytest.approx(1.5 / 1.15)
+def test_a_second_curve_is_without_the_first_positions(tmp_path: Path) -> None:
+    chart = depth_chart(cut_layers(RUNS[:2]))
+    picture = Picture(chart, tmp_path)
+    assert dict(picture.marks) == {"line mark": 8, "point": 48}
+    assert {"A", "A-2", "B", "B-2"} <= {*picture.words}
+    assert any("-2: without the first 2 positions of each prompt." in w for w in picture.words)
+    assert "B-2 tiny-two: 12.5 at depth 0, 17.5 at final" in picture.label
+    for panel in panels(chart):
+        (line,) = marks(panel, "line")
+        color, dash = (line["encoding"][name]["scale"] for name in ("color", "strokeDash"))
+        colors = dict(zip(color["domain"], color["range"], strict=True))
+        assert colors == {"A tiny-one": PALETTE[0], "B tiny-two": PALETTE[1]}
+        dashes = dict(zip(dash["domain"], dash["range"], strict=True))
+        assert dashes == {"A": DASHES[0], "A-2": DASHES[1], "B": DASHES[0], "B-2": DASHES[1]}
 
 
-def drawn_signs(root: Any) -> list[tuple[str, float, float, str]]:
-    """Each sign of a picture, its place in pixels, and its colour."""
-    found = []
-    for text in root.iter("{http://www.w3.org/2000/svg}text"):
-        if text.text in ("×", "†"):
-            x, y = re.findall(r"-?[\d.]+", text.get("transform"))
-            found.append((text.text, round(float(x), 1), round(float(y), 1), text.get("fill")))
-    return found
+def test_a_pair_without_the_first_positions_is_a_curve_of_its_own() -> None:
+    whole = pair_sites(RUNS[:1])
+    cut = whole.with_columns(first_position=pl.lit(2, pl.Int32))
+    (line,) = marks(panels(drift_depth_chart(pl.concat([whole, cut])))[0], "line")
+    assert [row["curve"] for row in line["rows"]] == ["B"] * 3 + ["B-2"] * 3
+
+
+def test_layers_with_a_flag_have_a_core(tmp_path: Path) -> None:
+    panel = panels(depth_chart(cut_layers(RUNS[:2])))[1]
+    (core,) = marks(panel, "circle")
+    assert core["transform"] == [{"filter": "datum.flagged"}]
+    flagged = [(row["curve"], row["site"]) for row in core["rows"] if row.get("flagged")]
+    assert flagged == [("A", "block.1"), ("A", "block.2"), ("B", "block.1")]
+    assert "3 points are of collapsed layers or attention sinks." in panel["description"]
+    plain = depth_chart(layers().with_columns(flags=pl.lit([], pl.List(pl.String))))
+    assert [marks(panel, "circle") for panel in panels(plain)] == [[], []]
 
 
 def test_letters_of_many_lines_do_not_collide() -> None:
-    for panel in charts.depth_panels(layers(MANY[:LINES])).values():
-        spec = charts.specification(panel)
-        (letters,) = (
-            part for part in spec["layer"] if part["encoding"].get("text", {}).get("field")
-        )
-        name = letters["encoding"]["y"]["field"]
+    for panel in panels(depth_chart(layers(MANY[:LINES]))):
+        (letters,) = marks(panel, "text")
         low, high = letters["encoding"]["y"]["scale"]["domain"]
-        values = sorted(row[name] for row in rows_of(spec, letters))
+        values = sorted(row["at"] for row in letters["rows"])
         pixels = np.log(np.array(values) / low) / np.log(high / low) * PLOT_HEIGHT
         assert len(pixels) == LINES
         assert np.diff(pixels).min() > 0.99 * LETTER_HEIGHT
@@ -192,31 +169,31 @@ def test_letters_of_many_lines_do_not_collide() -> None:
 
 
 FURTHER: dict[str, Callable[[], Any]] = {
-    "cut": lambda: charts.depth_chart(cut_layers()),
-    "many": lambda: charts.depth_chart(layers(MANY)),
-    "differences": lambda: charts.difference_chart(differences()),
+    "cut": lambda: depth_chart(cut_layers()),
+    "many": lambda: depth_chart(layers(MANY)),
+    "differences": lambda: difference_chart(differences()),
 }
 
 
 @cache
-def tipped(name: str) -> tuple[Any, dict[str, Any]]:
-    """A chart with tooltips, and its specification."""
-    if name in CHARTS:
-        return drawn(name), specified(name)
-    chart = FURTHER[name]()
-    return chart, charts.specification(chart)
+def tipped(name: str) -> Any:
+    """A chart with tooltips."""
+    return drawn(name) if name in CHARTS else FURTHER[name]()
 
 
 @pytest.mark.parametrize("name", [*CHARTS, *FURTHER])
 def test_a_tooltip_has_readable_titles_and_every_value(name: str) -> None:
-    _, spec = tipped(name)
-    parts = [part for part in layers_of(spec) if "tooltip" in part["encoding"]]
+    kinds = ("point", "rect", "rule")
+    every = [
+        mark for panel in panels(tipped(name)) for kind in kinds for mark in marks(panel, kind)
+    ]
+    parts = [part for part in every if "tooltip" in part["encoding"]]
     assert parts
     for part in parts:
         shown = part["encoding"]["tooltip"]
         assert [tip["title"] for tip in shown if "_" in tip["title"]] == []
         assert len({tip["title"] for tip in shown}) == len(shown)
-        for row, tip in itertools.product(rows_of(spec, part), shown):
+        for row, tip in itertools.product(part["rows"], shown):
             assert row.get(tip["field"]) not in (None, ""), (tip, row)
             if tip["type"] == "quantitative":
                 assert isinstance(row[tip["field"]], int | float)
@@ -226,30 +203,30 @@ def test_a_tooltip_has_readable_titles_and_every_value(name: str) -> None:
 
 
 def test_a_tooltip_names_the_run_by_its_label() -> None:
-    spec = charts.specification(charts.entropy_chart(entropy()))
-    (point,) = (part for part in spec["layer"] if "tooltip" in part["encoding"])
-    first = rows_of(spec, point)[0]
+    (panel,) = panels(entropy_chart(entropy()))
+    (point,) = marks(panel, "point")
+    first = point["rows"][0]
     said = {tip["title"]: first[tip["field"]] for tip in point["encoding"]["tooltip"]}
-    assert said["run"] == "A tiny-one"
-    assert said["entropy over ln V"] == "0.11"
-    assert said["95 % interval"] == "0.05 to 0.2"
-    assert said["prefix (tokens)"] == 10
+    assert said == {
+        "run": "A tiny-one",
+        "entropy over ln V": 0.11,
+        "95 % from": 0.05,
+        "95 % to": 0.2,
+        "prefix": 10,
+    }
 
 
 @pytest.mark.parametrize(
     "name", ["profile", "entropy", "cut", "many", "drift by depth", "training"]
 )
 def test_pointing_at_a_run_dims_the_others(name: str, tmp_path: Path) -> None:
-    chart, spec = tipped(name)
-    (selection,) = spec["params"]
-    assert selection["select"]["fields"] == ["label"]
-    for panel in panels_of(spec):
-        assert {part.get("name") for part in panel["layer"]} & {*selection["views"]}
-    dimmed = [
-        part["encoding"]["opacity"] for part in layers_of(spec) if "opacity" in part["encoding"]
-    ]
-    assert dimmed
-    assert all(one["condition"][0]["param"] == selection["name"] for one in dimmed)
+    chart = tipped(name)
+    for panel in panels(chart):
+        (selection,) = panel["params"]
+        assert selection["select"]["fields"] == ["label"]
+        assert {part.get("name") for part in panel["layer"]} >= {*selection["views"]} != set()
+        lines = marks(panel, "line") or marks(panel, "point")
+        assert lines[0]["encoding"]["opacity"]["condition"][0]["param"] == selection["name"]
     # a picture has nothing selected
     assert f'opacity="{DIM}"' not in Picture(chart, tmp_path).text
 
@@ -257,30 +234,27 @@ def test_pointing_at_a_run_dims_the_others(name: str, tmp_path: Path) -> None:
 def test_differences_are_row_minus_column(tmp_path: Path) -> None:
     runs = MANY[:4]
     page = RunStyles({"x": "x", **{run: run for run in reversed(runs)}})
-    spec = charts.specification(
-        charts.difference_panels(differences(runs), runs=page)["effective_rank"]
-    )
-    (fill,) = (part for part in spec["layer"] if "fill" in part["encoding"])
-    cells = {(row["y"], row["x"]): row for row in rows_of(spec, fill)}
+    chart = difference_chart(differences(runs), runs=page)
+    panel = panels(chart)[1]
+    (fill,) = marks(panel, "rect")
+    cells = {(row["y"], row["x"]): row for row in fill["rows"]}
     # letters go from E, the first run, to B: a run j minus a run k is 2 (j - k)
     assert len(cells) == 4 * 3
-    assert cells["E", "B"]["fill"] == -cells["B", "E"]["fill"] == -6
-    assert (cells["E", "B"]["interval"], cells["B", "E"]["interval"]) == ("-8 to -4", "4 to 8")
-    scale = fill["encoding"]["fill"]["scale"]
-    assert scale["domain"] == [-6, 0, 6]
+    assert cells["E", "B"]["value"] == -cells["B", "E"]["value"] == -6
+    ends = [(cells[place]["low"], cells[place]["high"]) for place in (("E", "B"), ("B", "E"))]
+    assert ends == [(-8, -4), (4, 8)]
+    assert fill["encoding"]["fill"]["scale"]["domain"] == [-6, 0, 6]
     assert fill["encoding"]["x"]["scale"]["domain"] == ["B", "C", "D", "E"]
-    (dots,) = (part for part in spec["layer"] if part["mark"]["type"] == "circle")
-    (only,) = (step["filter"] for step in dots["transform"] if "filter" in step)
-    marked = {place for place, row in cells.items() if row.get(only["field"]) == only["equal"]}
+    marked = {(row["y"], row["x"]) for row in rows(panel, "circle") if row.get("beyond")}
     assert {*cells} - marked == {(a, b) for a, b in cells if abs(ord(a) - ord(b)) == 1}
-    picture = Picture(charts.difference_chart(differences(runs), runs=page), tmp_path)
+    picture = Picture(chart, tmp_path)
     assert picture.marks["rect mark"] == 2 * 4 * 3
     assert "3 of 6 differences differ from 0" in picture.label
 
 
 def test_differences_of_the_fullest_setting_alone() -> None:
     small = differences().with_columns(n_prompts=3, difference=99.0)
-    chart = charts.difference_chart(pl.concat([small, differences()], how="vertical_relaxed"))
-    assert chart.description == charts.difference_chart(differences()).description
-    nothing = charts.difference_chart(differences().clear())
+    chart = difference_chart(pl.concat([small, differences()], how="vertical_relaxed"))
+    assert chart.description == difference_chart(differences()).description
+    nothing = difference_chart(differences().clear())
     assert "No differences: the table has no rows." in nothing.description

@@ -15,8 +15,8 @@ from chart_frames import (
 )
 from every_chart import CHARTS
 
-from lpp.analyze.charts import charts
-from lpp.analyze.charts.lines import apart
+import lpp.analyze
+from lpp.analyze.charts.marks import apart
 
 
 @pytest.mark.parametrize("name", ["profile", "entropy", "depth", "spectrum"])
@@ -35,8 +35,8 @@ def test_hostile_names_are_text(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_is_in_data_alone(name: str) -> None:
     frame = entropy((name, "plain-00000001"))
-    spec = charts.specification(charts.entropy_chart(frame))
-    others = charts.specification(charts.entropy_chart(entropy(("a-00000002", "plain-00000001"))))
+    spec = lpp.analyze.entropy_chart(frame).to_dict()
+    others = lpp.analyze.entropy_chart(entropy(("a-00000002", "plain-00000001"))).to_dict()
     assert skeleton(spec) == skeleton(others)
 
 
@@ -49,12 +49,12 @@ def skeleton(part: Any) -> Any:
 
 
 def test_what_cannot_be_printed_is_replaced(tmp_path: Path) -> None:
-    picture = Picture(charts.entropy_chart(entropy((HOSTILE[-1],))), tmp_path)
+    picture = Picture(lpp.analyze.entropy_chart(entropy((HOSTILE[-1],))), tmp_path)
     assert "A line\ufffdbreak\ufffdand\ufffdturn" in picture.words
 
 
 def test_lines_have_their_letters(tmp_path: Path) -> None:
-    words = Picture(charts.entropy_chart(entropy()), tmp_path).words
+    words = Picture(lpp.analyze.entropy_chart(entropy()), tmp_path).words
     assert sorted(word for word in words if re.fullmatch("[A-Z]", word)) == ["A", "B", "C"]
     assert {"A tiny-one", "B tiny-six", "C tiny-two"} <= set(words)  # the legend
 
@@ -76,6 +76,6 @@ def test_a_hash_stays_where_names_are_alike() -> None:
 
 def legend(runs: tuple[str, ...]) -> list[str]:
     """What the legend of a chart calls `runs`."""
-    spec = charts.specification(charts.entropy_chart(entropy(runs)))
+    spec = lpp.analyze.entropy_chart(entropy(runs)).to_dict()
     encodings = (layer["encoding"] for layer in spec["layer"])
     return next([*one["color"]["scale"]["domain"]] for one in encodings if "color" in one)

@@ -13,7 +13,7 @@ from chart_frames import (
 )
 from every_chart import CHARTS, drawn, every, specified
 
-from lpp.analyze.charts import charts
+import lpp.analyze
 from lpp.store.errors import InputError
 
 
@@ -43,7 +43,7 @@ def test_titles_and_labels_fit_a_telephone(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("chart", "frame"), [(charts.profile_chart, profiles), (charts.depth_chart, layers)]
+    ("chart", "frame"), [(lpp.analyze.profile_chart, profiles), (lpp.analyze.depth_chart, layers)]
 )
 def test_one_column_fits_a_telephone(chart: Any, frame: Any, tmp_path: Path) -> None:
     picture = Picture(chart(frame(), columns=1), tmp_path)
@@ -85,5 +85,4 @@ def test_a_table_of_another_kind_is_refused(name: str) -> None:
 @every
 def test_a_chart_is_the_same_twice(name: str) -> None:
     chart, make, _ = CHARTS[name]
-    first, second = (charts.embedded(charts.specification(chart(make()))) for _ in range(2))
-    assert first == second
+    assert chart(make()).to_dict() == chart(make()).to_dict()

@@ -13,13 +13,7 @@ from made_runs import Made, MakeRun
 from pages import Page
 from report_tables import database, make_store, run_id
 
-from lpp.analyze import DiffSettings, diff
-from lpp.analyze.charts.charts import (
-    drift_depth_panels,
-    drift_histogram_chart,
-    drift_positions_chart,
-    specification,
-)
+from lpp.analyze import DiffSettings, diff, drift_histogram_chart, drift_positions_chart
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.gate.conditions import parse_condition
 from lpp.analyze.drift.gate.verdicts import verdict
@@ -47,12 +41,6 @@ def two(make_run: MakeRun) -> tuple[Made, Made]:
 def section(store: Path) -> Any:
     found = [one for one in report(str(store)).sections if one.name == "drift"]
     return found[0] if found else None
-
-
-def points(chart: Any) -> list[dict[str, Any]]:
-    """Rows of a chart that have a place on both axes, from its largest data set."""
-    data = specification(chart)["datasets"].values()
-    return max(data, key=len)
 
 
 # the report of a store
@@ -135,38 +123,6 @@ def test_the_section_has_the_numbers_and_words_of_the_store(two: tuple[Made, Mad
 # charts
 
 
-@pytest.mark.slow
-def test_charts_draw_the_numbers_and_tell_what_is_0() -> None:
-    sites = pl.DataFrame(
-        {
-            "run_a": "base-00000000",
-            "run_b": "tuned-00000000",
-            "n_prompts": 8,
-            "first_position": 0,
-            "site": ["embed", "block.1", "final"],
-            "depth": [0, 1, 1],
-            "n_tokens": 90,
-            "relative_distance": [0.0, 0.01, 0.02],
-            "relative_distance_ci_low": [0.0, 0.008, -0.001],
-            "relative_distance_ci_high": [0.0, 0.012, 0.03],
-            "cka": [1.0, 0.99, None],
-            "cka_ci_low": [None, 0.985, None],
-            "cka_ci_high": [None, 0.995, None],
-        }
-    )
-    panels = drift_depth_panels(sites)
-    distance = points(panels["relative_distance"])
-    places = [(row["place"], row["value"]) for row in distance]
-    assert places == [(1, 0.01), (1.15, 0.02)]  # final, of the same depth, stands apart
-    assert (distance[0]["low"], distance[0]["high"]) == (0.008, 0.012)
-    assert "low" not in distance[1]  # below 0, so not on a log axis
-    (cka,) = points(panels["one_minus_cka"])
-    assert (cka["value"], cka["low"]) == pytest.approx((0.01, 0.005))
-    notes = json.dumps([specification(panel)["title"] for panel in panels.values()])
-    assert "1 of 3 points are 0" in notes
-    assert "1 of 3 points have no value" in notes
-
-
 def test_charts_without_values_say_so() -> None:
     tokens = drift_positions_chart(
         by_position(
@@ -180,13 +136,13 @@ def test_charts_without_values_say_so() -> None:
             )
         ).with_columns(run_a=pl.lit("a"), run_b=pl.lit("b"))
     )
-    assert "lpp-analyze diff" in specification(tokens)["description"]
+    assert "lpp-analyze diff" in tokens.description
     same = {"run_a": ["a"], "run_b": ["b"], "kl_from": [None], "kl_below": [None]}
     zeros = pl.DataFrame(
         {**same, "n_tokens": [9], "share": [1.0]},
         schema_overrides={"kl_from": pl.Float64, "kl_below": pl.Float64},
     )
-    assert "none of them with a value" in specification(drift_histogram_chart(zeros))["description"]
+    assert "none of them with a value" in drift_histogram_chart(zeros).description
 
 
 # the page of one comparison
@@ -277,7 +233,7 @@ def test_without_charts_a_page_is_refused_first(
     import sys
 
     monkeypatch.setitem(sys.modules, "altair", None)
-    monkeypatch.delitem(sys.modules, "lpp.analyze.charts.library")
+    monkeypatch.delitem(sys.modules, "lpp.analyze.charts.theme")
     done = invoke(two[0].root, "base", two[1].run_id, "--format", "html")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "'.[report]'" in done.stderr

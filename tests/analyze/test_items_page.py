@@ -1,6 +1,5 @@
 """Items in charts, on a page of their own, and in the report of a store."""
 
-import itertools
 import json
 import re
 import shlex
@@ -13,13 +12,13 @@ import pytest
 from chart_frames import item_features, item_reliability, item_risk
 from click.testing import CliRunner, Result
 from evaluated_items import EvaluatedRun, evaluated_run
+from every_chart import marks, panels, rows
 from made_runs import Made, MakeRun
 from pages import Page
 from report_tables import database, make_store, run_id
 
 import lpp.analyze
-from lpp.analyze import ItemsSettings
-from lpp.analyze.charts import charts
+from lpp.analyze import ItemsSettings, item_depth_chart, reliability_chart, risk_chart
 from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.analysis import ItemAnalysis
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
@@ -58,74 +57,56 @@ def found(written: EvaluatedRun) -> ItemAnalysis:
     return lpp.analyze.items(written.root, "<b>quiz", settings=ItemsSettings(sites=["final"]))
 
 
-def layers(chart: Any, kind: str) -> list[list[dict[str, Any]]]:
-    """Rows of each layer of a chart whose marks are of `kind`."""
-    spec = charts.specification(chart)
-    found = []
-    for layer in spec["layer"]:
-        if layer["mark"]["type"] == kind:
-            data = layer.get("data", spec.get("data"))
-            found.append(data["values"] if "values" in data else spec["datasets"][data["name"]])
-    return found
-
-
 # charts
 
 
 def test_depth_has_the_shuffles_the_baselines_and_the_best_prediction() -> None:
-    chart = charts.item_depth_chart(item_features())
-    ((*area,), (*bar,)) = layers(chart, "area"), layers(chart, "bar")
-    band = [*itertools.chain(*area), *itertools.chain(*bar)]
+    (panel,) = panels(item_depth_chart(item_features()))
+    band, dashed = (layer["rows"] for layer in marks(panel, "rule")[:2])
     # two features: AUROC 0.5 and 0.55 at embed, 0.51 and 0.56 at block.1, 0.52 and 0.57 at final,
     # which stands apart
-    assert [(row["place"], row["shuffled_low"], row["shuffled_high"]) for row in band] == [
+    assert [(row["depth"], row["shuffled_low"], row["shuffled_high"]) for row in band] == [
         (0, pytest.approx(0.45 - 0.055), pytest.approx(0.55 + 0.055)),
         (1, pytest.approx(0.45 - 0.056), pytest.approx(0.55 + 0.056)),
         (1.15, pytest.approx(0.45 - 0.057), pytest.approx(0.55 + 0.057)),
     ]
-    rules = layers(chart, "rule")[0]
     # .28 is farther from .5 than .7; the gold answer's is no rule
-    assert [(row["feature"], row["auroc"]) for row in rules] == [
+    assert [(row["name"], row["value"]) for row in dashed] == [
         ("answer_length", 0.54),
         ("answer_entropy", 0.28),
     ]
-    points = layers(chart, "point")[0]
+    points = rows(panel)
     assert [row["value"] for row in points if row["curve"] == "row_norm"] == [0.5, 0.51, 0.52]
     assert [row["low"] for row in points if row["curve"] == "distance"] == [0.45, 0.46, 0.47]
-    assert chart.to_dict()["layer"][-1]["encoding"]["y"]["scale"]["domain"] == [0.25, 0.75]
 
 
 def test_depth_goes_by_numbers_within_groups_where_there_are_any() -> None:
     frame = item_features().with_columns(
         within_auroc=pl.col("auroc") - 0.125, within_shuffled_low=0.4, within_shuffled_high=0.6
     )
-    chart = charts.item_depth_chart(frame)
-    points = layers(chart, "point")[0]
-    assert [row["value"] for row in points][3:] == pytest.approx([0.375, 0.385, 0.395])
-    assert "within groups" in chart.description
+    (panel,) = panels(item_depth_chart(frame))
+    assert [row["value"] for row in rows(panel)][3:] == pytest.approx([0.375, 0.385, 0.395])
+    assert "within groups" in panel["description"]
 
 
 def test_reliability_and_risk_have_their_rows() -> None:
-    chart = charts.reliability_chart(item_reliability())
-    (points,) = layers(chart, "point")
-    assert [(row["n"], row["confidence"], row["accuracy"]) for row in points] == [
+    (panel,) = panels(reliability_chart(item_reliability()))
+    assert [(row["n"], row["confidence"], row["value"]) for row in rows(panel)] == [
         *((10, 0.3, 0.2), (12, 0.5, 0.5), (20, 0.875, 0.75)),
     ]
-    assert points[0]["accuracy_ci_low"] == pytest.approx(0.075)
-    (diagonal,) = layers(chart, "line")
-    assert [(row["confidence"], row["accuracy"]) for row in diagonal] == [(0, 0), (1, 1)]
-    chart = charts.risk_chart(item_risk())
-    (line,) = layers(chart, "line")
-    assert [(row["coverage"], row["risk"]) for row in line] == [
+    assert rows(panel)[0]["low"] == pytest.approx(0.075)
+    assert [(row["confidence"], row["value"]) for row in rows(panel, "line")] == [(0, 0), (1, 1)]
+    (panel,) = panels(risk_chart(item_risk()))
+    assert [(row["coverage"], row["value"]) for row in rows(panel, "line")] == [
         *((0.25, 0), (0.5, 0), (0.75, pytest.approx(1 / 3, abs=1e-6)), (1, 0.25)),
     ]
-    assert [row["risk"] for row in layers(chart, "rule")[0]] == [0.25]
+    assert [row["value"] for row in rows(panel, "rule")] == [0.25]
 
 
 def test_a_chart_of_several_analyses_is_refused() -> None:
     two = pl.concat([item_risk(), item_risk().with_columns(task=pl.lit("other"))])
     with pytest.raises(InputError, match="2 analyses"):
-        charts.risk_chart(two)
+        risk_chart(two)
 
 
 # the page
@@ -239,7 +220,7 @@ def test_without_charts_a_page_is_refused_first(
     import sys
 
     monkeypatch.setitem(sys.modules, "altair", None)
-    monkeypatch.delitem(sys.modules, "lpp.analyze.charts.library")
+    monkeypatch.delitem(sys.modules, "lpp.analyze.charts.theme")
     done = invoke(written.root, "<b>quiz", "--format", "html")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "pip install '.[report]'" in done.stderr

@@ -12,11 +12,12 @@ from click.testing import CliRunner
 from evaluated_items import evaluated_run
 from made_runs import MakeRun
 
-from lpp.analyze import LabelProbeSettings, probe, write_probes
-from lpp.analyze.charts.charts import (
+from lpp.analyze import (
+    LabelProbeSettings,
+    probe,
     probe_depth_chart,
     probe_reliability_chart,
-    specification,
+    write_probes,
 )
 from lpp.analyze.cli.command import main
 from lpp.analyze.numerics.statistics.auroc import auroc
@@ -238,15 +239,15 @@ def test_calibration_and_recall_by_hand(store: Path) -> None:
 
 def test_the_charts_show_bands_of_controls_and_the_bins(store: Path) -> None:
     tables = probe_tables(probe(store, "topic"))
-    spec = specification(probe_depth_chart(tables["probes"]))
+    spec = probe_depth_chart(tables["probes"]).to_dict()
     texts = json.dumps(spec)
     assert all(name in texts for name in ("length", "tokens", "embed"))
     marks = [layer["mark"]["type"] for layer in spec["layer"]]
-    assert marks[:4] == ["rect", "rule", "text", "text"]  # two controls, behind the sites
+    assert marks[:3] == ["rect", "rule", "text"]  # controls, behind the sites
     bins = tables["probe_reliability"].filter(probe="block.2")
-    assert "10 bins, 20 prompts each" in json.dumps(specification(probe_reliability_chart(bins)))
+    assert "10 bins, 20 prompts each" in json.dumps(probe_reliability_chart(bins).to_dict())
     numbers = probe_tables(probe(store, "number"))
-    assert "R2" in json.dumps(specification(probe_depth_chart(numbers["probes"])))
+    assert "R2" in json.dumps(probe_depth_chart(numbers["probes"]).to_dict())
 
 
 def test_surprisal_is_a_control_of_runs_with_statistics(make_run: MakeRun) -> None:

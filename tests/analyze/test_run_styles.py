@@ -20,7 +20,7 @@ from chart_frames import (
 )
 from made_runs import MakeRun
 
-from lpp.analyze.charts import charts
+import lpp.analyze
 from lpp.analyze.charts.run_styles import DASHES, OTHERS, PALETTE, SHAPES, RunStyles
 from lpp.analyze.report.answers import Answer
 from lpp.analyze.report.charts import page_styles
@@ -59,15 +59,15 @@ def labelled(part: Any) -> set[str]:
 @pytest.mark.parametrize(
     "chart",
     [
-        charts.profile_chart(profiles(RUNS[:1]), runs=PAGE),
-        charts.entropy_chart(entropy(RUNS[:1]), runs=PAGE),
-        charts.depth_chart(layers(RUNS[:1]), runs=PAGE),
-        charts.drift_depth_chart(pair_sites(RUNS[:1]), runs=PAGE),
-        charts.drift_grid_chart(drift_sites(RUNS[:1]), runs=PAGE),
+        lpp.analyze.profile_chart(profiles(RUNS[:1]), runs=PAGE),
+        lpp.analyze.entropy_chart(entropy(RUNS[:1]), runs=PAGE),
+        lpp.analyze.depth_chart(layers(RUNS[:1]), runs=PAGE),
+        lpp.analyze.drift_depth_chart(pair_sites(RUNS[:1]), runs=PAGE),
+        lpp.analyze.drift_grid_chart(drift_sites(RUNS[:1]), runs=PAGE),
     ],
 )
 def test_a_run_alone_keeps_its_letter(chart: Any) -> None:
-    spec = charts.specification(chart)
+    spec = chart.to_dict()
     assert labelled(itertools.chain(*spec["datasets"].values())) == {"C one"}
     scales = [
         layer["encoding"]["color"]["scale"]
@@ -80,31 +80,29 @@ def test_a_run_alone_keeps_its_letter(chart: Any) -> None:
 
 def test_the_first_run_of_a_pair_has_the_letter_of_its_page() -> None:
     page = RunStyles({RUNS[0]: "one", "base-00000000": "base"})
-    (title,) = {
-        panel.title.subtitle[0]
-        for panel in charts.drift_depth_panels(pair_sites(RUNS[:1]), runs=page).values()
-    }
-    assert title == "Compared with B, base."
+    chart = lpp.analyze.drift_depth_chart(pair_sites(RUNS[:1]), runs=page)
+    assert chart.concat[0].title.subtitle[0] == "Compared with B base"
     two = pl.concat(
         [pair_sites(RUNS[:1]), pair_sites(RUNS[:1]).with_columns(run_a=pl.lit(RUNS[1]))]
     )
-    spec = charts.specification(charts.drift_depth_chart(two, runs=page))
+    spec = lpp.analyze.drift_depth_chart(two, runs=page).to_dict()
     labels = {row.get("label") for row in itertools.chain(*spec["datasets"].values())}
-    assert {"B→A base to one", f"C→A {RUNS[1]} to one"} <= labels
+    assert {"B→A one", "C→A one"} <= labels
 
 
 def test_a_chart_of_one_analysis_has_the_color_of_its_run() -> None:
-    text = json.dumps(charts.specification(charts.reliability_chart(item_reliability(), runs=PAGE)))
+    text = json.dumps(lpp.analyze.reliability_chart(item_reliability(), runs=PAGE).to_dict())
     assert PALETTE[2] in text
     assert "C one" in text
     assert PALETTE[0] not in text
 
 
 @pytest.mark.parametrize(
-    "chart", [charts.item_depth_chart(item_features()), charts.training_chart(checkpoints())]
+    "chart",
+    [lpp.analyze.item_depth_chart(item_features()), lpp.analyze.training_chart(checkpoints())],
 )
 def test_what_is_no_run_has_no_letter_and_no_color_of_a_run(chart: Any) -> None:
-    spec = charts.specification(chart)
+    spec = chart.to_dict()
     layers = [layer for panel in spec.get("concat", [spec]) for layer in panel["layer"]]
     colors = [
         layer["encoding"]["color"]["scale"]["range"]

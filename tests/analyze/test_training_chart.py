@@ -4,17 +4,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from chart_frames import (
-    Picture,
-    checkpoints,
-)
+from chart_frames import Picture, checkpoints
+from every_chart import panels
 
-from lpp.analyze.charts import charts
+import lpp.analyze
+from lpp.analyze.charts.profiles import training_curves
 
 
 def test_a_curve_joins_comparable_checkpoints_by_step() -> None:
     frame = checkpoints()
-    curves = charts.training_curves(frame.reverse())
+    curves = training_curves(frame.reverse())
     assert curves["curve"].to_list() == ["tiny-one"] * 5 + ["tiny-two"] * 5
     assert curves["step"].to_list() == [0, 1, 10, 100, 1000] * 2
     # other prompts are another curve, a smaller setting and a second run of one step are left out
@@ -25,7 +24,7 @@ def test_a_curve_joins_comparable_checkpoints_by_step() -> None:
     again = frame.head(1).with_columns(pl.lit("z").alias("run"), pl.lit(9.0).alias("entropy_floor"))
     alone = frame.tail(1).with_columns(pl.lit(None, pl.String).alias("series"))
     cut = frame.tail(1).with_columns(pl.lit(2, pl.Int32).alias("first_position"))
-    curves = charts.training_curves(pl.concat([frame, other, fewer, again, alone, cut]))
+    curves = training_curves(pl.concat([frame, other, fewer, again, alone, cut]))
     counts = dict(curves["curve"].value_counts().iter_rows())
     assert counts == {"tiny-one, alpaca 1": 3, "tiny-one, pydoc 2": 5, "tiny-two": 5}
     assert set(curves["n_prompts"]) == {12}
@@ -36,25 +35,25 @@ def test_a_curve_joins_comparable_checkpoints_by_step() -> None:
     ("steps", "kind", "domain"),
     [
         ([0, 1, 10, 100, 1000], "symlog", [0, 1150]),
-        ([0, 10, 20, 30, 40], None, [-1.2, 41.2]),
+        ([0, 10, 20, 30, 40], None, None),
         ([5, 10, 100, 200, 1000], "log", [5 / 1.15, 1150]),
-        ([1000, 2000, 3000, 4000, 5000], None, [880, 5120]),
+        ([1000, 2000, 3000, 4000, 5000], None, None),
     ],
 )
 def test_steps_that_span_two_decades_are_on_a_log_axis(
-    steps: list[int], kind: str | None, domain: list[float]
+    steps: list[int], kind: str | None, domain: list[float] | None
 ) -> None:
     frame = checkpoints(("one",)).with_columns(step=pl.Series(steps))
-    for panel in charts.training_panels(frame).values():
-        x = charts.specification(panel)["layer"][0]["encoding"]["x"]
+    for panel in panels(lpp.analyze.training_chart(frame)):
+        x = panel["layer"][0]["encoding"]["x"]
         assert x["scale"].get("type") == kind
-        assert x["scale"]["domain"] == pytest.approx(domain)
+        assert x["scale"].get("domain") == pytest.approx(domain)
         assert ("(log)" in x["title"]) is (kind is not None)
 
 
 def test_a_training_says_what_it_shows(tmp_path: Path) -> None:
-    picture = Picture(charts.training_chart(checkpoints()), tmp_path)
+    picture = Picture(lpp.analyze.training_chart(checkpoints()), tmp_path)
     assert "Profiles along the training" in picture.words
     assert "final, context 200 tokens, 12 prompts" in picture.words
     assert "tiny-one: 0.125 at step 0, 4.125 at step 1,000" in picture.label
-    assert sum("\u00d7: collapsed layer." in w for w in picture.words) == 2  # of ranks
+    assert sum("White core: a collapsed layer" in w for w in picture.words) == 2  # of ranks

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from report_tables import probe_rows
 
-from lpp.analyze.charts.charts import save_chart
+from lpp.analyze.charts.export import save_chart
 from lpp.analyze.tables.eigenvalues import EIGENVALUES_SCHEMA
 from lpp.sql.schema import arrow_schema
 

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 import polars as pl
@@ -112,7 +111,7 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
                         tables[1],
                         "Distance in depth",
                         "Relative distance of every site, with its number; runs in order.",
-                        partial(drawing("drift_grid_chart"), grid, runs=runs),
+                        drawing("drift_grid_chart", grid, runs=runs),
                         opens=True,
                     ),
                 ),

@@ -1,7 +1,6 @@
 """Sentences, first screen and charts of comparisons, from rows alone."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 import polars as pl
@@ -162,7 +161,7 @@ def charts(
             "Drift by depth",
             "Mean distance of each row of the second run from that of the first, over its length, "
             "and 1 - CKA, with 95 % intervals where there are any, on log axes.",
-            ("drift_depth_chart", "drift_depth_panels"),
+            "drift_depth_chart",
         ),
         _Drawn(
             POSITIONS,
@@ -171,7 +170,7 @@ def charts(
             "KL by position",
             "Mean KL, from the first run to the second, of the tokens in each band of positions, "
             "with 95 % intervals: whether what changed grows with the context.",
-            ("drift_positions_chart",),
+            "drift_positions_chart",
         ),
         _Drawn(
             HISTOGRAM,
@@ -180,30 +179,28 @@ def charts(
             "KL per token",
             "How the tokens spread: the share of the tokens in each bin of KL, four bins to a "
             "decade. What lies below 1e-9 nats is rounding, and in the first bin.",
-            ("drift_histogram_chart",),
+            "drift_histogram_chart",
         ),
     ]
     for chart in drawn if pairs else ():
         rows = of_pairs(frames[chart.shape.name], pairs[:PAIRS_DRAWN])
-        draw, *panels = (partial(drawing(name), rows, runs=runs) for name in chart.functions)
         yield Chart(
             chart.name,
             section or chart.section,
             tables[chart.shape.name],
             chart.title,
             f"{chart.text}{most}",
-            draw,
-            panels[0] if panels else None,
+            drawing(chart.function, rows, runs=runs),
             opens=chart.shape is SITES,
         )
 
 
 class _Drawn(NamedTuple):
-    """A chart of comparisons: its rows, its place, and the functions that draw it."""
+    """A chart of comparisons: its rows, its place, and the function that draws it."""
 
     shape: Shape
     name: str
     section: str
     title: str
     text: str
-    functions: Sequence[str]
+    function: str

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
 import polars as pl
@@ -278,7 +277,7 @@ def _charts(answer: FlipAnalysis, tables: Sequence[Table], runs: RunStyles) -> I
                 "Each feature of the rows, at each site, with its 95 % interval, within groups "
                 "where there are any. Grey: where 95 % of draws with shuffled labels lie. Dashed: "
                 "the baselines, and the best feature of the predictions of A.",
-                partial(drawing("item_depth_chart"), answer.features, runs=runs),
+                drawing("item_depth_chart", answer.features, runs=runs),
                 opens=True,
             )
 

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 import polars as pl
@@ -50,8 +49,7 @@ def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
         table,
         "Sites that are alike",
         "A cell is full where the rows of both sites are equal up to a rotation and a scale.",
-        partial(drawing("cka_chart"), leading, runs=runs),
-        partial(drawing("cka_panels"), leading, runs=runs),
+        drawing("cka_chart", leading, runs=runs),
         opens=True,
     )
     return Page(

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 import polars as pl
@@ -178,10 +177,9 @@ def _charts(answer: Layers, table: Table, runs: RunStyles) -> Iterator[Chart]:
         "depth",
         table,
         "Ranks by depth",
-        "From embedding (0) to the last layer (1), on log axes. Below the plot a cross marks a "
-        "collapsed layer, a dagger one whose first positions are attention sinks.",
-        partial(drawing("depth_chart"), answer.layers, runs=runs),
-        partial(drawing("depth_panels"), answer.layers, runs=runs),
+        "From embedding (0) to the last layer (1), on log axes. A white core: a collapsed "
+        "layer, or one whose first positions are attention sinks.",
+        drawing("depth_chart", answer.layers, runs=runs),
         opens=True,
     )
 

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
 import polars as pl
@@ -114,8 +113,7 @@ def profile_chart_of(
         table,
         "Profiles",
         f"One row per run with its 95 % interval.{note}",
-        partial(drawing("profile_chart"), profiles, runs=runs),
-        partial(drawing("profile_panels"), profiles, runs=runs),
+        drawing("profile_chart", profiles, runs=runs),
         **more,
     )
 

@@ -51,7 +51,6 @@ def test_the_page_opens_fits_and_has_its_charts(
     assert page.locator("[data-chart] svg").count() == 3
     depth = page.locator("#chart-items-depth svg")
     assert depth.locator(".mark-symbol > path").count() >= 6  # three features at two sites
-    assert depth.locator(".mark-area > path").count() == 1
     assert page.locator("#chart-items-reliability svg .mark-symbol > path").count() == 10
     assert page.locator("#table-item-mistakes tbody tr").count() == 10
     page.locator("#table-item-features tbody tr").first.locator("a.value").first.click()

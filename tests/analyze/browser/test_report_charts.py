@@ -83,52 +83,22 @@ def dimmed(plot: Any) -> set[bool]:
     return {opacity < 1 for opacity in every}
 
 
-def test_pointing_at_a_run_dims_the_others(open_page: OpenPage, hostile_page: Path) -> None:
+def test_pointing_at_a_run_dims_the_others_of_its_chart(
+    open_page: OpenPage, hostile_page: Path
+) -> None:
     opened = open_page(hostile_page)
     opened.draw_all()
     page = opened.page
     plot = page.locator("[data-chart=entropy]").first
     plot.scroll_into_view_if_needed()
     assert dimmed(plot) == {False}
+    plot.locator(f"svg {SHOWN}").first.hover(force=True)
     dim = "document.querySelector('[data-chart=entropy] svg path[opacity=\"0.12\"]')"
-    for place in (SHOWN, ".role-legend-symbol path", ".role-legend-label text"):
-        plot.locator(f"svg {place}").first.hover(force=True)
-        page.wait_for_function(dim)
-        assert dimmed(plot) == {True, False}, place
-        page.mouse.move(2, 2)
-        page.wait_for_function(f"!{dim}")
-    assert opened.trouble == []
-
-
-def test_a_run_that_is_pointed_at_stands_out_in_every_chart(
-    open_page: OpenPage, hostile_page: Path
-) -> None:
-    opened = open_page(hostile_page)
-    opened.draw_all()
-    page = opened.page
-    charts = ("entropy", "depth", "profiles")
-    dim = """([chart, count]) => document.querySelectorAll(
-      `[data-chart=${chart}]:first-child svg path[opacity="0.12"]`).length > 0 === count"""
-    plot = page.locator("[data-chart=entropy]").first
-    places = (
-        page.locator("#legend .letter").nth(1),
-        plot.locator(f"svg {SHOWN}").first,
-        page.locator("#table-profiles tbody .letter").first,
-    )
-    for place in places:
-        place.scroll_into_view_if_needed()
-        place.hover(force=True)
-        for chart in charts:
-            page.wait_for_function(dim, arg=[chart, True])
-        assert page.locator("tr.lit").count() > 0
-        page.locator("h1").scroll_into_view_if_needed()
-        page.locator("h1").hover()
-        for chart in charts:
-            page.wait_for_function(dim, arg=[chart, False])
-        assert page.locator(".lit").count() == 0
-    features = page.locator("[data-chart=items-depth]").first
-    page.locator("#legend .run").first.hover()
-    assert dimmed(features) == {False}  # its lines are no runs
+    page.wait_for_function(dim)
+    assert dimmed(plot) == {True, False}
+    assert dimmed(page.locator("[data-chart=depth]").first) == {False}
+    page.mouse.move(2, 2)
+    page.wait_for_function(f"!{dim}")
     assert opened.trouble == []
 
 
