@@ -11,7 +11,7 @@ time, and are not flushed to disk: one that a power cut emptied fits no checksum
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 import polars as pl
@@ -99,11 +99,17 @@ class KeptFiles:
                 yield frame
 
     def files(self, group: str) -> Iterator[tuple[str, bytes]]:
-        """Kind and bytes of each file of a group whose rows count."""
+        """Kind and bytes of each file of a group whose rows count. A damaged file is left out, with
+        a log line.
+        """
         for kind in sorted({e.name.rpartition("-")[0] for e in self._objects.entries(group)}):
             for key in self._read(group, kind):
-                with suppress(ValueError):
-                    yield kind, self._unaltered(group, kind, key)
+                try:
+                    data = self._unaltered(group, kind, key)
+                except ValueError as error:
+                    _log.warning("%s: left out (%s)", self.folder / key, error)
+                else:
+                    yield kind, data
 
     def _unaltered(self, group: str, kind: str, key: str) -> bytes:
         data = self._objects.get(key, MAX_BYTES)

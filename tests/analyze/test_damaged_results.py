@@ -68,6 +68,18 @@ def test_a_crafted_file_is_computed_again(
     assert profile(root) == right
 
 
+def test_a_damaged_file_is_not_copied_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = KeptFiles(tmp_path, "run/shards")
+    kept.put("final", "values", pl.DataFrame({"n": [1]}))
+    kept.put("final", "values", pl.DataFrame({"n": [2]}))
+    whole, damaged = sorted((tmp_path / ANALYSIS_KEY).rglob("*.arrow"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert [*kept.files("final")] == [("values", whole.read_bytes())]
+    assert [damaged.name in line for line in caplog.messages] == [True]
+
+
 @pytest.mark.slow
 def test_a_flipped_bit_of_the_database_is_a_message_or_harmless(
     make_run: MakeRun, tmp_path: Path

@@ -101,7 +101,7 @@ QUESTIONS: Final[dict[str, Question]] = {
 
 def build(make_run: MakeRun) -> Path:
     """Five runs of labelled prompts, two evaluations of a task, heads, a vocabulary, scores."""
-    carried = {
+    carried: dict[str, list[Any]] = {
         "id": [f"p{k}" for k in range(N)],
         "text": [f"text {k}" for k in range(N)],
         "field.topic": ["ab"[k % 2] for k in range(N)],
