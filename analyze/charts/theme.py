@@ -81,7 +81,7 @@ def opacity(usual: float = 1.0) -> Any:
 def heading(title: str, notes: Sequence[str] = ()) -> Any:
     """A title and the notes below it, broken so that a telephone shows all of it."""
     below = [line for note in notes for line in textwrap.wrap(note, TITLE_WIDTH + 10)]
-    return alt.TitleParams(textwrap.wrap(title, TITLE_WIDTH), subtitle=below)
+    return alt.TitleParams(textwrap.wrap(title, TITLE_WIDTH), subtitle=below or alt.Undefined)
 
 
 def finished(chart: Any) -> Any:
