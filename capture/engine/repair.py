@@ -96,7 +96,7 @@ def _repair(
         bar.advance()
     with closing(backend):
         check_same(plan, request, backend)
-        writer = RunWriter(run.path.parent.parent, plan, prompts, replacing=todo)
+        writer = RunWriter(run.path.parent.parent, plan, prompts, replacing=[*damage.shards])
         try:
             return _capture(writer, prompts, backend, todo, grace=options.grace, display=display)
         finally:
