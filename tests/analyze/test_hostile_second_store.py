@@ -113,8 +113,9 @@ def refused(words: list[str], what: str) -> None:
 
 
 @pytest.mark.slow
-def test_without_harm_there_are_answers(both: TwoRuns, theirs: Path) -> None:
-    for words in commands(both.root, theirs):
+def test_without_harm_there_are_answers(both: TwoRuns, theirs: Path, tmp_path: Path) -> None:
+    ours = Path(shutil.copytree(both.root, tmp_path / "ours"))  # answers are kept there
+    for words in commands(ours, theirs):
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, done.output
 
