@@ -166,7 +166,7 @@ def test_a_forked_worker_is_told_how_to_start(small: ServedFolder) -> None:
     loader = DataLoader(
         feed, batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=60
     )
-    with pytest.raises(RuntimeError, match="multiprocessing_context='spawn'"):
+    with pytest.raises(InputError, match="multiprocessing_context='spawn'"):
         list(loader)
 
 
