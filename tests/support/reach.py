@@ -36,8 +36,8 @@ FOLDERS: Final = (*PACKAGES, "tests", "benchmarks", "docs", "namespace")
 """Folders whose modules are in the graph."""
 
 _GROUP: Final = re.compile(r"lpp\.\w+\.cli\.command")
-_MODULE: Final = re.compile(r"lpp(\.\w+){2,}")
-"""The name of a module or of what is in one; a package alone is the name of a logger."""
+_MODULE: Final = re.compile(r"lpp(\.\w+)+")
+"""The name of a module or of what is in one. That of a package alone may be a logger's, too."""
 
 
 @dataclass
@@ -271,6 +271,12 @@ class Graph:
             name = module_name(path, root)
             self.paths[name] = path
             self.modules[name] = Module(name, path.read_text("utf-8"))
+            if (stub := path.with_suffix(".pyi")).exists():  # names that load on first use
+                for node in ast.parse(stub.read_text("utf-8")).body:
+                    assert isinstance(node, ast.ImportFrom)
+                    names = bound(imported_names(node))
+                    passed = {word: f"{name}.{target}" for word, target in names.items()}
+                    self.modules[name].bindings |= passed
         scripts = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
         self.programs = {name: target.replace(":", ".") for name, target in scripts.items()}
         self.conftests = [name for name, path in self.paths.items() if path.name == "conftest.py"]
