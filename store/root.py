@@ -135,7 +135,7 @@ def write_index(url: Url) -> tuple[Place, int]:
     if len(data) > MAX_DOCUMENT_BYTES:
         raise InputError(
             f"{root.place}: an index of {len(listed)} objects takes more than {MAX_DOCUMENT_BYTES} "
-            "bytes. Publish fewer runs in one store.",
+            "bytes. Publish fewer runs in one store."
         )
     root.put(INDEX_KEY, data)
     return root.place / INDEX_KEY, len(listed)

@@ -278,7 +278,7 @@ class RowSink:
         if index in self._committed or (held is not None and prompt_id not in held.left):
             raise InputError(
                 f"prompts[{number}] was given before, and what a run holds stays. Give those that "
-                "missing() lists.",
+                "missing() lists."
             )
         return number, prompt_id
 
@@ -300,7 +300,7 @@ class RowSink:
         if problems:
             raise InputError(
                 f"prompts[{number}]: {'; '.join(problems)}. Nothing of this prompt was taken: give "
-                "it again, or set_aside it.",
+                "it again, or set_aside it."
             )
         return arrays
 

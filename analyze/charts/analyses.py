@@ -130,9 +130,7 @@ def drift_grid_chart(
     number. runs: letters, names and colours of runs. Raises InputError for another table or metric.
     """
     if metric not in _GRIDS:
-        raise InputError(
-            f"no drift in depth of {metric!r}: choose {', '.join(_GRIDS)}.",
-        )
+        raise InputError(f"no drift in depth of {metric!r}: choose {', '.join(_GRIDS)}.")
     frame = checked(sites, "drift_sites", ("a", "b", "site", "depth", metric))
     frame = frame.drop_nulls("b").unique(("b", "site"), keep="first", maintain_order=True)
     frame = measured(of_runs(frame.rename({"b": "run"}), runs), metric)
@@ -383,7 +381,7 @@ def analysis_of(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[list[str],
     analyses = frame.select(keys).unique().to_dicts() if keys else []
     if len(analyses) > 1:
         raise InputError(
-            f"rows of {len(analyses)} analyses: a chart is of one. Filter by {', '.join(keys)}.",
+            f"rows of {len(analyses)} analyses: a chart is of one. Filter by {', '.join(keys)}."
         )
     key, color = analyses[0] if analyses else {}, PALETTE[0]
     parts = [shortened(key[name], 46) for name in ("label", "task") if key.get(name)]

@@ -56,7 +56,7 @@ def save_chart(chart: Any, path: str | Path, *, dark: bool = False, width: int =
     kind = path.suffix.lower().removeprefix(".")
     if kind not in _FORMATS:
         raise InputError(
-            f"{path}: a chart is written as {', '.join(_FORMATS)}; end the name in one of them.",
+            f"{path}: a chart is written as {', '.join(_FORMATS)}; end the name in one of them."
         )
     if not path.parent.is_dir():
         raise InputError(

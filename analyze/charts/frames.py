@@ -71,7 +71,7 @@ def checked(frame: pl.DataFrame, table: str, columns: Iterable[str]) -> pl.DataF
     if missing:
         raise InputError(
             f"no table {table}: the column {', '.join(missing)} is missing. "
-            f"`lpp-sql STORE 'FROM {table}'` shows its columns.",
+            f"`lpp-sql STORE 'FROM {table}'` shows its columns."
         )
     first = pl.col("first_position") if "first_position" in frame.columns else pl.lit(None)
     return frame.with_columns(first_position=first.cast(pl.Int32).fill_null(0))

@@ -132,7 +132,7 @@ def against(
             f"no run can be compared with {of_base.run.id}. "
             + " ".join(f"{run}: {why}." for run, why in left_out.items())
             + " `lpp-analyze diff STORE RUN_A RUN_B` of two of them names the command that makes "
-            "them comparable.",
+            "them comparable."
         )
     names = names_of((of_base, *others.values()))
     return Against(base=of_base, pairs=pairs, left_out=left_out, undecided=undecided, names=names)

@@ -199,7 +199,7 @@ def pair_of(a: Run, b: Run, prompts: int | None = None, *, cluster: str | None =
     if prompts is not None and not 1 <= prompts <= shared:
         raise InputError(
             f"--prompts {prompts}: {a.id} and {b.id} share their first {shared} prompts. "
-            f"Ask for 1 to {shared}.",
+            f"Ask for 1 to {shared}."
         )
     size = prompts or shared
     aside = np.union1d(*(view.set_aside[view.set_aside < size] for view in views))

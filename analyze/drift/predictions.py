@@ -97,7 +97,7 @@ def token_drift(
     if not len(compared):
         raise InputError(
             f"no token of the first {pair.n_prompts} prompts lies at position {first_position} or "
-            "later. Skip fewer.",
+            "later. Skip fewer."
         )
     draw: tuple[object, ...] = ()
     if tokens is not None and tokens < len(compared):

@@ -244,7 +244,7 @@ def compared_cell(pair: Pair, first_position: int = 0, prefix: int | None = None
     if not 0 <= first_position < end <= shared:
         raise InputError(
             f"positions from {first_position} to below {end}: both runs have positions 0 to "
-            f"{shared - 1}. Skip fewer with --skip-first.",
+            f"{shared - 1}. Skip fewer with --skip-first."
         )
     return Cell(pair.n_prompts, end, first_position=first_position)
 

@@ -216,7 +216,7 @@ def _run_id(requested: str | None, plans: Plans, task: str) -> str:
     if len(plans) > 1:
         raise InputError(
             f"--task {task} has items of {len(plans)} runs:{run_lines([*plans], plans)}\n"
-            "Choose one with --run.",
+            "Choose one with --run."
         )
     return next(iter(plans))
 
@@ -234,7 +234,7 @@ def _selected(option: str, requested: str | None, names: Sequence[str], task: st
         )
     if len(fitting) > 1:
         raise InputError(
-            f"--task {task} has items of several: {', '.join(fitting)}. Choose one with {option}.",
+            f"--task {task} has items of several: {', '.join(fitting)}. Choose one with {option}."
         )
     return fitting[0]
 

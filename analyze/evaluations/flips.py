@@ -161,13 +161,13 @@ def compared(a: EvaluatedItems, b: EvaluatedItems) -> Flips:
     if a.view.run.path == b.view.run.path:
         raise InputError(
             f"{a.view.run.id} against itself: no item flips. Name two runs that were asked "
-            f"{a.task}.",
+            f"{a.task}."
         )
     where = f"{a.task} in {a.view.run.id} (A) and {b.view.run.id} (B)"
     if a.filter != b.filter:
         raise InputError(
             f"{where} was scored after two filters: {a.filter} in A, {b.filter} in B. Evaluate "
-            "both with one version of the task.",
+            "both with one version of the task."
         )
     if a.cluster is None and b.cluster is not None:
         of_b = b.table.select("item", "item_cluster")
@@ -185,7 +185,7 @@ def compared(a: EvaluatedItems, b: EvaluatedItems) -> Flips:
         raise InputError(
             f"{where}: of {len(both)} items with the same number {len(other)} are of other "
             f"documents ({few}; sources {a.source} and {b.source}). Evaluate both with one version "
-            "of the task.",
+            "of the task."
         )
     return Flips(a=a, b=b, table=_table(both))
 

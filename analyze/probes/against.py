@@ -145,7 +145,7 @@ def probe_against(
         if again.run.path == view.run.path:
             raise InputError(
                 f"--rerun {tests.rerun}: that is the run itself. Capture the model again into "
-                "another store, and name --rerun STORE::RUN.",
+                "another store, and name --rerun STORE::RUN."
             )
         parts.append((_of_both(view, again, labels), {site: site for site in pairing}))
     for part, names in parts:
@@ -222,7 +222,7 @@ def _of_both(view: RunView, other: RunView, labels: Labels) -> Tested:
         raise InputError(
             f"no labelled prompt of {view.run.id} is in {other.run.id}, so there is nothing to "
             "compare. Capture its model on the same corpus, with the same --context; or test on "
-            "its own labels: --test-on.",
+            "its own labels: --test-on."
         )
     prompts, place = prompts[place >= 0], place[place >= 0]
     ours = labels.target
@@ -255,7 +255,7 @@ def _with_own_labels(
         raise InputError(
             f"the classes are {labels.classes} in {view.run.id} and {theirs.classes} in "
             f"{other.run.id}. Say which one is predicted: --label FIELD=VALUE --test-label "
-            "FIELD=VALUE.",
+            "FIELD=VALUE."
         )
     place = _places(view, other, labels.prompts, theirs.prompts, by_row=True)
     both, only = place >= 0, tests.shared_prompts == "only"
@@ -265,7 +265,7 @@ def _with_own_labels(
             f"--test-on: {counted(n_shared, 'labelled prompt')} of {len(both)} are in both runs, "
             "so the probe was fitted to them. Test on the others: --shared-prompts leave-out. Or, "
             "for another site or label of the same prompts, test out of fold: --shared-prompts "
-            "only.",
+            "only."
         )
     kept = both if only else ~both
     target = theirs.target
@@ -332,7 +332,7 @@ def _require_prompts(labels: Labels) -> None:
     if labels.of == "tokens":
         raise InputError(
             f"--label {labels.name}: a probe is tested on another run with labels of prompts or "
-            "items, not of tokens. Name a field of the prompts.",
+            "items, not of tokens. Name a field of the prompts."
         )
 
 
@@ -341,7 +341,7 @@ def require_two_classes(labels: Labels) -> None:
     if not labels.two_classes:
         raise InputError(
             f"--label {labels.name}: a probe is tested on another run with two classes. Name one "
-            f"against all others: --label {labels.name}=VALUE.",
+            f"against all others: --label {labels.name}=VALUE."
         )
 
 
@@ -362,6 +362,6 @@ def _paired_sites(
             raise InputError(
                 f"{site} of {a.run.id} has {widths[0]} columns, and {other} of {b.run.id} has "
                 f"{widths[1]}: no probe reads both. Pair sites of one width: --site-pair "
-                "SITE=SITE_B.",
+                "SITE=SITE_B."
             )
     return {site: pairing[site] for site in names[0] if site in pairing}

@@ -247,7 +247,7 @@ def labelled(
     if settings.skip_first and which != "mean":
         raise InputError(
             f"--skip-first {settings.skip_first}: it leaves tokens out of a mean. Add --rows mean, "
-            "or leave it out.",
+            "or leave it out."
         )
     first = which if isinstance(which, int) else settings.skip_first
     return which, labels_of(view, label, first, settings)

@@ -121,7 +121,7 @@ def _tokens(
         if holds.type != pa.bool_():
             raise InputError(
                 f"--rows {settings.rows}: its values are numbers, and a mask has true and false. "
-                "Name another field of tokens, or each.",
+                "Name another field of tokens, or each."
             )
         mask = holds.fill_null(False).to_numpy(zero_copy_only=False)
         kept = mask[run.row_edges[owner] + ends - 1]
@@ -150,12 +150,12 @@ def _items(view: RunView, field: str, first_token: int, settings: LabelProbeSett
     if field != RIGHT:
         raise InputError(
             f"--label {field} {task}: what items of a task have is --label {RIGHT}. Leave --task "
-            "out for a field of prompts.",
+            "out for a field of prompts."
         )
     if token_rows(view.run, settings.rows):
         raise InputError(
             f"--rows {settings.rows} {task}: an item has one row. Name last, the row before its "
-            "answer; mean; or a position.",
+            "answer; mean; or a position."
         )
     of = ItemsSettings(source=settings.source, filter=settings.filter, cluster=settings.cluster)
     items = evaluated_items(view.run.directory.root, settings.task or "", view.run.id, of)
@@ -191,7 +191,7 @@ def _label(run: Run, field: str, rows: str) -> Callable[[Codes, Codes], list[obj
     if rows == "mean":
         raise InputError(
             f"--label {field} --rows mean: a label of a token is predicted from its own row. Add "
-            f"--rows {EACH}, last, a position, or a field of tokens such as loss_mask.",
+            f"--rows {EACH}, last, a position, or a field of tokens such as loss_mask."
         )
     flat = _by_token(run, field)
     return lambda prompts, ends: flat.take(pa.array(run.row_edges[prompts] + ends - 1)).to_pylist()

@@ -38,7 +38,7 @@ def which_row(text: str, context: int, token_fields: Sequence[str] = ()) -> Whic
     if not (text.isascii() and text.isdigit()) or int(text) >= context:
         raise InputError(
             f"--rows {text}: it should be last, mean, a position from 0 to {context - 1}, or "
-            f"{' or '.join([EACH, *token_fields])} for tokens.",
+            f"{' or '.join([EACH, *token_fields])} for tokens."
         )
     return int(text)
 

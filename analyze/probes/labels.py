@@ -102,7 +102,7 @@ def labels_of(view: RunView, label: str, first_token: int, settings: LabelProbeS
         raise InputError(
             f"{where}: values of {names} keep all {examples.of} in {counted(count, 'part')}; "
             f"{settings.folds} folds take two or more each. Ask for fewer --folds, or name another "
-            "field.",
+            "field."
         )
     target_codes = numbers if numbers.ndim == 1 else numbers.argmax(axis=1)
     bins = target_codes if classes else np.argsort(np.argsort(numbers)) * _BINS // n
@@ -145,7 +145,7 @@ def _frequent(label: str, examples: Examples) -> Examples:
         one = f"one against all others, such as --label {label}={_text(common)}, or "
         raise InputError(
             f"--label {label}: of {len(counts)} classes {why}. Name "
-            f"{one if count >= FEWEST_OF_A_CLASS else ''}another field.",
+            f"{one if count >= FEWEST_OF_A_CLASS else ''}another field."
         )
     kept = np.array([counts[value] >= FEWEST_OF_A_CLASS for value in examples.values])
     return examples.only(kept, f"of a class with fewer than {FEWEST_OF_A_CLASS}")
@@ -172,14 +172,14 @@ def _numbers(
         what = f"the value {_text(kinds[0])} alone" if kinds else "no value at all"
         raise InputError(
             f"--label {label}: prompts with a row have {what}, so there is nothing to tell apart. "
-            "Name another field.",
+            "Name another field."
         )
     if len(kinds) > 2 and all(isinstance(kind, int | float) for kind in kinds):
         numbers = np.array(values, dtype=np.float64)
         if not np.isfinite(numbers).all():
             raise InputError(
                 f"--label {label}: the field has infinities. Correct it, and add it again with "
-                "lpp-capture label.",
+                "lpp-capture label."
             )
         return numbers, None
     place = {kind: k for k, kind in enumerate(kinds)}

@@ -35,5 +35,5 @@ def unpack(folder: Path) -> None:
             if not (folder / first_run).exists():  # else another process unpacked it meanwhile
                 raise InputError(
                     f"--store: {folder} holds something else or cannot be made "
-                    f"({first_line(error)}). Name a new directory.",
+                    f"({first_line(error)}). Name a new directory."
                 ) from None

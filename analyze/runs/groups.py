@@ -101,6 +101,6 @@ def clusters_of(run: Run, name: str, groups: int = GROUPS) -> Clusters:
     if of.max(initial=0) < 1:
         raise InputError(
             f"--cluster {name}: all {len(of)} prompts of run {run.id} have one value of it, and an "
-            "error needs two clusters. Name another field, or leave --cluster out.",
+            "error needs two clusters. Name another field, or leave --cluster out."
         )
     return Clusters(of, groups)

@@ -44,9 +44,7 @@ def run_named(url: Url, name: str | None) -> RunView:
         runs = matching_runs(["*"], store.plans)
         if len(runs) > 1:
             names = "; ".join(store.names.get(run, run) for run in runs)
-            raise InputError(
-                f"{url} has several runs: {names}. Name one after the store.",
-            )
+            raise InputError(f"{url} has several runs: {names}. Name one after the store.")
         name = runs[0]
     return RunView(store.run(name))
 

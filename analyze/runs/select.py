@@ -61,7 +61,7 @@ def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
     for name in {*selection.sites}.intersection(*(run.sites for run in runs)) - sites.keys():
         raise InputError(
             f"site {name} holds integers, which have no spectrum. Read it with "
-            'Run.blocks(..., dtype="stored").',
+            'Run.blocks(..., dtype="stored").'
         )
     return matching("site", selection.sites, sites)
 
@@ -79,7 +79,7 @@ def check_dropped(
     for prefix in prefixes:
         if prefix not in there:
             raise InputError(
-                f"--drop-prefixes {prefix}: no such prefix. There is {', '.join(map(str, there))}.",
+                f"--drop-prefixes {prefix}: no such prefix. There is {', '.join(map(str, there))}."
             )
     for schedule in schedules:
         if set(schedule) <= set(prefixes):
@@ -90,7 +90,7 @@ def every_prefix_dropped(present: Iterable[int]) -> InputError:
     """The error of a profile that would leave out all of the prefixes `present`."""
     return InputError(
         f"every prefix of a schedule was dropped; there is {', '.join(map(str, present))}. "
-        "Leave at least one of each context: --drop-prefixes takes the lengths to leave out.",
+        "Leave at least one of each context: --drop-prefixes takes the lengths to leave out."
     )
 
 
@@ -212,7 +212,7 @@ def _check_held(
             held_range = f"{most}" if least == most else f"{least} to {most}"
             raise InputError(
                 f"{option} {number}: no run holds that many. Each run has {held_range} {unit}. "
-                f"Ask for 1 to {most}, or capture more.",
+                f"Ask for 1 to {most}, or capture more."
             )
 
 
@@ -222,5 +222,5 @@ def _check_skipped(selection: Selection, captured: dict[str, int]) -> None:
         if not 0 <= first < longest:
             raise InputError(
                 f"--skip-first {first}: the longest context here has {longest} positions. "
-                f"Skip 0 to {longest - 1}.",
+                f"Skip 0 to {longest - 1}."
             )

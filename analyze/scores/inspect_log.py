@@ -91,5 +91,5 @@ def _read(path: Path, where: str, **options: Any) -> Any:
     except Exception as error:
         raise InputError(
             f"{where}: inspect_ai cannot read this log ({type(error).__name__}: "
-            f"{first_line(error)}). `inspect log dump {path}` shows what it is.",
+            f"{first_line(error)}). `inspect log dump {path}` shows what it is."
         ) from None

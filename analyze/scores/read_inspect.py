@@ -48,7 +48,7 @@ def read_inspect(log: InspectLog, wanted: Callable[[str], bool] = lambda _: True
     """
     if log.header["results"] is None:
         raise InputError(
-            f"{log.where}: the log has no scores. `inspect score {log.path}` adds them.",
+            f"{log.where}: the log has no scores. `inspect score {log.path}` adds them."
         )
     rows = list(_scores(log)) if wanted(task_of(log.header)) else []
     return score_table(KIND, rows)
@@ -130,7 +130,7 @@ def read_inspect_items(log: InspectLog, group: str | None = None) -> pl.DataFram
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{log.where}: not the samples of inspect ({type(error).__name__}: {error}). "
-            "`inspect log dump` shows what they are.",
+            "`inspect log dump` shows what they are."
         ) from None
     if items.is_empty():
         raise InputError(

@@ -139,7 +139,7 @@ def _tasks(document: Mapping[str, Any], task: str) -> list[str]:
 def _not_results(where: str, why: str) -> InputError:
     return InputError(
         f"{where}: not a result file of lm-eval: {why}. "
-        "`lm_eval --output_path DIR ...` writes one, DIR/<model>/results_<time>.json.",
+        "`lm_eval --output_path DIR ...` writes one, DIR/<model>/results_<time>.json."
     )
 
 
@@ -165,7 +165,7 @@ def read_lm_eval_items(
         except _BROKEN as error:
             raise InputError(
                 f"{where}, line {index}: not an item of lm-eval's log ({type(error).__name__}: "
-                f"{error}). `lm_eval --log_samples --output_path DIR ...` writes one.",
+                f"{error}). `lm_eval --log_samples --output_path DIR ...` writes one."
             ) from None
     return pl.DataFrame(rows, schema=ITEMS)
 

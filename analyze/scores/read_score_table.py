@@ -212,5 +212,5 @@ def _no_form(where: str, why: str) -> InputError:
     return InputError(
         f"{where}: no table of scores: {why}. A table has a column `model` and a column for each "
         "benchmark; or `model`, `benchmark`, `metric`, `value`; or is an Open LLM Leaderboard "
-        "export (`fullname`, `IFEval`, ...).",
+        "export (`fullname`, `IFEval`, ...)."
     )

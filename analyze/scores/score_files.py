@@ -111,7 +111,7 @@ def _read(name: str, path: Path, wanted: Callable[[str], bool]) -> ScoreFile:
     elif suffix not in _TABLES:
         raise InputError(
             f"{name}: not a file of scores by its ending. Scores come as .json (results of "
-            f"lm-eval), .eval (logs of inspect), {', '.join(_TABLES)}.",
+            f"lm-eval), .eval (logs of inspect), {', '.join(_TABLES)}."
         )
     data = _content(path)
     scores = (read_lm_eval if suffix == ".json" else read_score_table)(data, name, wanted)

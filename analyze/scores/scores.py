@@ -93,9 +93,7 @@ def add_benchmarks(
     """
     store = open_store(url)
     if settings.group is not None and not settings.items:
-        raise InputError(
-            "--group names a field of items, and none are asked for. Add --items.",
-        )
+        raise InputError("--group names a field of items, and none are asked for. Add --items.")
     wanted = _any_of(settings.benchmarks)
     read = read_files(files, wanted)
     kind = _one_kind(read)
@@ -110,7 +108,7 @@ def add_benchmarks(
     if name == PUBLISHED:
         raise InputError(
             f"the source {name!r} is the published reference of this package. "
-            "Give another name: --source NAME.",
+            "Give another name: --source NAME."
         )
     if scores.is_empty():
         raise InputError(
@@ -159,7 +157,7 @@ def _one_kind(files: Sequence[ScoreFile]) -> str:
         if kind != kinds[first]:
             raise InputError(
                 f"{first} is of the kind {kinds[first]}, {name} of the kind {kind}: they "
-                "score differently. Add them as two sources.",
+                "score differently. Add them as two sources."
             )
     return kinds.get(first, "")
 
@@ -177,7 +175,7 @@ def _default_source(kind: str, files: Sequence[ScoreFile]) -> str:
     if len(files) > 1:
         raise InputError(
             f"{len(files)} tables as one source need a name: --source NAME. "
-            "Tables that were scored differently are added one by one.",
+            "Tables that were scored differently are added one by one."
         )
     return Path(files[0].name).stem
 

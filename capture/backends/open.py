@@ -66,6 +66,6 @@ def choose_backend(request: CaptureRequest) -> BackendName:
         other = "vllm" if name == "torch" else "torch"
         raise InputError(
             f"--backend {name} cannot follow {', '.join(misfits)}. Leave it out, or use "
-            f"--backend {other}.",
+            f"--backend {other}."
         )
     return name

@@ -295,7 +295,7 @@ def _check_columns(name: str, columns: tuple[str, ...], dataset: Any) -> None:
         if dataset.features[column].dtype not in ("string", "large_string"):
             raise InputError(
                 f"Corpus {name}: column {column!r} holds {dataset.features[column].dtype}, "
-                "not text. Name a column of text with --text-field.",
+                "not text. Name a column of text with --text-field."
             )
 
 

@@ -62,7 +62,7 @@ class Fields:
         if text in requested:
             raise InputError(
                 f"--fields {text}: this field is the text itself. Leave it out; --keep-texts keeps "
-                "the texts.",
+                "the texts."
             )
         self.requested, self.optional = tuple(requested), frozenset(optional)
         self.per_token = tuple(per_token)

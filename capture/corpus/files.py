@@ -86,7 +86,7 @@ def open_files(
         if name is not None and without_fields:
             raise InputError(
                 f"{path}: text files have no fields to choose {name!r} from. "
-                f"Leave {option} out, or give .jsonl, .parquet or .csv files.",
+                f"Leave {option} out, or give .jsonl, .parquet or .csv files."
             )
     if not any(file.stat().st_size for file in files):
         raise InputError(f"{path}: empty. Give a file with text.")
@@ -138,7 +138,7 @@ def _find_files(path: Path) -> list[Path]:
         if path.suffix.lower() not in _READERS:
             raise InputError(
                 f"{path}: not one of the kinds of text read here: {_FORMATS}. "
-                'Turn it into lines of {"text": "..."} and name it .jsonl.',
+                'Turn it into lines of {"text": "..."} and name it .jsonl.'
             )
         return [path]
     files = [
@@ -195,7 +195,7 @@ def _fingerprint(files: list[Path], names: list[str]) -> str:
                     digest.update(block)
         except OSError as error:
             raise InputError(
-                f"{file}: cannot be read ({error.strerror}). Check its permissions: ls -l {file}",
+                f"{file}: cannot be read ({error.strerror}). Check its permissions: ls -l {file}"
             ) from None
     return digest.hexdigest()
 

@@ -43,7 +43,7 @@ def open_corpus(
     if name in CORPUS_NAMES and token_fields:
         raise InputError(
             f"--token-fields {token_fields[0]}: corpus {name} has no values by token. They come "
-            "from .jsonl, .parquet or .arrow files.",
+            "from .jsonl, .parquet or .arrow files."
         )
     if name in HUB_DATASETS:
         corpus = open_hub(
@@ -61,7 +61,7 @@ def open_corpus(
         refused = corpus.refused.summary()
         raise InputError(
             f"{name}: every text is empty{' or no text' if refused else ''}. "
-            f"{_reasons(refused)}Give a corpus with text, or --corpus pydoc.",
+            f"{_reasons(refused)}Give a corpus with text, or --corpus pydoc."
         )
     return corpus
 
@@ -84,9 +84,7 @@ def _open_local(
         return open_files(path, text_field=text_field, fields=fields, token_fields=token_fields)
     if text_field is not None or fields:
         option = "--fields" if text_field is None else "--text-field"
-        raise InputError(
-            f"Corpus pydoc has no fields to choose from. Leave {option} out.",
-        )
+        raise InputError(f"Corpus pydoc has no fields to choose from. Leave {option} out.")
     passages = Streamed(pydoc_passages)
     return Corpus(
         name="pydoc",
@@ -102,7 +100,7 @@ def _refuse_hub_options(name: str, **options: str | None) -> None:
         if value is not None:
             raise InputError(
                 f"{name}: a {option} ({value!r}) only exists for {', '.join(HUB_DATASETS)}. "
-                f"Leave the {option} out.",
+                f"Leave the {option} out."
             )
 
 

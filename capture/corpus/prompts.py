@@ -84,7 +84,7 @@ def tokenise(
     if passages and not ids:
         raise InputError(
             f"None of {len(passages)} texts becomes a prompt of this model. The first: "
-            f"{refused.why(passages[0].source_row)}. Correct the rows, or give another corpus.",
+            f"{refused.why(passages[0].source_row)}. Correct the rows, or give another corpus."
         )
     truncated = [full > len(tokens) for full, tokens in zip(full_lengths, ids, strict=True)]
     prompts = _with_branches(prompts_table(rows, ids, truncated), passages)

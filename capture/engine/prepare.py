@@ -110,7 +110,7 @@ def prepare(
             raise InputError(
                 "the tokenizer is None, and texts and messages need one. Give the one that "
                 "AutoTokenizer.from_pretrained loads for the model, or rows of token ids "
-                "(input_ids).",
+                "(input_ids)."
             )
         template = choose_template(
             tokenizer,
@@ -120,7 +120,7 @@ def prepare(
         if template is not None and LOSS_MASK in corpus.fields.per_token:
             raise InputError(
                 f"--token-fields {LOSS_MASK}: the loss mask of conversations comes from their "
-                "template. Leave it out.",
+                "template. Leave it out."
             )
         prompts = tokenise(
             passages,
@@ -135,7 +135,7 @@ def prepare(
         if by_token and request.continuation is not None:
             raise InputError(
                 f"--continue: the prompts have values by token ({', '.join(by_token)}), and what "
-                "the model writes has none. Leave --continue or those fields out.",
+                "the model writes has none. Leave --continue or those fields out."
             )
         has_tokens = [passage.source_row not in refused for passage in passages]
         passages = list(compress(passages, has_tokens))

@@ -113,7 +113,7 @@ def _opening(request: EvalRequest, entries: Sequence[Any]) -> CaptureRequest:
     if longest is None:
         raise InputError(
             f"--backend {request.capture.backend} makes room for prompts before it reads any: say "
-            "how long they may be, such as --context 2048.",
+            "how long they may be, such as --context 2048."
         )
     tasks = [task for entry in entries for task in entry["tasks"].values()]
     writes = any(task.OUTPUT_TYPE == "generate_until" for task in tasks)
@@ -286,7 +286,7 @@ class _Evaluation:
                 f"task {task}: no request fits into {self._longest} tokens. Choose a larger "
                 "--context."
                 if requests
-                else f"task {task}: all its texts are empty. Change its doc_to_target.",
+                else f"task {task}: all its texts are empty. Change its doc_to_target."
             )
         longest = max(len(encoded.ids) for encoded in requests)
         of_task = request.of_task(task, len(passages), longest, fields, tokens)
@@ -324,7 +324,7 @@ def _refuse_cut(task: str, requests: Sequence[EncodedRequest], tokens: int, long
     needed = max(len(request.ids) + request.dropped for request in requests) + tokens
     raise InputError(
         f"{task}: a prompt takes up to {needed} tokens, there is room for {longest}, and this task "
-        "is not cut. Use fewer shots, such as --shots 2, or a larger --context.",
+        "is not cut. Use fewer shots, such as --shots 2, or a larger --context."
     )
 
 
@@ -346,16 +346,12 @@ def _check_model(model: EvaluatedModel, request: EvalRequest, longest: int) -> N
     if model.max_positions is not None and longest > model.max_positions:
         raise InputError(
             f"--context {longest} is beyond {model.info.id}, which has {model.max_positions} "
-            f"positions. Choose --context {model.max_positions} or less.",
+            f"positions. Choose --context {model.max_positions} or less."
         )
     if longest < 2:
-        raise InputError(
-            "--context 1: an answer and what is before it take two tokens at least.",
-        )
+        raise InputError("--context 1: an answer and what is before it take two tokens at least.")
     if request.chat and not tokenizer.chat_template:
-        raise InputError(
-            f"{model.info.id} has no chat template. Repeat without --chat.",
-        )
+        raise InputError(f"{model.info.id} has no chat template. Repeat without --chat.")
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise InputError(
             f"the tokenizer of {model.info.id} has no token that begins or ends a text, which "

@@ -48,7 +48,7 @@ class EvalRequest:
             if name in PROMPT_FIELDS:
                 raise InputError(
                     f"--fields {name}: every prompt of an evaluation has this column already. "
-                    "Leave it out.",
+                    "Leave it out."
                 )
 
     def of_task(

@@ -184,7 +184,7 @@ def _refuse_combinations(spec: ModelSpec) -> None:
     if spec.untrained_seed is not None and (spec.quantization or spec.device_map):
         raise InputError(
             "random weights (--untrained-seed) are neither quantised nor spread over devices. "
-            "Leave out --quantization and --device-map, or leave out --untrained-seed.",
+            "Leave out --quantization and --device-map, or leave out --untrained-seed."
         )
 
 

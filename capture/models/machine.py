@@ -28,9 +28,7 @@ def check_device(device: str) -> None:
 
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
-        raise InputError(
-            f"no device {device!r}: give --device cpu, cuda or cuda:1.",
-        )
+        raise InputError(f"no device {device!r}: give --device cpu, cuda or cuda:1.")
     if kind == "cpu":
         return
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

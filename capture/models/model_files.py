@@ -89,7 +89,7 @@ def check_name(name: str) -> None:
     if not name.isprintable():
         raise InputError(
             f"the model's name {name!a} has characters that do not print, and runs, scores "
-            "and files are named after it. Rename its folder or file.",
+            "and files are named after it. Rename its folder or file."
         )
 
 

@@ -48,7 +48,7 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
     match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
     if match is None or not int(match[1]) < int(match[2]):
         raise InputError(
-            f"--part {text}: give K/N with K from 0 to N - 1, such as 0/8 to 7/8, or slurm.",
+            f"--part {text}: give K/N with K from 0 to N - 1, such as 0/8 to 7/8, or slurm."
         )
     return Part(int(match[1]), int(match[2]))
 
@@ -68,17 +68,17 @@ def chosen_part(
         return WHOLE if part is None else parse_part(part, environment)
     if part is not None:
         raise InputError(
-            f"--part {part} and --rank with --world give the part twice. Leave one out.",
+            f"--part {part} and --rank with --world give the part twice. Leave one out."
         )
     if rank is None or world is None:
         given, lacking = ("--rank", "--world") if world is None else ("--world", "--rank")
         raise InputError(
-            f"{given} needs {lacking}: --rank 3 --world 8 is the fourth of eight processes.",
+            f"{given} needs {lacking}: --rank 3 --world 8 is the fourth of eight processes."
         )
     if not 0 <= rank < world:
         raise InputError(
             f"--rank {rank} --world {world}: ranks count from 0, so give --rank 0 to "
-            f"{max(world - 1, 0)}.",
+            f"{max(world - 1, 0)}."
         )
     return Part(rank, world)
 
@@ -96,7 +96,7 @@ def slurm_part(environment: Mapping[str, str]) -> Part:
         raise InputError(
             "--part slurm: this is neither a task of srun nor an element of an array "
             "(SLURM_STEP_NUM_TASKS and SLURM_ARRAY_TASK_ID are not set). "
-            "Start it with srun or sbatch --array, or give --part K/N.",
+            "Start it with srun or sbatch --array, or give --part K/N."
         )
     array, task = array or WHOLE, task or WHOLE
     return Part(array.index * task.count + task.index, array.count * task.count)
@@ -109,7 +109,7 @@ def _step_task(environment: Mapping[str, str]) -> Part | None:
     if tasks != "1":
         raise InputError(
             f"--part slurm: the job has {tasks} tasks and this is none of them, but the batch "
-            "script. Put srun before lpp-capture.",
+            "script. Put srun before lpp-capture."
         )
     return None
 
@@ -125,7 +125,7 @@ def _array_element(environment: Mapping[str, str]) -> Part | None:
         raise InputError(
             f"--part slurm: the elements of this array ({count} from {first} to {last}) are not "
             "evenly spaced, so element "
-            f"{identity} has no place among them. Give --part K/N as the whole array did.",
+            f"{identity} has no place among them. Give --part K/N as the whole array did."
         )
     return Part((identity - first) // step, count)
 
@@ -133,7 +133,5 @@ def _array_element(environment: Mapping[str, str]) -> Part | None:
 def _number(environment: Mapping[str, str], name: str) -> int:
     value = environment.get(name, "")
     if not value.isdecimal():
-        raise InputError(
-            f"--part slurm: {name} is {value!r}, not a number. Give --part K/N.",
-        )
+        raise InputError(f"--part slurm: {name} is {value!r}, not a number. Give --part K/N.")
     return int(value)

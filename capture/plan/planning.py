@@ -185,7 +185,7 @@ def check_context(model: Model, request: CaptureRequest) -> None:
         requested = f"--context {request.context} and --continue {written.tokens} are together"
         helps = f"less of either, {limit} tokens together at most"
     raise InputError(
-        f"{requested} beyond {model.info.id}, which has {limit} positions. Choose {helps}.",
+        f"{requested} beyond {model.info.id}, which has {limit} positions. Choose {helps}."
     )
 
 

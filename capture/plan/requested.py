@@ -35,7 +35,7 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
     if "," in (settings.revision or ""):
         raise InputError(
             f"revision {settings.revision!r} is a list, and a run has one revision. Repeat the "
-            "command for each, in a loop of the shell, with --series NAME.",
+            "command for each, in a loop of the shell, with --series NAME."
         )
     for pattern in settings.sites:
         if not any(fnmatchcase(name, pattern) for name in _SITES):
@@ -102,7 +102,7 @@ def _stored_dtype(settings: CaptureSettings) -> dict[str, SiteDtype | None]:
         if dtype not in STORED_DTYPES:
             raise InputError(
                 f"--stored-dtype {part}: give {' or '.join(STORED_DTYPES)}; for some sites "
-                "SITE=DTYPE, such as --stored-dtype float8_e4m3,final=auto.",
+                "SITE=DTYPE, such as --stored-dtype float8_e4m3,final=auto."
             )
         by_site[pattern or "all"] = STORED_DTYPES[dtype]
     return by_site if any(by_site.values()) else {}
@@ -116,18 +116,18 @@ def _continuation(settings: CaptureSettings) -> ContinuationSpec | None:
         for name, value in (("temperature", temperature), ("generation-seed", seed)):
             if value is not None:
                 raise InputError(
-                    f"--{name} says how the model continues each prompt: it needs --continue N.",
+                    f"--{name} says how the model continues each prompt: it needs --continue N."
                 )
         return None
     temperature = temperature or 0.0
     if temperature and not LEAST_TEMPERATURE <= temperature < math.inf:  # nan is not either
         raise InputError(
             f"--temperature {temperature:g}: give 0 for the most likely token, or a number from "
-            f"{LEAST_TEMPERATURE} on.",
+            f"{LEAST_TEMPERATURE} on."
         )
     if seed is not None and not temperature:
         raise InputError(
             "--generation-seed is the seed of draws, and without --temperature nothing is drawn: "
-            "the most likely token is taken. Leave it out, or add --temperature 1.",
+            "the most likely token is taken. Leave it out, or add --temperature 1."
         )
     return ContinuationSpec(tokens=tokens, temperature=temperature, seed=seed)

@@ -131,14 +131,14 @@ def _shape(ray: Any, request: CaptureRequest, workers: int | None) -> tuple[Capt
     if request.model.device_map is not None:
         raise InputError(
             "--executor ray gives each worker its own cards: it cannot follow --device-map. "
-            "Use --tensor-parallel, or --executor local.",
+            "Use --tensor-parallel, or --executor local."
         )
     kind = request.model.device.partition(":")[0]
     if kind != "cuda":
         if workers is None:
             raise InputError(
                 "--executor ray on processors needs --workers N: each loads the model into memory "
-                "and takes one processor.",
+                "and takes one processor."
             )
         return request, _Shape(count=workers, gpus=0, cores=1)
     cards = int(ray.cluster_resources().get("GPU", 0))

@@ -266,9 +266,7 @@ def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, rows: "pa.Tab
     try:
         connection.execute(f"INSERT INTO {identifier(table.name)} SELECT {names} FROM incoming")
     except (duckdb.ConstraintException, duckdb.ConversionException) as error:
-        raise InputError(
-            f"table {table.name}, key ({', '.join(table.key)}): {error}",
-        ) from error
+        raise InputError(f"table {table.name}, key ({', '.join(table.key)}): {error}") from error
     connection.unregister("incoming")
 
 

@@ -28,7 +28,7 @@ def conform(tables: "Mapping[str, pa.Table]") -> "dict[str, pa.Table]":
     if problems:
         raise InputError(
             "tables do not fit the declared schema: " + "; ".join(problems) + ". "
-            "See lpp.sql.arrow_schema(table), or: lpp-sql --schema",
+            "See lpp.sql.arrow_schema(table), or: lpp-sql --schema"
         )
     return conformed
 

@@ -59,9 +59,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     """
     if target.is_dir() or not target.parent.is_dir():
         why = "is a directory" if target.is_dir() else f"no such directory: {target.parent}"
-        raise InputError(
-            f"cannot write {target}: {why}. Name a file with --output.",
-        )
+        raise InputError(f"cannot write {target}: {why}. Name a file with --output.")
     in_place = is_written_in_place(target)
     beside = target.with_name(f".{target.name}~{os.getpid()}~{secrets.token_hex(4)}")
     try:

@@ -62,7 +62,7 @@ def export(
     if only_prompts and files.finish is None:
         raise InputError(
             f"{to}: no program reads prompts alone of it. Leave --only-prompts out, or use "
-            "speculators.",
+            "speculators."
         )
     outer = enclosing_store(output)
     if outer or os.path.lexists(output):
@@ -100,7 +100,7 @@ def select(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Sele
     if run.plan.has_given_sites or not n_blocks:
         raise InputError(
             f"run {run.id}: another program named its sites, and {of.name} counts blocks. "
-            "Export it as safetensors or parquet.",
+            "Export it as safetensors or parquet."
         )
     last = f"block.{n_blocks}"
     if last not in run.sites:
@@ -111,7 +111,7 @@ def select(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Sele
     if sites is not None and "final" in sites:
         raise InputError(
             f"{of.name} has no layer for final, its states are those before the final norm. Leave "
-            "it out of the sites.",
+            "it out of the sites."
         )
     inner = [site for site in chosen if site not in (last, "final")]
     layers = tuple(run.plan.depth_of(site) for site in inner)
@@ -120,7 +120,7 @@ def select(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Sele
         listed = ", ".join(f"{site} is {dtype}" for site, dtype in selection.dtypes.items())
         raise InputError(
             f"{of.name} holds rows of one type: {listed}. Nothing is rounded here: capture with "
-            "--stored-dtype, or choose other sites.",
+            "--stored-dtype, or choose other sites."
         )
     return selection
 
@@ -173,9 +173,7 @@ def _left_behind(output: Path, left: Path) -> list[Path]:
     """
     found = []
     if left.exists() and _state(left) is None and any(left.iterdir()):
-        raise InputError(
-            f"{left} holds files that no export left there. Remove it.",
-        )
+        raise InputError(f"{left} holds files that no export left there. Remove it.")
     for path in sorted(output.parent.iterdir()):
         owner = owner_of(path.name)
         if path == left or (owner and owner.target == output.name and abandoned(path, owner)):

@@ -41,9 +41,7 @@ def import_states(
     foreign = of.opened().read(path)
     name = model or foreign.model
     if not name:
-        raise InputError(
-            f"{path}: no file says which model it was. Name it with --model.",
-        )
+        raise InputError(f"{path}: no file says which model it was. Name it with --model.")
     if foreign.sites is None:
         sites, blocks = sites_of(of, len(foreign.states), layers, n_blocks)
     else:

@@ -42,7 +42,7 @@ class Convention:
         if not 0 <= layer <= n_blocks:
             raise InputError(
                 f"layer {layer} of {self.name}: a model of {n_blocks} blocks has 0 to {n_blocks}. "
-                f"Name the layers as {self.name} counts them.",
+                f"Name the layers as {self.name} counts them."
             )
         return f"block.{layer}" if layer else "embed"
 

@@ -209,9 +209,7 @@ class StoreBackend(HiddenStatesBackend):  # type: ignore[misc]
     def from_train_args(args: argparse.Namespace, data_path: str) -> StoreTransfer:
         """The layers are those of `--target-layer-ids`, or the trainer's default."""
         if not args.lpp_store:
-            raise InputError(
-                "--hidden-states-backend lpp reads a store: name it with --lpp-store.",
-            )
+            raise InputError("--hidden-states-backend lpp reads a store: name it with --lpp-store.")
         run = open_store(args.lpp_store).run(args.lpp_run)
         n = run.plan.model.n_blocks
         layers = args.target_layer_ids or [2, n // 2, n - 3]
@@ -224,7 +222,7 @@ class StoreBackend(HiddenStatesBackend):  # type: ignore[misc]
     def build_kv_transfer_config(args: argparse.Namespace) -> dict[str, Any]:
         """InputError: no server writes into a store."""
         raise InputError(
-            "a store is written by lpp-capture run, not by a server that speculators launches.",
+            "a store is written by lpp-capture run, not by a server that speculators launches."
         )
 
 

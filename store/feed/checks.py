@@ -89,7 +89,7 @@ def check_left(runs: Sequence[Run], where: str | None, count: int, each: int, wh
         of = "" if where is None else f" with where={where!r}"
         raise InputError(
             f"{names}{of}: {counted(count, what)} left to feed, and {each:,} are needed for a "
-            "batch of each rank. Change where, batch or world.",
+            "batch of each rank. Change where, batch or world."
         )
 
 
@@ -99,7 +99,7 @@ def buffer_rows(memory: int, row_bytes: int, spans: Spans) -> int:
     if capacity < least:
         raise InputError(
             f"a buffer of {short_bytes(memory)} holds {capacity:,} rows; it must hold {least:,}, "
-            f"{LEAST_SPANS} times what is read at a time. Give buffer={least * row_bytes} or more.",
+            f"{LEAST_SPANS} times what is read at a time. Give buffer={least * row_bytes} or more."
         )
     return capacity
 
@@ -111,7 +111,7 @@ def buffer_bytes(size: int | str) -> int:
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?)?B?\s*", size)
     if match is None:
         raise InputError(
-            f"buffer={size!r} is no size. Such as: buffer='2 GiB', or a number of bytes.",
+            f"buffer={size!r} is no size. Such as: buffer='2 GiB', or a number of bytes."
         )
     number, unit = match.groups()
     base = 1024 if unit and unit.endswith("i") else 1000

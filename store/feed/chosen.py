@@ -146,9 +146,7 @@ def _holds(
 
 
 def _refusal(where: str, why: str) -> InputError:
-    return InputError(
-        f"where={where!r}: {why}. Such as: where='position >= 2 and not sink'.",
-    )
+    return InputError(f"where={where!r}: {why}. Such as: where='position >= 2 and not sink'.")
 
 
 def _fields(run: Run) -> list[str]:

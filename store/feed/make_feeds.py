@@ -109,7 +109,7 @@ def rows(
     if transformed and read_as == "stored":
         raise InputError(
             "dtype='stored' gives rows as they are on disk, which center and scale change. Leave "
-            "dtype out: they are then float32.",
+            "dtype out: they are then float32."
         )
     streams = [
         _Stream(each, names, where, on_damage, progress)
@@ -220,7 +220,7 @@ def _means(center: Any, widths: Sequence[int]) -> list[Float32]:
     if shapes != expected or not all(np.isfinite(mean).all() for mean in means):
         raise InputError(
             f"center has entries of shapes {shapes}, should be finite ones of {expected}: one for "
-            "each site or run, as a feed has them; or True.",
+            "each site or run, as a feed has them; or True."
         )
     return means
 
@@ -242,7 +242,7 @@ def _factor(length: float, width: int) -> float:
     if not length > 0:
         raise InputError(
             f"scale='sqrt_d': the rows have a mean length of {length}, which nothing scales to "
-            "sqrt(d). Leave scale out, or choose other rows with where.",
+            "sqrt(d). Leave scale out, or choose other rows with where."
         )
     return math.sqrt(width) / length
 
@@ -283,7 +283,7 @@ def prompts(
         prompt = indices[lengths[indices].argmax()]
         raise InputError(
             f"max_tokens={max_tokens}: prompt {prompt} has {longest} tokens. Give "
-            f"max_tokens={longest}, or leave it out with where='n_tokens <= {max_tokens}'.",
+            f"max_tokens={longest}, or leave it out with where='n_tokens <= {max_tokens}'."
         )
     size = row_bytes(RunSource(run, names).columns)
     every = Spans(edges=_span_edges(run, size), kept=np.packbits(kept), first_rows=run.row_edges)

@@ -119,7 +119,7 @@ def counts_of(batch: int, shares: Sequence[float]) -> list[int]:
     if min(counts) < 1:
         raise InputError(
             f"batch={batch}: a run with a share of {min(shares):.2g} has no row in it. Give a "
-            "larger batch, or other weights.",
+            "larger batch, or other weights."
         )
     return counts
 

@@ -122,7 +122,7 @@ def check_like(like: Like) -> None:
         except ImportError:
             raise InputError(
                 "torch is not installed here: pip install torch, or feed arrays of NumPy with "
-                "like='numpy'.",
+                "like='numpy'."
             ) from None
 
 

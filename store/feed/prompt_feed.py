@@ -74,7 +74,7 @@ class PromptFeed(ResumableFeed):
         if not fewest:
             raise InputError(
                 f"{counted(total, 'prompt')} for {of} ranks and workers: each needs one. Take "
-                "fewer workers.",
+                "fewer workers."
             )
         needed = max(self._packed(number, share) for share in shares)
         mine = shares[self._order.rank * workers + worker_number]

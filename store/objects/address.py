@@ -37,7 +37,7 @@ def address(scheme: str, rest: str) -> BucketPath:
         match = _REPOSITORY.fullmatch(rest)
         if match is None:
             raise InputError(
-                "the hf:// address of a store is not hf://datasets/OWNER/NAME[@REVISION][/folder].",
+                "the hf:// address of a store is not hf://datasets/OWNER/NAME[@REVISION][/folder]."
             )
         scheme, _, server = _hub().partition("://")
         files = f"datasets/{match['name']}/resolve/{match['revision'] or 'main'}"
@@ -49,12 +49,12 @@ def address(scheme: str, rest: str) -> BucketPath:
         raise InputError(
             f"the {scheme}:// address of a store is not {EXAMPLE}: a server and a folder, without "
             "user, ? or #, and without % but for %20. For a private repository of the Hugging Face "
-            "hub set HF_TOKEN in the environment.",
+            "hub set HF_TOKEN in the environment."
         )
     if scheme == "http" and not _LOOPBACK.fullmatch(found["host"]):
         raise InputError(
             "http:// is for a server of this machine, such as http://localhost:8000: elsewhere its "
-            "bytes can be changed on the way. Give the https:// address of the store.",
+            "bytes can be changed on the way. Give the https:// address of the store."
         )
     return BucketPath(f"{scheme}://{server}", "/".join(parts))
 

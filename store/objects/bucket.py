@@ -299,7 +299,7 @@ class Bucket:
             )
             raise InputError(
                 f"{self.url}: the settings in the environment ({names}) are incomplete or not "
-                "understood. Compare their names and values with those that obstore documents.",
+                "understood. Compare their names and values with those that obstore documents."
             ) from None
 
     @property
@@ -332,7 +332,5 @@ def _retry_seconds() -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise InputError(
-            f"LPP_RETRY_SECONDS={text!r}: a positive number of seconds.",
-        )
+        raise InputError(f"LPP_RETRY_SECONDS={text!r}: a positive number of seconds.")
     return seconds

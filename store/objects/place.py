@@ -52,7 +52,7 @@ def _bucket_path(rest: str) -> BucketPath:
         raise InputError(
             "the s3:// URL of a store holds more than a bucket and a prefix. Credentials and "
             "settings never go there: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their like "
-            "in the environment.",
+            "in the environment."
         )
     bucket, _, prefix = rest.partition("/")
     parts = [part for part in prefix.split("/") if part]
@@ -100,5 +100,5 @@ def check_regular(path: Path) -> None:
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(
-            f"{path}: a pipe or a device, not a file. Give a file, or remove it from the folder.",
+            f"{path}: a pipe or a device, not a file. Give a file, or remove it from the folder."
         )

@@ -83,7 +83,7 @@ def _look_for(address: str) -> None:
     if not host or not port.isdecimal() or "://" in address:
         raise InputError(
             f"--address {address}: give HOST:PORT or auto on a machine of the cluster itself, or "
-            "start the command there with `ray job submit`.",
+            "start the command there with `ray job submit`."
         )
     socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 

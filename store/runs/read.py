@@ -447,7 +447,7 @@ class Run:
         if dtype != "stored" and self.plan.holds_integers(spec):
             raise InputError(
                 f"site {site} of run {self.id} holds integers ({spec.dtype}), which are no "
-                'activations. Read them with dtype="stored".',
+                'activations. Read them with dtype="stored".'
             )
         return spec
 

@@ -379,7 +379,7 @@ def _create_run(
     if wide := wide_integers(plan.document):
         raise InputError(
             f"the plan holds integers beyond 2^53: {'; '.join(wide)}. Not every reader of a store "
-            "keeps them apart: choose smaller ones.",
+            "keeps them apart: choose smaller ones."
         )
     record = CommitRecord(format=plan.format, plan=plan.hash, shard=None, rows=0, objects={})
     try:

@@ -267,15 +267,13 @@ def _check(source: str, rows: Iterable[Mapping[str, Any]]) -> None:
     if problems:
         more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
         raise InputError(
-            f"scores of the source {source!r}: " + "; ".join([*problems[:10], *more]) + ".",
+            f"scores of the source {source!r}: " + "; ".join([*problems[:10], *more]) + "."
         )
 
 
 def _check_name(name: str) -> None:
     if problem := key_problem(name):
-        raise InputError(
-            f"{name!r} {problem}: a store cannot keep a file of that name. Rename it.",
-        )
+        raise InputError(f"{name!r} {problem}: a store cannot keep a file of that name. Rename it.")
 
 
 def _name(record: ScoresRecord) -> str:

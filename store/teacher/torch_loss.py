@@ -139,14 +139,14 @@ def kl_divergence(
         raise InputError(
             f"final {tuple(final.shape)}, hidden {tuple(hidden.shape)} and weight "
             f"{tuple(weight.shape)}, should be (n, {head.width}), (n, d) and "
-            f"({head.vocabulary}, d).",
+            f"({head.vocabulary}, d)."
         )
     rows = final if isinstance(final, Tensor) else torch.from_numpy(final)
     weights = torch.ones(n) if mask is None else mask.float()
     if tuple(weights.shape) != (n,) or not 0 < float(weights.sum()) < float("inf"):
         raise InputError(
             f"{n} rows, and a mask of shape {tuple(weights.shape)} whose sum is "
-            f"{float(weights.sum())}: there is no mean over no row. Leave such a batch out.",
+            f"{float(weights.sum())}: there is no mean over no row. Leave such a batch out."
         )
     device = hidden.device
     if torch.is_autocast_enabled(device.type):  # the student's own products would be in that dtype

@@ -201,7 +201,7 @@ def _check_platform(device: str) -> None:
     if index:
         raise InputError(
             f"--device {device}: vLLM takes the first card it sees. Choose the card with "
-            f"CUDA_VISIBLE_DEVICES={index} and --device {kind}.",
+            f"CUDA_VISIBLE_DEVICES={index} and --device {kind}."
         )
     if kind != platform():
         raise MachineError(

@@ -77,10 +77,10 @@ def check_options(settings: EngineSettings) -> None:
         raise InputError(
             f"--engine-option max_model_len={longest}: prompts of --context {settings.context} "
             f"tokens need {settings.context + 1}, one for the token that comes out. Leave the "
-            "option out, or choose a shorter --context.",
+            "option out, or choose a shorter --context."
         )
     if unknown := [name for name in options if name not in ALLOWED]:
         raise InputError(
             f"--engine-option {', '.join(unknown)} is not one that capture passes on, since it "
-            f"may change what is captured. It passes {', '.join(sorted(ALLOWED))}.",
+            f"may change what is captured. It passes {', '.join(sorted(ALLOWED))}."
         )

@@ -45,6 +45,6 @@ def declared_by(task: Any) -> DeclaredTask:
     ):
         raise InputError(
             f"task {task.config.task}: its metadata has `{KEY}: {declaration}`, which may have "
-            f"{', '.join(kinds)}; each is text, and `whole` is true or false. Correct the task.",
+            f"{', '.join(kinds)}; each is text, and `whole` is true or false. Correct the task."
         )
     return DeclaredTask(**declaration)

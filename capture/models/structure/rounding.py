@@ -47,7 +47,7 @@ def round_to_nearest(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """
     if bits < LEAST_BITS:
         raise InputError(
-            f"{bits} bits: a symmetric grid takes at least {LEAST_BITS}. Ask for more.",
+            f"{bits} bits: a symmetric grid takes at least {LEAST_BITS}. Ask for more."
         )
     wide = weight.float()
     most = 2 ** (bits - 1) - 1

@@ -86,7 +86,7 @@ def hooked(
     if unknown := [name for name in wanted if name not in modules.sites.names]:
         raise InputError(
             f"this model has no site {', '.join(unknown)}: it has embed, block.1 to "
-            f"block.{len(modules.blocks)}, and final. Choose among these with --sites.",
+            f"block.{len(modules.blocks)}, and final. Choose among these with --sites."
         )
 
     def before(name: str) -> Callable[..., None]:
