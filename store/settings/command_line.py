@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lpp.store.settings.setting import declared
+from lpp.store.settings.setting import chosen, declared
 from lpp.store.settings.values import Flag
 
 
@@ -22,9 +22,4 @@ def arguments(settings: type, values: Mapping[str, Any]) -> tuple[str, ...]:
 
 def as_words(settings: Any) -> tuple[str, ...]:
     """`settings` as arguments of a command, without those that are as by default."""
-    values = {
-        name: value
-        for name, one in declared(type(settings)).items()
-        if (value := getattr(settings, one.keyword)) != one.default
-    }
-    return arguments(type(settings), values)
+    return arguments(type(settings), chosen(settings))

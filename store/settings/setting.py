@@ -67,9 +67,16 @@ class Declared:
 
 def as_python(settings: Any) -> str:
     """The expression that makes `settings`, without what is as by default."""
-    values = ((one, getattr(settings, one.keyword)) for one in declared(type(settings)).values())
-    given = ", ".join(f"{one.keyword}={v!r}" for one, v in values if v != one.default)
-    return f"{type(settings).__name__}({given})"
+    known = declared(type(settings))
+    values = ", ".join(f"{known[name].keyword}={v!r}" for name, v in chosen(settings).items())
+    return f"{type(settings).__name__}({values})"
+
+
+def chosen(settings: Any) -> dict[str, Any]:
+    """The values of `settings` by name, without what is as by default."""
+    known = declared(type(settings))
+    values = {name: getattr(settings, one.keyword) for name, one in known.items()}
+    return {name: v for name, v in values.items() if v != known[name].default}
 
 
 def declared(settings: type) -> Mapping[str, Declared]:
