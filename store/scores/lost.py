@@ -17,7 +17,8 @@ def lost_source_lines(root: Objects) -> list[str]:
         below = root.below(BENCHMARKS_KEY)
         for name in (e.name for e in below.entries() if not e.name.startswith(".")):
             source = below.below(name)
-            if source.entries() and not source.exists(COMMIT_KEY):
+            held = {entry.name for entry in source.entries()}
+            if held and COMMIT_KEY not in held:
                 lines.append(
                     f"{source.place}: left out, its record, {COMMIT_KEY}, is lost or not written "
                     "yet. Add the scores again: lpp-analyze benchmarks add "
