@@ -1,7 +1,7 @@
 """Sentences, first screen and charts of comparisons, from rows alone."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import polars as pl
 
@@ -152,55 +152,42 @@ def charts(
     `sites`, the others are in `predictions`.
     """
     pairs = pairs_by_kl(frames)
-    most = f" The {PAIRS_DRAWN} of {len(pairs)} pairs with the largest KL." * bool(pairs[8:])
-    drawn = [
-        _Drawn(
-            SITES,
-            "drift-depth",
-            "sites",
-            "Drift by depth",
-            "Mean distance of each row of the second run from that of the first, over its length, "
-            "and 1 - CKA, with 95 % intervals where there are any, on log axes.",
-            "drift_depth_chart",
-        ),
-        _Drawn(
-            POSITIONS,
-            POSITIONS.name,
-            "predictions",
-            "KL by position",
-            "Mean KL, from the first run to the second, of the tokens in each band of positions, "
-            "with 95 % intervals: whether what changed grows with the context.",
-            "drift_positions_chart",
-        ),
-        _Drawn(
-            HISTOGRAM,
-            HISTOGRAM.name,
-            "predictions",
-            "KL per token",
-            "How the tokens spread: the share of the tokens in each bin of KL, four bins to a "
-            "decade. What lies below 1e-9 nats is rounding, and in the first bin.",
-            "drift_histogram_chart",
-        ),
-    ]
-    for chart in drawn if pairs else ():
-        rows = of_pairs(frames[chart.shape.name], pairs[:PAIRS_DRAWN])
-        yield Chart(
-            chart.name,
-            section or chart.section,
-            tables[chart.shape.name],
-            chart.title,
-            f"{chart.text}{most}",
-            drawing(chart.function, rows, runs=runs),
-            opens=chart.shape is SITES,
+    drawn = pairs[:PAIRS_DRAWN]
+    left = f" The {PAIRS_DRAWN} of {len(pairs)} pairs with the largest KL." * (pairs != drawn)
+
+    def chart(shape: Shape, title: str, text: str, function: str) -> Chart:
+        at_sites = shape is SITES
+        name, home = ("drift-depth", "sites") if at_sites else (shape.name, "predictions")
+        return Chart(
+            name,
+            section or home,
+            tables[shape.name],
+            title,
+            f"{text}{left}",
+            drawing(function, of_pairs(frames[shape.name], drawn), runs=runs),
+            opens=at_sites,
         )
 
-
-class _Drawn(NamedTuple):
-    """A chart of comparisons: its rows, its place, and the function that draws it."""
-
-    shape: Shape
-    name: str
-    section: str
-    title: str
-    text: str
-    function: str
+    if not pairs:
+        return
+    yield chart(
+        SITES,
+        "Drift by depth",
+        "Relative distance, the mean of |x - a| / |a| over rows x of the second run and a of the "
+        "first, and 1 - CKA, with 95 % intervals where there are any, on log axes.",
+        "drift_depth_chart",
+    )
+    yield chart(
+        POSITIONS,
+        "KL by position",
+        "Mean KL, from the first run to the second, of the tokens in each band of positions, with "
+        "95 % intervals: whether what changed grows with the context.",
+        "drift_positions_chart",
+    )
+    yield chart(
+        HISTOGRAM,
+        "KL per token",
+        "How the tokens spread: the share of the tokens in each bin of KL, four bins to a decade. "
+        "What lies below 1e-9 nats is rounding, and in the first bin.",
+        "drift_histogram_chart",
+    )

@@ -103,7 +103,7 @@ def flips_page(store: str, answer: FlipAnalysis) -> Page:
             Section("again", "The command", notes=((Code(again),),), brief=False),
         ),
         runs=runs,
-        next=(f"lpp-analyze diff {shlex.quote(store)} {shlex.join(_named(store, flips))}",),
+        next=(f"lpp-analyze diff {shlex.quote(store)} {shlex.join([a, b])}",),
         document=_document(answer),
         csv=changed_items(flips),
         store=store,
