@@ -259,9 +259,9 @@ def _rules(rules: pl.DataFrame, title: str) -> list[Any]:
 def reliability_chart(reliability: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
     """Share of right items by the mean confidence of a bin, beside the diagonal of calibration.
 
-    reliability: rows of the table `item_reliability` of one analysis. The area of a point is
-    that of the items in its bin. runs: letters, names and colours of runs. Raises InputError
-    for another table.
+    reliability: rows of the table `item_reliability` of one analysis. A point's area grows with the
+    number of items in its bin. runs: letters, names and colours of runs. Raises InputError for
+    another table.
     """
     frame = checked(reliability, "item_reliability", _BINS)
     of, color = analysis_of(frame, runs)
@@ -375,7 +375,7 @@ def _alone(
 def analysis_of(frame: pl.DataFrame, runs: RunStyles | None) -> tuple[list[str], str]:
     """A note of the rows' analysis, and the colour of its run. InputError for rows of several.
 
-    The run is called as on its page; without a letter where it is the only one.
+    The note names the run as its page does, and leaves the letter out if there is one run alone.
     """
     keys = [name for name in _KEY if name in frame.columns]
     analyses = frame.select(keys).unique().to_dicts() if keys else []

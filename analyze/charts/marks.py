@@ -329,10 +329,11 @@ def cells(
     """A map of cells, a column for each of `across`, a row for each of `down`; one without a value
     is empty.
 
-    rows: `x`, `y`, `value`, `fill`. told: title of the value in a tooltip. fills: `fill` where the
-    colour is full and where it is none. height: of a row, in pixels. text: format of the number in
-    a cell, which is vertical and hidden where cells are narrow. beyond: whether a dot marks the
-    cells whose `beyond` is true. legend: of the fill. x_axis: settings.
+    rows: `x`, `y`, `value`, `fill`. told: title of the value in a tooltip. fills: values of `fill`:
+    without colour and in full colour, or in full colour, without and in full colour. height: of a
+    row, in pixels. text: format of the number in a cell, which is vertical and hidden where cells
+    are narrow. beyond: whether a dot marks the cells whose `beyond` is true. legend: of the fill.
+    x_axis: settings.
     """
     drawn = ("x", "y", "value", "fill", *(["beyond"] if beyond else []))
     shown, tips = tipped(rows.drop_nulls("value"), drawn, value=told)

@@ -53,8 +53,8 @@ def prompt_sets(views: Iterable[RunView], sizes: Iterable[int]) -> pl.DataFrame:
     equal where the tokenizers differ, or the contexts at which prompts were cut: such runs are
     comparable where their texts come from the same rows of the same corpus (its fingerprint) by the
     same rule. The name is the fingerprint of the ids, 16 hex digits, of the first run of its class
-    by run id. A run of fewer than n prompts has no row, nor
-    has one whose plan cannot be read.
+    by run id. A run of fewer than n prompts has no row, nor has one
+    whose plan cannot be read.
     """
     rows = []
     ordered = sorted((v for v in views if not v.problem), key=lambda view: view.run.id)
