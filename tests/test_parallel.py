@@ -58,7 +58,7 @@ def test_a_part_alone_says_what_is_missing_and_the_rest_completes_it(
     capture_packaged: Capture, alone: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "store"
-    done = capture_packaged(root, *OPTIONS, "--rank", 1, "--world", 2)
+    done = capture_packaged(root, *OPTIONS, "--part", "1/2")
     assert done.returncode == 0, done.stderr
     run, whole = only_run(root), only_run(alone)
     assert run.id == whole.id  # the plan knows nothing of parts

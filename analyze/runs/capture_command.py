@@ -18,7 +18,6 @@ _OPTIONS: Final = (
     ("selection", "min_tokens", "--min-tokens"),
     ("selection", "count_with", "--count-with"),
     ("selection", "min_bytes", "--min-bytes"),
-    ("selection", "select", "--select"),
     ("selection", "seed", "--seed"),
     ("plan", "context", "--context"),
     ("continuation", "tokens", "--continue"),

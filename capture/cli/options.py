@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lpp.capture.plan.request import GRACE_SECONDS
 from lpp.store.objects.place import Place, place
-from lpp.store.terminal.console import FiniteRange
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Place]
@@ -36,16 +34,6 @@ evaluated_model: Final[Decorator] = click.option(
     required=True,
     help="Evaluate this model: a hub id, a local folder or a GGUF file; or demo, the small model "
     "of `lpp-capture demo`.",
-)
-
-
-grace_option: Final[Decorator] = click.option(
-    "--grace",
-    type=FiniteRange(0),
-    default=GRACE_SECONDS,
-    show_default=True,
-    metavar="SECONDS",
-    help="After Ctrl-C or SIGTERM, wait this long for the current shard.",
 )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.capture.cli.options import STORE, grace_option
+from lpp.capture.cli.options import STORE
 from lpp.capture.models.machine import require
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.format.find_runs import matching_runs
@@ -41,7 +41,6 @@ _SHOWN = 3
 )
 @click.option("--missing", is_flag=True, help="Compute the missing shards too.")
 @click.option("--dry-run", is_flag=True, help="List the bad shards and compute nothing.")
-@grace_option
 @debug_option
 def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -> int:
     """Compute the bad shards of STORE again, and only those.

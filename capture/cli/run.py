@@ -9,23 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.capture.cli.options import STORE, check_executor, executor_options, grace_option
+from lpp.capture.cli.options import STORE, check_executor, executor_options
 from lpp.capture.models.machine import require
-from lpp.capture.plan.epochs import READ_BYTES_PER_SECOND
-from lpp.capture.plan.parts import Part, chosen_part
+from lpp.capture.plan.parts import WHOLE, Part, parse_part
 from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.errors import first_line
 from lpp.store.process.signals import check_requests
-from lpp.store.terminal.console import FiniteRange, LppCommand, debug_option
+from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.terminal.options import taken, with_options
 from lpp.store.terminal.progress import SHOWN
 
 if TYPE_CHECKING:
     from lpp.capture.engine.outcome import Outcome
-
-OF_EPOCHS = ("recompute_tokens_per_second", "read_mb_per_second")
-"""Options of what --dry-run says about epochs."""
 
 
 @click.command(cls=LppCommand)
@@ -34,19 +30,10 @@ OF_EPOCHS = ("recompute_tokens_per_second", "read_mb_per_second")
     "--store", type=STORE, help="Write into this store: a directory or s3://bucket/prefix."
 )
 @click.option(
-    "--resume",
-    metavar="RUN",
-    help="Refuse to capture any run but this one, by its id or its name.",
-)
-@click.option(
     "--part",
     metavar="K/N",
     help="Capture every N-th shard from shard K on, K from 0 to N - 1. slurm: K and N of this "
     "srun task or array element.",
-)
-@click.option("--rank", type=int, metavar="K", help="With --world N: the same as --part K/N.")
-@click.option(
-    "--world", type=click.IntRange(1), metavar="N", help="With --rank: the number of processes."
 )
 @click.option(
     "--report",
@@ -59,22 +46,7 @@ OF_EPOCHS = ("recompute_tokens_per_second", "read_mb_per_second")
     is_flag=True,
     help="Load the model, print plan, disk, memory and time, and capture nothing.",
 )
-@click.option(
-    "--recompute-tokens-per-second",
-    type=FiniteRange(0, min_open=True),
-    metavar="N",
-    help="With --dry-run: compare storing with computing again at N tokens/s. Default: the "
-    "measured speed.",
-)
-@click.option(
-    "--read-mb-per-second",
-    type=FiniteRange(0, min_open=True),
-    metavar="N",
-    help="With --dry-run: compare at N MB/s of reading rows from disk. Default: 1000, which is "
-    "not measured.",
-)
 @executor_options
-@grace_option
 @debug_option
 def run(**options: Any) -> int:
     """Capture one model on one corpus into --store.
@@ -106,9 +78,6 @@ def run(**options: Any) -> int:
     Falcon, GPT-NeoX.
     """
     check_executor(options)
-    of_epochs = [name for name in OF_EPOCHS if options[name] is not None]
-    if of_epochs and not options["dry_run"]:
-        raise click.UsageError(f"--{of_epochs[0].replace('_', '-')} goes with --dry-run.")
     if missing := [f"--{name}" for name in ("model", "corpus", "store") if options[name] is None]:
         raise click.UsageError(f"Missing: {', '.join(missing)}.")
     if options["dry_run"]:
@@ -129,16 +98,7 @@ def _dry_run(options: Mapping[str, Any]) -> int:
     require("torch", "transformers", "safetensors")
     from lpp.capture.engine.dry_run import dry_run
 
-    recompute, megabytes = (options[name] for name in OF_EPOCHS)
-    result = dry_run(
-        options["store"],
-        request,
-        resume=options["resume"],
-        part=part,
-        recompute=recompute,
-        read=READ_BYTES_PER_SECOND if megabytes is None else megabytes * 1e6,
-        display=SHOWN,
-    )
+    result = dry_run(options["store"], request, part=part, display=SHOWN)
     click.echo(result.message())
     result.check()
     return 0
@@ -148,25 +108,22 @@ def _capture(options: Mapping[str, Any]) -> "Outcome":
     part, request = _part(options), request_of(taken(CaptureSettings, options))
     from lpp.capture.engine.run_cache import skip_finished
 
-    store, resume = options["store"], options["resume"]
-    outcome = skip_finished(store, request, part) if resume is None else None
-    if outcome is not None:
+    store = options["store"]
+    if (outcome := skip_finished(store, request, part)) is not None:
         return outcome
     require("torch", "transformers", "safetensors")
     if options["executor"] == "ray":
         from lpp.capture.ray.executor import capture_on_ray
 
-        of_ray = {name: options[name] for name in ("grace", "workers", "address")}
-        return capture_on_ray(store, request, resume=resume, part=part, display=SHOWN, **of_ray)
+        of_ray = {name: options[name] for name in ("workers", "address")}
+        return capture_on_ray(store, request, part=part, display=SHOWN, **of_ray)
     from lpp.capture.engine.run import capture_into
 
-    return capture_into(
-        store, request, resume=resume, part=part, grace=options["grace"], display=SHOWN
-    )
+    return capture_into(store, request, part=part, signals=True, display=SHOWN)
 
 
 def _part(options: Mapping[str, Any]) -> Part:
-    return chosen_part(options["part"], options["rank"], options["world"], os.environ)
+    return WHOLE if options["part"] is None else parse_part(options["part"], os.environ)
 
 
 @contextmanager

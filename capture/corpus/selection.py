@@ -59,8 +59,6 @@ class Selection:
                 "without the tokenizer that counts. Such as: "
                 "--min-tokens 128 --count-with Qwen/Qwen2.5-0.5B-Instruct"
             )
-        if self.select not in ("first", "random"):
-            raise InputError(f"--select {self.select}: either first or random.")
         if not 0 <= self.seed < 2**64:
             raise InputError(f"--seed {self.seed}: from 0 to 2^64 - 1.")
 

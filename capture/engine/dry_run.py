@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from lpp.capture.engine.heads import missing_head_bytes
 from lpp.capture.engine.prepare import prepare
-from lpp.capture.engine.run import check_same_run, check_store, uncommitted_shards
+from lpp.capture.engine.run import uncommitted_shards
 from lpp.capture.engine.run_cache import check_noted, request_key
 from lpp.capture.engine.shard_buffer import ShardBuffer
 from lpp.capture.plan.backend import Backend, Batch, Outputs
@@ -88,10 +88,6 @@ class DryRun:
     """Speed of the forward passes alone; None if nothing is left to do."""
     choices: Sequence[StoredChoice]
     """What could be stored, of the whole run, to train on instead of computing it again."""
-    recompute: float | None
-    """Tokens/s of computing again: the user's figure, else `tokens_per_second`."""
-    read: float
-    """Bytes on disk that are read in a second."""
 
     def message(self) -> str:
         """For the user, in lines of 80 columns where ids allow."""
@@ -147,21 +143,22 @@ class DryRun:
         memory = format_memory(self.memory_needed, self.memory_available, compute.device)
         yield "in memory", f"{memory.removeprefix('in memory: ')}, beside the model and its batches"
         yield "time", self._time()
-        if self.recompute is not None:
-            yield from self._epochs(plan.prompts.tokens / self.recompute)
+        if self.tokens_per_second is not None:
+            yield from self._epochs(self.tokens_per_second)
 
-    def _epochs(self, pass_seconds: float) -> Iterator[tuple[str, str]]:
+    def _epochs(self, speed: float) -> Iterator[tuple[str, str]]:
         """From how many epochs of training on each choice is reading faster than computing."""
+        pass_seconds = self.plan.prompts.tokens / speed
         yield (
             "epochs",
             "to train on rows: stored once and read in each epoch, or computed again in each? "
             f"Computing takes {_at_least_a_second(pass_seconds)} an epoch, at "
-            f"{self.recompute:,.0f} tokens/s. Sizes are approximate, after compression; reading is "
-            f"at {short_bytes(round(self.read))}/s.",
+            f"{speed:,.0f} tokens/s. Sizes are approximate, after compression; reading is "
+            f"at {short_bytes(round(READ_BYTES_PER_SECOND))}/s, which is assumed.",
         )
         yield "", f"{'what is stored':<18}{'on disk':>10}{'time to read':>14}   storing is faster"
         for choice in self.choices:
-            read_seconds = choice.size / self.read
+            read_seconds = choice.size / READ_BYTES_PER_SECOND
             least = epochs_from(pass_seconds, read_seconds)
             wins = "never: compute again" if least is None else f"from {least:,} epochs on"
             size, reading = short_bytes(choice.size), _at_least_a_second(read_seconds)
@@ -188,29 +185,21 @@ def dry_run(
     root: Url,
     request: CaptureRequest,
     *,
-    resume: str | None = None,
     part: Part = WHOLE,
-    recompute: float | None = None,
-    read: float = READ_BYTES_PER_SECOND,
     display: Display = BLANK,
 ) -> DryRun:
     """Load the model of `request`, make the plan, measure the speed; leaves the store as it is.
 
-    recompute: tokens/s of computing rows again, instead of the measured speed. read: bytes on disk
-    that are read in a second.
-
     Raises what `lpp.capture.engine.run.capture_into` raises before it writes, except for too little
     disk or memory, which `DryRun.check` raises.
     """
-    check_store(root, resume)
+    open_if_any(root)
     check_noted(root, request_key(request), request)
     with display.step("prepare", 1, "model") as bar:
         prepared = prepare(request, root=root, writes=False, progress=bar, quiet=not debugging())
         bar.advance()
     plan, prompts = prepared.plan, prepared.prompts
     with closing(prepared):
-        if resume is not None and not prepared.assumed:
-            check_same_run(plan, root, resume)
         store = open_if_any(root)
         if store is not None and plan.run_id in store.runs:
             store.runs[plan.run_id].require_columns(request.corpus.columns)
@@ -242,8 +231,6 @@ def dry_run(
             assumed=prepared.assumed,
             tokens_per_second=speed,
             choices=[*row_choices(plan, site_specs(every_site, prepared.backend))],
-            recompute=recompute or speed,
-            read=read,
         )
 
 

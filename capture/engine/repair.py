@@ -98,7 +98,7 @@ def _repair(
         check_same(plan, request, backend)
         writer = RunWriter(run.path.parent.parent, plan, prompts, replacing=[*damage.shards])
         try:
-            return _capture(writer, prompts, backend, todo, grace=options.grace, display=display)
+            return _capture(writer, prompts, backend, todo, display)
         finally:
             # and those that another process computed meanwhile
             for index in sorted(writer.written | writer.lost_race):
@@ -112,8 +112,6 @@ def _capture(
     prompts: pa.Table,
     backend: Backend,
     todo: Sequence[int],
-    *,
-    grace: float,
     display: Display,
 ) -> str:
     """Run the shards `todo`; returns why some were not run, or ""."""
@@ -121,7 +119,7 @@ def _capture(
     tokens = tokens_of(plan, prompts["n_tokens"].to_numpy(), todo)
     sign = at_work(writer.run.path / SHARDS_KEY, "repair")
     step = display.step("repair", tokens, "tokens")
-    with stoppable(plan.n_shards, grace, display) as stop, sign, step as progress:
+    with stoppable(plan.n_shards, display=display) as stop, sign, step as progress:
         done = capture_run(plan, prompts, writer, backend, progress, shards=todo, stop=stop)
     return "" if done == len(todo) else f"stopped as asked after {done} of {len(todo)} shards"
 

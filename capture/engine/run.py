@@ -33,10 +33,9 @@ from lpp.capture.plan.sizes import (
     remaining,
     run_size,
 )
-from lpp.store import Run, RunWriter, create_store, open_store
-from lpp.store.errors import ConflictError, ErrorKind
+from lpp.store import Run, RunWriter, create_store
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
-from lpp.store.format.plan import Plan, differences
+from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Url, place
 from lpp.store.process.debugging import debugging
 from lpp.store.progress import BLANK, Display
@@ -51,22 +50,19 @@ def capture_into(
     root: Url,
     request: CaptureRequest,
     *,
-    resume: str | None = None,
     part: Part = WHOLE,
-    grace: float | None = None,
+    signals: bool = False,
     given: InMemory = NOTHING,
     display: Display = BLANK,
 ) -> Outcome:
     """Capture `request` into the store at `root`, which is created once the plan is known to fit.
 
-    resume: id or short name of the one run that may be written; anything else is refused with the
-    fields that differ. part: the shards of this process. grace: after a request to stop, seconds in
-    which the current shards may be finished (`lpp.capture.engine.stopping`); None: stop at once.
-    given: those things of `request` that are in memory already. display: shows plan, sizes and
-    progress. Committed shards stay, whatever
-    stops the capture.
+    part: the shards of this process. signals: whether the current shards may be finished after a
+    request to stop (`lpp.capture.engine.stopping`). given: those things of `request` that are in
+    memory already. display: shows plan, sizes and progress. Committed shards stay, whatever stops
+    the capture.
     """
-    check_store(root, resume)
+    open_if_any(root)  # before the model loads: a bad path should not cost minutes
     # computed before the files are read, from their state then
     key = request_key(request) if given == NOTHING else given.key
     check_noted(root, key, request)
@@ -76,11 +72,9 @@ def capture_into(
         )
         bar.advance()
     plan = prepared.plan
-    patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace, display)
+    patience = stoppable(plan.n_shards, display=display) if signals else nullcontext(Stop())
     # The model closes before `stoppable` ends: a stop request during that time ends a complete run.
     with patience as stop, closing(prepared):
-        if resume is not None:
-            check_same_run(plan, root, resume)
         display.say("\n  ".join([describe(plan), *prepared.carried]))
         lengths = prepared.prompts["n_tokens"].to_numpy()
         todo = uncommitted_shards(root, plan, part)
@@ -94,29 +88,6 @@ def capture_into(
             display.say(f"  {line}")
         display.say(f"  into {writer.run.path}")
         return _capture(prepared, writer, part, todo, stop=stop, display=display)
-
-
-def check_store(root: Url, resume: str | None) -> None:
-    """Refuse a --store that cannot be written, or that lacks the run to resume; writes nothing.
-
-    Comes before the model loads: a bad path should not cost minutes.
-    """
-    if resume is None:
-        open_if_any(root)
-        return
-    open_store(root).run(resume)
-
-
-def check_same_run(plan: Plan, root: Url, resume: str) -> None:
-    """Raise ConflictError, with the fields that differ, unless `plan` is that of `resume`."""
-    run = open_store(root).run(resume)
-    if plan.run_id != run.id:
-        fields = "\n  ".join(differences(plan, run.plan))
-        raise ConflictError(
-            f"this would be run {plan.run_id}, not {run.id}. What differs:\n  {fields}\n"
-            "Repeat the command that made it, or leave --resume out to start the new run.",
-            kind=ErrorKind.PLAN_DIFFERS,
-        )
 
 
 def uncommitted_shards(root: Url, plan: Plan, part: Part) -> list[int]:

@@ -2,7 +2,7 @@
 
 Python runs signal handlers between two steps of the main thread, which may be far apart: a forward
 pass, a wait for a device. So a thread reads the signals from the pipe to which the interpreter
-writes at once (`signal.set_wakeup_fd`). After a second signal, or once --grace has elapsed, this
+writes at once (`signal.set_wakeup_fd`). After a second signal, or after `GRACE_SECONDS`, this
 thread ends the process if the main thread does not.
 
 Committed shards are complete whenever a process ends. The next writer removes the attempts,
@@ -20,6 +20,9 @@ from typing import Any, Final
 
 from lpp.store.process.signals import EXIT_USER_ERROR, INTERRUPTED, REQUESTS, check_requests
 from lpp.store.progress import BLANK, Display
+
+GRACE_SECONDS: Final = 60.0
+"""Time to finish the current shard after the first request."""
 
 TIDY_SECONDS: Final = 3.0
 """Time for closing files and engines after the second request; then the process exits."""
@@ -65,7 +68,9 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stoppable(n_shards: int, grace: float, display: Display = BLANK) -> Iterator[Stop]:
+def stoppable(
+    n_shards: int, grace: float = GRACE_SECONDS, display: Display = BLANK
+) -> Iterator[Stop]:
     """Until the block ends, a first request sets the flag, and a second raises KeyboardInterrupt.
 
     n_shards: of the run, for the message in `display`. grace: seconds after the first request that

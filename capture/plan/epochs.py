@@ -22,7 +22,7 @@ CAPTURE_OVERHEAD: Final = 1.02
 """
 
 READ_BYTES_PER_SECOND: Final = 1e9
-"""Bytes on disk that are read and unpacked in a second, unless the user says: assumed. About one
+"""Bytes on disk that are read and unpacked in a second: assumed. About one
 core's pace of unpacking; a bucket or a shared disk may give a tenth, several cores a multiple."""
 
 CHOICES: Final[tuple[SiteDtype | None, ...]] = (None, "float8_e4m3")

@@ -13,7 +13,7 @@ from lpp.capture.models.gguf import given_model
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.planning import compute_of, site_specs
-from lpp.capture.plan.request import GRACE_SECONDS, CaptureRequest, CorpusSpec
+from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.exchange.projects import PROJECTS
 from lpp.store.format.plan import Plan, differences
@@ -31,8 +31,6 @@ class RepairOptions:
     trust_remote_code: bool = False
     missing: bool = False
     """Whether to compute missing shards too."""
-    grace: float = GRACE_SECONDS
-    """Seconds to finish the current shards after a request to stop."""
 
 
 def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:

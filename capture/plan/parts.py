@@ -4,7 +4,7 @@ The plan does not depend on the number of processes. Shards are dealt round robi
 into ranges, so the first shards are done first, and the part that can be analysed grows while the
 processes run (`Run.n_prompts` ends at the first gap).
 
-Parts count from 0, as ranks do: `--part 3/8` is `--rank 3 --world 8`.
+Parts count from 0, as ranks do.
 """
 
 import re
@@ -51,36 +51,6 @@ def parse_part(text: str, environment: Mapping[str, str]) -> Part:
             f"--part {text}: give K/N with K from 0 to N - 1, such as 0/8 to 7/8, or slurm."
         )
     return Part(int(match[1]), int(match[2]))
-
-
-def chosen_part(
-    part: str | None, rank: int | None, world: int | None, environment: Mapping[str, str]
-) -> Part:
-    """The part that `--part`, or `--rank` with `--world`, names; `WHOLE` if none is given.
-
-    Raises InputError for --rank without --world or the reverse, for both ways at once, and where
-    `parse_part` does.
-
-    >>> chosen_part(None, 3, 8, {})
-    Part(index=3, count=8)
-    """
-    if rank is None and world is None:
-        return WHOLE if part is None else parse_part(part, environment)
-    if part is not None:
-        raise InputError(
-            f"--part {part} and --rank with --world give the part twice. Leave one out."
-        )
-    if rank is None or world is None:
-        given, lacking = ("--rank", "--world") if world is None else ("--world", "--rank")
-        raise InputError(
-            f"{given} needs {lacking}: --rank 3 --world 8 is the fourth of eight processes."
-        )
-    if not 0 <= rank < world:
-        raise InputError(
-            f"--rank {rank} --world {world}: ranks count from 0, so give --rank 0 to "
-            f"{max(world - 1, 0)}."
-        )
-    return Part(rank, world)
 
 
 def slurm_part(environment: Mapping[str, str]) -> Part:

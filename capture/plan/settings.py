@@ -141,11 +141,13 @@ class CaptureSettings:
     count_with: str | None = setting(
         None, "Count for --min-tokens with the tokenizer of MODEL.", metavar="MODEL"
     )
-    select: Literal["first", "random"] = setting(
-        "first",
-        "Use the first texts that are long enough, or random ones.",
+    seed: int | None = setting(
+        None,
+        "Draw the texts at random from this seed. Default: the first that are long enough.",
+        least=0,
+        most=MAX_INTEGER,
+        metavar="SEED",
     )
-    seed: int = setting(42, "With --select random: draw the texts from this seed.")
     # the capture
 
     context: int = setting(
@@ -168,7 +170,7 @@ class CaptureSettings:
     )
     generation_seed: int | None = setting(
         None,
-        "With --temperature: draw tokens from this seed (--seed is that of --select random). "
+        "With --temperature: draw tokens from this seed (--seed draws texts). "
         "Default: a random seed, which the store keeps.",
         least=0,
         most=MAX_INTEGER,

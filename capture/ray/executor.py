@@ -10,7 +10,6 @@ shard is committed, whoever is still loading then.
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,13 +18,11 @@ from lpp.capture.engine.heads import KeptHead
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.run import (
     check_disk,
-    check_same_run,
-    check_store,
     describe,
     uncommitted_shards,
 )
 from lpp.capture.engine.run_cache import check_noted, remember, request_key
-from lpp.capture.engine.stopping import Stop, stoppable
+from lpp.capture.engine.stopping import stoppable
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest
@@ -46,6 +43,7 @@ from lpp.store.process.cluster import cluster
 from lpp.store.progress import BLANK, SILENT, Display, Progress
 from lpp.store.runs.replay import replay
 from lpp.store.runs.write import sweep_run
+from lpp.store.store import open_if_any
 from lpp.store.units import counted
 
 MAX_LEASE: Final = 4
@@ -75,9 +73,7 @@ def capture_on_ray(
     root: Url,
     request: CaptureRequest,
     *,
-    resume: str | None = None,
     part: Part = WHOLE,
-    grace: float | None = None,
     workers: int | None = None,
     address: str | None = None,
     display: Display = BLANK,
@@ -87,7 +83,7 @@ def capture_on_ray(
     As `lpp.capture.engine.run.capture_into`; workers: actors, by default as many as the cluster has
     cards for. A first request to end lets the shards under way finish.
     """
-    check_store(root, resume)
+    open_if_any(root)
     key = request_key(request)
     check_noted(root, key, request)
     with cluster(address) as ray:
@@ -98,8 +94,6 @@ def capture_on_ray(
                 loaded = pool.freeze()
                 bar.advance()
             plan = loaded.plan
-            if resume is not None:
-                check_same_run(plan, root, resume)
             display.say("\n  ".join([describe(plan), *loaded.carried]))
             todo = uncommitted_shards(root, plan, part)
             check_disk(request, plan, loaded.lengths, root, todo, display=display)
@@ -110,7 +104,7 @@ def capture_on_ray(
                 display.say(f"  {line}")
             where = store.path / RUNS_KEY / plan.run_id
             display.say(f"  into {where}, {counted(count, 'worker')} of Ray")
-            return _capture(pool, Run(where), part, grace, display)
+            return _capture(pool, Run(where), part, display)
         except ray.exceptions.RayError as error:
             raise task_error(ray, error) from None
         finally:
@@ -323,7 +317,7 @@ class _Pool:
         self._start()
 
 
-def _capture(pool: _Pool, run: Run, part: Part, grace: float | None, display: Display) -> Outcome:
+def _capture(pool: _Pool, run: Run, part: Part, display: Display) -> Outcome:
     assert pool.loaded is not None
     plan, lengths = pool.loaded.plan, pool.loaded.lengths
 
@@ -335,9 +329,8 @@ def _capture(pool: _Pool, run: Run, part: Part, grace: float | None, display: Di
     todo, start = len(queue), time.monotonic()
     written: set[int] = set()
     lost_race: set[int] = set()
-    patience = nullcontext(Stop()) if grace is None else stoppable(plan.n_shards, grace, display)
     bar = display.step("capture", tokens(mine), "tokens")
-    with patience as stop, bar as lines:
+    with stoppable(plan.n_shards, display=display) as stop, bar as lines:
         lines.advance(tokens(mine) - tokens([*queue]))
         at_work_at = time.monotonic()
         while (queue and not stop.requested) or pool.at_work:

@@ -150,12 +150,9 @@ def test_too_little_memory_names_what_takes_less(
     refused(capture(), "of memory", "1.00 kB are available", "--shard-mib", "--batch-tokens")
 
 
-@pytest.mark.parametrize("options", [(), ("--resume", "a-12345678")])
-def test_a_bad_store_is_refused_before_the_model_loads(
-    capture: Run, options: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_bad_store_is_refused_before_the_model_loads(capture: Run, tmp_path: Path) -> None:
     (tmp_path / "store").write_text("mine")
-    refused(capture(*options, model="./no-such-folder"), "not an lpp store")
+    refused(capture(model="./no-such-folder"), "not an lpp store")
     assert (tmp_path / "store").read_text() == "mine"
 
 
@@ -209,23 +206,6 @@ def test_a_newer_store_format(capture: Run, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / ROOT_KEY).write_text('{"format": "lpp-store", "version": 2}')
     refused(capture(), "format 2", "reads 1")
-
-
-def test_a_plan_that_differs_from_the_run_being_resumed(capture: Run, tmp_path: Path) -> None:
-    assert capture().exit_code == 0
-    (run_id,) = open_store(tmp_path / "store").runs
-    assert capture("--resume", run_id).exit_code == 0
-    refused(capture("--resume", run_id, "--context", 20), run_id, "context: 20, not 24")
-    name = open_store(tmp_path / "store").names[run_id]
-    assert capture("--resume", name).exit_code == 0
-    refused(capture("--resume", name, "--context", 20), run_id, "context: 20, not 24")
-    assert list(open_store(tmp_path / "store").runs) == [run_id]
-    refused(capture("--resume", "other-12345678"), "other-12345678", run_id)
-
-
-def test_resuming_in_a_store_that_is_not_there_makes_none(capture: Run, tmp_path: Path) -> None:
-    refused(capture("--resume", "a-12345678"), "not an lpp store")
-    assert not (tmp_path / "store").exists()
 
 
 def test_a_changed_configuration_is_another_run(capture: Run, model: Path, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_fewer_texts_are_taken_as_the_command_takes_them(
     few = {"store": tmp_path / "s", **SETTINGS}
     longer = capture(load(), tiny_tokenizer, TEXTS, min_bytes=60, **few)
     assert longer.prompts()["source_row"].to_pylist() == [2, 3, 4, 7, 8, 9]
-    drawn = capture(load(), tiny_tokenizer, TEXTS, prompts=4, select="random", **few)
+    drawn = capture(load(), tiny_tokenizer, TEXTS, prompts=4, seed=42, **few)
     assert sorted(drawn.prompts()["source_row"].to_pylist()) != [0, 1, 2, 3]
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"corpus_revision": "main"}, "corpus_revision: it is for a corpus by name"),

@@ -11,7 +11,7 @@ from small_capture import make_capture
 
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.run import describe
-from lpp.capture.plan.parts import WHOLE, Part, chosen_part, parse_part, slurm_part
+from lpp.capture.plan.parts import WHOLE, Part, parse_part, slurm_part
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
 
@@ -28,30 +28,6 @@ def test_one_part_of_one_is_the_whole() -> None:
     assert parse_part("0/1", {}) == WHOLE
     assert parse_part("2/8", {}) == Part(2, 8)
     assert str(Part(2, 8)) == "2/8"
-
-
-def test_rank_and_world_are_a_part_by_other_names() -> None:
-    assert chosen_part(None, 2, 8, {}) == parse_part("2/8", {})
-    assert chosen_part("2/8", None, None, {}) == Part(2, 8)
-    assert chosen_part(None, None, None, {}) == WHOLE
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ((None, 3, None), "--rank needs --world"),
-        ((None, None, 8), "--world needs --rank"),
-        (("3/8", 3, 8), "twice"),
-        ((None, 8, 8), "give --rank 0 to 7"),
-        ((None, -1, 8), "ranks count from 0"),
-    ],
-)
-def test_half_a_rank_and_two_ways_at_once_are_refused(
-    given: tuple[str | None, int | None, int | None], says: str
-) -> None:
-    with pytest.raises(InputError, match=says) as caught:
-        chosen_part(*given, {})
-    assert caught.value.kind is ErrorKind.INVALID_VALUE
 
 
 def outcome(**changes: object) -> Outcome:

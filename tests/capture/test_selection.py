@@ -207,7 +207,6 @@ def test_the_default_says_how_many_texts_there_are(how: How, tmp_path: Path) -> 
         ({"min_tokens": 0, "count_with": "t"}, "--min-tokens 0"),
         ({"min_tokens": 128}, "--min-tokens and --count-with go together"),
         ({"count_with": "t"}, "--min-tokens and --count-with go together"),
-        ({"select": "last"}, "--select last"),
         ({"seed": -1}, "--seed -1"),
         ({"seed": 2**64}, "--seed"),
     ],

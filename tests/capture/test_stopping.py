@@ -101,7 +101,7 @@ def test_one_request_finishes_the_shard_and_the_command_resumes(
         "Everything committed stays; the same command resumes.\n"
     )
     monkeypatch.chdir(folder)
-    resumed = [*OPTIONS, "--shard-mib=1", f"--store={store}", f"--resume={run.id}"]
+    resumed = [*OPTIONS, "--shard-mib=1", f"--store={store}"]
     again = CliRunner().invoke(main, ["run", *resumed])
     assert again.exit_code == 0, again.stderr
     assert f"shard {last} of" not in again.stderr
