@@ -1,4 +1,4 @@
-"""The benchmarks run, once and untimed, so that they cannot rot; no figure is judged here."""
+"""Benchmarks: the numbers in them by hand, and the same rows and profiles on both sides."""
 
 import json
 import os
@@ -13,130 +13,33 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import polars as pl
 import pytest
-from on_disk import on_disk
 
 from benchmarks import (
-    analysis_cost,
     card_results,
-    carried_cost,
-    continuation_cost,
-    draft_cost,
-    drift_cost,
-    eval_cost,
-    feed_cost,
     gate_null,
     gpu,
-    integrity_cost,
-    jackknife_cost,
-    lengths_cost,
-    many_runs,
-    memory,
     pairs,
     paper_procedure,
     pipeline_cost,
     probe_null,
-    query_start,
-    ray_cost,
     scaling,
-    scaling_check,
-    shuffle_loss,
     sink_cost,
     storage,
-    teacher_cost,
 )
-from benchmarks.peers import feeds
-from benchmarks.setting import capture, prepared
+from benchmarks.setting import prepared
 from benchmarks.synthetic import synthetic_run
-from lpp.analyze.charts.export import save_chart
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.sites import site_drift
 from lpp.analyze.drift.summaries import prediction_drift
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.store import Run, open_store
-from lpp.store.arrays.decode_pool import usable_cores
-
-
-@pytest.fixture
-def run(documented_store: Path, tmp_path: Path) -> Run:
-    """A store to spoil, with its database."""
-    root = tmp_path / "demo"
-    shutil.copytree(documented_store, root)
-    return next(iter(open_store(root).runs.values()))
-
-
-@pytest.fixture(autouse=True)
-def _once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "WARM_UP", False)
-    for module in (
-        analysis_cost,
-        integrity_cost,
-        jackknife_cost,
-        probe_null,
-        query_start,
-        scaling_check,
-        storage,
-    ):
-        monkeypatch.setattr(module, "REPEATS", 1)
 
 
 def bars(rows: Iterable[pairs.Ratio]) -> list[float]:
     """What each row is held against: a row that is lost, doubled or out of place shows here."""
     return [row.bar for row in rows]
-
-
-def test_reading_analysing_and_querying(run: Run, tmp_path: Path) -> None:
-    rows = [
-        *storage.measure(run, tmp_path, prompts=20),
-        *analysis_cost.measure(run),
-        *query_start.measure(on_disk(run.path.parent.parent)),
-    ]
-    assert bars(rows) == [1.45, 1.3, 2.2, 1.3, 0.05, 1.15, 0.8, 1.5]
-    assert rows[0].ratio > 1.3  # bytes, not time: bfloat16 activations do compress
-
-
-@pytest.mark.slow
-def test_many_runs(tmp_path: Path) -> None:
-    rows = list(many_runs.measure(tmp_path, (3, 12)))
-    assert bars(rows) == [2, 5, 30, 5, 30, 5, 1, 5, 30, 5, 1]
-    runs = open_store(tmp_path / "12-runs").runs
-    assert len(runs) == 12
-    assert all(run.verify() == [] for run in runs.values())
-
-
-@pytest.mark.slow
-def test_what_a_prompt_carries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carried_cost, "REPEATS", 1)
-    (row,) = carried_cost.measure(prompts=2)
-    assert bars([row]) == [1.03]
-
-
-@pytest.mark.slow
-def test_continuations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(continuation_cost, "REPEATS", 1)
-    (row,) = continuation_cost.measure(prompts=2, lengths=(2,))
-    assert bars([row]) == [1.6]
-
-
-@pytest.mark.slow
-def test_a_student_of_a_stored_teacher(tmp_path: Path) -> None:
-    assert bars(teacher_cost.measure(tmp_path, prompts=2, repeats=1)) == [0.6, 0.6]
-
-
-def test_drift_of_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift_cost, "REPEATS", 1)
-    rows = list(drift_cost.measure(tokens=20, vocabulary=600))
-    assert bars(rows) == [1.6, 2.5, 1.6, 2.5]
-
-
-@pytest.mark.slow
-def test_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eval_cost, "REPEATS", 1)
-    first = next(eval_cost.measure(tmp_path, items=2))  # whole commands take long to start
-    rows = [first, eval_cost.of_memory(tmp_path, 2, 4)]
-    assert [row.bar for row in rows] == [1.15, 1.1]
 
 
 @pytest.mark.slow
@@ -172,7 +75,8 @@ def _sums_are_those_of_the_engine(base: Run, rounded: Run) -> None:
         assert ours.stderr == pytest.approx(expected.stderr, rel=1e-4)
 
 
-def test_errors_and_cost_of_probes(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_errors_of_probes() -> None:
     noise, planted = probe_null.CASES[0], probe_null.CASES[9]
     rows = list(probe_null.measure([noise, planted], draws=20, d=3))
     assert [row.what.partition(",")[0] for row in rows] == [
@@ -184,11 +88,6 @@ def test_errors_and_cost_of_probes(tmp_path: Path) -> None:
         "intervals of the gain that miss",
     ]
     assert all(row.ratio <= 0.25 for row in rows)
-    cost = list(probe_null.cost(tmp_path, sites=3, n=60, d=5, tokens=4))
-    assert bars(cost) == [4, 1]
-    peaks = probe_null.memory(tmp_path, sizes=(50, 60), sites=3, d=5)
-    assert peaks.bar == 1.1
-    assert peaks.ratio == pytest.approx(1, abs=0.2)
 
 
 def test_weights_of_a_draw_by_hand() -> None:
@@ -206,54 +105,6 @@ def test_alarms_are_counted_by_hand() -> None:
         assert rate == pytest.approx(2 / 3)
     far = {"block.1": values - 3, "final": values}
     assert gate_null.alarms("effective_rank", ">", far, np.array([4.1, 4.7, 8.9])) == 2 / 3
-
-
-def test_drift_of_sites_and_what_is_kept_for_it(
-    documented_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(drift_cost, "REPEATS", 1)
-    trained, rounded, _ = open_store(documented_store).runs.values()
-    pair = pair_of(trained, rounded, 2)
-    rows = list(drift_cost.of_sites(pair))
-    assert bars(rows) == [2, 8, 2, 2]
-    once, each = storage.kept_for_logits(pair_of(trained, rounded))
-    tokens = trained.plan.prompts.tokens
-    assert once.ratio < each.ratio < 2 * once.ratio  # rounding leaves the head as it is
-    assert once.ratio * 2 * 2 * 49_152 * tokens > 30e6  # a packed matrix of 57 MB at least
-
-
-@pytest.mark.slow
-def test_memory_of_predictions_is_told_by_size(tmp_path: Path) -> None:
-    row = memory.of_predictions(tmp_path, sizes=(400, 800), vocabulary=60)
-    assert row.ours.endswith(" MiB")
-    assert 0.8 < row.ratio < 1.5
-
-
-@pytest.mark.slow
-def test_the_pipeline_is_timed_beside_blosc_and_the_disk(tmp_path: Path) -> None:
-    template = np.random.default_rng(0).integers(0, 1 << 14, (50, 90)).astype(np.uint16)
-    lengths = (20, 7, 35, 20) * 4
-    tiny = pipeline_cost.Setup(width=30, sites=3, lengths=lengths, shard_bytes=10_000)
-    rows = list(pipeline_cost.measure(tmp_path, [tiny], template, prompts=(2, 4), repeats=1))
-    of_cores = [0.9 * 2**k for k in range(1, usable_cores().bit_length())]
-    assert bars(rows) == [0.7, 0.75, 1.4, *of_cores, 1.1]
-
-
-def test_feed_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"REPEATS": 1, "FRESH": 1, "TIMES": 2, "PROMPTS": 500, "LATENCY": 0}.items():
-        monkeypatch.setattr(feed_cost, name, value)
-    monkeypatch.setattr(feeds, "INSTALLED", False)
-    ratios = feed_cost.measure(tmp_path, n_rows=10_000, shards=250)
-    assert bars(ratios) == [0.7, 0.8, 0.9, 0.6, 0.7, 0.7, 1, 1, 1]
-
-
-@pytest.mark.slow
-def test_drafts_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"CAPTURED": 2, "TIMES": 6, "ROUNDED": 1, "REPEATS": 1, "FRESH": 1, "PER_SHARD": 10}
-    for name, value in small.items():
-        monkeypatch.setattr(draft_cost, name, value)
-    epochs = [1.25, 1.25, 0.8, 0.5, 1, 1] if draft_cost.INSTALLED else []
-    assert bars(draft_cost.measure(tmp_path, samples=50)) == [0.72, 0.87, *epochs]
 
 
 def test_shards_that_are_links_hold_the_rows_of_others(tmp_path: Path) -> None:
@@ -320,24 +171,6 @@ def test_every_stage_that_a_gpu_has_runs_on_a_cpu(
     assert line.startswith("| A card (CPU), ")
 
 
-def test_the_table_of_cards_is_made_of_the_files_that_are_there(tmp_path: Path) -> None:
-    assert card_results.results_table(tmp_path) == card_results.NONE
-    stages = [("forward pass alone", 800), ("disk alone", 200), ("the whole capture", 160)]
-    rows = [
-        {"model": "m", "stage": stage, "tokens_per_second": rate, "times_forward": 800 / rate}
-        for stage, rate in stages
-    ]
-    for card, date in (("Old", "2026-01-31"), ("New", "2026-02-01")):
-        document = {"card": card, "date": date, "cores": 16, "commit": "0123abc", "rows": rows}
-        document["versions"] = {"torch": "2.6"}
-        (tmp_path / f"{card}.json").write_text(json.dumps(document))
-    head, _, newest, oldest = card_results.results_table(tmp_path).splitlines()
-    assert head.startswith("| card | model | tokens/s | time / forward pass |")
-    ended = "160 | 5.00 | disk alone | 2026-02-01, 0123abc, torch 2.6 |"
-    assert newest == f"| New, 16 cores | m | {ended}"
-    assert oldest.startswith("| Old, ")
-
-
 @pytest.mark.slow
 def test_the_tests_for_a_gpu_run_on_a_cpu() -> None:
     root = Path(gpu.__file__).parents[1]
@@ -356,18 +189,6 @@ def test_the_tests_for_a_gpu_run_on_a_cpu() -> None:
     assert "passed" in done.stdout
 
 
-def test_errors_and_declared_metrics(run: Run) -> None:
-    rows = list(jackknife_cost.measure(run))
-    assert bars(rows) == [3, 12, 4]
-
-
-def test_what_never_being_wrong_costs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integrity_cost, "CAPTURES", 1)
-    ready = prepared(2, context=10, sites=("final",), shard_bytes=1)
-    rows = list(integrity_cost.measure(run, ready))
-    assert bars(rows) == [2, 0.02, 1.05]
-
-
 @pytest.mark.slow
 def test_both_procedures_end_with_the_same_profile(tmp_path: Path) -> None:
     ready = prepared(2, context=40, sites=("final",), logit_positions="schedule")
@@ -376,35 +197,6 @@ def test_both_procedures_end_with_the_same_profile(tmp_path: Path) -> None:
     assert len(ours) == 10
     for mine, plain in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(plain, abs=0.02)  # bfloat16 rounds by the batch
-
-
-@pytest.mark.slow
-def test_every_order_trains_on_the_same_rows(tmp_path: Path) -> None:
-    run = shuffle_loss.captured(tmp_path / "store", of_kind=2)
-    assert run.n_prompts == 12
-    losses = shuffle_loss.measure(run, seeds=2, shares=[1])
-    ends = losses.group_by("order", "seed").agg(pl.col("rows").max())
-    orders = ["permutation", "feed, 1/1", shuffle_loss.AS_LARGER, "file order"]
-    assert sorted(ends["order"]) == sorted(2 * orders)
-    assert ends["rows"].n_unique() == 1
-    assert losses["loss"].is_between(0, 1.5).all()
-    assert len([*shuffle_loss.table(losses)]) == 2 + 4
-    picture = save_chart(shuffle_loss.picture(losses), tmp_path / "loss.svg").read_text("utf-8")
-    assert picture.count("% by ") == 4
-
-
-@pytest.mark.slow
-def test_whole_commands_and_jobs(tmp_path: Path) -> None:
-    capture(prepared(2, context=20, sites=("final",)), tmp_path / "store")
-    rows = list(analysis_cost.of_every_site(tmp_path / "store"))
-    assert bars(rows) == [1.0, 3, 1.8]
-
-
-@pytest.mark.slow
-def test_the_grid_is_counted_and_timed() -> None:
-    (row,) = paper_procedure.of_the_grid(prompts=2, timed=1)
-    assert bars([row]) == [20]
-    assert "decompositions" in row.what
 
 
 def test_a_ratio_knows_its_bar() -> None:
@@ -424,41 +216,6 @@ def test_whoever_went_second_goes_first_the_next_time(monkeypatch: pytest.Monkey
     )
     assert ran == [*"ab", *"ab", *"ba", *"ab"]  # the first pair does not count
     assert mine == theirs == [1.0, 1.0, 1.0]
-
-
-@pytest.mark.slow
-def test_capture_of_everything_verifies(tmp_path: Path) -> None:
-    assert capture(prepared(2, context=20), tmp_path / "store").verify() == []
-
-
-@pytest.mark.slow
-def test_memory_of_an_analysis_is_told_by_size(tmp_path: Path) -> None:
-    (row,) = memory.of_rows(tmp_path, sizes=(2_000, 6_000))
-    assert row.ours.endswith(" MiB")
-    assert 0.8 < row.ratio < 1.5  # of the process, most of which is libraries
-
-
-@pytest.mark.slow
-def test_the_simulator_is_held_against_this_machine(tmp_path: Path) -> None:
-    tiny = pipeline_cost.Setup(width=32, sites=3, lengths=(20,) * 8, shard_bytes=10_000)
-    rows = list(
-        scaling_check.measure(tmp_path, sizes=(2_000,), prompts=(2,), pipelines=[tiny], probe=tiny)
-    )
-    assert bars(rows) == [1.5, 1.5, 1.5]
-
-
-def test_the_simulator_is_as_far_off_above_as_below() -> None:
-    assert scaling_check.beside("x", 3.0, 2.0).ratio == 1.5
-    assert scaling_check.beside("x", 2.0, 3.0).ratio == 1.5
-
-
-@pytest.mark.soak
-def test_two_workers_and_one_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.setattr(ray_cost, "REPEATS", 1)
-    monkeypatch.setattr(ray_cost, "DIM", 16)
-    (row,) = ray_cost.measure(rows=2_000)
-    assert bars([row]) == [1.7]
 
 
 C = scaling.Constants()
@@ -511,11 +268,3 @@ def test_the_tables_of_the_page_are_the_simulators() -> None:
     page = Path(scaling.__file__).with_name("SCALING.md").read_text()
     for line in scaling.tables(C):
         assert line in page
-
-
-@pytest.mark.slow
-def test_many_lengths_are_timed_beside_one() -> None:
-    *paces, padding = lengths_cost.measure(prompts=4, longest=40, repeats=1)
-    assert bars([*paces, padding]) == [0.9, 0.9, 1.05]
-    assert "prompts of 10 to 40 tokens" in paces[0].what
-    assert padding.ratio >= 1

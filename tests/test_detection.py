@@ -15,10 +15,8 @@ from benchmarks.detection.draws import drawn_weights, jackknife_weights
 from benchmarks.detection.numbers import Floor, Mean, Rows, SquaredNorm, effective_ranks
 from benchmarks.detection.power import (
     Shown,
-    Threshold,
     bounds,
     judged,
-    kept,
     realisations,
     share,
     threshold,
@@ -63,16 +61,6 @@ def test_ranks_of_draws_are_those_of_their_rows(pair: tuple[Rows, Rows]) -> None
     found = effective_ranks(rows, rows.products(rows), some)
     plain = [effective_rank(eigenvalues(Moments.from_rows(chosen_rows(rows, one)))) for one in some]
     assert found == pytest.approx(plain, rel=1e-6)
-
-
-def test_draws_are_of_different_prompts_and_the_same_each_time() -> None:
-    found = drawn_weights(30, 12, 40)
-    assert found.shape == (40, 30)
-    assert set(found.flat) == {0, 1}
-    assert (found.sum(axis=1) == 12).all()
-    assert np.array_equal(found, drawn_weights(30, 12, 40))
-    assert len(np.unique(found, axis=0)) == 40
-    assert found.any(axis=0).all()
 
 
 def test_a_number_on_draws_is_that_of_a_plain_loop() -> None:
@@ -121,14 +109,6 @@ def test_a_threshold_has_the_rate_that_it_is_set_for(furthest: float, rate: floa
     assert again == pytest.approx((1000 * found.value, *found[1:]))
 
 
-def test_nulls_that_are_0_set_a_threshold_of_0() -> None:
-    assert threshold(np.zeros((3, 20))) == Threshold(0, 0, 0, 0)
-    one = np.zeros((3, 20))
-    one[1] = 5  # others are 0: no multiple of them is enough
-    assert threshold(one)[:2] == (np.inf, np.inf)
-    assert threshold(one, rate=0.4) == Threshold(0, 0, 20 / 60, 1)
-
-
 @pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
 def test_the_power_of_an_effect_of_known_size(shift: float) -> None:
     rng = np.random.default_rng(6)
@@ -162,12 +142,6 @@ def test_results_of_a_study_by_hand() -> None:
     assert share(group, Shown(name="x", of="x", unit=""), "10") == 0.75
     with pytest.raises(ValueError, match="two nulls"):
         judged({**found, "doses": every[:2] + every[3:]}, {"x": values["x"][[0, 1, 3, 4]]})
-
-
-def test_kept_values_are_near() -> None:
-    some = np.random.default_rng(0).normal(size=1000) * np.logspace(-8, 3, 1000)
-    assert kept(some) == pytest.approx(some, rel=1 / 4096)
-    assert (kept(some).view(np.uint32) & 0xFFF == 0).all()
 
 
 def test_the_committed_results_are_those_of_the_committed_draws() -> None:

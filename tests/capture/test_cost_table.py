@@ -2,7 +2,6 @@
 computes.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -93,10 +92,6 @@ def time_on_gpus(model: Model, count: int) -> str:
     return text if cards == 1 else f"{text} on four"
 
 
-def test_every_model_and_number_of_prompts_has_a_row() -> None:
-    assert [row[:2] for row in table()] == [(m, n) for m in MODELS for n in PROMPTS]
-
-
 def test_computed_cells(plan: Plan) -> None:
     for name, count, (rows, memory, _, gpu) in table():
         model = MODELS[name]
@@ -112,37 +107,3 @@ def test_the_readme_shows_rows_of_the_table() -> None:
     models = [(row[0].partition(",")[0], *row[1:]) for row in shown if row[1][0].isdecimal()]
     assert len(models) == len(MODELS)
     assert {*models} <= cells
-
-
-def test_the_questions_give_numbers_of_the_table() -> None:
-    rows = {(model, count): cells for model, count, cells in table()}
-    disk, memory, _, time = rows["7B", 1_000]
-    on_gpu = memory.partition(" / ")[2]
-    text = (DOCS / "faq.md").read_text("utf-8")
-    assert f"{disk} of disk with all sites, {on_gpu} of host memory" in text
-    assert f"and {time} on one H100" in text
-    assert f"{rows['70B', 10_000][0]} for 70B and 10,000 prompts" in text
-
-
-def test_the_recipe_for_eight_cards_gives_work_to_each(plan: Plan) -> None:
-    text = TABLE.read_text("utf-8")
-    (count,) = re.findall(r"^RUN=.*-7B-.* --prompts (\d+) ", text, re.M)
-    (parts,) = re.findall(r" --part \$k/(\d+) ", text)
-    # texts of 512 bytes, the least by default, have 100 tokens
-    shards = shards_of(plan, MODELS["7B"], int(count), 100, SHARD_BYTES["cuda"])
-    assert len(shards) - 1 >= int(parts)
-
-
-def test_the_numbers_of_shards_of_a_7b_model(plan: Plan) -> None:
-    def shards(count: int, size: int) -> list[int]:
-        return shards_of(plan, MODELS["7B"], count, LENGTH, size)
-
-    few, many = shards(100, SHARD_BYTES["cuda"]), shards(1_000, SHARD_BYTES["cuda"])
-    small = shards(100, 256 << 20)
-    said = (
-        f"2 GiB: {few[1]} prompts of 200 tokens of a 7B model, so 100 prompts make {len(few) - 1} "
-        f"shards and 1,000 make {len(many) - 1}."
-    )
-    text = (DOCS / "how-to" / "many-cards.md").read_text("utf-8")
-    assert said in text
-    assert f"with 256, 100 prompts make {len(small) - 1}." in text

@@ -11,18 +11,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from printed import KERNELS
 
 from benchmarks.detection import page
 from benchmarks.detection.__main__ import THREADS, main
 from benchmarks.detection.damage import (
     GROUP,
-    KINDS,
     Dose,
     doses,
     linear_layers,
     noisy,
-    other_text,
     pruned,
     rounded,
 )
@@ -41,7 +38,6 @@ from benchmarks.detection.setting import DRAWN, Setting
 from lpp.analyze import scan_entropy
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.predictions import token_drift
-from lpp.capture import demo_model
 
 BLOCKS = 3
 NULL = "null-batches-of-512-tokens"
@@ -78,16 +74,6 @@ def test_no_weight_moves_by_more_than_half_a_step(bits: int, group: int | None) 
         assert torch.allclose((new / step).round(), new / step, atol=1e-9)
         assert len(new[0].unique()) <= 2**bits - 1
     assert not found.equal(WEIGHT)
-
-
-def test_more_bits_and_smaller_groups_move_less() -> None:
-    moved = [(rounded(WEIGHT, bits) - WEIGHT).norm().item() for bits in (8, 6, 5, 4, 3)]
-    assert moved == sorted(moved)
-    assert (rounded(WEIGHT, 4, 10) - WEIGHT).norm() < (rounded(WEIGHT, 4) - WEIGHT).norm()
-
-
-def test_weights_that_are_0_stay() -> None:
-    assert rounded(torch.zeros(2, 5), 4).equal(torch.zeros(2, 5))
 
 
 def test_pruning_takes_the_smallest_and_no_more_than_its_share() -> None:
@@ -132,51 +118,6 @@ def test_units_in_another_order_compute_the_same(setting: Setting) -> None:
     assert up[0].sort(dim=0).values.equal(up[1].sort(dim=0).values)
     for before, after in zip(hidden(base), hidden(other), strict=True):
         assert torch.allclose(before, after, atol=1e-5)
-
-
-def test_fine_tuning_moves_the_layers_of_blocks_and_nothing_else(setting: Setting) -> None:
-    base, tuned, again = (
-        changed_model(setting, by_name(name))[0].state_dict() for name in (NULL, "tune-1", "tune-1")
-    )
-    moved = {name for name in base if not base[name].equal(tuned[name])}
-    layers = {name for name in base if ".layers." in name and "norm" not in name}
-    assert moved == {name for name in layers if name.endswith("weight")}
-    assert all(tuned[name].equal(again[name]) for name in base)
-    assert max((base[name] - tuned[name]).abs().max() for name in moved) < 1e-4
-
-
-def test_other_text_is_in_batches_that_no_realisation_shares(setting: Setting) -> None:
-    tokenizer = changed_model(setting, by_name(NULL))[1]
-    batches = other_text(tokenizer, 3, 0) + other_text(tokenizer, 3, 1)
-    assert [tuple(batch.shape) for batch in batches] == [(4, 128)] * 6
-    longer = other_text(tokenizer, 6, 0)  # the same text in order
-    assert all(one.equal(two) for one, two in zip(batches, longer, strict=True))
-    assert not batches[0].equal(batches[1])
-
-
-@pytest.mark.parametrize("name", ["noise-0.1", "tune-1"])
-def test_realisations_change_other_weights_by_as_much(setting: Setting, name: str) -> None:
-    base, *others = (
-        torch.cat(
-            [layer.weight.flatten() for layer in linear_layers(changed_model(setting, one)[0])]
-        )
-        for one in map(by_name, (NULL, name, f"{name}-seed-1", f"{name}-seed-2"))
-    )
-    moved = [(other - base).norm().item() for other in others]
-    assert moved == pytest.approx([moved[0]] * 3, rel=0.2)
-    for k, other in enumerate(others):
-        assert (other - others[k - 1]).norm() > moved[k] / 2
-
-
-def test_every_dose_has_a_name_of_its_own_and_a_reason() -> None:
-    every = doses(30)
-    assert len({dose.name for dose in every}) == len(every) == 44
-    assert {dose.kind for dose in every} == set(KINDS)
-    for kind in ("noise", "prune", "tune"):
-        steps = [(dose.amount, dose.seed) for dose in every if dose.kind == kind]
-        assert steps == sorted(steps)
-        seeds = {0} if kind == "prune" else {0, 1, 2}
-        assert {seed for _, seed in steps} == seeds
 
 
 def test_numbers_on_draws_are_those_of_the_package(setting: Setting) -> None:
@@ -252,30 +193,7 @@ def test_the_study_from_end_to_end(
     assert "--store" in other.output
 
 
-@pytest.mark.slow
-def test_a_dose_measured_again_has_the_numbers_of_the_page(tmp_path: Path) -> None:
-    committed = json.loads(Path(page.__file__).with_name(page.RESULTS).read_text("utf-8"))
-    (dose,) = (dose for dose in committed["doses"] if dose["name"] == "round-channel-4")
-    setting = Setting(model=demo_model(), n_blocks=30, root=tmp_path)
-    pair = pair_of(base_of(setting).run, captured(setting, by_name(dose["name"], 30)))
-    assert pair.statistics.height == dose["tokens"]
-    frame = token_drift(pair, only=("kl", "flip"))
-    found, expected = over_all(setting, pair, frame, 0), dose["points"]["0"]
-    sites = found.pop("sites"), expected.pop("sites")
-    for ours, theirs in ((found, expected), *((one[site] for one in sites) for site in sites[1])):
-        assert ours.keys() == theirs.keys()
-        for name, numbers in theirs.items():
-            error = numbers[1] or 0
-            assert ours[name] == pytest.approx(numbers, rel=KERNELS, abs=error / 5 + 1e-3), name
-
-
 def svg_words(path: Path) -> set[str]:
     """Every text of a picture."""
     texts = ElementTree.parse(path).getroot().iter("{http://www.w3.org/2000/svg}text")
     return {"".join(text.itertext()) for text in texts}
-
-
-def test_a_dose_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    done = CliRunner().invoke(main, ["--store", str(tmp_path), "--doses", "noise-7"])
-    assert done.exit_code == 2
-    assert "noise-0.1" in done.output

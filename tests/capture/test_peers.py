@@ -18,10 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.peers import check, page, side
 from benchmarks.peers.__main__ import main
-from benchmarks.peers.measure import in_order
-from benchmarks.peers.outputs import ENTROPY, bytes_below, entropies, read_batches, site_names
+from benchmarks.peers.outputs import ENTROPY, entropies, read_batches, site_names
 from benchmarks.peers.sides import SIDES
-from benchmarks.peers.work import Work, make_work, read_work, write_work
+from benchmarks.peers.work import Work, make_work, write_work
 
 HERE = Path(page.__file__).parent
 CONTEXT, PROMPTS = 40, 5
@@ -62,12 +61,6 @@ def outputs(work: Work, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return {name: folder / name for name in names}
 
 
-def test_the_work_is_read_as_it_was_written(work: Work, tmp_path: Path) -> None:
-    assert read_work(write_work(work, tmp_path / "work")) == work
-    assert [len(ids) for ids in work.prompts] == [CONTEXT] * PROMPTS
-    assert work.prefixes == tuple(range(4, 41, 4))
-
-
 def test_sides_agree(work: Work, outputs: dict[str, Path]) -> None:
     found = check.differences(work, outputs)
     assert set(found) == {"lpp-capture", "transformers", "lpp-profile", "paper"}
@@ -99,14 +92,6 @@ def test_rows_of_the_reference_are_those_of_the_model(
     np.testing.assert_allclose(read[ENTROPY][rows], by_hand, atol=0.02)
 
 
-def test_the_bare_pass_keeps_nothing(outputs: dict[str, Path]) -> None:
-    assert bytes_below(outputs["bare"]) == 0
-    assert bytes_below(outputs["transformers"]) > PROMPTS * CONTEXT * 5 * 48 * 2
-    report = json.loads(side.report_of(outputs["bare"]).read_text())
-    assert report["work_s"] > 0
-    assert report["peak_mib"] > 10
-
-
 @pytest.mark.parametrize("kind", ["rows", "entropy"])
 def test_a_side_that_computes_another_thing_is_found(
     kind: str, work: Work, outputs: dict[str, Path], tmp_path: Path
@@ -123,23 +108,9 @@ def test_a_side_that_computes_another_thing_is_found(
     assert problem.startswith(f"nnsight: {kind} differ by ")
 
 
-def test_what_is_not_a_number_is_a_problem() -> None:
-    assert len(list(check.problems({"nnsight": {"rows": float("nan"), "entropy": 0.0}}))) == 1
-
-
 def test_entropies_by_hand() -> None:
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, -1e9, -1e9, -1e9]], dtype=torch.bfloat16)
     assert entropies(logits).tolist() == pytest.approx([np.log(4), 0])
-
-
-def test_each_side_has_its_turn_first_and_last() -> None:
-    assert in_order(list(SIDES), 0) == in_order(list(SIDES), 1)[::-1] == list(SIDES)
-
-
-def test_without_its_reference_a_side_is_not_run() -> None:
-    done = CliRunner().invoke(main, ["--side", "lpp-capture"])
-    assert done.exit_code == 2
-    assert "--side transformers" in done.output
 
 
 def tables(found: page.Found) -> Iterator[str]:
@@ -155,21 +126,6 @@ def test_the_committed_tables_are_those_of_the_committed_results() -> None:
     assert set(found["sides"]) == set(SIDES)
     assert {len(one["whole_s"]) for one in found["sides"].values()} == {found["setting"]["rounds"]}
     assert list(check.problems(found["agreement"])) == []
-
-
-def test_times_are_shown_unless_other_work_ran() -> None:
-    found = json.loads((HERE / page.RESULTS).read_text("utf-8"))
-    for name in found["sides"]:
-        found["sides"][name] |= {"whole_s": [4, 8], "work_s": [2.0, 3.0], "cpu_s": [5, 7]}
-    found["sides"]["bare"]["work_s"] = [1, 2]
-    quiet = found | {"machine": found["machine"] | {"load_average": 0.5}}
-    assert "| 6.0 s (4.0 to 8.0) | 2.5 s (2.0 to 3.0) | 6.0 s (5.0 to 7.0) |" in (
-        page.states_table(quiet)
-    )
-    assert "| 1.75 (1.50 to 2.00) |" in page.states_table(quiet)
-    noisy = found | {"machine": found["machine"] | {"load_average": 9.0}}
-    assert page.busy(noisy)
-    assert " s " not in page.states_table(noisy) + page.profile_table(noisy)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from benchmarks.feed_cost import units_by_batch
 from lpp.store import Run, open_store
 from lpp.store.errors import ConflictError, FormatError, InputError
 from lpp.store.feed import rows
-from lpp.store.feed.epoch import Order, Sections, expected_prompts
+from lpp.store.feed.epoch import Epoch, Order, Sections, expected_prompts
 from lpp.store.feed.reader import RunSource
 from lpp.store.feed.spans import Spans
 from lpp.store.format.plan import SiteSpec
@@ -535,3 +535,17 @@ def test_another_process_goes_on_where_a_feed_stands(run: Run) -> None:
     first = [next(batches).copy() for _ in range(3)]
     sent = pickle.loads(pickle.dumps(batches))
     assert all(map(np.array_equal, whole, [*first, *map(np.copy, sent)]))
+
+
+def test_epochs_read_other_spans_first_and_ranks_shuffle_theirs_otherwise() -> None:
+    spans = Spans(edges=np.arange(257) * 16, kept=None)
+    orders, firsts = [], []
+    for rank, number in ((0, 0), (1, 0), (0, 1)):
+        order = Order(batch=64, seed=3, capacity=512, rank=rank, world=2, drop_last=False)
+        epoch = Epoch(order, spans, number, order.share(4096))
+        planned = epoch.planned()
+        place = {span: k for k, span in enumerate(epoch.chosen.spans.tolist())}
+        orders.append([16 * place[unit // 16] + unit % 16 for unit in planned.tolist()])
+        firsts.append({*planned[:64].tolist()})
+    assert orders[0] != orders[1]
+    assert len(firsts[0] & firsts[2]) < 16  # by chance one of them
