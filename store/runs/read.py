@@ -44,6 +44,7 @@ from lpp.store.objects.place import Place
 from lpp.store.runs.fingerprint import fingerprint
 from lpp.store.runs.prompts import extra_columns, read_prompts
 from lpp.store.runs.shards import Shard, check_tokens, open_shard, run_directory
+from lpp.store.runs.site_rows import SiteRows
 from lpp.store.runs.verify import verify_run
 from lpp.store.settings.arguments import check_word
 from lpp.store.shared.heads import open_head
@@ -52,7 +53,6 @@ from lpp.store.shared.vocabularies import read_vocabulary
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
-    import zarr
 
 _BLOCK_BYTES: Final = 24 << 20
 """Size of a block of float32 rows: several chunks for each core, and small enough that the next
@@ -409,16 +409,14 @@ class Run:
                     if len(rest.values):
                         yield rest
 
-    def array(self, site: str, *, dtype: ReadAs = "float32") -> "zarr.Array[Any]":
-        """Every row of `site`, (T, d), as a Zarr array that reads when it is indexed: for zarr,
-        dask and xarray.
+    def array(self, site: str, *, dtype: ReadAs = "float32") -> SiteRows:
+        """Every row of `site`, (T, d), as an array that reads when it is indexed: for NumPy, dask
+        (`dask.array.from_array`) and xarray.
 
         Row t is the token in row t of `tokens()`; rows of prompts that were set aside are among
         them. dtype: as in `blocks`. Raises what `blocks` does, and InputError for a run with
         missing shards.
         """
-        from lpp.store.runs.zarr_view import zarr_view
-
         spec = self.require_rows(site, dtype)
         if self.missing_shards:
             raise InputError(
@@ -426,7 +424,7 @@ class Run:
                 "status` says which; `blocks` reads the others.",
                 kind=ErrorKind.INCOMPLETE,
             )
-        return zarr_view(self.plan, spec, self.shards, dtype)
+        return SiteRows(self.plan, spec, self.shards, dtype)
 
     # logits
 

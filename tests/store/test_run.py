@@ -3,13 +3,13 @@
 import pickle
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from on_disk import on_disk
 from small_capture import Capture, make_capture
 from stored import object_path
-from zarr_arrays import dimension_names
 
 from lpp.store import Run
 from lpp.store.arrays.layout import chunk_rows
@@ -175,21 +175,25 @@ def test_rows_come_as_they_are_stored(root: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["stored", "float32"])
-def test_a_site_is_one_zarr_array(root: Path, dtype: ReadAs) -> None:
+def test_a_site_is_one_array(root: Path, dtype: ReadAs) -> None:
     width = 4096  # 256 rows a chunk: shards end inside the chunks of the whole
     lengths, rng = (255, 258, 200), np.random.default_rng(0)
     rows = rng.integers(0, 1 << 15, (sum(lengths), width), np.uint16)
     run = make_capture(lengths, (0, 2, 3), hidden={"final": rows}).write(root)
     array = run.array("final", dtype=dtype)
     assert array.shape == rows.shape
-    assert dimension_names(array) == ("token", "feature")
     wide = (rows.astype(np.uint32) << 16).view(np.float32)
     expected = wide if dtype == "float32" else rows
     assert array.dtype == expected.dtype
-    for part in (slice(None), slice(250, 520), slice(700, 713), slice(0, 713, 97)):
-        assert np.array_equal(np.asarray(array[part]), expected[part], equal_nan=True)
-    with pytest.raises(ValueError, match=r"read.only"):
-        array[0] = 0
+    parts: list[Any] = [slice(None), slice(250, 520), slice(700, 713), slice(0, 713, 97), ...]
+    parts += [-1, slice(9, 9), slice(600, 2, -7), [712, 3, 3, -1], [], np.arange(713) % 300 == 1]
+    parts += [(slice(250, 260), slice(0, 5)), (..., 3), (5, 6), ([700, 2], slice(3, 9))]
+    for part in parts:
+        assert np.array_equal(array[part], expected[part], equal_nan=True)
+    assert np.array_equal(np.asarray(array), expected, equal_nan=True)
+    for wrong in (713, [0, -714]):
+        with pytest.raises(IndexError):
+            array[wrong]
 
 
 def test_a_site_with_a_gap_is_no_array(capture: Capture, root: Path) -> None:

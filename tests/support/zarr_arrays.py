@@ -1,11 +1,14 @@
 """Arrays from zarr-python, with the types of a store's arrays."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.core.metadata import ArrayV3Metadata
+
+if TYPE_CHECKING:
+    from lpp.store.runs.site_rows import SiteRows
 
 
 def array_in(group: zarr.Group, name: str) -> "zarr.Array[Any]":
@@ -15,7 +18,7 @@ def array_in(group: zarr.Group, name: str) -> "zarr.Array[Any]":
     return found
 
 
-def rows_of(array: "zarr.Array[Any]") -> npt.NDArray[Any]:
+def rows_of(array: "zarr.Array[Any] | SiteRows") -> npt.NDArray[Any]:
     """Every row of `array`."""
     return np.asarray(array[:])
 
