@@ -129,13 +129,6 @@ def test_a_folder_of_lm_eval_is_one_source(root: Path, tmp_path: Path) -> None:
     assert set(stored_objects(source)) == {"COMMIT.json", "scores.arrow", *kept}
 
 
-def test_another_size_is_told(root: Path, tmp_path: Path) -> None:
-    path = tmp_path / "board.csv"
-    path.write_text("fullname,BBH,#Params (B)\norg/One,34.5,7.5\n")  # the run has 1234 parameters
-    done = run("benchmarks", "add", root, path)
-    assert "another size: org/One: 7.5 billion parameters there, 1.23e-06 in one-" in done.stderr
-
-
 def test_some_models_of_a_leaderboard(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "board.csv"
     path.write_text("fullname,BBH\norg/One,34.5\nx/Y,1\nx/Y,2\n")
@@ -228,10 +221,6 @@ def test_a_source_whose_record_is_lost_is_named(root: Path, table: Path) -> None
     assert run("benchmarks", "add", root, table, "--source", "gone").exit_code == 0
     assert run("benchmarks", "list", root).stdout == listed
     assert doubts(root) == []
-
-
-def test_an_empty_store_lists_nothing(root: Path) -> None:
-    assert "No scores yet" in run("benchmarks", "list", root).stdout
 
 
 def test_a_leaderboard_is_in_percent(root: Path, tmp_path: Path) -> None:

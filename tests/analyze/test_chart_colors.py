@@ -1,16 +1,13 @@
 """Colours of charts: contrast on both papers, and for those who see fewer colours."""
 
 import itertools
-import json
-import re
 from typing import Any
 
 import numpy as np
 import pytest
-from every_chart import every, specified
 
-from lpp.analyze.charts.run_styles import DASHES, OTHERS, PALETTE, SHAPES
-from lpp.analyze.charts.theme import FILLS, GREY, INK, ON_FILL
+from lpp.analyze.charts.run_styles import OTHERS, PALETTE
+from lpp.analyze.charts.theme import GREY
 
 
 def luminance(color: str) -> float:
@@ -25,20 +22,10 @@ def contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_contrast_of_known_colors() -> None:
-    assert contrast("#FFFFFF", "#000000") == pytest.approx(21)
-    assert contrast("#777777", "#FFFFFF") == pytest.approx(4.48, abs=0.01)
-
-
 @pytest.mark.parametrize("color", [*PALETTE, *OTHERS, GREY])
 @pytest.mark.parametrize("paper", ["#FFFFFF", "#1A1A1A"])
 def test_marks_stand_out_on_both_papers(color: str, paper: str) -> None:
     assert contrast(color, paper) >= 3
-
-
-@pytest.mark.parametrize("fill", FILLS)
-def test_numbers_in_cells_are_legible(fill: str) -> None:
-    assert contrast(ON_FILL, fill) >= 7
 
 
 MACHADO = {
@@ -68,17 +55,3 @@ def lab(linear: Any) -> Any:
     ratio = np.array(to_xyz) @ linear / [0.9505, 1, 1.089]
     x, y, z = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
-def test_a_run_has_a_shape_and_a_dash_besides_its_color() -> None:
-    looks = [(k % len(PALETTE), k % len(SHAPES), k % len(DASHES)) for k in range(60)]
-    assert len(set(looks)) == 60
-    assert len({look[:2] for look in looks[:35]}) == 35
-
-
-@every
-def test_nothing_but_data_has_a_color_of_its_own(name: str) -> None:
-    spec = specified(name)
-    config = json.dumps(spec["config"])
-    assert set(re.findall(r"#[0-9A-Fa-f]{6}", config)) == {GREY}  # the faint grid
-    assert INK in config

@@ -11,9 +11,6 @@ from chart_frames import HOSTILE, Picture, entropy, profiles
 
 from lpp.analyze import entropy_chart, profile_chart, save_chart
 from lpp.analyze.charts import export
-from lpp.analyze.charts.export import DARK, LIGHT, panels_of
-from lpp.analyze.charts.theme import alt
-from lpp.store.errors import InputError
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -32,25 +29,6 @@ def test_the_same_chart_gives_the_same_bytes(suffix: str, tmp_path: Path) -> Non
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_png_has_twice_the_pixels(tmp_path: Path) -> None:
-    data = save_chart(entropy_chart(entropy()), tmp_path / "a.png", width=390).read_bytes()
-    assert data.startswith(PNG)
-    assert size(data)[0] == 780
-
-
-@pytest.mark.parametrize(("dark", "colors"), [(False, LIGHT), (True, DARK)])
-def test_ink_and_paper(dark: bool, colors: tuple[str, str], tmp_path: Path) -> None:
-    picture = Picture(entropy_chart(entropy()), tmp_path, dark=dark)
-    for color in colors:
-        assert f'fill="{color}"' in picture.text
-    assert "currentColor" not in picture.text
-
-
-def test_a_name_like_the_ink_stays(tmp_path: Path) -> None:
-    picture = Picture(entropy_chart(entropy(("currentColor",))), tmp_path)
-    assert "A currentColor" in picture.words
-
-
 @pytest.mark.slow
 def test_a_picture_has_its_text_alternative(tmp_path: Path) -> None:
     chart = profile_chart(profiles(tuple(HOSTILE)))
@@ -58,13 +36,6 @@ def test_a_picture_has_its_text_alternative(tmp_path: Path) -> None:
     assert picture.root.attrib["role"] == "graphics-document"
     assert picture.label == chart.description
     assert "<img src=x onerror=alert(1)>" in picture.label
-
-
-def test_json_is_the_specification(tmp_path: Path) -> None:
-    chart = entropy_chart(entropy())
-    found = json.loads(save_chart(chart, tmp_path / "a.json").read_text())
-    assert found == chart.to_dict()
-    assert found["$schema"].startswith("https://vega.github.io/schema/vega-lite/v6")
 
 
 class Page(HTMLParser):
@@ -96,22 +67,6 @@ def test_a_page_holds_everything_and_names_stay_names(tmp_path: Path) -> None:
     assert json.loads(page.scripts[0]) == chart.to_dict()
 
 
-def test_the_panels_of_a_page_are_those_of_the_chart() -> None:
-    alone = entropy_chart(entropy())
-    assert panels_of(alone) == {"": alone.to_dict()}
-    whole = profile_chart(profiles()).to_dict()
-    panels = panels_of(profile_chart(profiles()))
-    assert [*panels] == ["0", "1", "2"]
-    assert {**whole["datasets"]} == {
-        k: v for p in panels.values() for k, v in p["datasets"].items()
-    }
-    for panel, part in zip(panels.values(), whole["concat"], strict=True):
-        assert panel["width"] == "container"
-        assert (panel["layer"], panel["config"]) == (part["layer"], whole["config"])
-        assert len(panel["datasets"]) == 1
-        alt.Chart.from_dict(panel)  # checked against the schema
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("python", ["/nowhere/python", "/bin/false"])
 def test_the_script_of_a_page_needs_no_other_process(
@@ -122,16 +77,6 @@ def test_the_script_of_a_page_needs_no_other_process(
     export.chart_script.cache_clear()
     export.begin_script.cache_clear()
     assert export.chart_script() == by_another
-
-
-def test_another_suffix_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="png, svg, html, json"):
-        save_chart(entropy_chart(entropy()), tmp_path / "a.bmp")
-
-
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no folder"):
-        save_chart(entropy_chart(entropy()), tmp_path / "none" / "a.svg")
 
 
 WITHOUT = """

@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 from chart_frames import (
@@ -16,24 +15,16 @@ from chart_frames import (
     cut_layers,
     differences,
     eigenvalues,
-    entropy,
     layers,
-    pair_positions,
-    pair_sites,
 )
 from every_chart import CHARTS, drawn, marks, panels, rows
 
 from lpp.analyze import (
     depth_chart,
     difference_chart,
-    drift_depth_chart,
-    drift_positions_chart,
-    entropy_chart,
     spectrum_chart,
 )
-from lpp.analyze.charts.marks import LETTER_HEIGHT, LINES
 from lpp.analyze.charts.run_styles import DASHES, PALETTE, RunStyles
-from lpp.analyze.charts.theme import DIM, PLOT_HEIGHT
 
 MANY = tuple(f"model-{k:02d}-{k:08x}" for k in range(20))
 STYLES = RunStyles.of_ids(MANY)
@@ -52,25 +43,6 @@ def test_a_log_axis_is_tight_and_ends_at_the_largest_possible_number() -> None:
     assert domain(panels(spectrum_chart(shares))[0], "y")[1] == 1.0
 
 
-@pytest.mark.parametrize("ratio", [1.2, 3.0, 60.0, 1e9])
-def test_a_log_axis_has_labels(ratio: float, tmp_path: Path) -> None:
-    n = 4
-    steep = eigenvalues(RUNS[:1], n=n).with_columns(
-        share=pl.Series([ratio ** (-k / (n - 1)) for k in range(n)])
-    )
-    words = Picture(spectrum_chart(steep), tmp_path).words
-    axis = words[words.index("rank of the eigenvalue (log)") + 1 :]
-    numbers = [word for word in axis[: axis.index("share of variance (log)")] if word]
-    assert 2 <= len(numbers) <= 25
-
-
-def test_positions_are_written_in_full(tmp_path: Path) -> None:
-    bands = pair_positions().with_columns(first=pl.Series([0, 1, 10, 100] * 3, dtype=pl.Int32))
-    words = Picture(drift_positions_chart(bands), tmp_path).words
-    assert {"0", "1", "10", "100"} <= {*words}
-    assert [word for word in words if "e+" in word] == []
-
-
 def test_final_stands_apart_from_the_last_block(tmp_path: Path) -> None:
     chart = depth_chart(layers())
     for panel in panels(chart):
@@ -85,14 +57,6 @@ def test_final_stands_apart_from_the_last_block(tmp_path: Path) -> None:
     assert "embed" not in words
     without = layers().filter(pl.col("site") != "final")
     assert "final" not in Picture(depth_chart(without), tmp_path).words
-
-
-def test_final_alone_has_its_tick() -> None:
-    for depth in (None, float("nan"), 1.0):
-        only = layers().filter(site="final").with_columns(relative_depth=pl.lit(depth, pl.Float64))
-        for panel in panels(depth_chart(only)):
-            (line,) = marks(panel, "line")
-            assert line["encoding"]["x"]["axis"]["values"][-1] == 1.15
 
 
 def test_twenty_runs_are_panels_of_five_in_five_colors() -> None:
@@ -111,17 +75,6 @@ def test_twenty_runs_are_panels_of_five_in_five_colors() -> None:
     assert of_many[5]["description"].count("model-0") == 5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("chart", "frame"), [(entropy_chart, entropy), (spectrum_chart, eigenvalues)]
-)
-def test_ten_runs_are_one_panel(chart: Any, frame: Any) -> None:
-    assert len(panels(chart(frame(MANY[:LINES])))) == 1
-    assert len(panels(chart(frame(MANY)))) == 4
-    twelve = [panel["title"]["text"][-1][-3:] for panel in panels(chart(frame(MANY[:12])))]
-    assert twelve == ["A–D", "E–H", "I–L"]
-
-
 def test_a_second_curve_is_without_the_first_positions(tmp_path: Path) -> None:
     chart = depth_chart(cut_layers(RUNS[:2]))
     picture = Picture(chart, tmp_path)
@@ -136,36 +89,6 @@ def test_a_second_curve_is_without_the_first_positions(tmp_path: Path) -> None:
         assert colors == {"A tiny-one": PALETTE[0], "B tiny-two": PALETTE[1]}
         dashes = dict(zip(dash["domain"], dash["range"], strict=True))
         assert dashes == {"A": DASHES[0], "A-2": DASHES[1], "B": DASHES[0], "B-2": DASHES[1]}
-
-
-def test_a_pair_without_the_first_positions_is_a_curve_of_its_own() -> None:
-    whole = pair_sites(RUNS[:1])
-    cut = whole.with_columns(first_position=pl.lit(2, pl.Int32))
-    (line,) = marks(panels(drift_depth_chart(pl.concat([whole, cut])))[0], "line")
-    assert [row["curve"] for row in line["rows"]] == ["B"] * 3 + ["B-2"] * 3
-
-
-def test_layers_with_a_flag_have_a_core(tmp_path: Path) -> None:
-    panel = panels(depth_chart(cut_layers(RUNS[:2])))[1]
-    (core,) = marks(panel, "circle")
-    assert core["transform"] == [{"filter": "datum.flagged"}]
-    flagged = [(row["curve"], row["site"]) for row in core["rows"] if row.get("flagged")]
-    assert flagged == [("A", "block.1"), ("A", "block.2"), ("B", "block.1")]
-    assert "3 points are of collapsed layers or attention sinks." in panel["description"]
-    plain = depth_chart(layers().with_columns(flags=pl.lit([], pl.List(pl.String))))
-    assert [marks(panel, "circle") for panel in panels(plain)] == [[], []]
-
-
-def test_letters_of_many_lines_do_not_collide() -> None:
-    for panel in panels(depth_chart(layers(MANY[:LINES]))):
-        (letters,) = marks(panel, "text")
-        low, high = letters["encoding"]["y"]["scale"]["domain"]
-        values = sorted(row["at"] for row in letters["rows"])
-        pixels = np.log(np.array(values) / low) / np.log(high / low) * PLOT_HEIGHT
-        assert len(pixels) == LINES
-        assert np.diff(pixels).min() > 0.99 * LETTER_HEIGHT
-        assert pixels[0] >= -0.01
-        assert pixels[-1] <= PLOT_HEIGHT + 0.01
 
 
 FURTHER: dict[str, Callable[[], Any]] = {
@@ -202,35 +125,6 @@ def test_a_tooltip_has_readable_titles_and_every_value(name: str) -> None:
                 assert isinstance(row[tip["field"]], str)
 
 
-def test_a_tooltip_names_the_run_by_its_label() -> None:
-    (panel,) = panels(entropy_chart(entropy()))
-    (point,) = marks(panel, "point")
-    first = point["rows"][0]
-    said = {tip["title"]: first[tip["field"]] for tip in point["encoding"]["tooltip"]}
-    assert said == {
-        "run": "A tiny-one",
-        "entropy over ln V": 0.11,
-        "95 % from": 0.05,
-        "95 % to": 0.2,
-        "prefix": 10,
-    }
-
-
-@pytest.mark.parametrize(
-    "name", ["profile", "entropy", "cut", "many", "drift by depth", "training"]
-)
-def test_pointing_at_a_run_dims_the_others(name: str, tmp_path: Path) -> None:
-    chart = tipped(name)
-    for panel in panels(chart):
-        (selection,) = panel["params"]
-        assert selection["select"]["fields"] == ["label"]
-        assert {part.get("name") for part in panel["layer"]} >= {*selection["views"]} != set()
-        lines = marks(panel, "line") or marks(panel, "point")
-        assert lines[0]["encoding"]["opacity"]["condition"][0]["param"] == selection["name"]
-    # a picture has nothing selected
-    assert f'opacity="{DIM}"' not in Picture(chart, tmp_path).text
-
-
 def test_differences_are_row_minus_column(tmp_path: Path) -> None:
     runs = MANY[:4]
     page = RunStyles({"x": "x", **{run: run for run in reversed(runs)}})
@@ -250,11 +144,3 @@ def test_differences_are_row_minus_column(tmp_path: Path) -> None:
     picture = Picture(chart, tmp_path)
     assert picture.marks["rect mark"] == 2 * 4 * 3
     assert "3 of 6 differences differ from 0" in picture.label
-
-
-def test_differences_of_the_fullest_setting_alone() -> None:
-    small = differences().with_columns(n_prompts=3, difference=99.0)
-    chart = difference_chart(pl.concat([small, differences()], how="vertical_relaxed"))
-    assert chart.description == difference_chart(differences()).description
-    nothing = difference_chart(differences().clear())
-    assert "No differences: the table has no rows." in nothing.description

@@ -1,10 +1,8 @@
 """Names in charts: labels and letters of runs, and names that mean something to a picture."""
 
-import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 from chart_frames import (
@@ -16,7 +14,6 @@ from chart_frames import (
 from every_chart import CHARTS
 
 import lpp.analyze
-from lpp.analyze.charts.marks import apart
 
 
 @pytest.mark.parametrize("name", ["profile", "entropy", "depth", "spectrum"])
@@ -46,32 +43,6 @@ def skeleton(part: Any) -> Any:
         left_out = ("datasets", "description", "domain", "name", "views")
         return {k: skeleton(v) for k, v in part.items() if k not in left_out}
     return [skeleton(item) for item in part] if isinstance(part, list) else part
-
-
-def test_what_cannot_be_printed_is_replaced(tmp_path: Path) -> None:
-    picture = Picture(lpp.analyze.entropy_chart(entropy((HOSTILE[-1],))), tmp_path)
-    assert "A line\ufffdbreak\ufffdand\ufffdturn" in picture.words
-
-
-def test_lines_have_their_letters(tmp_path: Path) -> None:
-    words = Picture(lpp.analyze.entropy_chart(entropy()), tmp_path).words
-    assert sorted(word for word in words if re.fullmatch("[A-Z]", word)) == ["A", "B", "C"]
-    assert {"A tiny-one", "B tiny-six", "C tiny-two"} <= set(words)  # the legend
-
-
-def test_letters_do_not_overlap() -> None:
-    rng = np.random.default_rng(3)
-    for n in (1, 2, 20):
-        places = apart(sorted(rng.uniform(0.9, 1.0, n)), 1 / 22)
-        assert np.all(np.diff(places) >= 1 / 22 - 1e-12)
-        assert max(places) <= 1
-        assert min(places) >= 0
-
-
-def test_a_hash_stays_where_names_are_alike() -> None:
-    some = ("m-00000001", "m-00000002", "other-00000003")
-    assert legend(some) == ["A m-00000001", "B m-00000002", "C other"]
-    assert len({*legend(tuple(f"{'x' * 30}-{k}{'y' * 30}" for k in range(3)))}) == 3
 
 
 def legend(runs: tuple[str, ...]) -> list[str]:

@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from made_runs import MakeRun
 
 from lpp.analyze.cli.command import main
-from lpp.analyze.pages.terminal import printable
 
 
 def printed(*arguments: object) -> str:
@@ -46,14 +45,6 @@ def on_a_terminal(*arguments: object, **environment: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_terminal_gets_the_table_of_a_pipe(make_run: MakeRun) -> None:
-    root = make_run().root
-    shown = on_a_terminal(root, PYTHONIOENCODING="utf-8")
-    assert shown == printed(root) == printed(root, "--format", "table")
-    assert "\x1b" not in shown  # no colour, so nothing is told by one
-
-
-@pytest.mark.slow
 def test_a_terminal_of_ascii_gets_the_same_words(make_run: MakeRun) -> None:
     root = make_run().root
     shown = on_a_terminal(root, PYTHONIOENCODING="ascii", NO_COLOR="1")
@@ -63,19 +54,3 @@ def test_a_terminal_of_ascii_gets_the_same_words(make_run: MakeRun) -> None:
     for plain, line in zip(shown.splitlines(), full.splitlines(), strict=True):
         assert plain.replace("+-", " ± ").split() == line.split()
         assert len(plain) <= max(len(line), 80)
-
-
-@pytest.mark.parametrize(
-    ("text", "plain"),
-    [
-        ("1.5 ± 0.2", "1.5 +-0.2"),
-        ("   ±0.2 x", "  +-0.2 x"),
-        ("──", "--"),
-        ("²¹ –", "21 -"),
-        ("é", "?"),
-    ],
-)
-def test_ascii_keeps_the_width(text: str, plain: str) -> None:
-    assert printable(text, "ascii") == plain
-    assert printable(text, "utf-8") == text
-    assert printable(text, None) == text

@@ -7,14 +7,11 @@ from dataclasses import replace
 import polars as pl
 import pytest
 from html_words import html_words
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.page import Figure, Opening, Page, Section
 from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.terminal import in_brief
 from lpp.analyze.pages.words import Code, Flag, Ref, Run, number
 from lpp.analyze.pages.write import written
 from lpp.sql.schema.columns import Column
@@ -99,11 +96,6 @@ def test_names_are_text_and_never_markup() -> None:
             assert len(re.findall(r"(?<!\\)\|", line)) in {3, 6}, line
 
 
-def test_a_beginning_without_a_legend_names_its_runs() -> None:
-    assert " above B.\n" in written(page(), "text")
-    assert " above <b>a|b</b>" in " ".join(in_brief(page()).split())
-
-
 def test_an_interval_is_shown_where_an_error_of_zero_tells_nothing() -> None:
     low: list[object] = [0.01, 1234.5, None, None]
     high: list[object] = [0.06, 1234.5, None, None]
@@ -158,12 +150,6 @@ def test_a_row_or_column_without_numbers_is_not_printed_and_stays_in_a_browser()
     assert "embed" in written(nothing, "text")
 
 
-def test_an_empty_section_has_no_heading() -> None:
-    shown = page(table(frame().clear(), missing="there are none"))
-    for form in ("text", "md", "html"):
-        assert "A section" not in written(shown, form), form
-
-
 @pytest.mark.parametrize("columns", [0, 3, 8, 20])
 def test_a_terminal_has_80_columns_and_keeps_flags(columns: int) -> None:
     more: dict[str, list[object]] = {}
@@ -176,16 +162,6 @@ def test_a_terminal_has_80_columns_and_keeps_flags(columns: int) -> None:
     assert "¹²" in text
     if columns == 20:
         assert "Also in --format html" in text
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.text(max_size=90), min_size=4, max_size=4))
-def test_no_text_makes_a_line_longer(texts: list[str]) -> None:
-    rows = frame(question=[*texts]).select("run", "value", "question", "flags")
-    text = written(page(table(rows)), "text")
-    lines = text.split("\n")
-    assert max(map(cell_len, lines)) <= 80
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
 
 
 @pytest.mark.parametrize("n_runs", [1, 2, 4])

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 from typing import Any
 
 import polars as pl
@@ -21,7 +20,7 @@ from chart_frames import (
 from made_runs import MakeRun
 
 import lpp.analyze
-from lpp.analyze.charts.run_styles import DASHES, OTHERS, PALETTE, SHAPES, RunStyles
+from lpp.analyze.charts.run_styles import OTHERS, PALETTE, RunStyles
 from lpp.analyze.report.answers import Answer
 from lpp.analyze.report.charts import page_styles
 from lpp.analyze.report.queries import PLANS, PROFILES
@@ -36,18 +35,6 @@ def test_a_style_goes_by_the_place_on_the_page() -> None:
     assert PAGE.color(RUNS[0]) == PALETTE[2]
     with pytest.raises(KeyError):
         PAGE.letter("no-such-run")
-
-
-def test_other_runs_follow_by_id() -> None:
-    more = PAGE.including(["z", RUNS[0], "a"])
-    assert [more.label(run) for run in more.order[3:]] == ["D two", "E a", "F z"]
-    assert PAGE.including(RUNS) is PAGE
-
-
-def test_twenty_runs_look_different() -> None:
-    # each takes the next colour, shape and dash: these repeat together after 140 runs
-    assert math.lcm(len(PALETTE), len(SHAPES), len(DASHES)) == 140
-    assert RunStyles.of_ids(MANY).name(MANY[3]) == "model-03"
 
 
 def labelled(part: Any) -> set[str]:
@@ -140,9 +127,3 @@ def test_a_page_names_its_runs_by_their_plans(make_run: MakeRun) -> None:
         "D o",
         "E b",
     ]
-
-
-def test_a_page_without_plans_goes_by_id() -> None:
-    assert page_styles({}).order == ()
-    only = {PROFILES.name: Answer(PROFILES, profiles(("y", "x")))}
-    assert page_styles(only).names == {"x": "x", "y": "y"}

@@ -1,6 +1,5 @@
 """Files of scores that are no regular ones, and logs of inspect without inspect_ai."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -43,17 +42,3 @@ def test_a_pipe_in_a_folder_of_logs_is_one_message(
         done = CliRunner().invoke(main, ["benchmarks", "add", str(root), str(given)])
         assert done.exit_code == 2, done.output
         assert "a pipe" in done.stderr
-
-
-def test_a_pipe_among_the_logs_of_lm_eval_is_one_message(make_run: MakeRun, tmp_path: Path) -> None:
-    root = make_run(lengths=(4, 5), context=5, sites=("final",)).root
-    time = "2026-01-02T03-04-05.678"
-    result = {"model_name": "m", "results": {"t": {"acc,none": 0.5}}}
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / f"results_{time}.json").write_text(json.dumps(result))
-    os.mkfifo(tmp_path / "logs" / f"samples_t_{time}.jsonl")
-    words = ["benchmarks", "add", root, tmp_path / "logs"]
-    assert CliRunner().invoke(main, [*map(str, words)]).exit_code == 0
-    done = CliRunner().invoke(main, [*map(str, words), "--items", "--replace"])
-    assert done.exit_code == 2, done.output
-    assert "a pipe" in done.stderr

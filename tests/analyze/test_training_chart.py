@@ -1,10 +1,8 @@
 """Curves along a training: which checkpoints they join, their axis, what they say."""
 
-from pathlib import Path
-
 import polars as pl
 import pytest
-from chart_frames import Picture, checkpoints
+from chart_frames import checkpoints
 from every_chart import panels
 
 import lpp.analyze
@@ -49,11 +47,3 @@ def test_steps_that_span_two_decades_are_on_a_log_axis(
         assert x["scale"].get("type") == kind
         assert x["scale"].get("domain") == pytest.approx(domain)
         assert ("(log)" in x["title"]) is (kind is not None)
-
-
-def test_a_training_says_what_it_shows(tmp_path: Path) -> None:
-    picture = Picture(lpp.analyze.training_chart(checkpoints()), tmp_path)
-    assert "Profiles along the training" in picture.words
-    assert "final, context 200 tokens, 12 prompts" in picture.words
-    assert "tiny-one: 0.125 at step 0, 4.125 at step 1,000" in picture.label
-    assert sum("White core: a collapsed layer" in w for w in picture.words) == 2  # of ranks

@@ -1,7 +1,6 @@
 """What prompts carry beside their tokens: fields, ids and texts; what is refused."""
 
 import datetime
-import decimal
 import json
 import shutil
 from collections.abc import Callable
@@ -174,67 +173,6 @@ def test_an_id_comes_along_unless_it_is_none(tmp_path: Path) -> None:
     path = jsonl(path, [{"id": "the text is the id"}])
     assert chosen(path, 1, text_field="id").table.column_names == []
     assert chosen(jsonl(path, [{"text": "a", "id": None}]), 1).lines() == []
-
-
-@pytest.mark.parametrize(
-    ("rows", "says"),
-    [
-        (
-            [{"text": "a", "lable": 1, "split": 2}],
-            "no chosen row has a field 'label'; there are: 'text', 'lable', 'split'. Did you mean "
-            "--fields lable?",
-        ),
-        (
-            [{"text": "a", "label": 1}, {"text": "b", "label": "x"}],
-            "field 'label' is of several types: an integer in {0} and a string in {1}. Write",
-        ),
-        (
-            [{"text": "a", "label": True}, {"text": "b", "label": 0}],
-            "is of several types: true or false in {0} and an integer in {1}.",
-        ),
-        ([{"text": "a", "label": [1]}], "field 'label' of {0} is a list. A field is a string"),
-        ([{"text": "a", "label": {"a": 1}}], "field 'label' of {0} is an object. A field is"),
-        (['{"text": "a", "label": "\\ud800"}'], "of {0} has half a surrogate pair at character 0"),
-        ([{"text": "a", "label": 2**63}], "field 'label' of {0} is beyond 64 bits."),
-        (
-            [{"text": "a", "label": 2**53 + 1}, {"text": "b", "label": 0.5}],
-            "of {0} is 9007199254740993, which float64 does not hold exactly",
-        ),
-        (
-            [{"text": "a", "label": "x" * (10 << 20)}],
-            "of {0} takes 10,485,760 bytes; a field may take 65,536. Leave it out",
-        ),
-    ],
-)
-def test_values_that_are_refused(tmp_path: Path, rows: list[Any], says: str) -> None:
-    path = jsonl(tmp_path / "a.jsonl", rows)
-    message = refusal(path, len(rows), "label")
-    assert says.format(*(f"{path}, line {k + 1}" for k in range(len(rows)))) in message
-
-
-@pytest.mark.parametrize(
-    ("column", "says"),
-    [
-        (pa.array([[1, 2]]), "row 0 is a list"),
-        (pa.array([{"a": 1}]), "row 0 is an object"),
-        (pa.array([decimal.Decimal("1.5")]), "row 0 is of type Decimal. A field is a string"),
-        (pa.array([b"\xff"]), "row 0 is not text in UTF-8"),
-        (pa.array([b"\xff"]).view(pa.string()), "row 0 is not text in UTF-8"),
-        (pa.array([2**64 - 1], pa.uint64()), "row 0 is beyond 64 bits"),
-        (pa.array([datetime.timedelta(1)]), "row 0 is of type timedelta"),
-    ],
-)
-def test_columns_that_are_refused(tmp_path: Path, column: pa.Array, says: str) -> None:
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"text": ["a"], "label": column}), path)
-    assert f"field 'label' of {path}, {says}" in refusal(path, 1, "label")
-
-
-def test_a_column_that_is_there_twice(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    columns = [pa.array(["a"]), pa.array([1]), pa.array([2])]
-    pq.write_table(pa.Table.from_arrays(columns, names=["text", "label", "label"]), path)
-    assert "column 'label' is there 2 times" in refusal(path, 1, "label")
 
 
 def test_a_long_label_and_a_long_text(tmp_path: Path) -> None:

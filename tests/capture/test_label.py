@@ -1,7 +1,6 @@
 """`lpp-capture label`: fields for the prompts of runs that are there already."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,18 +119,3 @@ def test_a_field_that_no_row_has_and_values_of_two_kinds_are_refused(
     mixed = [*ROWS[:-1], {**ROWS[-1], "label": 3}]
     done = label(tmp_path, mixed, "--fields=label")
     assert (done.exit_code, "is of several types" in done.stderr) == (2, True)
-
-
-@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
-def test_a_pipe_is_not_waited_for(
-    captured: Callable[..., Run], tmp_path: Path, ending: str
-) -> None:
-    before = captured(ROWS)
-    pipe = tmp_path / f"pipe.{ending}"
-    os.mkfifo(pipe)
-    words = ["label", str(tmp_path / "store"), "*", f"--from={pipe}", "--fields=label"]
-    done = CliRunner().invoke(main, words)
-    assert done.exit_code == 2, done.output
-    assert str(pipe) in done.stderr
-    (run,) = open_store(tmp_path / "store").runs.values()
-    assert run.extra_columns == before.extra_columns

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -312,14 +311,6 @@ def test_a_name_that_is_nothing_is_refused(name: str) -> None:
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     _refused(ModelSpec(id=str(tmp_path)), ErrorKind.NOT_FOUND, "no config.json")
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "more/a.jinja"])
-def test_a_pipe_in_a_folder_is_refused(copied: Path, name: str) -> None:
-    (copied / name).parent.mkdir(exist_ok=True)
-    (copied / name).unlink(missing_ok=True)
-    os.mkfifo(copied / name)
-    _refused(ModelSpec(id=str(copied)), ErrorKind.INVALID_VALUE, Path(name).name)
 
 
 def test_pickled_weights_are_refused(copied: Path) -> None:

@@ -1,18 +1,13 @@
 """Parts of a run: who takes which shard, as the user or Slurm says."""
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_capture import make_capture
 
 from lpp.capture.engine.outcome import Outcome
-from lpp.capture.engine.run import describe
 from lpp.capture.plan.parts import WHOLE, Part, parse_part, slurm_part
-from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
 
 
@@ -37,40 +32,11 @@ def outcome(**changes: object) -> Outcome:
     return Outcome(**values | changes)
 
 
-def test_what_a_user_is_told_at_the_end() -> None:
-    store = Path("lpp")
-    assert outcome().message(store) == "m-1 is complete. Next: lpp-analyze profile lpp"
-    idle = outcome(captured=0, tokens=0, seconds=0.0)
-    assert idle.message(store) == "m-1 was complete already. Next: lpp-analyze profile lpp"
-    assert (idle.document()["status"], outcome().document()["status"]) == ("skipped", "done")
-    assert outcome(missing=7).message(store).splitlines() == [
-        "m-1: part 1/3 is done.",
-        "Shards of other parts that are still missing: 7.",
-        "See: lpp-capture status lpp",
-    ]
-    lost = outcome(run="r" * 67, captured=3, lost_race=2).message(store).splitlines()
-    assert lost[0] == "2 of 5 shards were committed by another process first."
-    assert max(map(len, lost)) <= 80
-
-
 @pytest.mark.parametrize("text", ["8/8", "2", "-1/4", "1/0", "a/b", "1/2/3", "", "1.0/2", "slurms"])
 def test_what_is_no_part_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(InputError, match="K from 0 to N - 1") as caught:
         parse_part(text, {})
     assert caught.value.kind is ErrorKind.INVALID_VALUE
-
-
-def test_a_name_stands_before_the_id_of_a_run(tmp_path: Path) -> None:
-    run = make_capture().write(tmp_path / "store")
-    (name,) = open_store(tmp_path / "store").names.values()
-    first = outcome(run=run.id).message(tmp_path / "store").splitlines()[0]
-    assert first.startswith(f"{name} ({run.id}) is complete.")
-
-
-def test_the_plan_is_told_with_one_site_or_several() -> None:
-    plan = make_capture().plan
-    assert f"{len(plan.sites)} sites in" in describe(plan)
-    assert "1 site in" in describe(replace(plan, sites=plan.sites[:1]))
 
 
 def step(rank: int, tasks: int) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The files that ship: items as the generators make them, tasks that fit the code."""
 
 import importlib
-import re
 from itertools import product
 from typing import Any
 
@@ -19,8 +18,7 @@ from lpp.capture.synthetic.items import (
     probe_items,
     read_items,
 )
-from lpp.capture.synthetic.patterns import ANSWER_LENGTH
-from lpp.capture.synthetic.scoring import LINES, ProbeVerdict, line_of
+from lpp.capture.synthetic.scoring import ProbeVerdict, line_of
 
 
 class Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -90,33 +88,11 @@ def test_task_fits_the_code(name: str) -> None:
         assert settings["generation_kwargs"]["do_sample"] is False
 
 
-def test_options_are_the_four_lines_in_order() -> None:
-    assert tuple(task("lpp_ar_options")["doc_to_choice"]) == LINES
-
-
 @pytest.mark.parametrize(("ambiguous", "answer"), list(product((True, False), "AB")))
 def test_shots_show_the_line_format(ambiguous: bool, answer: str) -> None:
     template = jinja2.Template(task("lpp_ar_generate")["doc_to_target"])
     line = template.render(ambiguous=ambiguous, answer=answer)
     assert line == line_of(ProbeVerdict(ambiguous, answer))
-
-
-def test_the_prompt_of_an_ambiguous_item() -> None:
-    template = jinja2.Template(task("lpp_ar_options")["doc_to_text"])
-    assert template.render(
-        prefix="They waved.", option_a="with flags", option_b="goodbye", hint="A train left."
-    ) == (
-        "Prefix: They waved.\nOptions: (A) with flags | (B) goodbye\nHint: A train left.\nResponse:"
-    )
-
-
-def test_the_prompt_of_a_pattern() -> None:
-    settings = task("lpp_spc")
-    shown = jinja2.Template(settings["doc_to_text"]).render(shown="([{")
-    assert shown == "Sequence: ([{\nAnswer:"
-    asked = re.search(r"next (\d+) symbols", settings["description"])
-    assert asked is not None
-    assert int(asked[1]) == ANSWER_LENGTH
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)

@@ -115,14 +115,6 @@ def test_scores_are_those_of_plain_lm_eval(
     )
 
 
-def test_a_model_of_135_million_parameters_knows_the_format_and_little_else(
-    probed: tuple[Path, Result],
-) -> None:
-    rows = scores(probed[0])
-    assert rows["lpp_ar_generate", "parsed"]["value"] > 0.5
-    assert rows["lpp_spc", "exact_match"]["value"] < 0.5
-
-
 def test_scores_belong_to_the_run_of_a_corpus_and_items_to_their_own(
     probed: tuple[Path, Result],
 ) -> None:
@@ -163,28 +155,6 @@ def test_items_say_what_was_right(probed: tuple[Path, Result]) -> None:
     groups = {row["item_group"] for row in rows if row["task"] == "lpp_spc"}
     assert groups <= {"periodic", "alternating", "mirror", "brackets", "increment"}
     assert len(groups) == LIMIT
-
-
-def test_what_is_printed(probed: tuple[Path, Result]) -> None:
-    root, done = probed
-    rows = scores(root)
-    lines = done.stdout.splitlines()
-    assert max(len(line) for line in lines if str(root) not in line) <= 80
-    of_scores = [line.split() for line in lines if " to " in line]
-    shown = {(model, task): values for model, task, *values in of_scores}
-    assert {key: float(values[0]) for key, values in shown.items()} == pytest.approx(
-        {key: row["value"] for key, row in rows.items()}, rel=1e-4
-    )
-    for key, (score, stderr, low, _, high, n) in shown.items():
-        assert 0 <= float(low) <= float(score) <= float(high) <= 1
-        assert float(stderr) == pytest.approx(rows[key]["stderr"], abs=1e-3)
-        assert int(n) == rows[key]["n"]
-    for run in open_store(root).runs.values():
-        if run.plan.corpus.name != "pydoc":
-            assert f"{run.plan.corpus.name}: run {run.id}" in lines
-    assert f"Next: lpp-analyze items {root} --task lpp_ar_options --run " in done.stdout
-    assert "it/s" not in done.stderr  # none of the libraries' own bars
-    assert "Warning" not in done.stderr
 
 
 def test_the_same_again_asks_nothing(probed: tuple[Path, Result], packaged: Path) -> None:

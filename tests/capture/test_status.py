@@ -239,15 +239,3 @@ def test_watching_ends_well_with_ctrl_c(store: Path) -> None:
     watching.send_signal(signal.SIGINT)
     _, stderr = watching.communicate(timeout=30)
     assert (watching.returncode, stderr) == (0, "")
-
-
-def test_status_needs_no_torch(store: Path) -> None:
-    create_store(store)
-    code = (
-        "import sys\nfrom lpp.capture.cli.command import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit: print('torch' in sys.modules, 'transformers' in sys.modules)"
-    )
-    words = [sys.executable, "-c", code, "status", str(store)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False False"

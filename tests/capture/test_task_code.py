@@ -210,12 +210,3 @@ def test_documents_below_the_folder_need_no_trust(
         files = {"data_files": {"test": given, "shots": shots}}
         write_task(folder, "multiple_choice", dataset_kwargs=files)
         assert load_tasks([f"tasks/{name}.yaml"])
-
-
-@pytest.mark.parametrize("ending", ["yaml", "yml"])
-def test_a_pipe_beside_a_task_is_one_message(folder: Path, ending: str) -> None:
-    name = write_task(folder, "multiple_choice")
-    os.mkfifo(folder / f"pipe.{ending}")
-    for given in (folder, folder / f"{name}.yaml"):
-        with pytest.raises(InputError, match="a pipe or a device"):
-            load_tasks([str(given)])

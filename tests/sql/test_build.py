@@ -128,15 +128,6 @@ def test_a_duplicate_key_names_table_and_key(empty_store: Path, tables: Tables, 
     assert names(empty_store) == ["lpp.json"]
 
 
-def test_a_key_may_differ_in_any_of_its_columns(empty_store: Path, tables: Tables) -> None:
-    base = tables["spectra"].slice(0, 1).to_pylist()[0]
-    rows = [base]
-    for column in TABLES["spectra"].key:
-        value = base[column]
-        rows.append({**base, column: value + "x" if isinstance(value, str) else value + 1})
-    build(empty_store, {"spectra": pa.Table.from_pylist(rows, schema=arrow_schema("spectra"))})
-
-
 def test_a_null_key_and_malformed_json_are_refused(empty_store: Path) -> None:
     with pytest.raises(InputError, match="table runs"):
         build(empty_store, {"runs": runs_table("one").set_column(0, "run", pa.nulls(1, "string"))})
@@ -315,25 +306,6 @@ def test_no_room_is_one_message_and_leaves_the_old_database(store: Path) -> None
     assert (store / DATABASE).read_bytes() == before
 
 
-def test_any_duckdb_client_opens_it(store: Path) -> None:
-    with duckdb.connect(str(store / DATABASE), read_only=True) as connection:
-        assert connection.execute("SELECT count(*) FROM profiles").fetchone() == (3,)
-        assert connection.execute("SELECT plan->>'plan' FROM runs ORDER BY run").fetchall() == [
-            ("1",), ("2",), ("3",),
-        ]  # fmt: skip
-
-
-def test_hostile_names_are_only_names(
-    empty_store: Path, tables: Tables, hostile: tuple[str, ...]
-) -> None:
-    profiles = tables["profiles"]
-    place = profiles.column_names.index("model")
-    build(empty_store, {"profiles": profiles.set_column(place, "model", [list(hostile)])})
-    with connect(empty_store) as connection:
-        found = connection.execute("SELECT model FROM profiles ORDER BY run").fetchall()
-    assert [model for (model,) in found] == list(hostile)
-
-
 def test_permissions_follow_the_umask(store: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
@@ -354,12 +326,6 @@ def test_tables_to_keep_come_along_from_the_old_file(store: Path, tables: Tables
     with connect(store) as connection:
         assert connection.execute("SELECT run FROM runs").fetchall() == [("new",)]
         assert connection.execute("SELECT count(*) FROM spectra").fetchall() == [(0,)]
-
-
-def test_a_given_table_is_not_kept(store: Path) -> None:
-    build(store, {"runs": runs_table("new")}, keep=["runs"])
-    with connect(store) as connection:
-        assert connection.execute("SELECT run FROM runs").fetchall() == [("new",)]
 
 
 def test_what_an_old_file_lacks_or_has_in_another_form_is_empty(store: Path) -> None:

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,12 +50,6 @@ def test_table(store: Path, lpp_sql: Run) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_table_says_how_many_rows_are_hidden(store: Path, lpp_sql: Run) -> None:
-    text = ok(lpp_sql(store, "SELECT range AS n FROM range(100)"))
-    assert "100 rows" in text
-    assert "(40 shown)" in text
-
-
 def test_a_table_too_wide_has_a_column_per_line(store: Path, lpp_sql: Run, rows: Rows) -> None:
     text = ok(lpp_sql(store, FOUR))
     assert max(map(len, text.splitlines())) <= 80
@@ -66,34 +59,6 @@ def test_a_table_too_wide_has_a_column_per_line(store: Path, lpp_sql: Run, rows:
         for name, value in row.items():
             shown = json.dumps(value) if isinstance(value, list) else str(value)
             assert re.search(rf"^{name} +{re.escape(shown)}$", block, re.MULTILINE)
-
-
-def test_a_wide_table_says_how_many_rows_are_hidden(store: Path, lpp_sql: Run) -> None:
-    text = ok(lpp_sql(store, "SELECT p.*, range AS extra FROM profiles p, range(20)"))
-    assert text.splitlines()[-1] == "(60 rows, 20 not shown)"
-    assert text.count("── row ") == 40
-
-
-def test_a_table_uses_the_width_there_is(store: Path, lpp_sql: Run) -> None:
-    text = ok(lpp_sql(store, FOUR, env={**os.environ, "COLUMNS": "1000"}))
-    assert "── row" not in text
-    assert "effective_rank_norm_prefix" in text.splitlines()[1]
-
-
-def test_explain_is_drawn(store: Path, lpp_sql: Run) -> None:
-    assert "\\n" not in ok(lpp_sql(store, "EXPLAIN SELECT run FROM runs"))
-
-
-def test_csv_read_back_by_python_and_polars(store: Path, lpp_sql: Run, rows: Rows) -> None:
-    text = ok(lpp_sql(store, FOUR, "--format", "csv"))
-    expected = rows("profiles", 3)
-    back = list(csv.DictReader(io.StringIO(text)))
-    assert [list(row) for row in back] == [list(row) for row in expected]
-    for found, row in zip(back, expected, strict=True):
-        for name, value in row.items():
-            assert found[name] == (json.dumps(value) if isinstance(value, list) else str(value))
-    frame = pl.read_csv(io.StringIO(text))
-    assert frame["entropy_floor"].to_list() == [row["entropy_floor"] for row in expected]
 
 
 def test_csv_of_every_kind(store: Path, lpp_sql: Run) -> None:
@@ -121,14 +86,6 @@ def test_csv_of_every_kind(store: Path, lpp_sql: Run) -> None:
     assert ',,"",' in text  # NULL and the empty text differ
 
 
-def test_csv_by_duckdb_itself(store: Path, lpp_sql: Run, tmp_path: Path) -> None:
-    target = tmp_path / "a b.csv"
-    ok(lpp_sql(store, "SELECT run, plan, n_tokens FROM runs ORDER BY run", "-o", target))
-    with duckdb.connect() as connection:
-        back = connection.execute("SELECT * FROM read_csv(?)", [str(target)]).fetchall()
-    assert back == [(f"run-{n}", f'{{"plan": {n}}}', 10**12 + 1000 * n + 14) for n in (1, 2, 3)]
-
-
 def test_json_of_every_kind(store: Path, lpp_sql: Run) -> None:
     (row,) = json.loads(ok(lpp_sql(store, KINDS, "--format", "json")))
     assert row == {
@@ -152,23 +109,9 @@ def test_json_of_every_kind(store: Path, lpp_sql: Run) -> None:
     }
 
 
-def test_json_rows(store: Path, lpp_sql: Run, rows: Rows) -> None:
-    assert json.loads(ok(lpp_sql(store, FOUR, "--format", "json"))) == rows("profiles", 3)
-    none = ok(lpp_sql(store, "SELECT run FROM runs WHERE false", "--format", "json"))
-    assert none == "[]\n"
-
-
 def test_json_refuses_two_columns_of_one_name(store: Path, lpp_sql: Run) -> None:
     text = refused(lpp_sql(store, "SELECT 1 AS a, 2 AS a", "--format", "json"))
     assert "two columns named a" in text
-
-
-def test_parquet_read_back_by_pyarrow(
-    store: Path, lpp_sql: Run, tmp_path: Path, rows: Rows
-) -> None:
-    target = tmp_path / "out.parquet"
-    assert ok(lpp_sql(store, FOUR, "-o", target)) == ""
-    assert pq.read_table(target).to_pylist() == rows("profiles", 3)
 
 
 def test_parquet_keeps_types(store: Path, lpp_sql: Run, tmp_path: Path) -> None:
@@ -307,11 +250,6 @@ def test_the_line_of_an_error_is_that_of_the_sql(store: Path, lpp_sql: Run, form
         assert marks.index("^") == shown.index("cast")
 
 
-def test_sql_without_store_or_quotes_says_what_lacks(store: Path, lpp_sql: Run) -> None:
-    assert "Name a store" in refused(lpp_sql("SELECT 1 AS n"))
-    assert "in quotes" in refused(lpp_sql(store, "SELECT", "1", "AS", "n"))
-
-
 def test_an_empty_table_names_the_command_that_fills_it(empty_store: Path, lpp_sql: Run) -> None:
     build(empty_store, {})
     done = lpp_sql(empty_store, "FROM Hourglass")
@@ -417,12 +355,6 @@ def test_bad_sql_is_duckdbs_own_words_and_the_way_to_the_schema(
         assert "lpp-sql --schema" in text
 
 
-@pytest.mark.parametrize("sql", ["", ";", "/* only a comment */"])
-def test_empty_sql(store: Path, lpp_sql: Run, sql: str) -> None:
-    assert "Such as: lpp-sql" in refused(lpp_sql(store, sql))
-    assert "Such as: lpp-sql" in refused(lpp_sql(store, "-", input=sql.encode()))
-
-
 def test_sql_that_is_not_utf8(store: Path, lpp_sql: Run) -> None:
     assert "not UTF-8" in refused(lpp_sql(store, "-", input=b"SELECT '\xff'"))
     program = str(Path(sys.executable).with_name("lpp-sql")).encode()
@@ -430,19 +362,3 @@ def test_sql_that_is_not_utf8(store: Path, lpp_sql: Run) -> None:
         [program, bytes(store), b"SELECT '\xff'"], capture_output=True, check=False
     )
     assert "not UTF-8" in refused(done)
-
-
-def test_nothing_to_do_shows_an_example(store: Path, lpp_sql: Run) -> None:
-    assert "Such as: lpp-sql" in refused(lpp_sql(store))
-    assert "such as: lpp-sql" in refused(lpp_sql())
-
-
-def test_what_is_not_a_store(tmp_path: Path, empty_store: Path, lpp_sql: Run) -> None:
-    assert "is not an lpp store" in refused(lpp_sql(tmp_path, "SELECT 1"))
-    assert "lpp-analyze profile" in refused(lpp_sql(empty_store, "SELECT 1"))
-
-
-def test_a_fault_of_ours_shows_its_traceback_with_debug(store: Path, lpp_sql: Run) -> None:
-    done = lpp_sql(store, "SELEC 1", "--debug", own_process=True)
-    assert done.returncode == EXIT_USER_ERROR
-    assert b"Traceback" in done.stderr

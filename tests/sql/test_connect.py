@@ -8,20 +8,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from lpp.sql import TABLES, connect
+from lpp.sql import connect
 from lpp.sql.database.faults import opening_fault
-from lpp.sql.schema import EVERY
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
-
-
-def test_tables_need_no_qualification(store: Path) -> None:
-    with connect(store) as connection:
-        listed = [name for (name,) in connection.execute("SHOW TABLES").fetchall()]
-        assert listed == sorted(table.name for table in EVERY)
-        described = connection.execute("DESCRIBE profiles").fetchall()
-        assert [row[0] for row in described] == [c.name for c in TABLES["profiles"].columns]
-        assert connection.execute("SELECT count(*) FROM profiles").fetchone() == (3,)
-        assert connection.execute("SELECT count(*) FROM lpp.main.profiles").fetchone() == (3,)
 
 
 @pytest.mark.parametrize("form", ["path", "text", "url", "relative"])
@@ -77,13 +66,6 @@ def test_write_lasts(store: Path) -> None:
     assert sorted(p.name for p in store.iterdir()) == ["lpp.json", "profiles.duckdb"]
     with connect(store) as connection:
         assert ("by hand",) in connection.execute("SELECT run FROM runs").fetchall()
-
-
-def test_writing_keeps_the_storage_version(store: Path) -> None:
-    with connect(store, write=True) as connection:
-        connection.execute("CREATE TABLE mine AS SELECT range AS n FROM range(100_000)")
-    header = (store / "profiles.duckdb").read_bytes()[12:20]
-    assert int.from_bytes(header, "little") == 64
 
 
 def test_readers_share_and_a_writer_does_not(store: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from terminal import HOSTILE, SHOWN, on_terminal, steering
+from terminal import HOSTILE, on_terminal, steering
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 PROGRAM = Path(sys.executable).with_name("lpp-sql")
@@ -27,25 +27,6 @@ def test_a_terminal_is_shown_what_would_steer_it(store: Path, query: str, format
     assert code == 0
     assert steering(text) == set()
     assert r"\u202etxt.exe\u2066" in text
-
-
-def test_csv_to_the_terminal_as_a_file_is_shown_as_well(store: Path) -> None:
-    for device in ("/dev/tty", "/dev/stdout"):
-        shell = 'setsid --ctty "$@" < "$TTY"' if device == "/dev/tty" else '"$@"'
-        words = ["bash", "-c", f"TTY=$(tty <&2) && {shell}", "_"]
-        command = [*words, PROGRAM, store, QUERY, "--format", "csv", "-o", device]
-        code, received = on_terminal(command)
-        assert code == 0, received
-        assert steering(received.decode()) == set()
-        assert SHOWN in received.decode()
-
-
-def test_errors_that_quote_data_are_shown(store: Path) -> None:
-    for query in (f"SELECT CAST(({CHARACTERS}) AS INTEGER)", f'SELECT "{HOSTILE}" FROM runs'):
-        code, received = on_terminal([PROGRAM, store, query])
-        assert code == 2
-        assert steering(received.decode()) == set()
-        assert r"\x1b[2J" in received.decode()
 
 
 @pytest.mark.slow
@@ -69,20 +50,3 @@ def test_csv_keeps_what_a_spreadsheet_would_run(store: Path, lpp_sql: Run) -> No
     rows = ", ".join(f"('{value}')" for value in values)
     done = lpp_sql(store, f"FROM (VALUES {rows}) t(value)", "--format", "csv")
     assert done.stdout.decode().splitlines() == ["value", *values]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}]
-)
-def test_a_table_where_the_locale_is_ascii(
-    store: Path, lpp_sql: Run, locale: dict[str, str]
-) -> None:
-    query = "SELECT 'é' AS name, 1 AS one"
-    done = lpp_sql(store, query, env=os.environ | locale)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert "│ é       │     1 │" in done.stdout.decode()
-    code, received = on_terminal([PROGRAM, store, query], locale | {"PYTHONCOERCECLOCALE": "0"})
-    assert code == 0
-    assert received.startswith(b"+---------+-------+\r\n|  name   |  one  |\r\n")
-    assert b"| \\xe9" in received

@@ -57,21 +57,6 @@ def test_a_number_stands_with_its_error_and_the_prefix_that_it_came_from(store: 
     assert found == [(*row, "dimensions") for row in wide]
 
 
-def test_its_columns_are_declared(store: Path) -> None:
-    with connect(store) as connection:
-        found = connection.execute(
-            "SELECT column_name, data_type, comment FROM duckdb_columns() "
-            "WHERE table_name = 'numbers' AND database_name = 'lpp' ORDER BY column_index"
-        ).fetchall()
-    assert found == [(column.name, column.type, column.comment) for column in NUMBERS.columns]
-
-
-def test_it_covers_all_results_and_nothing_by_token() -> None:
-    names = {table.name for table in WITH_NUMBERS}
-    assert {"spectra", "metrics", "layers", "drift_sites", "item_features", "profiles"} <= names
-    assert names.isdisjoint({"runs", "prompts", "drift_tokens", "jackknife", "published"})
-
-
 def test_a_new_build_has_it_and_warns_of_nothing(
     store: Path, tables: dict[str, pa.Table], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -74,13 +74,6 @@ def test_the_command_reads_them(labelled: Path) -> None:
     ]
 
 
-def test_the_reference_says_that_there_may_be_more() -> None:
-    reference = CliRunner().invoke(main, ["--schema"]).stdout
-    (_, of_prompts) = reference.split("\nprompts: ")
-    assert "further columns: each a field of the corpus row" in of_prompts.split("\n\n")[0]
-    assert reference.count("further columns") == 1
-
-
 @pytest.mark.parametrize(
     ("columns", "says"),
     [

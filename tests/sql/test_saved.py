@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 from saved_answers import answer
 
 from lpp.sql import build, saved_queries, saved_query
-from lpp.sql.queries.saved import parse
 from lpp.store.errors import ErrorKind, InputError
 
 NAMES = tuple(saved_queries())
@@ -97,31 +95,11 @@ def test_list_fits_and_names_every_query(lpp_sql: Run) -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_a_reader_gets_title_answer_and_reading(documented_store: Path, lpp_sql: Run) -> None:
-    environment = {**os.environ, "COLUMNS": "80"}
-    done = lpp_sql(documented_store, "--run", "profiles", env=environment)
-    query = saved_query("profiles")
-    lines = done.stdout.decode().splitlines()
-    assert lines[0] == query.title
-    assert "entropy_floor" in done.stdout.decode()
-    assert " ".join(" ".join(lines).split()).endswith(
-        query.reading.replace("STORE", str(documented_store))
-    )
-    assert max(len(line) for line in lines if str(documented_store) not in line) <= 80
-
-
 def test_a_file_gets_the_answer_alone(documented_store: Path, lpp_sql: Run, tmp_path: Path) -> None:
     target = tmp_path / "q.parquet"
     done = lpp_sql(documented_store, "--run", "entropy", "-o", target)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert pl.read_parquet(target).to_dicts() == answer(documented_store, "entropy")
-
-
-def test_show_prints_what_runs(documented_store: Path, lpp_sql: Run) -> None:
-    text = lpp_sql("--show", "differences").stdout.decode()
-    assert text == saved_query("differences").text
-    done = lpp_sql(documented_store, "-", "--format", "json", input=text.encode())
-    assert json.loads(done.stdout) == answer(documented_store, "differences")
 
 
 @pytest.mark.parametrize(
@@ -157,10 +135,3 @@ def test_unknown_name_is_an_input_error() -> None:
     with pytest.raises(InputError) as caught:
         saved_query("nothing")
     assert caught.value.kind is ErrorKind.NOT_FOUND
-
-
-def test_comments_after_the_head_are_no_part_of_it() -> None:
-    text = "-- A?\n-- Read: b: c\n--   d.\n-- Empty: e.\n-- Source.\n--   F.\nSELECT 1;\n"
-    query = parse("n", text)
-    assert (query.title, query.reading, query.when_empty) == ("A?", "b: c d.", "e.")
-    assert query.text == text

@@ -1,6 +1,5 @@
 """The declarations, and what is made from them."""
 
-import re
 from pathlib import Path
 
 import duckdb
@@ -8,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from lpp.sql import TABLES, TOKEN_STATS, arrow_schema, connect
-from lpp.sql.schema import EVERY, Table, reference
+from lpp.sql.schema import EVERY, Table
 from lpp.sql.schema.results import RESULTS_FILE, read_results, results_json
 from lpp.store.format.tables import TOKENS_SCHEMA
 
@@ -81,23 +80,6 @@ def test_every_column_can_be_named_without_quotes(store: Path) -> None:
             connection.execute(f"SELECT {names} FROM {table.name} ORDER BY {names}").fetchall()
 
 
-def test_reference_fits_a_terminal() -> None:
-    lines = reference(80).splitlines()
-    assert max(map(len, lines)) <= 80
-    assert " ".join(reference().split()) == " ".join(" ".join(lines).split())
-
-
-def test_reference_has_a_line_for_each_table_and_column() -> None:
-    lines = reference().splitlines()
-    for table in EVERY:
-        assert f"{table.name}: {table.meaning}" in lines
-        for column in table.columns:
-            assert any(
-                line.split()[:2] == [column.name, column.type] and line.endswith(column.comment)
-                for line in lines
-            )
-
-
 def test_the_file_of_results_is_what_analyze_declares() -> None:
     from lpp.analyze.declared import RESULTS  # not at the top: this package does not need it
 
@@ -113,16 +95,3 @@ def test_arrow_schema_is_what_duckdb_makes_of_the_table(store: Path) -> None:
             assert given.names == declared.names
             for field in declared:
                 assert given.field(field.name).type in (field.type, pa.json_(pa.string()))
-
-
-def test_the_page_names_tables_that_there_are() -> None:
-    page = Path(__file__).parents[2] / "docs" / "how-to" / "sql.md"
-    text = page.read_text("utf-8").partition("\n## ")[0]
-    listed = {
-        name
-        for line in text.splitlines()
-        if line.startswith("| `")
-        for name in re.findall(r"`(\w+)`", line.split("|")[1])
-    }
-    assert len(listed) > 15
-    assert listed < {table.name for table in EVERY}

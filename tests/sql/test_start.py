@@ -6,11 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-from sql_output import ok, refused
+from sql_output import ok
 
-from lpp.sql import TABLES
-from lpp.sql.cli import main
 from lpp.sql.schema import reference
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -19,20 +16,6 @@ Run = Callable[..., subprocess.CompletedProcess[bytes]]
 def test_schema_needs_no_store(lpp_sql: Run, store: Path) -> None:
     assert ok(lpp_sql("--schema")) == reference() + "\n"
     assert ok(lpp_sql(store, "--schema")) == reference() + "\n"
-
-
-def test_in_process_as_other_python_code_would() -> None:
-    result = CliRunner().invoke(main, ["--schema"])
-    assert result.exit_code == 0
-    assert all(f"\n{name}: " in f"\n{result.output}" for name in TABLES)
-    result = CliRunner().invoke(main, ["nowhere", "SELECT 1"])
-    assert result.exit_code == 2
-    assert "Error: " in result.stderr
-
-
-def test_shell_absent(store: Path, lpp_sql: Run, tmp_path: Path) -> None:
-    done = lpp_sql(store, "--shell", env={"PATH": str(tmp_path)})
-    assert "pip install duckdb-cli" in refused(done)
 
 
 @pytest.mark.parametrize("write", [False, True])

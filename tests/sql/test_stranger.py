@@ -1,13 +1,11 @@
 """A database that a stranger made: nothing in it reaches outside, and little of it is kept."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 import pytest
 from s3_server import S3
 from written_run import write_run
@@ -181,33 +179,6 @@ def test_rows_that_break_the_key_are_left_behind(
     with connect(store, token_stats=False) as connection:
         assert connection.execute("FROM cka").fetchall() == []
         assert connection.execute("SELECT count(*) FROM layers").fetchall() == [(3,)]
-
-
-def test_what_is_not_asked_for_is_not_spoken_of(
-    store: Path,
-    stranger: duckdb.DuckDBPyConnection,
-    tables: dict[str, pa.Table],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    stranger.execute("ALTER TABLE entropy DROP COLUMN short_prompts; DROP TABLE cka")
-    stranger.close()
-    build(store, {"entropy": tables["entropy"]}, keep=["runs", "cka"])
-    assert caplog.messages == []
-
-
-def test_a_damaged_file_is_left_behind_whole(store: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (store / "profiles.duckdb").write_bytes(b"garbage" * 999)
-    build(store, {}, keep=TABLES)
-    assert "all of a file that DuckDB cannot read" in caplog.text
-
-
-def test_a_pipe_keeps_nobody_waiting(store: Path, lpp_sql: Run) -> None:
-    (store / "profiles.duckdb").unlink()
-    os.mkfifo(store / "profiles.duckdb")
-    done = lpp_sql(store, "SELECT 1")
-    assert (done.returncode, b"not a file" in done.stderr) == (2, True)
-    with pytest.raises(FormatError, match="not a file"):
-        build(store, {}, keep=TABLES)
 
 
 @pytest.mark.parametrize("name", ["profiles.duckdb", "profiles.duckdb.wal"])

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -256,18 +255,6 @@ def test_a_fault_that_stays(
     assert read(small.url) == read(str(small.folder / "lpp"))  # nothing wrong was kept
 
 
-def test_a_server_that_is_not_there_and_a_shard_that_is_gone(
-    small: ServedFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LPP_RETRY_SECONDS", "0.5")
-    with pytest.raises(MachineError, match=r"no connection.*Check the network"):
-        open_store("http://127.0.0.1:9/lpp")
-    small.always("404", "shards/00001/COMMIT")
-    run = only_run(small.url)
-    assert (run.missing_shards, list(run.left_out)) == ((1,), [1])
-    assert "missing, unlike index.json says" in run.left_out[1]
-
-
 # a store that changed
 
 
@@ -457,12 +444,3 @@ def test_the_token_of_the_hub_goes_to_the_hub_alone(
         with pytest.raises(MachineError, match="private repository") as caught:
             read("hf://datasets/lab/data/other")
         assert "SECRET" not in str(caught.value)
-
-
-@pytest.mark.parametrize("url", ["s3://no-extra/lpp", "https://no-extra.invalid/lpp"])
-def test_a_missing_extra_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "obstore", None)
-    monkeypatch.setitem(sys.modules, "obstore.exceptions", None)
-    done = analyze("profile", url)
-    assert done.exit_code == 2
-    assert "'.[objects]'" in done.stderr

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -14,8 +13,7 @@ from small_capture import Capture, make_capture
 from lpp.store import create_store, open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError, MachineError
 from lpp.store.format.commit_record import ObjectRecord
-from lpp.store.objects.bucket import Bucket, bucket_of
-from lpp.store.objects.bucket_faults import fault_of
+from lpp.store.objects.bucket import bucket_of
 from lpp.store.objects.locate import objects_at
 from lpp.store.runs.heartbeat import at_work, writers
 from lpp.store.runs.write import sweep_run
@@ -285,35 +283,3 @@ def test_a_server_that_denies_what_is_not_there_ends_the_commit(
         capture.write(s3.url)
     s3.proxy.rule = lambda _method, _key: None
     assert same(capture.write(s3.url), capture)
-
-
-def test_what_is_no_store_is_said(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FormatError, match="is not an lpp store: no such directory"):
-        open_store(s3.url)
-    s3.put(f"{BASE}thesis.tex", b"x")
-    with pytest.raises(FormatError, match=r"other files, and no lpp\.json"):
-        open_store(s3.url)
-    with pytest.raises(InputError, match=r"Give a store, or a new directory: s3://"):
-        create_store(s3.url)
-    with pytest.raises(InputError, match="no such bucket"):
-        create_store("s3://nobody-made-this/store")
-    monkeypatch.setenv("LPP_RETRY_SECONDS", "soon")
-    with pytest.raises(InputError, match="LPP_RETRY_SECONDS"):
-        Bucket("s3://lab")
-
-
-def test_without_obstore_its_extra_is_named(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "obstore", None)
-    with pytest.raises(MachineError, match=r"\.\[objects\]") as caught:
-        open_store(s3.url)
-    assert caught.value.kind is ErrorKind.NO_PACKAGE
-
-
-@pytest.mark.parametrize("folder", ["credentials of tests", "closed/connect", "c"])
-def test_words_of_a_key_do_not_name_the_fault(folder: str) -> None:
-    for written in (folder, quote(folder)):
-        said = f"GET https://host/bucket/{written}/lpp.json: error sending request: dns error"
-        fault = fault_of(OSError(said), f"s3://bucket/{folder}/lpp.json")
-        assert isinstance(fault, MachineError)
-        assert fault.kind is ErrorKind.UNREACHABLE
-        assert "its name is unknown" in str(fault)

@@ -12,7 +12,7 @@ import pytest
 from on_disk import on_disk
 from stored import object_path
 
-from lpp.store import add_scores, create_store, open_store, read_scores, remove_scores
+from lpp.store import add_scores, create_store, read_scores, remove_scores
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
 from lpp.store.scores.scores import SCORES_SCHEMA, ScoreSet, score_sets, verify_scores
 
@@ -41,10 +41,6 @@ def scores(source: str = "board", *, value: float = 0.5, **other: Any) -> pa.Tab
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return on_disk(create_store(tmp_path / "store").path)
-
-
-def test_no_scores_is_an_empty_table(root: Path) -> None:
-    assert read_scores(root).equals(SCORES_SCHEMA.empty_table())
 
 
 def test_every_value_and_every_file_comes_back(root: Path) -> None:
@@ -87,11 +83,6 @@ def test_every_value_and_every_file_comes_back(root: Path) -> None:
         if p.is_file()
     } == FILES
     assert board.problems() == []
-
-
-def test_a_store_with_scores_opens_as_before(root: Path) -> None:
-    add_scores(root, "board", scores(), FILES)
-    assert dict(open_store(root).runs) == {}
 
 
 def test_the_same_content_is_not_written_twice(root: Path) -> None:
@@ -290,15 +281,3 @@ def test_a_file_that_was_put_in_is_seen(root: Path) -> None:
     object_path(found.path, "original/more.csv").write_text("x")
     (problem,) = verify_scores(root)
     assert str(problem).endswith("original/more.csv: not part of what was committed")
-
-
-def test_a_record_reads_without_our_code(root: Path) -> None:
-    add_scores(root, "board", scores(), FILES)
-    (found,) = score_sets(root)
-    record = json.loads((on_disk(found.path) / "COMMIT.json").read_text())
-    assert sorted(record["objects"]) == [
-        "original/a/results.json",
-        "original/b.csv",
-        "scores.arrow",
-    ]
-    assert (record["source"], record["rows"], record["replaces"]) == ("board", 2, [])

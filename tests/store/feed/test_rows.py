@@ -409,15 +409,6 @@ def test_a_bucket_gives_the_batches_of_the_disk(run: Run, capture: Capture, s3: 
         list(feed(open_store(s3.url).runs[run.id], buffer="16 MiB"))
 
 
-def test_torch_gets_tensors(run: Run) -> None:
-    plain = list(map(np.copy, feed(run)))
-    for expected, tensor in zip(plain, feed(run, like="torch"), strict=True):
-        assert tensor.dtype == torch.bfloat16
-        assert (tensor.view(torch.int16).numpy().view(np.uint16) == expected).all()
-    wide = next(feed(run, like="torch", dtype="float32"))
-    assert torch.equal(wide, next(feed(run, like="torch")).float())
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_of_torch_divide_the_rows(run: Run, workers: int) -> None:
     batches: Any = feed(run, like="torch")
