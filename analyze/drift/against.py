@@ -1,18 +1,14 @@
 """Every run of a store against one of them, one comparison at a time.
 
 A `Drift` has a row for each token, so only one comparison is in memory at a time, whatever the
-number of runs. `Comparison` is the part that tables and charts of many runs need.
+number of runs.
 """
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-import polars as pl
+from dataclasses import dataclass
 
 from lpp.analyze.drift.drift import Drift, drift
-from lpp.analyze.drift.gate.verdicts import Verdict
 from lpp.analyze.drift.pair import Pair, differences, pair_of, run_of
 from lpp.analyze.drift.sites import common_sites
 from lpp.analyze.engine.executor import Executor
@@ -44,18 +40,6 @@ class Against:
     def lines(self) -> list[str]:
         """One line about each run that is left out."""
         return [f"{run} is left out: {why}." for run, why in self.left_out.items()]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The part of a `Drift` that is kept for comparison with other runs: nothing per token."""
-
-    b: str
-    frames: Mapping[str, pl.DataFrame] = field(repr=False)
-    """Its rows of `drift` and `drift-sites` (`page.frames_of`)."""
-    document: Mapping[str, Any] = field(repr=False)
-    """`Drift.document`, and `items`."""
-    verdicts: Sequence[Verdict] = ()
 
 
 def diff_against(
@@ -136,17 +120,6 @@ def against(
         )
     names = names_of((of_base, *others.values()))
     return Against(base=of_base, pairs=pairs, left_out=left_out, undecided=undecided, names=names)
-
-
-def compared(
-    drift: Drift,
-    frames: Mapping[str, pl.DataFrame],
-    verdicts: Sequence[Verdict] = (),
-    items: Sequence[Mapping[str, Any]] = (),
-) -> Comparison:
-    """The part of `drift` that is kept; items: a document for each task that both runs answered."""
-    document = {**drift.document(), "items": list(items)}
-    return Comparison(b=drift.pair.b.run.id, frames=frames, document=document, verdicts=verdicts)
 
 
 def _named(store: Url, runs: Sequence[str] | None, task: str | None) -> list[RunView]:

@@ -1,9 +1,7 @@
 """Everything that changed between two models, in one record: predictions, sites, provenance."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -12,15 +10,13 @@ from lpp.analyze.drift.gate.metric_changes import prediction_changes
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.predictions import compared_tokens, computed_tokens, token_drift
 from lpp.analyze.drift.sites import SiteDrift, common_sites, compared_cell, site_drift, why_missing
-from lpp.analyze.drift.summaries import Summary, by_position, entropy_drift, prediction_drift
+from lpp.analyze.drift.summaries import Summary, entropy_drift, prediction_drift
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.logits.heads import LOSSY_KL, arithmetic
 from lpp.analyze.metrics.registry import METRICS, metric_names
-from lpp.analyze.numerics.jackknife import Estimate, error_names
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.questions import DiffSettings
 from lpp.analyze.runs.keys import Url
-from lpp.analyze.runs.named import names_of_two
 from lpp.analyze.runs.select import listed
 from lpp.store.progress import SILENT, Progress
 
@@ -71,46 +67,6 @@ class Drift:
             for site in self.sites
             for name in SITE_CHANGES
         )
-
-    def document(self) -> dict[str, Any]:
-        """The record for JSON: numbers that are not finite are null."""
-        n_tokens = self.pair.n_tokens(self.first_position)
-        a, b = self.pair.a, self.pair.b
-        names = dict(zip((a.run.id, b.run.id), names_of_two(a, b), strict=True))
-        return {
-            "a": a.run.id,
-            "b": b.run.id,
-            "names": names,
-            "prompts": self.pair.n_prompts,
-            "tokens": len(self.tokens),
-            "first_position": self.first_position,
-            "left_out": self.pair.excluded.tolist(),
-            "lost": {
-                "base_prompts": self.pair.lost.n_base,
-                "set_aside": self.pair.lost.set_aside,
-                "missing": self.pair.lost.missing,
-            },
-            "cluster": self.pair.cluster,
-            "drawn": None if self.seed is None else {"of": n_tokens, "seed": self.seed},
-            "logits": {"arithmetic": self.arithmetic or None, "missing": self.no_logits},
-            "exactly_equal": self.is_nothing,
-            "notes": list(self.notes),
-            "predictions": {name: _summary(summary) for name, summary in self.predictions.items()},
-            "by_position": [
-                _band(row)
-                for row in by_position(self.tokens, self.pair.groups).iter_rows(named=True)
-            ],
-            "sites": [
-                {
-                    "site": site.site,
-                    "depth": site.depth,
-                    "tokens": site.n_tokens,
-                    **{name: _estimate(site[name]) for name in {**SITE_CHANGES, **site.numbers}},
-                    "flags": flags,
-                }
-                for site, flags in zip(self.sites, self.flags, strict=True)
-            ],
-        }
 
 
 def diff(
@@ -222,29 +178,3 @@ def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:
         )
     missing = (why_missing(pair, site) for site in sites)
     return [*lines, *dict.fromkeys(why for why in missing if why)]
-
-
-def _summary(summary: Summary) -> dict[str, float | int | None]:
-    numbers = asdict(summary)
-    count, ties = numbers.pop("n_tokens"), numbers.pop("ties")
-    if ties is not None:
-        numbers["ties"] = ties
-    return {**{name: _finite(number) for name, number in numbers.items()}, "tokens": count}
-
-
-def _estimate(estimate: Estimate) -> dict[str, float | None]:
-    names = ("mean", "stderr", "ci_low", "ci_high")
-    return dict(zip(names, map(_finite, estimate[:4]), strict=True))
-
-
-def _band(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One band of positions."""
-    numbers = {
-        name: _estimate(Estimate(row[name], *(row[error] for error in error_names(name))))
-        for name in ("kl", "flips")
-    }
-    return {"first": row["first"], "end": row["end"], "tokens": row["n_tokens"], **numbers}
-
-
-def _finite(number: float | None) -> float | None:
-    return number if number is not None and math.isfinite(number) else None

@@ -4,11 +4,13 @@ As in `studies.answers`, a question takes the store, its settings and a `Progres
 computes, puts the numbers into the database and gives the page.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from lpp.analyze.drift.against import Against, Comparison, against, compared
+import polars as pl
+
+from lpp.analyze.drift.against import Against, against
 from lpp.analyze.drift.drift import Drift, drift, n_steps
 from lpp.analyze.drift.gate import gate_page
 from lpp.analyze.drift.gate.conditions import (
@@ -30,7 +32,7 @@ from lpp.analyze.evaluations.analysis import analysis
 from lpp.analyze.evaluations.evaluated import evaluated_items
 from lpp.analyze.evaluations.flip_analysis import flip_analysis
 from lpp.analyze.evaluations.flips import flips, flips_of_runs
-from lpp.analyze.evaluations.pages.flips_page import flips_page, flips_section, item_documents
+from lpp.analyze.evaluations.pages.flips_page import flips_frames, flips_page, flips_section
 from lpp.analyze.evaluations.pages.items_page import items_page
 from lpp.analyze.evaluations.tables import write_items
 from lpp.analyze.pages.reply import Reply, reply
@@ -53,7 +55,7 @@ def items_answer(
     items = evaluated_items(store, task, run, settings)
     result = analysis(items, settings, progress=progress)
     database = kept("The analysis is", lambda: write_items(store, result), progress)
-    return reply(items_page(f"{store}", items, result), stored=database)
+    return reply(items_page(f"{store}", items, result), settings, stored=database)
 
 
 def flips_answer(
@@ -61,7 +63,7 @@ def flips_answer(
 ) -> Reply:
     """What tells the items that flip from run `a` to `b`; errors are those of `flipped_items`."""
     result = flip_analysis(flips(store, task, a, b, settings), settings, progress=progress)
-    return Reply(page=flips_page(f"{store}", result))
+    return reply(flips_page(f"{store}", result), settings, stored=True)
 
 
 def diff_answer(
@@ -91,7 +93,8 @@ def diff_answer(
             check_conditions(conditions, sites=common, no_logits=pair.no_logits)
     progress.expect(sum(n_steps(pair, settings) for pair in pairs))
     failed = bool(conditions and several and several.undecided)
-    comparisons: list[Comparison] = []
+    parts: list[Mapping[str, pl.DataFrame]] = []
+    decided: dict[str, list[Verdict]] = {}
     stored = True
     for pair, common in zip(pairs, chosen, strict=True):
         sure = not gate.strict and needs_errors(conditions, common)
@@ -113,19 +116,23 @@ def diff_answer(
         if several is None:
             sections = [flips_section(task, k) for k, task in enumerate(items)]
             return reply(
-                drift_page(pair_drift, verdicts, sections, item_documents(items)),
+                drift_page(pair_drift, verdicts, sections, flips_frames(items)),
+                settings,
                 stored=stored,
                 beside=gate_page.as_lines(verdicts),
                 failed=failed,
             )
-        frames = frames_of(pair_drift, tokens=False)
-        comparisons.append(compared(pair_drift, frames, verdicts, item_documents(items)))
+        parts.append({**frames_of(pair_drift, tokens=False), **flips_frames(items)})
+        if verdicts:
+            decided[pair.b.run.id] = verdicts
     assert several is not None
-    page = against_page(several, comparisons, f"{store}")
-    of = {c.b: c.verdicts for c in comparisons if c.verdicts}
-    decided = {b: of[b] for b in page.runs.order if b in of}
+    names = dict.fromkeys(name for part in parts for name in part)
+    frames = {name: pl.concat([p[name] for p in parts if name in p]) for name in names}
+    page = against_page(several, frames, decided, f"{store}")
+    decided = {b: decided[b] for b in page.runs.order if b in decided}
     return reply(
         page,
+        settings,
         stored=stored,
         beside=gate_page.lines_by_run(decided, several.names, several.undecided),
         failed=failed,

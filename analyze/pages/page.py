@@ -14,7 +14,7 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.pages.table import Table
+from lpp.analyze.pages.table import Table, flags_in
 from lpp.analyze.pages.words import Sentence
 from lpp.sql.queries.saved import Query as SavedQuery
 
@@ -173,10 +173,10 @@ class Page:
     """Letter, name and colour of every run."""
     next: tuple[str, ...] = ()
     """Commands that go on from here."""
-    document: Any = None
-    """Content of the JSON output."""
-    csv: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """Content of the CSV output: every column of the main table."""
+    settings: Any = None
+    """The settings that were asked for, as their dataclass."""
+    data: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    """Tables for programs, by name, with every column. JSON has all of them, CSV the first."""
     parted_by: str = " "
     """Parts the members of a list in CSV."""
     store: str = ""
@@ -197,6 +197,11 @@ class Page:
     def flags(self) -> Mapping[str, str]:
         """Each flag that any table shows, sorted, with its meaning."""
         return explained(self.tables, self.meanings)
+
+    @property
+    def flags_of_data(self) -> Mapping[str, str]:
+        """Each flag of a row of `data`, sorted, with its meaning."""
+        return _explained(map(flags_in, self.data.values()), self.meanings)
 
     @property
     def hidden(self) -> Iterator[str]:
@@ -223,5 +228,8 @@ UNKNOWN_FLAG: Final = "explained by a newer release"
 
 def explained(tables: Iterable[Table], meanings: Mapping[str, str]) -> Mapping[str, str]:
     """Flags that any of `tables` shows, sorted, with their meanings."""
-    flags = {flag for table in tables for flag in table.flags()}
-    return {flag: meanings.get(flag, UNKNOWN_FLAG) for flag in sorted(flags)}
+    return _explained((table.flags() for table in tables), meanings)
+
+
+def _explained(parts: Iterable[set[str]], meanings: Mapping[str, str]) -> Mapping[str, str]:
+    return {flag: meanings.get(flag, UNKNOWN_FLAG) for flag in sorted(set().union(*parts))}

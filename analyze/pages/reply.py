@@ -20,8 +20,9 @@ class Reply:
     """The error to raise once the page is shown."""
 
 
-def reply(page: Page, *, stored: object, **more: Any) -> Reply:
-    """A reply with `page`; without next commands unless its numbers are stored in the database,
-    from which those go on. more: fields of `Reply`.
+def reply(page: Page, settings: Any, *, stored: object, **more: Any) -> Reply:
+    """A reply with `page`, which answers a question with these settings; without next commands
+    unless its numbers are stored in the database, from which those go on. more: fields of `Reply`.
     """
-    return Reply(page=page if stored else replace(page, next=()), **more)
+    next_commands = page.next if stored else ()
+    return Reply(page=replace(page, settings=settings, next=next_commands), **more)

@@ -168,13 +168,7 @@ class Table:
 
     def flags(self) -> set[str]:
         """Every flag of the table."""
-        return {
-            flag
-            for column in ("flag", "flags")
-            if column in self.frame.columns
-            for row in self.frame[column].drop_nulls()
-            for flag in ([row] if column == "flag" else row)
-        }
+        return flags_in(self.frame)
 
     def data(self) -> dict[str, Any]:
         """Data that page.js sorts, filters and shows.
@@ -258,6 +252,17 @@ def table_of(
             )
         )
     return Table(name=name, title=title, frame=frame, fields=tuple(fields), **more)
+
+
+def flags_in(frame: pl.DataFrame) -> set[str]:
+    """Every flag of the rows, which have them in a column `flags` or `flag`."""
+    return {
+        flag
+        for column in ("flag", "flags")
+        if column in frame.columns
+        for row in frame[column].drop_nulls()
+        for flag in ([row] if column == "flag" else row)
+    }
 
 
 def shared_unit(fields: Iterable[Field]) -> str:

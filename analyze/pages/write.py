@@ -26,7 +26,7 @@ def written(page: Page, form: str, *, everything: bool = False) -> str:
     from lpp.analyze.pages.data import as_csv, as_json
 
     if form == "json":
-        return as_json(page.document)
+        return as_json(page)
     if form == "csv":
-        return as_csv(page.csv, parted_by=page.parted_by)
+        return as_csv(next(iter(page.data.values())), parted_by=page.parted_by)
     raise ValueError(f"a page has no format {form!r}")

@@ -54,7 +54,7 @@ def probe_answer(
         write_direction(result, direction)
         written = (f"The direction of {result.best.name} is in {direction}.",)
         page = replace(page, findings=(*page.findings, written))
-    return reply(page, stored=database)
+    return reply(page, settings, stored=database)
 
 
 def against_answer(
@@ -100,6 +100,7 @@ def against_answer(
     failing = result.best.verdict if result.best.verdict in named else ""
     return reply(
         against_page(f"{store}", result, verdicts, failing),
+        settings,
         stored=database,
         beside=f"{result.best.verdict}\n{gate_page.as_lines(verdicts)}",
         failed=bool(failing) or any(verdict.failed for verdict in verdicts),

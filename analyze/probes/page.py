@@ -128,8 +128,7 @@ def probe_page(store: str, analysis: ProbeAnalysis) -> Page:
         meanings=MEANING,
         runs=runs,
         next=(f"lpp-sql {shlex.quote(store)} --run probes",),
-        document=probes.to_dicts(),
-        csv=probes,
+        data={**frames, "probe_mistakes": mistakes},
         store=store,
         origin=origin_of([run]),
     )
@@ -297,12 +296,7 @@ def against_page(
         meanings=MEANING,
         runs=RunStyles(run_names({name: run.plan for name, run in runs.items()})),
         next=(f'lpp-sql {shlex.quote(store)} "{_VERDICTS}"',),
-        document={
-            "verdict": comparison.best.verdict,
-            "sites": frame.to_dicts(),
-            "gate": gate_page.documents(verdicts),
-        },
-        csv=frame,
+        data={"probe_tests": frame, "gate": gate_page.gate_rows({views[1].run.id: verdicts})},
         store=store,
         origin=origin_of([*runs.values()]),
     )

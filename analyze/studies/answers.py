@@ -69,7 +69,7 @@ def profile_answer(
         if database
         else (),
     )
-    return reply(page, stored=database)
+    return reply(page, settings, stored=database)
 
 
 def layers_answer(
@@ -78,7 +78,7 @@ def layers_answer(
     """Ranks by depth. Progress, executor and errors are those of `layers`."""
     layers = layer_ranks.layers(store, settings, progress=progress, executor=executor)
     database = kept("The layers are", lambda: layer_ranks.write_layers(store, layers), progress)
-    return reply(layers_page(f"{store}", layers, layers.names), stored=database)
+    return reply(layers_page(f"{store}", layers, layers.names), settings, stored=database)
 
 
 def cka_answer(
@@ -98,7 +98,7 @@ def cka_answer(
     progress.expect(passes * sum(len(part.pairs) for part in work))
     rows = cka_table.compute(work, jobs=jobs, memory=memory, progress=progress)
     database = kept("The CKA is", lambda: cka_table.write_cka(store, rows), progress)
-    return reply(cka_page(f"{store}", rows, names_of(selected)), stored=database)
+    return reply(cka_page(f"{store}", rows, names_of(selected)), settings, stored=database)
 
 
 def correlations_answer(store: Url, settings: CorrelateSettings, progress: Progress) -> Reply:
@@ -109,4 +109,4 @@ def correlations_answer(store: Url, settings: CorrelateSettings, progress: Progr
     root = open_store(store).path
     written = kept("The correlations are", lambda: refresh_database(root, correlations), progress)
     page = correlations_page(f"{store}", correlations, names_of(views(store)))
-    return reply(page, stored=written, error=why_unranked(correlations))
+    return reply(page, settings, stored=written, error=why_unranked(correlations))

@@ -1,6 +1,5 @@
 """`lpp-analyze diff STORE --against BASE`: many runs beside one, end to end."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -19,10 +18,10 @@ from rich.cells import cell_len
 
 from lpp.analyze import DiffSettings, diff, diff_against, drift_grid_chart
 from lpp.analyze.cli.command import main
-from lpp.analyze.drift.against import Comparison, against, compared
+from lpp.analyze.drift.against import against
 from lpp.analyze.drift.pages.against_page import STRIP, against_page
+from lpp.analyze.drift.pages.drift_page_tables import DRIFT, FACTS, Frames, frames_of
 from lpp.analyze.drift.pages.drift_page_tables import SITES as SITE_ROWS
-from lpp.analyze.drift.pages.drift_page_tables import frames_of
 from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written
 from lpp.store.errors import InputError
@@ -68,6 +67,11 @@ def shown(root: Path, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
+def compared_runs(found: Any) -> list[str]:
+    """Names of the compared runs, in order."""
+    return [name_of(one["run_b"]) for one in found["tables"]["comparisons"]]
+
+
 def csv_rows(text: str) -> list[dict[str, Any]]:
     return pl.read_csv(text.encode(), infer_schema_length=None).to_dicts()
 
@@ -79,13 +83,15 @@ def name_of(run: str) -> str:
 @pytest.mark.slow
 def test_every_document_is_that_of_the_two_runs(many: Path) -> None:
     found = shown(many, "--skip-first", "1")
-    assert name_of(found["against"]) == "base"
-    assert [name_of(one["b"]) for one in found["comparisons"]] == [*NAMES]
-    runs = [found["against"], *(one["b"] for one in found["comparisons"])]
-    assert [found["names"][run] for run in runs] == ["base", *NAMES]
-    for one in found["comparisons"]:
-        done = invoke(many, "base", one["b"], "--skip-first", "1", "--format", "json")
-        assert one == json.loads(done.stdout)
+    tables = found["tables"]
+    assert {name_of(one["run_a"]) for one in tables["comparisons"]} == {"base"}
+    assert [name_of(one["run_b"]) for one in tables["comparisons"]] == [*NAMES]
+    assert [*found["runs"].values()] == ["base", *NAMES]
+    for one in tables["comparisons"]:
+        done = invoke(many, "base", one["run_b"], "--skip-first", "1", "--format", "json")
+        alone = json.loads(done.stdout)["tables"]
+        for name in ("comparisons", "drift_predictions", "drift_sites"):
+            assert alone[name] == [r for r in tables[name] if r["run_b"] == one["run_b"]]
 
 
 @pytest.mark.slow
@@ -99,10 +105,9 @@ def test_runs_that_cannot_be_compared_are_left_out_with_a_reason(many: Path) -> 
     done = invoke(many, "--against", "base", "--format", "json")
     lines = [line for line in done.stderr.splitlines() if "left out" in line]
     assert len(lines) == len(reasons)
-    left = {name_of(one["run"]): one["why"] for one in json.loads(done.stdout)["left_out"]}
+    left_out = json.loads(done.stdout)["tables"]["left_out"]
+    left = {name_of(one["run"]): one["why"] for one in left_out}
     assert left.keys() == reasons.keys()
-    names = json.loads(done.stdout)["names"]
-    assert {*reasons} <= {*names.values()}
     for name, why in reasons.items():
         assert why in left[name]
         (line,) = [line for line in lines if line.startswith(f"{name}-")]
@@ -153,17 +158,17 @@ def test_text_fits_eighty_columns_and_markdown_tables_are_tables(many: Path) -> 
 @pytest.mark.slow
 def test_runs_are_named_and_patterns_name_several(many: Path) -> None:
     found = shown(many, "far", "ne*")
-    assert [name_of(one["b"]) for one in found["comparisons"]] == ["near", "far"]
-    assert found["left_out"] == []
+    assert compared_runs(found) == ["near", "far"]
+    assert found["tables"]["left_out"] == []
     found = shown(many, "far", "*ar-*", "base")  # twice, and BASE itself
-    assert [name_of(one["b"]) for one in found["comparisons"]] == ["near", "far"]
+    assert compared_runs(found) == ["near", "far"]
 
 
 @pytest.mark.slow
 def test_runs_of_another_store(many: Path, make_run: MakeRun, tmp_path: Path) -> None:
     far = make_run(LENGTHS, model="tiny/away", root=tmp_path / "away", vary_tokens=True, context=9)
     found = shown(many, f"{far.root}::away", "near")
-    assert {name_of(one["b"]) for one in found["comparisons"]} == {"away", "near"}
+    assert {*compared_runs(found)} == {"away", "near"}
 
 
 @pytest.fixture
@@ -177,11 +182,10 @@ def with_bare(many: Path, make_run: MakeRun, tmp_path: Path) -> tuple[Path, str]
 @pytest.mark.slow
 def test_without_heads_runs_stand_by_flips(with_bare: tuple[Path, str]) -> None:
     many, _ = with_bare
-    found = shown(many)["comparisons"]
-    assert name_of(found[-1]["b"]) == "bare"
-    assert found[-1]["predictions"]["flips"]["mean"] == 1
-    flips = [one["predictions"]["flips"]["mean"] for one in found]
-    assert flips == sorted(flips)
+    found = shown(many)
+    assert compared_runs(found)[-1] == "bare"
+    flips = [one["flips"] for one in found["tables"]["against"]]
+    assert (flips, flips[-1]) == (sorted(flips), 1)
     done = invoke(many, "--against", "base")
     assert "fewest flips first" in done.stdout
     assert "No KL" in done.stdout
@@ -222,16 +226,14 @@ def test_a_run_that_is_the_same_is_exactly_so(many: Path, make_run: MakeRun) -> 
 @pytest.mark.slow
 def test_a_condition_applies_to_every_run(many: Path) -> None:
     done = invoke(many, "--against", "base", "--fail-if", "kl > 0", "--format", "json")
-    ends = {
-        name_of(one["b"]): one["gate"][0]["decisive"]
-        for one in json.loads(done.stdout)["comparisons"]
-    }
+    gate = json.loads(done.stdout)["tables"]["gate"]
+    ends = {name_of(one["run"]): one["decisive"] for one in gate if one["condition"]}
     assert ends["near"] < ends["far"]
     limit = f"kl > {(ends['near'] + ends['far']) / 2}"
     done = invoke(many, "--against", "base", "--fail-if", limit, "--format", "json")
     assert done.exit_code == 1
-    gates = {name_of(one["b"]): one["gate"] for one in json.loads(done.stdout)["comparisons"]}
-    assert {name: gate[0]["failed"] for name, gate in gates.items()} == {
+    gate = json.loads(done.stdout)["tables"]["gate"]
+    assert {name_of(one["run"]): one["failed"] for one in gate if one["condition"]} == {
         "near": False,
         "far": True,
         "few": ends["few"] > (ends["near"] + ends["far"]) / 2,
@@ -255,7 +257,8 @@ def test_a_run_that_should_be_compared_and_cannot_be_is_not_decided(many: Path) 
         gate = done.stdout.partition("\nGate\n")[2]
         assert re.search(rf"^{run} +not decided", gate, re.MULTILINE), gate
     done = invoke(many, "--against", "base", *passes, "--format", "json")
-    left = {name_of(one["run"]): one["undecided"] for one in json.loads(done.stdout)["left_out"]}
+    left_out = json.loads(done.stdout)["tables"]["left_out"]
+    left = {name_of(one["run"]): one["undecided"] for one in left_out}
     assert left == {"other": False, "texts": False, "nothing": True, "elsewhere": True}
     done = invoke(many, "--against", "base", *passes, "--format", "md")
     assert re.search(r"^\| . nothing \| not decided \|", done.stdout, re.MULTILINE)
@@ -299,7 +302,7 @@ def test_a_table_is_printed_beside_a_picture_where_its_format_is_given(
 ) -> None:
     file = tmp_path / "depth.svg"
     done = invoke(many, "--against", "base", "--format", "json", "-o", str(file))
-    assert len(json.loads(done.stdout)["comparisons"]) == 3
+    assert len(json.loads(done.stdout)["tables"]["comparisons"]) == 3
     assert str(file) in done.stderr
     assert file.exists()
 
@@ -308,30 +311,34 @@ def test_a_table_is_printed_beside_a_picture_where_its_format_is_given(
 
 
 @pytest.fixture(scope="module")
-def kept(many: Path) -> list[Comparison]:
+def kept(many: Path) -> list[Frames]:
     """What stays of each comparison, in order."""
     pairs = against(many, "base", NAMES).pairs
     assert [name_of(pair.b.run.id) for pair in pairs] == [*NAMES]
     with pytest.warns(UserWarning, match="left out"):
         every = diff_against(many, "base")
     ordered = sorted(every, key=lambda one: one.predictions["kl"].mean or 0.0)
-    return [compared(one, frames_of(one, tokens=False)) for one in ordered]
+    return [frames_of(one, tokens=False) for one in ordered]
 
 
-def site_rows(kept: list[Comparison]) -> pl.DataFrame:
+def site_rows(kept: list[Frames]) -> pl.DataFrame:
     """The rows of every comparison, as the picture takes them."""
-    rows = pl.concat([one.frames[SITE_ROWS.name] for one in kept])
+    rows = pl.concat([one[SITE_ROWS.name] for one in kept])
     return rows.rename({"run_a": "a", "run_b": "b"})
 
 
-def distances(one: Comparison) -> list[float]:
-    found: list[float] = one.frames[SITE_ROWS.name]["relative_distance"].fill_null(0.0).to_list()
+def run_b(one: Frames) -> str:
+    return str(one[FACTS]["run_b"].item())
+
+
+def distances(one: Frames) -> list[float]:
+    found: list[float] = one[SITE_ROWS.name]["relative_distance"].fill_null(0.0).to_list()
     return found
 
 
-def test_a_cell_for_each_run_and_site(kept: list[Comparison], tmp_path: Path) -> None:
+def test_a_cell_for_each_run_and_site(kept: list[Frames], tmp_path: Path) -> None:
     frame = site_rows(kept)
-    assert frame["b"].unique(maintain_order=True).to_list() == [one.b for one in kept]
+    assert frame["b"].unique(maintain_order=True).to_list() == [run_b(one) for one in kept]
     picture = Picture(drift_grid_chart(frame), tmp_path)
     assert picture.marks["rect mark"] == 9
     assert [word for word in picture.words if word in SITES] == [*SITES]
@@ -341,17 +348,17 @@ def test_a_cell_for_each_run_and_site(kept: list[Comparison], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("metric", ["cosine", "cka", "overlap"])
-def test_other_numbers_of_sites_are_drawn(
-    metric: str, kept: list[Comparison], tmp_path: Path
-) -> None:
+def test_other_numbers_of_sites_are_drawn(metric: str, kept: list[Frames], tmp_path: Path) -> None:
     picture = Picture(drift_grid_chart(site_rows(kept), metric), tmp_path)
     assert picture.marks["rect mark"] == 9
     with pytest.raises(InputError, match="relative_distance, cosine"):
         drift_grid_chart(site_rows(kept), "effective_rank")
 
 
-def page_text(many: Path, kept: list[Comparison]) -> str:
-    return written(against_page(against(many, "base", NAMES), kept), "text")
+def page_text(many: Path, kept: list[Frames]) -> str:
+    names = (DRIFT.name, SITE_ROWS.name, FACTS)
+    frames = {name: pl.concat([one[name] for one in kept]) for name in names}
+    return written(against_page(against(many, "base", NAMES), frames), "text")
 
 
 def strips(text: str) -> dict[str, str]:
@@ -364,25 +371,24 @@ def strips(text: str) -> dict[str, str]:
     return found
 
 
-def test_heights_are_distances_on_one_scale(many: Path, kept: list[Comparison]) -> None:
+def test_heights_are_distances_on_one_scale(many: Path, kept: list[Frames]) -> None:
     drawn = strips(page_text(many, kept))
     assert drawn.keys() == {*NAMES}
     most = max(distance for one in kept for distance in distances(one))
     for one in kept:
         expected = ["▁▂▃▄▅▆▇█"[min(7, int(8 * d / most))] for d in distances(one)]
-        assert drawn[name_of(one.b)].strip() == "".join(expected)
+        assert drawn[name_of(run_b(one))].strip() == "".join(expected)
 
 
-def test_many_sites_share_columns(many: Path, kept: list[Comparison]) -> None:
+def test_many_sites_share_columns(many: Path, kept: list[Frames]) -> None:
     one = kept[0]
-    last = one.frames[SITE_ROWS.name][-1:]
+    last = one[SITE_ROWS.name][-1:]
     deep = [
         last.with_columns(pl.lit(f"block.{k}").alias("site"), pl.lit(k, pl.Int32).alias("depth"))
         for k in range(1, 81)
     ]
-    frames = {**one.frames, SITE_ROWS.name: pl.concat(deep).cast(last.schema)}
-    document = {**one.document, "sites": [{"flags": []} for _ in deep]}
-    text = page_text(many, [dataclasses.replace(one, frames=frames, document=document)])
+    frames = {**one, SITE_ROWS.name: pl.concat(deep).cast(last.schema)}
+    text = page_text(many, [frames])
     strip = strips(text)["near"].strip()
     assert len(strip) == 27 <= STRIP  # three blocks in each
     assert "largest of 3" in " ".join(text.split())

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -26,6 +27,12 @@ from lpp.store.format.run_names import plan_name
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def profiles(*words: object) -> list[dict[str, Any]]:
+    """The profiles that a command gives as JSON."""
+    document: Any = json.loads(run(*words, "--format", "json").stdout)
+    return [*document["tables"]["profiles"]]
 
 
 def width(text: str) -> int:
@@ -60,7 +67,7 @@ def test_three_runs_side_by_side_break_no_number(make_run: MakeRun) -> None:
     assert width(table) <= 80
     for one in made:
         assert one.run_id[-8:] in table
-    for row in json.loads(run(*words, "--format", "json").stdout):
+    for row in profiles(*words):
         for metric in ("entropy", "participation_ratio", "effective_rank"):
             stderr, prefix = (row[f"{metric}_{end}"] for end in ("stderr", "prefix"))
             assert f" {number(row[metric])}" in table
@@ -86,7 +93,7 @@ def test_the_first_sentence_is_a_conclusion_from_the_interval_of_a_difference(
 def test_csv_and_json_hold_the_same_rows(make_run: MakeRun) -> None:
     made = make_run()
     asked = ("profile", made.root, "--context", "10,20", "--prompts", "2,6", "--site", "all")
-    objects = json.loads(run(*asked, "--format", "json").stdout)
+    objects = profiles(*asked)
     lines = list(csv.DictReader(io.StringIO(run(*asked, "--format", "csv").stdout)))
     assert len(objects) == len(lines) == 2 * 2 * 4
     for one, line in zip(objects, lines, strict=True):
@@ -132,9 +139,7 @@ def test_many_runs_or_sites_show_errors_and_flags(make_run: MakeRun) -> None:
     sites = ("embed", "block.1", "block.2", "final")
     lines = [line for line in table.splitlines() if any(f" {site} " in line for site in sites)]
     rows = [line.split() for line in lines]
-    stored = json.loads(
-        run("profile", made.root, "--site", "all", "--errors", "all", "--format", "json").stdout
-    )
+    stored = profiles("profile", made.root, "--site", "all", "--errors", "all")
     for row, profile in zip(rows, stored, strict=True):
         assert [names["⁰¹²³⁴⁵⁶⁷⁸⁹".index(place)] for place in row[-1]] == profile["flags"]
         assert error(profile["effective_rank_stderr"]) in table
@@ -144,7 +149,7 @@ def test_many_runs_or_sites_show_errors_and_flags(make_run: MakeRun) -> None:
 def test_errors_stand_beside_the_values(make_run: MakeRun) -> None:
     made = make_run()
     asked = ("profile", made.root, "--groups", "3")
-    (profile,) = json.loads(run(*asked, "--site", "final", "--format", "json").stdout)
+    (profile,) = profiles(*asked, "--site", "final")
     ratio, stderr = profile["participation_ratio"], profile["participation_ratio_stderr"]
     shown = f"{number(ratio)} {error(stderr)} ({profile['participation_ratio_prefix']})"
     assert shown in run(*asked).stdout

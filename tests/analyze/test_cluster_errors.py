@@ -17,6 +17,7 @@ from made_runs import Made, MakeRun
 from lpp.analyze import DiffSettings, ProfileSettings
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.drift import diff
+from lpp.analyze.drift.pages.drift_page_tables import facts
 from lpp.analyze.numerics.jackknife import clustered_error, floor_bias, jackknife
 from lpp.analyze.report.content import report
 from lpp.analyze.runs.cells import Cell
@@ -212,11 +213,11 @@ def test_a_difference_leaves_whole_documents_out_of_both(make_run: MakeRun) -> N
     assert found.predictions["kl"].mean == pytest.approx(expected.value)
     assert found.predictions["kl"].stderr == pytest.approx(expected.stderr, rel=1e-6)
     assert found.predictions["entropy"].groups == 4
-    assert found.document()["cluster"] == "document"
+    assert facts(found)["cluster"].item() == "document"
     neighbours = diff(a.root, "base", "tuned", DiffSettings(errors="all"))
     assert neighbours.predictions["entropy"].mean == found.predictions["entropy"].mean
     assert neighbours.predictions["entropy"].groups == 8
-    assert neighbours.document()["cluster"] is None
+    assert facts(neighbours)["cluster"].item() is None
 
 
 def command(*words: object) -> Result:
@@ -232,13 +233,13 @@ def test_the_output_and_the_database_say_what_errors_are_over(make_run: MakeRun)
     again = json.loads(
         command("profile", a.root, "--cluster", "document", "--format", "json").stdout
     )
-    assert {row["cluster"] for row in again} == {"document"}
+    assert {row["cluster"] for row in again["tables"]["profiles"]} == {"document"}
     done = command("diff", a.root, "base", "tuned", "--cluster", "document")
     assert "prompts with the same document" in " ".join(done.stdout.split())
     for table in ("drift_predictions", "drift_sites"):
         assert set(read_table(a.root, table)["cluster"]) == {"document"}
     document = command("diff", a.root, "base", "tuned", "--cluster", "document", "--format", "json")
-    bands = json.loads(document.stdout)["by_position"]
+    bands = json.loads(document.stdout)["tables"]["drift_positions"]
     page = command("report", a.root, "-o", a.root.with_name("report.md"))
     assert page.exit_code == 0, page.output
     assert bands

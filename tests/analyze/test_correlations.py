@@ -16,7 +16,6 @@ from lpp.analyze import CorrelateSettings, correlate
 from lpp.analyze.cli.command import main
 from lpp.analyze.pages.words import signed
 from lpp.analyze.scores.correlations import MEANING, _flag_turns, why_unranked
-from lpp.analyze.studies.pages.correlations_page import correlations_page
 from lpp.sql import connect
 from lpp.store import create_store
 from lpp.store.errors import ErrorKind, InputError
@@ -246,19 +245,9 @@ def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path
     assert lines[0]["models"] == "a-0000; b-0000; c-0000; d-0000; e-0000"
     store(5)
     shown = run("correlate", root, "--format", "json", "--metric", "entropy_floor")
-    first = json.loads(shown.stdout)[0]
-    assert (len(first["models"]), first["names"]) == (5, {})  # the store holds none of these runs
-
-
-def test_json_names_the_runs_of_each_test(store: Callable[..., Path]) -> None:
-    root = store(6)
-    score(root, model=[m[0] for m in MODELS if m[0] != "org/a"], Bench=[*range(5)])
-    found = correlate(root, CorrelateSettings(metrics=("entropy_floor",)))
-    first = correlations_page("lpp", found, {"a-0000": "A", "b-0000": "B", "other": "C"}).document[
-        0
-    ]
-    assert "b-0000" in first["models"]
-    assert first["names"] == {"b-0000": "B"}
+    document = json.loads(shown.stdout)["tables"]
+    (first, *_), names = document["correlations"], document["runs"]
+    assert (len(first["models"]), names) == (5, [])  # the store holds none of these runs
 
 
 def test_command_refuses_and_writes_the_table(store: Callable[..., Path]) -> None:

@@ -67,51 +67,42 @@ def invoke(root: Path, *words: str) -> Result:
 def shown(root: Path, *words: str) -> Any:
     done = invoke(root, *words, "--format", "json")
     assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
+    document = json.loads(done.stdout)
+    (fact,) = document["tables"]["comparisons"]
+    numbers = {row["number"]: row for row in document["tables"]["drift_predictions"]}
+    short = {"fact": fact, "predictions": numbers, "sites": document["tables"]["drift_sites"]}
+    return {**document, **document["tables"], **short}
 
 
 def test_the_document_is_what_programs_expect(two: tuple[Made, Made]) -> None:
     a, b = two
     found = shown(a.root, "base", "tuned")
-    assert [*found][:5] == ["a", "b", "names", "prompts", "tokens"]
-    assert found["names"] == {a.run_id: "base", b.run_id: "tuned"}
-    assert (found["a"], found["b"], found["prompts"]) == (a.run_id, b.run_id, len(LENGTHS))
-    assert found["tokens"] == sum(LENGTHS)
+    fact = found["fact"]
+    assert found["runs"] == {a.run_id: "base", b.run_id: "tuned"}
+    assert (fact["run_a"], fact["run_b"], fact["n_prompts"]) == (a.run_id, b.run_id, len(LENGTHS))
+    assert fact["n_compared"] == sum(LENGTHS)
     assert [*found["predictions"]] == [*PREDICTIONS]
-    for one in found["predictions"].values():
-        assert {"mean", "median", "p99", "max", "stderr"} <= one.keys()
     assert [site["site"] for site in found["sites"]] == ["embed", "block.1", "block.2", "final"]
     assert [site["depth"] for site in found["sites"]] == [0, 1, 2, 2]
     for site in found["sites"]:
         assert {*SITE_CHANGES} <= site.keys()
-        assert all({"mean", "stderr"} <= site[name].keys() for name in SITE_CHANGES)
         assert site["flags"] == ([] if site["site"] == "final" else ["no_error"])
-    assert (found["exactly_equal"], found["gate"], found["drawn"]) == (False, [], None)
-    assert found["logits"]["missing"] is None
+    assert (fact["exactly_equal"], found["gate"], fact["seed"]) == (False, [], None)
+    assert fact["no_logits"] is None
 
 
 @pytest.mark.slow
 def test_the_document_has_bands_of_positions(two: tuple[Made, Made]) -> None:
     a, _ = two
-    bands = shown(a.root, "base", "tuned")["by_position"]
+    bands = shown(a.root, "base", "tuned")["drift_positions"]
     frame = by_position(diff(a.root, "base", "tuned").tokens)
-    assert [(one["first"], one["end"], one["tokens"]) for one in bands] == [
-        *frame.select("first", "end", "n_tokens").iter_rows()
-    ]
+    assert [{name: one[name] for name in frame.columns} for one in bands] == frame.to_dicts()
     assert [one["end"] for one in bands] == [1, 2, 4, 8, 16, 20]
-    for one, row in zip(bands, frame.iter_rows(named=True), strict=True):
-        for name in ("kl", "flips"):
-            assert one[name] == {
-                "mean": row[name],
-                "stderr": row[f"{name}_stderr"],
-                "ci_low": row[f"{name}_ci_low"],
-                "ci_high": row[f"{name}_ci_high"],
-            }
     for form in ("text", "md"):
         done = invoke(a.root, "base", "tuned", "--format", form, "--all")
         lines = [line.replace("|", " ").split() for line in done.stdout.splitlines()]
         (line,) = [line for line in lines if line[:2] == ["8", "16"]]
-        assert number(bands[4]["kl"]["mean"]) in line
+        assert number(bands[4]["kl"]) in line
         short = invoke(a.root, "base", "tuned").stdout
         assert "KL and flips by position" not in short.partition("--all adds")[0]
 
@@ -127,12 +118,12 @@ def test_numbers_are_those_of_a_plain_computation(two: tuple[Made, Made]) -> Non
     plain = (np.exp(p) * (p - q)).sum(1)
     assert kl["mean"] == pytest.approx(plain.mean(), rel=1e-5)
     assert kl["p99"] == pytest.approx(np.quantile(plain, 0.99), rel=1e-5)
-    assert kl["max"] == pytest.approx(plain.max(), rel=1e-5)
+    assert kl["maximum"] == pytest.approx(plain.max(), rel=1e-5)
     distance = np.linalg.norm(rows[1] - rows[0], axis=1) / np.linalg.norm(rows[0], axis=1)
     at_final = found["sites"][-1]["relative_distance"]
-    assert at_final["mean"] == pytest.approx(distance.mean(), rel=1e-6)
-    assert found["tokens"] == len(plain)
-    assert found["first_position"] == 2
+    assert at_final == pytest.approx(distance.mean(), rel=1e-6)
+    assert found["fact"]["n_compared"] == len(plain)
+    assert found["fact"]["first_position"] == 2
 
 
 @pytest.mark.parametrize("first", [0, 4])
@@ -180,10 +171,10 @@ def test_a_run_and_itself(two: tuple[Made, Made]) -> None:
     assert done.stdout.count("not met") == 2
     assert not re.search(r"-0\b", done.stdout)
     document = shown(a.root, "base", "base")
-    assert document["exactly_equal"]
-    assert document["predictions"]["kl"]["max"] == 0
+    assert document["fact"]["exactly_equal"]
+    assert document["predictions"]["kl"]["maximum"] == 0
     assert document["predictions"]["top10"]["mean"] == 1
-    assert all(site["cosine"]["mean"] == 1 for site in document["sites"])
+    assert all(site["cosine"] == 1 for site in document["sites"])
 
 
 def test_equal_runs_of_two_stores(make_run: MakeRun, tmp_path: Path) -> None:
@@ -192,7 +183,8 @@ def test_equal_runs_of_two_stores(make_run: MakeRun, tmp_path: Path) -> None:
     done = invoke(a.root, "base", f"{b.root}::base")
     assert "\nEvery difference is exactly 0." in done.stdout
     document = shown(a.root, f"{a.root}::base", f"{b.root}::base")
-    assert (document["exactly_equal"], document["a"]) == (True, document["b"])
+    fact = document["fact"]
+    assert (fact["exactly_equal"], fact["run_a"]) == (True, fact["run_b"])
 
 
 @pytest.mark.parametrize("column", ["next_logprob_b", "kl"])
@@ -219,10 +211,11 @@ def test_options_choose_prompts_positions_sites_and_tokens(two: tuple[Made, Made
     options = ("--prompts", "6", "--skip-first", "3", "--sites", "final,block.*")
     document = shown(a.root, "base", "tuned", *options, "--tokens", "20", "--seed", "4")
     every = sum(max(n - 3, 0) for n in LENGTHS[:6])
-    assert (document["prompts"], document["tokens"]) == (6, 20)
-    assert document["drawn"] == {"of": every, "seed": 4}
+    fact = document["fact"]
+    assert (fact["n_prompts"], fact["n_compared"]) == (6, 20)
+    assert (fact["n_tokens"], fact["seed"], document["settings"]["seed"]) == (every, 4, 4)
     assert [site["site"] for site in document["sites"]] == ["block.1", "block.2", "final"]
-    assert {site["tokens"] for site in document["sites"]} == {every}
+    assert {site["n_tokens"] for site in document["sites"]} == {every}
     done = invoke(a.root, "base", "tuned", *options, "--tokens", "20", "--seed", "4")
     said = f"the first 6 prompts of 12 in A and 12 in B, {every} tokens, positions from 3 on; 95 %"
     assert said in " ".join(done.stdout.split())
@@ -234,8 +227,9 @@ def test_prompts_that_either_set_aside_are_left_out_and_told(make_run: MakeRun) 
     a = make_run(LENGTHS, model="tiny/base", set_aside=[1])
     make_run(LENGTHS, model="tiny/tuned", seed=1, set_aside=[4, 5])
     document = shown(a.root, "base", "tuned")
-    assert document["left_out"] == [1, 4, 5]
-    assert document["tokens"] == sum(n for k, n in enumerate(LENGTHS) if k not in (1, 4, 5))
+    assert document["fact"]["left_out"] == [1, 4, 5]
+    left = [n for k, n in enumerate(LENGTHS) if k not in (1, 4, 5)]
+    assert document["fact"]["n_compared"] == sum(left)
     done = invoke(a.root, "base", "tuned")
     assert "3 of the 12 prompts set aside by A or B take no part: 1, 4, 5." in done.stdout
 
@@ -247,11 +241,11 @@ def test_without_a_head_everything_but_the_divergences(make_run: MakeRun) -> Non
         LENGTHS, model="tiny/tuned", seed=1, most_likely=8, sites=("embed", "block.1", "final")
     )
     document = shown(a.root, "base", "tuned")
-    assert "--keep-head yes" in document["logits"]["missing"]
-    assert document["predictions"]["kl"]["mean"] is None
+    assert "--keep-head yes" in document["fact"]["no_logits"]
+    assert "kl" not in document["predictions"]
     assert document["predictions"]["flips"]["mean"] == 1
     assert document["predictions"]["entropy"]["mean"] is not None
-    assert document["notes"] == ["B alone holds embed."]
+    assert document["fact"]["notes"] == ["B alone holds embed."]
     done = invoke(a.root, "base", "tuned", "--format", "md")
     assert "nats of ln p a token (no logits, so no KL)" in done.stdout
     assert "\n| kl |" not in done.stdout
@@ -262,8 +256,8 @@ def test_runs_of_different_widths_have_a_cka(make_run: MakeRun) -> None:
     a = make_run(LENGTHS, model="tiny/base", sites=("final",))
     make_run(LENGTHS, model="tiny/wide", dim=8, sites=("final",))
     (site,) = shown(a.root, "base", "wide")["sites"]
-    assert 0 < site["cka"]["mean"] < 1
-    assert site["cosine"]["mean"] is site["effective_rank"]["mean"] is None
+    assert 0 < site["cka"] < 1
+    assert site["cosine"] is site["effective_rank"] is None
     done = invoke(a.root, "base", "wide")
     assert "rows of different widths have a CKA and nothing else" in " ".join(done.stdout.split())
     done = invoke(a.root, "base", "wide", "--fail-if", "cosine < 0.5")
@@ -396,7 +390,8 @@ def test_a_gate_fails_after_everything_is_printed(two: tuple[Made, Made]) -> Non
     assert lines.index("Gate") < predictions
     done = invoke(two[0].root, "base", "tuned", "--format", "json", *conditions)
     assert done.exit_code == 1
-    assert [(one["condition"], one["failed"]) for one in json.loads(done.stdout)["gate"]] == [
+    gate = json.loads(done.stdout)["tables"]["gate"]
+    assert [(one["condition"], one["failed"]) for one in gate] == [
         ("kl.mean > 0.01", True),
         ("flips<0.1", False),
     ]
@@ -405,7 +400,7 @@ def test_a_gate_fails_after_everything_is_printed(two: tuple[Made, Made]) -> Non
 @pytest.mark.slow
 def test_strict_takes_the_number_itself(two: tuple[Made, Made]) -> None:
     kl = shown(two[0].root, "base", "tuned")["predictions"]["kl"]
-    between = ("--fail-if", f"kl > {(kl['mean'] + kl['ci_low']) / 2}")
+    between = ("--fail-if", f"kl > {(kl['mean'] + kl['mean_ci_low']) / 2}")
     assert invoke(two[0].root, "base", "tuned", *between).exit_code == 0
     assert invoke(two[0].root, "base", "tuned", *between, "--strict").exit_code == 1
 
@@ -487,6 +482,7 @@ def test_numbers_that_are_not_finite_are_null(two: tuple[Made, Made]) -> None:
     infinite = replace(found.predictions["kl"], mean=math.inf, max=math.inf, stderr=math.nan)
     changed = replace(found, predictions={**found.predictions, "kl": infinite})
     page = drift_page(changed)
-    kl = json.loads(written(page, "json"))["predictions"]["kl"]
-    assert kl["mean"] is kl["max"] is kl["stderr"] is None
+    rows = json.loads(written(page, "json"))["tables"]["drift_predictions"]
+    (kl,) = [row for row in rows if row["number"] == "kl"]
+    assert kl["mean"] is kl["maximum"] is kl["mean_stderr"] is None
     assert "differs from base by KL – [" in written(page, "text")

@@ -293,8 +293,8 @@ def test_the_command_prints_within_eighty_columns(written: TwoRuns, found: FlipA
 @pytest.mark.slow
 def test_json_and_markdown_hold_the_same(written: TwoRuns, found: FlipAnalysis) -> None:
     document = json.loads(shown(written, "--format", "json"))
-    assert document["features"] == found.features.to_dicts()
-    assert len(document["changed"]) == found.flips.table["change"].count()
+    assert document["tables"]["features"] == found.features.to_dicts()
+    assert len(document["tables"]["item_changes"]) == found.flips.table["change"].count()
     text = shown(written, "--format", "md", "--all").replace("\\", "")
     for row in found.features.drop_nulls("auroc").head(40).iter_rows(named=True):
         assert f"| {row['auroc']:.2f}" in text, row["feature"]

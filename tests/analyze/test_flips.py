@@ -178,17 +178,15 @@ def test_too_few_flips_give_counts_and_no_ranking(written: TwoRuns) -> None:
     done = run(*asked, "--format", "json")
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
-    assert document["why_no_ranking"]
-    assert document["features"] == []
-    assert (document["a"]["run"], document["b"]["run"]) == (
-        written.a.made.run_id,
-        written.b.made.run_id,
-    )
-    assert (document["a"]["name"], document["b"]["name"]) == ("first", "second")
+    (task,), names = document["tables"]["item_flips"], document["runs"]
+    assert task["why_no_ranking"]
+    assert document["tables"]["features"] == []
+    assert (task["run_a"], task["run_b"]) == (written.a.made.run_id, written.b.made.run_id)
+    assert (names[task["run_a"]], names[task["run_b"]]) == ("first", "second")
     counts = ("right_in_both", "right_to_wrong", "wrong_to_right", "wrong_in_both")
-    assert [document[name] for name in counts] == [28, 12, 2, 18]
-    assert document["other_wrong_answer"] == len(MOVED)
-    assert len(document["changed"]) == 12 + 2 + 3
+    assert [task[name] for name in counts] == [28, 12, 2, 18]
+    assert task["other_wrong_answer"] == len(MOVED)
+    assert len(document["tables"]["item_changes"]) == 12 + 2 + 3
     found = lpp.analyze.flipped_items(written.root, TASK, "first", "second")
     assert found.features.is_empty()
     for form in ("text", "md"):
@@ -200,10 +198,12 @@ def test_too_few_flips_give_counts_and_no_ranking(written: TwoRuns) -> None:
 def test_diff_names_the_items(written: TwoRuns, tmp_path: Path) -> None:
     asked = ("diff", written.root, "first", "second")
     document = json.loads(run(*asked, "--format", "json").stdout)
-    (task,) = document["items"]
+    tables = document["tables"]
+    (task,) = tables["item_flips"]
     several = json.loads(run("diff", written.root, "--against", "first", "--format", "json").stdout)
-    assert several["comparisons"][0]["items"] == document["items"]
-    assert (task["task"], task["items"], task["right_to_wrong"]) == (TASK, 60, 12)
+    assert several["tables"]["item_flips"] == tables["item_flips"]
+    assert several["tables"]["item_changes"] == tables["item_changes"]
+    assert (task["task"], task["n_items"], task["right_to_wrong"]) == (TASK, 60, 12)
     done = run(*asked)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
@@ -222,8 +222,8 @@ def test_diff_names_the_items(written: TwoRuns, tmp_path: Path) -> None:
 def test_diff_says_why_items_are_not_compared(make_run: MakeRun) -> None:
     written = hand_made(make_run, changes=lambda row: row | {"doc_sha256": "other"})
     asked = ("diff", written.root, "first", "second")
-    (one,) = json.loads(run(*asked, "--format", "json").stdout)["items"]
-    assert set(one) == {"why_none"}
+    (one,) = json.loads(run(*asked, "--format", "json").stdout)["tables"]["item_flips"]
+    assert one["why_none"]
     for form in ("text", "md"):
         done = run(*asked, "--format", form)
         assert done.exit_code == 0
@@ -234,7 +234,7 @@ def test_diff_says_why_items_are_not_compared(make_run: MakeRun) -> None:
 def test_diff_of_runs_of_a_corpus_has_no_items(make_run: MakeRun) -> None:
     first, second = make_run(model="tiny/first"), make_run(model="tiny/second", seed=1)
     done = run("diff", first.root, first.run_id, second.run_id, "--format", "json")
-    assert json.loads(done.stdout)["items"] == []
+    assert "item_flips" not in json.loads(done.stdout)["tables"]
 
 
 def test_the_run_that_is_compared_is_named(written: TwoRuns) -> None:

@@ -146,13 +146,10 @@ def test_a_condition_on_a_metric_decides(two: tuple[Made, Made]) -> None:
         ("stable_rank.final", 1e9, False),
     ):
         done = invoke(root, "--fail-if", f"{name} > {limit}", "--format", "json")
-        document = json.loads(done.stdout)
-        (gate,) = document["gate"]
+        (gate,) = json.loads(done.stdout)["tables"]["gate"]
         assert (done.exit_code, gate["failed"], gate["level"]) == (int(fails), fails, 0.98)
-        shown = (
-            document["sites"][-1]["stable_rank"] if "." in name else document["predictions"]["rsr"]
-        )
-        assert gate["value"] == shown["mean"]
+        shown = found.sites[-1]["stable_rank"].value if "." in name else change.mean
+        assert gate["value"] == shown
     verdicts = verdict(parse_condition("stable_rank > 99"), found.predictions, found.sites)
     assert verdicts.outcome == "not decided"  # errors are at final alone
     done = invoke(root, "--fail-if", "stable_rank > 99", "--fail-if", "rsr > 99", "--all")
@@ -166,7 +163,7 @@ def test_a_condition_on_a_metric_decides(two: tuple[Made, Made]) -> None:
 @pytest.mark.slow
 def test_a_metric_without_an_error_is_compared_itself(two: tuple[Made, Made]) -> None:
     done = invoke(two[0].root, "--fail-if", "two_nn.final > 1e9", "--format", "json")
-    (gate,) = json.loads(done.stdout)["gate"]
+    (gate,) = json.loads(done.stdout)["tables"]["gate"]
     assert (done.exit_code, gate["outcome"], gate["level"]) == (0, "not met", None)
     assert gate["value"] == gate["decisive"]
 
@@ -211,7 +208,7 @@ def test_a_metric_of_a_users_own_file_is_known_to_a_gate(
     condition = ("--fail-if", "second_share.final > 0.9", "--format", "json")
     done = run("diff", str(two[0].root), "base", "tuned", *condition)
     assert done.returncode == 0, done.stderr
-    (gate,) = json.loads(done.stdout)["gate"]
+    (gate,) = json.loads(done.stdout)["tables"]["gate"]
     assert (gate["outcome"], gate["level"], gate["site"]) == ("not met", 0.98, "final")
     rows = [np.concatenate(made.hidden["final"]).astype(np.float64) for made in two]
     shares = [np.linalg.svd(one - one.mean(0), compute_uv=False) ** 2 for one in rows]

@@ -290,11 +290,14 @@ def test_json_and_markdown_hold_the_same(
     output = tmp_path / "items.json"
     assert run(written.root, "--task", "tiny_task", "-o", output).exit_code == 0
     document = json.loads(output.read_text("utf-8"))
-    assert document["features"] == found.features.to_dicts()
-    assert (document["run"], document["name"]) == (written.made.run_id, "model")
-    assert (document["n_right"], document["n_wrong"]) == (found.n_right, found.n_wrong)
-    assert document["calibration"]["ece"] == found.calibration.ece  # type: ignore[union-attr]
-    assert len(document["risk_coverage"]["rows"]) == 10
+    assert [*document] == ["store", "runs", "settings", "tables", "flags"]
+    assert document["tables"]["item_features"] == found.features.to_dicts()
+    assert document["runs"] == {written.made.run_id: "model"}
+    assert document["settings"]["skip_first"] == 0
+    (analysis,) = document["tables"]["item_analyses"]
+    assert {*analysis["flags"]} == {*document["flags"]}
+    assert (analysis["n_right"], analysis["n_wrong"]) == (found.n_right, found.n_wrong)
+    assert analysis["ece"] == found.calibration.ece  # type: ignore[union-attr]
     done = run(written.root, "--task", "tiny_task", "--format", "md", "--all")
     assert done.exit_code == 0
     for value in found.features["auroc"].drop_nulls():

@@ -166,7 +166,7 @@ def test_tables_join_the_database_and_lose_no_other(deep: Made) -> None:
 
 
 def test_csv_and_json_hold_the_same_rows(deep: Made) -> None:
-    document = json.loads(run("layers", deep.root, "--format", "json").stdout)
+    document = json.loads(run("layers", deep.root, "--format", "json").stdout)["tables"]
     lines = list(csv.DictReader(io.StringIO(run("layers", deep.root, "--format", "csv").stdout)))
     assert len(lines) == len(document["layers"]) == len(SITES)
     for line, one in zip(lines, document["layers"], strict=True):

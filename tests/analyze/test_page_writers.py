@@ -61,8 +61,7 @@ def page(*tables: Table) -> Page:
         meanings={"one": "the first flag.", "two": "the second flag."},
         runs=RunStyles({"a": "first model", "b": HOSTILE}),
         next=("lpp-sql STORE",),
-        document={"numbers": NUMBERS},
-        csv=frame(),
+        data={"numbers": frame()},
     )
 
 
@@ -78,7 +77,9 @@ def test_every_writer_has_every_number_and_flag() -> None:
         assert "± 0.001" in text or "±0.001" in text, form
         assert "[0.99, 1.00" in text, form
         assert "\x1b" not in text, form
-    assert json.loads(written(shown, "json")) == {"numbers": NUMBERS}
+    document = json.loads(written(shown, "json"))
+    assert document["tables"]["numbers"] == frame().to_dicts()
+    assert document["flags"] == {"one": "the first flag.", "two": "the second flag."}
     again = pl.read_csv(written(shown, "csv").encode())
     assert again["value"].to_list() == NUMBERS
     assert again["flags"].to_list() == ["one", "", "one two", ""]

@@ -434,7 +434,7 @@ def test_the_command(store: Path, tmp_path: Path) -> None:
     assert re.search(r"q: p of the gain, corrected for \d sites", said)
     assert re.search(r"200 prompts, (\d+) of true and \d+ of false, rows", said)
     document = json.loads(invoke("--label", "topic", "--format", "json").stdout)
-    assert [row["probe"] for row in document] == [*SITES, "length", "tokens"]
+    assert [row["probe"] for row in document["tables"]["probes"]] == [*SITES, "length", "tokens"]
     assert invoke("--label", "topic", "-o", str(tmp_path / "p.csv")).exit_code == 0
     assert pl.read_csv(tmp_path / "p.csv")["n_prompts"].unique().to_list() == [N]
     assert invoke().exit_code == 2

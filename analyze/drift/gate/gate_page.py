@@ -35,13 +35,49 @@ Verdicts = Mapping[str, Sequence[Verdict]]
 """Verdicts by run."""
 
 
+GATE: Final = pl.Schema(
+    {
+        "run": pl.String,
+        "outcome": pl.String,
+        "condition": pl.String,
+        "value": pl.Float64,
+        "decisive": pl.Float64,
+        "level": pl.Float64,
+        "tests": pl.Int64,
+        "site": pl.String,
+        "why": pl.String,
+        "failed": pl.Boolean,
+    }
+)
+"""A row for each condition and run; the names are those of `Verdict`."""
+
+
+def gate_rows(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> pl.DataFrame:
+    """Rows `GATE`. undecided: why runs could not be compared, by run; a row for each."""
+    rows: list[dict[str, Any]] = [
+        {name: getattr(v, name) for name in GATE if name not in ("run", "condition", "why")}
+        | {"run": run, "condition": v.condition.text, "why": v.why or None}
+        for run, of_run in verdicts.items()
+        for v in of_run
+    ]
+    rows += [
+        {"run": run, "outcome": "not decided", "why": why, "failed": True}
+        for run, why in undecided.items()
+        if rows
+    ]
+    return pl.DataFrame(rows, schema=GATE)
+
+
 def gate_section(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> Section:
     """A row for each condition and run. undecided: why runs could not be compared, by run."""
-    rows = [_row(run, v) for run, of_run in verdicts.items() for v in of_run]
-    rows += [
-        {"run": run, "outcome": "not decided", "why": why} for run, why in undecided.items() if rows
-    ]
-    frame = pl.DataFrame(rows, infer_schema_length=None)
+    level = pl.col("level").map_elements(lambda x: f"{percent(x)} %", pl.String)
+    frame = gate_rows(verdicts, undecided).select(
+        "run",
+        pl.col("outcome").str.replace("fail", "FAIL"),
+        *("condition", "value", "decisive"),
+        level.alias("interval"),
+        *("site", "why"),
+    )
     several = len(verdicts) + len(undecided) > 1
     reasons: list[Sentence] = [
         (Run(run), f": {line}") if several else (line,)
@@ -64,15 +100,6 @@ def gate_section(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> Sec
     )
     lead = " ".join((_LEAD, *family_line(v for of_run in verdicts.values() for v in of_run)))
     return Section("gate", "Gate", lead, tables=(table,), notes=tuple(reasons))
-
-
-def _row(run: str, verdict: Verdict) -> dict[str, Any]:
-    level = None if verdict.level is None else f"{percent(verdict.level)} %"
-    return {
-        **{"run": run, "outcome": _fate(verdict), "condition": verdict.condition.text},
-        **{"value": verdict.value, "decisive": verdict.decisive, "interval": level},
-        **{"site": verdict.site, "why": verdict.why or None},
-    }
 
 
 def conclusion(verdicts: Verdicts, undecided: Mapping[str, str] = NONE) -> str:
@@ -117,24 +144,6 @@ def lines_by_run(
     texts |= {run: wrapped(f"not decided: {why}.", "  ") for run, why in undecided.items()}
     rows = (f"{names.get(run, run)}\n{lines}" for run, lines in texts.items())
     return "".join((*rows, *map(wrapped, family_line(all_verdicts))))
-
-
-def documents(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """Verdicts for programs."""
-    return [
-        {
-            "condition": verdict.condition.text,
-            "value": verdict.value,
-            "decisive": verdict.decisive,
-            "level": verdict.level,
-            "tests": verdict.tests,
-            "site": verdict.site,
-            "outcome": verdict.outcome,
-            "failed": verdict.failed,
-            "why": verdict.why or None,
-        }
-        for verdict in verdicts
-    ]
 
 
 def not_decided(verdicts: Sequence[Verdict]) -> Iterator[str]:

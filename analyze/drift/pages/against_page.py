@@ -1,20 +1,23 @@
 """The page of `lpp-analyze diff --against`: one run against several."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence, Sized
+from types import MappingProxyType
 from typing import Any, Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.drift.against import Against, Comparison
+from lpp.analyze.drift.against import Against
 from lpp.analyze.drift.gate import gate_page
 from lpp.analyze.drift.pages.drift_page_parts import conclusion, opening
 from lpp.analyze.drift.pages.drift_page_tables import (
     DRIFT,
+    FACTS,
     SITES,
     Frames,
     Pair,
+    for_programs,
     numbers_of,
     of_pairs,
     shaped,
@@ -39,25 +42,34 @@ _AT_LAST: Final = ("relative_distance", "cka")
 """Numbers of the deepest site in the row of a run."""
 
 
-def against_page(several: Against, comparisons: Sequence[Comparison], store: str = "") -> Page:
-    """The page of `several`. comparisons: one for each of its pairs, in any order."""
-    frames = {
-        name: pl.concat([c.frames[name] for c in comparisons]) for name in (DRIFT.name, SITES.name)
-    }
-    base, of = several.base.run.id, {c.b: c for c in comparisons}
+def against_page(
+    several: Against,
+    frames: Frames,
+    verdicts: gate_page.Verdicts = MappingProxyType({}),
+    store: str = "",
+) -> Page:
+    """The page of `several`. frames: rows of each of its pairs (`frames_of`), in any order.
+    verdicts: of a gate, by run.
+    """
+    base, of = several.base.run.id, frames[FACTS]["run_b"].to_list()
     means = {b: {k: v["mean"] for k, v in numbers_of(frames, (base, b)).items()} for b in of}
     by = "kl" if all("kl" in numbers for numbers in means.values()) else "flips"
     ordered = sorted(of, key=lambda b: (means[b].get(by) or 0.0, b))
-    pairs, documents = [(base, b) for b in ordered], [of[b].document for b in ordered]
-    gate = {b: of[b].verdicts for b in ordered if of[b].verdicts}
+    pairs = [(base, b) for b in ordered]
+    gate = {b: verdicts[b] for b in ordered if b in verdicts}
     undecided = {b: why for b, why in several.undecided.items() if gate}
     runs = RunStyles({b: several.names[b] for b in (base, *ordered, *undecided)})
     rows = pl.DataFrame([_row(frames, pair) for pair in pairs], infer_schema_length=None)
     in_order = pl.DataFrame({"run_b": ordered})
-    sites = in_order.join(frames[SITES.name], on="run_b", maintain_order="left")
+    by_run = {
+        name: in_order.join(frame, on="run_b", maintain_order="left").select(frame.columns)
+        for name, frame in frames.items()
+        if frame.width
+    }
+    sites, facts = by_run[SITES.name], by_run[FACTS]
     tables = [shaped(DRIFT, frames[DRIFT.name], brief=False), shaped(SITES, sites, brief=False)]
     strips, reading = _strips(sites, ordered)
-    setting, *notes = _setting_and_notes(documents, by)
+    setting, *notes = _setting_and_notes(facts, by)
     sentence = conclusion(frames, pairs[0])
     if len(pairs) > 1:
         least, most = (
@@ -135,18 +147,16 @@ def against_page(several: Against, comparisons: Sequence[Comparison], store: str
         meanings=MEANING,
         runs=runs,
         next=(f"lpp-sql {shlex.quote(store)} --run drift",) if store else (),
-        document={
-            "against": base,
-            "names": dict(several.names),
-            "comparisons": [
-                {**of[b].document, "gate": gate_page.documents(of[b].verdicts)} for b in ordered
-            ],
-            "left_out": [
-                {"run": b, "why": why, "undecided": b in several.undecided}
-                for b, why in several.left_out.items()
-            ],
+        data={
+            "against": rows,
+            **for_programs(by_run),
+            "gate": gate_page.gate_rows(gate, undecided),
+            "left_out": pl.DataFrame(
+                [(b, why, b in several.undecided) for b, why in several.left_out.items()],
+                schema={"run": pl.String, "why": pl.String, "undecided": pl.Boolean},
+                orient="row",
+            ),
         },
-        csv=rows,
         store=store,
     )
 
@@ -166,40 +176,39 @@ def _row(frames: Frames, pair: Pair) -> dict[str, Any]:
     }
 
 
-def _setting_and_notes(documents: Sequence[Mapping[str, Any]], by: str) -> Iterator[str]:
+def _setting_and_notes(facts: pl.DataFrame, by: str) -> Iterator[str]:
     """The setting; then a sentence for each fact that a reader has to know."""
-    sizes, counts = ({d[name] for d in documents} for name in ("prompts", "tokens"))
-    first = documents[0]["first_position"]
+    sizes, counts = ({*facts[name]} for name in ("n_prompts", "n_compared"))
+    first, seed = facts["first_position"][0], next(iter(facts["seed"].drop_nulls()), None)
     order = (
         "the smallest KL first"
         if by == "kl"
         else "the fewest flips first, as not every run has a KL"
     )
-    drawn = next((d["drawn"] for d in documents if d["drawn"]), None)
     yield (
-        _count(documents)
+        _count(facts)
         + f" over the first {min(sizes)} prompts" * (len(sizes) == 1)
-        + f", {max(counts):,} tokens each" * (len(counts) == 1 and not drawn)
+        + f", {max(counts):,} tokens each" * (len(counts) == 1 and seed is None)
         + f", positions from {first} on" * bool(first)
-        + f", {order}" * (len(documents) > 1)
+        + f", {order}" * (len(facts) > 1)
     )
     if len(sizes) > 1:
         yield (
             f"Runs share {min(sizes)} to {max(sizes)} prompts with A, so rows are of different "
             f"tokens. --prompts {min(sizes)} compares all runs over the same tokens."
         )
-    if drawn:
-        yield f"Predictions: of {max(counts):,} tokens each, drawn with seed {drawn['seed']}."
+    if seed is not None:
+        yield f"Predictions: of {max(counts):,} tokens each, drawn with seed {seed}."
     runs: dict[str, list[str]] = {}
-    for d in documents:
-        same = ["Every difference is exactly 0."] * d["exactly_equal"]
-        missing = [f"No KL: {why}" for why in (d["logits"]["missing"],) if why]
-        for note in (*same, *missing, *d["notes"]):
-            runs.setdefault(note, []).append(run(d["b"]))
+    for row in facts.iter_rows(named=True):
+        same = ["Every difference is exactly 0."] * row["exactly_equal"]
+        missing = [f"No KL: {why}" for why in (row["no_logits"],) if why]
+        for note in (*same, *missing, *row["notes"]):
+            runs.setdefault(note, []).append(run(row["run_b"]))
     yield from (f"{', '.join(named)}: {note}" for note, named in runs.items())
 
 
-def _count(several: Sequence[Any]) -> str:
+def _count(several: Sized) -> str:
     return f"{len(several)} run{'s' * (len(several) > 1)}"
 
 

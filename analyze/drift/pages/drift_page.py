@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import polars as pl
@@ -13,15 +14,16 @@ from lpp.analyze.drift.gate.verdicts import Verdict
 from lpp.analyze.drift.pages.drift_page_parts import charts, conclusion, opening
 from lpp.analyze.drift.pages.drift_page_tables import (
     DRIFT,
+    FACTS,
     HISTOGRAM,
     POSITIONS,
     SITES,
     TOKENS,
     ends,
+    for_programs,
     frames_of,
     shaped,
 )
-from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.drift.tables import stores
 from lpp.analyze.drift.worst import worst_tokens
 from lpp.analyze.metrics.registry import METRICS
@@ -69,12 +71,12 @@ def drift_page(
     drift: Drift,
     verdicts: Sequence[Verdict] = (),
     items: Sequence[Section] = (),
-    documents: Sequence[Mapping[str, Any]] = (),
+    item_frames: Mapping[str, pl.DataFrame] = MappingProxyType({}),
 ) -> Page:
     """The page of one comparison; no database is read or written.
 
-    items: sections about the items of tasks that both runs answered; documents: these items for
-    JSON. Raises FormatError for altered bytes.
+    items: sections about the items of tasks that both runs answered; item_frames: their rows by
+    table. Raises FormatError for altered bytes.
     """
     a, b = drift.pair.runs
     runs = RunStyles(run_names({one.id: one.plan for one in (a, b)}))
@@ -105,7 +107,8 @@ def drift_page(
     drawn = list(charts(frames, tables, runs))
     gate = {b.id: verdicts} if verdicts else {}
     by_kl, worst = drift.no_logits is None, _worst(drift)
-    start, *notes = what_was_compared(drift)
+    fact = frames[FACTS].row(0, named=True)
+    start, *notes = what_was_compared(fact)
     sections = (
         *([gate_page.gate_section(gate)] if gate else []),
         Section(
@@ -113,7 +116,7 @@ def drift_page(
             "Predictions",
             charts=tuple(chart for chart in drawn if chart.section == "predictions"),
             tables=tuple(tables.values())[:3],
-            notes=tuple(_ties(drift.predictions)),
+            notes=tuple(_ties(fact)),
             more=_legend(PREDICTIONS, drift.predictions),
         ),
         Section(
@@ -150,40 +153,37 @@ def drift_page(
             frames, [pair], start, gate_page.conclusion(gate) + conclusion(frames, pair)
         ),
         findings=tuple((line,) for line in notes),
-        further=((f"{capital(drift.arithmetic)}.",),) if drift.arithmetic else (),
+        further=((f"{capital(fact['arithmetic'])}.",),) if fact["arithmetic"] else (),
         sections=sections,
         meanings=MEANING,
         runs=runs,
         next=(f"lpp-sql {shlex.quote(where[0])} --run drift_tokens",) if len(homes) == 1 else (),
-        document={
-            **drift.document(),
-            "gate": gate_page.documents(verdicts),
-            "items": list(documents),
+        data={
+            **for_programs(frames),
+            TOKENS.table: worst,
+            "gate": gate_page.gate_rows(gate),
+            **item_frames,
         },
-        csv=predictions,
         store=where[0],
         origin=origin_of([a] if drift.pair.of_one_run else [a, b]),
     )
 
 
-def what_was_compared(drift: Drift) -> Iterator[str]:
-    """The setting; then a sentence for each fact that a reader has to know."""
-    pair, first = drift.pair, drift.first_position
-    n_a, n_b = (one.n_prompts for one in pair.runs)
-    of = f" of {n_a} in A and {n_b} in B" * ({n_a, n_b} != {pair.n_prompts})
-    start = f", positions from {first} on" * bool(first)
-    yield f"the first {pair.n_prompts} prompts{of}, {pair.n_tokens(first):,} tokens{start}"
-    if drift.is_nothing:
-        yield f"{'A and B are one run. ' * pair.of_one_run}Every difference is exactly 0."
-    if drift.seed is not None:
-        yield f"Predictions: of {len(drift.tokens):,} tokens, drawn with seed {drift.seed}."
-    if pair.cluster is not None:
-        yield (
-            f"Errors are over clusters: prompts with the same {pair.cluster} are left out together."
-        )
-    if drift.no_logits is not None:
-        yield f"No KL: {drift.no_logits}"
-    yield from drift.notes
+def what_was_compared(fact: Mapping[str, Any]) -> Iterator[str]:
+    """The setting; then a sentence for each fact that a reader has to know. fact: of `facts`."""
+    n, n_a, n_b = (fact[name] for name in ("n_prompts", "n_prompts_a", "n_prompts_b"))
+    of = f" of {n_a} in A and {n_b} in B" * ({n_a, n_b} != {n})
+    start = f", positions from {fact['first_position']} on" * bool(fact["first_position"])
+    yield f"the first {n} prompts{of}, {fact['n_tokens']:,} tokens{start}"
+    if fact["exactly_equal"]:
+        yield f"{'A and B are one run. ' * fact['one_run']}Every difference is exactly 0."
+    if fact["seed"] is not None:
+        yield f"Predictions: of {fact['n_compared']:,} tokens, drawn with seed {fact['seed']}."
+    if (field := fact["cluster"]) is not None:
+        yield f"Errors are over clusters: prompts with the same {field} are left out together."
+    if fact["no_logits"] is not None:
+        yield f"No KL: {fact['no_logits']}"
+    yield from fact["notes"]
 
 
 def _legend(numbers: Mapping[str, Quantity], shown: Iterable[str]) -> str:
@@ -192,9 +192,9 @@ def _legend(numbers: Mapping[str, Quantity], shown: Iterable[str]) -> str:
     return f"{legend(numbers.values())}." + f" Second run - first: {legend(more)}." * bool(more)
 
 
-def _ties(predictions: Mapping[str, Summary]) -> Iterator[Sentence]:
+def _ties(fact: Mapping[str, Any]) -> Iterator[Sentence]:
     """How often equal logits decide flips and top10; nothing where they never do."""
-    shares = {name: predictions[name].ties for name in ("flips", "top10")}
+    shares = {name: fact[f"ties_{name}"] for name in ("flips", "top10")}
     if tied := [f"{name} at {100 * share:.2g} %" for name, share in shares.items() if share]:
         yield (f"Equal logits, ordered by id, decide {', '.join(tied)} of tokens.",)
 

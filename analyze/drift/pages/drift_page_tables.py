@@ -66,6 +66,8 @@ HISTOGRAM: Final = _shape(
     "kl_from",
     folded=True,
 )
+FACTS: Final = "comparisons"
+"""Name of the rows of `facts`."""
 TOKENS: Final = _shape(
     "drift-tokens",
     "The ten tokens of each pair after which the predictions changed most",
@@ -110,10 +112,49 @@ def frames_of(drift: Drift, *, tokens: bool = True) -> dict[str, pl.DataFrame]:
     frames = {
         DRIFT.name: made[DRIFT.table].rename(ends).with_columns(spread),
         SITES.name: made[SITES.table],
+        FACTS: facts(drift),
     }
     pair = drift.pair.a.run.id, drift.pair.b.run.id
     read = {pair: lambda: (drift.tokens, drift.pair.groups)} if tokens else {}
     return frames | frames_of_tokens(read)
+
+
+def facts(drift: Drift) -> pl.DataFrame:
+    """What was compared, as one row: prompts, tokens, the draw, what takes no part and why."""
+    pair = drift.pair
+    (n_a, n_b), lost = (one.n_prompts for one in pair.runs), pair.lost
+    row = {
+        "run_a": pair.a.run.id,
+        "run_b": pair.b.run.id,
+        "n_prompts": pair.n_prompts,
+        "n_prompts_a": n_a,
+        "n_prompts_b": n_b,
+        "n_tokens": pair.n_tokens(drift.first_position),
+        "n_compared": len(drift.tokens),
+        "first_position": drift.first_position,
+        "seed": drift.seed,
+        "cluster": pair.cluster,
+        "exactly_equal": drift.is_nothing,
+        "one_run": pair.of_one_run,
+        "base_prompts": lost.n_base,
+        "set_aside": lost.set_aside,
+        "missing": lost.missing,
+        "left_out": pair.excluded.tolist(),
+        "no_logits": drift.no_logits,
+        "arithmetic": drift.arithmetic or None,
+        **{f"ties_{name}": drift.predictions[name].ties for name in ("flips", "top10")},
+        "notes": list(drift.notes),
+    }
+    words = dict.fromkeys(("cluster", "no_logits", "arithmetic"), pl.String)
+    numbers = {"seed": pl.Int64, "ties_flips": pl.Float64, "ties_top10": pl.Float64}
+    lists = {"left_out": pl.List(pl.Int64), "notes": pl.List(pl.String)}
+    return pl.DataFrame([row], schema_overrides={**words, **numbers, **lists})
+
+
+def for_programs(frames: Frames) -> dict[str, pl.DataFrame]:
+    """`frames` by the names of the database's tables, predictions first."""
+    names = {DRIFT.name: DRIFT.table}
+    return {names.get(name, name.replace("-", "_")): frame for name, frame in frames.items()}
 
 
 def frames_of_tokens(

@@ -1,7 +1,7 @@
 """The items that flip between two runs of one task, and what tells them, as a page."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -104,8 +104,15 @@ def flips_page(store: str, answer: FlipAnalysis) -> Page:
         ),
         runs=runs,
         next=(f"lpp-analyze diff {shlex.quote(store)} {shlex.join([a, b])}",),
-        document=_document(answer),
-        csv=changed_items(flips),
+        data={
+            "item_changes": changed_items(flips),
+            "item_flips": flips_frames([flips])["item_flips"].with_columns(
+                pl.lit(answer.why_no_ranking, pl.String).alias("why_no_ranking"),
+                pl.lit(answer.n_groups).alias("n_groups"),
+                pl.lit(answer.n_within).alias("n_within"),
+            ),
+            "features": answer.features,
+        },
         store=store,
         origin=origin_of([side.view.run for side in (flips.a, flips.b)]),
     )
@@ -282,80 +289,62 @@ def _charts(answer: FlipAnalysis, tables: Sequence[Table], runs: RunStyles) -> I
             )
 
 
-# documents
-
-
-def item_documents(items: Sequence[Flips | str]) -> list[dict[str, Any]]:
-    """For the JSON of a comparison of tokens: a document for each task that both runs were asked,
-    or why there is none.
+def flips_frames(tasks: Sequence[Flips | str]) -> dict[str, pl.DataFrame]:
+    """Tables for programs: `item_flips`, a row for each task with its counts or why there are none,
+    and `item_changes`, every item whose answer changed. Empty without tasks.
     """
-    return [{"why_none": x} if isinstance(x, str) else flips_document(x) for x in items]
+    if not tasks:
+        return {}
+    known = [flips for flips in tasks if not isinstance(flips, str)]
+    changed = [changed_items(flips).select(*_which(flips), pl.all()) for flips in known]
+    rows = [{"why_none": x} if isinstance(x, str) else _counted(x) for x in tasks]
+    return {
+        "item_flips": pl.DataFrame(rows, infer_schema_length=None),
+        "item_changes": pl.concat(changed) if changed else pl.DataFrame(),
+    }
 
 
-def flips_document(flips: Flips) -> dict[str, Any]:
-    """Counts and every item whose answer changed."""
+def _which(flips: Flips) -> list[pl.Expr]:
+    """The task and both runs, as columns."""
+    words = {"task": flips.a.task, "run_a": flips.a.view.run.id, "run_b": flips.b.view.run.id}
+    return [pl.lit(word).alias(name) for name, word in words.items()]
+
+
+def _counted(flips: Flips) -> dict[str, Any]:
+    """The row of a task."""
     both, lost, gained, neither = flips.counts
     accuracy = flips.accuracy
     low, high = accuracy.interval
-    changed = changed_items(flips)
-    runs = {
-        name: {
+    sides = {
+        f"{name}_{letter}": value
+        for letter, side, alone in zip("ab", (flips.a, flips.b), flips.n_alone, strict=True)
+        for name, value in {
             "run": side.view.run.id,
-            "name": run_name,
-            "model": side.model,
             "source": side.source,
-            "left_out": dict(side.left_out),
-            "items_alone": alone,
-        }
-        for name, run_name, side, alone in zip(
-            "ab",
-            names_of_two(flips.a.view, flips.b.view),
-            (flips.a, flips.b),
-            flips.n_alone,
-            strict=True,
-        )
+            "model": side.model,
+            "n_left_out": sum(side.left_out.values()),
+            "n_alone": alone,
+        }.items()
     }
     return {
         "task": flips.a.task,
         "filter": flips.a.filter,
-        **runs,
-        "items": accuracy.n,
+        **sides,
+        "n_items": accuracy.n,
         "cluster": flips.a.cluster,
         "n_clusters": flips.n_clusters,
         "right_in_both": both,
         "right_to_wrong": lost,
         "wrong_to_right": gained,
         "wrong_in_both": neither,
-        "other_wrong_answer": len(changed.filter(change=MOVED)),
+        "other_wrong_answer": int(flips.table["change"].eq_missing(MOVED).sum()),
         "accuracy_a": accuracy.first,
         "accuracy_b": accuracy.second,
-        "difference": {"value": accuracy.difference, "ci_low": low, "ci_high": high},
+        "difference": accuracy.difference,
+        "difference_ci_low": low,
+        "difference_ci_high": high,
         "mcnemar_p": accuracy.p_value,
-        "changed": [_finite(row) for row in changed.iter_rows(named=True)],
-    }
-
-
-def _document(answer: FlipAnalysis) -> dict[str, Any]:
-    """Everything: settings, counts, every item whose answer changed, a list of features."""
-    settings = ("why_no_ranking", "n_groups", "n_within")
-    return {
-        **flips_document(answer.flips),
-        **{name: getattr(answer, name) for name in settings},
-        "skip_first": answer.settings.skip_first,
-        "seed": answer.settings.seed,
-        "notes": list(answer.notes),
-        "covariates": list(answer.covariates),
-        "features": answer.features.to_dicts(),
-    }
-
-
-def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An item for JSON: ln p that are not finite are null."""
-    return {
-        name: [p if p is not None and abs(p) < float("inf") else None for p in value]
-        if name.startswith("logprobs")
-        else value
-        for name, value in row.items()
+        "why_none": None,
     }
 
 

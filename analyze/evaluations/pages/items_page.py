@@ -7,7 +7,7 @@ analysis of a database, which the report reads.
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -212,6 +212,7 @@ def items_page(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Page:
     run = items.view.run
     runs = RunStyles(run_names({run.id: run.plan}))
     frames = item_tables(answer)
+    others = {name: rows for name, rows in frames.items() if name != "item_features"}
     (row,) = frames["item_analyses"].to_dicts()
     result = verdict(answer.features, within=answer.n_within > 0)
     sentences = list(item_findings(frames))
@@ -262,8 +263,7 @@ def items_page(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Page:
         meanings=MEANING,
         runs=runs,
         next=(f"lpp-sql {shlex.quote(store)} --run confident_mistakes",),
-        document=_document(answer),
-        csv=answer.features,
+        data={"item_features": answer.features, **others},
         store=store,
         origin=origin_of([run]),
     )
@@ -337,23 +337,6 @@ def _notes(answer: ItemAnalysis) -> Mapping[str, tuple[Sentence, ...]]:
         f"{hundredths(risk.best)}, by chance {hundredths(risk.random)}."
     )
     return {"features": tuple(without_auroc(answer.features)), "confidence": ((share,), (area,))}
-
-
-def _document(answer: ItemAnalysis) -> dict[str, Any]:
-    """Everything: settings, counts, a list of features, calibration, risk."""
-    settings = (
-        *("task", "run", "name", "source", "model", "filter", "n_right", "n_wrong", "n_groups"),
-        *("n_within", "cluster", "n_clusters", "accuracy_interval"),
-    )
-    return {
-        **{name: getattr(answer, name) for name in settings},
-        "skip_first": answer.settings.skip_first,
-        "seed": answer.settings.seed,
-        "left_out": dict(answer.left_out),
-        "features": answer.features.to_dicts(),
-        "calibration": None if answer.calibration is None else asdict(answer.calibration),
-        "risk_coverage": {"confidence": answer.confidence, **asdict(answer.risk)},
-    }
 
 
 def _call(store: str, answer: ItemAnalysis) -> str:

@@ -69,8 +69,7 @@ def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
         meanings=MEANING,
         runs=runs,
         next=(f'lpp-sql {shlex.quote(url)} "SELECT run, site, other_site, cka FROM cka"',),
-        document=with_names(pairs, names).to_dicts(),
-        csv=with_names(pairs, names),
+        data={"cka": with_names(pairs, names)},
         store=url,
     )
 

@@ -42,6 +42,7 @@ _LABELS: Final = {
 def correlations_page(url: str, tests: pl.DataFrame, names: Mapping[str, str]) -> Page:
     """The page of `tests`, rows of the table `correlations`. names: short names by run id."""
     of_sources = tests.partition_by("source", maintain_order=True)
+    models = tests["models"].explode().unique(maintain_order=True).drop_nulls()
     ranked = bool(tests["coefficient"].is_not_null().any())
     return Page(
         title="Profiles and benchmarks",
@@ -51,16 +52,17 @@ def correlations_page(url: str, tests: pl.DataFrame, names: Mapping[str, str]) -
         meanings=MEANING,
         runs=RunStyles({}),
         next=(f"lpp-sql {shlex.quote(url)} --run correlations",) * ranked,
-        document=[_with_names(row, names) for row in tests.to_dicts()],
-        csv=tests,
+        data={
+            "correlations": tests,
+            "runs": pl.DataFrame(
+                [(run, names[run]) for run in models if run in names],
+                schema={"run": pl.String, "name": pl.String},
+                orient="row",
+            ),
+        },
         parted_by="; ",
         store=url,
     )
-
-
-def _with_names(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """`row` with the short name of each run in its `models`, by id."""
-    return {**row, "names": {run: names[run] for run in row["models"] if run in names}}
 
 
 def _opening(tests: pl.DataFrame) -> Opening:

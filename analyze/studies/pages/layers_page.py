@@ -64,12 +64,11 @@ def layers_page(url: str, answer: Layers, names: Mapping[str, str]) -> Page:
         meanings=MEANING,
         runs=runs,
         next=(f'lpp-sql {shlex.quote(url)} "SELECT run, first_position, score FROM hourglass"',),
-        document={
-            "layers": with_names(answer.layers, names).to_dicts(),
-            "hourglass": with_names(answer.scores, names).to_dicts(),
-            "left_out": list(answer.left_out),
+        data={
+            "layers": with_names(answer.layers, names),
+            "hourglass": with_names(answer.scores, names),
+            "left_out": pl.DataFrame({"why": answer.left_out}, schema={"why": pl.String}),
         },
-        csv=with_names(answer.layers, names),
         store=url,
     )
 

@@ -84,6 +84,7 @@ def profile_page(
                 "database has the least entropy and the largest ranks.",
             )
         )
+    more = {} if compared is None else {"differences": compared.differences}
     data = with_names(
         shown if analysis.cluster is None else shown.with_columns(cluster=pl.lit(analysis.cluster)),
         names,
@@ -97,8 +98,7 @@ def profile_page(
         meanings=MEANING,
         runs=runs,
         next=(f"lpp-sql {shlex.quote(url)} --run profiles",),
-        document=data.to_dicts(),
-        csv=data,
+        data={"profiles": data, **more},
         store=url,
     )
 
