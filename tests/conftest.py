@@ -5,6 +5,7 @@ import secrets
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
@@ -43,11 +44,9 @@ settings.register_profile("lpp", deadline=None, suppress_health_check=[HealthChe
 settings.load_profile("lpp")
 
 
-SLOW_FIRST = (
-    *("test_probe_run.py", "test_readme.py", "test_benchmarks.py", "test_parallel.py"),
-    *("test_end_to_end.py", "test_report_page.py", "test_report_tables.py"),
-    *("test_report_charts.py", "test_ray.py", "test_job_runner.py", "test_odd_paths.py"),
-    *("test_cli.py", "test_charts.py", "test_confinement.py"),
+LONG_FIRST = (
+    *("test_probe_run.py", "test_readme.py", "test_parallel.py", "test_notebook.py"),
+    *("test_end_to_end.py", "test_ray.py", "test_odd_paths.py", "test_benchmarks.py"),
 )
 """Files that take longest: started last, one of two workers would wait for them. The first two want
 different things: one worker would wait for the other to make `documented_store`."""
@@ -64,12 +63,16 @@ WITH_REAL_PARTS = {
 
 @pytest.hookimpl(tryfirst=True)  # before the markers are asked for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several workers take a file at a time, in this order."""
-    ranks = {name: rank for rank, name in enumerate(SLOW_FIRST)}
-    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+    """Several workers take a file at a time: the longest first, by its number of slow tests."""
+    ranks = {name: rank for rank, name in enumerate(LONG_FIRST)}
+    weights: Counter[Path] = Counter()
     for item in items:
         if isinstance(item, pytest.Function) and WITH_REAL_PARTS.intersection(item.fixturenames):
             item.add_marker(pytest.mark.slow)
+        weights[item.path] += 10 if item.get_closest_marker("slow") else 1
+    items.sort(
+        key=lambda item: (ranks.get(item.path.name, len(ranks)), -weights[item.path], item.path)
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

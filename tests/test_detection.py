@@ -151,6 +151,7 @@ def test_the_committed_results_are_those_of_the_committed_draws() -> None:
         assert judged(found, values) == found
 
 
+@pytest.mark.slow
 def test_the_committed_tables_are_those_of_the_committed_results() -> None:
     folder = Path(page.__file__).parent
     found = json.loads((folder / page.RESULTS).read_text("utf-8"))

@@ -93,8 +93,6 @@ def test_of_two_processes_on_one_shard_one_wins_and_the_other_says_so(
     told = json.loads(report.read_text())
     assert told["lost_race_shards"] > 0
     assert told["captured_shards"] + told["lost_race_shards"] == only_run(root).plan.n_shards
-    assert "another process committed it first" in err
-    assert "committed by another process first." in " ".join(out.split())
     assert "Give each process a --part of its own." in out
     assert stored_objects(root) == stored_objects(alone)
 

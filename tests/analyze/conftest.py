@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from made_runs import Made, MakeRun
+from small_capture import make_plan, prompts_info, prompts_table
 
 from lpp.analyze import ScoreSettings, add_benchmarks
 from lpp.analyze.numerics import spectrum
@@ -25,20 +26,16 @@ from lpp.analyze.scores.scores import Added
 from lpp.store import Plan, Problem, RunWriter, create_store, open_store
 from lpp.store.format.keys import RUNS_KEY
 from lpp.store.format.plan import (
-    ComputeInfo,
     ContinuationInfo,
     CorpusInfo,
     LogitPositions,
-    ModelInfo,
-    PromptsInfo,
     Series,
     SiteSpec,
     TokenizerInfo,
 )
 from lpp.store.format.quarantine import OUT_OF_MEMORY, SetAside, quarantine_table
-from lpp.store.format.rows import prompts_sha256, token_ids_sha256
 from lpp.store.format.schedule import prefix_schedule
-from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
+from lpp.store.format.tables import TOKENS_SCHEMA
 from lpp.store.runs.read import Block, Run
 
 if find_spec("inspect_ai") is None:
@@ -185,21 +182,39 @@ def _write_run(
     hidden = {s: [rows[i][:context] for i in order] for s, rows in hidden.items()}
     entropy = [entropy[i][:context] for i in order]
     truncated = [lengths[i] > context for i in order]
-    table = _prompts_table(prompts, truncated, first_row)
-    plan = _plan(
-        table,
+    rows = [first_row + 3 * k for k in range(len(prompts))]
+    table = prompts_table([np.array(p) for p in prompts], rows, truncated)
+    of_model = make_plan().model
+    plan = make_plan(
+        model=replace(
+            of_model,
+            id=model,
+            source="folder",
+            n_parameters=1234,
+            n_blocks=sum(site.startswith("block.") for site in sites),
+            hidden_size=dim,
+            logits_width=logits_width,
+            untrained_seed=untrained_seed,
+            series=series,
+        ),
+        tokenizer=TokenizerInfo(id=model, fingerprint=tokenizer, size=48),
+        corpus=CorpusInfo(
+            name=corpus,
+            revision=None,
+            fingerprint="c0",
+            prompt_set=prompt_set,
+            selection={"seed": 42},
+        ),
+        prompts=prompts_info(table),
         context=context,
-        sites=sites,
-        dim=dim,
-        model=model,
-        per_shard=per_shard,
+        prefixes=prefix_schedule(context),
         logit_positions=logit_positions,
-        logits_width=logits_width,
-        corpus=corpus,
-        prompt_set=prompt_set,
-        tokenizer=tokenizer,
-        untrained_seed=untrained_seed,
-        series=series,
+        sites=tuple(
+            SiteSpec(name=s, convention="post_norm" if s == "final" else "residual", width=dim)
+            for s in sites
+        ),
+        stored_dtype="float32",
+        shards=(*range(0, len(prompts), per_shard), len(prompts)),
     )
     if task is not None:
         rule: dict[str, str | int | None] = {"seed": 42, "text": f"lm-eval requests of {task}"}
@@ -266,20 +281,6 @@ def _content(
     return hidden, entropy
 
 
-def _prompts_table(prompts: list[list[int]], truncated: list[bool], first_row: int) -> pa.Table:
-    return pa.table(
-        {
-            "prompt_id": range(len(prompts)),
-            "source_row": [first_row + 3 * k for k in range(len(prompts))],
-            "token_ids": prompts,
-            "n_tokens": [len(prompt) for prompt in prompts],
-            "truncated": truncated,
-            "sha256": [token_ids_sha256(np.array(prompt)) for prompt in prompts],
-        },
-        schema=PROMPTS_SCHEMA,
-    )
-
-
 def _tokens_table(
     prompts: list[list[int]],
     entropy: list[npt.NDArray[np.float32]],
@@ -324,68 +325,3 @@ def _varied(key: dict[str, Any], prompt: int, position: int) -> dict[str, Any]:
     if "next_rank" in key:
         changed |= {"next_logprob": -rng.exponential(2.0), "next_rank": rng.integers(1, 4)}
     return changed
-
-
-def _plan(
-    table: pa.Table,
-    *,
-    context: int,
-    sites: Sequence[str],
-    dim: int,
-    model: str,
-    per_shard: int,
-    logit_positions: LogitPositions,
-    logits_width: int,
-    corpus: str,
-    prompt_set: str,
-    tokenizer: str,
-    untrained_seed: int | None,
-    series: Series | None,
-) -> Plan:
-    count = table.num_rows
-    return Plan(
-        model=ModelInfo(
-            id=model,
-            source="folder",
-            revision="r1",
-            weights="w0",
-            architecture="TinyForCausalLM",
-            n_parameters=1234,
-            n_blocks=sum(site.startswith("block.") for site in sites),
-            hidden_size=dim,
-            logits_width=logits_width,
-            untrained_seed=untrained_seed,
-            series=series,
-        ),
-        tokenizer=TokenizerInfo(id=model, fingerprint=tokenizer, size=48),
-        corpus=CorpusInfo(
-            name=corpus,
-            revision=None,
-            fingerprint="c0",
-            prompt_set=prompt_set,
-            selection={"seed": 42},
-        ),
-        prompts=PromptsInfo(
-            count=count, tokens=sum(table["n_tokens"].to_pylist()), sha256=prompts_sha256(table)
-        ),
-        context=context,
-        prefixes=prefix_schedule(context),
-        logit_positions=logit_positions,
-        sites=tuple(
-            SiteSpec(name=s, convention="post_norm" if s == "final" else "residual", width=dim)
-            for s in sites
-        ),
-        compute=ComputeInfo(
-            backend="torch",
-            device="cpu",
-            dtype="float32",
-            attention="sdpa",
-            batch_tokens=512,
-            device_map=None,
-            quantization=None,
-            trust_remote_code=False,
-            versions={"torch": "2"},
-        ),
-        stored_dtype="float32",
-        shards=(*range(0, count, per_shard), count),
-    )

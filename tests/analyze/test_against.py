@@ -187,7 +187,6 @@ def test_without_heads_runs_stand_by_flips(with_bare: tuple[Path, str]) -> None:
     flips = [one["flips"] for one in found["tables"]["against"]]
     assert (flips, flips[-1]) == (sorted(flips), 1)
     done = invoke(many, "--against", "base")
-    assert "fewest flips first" in done.stdout
     assert "No KL" in done.stdout
 
 

@@ -59,7 +59,6 @@ def test_what_is_missing_or_matched_to_none_is_told(root: Path, table: Path) -> 
     assert "\x1b" not in done.output
     again = run("benchmarks", "add", root, table)
     assert again.exit_code == 0
-    assert "benchmarks were in" in again.stdout
 
 
 @pytest.mark.slow
@@ -93,7 +92,6 @@ def test_a_database_is_brought_up_to_date_at_once(root: Path, table: Path) -> No
         assert connection.sql(count).fetchall() == [(0, 3)]
     done = run("benchmarks", "remove", root, "mine")
     assert done.exit_code == 2
-    assert "no scores of a source 'mine'" in done.stderr
 
 
 @pytest.mark.slow

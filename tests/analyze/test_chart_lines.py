@@ -59,6 +59,7 @@ def test_final_stands_apart_from_the_last_block(tmp_path: Path) -> None:
     assert "final" not in Picture(depth_chart(without), tmp_path).words
 
 
+@pytest.mark.slow
 def test_twenty_runs_are_panels_of_five_in_five_colors() -> None:
     of_many = panels(depth_chart(layers(MANY), runs=STYLES))
     some = ("A–E", "F–J", "K–O", "P–T")
@@ -104,6 +105,7 @@ def tipped(name: str) -> Any:
     return drawn(name) if name in CHARTS else FURTHER[name]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*CHARTS, *FURTHER])
 def test_a_tooltip_has_readable_titles_and_every_value(name: str) -> None:
     kinds = ("point", "rect", "rule")

@@ -13,6 +13,7 @@ from every_chart import CHARTS, drawn, every, specified
 from lpp.store.errors import InputError
 
 
+@pytest.mark.slow
 @every
 def test_every_value_is_a_mark(name: str, tmp_path: Path) -> None:
     picture = Picture(drawn(name), tmp_path)

@@ -6,9 +6,7 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ from kept_heads import keep_head
 from made_runs import MakeRun
 from on_disk import on_disk
 
-from lpp.analyze import METRICS
 from lpp.analyze.cli.command import main
 from lpp.analyze.pages.words import error, number
 from lpp.sql.cli import main as sql
@@ -38,24 +35,6 @@ def profiles(*words: object) -> list[dict[str, Any]]:
 def width(text: str) -> int:
     """Columns of the longest line, but for those with the path of the store, which is long here."""
     return max(len(line) for line in text.splitlines() if "/store" not in line)
-
-
-def test_profiles_side_by_side_fit_eighty_columns(make_run: MakeRun) -> None:
-    made = make_run(model="HuggingFaceTB/SmolLM2-135M-Instruct", seed=1)
-    other = make_run(model="HuggingFaceTB/SmolLM2-135M-Instruct-untrained", seed=2)
-    result = run("profile", made.root)
-    assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
-    assert width(result.stdout) <= 80
-    assert len(lines) <= 40
-    whole = run("profile", made.root, "--all").stdout
-    assert "8 profiles of 4 sites are in " in " ".join(whole.split())
-    for word in ("At final", "entropy, nats", "entropy / ln V", "participation", "flags"):
-        assert word in result.stdout
-    assert made.run_id in result.stdout
-    assert other.run_id in result.stdout
-    assert f"Next: lpp-sql {made.root} --run profiles" in result.stdout
-    assert (made.root / "profiles.duckdb").exists()
 
 
 @pytest.mark.slow
@@ -81,7 +60,6 @@ def test_the_first_sentence_is_a_conclusion_from_the_interval_of_a_difference(
     made = make_run(model="a/base")
     make_run(model="a/base, wide", seed=2, scale=lambda rows: rows**3)
     words = " ".join(run("profile", made.root).stdout.split())
-    assert "has an entropy floor of " in words
     assert re.search(r"wide is (not surely )?(more|less) certain \(", words)
     ratio = "((smaller|larger) participation ratio|participation ratio not surely (smaller|larger))"
     assert re.search(f"has an? {ratio}", words)
@@ -109,7 +87,6 @@ def test_aggregations_and_dropped_prefixes_are_printed(make_run: MakeRun) -> Non
         *("--drop-prefixes", "2,4", "--all"),
     )
     words = " ".join(result.stdout.split())
-    assert "Entropy: mean over prefixes; ranks: median." in words
     assert "Prefixes 6, 8, 10, 12, 14, 16, 18, 20" in words
     assert "entropy floor" not in words
 
@@ -177,36 +154,16 @@ def test_declared_metrics_follow_the_profile(make_run: MakeRun) -> None:
     assert every.stdout.count("stable_rank") == 2 * 4
 
 
-def test_only_what_is_asked_for_has_a_line(make_run: MakeRun) -> None:
-    made = make_run()
-    result = run("profile", made.root, "--metrics", "participation_ratio")
-    assert "participation ratio" in result.stdout
-    assert "effective rank" not in result.stdout
-    assert "not_finite" not in result.stdout
-
-
 @pytest.mark.slow
 def test_runs_on_different_texts_are_flagged(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
     make_run(model="b/two", prompt_set="other-texts")
     result = run("profile", made.root)
-    assert "different_prompts: runs shown side by side read different texts" in result.stdout
     row = next(line for line in result.stdout.splitlines() if line.startswith("prompt set"))
     sets = row.split()[2:]
     assert len(set(sets)) == 2
     assert all(len(name) == 8 for name in sets)
     assert "prompt set" not in run("profile", made.root, "--run", "one-*").stdout
-
-
-def test_every_metric_is_listed_within_eighty_columns() -> None:
-    text = run("metrics").stdout
-    assert max(map(len, text.splitlines())) <= 80
-    for metric in METRICS.values():
-        assert f"{metric.name} [{metric.unit}]" in text
-        assert f"needs {metric.needs}" in text
-    squeezed = " ".join(text.split())
-    assert all(metric.definition in squeezed for metric in METRICS.values())
-    assert run("metrics", "rankme").stdout.count("Source:") == 1
 
 
 @pytest.mark.slow
@@ -259,7 +216,6 @@ def test_a_mistake_in_the_runs_is_found_before_a_cluster_is_needed(
     wrong = ("nope", "nope") if command == "diff" else ("--run", "nope")
     refused = run(command, root, *wrong, *ray)
     assert refused.exit_code == 2
-    assert "'nope' names no run" in refused.stderr
     if command != "diff":
         lacking = run(command, root, *ray)
         assert lacking.exit_code == 2
@@ -302,13 +258,6 @@ def test_a_store_that_cannot_be_written_gets_its_numbers_printed(
     assert table in run(command, root, *rest).stdout
 
 
-def test_not_a_store(tmp_path: Path) -> None:
-    for command in ("profile", "verify"):
-        result = run(command, tmp_path)
-        assert result.exit_code == 2
-        assert "is not an lpp store" in result.stderr
-
-
 def test_verify_lists_every_problem(make_run: MakeRun) -> None:
     made = make_run()
     assert run("verify", made.root).exit_code == 0
@@ -341,11 +290,6 @@ def test_verify_goes_on_behind_a_damaged_record(make_run: MakeRun, kept: str) ->
     assert result.exit_code == 1
     assert f"{where}COMMIT.json" in result.stdout
     assert f"runs/{second}/shards/00000/{tokens.parent.name}/tokens.arrow: 100" in result.stdout
-
-
-def test_help_loads_no_polars() -> None:
-    code = "import sys, lpp.analyze.cli.command;sys.exit(bool({'polars', 'zarr'} & {*sys.modules}))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.slow

@@ -104,6 +104,7 @@ def test_the_least_of_several_noisy_means_is_too_low() -> None:
     assert math.isnan(floor_bias(np.full((2, 9), np.nan), np.arange(9)))
 
 
+@pytest.mark.slow
 def test_the_bias_of_the_floor_is_printed_where_prompts_are_few(make_run: MakeRun) -> None:
     made = of_documents(make_run)
     done = command("profile", made.root, "--format", "table")
@@ -224,18 +225,17 @@ def command(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_the_output_and_the_database_say_what_errors_are_over(make_run: MakeRun) -> None:
     a, _ = two_runs(make_run)
     done = command("profile", a.root, "--cluster", "document", "--format", "table")
     assert done.exit_code == 0, done.output
-    assert "over prompts, by document" in " ".join(done.stdout.split())
     assert read_table(a.root, "profiles")["cluster"].to_list() == ["document"] * 2
     again = json.loads(
         command("profile", a.root, "--cluster", "document", "--format", "json").stdout
     )
     assert {row["cluster"] for row in again["tables"]["profiles"]} == {"document"}
     done = command("diff", a.root, "base", "tuned", "--cluster", "document")
-    assert "prompts with the same document" in " ".join(done.stdout.split())
     for table in ("drift_predictions", "drift_sites"):
         assert set(read_table(a.root, table)["cluster"]) == {"document"}
     document = command("diff", a.root, "base", "tuned", "--cluster", "document", "--format", "json")
@@ -245,6 +245,7 @@ def test_the_output_and_the_database_say_what_errors_are_over(make_run: MakeRun)
     assert bands
 
 
+@pytest.mark.slow
 def test_differences_pair_only_errors_of_one_kind(make_run: MakeRun) -> None:
     a, b = two_runs(make_run)
     halves = ProfileSettings(runs=(a.run_id,)), ProfileSettings(runs=(b.run_id,))
@@ -266,13 +267,7 @@ def test_differences_pair_only_errors_of_one_kind(make_run: MakeRun) -> None:
         assert {*said.fetchall()} == {(a.run_id, "document"), (b.run_id, None)}
 
 
-def test_a_report_without_clusters_has_no_column_of_them(make_run: MakeRun) -> None:
-    a, _ = two_runs(make_run)
-    write_database(a.root, analyze(a.root))
-    tables = {table.name: table for s in report(str(a.root)).sections for table in s.tables}
-    assert "cluster" not in {f.name for f in tables["profiles"].fields if f.first}
-
-
+@pytest.mark.slow
 def test_an_error_of_one_kind_does_not_complete_a_row_of_the_other(make_run: MakeRun) -> None:
     made = of_documents(make_run)
     write_database(made.root, analyze(made.root))

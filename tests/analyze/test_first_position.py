@@ -287,7 +287,6 @@ def test_the_page_says_what_sinks_do(sunk: Made) -> None:
     )
     assert told in words
     assert "from position 3 on is" in words
-    assert "sink: rows hold attention sinks" in words
 
 
 def test_a_run_without_sinks_has_one_curve(make_run: MakeRun) -> None:

@@ -1,7 +1,6 @@
 """Each flag stands for its own trap, and for no other."""
 
 import ast
-import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner
 from made_runs import MakeRun
 
 from lpp.analyze import analyze
-from lpp.analyze.cli.command import main
 from lpp.analyze.metrics.registry import PAPER_NAMES
 from lpp.analyze.quantities.flags import FACTS, FLAGS, MEANING, flags_of, flags_of_any
 from lpp.analyze.tables.facts import metric_facts, profile_facts
@@ -321,17 +318,6 @@ def emitted() -> Iterator[str]:
                 ):
                     constants = (c for c in ast.walk(added) if isinstance(c, ast.Constant))
                     yield from (c.value for c in constants if isinstance(c.value, str))
-
-
-def test_every_flag_is_explained_in_the_documents_and_by_the_command() -> None:
-    names = {*emitted(), *MEANING, "sign_turns", "too_few_models", "flagged_profiles"}
-    assert {"few_items", "first_positions", "independent_items", "no_groups"} <= names
-    page = (ROOT / "docs" / "metrics.md").read_text("utf-8").partition("## Flags")[2]
-    documented = {*re.findall(r"^\| `(\w+)` \|", page, re.M)}
-    assert names - documented == set()
-    listed = CliRunner().invoke(main, ["metrics"]).stdout.splitlines()
-    assert names - {*listed} == set()
-    assert CliRunner().invoke(main, ["metrics", "few_items"]).stdout.startswith("\nFlags of items")
 
 
 def test_rows_of_zeros_and_a_run_without_a_tokenizer(make_run: MakeRun) -> None:

@@ -164,16 +164,6 @@ def test_the_error_and_the_number_of_groups_make_the_interval() -> None:
     assert verdict(parse_condition("kl.max > 9"), ALL, DEEP).level is None
 
 
-def test_an_interval_ends_where_the_number_does() -> None:
-    wide = summary(0.5, stderr=1.0)
-    for text, end in (("tv > 0.1", 0.0), ("tv < 0.9", 1.0), ("kl > 1", 0.0)):
-        found = verdict(parse_condition(text), ALL | {"tv": wide, "kl": wide}, DEEP)
-        assert (found.decisive, found.failed) == (end, False)
-    far = ALL | {"log_perplexity": wide}
-    found = verdict(parse_condition("log_perplexity > 0"), far, DEEP)
-    assert found.decisive == pytest.approx(0.5 - OF_ONE)
-
-
 def test_any_of_several_sites_is_several_tests() -> None:
     names = ["embed", *(f"block.{k}" for k in range(1, 32))]
     sites = [site(name, k, 0.3) for k, name in enumerate(names)]
@@ -216,12 +206,6 @@ def test_without_a_site_the_furthest_decides() -> None:
     assert (found.failed, found.site, found.value) == (False, "embed", 0.1)
     assert found.decisive == pytest.approx(0.2)
     assert verdict(parse_condition("cka < 0.15"), ALL, DEEP, strict=True).failed
-
-
-def test_a_certain_change_is_not_hidden_by_a_larger_uncertain_one() -> None:
-    sites = [site("embed", 0, 0.5, 0.01), site("final", 1, 0.9, 0.8)]
-    found = verdict(parse_condition("relative_distance > 0.4"), ALL, sites)
-    assert (found.failed, found.site) == (True, "embed")
 
 
 def test_with_a_site_it_alone_decides() -> None:

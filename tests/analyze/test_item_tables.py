@@ -143,7 +143,6 @@ def test_rows_go_when_their_items_are_scored_anew(
     add_items(written.root, rescored)
     assert refresh_database(written.root)
     assert counts(written.root) == [0, 0, 0, 0]
-    assert "item_analyses (their runs or items changed or left the store)" in caplog.text
 
 
 def test_an_evaluation_has_its_counts_and_the_items_that_were_set_aside(

@@ -212,18 +212,6 @@ def test_errors_are_those_of_prompts_really_removed(
             assert row[name] == pytest.approx(getattr(expected, name), rel=1e-5, abs=1e-9), row
 
 
-def test_columns_of_the_spectra_table_are_the_same_errors(make_run: MakeRun) -> None:
-    made = make_run()
-    wide = scan_spectra(made.root, groups=GROUPS).filter(site="final").collect()
-    for metric in ("participation_ratio", "effective_rank_norm", "top_share"):
-        long = scan_metrics(made.root, metrics=[metric], groups=GROUPS).filter(site="final")
-        errors = long.select("value", "stderr", "ci_low", "ci_high").collect()
-        names = [metric, f"{metric}_stderr", f"{metric}_ci_low", f"{metric}_ci_high"]
-        assert_frame_equal(
-            wide.select(names), errors.rename(dict(zip(errors.columns, names, strict=True)))
-        )
-
-
 def test_one_prompt_has_no_error(make_run: MakeRun) -> None:
     made = make_run(lengths=[20])
     table = scan_spectra(made.root, groups=10).filter(site="final", prefix=20).collect()
@@ -271,35 +259,6 @@ def test_rows_that_are_not_finite_have_neither_value_nor_error(make_run: MakeRun
     assert ratio["stderr"].null_count() == 1
 
 
-def test_the_error_of_a_participation_ratio_solves_nothing(
-    make_run: MakeRun, work: Counter[str]
-) -> None:
-    made = make_run()
-    final = scan_spectra(made.root, groups=GROUPS).filter(site="final")
-    found = final.select("participation_ratio_norm_stderr").collect()
-    assert found.to_series().null_count() == 0
-    assert work == {"reads": 2}
-    final.select("effective_rank").collect()
-    assert work == {"reads": 3, "solves": 10}
-    final.select("effective_rank_ci_low").collect()
-    assert work["solves"] == 10 + 10 * GROUPS
-
-
-def test_fewer_rows_than_columns_are_read_once(make_run: MakeRun, work: Counter[str]) -> None:
-    made = make_run(dim=200)
-    scan_spectra(made.root, groups=GROUPS).filter(site="final").collect()
-    assert work == {"reads": 1, "solves": 10 * (1 + GROUPS)}
-
-
-def test_without_groups_errors_are_null_and_cost_nothing(
-    make_run: MakeRun, work: Counter[str]
-) -> None:
-    made = make_run()
-    table = scan_spectra(made.root).filter(site="final").collect()
-    assert table["participation_ratio_stderr"].null_count() == 10
-    assert work == {"reads": 1, "solves": 10}
-
-
 def test_the_cache_answers_with_and_without_errors(
     make_run: MakeRun, work: Counter[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -321,14 +280,6 @@ def test_the_cache_answers_with_and_without_errors(
     assert not caplog.records
     scan_spectra(made.root, groups=2).filter(site="final").collect()
     assert work["reads"] > before["reads"]  # other groups are other numbers
-
-
-def test_several_sizes_in_one_read_are_each_alone(make_run: MakeRun, tmp_path: Path) -> None:
-    made, alone = make_run(), make_run(root=tmp_path / "alone")
-    both = scan_spectra(made.root, prompts=[4, 6], groups=GROUPS).filter(n_prompts=4).collect()
-    one = scan_spectra(alone.root, prompts=[4], groups=GROUPS).collect()
-    assert one["effective_rank_stderr"].null_count() == 0
-    assert_frame_equal(both, one, rel_tol=1e-9)
 
 
 @pytest.mark.parametrize("dim", [6, 200])
@@ -363,11 +314,6 @@ def test_z_scores_without_the_prompt_that_outweighs_all_others(
     expected = jackknife(reference(made, metric, "final", cell), parts)
     row = table.collect().row(0, named=True)
     assert (row["value"], row["stderr"]) == pytest.approx(expected[:2], rel=tolerance)
-
-
-def test_an_interval_ends_where_values_do() -> None:
-    assert jackknife(0.9, [0.5, 1.0], (0.0, 1.0))[2:4] == (0.0, 1.0)
-    assert jackknife(0.9, [0.5, 1.0])[3] > 1  # type: ignore[operator]
 
 
 def test_no_interval_leaves_the_range_of_its_metric(make_run: MakeRun) -> None:

@@ -13,12 +13,10 @@ from made_runs import MakeRun
 
 import lpp.analyze
 from lpp.analyze import ItemsSettings
-from lpp.analyze.evaluations import lens as of_items
 from lpp.analyze.evaluations.evaluated import evaluated_items
 from lpp.analyze.evaluations.lens import OF_ITEMS, ItemLens, lens_of
 from lpp.analyze.evaluations.rows import read_rows
 from lpp.analyze.logits import lens as module
-from lpp.analyze.logits import tiles
 from lpp.analyze.logits.lens import agreement_depth
 from lpp.analyze.logits.products import NUMPY
 from lpp.store import open_store
@@ -157,20 +155,6 @@ def test_features_are_those_of_the_plain_computation(
         assert np.isnan(found["answer_depth"]).any()
 
 
-@pytest.mark.parametrize(("tile_rows", "group"), [(1, 1), (7, 100), (256, 10**6)])
-def test_tiles_do_not_matter(
-    make_run: MakeRun, tile_rows: int, group: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    some = model("LayerNorm")
-    written = written_by(make_run, some, items=20)
-    whole = computed(written, [1, 2])
-    monkeypatch.setattr(tiles, "TILE_ROWS", tile_rows)
-    monkeypatch.setattr(module, "GROUP", group)
-    monkeypatch.setattr(of_items, "STEP_ROWS", tile_rows)
-    for name, values in computed(written, [1, 2]).items():
-        assert values == pytest.approx(whole[name], abs=TOLERANCE, nan_ok=True), name
-
-
 @pytest.mark.parametrize("place", [NUMPY, "cpu"])
 def test_a_head_of_bfloat16(make_run: MakeRun, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits are rounded to it, by one part of 256 at most, wherever they are computed."""
@@ -228,18 +212,6 @@ def test_prompts_that_were_set_aside_have_no_answer_to_choose(make_run: MakeRun)
     assert np.isnan(share).tolist()[:3] == [True, False, False]
 
 
-def test_one_answer_has_no_share(make_run: MakeRun) -> None:
-    def one_answer(item: dict[str, Any]) -> dict[str, Any]:
-        names = ("prompt_ids", "log_likelihoods", "greedy")
-        return item | {name: item[name][:1] for name in names} | {"chosen": None, "gold": None}
-
-    written = written_by(make_run, model(), items=10, changes=one_answer)
-    found = computed(written, [1, 2])
-    assert set(found) == {*OF_ITEMS, "lens_logprob 1", "lens_logprob 2"}
-    assert np.isnan(found["answer_depth"]).all()
-    assert np.isfinite(found["agreement_depth"]).all()
-
-
 def test_an_empty_answer_has_no_share(make_run: MakeRun) -> None:
     written = written_by(make_run, model(), items=10)
     read = evaluated_items(written.root, "tiny_task")
@@ -253,6 +225,7 @@ def test_an_empty_answer_has_no_share(make_run: MakeRun) -> None:
     assert np.isfinite(found["lens_logprob"]).all()
 
 
+@pytest.mark.slow
 def test_the_analysis_has_them_by_depth(make_run: MakeRun) -> None:
     written = written_by(make_run, model())
     found = lpp.analyze.items(
@@ -278,6 +251,7 @@ def scaled_alone(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return scaled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "sites", "said"),
     [

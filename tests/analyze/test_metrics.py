@@ -4,7 +4,6 @@ import logging
 import math
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,8 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 from made_runs import MakeRun
-from polars.testing import assert_frame_equal
 
-from lpp.analyze import METRICS, Metric, scan_metrics, scan_spectra
+from lpp.analyze import METRICS, Metric, scan_metrics
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Estimates, Request, SiteRequest
 from lpp.analyze.engine.executor import LOCAL
@@ -28,7 +26,7 @@ from lpp.analyze.numerics.moments import Gram, Moments
 from lpp.analyze.quantities.quantity import by_name
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import views
-from lpp.store.errors import FormatError, InputError
+from lpp.store.errors import InputError
 
 Array = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
@@ -68,15 +66,6 @@ def test_names_patterns_and_the_paper() -> None:
     told = r"no metric 'rank_me'; did you mean rankme or .* Name one with --metrics"
     with pytest.raises(InputError, match=told):
         chosen(["rank_me"])
-
-
-def test_what_needs_nothing_more_comes_along() -> None:
-    assert [m.name for m in with_free(chosen(["renyi2_entropy"]))] == [
-        *("renyi2_entropy", "participation_ratio", "participation_ratio_norm")
-    ]
-    assert {m.name for m in with_free(chosen(["stable_rank"]))} == {"stable_rank", *PAPER_NAMES}
-    assert "effective_rank" not in [m.name for m in with_free(chosen(["zscore_effective_rank"]))]
-    assert with_free([counted("tokens")]) == [counted("tokens")]
 
 
 @pytest.mark.parametrize(
@@ -269,28 +258,6 @@ def test_a_scatter_metric_solves_nothing(make_run: MakeRun, work: Counter[str]) 
     assert work == {"reads": 2, "solves": 10}
     everything.filter(metric="zscore_effective_rank").collect()
     assert work == {"reads": 3, "solves": 20}
-
-
-def test_the_long_table_has_the_numbers_of_the_wide_one(make_run: MakeRun) -> None:
-    make_run(model="a/one")
-    made = make_run(model="b/two", seed=3, context=10)
-    long = scan_metrics(made.root, metrics=["paper"], prompts=[2, 6]).collect()
-    wide = scan_spectra(made.root, prompts=[2, 6]).collect()
-    keys = ["run", "site", "context", "prefix", "n_prompts"]
-    for name in PAPER_NAMES:
-        assert_frame_equal(
-            long.filter(metric=name).select(*keys, pl.col("value").alias(name)),
-            wide.select(*keys, name),
-        )
-
-
-def test_a_store_without_runs_has_no_rows(tmp_path: Path) -> None:
-    from lpp.store import create_store
-
-    create_store(tmp_path / "empty")
-    assert scan_metrics(tmp_path / "empty").collect().is_empty()
-    with pytest.raises(FormatError, match="not an lpp store"):
-        scan_metrics(tmp_path)
 
 
 def counted(needs: Any) -> Metric[Any]:

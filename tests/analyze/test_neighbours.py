@@ -51,14 +51,6 @@ def test_a_curved_line_has_one_dimension(rng: np.random.Generator) -> None:
     assert two_nn(t.astype(np.float32)) == pytest.approx(1, abs=0.08)
 
 
-def test_equals_the_fit_written_out(rng: np.random.Generator) -> None:
-    rows = rng.normal(size=(301, 7)).astype(np.float32)
-    nearest = np.sort(cdist(rows.astype(np.float64), rows), axis=1)[:, 1:3]
-    mu = np.sort(nearest[:, 1] / nearest[:, 0])[: int(301 * 0.9)]
-    x, y = np.log(mu), -np.log(1 - np.arange(1, len(mu) + 1) / 301)
-    assert two_nn(rows) == pytest.approx(x @ y / (x @ x), rel=1e-9)
-
-
 # By scikit-dimension 0.4, TwoNN(discard_fraction=0.1, dist=True), on distances of cdist in float64.
 ELSEWHERE = {
     "cube": 3.6840905728968556,

@@ -115,42 +115,6 @@ def test_what_an_element_refers_to_is_on_the_page_once(names: dict[str, str]) ->
     assert {name: ids.count(name) for name in named} == dict.fromkeys(named, 1)
 
 
-def test_what_is_not_brief_is_shown_with_all_and_always_in_a_browser() -> None:
-    few = table(frame(), short=frame().head(1))
-    section = Section("s", "A section", "How to read it.", (), (few, table(frame(), brief=False)))
-    further = replace(section, name="t", title="Another", more="What it means.")
-    shown = replace(page(), sections=(section, further), further=(("One more thing.",),))
-    for form in ("text", "md"):
-        short, whole = (written(shown, form, everything=every) for every in (False, True))
-        assert short.count("How to read it.") == whole.count("How to read it.") == 2, form
-        assert short.count("1 of 4 rows") == 2, form
-        for words in ("What it means.", "One more thing."):
-            assert words in whole, form
-            assert words not in short, form
-        assert number(NUMBERS[1]) in whole.partition("How to read it.")[0], form
-        assert number(NUMBERS[1]) not in short, form
-    assert "--all adds: all rows, all numbers, how to read them.\n" in written(shown, "text")
-    assert "--all" not in written(shown, "text", everything=True)
-
-
-def test_a_row_or_column_without_numbers_is_not_printed_and_stays_in_a_browser() -> None:
-    gone: list[object] = [None, None, None, None]
-    rows = frame(empty=gone).with_columns(
-        value=pl.when(pl.col("site") != "block.1").then("value"),
-        share=pl.when(pl.col("run") == "b").then("share"),
-        empty=pl.col("empty").cast(pl.Float64),
-    )
-    shown = page(table(rows))
-    for form in ("text", "md"):
-        text = written(shown, form, everything=True)
-        assert "block.1" not in text, form
-        assert "empty" not in text, form
-        assert text.count("embed") == 2, form  # those of flags and numbers stay
-    assert "block.1" in html_words(written(shown, "html"))[0]
-    nothing = page(table(rows.with_columns(value=None, share=None, flags=pl.lit([]))))
-    assert "embed" in written(nothing, "text")
-
-
 @pytest.mark.parametrize("columns", [0, 3, 8, 20])
 def test_a_terminal_has_80_columns_and_keeps_flags(columns: int) -> None:
     more: dict[str, list[object]] = {}

@@ -114,7 +114,6 @@ def test_other_prompts_are_told_with_the_command_that_captures_them(make_run: Ma
     message, _, command = refusal(a, b).partition("\n")
     assert "share no first prompt: the context is 20 in A and 10 in B; the corpus is" in message
     assert "the corpus is here in A and there in B; prompt 0 has other token ids" in message
-    assert message.endswith("Capture the model of B on the prompts of A:")
     options = options_of(command)
     assert options["--store"] == str(a.root)
     assert (options["--model"], options["--corpus"], options["--context"]) == ("two", "here", "20")
@@ -144,7 +143,6 @@ def test_what_models_wrote_is_compared_by_capturing_the_texts_alone(make_run: Ma
     )
     message, *commands = refusal(a, b).split("\nlpp-capture")
     assert "a model wrote the end of each prompt (--continue)" in message
-    assert message.endswith("Capture both models on the prompts of A:")
     options = [options_of(f"lpp-capture{command}") for command in commands]
     assert [one["--model"] for one in options] == ["one", "two"]
     assert all(one["--context"] == "8" and "--continue" not in one for one in options)
@@ -153,7 +151,6 @@ def test_what_models_wrote_is_compared_by_capturing_the_texts_alone(make_run: Ma
 def test_other_tokenizers_have_no_tokens_in_common(make_run: MakeRun) -> None:
     a, b = make_run(SIX, model="one"), make_run(SIX, model="two", tokenizer="t1")
     message = refusal(a, b)
-    assert "their tokenizers differ" in message
     assert f"lpp-sql {a.root} --run differences" in message
     assert "lpp-capture" not in message
 

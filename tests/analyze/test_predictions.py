@@ -24,17 +24,13 @@ from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.predictions import TOKEN_DRIFT, compared_tokens, token_drift
 from lpp.analyze.drift.summaries import Summary, prediction_drift
-from lpp.analyze.engine.executor import LOCAL
 from lpp.analyze.logits import tiles
-from lpp.analyze.logits.divergences import TIES
-from lpp.analyze.logits.heads import arithmetic
-from lpp.analyze.logits.products import NUMPY, Products, arithmetic_of, place_of, products
+from lpp.analyze.logits.products import NUMPY, Products, place_of, products
 from lpp.analyze.runs.keys import RunView
 from lpp.store import Run, open_store
 from lpp.store.errors import FormatError, InputError
 from lpp.store.format.plan import StoredDtype
 from lpp.store.objects.locate import objects_at
-from lpp.store.progress import Progress
 from lpp.store.shared.heads import commit_head
 from lpp.store.shared.logits import Head, HeadContent, Steps
 from lpp.store.shared.matrices import Matrix
@@ -217,22 +213,6 @@ def test_any_number_of_jobs_gives_the_same_bits(
     assert token_drift(pair, jobs=1).equals(found)
 
 
-def test_progress_is_told_in_tokens(
-    side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tiles, "TILE_ROWS", 10)
-    advanced: list[int] = []
-
-    class Told(Progress):
-        def advance(self, amount: int = 1) -> None:
-            advanced.append(amount)
-
-    pair = pair_of(side("a"), side("b"))
-    token_drift(pair, progress=Told())
-    assert advanced == [10] * 7 + [7]
-    assert sum(advanced) == compared_tokens(pair)
-
-
 # samples
 
 
@@ -333,19 +313,6 @@ def test_logits_that_are_no_numbers_are_refused_by_their_token(side: Callable[..
         token_drift(pair)
 
 
-def test_only_some_columns(side: Callable[..., Side]) -> None:
-    pair = pair_of(side("a"), side("b"))
-    whole = token_drift(pair)
-    forget(pair)
-    found = token_drift(pair, only=("kl", "flip"))
-    for name in TOKEN_DRIFT.names():
-        if name in (*FULL[1:], *TIES):
-            assert found[name].null_count() == len(found)
-        else:
-            assert found[name].equals(whole[name])
-    assert token_drift(pair, only=())["flip"].null_count() == len(found)
-
-
 def test_two_runs_of_one_model_open_its_head_once(
     side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,13 +403,6 @@ def test_the_matrix_as_stored_gives_torch_the_same_values(monkeypatch: pytest.Mo
     as_stored = Head(content)
     assert as_stored.weight.dtype == np.uint16
     np.testing.assert_array_equal(logits(products(as_stored, "cpu"), rows), widened)
-
-
-def test_what_multiplies_is_told(side: Callable[..., Side]) -> None:
-    pair = pair_of(side("a"), side("b", head=HeadContent(matrix=matrix(6, 1, "bfloat16"))))
-    whole, half = (arithmetic_of(place_of(dtype), dtype) for dtype in ("float32", "bfloat16"))
-    assert arithmetic(pair.runs, LOCAL) == f"{whole}; {half}, of rows stored as float32"
-    assert arithmetic(pair_of(side("a"), side("a")).runs, LOCAL) == whole
 
 
 def test_tasks_of_a_cluster_open_no_card(monkeypatch: pytest.MonkeyPatch) -> None:

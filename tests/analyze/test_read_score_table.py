@@ -84,12 +84,6 @@ def test_long_table(add_file: AddFile) -> None:
     assert rows(read) == [("a", "BBH", "acc", 0.5, 0.01, 40), ("a", "X", "score", 2.0, None, None)]
 
 
-def test_parquet_writes_nothing_as_nan(add_file: AddFile) -> None:
-    read = add_file(parquet({"model": ["a"], "X": [float("nan")], "Y": [1.0]}), "m.parquet")
-    assert rows(read) == [("a", "Y", "score", 1.0, None, None)]
-    assert read.missing == ["X of a (m.parquet, row 1)"]
-
-
 def test_only_some_columns(add_file: AddFile) -> None:
     text = b"model,BBH,note\na,40,fine\n"
     with pytest.raises(InputError, match=r"m\.csv, row 1, note: 'fine' is not a number"):
@@ -170,12 +164,6 @@ def test_parquet_of_other_types(add_file: AddFile) -> None:
     ]
     with pytest.raises(InputError, match=r"row 1, Z: 'true' is not a number"):
         add_file(parquet({"model": ["a"], "Z": [True]}), "m.parquet")
-
-
-def test_five_problems_are_told_and_the_others_counted(add_file: AddFile) -> None:
-    text = "model,BBH\n" + "a,x\n" * 7
-    with pytest.raises(InputError, match=r"row 5, BBH.*; and 2 more"):
-        add_file(text.encode(), "m.csv")
 
 
 def test_cells_may_hold_lines_and_rows_may_be_blank(add_file: AddFile) -> None:

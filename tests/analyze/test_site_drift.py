@@ -247,19 +247,6 @@ def test_little_memory_gives_the_same_bits(made: Made, monkeypatch: pytest.Monke
     assert site_drift(pair, jobs=3) == expected
 
 
-def test_what_is_not_wanted_is_not_there(made: Made) -> None:
-    pair = paired(run_of(made), write_over(made, moved(made.hidden)))
-    every = site_drift(pair, errors="all")
-    two: list[str] = ["effective_rank", "relative_distance"]
-    cases: list[list[str]] = [["cosine"], ["cka"], two, ["overlap"]]
-    for names in cases:
-        forget(pair)
-        for one, whole in zip(site_drift(pair, errors="all", only=names), every, strict=True):
-            for name in SITE_CHANGES:
-                wanted = getattr(whole, name) if name in names else Estimate(None)
-                assert getattr(one, name) == wanted
-
-
 def test_errors_that_cost_a_read_are_of_the_deepest_site_by_default(made: Made) -> None:
     pair = paired(run_of(made), write_over(made, moved(made.hidden)))
 
@@ -318,14 +305,6 @@ def test_without_variance_there_is_no_cka_and_no_overlap(made: Made) -> None:
     assert same.cka == same.overlap == Estimate(None)
     assert same.relative_distance[:2] == same.participation_ratio[:2] == (0, 0)
     assert same.cosine[:2] == (1, 0)
-
-
-def test_rows_of_other_widths_have_a_cka_alone(made: Made) -> None:
-    other = paired(
-        run_of(made), write_over(made, {"final": [x[:, :5] for x in made.hidden["final"]]})
-    )
-    assert (why_missing(other, "final") or "").endswith("have a CKA and nothing else")
-    assert why_missing(paired(run_of(made), run_of(made)), "final") is None
 
 
 def test_differences_of_ranks_are_those_of_the_spectra_table(made: Made) -> None:

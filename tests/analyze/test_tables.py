@@ -176,21 +176,6 @@ def test_metrics_of_rows_alone_know_what_befell_the_rows(
         assert {"collapsed", "not_finite"} & set(row["flags"]) == {flag}
 
 
-def test_silence_of_small_sample_is_told(make_run: MakeRun) -> None:
-    found = analyze(make_run().root, ProfileSettings(metrics=["robust_effective_rank", "rankme"]))
-    told = {row["site"]: "no_error" in row["flags"] for row in found.profiles().to_dicts()}
-    assert told == {"embed": True, "block.1": True, "block.2": True, "final": False}
-    at = found.metrics.filter(site="final", prefix=20).to_dicts()
-    by_metric = {row["metric"]: "no_error" in row["flags"] for row in at}
-    assert by_metric == {
-        "robust_effective_rank": True,
-        "robust_participation_ratio": True,
-        "rankme": False,
-    }
-    means = found.profiles(entropy="mean", ranks="median")
-    assert all("no_error" in flags for flags in means["flags"].to_list())
-
-
 @pytest.mark.slow
 def test_profiles_of_different_texts_say_so(make_run: MakeRun) -> None:
     make_run(model="a/one")
@@ -215,16 +200,6 @@ def test_the_run_row_says_what_was_run(make_run: MakeRun) -> None:
     assert (hash_, context) == (made.plan.hash, "20")
 
 
-def test_a_selection_narrows_what_is_computed(make_run: MakeRun) -> None:
-    made = make_run(model="a/one")
-    make_run(model="b/two", seed=5)
-    some = analyze(made.root, ProfileSettings(runs=["one-*"], sites=["block.*"]))
-    assert some.spectra["site"].unique(maintain_order=True).to_list() == ["block.1", "block.2"]
-    assert some.runs["run"].to_list() == [made.run_id]
-    kept = {path.parent.name for path in made.root.glob("analysis/*/*/*/*.arrow")}
-    assert kept == {"block.1", "block.2"}
-
-
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -246,6 +221,7 @@ def test_what_the_store_does_not_hold_is_named(
         analyze(made.root, asked)
 
 
+@pytest.mark.slow
 def test_a_schedule_capture_has_ranks_at_other_contexts(make_run: MakeRun) -> None:
     made = make_run(logit_positions="schedule")
     (row,) = (
@@ -260,6 +236,7 @@ def test_a_schedule_capture_has_ranks_at_other_contexts(make_run: MakeRun) -> No
     assert f"{made.run_id}: no entropy at context 15: logit statistics at its own" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_first_texts_are_compared_whatever_follows(make_run: MakeRun) -> None:
     make_run(model="a/six", prompt_set="p6", texts="p")
     made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12", texts="p")

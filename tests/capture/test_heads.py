@@ -310,7 +310,6 @@ def test_verify_finds_a_head_that_is_not_the_models(
     (name,) = names(tmp_path / "lpp", "heads")
     assert done.exit_code == 1
     assert done.stdout.startswith(f"heads/{name}: ")
-    assert "so it is not the head of run" in done.stdout
     shutil.rmtree(tmp_path / "lpp/heads" / name)  # as the message says
     command()
     assert verify(tmp_path / "lpp").exit_code == 0
@@ -335,7 +334,6 @@ def test_a_damaged_matrix_is_removed_and_written_again(
     assert done.stdout == f"{file.relative_to(store)}: altered: its checksum does not match\n"
     repaired = CliRunner().invoke(main, ["repair", str(store), "--dry-run"])
     assert repaired.exit_code == 1
-    assert "would be removed" in repaired.stdout
     repaired = CliRunner().invoke(main, ["repair", str(store)])
     assert repaired.exit_code == 0
     assert f"its matrix matrices/{name} is missing" in repaired.stdout

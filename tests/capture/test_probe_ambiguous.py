@@ -30,6 +30,7 @@ def test_every_cell_of_a_scene_is_there_once(dealt: tuple[list[AmbiguousItem], .
     assert set(cells.values()) == {1}
 
 
+@pytest.mark.slow
 def test_gold_is_balanced_and_follows_from_nothing_but_the_hint(
     dealt: tuple[list[AmbiguousItem], ...],
 ) -> None:

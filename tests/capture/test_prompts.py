@@ -93,13 +93,6 @@ def test_special_tokens_stay_and_a_cut_is_a_prefix(special: Any) -> None:
         assert table["truncated"].to_pylist() == [len(ids) > context for ids in whole]
 
 
-def test_more_texts_than_a_batch(plain: Any) -> None:
-    passages = [Passage(2 * k, "x" * (1 + k % 7)) for k in range(600)]
-    table = tokenise(passages, plain, context=5)
-    assert table["source_row"].to_pylist() == [2 * k for k in range(600)]
-    assert table["n_tokens"].to_pylist() == [min(5, 1 + k % 7) for k in range(600)]
-
-
 def test_a_text_without_tokens_is_set_aside(plain: Any) -> None:
     refused = Refused()
     passages = [Passage(4, "a"), Passage(31, ""), Passage(32, "b")]
@@ -116,11 +109,6 @@ def test_a_text_without_tokens_is_set_aside(plain: Any) -> None:
 def test_context_of_nothing_is_refused(plain: Any) -> None:
     with pytest.raises(InputError, match="--context 0"):
         tokenise(PASSAGES, plain, context=0)
-
-
-def test_no_passages_make_an_empty_table(plain: Any) -> None:
-    table = tokenise([], plain, context=4)
-    assert (table.num_rows, table.schema) == (0, PROMPTS_SCHEMA)
 
 
 def test_digest_follows_tokens_and_order_alone(plain: Any) -> None:

@@ -114,11 +114,6 @@ def test_seeds_draw_different_samples() -> None:
     assert len(samples) == 4
 
 
-def test_bytes_are_utf8_bytes() -> None:
-    corpus = corpus_of(["aaa", "éé", "🙂"])  # 3, 4 and 4 bytes
-    assert [p.text for p in select(corpus, Selection(prompts=2, min_bytes=4))] == ["éé", "🙂"]
-
-
 @pytest.mark.parametrize("how", ["first", "random"])
 def test_tokens_of_a_named_tokenizer(how: How) -> None:
     corpus = corpus_of(["one two three", "a b", "x" * 40, "one two three four"])
@@ -215,17 +210,3 @@ def test_impossible_rules(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         Selection(**wrong)
     assert caught.value.kind == ErrorKind.INVALID_VALUE
-
-
-def test_document_for_the_plan() -> None:
-    assert Selection(
-        prompts=3, min_bytes=7, min_tokens=5, count_with="t", select="random", seed=9
-    ).document() == {
-        "prompts": 3,
-        "min_bytes": 7,
-        "min_tokens": 5,
-        "count_with": "t",
-        "select": "random",
-        "seed": 9,
-    }
-    assert Selection(seed=1).document() == Selection(seed=2).document()

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,16 +42,6 @@ def test_every_value_comes_back(empty_store: Path, tables: Tables) -> None:
             result = connection.execute(f"FROM {name}")
             found = [dict(zip(table.column_names, row, strict=True)) for row in result.fetchall()]
             assert found == table.to_pylist()
-
-
-def test_tables_not_given_are_empty(empty_store: Path) -> None:
-    build(empty_store, {"runs": runs_table("one")})
-    with connect(empty_store) as connection:
-        counts = {
-            name: connection.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0]
-            for name in TABLES
-        }
-    assert counts == {name: int(name == "runs") for name in TABLES}
 
 
 def test_file_is_of_the_storage_version_that_duckdb_1_reads(store: Path) -> None:
@@ -173,23 +162,6 @@ def test_a_reader_in_another_process_survives_the_replacement(store: Path) -> No
         build(store, {"runs": runs_table("a-new-one")})
         out, _ = reader.communicate("\n", timeout=60)
     assert out == "[(3, 'run-1')]\n"
-
-
-def test_concurrent_builders_leave_one_whole_database(empty_store: Path) -> None:
-    def work(number: int) -> None:
-        build(empty_store, {"runs": runs_table(*(f"{number}-{k}" for k in range(50)))})
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert names(empty_store) == ["lpp.json", DATABASE]
-    with connect(empty_store) as connection:
-        found = connection.execute(
-            "SELECT count(*), count(DISTINCT split_part(run, '-', 1)) FROM runs"
-        ).fetchall()
-    assert found == [(50, 1)]
 
 
 @pytest.mark.parametrize("where", ["disk", "misread", pytest.param("bucket", marks=SLOW)])

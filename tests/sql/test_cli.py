@@ -219,7 +219,6 @@ def test_output_that_ends_in_no_format_is_refused_and_a_dash_is_standard_output(
 def test_a_full_disk_is_one_message(store: Path, lpp_sql: Run) -> None:
     for format_ in ("table", "csv", "json", "parquet"):
         text = refused(lpp_sql(store, FOUR, "--format", format_, "-o", "/dev/full"))
-        assert "/dev/full: no room to write" in text
         assert "df -h" in text
 
 

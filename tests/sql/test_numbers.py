@@ -1,13 +1,11 @@
 """The view `numbers`: each number of each table, with its own error, interval, prefix and unit."""
 
-import logging
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from duckdb import DuckDBPyConnection
 
-from lpp.sql import TABLES, build, connect
+from lpp.sql import TABLES, connect
 from lpp.sql.schema import NUMBERS, Table
 
 WITH_NUMBERS = [table for table in TABLES.values() if table.numbers]
@@ -55,14 +53,3 @@ def test_a_number_stands_with_its_error_and_the_prefix_that_it_came_from(store: 
             f"SELECT {', '.join(names)} FROM profiles ORDER BY run"
         ).fetchall()
     assert found == [(*row, "dimensions") for row in wide]
-
-
-def test_a_new_build_has_it_and_warns_of_nothing(
-    store: Path, tables: dict[str, pa.Table], caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, "lpp.sql"):
-        build(store, {"runs": tables["runs"]}, keep=TABLES)
-    assert caplog.messages == []
-    with connect(store) as connection:
-        ((count,),) = connection.execute("SELECT count(*) FROM numbers").fetchall()
-    assert count == 3 * sum(len(table.numbers) for table in WITH_NUMBERS)

@@ -73,13 +73,6 @@ def test_token_stats_has_comments(store: Path) -> None:
     assert view == [(TOKEN_STATS.meaning,)]
 
 
-def test_every_column_can_be_named_without_quotes(store: Path) -> None:
-    with connect(store) as connection:
-        for table in EVERY:
-            names = ", ".join(column.name for column in table.columns)
-            connection.execute(f"SELECT {names} FROM {table.name} ORDER BY {names}").fetchall()
-
-
 def test_the_file_of_results_is_what_analyze_declares() -> None:
     from lpp.analyze.declared import RESULTS  # not at the top: this package does not need it
 

@@ -29,7 +29,7 @@ HOSTILE = {
 }
 """Ids of the runs of `write_run`, in words that mean something to a terminal, a page, a table."""
 
-TOKENIZER = "f"  # that of the runs of `write_run`
+TOKENIZER = "tok-print"  # that of the runs of `write_run`
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
@@ -107,7 +107,6 @@ def test_a_damaged_one_is_left_out_with_a_line(
         tokens = {row[answer.columns.index("token")] for row in answer.fetchall()}
     assert tokens == {str(row["token_id"]) for row in run.rows if row["position"] > 0}
     (message,) = caplog.messages
-    assert "vocabulary.arrow: altered" in message
     assert "lpp-capture repair" in message
 
 

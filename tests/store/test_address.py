@@ -130,7 +130,6 @@ def test_a_profile_of_one_site_takes_a_twentieth_of_the_store(
     assert numbers(done) == numbers(analyze("profile", served.folder / "lpp", *words))
     store = sum(size for key, size in sizes.items() if not key.startswith("runs/b-"))
     assert served.sent / store <= 0.05
-    assert "The profiles are not in the database: " in done.stderr
     assert "read only" in done.stderr
 
 
@@ -160,6 +159,7 @@ def test_a_feed_reads_its_site_once(served: ServedFolder, sizes: dict[str, int],
     assert served.sent < 2 * site
 
 
+@pytest.mark.slow
 def test_a_forked_worker_is_told_how_to_start(small: ServedFolder) -> None:
     feed: Any = rows(only_run(small.url), "block.1")
     loader = DataLoader(
@@ -292,7 +292,6 @@ def test_a_database_that_was_computed_after_the_index(small: ServedFolder) -> No
     (disk / "profiles.duckdb").write_bytes(data)
     done = ask(small.url, "FROM profiles")
     assert done.exit_code == 2
-    assert "profiles.duckdb: altered, unlike index.json says" in done.stderr
 
 
 def test_a_reader_sees_the_store_as_it_was_indexed(tmp_path: Path, capture: Capture) -> None:

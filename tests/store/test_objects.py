@@ -102,8 +102,6 @@ def test_altered_missing_and_added_objects_are_found(s3: S3, capture: Capture) -
     s3.put(f"{BASE}{homes[0]}/stranger", b"x")
     found = [str(p) for p in open_store(s3.url).runs[run.id].verify()]
     assert len(found) == 4
-    assert "checksum does not match" in found[0]
-    assert "not part of what was committed" in found[1]
     assert "not readable" in found[2]
     assert "were committed" in found[3]
     with pytest.raises(FormatError, match="altered since they were committed"):
@@ -238,7 +236,6 @@ def test_faults_that_last_end_in_one_message_and_a_resume(
     with pytest.raises(MachineError, match=words) as caught:
         capture.write(s3.url)
     assert caught.value.kind is kind
-    assert "same command resumes" in str(caught.value)
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__

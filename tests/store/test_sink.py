@@ -113,6 +113,7 @@ def start(root: Path, part: int, seed: int, kill_after: int = -1) -> "subprocess
     )
 
 
+@pytest.mark.slow
 def test_two_processes_in_any_order_a_kill_and_a_resume(root: Path) -> None:
     first = [start(root, 0, seed=3, kill_after=22), start(root, 1, seed=4)]
     assert [process.communicate()[1] and process.returncode for process in first] == ["", ""]

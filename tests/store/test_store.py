@@ -37,13 +37,11 @@ def test_what_is_not_a_store(tmp_path: Path) -> None:
     assert missing.startswith(f"{tmp_path / 'none'} is not an lpp store: no such directory.")
     assert f"--store {tmp_path / 'none'}" in missing
     empty = refused(ErrorKind.NOT_A_STORE, tmp_path)
-    assert "an empty directory" in empty
     assert f"--store {tmp_path}` makes one" in empty
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "new"):
         assert f"{tmp_path / 'file'} is not a directory" in refused(ErrorKind.NOT_A_STORE, path)
     others = refused(ErrorKind.NOT_A_STORE, tmp_path)
-    assert "other files, and no lpp.json" in others
     create_store(others.split("directory: ")[1].split(",")[0])  # the directory that it proposes
     (tmp_path / "odd" / "lpp.json").mkdir(parents=True)
     assert "lpp.json: not a file" in refused(ErrorKind.NOT_A_STORE, tmp_path / "odd")

@@ -1,7 +1,7 @@
 """A small run of distinct values: a plan, and all that a model would have computed for it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from lpp.store.format.plan import (
     SiteSpec,
     TokenizerInfo,
 )
+from lpp.store.format.rows import prompts_sha256, token_ids_sha256
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
 from lpp.store.objects.place import Url
 
@@ -107,19 +108,18 @@ def make_capture(
     shards: tuple[int, ...] = (0, 2, 3, 4),
     hidden: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
+    ids: Sequence[np.ndarray] | None = None,
     **changes: Any,
 ) -> Capture:
     """A capture of random bits; `hidden` sets the rows, and with them the sites' widths."""
     rng = np.random.default_rng(seed)
-    ids = [rng.integers(0, 51, n).astype("<i4") for n in lengths]
-    digests = [hashlib.sha256(part.tobytes()) for part in ids]
+    ids = ids or [rng.integers(0, 51, n).astype("<i4") for n in lengths]
     total = sum(lengths)
+    prompts = prompts_table(
+        ids, [11 * k + 4 for k in range(len(ids))], [k % 2 == 1 for k in range(len(ids))]
+    )
     plan = make_plan(
-        prompts=PromptsInfo(
-            count=len(lengths),
-            tokens=total,
-            sha256=hashlib.sha256(b"".join(d.digest() for d in digests)).hexdigest(),
-        ),
+        prompts=prompts_info(prompts),
         shards=shards,
         **{"context": max(lengths, default=7), "prefixes": (max(lengths, default=7),), **changes},
     )
@@ -136,20 +136,32 @@ def make_capture(
             for name, rows in hidden.items()
         ]
         plan = replace(plan, sites=tuple(sites))
-    prompts = pa.table(
-        {
-            "prompt_id": range(len(lengths)),
-            "source_row": [11 * k + 4 for k in range(len(lengths))],
-            "token_ids": [part.tolist() for part in ids],
-            "n_tokens": lengths,
-            "truncated": [k % 2 == 1 for k in range(len(lengths))],
-            "sha256": [d.hexdigest() for d in digests],
-        }
-    ).cast(PROMPTS_SCHEMA)
     return Capture(plan, prompts, lengths, hidden, make_tokens(ids))
 
 
-def make_tokens(ids: list[np.ndarray]) -> pa.Table:
+def prompts_table(
+    ids: Sequence[np.ndarray], source_rows: Sequence[int], truncated: Sequence[bool]
+) -> pa.Table:
+    """Prompts of these token ids."""
+    parts = [np.asarray(part, "<i4") for part in ids]
+    columns = {
+        "prompt_id": range(len(parts)),
+        "source_row": source_rows,
+        "token_ids": [part.tolist() for part in parts],
+        "n_tokens": [len(part) for part in parts],
+        "truncated": truncated,
+        "sha256": [token_ids_sha256(part) for part in parts],
+    }
+    return pa.table(columns, schema=PROMPTS_SCHEMA)
+
+
+def prompts_info(table: pa.Table) -> PromptsInfo:
+    """What a plan says of a table of prompts."""
+    tokens = sum(table["n_tokens"].to_pylist())
+    return PromptsInfo(count=table.num_rows, tokens=tokens, sha256=prompts_sha256(table))
+
+
+def make_tokens(ids: Sequence[np.ndarray]) -> pa.Table:
     """Token statistics in which every column differs; `next_*` null at a prompt's end."""
     flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
     n = len(flat)

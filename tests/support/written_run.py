@@ -1,30 +1,24 @@
 """A small run whose activations do not matter, and its rows of `token_stats`."""
 
-import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from on_disk import on_disk
+from small_capture import make_capture, make_plan
 from stored import object_path
 
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.format.plan import (
-    ComputeInfo,
     ContinuationInfo,
-    CorpusInfo,
-    ModelInfo,
-    Plan,
-    PromptsInfo,
     SiteSpec,
-    TokenizerInfo,
 )
 from lpp.store.format.quarantine import SetAside, quarantine_table
-from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA
+from lpp.store.format.tables import TOKENS_SCHEMA
 
 
 @dataclass(frozen=True)
@@ -66,43 +60,29 @@ def write_run(
     shards: lengths of the prompts of each shard. quarantined: prompts. missing: shards. given:
     tokens of each prompt that its model did not write; empty if the model wrote nothing.
     """
-    lengths = [length for shard in shards for length in shard]
-    ids = [np.arange(10 * k, 10 * k + n, dtype="<i4") for k, n in enumerate(lengths)]
-    digests = [hashlib.sha256(part.tobytes()) for part in ids]
-    plan = Plan(
-        model=ModelInfo(
-            id=model, source="hub", revision="r", weights="w", architecture="A", n_parameters=9,
-            n_blocks=1, hidden_size=2, logits_width=99, untrained_seed=None,
-        ),
-        tokenizer=TokenizerInfo(id="t", fingerprint="f", size=99),
-        corpus=CorpusInfo(name="c", revision="r", fingerprint="f", prompt_set="s", selection={}),
-        prompts=PromptsInfo(
-            count=len(ids), tokens=sum(lengths),
-            sha256=hashlib.sha256(b"".join(d.digest() for d in digests)).hexdigest(),
-        ),
-        context=max(lengths), prefixes=(max(lengths),), logit_positions="all",
-        sites=(SiteSpec(name="final", convention="post_norm", width=2),),
-        compute=ComputeInfo(
-            backend="torch", device="cpu", dtype="float32", attention="sdpa", batch_tokens=9,
-            device_map=None, quantization=None, trust_remote_code=False, versions={},
-        ),
+    lengths = tuple(length for shard in shards for length in shard)
+    ids = [np.arange(10 * k, 10 * k + n) for k, n in enumerate(lengths)]
+    plan = make_plan()
+    capture = make_capture(
+        lengths,
+        (0, *np.cumsum([len(shard) for shard in shards]).tolist()),
+        {"final": np.arange(2 * sum(lengths), dtype="<f4").reshape(-1, 2)},
+        ids=ids,
+        model=replace(plan.model, id=model, hidden_size=2, logits_width=99),
+        tokenizer=replace(plan.tokenizer, size=99),
         stored_dtype="float32",
-        shards=(0, *np.cumsum([len(shard) for shard in shards]).tolist()),
         continuation=ContinuationInfo(
-            given_context=min(given), tokens=max(lengths) - min(given), temperature=None,
-            seed=None, end_ids=(),
-        ) if given else None,
-    )  # fmt: skip
-    prompts = pa.table(
-        {
-            "prompt_id": range(len(ids)),
-            "source_row": range(len(ids)),
-            "token_ids": [part.tolist() for part in ids],
-            "n_tokens": lengths,
-            "truncated": [False] * len(ids),
-            "sha256": [d.hexdigest() for d in digests],
-        }
-    ).cast(PROMPTS_SCHEMA)
+            given_context=min(given),
+            tokens=max(lengths) - min(given),
+            temperature=None,
+            seed=None,
+            end_ids=(),
+        )
+        if given
+        else None,
+    )
+    final = SiteSpec(name="final", convention="post_norm", width=2)
+    plan, prompts = replace(capture.plan, sites=(final,)), capture.prompts
     if given:
         logprobs = [[-1.0] * (n - g) for n, g in zip(lengths, given, strict=True)]
         columns = {"n_given": pa.array(given, pa.int32())}
@@ -128,15 +108,16 @@ def write_run(
     writer = RunWriter(create_store(root).path, plan, prompts)
     for index, (first, end) in enumerate(itertools.pairwise(plan.shards)):
         if index not in missing:
-            start, length = sum(lengths[:first]), sum(lengths[first:end])
             bad = [
                 SetAside(prompt_id=k, reason="out_of_memory", site=None, position=None, detail="")
                 for k in quarantined
                 if first <= k < end
             ]
-            hidden = {"final": np.arange(2 * length, dtype="<f4").reshape(length, 2)}
+            hidden, _ = capture.shard(index)
+            here = capture.rows(index)
             table = quarantine_table(bad) if bad else None
-            writer.write_shard(index, hidden, tokens.slice(start, length), table)
+            of_shard = tokens.slice(here.start, here.stop - here.start)
+            writer.write_shard(index, hidden, of_shard, table)
     gone = {k for shard in missing for k in range(*plan.shards[shard : shard + 2])}
     kept = [row for row in rows if row["prompt_id"] not in gone.union(quarantined)]
     return WrittenRun(open_store(root).runs[plan.run_id], kept)

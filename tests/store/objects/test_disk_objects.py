@@ -221,6 +221,7 @@ class TestDisk:
         assert objects.put_over("a", b"y", version)
         assert objects.get("a", 9) == b"y"
 
+    @pytest.mark.slow
     def test_a_writer_that_is_suspended_with_a_lock(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
