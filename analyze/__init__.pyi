@@ -22,8 +22,8 @@ from .drift.tables import scan_drift_sites as scan_drift_sites
 from .drift.tables import scan_drift_tokens as scan_drift_tokens
 from .drift.tables import write_drift as write_drift
 from .evaluations.analysis import items as items
+from .evaluations.analysis import write_items as write_items
 from .evaluations.flip_analysis import flipped_items as flipped_items
-from .evaluations.tables import write_items as write_items
 from .exports.targets import export_targets as export_targets
 from .metrics.metric import Metric as Metric
 from .metrics.registry import METRICS as METRICS

@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lpp.analyze
 from lpp.analyze import ItemsSettings
-from lpp.analyze.evaluations.flip_analysis import FlipAnalysis
-from lpp.analyze.evaluations.flips import MOVED
+from lpp.analyze.evaluations.tables import ItemAnalysis
 from lpp.capture import demo_model
 from lpp.capture.cli.command import main
 from lpp.capture.models.gguf import packaged_model
@@ -55,7 +54,7 @@ def shown(path: str, start: str, end: str) -> list[str]:
     return NUMBER.findall(text)
 
 
-def feature(found: FlipAnalysis, name: str) -> dict[str, Any]:
+def feature(found: ItemAnalysis, name: str) -> dict[str, Any]:
     """The row of a feature of no site."""
     return found.features.filter(feature=name).row(0, named=True)
 
@@ -64,20 +63,22 @@ def feature(found: FlipAnalysis, name: str) -> dict[str, Any]:
 def test_both_evaluations_give_the_numbers_of_the_documents(store: Path) -> None:
     runs = ("pydoc_cloze", "*q4-1-????????", "rounded*")
     found = lpp.analyze.flipped_items(store, *runs)
-    both, lost, gained, neither = found.flips.counts
+    kinds = ("right_in_both", "right_to_wrong", "wrong_to_right", "wrong_in_both")
+    both, lost, gained, neither = (found.row[kind] for kind in kinds)
     assert both + lost + gained + neither == 240
     scores = pl.from_arrow(read_scores(store).select(["value", "stderr"]))
     assert isinstance(scores, pl.DataFrame)
     row = shown("docs/how-to/evaluation.md", "| SmolLM2-135M-Instruct.Q4_1 ", "\n")
     assert [float(number) for number in row] == [round(x, 3) for x in scores.sort("value").row(1)]
 
-    accuracy, right = found.flips.accuracy, both + lost
+    accuracy, right = found.row, both + lost
     depth, gap, kl = (feature(found, name) for name in ("answer_depth", "answer_gap", "answer_kl"))
     of_final = lpp.analyze.flipped_items(store, *runs, settings=ItemsSettings(sites=["final"]))
     expected = [
-        *(240, right, both + gained, accuracy.difference, 95, *accuracy.interval),
-        *(max(accuracy.p_value, 0.001), lost, gained),
-        *(found.flips.table["change"].eq(MOVED).sum(), right),
+        *(240, right, both + gained, accuracy["difference"], 95),
+        *(accuracy["difference_ci_low"], accuracy["difference_ci_high"]),
+        *(max(accuracy["mcnemar_p"], 0.001), lost, gained),
+        *(accuracy["other_wrong_answer"], right),
         *(gap[name] for name in INTERVAL),
         *(depth["auroc"], *(depth[f"partial_{name}"] for name in INTERVAL)),
         *(kl[name] for name in INTERVAL),

@@ -1,25 +1,30 @@
-"""How well each feature of an item tells whether the model's answer is right."""
+"""How well each feature of an item tells two kinds of items apart: the right items of a run from
+the wrong ones, or those that flip between two runs from those that stay.
+"""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
-from lpp.analyze.evaluations.features import declared_features, item_features
-from lpp.analyze.evaluations.measure import (
+from lpp.analyze.evaluations.features import declared_features
+from lpp.analyze.evaluations.measure import enough, ranked
+from lpp.analyze.evaluations.mistakes import confident_mistakes
+from lpp.analyze.evaluations.site_features import features_of_run
+from lpp.analyze.evaluations.tables import (
+    FEW_CLUSTERS,
+    FEW_OF_A_KIND,
     FEWEST_ITEMS,
     FEWEST_OF_A_KIND,
-    FeatureValues,
-    Measure,
-    enough,
-    feature_columns,
-    groups_of,
-    with_q,
+    ITEM_ANALYSES,
+    ITEM_FEATURES,
+    ITEM_RELIABILITY,
+    ITEM_RISK,
+    KINDS,
+    ItemAnalysis,
 )
-from lpp.analyze.evaluations.site_features import site_features
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.statistics.auroc import Flags
 from lpp.analyze.numerics.statistics.calibration import (
@@ -31,67 +36,19 @@ from lpp.analyze.numerics.statistics.calibration import (
 )
 from lpp.analyze.numerics.statistics.clusters import even_clusters, recoded
 from lpp.analyze.quantities.items import COVARIATES, WITHOUT_PARTIAL
-from lpp.analyze.quantities.tables import frame_schema
+from lpp.analyze.quantities.tables import frame_schema, interval_columns
 from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import matching
+from lpp.analyze.tables.database import put
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.format.run_names import plan_name
+from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
 
-KINDS: Final = ("n_right", "n_wrong")
-
-FEATURE_COLUMNS: Final = feature_columns(KINDS)
-"""A row for each feature, and for features of rows also for each site. The AUROC is of right
-items against wrong ones; the covariates are `COVARIATES`; q_value is over all rows except those of
-the gold answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemAnalysis:
-    """The analysis of one evaluated task: what distinguishes right from wrong answers."""
-
-    task: str
-    run: str
-    name: str
-    """Short name of the run."""
-    source: str
-    model: str
-    filter: str
-    """The filter of lm-eval, as in `EvaluatedItems`."""
-    n_right: int
-    n_wrong: int
-    n_groups: int
-    """Number of groups; 0: the items have none."""
-    n_within: int
-    """Items that are compared within groups: those of groups with right items in two clusters or
-    more, and wrong ones. 0 if the items have no groups, or if there are too few such items for a
-    ranking."""
-    left_out: Mapping[str, int]
-    """Numbers of items that are left out, by reason."""
-    cluster: str | None
-    """Field whose equal values make a cluster, by which every number is; None: items are taken as
-    independent."""
-    n_clusters: int
-    """Number of clusters; 0: items are taken as independent."""
-    even_clusters: float
-    """Number of clusters, fewer the more their sizes differ: (sum of sizes)^2 / sum of their
-    squares; 0: items are taken as independent."""
-    uncut: bool
-    """Whether answers include what the model wrote after the stop string (`EvaluatedItems`)."""
-    accuracy_interval: tuple[float, float]
-    """95 %, of the share of right items."""
-    settings: ItemsSettings
-    """Those that ask the same again, with source, filter and cluster."""
-    features: pl.DataFrame
-    """`FEATURE_COLUMNS`: baselines first, then in the order of `FEATURES`; sites by depth."""
-    confidence: str
-    """The feature by which `risk` orders the items."""
-    calibration: Calibration | None
-    """Calibration of chosen_share; None if items have one answer."""
-    risk: RiskCoverage
-    lossy: bool
-    """Whether some features come from rows that were rounded as they were stored."""
+KEPT: Final = tuple(
+    table.name for table in (ITEM_ANALYSES, ITEM_FEATURES, ITEM_RELIABILITY, ITEM_RISK)
+)
+"""Tables of the database that an analysis of one run fills."""
 
 
 def items(
@@ -104,82 +61,130 @@ def items(
 
     run: as in `evaluated_items`. Raises InputError and FormatError as that and `analysis` do.
     """
-    return analysis(evaluated_items(store, task, run, settings), settings)
+    return analysis(evaluated_items(store, task, run, settings))
 
 
-def analysis(
-    items: EvaluatedItems,
-    settings: ItemsSettings = ItemsSettings(),
-    *,
-    progress: Progress = SILENT,
-) -> ItemAnalysis:
-    """The analysis of these items.
+def analysis(items: EvaluatedItems, *, progress: Progress = SILENT) -> ItemAnalysis:
+    """The analysis of the items of one run.
 
-    progress: advances by one, and by one for each
-    site.
+    progress: advances by one, and by one for each site.
 
     Raises InputError for a site that the run lacks, and if there are fewer than 50 items, or fewer
     than 10 right or wrong ones: too few for a ranking. Raises FormatError for altered bytes.
     """
-    skip_first, seed = settings.skip_first, settings.seed
-    right = items.table["right"].to_numpy()
+    right, settings, run = items.table["right"].to_numpy(), items.settings, items.view.run
     _check_enough(items, right)
-    run = items.view.run
     sites = matching("site", settings.sites, run.activation_sites, option="--sites")
     progress.expect(1 + len(sites))
-    values = item_features(items, first_position=skip_first)
-    progress.advance()
     declared = declared_features(items)
-    clusters = items.clusters
-    groups = groups_of(items.table["item_group"], right, clusters)
-    covariates = {name: values[name] for name in COVARIATES if declared[name].role != "gold"}
-    measure = Measure(
-        labels=right,
-        groups=groups.codes,
-        clusters=clusters,
-        baselines=[values[f.name] for f in declared.values() if f.role == "baseline"],
+    values = list(features_of_run(items, sites, progress))
+    of_item = {value.feature: value.numbers for value in values if value.site is None}
+    covariates = [name for name in COVARIATES if declared[name].role != "gold"]
+    features, groups = ranked(
+        items,
+        right,
+        values,
+        declared=declared,
         covariates=covariates,
         without_partial=WITHOUT_PARTIAL,
         kinds=KINDS,
-        seed=seed,
     )
-    features = (
-        *(FeatureValues(name, None, of_item) for name, of_item in values.items()),
-        *site_features(items, sites, first_position=skip_first, seed=seed, progress=progress),
-    )
-    plan = items.view.run.plan
-    rows = [measure.row_of(declared[f.feature], f, plan) for f in features]
-    calibrated, confidence, risk = _confidence(items, values, right, seed)
-    return ItemAnalysis(
-        task=items.task,
-        run=items.view.run.id,
-        name=plan_name(items.view.run.plan),
-        source=items.source,
-        model=items.model,
-        filter=items.filter,
-        n_right=int(right.sum()),
-        n_wrong=int((~right).sum()),
-        n_groups=groups.count,
-        n_within=groups.n_within,
-        left_out=items.left_out,
-        cluster=items.cluster,
-        n_clusters=items.n_clusters,
-        even_clusters=0.0 if clusters is None else even_clusters(clusters),
-        uncut=items.uncut,
-        accuracy_interval=accuracy_interval(
-            right, np.arange(len(right)) if clusters is None else clusters
+    calibrated, risk_by, risk = _confidence(items, of_item, right, settings.seed)
+    clusters, n_right = items.clusters, int(right.sum())
+    row: dict[str, Any] = {
+        "skip_first": settings.skip_first,
+        "n_right": n_right,
+        "n_wrong": len(right) - n_right,
+        "accuracy": n_right / len(right),
+        **interval_columns(
+            "accuracy",
+            accuracy_interval(right, np.arange(len(right)) if clusters is None else clusters),
         ),
-        settings=replace(settings, source=items.source, filter=items.filter, cluster=items.cluster),
-        features=with_q(
-            pl.DataFrame(rows, schema=frame_schema(FEATURE_COLUMNS), orient="row"),
-            list(declared),
-            groups,
-        ),
-        confidence=confidence,
-        calibration=calibrated,
-        risk=risk,
-        lossy=any(map(plan.is_lossy, sites)),
+        "n_left_out": sum(items.left_out.values()),
+        "notes": [f"{n:,} items are left out: {why}." for why, n in items.left_out.items()],
+        "n_groups": groups.count,
+        "n_within": groups.n_within,
+        "cluster": settings.cluster or "",
+        "n_clusters": items.n_clusters,
+        "risk_by": risk_by,
+        "risk_area": risk.area,
+        "risk_best": risk.best,
+    }
+    if calibrated is not None:
+        mean, most = calibrated.calibrated
+        row |= {"ece": calibrated.ece, "ece_calibrated": mean, "ece_by_chance": most}
+        row |= interval_columns("ece", calibrated.interval)
+    row["flags"] = list(
+        item_flags(
+            row,
+            even_clusters=0.0 if clusters is None else even_clusters(clusters),
+            lossy=any(map(run.plan.is_lossy, sites)),
+            uncut=items.uncut,
+        )
     )
+    bins = () if calibrated is None else calibrated.reliability
+    of_all = risk.curve[-1][0]
+    rows = {
+        ITEM_ANALYSES: [row],
+        ITEM_FEATURES: features.to_dicts(),
+        ITEM_RELIABILITY: [
+            {"bin": k, "n": b.n, "confidence": b.confidence, "accuracy": b.accuracy}
+            | interval_columns("accuracy", b.interval)
+            for k, b in enumerate(bins)
+        ],
+        ITEM_RISK: [
+            {"n_answered": answered, "coverage": answered / of_all, "risk": share}
+            for answered, share in risk.curve
+        ],
+    }
+    asked = {name: getattr(settings, name) for name in ("source", "filter", "skip_first", "seed")}
+    key = {**asked, "task": items.task, "run": run.id}
+    tables = {
+        table.name: pl.DataFrame([key | one for one in part], schema=frame_schema(table.columns))
+        for table, part in rows.items()
+    }
+    tables["item_mistakes"] = confident_mistakes(items)
+    return ItemAnalysis(views=(items.view,), settings=settings, tables=tables)
+
+
+def write_items(store: Url, analysis: ItemAnalysis) -> Place:
+    """Write the tables of an analysis of one run to the database of `store`; return the file's
+    path.
+
+    They replace all rows of an earlier analysis of the same task, run and settings, because q is
+    over all of its features. Other analyses stay while their run and their items are unchanged.
+    Raises what `lpp.sql.build` raises.
+    """
+    return put(store, {name: analysis.tables[name] for name in KEPT})
+
+
+def item_flags(
+    row: Mapping[str, Any], *, even_clusters: float, lossy: bool, uncut: bool
+) -> Iterator[str]:
+    """Flags of an analysis, of `tables.MEANING`.
+
+    row: of `item_analyses`. even_clusters: number of clusters, fewer the more their sizes differ;
+    0: items are taken as independent. lossy: whether some features come from rows that were rounded
+    as they were stored. uncut: as of `EvaluatedItems`.
+    """
+    if min(row["n_right"], row["n_wrong"]) < FEW_OF_A_KIND:
+        yield "few_items"
+    if 0 < even_clusters < FEW_CLUSTERS:
+        yield "few_clusters"
+    if not row["skip_first"]:
+        yield "first_positions"
+    if not row["cluster"]:
+        yield "independent_items"
+    if row["n_left_out"]:
+        yield "items_left_out"
+    if lossy:
+        yield "lossy"
+    if not row["n_groups"]:
+        yield "no_groups"
+    elif not row["n_within"]:
+        yield "small_groups"
+    if uncut:
+        yield "uncut_answers"
 
 
 def _check_enough(items: EvaluatedItems, right: Flags) -> None:

@@ -28,13 +28,12 @@ from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.sites import common_sites
 from lpp.analyze.drift.tables import stores, write_drift
 from lpp.analyze.engine.executor import Executor
-from lpp.analyze.evaluations.analysis import analysis
+from lpp.analyze.evaluations.analysis import analysis, write_items
 from lpp.analyze.evaluations.evaluated import evaluated_items
 from lpp.analyze.evaluations.flip_analysis import flip_analysis
 from lpp.analyze.evaluations.flips import flips, flips_of_runs
 from lpp.analyze.evaluations.pages.flips_page import flips_frames, flips_page, flips_section
 from lpp.analyze.evaluations.pages.items_page import items_page
-from lpp.analyze.evaluations.tables import write_items
 from lpp.analyze.pages.reply import Reply, reply
 from lpp.analyze.questions import DiffSettings, GateSettings, ItemsSettings
 from lpp.analyze.runs.keys import Url
@@ -52,17 +51,16 @@ def items_answer(
     progress: Progress,
 ) -> Reply:
     """What tells right items of a run from wrong ones; errors are those of `items`."""
-    items = evaluated_items(store, task, run, settings)
-    result = analysis(items, settings, progress=progress)
+    result = analysis(evaluated_items(store, task, run, settings), progress=progress)
     database = kept("The analysis is", lambda: write_items(store, result), progress)
-    return reply(items_page(f"{store}", items, result), settings, stored=database)
+    return reply(items_page(f"{store}", result), settings, stored=database)
 
 
 def flips_answer(
     store: Url, task: str, a: str, b: str, settings: ItemsSettings, *, progress: Progress
 ) -> Reply:
     """What tells the items that flip from run `a` to `b`; errors are those of `flipped_items`."""
-    result = flip_analysis(flips(store, task, a, b, settings), settings, progress=progress)
+    result = flip_analysis(flips(store, task, a, b, settings), progress=progress)
     return reply(flips_page(f"{store}", result), settings, stored=True)
 
 

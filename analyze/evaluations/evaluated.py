@@ -1,7 +1,7 @@
 """The items of one evaluation: which were right, which prompt shows each, what is left out."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
@@ -60,17 +60,16 @@ class EvaluatedItems:
     """One task as one run answered it."""
 
     task: str
-    source: str
     model: str
-    filter: str
-    """The filter of lm-eval: how the response was cut before it was scored; mostly `none`."""
+    settings: ItemsSettings
+    """Those that ask the same again. `source` and `filter` (of lm-eval: how the response was cut
+    before it was scored; mostly `none`) are those of the items; `cluster` is the field whose equal
+    values make a cluster; None: items are taken as independent."""
     view: RunView
     table: pl.DataFrame
     """(n,) `EVALUATED`: items that are right or wrong and whose prompt can be analysed."""
     left_out: dict[str, int]
     """Numbers of items that are not in `table`, by reason."""
-    cluster: str | None
-    """Field whose equal values make a cluster; None: items are taken as independent."""
     written: bool
     """Whether the model wrote the answers. Items with one answer that it did not write have the
     right answer as the chosen one."""
@@ -81,7 +80,9 @@ class EvaluatedItems:
     @property
     def clusters(self) -> Codes | None:
         """(n,) number of the cluster of each item; None: items are taken as independent."""
-        return None if self.cluster is None else cluster_codes(self.table["item_cluster"].to_list())
+        if self.settings.cluster is None:
+            return None
+        return cluster_codes(self.table["item_cluster"].to_list())
 
     @property
     def n_clusters(self) -> int:
@@ -155,13 +156,13 @@ def evaluated_items(
     )
     return EvaluatedItems(
         task=task,
-        source=items["source"][0],
         model=items["model"][0],
-        filter=items["filter"][0],
+        settings=replace(
+            settings, source=items["source"][0], filter=items["filter"][0], cluster=named
+        ),
         view=view,
         table=table,
         left_out=left_out,
-        cluster=named,
         written=written,
         uncut=view.run.plan.continuation is not None and bool(items["n_answer"].is_null().all()),
     )

@@ -1,7 +1,7 @@
 """Two runs of one task: which items are right in one run and wrong in the other."""
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -9,9 +9,11 @@ import pyarrow as pa
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import answer_gap, answer_share
+from lpp.analyze.evaluations.tables import CHANGES, GAINED, ITEM_FLIPS, LOST, MOVED
 from lpp.analyze.numerics.statistics.auroc import Codes
 from lpp.analyze.numerics.statistics.clusters import cluster_codes
 from lpp.analyze.numerics.statistics.paired import PairedDifference, paired_difference
+from lpp.analyze.quantities.tables import interval_columns
 from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.named import store_and_run
@@ -19,14 +21,6 @@ from lpp.analyze.runs.words import Words
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.objects.place import absolute
 from lpp.store.scores.items import read_items
-
-LOST: Final = "right to wrong"
-GAINED: Final = "wrong to right"
-MOVED: Final = "other wrong answer"
-
-CHANGES: Final = (LOST, GAINED, MOVED)
-"""How an item can change from run A to run B. `MOVED` exists only for items with several answers to
-choose from."""
 
 TEXT_TOKENS: Final = 60
 """Number of a question's last tokens that are shown."""
@@ -59,6 +53,8 @@ among the answers, in each run; null for a single answer. logprobs_: ln p of eac
 class Flips:
     """One task as two runs answered it."""
 
+    settings: ItemsSettings
+    """Those that ask the same again: of A, and the source that was named for both."""
     a: EvaluatedItems
     """Its clusters, or those of `b` where it has none, are those of the items."""
     b: EvaluatedItems
@@ -83,7 +79,7 @@ class Flips:
     def clusters(self) -> Codes | None:
         """(n,) number of the cluster of each item; None: items are taken as independent."""
         values = self.table["item_cluster"].to_list()
-        return None if self.a.cluster is None else cluster_codes(values)
+        return None if self.a.settings.cluster is None else cluster_codes(values)
 
     @property
     def n_clusters(self) -> int:
@@ -115,7 +111,53 @@ def flips(
         evaluated_items(url, task, name, settings)
         for url, name in (store_and_run(store, name) for name in (a, b))
     )
-    return compared(of_a, of_b)
+    return compared(of_a, of_b, source=settings.source)
+
+
+def flip_tables(flips: Flips) -> dict[str, pl.DataFrame]:
+    """Tables `item_flips`, one row, and `item_changes`."""
+    return {
+        "item_flips": pl.DataFrame([flip_row(flips)], schema=ITEM_FLIPS),
+        "item_changes": changed_items(flips),
+    }
+
+
+def flip_row(flips: Flips) -> dict[str, Any]:
+    """A row of `ITEM_FLIPS`, without what an analysis of features adds."""
+    both, lost, gained, neither = flips.counts
+    accuracy = flips.accuracy
+    row: dict[str, Any] = {
+        "task": flips.a.task,
+        "filter": flips.settings.filter,
+        "n_items": accuracy.n,
+        "cluster": flips.settings.cluster,
+        "n_clusters": flips.n_clusters,
+        "right_in_both": both,
+        "right_to_wrong": lost,
+        "wrong_to_right": gained,
+        "wrong_in_both": neither,
+        "other_wrong_answer": flips.table.filter(change=MOVED).height,
+        "accuracy_a": accuracy.first,
+        "accuracy_b": accuracy.second,
+        "difference": accuracy.difference,
+        **interval_columns("difference", accuracy.interval),
+        "mcnemar_p": accuracy.p_value,
+        "left_out": [],
+    }
+    for letter, side, n_alone in zip("ab", (flips.a, flips.b), flips.n_alone, strict=True):
+        row |= {
+            f"run_{letter}": side.view.run.id,
+            f"source_{letter}": side.settings.source,
+            f"model_{letter}": side.model,
+            f"n_left_out_{letter}": sum(side.left_out.values()),
+            f"n_alone_{letter}": n_alone,
+        }
+        name = letter.upper()
+        for why, count in side.left_out.items():
+            row["left_out"].append(f"{count:,} items of {name} are left out: {why}.")
+        if n_alone:
+            row["left_out"].append(f"{n_alone:,} items are in {name} alone.")
+    return row
 
 
 def changed_items(flips: Flips) -> pl.DataFrame:
@@ -131,8 +173,8 @@ def changed_items(flips: Flips) -> pl.DataFrame:
     return rows.with_columns(pl.Series("text", _texts(flips.a, rows["item"]), dtype=pl.String))
 
 
-def flips_of_runs(a: RunView, b: RunView) -> list["Flips | str"]:
-    """Every task that both runs were asked, by name; empty if there is none.
+def flips_of_runs(a: RunView, b: RunView) -> list[dict[str, pl.DataFrame] | str]:
+    """`flip_tables` of every task that both runs were asked, by name; empty if there is none.
 
     A task that cannot be read or compared gives a line with the reason: this is no error in a
     comparison of tokens.
@@ -146,33 +188,37 @@ def flips_of_runs(a: RunView, b: RunView) -> list["Flips | str"]:
         tasks = sorted(of_a & of_b)
     except LppError as error:
         return [str(error)]
-    results: list[Flips | str] = []
+    results: list[dict[str, pl.DataFrame] | str] = []
     for task in tasks:
         try:
-            both = (evaluated_items(view.run.directory.root, task, view.run.id) for view in (a, b))
-            results.append(compared(*both))
+            both = [evaluated_items(view.run.directory.root, task, view.run.id) for view in (a, b)]
+            results.append(flip_tables(compared(both[0], both[1])))
         except LppError as error:
             results.append(str(error))
     return results
 
 
-def compared(a: EvaluatedItems, b: EvaluatedItems) -> Flips:
-    """The items of `a` beside those of `b`. Raises what `flips` raises."""
+def compared(a: EvaluatedItems, b: EvaluatedItems, source: str | None = None) -> Flips:
+    """The items of `a` beside those of `b`. source: that was named for both. Raises what `flips`
+    raises.
+    """
     if a.view.run.path == b.view.run.path:
         raise InputError(
             f"{a.view.run.id} against itself: no item flips. Name two runs that were asked "
             f"{a.task}."
         )
     where = f"{a.task} in {a.view.run.id} (A) and {b.view.run.id} (B)"
-    if a.filter != b.filter:
+    ours, theirs = a.settings, b.settings
+    if ours.filter != theirs.filter:
         raise InputError(
-            f"{where} was scored after two filters: {a.filter} in A, {b.filter} in B. Evaluate "
-            "both with one version of the task."
+            f"{where} was scored after two filters: {ours.filter} in A, {theirs.filter} in B. "
+            "Evaluate both with one version of the task."
         )
-    if a.cluster is None and b.cluster is not None:
+    if ours.cluster is None and theirs.cluster is not None:
         of_b = b.table.select("item", "item_cluster")
         table = a.table.drop("item_cluster").join(of_b, "item", "left", maintain_order="left")
-        a = replace(a, cluster=b.cluster, table=table.select(a.table.columns))
+        ours = replace(ours, cluster=theirs.cluster)
+        a = replace(a, settings=ours, table=table.select(a.table.columns))
     both = a.table.join(b.table, on="item", suffix="_b", maintain_order="left")
     if both.is_empty():
         raise InputError(
@@ -184,10 +230,10 @@ def compared(a: EvaluatedItems, b: EvaluatedItems) -> Flips:
         few = ", ".join(map(str, other[:3])) + (", ..." if len(other) > 3 else "")
         raise InputError(
             f"{where}: of {len(both)} items with the same number {len(other)} are of other "
-            f"documents ({few}; sources {a.source} and {b.source}). Evaluate both with one version "
-            "of the task."
+            f"documents ({few}; sources {ours.source} and {theirs.source}). Evaluate both with one "
+            "version of the task."
         )
-    return Flips(a=a, b=b, table=_table(both))
+    return Flips(settings=replace(ours, source=source), a=a, b=b, table=_table(both))
 
 
 def _table(both: pl.DataFrame) -> pl.DataFrame:

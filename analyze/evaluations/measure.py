@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import polars as pl
 
+from lpp.analyze.evaluations.evaluated import EvaluatedItems
+from lpp.analyze.evaluations.tables import FEWEST_ITEMS, FEWEST_OF_A_KIND, feature_columns
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.numerics.statistics.association import benjamini_hochberg
 from lpp.analyze.numerics.statistics.auroc import (
@@ -20,67 +22,11 @@ from lpp.analyze.numerics.statistics.auroc import (
     tied_share,
 )
 from lpp.analyze.quantities.items import Feature
-from lpp.analyze.quantities.tables import shared
-from lpp.sql.schema.columns import INTERVAL, Column, number_columns
+from lpp.analyze.quantities.tables import frame_schema
 from lpp.store.format.plan import Plan
-
-FEWEST_ITEMS: Final = 50
-FEWEST_OF_A_KIND: Final = 10
-"""Fewest items of each kind. With 10 of 50, chance alone gives AUROCs from 0.3 to 0.7."""
 
 MOST_TIES: Final = 0.1
 """Share of pairs with equal values, beyond which a feature has no partial AUROC (`tied_share`)."""
-
-_AUROC: Final = {
-    "": "P(a right item has the larger value)",
-    "within_": "auroc over pairs within one group",
-    "partial_": "auroc given answer_length, chosen_logprob",
-}
-
-
-def feature_columns(kinds: tuple[str, str]) -> tuple[Column, ...]:
-    """Columns of a row for each feature, and site where it is of rows.
-
-    kinds: the columns that count the items of both kinds, first the kind that the AUROC is of.
-    auroc: over all items; `within_`: only within groups, null if items are not compared within
-    groups; `partial_`: of the residuals of the feature's ranks after the covariates, within groups
-    if items are compared so, null if more than a tenth of the pairs tie. ci_: 95 %. shuffled_: 200
-    draws with shuffled labels, mean and 95 % range. p_value: of an AUROC of 0.5. q_value:
-    Benjamini-Hochberg over within_p_value if items are compared within groups, else over p_value: a
-    feature that only distinguishes easy groups from hard ones tells nothing about an item.
-    gain: how much farther the AUROC is from 0.5 than that of the best baseline, paired, within
-    groups if items are compared so; null for baselines and for features of the gold answer. Errors,
-    p and shuffles are by cluster if items are in clusters. why_none: why there is no auroc.
-    """
-    unit, gain = "probability", "distance to 0.5 beyond the best baseline's"
-    return (
-        Column("feature", "VARCHAR", "its declared name"),
-        Column("site", "VARCHAR", "site of the feature; empty: it has no site"),
-        *shared("depth"),
-        Column("role", "VARCHAR", "baseline, statistic, gold or rows"),
-        Column("unit", "VARCHAR", "of the feature"),
-        *(
-            Column(kind, "INTEGER", f"{kind[2:]} items that have the feature", "items")
-            for kind in kinds
-        ),
-        Column("n_groups", "INTEGER", "groups that are compared", "groups"),
-        *(column for kind, meaning in _AUROC.items() for column in _auroc(kind, meaning)),
-        *number_columns("q_value", "after Benjamini-Hochberg; null: gold", unit),
-        *number_columns("gain", gain, unit, INTERVAL, how=", paired"),
-        *number_columns("gain_p_value", "if there were no gain, uncorrected", unit),
-        Column("why_none", "VARCHAR", "why there is no auroc; null: there is one"),
-    )
-
-
-def _auroc(kind: str, meaning: str) -> tuple[Column, ...]:
-    unit = "probability"
-    return (
-        *number_columns(f"{kind}auroc", meaning, unit, INTERVAL, prefix=kind),
-        *number_columns(f"{kind}p_value", "if the AUROC were 0.5, uncorrected", unit),
-        *number_columns(f"{kind}shuffled_mean", "mean with shuffled labels", unit),
-        *number_columns(f"{kind}shuffled_low", "95 % of shuffles lie above", unit),
-        *number_columns(f"{kind}shuffled_high", "95 % of shuffles lie below", unit),
-    )
 
 
 def enough(labels: Flags) -> bool:
@@ -158,8 +104,8 @@ class Measure:
     def row_of(self, feature: Feature, values: FeatureValues, plan: Plan) -> dict[str, Any]:
         """A row of `feature_columns` for `values`, numbers of `feature`, without q."""
         row = self.row(feature, values.numbers)
-        if values.site is not None:
-            row |= {"site": values.site, "depth": plan.depth_of(values.site)}
+        row["site"] = values.site or ""
+        row["depth"] = None if values.site is None else plan.depth_of(values.site)
         return row if values.why_none is None else row | {"why_none": values.why_none}
 
     def row(self, feature: Feature, values: Floats) -> dict[str, Any]:
@@ -260,3 +206,35 @@ def with_q(rows: pl.DataFrame, order: Sequence[str], groups: Groups) -> pl.DataF
     return rows.with_columns(pl.Series("q_value", q_value, dtype=pl.Float64)).sort(
         rank, maintain_order=True
     )
+
+
+def ranked(
+    items: EvaluatedItems,
+    labels: Flags,
+    values: Sequence[FeatureValues],
+    *,
+    declared: Mapping[str, Feature],
+    covariates: Sequence[str],
+    without_partial: Sequence[str],
+    kinds: tuple[str, str],
+) -> tuple[pl.DataFrame, Groups]:
+    """How well each of the `declared` features tells items with a label from the others, and the
+    groups of the items. Arguments are as of `Measure`.
+    """
+    of_item = {value.feature: value.numbers for value in values}
+    clusters = items.clusters
+    groups = groups_of(items.table["item_group"], labels, clusters)
+    measure = Measure(
+        labels=labels,
+        groups=groups.codes,
+        clusters=clusters,
+        baselines=[of_item[f.name] for f in declared.values() if f.role == "baseline"],
+        covariates={name: of_item[name] for name in covariates},
+        without_partial=without_partial,
+        kinds=kinds,
+        seed=items.settings.seed,
+    )
+    plan = items.view.run.plan
+    rows = [measure.row_of(declared[v.feature], v, plan) for v in values if v.feature in declared]
+    frame = pl.DataFrame(rows, schema=frame_schema(feature_columns(kinds)), orient="row")
+    return with_q(frame, list(declared), groups), groups

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import polars as pl
@@ -14,24 +13,24 @@ from lpp.store.scores.items import read_items
 QUESTION_TOKENS: Final = 60
 """Number of a question's last tokens that are shown."""
 
+MISTAKES: Final = pl.Schema(
+    {
+        "item": pl.Int32(),
+        "item_group": pl.String(),
+        "confidence": pl.Float64(),
+        "question": pl.String(),
+        "chosen_answer": pl.String(),
+        "gold_answer": pl.String(),
+        "gold_share": pl.Float64(),
+    }
+)
+"""A row for each item that was answered wrongly. confidence: share of the chosen answer among the
+answers; probability of the only one. gold_answer: null if the item has no gold answer, or if the
+gold answer's prompt was set aside. Texts are exact; terminal output must escape them."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mistake:
-    """An item that was answered wrongly. Texts are exact; terminal output must escape them."""
 
-    item: int
-    item_group: str | None
-    confidence: float
-    """Share of the chosen answer among the answers; probability of the only one."""
-    question: str
-    chosen: str
-    gold: str | None
-    """None if the item has no gold answer, or if the gold answer's prompt was set aside."""
-    gold_share: float | None
-
-
-def confident_mistakes(items: EvaluatedItems, count: int = 10) -> list[Mistake]:
-    """The `count` wrong items with the largest confidence, the largest first.
+def confident_mistakes(items: EvaluatedItems, count: int = 10) -> pl.DataFrame:
+    """`MISTAKES`: the `count` wrong items with the largest confidence, the largest first.
 
     Tokens are text if the store has the vocabulary of the run's tokenizer, else ids. Raises
     FormatError for altered bytes.
@@ -55,25 +54,26 @@ def confident_mistakes(items: EvaluatedItems, count: int = 10) -> list[Mistake]:
         first = max(row["question"], row["answer"] + 1 - QUESTION_TOKENS)
         gold = row["gold"]
         mistakes.append(
-            Mistake(
-                item=item,
-                item_group=row["item_group"],
-                confidence=-confidence,
-                question=words.text(ids[row["prompt_id"]].as_py()[first : row["answer"] + 1]),
-                chosen=answer(row, answers[item][row["chosen"]], row["length"]) or "",
-                gold=None if gold is None else answer(row, answers[item][gold], row["gold_length"]),
-                gold_share=None if gold is None else _shares(row["logprobs"])[gold],
-            )
+            {
+                "item": item,
+                "item_group": row["item_group"],
+                "confidence": -confidence,
+                "question": words.text(ids[row["prompt_id"]].as_py()[first : row["answer"] + 1]),
+                "chosen_answer": answer(row, answers[item][row["chosen"]], row["length"]) or "",
+                "gold_answer": None
+                if gold is None
+                else answer(row, answers[item][gold], row["gold_length"]),
+                "gold_share": None if gold is None else _shares(row["logprobs"])[gold],
+            }
         )
-    return mistakes
+    return pl.DataFrame(mistakes, schema=MISTAKES)
 
 
 def _answers(items: EvaluatedItems) -> dict[int, list[int | None]]:
     """The prompts of the answers of each item."""
     rows = pl.DataFrame(pl.from_arrow(read_items(items.view.run.directory.root)))
-    selected = rows.filter(
-        source=items.source, task=items.task, run=items.view.run.id, filter=items.filter
-    )
+    asked = {"source": items.settings.source, "filter": items.settings.filter}
+    selected = rows.filter(task=items.task, run=items.view.run.id, **asked)
     return dict(selected.select("item", "prompt_ids").iter_rows())
 
 

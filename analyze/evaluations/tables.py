@@ -1,18 +1,21 @@
-"""An analysis of items as tables of the database of its store, beside earlier ones."""
+"""The tables of an analysis of items, and what their flags say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
 from lpp.analyze.quantities import flags as number_flags
-from lpp.analyze.quantities.tables import frame_schema, interval_columns, shared
-from lpp.analyze.runs.keys import Url
-from lpp.analyze.tables.database import put
+from lpp.analyze.quantities.tables import shared
+from lpp.analyze.questions import ItemsSettings
+from lpp.analyze.runs.keys import RunView
 from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number_columns
 from lpp.sql.schema.evaluations import EVALUATION
-from lpp.store.objects.place import Place
+
+FEWEST_ITEMS: Final = 50
+FEWEST_OF_A_KIND: Final = 10
+"""Fewest items of each kind. With 10 of 50, chance alone gives AUROCs from 0.3 to 0.7."""
 
 FEW_CLUSTERS: Final = 30
 """With fewer clusters than this, an error by clusters is itself uncertain, and mostly too small.
@@ -42,6 +45,57 @@ MEANING: Final[Mapping[str, str]] = {
     "their length and ln p included; evaluate again, no pass is repeated",
 }
 """The meaning of each flag of `item_analyses`."""
+
+_AUROC: Final = {
+    "": "P(a right item has the larger value)",
+    "within_": "auroc over pairs within one group",
+    "partial_": "auroc given answer_length, chosen_logprob",
+}
+
+
+def feature_columns(kinds: tuple[str, str]) -> tuple[Column, ...]:
+    """Columns of a row for each feature, and site where it is of rows.
+
+    kinds: the columns that count the items of both kinds, first the kind that the AUROC is of.
+    auroc: over all items; `within_`: only within groups, null if items are not compared within
+    groups; `partial_`: of the residuals of the feature's ranks after the covariates, within groups
+    if items are compared so, null if more than a tenth of the pairs tie. ci_: 95 %. shuffled_: 200
+    draws with shuffled labels, mean and 95 % range. p_value: of an AUROC of 0.5. q_value:
+    Benjamini-Hochberg over within_p_value if items are compared within groups, else over p_value: a
+    feature that only distinguishes easy groups from hard ones tells nothing about an item.
+    gain: how much farther the AUROC is from 0.5 than that of the best baseline, paired, within
+    groups if items are compared so; null for baselines and for features of the gold answer. Errors,
+    p and shuffles are by cluster if items are in clusters. why_none: why there is no auroc.
+    """
+    unit, gain = "probability", "distance to 0.5 beyond the best baseline's"
+    return (
+        Column("feature", "VARCHAR", "its declared name"),
+        Column("site", "VARCHAR", "site of the feature; empty: it has no site"),
+        *shared("depth"),
+        Column("role", "VARCHAR", "baseline, statistic, gold or rows"),
+        Column("unit", "VARCHAR", "of the feature"),
+        *(
+            Column(kind, "INTEGER", f"{kind[2:]} items that have the feature", "items")
+            for kind in kinds
+        ),
+        Column("n_groups", "INTEGER", "groups that are compared", "groups"),
+        *(column for kind, meaning in _AUROC.items() for column in _auroc(kind, meaning)),
+        *number_columns("q_value", "after Benjamini-Hochberg; null: gold", unit),
+        *number_columns("gain", gain, unit, INTERVAL, how=", paired"),
+        *number_columns("gain_p_value", "if there were no gain, uncorrected", unit),
+        Column("why_none", "VARCHAR", "why there is no auroc; null: there is one"),
+    )
+
+
+def _auroc(kind: str, meaning: str) -> tuple[Column, ...]:
+    unit = "probability"
+    return (
+        *number_columns(f"{kind}auroc", meaning, unit, INTERVAL, prefix=kind),
+        *number_columns(f"{kind}p_value", "if the AUROC were 0.5, uncorrected", unit),
+        *number_columns(f"{kind}shuffled_mean", "mean with shuffled labels", unit),
+        *number_columns(f"{kind}shuffled_low", "95 % of shuffles lie above", unit),
+        *number_columns(f"{kind}shuffled_high", "95 % of shuffles lie below", unit),
+    )
 
 
 _ANALYSIS: Final = (
@@ -84,13 +138,26 @@ ITEM_ANALYSES: Final = _table(
     Column("risk_by", "VARCHAR", "feature that orders items in item_risk"),
     *number_columns("risk_area", "mean risk over all coverages", "share"),
     *number_columns("risk_best", "risk_area if all right items came first", "share"),
+    Column("notes", "VARCHAR[]", "what is left out, and why"),
     *shared("flags"),
 )
+
+LOST: Final = "right to wrong"
+GAINED: Final = "wrong to right"
+MOVED: Final = "other wrong answer"
+
+CHANGES: Final = (LOST, GAINED, MOVED)
+"""How an item can change from run A to run B. `MOVED` exists only for items with several answers to
+choose from."""
+
+KINDS: Final = ("n_right", "n_wrong")
+FLIP_KINDS: Final = ("n_flipped", "n_stayed")
+"""Columns of a feature that count the items of both kinds."""
 
 ITEM_FEATURES: Final = _table(
     "item_features",
     "how well a feature of an item tells right answers from wrong ones",
-    *FEATURE_COLUMNS,
+    *feature_columns(KINDS),
     key=("feature", "site"),
 )
 
@@ -114,87 +181,62 @@ ITEM_RISK: Final = _table(
 )
 
 
-def item_tables(analysis: ItemAnalysis) -> dict[str, pl.DataFrame]:
-    """Tables `item_analyses`, `item_features`, `item_reliability` and `item_risk`, by name.
-
-    Without calibration `item_reliability` has no rows.
-    """
-    n_ordered = analysis.risk.curve[-1][0]
-    bins = () if analysis.calibration is None else analysis.calibration.reliability
-    rows: dict[Table, list[dict[str, Any]]] = {
-        ITEM_ANALYSES: [_analysis(analysis)],
-        ITEM_FEATURES: [
-            {**row, "site": row["site"] or ""} for row in analysis.features.iter_rows(named=True)
-        ],
-        ITEM_RELIABILITY: [
-            {"bin": k, "n": b.n, "confidence": b.confidence, "accuracy": b.accuracy}
-            | interval_columns("accuracy", b.interval)
-            for k, b in enumerate(bins)
-        ],
-        ITEM_RISK: [
-            {"n_answered": answered, "coverage": answered / n_ordered, "risk": risk}
-            for answered, risk in analysis.risk.curve
-        ],
+_SIDES: Final = {
+    f"{name}_{letter}": kind
+    for letter in "ab"
+    for name, kind in {
+        **dict.fromkeys(("run", "source", "model"), pl.String()),
+        **dict.fromkeys(("n_left_out", "n_alone"), pl.Int64()),
+    }.items()
+}
+_COUNTS: Final = ("right_in_both", "right_to_wrong", "wrong_to_right", "wrong_in_both")
+ITEM_FLIPS: Final = pl.Schema(
+    {
+        **dict.fromkeys(("task", "filter"), pl.String()),
+        **_SIDES,
+        "n_items": pl.Int64(),
+        "cluster": pl.String(),
+        "n_clusters": pl.Int64(),
+        **dict.fromkeys((*_COUNTS, "other_wrong_answer"), pl.Int64()),
+        **dict.fromkeys(("accuracy_a", "accuracy_b", "difference"), pl.Float64()),
+        **dict.fromkeys(("difference_ci_low", "difference_ci_high", "mcnemar_p"), pl.Float64()),
+        "left_out": pl.List(pl.String()),
+        "why_none": pl.String(),
+        "why_no_ranking": pl.String(),
+        **dict.fromkeys(("n_groups", "n_within"), pl.Int64()),
+        **dict.fromkeys(("covariates", "notes"), pl.List(pl.String())),
     }
-    key = {
-        **{name: getattr(analysis, name) for name in ("source", "task", "run", "filter")},
-        **{name: getattr(analysis.settings, name) for name in ("skip_first", "seed")},
-    }
-    return {
-        table.name: pl.DataFrame([key | row for row in part], schema=frame_schema(table.columns))
-        for table, part in rows.items()
-    }
+)
+"""One row for each task that two runs were asked. Numbers are of the items that are right or wrong
+in both, but n_left_out and n_alone: of items of one run that cannot be analysed, or that the other
+run lacks; left_out says so in sentences. cluster: null if items are independent. why_none: why
+nothing is compared. The rest is of the analysis of features: why there is none, groups of the right
+items of A, how many are compared within them, what a partial AUROC leaves out, and what cannot be
+compared."""
 
 
-def write_items(store: Url, analysis: ItemAnalysis) -> Place:
-    """Write `item_tables` to the database of `store`; return the file's path.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemAnalysis:
+    """What tells items of one kind from the others."""
 
-    They replace all rows of an earlier analysis of the same task, run and settings, because q is
-    over all of its features. Other analyses stay while their run and their items are unchanged.
-    Raises what `lpp.sql.build` raises.
-    """
-    return put(store, item_tables(analysis))
+    views: tuple[RunView, ...]
+    """The run, or run A and run B."""
+    settings: ItemsSettings
+    """Those that ask the same again."""
+    tables: Mapping[str, pl.DataFrame]
+    """Of a run: `item_analyses`, `item_features` (baselines first, then in the order of `FEATURES`;
+    sites by depth), `item_reliability` (without rows if items have one answer) and `item_risk`, as
+    in the database, and `item_mistakes`. Of two: `item_flips` and `item_changes` of `flip_tables`,
+    and `item_features` in the order of `RANKED`: the AUROC is of items that are right in A and
+    wrong in B against those that stay right; without rows if `item_flips` says why."""
 
+    @property
+    def features(self) -> pl.DataFrame:
+        """`item_features`."""
+        return self.tables["item_features"]
 
-def item_flags(analysis: ItemAnalysis) -> Iterator[str]:
-    """Flags of an analysis, of `MEANING`."""
-    if min(analysis.n_right, analysis.n_wrong) < FEW_OF_A_KIND:
-        yield "few_items"
-    if 0 < analysis.even_clusters < FEW_CLUSTERS:
-        yield "few_clusters"
-    if not analysis.settings.skip_first:
-        yield "first_positions"
-    if analysis.cluster is None:
-        yield "independent_items"
-    if analysis.left_out:
-        yield "items_left_out"
-    if analysis.lossy:
-        yield "lossy"
-    if not analysis.n_groups:
-        yield "no_groups"
-    elif not analysis.n_within:
-        yield "small_groups"
-    if analysis.uncut:
-        yield "uncut_answers"
-
-
-def _analysis(answer: ItemAnalysis) -> dict[str, Any]:
-    n = answer.n_right + answer.n_wrong
-    row: dict[str, Any] = {
-        **{name: getattr(answer, name) for name in ("n_right", "n_wrong", "n_groups", "n_within")},
-        "cluster": answer.cluster or "",
-        "n_clusters": answer.n_clusters,
-        "accuracy": answer.n_right / n,
-        **interval_columns("accuracy", answer.accuracy_interval),
-        "n_left_out": sum(answer.left_out.values()),
-        "risk_by": answer.confidence,
-        "risk_area": answer.risk.area,
-        "risk_best": answer.risk.best,
-        "flags": list(item_flags(answer)),
-    }
-    calibrated = answer.calibration
-    if calibrated is not None:
-        mean, most = calibrated.calibrated
-        row |= {"ece": calibrated.ece, "ece_calibrated": mean, "ece_by_chance": most}
-        row |= interval_columns("ece", calibrated.interval)
-    return row
+    @property
+    def row(self) -> dict[str, Any]:
+        """The row of `item_analyses`, or of `item_flips`."""
+        name = "item_analyses" if len(self.views) == 1 else "item_flips"
+        return self.tables[name].row(0, named=True)

@@ -79,6 +79,11 @@ def ref(text: str, query: str) -> str:
     return f"\ue000#{query}\ue002{text}\ue001"
 
 
+def code(text: str) -> str:
+    """A run id or a command inside a text of `say`, shown unchanged."""
+    return f"\ue000!{text}\ue001"
+
+
 def say(text: str) -> Sentence:
     """A text with marks as a sentence.
 
@@ -93,6 +98,8 @@ def say(text: str) -> Sentence:
         elif kind == "#":
             query, _, shown = rest.partition("\ue002")
             parts.append(Ref(shown, query))
+        elif kind == "!":
+            parts.append(Code(rest))
         else:
             parts.append(Run(rest, short=kind == "r"))
     return tuple(parts)

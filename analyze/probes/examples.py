@@ -168,7 +168,7 @@ def _items(view: RunView, field: str, first_token: int, settings: LabelProbeSett
         ends=table["answer"].to_numpy().astype(np.int64) + 1,
         values=table["right"].to_list(),
         clusters=None if clusters is None else recoded(clusters[order]),
-        clustered_by=items.cluster or "",
+        clustered_by=items.settings.cluster or "",
         left_out=dict(items.left_out),
     )
     first = np.diff(prompts, prepend=-1) > 0

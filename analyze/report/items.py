@@ -2,16 +2,15 @@
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.evaluations.measure import FEWEST_ITEMS, FEWEST_OF_A_KIND
 from lpp.analyze.evaluations.pages import items_page_tables as page_tables
 from lpp.analyze.evaluations.pages.items_page import READING, item_charts, item_findings
 from lpp.analyze.evaluations.pages.verdict import Q_READING
+from lpp.analyze.evaluations.tables import FEWEST_ITEMS, FEWEST_OF_A_KIND
 from lpp.analyze.pages.page import Section
 from lpp.analyze.pages.words import Code, Part, Run, Sentence
 from lpp.analyze.report.answers import Answer, Answers, tables_of
@@ -65,12 +64,11 @@ def section(url: str, answers: Answers, runs: RunStyles) -> Section:
     frames = {query.table: answers[query.name].frame for query in ITEM_QUERIES}
     frames["item_features"] = answers[whole("item_features").name].frame
     tables = {table.name: table for table in tables_of(answers, SHAPES, page_tables.shaped)}
-    charts = item_charts(frames, tables, runs)
     return Section(
         SECTION,
         "What tells right answers from wrong ones",
         f"{Q_READING} {READING}",
-        tuple(replace(chart, section=SECTION) for chart in charts),
+        tuple(item_charts(frames, tables, runs, SECTION)),
         tuple(tables.values()),
         (*item_findings(frames), *not_analysed(answers, url)),
         short="Items",

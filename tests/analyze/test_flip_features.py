@@ -20,17 +20,15 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.drift.pair import Pair, pair_of
 from lpp.analyze.drift.predictions import drift_at, token_drift
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
-from lpp.analyze.evaluations.flip_analysis import (
-    FLIP_FEATURES,
-    RANKED,
-    WITH_CHOICES,
-    FlipAnalysis,
-)
+from lpp.analyze.evaluations.flip_analysis import RANKED, WITH_CHOICES
 from lpp.analyze.evaluations.flip_features import drift_features, row_change
+from lpp.analyze.evaluations.flips import flips
 from lpp.analyze.evaluations.lens import OF_ITEMS
+from lpp.analyze.evaluations.tables import FLIP_KINDS, ItemAnalysis, feature_columns
 from lpp.analyze.numerics.statistics.association import benjamini_hochberg
 from lpp.analyze.numerics.statistics.auroc import auroc, residual_ranks
 from lpp.analyze.quantities.items import DRIFT_FEATURES
+from lpp.analyze.quantities.tables import frame_schema
 from lpp.store import open_store
 from lpp.store.objects.locate import objects_at
 from lpp.store.shared.heads import commit_head
@@ -62,7 +60,7 @@ def written(make_shared_run: MakeRun) -> TwoRuns:
 
 
 @pytest.fixture(scope="module")
-def found(written: TwoRuns) -> FlipAnalysis:
+def found(written: TwoRuns) -> ItemAnalysis:
     return lpp.analyze.flipped_items(written.root, TASK, "first", "second")
 
 
@@ -77,8 +75,8 @@ def items(written: TwoRuns) -> EvaluatedItems:
     return evaluated_items(written.root, TASK, run="first")
 
 
-def row(found: FlipAnalysis, feature: str, site: str | None = None) -> dict[str, Any]:
-    some = found.features.filter(pl.col("feature") == feature, pl.col("site").eq_missing(site))
+def row(found: ItemAnalysis, feature: str, site: str = "") -> dict[str, Any]:
+    some = found.features.filter(feature=feature, site=site)
     return some.row(0, named=True)
 
 
@@ -155,7 +153,7 @@ def test_items_that_the_pair_does_not_compare_have_no_drift(
 # what tells items that flip
 
 
-def test_a_known_effect_is_found(found: FlipAnalysis) -> None:
+def test_a_known_effect_is_found(found: ItemAnalysis) -> None:
     moved = row(found, "row_change", "final")
     assert moved["ci_low"] > moved["shuffled_high"] > 0.5
     assert moved["q_value"] < 0.01
@@ -171,8 +169,8 @@ def test_without_an_effect_nothing_is_found(make_run: MakeRun) -> None:
     assert (frame["q_value"].drop_nulls() > 0.05).all()
 
 
-def test_numbers_are_those_of_the_features(found: FlipAnalysis, written: TwoRuns) -> None:
-    table = found.flips.table
+def test_numbers_are_those_of_the_features(found: ItemAnalysis, written: TwoRuns) -> None:
+    table = flips(written.root, TASK, "first", "second").table
     right = table["right_a"].to_numpy()
     flipped = ~table["right_b"].to_numpy()[right]
     at = [place for place, there in zip(places(written.a), right, strict=True) if there]
@@ -187,17 +185,17 @@ def test_numbers_are_those_of_the_features(found: FlipAnalysis, written: TwoRuns
     assert partial is not None
     assert (some["auroc"], some["partial_auroc"]) == (whole.value, partial.value)
     assert (some["n_flipped"], some["n_stayed"]) == (flipped.sum(), (~flipped).sum())
-    assert found.covariates == WITH_CHOICES
+    assert found.row["covariates"] == [*WITH_CHOICES]
 
 
-def test_every_feature_has_a_row(found: FlipAnalysis) -> None:
+def test_every_feature_has_a_row(found: ItemAnalysis) -> None:
     frame = found.features
-    assert frame.schema == FLIP_FEATURES
+    assert frame.schema == frame_schema(feature_columns(FLIP_KINDS))
     of_sites = ("row_norm", "distance", "participation_ratio", "row_change")
     of_blocks = ("lens_logprob", "lens_share")  # the runs keep none
     names = [one.name for one in RANKED if one.name not in (*of_sites, *of_blocks)]
-    assert frame.filter(pl.col("site").is_null())["feature"].to_list() == names
-    some = frame.filter(pl.col("site").is_not_null())
+    assert frame.filter(site="")["feature"].to_list() == names
+    some = frame.filter(pl.col("site") != "")
     assert some.select("feature", "site").rows() == [
         (name, site) for name in of_sites for site in ("embed", "final")
     ]
@@ -208,7 +206,7 @@ def test_every_feature_has_a_row(found: FlipAnalysis) -> None:
     assert set(frame.filter(pl.col("auroc").is_null())["feature"]) == {*OF_ITEMS}
     tested = frame.filter(pl.col("p_value").is_not_null())
     assert tested["q_value"].to_list() == benjamini_hochberg(tested["p_value"].to_list())
-    assert found.notes == ()
+    assert found.row["notes"] == []
 
 
 @pytest.mark.slow
@@ -217,7 +215,7 @@ def test_groups_are_compared_within(make_run: MakeRun) -> None:
     found = lpp.analyze.flipped_items(
         made.root, TASK, "first", "second", ItemsSettings(sites=["final"])
     )
-    assert (found.n_groups, found.n_within) == (2, 120)
+    assert (found.row["n_groups"], found.row["n_within"]) == (2, 120)
     some = row(found, "row_change", "final")
     assert some["within_ci_low"] > 0.5
     assert some["n_groups"] == 2
@@ -227,7 +225,7 @@ def test_groups_are_compared_within(make_run: MakeRun) -> None:
 def test_another_tokenizer_leaves_the_features_of_a(make_run: MakeRun) -> None:
     made = two_runs(make_run, flips=where_it_moved, options={"tokenizer": "t1"})
     found = lpp.analyze.flipped_items(made.root, TASK, "first", "second")
-    assert len(found.notes) == 1
+    assert len(found.row["notes"]) == 1
     assert set(found.features["role"]) == {"baseline", "statistic", "rows"}
     assert set(found.features.filter(pl.col("auroc").is_null())["feature"]) == {*OF_ITEMS}
 
@@ -238,7 +236,7 @@ def test_without_heads_there_are_flips_and_no_kl(make_run: MakeRun) -> None:
     found = lpp.analyze.flipped_items(
         made.root, TASK, "first", "second", ItemsSettings(sites=["final"])
     )
-    assert len(found.notes) == 1
+    assert len(found.row["notes"]) == 1
     why = {name: row(found, name)["why_none"] for name in ("answer_kl", "answer_flip")}
     assert why == {
         "answer_kl": "not defined for any item",
@@ -252,7 +250,7 @@ def test_rows_of_another_width_are_not_compared(make_run: MakeRun) -> None:
     found = lpp.analyze.flipped_items(made.root, TASK, "first", "second")
     assert found.features.filter(feature="row_change").is_empty()
     assert len(found.features.filter(feature="row_norm")) == 2
-    assert any("width" in note for note in found.notes)
+    assert any("width" in note for note in found.row["notes"])
 
 
 @pytest.mark.parametrize(("right", "flipped"), [(49, 20), (60, 9), (60, 51)])
@@ -264,9 +262,10 @@ def test_too_few_are_not_ranked(make_run: MakeRun, right: int, flipped: int) -> 
         flips=lambda a, b, prompt, _: prompt // 3 < flipped,
     )
     found = lpp.analyze.flipped_items(made.root, TASK, "first", "second")
-    assert found.why_no_ranking is not None
+    assert found.row["why_no_ranking"] is not None
     assert found.features.is_empty()
-    assert found.flips.counts == (right - flipped, flipped, 0, 80 - right)
+    kinds = ("right_in_both", "right_to_wrong", "wrong_to_right", "wrong_in_both")
+    assert [found.row[kind] for kind in kinds] == [right - flipped, flipped, 0, 80 - right]
 
 
 # the command
@@ -279,22 +278,23 @@ def shown(written: TwoRuns, *words: str) -> str:
     return done.stdout
 
 
-def test_the_command_prints_within_eighty_columns(written: TwoRuns, found: FlipAnalysis) -> None:
+def test_the_command_prints_within_eighty_columns(written: TwoRuns, found: ItemAnalysis) -> None:
     lines = shown(written, "--all").splitlines()
     assert max(len(line) for line in lines if str(written.root) not in line) <= 80
     in_short = shown(written).splitlines()
     assert len(in_short) < len(lines)
-    of_items = found.features.filter(pl.col("site").is_null()).drop_nulls("auroc")
+    of_items = found.features.filter(site="").drop_nulls("auroc")
     for feature, value in of_items.select("feature", "auroc").iter_rows():
         line = next(line for line in lines if line.split()[:1] == [feature])
         assert float(line.split()[1]) == pytest.approx(value, abs=0.005)
 
 
 @pytest.mark.slow
-def test_json_and_markdown_hold_the_same(written: TwoRuns, found: FlipAnalysis) -> None:
+def test_json_and_markdown_hold_the_same(written: TwoRuns, found: ItemAnalysis) -> None:
     document = json.loads(shown(written, "--format", "json"))
-    assert document["tables"]["features"] == found.features.to_dicts()
-    assert len(document["tables"]["item_changes"]) == found.flips.table["change"].count()
+    tables = document["tables"]
+    assert tables["item_features"] == found.features.to_dicts()
+    assert len(tables["item_changes"]) == len(found.tables["item_changes"])
     text = shown(written, "--format", "md", "--all").replace("\\", "")
     for row in found.features.drop_nulls("auroc").head(40).iter_rows(named=True):
         assert f"| {row['auroc']:.2f}" in text, row["feature"]

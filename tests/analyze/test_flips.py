@@ -17,13 +17,13 @@ import lpp.analyze
 from lpp.analyze import ItemsSettings
 from lpp.analyze.cli.command import main
 from lpp.analyze.evaluations.flips import (
-    CHANGES,
     FLIPPED,
     changed_items,
     flips,
     flips_of_runs,
 )
 from lpp.analyze.evaluations.pages.flips_page import IN_SHORT
+from lpp.analyze.evaluations.tables import CHANGES
 from lpp.analyze.runs.keys import RunView
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
@@ -180,7 +180,7 @@ def test_too_few_flips_give_counts_and_no_ranking(written: TwoRuns) -> None:
     document = json.loads(done.stdout)
     (task,), names = document["tables"]["item_flips"], document["runs"]
     assert task["why_no_ranking"]
-    assert document["tables"]["features"] == []
+    assert document["tables"]["item_features"] == []
     assert (task["run_a"], task["run_b"]) == (written.a.made.run_id, written.b.made.run_id)
     assert (names[task["run_a"]], names[task["run_b"]]) == ("first", "second")
     counts = ("right_in_both", "right_to_wrong", "wrong_to_right", "wrong_in_both")
@@ -192,7 +192,7 @@ def test_too_few_flips_give_counts_and_no_ranking(written: TwoRuns) -> None:
     for form in ("text", "md"):
         done = run(*asked, "--format", form)
         assert done.exit_code == 0
-        assert str(found.why_no_ranking)[:20] in done.stdout.replace("\\", "")
+        assert str(found.row["why_no_ranking"])[:20] in done.stdout.replace("\\", "")
 
 
 def test_diff_names_the_items(written: TwoRuns, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_the_difference_is_by_cluster(make_run: MakeRun) -> None:
     written = hand_made(make_run, changes=scene)
     found = flips(written.root, TASK, "first", "second")
     alone = flips(written.root, TASK, "first", "second", ItemsSettings(cluster="item"))
-    assert (found.a.cluster, found.n_clusters, alone.n_clusters) == ("item_cluster", 10, 60)
+    assert (found.settings.cluster, found.n_clusters, alone.n_clusters) == ("item_cluster", 10, 60)
     # two scenes of six lost items, one of two gained: two alike, so 2 of 2^2 exchanges are as far
     # with the third one either way
     means = [1, 1, 2 / 6]

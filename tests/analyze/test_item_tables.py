@@ -17,17 +17,18 @@ from made_runs import MakeRun
 import lpp.analyze
 from lpp.analyze import ItemsSettings
 from lpp.analyze.cli.command import main
-from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
+from lpp.analyze.evaluations.analysis import item_flags, write_items
 from lpp.analyze.evaluations.evaluated import evaluated_items
+from lpp.analyze.evaluations.features import item_features
 from lpp.analyze.evaluations.mistakes import QUESTION_TOKENS, confident_mistakes
 from lpp.analyze.evaluations.pages.verdict import Q, verdict
 from lpp.analyze.evaluations.tables import (
     ANALYSIS_KEY,
+    ITEM_FEATURES,
     MEANING,
-    item_flags,
-    item_tables,
-    write_items,
+    ItemAnalysis,
 )
+from lpp.analyze.numerics.statistics.calibration import calibration, risk_coverage
 from lpp.analyze.quantities.tables import frame_schema
 from lpp.analyze.tables.build import build_database
 from lpp.analyze.tables.database import read_table, refresh_database
@@ -36,7 +37,7 @@ from lpp.store.errors import FormatError
 from lpp.store.format.tables import VOCABULARY_SCHEMA
 from lpp.store.shared.vocabularies import add_vocabulary
 
-SCHEMA = frame_schema(FEATURE_COLUMNS)
+SCHEMA = frame_schema(ITEM_FEATURES.columns)
 TABLES = ("item_analyses", "item_features", "item_reliability", "item_risk")
 
 
@@ -77,22 +78,24 @@ def test_tables_hold_the_numbers_of_the_analysis(
     )
     assert row["accuracy_ci_low"] < row["accuracy"] < row["accuracy_ci_high"]
     assert (row["n_groups"], row["n_within"], row["n_left_out"]) == (2, 60, 0)
-    assert found.calibration is not None
-    assert row["ece"] == found.calibration.ece
-    assert (row["ece_ci_low"], row["ece_ci_high"]) == found.calibration.interval
-    assert (row["ece_calibrated"], row["ece_by_chance"]) == found.calibration.calibrated
-    assert (row["risk_area"], row["risk_best"]) == (found.risk.area, found.risk.best)
-    features = read_table(written.root, "item_features").with_columns(
-        site=pl.col("site").replace("", None)
+    some = evaluated_items(written.root, "tiny_task")
+    shares, right = item_features(some)["chosen_share"], some.table["right"].to_numpy()
+    expected, curve = calibration(shares, right, seed=3), risk_coverage(shares, right)
+    assert row["ece"] == expected.ece
+    assert (row["ece_ci_low"], row["ece_ci_high"]) == expected.interval
+    assert (row["ece_calibrated"], row["ece_by_chance"]) == expected.calibrated
+    assert (row["risk_by"], row["risk_area"], row["risk_best"]) == (
+        *("chosen_share", curve.area, curve.best),
     )
     order = ["feature", "site"]
-    assert features.select(SCHEMA.names()).sort(order).equals(found.features.sort(order))
+    kept = read_table(written.root, "item_features")
+    assert kept.select(SCHEMA.names()).sort(order).equals(found.features.sort(order))
     bins = read_table(written.root, "item_reliability").sort("bin").to_dicts()
     assert [(one["n"], one["confidence"], one["accuracy"]) for one in bins] == [
-        (one.n, one.confidence, one.accuracy) for one in found.calibration.reliability
+        (one.n, one.confidence, one.accuracy) for one in expected.reliability
     ]
     risk = read_table(written.root, "item_risk").sort("n_answered").to_dicts()
-    assert [(one["n_answered"], one["risk"]) for one in risk] == list(found.risk.curve)
+    assert [(one["n_answered"], one["risk"]) for one in risk] == list(curve.curve)
     assert risk[-1]["coverage"] == 1.0
     assert risk[-1]["risk"] == pytest.approx(1 - row["accuracy"])
 
@@ -104,10 +107,11 @@ def test_the_same_is_replaced_whole_and_other_settings_stay(
     write_items(written.root, found)
     before = counts(written.root)
     assert before[0] == 1
-    write_items(written.root, replace(found, settings=replace(found.settings, skip_first=0)))
+    other = {n: found.tables[n].with_columns(skip_first=pl.lit(0, pl.Int32)) for n in TABLES}
+    write_items(written.root, replace(found, tables=other))
     assert counts(written.root) == [2 * n for n in before]
-    fewer = replace(found, features=found.features.head(3))
-    write_items(written.root, fewer)
+    fewer = {**found.tables, "item_features": found.features.head(3)}
+    write_items(written.root, replace(found, tables=fewer))
     assert counts(written.root) == [2, before[1] + 3, 2 * before[2], 2 * before[3]]
     kept = read_table(written.root, "item_features").filter(skip_first=1)
     assert set(kept["feature"]) == set(found.features["feature"][:3])
@@ -176,15 +180,15 @@ def test_an_evaluation_has_its_counts_and_the_items_that_were_set_aside(
 
 
 def test_flags_say_what_may_mislead(found: ItemAnalysis) -> None:
-    clusters: dict[str, Any] = {"cluster": "scene", "n_clusters": 40, "even_clusters": 30.0}
-    enough = replace(found, n_right=40, n_wrong=40, **clusters)
-    assert list(item_flags(enough)) == []
+    enough = found.row | {"n_right": 40, "n_wrong": 40, "cluster": "scene", "n_clusters": 40}
+    beside: dict[str, Any] = {"even_clusters": 30.0, "lossy": False, "uncut": False}
+    assert list(item_flags(enough, **beside)) == []
     changes: dict[str, dict[str, Any]] = {
         "few_items": {"n_wrong": 29},
         "few_clusters": {"even_clusters": 29.9},
-        "first_positions": {"settings": replace(found.settings, skip_first=0)},
-        "independent_items": {"cluster": None, "n_clusters": 0, "even_clusters": 0.0},
-        "items_left_out": {"left_out": {"no answer was chosen": 1}},
+        "first_positions": {"skip_first": 0},
+        "independent_items": {"cluster": "", "n_clusters": 0, "even_clusters": 0.0},
+        "items_left_out": {"n_left_out": 1},
         "no_groups": {"n_groups": 0, "n_within": 0},
         "small_groups": {"n_within": 0},
         "lossy": {"lossy": True},
@@ -192,8 +196,8 @@ def test_flags_say_what_may_mislead(found: ItemAnalysis) -> None:
     }
     assert set(changes) == set(MEANING)
     for flag, change in changes.items():
-        assert list(item_flags(replace(enough, **change))) == [flag]
-    assert item_tables(enough)["item_analyses"]["flags"].to_list() == [[]]
+        more = {name: change.get(name, value) for name, value in beside.items()}
+        assert list(item_flags(enough | change, **more)) == [flag]
 
 
 def features(
@@ -205,7 +209,7 @@ def features(
     columns: list[dict[str, Any]] = [
         {"feature": name, "role": role, "auroc": value, "ci_low": low, "ci_high": high}
         | {f"within_{end}": v + 0.1 for end, v in (("auroc", value), ("ci_low", low))}
-        | {"within_ci_high": high + 0.1, "q_value": q, "site": None}
+        | {"within_ci_high": high + 0.1, "q_value": q, "site": ""}
         | dict(zip(("gain", "gain_p_value"), gains.get(name, (None, None)), strict=True))
         for name, role, value, low, high, q in rows
     ]
@@ -260,23 +264,24 @@ def test_mistakes_are_those_of_the_saved_query(
     found = confident_mistakes(evaluated_items(written.root, "tiny_task"))
     with connect(written.root) as connection:
         asked = connection.sql(saved_query("confident_mistakes").text).pl().to_dicts()
-    assert [one.item for one in found] == [row["item"] for row in asked]
+    assert found["item"].to_list() == [row["item"] for row in asked]
     assert len(found) == 10
-    for one, row in zip(found, asked, strict=True):
-        assert (one.chosen, one.gold, one.item_group) == (
+    for one, row in zip(found.to_dicts(), asked, strict=True):
+        assert (one["chosen_answer"], one["gold_answer"], one["item_group"]) == (
             *(row["chosen"], row["gold"], row["item_group"]),
         )
-        assert row["question"].endswith(one.question)  # that of the query begins with the shots
-        assert one.confidence == pytest.approx(row["confidence"], rel=1e-3)
-        assert one.gold_share == pytest.approx(row["gold_share"], rel=1e-3)
-        item = written.rows[one.item]
+        assert row["question"].endswith(one["question"])  # the query's begins with the shots
+        assert one["confidence"] == pytest.approx(row["confidence"], rel=1e-3)
+        assert one["gold_share"] == pytest.approx(row["gold_share"], rel=1e-3)
+        item = written.rows[one["item"]]
         start = written.before[item["prompt_ids"][item["chosen"]]]
         context = written.context[item["prompt_ids"][item["chosen"]]]
-        assert len(one.question.split()) == context - start <= QUESTION_TOKENS
+        assert len(one["question"].split()) == context - start <= QUESTION_TOKENS
     monkeypatch.setattr("lpp.analyze.evaluations.mistakes.QUESTION_TOKENS", 2)
     cut = confident_mistakes(evaluated_items(written.root, "tiny_task"))
-    assert [one.question.split() for one in cut] == [one.question.split()[-2:] for one in found]
-    assert max(len(one.question.split()) for one in found) > 2
+    short, whole = ([text.split() for text in some["question"]] for some in (cut, found))
+    assert short == [words[-2:] for words in whole]
+    assert max(map(len, whole)) > 2
 
 
 def test_a_single_answer_has_its_probability_and_no_gold(make_run: MakeRun) -> None:
@@ -288,9 +293,9 @@ def test_a_single_answer_has_its_probability_and_no_gold(make_run: MakeRun) -> N
     written = evaluated_run(make_run, changes=one_answer)
     found = confident_mistakes(evaluated_items(written.root, "tiny_task"), 3)
     wrong = [np.exp(row["log_likelihoods"][0]) for row in written.rows if not row["correct"]]
-    assert [one.confidence for one in found] == pytest.approx(sorted(wrong)[:-4:-1])
-    assert {(one.gold, one.gold_share) for one in found} == {(None, None)}
-    assert found[0].question.startswith("<")  # ids: the store has no vocabulary
+    assert found["confidence"].to_list() == pytest.approx(sorted(wrong)[:-4:-1])
+    assert {*found.select("gold_answer", "gold_share").rows()} == {(None, None)}
+    assert found["question"][0].startswith("<")  # ids: the store has no vocabulary
 
 
 # the command

@@ -14,9 +14,9 @@ from made_runs import Made, MakeRun
 import lpp.analyze
 from lpp.analyze import ItemsSettings
 from lpp.analyze.cli.command import main
-from lpp.analyze.evaluations.analysis import FEATURE_COLUMNS, ItemAnalysis
 from lpp.analyze.evaluations.lens import OF_ITEMS
 from lpp.analyze.evaluations.pages.verdict import verdict
+from lpp.analyze.evaluations.tables import ANALYSIS_KEY, ITEM_FEATURES, ItemAnalysis
 from lpp.analyze.numerics.statistics.association import benjamini_hochberg
 from lpp.analyze.numerics.statistics.auroc import auroc, residual_ranks
 from lpp.analyze.quantities.items import FEATURES
@@ -24,7 +24,7 @@ from lpp.analyze.quantities.tables import frame_schema
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.uncertainty import share_interval, standard_error
 
-SCHEMA = frame_schema(FEATURE_COLUMNS)
+SCHEMA = frame_schema(ITEM_FEATURES.columns)
 BASELINES = {"answer_length", "answer_place", "question_length"}
 
 
@@ -47,9 +47,13 @@ def found(written: EvaluatedRun) -> ItemAnalysis:
     return lpp.analyze.items(written.root, "tiny_task")
 
 
-def row(found: ItemAnalysis, feature: str, site: str | None = None) -> dict[str, Any]:
-    some = found.features.filter(pl.col("feature") == feature, pl.col("site").eq_missing(site))
+def row(found: ItemAnalysis, feature: str, site: str = "") -> dict[str, Any]:
+    some = found.features.filter(feature=feature, site=site)
     return some.row(0, named=True)
+
+
+def interval(found: ItemAnalysis) -> tuple[float, float]:
+    return found.row["accuracy_ci_low"], found.row["accuracy_ci_high"]
 
 
 def test_a_known_effect_is_found(found: ItemAnalysis) -> None:
@@ -61,7 +65,7 @@ def test_a_known_effect_is_found(found: ItemAnalysis) -> None:
     assert entropy["q_value"] < 0.01
     assert entropy["partial_ci_high"] < 0.5
     assert entropy["within_ci_high"] < 0.5
-    assert (entropy["n_groups"], found.n_groups, found.n_within) == (2, 2, 120)
+    assert (entropy["n_groups"], found.row["n_groups"], found.row["n_within"]) == (2, 2, 120)
     assert row(found, "row_norm", "embed")["q_value"] > 0.05  # the effect is in final alone
 
 
@@ -91,7 +95,7 @@ def test_numbers_are_those_of_the_features(found: ItemAnalysis, written: Evaluat
 def test_every_feature_has_a_row_with_its_control(found: ItemAnalysis) -> None:
     frame = found.features
     assert frame.schema == SCHEMA
-    assert frame.filter(pl.col("site").is_null())["feature"].to_list() == [
+    assert frame.filter(site="")["feature"].to_list() == [
         feature.name for feature in FEATURES if feature.role != "rows"
     ]
     assert frame.filter(role="rows")["site"].to_list() == ["embed", "final"] * 3
@@ -129,7 +133,7 @@ def test_groups_of_too_few_items_are_not_compared(make_run: MakeRun) -> None:
     groups = tuple(f"topic {k}" for k in range(30))  # two items each: none has two of both kinds
     written = evaluated_run(make_run, items=60, groups=groups)
     found = lpp.analyze.items(written.root, "tiny_task")
-    assert (found.n_groups, found.n_within) == (30, 0)
+    assert (found.row["n_groups"], found.row["n_within"]) == (30, 0)
     assert found.features["within_auroc"].is_null().all()
     tested = found.features.filter(pl.col("role") != "gold", pl.col("auroc").is_not_null())
     assert tested["q_value"].to_list() == benjamini_hochberg(tested["p_value"].to_list())
@@ -145,13 +149,13 @@ def test_only_comparable_groups_count(make_run: MakeRun) -> None:
 
     written = evaluated_run(make_run, items=120, groups=groups, right=right)
     found = lpp.analyze.items(written.root, "tiny_task")
-    assert (found.n_groups, found.n_within) == (2, 60)
+    assert (found.row["n_groups"], found.row["n_within"]) == (2, 60)
     assert row(found, "answer_entropy")["n_groups"] == 1
 
 
 def test_the_same_seed_gives_the_same_numbers(found: ItemAnalysis, written: EvaluatedRun) -> None:
     again = lpp.analyze.items(written.root, "tiny_task", settings=ItemsSettings(sites=["final"]))
-    assert again.features["site"].drop_nulls().unique().to_list() == ["final"]
+    assert {*again.features["site"]} == {"", "final"}
     assert row(again, "distance", "final")["auroc"] == row(found, "distance", "final")["auroc"]
     other = lpp.analyze.items(
         written.root, "tiny_task", settings=ItemsSettings(sites=["final"], seed=1)
@@ -173,15 +177,15 @@ def test_what_does_not_vary_or_is_not_there(make_run: MakeRun) -> None:
     why = dict(zip(none["feature"], none["why_none"], strict=True))
     assert why["answer_place"] == "the same for every item"
     assert why["chosen_share"] == why["gold_logprob"] == "not defined for any item"
-    assert found.calibration is None
-    assert found.risk.random == pytest.approx(found.n_wrong / 60)
+    assert found.row["ece"] is None
+    assert found.tables["item_risk"]["risk"][-1] == pytest.approx(found.row["n_wrong"] / 60)
     # the one answer is the right one: what is known of it alone is known only with the label
     roles = dict(found.features.select("feature", "role").iter_rows())
     for name in ("answer_length", "chosen_logprob", "chosen_logprob_token"):
         assert roles[name] == "gold"
         assert row(found, name)["q_value"] is None
     assert (roles["question_length"], roles["answer_entropy"]) == ("baseline", "statistic")
-    assert found.confidence == "answer_margin"
+    assert found.row["risk_by"] == "answer_margin"
     assert found.features["partial_auroc"].is_null().all()  # the covariates use the label
     said = verdict(found.features, within=False)
     assert said.baseline is not None
@@ -195,11 +199,11 @@ def clustered(item: dict[str, Any]) -> dict[str, Any]:
 def test_every_number_is_by_cluster(make_run: MakeRun) -> None:
     written = evaluated_run(make_run, items=120, right=calm_and_long, changes=clustered)
     found = lpp.analyze.items(written.root, "tiny_task")
-    assert (found.cluster, found.n_clusters, found.even_clusters) == ("item_cluster", 30, 30)
+    assert (found.row["cluster"], found.row["n_clusters"]) == ("item_cluster", 30)
     right = np.array([item["correct"] for item in written.rows])
     codes = np.arange(120) // 4
     error = standard_error(right.tolist(), codes.tolist())
-    assert found.accuracy_interval == share_interval(right.mean(), error, 30)
+    assert interval(found) == share_interval(right.mean(), error, 30)
     tokens = written.tokens()
     entropy = np.array(
         [
@@ -215,8 +219,8 @@ def test_every_number_is_by_cluster(make_run: MakeRun) -> None:
     assert (entry["auroc"], entry["p_value"]) == (expected.value, expected.p_value)
     assert (entry["ci_low"], entry["ci_high"]) == expected.interval
     alone = lpp.analyze.items(written.root, "tiny_task", settings=ItemsSettings(cluster="item"))
-    assert (alone.cluster, alone.n_clusters) == ("item", 120)
-    for name, site in (("answer_entropy", None), ("distance", "final")):
+    assert (alone.row["cluster"], alone.row["n_clusters"]) == ("item", 120)
+    for name, site in (("answer_entropy", ""), ("distance", "final")):
         assert row(alone, name, site)["ci_low"] != row(found, name, site)["ci_low"]
     assert row(alone, "distance", "final")["auroc"] != row(found, "distance", "final")["auroc"]
 
@@ -230,9 +234,10 @@ def test_clusters_of_one_item_are_independent_items(
     groups = ("law", "art", "art")
     other = evaluated_run(make_run, items=120, right=calm_and_long, groups=groups, changes=own)
     alone = lpp.analyze.items(other.root, "tiny_task")
-    assert (alone.n_clusters, found.n_clusters) == (120, 0)
-    assert alone.accuracy_interval == pytest.approx(found.accuracy_interval, abs=1e-12)
-    assert (alone.calibration, alone.risk) == (found.calibration, found.risk)
+    assert (alone.row["n_clusters"], found.row["n_clusters"]) == (120, 0)
+    assert interval(alone) == pytest.approx(interval(found), abs=1e-12)
+    for table in ("item_reliability", "item_risk"):
+        assert alone.tables[table].equals(found.tables[table])
     numbers = [name for name, kind in SCHEMA.items() if kind == pl.Float64]
     for one, other_one in zip(
         alone.features.iter_rows(named=True), found.features.iter_rows(named=True), strict=True
@@ -274,8 +279,8 @@ def test_in_short_a_screen_has_the_best_site_of_each_feature(
 ) -> None:
     done = run(written.root, "--task", "tiny_task")
     assert len(done.stdout.splitlines()) < 65
-    of_sites = found.features.filter(pl.col("site").is_not_null()).drop_nulls("auroc")
-    kind = "within_" if found.n_within else ""
+    of_sites = found.features.filter(pl.col("site") != "").drop_nulls("auroc")
+    kind = "within_" if found.row["n_within"] else ""
     far = (pl.col(f"{kind}auroc") - 0.5).abs()
     for one in of_sites.filter(far == far.max().over("feature")).iter_rows(named=True):
         assert any(
@@ -291,18 +296,22 @@ def test_json_and_markdown_hold_the_same(
     assert run(written.root, "--task", "tiny_task", "-o", output).exit_code == 0
     document = json.loads(output.read_text("utf-8"))
     assert [*document] == ["store", "runs", "settings", "tables", "flags"]
-    assert document["tables"]["item_features"] == found.features.to_dicts()
+    expected = found.features.drop(ANALYSIS_KEY).with_columns(pl.col("site").replace("", None))
+    assert document["tables"]["item_features"] == expected.to_dicts()
     assert document["runs"] == {written.made.run_id: "model"}
     assert document["settings"]["skip_first"] == 0
     (analysis,) = document["tables"]["item_analyses"]
     assert {*analysis["flags"]} == {*document["flags"]}
-    assert (analysis["n_right"], analysis["n_wrong"]) == (found.n_right, found.n_wrong)
-    assert analysis["ece"] == found.calibration.ece  # type: ignore[union-attr]
+    assert (analysis["n_right"], analysis["n_wrong"]) == (
+        found.row["n_right"],
+        found.row["n_wrong"],
+    )
+    assert analysis["ece"] == found.row["ece"]
     done = run(written.root, "--task", "tiny_task", "--format", "md", "--all")
     assert done.exit_code == 0
     for value in found.features["auroc"].drop_nulls():
         assert f"| {value:.2f}" in done.stdout
-    for value in (found.calibration.ece, found.risk.area):  # type: ignore[union-attr]
+    for value in (found.row["ece"], found.row["risk_area"]):
         assert f"{value:.2f}" in done.stdout
 
 
@@ -351,14 +360,14 @@ def test_one_of_several_runs_and_filters_is_chosen(make_run: MakeRun) -> None:
     with pytest.raises(InputError, match="--run"):
         lpp.analyze.items(first.root, "tiny_task")
     found = lpp.analyze.items(first.root, "tiny_task", run="second")
-    assert found.run == second.made.run_id
+    assert found.row["run"] == second.made.run_id
     write_items(first.root, first.rows + [item | {"filter": "strict"} for item in first.rows])
     with pytest.raises(InputError, match="--filter"):
         lpp.analyze.items(first.root, "tiny_task", run="first")
     found = lpp.analyze.items(
         first.root, "tiny_task", settings=ItemsSettings(filter="strict"), run="first"
     )
-    assert found.n_right + found.n_wrong == 60
+    assert found.row["n_right"] + found.row["n_wrong"] == 60
 
 
 @pytest.mark.parametrize(("n", "said"), [(0, "Evaluate again"), (99, "altered"), (-1, "altered")])

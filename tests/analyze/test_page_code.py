@@ -77,12 +77,12 @@ def test_an_analysis_of_items_is_repeated_with_its_settings(make_run: MakeRun) -
     run = evaluated_run(make_run)
     settings = ItemsSettings(sites=["final"], skip_first=1, seed=2)
     items = evaluated_items(run.root, "tiny_task", run.made.run_id, settings)
-    answer = analysis(items, settings)
+    answer = analysis(items)
     names: list[str] = []
-    for name, value, bound in results(items_page(str(run.root), items, answer)):
+    for name, value, bound in results(items_page(str(run.root), answer)):
         names.append(name)
         assert len(value) > 0, name
-        assert bound["found"].features.equals(answer.features)
+        assert bound["found"]["item_features"].equals(answer.features)
     assert len(names) >= 4
 
 
@@ -94,5 +94,5 @@ def test_items_that_flip_are_repeated_with_their_settings(make_run: MakeRun) -> 
     for name, value, bound in results(flips_page(str(both.root), answer)):
         names.append(name)
         assert len(value) > 0, name
-        assert bound["found"].features.equals(answer.features)
+        assert bound["found"]["item_features"].equals(answer.features)
     assert "changed" in names

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -419,13 +418,13 @@ def test_a_task_says_what_is_right_and_which_items_belong_together(
         assert rows[f"{name},none"]["stderr"] == pytest.approx(expected)
     root = tmp_path / "store"
     found = evaluated_items(root, "tiny_mc")
-    assert (found.cluster, found.n_clusters) == ("subject", 2)
+    assert (found.settings.cluster, found.n_clusters) == ("subject", 2)
     as_earlier_releases(root)  # lm-eval's files have the documents, and the declaration
     assert read_items(root)["item_cluster"].null_count == len(items)
     early = evaluated_items(root, "tiny_mc")
-    assert (early.cluster, early.table.equals(found.table)) == ("subject", True)
+    assert (early.settings.cluster, early.table.equals(found.table)) == ("subject", True)
     other = evaluated_items(root, "tiny_mc", settings=ItemsSettings(cluster="id"))
-    assert (other.cluster, other.n_clusters) == ("id", len(items))
+    assert (other.settings.cluster, other.n_clusters) == ("id", len(items))
     with pytest.raises(InputError, match=r"--cluster subjct: .*did you mean subject"):
         evaluated_items(root, "tiny_mc", settings=ItemsSettings(cluster="subjct"))
 
@@ -487,7 +486,10 @@ def test_the_answer_of_a_generation_ends_before_the_stop_string(
     (shown,) = asked.filter(feature="answer_length").to_dicts()
     total = sum((shown[f"n_{kind}"] * (shown[f"mean_{kind}"] or 0)) for kind in ("right", "wrong"))
     assert total / 40 == pytest.approx(np.mean(found.table["length"].to_list()), rel=1e-3)
-    for said in (*mistakes.to_dicts(), *map(asdict, confident_mistakes(found))):
+    for said in (
+        *mistakes.to_dicts(),
+        *confident_mistakes(found).rename({"chosen_answer": "chosen"}).to_dicts(),
+    ):
         assert (said["chosen"] or "").strip() == answers[said["item"]].strip(), said
     as_earlier_releases(root)
     early = evaluated_items(root, "tiny_gen")

@@ -1,20 +1,17 @@
 """What tells the right answers of a task from the wrong ones, as a page.
 
-Sentences and charts are made of frames: the tables of one analysis (`item_tables`), or of every
-analysis of a database, which the report reads.
+Everything is made of rows: the tables of one analysis, or those of every analysis of a database,
+which the report reads.
 """
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.evaluations.analysis import ItemAnalysis
-from lpp.analyze.evaluations.evaluated import EvaluatedItems
-from lpp.analyze.evaluations.mistakes import confident_mistakes
 from lpp.analyze.evaluations.pages.items_page_tables import (
     ANALYSES,
     CONTROLS,
@@ -28,20 +25,21 @@ from lpp.analyze.evaluations.pages.items_page_tables import (
     without_auroc,
 )
 from lpp.analyze.evaluations.pages.verdict import Q_READING, Row, Verdict, named, verdict
-from lpp.analyze.evaluations.tables import MEANING, item_flags, item_tables
+from lpp.analyze.evaluations.tables import ANALYSIS_KEY, MEANING, ItemAnalysis
 from lpp.analyze.pages.analyses import analyses, chart_of_analyses
 from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Table
 from lpp.analyze.pages.words import (
-    Code,
     Flag,
-    Ref,
-    Run,
     Sentence,
     clause,
+    code,
     ends,
     hundredths,
+    ref,
+    run,
+    say,
     with_interval,
 )
 from lpp.store.format.run_names import run_names
@@ -82,97 +80,76 @@ def item_findings(frames: Frames) -> Iterator[Sentence]:
         key = OF_ANALYSIS[:4]
         analyses = analyses.sort(OF_ANALYSIS).unique(key, keep="first", maintain_order=True)
     for k, row in enumerate(analyses.iter_rows(named=True)):
-        result = verdict(of_analysis(frames["item_features"], row), within=row["n_within"] > 0)
-        yield conclusion(row, result)
+        of_row = (pl.col(name) == row[name] for name in OF_ANALYSIS)
+        features = frames["item_features"].filter(*of_row)
+        result = verdict(features, within=row["n_within"] > 0)
+        yield say(_conclusion(row, result))
         if k < TOLD:
-            yield result.sentence(RIGHT)
+            yield say(result.sentence(RIGHT))
             if row["ece"] is not None:
-                yield _calibration(row)
+                yield say(_calibration(row))
 
 
-def of_analysis(frame: pl.DataFrame, row: Row) -> pl.DataFrame:
-    """The rows of one analysis. row: any row that has its key."""
-    return frame.filter(pl.all_horizontal(pl.col(name) == row[name] for name in OF_ANALYSIS))
-
-
-def conclusion(row: Row, verdict: Verdict) -> Sentence:
+def _conclusion(row: Row, verdict: Verdict) -> str:
     """How many items are right, and what tells them best. row: of `item_analyses`."""
     n = row["n_right"] + row["n_wrong"]
     value = with_interval(row["accuracy"], row["accuracy_ci_low"], row["accuracy_ci_high"])
-    if verdict.best is None:
-        best = "and no feature tells them from the wrong ones beyond chance."
-    else:
+    best = "and no feature tells them from the wrong ones beyond chance."
+    if verdict.best is not None:
         best = f"and {named(verdict.best)} tells them from the wrong ones best"
         best += f"{verdict.beside_baseline()}."
-    return (
-        Run(row["run"]),
-        " answers ",
-        Ref(f"{row['n_right']:,} of {n:,} items", ANALYSES.name),
-        " of ",
-        Code(row["task"]),
-        f" correctly (accuracy {value}), {best}",
-    )
+    counted = ref(f"{row['n_right']:,} of {n:,} items", ANALYSES.name)
+    answers = f"{run(row['run'])} answers {counted} of {code(row['task'])}"
+    return f"{answers} correctly (accuracy {value}), {best}"
 
 
-def _calibration(row: Row) -> Sentence:
+def _calibration(row: Row) -> str:
     beyond = "more" if row["ece"] > row["ece_by_chance"] else "not surely more"
     value = with_interval(row["ece"], row["ece_ci_low"], row["ece_ci_high"])
     return (
-        "The chosen answer's share is off by ",
-        Ref(value, ANALYSES.name),
-        f" on average (expected calibration error), {beyond} than chance gives a calibrated model "
-        f"on as many items (up to {hundredths(row['ece_by_chance'])}).",
+        f"The chosen answer's share is off by {ref(value, ANALYSES.name)} on average (expected "
+        f"calibration error), {beyond} than chance gives a calibrated model on as many items (up "
+        f"to {hundredths(row['ece_by_chance'])})."
     )
 
 
-_CHARTS: Final = (
-    (
-        "items-depth",
-        "features",
-        "AUROC by depth",
-        "Each feature of the rows, at each site, with its 95 % interval, within groups where there "
-        "are any. Grey: where 95 % of draws with shuffled labels lie. Dashed: the baselines, and "
-        "the best feature of the predictions.",
-        OF_SITES.name,
-        ("item_features", "depth", "item_depth_chart"),
-    ),
-    (
-        "items-reliability",
-        "confidence",
-        "Reliability",
-        "How often the model is right, by the mean share of the chosen answer among the answers, "
-        "in bins of equally many items. On the diagonal it is as often right as the share says; "
-        "below it, it is too sure.",
-        RELIABILITY.name,
-        ("item_reliability", "bin", "reliability_chart"),
-    ),
-    (
-        "items-risk",
-        "confidence",
-        "Risk against coverage",
-        "The share of wrong answers when the model answers only the items it is most confident of. "
-        "Dashed: all items answered; an order by chance stays there.",
-        RISK.name,
-        ("item_risk", "risk", "risk_chart"),
-    ),
-)
-
-
-def item_charts(frames: Frames, tables: Mapping[str, Table], runs: RunStyles) -> Iterator[Chart]:
+def item_charts(
+    frames: Frames, tables: Mapping[str, Table], runs: RunStyles, section: str = ""
+) -> Iterator[Chart]:
     """Charts of depth, reliability and risk, with a panel for each analysis that has data.
 
-    tables: those behind the charts, by name.
+    tables: those behind the charts, by name. section: that has them all; by default depth is in
+    `features`, the others are in `confidence`.
     """
-    for name, section, title, text, table, (source, needed, chart) in _CHARTS:
-        parts = analyses(frames[source], OF_ANALYSIS, needed)
-        if table in tables and parts:
+    for name, table, needed, title, draw, text in (
+        (
+            *("items-depth", OF_SITES, "depth", "AUROC by depth", "item_depth_chart"),
+            "Each feature of the rows, at each site, with its 95 % interval, within groups where "
+            "there are any. Grey: where 95 % of draws with shuffled labels lie. Dashed: the "
+            "baselines, and the best feature of the predictions.",
+        ),
+        (
+            *("items-reliability", RELIABILITY, "bin", "Reliability", "reliability_chart"),
+            "How often the model is right, by the mean share of the chosen answer among the "
+            "answers, in bins of equally many items. On the diagonal it is as often right as the "
+            "share says; below it, it is too sure.",
+        ),
+        (
+            *("items-risk", RISK, "risk", "Risk against coverage", "risk_chart"),
+            "The share of wrong answers when the model answers only the items it is most confident "
+            "of. Dashed: all items answered; an order by chance stays there.",
+        ),
+    ):
+        parts = analyses(frames[table.table], OF_ANALYSIS, needed)
+        if table.name in tables and parts:
+            home = "features" if table is OF_SITES else "confidence"
             yield chart_of_analyses(
-                chart,
+                draw,
                 parts,
                 runs,
                 name=name,
-                section=section,
-                table=tables[table],
+                section=section or home,
+                table=tables[table.name],
                 title=title,
                 text=text,
             )
@@ -180,198 +157,158 @@ def item_charts(frames: Frames, tables: Mapping[str, Table], runs: RunStyles) ->
 
 # the page of one analysis
 
-
-_CODE: Final = {
-    ANALYSES.name: 'item_tables(found)["item_analyses"]',
-    OF_ITEMS.name: 'item_tables(found)["item_features"].filter(site="").drop_nulls("auroc")',
-    OF_SITES.name: 'item_tables(found)["item_features"].filter(pl.col("site") != "")'
-    '.drop_nulls("auroc")',
-    CONTROLS.name: 'item_tables(found)["item_features"]',
-    RELIABILITY.name: 'item_tables(found)["item_reliability"]',
-    RISK.name: 'item_tables(found)["item_risk"]',
-    MISTAKES.name: "confident_mistakes(some)",
+_LEADS: Final = {
+    "features": READING,
+    "confidence": "The confidence of an item is the share of the chosen answer among the answers, "
+    "or ln p of the only answer, for each of its tokens. A calibrated model is right as often as "
+    "its shares say.",
+    "mistakes": "The wrong items of the largest confidence, with the last 60 tokens of the "
+    "question, the chosen and the right answer. A token is its id where the store has no "
+    "vocabulary.",
 }
-"""Python that gives the rows of each table, from the items and their analysis."""
+"""How to read the tables of each section."""
 
-_LEADS: Final = (
-    READING,
-    "The confidence of an item is the share of the chosen answer among the answers, or ln p of "
-    "the only answer, for each of its tokens. A calibrated model is right as often as its shares "
-    "say.",
-    "The wrong items of the largest confidence, with the last 60 tokens of the question, the "
-    "chosen and the right answer. A token is its id where the store has no vocabulary.",
-)
+_SECTIONS: Final = {
+    "features": (f"What tells {RIGHT}", (OF_ITEMS, OF_SITES, CONTROLS)),
+    "confidence": ("Whether confidence can be trusted", (ANALYSES, RELIABILITY, RISK)),
+    "mistakes": ("The most confident mistakes", (MISTAKES,)),
+}
 
 
-def items_page(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Page:
-    """The page of one analysis; no database is read or written.
+def items_page(store: str, analysis: ItemAnalysis) -> Page:
+    """The page of the analysis of one run; no database is read or written.
 
-    store: its path as it was given. answer: the analysis of `items`. Raises FormatError for altered
-    bytes.
+    store: its path as it was given. Raises FormatError for altered bytes.
     """
-    run = items.view.run
-    runs = RunStyles(run_names({run.id: run.plan}))
-    frames = item_tables(answer)
+    (view,), frames, settings = analysis.views, analysis.tables, analysis.settings
+    runs = RunStyles(run_names({view.run.id: view.run.plan}))
+    features, row = analysis.features.drop(ANALYSIS_KEY), analysis.row
     others = {name: rows for name, rows in frames.items() if name != "item_features"}
-    (row,) = frames["item_analyses"].to_dicts()
-    result = verdict(answer.features, within=answer.n_within > 0)
-    sentences = list(item_findings(frames))
-    tables = {table.name: table for table in _tables(store, items, answer, frames, result)}
+    result = verdict(features, within=row["n_within"] > 0)
+    first, best, *further = item_findings(frames)
+    named = f"{store!r}, {row['task']!r}, {row['run']!r}, {as_python(settings)}"
+    call = (
+        "import polars as pl\nfrom lpp.analyze import ItemsSettings, items\n\n"
+        f"found = items({named}).tables\n"
+    )
+    tables = {table.name: table for table in _tables(frames, features, result, call)}
     charts = list(item_charts(frames, tables, runs))
     charts[:1] = [replace(chart, opens=True) for chart in charts[:1]]
-    notes = _notes(answer)
-
-    def section(name: str, title: str, more: str, *names: str) -> Section:
-        return Section(
-            name,
-            title,
-            Q_READING if name == "features" else "",
-            charts=tuple(chart for chart in charts if chart.section == name),
-            tables=tuple(tables[table] for table in names if table in tables),
-            notes=notes.get(name, ()),
-            more=more,
-            brief=name == "features",
-        )
-
-    features, confidence, mistakes = _LEADS  # how to read the tables of each section
+    notes = {"features": without_auroc(features), "confidence": _confidence(row, frames)}
+    words = ["lpp-analyze", "items", store, "--task", row["task"], "--run", row["run"]]
+    again = shlex.join([*words, *as_words(settings)])
     return Page(
         title="Right and wrong answers",
-        about=(Code(answer.task), " answered by ", Run(answer.run)),
-        opening=_opening(sentences[0], row, result, answer),
-        findings=(
-            sentences[1],
-            *((f"{n:,} items are left out: {why}.",) for why, n in answer.left_out.items()),
-        ),
-        further=tuple(sentences[2:]),
+        about=say(f"{code(row['task'])} answered by {run(row['run'])}"),
+        opening=_opening(first, row, result),
+        findings=(best, *((note,) for note in row["notes"])),
+        further=tuple(further),
         sections=(
-            section(
-                *("features", f"What tells {RIGHT}", features),
-                *(OF_ITEMS.name, OF_SITES.name, CONTROLS.name),
+            *(
+                Section(
+                    name,
+                    title,
+                    Q_READING if name == "features" else "",
+                    charts=tuple(chart for chart in charts if chart.section == name),
+                    tables=tuple(tables[s.name] for s in shapes if s.name in tables),
+                    notes=tuple(map(say, notes.get(name, ()))),
+                    more=_LEADS[name],
+                    brief=name == "features",
+                )
+                for name, (title, shapes) in _SECTIONS.items()
             ),
-            section(
-                *("confidence", "Whether confidence can be trusted", confidence),
-                *(ANALYSES.name, RELIABILITY.name, RISK.name),
-            ),
-            section("mistakes", "The most confident mistakes", mistakes, MISTAKES.name),
             Section(
                 "asked",
                 "What was asked, and how",
-                notes=tuple(_how_asked(store, items, answer)),
+                notes=(
+                    *map(say, _how_asked(row)),
+                    say(f"Again: {code(f'{again} -o items.html')}"),
+                ),
                 brief=False,
             ),
         ),
         meanings=MEANING,
         runs=runs,
         next=(f"lpp-sql {shlex.quote(store)} --run confident_mistakes",),
-        data={"item_features": answer.features, **others},
+        data={"item_features": features.with_columns(pl.col("site").replace("", None)), **others},
         store=store,
-        origin=origin_of([run]),
+        origin=origin_of([view.run]),
     )
 
 
-def _opening(sentence: Sentence, row: Row, result: Verdict, answer: ItemAnalysis) -> Opening:
+def _opening(sentence: Sentence, row: Row, result: Verdict) -> Opening:
     """Accuracy, the best feature beside the best baseline, and the calibration error."""
-    numbers = {("accuracy", "share"): _with_ends(row, "accuracy")}
+
+    def with_ends(name: str) -> tuple[float, float | None, float | None]:
+        return row[name], row[f"{name}_ci_low"], row[f"{name}_ci_high"]
+
+    numbers = {("accuracy", "share"): with_ends("accuracy")}
     for feature, which in ((result.best, "best"), (result.baseline, "baseline")):
         if feature is not None:
             numbers[named(feature), f"AUROC, {which}"] = result.number(feature)
     if row["ece"] is not None:
-        numbers["calibration", "error"] = _with_ends(row, "ece")
-    within = f" in {answer.n_groups:,} groups" if result.within else ""
+        numbers["calibration", "error"] = with_ends("ece")
+    within = f" in {row['n_groups']:,} groups" if result.within else ""
+    figures = (
+        Figure(hundredths(x), ends(low, high) or "no interval") for x, low, high in numbers.values()
+    )
     return Opening(
         sentence,
-        f"{answer.n_right + answer.n_wrong:,} items{within}, "
-        f"{independence(answer.cluster, answer.n_clusters)}",
+        f"{row['n_right'] + row['n_wrong']:,} items{within}, {independence(row)}",
         tuple(numbers),
-        (
-            tuple(
-                Figure(hundredths(x), ends(low, high) or "no interval")
-                for x, low, high in numbers.values()
-            ),
-        ),
-        tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in item_flags(answer)),
+        (tuple(figures),),
+        tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in row["flags"]),
     )
 
 
-def _with_ends(row: Row, name: str) -> tuple[float, float | None, float | None]:
-    """A number of a row and the ends of its interval."""
-    return row[name], row[f"{name}_ci_low"], row[f"{name}_ci_high"]
-
-
-def _tables(
-    store: str, items: EvaluatedItems, answer: ItemAnalysis, frames: Frames, result: Verdict
-) -> Iterator[Table]:
+def _tables(frames: Frames, features: pl.DataFrame, result: Verdict, call: str) -> Iterator[Table]:
     """Tables that have rows, without the columns that are constant on the page."""
-    call = _call(store, answer)
-
-    def code(name: str) -> str:
-        return f"{call}\n{_CODE[name]}"
-
-    yield from feature_tables(answer.features, result, code)
+    yield from feature_tables(features, result, call)
     for shape in (ANALYSES, RELIABILITY, RISK):
         constant = [name for name in OF_ANALYSIS if name != "task" or shape is not ANALYSES]
         frame = frames[shape.table].drop(constant, strict=False)
         if frame.height:
-            yield shaped(shape, frame, code=code(shape.name), first=(*shape.first, "flags"))
-    rows = [asdict(mistake) for mistake in confident_mistakes(items)]
-    wrong = pl.DataFrame(rows, infer_schema_length=None).rename(
-        {"chosen": "chosen_answer", "gold": "gold_answer"}
-    )
+            rows = f"{call}found[{shape.table!r}]"
+            yield shaped(shape, frame, code=rows, first=(*shape.first, "flags"))
+    wrong = frames["item_mistakes"]
     wrong = wrong.select(column for column in wrong if column.null_count() < len(column))
-    yield shaped(MISTAKES, wrong, code=code(MISTAKES.name))
+    yield shaped(MISTAKES, wrong, code=f"{call}found['item_mistakes']")
 
 
-def _notes(answer: ItemAnalysis) -> Mapping[str, tuple[Sentence, ...]]:
-    """Sentences of sections: what has no number and why, and the numbers of no table."""
-    risk, calibrated = answer.risk, answer.calibration
-    if calibrated is None:
-        share = "No calibration: items have one answer, whose probability is no confidence."
+def _confidence(row: Row, frames: Frames) -> Iterator[str]:
+    """The numbers of no table: means over items, and the area under risk against coverage."""
+    bins, risk = frames["item_reliability"], frames["item_risk"]
+    if row["ece"] is None:
+        yield "No calibration: items have one answer, whose probability is no confidence."
     else:
-        share = (
-            f"The mean of chosen_share is {hundredths(calibrated.confidence)}; "
-            f"{hundredths(calibrated.accuracy)} of the items are right. A calibrated model would "
-            f"be off by {hundredths(calibrated.calibrated[0])} on average."
-        )
-    area = (
-        f"Area under risk against coverage, by {answer.confidence}: {hundredths(risk.area)}; best "
-        f"{hundredths(risk.best)}, by chance {hundredths(risk.random)}."
-    )
-    return {"features": tuple(without_auroc(answer.features)), "confidence": ((share,), (area,))}
-
-
-def _call(store: str, answer: ItemAnalysis) -> str:
-    """The Python that repeats this analysis."""
-    return (
-        "import polars as pl\n"
-        "from lpp.analyze import ItemsSettings\n"
-        "from lpp.analyze.evaluations.analysis import analysis\n"
-        "from lpp.analyze.evaluations.evaluated import evaluated_items\n"
-        "from lpp.analyze.evaluations.mistakes import confident_mistakes\n"
-        "from lpp.analyze.evaluations.tables import item_tables\n\n"
-        f"settings = {as_python(answer.settings)}\n"
-        f"some = evaluated_items({store!r}, {answer.task!r}, {answer.run!r}, settings)\n"
-        "found = analysis(some, settings)"
-    )
-
-
-def _how_asked(store: str, items: EvaluatedItems, answer: ItemAnalysis) -> Iterator[Sentence]:
-    """Counts, what is independent, and the command that makes the page again."""
-    groups = f"; {answer.n_groups:,} groups" if answer.n_groups else ""
-    yield (
-        f"{answer.n_right + answer.n_wrong:,} items of ",
-        Code(answer.task),
-        f", {answer.n_right:,} right, {answer.n_wrong:,} wrong{groups}. Source: {answer.source}.",
-    )
-    if answer.n_groups:
-        count = f"{answer.n_within:,}" if answer.n_within else "too few to compare any"
+        means = pl.col("confidence", "accuracy").dot(pl.col("n")) / pl.col("n").sum()
+        share, right = bins.select(means).row(0)
         yield (
-            f"Within groups: {count} items are in groups of at least two right and two wrong ones.",
+            f"The mean of chosen_share is {hundredths(share)}; {hundredths(right)} of the items "
+            "are right. A calibrated model would be off by "
+            f"{hundredths(row['ece_calibrated'])} on average."
         )
-    words = ["lpp-analyze", "items", store, "--task", answer.task, "--run", answer.run]
-    words += as_words(answer.settings)
-    yield ("Again: ", Code(f"{shlex.join(words)} -o items.html"))
+    yield (
+        f"Area under risk against coverage, by {row['risk_by']}: {hundredths(row['risk_area'])}; "
+        f"best {hundredths(row['risk_best'])}, by chance {hundredths(risk['risk'][-1])}."
+    )
 
 
-def independence(cluster: str | None, n_clusters: int) -> str:
+def _how_asked(row: Row) -> Iterator[str]:
+    """Counts, and what is independent."""
+    groups = f"; {row['n_groups']:,} groups" if row["n_groups"] else ""
+    counts = f"{row['n_right']:,} right, {row['n_wrong']:,} wrong{groups}"
+    n = row["n_right"] + row["n_wrong"]
+    yield f"{n:,} items of {code(row['task'])}, {counts}. Source: {row['source']}."
+    if row["n_groups"]:
+        count = f"{row['n_within']:,}" if row["n_within"] else "too few to compare any"
+        yield (
+            f"Within groups: {count} items are in groups of at least two right and two wrong ones."
+        )
+
+
+def independence(row: Row) -> str:
     """Whether items are independent, or clusters of items."""
-    return "independent" if cluster is None else f"{n_clusters:,} clusters by {cluster}"
+    return (
+        f"{row['n_clusters']:,} clusters by {row['cluster']}" if row["cluster"] else "independent"
+    )

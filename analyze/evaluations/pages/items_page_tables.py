@@ -1,13 +1,13 @@
 """Tables of the pages about items of evaluations, and the features among their rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import polars as pl
 
 from lpp.analyze.evaluations.pages.verdict import FEATURES, SITES, Verdict, named
 from lpp.analyze.pages.table import Declared, Shape, Table
-from lpp.analyze.pages.words import Sentence, Style
+from lpp.analyze.pages.words import Style
 from lpp.sql.schema import TABLES, VIEWS, Column
 
 RENAMED: Final = {
@@ -118,18 +118,18 @@ def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
 
 
 def feature_tables(
-    features: pl.DataFrame, verdict: Verdict, code: Callable[[str], str], **more: Any
-) -> tuple[Table, ...]:
+    features: pl.DataFrame, verdict: Verdict, call: str, **more: Any
+) -> Iterator[Table]:
     """Tables of one analysis: features of items, of each site, and the controls of all.
 
-    features: rows with `feature_columns`. verdict: on them. code: Python that gives the
-    rows of a table, by its name. more: arguments of `table_of`. Text shows the best site of each
+    features: rows with `feature_columns`. verdict: on them. call: Python that makes `found`, the
+    tables of the analysis. more: arguments of `table_of`. Text shows the best site of each
     feature, then the sites that tell more than the best baseline; of the features of items, the
     best baseline and those farthest from 0.5.
     """
     distance = (pl.col(f"{verdict.kind}auroc") - 0.5).abs()
     role = pl.col("role").replace_strict(ROLES, range(len(ROLES)), return_dtype=pl.Int32)
-    rows = features.rename(RENAMED).with_columns(pl.col("site").fill_null(""))
+    rows = features.rename(RENAMED)
     rows = rows.select(column for column in rows if column.null_count() < len(column))
     there = rows.drop_nulls("auroc")
     of_items = there.filter(site="").sort(
@@ -151,21 +151,21 @@ def feature_tables(
     few_items = pl.concat([of_items.filter(role="baseline", feature=baseline), far])
     with_partial = () if verdict.within else ("partial_auroc",)
     first = (*OF_ITEMS.first[:3], *with_partial, *OF_ITEMS.first[3:])
-    tables: tuple[tuple[Shape, pl.DataFrame, dict[str, Any]], ...] = (
-        (OF_ITEMS, of_items, {"short": few_items, "first": first}),
-        (OF_SITES, of_sites, {"short": few.head(SITES_IN_SHORT)}),
-        (CONTROLS, rows, {"brief": False}),
+    few_sites, there_is = few.head(SITES_IN_SHORT), ".drop_nulls('auroc')"
+    tables: tuple[tuple[Shape, pl.DataFrame, str, dict[str, Any]], ...] = (
+        (OF_ITEMS, of_items, f".filter(site=''){there_is}", {"short": few_items, "first": first}),
+        (OF_SITES, of_sites, f".filter(pl.col('site') != ''){there_is}", {"short": few_sites}),
+        (CONTROLS, rows, "", {"brief": False}),
     )
-    return tuple(
-        shaped(shape, frame, code=code(shape.name), **options, **more)
-        for shape, frame, options in tables
-        if frame.height
-    )
+    for shape, frame, chosen, options in tables:
+        if frame.height:
+            code = f"{call}found['item_features']{chosen}"
+            yield shaped(shape, frame, code=code, **options, **more)
 
 
-def without_auroc(features: pl.DataFrame) -> Iterator[Sentence]:
+def without_auroc(features: pl.DataFrame) -> Iterator[str]:
     """A sentence on the features that have no AUROC, for each reason."""
     missing = features.filter(pl.col("auroc").is_null())
     for why in missing["why_none"].unique(maintain_order=True):
         rows = missing.filter(pl.col("why_none").eq_missing(pl.lit(why))).iter_rows(named=True)
-        yield (f"No AUROC of {', '.join(map(named, rows))}: {why}.",)
+        yield f"No AUROC of {', '.join(map(named, rows))}: {why}."

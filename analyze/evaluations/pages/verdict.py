@@ -7,7 +7,7 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.numerics.statistics.association import benjamini_hochberg
-from lpp.analyze.pages.words import Part, Ref, Sentence, hundredths, with_interval
+from lpp.analyze.pages.words import hundredths, ref, with_interval
 
 Q: Final = 0.1
 """Expected share of false findings among the features that are said to tell right from wrong."""
@@ -66,38 +66,36 @@ class Verdict:
         gain = with_interval(value, low, high)
         return words if value is None else f"{words} (by {gain} of AUROC's distance to 0.50)"
 
-    def sentence(self, what: str) -> Sentence:
-        """How many features tell, how many more than the best baseline, and the best of them.
+    def sentence(self, what: str) -> str:
+        """A text of `say`: how many features tell, how many more than the best baseline, and the
+        best of them.
 
         what: what they tell, such as "right answers from wrong ones".
         """
         where = ", within groups" if self.within else ""
         n = f"{len(self.tested):,} features"
         if self.best is None:
-            return (
-                f"No feature tells {what} beyond chance: of ",
-                Ref(n, FEATURES),
-                f" none has q below {Q}{where}.",
-            )
-        verb = "tells" if len(self.telling) == 1 else "tell"
-        parts: list[Part] = [
-            Ref(f"{len(self.telling):,} of {n}", FEATURES),
-            f" {verb} {what} (q below {Q}{where})",
-        ]
+            counted = ref(n, FEATURES)
+            beyond = f"beyond chance: of {counted} none has q below {Q}{where}"
+            return f"No feature tells {what} {beyond}."
+        verb, beside = "tells" if len(self.telling) == 1 else "tell", ""
         if self.baseline is not None:
             baseline = f"{self.baseline['feature']} ({self.auroc(self.baseline)})"
             more = f"{len(self.beyond) or 'none'} of them surely more"
             if len(self.telling) == 1:
                 more = "surely more" if self.beyond else "not surely more"
-            parts.append(f", {more} than the best baseline, {baseline}, by a paired test")
-        value = with_interval(*self.number(self.best))
+            beside = f", {more} than the best baseline, {baseline}, by a paired test"
         table = SITES if self.best["site"] else FEATURES
-        parts += [f". The best is {named(self.best)}, AUROC ", Ref(value, table), "."]
-        return tuple(parts)
+        value = ref(with_interval(*self.number(self.best)), table)
+        counted = ref(f"{len(self.telling):,} of {n}", FEATURES)
+        return (
+            f"{counted} {verb} {what} (q below {Q}{where}){beside}. The best is "
+            f"{named(self.best)}, AUROC {value}."
+        )
 
 
 def verdict(features: pl.DataFrame, *, within: bool) -> Verdict:
-    """The verdict on features, rows of `analysis.FEATURE_COLUMNS` or of `item_features`.
+    """The verdict on features, rows of `item_features`.
 
     within: use the numbers within groups. Features of the gold answer are excluded, because they
     use the label. The best of many rows is partly luck: q corrects `telling`, nothing corrects the
@@ -131,7 +129,7 @@ def verdict(features: pl.DataFrame, *, within: bool) -> Verdict:
 def named(row: Row) -> str:
     """A feature, followed by its site if it has one.
 
-    >>> named({"feature": "distance", "site": "final"}), named({"feature": "gap", "site": None})
+    >>> named({"feature": "distance", "site": "final"}), named({"feature": "gap", "site": ""})
     ('distance of final', 'gap')
     """
     return f"{row['feature']} of {row['site']}" if row["site"] else str(row["feature"])
