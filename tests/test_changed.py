@@ -15,7 +15,7 @@ FILES = {
     "store/halves.py": "HALF = 0.5\n",
     "store/text.sql": "SELECT 1",
     "store/reader.py": 'NAME = "text.sql"\n',
-    "analyze/__init__.pyi": "from lpp.analyze.charts import draw as draw\n",
+    "analyze/__init__.pyi": "from .charts import draw as draw\n",
     "analyze/__init__.py": "",
     "analyze/charts.py": "def draw(x):\n    from lpp.store.numbers import twice\n",
     "analyze/cli/command.py": "from lpp.analyze.cli.diff import diff\n"

@@ -54,7 +54,7 @@ class Graph:
         stub = self.paths[name].with_suffix(".pyi")
         tree = ast.parse(stub.read_text("utf-8") if stub.exists() else "")
         of_stub = (imported_names(node) for node in tree.body if isinstance(node, ast.ImportFrom))
-        return {word: target for names in of_stub for word, target in names.items()}
+        return {word: f"{name}.{target}" for names in of_stub for word, target in names.items()}
 
     def resolve(self, target: str) -> Iterator[str]:
         """The modules that a full name means."""
