@@ -78,15 +78,6 @@ def snapshot(words: str, command: click.Command) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("words", [w for w, c in COMMANDS.items() if isinstance(c, click.Group)])
-def test_summaries_of_commands_are_whole_sentences(words: str) -> None:
-    # click leaves two of a terminal's 80 columns free
-    printed = CliRunner().invoke(COMMANDS[words], ["--help"], terminal_width=78).output
-    listed = printed.partition("Commands:\n")[2].splitlines()
-    assert listed
-    assert [line for line in listed if not re.fullmatch(r"  \w+ +[A-Z].*[^.]\.", line)] == []
-
-
 @pytest.mark.parametrize("words", COMMANDS)
 def test_help_fits_eighty_columns(words: str) -> None:
     assert [line for line in help_text(COMMANDS[words]).splitlines() if len(line) > 80] == []
@@ -179,19 +170,10 @@ sys.meta_path.insert(0, Interrupts())
 @pytest.mark.parametrize(
     ("program", "module"),
     [
-        *((program, module) for program in PROGRAMS for module in ("click", "lpp.store.errors")),
-        *(
-            ("lpp-sql", module)
-            for module in ("lpp.sql", "lpp.sql.database.build", "lpp.sql.cli", "duckdb")
-        ),
-        *(
-            ("lpp-analyze", module)
-            for module in ("lpp.store.process.allocator", "numcodecs", "numpy")
-        ),
-        *(
-            ("lpp-capture", module)
-            for module in ("lpp.capture.models.machine", "lpp.capture.engine.status")
-        ),
+        ("lpp-sql", "click"),
+        ("lpp-sql", "duckdb"),
+        ("lpp-analyze", "numpy"),
+        ("lpp-capture", "lpp.capture.engine.status"),
     ],
 )
 def test_ctrl_c_while_a_module_is_imported(
@@ -261,22 +243,6 @@ def test_signals_that_were_ignored_at_the_start_stay_ignored(
     assert (tmp_path / "seen").exists()
     assert (done.returncode, done.stderr) == (0, "")
     assert "one" in done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_a_full_standard_output_is_one_message(
-    program: str, words: Callable[[str], list[str]]
-) -> None:
-    for more in ([], ["--help"]):
-        with open("/dev/full", "wb") as full:
-            done = subprocess.run(
-                [*words(program), *more], stdout=full, stderr=subprocess.PIPE, check=False
-            )
-        error = done.stderr.decode()
-        assert done.returncode == 2
-        assert "bug" not in error
-        assert len(error.splitlines()) == 1
 
 
 @pytest.mark.slow

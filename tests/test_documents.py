@@ -189,71 +189,12 @@ def test_the_tables_that_are_committed_are_those_of_the_code(reference: ModuleTy
         assert reference.with_tables(text) == text, "`make tables` writes the tables again"
 
 
-@pytest.mark.parametrize(
-    ("source", "linked"),
-    [
-        ("Shannon 1948", "Shannon 1948"),
-        ("arXiv 2605.30018", "[arXiv 2605.30018](URL2605.30018)"),
-        ("Giraldo et al. 2014, arXiv 1211.2459", "[Giraldo et al. 2014](URL1211.2459)"),
-        ("A 2007; B 2023, arXiv 2311.04930 (x)", "A 2007; [B 2023](URL2311.04930) (x)"),
-    ],
-)
-def test_a_paper_of_arxiv_is_a_link(reference: ModuleType, source: str, linked: str) -> None:
-    assert reference.with_links(source) == linked.replace("URL", "https://arxiv.org/abs/")
-
-
-def test_a_table_that_differs_from_the_code_is_made_again(reference: ModuleType) -> None:
-    text = "# Page\n<!-- table: flags -->\nold\n<!-- end -->\nwords\n"
-    again = reference.with_tables(text)
-    assert again.startswith("# Page\n<!-- table: flags -->\n| flag | of | warning |\n")
-    assert again.endswith(" |\n<!-- end -->\nwords\n")
-
-
-TERMS = {"run": "run", "prefix": "prefix", "entropy floor": "entropy-floor", "KL": "kl"}
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Prefixes, a prefix", "[Prefixes](g.md#prefix), a prefix"),
-        ("# A prefix\nits prefix", "# A prefix\nits [prefix](g.md#prefix)"),
-        ("Run it: a run, two runs", "Run it: a [run](g.md#run), two runs"),
-        ("`prefix` [prefix](a.md) $prefix$ <i prefix>", None),
-        ("```bash\nthe run\n```\n    the run\n", None),
-        ("prefixed, KLM", None),
-        ("p < .05, a prefix > 3", "p < .05, a [prefix](g.md#prefix) > 3"),
-        ("The **entropy floor**", "The **[entropy floor](g.md#entropy-floor)**"),
-        ("<!-- other meaning here: prefix, run -->\na prefix, a run", None),
-    ],
-)
-def test_the_first_use_of_a_term_leads_to_the_glossary(text: str, expected: str | None) -> None:
-    assert site_module("glossary").linked(text, TERMS, "g.md") == (expected or text)
-
-
-def test_every_term_of_the_glossary_is_explained_in_order() -> None:
-    text = (ROOT / "docs" / "glossary.md").read_text("utf-8")
-    module = site_module("glossary")
-    terms = list(module.terms_of(text))
-    assert terms == sorted(terms, key=str.lower)
-    assert set(module.ALSO_OTHER_WORDS) < {*terms}
-    assert all(part.partition("\n")[2].strip() for part in text.split("\n## ")[1:])
-
-
 def test_every_formula_is_one_of_the_page_on_metrics() -> None:
     module = site_module("formulas")
     page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
     formulas = (part for tex in module.FORMULAS.values() for part in tex.split(module.NEXT))
     assert {*formulas} <= {*page.split("$")}
     assert "lambda" not in re.sub(r"\\lambda", "", page.partition("## Items")[0])
-
-
-def test_a_formula_becomes_mathml() -> None:
-    pytest.importorskip("latex2mathml", reason="the extra docs is not installed")
-    page = '<p>a <span class="arithmatex">\\(\\lambda &lt; 1\\)</span> b</p>'
-    made = site_module("formulas").as_mathml(page)
-    assert made.startswith("<p>a <math ")
-    assert "<mi>&#x003BB;</mi><mo>&#x0003C;</mo><mn>1</mn>" in made
-    assert made.endswith("</math> b</p>")
 
 
 def test_the_address_of_the_project_is_said_in_one_place(reference: ModuleType) -> None:

@@ -184,7 +184,6 @@ def report(root: Path) -> str:
 
 
 TOKENS = "SELECT run, prompt_id, position, entropy, margin FROM token_stats ORDER BY ALL"
-KEYS = ["run", "site", "prefix", "n_prompts"]
 
 
 def frames(root: Url) -> list[pl.DataFrame]:
@@ -218,12 +217,6 @@ def placed(stores: Stores, folder: Path, kind: str) -> tuple[Path, Path | None]:
         return folder / place, None
     shutil.copytree(stores.decoy, folder / decoy)
     return folder / place, folder / decoy
-
-
-@pytest.fixture(params=PLACES)
-def odd(request: pytest.FixtureRequest, stores: Stores, tmp_path: Path) -> Path:
-    """A copy of the store at an odd place, the decoy beside it."""
-    return placed(stores, tmp_path, request.param)[0]
 
 
 @pytest.mark.slow
@@ -270,14 +263,6 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow
-def test_every_function_reads_the_store_it_is_given(
-    odd: Path, expected_frames: list[pl.DataFrame]
-) -> None:
-    for found, expected in zip(frames(odd), expected_frames, strict=True):
-        assert found.equals(expected)
-
-
 WORDS = ("profile", "--run=m0*", "--format=csv", "--")
 
 
@@ -287,12 +272,6 @@ def profiled(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     root = tmp_path_factory.mktemp("profiled") / "store"
     shutil.copytree(stores.store, root)  # which others copy, without a database
     return run("lpp-analyze", *WORDS, root), run("lpp-sql", "--format=csv", root, TOKENS)
-
-
-@pytest.fixture(scope="module")
-def expected_frames(stores: Stores) -> list[pl.DataFrame]:
-    """What the functions of the library read at a plain path."""
-    return frames(stores.store)
 
 
 @pytest.mark.slow

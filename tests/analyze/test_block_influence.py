@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from made_runs import Made, MakeRun
 
@@ -19,8 +18,6 @@ from lpp.analyze.tables.metrics import scan_metrics
 from lpp.store import open_store
 from lpp.store.errors import FormatError
 from lpp.store.runs.read import Block
-
-Array = npt.NDArray[np.float32]
 
 
 def slow(made: Made, site: str, cell: Cell) -> float:

@@ -12,13 +12,6 @@ from chart_frames import HOSTILE, Picture, entropy, profiles
 from lpp.analyze import entropy_chart, profile_chart, save_chart
 from lpp.analyze.charts import export
 
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def size(png: bytes) -> tuple[int, int]:
-    """Width and height that the header of a PNG gives."""
-    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "svg", "html", "json", "SVG"])

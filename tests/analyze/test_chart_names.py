@@ -43,10 +43,3 @@ def skeleton(part: Any) -> Any:
         left_out = ("datasets", "description", "domain", "name", "views")
         return {k: skeleton(v) for k, v in part.items() if k not in left_out}
     return [skeleton(item) for item in part] if isinstance(part, list) else part
-
-
-def legend(runs: tuple[str, ...]) -> list[str]:
-    """What the legend of a chart calls `runs`."""
-    spec = lpp.analyze.entropy_chart(entropy(runs)).to_dict()
-    encodings = (layer["encoding"] for layer in spec["layer"])
-    return next([*one["color"]["scale"]["domain"]] for one in encodings if "color" in one)

@@ -1,8 +1,6 @@
 """Each flag stands for its own trap, and for no other."""
 
-import ast
-from collections.abc import Collection, Iterator
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,6 @@ from lpp.analyze.quantities.flags import FACTS, FLAGS, MEANING, flags_of, flags_
 from lpp.analyze.tables.facts import metric_facts, profile_facts
 from lpp.store.format.plan import NO_TOKENIZER
 
-ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
 Rows = list[Row]
 NAMES = (
@@ -303,21 +300,6 @@ def test_every_flag_is_explained() -> None:
     pair = flags_of(pl.DataFrame({"n_prefixes": [1, 2]})).to_list()
     assert pair == [[], ["different_prefixes"]]  # of a difference
     assert sorted([*every, *pair[1]]) == sorted(MEANING)
-
-
-def emitted() -> Iterator[str]:
-    """Names of flags in the source: what functions of flags yield, and what is added to a list."""
-    for path in (ROOT / "analyze").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            match node:
-                case ast.FunctionDef(name=name) if name.endswith("_flags"):
-                    parts = (part.value for part in ast.walk(node) if isinstance(part, ast.Yield))
-                    yield from (str(p.value) for p in parts if isinstance(p, ast.Constant))
-                case ast.Call(
-                    func=ast.Attribute(value=ast.Name(id="flags"), attr="append"), args=[added]
-                ):
-                    constants = (c for c in ast.walk(added) if isinstance(c, ast.Constant))
-                    yield from (c.value for c in constants if isinstance(c.value, str))
 
 
 def test_rows_of_zeros_and_a_run_without_a_tokenizer(make_run: MakeRun) -> None:

@@ -6,7 +6,6 @@ The logs in `inspect_logs` are real ones; `make.py` beside them says how they we
 
 import json
 import math
-import random
 import zipfile
 from collections.abc import Callable
 from functools import reduce
@@ -67,20 +66,6 @@ def zipped(path: Path, files: dict[str, bytes]) -> Path:
         for name, data in files.items():
             archive.writestr(name, data)
     return path
-
-
-def test_both_formats_and_both_compressions_say_the_same(tmp_path: Path) -> None:
-    deflated = zipped(tmp_path / "planets.eval", members(LOGS / "planets.eval"))
-    read = []
-    for path in (LOGS / "planets.json", LOGS / "planets.eval", deflated):
-        log = open_inspect_log(path, "log")
-        read.append((read_inspect(log).to_dicts(), read_inspect_items(log).to_dicts()))
-    assert read[0] == read[1] == read[2]
-    ((accuracy,), items) = read[0]
-    assert (accuracy["model"], accuracy["benchmark"]) == ("org/One", "planets")
-    assert (accuracy["metric"], accuracy["value"], accuracy["n"]) == ("accuracy,choice", 2 / 3, 3)
-    assert accuracy["stderr"] == pytest.approx(1 / 3)
-    assert len(items) == 3
 
 
 def test_each_scorer_is_a_metric_and_a_filter() -> None:
@@ -365,22 +350,3 @@ def test_samples_that_cannot_be_read_are_refused(
     with pytest.raises(InputError, match=r"log\.eval") as refused:
         read_inspect_items(log)
     assert refused.value.kind == kind
-
-
-@pytest.mark.slow
-def test_a_damaged_log_is_read_or_refused(tmp_path: Path) -> None:
-    """Whatever byte is another, nothing but an InputError comes of it."""
-    whole, draws = (LOGS / "sums.eval").read_bytes(), random.Random(5)
-    path = tmp_path / "log.eval"
-    refused = 0
-    for _ in range(100):
-        data = bytearray(whole)
-        data[draws.randrange(len(data))] = draws.randrange(256)
-        path.write_bytes(data)
-        try:
-            log = open_inspect_log(path, "log")
-            read_inspect(log)
-            read_inspect_items(log)
-        except InputError:
-            refused += 1
-    assert refused > 10

@@ -32,9 +32,6 @@ Array = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
 
 
-UNITS = {"dimensions", "share", "nats", "nats^2", "tokens", "degrees", "positions", "1"}
-
-
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_declarations_are_sound(metric: Metric[Any]) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_]*", metric.name)

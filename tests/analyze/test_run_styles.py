@@ -25,7 +25,6 @@ from lpp.analyze.report.answers import Answer
 from lpp.analyze.report.charts import page_styles
 from lpp.analyze.report.queries import PLANS, PROFILES
 
-MANY = tuple(f"model-{k:02d}-{k:08x}" for k in range(20))
 PAGE = RunStyles({"other-00000000": "other", RUNS[2]: "six", RUNS[0]: "one", RUNS[1]: "two"})
 
 

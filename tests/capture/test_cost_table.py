@@ -38,7 +38,6 @@ MODELS = {
 }
 SEVERAL_GPUS = "70B"
 """Needs more than one card."""
-PROMPTS = (100, 1_000, 10_000)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +55,6 @@ def table() -> Iterator[tuple[str, int, list[str]]]:
         if len(cells) == 6 and cells[1].replace(",", "").isdecimal():
             model = cells[0].partition(",")[0] or model
             yield model, int(cells[1].replace(",", "")), cells[2:]
-
-
-def shards_of(plan: Plan, model: Model, count: int, length: int, size: int) -> list[int]:
-    """Where the shards of a run of every site begin and end."""
-    return list(shard_boundaries([length] * count, row_bytes(of_model(plan, model)), size))
 
 
 def of_model(plan: Plan, model: Model) -> Plan:

@@ -1,19 +1,14 @@
 """The study of detection on a tiny model: damage by value, and the command from end to end."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
-from benchmarks.detection import page
-from benchmarks.detection.__main__ import THREADS, main
 from benchmarks.detection.damage import (
     GROUP,
     Dose,
@@ -28,7 +23,6 @@ from benchmarks.detection.measure import (
     base_of,
     floor_of,
     key,
-    measured,
     on_all_draws,
     over_all,
 )
@@ -141,59 +135,3 @@ def test_entropies_after_prefixes_are_those_of_the_profile(setting: Setting) -> 
     profile = scan_entropy(setting.store("base")).filter(context=16, n_prompts=12).collect()
     assert floor.a.mean(axis=0) == pytest.approx(profile.sort("prefix")["entropy_norm"].to_list())
     assert floor(np.ones((1, 12))) == 0
-
-
-@pytest.mark.slow
-def test_the_study_from_end_to_end(
-    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in THREADS:
-        monkeypatch.setenv(name, "1")
-    (tmp_path / page.PAGE).write_text("<!-- table: doses -->\n<!-- end -->\n")
-    words = ["--model", str(tiny_folder("llama")), "--store", str(tmp_path), "--jobs", "1"]
-    words += ["--doses", "noise-0.1,noise-0.1-seed-1,prune-20"]
-    done = CliRunner().invoke(main, [*words, "--prompts", "12"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["base"]
-    assert "pruned by magnitude, 20 %" in (tmp_path / page.PAGE).read_text()
-    pictures = {
-        name: svg_words(tmp_path / f"{name}.svg") for name in ("power-10", "values", "depth")
-    }
-    assert {"20 %", "0.1", "KL", "flips", "1 - CKA, block.1", "100"} <= pictures["power-10"]
-    assert {"pruned by magnitude", "noise on the weights", "20 %", "KL"} <= pictures["values"]
-    assert {"pruned by magnitude, 20 %", "block", "1", "2", "3", "final"} <= pictures["depth"]
-
-    found = json.loads((tmp_path / page.RESULTS).read_text())
-    kl = {dose["name"]: dose["points"]["2"]["kl"][0] for dose in found["doses"]}
-    assert list(kl)[5:] == ["prune-20", "noise-0.1", "noise-0.1-seed-1"]
-    assert kl[NULL] == 0
-    assert kl["noise-0.1"] == pytest.approx(0.01357, rel=0.1)  # of tiny_folder("llama")
-    assert kl["prune-20"] == pytest.approx(0.00573, rel=0.1)
-    nulls = [value for name, value in kl.items() if name.startswith("null")]
-    assert max(nulls) < 1e-6 < kl["noise-0.1"]
-    power = {dose["name"]: dose["power"]["KL"]["10"] for dose in found["doses"]}
-    assert power[NULL] == 0
-    assert power["noise-0.1"] == power["noise-0.1-seed-1"] == 1
-    for name, table in page.TABLES.items():
-        rows = table(found).count("\n") - 1
-        # of a tiny model perplexity may notice every dose: it depends on the processor's sums
-        assert rows >= (0 if name == "unseen" else 1), name
-    with np.load(tmp_path / page.VALUES) as draws:
-        assert draws.keys() == {one.name for one in shown("block.1")}
-        assert all(draws[name].shape == (8, 1, 100) for name in draws)
-        assert all(np.isfinite(draws[name]).all() for name in draws)
-
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "doses").iterdir()}
-    folder = tiny_folder("llama")
-    setting = Setting(model=folder, n_blocks=BLOCKS, root=tmp_path, prompts=12, sizes=(10,))
-    assert measured(setting, by_name("noise-0.1")).endswith("there")
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "doses").iterdir()} == before
-    other = CliRunner().invoke(main, [*words, "--prompts", "13"])
-    assert other.exit_code != 0
-    assert "--store" in other.output
-
-
-def svg_words(path: Path) -> set[str]:
-    """Every text of a picture."""
-    texts = ElementTree.parse(path).getroot().iter("{http://www.w3.org/2000/svg}text")
-    return {"".join(text.itertext()) for text in texts}

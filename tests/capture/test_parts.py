@@ -1,12 +1,9 @@
 """Parts of a run: who takes which shard, as the user or Slurm says."""
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpp.capture.engine.outcome import Outcome
 from lpp.capture.plan.parts import WHOLE, Part, parse_part, slurm_part
 from lpp.store.errors import ErrorKind, InputError
 
@@ -23,13 +20,6 @@ def test_one_part_of_one_is_the_whole() -> None:
     assert parse_part("0/1", {}) == WHOLE
     assert parse_part("2/8", {}) == Part(2, 8)
     assert str(Part(2, 8)) == "2/8"
-
-
-def outcome(**changes: object) -> Outcome:
-    """A part of a run that ended well."""
-    values: dict[str, Any] = {"run": "m-1", "part": Part(1, 3), "captured": 4, "lost_race": 0}
-    values |= {"tokens": 99, "seconds": 2.5, "missing": 0}
-    return Outcome(**values | changes)
 
 
 @pytest.mark.parametrize("text", ["8/8", "2", "-1/4", "1/0", "a/b", "1/2/3", "", "1.0/2", "slurms"])

@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from benchmarks.peers import check, page, side
-from benchmarks.peers.__main__ import main
 from benchmarks.peers.outputs import ENTROPY, entropies, read_batches, site_names
 from benchmarks.peers.sides import SIDES
 from benchmarks.peers.work import Work, make_work, write_work
@@ -126,31 +124,3 @@ def test_the_committed_tables_are_those_of_the_committed_results() -> None:
     assert set(found["sides"]) == set(SIDES)
     assert {len(one["whole_s"]) for one in found["sides"].values()} == {found["setting"]["rounds"]}
     assert list(check.problems(found["agreement"])) == []
-
-
-@pytest.mark.slow
-def test_the_command_writes_results_and_tables(model: Path, corpus: Path, tmp_path: Path) -> None:
-    results = tmp_path / "peers"
-    results.mkdir()
-    marks = (
-        "<!-- table: peers-states -->\n<!-- end -->\n<!-- table: peers-setting -->\n<!-- end -->"
-    )
-    (results / page.PAGE).write_text(marks)
-    words = ["--model", str(model), "--corpus", str(corpus), "--results", str(results)]
-    words += ["--prompts", "2", "--context", str(CONTEXT), "--rounds", "1", "--note", "Tiny."]
-    words += ["--side", "transformers", "--side", "lpp-capture"]
-    done = CliRunner().invoke(main, words, catch_exceptions=False)
-    assert done.exit_code == 0
-    found = json.loads((results / page.RESULTS).read_text())
-    assert list(found["sides"]) == ["lpp-capture", "transformers"]
-    for one in found["sides"].values():
-        (whole,), (load,), (work,) = one["whole_s"], one["load_s"], one["work_s"]
-        assert whole > load + work > work > 0
-        assert one["bytes"] > 0
-    text = (results / page.PAGE).read_text()
-    assert "| lpp-capture | " in text
-    assert "Tiny." in text
-    (results / page.PAGE).write_text(marks)
-    again = CliRunner().invoke(main, ["--page-only", "--results", str(results)])
-    assert again.exit_code == 0
-    assert (results / page.PAGE).read_text() == text

@@ -20,8 +20,6 @@ from lpp.capture.plan.from_plan import RepairOptions
 from lpp.store import Run, open_store
 from lpp.store.format.tables import encode_table
 
-Command = Callable[..., Result]
-
 TEXTS = "\n\n".join("the dog and the fox " * 6 for _ in range(180))
 CAPTURE = ["run", "--prompts=180", "--min-bytes=0", "--context=40", "--shard-mib=1"]
 

@@ -13,7 +13,6 @@ from lpp.capture.models.structure.find_sites import check_sites, find_sites
 from lpp.capture.models.structure.sites import SiteModules, hooked
 from lpp.store.errors import ErrorKind, InputError
 
-BLOCKS = 3
 LENGTHS = (11, 4, 1, 7)  # longer and shorter than the sliding windows of five
 
 

@@ -16,8 +16,6 @@ from stored import objects_dir
 from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, FormatError
 
-SHARDS = ("00000", "00001", "00002")
-
 
 def flip(path: Path, offset: int) -> None:
     data = bytearray(path.read_bytes())
