@@ -15,7 +15,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
 
-from lpp.capture.corpus.in_memory import DEFAULT_NAME, open_texts
+from lpp.capture.corpus.open import DEFAULT_NAME, open_texts
 from lpp.capture.corpus.passages import Corpus
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.run_cache import skip_finished

@@ -16,15 +16,15 @@ from lpp.store.format.keys import (
     FORMAT_NAME,
     INDEX_KEY,
     LISTED,
+    MAX_DOCUMENT_BYTES,
+    MAX_ROOT_BYTES,
     ROOT_KEY,
     ROOT_VERSION,
     RUNS_KEY,
 )
-from lpp.store.format.limits import MAX_DOCUMENT_BYTES, MAX_ROOT_BYTES
 from lpp.store.format.store_index import index_bytes
-from lpp.store.objects.address import read_only
 from lpp.store.objects.locate import objects_at
-from lpp.store.objects.place import Place, Url, is_read_only
+from lpp.store.objects.place import Place, Url, is_read_only, read_only
 from lpp.store.objects.protocol import Objects
 
 

@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import Final
 
 from lpp.store.errors import LppError
-from lpp.store.format.find_runs import find_run, names_among
 from lpp.store.format.keys import COMMIT_KEY, RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import Plan
+from lpp.store.format.run_names import find_run, names_among
 from lpp.store.objects.place import Place, Url
 from lpp.store.objects.protocol import Objects
 from lpp.store.root import find_if_any, find_store, make_store

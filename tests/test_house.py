@@ -34,7 +34,7 @@ ONLY_IN = {
     "ray": {"analyze/engine/ray_executor.py", "capture/ray/*.py", "store/process/cluster.py"},
     "safetensors": {"capture"},
     "transformers": {
-        *("capture/corpus/render_templates.py", "capture/corpus/template_process.py"),
+        "capture/corpus/template_process.py",
         "capture/backends/torch_passes.py",
         "capture/models/load.py",
         "capture/models/model_files.py",
@@ -123,7 +123,7 @@ ROOMS = {
     ),
     "sql": ("place", "schema", "confinement", "queries", "database", "results", "cli", ""),
     "store": (
-        *("errors", "progress", "units", "uncertainty", "settings", "process", "format"),
+        *("errors", "progress", "units", "uncertainty", "draws", "settings", "process", "format"),
         *("objects", "arrays", "committed", "shared", "runs", "scores", "feed", "teacher"),
         *("terminal", "root", "store", "row_sink", "exchange", ""),
     ),

@@ -17,7 +17,7 @@ from lpp.analyze.runs.comparable import n_shared
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import names_of, plans_of
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.format.find_runs import matching_runs
+from lpp.store.format.run_names import matching_runs
 from lpp.store.progress import SILENT, Progress
 
 

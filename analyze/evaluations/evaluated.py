@@ -16,8 +16,8 @@ from lpp.analyze.runs.prompt_clusters import prompt_values
 from lpp.analyze.runs.select import nearest
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, FormatError, InputError, NotFoundError
-from lpp.store.format.find_runs import Plans, find_run, run_lines
 from lpp.store.format.prompt_columns import FIELD_PREFIX
+from lpp.store.format.run_names import Plans, find_run, run_lines
 from lpp.store.objects.place import absolute
 from lpp.store.scores.items import field_text, logged_documents, read_items
 

@@ -26,10 +26,10 @@ import pyarrow as pa
 
 from lpp.analyze.questions import TargetSettings
 from lpp.sql.results.output import whole_file
+from lpp.store.draws import Integers
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.feed.checks import check_feed
 from lpp.store.feed.chosen import readable_prompts
-from lpp.store.feed.draws import Integers
 from lpp.store.format.prompt_columns import LOSS_MASK
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run

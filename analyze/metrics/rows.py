@@ -22,7 +22,7 @@ from lpp.analyze.numerics.spectrum import Spectrum
 from lpp.analyze.quantities.quantity import UNBOUNDED
 from lpp.analyze.runs.cells import Cell, Integers
 from lpp.analyze.runs.twins import NO_TWIN
-from lpp.store.feed.attention_sinks import SINK_FACTOR
+from lpp.store.feed.measured import SINK_FACTOR
 
 _WEI: Final = "Wei et al. 2024 (Diff-eRank), arXiv 2401.17139"
 _PAPER: Final = {metric.name: metric for metric in PAPER}

@@ -8,7 +8,7 @@ from lpp.analyze.questions import Selection
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.named import plans_of
 from lpp.store.errors import InputError
-from lpp.store.format.find_runs import matching_runs
+from lpp.store.format.run_names import matching_runs
 
 GIVEN: Final = "given"
 """What stands for that position among numbers."""

@@ -6,9 +6,8 @@ from lpp.analyze.runs.incomplete import lost_lines
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.format.find_runs import matching_runs, names_among
 from lpp.store.format.plan import Plan
-from lpp.store.format.run_names import plan_name, run_names
+from lpp.store.format.run_names import matching_runs, names_among, plan_name, run_names
 from lpp.store.objects.place import absolute
 
 

@@ -11,8 +11,8 @@ from lpp.analyze.runs.incomplete import incomplete_lines, lost_lines, unreadable
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import no_runs, plans_of
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.format.find_runs import matching_runs
 from lpp.store.format.quarantine import QuarantineSummary
+from lpp.store.format.run_names import matching_runs
 
 SHORT_LIST: Final = 200
 """Characters of a list of names that a message holds."""

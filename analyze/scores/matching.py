@@ -15,7 +15,7 @@ from typing import Literal
 import polars as pl
 
 from lpp.store import Store
-from lpp.store.format.find_runs import corpora_first
+from lpp.store.format.run_names import corpora_first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

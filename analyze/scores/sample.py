@@ -17,7 +17,7 @@ from lpp.analyze.runs.select import matching
 from lpp.analyze.scores.matching import RunName, match_scores, run_names
 from lpp.store import Store, open_store, read_scores
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.format.find_runs import runs_fitting
+from lpp.store.format.run_names import runs_fitting
 
 _ERRORS: Final = ("_stderr", "_ci_low", "_ci_high")
 

@@ -27,7 +27,7 @@ from lpp.analyze.scores.score_table import check_scores
 from lpp.sql.schema import arrow_schema
 from lpp.store import Store, add_scores, open_store, read_scores
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.format.find_runs import find_run
+from lpp.store.format.run_names import find_run
 from lpp.store.objects.place import Place
 from lpp.store.scores.items import ITEMS_FILE, items_file
 from lpp.store.scores.scores import SCORES_SCHEMA

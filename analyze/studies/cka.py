@@ -33,7 +33,7 @@ from lpp.analyze.runs.rows.side_by_side import in_step
 from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.sql.schema.columns import Column, Merging, Table
 from lpp.store.arrays.decode_pool import usable_cores
-from lpp.store.feed.attention_sinks import sink_positions
+from lpp.store.feed.measured import sink_positions
 from lpp.store.progress import SILENT, Progress
 
 CKA: Final = Table(

@@ -31,7 +31,7 @@ from lpp.analyze.tables.facts import metric_facts, profile_facts, with_lossy
 from lpp.analyze.tables.jackknife import without_groups
 from lpp.analyze.tables.profile import ENTROPIES, aggregate
 from lpp.analyze.tables.run_rows import prompts_frame, run_row
-from lpp.store.format.find_runs import find_run, first_named
+from lpp.store.format.run_names import find_run, first_named
 from lpp.store.progress import SILENT, Progress
 
 _SETTING = ("run", "context", "n_prompts")

@@ -23,9 +23,8 @@ from lpp.sql.schema.ddl import create_table, literal
 from lpp.store import open_store
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.keys import DATABASE_KEY
-from lpp.store.objects.address import read_only
 from lpp.store.objects.locate import objects_at
-from lpp.store.objects.place import Place, is_read_only
+from lpp.store.objects.place import Place, is_read_only, read_only
 from lpp.store.progress import Progress
 from lpp.store.shared.authors import TRUST, is_trusting, other_author
 

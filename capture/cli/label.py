@@ -5,8 +5,7 @@ import shlex
 import click
 
 from lpp.capture.cli.options import STORE
-from lpp.store.format.find_runs import matching_runs
-from lpp.store.format.run_names import name_and_id
+from lpp.store.format.run_names import matching_runs, name_and_id
 from lpp.store.objects.place import Place
 from lpp.store.settings.values import Names
 from lpp.store.terminal.completion import complete_runs

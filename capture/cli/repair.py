@@ -9,9 +9,8 @@ import click
 from lpp.capture.cli.options import STORE
 from lpp.capture.models.machine import require
 from lpp.capture.plan.settings import CaptureSettings
-from lpp.store.format.find_runs import matching_runs
 from lpp.store.format.keys import RUNS_KEY
-from lpp.store.format.run_names import name_and_id
+from lpp.store.format.run_names import matching_runs, name_and_id
 from lpp.store.objects.place import Place
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option

@@ -31,8 +31,7 @@ from lpp.capture.plan.parts import Part
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store import Run, Store, open_store
 from lpp.store.errors import FormatError, LppError
-from lpp.store.format.keys import COMMIT_KEY, REQUESTS_KEY
-from lpp.store.format.limits import MAX_ROOT_BYTES
+from lpp.store.format.keys import COMMIT_KEY, MAX_ROOT_BYTES, REQUESTS_KEY
 from lpp.store.objects.place import Url
 from lpp.store.store import open_if_any
 

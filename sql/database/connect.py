@@ -19,8 +19,7 @@ from lpp.sql.database.outdated import recorded_runs, warn_of_doubts
 from lpp.sql.database.views import STORED, add_store_tables, add_views
 from lpp.sql.place import store_root
 from lpp.store.errors import ErrorKind, InputError, LppError
-from lpp.store.objects.address import read_only
-from lpp.store.objects.place import Place, Url, is_read_only
+from lpp.store.objects.place import Place, Url, is_read_only, read_only
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

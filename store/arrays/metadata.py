@@ -15,7 +15,7 @@ from lpp.store.arrays.blosc import BLOCK_BYTES
 from lpp.store.arrays.layout import ArrayLayout, ArraySpec, written_layout
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.documents import load_json
-from lpp.store.format.limits import ADVICE
+from lpp.store.format.keys import ADVICE
 
 METADATA_KEY: Final = "zarr.json"
 """Metadata of a group or an array."""

@@ -21,8 +21,7 @@ from lpp.store.arrays.metadata import METADATA_KEY, parse_layout
 from lpp.store.arrays.reader import ReadAs, check_object, read_rows
 from lpp.store.errors import ErrorKind, FormatError, LppError, MachineError
 from lpp.store.format.commit_record import ATTEMPT, ChunkRecord, ObjectRecord, Record, parse_record
-from lpp.store.format.keys import COMMIT_KEY
-from lpp.store.format.limits import MAX_DOCUMENT_BYTES
+from lpp.store.format.keys import COMMIT_KEY, MAX_DOCUMENT_BYTES
 from lpp.store.format.tables import read_table
 from lpp.store.objects.place import Place, is_read_only
 from lpp.store.objects.protocol import Objects, Source

@@ -18,8 +18,7 @@ from typing import Any, Final
 
 from lpp.store.errors import ConflictError, ErrorKind, LppError, MachineError
 from lpp.store.format.commit_record import ChunkRecord, Described, ObjectRecord, record_bytes
-from lpp.store.format.keys import COMMIT_KEY
-from lpp.store.format.limits import MAX_DOCUMENT_BYTES
+from lpp.store.format.keys import COMMIT_KEY, MAX_DOCUMENT_BYTES
 from lpp.store.objects.protocol import Buffers, Entry, Objects
 
 QUIETLY: Final = (LppError, OSError)

@@ -31,6 +31,7 @@ from lpp.store.format.keys import (
     HEADS_KEY,
     HIDDEN_KEY,
     MATRICES_KEY,
+    MAX_DOCUMENT_BYTES,
     MOMENTS,
     PLAN_KEY,
     PROMPTS_KEY,
@@ -39,7 +40,6 @@ from lpp.store.format.keys import (
     VOCABULARIES_KEY,
     shard_key,
 )
-from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.plan import Plan
 from lpp.store.format.prompt_columns import FIELD_PREFIX, LOSS_MASK, TOKEN_PREFIX
 from lpp.store.format.tables import encode_texts

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lpp.store.feed.draws import Integers
+from lpp.store.draws import Integers
 
 
 def mixed_batches(

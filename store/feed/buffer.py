@@ -5,8 +5,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from lpp.store.draws import Integers
 from lpp.store.errors import ConflictError, ErrorKind
-from lpp.store.feed.draws import Integers
 from lpp.store.feed.epoch import Epoch
 from lpp.store.feed.reader import Loaded, Memory, SpanReader
 

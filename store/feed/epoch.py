@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from lpp.store.feed.draws import Draws, Integers
+from lpp.store.draws import Draws, Integers
 from lpp.store.feed.spans import EpochSpans, Spans
 
 SECTIONS: Final = 128

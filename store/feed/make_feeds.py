@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from lpp.store.draws import Integers
 from lpp.store.errors import InputError
 from lpp.store.feed.checks import (
     buffer_bytes,
@@ -16,16 +17,13 @@ from lpp.store.feed.checks import (
     check_numbers,
 )
 from lpp.store.feed.chosen import kept_prompts, kept_rows
-from lpp.store.feed.draws import Integers
 from lpp.store.feed.epoch import Order
 from lpp.store.feed.measured import SiteMeasures
-from lpp.store.feed.mixed import MixedRows, counts_of, shares_of
 from lpp.store.feed.output import Like, Output, OutputDtype, check_like
 from lpp.store.feed.prompt_feed import PromptFeed
-from lpp.store.feed.reader import OnDamage, RunSource, row_bytes
-from lpp.store.feed.row_feed import RowFeed
+from lpp.store.feed.reader import OnDamage, RunSource, readable, row_bytes
+from lpp.store.feed.row_feed import MixedRows, RowFeed, counts_of, shares_of
 from lpp.store.feed.spans import Spans, shard_edges
-from lpp.store.feed.unreadable import readable
 from lpp.store.format.commit_record import checksum
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.arrays.reader import to_float32
+from lpp.store.draws import Integers
 from lpp.store.errors import InputError
 from lpp.store.feed.buffer import Buffer
-from lpp.store.feed.draws import Integers
 from lpp.store.feed.epoch import Epoch, Share
 from lpp.store.feed.output import Like, OutputDtype, given, worker
 from lpp.store.feed.reader import Memory, RunSource

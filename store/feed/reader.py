@@ -1,4 +1,6 @@
-"""Reads the spans of a feed, some ahead of the one that is due."""
+"""Reads the spans of a feed, some ahead of the one that is due; and finds, before the first batch,
+which rows cannot be read, so that all ranks know them.
+"""
 
 import weakref
 from collections import deque
@@ -16,11 +18,12 @@ import numpy.typing as npt
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.arrays.layout import site_array
 from lpp.store.committed.checked import CheckedArray
+from lpp.store.draws import Integers
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.feed.draws import Integers
-from lpp.store.feed.spans import shard_edges
+from lpp.store.feed.spans import Spans, shard_edges
 from lpp.store.format.keys import HIDDEN_KEY, SHARDS_KEY, shard_key
 from lpp.store.objects.bucket_objects import REQUESTS_AT_ONCE
+from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
 from lpp.store.runs.shards import Shard, check_tokens, is_whole, open_shard
 
@@ -258,3 +261,76 @@ class SpanReader:
 def row_bytes(columns: Sequence[SiteColumn]) -> int:
     """Bytes of a row in all columns."""
     return sum(column.dtype.itemsize * column.width for column in columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fed:
+    """What is fed, and what is not."""
+
+    spans: Spans
+    lost: int
+    """Kept units that are left out."""
+    damage: dict[str, int]
+    """What is wrong with shards that are missing or altered, and how many units that costs."""
+
+
+def readable(
+    runs: Sequence[Run],
+    sites: Sequence[str],
+    spans: Spans,
+    on_damage: OnDamage,
+    progress: Progress = SILENT,
+) -> Fed:
+    """`spans` without prompts that any of `runs` set aside and, with "skip", without all that is
+    missing or altered; to find these, every row of `sites` is read once.
+
+    Raises FormatError, unless they are skipped, for a shard without a valid record.
+    """
+    found = [*_unreadable(runs, sites, spans, on_damage, progress)]
+    rest, counts = spans.without((first, end) for first, end, _ in found)
+    damage: dict[str, int] = {}
+    for count, (_, _, why) in zip(counts, found, strict=True):
+        if why:
+            damage[why] = damage.get(why, 0) + count
+    return Fed(spans=rest, lost=sum(counts), damage=damage)
+
+
+def _unreadable(
+    runs: Sequence[Run],
+    sites: Sequence[str],
+    spans: Spans,
+    on_damage: OnDamage,
+    progress: Progress,
+) -> Iterator[tuple[int, int, str]]:
+    """Units from a first up to an end, and why they cannot be read; empty: they were set aside."""
+    sources = [RunSource(run, sites) for run in runs]
+    for run, source in zip(runs, sources, strict=True):
+
+        def aside(index: int, source: RunSource = source) -> list[int] | str:
+            try:
+                return source.quarantined(index)
+            except FormatError as error:
+                if on_damage == "raise":
+                    raise
+                return str(error)
+
+        edges = run.row_edges if spans.first_rows is None else np.arange(len(run.lengths) + 1)
+        for k, of_shard in enumerate(run.directory.map(aside, range(run.plan.n_shards))):
+            if isinstance(of_shard, str):
+                first, end = edges[[*run.plan.shards[k : k + 2]]].tolist()
+                yield first, end, of_shard
+            else:
+                yield from ((*edges[[prompt, prompt + 1]].tolist(), "") for prompt in of_shard)
+    if on_damage == "raise":
+        return
+    rows = np.diff(spans.rows_at)
+    progress.expect(int(rows.sum()))
+    reader = SpanReader(sources, spans.rows_at, on_damage)
+    try:
+        every = ((k, np.arange(n)) for k, n in enumerate(rows.tolist()))
+        for k, loaded in enumerate(reader.read(every)):
+            if loaded.damage:
+                yield int(spans.edges[k]), int(spans.edges[k + 1]), loaded.damage
+            progress.advance(int(rows[k]))
+    finally:
+        reader.close()

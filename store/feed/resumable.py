@@ -9,8 +9,7 @@ from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.feed.buffer import Buffer
 from lpp.store.feed.epoch import Epoch, Order, Share
 from lpp.store.feed.output import worker
-from lpp.store.feed.reader import Memory, RunSource, SpanReader
-from lpp.store.feed.unreadable import Fed
+from lpp.store.feed.reader import Fed, Memory, RunSource, SpanReader
 from lpp.store.runs.read import Run
 from lpp.store.settings.arguments import check_whole
 

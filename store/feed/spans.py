@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.store.arrays.layout import ArraySpec, chunk_rows, site_array
+from lpp.store.draws import Draws, Integers
 from lpp.store.errors import FormatError
-from lpp.store.feed.draws import Draws, Integers
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.keys import HIDDEN_KEY
 from lpp.store.format.rows import ranges

@@ -12,10 +12,9 @@ from typing import Any, Final
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from lpp.store.feed.mixed import MixedRows
 from lpp.store.feed.prompt_feed import PromptFeed
 from lpp.store.feed.resumable import ResumableFeed, start_of
-from lpp.store.feed.row_feed import RowFeed
+from lpp.store.feed.row_feed import MixedRows, RowFeed
 
 _WORKERS: Final = 1024
 """Workers that a loader may have."""

@@ -19,8 +19,7 @@ from lpp.store.format.documents import (
     parse_document,
     to_document,
 )
-from lpp.store.format.keys import FORMAT_VERSION, PLAIN_VERSION
-from lpp.store.format.limits import ADVICE, key_problem
+from lpp.store.format.keys import ADVICE, FORMAT_VERSION, PLAIN_VERSION, key_problem
 from lpp.store.format.plan import ComputeInfo, ContinuationInfo, StoredDtype
 
 ATTEMPT: Final = re.compile(r"[0-9a-f]{16}")

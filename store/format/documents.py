@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeVar
 
 from lpp.store.errors import ErrorKind, FormatError
-from lpp.store.format.limits import MAX_DOCUMENT_BYTES
+from lpp.store.format.keys import MAX_DOCUMENT_BYTES
 
 Record = TypeVar("Record")
 

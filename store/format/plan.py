@@ -19,8 +19,7 @@ from lpp.store.format.documents import (
     parse_document,
     to_document,
 )
-from lpp.store.format.keys import PLAIN_VERSION
-from lpp.store.format.limits import key_problem
+from lpp.store.format.keys import PLAIN_VERSION, key_problem
 
 MAX_WIDTH: Final = 1 << 20
 """Columns of a site, at most: a row is 4 MiB of float32. The widest model known has 2^14."""

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import SEAL, checksum
 from lpp.store.format.documents import canonical_json, load_json
-from lpp.store.format.limits import key_problem
+from lpp.store.format.keys import key_problem
 
 INDEX_VERSION: Final = 1
 """The version of the index, which this release writes and reads."""

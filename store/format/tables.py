@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.arrow_limits import check_declared
-from lpp.store.format.limits import ADVICE
+from lpp.store.format.keys import ADVICE
 
 ROW_BYTES: Final = 1024
 """Bytes that a row may take in memory, lists aside. Ours take 45 to 90: columns may be added."""

@@ -14,15 +14,13 @@ from typing import Any, Final, NoReturn
 
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import ObjectRecord, checksum
-from lpp.store.format.keys import DATABASE_KEY, INDEX_KEY
-from lpp.store.format.limits import MAX_DOCUMENT_BYTES
+from lpp.store.format.keys import DATABASE_KEY, INDEX_KEY, MAX_DOCUMENT_BYTES
 from lpp.store.format.store_index import Folder, StoreIndex, objects_below, parse_index
-from lpp.store.objects.address import read_only
 from lpp.store.objects.bucket import PART_BYTES, LargerError, bucket_of
 from lpp.store.objects.bucket_objects import BucketObjects, BucketSource
-from lpp.store.objects.bucket_path import BucketPath
 from lpp.store.objects.checks import too_large
 from lpp.store.objects.copies import copied
+from lpp.store.objects.place import BucketPath, read_only
 from lpp.store.objects.protocol import Entry
 
 KEPT_BYTES: Final = 256 << 20

@@ -18,7 +18,6 @@ from functools import cached_property, lru_cache
 from typing import Any, Final
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
-from lpp.store.objects.address import headers, is_address
 from lpp.store.objects.bucket_faults import (
     CREDENTIALS,
     ENDPOINT,
@@ -26,6 +25,7 @@ from lpp.store.objects.bucket_faults import (
     fault_of,
     retryable,
 )
+from lpp.store.objects.place import headers, is_address
 from lpp.store.objects.protocol import Result
 
 PART_BYTES: Final = 8 << 20

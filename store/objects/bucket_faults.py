@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import quote
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
-from lpp.store.objects.address import is_address
+from lpp.store.objects.place import is_address
 
 CREDENTIALS: Final = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN"
 ENDPOINT: Final = "AWS_ENDPOINT_URL"

@@ -11,10 +11,10 @@ from typing import Any, Final, Self
 from lpp.store.errors import ErrorKind, LppError, MachineError
 from lpp.store.format.commit_record import ObjectRecord
 from lpp.store.objects.bucket import PART_BYTES, Bucket, LargerError, bucket_of
-from lpp.store.objects.bucket_path import BucketPath
 from lpp.store.objects.checks import ONLY_WRITER, exclusive_twice, only_writer, too_large
 from lpp.store.objects.copies import copied
 from lpp.store.objects.owners import owner_of
+from lpp.store.objects.place import BucketPath
 from lpp.store.objects.protocol import Buffers, Entry, Item, Result, Stat, Version
 
 REQUESTS_AT_ONCE: Final = 16

@@ -8,7 +8,7 @@ import xxhash
 
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import ChunkRecord, ObjectRecord
-from lpp.store.format.limits import ADVICE
+from lpp.store.format.keys import ADVICE
 from lpp.store.objects.owners import staged_name
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
-from lpp.store.objects.bucket_path import BucketPath
 from lpp.store.objects.disk import DiskObjects
+from lpp.store.objects.place import BucketPath
 
 _here: dict[BucketPath, object] = {}
 """Version of the object that each copy was made of."""

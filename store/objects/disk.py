@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 from lpp.store.errors import ErrorKind, FormatError, MachineError
 from lpp.store.format.commit_record import ObjectRecord
-from lpp.store.format.limits import ADVICE
+from lpp.store.format.keys import ADVICE
 from lpp.store.objects.checks import (
     PIECE_BYTES,
     describe,

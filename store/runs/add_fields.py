@@ -10,8 +10,7 @@ from lpp.store.committed.checked import open_checked
 from lpp.store.committed.commit import attempt
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.format.commit_record import CommitRecord, undamaged_record
-from lpp.store.format.keys import COMMIT_KEY, PROMPTS_KEY, SHARDS_KEY
-from lpp.store.format.limits import MAX_DOCUMENT_BYTES
+from lpp.store.format.keys import COMMIT_KEY, MAX_DOCUMENT_BYTES, PROMPTS_KEY, SHARDS_KEY
 from lpp.store.format.prompt_columns import column_problems
 from lpp.store.format.tables import encode_texts
 from lpp.store.runs.heartbeat import at_work

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 
 from lpp.store.errors import FormatError
 from lpp.store.format.commit_record import checksum
-from lpp.store.format.keys import COMMIT_KEY, RUNS_KEY, SHARDS_KEY
-from lpp.store.format.limits import MAX_DOCUMENT_BYTES
+from lpp.store.format.keys import COMMIT_KEY, MAX_DOCUMENT_BYTES, RUNS_KEY, SHARDS_KEY
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
 from lpp.store.objects.protocol import Objects

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lpp.store.errors import FormatError, LppError, MachineError
-from lpp.store.format.limits import MAX_ROOT_BYTES
+from lpp.store.format.keys import MAX_ROOT_BYTES
 from lpp.store.objects.owners import Owner, owner_of, staged_name
 from lpp.store.objects.place import Place
 from lpp.store.objects.protocol import Objects

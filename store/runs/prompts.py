@@ -5,8 +5,7 @@ import pyarrow as pa
 from lpp.store.committed.checked import Checked
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import CommitRecord
-from lpp.store.format.keys import PROMPTS_KEY
-from lpp.store.format.limits import ADVICE
+from lpp.store.format.keys import ADVICE, PROMPTS_KEY
 from lpp.store.format.plan import Plan
 from lpp.store.format.prompt_columns import column_problems, is_prompt_column
 from lpp.store.format.tables import PROMPTS_SCHEMA, table_schema

@@ -22,13 +22,13 @@ from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError, 
 from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.documents import load_json
 from lpp.store.format.keys import (
+    ADVICE,
     COMMIT_KEY,
     HIDDEN_KEY,
     PLAN_KEY,
     QUARANTINE_KEY,
     TOKENS_KEY,
 )
-from lpp.store.format.limits import ADVICE
 from lpp.store.format.plan import Plan, SiteSpec, parse_plan
 from lpp.store.format.prompt_columns import BRANCH_COLUMNS, CONTINUATION_COLUMNS
 from lpp.store.format.quarantine import (

@@ -12,8 +12,15 @@ import pyarrow as pa
 from lpp.store.committed.checked import Checked, open_checked
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import CommitRecord, ends_sealed
-from lpp.store.format.keys import COMMIT_KEY, QUARANTINE_KEY, RUNS_KEY, SHARDS_KEY, shard_key
-from lpp.store.format.limits import ADVICE, MAX_DOCUMENT_BYTES
+from lpp.store.format.keys import (
+    ADVICE,
+    COMMIT_KEY,
+    MAX_DOCUMENT_BYTES,
+    QUARANTINE_KEY,
+    RUNS_KEY,
+    SHARDS_KEY,
+    shard_key,
+)
 from lpp.store.format.plan import Plan
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA
 from lpp.store.objects.locate import objects_at

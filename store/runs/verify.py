@@ -17,6 +17,8 @@ from lpp.store.format.documents import canonical_json, load_json
 from lpp.store.format.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
+    MAX_DOCUMENT_BYTES,
+    MAX_ROOT_BYTES,
     PLAN_KEY,
     PROMPTS_KEY,
     QUARANTINE_KEY,
@@ -26,7 +28,6 @@ from lpp.store.format.keys import (
     TOKENS_KEY,
     shard_key,
 )
-from lpp.store.format.limits import MAX_DOCUMENT_BYTES, MAX_ROOT_BYTES
 from lpp.store.format.plan import Plan, parse_plan
 from lpp.store.format.prompt_columns import BRANCH_COLUMNS
 from lpp.store.format.quarantine import quarantine_problems

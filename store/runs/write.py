@@ -30,6 +30,7 @@ from lpp.store.format.documents import canonical_json, validate_document, wide_i
 from lpp.store.format.keys import (
     COMMIT_KEY,
     HIDDEN_KEY,
+    MAX_DOCUMENT_BYTES,
     PLAN_KEY,
     PROMPTS_KEY,
     QUARANTINE_KEY,
@@ -38,7 +39,6 @@ from lpp.store.format.keys import (
     TOKENS_KEY,
     shard_key,
 )
-from lpp.store.format.limits import MAX_DOCUMENT_BYTES
 from lpp.store.format.plan import Plan, SiteSpec, validate_plan
 from lpp.store.format.prompt_columns import BRANCH_COLUMNS, CONTINUATION_COLUMNS
 from lpp.store.format.quarantine import QUARANTINE_SCHEMA, quarantine_problems

@@ -24,8 +24,7 @@ from lpp.store.committed.once import commit_once
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError, NotFoundError
 from lpp.store.format.commit_record import ScoresRecord
 from lpp.store.format.documents import document_hash
-from lpp.store.format.keys import BENCHMARKS_KEY, COMMIT_KEY, ORIGINAL_KEY, SCORES_KEY
-from lpp.store.format.limits import key_problem
+from lpp.store.format.keys import BENCHMARKS_KEY, COMMIT_KEY, ORIGINAL_KEY, SCORES_KEY, key_problem
 from lpp.store.format.tables import SCORES_SCHEMA, encode_table
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place, Url

@@ -11,8 +11,7 @@ from lpp.store.committed.commit import Attempt
 from lpp.store.committed.once import commit_once
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import Record, undamaged_record
-from lpp.store.format.keys import COMMIT_KEY
-from lpp.store.format.limits import MAX_DOCUMENT_BYTES
+from lpp.store.format.keys import COMMIT_KEY, MAX_DOCUMENT_BYTES
 from lpp.store.objects.place import Place, is_read_only
 from lpp.store.objects.protocol import Objects
 

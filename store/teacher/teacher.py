@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.store.arrays.reader import to_float32
+from lpp.store.draws import Draws, Integers
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.feed.draws import Draws, Integers
 from lpp.store.feed.make_feeds import prompts
 from lpp.store.feed.output import Like, check_like, given
 from lpp.store.feed.prompt_feed import PromptBatch, PromptFeed

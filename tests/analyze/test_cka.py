@@ -23,7 +23,7 @@ from lpp.analyze.studies.cka_table import compute, plan, write_cka
 from lpp.analyze.studies.pages.cka_page import cka_page
 from lpp.store import Run
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.feed.attention_sinks import sink_positions
+from lpp.store.feed.measured import sink_positions
 
 Array = npt.NDArray[np.float32]
 FLAGS = pl.List(pl.String)

@@ -15,8 +15,7 @@ from lpp.analyze.cli.command import main
 from lpp.sql import connect, saved_queries
 from lpp.store import add_scores, open_store
 from lpp.store.errors import InputError
-from lpp.store.format.find_runs import matching_runs
-from lpp.store.format.run_names import run_names
+from lpp.store.format.run_names import matching_runs, run_names
 from lpp.store.format.tables import SCORES_SCHEMA
 
 MODELS = ("lab/tiny-Q4_1", "lab/tiny-Q4_1, rounded to 4 bits", "lab/other")

@@ -12,7 +12,7 @@ from lpp.analyze.runs.rows import site_reader
 from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.analyze.tables.metrics import scan_metrics
 from lpp.store import open_store
-from lpp.store.feed.attention_sinks import SINK_FACTOR, sink_positions
+from lpp.store.feed.measured import SINK_FACTOR, sink_positions
 
 Array = npt.NDArray[np.float32]
 NAN = float("nan")

@@ -19,8 +19,7 @@ from lpp.analyze.runs.capture_command import capture_command
 from lpp.capture import capture
 from lpp.capture.cli.command import main
 from lpp.capture.corpus.conversations import ChatTemplate, choose_template, ids_and_mask
-from lpp.capture.corpus.in_memory import open_texts
-from lpp.capture.corpus.open import open_corpus
+from lpp.capture.corpus.open import open_corpus, open_texts
 from lpp.capture.corpus.passages import Passage, Refused
 from lpp.capture.corpus.prompts import tokenise
 from lpp.capture.corpus.rows import conversation_of

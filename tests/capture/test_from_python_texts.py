@@ -13,7 +13,7 @@ import pytest
 from loaded_models import SETTINGS, TEXTS, Load
 
 from lpp.capture import capture
-from lpp.capture.corpus.in_memory import open_texts
+from lpp.capture.corpus.open import open_texts
 from lpp.store.errors import ConflictError, InputError
 
 

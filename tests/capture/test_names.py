@@ -15,7 +15,7 @@ from lpp.capture.cli.command import main
 from lpp.capture.evaluation.result_files import file_name
 from lpp.store import read_scores
 from lpp.store.errors import InputError
-from lpp.store.format.limits import key_problem
+from lpp.store.format.keys import key_problem
 from lpp.store.scores.scores import score_sets
 
 UNPRINTABLE = ["tab\there", "esc\x1b[31m", "line\nbreak", "right\u202eleft", "half\udc80"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lpp.capture.corpus.carried import carried
-from lpp.capture.corpus.in_memory import open_texts
+from lpp.capture.corpus.open import open_texts
 from lpp.store import open_store, sink
 from lpp.store.errors import InputError
 from lpp.store.format.prompt_values import token_values

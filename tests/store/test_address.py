@@ -22,9 +22,8 @@ from lpp.store.feed import prompts, rows
 from lpp.store.format.commit_record import checksum
 from lpp.store.format.documents import canonical_json
 from lpp.store.objects.address_objects import AddressObjects
-from lpp.store.objects.bucket_path import BucketPath
 from lpp.store.objects.locate import objects_at
-from lpp.store.objects.place import place
+from lpp.store.objects.place import BucketPath, place
 
 SITES = ("embed", *(f"block.{k}" for k in range(1, 31)), "final")
 WIDTH = 64

@@ -24,7 +24,7 @@ from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.arrow_limits import check_declared, declared
 from lpp.store.format.documents import load_json
-from lpp.store.format.limits import key_problem
+from lpp.store.format.keys import key_problem
 from lpp.store.format.tables import TOKENS_SCHEMA, encode_table, read_table
 from lpp.store.objects.locate import objects_at
 

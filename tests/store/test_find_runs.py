@@ -8,7 +8,7 @@ import pytest
 
 from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.format.find_runs import Plans, find_run, matching_runs
+from lpp.store.format.run_names import Plans, find_run, matching_runs
 
 ONE, TWO, DAMAGED = "one-11111111", "one-pruned-twice-22222222", "one-33333333"
 

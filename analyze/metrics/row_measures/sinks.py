@@ -1,4 +1,4 @@
-"""Attention sinks of each cell: see `lpp.store.feed.attention_sinks`."""
+"""Attention sinks of each cell: see `lpp.store.feed.measured`."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 from lpp.analyze.runs.cells import Cell, Integers, n_tokens
 from lpp.analyze.runs.rows.site_reader import SiteReader
 from lpp.analyze.runs.rows.wide_block import WideBlock
-from lpp.store.feed.attention_sinks import sink_positions
+from lpp.store.feed.measured import sink_positions
 
 Lengths = npt.NDArray[np.float32]
 """(P, T) Euclidean lengths of the rows of each prompt; NaN for no row."""

@@ -1,4 +1,4 @@
-"""Random numbers of a feed.
+"""Random numbers that are the same under every NumPy: of feeds and of targets.
 
 Everything is made of the raw 64-bit words of Philox (Salmon et al. 2011, "Parallel random numbers:
 as easy as 1, 2, 3"), keyed by seed, epoch and rank. NumPy keeps these words the same in every
