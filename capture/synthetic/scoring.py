@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-STATUS: Final = {True: "AMBIGUOUS", False: "NOT_AMBIGUOUS"}
-
 LINES: Final = tuple(
-    f"ambiguous_status={status}; answer={answer}" for status in STATUS.values() for answer in "AB"
+    f"ambiguous_status={status}; answer={answer}"
+    for status in ("AMBIGUOUS", "NOT_AMBIGUOUS")
+    for answer in "AB"
 )
 """Everything that an answer may be: the line format of arXiv 2605.30018, to the letter."""
 
@@ -30,15 +30,6 @@ class ProbeVerdict:
     answer: str
 
 
-def line_of(verdict: ProbeVerdict) -> str:
-    """The answer as a line.
-
-    >>> line_of(ProbeVerdict(ambiguous=False, answer="B"))
-    'ambiguous_status=NOT_AMBIGUOUS; answer=B'
-    """
-    return f"ambiguous_status={STATUS[verdict.ambiguous]}; answer={verdict.answer}"
-
-
 def parse_line(response: str) -> ProbeVerdict | None:
     """The answer in a response; None unless it is one line in the format, spaces aside.
 
@@ -51,7 +42,7 @@ def parse_line(response: str) -> ProbeVerdict | None:
     True
     """
     match = _LINE.fullmatch(response.strip())
-    return ProbeVerdict(match[1] == STATUS[True], match[2]) if match else None
+    return ProbeVerdict(match[1] == "AMBIGUOUS", match[2]) if match else None
 
 
 def likeliest(log_likelihoods: Sequence[float]) -> ProbeVerdict:

@@ -3,37 +3,33 @@
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lpp.capture.corpus.pydoc import articles
-from lpp.capture.evaluation.cloze import (
-    CHOICES,
-    N_ITEMS,
-    RATIO,
-    ClozeItem,
-    baselines,
-    cloze_items,
-)
 from lpp.capture.evaluation.tasks.load import load_tasks
+from lpp.capture.synthetic.items import read_items
 from lpp.store.errors import InputError
 
+N_ITEMS, CHOICES, RATIO = 240, 4, 2
 BLOCK = CHOICES**2
+
+Item = SimpleNamespace
 
 
 @pytest.fixture(scope="module")
-def items() -> list[ClozeItem]:
-    return cloze_items(articles())
+def items() -> list[Item]:
+    return [Item(**item) for item in read_items("cloze")["test"]]
 
 
-def test_there_are_whole_blocks_of_items_from_many_topics(items: list[ClozeItem]) -> None:
-    assert len(items) == N_ITEMS >= 200
-    assert N_ITEMS % BLOCK == 0
+def test_there_are_whole_blocks_of_items_from_many_topics(items: list[Item]) -> None:
+    assert len(items) == N_ITEMS
     assert len({item.topic for item in items}) > 20
     assert len({item.text for item in items}) == N_ITEMS
 
 
-def test_the_right_answer_fills_the_blank(items: list[ClozeItem]) -> None:
+def test_the_right_answer_fills_the_blank(items: list[Item]) -> None:
     def one_line(text: str) -> str:
         return re.sub(r"\s+", " ", text)
 
@@ -45,7 +41,7 @@ def test_the_right_answer_fills_the_blank(items: list[ClozeItem]) -> None:
         assert item.before
 
 
-def test_choices_have_one_length_and_close_frequencies(items: list[ClozeItem]) -> None:
+def test_choices_have_one_length_and_close_frequencies(items: list[Item]) -> None:
     for item in items:
         assert len(set(item.choices)) == CHOICES
         assert len({len(word) for word in item.choices}) == 1
@@ -56,7 +52,7 @@ def test_choices_have_one_length_and_close_frequencies(items: list[ClozeItem]) -
 
 
 def test_place_and_rank_of_the_right_answer_are_each_pair_once_in_a_block(
-    items: list[ClozeItem],
+    items: list[Item],
 ) -> None:
     for start in range(0, N_ITEMS, BLOCK):
         cells = [
@@ -66,44 +62,12 @@ def test_place_and_rank_of_the_right_answer_are_each_pair_once_in_a_block(
         assert Counter(cells) == Counter((g, r) for g in range(CHOICES) for r in range(CHOICES))
 
 
-def test_rules_that_do_not_read_are_right_in_a_quarter(items: list[ClozeItem]) -> None:
-    assert baselines(items) == {"first": 0.25, "longest": 0.25, "most frequent": 0.25}
-
-
-def test_baselines_by_hand() -> None:
-    def item(gold: int, choices: tuple[str, ...], frequencies: tuple[int, ...]) -> ClozeItem:
-        return ClozeItem(
-            topic="t",
-            text="a ____",
-            before="a",
-            choices=choices,
-            frequencies=frequencies,
-            gold=gold,
-        )
-
-    two = [
-        item(0, ("ab", "abc", "a", "b"), (1, 5, 2, 3)),
-        item(1, ("ab", "abc", "a", "b"), (1, 5, 9, 3)),
-    ]
-    assert baselines(two) == {"first": 0.5, "longest": 0.5, "most frequent": 0}
-
-
-def test_fewer_items_are_the_first_ones(items: list[ClozeItem]) -> None:
-    assert cloze_items(articles(), limit=20) == items[:20]
-
-
-def test_articles_without_words_to_choose_from_give_no_item() -> None:
-    assert cloze_items({}) == []
-    text = "The quick brown animal jumps over the lazy animal that does not mind it at all."
-    assert cloze_items({"only": text}) == []
-
-
-def test_the_task_is_known_by_its_name(items: list[ClozeItem], tmp_path: Path) -> None:
+def test_the_task_is_known_by_its_name(items: list[Item], tmp_path: Path) -> None:
     (loaded,) = load_tasks(["pydoc_cloze"])
     task = loaded["tasks"]["pydoc_cloze"]
     first = next(iter(task.eval_docs))
     assert (first["text"], first["gold"]) == (items[0].text, items[0].gold)
-    assert task.doc_to_choice(first) == list(items[0].choices)
+    assert task.doc_to_choice(first) == items[0].choices
     context = task.doc_to_text(first)
     assert context.endswith(f"Answer: {items[0].before}")
     with pytest.raises(InputError, match="no such file"):

@@ -1,6 +1,7 @@
-"""The files that ship: items as the generators make them, tasks that fit the code."""
+"""The files that ship: tasks that fit their items and the code."""
 
 import importlib
+import re
 from itertools import product
 from typing import Any
 
@@ -9,16 +10,8 @@ import pytest
 import yaml
 
 from lpp.capture.evaluation.tasks.declared import KEY, DeclaredTask
-from lpp.capture.synthetic.items import (
-    ITEM_SEED,
-    TASKS,
-    ambiguous_dataset,
-    item_files,
-    pattern_dataset,
-    probe_items,
-    read_items,
-)
-from lpp.capture.synthetic.scoring import ProbeVerdict, line_of
+from lpp.capture.synthetic.items import TASKS, pattern_dataset, read_items
+from lpp.capture.synthetic.scoring import LINES, ProbeVerdict, parse_line
 
 
 class Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -38,28 +31,15 @@ def task(name: str) -> dict[str, Any]:
 TASK_NAMES = ("lpp_ar_options", "lpp_ar_generate", "lpp_spc")
 
 
-@pytest.mark.parametrize("name", sorted(item_files()))
-def test_files_are_what_the_generators_make(name: str) -> None:
-    assert (TASKS / name).read_text("utf-8") == item_files()[name]
-
-
 def test_every_file_is_accounted_for() -> None:
-    tasks = {f"{name}.yaml" for name in (*TASK_NAMES, "lpp_ar", "_lpp_ar_items")}
-    assert {path.name for path in TASKS.iterdir()} == {*item_files(), *tasks, "ar_scenes.toml"}
+    tasks = {f"{name}.yaml" for name in (*TASK_NAMES, "lpp_ar", "_lpp_ar_items", "pydoc_cloze")}
+    splits = ("ar_shots", "ar_test", "spc_shots", "spc_test", "cloze_test")
+    assert {path.name for path in TASKS.iterdir()} == {*tasks, *(f"{s}.jsonl" for s in splits)}
 
 
-@pytest.mark.parametrize("probe", ["ar", "spc"])
-def test_items_are_read_as_they_were_made(probe: Any) -> None:
-    assert read_items(probe) == probe_items(probe, ITEM_SEED)
-
-
-def test_data_sets_take_a_seed_and_what_else_lm_eval_passes() -> None:
+def test_data_sets_take_what_else_lm_eval_passes() -> None:
     shipped = pattern_dataset(version=1, pretrained="x", seed=9)
-    assert shipped["test"].to_list() == read_items("spc")["test"]
-    other = pattern_dataset(item_seed=9)
-    assert other["test"].to_list() == probe_items("spc", 9)["test"] != read_items("spc")["test"]
-    dealt = ambiguous_dataset(item_seed=9)
-    assert (len(dealt["shots"]), len(dealt["test"])) == (10, 160)
+    assert {name: split.to_list() for name, split in shipped.items()} == read_items("spc")
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)
@@ -88,11 +68,34 @@ def test_task_fits_the_code(name: str) -> None:
         assert settings["generation_kwargs"]["do_sample"] is False
 
 
+def test_options_are_the_four_lines_in_order() -> None:
+    assert tuple(task("lpp_ar_options")["doc_to_choice"]) == LINES
+
+
 @pytest.mark.parametrize(("ambiguous", "answer"), list(product((True, False), "AB")))
 def test_shots_show_the_line_format(ambiguous: bool, answer: str) -> None:
     template = jinja2.Template(task("lpp_ar_generate")["doc_to_target"])
     line = template.render(ambiguous=ambiguous, answer=answer)
-    assert line == line_of(ProbeVerdict(ambiguous, answer))
+    assert line in LINES
+    assert parse_line(line) == ProbeVerdict(ambiguous, answer)
+
+
+def test_the_prompt_of_an_ambiguous_item() -> None:
+    template = jinja2.Template(task("lpp_ar_options")["doc_to_text"])
+    assert template.render(
+        prefix="They waved.", option_a="with flags", option_b="goodbye", hint="A train left."
+    ) == (
+        "Prefix: They waved.\nOptions: (A) with flags | (B) goodbye\nHint: A train left.\nResponse:"
+    )
+
+
+def test_the_prompt_of_a_pattern() -> None:
+    settings = task("lpp_spc")
+    shown = jinja2.Template(settings["doc_to_text"]).render(shown="([{")
+    assert shown == "Sequence: ([{\nAnswer:"
+    asked = re.search(r"next (\d+) symbols", settings["description"])
+    assert asked is not None
+    assert int(asked[1]) == len(read_items("spc")["test"][0]["target"])
 
 
 @pytest.mark.parametrize("name", TASK_NAMES)

@@ -1,29 +1,18 @@
 """The pattern items: their answer is the only one, by a search that knows no shortcut."""
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise, product
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lpp.capture.synthetic.patterns import (
-    DIGITS,
-    LETTERS,
-    PatternItem,
-    alternating,
-    brackets,
-    continuations,
-    increment,
-    mirror,
-    pattern_items,
-    periodic,
-)
+from lpp.capture.synthetic.items import read_items
 
 K = 3
-SEEDS = (0, 5)
-SHOTS, TEST = pattern_items(0)
-ALPHABETS = (LETTERS, DIGITS, "()[]{}")
+ITEMS = read_items("spc")
+SHOTS, TEST = ITEMS["shots"], ITEMS["test"]
+ALPHABETS = ("ABCDEFGHIJKL", "0123456789", "()[]{}")
 
 
 def repeats(s: str, n: int) -> bool:
@@ -83,72 +72,28 @@ def searched(shown: str, alphabet: str) -> set[str]:
     return {answer for answer in answers if any(rule(shown + answer, n) for rule in rules)}
 
 
-def alphabet_of(item: PatternItem) -> str:
-    return next(a for a in ALPHABETS if set(item.shown) <= set(a))
-
-
 @pytest.mark.slow
 def test_the_answer_is_the_only_one() -> None:
-    for item in (*SHOTS, *TEST, *pattern_items(5)[1][:10]):
-        assert searched(item.shown, alphabet_of(item)) == {item.target}, item
+    for item in (*SHOTS, *TEST):
+        alphabet = next(a for a in ALPHABETS if set(item["shown"]) <= set(a))
+        assert searched(item["shown"], alphabet) == {item["target"]}, item
 
 
-@pytest.mark.parametrize("item", TEST[:20], ids=lambda item: item.shown)
-def test_an_item_is_of_its_family(item: PatternItem) -> None:
-    assert RULES[item.family](item.shown + item.target, len(item.shown))
+@pytest.mark.parametrize("item", [*SHOTS, *TEST], ids=lambda item: item["shown"])
+def test_an_item_is_of_its_family_and_no_copy_is_right(item: dict[str, Any]) -> None:
+    shown, target = item["shown"], item["target"]
+    assert RULES[item["family"]](shown + target, len(shown))
+    assert target not in {shown[:K], shown[-K:], shown[-1] * K}
 
 
-@given(st.text("ABC", min_size=4, max_size=12))
-def test_continuations_are_what_a_search_finds(shown: str) -> None:
-    assert continuations(shown) == searched(shown, "ABC")
+def test_families_are_balanced_from_the_first_items_on() -> None:
+    for n in range(5, 101, 5):
+        assert Counter(item["family"] for item in TEST[:n]) == dict.fromkeys(RULES, n // 5)
+    assert Counter(item["family"] for item in SHOTS) == dict.fromkeys(RULES, 2)
 
 
-@given(st.text("()[", min_size=1, max_size=9))
-def test_brackets_are_what_a_search_finds(shown: str) -> None:
-    found = {a for a in map("".join, product("()[]", repeat=K)) if closes(shown + a, 0)}
-    owed = list(brackets(shown))
-    # With three open, closing them is all that can be done; with one, there are other ways.
-    assert owed == (sorted(found) if owed else [])
-
-
-@pytest.mark.parametrize(
-    ("family", "shown", "answers"),
-    [
-        (periodic, "ABCABCA", ["BCA"]),
-        (periodic, "ABCAB", []),  # not two whole blocks
-        (periodic, "AAAA", ["AAA", "AAA"]),
-        (alternating, "ABABA", ["BAB"]),
-        (alternating, "AABBA", []),
-        (alternating, "AAAA", []),
-        (mirror, "ABCDEFFED", ["CBA"]),
-        (mirror, "ABCDEFGFED", ["CBA"]),
-        (mirror, "ABCDEFFE", []),  # two mirrored
-        (mirror, "XABCDDCB", []),  # two symbols are left of it, three asked for
-        (brackets, "((", []),
-        (brackets, "{([", ["])}"]),
-        (brackets, "([)", []),
-        (increment, "8901", ["234"]),
-        (increment, "901", []),
-        (increment, "7777", []),
-        (increment, "1A23", []),
-    ],
-)
-def test_families_by_hand(
-    family: Callable[[str], list[str]], shown: str, answers: list[str]
-) -> None:
-    assert list(family(shown)) == answers
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_no_copy_is_right(seed: int) -> None:
-    for item in pattern_items(seed)[1]:
-        assert item.target not in {item.shown[:K], item.shown[-K:], item.shown[-1] * K}
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_no_question_is_asked_twice_or_shown_before(seed: int) -> None:
-    shots, test = pattern_items(seed)
-    sequences = [item.shown + item.target for item in (*shots, *test)]
+def test_no_question_is_asked_twice_or_shown_before() -> None:
+    sequences = [item["shown"] + item["target"] for item in (*SHOTS, *TEST)]
     for i, one in enumerate(sequences):
         for other in sequences[i + 1 :]:
             assert not one.startswith(other)

@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 from eval_tasks import write_task
 
 from lpp.capture.cli.command import main
-from lpp.capture.evaluation.tasks.load import PACKAGED, load_tasks
+from lpp.capture.evaluation.tasks.load import load_tasks
+from lpp.capture.synthetic.items import TASKS
 from lpp.store.errors import ErrorKind, InputError
 
 FLAG = "--trust-task-code"
@@ -189,9 +190,9 @@ def test_a_trusted_task_runs_its_code(
 def test_tasks_of_lm_eval_and_of_this_package_need_no_trust(folder: Path) -> None:
     """By name, by path, and where a stranger's task includes them."""
     load_tasks(["pydoc_cloze"])
-    load_tasks([str(PACKAGED[0] / "pydoc_cloze.yaml")])
+    load_tasks([str(TASKS / "pydoc_cloze.yaml")])
     (folder / "mine.yaml").write_text(
-        f"include: {PACKAGED[0] / 'pydoc_cloze.yaml'}\ntask: mine\nnum_fewshot: 0\n"
+        f"include: {TASKS / 'pydoc_cloze.yaml'}\ntask: mine\nnum_fewshot: 0\n"
     )
     (loaded,) = load_tasks([str(folder / "mine.yaml")])
     assert len(loaded["tasks"]["mine"].eval_docs) > 100

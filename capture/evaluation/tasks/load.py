@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from lpp.capture.evaluation.cloze import PACKAGED_TASKS
 from lpp.capture.evaluation.tasks.declared import declared_by
 from lpp.capture.evaluation.tasks.documents import asks_hub, hub_or_cache
 from lpp.capture.evaluation.tasks.task_code import (
@@ -23,9 +22,6 @@ from lpp.store.objects.place import check_regular
 
 FEWSHOT_SEED: Final = 1234
 """lm-eval's own, of the draw of the shots."""
-
-PACKAGED: Final = (PACKAGED_TASKS, TASKS)
-"""Folders of the tasks that come with this package."""
 
 _OF_A_PATH: Final = ("/", "\\", ".yaml", ".yml")
 
@@ -67,7 +63,7 @@ def _loaded(name: str, trust_code: bool) -> Iterator[Any]:
     import lm_eval.tasks
 
     path = _packaged().get(name, Path(name).expanduser())
-    ours = [folder.resolve() for folder in PACKAGED]
+    ours = [TASKS.resolve()]
     theirs = Path(lm_eval.tasks.__file__).resolve().parent
     strange = path.exists() and not any(map(path.resolve().is_relative_to, (*ours, theirs)))
     if strange:
@@ -134,8 +130,7 @@ def _load(manager: Any, name: str) -> Any:
 
 def _packaged() -> dict[str, Path]:
     """Files of the packaged tasks, by name; a file whose name begins with _ is only included."""
-    files = (path for folder in PACKAGED for path in folder.glob("[!_]*.yaml"))
-    return {path.stem: path for path in files}
+    return {path.stem: path for path in TASKS.glob("[!_]*.yaml")}
 
 
 @functools.cache
