@@ -8,11 +8,9 @@ from lpp.analyze.logits.tiles import rows_of_tile
 from lpp.analyze.runs.keys import NO_STATISTICS
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import HeadRecord
-from lpp.store.format.keys import HEADS_KEY
 from lpp.store.objects.locate import objects_at
 from lpp.store.runs.read import Run
-from lpp.store.shared.directory import open_shared
-from lpp.store.shared.heads import head_directories, head_name
+from lpp.store.shared.heads import HEADS, head_directories, head_name
 from lpp.store.shared.kept_files import name_of
 from lpp.store.shared.logits import Head
 
@@ -51,7 +49,7 @@ def head_of(run: Run) -> Head:
     assert head is not None, "asked without `why_no_logits`"
     if why := why_foreign(run, head):
         raise FormatError(
-            f"{run.directory.root}/{HEADS_KEY}/{head.name}: {not_its_head(run, why)}.",
+            f"{run.directory.root}/{HEADS.folder}/{head.name}: {not_its_head(run, why)}.",
             kind=ErrorKind.CORRUPT,
         )
     return head
@@ -104,6 +102,6 @@ def arithmetic(runs: tuple[Run, Run], executor: Executor) -> str:
 
 
 def _record(run: Run) -> HeadRecord:
-    head = open_shared(objects_at(run.directory.root), HEADS_KEY, head_name(run.plan), HeadRecord)
+    head = HEADS.open(objects_at(run.directory.root), head_name(run.plan))
     assert head is not None, "asked without `why_no_logits`"
     return head.record

@@ -38,6 +38,13 @@ def pydoc_passages() -> Iterator[Passage]:
         yield Passage(row, text)
 
 
+def sentences(articles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(article, text) of every sentence of prose, headings and list items included."""
+    for name, lines in _paragraphs(articles):
+        if not _is_code(lines):
+            yield from ((name, part) for part in _split(lines)[1])
+
+
 def cut(articles: Mapping[str, str], passage_bytes: int = PASSAGE_BYTES) -> Iterator[str]:
     """Texts of at least `passage_bytes` UTF-8 bytes each; a shorter remainder is dropped.
 
@@ -53,7 +60,7 @@ def cut(articles: Mapping[str, str], passage_bytes: int = PASSAGE_BYTES) -> Iter
 
 def _pieces(articles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(separator before it, text) of every sentence of prose and every line of code."""
-    for lines in _paragraphs(articles):
+    for _, lines in _paragraphs(articles):
         between, parts = _split(lines)
         for index, part in enumerate(parts):
             yield ("\n\n" if index == 0 else between), part
@@ -70,10 +77,10 @@ def _is_code(lines: list[str]) -> bool:
     return len(lines[0]) - len(lines[0].lstrip()) >= _CODE_INDENT
 
 
-def _paragraphs(articles: Mapping[str, str]) -> Iterator[list[str]]:
-    """The lines of every paragraph with text, by name of the article."""
+def _paragraphs(articles: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """(article, lines) of every paragraph with text, by name of the article."""
     for name in sorted(articles):
         for paragraph in filter(str.strip, _BLANK_LINES.split(articles[name])):
             lines = paragraph.strip("\n").split("\n")
             if lines := [line for line in lines if not _DECORATION.match(line)]:
-                yield lines
+                yield name, lines

@@ -15,11 +15,8 @@ from lpp.store.committed.checked import Checked, open_checked
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.format.commit_record import (
     CommitRecord,
-    HeadRecord,
-    MatrixRecord,
     ObjectRecord,
     Record,
-    VocabularyRecord,
     checksum,
     record_bytes,
     sealed,
@@ -28,16 +25,13 @@ from lpp.store.format.commit_record import (
 from lpp.store.format.documents import canonical_json
 from lpp.store.format.keys import (
     COMMIT_KEY,
-    HEADS_KEY,
     HIDDEN_KEY,
-    MATRICES_KEY,
     MAX_DOCUMENT_BYTES,
     MOMENTS,
     PLAN_KEY,
     PROMPTS_KEY,
     RUNS_KEY,
     SHARDS_KEY,
-    VOCABULARIES_KEY,
     shard_key,
 )
 from lpp.store.format.plan import Plan
@@ -49,9 +43,9 @@ from lpp.store.objects.protocol import Objects, Source
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
 from lpp.store.runs.shards import Shard
-from lpp.store.shared.directory import open_shared
-from lpp.store.shared.heads import head_name
-from lpp.store.shared.vocabularies import vocabulary_name
+from lpp.store.shared.heads import HEADS, head_name
+from lpp.store.shared.matrices import MATRICES
+from lpp.store.shared.vocabularies import VOCABULARIES, vocabulary_name
 
 Made: TypeAlias = Mapping[str, bytes]
 """Objects that are not copied but made, by key."""
@@ -153,17 +147,13 @@ def _shard_of(shard: Shard, old: Plan, plan: Plan) -> CommitRecord:
 def _copy_shared(source: Place, root: Objects, plan: Plan) -> None:
     """Copy the vocabulary, the matrix and the head of a plan, those that the source has."""
     store = objects_at(source)
-    head = open_shared(store, HEADS_KEY, head_name(plan), HeadRecord)
-    names: list[tuple[str, str, type[Any]]] = [
-        (VOCABULARIES_KEY, vocabulary_name(plan.tokenizer.fingerprint), VocabularyRecord)
-    ]
+    head = HEADS.open(store, head_name(plan))
+    names: list[tuple[Any, str]] = [(VOCABULARIES, vocabulary_name(plan.tokenizer.fingerprint))]
     if head is not None:
-        names.append((MATRICES_KEY, head.record.matrix, MatrixRecord))
-        names.append((HEADS_KEY, head.path.name, HeadRecord))
-    for folder, name, kind in names:
-        shared = open_shared(store, folder, name, kind)
-        if shared is not None:
-            copy_directory(shared, root.below(f"{folder}/{name}"), shared.record)
+        names += [(MATRICES, head.record.matrix), (HEADS, head.path.name)]
+    for kind, name in names:
+        if (shared := kind.open(store, name)) is not None:
+            copy_directory(shared, root.below(f"{kind.folder}/{name}"), shared.record)
 
 
 def copy_directory(

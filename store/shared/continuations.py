@@ -8,6 +8,7 @@ plan.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from lpp.store.format.documents import document_hash, to_document
 from lpp.store.format.keys import CONTINUATIONS_KEY, WRITTEN_KEY
 from lpp.store.format.tables import WRITTEN_SCHEMA, encode_table
 from lpp.store.objects.protocol import Objects
-from lpp.store.shared.directory import SharedDirectory, commit_shared, open_shared
+from lpp.store.shared.directory import SharedDirectory, SharedKind
 
 
 def block_name(source: ContinuationSource, first: int) -> str:
@@ -43,7 +44,7 @@ def settled_seed(root: Objects, source: ContinuationSource, drawn: int) -> int:
     """
     drawn_here = replace(source, continuation=replace(source.continuation, seed=drawn))
     record = ContinuationRecord(source=drawn_here, first=0, rows=0, objects={})
-    commit_shared(root, CONTINUATIONS_KEY, seed_name(source), record, lambda stage: None)
+    CONTINUATIONS.commit(root, seed_name(source), record)
     seed = kept_seed(root, source)
     if seed is None:
         raise removed_meanwhile(root)
@@ -73,9 +74,8 @@ def commit_block(root: Objects, source: ContinuationSource, first: int, written:
     record = ContinuationRecord(source=source, first=first, rows=written.num_rows, objects={})
     if problems := _table_problems(written, record):
         raise ValueError(f"continuations from prompt {first} on: {'; '.join(problems)}")
-    return commit_shared(
+    return CONTINUATIONS.commit(
         root,
-        CONTINUATIONS_KEY,
         block_name(source, first),
         record,
         lambda stage: stage.write(WRITTEN_KEY, [encode_table(written)]),
@@ -94,7 +94,7 @@ def read_block(root: Objects, source: ContinuationSource, first: int, rows: int)
 
 
 def _open(root: Objects, name: str) -> SharedDirectory[ContinuationRecord] | None:
-    shared = open_shared(root, CONTINUATIONS_KEY, name, ContinuationRecord)
+    shared = CONTINUATIONS.open(root, name)
     if shared is not None and name not in (
         block_name(shared.record.source, shared.record.first),
         seed_name(shared.record.source),
@@ -124,6 +124,11 @@ def continuation_problems(found: SharedDirectory[ContinuationRecord]) -> Iterato
         yield "is not what its record says"
     else:
         yield from _table_problems(_table(found), record)
+
+
+CONTINUATIONS: Final = SharedKind(
+    folder=CONTINUATIONS_KEY, record=ContinuationRecord, problems=continuation_problems
+)
 
 
 def _table_problems(written: pa.Table, record: ContinuationRecord) -> list[str]:

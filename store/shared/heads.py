@@ -8,18 +8,18 @@ stores only eight numbers. `logits.Head` computes them.
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import HeadModel, HeadRecord
 from lpp.store.format.documents import document_hash, to_document
-from lpp.store.format.keys import HEADS_KEY, MATRICES_KEY
+from lpp.store.format.keys import HEADS_KEY
 from lpp.store.format.plan import Plan
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.protocol import Objects
-from lpp.store.shared.directory import SharedDirectory, commit_shared, holds_shared, open_shared
+from lpp.store.shared.directory import SharedDirectory, SharedKind
 from lpp.store.shared.logits import Head, HeadContent, Steps
-from lpp.store.shared.matrices import NAME_DIGITS, commit_matrix, open_matrix, read_matrix
+from lpp.store.shared.matrices import MATRICES, NAME_DIGITS, commit_matrix, read_matrix
 
 _MATRIX: Final = re.compile(r"[0-9a-f]{16}")
 _DECIMAL: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
@@ -47,19 +47,19 @@ def head_directories(root: Objects, plan: Plan) -> tuple[str, ...]:
     a newer release wrote one.
     """
     name = head_name(plan)
-    if not holds_shared(root, HEADS_KEY, name, HeadRecord):
+    if not HEADS.holds(root, name):
         return ()
-    head = open_shared(root, HEADS_KEY, name, HeadRecord)
+    head = HEADS.open(root, name)
     if head is None or any(head_problems(head)):
         return ()
-    return f"{HEADS_KEY}/{name}", f"{MATRICES_KEY}/{head.record.matrix}"
+    return f"{HEADS.folder}/{name}", f"{MATRICES.folder}/{head.record.matrix}"
 
 
 def commit_head(root: Objects, plan: Plan, content: HeadContent) -> str:
     """Store the head of the plan's model unless the store has it; its matrix first, unless an equal
     one exists. Returns the name of the matrix.
 
-    Raises ValueError for a head that does not give the plan's logits, and what `commit_shared`
+    Raises ValueError for a head that does not give the plan's logits, and what `SharedKind.commit`
     raises.
     """
     rows, width = content.matrix.weight.shape
@@ -77,7 +77,7 @@ def commit_head(root: Objects, plan: Plan, content: HeadContent) -> str:
         softcap=_decimal(steps.softcap),
         objects={},
     )
-    commit_shared(root, HEADS_KEY, head_name(plan), record, lambda _: None)
+    HEADS.commit(root, head_name(plan), record)
     return record.matrix
 
 
@@ -86,11 +86,11 @@ def open_head(root: Objects, plan: Plan) -> Head | None:
 
     Raises FormatError for altered bytes, with the next command, and if a newer release wrote it.
     """
-    head = open_shared(root, HEADS_KEY, head_name(plan), HeadRecord)
+    head = HEADS.open(root, head_name(plan))
     if head is None:
         return None
     problems = _record_problems(head)
-    matrix = None if problems else open_matrix(root, head.record.matrix)
+    matrix = None if problems else MATRICES.open(root, head.record.matrix)
     if matrix is None and not problems:
         return None
     if problems := problems or list(head_problems(head)):
@@ -111,23 +111,26 @@ def open_head(root: Objects, plan: Plan) -> Head | None:
     return Head(content, name=head.path.name)
 
 
-def head_problems(found: SharedDirectory[Any]) -> Iterator[str]:
+def head_problems(found: SharedDirectory[HeadRecord]) -> Iterator[str]:
     """Problems of a head whose bytes are as committed."""
-    record: HeadRecord = found.record
+    record = found.record
     if problems := _record_problems(found):
         yield from problems
         return
     try:
-        matrix = open_matrix(objects_at(found.directory.root), record.matrix)
+        matrix = MATRICES.open(objects_at(found.directory.root), record.matrix)
     except FormatError as error:
         yield str(error)
         return
     if matrix is None:
-        yield f"its matrix {MATRICES_KEY}/{record.matrix} is missing"
+        yield f"its matrix {MATRICES.folder}/{record.matrix} is missing"
         return
     shape = (record.dtype, record.rows, record.width)
     if (matrix.record.dtype, matrix.record.rows, matrix.record.width) != shape:
-        yield f"its matrix {MATRICES_KEY}/{record.matrix} has another dtype or shape"
+        yield f"its matrix {MATRICES.folder}/{record.matrix} has another dtype or shape"
+
+
+HEADS: Final = SharedKind(folder=HEADS_KEY, record=HeadRecord, problems=head_problems)
 
 
 def _record_problems(head: SharedDirectory[HeadRecord]) -> list[str]:

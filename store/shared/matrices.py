@@ -21,7 +21,7 @@ from lpp.store.format.documents import document_hash
 from lpp.store.format.keys import MATRICES_KEY, MATRIX_KEY
 from lpp.store.format.plan import StoredDtype
 from lpp.store.objects.protocol import Objects
-from lpp.store.shared.directory import SharedDirectory, commit_shared, open_shared
+from lpp.store.shared.directory import SharedDirectory, SharedKind
 
 NAME_DIGITS: Final = 16
 """Digits of the hash that names a shared directory."""
@@ -93,13 +93,8 @@ def commit_matrix(root: Objects, matrix: Matrix) -> str:
             stage.write(f"{MATRIX_KEY}/{name}/c/0/0", encoding, encoding.records)
 
     name = record.content[:NAME_DIGITS]
-    commit_shared(root, MATRICES_KEY, name, record, write)
+    MATRICES.commit(root, name, record, write)
     return name
-
-
-def open_matrix(root: Objects, name: str) -> SharedDirectory[MatrixRecord] | None:
-    """The matrix of that name; None if it is not committed. Raises as `open_shared`."""
-    return open_shared(root, MATRICES_KEY, name, MatrixRecord)
 
 
 def read_matrix(found: SharedDirectory[MatrixRecord]) -> Matrix:
@@ -112,9 +107,9 @@ def read_matrix(found: SharedDirectory[MatrixRecord]) -> Matrix:
     return Matrix(dtype=found.record.dtype, weight=arrays["weight"], bias=arrays.get("bias"))
 
 
-def matrix_problems(found: SharedDirectory[Any]) -> Iterator[str]:
+def matrix_problems(found: SharedDirectory[MatrixRecord]) -> Iterator[str]:
     """Problems of a matrix whose bytes are as committed: its name, for one. Reads every value."""
-    record: MatrixRecord = found.record
+    record = found.record
     if not record.content.startswith(found.directory.place.name):
         yield f"its content is {record.content[:NAME_DIGITS]}, not its name"
         return
@@ -128,6 +123,9 @@ def matrix_problems(found: SharedDirectory[Any]) -> Iterator[str]:
         return
     if _content(record.dtype, record.rows, record.width, hashes) != record.content:
         yield "its values are not those of its content"
+
+
+MATRICES: Final = SharedKind(folder=MATRICES_KEY, record=MatrixRecord, problems=matrix_problems)
 
 
 def _names(shared: SharedDirectory[MatrixRecord]) -> list[str]:

@@ -19,14 +19,10 @@ from lpp.store.format.keys import VOCABULARIES_KEY, VOCABULARY_KEY
 from lpp.store.format.tables import VOCABULARY_SCHEMA, encode_table, table_of
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Url
-from lpp.store.shared.directory import (
-    SharedDirectory,
-    commit_shared,
-    holds_shared,
-    open_shared,
-)
+from lpp.store.shared.directory import SharedDirectory, SharedKind
 
 __all__ = [
+    "VOCABULARIES",
     "VOCABULARY_SCHEMA",
     "add_vocabulary",
     "holds_vocabulary",
@@ -68,8 +64,7 @@ def add_vocabulary(root: Url, tokenizer: str, table: pa.Table) -> bool:
     def write(stage: Attempt) -> None:
         stage.write(VOCABULARY_KEY, [data])
 
-    name = vocabulary_name(tokenizer)
-    return commit_shared(objects_at(root), VOCABULARIES_KEY, name, record, write)
+    return VOCABULARIES.commit(objects_at(root), vocabulary_name(tokenizer), record, write)
 
 
 def holds_vocabulary(root: Url, tokenizer: str) -> bool:
@@ -77,8 +72,7 @@ def holds_vocabulary(root: Url, tokenizer: str) -> bool:
 
     Raises FormatError(UNSUPPORTED_VERSION) if a newer release wrote it.
     """
-    name = vocabulary_name(tokenizer)
-    return holds_shared(objects_at(root), VOCABULARIES_KEY, name, VocabularyRecord)
+    return VOCABULARIES.holds(objects_at(root), vocabulary_name(tokenizer))
 
 
 def read_vocabulary(root: Url, tokenizer: str) -> pa.Table | None:
@@ -88,8 +82,7 @@ def read_vocabulary(root: Url, tokenizer: str) -> pa.Table | None:
     tokenizer: its fingerprint. Raises FormatError, with the next command: CORRUPT for altered
     bytes, UNSUPPORTED_VERSION if a newer release wrote it.
     """
-    name = vocabulary_name(tokenizer)
-    shared = open_shared(objects_at(root), VOCABULARIES_KEY, name, VocabularyRecord)
+    shared = VOCABULARIES.open(objects_at(root), vocabulary_name(tokenizer))
     if shared is None:
         return None
     table = _table(shared)
@@ -114,6 +107,11 @@ def vocabulary_problems(found: SharedDirectory[VocabularyRecord]) -> Iterator[st
         yield "its tokens are not those of its record"
     if found.path.name != vocabulary_name(found.record.tokenizer):
         yield "its name is not that of its tokenizer"
+
+
+VOCABULARIES: Final = SharedKind(
+    folder=VOCABULARIES_KEY, record=VocabularyRecord, problems=vocabulary_problems
+)
 
 
 def _table(shared: SharedDirectory[VocabularyRecord]) -> pa.Table:

@@ -13,7 +13,8 @@ from lpp.store.committed.commit import Attempt
 from lpp.store.committed.compare import verify_each
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import MatrixRecord
-from lpp.store.shared.directory import SharedDirectory, commit_shared, holds_shared, open_shared
+from lpp.store.shared.directory import SharedDirectory
+from lpp.store.shared.matrices import MATRICES
 from lpp.store.shared.verify import remove_damaged, verify_shared
 
 NAME = "00112233445566aa"
@@ -34,11 +35,11 @@ def commit(place: Behind, data: bytes = b"values", rows: int = 3) -> bool:
         stage.write("a/b", [data])
 
     record = MatrixRecord(dtype="float32", rows=rows, width=2, content="c0ffee", objects={})
-    return commit_shared(place.objects, "matrices", NAME, record, write)
+    return MATRICES.commit(place.objects, NAME, record, write)
 
 
 def opened(place: Behind) -> SharedDirectory[MatrixRecord] | None:
-    return open_shared(place.objects, "matrices", NAME, MatrixRecord)
+    return MATRICES.open(place.objects, NAME)
 
 
 def object_key(place: Behind) -> str:
@@ -47,7 +48,7 @@ def object_key(place: Behind) -> str:
 
 def test_the_first_one_stays(place: Behind) -> None:
     assert opened(place) is None
-    assert not holds_shared(place.objects, "matrices", NAME, MatrixRecord)
+    assert not MATRICES.holds(place.objects, NAME)
     assert commit(place)
     before = place.held()
     assert not commit(place, b"other", rows=4)
@@ -127,7 +128,7 @@ def test_an_altered_byte_is_refused_with_the_next_command(place: Behind) -> None
 def test_a_damaged_record_is_replaced(place: Behind) -> None:
     commit(place)
     damage_record(place)
-    assert not holds_shared(place.objects, "matrices", NAME, MatrixRecord)
+    assert not MATRICES.holds(place.objects, NAME)
     assert commit(place, b"again", rows=5)
     found = opened(place)
     assert found is not None
