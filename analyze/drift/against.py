@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import polars as pl
+
 from lpp.analyze.drift.drift import Drift, drift
 from lpp.analyze.drift.pair import Pair, differences, pair_of, run_of
 from lpp.analyze.drift.sites import common_sites
@@ -28,18 +30,23 @@ class Against:
     base: RunView
     """Run A of every pair."""
     pairs: Sequence[Pair]
-    left_out: Mapping[str, str]
-    """Why other runs cannot be compared with it, by run id."""
-    undecided: Mapping[str, str]
-    """Those of `left_out` that should have been compared, so that no gate passes without them: runs
+    left_out: pl.DataFrame
+    """A row for each other run that cannot be compared with it: `run`, `why`, and whether it is
+    `undecided`: it should have been compared, so that no gate passes without it. Those are runs
     that were named, and runs whose first prompt is that of the base."""
     names: Mapping[str, str]
     """Short names of the base and of all other runs, compared or left out, by run id."""
 
     @property
+    def undecided(self) -> dict[str, str]:
+        """Why each run that is undecided is left out, by run id."""
+        return dict(self.left_out.filter("undecided").select("run", "why").iter_rows())
+
+    @property
     def lines(self) -> list[str]:
         """One line about each run that is left out."""
-        return [f"{run} is left out: {why}." for run, why in self.left_out.items()]
+        rows = self.left_out.select("run", "why").iter_rows()
+        return [f"{run} is left out: {why}." for run, why in rows]
 
 
 def diff_against(
@@ -96,7 +103,7 @@ def against(
             "prompts, or name runs behind --against.",
             kind=ErrorKind.NOT_FOUND,
         )
-    pairs, left_out, undecided = [], {}, {}
+    pairs, left_out = [], dict[str, tuple[str, bool]]()
     for view in others.values():
         why = _why_not(of_base, view, settings.prompts)
         if why is None:
@@ -108,18 +115,20 @@ def against(
             else:
                 pairs.append(pair)
         if why is not None:
-            left_out[view.run.id] = why
-            if runs is not None or _read_alike(of_base, view):
-                undecided[view.run.id] = why
+            undecided = runs is not None or _read_alike(of_base, view)
+            left_out[view.run.id] = why, undecided
     if not pairs:
         raise InputError(
             f"no run can be compared with {of_base.run.id}. "
-            + " ".join(f"{run}: {why}." for run, why in left_out.items())
+            + " ".join(f"{run}: {why}." for run, (why, _) in left_out.items())
             + " `lpp-analyze diff STORE RUN_A RUN_B` of two of them names the command that makes "
             "them comparable."
         )
     names = names_of((of_base, *others.values()))
-    return Against(base=of_base, pairs=pairs, left_out=left_out, undecided=undecided, names=names)
+    rows = [(run, why, undecided) for run, (why, undecided) in left_out.items()]
+    schema = {"run": pl.String, "why": pl.String, "undecided": pl.Boolean}
+    frame = pl.DataFrame(rows, schema=schema, orient="row")
+    return Against(base=of_base, pairs=pairs, left_out=frame, names=names)
 
 
 def _named(store: Url, runs: Sequence[str] | None, task: str | None) -> list[RunView]:

@@ -1,6 +1,5 @@
 """The tokens after which the predictions of two models differ most, as text in context."""
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,29 +13,13 @@ from lpp.analyze.runs.words import Words
 CONTEXT_TOKENS: Final = 24
 """Tokens of a prompt that are shown: more than fit on a line."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """The most likely next token of one model."""
-
-    token: str
-    probability: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorstToken:
-    """A token, and what both models predict after it. Texts are exact: a terminal escapes them."""
-
-    prompt_id: int
-    position: int
-    change: float
-    """The number that orders the tokens: KL(A || B), or |ln p(next), B - A|; nats."""
-    context: str
-    """The prompt up to this token."""
-    came: str | None
-    """The token that follows; None at the end of a prompt."""
-    a: Expected
-    b: Expected
+_TEXTS: Final = pl.Schema(
+    {
+        **dict.fromkeys(("at", "text_so_far", "came"), pl.String),
+        **{"expected_a": pl.String, "probability_a": pl.Float64},
+        **{"expected_b": pl.String, "probability_b": pl.Float64},
+    }
+)
 
 
 def order_of(drift: Drift) -> str:
@@ -44,52 +27,46 @@ def order_of(drift: Drift) -> str:
     return "kl" if drift.no_logits is None else "next_logprob"
 
 
-def worst_tokens(drift: Drift, count: int = 10) -> list[WorstToken]:
+def worst_tokens(drift: Drift, count: int = 10) -> pl.DataFrame:
     """The `count` compared tokens with the largest change above 0, the largest first.
 
-    Tokens are text if one of the stores holds the vocabulary of its run's tokenizer, else ids.
-    Raises FormatError for altered bytes.
+    Columns `prompt_id`, `position`, the number of `order_of` (`kl`, or `change` without logits;
+    nats), `at`, `text_so_far` (the prompt up to this token), `came` (the next token; null at the
+    end of a prompt), and the most likely next token of each model with its probability. Tokens are
+    text if one of the stores holds the vocabulary of its run's tokenizer, else ids; texts are
+    exact, and a page escapes them. Raises FormatError for altered bytes.
     """
+    name = "kl" if order_of(drift) == "kl" else "change"
     moved = pl.col("next_logprob_b").cast(pl.Float64) - pl.col("next_logprob_a")
-    change = pl.col("kl") if order_of(drift) == "kl" else moved.abs()
+    change = pl.col("kl") if name == "kl" else moved.abs()
     worst = (
-        drift.tokens.select("prompt_id", "position", change=change)
-        .filter(pl.col("change") > 0)
-        .sort("change", "prompt_id", "position", descending=[True, False, False])
+        drift.tokens.select("prompt_id", "position", change.alias(name))
+        .filter(pl.col(name) > 0)
+        .sort(name, "prompt_id", "position", descending=[True, False, False])
         .head(count)
     )
-    if worst.is_empty():
-        return []
     words = Words(_vocabulary(drift.pair))
     prompts = drift.pair.a.prompts["token_ids"]
     keys = ["prompt_id", "position"]
     stored = worst.join(drift.pair.statistics, on=keys, how="left", maintain_order="left")
-    tokens = []
+    texts = []
     for row in stored.iter_rows(named=True):
         prompt, position = row["prompt_id"], row["position"]
         ids = prompts[prompt].to_list()
-        tokens.append(
-            WorstToken(
-                prompt_id=prompt,
-                position=position,
-                change=row["change"],
-                context=words.text(ids[max(0, position + 1 - CONTEXT_TOKENS) : position + 1]),
-                came=words.text(ids[position + 1 : position + 2]) or None,
-                a=_most_likely(row["top1_id_a"], row["max_logprob_a"], words),
-                b=_most_likely(row["top1_id_b"], row["max_logprob_b"], words),
-            )
-        )
-    return tokens
+        text: dict[str, str | float | None] = {
+            "at": f"{prompt}:{position}",
+            "text_so_far": words.text(ids[max(0, position + 1 - CONTEXT_TOKENS) : position + 1]),
+            "came": words.text(ids[position + 1 : position + 2]) or None,
+        }
+        for run in "ab":
+            token, logprob = row[f"top1_id_{run}"], row[f"max_logprob_{run}"]
+            text[f"expected_{run}"] = "" if token is None else words.text([token])
+            text[f"probability_{run}"] = None if logprob is None else float(np.exp(logprob))
+        texts.append(text)
+    return worst.hstack(pl.DataFrame(texts, schema=_TEXTS))
 
 
 def _vocabulary(pair: Pair) -> pa.Table | None:
     """The vocabulary of either run: the token ids are equal, so the tokens are."""
     vocabulary = pair.a.run.vocabulary()
     return pair.b.run.vocabulary() if vocabulary is None else vocabulary
-
-
-def _most_likely(token: int | None, logprob: float | None, words: Words) -> Expected:
-    return Expected(
-        token="" if token is None else words.text([token]),
-        probability=None if logprob is None else float(np.exp(logprob)),
-    )

@@ -10,8 +10,10 @@ from dataclasses import replace
 
 import polars as pl
 
+from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.against import Against, against
 from lpp.analyze.drift.drift import Drift, drift, n_steps
+from lpp.analyze.drift.frames import frames_of
 from lpp.analyze.drift.gate import gate_page
 from lpp.analyze.drift.gate.conditions import (
     Condition,
@@ -23,7 +25,6 @@ from lpp.analyze.drift.gate.conditions import (
 from lpp.analyze.drift.gate.verdicts import ALLOWED, Verdict, verdict
 from lpp.analyze.drift.pages.against_page import against_page
 from lpp.analyze.drift.pages.drift_page import drift_page
-from lpp.analyze.drift.pages.drift_page_tables import frames_of
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.sites import common_sites
 from lpp.analyze.drift.tables import stores, write_drift
@@ -31,14 +32,17 @@ from lpp.analyze.engine.executor import Executor
 from lpp.analyze.evaluations.analysis import analysis, write_items
 from lpp.analyze.evaluations.evaluated import evaluated_items
 from lpp.analyze.evaluations.flip_analysis import flip_analysis
-from lpp.analyze.evaluations.flips import flips, flips_of_runs
+from lpp.analyze.evaluations.flips import Flips, flips, flips_of_runs
 from lpp.analyze.evaluations.pages.flips_page import flips_frames, flips_page, flips_section
 from lpp.analyze.evaluations.pages.items_page import items_page
+from lpp.analyze.pages.page import Page
+from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.reply import Reply, reply
 from lpp.analyze.questions import DiffSettings, GateSettings, ItemsSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.database import kept
 from lpp.store.errors import InputError
+from lpp.store.format.run_names import run_names
 from lpp.store.progress import Progress
 
 
@@ -90,7 +94,8 @@ def diff_answer(
         with _named(pair, several):
             check_conditions(conditions, sites=common, no_logits=pair.no_logits)
     progress.expect(sum(n_steps(pair, settings) for pair in pairs))
-    failed = bool(conditions and several and several.undecided)
+    undecided = {} if several is None else several.undecided
+    failed = bool(conditions and undecided)
     parts: list[Mapping[str, pl.DataFrame]] = []
     decided: dict[str, list[Verdict]] = {}
     stored = True
@@ -112,9 +117,8 @@ def diff_answer(
         failed |= any(v.failed for v in verdicts)
         items = flips_of_runs(pair.a, pair.b)
         if several is None:
-            sections = [flips_section(task, k) for k, task in enumerate(items)]
             return reply(
-                drift_page(pair_drift, verdicts, sections, flips_frames(items)),
+                page_of_drift(pair_drift, verdicts, items),
                 settings,
                 stored=stored,
                 beside=gate_page.as_lines(verdicts),
@@ -126,15 +130,33 @@ def diff_answer(
     assert several is not None
     names = dict.fromkeys(name for part in parts for name in part)
     frames = {name: pl.concat([p[name] for p in parts if name in p]) for name in names}
-    page = against_page(several, frames, decided, f"{store}")
+    frames["left_out"] = several.left_out
+    page = against_page(frames, several.names, decided, f"{store}")
     decided = {b: decided[b] for b in page.runs.order if b in decided}
     return reply(
         page,
         settings,
         stored=stored,
-        beside=gate_page.lines_by_run(decided, several.names, several.undecided),
+        beside=gate_page.lines_by_run(decided, several.names, undecided),
         failed=failed,
     )
+
+
+def page_of_drift(
+    found: Drift, verdicts: Sequence[Verdict] = (), tasks: Sequence[Flips | str] = ()
+) -> Page:
+    """The page of one comparison. tasks: of `flips_of_runs`. Raises FormatError."""
+    a, b = found.pair.runs
+    homes = stores(found.pair)
+    page = drift_page(
+        {**frames_of(found), **flips_frames(tasks)},
+        (f"{homes[0]}", a.id, b.id if len(homes) == 1 else f"{homes[1]}::{b.id}"),
+        found.settings,
+        RunStyles(run_names({one.id: one.plan for one in (a, b)})),
+        verdicts=verdicts,
+        items=[flips_section(task, k) for k, task in enumerate(tasks)],
+    )
+    return replace(page, origin=origin_of([a] if found.pair.of_one_run else [a, b]))
 
 
 def _pair(store: Url, runs: Sequence[str], settings: DiffSettings) -> Pair:

@@ -131,7 +131,8 @@ SHOWN_RUNS: Final = 24
 _OF_RUNS: Final = ("run", "run_a", "run_b")
 
 BRIEF: Final = (
-    *("runs", "profiles", "training", "drift", "hourglass", "item-analyses", "correlations"),
+    *("runs", "profiles", "training", "drift_predictions", "hourglass", "item-analyses"),
+    "correlations",
 )
 """Tables of the summary in Markdown; the page has all."""
 

@@ -8,11 +8,11 @@ from typing import Final
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
+from lpp.analyze.drift.frames import frames_of_tokens
 from lpp.analyze.drift.pages.drift_page_parts import PAIRS_DRAWN, charts
 from lpp.analyze.drift.pages.drift_page_tables import (
     Frames,
     Pair,
-    frames_of_tokens,
     of_pairs,
     pairs_by_kl,
 )

@@ -19,8 +19,9 @@ from rich.cells import cell_len
 from lpp.analyze import DiffSettings, diff, diff_against, drift_grid_chart
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.against import against
+from lpp.analyze.drift.frames import frames_of
 from lpp.analyze.drift.pages.against_page import STRIP, against_page
-from lpp.analyze.drift.pages.drift_page_tables import DRIFT, FACTS, Frames, frames_of
+from lpp.analyze.drift.pages.drift_page_tables import DRIFT, FACTS, Frames
 from lpp.analyze.drift.pages.drift_page_tables import SITES as SITE_ROWS
 from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written
@@ -357,7 +358,8 @@ def test_other_numbers_of_sites_are_drawn(metric: str, kept: list[Frames], tmp_p
 def page_text(many: Path, kept: list[Frames]) -> str:
     names = (DRIFT.name, SITE_ROWS.name, FACTS)
     frames = {name: pl.concat([one[name] for one in kept]) for name in names}
-    return written(against_page(against(many, "base", NAMES), frames), "text")
+    chosen = against(many, "base", NAMES)
+    return written(against_page({**frames, "left_out": chosen.left_out}, chosen.names), "text")
 
 
 def strips(text: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from made_runs import Made, MakeRun
 from lpp.analyze import DiffSettings, ProfileSettings
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.drift import diff
-from lpp.analyze.drift.pages.drift_page_tables import facts
+from lpp.analyze.drift.frames import facts
 from lpp.analyze.numerics.jackknife import clustered_error, floor_bias, jackknife
 from lpp.analyze.report.content import report
 from lpp.analyze.runs.cells import Cell

@@ -21,10 +21,10 @@ from scipy.special import log_softmax
 from lpp.analyze import DiffSettings, diff
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.drift import drift, n_steps
-from lpp.analyze.drift.pages.drift_page import drift_page
 from lpp.analyze.drift.pair import pair_of
 from lpp.analyze.drift.summaries import by_position, entropy_drift, prediction_drift
 from lpp.analyze.drift.worst import order_of, worst_tokens
+from lpp.analyze.evaluations.answers import page_of_drift
 from lpp.analyze.numerics.jackknife import jackknife
 from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written
@@ -287,20 +287,19 @@ def test_the_tokens_that_changed_most(
     found = diff(a.root, "base", "tuned")
     worst = worst_tokens(found, 3)
     top = found.tokens.sort("kl", descending=True).head(3)
-    assert [(w.prompt_id, w.position, w.change) for w in worst] == [
-        *top.select("prompt_id", "position", "kl").iter_rows()
-    ]
-    ids = a.prompts[worst[0].prompt_id]
-    assert worst[0].context == "".join(f" w{k}" for k in ids[: worst[0].position + 1])
-    assert worst[0].came == f" w{ids[worst[0].position + 1]}"
-    assert worst[0].a.token == "\x1b[31m\n"
-    assert worst[0].a.probability is not None
-    assert 0 < worst[0].a.probability < 1
+    keys = ("prompt_id", "position", "kl")
+    assert worst.select(keys).equals(top.select(keys))
+    first = worst.row(0, named=True)
+    ids, position = a.prompts[first["prompt_id"]], first["position"]
+    assert first["text_so_far"] == "".join(f" w{k}" for k in ids[: position + 1])
+    assert first["came"] == f" w{ids[position + 1]}"
+    assert first["expected_a"] == "\x1b[31m\n"
+    assert 0 < first["probability_a"] < 1
     assert len(worst_tokens(found)) == 10
     monkeypatch.setattr("lpp.analyze.drift.worst.CONTEXT_TOKENS", 2)
-    last = ids[worst[0].position - 1 : worst[0].position + 1]
-    assert worst_tokens(found, 1)[0].context == "".join(f" w{k}" for k in last)
-    assert worst[0].position >= 2
+    last = ids[position - 1 : position + 1]
+    assert worst_tokens(found, 1)["text_so_far"].item() == "".join(f" w{k}" for k in last)
+    assert position >= 2
 
 
 @pytest.mark.slow
@@ -309,10 +308,11 @@ def test_without_logits_they_are_ordered_by_the_next_token(two: tuple[Made, Made
     lost = pl.when(pl.int_range(pl.len()) == 5).then(-9.0).otherwise("next_logprob_b")
     tokens = found.tokens.with_columns(next_logprob_b=lost.cast(pl.Float32))
     changed = replace(found, tokens=tokens, no_logits="no head")
-    (one,) = worst_tokens(changed)
+    (one,) = worst_tokens(changed).to_dicts()
     assert (order_of(found), order_of(changed)) == ("kl", "next_logprob")
-    assert (one.prompt_id, one.position) == (0, 5)
-    assert "Where ln p(next) changed most" in written(drift_page(changed), "text", everything=True)
+    assert (one["prompt_id"], one["position"]) == (0, 5)
+    text = written(page_of_drift(changed), "text", everything=True)
+    assert "Where ln p(next) changed most" in text
 
 
 @pytest.mark.slow
@@ -476,7 +476,7 @@ def test_numbers_that_are_not_finite_are_null(two: tuple[Made, Made]) -> None:
     found = diff(two[0].root, "base", "tuned", DiffSettings(sites=["final"]))
     infinite = replace(found.predictions["kl"], mean=math.inf, max=math.inf, stderr=math.nan)
     changed = replace(found, predictions={**found.predictions, "kl": infinite})
-    page = drift_page(changed)
+    page = page_of_drift(changed)
     rows = json.loads(written(page, "json"))["tables"]["drift_predictions"]
     (kl,) = [row for row in rows if row["number"] == "kl"]
     assert kl["mean"] is kl["maximum"] is kl["mean_stderr"] is None

@@ -23,8 +23,8 @@ from polars.testing import assert_frame_equal
 
 from lpp.analyze import DiffSettings, diff
 from lpp.analyze.drift.drift import Drift, drift
+from lpp.analyze.drift.frames import facts
 from lpp.analyze.drift.kept import KeptDrift
-from lpp.analyze.drift.pages.drift_page_tables import facts
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.site_numbers import CROSS
@@ -382,6 +382,6 @@ def test_the_token_tables_are_read_once(
         return read_tokens(file, names)
 
     monkeypatch.setattr(module, "read_tokens", counted)
-    assert worst_tokens(diff(two[0].root, "base", "tuned"))
+    assert worst_tokens(diff(two[0].root, "base", "tuned")).height
     assert len(files) == len({*files}) == 2 * 6
     assert len(open_store(two[0].root).runs) == 2

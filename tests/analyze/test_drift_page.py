@@ -17,10 +17,10 @@ from lpp.analyze import DiffSettings, diff, drift_histogram_chart, drift_positio
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.gate.conditions import parse_condition
 from lpp.analyze.drift.gate.verdicts import verdict
-from lpp.analyze.drift.pages.drift_page import drift_page
 from lpp.analyze.drift.summaries import by_position
 from lpp.analyze.drift.tables import drift_tables, write_drift
 from lpp.analyze.drift.worst import worst_tokens
+from lpp.analyze.evaluations.answers import page_of_drift
 from lpp.analyze.pages.words import number, plain
 from lpp.analyze.pages.write import written
 from lpp.analyze.report.content import report
@@ -91,15 +91,15 @@ def test_the_section_is_there_where_something_was_compared(tmp_path: Path) -> No
         *("drift-depth", "drift-positions", "drift-histogram")
     ]
     frames = {answer.name: answer.frame for answer in found.tables}
-    assert frames["drift"]["mean"].to_list() == pytest.approx([0.01, 0.005, 0.1])
-    assert frames["drift-sites"].height == 8
+    assert frames["drift_predictions"]["mean"].to_list() == pytest.approx([0.01, 0.005, 0.1])
+    assert frames["drift_sites"].height == 8
     kl = pl.Series([k / 1000 for k in range(90)])
-    bins = frames["drift-histogram"]
+    bins = frames["drift_histogram"]
     assert bins["n_tokens"].sum() == 90
     assert bins.filter(pl.col("kl_from").is_null())["n_tokens"].to_list() == [1]
     for low, high, count in bins.drop_nulls().select("kl_from", "kl_below", "n_tokens").rows():
         assert ((kl >= low) & (kl < high)).sum() == count
-    assert frames["drift-positions"]["n_tokens"].sum() == 90
+    assert frames["drift_positions"]["n_tokens"].sum() == 90
     text = write_report(str(tmp_path / "some"), tmp_path / "r.md", "md")[0].read_text()
     assert "### What changed between two models" in text
 
@@ -113,10 +113,10 @@ def test_the_section_has_the_numbers_and_words_of_the_store(two: tuple[Made, Mad
     for table in section(a.root).tables:
         assert {*table.key} <= {*table.frame.columns}
     positions = by_position(found.tokens)
-    assert frames["drift-positions"]["kl"].to_list() == positions["kl"].to_list()
+    assert frames["drift_positions"]["kl"].to_list() == positions["kl"].to_list()
     worst = worst_tokens(found)
-    assert frames["drift-tokens"]["position"].to_list() == [one.position for one in worst]
-    assert frames["drift-tokens"]["came"].to_list() == [one.came for one in worst]
+    assert frames["drift_tokens"]["position"].to_list() == worst["position"].to_list()
+    assert frames["drift_tokens"]["came"].to_list() == worst["came"].to_list()
 
 
 # charts
@@ -156,7 +156,7 @@ def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Made, Made]) -
         verdict(parse_condition(text), found.predictions, found.sites)
         for text in ("kl > 0.01", "kl > 99")
     ]
-    text = written(drift_page(found, gate), "html")
+    text = written(page_of_drift(found, gate), "html")
     page = Page(text)
     assert page.elements.count("script") == 3
     assert "img" not in page.elements
@@ -170,8 +170,8 @@ def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Made, Made]) -
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
     tables = json.loads(data)["tables"]
     assert {name: table["rows"] for name, table in tables.items()} == {
-        **{"gate": 2, "drift": 9, "drift-sites": 1, "drift-tokens": 10},
-        **{"drift-positions": 5, "drift-histogram": tables["drift-histogram"]["rows"]},
+        **{"gate": 2, "drift_predictions": 9, "drift_sites": 1, "drift_tokens": 10},
+        **{"drift_positions": 5, "drift_histogram": tables["drift_histogram"]["rows"]},
     }
     outcome = next(one for one in tables["gate"]["columns"] if one["name"] == "outcome")
     assert [outcome["words"][code] for code in outcome["codes"]] == ["FAIL", "not met"]
@@ -180,7 +180,7 @@ def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Made, Made]) -
         names = {column["name"] for column in table["columns"]}
         assert {*table["key"]} <= names
         assert not names & {"run_a", "run_b"}
-    first = [one["name"] for one in tables["drift-tokens"]["columns"] if one["first"]]
+    first = [one["name"] for one in tables["drift_tokens"]["columns"] if one["first"]]
     assert first[:4] == ["kl", "at", "text_so_far", "came"]
 
 
@@ -188,7 +188,7 @@ def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Made, Made]) -
 def test_the_python_of_a_table_gives_it(two: tuple[Made, Made]) -> None:
     a, b = two
     found = diff(a.root, "base", b.run_id, DiffSettings(skip_first=2, sites=["final"]))
-    (table,) = [table for table in drift_page(found).tables if table.name == "drift-sites"]
+    (table,) = [table for table in page_of_drift(found).tables if table.name == "drift_sites"]
     *head, last = table.code.splitlines()
     scope: dict[str, Any] = {}
     exec("\n".join([*head, f"again = {last}"]), scope)
@@ -205,7 +205,7 @@ def test_a_page_of_two_stores_and_of_one_run(
     done = invoke(a.root, "base", f"{far.root}::far", "--format", "html")
     assert done.exit_code == 0, done.output
     assert f"{far.root}::{far.run_id}" in Page(done.stdout).text
-    same = Page(written(drift_page(diff(a.root, "base", "base")), "html"))
+    same = Page(written(page_of_drift(diff(a.root, "base", "base")), "html"))
     assert "differs from" in same.text
     assert "plan-1" in same.ids
     assert "plan-2" not in same.ids  # one run in the provenance

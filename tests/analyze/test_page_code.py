@@ -15,9 +15,9 @@ from made_runs import MakeRun
 
 from lpp.analyze import DiffSettings, ItemsSettings, diff, flipped_items
 from lpp.analyze.cli.command import main
-from lpp.analyze.drift.pages.drift_page import drift_page
 from lpp.analyze.drift.tables import drift_tables
 from lpp.analyze.evaluations.analysis import analysis
+from lpp.analyze.evaluations.answers import page_of_drift
 from lpp.analyze.evaluations.evaluated import evaluated_items
 from lpp.analyze.evaluations.pages.flips_page import flips_page
 from lpp.analyze.evaluations.pages.items_page import items_page
@@ -59,14 +59,14 @@ def test_a_comparison_is_repeated_with_its_settings(make_run: MakeRun) -> None:
         "other",
         DiffSettings(prompts=12, sites=["embed", "final"], skip_first=2, cluster="document"),
     )
-    page = drift_page(compared)
+    page = page_of_drift(compared)
     names: list[str] = []
     for name, value, bound in results(page):
         names.append(name)
         assert len(value) > 0, name
         again, first = (drift_tables(x)["drift_sites"] for x in (bound["found"], compared))
         assert again.equals(first)
-    assert {"drift", "drift-sites", "drift-positions", "drift-tokens"} <= {*names}
+    assert {"drift_predictions", "drift_sites", "drift_positions", "drift_tokens"} <= {*names}
     program, *words = command(page)
     done = CliRunner().invoke(main, [*words, "--format", "json"])
     assert (program, done.exit_code) == ("lpp-analyze", 0), done.output

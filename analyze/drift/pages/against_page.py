@@ -1,14 +1,13 @@
 """The page of `lpp-analyze diff --against`: one run against several."""
 
 import shlex
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from types import MappingProxyType
 from typing import Any, Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.drift.against import Against
 from lpp.analyze.drift.gate import gate_page
 from lpp.analyze.drift.pages.drift_page_parts import conclusion, opening
 from lpp.analyze.drift.pages.drift_page_tables import (
@@ -17,7 +16,6 @@ from lpp.analyze.drift.pages.drift_page_tables import (
     SITES,
     Frames,
     Pair,
-    for_programs,
     numbers_of,
     of_pairs,
     shaped,
@@ -43,28 +41,31 @@ _AT_LAST: Final = ("relative_distance", "cka")
 
 
 def against_page(
-    several: Against,
     frames: Frames,
+    names: Mapping[str, str],
     verdicts: gate_page.Verdicts = MappingProxyType({}),
     store: str = "",
 ) -> Page:
-    """The page of `several`. frames: rows of each of its pairs (`frames_of`), in any order.
-    verdicts: of a gate, by run.
+    """The page of several comparisons with one run. frames: rows of each pair (`frames_of`), in
+    any order, and `left_out` (`against.Against`). names: short names by run id. verdicts: of a
+    gate, by run.
     """
-    base, of = several.base.run.id, frames[FACTS]["run_b"].to_list()
+    base, of = frames[FACTS]["run_a"][0], frames[FACTS]["run_b"].to_list()
+    left_out = frames["left_out"]
+    reasons = dict(left_out.select("run", "why").iter_rows())
     means = {b: {k: v["mean"] for k, v in numbers_of(frames, (base, b)).items()} for b in of}
     by = "kl" if all("kl" in numbers for numbers in means.values()) else "flips"
     ordered = sorted(of, key=lambda b: (means[b].get(by) or 0.0, b))
     pairs = [(base, b) for b in ordered]
     gate = {b: verdicts[b] for b in ordered if b in verdicts}
-    undecided = {b: why for b, why in several.undecided.items() if gate}
-    runs = RunStyles({b: several.names[b] for b in (base, *ordered, *undecided)})
+    undecided = dict(left_out.filter("undecided").select("run", "why").iter_rows()) if gate else {}
+    runs = RunStyles({b: names[b] for b in (base, *ordered, *undecided)})
     rows = pl.DataFrame([_row(frames, pair) for pair in pairs], infer_schema_length=None)
     in_order = pl.DataFrame({"run_b": ordered})
     by_run = {
         name: in_order.join(frame, on="run_b", maintain_order="left").select(frame.columns)
         for name, frame in frames.items()
-        if frame.width
+        if "run_b" in frame.columns
     }
     sites, facts = by_run[SITES.name], by_run[FACTS]
     tables = [shaped(DRIFT, frames[DRIFT.name], brief=False), shaped(SITES, sites, brief=False)]
@@ -140,7 +141,7 @@ def against_page(
             Section(
                 "left-out",
                 "Left out",
-                notes=tuple(say(f"{run(b)}: {why}.") for b, why in several.left_out.items()),
+                notes=tuple(say(f"{run(b)}: {why}.") for b, why in reasons.items()),
                 brief=False,
             ),
         ),
@@ -149,13 +150,9 @@ def against_page(
         next=(f"lpp-sql {shlex.quote(store)} --run drift",) if store else (),
         data={
             "against": rows,
-            **for_programs(by_run),
+            **by_run,
+            "left_out": left_out,
             "gate": gate_page.gate_rows(gate, undecided),
-            "left_out": pl.DataFrame(
-                [(b, why, b in several.undecided) for b, why in several.left_out.items()],
-                schema={"run": pl.String, "why": pl.String, "undecided": pl.Boolean},
-                orient="row",
-            ),
         },
         store=store,
     )

@@ -2,13 +2,11 @@
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.gate import gate_page
 from lpp.analyze.drift.gate.verdicts import Verdict
 from lpp.analyze.drift.pages.drift_page_parts import charts, conclusion, opening
@@ -19,16 +17,12 @@ from lpp.analyze.drift.pages.drift_page_tables import (
     POSITIONS,
     SITES,
     TOKENS,
+    Frames,
     ends,
-    for_programs,
-    frames_of,
     shaped,
 )
-from lpp.analyze.drift.tables import stores
-from lpp.analyze.drift.worst import worst_tokens
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.pages.page import Page, Section
-from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Shape, Table
 from lpp.analyze.pages.tokens import shown_words
 from lpp.analyze.pages.words import (
@@ -40,7 +34,7 @@ from lpp.analyze.pages.words import (
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.quantities.quantity import Quantity, capital, legend
-from lpp.store.format.run_names import run_names
+from lpp.analyze.questions import DiffSettings
 from lpp.store.settings.command_line import as_words
 from lpp.store.settings.setting import as_python
 
@@ -68,25 +62,26 @@ IN_SHORT: Final = ("kl", "flips", "top10", "next_logprob", "log_perplexity", "en
 
 
 def drift_page(
-    drift: Drift,
+    frames: Frames,
+    where: tuple[str, str, str],
+    settings: DiffSettings,
+    runs: RunStyles,
+    *,
     verdicts: Sequence[Verdict] = (),
     items: Sequence[Section] = (),
-    item_frames: Mapping[str, pl.DataFrame] = MappingProxyType({}),
 ) -> Page:
-    """The page of one comparison; no database is read or written.
+    """The page of one comparison. frames: of `drift.frames.frames_of`, and rows of items.
 
-    items: sections about the items of tasks that both runs answered; item_frames: their rows by
-    table. Raises FormatError for altered bytes.
+    where: the store and both runs, as the command takes them; settings: those that repeat it.
+    items: sections about the items of tasks that both runs answered.
     """
-    a, b = drift.pair.runs
-    runs = RunStyles(run_names({one.id: one.plan for one in (a, b)}))
-    frames, pair, homes = frames_of(drift), (a.id, b.id), stores(drift.pair)
-    where = f"{homes[0]}", a.id, b.id if len(homes) == 1 else f"{homes[1]}::{b.id}"
-    again = ["lpp-analyze", "diff", *where, *as_words(drift.settings)]
+    fact = frames[FACTS].row(0, named=True)
+    pair = fact["run_a"], fact["run_b"]
+    again = ["lpp-analyze", "diff", *where, *as_words(settings)]
     named = ", ".join(map(repr, where))
-    call = f"{_IMPORTS}\n\nfound = diff({named}, {as_python(drift.settings)})"
+    call = f"{_IMPORTS}\n\nfound = diff({named}, {as_python(settings)})"
     same = ["run_a", "run_b", "cluster", "n_prompts", "first_position"]
-    if drift.seed is None:
+    if fact["seed"] is None:
         same.append("n_drawn")
 
     def table(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
@@ -105,9 +100,9 @@ def drift_page(
         for shape in (DRIFT, POSITIONS, HISTOGRAM, SITES)
     }
     drawn = list(charts(frames, tables, runs))
-    gate = {b.id: verdicts} if verdicts else {}
-    by_kl, worst = drift.no_logits is None, _worst(drift)
-    fact = frames[FACTS].row(0, named=True)
+    by_kl = fact["no_logits"] is None
+    where_changed = "KL(A || B) is largest" if by_kl else "ln p(next) changed most"
+    gate = {pair[1]: verdicts} if verdicts else {}
     start, *notes = what_was_compared(fact)
     sections = (
         *([gate_page.gate_section(gate)] if gate else []),
@@ -117,7 +112,7 @@ def drift_page(
             charts=tuple(chart for chart in drawn if chart.section == "predictions"),
             tables=tuple(tables.values())[:3],
             notes=tuple(_ties(fact)),
-            more=_legend(PREDICTIONS, drift.predictions),
+            more=_legend(PREDICTIONS, {*predictions["number"]}),
         ),
         Section(
             "sites",
@@ -125,17 +120,17 @@ def drift_page(
             "±: standard error over prompts, paired.",
             charts=tuple(chart for chart in drawn if chart.section == "sites"),
             tables=(tables[SITES.name],),
-            more=_legend(SITE_CHANGES, {name for site in drift.sites for name in site.numbers}),
+            more=_legend(SITE_CHANGES, fact["metrics"]),
         ),
         Section(
             "tokens",
-            f"Where {'KL(A || B) is largest' if by_kl else 'ln p(next) changed most'}",
+            f"Where {where_changed}",
             "at: prompt and position; A and B: the most likely next token of each, p: its "
             "probability.",
             tables=(
                 table(
                     TOKENS,
-                    worst,
+                    shown_words(frames[TOKENS.name]),
                     labels={"expected_a": "A", "expected_b": "B"}
                     | dict.fromkeys(("probability_a", "probability_b"), "p"),
                     styles=dict.fromkeys(("probability_a", "probability_b"), "hundredths"),
@@ -148,7 +143,7 @@ def drift_page(
     )
     return Page(
         title="Drift between two models",
-        about=say(f"From {run(a.id)} to {run(b.id)}"),
+        about=say(f"From {run(pair[0])} to {run(pair[1])}"),
         opening=opening(
             frames, [pair], start, gate_page.conclusion(gate) + conclusion(frames, pair)
         ),
@@ -157,15 +152,9 @@ def drift_page(
         sections=sections,
         meanings=MEANING,
         runs=runs,
-        next=(f"lpp-sql {shlex.quote(where[0])} --run drift_tokens",) if len(homes) == 1 else (),
-        data={
-            **for_programs(frames),
-            TOKENS.table: worst,
-            "gate": gate_page.gate_rows(gate),
-            **item_frames,
-        },
+        next=(f"lpp-sql {shlex.quote(where[0])} --run drift_tokens",),
+        data={**frames, "gate": gate_page.gate_rows(gate)},
         store=where[0],
-        origin=origin_of([a] if drift.pair.of_one_run else [a, b]),
     )
 
 
@@ -197,24 +186,3 @@ def _ties(fact: Mapping[str, Any]) -> Iterator[Sentence]:
     shares = {name: fact[f"ties_{name}"] for name in ("flips", "top10")}
     if tied := [f"{name} at {100 * share:.2g} %" for name, share in shares.items() if share]:
         yield (f"Equal logits, ordered by id, decide {', '.join(tied)} of tokens.",)
-
-
-def _worst(drift: Drift) -> pl.DataFrame:
-    """The tokens after which the predictions changed most."""
-    change = "kl" if drift.no_logits is None else "change"
-    rows = [
-        {
-            "prompt_id": t.prompt_id,
-            "position": t.position,
-            change: t.change,
-            "at": f"{t.prompt_id}:{t.position}",
-            "text_so_far": t.context,
-            "came": t.came,
-            "expected_a": t.a.token,
-            "probability_a": t.a.probability,
-            "expected_b": t.b.token,
-            "probability_b": t.b.probability,
-        }
-        for t in worst_tokens(drift)
-    ]
-    return shown_words(pl.DataFrame(rows, infer_schema_length=None))

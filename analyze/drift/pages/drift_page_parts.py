@@ -157,7 +157,9 @@ def charts(
 
     def chart(shape: Shape, title: str, text: str, function: str) -> Chart:
         at_sites = shape is SITES
-        name, home = ("drift-depth", "sites") if at_sites else (shape.name, "predictions")
+        name, home = (
+            ("drift-depth", "sites") if at_sites else (shape.name.replace("_", "-"), "predictions")
+        )
         return Chart(
             name,
             section or home,

@@ -1,21 +1,16 @@
 """Rows behind the pages of `diff` and behind the report.
 
 They are rows of the tables `drift_predictions`, `drift_sites` and `drift_tokens`: those of a
-database, or those that `drift_tables` makes of one comparison.
+database, or those that `drift.frames` makes of one comparison.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import polars as pl
 
-from lpp.analyze.drift.drift import Drift
-from lpp.analyze.drift.summaries import by_position
-from lpp.analyze.drift.tables import drift_tables
-from lpp.analyze.numerics.kl_histogram import kl_histogram
 from lpp.analyze.pages.table import Shape, Table
-from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
-from lpp.analyze.runs.groups import Groups
+from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.sql.schema import TABLES, Column
 
 Pair = tuple[str, str]
@@ -39,19 +34,19 @@ def _shape(name: str, title: str, table: str, first: str, *key: str, folded: boo
 
 
 DRIFT: Final = _shape(
-    "drift",
+    "drift_predictions",
     "What changed in the predictions, with 95 % intervals of the mean",
     "drift_predictions",
     "number unit mean median p99 maximum",
 )
 SITES: Final = _shape(
-    "drift-sites",
+    "drift_sites",
     "What changed at each site, with 95 % intervals",
     "drift_sites",
     f"site {' '.join(SITE_CHANGES)} flags",
 )
 POSITIONS: Final = _shape(
-    "drift-positions",
+    "drift_positions",
     "KL and flips by position in the prompt, with 95 % intervals",
     "drift_tokens",
     "first end kl flips",
@@ -59,7 +54,7 @@ POSITIONS: Final = _shape(
     folded=True,
 )
 HISTOGRAM: Final = _shape(
-    "drift-histogram",
+    "drift_histogram",
     "KL per token: how many tokens have how much, four bins to a decade",
     "drift_tokens",
     "kl_from kl_below share n_tokens",
@@ -67,9 +62,9 @@ HISTOGRAM: Final = _shape(
     folded=True,
 )
 FACTS: Final = "comparisons"
-"""Name of the rows of `facts`."""
+"""Name of the rows of `drift.frames.facts`."""
 TOKENS: Final = _shape(
-    "drift-tokens",
+    "drift_tokens",
     "The ten tokens of each pair after which the predictions changed most",
     "drift_tokens",
     "kl change at text_so_far came expected_a probability_a expected_b probability_b",
@@ -101,75 +96,6 @@ def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
     """The table of `shape` with the rows of `frame`. more: as of `Shape.of`."""
     declared = {column.name: column for column in (*COLUMNS, *TABLES[shape.table].columns)}
     return shape.of(frame, **{"declared": {**declared, **SITE_CHANGES}} | more)
-
-
-def frames_of(drift: Drift, *, tokens: bool = True) -> dict[str, pl.DataFrame]:
-    """Predictions and sites of one comparison, positions and histogram."""
-    made = drift_tables(drift)
-    ends = {name: f"mean_{name}" for name in ("stderr", "ci_low", "ci_high")}
-    whole = [name for name, number in PREDICTIONS.items() if "median" in number.statistics]
-    spread = pl.when(pl.col("number").is_in(whole)).then(pl.col("median", "p99", "maximum"))
-    frames = {
-        DRIFT.name: made[DRIFT.table].rename(ends).with_columns(spread),
-        SITES.name: made[SITES.table],
-        FACTS: facts(drift),
-    }
-    pair = drift.pair.a.run.id, drift.pair.b.run.id
-    read = {pair: lambda: (drift.tokens, drift.pair.groups)} if tokens else {}
-    return frames | frames_of_tokens(read)
-
-
-def facts(drift: Drift) -> pl.DataFrame:
-    """What was compared, as one row: prompts, tokens, the draw, what takes no part and why."""
-    pair = drift.pair
-    (n_a, n_b), lost = (one.n_prompts for one in pair.runs), pair.lost
-    row = {
-        "run_a": pair.a.run.id,
-        "run_b": pair.b.run.id,
-        "n_prompts": pair.n_prompts,
-        "n_prompts_a": n_a,
-        "n_prompts_b": n_b,
-        "n_tokens": pair.n_tokens(drift.first_position),
-        "n_compared": len(drift.tokens),
-        "first_position": drift.first_position,
-        "seed": drift.seed,
-        "cluster": pair.cluster,
-        "exactly_equal": drift.is_nothing,
-        "one_run": pair.of_one_run,
-        "base_prompts": lost.n_base,
-        "set_aside": lost.set_aside,
-        "missing": lost.missing,
-        "left_out": pair.excluded.tolist(),
-        "no_logits": drift.no_logits,
-        "arithmetic": drift.arithmetic or None,
-        **{f"ties_{name}": drift.predictions[name].ties for name in ("flips", "top10")},
-        "notes": list(drift.notes),
-    }
-    words = dict.fromkeys(("cluster", "no_logits", "arithmetic"), pl.String)
-    numbers = {"seed": pl.Int64, "ties_flips": pl.Float64, "ties_top10": pl.Float64}
-    lists = {"left_out": pl.List(pl.Int64), "notes": pl.List(pl.String)}
-    return pl.DataFrame([row], schema_overrides={**words, **numbers, **lists})
-
-
-def for_programs(frames: Frames) -> dict[str, pl.DataFrame]:
-    """`frames` by the names of the database's tables, predictions first."""
-    names = {DRIFT.name: DRIFT.table}
-    return {names.get(name, name.replace("-", "_")): frame for name, frame in frames.items()}
-
-
-def frames_of_tokens(
-    pairs: Mapping[Pair, Callable[[], tuple[pl.DataFrame, Groups]]],
-) -> dict[str, pl.DataFrame]:
-    """Positions and histogram; pairs: a function each that gives rows of `drift_tokens`, and
-    groups of the jackknife.
-    """
-    parts: dict[str, list[pl.DataFrame]] = {POSITIONS.name: [], HISTOGRAM.name: []}
-    for pair, read in pairs.items():
-        tokens, groups = read()
-        names = [pl.lit(run_id).alias(name) for name, run_id in zip(_PAIR, pair, strict=True)]
-        parts[POSITIONS.name].append(by_position(tokens, groups).select(*names, pl.all()))
-        parts[HISTOGRAM.name].append(kl_histogram(tokens).select(*names, pl.all()))
-    return {name: pl.concat(rows) if rows else pl.DataFrame() for name, rows in parts.items()}
 
 
 def pairs_by_kl(frames: Frames) -> list[Pair]:

@@ -11,7 +11,7 @@ from opened_page import OpenPage
 from lpp.analyze import DiffSettings, diff
 from lpp.analyze.drift.gate.conditions import parse_condition
 from lpp.analyze.drift.gate.verdicts import verdict
-from lpp.analyze.drift.pages.drift_page import drift_page
+from lpp.analyze.evaluations.answers import page_of_drift
 from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written
 
@@ -33,7 +33,7 @@ def test_the_page_opens_without_an_error_and_shows_the_numbers(
 ) -> None:
     gate = [verdict(parse_condition("kl > 0.01"), drift.predictions, drift.sites)]
     path = tmp_path / "drift.html"
-    path.write_text(written(drift_page(drift, gate), "html"))
+    path.write_text(written(page_of_drift(drift, gate), "html"))
     opened = open_page(path, width=width, color_scheme=scheme)
     opened.draw_all()
     page = opened.page
@@ -41,7 +41,7 @@ def test_the_page_opens_without_an_error_and_shows_the_numbers(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     kl = number(drift.predictions["kl"].mean)
     assert kl in page.locator("#findings p").first.inner_text()
-    row = page.locator("#table-drift tbody tr").first
+    row = page.locator("#table-drift_predictions tbody tr").first
     assert row.locator("a.value").first.inner_text() == kl
     assert page.locator("#table-gate tbody").inner_text().split()[:4] == ["FAIL", "kl", ">", "0.01"]
     assert page.locator("[data-chart] svg").count() == 4

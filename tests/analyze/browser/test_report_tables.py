@@ -129,7 +129,7 @@ def test_a_filter_keeps_rows_with_all_its_words(open_page: OpenPage, hostile_pag
         ("profiles", 3, "effective rank\n"),
         ("layers", 7, "participation ratio\n"),
         ("differences", 2, "difference"),
-        ("drift-sites", 5, "relative distance\n"),
+        ("drift_sites", 5, "relative distance\n"),
     ],
 )
 def test_the_sql_of_a_number_is_copied_and_gives_it(
@@ -151,7 +151,7 @@ def test_the_sql_of_a_number_is_copied_and_gives_it(
         page.locator(f"#cell-{part}").text_content() for part in ("table", "sql")
     )
     assert copied == table_sql + selection
-    assert (table_sql == "") == (table in ("profiles", "drift-sites"))  # selected, not computed
+    assert (table_sql == "") == (table in ("profiles", "drift_sites"))  # selected, not computed
     assert len(selection.splitlines()[0]) < 150
     with connect(hostile_store) as connection:
         rows = connection.sql(copied).fetchall()
