@@ -32,7 +32,7 @@ from lpp.analyze.engine.executor import Executor
 from lpp.analyze.evaluations.analysis import analysis, write_items
 from lpp.analyze.evaluations.evaluated import evaluated_items
 from lpp.analyze.evaluations.flip_analysis import flip_analysis
-from lpp.analyze.evaluations.flips import Flips, flips, flips_of_runs
+from lpp.analyze.evaluations.flips import flips, flips_of_runs
 from lpp.analyze.evaluations.pages.flips_page import flips_frames, flips_page, flips_section
 from lpp.analyze.evaluations.pages.items_page import items_page
 from lpp.analyze.pages.page import Page
@@ -143,7 +143,9 @@ def diff_answer(
 
 
 def page_of_drift(
-    found: Drift, verdicts: Sequence[Verdict] = (), tasks: Sequence[Flips | str] = ()
+    found: Drift,
+    verdicts: Sequence[Verdict] = (),
+    tasks: Sequence[Mapping[str, pl.DataFrame] | str] = (),
 ) -> Page:
     """The page of one comparison. tasks: of `flips_of_runs`. Raises FormatError."""
     a, b = found.pair.runs

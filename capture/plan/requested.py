@@ -77,7 +77,7 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
             unasked=settings.prompts is None,
             min_bytes=min_bytes,
             select="first" if settings.seed is None else "random",
-            seed=settings.seed or 0,
+            seed=Selection.seed if settings.seed is None else settings.seed,
             **take("min_tokens", "count_with"),
         ),
         continuation=_continuation(settings),

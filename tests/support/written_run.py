@@ -89,7 +89,7 @@ def write_run(
         columns["written_logprob"] = pa.array(logprobs, pa.list_(pa.float32()))
         for name, column in columns.items():
             prompts = prompts.append_column(name, column)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"run": plan.run_id, "prompt_id": prompt, "position": place, "token_id": token}
         for prompt, part in enumerate(ids)
         for place, token in enumerate(part.tolist())
