@@ -14,17 +14,14 @@ from chart_frames import Picture
 from click.testing import CliRunner, Result
 from kept_heads import keep_head
 from made_runs import MakeRun
-from rich.cells import cell_len
 
 from lpp.analyze import DiffSettings, diff, diff_against, drift_grid_chart
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.against import against
 from lpp.analyze.drift.frames import frames_of
-from lpp.analyze.drift.pages.against_page import STRIP, against_page
-from lpp.analyze.drift.pages.drift_page_tables import DRIFT, FACTS, Frames
+from lpp.analyze.drift.pages.drift_page_tables import FACTS, Frames
 from lpp.analyze.drift.pages.drift_page_tables import SITES as SITE_ROWS
 from lpp.analyze.pages.words import number
-from lpp.analyze.pages.write import written
 from lpp.store.errors import InputError
 from lpp.store.progress import Progress
 
@@ -139,21 +136,6 @@ def test_the_table_has_the_numbers_of_each_run_in_order(many: Path) -> None:
     drawn = invoke(many, "--against", "base", "--tokens", "20", "--skip-first", "1")
     assert "Predictions: of 20 tokens each, drawn with seed 0." in drawn.stdout
     assert "positions from 1 on" in drawn.stdout
-
-
-@pytest.mark.slow
-def test_text_fits_eighty_columns_and_markdown_tables_are_tables(many: Path) -> None:
-    words = ("--against", "base", "--fail-if", "kl > 1e9")
-    done = invoke(many, *words)
-    assert [line for line in done.stdout.splitlines() if cell_len(line) > 80] == []
-    done = invoke(many, *words, "--format", "md")
-    tables = [
-        [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
-        for table in done.stdout.split("\n\n")
-        if table.startswith("| ")
-    ]
-    assert [len(table) for table in tables] == [5, 7, 5, 5]  # two runs could not be compared
-    assert all(len({*table}) == 1 for table in tables)
 
 
 @pytest.mark.slow
@@ -296,17 +278,6 @@ def test_files_hold_tables_and_pictures(many: Path, tmp_path: Path) -> None:
         assert done.stdout.splitlines()[-1] == str(file)
 
 
-@pytest.mark.slow
-def test_a_table_is_printed_beside_a_picture_where_its_format_is_given(
-    many: Path, tmp_path: Path
-) -> None:
-    file = tmp_path / "depth.svg"
-    done = invoke(many, "--against", "base", "--format", "json", "-o", str(file))
-    assert len(json.loads(done.stdout)["tables"]["comparisons"]) == 3
-    assert str(file) in done.stderr
-    assert file.exists()
-
-
 # the picture
 
 
@@ -345,54 +316,6 @@ def test_a_cell_for_each_run_and_site(kept: list[Frames], tmp_path: Path) -> Non
     assert f"few: {max(distances(kept[-1])):.4g} at" in picture.label
     for row in frame.iter_rows(named=True):
         assert f"{row['relative_distance']:.2g}" in picture.words
-
-
-@pytest.mark.parametrize("metric", ["cosine", "cka", "overlap"])
-def test_other_numbers_of_sites_are_drawn(metric: str, kept: list[Frames], tmp_path: Path) -> None:
-    picture = Picture(drift_grid_chart(site_rows(kept), metric), tmp_path)
-    assert picture.marks["rect mark"] == 9
-    with pytest.raises(InputError, match="relative_distance, cosine"):
-        drift_grid_chart(site_rows(kept), "effective_rank")
-
-
-def page_text(many: Path, kept: list[Frames]) -> str:
-    names = (DRIFT.name, SITE_ROWS.name, FACTS)
-    frames = {name: pl.concat([one[name] for one in kept]) for name in names}
-    chosen = against(many, "base", NAMES)
-    return written(against_page({**frames, "left_out": chosen.left_out}, chosen.names), "text")
-
-
-def strips(text: str) -> dict[str, str]:
-    """The depth picture of each run, from the text."""
-    below = text[text.index("distance in depth") :]
-    found = {}
-    for line in below.splitlines():
-        if match := re.match(r"(near|far|few) +(\S.*?)  +[0-9.e-]+ +(embed|block|final)", line):
-            found[match[1]] = match[2]
-    return found
-
-
-def test_heights_are_distances_on_one_scale(many: Path, kept: list[Frames]) -> None:
-    drawn = strips(page_text(many, kept))
-    assert drawn.keys() == {*NAMES}
-    most = max(distance for one in kept for distance in distances(one))
-    for one in kept:
-        expected = ["▁▂▃▄▅▆▇█"[min(7, int(8 * d / most))] for d in distances(one)]
-        assert drawn[name_of(run_b(one))].strip() == "".join(expected)
-
-
-def test_many_sites_share_columns(many: Path, kept: list[Frames]) -> None:
-    one = kept[0]
-    last = one[SITE_ROWS.name][-1:]
-    deep = [
-        last.with_columns(pl.lit(f"block.{k}").alias("site"), pl.lit(k, pl.Int32).alias("depth"))
-        for k in range(1, 81)
-    ]
-    frames = {**one, SITE_ROWS.name: pl.concat(deep).cast(last.schema)}
-    text = page_text(many, [frames])
-    strip = strips(text)["near"].strip()
-    assert len(strip) == 27 <= STRIP  # three blocks in each
-    assert "largest of 3" in " ".join(text.split())
 
 
 # words that do not fit

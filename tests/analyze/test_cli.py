@@ -16,10 +16,8 @@ from made_runs import MakeRun
 from on_disk import on_disk
 
 from lpp.analyze.cli.command import main
-from lpp.analyze.pages.words import error, number
 from lpp.sql.cli import main as sql
 from lpp.store import open_store
-from lpp.store.format.run_names import plan_name
 
 
 def run(*arguments: object) -> Result:
@@ -35,22 +33,6 @@ def profiles(*words: object) -> list[dict[str, Any]]:
 def width(text: str) -> int:
     """Columns of the longest line, but for those with the path of the store, which is long here."""
     return max(len(line) for line in text.splitlines() if "/store" not in line)
-
-
-@pytest.mark.slow
-def test_three_runs_side_by_side_break_no_number(make_run: MakeRun) -> None:
-    names = ("SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct, rounded to 4 bits", "SmolLM2-other")
-    made = [make_run(model=name, seed=seed) for seed, name in enumerate(names, start=1)]
-    words = ("profile", made[0].root, "--site", "final")
-    table = run(*words).stdout
-    assert width(table) <= 80
-    for one in made:
-        assert one.run_id[-8:] in table
-    for row in profiles(*words):
-        for metric in ("entropy", "participation_ratio", "effective_rank"):
-            stderr, prefix = (row[f"{metric}_{end}"] for end in ("stderr", "prefix"))
-            assert f" {number(row[metric])}" in table
-            assert f"{error(stderr)} ({prefix})".replace("± ", "±") in table.replace("± ", "±")
 
 
 @pytest.mark.slow
@@ -89,50 +71,6 @@ def test_aggregations_and_dropped_prefixes_are_printed(make_run: MakeRun) -> Non
     words = " ".join(result.stdout.split())
     assert "Prefixes 6, 8, 10, 12, 14, 16, 18, 20" in words
     assert "entropy floor" not in words
-
-
-@pytest.mark.slow
-def test_many_runs_or_sites_have_a_row_each(make_run: MakeRun) -> None:
-    made = make_run()
-    result = run("profile", made.root, "--site", "all")
-    sites = ("embed", "block.1", "block.2", "final")
-    lines = result.stdout.splitlines()
-    rows = [line.split() for line in lines if any(f" {site} " in line for site in sites)]
-    name = plan_name(open_store(made.root).runs[made.run_id].plan)
-    assert rows[0][: len(name.split()) + 1] == [*name.split(), "embed"]
-    assert [row[0] for row in rows[1:]] == ["block.1", "block.2", "final"]
-    assert f"A  {name}  {made.run_id}" in lines
-
-
-@pytest.mark.slow
-def test_many_runs_or_sites_show_errors_and_flags(make_run: MakeRun) -> None:
-    made = make_run()
-    result = run("profile", made.root, "--site", "all", "--errors", "all")
-    table, _, legend = result.stdout.partition("[1] ")
-    assert width(result.stdout) <= 80
-    flags = re.findall(r"^\[(\d)\] (\w+): ", f"[1] {legend}", re.MULTILINE)
-    names = {int(place): name for place, name in flags}
-    assert len(names) == len(flags) > 1
-    sites = ("embed", "block.1", "block.2", "final")
-    lines = [line for line in table.splitlines() if any(f" {site} " in line for site in sites)]
-    rows = [line.split() for line in lines]
-    stored = profiles("profile", made.root, "--site", "all", "--errors", "all")
-    for row, profile in zip(rows, stored, strict=True):
-        assert [names["⁰¹²³⁴⁵⁶⁷⁸⁹".index(place)] for place in row[-1]] == profile["flags"]
-        assert error(profile["effective_rank_stderr"]) in table
-
-
-@pytest.mark.slow
-def test_errors_stand_beside_the_values(make_run: MakeRun) -> None:
-    made = make_run()
-    asked = ("profile", made.root, "--groups", "3")
-    (profile,) = profiles(*asked, "--site", "final")
-    ratio, stderr = profile["participation_ratio"], profile["participation_ratio_stderr"]
-    shown = f"{number(ratio)} {error(stderr)} ({profile['participation_ratio_prefix']})"
-    assert shown in run(*asked).stdout
-    unsure = run(*asked, "--errors", "none").stdout
-    (line,) = (x for x in unsure.splitlines() if x.startswith("participation ratio, dim"))
-    assert "±" not in line
 
 
 @pytest.mark.slow

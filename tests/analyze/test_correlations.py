@@ -1,7 +1,5 @@
 """Correlations over a store: families, refusals, which runs take part."""
 
-import csv
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +12,6 @@ from profiled_store import MODELS, profiled_store, run_of, score
 
 from lpp.analyze import CorrelateSettings, correlate
 from lpp.analyze.cli.command import main
-from lpp.analyze.pages.words import signed
 from lpp.analyze.scores.correlations import MEANING, _flag_turns, why_unranked
 from lpp.sql import connect
 from lpp.store import create_store
@@ -218,38 +215,6 @@ def test_no_profiles_and_no_scores_say_the_next_command(
         correlate(store())
 
 
-@pytest.mark.slow
-def test_command_prints_stores_and_fits_eighty_columns(store: Callable[..., Path]) -> None:
-    root = store(5)
-    score(root)
-    (made,) = (
-        correlate(root, CorrelateSettings(metrics=("effective_rank",), sources=("mine",)))
-        .filter(method="spearman")
-        .to_dicts()
-    )
-    done = run("correlate", root)
-    assert done.exit_code == 0, done.output
-    assert max(map(len, done.stdout.split("Next:")[0].splitlines())) <= 80
-    assert len(done.stdout.splitlines()) <= 60
-    for words in ("Bench, score", "Spearman", "few_models:", "Next: lpp-sql "):
-        assert words in done.stdout
-    ends = f"{signed(made['coefficient'])} [{signed(made['ci_low'])}, {signed(made['ci_high'])}]"
-    assert ends in done.stdout
-    with connect(root) as connection:
-        stored = connection.sql("FROM correlations").fetchall()
-    assert len(stored) == 5 * 3
-    store(5)  # the table `runs` is now the store's, which holds none of these
-    as_csv = run("correlate", root, "--format", "csv", "--metric", "entropy_floor")
-    lines = list(csv.DictReader(as_csv.stdout.splitlines()))
-    assert [line["method"] for line in lines] == ["pearson", "spearman", "rank_partial"]
-    assert lines[0]["models"] == "a-0000; b-0000; c-0000; d-0000; e-0000"
-    store(5)
-    shown = run("correlate", root, "--format", "json", "--metric", "entropy_floor")
-    document = json.loads(shown.stdout)["tables"]
-    (first, *_), names = document["correlations"], document["runs"]
-    assert (len(first["models"]), names) == (5, [])  # the store holds none of these runs
-
-
 def test_command_refuses_and_writes_the_table(store: Callable[..., Path]) -> None:
     root = store(3)
     score(root)
@@ -261,16 +226,6 @@ def test_command_refuses_and_writes_the_table(store: Callable[..., Path]) -> Non
     with connect(root) as connection:
         rows = connection.sql("SELECT DISTINCT coefficient, n_models FROM correlations").fetchall()
     assert rows == [(None, 3)]
-
-
-@pytest.mark.slow
-def test_a_database_of_another_release_is_told(store: Callable[..., Path]) -> None:
-    root = store()
-    score(root)
-    with connect(root, write=True) as connection:
-        connection.execute("ALTER TABLE lpp.profiles DROP COLUMN flags")
-    with pytest.raises(InputError, match=r"another release.*lpp-analyze profile"):
-        correlate(root)
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner, Result
 from kept_heads import keep_head
 from made_runs import Made, MakeRun
-from rich.cells import cell_len
 from scipy.special import log_softmax
 
 from lpp.analyze import DiffSettings, diff
@@ -313,40 +312,6 @@ def test_without_logits_they_are_ordered_by_the_next_token(two: tuple[Made, Made
     assert (one["prompt_id"], one["position"]) == (0, 5)
     text = written(page_of_drift(changed), "text", everything=True)
     assert "Where ln p(next) changed most" in text
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("words", [(), ("--skip-first", "1", "--errors", "all")])
-def test_text_fits_eighty_columns_and_steers_no_terminal(
-    words: tuple[str, ...], two: tuple[Made, Made]
-) -> None:
-    done = invoke(two[0].root, "base", "tuned", "--fail-if", "cka.block.2 < 0.5", *words)
-    assert done.exit_code == 1
-    root = str(two[0].root)
-    long = [line for line in done.stdout.splitlines() if cell_len(line) > 80]
-    assert [line for line in long if root not in line] == []
-    assert "\x1b" not in done.stdout
-    assert len(done.stdout.splitlines()) <= 70
-    every = invoke(two[0].root, "base", "tuned", "--all", *words).stdout
-    long = [line for line in every.splitlines() if cell_len(line) > 80]
-    assert [line for line in long if root not in line] == []
-    assert "\x1b" not in every
-    assert "\\x1b[31m" in every
-    assert "safe" not in done.stdout
-
-
-@pytest.mark.slow
-def test_markdown_tables_are_tables(two: tuple[Made, Made]) -> None:
-    done = invoke(two[0].root, "base", "tuned", "--format", "md", "--fail-if", "flips > 0.02")
-    assert done.exit_code == 1
-    assert "| FAIL | flips &gt; 0.02 |" in done.stdout
-    tables = [
-        [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
-        for table in done.stdout.split("\n\n")
-        if table.startswith("| ")
-    ]
-    assert len(tables) == 4  # the first screen, the gate, predictions, sites
-    assert all(len({*table}) == 1 for table in tables)
 
 
 def test_flags_stand_beside_the_sites(make_run: MakeRun) -> None:

@@ -13,14 +13,9 @@ from made_runs import Made, MakeRun
 from scipy import stats
 
 from lpp.analyze import ProfileSettings, analyze, build_database
-from lpp.analyze.engine.executor import LOCAL
-from lpp.analyze.pages.words import plain
-from lpp.analyze.report.content import report
-from lpp.analyze.studies.answers import profile_answer
 from lpp.analyze.tables.build import frames, write_database
-from lpp.analyze.tables.database import differences_sql, profiles_and_differences
+from lpp.analyze.tables.database import profiles_and_differences
 from lpp.sql import connect, saved_query
-from lpp.store.progress import SILENT
 
 LENGTHS = (12, 7, 20, 20, 3, 15, 18, 9, 20, 11, 16, 20)
 
@@ -166,42 +161,6 @@ def test_groups_lose_the_prompts_that_are_their_own(make_run: MakeRun) -> None:
     kept = np.array([12 - (end - first) for first, end in itertools.pairwise(edges)])
     mean = (found["value"].to_numpy() * kept).sum() / kept.sum()
     assert mean == pytest.approx(found["entropy_norm"][0], rel=1e-12)
-
-
-@pytest.mark.slow
-def test_six_runs_are_compared_live_and_in_the_report(make_run: MakeRun, tmp_path: Path) -> None:
-    """The page of `profile` says what the report says, and what was not computed."""
-    entropies = []
-    for seed in range(6):
-        made = make_run(LENGTHS, model=f"lab/m{seed}", seed=seed, sites=("final",))
-        entropies.append(made.run_id)
-    base = sorted(entropies)[3]
-    for against in (None, base):
-        settings = ProfileSettings(against=against)
-        page = profile_answer(made.root, settings, True, SILENT, LOCAL).page
-        told = report(str(made.root), against=against)
-        assert page.opening == replace(told.opening, warnings=page.opening.warnings)
-        first = against or min(entropies)
-        rows = {table.name: table for s in page.sections for table in s.tables}["differences"]
-        assert rows.frame.group_by("metric").len()["len"].to_list() == [math.comb(6, 2)] * 3
-        every = ask(made.root, differences_sql(first))
-        in_dimensions = every.filter(~pl.col("metric").str.ends_with("_norm"))
-        assert in_dimensions.height == rows.frame.height
-        of_base = ask(made.root, f"FROM ({differences_sql(first)}) WHERE run_a = '{first}'")
-        floors = of_base.filter(metric="entropy_floor")
-        assert floors.height == 5
-        differ = (floors["verdict"] == "differs from 0").sum()
-        assert f"of the other 5, {differ} surely differ from {first}" in plain(
-            page.opening.sentence
-        )
-    unsure = profile_answer(
-        made.root, ProfileSettings(errors="none", groups=2), True, SILENT, LOCAL
-    ).page
-    assert "(5 without an interval)" in plain(unsure.opening.sentence)
-    few = profile_answer(
-        made.root, ProfileSettings(runs=[entropies[5], entropies[0]]), True, SILENT, LOCAL
-    )
-    assert [row[0].run for row in few.page.opening.rows] == [entropies[5], entropies[0]]
 
 
 def test_a_run_without_a_value_at_the_prefix_is_not_zero(make_run: MakeRun) -> None:

@@ -135,31 +135,6 @@ def test_errors_and_numbers_that_are_missing_are_added(two: tuple[Made, Made]) -
     assert site_drift(pair, errors="all", only=["cka", "overlap"]) == found
 
 
-def test_what_is_kept_is_not_written_again(two: tuple[Made, Made]) -> None:
-    """Errors of CKA are of ten new rows; the value itself is in the first file alone."""
-    pair = paired(*two)
-    site_drift(pair, ["block.1", "final"])
-    folder = on_disk(KeptDrift(pair).folder)
-    (first,) = folder.glob("block.1/*.arrow")
-    site_drift(pair, ["block.1", "final"], errors="all")
-    (second,) = {*folder.glob("block.1/*.arrow")} - {first}
-    rows = [pl.read_ipc(path) for path in (first, second)]
-    assert rows[0].filter(metric=CROSS)["left_out"].to_list() == [[]]
-    assert len(rows[1].filter(metric=CROSS)["left_out"].explode().unique()) > 10
-    assert rows[1].filter(metric="cosine").is_empty()
-    (only,) = folder.glob("final/*.arrow")
-    assert only.is_file()
-
-
-def test_a_run_and_itself_is_kept_and_still_exactly_nothing(two: tuple[Made, Made]) -> None:
-    first = diff(two[0].root, "base", "base", DiffSettings(errors="all"))
-    remove_arrays(two[0].root)
-    again = diff(two[0].root, "base", "base", DiffSettings(errors="all"))
-    assert first.is_nothing
-    assert again.is_nothing
-    same(again, first)
-
-
 # what makes another key
 
 

@@ -32,7 +32,6 @@ from lpp.analyze.studies.pages.layers_page import layers_page
 from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.spectra import SINKS
 from lpp.store.errors import InputError
-from lpp.store.progress import Progress
 
 Floats = npt.NDArray[np.float64]
 SITES = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
@@ -296,32 +295,6 @@ def test_a_run_without_sinks_has_one_curve(make_run: MakeRun) -> None:
     assert plain.calls == [{0}]
     assert set(found.layers["first_position"]) == {0}
     assert "attention sinks" not in shown(found)
-
-
-def test_progress_counts_both_curves_and_calls_runs_by_their_names(
-    sunk: Made, make_run: MakeRun
-) -> None:
-    class Told(Progress):
-        def __init__(self) -> None:
-            self.units, self.expected, self.notes = 0, 0, list[str]()
-
-        def expect(self, amount: int) -> None:
-            self.expected = amount
-
-        def advance(self, amount: int = 1) -> None:
-            self.units += amount
-
-        def note(self, text: str) -> None:
-            self.notes.append(text)
-
-    make_run(model="tiny/other", sites=SITES)
-    for asked, curves in ((LayersSettings(), 2), (LayersSettings(skip_first=[1]), 1)):
-        told = Told()
-        layers(sunk.root, asked, progress=told)
-        assert told.units == told.expected == curves * 2 * len(SITES)
-        assert told.notes.count("block.3 of model") == curves
-        assert told.notes.count("block.3 of other") == 1
-        assert ("no second curve for other" in told.notes) == (curves == 2)
 
 
 def test_first_positions_that_are_asked_for_and_no_others(sunk: Made) -> None:

@@ -34,12 +34,6 @@ def test_fit(name: str, run: str | None, how: str) -> None:
     assert bool(fit.note) == (run is None)
 
 
-def test_notes_say_why() -> None:
-    fits = match_names(["meta/Llama", "Qwen2.5-30B"], RUNS)
-    assert fits["meta/Llama"].note == "it fits 2 runs: llama-4, llama-5"
-    assert fits["Qwen2.5-30B"].note == "it fits no run; the nearest is Qwen/Qwen2.5-3B"
-
-
 def test_what_is_said_comes_first_even_for_a_twin() -> None:
     said = {"meta/Llama": "llama-5", "random": "tiny-untrained-3", "gone": "no-such-run"}
     fits = match_names(said, RUNS, said)

@@ -1,4 +1,4 @@
-"""Any damaged file of a store through the commands that ask, publish, export, label and index."""
+"""Any damaged file of a store through every command that reads one."""
 
 import contextlib
 import csv
@@ -68,6 +68,11 @@ TARGETS: Final = ("runs/base", *SHARED)
 OPEN: Final = "--with-texts --licence CC0-1.0 --source 'made up' --fields topic"
 
 QUESTIONS: Final[dict[str, Question]] = {
+    "profile": Question("profile {s}", ("runs", *KEPT)),
+    "layers": Question("layers {s} --skip-first 2", ("runs", *KEPT)),
+    "cka": Question("cka {s} --skip-first 2", ("runs", *KEPT)),
+    "diff": Question("diff {s} base tuned", (*PROBED, *SHARED)),
+    "report": Question("report {s} -o {o}/report.md", (*DATA, "runs")),
     "publish": Question("publish {s} --to {o}/public", (*DATA, "runs")),
     "publish texts": Question("publish {s} base --to {o}/open " + OPEN, ("runs/base", *KEPT)),
     "index": Question("index {s}", ("",), ("index.json",)),

@@ -8,11 +8,8 @@ import polars as pl
 import pytest
 from chart_frames import (
     RUNS,
-    checkpoints,
     drift_sites,
     entropy,
-    item_features,
-    item_reliability,
     layers,
     pair_sites,
     profiles,
@@ -20,7 +17,7 @@ from chart_frames import (
 from made_runs import MakeRun
 
 import lpp.analyze
-from lpp.analyze.charts.run_styles import OTHERS, PALETTE, RunStyles
+from lpp.analyze.charts.run_styles import PALETTE, RunStyles
 from lpp.analyze.report.answers import Answer
 from lpp.analyze.report.charts import page_styles
 from lpp.analyze.report.queries import PLANS, PROFILES
@@ -74,33 +71,6 @@ def test_the_first_run_of_a_pair_has_the_letter_of_its_page() -> None:
     spec = lpp.analyze.drift_depth_chart(two, runs=page).to_dict()
     labels = {row.get("label") for row in itertools.chain(*spec["datasets"].values())}
     assert {"B→A one", "C→A one"} <= labels
-
-
-def test_a_chart_of_one_analysis_has_the_color_of_its_run() -> None:
-    text = json.dumps(lpp.analyze.reliability_chart(item_reliability(), runs=PAGE).to_dict())
-    assert PALETTE[2] in text
-    assert "C one" in text
-    assert PALETTE[0] not in text
-
-
-@pytest.mark.parametrize(
-    "chart",
-    [lpp.analyze.item_depth_chart(item_features()), lpp.analyze.training_chart(checkpoints())],
-)
-def test_what_is_no_run_has_no_letter_and_no_color_of_a_run(chart: Any) -> None:
-    spec = chart.to_dict()
-    layers = [layer for panel in spec.get("concat", [spec]) for layer in panel["layer"]]
-    colors = [
-        layer["encoding"]["color"]["scale"]["range"]
-        for layer in layers
-        if "scale" in layer["encoding"].get("color", {})
-    ]
-    assert colors
-    assert all({*some} <= {*OTHERS} for some in colors)
-    assert not {*OTHERS} & {*PALETTE}
-    assert labelled(itertools.chain(*spec["datasets"].values())) == set()
-    fields = {layer["encoding"].get("text", {}).get("field") for layer in layers}
-    assert "letter" not in fields
 
 
 def answers(plans: dict[str, str | None], profiled: tuple[str, ...] = ()) -> dict[str, Answer]:

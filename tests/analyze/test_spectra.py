@@ -99,25 +99,6 @@ def test_a_shorter_context_equals_a_capture_at_it(make_run: MakeRun, tmp_path: P
     assert_frame_equal(ours, scan_spectra(short.root).drop("run").collect(), rel_tol=1e-12)
 
 
-def test_a_permutation_of_prompts_changes_nothing(make_run: MakeRun, tmp_path: Path) -> None:
-    made = make_run()
-    mixed = make_run(order=[3, 0, 5, 1, 4, 2], root=tmp_path / "mixed")
-    assert_frame_equal(
-        scan_spectra(made.root).drop("run").collect(),
-        scan_spectra(mixed.root).drop("run").collect(),
-        rel_tol=1e-10,
-    )
-
-
-def test_a_run_has_no_rows_for_more_than_it_holds(make_run: MakeRun) -> None:
-    make_run(context=10, model="short")
-    long = make_run(context=20, model="long")
-    table = scan_spectra(long.root, contexts=[20, 999]).select("run", "context").unique().collect()
-    assert table.rows() == [(long.run_id, 20)]
-    assert scan_spectra(long.root, prompts=[7]).collect().is_empty()
-    assert scan_spectra(long.root, prompts=[7]).collect().schema == SPECTRA_SCHEMA
-
-
 def test_missing_shards_leave_the_prompts_before_them(make_run: MakeRun) -> None:
     made = make_run(shards=[0, 2])
     with pytest.warns(UserWarning, match=r"1 of 3 shards are missing \(1\)"):
@@ -149,8 +130,3 @@ def test_altered_rows_never_become_numbers(make_run: MakeRun) -> None:
     chunk.write_bytes(data)
     with pytest.raises(FormatError, match="altered since they were committed"):
         scan_spectra(made.root).filter(site="final").collect()
-
-
-def test_not_a_store(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="not an lpp store"):
-        scan_spectra(tmp_path)

@@ -23,9 +23,7 @@ from hub_server import HubServer, hub_server
 
 from lpp.capture.corpus.datasets import (
     HUB_DATASETS,
-    joined_columns,
     raise_if_disk_full,
-    whole_column,
     wikitext_articles,
 )
 from lpp.capture.corpus.passages import Passage, fingerprint_texts
@@ -41,21 +39,6 @@ SPOILT = "c" * 40
 
 
 # --- rules, on rows ----------------------------------------------------------------------
-
-
-def test_joined_columns_skip_blanks_and_add_no_words() -> None:
-    rows = [("Do it.", "", "Done.\n"), ("  ", None, ""), ("Sum.", "1 2", "3")]
-    assert list(joined_columns(rows)) == [
-        Passage(0, "Do it.\n\nDone."),
-        Passage(2, "Sum.\n\n1 2\n\n3"),
-    ]
-
-
-def test_whole_column_leaves_texts_as_they_stand() -> None:
-    assert list(whole_column([(" a\n",), (None,), (" ",), ("b",)])) == [
-        Passage(0, " a\n"),
-        Passage(3, "b"),
-    ]
 
 
 WIKITEXT_ROWS = [

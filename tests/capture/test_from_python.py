@@ -166,17 +166,6 @@ def test_a_wrong_value_is_an_error_in_words_of_python(
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.slow
-def test_arguments_have_names(load: Load, tiny_tokenizer: Any, tmp_path: Path) -> None:
-    where = {"store": tmp_path / "s", **SETTINGS}
-    model = load()
-    one = capture(model=model, tokenizer=tiny_tokenizer, texts=TEXTS, **where)
-    two = capture(model, tiny_tokenizer, corpus=TEXTS, **where)
-    three = capture(model=model.config._name_or_path, corpus=TEXTS, **where)
-    four = capture(model.config._name_or_path, texts=TEXTS, **where)
-    assert (one.id, three.id) == (two.id, four.id)
-
-
 def test_the_options_that_are_typed_have_the_defaults_of_the_command() -> None:
     options = {one.keyword: one for one in declared(CaptureSettings).values()}
     for overload in typing.get_overloads(capture):

@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import nn
 
-from lpp.capture.models.structure.anatomy import forward_inputs, module_tree
+from lpp.capture.models.structure.anatomy import forward_inputs
 from lpp.capture.models.structure.find_sites import check_sites, find_sites
 from lpp.capture.models.structure.sites import SiteModules, hooked
 from lpp.store.errors import ErrorKind, InputError
@@ -223,10 +223,3 @@ def test_a_model_that_looks_ahead_is_refused(tiny_model: Callable[[str], Any]) -
     with pytest.raises(InputError, match=r"a later token changes block\.1") as e:
         check_sites(model, find_sites(model))
     assert e.value.kind is ErrorKind.UNSUPPORTED_MODEL
-
-
-def test_the_module_tree_is_cut_at_twenty_lines() -> None:
-    wide = nn.Sequential(*[nn.Linear(2, 2) for _ in range(40)])
-    lines = module_tree(wide).splitlines()
-    assert len(lines) == 20
-    assert lines[-1].strip() == "... 22 more"

@@ -7,7 +7,7 @@ import pytest
 from small_capture import Capture
 
 from lpp.store.format.plan import Plan, Series
-from lpp.store.format.run_names import name_lines, plan_name, run_names
+from lpp.store.format.run_names import plan_name, run_names
 
 
 def named(plan: Plan, model: str, **changes: Any) -> Plan:
@@ -79,12 +79,3 @@ def test_every_name_is_distinct(capture: Capture) -> None:
     assert [*names] == [*plans]
     assert len({*names.values()}) == len(plans)
     assert run_names({}) == {}
-
-
-def test_ids_stand_below_each_other_within_the_width() -> None:
-    names = {"i" * 50: "rounded to 4 bits", "j" * 20: "a name of thirty characters, or", "k": "n"}
-    lines = name_lines(names).splitlines()
-    assert max(map(len, lines)) <= 80
-    starts = {line.rindex(line.split()[-1]) for line in lines if line.split()[-1] in names}
-    assert len(starts) == 1
-    assert name_lines({}) == ""

@@ -156,23 +156,6 @@ def test_fields_of_other_records(heading: str, record: type[Any]) -> None:
     assert told == {field.name for field in fields(record)}
 
 
-def test_sections_that_the_code_names_exist() -> None:
-    sections = set(re.findall(r"^## (\d+)\. ", SPEC, re.MULTILINE))
-    files = [
-        path
-        for package in ("store", "sql", "analyze", "capture")
-        for path in (ROOT / package).rglob("*.py")
-    ]
-    named = {
-        number
-        for path in files
-        for told in re.findall(r"SPEC\.md\s+sections? ([\d, and]+)", path.read_text("utf-8"))
-        for number in re.findall(r"\d+", told)
-    }
-    assert named
-    assert named | set(re.findall(r"\(?section (\d+)", SPEC)) <= sections
-
-
 def test_links_are_defined_and_used() -> None:
     defined = set(re.findall(r"^\[([^\]]+)\]: https://\S+$", SPEC, re.MULTILINE))
     text = re.sub(r"```.*?```|`[^`]*`", "", SPEC, flags=re.DOTALL)
