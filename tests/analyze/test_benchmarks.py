@@ -199,6 +199,7 @@ def test_files_of_two_kinds_or_two_tables_are_no_source(root: Path, tmp_path: Pa
         add_benchmarks(root, (tmp_path / "gone.csv",))
 
 
+@pytest.mark.slow
 def test_a_source_whose_record_is_lost_is_named(root: Path, table: Path) -> None:
     """By every command that reads scores; adding the files again brings the source back."""
     assert run("benchmarks", "add", root, table, "--source", "here").exit_code == 0

@@ -258,6 +258,7 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(main, ["items", *map(str, words)])
 
 
+@pytest.mark.slow
 def test_the_command_prints_within_eighty_columns(
     written: EvaluatedRun, found: ItemAnalysis
 ) -> None:

@@ -419,6 +419,7 @@ def test_tables_of_the_database(store: Path) -> None:
     assert mistakes["score"].abs().is_sorted(descending=True)
 
 
+@pytest.mark.slow
 def test_the_command(store: Path, tmp_path: Path) -> None:
     def invoke(*options: str) -> Any:
         return CliRunner().invoke(main, ["probe", str(store), *options])
@@ -456,6 +457,7 @@ def test_a_site_may_have_the_name_of_a_control(tmp_path: Path) -> None:
     assert "An AUROC of 1 has no interval" in said
 
 
+@pytest.mark.slow
 def test_a_run_that_lacks_shards_says_so(make_run: MakeRun) -> None:
     labels = {"field.late": [k >= 30 for k in range(62)]}
     made = make_run([8] * 62, carried=labels, shards=range(30))  # two prompts each

@@ -176,6 +176,7 @@ def test_prompts_that_b_lacks_decide_nothing(store: Path) -> None:
     assert invoke(store, "--against", few, *allowed).exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("b", "condition", "code"),
     [

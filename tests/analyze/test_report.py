@@ -55,6 +55,7 @@ def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
             assert answer.frame.select(key).is_unique().all(), answer.query.name
 
 
+@pytest.mark.slow
 def test_metrics_that_were_asked_for_by_name_stand_beside_the_profiles(make_run: MakeRun) -> None:
     made = make_run()
     for asked, shown in (([], []), (["outlier_severity", "rsr"], ["outlier_severity", "rsr"])):
@@ -336,6 +337,7 @@ def advice(page: Page) -> tuple[str, list[str]]:
     return titles, shlex.split(command.text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompts", [100, 40])
 def test_runs_of_other_texts_are_told_beside_their_charts(tmp_path: Path, prompts: int) -> None:
     tables = database(["a", "b", "c"])
@@ -357,6 +359,7 @@ def test_runs_of_other_texts_are_told_beside_their_charts(tmp_path: Path, prompt
         assert all("sets of texts" not in plain(note) for note in section.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 2])
 def test_a_second_curve_is_explained_where_it_is_drawn(tmp_path: Path, first: int) -> None:
     tables = database(["a"])
@@ -385,6 +388,7 @@ def test_layers_without_errors_show_those_of_the_spectra(make_run: MakeRun) -> N
     assert_frame_equal(ranks(), before)
 
 
+@pytest.mark.slow
 def test_a_run_without_shards_or_profiles_is_told(make_run: MakeRun, tmp_path: Path) -> None:
     made = make_run(shards=[0, 2])
     with pytest.warns(UserWarning, match="1 of 3 shards are missing"):
@@ -463,6 +467,7 @@ def test_a_file_system_that_takes_no_files_is_found_before_the_work(tmp_path: Pa
     assert caught.value.kind is ErrorKind.READ_ONLY
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_wrote(tmp_path: Path) -> None:
     store = make_store(tmp_path / "it's", database(["a", "b"]))
     result = CliRunner().invoke(main, ["report", str(store), "-o", str(tmp_path / "out.md")])
@@ -474,6 +479,7 @@ def test_the_command_prints_what_it_wrote(tmp_path: Path) -> None:
     assert "not an lpp store" in result.stderr
 
 
+@pytest.mark.slow
 def test_report_to_standard_output_is_only_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -488,6 +494,7 @@ def test_report_to_standard_output_is_only_the_report(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.md", "store"]
 
 
+@pytest.mark.slow
 def test_a_format_alone_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(tmp_path / "store", database(["a", "b"]))
     monkeypatch.chdir(tmp_path)

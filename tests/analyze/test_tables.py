@@ -120,6 +120,7 @@ def test_errors_are_computed_where_they_are_wanted(
     assert sorted(sure["site"].unique()) == sites
 
 
+@pytest.mark.slow
 def test_other_metrics_are_a_table_of_their_own(make_run: MakeRun) -> None:
     made = make_run()
     names = ["renyi2_entropy", "participation_ratio"]
@@ -159,6 +160,7 @@ def test_a_metric_collapses_with_its_own_matrix(make_run: MakeRun) -> None:
     assert flagged["robust_effective_rank"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["robust_participation_ratio", "curvature"])
 def test_metrics_of_rows_alone_know_what_befell_the_rows(
     make_run: MakeRun, name: str, tmp_path: Path

@@ -219,6 +219,7 @@ def test_a_note_is_written_once_and_a_damaged_one_is_no_answer(
     assert [path.name for path in requests.iterdir()] == [note.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_complete_run_is_swept_unless_a_repair_is_at_work(
     request_: CaptureRequest, tmp_path: Path, cached: bool

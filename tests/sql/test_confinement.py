@@ -333,6 +333,7 @@ def test_files_with_the_flag(place: Place, tmp_path: Path) -> None:
         assert connection.execute(f"SELECT run FROM '{target}'").fetchall() == [("r",)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sql",
     [

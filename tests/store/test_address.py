@@ -187,6 +187,7 @@ def test_sql_of_tables_and_tokens(small: ServedFolder) -> None:
 # faults of the server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["index.json", "COMMIT.json", "tokens.arrow", "block.1/c/0/0"])
 @pytest.mark.parametrize(
     "fault", ["cut", "drop", "500", "503", "429", "short range", "other range"]

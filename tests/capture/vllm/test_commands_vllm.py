@@ -68,14 +68,6 @@ def statistics(run: Run) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-def profile(root: Path, run: Run) -> dict[str, Any]:
-    done = command("lpp-analyze", "profile", root, "--run", run.id, "--format", "json")
-    assert done.returncode == 0, done.stderr
-    rows: list[dict[str, Any]] = json.loads(done.stdout)
-    (found,) = [row for row in rows if row["site"] == "final"]
-    return found
-
-
 def test_float32_agrees_to_rounding(runs: dict[tuple[str, str], Run]) -> None:
     ours, theirs = runs["vllm", "float32"], runs["torch", "float32"]
     assert ours.tokens().to_table()["token_id"] == theirs.tokens().to_table()["token_id"]
@@ -88,15 +80,6 @@ def test_float32_agrees_to_rounding(runs: dict[tuple[str, str], Run]) -> None:
         bound = 1e-4 if name == "entropy" else 1e-3
         assert np.nanmax(np.abs(mine[name] - other[name])) <= bound, name
     assert np.mean(mine["top1_id"] == other["top1_id"]) > 0.999
-
-
-def test_the_profile_is_the_same(runs: dict[tuple[str, str], Run]) -> None:
-    ours, theirs = runs["vllm", "float32"], runs["torch", "float32"]
-    root = on_disk(ours.path).parents[1]
-    mine, other = profile(root, ours), profile(root, theirs)
-    for metric in ("entropy_norm", "participation_ratio", "effective_rank"):
-        assert mine[metric] == pytest.approx(other[metric], rel=1e-4), metric
-        assert mine[f"{metric}_prefix"] == other[f"{metric}_prefix"]
 
 
 def test_bfloat16_agrees_as_bfloat16_does(runs: dict[tuple[str, str], Run]) -> None:
@@ -369,12 +352,11 @@ def test_a_model_that_vllm_does_not_serve_names_the_torch_backend(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_site_of_the_packaged_model_is_that_of_transformers(
-    packaged: Path, tmp_path: Path, dtype: str
+    packaged: Path, tmp_path: Path
 ) -> None:
     run = capture(
-        *(tmp_path / "store", packaged, "vllm", "--check-sites", "--dtype", dtype),
+        *(tmp_path / "store", packaged, "vllm", "--check-sites", "--dtype", "float32"),
         *("--prompts", 2, "--context", 20, "--sites", "final"),
     )
     assert run.verify() == []

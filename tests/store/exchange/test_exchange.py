@@ -276,6 +276,7 @@ def test_a_damaged_file_is_named(name: str, exported: Mapping[str, Path], tmp_pa
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*set aside")  # ids beyond the vocabulary
 @pytest.mark.parametrize("name", DAMAGE)
 def test_altered_bytes_give_a_run_or_one_line(
