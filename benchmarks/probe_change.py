@@ -18,12 +18,12 @@ from benchmarks.pairs import Ratio, ratio_once
 from benchmarks.probe_null import FOLDS
 from lpp.analyze.numerics.linear_probe import cross_fit, label_folds
 from lpp.analyze.numerics.probe_change import (
+    ChangeVerdict,
     ProbeChange,
-    Verdict,
     carried_scores,
+    change_verdict,
     probe_change,
     threshold_of,
-    verdict,
 )
 
 DRAWS: Final = 500
@@ -67,8 +67,8 @@ def measure(cases: Sequence[Case] = CASES, *, draws: int = DRAWS, d: int = 8) ->
     with threadpool_limits(1, "blas"):
         for case in cases:
             changes = [draw(case, d, seed) for seed in range(draws)]
-            counts = Counter(verdict(change, MARGIN) for change in changes)
-            for name in get_args(Verdict):
+            counts = Counter(change_verdict(change, MARGIN) for change in changes)
+            for name in get_args(ChangeVerdict):
                 share, bar = counts[name] / draws, 0.05 if name in case.wrong else 1.0
                 yield ratio_once(f"{name}: {case.name}", f"{share:.1%}", "draws", share, bar=bar)
             mean = float(np.mean([change.auroc.value for change in changes]))

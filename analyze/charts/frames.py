@@ -17,7 +17,7 @@ from lpp.store.errors import InputError
 
 SETTING: Final = ("context", "n_prompts")
 
-SHOWN: Final = (
+_SHOWN: Final = (
     *("label", "minus", "site", "other_site", "value", "stderr", "low", "high", "flags", "prefix"),
     *("rank", "eigenvalue", "step", "first", "end", "kl_from", "kl_below", "n_tokens", "n_prompts"),
     *("confidence", "coverage", "n_answered", "n", "shuffled_low", "shuffled_high"),
@@ -190,7 +190,7 @@ def data(frame: pl.DataFrame) -> Any:
 def tipped(
     frame: pl.DataFrame, drawn: Collection[str], **titles: str
 ) -> tuple[pl.DataFrame, list[Any]]:
-    """The columns `drawn` and those of `SHOWN` that differ, and tooltips of the latter.
+    """The columns `drawn` and those of `_SHOWN` that differ, and tooltips of the latter.
 
     titles: replace those of `TITLES`. A column of numbers is not shown if any is missing.
     """
@@ -203,7 +203,7 @@ def tipped(
     frame = frame.with_columns(pl.col(texts).replace("", None).fill_null("none"))
     shown = [
         name
-        for name in SHOWN
+        for name in _SHOWN
         if name in frame.columns
         and not frame[name].null_count()
         and (name in drawn or frame[name].n_unique() > 1)

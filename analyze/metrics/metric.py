@@ -48,7 +48,7 @@ class Measurement(Protocol):
     """What is kept of a site's rows while they are read, in bounded memory, for many cells.
 
     The number of a cell must have the same bits whatever other cells there are and wherever blocks
-    end: it is kept, and later requests are for other cells. `numerics.exact_sums` helps.
+    end: it is kept, and later requests are for other cells. `row_measures.exact_sums` helps.
     """
 
     def add(self, block: WideBlock) -> None:

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from lpp.analyze.numerics.moments import Floats
-from lpp.analyze.numerics.ridge_fits import BLOCK_ROWS, NONE, Design, Fits, Rows, widened
+from lpp.analyze.numerics.moments import Floats, Rows
+from lpp.analyze.numerics.ridge_fits import BLOCK_ROWS, NONE, Design, Fits, widened
 from lpp.analyze.numerics.statistics.auroc import Codes
 
 STRENGTHS: Final = (100.0, 10.0, 1.0, 0.1, 0.01)

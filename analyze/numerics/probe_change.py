@@ -37,13 +37,12 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 
 from lpp.analyze.numerics.linear_probe import fit
-from lpp.analyze.numerics.moments import Floats
-from lpp.analyze.numerics.ridge_fits import Rows
+from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.numerics.statistics.auroc import Codes, Gain, gain
 from lpp.analyze.numerics.statistics.paired import PairedDifference, paired_difference
 from lpp.store.uncertainty import standard_error
 
-Verdict = Literal["PASS", "THRESHOLD STALE", "SCORER DEGRADED", "NOT SERVING", "INCONCLUSIVE"]
+ChangeVerdict = Literal["PASS", "THRESHOLD STALE", "SCORER DEGRADED", "NOT SERVING", "INCONCLUSIVE"]
 
 ALL: Final = -1
 """The fold of rows that no probe of a fold saw: the probe of all rows scores them."""
@@ -132,7 +131,9 @@ def probe_change(
     )
 
 
-def verdict(change: ProbeChange, margin: float, rerun: ProbeChange | None = None) -> Verdict:
+def change_verdict(
+    change: ProbeChange, margin: float, rerun: ProbeChange | None = None
+) -> ChangeVerdict:
     """The verdict of `change`, as the docstring of this module defines it.
 
     margin: above 0. rerun: the change from A's rows to those of a rerun, whose size is the floor.

@@ -23,8 +23,7 @@ from scipy import stats
 from scipy.special import expit
 
 from lpp.analyze.numerics.linear_probe import CrossFit, cross_fit, shuffled_labels
-from lpp.analyze.numerics.moments import Floats
-from lpp.analyze.numerics.ridge_fits import Rows
+from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.numerics.statistics.auroc import CONFIDENCE, Codes, Flags, Z, log_odds_interval
 from lpp.analyze.numerics.statistics.auroc_columns import auroc_columns
 from lpp.analyze.numerics.statistics.calibration import Calibration, calibration

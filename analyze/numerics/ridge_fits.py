@@ -19,12 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
-from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.numerics.statistics.auroc import Codes, Flags
 from lpp.store.arrays.reader import to_float32
-
-Rows = npt.NDArray[Any]
-"""(n, d) numbers; uint16 is bfloat16, as stored."""
 
 _FITTED: Final = 1e-9
 _CHOSEN: Final = 1e-3

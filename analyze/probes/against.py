@@ -21,18 +21,17 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lpp.analyze.drift.pair import Lost, run_of
-from lpp.analyze.numerics.moments import Floats
+from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.numerics.probe_change import (
     ALL,
+    ChangeVerdict,
     ProbeChange,
-    Verdict,
     carried_scores,
+    change_verdict,
     probe_change,
     threshold_of,
-    verdict,
 )
 from lpp.analyze.numerics.probe_errors import Estimate, Target
-from lpp.analyze.numerics.ridge_fits import Rows
 from lpp.analyze.numerics.statistics.auroc import Auroc, Codes, auroc
 from lpp.analyze.numerics.statistics.clusters import recoded
 from lpp.analyze.probes.analysis import labelled, nothing_compared, probed_run
@@ -79,7 +78,7 @@ class SiteTest:
     """From the reference."""
     rerun: ProbeChange | None
     """From A to its rerun; None without one."""
-    verdict: Verdict
+    verdict: ChangeVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +178,7 @@ def probe_against(
             tested=on_b,
             change=change,
             rerun=rerun,
-            verdict=verdict(change, tests.margin, rerun),
+            verdict=change_verdict(change, tests.margin, rerun),
         )
 
     cores, jobs = usable_cores(), list[Future[SiteTest]]()

@@ -5,7 +5,7 @@ from typing import Any, Final, get_args
 import polars as pl
 
 from lpp.analyze.drift.tables import stores_of
-from lpp.analyze.numerics.probe_change import Verdict, floors
+from lpp.analyze.numerics.probe_change import ChangeVerdict, floors
 from lpp.analyze.probes.against import ProbeComparison, SiteTest
 from lpp.analyze.probes.tables import ANALYSIS, KEY, analysis_key, probe_flags
 from lpp.analyze.quantities.probes import PROBE_CHANGES, PROBE_NUMBERS
@@ -30,7 +30,7 @@ PROBE_TESTS: Final = Table(
         Column("site_b", "VARCHAR", "site of run B whose rows it scores"),
         *shared("depth"),
         Column("is_best", "BOOLEAN", "site whose verdict is that of the comparison"),
-        Column("verdict", "VARCHAR", ", ".join(get_args(Verdict))),
+        Column("verdict", "VARCHAR", ", ".join(get_args(ChangeVerdict))),
         Column("n_prompts", "INTEGER", "prompts that are tested", "prompts"),
         *columns_of(PROBE_NUMBERS["probe_auroc"], INTERVAL, meaning="of the probe on run"),
         *number_columns("tested_auroc", "of the probe on run B", "probability", INTERVAL),

@@ -10,8 +10,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lpp.analyze.numerics.linear_probe import CrossFit
+from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.numerics.probe_errors import Estimate, Measured
-from lpp.analyze.numerics.ridge_fits import Rows
 from lpp.analyze.numerics.statistics.association import benjamini_hochberg
 from lpp.analyze.numerics.statistics.calibration import Calibration
 from lpp.analyze.numerics.statistics.recall import Recall

@@ -11,7 +11,7 @@ from lpp.analyze.drift.gate.verdicts import verdict as gate_verdict
 from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.drift.tables import stores_of
 from lpp.analyze.numerics.jackknife import Estimate
-from lpp.analyze.numerics.probe_change import Verdict
+from lpp.analyze.numerics.probe_change import ChangeVerdict
 from lpp.analyze.pages.reply import Reply, reply
 from lpp.analyze.probes.against import ProbeComparison, probe_against
 from lpp.analyze.probes.against_tables import write_probe_tests
@@ -25,7 +25,7 @@ from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.database import kept
 from lpp.store.progress import Progress
 
-FAILING: Final[dict[str, tuple[Verdict, ...]]] = {
+FAILING: Final[dict[str, tuple[ChangeVerdict, ...]]] = {
     "degraded": ("SCORER DEGRADED", "NOT SERVING"),
     "stale": ("THRESHOLD STALE", "NOT SERVING"),
     "inconclusive": ("INCONCLUSIVE", "NOT SERVING"),

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 import polars as pl
 
-from lpp.analyze.numerics.moments import Floats
-from lpp.analyze.numerics.ridge_fits import Rows
+from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.numerics.statistics.auroc import Codes
 from lpp.analyze.probes.examples import EACH
 from lpp.analyze.runs.keys import RunView

@@ -11,10 +11,10 @@ from lpp.analyze.runs.words import Words
 TEXT_TOKENS: Final = 60
 """Number of a prompt's last tokens that are shown."""
 
-SHOWN: Final = 10
+_SHOWN: Final = 10
 
 
-def worst_predicted(analysis: ProbeAnalysis, count: int = SHOWN) -> pl.DataFrame:
+def worst_predicted(analysis: ProbeAnalysis, count: int = _SHOWN) -> pl.DataFrame:
     """Prompts that the best site's probe scores worst: prompt_id, position of the row, target,
     score, and the end of the text up to the row.
 

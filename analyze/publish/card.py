@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from lpp.analyze.pages.markdown import escaped
 from lpp.analyze.pages.page import Origin
-from lpp.analyze.publish.selection import Selection
+from lpp.analyze.publish.selection import Chosen
 from lpp.analyze.questions import PublishSettings
 from lpp.sql.schema import TABLES
 from lpp.store.format.keys import HIDDEN_KEY
@@ -28,7 +28,7 @@ TABLES_KEY: Final = "tables"
 CARD_VERSION: Final = 1
 
 
-def card_document(chosen: Selection, settings: PublishSettings, title: str) -> dict[str, Any]:
+def card_document(chosen: Chosen, settings: PublishSettings, title: str) -> dict[str, Any]:
     """The content of `card.json`, without the tables, which are known at the end."""
     return {
         "version": CARD_VERSION,

@@ -42,7 +42,7 @@ _LABELS: Final = ("label", "label_b")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class Chosen:
     """What is published of a store."""
 
     runs: Sequence[Run]
@@ -58,7 +58,7 @@ class Selection:
     """Whether the database has no other run."""
 
 
-def select(store: Store, names: Sequence[str], settings: PublishSettings) -> Selection:
+def select(store: Store, names: Sequence[str], settings: PublishSettings) -> Chosen:
     """What these settings publish of the runs of these names; all runs without names.
 
     Raises InputError for settings that do not fit the store or each other.
@@ -89,7 +89,7 @@ def select(store: Store, names: Sequence[str], settings: PublishSettings) -> Sel
         raise InputError(f"--tables: {', '.join(unknown)} is not among {', '.join(allowed)}.{more}")
     of_copy = {run.id: plan_of_copy(run, sites, settings.fields) for run in runs if texts}
     ids = {run.id: of_copy[run.id].run_id if texts else run.id for run in runs}
-    return Selection(
+    return Chosen(
         runs=runs,
         ids=ids,
         sites=frozenset(sites),
@@ -100,7 +100,7 @@ def select(store: Store, names: Sequence[str], settings: PublishSettings) -> Sel
     )
 
 
-def read_tables(url: str, chosen: Selection, copies: Sequence[Run]) -> "dict[str, pa.Table]":
+def read_tables(url: str, chosen: Chosen, copies: Sequence[Run]) -> "dict[str, pa.Table]":
     """The rows of the chosen tables, with the ids that runs have in the publication.
 
     copies: the published runs; empty without texts. Raises InputError(NOT_FOUND) if nothing was
@@ -125,7 +125,7 @@ def read_tables(url: str, chosen: Selection, copies: Sequence[Run]) -> "dict[str
     return tables
 
 
-def _selected(name: str, chosen: Selection) -> str:
+def _selected(name: str, chosen: Chosen) -> str:
     """SQL for the published rows of a table."""
     columns = [column.name for column in TABLES[name].columns]
     of_runs = [column for column in RUN_COLUMNS if column in columns]
@@ -150,7 +150,7 @@ def _selected(name: str, chosen: Selection) -> str:
     return f"SELECT *{replaced} FROM {identifier(name)} WHERE {' AND '.join(conditions)}"
 
 
-def _named(label: str, chosen: Selection) -> str:
+def _named(label: str, chosen: Chosen) -> str:
     """Whether the field of the column `label` is published."""
     return f"split_part(coalesce({label}, ''), '=', 1) IN ({_list(chosen.fields)})"
 
@@ -160,7 +160,7 @@ def _list(texts: Iterable[str]) -> str:
     return ", ".join(map(literal, texts)) or "NULL"
 
 
-def _renamed(column: str, chosen: Selection) -> str:
+def _renamed(column: str, chosen: Chosen) -> str:
     """The id in the publication of the run that `column` names."""
     cases = [f"WHEN {literal(a)} THEN {literal(b)}" for a, b in chosen.ids.items()]
     return f"CASE {column} {' '.join(cases)} ELSE {column} END"

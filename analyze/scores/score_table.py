@@ -12,7 +12,7 @@ import polars as pl
 
 from lpp.analyze.questions import Unit
 from lpp.store.errors import InputError
-from lpp.store.scores.scores import KEY
+from lpp.store.scores.scores import SCORE_KEY
 from lpp.store.terminal.escaping import escape
 
 SCORES: Final = pl.Schema(
@@ -50,7 +50,7 @@ def score_table(kind: str, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     """
     made, problems = [], []
     for row in rows:
-        names, where, setup = [row[name] for name in KEY], row["where"], row["setup"]
+        names, where, setup = [row[name] for name in SCORE_KEY], row["where"], row["setup"]
         if not all(map(is_text, (*names, *setup.values()))):
             problems.append(f"{where}: half a surrogate pair in {', '.join(names)}")
         if row.get("n") is not None and not 0 <= row["n"] < MAX_ITEMS:
@@ -93,9 +93,9 @@ def check_scores(scores: pl.DataFrame, unit: Unit) -> None:
     """InputError where `scores`, of one source, hold a score twice, or scores of one benchmark that
     were made in two ways or counted in two units.
     """
-    later = pl.int_range(pl.len()).over(KEY) > 0
+    later = pl.int_range(pl.len()).over(SCORE_KEY) > 0
     twice = scores.with_columns(
-        first=pl.col("value").first().over(KEY), at=pl.col("where").first().over(KEY)
+        first=pl.col("value").first().over(SCORE_KEY), at=pl.col("where").first().over(SCORE_KEY)
     ).filter(later)
     refuse(
         [
@@ -121,7 +121,7 @@ def check_scores(scores: pl.DataFrame, unit: Unit) -> None:
         "take some only: --model, --benchmark.",
     )
     refuse(
-        list(_unit_problems(scores.sort(KEY[1:], maintain_order=True), unit)),
+        list(_unit_problems(scores.sort(SCORE_KEY[1:], maintain_order=True), unit)),
         "Give every score in one unit, or say what is meant: --unit percent, fraction or other.",
     )
 
@@ -139,7 +139,7 @@ def _unit_problems(scores: pl.DataFrame, unit: Unit) -> Iterator[str]:
             for size, chosen in (("small", small), ("large", large))
             for name in ("value", "where")
         ]
-        groups = scores.group_by(KEY[1:], maintain_order=True).agg(first).drop_nulls()
+        groups = scores.group_by(SCORE_KEY[1:], maintain_order=True).agg(first).drop_nulls()
         for benchmark, metric, a, a_at, b, b_at in groups.rows():
             yield (
                 f"{benchmark} ({metric}) mixes percent and fraction: {a:g} at {a_at}, "

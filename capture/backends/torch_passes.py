@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -21,12 +20,11 @@ from lpp.capture.backends.batch_rows import Picked, to_device
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.models.structure.anatomy import cache_name, forward_inputs, spread_ids
 from lpp.capture.plan.backend import Batch
+from lpp.store.draws import Integers
 
 FAR_CLOSER: Final = 1 / 4
 """The error of a right continuation over that of one that is wrong on purpose, at most. Found in
 trained models: 0.0001 in float32, 0.02 in float16; equal errors mean that neither is right."""
-
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,10 +36,10 @@ from lpp.capture.corpus.passages import Corpus, Passage, Refused, Streamed
 from lpp.capture.corpus.rows import (
     Unreadable,
     Value,
+    as_list,
     default_field,
     encodable,
     is_list_of_rows,
-    listed,
     passage_of,
 )
 from lpp.store.errors import ErrorKind, InputError
@@ -108,7 +108,7 @@ def _passages(files: list[Path], field: str, more: Fields, refused: Refused) -> 
     row = 0
     for file in files:
         for place, text, fields in _READERS[file.suffix.lower()](file, field, more):
-            passage = passage_of(row, listed(field, text, place), fields, place, refused)
+            passage = passage_of(row, as_list(field, text, place), fields, place, refused)
             if passage is not None:
                 yield passage
             row += 1

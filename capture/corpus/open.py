@@ -21,9 +21,9 @@ from lpp.capture.corpus.passages import (
 from lpp.capture.corpus.pydoc import RULE, pydoc_passages
 from lpp.capture.corpus.rows import (
     Value,
+    as_list,
     default_field,
     is_list_of_rows,
-    listed,
     passage_of,
 )
 from lpp.store.errors import ErrorKind, InputError
@@ -173,7 +173,7 @@ def open_texts(
     for row, (record, place, text) in enumerate(_texts(chain([first], records), field)):
         value, of_row = text, carried.of(record) if isinstance(record, Mapping) else {}
         if isinstance(record, Mapping):
-            value = listed(field, text, place)
+            value = as_list(field, text, place)
         passage = passage_of(row, value, of_row, place, refused)
         if passage is not None:
             passages.append(passage)

@@ -51,7 +51,7 @@ def passage_of(
 ) -> Passage | None:
     """The passage of a row. None for a row that can be none: `refused` then has the reason.
 
-    value: of its field, after `listed`.
+    value: of its field, after `as_list`.
     """
     value = encodable(value, place)
     if isinstance(value, Unreadable):
@@ -74,7 +74,7 @@ def passage_of(
     return None
 
 
-def listed(field: str, text: Value, place: str) -> Value:
+def as_list(field: str, text: Value, place: str) -> Value:
     """The list whose JSON the string `text` is, where `field` may hold that; Unreadable where it
     must and does not; else `text`.
     """

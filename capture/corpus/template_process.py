@@ -131,7 +131,7 @@ def _beyond(limit: str) -> InputError:
     )
 
 
-def main() -> None:
+def answer_questions() -> None:
     """Answer until the input ends."""
     seconds, memory, characters = (int(word) for word in sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends, and with it the input
@@ -169,4 +169,4 @@ def _answer(render: Any, line: bytes, characters: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    answer_questions()

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.objects.place import Place
-from lpp.store.scores.scores import KEY, SCORES_SCHEMA, ScoreSet, add_scores, score_sets
+from lpp.store.scores.scores import SCORE_KEY, SCORES_SCHEMA, ScoreSet, add_scores, score_sets
 
 ATTEMPTS: Final = 8
 """Times that another process may interfere before this one gives up."""
@@ -30,7 +30,7 @@ def held_sets(root: Place, source: str) -> list[ScoreSet]:
 def rows_of(held: Sequence[ScoreSet]) -> list[dict[str, Any]]:
     """Each score once: sets that were written at once both hold the earlier scores."""
     rows = [row for score_set in held for row in score_set.scores().to_pylist()]
-    return list({tuple(row[name] for name in KEY): row for row in rows}.values())
+    return list({tuple(row[name] for name in SCORE_KEY): row for row in rows}.values())
 
 
 def originals_of(held: Sequence[ScoreSet]) -> dict[str, bytes]:

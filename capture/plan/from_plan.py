@@ -16,7 +16,7 @@ from lpp.capture.plan.planning import compute_of, site_specs
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 from lpp.store.errors import ConflictError, ErrorKind, InputError
 from lpp.store.exchange.projects import PROJECTS
-from lpp.store.format.plan import Plan, differences
+from lpp.store.format.plan import Plan, plan_differences
 from lpp.store.runs.write import require_no_moments
 
 
@@ -119,7 +119,7 @@ def check_same(plan: Plan, request: CaptureRequest, backend: Backend) -> None:
         compute=compute_of(backend, branches=plan.compute.beginnings is not None),
         stored_dtype=loaded.dtype,
     )
-    if fields := differences(here, plan):
+    if fields := plan_differences(here, plan):
         listed = "\n  ".join(fields)
         raise ConflictError(
             "what is loaded here would not reproduce the numbers of this plan. What differs (here, "

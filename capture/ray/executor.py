@@ -37,7 +37,7 @@ from lpp.store.errors import (
     task_error,
 )
 from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
-from lpp.store.format.plan import differences
+from lpp.store.format.plan import plan_differences
 from lpp.store.objects.place import Url, absolute
 from lpp.store.process.cluster import cluster
 from lpp.store.progress import BLANK, SILENT, Display, Progress
@@ -291,7 +291,7 @@ class _Pool:
         if self.loaded is None:
             self.loaded = loaded
         elif loaded.plan.hash != self.loaded.plan.hash:
-            fields = "\n  ".join(differences(loaded.plan, self.loaded.plan))
+            fields = "\n  ".join(plan_differences(loaded.plan, self.loaded.plan))
             raise ConflictError(
                 "the machines of the cluster do not come to the same plan, so nothing more is "
                 f"captured. What differs:\n  {fields}\n"

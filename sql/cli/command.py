@@ -28,7 +28,7 @@ from lpp.store.terminal.output import chosen_format, output_file
 
 _FORMATS: Final = ("table", "csv", "json", "parquet")
 
-SECONDS: Final = 600.0
+_SECONDS: Final = 600.0
 """How long a command may run by default."""
 
 
@@ -65,9 +65,9 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> str | None
 @click.option(
     "--timeout",
     type=FiniteRange(min=0, min_open=True),
-    default=SECONDS,
+    default=_SECONDS,
     metavar="SECONDS",
-    help=f"Stop after this time, writing included. Default: {SECONDS:g}.",
+    help=f"Stop after this time, writing included. Default: {_SECONDS:g}.",
 )
 @click.option(
     "--spill-limit",

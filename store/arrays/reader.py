@@ -34,7 +34,7 @@ ReadAs: TypeAlias = Literal["stored", "float32"]
 
 MIB: Final = 1 << 20
 
-KEPT_BYTES: Final = 16 * MIB
+_KEPT_BYTES: Final = 16 * MIB
 """A thread keeps buffers of up to this many bytes; a writer's chunks take 3 MiB at most."""
 
 
@@ -264,7 +264,7 @@ class _Buffers(threading.local):
 
     def get(self, name: str, size: int) -> npt.NDArray[np.uint8]:
         """(size,) bytes, not initialised."""
-        if size > KEPT_BYTES:
+        if size > _KEPT_BYTES:
             return np.empty(size, np.uint8)
         if self._memory[name].nbytes < size:
             self._memory[name] = np.empty(-(-size // MIB) * MIB, np.uint8)  # stored sizes vary

@@ -23,7 +23,7 @@ from lpp.store.errors import (
     first_line,
 )
 from lpp.store.exchange.projects import Convention, project
-from lpp.store.exchange.selection import Selection
+from lpp.store.exchange.selection import Exported
 from lpp.store.feed.checks import check_feed
 from lpp.store.objects.owners import abandoned, owner_of, staged_name
 from lpp.store.progress import SILENT, Progress
@@ -43,7 +43,7 @@ def export(
     sites: Sequence[str] | None = None,
     only_prompts: bool = False,
     progress: Progress = SILENT,
-) -> Selection:
+) -> Exported:
     """Write `run` into the new folder `output` as the project `to` reads it.
 
     Prompts come in order; those that were set aside, and branches, are left out. Without values
@@ -68,7 +68,7 @@ def export(
     if outer or os.path.lexists(output):
         why = f"is inside the store {outer}" if outer else "exists, and is not overwritten"
         raise InputError(f"{output} {why}. Name another folder.")
-    selection = select(run, of, sites)
+    selection = exported(run, of, sites)
     check_feed([run], selection.sites, "float32")
     if not len(selection.prompt_ids):
         raise InputError(f"run {run.id} has no prompt to export.", kind=ErrorKind.NOT_FOUND)
@@ -89,14 +89,14 @@ def export(
     return selection
 
 
-def select(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Selection:
+def exported(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Exported:
     """The sites of a run that an export to a project has. InputError says what does not fit."""
     n_blocks = run.plan.model.n_blocks
     for site in sites or ():
         run.require_rows(site, "float32")
     chosen = list(run.activation_sites if sites is None else sites)
     if not of.counts_layers:
-        return Selection(run=run, sites=tuple(chosen))
+        return Exported(run=run, sites=tuple(chosen))
     if run.plan.has_given_sites or not n_blocks:
         raise InputError(
             f"run {run.id}: another program named its sites, and {of.name} counts blocks. "
@@ -115,7 +115,7 @@ def select(run: Run, of: Convention, sites: Sequence[str] | None = None) -> Sele
         )
     inner = [site for site in chosen if site not in (last, "final")]
     layers = tuple(run.plan.depth_of(site) for site in inner)
-    selection = Selection(run=run, sites=(*inner, last), layers=layers)
+    selection = Exported(run=run, sites=(*inner, last), layers=layers)
     if len({*selection.dtypes.values()}) > 1:
         listed = ", ".join(f"{site} is {dtype}" for site, dtype in selection.dtypes.items())
         raise InputError(

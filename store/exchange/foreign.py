@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lpp.store.errors import ErrorKind, FormatError, InputError
-from lpp.store.exchange.selection import Part, Selection
+from lpp.store.exchange.selection import Exported, PromptPart
 from lpp.store.format.plan import StoredDtype
 
 
@@ -77,9 +77,9 @@ class Files:
 
     read: Callable[[Path], Foreign]
     """Opens a folder."""
-    part: Callable[[Path, Selection, Part], None]
+    part: Callable[[Path, Exported, PromptPart], None]
     """Writes the files of one part. Called again after a kill, it writes the same bytes."""
-    finish: Callable[[Path, Selection], None] | None = None
+    finish: Callable[[Path, Exported], None] | None = None
     """Writes what covers all samples: a data set."""
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from lpp.store.arrays.reader import to_float32
 from lpp.store.errors import LppError
 from lpp.store.exchange.foreign import Files, Foreign, Stored, check_file, damaged, not_there
-from lpp.store.exchange.selection import Part, Selection
+from lpp.store.exchange.selection import Exported, PromptPart
 from lpp.store.exchange.tensor_file import (
     DTYPES,
     FLOATS,
@@ -44,7 +44,7 @@ _MOST_BLOCKS: Final = 100_000
 """Blocks of a model, at most."""
 
 
-def write_safetensors(folder: Path, selection: Selection, part: Part) -> None:
+def write_safetensors(folder: Path, selection: Exported, part: PromptPart) -> None:
     """A file of safetensors."""
     tensors = {name: Tensor(_COLUMNS[name], values) for name, values in _tokens(part).items()}
     for site, values in part.rows.items():
@@ -53,7 +53,7 @@ def write_safetensors(folder: Path, selection: Selection, part: Part) -> None:
     write_tensors(path, tensors, {_MODEL: _model(selection)})
 
 
-def write_parquet(folder: Path, selection: Selection, part: Part) -> None:
+def write_parquet(folder: Path, selection: Exported, part: PromptPart) -> None:
     """A file of Parquet, of one row group."""
     import pyarrow.parquet as pq
 
@@ -77,13 +77,13 @@ def write_parquet(folder: Path, selection: Selection, part: Part) -> None:
     )
 
 
-def _model(selection: Selection) -> str:
+def _model(selection: Exported) -> str:
     model = selection.run.plan.model
     facts = {"model": model.id, "n_blocks": model.n_blocks, "vocabulary": model.logits_width}
     return json.dumps({**facts, "parts": len(selection.bounds) - 1})
 
 
-def _tokens(part: Part) -> dict[str, npt.NDArray[Any]]:
+def _tokens(part: PromptPart) -> dict[str, npt.NDArray[Any]]:
     lengths = np.diff(part.edges)
     return {
         "prompt_id": np.repeat(part.prompt_ids, lengths),
@@ -93,7 +93,7 @@ def _tokens(part: Part) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _stem(selection: Selection, part: Part) -> str:
+def _stem(selection: Exported, part: PromptPart) -> str:
     return f"part-{int(np.searchsorted(selection.bounds, part.first)):05d}"
 
 

@@ -23,7 +23,7 @@ PART_BYTES: Final = 128 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class PromptPart:
     """Consecutive prompts end to end: k prompts of N tokens."""
 
     first: int
@@ -49,7 +49,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class Exported:
     """The sites and the prompts of one export. Prompts that were set aside, and branches, are left
     out.
     """
@@ -105,12 +105,12 @@ class Selection:
             tokens += length
         return np.array([*bounds, count] if count else [0])
 
-    def parts(self, first: int = 0) -> Iterator[Part]:
+    def parts(self, first: int = 0) -> Iterator[PromptPart]:
         """The parts from `first` on. FormatError names a shard that is altered."""
         for start, end in pairwise(self.bounds[first:].tolist()):
             yield self.part(start, end)
 
-    def part(self, start: int, end: int) -> Part:
+    def part(self, start: int, end: int) -> PromptPart:
         """Prompts `start` up to `end` of `prompt_ids`."""
         ids = self.prompt_ids[start:end]
         edges = np.append(0, np.cumsum(self.lengths[start:end]))
@@ -124,7 +124,7 @@ class Selection:
                     f"prompts {ids[0]} to {ids[-1]}. `lpp-analyze verify` says what was altered.",
                     kind=ErrorKind.CORRUPT,
                 )
-        return Part(
+        return PromptPart(
             first=start, prompt_ids=ids, edges=edges, token_ids=token_ids, loss_mask=mask, rows=rows
         )
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.exchange.foreign import Files, Foreign, Stored, check_file, damaged, not_there
-from lpp.store.exchange.selection import Part, Selection
+from lpp.store.exchange.selection import Exported, PromptPart
 from lpp.store.exchange.tensor_file import DTYPES, FLOATS, Tensor, read_tensors, write_tensors
 
 _FILE: Final = re.compile(r"hs_([0-9]+)\.safetensors")
@@ -31,7 +31,7 @@ _BATCH: Final = 1000
 """Rows of the data set that are in memory at a time."""
 
 
-def write_part(folder: Path, selection: Selection, part: Part) -> None:
+def write_part(folder: Path, selection: Exported, part: PromptPart) -> None:
     """The file of each prompt."""
     (folder / "hidden_states").mkdir(exist_ok=True)
     kind = FLOATS[selection.dtype]
@@ -40,7 +40,7 @@ def write_part(folder: Path, selection: Selection, part: Part) -> None:
         write_tensors(folder / "hidden_states" / f"hs_{number}.safetensors", tensors)
 
 
-def write_data_set(folder: Path, selection: Selection) -> None:
+def write_data_set(folder: Path, selection: Exported) -> None:
     """The data set: token ids and loss masks, as tensors of torch when it is read."""
     count = len(selection.prompt_ids)
     with pa.OSFile(str(folder / _DATA), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as stream:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.store.errors import ErrorKind, InputError, MachineError
-from lpp.store.exchange.export import select
+from lpp.store.exchange.export import exported
 from lpp.store.exchange.projects import Convention, project
 from lpp.store.feed.checks import check_feed
 from lpp.store.feed.chosen import kept_prompts
@@ -64,7 +64,7 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
         self, run: Run, sites: Sequence[str], data_path: str, order: Order = "uniform"
     ) -> None:
         check_word("order", order, Order)
-        selection = select(run, CONVENTION, sites)
+        selection = exported(run, CONVENTION, sites)
         self._sites = selection.sites
         check_feed([run], self._sites, "float32")
         self._place = run.directory.root, run.id

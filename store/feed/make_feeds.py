@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lpp.store.draws import Integers
 from lpp.store.errors import InputError
@@ -28,14 +27,13 @@ from lpp.store.format.commit_record import checksum
 from lpp.store.progress import SILENT, Progress
 from lpp.store.runs.read import Run
 from lpp.store.settings.arguments import check_flag, check_numbers_of, check_whole
+from lpp.store.shared.logits import Float32
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 SPAN_BYTES: Final = 4 << 20
 """Bytes of the prompts of a span, about: chunks at both ends are unpacked for two spans, so spans
 of several chunks waste little."""
-
-Float32 = npt.NDArray[np.float32]
 
 
 def rows(
@@ -317,7 +315,7 @@ def _span_edges(run: Run, size: int) -> Integers:
     return np.append(np.flatnonzero(begins), len(ends))
 
 
-def _class(numpy_class: type[T], like: Like) -> type[T]:
+def _class(numpy_class: type[_T], like: Like) -> type[_T]:
     """The class of a feed of these arrays: one of tensors is a data set of torch."""
     if like == "numpy":
         return numpy_class

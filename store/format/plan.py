@@ -440,7 +440,7 @@ _ABSENT: Final = object()
 """A field that one document has not: it hashes differently from one that is null."""
 
 
-def differences(ours: Plan, theirs: Plan) -> list[str]:
+def plan_differences(ours: Plan, theirs: Plan) -> list[str]:
     """`field: ours, not theirs` for every field in which two plans differ."""
     return list(_differences(ours.document, theirs.document, ""))
 

@@ -133,13 +133,13 @@ def _last(path: str) -> str:
 Plans = Mapping[str, Plan | None]
 """Plans by run id, of every run of a store. A run whose plan is unreadable, None, has no name."""
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 FEW_RUNS: Final = 6
 """A message lists up to this many runs, one per line."""
 
 
-def corpora_first(runs: Iterable[T], evaluates: Callable[[T], bool]) -> list[T]:
+def corpora_first(runs: Iterable[_T], evaluates: Callable[[_T], bool]) -> list[_T]:
     """The runs on a corpus, or all runs if there is no such run. evaluates: whether a run was made
     by an evaluation.
 

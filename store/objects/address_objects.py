@@ -23,7 +23,7 @@ from lpp.store.objects.copies import copied
 from lpp.store.objects.place import BucketPath, read_only
 from lpp.store.objects.protocol import Entry
 
-KEPT_BYTES: Final = 256 << 20
+_KEPT_BYTES: Final = 256 << 20
 """Bytes of rows that a process keeps in memory: standard errors read the rows of a site again."""
 
 MAKE: Final = "lpp-analyze index STORE"
@@ -31,7 +31,7 @@ MAKE: Final = "lpp-analyze index STORE"
 
 
 class _Rows:
-    """The ranges of objects that were read last, one range an object, up to `KEPT_BYTES`."""
+    """The ranges of objects that were read last, one range an object, up to `_KEPT_BYTES`."""
 
     def __init__(self) -> None:
         self._ranges: OrderedDict[BucketPath, tuple[int, memoryview]] = OrderedDict()
@@ -48,7 +48,7 @@ class _Rows:
         with self._lock:
             self._bytes += len(data) - len(self._ranges.pop(place, (0, b""))[1])
             self._ranges[place] = start, data
-            while self._bytes > KEPT_BYTES:
+            while self._bytes > _KEPT_BYTES:
                 self._bytes -= len(self._ranges.popitem(last=False)[1][1])
 
 

@@ -23,7 +23,7 @@ OWN_MAPPING_BYTES: Final = 4 << 20
 faults: a twentieth of the processor time of a profile."""
 
 
-KEPT_BYTES: Final = 16 << 20
+_KEPT_BYTES: Final = 16 << 20
 """Freed memory that each heap keeps for the next matrices. Allocating it from the system each time
 is slow: a profile of 64 sites took 18.5 s without this setting, 15.3 s with 16 MiB."""
 
@@ -39,7 +39,7 @@ def give_blocks_back() -> bool:
     """Return blocks of `OWN_MAPPING_BYTES` to the system when they are freed, in this process;
     False if the C library is not glibc.
     """
-    return _fix_thresholds(OWN_MAPPING_BYTES, KEPT_BYTES)
+    return _fix_thresholds(OWN_MAPPING_BYTES, _KEPT_BYTES)
 
 
 def keep_blocks() -> bool:

@@ -34,9 +34,9 @@ __all__ = [
     "read_items",
 ]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
-RIGHT: Final = ("acc", "exact_match")
+_RIGHT: Final = ("acc", "exact_match")
 """Metrics that say whether an item is right, the first one first."""
 
 _KEY: Final = ("model", "run", "task", "filter", "item")
@@ -64,7 +64,7 @@ def answered_correctly(
     >>> answered_correctly({"acc": 0.0}, 1, 1), answered_correctly({"f1": 0.5}, 1, 1)
     (False, True)
     """
-    for name in RIGHT:
+    for name in _RIGHT:
         if metrics.get(name) in (0, 1):
             return metrics[name] == 1
     return None if gold is None else gold == chosen

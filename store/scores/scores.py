@@ -49,7 +49,7 @@ READINGS: Final = 5
 PAUSE_SECONDS: Final = 0.1
 """Seconds before the second reading; each later pause is longer by the same amount."""
 
-KEY: Final = ("model", "benchmark", "metric")
+SCORE_KEY: Final = ("model", "benchmark", "metric")
 """Columns whose combination occurs once in a source."""
 
 
@@ -227,7 +227,7 @@ def _content(
     """The record, not yet sealed, and the objects of one source."""
     if not table.schema.equals(SCORES_SCHEMA) or not table.num_rows:
         raise ValueError(f"{table.num_rows} scores with columns {table.schema.names}")
-    table = table.sort_by([(name, "ascending") for name in KEY])
+    table = table.sort_by([(name, "ascending") for name in SCORE_KEY])
     rows = table.to_pylist()
     _check(source, rows)
     for name in original:
@@ -250,7 +250,7 @@ def _check(source: str, rows: Iterable[Mapping[str, Any]]) -> None:
     problems = [] if source.strip() and source.isprintable() else [f"{source!r} is no name"]
     seen: set[tuple[str, ...]] = set()
     for row in rows:
-        key = tuple(row[name] for name in KEY)
+        key = tuple(row[name] for name in SCORE_KEY)
         what = ", ".join(key)
         if not all(key):
             problems.append(f"{what}: a name is empty")

@@ -26,9 +26,7 @@ from lpp.store.feed.prompt_feed import PromptBatch, PromptFeed
 from lpp.store.format.commit_record import checksum
 from lpp.store.runs.read import Run
 from lpp.store.settings.arguments import check_positive, check_whole, check_word
-from lpp.store.shared.logits import PIECE
-
-Float32 = npt.NDArray[np.float32]
+from lpp.store.shared.logits import PIECE, Float32
 
 Direction: TypeAlias = Literal["forward", "reverse"]
 """forward: KL(teacher || student), which makes the student cover the teacher. reverse:

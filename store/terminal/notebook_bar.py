@@ -16,7 +16,7 @@ import click
 from lpp.store.progress import Progress
 from lpp.store.terminal.escaping import escape
 
-SECONDS: Final = 0.2
+_SECONDS: Final = 0.2
 """Between two drawings."""
 
 
@@ -65,7 +65,7 @@ class NotebookBar(Progress):
             self._update()
 
     def _update(self) -> None:
-        if time.monotonic() - self._drawn >= SECONDS:
+        if time.monotonic() - self._drawn >= _SECONDS:
             self.draw()
 
     def draw(self) -> None:

@@ -17,8 +17,8 @@ from lpp.analyze.numerics.probe_change import (
     ALL,
     ProbeChange,
     carried_scores,
+    change_verdict,
     probe_change,
-    verdict,
 )
 from lpp.analyze.probes import against_tables
 from lpp.analyze.tables.database import read_table
@@ -141,7 +141,7 @@ def test_verdicts_of_intervals_at_a_margin_of_a_twentieth(
     auroc: Any, flagged: Any, rerun: Any, expected: str
 ) -> None:
     floor = None if rerun is None else change(*rerun)
-    assert verdict(change(auroc, flagged), 0.05, floor) == expected
+    assert change_verdict(change(auroc, flagged), 0.05, floor) == expected
 
 
 def test_scores_are_of_probes_that_did_not_see_the_item() -> None:

@@ -12,8 +12,8 @@ from made_runs import MakeRun
 
 from lpp.analyze import ProfileSettings, analyze
 from lpp.analyze.engine import accumulate
+from lpp.analyze.metrics.row_measures.exact_sums import split
 from lpp.analyze.numerics import moments
-from lpp.analyze.numerics.exact_sums import split
 from lpp.analyze.runs.rows import site_reader, wide_block
 
 LENGTHS = [20, 3, 20, 11, 20, 20, 1, 20, 7, 20, 20, 20, 2, 20, 20, 5, 20, 20, 20, 20]

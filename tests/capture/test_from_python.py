@@ -19,7 +19,7 @@ from lpp.capture.cli.command import main
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store import Run
 from lpp.store.errors import InputError
-from lpp.store.format.plan import differences
+from lpp.store.format.plan import plan_differences
 from lpp.store.settings.setting import declared
 
 Folder = Callable[[str], Path]
@@ -83,7 +83,7 @@ def test_a_loaded_model_gives_the_bytes_of_the_command(
         **SETTINGS,
     )
     expected = only_run(tmp_path / "of-command")
-    (other,) = differences(run.plan, expected.plan)
+    (other,) = plan_differences(run.plan, expected.plan)
     assert other.startswith("model.weights: ")
     ours, theirs = ({**stored_objects(one.path)} for one in (run, expected))
     of_plan = {key for key in ours if key.endswith(("plan.json", "COMMIT.json"))}

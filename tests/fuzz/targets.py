@@ -48,7 +48,7 @@ from lpp.store.format.documents import (
     wide_integers,
 )
 from lpp.store.format.keys import COMMIT_KEY, ROOT_KEY, VOCABULARY_KEY
-from lpp.store.format.plan import SiteSpec, differences, parse_plan
+from lpp.store.format.plan import SiteSpec, parse_plan, plan_differences
 from lpp.store.format.prompt_columns import column_problems, is_prompt_column
 from lpp.store.format.rows import prompts_problems, tokens_problems
 from lpp.store.format.tables import (
@@ -112,8 +112,8 @@ def plan(data: bytes) -> None:
     """`plan.json`."""
     parsed = parse_plan(load_json(data, "here"), "here")
     assert parsed.run_id
-    assert differences(parsed, parsed) == []
-    differences(parsed, golden().plan)
+    assert plan_differences(parsed, parsed) == []
+    plan_differences(parsed, golden().plan)
 
 
 def commit(data: bytes) -> None:

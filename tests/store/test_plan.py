@@ -12,8 +12,8 @@ from lpp.store.format.plan import (
     Plan,
     Series,
     SiteSpec,
-    differences,
     parse_plan,
+    plan_differences,
     series_problems,
     validate_plan,
 )
@@ -68,7 +68,7 @@ def test_every_field_moves_the_hash_and_is_named(capture: Capture) -> None:
         assert other.hash not in seen
         seen.add(other.hash)
         assert other.run_id != plan.run_id
-        (line,) = differences(other, plan)
+        (line,) = plan_differences(other, plan)
         named = [step for step in place if isinstance(step, str)]
         assert line.startswith((".".join(named), named[0])), (place, line)
 
@@ -88,7 +88,7 @@ def test_plan_round_trip_keeps_unknown_fields_in_the_hash(capture: Capture) -> N
     assert plan == capture.plan
     assert plan.document == document
     assert plan.hash == document_hash(document) != capture.plan.hash
-    assert differences(plan, capture.plan) == ["later: {'field': 1}, not absent"]
+    assert plan_differences(plan, capture.plan) == ["later: {'field': 1}, not absent"]
 
 
 def test_missing_untrained_seed_means_a_trained_model(capture: Capture) -> None:
@@ -97,7 +97,7 @@ def test_missing_untrained_seed_means_a_trained_model(capture: Capture) -> None:
     plan = parse_plan(document, "here")
     assert plan.model.untrained_seed is None
     assert plan.hash != capture.plan.hash
-    assert differences(capture.plan, plan) == ["model.untrained_seed: None, not absent"]
+    assert plan_differences(capture.plan, plan) == ["model.untrained_seed: None, not absent"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_what_became_of_shared_beginnings_is_part_of_the_plan(capture: Capture) 
     reused = replace(reused, prompts=replace(plan.prompts, branches="0" * 64))
     repeated = replace(reused, compute=replace(plan.compute, beginnings="repeated"))
     assert parse_plan(reused.document, "here") == reused
-    assert differences(repeated, reused) == ["compute.beginnings: 'repeated', not 'reused'"]
+    assert plan_differences(repeated, reused) == ["compute.beginnings: 'repeated', not 'reused'"]
     assert repeated.run_id != reused.run_id
     names = run_names({"a": reused, "b": repeated})
     assert [name.rpartition(", ")[2] for name in names.values()] == [
@@ -190,11 +190,11 @@ def test_a_checkpoint_names_its_series_and_step(capture: Capture) -> None:
     assert plan.document["model"]["series"] == {"name": "my run", "step": 0}
     assert (plan.hash != alone.hash, plan.format) == (True, alone.format)
     assert parse_plan(load_json(canonical_json(plan.document), "here"), "here") == plan
-    assert differences(plan, alone) == [
+    assert plan_differences(plan, alone) == [
         "model.series: {'name': 'my run', 'step': 0}, not absent",
     ]
     later = replace(plan, model=replace(plan.model, series=Series(name="my run", step=1)))
-    assert differences(later, plan) == ["model.series.step: 1, not 0"]
+    assert plan_differences(later, plan) == ["model.series.step: 1, not 0"]
     document = with_leaf(dict(plan.document), ("model", "series", "step"), "1")
     with pytest.raises(FormatError, match=r"model\.series should be Series"):
         parse_plan(document, "here")

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from lpp.analyze.metrics.row_measures.exact_sums import split
 from lpp.analyze.metrics.row_measures.prompt_parts import Parts, slices
-from lpp.analyze.numerics.exact_sums import split
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.rows.site_reader import SiteReader

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.analyze.metrics.row_measures.anisotropy import inverse
+from lpp.analyze.metrics.row_measures.exact_sums import split
 from lpp.analyze.metrics.row_measures.prompt_parts import Parts
-from lpp.analyze.numerics.exact_sums import split
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.rows.side_by_side import RowQueue

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from lpp.analyze.metrics.row_measures.exact_sums import split
 from lpp.analyze.metrics.row_measures.prompt_parts import mean_over_prompts
-from lpp.analyze.numerics.exact_sums import split
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.rows.site_reader import SiteReader

@@ -39,16 +39,16 @@ def test_of_two_exports_into_one_folder_one_wins(
     run: Run, tmp_path: Path, sites: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second begins after the first has written a part, and ends before it."""
-    out, inner = tmp_path / "x", selection.Selection.part
+    out, inner = tmp_path / "x", selection.Exported.part
     begun = list[int]()
 
-    def part(self: selection.Selection, start: int, end: int) -> selection.Part:
+    def part(self: selection.Exported, start: int, end: int) -> selection.PromptPart:
         begun.append(start)
         if len(begun) == 2:
             export(run, "safetensors", out, sites=sites)
         return inner(self, start, end)
 
-    monkeypatch.setattr(selection.Selection, "part", part)
+    monkeypatch.setattr(selection.Exported, "part", part)
     with pytest.raises(ConflictError, match="another") as raised:
         export(run, "safetensors", out, sites=["block.2"])
     assert raised.value.kind is ErrorKind.IN_USE
@@ -65,13 +65,13 @@ from lpp.store.exchange import selection
 from lpp.store.exchange.export import export
 from pathlib import Path
 selection.PART_BYTES = int(sys.argv[3])
-inner = selection.Selection.part
+inner = selection.Exported.part
 def part(self, start, end):
     if start:
         print("written", flush=True)
         sys.stdin.readline()
     return inner(self, start, end)
-selection.Selection.part = part
+selection.Exported.part = part
 export(Run(Path(sys.argv[1])), "safetensors", Path(sys.argv[2]), sites=["block.2"])
 """
 
