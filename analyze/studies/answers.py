@@ -7,6 +7,8 @@ database could not be written, are lines for `Progress.warn`.
 
 from typing import Final
 
+import polars as pl
+
 from lpp.analyze.engine.executor import Executor
 from lpp.analyze.pages.reply import Reply, reply
 from lpp.analyze.pages.words import Code
@@ -27,8 +29,15 @@ from lpp.analyze.studies.pages.correlations_page import correlations_page
 from lpp.analyze.studies.pages.layers_page import layers_page
 from lpp.analyze.studies.pages.profile_page import EXTREMES, profile_page
 from lpp.analyze.tables.analysis import analyze
-from lpp.analyze.tables.build import compared, frames
-from lpp.analyze.tables.database import held_profiles, kept, put, refresh_database
+from lpp.analyze.tables.build import frames
+from lpp.analyze.tables.database import (
+    differences_sql,
+    held_profiles,
+    kept,
+    profiles_and_differences,
+    put,
+    refresh_database,
+)
 from lpp.store import open_store
 from lpp.store.progress import Progress
 
@@ -46,7 +55,12 @@ def profile_answer(
     analysis = analyze(store, settings, progress=progress, executor=executor)
     aggregates = settings.entropy_by, settings.rank_by
     shown = extremes = analysis.profiles(drop_prefixes=settings.drop_prefixes)
-    if aggregates != EXTREMES:
+    tables, query = frames(analysis, extremes), ""
+    if aggregates == EXTREMES:
+        tables_of_runs = profiles_and_differences(tables, analysis.base)
+        query = differences_sql(analysis.base, tables_of_runs["profiles"]["run"].n_unique())
+    else:
+        tables_of_runs = {}
         shown = analysis.profiles(
             entropy=settings.entropy_by,
             ranks=settings.rank_by,
@@ -54,20 +68,19 @@ def profile_answer(
         )
     if final_alone and FINAL in shown["site"]:
         shown = shown.filter(site=FINAL)
-    tables = frames(analysis, extremes)
     database = kept(
         "The profiles are", lambda: put(store, tables, keep=(), read=analysis.views), progress
     )
+    note = (f"{held_profiles(store)} are in ", Code(f"{database}"), ".") if database else ()
+    first = pl.col("run") == analysis.base
     page = profile_page(
         f"{store}",
-        analysis,
-        shown,
+        tables | tables_of_runs,
+        pl.concat([shown.filter(first), shown.filter(~first)]),
         analysis.names,
         aggregates=aggregates,
-        compared=compared(tables, analysis.base) if aggregates == EXTREMES else None,
-        database_note=(f"{held_profiles(store)} are in ", Code(f"{database}"), ".")
-        if database
-        else (),
+        query=query,
+        database_note=note,
     )
     return reply(page, settings, stored=database)
 

@@ -76,17 +76,21 @@ class Analysis:
         """One row per run, context, number of prompts, first position and site, with flags.
 
         Each metric has columns for its value, the prefix it came from and its error, as of
-        `aggregate`. The entropy does not depend on the first position.
+        `aggregate`. The entropy does not depend on the first position. By default they are the
+        rows of the table `site_profiles`; of another aggregate than the least, the entropy as a
+        share of ln V is `entropy_norm` in place of `entropy_floor`.
         """
         profiles = self.aggregated(entropy=entropy, ranks=ranks, drop_prefixes=drop_prefixes)
         profiles = with_prompt_sets(profiles, self.prompt_sets, beside=BESIDE)
         facts = self.facts(profiles, drop_prefixes=drop_prefixes)
         profiles = profiles.drop("n_prompt_sets").with_columns(flags=flags_of_any(facts.values()))
-        if entropy != "min" or drop_prefixes:  # of another choice of prefixes it is not known
-            return profiles.with_columns(entropy_norm_bias=pl.lit(None, pl.Float64))
-        bias = self.floor_bias.select(
-            *_SETTING, entropy_norm_bias=pl.col("floor_bias").fill_nan(None)
-        )
+        if entropy != "min":
+            return profiles
+        old = [name for name in profiles.columns if name.startswith("entropy_norm")]
+        profiles = profiles.rename({n: n.replace("entropy_norm", "entropy_floor") for n in old})
+        # of another choice of prefixes it is not known
+        known = pl.lit(None, pl.Float64) if drop_prefixes else pl.col("floor_bias").fill_nan(None)
+        bias = self.floor_bias.select(*_SETTING, entropy_floor_bias=known)
         return profiles.join(bias, on=_SETTING, how="left", maintain_order="left")
 
     def aggregated(

@@ -1,8 +1,6 @@
 """An analysis as the tables of its database."""
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import polars as pl
 
@@ -11,22 +9,15 @@ from lpp.analyze.quantities.flags import flags_of
 from lpp.analyze.questions import ProfileSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.tables.analysis import Analysis, analyze
-from lpp.analyze.tables.database import profiles_and_differences, put
+from lpp.analyze.tables.database import put
 from lpp.analyze.tables.facts import with_lossy
 from lpp.analyze.tables.jackknife import jackknife_rows
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
 
 
-def with_floors(profiles: pl.DataFrame) -> pl.DataFrame:
-    """Profiles of `Analysis.profiles` with the names of columns that the database has."""
-    old = [name for name in profiles.columns if name.startswith("entropy_norm")]
-    return profiles.rename({name: name.replace("entropy_norm", "entropy_floor") for name in old})
-
-
 def frames(analysis: Analysis, profiles: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """The tables of `analysis`. profiles: its floors and maxima."""
-    of_sites = with_floors(profiles)
     of_spectra = with_lossy(analysis.spectra, analysis.views).with_columns(
         ratio="participation_ratio"
     )
@@ -34,30 +25,11 @@ def frames(analysis: Analysis, profiles: pl.DataFrame) -> dict[str, pl.DataFrame
         "spectra": analysis.spectra.with_columns(flags=flags_of(of_spectra)),
         "entropy": analysis.entropy,
         "metrics": analysis.metrics,
-        "site_profiles": of_sites,
-        "jackknife": jackknife_rows(of_sites, ("entropy_floor", *RANKS), analysis.without_groups),
+        "site_profiles": profiles,
+        "jackknife": jackknife_rows(profiles, ("entropy_floor", *RANKS), analysis.without_groups),
     }
     cluster = pl.lit(analysis.cluster, pl.String).alias("cluster")
     return {name: frame.with_columns(cluster) for name, frame in tables.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """Tables of the database as an analysis alone would make them."""
-
-    profiles: pl.DataFrame
-    differences: pl.DataFrame
-    """The answer of the saved query `differences`."""
-    sql: str
-    """This query, with the analysis's base."""
-
-
-def compared(tables: Mapping[str, pl.DataFrame], base: str) -> Compared:
-    """Differences of the runs of an analysis: of every two, or of many, of `base` and each other.
-
-    tables: its `frames`. The database need not be there.
-    """
-    return Compared(*profiles_and_differences(tables, base))
 
 
 def build_database(

@@ -142,9 +142,9 @@ def differences_sql(base: str | None = None, n_runs: int = 0) -> str:
 
 def profiles_and_differences(
     frames: Mapping[str, pl.DataFrame], base: str
-) -> tuple[pl.DataFrame, pl.DataFrame, str]:
-    """The table `profiles`, the answer of the query `differences`, and this query, over `frames`
-    alone: what a database of these tables would say.
+) -> dict[str, pl.DataFrame]:
+    """The table `profiles`, and as `differences` the answer of `differences_sql`, over `frames`
+    alone: what a database of these tables would say. It need not be there.
 
     frames: `site_profiles`, `spectra`, `entropy` and `jackknife`, at least.
     """
@@ -157,10 +157,9 @@ def profiles_and_differences(
         for statement in create_table(TABLES["profiles"]):
             connection.execute(statement)
         make_profiles(connection)
-        profiles: pl.DataFrame = connection.sql("FROM profiles").pl()
+        profiles = connection.sql("FROM profiles").pl()
         query = differences_sql(base, profiles["run"].n_unique())
-        differences: pl.DataFrame = connection.sql(query).pl()
-    return profiles, differences, query
+        return {"profiles": profiles, "differences": connection.sql(query).pl()}
 
 
 def held_profiles(url: Url) -> str:

@@ -30,6 +30,10 @@ _MOST_COUNTED: Final = 100_000
 CountTokens = Callable[[str], int]
 
 
+SEED: Final = 42
+"""Of a draw, where none is named."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """The rule. The constructor raises InputError for invalid values, and names the option."""
@@ -44,7 +48,7 @@ class Selection:
     count_with: str | None = None
     """Name of the tokenizer that counts `min_tokens`."""
     select: Literal["first", "random"] = "first"
-    seed: int = 42
+    seed: int = SEED
 
     def __post_init__(self) -> None:
         if self.prompts is not None and self.prompts < 1:

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from lpp.capture.corpus.open import CORPUS_NAMES
-from lpp.capture.corpus.selection import Selection
+from lpp.capture.corpus.selection import SEED, Selection
 from lpp.capture.models.gguf import given_model
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, CorpusSpec
@@ -77,7 +77,7 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
             unasked=settings.prompts is None,
             min_bytes=min_bytes,
             select="first" if settings.seed is None else "random",
-            seed=Selection.seed if settings.seed is None else settings.seed,
+            seed=SEED if settings.seed is None else settings.seed,
             **take("min_tokens", "count_with"),
         ),
         continuation=_continuation(settings),

@@ -194,7 +194,7 @@ def test_profiles_of_each_first_position(sunk: Made) -> None:
         assert row["participation_ratio"] == pytest.approx(max(ranks.values()))
         assert row["participation_ratio_prefix"] == max(ranks, key=ranks.__getitem__)
         assert ("sink" in row["flags"]) == (row["site"] == "block.3" and first == 0)
-    assert found["entropy_norm"].n_unique() == 1  # which no position is left out of
+    assert found["entropy_floor"].n_unique() == 1  # which no position is left out of
     database = write_database(sunk.root, analysis)
     with duckdb.connect(str(database), read_only=True) as connection:
         rows = connection.execute(
@@ -238,7 +238,7 @@ def test_prompts_that_are_there_more_than_once(make_run: MakeRun) -> None:
 def test_prompts_that_are_all_alike_have_an_error_of_nothing(make_run: MakeRun) -> None:
     made = make_run([12] * 12, order=[0] * 12, sites=("final",))
     (row,) = analyze(made.root).profiles().to_dicts()
-    assert row["entropy_norm_stderr"] == 0
+    assert row["entropy_floor_stderr"] == 0
     assert {"duplicates", "zero_error"} <= set(row["flags"])
     made = make_run([12], sites=("final",), model="one")
     (row,) = analyze(made.root, ProfileSettings(runs=["one-*"])).profiles().to_dicts()

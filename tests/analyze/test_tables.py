@@ -232,7 +232,7 @@ def test_a_schedule_capture_has_ranks_at_other_contexts(make_run: MakeRun) -> No
     ranks = scan_spectra(made.root, contexts=[15]).filter(site="final").collect()
     assert row["effective_rank"] == ranks["effective_rank"].max()
     assert row["participation_ratio"] == ranks["participation_ratio"].max()
-    assert row["entropy_norm"] is None
+    assert row["entropy_floor"] is None
     done = CliRunner().invoke(main, ["profile", str(made.root), "--context", "15"])
     assert done.exit_code == 0, done.output
     assert f"{made.run_id}: no entropy at context 15: logit statistics at its own" in done.stderr

@@ -1,7 +1,7 @@
 """Profiles as a page: which run is more certain, and which uses more dimensions."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -9,7 +9,6 @@ import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import PROFILE, RANKS
-from lpp.analyze.numerics.jackknife import ERRORS
 from lpp.analyze.pages.data import with_names
 from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing, explained
 from lpp.analyze.pages.table import Table, table_of
@@ -18,18 +17,19 @@ from lpp.analyze.pages.words import Part, Run, Sentence, number
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.questions import Aggregation
 from lpp.analyze.studies.pages.profile_summary import Numbers, summary
-from lpp.analyze.tables.analysis import Analysis
-from lpp.analyze.tables.build import Compared
-from lpp.analyze.tables.metrics import LOGITS
+from lpp.sql.schema.columns import ERRORS
 
 EXTREMES: Final = ("min", "max")
 """Aggregates of entropy and ranks over prefixes: those of the database."""
 
 FEW_PROMPTS: Final = 100
+"""With fewer prompts the page states the bias of the floor; else it is below .005 of ln V."""
 
 LEAST_BIAS: Final = 5e-4
-"""A smaller bias of an entropy floor is not told."""
-"""With fewer prompts the page states the bias of the floor; else it is below .005 of ln V."""
+"""The page states no smaller bias of an entropy floor."""
+
+LOGITS: Final = "logits"
+"""The site of metrics of the logits."""
 
 BRIEF: Final = 3
 """Settings that a terminal shows at once."""
@@ -40,7 +40,7 @@ _ROWS: Final = 40
 _SETTING: Final = ("context", "n_prompts", "first_position")
 
 _LABELS: Final = {
-    "entropy_norm": "entropy / ln V",
+    **dict.fromkeys(("entropy_floor", "entropy_norm"), "entropy / ln V"),
     "participation_ratio_norm": "PR / min(N, d)",
     "effective_rank_norm": "ER / min(N, d)",
     "prompt_set": "prompt set",
@@ -52,31 +52,44 @@ HEADINGS: Final = "H: entropy; PR: participation ratio; ER: effective rank; r: m
 
 def profile_page(
     url: str,
-    analysis: Analysis,
+    tables: Mapping[str, pl.DataFrame],
     shown: pl.DataFrame,
     names: Mapping[str, str],
     *,
     aggregates: tuple[Aggregation, Aggregation] = EXTREMES,
-    compared: Compared | None = None,
+    query: str = "",
     database_note: Sentence = (),
 ) -> Page:
-    """The page of the profiles `shown`, which `analysis` gives, about the store at `url`.
+    """The page of the profiles `shown` of the store at `url`.
 
-    names: short names by run id. aggregates: of entropy and ranks over prefixes. compared: the
-    tables `profiles` and `differences` of these numbers; needed if aggregates are `EXTREMES`.
-    database_note: what the database has.
+    tables: those of the database that these numbers fill, by name; if aggregates are `EXTREMES`,
+    `profiles` and `differences` are among them. shown: rows as of `site_profiles`, those of the
+    base run first. names: short names by run id. aggregates: of entropy and ranks over prefixes.
+    query: SQL of the differences. database_note: what the database has.
     """
-    first = pl.col("run") == analysis.base
-    shown = pl.concat([shown.filter(first), shown.filter(~first)])
     runs = RunStyles({run: names[run] for run in shown["run"].unique(maintain_order=True)})
     groups = shown.partition_by(*_SETTING, maintain_order=True)
-    sections = [_section(index, group, analysis, aggregates) for index, group in enumerate(groups)]
-    if compared is not None:
-        chart = profile_chart_of(compared.profiles, sections[0].tables[0], runs, opens=True)
+    sections = [_section(index, group, tables, aggregates) for index, group in enumerate(groups)]
+    cluster = next(iter(tables["spectra"]["cluster"]), None)
+    data = {
+        "profiles": with_names(
+            shown if cluster is None else shown.with_columns(cluster=pl.lit(cluster)), names
+        )
+    }
+    if aggregates == EXTREMES:
+        differences = data["differences"] = tables["differences"]
+        chart = profile_chart_of(tables["profiles"], sections[0].tables[0], runs, opens=True)
         sections[0] = replace(sections[0], charts=(chart,))
-        opening = _opening(analysis, compared, runs, sections)
-        if not compared.differences.is_empty():
-            sections.append(_differences(compared))
+        numbers = Numbers(
+            profiles=tables["profiles"],
+            differences=differences,
+            layers=tables["spectra"].filter(pl.col("prefix") == pl.col("context")),
+            entropy=tables["entropy"],
+        )
+        shown_tables = (table for section in sections for table in section.tables)
+        opening = summary(numbers, runs.order, explained(shown_tables, MEANING))
+        if not differences.is_empty():
+            sections.append(_differences(differences, query))
     else:
         opening = Opening(
             (
@@ -84,11 +97,6 @@ def profile_page(
                 "database has the least entropy and the largest ranks.",
             )
         )
-    more = {} if compared is None else {"differences": compared.differences}
-    data = with_names(
-        shown if analysis.cluster is None else shown.with_columns(cluster=pl.lit(analysis.cluster)),
-        names,
-    )
     return Page(
         title="Profiles",
         opening=opening,
@@ -98,7 +106,7 @@ def profile_page(
         meanings=MEANING,
         runs=runs,
         next=(f"lpp-sql {shlex.quote(url)} --run profiles",),
-        data={"profiles": data, **more},
+        data=data,
         store=url,
     )
 
@@ -118,26 +126,10 @@ def profile_chart_of(
     )
 
 
-def _opening(
-    analysis: Analysis,
-    compared: Compared,
-    runs: RunStyles,
-    sections: Sequence[Section],
-) -> Opening:
-    tables = (table for section in sections for table in section.tables)
-    numbers = Numbers(
-        profiles=compared.profiles,
-        differences=compared.differences,
-        layers=analysis.spectra.filter(pl.col("prefix") == pl.col("context")),
-        entropy=analysis.entropy,
-    )
-    return summary(numbers, runs.order, explained(tables, MEANING))
-
-
 def _section(
     index: int,
     profiles: pl.DataFrame,
-    analysis: Analysis,
+    tables: Mapping[str, pl.DataFrame],
     aggregates: tuple[Aggregation, Aggregation],
 ) -> Section:
     """The profiles of one setting, and the declared metrics at its longest prefix.
@@ -150,10 +142,11 @@ def _section(
     at = f"At {sites[0]}, context" if len(sites) == 1 else "Context"
     begins = f", ranks from position {first} on" if first else ""
     skipped = f" Ranks of rows from position {first} on; entropy of all." if first else ""
-    over = "prompts" if analysis.cluster is None else f"prompts, by {analysis.cluster}"
-    table = _profiles("profiles" if index == 0 else f"profiles-{index + 1}", profiles, analysis)
+    cluster = next(iter(tables["spectra"]["cluster"]), None)
+    over = "prompts" if cluster is None else f"prompts, by {cluster}"
+    table = _profiles("profiles" if index == 0 else f"profiles-{index + 1}", profiles)
     headings = "" if profiles.height <= SIDE_BY_SIDE else f" {HEADINGS}"
-    metrics = _metrics(index, row, sites, analysis, entropies=index == 0 or not first)
+    metrics = _metrics(index, row, sites, tables["metrics"], entropies=index == 0 or not first)
     return Section(
         table.name,
         f"{at} {row['context']}, {row['n_prompts']} prompts{begins}: value ± standard error over "
@@ -165,13 +158,14 @@ def _section(
     )
 
 
-def _profiles(name: str, profiles: pl.DataFrame, analysis: Analysis) -> Table:
+def _profiles(name: str, profiles: pl.DataFrame) -> Table:
     """A row for each run and site."""
     texts = ["prompt_set"] * (profiles["prompt_set"].n_unique() > 1)
     sites = ["site"] * (profiles["site"].n_unique() > 1)
-    ranks = [rank for rank in RANKS[::2] if rank in analysis.computed]  # not normalised
+    ranks = [rank for rank in RANKS[::2] if profiles[rank].count()]  # not normalised
     few = profiles.height <= SIDE_BY_SIDE
-    entropies = ["entropy_norm", "entropy"][: 1 + few]
+    share = "entropy_floor" if "entropy_floor" in profiles.columns else "entropy_norm"
+    entropies = [share, "entropy"][: 1 + few]
     return table_of(
         name,
         "Profiles",
@@ -189,7 +183,7 @@ def _metrics(
     index: int,
     row: Mapping[str, Any],
     sites: pl.Series,
-    analysis: Analysis,
+    metrics: pl.DataFrame,
     *,
     entropies: bool,
 ) -> Iterator[Table]:
@@ -197,7 +191,7 @@ def _metrics(
     which skip no position, are among them.
     """
     of_logits = (pl.col("site") == LOGITS) & pl.lit(entropies)
-    here = analysis.metrics.filter(context=row["context"], n_prompts=row["n_prompts"]).filter(
+    here = metrics.filter(context=row["context"], n_prompts=row["n_prompts"]).filter(
         (
             pl.col("site").is_in(sites.to_list())
             & (pl.col("first_position") == row["first_position"])
@@ -220,9 +214,8 @@ def _metrics(
     )
 
 
-def _differences(compared: Compared) -> Section:
+def _differences(differences: pl.DataFrame, query: str) -> Section:
     """Every two runs; of many, the base and each other run."""
-    differences = compared.differences
     runs = ("run_a", "run_b") if differences.select("run_a", "run_b").n_unique() > 1 else ()
     headings = {name: quantity.heading for name, quantity in PROFILE.items()}
     table = table_of(
@@ -234,7 +227,7 @@ def _differences(compared: Compared) -> Section:
         {},
         first=(*runs, "metric", "prefix", "difference", "verdict", "flags"),
         key=("run_a", "run_b", *_SETTING, "metric"),
-        code=compared.sql,
+        code=query,
         language="SQL",
     )
     return Section(
@@ -244,7 +237,9 @@ def _differences(compared: Compared) -> Section:
 
 def _biases(profiles: pl.DataFrame) -> Iterator[Sentence]:
     """A sentence on each setting at which entropy floors are noticeably too low."""
-    few = (pl.col("n_prompts") < FEW_PROMPTS) & (pl.col("entropy_norm_bias") <= -LEAST_BIAS)
+    if "entropy_floor_bias" not in profiles.columns:
+        return
+    few = (pl.col("n_prompts") < FEW_PROMPTS) & (pl.col("entropy_floor_bias") <= -LEAST_BIAS)
     keys = ["context", "n_prompts"]
     rows = profiles.filter(few).unique(["run", *keys], maintain_order=True)
     for group in rows.partition_by(*keys, maintain_order=True):
@@ -253,6 +248,6 @@ def _biases(profiles: pl.DataFrame) -> Iterator[Sentence]:
             f"At context {row['context']}, the entropy floor, the least of {len(row['prefixes'])} "
             f"means over {row['n_prompts']} prompts, is too low by about"
         ]
-        for k, (run, bias) in enumerate(group.select("run", "entropy_norm_bias").iter_rows()):
+        for k, (run, bias) in enumerate(group.select("run", "entropy_floor_bias").iter_rows()):
             parts += [", " if k else " ", f"{number(-bias)} (", Run(run), ")"]
         yield (*parts, " of ln V (bootstrap).")
