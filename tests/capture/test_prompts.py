@@ -14,7 +14,6 @@ from lpp.capture.cli.command import main
 from lpp.capture.corpus.passages import Passage, Refused
 from lpp.capture.corpus.prompts import token_counter, tokenise
 from lpp.capture.corpus.selection import Selection
-from lpp.capture.models.gguf import packaged_model
 from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store import open_store
@@ -192,19 +191,3 @@ def test_the_run_of_all_texts_is_that_of_their_number(
         assert stored_objects(tmp_path / store / "runs") == stored_objects(tmp_path / "six/runs")
     assert ["--prompts 7" in output for output in outputs] == [False, False, True, False]
     assert "1 of 6 texts have fewer than 10 tokens" in outputs[0]
-
-
-@pytest.mark.parametrize("site", ["layer.3", "block", "layers.*", "block.0", "final,nose"])
-def test_a_site_that_no_model_has_is_refused_before_the_model_loads(site: str) -> None:
-    words = ["run", "--model", "nowhere", "--corpus", "pydoc", "--store", "lpp", "--sites", site]
-    done = CliRunner().invoke(main, words)
-    assert done.exit_code == 2
-    said = " ".join(done.output.split())
-    assert f"no site '{site.rpartition(',')[2]}' in any model" in said
-    assert "block.3 is what layers[2] of a model returns" in said
-
-
-def test_the_model_of_the_demo_has_a_name() -> None:
-    given = {"corpus": "pydoc", "model": "demo"}
-    assert request_of(made(CaptureSettings, given)).model.id == str(packaged_model())
-    assert request_of(made(CaptureSettings, {**given, "model": "./demo"})).model.id == "./demo"
