@@ -34,10 +34,10 @@ from .numerics.spectrum import eigenvalues as eigenvalues
 from .numerics.spectrum import participation_ratio as participation_ratio
 from .numerics.spectrum import top_share as top_share
 from .probes.against import probe_against as probe_against
-from .probes.against_tables import write_probe_tests as write_probe_tests
 from .probes.analysis import probe as probe
 from .probes.direction import write_direction as write_direction
-from .probes.tables import write_probes as write_probes
+from .probes.rows import write_probe_tests as write_probe_tests
+from .probes.rows import write_probes as write_probes
 from .questions import CkaSettings as CkaSettings
 from .questions import CorrelateSettings as CorrelateSettings
 from .questions import DiffSettings as DiffSettings

@@ -13,8 +13,7 @@ from lpp.analyze.evaluations.tables import (
     ITEM_RELIABILITY,
     ITEM_RISK,
 )
-from lpp.analyze.probes.against_tables import PROBE_TESTS
-from lpp.analyze.probes.tables import PROBE_RELIABILITY, PROBE_SCORES, PROBES
+from lpp.analyze.probes.tables import PROBE_RELIABILITY, PROBE_SCORES, PROBE_TESTS, PROBES
 from lpp.analyze.studies.cka import CKA
 from lpp.analyze.studies.layers import HOURGLASS, LAYERS
 from lpp.analyze.tables import entropy, metrics

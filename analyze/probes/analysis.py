@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -17,6 +17,7 @@ from lpp.analyze.numerics.statistics.calibration import Calibration
 from lpp.analyze.numerics.statistics.recall import Recall
 from lpp.analyze.probes.inputs import Which, control_rows, site_rows, which_row
 from lpp.analyze.probes.labels import Labels, labels_of
+from lpp.analyze.probes.tables import EMBED, INFORMATIVE, tells_more
 from lpp.analyze.questions import LabelProbeSettings
 from lpp.analyze.runs.incomplete import incomplete
 from lpp.analyze.runs.keys import RunView, Url
@@ -26,16 +27,6 @@ from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.prompt_columns import TOKEN_PREFIX, token_columns
 from lpp.store.progress import SILENT, Progress
-
-EMBED: Final = "embed"
-"""The site that is a control too: its rows know tokens and no context."""
-
-Q: Final = 0.1
-"""Expected share of false findings among the sites that are said to tell more than the controls."""
-
-
-INFORMATIVE: Final = 0.05
-"""q below which a site or a control is said to predict a label at all."""
 
 T = TypeVar("T")
 
@@ -76,11 +67,6 @@ class ProbeResult:
     def tells_more(self) -> bool:
         """Whether it predicts the label better than the best control."""
         return tells_more(None if self.gain is None else self.gain.value, self.q_value)
-
-
-def tells_more(gain: float | None, q_value: float | None) -> bool:
-    """Whether a probe with this gain over the best control, and its q, tells more than that."""
-    return gain is not None and gain > 0 and q_value is not None and q_value < Q
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,15 +14,15 @@ from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.numerics.probe_change import ChangeVerdict
 from lpp.analyze.pages.reply import Reply, reply
 from lpp.analyze.probes.against import ProbeComparison, probe_against
-from lpp.analyze.probes.against_tables import write_probe_tests
 from lpp.analyze.probes.analysis import probe
 from lpp.analyze.probes.direction import check_file, write_direction
+from lpp.analyze.probes.mistakes import worst_predicted
 from lpp.analyze.probes.page import against_page, probe_page
-from lpp.analyze.probes.tables import write_probes
+from lpp.analyze.probes.rows import probe_tables, tests_frame, write_probe_tests
 from lpp.analyze.questions import GateSettings, LabelProbeSettings, ProbeTestSettings
 from lpp.analyze.runs.incomplete import incomplete_lines
 from lpp.analyze.runs.keys import Url
-from lpp.analyze.tables.database import kept
+from lpp.analyze.tables.database import kept, put
 from lpp.store.progress import Progress
 
 FAILING: Final[dict[str, tuple[ChangeVerdict, ...]]] = {
@@ -48,8 +48,10 @@ def probe_answer(
     result = probe(store, label, run, settings, progress=progress)
     for line in incomplete_lines([result.view]):
         progress.warn(line)
-    database = kept("The probes are", lambda: write_probes(store, result), progress)
-    page = probe_page(f"{store}", result)
+    tables = probe_tables(result)
+    database = kept("The probes are", lambda: put(store, tables), progress)
+    tables["probe_mistakes"] = worst_predicted(result)
+    page = probe_page(f"{store}", tables, settings, result.view.run)
     if direction is not None:
         write_direction(result, direction)
         written = (f"The direction of {result.best.name} is in {direction}.",)
@@ -98,8 +100,17 @@ def against_answer(
     if len(stores_of(result.view, result.tested.view)) > 1:
         progress.warn("The runs lie in two stores: the comparison is in no database.")
     failing = result.best.verdict if result.best.verdict in named else ""
+    both = result.view.run, result.tested.view.run
+    page = against_page(
+        f"{store}",
+        tests_frame(result),
+        (settings, tests),
+        both,
+        verdicts=verdicts,
+        failing=failing,
+    )
     return reply(
-        against_page(f"{store}", result, verdicts, failing),
+        page,
         settings,
         stored=database,
         beside=f"{result.best.verdict}\n{gate_page.as_lines(verdicts)}",

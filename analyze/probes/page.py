@@ -1,9 +1,9 @@
-"""Probes as pages: of a label, the best site beside the best control, then every site; of a test on
-another run, the verdict and its numbers.
+"""Probes as pages, made of rows alone: of a label, the best site beside the best control, then
+every site; of a test on another run, the verdict and its numbers.
 """
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -12,28 +12,23 @@ import polars as pl
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.gate import gate_page
 from lpp.analyze.drift.gate.verdicts import Verdict
-from lpp.analyze.numerics.probe_change import floors
 from lpp.analyze.pages.page import Figure, Opening, Page, Section
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Shape, Table
 from lpp.analyze.pages.words import (
-    Code,
     Flag,
-    Ref,
-    Run,
     Sentence,
     clause,
+    code,
     ends,
     hundredths,
     probability,
+    ref,
+    run,
+    say,
     signed,
     with_interval,
 )
-from lpp.analyze.probes.against import ProbeComparison
-from lpp.analyze.probes.against_tables import COMPARISON_KEY, tests_frame
-from lpp.analyze.probes.analysis import ProbeAnalysis, Q
-from lpp.analyze.probes.labels import Labels
-from lpp.analyze.probes.mistakes import worst_predicted
 from lpp.analyze.probes.page_parts import (
     CONTROLS,
     MISTAKES,
@@ -43,20 +38,25 @@ from lpp.analyze.probes.page_parts import (
     SITES,
     TESTS,
     TESTS_READING,
+    Row,
     conclusion,
+    number_of,
     probe_charts,
     shaped,
     tested,
 )
 from lpp.analyze.probes.tables import (
+    COMPARISON_KEY,
     KEY,
     MEANING,
     PROBE_RELIABILITY,
+    PROBE_TESTS,
     PROBES,
-    probe_flags,
-    probe_tables,
+    Q,
+    tells_more,
 )
-from lpp.analyze.questions import LabelProbeSettings
+from lpp.analyze.questions import LabelProbeSettings, ProbeTestSettings
+from lpp.store import Run
 from lpp.store.format.run_names import run_names
 from lpp.store.settings.setting import as_python
 from lpp.store.units import counted
@@ -68,31 +68,37 @@ _CONTROLS: Final = (
 )
 
 
-def probe_page(store: str, analysis: ProbeAnalysis) -> Page:
-    """The page of an analysis. store: its path as it was given. Raises FormatError for altered
-    bytes.
-    """
-    run, frames, call = analysis.view.run, probe_tables(analysis), _call(store, analysis)
-    probes, mistakes, best = frames[PROBES.name], worst_predicted(analysis), analysis.best
-    bins = frames[PROBE_RELIABILITY.name].filter(probe=best.name)
+def probe_page(
+    store: str, tables: Mapping[str, pl.DataFrame], settings: LabelProbeSettings, of: Run
+) -> Page:
+    """The page of an analysis of the run `of`.
 
-    def table(shape: Shape, frame: pl.DataFrame, code: str, **more: Any) -> Table:
-        return shaped(
-            shape, frame.drop(KEY, strict=False), code=f"{call}\n{code}", folded=False, **more
-        )
+    store: its path as it was given. tables: of `probe_tables`, and `probe_mistakes`.
+    """
+    probes, mistakes = tables[PROBES.name], tables["probe_mistakes"]
+    best = probes.row(by_predicate=pl.col("is_best"), named=True)
+    bins = tables[PROBE_RELIABILITY.name].filter(probe=best["probe"])
+    call = (
+        "from lpp.analyze import LabelProbeSettings, probe\n"
+        "from lpp.analyze.probes.mistakes import worst_predicted\n"
+        "from lpp.analyze.probes.rows import probe_tables\n\n"
+        f"found = probe({store!r}, {best['label']!r}, {of.id!r}, {as_python(settings)})\n"
+    )
+
+    def table(shape: Shape, frame: pl.DataFrame, rows: str) -> Table:
+        return shaped(shape, frame.drop(KEY, strict=False), code=f"{call}{rows}", folded=False)
 
     of_tables = "probe_tables(found)"
-    of_sites = f"{of_tables}['probes'].filter(role='site')"
-    of_controls = f"{of_tables}['probes'].filter(role='control')"
-    of_bins = f"{of_tables}['probe_reliability'].filter(probe={best.name!r})"
-    sites = table(SITES, probes.filter(role="site"), of_sites)
-    controls = table(CONTROLS, probes.filter(role="control"), of_controls)
+    of_bins = f"{of_tables}['probe_reliability'].filter(probe={best['probe']!r})"
+    sites, controls = (
+        table(shape, probes.filter(role=role), f"{of_tables}['probes'].filter(role={role!r})")
+        for shape, role in ((SITES, "site"), (CONTROLS, "control"))
+    )
     reliability = table(RELIABILITY, bins, of_bins)
     wrong = table(MISTAKES, mistakes, "worst_predicted(found)")
-    runs = RunStyles(run_names({run.id: run.plan}))
-    by_name = {part.name: part for part in (sites, reliability)}
+    runs = RunStyles(run_names({of.id: of.plan}))
     drawn = {PROBES.name: probes, PROBE_RELIABILITY.name: bins}
-    depth, *diagram = probe_charts(drawn, by_name, runs)
+    depth, *diagram = probe_charts(drawn, {one.name: one for one in (sites, reliability)}, runs)
     sections = [
         Section(
             "probes",
@@ -103,153 +109,133 @@ def probe_page(store: str, analysis: ProbeAnalysis) -> Page:
             more=f"{READING} {_CONTROLS}",
         ),
         Section(
+            "calibration",
+            "Are its probabilities right?",
+            charts=tuple(diagram),
+            tables=(reliability,),
+            notes=tuple(map(say, _calibration(best))),
+            more=_calibration_reading(best),
+        ),
+        Section(
             "mistakes",
             "The most confident mistakes",
             tables=(wrong,) if mistakes.height else (),
             notes=() if mistakes.height else (("No prompt is on the wrong side.",),),
         ),
     ]
-    if best.name in analysis.calibrations:  # of a number there are none
-        calibration = Section(
-            "calibration",
-            "Are its probabilities right?",
-            charts=tuple(diagram),
-            tables=(reliability,),
-            notes=tuple(_calibration(analysis)),
-            more=_calibration_reading(analysis.labels),
-        )
-        sections.insert(1, calibration)
+    if best["probe_ece"] is None:  # of a number there are no probabilities
+        del sections[1]
     return Page(
         title="Probes",
-        about=(Code(analysis.labels.name), " from rows of ", Run(run.id)),
-        opening=_opening(analysis, probes),
-        findings=tuple(_findings(analysis)),
+        about=say(f"{code(best['label'])} from rows of {run(of.id)}"),
+        opening=_opening(probes, best),
+        findings=tuple(map(say, _findings(probes, best))),
         sections=tuple(sections),
         meanings=MEANING,
         runs=runs,
         next=(f"lpp-sql {shlex.quote(store)} --run probes",),
-        data={**frames, "probe_mistakes": mistakes},
+        data=tables,
         store=store,
-        origin=origin_of([run]),
+        origin=origin_of([of]),
     )
 
 
-def _calibration(analysis: ProbeAnalysis) -> Iterator[Sentence]:
+def _calibration(best: Row) -> Iterator[str]:
     """How well the best site's probabilities are calibrated, and its recall."""
-    best, labels = analysis.best, analysis.labels
-    calibrated = analysis.calibrations[best.name]
-    beyond = "more" if calibrated.ece > calibrated.calibrated[1] else "not surely more"
+    if best["probe_ece"] is None:
+        return
+    most = best["ece_by_chance"]
+    beyond = "more" if best["probe_ece"] > most else "not surely more"
     yield (
-        f"The probabilities of {best.name} are off by ",
-        Ref(with_interval(calibrated.ece, *calibrated.interval), RELIABILITY.name),
-        f" on average (expected calibration error), {beyond} than chance gives a calibrated probe "
-        f"on as many prompts (up to {hundredths(calibrated.calibrated[1])}).",
+        f"The probabilities of {best['probe']} are off by "
+        f"{ref(_with_ends(best, 'probe_ece'), RELIABILITY.name)} on average (expected calibration "
+        f"error), {beyond} than chance gives a calibrated probe on as many prompts (up to "
+        f"{hundredths(most)})."
     )
-    first, second = _pair(labels)
-    if best.recall is None:
-        yield (f"Too few {labels.of} for a recall at 1 % false alarms: it needs 100 {first}.",)
+    first, second = _classes(best)
+    if best["probe_recall"] is None:
+        yield f"Too few {best['examples']} for a recall at 1 % false alarms: it needs 100 {first}."
     else:
-        found = with_interval(best.recall.value, *best.recall.interval)
-        yield ("At 1 % false alarms it finds ", Ref(found, SITES.name), f" of those {second}.")
+        found = ref(_with_ends(best, "probe_recall"), SITES.name)
+        yield f"At 1 % false alarms it finds {found} of those {second}."
 
 
-def _pair(labels: Labels) -> tuple[str, str]:
+def _with_ends(row: Row, name: str) -> str:
+    return with_interval(row[name], row[f"{name}_ci_low"], row[f"{name}_ci_high"])
+
+
+def _classes(row: Row) -> tuple[str, str]:
     """Those of the first and of the second class, in words."""
-    if labels.classes and labels.two_classes:
-        return f"of {labels.classes[0]}", f"of {labels.classes[1]}"
-    return "of the other classes", "of a class"
+    if row["n_second"] is None:
+        return "of the other classes", "of a class"
+    return f"of {row['classes'][0]}", f"of {row['classes'][1]}"
 
 
-def _calibration_reading(labels: Labels) -> str:
+def _calibration_reading(best: Row) -> str:
     """How to read the bins."""
-    if not labels.two_classes:
+    if best["n_second"] is None:
         return (
-            f"Bins hold equally many pairs of {labels.of} and classes, by the probability of the "
-            "class out of fold; accuracy: how many are of the class."
+            f"Bins hold equally many pairs of {best['examples']} and classes, by the probability "
+            "of the class out of fold; accuracy: how many are of the class."
         )
+    second = _classes(best)[1]
     return (
-        f"Bins hold equally many {labels.of}, by the probability {_pair(labels)[1]} out of fold; "
-        f"accuracy: how many are {_pair(labels)[1]}."
+        f"Bins hold equally many {best['examples']}, by the probability {second} out of fold; "
+        f"accuracy: how many are {second}."
     )
 
 
-def _opening(analysis: ProbeAnalysis, probes: pl.DataFrame) -> Opening:
+def _opening(probes: pl.DataFrame, best: Row) -> Opening:
     """The best site, the best control and the gain."""
-    best, labels, settings = analysis.best, analysis.labels, analysis.settings
-    control = analysis.control_of(best)
-    unit = "AUROC" if labels.classes else "R2"
-    head, row = [(best.name, unit)], [_figure(best.number.value, best.number.interval)]
-    of_gain = ""
-    if control is not None and best.gain is not None:
-        gains = sum(site.gain is not None for site in analysis.sites)
+    name, unit = number_of(best)
+    head, row, of_gain = [(best["probe"], unit)], [_figure(best, name)], ""
+    if best["probe_gain"] is not None:
+        control = probes.row(by_predicate=pl.col("probe") == best["control"], named=True)
+        gains = probes.filter(role="site")["probe_gain"].count()
         of_gain = f"; q: p of the gain, corrected for {counted(gains, 'site')}"
-        head += [(control.name, f"{unit}, control"), ("gain", f"q {probability(best.q_value)}")]
-        row += [
-            _figure(control.number.value, control.number.interval),
-            _figure(best.gain.value, best.gain.interval, signed),
-        ]
-    grouped = f", no {settings.group} divided" if settings.group else ""
+        head += [(control["probe"], f"{unit}, control")]
+        head += [("gain", f"q {probability(best['q_value'])}")]
+        row += [_figure(control, name), _figure(best, "probe_gain", signed)]
+    grouped = f", no {best['group_field']} divided" if best["group_field"] else ""
     independent = (
-        f"errors by {labels.errors_by} ({labels.n_clusters:,})"
-        if labels.errors_by
-        else f"{labels.of} taken as independent"
+        f"errors by {best['errors_by']} ({best['n_clusters']:,})"
+        if best["errors_by"]
+        else f"{best['examples']} taken as independent"
     )
+    counts = f"{best['n_prompts']:,} {best['examples']}"
+    if (n_second := best["n_second"]) is not None:  # the class that a score is of comes first
+        first, second = _classes(best)
+        counts += f", {n_second:,} {second} and {best['n_prompts'] - n_second:,} {first}"
     return Opening(
-        conclusion(probes),
-        f"{_counts(labels)}, rows: {settings.rows}, {settings.folds} folds"
-        f"{grouped}, {independent}{of_gain}",
+        say(conclusion(probes)),
+        f"{counts}, rows: {best['rows']}, {best['folds']} folds{grouped}, {independent}{of_gain}",
         tuple(head),
         (tuple(row),),
-        _warnings(labels, settings),
+        _warnings(best),
     )
 
 
-def _counts(labels: Labels) -> str:
-    """`64 prompts, 31 of statements and 33 of data`: the class that a score is of comes first."""
-    n = len(labels.prompts)
-    if not labels.two_classes:
-        return f"{n:,} {labels.of}"
-    first, second = _pair(labels)
-    n_second = int(labels.codes.sum())
-    return f"{n:,} {labels.of}, {n_second:,} {second} and {n - n_second:,} {first}"
+def _warnings(row: Row) -> tuple[Sentence, ...]:
+    """A line for each flag of all probes of an analysis."""
+    flags = (flag for flag in row["flags"] if flag not in ("explained", "lossy"))
+    return tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in flags)
 
 
-def _warnings(labels: Labels, settings: LabelProbeSettings) -> tuple[Sentence, ...]:
-    return tuple((Flag(f), f": {clause(MEANING[f])}.") for f in probe_flags(labels, settings))
+def _figure(row: Row, name: str, write: Any = hundredths) -> Figure:
+    low, high = row[f"{name}_ci_low"], row[f"{name}_ci_high"]
+    return Figure(write(row[name]), ends(low, high, write) or "no interval")
 
 
-def _figure(
-    value: float,
-    interval: tuple[float, float] | None,
-    write: Callable[[float | None], str] = hundredths,
-) -> Figure:
-    low, high = interval or (None, None)
-    return Figure(write(value), ends(low, high, write) or "no interval")
-
-
-def _findings(analysis: ProbeAnalysis) -> Iterator[Sentence]:
-    sites, labels = analysis.sites, analysis.labels
-    beyond = sum(site.tells_more for site in sites)
-    if any(site.gain for site in sites):
-        yield (
-            Ref(f"{beyond} of {len(sites)} sites", SITES.name),
-            f" {'tells' if beyond == 1 else 'tell'} more than the best control (q below {Q}).",
-        )
-    if labels.classes and any(site.number.interval is None for site in sites):
-        yield (PERFECT,)
-    for why, count in labels.left_out.items():
-        yield (f"{count:,} {labels.of} are left out: {why}.",)
-
-
-def _call(store: str, analysis: ProbeAnalysis) -> str:
-    """Python that computes the analysis."""
-    return (
-        "from lpp.analyze import LabelProbeSettings, probe\n"
-        "from lpp.analyze.probes.mistakes import worst_predicted\n"
-        "from lpp.analyze.probes.tables import probe_tables\n\n"
-        f"found = probe({store!r}, {analysis.labels.name!r}, {analysis.view.run.id!r}, "
-        f"{as_python(analysis.settings)})"
-    )
+def _findings(probes: pl.DataFrame, best: Row) -> Iterator[str]:
+    rows = probes.filter(role="site").to_dicts()
+    if any(row["probe_gain"] is not None for row in rows):
+        beyond = sum(tells_more(row["probe_gain"], row["q_value"]) for row in rows)
+        counts = ref(f"{beyond} of {len(rows)} sites", SITES.name)
+        verb = "tells" if beyond == 1 else "tell"
+        yield f"{counts} {verb} more than the best control (q below {Q})."
+    if best["classes"] and any(row["probe_auroc_ci_low"] is None for row in rows):
+        yield PERFECT
+    yield from best["notes"]
 
 
 # a test on another run
@@ -260,98 +246,75 @@ _VERDICTS: Final = "SELECT label, probe, verdict, tested_auroc FROM probe_tests"
 
 def against_page(
     store: str,
-    comparison: ProbeComparison,
+    tests: pl.DataFrame,
+    asked: tuple[LabelProbeSettings, ProbeTestSettings],
+    both: tuple[Run, Run],
+    *,
     verdicts: Sequence[Verdict] = (),
     failing: str = "",
 ) -> Page:
-    """The page of a comparison. store: its path as it was given. verdicts: of a gate. failing: the
+    """The page of a comparison of the runs `both`.
+
+    store: its path as it was given. tests: rows of `probe_tests`. verdicts: of a gate. failing: the
     verdict that --fail-if names and that came; empty: none.
     """
-    views = comparison.view, comparison.tested.view
-    frame = tests_frame(comparison)
-    code = _test_call(store, comparison)
-    table = shaped(TESTS, frame.drop(COMPARISON_KEY), code=f"{code}\ntests_frame(found)")
+    a, b = both
+    best = tests.row(by_predicate=pl.col("is_best"), named=True)
+    settings = ", ".join(map(as_python, asked))
+    named = f"{best['label']!r}, {(a.id, f'{b.directory.root}::{b.id}')!r}, {settings}"
+    call = (
+        "from lpp.analyze import LabelProbeSettings, ProbeTestSettings, probe_against\n"
+        "from lpp.analyze.probes.rows import tests_frame\n\n"
+        f"found = probe_against({store!r}, {named}, own_labels={bool(best['label_b'])})"
+    )
+    table = shaped(TESTS, tests.drop(COMPARISON_KEY), code=f"{call}\ntests_frame(found)")
     sections = [Section("tests", "Sites", tables=(table,), more=TESTS_READING)]
-    failed: Sentence = (f"FAIL: the verdict is {failing}. ",) if failing else ()
+    failed = f"FAIL: the verdict is {failing}. " if failing else ""
     if verdicts:
-        decided = {views[1].run.id: verdicts}
-        section = gate_page.gate_section(decided)
+        section = gate_page.gate_section({b.id: verdicts})
         (rows,) = section.tables
-        sections.insert(0, replace(section, tables=(replace(rows, code=code),)))
+        sections.insert(0, replace(section, tables=(replace(rows, code=call),)))
         if not failing or any(one.failed for one in verdicts):
-            failed += (gate_page.conclusion(decided),)
-    runs = {view.run.id: view.run for view in views}
+            failed += gate_page.conclusion({b.id: verdicts})
     return Page(
         title="A probe on another run",
-        about=(
-            Code(comparison.labels.name),
-            " in ",
-            Run(views[0].run.id),
-            " and ",
-            Run(views[1].run.id),
-        ),
-        opening=_test_opening(comparison, frame, failed),
-        findings=tuple(_test_findings(comparison)),
+        about=say(f"{code(best['label'])} in {run(a.id)} and {run(b.id)}"),
+        opening=_test_opening(best, failed),
+        findings=tuple(map(say, _test_findings(best))),
         sections=tuple(sections),
         meanings=MEANING,
-        runs=RunStyles(run_names({name: run.plan for name, run in runs.items()})),
+        runs=RunStyles(run_names({one.id: one.plan for one in both})),
         next=(f'lpp-sql {shlex.quote(store)} "{_VERDICTS}"',),
-        data={"probe_tests": frame, "gate": gate_page.gate_rows({views[1].run.id: verdicts})},
+        data={PROBE_TESTS.name: tests, "gate": gate_page.gate_rows({b.id: verdicts})},
         store=store,
-        origin=origin_of([*runs.values()]),
+        origin=origin_of([a] if a.id == b.id else [a, b]),
     )
 
 
-def _test_opening(comparison: ProbeComparison, frame: pl.DataFrame, failed: Sentence) -> Opening:
-    best, settings, labels = comparison.best, comparison.settings, comparison.labels
-    change, tests = best.change, comparison.tests
-    figures = (
-        _figure(best.number.value, best.number.interval),
-        _figure(best.tested.value, best.tested.interval),
-        _figure(change.auroc.value, change.auroc.interval, signed),
-        _figure(change.flagged.difference, change.flagged.interval, signed),
-    )
-    field = settings.cluster or settings.group
+def _test_opening(best: Row, failed: str) -> Opening:
+    field = best["cluster_field"] or best["group_field"]
     independent = f"errors by {field}" if field else "prompts taken as independent"
     return Opening(
-        (
-            *failed,
-            *tested(frame.row(by_predicate=pl.col("is_best"), named=True)),
-        ),
-        f"{len(comparison.tested.prompts):,} prompts, rows: {settings.rows}, "
-        f"margin {tests.margin:g}, {independent}",
+        say(failed + tested(best)),
+        f"{best['n_prompts']:,} prompts, rows: {best['rows']}, margin {best['margin']:g}, "
+        f"{independent}",
         (("A", "AUROC"), ("B", "AUROC"), ("change", "AUROC"), ("flagged", "B - reference")),
-        (figures,),
-        _warnings(labels, settings),
+        (
+            (
+                _figure(best, "probe_auroc"),
+                _figure(best, "tested_auroc"),
+                _figure(best, "probe_auroc_change", signed),
+                _figure(best, "probe_flagged_change", signed),
+            ),
+        ),
+        _warnings(best),
     )
 
 
-def _test_findings(comparison: ProbeComparison) -> list[Sentence]:
-    best, tests, own = comparison.best, comparison.tests, comparison.tested.own
-    sentences: list[Sentence] = []
-    if best.rerun is not None:
-        auroc, flagged = map(hundredths, floors(best.rerun))
-        sentences.append(
-            (f"A rerun moves the AUROC by up to {auroc} and the share by up to {flagged}.",)
-        )
-    elif not own:
-        sentences.append(("No rerun is given (--rerun): changes have no floor.",))
-    if comparison.lost.n_missing:
-        sentences.append((f"{comparison.lost.n_missing:,} labelled prompts of A are not in B.",))
-    if own and comparison.n_shared:
-        what = "only these" if tests.shared_prompts == "only" else "these are left out"
-        sentences.append((f"{comparison.n_shared:,} labelled prompts are in both runs: {what}.",))
-    return sentences
-
-
-def _test_call(store: str, comparison: ProbeComparison) -> str:
-    """Python that computes the comparison."""
-    b = comparison.tested.view.run
-    runs = comparison.view.run.id, f"{b.directory.root}::{b.id}"
-    settings, tests = map(as_python, (comparison.settings, comparison.tests))
-    return (
-        "from lpp.analyze import LabelProbeSettings, ProbeTestSettings, probe_against\n"
-        "from lpp.analyze.probes.against_tables import tests_frame\n\n"
-        f"found = probe_against({store!r}, {comparison.labels.name!r}, {runs!r}, {settings}, "
-        f"{tests}, own_labels={comparison.tested.own})"
-    )
+def _test_findings(best: Row) -> Iterator[str]:
+    if best["auroc_floor"] is not None:
+        auroc, flagged = (hundredths(best[f"{name}_floor"]) for name in ("auroc", "flagged"))
+        yield f"A rerun moves the AUROC by up to {auroc} and the share by up to {flagged}."
+    elif not best["label_b"]:
+        yield "No rerun is given (--rerun): changes have no floor."
+    yield from best["notes"]

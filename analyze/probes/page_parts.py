@@ -12,10 +12,17 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.analyses import DRAWN, analyses, chart_of_analyses
 from lpp.analyze.pages.page import Chart
 from lpp.analyze.pages.table import Declared, Shape, Table
-from lpp.analyze.pages.words import Code, Ref, Run, Sentence, Style, hundredths
-from lpp.analyze.probes.against_tables import PROBE_TESTS
-from lpp.analyze.probes.analysis import EMBED, INFORMATIVE, tells_more
-from lpp.analyze.probes.tables import KEY, PROBE_RELIABILITY, PROBE_SCORES, PROBES
+from lpp.analyze.pages.words import Sentence, Style, code, hundredths, ref, run, say
+from lpp.analyze.probes.tables import (
+    EMBED,
+    INFORMATIVE,
+    KEY,
+    PROBE_RELIABILITY,
+    PROBE_SCORES,
+    PROBE_TESTS,
+    PROBES,
+    tells_more,
+)
 
 Row = Mapping[str, Any]
 Frames = Mapping[str, pl.DataFrame]
@@ -180,63 +187,53 @@ def conclusions(probes: pl.DataFrame, tests: pl.DataFrame) -> Iterator[Sentence]
     parts = [part for part in analyses(probes, KEY, needed="is_best") if part["is_best"].any()]
     settings = [name for name in KEY[2:] if probes.width and probes[name].n_unique() > 1]
     for part in parts[:DRAWN]:
-        values = [f"{name} {part[name][0]}" for name in settings if part[name][0] != ""]
-        yield (*conclusion(part), *([f" Setting: {', '.join(values)}."] if values else []))
+        values = ", ".join(f"{name} {part[name][0]}" for name in settings if part[name][0] != "")
+        yield say(conclusion(part) + (f" Setting: {values}." if values else ""))
     if len(parts) > DRAWN:
-        yield ("The table has ", Ref(f"{len(parts) - DRAWN} more analyses", LABELS.name), ".")
+        yield say(f"The table has {ref(f'{len(parts) - DRAWN} more analyses', LABELS.name)}.")
     if tests.width:
         for row in tests.filter("is_best").head(DRAWN).iter_rows(named=True):
-            yield tested(row)
+            yield say(tested(row))
 
 
-def conclusion(probes: pl.DataFrame) -> Sentence:
+def conclusion(probes: pl.DataFrame) -> str:
     """Which site predicts the label best, and whether a control explains it. probes: the rows of
     one analysis.
     """
     best = probes.row(by_predicate=pl.col("is_best"), named=True)
-    control = best["control"]
-    run, what = Run(best["run"]), _what(best)
+    control, of, what = best["control"], run(best["run"]), _what(best)
+    which = f"(best: {best['probe']}, {_number(best)})"
     if "explained" in best["flags"]:
         # embed is a site too, which a publication may leave out
         numbers = [f" ({_number(row)})" for row in probes.filter(probe=control).to_dicts()]
+        alone = ref(f"{_name(control)} alone", CONTROLS.name)
         return (
-            Ref(f"{_name(control)} alone", CONTROLS.name),
-            f" {what}{''.join(numbers)}, and no site of ",
-            run,
-            f" does so better (best: {best['probe']}, {_number(best)}): what its probes read "
-            f"may be {control}.",
+            f"{alone} {what}{''.join(numbers)}, and no site of {of} does so better {which}: what "
+            f"its probes read may be {control}."
         )
     if not best["chance_q"] < INFORMATIVE:
-        return (
-            "No site of ",
-            run,
-            f" {what} beyond chance (best: {best['probe']}, {_number(best)}).",
-        )
+        return f"No site of {of} {what} beyond chance {which}."
     words = (
-        f" {what} best ({_number(best)})"
+        f"{what} best ({_number(best)})"
         if not control or tells_more(best["probe_gain"], best["q_value"])
-        else f" {what} ({_number(best)}), but not surely more than controls do"
+        else f"{what} ({_number(best)}), but not surely more than controls do"
     )
     beyond = ""
     if best["probe_gain"] is not None:
         verb = "more than" if best["probe_gain"] >= 0 else "less than"
         value = hundredths(abs(best["probe_gain"]))
         beyond = f", {value} {verb} the best control, {control}"
-    return (Ref(best["probe"], SITES.name), " of ", run, f"{words}{beyond}.")
+    return f"{ref(best['probe'], SITES.name)} of {of} {words}{beyond}."
 
 
-def tested(row: Row) -> Sentence:
+def tested(row: Row) -> str:
     """The verdict of a comparison. row: of `probe_tests`, of the best site."""
+    verdict = ref(row["verdict"], TESTS.name)
     return (
-        Ref(row["verdict"], TESTS.name),
-        ": the probe of ",
-        Code(row["label"]),
-        f" at {row['probe']}, the best of ",
-        Run(row["run"]),
-        f",{_SAYS[row['verdict']]}",
-        Run(row["run_b"]),
-        f". It flags {hundredths(row['flagged'])} of the prompts, and the reference "
-        f"{hundredths(row['reference_flagged'])}.",
+        f"{verdict}: the probe of {code(row['label'])} at {row['probe']}, the best of "
+        f"{run(row['run'])},{_SAYS[row['verdict']]}{run(row['run_b'])}. It flags "
+        f"{hundredths(row['flagged'])} of the prompts, and the reference "
+        f"{hundredths(row['reference_flagged'])}."
     )
 
 
@@ -257,6 +254,12 @@ def _what(row: Row) -> str:
     return f"tells {field} {classes[1]} from {classes[0]}"
 
 
-def _number(row: Row) -> str:
+def number_of(row: Row) -> tuple[str, str]:
+    """The number of a probe: its column, and what it is called."""
     name = "probe_r2" if row["classes"] is None else "probe_auroc"
-    return f"{_HEADINGS[name]} {hundredths(row[name])}"
+    return name, _HEADINGS[name]
+
+
+def _number(row: Row) -> str:
+    name, heading = number_of(row)
+    return f"{heading} {hundredths(row[name])}"

@@ -1,25 +1,24 @@
-"""Probes as tables of the database of their store, beside earlier ones."""
+"""The tables of probes, and of their tests on another run, and what their flags say."""
 
-import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final, get_args
 
-import numpy as np
-import polars as pl
-
-from lpp.analyze.evaluations.tables import FEW_CLUSTERS, FEW_OF_A_KIND
+from lpp.analyze.evaluations.tables import FEW_OF_A_KIND
 from lpp.analyze.evaluations.tables import MEANING as ITEM_MEANING
-from lpp.analyze.numerics.statistics.clusters import even_clusters
-from lpp.analyze.probes.analysis import ProbeAnalysis, ProbeResult
-from lpp.analyze.probes.labels import Labels
+from lpp.analyze.numerics.probe_change import ChangeVerdict
 from lpp.analyze.quantities import flags as number_flags
-from lpp.analyze.quantities.probes import PROBE_NUMBERS
-from lpp.analyze.quantities.tables import columns_of, frame_schema, interval_columns, shared
-from lpp.analyze.questions import LabelProbeSettings
-from lpp.analyze.runs.keys import RunView, Url
-from lpp.analyze.tables.database import put
+from lpp.analyze.quantities.probes import PROBE_CHANGES, PROBE_NUMBERS
+from lpp.analyze.quantities.tables import columns_of, shared
 from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number_columns
-from lpp.store.objects.place import Place
+
+EMBED: Final = "embed"
+"""The site that is a control too: its rows know tokens and no context."""
+
+Q: Final = 0.1
+"""Expected share of false findings among the sites that are said to tell more than the controls."""
+
+INFORMATIVE: Final = 0.05
+"""q below which a site or a control is said to predict a label at all."""
 
 MEANING: Final[Mapping[str, str]] = {
     "duplicates": "some prompts have the token ids of others in other clusters: a probe may score "
@@ -102,6 +101,10 @@ PROBES: Final = _table(
     *number_columns("gain_p_value", "if there were no gain, uncorrected", "probability"),
     *number_columns("q_value", "of the gain, after Benjamini-Hochberg", "probability"),
     *number_columns("strength", "median strength over folds", "1"),
+    Column("examples", "VARCHAR", "what has the label: prompts, tokens or items"),
+    Column("errors_by", "VARCHAR", "what clusters errors: a field, or prompt; empty: independent"),
+    Column("n_clusters", "INTEGER", "clusters of errors", "clusters"),
+    Column("notes", "VARCHAR[]", "what is left out, and why"),
     *shared("flags"),
 )
 
@@ -130,138 +133,45 @@ PROBE_RELIABILITY: Final = _table(
     *number_columns("accuracy", "those of it over n", "share", INTERVAL, how=", Wilson's"),
 )
 
+COMPARISON_KEY: Final = (*KEY, "run_b", "label_b")
+"""Columns that identify a comparison."""
 
-def probes_frame(analysis: ProbeAnalysis) -> pl.DataFrame:
-    """Table `probes`: sites by depth, then controls."""
-    key = analysis_key(analysis.view, analysis.labels, analysis.settings)
-    rows = [key | _row(analysis, result) for result in analysis.results]
-    return pl.DataFrame(rows, schema=frame_schema(PROBES.columns))
-
-
-def probe_tables(analysis: ProbeAnalysis) -> dict[str, pl.DataFrame]:
-    """Tables `probes`, `probe_scores` and `probe_reliability`, by name: sites by depth, then
-    controls. Of a number `probe_reliability` has no rows.
-    """
-    labels, which = analysis.labels, analysis.which
-    classes = (labels.classes or ("",))[-1 if labels.target.labels.ndim == 1 else 0 :]
-    n = len(labels.prompts)
-    position = np.full(n, which) if isinstance(which, int) else labels.ends - 1
-    of_rows = {"prompt_id": labels.prompts, "position": position, "fold": labels.target.fold}
-    targets = labels.target.labels.reshape(n, -1)
-    scores = [
-        pl.DataFrame({**of_rows, "target": targets[:, k], "score": of_class}).with_columns(
-            pl.lit(name).alias("class"), probe=pl.lit(result.name)
-        )
-        for result in analysis.results
-        for k, (name, of_class) in enumerate(
-            zip(classes, result.fitted.scores.reshape(n, -1).T, strict=True)
-        )
-    ]
-    key = analysis_key(analysis.view, labels, analysis.settings)
-    with_key = [pl.lit(value).alias(name) for name, value in key.items()]
-    schema = frame_schema(PROBE_SCORES.columns)
-    bins = [
-        key
-        | {"probe": name, "bin": k, "n": b.n, "confidence": b.confidence, "accuracy": b.accuracy}
-        | interval_columns("accuracy", b.interval)
-        for name, calibrated in analysis.calibrations.items()
-        for k, b in enumerate(calibrated.reliability)
-    ]
-    return {
-        PROBES.name: probes_frame(analysis),
-        PROBE_SCORES.name: pl.concat(scores)
-        .with_columns(with_key)
-        .select(schema.names())
-        .cast(schema),
-        PROBE_RELIABILITY.name: pl.DataFrame(bins, schema=frame_schema(PROBE_RELIABILITY.columns)),
-    }
+PROBE_TESTS: Final = Table(
+    "probe_tests",
+    "whether the probe of a site of one run serves on the rows of another",
+    "lpp-analyze probe STORE --label FIELD --against RUN",
+    (*COMPARISON_KEY, "probe", "site_b"),
+    (
+        *ANALYSIS,
+        *shared("run_b"),
+        Column("label_b", "VARCHAR", "label of run B; empty: --against, labels of run"),
+        Column("probe", "VARCHAR", "site of run whose rows the probe is fitted to"),
+        Column("site_b", "VARCHAR", "site of run B whose rows it scores"),
+        *shared("depth"),
+        Column("is_best", "BOOLEAN", "site whose verdict is that of the comparison"),
+        Column("verdict", "VARCHAR", ", ".join(get_args(ChangeVerdict))),
+        Column("n_prompts", "INTEGER", "prompts that are tested", "prompts"),
+        *columns_of(PROBE_NUMBERS["probe_auroc"], INTERVAL, meaning="of the probe on run"),
+        *number_columns("tested_auroc", "of the probe on run B", "probability", INTERVAL),
+        *columns_of(PROBE_CHANGES["probe_auroc_change"], INTERVAL),
+        *number_columns("reference_flagged", "share above the threshold, reference", "share"),
+        *number_columns("flagged", "share above the threshold, probe on run B", "share"),
+        *columns_of(PROBE_CHANGES["probe_flagged_change"], INTERVAL),
+        *number_columns("flagged_p_value", "of equal shares: McNemar, by cluster", "probability"),
+        *number_columns("reference_false_alarms", "of the first class, reference", "share"),
+        *number_columns("false_alarms", "of the first class above the threshold, run B", "share"),
+        *number_columns("reference_recall", "of the second class, reference", "share"),
+        *number_columns("recall", "of the second class above the threshold, run B", "share"),
+        *number_columns("margin", "size of a change that does not matter", "1"),
+        *number_columns("auroc_floor", "how far a rerun moves the AUROC; null: no rerun", "1"),
+        *number_columns("flagged_floor", "how far a rerun moves the share; null: no rerun", "1"),
+        Column("notes", "VARCHAR[]", "which prompts are not in both runs, or in both"),
+        *shared("flags"),
+    ),
+    merging=Merging(replaced=COMPARISON_KEY),
+)
 
 
-def analysis_key(view: RunView, labels: Labels, settings: LabelProbeSettings) -> dict[str, Any]:
-    """The columns that identify the probes of a label: the key of `PROBES` without the probe."""
-    return {
-        "run": view.run.id,
-        "label": labels.name,
-        "task": settings.task or "",
-        "source": settings.source or "",
-        "score_filter": settings.filter or "",
-        "rows": settings.rows,
-        "skip_first": settings.skip_first,
-        "group_field": settings.group or "",
-        "cluster_field": settings.cluster or "",
-        "folds": settings.folds,
-        "seed": settings.seed,
-    }
-
-
-def write_probes(store: Url, analysis: ProbeAnalysis) -> Place:
-    """Write `probe_tables` to the database of `store`; return the file's path. They replace an
-    earlier analysis of the same run, label and settings.
-    """
-    return put(store, probe_tables(analysis))
-
-
-def probe_flags(labels: Labels, settings: LabelProbeSettings) -> Iterator[str]:
-    """Flags of every probe of an analysis, of `MEANING`."""
-    target = labels.target
-    if labels.duplicates:
-        yield "duplicates"
-    if even_clusters(target.clusters) < FEW_CLUSTERS:
-        yield "few_clusters"
-    if target.classes and min(np.bincount(labels.codes.astype(int))) < FEW_OF_A_KIND:
-        yield "few_prompts"
-    if settings.rows == "mean" and not settings.skip_first:
-        yield "first_positions"
-    if target.is_heavy:
-        yield "heavy_tail"
-    if not labels.errors_by:
-        yield "independent_prompts"
-    if labels.left_out:
-        yield "prompts_left_out"
-
-
-def _row(analysis: ProbeAnalysis, result: ProbeResult) -> dict[str, Any]:
-    labels, plan = analysis.labels, analysis.view.run.plan
-    number = "probe_auroc" if labels.classes else "probe_r2"
-    shuffled = result.number.shuffled
-    flags = list(probe_flags(labels, analysis.settings))
-    site = result.name in [site.name for site in analysis.sites]
-    if site and plan.is_lossy(result.name):
-        flags.append("lossy")
-    row: dict[str, Any] = {
-        "probe": result.name,
-        "role": "site" if site else "control",
-        "is_best": result.name == analysis.best.name,
-        "depth": None if result.is_control else plan.depth_of(result.name),
-        "n_prompts": len(labels.prompts),
-        "classes": labels.classes,
-        "n_second": int(labels.codes.sum()) if labels.two_classes else None,
-        number: result.number.value,
-        **interval_columns(number, result.number.interval),
-        "p_value": result.number.p_value,
-        "chance_q": result.chance_q,
-        "mean_difference": _known(result.mean_difference),
-        "shuffled_mean": float(shuffled.mean()),
-        "shuffled_high": float(np.quantile(shuffled, 0.95)),
-        "random_mean": _known(result.random[0]),
-        "random_high": _known(result.random[1]),
-        "control": result.control,
-        "q_value": result.q_value,
-        "strength": float(np.median(result.fitted.strengths)),
-    }
-    if result.recall is not None:
-        row["probe_recall"] = result.recall.value
-        row |= interval_columns("probe_recall", result.recall.interval)
-    if (calibrated := analysis.calibrations.get(result.name)) is not None:
-        row |= {"probe_ece": calibrated.ece, "ece_by_chance": calibrated.calibrated[1]}
-        row |= interval_columns("probe_ece", calibrated.interval)
-    if result.gain is not None:
-        row |= {"probe_gain": result.gain.value, "gain_p_value": result.gain.p_value}
-        row |= interval_columns("probe_gain", result.gain.interval)
-        if analysis.is_explained(result):
-            flags.append("explained")
-    return row | {"flags": sorted(flags)}
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def tells_more(gain: float | None, q_value: float | None) -> bool:
+    """Whether a probe with this gain over the best control, and its q, tells more than that."""
+    return gain is not None and gain > 0 and q_value is not None and q_value < Q

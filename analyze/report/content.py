@@ -20,7 +20,6 @@ from lpp.analyze.report import drift, items, probes
 from lpp.analyze.report.answers import Answer, Answers, PageRuns, ask, corpora, page_runs
 from lpp.analyze.report.charts import charts, eigenvalues, page_styles
 from lpp.analyze.report.drift_queries import DRIFT_QUERIES
-from lpp.analyze.report.item_queries import ITEM_EVALUATED, ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.not_computed import Remedy, not_computed
 from lpp.analyze.report.partly import depth_gaps, drift_gaps
 from lpp.analyze.report.queries import (
@@ -162,7 +161,9 @@ def report(url: str, *, against: str | None = None, progress: Progress = SILENT)
     base = None if against is None else run_named(url, against).run.id
     chosen = page_runs(url, base)
     of_profiles = [differences(base) if query is DIFFERENCES else query for query in QUERIES]
-    answers = ask(url, (*of_profiles, *DRIFT_QUERIES, *ITEM_QUERIES, *probes.PROBE_QUERIES), chosen)
+    answers = ask(
+        url, (*of_profiles, *DRIFT_QUERIES, *items.ITEM_QUERIES, *probes.PROBE_QUERIES), chosen
+    )
     progress.advance()
     progress.note("tables read")
     answers[EIGENVALUES.name] = eigenvalues(url, () if chosen is None else chosen.shown)
@@ -170,8 +171,8 @@ def report(url: str, *, against: str | None = None, progress: Progress = SILENT)
     progress.note("spectra read")
     answers[SURPRISES.name] = surprises(url, of_some=chosen is not None)
     answers |= drift.token_answers(url, answers)
-    answers[ITEM_EVALUATED.name] = items.evaluated_answer(url)
-    answers[ITEM_MISTAKES.name] = items.mistake_answer(url, answers)
+    answers[items.ITEM_EVALUATED.name] = items.evaluated_answer(url)
+    answers[items.ITEM_MISTAKES.name] = items.mistake_answer(url, answers)
     if chosen is not None:
         answers |= {name: chosen.only(answer) for name, answer in answers.items()}
     progress.advance()

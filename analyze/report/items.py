@@ -1,35 +1,85 @@
-"""The section on items of evaluations: what tells right answers from wrong ones."""
+"""The section on items of evaluations: queries on their tables, and what is said of the rows."""
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Final
 
 import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
-from lpp.analyze.evaluations.pages import items_page_tables as page_tables
-from lpp.analyze.evaluations.pages.items_page import READING, item_charts, item_findings
+from lpp.analyze.evaluations.pages import items_page_tables as page
+from lpp.analyze.evaluations.pages.items_page import (
+    OF_ANALYSIS,
+    READING,
+    RIGHT,
+    item_charts,
+    item_findings,
+)
 from lpp.analyze.evaluations.pages.verdict import Q_READING
 from lpp.analyze.evaluations.tables import FEWEST_ITEMS, FEWEST_OF_A_KIND
 from lpp.analyze.pages.page import Section
-from lpp.analyze.pages.words import Code, Part, Run, Sentence
+from lpp.analyze.pages.table import Shape
+from lpp.analyze.pages.words import code, run, say
 from lpp.analyze.report.answers import Answer, Answers, tables_of
-from lpp.analyze.report.item_queries import (
-    ITEM_ANALYSES,
-    ITEM_EVALUATED,
-    ITEM_MISTAKES,
-    ITEM_QUERIES,
-)
-from lpp.analyze.report.queries import whole
+from lpp.analyze.report.queries import Query, whole
 from lpp.analyze.report.surprises import in_words
+from lpp.sql import saved_query
 from lpp.store import open_store
 from lpp.store.errors import FormatError
 from lpp.store.scores.items import read_items
 
 SECTION: Final = "items"
+
+_EVAL: Final = "lpp-capture eval --model MODEL --tasks TASK --store STORE"
+_KEY: Final = ", ".join(OF_ANALYSIS)
+_RENAMED: Final = ", ".join(f"{old} AS {new}" for old, new in page.RENAMED.items())
+_FEATURES: Final = f"SELECT * RENAME ({_RENAMED})\nFROM item_features"
+
+
+def _query(shape: Shape, sql: str) -> Query:
+    return Query(**asdict(shape), sql=sql, command="lpp-analyze items STORE --task TASK")
+
+
+ITEM_QUERIES: Final = (
+    _query(page.ANALYSES, f"SELECT * FROM item_analyses ORDER BY {_KEY}"),
+    _query(
+        page.OF_ITEMS,
+        f"{_FEATURES}\nWHERE site = '' AND auroc IS NOT NULL\n"
+        f"ORDER BY {_KEY}, list_position({[*page.ROLES]}, role),\n"
+        "  abs(coalesce(within_auroc, auroc) - 0.5) DESC NULLS LAST, feature",
+    ),
+    _query(
+        page.OF_SITES,
+        f"{_FEATURES}\nWHERE site <> '' AND auroc IS NOT NULL\n"
+        f"ORDER BY {_KEY}, feature, depth, site",
+    ),
+    _query(page.CONTROLS, f"{_FEATURES}\nORDER BY {_KEY}, site <> '', feature, depth, site"),
+    _query(page.RELIABILITY, f"SELECT * FROM item_reliability ORDER BY {_KEY}, bin"),
+    _query(page.RISK, f"SELECT * FROM item_risk ORDER BY {_KEY}, n_answered"),
+    whole("item_features"),
+)
+"""Queries that need only the tables. Mistakes need the views; evaluated tasks are in the store."""
+
+ITEM_MISTAKES: Final = Query(
+    **asdict(page.MISTAKES),
+    sql="SELECT item, item_group, question, chosen AS chosen_answer, confidence,\n"
+    "  gold AS gold_answer, gold_share, task, run\n"
+    f"FROM (\n{saved_query('confident_mistakes').statement}\n)",
+    command=_EVAL,
+)
+ITEM_EVALUATED: Final = Query(
+    "item-evaluated",
+    "Evaluated tasks of the store",
+    "items",
+    ("source", "task", "run", "filter"),
+    "from lpp.store.scores.items import read_items\n\nread_items(STORE)",
+    _EVAL,
+    language="Python",
+)
 SHAPES: Final = (
-    *(page_tables.ANALYSES, page_tables.OF_ITEMS, page_tables.OF_SITES, page_tables.CONTROLS),
-    *(page_tables.RELIABILITY, page_tables.RISK, page_tables.MISTAKES),
+    *(page.ANALYSES, page.OF_ITEMS, page.OF_SITES, page.CONTROLS),
+    *(page.RELIABILITY, page.RISK, page.MISTAKES),
 )
 """Tables that the section shows."""
 
@@ -55,43 +105,41 @@ def mistake_answer(url: str, answers: Answers) -> Answer:
 
 def has_items(answers: Answers) -> bool:
     """Whether some task was analysed, or evaluated."""
-    names = (ITEM_ANALYSES.name, ITEM_EVALUATED.name)
+    names = (page.ANALYSES.name, ITEM_EVALUATED.name)
     return any(answers[name].frame.height for name in names)
 
 
 def section(url: str, answers: Answers, runs: RunStyles) -> Section:
     """The section of the store at `url`; needs `has_items`."""
     frames = {query.table: answers[query.name].frame for query in ITEM_QUERIES}
-    frames["item_features"] = answers[whole("item_features").name].frame
-    tables = {table.name: table for table in tables_of(answers, SHAPES, page_tables.shaped)}
+    tables = {table.name: table for table in tables_of(answers, SHAPES, page.shaped)}
     return Section(
         SECTION,
-        "What tells right answers from wrong ones",
+        f"What tells {RIGHT}",
         f"{Q_READING} {READING}",
         tuple(item_charts(frames, tables, runs, SECTION)),
         tuple(tables.values()),
-        (*item_findings(frames), *not_analysed(answers, url)),
+        (*item_findings(frames), *map(say, not_analysed(answers, url))),
         short="Items",
     )
 
 
-def not_analysed(answers: Answers, store: str) -> Iterator[Sentence]:
+def not_analysed(answers: Answers, store: str) -> Iterator[str]:
     """A sentence for each evaluated task without an analysis, with the command to run."""
     evaluated = answers[ITEM_EVALUATED.name].frame
     if evaluated.is_empty():
         return
-    analyses = answers[ITEM_ANALYSES.name].frame
-    key = list(ITEM_EVALUATED.key)
+    analyses, key = answers[page.ANALYSES.name].frame, ITEM_EVALUATED.key
     if analyses.height:
         evaluated = evaluated.join(analyses.select(key), on=key, how="anti", maintain_order="left")
     for row in evaluated.iter_rows(named=True):
-        parts: list[Part] = [Code(row["task"]), " of ", Run(row["run"])]
+        which = f"{code(row['task'])} of {run(row['run'])}"
         if row["n_items"] < FEWEST_ITEMS or min(row["n_right"], row["n_wrong"]) < FEWEST_OF_A_KIND:
             counts = f"{row['n_right']:,} right and {row['n_wrong']:,} wrong items"
-            yield (*parts, f" has {counts}: too few to rank features.")
+            yield f"{which} has {counts}: too few to rank features."
             continue
         words = ["lpp-analyze", "items", store, "--task", row["task"], "--run", row["run"]]
         words += ["--source", row["source"]]
         if row["filter"] != "none":
             words += ["--filter", row["filter"]]
-        yield (*parts, " was evaluated and not analysed: ", Code(shlex.join(words)))
+        yield f"{which} was evaluated and not analysed: {code(shlex.join(words))}"

@@ -9,8 +9,13 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.page import Section
 from lpp.analyze.pages.table import Shape
 from lpp.analyze.probes import page_parts
-from lpp.analyze.probes.against_tables import COMPARISON_KEY, PROBE_TESTS
-from lpp.analyze.probes.tables import KEY, PROBE_RELIABILITY, PROBES
+from lpp.analyze.probes.tables import (
+    COMPARISON_KEY,
+    KEY,
+    PROBE_RELIABILITY,
+    PROBE_TESTS,
+    PROBES,
+)
 from lpp.analyze.report.answers import Answers, tables_of
 from lpp.analyze.report.not_computed import Remedy
 from lpp.analyze.report.queries import Query, whole

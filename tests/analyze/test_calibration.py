@@ -6,7 +6,6 @@ import pytest
 from scipy import stats
 
 from lpp.analyze.numerics.statistics.calibration import (
-    COVERAGES,
     POINTS,
     calibration,
     mass_bins,
@@ -77,12 +76,9 @@ def test_risk_by_hand() -> None:
     right = np.array([1, 1, 0, 1, 1, 1, 0, 0, 1, 0], dtype=bool)
     found = risk_coverage(confidence, right)
     risks = [0, 0, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 2 / 7, 3 / 8, 3 / 9, 4 / 10]
-    assert [risk for _, risk in found.rows] == pytest.approx(risks)
-    assert [coverage for coverage, _ in found.rows] == list(COVERAGES)
     assert [k for k, _ in found.curve] == list(range(1, 11))
     assert [risk for _, risk in found.curve] == pytest.approx(risks)
     assert found.area == pytest.approx(np.mean(risks))
-    assert found.random == pytest.approx(0.4)
     assert found.best == pytest.approx(sum((k - 6) / k for k in range(7, 11)) / 10)
 
 
@@ -117,8 +113,8 @@ def test_bins_have_the_interval_of_their_accuracy() -> None:
 def test_ties_are_a_random_order_on_average() -> None:
     right = np.array([True, False, False, True, True])
     same = risk_coverage(np.ones(5), right)
-    assert [risk for _, risk in same.rows] == pytest.approx([0.4] * 10)
-    assert same.area == pytest.approx(same.random)
+    assert [risk for _, risk in same.curve] == pytest.approx([0.4] * 5)
+    assert same.area == pytest.approx(0.4)
     rng = np.random.default_rng(3)
     tied = np.array([2.0, 2.0, 1.0, 1.0, 1.0])
     drawn = [risk_coverage(tied + 0.1 * rng.random(5), right).area for _ in range(4000)]
@@ -127,7 +123,7 @@ def test_ties_are_a_random_order_on_average() -> None:
 
 def test_one_item() -> None:
     found = risk_coverage(np.array([0.5]), np.array([True]))
-    assert (found.area, found.best, found.random) == (0.0, 0.0, 0.0)
+    assert (found.area, found.best) == (0.0, 0.0)
     assert calibration(np.array([0.5]), np.array([True])).ece == 0.5
 
 

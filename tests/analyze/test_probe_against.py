@@ -20,7 +20,7 @@ from lpp.analyze.numerics.probe_change import (
     change_verdict,
     probe_change,
 )
-from lpp.analyze.probes import against_tables
+from lpp.analyze.probes.rows import tests_frame as frame_of_tests
 from lpp.analyze.tables.database import read_table
 from lpp.sql import connect
 from lpp.store import sink
@@ -229,7 +229,7 @@ def test_equal_prompts_pair_by_place(tmp_path: Path) -> None:
     assert few.lost.n_missing == 20
     more = probe_against(tmp_path / "s", "label", ("few", "b"))
     np.testing.assert_array_equal(more.tested.prompts, np.arange(100))
-    frame = against_tables.tests_frame(found)
+    frame = frame_of_tests(found)
     assert "duplicates" in frame["flags"][0].to_list()
     refused = CliRunner().invoke(
         main, ["probe", str(tmp_path / "s"), "few", "--label", "label", "--test-on", "b"]

@@ -28,7 +28,7 @@ from lpp.analyze.report.drift_queries import (
     DRIFT_QUERIES,
     DRIFT_TOKENS,
 )
-from lpp.analyze.report.item_queries import ITEM_MISTAKES, ITEM_QUERIES
+from lpp.analyze.report.items import ITEM_MISTAKES, ITEM_QUERIES
 from lpp.analyze.report.probes import PROBE_QUERIES
 from lpp.analyze.report.queries import EIGENVALUES, LAYERS, QUERIES, SURPRISES
 from lpp.analyze.report.report import write_report

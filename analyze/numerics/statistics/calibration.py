@@ -20,8 +20,6 @@ BINS: Final = 10
 RESAMPLES: Final = 1000
 """Resamples of the items for the interval, and draws of a calibrated model."""
 
-COVERAGES: Final = tuple(k / 10 for k in range(1, 11))
-
 POINTS: Final = 200
 """Points of a curve of risk against coverage, at most."""
 
@@ -50,9 +48,6 @@ class Calibration:
     calibrated: tuple[float, float]
     """Mean, and the value that 95 % of the draws stay below, of the same error where each answer is
     right with exactly its confidence: what this number of items shows of a calibrated model."""
-    confidence: float
-    accuracy: float
-    """Means over all items."""
     reliability: tuple[ReliabilityRow, ...]
     """By ascending confidence."""
 
@@ -61,8 +56,6 @@ class Calibration:
 class RiskCoverage:
     """Share of wrong answers among the most confident ones."""
 
-    rows: tuple[tuple[float, float], ...]
-    """(coverage, risk) for each of `COVERAGES`."""
     curve: tuple[tuple[int, float], ...]
     """(k, risk of the k most confident items) for k = 1 to n; `POINTS` at even distances where n is
     more."""
@@ -70,8 +63,6 @@ class RiskCoverage:
     """Mean risk over all coverages k / n: smaller is better."""
     best: float
     """`area` if every right answer came before every wrong one."""
-    random: float
-    """Expected `area` of a random order: the share of wrong answers."""
 
 
 def calibration(
@@ -129,8 +120,6 @@ def calibration(
         ece=ece,
         interval=(least, max(high, ece)),
         calibrated=(float(null.mean()), by_chance),
-        confidence=float(confidence.mean()),
-        accuracy=float(right.mean()),
         reliability=tuple(rows),
     )
 
@@ -182,16 +171,11 @@ def risk_coverage(confidence: Floats, right: Flags, /) -> RiskCoverage:
     n = len(confidence)
     wrong = (~right).astype(np.float64)
     risks = _risks(wrong, confidence)
-    answered = np.arange(n + 1) / n
-    wrong_so_far = np.append(0.0, risks * np.arange(1, n + 1))
-    rows = [(c, float(np.interp(c, answered, wrong_so_far)) / (n * c)) for c in COVERAGES]
     most = np.unique(np.linspace(1, n, min(n, POINTS)).round().astype(int)).tolist()
     return RiskCoverage(
-        rows=tuple(rows),
         curve=tuple((k, float(risks[k - 1])) for k in most),
         area=float(risks.mean()),
         best=float(_risks(wrong, -wrong).mean()),
-        random=float(wrong.mean()),
     )
 
 
