@@ -15,7 +15,7 @@ from lpp.analyze.evaluations.tables import (
 )
 from lpp.analyze.probes.tables import PROBE_RELIABILITY, PROBE_SCORES, PROBE_TESTS, PROBES
 from lpp.analyze.studies.cka import CKA
-from lpp.analyze.studies.layers import HOURGLASS, LAYERS
+from lpp.analyze.studies.layers_tables import HOURGLASS, LAYERS
 from lpp.analyze.tables import entropy, metrics
 from lpp.analyze.tables.jackknife import JACKKNIFE
 from lpp.analyze.tables.profile import PROFILES, SITE_PROFILES

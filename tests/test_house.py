@@ -89,6 +89,38 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
     return wrong
 
 
+SPEAK = ("studies/pages", "drift/pages", "drift/gate/gate_page", "evaluations/pages", "probes/page")
+"""Beginnings of the modules of `analyze` that say results."""
+
+MAY_SAY = ("pages", "charts", "quantities", "questions", "metrics.registry", "drift.gate")
+"""What they import of `analyze` beside each other and modules that declare tables."""
+
+
+def wrong_words(path: Path, inside: str) -> list[str]:
+    """Every import of a computation by a page: it gets rows of tables, the report's or a command's,
+    so that both say the same.
+    """
+    wrong = []
+    for name, line in imports(path):
+        part = name.removeprefix("lpp.analyze.")
+        allowed = part.startswith((*MAY_SAY, *(start.replace("/", ".") for start in SPEAK)))
+        if part != name and not allowed and not re.search("tables?(\\.|$)", part):
+            wrong.append(f"{inside}:{line}: {name}")
+    return wrong
+
+
+def test_a_page_imports_no_computation() -> None:
+    folder = ROOT / "analyze"
+    pages = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*.py")}
+    wrong = [
+        line
+        for inside, path in sorted(pages.items())
+        if inside.startswith(SPEAK)
+        for line in wrong_words(path, inside)
+    ]
+    assert wrong == []
+
+
 ROOMS = {
     "analyze": (
         *(

@@ -15,6 +15,7 @@ from lpp.analyze.pages.page import Chart, Opening, Origin, Page, Section, explai
 from lpp.analyze.pages.provenance import origin
 from lpp.analyze.pages.words import Code, Ref, Run, Sentence
 from lpp.analyze.probes.tables import MEANING as OF_PROBES
+from lpp.analyze.quantities import correlations
 from lpp.analyze.quantities import flags as number_flags
 from lpp.analyze.report import drift, items, probes
 from lpp.analyze.report.answers import Answer, Answers, PageRuns, ask, corpora, page_runs
@@ -35,7 +36,6 @@ from lpp.analyze.report.queries import (
 )
 from lpp.analyze.report.surprises import surprises
 from lpp.analyze.runs.named import run_named
-from lpp.analyze.scores import correlations
 from lpp.analyze.studies.pages.profile_summary import Numbers, further, summary
 from lpp.sql import saved_queries
 from lpp.sql.database.outdated import doubts

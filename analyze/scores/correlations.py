@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
+from lpp.analyze.quantities.correlations import FEW, FEWEST
 from lpp.analyze.questions import CorrelateSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.scores.sample import ProfileRow, Sample, scores_by_source, take_sample
@@ -21,25 +22,7 @@ if TYPE_CHECKING:
     from lpp.analyze.numerics.moments import Floats
     from lpp.analyze.numerics.statistics.association import Method
 
-FEWEST: Final = 5
-"""Models below which nothing is ranked: four can stand in one order in 24 ways, so that even a
-perfect agreement is found by chance once in twelve times."""
-
-_FEW: Final = 10
-"""Models below which intervals and p are rough."""
-
 CONTROL: Final = "n_parameters"
-
-MEANING: Final[Mapping[str, str]] = {
-    "constant": "one side has a single value, so there is no coefficient",
-    "different_prompts": "profiles are of different texts: these alone change them",
-    "few_models": f"fewer than {_FEW} models, so the interval and p are rough",
-    "flagged_profiles": "some of the profiles carry flags of their own",
-    "same_order_as_size": "one side has the order of model size: there is no coefficient",
-    "sign_turns": "the rank correlation changes its sign with size held constant",
-    "too_few_models": f"fewer than {FEWEST} models, which cannot be ranked",
-}
-"""What each flag of a correlation says."""
 
 
 def correlate(url: Url, settings: CorrelateSettings | None = None) -> pl.DataFrame:
@@ -126,7 +109,7 @@ def _flags(profiles: Mapping[str, ProfileRow]) -> list[str]:
     rows, n = profiles.values(), len(profiles)
     flags = {
         "different_prompts": len({row["prompt_set"] for row in rows}) > 1,
-        "few_models": FEWEST <= n < _FEW,
+        "few_models": FEWEST <= n < FEW,
         "flagged_profiles": any(row["flagged"] for row in rows),
         "too_few_models": n < FEWEST,
     }

@@ -91,7 +91,11 @@ def layers_answer(
     """Ranks by depth. Progress, executor and errors are those of `layers`."""
     layers = layer_ranks.layers(store, settings, progress=progress, executor=executor)
     database = kept("The layers are", lambda: layer_ranks.write_layers(store, layers), progress)
-    return reply(layers_page(f"{store}", layers, layers.names), settings, stored=database)
+    return reply(
+        layers_page(f"{store}", layers.layers, layers.scores, layers.left_out, layers.names),
+        settings,
+        stored=database,
+    )
 
 
 def cka_answer(

@@ -16,7 +16,7 @@ from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.hourglass import Layer, hourglass
 from lpp.analyze.quantities.flags import flags_of, flags_of_any
-from lpp.analyze.quantities.tables import BESIDE, columns_of, frame_schema, shared
+from lpp.analyze.quantities.tables import BESIDE, frame_schema
 from lpp.analyze.questions import ErrorSites, LayersSettings, Selection
 from lpp.analyze.runs.cells import GROUPS
 from lpp.analyze.runs.comparable import prompt_sets, with_prompt_sets
@@ -24,81 +24,23 @@ from lpp.analyze.runs.given import resolved
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import n_sites, select_among, select_sites, shortfalls
+from lpp.analyze.studies.layers_tables import (
+    HOURGLASS,
+    LAYERS,
+    RANKS,
+    SCORED,
+    SETTING,
+    SURE,
+    after_sinks,
+)
 from lpp.analyze.tables import spectra
 from lpp.analyze.tables.analysis import site_requests
 from lpp.analyze.tables.database import put
 from lpp.analyze.tables.facts import with_lossy
-from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
 
-FAMILIES: Final = ("", "zscore_", "robust_")
-"""Prefixes of rank names: plain, and the two outlier-resistant variants."""
-
-RANKS: Final = tuple(
-    f"{family}{rank}" for family in FAMILIES for rank in ("participation_ratio", "effective_rank")
-)
-"""Ranks of every layer, in dimensions."""
-
-SCORED: Final = "zscore_effective_rank"
-"""The rank of the hourglass score: a collapse leaves nothing of the plain ranks to see."""
-
-SURE: Final = tuple(name for name in RANKS if not METRICS[name].no_error)
-"""Ranks for which the jackknife gives an error."""
-
 _NUMBERS: Final = (*RANKS, "top_share")
-
-SETTING: Final = ("run", "context", "n_prompts", "first_position")
-"""Layers with equal values of these columns form a curve, which has one score."""
-
-
-def _columns(rank: str) -> tuple[Column, ...]:
-    """Columns of a rank in dimensions, divided by its bound, and of its error."""
-    value, *errors = columns_of(METRICS[rank], ERRORS if rank in SURE else ())
-    return value, *columns_of(METRICS[f"{rank}_norm"]), *errors
-
-
-LAYERS: Final = Table(
-    "layers",
-    "ranks of the whole context through the depth of the model",
-    "lpp-analyze layers STORE",
-    ("run", "site", "context", "n_prompts", "first_position"),
-    (
-        *shared("run site context n_prompts first_position n_quarantined depth"),
-        Column("relative_depth", "DOUBLE", "depth over blocks of the model", "share"),
-        *shared("n_tokens rank_bound"),
-        *spectra.SINK_COLUMNS,
-        *(column for rank in RANKS[:2] for column in _columns(rank)),
-        *columns_of(METRICS["top_share"]),
-        *(column for rank in RANKS[2:] for column in _columns(rank)),
-        *shared("flags"),
-    ),
-    merging=Merging(beside=BESIDE),
-)
-"""One row per curve and site."""
-
-HOURGLASS: Final = Table(
-    "hourglass",
-    "whether both ends of a model use more dimensions than its middle",
-    "lpp-analyze layers STORE",
-    (*SETTING, "metric"),
-    (
-        *shared("run context n_prompts first_position"),
-        Column("metric", "VARCHAR", "a rank, in dimensions"),
-        *shared("n_quarantined"),
-        *number_columns("score", "above 0: narrow middle; null: see reason", "-1 to 1"),
-        *number_columns("first", "geometric mean over the first third", "dimensions"),
-        *number_columns("middle", "geometric mean over the middle third", "dimensions"),
-        *number_columns("last", "geometric mean over the last third", "dimensions"),
-        Column("n_layers", "INTEGER", "layers in the means", "layers"),
-        Column("n_collapsed", "INTEGER", "layers left out: PR within 1 % of 1", "layers"),
-        Column("n_missing", "INTEGER", "layers left out: no rank", "layers"),
-        Column("reason", "VARCHAR", "why there is no score; null: there is one"),
-        *shared("flags"),
-    ),
-    merging=Merging(covers=("n_layers", "n_collapsed", "n_missing")),
-)
-"""One row per curve."""
 
 _SCHEMA: Final = frame_schema(LAYERS.columns)
 
@@ -166,29 +108,6 @@ def _keys(selected: Sequence[RunView], selection: Selection, sites: Sequence[str
     """Keys of the spectra table at the whole of each context."""
     whole = pl.col("prefix") == pl.col("context")
     return spectra.all_keys(selected, selection).filter(pl.col("site").is_in(sites), whole)
-
-
-def after_sinks(layers: pl.DataFrame) -> int:
-    """The first position of the second curve of one run; 0 if there are no sinks.
-
-    It leaves out the sinks and one position more. A sink is a position whose *median* state is
-    huge; in some prompts the next state is huge too (SmolLM2: in 2 % of them), and these few have
-    most of the variance.
-    """
-    ends = layers.filter(first_position=0)["sink_end"]
-    end: int = max(ends.drop_nulls(), default=0)
-    return end + 1 if end else 0
-
-
-def without_sinks(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows that a reader sees first: of a run whose rows from position 0 on hold attention
-    sinks, those without the first positions, where there are any.
-
-    rows: of `layers` or `cka`, with `run`, `first_position` and `flags`.
-    """
-    first = pl.col("first_position")
-    sinks = (pl.col("flags").list.contains("sink") & (first == 0)).any().over("run")
-    return rows.filter(~sinks | (first == first.max().over("run")))
 
 
 def _ranks(

@@ -12,7 +12,8 @@ from profiled_store import MODELS, profiled_store, run_of, score
 
 from lpp.analyze import CorrelateSettings, correlate
 from lpp.analyze.cli.command import main
-from lpp.analyze.scores.correlations import MEANING, _flag_turns, why_unranked
+from lpp.analyze.quantities.correlations import MEANING
+from lpp.analyze.scores.correlations import _flag_turns, why_unranked
 from lpp.sql import connect
 from lpp.store import create_store
 from lpp.store.errors import ErrorKind, InputError

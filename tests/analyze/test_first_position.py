@@ -272,7 +272,11 @@ def test_a_run_with_sinks_has_both_curves(sunk: Made) -> None:
 
 def shown(found: Layers) -> str:
     names = dict.fromkeys(found.layers["run"].unique(), "model")
-    return written(layers_page("lpp", found, names), "text", everything=True)
+    return written(
+        layers_page("lpp", found.layers, found.scores, found.left_out, names),
+        "text",
+        everything=True,
+    )
 
 
 def test_the_page_says_what_sinks_do(sunk: Made) -> None:

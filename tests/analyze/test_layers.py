@@ -22,7 +22,8 @@ from lpp.analyze import (
 )
 from lpp.analyze.cli.command import main
 from lpp.analyze.pages.words import signed
-from lpp.analyze.studies.layers import SURE, layers, without_sinks
+from lpp.analyze.studies.layers import layers
+from lpp.analyze.studies.layers_tables import SURE, without_sinks
 from lpp.analyze.studies.pages.layers_page import layers_page
 
 SITES = ("embed", *(f"block.{k}" for k in range(1, 7)), "final")
@@ -238,7 +239,7 @@ def test_a_run_with_sinks_leads_with_the_curve_without_them(make_run: MakeRun) -
     found = layers(made.root)
     assert set(found.layers["first_position"]) == {0, 2}
     assert set(without_sinks(found.layers)["first_position"]) == {2}
-    opening = layers_page("lpp", found, found.names).opening
+    opening = layers_page("lpp", found.layers, found.scores, (), found.names).opening
     (score,) = found.scores.filter(first_position=2)["score"]
     assert opening.rows[0][-1].text == signed(score)
     assert "from position 2 on" in str(opening.sentence)

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from saved_answers import answer, digits
 
+from lpp.analyze.quantities.correlations import MEANING as OF_CORRELATIONS
 from lpp.analyze.quantities.flags import MEANING
-from lpp.analyze.scores.correlations import MEANING as OF_CORRELATIONS
 from lpp.sql import arrow_schema, build, connect
 from lpp.store import open_store
 

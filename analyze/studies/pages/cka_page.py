@@ -12,7 +12,7 @@ from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawin
 from lpp.analyze.pages.table import table_of
 from lpp.analyze.pages.words import Run, Sentence, number, series
 from lpp.analyze.quantities.flags import MEANING
-from lpp.analyze.studies.layers import without_sinks
+from lpp.analyze.studies.layers_tables import without_sinks
 from lpp.analyze.studies.pages.profile_summary import FEW, run_warnings
 
 _ROWS: Final = 12

@@ -11,7 +11,7 @@ from lpp.analyze.metrics.registry import PROFILE
 from lpp.analyze.pages.page import Figure, Opening, Page, Section
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Flag, Sentence, clause, interval, probability, signed
-from lpp.analyze.scores.correlations import MEANING
+from lpp.analyze.quantities.correlations import MEANING
 from lpp.analyze.studies.pages.profile_page import HEADINGS
 
 METHODS: Final = {"pearson": "Pearson", "spearman": "Spearman", "rank_partial": "partial Spearman"}

@@ -13,15 +13,16 @@ from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawin
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Run, Sentence, number, series, signed
 from lpp.analyze.quantities.flags import MEANING
-from lpp.analyze.studies.layers import (
+from lpp.analyze.studies.layers_tables import (
     RANKS,
     SCORED,
     SETTING,
-    Layers,
     after_sinks,
     without_sinks,
 )
 from lpp.analyze.studies.pages.profile_summary import FEW, flag_warnings
+
+Names = Mapping[str, str]
 
 _SHORT: Final = METRICS[SCORED].short
 
@@ -39,46 +40,51 @@ _LEAD: Final = (
 _MORE: Final = "top: share of the first eigenvalue. zPR, zER: of z-scored columns."
 
 
-def layers_page(url: str, answer: Layers, names: Mapping[str, str]) -> Page:
-    """The page of `answer`, about the store at `url`. names: short names by run id."""
-    runs = RunStyles({run: names[run] for run in answer.layers["run"].unique(maintain_order=True)})
-    curves = _sites(answer)
-    tables = (_scores(answer), curves)
+def layers_page(
+    url: str, layers: pl.DataFrame, scores: pl.DataFrame, left_out: Sequence[str], names: Names
+) -> Page:
+    """The page of rows of the tables `layers` and `hourglass`, about the store at `url`.
+
+    left_out: a line for each run that has less than what was asked for. names: short names by run
+    id.
+    """
+    runs = RunStyles({run: names[run] for run in layers["run"].unique(maintain_order=True)})
+    curves = _sites(layers)
     return Page(
         title="Ranks by depth",
-        opening=_opening(answer, runs.order),
-        findings=tuple(_unscored(answer)),
-        further=tuple(_sinks(answer.layers)),
+        opening=_opening(layers, scores, runs.order),
+        findings=tuple(_unscored(scores)),
+        further=tuple(_sinks(layers)),
         sections=(
             Section(
                 "depth",
                 "Hourglass score",
                 _LEAD,
-                tuple(_charts(answer, curves, runs)),
-                tables,
+                tuple(_charts(layers, curves, runs)),
+                (_scores(scores), curves),
                 more=_MORE,
                 short="Where in depth",
             ),
-            Section("left-out", "Left out", notes=tuple((line,) for line in answer.left_out)),
+            Section("left-out", "Left out", notes=tuple((line,) for line in left_out)),
         ),
         meanings=MEANING,
         runs=runs,
         next=(f'lpp-sql {shlex.quote(url)} "SELECT run, first_position, score FROM hourglass"',),
         data={
-            "layers": with_names(answer.layers, names),
-            "hourglass": with_names(answer.scores, names),
-            "left_out": pl.DataFrame({"why": answer.left_out}, schema={"why": pl.String}),
+            "layers": with_names(layers, names),
+            "hourglass": with_names(scores, names),
+            "left_out": pl.DataFrame({"why": left_out}, schema={"why": pl.String}),
         },
         store=url,
     )
 
 
-def _opening(answer: Layers, order: Sequence[str]) -> Opening:
+def _opening(layers: pl.DataFrame, scores: pl.DataFrame, order: Sequence[str]) -> Opening:
     """Which curves are narrow in the middle, and the thirds of each run's first curve; where a run
     has attention sinks, of the curve without them.
     """
-    curves = without_sinks(answer.layers).select(SETTING).unique()
-    known = answer.scores.join(curves, on=SETTING, how="semi", maintain_order="left")
+    curves = without_sinks(layers).select(SETTING).unique()
+    known = scores.join(curves, on=SETTING, how="semi", maintain_order="left")
     known = known.filter(pl.col("score").is_not_null())
     sides = [known.filter(pl.col("score") > 0), known.filter(pl.col("score") <= 0)]
     narrow, others = map(_curves, sides)
@@ -104,7 +110,7 @@ def _opening(answer: Layers, order: Sequence[str]) -> Opening:
             )
             for row in firsts.iter_rows(named=True)
         ),
-        tuple(flag_warnings(answer.layers, [{"run": run, "flags": ()} for run in order])),
+        tuple(flag_warnings(layers, [{"run": run, "flags": ()} for run in order])),
     )
 
 
@@ -122,9 +128,9 @@ def _curves(scores: pl.DataFrame) -> Sentence:
     )
 
 
-def _unscored(answer: Layers) -> Iterator[Sentence]:
+def _unscored(scores: pl.DataFrame) -> Iterator[Sentence]:
     """A sentence on each curve without a score."""
-    missing = answer.scores.filter(pl.col("score").is_null())
+    missing = scores.filter(pl.col("score").is_null())
     for row in missing.iter_rows(named=True):
         where = _where(row)
         yield Run(row["run"]), f"{where} has no hourglass score of {_SHORT}: {row['reason']}."
@@ -135,9 +141,9 @@ def _where(row: Mapping[str, Any]) -> str:
     return f" at context {row['context']}, {row['n_prompts']} prompts{skipped}"
 
 
-def _scores(answer: Layers) -> Table:
+def _scores(scores: pl.DataFrame) -> Table:
     """A row for each curve."""
-    scores = answer.scores.select(*SETTING, "score")
+    scores = scores.select(*SETTING, "score")
     varying = [name for name in SETTING[1:] if scores[name].n_unique() > 1]
     return table_of(
         "hourglass",
@@ -152,9 +158,9 @@ def _scores(answer: Layers) -> Table:
     )
 
 
-def _sites(answer: Layers) -> Table:
+def _sites(layers: pl.DataFrame) -> Table:
     """A row for each site of each curve."""
-    layers = answer.layers.sort(SETTING, maintain_order=True)
+    layers = layers.sort(SETTING, maintain_order=True)
     varying = [name for name in SETTING[1:] if layers[name].n_unique() > 1]
     return table_of(
         "layers",
@@ -170,7 +176,7 @@ def _sites(answer: Layers) -> Table:
     )
 
 
-def _charts(answer: Layers, table: Table, runs: RunStyles) -> Iterator[Chart]:
+def _charts(layers: pl.DataFrame, table: Table, runs: RunStyles) -> Iterator[Chart]:
     yield Chart(
         "depth",
         "depth",
@@ -178,7 +184,7 @@ def _charts(answer: Layers, table: Table, runs: RunStyles) -> Iterator[Chart]:
         "Ranks by depth",
         "From embedding (0) to the last layer (1), on log axes. A white core: a collapsed "
         "layer, or one whose first positions are attention sinks.",
-        drawing("depth_chart", answer.layers, runs=runs),
+        drawing("depth_chart", layers, runs=runs),
         opens=True,
     )
 

@@ -1,0 +1,22 @@
+"""Flags of correlations, and what each says."""
+
+from collections.abc import Mapping
+from typing import Final
+
+FEWEST: Final = 5
+"""Models below which nothing is ranked: four can stand in one order in 24 ways, so that even a
+perfect agreement is found by chance once in twelve times."""
+
+FEW: Final = 10
+"""Models below which intervals and p are rough."""
+
+MEANING: Final[Mapping[str, str]] = {
+    "constant": "one side has a single value, so there is no coefficient",
+    "different_prompts": "profiles are of different texts: these alone change them",
+    "few_models": f"fewer than {FEW} models, so the interval and p are rough",
+    "flagged_profiles": "some of the profiles carry flags of their own",
+    "same_order_as_size": "one side has the order of model size: there is no coefficient",
+    "sign_turns": "the rank correlation changes its sign with size held constant",
+    "too_few_models": f"fewer than {FEWEST} models, which cannot be ranked",
+}
+"""What each flag of a correlation says."""
