@@ -92,7 +92,11 @@ def wrong_arrows(package: str, path: Path) -> list[str]:
 SPEAK = ("studies/pages", "drift/pages", "drift/gate/gate_page", "evaluations/pages", "probes/page")
 """Beginnings of the modules of `analyze` that say results."""
 
-MAY_SAY = ("pages", "charts", "quantities", "questions", "metrics.registry", "drift.gate")
+MAY_SAY = (
+    *("pages", "charts", "quantities", "questions", "metrics.registry", "drift.gate"),
+    "runs.named",
+    "numerics.statistics.association.benjamini_hochberg",  # q over the rows that a page compares
+)
 """What they import of `analyze` beside each other and modules that declare tables."""
 
 
