@@ -94,14 +94,14 @@ wheel: $(QUICKSTART) ## the wheel and the source archive in dist/, with that sto
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 
-test: $(ENV) ## the 6,200 tests that a contributor runs: three to seven minutes on two cores
+test: $(ENV) ## the 5,800 tests that a contributor runs: three to six minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
 BASE ?=
 test-changed: $(ENV) ## the tests that a change can reach, against `main` or BASE=...; ALL=1: slow ones too
 	$(BIN)/python tests/support/changed.py $(BASE) $(WORKERS) $(if $(ALL),$(EVERYTHING))
 
-test-all: $(ENV) ## all 7,600 tests but those of vLLM and of GPUs: the real model, servers, a browser; half an hour
+test-all: $(ENV) ## all 7,200 tests but those of vLLM and of GPUs: the real model, servers, a browser; half an hour
 	$(BIN)/python -m pytest $(WORKERS) $(WAITING) $(EVERYTHING)
 
 coverage: $(ENV) ## `make test`, and the share of lines and branches that it runs
