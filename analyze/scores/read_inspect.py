@@ -19,7 +19,7 @@ from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.documents import document_hash
 from lpp.store.scores.items import field_text
 
-KIND: Final = "inspect"
+INSPECT: Final = "inspect"
 
 BETWEEN: Final = "\n\n"
 """Between two messages of one text."""
@@ -51,7 +51,7 @@ def read_inspect(log: InspectLog, wanted: Callable[[str], bool] = lambda _: True
             f"{log.where}: the log has no scores. `inspect score {log.path}` adds them."
         )
     rows = list(_scores(log)) if wanted(task_of(log.header)) else []
-    return score_table(KIND, rows)
+    return score_table(INSPECT, rows)
 
 
 def task_of(header: Mapping[str, Any]) -> str:

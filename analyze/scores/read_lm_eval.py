@@ -25,7 +25,7 @@ from lpp.analyze.scores.score_table import MAX_ITEMS, as_number, refuse, score_t
 from lpp.store.errors import InputError
 from lpp.store.scores.items import answered_correctly, field_text
 
-KIND: Final = "lm-eval"
+LM_EVAL: Final = "lm-eval"
 
 _NAMES: Final = ("peft", "delta", "pretrained", "model", "path", "engine")
 """Arguments of a model that can name it, the most specific first."""
@@ -77,7 +77,7 @@ def read_lm_eval(
             scored = {"metric": key, "value": value, "stderr": stderr, "where": location}
             rows.append({"model": model, "benchmark": task, **scored, **of_task})
     refuse(problems, "Correct the file, or take other benchmarks from it: --benchmark NAME,...")
-    return score_table(KIND, rows)
+    return score_table(LM_EVAL, rows)
 
 
 def _model(document: Mapping[str, Any]) -> str | None:

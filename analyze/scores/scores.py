@@ -19,9 +19,9 @@ from lpp.analyze.runs.keys import Url
 from lpp.analyze.scores.item_table import Prompts, join_items, prompts_of
 from lpp.analyze.scores.matching import Fit, match_names, match_scores, run_names, runs_of
 from lpp.analyze.scores.published import SOURCE as PUBLISHED
-from lpp.analyze.scores.read_inspect import KIND as INSPECT
-from lpp.analyze.scores.read_lm_eval import KIND as LM_EVAL
-from lpp.analyze.scores.read_score_table import KIND as LEADERBOARD
+from lpp.analyze.scores.read_inspect import INSPECT
+from lpp.analyze.scores.read_lm_eval import LM_EVAL
+from lpp.analyze.scores.read_score_table import LEADERBOARD
 from lpp.analyze.scores.score_files import ScoreFile, read_files
 from lpp.analyze.scores.score_table import check_scores
 from lpp.sql.schema import arrow_schema

@@ -1,24 +1,25 @@
 """`lpp-capture eval`: evaluate a model with lm-eval and capture what it computes meanwhile."""
 
-import dataclasses
-from collections.abc import Mapping
+import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from lpp.capture.cli.options import STORE, evaluated_model
-from lpp.capture.cli.scores_table import show_scores
-from lpp.capture.evaluation.settings import EvalSettings
+from lpp.capture.evaluation.request import EvalRequest, EvalSettings
 from lpp.capture.models.machine import require
 from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
+from lpp.store.objects.place import Url
 from lpp.store.settings.setting import declared
 from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.terminal.options import options_of, taken, with_options
 from lpp.store.terminal.progress import SHOWN
 
 if TYPE_CHECKING:
-    from lpp.capture.evaluation.request import EvalRequest
+    from lpp.capture.evaluation.evaluate import Evaluated
+    from lpp.capture.evaluation.scores import EvalScore
 
 OF_RUN: Final = (
     *("revision", "untrained-seed", "device", "dtype", "attention", "device-map"),
@@ -59,20 +60,51 @@ def evaluate(**options: Any) -> None:
     settings = taken(EvalSettings, options)
     if not settings.tasks:
         raise click.UsageError("Missing option '--tasks'.")
-    request = _eval_request(options, settings)
-    done = evaluate_into(options["store"], request, replace_scores=settings.replace, display=SHOWN)
-    show_scores(done, options["store"])
-
-
-def _eval_request(options: Mapping[str, Any], settings: EvalSettings) -> "EvalRequest":
-    """The request of a command. options: capture options, and others."""
-    from lpp.capture.evaluation.request import EvalRequest
-
     of_capture = {setting.keyword for setting in declared(CaptureSettings).values()}
     given = {name: value for name, value in options.items() if name in of_capture}
     del given["context"]  # of each task, its longest prompt
-    names = {field.name for field in dataclasses.fields(EvalRequest)} - {"capture"}
-    return EvalRequest(
-        capture=request_of(CaptureSettings(**given, corpus="lm-eval")),
-        **{name: getattr(settings, name) for name in names},
+    capture = request_of(CaptureSettings(**given, corpus="lm-eval"))
+    request = EvalRequest(capture=capture, **vars(settings))
+    show_scores(evaluate_into(options["store"], request, display=SHOWN), options["store"])
+
+
+def show_scores(done: "Evaluated", store: Url) -> None:
+    """Print the scores, the run of each task, and what to do next."""
+    click.echo(f"{done.model}\n")
+    for line in score_lines([score for result in done.results for score in result.scores]):
+        click.echo(line)
+    click.echo()
+    for result in done.results:
+        if result.run is not None:
+            click.echo(f"{result.task}: run {result.run}")
+    if done.unchanged:
+        click.echo(f"The store had these scores already: {', '.join(done.unchanged)}")
+    following = ["lpp-analyze", "profile", str(store)]
+    if of_runs := [result for result in done.results if result.run is not None]:
+        task, run = of_runs[0].task, str(of_runs[0].run)
+        following = ["lpp-analyze", "items", str(store), "--task", task, "--run", run]
+    click.echo(f"Next: {shlex.join(following)}")
+
+
+def score_lines(scores: Sequence["EvalScore"]) -> list[str]:
+    """A head and a line for each score; as wide as the names need."""
+    rows = [("task", "metric", "score", "stderr", "95 %", "n"), *map(_row, scores)]
+    widths = [max(len(row[column]) for row in rows) + 2 for column in range(6)]
+    return [
+        "".join(
+            text.ljust(width) if column < 2 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def _row(score: "EvalScore") -> tuple[str, str, str, str, str, str]:
+    return (
+        score.task,
+        score.metric.removesuffix(",none"),
+        f"{score.value:.5g}",
+        "-" if score.stderr is None else f"{score.stderr:.3g}",
+        "-" if score.interval is None else "{:.3g} to {:.3g}".format(*score.interval),
+        "-" if score.n is None else str(score.n),
     )

@@ -64,17 +64,11 @@ class Evaluated:
     """Tasks whose scores the store had already."""
 
 
-def evaluate_into(
-    root: Url,
-    request: EvalRequest,
-    *,
-    replace_scores: bool = False,
-    display: Display = BLANK,
-) -> Evaluated:
+def evaluate_into(root: Url, request: EvalRequest, display: Display = BLANK) -> Evaluated:
     """Evaluate and capture `request`, and keep runs, scores and items in the store at `root`.
 
-    The store is made with the first run. replace_scores: put scores in the place of other ones of
-    the same model. display: shows progress, and what was cut, set aside or left out.
+    The store is made with the first run. display: shows progress, and what was cut, set aside or
+    left out.
 
     Raises InputError and MachineError as capture does, InputError for a task that cannot be asked,
     ConflictError where the store has other scores of this model on a task.
@@ -96,7 +90,7 @@ def evaluate_into(
             unchanged: list[str] = []
             for entry in entries:
                 for result in evaluation.results_of(entry):
-                    stored = keep_result(create_store(root), result, replace=replace_scores)
+                    stored = keep_result(create_store(root), result, replace=request.replace)
                     if result.scores and not stored:
                         unchanged.append(result.task)
                     results.append(result)

@@ -1,11 +1,12 @@
-"""What a user asks of an evaluation, before anything is opened."""
+"""What a user asks of an evaluation, before anything is opened: each setting once."""
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec
 from lpp.store.errors import InputError
+from lpp.store.settings.setting import setting
 
 DEFAULT_CONTEXT: Final = 2048
 """Positions of a model without a limit; lm-eval's own default."""
@@ -23,25 +24,57 @@ PROMPT_FIELDS: Final = ("task", "item", "choice", "n_context", "n_before_questio
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalRequest:
+class EvalSettings:
+    """The settings of `lpp-capture eval`."""
+
+    backend: Literal["torch", "vllm"] = setting(
+        "torch", "Run the model in transformers (torch) or in vLLM, which needs --context."
+    )
+    tasks: tuple[str, ...] = setting(
+        (),
+        "Ask these tasks, separated by commas: tasks, groups or tags of lm-eval, YAML files, or "
+        "folders of them.",
+        metavar="NAMES",
+    )
+    limit: int | None = setting(
+        None, "Ask only the first N items of each task.", least=1, metavar="N"
+    )
+    shots: int | None = setting(
+        None,
+        "Put N solved items before each question. Default: as the task says.",
+        least=0,
+        metavar="N",
+    )
+    chat: bool = setting(False, "Apply the model's chat template, with the shots as turns.")
+    context: int | None = setting(
+        None,
+        "Cut the beginning of prompts longer than C tokens. Default: as many as the model has "
+        "positions.",
+        least=2,
+        metavar="C",
+    )
+    fields: tuple[str, ...] = setting(
+        (),
+        "Keep these fields of each document with its prompts, such as subject,level.",
+        metavar="NAMES",
+    )
+    group: str | None = setting(
+        None, "Group the items by this field of their documents, such as subject.", metavar="FIELD"
+    )
+    trust_task_code: bool = setting(
+        False,
+        "Let tasks of YAML files run the Python that they name, and read files outside their "
+        "folder.",
+    )
+    replace: bool = setting(False, "Replace the scores that the store has of this model.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRequest(EvalSettings):
     """Tasks of lm-eval on one model. InputError for fields that meet those of `PROMPT_FIELDS`."""
 
     capture: CaptureRequest
     """How the model runs and what is kept; corpus name, selection and context are the tasks'."""
-    tasks: tuple[str, ...]
-    """Names of tasks, groups and tags of lm-eval, YAML files, and folders of them."""
-    limit: int | None = None
-    """Ask only the first `limit` items of each task."""
-    shots: int | None = None
-    """Solved items before each question; None: as the task says."""
-    chat: bool = False
-    """Use the model's chat template, with the shots as turns."""
-    context: int | None = None
-    """C: most tokens of a prompt; longer ones lose their beginning. None: the model's positions."""
-    group: str | None = None
-    """Field of a document that says to which group it belongs, such as a subject."""
-    trust_task_code: bool = False
-    """Let tasks that come with neither lm-eval nor this package run code."""
 
     def __post_init__(self) -> None:
         for name in self.capture.corpus.fields:

@@ -74,16 +74,6 @@ def check_hub_name(model: str) -> None:
         )
 
 
-def cached_snapshot(model: str, commit: str) -> Path | None:
-    """The folder of a hub model at `commit`, if the hub client's cache has it; without the
-    network.
-    """
-    import huggingface_hub
-
-    path = huggingface_hub.try_to_load_from_cache(model, "config.json", revision=commit)
-    return Path(path).parent if isinstance(path, str) else None
-
-
 def looks_like_a_path(model: str) -> bool:
     """Whether `model` is written as a path, to which the hub would answer with its naming rules."""
     return model.startswith((".", "/", "~")) or model.count("/") > 1

@@ -39,7 +39,7 @@ from lpp.analyze.questions import (
     ScoreSettings,
     TargetSettings,
 )
-from lpp.capture.evaluation.settings import EvalSettings
+from lpp.capture.evaluation.request import EvalSettings
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.sql.schema import NUMBERS, TABLES, VIEWS
 from lpp.sql.schema.columns import Column

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from lpp.analyze import questions
 from lpp.analyze.cli.command import main as analyze
 from lpp.capture.cli.command import main as capture
-from lpp.capture.evaluation.settings import EvalSettings
+from lpp.capture.evaluation.request import EvalSettings
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.settings.command_line import arguments
 from lpp.store.settings.reading import made, problems_of
