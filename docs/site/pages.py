@@ -38,6 +38,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "examples/distil_a_student.ipynb": "tutorial-student.md",
     "examples/train_a_draft.ipynb": "tutorial-draft.md",
     "examples/label_probes.ipynb": "tutorial-probes.md",
+    "examples/published_tables.ipynb": "tutorial-published.md",
 }
 """Page of each document outside docs/."""
 

@@ -1,5 +1,6 @@
 """Capture in a real kernel of Jupyter, and the example notebooks."""
 
+import csv
 import re
 import sys
 from collections.abc import Callable
@@ -236,6 +237,23 @@ def test_the_example_of_probes_walks_out_of_its_traps(execute: Execute, tmp_path
     assert not (changed := changed_outputs(committed, notebook)), "\n".join(changed)
     assert PROBES.stat().st_size < 150_000
     assert str(Path.home()) not in PROBES.read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_published_correlations_are_recomputed(
+    execute: Execute, tmp_path: Path, paper: Path
+) -> None:
+    path = EXAMPLES / "published_tables.ipynb"
+    committed = nbformat.read(path, as_version=4)
+    notebook = execute(nbformat.read(path, as_version=4))
+    shown = "".join(map(printed, code(notebook)))
+    with (paper / "lpp1_res.csv").open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            found = f"{float(row['correlation']):+.3f}  p {float(row['pvalue']):.3f}"
+            assert found in shown, row
+    assert all(cell.outputs for cell in code(committed))
+    assert not (changed := changed_outputs(committed, notebook)), "\n".join(changed)
+    assert str(Path.home()) not in path.read_text("utf-8")
 
 
 def data_types(cell: Any) -> list[list[str]]:
