@@ -10,9 +10,8 @@ import pyarrow as pa
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import answer_gap, answer_share
 from lpp.analyze.evaluations.tables import CHANGES, GAINED, ITEM_FLIPS, LOST, MOVED
-from lpp.analyze.numerics.statistics.auroc import Codes
 from lpp.analyze.numerics.statistics.clusters import cluster_codes
-from lpp.analyze.numerics.statistics.paired import PairedDifference, paired_difference
+from lpp.analyze.numerics.statistics.paired import paired_difference
 from lpp.analyze.quantities.tables import interval_columns
 from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import RunView, Url
@@ -61,36 +60,6 @@ class Flips:
     table: pl.DataFrame
     """(n,) `FLIPPED`."""
 
-    @property
-    def counts(self) -> tuple[int, int, int, int]:
-        """Numbers of items that are right in both runs, only in A, only in B, in neither."""
-        right_a, right_b = self.table["right_a"], self.table["right_b"]
-        both = int((right_a & right_b).sum())
-        n_a, n_b = int(right_a.sum()), int(right_b.sum())
-        return both, n_a - both, n_b - both, len(self.table) - n_a - n_b + both
-
-    @property
-    def accuracy(self) -> PairedDifference:
-        """Accuracy of A first, of B second, over the items of `table`."""
-        right_a, right_b = (self.table[name].to_numpy() for name in ("right_a", "right_b"))
-        return paired_difference(right_a, right_b, self.clusters)
-
-    @property
-    def clusters(self) -> Codes | None:
-        """(n,) number of the cluster of each item; None: items are taken as independent."""
-        values = self.table["item_cluster"].to_list()
-        return None if self.a.settings.cluster is None else cluster_codes(values)
-
-    @property
-    def n_clusters(self) -> int:
-        """Number of clusters; 0: items are taken as independent."""
-        return 0 if self.clusters is None else len(np.unique(self.clusters))
-
-    @property
-    def n_alone(self) -> tuple[int, int]:
-        """Numbers of items of A that B lacks, and of B that A lacks: not asked, or left out."""
-        return len(self.a.table) - len(self.table), len(self.b.table) - len(self.table)
-
 
 def flips(
     store: Url,
@@ -124,18 +93,21 @@ def flip_tables(flips: Flips) -> dict[str, pl.DataFrame]:
 
 def flip_row(flips: Flips) -> dict[str, Any]:
     """A row of `ITEM_FLIPS`, without what an analysis of features adds."""
-    both, lost, gained, neither = flips.counts
-    accuracy = flips.accuracy
+    right_a, right_b = (flips.table[name].to_numpy() for name in ("right_a", "right_b"))
+    values, clusters = flips.table["item_cluster"].to_list(), None
+    if flips.settings.cluster is not None:
+        clusters = cluster_codes(values)
+    accuracy = paired_difference(right_a, right_b, clusters)
     row: dict[str, Any] = {
         "task": flips.a.task,
         "filter": flips.settings.filter,
         "n_items": accuracy.n,
         "cluster": flips.settings.cluster,
-        "n_clusters": flips.n_clusters,
-        "right_in_both": both,
-        "right_to_wrong": lost,
-        "wrong_to_right": gained,
-        "wrong_in_both": neither,
+        "n_clusters": 0 if clusters is None else int(clusters.max()) + 1,
+        "right_in_both": int((right_a & right_b).sum()),
+        "right_to_wrong": int((right_a & ~right_b).sum()),
+        "wrong_to_right": int((~right_a & right_b).sum()),
+        "wrong_in_both": int((~right_a & ~right_b).sum()),
         "other_wrong_answer": flips.table.filter(change=MOVED).height,
         "accuracy_a": accuracy.first,
         "accuracy_b": accuracy.second,
@@ -144,7 +116,8 @@ def flip_row(flips: Flips) -> dict[str, Any]:
         "mcnemar_p": accuracy.p_value,
         "left_out": [],
     }
-    for letter, side, n_alone in zip("ab", (flips.a, flips.b), flips.n_alone, strict=True):
+    for letter, side in (("a", flips.a), ("b", flips.b)):
+        n_alone = len(side.table) - accuracy.n
         row |= {
             f"run_{letter}": side.view.run.id,
             f"source_{letter}": side.settings.source,

@@ -25,23 +25,11 @@ class AnswerRows(NamedTuple):
     """(n,) which items have a row."""
 
 
-def row_features(
-    items: EvaluatedItems, site: str, *, first_position: int = 0, seed: int = 0
-) -> dict[str, Floats]:
-    """row_norm, distance and participation_ratio of `site`: (n,) in the order of `items.table`.
-
-    NaN: no number. seed: of the folds. Reads the site once; holds one row of each item, and the
-    rows of one prompt. Cost: see `distances`, and m^2 d multiply-adds for an item of m rows.
-    """
-    answers, ratios = read_rows(items, site, first_position=first_position)
-    return features_of(answers, items.clusters, seed=seed) | ratios
-
-
 def features_of(
     answers: AnswerRows, clusters: Codes | None = None, *, seed: int = 0
 ) -> dict[str, Floats]:
     """row_norm and distance: (n,), NaN: no number. clusters: (n,) which are in one fold. seed: of
-    the folds.
+    the folds. Cost: that of `distances`.
     """
     rows, has_row = answers
     norms, far = np.full(len(has_row), np.nan), np.full(len(has_row), np.nan)
@@ -55,7 +43,10 @@ def features_of(
 def read_rows(
     items: EvaluatedItems, site: str, *, first_position: int = 0
 ) -> tuple[AnswerRows, dict[str, Floats]]:
-    """The rows before the answers, and participation_ratio; for the cost see `row_features`."""
+    """The rows before the answers, and participation_ratio: (n,) in the order of `items.table`,
+    NaN: no number. Reads the site once; holds one row of each item, and the rows of one prompt.
+    Cost: m^2 d multiply-adds for an item of m rows.
+    """
     table = items.table
     ids = table["prompt_id"].to_numpy()
     count = int(ids.max(initial=-1)) + 1

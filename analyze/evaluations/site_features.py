@@ -18,8 +18,8 @@ def features_of_run(
     """Features of the items that need no rows, of the rows of each of `sites`, then `OF_ITEMS`:
     (n,) in the order of `items.table`.
 
-    progress: advances by one, and by one for each site. Cost: that of `item_features`,
-    `row_features` and `lens_of`.
+    progress: advances by one, and by one for each site. Cost: that of `item_features`, `read_rows`,
+    `features_of` and `lens_of`.
     """
     first, seed = items.settings.skip_first, items.settings.seed
     for name, numbers in item_features(items, first_position=first).items():

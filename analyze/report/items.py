@@ -19,7 +19,6 @@ from lpp.analyze.evaluations.pages.items_page import (
 from lpp.analyze.evaluations.pages.verdict import Q_READING
 from lpp.analyze.evaluations.tables import FEWEST_ITEMS, FEWEST_OF_A_KIND
 from lpp.analyze.pages.page import Section
-from lpp.analyze.pages.table import Shape
 from lpp.analyze.pages.words import code, run, say
 from lpp.analyze.report.answers import Answer, Answers, tables_of
 from lpp.analyze.report.queries import Query, whole
@@ -37,26 +36,22 @@ _RENAMED: Final = ", ".join(f"{old} AS {new}" for old, new in page.RENAMED.items
 _FEATURES: Final = f"SELECT * RENAME ({_RENAMED})\nFROM item_features"
 
 
-def _query(shape: Shape, sql: str) -> Query:
-    return Query(**asdict(shape), sql=sql, command="lpp-analyze items STORE --task TASK")
-
-
+_SQL: Final = {
+    page.ANALYSES: f"SELECT * FROM item_analyses ORDER BY {_KEY}",
+    page.OF_ITEMS: f"{_FEATURES}\nWHERE site = '' AND auroc IS NOT NULL\n"
+    f"ORDER BY {_KEY}, list_position({[*page.ROLES]}, role),\n"
+    "  abs(coalesce(within_auroc, auroc) - 0.5) DESC NULLS LAST, feature",
+    page.OF_SITES: f"{_FEATURES}\nWHERE site <> '' AND auroc IS NOT NULL\n"
+    f"ORDER BY {_KEY}, feature, depth, site",
+    page.CONTROLS: f"{_FEATURES}\nORDER BY {_KEY}, site <> '', feature, depth, site",
+    page.RELIABILITY: f"SELECT * FROM item_reliability ORDER BY {_KEY}, bin",
+    page.RISK: f"SELECT * FROM item_risk ORDER BY {_KEY}, n_answered",
+}
 ITEM_QUERIES: Final = (
-    _query(page.ANALYSES, f"SELECT * FROM item_analyses ORDER BY {_KEY}"),
-    _query(
-        page.OF_ITEMS,
-        f"{_FEATURES}\nWHERE site = '' AND auroc IS NOT NULL\n"
-        f"ORDER BY {_KEY}, list_position({[*page.ROLES]}, role),\n"
-        "  abs(coalesce(within_auroc, auroc) - 0.5) DESC NULLS LAST, feature",
+    *(
+        Query(**asdict(shape), sql=sql, command="lpp-analyze items STORE --task TASK")
+        for shape, sql in _SQL.items()
     ),
-    _query(
-        page.OF_SITES,
-        f"{_FEATURES}\nWHERE site <> '' AND auroc IS NOT NULL\n"
-        f"ORDER BY {_KEY}, feature, depth, site",
-    ),
-    _query(page.CONTROLS, f"{_FEATURES}\nORDER BY {_KEY}, site <> '', feature, depth, site"),
-    _query(page.RELIABILITY, f"SELECT * FROM item_reliability ORDER BY {_KEY}, bin"),
-    _query(page.RISK, f"SELECT * FROM item_risk ORDER BY {_KEY}, n_answered"),
     whole("item_features"),
 )
 """Queries that need only the tables. Mistakes need the views; evaluated tasks are in the store."""
@@ -77,11 +72,6 @@ ITEM_EVALUATED: Final = Query(
     _EVAL,
     language="Python",
 )
-SHAPES: Final = (
-    *(page.ANALYSES, page.OF_ITEMS, page.OF_SITES, page.CONTROLS),
-    *(page.RELIABILITY, page.RISK, page.MISTAKES),
-)
-"""Tables that the section shows."""
 
 
 def evaluated_answer(url: str) -> Answer:
@@ -112,7 +102,9 @@ def has_items(answers: Answers) -> bool:
 def section(url: str, answers: Answers, runs: RunStyles) -> Section:
     """The section of the store at `url`; needs `has_items`."""
     frames = {query.table: answers[query.name].frame for query in ITEM_QUERIES}
-    tables = {table.name: table for table in tables_of(answers, SHAPES, page.shaped)}
+    tables = {
+        table.name: table for table in tables_of(answers, (*_SQL, page.MISTAKES), page.shaped)
+    }
     return Section(
         SECTION,
         f"What tells {RIGHT}",

@@ -7,7 +7,6 @@ from typing import Final
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.page import Section
-from lpp.analyze.pages.table import Shape
 from lpp.analyze.probes import page_parts
 from lpp.analyze.probes.tables import (
     COMPARISON_KEY,
@@ -34,52 +33,39 @@ TESTS: Final = replace(
 _KEY: Final = ", ".join(KEY)
 
 
-def _query(shape: Shape, sql: str, *, folded: bool = False) -> Query:
-    command = PROBE_TESTS.filled_by if shape is TESTS else PROBES.filled_by
-    return Query(**asdict(replace(shape, folded=folded)), sql=sql, command=command)
-
+_SQL: Final = {
+    page_parts.LABELS: f"SELECT * FROM probes WHERE is_best\nORDER BY {_KEY}",
+    TESTS: f"SELECT * FROM probe_tests\nORDER BY {', '.join(COMPARISON_KEY)}, depth, probe",
+    page_parts.SITES: f"SELECT * FROM probes WHERE role = 'site'\nORDER BY {_KEY}, depth, probe",
+    page_parts.CONTROLS: f"SELECT * FROM probes WHERE role = 'control'\nORDER BY {_KEY}, probe",
+    page_parts.RELIABILITY: "FROM probe_reliability\n"
+    f"SEMI JOIN (FROM probes WHERE is_best) USING ({_KEY}, probe)\nORDER BY {_KEY}, bin",
+}
+"""Tables that the section shows, in order."""
 
 PROBE_QUERIES: Final = (
-    _query(page_parts.LABELS, f"SELECT * FROM probes WHERE is_best\nORDER BY {_KEY}"),
-    _query(
-        page_parts.SITES,
-        f"SELECT * FROM probes WHERE role = 'site'\nORDER BY {_KEY}, depth, probe",
-        folded=True,
-    ),
-    _query(
-        page_parts.CONTROLS,
-        f"SELECT * FROM probes WHERE role = 'control'\nORDER BY {_KEY}, probe",
-        folded=True,
-    ),
-    _query(
-        page_parts.RELIABILITY,
-        f"FROM probe_reliability\nSEMI JOIN (FROM probes WHERE is_best) USING ({_KEY}, probe)\n"
-        f"ORDER BY {_KEY}, bin",
-        folded=True,
-    ),
-    _query(
-        TESTS,
-        f"SELECT * FROM probe_tests\nORDER BY {', '.join(COMPARISON_KEY)}, depth, probe",
+    *(
+        Query(
+            **asdict(replace(shape, folded=shape not in (page_parts.LABELS, TESTS))),
+            sql=sql,
+            command=(PROBE_TESTS if shape is TESTS else PROBES).filled_by,
+        )
+        for shape, sql in _SQL.items()
     ),
     whole(PROBES.name),
 )
-SHAPES: Final = (
-    *(page_parts.LABELS, TESTS, page_parts.SITES, page_parts.CONTROLS),
-    page_parts.RELIABILITY,
-)
-"""Tables that the section shows."""
 
 
 def has_probes(answers: Answers) -> bool:
     """Whether some label was probed, or some probe tested on another run."""
-    return any(answers[shape.name].frame.height for shape in SHAPES)
+    return any(answers[shape.name].frame.height for shape in _SQL)
 
 
 def section(answers: Answers, runs: RunStyles) -> Section:
     """The section; needs `has_probes`."""
     probes = answers[whole(PROBES.name).name].frame
     bins = answers[page_parts.RELIABILITY.name].frame
-    tables = {table.name: table for table in tables_of(answers, SHAPES, page_parts.shaped)}
+    tables = {table.name: table for table in tables_of(answers, tuple(_SQL), page_parts.shaped)}
     frames = {PROBES.name: probes, PROBE_RELIABILITY.name: bins}
     charts = page_parts.probe_charts(frames, tables, runs)
     return Section(

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluated_items import EvaluatedRun, evaluated_run, row_at
+from evaluated_items import EvaluatedRun, evaluated_run, row_at, row_features
 from made_runs import MakeRun
 
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import item_features
 from lpp.analyze.evaluations.lens import OF_ITEMS
-from lpp.analyze.evaluations.rows import row_features
 from lpp.analyze.numerics.distance import distances, folds
 from lpp.analyze.quantities.items import FEATURES
 from lpp.store.runs.read import Block, Run

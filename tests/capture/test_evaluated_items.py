@@ -11,13 +11,14 @@ import torch
 import transformers
 from click.testing import CliRunner
 from eval_tasks import document, write_task
+from evaluated_items import row_features
 
 from lpp.analyze import build_database
 from lpp.analyze.cli.command import main as lpp_analyze
 from lpp.analyze.evaluations.evaluated import EvaluatedItems, evaluated_items
 from lpp.analyze.evaluations.features import item_features
 from lpp.analyze.evaluations.lens import ItemLens, lens_of
-from lpp.analyze.evaluations.rows import read_rows, row_features
+from lpp.analyze.evaluations.rows import read_rows
 from lpp.capture.cli.command import main
 from lpp.sql import connect, saved_query
 

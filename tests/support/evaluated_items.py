@@ -11,6 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from made_runs import Made, MakeRun
 
+from lpp.analyze.evaluations.evaluated import EvaluatedItems
+from lpp.analyze.evaluations.rows import features_of, read_rows
+from lpp.analyze.numerics.moments import Floats
 from lpp.store import add_scores, open_store
 from lpp.store.format.tables import ITEMS_SCHEMA, SCORES_SCHEMA
 from lpp.store.scores.items import items_file
@@ -118,6 +121,12 @@ def write_items(root: Path, rows: Sequence[dict[str, Any]]) -> None:
     items = items_file(pa.Table.from_pylist(list(rows), schema=ITEMS_SCHEMA))
     table = pa.Table.from_pylist([score], schema=SCORES_SCHEMA)
     add_scores(root, score["source"], table, {"m/items.arrow": items}, replace=True)
+
+
+def row_features(items: EvaluatedItems, site: str, first_position: int = 0) -> dict[str, Floats]:
+    """row_norm, distance and participation_ratio of `site`."""
+    answers, ratios = read_rows(items, site, first_position=first_position)
+    return features_of(answers, items.clusters) | ratios
 
 
 def row_at(made: Made, site: str, prompt: int, position: int) -> npt.NDArray[np.float64]:

@@ -157,22 +157,25 @@ def item_charts(
 
 # the page of one analysis
 
-_LEADS: Final = {
-    "features": READING,
-    "confidence": "The confidence of an item is the share of the chosen answer among the answers, "
-    "or ln p of the only answer, for each of its tokens. A calibrated model is right as often as "
-    "its shares say.",
-    "mistakes": "The wrong items of the largest confidence, with the last 60 tokens of the "
-    "question, the chosen and the right answer. A token is its id where the store has no "
-    "vocabulary.",
-}
-"""How to read the tables of each section."""
-
-_SECTIONS: Final = {
-    "features": (f"What tells {RIGHT}", (OF_ITEMS, OF_SITES, CONTROLS)),
-    "confidence": ("Whether confidence can be trusted", (ANALYSES, RELIABILITY, RISK)),
-    "mistakes": ("The most confident mistakes", (MISTAKES,)),
-}
+_SECTIONS: Final = (
+    ("features", f"What tells {RIGHT}", (OF_ITEMS, OF_SITES, CONTROLS), READING),
+    (
+        "confidence",
+        "Whether confidence can be trusted",
+        (ANALYSES, RELIABILITY, RISK),
+        "The confidence of an item is the share of the chosen answer among the answers, or ln p of "
+        "the only answer, for each of its tokens. A calibrated model is right as often as its "
+        "shares say.",
+    ),
+    (
+        "mistakes",
+        "The most confident mistakes",
+        (MISTAKES,),
+        "The wrong items of the largest confidence, with the last 60 tokens of the question, the "
+        "chosen and the right answer. A token is its id where the store has no vocabulary.",
+    ),
+)
+"""Name, title, tables, and how to read these."""
 
 
 def items_page(store: str, analysis: ItemAnalysis) -> Page:
@@ -212,10 +215,10 @@ def items_page(store: str, analysis: ItemAnalysis) -> Page:
                     charts=tuple(chart for chart in charts if chart.section == name),
                     tables=tuple(tables[s.name] for s in shapes if s.name in tables),
                     notes=tuple(map(say, notes.get(name, ()))),
-                    more=_LEADS[name],
+                    more=more,
                     brief=name == "features",
                 )
-                for name, (title, shapes) in _SECTIONS.items()
+                for name, title, shapes, more in _SECTIONS
             ),
             Section(
                 "asked",

@@ -50,10 +50,6 @@ class Verdict:
         """AUROC of a row, and the ends of its interval; None if it has no interval."""
         return row[f"{self.kind}auroc"], row[f"{self.kind}ci_low"], row[f"{self.kind}ci_high"]
 
-    def auroc(self, row: Row) -> str:
-        """AUROC of a row as text."""
-        return hundredths(self.number(row)[0])
-
     def beside_baseline(self) -> str:
         """Whether `best` is surely better than the best baseline, and by how much, with the
         interval of the paired difference; empty without a best feature or a baseline.
@@ -80,7 +76,7 @@ class Verdict:
             return f"No feature tells {what} {beyond}."
         verb, beside = "tells" if len(self.telling) == 1 else "tell", ""
         if self.baseline is not None:
-            baseline = f"{self.baseline['feature']} ({self.auroc(self.baseline)})"
+            baseline = f"{self.baseline['feature']} ({hundredths(self.number(self.baseline)[0])})"
             more = f"{len(self.beyond) or 'none'} of them surely more"
             if len(self.telling) == 1:
                 more = "surely more" if self.beyond else "not surely more"
