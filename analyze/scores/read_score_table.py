@@ -23,7 +23,7 @@ from lpp.store.terminal.escaping import escape
 LEADERBOARD: Final = "leaderboard"
 """Kind of an export of the Open LLM Leaderboard, whose scores are percentages."""
 
-COLUMNS: Final[tuple[str, ...]] = ("IFEval", "BBH", "MATH Lvl 5", "GPQA", "MUSR", "MMLU-PRO")
+EXPORTED: Final[tuple[str, ...]] = ("IFEval", "BBH", "MATH Lvl 5", "GPQA", "MUSR", "MMLU-PRO")
 """Columns of scores in an export of the Open LLM Leaderboard, version 2."""
 
 SIZE: Final = "#Params (B)"
@@ -55,8 +55,8 @@ def read_score_table(
     Raises InputError for a file in none of the three forms, and for cells that are no numbers.
     """
     cells = _parquet(data, where) if where.lower().endswith(".parquet") else _text(data, where)
-    if "fullname" in cells.columns and any(name in cells.columns for name in COLUMNS):
-        names = [name for name in COLUMNS if name in cells.columns and wanted(name)]
+    if "fullname" in cells.columns and any(name in cells.columns for name in EXPORTED):
+        names = [name for name in EXPORTED if name in cells.columns and wanted(name)]
         return _wide(cells, "fullname", names, LEADERBOARD, where)
     plain = {name.casefold(): name for name in reversed(cells.columns)}
     model = next((plain[name] for name in _MODEL if name in plain), None)

@@ -39,7 +39,7 @@ def set_aside(
     """The prompts whose rows are not valid, with the first site that is not finite.
 
     lengths: tokens of each prompt, laid flat one after the other. failed: prompts that did not run
-    -> why. not_finite: sites in depth order, then `LOGITS`, each with flat rows, ascending.
+    -> why. not_finite: sites in depth order, then `IN_LOGITS`, each with flat rows, ascending.
     """
     starts = np.cumsum([0, *lengths])
     by_prompt = {

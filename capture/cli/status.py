@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lpp.store.format.run_names import name_and_id
-from lpp.store.terminal.console import FiniteRange, LppCommand, clear_screen, debug_option
+from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.units import duration, short_bytes, short_count
 
 if TYPE_CHECKING:
@@ -29,20 +28,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Print in this format. json has exact numbers, and times in seconds since 1970.",
 )
-@click.option(
-    "--watch",
-    type=FiniteRange(0.1),
-    metavar="SECONDS",
-    help="Print again every so many seconds, until Ctrl-C.",
-)
 @debug_option
-def status(store: str, form: str, watch: float | None) -> None:
+def status(store: str, form: str) -> None:
     """Show every run of STORE: its progress, its rate and its writers.
 
     \b
     Examples:
       lpp-capture status ./lpp
-      lpp-capture status ./lpp --watch 10
+      watch -n 10 lpp-capture status ./lpp
 
     Reads the store alone, so it works on any machine that sees it. A run is
 
@@ -58,21 +51,6 @@ def status(store: str, form: str, watch: float | None) -> None:
     writer, the average of the run, pauses included. Time left covers the parts
     that have a writer.
     """
-    if watch is None:
-        click.echo(_shown(store, form, indent=1))
-        return
-    try:
-        while True:
-            text = _shown(store, form, indent=None)  # JSON: a line each time
-            if sys.stdout.isatty() and form == "table":
-                clear_screen()
-            click.echo(text)
-            time.sleep(watch)
-    except KeyboardInterrupt:  # how a user ends --watch
-        return
-
-
-def _shown(store: str, form: str, indent: int | None) -> str:
     from lpp.capture.engine.status import status_document, store_status
     from lpp.store import open_store
 
@@ -81,15 +59,15 @@ def _shown(store: str, form: str, indent: int | None) -> str:
     statuses = store_status(opened, now)
     if form == "json":
         runs = [status_document(status, now) for status in statuses]
-        return json.dumps(
-            {"store": str(opened.path), "now": round(now), "runs": runs}, indent=indent
-        )
-    if not statuses:
-        return (
+        document = {"store": str(opened.path), "now": round(now), "runs": runs}
+        click.echo(json.dumps(document, indent=1))
+    elif statuses:
+        click.echo(status_table(statuses, now, store))
+    else:
+        click.echo(
             f"{opened.path} holds no run yet. One appears once its model is loaded: "
             "`lpp-capture run --help`."
         )
-    return status_table(statuses, now, store)
 
 
 def status_table(statuses: "Sequence[RunStatus]", now: float, store: str = "STORE") -> str:

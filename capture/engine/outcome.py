@@ -27,13 +27,13 @@ class Outcome:
     run: str
     """Run id."""
     part: Part
-    captured: int
+    captured: int = 0
     """Shards that this process committed."""
-    lost_race: int
+    lost_race: int = 0
     """Shards that this process also computed, but another process committed first."""
-    tokens: int
+    tokens: int = 0
     """Tokens of the `captured` and `lost_race` shards."""
-    seconds: float
+    seconds: float = 0.0
     """Seconds from the first forward pass to the last commit; 0 if there was nothing to do."""
     missing: int
     """Shards of the run, of any part, that are not committed."""

@@ -114,10 +114,6 @@ def finished(
     return Outcome(
         run=run.id,
         part=part,
-        captured=0,
-        lost_race=0,
-        tokens=0,
-        seconds=0.0,
         missing=len(run.missing_shards),
         set_aside=set_aside,
     )

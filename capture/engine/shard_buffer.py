@@ -21,7 +21,7 @@ from lpp.store.arrays.finite import rows_not_finite
 from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE, Rows
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import Plan
-from lpp.store.format.quarantine import LOGITS, quarantine_table
+from lpp.store.format.quarantine import IN_LOGITS, quarantine_table
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
 
 Allocate = Callable[[int], npt.NDArray[np.uint8]]
@@ -123,7 +123,7 @@ class ShardBuffer:
             self._checked = False
         for site, broken in (captured.not_finite or {}).items():
             self._add_not_finite(site, rows[broken])
-        self._add_not_finite(LOGITS, rows[statistics_not_finite(batch, captured.statistics)])
+        self._add_not_finite(IN_LOGITS, rows[statistics_not_finite(batch, captured.statistics)])
 
     def _check(self, captured: Captured) -> None:
         batch = captured.batch
@@ -167,7 +167,7 @@ class ShardBuffer:
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
         """(token table, prompts that are set aside), available once every site was read."""
-        order = (*self._plan.site_names, LOGITS)
+        order = (*self._plan.site_names, IN_LOGITS)
         not_finite = [
             (s, np.sort(np.concatenate(self._not_finite[s])))
             for s in order

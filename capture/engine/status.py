@@ -34,29 +34,29 @@ class RunStatus:
 
     run: str
     state: State
-    shards: int
+    shards: int = 0
     """Number of shards of the complete run."""
-    shards_done: int
-    prompts: int
-    prompts_done: int
-    tokens: int
-    tokens_done: int
-    bytes: int
+    shards_done: int = 0
+    prompts: int = 0
+    prompts_done: int = 0
+    tokens: int = 0
+    tokens_done: int = 0
+    bytes: int = 0
     """Bytes on disk, from the records of committed shards."""
-    tokens_per_second: float | None
+    tokens_per_second: float | None = None
     """Rate of all writers since the first living one started. Without living writers, from the
     first record to the last, pauses included. None before the first shard."""
-    seconds_left: float | None
+    seconds_left: float | None = None
     """Time for the shards of living writers at that rate; None if it is unknown."""
-    last_commit: float | None
+    last_commit: float | None = None
     """Time at which the newest shard was committed, in seconds since the epoch."""
-    unclaimed: int
+    unclaimed: int = 0
     """Missing shards that are assigned to no running writer."""
-    damaged: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
     """Shards that exist and cannot be read; capturing again replaces them."""
-    writers: tuple[Writer, ...]
+    writers: tuple[Writer, ...] = ()
     """Living writers, and those that ended without removing their heartbeat."""
-    problem: str
+    problem: str = ""
     """Why the run is unreadable; else empty."""
     set_aside: QuarantineSummary = NOTHING
     """Prompts and texts that were set aside, and why."""
@@ -129,7 +129,6 @@ def _status(run: Run, now: float) -> RunStatus:
         unclaimed=len(missing) - len(claimed),
         damaged=tuple(shard_key(k) for k in run.left_out),
         writers=at_work,
-        problem="",
         set_aside=_set_aside(run),
         series=plan.model.series,
     )
@@ -172,24 +171,7 @@ def _time(committed: Objects) -> float:
 
 
 def _unreadable(run: Run, problem: str) -> RunStatus:
-    return RunStatus(
-        run=run.id,
-        state="unreadable",
-        shards=0,
-        shards_done=0,
-        prompts=0,
-        prompts_done=0,
-        tokens=0,
-        tokens_done=0,
-        bytes=0,
-        tokens_per_second=None,
-        seconds_left=None,
-        last_commit=None,
-        unclaimed=0,
-        damaged=(),
-        writers=(),
-        problem=problem,
-    )
+    return RunStatus(run=run.id, state="unreadable", problem=problem)
 
 
 def status_document(status: RunStatus, now: float) -> dict[str, Any]:

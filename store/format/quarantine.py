@@ -18,7 +18,7 @@ OUT_OF_MEMORY: Final = "out_of_memory"
 FAILED: Final = "failed"
 """The program that collected the rows has none, and says why in words."""
 
-LOGITS: Final = "logits"
+IN_LOGITS: Final = "logits"
 """The site of what is not finite in the statistics of the logits alone."""
 
 QUARANTINE_SCHEMA: Final = pa.schema(
@@ -124,7 +124,7 @@ class QuarantineSummary:
         if self.prompts:
             lines.append(f"{self.prompts} of {self.committed} prompts are set aside:")
         if self.not_finite:
-            where = "the logits" if self.first_site == LOGITS else self.first_site
+            where = "the logits" if self.first_site == IN_LOGITS else self.first_site
             lines.append(f"  {self.not_finite} hold NaN or infinities, which begin at {where}")
         if self.out_of_memory:
             lines.append(f"  {self.out_of_memory} ran out of memory even alone")
@@ -144,7 +144,7 @@ def summarise(
     prompts: pa.Table, texts: pa.Table, sites: Sequence[str], committed: int
 ) -> QuarantineSummary:
     """Counts of both tables. sites: captured, in depth order. committed: prompts there are."""
-    order = {site: depth for depth, site in enumerate((*sites, LOGITS))}
+    order = {site: depth for depth, site in enumerate((*sites, IN_LOGITS))}
     rows = prompts.to_pylist()
     broken = [row["site"] for row in rows if row["reason"] == NOT_FINITE]
     reasons = texts["reason"].to_pylist()

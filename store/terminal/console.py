@@ -20,7 +20,7 @@ import click
 from lpp.store.errors import LppError
 from lpp.store.process.debugging import debugging
 from lpp.store.process.signals import EXIT_USER_ERROR, INTERRUPTED, polite_ends
-from lpp.store.terminal.escaping import safe_streams, unescaped
+from lpp.store.terminal.escaping import safe_streams
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -193,8 +193,3 @@ def debug_option(command: Any) -> Any:
 def version_option(command: Any) -> Any:
     """`--version`: of the package."""
     return click.version_option(package_name="lpp-engine")(command)
-
-
-def clear_screen() -> None:
-    """An empty terminal, for a command that shows the same table again and again."""
-    unescaped(sys.stdout).write("\x1b[2J\x1b[1;1H")

@@ -19,7 +19,7 @@ from lpp.capture.backends.torch_backend import halves, joined
 from lpp.capture.plan.backend import Captured
 from lpp.store.arrays.finite import all_finite, rows_not_finite
 from lpp.store.arrays.reader import to_float32
-from lpp.store.format.quarantine import LOGITS
+from lpp.store.format.quarantine import IN_LOGITS
 from lpp.store.format.tables import STATISTICS
 
 KINDS = {"uint16": np.uint16, "float16": np.uint16, "float32": np.uint32}
@@ -62,7 +62,7 @@ def found(**changes: list[int]) -> list[tuple[int, str | None, int | None]]:
         sites.append((site, rows_not_finite(rows)))
     for name, rows_of_statistic in changes.items():
         statistics[name][rows_of_statistic] = np.nan
-    sites.append((LOGITS, statistics_not_finite(batch, statistics)))
+    sites.append((IN_LOGITS, statistics_not_finite(batch, statistics)))
     aside = set_aside(batch.prompt_ids, batch.lengths, {}, sites)
     return sorted((entry.prompt_id, entry.site, entry.position) for entry in aside)
 

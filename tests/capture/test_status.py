@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -216,24 +213,3 @@ def test_an_empty_store_and_a_folder_that_is_none(store: Path, tmp_path: Path) -
     for path in (tmp_path, tmp_path / "nowhere"):
         result = lpp_capture(path)
         assert result.exit_code == 2
-    assert lpp_capture(store, "--watch", "0").exit_code == 2
-
-
-@pytest.mark.slow
-def test_watching_ends_well_with_ctrl_c(store: Path) -> None:
-    create_store(store)
-    program = str(Path(sys.executable).with_name("lpp-capture"))
-    words = [program, "status", str(store), "--watch", "0.1", "--format", "json"]
-    watching = subprocess.Popen(
-        words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert watching.stdout is not None
-    seen = [json.loads(watching.stdout.readline()) for _ in range(3)]
-    assert [told["runs"] for told in seen] == [[], [], []]
-    watching.send_signal(signal.SIGINT)
-    _, stderr = watching.communicate(timeout=30)
-    assert (watching.returncode, stderr) == (0, "")
