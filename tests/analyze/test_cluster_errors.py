@@ -19,15 +19,18 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.drift.drift import diff
 from lpp.analyze.drift.frames import facts
 from lpp.analyze.numerics.jackknife import clustered_error, floor_bias, jackknife
+from lpp.analyze.numerics.statistics.clusters import cluster_codes, recoded
 from lpp.analyze.report.content import report
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.groups import Clusters, group_of, spans
+from lpp.analyze.runs.prompt_clusters import prompt_values
 from lpp.analyze.tables.analysis import analyze
 from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.database import read_table
 from lpp.sql import connect
 from lpp.sql.queries.saved import saved_query
 from lpp.store import open_store
+from lpp.store.errors import ErrorKind, InputError
 
 DOCUMENTS = ("a", "b", "a", "c", "b", "a", "d", "c")
 """Documents of eight prompts; no two of one lie side by side."""
@@ -316,3 +319,36 @@ def test_documents_that_share_their_change_are_not_taken_for_evidence() -> None:
             held[name] += found.ci_low <= 0 <= found.ci_high
     assert 0.93 <= held["clusters"] / 500 <= 0.97
     assert held["neighbours"] / 500 < 0.8
+
+
+def test_equal_values_are_one_cluster_and_no_value_is_a_cluster_of_its_own() -> None:
+    assert cluster_codes(["b", "a", "b", None, None]).tolist() == [0, 1, 0, 2, 3]
+    assert cluster_codes([3, 1, 1, 3]).tolist() == [0, 1, 1, 0]
+    assert cluster_codes([0, None, 0]).tolist() == [0, 1, 0]
+    assert cluster_codes([]).tolist() == []
+
+
+def test_some_of_the_items_are_numbered_again() -> None:
+    codes = cluster_codes(list("abcabc"))
+    assert recoded(codes[2:]).tolist() == [0, 1, 2, 0]
+
+
+def test_prompts_are_in_clusters_by_a_field_that_they_carry(make_run: MakeRun) -> None:
+    documents = ["one", "two", "one", None, "two", "one"]
+    made = make_run(carried={"id": [9, 8, 9, 8, 7, 7], "field.document": documents})
+    run = open_store(made.root).runs[made.run_id]
+    assert prompt_values(run, "document") == documents
+    assert cluster_codes(prompt_values(run, "id")).tolist() == [0, 1, 0, 1, 2, 2]
+    with pytest.raises(InputError, match=r"--cluster documnt: .*document") as caught:
+        prompt_values(run, "documnt")
+    assert caught.value.kind is ErrorKind.NOT_FOUND
+
+
+def test_prompts_without_fields_are_in_no_clusters(make_run: MakeRun) -> None:
+    made = make_run()
+    run = open_store(made.root).runs[made.run_id]
+    with pytest.raises(
+        InputError,
+        match=r"there is none\. Add it: lpp-capture label STORE \S+ --from FILE --fields document",
+    ):
+        prompt_values(run, "document")

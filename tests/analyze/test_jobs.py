@@ -1,7 +1,11 @@
 """Any number of jobs gives the same bits, and several commands may keep numbers at once."""
 
 import shutil
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,8 @@ from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.executor import LocalExecutor
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.runs.cells import Cell
+from lpp.analyze.tables.database import read_table
+from lpp.sql.schema import TABLES
 from lpp.store import open_store
 from lpp.store.shared import kept_files
 
@@ -70,3 +76,38 @@ def test_what_two_commands_keep_at_once_is_all_there(
             expected |= some
     assert Cache(made.root, run).values("final") == expected
     assert len(list(made.root.glob("analysis/*/*/final/values-*.arrow"))) <= 4
+
+
+COMMANDS = {
+    ("profile", "--errors", "none"): ("site_profiles", "spectra", "entropy"),
+    ("layers", "--errors", "none"): ("layers", "hourglass"),
+    ("diff", "one", "two"): ("drift_sites", "drift_predictions"),
+    ("diff", "two", "one"): (),
+}
+"""What is at work at once, and the tables that it fills."""
+
+
+@pytest.mark.slow
+def test_no_command_loses_the_rows_of_another(
+    make_run: MakeRun,
+    tmp_path: Path,
+    run_command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    for number, name in enumerate(("a/one", "b/two")):
+        root = make_run(model=name, seed=number).root
+    alone = shutil.copytree(root, tmp_path / "alone")
+
+    def ask(store: Path, words: tuple[str, ...]) -> None:
+        done = run_command("lpp-analyze", words[0], store, *words[1:])
+        assert done.returncode == 0, done.stderr
+
+    with ThreadPoolExecutor(len(COMMANDS)) as pool:
+        list(pool.map(lambda words: ask(root, words), COMMANDS))
+    for words in COMMANDS:
+        ask(alone, words)
+    for name in sum(COMMANDS.values(), ()):
+        together, expected = (
+            read_table(store, name).sort(TABLES[name].key) for store in (root, alone)
+        )
+        assert len(expected) > 0
+        assert_frame_equal(together, expected)

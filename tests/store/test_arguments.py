@@ -1,10 +1,12 @@
-"""Words and numbers of public functions are checked as those of commands."""
+"""Arguments of public functions, what errors are beside ours, and the rule of `-o FILE`."""
 
+import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import polars as pl
 import pytest
@@ -12,8 +14,17 @@ from small_capture import make_capture
 
 from lpp import analyze, store
 from lpp.store import Run
-from lpp.store.errors import InputError
+from lpp.store.errors import (
+    ConflictError,
+    ErrorKind,
+    FormatError,
+    InputError,
+    LppError,
+    MachineError,
+    NotFoundError,
+)
 from lpp.store.settings.arguments import check_numbers_of, check_positive, check_whole
+from lpp.store.terminal.output import chosen_format
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +93,46 @@ def test_numbers_of_numpy_are_numbers() -> None:
     for call in wrong:
         with pytest.raises(InputError, match="n="):
             call()
+
+
+BUILT_IN = {
+    InputError: ValueError,
+    NotFoundError: KeyError,
+    FormatError: ValueError,
+    ConflictError: OSError,
+    MachineError: OSError,
+}
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_an_error_is_ours_and_a_built_in_one(kind: type[LppError]) -> None:
+    error = kind("no site 'x'", kind=ErrorKind.NOT_FOUND)
+    assert isinstance(error, LppError)
+    assert isinstance(error, BUILT_IN[kind])
+    assert str(error) == "no site 'x'"  # KeyError would quote it once more
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.kind) == (kind, str(error), ErrorKind.NOT_FOUND)
+
+
+def test_a_name_that_is_not_there_is_a_bad_input_as_well() -> None:
+    assert issubclass(NotFoundError, InputError)
+    assert NotFoundError("none").kind is ErrorKind.NOT_FOUND
+
+
+FORMATS = ("table", "csv", "json")
+
+
+def test_ending_of_the_file_chooses_the_format() -> None:
+    for name, form in (("x.csv", "csv"), ("X.JSON", "json"), ("x.txt", "table"), ("x", "table")):
+        assert chosen_format(None, Path(name), FORMATS) == form
+    assert chosen_format(None, None, FORMATS) == "table"
+    assert chosen_format(None, Path("x.svg"), FORMATS, ("svg",)) == "table"
+
+
+def test_ending_of_no_format_is_refused_unless_the_format_is_given() -> None:
+    with pytest.raises(click.UsageError) as caught:
+        chosen_format(None, Path("x.pdf"), FORMATS, ("svg",))
+    assert caught.value.exit_code == 2
+    for part in (".pdf", ".txt, .csv, .json, .svg", "--format"):
+        assert part in str(caught.value)
+    assert chosen_format("csv", Path("x.pdf"), FORMATS) == "csv"

@@ -1,5 +1,8 @@
-"""How many cores a process was given: affinity, a container's limit, a task of Slurm."""
+"""What of its machine a process may use: cores, by any limit; memory that goes back when freed."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +40,32 @@ def test_the_least_of_what_was_given_counts(
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     assert decode_pool.usable_cores() == cores
+
+
+PROBE = """
+import ctypes, sys
+import numpy as np
+from lpp.store.process.allocator import give_blocks_back
+
+class Info(ctypes.Structure):  # struct mallinfo2 of <malloc.h>
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+mapped = ctypes.CDLL(None).mallinfo2
+mapped.restype = Info
+if sys.argv[1] == "fixed":
+    assert give_blocks_back()
+np.empty(24 << 20, np.uint8)  # freed at once: glibc's own threshold rises to its size
+before = mapped().hblkhd
+block = np.empty(8 << 20, np.uint8)
+print(mapped().hblkhd - before >= block.nbytes)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is asked")
+@pytest.mark.parametrize(("how", "mapped"), [("fixed", True), ("as it is", False)])
+def test_a_block_of_megabytes_is_a_mapping_of_its_own(how: str, mapped: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, how], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(mapped)
