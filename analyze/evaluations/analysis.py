@@ -36,7 +36,7 @@ from lpp.analyze.numerics.statistics.calibration import (
 )
 from lpp.analyze.numerics.statistics.clusters import even_clusters, recoded
 from lpp.analyze.quantities.items import COVARIATES, WITHOUT_PARTIAL
-from lpp.analyze.quantities.tables import frame_schema, interval_columns
+from lpp.analyze.quantities.tables import estimated, frame_schema
 from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import matching
@@ -91,15 +91,12 @@ def analysis(items: EvaluatedItems, *, progress: Progress = SILENT) -> ItemAnaly
     )
     calibrated, risk_by, risk = _confidence(items, of_item, right, settings.seed)
     clusters, n_right = items.clusters, int(right.sum())
+    codes = np.arange(len(right)) if clusters is None else clusters
     row: dict[str, Any] = {
         "skip_first": settings.skip_first,
         "n_right": n_right,
         "n_wrong": len(right) - n_right,
-        "accuracy": n_right / len(right),
-        **interval_columns(
-            "accuracy",
-            accuracy_interval(right, np.arange(len(right)) if clusters is None else clusters),
-        ),
+        **estimated("accuracy", n_right / len(right), accuracy_interval(right, codes)),
         "n_left_out": sum(items.left_out.values()),
         "notes": [f"{n:,} items are left out: {why}." for why, n in items.left_out.items()],
         "n_groups": groups.count,
@@ -112,8 +109,8 @@ def analysis(items: EvaluatedItems, *, progress: Progress = SILENT) -> ItemAnaly
     }
     if calibrated is not None:
         mean, most = calibrated.calibrated
-        row |= {"ece": calibrated.ece, "ece_calibrated": mean, "ece_by_chance": most}
-        row |= interval_columns("ece", calibrated.interval)
+        row |= estimated("ece", calibrated.ece, calibrated.interval)
+        row |= {"ece_calibrated": mean, "ece_by_chance": most}
     row["flags"] = list(
         item_flags(
             row,
@@ -122,16 +119,11 @@ def analysis(items: EvaluatedItems, *, progress: Progress = SILENT) -> ItemAnaly
             uncut=items.uncut,
         )
     )
-    bins = () if calibrated is None else calibrated.reliability
     of_all = risk.curve[-1][0]
     rows = {
         ITEM_ANALYSES: [row],
         ITEM_FEATURES: features.to_dicts(),
-        ITEM_RELIABILITY: [
-            {"bin": k, "n": b.n, "confidence": b.confidence, "accuracy": b.accuracy}
-            | interval_columns("accuracy", b.interval)
-            for k, b in enumerate(bins)
-        ],
+        ITEM_RELIABILITY: [] if calibrated is None else reliability_rows(calibrated),
         ITEM_RISK: [
             {"n_answered": answered, "coverage": answered / of_all, "risk": share}
             for answered, share in risk.curve
@@ -145,6 +137,15 @@ def analysis(items: EvaluatedItems, *, progress: Progress = SILENT) -> ItemAnaly
     }
     tables["item_mistakes"] = confident_mistakes(items)
     return ItemAnalysis(views=(items.view,), settings=settings, tables=tables)
+
+
+def reliability_rows(calibrated: Calibration) -> list[dict[str, Any]]:
+    """Bins, as in `item_reliability`."""
+    return [
+        {"bin": k, "n": b.n, "confidence": b.confidence}
+        | estimated("accuracy", b.accuracy, b.interval)
+        for k, b in enumerate(calibrated.reliability)
+    ]
 
 
 def write_items(store: Url, analysis: ItemAnalysis) -> Place:

@@ -12,7 +12,7 @@ from lpp.analyze.evaluations.features import answer_gap, answer_share
 from lpp.analyze.evaluations.tables import CHANGES, GAINED, ITEM_FLIPS, LOST, MOVED
 from lpp.analyze.numerics.statistics.clusters import cluster_codes
 from lpp.analyze.numerics.statistics.paired import paired_difference
-from lpp.analyze.quantities.tables import interval_columns
+from lpp.analyze.quantities.tables import estimated
 from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.named import store_and_run
@@ -111,8 +111,7 @@ def flip_row(flips: Flips) -> dict[str, Any]:
         "other_wrong_answer": flips.table.filter(change=MOVED).height,
         "accuracy_a": accuracy.first,
         "accuracy_b": accuracy.second,
-        "difference": accuracy.difference,
-        **interval_columns("difference", accuracy.interval),
+        **estimated("difference", accuracy.difference, accuracy.interval),
         "mcnemar_p": accuracy.p_value,
         "left_out": [],
     }

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from lpp.analyze.drift.tables import stores_of
+from lpp.analyze.evaluations.analysis import reliability_rows
 from lpp.analyze.evaluations.tables import FEW_CLUSTERS, FEW_OF_A_KIND
 from lpp.analyze.numerics.probe_change import floors
 from lpp.analyze.numerics.statistics.clusters import even_clusters
@@ -15,7 +16,7 @@ from lpp.analyze.probes.against import ProbeComparison, SiteTest
 from lpp.analyze.probes.analysis import ProbeAnalysis, ProbeResult
 from lpp.analyze.probes.labels import Labels
 from lpp.analyze.probes.tables import PROBE_RELIABILITY, PROBE_SCORES, PROBE_TESTS, PROBES
-from lpp.analyze.quantities.tables import frame_schema, interval_columns
+from lpp.analyze.quantities.tables import estimated, frame_schema
 from lpp.analyze.questions import LabelProbeSettings
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.tables.database import put
@@ -52,11 +53,9 @@ def probe_tables(analysis: ProbeAnalysis) -> dict[str, pl.DataFrame]:
     with_key = [pl.lit(value).alias(name) for name, value in key.items()]
     schema = frame_schema(PROBE_SCORES.columns)
     bins = [
-        key
-        | {"probe": name, "bin": k, "n": b.n, "confidence": b.confidence, "accuracy": b.accuracy}
-        | interval_columns("accuracy", b.interval)
+        {**key, "probe": name, **row}
         for name, calibrated in analysis.calibrations.items()
-        for k, b in enumerate(calibrated.reliability)
+        for row in reliability_rows(calibrated)
     ]
     return {
         PROBES.name: probes_frame(analysis),
@@ -127,8 +126,7 @@ def _row_of(analysis: ProbeAnalysis, result: ProbeResult) -> dict[str, Any]:
         "n_prompts": len(labels.prompts),
         "classes": labels.classes,
         "n_second": int(labels.codes.sum()) if labels.two_classes else None,
-        number: result.number.value,
-        **interval_columns(number, result.number.interval),
+        **estimated(number, result.number.value, result.number.interval),
         "p_value": result.number.p_value,
         "chance_q": result.chance_q,
         "mean_difference": _known(result.mean_difference),
@@ -143,14 +141,13 @@ def _row_of(analysis: ProbeAnalysis, result: ProbeResult) -> dict[str, Any]:
         "notes": [f"{n:,} {labels.of} are left out: {why}." for why, n in labels.left_out.items()],
     }
     if result.recall is not None:
-        row["probe_recall"] = result.recall.value
-        row |= interval_columns("probe_recall", result.recall.interval)
+        row |= estimated("probe_recall", result.recall.value, result.recall.interval)
     if (calibrated := analysis.calibrations.get(result.name)) is not None:
-        row |= {"probe_ece": calibrated.ece, "ece_by_chance": calibrated.calibrated[1]}
-        row |= interval_columns("probe_ece", calibrated.interval)
+        row |= estimated("probe_ece", calibrated.ece, calibrated.interval)
+        row["ece_by_chance"] = calibrated.calibrated[1]
     if result.gain is not None:
-        row |= {"probe_gain": result.gain.value, "gain_p_value": result.gain.p_value}
-        row |= interval_columns("probe_gain", result.gain.interval)
+        row |= estimated("probe_gain", result.gain.value, result.gain.interval)
+        row["gain_p_value"] = result.gain.p_value
         if analysis.is_explained(result):
             flags.append("explained")
     return row | {"flags": sorted(flags)}
@@ -202,17 +199,13 @@ def _row_of_test(site: SiteTest) -> dict[str, Any]:
     change = site.change
     floor = (None, None) if site.rerun is None else floors(site.rerun)
     return {
-        **interval_columns("probe_auroc", site.number.interval),
-        **interval_columns("tested_auroc", site.tested.interval),
-        **interval_columns("probe_auroc_change", change.auroc.interval),
-        **interval_columns("probe_flagged_change", change.flagged.interval),
+        **estimated("probe_auroc", site.number.value, site.number.interval),
+        **estimated("tested_auroc", site.tested.value, site.tested.interval),
+        **estimated("probe_auroc_change", change.auroc.value, change.auroc.interval),
+        **estimated("probe_flagged_change", change.flagged.difference, change.flagged.interval),
         **{"probe": site.site, "site_b": site.site_b, "verdict": site.verdict},
-        "probe_auroc": site.number.value,
-        "tested_auroc": site.tested.value,
-        "probe_auroc_change": change.auroc.value,
         "reference_flagged": change.flagged.first,
         "flagged": change.flagged.second,
-        "probe_flagged_change": change.flagged.difference,
         "flagged_p_value": change.flagged.p_value,
         **{f"reference_{name}": rate for name, rate in change.reference._asdict().items()},
         **change.probe._asdict(),

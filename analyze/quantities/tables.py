@@ -5,7 +5,7 @@ columns of numbers are made from their quantities, and the frames of that code f
 """
 
 from collections.abc import Collection, Iterable
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -77,13 +77,14 @@ def columns_of(
     return number_columns(quantity.name, words, quantity.unit, parts, type=type)
 
 
-def interval_columns(name: str, ends: tuple[float, float] | None) -> dict[str, float]:
-    """The values of the columns of a number's interval; nothing without one.
+def estimated(name: str, value: float, ends: tuple[float, float] | None) -> dict[str, Any]:
+    """The values of the columns of a number and its interval; null without one.
 
-    >>> interval_columns("cka", (0.8, 0.9))
-    {'cka_ci_low': 0.8, 'cka_ci_high': 0.9}
+    >>> estimated("cka", 0.85, (0.8, 0.9))
+    {'cka': 0.85, 'cka_ci_low': 0.8, 'cka_ci_high': 0.9}
     """
-    return {} if ends is None else {f"{name}_ci_low": ends[0], f"{name}_ci_high": ends[1]}
+    low, high = ends or (None, None)
+    return {name: value, f"{name}_ci_low": low, f"{name}_ci_high": high}
 
 
 def frame_schema(columns: Iterable[Column], *, without: Collection[str] = ()) -> pl.Schema:

@@ -53,8 +53,6 @@ class Auroc:
     """Two-sided, of exchangeable labels: Mann and Whitney 1947, normal, corrected for ties; with
     groups the sum over groups, exchangeable within each; with clusters the labels of whole clusters
     are exchangeable, and those inside a cluster."""
-    n_right: int
-    n_wrong: int
     n_groups: int
     """Groups with enough right and enough wrong items; 1 without groups."""
 
@@ -115,8 +113,6 @@ def auroc(
         stderr=stderr,
         interval=log_odds_interval(value, stderr),
         p_value=float(2 * stats.norm.sf(abs(value - 0.5) / math.sqrt(under_null))),
-        n_right=sum(int(stratum.right.sum()) for stratum in strata),
-        n_wrong=sum(int((~stratum.right).sum()) for stratum in strata),
         n_groups=len(strata),
     )
 
