@@ -37,7 +37,7 @@ from lpp.store.settings.arguments import check_word
 from lpp.store.teacher import Targets, Teacher, teacher
 from lpp.store.units import counted
 
-Kind: TypeAlias = Literal["topk", "sampled"]
+TargetKind: TypeAlias = Literal["topk", "sampled"]
 """The k most likely tokens, or tokens drawn from the distribution."""
 
 METADATA_KEY: Final = b"lpp"
@@ -68,7 +68,7 @@ pyarrow's own choice, a dictionary, and a token takes as many in a small row gro
 def export_targets(
     run: Run,
     path: Path,
-    kind: Kind,
+    kind: TargetKind,
     settings: TargetSettings = TargetSettings(),
     *,
     progress: Progress = SILENT,
@@ -85,7 +85,7 @@ def export_targets(
     """
     import pyarrow.parquet as pq
 
-    check_word("kind", kind, Kind)
+    check_word("kind", kind, TargetKind)
     if path.exists():
         raise InputError(f"{path} exists. Remove it, or name another file with -o.")
     source = teacher(run)
@@ -126,7 +126,7 @@ def export_targets(
     return len(prompts)
 
 
-def target_schema(source: Teacher, kind: Kind, settings: TargetSettings) -> pa.Schema:
+def target_schema(source: Teacher, kind: TargetKind, settings: TargetSettings) -> pa.Schema:
     """Columns of the file, and its metadata."""
     run = source.run
     mask = pa.field("loss_mask", pa.list_(pa.bool_()))

@@ -21,7 +21,7 @@ SHORT_LIST: Final = 200
 def select_runs(url: Url, selection: Selection) -> tuple[list[RunView], list[str]]:
     """The selected runs with a prompt that can be analysed, and a line for each incomplete run.
 
-    Runs of evaluations are selected only if they are named (`store.format.find_runs`). A run whose
+    Runs of evaluations are selected only if they are named (`store.format.run_names`). A run whose
     first shard is not committed has no such prompt: a line alone speaks of it. Raises InputError
     when there is no other, when a pattern fits no run, or when no selected run holds a context, a
     number of prompts or a first position asked for.

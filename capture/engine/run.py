@@ -5,7 +5,7 @@ loads, too little disk or memory once the plan is known. A refused capture leave
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import closing, nullcontext
 from dataclasses import replace
 
@@ -173,19 +173,27 @@ def _capture(
     missing = run.missing_shards
     if not missing:
         sweep_run(run)
-    stopped = not set(mine).isdisjoint(missing)
-    if not stopped:
+    if set(mine).isdisjoint(missing):
         stop.finish()
+    seconds = time.monotonic() - start if todo else 0.0
+    return outcome_of(run, part, writer.written, writer.lost_race, seconds)
+
+
+def outcome_of(
+    run: Run, part: Part, written: Set[int], lost_race: Set[int], seconds: float
+) -> Outcome:
+    """The outcome of a part of `run`. written, lost_race: its shards, as of `RunWriter`."""
+    plan, missing = run.plan, run.missing_shards
     return Outcome(
-        run=plan.run_id,
+        run=run.id,
         part=part,
-        captured=len(writer.written),
-        lost_race=len(writer.lost_race),
-        tokens=tokens_of(plan, lengths, writer.written | writer.lost_race),
-        seconds=time.monotonic() - start if todo else 0.0,
+        captured=len(written),
+        lost_race=len(lost_race),
+        tokens=tokens_of(plan, run.lengths, written | lost_race),
+        seconds=seconds,
         missing=len(missing),
         set_aside=run.set_aside(),
-        stopped=stopped,
+        stopped=not set(part.shards(plan.n_shards)).isdisjoint(missing),
         replay=None if missing else replay(run),
     )
 

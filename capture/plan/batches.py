@@ -25,7 +25,7 @@ Older releases cut batches by another rule. A plan need not name the rule: it na
 shards with the run's release alone."""
 
 
-def tokens_of(plan: Plan, lengths: npt.NDArray[np.int32], shards: Iterable[int]) -> int:
+def tokens_of(plan: Plan, lengths: npt.NDArray[np.integer], shards: Iterable[int]) -> int:
     """Tokens of some shards. lengths: tokens of each prompt of the plan."""
     ends = np.append(0, np.cumsum(lengths))
     return int(sum(ends[plan.shards[k + 1]] - ends[plan.shards[k]] for k in shards))

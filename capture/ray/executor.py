@@ -19,6 +19,7 @@ from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.run import (
     check_disk,
     describe,
+    outcome_of,
     uncommitted_shards,
 )
 from lpp.capture.engine.run_cache import check_noted, remember, request_key
@@ -41,7 +42,6 @@ from lpp.store.format.plan import plan_differences
 from lpp.store.objects.place import Url, absolute
 from lpp.store.process.cluster import cluster
 from lpp.store.progress import BLANK, SILENT, Display, Progress
-from lpp.store.runs.replay import replay
 from lpp.store.runs.write import sweep_run
 from lpp.store.store import open_if_any
 from lpp.store.units import counted
@@ -361,18 +361,8 @@ def _capture(pool: _Pool, run: Run, part: Part, display: Display) -> Outcome:
     run.directory.below(SHARDS_KEY).sweep()  # of those that died
     if written and not run.missing_shards:
         sweep_run(run, beside=True)  # its workers are idle
-    return Outcome(
-        run=plan.run_id,
-        part=part,
-        captured=len(written),
-        lost_race=len(lost_race),
-        tokens=tokens(written | lost_race),
-        seconds=time.monotonic() - start if todo else 0.0,
-        missing=len(run.missing_shards),
-        set_aside=run.set_aside(),
-        stopped=bool(run.uncommitted(mine)),
-        replay=None if run.missing_shards else replay(run),
-    )
+    seconds = time.monotonic() - start if todo else 0.0
+    return outcome_of(run, part, written, lost_race, seconds)
 
 
 def _lease(queue: deque[int], workers: int) -> tuple[int, ...]:
