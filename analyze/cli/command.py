@@ -4,18 +4,15 @@ import contextlib
 
 import click
 
-from lpp.analyze.cli.benchmarks import benchmarks
-from lpp.analyze.cli.cka import cka
-from lpp.analyze.cli.correlate import correlate
+from lpp.analyze.cli.benchmarks import benchmarks, correlate
+from lpp.analyze.cli.depth import cka, layers
 from lpp.analyze.cli.diff import diff
 from lpp.analyze.cli.export import export
-from lpp.analyze.cli.index import index
 from lpp.analyze.cli.items import items
-from lpp.analyze.cli.layers import layers
 from lpp.analyze.cli.metrics import metrics
 from lpp.analyze.cli.probe import probe
 from lpp.analyze.cli.profile import profile
-from lpp.analyze.cli.publish import publish
+from lpp.analyze.cli.publish import index, publish
 from lpp.analyze.cli.quickstart import quickstart
 from lpp.analyze.cli.report import report
 from lpp.store.format.keys import RUNS_KEY

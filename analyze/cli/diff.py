@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.options import executor_options
-from lpp.analyze.cli.show import page_options
+from lpp.analyze.cli.options import executor_options, page_options
 from lpp.analyze.questions import DiffSettings, GateSettings
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.options import fresh_option
-from lpp.analyze.cli.show import page_options
+from lpp.analyze.cli.options import fresh_option, page_options
 from lpp.analyze.questions import ItemsSettings
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lpp.analyze.cli.options import trust_option
-from lpp.analyze.cli.show import page_options
+from lpp.analyze.cli.options import page_options, trust_option
 from lpp.analyze.questions import LabelProbeSettings, ProbeGateSettings, ProbeTestSettings
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option

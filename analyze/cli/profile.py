@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lpp.analyze.cli.options import executor_options
-from lpp.analyze.cli.show import page_options
+from lpp.analyze.cli.options import executor_options, page_options
 from lpp.analyze.questions import ProfileSettings
 from lpp.store.terminal.completion import complete_names
 from lpp.store.terminal.console import LppCommand, debug_option

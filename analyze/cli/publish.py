@@ -1,4 +1,4 @@
-"""`lpp-analyze publish`: a store for others."""
+"""`lpp-analyze publish` and `index`: a store for others."""
 
 import shlex
 from typing import Any
@@ -7,6 +7,7 @@ import click
 
 from lpp.analyze.cli.options import trust_option
 from lpp.analyze.questions import PublishSettings
+from lpp.store.format.keys import INDEX_KEY
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.terminal.options import taken, with_options
@@ -56,3 +57,24 @@ def publish(*, store: str, runs: tuple[str, ...], to: str, **options: Any) -> No
     held = counted(len(published.copies), "run") if published.copies else "no rows and no texts"
     click.echo(f"{published.place}: {counted(len(published.tables), 'table')}, {held}")
     click.echo(f"Read {shlex.quote(str(published.place / 'README.md'))} before you share it.")
+
+
+@click.command(cls=LppCommand)
+@click.argument("store")
+@debug_option
+def index(store: str) -> None:
+    """Write index.json of STORE, which lists its objects.
+
+    A web server, or a dataset of the Hugging Face hub, sends files and does not list them. Publish
+    the directory of STORE with its index.json, and the commands read the store at its address.
+    Readers see the store as it was indexed: repeat this after each change.
+
+    \b
+        lpp-analyze index ./lpp
+        lpp-analyze profile https://lab.example/lpp
+        lpp-sql hf://datasets/lab/states/lpp --run profiles
+    """
+    from lpp.store import write_index
+
+    path, count = write_index(store)
+    click.echo(f"{path}: {counted(count, 'object')}. Publish {INDEX_KEY} with the rest of STORE.")
