@@ -22,7 +22,7 @@ from lpp.analyze.numerics.statistics.auroc import (
     tied_share,
 )
 from lpp.analyze.quantities.items import Feature
-from lpp.analyze.quantities.tables import frame_schema
+from lpp.analyze.quantities.tables import estimated, frame_schema
 from lpp.store.format.plan import Plan
 
 MOST_TIES: Final = 0.1
@@ -101,20 +101,15 @@ class Measure:
     """Columns that count the items of that kind and the others."""
     seed: int
 
-    def row_of(self, feature: Feature, values: FeatureValues, plan: Plan) -> dict[str, Any]:
-        """A row of `feature_columns` for `values`, numbers of `feature`, without q."""
-        row = self.row(feature, values.numbers)
-        row["site"] = values.site or ""
-        row["depth"] = None if values.site is None else plan.depth_of(values.site)
-        return row if values.why_none is None else row | {"why_none": values.why_none}
-
-    def row(self, feature: Feature, values: Floats) -> dict[str, Any]:
-        """A row of `feature_columns` for a feature's (n,) values, without site, depth and q."""
+    def row_of(self, feature: Feature, of: FeatureValues, plan: Plan) -> dict[str, Any]:
+        """A row of `feature_columns` for numbers of `feature`, without q."""
+        values, site, why_none = of.numbers, of.site, of.why_none
         others = np.stack(list(self.covariates.values()) or [np.zeros(len(values))], axis=1)
         defined = np.isfinite(values) & np.isfinite(others).all(axis=1)
         present, labels = values[defined], self.labels[defined]
         row: dict[str, Any] = dict.fromkeys(column.name for column in feature_columns(self.kinds))
         row |= {"feature": feature.name, "role": feature.role, "unit": feature.unit}
+        row |= {"site": site or "", "depth": None if site is None else plan.depth_of(site)}
         kind, other = self.kinds
         row |= {kind: int(labels.sum()), other: int((~labels).sum())}
         if not defined.any():
@@ -136,9 +131,9 @@ class Measure:
                 row |= _numbers("partial_", rest, labels, (codes, clusters), self.seed)
             if feature.role not in ("baseline", "gold"):
                 row |= self._gain(values, defined)
-        return row
+        return row if why_none is None else row | {"why_none": why_none}
 
-    def _gain(self, values: Floats, defined: Flags) -> dict[str, float]:
+    def _gain(self, values: Floats, defined: Flags) -> dict[str, Any]:
         """How much farther from 0.5 than the best baseline, which is best on the items that the
         feature and all baselines have; empty if no baseline varies.
         """
@@ -155,9 +150,7 @@ class Measure:
         more = gain(values[both], best[both], self.labels[both], *self._codes(both))
         if more is None:
             return {}
-        low, high = more.interval
-        numbers = {"": more.value, "_ci_low": low, "_ci_high": high, "_p_value": more.p_value}
-        return {f"gain{name}": value for name, value in numbers.items()}
+        return {**estimated("gain", more.value, more.interval), "gain_p_value": more.p_value}
 
     def _codes(self, chosen: Flags) -> tuple[Codes | None, Codes | None]:
         """Groups and clusters of the chosen items."""

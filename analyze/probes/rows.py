@@ -23,13 +23,6 @@ from lpp.analyze.tables.database import put
 from lpp.store.objects.place import Place
 
 
-def probes_frame(analysis: ProbeAnalysis) -> pl.DataFrame:
-    """Table `probes`: sites by depth, then controls."""
-    key = analysis_key(analysis.view, analysis.labels, analysis.settings)
-    rows = [key | _row_of(analysis, result) for result in analysis.results]
-    return pl.DataFrame(rows, schema=frame_schema(PROBES.columns))
-
-
 def probe_tables(analysis: ProbeAnalysis) -> dict[str, pl.DataFrame]:
     """Tables `probes`, `probe_scores` and `probe_reliability`, by name: sites by depth, then
     controls. Of a number `probe_reliability` has no rows.
@@ -50,6 +43,7 @@ def probe_tables(analysis: ProbeAnalysis) -> dict[str, pl.DataFrame]:
         )
     ]
     key = analysis_key(analysis.view, labels, analysis.settings)
+    rows = [key | _row_of(analysis, result) for result in analysis.results]
     with_key = [pl.lit(value).alias(name) for name, value in key.items()]
     schema = frame_schema(PROBE_SCORES.columns)
     bins = [
@@ -58,7 +52,7 @@ def probe_tables(analysis: ProbeAnalysis) -> dict[str, pl.DataFrame]:
         for row in reliability_rows(calibrated)
     ]
     return {
-        PROBES.name: probes_frame(analysis),
+        PROBES.name: pl.DataFrame(rows, schema=frame_schema(PROBES.columns)),
         PROBE_SCORES.name: pl.concat(scores)
         .with_columns(with_key)
         .select(schema.names())

@@ -24,11 +24,12 @@ from lpp.analyze.numerics.statistics.auroc import auroc
 from lpp.analyze.pages.terminal import as_text
 from lpp.analyze.pages.words import plain, say
 from lpp.analyze.probes import examples
+from lpp.analyze.probes.analysis import ProbeAnalysis
 from lpp.analyze.probes.inputs import control_rows, site_rows
 from lpp.analyze.probes.mistakes import worst_predicted
 from lpp.analyze.probes.page import probe_page
 from lpp.analyze.probes.page_parts import conclusion
-from lpp.analyze.probes.rows import probe_tables, probes_frame
+from lpp.analyze.probes.rows import probe_tables
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.tables.database import read_table
 from lpp.sql import connect
@@ -88,6 +89,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def said(found: ProbeAnalysis) -> str:
+    return plain(say(conclusion(probe_tables(found)["probes"])))
+
+
 def test_a_planted_direction_is_found_at_its_site(store: Path) -> None:
     found = probe(store, "topic")
     best = found.best
@@ -98,29 +103,27 @@ def test_a_planted_direction_is_found_at_its_site(store: Path) -> None:
     assert best.number.interval[0] < 0.983 < best.number.interval[1] + 0.01
     assert [site.name for site in found.sites if site.tells_more] == ["block.2"]
     assert [control.name for control in found.all_controls] == ["length", "tokens", "embed"]
-    assert plain(say(conclusion(probes_frame(found)))).startswith(
-        f"block.2 of {found.view.run.id} tells topic sport"
-    )
+    assert said(found).startswith(f"block.2 of {found.view.run.id} tells topic sport")
     assert best.mean_difference > 0.95
     assert best.number.value > best.random[1]
     number = probe(store, "number", settings=LabelProbeSettings(rows="mean"))
     assert (number.labels.classes, number.best.name) == (None, "block.2")
     assert number.best.number.value > 0.9
-    assert "predicts number best (R2" in plain(say(conclusion(probes_frame(number))))
+    assert "predicts number best (R2" in said(number)
 
 
 def test_a_label_that_length_carries_is_named_as_length(store: Path) -> None:
     found = probe(store, "long")
     assert found.best.number.value > 0.85  # a finding, without a control
     assert found.is_explained(found.best)
-    sentence = plain(say(conclusion(probes_frame(found))))
+    sentence = said(found)
     assert "no site" in sentence
 
 
 def test_noise_is_no_finding(store: Path) -> None:
     found = probe(store, "noise", settings=LabelProbeSettings(cluster="doc"))
     assert not any(site.tells_more for site in found.sites)
-    assert "No site" in plain(say(conclusion(probes_frame(found))))
+    assert "No site" in said(found)
 
 
 def test_several_classes_have_the_mean_auroc_of_each_against_the_rest(store: Path) -> None:
@@ -133,7 +136,7 @@ def test_several_classes_have_the_mean_auroc_of_each_against_the_rest(store: Pat
     assert best.number.value == pytest.approx(np.mean([area.value for area in areas if area]))
     assert best.number.interval is not None
     assert best.number.interval[0] < best.number.value < best.number.interval[1]
-    assert "tells 3 classes of kind apart best" in plain(say(conclusion(probes_frame(found))))
+    assert "tells 3 classes of kind apart best" in said(found)
     alone = probe(store, "kind=x", settings=LabelProbeSettings(sites=["block.2"])).best
     assert areas[0] is not None
     assert alone.number.value == pytest.approx(areas[0].value, abs=0.02)  # other folds
@@ -253,9 +256,7 @@ def test_surprisal_is_a_control_of_runs_with_statistics(make_run: MakeRun) -> No
     made = make_run([8] * 60, carried={"field.late": [k >= 30 for k in range(60)]})
     found = probe(made.root, "late")  # the surprisal of prompt k is 1.5 + k
     assert found.best.control == "surprisal"
-    assert plain(say(conclusion(probes_frame(found)))).startswith(
-        "Mean surprisal alone tells late true from false"
-    )
+    assert said(found).startswith("Mean surprisal alone tells late true from false")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_what_a_prompt_shares_is_not_read_as_a_label(tmp_path: Path) -> None:
     found = probe(tmp_path / "s", "odd", settings=settings)
     number = found.best.number
     assert abs(number.value - 0.5) < 2 * number.stderr < 0.25  # .93 where tokens are apart
-    flags = probes_frame(found)["flags"][0].to_list()
+    flags = probe_tables(found)["probes"]["flags"][0].to_list()
     assert "duplicates" in flags  # the prompts have equal token ids
 
 
@@ -319,7 +320,7 @@ def test_one_large_cluster_is_few(store: Path, tmp_path: Path) -> None:
             rows.put(prompt.number, {"b": np.full((2, 2), prompt.number % 7, np.float32)})
     found = probe(tmp_path / "s", "odd", settings=LabelProbeSettings(cluster="doc"))
     assert found.labels.n_clusters == 81
-    assert "few_clusters" in probes_frame(found)["flags"][0].to_list()
+    assert "few_clusters" in probe_tables(found)["probes"]["flags"][0].to_list()
 
 
 @pytest.mark.parametrize(
