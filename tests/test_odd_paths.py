@@ -142,17 +142,17 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
 def answers(root: Path, scores: Path, *, write: bool = True) -> dict[str, str]:
     """What each command says of the store at `root`, numbers alone; its reports are beside."""
     said = {
-        "profile": run("lpp-analyze", "profile", "--format=json", "--metrics=all", "--", root),
-        "layers": run("lpp-analyze", "layers", "--format=json", "--", root),
+        "profile": tables_of("profile", "--metrics=all", "--", root),
+        "layers": tables_of("layers", "--", root),
         "cka": run("lpp-analyze", "cka", "--format=csv", "--", root),
-        "diff": drift(root),
+        "diff": tables_of("diff", "--", root, "m0", f"{root}::m1"),
         "verify": run("lpp-analyze", "verify", "--", root),
         "tokens": run("lpp-sql", "--format=csv", "--", root, TOKENS),
         "saved": run("lpp-sql", "--format=csv", "--run=entropy", "--", root),
         "repair": run("lpp-capture", "repair", "--dry-run", "--", root),
     }
     run("lpp-analyze", "benchmarks", "add", "--", root, scores)
-    said["correlate"] = run("lpp-analyze", "correlate", "--format=json", "--", root)
+    said["correlate"] = tables_of("correlate", "--", root)
     said["listed"] = run("lpp-analyze", "benchmarks", "list", "--", root)
     for table in TABLES:
         said[table] = run("lpp-sql", "--format=json", "--", root, f"FROM {table} ORDER BY ALL")
@@ -166,10 +166,14 @@ def answers(root: Path, scores: Path, *, write: bool = True) -> dict[str, str]:
     return said
 
 
-def drift(root: Path) -> str:
-    """The numbers of a comparison, without the reason why there is no KL, which names the store."""
-    found = json.loads(run("lpp-analyze", "diff", "--format=json", "--", root, "m0", f"{root}::m1"))
-    return str((found["predictions"], found["sites"]))
+def tables_of(command: str, *words: object) -> str:
+    """The numbers of an answer, without what names the store."""
+    found = json.loads(run("lpp-analyze", command, "--format=json", *words))
+    if isinstance(found, list):
+        return json.dumps(found)
+    return json.dumps(
+        {name: rows for name, rows in found["tables"].items() if name != "comparisons"}
+    )
 
 
 def report(root: Path) -> str:

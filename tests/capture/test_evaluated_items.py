@@ -118,12 +118,13 @@ def test_the_command(root: Path, read: EvaluatedItems) -> None:
         assert (right, done.exit_code, done.stdout) == (0, 2, "")
         return
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
+    tables = json.loads(done.stdout)["tables"]
+    (found,), features = tables["item_analyses"], tables["item_features"]
     assert (found["n_right"], found["n_wrong"], found["n_groups"]) == (right, ITEMS - right, 2)
-    gold = {row["feature"]: row["auroc"] for row in found["features"] if row["role"] == "gold"}
+    gold = {row["feature"]: row["auroc"] for row in features if row["role"] == "gold"}
     assert gold["gold_logprob"] > 0.6  # by construction: a right answer is the likelier one
-    sites = {row["site"] for row in found["features"]} - {None, "embed"}  # one token before answers
-    assert np.isfinite([row["auroc"] for row in found["features"] if row["site"] in sites]).all()
+    sites = {row["site"] for row in features} - {None, "", "embed"}  # one token before answers
+    assert np.isfinite([row["auroc"] for row in features if row["site"] in sites]).all()
 
 
 @pytest.mark.slow
