@@ -27,9 +27,13 @@ def open_backend(
         from lpp.capture.backends.torch_backend import TorchBackend
 
         return TorchBackend.load(request, loaded=loaded, progress=progress, quiet=quiet)
-    from lpp.capture.backends.vllm.backend import VllmBackend
+    if name == "vllm":
+        from lpp.capture.backends.vllm.backend import VllmBackend
 
-    return VllmBackend.load(request, progress=progress, quiet=quiet)
+        return VllmBackend.load(request, progress=progress, quiet=quiet)
+    from lpp.capture.backends.joined import JoinedBackend
+
+    return JoinedBackend.load(request, progress=progress, quiet=quiet)
 
 
 def choose_backend(request: CaptureRequest) -> BackendName:
@@ -50,8 +54,15 @@ def choose_backend(request: CaptureRequest) -> BackendName:
         served = spec.device == "cuda" and find_spec("vllm") is not None
         wants_vllm = any(for_vllm.values()) or (served and not any(for_torch.values()))
         name = "vllm" if wants_vllm else "torch"
-    of_other = for_vllm if name == "torch" else for_torch
-    if misfits := [option for option, given in of_other.items() if given]:
+    # if only one backend quantised it, there would be two models
+    both = {option for option in (*for_torch, *for_vllm) if option != "--quantization"}
+    followed = {"torch": set(for_torch), "vllm": set(for_vllm), "vllm+torch": both}[name]
+    misfits = [
+        option
+        for option, given in (for_torch | for_vllm).items()
+        if given and option not in followed
+    ]
+    if misfits:
         other = "vllm" if name == "torch" else "torch"
         raise InputError(
             f"--backend {name} cannot follow {', '.join(misfits)}. Leave it out, or use "

@@ -45,21 +45,16 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     require_no_moments(plan)
-    if name == "vllm+torch":
-        raise InputError(
-            f"{plan.run_id} has its logits from vLLM and its rows from torch, which lpp-engine "
-            "0.2.0 is the last release to do. Repair it with that release, or capture again with "
-            "--backend torch or vllm.",
-            kind=ErrorKind.UNSUPPORTED_VERSION,
-        )
     if compute.trust_remote_code and not options.trust_remote_code:
         raise InputError(
             f"{plan.model.id} ran code of its own. If you trust its authors, repeat with "
             "--trust-remote-code.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
-    parallel = (compute.device_map or "").removeprefix("tensor_parallel=")
-    attention: Any = compute.attention
+    parallel = [
+        p for p in (compute.device_map or "").split("+") if p.startswith("tensor_parallel=")
+    ]
+    attention: Any = compute.attention.rpartition("+")[2]  # of transformers, where both ran
     backend: Any = name
     return CaptureRequest(
         model=ModelSpec(
@@ -67,7 +62,7 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
             revision=None if options.model else plan.model.revision,
             dtype=_one_of(compute.dtype, ("bfloat16", "float16", "float32"), "auto"),
             device=options.device or compute.device,
-            device_map="auto" if compute.device_map == "auto" else None,
+            device_map="auto" if "auto" in (compute.device_map or "").split("+") else None,
             quantization=_one_of(compute.quantization, ("int8", "nf4"), None),
             attention=attention if name != "vllm" and attention in ("sdpa", "eager") else "auto",
             trust_remote_code=compute.trust_remote_code,
@@ -81,7 +76,7 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
         sites=plan.site_names,
         logit_positions=plan.logit_positions,
         backend=backend,
-        tensor_parallel=int(parallel) if parallel.isdecimal() else 1,
+        tensor_parallel=int(parallel[0].partition("=")[2]) if parallel else 1,
         engine_options={key: json.loads(text) for key, text in compute.engine_options.items()},
         batch_tokens=compute.batch_tokens,
         stored_dtype={site.name: site.dtype for site in plan.sites if site.dtype},

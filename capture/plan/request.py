@@ -29,7 +29,7 @@ BATCH_BYTES: Final = 1 << 30
 """Most bytes of one batch's activations over all sites: 5,000 tokens at 7B, 800 at 70B. A forward
 pass of a few hundred tokens keeps a GPU busy; a larger batch would only take more memory."""
 
-BackendName = Literal["torch", "vllm"]
+BackendName = Literal["torch", "vllm", "vllm+torch"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,9 +57,10 @@ class CaptureSettings:
         "Draw random weights from this seed instead of loading the trained ones.",
         metavar="SEED",
     )
-    backend: Literal["auto", "torch", "vllm"] = setting(
+    backend: Literal["auto", "torch", "vllm", "vllm+torch"] = setting(
         "auto",
-        "Run the model with this engine. auto: vllm on a GPU where it is installed, else torch.",
+        "Run the model with this engine. auto: vllm on a GPU where it is installed, else torch. "
+        "vllm+torch: logits from vLLM, hidden states from torch.",
     )
     tensor_parallel: int = setting(1, "Share the model among N GPUs in vLLM.", least=1, metavar="N")
     engine_options: Mapping[str, Any] = setting(

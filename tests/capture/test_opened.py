@@ -7,16 +7,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from backend_contract import captured, make_batch, random_prompts, torch_backend
 from click.testing import CliRunner
 
+from lpp.capture.backends.joined import JoinedBackend, check_same_rows
 from lpp.capture.backends.open import choose_backend
 from lpp.capture.cli.command import main
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.models.load import describe_model, load_model, save_untrained
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, CorpusSpec
-from lpp.store.errors import InputError
+from lpp.store.errors import InputError, MachineError
 
 DESCRIBED = ("info", "tokenizer_info", "max_positions", "dtype")
 
@@ -59,6 +62,11 @@ def test_an_option_that_would_not_be_followed_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=f"cannot follow {option}"):
         choose_backend(request(**changes))
+
+
+def test_joined_follows_the_options_of_both() -> None:
+    both = request(backend="vllm+torch", attention="eager", engine_options={"seed": 1})
+    assert choose_backend(both) == "vllm+torch"
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
@@ -106,3 +114,32 @@ def test_a_saved_twin_is_the_one_that_would_be_loaded(
     saved = load_model(replace(spec, id=str(described.folder), untrained_seed=None))
     for one, other in zip(saved.module.parameters(), loaded.module.parameters(), strict=True):
         assert one.equal(other)
+
+
+def test_joined_takes_each_half_from_its_backend(tiny_model: Callable[[str], Any]) -> None:
+    ours, theirs = torch_backend(tiny_model("llama")), torch_backend(tiny_model("gpt2"))
+    batches = [
+        make_batch(random_prompts(100, lengths, seed=n), first=10 * n)
+        for n, lengths in enumerate(([4, 7], [3], [9, 2, 2]))
+    ]
+    joined = JoinedBackend(logits=theirs, hidden=ours)
+    found = list(captured(joined, batches, ["final"]))
+    assert [one.batch.prompt_ids for one in found] == [b.prompt_ids for b in batches]
+    (hidden,) = captured(ours, batches[:1], ["final"])
+    (logits,) = captured(theirs, batches[:1], [])
+    first = found[0]
+    np.testing.assert_array_equal(first.batch.hidden["final"], hidden.batch.hidden["final"])
+    np.testing.assert_array_equal(first.statistics["entropy"], logits.statistics["entropy"])
+
+
+def test_other_rows_are_not_joined() -> None:
+    batch = make_batch([[1, 2], [3]])
+    check_same_rows(batch, make_batch([[1, 2], [3]]))
+    for other in (
+        make_batch([[1, 4], [3]]),
+        make_batch([[1], [2, 3]]),
+        make_batch([[1, 2], [3]], first=2),
+        make_batch([[1, 2], [3]], logit_rows=[0]),
+    ):
+        with pytest.raises(MachineError, match="different rows"):
+            check_same_rows(batch, other)

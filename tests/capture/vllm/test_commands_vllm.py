@@ -107,6 +107,20 @@ def test_the_two_runs_say_the_same_of_the_model(runs: dict[tuple[str, str], Run]
     assert "vllm" in ours.compute.versions
 
 
+def test_joined_takes_states_from_torch_and_logits_from_vllm(
+    runs: dict[tuple[str, str], Run], packaged: Path, tmp_path: Path
+) -> None:
+    joined = capture(
+        *(tmp_path / "store", packaged, "vllm+torch", "--dtype", "float32"),
+        *("--prompts", PROMPTS, "--sites", "final,block.15"),
+    )
+    torch_, vllm = runs["torch", "float32"], runs["vllm", "float32"]
+    np.testing.assert_array_equal(states(joined, "block.15"), states(torch_, "block.15"))
+    # vLLM's tiles and steps are the same, so its statistics are the same to the last bit
+    for name, values in statistics(joined).items():
+        np.testing.assert_array_equal(values, statistics(vllm)[name], err_msg=name)
+
+
 def test_schedule_positions_and_the_untrained_twin(packaged: Path, tmp_path: Path) -> None:
     options = ("--dtype", "float32", "--prompts", 4, "--sites", "final", "--untrained-seed", 3)
     root = tmp_path / "store"

@@ -44,8 +44,8 @@ def written(run: Run) -> list[list[int]]:
 
 
 def test_the_most_likely_tokens_are_those_of_torch(capture: Callable[..., Run]) -> None:
-    runs = [capture(backend, store=backend) for backend in ("vllm", "torch")]
-    assert written(runs[0]) == written(runs[1])
+    runs = [capture(backend, store=backend) for backend in ("vllm", "torch", "vllm+torch")]
+    assert written(runs[0]) == written(runs[1]) == written(runs[2])
     for run in runs:
         found = replay(run)
         assert found is not None
