@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 from evaluated_items import write_items
@@ -24,7 +25,7 @@ from lpp.analyze.evaluations.flips import (
     flips,
     flips_of_runs,
 )
-from lpp.analyze.evaluations.pages.flips_page import IN_SHORT
+from lpp.analyze.evaluations.pages.flips_page import IN_SHORT, flips_frames
 from lpp.analyze.evaluations.tables import CHANGES
 from lpp.analyze.runs.keys import RunView
 from lpp.store import open_store
@@ -227,6 +228,17 @@ def test_diff_names_the_items(written: TwoRuns, tmp_path: Path) -> None:
     output = tmp_path / "drift.md"
     assert run(*asked, "-o", output).exit_code == 0
     assert f"### Items of {TASK}".replace("_", "\\_") in output.read_text("utf-8")
+
+
+def test_tasks_that_are_not_compared_have_rows_beside_others(written: TwoRuns) -> None:
+    found = flip_tables(flips(written.root, TASK, "first", "second"))
+    parts = [flips_frames([found, "other documents"]), flips_frames(["damaged"])]
+    rows = pl.concat([part["item_flips"] for part in parts])  # as of several runs
+    assert rows["why_none"].to_list() == [None, "other documents", "damaged"]
+    assert rows["n_items"].to_list() == [60, None, None]
+    changes = parts[0]["item_changes"]
+    assert (len(changes), {*changes["task"]}) == (12 + 2 + 3, {TASK})
+    assert "item_changes" not in parts[1]
 
 
 @pytest.mark.slow
