@@ -30,5 +30,5 @@ def test_items_of_an_evaluation_are_asked_for(make_run: MakeRun) -> None:
     assert asked in words
     found = answers(Path(sys.executable).parent, made.root)
     assert found.codes[asked] == 0
-    assert found.documents[asked]["features"]
+    assert found.documents[asked]["tables"]["item_features"]
     assert found.tables["item_features"]
