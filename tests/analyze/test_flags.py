@@ -1,14 +1,19 @@
 """Each flag stands for its own trap, and for no other."""
 
+import shutil
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
+from golden_stores import READ
 from made_runs import MakeRun
 
 from lpp.analyze import analyze
+from lpp.analyze.cli.command import main
 from lpp.analyze.metrics.registry import PAPER_NAMES
 from lpp.analyze.quantities.flags import FACTS, FLAGS, MEANING, flags_of, flags_of_any
 from lpp.analyze.tables.facts import metric_facts, profile_facts
@@ -310,3 +315,12 @@ def test_rows_of_zeros_and_a_run_without_a_tokenizer(make_run: MakeRun) -> None:
     assert not found & {"collapsed", "padded_vocab"}
     other = analyze(make_run(root=made.root.parent / "other").root)
     assert "padded_vocab" in {*other.profiles()["flags"].explode()}
+
+
+def test_a_flag_of_a_site_alone_is_explained(tmp_path: Path) -> None:
+    """The profiles of the golden store carry no `lossy`; a site of 8 bits does."""
+    root = shutil.copytree(READ[-1], tmp_path / "store")
+    done = CliRunner().invoke(main, ["profile", str(root)])
+    assert done.exit_code == 0, done.output
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("lossy ")]
+    assert line.removeprefix("lossy A (1 of its sites): ") in MEANING["lossy"]

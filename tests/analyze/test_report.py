@@ -168,7 +168,7 @@ def test_provenance_names_checksums_and_a_command_that_exists(make_run: MakeRun)
         "COMMIT.json",
         *(f"shards/0000{k}/COMMIT.json" for k in range(3)),
     ]
-    assert dict(origin.facts)["weights"] == "w0"
+    assert dict(origin.facts)["weights"] == made.plan.model.weights
     database_file = (made.root / "profiles.duckdb").read_bytes()
     assert found.origin.database == hashlib.sha256(database_file).hexdigest()
     words = shlex.split(origin.command)

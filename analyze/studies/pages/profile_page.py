@@ -10,7 +10,7 @@ import polars as pl
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import PROFILE, RANKS
 from lpp.analyze.pages.data import with_names
-from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing, explained
+from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.terminal import SIDE_BY_SIDE
 from lpp.analyze.pages.words import Part, Run, Sentence, number
@@ -86,8 +86,7 @@ def profile_page(
             layers=tables["spectra"].filter(pl.col("prefix") == pl.col("context")),
             entropy=tables["entropy"],
         )
-        shown_tables = (table for section in sections for table in section.tables)
-        opening = summary(numbers, runs.order, explained(shown_tables, MEANING))
+        opening = summary(numbers, runs.order, MEANING)
         if not differences.is_empty():
             sections.append(_differences(differences, query))
     else:
