@@ -18,7 +18,7 @@ import torch
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.plan.backend import Beginning, Writing, Written
 from lpp.capture.plan.batches import BATCH_COST, group_by_budget
-from lpp.capture.plan.draws import Draws
+from lpp.capture.plan.draws import PromptDraws
 from lpp.store.errors import ErrorKind, InputError, MachineError
 
 WRITING_TOKENS: Final = {"cpu": 8192, "cuda": 16384}
@@ -132,7 +132,7 @@ class _Choice:
     def __init__(self, group: Sequence[Beginning], how: Writing) -> None:
         self._temperature = how.temperature
         self._draws = [
-            Draws(how.seed, beginning.prompt_id, beginning.token_ids) for beginning in group
+            PromptDraws(how.seed, beginning.prompt_id, beginning.token_ids) for beginning in group
         ]
         self._tokens: list[torch.Tensor] = []
         self._logprobs: list[torch.Tensor] = []

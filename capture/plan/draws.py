@@ -14,7 +14,7 @@ import numpy.typing as npt
 _BITS: Final = 53
 
 
-class Draws:
+class PromptDraws:
     """The draws for one prompt."""
 
     def __init__(self, seed: int, prompt_id: int, token_ids: npt.NDArray[np.int32]) -> None:
@@ -24,7 +24,7 @@ class Draws:
     def uniform(self, step: int) -> float:
         """The draw for the token written at `step`, from 0: 0 <= u < 1.
 
-        >>> draws = Draws(1, 0, np.array([5, 6], np.int32))
+        >>> draws = PromptDraws(1, 0, np.array([5, 6], np.int32))
         >>> round(draws.uniform(0), 6), round(draws.uniform(1), 6)
         (0.82216, 0.49598)
         """

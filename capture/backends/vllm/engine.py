@@ -23,7 +23,7 @@ from lpp.capture.backends.vllm.installed import check_vllm, platform, silenced, 
 from lpp.capture.backends.vllm.settings import FIXED, MEMORY_OPTIONS, EngineSettings, check_options
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.plan.backend import Beginning, Writing, Written
-from lpp.capture.plan.draws import Draws
+from lpp.capture.plan.draws import PromptDraws
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 
 CPU_CACHE_BYTES: Final = 1 << 30
@@ -102,7 +102,7 @@ class VllmEngine:
         waiting: dict[str, Beginning] = {}
         with self._alive():
             for beginning in beginnings:
-                draws = Draws(how.seed, beginning.prompt_id, beginning.token_ids)
+                draws = PromptDraws(how.seed, beginning.prompt_id, beginning.token_ids)
                 sampling = SamplingParams(
                     temperature=how.temperature,
                     seed=draws.seed if how.temperature else None,
