@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Final, Literal, TypeAlias
@@ -84,6 +84,11 @@ def code(text: str) -> str:
     return f"\ue000!{text}\ue001"
 
 
+def flag(name: str) -> str:
+    """A flag inside a text of `say`, linked to its meaning."""
+    return f"\ue000^{name}\ue001"
+
+
 def say(text: str) -> Sentence:
     """A text with marks as a sentence.
 
@@ -98,8 +103,8 @@ def say(text: str) -> Sentence:
         elif kind == "#":
             query, _, shown = rest.partition("\ue002")
             parts.append(Ref(shown, query))
-        elif kind == "!":
-            parts.append(Code(rest))
+        elif kind in "!^":
+            parts.append(Code(rest) if kind == "!" else Flag(rest))
         else:
             parts.append(Run(rest, short=kind == "r"))
     return tuple(parts)
@@ -277,28 +282,6 @@ def label(column: str) -> str:
         over = "ln V" if name.startswith("entropy") else "bound"
         return f"{name.removesuffix('_norm').replace('_', ' ')} / {over}"
     return " ".join(_ABBREVIATED.get(word, word) for word in name.split("_"))
-
-
-def from_to(low: tuple[Part, str], high: tuple[Part, str], unit: str = "") -> tuple[Part, ...]:
-    """A range: ` from 0.2 (RUN) to 0.9 of ln V (RUN)`. low, high: a value, and the id of its run.
-
-    >>> plain(from_to(("0.2", "a"), ("0.9", "b"), " of ln V"))
-    ' from 0.2 (a) to 0.9 of ln V (b)'
-    """
-    return (
-        *(" from ", low[0], " (", Run(low[1], short=True)),
-        *(") to ", high[0], f"{unit} (", Run(high[1], short=True), ")"),
-    )
-
-
-def series(items: Sequence[Sentence]) -> Sentence:
-    """Parts of a sentence, one after another.
-
-    >>> plain(series([(Run("a"),), (Run("b"), " twice"), (Run("c"),)]))
-    'a, b twice and c'
-    """
-    marks = ["", *(", " for _ in items[2:]), " and "]
-    return tuple(p for mark, item in zip(marks, items, strict=False) for p in (mark, *item))
 
 
 def listed(words: list[str], last: str = "and") -> str:

@@ -16,11 +16,11 @@ from lpp.analyze.pages.page import Figure, Opening, Page, Section
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Shape, Table
 from lpp.analyze.pages.words import (
-    Flag,
     Sentence,
     clause,
     code,
     ends,
+    flag,
     hundredths,
     probability,
     ref,
@@ -218,7 +218,7 @@ def _opening(probes: pl.DataFrame, best: Row) -> Opening:
 def _warnings(row: Row) -> tuple[Sentence, ...]:
     """A line for each flag of all probes of an analysis."""
     flags = (flag for flag in row["flags"] if flag not in ("explained", "lossy"))
-    return tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in flags)
+    return tuple(say(f"{flag(name)}: {clause(MEANING[name])}.") for name in flags)
 
 
 def _figure(row: Row, name: str, write: Any = hundredths) -> Figure:

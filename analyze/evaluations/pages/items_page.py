@@ -31,11 +31,11 @@ from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Table
 from lpp.analyze.pages.words import (
-    Flag,
     Sentence,
     clause,
     code,
     ends,
+    flag,
     hundredths,
     ref,
     run,
@@ -260,7 +260,7 @@ def _opening(sentence: Sentence, row: Row, result: Verdict) -> Opening:
         f"{row['n_right'] + row['n_wrong']:,} items{within}, {independence(row)}",
         tuple(numbers),
         (tuple(figures),),
-        tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in row["flags"]),
+        tuple(say(f"{flag(name)}: {clause(MEANING[name])}.") for name in row["flags"]),
     )
 
 

@@ -10,7 +10,7 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.data import with_names
 from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import table_of
-from lpp.analyze.pages.words import Run, Sentence, number, series
+from lpp.analyze.pages.words import listed, number, run, say
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.studies.layers_tables import without_sinks
 from lpp.analyze.studies.pages.profile_summary import FEW, run_warnings
@@ -79,28 +79,28 @@ def _opening(pairs: pl.DataFrame, every: pl.DataFrame, order: Sequence[str]) -> 
     known = pairs.drop_nulls("cka").sort("cka")
     ends: dict[tuple[str, str], list[str]] = {}
     rows = []
-    for run in order:
-        of_run = known.filter(run=run)
+    for one in order:
+        of_run = known.filter(run=one)
         if of_run.is_empty():
             continue
         least, most = of_run.row(0, named=True), of_run.row(-1, named=True)
         sites = least["site"], least["other_site"]
-        ends.setdefault(sites, []).append(run)
+        ends.setdefault(sites, []).append(one)
         rows.append(
             (
-                Figure(run=run),
+                Figure(run=one),
                 Figure(" and ".join(sites)),
                 *(Figure(number(row["cka"])) for row in (least, most)),
             )
         )
-    clauses = [(f"{site} and {other} in ", *_runs(those)) for (site, other), those in ends.items()]
-    parts = [part for clause in clauses[:FEW] for part in ("; ", *clause)]
-    rest = (f"; other sites in {len(clauses) - FEW} more runs",) if clauses[FEW:] else ()
+    clauses = [f"{site} and {other} in {_runs(those)}" for (site, other), those in ends.items()]
+    if left := len(clauses[FEW:]):
+        clauses[FEW:] = [f"other sites in {left} more runs"]
     settings = {_of(row) for row in pairs.iter_rows(named=True)}
     setting = settings.pop() if len(settings) == 1 else "each run's own tokens"
     return Opening(
-        ("Least alike are ", *parts[1:], *rest, ".")
-        if parts
+        say(f"Least alike are {'; '.join(clauses)}.")
+        if clauses
         else ("No pair of sites has a linear CKA.",),
         f"linear CKA, {setting}",
         (("run", ""), ("least alike", "sites"), ("least", "CKA"), ("most", "CKA")),
@@ -109,9 +109,9 @@ def _opening(pairs: pl.DataFrame, every: pl.DataFrame, order: Sequence[str]) -> 
     )
 
 
-def _runs(runs: Sequence[str]) -> Sentence:
-    more: list[Sentence] = [(f"{len(runs) - FEW} more",)] if runs[FEW:] else []
-    return series([*((Run(run),) for run in runs[:FEW]), *more])
+def _runs(runs: Sequence[str]) -> str:
+    more = [f"{len(runs) - FEW} more"] if runs[FEW:] else []
+    return listed([*map(run, runs[:FEW]), *more])
 
 
 def _of(row: Mapping[str, Any]) -> str:

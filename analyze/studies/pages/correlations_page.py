@@ -10,7 +10,7 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import PROFILE
 from lpp.analyze.pages.page import Figure, Opening, Page, Section
 from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.words import Flag, Sentence, clause, interval, probability, signed
+from lpp.analyze.pages.words import Sentence, clause, flag, interval, probability, say, signed
 from lpp.analyze.quantities.correlations import MEANING
 from lpp.analyze.studies.pages.profile_page import HEADINGS
 
@@ -84,7 +84,7 @@ def _opening(tests: pl.DataFrame) -> Opening:
     )
     heads = (("profile", ""), ("benchmark", ""), ("Spearman", ""), ("q", ""))
     flags = sorted({flag for row in shown["flags"] for flag in row})
-    warnings = tuple((Flag(flag), f": {clause(MEANING[flag])}.") for flag in flags)
+    warnings = tuple(say(f"{flag(name)}: {clause(MEANING[name])}.") for name in flags)
     sentence = _conclusion(tests)
     return Opening(sentence, setting, heads, tuple(rows), warnings) if rows else Opening(sentence)
 

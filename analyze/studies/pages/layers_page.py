@@ -11,7 +11,7 @@ from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.pages.data import with_names
 from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.words import Run, Sentence, number, series, signed
+from lpp.analyze.pages.words import Sentence, listed, number, run, say, signed
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.studies.layers_tables import (
     RANKS,
@@ -90,15 +90,15 @@ def _opening(layers: pl.DataFrame, scores: pl.DataFrame, order: Sequence[str]) -
     narrow, others = map(_curves, sides)
     verb = ["is" if len(side) == 1 else "are" for side in sides]
     than = f" narrower in the middle third than at both ends, by {_SHORT}"
-    parts: Sentence = (*narrow, f" {verb[0]}{than}") if narrow else ()
+    text = f"{narrow} {verb[0]}{than}" if narrow else ""
     if others and narrow:
-        parts += ("; ", *others, f" {verb[1]} not")
+        text += f"; {others} {verb[1]} not"
     elif others:
-        parts = (*others, f" {verb[1]} no{than}")
+        text = f"{others} {verb[1]} no{than}"
     firsts = known.unique("run", keep="first", maintain_order=True).head(FEW)
     settings = [_where(row) for row in firsts.iter_rows(named=True)]
     return Opening(
-        (*parts, ".") if parts else (f"No model has an hourglass score of {_SHORT}.",),
+        say(f"{text}.") if text else (f"No model has an hourglass score of {_SHORT}.",),
         f"{_SHORT} of each third, and the hourglass score"
         + "".join(f"{where}" for where in dict.fromkeys(settings) if len({*settings}) == 1),
         (("run", ""), *((f"{third} third", _SHORT) for third in _THIRDS), ("hourglass", _SHORT)),
@@ -110,22 +110,16 @@ def _opening(layers: pl.DataFrame, scores: pl.DataFrame, order: Sequence[str]) -
             )
             for row in firsts.iter_rows(named=True)
         ),
-        tuple(flag_warnings(layers, [{"run": run, "flags": ()} for run in order])),
+        tuple(flag_warnings(layers, [{"run": one, "flags": ()} for one in order])),
     )
 
 
-def _curves(scores: pl.DataFrame) -> Sentence:
+def _curves(scores: pl.DataFrame) -> str:
     """The curves of some scores, as the subject of a sentence."""
     if scores.height > 2 * FEW:
-        return (f"{scores.height} curves of {scores['run'].n_unique()} models",)
-    return series(
-        [
-            (Run(row["run"]), f" from position {row['first_position']} on")
-            if row["first_position"]
-            else (Run(row["run"]),)
-            for row in scores.iter_rows(named=True)
-        ]
-    )
+        return f"{scores.height} curves of {scores['run'].n_unique()} models"
+    curves = scores.select("run", "first_position").iter_rows()
+    return listed([run(one) + f" from position {first} on" * bool(first) for one, first in curves])
 
 
 def _unscored(scores: pl.DataFrame) -> Iterator[Sentence]:
@@ -133,7 +127,8 @@ def _unscored(scores: pl.DataFrame) -> Iterator[Sentence]:
     missing = scores.filter(pl.col("score").is_null())
     for row in missing.iter_rows(named=True):
         where = _where(row)
-        yield Run(row["run"]), f"{where} has no hourglass score of {_SHORT}: {row['reason']}."
+        curve = f"{run(row['run'])}{where}"
+        yield say(f"{curve} has no hourglass score of {_SHORT}: {row['reason']}.")
 
 
 def _where(row: Mapping[str, Any]) -> str:
@@ -192,32 +187,32 @@ def _charts(layers: pl.DataFrame, table: Table, runs: RunStyles) -> Iterator[Cha
 def _sinks(layers: pl.DataFrame) -> Iterator[Sentence]:
     """The effect of attention sinks on each curve of all positions."""
     of_all = layers.filter(first_position=0)
-    for (run, *rest), rows in of_all.group_by(SETTING, maintain_order=True):
+    for (run_id, *rest), rows in of_all.group_by(SETTING, maintain_order=True):
         with_sinks = rows.filter(pl.col("n_sinks") > 0)
         if with_sinks.is_empty():
             continue
         end = max(with_sinks["sink_end"].drop_nulls(), default=0)
         positions = "position" if end == 1 else f"{end} positions"
-        parts: list[str] = [
-            f" holds attention sinks at the first {positions} of {len(with_sinks)} of its "
-            f"{len(rows)} layers: tokens whose states are far larger than any other's, so that the "
-            "ranks there are mostly those of these tokens."
-        ]
+        text = (
+            f"{run(str(run_id))} holds attention sinks at the first {positions} of "
+            f"{len(with_sinks)} of its {len(rows)} layers: tokens whose states are far larger than "
+            "any other's, so that the ranks there are mostly those of these tokens."
+        )
         first = after_sinks(rows)
         after = layers.filter(
             pl.col("site").is_in(with_sinks["site"].to_list()),
-            run=run,
+            run=run_id,
             context=rest[0],
             n_prompts=rest[1],
             first_position=first,
         )
         if len(after):
             spans = [_span(frame["participation_ratio"]) for frame in (after, with_sinks)]
-            parts.append(
+            text += (
                 f" Without the first {first} positions the PR of these layers is {spans[0]} "
                 f"instead of {spans[1]}."
             )
-        yield Run(str(run)), *parts
+        yield say(text)
 
 
 def _span(values: pl.Series) -> str:

@@ -13,7 +13,7 @@ from lpp.analyze.pages.data import with_names
 from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.terminal import SIDE_BY_SIDE
-from lpp.analyze.pages.words import Part, Run, Sentence, number
+from lpp.analyze.pages.words import Sentence, number, run, say
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.questions import Aggregation
 from lpp.analyze.studies.pages.profile_summary import Numbers, summary
@@ -243,10 +243,10 @@ def _biases(profiles: pl.DataFrame) -> Iterator[Sentence]:
     rows = profiles.filter(few).unique(["run", *keys], maintain_order=True)
     for group in rows.partition_by(*keys, maintain_order=True):
         row = group.row(0, named=True)
-        parts: list[Part] = [
+        biases = group.select("run", "entropy_floor_bias").iter_rows()
+        each = ", ".join(f"{number(-bias)} ({run(one)})" for one, bias in biases)
+        yield say(
             f"At context {row['context']}, the entropy floor, the least of {len(row['prefixes'])} "
-            f"means over {row['n_prompts']} prompts, is too low by about"
-        ]
-        for k, (run, bias) in enumerate(group.select("run", "entropy_floor_bias").iter_rows()):
-            parts += [", " if k else " ", f"{number(-bias)} (", Run(run), ")"]
-        yield (*parts, " of ln V (bootstrap).")
+            f"means over {row['n_prompts']} prompts, is too low by about {each} of ln V "
+            "(bootstrap)."
+        )

@@ -17,16 +17,15 @@ from lpp.analyze.metrics.registry import PROFILE
 from lpp.analyze.pages.page import UNKNOWN_FLAG, Figure, Opening
 from lpp.analyze.pages.words import (
     MISSING,
-    Flag,
-    Part,
-    Ref,
-    Run,
     Sentence,
     clause,
-    from_to,
+    flag,
     label,
+    listed,
     number,
-    series,
+    ref,
+    run,
+    say,
 )
 from lpp.analyze.quantities.flags import MEANING
 
@@ -80,7 +79,7 @@ def summary(numbers: Numbers, order: Sequence[str], meanings: Mapping[str, str])
     conclusion = _Conclusion(numbers, rows, axes)
     few = len(rows) <= FEW
     return Opening(
-        sentence=conclusion.sentence(shared=shared, n_runs=n_runs),
+        sentence=say(conclusion.text(shared=shared, n_runs=n_runs)),
         setting=_where(rows[0]) if shared or n_runs == 1 else "each run at its own setting",
         head=_few_head(axes) if few else (("number", ""), ("smallest", ""), ("largest", "")),
         rows=tuple(_few_rows(rows, axes) if few else _ends(rows, axes)),
@@ -96,12 +95,10 @@ def further(numbers: Numbers, order: Sequence[str], most: int) -> Iterator[Sente
     for rows in shared[1 : 1 + most]:
         ordered = _ordered(rows, order)
         axes = [m for m in AXES if m == AXES[0] or any(_known(row[m]) for row in ordered)]
-        yield (
-            f"{_where(ordered[0])}. ",
-            *_Conclusion(numbers, ordered, axes).sentence(shared=True, n_runs=rows.height),
-        )
+        conclusion = _Conclusion(numbers, ordered, axes)
+        yield say(f"{_where(ordered[0])}. {conclusion.text(shared=True, n_runs=rows.height)}")
     if (left := len(shared) - 1 - most) > 0:
-        yield "The table of ", Ref(DIFFERENCES, DIFFERENCES), f" holds {left} more settings."
+        yield say(f"The table of {ref(DIFFERENCES, DIFFERENCES)} holds {left} more settings.")
 
 
 def _by_setting(profiles: pl.DataFrame) -> list[pl.DataFrame]:
@@ -122,7 +119,7 @@ def _by_setting(profiles: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def _ordered(frame: pl.DataFrame, order: Sequence[str]) -> list[NamedRow]:
-    positions = {run: k for k, run in enumerate(order)}
+    positions = {one: k for k, one in enumerate(order)}
     rows = list(frame.iter_rows(named=True))
     return sorted(rows, key=lambda row: (positions.get(row["run"], len(positions)), row["run"]))
 
@@ -161,68 +158,64 @@ class _Conclusion:
     axes: Sequence[str]
     """The floor, and those of the other `AXES` that any of `rows` has."""
 
-    def sentence(self, *, shared: bool, n_runs: int) -> Sentence:
-        start: list[Part] = [f"At {self.rows[0]['site']}, "]
+    def text(self, *, shared: bool, n_runs: int) -> str:
+        start = f"At {self.rows[0]['site']}, "
         if n_runs == 1:
-            return (*start, *self._alone(self.rows[0]), "; no other run has a profile to compare.")
+            return f"{start}{self._alone(self.rows[0])}; no other run has a profile to compare."
         if not shared:
-            start = [f"No two of {n_runs} runs share a site, a context and the same prompts: "]
+            start = f"No two of {n_runs} runs share a site, a context and the same prompts: "
         if len(self.rows) > FEW:
-            return (*start, *self._many(shared=shared), ".")
+            return f"{start}{self._many(shared=shared)}."
         first, *others = self.rows
         tell = self._beside if shared else self._alone
-        clauses = [self._alone(first), *map(tell, others)]
-        parts = [part for clause in clauses for part in ("; ", *clause)]
+        clauses = "; ".join((self._alone(first), *map(tell, others)))
         rest = n_runs - len(self.rows)
-        other = (f"; {rest} more run{'s' * (rest > 1)} cannot be compared with these",)
-        return (*start, *parts[1:], *(other if rest else ()), ".")
+        other = f"; {rest} more run{'s' * (rest > 1)} cannot be compared with these" * (rest > 0)
+        return f"{start}{clauses}{other}."
 
-    def _alone(self, row: NamedRow) -> tuple[Part, ...]:
+    def _alone(self, row: NamedRow) -> str:
         """The values of a run."""
         tokens = self._tokens(row)
         choice = "" if tokens is None else f", a choice among {tokens} tokens,"
-        parts: list[Part] = [
-            Run(row["run"]),
-            " has an entropy floor of ",
-            Ref(rough(row["entropy_floor"]), _PROFILES),
-            f" of ln V{choice if self.axes[1:] else choice.rstrip(',')}",
-        ]
-        bound = self._bound(row)
+        if not self.axes[1:]:
+            choice = choice.rstrip(",")
+        floor = ref(rough(row["entropy_floor"]), _PROFILES)
+        text = f"{run(row['run'])} has an entropy floor of {floor} of ln V{choice}"
+        bound = f"{self._bound(row)} dimensions"
         for k, metric in enumerate(self.axes[1:]):
-            parts += [", " if k else " and uses ", Ref(rough(row[metric]), _PROFILES)]
-            parts.append(f"{'' if k else f'{bound} dimensions'} by {label(metric)}")
-        return tuple(parts)
+            value = ref(rough(row[metric]), _PROFILES)
+            text += f"{', ' if k else ' and uses '}{value}{'' if k else bound} by {label(metric)}"
+        return text
 
-    def _beside(self, row: NamedRow) -> tuple[Part, ...]:
+    def _beside(self, row: NamedRow) -> str:
         """How a run differs from the first."""
-        parts: list[Part] = [Run(row["run"])]
-        for k, metric in enumerate(self.axes):
-            parts += [(" ", ", has ", " and ")[k], *self._compared(metric, row)]
-        return tuple(parts)
+        clauses = (
+            f"{(' ', ', has ', ' and ')[k]}{self._compared(metric, row)}"
+            for k, metric in enumerate(self.axes)
+        )
+        return run(row["run"]) + "".join(clauses)
 
-    def _compared(self, metric: str, row: NamedRow) -> tuple[Part, ...]:
+    def _compared(self, metric: str, row: NamedRow) -> str:
         """A clause on the first axis; the object of "has" for the other two."""
         pair = self._pairs(metric).filter(run_b=row["run"]).head(1).to_dicts()
         change: Any = pair[0]["difference"] if pair else None
         verdict = pair[0]["verdict"] if pair else None
         name = label(metric)
+        has = "has " * (metric == AXES[0])
         if verdict in (DIFFERS, MAY_BE_EQUAL) and change == 0:
-            return (f"{'has ' if metric == AXES[0] else ''}the same {name}",)
+            return f"{has}the same {name}"
         if verdict in (DIFFERS, MAY_BE_EQUAL):
             low, high = (rough(pair[0][f"difference_ci_{end}"]) for end in ("low", "high"))
-            moved = Ref(f"{'+' * (change > 0)}{rough(change)} [{low}, {high}]", DIFFERENCES)
+            moved = ref(f"{'+' * (change > 0)}{rough(change)} [{low}, {high}]", DIFFERENCES)
             unit = f" {UNITS[metric]}" if metric == AXES[0] else ""
             elsewhere = pair[0]["prefix"] != pair[0]["extreme_b_prefix"]
             at = f" at prefix {pair[0]['prefix']}" if elsewhere else ""
             words = _words(metric, larger=change > 0, sure=verdict == DIFFERS)
-            return f"{words} (", moved, f"{unit}{at})"
-        value = Ref(rough(row[metric]), _PROFILES)
-        start = f"has {name} " if metric == AXES[0] else f"{name} "
-        if not pair:
-            return start, value, " (not compared)"
-        if verdict == UNKNOWN:
-            return start, value, " (the difference has no interval)"
-        return start, value, " (a value to compare is missing)"
+            return f"{words} ({moved}{unit}{at})"
+        unknown = "the difference has no interval"
+        missing = unknown if verdict == UNKNOWN else "a value to compare is missing"
+        value = ref(rough(row[metric]), _PROFILES)
+        return f"{has}{name} {value} ({missing if pair else 'not compared'})"
 
     def _pairs(self, metric: str) -> pl.DataFrame:
         """Differences of `metric` from the first of the runs that are shown."""
@@ -234,32 +227,28 @@ class _Conclusion:
         shown = pl.col("run_b").is_in([row["run"] for row in self.rows])
         return frame.filter(pl.col("metric") == metric, *at, shown, run_a=first["run"])
 
-    def _many(self, *, shared: bool) -> Iterator[Part]:
+    def _many(self, *, shared: bool) -> str:
         dimensions = f"{self._bound(*self.rows)} dimensions"
-        yield f"{len(self.rows)} runs have"
-        for k, metric in enumerate(self.axes):
-            yield f"{(' ', ', ', ' and ')[k]}{label(metric)}s"
-            unit = dimensions if k else " of ln V"
-            yield from _range(metric, _sorted(self.rows, metric), unit)
+        ranges = (
+            f"{(' ', ', ', ' and ')[k]}{label(metric)}s"
+            + _range(metric, _sorted(self.rows, metric), dimensions if k else " of ln V")
+            for k, metric in enumerate(self.axes)
+        )
+        text = f"{len(self.rows)} runs have" + "".join(ranges)
         if not shared:
-            return
+            return text
         verdicts = {metric: self._pairs(metric)["verdict"].to_list() for metric in self.axes}
-        others = len(self.rows) - 1
+        others, first = len(self.rows) - 1, run(self.rows[0]["run"])
         if not any(verdicts.values()):
-            yield f"; how the other {others} differ from "
-            yield Run(self.rows[0]["run"])
-            yield " was not computed"
-            return
-        yield f"; of the other {others}, "
+            return f"{text}; how the other {others} differ from {first} was not computed"
+        text += f"; of the other {others}, "
         for k, (metric, found) in enumerate(verdicts.items()):
-            yield ("", ", ", " and ")[k]
-            yield Ref(f"{found.count(DIFFERS)}", DIFFERENCES)
-            if not k:
-                yield " surely differ from "
-                yield Run(self.rows[0]["run"])
-            yield f" in {label(metric)}"
+            surely = f" surely differ from {first}" * (not k)
+            count = ref(f"{found.count(DIFFERS)}", DIFFERENCES)
+            text += f"{('', ', ', ' and ')[k]}{count}{surely} in {label(metric)}"
             if unsure := others - found.count(DIFFERS) - found.count(MAY_BE_EQUAL):
-                yield f" ({unsure} without an interval)"
+                text += f" ({unsure} without an interval)"
+        return text
 
     def _bound(self, *rows: NamedRow) -> str:
         """` of 576`: the largest possible rank; empty if it differs between runs."""
@@ -295,11 +284,15 @@ def _sorted(rows: Sequence[NamedRow], metric: str) -> list[NamedRow]:
     return sorted((row for row in rows if _known(row[metric])), key=lambda row: row[metric])
 
 
-def _range(metric: str, rows: Sequence[NamedRow], unit: str) -> tuple[Part, ...]:
+def _range(metric: str, rows: Sequence[NamedRow], unit: str) -> str:
+    """` from 0.2 (RUN) to 0.9 of ln V (RUN)`."""
     if not rows:
-        return (f" {MISSING}",)
-    low, high = ((Ref(rough(row[metric]), _PROFILES), row["run"]) for row in (rows[0], rows[-1]))
-    return from_to(low, high, unit)
+        return f" {MISSING}"
+    (low, first), (high, last) = (
+        (ref(rough(row[metric]), _PROFILES), run(row["run"], short=True))
+        for row in (rows[0], rows[-1])
+    )
+    return f" from {low} ({first}) to {high}{unit} ({last})"
 
 
 def _few_head(axes: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -315,15 +308,15 @@ def _ends(rows: Sequence[NamedRow], axes: Sequence[str]) -> Iterator[tuple[Figur
     """A row for each metric: its smallest and its largest value, with their runs."""
     for metric in axes:
         ordered = _sorted(rows, metric)
-        ends = [_figure(row, metric, run=row["run"]) for row in (ordered[:1] + ordered[-1:])]
+        ends = [_figure(row, metric, row["run"]) for row in (ordered[:1] + ordered[-1:])]
         yield (Figure(f"{label(metric)} ({UNITS[metric]})"), *(ends or [Figure(MISSING)] * 2))
 
 
-def _figure(row: NamedRow, metric: str, run: str | None = None) -> Figure:
+def _figure(row: NamedRow, metric: str, of: str | None = None) -> Figure:
     low, high = (row.get(f"{metric}_{end}") for end in ("ci_low", "ci_high"))
     sure = _known(low) and _known(high)
     interval = f"[{number(low)}, {number(high)}]" if sure else "no interval"
-    return Figure(number(row[metric]), interval if _known(row[metric]) else "", run)
+    return Figure(number(row[metric]), interval if _known(row[metric]) else "", of)
 
 
 def flag_warnings(
@@ -334,17 +327,14 @@ def flag_warnings(
     """
     layers = _flagged_layers(of_sites, rows)
     flags_by_run = {row["run"]: {*(row["flags"] or ())} for row in rows}
-    for flag in sorted({*layers, *(name for names in flags_by_run.values() for name in names)}):
-        counts = layers.get(flag, {})
-        runs = [run for run in flags_by_run if flag in flags_by_run[run] or run in counts]
-        meaning = clause(meanings.get(flag, UNKNOWN_FLAG))
-        if len(runs) > FEW:
-            yield Flag(flag), f" {len(runs)} runs: {meaning}."
-            continue
-        where = {run: f" ({counts[run]} of its sites)" for run in runs if run in counts}
-        where |= {run: "" for run in runs if flag in flags_by_run[run]}
-        named = series([(Run(run, short=True), where[run]) for run in runs])
-        yield (Flag(flag), " ", *named, f": {meaning}.")
+    for name in sorted({*layers, *(name for names in flags_by_run.values() for name in names)}):
+        counts = layers.get(name, {})
+        runs = [one for one in flags_by_run if name in flags_by_run[one] or one in counts]
+        where = {one: f" ({counts[one]} of its sites)" for one in runs if one in counts}
+        where |= {one: "" for one in runs if name in flags_by_run[one]}
+        named = listed([f"{run(one, short=True)}{where[one]}" for one in runs])
+        subject = f"{len(runs)} runs" if len(runs) > FEW else named
+        yield say(f"{flag(name)} {subject}: {clause(meanings.get(name, UNKNOWN_FLAG))}.")
 
 
 def run_warnings(rows: pl.DataFrame) -> Iterator[Sentence]:
@@ -368,8 +358,8 @@ def _flagged_layers(
     flagged = flagged.filter(pl.col("flag") != "no_error")  # sites have few errors anyway
     counts = flagged.group_by("flag", "run").agg(sites=pl.col("site").n_unique())
     by_flag: dict[str, dict[str, int]] = {}
-    for flag, run, sites in counts.iter_rows():
-        by_flag.setdefault(flag, {})[run] = sites
+    for name, run_id, sites in counts.iter_rows():
+        by_flag.setdefault(name, {})[run_id] = sites
     return by_flag
 
 
