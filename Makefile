@@ -47,8 +47,6 @@ unexport PYTHONDONTWRITEBYTECODE
 EVERYTHING := -m 'not soak and not gpu'
 # A third of the time of these tests is waiting: for a browser, a cluster, a server.
 WAITING := --numprocesses 3
-# `.ci/run` starts those of other environments beside them: with one worker.
-ONE_BY_ONE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo golden test test-changed test-all test-vllm test-trainers test-collectors test-oldest test-gpu coverage soak soak-vllm fuzz \
@@ -130,7 +128,7 @@ $(VLLM_ENV): pyproject.toml
 	@touch $@
 
 test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU; eight minutes or, on a slow machine, many more
-	$(VLLM_VENV)/bin/python -m pytest $(WORKERS) $(ONE_BY_ONE) $(EVERYTHING) tests/capture/vllm tests/analyze/test_probe_direction.py
+	$(VLLM_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/capture/vllm tests/analyze/test_probe_direction.py
 
 # An environment whose Python also finds the packages of $(VENV).
 define on_top
@@ -151,7 +149,7 @@ $(TRAINERS_ENV): pyproject.toml $(ENV)
 	@touch $@
 
 test-trainers: $(TRAINERS_ENV) ## published trainers on what we store (makes .venv-trainers); minutes
-	$(TRAINERS_VENV)/bin/python -m pytest $(WORKERS) $(ONE_BY_ONE) $(EVERYTHING) tests/trainers
+	$(TRAINERS_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/trainers
 
 $(COLLECTORS_ENV): pyproject.toml benchmarks/peers/requirements.txt $(ENV)
 	$(call on_top,$(COLLECTORS_VENV))
@@ -159,7 +157,7 @@ $(COLLECTORS_ENV): pyproject.toml benchmarks/peers/requirements.txt $(ENV)
 	@touch $@
 
 test-collectors: $(COLLECTORS_ENV) ## rows of TransformerLens and nnsight, logs that inspect_ai reads (makes .venv-collectors)
-	$(COLLECTORS_VENV)/bin/python -m pytest $(WORKERS) $(ONE_BY_ONE) $(EVERYTHING) tests/collectors \
+	$(COLLECTORS_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/collectors \
 	  tests/analyze/test_probe_direction.py \
 	  tests/analyze/test_inspect_logs.py tests/analyze/test_inspect_items.py
 

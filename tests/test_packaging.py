@@ -138,7 +138,7 @@ def test_metadata_says_what_is_needed(metadata: Message) -> None:
     assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
     required = metadata.get_all("Requires-Dist", [])
     base = {re.split(r"[<>=!~ ;\[]", line)[0] for line in required if "extra ==" not in line}
-    assert {"click", "duckdb", "numpy", "polars", "pyarrow", "zarr"} <= base
+    assert {"click", "duckdb", "numpy", "polars", "pyarrow"} <= base
     assert not base & {"torch", "transformers", "datasets", "vllm", "accelerate"}
 
 

@@ -288,7 +288,7 @@ def cell(field: Field, row: Mapping[str, Any]) -> Cell:
     if field.kind == "flags":
         return Cell("", flags=(value,) if isinstance(value, str) else tuple(value or ()))
     if field.kind == "list":
-        return Cell(", ".join(map(str, value or ())))
+        return Cell(MISSING if value is None else ", ".join(map(str, value)))
     if field.kind != "number":
         return Cell(MISSING if value is None else str(value))
     write: Callable[[Any], str] = number if isinstance(value, bool) else STYLES[field.style]

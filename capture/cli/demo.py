@@ -159,9 +159,10 @@ def _show_drift(store: Path, trained: str, rounded: str) -> None:
     """Print one line on what rounding changed, and the command that shows where."""
     of_json = ("--format", "json")
     diff = json.loads(_analyze("diff", str(store), trained, rounded, *of_json, quiet=True))
-    kl, flips = (diff["predictions"][name] for name in ("kl", "flips"))
+    numbers = {row["number"]: row for row in diff["tables"]["drift_predictions"]}
+    kl, flips = numbers["kl"], numbers["flips"]
     click.echo(
-        f"Rounded to {BITS} bits: KL {kl['mean']:.2f} ± {kl['stderr']:.2f} nats a token, "
+        f"Rounded to {BITS} bits: KL {kl['mean']:.2f} ± {kl['mean_stderr']:.2f} nats a token, "
         f"{flips['mean']:.0%} of predictions flip.\n"
         f"At which depth and after which words:\n\n"
         f"  lpp-analyze diff {shlex.quote(str(store))} {shlex.quote(trained)} \\\n"

@@ -35,14 +35,13 @@ def test_a_gate_is_not_decided_by_the_prompts_that_are_left(
     gate = ("--fail-if", "log_perplexity > 1e9", "--fail-if", "missing > 0.5")
     done = invoke(a.root, "base", "tuned", *gate, "--format", "json")
     assert done.exit_code == 1
-    document = json.loads(done.stdout)
+    tables = json.loads(done.stdout)["tables"]
+    (fact,) = tables["comparisons"]
     share = (set_aside + missing) / len(LENGTHS)
-    assert document["lost"] == {
-        "base_prompts": len(LENGTHS),
-        "set_aside": pytest.approx(set_aside / len(LENGTHS)),
-        "missing": pytest.approx(missing / len(LENGTHS)),
-    }
-    undecided, named = document["gate"]
+    assert fact["base_prompts"] == len(LENGTHS)
+    assert fact["set_aside"] == pytest.approx(set_aside / len(LENGTHS))
+    assert fact["missing"] == pytest.approx(missing / len(LENGTHS))
+    undecided, named = tables["gate"]
     assert (undecided["outcome"], undecided["failed"]) == ("not decided", True)
     told = f"{set_aside + missing} of the 12 prompts of A take no part"
     assert told in undecided["why"]

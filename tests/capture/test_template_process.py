@@ -104,8 +104,8 @@ def test_texts_and_masks_are_those_of_transformers(tiny_tokenizer: Any, text: st
 @pytest.mark.slow
 def test_the_process_that_renders_has_no_torch_and_ends_with_its_input() -> None:
     code = (
-        "import sys; from lpp.capture.corpus.template_process import main;"
-        "main(); print(sys.modules['torch'])"
+        "import sys; from lpp.capture.corpus.template_process import answer_questions;"
+        "answer_questions(); print(sys.modules['torch'])"
     )
     words = [sys.executable, "-c", code, "9", str(1 << 30), "99"]
     done = subprocess.run(words, input=b"", capture_output=True, check=True)
