@@ -62,9 +62,9 @@ class EvaluatedItems:
     task: str
     model: str
     settings: ItemsSettings
-    """Those that ask the same again. `source` and `filter` (of lm-eval: how the response was cut
-    before it was scored; mostly `none`) are those of the items; `cluster` is the field whose equal
-    values make a cluster; None: items are taken as independent."""
+    """These settings select the same items again. `source` and `filter` are the ones that were
+    found: lm-eval's filter cuts a response before it is scored, and is mostly `none`. Items with
+    equal values of the field `cluster` are one cluster; None: items are taken as independent."""
     view: RunView
     table: pl.DataFrame
     """(n,) `EVALUATED`: items that are right or wrong and whose prompt can be analysed."""

@@ -37,8 +37,8 @@ from lpp.store.errors import InputError
 from lpp.store.progress import SILENT, Progress
 
 RANKED: Final = (*(feature for feature in FEATURES if feature.role != "gold"), *DRIFT_FEATURES)
-"""Features of two runs in order: those of run A, then those of the difference. Gold features are
-left out: every item is right in A, so its gold answer is the chosen one."""
+"""Features of run A, then features of the difference of the two runs. Gold features are left out:
+every item is right in A, so its gold answer is the chosen one."""
 
 WITH_CHOICES: Final = ("answer_length", "answer_gap")
 """Covariates of flips of items with several answers. An answer with a small lead flips easily; the

@@ -54,7 +54,7 @@ _AUROC: Final = {
 
 
 def feature_columns(kinds: tuple[str, str]) -> tuple[Column, ...]:
-    """Columns of a row for each feature, and site where it is of rows.
+    """Columns of the rows of features: one row for each feature, of rows one for each site.
 
     kinds: the columns that count the items of both kinds, first the kind that the AUROC is of.
     auroc: over all items; `within_`: only within groups, null if items are not compared within
@@ -63,7 +63,7 @@ def feature_columns(kinds: tuple[str, str]) -> tuple[Column, ...]:
     draws with shuffled labels, mean and 95 % range. p_value: of an AUROC of 0.5. q_value:
     Benjamini-Hochberg over within_p_value if items are compared within groups, else over p_value: a
     feature that only distinguishes easy groups from hard ones tells nothing about an item.
-    gain: how much farther the AUROC is from 0.5 than that of the best baseline, paired, within
+    gain: the AUROC's distance to 0.5 less the distance of the best baseline's, paired, and within
     groups if items are compared so; null for baselines and for features of the gold answer. Errors,
     p and shuffles are by cluster if items are in clusters. why_none: why there is no auroc.
     """

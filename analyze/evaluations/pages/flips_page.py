@@ -136,7 +136,7 @@ def flips_page(store: str, analysis: ItemAnalysis) -> Page:
 def flips_section(tables: Mapping[str, pl.DataFrame] | str, place: int = 0) -> Section:
     """The section on one task of a page about two runs: what flips, or why it is not known.
 
-    tables: `item_flips` and `item_changes`. place: of the task among those of the page.
+    tables: `item_flips` and `item_changes`. place: number of the task on the page, from 0.
     """
     name = f"items-{place}"
     if isinstance(tables, str):
