@@ -65,6 +65,9 @@ def test_a_folder_gives_the_model_that_was_saved(
     assert not any(p.requires_grad for p in loaded.module.parameters())
     ids = torch.tensor([[3, 40, 99, 7]])
     with torch.no_grad():
+        weights = loaded.module.state_dict(), saved.state_dict()
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
         # equal weights may give other last bits where memory is aligned otherwise
         torch.testing.assert_close(loaded.module(ids).logits, saved(ids).logits)
         assert loaded.module(ids).past_key_values is None
