@@ -1,5 +1,6 @@
 """The rows of a site as one array, over all shards, read and checked when it is indexed."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,12 +54,12 @@ class SiteRows:
         return values[(*(slice(None),) * (values.ndim - 1), *rest)]
 
     def _read(self, first: int, end: int) -> npt.NDArray[Any]:
-        values = np.empty((end - first, self.shape[1]), self.dtype)
-        for k, (shard, spec) in enumerate(zip(self._shards, self._specs, strict=True)):
-            start, stop = max(first, self._edges[k]), min(end, self._edges[k + 1])
+        values, edges = np.empty((end - first, self.shape[1]), self.dtype), self._edges
+        for k in range(bisect_right(edges, first) - 1, bisect_left(edges, end)):
+            start, stop = (max(first, edges[k]) - edges[k], min(end, edges[k + 1]) - edges[k])
             if start < stop:
-                rows = range(start - self._edges[k], stop - self._edges[k])
-                out = values[start - first : stop - first]
-                with shard.array(HIDDEN_KEY, spec, start=rows.start, end=rows.stop) as array:
-                    array.rows(rows.start, rows.stop, dtype=self._read_as, out=out)
+                out = values[edges[k] + start - first : edges[k] + stop - first]
+                spec = self._specs[k]
+                with self._shards[k].array(HIDDEN_KEY, spec, start=start, end=stop) as array:
+                    array.rows(start, stop, dtype=self._read_as, out=out)
         return values
