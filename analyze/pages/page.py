@@ -18,6 +18,9 @@ from lpp.analyze.pages.table import Table, flags_in
 from lpp.analyze.pages.words import Sentence
 from lpp.sql.queries.saved import Query as SavedQuery
 
+Frames = Mapping[str, pl.DataFrame]
+"""Rows by the name of their table."""
+
 Panels = Mapping[str, Any]
 """Specifications by index; that of a chart's only panel is empty."""
 
@@ -175,7 +178,7 @@ class Page:
     """Commands that go on from here."""
     settings: Any = None
     """The settings that were asked for, as their dataclass."""
-    data: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    data: Frames = field(default_factory=dict)
     """Tables for programs, by name, with every column. JSON has all of them, CSV the first."""
     parted_by: str = " "
     """Parts the members of a list in CSV."""

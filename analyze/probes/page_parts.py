@@ -10,7 +10,7 @@ import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.analyses import DRAWN, analyses, chart_of_analyses
-from lpp.analyze.pages.page import Chart
+from lpp.analyze.pages.page import Chart, Frames
 from lpp.analyze.pages.table import Declared, Shape, Table
 from lpp.analyze.pages.words import Sentence, Style, code, hundredths, ref, run, say
 from lpp.analyze.probes.tables import (
@@ -25,8 +25,6 @@ from lpp.analyze.probes.tables import (
 )
 
 Row = Mapping[str, Any]
-Frames = Mapping[str, pl.DataFrame]
-"""Rows of `probes`, and of the best sites in `probe_reliability`, by name."""
 
 READING: Final = (
     "Scores come from probes that saw other folds alone. Gain: how much larger the number is than "

@@ -11,12 +11,11 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.frames import frames_of_tokens
 from lpp.analyze.drift.pages.drift_page_parts import PAIRS_DRAWN, charts
 from lpp.analyze.drift.pages.drift_page_tables import (
-    Frames,
     Pair,
     of_pairs,
     pairs_by_kl,
 )
-from lpp.analyze.pages.page import Chart, Origin
+from lpp.analyze.pages.page import Chart, Frames, Origin
 from lpp.analyze.report.answers import Answer, Answers
 from lpp.analyze.report.drift_queries import (
     DRIFT,

@@ -31,7 +31,6 @@ from lpp.analyze.studies.pages.profile_page import EXTREMES, profile_page
 from lpp.analyze.tables.analysis import analyze
 from lpp.analyze.tables.build import frames
 from lpp.analyze.tables.database import (
-    differences_sql,
     held_profiles,
     kept,
     profiles_and_differences,
@@ -55,12 +54,10 @@ def profile_answer(
     analysis = analyze(store, settings, progress=progress, executor=executor)
     aggregates = settings.entropy_by, settings.rank_by
     shown = extremes = analysis.profiles(drop_prefixes=settings.drop_prefixes)
-    tables, query = frames(analysis, extremes), ""
+    tables, of_runs, query = frames(analysis, extremes), dict[str, pl.DataFrame](), ""
     if aggregates == EXTREMES:
-        tables_of_runs = profiles_and_differences(tables, analysis.base)
-        query = differences_sql(analysis.base, tables_of_runs["profiles"]["run"].n_unique())
+        of_runs, query = profiles_and_differences(tables, analysis.base)
     else:
-        tables_of_runs = {}
         shown = analysis.profiles(
             entropy=settings.entropy_by,
             ranks=settings.rank_by,
@@ -75,7 +72,7 @@ def profile_answer(
     first = pl.col("run") == analysis.base
     page = profile_page(
         f"{store}",
-        tables | tables_of_runs,
+        tables | of_runs,
         pl.concat([shown.filter(first), shown.filter(~first)]),
         analysis.names,
         aggregates=aggregates,

@@ -142,9 +142,9 @@ def differences_sql(base: str | None = None, n_runs: int = 0) -> str:
 
 def profiles_and_differences(
     frames: Mapping[str, pl.DataFrame], base: str
-) -> dict[str, pl.DataFrame]:
-    """The table `profiles`, and as `differences` the answer of `differences_sql`, over `frames`
-    alone: what a database of these tables would say. It need not be there.
+) -> tuple[dict[str, pl.DataFrame], str]:
+    """(the table `profiles`, and as `differences` the answer of `differences_sql`; this query),
+    over `frames` alone: what a database of these tables would say. It need not be there.
 
     frames: `site_profiles`, `spectra`, `entropy` and `jackknife`, at least.
     """
@@ -159,7 +159,7 @@ def profiles_and_differences(
         make_profiles(connection)
         profiles = connection.sql("FROM profiles").pl()
         query = differences_sql(base, profiles["run"].n_unique())
-        return {"profiles": profiles, "differences": connection.sql(query).pl()}
+        return {"profiles": profiles, "differences": connection.sql(query).pl()}, query
 
 
 def held_profiles(url: Url) -> str:

@@ -19,8 +19,9 @@ from lpp.analyze import DiffSettings, diff, diff_against, drift_grid_chart
 from lpp.analyze.cli.command import main
 from lpp.analyze.drift.against import against
 from lpp.analyze.drift.frames import frames_of
-from lpp.analyze.drift.pages.drift_page_tables import FACTS, Frames
+from lpp.analyze.drift.pages.drift_page_tables import FACTS
 from lpp.analyze.drift.pages.drift_page_tables import SITES as SITE_ROWS
+from lpp.analyze.pages.page import Frames
 from lpp.analyze.pages.words import number
 from lpp.store.errors import InputError
 from lpp.store.progress import Progress

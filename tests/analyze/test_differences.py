@@ -178,6 +178,6 @@ def test_a_run_without_a_value_at_the_prefix_is_not_zero(make_run: MakeRun) -> N
         .then("effective_rank_prefix")
         .otherwise(pl.lit(2, pl.Int32))
     )
-    found = profiles_and_differences(tables, one.run_id)["differences"]
+    found = profiles_and_differences(tables, one.run_id)[0]["differences"]
     row = found.row(by_predicate=pl.col("metric") == "effective_rank", named=True)
     assert (row["verdict"], row["difference"], row["value_b"]) == ("missing value", None, None)

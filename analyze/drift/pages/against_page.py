@@ -14,13 +14,12 @@ from lpp.analyze.drift.pages.drift_page_tables import (
     DRIFT,
     FACTS,
     SITES,
-    Frames,
     Pair,
     numbers_of,
     of_pairs,
     shaped,
 )
-from lpp.analyze.pages.page import Chart, Page, Section, drawing
+from lpp.analyze.pages.page import Chart, Frames, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import (
     number,

@@ -17,12 +17,11 @@ from lpp.analyze.drift.pages.drift_page_tables import (
     POSITIONS,
     SITES,
     TOKENS,
-    Frames,
     ends,
     shaped,
 )
 from lpp.analyze.metrics.registry import METRICS
-from lpp.analyze.pages.page import Page, Section
+from lpp.analyze.pages.page import Frames, Page, Section
 from lpp.analyze.pages.table import Shape, Table
 from lpp.analyze.pages.tokens import shown_words
 from lpp.analyze.pages.words import (

@@ -11,7 +11,6 @@ from lpp.analyze.drift.pages.drift_page_tables import (
     HISTOGRAM,
     POSITIONS,
     SITES,
-    Frames,
     Pair,
     ends,
     most_moved,
@@ -21,7 +20,7 @@ from lpp.analyze.drift.pages.drift_page_tables import (
     pairs_by_kl,
     sites_of,
 )
-from lpp.analyze.pages.page import UNKNOWN_FLAG, Chart, Figure, Opening, drawing
+from lpp.analyze.pages.page import UNKNOWN_FLAG, Chart, Figure, Frames, Opening, drawing
 from lpp.analyze.pages.table import Shape, Table
 from lpp.analyze.pages.words import (
     MISSING,

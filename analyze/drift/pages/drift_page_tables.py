@@ -4,19 +4,18 @@ They are rows of the tables `drift_predictions`, `drift_sites` and `drift_tokens
 database, or those that `drift.frames` makes of one comparison.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Final
 
 import polars as pl
 
+from lpp.analyze.pages.page import Frames
 from lpp.analyze.pages.table import Shape, Table
 from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.sql.schema import TABLES, Column
 
 Pair = tuple[str, str]
 """Ids of the first and the second run."""
-Frames = Mapping[str, pl.DataFrame]
-"""Rows of comparisons by name of their `Shape`."""
 
 _PAIR: Final = ["run_a", "run_b"]
 

@@ -27,7 +27,7 @@ from lpp.analyze.evaluations.pages.items_page_tables import (
 from lpp.analyze.evaluations.pages.verdict import Q_READING, Row, Verdict, named, verdict
 from lpp.analyze.evaluations.tables import ANALYSIS_KEY, MEANING, ItemAnalysis
 from lpp.analyze.pages.analyses import analyses, chart_of_analyses
-from lpp.analyze.pages.page import Chart, Figure, Opening, Page, Section
+from lpp.analyze.pages.page import Chart, Figure, Frames, Opening, Page, Section
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.table import Table
 from lpp.analyze.pages.words import (
@@ -45,9 +45,6 @@ from lpp.analyze.pages.words import (
 from lpp.store.format.run_names import run_names
 from lpp.store.settings.command_line import as_words
 from lpp.store.settings.setting import as_python
-
-Frames = Mapping[str, pl.DataFrame]
-"""Rows of `item_analyses`, `item_features`, `item_reliability` and `item_risk`, by name."""
 
 OF_ANALYSIS: Final = ("task", "run", "source", "filter", "skip_first", "seed")
 """The key of an analysis, in the order in which it is shown."""

@@ -22,8 +22,6 @@ from lpp.analyze.studies.layers_tables import (
 )
 from lpp.analyze.studies.pages.profile_summary import FEW, flag_warnings
 
-Names = Mapping[str, str]
-
 _SHORT: Final = METRICS[SCORED].short
 
 _THIRDS: Final = ("first", "middle", "last")
@@ -41,7 +39,11 @@ _MORE: Final = "top: share of the first eigenvalue. zPR, zER: of z-scored column
 
 
 def layers_page(
-    url: str, layers: pl.DataFrame, scores: pl.DataFrame, left_out: Sequence[str], names: Names
+    url: str,
+    layers: pl.DataFrame,
+    scores: pl.DataFrame,
+    left_out: Sequence[str],
+    names: Mapping[str, str],
 ) -> Page:
     """The page of rows of the tables `layers` and `hourglass`, about the store at `url`.
 
