@@ -1,6 +1,6 @@
 """A store: the directory that holds runs, SPEC.md section 2."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Final
@@ -65,10 +65,14 @@ class Store:
     @property
     def plans(self) -> dict[str, Plan | None]:
         """The plan of each run by id; None if it is damaged, or of another release."""
-        plans: dict[str, Plan | None] = dict.fromkeys(self.runs)
-        for run in self.runs.values():
+        return self.plans_of(self.runs)
+
+    def plans_of(self, runs: Iterable[str]) -> dict[str, Plan | None]:
+        """`plans` of some runs, by id."""
+        plans: dict[str, Plan | None] = dict.fromkeys(runs)
+        for run in plans:
             with suppress(LppError, OSError):
-                plans[run.id] = run.plan
+                plans[run] = self.runs[run].plan
         return plans
 
     @property

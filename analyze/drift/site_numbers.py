@@ -7,7 +7,7 @@ leading eigenvectors need those of one run. They are kept for each run as for `p
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -23,10 +23,10 @@ from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.row_measures.prompt_parts import Parts
 from lpp.analyze.metrics.summary import Demand, Summary
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, alignment
+from lpp.analyze.numerics.distance import RowDrift, row_drift
 from lpp.analyze.numerics.jackknife import Estimate, jackknife
 from lpp.analyze.numerics.leading import subspace_overlap
 from lpp.analyze.numerics.moments import Floats, Rows
-from lpp.analyze.numerics.row_drift import RowDrift, row_drift
 from lpp.analyze.quantities.drift import OF_ROWS, RANK_CHANGES, SITE_CHANGES
 from lpp.analyze.runs.cells import Cell, Integers
 from lpp.analyze.runs.groups import Groups
@@ -85,12 +85,13 @@ class SiteNumbers:
         products = [name for name in self.names if name not in OF_ROWS]
         needed = Demand.of(METRICS[name] for name in products if name in RANK_CHANGES)
         demand = Demand(needed.solved, needed.correlation, leading="overlap" in products)
-        cells = [self.cell, *self._parts(CROSS)] if products else []
+        parts = {part: replace(demand, replicate=True) for part in self._parts(CROSS)}
+        demands = parts | {self.cell: demand} if products else {}
         return RunSpectra(
             view=view,
             cache=Cache(self.pair.a.run.directory.root, view.run),
             site=self.site,
-            demands={own_cell(self.pair, view, cell): demand for cell in cells},
+            demands={own_cell(self.pair, view, cell): need for cell, need in demands.items()},
         )
 
     def estimates(
@@ -160,7 +161,8 @@ class RunSpectra:
     def cached_summaries(self) -> dict[Cell, Summary]:
         """The cached summaries that meet the demand of their cell."""
         leading = any(demand.leading for demand in self.demands.values())
-        known = self.cache.summaries(self.site, leading=leading) if self.demands else {}
+        replicates = [cell for cell, demand in self.demands.items() if demand.replicate]
+        known = self.cache.summaries(self.site, replicates, leading=leading) if self.demands else {}
         return {c: known[c] for c, demand in self.demands.items() if demand.met_by(known.get(c))}
 
     def without(self, cells: Collection[Cell]) -> "RunSpectra":

@@ -2,8 +2,9 @@
 
 The rows of both runs are read in step, one block at a time. Relative distance and cosine take half
 as long as that reading. CKA needs A^T B as well, N d^2 multiply-adds, and the spectra of A and B,
-half as many each. Overlap and ranks need spectra alone. A profile keeps the spectra of its run, and
-a comparison those of both, so only A^T B is multiplied again (`site_numbers`). Products are summed
+half as many each. Overlap and ranks need spectra alone. A profile keeps the spectra of its run with
+the leading eigenvectors of the whole context, and a comparison those of both, so only A^T B is
+multiplied again (`site_numbers`). Products are summed
 in float64. In float32, whose products of bfloat16 are exact, blocks of 128 to 1,024 rows put
 ||A^T B||^2 of a model of 135 million parameters wrong by 1e-9 to 2e-7 of itself: too much where
 1 - CKA, of quantised models, is as small. `only` can exclude the products.

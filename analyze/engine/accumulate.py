@@ -306,10 +306,11 @@ def merged_bands(
     dim = len(next(iter(sums.values())).shift)
 
     def take(band: Band, into: Moments, before: Floats) -> None:
-        part = sums[band] if without is None else sums[band].without(without[band])
         before += np.diagonal(sums[band].products)
-        into.add(part.moments())
-        if without is not None:
+        if without is None:
+            into.add(sums[band].moments())
+        else:
+            sums[band].add_rest(without[band], into)
             into.drop_cancelled(before)
 
     running, before, done = Moments.empty(dim), np.zeros(dim), first_position

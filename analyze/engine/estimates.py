@@ -1,11 +1,11 @@
 """Metrics of cells, with errors: from the cache, or computed in one read of the rows."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from lpp.analyze.engine.cache import Cache
+from lpp.analyze.engine.cache import ESTIMATED, Cache, groups_name
 from lpp.analyze.engine.row_values import RowValues, Values
 from lpp.analyze.engine.site_spectra import site_summaries
 from lpp.analyze.engine.workers import Workers
@@ -30,11 +30,13 @@ class Request:
     errors: Collection[str] = ()
     """Names of metrics with an error, by the jackknife over `groups` of prompts."""
     groups: Groups = GROUPS
+    compared: bool = False
+    """Whether leading eigenvectors are kept as well, which `diff` takes."""
 
     def of(self, *kinds: str) -> "Request":
         """The request for those metrics that need one of `kinds`."""
         metrics = [metric for metric in self.metrics if metric.needs in kinds]
-        return Request(metrics=metrics, errors=self.errors, groups=self.groups)
+        return replace(self, metrics=metrics)
 
     def groups_of(self, metric: Metric[Any]) -> Groups:
         """Groups of the jackknife for the error of `metric`; 0 for no error."""
@@ -65,13 +67,41 @@ def site_estimates(site_request: SiteRequest, workers: Workers) -> Estimates:
     For numbers in the cache no rows are read. The others take one read of the site, and a second
     one for errors of spectra; they are added to the cache.
     """
+    cache, request, cells = site_request.cache, site_request.request, site_request.cells
+    whole = not any(cell.excluded for cell in cells)
+    names = {
+        metric.name: groups_name(request.groups_of(metric))
+        for metric in request.metrics
+        if whole and metric.name in ESTIMATED
+    }
+    wanted = {(cell, metric, groups) for metric, groups in names.items() for cell in cells}
+    kept = cache.estimates(site_request.site) if wanted else {}
+    lacking = wanted - kept.keys()
+    found = {key[:2]: kept[key] for key in wanted - lacking}
+    if rest := [metric for metric in request.metrics if lacking or metric.name not in names]:
+        found |= _computed(replace(site_request, request=replace(request, metrics=rest)), workers)
+    if lacking:
+        cache.keep_estimates(site_request.site, {key: found[key[:2]] for key in lacking})
+    return found
+
+
+def _computed(site_request: SiteRequest, workers: Workers) -> Estimates:
+    """`site_estimates` from spectra and values, cached or computed."""
     view, cache, site = site_request.view, site_request.cache, site_request.site
     cells, request = site_request.cells, site_request.request
     of_spectra, of_rows = (request.of(*kinds).cells(cells) for kinds in (SPECTRAL_KINDS, ("rows",)))
-    summaries = cache.summaries(site) if of_spectra else {}
+    demands = {
+        cell: replace(Demand.of(metrics), replicate=cell not in cells)
+        for cell, metrics in of_spectra.items()
+    }
+    replicates = [cell for cell, demand in demands.items() if demand.replicate]
+    summaries = cache.summaries(site, replicates) if of_spectra else {}
     values = cache.values(site) if of_rows else {}
-    demands = {cell: Demand.of(metrics) for cell, metrics in of_spectra.items()}
-    missing = {cell: d for cell, d in demands.items() if not d.met_by(summaries.get(cell))}
+    missing = {
+        cell: replace(demand, leading=bool(demand.solved) and _is_compared(site_request, cell))
+        for cell, demand in demands.items()
+        if not demand.met_by(summaries.get(cell))
+    }
     absent = {
         cell: uncached
         for cell, metrics in of_rows.items()
@@ -93,6 +123,15 @@ def site_estimates(site_request: SiteRequest, workers: Workers) -> Estimates:
     width = view.run.site(site).width
     bounds = {cell: rank_bound(n_tokens(view.lengths, cell), width) for cell in cells}
     return dict(with_errors(values, cells, request.of(*SPECTRAL_KINDS, "rows"), bounds))
+
+
+def _is_compared(of: SiteRequest, cell: Cell) -> bool:
+    """Whether `diff` takes the leading eigenvectors of `cell` by default: of the whole context, and
+    without each group at the deepest site. Solved here, they need no second read and no products.
+    """
+    run = of.view.run
+    by_default = of.site == run.activation_sites[-1] or not cell.excluded
+    return of.request.compared and by_default and cell.prefix == run.plan.context
 
 
 def with_errors(

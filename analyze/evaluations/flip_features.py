@@ -15,8 +15,8 @@ from lpp.analyze.drift.predictions import drift_at
 from lpp.analyze.evaluations.evaluated import EvaluatedItems
 from lpp.analyze.evaluations.features import AT_ANSWER, IN_QUESTION, mean_of_all, question_spans
 from lpp.analyze.numerics.cka import BLOCK_ROWS
+from lpp.analyze.numerics.distance import row_drift
 from lpp.analyze.numerics.moments import Floats
-from lpp.analyze.numerics.row_drift import row_drift
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.rows.side_by_side import in_step
 from lpp.analyze.runs.rows.site_reader import SiteReader

@@ -43,6 +43,9 @@ PROFILE: Final[Mapping[str, Quantity]] = by_name((*ENTROPIES, *(METRICS[name] fo
 PAPER_NAMES: Final = tuple(metric.name for metric in PAPER)
 """Names of the metrics in the spectra table."""
 
+SINKS: Final = ("n_sinks", "sink_end")
+"""Metrics of rows in that table, in addition."""
+
 
 def chosen(patterns: Sequence[str]) -> list[Metric[Any]]:
     """The metrics that fit `patterns`, in order; `paper` stands for those of the paper.

@@ -27,6 +27,8 @@ class Summary:
     """None if it was not requested."""
     leading: Floats | None = None
     """(d, k) the covariance's leading eigenvectors; None if they were not requested."""
+    replicate: bool = False
+    """Whether it is for an error, with eigenvalues of fewer digits."""
 
     def value(self, metric: Metric[Any]) -> float:
         """`metric` of this cell; LookupError where what it needs was not computed."""
@@ -64,6 +66,8 @@ class Demand:
     """Whether the correlation matrix is needed at all; the covariance is always there."""
     leading: bool = False
     """Whether the leading eigenvectors of the covariance are needed."""
+    replicate: bool = False
+    """Whether it is for an error, which needs fewer digits of eigenvalues."""
 
     @classmethod
     def of(cls, metrics: Iterable[Metric[Any]]) -> Self:
@@ -86,12 +90,13 @@ class Demand:
 
 def summarize(spread: Spread, demand: Demand) -> Summary:
     """The summary of `spread`; rows that are not finite give NaN, which nothing hides later."""
-    covariance = _spectrum(spread, solve="covariance" in demand.solved)
+    replicate = demand.replicate
+    covariance = _spectrum(spread, "covariance" in demand.solved, replicate)
     leading = _leading(spread) if demand.leading else None
     if not demand.correlation:
-        return Summary(covariance, leading=leading)
-    correlation = _spectrum(standardised(spread), "correlation" in demand.solved)
-    return Summary(covariance, correlation, leading)
+        return Summary(covariance, leading=leading, replicate=replicate)
+    correlation = _spectrum(standardised(spread), "correlation" in demand.solved, replicate)
+    return Summary(covariance, correlation, leading, replicate)
 
 
 def _leading(spread: Spread) -> Floats:
@@ -100,11 +105,11 @@ def _leading(spread: Spread) -> Floats:
     return leading_eigenvectors(spread)
 
 
-def _spectrum(spread: Spread, solve: bool) -> Spectrum:
+def _spectrum(spread: Spread, solve: bool, replicate: bool) -> Spectrum:
     total, sum_squares = sums(spread)
     values = None
     if solve:
-        values = _eigenvalues(spread, finite=math.isfinite(sum_squares))
+        values = _eigenvalues(spread, replicate, finite=math.isfinite(sum_squares))
     return Spectrum(
         n=spread.n,
         dim=spread.dim,
@@ -116,11 +121,11 @@ def _spectrum(spread: Spread, solve: bool) -> Spectrum:
     )
 
 
-def _eigenvalues(spread: Spread, *, finite: bool) -> Floats:
+def _eigenvalues(spread: Spread, replicate: bool, *, finite: bool) -> Floats:
     """(r,) NaN for a matrix that has none: one cell must not cost the numbers of all others."""
     if finite:
         try:
-            return spectrum.eigenvalues(spread)
+            return spectrum.eigenvalues(spread, replicate=replicate)
         except ArithmeticError as error:
             _log.warning("%d rows of width %d have no ranks: %s", spread.n, spread.dim, error)
     return np.full(rank_bound(spread.n, spread.dim), np.nan)

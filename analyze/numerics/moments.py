@@ -188,6 +188,32 @@ class ShiftedSums:
             np.diagonal(self.products).copy(),
         )
 
+    def add_rest(self, other: Self, moments: Moments) -> None:
+        """Merge the rows without those of `other`, a subset, into `moments`, in place.
+
+        As of `moments.add(self.without(other).moments())`, in a third of its passes over d x d.
+        """
+        n, total = self.n - other.n, self.total - other.total
+        if n == 0:
+            return
+        squares, scaled = np.diagonal(self.products), total / np.sqrt(n)
+        left = squares - np.diagonal(other.products) - scaled * scaled
+        if (left <= CANCELLED * squares).any():
+            moments.add(self.without(other).moments())
+            return
+        both = moments.n + n
+        delta = self.shift + total / n - moments.mean
+        vectors = np.stack([scaled, delta * np.sqrt(moments.n * n / both)])
+        signed = vectors.T * [-1.0, 1.0]
+        for start in range(0, len(scaled), _TILE_ROWS):
+            tile = slice(start, start + _TILE_ROWS)
+            moments.scatter[tile] += self.products[tile]
+            moments.scatter[tile] -= other.products[tile]
+            moments.scatter[tile] += signed[tile] @ vectors
+        moments.mean += delta * (n / both)
+        moments.noise += ROUNDING * float(scaled @ scaled + len(scaled) * squares.sum())
+        moments.n = both
+
     def moments(self) -> Moments:
         """Mean and scatter of the rows, in new memory: two passes over d x d."""
         if self.n == 0:

@@ -7,10 +7,14 @@ at all (equal rows, one row, none) no dimension is in use and every number is 0.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from lpp.analyze.numerics.moments import ROUNDING, Floats, Spread
+
+_FLOAT32_DIM: Final = 256
+"""Replicates of narrower rows are solved in float64: that takes a millisecond or two."""
 
 
 def rank_bound(n: int, dim: int) -> int:
@@ -46,16 +50,22 @@ def ratio_of_sums(total: float, sum_squares: float, bound: int) -> float:
     return within(total * total / sum_squares, bound)
 
 
-def eigenvalues(spread: Spread, /) -> Floats:
+def eigenvalues(spread: Spread, /, *, replicate: bool = False) -> Floats:
     """The r = min(N, d) largest eigenvalues of the sample covariance, descending, (r,).
 
-    A float64 solve of the matrix that `spread` holds. Rounding leaves an eigenvalue that should
-    be 0 anywhere within about size * epsilon * largest of it: below 0 it is set to 0. A value
-    further below says that the matrix was no covariance.
+    A float64 solve of the matrix that `spread` holds; for a `replicate` of a jackknife one in
+    float32 where that is precise enough for an error (`replicates`). Rounding leaves an eigenvalue
+    that should be 0 anywhere within about size * epsilon * largest of it: below 0 it is set to 0. A
+    value further below says that the matrix was no covariance.
 
     Raises ArithmeticError for such a matrix, and for one that holds infinities or NaN.
     """
     matrix = spread.matrix
+    if replicate and _FLOAT32_DIM <= spread.dim < spread.n:
+        from lpp.analyze.numerics.replicates import float32_eigenvalues  # SciPy
+
+        if (single := float32_eigenvalues(matrix)) is not None:
+            return np.clip(single / (spread.n - 1), 0.0, None)
     if not np.isfinite(matrix.sum()):
         raise ArithmeticError("the rows hold infinities or NaN: they have no covariance")
     bound = rank_bound(spread.n, spread.dim)

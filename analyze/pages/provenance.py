@@ -33,14 +33,14 @@ def origin(url: str, runs: pl.DataFrame, further_runs: Collection[str] = ()) -> 
     store = open_store(url)
     columns = ("run", "plan", "shards", "n_prompts")
     known = {run: rest for run, *rest in runs.select(columns).iter_rows()} if runs.width else {}
+    held = {*known, *further_runs}
+    others = [run for run in store.runs if run not in held]
     return Origin(
         database=_sha256(store.path / DATABASE_KEY),
         versions=tuple(_versions()),
         runs=tuple(_run_origin(store.runs, run, *rest) for run, rest in known.items()),
         unprofiled=tuple(
-            run
-            for run, plan in store.plans.items()
-            if run not in {*known, *further_runs} and (plan is None or plan.task is None)
+            run for run, plan in store.plans_of(others).items() if plan is None or plan.task is None
         ),
     )
 

@@ -16,8 +16,8 @@ from lpp.store.format.schedule import prefix_schedule
 from lpp.store.objects.place import Url, absolute
 from lpp.store.runs.read import Run
 
-NO_STATISTICS: Final = "no statistics of logits: another program collected its rows"
-"""Why a run of `lpp.store.sink` has no entropy, no surprisal and no KL."""
+NO_STATISTICS: Final = "no statistics of logits: they were not captured"
+"""Why a run of `lpp.store.sink`, or of rows alone, has no entropy, no surprisal and no KL."""
 
 __all__ = ["RunView", "Url", "views"]
 
@@ -27,11 +27,12 @@ class RunView:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._duplicates: dict[int, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process: what was read of the run, but for its prompts' texts."""
         lengths, set_aside, _ = self.lengths, self.set_aside, (self.run.shards, self.run.branches)
-        return {"run": self.run, "lengths": lengths, "set_aside": set_aside}
+        return {"run": self.run, "_duplicates": {}, "lengths": lengths, "set_aside": set_aside}
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -71,9 +72,11 @@ class RunView:
         """How many of the first `size` prompts have the token ids of another of them; those that
         were set aside do not count.
         """
-        hashes = self.prompts["sha256"].head(size)
-        times = Counter(itertools.compress(hashes, self.lengths[:size] > 0))
-        return sum(count for count in times.values() if count > 1)
+        if size not in self._duplicates:
+            hashes = self.prompts["sha256"].head(size)
+            times = Counter(itertools.compress(hashes, self.lengths[:size] > 0))
+            self._duplicates[size] = sum(count for count in times.values() if count > 1)
+        return self._duplicates[size]
 
     def short(self, size: int, prefix: int) -> int:
         """How many of the first `size` prompts end before `prefix`."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 import polars as pl
 
-from lpp.store import Store
+from lpp.store import Run
 from lpp.store.format.run_names import corpora_first
 
 
@@ -47,8 +47,8 @@ class Fit:
     """Why there is no run; empty where there is one."""
 
 
-def run_names(store: Store) -> list[RunName]:
-    """Every run of `store` as far as names go."""
+def run_names(runs: Iterable[Run]) -> list[RunName]:
+    """`runs` as far as names go."""
     return [
         RunName(
             id=run.id,
@@ -57,7 +57,7 @@ def run_names(store: Store) -> list[RunName]:
             evaluation=run.plan.task is not None,
             weights=run.plan.model.weights,
         )
-        for run in store.runs.values()
+        for run in runs
     ]
 
 

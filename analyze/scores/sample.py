@@ -46,7 +46,7 @@ def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
     """
     store = open_store(url)
     runs, here = _tables(store, settings)
-    by_id = {name.id: name for name in run_names(store)}
+    by_id = {name.id: name for name in run_names(store.runs.values())}
     evaluations = frozenset(run for run, name in by_id.items() if name.evaluation)
     ids = runs["run"].to_list()
     short = [run for name in settings.runs for run in runs_fitting(name, store.plans) or [name]]

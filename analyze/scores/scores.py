@@ -25,7 +25,7 @@ from lpp.analyze.scores.read_score_table import LEADERBOARD
 from lpp.analyze.scores.score_files import ScoreFile, read_files
 from lpp.analyze.scores.score_table import check_scores
 from lpp.sql.schema import arrow_schema
-from lpp.store import Store, add_scores, open_store, read_scores
+from lpp.store import Run, Store, add_scores, open_store, read_scores
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.run_names import find_run
 from lpp.store.objects.place import Place
@@ -102,7 +102,7 @@ def add_benchmarks(
     all_scores = all_scores.filter(pl.col("model").is_in([*models]))
     scores = all_scores.filter(pl.col("value").is_not_null())
     check_scores(scores, _unit(kind, settings.unit))
-    runs = run_names(store)
+    runs = run_names(store.runs.values())
     run_ids = _run_ids(settings.matches, scores, store)
     name = settings.source or _default_source(kind, read)
     if name == PUBLISHED:
@@ -266,9 +266,11 @@ def _items_files(joined: Iterable[JoinedItems]) -> dict[str, bytes]:
     }
 
 
-def benchmarks_table(root: Place) -> pa.Table:
-    """The database's table `benchmarks`: every score in the store, and the run that it fits."""
-    scores = match_scores(pl.DataFrame(read_scores(root)), run_names(open_store(root)))
+def benchmarks_table(root: Place, runs: Iterable[Run]) -> pa.Table:
+    """The database's table `benchmarks`: every score in the store, and which of all its `runs` it
+    fits.
+    """
+    scores = match_scores(pl.DataFrame(read_scores(root)), run_names(runs))
     schema = arrow_schema("benchmarks")
     return scores.with_columns(run="fit").select(schema.names).to_arrow().cast(schema)
 
@@ -276,7 +278,7 @@ def benchmarks_table(root: Place) -> pa.Table:
 def summary(url: Url) -> list[str]:
     """What the store at `url` holds, source by source, as lines of at most 80 columns."""
     store = open_store(url)
-    scores = match_scores(pl.DataFrame(read_scores(store.path)), run_names(store))
+    scores = match_scores(pl.DataFrame(read_scores(store.path)), run_names(store.runs.values()))
     lines = []
     for (source,), rows in scores.group_by("source", maintain_order=True):
         benchmarks = sorted(rows["benchmark"].unique())

@@ -13,7 +13,7 @@ from typing import Any, Final
 import polars as pl
 
 from lpp.analyze.engine.executor import LOCAL, Executor
-from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.metrics.registry import METRICS, SINKS
 from lpp.analyze.numerics.hourglass import Layer, hourglass
 from lpp.analyze.quantities.flags import flags_of, flags_of_any
 from lpp.analyze.quantities.tables import BESIDE, frame_schema
@@ -126,7 +126,7 @@ def _ranks(
         short = [view.short(*cell) for cell in of_site.select("n_prompts", "prefix").rows()]
         frames.append(
             of_site.with_columns(
-                *spectra.numbers([(of_site, estimates)], (*_NUMBERS, *spectra.SINKS), errors=SURE),
+                *spectra.numbers([(of_site, estimates)], (*_NUMBERS, *SINKS), errors=SURE),
                 pl.Series("short_prompts", short, dtype=pl.Int32),
                 relative_depth=pl.col("depth") / view.run.plan.depth,
             )
@@ -136,7 +136,7 @@ def _ranks(
     bound = pl.col("rank_bound").clip(1)
     frame = pl.concat(frames, how="diagonal_relaxed").with_columns(
         *((pl.col(name) / bound).alias(f"{name}_norm") for name in RANKS),
-        *(pl.col(name).cast(pl.Int32) for name in spectra.SINKS),
+        *(pl.col(name).cast(pl.Int32) for name in SINKS),
     )
     return frame.drop("flags")
 

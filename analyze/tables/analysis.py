@@ -30,7 +30,7 @@ from lpp.analyze.tables import metrics as metric_table
 from lpp.analyze.tables.facts import metric_facts, profile_facts, with_lossy
 from lpp.analyze.tables.jackknife import without_groups
 from lpp.analyze.tables.profile import ENTROPIES, aggregate
-from lpp.analyze.tables.run_rows import prompts_frame, run_row
+from lpp.analyze.tables.run_rows import run_row
 from lpp.store.format.run_names import find_run, first_named
 from lpp.store.progress import SILENT, Progress
 
@@ -42,7 +42,6 @@ class Analysis:
     """The numbers of a selection: one frame per table of the database, except `profiles`."""
 
     runs: pl.DataFrame
-    prompts: pl.DataFrame
     spectra: pl.DataFrame
     entropy: pl.DataFrame
     metrics: pl.DataFrame
@@ -236,7 +235,6 @@ def analyze_views(
     )
     return Analysis(
         runs=runs,
-        prompts=prompts_frame(selected),
         spectra=of_spectra,
         entropy=of_entropy,
         metrics=of_metrics.select(*metric_table.METRICS_SCHEMA.names(), flags_of(facts)),
@@ -277,7 +275,7 @@ def site_requests(
 def _request(metrics: Sequence[Metric[Any]], groups: Groups) -> Request:
     """A request for `metrics`, with errors if `groups` is not 0."""
     errors = [metric.name for metric in metrics] if groups else []
-    return Request(metrics=metrics, errors=errors, groups=groups)
+    return Request(metrics=metrics, errors=errors, groups=groups, compared=True)
 
 
 def _logit_frames(

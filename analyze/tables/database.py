@@ -63,7 +63,10 @@ def store_tables(root: Place, read: Iterable[RunView] = ()) -> dict[str, pa.Tabl
             evaluation_rows(root), schema=frame_schema(TABLES["evaluations"].columns)
         ),
     }
-    scores = {"benchmarks": benchmarks_table(root), "published": published_table()}
+    scores = {
+        "benchmarks": benchmarks_table(root, [view.run for view in all_views]),
+        "published": published_table(),
+    }
     return as_tables(frames) | scores
 
 

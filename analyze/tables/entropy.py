@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from lpp.analyze.engine.cache import Cache, groups_name
 from lpp.analyze.numerics.jackknife import clustered_error, floor_bias, student
 from lpp.analyze.numerics.moments import Floats
 from lpp.analyze.quantities.profiles import ENTROPY, ENTROPY_NORM
@@ -63,6 +64,13 @@ WITHOUT = pl.Schema({"entropy_norm_without": pl.List(pl.Float64)})
 BIAS = pl.Schema({"floor_bias": pl.Float64})
 """Bias of the least `entropy_norm` of the context's prefixes (`jackknife.floor_bias`), the same for
 each of them; NaN if it was not computed."""
+
+_VERSION: Final = 1
+"""Version of the arithmetic of all these columns, for the rows that are kept."""
+
+_KEPT: Final = pl.Schema(
+    {"version": pl.Int32(), "groups": pl.String(), **ENTROPY_SCHEMA, **WITHOUT, **BIAS}
+)
 
 SPARSE = "logit statistics at its own prefixes only (--logit-positions schedule)"
 """Why a run with ranks has no entropy."""
@@ -198,6 +206,25 @@ def _rows(
     view: RunView, keys: Sequence[Key], columns: frozenset[str], groups: Groups
 ) -> Iterator[tuple[Any, ...]]:
     """The rows of one run: `ENTROPY_SCHEMA`, `WITHOUT`, `BIAS`. Not frames: slow if small."""
+    if not groups or not columns >= {*ENTROPY_SCHEMA}:
+        yield from _computed(view, keys, columns, groups)
+        return
+    cache = Cache(view.run.path.parent.parent, view.run)
+    about = (_VERSION, groups_name(groups))
+    kept = {row[2:6]: row[2:] for row in cache.entropies(_KEPT) if row[:2] == about}
+    if all(key in kept for key in keys):
+        view.run.tokens_files()  # a damaged one is refused, as if it were read
+        yield from (kept[key] for key in keys)
+        return
+    rows = [*_computed(view, keys, columns, groups)]  # all: `BIAS` is of all prefixes
+    cache.keep_entropies([(*about, *row) for row in rows if row[:4] not in kept], _KEPT)
+    yield from rows
+
+
+def _computed(
+    view: RunView, keys: Sequence[Key], columns: frozenset[str], groups: Groups
+) -> Iterator[tuple[Any, ...]]:
+    """`_rows` from the token statistics."""
     cells = list(dict.fromkeys(key[2:] for key in keys))
     means = columns & {name for name in ENTROPY_SCHEMA.names() if name.startswith("entropy")}
     nats = _Nats.of(view, {prefix for prefix, _ in cells}, read=bool(groups or means))

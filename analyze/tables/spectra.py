@@ -9,7 +9,7 @@ from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Estimates, Request, SiteRequest
 from lpp.analyze.engine.executor import LOCAL, Executor
 from lpp.analyze.metrics.metric import Metric
-from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.metrics.registry import METRICS, SINKS
 from lpp.analyze.metrics.spectral import PAPER
 from lpp.analyze.numerics.jackknife import Estimate, error_names
 from lpp.analyze.numerics.spectrum import rank_bound
@@ -23,9 +23,6 @@ from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, values_first
 
 SiteEstimates = tuple[pl.DataFrame, Estimates]
 """Some key rows of one site of one run, and the estimates of their cells."""
-
-SINKS: Final = ("n_sinks", "sink_end")
-"""Metrics of rows in this table, in addition to those of the paper."""
 
 SINK_COLUMNS: Final = (
     *columns_of(
@@ -135,12 +132,14 @@ def site_numbers(
     """
     runs = {view.run.id: view for view in views}
     parts, work = [], []
-    for (run,), of_run in keys.group_by("run", maintain_order=True):
-        view = runs[str(run)]
-        cache = Cache(view.run.path.parent.parent, view.run)
-        for (site,), of_site in of_run.group_by("site", maintain_order=True):
-            parts.append((view, of_site))
-            work.append(SiteRequest(view, cache, str(site), set(cells(of_site)), request(of_site)))
+    caches = {
+        run: Cache(runs[run].run.path.parent.parent, runs[run].run) for run in keys["run"].unique()
+    }
+    for of_site in keys.partition_by("run", "site", maintain_order=True):
+        run, site = of_site.select("run", "site").row(0)
+        parts.append((runs[run], of_site))
+        of_cells = {*cells(of_site)}
+        work.append(SiteRequest(runs[run], caches[run], site, of_cells, request(of_site)))
     for (view, of_site), estimates in zip(parts, executor.estimates(work), strict=True):
         yield view, of_site, estimates
 
@@ -173,7 +172,8 @@ def numbers(
 
 def all_keys(views: Iterable[RunView], selection: Selection) -> pl.DataFrame:
     """The key columns of every row."""
-    return pl.concat([no_keys(), *(key_frame(v, selection) for v in views)])
+    rows = [row for view in views for row in _key_rows(view, selection)]
+    return pl.DataFrame(rows, schema=_KEY_SCHEMA, orient="row")
 
 
 def no_keys() -> pl.DataFrame:
@@ -183,6 +183,10 @@ def no_keys() -> pl.DataFrame:
 
 def key_frame(view: RunView, selection: Selection) -> pl.DataFrame:
     """The key columns of one run, by depth, context, prefix, prompts and first position."""
+    return all_keys([view], selection)
+
+
+def _key_rows(view: RunView, selection: Selection) -> list[tuple[Any, ...]]:
     plan = view.run.plan
     settings = [
         (context, Cell(size, prefix, first_position=first))
@@ -197,14 +201,13 @@ def key_frame(view: RunView, selection: Selection) -> pl.DataFrame:
         for size in {c.n_prompts for _, c in settings}
     }
     tokens = {cell: n_tokens(view.lengths, cell) for _, cell in settings}
-    widths = {name: view.run.site(name).width for name in view.run.activation_sites}
-    rows = [
+    sites = [(s, plan.depth_of(s), view.run.site(s).width) for s in view.run.activation_sites]
+    return [
         (
             *(view.run.id, name, context, cell.prefix, cell.n_prompts, cell.first_position),
-            *(plan.depth_of(name), *counts[cell.n_prompts]),
+            *(depth, *counts[cell.n_prompts]),
             *(tokens[cell], width, rank_bound(tokens[cell], width)),
         )
-        for name, width in widths.items()
+        for name, depth, width in sites
         for context, cell in settings
     ]
-    return pl.DataFrame(rows, schema=_KEY_SCHEMA, orient="row")

@@ -2,7 +2,7 @@
 
 Each chunk is packed directly from the rows, without a copy (except a last chunk, which is padded
 with zeros), and can be written before the next one is packed. An object is the chunks in row order
-and their index, byte for byte what zarr-python writes with these settings.
+and their index.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,8 +15,9 @@ import numpy.typing as npt
 from lpp.store.arrays.blosc import compress
 from lpp.store.arrays.chunk_index import encode_index
 from lpp.store.arrays.float8 import encode_rows
-from lpp.store.arrays.layout import ArraySpec, written_layout
+from lpp.store.arrays.layout import PACKINGS, ArraySpec, Packing, written_layout
 from lpp.store.arrays.metadata import metadata_bytes, metadata_document
+from lpp.store.arrays.planes import compress_planes
 from lpp.store.format.commit_record import ChunkRecord, checksum
 
 
@@ -28,23 +29,29 @@ class Encoding:
     before the next is requested, so all may use the same memory.
     """
 
-    def __init__(self, spec: ArraySpec, chunks: Iterable[npt.NDArray[Any]]) -> None:
-        self._spec, self._chunks = spec, chunks
+    def __init__(
+        self,
+        spec: ArraySpec,
+        chunks: Iterable[npt.NDArray[Any]],
+        packing: Packing = PACKINGS[0],
+    ) -> None:
+        self._spec, self._chunks, self._packing = spec, chunks, packing
         self.records: list[ChunkRecord] = []
         """Size and checksum of each chunk so far."""
 
     @property
     def metadata(self) -> bytes:
         """`zarr.json`."""
-        return metadata_bytes(metadata_document(self._spec))
+        return metadata_bytes(metadata_document(self._spec, self._packing))
 
     def __iter__(self) -> Iterator[bytes]:
         """Chunks in row order, then their index.
 
         Raises ValueError for chunks of another shape or type, or too few or too many rows.
         """
-        spec, count = self._spec, chunk_rows(self._spec)
-        left = spec.rows
+        spec, layout = self._spec, written_layout(self._spec, self._packing)
+        count, left = layout.chunk_rows, spec.rows
+        pack = compress_planes if layout.by_planes else compress
         for rows in self._chunks:
             chunk = encode_rows(rows) if spec.is_float8 else rows
             expected = (min(count, left), spec.width)
@@ -54,7 +61,7 @@ class Encoding:
                     f"should be {spec.data_type} {expected}"
                 )
             left -= len(chunk)
-            packed = compress(_filled_up(chunk, count))
+            packed = pack(_filled_up(chunk, count))
             self.records.append(ChunkRecord(bytes=len(packed), xxh3_128=checksum(packed)))
             yield packed
         if left:
@@ -79,13 +86,15 @@ class EncodedArray:
         return sum(map(len, self.parts))
 
 
-def encode_array(spec: ArraySpec, rows: npt.NDArray[Any]) -> EncodedArray:
+def encode_array(
+    spec: ArraySpec, rows: npt.NDArray[Any], packing: Packing = PACKINGS[0]
+) -> EncodedArray:
     """Pack the rows of `spec`, bit for bit unless they are to be rounded to float8_e4m3.
 
     ValueError for another shape or type.
     """
     check_rows(spec, rows)
-    encoding = Encoding(spec, row_chunks(rows, chunk_rows(spec)))
+    encoding = Encoding(spec, row_chunks(rows, chunk_rows(spec, packing)), packing)
     parts = tuple(encoding)
     return EncodedArray(metadata=encoding.metadata, parts=parts, chunks=tuple(encoding.records))
 
@@ -97,9 +106,9 @@ def row_chunks(rows: npt.NDArray[Any], count: int) -> Iterator[npt.NDArray[Any]]
         yield rows[start : start + count]
 
 
-def chunk_rows(spec: ArraySpec) -> int:
+def chunk_rows(spec: ArraySpec, packing: Packing = PACKINGS[0]) -> int:
     """Rows of each chunk of an array except the last."""
-    count: int = written_layout(spec).chunk_rows
+    count: int = written_layout(spec, packing).chunk_rows
     return count
 
 

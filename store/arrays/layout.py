@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from lpp.store.arrays.planes import LEAST_PLANE
 from lpp.store.format.plan import SiteDtype, SiteSpec
 
 NUMPY_DTYPE: Final[Mapping[SiteDtype, str]] = {
@@ -27,8 +28,22 @@ ITEM_BYTES: Final[Mapping[SiteDtype, int]] = {
 """Bytes of a value. A row of float8_e4m3 has a byte more."""
 
 CHUNK_BYTES: Final = 1 << 20
-"""Approximate bytes of a chunk before compression: a power of two rows. Earlier releases wrote
-2 MiB, which pack to .98 of the bytes; a random order of smaller chunks mixes rows better."""
+"""Approximate bytes of a chunk before compression: a power of two rows. 2 MiB pack to .98 of the
+bytes; a random order of smaller chunks mixes rows better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """How a writer makes the chunks of an array. With the rows it decides every byte of them."""
+
+    planes: bool = True
+    """Whether floats are packed by `arrays.planes`; by Blosc's own writer otherwise."""
+    chunk_bytes: int | None = None
+    """Approximate bytes of a chunk, if not `CHUNK_BYTES`."""
+
+
+PACKINGS: Final = (Packing(), Packing(planes=False), Packing(planes=False, chunk_bytes=2 << 20))
+"""As this release packs, then as earlier releases did, the latest first."""
 
 SITE_DIMENSIONS: Final = ("token", "feature")
 """Names of the dimensions of a site's rows, for readers such as xarray that need them."""
@@ -95,6 +110,8 @@ class ArrayLayout:
     """Rows of each chunk; the last one is padded."""
     compressed: bool
     """Whether each chunk is compressed by Blosc."""
+    by_planes: bool = False
+    """Whether `arrays.planes` packs each chunk. Readers need not know: each is a Blosc chunk."""
 
     @property
     def n_chunks(self) -> int:
@@ -112,13 +129,14 @@ class ArrayLayout:
         return self.chunk_rows * self.spec.row_bytes
 
 
-def chunk_rows(width: int, itemsize: int) -> int:
-    """Rows of a chunk: `CHUNK_BYTES` over the bytes of a row, its log2 rounded.
+def chunk_rows(width: int, itemsize: int, chunk_bytes: int | None = None) -> int:
+    """Rows of a chunk: `chunk_bytes` (by default `CHUNK_BYTES`) over the bytes of a row, its log2
+    rounded.
 
     >>> chunk_rows(576, 2)
     1024
     """
-    return 1 << max(0, round(math.log2(CHUNK_BYTES / (width * itemsize))))
+    return 1 << max(0, round(math.log2((chunk_bytes or CHUNK_BYTES) / (width * itemsize))))
 
 
 def site_array(site: SiteSpec, dtype: SiteDtype, rows: int) -> ArraySpec:
@@ -133,7 +151,15 @@ def site_array(site: SiteSpec, dtype: SiteDtype, rows: int) -> ArraySpec:
     )
 
 
-def written_layout(spec: ArraySpec) -> ArrayLayout:
-    """The layout that a writer chooses: chunks of about `CHUNK_BYTES`, compressed."""
-    chunk = min(chunk_rows(spec.width, spec.item_bytes), spec.rows)
-    return ArrayLayout(spec=spec, chunk_rows=chunk, compressed=True)
+def written_layout(spec: ArraySpec, packing: Packing = PACKINGS[0]) -> ArrayLayout:
+    """The layout that a writer chooses. Integers, rows of 8 bits and chunks of a few values gain
+    nothing by planes: Blosc's own writer packs them.
+    """
+    chunk = min(chunk_rows(spec.width, spec.item_bytes, packing.chunk_bytes), spec.rows)
+    floats = spec.lpp.get("dtype") in ("bfloat16", "float16", "float32")
+    return ArrayLayout(
+        spec=spec,
+        chunk_rows=chunk,
+        compressed=True,
+        by_planes=packing.planes and floats and chunk * spec.width >= LEAST_PLANE,
+    )

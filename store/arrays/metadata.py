@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from lpp.store.arrays.blosc import BLOCK_BYTES
-from lpp.store.arrays.layout import ArrayLayout, ArraySpec, written_layout
+from lpp.store.arrays.layout import PACKINGS, ArrayLayout, ArraySpec, Packing, written_layout
+from lpp.store.arrays.planes import ZSTD_VERSION
 from lpp.store.errors import ErrorKind, FormatError
+from lpp.store.format.commit_record import ObjectRecord
 from lpp.store.format.documents import load_json
 from lpp.store.format.keys import ADVICE
 
@@ -57,9 +59,9 @@ class MisfitError(ValueError):
     """The array does not fit its plan and record. The reader adds the place."""
 
 
-def metadata_document(spec: ArraySpec) -> dict[str, Any]:
+def metadata_document(spec: ArraySpec, packing: Packing = PACKINGS[0]) -> dict[str, Any]:
     """The metadata of an array as a writer writes it."""
-    layout = written_layout(spec)
+    layout = written_layout(spec, packing)
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     blosc = {
         "typesize": spec.item_bytes,
@@ -68,6 +70,7 @@ def metadata_document(spec: ArraySpec) -> dict[str, Any]:
         "shuffle": "shuffle",
         "blocksize": BLOCK_BYTES,
     }
+    packed = {"packing": {"planes": f"zstd {ZSTD_VERSION}"}} if layout.by_planes else {}
     sharding = {
         "chunk_shape": [layout.chunk_rows, spec.width],
         "codecs": [little, {"name": "blosc", "configuration": blosc}],
@@ -84,12 +87,23 @@ def metadata_document(spec: ArraySpec) -> dict[str, Any]:
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": 0 if spec.dtype.kind in "iu" else 0.0,
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "attributes": {"lpp": dict(spec.lpp)},
+        "attributes": {"lpp": dict(spec.lpp)} | packed,
         "zarr_format": 3,
         "node_type": "array",
         "dimension_names": list(spec.dimension_names),
         "storage_transformers": [],
     }
+
+
+def packing_of(spec: ArraySpec, metadata: ObjectRecord | None) -> Packing:
+    """How the array of `spec` was packed: by the size and checksum of its `zarr.json`, so that the
+    document itself may be damaged. As this release packs, where no release with the zstd of this
+    machine wrote that document.
+    """
+    for packing in PACKINGS:
+        if metadata == ObjectRecord.of([metadata_bytes(metadata_document(spec, packing))]):
+            return packing
+    return PACKINGS[0]
 
 
 def group_document() -> dict[str, Any]:

@@ -11,11 +11,10 @@ process ends with SIGBUS, and bytes in a mapping can change between hash and use
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, wait
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final, Literal, Protocol, TypeAlias, cast
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -70,11 +69,9 @@ class BytesSource:
         buffer[:] = self._data[offset : offset + buffer.nbytes]
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
+class Chunk(NamedTuple):
     """One chunk of an array: the position of its bytes, and its rows."""
 
-    source: Source
     offset: int
     length: int
     first_row: int
@@ -90,16 +87,17 @@ def read_rows(
     *,
     where: str,
     dtype: ReadAs = "stored",
-    chunks: Sequence[RecordedChunk] | None = None,
+    chunks: Sequence[Chunk] | None = None,
     out: npt.NDArray[Any] | None = None,
     pool: Executor | None = None,
 ) -> npt.NDArray[Any]:
     """Rows from `start` up to `end` of an array, (end - start, decoded_width).
 
-    source: its object. where: place of the object, for messages. chunks: the record's entry of each
-    chunk, in row order; only the chunks of these rows are read, and compared. Without it the caller
-    must have compared the object with its record. out: where rows are written, C-contiguous; new
-    memory by default. pool: threads that decode beside the caller's.
+    source: its object. where: place of the object, for messages. chunks: of the whole array, from
+    `recorded_chunks`; this function reads those that hold the rows and compares them with their
+    checksums. Without `chunks` it takes their places from the index, and the caller must have
+    compared the object with its record. out: where rows are written, C-contiguous;
+    new memory by default. pool: threads that decode beside the caller's.
 
     Raises FormatError(CORRUPT) for bytes that are not as committed; `out` is then undefined. Raises
     OSError if an object cannot be read.
@@ -115,37 +113,54 @@ def read_rows(
         out,
     )
 
-    def decode(chunk: _Chunk) -> None:
+    def decode(chunk: Chunk) -> None:
         first, last = max(start, chunk.first_row), min(end, chunk.first_row + layout.chunk_rows)
         try:
-            _decode(chunk, layout, slice(first, last), out[first - start : last - start])
+            _decode(source, chunk, layout, slice(first, last), out[first - start : last - start])
         except (ValueError, EOFError) as error:
             held = f"rows {chunk.first_row} to {chunk.first_row + layout.chunk_rows - 1}"
             raise misfit(where, f"{held}: {error}") from None
 
-    _each(decode, _touched(source, layout, range(start, end), where, chunks), pool)
+    if chunks is None:
+        chunks = _indexed_chunks(source, layout, where)
+    touched = slice(start // layout.chunk_rows, -(-end // layout.chunk_rows))
+    _each(decode, chunks[touched] if start < end else (), pool)
     return out
 
 
+def recorded_chunks(
+    source: Source, layout: ArrayLayout, recorded: Sequence[RecordedChunk], *, where: str
+) -> list[Chunk]:
+    """Every chunk, from the record's entries in row order: from byte 0, then the index.
+
+    Raises FormatError(CORRUPT) unless their sizes and number fit the object.
+    """
+    lengths = [chunk.bytes for chunk in recorded]
+    size = sum(lengths) + index_bytes(len(lengths))
+    if len(lengths) != layout.n_chunks:
+        raise misfit(where, f"{layout.n_chunks} chunks, its record has {len(lengths)}")
+    if source.size != size or min(lengths, default=1) < 1:
+        why = f"{source.size} bytes, should be {size} by the sizes of its chunks"
+        raise misfit(where, why)
+    hashes = [chunk.xxh3_128 for chunk in recorded]
+    return _chunks(layout, places_in_order(lengths), hashes)
+
+
 def check_object(
-    source: Source,
-    layout: ArrayLayout,
-    *,
-    where: str,
-    chunks: Sequence[RecordedChunk] | None = None,
+    source: Source, layout: ArrayLayout, *, where: str, chunks: Sequence[Chunk] | None = None
 ) -> None:
     """Raise FormatError(CORRUPT) unless every chunk exists and declares the size it should have.
 
-    chunks: if given, the index must also agree with the record's positions, because readers without
-    the record use the index. Reads the index and 16 bytes a chunk, and unpacks nothing.
+    chunks: if given, the index must also agree with these positions, because readers without the
+    record use the index. Reads the index and 16 bytes a chunk, and unpacks nothing.
     """
+    indexed = _indexed_chunks(source, layout, where)
     try:
-        places = _places(source, layout)
-        for offset, length in places:
-            header = bytearray(min(16, length))
-            source.read_into(memoryview(header), offset)
-            _check_size(memoryview(header), length, layout)
-        if chunks is not None and places != _recorded_places(source, layout, chunks):
+        for chunk in indexed:
+            header = bytearray(min(16, chunk.length))
+            source.read_into(memoryview(header), chunk.offset)
+            _check_size(memoryview(header), chunk.length, layout)
+        if chunks is not None and [c[:2] for c in indexed] != [c[:2] for c in chunks]:
             raise ValueError("its index places chunks elsewhere than their record")
     except (ValueError, EOFError) as error:
         raise misfit(where, error) from None
@@ -190,61 +205,28 @@ def _output(
     return out
 
 
-def _touched(
-    source: Source,
-    layout: ArrayLayout,
-    rows: range,
-    where: str,
-    chunks: Sequence[RecordedChunk] | None,
-) -> list[_Chunk]:
-    """The chunks that hold some of `rows`, in order."""
-    size = layout.chunk_rows
-    begin, stop = rows.start // size, -(-rows.stop // size)
+def _indexed_chunks(source: Source, layout: ArrayLayout, where: str) -> list[Chunk]:
+    """Every chunk, by the index of the object, with no checksum. FormatError(CORRUPT)."""
+    size = index_bytes(layout.n_chunks)
     try:
-        if chunks is None:
-            places = _places(source, layout)[begin:stop]
-            hashes: Sequence[str | None] = [None] * len(places)
-        else:
-            places = _recorded_places(source, layout, chunks, begin, stop)
-            hashes = [chunk.xxh3_128 for chunk in chunks[begin:stop]]
+        if source.size < size:
+            raise ValueError(f"{source.size} bytes, too few for {layout.n_chunks} chunks")
+        index = bytearray(size)
+        source.read_into(memoryview(index), source.size - size)
+        places = parse_index(bytes(index), source.size, layout.n_chunks)
     except (ValueError, EOFError) as error:
         raise misfit(where, error) from None
-    touched = [
-        _Chunk(source, *place, k * size, xxh3_128)
-        for k, place, xxh3_128 in zip(range(begin, stop), places, hashes, strict=True)
+    return _chunks(layout, places, [None] * len(places))
+
+
+def _chunks(
+    layout: ArrayLayout, places: Iterable[tuple[int, int]], hashes: Sequence[str | None]
+) -> list[Chunk]:
+    starts = range(0, layout.object_rows, layout.chunk_rows)
+    return [
+        Chunk(*place, first_row, xxh3_128)
+        for place, first_row, xxh3_128 in zip(places, starts, hashes, strict=True)
     ]
-    return touched if rows else []
-
-
-def _places(source: Source, layout: ArrayLayout) -> list[tuple[int, int]]:
-    """(offset, length) of each chunk, by the index of the object. ValueError, EOFError."""
-    size = index_bytes(layout.n_chunks)
-    if source.size < size:
-        raise ValueError(f"{source.size} bytes, too few for {layout.n_chunks} chunks")
-    index = bytearray(size)
-    source.read_into(memoryview(index), source.size - size)
-    return parse_index(bytes(index), source.size, layout.n_chunks)
-
-
-def _recorded_places(
-    source: Source,
-    layout: ArrayLayout,
-    chunks: Sequence[RecordedChunk],
-    first: int = 0,
-    end: int | None = None,
-) -> list[tuple[int, int]]:
-    """As `_places`, from the record: chunks from byte 0, then the index.
-
-    first, end: of these chunks alone, since an object may have thousands.
-    """
-    if len(chunks) != layout.n_chunks:
-        raise ValueError(f"{layout.n_chunks} chunks, its record has {len(chunks)}")
-    lengths = [chunk.bytes for chunk in chunks]
-    size = sum(lengths) + index_bytes(len(chunks))
-    if source.size != size or min(lengths) < 1:
-        raise ValueError(f"{source.size} bytes, should be {size} by the sizes of its chunks")
-    before = sum(lengths[:first])
-    return [(before + start, length) for start, length in places_in_order(lengths[first:end])]
 
 
 def _check_size(header: memoryview, length: int, layout: ArrayLayout) -> None:
@@ -274,11 +256,13 @@ class _Buffers(threading.local):
 _buffers = _Buffers()
 
 
-def _decode(chunk: _Chunk, layout: ArrayLayout, rows: slice, out: npt.NDArray[Any]) -> None:
+def _decode(
+    source: Source, chunk: Chunk, layout: ArrayLayout, rows: slice, out: npt.NDArray[Any]
+) -> None:
     """Decode `rows`, by index in the array, of one chunk into `out`. ValueError, EOFError."""
     spec = layout.spec
     packed = _buffers.get("packed", chunk.length).data
-    chunk.source.read_into(packed, chunk.offset)
+    source.read_into(packed, chunk.offset)
     if chunk.xxh3_128 is not None and xxhash.xxh3_128_hexdigest(packed) != chunk.xxh3_128:
         raise ValueError("altered since they were committed")
     _check_size(packed, chunk.length, layout)
@@ -296,7 +280,7 @@ def _decode(chunk: _Chunk, layout: ArrayLayout, rows: slice, out: npt.NDArray[An
     convert(held[rows.start - chunk.first_row : rows.stop - chunk.first_row], out)
 
 
-def _each(call: Callable[[_Chunk], None], chunks: Sequence[_Chunk], pool: Executor | None) -> None:
+def _each(call: Callable[[Chunk], None], chunks: Sequence[Chunk], pool: Executor | None) -> None:
     """`call` each chunk, in this thread and those of `pool`; raises the first error.
 
     The caller takes part, so a pool that is busy with other readers delays nobody. Returns only
@@ -311,14 +295,14 @@ def _each(call: Callable[[_Chunk], None], chunks: Sequence[_Chunk], pool: Execut
     runs = [deque(chunks[first:end]) for first, end in pairwise(bounds)]
     lock = threading.Lock()
 
-    def take(queue: deque[_Chunk]) -> _Chunk | None:
+    def take(queue: deque[Chunk]) -> Chunk | None:
         with lock:
             if queue:
                 return queue.popleft()
             longest = max(runs, key=len)
             return longest.pop() if longest else None
 
-    def work(queue: deque[_Chunk]) -> None:
+    def work(queue: deque[Chunk]) -> None:
         while (chunk := take(queue)) is not None:
             call(chunk)
 

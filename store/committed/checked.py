@@ -8,7 +8,7 @@ altered object is refused, with its place and the next command.
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final, Generic
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 from lpp.store.arrays.decode_pool import decode_pool
 from lpp.store.arrays.layout import ArrayLayout, ArraySpec
 from lpp.store.arrays.metadata import METADATA_KEY, parse_layout
-from lpp.store.arrays.reader import ReadAs, check_object, read_rows
+from lpp.store.arrays.reader import Chunk, ReadAs, check_object, read_rows, recorded_chunks
 from lpp.store.errors import ErrorKind, FormatError, LppError, MachineError
 from lpp.store.format.commit_record import ATTEMPT, ChunkRecord, ObjectRecord, Record, parse_record
 from lpp.store.format.keys import COMMIT_KEY, MAX_DOCUMENT_BYTES
@@ -116,7 +116,9 @@ class Checked(Generic[Record]):
             with self.refusing(key):
                 opened = self.objects.open(key, ahead=ahead, size=recorded.bytes)
                 source = stack.enter_context(opened)
-            yield CheckedArray(layout, source, recorded.chunks, str(self.objects.place / key))
+            where = str(self.objects.place / key)
+            chunks = recorded_chunks(source, layout, recorded.chunks, where=where)
+            yield CheckedArray(layout, source, chunks, where)
 
     def _layout(self, folder: str, spec: ArraySpec, where: str) -> ArrayLayout:
         """The layout that the metadata of an array describes, read once."""
@@ -177,7 +179,7 @@ class CheckedArray:
 
     layout: ArrayLayout
     source: Source
-    chunks: Sequence[ChunkRecord]
+    chunks: Sequence[Chunk]
     where: str
 
     def rows(
@@ -219,6 +221,12 @@ def _bytes_of(
     return range(before, before + sum(chunk.bytes for chunk in chunks[first:last]))
 
 
+@lru_cache(maxsize=16)
+def _parsed(kind: Any, data: bytes, where: str) -> Any:
+    """`parse_record`. A table that is scanned reads the same records again when it is collected."""
+    return parse_record(kind, data, where)
+
+
 def open_checked(directory: Objects, kind: type[Record]) -> Checked[Record]:
     """The committed directory.
 
@@ -226,7 +234,8 @@ def open_checked(directory: Objects, kind: type[Record]) -> Checked[Record]:
     UNSUPPORTED_VERSION for a format that this release does not read.
     """
     data = directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
-    return Checked(directory, parse_record(kind, data, str(directory.place / COMMIT_KEY)))
+    record: Record = _parsed(kind, data, str(directory.place / COMMIT_KEY))
+    return Checked(directory, record)
 
 
 def is_unsupported(directory: Objects, kind: type[Record]) -> bool:

@@ -23,7 +23,7 @@ from lpp.store.exchange.export import exported
 from lpp.store.exchange.projects import Convention, project
 from lpp.store.feed.checks import check_feed
 from lpp.store.feed.chosen import kept_prompts
-from lpp.store.feed.output import given
+from lpp.store.feed.output import Recycled, given
 from lpp.store.feed.reader import RunSource
 from lpp.store.feed.spans import Spans
 from lpp.store.format.rows import token_ids_sha256
@@ -78,12 +78,13 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
         if self.by_groups:
             chunks = Spans.of_rows([run], self._sites, None).edges
             self._group_of = np.searchsorted(chunks, self._edges[:-1], "right") // GROUP_CHUNKS
-            longest = np.bincount(self._group_of, run.lengths).max() * selection.row_bytes
-            self.at_once = max(1, int(BUFFER_BYTES // longest))
+        self._longest = int(np.bincount(self._group_of, run.lengths).max())
+        if self.by_groups:
+            self.at_once = max(1, BUFFER_BYTES // (self._longest * selection.row_bytes))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what each worker opens for itself."""
-        own = ("_source", "_data", "_kept")
+        own = ("_source", "_data", "_kept", "_memory")
         return {k: v for k, v in self.__dict__.items() if k not in own}
 
     @cached_property
@@ -102,6 +103,11 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
     def _kept(self) -> OrderedDict[int, tuple[int, npt.NDArray[Any], set[int]]]:
         """`_states` of each group in memory, the one that was used last at the end."""
         return OrderedDict()
+
+    @cached_property
+    def _memory(self) -> Recycled:
+        """Memory of the states of a group, used again once no sample refers to it."""
+        return Recycled()
 
     @property
     def groups(self) -> npt.NDArray[np.int64]:
@@ -146,7 +152,8 @@ class StoreTransfer(HiddenStatesTransfer):  # type: ignore[misc]  # of speculato
         prompts = np.searchsorted(self._group_of, [group, group + 1])
         first, end = self._edges[prompts].tolist()
         column = self._source.columns[-1]
-        states = np.empty((len(self._sites), end - first, column.width), column.dtype)
+        shape = len(self._sites), self._longest, column.width
+        states = self._memory.array(shape, column.dtype)[:, : end - first]
         self._source.read(first, end, [*states])
         aside = {*self._source.set_aside(first, end).tolist()}
         self._kept[group] = first, states, aside
@@ -229,5 +236,7 @@ class StoreBackend(HiddenStatesBackend):  # type: ignore[misc]
 def _id_lists(rows: pa.Table) -> Iterator[npt.NDArray[Any]]:
     """Token ids of each row, little-endian int32, which hashing takes without a copy."""
     lists = rows["input_ids"].combine_chunks()
-    values, edges = lists.values.to_numpy().astype("<i4"), lists.offsets.to_numpy()
+    # `flatten`: `values` are those of all rows that lie together
+    values = lists.flatten().to_numpy().astype("<i4")
+    edges = lists.offsets.to_numpy() - lists.offsets[0].as_py()
     return (values[first:end] for first, end in pairwise(edges.tolist()))

@@ -212,7 +212,7 @@ class Epoch:
         in different rounds.
         """
         n, rounds = units.shape[-1], self._lasts(filling)
-        units = units[..., Draws(*self._key, 0, filling).dealt(n, rounds)]
+        units = units.take(Draws(*self._key, 0, filling).dealt(n, rounds), axis=-1)
         bounds = (n * k // rounds for k in range(rounds + 1))
         return [units[..., first:end] for first, end in pairwise(bounds)]
 
@@ -220,7 +220,7 @@ class Epoch:
         """(..., n) what round `number` draws from `fillings`, which are `shuffled`."""
         parts = (fillings[k][self._part(number, k)] for k in self.drawn_in(number))
         drawn = np.concatenate([*chain.from_iterable(parts)], axis=-1)
-        return drawn[..., Draws(*self._key, 1, number).order(drawn.shape[-1])]
+        return drawn.take(Draws(*self._key, 1, number).order(drawn.shape[-1]), axis=-1)
 
     def size(self, number: int) -> int:
         """Units that round `number` draws."""

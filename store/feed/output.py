@@ -91,7 +91,11 @@ class Output:
             return rows
         out = rows
         if rows.dtype != np.float32:
-            out = to_float32(rows, out=self._memory.array(rows.shape, np.float32))
+            out = self._memory.array(rows.shape, np.float32)
+            if self.like == "torch":  # in half the time: it widens in one pass over the output
+                given(out, "torch").copy_(given(rows, "torch", is_bfloat16=self.is_bfloat16[k]))
+            else:
+                to_float32(rows, out=out)
         if self.mean is not None:
             np.subtract(out, self.mean[k], out=out)
         if self.factor is not None:

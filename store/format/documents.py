@@ -33,6 +33,11 @@ OMITTED: Final = {"omitted": True}
 valid."""
 
 
+_BY_CODE_POINT: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+)
+
+
 def canonical_json(document: object) -> bytes:
     """The document as RFC 8785 writes it: equal documents have equal bytes.
 
@@ -43,10 +48,21 @@ def canonical_json(document: object) -> bytes:
     '{"a":"\u20ac\\\\n","b":[1,null]}'
     """
     if _has_plain_keys(document):
-        # sorted by code point in C: a tenth of the time
-        data = _json(document, sort_keys=True, separators=(",", ":"))
-        if data.isascii():  # then both orders are one
-            return data
+        return _canonical(document)
+    return _json(_sorted(document), separators=(",", ":"))
+
+
+def is_canonical(document: object, data: bytes) -> bool:
+    """Whether `data`, from which `load_json` read `document`, is its canonical form."""
+    return _canonical(document) == data
+
+
+def _canonical(document: object) -> bytes:
+    """`canonical_json` of a document whose objects are dicts with keys of text."""
+    # sorted by code point in C: a tenth of the time
+    data = _BY_CODE_POINT.encode(document).encode()
+    if data.isascii():  # then both orders are one
+        return data
     return _json(_sorted(document), separators=(",", ":"))
 
 
@@ -66,13 +82,24 @@ def _json(document: object, **options: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, **options).encode()
 
 
+_LEAVES: Final = frozenset((str, int, bool, type(None)))
+"""Types of most values, which hold no others."""
+
+
 def _has_plain_keys(value: Any) -> bool:
     """Whether every object in `value` is a dict whose keys are strings."""
-    if isinstance(value, dict):
-        return all(type(k) is str for k in value) and all(map(_has_plain_keys, value.values()))
-    if isinstance(value, (list, tuple)):
-        return all(map(_has_plain_keys, value))
-    return not isinstance(value, Mapping)
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if not all(type(key) is str for key in value):
+                return False
+            waiting += [item for item in value.values() if type(item) not in _LEAVES]
+        elif isinstance(value, (list, tuple)):
+            waiting += [item for item in value if type(item) not in _LEAVES]
+        elif isinstance(value, Mapping):
+            return False
+    return True
 
 
 def _sorted(value: Any) -> Any:
@@ -118,11 +145,12 @@ def load_json(data: bytes, where: str, *, fractions: bool = False) -> object:
     try:
         if len(data) > MAX_DOCUMENT_BYTES:
             raise ValueError(f"more than {MAX_DOCUMENT_BYTES} bytes")
-        parse_float = float if fractions else _no_fraction
-        document = json.loads(data.decode(), parse_int=_bounded_int, parse_float=parse_float)
-        _check_depth(document)
-        # json takes NaN, 1e999 and half surrogates: values that could not be hashed later.
-        _json(document)
+        document = (_FRACTIONS if fractions else _INTEGERS).decode(data.decode())
+        if data.count(b"{") + data.count(b"[") > MAX_DEPTH:  # of most documents: no
+            _check_depth(document)
+        if fractions or b"\\u" in data:
+            # json takes 1e999 and half surrogates: values that could not be hashed later
+            _json(document)
     except (ValueError, RecursionError) as error:
         raise FormatError(
             f"{where}: not a JSON document ({error}).", kind=ErrorKind.CORRUPT
@@ -139,6 +167,16 @@ def _bounded_int(text: str) -> int:
 
 def _no_fraction(text: str) -> float:
     raise ValueError(f"a number that is no integer: {text[:24]}")
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"a number that is not JSON compliant: {text}")
+
+
+_INTEGERS: Final = json.JSONDecoder(
+    parse_int=_bounded_int, parse_float=_no_fraction, parse_constant=_no_constant
+)
+_FRACTIONS: Final = json.JSONDecoder(parse_int=_bounded_int, parse_constant=_no_constant)
 
 
 def _check_depth(document: object) -> None:
@@ -171,7 +209,7 @@ def _read(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     """`value` as `kind`; what does not fit is appended to `problems` and read as None."""
     if type(value) is kind:  # str, int or bool: most values of a record, and a run has 20,000
         return value
-    is_record, origin, arguments = _form(kind)
+    is_record, origin, arguments, _ = _form(kind)
     if is_record:
         return _read_record(typing.cast("type", kind), value, path, problems)
     if origin is Literal:
@@ -196,8 +234,8 @@ def _read_many(
 
 
 def _read_union(arguments: tuple[Any, ...], value: Any, path: str, problems: list[str]) -> Any:
-    if value is None and type(None) in arguments:
-        return None
+    if type(value) in arguments:  # text, a number or None
+        return value
     for kind in arguments:
         attempt: list[str] = []
         result = _read(kind, value, path, attempt)
@@ -212,32 +250,43 @@ def _read_record(kind: type, value: Any, path: str, problems: list[str]) -> Any:
         return _misfit("an object", value, path, problems)
     values: dict[str, Any] = {}
     before = len(problems)
-    for field, hint, optional in _fields(kind):
-        inner = f"{path}.{field.name}".lstrip(".")
-        if field.name in value:
-            values[field.name] = _read(hint, value[field.name], inner, problems)
-        elif not optional:
-            problems.append(f"{inner} is missing")
+    for name, hint, optional in _fields(kind):
+        if name not in value:
+            if not optional:
+                problems.append(f"{path}.{name} is missing".lstrip("."))
+            continue
+        item = value[name]
+        if type(item) is not hint:  # as most are: their place is not needed
+            item = _read(hint, item, f"{path}.{name}".lstrip("."), problems)
+        values[name] = item
     return kind(**values) if len(problems) == before else None
 
 
-def _form(kind: Any) -> tuple[bool, Any, tuple[Any, ...]]:
-    """Whether an annotation is a dataclass, its origin and its arguments.
+_forms: Final[dict[int, tuple[bool, Any, tuple[Any, ...], Any]]] = {}
 
-    Not cached: `int | str` equals `str | int`, and messages name types in the order declared.
+
+def _form(kind: Any) -> tuple[bool, Any, tuple[Any, ...], Any]:
+    """Whether an annotation is a dataclass, its origin, its arguments, and itself.
+
+    Kept by identity: `int | str` equals `str | int`, and messages name types in the order declared.
     """
-    return dataclasses.is_dataclass(kind), typing.get_origin(kind), typing.get_args(kind)
+    form = _forms.get(id(kind))
+    if form is None:
+        is_record = dataclasses.is_dataclass(kind)
+        form = is_record, typing.get_origin(kind), typing.get_args(kind), kind
+        _forms[id(kind)] = form
+    return form
 
 
 @functools.cache
-def _fields(kind: Any) -> tuple[tuple[dataclasses.Field[Any], Any, bool], ...]:
-    """Fields of a dataclass that its constructor takes: each with its type, and whether it may be
+def _fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
+    """Fields of a dataclass that its constructor takes: name, type, and whether it may be
     absent. Looking them up takes longer than reading a record.
     """
     hints = typing.get_type_hints(kind)
     missing = dataclasses.MISSING
     return tuple(
-        (f, hints[f.name], f.default is not missing or f.default_factory is not missing)
+        (f.name, hints[f.name], f.default is not missing or f.default_factory is not missing)
         for f in dataclasses.fields(kind)
         if f.init
     )

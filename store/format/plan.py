@@ -53,7 +53,7 @@ REQUESTS_OF: Final = "lm-eval requests of "
 INTEGERS: Final = frozenset({"uint8", "uint16", "int32"})
 """Dtypes of sites that hold integers: no spectrum, and no value that is not finite."""
 
-LogitPositions: TypeAlias = Literal["all", "schedule"]
+LogitPositions: TypeAlias = Literal["all", "schedule", "none"]
 """Where the unembedding ran: every token, or the last token of each prefix of the schedule."""
 
 Beginnings: TypeAlias = Literal["reused", "repeated"]
@@ -217,7 +217,7 @@ class Plan:
     """C: prompts are cut at this many tokens."""
     prefixes: tuple[int, ...]
     """The prefix schedule of C, ascending, the last one C."""
-    logit_positions: LogitPositions | Literal["none"]
+    logit_positions: LogitPositions
     """`none`: no statistics of logits, format 5."""
     sites: tuple[SiteSpec, ...]
     compute: ComputeInfo

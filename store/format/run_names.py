@@ -207,10 +207,11 @@ def _evaluates(plan: Plan | None) -> bool:
 def _fitting(name: str, runs: Sequence[str], plans: Plans) -> list[str]:
     """Those of `runs` that `name` means, whatever the other runs are called."""
     wanted = "*" if name == "all" else name
+    if ids := [run for run in runs if fnmatchcase(run, wanted)]:
+        return ids  # without the names, which take longer than all else
     short = _short_names(plans)
     names = {run: short[run] for run in runs if run in short}
-    ids = [run for run in runs if fnmatchcase(run, wanted)] or _runs_called(wanted, names)
-    if ids:
+    if ids := _runs_called(wanted, names):
         return ids
     begun = _runs_beginning(name, runs, names)
     return begun if len(begun) == 1 else []
@@ -269,6 +270,8 @@ def _whole_names(patterns: Sequence[str], plans: Plans) -> list[str]:
     A command line splits its list of patterns at commas.
     """
     rest, joined = list(patterns), []
+    if len(rest) == 1:
+        return rest
     plan_names = (plan_name(plan) for plan in plans.values() if plan is not None)
     names = {name.casefold() for name in (*names_among(plans).values(), *plan_names)}
     while rest:

@@ -13,7 +13,7 @@ import shutil
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -47,7 +47,11 @@ class DiskObjects:
 
     def __init__(self, root: Path, prefix: str = "") -> None:
         self.root, self._prefix = root, prefix
-        self.place = root / prefix if prefix else root
+
+    @cached_property
+    def place(self) -> Path:
+        """Its directory."""
+        return self.root / self._prefix if self._prefix else self.root
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.root, self._prefix)
@@ -70,7 +74,7 @@ class DiskObjects:
 
     def stat(self, key: str) -> Stat:
         """Size and time of a regular file."""
-        info = self._plain_file(key).stat()
+        _, info = self._file(key)
         return Stat(size=info.st_size, modified=info.st_mtime)
 
     def entries(self, key: str = "") -> list[Entry]:
@@ -115,7 +119,7 @@ class DiskObjects:
         self, key: str, *, ahead: range = range(0), size: int | None = None
     ) -> Iterator["FileSource"]:
         """An open file. `ahead` and `size` are not needed here."""
-        descriptor = os.open(self._plain_file(key), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(self._file(key)[0], os.O_RDONLY | os.O_CLOEXEC)
         try:
             yield FileSource(descriptor)
         finally:
@@ -283,17 +287,23 @@ class DiskObjects:
 
     def _plain_folder(self, key: str) -> Path:
         """The directory of a key. Raises FormatError if a part of it is a link or a file."""
+        return Path(self._folder(self._key(key)))
+
+    def _folder(self, folder: str) -> str:
         path = str(self.root)  # as a string: joining paths took longer than lstat
-        for part in filter(None, self._key(key).split("/")):
+        for part in filter(None, folder.split("/")):
             path = f"{path}/{part}"
             _refuse(path, stat.S_ISDIR, "directory")
-        return Path(path)
+        return path
 
     def _plain_file(self, key: str) -> Path:
+        return Path(self._file(key)[0])
+
+    def _file(self, key: str) -> tuple[str, os.stat_result]:
+        """The path of a regular file, and what the disk says of it."""
         folder, _, name = self._key(key).rpartition("/")
-        path = type(self)(self.root)._plain_folder(folder) / name
-        _refuse(path, stat.S_ISREG, "file")
-        return path
+        path = f"{self._folder(folder)}/{name}"
+        return path, _refuse(path, stat.S_ISREG, "file")
 
     def _new_file(self, key: str, *, lasting: bool = True) -> Path:
         """The path of a file to write; makes its directories, and refuses links among them.
@@ -433,8 +443,9 @@ def _identity(path: Path) -> tuple[int, int, int]:
     return info.st_ino, info.st_mtime_ns, info.st_size
 
 
-def _refuse(path: Path | str, fits: Callable[[int], bool], kind: str) -> None:
-    mode = os.lstat(path).st_mode
+def _refuse(path: Path | str, fits: Callable[[int], bool], kind: str) -> os.stat_result:
+    info = os.lstat(path)
+    mode = info.st_mode
     if stat.S_ISLNK(mode):
         raise FormatError(
             f"{path}: a symbolic link. A store holds none, since one may lead anywhere: put the "
@@ -443,6 +454,7 @@ def _refuse(path: Path | str, fits: Callable[[int], bool], kind: str) -> None:
         )
     if not fits(mode):
         raise FormatError(f"{path}: not a {kind}. {ADVICE}", kind=ErrorKind.CORRUPT)
+    return info
 
 
 def _flush(path: Path) -> None:

@@ -7,8 +7,8 @@ is the same at ten times the rows, resident memory was not. A threshold that is 
 is.
 
 Analysis has matrices of all sizes and wants them given back. Capture has the same few blocks for
-every chunk, Blosc's own of 4 MiB among them, and taking their pages from the system again and
-again costs half of what compressing does: 1.9 ns of a core a byte against 1.3.
+every chunk, and taking their pages from the system again and again costs half of what compressing
+with Blosc does: 1.9 ns of a core a byte against 1.3.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ LARGEST_BLOCK_BYTES: Final = 32 << 20
 """The largest threshold that glibc takes."""
 
 KEPT_WHILE_ENCODING: Final = 64 << 20
-"""Freed memory that each encoder's heap keeps at most; it has 10 MiB in use."""
+"""Freed memory that each encoder's heap keeps at most; it has 5 MiB in use."""
 
 
 def give_blocks_back() -> bool:

@@ -5,9 +5,10 @@ The table `runs` of the database keeps it. Imports no reader: `lpp-sql` compares
 
 import json
 from collections.abc import Iterable
+from itertools import chain, islice
 
 from lpp.store.errors import FormatError
-from lpp.store.format.commit_record import checksum
+from lpp.store.format.commit_record import SEAL, checksum
 from lpp.store.format.keys import COMMIT_KEY, MAX_DOCUMENT_BYTES, RUNS_KEY, SHARDS_KEY
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
@@ -24,30 +25,29 @@ def stated_fingerprints(root: Place) -> dict[str, str]:
     state: that of `Run`, unless a record is damaged, which whatever reads the shard says.
     """
     store = objects_at(root)
-    runs = [store.below(f"{RUNS_KEY}/{entry.name}") for entry in store.entries(RUNS_KEY)]
-    shards = [
-        run.below(f"{SHARDS_KEY}/{name}")
-        for run, names in zip(runs, store.map(_shards, runs), strict=True)
-        for name in names
-    ]
-    by_run: dict[str, list[str]] = {run.place.name: [] for run in runs}
-    for shard, digest in zip(shards, store.map(_digest, shards), strict=True):
-        if digest:
-            by_run[shard.place.parent.parent.name].append(digest)
-    return {run: fingerprint(digests) for run, digests in by_run.items()}
+    runs = [entry.name for entry in store.entries(RUNS_KEY)]
+    shards = store.map(lambda run: _shards(store, f"{RUNS_KEY}/{run}/{SHARDS_KEY}"), runs)
+    digests = iter(store.map(lambda key: _digest(store, key), chain(*shards)))
+    by_run = {run: islice(digests, len(keys)) for run, keys in zip(runs, shards, strict=True)}
+    return {run: fingerprint(filter(None, stated)) for run, stated in by_run.items()}
 
 
-def _shards(run: Objects) -> list[str]:
+def _shards(store: Objects, folder: str) -> list[str]:
     try:
-        return [entry.name for entry in run.entries(SHARDS_KEY) if entry.name.isdecimal()]
+        names = [entry.name for entry in store.entries(folder)]
     except FormatError:  # a link, a pipe
         return []
+    return [f"{folder}/{name}/{COMMIT_KEY}" for name in names if name.isdecimal()]
 
 
-def _digest(shard: Objects) -> str:
+def _digest(store: Objects, key: str) -> str:
     """The digest that the record of a shard states; empty without one."""
     try:
-        return str(json.loads(shard.get(COMMIT_KEY, MAX_DOCUMENT_BYTES))["self_xxh3_128"])
+        data = store.get(key, MAX_DOCUMENT_BYTES)
+        before, _, seal = data.rpartition(b'"%s":"' % SEAL.encode())
+        if checksum(before + seal[34:]).encode() == seal[:32]:  # intact: not parsed
+            return seal[:32].decode()
+        return str(json.loads(data)[SEAL])
     except (FormatError, FileNotFoundError, NotADirectoryError):
         return ""
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -20,8 +20,8 @@ from lpp.store.arrays.encoder import (
     chunk_rows,
     row_chunks,
 )
-from lpp.store.arrays.layout import Rows, site_array
-from lpp.store.arrays.metadata import METADATA_KEY, group_document, metadata_bytes
+from lpp.store.arrays.layout import PACKINGS, Rows, site_array
+from lpp.store.arrays.metadata import METADATA_KEY, group_document, metadata_bytes, packing_of
 from lpp.store.committed.checked import open_checked
 from lpp.store.committed.commit import QUIETLY, Attempt, attempt, sweep
 from lpp.store.errors import ConflictError, ErrorKind, FormatError, InputError
@@ -182,6 +182,7 @@ class RunWriter:
         plan = self._plan
         directory = self.run.directory.below(f"{SHARDS_KEY}/{shard_key(index)}")
         replaced = _bytes_of_record(directory) if index in self._replacing else None
+        earlier = None if replaced is None else _parsed(replaced, directory)
 
         def stays(existing: bytes) -> bool:
             """An intact record of this shard stays, unless this writer set out to replace it. A
@@ -197,7 +198,7 @@ class RunWriter:
         # a link or a file with the name of the shard is in the way; it is no part of a store
         self.run.directory.delete([f"{SHARDS_KEY}/{shard_key(index)}"])
         with attempt(directory) as stage:
-            _write_rows(stage, plan.sites, self._encoder(content), encoders)
+            _write_rows(stage, plan.sites, self._encoder(content, earlier), encoders)
             tokens, quarantine = content.tables()
             self._check_tables(index, tokens, quarantine)
             stage.write(TOKENS_KEY, [encode_table(tokens)])
@@ -212,10 +213,19 @@ class RunWriter:
             )
             stage.commit(record, stays)
 
-    def _encoder(self, content: ShardContent) -> Callable[[SiteSpec], Encoding]:
+    def _encoder(
+        self, content: ShardContent, earlier: CommitRecord | None
+    ) -> Callable[[SiteSpec], Encoding]:
+        """earlier: the record of the shard that is replaced, which is packed in the same way."""
+
         def encode(site: SiteSpec) -> Encoding:
-            spec = site_array(site, self._plan.dtype_of(site), content.rows)
-            return Encoding(spec, content.chunks(site.name, chunk_rows(spec)))
+            dtype, packing = self._plan.dtype_of(site), PACKINGS[0]
+            if earlier is not None:
+                metadata = earlier.objects.get(f"{HIDDEN_KEY}/{site.name}/{METADATA_KEY}")
+                packing = packing_of(site_array(site, dtype, earlier.rows), metadata)
+            spec = site_array(site, dtype, content.rows)
+            chunks = content.chunks(site.name, chunk_rows(spec, packing))
+            return Encoding(spec, chunks, packing)
 
         return encode
 

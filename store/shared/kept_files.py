@@ -12,10 +12,13 @@ time, and are not flushed to disk: one that a power cut emptied fits no checksum
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.types as pat
 
 from lpp.store.errors import FormatError, LppError, MachineError
 from lpp.store.format.arrow_limits import check_declared
@@ -87,16 +90,25 @@ class KeptFiles:
         """Each file of one kind. A damaged file, and one of another author, is ignored, with a log
         line.
         """
+        for table in self._tables(group, kind, schema):
+            yield pl.DataFrame(pl.from_arrow(table))
+
+    def tuples(self, group: str, kind: str, schema: pl.Schema) -> Iterator[tuple[Any, ...]]:
+        """The rows of `frames` in a fifth of the time, for one who asks thousands of folders."""
+        for table in self._tables(group, kind, schema):
+            yield from zip(*map(_values, table.columns), strict=True)
+
+    def _tables(self, group: str, kind: str, schema: pl.Schema) -> Iterator[pa.Table]:
         for key in self._read(group, kind):
             try:
-                frame = _parsed(self._unaltered(group, kind, key), schema)
+                table = _parsed(self._unaltered(group, kind, key), schema)
             except MachineError:
                 raise
             except _UNREADABLE as error:
                 _log.warning("%s: computing it again (%s)", self.folder / key, error)
                 continue
-            if frame is not None:
-                yield frame
+            if table is not None:
+                yield table
 
     def files(self, group: str) -> Iterator[tuple[str, bytes]]:
         """Kind and bytes of each file of a group whose rows count. A damaged file is left out, with
@@ -195,18 +207,32 @@ def _is_first(said: dict[str, object], root: Place) -> bool:
     return said.setdefault(str(root), first) is first
 
 
-def _parsed(data: bytes, schema: pl.Schema) -> pl.DataFrame | None:
+def _parsed(data: bytes, schema: pl.Schema) -> pa.Table | None:
     """The rows of a file; None for other columns, which another release keeps. Raises ValueError or
     ArrowException for other content.
     """
     check_declared(memoryview(data), rows=None)
     with pa.ipc.open_file(pa.py_buffer(data)) as reader:
         # Arrow has types and metadata at which Polars panics
-        if not reader.schema.equals(_arrow(pl.DataFrame(schema=schema)).schema):
+        if not reader.schema.equals(_schema(tuple(schema.items()))):
             return None
         table = reader.read_all()
     table.validate(full=True)
-    return pl.DataFrame(pl.from_arrow(table))
+    return table
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """The values of a column; of lists of numbers a tenth of the time of `to_pylist`."""
+    if not pat.is_large_list(column.type):
+        return [*column.to_pylist()]
+    lists = pa.concat_arrays([*column.chunks, pa.array([], column.type)])
+    values = lists.values.to_numpy(zero_copy_only=False).tolist()
+    return [values[start:end] for start, end in pairwise(lists.offsets.to_pylist())]
+
+
+@lru_cache
+def _schema(columns: tuple[tuple[str, pl.DataType], ...]) -> pa.Schema:
+    return _arrow(pl.DataFrame(schema=dict(columns))).schema
 
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:

@@ -99,10 +99,10 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             counts["reads"] += 1
         return blocks(run, site, **options)
 
-    def counted_solve(spread: Any) -> Any:
+    def counted_solve(spread: Any, **options: Any) -> Any:
         with lock:
             counts["solves"] += 1
-        return solve(spread)
+        return solve(spread, **options)
 
     monkeypatch.setattr(Run, "blocks", counted_blocks)
     monkeypatch.setattr(spectrum, "eigenvalues", counted_solve)

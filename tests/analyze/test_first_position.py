@@ -22,7 +22,7 @@ from lpp.analyze import (
 from lpp.analyze.cli.command import main
 from lpp.analyze.engine.estimates import SiteRequest
 from lpp.analyze.engine.executor import LocalExecutor
-from lpp.analyze.metrics.registry import METRICS
+from lpp.analyze.metrics.registry import METRICS, SINKS
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.pages.words import number
 from lpp.analyze.pages.write import written
@@ -30,7 +30,6 @@ from lpp.analyze.runs.cells import Cell
 from lpp.analyze.studies.layers import Layers, layers
 from lpp.analyze.studies.pages.layers_page import layers_page
 from lpp.analyze.tables.build import write_database
-from lpp.analyze.tables.spectra import SINKS
 from lpp.store.errors import InputError
 
 Floats = npt.NDArray[np.float64]

@@ -24,7 +24,7 @@ SITES: dict[str, int | tuple[int, SiteDtype]] = {
     "b": 6,
 }
 FLOATS = [name for name in SITES if name != "router.0"]
-NO_STATISTICS = "no statistics of logits: another program collected its rows"
+NO_STATISTICS = "no statistics of logits: they were not captured"
 """Written at hand: users see it."""
 
 

@@ -137,6 +137,8 @@ def test_a_damaged_cache_file_is_computed_again(
     (path, *_), (other, *_) = (
         sorted(root.glob(f"analysis/long*/*/{s}/spectra-*.arrow")) for s in ("final", "embed")
     )
+    for estimates in root.glob("analysis/long*/*/final/estimates-*.arrow"):
+        estimates.unlink()  # they answer without the spectra
     data = bytearray(path.read_bytes())
     start = len(data) // 3
     for place in range(start, start + 64):  # longer than Arrow's padding, which holds nothing

@@ -40,7 +40,7 @@ from lpp.store.shared.vocabularies import add_vocabulary
 
 N: Final = 60
 MODELS: Final = ("base", "tuned", "third", "fourth", "fifth")
-SAYS_SO: Final = ("damaged", "the store does not hold")
+SAYS_SO: Final = ("altered or cut short", "damaged", "the store does not hold")
 """Words of an answer that says why it is another one; no answer of a whole store has them."""
 
 KEPT: Final = ("analysis", "profiles.")

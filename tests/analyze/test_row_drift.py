@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lpp.analyze.numerics import row_drift as module
+from lpp.analyze.numerics import distance as module
 from lpp.analyze.numerics.cka import CrossScatters
+from lpp.analyze.numerics.distance import row_drift
 from lpp.analyze.numerics.jackknife import Estimate, jackknife, jackknife_difference
 from lpp.analyze.numerics.leading import leading_eigenvectors, subspace_overlap
 from lpp.analyze.numerics.moments import Gram, Moments, Rows
-from lpp.analyze.numerics.row_drift import row_drift
 from lpp.store.arrays.reader import to_float32
 
 Array = npt.NDArray[np.float32]

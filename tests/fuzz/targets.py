@@ -30,7 +30,7 @@ from lpp.store import open_store
 from lpp.store.arrays.chunk_index import index_bytes
 from lpp.store.arrays.layout import ArrayLayout, site_array
 from lpp.store.arrays.metadata import parse_layout
-from lpp.store.arrays.reader import BytesSource, check_object, read_rows
+from lpp.store.arrays.reader import BytesSource, Chunk, check_object, read_rows, recorded_chunks
 from lpp.store.committed.checked import open_checked
 from lpp.store.errors import ErrorKind, FormatError, LppError
 from lpp.store.format.commit_record import (
@@ -228,8 +228,11 @@ def site(data: bytes) -> None:
     n = layout.n_chunks
     step = max(0, len(content) - index_bytes(n)) // n
     sizes = [*(step for _ in range(n - 1)), len(content) - index_bytes(n) - step * (n - 1)]
-    for chunks in (None, _chunks(content, sizes)):
+    for recorded in (None, _chunks(content, sizes)):
         try:
+            chunks = None
+            if recorded is not None:
+                chunks = recorded_chunks(source, layout, recorded, where="here")
             check_object(source, layout, where="here", chunks=chunks)
             found.append(_rows(source, layout, chunks))
         except LppError:
@@ -244,7 +247,9 @@ def chunks(data: bytes) -> None:
     n = data[0] if data else 0
     sizes = [int.from_bytes(data[1 + 2 * k : 3 + 2 * k], "little") for k in range(n)]
     layout, content = _layout(data[1 + 2 * n :])
-    _rows(BytesSource(content), layout, _chunks(content, sizes))
+    source = BytesSource(content)
+    recorded = _chunks(content, sizes)
+    _rows(source, layout, recorded_chunks(source, layout, recorded, where="here"))
 
 
 def _layout(data: bytes) -> tuple[ArrayLayout, bytes]:
@@ -265,7 +270,7 @@ def _chunks(content: bytes, sizes: Sequence[int]) -> list[ChunkRecord]:
 
 
 def _rows(
-    source: BytesSource, layout: ArrayLayout, chunks: Sequence[ChunkRecord] | None
+    source: BytesSource, layout: ArrayLayout, chunks: Sequence[Chunk] | None
 ) -> npt.NDArray[np.float32]:
     """Every row, and some of them again: the same."""
     whole = read_rows(source, layout, 0, ROWS, where="here", dtype="float32", chunks=chunks)

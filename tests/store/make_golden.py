@@ -14,6 +14,8 @@ a change of the format; the same code makes the same bytes, and store/SPEC.md qu
 - `golden/v4` holds what version 4 brings: a prompt that branches off another.
 - `golden/v5` holds what version 5 brings: rows that another program collected, of floats and of
   integers; rows of 8 bits; a loss mask.
+- `golden/planes` holds chunks that are packed plane by plane, in every dtype of floats, with rows
+  that repeat and rows that do not. They are of version 3.
 
 Values are distinct, so that no two columns can be taken for each other.
 """
@@ -23,9 +25,11 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.analyze.logits.proof import check_logits
@@ -213,6 +217,38 @@ def write_dtype(root: Path, prompts: pa.Table, dtype: StoredDtype, rows: np.ndar
     writer = RunWriter(root, plan, prompts)
     writer.write_shard(0, {"final": rows}, tokens)
     print(f"{writer.run.path}: {writer.run.verify() or 'whole'}")
+
+
+def plane_rows(dtype: StoredDtype) -> npt.NDArray[Any]:
+    """(5, 64) rows as stored: skewed high bytes, low bytes without order; the third is the first
+    again.
+    """
+    k = np.arange(5 * 64, dtype=np.uint64).reshape(5, 64) + np.uint64(1)
+    noise = (k * np.uint64(6364136223846793005)) >> np.uint64(32)
+    noise[2] = noise[0]
+    exponent = np.uint64(124) + (noise & noise >> np.uint64(2) & np.uint64(3))
+    bits = (noise >> np.uint64(31) << np.uint64(31)) | exponent << np.uint64(23)
+    bits = (bits | noise & np.uint64((1 << 23) - 1)).astype("<u4")
+    rows: npt.NDArray[Any] = (bits >> np.uint32(16)).astype("<u2")
+    return rows if dtype == "bfloat16" else bits.view("<f4").astype(dtype)
+
+
+def write_planes(root: Path, prompts: pa.Table) -> None:
+    """A run of two sites for each dtype."""
+    for dtype in ("bfloat16", "float16", "float32"):
+        plan = golden_plan(prompts)
+        plan = replace(
+            plan,
+            model=replace(plan.model, id=f"golden/planes-{dtype}", untrained_seed=None),
+            stored_dtype=dtype,
+            sites=tuple(replace(site, width=64) for site in plan.sites[1:]),
+            shards=(0, 2),
+        )
+        tokens = pa.concat_tables([golden_shard(0)[1], golden_shard(1)[1]])
+        rows = plane_rows(dtype)
+        writer = RunWriter(root, plan, prompts)
+        writer.write_shard(0, {"block.1": rows, "final": rows[[0, 1, 4, 3, 4]]}, tokens)
+        print(f"{writer.run.path}: {writer.run.verify() or 'whole'}")
 
 
 FLOAT8_ROWS = np.array(
@@ -405,16 +441,25 @@ def write_v5(root: Path, prompts: pa.Table) -> None:
 
 
 def main() -> None:
-    """Write those of the stores of versions 3 to 5 that are not there, beside this script."""
-    for version, write in {"v3": write_all, "v4": write_branches, "v5": write_v5}.items():
+    """Write each store that does not exist yet, beside this script."""
+    stores = {"v3": write_all, "v4": write_branches, "v5": write_v5, "planes": write_planes}
+    for version, write in stores.items():
         root = Path(__file__).with_name("golden") / version
         if root.exists():
             print(f"{root} is frozen: remove it only before its version is released.")
         else:
-            write_alike(root, write)
+            write_alike(root, write, PLANE_CHUNKS if write is write_planes else SMALL_CHUNKS)
 
 
-def write_alike(root: Path, write: Callable[[Path, pa.Table], None]) -> None:
+SMALL_CHUNKS = 8
+"""Two rows of bfloat16."""
+PLANE_CHUNKS = 512
+"""Two rows of float32: planes of 128 bytes."""
+
+
+def write_alike(
+    root: Path, write: Callable[[Path, pa.Table], None], chunk_bytes: int = SMALL_CHUNKS
+) -> None:
     """Write a store with the same bytes each time."""
     count = itertools.count()
 
@@ -422,7 +467,7 @@ def write_alike(root: Path, write: Callable[[Path, pa.Table], None]) -> None:
         """The same names of attempts each time."""
         return hashlib.sha256(str(next(count)).encode()).hexdigest()[: 2 * n]
 
-    small_chunks = mock.patch("lpp.store.arrays.layout.CHUNK_BYTES", 8)  # two rows of bfloat16
+    small_chunks = mock.patch("lpp.store.arrays.layout.CHUNK_BYTES", chunk_bytes)
     with mock.patch("secrets.token_hex", token_hex), small_chunks:
         create_store(root)
         write(root, golden_prompts())

@@ -9,7 +9,7 @@ from lpp.store.format.commit_record import CommitRecord
 GOLDEN = Path(__file__).parents[1] / "store" / "golden"
 """Folder of the stores, by version. Those of 1 and 2 are what 0.1.0 wrote, which is refused."""
 
-READ = tuple(GOLDEN / version for version in ("v3", "v4", "v5"))
+READ = tuple(GOLDEN / version for version in ("v3", "v4", "planes", "v5"))
 """The stores that are read."""
 
 OF_3 = "model-1b-untrained-2e503a04"

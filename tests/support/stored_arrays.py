@@ -13,9 +13,10 @@ from zarr.storage import MemoryStore
 
 from lpp.store.arrays.encoder import EncodedArray
 from lpp.store.arrays.layout import ArrayLayout, ArraySpec
-from lpp.store.arrays.reader import BytesSource, read_rows
+from lpp.store.arrays.reader import BytesSource, Chunk, read_rows, recorded_chunks
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.commit_record import ChunkRecord
+from lpp.store.objects.protocol import Source
 
 BITS: dict[str, type[np.unsignedinteger[Any]]] = {
     "uint16": np.uint16,
@@ -145,8 +146,18 @@ def read(stored: Stored, start: int = 0, end: int | None = None, **options: Any)
     """Rows from `start` to `end`, or to the last one, compared with the record."""
     end = stored.layout.spec.rows if end is None else end
     source = options.pop("source", None) or source_of(stored.objects)
-    options = {"chunks": stored.chunks, "where": "s/hidden.zarr/block.1/c/0/0", **options}
-    return read_rows(source, stored.layout, start, end, **options)
+    where = options.pop("where", "s/hidden.zarr/block.1/c/0/0")
+    chunks = placed(stored, source, options.pop("chunks", stored.chunks), where)
+    return read_rows(source, stored.layout, start, end, where=where, chunks=chunks, **options)
+
+
+def placed(
+    stored: Stored, source: Source, chunks: Sequence[ChunkRecord] | None, where: str = "x"
+) -> list[Chunk] | None:
+    """Where the record places chunks; None without a record."""
+    if chunks is None:
+        return None
+    return recorded_chunks(source, stored.layout, chunks, where=where)
 
 
 def refused(match: str, call: Any) -> None:

@@ -175,6 +175,23 @@ def test_every_sample_and_batch_equals_that_of_its_files(
                 assert given[name] == value == 0  # samples that were dropped
 
 
+def test_the_memory_of_states_is_used_again_once_no_sample_refers_to_it(files: Files) -> None:
+    ours = files.transfer()
+    held = [ours.get_cached(number) for number in range(12)]
+    for sample, (ids, hidden) in zip(held, files.states, strict=False):
+        assert sample is not None
+        layers = torch.stack([hidden[k][0] for k in (*DEFAULT_LAYERS, BLOCKS)], dim=1)
+        assert torch.equal(sample["token_ids"], ids)
+        assert torch.equal(sample["hidden_states"], layers)
+    del held, sample
+    places = set()
+    for number in range(12):
+        sample = ours.get_cached(number)
+        assert sample is not None
+        places.add(sample["hidden_states"].data_ptr())
+    assert len(places) < 6
+
+
 @pytest.mark.parametrize(("workers", "world"), [(0, 1), (2, 1), (0, 2)])
 def test_by_groups_every_sample_comes_once_and_every_group_is_read_about_once(
     workers: int, world: int, files: Files, monkeypatch: pytest.MonkeyPatch

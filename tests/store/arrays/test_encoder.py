@@ -14,6 +14,7 @@ from zarr_arrays import array_in, dimension_names, rows_of
 
 from lpp.store.arrays.chunk_index import index_bytes, parse_index
 from lpp.store.arrays.encoder import Encoding, chunk_rows, encode_array, row_chunks
+from lpp.store.arrays.layout import Packing
 from lpp.store.arrays.metadata import group_document, metadata_bytes, parse_layout
 from lpp.store.format.commit_record import ChunkRecord, checksum
 
@@ -25,7 +26,7 @@ SHAPES = [(1, 1), (1, 576), (23, 7), (23, 2048), (1024, 576), (1025, 576), (3 * 
 def test_objects_are_those_that_zarr_python_writes(n: int, width: int, data_type: str) -> None:
     spec = make_spec(n, width, data_type)
     rows = make_rows(spec)
-    encoded = encode_array(spec, rows)
+    encoded = encode_array(spec, rows, Packing(planes=False))
     layout = parse_layout(encoded.metadata, spec, "here")
     theirs = by_zarr(spec, rows, chunk=layout.chunk_rows, stored=layout.object_rows)
     assert json.loads(encoded.metadata) == json.loads(theirs["zarr.json"])
