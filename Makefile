@@ -12,8 +12,13 @@ DEMO_ENV := $(VENV)/.lpp-demo-env
 VLLM_VENV ?= .venv-vllm
 VLLM_ENV  := $(VLLM_VENV)/.lpp-env
 VLLM_PIP  := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
-# A CUDA torch, vLLM for GPUs and bitsandbytes, on a machine with a card.
+# On a machine with a card: a CUDA torch, vLLM for GPUs and bitsandbytes. With TORCH_INDEX, such as
+# that of ROCm for an AMD card, the torch from there and no vLLM, whose wheel wants CUDA's.
 GPU_VENV ?= .venv-gpu
+GPU_EXTRAS := quantization,dev
+ifeq ($(TORCH_INDEX),)
+GPU_EXTRAS := vllm,$(GPU_EXTRAS)
+endif
 GPU_ENV  := $(GPU_VENV)/.lpp-env
 GPU_PIP  := $(GPU_VENV)/bin/python -m pip --disable-pip-version-check
 
@@ -56,9 +61,13 @@ WAITING := --numprocesses 3
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(DEMO_ENV): pyproject.toml
+define new_enough
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "lpp-engine needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
+endef
+
+$(DEMO_ENV): pyproject.toml
+	$(new_enough)
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) install --quiet --index-url $(TORCH_INDEX) 'torch>=2.6')
 	@echo 'installing into $(VENV): about 2 GB, one or two minutes'
@@ -92,15 +101,27 @@ wheel: $(QUICKSTART) ## the wheel and the source archive in dist/, with that sto
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 
-test: $(ENV) ## the 5,800 tests that a contributor runs: three to six minutes on two cores
+# Tests of capture that run on the simulated card too, which is then the device of every command.
+# gloo, vLLM and bitsandbytes do not know it. Tiny models gain nothing from threads.
+GPU_TESTS := tests/capture/gpu/test_gpu.py
+ON_SIM := LPP_TESTS_ON=sim OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) $(GPU_TESTS) \
+  $(addprefix --deselect $(GPU_TESTS)::,TestTorch TestVllm \
+    test_two_ranks_give_the_statistics_of_all_columns test_rows_of_a_quantised_model_are_its_own) \
+  $(addprefix tests/capture/test_,$(addsuffix .py,torch_backend continuations quarantine finite \
+    heads stored_dtype dry_run evaluation_command evaluated_items from_python_model notebook repair \
+    vllm_recorder))
+
+test: $(ENV) ## the 6,500 tests that a contributor runs: four to seven minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
+	$(ON_SIM)
 
 BASE ?=
 test-changed: $(ENV) ## the tests that a change can reach, against `main` or BASE=...; ALL=1: slow ones too
 	$(BIN)/python tests/support/changed.py $(BASE) $(WORKERS) $(if $(ALL),$(EVERYTHING))
 
-test-all: $(ENV) ## all 7,200 tests but those of vLLM and of GPUs: the real model, servers, a browser; half an hour
+test-all: $(ENV) ## all 7,900 tests but those of vLLM and of GPUs: the real model, servers, a browser; half an hour
 	$(BIN)/python -m pytest $(WORKERS) $(WAITING) $(EVERYTHING)
+	$(ON_SIM)
 
 coverage: $(ENV) ## `make test`, and the share of lines and branches that it runs
 	$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=term
@@ -177,13 +198,16 @@ test-oldest: $(OLD_ENV) ## `make test` with the oldest dependencies that pyproje
 	$(OLD_VENV)/bin/python -m pytest $(WORKERS)
 
 $(GPU_ENV): pyproject.toml
+	$(new_enough)
 	$(PYTHON) -m venv $(GPU_VENV)
-	$(GPU_PIP) install --quiet --editable '.[vllm,quantization,dev]'
+	$(if $(TORCH_INDEX),$(GPU_PIP) install --index-url $(TORCH_INDEX) 'torch>=2.6')
+	$(GPU_PIP) install --editable '.[$(GPU_EXTRAS)]'
 	@touch $@
 
-# A first run on somebody's card should not fail for a warning of a library.
-test-gpu: $(GPU_ENV) ## the backends on a CUDA device: torch, vLLM, quantised models (makes .venv-gpu)
-	$(GPU_VENV)/bin/python -m pytest -m gpu -W default tests/capture/gpu tests/capture/test_logit_fused.py
+# A first run on somebody's card should not fail for a warning of a library, and has an end.
+test-gpu: $(GPU_ENV) ## both backends and quantised models on your card, and a page of results: 25 minutes at most (makes .venv-gpu)
+	$(GPU_VENV)/bin/python -m pytest -p benchmarks.card_tests -m gpu -W default --session-timeout 1500 \
+	  tests/capture/gpu tests/capture/test_logit_fused.py
 
 check: $(ENV) .typing/lpp ## format, lint, types, lines of each room
 	$(BIN)/ruff format --check .
@@ -204,7 +228,7 @@ bench: $(ENV) ## the table of measured ratios
 bench-vllm: $(VLLM_ENV) ## the ratios that need vLLM
 	$(VLLM_VENV)/bin/python -m benchmarks vllm
 
-bench-gpu: $(GPU_ENV) ## tokens/s and GB/s of each stage on one CUDA device (the same environment)
+bench-gpu: $(GPU_ENV) ## tokens/s and GB/s of each stage on one card, and a page of results: planned for 20 minutes at most (the same environment)
 	$(GPU_VENV)/bin/python -m benchmarks.gpu
 
 $(PEERS_ENV): pyproject.toml benchmarks/peers/requirements.txt

@@ -16,6 +16,7 @@ import torch
 from benchmarks import (
     analysis_cost,
     capture_cost,
+    card_counts,
     carried_cost,
     continuation_cost,
     draft_cost,
@@ -105,6 +106,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
     return {
         "paper": paper_procedure.measure,
         "capture": capture_cost.measure,
+        "card": card_counts.measure,
         "carried": carried_cost.measure,
         "continuation": continuation_cost.measure,
         "lengths": lengths_cost.measure,

@@ -16,9 +16,9 @@ import torch
 from benchmarks.capture_cost import loaded_module
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
 from benchmarks.setting import capture, request, scratch
-from lpp.capture.backends.torch_writer import WRITING_TOKENS
 from lpp.capture.engine.continuations import continue_prompts
 from lpp.capture.engine.prepare import Prepared, prepare
+from lpp.capture.models.device import kind_of
 from lpp.capture.plan.batches import group_by_budget
 from lpp.capture.plan.parts import WHOLE
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec
@@ -94,7 +94,7 @@ def generating(ready: Prepared, tokens: int) -> Callable[[], None]:
         for prompt in ready.prompts.to_pylist()
     ]
     assert len({len(one) for one in ids}) == 1, "the built-in texts are longer than the context"
-    budget = WRITING_TOKENS[ready.plan.compute.device]
+    budget = kind_of(ready.plan.compute.device).writing_tokens
     groups = group_by_budget([len(one) + tokens for one in ids], budget)
 
     @torch.inference_mode()

@@ -9,7 +9,6 @@ Of sites both sides read the same rows of the demo's model and of its rounded co
 runs at a time.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -20,7 +19,8 @@ import numpy as np
 import torch
 
 from benchmarks.pairs import Ratio, ratio_of_times, timed_pairs
-from lpp.analyze.drift.kept import KeptDrift
+from benchmarks.setting import store_of
+from lpp.analyze import ProfileSettings, analyze
 from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.sites import common_sites, site_drift
 from lpp.analyze.logits.divergences import EVERYTHING
@@ -31,6 +31,7 @@ from lpp.analyze.numerics.moments import Rows
 from lpp.analyze.quantities.drift import OF_ROWS, RANK_CHANGES, SITE_CHANGES
 from lpp.analyze.questions import ErrorSites
 from lpp.analyze.runs.rows.side_by_side import in_step
+from lpp.store.format.keys import ANALYSIS_KEY
 from lpp.store.shared.logits import Head, HeadContent
 from lpp.store.shared.matrices import Matrix
 
@@ -65,38 +66,64 @@ def measure(tokens: int = TOKENS, vocabulary: int = VOCABULARY) -> Iterator[Rati
 def of_sites(pair: Pair) -> Iterator[Ratio]:
     """Means over tokens alone, with CKA and ranks, and everything with the default errors.
 
-    CKA and ranks are measured with nothing kept, and with the spectra that a profile keeps.
+    CKA and ranks are measured with nothing kept, and with what a profile keeps.
     pair: runs of all sites.
     """
     sites = common_sites(pair)
     reading = partial(_read, pair, sites)
-    rows, ranks = [*OF_ROWS], [*OF_ROWS, "cka", *RANK_CHANGES]
-    choices: list[tuple[str, Sequence[str], ErrorSites, bool]] = [
-        ("distance and cosine", rows, "none", False),
-        ("distance, cosine, CKA and ranks after a profile", ranks, "none", True),
-        ("distance, cosine, CKA and ranks, nothing kept,", ranks, "none", False),
-        ("everything, with errors at final, nothing kept,", [*SITE_CHANGES], "final", False),
+    rows, ranks = [*OF_ROWS], [*OF_ROWS, "cka", "overlap", *RANK_CHANGES]
+    choices: list[tuple[str, Sequence[str], ErrorSites, Callable[[Path], bool]]] = [
+        ("distance and cosine", rows, "none", _is_any),
+        ("distance, cosine, CKA and ranks after a profile", ranks, "none", _is_drift),
+        ("distance, cosine, CKA and ranks, nothing kept,", ranks, "none", _is_any),
+        ("everything, with errors at final, nothing kept,", [*SITE_CHANGES], "final", _is_any),
     ]
-    for what, only, errors, profiled in choices:
-        ours = partial(_computed, pair, only, errors, profiled=profiled)
-        if profiled:
-            _computed(pair, only, errors, profiled=False)
+    for what, only, errors, gone in choices:
+        ours = partial(_computed, pair, only, errors, gone)
+        if gone is _is_drift:
+            yield _beside_earlier_profile(pair, sites)
         yield ratio_of_times(
             f"{what} of {len(sites)} sites, {pair.n_tokens():,} tokens, CPU seconds / of reading "
             "the rows of both runs",
             timed_pairs(ours, reading, REPEATS, clock=time.process_time),
-            bar=8 if profiled else 2,
+            bar=8 if gone is _is_drift else 2,
             bound="d^2 multiply-adds a token in float64, and d^2 / 2 for each run that has no "
             "profile",
         )
 
 
-def _computed(pair: Pair, only: Sequence[str], errors: ErrorSites, *, profiled: bool) -> None:
-    """`site_drift`. profiled: with what is kept of each run, but nothing of both."""
-    folder = Path(str(KeptDrift(pair).folder))
-    gone = [folder] if profiled else [folder.parents[1] / run.id for run in pair.runs]
-    for one in gone:
-        shutil.rmtree(one, ignore_errors=True)
+def _beside_earlier_profile(pair: Pair, sites: Sequence[str]) -> Ratio:
+    """`diff` after a profile, and after one that kept no leading eigenvectors, as until 0.2.0."""
+    root = store_of(pair.a.run)
+    analyze(root, ProfileSettings(runs=[run.id for run in pair.runs]))
+    ours, earlier = (
+        partial(_computed, pair, [*SITE_CHANGES], "final", gone)
+        for gone in (_is_drift, lambda path: _is_drift(path) or path.name.startswith("leading-"))
+    )
+    return ratio_of_times(
+        f"CKA, ranks, everything of {len(sites)} sites after a profile, CPU seconds / after one "
+        "that kept no leading eigenvectors",
+        timed_pairs(ours, earlier, REPEATS, clock=time.process_time),
+        bar=0.6,
+        bound="d^2 multiply-adds a token in float64",
+    )
+
+
+def _is_any(path: Path) -> bool:
+    return True
+
+
+def _is_drift(path: Path) -> bool:
+    return path.parts[-3].startswith("drift-")
+
+
+def _computed(
+    pair: Pair, only: Sequence[str], errors: ErrorSites, gone: Callable[[Path], bool]
+) -> None:
+    """`site_drift`. gone: the kept files that are removed before."""
+    for path in (store_of(pair.a.run) / ANALYSIS_KEY).rglob("*.arrow"):
+        if gone(path):
+            path.unlink()
     site_drift(pair, only=only, errors=errors, jobs=1)
 
 

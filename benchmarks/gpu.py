@@ -2,10 +2,11 @@
 
 Models of random weights, made on the card from their configuration alone: no download, no corpus.
 Each stage runs alone, then the whole capture. A stage's rate in tokens a second is what a capture
-would reach if nothing else took time, so the slowest stage is the one to make faster. Takes a few
-minutes on one card.
+would reach if nothing else took time, so the slowest stage is the one to make faster. A stage is
+repeated until a minute has passed, three times at most.
 """
 
+import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,30 +19,39 @@ import torch
 import transformers
 
 from benchmarks import card_results
-from benchmarks.card_results import Stage, slowest
+from benchmarks.card_results import DEVICE, Stage, slowest
 from benchmarks.pairs import seconds
 from benchmarks.pipeline_cost import compress_all, write_files
 from benchmarks.setting import scratch
 from benchmarks.synthetic import prompts_table, synthetic_plan
 from lpp.capture.backends.torch_backend import TorchBackend
 from lpp.capture.backends.torch_passes import passes
+from lpp.capture.cli.doctor import findings
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.shard_buffer import ShardBuffer
+from lpp.capture.models.device import check_device, free_cached, kind_of
 from lpp.capture.models.spec import Model
 from lpp.capture.models.structure.anatomy import forward_inputs
 from lpp.capture.plan.backend import Batch, Outputs
 from lpp.capture.plan.batches import shard_batches
 from lpp.capture.plan.planning import default_batch_tokens
-from lpp.capture.plan.request import SHARD_BYTES
+from lpp.capture.plan.sizes import check_room, free_bytes
 from lpp.store import RunWriter, create_store
-from lpp.store.arrays.blosc import compress
 from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.arrays.layout import chunk_rows
+from lpp.store.arrays.planes import compress_planes as compress
+from lpp.store.errors import LppError
 from lpp.store.format.schedule import shard_boundaries
 
 CONTEXT: Final = 200
 SHARDS: Final = 4
 REPEATS: Final = 3
+
+SECONDS: Final = 60
+"""Once a stage has taken so long, it is not repeated again."""
+
+ROOM: Final = 10 << 30
+"""Bytes on disk that a measurement takes at most: four shards, before they are removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +91,19 @@ SHAPES: Final = (
         },
     ),
 )
+
+TINY: Final = Shape(
+    name="tiny",
+    width=32,
+    blocks=2,
+    config={
+        "intermediate_size": 48,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 300,
+    },
+)
+"""For a trial on a CPU."""
 
 
 def random_backend(shape: Shape, device: str, tokens: int, shard_bytes: int) -> "Random":
@@ -145,8 +168,7 @@ class Random:
 def stages(random: Random, folder: Path, repeats: int = REPEATS) -> Iterator[Stage]:
     """Each stage alone, then the whole capture; the first run of each does not count."""
     yield from _alone(random, folder, repeats)
-    names = iter(range(1_000))
-    taken = _median(lambda: _capture(random, folder / f"store-{next(names)}"), None, repeats)
+    taken = _median(lambda: _capture(random, folder / "store"), None, repeats, folder / "store")
     tokens = random.plan.prompts.tokens
     yield Stage(
         name=f"the whole capture, {random.plan.n_shards} shards",
@@ -163,7 +185,7 @@ def _alone(random: Random, folder: Path, repeats: int) -> Iterator[Stage]:
     batches = list(buffer.batches(0))
 
     def stage(name: str, call: Callable[[], object], size: float | None = None) -> Stage:
-        taken = _median(call, module.device, repeats)
+        taken = _median(call, module.device, repeats, folder / "files")
         rate = None if size is None else size / taken
         return Stage(name=name, tokens_per_second=tokens / taken, bytes_per_second=rate)
 
@@ -178,7 +200,7 @@ def _alone(random: Random, folder: Path, repeats: int) -> Iterator[Stage]:
         lambda: list(backend.capture(batches, Outputs.of(plan))),
         raw,
     )
-    if module.device.type == "cuda":
+    if module.device.type != "cpu":
         yield stage("copy to the host alone", _copy(buffer, batches, module.device), raw)
     step = chunk_rows(plan.sites[0].width, 2)
     chunks = [
@@ -186,22 +208,29 @@ def _alone(random: Random, folder: Path, repeats: int) -> Iterator[Stage]:
     ]
     yield stage(f"encoding alone, {usable_cores()} cores", lambda: compress_all(chunks), raw)
     packed = [compress(chunk) for chunk in chunks]
-    names = iter(range(1_000))
-    yield stage(
-        "disk alone",
-        lambda: write_files(packed, folder / f"files-{next(names)}"),
-        sum(map(len, packed)),
-    )
+    yield stage("disk alone", lambda: write_files(packed, folder / "files"), sum(map(len, packed)))
 
 
-def _median(call: Callable[[], object], device: torch.device | None, repeats: int) -> float:
-    def run() -> None:
+def _median(
+    call: Callable[[], object], device: torch.device | None, repeats: int, written: Path
+) -> float:
+    """Seconds of a call, after one that does not count. written: a folder that it may make."""
+
+    def run() -> float:
+        taken = seconds(call_and_wait)
+        shutil.rmtree(written, ignore_errors=True)
+        return taken
+
+    def call_and_wait() -> None:
         call()
-        if device is not None and device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device is not None and device.type != "cpu":
+            torch.accelerator.synchronize(device)
 
     run()
-    return statistics.median(seconds(run) for _ in range(repeats))
+    taken = [run()]
+    while len(taken) < repeats and sum(taken) < SECONDS:
+        taken.append(run())
+    return statistics.median(taken)
 
 
 @torch.inference_mode()
@@ -246,39 +275,60 @@ def table(shape: Shape, found: Sequence[Stage]) -> Iterator[str]:
 
 
 def measure(
-    shape: Shape, device: str, *, shard_bytes: int, shards: int = SHARDS, repeats: int = REPEATS
+    shape: Shape,
+    device: str,
+    folder: Path,
+    *,
+    shard_bytes: int,
+    shards: int = SHARDS,
+    repeats: int = REPEATS,
 ) -> list[Stage]:
-    """The stages of one shape, each alone, and the whole capture last."""
+    """The stages of one shape, each alone, and the whole capture last. folder: on the disk that is
+    measured.
+    """
     sites = shape.blocks + 2
     tokens = shards * (shard_bytes // (2 * shape.width * sites))
     random = random_backend(shape, device, tokens, shard_bytes)
-    with scratch() as folder:
-        return list(stages(random, folder, repeats))
+    with scratch(folder) as inside:
+        return list(stages(random, inside, repeats))
 
 
 def report(card: str, shapes: Sequence[Shape], device: str, folder: Path, **size: int) -> Path:
-    """Measure `shapes`, print their tables and write them into `folder`; the path of the file."""
-    measured = {}
+    """Measure `shapes`, print their tables and write them into `folder`; the path of the page."""
+    disk = Path("build")
+    disk.mkdir(exist_ok=True)
+    measured: dict[str, list[Stage]] = {}
+    lines: list[str] = []
     for shape in shapes:
-        measured[shape.name] = measure(shape, device, **size)
-        print("\n".join(table(shape, measured[shape.name])), flush=True)
-        torch.cuda.empty_cache()
-    return card_results.write(folder, card, usable_cores(), measured)
+        try:
+            measured[shape.name] = measure(shape, device, disk, **size)
+            found = list(table(shape, measured[shape.name]))
+        except torch.OutOfMemoryError:
+            found = [f"**{shape.name}** does not fit into the memory of this card.\n"]
+        print("\n".join(found), flush=True)
+        lines += found
+        free_cached(device)
+    machine = "\n".join(findings(disk / "lpp"))
+    page = "\n".join([*lines, "```text", machine, "```"])
+    return card_results.write(folder, card, "speed", {"rows": card_results.rows_of(measured)}, page)
 
 
 def main() -> None:
     """Print the tables, and keep them for docs/how-to/many-cards.md."""
-    if not torch.cuda.is_available():
-        print(
-            f"bench-gpu needs a CUDA device: torch {torch.__version__} sees none. Run `make "
-            "bench-gpu` on a machine with a card.",
-            file=sys.stderr,
-        )
+    try:
+        check_device(DEVICE)
+        kind = kind_of(DEVICE)
+        check_room(0 if kind.on_host else ROOM, free_bytes(Path()), Path())
+    except LppError as error:
+        print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
-    card = torch.cuda.get_device_name()
+    card, folder = card_results.here(DEVICE)
     print(f"{card}, {usable_cores()} cores, torch {torch.__version__}\n")
-    path = report(card, SHAPES, "cuda", card_results.CARDS, shard_bytes=SHARD_BYTES["cuda"])
-    print(f"Written: {path}. Next: make tables, and commit both.")
+    if kind.on_host:  # a trial of this program
+        path = report(card, [TINY], DEVICE, folder, shard_bytes=200_000, shards=3, repeats=1)
+    else:
+        path = report(card, SHAPES, DEVICE, folder, shard_bytes=kind.shard_bytes)
+    print(card_results.next_step(path))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ STEPS: Final = 20
 GROWTH: Final = 1.25
 """Most that the time may grow beyond that of the number of runs."""
 QUERY: Final = "SELECT run, entropy_floor FROM profiles ORDER BY entropy_floor"
+PROFILE: Final = ("lpp-analyze", "profile", "STORE", "--site", "final")
 PAGE: Final = 3_000_000
 """Most bytes of the page."""
 
@@ -82,12 +83,14 @@ def measure(folder: Path, runs: tuple[int, int] = RUNS) -> Iterator[Ratio]:
     smaller; then the bytes of the page.
     """
     fewer, more = (many_runs(folder / f"{count}-runs", count) for count in runs)
+    for store in (fewer, more):
+        _run(PROFILE, store)  # below, everything is kept
     page = folder / "page.html"
     for words, bar in (
-        (("lpp-capture", "status", "STORE"), 2),
-        (("lpp-analyze", "profile", "STORE", "--site", "final"), 30),
-        (("lpp-analyze", "report", "STORE", "-o", str(page)), 30),
-        (("lpp-sql", "STORE", QUERY), 1),
+        (("lpp-capture", "status", "STORE"), 1.5),
+        (PROFILE, 20),
+        (("lpp-analyze", "report", "STORE", "-o", str(page)), 10),
+        (("lpp-sql", "STORE", QUERY), 0.6),
         (("lpp-analyze", "verify", "STORE"), 30),
     ):
         what = f"`{' '.join(word for word in words[:2] if word != 'STORE')}`"

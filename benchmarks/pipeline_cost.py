@@ -1,7 +1,7 @@
-"""What the pipeline on the host reaches when the model costs nothing, beside Blosc and the disk.
+"""What the host reaches when the model costs nothing, beside packing alone and the disk.
 
 The backend copies prepared rows into the shard's memory, which on a GPU the card does by itself;
-everything after it is the real thing: finite check, Blosc, checksums, files, flush, commit. The
+everything after it is the real thing: finite check, packing, checksums, files, flush, commit. The
 rows are bfloat16 activations of the packaged model, those of neighbouring sites side by side where
 a wider model is stood in for, so that they compress as a real model's do. Nothing is generated
 while time is taken.
@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +30,12 @@ from benchmarks.setting import capture, prepared, scratch
 from benchmarks.sides import Side
 from benchmarks.synthetic import prompts_table, synthetic_plan
 from lpp.capture.engine.capture import capture_run
+from lpp.capture.models.device import KINDS
 from lpp.capture.plan.backend import Batch, Captured, Outputs
-from lpp.capture.plan.request import SHARD_BYTES
 from lpp.store import Plan, RunWriter, create_store
-from lpp.store.arrays.blosc import compress
 from lpp.store.arrays.decode_pool import usable_cores
-from lpp.store.arrays.layout import chunk_rows
+from lpp.store.arrays.layout import PACKINGS, chunk_rows
+from lpp.store.arrays.planes import compress_planes as compress
 from lpp.store.format.schedule import shard_boundaries
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
 from lpp.store.shared.logits import HeadContent
@@ -47,13 +48,15 @@ MEMORY: Final = Path("/dev/shm")
 """A file system in memory: a store there takes compression and checksums to their limit."""
 TEMPLATE_PROMPTS: Final = 10
 """Of 200 tokens: what a batch of the default size holds."""
+TEMPLATE_ROWS: Final = 200
+"""Fewest rows that a site has prepared, side by side in memory: a card copies at no cost here."""
 FILES: Final = 8
 """Files that the disk alone is given side by side, as many as a flush of the store has."""
 FILE_CHUNKS: Final = 4
 """Of each of them: about what a site has."""
 BOUND: Final = (
-    "beside Blosc: the copy into the shard, the finite check, checksums, and the kernel's copy of "
-    "what is written"
+    "beside packing: the copy into the shard, the finite check, checksums, and the kernel's copy "
+    "of what is written"
 )
 """Why a bar of speed or of CPU time is missed."""
 
@@ -68,7 +71,7 @@ class Setup:
     sites: int
     lengths: tuple[int, ...]
     """Tokens of each prompt."""
-    shard_bytes: int = SHARD_BYTES["cpu"]
+    shard_bytes: int = KINDS["cpu"].shard_bytes
 
     @property
     def token_bytes(self) -> int:
@@ -89,7 +92,7 @@ def setup(width: int, sites: int, shards: int, *, ragged: bool = False) -> Setup
     """A capture of about so many full shards. ragged: prompts of 50 to 350 tokens, 200 on average,
     whose rows have to be gathered from their batches; of 200 otherwise.
     """
-    prompts = round(shards * max(1, SHARD_BYTES["cpu"] // (2 * width * sites * 200)))
+    prompts = round(shards * max(1, KINDS["cpu"].shard_bytes // (2 * width * sites * 200)))
     lengths = np.full(prompts, 200)
     if ragged:
         lengths = np.random.default_rng(0).integers(50, 351, prompts)
@@ -153,10 +156,15 @@ class TemplateBackend:
     write: Any = None
 
     def __init__(self, template: Bits, setup: Setup) -> None:
-        self._template = template
         spare = template.shape[1] - setup.width + 1
         step = template.shape[1] // setup.sites
         self.first_columns = [site * step % spare for site in range(setup.sites)]
+        # more rows than a chunk has, or rows would repeat in it
+        rows = template[: max(TEMPLATE_ROWS, 2 * chunk_rows(setup.width, 2))]
+        self._sites = [
+            np.ascontiguousarray(rows[:, column : column + setup.width])
+            for column in self.first_columns
+        ]
 
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
         """Memory of this process."""
@@ -170,10 +178,10 @@ class TemplateBackend:
 
     def fill(self, sites: Iterable[npt.NDArray[Any]]) -> None:
         """Write the (tokens, width) rows of every site, in depth order."""
-        for column, rows in zip(self.first_columns, sites, strict=True):
-            for start in range(0, len(rows), len(self._template)):
-                part = rows[start : start + len(self._template)]
-                np.copyto(part, self._template[: len(part), column : column + part.shape[1]])
+        for kept, rows in zip(self._sites, sites, strict=True):
+            for start in range(0, len(rows), len(kept)):
+                part = rows[start : start + len(kept)]
+                np.copyto(part, kept[: len(part)])
 
     def head(self) -> HeadContent | str:
         """None: it has no model."""
@@ -224,7 +232,9 @@ class SideBySide:
 
     on_disk: list[Spent]
     in_memory: list[Spent]
-    blosc: list[Spent]
+    earlier: list[Spent]
+    """`on_disk`, packed as earlier releases packed."""
+    packing: list[Spent]
     """The same chunks on all cores."""
     disk: list[Spent]
     """As many compressed bytes, written and flushed."""
@@ -239,8 +249,9 @@ def side_by_side(setup: Setup, template: Path, folder: Path, repeats: int) -> Si
     packed = [compress(chunk) for chunk in chunks]
     sides: dict[str, tuple[Path, Callable[[Path], object]]] = {
         "on_disk": (folder, pipeline.run),
+        "earlier": (folder, lambda path: as_earlier(lambda: pipeline.run(path))),
         "in_memory": (MEMORY, pipeline.run),
-        "blosc": (folder, lambda _: compress_all(chunks * shards)),
+        "packing": (folder, lambda _: compress_all(chunks * shards)),
         "disk": (folder, lambda path: write_files(packed * shards, path)),
     }
     found: dict[str, list[Spent]] = {name: [] for name in sides}
@@ -253,6 +264,12 @@ def side_by_side(setup: Setup, template: Path, folder: Path, repeats: int) -> Si
                 found[name].append(taken)
     squeeze = setup.raw_bytes / shards / sum(map(len, packed))
     return SideBySide(**found, squeeze=squeeze)
+
+
+def as_earlier(call: Callable[[], object]) -> None:
+    """Call with the packing of earlier releases: Blosc's own, of zstd level 1."""
+    with mock.patch("lpp.store.runs.write.PACKINGS", PACKINGS[1:]):
+        call()
 
 
 def spent(call: Callable[[], object]) -> Spent:
@@ -302,12 +319,21 @@ def _alone() -> ProcessPoolExecutor:
 def _speeds(setup: Setup, timed: SideBySide) -> Iterator[Ratio]:
     """The rows of one configuration."""
     cores = usable_cores()
-    blosc = f"Blosc alone on {cores} cores" if cores > 1 else "Blosc alone"
-    slower = "Blosc" if _median(timed.blosc) > _median(timed.disk) else "the disk"
-    either = [max(one.wall, other.wall) for one, other in zip(timed.blosc, timed.disk, strict=True)]
+    packing = f"packing alone on {cores} cores" if cores > 1 else "packing alone"
+    slower = "packing" if _median(timed.packing) > _median(timed.disk) else "the disk"
+    either = [
+        max(one.wall, other.wall) for one, other in zip(timed.packing, timed.disk, strict=True)
+    ]
     what = f"{setup} (rows compress {timed.squeeze:.2f}-fold)"
     yield _rates(
-        f"pipeline into a store on disk / the slower of {blosc} and the disk alone (here "
+        f"pipeline into a store on disk / the same packed as by earlier releases, {what}",
+        setup,
+        [one.wall for one in timed.on_disk],
+        [one.wall for one in timed.earlier],
+        bar=1.7,
+    )
+    yield _rates(
+        f"pipeline into a store on disk / the slower of {packing} and the disk alone (here "
         f"{slower}), {what}",
         setup,
         [one.wall for one in timed.on_disk],
@@ -315,15 +341,15 @@ def _speeds(setup: Setup, timed: SideBySide) -> Iterator[Ratio]:
         bar=0.7,
     )
     yield _rates(
-        f"pipeline into a store in memory / {blosc}, {what}",
+        f"pipeline into a store in memory / {packing}, {what}",
         setup,
         [one.wall for one in timed.in_memory],
-        [one.wall for one in timed.blosc],
+        [one.wall for one in timed.packing],
         bar=0.75,
     )
     yield ratio_of_times(
-        f"CPU seconds of the pipeline into a store on disk / of Blosc alone, {what}",
-        ([one.cpu for one in timed.on_disk], [one.cpu for one in timed.blosc]),
+        f"CPU seconds of the pipeline into a store on disk / of packing alone, {what}",
+        ([one.cpu for one in timed.on_disk], [one.cpu for one in timed.packing]),
         bar=1.4,
         bound=BOUND,
     )

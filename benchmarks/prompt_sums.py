@@ -22,8 +22,8 @@ from lpp.analyze.drift.pair import Pair
 from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.summaries import token_value
 from lpp.analyze.numerics.cka import BLOCK_ROWS
+from lpp.analyze.numerics.distance import row_drift
 from lpp.analyze.numerics.moments import Moments
-from lpp.analyze.numerics.row_drift import row_drift
 from lpp.analyze.numerics.spectrum import effective_rank, eigenvalues
 from lpp.analyze.quantities.drift import PREDICTIONS
 from lpp.analyze.runs.rows.side_by_side import in_step

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from lpp.capture.plan.request import SHARD_BYTES
+from lpp.capture.models.device import KINDS
 from lpp.capture.plan.sizes import SLOTS
 from lpp.store.format.schedule import prefix_schedule
 
@@ -87,7 +87,7 @@ def row_bytes(c: Constants, model: Model, tokens: float) -> float:
 
 def host_bytes(cards: int) -> int:
     """Host memory of the shards under way, for so many processes of one card each."""
-    return SLOTS * SHARD_BYTES["cuda"] * cards
+    return SLOTS * KINDS["cuda"].shard_bytes * cards
 
 
 def capture_stages(

@@ -111,7 +111,7 @@ def capture(
     or `min_bytes` says otherwise. store: a directory, or the URL of a bucket's prefix.
 
     Every further option of `lpp-capture run` has its name there, with underscores: context=500,
-    sites=["final", "block.*"], device="cuda". Plan, bytes and resuming are the
+    sites=["final", "block.*"], device="cpu". Plan, bytes and resuming are the
     command's: the same call goes on where the last one stopped, and computes nothing twice.
 
     name: what to call a loaded model. It is known by its state and by what it gives for two short
@@ -269,7 +269,7 @@ def _plain(value: Any) -> Any:
         return int(value)  # numpy's too
     if isinstance(value, set | frozenset):
         return list(value)
-    if type(value).__module__ == "torch":  # torch.bfloat16, torch.device("cuda")
+    if type(value).__module__ == "torch":  # torch.bfloat16, torch.device("cpu")
         return str(value).removeprefix("torch.")
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 

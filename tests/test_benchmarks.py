@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 
 from benchmarks import (
+    card_counts,
     card_results,
     gate_null,
     gpu,
@@ -109,46 +111,123 @@ def test_what_the_pipeline_stores_is_what_the_backend_gave(tmp_path: Path) -> No
 def test_every_stage_that_a_gpu_has_runs_on_a_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shape = gpu.Shape(
-        name="tiny",
-        width=32,
-        blocks=2,
-        config={
-            "intermediate_size": 48,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "vocab_size": 300,
-        },
-    )
     size = {"shard_bytes": 200_000, "shards": 3, "repeats": 1}
-    path = gpu.report("A card (CPU)", [shape], "cpu", tmp_path / "cards", **size)
+    page = gpu.report("A card (CPU)", [gpu.TINY], "cpu", tmp_path / "cards", **size)
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if line.startswith("| ")]) == 7
-    assert re.fullmatch(r"a-card-cpu-\d{4}-\d\d-\d\d\.json", path.name)
-    document = json.loads(path.read_text("utf-8"))
+    assert {*lines} <= {*page.read_text("utf-8").splitlines()}
+    assert re.fullmatch(r"a-card-cpu-\d{4}-\d\d-\d\d-speed\.md", page.name)
+    document = json.loads(page.with_suffix(".json").read_text("utf-8"))
     assert set(document) == {"card", "date", "cores", "commit", "versions", "rows"}
     assert len(document["rows"]) == 6
     assert document["rows"][0]["times_forward"] == 1
-    (_, _, line) = card_results.results_table(path.parent).splitlines()
+    # results of tests lie beside it, and are no measurement
+    card_results.write(page.parent, "A card (CPU)", "tests", {"passed": 3}, "")
+    (_, _, line) = card_results.results_table(page.parent).splitlines()
     assert line.startswith("| A card (CPU), ")
 
 
 @pytest.mark.slow
-def test_the_tests_for_a_gpu_run_on_a_cpu() -> None:
-    root = Path(gpu.__file__).parents[1]
-    words = ("-q", "-m", "gpu", "-k", "not TestTorch", "-p", "no:cacheprovider")
-    # Tests that need vLLM or bitsandbytes are skipped here, whatever the outer run says of skips.
+def test_what_a_capture_adds_on_a_card_stays_within_its_bars() -> None:
+    """Counts, not times: a wait, a pageable copy or a kernel more is an error on any machine."""
+    found = [*card_counts.measure()]
+    assert [one.what for one in found if not one.reached] == []
+    assert len(found) == 5
+
+
+def test_a_stage_is_repeated_until_its_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([900.0, 25.0, 38.0, 1.0])  # the first does not count
+    monkeypatch.setattr(gpu, "seconds", lambda call: (call(), next(times))[1])
+    made: list[bool] = []
+
+    def call() -> None:
+        made.append((tmp_path / "files").exists())
+        (tmp_path / "files").mkdir()
+
+    assert gpu._median(call, None, 9, tmp_path / "files") == 31.5
+    assert made == [False] * 3
+
+
+def ran(*words: object, **changes: str) -> subprocess.CompletedProcess[str]:
+    """A command in the repository. What is not installed here may be skipped, whatever the outer
+    run says of skips.
+    """
     env = {name: value for name, value in os.environ.items() if name != "LPP_NO_SKIP"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words, "tests/capture/gpu"],
-        cwd=root,
-        env={**env, "LPP_GPU_TESTS_ON": "cpu"},
+    return subprocess.run(
+        [*map(str, words)],
+        cwd=Path(gpu.__file__).parents[1],
+        env={**env, **changes},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
-    assert "passed" in done.stdout
+
+
+def results(done: subprocess.CompletedProcess[str]) -> tuple[dict[str, Any], str]:
+    """The results that a command wrote, and their page."""
+    (page,) = re.findall(r"Written: (\S+\.md)", done.stdout)
+    assert Path(page).parts[-3:-1] == ("build", "cards")  # of a CPU: nothing to commit
+    document = json.loads(Path(page).with_suffix(".json").read_text("utf-8"))
+    return document, Path(page).read_text("utf-8")
+
+
+PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "benchmarks.card_tests")
+
+
+@pytest.mark.slow
+def test_without_its_device_no_card_is_measured() -> None:
+    """And none is tested: every test would be skipped."""
+    for words in (
+        (sys.executable, "-m", "benchmarks.gpu"),
+        (*PYTEST, "-m", "gpu", "tests/capture/gpu"),
+    ):
+        done = ran(*words, LPP_TESTS_ON="cuda", CUDA_VISIBLE_DEVICES="")
+        assert done.returncode == 2, done.stdout
+        assert "--device cuda" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["tests", "speed"])
+def test_one_command_ends_with_a_page_of_results(what: str, tmp_path: Path) -> None:
+    """What make runs on a card runs on a CPU, in this environment."""
+    venv = tmp_path / "venv"
+    venv.symlink_to(sys.prefix, target_is_directory=True)
+    done = ran(
+        *("make", {"tests": "test-gpu", "speed": "bench-gpu"}[what], f"GPU_VENV={venv}"),
+        *("-o", venv / ".lpp-env"),  # made already
+        LPP_TESTS_ON="cpu",
+        PYTEST_ADDOPTS="-k 'not TestTorch' -p no:cacheprovider",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    document, page = results(done)
+    assert document["card"] == "CPU"
+    if what == "tests":
+        assert (document["failed"], document["error"], document["failures"]) == (0, 0, [])
+        assert document["passed"] > 5
+        assert f"| {document['passed']} | 0 | 0 | {document['skipped']} |" in page
+    else:
+        assert document["rows"][0]["model"] in page
+
+
+@pytest.mark.slow
+def test_a_page_names_the_tests_that_failed(tmp_path: Path) -> None:
+    (tmp_path / "test_three.py").write_text(
+        "import pytest\n"
+        "def test_right(): pass\n"
+        "def test_wrong(): assert 0\n"
+        "def test_absent(): pytest.skip('needs seven cards')\n"
+    )
+    done = ran(*PYTEST, "-c", os.devnull, "--rootdir", tmp_path, tmp_path, LPP_TESTS_ON="cpu")
+    document, page = results(done)
+    counts = [document[name] for name in ("passed", "failed", "error", "skipped")]
+    assert counts == [1, 1, 0, 1]
+    assert document["reasons"] == ["needs seven cards"]
+    assert [name.partition("::")[2] for name in document["failures"]] == ["test_wrong"]
+    assert "test_wrong" in page
+    assert "needs seven cards" in page
 
 
 @pytest.mark.slow

@@ -200,6 +200,7 @@ ALONE: dict[str, list[list[str] | str]] = {
         *(["lpp-analyze", "--help"], ["lpp-capture", "--help"], ["lpp-sql", "--help"]),
         *(["lpp-analyze", "profile", "store"], ["lpp-sql", "store", "SELECT * FROM profiles"]),
         *(["lpp-analyze", "verify", "store"], "lpp.store.feed"),
+        ["lpp-capture", "doctor", "--store", "new"],  # says that torch is missing
     ],
     "torch": [
         *(["lpp-capture", "run", "--help"], ["lpp-capture", "demo", "--help"]),

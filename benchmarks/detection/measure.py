@@ -20,8 +20,8 @@ from lpp.analyze.drift.pair import Pair, pair_of
 from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.sites import site_drift
 from lpp.analyze.drift.summaries import Summary, entropy_drift, prediction_drift
+from lpp.analyze.numerics.distance import row_drift
 from lpp.analyze.numerics.jackknife import jackknife
-from lpp.analyze.numerics.row_drift import row_drift
 from lpp.analyze.runs.keys import RunView
 from lpp.store import Run
 from lpp.store.format.schedule import prefix_schedule

@@ -59,21 +59,23 @@ def measure(
     cache, context = saelens_cache(run, folder), run.plan.context
     width = run.site(SITE).width
     as_many = buffer_bytes(BUFFER) // (2 * width * context)
-    for name, other in (
+    for name, other, bar in (
         (
             f"SAELens' cached path, its mixing buffer of {TUTORIAL[0]} contexts",
             saelens(run, cache, *TUTORIAL),
+            5,
         ),
         (
             f"the same, as many rows in it as in the feed's: {as_many} contexts",
             saelens(run, cache, as_many, TUTORIAL[1]),
+            5,
         ),
-        ("a shuffled float32 memmap as in dictionary_learning", memmap(run, folder)),
+        ("a shuffled float32 memmap as in dictionary_learning", memmap(run, folder), 4.8),
     ):
         yield ratio_of_times(
             f"rows a CPU second: the feed, float32, batches of {BATCH}, {SITE} of SmolLM2 / {name}",
             timed_pairs(ours(run), other, repeats, cpu_seconds),
-            bar=4,
+            bar=bar,
             direction="at least",
             inverted=True,
             bound="unpacking, and copies out of the buffer",

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from lpp.capture.backends.logit_statistics import STATISTICS, TokenStatistics
+from lpp.capture.models.device import device_module, kind_of
 from lpp.capture.plan.backend import Batch, Outputs
 from lpp.store.arrays.finite import rows_not_finite
 from lpp.store.arrays.layout import Rows
@@ -54,24 +55,33 @@ class CopyStreams:
     """A stream for copies from each GPU, reused for every batch."""
 
     def __init__(self) -> None:
-        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._streams: dict[torch.device, Any] = {}
 
     def copy(self, values: torch.Tensor, targets: Sequence[torch.Tensor]) -> None:
         """Begin to copy `values` into `targets`, host tensors that together take its rows, in
         order.
         """
         device = values.device
+        if not kind_of(device).copies_aside:
+            share_out(values, targets)
+            return
+        module = device_module(device)
         stream = self._streams.get(device)
         if stream is None:
-            stream = self._streams[device] = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            share_out(values, targets)
+            stream = self._streams[device] = module.Stream(device)
+        stream.wait_stream(module.current_stream(device))
+        with module.stream(stream):
+            share_out(values, targets, waits=False)
         values.record_stream(stream)  # its memory is not reused before the copy has read it
 
-    def marks(self) -> list[torch.cuda.Event]:
+    def marks(self) -> list[Any]:
         """Events that occur when every copy begun so far has ended."""
         return [stream.record_event() for stream in self._streams.values()]
+
+    def wait(self) -> None:
+        """Wait for every copy begun so far: the memory of none may be freed before."""
+        for mark in self.marks():
+            mark.synchronize()
 
 
 class BatchRows:
@@ -87,10 +97,11 @@ class BatchRows:
         self._dtype = TORCH_DTYPE[outputs.dtype]
         self._targets = {site: as_tensor(rows) for site, rows in batch.hidden.items()}
         self._came = {site: np.zeros(len(batch.token_ids), np.bool_) for site in outputs.sites}
-        self._finite: list[tuple[str, torch.Tensor]] = []
-        """Each site, once per pass, and whether the rows that it gave are finite."""
+        self._extremes: list[tuple[str, Any]] = []
+        """Each site, once per pass, with the least and the largest value of its rows: NaN if there
+        is one. A single kernel finds both, where `isfinite(rows).all()` launches five."""
         self._flags: torch.Tensor | None = None
-        self._marks: list[torch.cuda.Event] = []
+        self._marks: list[Any] = []
         self._statistics: dict[str, torch.Tensor] = {}
 
     def take(self, site: str, state: torch.Tensor, picked: Picked) -> None:
@@ -102,17 +113,17 @@ class BatchRows:
         indices = picked.on(flat.device)
         for first, end in picked.spans:
             self._came[site][first:end] = True
-        on_host = flat.device.type == "cpu"
         targets = [self._targets[site][first:end] for first, end in picked.spans]
-        if on_host and len(targets) == 1 and targets[0].dtype == flat.dtype:
+        if flat.is_cpu and len(targets) == 1 and targets[0].dtype == flat.dtype:
             torch.index_select(flat, 0, indices, out=targets[0])
             return
         rows = flat.index_select(0, indices).to(self._dtype)
-        if on_host:
+        if flat.is_cpu:
             share_out(rows, targets)
             return
         self._streams.copy(rows, targets)
-        self._finite.append((site, torch.isfinite(rows).all()))
+        if len(rows):
+            self._extremes.append((site, torch.aminmax(rows)))
 
     def finish(
         self, statistics: Sequence[TokenStatistics], logit_rows: torch.Tensor | None
@@ -131,19 +142,20 @@ class BatchRows:
             if order is not None:
                 values = torch.empty_like(values).index_copy_(0, order, values)
             self._statistics[name] = self._to_host(values)
-        if self._finite:
-            device = self._finite[0][1].device
-            flags = [flag.to(device, non_blocking=True) for _, flag in self._finite]
-            self._flags = self._to_host(torch.stack(flags))
+        if self._extremes:
+            device = self._extremes[0][1].min.device
+            ends = [end.to(device, non_blocking=True) for _, both in self._extremes for end in both]
+            self._flags = self._to_host(torch.stack(ends).isfinite().view(-1, 2))
         self._marks = self._streams.marks()
 
     def _to_host(self, values: torch.Tensor) -> torch.Tensor:
         """The values in host memory, after `wait`. Read there, they do not wait for the pass that
         runs by then.
         """
-        if values.device.type == "cpu":
+        if values.is_cpu:
             return values
-        target = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        locked = kind_of(values.device).page_lock is not None
+        target = torch.empty(values.shape, dtype=values.dtype, pin_memory=locked)
         self._streams.copy(values, [target])
         return target
 
@@ -166,8 +178,8 @@ class BatchRows:
         """Site -> flat rows with NaN or infinities; None if not checked yet. After `wait`."""
         if self._flags is None:
             return None
-        flags = zip(self._finite, self._flags.tolist(), strict=True)
-        suspects = {site for (site, _), finite in flags if not finite}
+        flags = zip(self._extremes, self._flags.tolist(), strict=True)
+        suspects = {site for (site, _), finite in flags if not all(finite)}
         return {
             site: rows_not_finite(self.batch.hidden[site])
             for site in self._outputs.sites
@@ -175,13 +187,13 @@ class BatchRows:
         }
 
 
-def share_out(values: torch.Tensor, targets: Sequence[torch.Tensor]) -> None:
-    """Copy the rows of `values` into `targets`, one after the other; does not wait if the host
-    memory is page-locked.
+def share_out(values: torch.Tensor, targets: Sequence[torch.Tensor], *, waits: bool = True) -> None:
+    """Copy the rows of `values` into `targets`, one after the other. waits: until they have
+    arrived; otherwise the caller does, and the targets are page-locked.
     """
     start = 0
     for target in targets:
-        target.copy_(values[start : start + len(target)], non_blocking=True)
+        target.copy_(values[start : start + len(target)], non_blocking=not waits)
         start += len(target)
 
 
@@ -193,7 +205,7 @@ def as_tensor(rows: Rows) -> torch.Tensor:
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A host tensor on `device`, through page-locked memory to a GPU, without waiting for it."""
-    if device.type == "cpu":
+    """A host tensor on `device`; waits for the copy only where there is no page lock."""
+    if kind_of(device).page_lock is None:
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)

@@ -20,40 +20,44 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lpp.capture.models.device import device_module, kind_of
+
 Bytes = npt.NDArray[np.uint8]
 
 _MEMORY: Final = Path("/dev/shm")
 _log = logging.getLogger("lpp.capture")
 
 
-def plain_memory(size: int) -> Bytes:
-    """(size,) bytes of this process. MemoryError if there is too little."""
-    return np.empty(size, np.uint8)
+def host_memory(size: int, device: str | torch.device) -> Bytes:
+    """(size,) bytes of this process, page-locked if the kind of device copies into such memory
+    while the host continues. MemoryError if there is too little.
 
-
-def pinned_memory(size: int) -> Bytes:
-    """(size,) bytes of this process that GPUs can copy into while the host continues.
-
-    They are page-locked until the last array over them is freed.
+    The page lock ends when the last array over the bytes is freed.
     """
+    how = kind_of(device).page_lock
+    if how is None:
+        return np.empty(size, np.uint8)
+    if how == "allocate":
+        allocated: Bytes = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+        return allocated
     memory = mmap.mmap(-1, max(size, 1))
     if hasattr(mmap, "MADV_HUGEPAGE"):  # 512 times fewer pages to lock
         memory.madvise(mmap.MADV_HUGEPAGE)
     array: Bytes = np.frombuffer(memory, np.uint8, size)
-    pin(array)
+    page_lock(array, device)
     return array
 
 
-def pin(memory: Bytes) -> None:
+def page_lock(memory: Bytes, device: str | torch.device) -> None:
     """Register memory with CUDA until `memory` and the last view of it are freed.
 
     memory: over a mapping that it owns. If the system refuses (see `ulimit -l`), logs a warning:
     copies are then slower.
     """
-    address = memory.ctypes.data
-    refused = int(torch.cuda.cudart().cudaHostRegister(address, max(len(memory), 1), 0))
+    address, runtime = memory.ctypes.data, device_module(device).cudart()
+    refused = int(runtime.cudaHostRegister(address, max(len(memory), 1), 0))
     if refused:
-        _clear_error()
+        _clear_error(device)
         _log.warning(
             "page-locking %d MB of host memory was refused (CUDA error %d; see `ulimit -l`): "
             "copies from the GPU will be slower",
@@ -62,21 +66,21 @@ def pin(memory: Bytes) -> None:
         )
     else:
         # of the array, which is freed before its mapping: a mapping unmaps before it is finalised
-        weakref.finalize(memory, _unpin, address)
+        weakref.finalize(memory, _unlock, address, device)
 
 
-def _unpin(address: int) -> None:
-    if int(torch.cuda.cudart().cudaHostUnregister(address)):
-        _clear_error()
+def _unlock(address: int, device: str | torch.device) -> None:
+    if int(device_module(device).cudart().cudaHostUnregister(address)):
+        _clear_error(device)
 
 
-def _clear_error() -> None:
+def _clear_error(device: str | torch.device) -> None:
     """Clear CUDA's last error in this thread, which the next kernel would raise as its own.
 
     torch has no call for it, but clears the error when it raises it.
     """
     with suppress(RuntimeError):
-        torch.ones(1, device="cuda")  # launches a kernel
+        torch.ones(1, device=device)  # launches a kernel
 
 
 class SharedMemory:

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+from lpp.capture.models.device import KINDS
 from lpp.capture.models.spec import LoadedModel
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.request import BackendName, CaptureRequest
@@ -43,6 +44,7 @@ def choose_backend(request: CaptureRequest) -> BackendName:
         "--device-map": spec.device_map is not None,
         "--quantization": spec.quantization is not None,
         "--attention": spec.attention != "auto",
+        "--logit-positions none": request.logit_positions == "none",
     }
     for_vllm = {
         "--tensor-parallel": request.tensor_parallel > 1,
@@ -51,11 +53,13 @@ def choose_backend(request: CaptureRequest) -> BackendName:
     }
     name = request.backend
     if name == "auto":
-        served = spec.device == "cuda" and find_spec("vllm") is not None
+        served = (
+            find_spec("vllm") is not None and spec.device in KINDS and KINDS[spec.device].served
+        )
         wants_vllm = any(for_vllm.values()) or (served and not any(for_torch.values()))
         name = "vllm" if wants_vllm else "torch"
-    # if only one backend quantised it, there would be two models
-    both = {option for option in (*for_torch, *for_vllm) if option != "--quantization"}
+    # if only one backend quantised it, there would be two models; and without logits vLLM idles
+    both = {*for_torch, *for_vllm} - {"--quantization", "--logit-positions none"}
     followed = {"torch": set(for_torch), "vllm": set(for_vllm), "vllm+torch": both}[name]
     misfits = [
         option

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 
 from lpp.capture.backends.batch_rows import BatchRows, CopyStreams, Picked, to_device
-from lpp.capture.backends.host_memory import pinned_memory, plain_memory
+from lpp.capture.backends.host_memory import host_memory
 from lpp.capture.backends.logit_statistics import logit_statistics
 from lpp.capture.backends.torch_passes import (
     Pass,
@@ -35,8 +35,10 @@ from lpp.capture.backends.torch_passes import (
     can_reuse,
     inputs_after,
     passes,
+    without_packing,
 )
 from lpp.capture.backends.torch_writer import write_in_torch
+from lpp.capture.models.device import KINDS, free_cached, kind_of
 from lpp.capture.models.load import adopt_model, load_model
 from lpp.capture.models.machine import explained, out_of_memory
 from lpp.capture.models.spec import LoadedModel, Model, ModelSpec
@@ -47,7 +49,7 @@ from lpp.capture.models.structure.sites import SiteModules, Sites, hooked
 from lpp.capture.models.structure.unembedding import find_unembedding
 from lpp.capture.plan.backend import Batch, Beginning, Captured, Outputs, Writing, Written
 from lpp.capture.plan.planning import check_context, compute_info
-from lpp.capture.plan.request import BATCH_TOKENS, CaptureRequest
+from lpp.capture.plan.request import CaptureRequest
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import ComputeInfo
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
@@ -94,10 +96,10 @@ class TorchBackend:
             model = adopt_model(loaded, request.model, quiet=quiet)
         check_context(model, request)
         device = input_device(model.module).type
-        if device not in BATCH_TOKENS:
+        if device not in KINDS:
             raise MachineError(
                 f"the model was put on {device}, where capture does not run. "
-                "Repeat without --device-map, with --device cpu or cuda.",
+                f"Repeat without --device-map, with --device {' or '.join(KINDS)}.",
                 kind=ErrorKind.NO_DEVICE,
             )
         compute = compute_info(
@@ -124,7 +126,7 @@ class TorchBackend:
 
     def allocate(self, size: int) -> npt.NDArray[np.uint8]:
         """Host memory, page-locked if the model is on a GPU."""
-        return plain_memory(size) if self._device.type == "cpu" else pinned_memory(size)
+        return host_memory(size, self._device)
 
     def write(self, beginnings: Sequence[Beginning], how: Writing) -> Iterator[Written]:
         """Continue every prompt, a group at a time.
@@ -148,18 +150,23 @@ class TorchBackend:
         does not fit even alone has failed. Raises MachineError(NO_MEMORY) if none of a shard or of
         earlier ones fitted.
         """
-        capture = _Capture(self, outputs)
+        streams = CopyStreams()
+        capture = _Capture(self, outputs, streams)
         waiting: list[Captured] = []  # prompts that failed before any ran
         finish: Callable[[], Captured] | None = None
-        for batch in batches:
-            launched = capture.launch(batch)
+        try:
+            for batch in batches:
+                launched = capture.launch(batch)
+                if finish is not None:
+                    yield from self._once_any_ran(waiting, finish())
+                finish = launched
             if finish is not None:
                 yield from self._once_any_ran(waiting, finish())
-            finish = launched
-        if finish is not None:
-            yield from self._once_any_ran(waiting, finish())
-        if waiting:
-            raise memory_error(waiting[0].batch)
+            if waiting:
+                raise memory_error(waiting[0].batch)
+        except BaseException:  # GeneratorExit too: who ends a capture frees the memory of its rows
+            streams.wait()
+            raise
 
     def _once_any_ran(self, waiting: list[Captured], captured: Captured) -> Iterator[Captured]:
         """`captured`, after the failed prompts that waited for a first prompt to fit."""
@@ -181,11 +188,11 @@ class TorchBackend:
         else:
             self._ran = True
             return rows
+        streams.wait()  # or copies of the failed pass could land on the zeros of a prompt
         # Only here: until now the error held the frames of the pass, and they held its tensors and
         # rows.
         gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_cached(self._device)
         if not self._noted and len(batch.lengths) > 1:
             _log.warning(
                 "%s: it runs in halves, and so will later ones.", memory_error(batch, short=True)
@@ -197,7 +204,7 @@ class TorchBackend:
     def forward(self, batch: Batch, outputs: Outputs, streams: CopyStreams) -> BatchRows:
         """Run a batch; its rows and statistics are then being copied to the host."""
         rows = BatchRows(batch, outputs, streams)
-        budget = self.compute.batch_tokens or BATCH_TOKENS[self._device.type]
+        budget = self.compute.batch_tokens or kind_of(self._device).batch_tokens
         shares = bool(batch.before) and self.reuses
         trunk = self._modules.trunk
         following = batch.next_ids.astype(np.int64)
@@ -215,7 +222,7 @@ class TorchBackend:
             else:
                 inputs = {**forward_inputs(ids), "use_cache": shares and cache is None}
             taken = partial(rows.take, picked=picked)
-            with hooked(self._modules, outputs.sites, taken):
+            with without_packing(), hooked(self._modules, outputs.sites, taken):
                 output = trunk(**inputs)
             if inputs["use_cache"] and cache is None:
                 cache = cache_of(trunk, output)
@@ -230,11 +237,10 @@ class TorchBackend:
 
 
 class _Capture:
-    """One run through `TorchBackend.capture`, with its streams."""
+    """One run through `TorchBackend.capture`."""
 
-    def __init__(self, backend: TorchBackend, outputs: Outputs) -> None:
-        self._backend, self._outputs = backend, outputs
-        self._streams = CopyStreams()
+    def __init__(self, backend: TorchBackend, outputs: Outputs, streams: CopyStreams) -> None:
+        self._backend, self._outputs, self._streams = backend, outputs, streams
 
     def launch(self, batch: Batch) -> Callable[[], Captured]:
         """Launch a batch, or the part of it that fits; returns a function that waits for its rows

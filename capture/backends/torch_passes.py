@@ -8,12 +8,14 @@ Otherwise the branch runs whole, and only its own rows are taken.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import masking_utils
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from lpp.capture.backends.batch_rows import Picked, to_device
@@ -123,6 +125,25 @@ def _pass(batch: Batch, indices: Sequence[int], beginnings: Sequence[int] | None
         n_before=np.array(left),
         beginnings=np.array(nothing if beginnings is None else beginnings),
     )
+
+
+@contextmanager
+def without_packing() -> Iterator[None]:
+    """While open, passes of transformers do not look for several texts in one row.
+
+    None of ours has any. The search ends in a question to the card, so that the host would wait, in
+    each pass, for all that was launched before.
+    """
+    name = "find_packed_sequence_indices"
+    search = getattr(masking_utils, name, None)  # not in every release
+    if search is None:
+        yield
+        return
+    setattr(masking_utils, name, lambda position_ids: None)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, name, search)
 
 
 def cache_of(trunk: nn.Module, output: Any) -> Any:

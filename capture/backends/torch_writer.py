@@ -9,22 +9,18 @@ repetition, top-p) changes what is written.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from lpp.capture.models.device import free_cached, kind_of
 from lpp.capture.models.machine import out_of_memory
 from lpp.capture.plan.backend import Beginning, Writing, Written
 from lpp.capture.plan.batches import BATCH_COST, group_by_budget
 from lpp.capture.plan.draws import PromptDraws
 from lpp.store.errors import ErrorKind, InputError, MachineError
-
-WRITING_TOKENS: Final = {"cpu": 8192, "cuda": 16384}
-"""Tokens of the prompts that are continued together, continuations included: their key-value cache
-takes 2 GiB or less in most models. A step reads all weights whatever the number of prompts, so with
-more prompts at once each costs less."""
 
 
 def write_in_torch(
@@ -36,7 +32,7 @@ def write_in_torch(
 ) -> Iterator[Written]:
     """Continue every prompt with `module`, several at a time; similar lengths run together.
 
-    budget: tokens at once, by default those of `WRITING_TOKENS`. Prompts that do not fit into
+    budget: tokens at once, by default `DeviceKind.writing_tokens`. Prompts that do not fit into
     memory together run in halves. Raises MachineError(NO_MEMORY) for a prompt that does not fit
     alone, InputError for a model that cannot generate.
     """
@@ -47,7 +43,7 @@ def write_in_torch(
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     lengths = [len(beginning.token_ids) + how.tokens for beginning in beginnings]
-    budget = budget or WRITING_TOKENS[device.type]
+    budget = budget or kind_of(device).writing_tokens
     # a batch reads the weights once for each token that it writes
     for group in group_by_budget(lengths, budget, batch_cost=BATCH_COST * how.tokens):
         yield from _write([beginnings[index] for index in group], module, device, how)
@@ -68,8 +64,7 @@ def _write(
                 "--context or --continue, or with --device-map auto; what is written stays.",
                 kind=ErrorKind.NO_MEMORY,
             ) from error
-    if device.type == "cuda":  # only here: the error kept the frames of the pass alive
-        torch.cuda.empty_cache()
+    free_cached(device)  # only here: the error kept the frames of the pass alive
     middle = len(group) // 2
     return [
         *_write(group[:middle], module, device, how),
@@ -150,12 +145,13 @@ class _Choice:
         """(prompts,) the tokens at which the distribution functions exceed this step's draws."""
         step = len(self._tokens)
         draws = torch.tensor([[draw.uniform(step)] for draw in self._draws], dtype=torch.float64)
-        below = (scores.double() / self._temperature).softmax(dim=-1).cumsum(dim=-1)
+        wide = (scores if kind_of(scores.device).float64 else scores.cpu()).double()
+        below = (wide / self._temperature).softmax(dim=-1).cumsum(dim=-1)
         total = below[:, -1:].contiguous()
-        drawn = torch.searchsorted(below, draws.to(scores.device) * total, right=True)
+        drawn = torch.searchsorted(below, draws.to(below.device) * total, right=True)
         # rounding must not select a token beyond the last possible one; NaN would select beyond all
         last = torch.searchsorted(below, total).clamp(max=scores.shape[-1] - 1)
-        return torch.minimum(drawn, last).squeeze(-1)
+        return torch.minimum(drawn, last).squeeze(-1).to(scores.device)
 
     def chosen(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """(prompts, steps) tokens and ln p of each, also after a prompt's end."""

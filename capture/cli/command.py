@@ -3,6 +3,7 @@
 import click
 
 from lpp.capture.cli.demo import demo
+from lpp.capture.cli.doctor import doctor
 from lpp.capture.cli.evaluate import evaluate
 from lpp.capture.cli.import_states import import_command
 from lpp.capture.cli.label import label
@@ -24,7 +25,7 @@ def main() -> None:
     """
 
 
-for command in (run, status, repair, label, import_command, demo, evaluate):
+for command in (run, status, repair, label, import_command, demo, evaluate, doctor):
     main.add_command(command)
 
 if __name__ == "__main__":

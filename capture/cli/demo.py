@@ -13,12 +13,6 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from lpp.capture.cli.options import STORE
-from lpp.capture.engine.run_cache import request_key, skip_finished
-from lpp.capture.models.fingerprints import document_fingerprint
-from lpp.capture.models.gguf import packaged_model
-from lpp.capture.models.machine import require
-from lpp.capture.plan.parts import WHOLE
-from lpp.store import open_store
 from lpp.store.objects.place import Place
 from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.terminal.progress import SHOWN
@@ -72,6 +66,10 @@ def demo(store: Place) -> None:
     """
     if not isinstance(store, Path):
         raise click.UsageError("--store: the demo writes a directory of this machine.")
+    from lpp.capture.models.gguf import packaged_model
+    from lpp.capture.models.machine import require
+    from lpp.store import open_store
+
     model = packaged_model()  # before torch is imported, which takes seconds
     require("torch", "transformers", "safetensors", "gguf", "accelerate")
 
@@ -126,6 +124,9 @@ def demo_request(model: Path, untrained_seed: int | None) -> "CaptureRequest":
 
 def _capture(store: Path, request: "CaptureRequest") -> str:
     """The run of `request`; if it is complete, its model is not loaded."""
+    from lpp.capture.engine.run_cache import skip_finished
+    from lpp.capture.plan.parts import WHOLE
+
     if finished := skip_finished(store, request, WHOLE):
         return finished.run
     from lpp.capture.engine.run import capture_into
@@ -135,6 +136,10 @@ def _capture(store: Path, request: "CaptureRequest") -> str:
 
 def capture_rounded(store: Path, request: "CaptureRequest") -> str:
     """The run of `request` with the weights of the model's blocks rounded in memory."""
+    from lpp.capture.engine.run_cache import request_key, skip_finished
+    from lpp.capture.models.fingerprints import document_fingerprint
+    from lpp.capture.plan.parts import WHOLE
+
     of_trained = request_key(request)
     key = None if of_trained is None else document_fingerprint([of_trained, "rounded", BITS])
     if key is not None and (finished := skip_finished(store, request, WHOLE, key)):

@@ -36,7 +36,7 @@ _SHOWN = 3
 @click.option(
     "--device",
     metavar="DEVICE",
-    help="Compute on this device: cpu, cuda or cuda:1. Default: as the plan says.",
+    help="Compute on this device: auto, cpu, cuda, xpu, mps, or cuda:1. Default: as the plan says.",
 )
 @click.option("--missing", is_flag=True, help="Compute the missing shards too.")
 @click.option("--dry-run", is_flag=True, help="List the bad shards and compute nothing.")

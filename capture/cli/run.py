@@ -56,7 +56,7 @@ def run(**options: Any) -> int:
       lpp-capture run --model Qwen/Qwen2.5-0.5B-Instruct --corpus alpaca \\
           --store ./lpp
       lpp-capture run --model ./my-model --corpus texts.jsonl --prompts 500 \\
-          --context 500 --sites final,'block.*' --device cuda --store ./lpp
+          --context 500 --sites final,'block.*' --store ./lpp
       lpp-capture run --model ./my-model --corpus reviews.jsonl --fields label \\
           --store ./lpp
       srun lpp-capture run --model ./my-model --corpus texts.jsonl \\
@@ -73,9 +73,8 @@ def run(**options: Any) -> int:
     SIGTERM finishes the shards under way, a second one exits at once; exit code 2.
     A finished run is skipped without loading the model.
 
-    Works with any causal transformers model whose structure it recognises.
-    Tested: Llama, Qwen2, Qwen3, Mistral, Gemma 2, Gemma 3, Phi-3, GPT-2, OPT,
-    Falcon, GPT-NeoX.
+    Works with any causal transformers model whose structure it recognises:
+    docs/models.md lists the classes that were tried.
     """
     check_executor(options)
     if missing := [f"--{name}" for name in ("model", "corpus", "store") if options[name] is None]:

@@ -8,13 +8,14 @@ first commit wins and the other's time is lost.
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
+from lpp.capture.models.device import kind_of
 from lpp.capture.plan.backend import Backend, Beginning, Writing, Written
 from lpp.capture.plan.parts import Part
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec
@@ -32,9 +33,6 @@ from lpp.store.shared.continuations import (
     removed_meanwhile,
     settled_seed,
 )
-
-BLOCK_PROMPTS: Final[Mapping[str, int]] = {"cpu": 64, "cuda": 256}
-"""Prompts of a block, by kind of device: they are written together, and a kill loses one block."""
 
 LARGEST_DRAWN_SEED: Final = (1 << 31) - 1
 
@@ -160,7 +158,7 @@ def _source_of(
 
 def _blocks(backend: Backend, prompts: pa.Table) -> list[tuple[int, int]]:
     """(first prompt, number of prompts) of each block."""
-    size, count = BLOCK_PROMPTS[backend.compute.device], prompts.num_rows
+    size, count = kind_of(backend.compute.device).block_prompts, prompts.num_rows
     return [(first, min(size, count - first)) for first in range(0, count, size)]
 
 

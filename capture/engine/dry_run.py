@@ -19,6 +19,7 @@ from lpp.capture.engine.prepare import prepare
 from lpp.capture.engine.run import uncommitted_shards
 from lpp.capture.engine.run_cache import check_noted, request_key
 from lpp.capture.engine.shard_buffer import ShardBuffer
+from lpp.capture.models.device import card_memory, peak_of
 from lpp.capture.plan.backend import Backend, Batch, Outputs
 from lpp.capture.plan.batches import padded_tokens, shard_families, shard_groups, tokens_of
 from lpp.capture.plan.epochs import (
@@ -86,6 +87,8 @@ class DryRun:
     """Whether the model has not written yet, so that lengths and the run's id are unknown."""
     tokens_per_second: float | None
     """Speed of the forward passes alone; None if nothing is left to do."""
+    card_peak: int | None
+    """Bytes that the model and its two largest batches took on a card; None where none was used."""
     choices: Sequence[StoredChoice]
     """What could be stored, of the whole run, to train on instead of computing it again."""
 
@@ -142,6 +145,10 @@ class DryRun:
             yield "", f"about {short_bytes(self.disk_needed)} still to write{head}"
         memory = format_memory(self.memory_needed, self.memory_available, compute.device)
         yield "in memory", f"{memory.removeprefix('in memory: ')}, beside the model and its batches"
+        if self.card_peak is not None:
+            total = card_memory(compute.device)[1]
+            peak = f"{short_bytes(self.card_peak)} of {short_bytes(total)}"
+            yield "on a card", f"{peak} with the model and its two largest batches (measured)"
         yield "time", self._time()
         if self.tokens_per_second is not None:
             yield from self._epochs(self.tokens_per_second)
@@ -210,7 +217,7 @@ def dry_run(
         batches, padded = _batch_tokens(plan, prompts, todo)
         tokens = tokens_of(plan, lengths, todo)
         every_site = replace(request, sites=("all",), stored_dtype={})
-        speed = _speed(plan, prompts, prepared.backend, batches)
+        peak, speed = _measured(plan, prompts, prepared.backend, batches)
         of_head = missing_head_bytes(root, plan, request)
         return DryRun(
             plan=plan,
@@ -230,6 +237,7 @@ def dry_run(
             memory_available=available_memory(),
             assumed=prepared.assumed,
             tokens_per_second=speed,
+            card_peak=peak,
             choices=[*row_choices(plan, site_specs(every_site, prepared.backend))],
         )
 
@@ -251,26 +259,36 @@ def _batch_tokens(
     return sorted(batches), padded
 
 
-def _speed(
+def _measured(
     plan: Plan, prompts: pa.Table, backend: Backend, batches: Sequence[tuple[int, int, int]]
-) -> float | None:
-    """Tokens a second of the median batch, once the largest has run; None without batches."""
+) -> tuple[int | None, float | None]:
+    """Most bytes on a card, of two of the largest batch, since a capture has two under way; tokens
+    a second of the median batch, once the largest has run. None without batches.
+    """
     if not batches:
-        return None
-    speed, outputs = 0.0, Outputs.of(plan)
-    memory = ShardBuffer(plan, prompts, backend.allocate)
-    for tokens, shard, number in dict.fromkeys((batches[-1], batches[(len(batches) - 1) // 2])):
-        batch = next(islice(memory.batches(shard), number, None))
-        speed = tokens / _seconds(backend, batch, outputs)
-    return speed
+        return None, None
+    outputs, memory = Outputs.of(plan), ShardBuffer(plan, prompts, backend.allocate)
+
+    def batch(place: tuple[int, int, int]) -> Batch:
+        _, shard, number = place
+        return next(islice(memory.batches(shard), number, None))
+
+    largest, median = batches[-1], batches[(len(batches) - 1) // 2]
+    first = batch(largest)
+    seconds, peak = _seconds(backend, [first], outputs), None
+    if plan.compute.backend == "torch":  # vLLM takes a fixed share of a card when it starts
+        peak = peak_of(plan.compute.device, lambda: _seconds(backend, [first] * 2, outputs))
+    if median != largest:
+        seconds = _seconds(backend, [batch(median)], outputs)
+    return peak, median[0] / seconds
 
 
 def _at_least_a_second(seconds: float) -> str:
     return duration(seconds) if seconds >= 1 else "under 1 s"
 
 
-def _seconds(backend: Backend, batch: Batch, outputs: Outputs) -> float:
+def _seconds(backend: Backend, batches: Sequence[Batch], outputs: Outputs) -> float:
     start = time.monotonic()
-    for _ in backend.capture([batch], outputs):
+    for _ in backend.capture(batches, outputs):
         pass
     return max(time.monotonic() - start, 1e-9)

@@ -83,7 +83,8 @@ def _why_not(root: Url, plan: Plan, request: CaptureRequest) -> str | None:
     """
     if request.keep_head == "yes":
         return None
-    if request.keep_head == "no" or "final" not in plan.site_names:
+    without_logits = plan.logit_positions == "none"
+    if request.keep_head == "no" or "final" not in plan.site_names or without_logits:
         return ""
     size, rows = head_bytes(plan), plan.prompts.tokens * row_bytes(plan)
     free = free_bytes(place(root))

@@ -18,6 +18,7 @@ from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.from_plan import RepairOptions, check_same, request_of_plan
 from lpp.store import Run, RunWriter
+from lpp.store.arrays.metadata import METADATA_KEY
 from lpp.store.errors import ErrorKind, InputError, LppError
 from lpp.store.format.commit_record import CommitRecord
 from lpp.store.format.keys import SHARDS_KEY
@@ -147,6 +148,15 @@ def what_changed(before: CommitRecord | None, now: CommitRecord) -> str:
         for key in {*before.objects, *now.objects}
         if before.objects.get(key) != now.objects.get(key)
     )
+    otherwise = tuple(
+        key.removesuffix(METADATA_KEY) for key in differ if key.endswith(f"/{METADATA_KEY}")
+    )
+    differ = [key for key in differ if not key.startswith(otherwise)]
+    if otherwise and not differ:
+        return (
+            "computed again: tables byte for byte what was committed; rows are packed by another "
+            "release, so their bytes cannot be compared"
+        )
     if not differ:
         return "computed again, byte for byte what was committed"
     more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""

@@ -19,6 +19,7 @@ from lpp.capture.engine.prepare import Prepared, prepare
 from lpp.capture.engine.run_cache import check_noted, remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.engine.vocabulary import keep_vocabulary
+from lpp.capture.models.device import why_device
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import NOTHING, CaptureRequest, InMemory
@@ -75,7 +76,8 @@ def capture_into(
     patience = stoppable(plan.n_shards, display=display) if signals else nullcontext(Stop())
     # The model closes before `stoppable` ends: a stop request during that time ends a complete run.
     with patience as stop, closing(prepared):
-        display.say("\n  ".join([describe(plan), *prepared.carried]))
+        device = f"on {plan.compute.device}: {why_device(plan.compute.device)}"
+        display.say("\n  ".join([describe(plan), device, *prepared.carried]))
         lengths = prepared.prompts["n_tokens"].to_numpy()
         todo = uncommitted_shards(root, plan, part)
         check_disk(request, plan, lengths, root, todo, display=display)

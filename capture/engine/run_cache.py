@@ -25,6 +25,7 @@ from typing import Any, Final
 from lpp.capture.corpus.datasets import HUB_DATASETS
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.vocabulary import keep_vocabulary_of_run
+from lpp.capture.models.device import kind_name
 from lpp.capture.models.fingerprints import document_fingerprint
 from lpp.capture.models.hub import hub_snapshot
 from lpp.capture.plan.parts import Part
@@ -58,7 +59,7 @@ def request_key(request: CaptureRequest) -> str | None:
     try:
         decisive = {
             "request": asdict(request),
-            "device": request.model.device.partition(":")[0],  # any one of several cards is enough
+            "device": kind_name(request.model.device),  # any one of several cards is enough
             "model": _model_stamp(request.model.id, request.model.revision),
             "corpus": _corpus_stamp(request.corpus.name, request.corpus.revision),
             "template": _template_stamp(request.corpus.chat_template),

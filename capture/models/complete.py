@@ -41,7 +41,8 @@ def check_loaded(name: str, info: Mapping[str, Any], progress: Progress = SILENT
             f"the files of {name} {' and '.join(lost)}, which its config.json asks for. Weights "
             f"that are not there would be drawn at random.{others} Save the whole causal language "
             "model with save_pretrained, under transformers' names, and give that folder. For "
-            "random weights, say so: --untrained-seed 0.",
+            "random weights, say so: --untrained-seed 0. For rows alone of a model without a head: "
+            "--logit-positions none.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     if unused:
@@ -56,6 +57,20 @@ def beside_packed(info: Mapping[str, Any]) -> Mapping[str, Any]:
     there = {key.rsplit(".", up)[0] for key in unused for up in range(1, key.count(".") + 1)}
     missing = [key for key in info["missing_keys"] if key.rpartition(".")[0] not in there]
     return {"missing_keys": missing, "unexpected_keys": (), "mismatched_keys": ()}
+
+
+def without_head(model: Any, info: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`info` of a model whose logits nobody reads: its files may lack the head.
+
+    A head that they lack takes the embedding's matrix, if that has its shape: it is then no
+    parameter of its own, and costs no memory.
+    """
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    name = next((name for name, part in model.named_modules() if part is head), None)
+    missing = set(info["missing_keys"]) - {f"{name}.weight", f"{name}.bias"}
+    if len(missing) < len(info["missing_keys"]) and head.weight.shape == embedding.weight.shape:
+        head.weight = embedding.weight
+    return {**info, "missing_keys": missing}
 
 
 def _listed(keys: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lpp.capture.models.complete import LOADING, beside_packed, check_loaded
+from lpp.capture.models.complete import LOADING, beside_packed, check_loaded, without_head
 from lpp.capture.models.fingerprints import weight_files
 from lpp.capture.models.machine import require
 from lpp.capture.models.model_files import transformers_library
@@ -47,7 +47,7 @@ def trained_model(folder: Path, config: Any, spec: ModelSpec, progress: Progress
         **LOADING,
         **settings,
     )
-    check_loaded(spec.id, info, progress)
+    check_loaded(spec.id, without_head(model, info) if spec.headless else info, progress)
     return model if "device_map" in settings else model.to(spec.device)
 
 

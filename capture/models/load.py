@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lpp.capture.models.device import check_device
 from lpp.capture.models.fingerprints import (
     tokenizer_fingerprint,
     trained_fingerprint,
@@ -21,7 +22,7 @@ from lpp.capture.models.instantiate import (
     weights_dtype,
 )
 from lpp.capture.models.loaded import known_as
-from lpp.capture.models.machine import check_device, explained, require
+from lpp.capture.models.machine import explained, require
 from lpp.capture.models.model_files import (
     ModelFiles,
     check_name,

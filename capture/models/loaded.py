@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, cast
 
 from torch import nn
 
+from lpp.capture.models.device import KINDS, kind_name
 from lpp.capture.models.gguf import folder_model
 from lpp.capture.models.hub import looks_like_a_path
 from lpp.capture.models.spec import LoadedModel, ModelSpec
@@ -159,7 +160,7 @@ def _check_devices(module: nn.Module) -> None:
             "them. Call model.to(device), or load it with device_map='auto'."
         )
     for device in devices:
-        if device.partition(":")[0] not in ("cpu", "cuda"):
+        if kind_name(device) not in KINDS:
             raise _refusal(f"the model is on {device}, where capture does not run: model.to('cpu')")
 
 

@@ -1,4 +1,4 @@
-"""What loading needs of the machine (packages, devices, memory), and advice on its failures."""
+"""What loading needs of the machine (packages, memory), and advice on its failures."""
 
 import importlib.util
 import sys
@@ -19,29 +19,6 @@ def require(*packages: str, extra: str = "torch") -> None:
             f"capturing needs {', '.join(missing)}, which is not installed here. "
             f"In your clone of lpp-engine: pip install '.[{extra}]'",
             kind=ErrorKind.NO_PACKAGE,
-        )
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that has no valid name or does not exist."""
-    import torch
-
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and (kind == "cpu" or not index.isdecimal())):
-        raise InputError(f"no device {device!r}: give --device cpu, cuda or cuda:1.")
-    if kind == "cpu":
-        return
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 0:
-        raise MachineError(
-            f"--device {device}: torch {torch.__version__} sees no CUDA device here. "
-            "Use --device cpu, or install a torch with CUDA on a machine that has one.",
-            kind=ErrorKind.NO_DEVICE,
-        )
-    if int(index or 0) >= count:
-        raise MachineError(
-            f"--device {device}: this machine has {count}, cuda:0 to cuda:{count - 1}.",
-            kind=ErrorKind.NO_DEVICE,
         )
 
 

@@ -148,7 +148,7 @@ def read_config(folder: Path, spec: ModelSpec) -> Any:
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
         raise InputError(
             f"{spec.id} is a {config.model_type} model, not a causal language model. "
-            "`lpp-capture run --help` names the families that are known to work.",
+            "docs/models.md lists the classes that were tried.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     return config

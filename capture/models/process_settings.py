@@ -5,6 +5,8 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from lpp.capture.models.device import choose_device
+
 
 @contextmanager
 def default_settings() -> Iterator[None]:
@@ -19,7 +21,7 @@ def default_settings() -> Iterator[None]:
         settings.callback(torch.set_default_dtype, dtype)
         torch.set_float32_matmul_precision("highest")
         torch.set_default_dtype(torch.float32)
-        for device in ("cpu", "cuda"):
+        for device in {"cpu", choose_device()[0]}:
             settings.enter_context(torch.autocast(device, enabled=False))
         if torch.get_default_device().type != "cpu":
             settings.enter_context(torch.device("cpu"))

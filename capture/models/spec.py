@@ -18,7 +18,7 @@ class ModelSpec:
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """auto: the dtype of the weights."""
     device: str = "cpu"
-    """One of cpu, cuda, cuda:1 and so on."""
+    """One of `device.KINDS`, such as cuda, or one card, such as cuda:1."""
     device_map: Literal["auto"] | None = None
     """auto: spread over every device and host memory by accelerate."""
     quantization: Literal["int8", "nf4"] | None = None
@@ -29,6 +29,8 @@ class ModelSpec:
     """Random weights from this seed instead of the trained ones; everything else is the same."""
     series: Series | None = None
     """The training that it is a checkpoint of, and the step; None: it is captured by itself."""
+    headless: bool = False
+    """Whether its files may lack the head: no logits are captured."""
     tokenizer_optional: bool = False
     """Whether it may have no tokenizer: its prompts are token ids."""
 

@@ -156,6 +156,8 @@ def logit_rows(plan: Plan, lengths: Sequence[int]) -> npt.NDArray[np.int64]:
     """(S,) flat rows of a batch whose logits the plan reduces to statistics."""
     if plan.logit_positions == "all":
         return np.arange(sum(lengths))
+    if plan.logit_positions == "none":
+        return np.arange(0)
     starts = np.cumsum([0, *lengths[:-1]])
     # the last token of each prefix; a prompt shorter than the prefix ends earlier
     last = [np.unique(np.minimum(plan.prefixes, length)) - 1 for length in lengths]

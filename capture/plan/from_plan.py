@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lpp.capture.corpus.selection import Selection
+from lpp.capture.models.device import choose_device
 from lpp.capture.models.gguf import given_model
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.backend import Backend
@@ -36,7 +37,7 @@ class RepairOptions:
 def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
     """The request that gives `plan` again. Its corpus is not read: token ids come from the run."""
     compute, name = plan.compute, plan.compute.backend
-    if plan.model.source == "given" or plan.logit_positions == "none":
+    if plan.model.source == "given" or not plan.compute.device:
         imported = "`lpp-capture import` with --repair"
         again = imported if name in PROJECTS else "its call of lpp.store.sink with repair=True"
         raise InputError(
@@ -61,13 +62,14 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
             id=given_model(options.model) if options.model else _own_model(plan),
             revision=None if options.model else plan.model.revision,
             dtype=_one_of(compute.dtype, ("bfloat16", "float16", "float32"), "auto"),
-            device=options.device or compute.device,
+            device=choose_device(options.device or compute.device)[0],
             device_map="auto" if "auto" in (compute.device_map or "").split("+") else None,
             quantization=_one_of(compute.quantization, ("int8", "nf4"), None),
             attention=attention if name != "vllm" and attention in ("sdpa", "eager") else "auto",
             trust_remote_code=compute.trust_remote_code,
             untrained_seed=plan.model.untrained_seed,
             series=plan.model.series,
+            headless=plan.logit_positions == "none",
             tokenizer_optional=not plan.tokenizer.exists,
         ),
         corpus=CorpusSpec(name=plan.corpus.name),

@@ -7,12 +7,11 @@ from fnmatch import fnmatchcase
 import pyarrow as pa
 
 from lpp.capture.corpus.passages import Corpus, Passage, prompt_set_fingerprint
+from lpp.capture.models.device import kind_of
 from lpp.capture.models.spec import Model
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.request import (
     BATCH_BYTES,
-    BATCH_TOKENS,
-    SHARD_BYTES,
     BackendName,
     CaptureRequest,
 )
@@ -115,7 +114,7 @@ def compute_of(backend: Backend, *, branches: bool) -> ComputeInfo:
 
 def shard_bytes(request: CaptureRequest, device: str) -> int:
     """Bytes of the rows of a shard: the same on every machine, so that workers share a plan."""
-    return request.shard_bytes or SHARD_BYTES[device]
+    return request.shard_bytes or kind_of(device).shard_bytes
 
 
 def site_specs(request: CaptureRequest, backend: Backend) -> tuple[SiteSpec, ...]:
@@ -194,4 +193,4 @@ def default_batch_tokens(device: str, token_bytes: int, context: int) -> int:
 
     At least `context` tokens, since a prompt is never divided.
     """
-    return max(context, min(BATCH_TOKENS[device], BATCH_BYTES // token_bytes))
+    return max(context, min(kind_of(device).batch_tokens, BATCH_BYTES // token_bytes))

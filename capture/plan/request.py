@@ -17,14 +17,6 @@ from lpp.store.format.plan import LogitPositions, SiteDtype
 if TYPE_CHECKING:
     from lpp.capture.plan.backend import Backend
 
-SHARD_BYTES: Final[Mapping[str, int]] = {"cpu": 256 << 20, "cuda": 2 << 30}
-"""Bytes of a shard's activations over all sites, before compression, by kind of device. A batch
-never spans two shards, so a shard on a GPU holds at least two batches of `BATCH_BYTES`. At 7B, with
-215 kB a token over 30 sites, a shard is 50 prompts of 200 tokens and a batch is 25 of them."""
-
-BATCH_TOKENS: Final[Mapping[str, int]] = {"cpu": 2048, "cuda": 16384}
-"""Tokens of a batch by kind of device, unless their rows exceed `BATCH_BYTES`."""
-
 BATCH_BYTES: Final = 1 << 30
 """Most bytes of one batch's activations over all sites: 5,000 tokens at 7B, 800 at 70B. A forward
 pass of a few hundred tokens keeps a GPU busy; a larger batch would only take more memory."""
@@ -97,7 +89,7 @@ class CaptureRequest:
     record it: it changes no number."""
     batch_tokens: int | None = None
     shard_bytes: int | None = None
-    """None: `SHARD_BYTES` of the device."""
+    """None: `DeviceKind.shard_bytes`."""
     stored_dtype: Mapping[str, SiteDtype | None] = field(default_factory=dict)
     """How rows of sites lie on disk, by name or pattern: the last that matches counts. None, and
     sites without one: as computed."""

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from lpp.capture.corpus.open import CORPUS_NAMES
 from lpp.capture.corpus.selection import SEED, Selection
+from lpp.capture.models.device import choose_device
 from lpp.capture.models.gguf import given_model
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, CorpusSpec
@@ -47,6 +48,10 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
             )
     assert settings.model is not None
     assert settings.corpus is not None
+    if settings.logit_positions == "none" and settings.keep_head == "yes":
+        raise InputError(
+            "--keep-head yes keeps what gives logits: leave out --logit-positions none."
+        )
     model = given_model(settings.model)
     own_corpus = settings.corpus not in CORPUS_NAMES
     min_bytes = settings.min_bytes
@@ -55,7 +60,9 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
     return CaptureRequest(
         model=ModelSpec(
             id=model,
-            **take("revision", "dtype", "device", "device_map", "quantization", "attention"),
+            **take("revision", "dtype", "device_map", "quantization", "attention"),
+            device=choose_device(settings.device)[0],
+            headless=settings.logit_positions == "none",
             **take("trust_remote_code", "untrained_seed"),
             series=series_of(
                 model=model,
@@ -114,6 +121,10 @@ def _continuation(settings: CaptureSettings) -> ContinuationSpec | None:
     """What the model is to write. Raises InputError for settings that contradict each other."""
     tokens, temperature = settings.continue_tokens, settings.temperature
     seed = settings.generation_seed
+    if tokens is not None and settings.logit_positions == "none":
+        raise InputError(
+            "--continue chooses tokens by their logits: leave out --logit-positions none."
+        )
     if tokens is None:
         for name, value in (("temperature", temperature), ("generation-seed", seed)):
             if value is not None:

@@ -74,7 +74,11 @@ class CaptureSettings:
         False,
         "Before capture inside vLLM, compare every site with transformers on a few tokens.",
     )
-    device: str = setting("cpu", "Compute on this device: cpu, cuda, cuda:1.")
+    device: str = setting(
+        "auto",
+        "Compute on this device: cpu, cuda (AMD's cards too), xpu, mps, or cuda:1. auto: on the "
+        "accelerator that torch sees, else on the CPU.",
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = setting(
         "auto",
         "Compute in this number type. auto: as the model says.",
@@ -183,7 +187,8 @@ class CaptureSettings:
     )
     logit_positions: LogitPositions = setting(
         "all",
-        "Compute logit statistics at every token, or only at the ends of the ten prefixes.",
+        "Compute logit statistics at every token, only at the ends of the ten prefixes (schedule), "
+        "or nowhere (none): rows alone, also of a model whose files have no head.",
     )
     stored_dtype: tuple[str, ...] = setting(
         ("auto",),

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from lpp.capture.models.device import kind_of
 from lpp.capture.plan.batches import tokens_of
 from lpp.store.arrays.layout import ITEM_BYTES
 from lpp.store.errors import ErrorKind, MachineError
@@ -21,10 +22,10 @@ from lpp.store.objects.place import Place
 from lpp.store.root import nearest_directory
 from lpp.store.units import short_bytes
 
-PACKED: Final = 1.46
+PACKED: Final = 1.49
 """Compression ratio of rows in bfloat16 at every site of a real model."""
 
-PACKED_BLOCKS: Final = 1.43
+PACKED_BLOCKS: Final = 1.45
 """As `PACKED`, of one of its middle blocks: for sites without `embed`, whose rows repeat those of
 equal tokens and pack 4-fold."""
 
@@ -116,7 +117,7 @@ def format_size(size: Size, free: int | None) -> str:
 def format_memory(needed: int, available: int | None, device: str) -> str:
     """Needed and available bytes of memory, for a user. device: its kind."""
     room = "" if available is None else f"; {short_bytes(available)} available"
-    locked = ", page-locked" if device == "cuda" else ""
+    locked = ", page-locked" if kind_of(device).page_lock else ""
     return f"in memory: {short_bytes(needed)} for shard buffers{locked}{room}"
 
 

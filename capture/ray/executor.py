@@ -24,6 +24,7 @@ from lpp.capture.engine.run import (
 )
 from lpp.capture.engine.run_cache import check_noted, remember, request_key
 from lpp.capture.engine.stopping import stoppable
+from lpp.capture.models.device import kind_name, kind_of
 from lpp.capture.plan.batches import tokens_of
 from lpp.capture.plan.parts import WHOLE, Part
 from lpp.capture.plan.request import CaptureRequest
@@ -127,12 +128,12 @@ def _shape(ray: Any, request: CaptureRequest, workers: int | None) -> tuple[Capt
             "--executor ray gives each worker its own cards: it cannot follow --device-map. "
             "Use --tensor-parallel, or --executor local."
         )
-    kind = request.model.device.partition(":")[0]
-    if kind != "cuda":
+    kind = kind_name(request.model.device)
+    if kind_of(kind).on_host:
         if workers is None:
             raise InputError(
                 "--executor ray on processors needs --workers N: each loads the model into memory "
-                "and takes one processor."
+                "and takes one processor. --device cuda takes the cards of the cluster."
             )
         return request, _Shape(count=workers, gpus=0, cores=1)
     cards = int(ray.cluster_resources().get("GPU", 0))

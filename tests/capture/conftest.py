@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tested_device  # noqa: F401  (before torch is asked for a device)
 import torch
 import transformers
 

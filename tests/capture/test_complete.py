@@ -12,6 +12,7 @@ import transformers
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from lpp.capture import capture
 from lpp.capture.cli.command import main
 from lpp.capture.models import gguf
 from lpp.capture.models.complete import beside_packed, check_loaded
@@ -180,3 +181,45 @@ def test_a_gguf_file_that_lacks_a_tensor_is_refused_and_nothing_is_kept(
     with pytest.raises(InputError, match=r"lack 1 weight \(model.layers.0.mlp.up_proj.weight\)"):
         load_model(ModelSpec(id=str(tmp_path / "part.gguf")))
     assert list(gguf.cache_folder().iterdir()) == whole
+
+
+BASE = ["lm_head.weight"]
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""], ids=["causal names", "names of the base class"])
+def test_a_model_without_a_head_gives_rows_alone(
+    made: Callable[..., Path], tmp_path: Path, prefix: str
+) -> None:
+    """The rows equal those that the model gives with its head, and no statistic is stored."""
+    texts = ["the quick brown fox", "jumps over the lazy dog and runs"]
+    how: dict[str, Any] = {"device": "cpu", "quiet": True, "context": 40}
+    whole = capture(str(made()), texts, store=tmp_path / "whole", **how)
+
+    def base(weights: Weights) -> Weights:
+        kept = without(*BASE)(weights)
+        return {key.replace("model.", prefix, 1): weight for key, weight in kept.items()}
+
+    folder = made(base)
+    rows: dict[str, Any] = {"store": tmp_path / "rows", **how}
+    with pytest.raises(InputError, match="logit_positions="):
+        capture(str(folder), texts, **rows)
+    run = capture(str(folder), texts, logit_positions="none", **rows)
+    assert run.plan.logit_positions == "none"
+    assert run.plan.model.n_parameters == whole.plan.model.n_parameters - 131 * 48
+    assert [*run.sites] == [*whole.sites]
+    for site in run.sites:
+        assert np.array_equal(run.array(site)[:], whole.array(site)[:])
+    tokens = run.tokens().to_table()
+    assert tokens["entropy"].null_count == tokens.num_rows == sum(run.lengths)
+    assert not (tmp_path / "rows" / "heads").exists()
+    assert run.verify() == []
+
+
+@pytest.mark.parametrize("options", [{"continue_tokens": 3}, {"keep_head": "yes"}], ids=str)
+def test_what_needs_logits_is_refused_without_them(
+    made: Callable[..., Path], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    store: dict[str, Any] = {"store": tmp_path / "store", "quiet": True, "context": 40}
+    with pytest.raises(InputError, match="logit_positions="):
+        capture(str(made()), ["a text"], logit_positions="none", **store, **options)
+    assert not (tmp_path / "store").exists()

@@ -16,7 +16,7 @@ from benchmarks.scaling import (
     seconds_per_token,
 )
 from benchmarks.synthetic import synthetic_run
-from lpp.capture.plan.request import SHARD_BYTES
+from lpp.capture.models.device import KINDS
 from lpp.capture.plan.sizes import host_bytes, row_bytes, run_size
 from lpp.store.format.plan import Plan, SiteSpec
 from lpp.store.format.schedule import prefix_schedule, shard_boundaries
@@ -70,7 +70,7 @@ def sizes_of(plan: Plan, model: Model, count: int) -> list[str]:
     plan = replace(of_model(plan, model), prompts=prompts)
     lengths = [LENGTH] * count
     memory = []
-    for size in (SHARD_BYTES["cpu"], SHARD_BYTES["cuda"]):
+    for size in (KINDS["cpu"].shard_bytes, KINDS["cuda"].shard_bytes):
         shards = shard_boundaries(lengths, row_bytes(plan), size)
         memory.append(host_bytes(replace(plan, shards=shards), np.array(lengths, np.int32)))
     disk = short_bytes(run_size(plan).packed)

@@ -374,7 +374,8 @@ def test_a_run_of_an_evaluation_is_not_taken_for_the_run_of_a_corpus(
     assert open_store(root).runs[run].plan.task is None
     assert run_of_profile(open_store(root).runs, plan.model, "own") == run
     assert add_benchmarks(root, [scores]).fits["tiny"].run == run
-    every = benchmarks_table(open_store(root).path).to_pylist()
+    store = open_store(root)
+    every = benchmarks_table(store.path, store.runs.values()).to_pylist()
     assert {row["run"] for row in every if row["source"] == "mine"} == {run}
 
 

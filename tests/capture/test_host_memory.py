@@ -1,6 +1,6 @@
 """Host memory for shards: registered with CUDA for as long as it is used, shared by its path.
 
-The calls of CUDA are recorded here; a GPU takes them in tests/capture/gpu.
+The simulated card has CUDA's calls; a real one takes them in tests/capture/gpu.
 """
 
 import gc
@@ -12,139 +12,85 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from simulated_card import card
 
 from lpp.capture.backends.host_memory import (
     SharedMemory,
+    host_memory,
     map_shared,
-    pinned_memory,
-    plain_memory,
 )
 from lpp.capture.backends.vllm.worker_memory import Location, RankMemory
+from lpp.capture.models.device import KINDS
 
 
-class Runtime:
-    """CUDA's runtime, as far as memory goes: an error stays until a kernel raises it.
-
-    faults: what would corrupt memory or end a process on a machine with a card.
-    """
-
-    def __init__(self) -> None:
-        self.refused = self.last_error = 0
-        self.registered: dict[int, int] = {}
-        self.faults: list[str] = []
-
-    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802
-        if self.refused:
-            self.last_error = self.refused
-        elif not mapped(address, size):
-            self.faults.append("registered memory that is not mapped")
-        else:
-            self.registered[address] = size
-        return self.refused
-
-    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
-        size = self.registered.pop(address, 0)
-        if not size:
-            self.last_error = 713  # cudaErrorHostMemoryNotRegistered
-            self.faults.append("unregistered what was not registered")
-        elif not mapped(address, size):
-            self.last_error = 1
-            self.faults.append("freed while registered")
-        return self.last_error
-
-    def launch(self) -> None:
-        """Launch a kernel: as torch does, raise the last error whatever caused it, and clear it."""
-        error, self.last_error = self.last_error, 0
-        if error:
-            raise RuntimeError(f"CUDA error: {error}")
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A card that finds locks of memory that is gone, and an error that was left behind."""
+    monkeypatch.setitem(KINDS, "sim", KINDS["cuda"])
+    with card.fresh():
+        yield
+        gc.collect()
+        assert card.locks == {}
+        launch()
 
 
-def mapped(address: int, size: int) -> bool:
-    """Whether this process has memory at every one of these addresses."""
-    with open("/proc/self/maps") as file:
-        spans = [[int(n, 16) for n in line.split()[0].split("-")] for line in file]
-    for start, end in sorted(spans):
-        if start <= address < end:
-            size -= end - address
-            address = end
-    return size <= 0
+def launch() -> None:
+    """A kernel, which raises the last error of CUDA's runtime, whatever caused it."""
+    assert torch.ones(3, device="sim").sum().item() == 3
 
 
-@pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
-    fake, ones = Runtime(), torch.ones
-
-    def launched(*shape: int, device: str = "cpu") -> torch.Tensor:
-        if device == "cuda":
-            fake.launch()
-        return ones(*shape)
-
-    monkeypatch.setattr(torch, "ones", launched)
-    monkeypatch.setattr(torch.cuda, "cudart", lambda: fake)
-    yield fake
-    gc.collect()
-    assert (fake.registered, fake.faults, fake.last_error) == ({}, [], 0)
-
-
-@pytest.mark.slow
-def test_memory_is_registered_until_the_last_array_over_it_is_gone(runtime: Runtime) -> None:
-    memory: Any = pinned_memory(10_000)
-    assert runtime.registered == {memory.ctypes.data: 10_000}
+def test_memory_is_registered_until_the_last_array_over_it_is_gone() -> None:
+    memory: Any = host_memory(10_000, "sim")
+    assert card.locks == {memory.ctypes.data: (10_000, True)}
     assert memory.ctypes.data % 4096 == 0
     rows = memory[4096:8192].view(np.uint16).reshape(4, 512)
     rows[...] = 7
     del memory
     gc.collect()
-    assert len(runtime.registered) == 1
+    assert len(card.locks) == 1
     assert rows.sum() == 7 * 2048
     del rows
     gc.collect()
-    assert runtime.registered == {}
+    assert card.locks == {}
 
 
-@pytest.mark.slow
 def test_memory_that_is_not_registered_serves_all_the_same(
-    runtime: Runtime, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    runtime.refused = 2
+    card.page_lock_refused = True
     with caplog.at_level(logging.WARNING, "lpp.capture"):
-        memory = pinned_memory(1 << 20)
+        memory = host_memory(1 << 20, "sim")
     memory[...] = 1
     assert "page-locking 1 MB of host memory was refused (CUDA error 2" in caplog.text
-    runtime.launch()  # the next kernel is not told of it
-    del memory
-    gc.collect()  # and nothing is unregistered that never was
+    launch()  # and nothing is unregistered that never was
 
 
-@pytest.mark.slow
-def test_shared_memory_is_registered_for_as_long_as_a_rank_uses_it(runtime: Runtime) -> None:
+def test_shared_memory_is_registered_for_as_long_as_a_rank_uses_it() -> None:
     shared = SharedMemory(10_000)
-    rank = RankMemory(torch.device("cuda"))
+    rank = RankMemory(torch.device("sim"))
     rank.map(shared.path)
-    assert list(runtime.registered.values()) == [10_000]
+    assert [size for size, _ in card.locks.values()] == [10_000]
     (rows,) = rank.arrays({"final": Location(shared.path, 16, (4, 8), "<u2")}).values()
     rows[...] = 9
     assert shared.bytes[16] == 9
     rank.keep([])
     gc.collect()
-    assert len(runtime.registered) == 1  # rows are still being copied
+    assert len(card.locks) == 1  # rows are still being copied
     del rows
     gc.collect()
-    assert runtime.registered == {}
+    assert card.locks == {}
 
 
-@pytest.mark.slow
-def test_an_error_of_freeing_is_not_the_next_kernels(runtime: Runtime) -> None:
-    memory = pinned_memory(10_000)
-    runtime.registered.clear()  # as if a library had unregistered it
+def test_an_error_of_freeing_is_not_the_next_kernels() -> None:
+    memory = host_memory(10_000, "sim")
+    card.locks.clear()  # as if a library had unregistered it
     del memory
     gc.collect()
-    runtime.launch()
-    assert runtime.faults.pop() == "unregistered what was not registered"
+    launch()
 
 
 def test_plain_memory_is_the_processes_own() -> None:
-    memory = plain_memory(100)
+    memory = host_memory(100, "cpu")
     memory[...] = 3
     assert (memory.shape, memory.dtype, int(memory.sum())) == ((100,), np.dtype(np.uint8), 300)
 

@@ -367,13 +367,15 @@ def test_a_model_that_is_not_ours_to_load_is_refused(
     _refused(ModelSpec(id=str(copied)), ErrorKind.UNSUPPORTED_MODEL, match)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+ABSENT = [kind for kind in ("cuda", "xpu", "mps") if not getattr(torch, kind).is_available()]
+
+
+@pytest.mark.parametrize("device", [*ABSENT, f"{ABSENT[0]}:1"])
 def test_a_device_that_is_not_there_is_refused(
     device: str, tiny_folder: Callable[[str], Path]
 ) -> None:
     spec = ModelSpec(id=str(tiny_folder("llama")), device=device)
-    _refused(spec, ErrorKind.NO_DEVICE, rf"--device {device}: .*--device cpu", MachineError)
+    _refused(spec, ErrorKind.NO_DEVICE, rf"--device {device}: .*--device ", MachineError)
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "cpu:1", "", "cuda:-1"])

@@ -18,6 +18,7 @@ from lpp.capture.cli.command import main
 from lpp.capture.engine.repair import look_at, repair_run
 from lpp.capture.plan.from_plan import RepairOptions
 from lpp.store import Run, open_store
+from lpp.store.arrays.layout import PACKINGS, Packing
 from lpp.store.format.tables import encode_table
 
 TEXTS = "\n\n".join("the dog and the fox " * 6 for _ in range(180))
@@ -135,6 +136,43 @@ def test_a_run_is_named_by_its_short_name(place: Path) -> None:
     assert done.exit_code == 2
     assert f"no readable plan: {run.id}" in done.stderr
     assert f"llama, untrained, seed 3: {twin.id}" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", PACKINGS[1:], ids=["1 MiB", "2 MiB"])
+def test_shards_of_earlier_releases_come_back_as_they_were_packed(
+    place: Path, packing: Packing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "texts.txt").write_text(TEXTS)
+    words = [*CAPTURE, "--corpus=texts.txt", "--store=old", "--model=llama"]
+    with monkeypatch.context() as earlier:
+        earlier.setattr("lpp.store.runs.write.PACKINGS", (packing,))
+        assert CliRunner().invoke(main, words).exit_code == 0
+    (run,) = open_store(place / "old").runs.values()
+    before = stored_objects(run.path)
+    assert stored_objects(runs(place)[0].path).keys() == before.keys()
+    swap(on_disk(run.path) / "shards")
+    flip(object_path(run.path / "shards/00002", "hidden.zarr/block.1/zarr.json"))
+    done = CliRunner().invoke(main, ["repair", "old", "--model=llama"])
+    assert done.exit_code == 0, done.output
+    assert stored_objects(run.path) == before
+    assert " ".join(done.stdout.split()).count("byte for byte what was committed") == 3
+
+
+@pytest.mark.slow
+def test_rows_packed_by_another_zstd_are_not_called_different(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = runs(place)
+    flip(object_path(run.path / "shards/00001", "hidden.zarr/block.1/c/0/0"))
+    with monkeypatch.context() as newer:
+        newer.setattr("lpp.store.arrays.metadata.ZSTD_VERSION", "99.0.0")
+        done = repair(run.id, "--model=llama")
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stdout.split())
+    assert "cannot be compared" in said
+    assert "not byte for byte" not in said
+    assert open_store(place / "lpp").runs[run.id].verify() == []
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Sites against what each family itself reports, and padding that never reaches a real token."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -221,5 +222,22 @@ def test_a_model_that_looks_ahead_is_refused(tiny_model: Callable[[str], Any]) -
     for block in model.model.layers:
         block.register_forward_pre_hook(see_everything, with_kwargs=True)
     with pytest.raises(InputError, match=r"a later token changes block\.1") as e:
+        check_sites(model, find_sites(model))
+    assert e.value.kind is ErrorKind.UNSUPPORTED_MODEL
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_reads_padding_is_refused(
+    dtype: torch.dtype, tiny_model: Callable[[str], Any]
+) -> None:
+    """A rule that switches with the length, like sparse attention: seven tokens do not tell."""
+    model = copy.deepcopy(tiny_model("llama")).to(dtype)
+    check_sites(model, find_sites(model))
+
+    def switch(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output * 1.5 if output.shape[1] > 8 else output
+
+    model.model.layers[1].register_forward_hook(switch)
+    with pytest.raises(InputError, match=r"padding after a prompt changes block\.2") as e:
         check_sites(model, find_sites(model))
     assert e.value.kind is ErrorKind.UNSUPPORTED_MODEL

@@ -202,12 +202,12 @@ def test_sizes_count_each_site(runs: Mapping[str, Run]) -> None:
     lengths = runs["exact"].lengths.tolist()
     rows = sum(lengths) * 5 * 48 * 4
     packed = {name: run_size(run.plan).packed for name, run in runs.items()}
-    assert packed["exact"] == round(rows / 1.46)
+    assert packed["exact"] == round(rows / 1.49)
     assert packed["rounded"] == round(rows / 2 / 2.3)
-    assert packed["mixed"] == round(rows * (4 / 5 / 2 / 2.3 + 1 / 5 / 1.46))
+    assert packed["mixed"] == round(rows * (4 / 5 / 2 / 2.3 + 1 / 5 / 1.49))
     exact = runs["exact"].plan
     without = replace(exact, sites=exact.sites[1:])
-    assert run_size(without).packed == round(rows * 4 / 5 / 1.43)
+    assert run_size(without).packed == round(rows * 4 / 5 / 1.45)
 
 
 @pytest.mark.parametrize(

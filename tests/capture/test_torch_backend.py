@@ -18,6 +18,7 @@ from backend_contract import (
     make_batch,
     torch_backend,
 )
+from tested_device import DEVICE, on_device
 
 from lpp.capture.backends.torch_passes import can_reuse, passes
 
@@ -27,7 +28,9 @@ class TestTorchBackend(BackendContract):
     def harness(self, family: str, tiny_model: Callable[[str], Any]) -> Harness:
         model = tiny_model(family)
         return Harness(
-            backend=torch_backend(model), reference=model, vocabulary=model.config.vocab_size
+            backend=torch_backend(on_device(model)),
+            reference=model,
+            vocabulary=model.config.vocab_size,
         )
 
 
@@ -70,7 +73,7 @@ HALF = [pytest.param(dtype, marks=pytest.mark.slow) for dtype in DTYPES[1:]]
 def test_which_models_reuse_keys_and_values(
     family: str, dtype: torch.dtype, tiny_model: Callable[[str], Any]
 ) -> None:
-    backend = torch_backend(copy.deepcopy(tiny_model(family)).to(dtype))
+    backend = torch_backend(copy.deepcopy(tiny_model(family)).to(DEVICE, dtype))
     assert backend.reuses is (family not in NOT_REUSED)
 
 

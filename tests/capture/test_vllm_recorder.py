@@ -1,5 +1,6 @@
 """What a vLLM worker does around forward passes, on a model of a few lines; no vLLM needed."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,8 +12,10 @@ import torch
 from backend_contract import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
+from tested_device import DEVICE
 from torch import nn
 
+from lpp.capture.backends.host_memory import host_memory
 from lpp.capture.backends.vllm.checks import EPSILON, check_causal
 from lpp.capture.backends.vllm.recorder import Recorded, Recorder
 from lpp.capture.backends.vllm.sites import SiteProbe
@@ -59,14 +62,15 @@ class FlatModel(nn.Module):
 @pytest.fixture(scope="module")
 def model() -> FlatModel:
     torch.manual_seed(3)
-    return FlatModel().requires_grad_(False)
+    return FlatModel().requires_grad_(False).to(DEVICE)
 
 
 def run(model: nn.Module, *prompts: Sequence[int], padding: Sequence[int] = ()) -> None:
     """One step: prompts one after the other, then padding at positions that count from 0."""
     ids = [token for prompt in (*prompts, padding) for token in prompt]
     positions = [place for prompt in (*prompts, padding) for place in range(len(prompt))]
-    model(input_ids=torch.tensor(ids), positions=torch.tensor(positions))
+    given = {"input_ids": torch.tensor(ids), "positions": torch.tensor(positions)}
+    model(**{name: values.to(DEVICE) for name, values in given.items()})
 
 
 def found_sites(model: FlatModel) -> SiteModules:
@@ -79,13 +83,15 @@ def found_sites(model: FlatModel) -> SiteModules:
 
 def recorder(model: FlatModel, outputs: Outputs | None = None) -> Recorder:
     outputs = outputs or Outputs(sites=SITES, dtype="float32")
-    unembed = find_unembedding(model, torch.zeros(1, WIDTH), VOCABULARY, None)
-    return Recorder(found_sites(model), outputs, unembed, torch.device("cpu"), takes_rows=True)
+    unembed = find_unembedding(model, torch.zeros(1, WIDTH, device=DEVICE), VOCABULARY, None)
+    return Recorder(found_sites(model), outputs, unembed, torch.device(DEVICE), takes_rows=True)
 
 
 def with_rows(batch: Batch) -> Batch:
     """The batch with memory that begins as NaN."""
-    rows = np.full((len(SITES), len(batch.token_ids), WIDTH), np.nan, np.float32)
+    shape = (len(SITES), len(batch.token_ids), WIDTH)
+    rows = host_memory(4 * math.prod(shape), DEVICE).view(np.float32).reshape(shape)
+    rows[...] = np.nan
     return replace(batch, hidden=dict(zip(SITES, rows, strict=True)))
 
 
@@ -120,10 +126,11 @@ def test_the_sites_are_the_sums_that_blocks_return(model: FlatModel) -> None:
     assert modules.final_norm is model.norm
     batch = make_batch([[1, 2, 3]])
     rows, _ = alone(model, batch)
-    embed = model.embedding(torch.tensor([1, 2, 3])) + torch.arange(3)[:, None] / 7
+    places = torch.arange(3, device=DEVICE)
+    embed = model.embedding(places + 1) + places[:, None] / 7
     state, residual = model.layers[0](None, embed, None)
-    np.testing.assert_allclose(rows["embed"], embed)
-    np.testing.assert_allclose(rows["block.1"], state + residual)
+    np.testing.assert_allclose(rows["embed"], embed.cpu())
+    np.testing.assert_allclose(rows["block.1"], (state + residual).cpu())
 
 
 @given(data=st.data(), lengths=st.lists(st.integers(1, 5), min_size=1, max_size=7))

@@ -16,11 +16,12 @@ class Opened:
         """Open every chart and scroll through the page until all are drawn."""
         folded = "details:has([data-chart])"
         self.page.locator(folded).evaluate_all("es => es.forEach((e) => { e.open = true; })")
-        for plot in self.page.locator("[data-chart]").all():
-            plot.scroll_into_view_if_needed()
-        self.page.wait_for_function(
-            "[...document.querySelectorAll('[data-chart]')].every(e => 'drawn' in e.dataset)"
-        )
+        for index, plot in enumerate(self.page.locator("[data-chart]").all()):
+            # not scroll_into_view_if_needed: it waits until no chart above grows any more
+            plot.evaluate("e => e.scrollIntoView({ block: 'center' })")
+            self.page.wait_for_function(
+                "n => 'drawn' in document.querySelectorAll('[data-chart]')[n].dataset", arg=index
+            )
 
 
 OpenPage = Callable[..., Opened]

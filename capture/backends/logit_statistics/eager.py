@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 
 from lpp.capture.backends.logit_statistics.partial import PartialStatistics
+from lpp.capture.models.device import kind_of
 
 _GROUP: Final = 256
 """Columns per partial maximum and partial sum. The largest logit is then searched among few
@@ -40,6 +41,8 @@ class EagerReduction:
             return torch.empty(*shape, dtype=dtype, device=tile.device)
 
         self._few = few
+        # where there is no float64, the few numbers of each group are added on the CPU
+        self._adds_on = tile.device if kind_of(tile.device).float64 else torch.device("cpu")
         # the last group overlaps its neighbour when V is no multiple of the width
         self._starts = (torch.arange(groups, device=tile.device) * width).clamp_(max=V - width)
         self._within = torch.arange(width, device=tile.device)
@@ -95,21 +98,22 @@ class EagerReduction:
         largest_id = self._starts[top_group] + index
         group_x.scatter_(1, index, -torch.inf)
         self._maxima[:t].scatter_(1, top_group, -torch.inf)
+        second = torch.maximum(group_x.amax(-1), self._maxima[:t].amax(-1))
         # the softmax of the largest is 1 / sum exp(x - largest)
-        top_p = self._group_p[:t].amax(-1).double()
+        top_p = self._group_p[:t].amax(-1).to(self._adds_on).double()
         total, mean, square = (
-            parts[:t].sum(-1, dtype=torch.float64) / top_p
+            parts[:t].to(self._adds_on).sum(-1, dtype=torch.float64) / top_p
             for parts in (self._total, self._mean, self._square)
         )
         return PartialStatistics(
-            largest=self._top[:t, 0].clone(),
-            largest_id=largest_id[:, 0],
-            second=torch.maximum(group_x.amax(-1), self._maxima[:t].amax(-1)),
+            largest=self._top[:t, 0].clone().to(self._adds_on),
+            largest_id=largest_id[:, 0].to(self._adds_on),
+            second=second.to(self._adds_on),
             total=total,
             first_moment=mean,
             second_moment=square,
-            larger=self._larger[:t].double(),
-            next_logit=next_logit,
+            larger=self._larger[:t].to(self._adds_on).double(),
+            next_logit=next_logit.to(self._adds_on),
         )
 
 

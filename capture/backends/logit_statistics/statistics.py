@@ -3,8 +3,8 @@
 The full (n, V) logits never exist. A tile is unembedded as a whole, because the matrix product
 needs many rows: on two CPU cores in bfloat16, 64 rows at a time cost 1.5 times as much as 256, and
 on a GPU each tile reads the whole unembedding again. `eager` reduces a tile on a CPU, `fused` on a
-GPU; `partial` combines the results of ranks. No step waits for the device, and no control flow
-depends on values.
+GPU that has float64; `partial` combines the results of ranks. No step waits for such a GPU, and no
+control flow depends on values.
 """
 
 from dataclasses import dataclass, fields
@@ -20,6 +20,7 @@ from lpp.capture.backends.logit_statistics.partial import (
     combine,
     joined,
 )
+from lpp.capture.models.device import kind_of
 
 _CPU_ROWS: Final = (16, 256)
 """Fewest and most rows of a tile on a CPU."""
@@ -136,7 +137,8 @@ def logit_statistics(
     shard = shard or VocabularyShard(columns=range(unembed.vocabulary))
     next_ids = next_ids.to(device)
     logits = torch.empty(tile, len(shard.columns), dtype=unembed.dtype, device=device)
-    reduction = fused() if device.type == "cuda" else EagerReduction(logits)
+    kind = kind_of(device)
+    reduction = fused() if kind.float64 and not kind.on_host else EagerReduction(logits)
     tiles = []
     for start in range(0, n, tile):
         tile_states = rows[start : start + tile]
@@ -144,12 +146,13 @@ def logit_statistics(
         unembed.logits(tile_states, made)
         next_logit = shard.next_logit(made, next_ids[start : start + tile])
         tiles.append(reduction(made, next_logit))
-    return token_statistics(combine(joined(tiles), shard), next_ids < 0)
+    is_last = (next_ids < 0).to(tiles[0].total.device)
+    return token_statistics(combine(joined(tiles), shard), is_last)
 
 
 def default_tile_rows(device: torch.device, vocabulary: int, dtype: torch.dtype) -> int:
     """Rows of a tile of (rows, vocabulary) logits in `dtype`, computed on `device`."""
-    if device.type == "cuda":
+    if not kind_of(device).on_host:
         fewest, most = _GPU_ROWS
         fit = _GPU_BYTES // (vocabulary * dtype.itemsize)
         fit -= fit % 128  # whole tiles of the matrix product's kernels

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lpp.capture.backends.host_memory import pinned_memory, plain_memory
+from lpp.capture.backends.host_memory import host_memory
 from lpp.capture.backends.torch_backend import TorchBackend
 from lpp.capture.backends.vllm.checks import check_causal, check_states, probe_sites
 from lpp.capture.backends.vllm.engine import VllmEngine
@@ -29,12 +29,13 @@ from lpp.capture.backends.vllm.head import whole_head
 from lpp.capture.backends.vllm.installed import check_vllm, platform, vllm_version
 from lpp.capture.backends.vllm.settings import EngineSettings
 from lpp.capture.backends.vllm.worker_memory import DriverMemory
+from lpp.capture.models.device import kind_of
 from lpp.capture.models.load import describe_model, save_untrained
 from lpp.capture.models.spec import Model
 from lpp.capture.models.structure.sites import Sites
 from lpp.capture.plan.backend import Batch, Beginning, Captured, Outputs, Writing, Written
 from lpp.capture.plan.planning import check_context, compute_info
-from lpp.capture.plan.request import BATCH_TOKENS, CaptureRequest
+from lpp.capture.plan.request import CaptureRequest
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import ComputeInfo
 from lpp.store.progress import SILENT, Progress
@@ -82,7 +83,7 @@ class VllmBackend:
                 dtype=model.dtype,
                 context=request.longest,
                 writes=request.continuation is not None,
-                batch_tokens=request.batch_tokens or BATCH_TOKENS[device],
+                batch_tokens=request.batch_tokens or kind_of(device).batch_tokens,
                 tensor_parallel=request.tensor_parallel,
                 trust_remote_code=request.model.trust_remote_code,
                 options=request.engine_options,
@@ -117,7 +118,7 @@ class VllmBackend:
         """
         if self._memory is not None:
             return self._memory.allocate(size)
-        return plain_memory(size) if self.compute.device == "cpu" else pinned_memory(size)
+        return host_memory(size, self.compute.device)
 
     def capture(self, batches: Iterable[Batch], outputs: Outputs) -> Iterator[Captured]:
         """Yield each batch as soon as the engine has finished it.

@@ -103,8 +103,9 @@ class Recorder:
         self._hooks.callback(after.remove)
 
     def close(self) -> None:
-        """Take every hook off the model."""
+        """Take every hook off the model, and wait for copies of a batch that did not end."""
         self._hooks.close()
+        self._streams.wait()
 
     def expect(self, batch: Batch) -> None:
         """Await a batch, whose rows are written to `batch.hidden`."""
@@ -151,6 +152,7 @@ class Recorder:
         if rows is None:
             return None
         if lost := sum(map(len, self._awaited.values())):
+            self._streams.wait()
             return Recorded(lost, {}, None)
         logit_rows = np.concatenate([indices for _, indices in self._statistics])
         in_order = bool((logit_rows == np.arange(len(logit_rows))).all())

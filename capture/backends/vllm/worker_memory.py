@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lpp.capture.backends.host_memory import Bytes, SharedMemory, map_shared, pin
+from lpp.capture.backends.host_memory import Bytes, SharedMemory, map_shared, page_lock
+from lpp.capture.models.device import kind_of
 from lpp.store.arrays.layout import Rows
 
 
@@ -90,8 +91,8 @@ class RankMemory:
     def map(self, path: str) -> None:
         """Map a file of the driver's; page-locked if rows come from a GPU."""
         memory = map_shared(path)
-        if self._device.type == "cuda":
-            pin(memory)
+        if kind_of(self._device).page_lock == "register":
+            page_lock(memory, self._device)
         self._maps[path] = memory
 
     def keep(self, paths: Collection[str]) -> None:

@@ -118,7 +118,7 @@ def unmapped(model: nn.Module, why: str) -> InputError:
     return InputError(
         f"{type(model).__name__} cannot be captured: {why}. Its modules:\n"
         f"{module_tree(model)}\n"
-        "`lpp-capture run --help` names the families that are known to work.",
+        "docs/models.md lists the classes that were tried.",
         kind=ErrorKind.UNSUPPORTED_MODEL,
     )
 

@@ -109,8 +109,9 @@ def find_unembedding(model: nn.Module, modules: SiteModules) -> Unembedding:
 
 def _readings(config: Any) -> Iterator[Steps]:
     """Possible steps after the matrix product, by the names that families use; none comes last."""
-    if cap := _number(config, "final_logit_softcapping"):  # Gemma
-        yield Steps(softcap=cap)
+    for name in ("final_logit_softcapping", "logits_soft_cap"):
+        if cap := _number(config, name):  # Gemma; RecurrentGemma
+            yield Steps(softcap=cap)
     for name in ("logit_scale", "logits_scaling", "lm_head_multiplier"):
         if scale := _number(config, name):  # Cohere; HyperCLOVA X; Falcon H1
             yield Steps(scale=scale)

@@ -1,7 +1,7 @@
 """Capture on a GPU: the backend contract in torch and vLLM, quantised models, a whole run.
 
-`make test-gpu` runs these. `LPP_GPU_TESTS_ON=cpu` runs them on the CPU, as a test of the quick
-tests does, so that they still run when a card is at hand.
+`make test-gpu` runs these on a card, `make test` on the simulated one (`tested_device`), and a test
+of the page of results on the CPU.
 """
 
 import copy
@@ -31,8 +31,8 @@ from backend_contract import (
 )
 from torch import distributed
 
-from lpp.capture.backends.batch_rows import BatchRows, as_tensor
-from lpp.capture.backends.host_memory import pin, pinned_memory
+from lpp.capture.backends.batch_rows import BatchRows, CopyStreams, as_tensor
+from lpp.capture.backends.host_memory import host_memory, page_lock
 from lpp.capture.backends.logit_statistics import (
     STATISTICS,
     VocabularyShard,
@@ -44,20 +44,22 @@ from lpp.capture.backends.torch_backend import _Capture as Capture
 from lpp.capture.corpus.selection import Selection
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.prepare import prepare
+from lpp.capture.models.device import kind_of
 from lpp.capture.models.spec import ModelSpec
 from lpp.capture.plan.backend import Backend, Outputs
 from lpp.capture.plan.request import BackendName, CaptureRequest, CorpusSpec
 from lpp.store import RunWriter, create_store
 
-DEVICE = os.environ.get("LPP_GPU_TESTS_ON", "cuda")
+DEVICE = os.environ.get("LPP_TESTS_ON", "cuda")
 
-pytestmark = [
+ON_CARD = [
     pytest.mark.gpu,
     pytest.mark.skipif(
         DEVICE == "cuda" and not torch.cuda.is_available(),
         reason=f"needs a CUDA device: torch {torch.__version__} sees none",
     ),
 ]
+pytestmark = [] if DEVICE == "sim" else ON_CARD
 
 CLOSE = {"hidden_rtol": 1e-4, "logit_atol": 1e-3}
 """Two devices add up in different orders."""
@@ -168,7 +170,7 @@ def test_copies_of_large_batches_end_before_their_rows_are_read(folder: Path) ->
 def test_a_finished_batch_is_read_without_waiting_for_the_next(folder: Path) -> None:
     backend: Any = open_backend(request(folder, dtype="float32"))
     outputs = Outputs(sites=backend.sites.names, dtype="float32")
-    capture = Capture(backend, outputs)
+    capture = Capture(backend, outputs, CopyStreams())
     batch = make_batch(random_prompts(131, [96] * 8))
     hidden = {
         site: backend.allocate(4 * 768 * backend.sites.width(site))
@@ -200,13 +202,13 @@ def test_branches_reuse_keys_and_values(dtype: Any, folder: Path) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=1e-4 if dtype == "float32" else 0.1)
 
 
-@pytest.mark.skipif(DEVICE != "cuda", reason="tests/capture/test_host_memory.py has it for a CPU")
+@pytest.mark.skipif(DEVICE == "cpu", reason="a CPU locks no pages")
 def test_a_refused_page_lock_is_not_the_next_kernels_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    memory = pinned_memory(1 << 20)
+    memory = host_memory(1 << 20, DEVICE)
     with caplog.at_level(logging.WARNING, "lpp.capture"):
-        pin(memory)  # refused: it is registered already
+        page_lock(memory, DEVICE)  # refused: it is registered already
     assert "was refused" in caplog.text
     assert torch.ones(3, device=DEVICE).sum().item() == 3
     del memory
@@ -255,7 +257,9 @@ def test_two_ranks_give_the_statistics_of_all_columns(
 
 def test_memory_for_rows_is_page_locked(tiny_model: Callable[[str], Any]) -> None:
     backend = torch_backend(copy.deepcopy(tiny_model("qwen2")).to(DEVICE))
-    assert torch.from_numpy(backend.allocate(1 << 20)).is_pinned() == (DEVICE == "cuda")
+    assert torch.from_numpy(backend.allocate(1 << 20)).is_pinned() == (
+        kind_of(DEVICE).page_lock is not None
+    )
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
