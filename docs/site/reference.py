@@ -5,6 +5,7 @@ Tables of metrics and of the database are committed, so that the repository has 
 commands and of Python are made when the site is built.
 """
 
+import csv
 import importlib
 import inspect
 import re
@@ -51,7 +52,7 @@ DOCS: Final = Path(__file__).resolve().parents[1]
 
 WITH_TABLES: Final = (
     *("metrics.md", "reference/sql-tables.md"),
-    *("how-to/draft-models.md", "how-to/many-cards.md"),
+    *("how-to/draft-models.md", "how-to/many-cards.md", "models.md"),
 )
 """Pages of docs/ that hold generated tables, between marks."""
 
@@ -82,7 +83,29 @@ def with_tables(markdown: str) -> str:
     conventions = table(("name", "files", "layers", "last state"), conventions_rows())
     tables = {**_metric_tables(), "sql": _sql_tables(), "conventions": conventions}
     tables["cards"] = results_table()
+    tables["models"] = _models_table()
     return marked.filled(markdown, {name: partial(str, text) for name, text in tables.items()})
+
+
+def _models_table() -> str:
+    """How many classes have each status, and a row for each class."""
+    with (DOCS.parent / "capture" / "models" / "known_models.csv").open(encoding="utf-8") as file:
+        models = list(csv.DictReader(file))
+    counts = Counter(row["status"] for row in models)
+    said = ", ".join(f"{n} {status}" for status, n in counts.most_common())
+    rows = [
+        (
+            f"`{row['class']}`",
+            f"`{row['model_type']}`",
+            row["status"],
+            f"error below {row['error_below']}" if row["error_below"] else row["why"],
+        )
+        for row in models
+    ]
+    release = models[0]["transformers"]
+    return f"transformers {release}: {said}.\n\n" + _table(
+        ("class", "`model_type`", "status", "largest error, or reason"), rows
+    )
 
 
 def write_tables() -> None:

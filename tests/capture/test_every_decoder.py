@@ -1,0 +1,72 @@
+"""Each causal class of transformers is right, is refused, or has no small model: as docs/models.md
+says. A class that turns from accepted to wrong fails.
+"""
+
+from collections.abc import Iterator
+
+import causal_classes
+import every_decoder
+import pytest
+import torch
+import transformers
+from every_decoder import FIELDS, known, measured
+
+KNOWN = known()
+RELEASE = next(iter(KNOWN.values()))["transformers"]
+THIS_RELEASE = transformers.__version__ == RELEASE
+
+ALWAYS = (
+    *("bloom", "codegen", "cohere2", "deepseek_v3", "exaone4", "gemma2", "gemma3_text", "glm4"),
+    *("gpt2", "gpt_neox", "gpt_oss", "granite", "llama", "mistral", "mixtral", "olmo2", "opt"),
+    *("phi3", "qwen3", "qwen3_moe"),
+)
+"""Twenty families that each run of the tests takes; `make test-all` takes all."""
+
+AGAIN = (
+    "write the table again: PYTHONPATH=tests/support:. python tests/support/every_decoder.py, "
+    "then make tables"
+)
+
+KINDS = [
+    pytest.param(kind, marks=() if kind in ALWAYS else pytest.mark.slow)
+    for kind in causal_classes.MODEL_CLASSES
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    every_decoder.quiet()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", KINDS)
+def test_a_class_is_what_the_table_says(model_type: str) -> None:
+    row = measured(model_type)
+    listed = KNOWN.get(model_type, dict.fromkeys(FIELDS, ""))
+    name = row["class"]
+    if row["status"] == "wrong":
+        assert listed["status"] == "wrong", f"{name} is accepted and wrong: {row['why']}"
+        pytest.xfail(f"{name} is known to be wrong: {row['why']}")
+    if THIS_RELEASE:
+        said = (row["status"], listed["status"])
+        assert said[0] == said[1], f"{name} was {said[1]}, is {said[0]} {row['why']}; {AGAIN}"
+        if row["status"] == "right":
+            assert float(row["error_below"]) <= float(listed["error_below"]), f"{name}: {AGAIN}"
+
+
+@pytest.mark.skipif(not THIS_RELEASE, reason="the table is of another release of transformers")
+def test_the_table_has_every_class() -> None:
+    assert KNOWN.keys() == causal_classes.MODEL_CLASSES.keys(), AGAIN
+
+
+def test_only_sparse_attention_is_known_to_be_wrong() -> None:
+    """Their indexer chooses keys among all that are there, later ones and padding too."""
+    wrong = {kind for kind, row in KNOWN.items() if row["status"] == "wrong"}
+    assert wrong <= {"axk2", "deepseek_v32", "glm_moe_dsa"}
+
+
+def test_most_classes_are_right() -> None:
+    assert sum(row["status"] == "right" for row in KNOWN.values()) >= 140
