@@ -139,6 +139,7 @@ def site_specs(request: CaptureRequest, backend: Backend) -> tuple[SiteSpec, ...
             convention="post_norm" if name == "final" and sites.final_norm else "residual",
             width=sites.width(name),
             dtype=dtype,
+            streams=1 if name == "final" else sites.streams,
         )
         for name, dtype in dtypes.items()
     )

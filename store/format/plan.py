@@ -74,6 +74,8 @@ class SiteSpec:
     """Columns."""
     dtype: SiteDtype | None = field(default=None, metadata=OMITTED)
     """How its rows lie on disk; None: in the plan's `stored_dtype`. Ask `Plan.dtype_of`."""
+    streams: int = field(default=1, metadata=OMITTED)
+    """Residual streams of the model that a row holds side by side. Format 5."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +267,8 @@ class Plan:
     def format(self) -> int:
         """The oldest version that can say what this plan says, SPEC.md section 9."""
         given = self.model.source == "given" or self.has_given_sites
-        if given or self.logit_positions == "none" or any(site.dtype for site in self.sites):
+        sites = any(site.dtype or site.streams > 1 for site in self.sites)
+        if given or sites or self.logit_positions == "none":
             return 5
         if self.prompts.token_columns:
             return 5
@@ -355,6 +358,11 @@ def validate_plan(plan: Plan) -> list[str]:
         f"site {site.name} has width {site.width}"
         for site in plan.sites
         if not 1 <= site.width <= MAX_WIDTH
+    ]
+    problems += [
+        f"site {site.name} has {site.streams} streams in {site.width} columns"
+        for site in plan.sites
+        if site.streams < 1 or site.width % site.streams
     ]
     problems += [f"model.series: {why}" for why in series_problems(plan.model.series)]
     least = {

@@ -70,10 +70,11 @@ def checked(
     ids = torch.randperm(VOCABULARY - 3, generator=torch.Generator().manual_seed(5))[:TOKENS] + 3
     whole, given, reported = _run(model, modules, ids[None])
     names = list(whole)  # embed, block.1, ..., block.B, final, logits
+    last = "final" if reported[-1].shape == whole["final"].shape else names[-3]
     errors = {
         "reported": max(
             _apart(whole[name], state)
-            for name, state in zip((*names[:-3], "final"), reported, strict=True)
+            for name, state in zip((*names[:-3], last), reported, strict=True)
         ),
         "continuity": max(
             (_apart(given[k], whole[names[k]]) for k in range(1, len(given))), default=0.0
@@ -116,8 +117,17 @@ def _run(
     given: list[torch.Tensor] = []
     with _watched(modules, states, given):
         output = model(input_ids=ids, use_cache=False, output_hidden_states=True)
-    ordered = {"embed": given[0], **states, "logits": output.logits}
-    return ordered, given, output.hidden_states
+    given = [_row_of_streams(state, ids) for state in given]
+    states = {name: _row_of_streams(state, ids) for name, state in states.items()}
+    reported = tuple(_row_of_streams(state, ids) for state in output.hidden_states)
+    return {"embed": given[0], **states, "logits": output.logits}, given, reported
+
+
+def _row_of_streams(state: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """(B, T, n d) of n residual streams, which a family may stack before or behind the tokens."""
+    if state.ndim == 4 and state.shape[1:3] == ids.shape:
+        state = torch.stack([*state], dim=2)
+    return state.reshape(*ids.shape, -1)
 
 
 @contextmanager

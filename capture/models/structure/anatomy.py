@@ -1,14 +1,15 @@
 """The modules of a loaded model, and the inputs and outputs of its forward pass."""
 
 import inspect
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from lpp.store.errors import ErrorKind, InputError
 
-_PROBE_TOKENS = 7
+PROBE_SHAPE: Final = (2, 7)
+"""Prompts and tokens of the pass on which a model is watched."""
 
 
 def forward_inputs(input_ids: torch.Tensor) -> dict[str, Any]:
@@ -41,8 +42,9 @@ def input_device(model: nn.Module) -> torch.device:
 def probe_ids(model: nn.Module) -> torch.Tensor:
     """(2, 7) token ids to watch or check a model on; the two rows differ in every token."""
     vocabulary = int(getattr(_embedding(model), "num_embeddings", 100))
-    ids = torch.arange(3, 3 + 2 * _PROBE_TOKENS, device=input_device(model)) % vocabulary
-    return ids.view(2, _PROBE_TOKENS)
+    prompts, tokens = PROBE_SHAPE
+    ids = torch.arange(3, 3 + prompts * tokens, device=input_device(model)) % vocabulary
+    return ids.view(PROBE_SHAPE)
 
 
 def spread_ids(model: nn.Module, count: int) -> torch.Tensor:

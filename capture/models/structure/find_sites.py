@@ -1,8 +1,9 @@
 """Finds the sites of a transformers model by watching one short forward pass, and checks them.
 
 Class names play no role. A few tokens run through the model. The blocks are the list of
-`num_hidden_layers` modules that are called once each, in order, on (batch, tokens, hidden_size);
-the final norm is the sibling that is called next and keeps the shape.
+`num_hidden_layers` modules that are called once each, in order, on (batch, tokens, hidden_size), or
+on several streams of that width; the final norm is the sibling that is called next and keeps the
+shape.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from lpp.capture.models.structure.anatomy import (
+    PROBE_SHAPE,
     first_input,
     first_tensor,
     forward_inputs,
@@ -46,7 +48,8 @@ def find_sites(model: nn.Module) -> SiteModules:
 
     for path in block_lists(model, n_blocks):
         trace = Trace(model, path, unembedding)
-        if not trace.blocks_in_order(hidden):
+        streams = trace.streams(hidden)
+        if streams is None:
             continue
         trunk = trace.trunk()
         if trunk is None:
@@ -62,14 +65,16 @@ def find_sites(model: nn.Module) -> SiteModules:
             sites=Sites(
                 n_blocks=n_blocks,
                 hidden_size=hidden,
+                streams=streams[0],
                 final_size=trunk[1],
                 final_norm=norm is not None,
             ),
+            stream_axis=streams[1],
         )
     raise unmapped(
         model,
         f"it has no list of {n_blocks} blocks that are called once each, in order, and that take "
-        f"and return a state (batch, tokens, {hidden})",
+        f"and return a state (batch, tokens, {hidden}), or several such streams",
     )
 
 
@@ -78,14 +83,15 @@ def check_sites(model: nn.Module, modules: SiteModules) -> None:
     """Compare the hooks with the model's own hidden states, on a few tokens; run once after
     loading.
 
-    Checked: `output_hidden_states` equals embed, block.1, ..., final; the final norm of block.B is
-    final; no token changes a state before it, or no prefix could be read from a longer prompt; and
-    five tokens have the same states alone and padded to 40. Costs passes over 73 tokens in all.
+    Checked: `output_hidden_states` equals embed, block.1, ..., final (block.B, where it ends in
+    several streams); of one stream, the final norm of block.B is final; no token changes a state
+    before it, or no prefix could be read from a longer prompt; and five tokens have the same states
+    alone and padded to 40. Costs passes over 73 tokens in all.
     Raises InputError(UNSUPPORTED_MODEL).
     """
     sites = modules.sites
     seen = _check_hidden_states(model, modules)
-    if modules.final_norm is not None and sites.final_size == sites.hidden_size:
+    if modules.final_norm is not None and sites.final_size == sites.width("embed"):
         normed = modules.final_norm(seen[sites.names[-2]])
         if not _same(normed, seen["final"]):
             raise unmapped(model, "the final norm of its last block is not what it unembeds")
@@ -130,7 +136,9 @@ def _check_hidden_states(model: nn.Module, modules: SiteModules) -> dict[str, to
     count = 0 if reported is None else len(reported)
     if count != expected:
         raise unmapped(model, f"it reports {count} hidden states, should be {expected}")
-    for name, state in zip((*sites.names[:-2], "final"), reported, strict=True):
+    states = [modules.side_by_side(state) for state in reported]
+    last = "final" if states[-1].shape == seen["final"].shape else sites.names[-2]
+    for name, state in zip((*sites.names[:-2], last), states, strict=True):
         if not _same(seen[name], state):
             raise unmapped(model, f"site {name} is not the hidden state the model itself reports")
     return seen
@@ -187,13 +195,16 @@ class Trace:
     def _unembedding_called(self, module: nn.Module, args: Any) -> None:
         self._read = first_tensor(args)
 
-    def blocks_in_order(self, hidden: int) -> bool:
-        """Whether each block was called once, in order, and kept (batch, tokens, hidden)."""
+    def streams(self, hidden: int) -> tuple[int, int | None] | None:
+        """(residual streams, the axis that counts them), if each block was called once, in order,
+        and takes and returns them alike; else None.
+        """
         blocks = {id(block) for block in self.blocks}
         calls = [call for call in self._calls if id(call[0]) in blocks]
-        return [id(call[0]) for call in calls] == [id(block) for block in self.blocks] and all(
-            _is_state(given, hidden) and _is_state(made, hidden) for _, given, made in calls
-        )
+        if [id(call[0]) for call in calls] != [id(block) for block in self.blocks]:
+            return None
+        found = {_streams(state, hidden) for _, given, made in calls for state in (given, made)}
+        return found.pop() if len(found) == 1 else None
 
     def trunk(self) -> tuple[nn.Module, int] | None:
         """The outermost ancestor of the blocks whose output the unembedding reads, and its width.
@@ -229,3 +240,15 @@ def _identical(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 def _is_state(tensor: torch.Tensor | None, hidden: int) -> bool:
     return tensor is not None and tensor.ndim == 3 and tensor.shape[-1] == hidden
+
+
+def _streams(tensor: torch.Tensor | None, hidden: int) -> tuple[int, int | None] | None:
+    """(streams, their axis) of a state of the traced pass: (B, T, n hidden), (B, T, n, hidden) or
+    (n, B, T, hidden); else None.
+    """
+    if tensor is None or tensor.ndim not in (3, 4) or tensor.shape[-1] % hidden:
+        return None
+    if tensor.ndim == 3:
+        return tensor.shape[-1] // hidden, None
+    axis = 2 if tuple(tensor.shape[:2]) == PROBE_SHAPE else 0
+    return (tensor.shape[axis], axis) if tensor.shape[-1] == hidden else None

@@ -7,6 +7,10 @@
 `block.k` is the residual stream after block k, before the final norm. `final` is the input of the
 unembedding: after the final norm if there is one, after the output projection if there is one
 (opt-350m: its width is then not `hidden_size`), else the last block's output.
+
+Hyper-connections (DeepSeek V4) and AltUp (Gemma 3n) carry several residual streams between blocks,
+and make one of them after the last. `embed` and `block.k` then hold all n, side by side: columns
+0 to d - 1 are the first.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +34,9 @@ class Sites:
 
     n_blocks: int
     hidden_size: int
-    """Width of `embed` and of every block."""
+    """Width of a residual stream."""
+    streams: int = 1
+    """Residual streams: a row of `embed` or of a block holds them side by side."""
     final_size: int
     """Width of `final`; differs from `hidden_size` if the trunk ends in a projection."""
     final_norm: bool
@@ -43,7 +49,7 @@ class Sites:
 
     def width(self, name: str) -> int:
         """Columns of a site's rows."""
-        return self.final_size if name == "final" else self.hidden_size
+        return self.final_size if name == "final" else self.hidden_size * self.streams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +62,14 @@ class SiteModules:
     final_norm: nn.Module | None
     """None if there is no norm after the last block."""
     sites: Sites
+    stream_axis: int | None = None
+    """The axis of a state that counts its streams: 2, or 0. None: a state has three axes."""
+
+    def side_by_side(self, state: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, width) of a state; costs a copy where the streams are the first axis."""
+        if self.stream_axis is None or state.ndim == 3:  # `final` is one stream
+            return state
+        return state.movedim(self.stream_axis, 2).flatten(2)
 
 
 def block_lists(model: nn.Module, length: int) -> list[str]:
@@ -93,7 +107,7 @@ def hooked(
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             state = read_input(args, kwargs)
             assert state is not None  # the search for sites found one
-            sink(name, state)
+            sink(name, modules.side_by_side(state))
 
         return hook
 
@@ -101,7 +115,7 @@ def hooked(
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             state = read_output(output)
             assert state is not None  # the search for sites found one
-            sink(name, state)
+            sink(name, modules.side_by_side(state))
 
         return hook
 
