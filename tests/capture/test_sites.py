@@ -230,7 +230,7 @@ def test_a_model_that_looks_ahead_is_refused(tiny_model: Callable[[str], Any]) -
 def test_a_model_that_reads_padding_is_refused(
     dtype: torch.dtype, tiny_model: Callable[[str], Any]
 ) -> None:
-    """A rule that switches with the length, like sparse attention: seven tokens do not tell."""
+    """A rule that switches with the length: seven tokens do not tell."""
     model = copy.deepcopy(tiny_model("llama")).to(dtype)
     check_sites(model, find_sites(model))
 

@@ -40,7 +40,7 @@ _SIZES: Final[dict[int, str]] = {
     2: (
         "depth vision_layers num_global_layers vision_num_hidden_layers temporal_patch_size"
         " num_key_value_heads num_kv_heads multi_query_group_num num_experts_per_tok moe_k"
-        " moe_topk num_experts_per_token n_group linear_num_key_heads index_n_heads mamba_expand"
+        " moe_topk num_experts_per_token n_group linear_num_key_heads mamba_expand"
         " swa_num_key_value_heads o_groups num_layers_per_stack layer_group_size"
     ),
     1: ("topk_group first_k_dense_replace mamba_n_groups n_groups num_nextn_predict_layers"),
@@ -68,6 +68,10 @@ _SIZES: Final[dict[int, str]] = {
     0: "pad_token_id",
 }
 _SMALL: Final = {name: size for size, names in _SIZES.items() for name in names.split()}
+_SMALL["index_n_heads"] = 24
+"""Sparse attention adds up relu scores of its index heads. With two heads many sums are exactly 0,
+and which of equal sums `topk` takes depends on the number of keys. Real models have 32 heads or
+more."""
 _SMALL["bos_token_id"], _SMALL["eos_token_id"], _SMALL["num_nextn_predict_layers"] = 1, 2, 0
 
 _KINDS_OF_BLOCKS: Final = ("layer_types", "layers_block_type", "mlp_layer_types")

@@ -108,7 +108,7 @@ def check_sites(model: nn.Module, modules: SiteModules) -> None:
 
 
 def _check_padding(model: nn.Module, modules: SiteModules) -> None:
-    """Sparse attention with few keys, and rules that switch with the length, can read padding.
+    """Rules that switch with the length can read padding.
 
     A matrix product of another shape rounds otherwise: SmolLM2's states differ by .016 of their
     mean size in bfloat16, .002 in float16, 1e-6 in float32. The bounds leave room for deeper models
