@@ -2,6 +2,7 @@
 
 import click
 
+from lpp.capture.cli.compare import compare
 from lpp.capture.cli.demo import demo
 from lpp.capture.cli.doctor import doctor
 from lpp.capture.cli.evaluate import evaluate
@@ -25,7 +26,7 @@ def main() -> None:
     """
 
 
-for command in (run, status, repair, label, import_command, demo, evaluate, doctor):
+for command in (run, compare, status, repair, label, import_command, demo, evaluate, doctor):
     main.add_command(command)
 
 if __name__ == "__main__":

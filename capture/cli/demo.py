@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from lpp.capture.cli.compare import analyze_command, captured
 from lpp.capture.cli.options import STORE
 from lpp.store.objects.place import Place
 from lpp.store.terminal.console import LppCommand, debug_option
@@ -73,8 +74,8 @@ def demo(store: Place) -> None:
     model = packaged_model()  # before torch is imported, which takes seconds
     require("torch", "transformers", "safetensors", "gguf", "accelerate")
 
-    trained = _capture(store, demo_request(model, None))
-    _capture(store, demo_request(model, UNTRAINED_SEED))
+    requests = (demo_request(model, None), demo_request(model, UNTRAINED_SEED))
+    trained, _ = captured(store, *requests)
     rounded = capture_rounded(store, demo_request(model, None))
     _analyze("profile", str(store))
     click.echo()
@@ -122,18 +123,6 @@ def demo_request(model: Path, untrained_seed: int | None) -> "CaptureRequest":
     )
 
 
-def _capture(store: Path, request: "CaptureRequest") -> str:
-    """The run of `request`; if it is complete, its model is not loaded."""
-    from lpp.capture.engine.run_cache import skip_finished
-    from lpp.capture.plan.parts import WHOLE
-
-    if finished := skip_finished(store, request, WHOLE):
-        return finished.run
-    from lpp.capture.engine.run import capture_into
-
-    return capture_into(store, request, display=SHOWN).run
-
-
 def capture_rounded(store: Path, request: "CaptureRequest") -> str:
     """The run of `request` with the weights of the model's blocks rounded in memory."""
     from lpp.capture.engine.run_cache import request_key, skip_finished
@@ -176,13 +165,12 @@ def _show_drift(store: Path, trained: str, rounded: str) -> None:
 
 
 def _analyze(*arguments: str, quiet: bool = False) -> str:
-    """Run `lpp-analyze`, in its own process: `capture` may not import `analyze`.
+    """Run `lpp-analyze` in its own process, and exit if it fails.
 
     quiet: its standard output is returned and not shown.
     """
-    command = [sys.executable, "-m", "lpp.analyze.cli.command", *arguments]
     out = subprocess.PIPE if quiet else None
-    done = subprocess.run(command, check=False, stdout=out, text=True)
+    done = subprocess.run(analyze_command(arguments), check=False, stdout=out, text=True)
     if done.returncode:
         sys.exit(done.returncode)  # the command has printed why
     return done.stdout or ""

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from printed import words
 
 from tests.test_readme import code_blocks
@@ -12,6 +13,7 @@ from tests.test_readme import code_blocks
 PAGE = "docs/how-to/two-engines.md"
 
 
+@pytest.mark.timeout(1800)  # four captures and two engines; a shared machine takes ten minutes
 def test_the_page_of_two_engines_runs_and_says_what_it_prints(tmp_path: Path) -> None:
     """Rounding differs between processors, so shown output is compared without its numbers."""
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -1,0 +1,136 @@
+"""`lpp-capture compare`: from two models to what changed, in one command."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from click.testing import CliRunner, Result
+
+from lpp.capture.cli import compare as module
+from lpp.capture.cli.command import main
+from lpp.capture.cli.compare import models_named
+from lpp.store import open_store
+from lpp.store.errors import InputError
+
+TEXTS = ["The quick brown fox jumps over the lazy dog.", "A fox.", "is it 3 or 4? Ask anything."]
+
+
+@pytest.fixture
+def models(
+    tiny_folder: Callable[[str], Path], tiny_tokenizer: Any, tmp_path: Path
+) -> Callable[[str, float], Path]:
+    """A copy of the tiny Llama, with noise in the weights of its second block."""
+
+    def make(name: str, noise: float) -> Path:
+        model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder("llama"))
+        torch.manual_seed(7)
+        with torch.no_grad():
+            for weight in model.model.layers[1].mlp.parameters():
+                weight.add_(noise * torch.randn_like(weight))
+        model.save_pretrained(tmp_path / name)
+        tiny_tokenizer.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+def compare(tmp_path: Path, *words: object) -> Result:
+    corpus = tmp_path / "texts.jsonl"
+    if not corpus.exists():  # a file that was written again is another corpus
+        corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    of_run = ("--corpus", corpus, "--context", 40, "--store", tmp_path / "lpp", "--device", "cpu")
+    return CliRunner().invoke(main, [*map(str, ("compare", *words, *of_run))])
+
+
+def page(tmp_path: Path, *words: object) -> Any:
+    """The JSON that a comparison writes."""
+    done = compare(tmp_path, *words, "--format", "json", "-o", tmp_path / "page.json")
+    assert done.exit_code == 0, done.output
+    return json.loads((tmp_path / "page.json").read_text())
+
+
+def test_what_changed_is_what_plain_transformers_computes(
+    models: Callable[[str, float], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, other = models("base", 0.0), models("other", 0.3)
+    found = page(tmp_path, base, other)
+    numbers = {row["number"]: row["mean"] for row in found["tables"]["drift_predictions"]}
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    kl, flips = [], []
+    for text in TEXTS:
+        ids = torch.tensor([tokenizer(text)["input_ids"]])[:, :40]
+        both = []
+        for folder in (base, other):
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+            with torch.no_grad():
+                both.append(model(ids).logits[0].double().log_softmax(-1))
+        kl += ((both[0].exp() * (both[0] - both[1])).sum(-1)).tolist()
+        flips += (both[0].argmax(-1) != both[1].argmax(-1)).tolist()
+    assert numbers["kl"] == pytest.approx(sum(kl) / len(kl), rel=1e-6)
+    assert numbers["flips"] == pytest.approx(sum(flips) / len(flips), rel=1e-6)
+
+    def no_capture(*given: object, **how: object) -> None:
+        raise AssertionError("a finished run was captured again")
+
+    monkeypatch.setattr(module, "_capture", no_capture)
+    assert page(tmp_path, base, other)["tables"] == found["tables"]
+
+
+def test_the_block_that_moved_and_the_gate(
+    models: Callable[[str, float], Path], tmp_path: Path
+) -> None:
+    base, other = models("base", 0.0), models("other", 0.3)
+    rows = page(tmp_path, base, other, "--sites", "all")["tables"]["drift_sites"]
+    distance = {row["site"]: row["relative_distance"] for row in rows}
+    assert distance["block.1"] == 0
+    assert distance["block.2"] > 0
+
+    passed = compare(tmp_path, base, other, "--sites", "all", "--fail-if", "kl.mean > 100")
+    assert passed.exit_code == 0, passed.output
+    failed = compare(tmp_path, base, other, "--fail-if", "flips >= 0", "--fail-if", "kl > 1e-9")
+    assert failed.exit_code == 1
+    assert "Which block moves first: lpp-capture compare" in failed.output
+
+
+def test_several_candidates_and_checkpoints_by_step(
+    models: Callable[[str, float], Path], tmp_path: Path
+) -> None:
+    base = models("base", 0.0)
+    for step in (9, 10):
+        models(f"out/checkpoint-{step}", step / 30)
+    found = page(tmp_path, base, tmp_path / "out" / "checkpoint-*")
+    runs = [
+        open_store(tmp_path / "lpp").runs[row["run_b"]] for row in found["tables"]["comparisons"]
+    ]
+    series = [run.plan.model.series for run in runs]
+    assert [(each.name, each.step) for each in series if each] == [("out", 9), ("out", 10)]
+
+
+def test_a_pattern_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder "):
+        models_named(str(tmp_path / "checkpoint-*"))
+    (tmp_path / "checkpoint-last").mkdir()
+    with pytest.raises(InputError, match="does not end in its step"):
+        models_named(str(tmp_path / "checkpoint-*"))
+    assert models_named("demo") == [("demo", None, None)]
+
+
+def test_bad_words_capture_nothing(models: Callable[[str, float], Path], tmp_path: Path) -> None:
+    base = models("base", 0.0)
+    for words, says in (
+        ((base, tmp_path / "nothing"), "no folder"),
+        ((base,), "Missing argument 'CANDIDATE...'"),
+        ((base, base, "--sites", "head"), "no site 'head'"),
+    ):
+        done = compare(tmp_path, *words)
+        assert done.exit_code == 2, done.output
+        assert says in done.output
+        assert not (tmp_path / "lpp").exists()
+    same = compare(tmp_path, base, base)
+    assert same.exit_code == 2
+    assert "Name another CANDIDATE" in same.output
