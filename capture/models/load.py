@@ -33,7 +33,7 @@ from lpp.capture.models.model_files import (
     read_tokenizer,
 )
 from lpp.capture.models.spec import LoadedModel, Model, ModelSpec
-from lpp.capture.models.structure.anatomy import logits_width, max_positions
+from lpp.capture.models.structure.anatomy import block_count, logits_width, max_positions
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import NO_TOKENIZER, ModelInfo, StoredDtype, TokenizerInfo
 from lpp.store.progress import SILENT, Progress
@@ -149,7 +149,7 @@ def _model(
             weights=weights,
             architecture=type(module).__name__,
             n_parameters=module.num_parameters(),
-            n_blocks=int(getattr(text, "num_hidden_layers", 0)),
+            n_blocks=int(block_count(text) or 0),
             hidden_size=int(getattr(text, "hidden_size", 0)),
             logits_width=logits_width(module),
             untrained_seed=spec.untrained_seed,

@@ -185,17 +185,21 @@ def _bert() -> nn.Module:
     return transformers.BertForMaskedLM(config)
 
 
-def _mamba() -> nn.Module:
-    config = transformers.MambaConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2)
-    return transformers.MambaForCausalLM(config)
+def _rwkv() -> nn.Module:
+    """It halves its states between blocks."""
+    config = transformers.RwkvConfig(
+        vocab_size=100, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2
+    )
+    config.rescale_every = 1
+    return transformers.RwkvForCausalLM(config)
 
 
 @pytest.mark.parametrize(
     ("build", "reason", "branch"),
     [
         (_t5, "encoder-decoder", "block: list of 2 T5Block"),
-        (_bert, "output its unembedding reads", "layer: list of 2 BertLayer"),
-        (_mamba, "hidden state the model itself reports", "layers: list of 2 MambaBlock"),
+        (_bert, "its attention is not causal", "layer: list of 2 BertLayer"),
+        (_rwkv, "hidden state the model itself reports", "blocks: list of 2 RwkvBlock"),
     ],
 )
 def test_a_model_it_cannot_map_is_refused_with_its_module_tree(

@@ -141,6 +141,7 @@ _OWN: Final[dict[str, dict[str, Any]]] = {
         "intermediate_size": 96,
         "activation_sparsity_pattern": [0.0] * BLOCKS,
     },
+    "rwkv": {"rescale_every": 2},
     "gemma4_text": {"num_kv_shared_layers": 0},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "xlm": {"n_words": VOCABULARY, "emb_dim": 64},

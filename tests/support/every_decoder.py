@@ -72,9 +72,9 @@ def checked(
     names = list(whole)  # embed, block.1, ..., block.B, final, logits
     last = "final" if reported[-1].shape == whole["final"].shape else names[-3]
     errors = {
-        "reported": max(
-            _apart(whole[name], state)
-            for name, state in zip((*names[:-3], last), reported, strict=True)
+        "reported": min(  # Mamba reports the last block's output too, and not the first one's input
+            max(_apart(whole[name], state) for name, state in zip(kept, reported, strict=True))
+            for kept in ((*names[:-3], last), names[1:-1])
         ),
         "continuity": max(
             (_apart(given[k], whole[names[k]]) for k in range(1, len(given))), default=0.0

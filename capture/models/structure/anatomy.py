@@ -63,6 +63,14 @@ def text_config(model: nn.Module) -> Any:
     return config if get_text_config is None else get_text_config()
 
 
+def block_count(config: Any) -> Any:
+    """Blocks that a text configuration asks for; None: it does not say.
+
+    LongCat has two attention layers in a block, and `num_hidden_layers` counts these.
+    """
+    return getattr(config, "num_layers", None) or getattr(config, "num_hidden_layers", None)
+
+
 def output_embeddings(model: nn.Module) -> nn.Module:
     """The module that turns final states into logits."""
     get: Any = getattr(model, "get_output_embeddings", None)

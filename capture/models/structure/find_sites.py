@@ -13,6 +13,7 @@ from torch import nn
 
 from lpp.capture.models.structure.anatomy import (
     PROBE_SHAPE,
+    block_count,
     first_input,
     first_tensor,
     forward_inputs,
@@ -24,10 +25,13 @@ from lpp.capture.models.structure.anatomy import (
     unmapped,
 )
 from lpp.capture.models.structure.sites import SiteModules, Sites, block_lists, hooked
-from lpp.capture.models.structure.unembedding import agree
+from lpp.capture.models.structure.unembedding import agree, number
 
-_ALONE, _PADDED = 5, 40
-"""Tokens of the prompt that is padded, and its length with padding."""
+_ALONE, _PADDED = (5, 20), 40
+"""Tokens of prompts that are padded, and their length with padding."""
+
+_DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
+"""Settings that name a divisor of the states before the unembedding: MiniCPM3; Inkling."""
 
 
 @torch.no_grad()
@@ -40,7 +44,7 @@ def find_sites(model: nn.Module) -> SiteModules:
     config = text_config(model)
     if getattr(config, "is_encoder_decoder", False):
         raise unmapped(model, "it is an encoder-decoder, not a causal decoder")
-    n_blocks = getattr(config, "num_hidden_layers", None)
+    n_blocks = block_count(config)
     hidden = getattr(config, "hidden_size", None)
     if not isinstance(n_blocks, int) or not isinstance(hidden, int):
         raise unmapped(model, "its config lacks num_hidden_layers or hidden_size")
@@ -62,11 +66,12 @@ def find_sites(model: nn.Module) -> SiteModules:
             trunk=trunk[0],
             blocks=trace.blocks,
             final_norm=norm,
+            head=trunk[1],
             sites=Sites(
                 n_blocks=n_blocks,
                 hidden_size=hidden,
                 streams=streams[0],
-                final_size=trunk[1],
+                final_size=trunk[2],
                 final_norm=norm is not None,
             ),
             stream_axis=streams[1],
@@ -85,8 +90,8 @@ def check_sites(model: nn.Module, modules: SiteModules) -> None:
 
     Checked: `output_hidden_states` equals embed, block.1, ..., final (block.B, where it ends in
     several streams); of one stream, the final norm of block.B is final; no token changes a state
-    before it, or no prefix could be read from a longer prompt; and five tokens have the same states
-    alone and padded to 40. Costs passes over 73 tokens in all.
+    before it, or no prefix could be read from a longer prompt; and 5 and 20 tokens have the same
+    states alone and padded to 40. Costs passes over 93 tokens in all.
     Raises InputError(UNSUPPORTED_MODEL).
     """
     sites = modules.sites
@@ -115,15 +120,18 @@ def _check_padding(model: nn.Module, modules: SiteModules) -> None:
     and for a tie between experts. The padded prompt is never longer than the model allows.
     """
     ids = spread_ids(model, min(_PADDED, max_positions(text_config(model)) or _PADDED))[None]
-    alone, padded = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
-    for seen, given in ((alone, ids[:, :_ALONE]), (padded, ids)):
-        with hooked(modules, modules.sites.names, seen.__setitem__):
-            modules.trunk(**forward_inputs(given))
-    for name, state in alone.items():
-        tolerance = 0.1 if torch.finfo(state.dtype).bits < 32 else 1e-3
-        finite = bool(state.isfinite().any())  # capture reports the others for each prompt
-        if finite and not agree(padded[name][:, :_ALONE], state, tolerance=tolerance):
-            raise unmapped(model, f"padding after a prompt changes {name}")
+    padded = dict[str, torch.Tensor]()
+    with hooked(modules, modules.sites.names, padded.__setitem__):
+        modules.trunk(**forward_inputs(ids))
+    for count in _ALONE:
+        alone = dict[str, torch.Tensor]()
+        with hooked(modules, modules.sites.names, alone.__setitem__):
+            modules.trunk(**forward_inputs(ids[:, :count]))
+        for name, state in alone.items():
+            tolerance = 0.1 if torch.finfo(state.dtype).bits < 32 else 1e-3
+            finite = bool(state.isfinite().any())  # capture reports the others for each prompt
+            if finite and not agree(padded[name][:, :count], state, tolerance=tolerance):
+                raise unmapped(model, f"padding after a prompt changes {name}")
 
 
 def _check_hidden_states(model: nn.Module, modules: SiteModules) -> dict[str, torch.Tensor]:
@@ -138,9 +146,15 @@ def _check_hidden_states(model: nn.Module, modules: SiteModules) -> dict[str, to
         raise unmapped(model, f"it reports {count} hidden states, should be {expected}")
     states = [modules.side_by_side(state) for state in reported]
     last = "final" if states[-1].shape == seen["final"].shape else sites.names[-2]
-    for name, state in zip((*sites.names[:-2], last), states, strict=True):
-        if not _same(seen[name], state):
-            raise unmapped(model, f"site {name} is not the hidden state the model itself reports")
+    wrong = [
+        [name for name, state in zip(names, states, strict=True) if not _same(seen[name], state)]
+        # Mamba reports the last block before its final norm too, and no embedding
+        for names in ((*sites.names[:-2], last), sites.names[1:])
+    ]
+    if all(wrong):
+        raise unmapped(
+            model, f"site {wrong[0][0]} is not the hidden state the model itself reports"
+        )
     return seen
 
 
@@ -165,7 +179,7 @@ class Trace:
     """One forward pass over a few tokens, watched around a candidate list of blocks.
 
     path: dotted name of the list in the model. Its siblings, its ancestors and the unembedding are
-    watched too. No hook stays on the model.
+    watched too, and what the model calls after them. No hook stays on the model.
     """
 
     def __init__(self, model: nn.Module, path: str, unembedding: nn.Module) -> None:
@@ -174,13 +188,17 @@ class Trace:
         parent = ancestors[-1] if ancestors else model
         listed = model.get_submodule(path)
         self.blocks = tuple(listed.children())
-        self._ancestors = ancestors
+        self._ancestors, self._unembedding = ancestors, unembedding
+        self._config = text_config(model)
+        self._last = list(model.children())
         self._calls: list[tuple[nn.Module, torch.Tensor | None, torch.Tensor | None]] = []
         self._read: torch.Tensor | None = None
-        around = [child for child in parent.children() if child is not listed]
+        self._around = [child for child in parent.children() if child is not listed]
         handles = [
             module.register_forward_hook(self._called, with_kwargs=True)
-            for module in (*self.blocks, *around, *ancestors)
+            for module in dict.fromkeys(
+                (*self.blocks, *self._around, *ancestors, *model.children())
+            )
         ]
         handles.append(unembedding.register_forward_pre_hook(self._unembedding_called))
         try:
@@ -206,35 +224,62 @@ class Trace:
         found = {_streams(state, hidden) for _, given, made in calls for state in (given, made)}
         return found.pop() if len(found) == 1 else None
 
-    def trunk(self) -> tuple[nn.Module, int] | None:
-        """The outermost ancestor of the blocks whose output the unembedding reads, and its width.
+    def trunk(self) -> tuple[nn.Module, nn.Module, int] | None:
+        """The outermost ancestor of the blocks whose output the head reads, the head, and the
+        width of that output.
 
         A family may call an inner ancestor and bypass an outer one: OPT does.
         """
         made = {id(module): output for module, _, output in self._calls}
         for module in self._ancestors:
             output = made.get(id(module))
-            if output is None or self._read is None or output.shape != self._read.shape:
-                continue
-            if _identical(self._read.to(output), output):
-                return module, int(output.shape[-1])
+            if output is not None and (head := self._head(output)) is not None:
+                return module, head, int(output.shape[-1])
         return None
+
+    def _head(self, state: torch.Tensor) -> nn.Module | None:
+        """What makes logits of `state`: the unembedding, alone or behind a divisor, or modules of
+        the model that read one another's output and end with the unembedding.
+        """
+        if _identical(self._read, state):
+            return self._unembedding
+        for divisor in filter(None, (number(self._config, name) for name in _DIVISORS)):
+            if _identical(self._read, state / divisor):
+                return nn.Sequential(Divided(divisor), self._unembedding)
+        chain = []
+        for module, given, made in self._calls:
+            if module in self._last and _identical(given, state) and made is not None:
+                chain.append(module)
+                state = made
+        inside = any(part is self._unembedding for module in chain for part in module.modules())
+        return nn.Sequential(*chain) if inside else None
 
     def norm_after_blocks(self, hidden: int) -> nn.Module | None:
         """The sibling called after the last block that keeps the state's shape, if there is one."""
         last = next(i for i, call in enumerate(self._calls) if call[0] is self.blocks[-1])
         for module, given, made in self._calls[last + 1 :]:
-            if (
-                module not in self._ancestors
-                and _is_state(given, hidden)
-                and _is_state(made, hidden)
-            ):
+            if module in self._around and _is_state(given, hidden) and _is_state(made, hidden):
                 return module
         return None
 
 
-def _identical(first: torch.Tensor, second: torch.Tensor) -> bool:
+class Divided(nn.Module):
+    """Divides states, in their dtype."""
+
+    def __init__(self, divisor: float) -> None:
+        super().__init__()
+        self.divisor = divisor
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """states: of any shape."""
+        return states / self.divisor
+
+
+def _identical(first: torch.Tensor | None, second: torch.Tensor) -> bool:
     """Equal bit for bit, or NaN in the same places."""
+    if first is None or first.shape != second.shape:
+        return False
+    first = first.to(second)
     return bool(((first == second) | (first.isnan() & second.isnan())).all())
 
 

@@ -6,7 +6,8 @@
 `embed` is the input of block 1, so it comes after any embedding scale, position term or projection.
 `block.k` is the residual stream after block k, before the final norm. `final` is the input of the
 unembedding: after the final norm if there is one, after the output projection if there is one
-(opt-350m: its width is then not `hidden_size`), else the last block's output.
+(opt-350m: its width is then not `hidden_size`), else the last block's output. Where a model scales
+or transforms that state before its unembedding (MiniCPM3, BERT), `final` is the state before.
 
 Hyper-connections (DeepSeek V4) and AltUp (Gemma 3n) carry several residual streams between blocks,
 and make one of them after the last. `embed` and `block.k` then hold all n, side by side: columns
@@ -62,6 +63,8 @@ class SiteModules:
     final_norm: nn.Module | None
     """None if there is no norm after the last block."""
     sites: Sites
+    head: nn.Module | None = None
+    """Makes logits of `final`; None: the model's unembedding does, alone."""
     stream_axis: int | None = None
     """The axis of a state that counts its streams: 2, or 0. None: a state has three axes."""
 

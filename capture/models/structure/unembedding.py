@@ -75,7 +75,7 @@ def find_unembedding(model: nn.Module, modules: SiteModules) -> Unembedding:
     that reproduces `model(...).logits` is used, so an unknown step is always detected. Raises
     InputError(UNSUPPORTED_MODEL) if none does.
     """
-    module = output_embeddings(model)
+    module = modules.head or output_embeddings(model)
     seen: dict[str, torch.Tensor] = {}
     with hooked(modules, ("final",), seen.__setitem__):
         expected = model(**forward_inputs(probe_ids(model))).logits
@@ -109,18 +109,19 @@ def find_unembedding(model: nn.Module, modules: SiteModules) -> Unembedding:
 
 def _readings(config: Any) -> Iterator[Steps]:
     """Possible steps after the matrix product, by the names that families use; none comes last."""
-    for name in ("final_logit_softcapping", "logits_soft_cap"):
-        if cap := _number(config, name):  # Gemma; RecurrentGemma
+    for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
+        if cap := number(config, name):  # Gemma; RecurrentGemma; xLSTM
             yield Steps(softcap=cap)
     for name in ("logit_scale", "logits_scaling", "lm_head_multiplier"):
-        if scale := _number(config, name):  # Cohere; HyperCLOVA X; Falcon H1
+        if scale := number(config, name):  # Cohere; HyperCLOVA X; Falcon H1
             yield Steps(scale=scale)
-    if divisor := _number(config, "logits_scaling"):  # Granite
+    if divisor := number(config, "logits_scaling"):  # Granite
         yield Steps(divisor=divisor)
     yield _NONE
 
 
-def _number(config: Any, name: str) -> float | None:
+def number(config: Any, name: str) -> float | None:
+    """A setting of a configuration, if it is a number."""
     value = getattr(config, name, None)
     return float(value) if isinstance(value, int | float) else None
 
