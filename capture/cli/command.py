@@ -8,6 +8,7 @@ from lpp.capture.cli.doctor import doctor
 from lpp.capture.cli.evaluate import evaluate
 from lpp.capture.cli.import_states import import_command
 from lpp.capture.cli.label import label
+from lpp.capture.cli.models import models
 from lpp.capture.cli.repair import repair
 from lpp.capture.cli.run import run
 from lpp.capture.cli.status import status
@@ -26,7 +27,9 @@ def main() -> None:
     """
 
 
-for command in (run, compare, status, repair, label, import_command, demo, evaluate, doctor):
+for command in (
+    *(run, compare, status, repair, label, import_command, demo, evaluate, doctor, models),
+):
     main.add_command(command)
 
 if __name__ == "__main__":

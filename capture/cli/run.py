@@ -74,7 +74,7 @@ def run(**options: Any) -> int:
     A finished run is skipped without loading the model.
 
     Works with any causal transformers model whose structure it recognises:
-    docs/models.md lists the classes that were tried.
+    `lpp-capture models` says which classes were tried.
     """
     check_executor(options)
     if missing := [f"--{name}" for name in ("model", "corpus", "store") if options[name] is None]:

@@ -21,6 +21,7 @@ from lpp.capture.models.instantiate import (
     untrained_model,
     weights_dtype,
 )
+from lpp.capture.models.known import known_models
 from lpp.capture.models.loaded import known_as
 from lpp.capture.models.machine import explained, require
 from lpp.capture.models.model_files import (
@@ -56,6 +57,10 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
         else:
             model = untrained_model(config, spec)
             weights = untrained_fingerprint(model, spec.untrained_seed)
+    for row in known_models():
+        if row["status"] == "wrong" and row["class"] == type(model).__name__:
+            release = row["transformers"]
+            progress.warn(f"{row['class']} is wrong in transformers {release}: {row['why']}")
     model.eval().requires_grad_(False)
     model.config.use_cache = False
     dtype = _dtype_name(model.dtype, spec.id)

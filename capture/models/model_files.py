@@ -148,7 +148,7 @@ def read_config(folder: Path, spec: ModelSpec) -> Any:
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
         raise InputError(
             f"{spec.id} is a {config.model_type} model, not a causal language model. "
-            "docs/models.md lists the classes that were tried.",
+            "`lpp-capture models NAME` says what was found of a class.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     return config

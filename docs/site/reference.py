@@ -5,7 +5,6 @@ Tables of metrics and of the database are committed, so that the repository has 
 commands and of Python are made when the site is built.
 """
 
-import csv
 import importlib
 import inspect
 import re
@@ -41,6 +40,7 @@ from lpp.analyze.questions import (
     TargetSettings,
 )
 from lpp.capture.evaluation.request import EvalSettings
+from lpp.capture.models.known import found, known_models
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.sql.schema import NUMBERS, TABLES, VIEWS
 from lpp.sql.schema.columns import Column
@@ -89,8 +89,7 @@ def with_tables(markdown: str) -> str:
 
 def _models_table() -> str:
     """How many classes have each status, and a row for each class."""
-    with (DOCS.parent / "capture" / "models" / "known_models.csv").open(encoding="utf-8") as file:
-        models = list(csv.DictReader(file))
+    models = known_models()
     counts = Counter(row["status"] for row in models)
     said = ", ".join(f"{n} {status}" for status, n in counts.most_common())
     rows = [
@@ -98,7 +97,7 @@ def _models_table() -> str:
             f"`{row['class']}`",
             f"`{row['model_type']}`",
             row["status"],
-            f"error below {row['error_below']}" if row["error_below"] else row["why"],
+            found(row),
         )
         for row in models
     ]

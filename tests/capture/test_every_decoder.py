@@ -2,15 +2,24 @@
 says. A class that turns from accepted to wrong fails.
 """
 
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import causal_classes
 import every_decoder
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from every_decoder import FIELDS, known, measured
+
+from lpp.capture.cli.command import main
+from lpp.capture.models import load
+from lpp.capture.models.spec import ModelSpec
+from lpp.store.progress import Kept
 
 KNOWN = known()
 RELEASE = next(iter(KNOWN.values()))["transformers"]
@@ -77,3 +86,44 @@ def test_none_is_wrong_and_most_are_right() -> None:
     statuses = Counter(row["status"] for row in KNOWN.values())
     assert statuses["wrong"] == 0
     assert statuses["right"] >= 167
+
+
+def test_the_command_prints_rows_and_counts() -> None:
+    def printed(*words: str) -> str:
+        result = CliRunner().invoke(main, ["models", *words])
+        assert result.exit_code == 0
+        return result.output
+
+    counts = Counter(row["status"] for row in KNOWN.values())
+    assert f"transformers {RELEASE}: {counts['right']} right, " in printed()
+    assert printed("QWEN3") == "Qwen3ForCausalLM (qwen3): right, error below 1e-05\n"
+    llamas = [row for row in KNOWN.values() if row["class"] == "LlamaForCausalLM"]
+    assert printed("llamaforcausallm").count("\n") == len(llamas) > 1
+    refused = KNOWN["rwkv"]
+    assert " ".join(printed("rwk").split()) == f"RwkvForCausalLM (rwkv): refused, {refused['why']}"
+
+
+def test_an_unknown_name_gets_near_ones() -> None:
+    result = CliRunner().invoke(main, ["models", "gpt-neo"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "has 'gpt-neo' in it. Ask for gpt_neo or gpt_neox." in result.stderr
+
+
+def test_the_command_loads_no_torch() -> None:
+    program = (
+        "import sys; from lpp.capture.cli.command import main; "
+        "main(['models', 'llama'], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_a_class_that_is_known_to_be_wrong_warns_at_load(
+    tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = KNOWN["qwen2"] | {"status": "wrong", "why": "padding changes its states"}
+    monkeypatch.setattr(load, "known_models", lambda: [KNOWN["llama"], row])
+    for family, lines in (("llama", []), ("qwen2", [row])):
+        progress = Kept()
+        load.load_model(ModelSpec(id=str(tiny_folder(family))), progress=progress)
+        said = [f"{r['class']} is wrong in transformers {RELEASE}: {r['why']}" for r in lines]
+        assert progress.lines == said

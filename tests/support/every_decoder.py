@@ -12,19 +12,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 import transformers
 from causal_classes import MODEL_CLASSES, TOKENS, VOCABULARY, NotBuiltError, small_model
 
+from lpp.capture.models.known import TABLE, known_models
 from lpp.capture.models.structure.find_sites import check_sites, find_sites
 from lpp.capture.models.structure.sites import SiteModules
 from lpp.capture.models.structure.unembedding import find_unembedding
 from lpp.store.errors import InputError
 
-TABLE: Final = Path(__file__).parents[2] / "capture" / "models" / "known_models.csv"
 FIELDS: Final = ("model_type", "class", "status", "error_below", "why", "transformers")
 
 BOUNDS: Final = (1e-5, 1e-4)
@@ -164,8 +163,7 @@ def _apart(made: torch.Tensor, expected: torch.Tensor) -> float:
 
 def known() -> dict[str, dict[str, str]]:
     """The committed table, by model_type."""
-    with TABLE.open(encoding="utf-8", newline="") as file:
-        return {row["model_type"]: row for row in csv.DictReader(file)}
+    return {row["model_type"]: row for row in known_models()}
 
 
 def write(rows: list[dict[str, str]]) -> None:

@@ -128,7 +128,7 @@ def unmapped(model: nn.Module, why: str) -> InputError:
     return InputError(
         f"{type(model).__name__} cannot be captured: {why}. Its modules:\n"
         f"{module_tree(model)}\n"
-        "docs/models.md lists the classes that were tried.",
+        "`lpp-capture models NAME` says what was found of a class.",
         kind=ErrorKind.UNSUPPORTED_MODEL,
     )
 
