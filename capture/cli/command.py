@@ -27,10 +27,8 @@ def main() -> None:
     """
 
 
-for command in (
-    *(run, compare, status, repair, label, import_command, demo, evaluate, doctor, models),
-):
-    main.add_command(command)
+for entry in (run, compare, status, repair, label, import_command, demo, evaluate, doctor, models):
+    main.add_command(entry)
 
 if __name__ == "__main__":
     main()

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 import click
 
-from lpp.capture.models.known import found, known_models
+from lpp.capture.models.known import known_models
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.units import fold
@@ -27,25 +27,23 @@ def models(name: str) -> None:
     each class was tried: docs/models.md says how. Loads no model.
     """
     rows = {f"{row['model_type']} {row['class']}".lower(): row for row in known_models()}
-    counts = Counter(row["status"] for row in rows.values())
-    wanted = name.lower()
-    exact = [row for key, row in rows.items() if wanted in key.split()]
-    chosen = exact or [row for key, row in rows.items() if wanted in key]
-    if not name:
-        release = next(iter(rows.values()))["transformers"]
-        click.echo(
-            f"causal classes of transformers {release}: "
-            + ", ".join(f"{n} {status}" for status, n in counts.most_common())
-        )
-        click.echo("one of them, by its name or model_type: lpp-capture models NAME")
-    elif not chosen:
-        near = get_close_matches(wanted, [word for key in rows for word in key.split()])
+    name = name.lower()
+    chosen = [row for key, row in rows.items() if name in key.split()]
+    chosen = chosen or [row for key, row in rows.items() if name in key]
+    if not chosen:
+        near = get_close_matches(name, " ".join(rows).split())
         raise InputError(
             f"no class of transformers was tried whose name or model_type has {name!a} in it. "
             + (f"Ask for {' or '.join(near)}." if near else "Try it: `lpp-capture run --dry-run`."),
             kind=ErrorKind.NOT_FOUND,
         )
-    else:
-        for row in chosen:
-            line = f"{row['class']} ({row['model_type']}): {row['status']}, {found(row)}"
-            click.echo("\n".join(fold(line, "  ")))
+    for row in chosen if name else ():
+        said = row["why"] or f"error below {row['error_below']}"
+        line = f"{row['class']} ({row['model_type']}): {row['status']}, {said}"
+        click.echo("\n".join(fold(line, "  ")))
+    if len(chosen) > 1:
+        statuses = Counter(row["status"] for row in chosen).most_common()
+        counts = ", ".join(f"{n} {status}" for status, n in statuses)
+        click.echo(f"{len(chosen)} classes of transformers {chosen[0]['transformers']}: {counts}")
+    if not name:
+        click.echo("To see one: lpp-capture models NAME")

@@ -12,7 +12,7 @@ import torch
 from lpp.capture.models.complete import LOADING, beside_packed, check_loaded, without_head
 from lpp.capture.models.fingerprints import weight_files
 from lpp.capture.models.machine import require
-from lpp.capture.models.model_files import transformers_library
+from lpp.capture.models.model_files import auto_class, transformers_library
 from lpp.capture.models.spec import ModelSpec
 from lpp.store.progress import SILENT, Progress
 
@@ -37,7 +37,7 @@ def trained_model(folder: Path, config: Any, spec: ModelSpec, progress: Progress
         require("accelerate")
         settings["device_map"] = {"": spec.device}  # quantised weights cannot be moved later
     weight_files(folder, spec.id)
-    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+    model, info = auto_class(config).from_pretrained(
         folder,
         dtype="auto" if spec.dtype == "auto" else getattr(torch, spec.dtype),
         attn_implementation=_attention(config, spec),
@@ -60,7 +60,7 @@ def check_weights(folder: Path, config: Any, spec: ModelSpec, progress: Progress
     packed = getattr(config, "quantization_config", None) is not None
     if packed:
         del config.quantization_config  # else transformers needs the package of the method
-    _, info = transformers_library().AutoModelForCausalLM.from_pretrained(
+    _, info = auto_class(config).from_pretrained(
         folder,
         config=config,
         device_map="meta",
@@ -85,7 +85,7 @@ def untrained_model(config: Any, spec: ModelSpec) -> Any:
 
 def from_config(config: Any, spec: ModelSpec, dtype: torch.dtype) -> Any:
     """The modules that `config` describes, on the default device."""
-    return transformers_library().AutoModelForCausalLM.from_config(
+    return auto_class(config).from_config(
         config,
         dtype=dtype,
         attn_implementation=_attention(config, spec),

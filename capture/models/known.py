@@ -11,8 +11,3 @@ def known_models() -> list[dict[str, str]]:
     """A row for each class: model_type, class, status, error_below, why, transformers."""
     with TABLE.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def found(row: dict[str, str]) -> str:
-    """The largest error of a class that is right, or why another is not."""
-    return f"error below {row['error_below']}" if row["error_below"] else row["why"]

@@ -96,6 +96,6 @@ def _advice(error: Exception, lower: str) -> tuple[ErrorKind, str]:
     if isinstance(error, OSError):
         return ErrorKind.NOT_FOUND, "lacks a file: {line}. Download or save it again."
     return ErrorKind.UNSUPPORTED_MODEL, (
-        "cannot be loaded: {line}. `lpp-capture run --help` names the families that are known to "
-        "work; --debug shows where it failed."
+        "cannot be loaded: {line}. `lpp-capture models NAME` says what was found of a class; "
+        "--debug shows where it failed."
     )

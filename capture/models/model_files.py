@@ -140,18 +140,28 @@ def read_tokenizer(folder: Path, spec: ModelSpec) -> Any:
 def read_config(folder: Path, spec: ModelSpec) -> Any:
     """The configuration in `folder`; InputError unless it is of a causal language model."""
     _check_folder(folder, spec.id)
-    transformers = transformers_library()
-    config = transformers.AutoConfig.from_pretrained(
+    config = transformers_library().AutoConfig.from_pretrained(
         folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
     )
-    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
+    auto = auto_class(config)
+    remote = auto.__name__ in (getattr(config, "auto_map", None) or {})
+    if type(config) not in auto._model_mapping and not remote:
         raise InputError(
             f"{spec.id} is a {config.model_type} model, not a causal language model. "
             "`lpp-capture models NAME` says what was found of a class.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     return config
+
+
+def auto_class(config: Any) -> Any:
+    """What makes the model of a configuration: the class of causal language models, or that of
+    models which read images too and are captured on text alone (Qwen3-VL).
+    """
+    transformers = transformers_library()
+    causal, images = transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText
+    mapped = [auto for auto in (causal, images) if type(config) in auto._model_mapping]
+    return mapped[0] if mapped else causal
 
 
 def generation_config(folder: Path) -> Any:

@@ -40,7 +40,7 @@ from lpp.analyze.questions import (
     TargetSettings,
 )
 from lpp.capture.evaluation.request import EvalSettings
-from lpp.capture.models.known import found, known_models
+from lpp.capture.models.known import known_models
 from lpp.capture.plan.settings import CaptureSettings
 from lpp.sql.schema import NUMBERS, TABLES, VIEWS
 from lpp.sql.schema.columns import Column
@@ -97,7 +97,7 @@ def _models_table() -> str:
             f"`{row['class']}`",
             f"`{row['model_type']}`",
             row["status"],
-            found(row),
+            row["why"] or f"error below {row['error_below']}",
         )
         for row in models
     ]

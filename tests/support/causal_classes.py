@@ -1,20 +1,29 @@
 """The smallest random model of each class that transformers has for causal language models."""
 
 import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 MODEL_CLASSES: Final = {
     kind: name if isinstance(name, str) else name[0]
-    for kind, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()
+    for kind, name in {
+        **MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        **MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    }.items()
 }
-"""By model_type: the name of the class."""
+"""By model_type: the name of the causal class, or of the one that reads images and text."""
 
-MOST_PARAMETERS: Final = 2_500_000
+MOST_PARAMETERS: Final = 20_000_000
 VOCABULARY: Final = 131
 BLOCKS: Final = 4
 TOKENS: Final = 40
@@ -28,7 +37,8 @@ _SIZES: Final[dict[int, str]] = {
     VOCABULARY: "vocab_size unpadded_vocab_size vocab_size_per_layer_input",
     64: (
         "embed_dim out_hidden_size vision_output_dim output_hidden_size hidden_size n_embd"
-        " d_model dim_model embedding_size lru_width"
+        " d_model dim_model embedding_size lru_width text_hidden_size adapter_in_dim"
+        " adapter_input_size"
     ),
     BLOCKS: (
         "n_layer n_layers num_layers num_hidden_layers encoder_layers decoder_layers n_head"
@@ -79,12 +89,21 @@ _KINDS_OF_BLOCKS: Final = ("layer_types", "layers_block_type", "mlp_layer_types"
 _LATENT: Final = {"num_key_value_heads": 4, "head_dim": 8}
 """Latent attention: a key for each head, and the rotated part's width as head_dim."""
 
+_ROPE: Final = {"rope_type": "default", "rope_theta": 10000.0}
+
 _OWN: Final[dict[str, dict[str, Any]]] = {
     **dict.fromkeys(
         (
             *("axk1", "axk2", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "deepseek_v32"),
             *("dots3_note_text", "glm4_moe_lite", "glm_moe_dsa", "kimi_linear", "longcat_flash"),
-            *("minicpm3", "sarvam_mla", "youtu"),
+            *(
+                "minicpm3",
+                "sarvam_mla",
+                "youtu",
+                "mistral4",
+                "mistral_large4_text",
+                "glm5_next_text",
+            ),
         ),
         _LATENT,
     ),
@@ -142,6 +161,19 @@ _OWN: Final[dict[str, dict[str, Any]]] = {
         "activation_sparsity_pattern": [0.0] * BLOCKS,
     },
     "rwkv": {"rescale_every": 2},
+    "glm5_next_text": {**_LATENT, "index_kpool": 2},
+    "step3p5": {"sliding_window": 5},
+    "hy_v4_vl_text": {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}},
+    **{
+        kind: {"rope_parameters": {**_ROPE, "mrope_section": [2, 3, 3]}}
+        for kind in (
+            *("qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "cosmos3_edge_text"),
+            *("glm4v_text", "glm_ocr_text", "paddleocr_vl_text"),
+        )
+    },
+    "glm4v_moe_text": {
+        "rope_parameters": {**_ROPE, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]}
+    },
     "gemma4_text": {"num_kv_shared_layers": 0},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "xlm": {"n_words": VOCABULARY, "emb_dim": 64},
@@ -164,47 +196,48 @@ class NotBuiltError(Exception):
 
 def small_model(model_type: str) -> Any:
     """A random model of at most `MOST_PARAMETERS` parameters, float32, the same in each process."""
-    config = _config(model_type)
-    try:
+    with _explained("no small settings were found for it"):
+        config = _config(model_type)
         with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(config)
-        size = sum(weight.numel() for weight in model.parameters())
-    except Exception as error:
-        raise _failed(error) from error
+            model = auto_class(model_type).from_config(config)
+    size = sum(weight.numel() for weight in model.parameters())
     if size > MOST_PARAMETERS:
         raise NotBuiltError(f"with small settings it still has {size / 1e6:.0f} million parameters")
     torch.manual_seed(sum(map(ord, model_type)))
     # capped attention logits: some releases of transformers choose sdpa, which leaves out the cap
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
-    try:
-        model = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attention
-        ).eval()
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if weight.ndim > 1 and (name.endswith("weight") or "expert" in name):
-                    weight.mul_(_SHARPER)
-                elif name.endswith("bias"):
-                    weight.normal_(std=0.1)
-            logits = model(torch.arange(3, 3 + TOKENS)[None], use_cache=False).logits
-    except Exception as error:
-        raise _failed(error) from error
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    with _explained("no small settings were found for it"):
+        model = auto_class(model_type).from_config(
+            config, dtype=torch.float32, attn_implementation="eager" if capped else None
+        )
+    for name, weight in model.eval().requires_grad_(False).named_parameters():
+        if weight.ndim > 1 and (name.endswith("weight") or "expert" in name):
+            weight.mul_(_SHARPER)
+        elif name.endswith("bias") and weight.is_floating_point():
+            weight.normal_(std=0.1)
+    with _explained("it does not run on token ids alone"), torch.no_grad():
+        logits = model(torch.arange(3, 3 + TOKENS)[None], use_cache=False).logits
     if not bool(logits.isfinite().any()):
         raise NotBuiltError("its random weights give no finite logit")
     return model
 
 
+def auto_class(model_type: str) -> Any:
+    """What transformers makes a model of this type with."""
+    if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModelForImageTextToText
+
+
 def _config(model_type: str) -> Any:
     kind: Any = CONFIG_MAPPING[model_type]
-    try:
-        return kind(**_settings(kind, model_type))
-    except Exception as error:
-        raise _failed(error) from error
+    return kind(**_settings(kind, model_type))
 
 
 def _settings(kind: Any, model_type: str) -> dict[str, Any]:
     """Small settings of a configuration, and of those within it, which are of other models."""
-    usual = kind().to_dict()
+    usual_config = kind()
+    usual = usual_config.to_dict()
     taken = inspect.signature(kind.__init__).parameters.keys() | usual.keys()
     settings: dict[str, Any] = {
         name: size
@@ -217,13 +250,20 @@ def _settings(kind: Any, model_type: str) -> dict[str, Any]:
             settings[name] = [each[k % len(each)] for k in range(BLOCKS)]
     if "is_decoder" in usual:
         settings["is_decoder"] = True
-    parts: dict[str, Any] = getattr(kind, "sub_configs", {})
-    for name, part in parts.items():
-        if usual.get(name) is not None and hasattr(part, "model_type"):
-            settings[name] = _settings(part, part.model_type)
+    for name in getattr(kind, "sub_configs", {}):
+        part: Any = getattr(usual_config, name, None)
+        if hasattr(part, "model_type"):  # of the class AutoConfig names another by its model_type
+            settings[name] = {"model_type": part.model_type} | _settings(
+                type(part), part.model_type
+            )
     return settings | _OWN.get(model_type, {})
 
 
-def _failed(error: Exception) -> NotBuiltError:
-    line = " ".join(str(error).split("\n", 1)[-1].split())[:110]
-    return NotBuiltError(f"{type(error).__name__}: {line}")
+@contextmanager
+def _explained(why: str) -> Iterator[None]:
+    """Any error becomes a NotBuiltError, with `why` or the package that is missing."""
+    try:
+        yield
+    except Exception as error:
+        package = re.search(r"requires the (\S+) library", str(error))
+        raise NotBuiltError(f"it needs the package {package[1]}" if package else why) from error

@@ -64,10 +64,7 @@ def text_config(model: nn.Module) -> Any:
 
 
 def block_count(config: Any) -> Any:
-    """Blocks that a text configuration asks for; None: it does not say.
-
-    LongCat has two attention layers in a block, and `num_hidden_layers` counts these.
-    """
+    """Blocks of a text configuration; LongCat's `num_hidden_layers` counts two for each."""
     return getattr(config, "num_layers", None) or getattr(config, "num_hidden_layers", None)
 
 

@@ -30,9 +30,6 @@ from lpp.capture.models.structure.unembedding import agree, number
 _ALONE, _PADDED = (5, 20), 40
 """Tokens of prompts that are padded, and their length with padding."""
 
-_DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
-"""Settings that name a divisor of the states before the unembedding: MiniCPM3; Inkling."""
-
 
 @torch.no_grad()
 def find_sites(model: nn.Module) -> SiteModules:
@@ -120,18 +117,15 @@ def _check_padding(model: nn.Module, modules: SiteModules) -> None:
     and for a tie between experts. The padded prompt is never longer than the model allows.
     """
     ids = spread_ids(model, min(_PADDED, max_positions(text_config(model)) or _PADDED))[None]
-    padded = dict[str, torch.Tensor]()
-    with hooked(modules, modules.sites.names, padded.__setitem__):
-        modules.trunk(**forward_inputs(ids))
-    for count in _ALONE:
-        alone = dict[str, torch.Tensor]()
-        with hooked(modules, modules.sites.names, alone.__setitem__):
+    padded, *each = [dict[str, torch.Tensor]() for _ in (_PADDED, *_ALONE)]
+    for seen, count in zip((padded, *each), (_PADDED, *_ALONE), strict=True):
+        with hooked(modules, modules.sites.names, seen.__setitem__):
             modules.trunk(**forward_inputs(ids[:, :count]))
-        for name, state in alone.items():
-            tolerance = 0.1 if torch.finfo(state.dtype).bits < 32 else 1e-3
-            finite = bool(state.isfinite().any())  # capture reports the others for each prompt
-            if finite and not agree(padded[name][:, :count], state, tolerance=tolerance):
-                raise unmapped(model, f"padding after a prompt changes {name}")
+    for name, state in (pair for alone in each for pair in alone.items()):
+        tolerance = 0.1 if torch.finfo(state.dtype).bits < 32 else 1e-3
+        finite = bool(state.isfinite().any())  # capture reports the others for each prompt
+        if finite and not agree(padded[name][:, : state.shape[1]], state, tolerance=tolerance):
+            raise unmapped(model, f"padding after a prompt changes {name}")
 
 
 def _check_hidden_states(model: nn.Module, modules: SiteModules) -> dict[str, torch.Tensor]:
@@ -146,15 +140,12 @@ def _check_hidden_states(model: nn.Module, modules: SiteModules) -> dict[str, to
         raise unmapped(model, f"it reports {count} hidden states, should be {expected}")
     states = [modules.side_by_side(state) for state in reported]
     last = "final" if states[-1].shape == seen["final"].shape else sites.names[-2]
-    wrong = [
-        [name for name, state in zip(names, states, strict=True) if not _same(seen[name], state)]
-        # Mamba reports the last block before its final norm too, and no embedding
-        for names in ((*sites.names[:-2], last), sites.names[1:])
-    ]
-    if all(wrong):
-        raise unmapped(
-            model, f"site {wrong[0][0]} is not the hidden state the model itself reports"
-        )
+    names = (*sites.names[:-2], last)
+    if _same(seen[sites.names[1]], states[0]):  # Mamba reports no embedding, and block.B and final
+        names = sites.names[1:]
+    for name, state in zip(names, states, strict=True):
+        if not _same(seen[name], state):
+            raise unmapped(model, f"site {name} is not the hidden state the model itself reports")
     return seen
 
 
@@ -189,16 +180,13 @@ class Trace:
         listed = model.get_submodule(path)
         self.blocks = tuple(listed.children())
         self._ancestors, self._unembedding = ancestors, unembedding
-        self._config = text_config(model)
-        self._last = list(model.children())
+        self._config, self._last = text_config(model), list(model.children())
         self._calls: list[tuple[nn.Module, torch.Tensor | None, torch.Tensor | None]] = []
         self._read: torch.Tensor | None = None
         self._around = [child for child in parent.children() if child is not listed]
         handles = [
             module.register_forward_hook(self._called, with_kwargs=True)
-            for module in dict.fromkeys(
-                (*self.blocks, *self._around, *ancestors, *model.children())
-            )
+            for module in {*self.blocks, *self._around, *ancestors, *self._last}
         ]
         handles.append(unembedding.register_forward_pre_hook(self._unembedding_called))
         try:
@@ -224,7 +212,7 @@ class Trace:
         found = {_streams(state, hidden) for _, given, made in calls for state in (given, made)}
         return found.pop() if len(found) == 1 else None
 
-    def trunk(self) -> tuple[nn.Module, nn.Module, int] | None:
+    def trunk(self) -> tuple[nn.Module, Any, int] | None:
         """The outermost ancestor of the blocks whose output the head reads, the head, and the
         width of that output.
 
@@ -237,15 +225,16 @@ class Trace:
                 return module, head, int(output.shape[-1])
         return None
 
-    def _head(self, state: torch.Tensor) -> nn.Module | None:
+    def _head(self, state: torch.Tensor) -> Any:
         """What makes logits of `state`: the unembedding, alone or behind a divisor, or modules of
         the model that read one another's output and end with the unembedding.
         """
         if _identical(self._read, state):
             return self._unembedding
-        for divisor in filter(None, (number(self._config, name) for name in _DIVISORS)):
+        for name in ("logits_scaling", "logits_mup_width_multiplier"):  # MiniCPM3; Inkling
+            divisor = number(self._config, name) or 1.0
             if _identical(self._read, state / divisor):
-                return nn.Sequential(Divided(divisor), self._unembedding)
+                return lambda states: self._unembedding(states / divisor)
         chain = []
         for module, given, made in self._calls:
             if module in self._last and _identical(given, state) and made is not None:
@@ -261,18 +250,6 @@ class Trace:
             if module in self._around and _is_state(given, hidden) and _is_state(made, hidden):
                 return module
         return None
-
-
-class Divided(nn.Module):
-    """Divides states, in their dtype."""
-
-    def __init__(self, divisor: float) -> None:
-        super().__init__()
-        self.divisor = divisor
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """states: of any shape."""
-        return states / self.divisor
 
 
 def _identical(first: torch.Tensor | None, second: torch.Tensor) -> bool:

@@ -63,8 +63,8 @@ class SiteModules:
     final_norm: nn.Module | None
     """None if there is no norm after the last block."""
     sites: Sites
-    head: nn.Module | None = None
-    """Makes logits of `final`; None: the model's unembedding does, alone."""
+    head: Any = None
+    """Makes logits (n, V) of rows (n, width) of `final`; None: the model's unembedding does."""
     stream_axis: int | None = None
     """The axis of a state that counts its streams: 2, or 0. None: a state has three axes."""
 
