@@ -219,8 +219,8 @@ def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:
     common = [site for site in a.activation_sites if site in b.activation_sites]
     if not common:
         raise InputError(
-            f"runs {a.id} and {b.id} hold no site in common: {listed(a.sites)} and "
-            f"{listed(b.sites)}. Capture one of them again with the --sites of the other.",
+            f"runs {a.id} and {b.id} hold no site in common that has hidden states: "
+            f"{listed(a.sites)} and {listed(b.sites)}. Capture both again with the same --sites.",
             kind=ErrorKind.NOT_FOUND,
         )
     return matching("site", sites or ["all"], common, option="--sites")

@@ -137,7 +137,7 @@ def _of_both(
 def _common_sites(flips: Flips, patterns: Sequence[str]) -> list[str]:
     """Sites of both runs that match `patterns`."""
     a, b = (items.view.run for items in (flips.a, flips.b))
-    common = [site for site in a.sites if site in b.sites]
+    common = [site for site in a.activation_sites if site in b.activation_sites]
     return matching("site", patterns, common, option="--sites") if common else []
 
 

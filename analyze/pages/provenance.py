@@ -109,7 +109,7 @@ def _run_origin(
         sites=tuple(
             str(site.get("name"))
             for site in document.get("sites") or ()
-            if site.get("dtype") not in INTEGERS
+            if site.get("convention") != "router" and site.get("dtype") not in INTEGERS
         ),
         problem=problem,
     )

@@ -87,7 +87,7 @@ def stored_dtype(document: Mapping[str, Any], computed: str) -> str:
     computed: stands for the type of rows as computed.
     """
     sites = [site for site in document.get("sites") or () if isinstance(site, dict)]
-    own = {str(site.get("name")): site.get("dtype") for site in sites}
+    own = {str(s.get("name")): s.get("dtype") for s in sites if s.get("convention") != "router"}
     rounded = [name for name, dtype in own.items() if dtype == "float8_e4m3"]
     others = [name for name in own if name not in rounded]
     if len(rounded) > len(others):

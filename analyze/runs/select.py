@@ -60,8 +60,14 @@ def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
     sites = dict.fromkeys(site for run in runs for site in run.activation_sites)
     for name in {*selection.sites}.intersection(*(run.sites for run in runs)) - sites.keys():
         raise InputError(
-            f"site {name} holds integers, which have no spectrum. Read it with "
-            'Run.blocks(..., dtype="stored").'
+            f"site {name} holds integers or what a router gives, which have no spectrum. Read it "
+            'with Run.blocks(..., dtype="stored").'
+        )
+    if not sites:
+        raise InputError(
+            "no run holds hidden states, which have spectra. Capture some, such as --sites "
+            "final,routers.",
+            kind=ErrorKind.NOT_FOUND,
         )
     return matching("site", selection.sites, sites)
 
@@ -145,17 +151,18 @@ def nearest(pattern: str, names: Collection[str]) -> str:
 
 
 def listed(names: Collection[str]) -> str:
-    """Names for a message; a long row of blocks by its ends.
+    """Names for a message; a long row of blocks, or of routers, by its ends.
 
     >>> listed(["embed", *(f"block.{k}" for k in range(1, 31)), "final"])
     'embed, block.1 to block.30, final'
     """
-    blocks = [name for name in names if name.startswith("block.")]
-    if len(blocks) < 4:
-        return ", ".join(names)
-    inner = {*blocks[1:]}
-    short = [n for n in names if n not in inner]
-    return ", ".join(f"{n} to {blocks[-1]}" if n == blocks[0] else n for n in short)
+    short = {name: name for name in names}
+    for kind in ("block.", "router."):
+        row = [name for name in names if name.startswith(kind)]
+        if len(row) >= 4:
+            short = {name: short[name] for name in short if name not in row[1:]}
+            short[row[0]] = f"{row[0]} to {row[-1]}"
+    return ", ".join(short.values())
 
 
 def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
@@ -181,7 +188,8 @@ def shortfalls(views: Iterable[RunView], selection: Selection) -> list[str]:
                 f"{run.id}: {aside} of {run.n_prompts} prompts are set aside ({why}), so no number "
                 "is of them"
             )
-        if integers := [site for site in run.sites if site not in run.activation_sites]:
+        own = [site.name for site in run.plan.sites if site.convention != "router"]
+        if integers := [site for site in own if site not in run.activation_sites]:
             lines.append(
                 f"{run.id}: {listed(integers)} {'hold' if len(integers) > 1 else 'holds'} "
                 "integers, which have no spectrum"

@@ -19,12 +19,6 @@ from lpp.capture.plan.backend import Batch, Outputs
 from lpp.store.arrays.finite import rows_not_finite
 from lpp.store.arrays.layout import Rows
 
-TORCH_DTYPE = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
-
 
 class Picked:
     """The rows of a forward pass that belong to a batch, and where they go in it.
@@ -94,8 +88,10 @@ class BatchRows:
     def __init__(self, batch: Batch, outputs: Outputs, streams: CopyStreams) -> None:
         self.batch = batch
         self._outputs, self._streams = outputs, streams
-        self._dtype = TORCH_DTYPE[outputs.dtype]
-        self._targets = {site: as_tensor(rows) for site, rows in batch.hidden.items()}
+        self._targets = {
+            site: as_tensor(rows, integers=site in outputs.integers)
+            for site, rows in batch.hidden.items()
+        }
         self._came = {site: np.zeros(len(batch.token_ids), np.bool_) for site in outputs.sites}
         self._extremes: list[tuple[str, Any]] = []
         """Each site, once per pass, with the least and the largest value of its rows: NaN if there
@@ -117,12 +113,12 @@ class BatchRows:
         if flat.is_cpu and len(targets) == 1 and targets[0].dtype == flat.dtype:
             torch.index_select(flat, 0, indices, out=targets[0])
             return
-        rows = flat.index_select(0, indices).to(self._dtype)
+        rows = flat.index_select(0, indices).to(self._targets[site].dtype)
         if flat.is_cpu:
             share_out(rows, targets)
             return
         self._streams.copy(rows, targets)
-        if len(rows):
+        if len(rows) and rows.is_floating_point():
             self._extremes.append((site, torch.aminmax(rows)))
 
     def finish(
@@ -197,11 +193,14 @@ def share_out(values: torch.Tensor, targets: Sequence[torch.Tensor], *, waits: b
         start += len(target)
 
 
-def as_tensor(rows: Rows) -> torch.Tensor:
-    """Host rows as a tensor over the same memory; uint16 holds the bits of bfloat16."""
+def as_tensor(rows: Rows, *, integers: bool = False) -> torch.Tensor:
+    """Host rows as a tensor over the same memory; uint16 holds the bits of bfloat16, unless rows
+    are `integers`.
+    """
     array: npt.NDArray[Any] = rows if rows.flags.writeable else rows.copy()
     tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
+    is_bits = tensor.dtype == torch.uint16 and not integers
+    return tensor.view(torch.bfloat16) if is_bits else tensor
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:

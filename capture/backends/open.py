@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from lpp.capture.models.device import KINDS
 from lpp.capture.models.spec import LoadedModel
 from lpp.capture.plan.backend import Backend
-from lpp.capture.plan.request import BackendName, CaptureRequest
+from lpp.capture.plan.request import ROUTER, BackendName, CaptureRequest
 from lpp.store.errors import InputError
 from lpp.store.progress import SILENT, Progress
 
@@ -45,6 +45,7 @@ def choose_backend(request: CaptureRequest) -> BackendName:
         "--quantization": spec.quantization is not None,
         "--attention": spec.attention != "auto",
         "--logit-positions none": request.logit_positions == "none",
+        "--sites routers": any(pattern.startswith(ROUTER) for pattern in request.sites),
     }
     for_vllm = {
         "--tensor-parallel": request.tensor_parallel > 1,
@@ -58,8 +59,10 @@ def choose_backend(request: CaptureRequest) -> BackendName:
         )
         wants_vllm = any(for_vllm.values()) or (served and not any(for_torch.values()))
         name = "vllm" if wants_vllm else "torch"
-    # if only one backend quantised it, there would be two models; and without logits vLLM idles
-    both = {*for_torch, *for_vllm} - {"--quantization", "--logit-positions none"}
+    # if only one backend quantised it, there would be two models; without logits vLLM idles; and
+    # its logits could come from other experts
+    alone = {"--quantization", "--logit-positions none", "--sites routers"}
+    both = {*for_torch, *for_vllm} - alone
     followed = {"torch": set(for_torch), "vllm": set(for_vllm), "vllm+torch": both}[name]
     misfits = [
         option

@@ -15,14 +15,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lpp.capture.backends.finite import set_aside, statistics_not_finite
-from lpp.capture.plan.backend import Batch, Captured
+from lpp.capture.plan.backend import Batch, Captured, Outputs
 from lpp.capture.plan.batches import shard_batches
 from lpp.store.arrays.finite import rows_not_finite
-from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE, Rows
+from lpp.store.arrays.layout import NUMPY_DTYPE, Rows
 from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import Plan
 from lpp.store.format.quarantine import IN_LOGITS, quarantine_table
 from lpp.store.format.tables import STATISTICS, TOKENS_SCHEMA
+from lpp.store.runs.given import given_dtype
 
 Allocate = Callable[[int], npt.NDArray[np.uint8]]
 
@@ -43,6 +44,7 @@ class ShardBuffer:
         ends = np.append(0, np.cumsum(self._lengths))
         most = int(np.diff(ends[list(plan.shards)]).max())
         self._hidden = self._arrays(most, allocate)
+        self._integers = Outputs.of(plan).integers
         self._statistics: dict[str, npt.NDArray[Any]] = {
             name: np.empty(most, TOKENS_SCHEMA.field(name).type.to_pandas_dtype())
             for name in STATISTICS
@@ -52,8 +54,9 @@ class ShardBuffer:
 
     def _arrays(self, rows: int, allocate: Allocate) -> dict[str, Rows]:
         """A (rows, width) array for each site, all in one allocation."""
-        item = ITEM_BYTES[self._plan.stored_dtype]
-        sizes = [-(-rows * s.width * item // ALIGNMENT) * ALIGNMENT for s in self._plan.sites]
+        types = [np.dtype(NUMPY_DTYPE[given_dtype(self._plan, s)]) for s in self._plan.sites]
+        specs = [*zip(self._plan.sites, types, strict=True)]
+        sizes = [-(-rows * s.width * t.itemsize // ALIGNMENT) * ALIGNMENT for s, t in specs]
         try:
             memory = allocate(sum(sizes))
         except MemoryError:
@@ -63,12 +66,12 @@ class ShardBuffer:
                 "--sites.",
                 kind=ErrorKind.NO_MEMORY,
             ) from None
-        dtype, starts = np.dtype(NUMPY_DTYPE[self._plan.stored_dtype]), np.cumsum([0, *sizes])
+        starts = np.cumsum([0, *sizes])
         return {
-            site.name: memory[start : start + rows * site.width * item]
+            site.name: memory[start : start + rows * site.width * dtype.itemsize]
             .view(dtype)
             .reshape(rows, site.width)
-            for site, start in zip(self._plan.sites, starts, strict=False)
+            for (site, dtype), start in zip(specs, starts, strict=False)
         }
 
     def batches(self, shard: int) -> Iterator[Batch]:
@@ -161,7 +164,7 @@ class ShardBuffer:
                 chunk = scratch[: stop - start]
                 # "clip" avoids a second buffer; no index is out of bounds
                 np.take(memory, where[start:stop], axis=0, out=chunk, mode="clip")
-            if not self._checked:
+            if not self._checked and site not in self._integers:
                 self._add_not_finite(site, rows_not_finite(chunk) + start)
             yield chunk
 

@@ -27,11 +27,14 @@ class Outputs:
     sites: tuple[str, ...]
     """In depth order."""
     dtype: StoredDtype
+    integers: frozenset[str] = frozenset()
+    """Sites that hold integers: the choices of routers."""
 
     @classmethod
     def of(cls, plan: Plan) -> "Outputs":
         """The outputs that `plan` keeps."""
-        return cls(sites=plan.site_names, dtype=plan.stored_dtype)
+        integers = frozenset(site.name for site in plan.sites if plan.holds_integers(site))
+        return cls(sites=plan.site_names, dtype=plan.stored_dtype, integers=integers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,8 @@ class Batch:
     logit_rows: npt.NDArray[np.int64]
     """(S,) flat rows whose logits are reduced to statistics, ascending."""
     hidden: Mapping[str, Rows] = field(default_factory=dict)
-    """Site -> (T, d) host memory in the stored dtype (uint16 for the bits of bfloat16), which the
-    backend fills."""
+    """Site -> (T, d) host memory in the dtype of its rows (uint16 for the bits of bfloat16), which
+    the backend fills."""
     ends_shard: bool = False
     """Whether it is the last batch of its shard."""
     before: Mapping[int, Before] = field(default_factory=dict)

@@ -47,7 +47,8 @@ def row_choices(plan: Plan, every_site: Sequence[SiteSpec]) -> Iterator[StoredCh
         by_name["chosen"] = plan.sites
     for name, sites in by_name.items():
         for dtype in CHOICES:
-            stored = replace(plan, sites=tuple(replace(site, dtype=dtype) for site in sites))
+            own = (s if s.convention == "router" else replace(s, dtype=dtype) for s in sites)
+            stored = replace(plan, sites=tuple(own))
             size = round(plan.prompts.tokens * packed_row_bytes(stored))
             yield StoredChoice(name=f"{name} {dtype or plan.stored_dtype}", size=size)
 

@@ -81,7 +81,7 @@ def request_of_plan(plan: Plan, options: RepairOptions) -> CaptureRequest:
         tensor_parallel=int(parallel[0].partition("=")[2]) if parallel else 1,
         engine_options={key: json.loads(text) for key, text in compute.engine_options.items()},
         batch_tokens=compute.batch_tokens,
-        stored_dtype={site.name: site.dtype for site in plan.sites if site.dtype},
+        stored_dtype={s.name: s.dtype for s in plan.sites if s.dtype and s.convention != "router"},
     )
 
 

@@ -12,6 +12,7 @@ from lpp.capture.models.spec import Model
 from lpp.capture.plan.backend import Backend
 from lpp.capture.plan.request import (
     BATCH_BYTES,
+    ROUTER,
     BackendName,
     CaptureRequest,
 )
@@ -34,21 +35,31 @@ from lpp.store.format.schedule import prefix_schedule, shard_boundaries
 
 
 def choose_sites(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    """Sites that match any of `patterns`, in depth order.
+    """Sites that match any of `patterns`, in depth order. Only a pattern that begins with `router`
+    matches those of routers.
 
-    >>> choose_sites(["final", "block.*"], ["embed", "block.1", "final"])
+    >>> choose_sites(["final", "block.*"], ["embed", "router.1", "block.1", "final"])
     ('block.1', 'final')
+    >>> choose_sites(["final", "routers"], ["embed", "router.1", "block.1", "final"])
+    ('router.1', 'final')
     """
-    patterns = ["*" if pattern == "all" else pattern for pattern in patterns]
+    chosen = set()
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        of_routers = pattern.startswith(ROUTER)
+        among = [name for name in names if name.startswith(ROUTER) == of_routers]
+        full = "*" if pattern in ("all", "routers") else pattern
+        matches = [name for name in among if fnmatchcase(name, full)]
+        if not matches:
+            held = f"embed, block.1 to {names[-2]}, and final"
+            if of_routers:
+                held = ", ".join(among) or "no router whose choices can be read"
             raise InputError(
-                f"no site {pattern!r} in this model: it has embed, block.1 to "
-                f"block.{len(names) - 2}, and final. Choose with --sites, such as "
+                f"no site {pattern!r} in this model: it has {held}. Choose with --sites, such as "
                 "--sites final,'block.*'.",
                 kind=ErrorKind.NOT_FOUND,
             )
-    return tuple(n for n in names if any(fnmatchcase(n, pattern) for pattern in patterns))
+        chosen.update(matches)
+    return tuple(name for name in names if name in chosen)
 
 
 def make_plan(
@@ -122,26 +133,28 @@ def site_specs(request: CaptureRequest, backend: Backend) -> tuple[SiteSpec, ...
     that no site has, or no chosen one.
     """
     sites = backend.sites
-    chosen = choose_sites(request.sites, sites.names)
-    dtypes: dict[str, SiteDtype | None] = dict.fromkeys(chosen)
+    chosen = choose_sites(request.sites, sites.names_with_routers)
+    routers = {spec.name: spec for both in sites.routers.values() for spec in both}
+    dtypes: dict[str, SiteDtype | None] = dict.fromkeys(n for n in chosen if n not in routers)
     for pattern, dtype in request.stored_dtype.items():
-        matches = [name for name in chosen if pattern == "all" or fnmatchcase(name, pattern)]
+        matches = [name for name in dtypes if pattern == "all" or fnmatchcase(name, pattern)]
         if not matches:
             raise InputError(
                 f"--stored-dtype {pattern}={dtype or 'auto'}: no site of that name is captured, of "
-                f"{', '.join(chosen)}. Leave it out, or add the site to --sites.",
+                f"{', '.join(dtypes) or 'routers'}. Leave it out, or add the site to --sites.",
                 kind=ErrorKind.NOT_FOUND,
             )
         dtypes |= dict.fromkeys(matches, dtype)
     return tuple(
-        SiteSpec(
+        routers.get(name)
+        or SiteSpec(
             name=name,
             convention="post_norm" if name == "final" and sites.final_norm else "residual",
             width=sites.width(name),
-            dtype=dtype,
+            dtype=dtypes[name],
             streams=1 if name == "final" else sites.streams,
         )
-        for name, dtype in dtypes.items()
+        for name in chosen
     )
 
 

@@ -21,6 +21,9 @@ BATCH_BYTES: Final = 1 << 30
 """Most bytes of one batch's activations over all sites: 5,000 tokens at 7B, 800 at 70B. A forward
 pass of a few hundred tokens keeps a GPU busy; a larger batch would only take more memory."""
 
+ROUTER: Final = "router"
+"""Names and patterns of sites that begin with this are those of routers: `routers` is all."""
+
 BackendName = Literal["torch", "vllm", "vllm+torch"]
 
 

@@ -9,7 +9,7 @@ from lpp.capture.corpus.selection import SEED, Selection
 from lpp.capture.models.device import choose_device
 from lpp.capture.models.gguf import given_model
 from lpp.capture.models.spec import ModelSpec
-from lpp.capture.plan.request import CaptureRequest, ContinuationSpec, CorpusSpec
+from lpp.capture.plan.request import ROUTER, CaptureRequest, ContinuationSpec, CorpusSpec
 from lpp.capture.plan.series import series_of
 from lpp.capture.plan.settings import (
     DEFAULT_MIN_BYTES,
@@ -20,7 +20,11 @@ from lpp.capture.plan.settings import (
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import SiteDtype
 
-_SITES: Final = ("all", "embed", "final", *(f"block.{k}" for k in range(1, 1000)))
+_SITES: Final = (
+    *("all", "embed", "final", "routers"),
+    *(f"{kind}.{k}" for k in range(1, 1000) for kind in ("block", ROUTER)),
+    *(f"{ROUTER}.{k}.weight" for k in range(1, 1000)),
+)
 """Names that a site of some model may have."""
 
 STORED_DTYPES: Final[dict[str, SiteDtype | None]] = {"auto": None, "float8_e4m3": "float8_e4m3"}

@@ -182,7 +182,8 @@ class CaptureSettings:
     )
     sites: tuple[str, ...] = setting(
         ("all",),
-        "Capture these sites: all, final, embed, block.7, 'block.*', or several of them.",
+        "Capture these sites: all, final, embed, block.7, 'block.*', or several of them. Of a "
+        "mixture of experts also routers, or router.7: the experts of each token, their weights.",
         metavar="NAME,...",
     )
     logit_positions: LogitPositions = setting(

@@ -20,6 +20,7 @@ from lpp.store.errors import ErrorKind, MachineError
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Place
 from lpp.store.root import nearest_directory
+from lpp.store.runs.given import given_dtype
 from lpp.store.units import short_bytes
 
 PACKED: Final = 1.49
@@ -50,7 +51,7 @@ class Size:
 
 def row_bytes(plan: Plan) -> int:
     """Bytes of one token over all sites, as computed."""
-    return sum(site.width for site in plan.sites) * ITEM_BYTES[plan.stored_dtype]
+    return sum(site.width * ITEM_BYTES[given_dtype(plan, site)] for site in plan.sites)
 
 
 def packed_row_bytes(plan: Plan) -> float:

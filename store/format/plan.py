@@ -32,6 +32,9 @@ MAX_SITES: Final = 1 << 14
 MAX_SERIES_BYTES: Final = 200
 """UTF-8 bytes of the name of a series, at most."""
 
+_ROUTER: Final = r"router\.[1-9][0-9]{0,6}( uint8| uint16|\.weight bfloat16)"
+"""Name and dtype of a router's site."""
+
 DECIMAL: Final = r"(?=.*[1-9])[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?"
 """A positive number as `float` reads it: the shortest form that reads back as the same."""
 
@@ -66,10 +69,12 @@ class SiteSpec:
     """One captured tensor: where in the model it came from, how wide it is."""
 
     name: str
-    """`embed`, `block.1` ... `block.B`, `final`; any name with the convention `given`."""
-    convention: Literal["residual", "post_norm", "given"]
-    """`residual`: the stream between blocks, before the final norm. `post_norm`: after it. `given`:
-    as its collector says; format 5."""
+    """`embed`, `block.1` ... `block.B`, `final`; `router.k` and `router.k.weight` of block k with
+    the convention `router`; any name with the convention `given`."""
+    convention: Literal["residual", "post_norm", "router", "given"]
+    """`residual`: the stream between blocks, before the final norm. `post_norm`: after it.
+    `router`: the experts of a token (uint8 or uint16), or their weights (bfloat16); format 5.
+    `given`: as its collector says; format 5."""
     width: int
     """Columns."""
     dtype: SiteDtype | None = field(default=None, metadata=OMITTED)
@@ -291,25 +296,31 @@ class Plan:
 
     @property
     def rows_dtype(self) -> str:
-        """How rows lie on disk, most sites first: `bfloat16`, `float8_e4m3,final=bfloat16`."""
-        dtypes = {site.name: self.dtype_of(site) for site in self.sites}
-        most = Counter(dtypes.values()).most_common(1)[0][0]
+        """How rows lie on disk, most sites first: `bfloat16`, `float8_e4m3,final=bfloat16`. Those
+        of routers are left out.
+        """
+        dtypes = {s.name: self.dtype_of(s) for s in self.sites if s.convention != "router"}
+        most = Counter(dtypes.values() or [self.stored_dtype]).most_common(1)[0][0]
         others = (f"{name}={dtype}" for name, dtype in dtypes.items() if dtype != most)
         return ",".join((most, *others))
 
     def holds_integers(self, site: SiteSpec) -> bool:
-        """Whether rows of `site` are counts or choices, which have no spectrum."""
+        """Whether rows of `site` are counts or choices."""
         return self.dtype_of(site) in INTEGERS
 
+    def holds_activations(self, site: SiteSpec) -> bool:
+        """Whether rows of `site` have a spectrum: they are neither integers nor a router's."""
+        return site.convention != "router" and not self.holds_integers(site)
+
     def depth_of(self, site: str) -> int:
-        """Blocks before `site`: embed 0, block.k k, final B. Of sites that another program named
-        the place among them, from 1.
+        """Blocks before `site`: embed 0, block.k and its router k, final B. Of sites that another
+        program named the place among them, from 1.
         """
         if self.has_given_sites:
             return self.site_names.index(site) + 1
         if site == "embed":
             return 0
-        return self.model.n_blocks if site == "final" else int(site.removeprefix("block."))
+        return self.model.n_blocks if site == "final" else int(site.split(".")[1])
 
     @property
     def depth(self) -> int:
@@ -346,8 +357,14 @@ def validate_plan(plan: Plan) -> list[str]:
     problems += [
         f"site name {site.name!r} is not embed, block.<k> or final"
         for site in plan.sites
-        if site.convention != "given"
+        if site.convention in ("residual", "post_norm")
         and not re.fullmatch(r"embed|final|block\.[1-9][0-9]{0,6}", site.name)
+    ]
+    problems += [
+        f"site {site.name!r} of {site.dtype} is not router.<k> of uint8 or uint16, nor "
+        "router.<k>.weight of bfloat16"
+        for site in plan.sites
+        if site.convention == "router" and not re.fullmatch(_ROUTER, f"{site.name} {site.dtype}")
     ]
     problems += [
         f"site name {site.name[:48]!r} {problem}"

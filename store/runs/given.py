@@ -209,7 +209,7 @@ def given_plan(
     if problems := validate_document(Plan, plan.document) or validate_plan(plan):
         raise InputError("; ".join(problems) + ".")
     known = [site.name for site in sites if site.convention != "given"]
-    blocks = [int(name.removeprefix("block.")) for name in known if name.startswith("block.")]
+    blocks = [int(name.split(".")[1]) for name in known if "." in name]
     if known and plan.model.n_blocks < max([1, *blocks]):
         raise InputError(
             f"model.n_blocks is {plan.model.n_blocks}, and sites are {', '.join(known)}."

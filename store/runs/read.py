@@ -136,9 +136,9 @@ class Run:
 
     @property
     def activation_sites(self) -> tuple[str, ...]:
-        """Sites that have spectra, in depth order: all but those that hold integers."""
+        """Sites that have spectra, in depth order: all but integers and what routers give."""
         plan = self.plan
-        return tuple(site.name for site in plan.sites if not plan.holds_integers(site))
+        return tuple(site.name for site in plan.sites if plan.holds_activations(site))
 
     def site(self, name: str) -> SiteSpec:
         """The site of that name. NotFoundError if the run does not have it."""

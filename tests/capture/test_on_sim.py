@@ -59,7 +59,7 @@ def test_rows_statistics_and_tokens_have_the_bits_of_the_cpu(
     found = []
     for device in ("cpu", "sim"):
         backend = torch_backend(model.to(device))
-        done = list(captured(backend, batches, backend.sites.names, "bfloat16"))
+        done = list(captured(backend, batches, backend.sites.names_with_routers, "bfloat16"))
         written = [
             {one.prompt_id: (one.token_ids.tobytes(), one.logprobs.tobytes()) for one in made}
             for how in (

@@ -26,7 +26,14 @@ from lpp.capture.plan.backend import (
     Writing,
 )
 from lpp.store.arrays.layout import ITEM_BYTES, NUMPY_DTYPE
-from lpp.store.format.plan import ComputeInfo, ModelInfo, StoredDtype, TokenizerInfo
+from lpp.store.format.plan import (
+    INTEGERS,
+    ComputeInfo,
+    ModelInfo,
+    SiteDtype,
+    StoredDtype,
+    TokenizerInfo,
+)
 from lpp.store.shared.logits import Head, HeadContent
 
 Floats = npt.NDArray[np.float32]
@@ -127,16 +134,23 @@ def captured(
     dtype: StoredDtype = "float32",
 ) -> Iterator[Captured]:
     """A backend's results for `batches`, each with its own memory, filled with NaN before."""
+    own = {spec.name: spec for specs in backend.sites.routers.values() for spec in specs}
+    specs: dict[str, tuple[int, SiteDtype]] = {
+        site: (own[site].width, own[site].dtype or dtype)
+        if site in own
+        else (backend.sites.width(site), dtype)
+        for site in sites
+    }
 
     def with_memory(batch: Batch) -> Batch:
-        shapes = {site: (len(batch.token_ids), backend.sites.width(site)) for site in sites}
+        rows = len(batch.token_ids)
         return replace(
             batch,
             hidden={
-                site: backend.allocate(rows * width * ITEM_BYTES[dtype])
-                .view(NUMPY_DTYPE[dtype])
+                site: backend.allocate(rows * width * ITEM_BYTES[stored])
+                .view(NUMPY_DTYPE[stored])
                 .reshape(rows, width)
-                for site, (rows, width) in shapes.items()
+                for site, (width, stored) in specs.items()
             },
         )
 
@@ -145,7 +159,8 @@ def captured(
         ready.append(with_memory(batch))
         for rows in ready[-1].hidden.values():
             rows.view(np.uint8)[...] = 0xFF  # every float of these bits is NaN
-    outputs = Outputs(sites=tuple(sites), dtype=dtype)
+    integers = frozenset(site for site, (_, stored) in specs.items() if stored in INTEGERS)
+    outputs = Outputs(sites=tuple(sites), dtype=dtype, integers=integers)
     return backend.capture(iter(ready), outputs)
 
 

@@ -120,6 +120,19 @@ def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor |
     return first_tensor(args) if args else first_tensor(kwargs.get("hidden_states"))
 
 
+def routing(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+    """The experts of each token and their weights, both (..., top k), among the arguments of the
+    module that runs the experts; (None, None) if they are not.
+    """
+    given = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor) and v.ndim > 1]
+    integers = [tensor for tensor in given if tensor.dtype in (torch.int64, torch.int32)]
+    floats = [tensor for tensor in given if tensor.is_floating_point()]
+    pairs = ((i, f) for i in integers for f in floats if i.shape == f.shape)
+    return next(pairs, (None, None))
+
+
 def unmapped(model: nn.Module, why: str) -> InputError:
     """The error for a model that cannot be captured: why, and its module tree."""
     return InputError(

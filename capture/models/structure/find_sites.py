@@ -6,6 +6,9 @@ on several streams of that width; the final norm is the sibling that is called n
 shape.
 """
 
+import math
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,12 +23,14 @@ from lpp.capture.models.structure.anatomy import (
     max_positions,
     output_embeddings,
     probe_ids,
+    routing,
     spread_ids,
     text_config,
     unmapped,
 )
 from lpp.capture.models.structure.sites import SiteModules, Sites, block_lists, hooked
 from lpp.capture.models.structure.unembedding import agree, number
+from lpp.store.format.plan import SiteSpec
 
 _ALONE, _PADDED = (5, 20), 40
 """Tokens of prompts that are padded, and their length with padding."""
@@ -58,7 +63,7 @@ def find_sites(model: nn.Module) -> SiteModules:
                 model,
                 "no module around its blocks gives the output its unembedding reads",
             )
-        norm = trace.norm_after_blocks(hidden)
+        norm, routers = trace.norm_after_blocks(hidden), trace.routers()
         return SiteModules(
             trunk=trunk[0],
             blocks=trace.blocks,
@@ -70,8 +75,10 @@ def find_sites(model: nn.Module) -> SiteModules:
                 streams=streams[0],
                 final_size=trunk[2],
                 final_norm=norm is not None,
+                routers={k: specs for k, (specs, _) in routers.items()},
             ),
             stream_axis=streams[1],
+            experts={s.name: module for specs, module in routers.values() for s in specs},
         )
     raise unmapped(
         model,
@@ -184,9 +191,15 @@ class Trace:
         self._calls: list[tuple[nn.Module, torch.Tensor | None, torch.Tensor | None]] = []
         self._read: torch.Tensor | None = None
         self._around = [child for child in parent.children() if child is not listed]
+        self._routed: list[tuple[int, nn.Module, torch.Tensor]] = []
         handles = [
             module.register_forward_hook(self._called, with_kwargs=True)
             for module in {*self.blocks, *self._around, *ancestors, *self._last}
+        ]
+        handles += [
+            module.register_forward_pre_hook(partial(self._experts_called, k), with_kwargs=True)
+            for k, block in enumerate(self.blocks, 1)
+            for module in block.modules()
         ]
         handles.append(unembedding.register_forward_pre_hook(self._unembedding_called))
         try:
@@ -197,6 +210,11 @@ class Trace:
 
     def _called(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self._calls.append((module, first_input(args, kwargs), first_tensor(output)))
+
+    def _experts_called(self, block: int, module: nn.Module, args: Any, kwargs: Any) -> None:
+        chosen, _ = routing(args, kwargs)
+        if chosen is not None:
+            self._routed.append((block, module, chosen))
 
     def _unembedding_called(self, module: nn.Module, args: Any) -> None:
         self._read = first_tensor(args)
@@ -211,6 +229,24 @@ class Trace:
             return None
         found = {_streams(state, hidden) for _, given, made in calls for state in (given, made)}
         return found.pop() if len(found) == 1 else None
+
+    def routers(self) -> Mapping[int, tuple[tuple[SiteSpec, ...], nn.Module]]:
+        """For each block with a router, from 1: its sites, and the outermost module that is called
+        on the experts of every token. A block with two routers is left out.
+        """
+        found = {}
+        for k in range(1, len(self.blocks) + 1):
+            calls = [(module, chosen) for block, module, chosen in self._routed if block == k]
+            if not calls or not all(torch.equal(chosen, calls[0][1]) for _, chosen in calls):
+                continue
+            module, chosen = calls[0]
+            if chosen.shape[:-1].numel() == math.prod(PROBE_SHAPE):
+                small = getattr(module, "num_experts", 1 << 16) <= 256
+                of_router = partial(SiteSpec, convention="router", width=chosen.shape[-1])
+                choices = of_router(name=f"router.{k}", dtype="uint8" if small else "uint16")
+                weights = of_router(name=f"router.{k}.weight", dtype="bfloat16")
+                found[k] = (choices, weights), module
+        return found
 
     def trunk(self) -> tuple[nn.Module, Any, int] | None:
         """The outermost ancestor of the blocks whose output the head reads, the head, and the

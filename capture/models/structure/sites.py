@@ -12,18 +12,22 @@ or transforms that state before its unembedding (MiniCPM3, BERT), `final` is the
 Hyper-connections (DeepSeek V4) and AltUp (Gemma 3n) carry several residual streams between blocks,
 and make one of them after the last. `embed` and `block.k` then hold all n, side by side: columns
 0 to d - 1 are the first.
+
+`router.k` are the experts that the router of block k chooses for a token, in its order, and
+`router.k.weight` their weights: what the module that runs the experts is called on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
-from lpp.capture.models.structure.anatomy import first_input, first_tensor
+from lpp.capture.models.structure.anatomy import first_input, first_tensor, routing
 from lpp.store.errors import InputError
+from lpp.store.format.plan import SiteSpec
 
 Sink: TypeAlias = Callable[[str, torch.Tensor], None]
 """Receives a site's name and its state, not a copy: copy what must outlive the pass."""
@@ -42,11 +46,20 @@ class Sites:
     """Width of `final`; differs from `hidden_size` if the trunk ends in a projection."""
     final_norm: bool
     """Whether `final` comes after a norm; it does not in post-norm OPT."""
+    routers: Mapping[int, tuple[SiteSpec, ...]] = field(default_factory=dict)
+    """Number of each block with a router, from 1 -> `router.k` and `router.k.weight`."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """("embed", "block.1", ..., "block.B", "final")."""
         return ("embed", *(f"block.{k}" for k in range(1, self.n_blocks + 1)), "final")
+
+    @property
+    def names_with_routers(self) -> tuple[str, ...]:
+        """`names`, with those of each router before its block: in the order of computation."""
+        routers = [[spec.name for spec in self.routers.get(k, ())] for k in range(len(self.names))]
+        pairs = zip(self.names, routers, strict=True)
+        return tuple(name for block, own in pairs for name in (*own, block))
 
     def width(self, name: str) -> int:
         """Columns of a site's rows."""
@@ -65,12 +78,14 @@ class SiteModules:
     sites: Sites
     head: Any = None
     """Makes logits (n, V) of rows (n, width) of `final`; None: the model's unembedding does."""
+    experts: Mapping[str, nn.Module] = field(default_factory=dict)
+    """Site of a router -> the module that is called on its choices."""
     stream_axis: int | None = None
     """The axis of a state that counts its streams: 2, or 0. None: a state has three axes."""
 
     def side_by_side(self, state: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, width) of a state; costs a copy where the streams are the first axis."""
-        if self.stream_axis is None or state.ndim == 3:  # `final` is one stream
+        if self.stream_axis is None or state.ndim < 4:  # `final` is one stream
             return state
         return state.movedim(self.stream_axis, 2).flatten(2)
 
@@ -100,7 +115,7 @@ def hooked(
     read_input, read_output: find the state in the arguments of a block, and in the output of a
     block or the trunk.
     """
-    if unknown := [name for name in wanted if name not in modules.sites.names]:
+    if unknown := [name for name in wanted if name not in modules.sites.names_with_routers]:
         raise InputError(
             f"this model has no site {', '.join(unknown)}: it has embed, block.1 to "
             f"block.{len(modules.blocks)}, and final. Choose among these with --sites."
@@ -108,7 +123,10 @@ def hooked(
 
     def before(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            state = read_input(args, kwargs)
+            if name in modules.experts:
+                state = routing(args, kwargs)[name.endswith(".weight")]
+            else:
+                state = read_input(args, kwargs)
             assert state is not None  # the search for sites found one
             sink(name, modules.side_by_side(state))
 
@@ -125,8 +143,8 @@ def hooked(
     handles = []
     try:
         for name in wanted:
-            if name == "embed":
-                first = modules.blocks[0]
+            if name == "embed" or name in modules.experts:
+                first = modules.experts.get(name, modules.blocks[0])
                 handles.append(first.register_forward_pre_hook(before(name), with_kwargs=True))
             elif name == "final":
                 handles.append(modules.trunk.register_forward_hook(after(name)))
