@@ -13,6 +13,7 @@ from .charts.profiles import cka_chart as cka_chart
 from .charts.profiles import depth_chart as depth_chart
 from .charts.profiles import difference_chart as difference_chart
 from .charts.profiles import entropy_chart as entropy_chart
+from .charts.profiles import expert_load_chart as expert_load_chart
 from .charts.profiles import profile_chart as profile_chart
 from .charts.profiles import spectrum_chart as spectrum_chart
 from .charts.profiles import training_chart as training_chart

@@ -15,7 +15,7 @@ from lpp.analyze.evaluations.tables import (
 )
 from lpp.analyze.probes.tables import PROBE_RELIABILITY, PROBE_SCORES, PROBE_TESTS, PROBES
 from lpp.analyze.studies.cka import CKA
-from lpp.analyze.studies.layers_tables import HOURGLASS, LAYERS
+from lpp.analyze.studies.layers_tables import EXPERT_LOAD, HOURGLASS, LAYERS
 from lpp.analyze.tables import entropy, metrics
 from lpp.analyze.tables.jackknife import JACKKNIFE
 from lpp.analyze.tables.profile import PROFILES, SITE_PROFILES
@@ -23,7 +23,7 @@ from lpp.analyze.tables.spectra import SPECTRA
 
 RESULTS: Final = (
     *(SPECTRA, entropy.TABLE, metrics.TABLE, PROFILES, SITE_PROFILES, JACKKNIFE),
-    *(LAYERS, HOURGLASS, CKA),
+    *(LAYERS, HOURGLASS, EXPERT_LOAD, CKA),
     *(DRIFT_PREDICTIONS, DRIFT_SITES, DRIFT_TOKENS),
     *(ITEM_ANALYSES, ITEM_FEATURES, ITEM_RELIABILITY, ITEM_RISK),
     *(PROBES, PROBE_SCORES, PROBE_RELIABILITY, PROBE_TESTS),

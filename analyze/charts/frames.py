@@ -20,7 +20,7 @@ SETTING: Final = ("context", "n_prompts")
 _SHOWN: Final = (
     *("label", "minus", "site", "other_site", "value", "stderr", "low", "high", "flags", "prefix"),
     *("rank", "eigenvalue", "step", "first", "end", "kl_from", "kl_below", "n_tokens", "n_prompts"),
-    *("confidence", "coverage", "n_answered", "n", "shuffled_low", "shuffled_high"),
+    *("confidence", "coverage", "n_answered", "n", "shuffled_low", "shuffled_high", "expert"),
 )
 """Columns that a tooltip shows, in order."""
 TITLES: Final = {

@@ -296,3 +296,29 @@ def _alike(
         fills=(0, 1),
         **look,
     )
+
+
+def expert_load_chart(experts: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:
+    """The share of a router's choices that each expert gets: experts across, routers down.
+
+    experts: the table `expert_load`; a map for each run, of its longest context and most prompts.
+    The fill is empty at an equal share, and full at four times it and at a quarter. runs: letters,
+    names and colours of runs. Raises InputError for another table.
+    """
+    needed = ("run", "site", *SETTING, "n_experts", "loads")
+    frame, notes = fullest(checked(experts, "expert_load", needed))
+    frame = of_runs(frame.unique(("run", "site"), keep="first", maintain_order=True), runs)
+    rows = frame.drop_nulls("loads").cast({"loads": pl.List(pl.Float64), "n_experts": pl.Int32})
+    rows = rows.with_columns(expert=pl.int_ranges("n_experts")).explode("expert", "loads")
+    fill = (pl.col("loads") * pl.col("n_experts")).log(2).clip(-9)  # infinite where none chose it
+    rows = rows.with_columns(x=pl.col("expert").cast(pl.String), y="site", value="loads", fill=fill)
+    panels = []
+    for part in rows.partition_by("label", maintain_order=True):
+        across, down = (part[name].unique(maintain_order=True).to_list() for name in ("x", "y"))
+        most = part.sort("value", descending=True).unique("y", keep="first", maintain_order=True)
+        title = f"Load by expert of {part['label'][0]}"
+        each = f"{title}, the largest: {said(most, '{site} expert {x} {value:.2%}')}"
+        look: dict[str, Any] = {"told": "share of choices", "fills": (-2, 0, 2), "x": "expert"}
+        look |= {"title": title, "notes": notes, "description": each, "height": 14}
+        panels.append(cells(part, across, down, **look))
+    return beside(panels, "Load", nothing("expert_load", experts, "lpp-analyze layers STORE"))

@@ -26,8 +26,8 @@ def layers(*, store: str, executor: Any, **options: Any) -> "Reply":
     For each site: participation ratio and effective rank, in dimensions and divided by min(N, d),
     and the share of the first eigenvalue, over all tokens up to the context. The hourglass score is
     above 0 if both ends of a model use more dimensions than its middle third. Collapsed layers are
-    left out of the score and counted. Tables `layers` and `hourglass` of the database hold the
-    numbers.
+    left out of the score and counted. Of routers it shows how evenly they load their experts.
+    Tables `layers`, `hourglass` and `expert_load` of the database hold the numbers.
 
     The first few tokens of a prompt can be attention sinks: their states are a hundred times larger
     than all others, which alone makes ranks close to 1. If a run has sinks, its ranks are shown

@@ -38,9 +38,9 @@ def diff(
 
     Both models must have read the same token ids. Predictions are compared by KL and other
     divergences over the full vocabulary, flips and perplexity; each site by distance, CKA and
-    ranks. Numbers have errors over prompts. They say how much changed and where, not whether it
-    matters. If both runs evaluated one task, the items that flipped are listed; `lpp-analyze items
-    --against` shows what distinguishes them.
+    ranks, each router by the experts that it chooses. Numbers have errors over prompts. They say
+    how much changed and where, not whether it matters. If both runs evaluated one task, the items
+    that flipped are listed; `lpp-analyze items --against` shows what distinguishes them.
 
     Name a run by its id, its short name, a pattern, or a beginning that no other run has.
     STORE::RUN is a run of another store.

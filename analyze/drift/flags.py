@@ -13,7 +13,7 @@ from lpp.analyze.engine.workers import Workers
 from lpp.analyze.logits.divergences import EVERYTHING
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import error_names
-from lpp.analyze.quantities.drift import SITE_CHANGES
+from lpp.analyze.quantities.drift import SITE_CHANGES, is_of
 from lpp.analyze.quantities.flags import flags_of, flags_of_any
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
@@ -80,6 +80,8 @@ def _sinks_of(view: RunView, pair: Pair, sites: list[str], workers: Workers) -> 
         site_estimates(SiteRequest(view, cache, site, [cell], request), workers)[
             cell, "n_sinks"
         ].value
+        if is_of("n_sinks", site)
+        else 0
         for site in sites
     )
     return [int(value or 0) for value in values]

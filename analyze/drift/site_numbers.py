@@ -6,7 +6,7 @@ leading eigenvectors need those of one run. They are kept for each run as for `p
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,11 +23,11 @@ from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.row_measures.prompt_parts import Parts
 from lpp.analyze.metrics.summary import Demand, Summary
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, alignment
-from lpp.analyze.numerics.distance import RowDrift, row_drift
+from lpp.analyze.numerics.distance import row_drift
 from lpp.analyze.numerics.jackknife import Estimate, jackknife
 from lpp.analyze.numerics.leading import subspace_overlap
 from lpp.analyze.numerics.moments import Floats, Rows
-from lpp.analyze.quantities.drift import OF_ROWS, RANK_CHANGES, SITE_CHANGES
+from lpp.analyze.quantities.drift import OF_ROWS, RANK_CHANGES, SITE_CHANGES, is_of
 from lpp.analyze.runs.cells import Cell, Integers
 from lpp.analyze.runs.groups import Groups
 from lpp.analyze.runs.keys import RunView
@@ -60,7 +60,7 @@ class SiteNumbers:
         """requested: names of numbers. Rows of different widths have a CKA alone."""
         widths = _widths(pair, site)
         names: Collection[str] = SITE_CHANGES if widths[0] == widths[1] else ("cka",)
-        available = tuple(name for name in requested if name in names)
+        available = tuple(name for name in requested if name in names and is_of(name, site))
         return cls(pair=pair, site=site, cell=cell, names=available, sure=sure)
 
     def pair_rows(self, kept_values: Values) -> "PairRows":
@@ -204,15 +204,18 @@ class PairRows:
     def compute(self, workers: Workers) -> Values:
         """The numbers, by cell and number; NaN where the rows have no number."""
         names = self.values | self.errors
-        means = RowMeans(self.cell, self.pair.groups) if names.intersection(OF_ROWS) else None
+        of_rows = [name for name in OF_ROWS if is_of(name, self.site)]
+        router = of_rows == ["expert_change"]
+        of_cells = RowMeans(self.cell, self.pair.groups, len(of_rows))
+        means = of_cells if names.intersection(OF_ROWS) else None
         widths = _widths(self.pair, self.site)
         cross = CrossScatters(widths, AB) if CROSS in names else None
         equal, n = widths[0] == widths[1], 0
         for prompt_id, position, a, b in self._tokens(range(self.cell.n_prompts)):
             n += len(a)
             if means or equal:
-                drift = row_drift(a, b)
-                equal = equal and not drift.relative_distance.any()
+                drift = [(np.sort(a) != np.sort(b)).any(axis=1)] if router else row_drift(a, b)
+                equal = equal and not drift[0].any()
                 if means:
                     means.add(prompt_id, position, drift)
             if cross:
@@ -221,7 +224,7 @@ class PairRows:
         numbers: Values = {}
         if means:
             for cell, both in means.means().items():
-                numbers |= {(cell, name): float(both[k]) for k, name in enumerate(OF_ROWS)}
+                numbers |= {(cell, name): float(both[k]) for k, name in enumerate(of_rows)}
         if cross:
             numbers |= self._crosses(cross, workers, equal=equal)
         return numbers
@@ -260,16 +263,16 @@ class PairRows:
 
 
 class RowMeans:
-    """Means of relative distance and cosine over the tokens of `cell`: 24 bytes for each group."""
+    """Means of `count` numbers over the tokens of `cell`: 24 bytes for each group of two."""
 
-    def __init__(self, cell: Cell, groups: Groups) -> None:
+    def __init__(self, cell: Cell, groups: Groups, count: int) -> None:
         self._cell = cell
         self._without = cell.parts(groups)
         self._parts = Parts([cell, *self._without])
-        self._sums = np.zeros((2, self._parts.count + 1))  # the last is of no cell
+        self._sums = np.zeros((count, self._parts.count + 1))  # the last is of no cell
         self._counts = np.zeros(self._parts.count + 1, dtype=np.int64)
 
-    def add(self, prompt_id: Integers, position: Integers, drift: RowDrift) -> None:
+    def add(self, prompt_id: Integers, position: Integers, drift: Sequence[Floats]) -> None:
         """Add some tokens of the cell."""
         part = self._parts.of(prompt_id, position)
         size = len(self._counts)
@@ -278,7 +281,7 @@ class RowMeans:
             self._sums += [np.bincount(part, values, minlength=size) for values in drift]
 
     def means(self) -> dict[Cell, Floats]:
-        """(2,) relative distance and cosine of the cell, and without each group of prompts."""
+        """(count,) means over the cell, and without each group of prompts."""
         return {cell: self._mean(cell) for cell in (self._cell, *self._without)}
 
     def _mean(self, cell: Cell) -> Floats:

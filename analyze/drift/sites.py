@@ -43,12 +43,12 @@ from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.summary import Summary
 from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.jackknife import Estimate
-from lpp.analyze.quantities.drift import SITE_CHANGES
+from lpp.analyze.quantities.drift import SITE_CHANGES, is_of
 from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
 from lpp.analyze.questions import ErrorSites
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.named import names_of_two
-from lpp.analyze.runs.select import listed, matching
+from lpp.analyze.runs.select import listed, matching, router_sites
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, values_first
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.progress import SILENT, Progress
@@ -152,10 +152,11 @@ def site_drift(
         progress.advance(pair.n_tokens(first_position))
         progress.note(f"{site} of {' and '.join(names)}")
     if metrics := [METRICS[name] for name in only if name not in SITE_CHANGES]:
-        changes = site_changes(pair, cell, metrics, needs_error, who)
+        of_rows = {site: sure for site, sure in needs_error.items() if is_of(metrics[0].name, site)}
+        changes = dict(zip(of_rows, site_changes(pair, cell, metrics, of_rows, who), strict=True))
         drifts = [
-            replace(drift, numbers={**drift.numbers, **more})
-            for drift, more in zip(drifts, changes, strict=True)
+            replace(drift, numbers={**drift.numbers, **changes.get(drift.site, {})})
+            for drift in drifts
         ]
     return drifts
 
@@ -216,7 +217,8 @@ def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:
     In depth order. Raises InputError for a pattern that matches none.
     """
     a, b = pair.a.run, pair.b.run
-    common = [site for site in a.activation_sites if site in b.activation_sites]
+    kept = [{*run.activation_sites, *router_sites(run)} for run in (a, b)]
+    common = [site for site in a.sites if site in kept[0] & kept[1]]
     if not common:
         raise InputError(
             f"runs {a.id} and {b.id} hold no site in common that has hidden states: "

@@ -4,6 +4,7 @@ docs/how-to/compare.md says what is compared.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
@@ -225,6 +226,15 @@ SITE_CHANGES: Final = by_name(
             needs="spectra",
             bounds=UNBOUNDED,
         ),
+        SiteChange(
+            name="expert_change",
+            short="experts",
+            unit="share",
+            definition="of a router: tokens whose set of chosen experts differs",
+            source=_PROJECT,
+            trap="One expert of eight exchanged counts as much as all eight, whatever its weight.",
+            needs="rows",
+        ),
     )
 )
 """Numbers of a site, in the order of tables."""
@@ -233,3 +243,8 @@ OF_ROWS: Final = tuple(name for name, change in SITE_CHANGES.items() if change.n
 RANK_CHANGES: Final = tuple(
     name for name, change in SITE_CHANGES.items() if change.needs == "spectra"
 )
+
+
+def is_of(number: str, site: str) -> bool:
+    """Whether `site` can have `number`, a site change or a metric: a router has `expert_change`."""
+    return (number == "expert_change") == bool(re.fullmatch(r"router\.[0-9]+", site))

@@ -13,6 +13,7 @@ from lpp.analyze.runs.named import no_runs, plans_of
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.quarantine import QuarantineSummary
 from lpp.store.format.run_names import matching_runs
+from lpp.store.runs.read import Run
 
 SHORT_LIST: Final = 200
 """Characters of a list of names that a message holds."""
@@ -54,10 +55,12 @@ def select_among(
     return usable, lines
 
 
-def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
-    """The selected sites of `views`. Raises InputError for a pattern that fits none."""
+def select_sites(
+    views: Iterable[RunView], selection: Selection, *, routers: bool = False
+) -> list[str]:
+    """The selected sites of `views`; routers: also theirs. InputError if a pattern fits none."""
     runs = [view.run for view in views]
-    sites = dict.fromkeys(site for run in runs for site in run.activation_sites)
+    sites = dict.fromkeys(s for r in runs for s in r.activation_sites + router_sites(r) * routers)
     for name in {*selection.sites}.intersection(*(run.sites for run in runs)) - sites.keys():
         raise InputError(
             f"site {name} holds integers or what a router gives, which have no spectrum. Read it "
@@ -70,6 +73,12 @@ def select_sites(views: Iterable[RunView], selection: Selection) -> list[str]:
             kind=ErrorKind.NOT_FOUND,
         )
     return matching("site", selection.sites, sites)
+
+
+def router_sites(run: Run) -> tuple[str, ...]:
+    """The sites of `run` that hold ids of experts, in depth order."""
+    sites = (site for site in run.plan.sites if site.convention == "router")
+    return tuple(site.name for site in sites if run.plan.holds_integers(site))
 
 
 def check_dropped(

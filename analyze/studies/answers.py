@@ -89,7 +89,14 @@ def layers_answer(
     layers = layer_ranks.layers(store, settings, progress=progress, executor=executor)
     database = kept("The layers are", lambda: layer_ranks.write_layers(store, layers), progress)
     return reply(
-        layers_page(f"{store}", layers.layers, layers.scores, layers.left_out, layers.names),
+        layers_page(
+            f"{store}",
+            layers.layers,
+            layers.scores,
+            layers.left_out,
+            layers.names,
+            experts=layers.experts,
+        ),
         settings,
         stored=database,
     )

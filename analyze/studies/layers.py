@@ -24,7 +24,9 @@ from lpp.analyze.runs.given import resolved
 from lpp.analyze.runs.keys import RunView, Url, views
 from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import n_sites, select_among, select_sites, shortfalls
+from lpp.analyze.studies.experts import expert_loads
 from lpp.analyze.studies.layers_tables import (
+    EXPERT_LOAD,
     HOURGLASS,
     LAYERS,
     RANKS,
@@ -57,6 +59,8 @@ class Layers:
     """A line, with the reason, for each run that has less than what was requested."""
     names: Mapping[str, str]
     """Short names by run id."""
+    experts: pl.DataFrame
+    """One row per run, setting and router, as in the `expert_load` table."""
 
 
 def layers(
@@ -79,7 +83,7 @@ def layers(
     all_views = views(url)
     settings = resolved(all_views, settings)
     selected, incomplete = select_among(url, all_views, settings)
-    sites = select_sites(selected, settings)
+    sites = select_sites(selected, settings, routers=True)
     lines = (*incomplete, *shortfalls(selected, settings))
     for line in lines:
         progress.warn(line)
@@ -101,7 +105,9 @@ def layers(
     frame = _with_flags(frame)
     blocks = {view.run.id: view.run.plan.depth for view in selected}
     scores = pl.DataFrame(list(_scores(frame, blocks)), schema=frame_schema(HOURGLASS.columns))
-    return Layers(frame, scores, lines, names)
+    loads = (load for v in selected for load in expert_loads(v, settings) if load["site"] in sites)
+    experts = pl.DataFrame([*loads], schema=frame_schema(EXPERT_LOAD.columns))
+    return Layers(frame, scores, lines, names, experts)
 
 
 def _keys(selected: Sequence[RunView], selection: Selection, sites: Sequence[str]) -> pl.DataFrame:
@@ -177,5 +183,6 @@ def _paper_layers(rows: pl.DataFrame) -> list[Layer]:
 
 
 def write_layers(url: Url, layers: Layers) -> Place:
-    """Merge the tables `layers` and `hourglass` into the database of the store at `url`."""
-    return put(url, {"layers": layers.layers, "hourglass": layers.scores})
+    """Merge the tables `layers`, `hourglass` and `expert_load` into the database of the store."""
+    tables = {"layers": layers.layers, "hourglass": layers.scores, "expert_load": layers.experts}
+    return put(url, tables)

@@ -1,4 +1,4 @@
-"""The tables `layers` and `hourglass`: columns, and which of their rows a reader sees first."""
+"""The tables of `layers`: columns, and which of their rows a reader sees first."""
 
 from typing import Final
 
@@ -74,6 +74,23 @@ HOURGLASS: Final = Table(
     merging=Merging(covers=("n_layers", "n_collapsed", "n_missing")),
 )
 """One row per curve."""
+
+EXPERT_LOAD: Final = Table(
+    "expert_load",
+    "how evenly a router divides its choices among the experts",
+    "lpp-analyze layers STORE",
+    ("run", "site", "context", "n_prompts", "first_position"),
+    (
+        *shared("run site context n_prompts first_position depth"),
+        Column("n_tokens", "BIGINT", "tokens that the router read", "tokens"),
+        Column("n_experts", "INTEGER", "largest id in any router of the run, plus 1", "experts"),
+        *number_columns("load_imbalance", "of loads: deviation over mean; 0: equal", "1", ERRORS),
+        *number_columns("largest_load", "largest of loads", "share"),
+        Column("n_unused", "INTEGER", "experts that no token chose", "experts"),
+        Column("loads", "DOUBLE[]", "of each expert by id, its share of all choices", "share"),
+    ),
+    merging=Merging(),
+)
 
 
 def after_sinks(layers: pl.DataFrame) -> int:

@@ -8,7 +8,8 @@
 WITH sites AS (
   FROM drift_sites
   QUALIFY row_number() OVER (
-    PARTITION BY run_a, run_b, n_prompts, first_position ORDER BY depth DESC, site = 'final' DESC
+    PARTITION BY run_a, run_b, n_prompts, first_position
+    ORDER BY depth DESC, site = 'final' DESC, site LIKE 'router.%'
   ) = 1
 ),
 numbers AS (

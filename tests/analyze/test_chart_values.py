@@ -36,6 +36,7 @@ COLUMNS = {
     "spectrum": ("share",),
     "training": ("entropy_floor", "participation_ratio", "effective_rank"),
     "cka": ("cka",),
+    "load by expert": ("loads",),
     "drift": ("relative_distance",),
     "drift by depth": ("relative_distance", "cka"),
     "drift by position": ("kl",),
@@ -60,12 +61,14 @@ def test_the_values_are_those_of_the_table(name: str) -> None:
         frame = frame.filter(pl.col("site") != "")
     elif name == "probes by depth":
         frame = frame.filter(role="site")
+    elif name == "load by expert":
+        frame = frame.explode("loads")
     assert len(of_chart) == len(COLUMNS[name])
     for panel, column in zip(of_chart, COLUMNS[name], strict=True):
         expected = frame[column].drop_nulls()
         if (name, column) == ("drift by depth", "cka"):
             expected = 1 - expected
-        found = rows(panel, "rect" if name in ("cka", "drift") else "point")
+        found = rows(panel, "rect" if name in ("cka", "load by expert", "drift") else "point")
         assert sorted(row["value"] for row in found) == pytest.approx(sorted(expected), rel=1e-5)
 
 

@@ -49,8 +49,9 @@ def test_what_is_missing_is_said(name: str, lack: str, tmp_path: Path) -> None:
     if lack == "rows":
         frame = frame.clear()
     else:
-        floats = [c for c, kind in frame.schema.items() if lack == "types" or kind == pl.Float64]
-        kinds = [pl.Null if lack == "types" else pl.Float64] * len(floats)
+        numbers = (pl.Float64, pl.List(pl.Float64))
+        floats = [c for c, kind in frame.schema.items() if lack == "types" or kind in numbers]
+        kinds = [pl.Null if lack == "types" else frame.schema[c] for c in floats]
         frame = frame.with_columns(
             pl.lit(None, dtype=kind).alias(c) for c, kind in zip(floats, kinds, strict=True)
         )

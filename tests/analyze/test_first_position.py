@@ -272,7 +272,9 @@ def test_a_run_with_sinks_has_both_curves(sunk: Made) -> None:
 def shown(found: Layers) -> str:
     names = dict.fromkeys(found.layers["run"].unique(), "model")
     return written(
-        layers_page("lpp", found.layers, found.scores, found.left_out, names),
+        layers_page(
+            "lpp", found.layers, found.scores, found.left_out, names, experts=found.experts
+        ),
         "text",
         everything=True,
     )

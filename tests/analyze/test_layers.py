@@ -239,7 +239,9 @@ def test_a_run_with_sinks_leads_with_the_curve_without_them(make_run: MakeRun) -
     found = layers(made.root)
     assert set(found.layers["first_position"]) == {0, 2}
     assert set(without_sinks(found.layers)["first_position"]) == {2}
-    opening = layers_page("lpp", found.layers, found.scores, (), found.names).opening
+    opening = layers_page(
+        "lpp", found.layers, found.scores, (), found.names, experts=found.experts
+    ).opening
     (score,) = found.scores.filter(first_position=2)["score"]
     assert opening.rows[0][-1].text == signed(score)
     assert "from position 2 on" in str(opening.sentence)

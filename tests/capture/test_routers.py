@@ -19,9 +19,11 @@ from plain_routers import RULES, gates, of_groups, recomputed
 from stored import object_path, stored_objects
 from tested_device import on_device
 
+from lpp.analyze import DiffSettings, LayersSettings, diff
 from lpp.analyze.cli.command import main as analyze
 from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.runs.capture_command import capture_command
+from lpp.analyze.studies.layers import layers
 from lpp.capture import capture as from_python
 from lpp.capture.backends.torch_backend import TorchBackend
 from lpp.capture.cli.command import main
@@ -229,6 +231,9 @@ def small_shards() -> Iterator[None]:
         yield
 
 
+RUNS = ("mixtral", "other")
+
+
 def capture(store: Path, place: Path, model: str, *more: str) -> Result:
     words = ["run", f"--model={place / model}", f"--corpus={place / 'texts.txt'}"]
     words += [f"--store={store}", "--min-bytes=0", "--context=40", "--batch-tokens=300"]
@@ -373,7 +378,31 @@ def test_spectra_are_of_other_sites(place: Path, tmp_path: Path, words: Sequence
     done = CliRunner().invoke(analyze, [command, str(store), *rest])
     assert done.exit_code == 0, done.output
     if command != "publish":
-        assert "router" not in done.output
+        assert ("router" in done.output) == (command in ("layers", "diff"))
+
+
+def test_a_perturbed_router_is_found_at_its_block(place: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(place / "lpp", tmp_path / "lpp")
+    sites = diff(store, "mixtral", "other", DiffSettings(sites=["router.*"])).sites
+    changes = {site.site: site.expert_change.value for site in sites}
+    assert list(changes) == ["router.1", "router.2", "router.3", "router.4"]
+    assert changes["router.1"] == 0
+    rows = [open_store(store).run(name).array("router.2", dtype="stored")[:] for name in RUNS]
+    moved = [{*a} != {*b} for a, b in zip(*(array.tolist() for array in rows), strict=True)]
+    assert changes["router.2"] == pytest.approx(np.mean(moved))
+    assert any(moved)  # the weight of its gate was changed
+
+
+def test_loads_are_those_of_the_recomputed_choices(
+    place: Path, tmp_path: Path, expected: Mapping[str, Any]
+) -> None:
+    store = shutil.copytree(place / "lpp", tmp_path / "lpp")
+    loads = layers(store, LayersSettings(runs=["mixtral"], sites=["router.*"])).experts
+    assert loads["site"].to_list() == ["router.1", "router.2", "router.3", "router.4"]
+    for row in loads.to_dicts():
+        ids = expected[row["site"]]
+        counts = np.bincount(ids.ravel(), minlength=row["n_experts"])
+        assert row["loads"] == pytest.approx((counts / ids.size).tolist())
 
 
 @pytest.mark.parametrize("site", ["router.2", "router.2.weight"])
@@ -383,20 +412,21 @@ def test_a_router_has_no_spectrum(place: Path, site: str) -> None:
     assert f"site {site} holds integers or what a router gives" in " ".join(done.output.split())
 
 
-@pytest.mark.parametrize("words", [("profile",), ("layers",), ("diff", "first", "second")])
-def test_routers_alone_have_no_spectrum(
-    place: Path, tmp_path: Path, words: Sequence[str], tiny_tokenizer: Any
-) -> None:
+def test_routers_alone_have_no_spectrum(place: Path, tmp_path: Path, tiny_tokenizer: Any) -> None:
     for name, folder in (("first", "mixtral"), ("second", "other")):
         model = transformers.AutoModelForCausalLM.from_pretrained(place / folder).eval()
         settings: dict[str, Any] = {"sites": ["router.2*"], "name": name, "context": 20}
         store = tmp_path / "lpp"
         made = from_python(model, tiny_tokenizer, TEXTS, store=store, quiet=True, **settings)
         assert made.sites == ("router.2", "router.2.weight")
-    done = CliRunner().invoke(analyze, [words[0], str(tmp_path / "lpp"), *words[1:]])
-    assert done.exit_code == 2
-    says = "hold no site in common" if words[0] == "diff" else "no run holds hidden states"
-    assert says in " ".join(done.output.split())
+    for command, code, says in (
+        (["profile"], 2, "no run holds hidden states"),
+        (["layers"], 0, "Load by expert"),
+        (["diff", "first", "second"], 0, "router.2"),
+    ):
+        done = CliRunner().invoke(analyze, [command[0], str(tmp_path / "lpp"), *command[1:]])
+        assert done.exit_code == code
+        assert says in " ".join(done.output.split())
 
 
 def test_a_page_knows_no_curve_of_a_router(run: Run) -> None:

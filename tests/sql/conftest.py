@@ -30,6 +30,7 @@ def distinct_row(table: Table, number: int) -> dict[str, Any]:
             "VARCHAR": f"{column.name}-{number}",
             "JSON": f'{{"{column.name}": {number}}}',
             "INTEGER[]": [number, place],
+            "DOUBLE[]": [number + place / 100, 0.5],
             "VARCHAR[]": [f"{column.name}-{number}", "more"],
         }[column.type]
         for place, column in enumerate(table.columns, start=1)

@@ -260,6 +260,19 @@ def eigenvalues(runs: tuple[str, ...] = RUNS, n: int = 100, site: str = "final")
     )
 
 
+def expert_load(runs: tuple[str, ...] = RUNS[:1]) -> pl.DataFrame:
+    """Loads of four experts at two routers; no token chose the last."""
+    return table(
+        "expert_load",
+        [
+            {"run": run, "site": f"router.{k}", "depth": k, "context": 100, "n_prompts": 12}
+            | {"first_position": 0, "n_experts": 4, "loads": [0.5, 0.3, 0.2, 0.0]}
+            for run in runs
+            for k in (1, 2)
+        ],
+    )
+
+
 def cka(runs: tuple[str, ...] = RUNS, *, every: bool = False) -> pl.DataFrame:
     """CKA of neighbours among four sites, or of every two; one pair has no value."""
     sites = ("embed", "block.1", "block.2", "final")

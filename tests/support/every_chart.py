@@ -12,6 +12,7 @@ from chart_frames import (
     drift_sites,
     eigenvalues,
     entropy,
+    expert_load,
     item_features,
     item_reliability,
     item_risk,
@@ -35,6 +36,7 @@ CHARTS: dict[str, tuple[Chart, Callable[[], pl.DataFrame], dict[str, int]]] = {
     "spectrum": (lpp.analyze.spectrum_chart, eigenvalues, {"line mark": 3, "point": 117}),
     "training": (lpp.analyze.training_chart, checkpoints, {"line mark": 6, "point": 30}),
     "cka": (lpp.analyze.cka_chart, cka, {"rect mark": 8}),
+    "load by expert": (lpp.analyze.expert_load_chart, expert_load, {"rect mark": 8}),
     "drift": (lpp.analyze.drift_grid_chart, drift_sites, {"rect mark": 8}),
     "drift by depth": (lpp.analyze.drift_depth_chart, pair_sites, {"line mark": 6, "point": 18}),
     "drift by position": (

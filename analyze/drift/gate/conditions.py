@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from lpp.analyze.metrics.metric import Metric
 from lpp.analyze.metrics.registry import METRICS
-from lpp.analyze.quantities.drift import OF_ROWS, PREDICTIONS, SITE_CHANGES
+from lpp.analyze.quantities.drift import OF_ROWS, PREDICTIONS, SITE_CHANGES, is_of
 from lpp.analyze.quantities.probes import PROBE_CHANGES
 from lpp.analyze.quantities.quantity import SHARE
 from lpp.analyze.runs.select import listed
@@ -175,13 +175,14 @@ def check_conditions(
             raise missing(condition, f"it is a number of `lpp-analyze {command}`.")
         if no_logits is not None and _needs_logits(condition.quantity):
             raise missing(condition, no_logits)
-        if condition.quantity in OF_A_SITE and not sites:
-            raise missing(condition, "no site is compared.")
-        if condition.site is not None and condition.site not in sites:
-            near = get_close_matches(condition.site, sites, n=1, cutoff=0.5)
+        having = [site for site in sites if is_of(condition.quantity, site)]
+        if condition.quantity in OF_A_SITE and not having:
+            raise missing(condition, "no site is compared that has it.")
+        if condition.site is not None and condition.site not in having:
+            near = get_close_matches(condition.site, having, n=1, cutoff=0.5)
             guess = f" Did you mean {condition.quantity}.{near[0]}?" if near else ""
             raise missing(
-                condition, f"{condition.site} is not compared; there is {listed(sites)}.{guess}"
+                condition, f"{condition.site} is not compared; there is {listed(having)}.{guess}"
             )
 
 

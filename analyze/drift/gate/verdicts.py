@@ -31,6 +31,7 @@ from lpp.analyze.drift.pair import Lost
 from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.numerics.jackknife import student
+from lpp.analyze.quantities.drift import is_of
 
 LEVEL: Final = 0.98
 """Level of the intervals that decide, together: that of the interval of a single condition on one
@@ -135,7 +136,8 @@ def _numbers(
 ) -> list[_Number]:
     """The numbers that a condition tests: one, or one for each site."""
     if condition.quantity in OF_A_SITE:
-        chosen = [site for site in sites if condition.site in (None, site.site)]
+        having = (site for site in sites if is_of(condition.quantity, site.site))
+        chosen = [site for site in having if condition.site in (None, site.site)]
         estimates = ((site.site, site[condition.quantity]) for site in chosen)
         return [
             _Number(site=site, value=n.value, stderr=n.stderr, groups=len(n.groups))

@@ -90,6 +90,7 @@ def drift_page(
         return shaped(shape, rows, code=code, missing=missing, **more)
 
     predictions, sites = frames[DRIFT.name], frames[SITES.name]
+    shown = {name: change for name, change in SITE_CHANGES.items() if sites[name].count()}
     few: dict[str, dict[str, Any]] = {
         DRIFT.name: {"short": predictions.filter(pl.col("number").is_in(IN_SHORT))},
         SITES.name: {"short": ends(sites) if len(sites) > FEW_SITES else None},
@@ -119,7 +120,7 @@ def drift_page(
             "±: standard error over prompts, paired.",
             charts=tuple(chart for chart in drawn if chart.section == "sites"),
             tables=(tables[SITES.name],),
-            more=_legend(SITE_CHANGES, fact["metrics"]),
+            more=_legend(shown, fact["metrics"]),
         ),
         Section(
             "tokens",

@@ -5,6 +5,7 @@ database, or those that `drift.frames` makes of one comparison.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 import polars as pl
@@ -94,6 +95,8 @@ COLUMNS: Final = (
 def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
     """The table of `shape` with the rows of `frame`. more: as of `Shape.of`."""
     declared = {column.name: column for column in (*COLUMNS, *TABLES[shape.table].columns)}
+    if shape is SITES and not frame["expert_change"].count():  # most models have no routers
+        shape = replace(shape, first=tuple(n for n in shape.first if n != "expert_change"))
     return shape.of(frame, **{"declared": {**declared, **SITE_CHANGES}} | more)
 
 
@@ -153,6 +156,7 @@ def most_moved(sites: pl.DataFrame) -> pl.DataFrame:
 
 
 def ends(sites: pl.DataFrame) -> pl.DataFrame:
-    """The first site that differs, the one that moves most, and the last."""
-    chosen = pl.concat([moved(sites)[:1], most_moved(sites), sites[-1:]])["site"]
+    """The first site that differs, the one that moves most, the first router, and the last site."""
+    router = sites.filter(pl.col("expert_change") > 0)[:1]
+    chosen = pl.concat([moved(sites)[:1], most_moved(sites), router, sites[-1:]])["site"]
     return sites.filter(pl.col("site").is_in(chosen.implode()))

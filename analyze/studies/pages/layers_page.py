@@ -14,6 +14,7 @@ from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.words import Sentence, listed, number, run, say, signed
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.studies.layers_tables import (
+    EXPERT_LOAD,
     RANKS,
     SCORED,
     SETTING,
@@ -44,13 +45,16 @@ def layers_page(
     scores: pl.DataFrame,
     left_out: Sequence[str],
     names: Mapping[str, str],
+    *,
+    experts: pl.DataFrame,
 ) -> Page:
-    """The page of rows of the tables `layers` and `hourglass`, about the store at `url`.
+    """The page of rows of the tables `layers`, `hourglass` and `expert_load` of the store at `url`.
 
     left_out: a line for each run that has less than what was asked for. names: short names by run
     id.
     """
-    runs = RunStyles({run: names[run] for run in layers["run"].unique(maintain_order=True)})
+    shown = pl.concat([layers["run"], experts["run"]]).unique(maintain_order=True)
+    runs = RunStyles({run: names[run] for run in shown})
     curves = _sites(layers)
     return Page(
         title="Ranks by depth",
@@ -67,6 +71,7 @@ def layers_page(
                 more=_MORE,
                 short="Where in depth",
             ),
+            *([_experts(experts, runs)] if len(experts) else []),
             Section("left-out", "Left out", notes=tuple((line,) for line in left_out)),
         ),
         meanings=MEANING,
@@ -75,6 +80,7 @@ def layers_page(
         data={
             "layers": with_names(layers, names),
             "hourglass": with_names(scores, names),
+            "expert_load": with_names(experts, names),
             "left_out": pl.DataFrame({"why": left_out}, schema={"why": pl.String}),
         },
         store=url,
@@ -171,6 +177,23 @@ def _sites(layers: pl.DataFrame) -> Table:
         code="layers(STORE, settings).layers",
         brief=False,
     )
+
+
+def _experts(experts: pl.DataFrame, runs: RunStyles) -> Section:
+    """How evenly routers load their experts."""
+    table = table_of(
+        "expert_load",
+        "Load of experts",
+        experts,
+        {column.name: column for column in EXPERT_LOAD.columns},
+        first=["run", "site", "load_imbalance", "largest_load", "n_unused", "n_experts"],
+        key=EXPERT_LOAD.key,
+        code="layers(STORE, settings).experts",
+    )
+    text = "Orange: above an equal share of choices; blue: below it; full colour: 4 times, or 1/4."
+    draw = drawing("expert_load_chart", experts, runs=runs)
+    chart = Chart("experts", "experts", table, "Load by expert", text, draw)
+    return Section("experts", "Load by expert", charts=(chart,), tables=(table,))
 
 
 def _charts(layers: pl.DataFrame, table: Table, runs: RunStyles) -> Iterator[Chart]:
