@@ -15,6 +15,7 @@ import torch
 
 from benchmarks import (
     analysis_cost,
+    branch_cost,
     capture_cost,
     card_counts,
     carried_cost,
@@ -108,6 +109,7 @@ def _sections(folder: Path) -> dict[str, Callable[[], Iterator[Ratio]]]:
         "capture": capture_cost.measure,
         "card": card_counts.measure,
         "carried": carried_cost.measure,
+        "branches": branch_cost.measure,
         "continuation": continuation_cost.measure,
         "lengths": lengths_cost.measure,
         "drafts": lambda: draft_cost.measure(folder / "drafts"),

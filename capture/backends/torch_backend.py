@@ -31,9 +31,9 @@ from lpp.capture.backends.host_memory import host_memory
 from lpp.capture.backends.logit_statistics import logit_statistics
 from lpp.capture.backends.torch_passes import (
     Pass,
-    cache_of,
     can_reuse,
     inputs_after,
+    inputs_kept,
     passes,
     without_packing,
 )
@@ -219,13 +219,13 @@ class TorchBackend:
             next_ids = to_device(torch.from_numpy(following[which]), self._unembed.device)
             if pass_.n_before.any():
                 inputs = inputs_after(trunk, cache, pass_, ids)
+            elif shares and cache is None:
+                inputs, cache = inputs_kept(trunk, ids)
             else:
-                inputs = {**forward_inputs(ids), "use_cache": shares and cache is None}
+                inputs = forward_inputs(ids)
             taken = partial(rows.take, picked=picked)
             with without_packing(), hooked(self._modules, outputs.sites, taken):
                 output = trunk(**inputs)
-            if inputs["use_cache"] and cache is None:
-                cache = cache_of(trunk, output)
             final = output[0].reshape(-1, output[0].shape[-1])
             final = final.index_select(0, logit_picks.on(final.device))
             statistics.append(logit_statistics(final, self._unembed, next_ids))

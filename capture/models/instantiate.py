@@ -11,7 +11,7 @@ import torch
 
 from lpp.capture.models.complete import LOADING, beside_packed, check_loaded, without_head
 from lpp.capture.models.fingerprints import weight_files
-from lpp.capture.models.machine import require
+from lpp.capture.models.machine import require, require_quantised
 from lpp.capture.models.model_files import auto_class, transformers_library
 from lpp.capture.models.spec import ModelSpec
 from lpp.store.progress import SILENT, Progress
@@ -25,6 +25,8 @@ def trained_model(folder: Path, config: Any, spec: ModelSpec, progress: Progress
     """
     transformers = transformers_library()
     settings: dict[str, Any] = {}
+    if quantisation := getattr(config, "quantization_config", None):
+        require_quantised(spec.id, quantisation)
     if spec.quantization is not None:
         settings["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_8bit=spec.quantization == "int8",

@@ -1,9 +1,11 @@
 """What loading needs of the machine (packages, memory), and advice on its failures."""
 
+import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Final
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 
@@ -18,6 +20,36 @@ def require(*packages: str, extra: str = "torch") -> None:
         raise MachineError(
             f"capturing needs {', '.join(missing)}, which is not installed here. "
             f"In your clone of lpp-engine: pip install '.[{extra}]'",
+            kind=ErrorKind.NO_PACKAGE,
+        )
+
+
+QUANTISED_BY: Final = {
+    "awq": ("gptqmodel",),
+    "bitsandbytes": ("bitsandbytes",),
+    "compressed-tensors": ("compressed-tensors",),
+    "gptq": ("optimum", "gptqmodel"),
+    "hqq": ("hqq",),
+    "quanto": ("optimum-quanto",),
+    "torchao": ("torchao",),
+}
+"""Distributions that read quantised weights, by the `quant_method` in config.json."""
+
+
+def require_quantised(model: str, quantisation: Any) -> None:
+    """Raise an error with the command to install what a checkpoint's weights need.
+
+    quantisation: `quantization_config` of its configuration, as a dictionary or an object.
+    """
+    settings = quantisation if isinstance(quantisation, dict) else vars(quantisation)
+    method = settings.get("quant_method")
+    method = str(getattr(method, "value", method))  # an enumeration in an object
+    there = {one.name.lower().replace("_", "-") for one in importlib.metadata.distributions()}
+    missing = [name for name in QUANTISED_BY.get(method, ()) if name not in there]
+    if missing:
+        raise MachineError(
+            f"the weights of {model} are quantised ({method}), which needs {', '.join(missing)}. "
+            f"Install with: pip install {' '.join(missing)}",
             kind=ErrorKind.NO_PACKAGE,
         )
 

@@ -6,19 +6,24 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import causal_classes
 import every_decoder
+import numpy as np
 import pytest
 import torch
 import transformers
+from backend_contract import captured, make_batch, plain_forward, random_prompts, torch_backend
 from click.testing import CliRunner
 from every_decoder import FIELDS, known, measured
 
 from lpp.capture.cli.command import main
 from lpp.capture.models import load
 from lpp.capture.models.spec import ModelSpec
+from lpp.capture.plan.backend import Before
 from lpp.store.progress import Kept
 
 KNOWN = known()
@@ -31,6 +36,20 @@ ALWAYS = (
     *("phi3", "qwen3", "qwen3_moe", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl"),
 )
 """Families that each run of the tests takes; `make test-all` takes all."""
+
+REPEATED = {
+    # blocks that keep a state beside keys and values, or a cache of their own
+    *("bailing_hybrid", "bamba", "falcon_h1", "granitemoehybrid", "jamba", "kimi_linear"),
+    *("lara_mini", "lfm2_moe", "lfm3", "minimax", "nemotron_h", "olmo_hybrid", "openai-gpt"),
+    *("qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"),
+    *("recurrent_gemma", "zamba", "zamba2", "zaya"),
+    # they read no positions, so that they cannot be tested with wrong ones
+    *("bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "bloom", "git", "marian"),
+    *("mbart", "mpt", "mvp", "pegasus", "plbart", "trocr"),
+    # its cache has a window, its attention has none
+    "moshi",
+}
+"""Right classes whose branches run whole."""
 
 AGAIN = (
     "write the table again: PYTHONPATH=tests/support:. python tests/support/every_decoder.py, "
@@ -63,6 +82,57 @@ def test_a_class_is_what_the_table_says(model_type: str) -> None:
         assert said[0] == said[1], f"{name} was {said[1]}, is {said[0]} {row['why']}; {AGAIN}"
         if row["status"] == "right":
             assert float(row["error_below"]) <= float(listed["error_below"]), f"{name}: {AGAIN}"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", KINDS)
+def test_branches_of_a_class_have_the_rows_of_whole_passes(model_type: str) -> None:
+    if KNOWN.get(model_type, {}).get("status") != "right":
+        pytest.skip("the class is not among those that are right")
+    reuses, error = _branches(causal_classes.small_model(model_type))
+    assert error < 1e-4
+    if THIS_RELEASE:
+        assert reuses is (model_type not in REPEATED)
+
+
+@pytest.mark.skipif(not THIS_RELEASE, reason="other releases have other names for shared keys")
+def test_blocks_that_use_the_keys_of_others_are_reused(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = {"num_kv_shared_layers": 2}  # of four blocks
+    monkeypatch.setitem(causal_classes._OWN, "gemma4_text", shared)
+    reuses, error = _branches(causal_classes.small_model("gemma4_text"))
+    assert reuses
+    assert error < 1e-4
+
+
+def _branches(model: Any) -> tuple[bool, float]:
+    """Whether branches continue from kept keys, and the largest error of their rows.
+
+    Two prompts of 30 and 17 tokens, six times and three times a small model's window, and branches
+    off them at several places, within the first window too.
+    """
+    long, short, *answers = random_prompts(causal_classes.VOCABULARY, [30, 17, 10, 3, 8, 2, 1])
+    begins = [(0, long), (0, long[:12]), (1, short), (1, short[:3]), (0, long[:29])]
+    batch = replace(
+        make_batch([long, short, *answers]),
+        before={p: Before(of, np.array(ids, np.int32)) for p, (of, ids) in enumerate(begins, 2)},
+    )
+    backend = torch_backend(model)
+    sites = ("block.2", "final")
+    (found,) = captured(backend, [batch], sites)
+    whole = [long, short, *([*ids, *own] for (_, ids), own in zip(begins, answers, strict=True))]
+    expected = [plain_forward(model, ids)[0] for ids in whole]
+    errors = [
+        every_decoder._apart(
+            torch.from_numpy(found.batch.hidden[site]),
+            torch.from_numpy(
+                np.concatenate(
+                    [states[site][-n:] for states, n in zip(expected, batch.lengths, strict=True)]
+                )
+            ),
+        )
+        for site in sites
+    ]
+    return backend.reuses, max(errors)
 
 
 @pytest.mark.skipif(not THIS_RELEASE, reason="the table is of another release of transformers")

@@ -41,9 +41,8 @@ def test_padding_repeats_a_real_token_and_is_not_among_the_rows() -> None:
     assert one.spans == [(0, 5)]
 
 
-NOT_REUSED = {"gemma2", "gemma3", "mistral", "falcon_alibi"}
-"""Families whose blocks keep the keys and values of a window alone, and one that reads no
-positions, so that it cannot be tested with wrong ones."""
+NOT_REUSED = {"falcon_alibi"}
+"""A family that reads no positions, so that it cannot be tested with wrong ones."""
 
 
 def test_branches_go_on_from_what_their_prompt_left_behind() -> None:
@@ -63,6 +62,9 @@ def test_branches_go_on_from_what_their_prompt_left_behind() -> None:
     assert not any(one.n_before.any() for one in whole)
 
 
+SLIDING = ("gemma2", "gemma3", "mistral")
+"""Families with windows, of five tokens; the first takes no sdpa."""
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -73,8 +75,16 @@ HALF = [pytest.param(dtype, marks=pytest.mark.slow) for dtype in DTYPES[1:]]
 def test_which_models_reuse_keys_and_values(
     family: str, dtype: torch.dtype, tiny_model: Callable[[str], Any]
 ) -> None:
-    backend = torch_backend(copy.deepcopy(tiny_model(family)).to(DEVICE, dtype))
+    model = copy.deepcopy(tiny_model(family)).to(DEVICE, dtype)
+    backend, before = torch_backend(model), _windows(model)
     assert backend.reuses is (family not in NOT_REUSED)
+    assert _windows(model) == before
+    assert bool(before) is (family in SLIDING)
+
+
+def _windows(model: Any) -> list[int]:
+    held = [vars(one).get("sliding_window") for one in (model.config, *model.modules())]
+    return [window for window in held if window is not None]
 
 
 def _positions(shift: int) -> Callable[[dict[str, Any]], None]:
@@ -114,7 +124,7 @@ WRONG: dict[str, Callable[[dict[str, Any]], None]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("of", ["llama", "qwen2", "phi3", "gpt2", "gpt_neox", "opt"])
+@pytest.mark.parametrize("of", ["llama", "qwen2", "phi3", "gpt2", "gpt_neox", "opt", *SLIDING[1:]])
 def test_a_wrong_continuation_is_never_reused(
     of: str, dtype: torch.dtype, attention: str, tiny_model: Callable[[str], Any]
 ) -> None:
@@ -149,6 +159,69 @@ def test_a_wrong_continuation_is_never_reused(
     # kernels of a card round differently in every shape: float32 as TF32, which has ten bits
     assert reuses(noise=max(2**-10, torch.finfo(dtype).eps))
     assert [name for name, change in WRONG.items() if reuses(change)] == []
+
+
+def _window(shift: int) -> Callable[[dict[str, Any], Any], None]:
+    def change(inputs: dict[str, Any], config: Any) -> None:
+        config.sliding_window += shift
+
+    return change
+
+
+def _padding_after_beginnings(inputs: dict[str, Any], config: Any) -> None:
+    """As if beginnings were aligned on the left: keys then lie further from the tokens after."""
+    mask = inputs["attention_mask"]
+    first = mask.argmax(1)  # (B,)
+    cache: Any = inputs.get("cache", inputs.get("past_key_values"))
+    held = cache.get_seq_length()
+    for row, shift in enumerate(first.tolist()):
+        mask[row, :held] = mask[row, :held].roll(-shift)
+        for layer in cache.layers:
+            for states in (layer.keys, layer.values):
+                states[row] = states[row].roll(-shift, 1)
+
+
+MISPLACED: dict[str, Callable[[dict[str, Any], Any], None]] = {
+    "window one shorter": _window(-1),
+    "window one longer": _window(1),
+    "padding after beginnings": _padding_after_beginnings,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+@pytest.mark.parametrize("of", [*SLIDING, "llama"])
+def test_a_continuation_with_wrong_windows_is_never_reused(
+    of: str, dtype: torch.dtype, tiny_model: Callable[[str], Any]
+) -> None:
+    model = copy.deepcopy(tiny_model(of)).to(dtype)
+    trunk = torch_backend(model)._modules.trunk
+
+    def reuses(change: Callable[[dict[str, Any], Any], None]) -> bool:
+        restored = []
+
+        def before(module: Any, args: Any, inputs: dict[str, Any]) -> None:
+            if "position_ids" in inputs:
+                restored.append(getattr(module.config, "sliding_window", None))
+                change(inputs, module.config)
+
+        def after(module: Any, args: Any, inputs: dict[str, Any], output: Any) -> None:
+            if "position_ids" in inputs:
+                module.config.sliding_window = restored.pop()
+
+        hooks = [
+            trunk.register_forward_pre_hook(before, with_kwargs=True),
+            trunk.register_forward_hook(after, with_kwargs=True),
+        ]
+        try:
+            return can_reuse(model, trunk)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    if of == "llama":  # without windows it does not matter where keys lie
+        assert reuses(_padding_after_beginnings)
+    else:
+        assert [name for name, change in MISPLACED.items() if reuses(change)] == []
 
 
 def test_next_ids_stop_at_the_end_of_each_prompt() -> None:

@@ -16,6 +16,7 @@ import torch
 
 from lpp.capture.backends.torch_backend import TorchBackend
 from lpp.capture.models.spec import Model
+from lpp.capture.models.structure.anatomy import text_config
 from lpp.capture.plan.backend import (
     Backend,
     Batch,
@@ -54,7 +55,7 @@ class Harness:
 
 def torch_backend(module: Any) -> TorchBackend:
     """The torch backend on a transformers model that is in memory."""
-    config = module.config
+    config = text_config(module)
     model = Model(
         info=ModelInfo(
             id="tiny",
