@@ -31,6 +31,7 @@ ONLY_IN = {
     "huggingface_hub": {"capture"},
     "lm_eval": {"capture/evaluation/*.py", "capture/evaluation/tasks/*.py"},
     "obstore": {"store/objects/bucket*.py"},
+    "peft": {"capture/models/adapter.py"},
     "ray": {"analyze/engine/ray_executor.py", "capture/ray/*.py", "store/process/cluster.py"},
     "safetensors": {"capture"},
     "transformers": {

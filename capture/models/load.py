@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lpp.capture.models.adapter import adapted_fingerprint, merged, refusal
 from lpp.capture.models.device import check_device
 from lpp.capture.models.fingerprints import (
     tokenizer_fingerprint,
@@ -50,10 +51,14 @@ def load_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = SILE
     with quietly(quiet, progress), explained(spec.id, spec.device):
         files = find_files(spec, weights=spec.untrained_seed is None, progress=progress)
         config = read_config(files.folder, spec)
-        tokenizer = read_tokenizer(files.folder, spec)
+        tokenizer = read_tokenizer(files, spec)
         if spec.untrained_seed is None:
-            model = trained_model(files.folder, config, spec, progress)
+            base = spec if files.adapter is None else replace(spec, id=str(files.folder))
+            model = trained_model(files.folder, config, base, progress)
             weights = trained_fingerprint(model, files.folder, spec.id, code=spec.trust_remote_code)
+            if files.adapter is not None:
+                model = merged(model, files.adapter, spec, progress)
+                weights = adapted_fingerprint(weights, files.adapter)
         else:
             model = untrained_model(config, spec)
             weights = untrained_fingerprint(model, spec.untrained_seed)
@@ -78,8 +83,10 @@ def describe_model(spec: ModelSpec, *, quiet: bool = True, progress: Progress = 
     _check(spec)
     with quietly(quiet, progress), explained(spec.id, spec.device):
         files = find_files(spec, weights=True, progress=progress)
+        if files.adapter is not None:
+            raise refusal(spec, "does not run inside vLLM")
         config = read_config(files.folder, spec)
-        tokenizer = read_tokenizer(files.folder, spec)
+        tokenizer = read_tokenizer(files, spec)
         dtype = weights_dtype(files.folder, config, spec)
         check_weights(files.folder, config, spec, progress)
         with torch.device("meta"):
@@ -206,16 +213,16 @@ def load_tokenizer(
     require("transformers", "huggingface_hub")
     spec = ModelSpec(id=model, revision=revision, trust_remote_code=trust_remote_code)
     with quietly(quiet), explained(model, spec.device):
-        return read_tokenizer(find_files(spec, weights=False, progress=progress).folder, spec)
+        return read_tokenizer(find_files(spec, weights=False, progress=progress), spec)
 
 
 def load_text_side(spec: ModelSpec, *, quiet: bool = True) -> tuple[Any, int | None]:
     """(tokenizer, `Model.max_positions`) of a model, without its weights."""
     require("transformers", "huggingface_hub")
     with quietly(quiet), explained(spec.id, spec.device):
-        folder = find_files(spec, weights=False, progress=SILENT).folder
-        config = read_config(folder, spec).get_text_config()
-        return read_tokenizer(folder, spec), max_positions(config)
+        files = find_files(spec, weights=False, progress=SILENT)
+        config = read_config(files.folder, spec).get_text_config()
+        return read_tokenizer(files, spec), max_positions(config)
 
 
 def local_folder(model: str, *, quiet: bool = True) -> Path:

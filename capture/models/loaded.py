@@ -96,9 +96,10 @@ def _transformers_model(module: Any) -> Any:
     if isinstance(getattr(module, "_orig_mod", None), nn.Module):
         raise _refusal("the model is compiled by torch.compile. Give model._orig_mod instead.")
     if type(module).__module__.partition(".")[0] == "peft":
-        if getattr(module.active_peft_config, "is_prompt_learning", False):
+        active = module.active_peft_config
+        if active.is_prompt_learning or getattr(active, "alora_invocation_tokens", None):
             raise _refusal(
-                f"the {kind} puts learned tokens before each prompt, which no store has room for. "
+                f"the {kind} acts on prompts (learned tokens, aLoRA), and not on weights alone. "
                 "Give model.get_base_model(), or adapters that change weights, such as LoRA."
             )
         return module.get_base_model()

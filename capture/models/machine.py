@@ -10,7 +10,7 @@ from typing import Any, Final
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 
 _NO_ROOM = ("out of memory", "not enough memory", "can't allocate memory")
-_ON_DISK = ("safetensors", "json", "header", "expecting value", "deserializ")
+_ON_DISK = ("safetensors", "json", "header", "expecting ", "deserializ")
 
 
 def require(*packages: str, extra: str = "torch") -> None:

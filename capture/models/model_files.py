@@ -8,18 +8,19 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
 
+from lpp.capture.models.adapter import ADAPTER_CONFIG, BASE, base_of, check_adapter, refusal
 from lpp.capture.models.complete import LOADING, check_loaded
 from lpp.capture.models.gguf import converted_folder, folder_model
 from lpp.capture.models.hub import check_hub_name, hub_snapshot
 from lpp.capture.models.machine import require
 from lpp.capture.models.spec import ModelSpec
-from lpp.store.errors import ErrorKind, InputError, first_line
+from lpp.store.errors import ErrorKind, InputError, LppError, first_line
 from lpp.store.objects.place import check_regular
 from lpp.store.progress import SILENT, Progress
 
@@ -37,6 +38,8 @@ class ModelFiles:
     source: Literal["hub", "folder", "gguf"]
     revision: str | None
     """Commit of the hub's repository; None: not from the hub."""
+    adapter: Path | None = None
+    """Folder of the PEFT adapter to merge into the model in `folder`, whose files these are not."""
 
 
 def check_is_there(model: str) -> None:
@@ -61,7 +64,7 @@ def _check_file(path: Path) -> None:
 def _check_folder(folder: Path, model: str) -> None:
     for file in (*folder.glob("*"), *folder.glob("*/*")):  # transformers opens those it knows
         check_regular(file)
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
         raise InputError(
             f"{model} is not a model folder: no config.json in {folder}. Correct --model.",
             kind=ErrorKind.NOT_FOUND,
@@ -70,6 +73,21 @@ def _check_folder(folder: Path, model: str) -> None:
 
 def find_files(spec: ModelSpec, *, weights: bool, progress: Progress) -> ModelFiles:
     """Download or convert the files of a model, or find them; weights: fetch the weights too."""
+    files = _own_files(spec, weights, progress)
+    if (base := base_of(files.folder)) is None:
+        return files
+    check_adapter(files.folder, spec)
+    try:
+        there = _own_files(replace(spec, id=base[0], revision=base[1]), weights, progress)
+    except LppError as error:
+        message = f"{ADAPTER_CONFIG} of {spec.id}: {str(error).replace('--model', BASE)}"
+        raise type(error)(message, kind=error.kind) from error
+    if base_of(there.folder) is not None:
+        raise refusal(spec, f"has an adapter as its base ({base[0]})")
+    return replace(files, folder=there.folder, adapter=files.folder)
+
+
+def _own_files(spec: ModelSpec, weights: bool, progress: Progress) -> ModelFiles:
     path = Path(spec.id).expanduser()
     check_name(folder_model(path)[0] if path.is_dir() else path.name)
     if path.suffix == ".gguf" or path.is_file():
@@ -119,8 +137,10 @@ def _convert(file: Path, folder: Path, progress: Progress) -> None:
     transformers.AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(folder)
 
 
-def read_tokenizer(folder: Path, spec: ModelSpec) -> Any:
-    """The tokenizer in `folder`. If there is none: None where it is optional, else InputError."""
+def read_tokenizer(files: ModelFiles, spec: ModelSpec) -> Any:
+    """The tokenizer, an adapter's before its base's; without any, None if it is optional."""
+    own = files.adapter is not None and any(files.adapter.glob("tokenizer*"))
+    folder = files.adapter if own else files.folder
     try:
         return transformers_library().AutoTokenizer.from_pretrained(
             folder, trust_remote_code=spec.trust_remote_code, local_files_only=True

@@ -354,7 +354,6 @@ def test_quantised_weights_whose_packages_are_there_need_no_other(
 def test_weights_of_eight_bits_give_the_states_of_what_they_stand_for(
     copied: Path, tiny_model: Callable[[str], Any]
 ) -> None:
-    pytest.importorskip("compressed_tensors")
     plain = {}
     packed = {}
     for name, weight in load_file(copied / "model.safetensors").items():
