@@ -413,20 +413,24 @@ def test_an_adapter_of_gpt2_is_merged(
     assert torch.allclose(states(mine)[0], states(unmerged)[0], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("how", ["int8", "nf4"] if find_spec("bitsandbytes") else [])
-def test_beside_quantised_weights_an_adapter_stays_unmerged(
-    adapt: Adapt, base: Path, how: Any
-) -> None:
-    # kernels of 4 bits for CPUs want multiples of 64
-    config = transformers.AutoConfig.from_pretrained(base, hidden_size=64, intermediate_size=128)
-    config.head_dim = 32
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(base)
-    folder, heard = adapt(), Kept()
-    loaded = load_model(spec_of(folder, quantization=how), progress=heard)
-    assert "kept beside the quantised weights of its base" in heard.lines[-1]
-    plain = load_model(spec_of(base, quantization=how))
-    adapted = peft.PeftModel.from_pretrained(plain.module, folder).eval()
-    assert all(map(torch.equal, states(loaded.module), states(adapted)))
-    with adapted.disable_adapter():
-        assert not torch.equal(states(adapted)[0], states(loaded.module)[0])
-    assert loaded.info.weights != plain.info.weights
+if find_spec("bitsandbytes"):  # in an extra of its own
+
+    @pytest.mark.parametrize("how", ["int8", "nf4"])
+    def test_beside_quantised_weights_an_adapter_stays_unmerged(
+        adapt: Adapt, base: Path, how: Any
+    ) -> None:
+        # kernels of 4 bits for CPUs want multiples of 64
+        config = transformers.AutoConfig.from_pretrained(
+            base, hidden_size=64, intermediate_size=128
+        )
+        config.head_dim = 32
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(base)
+        folder, heard = adapt(), Kept()
+        loaded = load_model(spec_of(folder, quantization=how), progress=heard)
+        assert "kept beside the quantised weights of its base" in heard.lines[-1]
+        plain = load_model(spec_of(base, quantization=how))
+        adapted = peft.PeftModel.from_pretrained(plain.module, folder).eval()
+        assert all(map(torch.equal, states(loaded.module), states(adapted)))
+        with adapted.disable_adapter():
+            assert not torch.equal(states(adapted)[0], states(loaded.module)[0])
+        assert loaded.info.weights != plain.info.weights

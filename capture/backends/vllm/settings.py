@@ -11,6 +11,7 @@ FIXED: Final[Mapping[str, Any]] = {
     "enable_prefix_caching": False,  # a cached prefix is not computed, so it cannot be captured
     "enable_chunked_prefill": False,  # a prompt runs whole
     "async_scheduling": False,  # a step's rows are taken before the next begins
+    "language_model_only": True,  # of a wrapper: the text model, without its towers
     "skip_tokenizer_init": True,
     "disable_log_stats": True,
     "worker_extension_cls": "lpp.capture.backends.vllm.worker.CaptureExtension",
