@@ -43,6 +43,6 @@ def serve(folder: Path, family: str, *, tensor_parallel: int = 1) -> Iterator[Se
         yield Served(
             backend=backend,
             reference=reference.eval(),
-            vocabulary=reference.config.vocab_size,
+            vocabulary=reference.config.get_text_config().vocab_size,
             family=family,
         )

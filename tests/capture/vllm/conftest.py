@@ -50,6 +50,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "eos_token_id": 2,
         },
     ),
+    "wrapped_gemma3": (  # its text model alone runs
+        "Gemma3Config",
+        {
+            "text_config": {**WIDE, "head_dim": 32, "query_pre_attn_scalar": 32},
+            "vision_config": {
+                **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2},
+                **{"num_attention_heads": 2, "image_size": 32, "patch_size": 16},
+            },
+            "mm_tokens_per_image": 4,
+        },
+    ),
 }
 
 
