@@ -18,6 +18,7 @@ sim: Any = torch.get_device_module("sim")
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[Simulation]:
+    gc.collect()  # tensors that other tests left in cycles, or they would be freed in the middle
     with card.fresh():
         yield card
 

@@ -59,7 +59,8 @@ def _options() -> list[click.Option]:
     "conditions",
     multiple=True,
     metavar="CONDITION",
-    help="Exit with code 1 if CONDITION holds, such as 'kl.mean > 0.01'; may be repeated.",
+    help="Exit with code 1 if CONDITION of `lpp-analyze diff` holds, such as 'kl.mean > 0.01'; may "
+    "be repeated.",
 )
 @click.option("--format", "shown_as", metavar="FORMAT", help="Print text, md, html, json or csv.")
 @click.option(

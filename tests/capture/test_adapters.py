@@ -27,6 +27,8 @@ from lpp.store import open_store
 from lpp.store.errors import InputError, MachineError
 from lpp.store.progress import Kept
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft.*")  # advice on tied weights
+
 IDS = torch.arange(3, 40).reshape(1, -1) % 131
 Q = ["q_proj", "v_proj"]
 ENDS = ["embed_tokens", "lm_head"]
