@@ -27,7 +27,10 @@ from lpp.store import open_store
 from lpp.store.errors import InputError, MachineError
 from lpp.store.progress import Kept
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft.*")  # advice on tied weights
+pytestmark = [  # peft advises on tied weights, and asks transformers for a name that is leaving
+    pytest.mark.filterwarnings("ignore::UserWarning:peft.*"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 
 IDS = torch.arange(3, 40).reshape(1, -1) % 131
 Q = ["q_proj", "v_proj"]
