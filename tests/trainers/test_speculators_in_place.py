@@ -175,7 +175,11 @@ def test_every_sample_and_batch_equals_that_of_its_files(
                 assert given[name] == value == 0  # samples that were dropped
 
 
-def test_the_memory_of_states_is_used_again_once_no_sample_refers_to_it(files: Files) -> None:
+def test_the_memory_of_states_is_used_again_once_no_sample_refers_to_it(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a thread that helped to decode may refer to the memory for a moment longer
+    monkeypatch.setattr("lpp.store.arrays.reader.usable_cores", lambda: 1)
     ours = files.transfer()
     held = [ours.get_cached(number) for number in range(12)]
     for sample, (ids, hidden) in zip(held, files.states, strict=False):
@@ -189,7 +193,7 @@ def test_the_memory_of_states_is_used_again_once_no_sample_refers_to_it(files: F
         sample = ours.get_cached(number)
         assert sample is not None
         places.add(sample["hidden_states"].data_ptr())
-    assert len(places) < 12  # the allocator chooses among places that are free
+    assert len(places) < 6
 
 
 @pytest.mark.parametrize(("workers", "world"), [(0, 1), (2, 1), (0, 2)])
