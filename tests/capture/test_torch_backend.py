@@ -130,35 +130,48 @@ def test_a_wrong_continuation_is_never_reused(
 ) -> None:
     model = copy.deepcopy(tiny_model(of)).to(dtype)
     model.set_attn_implementation(attention)
-    trunk = torch_backend(model)._modules.trunk
 
     def reuses(
         change: Callable[[dict[str, Any]], None] = lambda inputs: None, noise: float = 0
     ) -> bool:
         torch.manual_seed(0)
-
-        def before(module: Any, args: Any, inputs: dict[str, Any]) -> None:
-            if "position_ids" in inputs:  # only a continuation is given them
-                change(inputs)
-
-        def after(module: Any, args: Any, inputs: dict[str, Any], output: Any) -> None:
-            if "position_ids" in inputs:
-                output[0].mul_(1 + noise * torch.randn_like(output[0]))
-
-        hooks = [
-            trunk.register_forward_pre_hook(before, with_kwargs=True),
-            trunk.register_forward_hook(after, with_kwargs=True),
-        ]
-        try:
-            return can_reuse(model, trunk)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        return _reuses(
+            model,
+            lambda inputs, config: change(inputs),
+            lambda output, config: output[0].mul_(1 + noise * torch.randn_like(output[0])),
+        )
 
     assert reuses()
     # kernels of a card round differently in every shape: float32 as TF32, which has ten bits
     assert reuses(noise=max(2**-10, torch.finfo(dtype).eps))
     assert [name for name, change in WRONG.items() if reuses(change)] == []
+
+
+def _reuses(
+    model: Any, before: Callable[[dict[str, Any], Any], None], after: Callable[[Any, Any], Any]
+) -> bool:
+    """`can_reuse`, with calls around each continuation: on (inputs, configuration), and on (output,
+    configuration).
+    """
+    trunk = torch_backend(model)._modules.trunk
+
+    def enter(module: Any, args: Any, inputs: dict[str, Any]) -> None:
+        if "position_ids" in inputs:  # only a continuation is given them
+            before(inputs, module.config)
+
+    def leave(module: Any, args: Any, inputs: dict[str, Any], output: Any) -> None:
+        if "position_ids" in inputs:
+            after(output, module.config)
+
+    hooks = [
+        trunk.register_forward_pre_hook(enter, with_kwargs=True),
+        trunk.register_forward_hook(leave, with_kwargs=True),
+    ]
+    try:
+        return can_reuse(model, trunk)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _window(shift: int) -> Callable[[dict[str, Any], Any], None]:
@@ -194,29 +207,17 @@ def test_a_continuation_with_wrong_windows_is_never_reused(
     of: str, dtype: torch.dtype, tiny_model: Callable[[str], Any]
 ) -> None:
     model = copy.deepcopy(tiny_model(of)).to(dtype)
-    trunk = torch_backend(model)._modules.trunk
+    windows = []
 
     def reuses(change: Callable[[dict[str, Any], Any], None]) -> bool:
-        restored = []
+        def before(inputs: dict[str, Any], config: Any) -> None:
+            windows.append(getattr(config, "sliding_window", None))
+            change(inputs, config)
 
-        def before(module: Any, args: Any, inputs: dict[str, Any]) -> None:
-            if "position_ids" in inputs:
-                restored.append(getattr(module.config, "sliding_window", None))
-                change(inputs, module.config)
+        def after(output: Any, config: Any) -> None:
+            config.sliding_window = windows.pop()
 
-        def after(module: Any, args: Any, inputs: dict[str, Any], output: Any) -> None:
-            if "position_ids" in inputs:
-                module.config.sliding_window = restored.pop()
-
-        hooks = [
-            trunk.register_forward_pre_hook(before, with_kwargs=True),
-            trunk.register_forward_hook(after, with_kwargs=True),
-        ]
-        try:
-            return can_reuse(model, trunk)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        return _reuses(model, before, after)
 
     if of == "llama":  # without windows it does not matter where keys lie
         assert reuses(_padding_after_beginnings)
