@@ -157,7 +157,7 @@ def inputs_kept(trunk: nn.Module, ids: torch.Tensor) -> tuple[dict[str, Any], Dy
     """Keyword arguments of a pass of `trunk` over right-padded prompts, and the cache that it fills
     with the keys and values of every token.
 
-    A model's own cache keeps those of the last window alone, and a branch may begin before it.
+    A model's own cache keeps only the last window. A branch may begin before that window.
     """
     cache = DynamicCache()
     return {**forward_inputs(ids), "use_cache": True, cache_name(trunk): cache}, cache
@@ -257,9 +257,9 @@ def _wrong_on_purpose(
 ) -> Iterator[tuple[dict[str, Any], list[int], int]]:
     """Inputs of wrong continuations, the branches that each makes wrong, and tokens of a window.
 
-    Positions are off by one or two, either way; a key within the window or the last one is dropped;
-    keys before those of the shorter beginning are attended; a short window is off by one. KeyError
-    if the model takes no positions.
+    Positions are off by one or two, either way. A key within the window is dropped, or the last
+    key. The shorter beginning attends to the padding before it. A short window is off by one.
+    KeyError if the model takes no positions.
     """
     for shift in (-2, -1, 1, 2):
         inputs = right()
