@@ -118,6 +118,8 @@ class Opening:
     """The numbers: a row of few, since they are large."""
     warnings: tuple[Sentence, ...] = ()
     """What to keep in mind, such as flags of these numbers; one per line."""
+    repeated: bool = False
+    """Whether the first table of the page has these numbers too: a terminal shows that alone."""
 
     @property
     def caption(self) -> str:

@@ -231,6 +231,7 @@ def table_of(
     none: the first `FIRST_COLUMNS`. styles: of numbers that have another than four digits. labels:
     headings, where they are not the label of the declaration or the column's name.
     """
+    frame, short = _without_no_error(frame), more.pop("short", None)
     shown = own_columns(frame)
     chosen = [column for column in first if column in shown] or shown[:FIRST_COLUMNS]
     fields = []
@@ -251,7 +252,16 @@ def table_of(
                 parts=parts_of(frame, column),
             )
         )
-    return Table(name=name, title=title, frame=frame, fields=tuple(fields), **more)
+    short = None if short is None else _without_no_error(short)
+    return Table(name=name, title=title, frame=frame, fields=tuple(fields), short=short, **more)
+
+
+def _without_no_error(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows without the flag `no_error`: a number without an error is seen to have none."""
+    if not isinstance(frame.schema.get("flags"), pl.List):
+        return frame
+    flags = pl.col("flags").cast(pl.List(pl.String))
+    return frame.with_columns(flags.list.set_difference(["no_error"]))
 
 
 def flags_in(frame: pl.DataFrame) -> set[str]:

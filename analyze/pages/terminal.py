@@ -16,6 +16,7 @@ from rich.cells import cell_len
 from lpp.analyze.pages.page import Figure, Page, Section
 from lpp.analyze.pages.table import Cell, Field, Table, shared_unit
 from lpp.analyze.pages.words import Flag, Part, Run, Sentence, clause
+from lpp.analyze.quantities.quantity import capital
 from lpp.store.format.run_names import name_and_id
 from lpp.store.terminal.escaping import escape
 
@@ -56,7 +57,7 @@ def _parts(page: Page, everything: bool, write: "_Writer") -> Iterator[str]:
         yield write.paragraph(page.opening.sentence)
     shown = [section for section in page.sections if everything or section.brief]
     write.number(shown, everything)
-    yield write.opening()
+    yield write.opening(numbers=not (page.opening.repeated and shown))
     for sentence in (*page.findings, *page.further) if everything else page.findings:
         yield write.paragraph(sentence)
     for section in shown:
@@ -97,11 +98,13 @@ class _Writer:
         flags = (flag for flag in self.page.flags if flag in marked)
         self.numbers = {flag: k for k, flag in enumerate(flags, start=1)}
 
-    def opening(self) -> str:
-        """The numbers of the opening, and its warnings but those of flags that tables mark."""
+    def opening(self, *, numbers: bool = True) -> str:
+        """The numbers of the opening or only their setting, and its warnings but those of flags
+        that tables mark.
+        """
         opening = self.page.opening
-        out = ""
-        if opening.rows:
+        out = "" if numbers or not opening.setting else wrapped(f"{capital(opening.setting)}.")
+        if opening.rows and numbers:
             heads = [f"{name}\n{unit}" if unit else name for name, unit in opening.head]
             rows = [[self._figure(figure) for figure in figures] for figures in opening.rows]
             if _free(_widths([heads, *rows])) < 0:

@@ -65,11 +65,10 @@ def conclusion(frames: Frames, pair: Pair) -> str:
         return f"{b} and {a} have no predictions to compare{where}"
     if change is None or (change["maximum"] == 0 and not (flips and flips["mean"])):
         return f"{b} differs from {a} by {ref('nothing', DRIFT.name)} in any prediction{where}"
-    sure = number(change["mean"]) + interval(change["mean_ci_low"], change["mean_ci_high"])
-    sure = ref(sure, DRIFT.name)
-    by = f"KL {sure} nats a token"
+    mean = ref(number(change["mean"]), DRIFT.name)
+    by = f"KL {mean} nats a token"
     if "kl" not in numbers:
-        by = f"{sure} nats of ln p a token (no logits, so no KL)"
+        by = f"{mean} nats of ln p a token (no logits, so no KL)"
     if flips:
         share = ref(f"{number(100 * flips['mean'])} %", DRIFT.name)
         by += f"; {share} of the most likely next tokens flip"
@@ -117,6 +116,7 @@ def opening(
         (("run", ""), (head, PREDICTIONS[name].unit), ("flips", "%"), ("first differs at", "")),
         tuple(_figures(frames, pair, name) for pair in shown),
         tuple(_warnings(frames, shown)),
+        repeated=True,
     )
 
 

@@ -84,6 +84,7 @@ def summary(numbers: Numbers, order: Sequence[str], meanings: Mapping[str, str])
         head=_few_head(axes) if few else (("number", ""), ("smallest", ""), ("largest", "")),
         rows=tuple(_few_rows(rows, axes) if few else _ends(rows, axes)),
         warnings=tuple(flag_warnings(numbers.layers, rows, meanings)),
+        repeated=True,
     )
 
 
