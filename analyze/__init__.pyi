@@ -3,6 +3,7 @@ from .charts.analyses import drift_depth_chart as drift_depth_chart
 from .charts.analyses import drift_grid_chart as drift_grid_chart
 from .charts.analyses import drift_histogram_chart as drift_histogram_chart
 from .charts.analyses import drift_positions_chart as drift_positions_chart
+from .charts.analyses import drift_steps_chart as drift_steps_chart
 from .charts.analyses import item_depth_chart as item_depth_chart
 from .charts.analyses import probe_depth_chart as probe_depth_chart
 from .charts.analyses import probe_reliability_chart as probe_reliability_chart

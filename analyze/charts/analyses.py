@@ -131,6 +131,33 @@ def drift_grid_chart(
     """
     if metric not in _GRIDS:
         raise InputError(f"no drift in depth of {metric!r}: choose {', '.join(_GRIDS)}.")
+    panels = _drift_grid(sites, metric, runs)
+    return beside(panels, f"{_GRIDS[metric].title} in depth", nothing(metric, sites, _DIFF))
+
+
+def drift_steps_chart(
+    predictions: pl.DataFrame, sites: pl.DataFrame, *, runs: RunStyles | None = None
+) -> Any:
+    """What changes along a training: KL and flips by step, and the distance of every site.
+
+    predictions: the table `drift_predictions` with the column `step` of run B; a line for each run
+    A. sites: of `drift_grid_chart`. runs: letters, names and colours of runs. Raises InputError for
+    another table.
+    """
+    needed = ("run_a", "step", "number", "mean", "mean_ci_low", "mean_ci_high")
+    frame = checked(predictions, "drift_predictions", needed).rename({"run_a": "run"})
+    frame = of_runs(frame, runs).sort("curve", "step")
+    panels = []
+    for name in ("kl", "flips"):
+        ends = {f"mean{end}": f"{name}{end}" for end in ("", "_ci_low", "_ci_high")}
+        rows = frame.filter(number=name).rename(ends)
+        panels += lines(rows, [PREDICTIONS[name]], "step", subject="from")
+    panels += _drift_grid(sites, "relative_distance", runs)
+    return beside(panels, "Drift along the training", nothing("drift", predictions, _DIFF))
+
+
+def _drift_grid(sites: pl.DataFrame, metric: str, runs: RunStyles | None) -> list[Any]:
+    """The panel of `drift_grid_chart`; none without values."""
     frame = checked(sites, "drift_sites", ("a", "b", "site", "depth", metric))
     frame = frame.drop_nulls("b").unique(("b", "site"), keep="first", maintain_order=True)
     frame = measured(of_runs(frame.rename({"b": "run"}), runs), metric)
@@ -152,7 +179,7 @@ def drift_grid_chart(
         height=44,
         text=".2~g",
     )
-    return beside([grid] if len(rows) else [], title, nothing(metric, sites, _DIFF))
+    return [grid] if len(rows) else []
 
 
 def item_depth_chart(features: pl.DataFrame, *, runs: RunStyles | None = None) -> Any:

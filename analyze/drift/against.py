@@ -38,6 +38,26 @@ class Against:
     """Short names of the base and of all other runs, compared or left out, by run id."""
 
     @property
+    def steps(self) -> dict[str, int]:
+        """Step of each run B, by id and ascending, if all are checkpoints of one training."""
+        series = {pair.b.run.id: pair.b.run.plan.model.series for pair in self.pairs}
+        steps = {run: of.step for run, of in series.items() if of is not None}
+        trainings = {None if of is None else of.name for of in series.values()}
+        if len(series) < 2 or len(trainings) > 1 or len({*steps.values()}) < len(series):
+            return {}
+        return dict(sorted(steps.items(), key=lambda run: run[1]))
+
+    def from_last(self, settings: DiffSettings) -> list[Pair]:
+        """Along a training also the pairs of its last checkpoint and each other one."""
+        runs = {pair.b.run.id: pair.b.run for pair in self.pairs}
+        *others, last = [runs[run] for run in self.steps] or [self.base.run]
+        return [
+            pair_of(last, run, settings.prompts, cluster=settings.cluster)
+            for run in others
+            if run.path != last.path
+        ]
+
+    @property
     def undecided(self) -> dict[str, str]:
         """Why each run that is undecided is left out, by run id."""
         return dict(self.left_out.filter("undecided").select("run", "why").iter_rows())

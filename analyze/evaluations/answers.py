@@ -93,7 +93,11 @@ def diff_answer(
     for pair, common in zip(pairs, chosen, strict=True):
         with _named(pair, several):
             check_conditions(conditions, sites=common, no_logits=pair.no_logits)
-    progress.expect(sum(n_steps(pair, settings) for pair in pairs))
+    last = replace(settings, sites=[chosen[0][-1]], errors=None)
+    along = several.from_last(settings) if several else []
+    progress.expect(
+        sum(n_steps(pair, settings) for pair in pairs) + sum(n_steps(pair, last) for pair in along)
+    )
     undecided = {} if several is None else several.undecided
     failed = bool(conditions and undecided)
     parts: list[Mapping[str, pl.DataFrame]] = []
@@ -128,10 +132,14 @@ def diff_answer(
         if verdicts:
             decided[pair.b.run.id] = verdicts
     assert several is not None
+    for pair in along:
+        pair_drift = drift(pair, last, executor=executor, progress=progress)
+        kept("The comparison is", lambda d=pair_drift: write_drift(d), progress)  # type: ignore[misc]
+        parts.append(frames_of(pair_drift, tokens=False))
     names = dict.fromkeys(name for part in parts for name in part)
     frames = {name: pl.concat([p[name] for p in parts if name in p]) for name in names}
     frames["left_out"] = several.left_out
-    page = against_page(frames, several.names, decided, f"{store}")
+    page = against_page(frames, several.names, decided, f"{store}", several.steps)
     decided = {b: decided[b] for b in page.runs.order if b in decided}
     return reply(
         page,

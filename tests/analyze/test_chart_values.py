@@ -14,6 +14,8 @@ from chart_frames import (
     Picture,
     cut_layers,
     differences,
+    drift_by_step,
+    drift_sites,
     eigenvalues,
     layers,
     profiles,
@@ -23,6 +25,7 @@ from every_chart import CHARTS, Chart, drawn, every, marks, panels, rows
 from lpp.analyze import (
     depth_chart,
     difference_chart,
+    drift_steps_chart,
     profile_chart,
     spectrum_chart,
 )
@@ -70,6 +73,19 @@ def test_the_values_are_those_of_the_table(name: str) -> None:
             expected = 1 - expected
         found = rows(panel, "rect" if name in ("cka", "load by expert", "drift") else "point")
         assert sorted(row["value"] for row in found) == pytest.approx(sorted(expected), rel=1e-5)
+
+
+def test_steps_have_a_line_for_each_first_run_and_a_row_for_each_checkpoint() -> None:
+    frame, sites = drift_by_step(), drift_sites()
+    *of_numbers, grid = panels(drift_steps_chart(frame, sites))
+    assert len(of_numbers) == 2
+    for panel, number in zip(of_numbers, ("kl", "flips"), strict=True):
+        found = {(row["label"], row["step"], row["value"]) for row in rows(panel)}
+        assert len({label for label, _, _ in found}) == 2
+        expected = frame.filter(number=number).select("step", "mean").rows()
+        assert sorted((step, value) for _, step, value in found) == sorted(expected)
+    distances = sites["relative_distance"].drop_nulls()
+    assert sorted(row["value"] for row in rows(grid, "rect")) == pytest.approx(sorted(distances))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`lpp-capture compare`: from two models to what changed, in one command."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import transformers
 from click.testing import CliRunner, Result
 
+from lpp.analyze import DiffSettings, diff
 from lpp.capture.cli import compare as module
 from lpp.capture.cli.command import main
 from lpp.capture.cli.compare import models_named
@@ -22,14 +24,14 @@ TEXTS = ["The quick brown fox jumps over the lazy dog.", "A fox.", "is it 3 or 4
 @pytest.fixture
 def models(
     tiny_folder: Callable[[str], Path], tiny_tokenizer: Any, tmp_path: Path
-) -> Callable[[str, float], Path]:
-    """A copy of the tiny Llama, with noise in the weights of its second block."""
+) -> Callable[..., Path]:
+    """A copy of the tiny Llama, with noise in the weights of its second block, or of another."""
 
-    def make(name: str, noise: float) -> Path:
+    def make(name: str, noise: float, block: int = 2) -> Path:
         model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder("llama"))
         torch.manual_seed(7)
         with torch.no_grad():
-            for weight in model.model.layers[1].mlp.parameters():
+            for weight in model.model.layers[block - 1].mlp.parameters():
                 weight.add_(noise * torch.randn_like(weight))
         model.save_pretrained(tmp_path / name)
         tiny_tokenizer.save_pretrained(tmp_path / name)
@@ -54,7 +56,7 @@ def page(tmp_path: Path, *words: object) -> Any:
 
 
 def test_what_changed_is_what_plain_transformers_computes(
-    models: Callable[[str, float], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, other = models("base", 0.0), models("other", 0.3)
     found = page(tmp_path, base, other)
@@ -81,9 +83,7 @@ def test_what_changed_is_what_plain_transformers_computes(
     assert page(tmp_path, base, other)["tables"] == found["tables"]
 
 
-def test_the_block_that_moved_and_the_gate(
-    models: Callable[[str, float], Path], tmp_path: Path
-) -> None:
+def test_the_block_that_moved_and_the_gate(models: Callable[..., Path], tmp_path: Path) -> None:
     base, other = models("base", 0.0), models("other", 0.3)
     rows = page(tmp_path, base, other, "--sites", "all")["tables"]["drift_sites"]
     distance = {row["site"]: row["relative_distance"] for row in rows}
@@ -97,18 +97,43 @@ def test_the_block_that_moved_and_the_gate(
     assert "Which block moves first: lpp-capture compare" in failed.output
 
 
-def test_several_candidates_and_checkpoints_by_step(
-    models: Callable[[str, float], Path], tmp_path: Path
-) -> None:
+def test_checkpoints_are_a_series_by_step(models: Callable[..., Path], tmp_path: Path) -> None:
     base = models("base", 0.0)
-    for step in (9, 10):
-        models(f"out/checkpoint-{step}", step / 30)
-    found = page(tmp_path, base, tmp_path / "out" / "checkpoint-*")
-    runs = [
-        open_store(tmp_path / "lpp").runs[row["run_b"]] for row in found["tables"]["comparisons"]
-    ]
-    series = [run.plan.model.series for run in runs]
-    assert [(each.name, each.step) for each in series if each] == [("out", 9), ("out", 10)]
+    for step, block in ((9, 2), (10, 1), (200, 1)):
+        models(f"out/checkpoint-{step}", step / 30, block)
+    pattern = tmp_path / "out" / "checkpoint-*"
+    done = compare(tmp_path, base, pattern, "--sites", "all", "-o", tmp_path / "steps.svg")
+    assert done.exit_code == 0, done.output
+    picture = (tmp_path / "steps.svg").read_text()
+    for words in ("by step", "step of the training", "Relative distance in depth", "A base"):
+        assert words in picture
+    command = module.analyze_command(
+        ("diff", str(tmp_path / "lpp"), "--against", "base", "*check*")
+    )
+    text = " ".join(
+        subprocess.run(command, capture_output=True, check=True).stdout.decode().split()
+    )
+    assert "the first site that moves is block.2 from step 9 on, block.1 from step 10 on." in text
+
+    found = page(tmp_path, base, pattern, "--sites", "all")["tables"]
+    runs = open_store(tmp_path / "lpp").runs
+    step = {run.id: run.plan.model.series.step for run in runs.values() if run.plan.model.series}
+    assert [step[row["run_b"]] for row in found["comparisons"]] == [9, 10, 200]
+    last = next(run for run in step if step[run] == 200)
+    from_last = [row for row in found["drift_predictions"] if row["run_a"] == last]
+    assert {step[row["run_b"]] for row in from_last} == {9, 10}
+    for row in from_last:
+        other = diff(tmp_path / "lpp", last, row["run_b"], DiffSettings(sites=["final"]))
+        assert other.predictions[row["number"]].mean == row["mean"]
+
+
+def test_two_candidates_that_are_no_series_are_ordered_by_kl(
+    models: Callable[..., Path], tmp_path: Path
+) -> None:
+    base, far, near = models("base", 0.0), models("far", 0.5), models("near", 0.1)
+    found = page(tmp_path, base, far, near)["tables"]
+    assert [row["run_b"].rpartition("-")[0] for row in found["comparisons"]] == ["near", "far"]
+    assert {row["run_a"].rpartition("-")[0] for row in found["drift_predictions"]} == {"base"}
 
 
 def test_a_pattern_says_what_is_wrong(tmp_path: Path) -> None:
@@ -120,7 +145,7 @@ def test_a_pattern_says_what_is_wrong(tmp_path: Path) -> None:
     assert models_named("demo") == [("demo", None, None)]
 
 
-def test_bad_words_capture_nothing(models: Callable[[str, float], Path], tmp_path: Path) -> None:
+def test_bad_words_capture_nothing(models: Callable[..., Path], tmp_path: Path) -> None:
     base = models("base", 0.0)
     for words, says in (
         ((base, tmp_path / "nothing"), "no folder"),

@@ -71,6 +71,18 @@ def drift_sites(runs: tuple[str, ...] = RUNS) -> pl.DataFrame:
     )
 
 
+def drift_by_step() -> pl.DataFrame:
+    """Rows of `drift_predictions` with steps: four checkpoints from a base, three from the last."""
+    runs = [f"checkpoint-{step:08}" for step in (0, 10, 100, 1000)]
+    return pl.DataFrame(
+        {"run_a": a, "run_b": b, "step": int(b[-8:]), "number": number, "mean": mean}
+        | {"mean_ci_low": 0.9 * mean, "mean_ci_high": 1.1 * mean}
+        for a, others in (("base-00000000", runs), (runs[-1], runs[:-1]))
+        for k, b in enumerate(others)
+        for number, mean in (("kl", 0.5 + k), ("flips", 0.1 + k / 8), ("top10", 0.5))
+    )
+
+
 _PAIR = {"run_a": pl.String, "run_b": pl.String}
 
 

@@ -2,6 +2,8 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ from lpp.analyze.drift.pages.drift_page_tables import (
     FACTS,
     SITES,
     Pair,
+    moved,
     numbers_of,
     of_pairs,
     shaped,
@@ -44,17 +47,20 @@ def against_page(
     names: Mapping[str, str],
     verdicts: gate_page.Verdicts = MappingProxyType({}),
     store: str = "",
+    steps: Mapping[str, int] = MappingProxyType({}),
 ) -> Page:
-    """The page of several comparisons with one run. frames: rows of each pair (`frames_of`), in
-    any order, and `left_out` (`against.Against`). names: short names by run id. verdicts: of a
-    gate, by run.
+    """The page of several comparisons with one run. frames: rows of each pair (`frames_of`), those
+    with that run first, and `left_out` (`against.Against`). names: short names by run id. verdicts:
+    of a gate, by run. steps: of checkpoints of one training; `frames` then has their comparisons
+    with the last one too.
     """
-    base, of = frames[FACTS]["run_a"][0], frames[FACTS]["run_b"].to_list()
+    base = frames[FACTS]["run_a"][0]
+    of = frames[FACTS].filter(run_a=base)["run_b"].to_list()
     left_out = frames["left_out"]
     reasons = dict(left_out.select("run", "why").iter_rows())
     means = {b: {k: v["mean"] for k, v in numbers_of(frames, (base, b)).items()} for b in of}
     by = "kl" if all("kl" in numbers for numbers in means.values()) else "flips"
-    ordered = sorted(of, key=lambda b: (means[b].get(by) or 0.0, b))
+    ordered = [*steps] or sorted(of, key=lambda b: (means[b].get(by) or 0.0, b))
     pairs = [(base, b) for b in ordered]
     gate = {b: verdicts[b] for b in ordered if b in verdicts}
     undecided = dict(left_out.filter("undecided").select("run", "why").iter_rows()) if gate else {}
@@ -62,16 +68,20 @@ def against_page(
     rows = pl.DataFrame([_row(frames, pair) for pair in pairs], infer_schema_length=None)
     in_order = pl.DataFrame({"run_b": ordered})
     by_run = {
-        name: in_order.join(frame, on="run_b", maintain_order="left").select(frame.columns)
+        name: in_order.join(frame.filter(run_a=base), on="run_b", maintain_order="left").select(
+            frame.columns
+        )
         for name, frame in frames.items()
         if "run_b" in frame.columns
     }
     sites, facts = by_run[SITES.name], by_run[FACTS]
     tables = [shaped(DRIFT, frames[DRIFT.name], brief=False), shaped(SITES, sites, brief=False)]
     strips, reading = _strips(sites, ordered)
-    setting, *notes = _setting_and_notes(facts, by)
+    setting, *notes = _setting_and_notes(facts, "step" if steps else by)
     sentence = conclusion(frames, pairs[0])
-    if len(pairs) > 1:
+    if steps:
+        sentence = _along(sites, means, by, steps, base)
+    elif len(pairs) > 1:
         least, most = (
             f"KL {number(means[b]['kl'])} nats a token"
             if by == "kl"
@@ -85,6 +95,25 @@ def against_page(
     grid = sites.select(
         pl.col("run_a", "run_b").name.replace("run_", ""), pl.exclude("run_a", "run_b")
     )
+    picture = Chart(
+        "drift-grid",
+        "depth",
+        tables[1],
+        "Distance in depth",
+        "Relative distance of every site, with its number; runs in order.",
+        drawing("drift_grid_chart", grid, runs=runs),
+        opens=True,
+    )
+    if steps:
+        by_step = frames[DRIFT.name].with_columns(step=pl.col("run_b").replace_strict(steps))
+        picture = replace(
+            picture,
+            name="drift-steps",
+            title="Along the training",
+            text="KL and flips by step, from each run that checkpoints are compared with; below, "
+            "the relative distance of every site, with its number, in the order of steps.",
+            draw=drawing("drift_steps_chart", by_step, grid, runs=runs),
+        )
     return Page(
         title="Drift from one model to several",
         about=say(f"From {run(base)} to {_count(pairs)}"),
@@ -116,17 +145,7 @@ def against_page(
                 "depth",
                 "Where in depth",
                 reading,
-                (
-                    Chart(
-                        "drift-grid",
-                        "depth",
-                        tables[1],
-                        "Distance in depth",
-                        "Relative distance of every site, with its number; runs in order.",
-                        drawing("drift_grid_chart", grid, runs=runs),
-                        opens=True,
-                    ),
-                ),
+                (picture,),
                 (strips, tables[1]),
                 more="Height: relative distance; a full column is the largest of all. Blank: "
                 "exactly 0; -: no number.",
@@ -150,10 +169,38 @@ def against_page(
         data={
             "against": rows,
             **by_run,
+            DRIFT.name: pl.concat(
+                [by_run[DRIFT.name], frames[DRIFT.name].filter(pl.col("run_a") != base)]
+            ),
             "left_out": left_out,
             "gate": gate_page.gate_rows(gate, undecided),
         },
         store=store,
+    )
+
+
+def _along(
+    sites: pl.DataFrame,
+    means: Mapping[str, Mapping[str, float]],
+    by: str,
+    steps: Mapping[str, int],
+    base: str,
+) -> str:
+    """What changes along a training: the predictions at its ends, and the first site that moves."""
+    (first, *_, last), what = steps, "KL" if by == "kl" else "the share of flips"
+    low, high = (number(means[b].get(by) or 0.0) for b in (first, last))
+
+    def begins_at(b: str) -> str | None:
+        return next(iter(moved(sites.filter(run_b=b))["site"]), None)
+
+    where = [
+        f"{site} from step {steps[next(runs)]:,} on"
+        for site, runs in groupby(steps, begins_at)
+        if site and sites["site"].n_unique() > 1
+    ]
+    return (
+        f"From step {steps[first]:,} to {steps[last]:,}, {what} from {run(base)} goes from {low} "
+        f"to {high}{'; the first site that moves is ' * bool(where)}{', '.join(where)}."
     )
 
 
@@ -176,11 +223,11 @@ def _setting_and_notes(facts: pl.DataFrame, by: str) -> Iterator[str]:
     """The setting; then a sentence for each fact that a reader has to know."""
     sizes, counts = ({*facts[name]} for name in ("n_prompts", "n_compared"))
     first, seed = facts["first_position"][0], next(iter(facts["seed"].drop_nulls()), None)
-    order = (
-        "the smallest KL first"
-        if by == "kl"
-        else "the fewest flips first, as not every run has a KL"
-    )
+    order = {
+        "kl": "the smallest KL first",
+        "flips": "the fewest flips first, as not every run has a KL",
+        "step": "in the order of their steps",
+    }[by]
     yield (
         _count(facts)
         + f" over the first {min(sizes)} prompts" * (len(sizes) == 1)
@@ -237,6 +284,7 @@ def _strips(sites: pl.DataFrame, runs: Sequence[str]) -> tuple[Table, str]:
         labels={"strip": "distance in depth"},
         key=("run",),
         folded=True,
+        brief=len(depth) > 1,
     )
     return table, (
         f"A column for {each}, {groups[0][0]} to {groups[-1][-1]}; a full one is {number(most)}."
