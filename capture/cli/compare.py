@@ -55,6 +55,12 @@ def _options() -> list[click.Option]:
     help="Keep the runs in this store: the next question about them needs no model.",
 )
 @click.option(
+    "--skip-first",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Compare without the first N tokens of each prompt, such as attention sinks.",
+)
+@click.option(
     "--fail-if",
     "conditions",
     multiple=True,
@@ -75,6 +81,7 @@ def compare(
     base: str,
     candidates: tuple[str, ...],
     store: Place,
+    skip_first: int | None,
     conditions: tuple[str, ...],
     shown_as: str | None,
     output: str | None,
@@ -114,6 +121,7 @@ def compare(
     names = runs if len(runs) == 2 else ["--against", *runs]
     question = [str(store), *names]
     given = [word for condition in conditions for word in ("--fail-if", condition)]
+    given += [f"--skip-first={skip_first}"] if skip_first else []
     given += ["--format", shown_as] if shown_as else []
     code = run_analyze("diff", *question, *given, *(["--output", output] if output else []))
     if code < 2 and chosen["sites"] == ("final",):

@@ -105,8 +105,8 @@ def test_the_first_screen_of_compared_runs_says_how_far_and_where(tmp_path: Path
     page = report(str(make_store(tmp_path, tables)))
     a, b, c = (run_id(k, name) for k, name in enumerate("abc"))
     assert plain(page.opening.sentence) == (
-        f"{c} differs from {a} by KL 0.02 [0.016, 0.024] nats a token; 1 % of the most likely next "
-        "tokens flip; the rows first move at embed and most at final, by 0.016 of their length."
+        f"{c} differs from {a} by KL 0.02 nats a token; 1 % of the most likely next tokens "
+        "flip; the rows first move at embed and most at final, by 0.016 of their length."
     )
     figures = [[cell.run or cell.text for cell in row] for row in page.opening.rows]
     assert figures == [[c, "0.02", "1", "embed"], [b, "0.01", "0.5", "embed"]]

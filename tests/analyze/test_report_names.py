@@ -87,7 +87,7 @@ def test_markdown_is_a_summary_in_which_names_stay_text(tmp_path: Path) -> None:
     assert len(rows) > 8
     assert len(counts) <= 5  # as many as tables
     sentence = text.split("\n\n")[1]
-    assert "KL 0.01 \\[0.008, 0.012\\] nats" in sentence
+    assert "by KL 0.01 nats a token" in sentence
     assert "0.22 of ln V" in text
     assert text.index(sentence) < text.index("| run |") < text.index("- `collapsed`")
     assert text.index("- `collapsed`") < text.index("###")
