@@ -117,11 +117,11 @@ def test_checkpoints_are_a_series_by_step(models: Callable[..., Path], tmp_path:
 
     found = page(tmp_path, base, pattern, "--sites", "all")["tables"]
     runs = open_store(tmp_path / "lpp").runs
-    step = {run.id: run.plan.model.series.step for run in runs.values() if run.plan.model.series}
-    assert [step[row["run_b"]] for row in found["comparisons"]] == [9, 10, 200]
-    last = next(run for run in step if step[run] == 200)
+    step_of = {run.id: run.plan.model.series.step for run in runs.values() if run.plan.model.series}
+    assert [step_of[row["run_b"]] for row in found["comparisons"]] == [9, 10, 200]
+    last = next(run for run in step_of if step_of[run] == 200)
     from_last = [row for row in found["drift_predictions"] if row["run_a"] == last]
-    assert {step[row["run_b"]] for row in from_last} == {9, 10}
+    assert {step_of[row["run_b"]] for row in from_last} == {9, 10}
     for row in from_last:
         other = diff(tmp_path / "lpp", last, row["run_b"], DiffSettings(sites=["final"]))
         assert other.predictions[row["number"]].mean == row["mean"]
