@@ -45,6 +45,14 @@ def check_loaded(name: str, info: Mapping[str, Any], progress: Progress = SILENT
             "--logit-positions none.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
+    scales = [key for key in unused if "weight_scale" in key]
+    if any(f"{key.partition('weight_scale')[0]}weight" not in unused for key in scales):
+        raise InputError(
+            f"the files of {name} have {listed(scales)} that its config.json does not tell of: "
+            "quantised weights would be read without their scales. "
+            "Give a copy in a format that docs/troubleshooting.md lists.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
     if unused:
         progress.warn(f"the files of {name} have {listed(unused)} that the model does not use")
 

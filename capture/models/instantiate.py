@@ -4,17 +4,58 @@ Only safetensors are read; a model whose weights are pickles is refused.
 """
 
 import copy
+import importlib.metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from lpp.capture.models.complete import LOADING, beside_packed, check_loaded, without_head
 from lpp.capture.models.fingerprints import weight_files
-from lpp.capture.models.machine import require, require_quantised
+from lpp.capture.models.machine import require
 from lpp.capture.models.model_files import auto_class, transformers_library
 from lpp.capture.models.spec import ModelSpec
+from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.progress import SILENT, Progress
+
+QUANTISED_BY: Final = {
+    "awq": ("gptqmodel",),
+    "bitsandbytes": ("bitsandbytes",),
+    "compressed-tensors": ("compressed-tensors",),
+    "gptq": ("optimum", "gptqmodel"),
+    "torchao": ("torchao",),
+}
+"""Distributions that read quantised weights, by the `quant_method` in config.json."""
+
+_UNREAD: Final = ("hqq", "quanto")
+"""Methods whose packed weights transformers 5 leaves out, and draws others at random."""
+
+
+def require_quantised(model: str, quantisation: Any) -> None:
+    """Raise an error with the command to install what a checkpoint's weights need.
+
+    quantisation: `quantization_config` of its configuration, as a dictionary or an object.
+    Raises InputError for a method that transformers does not read: it would take the packed numbers
+    for weights.
+    """
+    settings = quantisation if isinstance(quantisation, dict) else vars(quantisation)
+    method = settings.get("quant_method")
+    method = str(getattr(method, "value", method))  # an enumeration in an object
+    known = transformers_library().quantizers.AutoHfQuantizer
+    if method in _UNREAD or not known.supports_quant_method(settings):
+        raise InputError(
+            f"the weights of {model} are quantised ({method}), which transformers does not read. "
+            "Give a copy in a format that docs/troubleshooting.md lists.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+    there = {one.name.lower().replace("_", "-") for one in importlib.metadata.distributions()}
+    missing = [name for name in QUANTISED_BY.get(method, ()) if name not in there]
+    if missing:
+        raise MachineError(
+            f"the weights of {model} are quantised ({method}), which needs {', '.join(missing)}. "
+            f"Install with: pip install {' '.join(missing)}",
+            kind=ErrorKind.NO_PACKAGE,
+        )
 
 
 def trained_model(folder: Path, config: Any, spec: ModelSpec, progress: Progress = SILENT) -> Any:
@@ -59,8 +100,9 @@ def check_weights(folder: Path, config: Any, spec: ModelSpec, progress: Progress
     Reads names and shapes, no weight.
     """
     config = copy.deepcopy(config)
-    packed = getattr(config, "quantization_config", None) is not None
-    if packed:
+    packed = (folder / "hf_quant_config.json").is_file()  # of ModelOpt, which vLLM reads
+    if getattr(config, "quantization_config", None) is not None:
+        packed = True
         del config.quantization_config  # else transformers needs the package of the method
     _, info = auto_class(config).from_pretrained(
         folder,

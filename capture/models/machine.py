@@ -1,11 +1,9 @@
 """What loading needs of the machine (packages, memory), and advice on its failures."""
 
-import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 
@@ -20,36 +18,6 @@ def require(*packages: str, extra: str = "torch") -> None:
         raise MachineError(
             f"capturing needs {', '.join(missing)}, which is not installed here. "
             f"In your clone of lpp-engine: pip install '.[{extra}]'",
-            kind=ErrorKind.NO_PACKAGE,
-        )
-
-
-QUANTISED_BY: Final = {
-    "awq": ("gptqmodel",),
-    "bitsandbytes": ("bitsandbytes",),
-    "compressed-tensors": ("compressed-tensors",),
-    "gptq": ("optimum", "gptqmodel"),
-    "hqq": ("hqq",),
-    "quanto": ("optimum-quanto",),
-    "torchao": ("torchao",),
-}
-"""Distributions that read quantised weights, by the `quant_method` in config.json."""
-
-
-def require_quantised(model: str, quantisation: Any) -> None:
-    """Raise an error with the command to install what a checkpoint's weights need.
-
-    quantisation: `quantization_config` of its configuration, as a dictionary or an object.
-    """
-    settings = quantisation if isinstance(quantisation, dict) else vars(quantisation)
-    method = settings.get("quant_method")
-    method = str(getattr(method, "value", method))  # an enumeration in an object
-    there = {one.name.lower().replace("_", "-") for one in importlib.metadata.distributions()}
-    missing = [name for name in QUANTISED_BY.get(method, ()) if name not in there]
-    if missing:
-        raise MachineError(
-            f"the weights of {model} are quantised ({method}), which needs {', '.join(missing)}. "
-            f"Install with: pip install {' '.join(missing)}",
             kind=ErrorKind.NO_PACKAGE,
         )
 
@@ -101,7 +69,7 @@ def _explanation(model: str, device: str, error: Exception) -> LppError:
             "--device-map auto, --quantization int8, or a smaller model.",
             kind=ErrorKind.NO_MEMORY,
         )
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) and "requires a gpu" not in lower:
         return MachineError(
             f"{model} needs a package that is not installed here: {line}",
             kind=ErrorKind.NO_PACKAGE,
@@ -120,6 +88,10 @@ def _advice(error: Exception, lower: str) -> tuple[ErrorKind, str]:
     if "scaled_dot_product_attention" in lower:
         return ErrorKind.UNSUPPORTED_MODEL, (
             "cannot use --attention sdpa. Repeat with --attention eager."
+        )
+    if "have the same dtype" in lower:
+        return ErrorKind.UNSUPPORTED_MODEL, (
+            "has weights for another dtype: {line}. Repeat with --dtype bfloat16."
         )
     if type(error).__name__ == "SafetensorError" or any(word in lower for word in _ON_DISK):
         return ErrorKind.CORRUPT, (

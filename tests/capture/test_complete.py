@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
+from llama_gguf import llama_gguf, plain_tensors
 from safetensors.torch import load_file, save_file
 
 from lpp.capture import capture
@@ -139,45 +140,16 @@ def test_quantised_files_are_judged_by_module() -> None:
     check_loaded("m", beside_packed({**info, "missing_keys": {"a.up.weight"}}))
 
 
-def llama_gguf(file: Path, *, without: str = "") -> None:
-    """A GGUF file of a Llama with one block of 8 entries, without the tensor of a name."""
-    import gguf as library
-
-    writer = library.GGUFWriter(file, "llama")
-    writer.add_block_count(1)
-    writer.add_context_length(16)
-    writer.add_embedding_length(8)
-    writer.add_feed_forward_length(8)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(4)
-    writer.add_vocab_size(11)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([*map(chr, range(97, 107)), "ab"])
-    writer.add_token_merges(["a b"])
-    writer.add_eos_token_id(1)
-    shapes = {"token_embd": (11, 8), "output": (11, 8), "output_norm": (8,)}
-    shapes |= {f"blk.0.{name}": (8,) for name in ("attn_norm", "ffn_norm")}
-    for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_gate", "ffn_down"):
-        shapes[f"blk.0.{name}"] = (8, 8)
-    for name, shape in shapes.items():
-        if name != without:
-            writer.add_tensor(f"{name}.weight", np.full(shape, 0.1, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def test_a_gguf_file_that_lacks_a_tensor_is_refused_and_nothing_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    llama_gguf(tmp_path / "whole.gguf")
+    tensors = plain_tensors(8)
+    llama_gguf(tmp_path / "whole.gguf", tensors, width=8, heads=2)
     assert load_model(ModelSpec(id=str(tmp_path / "whole.gguf"))).info.logits_width == 11
     whole = list(gguf.cache_folder().iterdir())
-    llama_gguf(tmp_path / "part.gguf", without="blk.0.ffn_up")
+    del tensors["blk.0.ffn_up"]
+    llama_gguf(tmp_path / "part.gguf", tensors, width=8, heads=2)
     with pytest.raises(InputError, match=r"lack 1 weight \(model.layers.0.mlp.up_proj.weight\)"):
         load_model(ModelSpec(id=str(tmp_path / "part.gguf")))
     assert list(gguf.cache_folder().iterdir()) == whole

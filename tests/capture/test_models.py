@@ -1,7 +1,6 @@
 """Loading: what is loaded is what was named, and every failure is one clear error."""
 
 import contextlib
-import copy
 import json
 import shutil
 import socket
@@ -12,12 +11,9 @@ from threading import Barrier
 from typing import Any, Literal
 
 import huggingface_hub
-import numpy as np
 import pytest
 import torch
 import transformers
-from backend_contract import captured, make_batch, plain_forward, torch_backend
-from safetensors.torch import load_file, save_file
 
 from lpp.capture.models import gguf, machine
 from lpp.capture.models.fingerprints import tokenizer_fingerprint, weights_fingerprint
@@ -319,73 +315,6 @@ def test_a_name_that_is_nothing_is_refused(name: str) -> None:
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     _refused(ModelSpec(id=str(tmp_path)), ErrorKind.NOT_FOUND, "no config.json")
-
-
-@pytest.mark.parametrize("method", ["awq", "torchao"])
-def test_quantised_weights_name_the_package_that_is_missing(
-    method: str, copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = json.loads((copied / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 32}
-    (copied / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr("importlib.metadata.distributions", lambda: iter(()))
-    (needed,) = machine.QUANTISED_BY[method]
-    said = (
-        rf"are quantised \({method}\), which needs {needed}\. Install with: pip install {needed}$"
-    )
-    with pytest.raises(MachineError, match=said) as caught:
-        load_model(ModelSpec(id=str(copied)))
-    assert caught.value.kind is ErrorKind.NO_PACKAGE
-
-
-def test_quantised_weights_whose_packages_are_there_need_no_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Installed:
-        name = "Compressed_Tensors"
-
-    monkeypatch.setattr("importlib.metadata.distributions", lambda: iter([Installed()]))
-    machine.require_quantised("m", {"quant_method": "compressed-tensors"})
-    machine.require_quantised("m", {"quant_method": "of another library"})  # transformers says
-    with pytest.raises(MachineError, match=r"pip install optimum gptqmodel$"):
-        machine.require_quantised("m", {"quant_method": "gptq"})
-
-
-def test_weights_of_eight_bits_give_the_states_of_what_they_stand_for(
-    copied: Path, tiny_model: Callable[[str], Any]
-) -> None:
-    plain = {}
-    packed = {}
-    for name, weight in load_file(copied / "model.safetensors").items():
-        if not name.endswith("_proj.weight"):
-            packed[name] = weight
-            continue
-        scale = weight.abs().amax(1, keepdim=True) / 127
-        levels = (weight / scale).round()
-        plain[name] = levels * scale
-        bytes_ = (levels.int() + 128).view(len(weight), -1, 4)
-        words = bytes_[..., 0] | bytes_[..., 1] << 8 | bytes_[..., 2] << 16 | bytes_[..., 3] << 24
-        packed[f"{name}_packed"] = words.int().contiguous()
-        packed[f"{name}_scale"] = scale
-        packed[f"{name}_shape"] = torch.tensor(weight.shape)
-    save_file(packed, copied / "model.safetensors", metadata={"format": "pt"})
-    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
-    config = json.loads((copied / "config.json").read_text())
-    config["quantization_config"] = {
-        **{"quant_method": "compressed-tensors", "format": "pack-quantized"},
-        **{"quantization_status": "compressed", "ignore": ["lm_head"]},
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
-    }
-    (copied / "config.json").write_text(json.dumps(config))
-    reference = copy.deepcopy(tiny_model("llama"))
-    reference.load_state_dict(plain, strict=False)
-    module = load_model(ModelSpec(id=str(copied), dtype="float32")).module
-    ids = list(range(3, 20))
-    states, logits = plain_forward(reference, ids)
-    (found,) = captured(torch_backend(module), [make_batch([ids])], ["block.1", "final"])
-    for site, rows in found.batch.hidden.items():
-        np.testing.assert_allclose(rows, states[site], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(plain_forward(module, ids)[1], logits, rtol=0, atol=1e-5)
 
 
 def test_pickled_weights_are_refused(copied: Path) -> None:
