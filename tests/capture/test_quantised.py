@@ -177,7 +177,9 @@ def test_experts_in_mxfp4(tiny_tokenizer: Any, tmp_path: Path) -> None:
         del weights[name]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     described(tmp_path, {"quant_method": "mxfp4"})
-    module = load_model(ModelSpec(id=str(tmp_path), dtype="float32")).module
+    for weight in reference.parameters():  # up to transformers 5.19, experts have no other dtype
+        weight.data = weight.data.bfloat16()
+    module = load_model(ModelSpec(id=str(tmp_path), dtype="bfloat16")).module
     check_rows(module, reference, list(range(3, 20)))
 
 
