@@ -31,8 +31,9 @@ def llama_gguf(
     writer.add_rope_dimension_count(width // heads)
     writer.add_vocab_size(11)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([*map(chr, range(97, 107)), "ab"])
-    writer.add_token_merges(["a b"])
+    writer.add_token_list([*map(chr, range(97, 106)), "ab", "cd"])
+    writer.add_token_merges(["a b", "c d"])  # transformers 5.6 reads one as a string
+    writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     for name, (data, kind) in tensors.items():
         writer.add_tensor(f"{name}.weight", data, raw_dtype=kind)
