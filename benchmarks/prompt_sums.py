@@ -77,7 +77,8 @@ def rows_of_prompts(pair: Pair, site: str) -> tuple[Prompts, Means]:
     steps = list(in_step(sources, range(pair.n_prompts), block_rows=BLOCK_ROWS))
     ends = np.flatnonzero(np.diff(np.concatenate([step.prompt_id for step in steps]))) + 1
     a, b = (np.concatenate([step.rows[k] for step in steps]) for k in range(2))
-    moved = row_drift(a, b)._asdict()
+    drift = row_drift(a, b)
+    moved = {"relative_distance": drift.relative_distance, "cosine": drift.cosine}
     sums = {name: np.add.reduceat(some, [0, *ends]) for name, some in moved.items()}
     tokens = np.diff([0, *ends, len(a)]).astype(np.float64)
     centred = (some.astype(np.float64) for some in (a, b))

@@ -38,7 +38,7 @@ _ITEMS: Final = "lpp-analyze items STORE --task TASK"
 _PROBE: Final = "lpp-analyze probe STORE --label FIELD"
 
 _PAIR: Final = ("run_a", "run_b")
-_GRIDS: Final = {name: change for name, change in SITE_CHANGES.items() if change.needs != "spectra"}
+_GRIDS: Final = {n: c for n, c in SITE_CHANGES.items() if c.needs != "spectra" and c.unit != "dB"}
 """Numbers of which a grid has a fill: those that are a distance from where nothing changed."""
 _ROUNDING: Final = 1e-12
 """A 1 - CKA that is closer to 0 than this is drawn as 0."""

@@ -14,7 +14,7 @@ from lpp.analyze.drift.summaries import Summary, entropy_drift, prediction_drift
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.logits.heads import LOSSY_KL, arithmetic
 from lpp.analyze.metrics.registry import METRICS, metric_names
-from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES, is_of
+from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.questions import DiffSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed
@@ -54,8 +54,7 @@ class Drift:
         moved = pl.col("next_logprob_a").ne_missing(pl.col("next_logprob_b")).any()
         if self.tokens.select(moved).item():
             return False
-        of_rows = (site for site in self.sites if is_of("relative_distance", site.site))
-        if any(site.relative_distance.value != 0 for site in of_rows):  # None: not finite
+        if any(s.relative_distance.value != 0 for s in self.sites if not s.router):  # or not finite
             return False
         changed = [
             end

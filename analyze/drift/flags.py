@@ -10,10 +10,9 @@ from lpp.analyze.drift.sites import SiteDrift, site_frame
 from lpp.analyze.engine.cache import Cache
 from lpp.analyze.engine.estimates import Request, SiteRequest, site_estimates
 from lpp.analyze.engine.workers import Workers
-from lpp.analyze.logits.divergences import EVERYTHING
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import error_names
-from lpp.analyze.quantities.drift import SITE_CHANGES, is_of
+from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.flags import flags_of, flags_of_any
 from lpp.analyze.runs.cells import Cell
 from lpp.analyze.runs.keys import RunView
@@ -22,7 +21,7 @@ SINK_PROMPTS: Final = 32
 """Prompts of each run that are searched for attention sinks. Sinks are a property of the model, and
 more prompts would cost another read of all rows."""
 
-_OF_LOGITS: Final = EVERYTHING | {"flips"}
+_OF_LOGITS: Final = {name for name, p in PREDICTIONS.items() if p.needs_logits or p.tie}
 """Numbers of predictions that come from logits, not from the statistics of the capture."""
 
 
@@ -80,7 +79,7 @@ def _sinks_of(view: RunView, pair: Pair, sites: list[str], workers: Workers) -> 
         site_estimates(SiteRequest(view, cache, site, [cell], request), workers)[
             cell, "n_sinks"
         ].value
-        if is_of("n_sinks", site)
+        if site in view.run.activation_sites
         else 0
         for site in sites
     )

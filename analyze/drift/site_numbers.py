@@ -23,7 +23,7 @@ from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.row_measures.prompt_parts import Parts
 from lpp.analyze.metrics.summary import Demand, Summary
 from lpp.analyze.numerics.cka import BLOCK_ROWS, CrossScatters, alignment
-from lpp.analyze.numerics.distance import row_drift
+from lpp.analyze.numerics.distance import RowDrift, row_drift, sqnr
 from lpp.analyze.numerics.jackknife import Estimate, jackknife
 from lpp.analyze.numerics.leading import subspace_overlap
 from lpp.analyze.numerics.moments import Floats, Rows
@@ -33,6 +33,7 @@ from lpp.analyze.runs.groups import Groups
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.runs.rows.side_by_side import in_step
 from lpp.analyze.runs.rows.site_reader import SiteReader
+from lpp.analyze.runs.select import router_sites
 
 CROSS: Final = "cross"
 """||X^T Y||_F^2, columns centred: kept beside the numbers of rows. Infinite where all rows are
@@ -60,7 +61,8 @@ class SiteNumbers:
         """requested: names of numbers. Rows of different widths have a CKA alone."""
         widths = _widths(pair, site)
         names: Collection[str] = SITE_CHANGES if widths[0] == widths[1] else ("cka",)
-        available = tuple(name for name in requested if name in names and is_of(name, site))
+        router = site in router_sites(pair.a.run)
+        available = tuple(n for n in requested if n in names and is_of(n, router=router))
         return cls(pair=pair, site=site, cell=cell, names=available, sure=sure)
 
     def pair_rows(self, kept_values: Values) -> "PairRows":
@@ -110,14 +112,14 @@ class SiteNumbers:
             cross = values.get((cell, CROSS), math.nan)
             return _of_spectra(name, ours, ours if cross == math.inf else theirs, cross)
 
-        return {
-            name: jackknife(
-                value(name, self.cell),
-                [value(name, part) for part in self._parts(name)],
-                SITE_CHANGES[name].limits,
-            )
-            for name in self.names
-        }
+        def estimate(name: str) -> Estimate:
+            whole = value(name, self.cell)
+            if name == "sqnr" and whole == math.inf:  # equal rows, also without any group
+                return Estimate(whole, 0.0, whole, whole)
+            parts = [value(name, part) for part in self._parts(name)]
+            return jackknife(whole, parts, SITE_CHANGES[name].limits)
+
+        return {name: estimate(name) for name in self.names}
 
     def _parts(self, name: str) -> list[Cell]:
         """The cells that the error of a number comes from."""
@@ -204,9 +206,9 @@ class PairRows:
     def compute(self, workers: Workers) -> Values:
         """The numbers, by cell and number; NaN where the rows have no number."""
         names = self.values | self.errors
-        of_rows = [name for name in OF_ROWS if is_of(name, self.site)]
-        router = of_rows == ["expert_change"]
-        of_cells = RowMeans(self.cell, self.pair.groups, len(of_rows))
+        router = self.site in router_sites(self.pair.a.run)
+        of_rows = [name for name in OF_ROWS if is_of(name, router=router)]
+        of_cells = RowMeans(self.cell, self.pair.groups, 1 if router else len(RowDrift._fields))
         means = of_cells if names.intersection(OF_ROWS) else None
         widths = _widths(self.pair, self.site)
         cross = CrossScatters(widths, AB) if CROSS in names else None
@@ -223,8 +225,9 @@ class PairRows:
         SiteReader(self.pair.a.run, self.site, self.pair.lengths).check(self.cell, n)
         numbers: Values = {}
         if means:
-            for cell, both in means.means().items():
-                numbers |= {(cell, name): float(both[k]) for k, name in enumerate(of_rows)}
+            for cell, found in means.means().items():
+                values = found if router else [*found[:2], sqnr(*found[2:].tolist())]
+                numbers |= {(cell, n): float(x) for n, x in zip(of_rows, values, strict=True)}
         if cross:
             numbers |= self._crosses(cross, workers, equal=equal)
         return numbers

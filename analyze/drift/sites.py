@@ -9,15 +9,15 @@ in float64. In float32, whose products of bfloat16 are exact, blocks of 128 to 1
 ||A^T B||^2 of a model of 135 million parameters wrong by 1e-9 to 2e-7 of itself: too much where
 1 - CKA, of quantised models, is as small. `only` can exclude the products.
 
-Errors are jackknifes that leave the same group of prompts out of both runs. Relative distance and
-cosine always have errors, which come from sums. For the other numbers each group is read and
-multiplied again, and two eigenproblems are solved for it. So, as in `profile`, only `final` has
+Errors are jackknifes that leave the same group of prompts out of both runs. Relative distance,
+cosine and SQNR always have errors, which come from sums. For the other numbers each group is read
+and multiplied again, and two eigenproblems are solved for it. So, as in `profile`, only `final` has
 these errors by default.
 
 Every number is stored (`drift.kept`), with the values behind its error; only missing ones are
 computed. A site is one task, in a thread or on a cluster.
 
-Where all rows of both runs are equal, CKA and overlap are exactly 1 and the differences exactly 0.
+Where all rows of both runs are equal, CKA and overlap are 1, differences 0, SQNR infinite: exactly.
 
 Memory does not depend on the number of tokens: 40 d^2 bytes and two blocks of rows for each thread,
 and for spectra that of a profile. Fewer threads than `jobs` are used if that would not fit.
@@ -32,18 +32,13 @@ import polars as pl
 from lpp.analyze.drift.gate.metric_changes import site_changes
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.drift.site_numbers import (
-    CROSS,
-    PairRows,
-    RunSpectra,
-    SiteNumbers,
-)
+from lpp.analyze.drift.site_numbers import CROSS, PairRows, RunSpectra, SiteNumbers
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.metrics.summary import Summary
 from lpp.analyze.numerics.cka import BLOCK_ROWS
 from lpp.analyze.numerics.jackknife import Estimate
-from lpp.analyze.quantities.drift import SITE_CHANGES, is_of
+from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.analyze.quantities.tables import columns_of, frame_schema, shared
 from lpp.analyze.questions import ErrorSites
 from lpp.analyze.runs.cells import Cell, n_tokens
@@ -91,6 +86,7 @@ class SiteDrift:
     depth: int
     """Depth in blocks of run A."""
     n_tokens: int
+    router: bool = False
     numbers: Mapping[str, Estimate]
     """By name: those of `SITE_CHANGES`, which are also attributes, such as `cka`, and differences
     of further metrics that were asked for."""
@@ -146,13 +142,15 @@ def site_drift(
                 site=site,
                 depth=pair.a.run.plan.depth_of(site),
                 n_tokens=n_tokens(pair.lengths, cell),
+                router=site in router_sites(pair.a.run),
                 numbers=of_site,
             )
         )
         progress.advance(pair.n_tokens(first_position))
         progress.note(f"{site} of {' and '.join(names)}")
     if metrics := [METRICS[name] for name in only if name not in SITE_CHANGES]:
-        of_rows = {site: sure for site, sure in needs_error.items() if is_of(metrics[0].name, site)}
+        there = pair.a.run.activation_sites
+        of_rows = {site: sure for site, sure in needs_error.items() if site in there}
         changes = dict(zip(of_rows, site_changes(pair, cell, metrics, of_rows, who), strict=True))
         drifts = [
             replace(drift, numbers={**drift.numbers, **changes.get(drift.site, {})})
@@ -217,8 +215,8 @@ def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:
     In depth order. Raises InputError for a pattern that matches none.
     """
     a, b = pair.a.run, pair.b.run
-    kept = [{*run.activation_sites, *router_sites(run)} for run in (a, b)]
-    common = [site for site in a.sites if site in kept[0] & kept[1]]
+    kept = {*a.activation_sites} & {*b.activation_sites} | {*router_sites(a)} & {*router_sites(b)}
+    common = [site for site in a.sites if site in kept]
     if not common:
         raise InputError(
             f"runs {a.id} and {b.id} hold no site in common that has hidden states: "

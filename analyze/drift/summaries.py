@@ -5,7 +5,6 @@ Positions are grouped in bands of doubling width: [0, 1), [1, 2), [2, 4), [4, 8)
 first tokens of a prompt, which can be attention sinks, have bands of their own.
 """
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from lpp.analyze.drift.pair import Pair
-from lpp.analyze.numerics.jackknife import error_names, jackknife
+from lpp.analyze.numerics.jackknife import error_names, jackknife, jackknife_of_log
 from lpp.analyze.numerics.statistics.calibration import proportion_interval
 from lpp.analyze.quantities.drift import PREDICTIONS, Prediction
 from lpp.analyze.runs.groups import GROUPS, Groups, Integers, group_of
@@ -80,7 +79,7 @@ def prediction_drift(
     summaries = {
         name: summarize_tokens(
             frame.select("prompt_id", value=token_value(number)).drop_nulls().sort("prompt_id"),
-            number.limits,
+            number,
             groups,
         )
         for name, number in OF_TOKENS.items()
@@ -100,12 +99,8 @@ def prediction_drift(
     return summaries
 
 
-def summarize_tokens(
-    values: pl.DataFrame, limits: tuple[float, float], groups: Groups = GROUPS
-) -> Summary:
-    """Summary of (n, 2) prompt_id, ascending, and value, in float64; limits: bounds of a mean.
-    groups: of the jackknife.
-    """
+def summarize_tokens(values: pl.DataFrame, number: Prediction, groups: Groups = GROUPS) -> Summary:
+    """Summary of `number` from (n, 2) prompt_id, ascending, and value, in float64, by `groups`."""
     tokens = values["value"].to_numpy()
     if not len(tokens):
         return Summary(n_tokens=0)
@@ -113,14 +108,15 @@ def summarize_tokens(
         median, p99 = np.quantile(tokens, [0.5, 0.99])
     else:  # interpolation would compute infinity minus infinity
         median, p99 = np.quantile(tokens, [0.5, 0.99], method="higher")
-    mean = float(tokens.mean())
-    without = _without_groups(values["prompt_id"].to_numpy(), tokens, groups)
-    error = jackknife(mean, without, limits)
+    means = tokens.mean(), *_without_groups(values["prompt_id"].to_numpy(), tokens, groups)
+    mean, *without = map(number.of_mean, means)
+    of_log = number.of_log
+    error = jackknife_of_log(mean, without) if of_log else jackknife(mean, without, number.limits)
     return Summary(
         mean=mean,
-        median=float(median),
-        p99=float(p99),
-        max=float(tokens.max()),
+        median=number.of_mean(median),
+        p99=number.of_mean(p99),
+        max=number.of_mean(tokens.max()),
         stderr=error.stderr,
         ci_low=error.ci_low,
         ci_high=error.ci_high,
@@ -157,7 +153,7 @@ def entropy_drift(pair: Pair, *, first_position: int = 0) -> Summary:
         .select("prompt_id", value=(b - a).fill_nan(None))
         .drop_nulls()
     )
-    return summarize_tokens(changes, (-math.inf, math.inf), pair.groups)
+    return summarize_tokens(changes, PREDICTIONS["entropy"], pair.groups)
 
 
 def by_position(frame: pl.DataFrame, groups: Groups = GROUPS) -> pl.DataFrame:

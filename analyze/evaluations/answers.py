@@ -40,6 +40,7 @@ from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.reply import Reply, reply
 from lpp.analyze.questions import DiffSettings, GateSettings, ItemsSettings
 from lpp.analyze.runs.keys import Url
+from lpp.analyze.runs.select import router_sites
 from lpp.analyze.tables.database import kept
 from lpp.store.errors import InputError
 from lpp.store.format.run_names import run_names
@@ -92,7 +93,8 @@ def diff_answer(
     chosen = [common_sites(pair, settings.sites) for pair in pairs]
     for pair, common in zip(pairs, chosen, strict=True):
         with _named(pair, several):
-            check_conditions(conditions, sites=common, no_logits=pair.no_logits)
+            routers = router_sites(pair.a.run)
+            check_conditions(conditions, sites=common, routers=routers, no_logits=pair.no_logits)
     last = replace(settings, sites=[chosen[0][-1]], errors=None)
     along = several.from_last(settings) if several else []
     progress.expect(

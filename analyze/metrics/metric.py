@@ -107,8 +107,6 @@ class Metric(Quantity, Generic[Input]):
     the matrix collapsed; of the covariance if the metric has no matrix."""
     normalises: str = ""
     """Name of the metric that this one is, divided by min(N, d); empty: it is none."""
-    of_log: bool = False
-    """Whether it is the exponential of a mean, so that its interval is that of its logarithm."""
     no_error: str = ""
     """Why there is no jackknife error, where there is none."""
     version: int = 1

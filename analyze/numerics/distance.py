@@ -2,6 +2,7 @@
 fold), and from the row of the same token in another model.
 """
 
+import math
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -93,19 +94,21 @@ def _distances(fitted: Floats, rows: Floats) -> Floats:
 
 
 class RowDrift(NamedTuple):
-    """Two numbers for each token; NaN where one is not defined, or a row is not finite."""
+    """Numbers of each token; NaN where one is not defined, or a row is not finite."""
 
     relative_distance: Floats
     """(n,) |a - b| / |a|: 0 for equal rows, infinite where only a is 0."""
     cosine: Floats
     """(n,) a.b / (|a| |b|), -1 to 1: exactly 1 for equal rows, NaN where only one of them is 0."""
+    signal: Floats  # (n,) |a|^2
+    noise: Floats  # (n,) |b - a|^2
 
 
 def row_drift(a: Rows, b: Rows, /) -> RowDrift:
-    """Relative distance and cosine of the rows of the same tokens, (n, d) each.
+    """How far the rows of the same tokens, (n, d) each, lie apart.
 
     In float64. Cost: widening and subtracting n d values, and four dot products a row; memory:
-    up to 4 MiB, and 16 bytes a row.
+    up to 4 MiB, and 32 bytes a row.
 
     >>> a = np.array([[3, 4], [1, 0], [0, 0]], dtype=np.float32)
     >>> b = np.array([[3, 4], [0, 2], [0, 0]], dtype=np.float32)
@@ -114,21 +117,28 @@ def row_drift(a: Rows, b: Rows, /) -> RowDrift:
     ([0.0, 2.236068, 0.0], [1.0, 0.0, 1.0])
     """
     n, width = a.shape
-    drift = RowDrift(np.empty(n), np.empty(n))
+    drift = RowDrift(*np.empty((4, n)))
     step = max(1, TILE_BYTES // (4 * max(width, 1)))
     for start in range(0, n, step):
         tile = slice(start, start + step)
-        drift.relative_distance[tile], drift.cosine[tile] = _tile(a[tile], b[tile])
+        for column, values in zip(drift, _tile(a[tile], b[tile]), strict=True):
+            column[tile] = values
     return drift
 
 
-def _tile(a: Rows, b: Rows) -> tuple[Floats, Floats]:
+def sqnr(signal: float, noise: float) -> float:
+    """Signal to noise in dB, of sums or means: infinite without noise, NaN without signal."""
+    return math.inf if noise == 0 else 10 * math.log10(signal / noise or math.nan)
+
+
+def _tile(a: Rows, b: Rows) -> RowDrift:
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         wide, other = (to_float32(rows).astype(np.float64) for rows in (a, b))
-        lengths, others = np.sqrt(np.vecdot(wide, wide)), np.sqrt(np.vecdot(other, other))
+        signal = np.vecdot(wide, wide)
+        lengths, others = np.sqrt(signal), np.sqrt(np.vecdot(other, other))
         cosine = np.clip(np.vecdot(wide, other) / (lengths * others), -1.0, 1.0)
         other -= wide
-        moved = np.sqrt(np.vecdot(other, other))
-        equal = moved == 0  # 0 over 0 among them
-        relative = np.where(equal, 0.0, moved / lengths)
-    return relative, np.where(equal, 1.0, cosine)
+        noise = np.vecdot(other, other)
+        equal = noise == 0  # 0 over 0 among them
+        relative = np.where(equal, 0.0, np.sqrt(noise) / lengths)
+    return RowDrift(relative, np.where(equal, 1.0, cosine), signal, noise)

@@ -52,9 +52,12 @@ def student(
     freedom: int,
     limits: tuple[float, float] = (-math.inf, math.inf),
     level: float = LEVEL,
+    *,
+    of_log: bool = False,
 ) -> Estimate:
     """`value` with Student's interval of `level`; without both if value or error is not finite.
-    limits: least and largest possible value; the interval is cut there.
+    limits: least and largest possible value; the interval is cut there. of_log: the interval is
+    that of the logarithm, exponentiated.
 
     >>> [round(number, 3) for number in student(10.0, 1.0, freedom=9)[:4]]
     [10.0, 1.0, 7.738, 12.262]
@@ -71,7 +74,10 @@ def student(
 
     half = float(stdtrit(freedom, (1 + level) / 2)) * stderr
     low, high = limits
-    ends = [min(max(end, low), high) for end in (value - half, value + half)]
+    ends = [value - half, value + half]
+    if of_log:
+        ends = [value * math.exp(min(end / value - 1, LARGEST_LOG)) for end in ends]
+    ends = [min(max(end, low), high) for end in ends]
     return Estimate(value, stderr, ends[0], ends[1])
 
 

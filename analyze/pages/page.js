@@ -36,6 +36,7 @@
     switch (column.style) {
       case "hundredths": return belowOne(value, value < 0 ? "-" : "");
       case "signed": return belowOne(value, value < 0 ? "-" : "+");
+      case "decibels": return value === "Infinity" ? "equal" : number(value);
       case "percent": return `${number(100 * value)} %`;
       case "probability": return value < 1e-4 ? "<0.0001" : value >= 0.1 ? value.toFixed(2) : String(Number(value.toPrecision(1)));
       default: return number(value);

@@ -187,6 +187,8 @@ class Table:
         named = ("name", "label", "kind", "first", "style")
         column: dict[str, Any] = {name: getattr(field, name) for name in named}
         column |= _packed(self.frame[field.name], field.kind)
+        if field.style == "decibels":  # page.js and SQL read this word; JSON has no infinity
+            column["values"] = _numbers(self.frame[field.name], infinite="Infinity")
         for part, name in field.parts.items():
             if part != "stderr" or "ci_low" not in field.parts:
                 column[part] = _numbers(self.frame[name])
@@ -335,12 +337,13 @@ def _packed(column: pl.Series, kind: Kind) -> dict[str, Any]:
     return {"words": list(indices), "codes": [indices[row] for row in rows]}
 
 
-def _numbers(column: pl.Series) -> list[float | bool | None]:
-    """Numbers for JSON: NaN and infinity become null, like missing values."""
+def _numbers(column: pl.Series, infinite: str | None = None) -> list[float | bool | str | None]:
+    """Numbers for JSON: NaN becomes null, like missing values, and infinity `infinite`."""
     if not column.dtype.is_float():
         return column.to_list()
     return [
-        None if value is None or not math.isfinite(value) else _short(value) for value in column
+        (infinite if v == math.inf else None) if v is None or not math.isfinite(v) else _short(v)
+        for v in column
     ]
 
 

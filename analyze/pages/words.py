@@ -229,7 +229,7 @@ def probability(value: float | None) -> str:
     return str(fixed(value, 2)) if value >= 0.1 else f"{value:.1g}"
 
 
-Style = Literal["figures", "hundredths", "signed", "percent", "probability"]
+Style = Literal["figures", "hundredths", "signed", "percent", "probability", "decibels"]
 """How a number is written."""
 
 STYLES: Final[Mapping[Style, Callable[[float | None], str]]] = {
@@ -238,6 +238,7 @@ STYLES: Final[Mapping[Style, Callable[[float | None], str]]] = {
     "signed": signed,
     "percent": percent,
     "probability": probability,
+    "decibels": lambda value: "equal" if value == math.inf else number(value),
 }
 
 

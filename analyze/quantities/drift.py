@@ -4,12 +4,11 @@ docs/how-to/compare.md says what is compared.
 """
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from lpp.analyze.quantities.quantity import FROM_0, UNBOUNDED, Quantity, by_name
+from lpp.analyze.quantities.quantity import UNBOUNDED, Quantity, by_name
 
 Statistic = Literal["mean", "median", "p99", "max"]
 """Over tokens."""
@@ -31,6 +30,8 @@ class Prediction(Quantity):
     value: Callable[[Column], Any] | None
     """Its value of a token, from columns of `drift.predictions.TOKEN_DRIFT`. None: of all tokens,
     also where the others are of drawn ones (`drift.summaries`)."""
+    of_mean: Callable[[float], float] = float
+    """The number, from the mean of `value` over tokens; it never falls."""
     statistics: tuple[Statistic, ...] = _STATISTICS
     """The meaningful statistics; the first is the default."""
     tie: str = ""
@@ -46,7 +47,7 @@ class SiteChange(Quantity):
 
     of: Literal["pair_site"] = "pair_site"
     needs: Literal["rows", "products", "spectra"]
-    """rows: a mean over tokens. products: d x d products of all rows. spectra: the difference B - A
+    """rows: sums over tokens. products: d x d products of all rows. spectra: the difference B - A
     of the metric of this name."""
     identity: float = 0.0
 
@@ -101,6 +102,18 @@ PREDICTIONS: Final = by_name(
             needs_logits=True,
         ),
         Prediction(
+            name="ear",
+            label="expected acceptance rate",
+            unit="share",
+            definition="1 - tv, the tokens drafted by B that speculative sampling accepts for A",
+            source="Leviathan et al. 2023, arXiv 2211.17192",
+            trap="At temperature 1, along the compared texts, not along what B drafts.",
+            value=lambda column: 1 - column("tv"),
+            statistics=("mean",),
+            needs_logits=True,
+            identity=1.0,
+        ),
+        Prediction(
             name="flips",
             unit="share",
             definition="tokens whose most likely next token differs",
@@ -110,6 +123,17 @@ PREDICTIONS: Final = by_name(
             value=lambda column: column("flip"),
             statistics=("mean",),
             tie="flip_tie",
+        ),
+        Prediction(
+            name="same_top_p",
+            unit="share",
+            definition="1 - flips, the tokens whose most likely next token is the same",
+            source=_PROJECT,
+            trap="As for `flips`.",
+            value=lambda column: 1 - column("flip"),
+            statistics=("mean",),
+            tie="flip_tie",
+            identity=1.0,
         ),
         Prediction(
             name="top10",
@@ -134,6 +158,16 @@ PREDICTIONS: Final = by_name(
             value=lambda column: abs(_loss(column)),
         ),
         Prediction(
+            name="rms_logprob",
+            unit="nats",
+            definition="root mean square of ln p(next), B - A",
+            source=_PROJECT,
+            trap="A few tokens that B finds impossible dominate it.",
+            value=lambda column: _loss(column) ** 2,
+            of_mean=math.sqrt,
+            statistics=("mean",),
+        ),
+        Prediction(
             name="log_perplexity",
             unit="nats",
             definition="ln PPL(B) - ln PPL(A)",
@@ -141,6 +175,18 @@ PREDICTIONS: Final = by_name(
             trap="Signed: gains and losses cancel, so 0 does not mean equal.",
             value=_loss,
             bounds=UNBOUNDED,
+        ),
+        Prediction(
+            name="perplexity_ratio",
+            unit="ratio",
+            definition="PPL(B) / PPL(A), exp(log_perplexity)",
+            source="Jelinek et al. 1977",
+            trap="As for `log_perplexity`: 1 does not mean equal.",
+            value=_loss,
+            of_mean=lambda log: math.inf if log > 709 else math.exp(log),  # the largest float64
+            statistics=("mean",),
+            of_log=True,
+            identity=1.0,
         ),
         Prediction(
             name="entropy",
@@ -167,7 +213,6 @@ SITE_CHANGES: Final = by_name(
             source=_PROJECT,
             trap="A rotation or a change of scale moves every row and may change no prediction.",
             needs="rows",
-            bounds=FROM_0,
         ),
         SiteChange(
             name="cosine",
@@ -178,6 +223,26 @@ SITE_CHANGES: Final = by_name(
             needs="rows",
             bounds=(-1.0, 1.0),
             identity=1.0,
+        ),
+        SiteChange(
+            name="sqnr",
+            label="signal to quantisation noise",
+            short="SQNR",
+            unit="dB",
+            definition="10 lg of sum |a|^2 / sum |b - a|^2 over tokens; infinite for equal rows",
+            source="Bennett 1948",
+            trap="Attention sinks, a hundred times longer than other rows, decide it: skip them.",
+            needs="rows",
+            identity=math.inf,
+        ),
+        SiteChange(
+            name="expert_change",
+            short="experts",
+            unit="share",
+            definition="of a router: tokens whose set of chosen experts differs",
+            source=_PROJECT,
+            trap="One expert of eight exchanged counts as much as all eight, whatever its weight.",
+            needs="rows",
         ),
         SiteChange(
             name="cka",
@@ -226,15 +291,6 @@ SITE_CHANGES: Final = by_name(
             needs="spectra",
             bounds=UNBOUNDED,
         ),
-        SiteChange(
-            name="expert_change",
-            short="experts",
-            unit="share",
-            definition="of a router: tokens whose set of chosen experts differs",
-            source=_PROJECT,
-            trap="One expert of eight exchanged counts as much as all eight, whatever its weight.",
-            needs="rows",
-        ),
     )
 )
 """Numbers of a site, in the order of tables."""
@@ -245,6 +301,6 @@ RANK_CHANGES: Final = tuple(
 )
 
 
-def is_of(number: str, site: str) -> bool:
-    """Whether `site` can have `number`, a site change or a metric: a router has `expert_change`."""
-    return (number == "expert_change") == bool(re.fullmatch(r"router\.[0-9]+", site))
+def is_of(number: str, *, router: bool) -> bool:
+    """Whether a router, or any other site, can have `number`, a site change or a metric."""
+    return (number == "expert_change") == router

@@ -23,6 +23,7 @@ _LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "dimensions": FROM_0,
     "nats": FROM_0,
     "nats^2": FROM_0,
+    "ratio": FROM_0,
     "degrees": (0.0, 180.0),
 }
 """Bounds of the numbers of a unit, where a quantity declares none."""
@@ -53,6 +54,8 @@ class Quantity:
     """Least and largest possible value; None: they follow from the unit."""
     identity: float | None = None
     """For a pair of runs: the value where nothing changed."""
+    of_log: bool = False
+    """Whether it is the exponential of a mean, so that its interval is that of its logarithm."""
 
     @property
     def limits(self) -> tuple[float, float]:

@@ -39,6 +39,7 @@ numbers AS (
     CASE
       WHEN number = 'relative_distance' THEN 'ratio'
       WHEN number = 'cosine' THEN '-1 to 1'
+      WHEN number = 'sqnr' THEN 'dB'
       WHEN number IN ('participation_ratio', 'effective_rank') THEN 'dimensions'
       ELSE 'share'
     END AS unit,
@@ -51,6 +52,7 @@ numbers AS (
       (relative_distance, relative_distance_ci_low, relative_distance_ci_high)
         AS relative_distance,
       (cosine, cosine_ci_low, cosine_ci_high) AS cosine,
+      (sqnr, sqnr_ci_low, sqnr_ci_high) AS sqnr,
       (cka, cka_ci_low, cka_ci_high) AS cka,
       (overlap, overlap_ci_low, overlap_ci_high) AS overlap,
       (participation_ratio, participation_ratio_ci_low, participation_ratio_ci_high)
@@ -82,6 +84,7 @@ ORDER BY
   first_position,
   n_drawn,
   list_position([
-    'kl', 'kl_reverse', 'js', 'tv', 'flips', 'top10', 'next_logprob', 'log_perplexity', 'entropy',
-    'relative_distance', 'cosine', 'cka', 'overlap', 'participation_ratio', 'effective_rank'
+    'kl', 'kl_reverse', 'js', 'tv', 'ear', 'flips', 'same_top_p', 'top10', 'next_logprob',
+    'rms_logprob', 'log_perplexity', 'perplexity_ratio', 'entropy', 'relative_distance', 'cosine',
+    'sqnr', 'cka', 'overlap', 'participation_ratio', 'effective_rank'
   ], number);

@@ -135,6 +135,21 @@ def test_errors_and_numbers_that_are_missing_are_added(two: tuple[Made, Made]) -
     assert site_drift(pair, errors="all", only=["cka", "overlap"]) == found
 
 
+def test_numbers_of_an_earlier_release_stay(two: tuple[Made, Made]) -> None:
+    """It kept distances and cosines; the others are added, and no digit changes."""
+    pair = paired(*two)
+    names = ("relative_distance", "cosine")
+    values = KeptDrift(pair)
+    whole = site_drift(pair, ["final"])
+    kept = {key: value for key, value in values.values("final").items() if key[1] in names}
+    assert len(kept) == 22
+    shutil.rmtree(on_disk(values.folder))
+    values.keep_values("final", kept)
+    assert KeptDrift(pair).values("final") == kept
+    assert site_drift(pair, ["final"]) == whole
+    assert len(KeptDrift(pair).values("final")) == 44  # with SQNR and CKA
+
+
 # what makes another key
 
 

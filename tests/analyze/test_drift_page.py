@@ -1,10 +1,12 @@
 """Drift in the report of a store, and as a page of its own."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
@@ -144,6 +146,15 @@ def test_charts_without_values_say_so() -> None:
     assert "none of them with a value" in drift_histogram_chart(zeros).description
 
 
+def test_a_table_of_an_earlier_release_ends_no_report(two: tuple[Made, Made]) -> None:
+    a, b = two
+    write_drift(diff(a.root, "base", b.run_id, DiffSettings(sites=["final"])))
+    with duckdb.connect(str(a.root / "profiles.duckdb")) as connection:
+        connection.execute("ALTER TABLE drift_sites DROP COLUMN sqnr")
+    done = CliRunner().invoke(main, ["report", str(a.root), "-o", str(a.root / "report.html")])
+    assert done.exit_code == 0, done.output
+
+
 # the page of one comparison
 
 
@@ -170,7 +181,7 @@ def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Made, Made]) -
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
     tables = json.loads(data)["tables"]
     assert {name: table["rows"] for name, table in tables.items()} == {
-        **{"gate": 2, "drift_predictions": 9, "drift_sites": 1, "drift_tokens": 10},
+        **{"gate": 2, "drift_predictions": 13, "drift_sites": 1, "drift_tokens": 10},
         **{"drift_positions": 5, "drift_histogram": tables["drift_histogram"]["rows"]},
     }
     outcome = next(one for one in tables["gate"]["columns"] if one["name"] == "outcome")
@@ -182,6 +193,23 @@ def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Made, Made]) -
         assert not names & {"run_a", "run_b"}
     first = [one["name"] for one in tables["drift_tokens"]["columns"] if one["first"]]
     assert first[:4] == ["kl", "at", "text_so_far", "came"]
+
+
+def test_equal_rows_are_said_to_be_equal(two: tuple[Made, Made]) -> None:
+    """Their SQNR is infinite: a word in texts and to page.js, null in JSON, a number in SQL."""
+    a, _ = two
+    found = diff(a.root, "base", "base", DiffSettings(sites=["final"]))
+    assert found.is_nothing
+    assert found.sites[0].sqnr[:2] == (math.inf, 0.0)
+    shown = page_of_drift(found)
+    for form in ("text", "md", "html"):
+        assert "equal" in written(shown, form).replace("exactly equal", "")
+    (table,) = [table for table in shown.tables if table.name == "drift_sites"]
+    columns = {column["name"]: column for column in table.data()["columns"]}
+    assert columns["sqnr"]["values"] == ["Infinity"]
+    assert drift_tables(found)["drift_sites"]["sqnr"].to_list() == [math.inf]
+    done = CliRunner().invoke(main, ["diff", str(a.root), "base", "base", "--format", "json"])
+    assert {row["sqnr"] for row in json.loads(done.stdout)["tables"]["drift_sites"]} == {None}
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def test_one_site_and_its_columns_decide_what_is_computed(root: Path) -> None:
     assert kept(root, "*/*") == []
     table.filter(site="block.1").select("cosine").collect()
     (rows,) = kept(root, "*/*")
-    assert {*rows["metric"]} == {"cosine", "relative_distance"}
+    assert {*rows["metric"]} == {"cosine", "relative_distance", "sqnr"}
     table.filter(site="block.1").select("site", "cka").collect()
     # of CKA the squared norm of X'Y is kept here; those of X'X and Y'Y with the spectra of the runs
     assert {*rows["metric"]} | {"cross"} == {*pl.concat(kept(root, "block.1/*"))["metric"]}

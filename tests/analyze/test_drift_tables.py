@@ -86,7 +86,8 @@ def test_without_logits_there_are_no_rows_of_them(make_run: MakeRun) -> None:
     make_run(LENGTHS, model="tiny/tuned", seed=1, most_likely=8)
     write_drift(diff(a.root, "base", "tuned"))
     assert read_table(a.root, TABLES[0])["number"].to_list() == [
-        *("flips", "next_logprob", "log_perplexity", "entropy")
+        *("flips", "same_top_p", "next_logprob", "rms_logprob"),
+        *("log_perplexity", "perplexity_ratio", "entropy"),
     ]
     tokens = read_table(a.root, TABLES[2])
     assert tokens["kl"].null_count() == len(tokens) == sum(LENGTHS)
@@ -115,14 +116,14 @@ def test_settings_stand_beside_each_other_and_the_same_is_replaced(two: tuple[Ma
     every = sum(LENGTHS)
     found = diff(a.root, "base", "tuned", DiffSettings(sites=["final"]))
     write_drift(found)
-    assert counts(a.root) == [9, 1, every]
+    assert counts(a.root) == [13, 1, every]
     write_drift(diff(a.root, "base", "tuned", DiffSettings(sites=["final"], skip_first=3)))
-    assert counts(a.root) == [18, 2, every]
+    assert counts(a.root) == [26, 2, every]
     write_drift(diff(a.root, "tuned", "base", DiffSettings(sites=["final"])))
-    assert counts(a.root) == [27, 3, 2 * every]
+    assert counts(a.root) == [39, 3, 2 * every]
     kl = replace(found.predictions["kl"], mean=7.5)
     write_drift(replace(found, predictions={**found.predictions, "kl": kl}))
-    assert counts(a.root) == [27, 3, 2 * every]
+    assert counts(a.root) == [39, 3, 2 * every]
     rows = read_table(a.root, TABLES[0]).filter(
         number="kl", run_a=found.pair.a.run.id, first_position=0
     )
@@ -148,7 +149,7 @@ def test_a_draw_adds_tokens(two: tuple[Made, Made]) -> None:
     write_drift(whole)
     write_drift(several[0])
     assert len(read_table(a.root, TABLES[2])) == sum(LENGTHS)
-    assert len(read_table(a.root, TABLES[0])) == 9 + 8
+    assert len(read_table(a.root, TABLES[0])) == 13 + 12
 
 
 @pytest.mark.slow
@@ -188,7 +189,7 @@ def test_the_command_keeps_what_it_compares(two: tuple[Made, Made]) -> None:
     a, _ = two
     done = invoke(a.root, "base", "tuned")
     assert (done.exit_code, told(done)) == (0, [])
-    assert counts(a.root) == [9, 4, sum(LENGTHS)]
+    assert counts(a.root) == [13, 4, sum(LENGTHS)]
 
 
 def test_a_run_with_itself_is_not_kept(two: tuple[Made, Made]) -> None:

@@ -1,6 +1,8 @@
 """Conditions on drift: what they say, when they are met, and what is refused."""
 
+import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +70,9 @@ def failed(text: str, *, strict: bool = False, **changes: Summary) -> bool:
         ("kl>1e-2", "kl", "mean", ">", 0.01),
         ("  js.p99   <=  .5 ", "js", "p99", "<=", 0.5),
         ("flips >= 0.02", "flips", "mean", ">=", 0.02),
+        ("ear < 0.95", "ear", "mean", "<", 0.95),
+        ("same_top_p < 0.98", "same_top_p", "mean", "<", 0.98),
+        ("sqnr.final < 30", "sqnr", "final", "<", 30.0),
         ("log_perplexity > -1", "log_perplexity", "mean", ">", -1.0),
         ("next_logprob.p99 > 1", "next_logprob", "p99", ">", 1.0),
         ("cka < 0.99", "cka", None, "<", 0.99),
@@ -241,6 +246,31 @@ def test_a_number_that_does_not_exist_decides_nothing(
     assert re.search(told, found.why)
     if "interval" not in told:
         assert (found.value, found.decisive) == (None, None)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_equal_rows_have_no_noise(strict: bool) -> None:
+    """An infinite SQNR is above every threshold, and no missing number."""
+    equal = Estimate(math.inf, 0.0, math.inf, math.inf)
+    sites = [SiteDrift(site="final", depth=2, n_tokens=9, numbers={"sqnr": equal})]
+    low, high = (parse_condition(text) for text in ("sqnr.final < 30", "sqnr > 30"))
+    assert verdict(low, ALL, sites, strict=strict).outcome == "not met"
+    assert verdict(high, ALL, sites, strict=strict).outcome == "fail"
+    noisy = replace(sites[0], site="block.1", numbers={"sqnr": estimate(25.0)})
+    found = verdict(parse_condition("sqnr < 30"), ALL, [*sites, noisy], strict=strict)
+    assert (found.outcome, found.site) == ("fail", "block.1")
+
+
+@pytest.mark.parametrize("stderr", [0.01, 3.0])
+def test_a_ratio_of_perplexities_is_decided_as_its_logarithm(stderr: float) -> None:
+    logarithm = summary(-0.2, stderr=stderr, ci_low=None, ci_high=None)
+    ratio = summary(math.exp(-0.2), stderr=stderr * math.exp(-0.2))
+    for sign in "<>":
+        found, of_log = (
+            verdict(parse_condition(f"{name} {sign} 0.5"), ALL | {name: number}, DEEP)
+            for name, number in (("perplexity_ratio", ratio), ("log_perplexity", logarithm))
+        )
+        assert found.decisive == pytest.approx(math.exp(of_log.decisive or 0.0))
 
 
 def test_strict_needs_no_interval() -> None:

@@ -98,6 +98,25 @@ def test_drift_of_rows_without_predictions(given: Given) -> None:
     assert NO_STATISTICS in str(found.no_logits)
 
 
+def test_a_router_is_what_capture_says_it_is(tmp_path: Path) -> None:
+    """Rows of another program are rows, whatever it names their site."""
+    draw, ids = np.random.default_rng(1), []
+    rows = draw.normal(size=(20, 6)).astype(np.float32)
+    for model in ("first", "second"):
+        with sink(
+            tmp_path, model=model, sites={"router.3": 6}, prompts=[{"input_ids": [*range(20)]}]
+        ) as into:
+            (prompt,) = into.missing()
+            into.put(prompt, {"router.3": rows * np.float32(1 + 0.1 * (model == "second"))})
+        ids.append(into.run.id)
+    (site,) = diff(tmp_path, ids[0], ids[1]).sites
+    assert site.relative_distance.value == pytest.approx(0.1, rel=1e-3)
+    assert site.sqnr.value == pytest.approx(20, rel=1e-3)
+    words = ("diff", tmp_path, *ids, "--strict", "--fail-if")
+    assert run(analyze, *words, "sqnr.router.3 < 21").exit_code == 1
+    assert run(analyze, *words, "expert_change > 0").exit_code == 2
+
+
 def run(command: click.Command, *words: object) -> Result:
     return CliRunner().invoke(command, [str(word) for word in words])
 

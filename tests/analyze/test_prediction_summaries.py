@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,45 @@ def test_a_summary_by_hand() -> None:
     assert (signed.mean, signed.max) == (0.5, 2.0)
     assert signed.ci_low < 0  # type: ignore[operator]
     assert found["js"].mean is None
+    assert found["same_top_p"].mean == 0.5
+    ratio, rms = found["perplexity_ratio"], found["rms_logprob"]
+    assert (ratio.mean, ratio.max) == (math.exp(0.5), math.exp(2.0))
+    assert (rms.mean, rms.max) == (math.sqrt((4 + 1) / 2), 2.0)
+
+
+def test_errors_of_numbers_that_are_no_means() -> None:
+    """The root of a mean, and the exponential of one, without each of ten groups of prompts."""
+    rng = np.random.default_rng(1)
+    prompt = np.repeat(np.arange(20), rng.integers(1, 9, 20))
+    loss = rng.normal(0.2, 1.0, len(prompt))
+    frame = {"prompt_id": prompt, "next_logprob_a": loss, "next_logprob_b": np.zeros(len(loss))}
+    frame |= {"tv": rng.uniform(size=len(loss))}
+    found = prediction_drift(frame_of(frame).cast({"next_logprob_a": pl.Float64}))
+
+    def parts(number: Callable[[Any], float]) -> tuple[float, Any]:
+        """The standard error, and the number without each group."""
+        some = np.array([number(~np.isin(prompt, [2 * g, 2 * g + 1])) for g in range(10)])
+        return math.sqrt(9 / 10 * ((some - some.mean()) ** 2).sum()), some
+
+    rms, ratio, ear = (found[name] for name in ("rms_logprob", "perplexity_ratio", "ear"))
+    assert rms.mean == pytest.approx(math.sqrt((loss**2).mean()), rel=1e-12)
+    assert rms.stderr == pytest.approx(
+        parts(lambda some: math.sqrt((loss[some] ** 2).mean()))[0], rel=1e-9
+    )
+    assert ear.stderr == pytest.approx(parts(lambda some: 1 - frame["tv"][some].mean())[0])
+    assert ratio.stderr == pytest.approx(parts(lambda some: math.exp(loss[some].mean()))[0])
+    ends = ratio.ci_low, ratio.ci_high
+    signed = found["log_perplexity"]
+    assert ends == pytest.approx([math.exp(e) for e in (signed.ci_low, signed.ci_high) if e])
+
+
+def test_a_perplexity_that_no_float64_holds_is_infinite() -> None:
+    """And its interval begins above 0, however wide."""
+    losses = {"prompt_id": [0, 1], "next_logprob_b": [0.0, 0.0]}
+    wide = prediction_drift(frame_of(losses | {"next_logprob_a": [-9.0, 9.0]}))
+    assert wide["perplexity_ratio"].ci_low > 0  # type: ignore[operator]
+    lost = prediction_drift(frame_of(losses | {"next_logprob_a": [800.0, 800.0]}))
+    assert lost["perplexity_ratio"].mean == math.inf
 
 
 def test_errors_are_those_of_leaving_neighbouring_prompts_out() -> None:

@@ -1,6 +1,7 @@
 """`lpp-capture compare`: from two models to what changed, in one command."""
 
 import json
+import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -61,20 +62,37 @@ def test_what_changed_is_what_plain_transformers_computes(
     base, other = models("base", 0.0), models("other", 0.3)
     found = page(tmp_path, base, other)
     numbers = {row["number"]: row["mean"] for row in found["tables"]["drift_predictions"]}
+    numbers |= {"sqnr": found["tables"]["drift_sites"][0]["sqnr"]}
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    kl, flips = [], []
+    kl, flips, accepted, losses = [], [], [], []
+    signal = noise = 0.0
     for text in TEXTS:
         ids = torch.tensor([tokenizer(text)["input_ids"]])[:, :40]
-        both = []
+        both, rows = [], []
         for folder in (base, other):
             model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
             with torch.no_grad():
-                both.append(model(ids).logits[0].double().log_softmax(-1))
+                out = model(ids, output_hidden_states=True)
+            both.append(out.logits[0].double().log_softmax(-1))
+            rows.append(out.hidden_states[-1][0].double())  # behind the final norm
+        a, b = rows
+        signal, noise = signal + (a**2).sum(), noise + ((b - a) ** 2).sum()
+        p, q = (one.exp() for one in both)
+        accepted += torch.minimum(p, q).sum(-1).tolist()  # of a token drawn from q
+        after = torch.arange(ids.shape[1] - 1), ids[0, 1:]
+        losses += (both[0][:-1][after] - both[1][:-1][after]).tolist()
         kl += ((both[0].exp() * (both[0] - both[1])).sum(-1)).tolist()
         flips += (both[0].argmax(-1) != both[1].argmax(-1)).tolist()
     assert numbers["kl"] == pytest.approx(sum(kl) / len(kl), rel=1e-6)
     assert numbers["flips"] == pytest.approx(sum(flips) / len(flips), rel=1e-6)
+    assert numbers["same_top_p"] == pytest.approx(1 - sum(flips) / len(flips), rel=1e-6)
+    assert numbers["ear"] == pytest.approx(sum(accepted) / len(accepted), rel=1e-6)
+    assert numbers["sqnr"] == pytest.approx(10 * math.log10(signal / noise), rel=1e-6)
+    change = sum(losses) / len(losses)
+    assert numbers["perplexity_ratio"] == pytest.approx(math.exp(change), rel=1e-6)
+    square = sum(loss**2 for loss in losses) / len(losses)
+    assert numbers["rms_logprob"] == pytest.approx(math.sqrt(square), rel=1e-6)
 
     def no_capture(*given: object, **how: object) -> None:
         raise AssertionError("a finished run was captured again")

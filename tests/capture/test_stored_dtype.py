@@ -156,7 +156,7 @@ def test_rows_of_the_database_have_the_flag(runs: Mapping[str, Run], place: Path
     scores = layers(store, LayersSettings(errors="none")).scores
     assert flagged(scores, runs["exact"], "metric") == set()
     assert flagged(scores, runs["rounded"], "metric") == {(name,) for name in scores["metric"]}
-    of_logits = {"kl", "kl_reverse", "js", "tv", "flips", "top10"}
+    of_logits = {"kl", "kl_reverse", "js", "tv", "ear", "flips", "same_top_p", "top10"}
     for other, expected in (("mixed", set[str]()), ("rounded", of_logits)):
         compared = diff(store, runs["exact"].id, runs[other].id, DiffSettings(errors="none"))
         rows = drift_tables(compared)["drift_predictions"]

@@ -161,21 +161,23 @@ def check_conditions(
     conditions: Sequence[Condition],
     *,
     sites: Collection[str],
+    routers: Collection[str] = (),
     no_logits: str | None = None,
     of_probes: bool = False,
 ) -> None:
     """Reject a condition on a number that the comparison will not have, before it is computed.
 
-    sites: the sites that are compared. no_logits: why numbers of every logit cannot be computed;
-    None if they can. of_probes: whether it compares the scores of a probe. Raises InputError.
+    sites: the compared ones, some of them `routers`. no_logits: why numbers of every logit cannot
+    be computed; None if they can. of_probes: for the scores of a probe. Raises InputError.
     """
+    of_logits = {name for name, number in PREDICTIONS.items() if number.needs_logits}
     for condition in conditions:
         if of_probes != (condition.quantity in PROBE_CHANGES) and condition.quantity not in LOSSES:
             command = "diff" if of_probes else "probe --against"
             raise missing(condition, f"it is a number of `lpp-analyze {command}`.")
-        if no_logits is not None and _needs_logits(condition.quantity):
+        if no_logits is not None and condition.quantity in of_logits:
             raise missing(condition, no_logits)
-        having = [site for site in sites if is_of(condition.quantity, site)]
+        having = [site for site in sites if is_of(condition.quantity, router=site in routers)]
         if condition.quantity in OF_A_SITE and not having:
             raise missing(condition, "no site is compared that has it.")
         if condition.site is not None and condition.site not in having:
@@ -211,10 +213,6 @@ def limits_of(quantity: str) -> tuple[float, float]:
         low, high = _DIFFERENCES[quantity].limits
         return low - high, high - low
     return next(of[quantity].limits for of in _DECLARED if quantity in of)
-
-
-def _needs_logits(quantity: str) -> bool:
-    return quantity in PREDICTIONS and PREDICTIONS[quantity].needs_logits
 
 
 def missing(condition: Condition, why: str) -> InputError:

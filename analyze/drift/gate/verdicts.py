@@ -31,7 +31,7 @@ from lpp.analyze.drift.pair import Lost
 from lpp.analyze.drift.sites import SiteDrift
 from lpp.analyze.drift.summaries import Summary
 from lpp.analyze.numerics.jackknife import student
-from lpp.analyze.quantities.drift import is_of
+from lpp.analyze.quantities.drift import PREDICTIONS, is_of
 
 LEVEL: Final = 0.98
 """Level of the intervals that decide, together: that of the interval of a single condition on one
@@ -136,7 +136,7 @@ def _numbers(
 ) -> list[_Number]:
     """The numbers that a condition tests: one, or one for each site."""
     if condition.quantity in OF_A_SITE:
-        having = (site for site in sites if is_of(condition.quantity, site.site))
+        having = (site for site in sites if is_of(condition.quantity, router=site.router))
         chosen = [site for site in having if condition.site in (None, site.site)]
         estimates = ((site.site, site[condition.quantity]) for site in chosen)
         return [
@@ -152,7 +152,8 @@ def _numbers(
 def _of_number(condition: Condition, number: _Number, tests: int) -> Verdict:
     """The verdict on one number. tests: intervals that share 1 - `LEVEL`; 0: the value decides."""
     at = f" at {number.site}" if number.site else ""
-    if number.value is None or not math.isfinite(number.value):
+    equal = number.value == math.inf and number.stderr == 0  # the SQNR of equal rows
+    if number.value is None or not (equal or math.isfinite(number.value)):
         why = f"it is not defined{at} for these runs."
         return Verdict(condition=condition, site=number.site, why=why)
     by_value = Verdict(
@@ -161,12 +162,13 @@ def _of_number(condition: Condition, number: _Number, tests: int) -> Verdict:
         decisive=number.value,
         site=number.site,
     )
-    if not tests:
+    if not tests or equal:
         return by_value
     level = 1 - (1 - LEVEL) / tests
     stderr = math.nan if number.stderr is None else number.stderr
     limits = limits_of(condition.quantity)
-    interval = student(number.value, stderr, number.groups - 1, limits, level)
+    of_log = any(p.of_log for p in PREDICTIONS.values() if p.name == condition.quantity)
+    interval = student(number.value, stderr, number.groups - 1, limits, level, of_log=of_log)
     end = interval.ci_low if condition.upward else interval.ci_high
     why = (
         f"it has no interval{at}, which decides. Compare more prompts, or take the number itself "

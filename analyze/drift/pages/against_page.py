@@ -24,11 +24,7 @@ from lpp.analyze.drift.pages.drift_page_tables import (
 )
 from lpp.analyze.pages.page import Chart, Frames, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.words import (
-    number,
-    run,
-    say,
-)
+from lpp.analyze.pages.words import number, run, say
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.flags import MEANING
 

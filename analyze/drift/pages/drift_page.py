@@ -24,12 +24,7 @@ from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.pages.page import Frames, Page, Section
 from lpp.analyze.pages.table import Shape, Table
 from lpp.analyze.pages.tokens import shown_words
-from lpp.analyze.pages.words import (
-    Code,
-    Sentence,
-    run,
-    say,
-)
+from lpp.analyze.pages.words import Code, Sentence, run, say
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.quantities.quantity import Quantity, capital, legend
@@ -56,7 +51,7 @@ _CODE: Final = {
 FEW_SITES: Final = 6
 """Most sites that text shows without --all."""
 
-IN_SHORT: Final = ("kl", "flips", "top10", "next_logprob", "log_perplexity", "entropy")
+IN_SHORT: Final = ("kl", "ear", "flips", "top10", "next_logprob", "log_perplexity", "entropy")
 """Numbers of the predictions that text shows without --all."""
 
 

@@ -97,12 +97,15 @@ def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
     declared = {column.name: column for column in (*COLUMNS, *TABLES[shape.table].columns)}
     if shape is SITES and not frame["expert_change"].count():  # most models have no routers
         shape = replace(shape, first=tuple(n for n in shape.first if n != "expert_change"))
-    return shape.of(frame, **{"declared": {**declared, **SITE_CHANGES}} | more)
+    own: dict[str, Any] = {"declared": {**declared, **SITE_CHANGES}, "styles": {"sqnr": "decibels"}}
+    return shape.of(frame, **own | more)
 
 
 def pairs_by_kl(frames: Frames) -> list[Pair]:
-    """Every compared pair, by descending KL; without a KL, by |ln p(next)|."""
-    if frames[DRIFT.name].is_empty():
+    """Every compared pair, by descending KL; without a KL, by |ln p(next)|. None of a table of
+    sites that cannot be read, as an earlier release wrote it.
+    """
+    if frames[DRIFT.name].is_empty() or not frames[SITES.name].width:
         return []
     names = ("kl", "next_logprob")
     means = (pl.col("mean").filter(number=name).max().fill_null(-1.0).alias(name) for name in names)
