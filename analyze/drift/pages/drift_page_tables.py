@@ -102,10 +102,8 @@ def shaped(shape: Shape, frame: pl.DataFrame, **more: Any) -> Table:
 
 
 def pairs_by_kl(frames: Frames) -> list[Pair]:
-    """Every compared pair, by descending KL; without a KL, by |ln p(next)|. None of a table of
-    sites that cannot be read, as an earlier release wrote it.
-    """
-    if frames[DRIFT.name].is_empty() or not frames[SITES.name].width:
+    """Every compared pair, by descending KL; without a KL, by |ln p(next)|."""
+    if frames[DRIFT.name].is_empty() or not frames[SITES.name].width:  # of an earlier release
         return []
     names = ("kl", "next_logprob")
     means = (pl.col("mean").filter(number=name).max().fill_null(-1.0).alias(name) for name in names)
