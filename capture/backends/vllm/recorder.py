@@ -165,6 +165,8 @@ class Recorder:
 
     def _before(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         ids, positions = kwargs.get("input_ids"), kwargs.get("positions")
+        if positions is not None and positions.ndim == 2:
+            positions = positions[0]  # (rows, tokens): of text alone, every row counts tokens
         if ids is None or positions is None or positions.ndim != 1:
             raise InputError(
                 "this model's inputs inside vLLM are not token ids at positions (it is "
