@@ -59,6 +59,19 @@ class FlatModel(nn.Module):
         return self.head(rows)
 
 
+class BatchedModel(FlatModel):
+    """The same as vLLM runs a class of transformers: states (1, T, d), and no residual apart.
+
+    Positions have three rows, as those of a model that reads images too.
+    """
+
+    def forward(self, input_ids: Any, positions: Any) -> Any:
+        state = (self.embedding(input_ids) + positions[0, :, None] / 7)[None]
+        for block in self.layers:
+            state = sum(block(positions, state, None))
+        return self.norm(state)[0]
+
+
 @pytest.fixture(scope="module")
 def model() -> FlatModel:
     torch.manual_seed(3)
@@ -70,6 +83,8 @@ def run(model: nn.Module, *prompts: Sequence[int], padding: Sequence[int] = ()) 
     ids = [token for prompt in (*prompts, padding) for token in prompt]
     positions = [place for prompt in (*prompts, padding) for place in range(len(prompt))]
     given = {"input_ids": torch.tensor(ids), "positions": torch.tensor(positions)}
+    if isinstance(model, BatchedModel):
+        given["positions"] = given["positions"].expand(3, -1)
     model(**{name: values.to(DEVICE) for name, values in given.items()})
 
 
@@ -213,11 +228,24 @@ def test_hooks_come_off(model: FlatModel) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+def test_states_with_a_batch_axis_and_three_rows_of_positions(model: FlatModel) -> None:
+    other = BatchedModel().requires_grad_(False).to(DEVICE)
+    other.load_state_dict(model.state_dict())
+    batch = with_rows(make_batch([[1, 2], [3, 3, 4], [5]]))
+    one = recorder(other)
+    one.expect(batch)
+    run(other, [1, 2], [3, 3, 4], [5], padding=[1])
+    one.finished([0, 1, 2])
+    result = one.result()
+    one.close()
+    check(batch, result, alone(model, batch))
+
+
 def test_inputs_that_are_not_token_ids_are_refused(model: FlatModel) -> None:
     one = recorder(model)
     one.expect(with_rows(make_batch([[1]])))
     with pytest.raises(InputError, match="are not token ids at positions"):
-        model(input_ids=torch.tensor([1]), positions=torch.zeros(3, 1))
+        model(input_ids=None, positions=torch.zeros(3, 1))
     one.close()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from causal_classes import auto_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ def serve(folder: Path, family: str, *, tensor_parallel: int = 1) -> Iterator[Se
     from lpp.capture.models.spec import ModelSpec
     from lpp.capture.plan.request import CaptureRequest, CorpusSpec
 
-    reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    kind = transformers.AutoConfig.from_pretrained(folder).model_type
+    reference = auto_class(kind).from_pretrained(folder, dtype=torch.float32)
     request = CaptureRequest(
         model=ModelSpec(id=str(folder), dtype="float32"),
         corpus=CorpusSpec(name="pydoc"),

@@ -23,7 +23,12 @@ import numpy.typing as npt
 
 from lpp.capture.backends.host_memory import host_memory
 from lpp.capture.backends.torch_backend import TorchBackend
-from lpp.capture.backends.vllm.checks import check_causal, check_states, probe_sites
+from lpp.capture.backends.vllm.checks import (
+    check_causal,
+    check_class,
+    check_states,
+    probe_sites,
+)
 from lpp.capture.backends.vllm.engine import VllmEngine
 from lpp.capture.backends.vllm.head import whole_head
 from lpp.capture.backends.vllm.installed import check_vllm, platform, vllm_version
@@ -78,6 +83,7 @@ class VllmBackend:
         with TemporaryDirectory(prefix="lpp-untrained-") as scratch:
             model = _model_on_disk(request, Path(scratch), progress=progress, quiet=quiet)
             check_context(model, request)
+            check_class(model)
             progress.note(f"starting vLLM {vllm_version()}")
             settings = EngineSettings(
                 dtype=model.dtype,

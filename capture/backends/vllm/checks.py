@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.capture.backends.vllm.engine import PROBE_TOKENS, VllmEngine
+from lpp.capture.backends.vllm.installed import vllm_version
+from lpp.capture.models.model_files import transformers_library
 from lpp.capture.models.spec import Model
 from lpp.capture.models.structure.sites import Sites
 from lpp.capture.plan.backend import Backend, Batch, Outputs
@@ -33,6 +35,25 @@ float32 by 0.003 or more, and by 0.6 to 1 in every dtype at the first blocks of 
 but in bfloat16 later blocks may change a state by less than rounding does."""
 
 EPSILON: Final = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
+
+
+def check_class(model: Model) -> None:
+    """Refuse a model that reads images too and for which vLLM has no class of its own.
+
+    vLLM would run the class of transformers and load its processor, which needs a tokenizer;
+    capture starts vLLM without one. Raises InputError(UNSUPPORTED_MODEL).
+    """
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    name = model.info.architecture
+    served_by = getattr(ModelRegistry.models.get(name), "class_name", "Transformers")
+    images = transformers_library().AutoModelForImageTextToText._model_mapping._model_mapping
+    if served_by.startswith("Transformers") and name in images.values():
+        raise InputError(
+            f"vLLM {vllm_version()} has no class of its own for {name}, which reads images too. "
+            f"Capture {model.info.id} with --backend torch.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
 
 
 def probe_sites(engine: VllmEngine, model: Model) -> tuple[Sites, str]:

@@ -24,13 +24,13 @@ def stream(output: Any) -> torch.Tensor:
     >>> stream((torch.ones(1, 2), torch.full((1, 2), 2.0)))
     tensor([[3., 3.]])
     """
-    if isinstance(output, torch.Tensor):
-        return output
-    states = [value for value in output if isinstance(value, torch.Tensor)]
-    if len(states) == 1:
-        return states[0]
+    values = (output,) if isinstance(output, torch.Tensor) else output
+    states = [value for value in values if isinstance(value, torch.Tensor)]
     if len(states) == 2 and states[0].shape == states[1].shape:
-        return states[0] + states[1]
+        states = [states[0] + states[1]]
+    if len(states) == 1:
+        # (1, tokens, width) where vLLM runs a class of transformers
+        return states[0].flatten(0, -2)
     raise InputError(
         f"a block inside vLLM returned {len(states)} tensors, not a hidden state, or one with its "
         "residual. Capture this model with --backend torch.",
@@ -48,7 +48,7 @@ def stream_input(hidden_size: int) -> Callable[[tuple[Any, ...], dict[str, Any]]
                 for value in (*args, *kwargs.values())
                 if isinstance(value, torch.Tensor)
                 and value.is_floating_point()
-                and value.ndim == 2
+                and value.ndim in (2, 3)
                 and value.shape[-1] == hidden_size
             )
         )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from causal_classes import auto_class
 from served import Served, serve
 
 if find_spec("vllm") is None:
@@ -50,6 +51,23 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "eos_token_id": 2,
         },
     ),
+    "wrapped_qwen3_vl": (  # three rows of positions
+        "Qwen3VLConfig",
+        {
+            "text_config": {
+                **WIDE,
+                "head_dim": 32,
+                "rope_parameters": {
+                    **{"rope_type": "default", "rope_theta": 10000.0},
+                    "mrope_section": [6, 5, 5],
+                },
+            },
+            "vision_config": {  # as many blocks as the text model
+                **{"hidden_size": 64, "intermediate_size": 96, "depth": 3, "num_heads": 2},
+                **{"out_hidden_size": 128, "deepstack_visual_indexes": [0]},
+            },
+        },
+    ),
     "wrapped_gemma3": (  # its text model alone runs
         "Gemma3Config",
         {
@@ -62,6 +80,37 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "wrapped_mistral3": (
+        "Mistral3Config",
+        {
+            "text_config": {"model_type": "mistral", **WIDE, "head_dim": 32},
+            "vision_config": {
+                **{"model_type": "pixtral", "hidden_size": 64, "intermediate_size": 96},
+                **{"num_hidden_layers": 3, "num_attention_heads": 2, "head_dim": 32},
+                **{"image_size": 32, "patch_size": 16},
+            },
+        },
+    ),
+    "gpt_neox": (  # vLLM runs transformers' class
+        "GPTNeoXConfig",
+        {name: size for name, size in WIDE.items() if name != "num_key_value_heads"},
+    ),
+    "vipllava": (
+        "VipLlavaConfig",
+        {
+            "text_config": {"model_type": "llama", **WIDE},
+            "vision_config": {
+                **{"model_type": "clip_vision_model", "hidden_size": 64, "intermediate_size": 96},
+                **{"num_hidden_layers": 3, "num_attention_heads": 2, "projection_dim": 32},
+                **{"image_size": 32, "patch_size": 16},
+            },
+            "vision_feature_layers": [-2, -1],
+        },
+    ),
+}
+"""Without the whole contract, which takes minutes for each family."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -84,11 +133,10 @@ def wide_folder(
 
     def save(family: str) -> Path:
         if family not in folders:
-            name, settings = FAMILIES[family]
-            torch.manual_seed(sorted(FAMILIES).index(family) + 5)
-            model = transformers.AutoModelForCausalLM.from_config(
-                getattr(transformers, name)(**settings), dtype=torch.float32
-            )
+            name, settings = (FAMILIES | OTHERS)[family]
+            torch.manual_seed(sorted(FAMILIES | OTHERS).index(family) + 5)
+            config = getattr(transformers, name)(**settings)
+            model = auto_class(config.model_type).from_config(config, dtype=torch.float32)
             with torch.no_grad():
                 for key, weight in model.named_parameters():
                     if weight.ndim > 1:

@@ -352,6 +352,38 @@ def test_bad_input_is_one_message(
     assert "Traceback" not in message
 
 
+@pytest.mark.parametrize("family", ["gpt_neox", "wrapped_mistral3"])
+def test_classes_that_vllm_runs_otherwise_agree_too(
+    family: str, wide_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    options = ("--dtype", "float32", "--prompts", 20, "--context", 96)
+    theirs, ours = (
+        capture(tmp_path / "store", wide_folder(family), backend, *options)
+        for backend in ("torch", "vllm")
+    )
+    assert ours.sites == theirs.sites
+    for site in theirs.sites:
+        want = states(theirs, site)
+        assert np.abs(states(ours, site) - want).max() <= 1e-5 * np.abs(want).max(), site
+    mine, other = statistics(ours), statistics(theirs)
+    for name in ("entropy", "log_z", "max_logprob", "next_logprob"):
+        np.testing.assert_allclose(mine[name], other[name], atol=1e-4, err_msg=name)
+
+
+def test_a_wrapper_without_a_class_in_vllm_is_refused_by_name(
+    wide_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = command(
+        *("lpp-capture", "run", "--model", wide_folder("vipllava"), "--corpus", "pydoc"),
+        *("--prompts", 3, "--context", 96, "--store", tmp_path / "store", "--backend", "vllm"),
+    )
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "has no class of its own for VipLlavaForConditionalGeneration" in said
+    assert "Capture vipllava with --backend torch." in said
+    assert "Traceback" not in said
+
+
 def test_a_model_that_vllm_does_not_serve_names_the_torch_backend(
     tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
