@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
@@ -59,6 +59,7 @@ def sink(
     collector: str = "given",
     versions: Mapping[str, str] | None = None,
     corpus: str = "given",
+    statistics: bool = False,
     shard_bytes: int = 256 << 20,
     memory_bytes: int = 4 << 30,
     repair: bool = False,
@@ -84,9 +85,9 @@ def sink(
     of sites that name none; rows are stored bit for bit, and rounded only at a site of
     (columns, "float8_e4m3"). collector, versions: the
     program that collects, and releases of packages that could change a number. corpus: a name for
-    the prompts. shard_bytes: of the rows of a shard, at least one prompt. memory_bytes: of open
-    shards in memory; others lie in temporary files (`TMPDIR`). repair: verify the run, and take the
-    prompts of damaged shards again.
+    the prompts. statistics: whether `put` is also given statistics of the logits. shard_bytes: of
+    the rows of a shard, at least one prompt. memory_bytes: of open shards in memory; others lie in
+    temporary files (`TMPDIR`). repair: verify the run, and take the prompts of damaged shards again.
 
     Raises InputError for what does not fit together; ConflictError for prompts that the run has
     with other fields; MachineError as `RunWriter` does.
@@ -114,6 +115,7 @@ def sink(
         collector=collector,
         versions=versions or {},
         dtype=dtype,
+        logit_positions="all" if statistics else "none",
         shard_bytes=shard_bytes,
     )
     if aside:
@@ -192,19 +194,25 @@ class RowSink:
                     ids = self._prompts["token_ids"][prompt].as_py()
                     yield Prompt(self._numbers[prompt], ids)
 
-    def put(self, prompt: Prompt | int, rows: Mapping[str, Any]) -> None:
+    def put(
+        self,
+        prompt: Prompt | int,
+        rows: Mapping[str, Any],
+        statistics: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """Take the rows of one prompt at every site: (n_tokens, width) arrays or tensors, or of
         more dimensions that make up `width`. They are copied. Commits the shard if this prompt was
         its last.
 
-        prompt: of `missing`, or its place in the prompts given. A prompt with NaN or infinities is
-        set aside as a capture does. Raises InputError for rows that do not fit and a prompt that
+        prompt: of `missing`, or its place in the prompts given. statistics: (n_tokens,) of
+        each known one of `STATISTICS`, NaN where unknown. A prompt with NaN or infinities in rows
+        is set aside as a capture does. Raises InputError for rows that do not fit and a prompt that
         was given before, and takes nothing of it then; MachineError if the shard cannot be written:
         its rows stay until `close`.
         """
         number, prompt_id = self._expected(prompt)
         first, end = self._edges[prompt_id : prompt_id + 2]
-        arrays = self._fitting(number, end - first, rows)
+        arrays = self._fitting(number, end - first, rows, statistics)
         shard = self._opened(prompt_id)
         start = first - shard.first_row
         broken = None
@@ -221,6 +229,9 @@ class RowSink:
                     position=int(bad[0]),
                     detail=detail,
                 )
+        for name, values in statistics.items() if broken is None else ():
+            column = shard.statistics.setdefault(name, np.full(shard.n_tokens, np.nan))
+            column[start : start + end - first] = values
         self._settle(shard, prompt_id, broken)
 
     def set_aside(self, prompt: Prompt | int, why: str) -> None:
@@ -283,10 +294,16 @@ class RowSink:
         return number, prompt_id
 
     def _fitting(
-        self, number: int, n_tokens: int, rows: Mapping[str, Any]
+        self, number: int, n_tokens: int, rows: Mapping[str, Any], statistics: Mapping[str, Any]
     ) -> dict[str, npt.NDArray[Any]]:
-        """The rows of each site, checked."""
+        """The rows of each site, checked; `statistics` are only checked."""
         problems = [f"{name!r} is no site of it" for name in rows if name not in self.run.sites]
+        known = STATISTICS if self._plan.logit_positions == "all" else ()
+        for name, values in statistics.items():
+            if name not in known:
+                problems.append(f"{name!r} is no statistic of it")
+            elif np.shape(values) != (n_tokens,) or np.isinf(values).any():
+                problems.append(f"{name}: should be ({n_tokens},), finite or NaN")
         arrays = {}
         for site in self._plan.sites:
             if site.name not in rows:
@@ -319,6 +336,7 @@ class RowSink:
                 first_row=first_row,
                 hidden={spec.name: _empty_rows(spec, in_memory=fits) for spec in specs},
                 left={*prompts},
+                n_tokens=end - first_row,
             )
         return self._open[index]
 
@@ -330,7 +348,8 @@ class RowSink:
             self._commit(shard)
 
     def _commit(self, shard: "_OpenShard") -> None:
-        tokens = _token_table(self._prompts.slice(shard.prompts.start, len(shard.prompts)))
+        prompts = self._prompts.slice(shard.prompts.start, len(shard.prompts))
+        tokens = _token_table(prompts, shard.statistics)
         quarantine = quarantine_table(shard.aside)
         self._writer.write_shard(shard.index, shard.hidden, tokens, quarantine)
         del self._open[shard.index]
@@ -348,7 +367,10 @@ class _OpenShard:
     """Site -> (T, d) rows, as they are given."""
     left: set[int]
     """Ids of the prompts that it lacks."""
+    n_tokens: int
     aside: list[SetAside] = field(default_factory=list)
+    statistics: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    """(T,) of each that was given, NaN where none was."""
 
     @property
     def bytes(self) -> int:
@@ -387,8 +409,8 @@ def _copy(
     return np.concatenate([np.zeros(0, np.int64), *bad])
 
 
-def _token_table(prompts: pa.Table) -> pa.Table:
-    """(T, 11), `TOKENS_SCHEMA`, of consecutive prompts, without statistics."""
+def _token_table(prompts: pa.Table, statistics: Mapping[str, npt.NDArray[Any]]) -> pa.Table:
+    """(T, 11), `TOKENS_SCHEMA`, of consecutive prompts; statistics are null where NaN or absent."""
     lengths = prompts["n_tokens"].to_numpy()
     ids = prompts["token_ids"].combine_chunks().flatten()
     columns = {
@@ -396,5 +418,8 @@ def _token_table(prompts: pa.Table) -> pa.Table:
         "position": pa.array(positions(lengths).astype(np.int32)),
         "token_id": ids,
     }
-    columns |= {name: pa.nulls(len(ids), TOKENS_SCHEMA.field(name).type) for name in STATISTICS}
+    for name in STATISTICS:
+        kind, values = TOKENS_SCHEMA.field(name).type, statistics.get(name)
+        given = None if values is None else pa.array(values, from_pandas=True).cast(kind)
+        columns[name] = pa.nulls(len(ids), kind) if given is None else given
     return pa.table(columns, schema=TOKENS_SCHEMA)

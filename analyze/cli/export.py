@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from lpp.analyze.questions import TargetSettings
-from lpp.store.exchange.projects import PROJECTS
+from lpp.store.exchange.projects import EXPORTED
 from lpp.store.settings.values import Names
 from lpp.store.terminal.completion import complete_runs, complete_sites
 from lpp.store.terminal.console import LppCommand, debug_option
@@ -35,7 +35,7 @@ _TARGETS = ("topk", "sampled")
 )
 @click.option(
     "--to",
-    type=click.Choice([*PROJECTS]),
+    type=click.Choice(EXPORTED),
     help="Write hidden states, as this project stores them, to a new folder.",
 )
 @click.option(

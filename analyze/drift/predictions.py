@@ -165,7 +165,7 @@ def _computed(
         progress.advance(len(frame))
         if "flip" in names:
             flips = frame["top1_id_a"] != frame["top1_id_b"]
-            tie = (frame["margin_a"] == 0) | (frame["margin_b"] == 0)
+            tie = frame["margin_a"] * frame["margin_b"] == 0  # null where either margin is unknown
             frame = frame.with_columns(flips.alias("flip"), tie.alias("flip_tie"))
     else:
         columns = _from_logits(pair, frame, names, draw, executor=executor, progress=progress)

@@ -212,12 +212,15 @@ def site_frame(sites: Sequence[SiteDrift]) -> pl.DataFrame:
 def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:
     """Sites that both runs hold and that match `sites`, names or patterns; all by default.
 
-    In depth order. Raises InputError for a pattern that matches none.
+    In depth order; none if they share only predictions. Raises InputError for a pattern that
+    matches none.
     """
     a, b = pair.a.run, pair.b.run
     kept = {*a.activation_sites} & {*b.activation_sites} | {*router_sites(a)} & {*router_sites(b)}
     common = [site for site in a.sites if site in kept]
     if not common:
+        if not sites and all(run.plan.logit_positions != "none" for run in pair.runs):
+            return []
         raise InputError(
             f"runs {a.id} and {b.id} hold no site in common that has hidden states: "
             f"{listed(a.sites)} and {listed(b.sites)}. Capture both again with the same --sites.",

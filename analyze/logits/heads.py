@@ -27,6 +27,8 @@ def why_no_logits(*runs: Run) -> str | None:
         where = f"run {run.id} of {run.directory.root}"
         if run.plan.logit_positions == "none":
             return f"{where} has {NO_STATISTICS}."
+        if run.plan.model.source == "given":
+            return f"{where} was collected by another program, without the head of its model."
         if "final" not in run.sites:
             return f"{where} does not hold `final`: capture again with --sites final."
         if not head_directories(objects_at(run.directory.root), run.plan):

@@ -22,7 +22,7 @@ from lpp.store.errors import (
     NotFoundError,
     first_line,
 )
-from lpp.store.exchange.projects import Convention, project
+from lpp.store.exchange.projects import EXPORTED, Convention, project
 from lpp.store.exchange.selection import Exported
 from lpp.store.feed.checks import check_feed
 from lpp.store.objects.owners import abandoned, owner_of, staged_name
@@ -57,8 +57,9 @@ def export(
     that names an altered shard; MachineError if the disk is full. Nothing is at `output` then, and
     the same call goes on.
     """
-    of = project(to)
+    of = project(to, EXPORTED)
     files = of.opened()
+    assert files.part is not None, "every one of EXPORTED is written"
     if only_prompts and files.finish is None:
         raise InputError(
             f"{to}: no program reads prompts alone of it. Leave --only-prompts out, or use "

@@ -1,14 +1,14 @@
 """Hidden states that another project stored, and how its files are read and written."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lpp.store.errors import ErrorKind, FormatError, InputError
 from lpp.store.exchange.selection import Exported, PromptPart
-from lpp.store.format.plan import StoredDtype
+from lpp.store.format.plan import SiteDtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Stored:
     """(n,) of 0 and 1; None where the project has none."""
     states: tuple[Any, ...]
     """(n, columns) of each state; bfloat16 as its bits."""
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    """(n,) of some statistics of the logits, as `RowSink.put` takes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Foreign:
     """Samples."""
     stored: Callable[[int], Stored]
     """Opens a sample, by its place from 0. FormatError names a file that is damaged."""
-    states: tuple[tuple[int, StoredDtype], ...]
+    states: tuple[tuple[int, SiteDtype], ...]
     """Columns and dtype of each state of a token."""
     sites: tuple[str, ...] | None = None
     """Our site of each state; None where the files do not say."""
@@ -47,6 +49,8 @@ class Foreign:
     """Blocks of the model; 0 where the files do not say."""
     vocabulary: int = 0
     """Token ids are below it; 0 where the files do not say."""
+    digest: str = ""
+    """Distinguishes the run from others of the same tokens; empty if the folder's name does."""
 
     def samples(self) -> Iterator[dict[str, Any]]:
         """Prompts in order, as `lpp.store.sink` takes them: `input_ids`, `id`, `loss_mask`.
@@ -54,15 +58,12 @@ class Foreign:
         FormatError for a sample whose states have other shapes: before any row is written.
         """
         for place in range(self.count):
-            sample = self._checked(place)
+            sample = self.sample(place)
             mask = {} if sample.loss_mask is None else {"loss_mask": sample.loss_mask}
             yield {"input_ids": sample.token_ids, "id": sample.number} | mask
 
-    def rows(self, place: int) -> tuple[Any, ...]:
-        """(n, columns) of each state of a sample."""
-        return self._checked(place).states
-
-    def _checked(self, place: int) -> Stored:
+    def sample(self, place: int) -> Stored:
+        """A sample whose states have the right shapes, or FormatError."""
         sample = self.stored(place)
         found = [states.shape for states in sample.states]
         shapes = [(len(sample.token_ids), width) for width, _ in self.states]
@@ -77,8 +78,9 @@ class Files:
 
     read: Callable[[Path], Foreign]
     """Opens a folder."""
-    part: Callable[[Path, Exported, PromptPart], None]
-    """Writes the files of one part. Called again after a kill, it writes the same bytes."""
+    part: Callable[[Path, Exported, PromptPart], None] | None = None
+    """Writes the files of one part. Called again after a kill, it writes the same bytes. None:
+    these files are only read."""
     finish: Callable[[Path, Exported], None] | None = None
     """Writes what covers all samples: a data set."""
 

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from lpp.store.errors import InputError
 from lpp.store.exchange.projects import Convention, project
-from lpp.store.format.plan import SiteSpec, StoredDtype
+from lpp.store.format.plan import INTEGERS, SiteDtype, SiteSpec, StoredDtype
 from lpp.store.objects.place import Url
 from lpp.store.progress import SILENT, Progress
 from lpp.store.row_sink import sink
@@ -46,20 +47,24 @@ def import_states(
         sites, blocks = sites_of(of, len(foreign.states), layers, n_blocks)
     else:
         sites, blocks = foreign.sites, n_blocks or foreign.n_blocks
-    named, dtype = dict(zip(sites, foreign.states, strict=True)), foreign.states[0][1]
+    named = dict(zip(sites, foreign.states, strict=True))
+    floats = [(width, dtype) for width, dtype in foreign.states if dtype not in INTEGERS]
+    dtype = cast("StoredDtype", floats[0][1] if floats else "float32")
     rows = sink(
         store,
         model={
             "id": name,
             "n_blocks": blocks,
-            "hidden_size": max(width for width, _ in foreign.states),
+            "hidden_size": max((width for width, _ in floats), default=0),
             "logits_width": vocabulary or foreign.vocabulary,
         },
         sites=_specs(named, dtype, blocks),
         prompts=foreign.samples(),
         dtype=dtype,
         collector=of.name,
+        versions={"file": foreign.digest} if foreign.digest else None,
         corpus=path.resolve().name,
+        statistics=bool(foreign.sample(0).statistics),
         repair=repair,
     )
     if foreign.left_out:
@@ -70,7 +75,8 @@ def import_states(
     progress.expect(rows.run.plan.prompts.count)
     with rows:
         for prompt in rows.missing():
-            rows.put(prompt, dict(zip(sites, foreign.rows(prompt.number), strict=True)))
+            sample = foreign.sample(prompt.number)
+            rows.put(prompt, dict(zip(sites, sample.states, strict=True)), sample.statistics)
             progress.advance()
     return Run(rows.run.path)
 
@@ -103,7 +109,7 @@ def sites_of(
 
 
 def _specs(
-    named: Mapping[str, tuple[int, StoredDtype]], dtype: StoredDtype, blocks: int
+    named: Mapping[str, tuple[int, SiteDtype]], dtype: StoredDtype, blocks: int
 ) -> dict[str, GivenSite]:
     """The sites in order of depth. Names that are not ours stay in their order, as those of another
     program.

@@ -4,7 +4,7 @@ Export, import, their help and their documents follow these conventions.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
@@ -30,6 +30,8 @@ class Convention:
     """
     files: str
     """Module of this room and name of its `Files`: they need pyarrow, a list of names does not."""
+    exported: bool = True
+    """Whether its files are written, not only read."""
 
     def opened(self) -> "Files":
         """How its files are read and written."""
@@ -72,15 +74,26 @@ PROJECTS: Final[Mapping[str, Convention]] = {
             counts_layers=False,
             files="plain.PARQUET",
         ),
+        Convention(
+            name="logprobs",
+            project="any engine",
+            layout="one JSON object a line, no states: `token_ids`, `logprobs`, `top_logprobs`",
+            counts_layers=False,
+            files="logprobs.FILES",
+            exported=False,
+        ),
     )
 }
 
+EXPORTED: Final = tuple(name for name, of in PROJECTS.items() if of.exported)
+"""Those that `lpp-analyze export` writes."""
 
-def project(name: str) -> Convention:
-    """The convention of that name. NotFoundError lists them."""
-    if name not in PROJECTS:
+
+def project(name: str, among: Collection[str] = PROJECTS) -> Convention:
+    """The convention of that name. NotFoundError lists those that it may be."""
+    if name not in among:
         raise NotFoundError(
-            f"no project {name!r}; there are {', '.join(PROJECTS)}.", kind=ErrorKind.NOT_FOUND
+            f"no project {name!r}; there are {', '.join(among)}.", kind=ErrorKind.NOT_FOUND
         )
     return PROJECTS[name]
 

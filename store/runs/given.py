@@ -19,6 +19,7 @@ from lpp.store.format.plan import (
     MAX_WIDTH,
     ComputeInfo,
     CorpusInfo,
+    LogitPositions,
     ModelInfo,
     Plan,
     PromptsInfo,
@@ -167,9 +168,10 @@ def given_plan(
     collector: str,
     versions: Mapping[str, str],
     dtype: StoredDtype,
+    logit_positions: LogitPositions,
     shard_bytes: int,
 ) -> Plan:
-    """The plan of a run of rows without statistics of logits. prompts: as of `given_prompts`.
+    """The plan of a run of rows that a program gives. prompts: as of `given_prompts`.
 
     InputError for values of other types than a plan has.
     """
@@ -190,7 +192,7 @@ def given_plan(
         ),
         context=max(lengths),
         prefixes=prefix_schedule(max(lengths)),
-        logit_positions="none",
+        logit_positions=logit_positions,
         sites=sites,
         compute=ComputeInfo(
             backend=collector,
