@@ -87,7 +87,7 @@ def sink(
     program that collects, and releases of packages that could change a number. corpus: a name for
     the prompts. statistics: whether `put` is also given statistics of the logits. shard_bytes: of
     the rows of a shard, at least one prompt. memory_bytes: of open shards in memory; others lie in
-    temporary files (`TMPDIR`). repair: verify the run, and take the prompts of damaged shards again.
+    temporary files (`TMPDIR`). repair: verify the run, and take prompts of damaged shards again.
 
     Raises InputError for what does not fit together; ConflictError for prompts that the run has
     with other fields; MachineError as `RunWriter` does.

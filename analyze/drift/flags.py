@@ -39,7 +39,9 @@ def site_flags(pair: Pair, sites: Sequence[SiteDrift], *, first_position: int) -
         n_prompts=pl.lit(pair.n_prompts, pl.Int32),
         n_quarantined=pl.lit(len(pair.excluded), pl.Int32),
         n_sinks=pl.Series(sinks, dtype=pl.Int32),
-        lossy=pl.Series([any(run.plan.is_lossy(name) for run in pair.runs) for name in names]),
+        lossy=pl.Series(
+            [any(run.plan.is_lossy(name) for run in pair.runs) for name in names], dtype=pl.Boolean
+        ),
     )
     unsure = (
         facts.with_columns(

@@ -219,7 +219,8 @@ def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:
     kept = {*a.activation_sites} & {*b.activation_sites} | {*router_sites(a)} & {*router_sites(b)}
     common = [site for site in a.sites if site in kept]
     if not common:
-        if not sites and all(run.plan.logit_positions != "none" for run in pair.runs):
+        whole = not sites or "*" in sites
+        if whole and all(run.plan.logit_positions != "none" for run in pair.runs):
             return []
         raise InputError(
             f"runs {a.id} and {b.id} hold no site in common that has hidden states: "

@@ -95,7 +95,7 @@ def diff_answer(
         with _named(pair, several):
             routers = router_sites(pair.a.run)
             check_conditions(conditions, sites=common, routers=routers, no_logits=pair.no_logits)
-    last = replace(settings, sites=[chosen[0][-1]], errors=None)
+    last = replace(settings, sites=chosen[0][-1:], errors=None)
     along = several.from_last(settings) if several else []
     progress.expect(
         sum(n_steps(pair, settings) for pair in pairs) + sum(n_steps(pair, last) for pair in along)

@@ -60,17 +60,21 @@ def import_command(
     vocabulary: int | None,
     repair: bool,
 ) -> None:
-    """Store hidden states that another project wrote to the folder PATH.
+    """Store hidden states, or log-probabilities, that another project wrote to PATH.
 
     No model is needed. States keep their bits, and are named as those of a capture: the manual says
-    which layer of speculators is which site. The loss mask is kept by token. The same command
-    resumes.
+    which layer of speculators is which site. The loss mask is kept by token. Log-probabilities of
+    an engine become ln p(next) and the most likely token, which `lpp-analyze diff` compares. The
+    same command resumes.
 
     \b
     Examples:
       lpp-capture import ./rows --from safetensors --store ./lpp
       lpp-capture import ./output --from speculators --store ./lpp \\
         --model Qwen/Qwen3-8B --layers 2,18,33,36
+      lpp-capture import ./hidden_states --from vllm-connector --store ./lpp \\
+        --model Qwen/Qwen3-8B --layers 2,18,33,36 --blocks 36
+      lpp-capture import answers.jsonl --from logprobs --store ./lpp --model served
     """
     from lpp.store.exchange.import_states import import_states
 

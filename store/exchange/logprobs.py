@@ -69,14 +69,15 @@ def _tokens(record: Any, part: str) -> Iterator[tuple[int, float, float, float]]
     for token, logprob, top in zip(ids, logprobs, tops, strict=True):
         if type(token) is not int:
             raise ValueError(f"{part}token_ids has {token!r}, which is no whole number")
+        own = logprob
         listed = {int(key): value for key, value in dict(top or {}).items()}
         if isinstance(logprob, Mapping):
             # vLLM adds the token itself, which need not be among the most likely
             listed = {int(k): e["logprob"] for k, e in logprob.items() if e["rank"] == 1}
-            logprob = logprob[str(token)]["logprob"]
+            own = logprob[str(token)]["logprob"]
         best = min(listed, key=lambda key: (-listed[key], key), default=None)
         of_best = (math.nan,) * 2 if best is None else (best, _checked(listed[best]))
-        yield token, math.nan if logprob is None else _checked(logprob), *of_best
+        yield token, math.nan if own is None else _checked(own), *of_best
 
 
 def _checked(logprob: Any) -> float:

@@ -75,6 +75,14 @@ PROJECTS: Final[Mapping[str, Convention]] = {
             files="plain.PARQUET",
         ),
         Convention(
+            name="vllm-connector",
+            project="vLLM 0.32, ExampleHiddenStatesConnector",
+            layout="`{request}.safetensors` for each request: `token_ids`, `hidden_states`",
+            counts_layers=True,
+            files="speculators.REQUESTS",
+            exported=False,
+        ),
+        Convention(
             name="logprobs",
             project="any engine",
             layout="one JSON object a line, no states: `token_ids`, `logprobs`, `top_logprobs`",

@@ -1,5 +1,5 @@
 """Files of speculators: a data set that Hugging Face's `save_to_disk` writes, and a file of
-safetensors for each sample.
+safetensors for each sample; and such files alone, as a connector of vLLM writes them.
 
 `hidden_states/hs_{i}.safetensors` belongs to row i of the data set: `token_ids` (n,) and
 `hidden_states` (n, layers + 1, d).
@@ -7,9 +7,9 @@ safetensors for each sample.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -89,13 +89,24 @@ def read(path: Path) -> Foreign:
         rows = [(ids, mask) for ids, mask in saved_rows(path, "input_ids", "loss_mask")]
         if numbers[-1] >= len(rows):
             damaged(path, f"hs_{numbers[-1]}.safetensors, and a data set of {len(rows)} rows")
-    first = _tensors(folder / f"hs_{numbers[0]}.safetensors")["hidden_states"]
+    files = [(number, folder / f"hs_{number}.safetensors") for number in numbers]
+    return _opened(files, rows)
+
+
+def read_requests(path: Path) -> Foreign:
+    """A folder that vLLM's ExampleHiddenStatesConnector filled: a file a request, by name."""
+    names = sorted(path.glob("*.safetensors"))
+    return _opened([*enumerate(names)] or not_there(path, "no .safetensors here"), [])
+
+
+def _opened(files: Sequence[tuple[int, Path]], rows: Sequence[tuple[Any, Any]]) -> Foreign:
+    """The samples of numbered files; rows: of the data set, token ids and loss mask by number."""
+    first = _tensors(files[0][1])["hidden_states"]
     if first.kind not in DTYPES:
-        damaged(folder, f"states of {first.kind}, which are not exact; bfloat16 can be taken")
+        damaged(files[0][1], f"states of {first.kind}, which are not exact; bfloat16 can be taken")
 
     def stored(place: int) -> Stored:
-        number = numbers[place]
-        file = folder / f"hs_{number}.safetensors"
+        number, file = files[place]
         tensors = _tensors(file)
         states, ids = tensors["hidden_states"], tensors["token_ids"].values
         if states.kind != first.kind:
@@ -106,8 +117,8 @@ def read(path: Path) -> Foreign:
         return Stored(file, number, ids, row[1], tuple(states.values.swapaxes(0, 1)))
 
     return Foreign(
-        count=len(numbers),
-        left_out=max(0, len(rows) - len(numbers)),
+        count=len(files),
+        left_out=max(0, len(rows) - len(files)),
         stored=stored,
         states=((first.values.shape[2], DTYPES[first.kind]),) * first.values.shape[1],
     )
@@ -151,3 +162,5 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 FILES: Final = Files(read=read, part=write_part, finish=write_data_set)
+
+REQUESTS: Final = Files(read=read_requests)

@@ -1,5 +1,6 @@
 """`lpp-capture import --from logprobs`, beside a captured run of the same tokens."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import save_file
 
 from lpp.analyze import diff
 from lpp.analyze.cli.command import main as analyze
@@ -32,7 +34,7 @@ def prompts() -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def answers(model: Any, prompts: list[list[int]]) -> list[torch.Tensor]:
-    """ln p of every token after each position, of an engine that divides logits: (n, V)."""
+    """The ln p of every token after each position, of an engine that divides logits: (n, V)."""
     with torch.no_grad():
         logits = [model(torch.tensor([ids])).logits[0].double() for ids in prompts]
     return [(one / TEMPERATURE).log_softmax(dim=1) for one in logits]
@@ -130,7 +132,39 @@ def test_the_page_of_a_run_without_rows(
     assert sites.exit_code == 2
     assert "no site in common" in sites.output
     profile = CliRunner().invoke(analyze, ["profile", str(tmp_path / "s")])
-    assert profile.exit_code == 0, profile.output
+    assert profile.exit_code == 2
+    assert "no run holds hidden states" in profile.output
+
+
+def test_requests_that_a_connector_wrote_have_the_bits_of_a_capture(
+    model: Any, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    """A file for each request, as vLLM's ExampleHiddenStatesConnector writes: layers 1 and 2."""
+    sites, records = ["block.1", "block.2"], [{"input_ids": ids} for ids in prompts]
+    ours = capture(
+        copy.deepcopy(model).bfloat16(), None, records,
+        store=tmp_path / "ours", name="a", sites=sites, context=96,
+    )  # fmt: skip
+    (tmp_path / "served").mkdir()
+    both = [torch.tensor(ours.array(site)[:].astype(np.float32)).bfloat16() for site in sites]
+    start = 0
+    for k, ids in enumerate(prompts):
+        part = slice(start, start := start + len(ids))
+        states = torch.stack([rows[part] for rows in both], dim=1)
+        name = tmp_path / "served" / f"cmpl-{k}-0.safetensors"
+        save_file({"hidden_states": states.contiguous(), "token_ids": torch.tensor(ids)}, name)
+        name.with_suffix(".safetensors.lock").touch()
+    words = ("--store", tmp_path / "theirs", "--model", "b", "--layers", "1,2", "--blocks", "2")
+    done = command(tmp_path / "served", "--from", "vllm-connector", *words)
+    assert done.exit_code == 0, done.output
+    (run,) = open_store(tmp_path / "theirs").runs.values()
+    assert [*run.sites] == sites
+    drift = diff(str(tmp_path / "ours"), ours.id, f"{tmp_path / 'theirs'}::{run.id}")
+    assert [site.relative_distance.value for site in drift.sites] == [0, 0]
+    (tmp_path / "none").mkdir()
+    empty = command(tmp_path / "none", "--from", "vllm-connector", *words)
+    assert empty.exit_code == 2
+    assert "no .safetensors here" in empty.output
 
 
 def test_other_numbers_of_the_same_tokens_are_another_run(tmp_path: Path) -> None:
