@@ -212,15 +212,19 @@ def site_frame(sites: Sequence[SiteDrift]) -> pl.DataFrame:
 def common_sites(pair: Pair, sites: Sequence[str] | None = None) -> list[str]:
     """Sites that both runs hold and that match `sites`, names or patterns; all by default.
 
-    In depth order; none if they share only predictions. Raises InputError for a pattern that
+    In depth order; none if a run has predictions alone. Raises InputError for a pattern that
     matches none.
     """
     a, b = pair.a.run, pair.b.run
     kept = {*a.activation_sites} & {*b.activation_sites} | {*router_sites(a)} & {*router_sites(b)}
     common = [site for site in a.sites if site in kept]
     if not common:
-        whole = not sites or "*" in sites
-        if whole and all(run.plan.logit_positions != "none" for run in pair.runs):
+        alone = not (a.activation_sites and b.activation_sites)
+        if (
+            alone
+            and "*" in (sites or "*")
+            and all(r.plan.logit_positions != "none" for r in (a, b))
+        ):
             return []
         raise InputError(
             f"runs {a.id} and {b.id} hold no site in common that has hidden states: "

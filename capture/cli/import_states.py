@@ -74,7 +74,7 @@ def import_command(
         --model Qwen/Qwen3-8B --layers 2,18,33,36
       lpp-capture import ./hidden_states --from vllm-connector --store ./lpp \\
         --model Qwen/Qwen3-8B --layers 2,18,33,36 --blocks 36
-      lpp-capture import answers.jsonl --from logprobs --store ./lpp --model served
+      lpp-capture import out.jsonl --from logprobs --store ./lpp --model served
     """
     from lpp.store.exchange.import_states import import_states
 

@@ -88,6 +88,13 @@ def sites_of(
     for layers that do not fit.
     """
     ids = list(layers or ())
+    if not of.ends_at_norm:
+        if ids != sorted({*ids}) or len(ids) != n_states or not n_blocks:
+            raise InputError(
+                f"{n_states} layers are stored for each token. Give their ids in ascending order, "
+                f"and the blocks of the model: --layers {_joined([2, 15, 27])} --blocks 30."
+            )
+        return tuple(of.site(layer, n_blocks) for layer in ids), n_blocks
     if len(ids) == n_states:
         last_id = ids.pop()
         if n_blocks not in (None, last_id):

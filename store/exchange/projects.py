@@ -30,6 +30,8 @@ class Convention:
     """
     files: str
     """Module of this room and name of its `Files`: they need pyarrow, a list of names does not."""
+    ends_at_norm: bool = True
+    """Whether the last state is always the input of the final norm, where layers are counted."""
     exported: bool = True
     """Whether its files are written, not only read."""
 
@@ -80,6 +82,7 @@ PROJECTS: Final[Mapping[str, Convention]] = {
             layout="`{request}.safetensors` for each request: `token_ids`, `hidden_states`",
             counts_layers=True,
             files="speculators.REQUESTS",
+            ends_at_norm=False,
             exported=False,
         ),
         Convention(

@@ -95,7 +95,9 @@ def read(path: Path) -> Foreign:
 
 def read_requests(path: Path) -> Foreign:
     """A folder that vLLM's ExampleHiddenStatesConnector filled: a file a request, by name."""
-    names = sorted(path.glob("*.safetensors"))
+    by_number = [(re.split(r"(\d+)", file.name), file) for file in path.glob("*.safetensors")]
+    numbered = [([int(p) if p.isdecimal() else p for p in parts], f) for parts, f in by_number]
+    names = [file for _, file in sorted(numbered)]
     return _opened([*enumerate(names)] or not_there(path, "no .safetensors here"), [])
 
 

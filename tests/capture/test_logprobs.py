@@ -146,12 +146,13 @@ def test_requests_that_a_connector_wrote_have_the_bits_of_a_capture(
         store=tmp_path / "ours", name="a", sites=sites, context=96,
     )  # fmt: skip
     (tmp_path / "served").mkdir()
+    names = [f"{9 + k}-{9 - k}" for k in range(len(prompts))]  # of offline requests 9 to 12
     both = [torch.tensor(ours.array(site)[:].astype(np.float32)).bfloat16() for site in sites]
     start = 0
     for k, ids in enumerate(prompts):
         part = slice(start, start := start + len(ids))
         states = torch.stack([rows[part] for rows in both], dim=1)
-        name = tmp_path / "served" / f"cmpl-{k}-0.safetensors"
+        name = tmp_path / "served" / f"{names[k]}.safetensors"
         save_file({"hidden_states": states.contiguous(), "token_ids": torch.tensor(ids)}, name)
         name.with_suffix(".safetensors.lock").touch()
     words = ("--store", tmp_path / "theirs", "--model", "b", "--layers", "1,2", "--blocks", "2")
@@ -161,6 +162,11 @@ def test_requests_that_a_connector_wrote_have_the_bits_of_a_capture(
     assert [*run.sites] == sites
     drift = diff(str(tmp_path / "ours"), ours.id, f"{tmp_path / 'theirs'}::{run.id}")
     assert [site.relative_distance.value for site in drift.sites] == [0, 0]
+    for layers, blocks in (("2,1", "2"), ("1,2,3", "3"), ("1,1", "2")):
+        wrong = (*words[:4], "--layers", layers, "--blocks", blocks)
+        refused = command(tmp_path / "served", "--from", "vllm-connector", *wrong)
+        assert refused.exit_code == 2
+        assert "2 layers are stored for each token" in refused.output
     (tmp_path / "none").mkdir()
     empty = command(tmp_path / "none", "--from", "vllm-connector", *words)
     assert empty.exit_code == 2

@@ -28,7 +28,7 @@ from lpp.store import Run
 from lpp.store.errors import FormatError, InputError, LppError
 from lpp.store.exchange.export import export
 from lpp.store.exchange.import_states import import_states
-from lpp.store.exchange.projects import PROJECTS
+from lpp.store.exchange.projects import EXPORTED
 from lpp.store.feed import prompts as feed_prompts
 from lpp.store.progress import Progress
 
@@ -120,13 +120,13 @@ def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str,
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "PART_BYTES", 2 * 8 * WIDTH * 32)  # 32 tokens at 8 sites
-        for name in PROJECTS:
+        for name in EXPORTED:
             export(run, name, folder / name)
-    return {name: folder / name for name in PROJECTS}
+    return {name: folder / name for name in EXPORTED}
 
 
 def test_every_export_is_read_by_other_hands() -> None:
-    assert {*READERS} == {*PROJECTS}
+    assert {*READERS} == {*EXPORTED}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -340,7 +340,7 @@ def test_ids_beyond_the_vocabulary_are_set_aside(
     assert run.texts_set_aside()["reason"].to_pylist() == ["bad_tokens"] * 4
 
 
-@pytest.mark.parametrize("name", PROJECTS)
+@pytest.mark.parametrize("name", EXPORTED)
 def test_a_folder_of_something_else_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Name the folder that the program wrote"):
         import_states(tmp_path, name, tmp_path / "s", model="m")

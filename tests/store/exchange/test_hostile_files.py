@@ -17,7 +17,7 @@ from exchanged import WIDTH, write_run
 
 from lpp.capture.cli.command import main
 from lpp.store.exchange.export import export
-from lpp.store.exchange.projects import PROJECTS
+from lpp.store.exchange.projects import EXPORTED
 
 HOSTILE: dict[str, tuple[str, Callable[[Path], object]]] = {}
 """By name: the project, and what is done to a copy of a good export."""
@@ -37,9 +37,9 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     folder = tmp_path_factory.mktemp("exported")
     run = write_run(folder / "store")
-    for name in PROJECTS:
+    for name in EXPORTED:
         export(run, name, folder / name)
-    return {name: folder / name for name in PROJECTS}
+    return {name: folder / name for name in EXPORTED}
 
 
 def _first(name: str, do: Callable[[Path], object], folder: Path) -> object:
