@@ -26,10 +26,10 @@ TEXTS = ["The quick brown fox jumps over the lazy dog.", "A fox.", "is it 3 or 4
 def models(
     tiny_folder: Callable[[str], Path], tiny_tokenizer: Any, tmp_path: Path
 ) -> Callable[..., Path]:
-    """A copy of the tiny Llama, with noise in the weights of its second block, or of another."""
+    """A copy of a tiny model, with noise in the weights of its second block, or of another."""
 
-    def make(name: str, noise: float, block: int = 2) -> Path:
-        model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder("llama"))
+    def make(name: str, noise: float, block: int = 2, family: str = "llama") -> Path:
+        model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder(family))
         torch.manual_seed(7)
         with torch.no_grad():
             for weight in model.model.layers[block - 1].mlp.parameters():
@@ -56,10 +56,11 @@ def page(tmp_path: Path, *words: object) -> Any:
     return json.loads((tmp_path / "page.json").read_text())
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
 def test_what_changed_is_what_plain_transformers_computes(
-    models: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, models: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, other = models("base", 0.0), models("other", 0.3)
+    base, other = (models(f"{family}-{k}", k * 0.3, family=family) for k in (0, 1))
     found = page(tmp_path, base, other)
     numbers = {row["number"]: row["mean"] for row in found["tables"]["drift_predictions"]}
     numbers |= {"sqnr": found["tables"]["drift_sites"][0]["sqnr"]}
