@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpp.capture.backends.vllm.engine import PROBE_TOKENS, VllmEngine
-from lpp.capture.backends.vllm.installed import vllm_version
+from lpp.capture.backends.vllm.installed import silenced, vllm_version
 from lpp.capture.models.model_files import transformers_library
 from lpp.capture.models.spec import Model
 from lpp.capture.models.structure.sites import Sites
@@ -43,7 +43,8 @@ def check_class(model: Model) -> None:
     vLLM would run the class of transformers and load its processor, which needs a tokenizer;
     capture starts vLLM without one. Raises InputError(UNSUPPORTED_MODEL).
     """
-    from vllm.model_executor.models.registry import ModelRegistry
+    with silenced():  # its logger is not configured yet
+        from vllm.model_executor.models.registry import ModelRegistry
 
     name = model.info.architecture
     served_by = getattr(ModelRegistry.models.get(name), "class_name", "Transformers")
