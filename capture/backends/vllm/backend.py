@@ -83,7 +83,8 @@ class VllmBackend:
         with TemporaryDirectory(prefix="lpp-untrained-") as scratch:
             model = _model_on_disk(request, Path(scratch), progress=progress, quiet=quiet)
             check_context(model, request)
-            check_class(model)
+            both = request.check_sites or request.backend == "vllm+torch"
+            check_class(model, beside=both and request.tensor_parallel == 1)
             progress.note(f"starting vLLM {vllm_version()}")
             settings = EngineSettings(
                 dtype=model.dtype,

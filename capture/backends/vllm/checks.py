@@ -1,5 +1,6 @@
 """Checks of a loaded model inside vLLM, on a few tokens."""
 
+import json
 import logging
 from typing import Final
 
@@ -37,22 +38,34 @@ but in bfloat16 later blocks may change a state by less than rounding does."""
 EPSILON: Final = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 
 
-def check_class(model: Model) -> None:
-    """Refuse a model that reads images too and for which vLLM has no class of its own.
+def check_class(model: Model, *, beside: bool) -> None:
+    """Refuse what cannot run where vLLM has no code of its own and runs a class of transformers.
 
-    vLLM would run the class of transformers and load its processor, which needs a tokenizer;
-    capture starts vLLM without one. Raises InputError(UNSUPPORTED_MODEL).
+    beside: whether transformers runs the model in this process too. vLLM replaces methods of the
+    class for the whole process. A model that reads images too needs a tokenizer for its processor,
+    which capture does not load in vLLM. Raises InputError(UNSUPPORTED_MODEL).
     """
     with silenced():  # its logger is not configured yet
         from vllm.model_executor.models.registry import ModelRegistry
 
-    name = model.info.architecture
+    # a folder may spell a class otherwise than transformers does (PhiMoE, Phimoe); vLLM reads this
+    config = json.loads((model.folder / "config.json").read_text())
+    name = (config.get("architectures") or [model.info.architecture])[0]
     served_by = getattr(ModelRegistry.models.get(name), "class_name", "Transformers")
     images = transformers_library().AutoModelForImageTextToText._model_mapping._model_mapping
-    if served_by.startswith("Transformers") and name in images.values():
+    if not served_by.startswith("Transformers"):
+        return
+    if model.info.architecture in images.values():
         raise InputError(
             f"vLLM {vllm_version()} has no class of its own for {name}, which reads images too. "
             f"Capture {model.info.id} with --backend torch.",
+            kind=ErrorKind.UNSUPPORTED_MODEL,
+        )
+    if beside:
+        raise InputError(
+            f"vLLM {vllm_version()} has no class of its own for {name}, and changes that of "
+            "transformers, so neither --check-sites nor --backend vllm+torch can run it. Capture "
+            "it with --backend vllm and with --backend torch, and compare with lpp-analyze diff.",
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
 

@@ -384,6 +384,25 @@ def test_a_wrapper_without_a_class_in_vllm_is_refused_by_name(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("beside", [("vllm", "--check-sites"), ("vllm+torch",)])
+def test_a_class_that_vllm_changes_does_not_run_beside_itself(
+    wide_folder: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    beside: tuple[str, ...],
+) -> None:
+    words = (
+        *("run", "--model", wide_folder("gpt_neox"), "--corpus", "pydoc", "--prompts", 3),
+        *("--context", 96, "--store", tmp_path / "store", "--backend", *beside),
+    )
+    with pytest.raises(SystemExit) as stopped:  # before vLLM starts
+        main(list(map(str, words)))
+    assert stopped.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has no class of its own for GPTNeoXForCausalLM, and changes" in said
+    assert "with --backend vllm and with --backend torch" in said
+
+
 def test_a_model_that_vllm_does_not_serve_names_the_torch_backend(
     tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
