@@ -6,7 +6,8 @@ number of runs.
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -47,15 +48,19 @@ class Against:
             return {}
         return dict(sorted(steps.items(), key=lambda run: run[1]))
 
-    def from_last(self, settings: DiffSettings) -> list[Pair]:
-        """Along a training also the pairs of its last checkpoint and each other one."""
+    def from_last(self, settings: DiffSettings) -> list[tuple[Pair, DiffSettings]]:
+        """Along a training also its last checkpoint and each other one, to be compared at their
+        deepest site; without a pair that has no site or prompt in common.
+        """
         runs = {pair.b.run.id: pair.b.run for pair in self.pairs}
-        *others, last = [runs[run] for run in self.steps] or [self.base.run]
-        return [
-            pair_of(last, run, settings.prompts, cluster=settings.cluster)
-            for run in others
-            if run.path != last.path
-        ]
+        ordered = [runs[run] for run in self.steps]
+        found = []
+        for run in ordered[:-1]:
+            with suppress(InputError):
+                pair = pair_of(ordered[-1], run, settings.prompts, cluster=settings.cluster)
+                deepest = common_sites(pair, settings.sites)[-1:]
+                found.append((pair, replace(settings, sites=deepest, errors=None)))
+        return found
 
     @property
     def undecided(self) -> dict[str, str]:

@@ -165,8 +165,10 @@ def _computed(
         progress.advance(len(frame))
         if "flip" in names:
             flips = frame["top1_id_a"] != frame["top1_id_b"]
-            tie = frame["margin_a"] * frame["margin_b"] == 0  # null where either margin is unknown
-            frame = frame.with_columns(flips.alias("flip"), tie.alias("flip_tie"))
+            margins = pl.col("margin_a", "margin_b")
+            known = pl.all_horizontal(margins.is_not_null())
+            tie = pl.when(known).then(pl.any_horizontal(margins == 0))
+            frame = frame.with_columns(flips.alias("flip"), flip_tie=tie)
     else:
         columns = _from_logits(pair, frame, names, draw, executor=executor, progress=progress)
     computed = frame.with_columns(pl.Series(name, values) for name, values in columns.items())

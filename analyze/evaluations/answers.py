@@ -95,11 +95,8 @@ def diff_answer(
         with _named(pair, several):
             routers = router_sites(pair.a.run)
             check_conditions(conditions, sites=common, routers=routers, no_logits=pair.no_logits)
-    last = replace(settings, sites=chosen[0][-1:], errors=None)
     along = several.from_last(settings) if several else []
-    progress.expect(
-        sum(n_steps(pair, settings) for pair in pairs) + sum(n_steps(pair, last) for pair in along)
-    )
+    progress.expect(sum(n_steps(*each) for each in [*((p, settings) for p in pairs), *along]))
     undecided = {} if several is None else several.undecided
     failed = bool(conditions and undecided)
     parts: list[Mapping[str, pl.DataFrame]] = []
@@ -134,8 +131,8 @@ def diff_answer(
         if verdicts:
             decided[pair.b.run.id] = verdicts
     assert several is not None
-    for pair in along:
-        pair_drift = drift(pair, last, executor=executor, progress=progress)
+    for pair, at_last in along:
+        pair_drift = drift(pair, at_last, executor=executor, progress=progress)
         kept("The comparison is", lambda d=pair_drift: write_drift(d), progress)  # type: ignore[misc]
         parts.append(frames_of(pair_drift, tokens=False))
     names = dict.fromkeys(name for part in parts for name in part)

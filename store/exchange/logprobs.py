@@ -19,7 +19,7 @@ from lpp.store.errors import InputError
 from lpp.store.exchange.foreign import Files, Foreign, Stored
 
 _SITE: Final = "top_id"
-"""The most likely next token, -1 where it is not known: a run needs a site."""
+"""The only site, since a run needs one: the most likely next token, or -1 where it is unknown."""
 
 
 def read(path: Path) -> Foreign:

@@ -24,6 +24,7 @@ from lpp.analyze.drift.pages.drift_page_tables import SITES as SITE_ROWS
 from lpp.analyze.pages.page import Frames
 from lpp.analyze.pages.words import number
 from lpp.store.errors import InputError
+from lpp.store.format.plan import Series
 from lpp.store.progress import Progress
 
 LENGTHS = (6, 4, 9, 3, 8, 5)
@@ -316,6 +317,28 @@ def test_a_cell_for_each_run_and_site(kept: list[Frames], tmp_path: Path) -> Non
     assert f"few: {max(distances(kept[-1])):.4g} at" in picture.label
     for row in frame.iter_rows(named=True):
         assert f"{row['relative_distance']:.2g}" in picture.words
+
+
+# checkpoints of one training
+
+
+def test_a_checkpoint_without_the_last_ones_sites_is_compared_with_the_base_alone(
+    make_run: MakeRun,
+) -> None:
+    made = make_run(LENGTHS, model="tiny/base", sites=SITES, context=9, vary_tokens=True)
+    for step, sites in ((1, SITES), (2, ("embed",)), (3, ("block.1", "final"))):
+        make_run(
+            LENGTHS, model=f"tiny/step-{step}", sites=sites, context=9, vary_tokens=True,
+            seed=step, series=Series(name="out", step=step),
+        )  # fmt: skip
+    tables = shown(made.root)["tables"]
+    assert [name_of(row["run_b"]) for row in tables["comparisons"]] == [
+        "step-1",
+        "step-2",
+        "step-3",
+    ]
+    pairs = {(name_of(r["run_a"]), name_of(r["run_b"])) for r in tables["drift_predictions"]}
+    assert pairs == {*(("base", f"step-{k}") for k in (1, 2, 3)), ("step-3", "step-1")}
 
 
 # words that do not fit
