@@ -216,7 +216,7 @@ def test_options_choose_prompts_positions_sites_and_tokens(two: tuple[Made, Made
     assert [site["site"] for site in document["sites"]] == ["block.1", "block.2", "final"]
     assert {site["n_tokens"] for site in document["sites"]} == {every}
     done = invoke(a.root, "base", "tuned", *options, "--tokens", "20", "--seed", "4")
-    said = f"the first 6 prompts of 12 in A and 12 in B, {every} tokens, positions from 3 on; 95 %"
+    said = f"The first 6 prompts of 12 in A and 12 in B, {every} tokens, positions from 3 on."
     assert said in " ".join(done.stdout.split())
     assert "Predictions: of 20 tokens, drawn with seed 4." in done.stdout
 

@@ -56,7 +56,7 @@ def test_a_sentence_for_each_pair_and_a_count_of_the_rest(tmp_path: Path) -> Non
     for words in (
         run_id(5, "m5"),
         run_id(0, "m0"),
-        "0.05 [0.04, 0.06] nats",
+        "by KL 0.05 nats a token",
         "2.5 %",
         "first move at embed and most at final, by 0.04",
     ):

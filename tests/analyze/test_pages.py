@@ -79,9 +79,9 @@ def test_every_question_in_every_format(store: tuple[Path, list[str]], tmp_path:
 
 def _tables(text: str) -> str:
     """Lines that belong to tables, with two numbers or more; without errors, in whose place a
-    browser shows intervals.
+    browser shows intervals, and without the count of the rows that a text shows.
     """
-    text = re.sub(r"± ?[\d.,e-]+", "", text)
+    text = re.sub(r"± ?[\d.,e-]+|: \d+ of \d+ rows", "", text)
     return "\n".join(line for line in text.splitlines() if len(NUMBER.findall(line)) > 1)
 
 
