@@ -67,6 +67,7 @@ def capture(
     prompts: int | Literal["all"] | None = None,
     context: int = 200,
     sites: str | Sequence[str] = "all",
+    name: str | None = None,
     corpus_name: str | None = None,
     quiet: bool | None = None,
     **options: Any,
@@ -114,10 +115,11 @@ def capture(
     sites=["final", "block.*"], device="cpu". Plan, bytes and resuming are the
     command's: the same call goes on where the last one stopped, and computes nothing twice.
 
-    name: what to call a loaded model. It is known by its state and by what it gives for two short
-    prompts, so its runs have other ids than those of the model by name. corpus_name: what to call
-    texts in memory. quiet: show neither progress nor messages. By default they are shown in a
-    notebook; elsewhere prompts that are set aside are a warning, and nothing is shown.
+    name: what to call the run; of a loaded model, what to call the model. It is known by its state
+    and by what it gives for two short prompts, so its runs have other ids than those of the model
+    by name. corpus_name: what to call texts in memory. quiet: show neither progress nor messages.
+    By default they are shown in a notebook; elsewhere prompts that are set aside are a warning, and
+    nothing is shown.
 
     Raises InputError for what the call gets wrong, MachineError for what the machine lacks,
     ConflictError beside another writer. KeyboardInterrupt loses the shards under way, and no other.
@@ -128,10 +130,7 @@ def capture(
     try:
         with _shown(quiet) as display:
             if isinstance(model, str | os.PathLike):
-                if name is not None:
-                    raise InputError(
-                        "name: a model that is given by its name has one. Leave it out."
-                    )
+                options["name"] = name
                 request, corpus = _request(options, os.fspath(model), texts, corpus_name)
                 in_memory = InMemory(corpus=corpus)
                 outcome = _capture(place(store), request, in_memory, display)

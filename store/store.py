@@ -45,7 +45,7 @@ class Store:
         """
         names = [entry.name for entry in self.objects.entries(RUNS_KEY)]
         names = [name for name in names if not name.startswith(".") and is_run(self.objects, name)]
-        return {name: Run(self.path / RUNS_KEY / name) for name in names}
+        return {name: Run(self.path / RUNS_KEY / name, lambda: self.names) for name in names}
 
     def lost(self, known: Collection[str] | None = None) -> list[Run]:
         """Runs that are in no list because their own COMMIT record is gone: they hold committed
@@ -75,14 +75,14 @@ class Store:
                 plans[run] = self.runs[run].plan
         return plans
 
-    @property
+    @cached_property
     def names(self) -> dict[str, str]:
-        """Short names by run id, distinct within the store; of runs whose plan is readable."""
+        """Names by run id, distinct within the store; of runs whose plan is readable."""
         return names_among(self.plans)
 
     def run(self, name: str) -> Run:
-        """The run that `name` means: an id, a short name such as `untrained, seed 0`, the beginning
-        of either, or a pattern.
+        """The run that `name` means: an id, a name such as `untrained, seed 0`, the beginning of
+        either, or a pattern.
 
         Raises InputError NOT_FOUND if no run or several runs match.
         """

@@ -40,10 +40,10 @@ from lpp.analyze.pages.provenance import origin_of
 from lpp.analyze.pages.reply import Reply, reply
 from lpp.analyze.questions import DiffSettings, GateSettings, ItemsSettings
 from lpp.analyze.runs.keys import Url
+from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import router_sites
 from lpp.analyze.tables.database import kept
 from lpp.store.errors import InputError
-from lpp.store.format.run_names import run_names
 from lpp.store.progress import Progress
 
 
@@ -161,7 +161,7 @@ def page_of_drift(
         {**frames_of(found), **flips_frames(tasks)},
         (f"{homes[0]}", a.id, b.id if len(homes) == 1 else f"{homes[1]}::{b.id}"),
         found.settings,
-        RunStyles(run_names({one.id: one.plan for one in (a, b)})),
+        RunStyles(names_of((found.pair.a, found.pair.b))),
         verdicts=verdicts,
         items=[flips_section(task, k) for k, task in enumerate(tasks)],
     )

@@ -56,8 +56,8 @@ from lpp.analyze.probes.tables import (
     tells_more,
 )
 from lpp.analyze.questions import LabelProbeSettings, ProbeTestSettings
+from lpp.analyze.runs.named import names_of_runs
 from lpp.store import Run
-from lpp.store.format.run_names import run_names
 from lpp.store.settings.setting import as_python
 from lpp.store.units import counted
 
@@ -96,7 +96,7 @@ def probe_page(
     )
     reliability = table(RELIABILITY, bins, of_bins)
     wrong = table(MISTAKES, mistakes, "worst_predicted(found)")
-    runs = RunStyles(run_names({of.id: of.plan}))
+    runs = RunStyles({of.id: of.name})
     drawn = {PROBES.name: probes, PROBE_RELIABILITY.name: bins}
     depth, *diagram = probe_charts(drawn, {one.name: one for one in (sites, reliability)}, runs)
     sections = [
@@ -283,7 +283,7 @@ def against_page(
         findings=tuple(map(say, _test_findings(best))),
         sections=tuple(sections),
         meanings=MEANING,
-        runs=RunStyles(run_names({one.id: one.plan for one in both})),
+        runs=RunStyles(names_of_runs(both)),
         next=(f'lpp-sql {shlex.quote(store)} "{_VERDICTS}"',),
         data={PROBE_TESTS.name: tests, "gate": gate_page.gate_rows({b.id: verdicts})},
         store=store,

@@ -12,7 +12,6 @@ from lpp.analyze.publish.selection import Chosen
 from lpp.analyze.questions import PublishSettings
 from lpp.sql.schema import TABLES
 from lpp.store.format.keys import HIDDEN_KEY
-from lpp.store.format.run_names import plan_name
 from lpp.store.runs.read import Run
 
 CARD_KEY: Final = "card.json"
@@ -41,7 +40,7 @@ def card_document(chosen: Chosen, settings: PublishSettings, title: str) -> dict
             {
                 "run": chosen.ids[run.id],
                 "source_run": run.id,
-                "name": plan_name(run.plan),
+                "name": run.name,
                 "model": run.plan.model.id,
                 "corpus": run.plan.corpus.name,
                 "sites": [site for site in run.sites if site in chosen.sites],

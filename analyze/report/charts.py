@@ -4,7 +4,6 @@ On the page a chart is one or more panels, each as wide as its container. A pict
 A chart without data is replaced by a sentence that names the empty table.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -28,8 +27,6 @@ from lpp.analyze.report.queries import (
 )
 from lpp.analyze.studies.pages.profile_page import profile_chart_of
 from lpp.store.errors import LppError
-from lpp.store.format.plan import Plan, parse_plan
-from lpp.store.format.run_names import run_names
 
 _STEPS: Final = 3
 """Fewest steps for a curve over a training."""
@@ -42,13 +39,11 @@ def page_styles(answers: Answers) -> RunStyles:
     """Letter, name and colour of every run of the page, for its charts, tables and sentences.
 
     Letters follow the order of `PLANS`, by id like the rows of every table; runs that occur only in
-    other tables come last. A run is called by its id if it has no plan, or one of a newer release.
+    other tables come last, and are called by their ids.
     """
     plans = answers[PLANS.name].frame if PLANS.name in answers else pl.DataFrame()
-    documents: dict[str, str] = dict(plans.select("run", "plan").iter_rows()) if plans.width else {}
-    parsed = ((run, _parsed(run, plan)) for run, plan in documents.items())
-    names = run_names({run: plan for run, plan in parsed if plan is not None})
-    styles = RunStyles({run: names.get(run, run) for run in documents})
+    names: dict[str, str] = dict(plans.select("run", "name").iter_rows()) if plans.width else {}
+    styles = RunStyles({run: name or run for run, name in names.items()})
     return styles.including(
         run
         for answer in answers.values()
@@ -57,14 +52,6 @@ def page_styles(answers: Answers) -> RunStyles:
         for run in answer.frame[column].unique()
         if isinstance(run, str)
     )
-
-
-def _parsed(run: str, plan: str | None) -> Plan | None:
-    """The plan; None if this release cannot read it."""
-    try:
-        return parse_plan(json.loads(plan or ""), f"plan of {run}")
-    except (LppError, ValueError):
-        return None
 
 
 def charts(answers: Answers, runs: RunStyles | None = None) -> Iterator[Chart]:

@@ -320,7 +320,7 @@ PLANS: Final = Query(
     "Plans: everything that could change a number",
     "runs",
     ("run",),
-    "SELECT run, plan_hash, plan, shards, n_prompts FROM runs ORDER BY task IS NOT NULL, run",
+    "SELECT run, name, plan_hash, plan, shards, n_prompts FROM runs ORDER BY task IS NOT NULL, run",
     "lpp-analyze profile STORE",
 )
 

@@ -1,13 +1,13 @@
-"""Short names of runs, and the run that a name means."""
+"""Names of runs, and the run that a name means."""
 
 from collections.abc import Iterable
 
 from lpp.analyze.runs.incomplete import lost_lines
 from lpp.analyze.runs.keys import RunView, Url
-from lpp.store import open_store
+from lpp.store import Run, open_store
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import Plan
-from lpp.store.format.run_names import matching_runs, names_among, plan_name, run_names
+from lpp.store.format.run_names import matching_runs, told_apart
 from lpp.store.objects.place import absolute
 
 
@@ -17,17 +17,23 @@ def plans_of(views: Iterable[RunView]) -> dict[str, Plan | None]:
 
 
 def names_of(views: Iterable[RunView]) -> dict[str, str]:
-    """Short names by run id, distinct among `views`."""
-    return names_among(plans_of(views))
+    """`names_of_runs` of `views`, without those whose plan cannot be read."""
+    return names_of_runs(view.run for view in views if not view.problem)
+
+
+def names_of_runs(runs: Iterable[Run]) -> dict[str, str]:
+    """The name of each run in its store, by id; told apart where two stores have one name."""
+    by_id = {run.id: run for run in runs}
+    names = {name: run.name for name, run in by_id.items()}
+    return told_apart(names, {name: run.plan for name, run in by_id.items()})
 
 
 def names_of_two(a: RunView, b: RunView) -> tuple[str, str]:
-    """Short names of two runs, which may belong to different stores."""
-    plans = {"a": a.run.plan, "b": b.run.plan}
+    """Names of two runs, which may belong to different stores."""
     if a.run.plan.hash == b.run.plan.hash:  # one run twice: no name could distinguish them
-        return plan_name(plans["a"]), plan_name(plans["b"])
-    names = run_names(plans)
-    return names["a"], names["b"]
+        return a.run.name, b.run.name
+    names = names_of((a, b))
+    return names[a.run.id], names[b.run.id]
 
 
 def run_named(url: Url, name: str | None) -> RunView:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.heads import KeptHead, keep_head, missing_head_bytes
+from lpp.capture.engine.name_run import name_run
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.prepare import Prepared, prepare
 from lpp.capture.engine.run_cache import check_noted, remember, request_key
@@ -108,10 +109,11 @@ def begin_run(root: Url, request: CaptureRequest, prepared: Prepared) -> tuple[R
 
     The lines say what was done with both.
 
-    Raises ConflictError if the run exists and its prompts lack columns that `request` asks for, or
-    have other values; MachineError for a full or read-only disk.
+    Raises what `name_run` does; ConflictError if the run exists and its prompts lack columns that
+    `request` asks for, or have other values; MachineError for a full or read-only disk.
     """
     plan, model = prepared.plan, prepared.backend.model
+    name_run(root, plan.run_id, request.name)
     writer = RunWriter(root, plan, prepared.prompts, set_aside=prepared.set_aside)
     writer.run.require_columns(request.corpus.columns)
     head = keep_head(root, plan, request, prepared.backend)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lpp.capture.corpus.datasets import HUB_DATASETS
+from lpp.capture.engine.name_run import name_run
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.vocabulary import keep_vocabulary_of_run
 from lpp.capture.models.adapter import base_of
@@ -74,6 +75,7 @@ def request_key(request: CaptureRequest) -> str | None:
     del decisive["request"]["model"]["device"], decisive["request"]["model"]["id"]
     del decisive["request"]["corpus"]["name"], decisive["request"]["corpus"]["chat_template"]
     # they decide no plan
+    del decisive["request"]["name"]
     del decisive["request"]["corpus"]["fields"], decisive["request"]["corpus"]["keep_texts"]
     return document_fingerprint(decisive)
 
@@ -143,9 +145,11 @@ def skip_finished(
     """`finished`, with two repairs of a complete run.
 
     Removes what failed attempts left, if no process writes the run, and adds the vocabulary of its
-    tokenizer if the store has none.
+    tokenizer if the store has none. Gives the run the name of `request`; raises as `name_run`.
     """
     outcome = finished(root, request, part, key)
+    if outcome is not None:
+        name_run(root, outcome.run, request.name)
     if outcome is not None:
         with contextlib.suppress(LppError, OSError):  # the run is complete without it
             keep_vocabulary_of_run(open_store(root).runs[outcome.run], request.model)

@@ -113,6 +113,7 @@ def make_plan(
         stored_dtype=dtype,  # activations are stored as computed, but for sites with their own
         shards=shard_boundaries(lengths, token_bytes, size),
         continuation=continuation,
+        name=request.name or "",
     )
 
 

@@ -74,6 +74,8 @@ class CaptureRequest:
     model: ModelSpec
     corpus: CorpusSpec
     selection: Selection
+    name: str | None = None
+    """What to call the run. A plan does not record it: it changes no number."""
     context: int = 200
     """C: texts are cut at this many tokens."""
     continuation: ContinuationSpec | None = None

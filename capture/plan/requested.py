@@ -19,6 +19,7 @@ from lpp.capture.plan.settings import (
 )
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.format.plan import SiteDtype
+from lpp.store.format.run_names import name_problem
 
 _SITES: Final = (
     *("all", "embed", "final", "routers"),
@@ -56,6 +57,8 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
         raise InputError(
             "--keep-head yes keeps what gives logits: leave out --logit-positions none."
         )
+    if settings.name is not None and (problem := name_problem(settings.name)):
+        raise InputError(f"--name {settings.name!r}: {problem}.")
     model = given_model(settings.model)
     own_corpus = settings.corpus not in CORPUS_NAMES
     min_bytes = settings.min_bytes
@@ -93,7 +96,7 @@ def request_of(settings: CaptureSettings) -> CaptureRequest:
         ),
         continuation=_continuation(settings),
         shard_bytes=None if settings.shard_mib is None else settings.shard_mib << 20,
-        **take("context", "sites", "logit_positions", "batch_tokens"),
+        **take("name", "context", "sites", "logit_positions", "batch_tokens"),
         stored_dtype=_stored_dtype(settings),
         **take("keep_head"),
         **take("backend", "tensor_parallel", "engine_options", "check_sites"),

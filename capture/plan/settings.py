@@ -154,6 +154,12 @@ class CaptureSettings:
     )
     # the capture
 
+    name: str | None = setting(
+        None,
+        "Call the run NAME, in every answer and wherever a run is named. Default: its model, and "
+        "what was done to it. A run that is there already is renamed.",
+        metavar="NAME",
+    )
     context: int = setting(
         200,
         "Cut each prompt at this many tokens. Analysis can use every shorter context too.",

@@ -1,6 +1,5 @@
 """`--list` and `--run`: the saved queries, and how to read their answers."""
 
-import json
 import shlex
 import shutil
 import textwrap
@@ -13,9 +12,8 @@ import click
 from lpp.sql.cli.answer import Request, answer
 from lpp.sql.database.files import profiles_path
 from lpp.sql.queries.saved import Query, saved_queries
-from lpp.store.errors import ErrorKind, FormatError, InputError, LppError
-from lpp.store.format.plan import parse_plan
-from lpp.store.format.run_names import name_lines, run_names
+from lpp.store.errors import ErrorKind, FormatError, InputError
+from lpp.store.format.run_names import name_lines
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -71,16 +69,14 @@ def answer_saved(connection: "DuckDBPyConnection", query: Query, request: Reques
 
 
 def _names(connection: "DuckDBPyConnection") -> dict[str, str]:
-    """The short name of each run of the database, distinct among them, by its id; nothing where its
-    plans are of another release.
-    """
+    """The name of each run of the database by its id; nothing where another release made it."""
     import duckdb
 
     try:
-        rows = connection.execute("SELECT run, plan FROM runs ORDER BY run").fetchall()
-        return run_names({run: parse_plan(json.loads(plan), run) for run, plan in rows})
-    except (duckdb.Error, LppError, TypeError, ValueError):
+        rows = connection.execute("SELECT run, name FROM runs ORDER BY run").fetchall()
+    except duckdb.Error:
         return {}
+    return dict(rows) if len({name for _, name in rows}) == len(rows) else {}
 
 
 def _with_names(connection: "DuckDBPyConnection", names: Mapping[str, str]) -> str:

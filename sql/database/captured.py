@@ -16,7 +16,6 @@ from lpp.sql.schema.tables import arrow_schema
 from lpp.store import Run, open_store
 from lpp.store.format.documents import canonical_json
 from lpp.store.format.prompt_columns import FIELD_PREFIX
-from lpp.store.format.run_names import plan_name
 from lpp.store.objects.place import Place
 from lpp.store.runs.replay import written_tokens
 
@@ -87,7 +86,7 @@ def run_row(run: Run, kernel: str | None = None) -> dict[str, object]:
         "kernel": kernel,
         "series": None if series is None else series.name,
         "step": None if series is None else series.step,
-        "name": plan_name(plan),
+        "name": run.name,
         "task": plan.task,
     }
 

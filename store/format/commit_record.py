@@ -122,6 +122,8 @@ class CommitRecord:
     base: str = field(default="", metadata=OMITTED)
     quarantine: int = field(default=0, metadata=OMITTED)
     """Prompts of the shard that its object `quarantine.arrow` sets aside."""
+    name: str = field(default="", metadata=OMITTED)
+    """What the user called the run; empty: nothing, and in the record of a shard."""
     self_xxh3_128: str = ""
 
 

@@ -32,6 +32,9 @@ OMITTED: Final = {"omitted": True}
 """Metadata of a field that is omitted at its default, so that hashes of older documents stay
 valid."""
 
+BESIDE: Final = {"beside": True}
+"""Metadata of a field that is no part of the document."""
+
 
 _BY_CODE_POINT: Final = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
@@ -119,7 +122,8 @@ def document_hash(document: object) -> str:
 
 def to_document(record: Any) -> dict[str, Any]:
     """The JSON document of a dataclass; tuples become lists, mappings become plain dicts."""
-    values = {field: getattr(record, field.name) for field in dataclasses.fields(record)}
+    inside = [f for f in dataclasses.fields(record) if not f.metadata.get("beside")]
+    values = {field: getattr(record, field.name) for field in inside}
     return {
         field.name: _plain(value)
         for field, value in values.items()
@@ -288,7 +292,7 @@ def _fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
     return tuple(
         (f.name, hints[f.name], f.default is not missing or f.default_factory is not missing)
         for f in dataclasses.fields(kind)
-        if f.init
+        if f.init and not f.metadata.get("beside")
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from lpp.store.errors import ErrorKind, FormatError
 from lpp.store.format.documents import (
+    BESIDE,
     MAX_INTEGER,
     OMITTED,
     document_hash,
@@ -233,6 +234,9 @@ class Plan:
     """Prompt boundaries: shard k holds prompts `shards[k] <= id < shards[k + 1]`."""
     continuation: ContinuationInfo | None = field(default=None, metadata=OMITTED)
     """How the model wrote the last tokens of each prompt; None where all are the corpus's."""
+    name: str = field(default="", compare=False, metadata=BESIDE)
+    """What the user called the run; empty: nothing. It is kept in the record of the run, so that
+    the plan and its hash are those of a run without a name."""
 
     @cached_property
     def document(self) -> Mapping[str, Any]:
@@ -440,8 +444,10 @@ def _continuation_problems(written: ContinuationInfo, context: int) -> list[str]
     return problems
 
 
-def parse_plan(document: object, where: str) -> Plan:
+def parse_plan(document: object, where: str, name: str = "") -> Plan:
     """The plan that `document` describes; FormatError(CORRUPT) lists all problems together.
+
+    name: what the user called the run.
 
     FormatError(UNSUPPORTED_VERSION) for a run without rows, as releases up to 0.2.0 made them.
     """
@@ -457,7 +463,7 @@ def parse_plan(document: object, where: str) -> Plan:
     if problems := validate_plan(plan):
         raise FormatError(f"{where}: " + "; ".join(problems) + ".", kind=ErrorKind.CORRUPT)
     # The hash covers the document as it was written, fields of a newer release included.
-    plan.__dict__["document"] = document
+    plan.__dict__.update(document=document, name=name)
     return plan
 
 

@@ -1,8 +1,8 @@
-"""Short names of runs, for people: `SmolLM2-135M-Instruct Q4_1`, `untrained, seed 0`; and the runs
-that a user means by an id, a short name, or a pattern of either.
+"""Names of runs, for people: `SmolLM2-135M-Instruct Q4_1`, `untrained, seed 0`; and the runs that a
+user means by an id, a name, or a pattern of either.
 
-A run id says which plan a run has and is unique anywhere. A name says how a run differs from the
-others that stand beside it, and is unique among those alone.
+A run id says which plan a run has and is unique anywhere. A name is what the user chose (`--name`),
+or says how a run differs from the others of its store; it is unique in the store.
 
 A question about texts takes runs on a corpus. The run of an evaluation, whose prompts are requests
 of a task, takes part if it is named: by a name or pattern that fits no run on a corpus.
@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Final, TypeVar
 
 from lpp.store.errors import ErrorKind, InputError
-from lpp.store.format.plan import Plan
+from lpp.store.format.plan import MAX_SERIES_BYTES, Plan
 
 _WEIGHTS: Final = re.compile(
     r"[-._ ]((?:UD[-_])?(?:I?Q[2-8](?:[-_][0-9A-Z]+)*|TQ[12]_0|MXFP4|BF16|F16|F32))$", re.IGNORECASE
@@ -35,11 +35,23 @@ _APART: Final[tuple[Callable[[Plan], str], ...]] = (
 
 
 def plan_name(plan: Plan) -> str:
-    """The name of a run by itself: its model, and what was done to it.
+    """The name of a run by itself: what the user chose; else its model, and what was done to it.
 
     A model's folder or organisation is left out. Runs of one model on two corpora have one name.
     """
-    return ", ".join((_model(plan), *_details(plan)))
+    return plan.name or ", ".join((_model(plan), *_details(plan)))
+
+
+def name_problem(name: str) -> str | None:
+    """Why a user may not call a run `name`; None if it is allowed.
+
+    >>> name_problem("base, 4 bits") is None, name_problem("base 4 bits")
+    (False, None)
+    """
+    short = 0 < len(name.encode()) <= MAX_SERIES_BYTES and name == name.strip()
+    if short and name.isprintable() and name != "all" and not re.search(r"[,/*?\[\]]|::", name):
+        return None
+    return f"give 1 to {MAX_SERIES_BYTES} bytes of printable text, without , / * ? [ ] and ::"
 
 
 def run_names(plans: Mapping[str, Plan]) -> dict[str, str]:
@@ -58,16 +70,22 @@ def run_names(plans: Mapping[str, Plan]) -> dict[str, str]:
 def _distinct(plans: Mapping[str, Plan]) -> dict[str, str]:
     """`run_names` without the rule on evaluations."""
     one_model = len(plans) > 1 and len({_model(plan) for plan in plans.values()}) == 1
-    names = {
-        run: ", ".join(_details(plan)) if one_model and any(_details(plan)) else plan_name(plan)
-        for run, plan in plans.items()
-    }
+    details = {run: ", ".join(_details(plan)) for run, plan in plans.items() if one_model}
+    return told_apart(
+        {run: plan.name or details.get(run) or plan_name(plan) for run, plan in plans.items()},
+        plans,
+    )
+
+
+def told_apart(names: Mapping[str, str], plans: Mapping[str, Plan]) -> dict[str, str]:
+    """`names`, by run id, with more words where several runs have one name."""
+    names = dict(names)
     for part in _APART:
-        for clash in _clashes(names):
+        for clash in _clashes(names, plans):
             parts = {run: part(plans[run]) for run in clash}
             if len({*parts.values()}) > 1:
                 names |= {run: f"{names[run]}, {parts[run]}" for run in clash}
-    for clash in _clashes(names):
+    for clash in _clashes(names, plans):
         names |= {run: f"{names[run]} {plans[run].hash[:8]}" for run in clash}
     return names
 
@@ -99,12 +117,17 @@ def name_lines(names: Mapping[str, str], width: int = 80) -> str:
     )
 
 
-def _clashes(names: Mapping[str, str]) -> list[list[str]]:
-    """Runs by the name that they share."""
+def _clashes(names: Mapping[str, str], plans: Mapping[str, Plan]) -> list[list[str]]:
+    """Runs that share a name, without the one of them, if it is one, whose user chose it."""
     called: dict[str, list[str]] = {}
     for run, name in names.items():
         called.setdefault(name, []).append(run)
-    return [runs for runs in called.values() if len(runs) > 1]
+    chosen = {name: [run for run in runs if plans[run].name] for name, runs in called.items()}
+    return [
+        [run for run in runs if chosen[name] != [run]]
+        for name, runs in called.items()
+        if len(runs) > 1
+    ]
 
 
 def _model(plan: Plan) -> str:
@@ -192,9 +215,9 @@ def first_named(patterns: Sequence[str], plans: Plans) -> str | None:
 def runs_fitting(name: str, plans: Plans, *, evaluations: bool = False) -> list[str]:
     """Ids of the runs that `name` means. One rule for every command.
 
-    The runs whose id is `name` or matches it as a pattern; else those whose short name does, in any
-    case; else the one run whose id, or else whose short name, begins with it. `all` is `*`. Runs of
-    evaluations are meant only where no run on a corpus is, unless `evaluations`.
+    The runs whose id is `name` or matches it as a pattern; else those whose name does, in any case;
+    else the one run whose id, or else whose name, begins with it. `all` is `*`. Runs of evaluations
+    are meant only where no run on a corpus is, unless `evaluations`.
     """
     corpora = [*plans] if evaluations else corpora_first(plans, lambda run: _evaluates(plans[run]))
     return _fitting(name, corpora, plans) or _fitting(name, [*plans], plans)
@@ -209,7 +232,7 @@ def _fitting(name: str, runs: Sequence[str], plans: Plans) -> list[str]:
     wanted = "*" if name == "all" else name
     if ids := [run for run in runs if fnmatchcase(run, wanted)]:
         return ids  # without the names, which take longer than all else
-    short = _short_names(plans)
+    short = _names_of_each(plans)
     names = {run: short[run] for run in runs if run in short}
     if ids := _runs_called(wanted, names):
         return ids
@@ -217,15 +240,18 @@ def _fitting(name: str, runs: Sequence[str], plans: Plans) -> list[str]:
     return begun if len(begun) == 1 else []
 
 
-def _runs_called(name: str, names: Mapping[str, set[str]]) -> list[str]:
-    """Ids of the runs with this short name, else of those whose short name matches the pattern."""
+def _runs_called(name: str, names: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Ids of the runs with this name, else of those whose name matches the pattern."""
     wanted = name.casefold()
-    exact = [run for run in names if wanted in names[run]]
+    exact = [run for run in names if wanted == names[run][0]]
+    exact = exact or [run for run in names if wanted in names[run]]
     return exact or [run for run in names if any(fnmatchcase(n, wanted) for n in names[run])]
 
 
-def _runs_beginning(name: str, runs: Iterable[str], names: Mapping[str, set[str]]) -> list[str]:
-    """Ids that begin with `name`, else ids of the runs whose short name does."""
+def _runs_beginning(
+    name: str, runs: Iterable[str], names: Mapping[str, tuple[str, str]]
+) -> list[str]:
+    """Ids that begin with `name`, else ids of the runs whose name does."""
     if not name:
         return []
     wanted = name.casefold()
@@ -234,13 +260,13 @@ def _runs_beginning(name: str, runs: Iterable[str], names: Mapping[str, set[str]
     ]
 
 
-def _short_names(plans: Plans) -> dict[str, set[str]]:
-    """The short names of each run that has some: its own (`plan_name`), and the one among the other
-    runs (`run_names`), in lower case.
+def _names_of_each(plans: Plans) -> dict[str, tuple[str, str]]:
+    """The names of each run that has some: the one among the other runs (`run_names`), and the
+    longer one by which it is found too (`plan_name`), in lower case.
     """
     among = names_among(plans)
     return {
-        run: {plan_name(plan).casefold(), among[run].casefold()}
+        run: (among[run].casefold(), plan_name(plan).casefold())
         for run, plan in plans.items()
         if plan is not None
     }
@@ -248,7 +274,7 @@ def _short_names(plans: Plans) -> dict[str, set[str]]:
 
 def _why_not_one(name: str, plans: Plans) -> str:
     """For a message: `name` means no run, or several."""
-    several = runs_fitting(name, plans) or _runs_beginning(name, plans, _short_names(plans))
+    several = runs_fitting(name, plans) or _runs_beginning(name, plans, _names_of_each(plans))
     if several:
         why = f"{len(several)} runs:{run_lines(several, plans)}"
     else:
@@ -260,7 +286,7 @@ def _why_not_one(name: str, plans: Plans) -> str:
 
 
 def names_among(plans: Plans) -> dict[str, str]:
-    """The short name of each run with a readable plan, by id."""
+    """The name of each run with a readable plan, by id."""
     return run_names({run: plan for run, plan in plans.items() if plan is not None})
 
 

@@ -1,12 +1,16 @@
-"""Add fields to the prompts of a committed run: labels that were not at hand when it began.
+"""Add fields to the prompts of a committed run, labels that were not at hand when it began; and
+give it another name.
 
-The record of the run is replaced by one whose `prompts.arrow` has more columns (SPEC.md, section 6,
-step 4). Plan, shards and every number stay.
+The record of the run is replaced by one whose `prompts.arrow` has more columns, or that has another
+`name` (SPEC.md, section 6, step 4). Plan, shards and every number stay.
 """
+
+from collections.abc import Mapping
+from dataclasses import replace
 
 import pyarrow as pa
 
-from lpp.store.committed.checked import open_checked
+from lpp.store.committed.checked import Checked, open_checked
 from lpp.store.committed.commit import attempt
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.format.commit_record import CommitRecord, undamaged_record
@@ -34,9 +38,8 @@ def add_fields(run: Run, fields: pa.Table) -> tuple[Run, tuple[str, ...]]:
         raise ValueError("; ".join(problems))
     if fields.num_rows != run.plan.prompts.count:
         raise ValueError(f"{fields.num_rows} rows for {run.plan.prompts.count} prompts")
-    directory = run.directory
-    before = directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
-    checked = open_checked(directory, CommitRecord)
+    before = run.directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
+    checked = open_checked(run.directory, CommitRecord)
     run = Run(run.path)  # as it is now
     check_columns(run, fields)
     held = run.extra_columns.names
@@ -46,6 +49,29 @@ def add_fields(run: Run, fields: pa.Table) -> tuple[Run, tuple[str, ...]]:
     prompts = run.prompts(*held)
     for name in new:
         prompts = prompts.append_column(fields.schema.field(name), fields[name])
+    _replace_record(run, before, checked, checked.record, {PROMPTS_KEY: encode_texts(prompts)})
+    return Run(run.path), new
+
+
+def rename(run: Run, name: str) -> None:
+    """Give the run this name, if it has another. Other runs of the store may have it: the caller
+    looks. Raises ConflictError(IN_USE) while another process changes the record.
+    """
+    before = run.directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
+    checked = open_checked(run.directory, CommitRecord)
+    if checked.record.name != name:
+        _replace_record(run, before, checked, replace(checked.record, name=name), {})
+
+
+def _replace_record(
+    run: Run,
+    before: bytes,
+    checked: Checked[CommitRecord],
+    record: CommitRecord,
+    made: Mapping[str, bytes],
+) -> None:
+    """Commit `record` in place of the one with the bytes `before`. made: objects that change."""
+    directory = run.directory
     where = str(directory.place / COMMIT_KEY)
 
     def stays(existing: bytes) -> bool:
@@ -55,14 +81,10 @@ def add_fields(run: Run, fields: pa.Table) -> tuple[Run, tuple[str, ...]]:
         sign = at_work(run.path / SHARDS_KEY, "label")
         with sign, attempt(directory, keep=(SHARDS_KEY,)) as stage:
             for key in checked.record.objects:
-                data = (
-                    encode_texts(prompts) if key == PROMPTS_KEY else checked.file(key).read_bytes()
-                )
-                stage.write(key, [data])
-            stage.commit(checked.record, stays)
+                stage.write(key, [made.get(key) or checked.file(key).read_bytes()])
+            stage.commit(record, stays)
     except FileExistsError:
         raise ConflictError(
             f"run {run.id}: another process changed it meanwhile. Repeat the same command.",
             kind=ErrorKind.IN_USE,
         ) from None
-    return Run(run.path), new

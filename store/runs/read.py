@@ -4,7 +4,7 @@ Reading is bounded in memory: a block of rows at a time, never a whole shard. Ev
 through `lpp.store.committed.checked`, so that altered bytes never become numbers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,7 @@ from lpp.store.format.quarantine import (
     summarise,
 )
 from lpp.store.format.rows import branches_of, column_values_problems
+from lpp.store.format.run_names import plan_name
 from lpp.store.format.tables import PROMPTS_SCHEMA, TOKENS_SCHEMA, check_table
 from lpp.store.objects.locate import objects_at
 from lpp.store.objects.place import Place
@@ -86,9 +87,15 @@ class Block:
 class Run:
     """A committed run. Shards may still be missing: `missing_shards` names them."""
 
-    def __init__(self, path: Place) -> None:
+    def __init__(self, path: Place, names: Callable[[], Mapping[str, str]] | None = None) -> None:
+        """names: returns the names of the runs of the store, by id."""
         self.id = path.name
         self.directory = run_directory(path)
+        self._names = names
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: not the other runs of the store."""
+        return {**self.__dict__, "_names": None}
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {len(self.shards)} of {self.plan.n_shards} shards)"
@@ -120,7 +127,8 @@ class Run:
         UNSUPPORTED_VERSION of a run without rows.
         """
         where = str(self._checked.objects.place / PLAN_KEY)
-        plan = parse_plan(load_json(self._checked.document(PLAN_KEY), where), where)
+        document = load_json(self._checked.document(PLAN_KEY), where)
+        plan = parse_plan(document, where, self.commit.name)
         if plan.hash != self.commit.plan or plan.run_id != self.id:
             raise FormatError(
                 f"{where}: altered since it was written (its hash is {plan.hash[:8]}, "
@@ -128,6 +136,14 @@ class Run:
                 kind=ErrorKind.CORRUPT,
             )
         return plan
+
+    @cached_property
+    def name(self) -> str:
+        """The name of the run: what the user called it, or its model and what was done to it. Of a
+        run that a `Store` opened, distinct among the runs of the store.
+        """
+        names = {} if self._names is None else self._names()
+        return names.get(self.id) or plan_name(self.plan)
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -391,7 +391,9 @@ def _create_run(
             f"the plan holds integers beyond 2^53: {'; '.join(wide)}. Not every reader of a store "
             "keeps them apart: choose smaller ones."
         )
-    record = CommitRecord(format=plan.format, plan=plan.hash, shard=None, rows=0, objects={})
+    record = CommitRecord(
+        format=plan.format, plan=plan.hash, shard=None, rows=0, objects={}, name=plan.name
+    )
     try:
         with attempt(directory, keep=(SHARDS_KEY,)) as stage:
             stage.write(PLAN_KEY, [canonical_json(plan.document)])

@@ -107,6 +107,8 @@ def leaves(kind: type, place: str = "") -> Iterator[tuple[str, bool]]:
     """Each field of a dataclass that holds no other, and whether it may be absent."""
     hints = typing.get_type_hints(kind)
     for field in fields(kind):
+        if field.metadata.get("beside"):  # it is in no document
+            continue
         hint: Any = hints[field.name]
         item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
         optional = field.default is not MISSING or field.default_factory is not MISSING

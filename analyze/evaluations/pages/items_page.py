@@ -42,7 +42,6 @@ from lpp.analyze.pages.words import (
     say,
     with_interval,
 )
-from lpp.store.format.run_names import run_names
 from lpp.store.settings.command_line import as_words
 from lpp.store.settings.setting import as_python
 
@@ -181,7 +180,7 @@ def items_page(store: str, analysis: ItemAnalysis) -> Page:
     store: its path as it was given. Raises FormatError for altered bytes.
     """
     (view,), frames, settings = analysis.views, analysis.tables, analysis.settings
-    runs = RunStyles(run_names({view.run.id: view.run.plan}))
+    runs = RunStyles({view.run.id: view.run.name})
     features, row = analysis.features.drop(ANALYSIS_KEY), analysis.row
     others = {name: rows for name, rows in frames.items() if name != "item_features"}
     result = verdict(features, within=row["n_within"] > 0)
