@@ -5,7 +5,7 @@ The record of the run is replaced by one whose `prompts.arrow` has more columns,
 `name` (SPEC.md, section 6, step 4). Plan, shards and every number stay.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pyarrow as pa
@@ -49,7 +49,8 @@ def add_fields(run: Run, fields: pa.Table) -> tuple[Run, tuple[str, ...]]:
     prompts = run.prompts(*held)
     for name in new:
         prompts = prompts.append_column(fields.schema.field(name), fields[name])
-    _replace_record(run, before, checked, checked.record, {PROMPTS_KEY: encode_texts(prompts)})
+    made = {PROMPTS_KEY: lambda: encode_texts(prompts)}
+    _replace_record(run, before, checked, checked.record, made)
     return Run(run.path), new
 
 
@@ -68,7 +69,7 @@ def _replace_record(
     before: bytes,
     checked: Checked[CommitRecord],
     record: CommitRecord,
-    made: Mapping[str, bytes],
+    made: Mapping[str, Callable[[], bytes]],
 ) -> None:
     """Commit `record` in place of the one with the bytes `before`. made: objects that change."""
     directory = run.directory
@@ -81,7 +82,8 @@ def _replace_record(
         sign = at_work(run.path / SHARDS_KEY, "label")
         with sign, attempt(directory, keep=(SHARDS_KEY,)) as stage:
             for key in checked.record.objects:
-                stage.write(key, [made.get(key) or checked.file(key).read_bytes()])
+                data = made[key]() if key in made else checked.file(key).read_bytes()
+                stage.write(key, [data])
             stage.commit(record, stays)
     except FileExistsError:
         raise ConflictError(

@@ -154,7 +154,7 @@ def test_a_call_of_another_shape_says_how_to_call(
         ({"context": 9, "sites": ["final", "nose"]}, "no site 'nose'.* Choose with sites, such as"),
         ({"temperature": 0.5}, "temperature .* needs continue_tokens"),
         ({"dtype": torch.float64}, "dtype: 'float64' is not one of"),
-        ({"name": "mine"}, "name: a model that is given by its name has one"),
+        ({"name": "my/run"}, "name 'my/run': give 1 to 200 bytes"),
         ({"corpus_name": "mine"}, "corpus_name: it is for texts in memory"),
     ],
 )
@@ -170,8 +170,8 @@ def test_the_options_that_are_typed_have_the_defaults_of_the_command() -> None:
     options = {one.keyword: one for one in declared(CaptureSettings).values()}
     for overload in typing.get_overloads(capture):
         typed = inspect.signature(overload).parameters.keys() & options.keys() - {"model", "corpus"}
-        assert typed == {"prompts", "context", "sites"}
-        for name in typed - {"prompts"}:  # 100, or all texts in memory
+        assert typed == {"name", "prompts", "context", "sites"}
+        for name in typed - {"name", "prompts"}:  # 100, or all texts in memory
             default = inspect.signature(overload).parameters[name].default
             assert options[name].values.made(default) == options[name].default
 

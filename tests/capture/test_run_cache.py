@@ -124,7 +124,7 @@ def test_an_edited_file_that_the_request_reads_changes_its_key(
     assert request_key(request) not in (None, before)
 
 
-NO_PLAN = {("corpus", "fields"), ("corpus", "keep_texts")}
+NO_PLAN = {("corpus", "fields"), ("corpus", "keep_texts"), (None, "name")}
 """Fields that decide no plan."""
 OF_FILES = {("model", "id"), ("corpus", "name"), ("corpus", "chat_template")}
 TOGETHER = {("selection", "min_tokens"), ("selection", "count_with")}

@@ -11,8 +11,9 @@ from stored import stored_objects
 
 from lpp.store import Run, RunWriter, create_store, open_store
 from lpp.store.errors import ConflictError, ErrorKind, FormatError
+from lpp.store.format.run_names import plan_name
 from lpp.store.format.tables import encode_texts
-from lpp.store.runs.add_fields import add_fields
+from lpp.store.runs.add_fields import add_fields, rename
 
 LABELS = pa.table({"field.label": pa.array(["a", None, "b", "a"])})
 MORE = pa.table({"field.n": pa.array([3, 1, None, 2**62]), "field.label": LABELS["field.label"]})
@@ -79,6 +80,27 @@ def test_of_two_writers_at_once_the_second_is_told(
     assert Run(run.path).extra_columns.names == ["field.first"]
     assert Run(run.path).verify() == []
     assert add_fields(run, LABELS)[0].extra_columns.names == ["field.first", "field.label"]
+
+
+def test_a_run_takes_another_name_and_keeps_all_else(capture: Capture, tmp_path: Path) -> None:
+    unnamed = capture.write(tmp_path / "unnamed")
+    record = (on_disk(unnamed.path) / "COMMIT.json").read_bytes()
+    assert b'"name"' not in record
+    assert unnamed.name == plan_name(capture.plan)
+    run = capture.write(tmp_path / "store")
+    shards = run.fingerprint
+    for name in ("first", "second"):
+        rename(run, name)
+        run = open_store(tmp_path / "store").run(name.upper())
+        assert (run.name, run.plan.name, run.commit.name) == (name, name, name)
+        assert run.verify() == []
+    assert (run.id, run.plan.hash) == (unnamed.id, unnamed.plan.hash)
+    assert run.plan.document == unnamed.plan.document
+    assert (run.fingerprint, run.prompts()) == (shards, unnamed.prompts())
+    before = (on_disk(run.path) / "COMMIT.json").read_bytes()
+    rename(run, "second")  # it has the name
+    assert (on_disk(run.path) / "COMMIT.json").read_bytes() == before
+    assert add_fields(run, LABELS)[0].name == "second"
 
 
 def test_a_reader_whose_objects_were_replaced_is_told_so(capture: Capture, tmp_path: Path) -> None:

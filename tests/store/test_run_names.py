@@ -7,7 +7,7 @@ import pytest
 from small_capture import Capture
 
 from lpp.store.format.plan import Plan, Series
-from lpp.store.format.run_names import plan_name, run_names
+from lpp.store.format.run_names import find_run, name_problem, plan_name, run_names
 
 
 def named(plan: Plan, model: str, **changes: Any) -> Plan:
@@ -64,6 +64,26 @@ def test_what_differs_tells_runs_of_one_name_apart(capture: Capture) -> None:
     weights = replace(plan, model=replace(plan.model, weights="0" * 64))
     names = run_names({"plan": plan, "weights": weights})
     assert names == {"plan": f"m {plan.hash[:8]}", "weights": f"m {weights.hash[:8]}"}
+
+
+def test_a_name_that_the_user_chose_stays(capture: Capture) -> None:
+    plan, twin = named(capture.plan, "m"), named(capture.plan, "m", untrained_seed=3)
+    base = replace(plan, name="base")
+    assert base.hash == plan.hash
+    assert base.document == plan.document
+    assert run_names({"a": base, "b": twin}) == {"a": "base", "b": "untrained, seed 3"}
+    other = replace(named(capture.plan, "m", weights="0" * 64), name="m")
+    assert run_names({"a": plan, "b": other}) == {"a": f"m {plan.hash[:8]}", "b": "m"}
+    assert find_run("m", {"a": plan, "b": other}, "here") == "b"
+    both = run_names({"a": base, "b": replace(other, name="base")})  # of two stores
+    assert both == {"a": f"base {plan.hash[:8]}", "b": f"base {other.hash[:8]}"}
+
+
+@pytest.mark.parametrize(
+    "name", ["", " a", "a,b", "a/b", "*", "a::b", "what?", "[a]", "all", "a\nb", "é" * 101]
+)
+def test_names_that_a_pattern_or_a_list_could_mean_are_refused(name: str) -> None:
+    assert str(name_problem(name)).startswith("give 1 to 200 bytes")
 
 
 def test_every_name_is_distinct(capture: Capture) -> None:
