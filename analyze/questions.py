@@ -406,7 +406,7 @@ class ScoreSettings(_Question):
     )
     matches: Mapping[str, str] = setting(
         {},
-        "The model NAME in the scores is RUN, an id or a short name of a run; may be repeated.",
+        "The model NAME in the scores is RUN, an id or a name of a run; may be repeated.",
         name="match",
         metavar="NAME=RUN",
     )

@@ -1,4 +1,4 @@
-"""What tells runs apart in every chart of a page: letter, short name, colour, shape and dash.
+"""What tells runs apart in every chart of a page: letter, name, colour, shape and dash.
 
 A page makes one `RunStyles` of all its runs and gives it to every chart: run C keeps its letter and
 colour in a chart without runs A and B. Text can use it too, since it needs no chart library.

@@ -42,7 +42,7 @@ def diff(
     how much changed and where, not whether it matters. If both runs evaluated one task, the items
     that flipped are listed; `lpp-analyze items --against` shows what distinguishes them.
 
-    Name a run by its id, its short name, a pattern, or a beginning that no other run has.
+    Name a run by its id, its name, a pattern, or a beginning that no other run has.
     STORE::RUN is a run of another store.
 
     With --against BASE, every run of STORE that read the same prompts, or every RUN that you name,

@@ -36,7 +36,7 @@ class Against:
     `undecided`: it should have been compared, so that no gate passes without it. Those are runs
     that were named, and runs whose first prompt is that of the base."""
     names: Mapping[str, str]
-    """Short names of the base and of all other runs, compared or left out, by run id."""
+    """Names of the base and of all other runs, compared or left out, by run id."""
 
     @property
     def steps(self) -> dict[str, int]:
@@ -87,7 +87,7 @@ def diff_against(
 ) -> Iterator[Drift]:
     """What changed from run `base` to each of `runs`, one comparison after another.
 
-    base, runs: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another
+    base, runs: run ids or names, their beginnings, or patterns; `STORE::RUN` for another
     store. A pattern in `runs` may match several runs. runs: every other run of the store by
     default. Other arguments: of `diff`. Without a number of prompts, all that a run shares with
     `base` are compared; their number may differ between runs.
@@ -149,7 +149,7 @@ def against(
             + " `lpp-analyze diff STORE RUN_A RUN_B` of two of them names the command that makes "
             "them comparable."
         )
-    names = names_of((of_base, *others.values()))
+    names = names_of(view.run for view in (of_base, *others.values()))
     rows = [(run, why, undecided) for run, (why, undecided) in left_out.items()]
     schema = {"run": pl.String, "why": pl.String, "undecided": pl.Boolean}
     frame = pl.DataFrame(rows, schema=schema, orient="row")

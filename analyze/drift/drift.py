@@ -82,7 +82,7 @@ def diff(
 ) -> Drift:
     """What changed from run `a` to run `b` of the store at `store`.
 
-    a, b: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another store.
+    a, b: run ids or names, their beginnings, or patterns; `STORE::RUN` for another store.
     Other arguments and errors are those of `drift`. Results are kept under `analysis/` of the store
     of run A (`drift.kept`) and reused. Raises InputError for runs that are not comparable, and says
     what would make them so.

@@ -172,7 +172,7 @@ def _statistics(view: RunView, pair: Pair) -> pl.DataFrame:
 
 
 def run_of(store: Url, name: str) -> RunView:
-    """The run that `name` means: an id, a short name, the beginning of either, a pattern, or
+    """The run that `name` means: an id, a name, the beginning of either, a pattern, or
     `STORE::RUN`.
 
     store: the store if `name` contains none. Raises InputError if no run or several runs match.

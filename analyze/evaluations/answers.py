@@ -161,7 +161,7 @@ def page_of_drift(
         {**frames_of(found), **flips_frames(tasks)},
         (f"{homes[0]}", a.id, b.id if len(homes) == 1 else f"{homes[1]}::{b.id}"),
         found.settings,
-        RunStyles(names_of((found.pair.a, found.pair.b))),
+        RunStyles(names_of((a, b))),
         verdicts=verdicts,
         items=[flips_section(task, k) for k, task in enumerate(tasks)],
     )

@@ -103,7 +103,7 @@ def evaluated_items(
 ) -> EvaluatedItems:
     """The items of `task` in the store.
 
-    run: id or short name, the beginning of either, or a pattern. The cluster of `settings` is a
+    run: id or name, the beginning of either, or a pattern. The cluster of `settings` is a
     field of the items' documents, or of the run's prompts. The field `correct` says whether an item
     is right. Items without it, such as those that only have a score between 0 and 1, are left out:
     no threshold on such a score is the right one.

@@ -70,7 +70,7 @@ def flips(
 ) -> Flips:
     """The items of `task` in run `a` beside those in run `b`.
 
-    a, b: run ids or short names, their beginnings, or patterns; `STORE::RUN` for another store.
+    a, b: run ids or names, their beginnings, or patterns; `STORE::RUN` for another store.
     settings: as in `evaluated_items`, for both runs.
 
     Raises InputError for a run against itself, for runs that share no item, and if items with the

@@ -12,7 +12,7 @@ from lpp.analyze.pages.page import Page
 
 
 def as_json(page: Page) -> str:
-    """One object, alike for every page: `store`, `runs` (short names by id), `settings` (all of
+    """One object, alike for every page: `store`, `runs` (names by id), `settings` (all of
     them by the keyword of Python), `tables` (rows by the table's name) and `flags` (each flag of
     these rows, with its meaning). Numbers that are not finite are null.
     """

@@ -56,7 +56,7 @@ from lpp.analyze.probes.tables import (
     tells_more,
 )
 from lpp.analyze.questions import LabelProbeSettings, ProbeTestSettings
-from lpp.analyze.runs.named import names_of_runs
+from lpp.analyze.runs.named import names_of
 from lpp.store import Run
 from lpp.store.settings.setting import as_python
 from lpp.store.units import counted
@@ -283,7 +283,7 @@ def against_page(
         findings=tuple(map(say, _test_findings(best))),
         sections=tuple(sections),
         meanings=MEANING,
-        runs=RunStyles(names_of_runs(both)),
+        runs=RunStyles(names_of(both)),
         next=(f'lpp-sql {shlex.quote(store)} "{_VERDICTS}"',),
         data={PROBE_TESTS.name: tests, "gate": gate_page.gate_rows({b.id: verdicts})},
         store=store,

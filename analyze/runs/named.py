@@ -16,12 +16,7 @@ def plans_of(views: Iterable[RunView]) -> dict[str, Plan | None]:
     return {view.run.id: None if view.problem else view.run.plan for view in views}
 
 
-def names_of(views: Iterable[RunView]) -> dict[str, str]:
-    """`names_of_runs` of `views`, without those whose plan cannot be read."""
-    return names_of_runs(view.run for view in views if not view.problem)
-
-
-def names_of_runs(runs: Iterable[Run]) -> dict[str, str]:
+def names_of(runs: Iterable[Run]) -> dict[str, str]:
     """The name of each run in its store, by id; told apart where two stores have one name."""
     by_id = {run.id: run for run in runs}
     names = {name: run.name for name, run in by_id.items()}
@@ -32,7 +27,7 @@ def names_of_two(a: RunView, b: RunView) -> tuple[str, str]:
     """Names of two runs, which may belong to different stores."""
     if a.run.plan.hash == b.run.plan.hash:  # one run twice: no name could distinguish them
         return a.run.name, b.run.name
-    names = names_of((a, b))
+    names = names_of((a.run, b.run))
     return names[a.run.id], names[b.run.id]
 
 

@@ -181,7 +181,7 @@ def _default_source(kind: str, files: Sequence[ScoreFile]) -> str:
 
 
 def _run_ids(matches: Mapping[str, str], scores: pl.DataFrame, store: Store) -> dict[str, str]:
-    """Run ids by model name. matches: the user's ids or short names by model name."""
+    """Run ids by model name. matches: the user's ids or names by model name."""
     models = sorted(scores["model"].unique())
     for name, run in matches.items():
         if name not in models:

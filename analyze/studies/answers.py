@@ -18,7 +18,7 @@ from lpp.analyze.questions import (
     LayersSettings,
     ProfileSettings,
 )
-from lpp.analyze.runs.keys import Url, views
+from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.named import names_of
 from lpp.analyze.runs.select import select_runs, select_sites
 from lpp.analyze.scores.correlations import correlate, why_unranked
@@ -119,7 +119,8 @@ def cka_answer(
     progress.expect(passes * sum(len(part.pairs) for part in work))
     rows = cka_table.compute(work, jobs=jobs, memory=memory, progress=progress)
     database = kept("The CKA is", lambda: cka_table.write_cka(store, rows), progress)
-    return reply(cka_page(f"{store}", rows, names_of(selected)), settings, stored=database)
+    names = names_of(view.run for view in selected)
+    return reply(cka_page(f"{store}", rows, names), settings, stored=database)
 
 
 def correlations_answer(store: Url, settings: CorrelateSettings, progress: Progress) -> Reply:
@@ -127,7 +128,8 @@ def correlations_answer(store: Url, settings: CorrelateSettings, progress: Progr
     `correlate`.
     """
     correlations = correlate(store, settings)
-    root = open_store(store).path
+    opened = open_store(store)
+    root, names = opened.path, opened.names
     written = kept("The correlations are", lambda: refresh_database(root, correlations), progress)
-    page = correlations_page(f"{store}", correlations, names_of(views(store)))
+    page = correlations_page(f"{store}", correlations, names)
     return reply(page, settings, stored=written, error=why_unranked(correlations))

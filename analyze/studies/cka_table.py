@@ -45,7 +45,7 @@ def plan(
     """
     prefix, prompts, first_position = settings.prefix, settings.prompts, settings.skip_first
     work, reasons, options = [], [], set()
-    names = names_of(views)
+    names = names_of(view.run for view in views)
     for view in views:
         run = view.run
         sites_held = run.activation_sites
@@ -97,7 +97,7 @@ def compute(
     A part from the first position on whose sites hold attention sinks has each pair a second time,
     without the sinks and one position more, as in `layers`. progress: two for each such pair.
     """
-    names = names_of(part.view for part in work)
+    names = names_of(part.view.run for part in work)
 
     def rows_of(part: RunPairs) -> pl.DataFrame:
         name = names[part.view.run.id]

@@ -58,7 +58,7 @@ class Layers:
     left_out: tuple[str, ...]
     """A line, with the reason, for each run that has less than what was requested."""
     names: Mapping[str, str]
-    """Short names by run id."""
+    """Names by run id."""
     experts: pl.DataFrame
     """One row per run, setting and router, as in the `expert_load` table."""
 
@@ -89,7 +89,7 @@ def layers(
         progress.warn(line)
     progress.expect(n_sites(selected, sites) * (2 if 0 in settings.skip_first else 1))
     frame = _ranks(selected, _keys(selected, settings, sites), settings.errors, executor, progress)
-    names, beyond = names_of(selected), []
+    names, beyond = names_of(view.run for view in selected), []
     for view in selected:
         end = after_sinks(frame.filter(run=view.run.id))
         if end not in (0, *settings.skip_first):
@@ -124,7 +124,7 @@ def _ranks(
     progress: Progress,
 ) -> pl.DataFrame:
     """The rows of `keys` with their numbers."""
-    names = names_of(selected)
+    names = names_of(view.run for view in selected)
     frames = [pl.DataFrame(schema={**keys.schema, **_SCHEMA, "short_prompts": pl.Int32})]
     metrics = [METRICS[name] for name in _NUMBERS] + spectra.sink_metrics()
     request = site_requests(keys, metrics, errors, {view.run.id: GROUPS for view in selected})

@@ -59,7 +59,7 @@ class Analysis:
     views: tuple[RunView, ...] = ()
     """The runs that the numbers are of, as they were read."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """Short names of the runs, by run id."""
+    """Names of the runs, by run id."""
     cluster: str | None = None
     """Field of the prompts whose equal values the errors take as one; None: neighbours."""
     base: str = ""
@@ -172,7 +172,7 @@ def analyze(
         sites,
         settings,
         comparable_among=all_views,
-        names=names_of(selected),
+        names=names_of(view.run for view in selected),
         left_out=incomplete,
         progress=progress,
         executor=executor,

@@ -44,7 +44,7 @@ def label(
       lpp-capture label ./lpp my-model --from labelled.jsonl --fields label
       lpp-capture label ./lpp '*' --from reviews.csv --fields label,stars
 
-    RUN is the id or the short name of a run, or a pattern of either. FILE holds
+    RUN is the id or the name of a run, or a pattern of either. FILE holds
     the texts that the run read: a row belongs to a prompt by its place in the
     captured file, by the field id, or, with a row for each prompt, by order,
     whichever gives the same texts. Nothing is captured or computed again. A

@@ -49,7 +49,7 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
       lpp-capture repair ./lpp --dry-run
       lpp-capture repair ./lpp my-model --model ./my-model
 
-    RUN is the id or the short name of a run, or a pattern of either.
+    RUN is the id or the name of a run, or a pattern of either.
     Every byte is verified first. A shard is bad when one of its objects is
     altered, missing, from another shard, or not part of the commit. Token ids
     and settings come from the run, so the corpus is not needed. The model must

@@ -118,7 +118,7 @@ class Outcome:
 
 
 def _name_and_id(store: Place, run: str) -> str:
-    """The short name of a run with its id in brackets; the id if the name is unknown."""
+    """The name of a run with its id in brackets; the id if the name is unknown."""
     names: Mapping[str, str] = {}
     with contextlib.suppress(LppError, OSError):  # the capture itself is done
         names = open_store(store).names

@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from lpp.capture.engine.capture import capture_run
 from lpp.capture.engine.heads import KeptHead, keep_head, missing_head_bytes
-from lpp.capture.engine.name_run import name_run
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.prepare import Prepared, prepare
-from lpp.capture.engine.run_cache import check_noted, remember, request_key
+from lpp.capture.engine.run_cache import check_noted, name_run, remember, request_key
 from lpp.capture.engine.stopping import Stop, stoppable
 from lpp.capture.engine.vocabulary import keep_vocabulary
 from lpp.capture.models.device import why_device

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from lpp.capture.corpus.datasets import HUB_DATASETS
-from lpp.capture.engine.name_run import name_run
 from lpp.capture.engine.outcome import Outcome
 from lpp.capture.engine.vocabulary import keep_vocabulary_of_run
 from lpp.capture.models.adapter import base_of
@@ -33,9 +32,10 @@ from lpp.capture.models.hub import hub_snapshot
 from lpp.capture.plan.parts import Part
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store import Run, Store, open_store
-from lpp.store.errors import FormatError, LppError
+from lpp.store.errors import FormatError, InputError, LppError
 from lpp.store.format.keys import COMMIT_KEY, MAX_ROOT_BYTES, REQUESTS_KEY
 from lpp.store.objects.place import Url
+from lpp.store.runs.add_fields import rename
 from lpp.store.store import open_if_any
 
 COMPUTING: Final = (
@@ -160,6 +160,24 @@ def skip_finished(
 
             sweep_run(run)
     return outcome
+
+
+def name_run(root: Url, run: str, name: str | None) -> None:
+    """Give the run with the id `run` this name, if the store at `root` has the run; None: none.
+
+    Raises InputError if another run has the name, ConflictError as `rename`.
+    """
+    store = None if name is None else open_if_any(root)
+    if store is None or name is None:
+        return
+    for other, called in store.names.items():
+        if other != run and name.casefold() in (other, called.casefold()):
+            raise InputError(
+                f"--name {name}: run {other} of {store.path} is called so. Choose another name."
+            )
+    if run in store.runs:
+        with contextlib.suppress(FormatError):  # a damaged record is written again, with the name
+            rename(store.runs[run], name)
 
 
 def _noted(store: Store, key: str | None) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class RunStatus:
     series: Series | None = None
     """The training that the model is a checkpoint of, and the step."""
     name: str = ""
-    """Short name of the run, distinct among those of its store; empty: unreadable."""
+    """Name of the run, distinct among those of its store; empty: unreadable."""
     outdated_prompts: int | None = None
     """Prompts of the run in the tables of `profiles.duckdb`, if its shards have changed since those
     were computed; else None."""

@@ -39,11 +39,7 @@ RUNS: Final = Table(
         Column("kernel", "VARCHAR", "version of the arithmetic that made its numbers"),
         Column("series", "VARCHAR", "training that the model is a checkpoint of; null: none"),
         Column("step", "BIGINT", "step of that training", "steps"),
-        Column(
-            "name",
-            "VARCHAR",
-            "the run's name: chosen by the user, or its model and what was done to it",
-        ),
+        Column("name", "VARCHAR", "chosen by the user, or the model and what was done to it"),
         Column("task", "VARCHAR", "evaluation whose requests are the prompts; null: a corpus"),
     ),
     added=frozenset({"series", "step", "name", "task"}),

@@ -444,10 +444,8 @@ def _continuation_problems(written: ContinuationInfo, context: int) -> list[str]
     return problems
 
 
-def parse_plan(document: object, where: str, name: str = "") -> Plan:
+def parse_plan(document: object, where: str) -> Plan:
     """The plan that `document` describes; FormatError(CORRUPT) lists all problems together.
-
-    name: what the user called the run.
 
     FormatError(UNSUPPORTED_VERSION) for a run without rows, as releases up to 0.2.0 made them.
     """
@@ -463,7 +461,7 @@ def parse_plan(document: object, where: str, name: str = "") -> Plan:
     if problems := validate_plan(plan):
         raise FormatError(f"{where}: " + "; ".join(problems) + ".", kind=ErrorKind.CORRUPT)
     # The hash covers the document as it was written, fields of a newer release included.
-    plan.__dict__.update(document=document, name=name)
+    plan.__dict__["document"] = document
     return plan
 
 

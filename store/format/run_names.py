@@ -240,17 +240,14 @@ def _fitting(name: str, runs: Sequence[str], plans: Plans) -> list[str]:
     return begun if len(begun) == 1 else []
 
 
-def _runs_called(name: str, names: Mapping[str, tuple[str, str]]) -> list[str]:
+def _runs_called(name: str, names: Mapping[str, set[str]]) -> list[str]:
     """Ids of the runs with this name, else of those whose name matches the pattern."""
     wanted = name.casefold()
-    exact = [run for run in names if wanted == names[run][0]]
-    exact = exact or [run for run in names if wanted in names[run]]
+    exact = [run for run in names if wanted in names[run]]
     return exact or [run for run in names if any(fnmatchcase(n, wanted) for n in names[run])]
 
 
-def _runs_beginning(
-    name: str, runs: Iterable[str], names: Mapping[str, tuple[str, str]]
-) -> list[str]:
+def _runs_beginning(name: str, runs: Iterable[str], names: Mapping[str, set[str]]) -> list[str]:
     """Ids that begin with `name`, else ids of the runs whose name does."""
     if not name:
         return []
@@ -260,13 +257,14 @@ def _runs_beginning(
     ]
 
 
-def _names_of_each(plans: Plans) -> dict[str, tuple[str, str]]:
-    """The names of each run that has some: the one among the other runs (`run_names`), and the
-    longer one by which it is found too (`plan_name`), in lower case.
+def _names_of_each(plans: Plans) -> dict[str, set[str]]:
+    """What each run with a readable plan is found by, in lower case: its name (`run_names`), and
+    `plan_name` unless that is the name of a run.
     """
     among = names_among(plans)
+    names = {name.casefold() for name in among.values()}
     return {
-        run: (among[run].casefold(), plan_name(plan).casefold())
+        run: {among[run].casefold(), *({plan_name(plan).casefold()} - names)}
         for run, plan in plans.items()
         if plan is not None
     }

@@ -5,12 +5,11 @@ The record of the run is replaced by one whose `prompts.arrow` has more columns,
 `name` (SPEC.md, section 6, step 4). Plan, shards and every number stay.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pyarrow as pa
 
-from lpp.store.committed.checked import Checked, open_checked
+from lpp.store.committed.checked import open_checked
 from lpp.store.committed.commit import attempt
 from lpp.store.errors import ConflictError, ErrorKind
 from lpp.store.format.commit_record import CommitRecord, undamaged_record
@@ -39,7 +38,6 @@ def add_fields(run: Run, fields: pa.Table) -> tuple[Run, tuple[str, ...]]:
     if fields.num_rows != run.plan.prompts.count:
         raise ValueError(f"{fields.num_rows} rows for {run.plan.prompts.count} prompts")
     before = run.directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
-    checked = open_checked(run.directory, CommitRecord)
     run = Run(run.path)  # as it is now
     check_columns(run, fields)
     held = run.extra_columns.names
@@ -49,8 +47,7 @@ def add_fields(run: Run, fields: pa.Table) -> tuple[Run, tuple[str, ...]]:
     prompts = run.prompts(*held)
     for name in new:
         prompts = prompts.append_column(fields.schema.field(name), fields[name])
-    made = {PROMPTS_KEY: lambda: encode_texts(prompts)}
-    _replace_record(run, before, checked, checked.record, made)
+    _replace_record(run, before, run.commit, prompts)
     return Run(run.path), new
 
 
@@ -59,20 +56,15 @@ def rename(run: Run, name: str) -> None:
     looks. Raises ConflictError(IN_USE) while another process changes the record.
     """
     before = run.directory.get(COMMIT_KEY, MAX_DOCUMENT_BYTES)
-    checked = open_checked(run.directory, CommitRecord)
-    if checked.record.name != name:
-        _replace_record(run, before, checked, replace(checked.record, name=name), {})
+    run = Run(run.path)
+    if (record := run.commit).name != name:
+        prompts = run.prompts(*run.extra_columns.names)
+        _replace_record(run, before, replace(record, name=name), prompts)
 
 
-def _replace_record(
-    run: Run,
-    before: bytes,
-    checked: Checked[CommitRecord],
-    record: CommitRecord,
-    made: Mapping[str, Callable[[], bytes]],
-) -> None:
-    """Commit `record` in place of the one with the bytes `before`. made: objects that change."""
-    directory = run.directory
+def _replace_record(run: Run, before: bytes, record: CommitRecord, prompts: pa.Table) -> None:
+    """Commit `record` and `prompts` in place of the record with the bytes `before`."""
+    directory, checked = run.directory, open_checked(run.directory, CommitRecord)
     where = str(directory.place / COMMIT_KEY)
 
     def stays(existing: bytes) -> bool:
@@ -82,7 +74,9 @@ def _replace_record(
         sign = at_work(run.path / SHARDS_KEY, "label")
         with sign, attempt(directory, keep=(SHARDS_KEY,)) as stage:
             for key in checked.record.objects:
-                data = made[key]() if key in made else checked.file(key).read_bytes()
+                data = (
+                    encode_texts(prompts) if key == PROMPTS_KEY else checked.file(key).read_bytes()
+                )
                 stage.write(key, [data])
             stage.commit(record, stays)
     except FileExistsError:

@@ -127,8 +127,8 @@ class Run:
         UNSUPPORTED_VERSION of a run without rows.
         """
         where = str(self._checked.objects.place / PLAN_KEY)
-        document = load_json(self._checked.document(PLAN_KEY), where)
-        plan = parse_plan(document, where, self.commit.name)
+        plan = parse_plan(load_json(self._checked.document(PLAN_KEY), where), where)
+        plan.__dict__["name"] = self.commit.name
         if plan.hash != self.commit.plan or plan.run_id != self.id:
             raise FormatError(
                 f"{where}: altered since it was written (its hash is {plan.hash[:8]}, "

@@ -24,7 +24,7 @@ Found = Callable[["Store"], Mapping[str, str | None]]
 def complete_runs(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Ids of the runs of the store that the command names, of which the id or the short name begins
+    """Ids of the runs of the store that the command names, of which the id or the name begins
     with what was typed; zsh and fish show the names.
     """
 

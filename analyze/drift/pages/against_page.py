@@ -46,7 +46,7 @@ def against_page(
     steps: Mapping[str, int] = MappingProxyType({}),
 ) -> Page:
     """The page of several comparisons with one run. frames: rows of each pair (`frames_of`), those
-    with that run first, and `left_out` (`against.Against`). names: short names by run id. verdicts:
+    with that run first, and `left_out` (`against.Against`). names: names by run id. verdicts:
     of a gate, by run. steps: of checkpoints of one training; `frames` then has their comparisons
     with the last one too.
     """

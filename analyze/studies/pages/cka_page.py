@@ -22,7 +22,7 @@ _SETTING: Final = ("run", "first_position", "prefix", "n_prompts")
 
 
 def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
-    """The page of `pairs`, rows of the table `cka`. names: short names by run id."""
+    """The page of `pairs`, rows of the table `cka`. names: names by run id."""
     positions = {run: k for k, run in enumerate(pairs["run"].unique(maintain_order=True))}
     order = pl.col("run").replace_strict(positions)
     leading = without_sinks(pairs)

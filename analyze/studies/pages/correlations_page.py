@@ -40,7 +40,7 @@ _LABELS: Final = {
 
 
 def correlations_page(url: str, tests: pl.DataFrame, names: Mapping[str, str]) -> Page:
-    """The page of `tests`, rows of the table `correlations`. names: short names by run id."""
+    """The page of `tests`, rows of the table `correlations`. names: names by run id."""
     of_sources = tests.partition_by("source", maintain_order=True)
     models = tests["models"].explode().unique(maintain_order=True).drop_nulls()
     ranked = bool(tests["coefficient"].is_not_null().any())

@@ -50,7 +50,7 @@ def layers_page(
 ) -> Page:
     """The page of rows of the tables `layers`, `hourglass` and `expert_load` of the store at `url`.
 
-    left_out: a line for each run that has less than what was asked for. names: short names by run
+    left_out: a line for each run that has less than what was asked for. names: names by run
     id.
     """
     shown = pl.concat([layers["run"], experts["run"]]).unique(maintain_order=True)

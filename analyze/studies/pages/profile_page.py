@@ -64,7 +64,7 @@ def profile_page(
 
     tables: those of the database that these numbers fill, by name; if aggregates are `EXTREMES`,
     `profiles` and `differences` are among them. shown: rows as of `site_profiles`, those of the
-    base run first. names: short names by run id. aggregates: of entropy and ranks over prefixes.
+    base run first. names: names by run id. aggregates: of entropy and ranks over prefixes.
     query: SQL of the differences. database_note: what the database has.
     """
     runs = RunStyles({run: names[run] for run in shown["run"].unique(maintain_order=True)})
