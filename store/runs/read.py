@@ -5,7 +5,7 @@ through `lpp.store.committed.checked`, so that altered bytes never become number
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -128,7 +128,7 @@ class Run:
         """
         where = str(self._checked.objects.place / PLAN_KEY)
         plan = parse_plan(load_json(self._checked.document(PLAN_KEY), where), where)
-        plan.__dict__["name"] = self.commit.name
+        plan = replace(plan, name=self.commit.name)
         if plan.hash != self.commit.plan or plan.run_id != self.id:
             raise FormatError(
                 f"{where}: altered since it was written (its hash is {plan.hash[:8]}, "
