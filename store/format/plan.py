@@ -7,7 +7,7 @@ one is a different run, in a directory of its own.
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal, TypeAlias
 
@@ -444,8 +444,9 @@ def _continuation_problems(written: ContinuationInfo, context: int) -> list[str]
     return problems
 
 
-def parse_plan(document: object, where: str) -> Plan:
-    """The plan that `document` describes; FormatError(CORRUPT) lists all problems together.
+def parse_plan(document: object, where: str, name: str = "") -> Plan:
+    """The plan that `document` describes, of the run that the user called `name`; FormatError
+    (CORRUPT) lists all problems together.
 
     FormatError(UNSUPPORTED_VERSION) for a run without rows, as releases up to 0.2.0 made them.
     """
@@ -457,7 +458,7 @@ def parse_plan(document: object, where: str) -> Plan:
             "last release that reads it: use that, or delete the run and capture it again.",
             kind=ErrorKind.UNSUPPORTED_VERSION,
         )
-    plan = parse_document(Plan, document, where)
+    plan = replace(parse_document(Plan, document, where), name=name)
     if problems := validate_plan(plan):
         raise FormatError(f"{where}: " + "; ".join(problems) + ".", kind=ErrorKind.CORRUPT)
     # The hash covers the document as it was written, fields of a newer release included.

@@ -5,7 +5,7 @@ through `lpp.store.committed.checked`, so that altered bytes never become number
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -127,8 +127,8 @@ class Run:
         UNSUPPORTED_VERSION of a run without rows.
         """
         where = str(self._checked.objects.place / PLAN_KEY)
-        plan = parse_plan(load_json(self._checked.document(PLAN_KEY), where), where)
-        plan = replace(plan, name=self.commit.name)
+        document = load_json(self._checked.document(PLAN_KEY), where)
+        plan = parse_plan(document, where, self.commit.name)
         if plan.hash != self.commit.plan or plan.run_id != self.id:
             raise FormatError(
                 f"{where}: altered since it was written (its hash is {plan.hash[:8]}, "

@@ -249,7 +249,4 @@ def test_saved_answers_name_runs(make_run: MakeRun) -> None:
         other.run_id,
     }
     rows = CliRunner().invoke(sql, [str(made.root), "SELECT name FROM runs", "--format", "json"])
-    assert {row["name"] for row in json.loads(rows.stdout)} == {
-        "Tiny Q4_1",
-        "Tiny Q4_1, rounded to 4 bits",
-    }
+    assert {row["name"] for row in json.loads(rows.stdout)} == {"Tiny Q4_1", "rounded to 4 bits"}

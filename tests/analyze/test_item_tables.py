@@ -317,6 +317,6 @@ def test_a_database_that_cannot_be_written_costs_a_line(written: EvaluatedRun) -
     with connect(written.root, write=True):
         done = invoke(written.root, "--task", "tiny_task")
     assert done.exit_code == 0
-    assert "answers 30 of 60 items of tiny_task" in done.stdout
+    assert ": 30 of 60 items of tiny_task are right" in done.stdout
     assert "profiles.duckdb" in done.stderr
     assert counts(written.root) == [0, 0, 0, 0]

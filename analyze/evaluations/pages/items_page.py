@@ -95,8 +95,8 @@ def _conclusion(row: Row, verdict: Verdict) -> str:
         best = f"and {named(verdict.best)} tells them from the wrong ones best"
         best += f"{verdict.beside_baseline()}."
     counted = ref(f"{row['n_right']:,} of {n:,} items", ANALYSES.name)
-    answers = f"{run(row['run'])} answers {counted} of {code(row['task'])}"
-    return f"{answers} correctly (accuracy {value}), {best}"
+    right = f"{run(row['run'])}: {counted} of {code(row['task'])} are right"
+    return f"{right} (accuracy {value}), {best}"
 
 
 def _calibration(row: Row) -> str:
