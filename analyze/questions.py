@@ -203,6 +203,13 @@ class DiffSettings(_Question):
         "Default: final, or all if --fail-if needs them.",
     )
     cluster: str | None = _cluster_of_prompts()
+    rerun: str | None = setting(
+        None,
+        "Call a site moved only if it moves more than four times as far as in RUN, which is the "
+        "model of RUN_A or BASE captured with another engine, kernel or batch.",
+        metavar="RUN",
+        completes="runs",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ class Against:
             with suppress(InputError):
                 pair = pair_of(ordered[-1], run, settings.prompts, cluster=settings.cluster)
                 deepest = common_sites(pair, settings.sites)[-1:]
-                found.append((pair, replace(settings, sites=deepest, errors=None)))
+                found.append((pair, replace(settings, sites=deepest, errors=None, rerun=None)))
         return found
 
     @property

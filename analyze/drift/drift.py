@@ -7,7 +7,7 @@ import polars as pl
 
 from lpp.analyze.drift.flags import site_flags
 from lpp.analyze.drift.gate.metric_changes import prediction_changes
-from lpp.analyze.drift.pair import Pair, pair_of, run_of
+from lpp.analyze.drift.pair import Pair, pair_of, run_of, store_of
 from lpp.analyze.drift.predictions import compared_tokens, computed_tokens, token_drift
 from lpp.analyze.drift.sites import SiteDrift, common_sites, compared_cell, site_drift, why_missing
 from lpp.analyze.drift.summaries import Summary, entropy_drift, prediction_drift
@@ -18,6 +18,7 @@ from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.questions import DiffSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed
+from lpp.store.errors import InputError
 from lpp.store.progress import SILENT, Progress
 
 
@@ -37,6 +38,8 @@ class Drift:
     """In depth order."""
     flags: Sequence[Sequence[str]]
     """Flags of each of `sites` (`site_flags`)."""
+    rerun: Mapping[str, float]
+    """Relative distance from run A to its rerun, by site; empty without one."""
     no_logits: str | None
     """Why there are no numbers that need every logit; None if there are."""
     arithmetic: str
@@ -149,6 +152,7 @@ def drift(
         },
         sites=of_sites,
         flags=site_flags(pair, of_sites, first_position=first_position),
+        rerun=_rerun(pair, settings, who, progress),
         no_logits=pair.no_logits,
         arithmetic=arithmetic(pair.runs, who) if pair.no_logits is None else "",
         notes=tuple(_notes(pair, chosen, first_position)),
@@ -160,7 +164,31 @@ def n_steps(pair: Pair, settings: DiffSettings) -> int:
     """Units of progress of `drift`: tokens of the predictions, and of each site."""
     first, sites = settings.skip_first, common_sites(pair, settings.sites)
     logits = computed_tokens(pair, first_position=first, tokens=settings.tokens)
-    return logits + pair.n_tokens(first) * len(sites)
+    return logits + pair.n_tokens(first) * len(sites) * (1 if settings.rerun is None else 2)
+
+
+def _rerun(
+    pair: Pair, settings: DiffSettings, executor: Executor, progress: Progress
+) -> dict[str, float]:
+    """`Drift.rerun`: what rounding alone does. Raises InputError if it is run A itself."""
+    if settings.rerun is None:
+        return {}
+    a, again = pair.a.run, run_of(store_of(pair.a.run), settings.rerun).run
+    if again.path == a.path:
+        raise InputError(
+            f"--rerun {settings.rerun}: that is the run itself. Capture the model again with "
+            "another --batch-tokens, --attention or --backend, and name that run."
+        )
+    moved = site_drift(
+        pair_of(a, again, pair.n_prompts),
+        common_sites(pair, settings.sites),
+        first_position=settings.skip_first,
+        errors="none",
+        only=["relative_distance"],
+        executor=executor,
+        progress=progress,
+    )
+    return {one.site: one.relative_distance.value or 0.0 for one in moved}
 
 
 def _notes(pair: Pair, sites: Sequence[str], first_position: int) -> list[str]:

@@ -230,7 +230,7 @@ def _why_not(a: RunView, b: RunView) -> str:
         return (
             f"{head} Runs are compared token by token, so both models need the same tokenizer. "
             "Their profiles can be compared where they read the same texts: "
-            f"lpp-sql {shlex.quote(_store(a.run))} --run differences"
+            f"lpp-sql {shlex.quote(store_of(a.run))} --run differences"
         )
     if any(plan.model.source == "given" for plan in plans):
         return f"{head} Give lpp.store.sink the rows of B for the prompts of A."
@@ -238,16 +238,17 @@ def _why_not(a: RunView, b: RunView) -> str:
     again = []
     if plans[0].continuation is not None:  # each model writes its own tokens
         document = _without_continuation(document)
-        again.append(capture_command(document, _store(a.run)))
+        again.append(capture_command(document, store_of(a.run)))
     prompts = {name: document[name] for name in ("corpus", "context")}
     again.append(
-        capture_command({**_without_continuation(plans[1].document), **prompts}, _store(b.run))
+        capture_command({**_without_continuation(plans[1].document), **prompts}, store_of(b.run))
     )
     models = "both models" if len(again) > 1 else "the model of B"
     return f"{head} Capture {models} on the prompts of A:\n" + "\n".join(again)
 
 
-def _store(run: Run) -> str:
+def store_of(run: Run) -> str:
+    """Path of the store that holds `run`."""
     return str(run.path.parent.parent)
 
 

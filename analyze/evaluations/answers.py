@@ -136,7 +136,9 @@ def diff_answer(
         kept("The comparison is", lambda d=pair_drift: write_drift(d), progress)  # type: ignore[misc]
         parts.append(frames_of(pair_drift, tokens=False))
     names = dict.fromkeys(name for part in parts for name in part)
-    frames = {name: pl.concat([p[name] for p in parts if name in p]) for name in names}
+    frames = {
+        name: pl.concat([p[name] for p in parts if name in p], how="diagonal") for name in names
+    }
     frames["left_out"] = several.left_out
     page = against_page(frames, several.names, decided, f"{store}", several.steps)
     decided = {b: decided[b] for b in page.runs.order if b in decided}

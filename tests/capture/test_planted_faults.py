@@ -11,8 +11,10 @@ import torch
 from click.testing import CliRunner
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lpp.analyze import diff
+from lpp.analyze import DiffSettings, diff
 from lpp.analyze.cli.command import main
+from lpp.analyze.drift.frames import frames_of
+from lpp.analyze.drift.pages.drift_page_tables import moved
 from lpp.capture import capture
 from lpp.store import Run
 
@@ -121,21 +123,87 @@ def of_right(right: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return captured(right, tmp_path_factory.mktemp("right"), "right")
 
 
+def in_another_order(model: Any, seed: int) -> Any:
+    """The same function, whose sums over heads and neurons round in another order."""
+    other = copy.deepcopy(model)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for block in other.model.layers:
+            mlp, attention = block.mlp, block.self_attn
+            neurons = torch.randperm(48, generator=draw)
+            rows = torch.randperm(HEADS, generator=draw)[:, None] * (WIDTH // HEADS)
+            rows = (rows + torch.arange(WIDTH // HEADS)).flatten()
+            for linear, order in (
+                (mlp.gate_proj, neurons), (mlp.up_proj, neurons),
+                (attention.q_proj, rows), (attention.k_proj, rows), (attention.v_proj, rows),
+            ):  # fmt: skip
+                linear.weight.copy_(linear.weight[order])
+            mlp.down_proj.weight.copy_(mlp.down_proj.weight[:, neurons])
+            attention.o_proj.weight.copy_(attention.o_proj.weight[:, rows])
+    return other
+
+
+@pytest.fixture(scope="module")
+def both(right: Any, of_right: Run) -> tuple[Run, str]:
+    """`of_right`, and the id of its rerun: the right model in another order."""
+    folder = Path(str(of_right.path)).parents[2]
+    return of_right, captured(in_another_order(right, 0), folder, "again").id
+
+
+def beyond_rerun(a: Run, b: Run, again: str) -> list[str]:
+    """Sites that `diff` says have moved."""
+    store, there = (str(run.path.parent.parent) for run in (a, b))
+    rerun = f"{Path(store).with_name('again')}::{again}"
+    found = diff(store, a.id, f"{there}::{b.id}", DiffSettings(rerun=rerun, errors="none"))
+    return moved(frames_of(found)["drift_sites"])["site"].to_list()
+
+
+@pytest.mark.parametrize("order", ["the same", "another"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_first_site_that_moves_is_where_the_fault_is(
-    fault: str, right: Any, of_right: Run, tmp_path: Path
+    fault: str, order: str, right: Any, both: tuple[Run, str], tmp_path: Path
 ) -> None:
-    plant, where = FAULTS[fault]
+    """In the same order of sums nothing else moves; in another, a rerun says what rounding does."""
+    (plant, where), (of_right, again) = FAULTS[fault], both
     wrong = copy.deepcopy(right)
     with torch.no_grad():
         plant(wrong)
-    run = captured(wrong, tmp_path, "wrong")
+    same = order == "the same"
+    run = captured(wrong if same else in_another_order(wrong, 1), tmp_path, "wrong")
     stores = [str(one.path.parent.parent) for one in (of_right, run)]
     found = diff(stores[0], of_right.id, f"{stores[1]}::{run.id}")
-    moved = [one.site for one in found.sites if one.relative_distance.value]
-    assert moved == [one.site for one in found.sites][-len(moved) :]
-    assert moved[0] == where
+    differ = [one.site for one in found.sites if one.relative_distance.value]
+    if not same:
+        assert differ[0] in ("embed", "block.1")
+        differ = beyond_rerun(of_right, run, again)
+    assert differ == [one.site for one in found.sites][-len(differ) :]
+    assert differ[0] == where
     assert (found.predictions["kl"].mean or 0) > 0
+
+
+@pytest.mark.slow
+def test_rounding_alone_never_counts_as_moved(
+    right: Any, both: tuple[Run, str], tmp_path: Path
+) -> None:
+    of_right, again = both
+    for seed in range(1, 21):
+        run = captured(in_another_order(right, seed), tmp_path, f"order-{seed}")
+        assert beyond_rerun(of_right, run, again) == []
+
+
+def test_the_answer_with_a_rerun_names_it(
+    right: Any, both: tuple[Run, str], tmp_path: Path
+) -> None:
+    of_right, again = both
+    run = captured(in_another_order(right, 1), tmp_path, "right")
+    store = Path(str(of_right.path)).parents[1]
+    words = ["diff", str(store), of_right.id, f"{run.path.parent.parent}::{run.id}"]
+    rerun = ["--rerun", f"{store.with_name('again')}::{again}"]
+    text = " ".join(CliRunner().invoke(main, [*words, *rerun]).stdout.split())
+    assert "no row moves beyond the rerun at any site" in text
+    itself = CliRunner().invoke(main, [*words, "--rerun", of_right.id])
+    assert itself.exit_code == 2
+    assert "that is the run itself" in itself.stderr
 
 
 def test_a_temperature_moves_no_row(right: Any, of_right: Run, tmp_path: Path) -> None:

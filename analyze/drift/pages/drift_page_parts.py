@@ -79,8 +79,9 @@ def _where(sites: pl.DataFrame) -> str:
     """The end of a sentence: where the rows move."""
     if sites.is_empty():
         return "."
+    beyond = " beyond the rerun" * ("rerun_distance" in sites.columns)
     if moved(sites).is_empty():
-        return "; no row moves at any site."
+        return f"; no row moves{beyond} at any site."
     first = moved(sites)["site"][0]
     most, distance = most_moved(sites).select("site", "relative_distance").row(0)
     skipped = sites["first_position"][0]
@@ -91,8 +92,8 @@ def _where(sites: pl.DataFrame) -> str:
     if _or_before(sites):
         first = f"{first}, the first site compared, or before it,"
     elif first == most:
-        return f"; {rows} first move, and most, at {first}, {by}."
-    return f"; {rows} first move at {first} and most at {most}, {by}."
+        return f"; {rows} first move{beyond}, and most, at {first}, {by}."
+    return f"; {rows} first move{beyond} at {first} and most at {most}, {by}."
 
 
 def _or_before(sites: pl.DataFrame) -> str:
