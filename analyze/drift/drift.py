@@ -7,7 +7,7 @@ import polars as pl
 
 from lpp.analyze.drift.flags import site_flags
 from lpp.analyze.drift.gate.metric_changes import prediction_changes
-from lpp.analyze.drift.pair import Pair, pair_of, run_of, store_of
+from lpp.analyze.drift.pair import Pair, pair_of, rerun_of, run_of, store_of
 from lpp.analyze.drift.predictions import compared_tokens, computed_tokens, token_drift
 from lpp.analyze.drift.sites import SiteDrift, common_sites, compared_cell, site_drift, why_missing
 from lpp.analyze.drift.summaries import Summary, entropy_drift, prediction_drift
@@ -18,7 +18,6 @@ from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.questions import DiffSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed
-from lpp.store.errors import InputError
 from lpp.store.progress import SILENT, Progress
 
 
@@ -118,6 +117,7 @@ def drift(
     n_tokens = pair.n_tokens(first_position)
     compared = compared_tokens(pair, first_position=first_position, tokens=settings.tokens)
     who = executor or LocalExecutor(jobs)
+    rerun = _rerun(pair, settings, who, progress)  # first: what is wrong with it is said at once
     tokens = token_drift(
         pair,
         first_position=first_position,
@@ -152,7 +152,7 @@ def drift(
         },
         sites=of_sites,
         flags=site_flags(pair, of_sites, first_position=first_position),
-        rerun=_rerun(pair, settings, who, progress),
+        rerun=rerun,
         no_logits=pair.no_logits,
         arithmetic=arithmetic(pair.runs, who) if pair.no_logits is None else "",
         notes=tuple(_notes(pair, chosen, first_position)),
@@ -170,15 +170,11 @@ def n_steps(pair: Pair, settings: DiffSettings) -> int:
 def _rerun(
     pair: Pair, settings: DiffSettings, executor: Executor, progress: Progress
 ) -> dict[str, float]:
-    """`Drift.rerun`: what rounding alone does. Raises InputError if it is run A itself."""
+    """`Drift.rerun`: what rounding alone does. Raises InputError as `rerun_of` and `pair_of`."""
     if settings.rerun is None:
         return {}
-    a, again = pair.a.run, run_of(store_of(pair.a.run), settings.rerun).run
-    if again.path == a.path:
-        raise InputError(
-            f"--rerun {settings.rerun}: that is the run itself. Capture the model again with "
-            "another --batch-tokens, --attention or --backend, and name that run."
-        )
+    a = pair.a.run
+    again = rerun_of(store_of(a), settings.rerun, a).run
     moved = site_drift(
         pair_of(a, again, pair.n_prompts),
         common_sites(pair, settings.sites),

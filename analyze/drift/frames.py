@@ -22,11 +22,13 @@ def frames_of(drift: Drift, *, tokens: bool = True) -> dict[str, pl.DataFrame]:
     ends = {name: f"mean_{name}" for name in ("stderr", "ci_low", "ci_high")}
     whole = [name for name, number in PREDICTIONS.items() if "median" in number.statistics]
     spread = pl.when(pl.col("number").is_in(whole)).then(pl.col("median", "p99", "maximum"))
-    distances = pl.col("site").replace_strict(drift.rerun, default=None, return_dtype=pl.Float64)
-    rerun = [distances.alias("rerun_distance")] if drift.rerun else []
+    sites = made["drift_sites"]
+    if drift.rerun:
+        again = pl.col("site").replace_strict(drift.rerun, default=None, return_dtype=pl.Float64)
+        sites = sites.with_columns(rerun_distance=again)
     frames = {
         "drift_predictions": made["drift_predictions"].rename(ends).with_columns(spread),
-        "drift_sites": made["drift_sites"].with_columns(rerun),
+        "drift_sites": sites,
         "comparisons": facts(drift),
     }
     pair = drift.pair.a.run.id, drift.pair.b.run.id

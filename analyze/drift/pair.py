@@ -180,6 +180,19 @@ def run_of(store: Url, name: str) -> RunView:
     return run_named(*store_and_run(store, name))
 
 
+def rerun_of(store: Url, name: str, a: Run) -> RunView:
+    """The run that `name` means, which is `a` captured again. Raises InputError if it is `a`, and
+    as `run_of`.
+    """
+    again = run_of(store, name)
+    if again.run.path == a.path:
+        raise InputError(
+            f"--rerun {name}: that is the run itself. Capture the model again with another "
+            "--batch-tokens, --attention or --backend, or into another store: --rerun STORE::RUN."
+        )
+    return again
+
+
 def pair_of(a: Run, b: Run, prompts: int | None = None, *, cluster: str | None = None) -> Pair:
     """Two runs over the first prompts whose token ids are equal in both.
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lpp.analyze.drift.pair import Lost, run_of
+from lpp.analyze.drift.pair import Lost, rerun_of, run_of
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.numerics.probe_change import (
     ALL,
@@ -140,12 +140,7 @@ def probe_against(
         n_shared = len(tested.prompts)
     parts = [(tested, pairing)]
     if tests.rerun is not None:
-        again = run_of(store, tests.rerun)
-        if again.run.path == view.run.path:
-            raise InputError(
-                f"--rerun {tests.rerun}: that is the run itself. Capture the model again into "
-                "another store, and name --rerun STORE::RUN."
-            )
+        again = rerun_of(store, tests.rerun, view.run)
         parts.append((_of_both(view, again, labels), {site: site for site in pairing}))
     for part, names in parts:
         for site in names.values():
