@@ -86,6 +86,7 @@ def remember(store: Store, key: str | None, run: str, shared: Sequence[str] = ()
     if key is not None and _noted(store, key) != wanted:
         note = f"{REQUESTS_KEY}/{key}.json"
         with contextlib.suppress(LppError, OSError):  # a note is optional
+            store.objects.below(REQUESTS_KEY).sweep()  # of those that were killed
             store.objects.put(note, json.dumps(wanted).encode())
 
 

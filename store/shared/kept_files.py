@@ -142,6 +142,7 @@ class KeptFiles:
         if len(before) < MANY_FILES:
             self.put(group, kind, frame)
             return
+        self._objects.below(group).sweep()  # of those that were killed
         merged = pl.concat([self.rows(group, kind, frame.schema), frame])
         self.put(group, kind, merged, instead_of=before)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ended_owner import ended_name
 from made_runs import MakeRun
 from polars.testing import assert_frame_equal
 
@@ -68,6 +69,11 @@ def test_what_two_commands_keep_at_once_is_all_there(
     run = open_store(made.root).runs[made.run_id]
     monkeypatch.setattr(kept_files, "MANY_FILES", 3)
     expected: dict[Any, Any] = {}
+    Cache(made.root, run).keep_values("final", {(Cell(0, 10), "two_nn"): 1.0})
+    expected[Cell(0, 10), "two_nn"] = 1.0
+    (folder,) = made.root.glob("analysis/*/*/final")
+    left = folder / ended_name("values-0.arrow")  # its writer was killed
+    left.touch()
     for number in range(8):  # each opened before the other wrote, and more files than are kept
         pair = Cache(made.root, run), Cache(made.root, run)
         for place, cache in enumerate(pair):
@@ -76,6 +82,7 @@ def test_what_two_commands_keep_at_once_is_all_there(
             expected |= some
     assert Cache(made.root, run).values("final") == expected
     assert len(list(made.root.glob("analysis/*/*/final/values-*.arrow"))) <= 4
+    assert not left.exists()
 
 
 COMMANDS = {

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from ended_owner import ended_name
 from on_disk import on_disk
 
 from lpp.capture.corpus.selection import Selection
@@ -207,8 +208,10 @@ def test_a_note_is_written_once_and_a_damaged_one_is_no_answer(
 ) -> None:
     store = create_store(tmp_path / "store")
     key = request_key(request_)
-    remember(store, key, "a-run")
     requests = on_disk(store.path) / REQUESTS_KEY
+    requests.mkdir()
+    (requests / ended_name(f"{key}.json")).write_text("cut sho")  # its writer was killed
+    remember(store, key, "a-run")
     (note,) = requests.iterdir()
     inode = note.stat().st_ino
     remember(store, key, "a-run")

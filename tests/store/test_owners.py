@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from ended_owner import ended_name, naming
 from on_disk import on_disk
 from small_capture import make_capture
 
@@ -17,13 +17,6 @@ from lpp.store.objects.owners import ABANDONED_SECONDS, owner_of, staged_name
 
 PROC = Path("/proc/self/stat")
 needs_proc = pytest.mark.skipif(not PROC.exists(), reason="this system does not tell starts")
-CHILD = "import sys; from lpp.store.objects.owners import staged_name; print(staged_name('00001'))"
-
-
-def ended_name() -> str:
-    """A name of a process that has ended."""
-    done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def with_pid(name: str, pid: int) -> str:
@@ -42,21 +35,21 @@ def test_a_name_tells_its_owner() -> None:
 
 
 def test_a_process_that_ended_has_ended() -> None:
-    owner = owner_of(ended_name())
+    owner = owner_of(ended_name("00001"))
     assert owner is not None
     assert (owner.here, owner.ended) == (True, True)
 
 
 @needs_proc
 def test_a_number_that_is_used_again_is_another_process() -> None:
-    mine = owner_of(with_pid(ended_name(), os.getpid()))  # its number is ours now
+    mine = owner_of(with_pid(ended_name("00001"), os.getpid()))  # its number is ours now
     assert mine is not None
     assert (mine.here, mine.ended) == (True, True)
 
 
 @needs_proc
 def test_a_zombie_has_ended() -> None:
-    child = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(naming("00001"), stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     with child.stdout as told:
         owner = owner_of(told.read().strip())
@@ -70,7 +63,7 @@ def test_a_zombie_has_ended() -> None:
 def test_another_container_of_the_same_name_is_not_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    name = ended_name()
+    name = ended_name("00001")
     monkeypatch.setattr(owners, "_boot_and_namespace", lambda: "0123abcd")
     owner = owner_of(name)
     assert owner is not None
@@ -117,7 +110,7 @@ def test_a_writer_killed_in_a_container_is_swept_by_the_next_there(tmp_path: Pat
     capture = make_capture((5, 4), (0, 1, 2), seed=4)
     run = capture.write(create_store(tmp_path / "s").path, shards=(0,))
     shards = on_disk(run.path) / "shards"
-    left = shards / ended_name()
+    left = shards / ended_name("00001")
     (left / "hidden.zarr").mkdir(parents=True)
     RunWriter(tmp_path / "s", capture.plan, capture.prompts)
     assert [p.name for p in shards.iterdir()] == ["00000"]

@@ -2,22 +2,14 @@
 
 import os
 import pickle
-import subprocess
-import sys
 import time
 
 import pytest
+from ended_owner import ended_name
 from places import Behind, DiskPlace
 
 from lpp.store.objects.owners import staged_name
 from lpp.store.objects.protocol import Objects
-
-
-def ended_name(name: str) -> str:
-    """What a process that has ended left beside `name`."""
-    code = f"from lpp.store.objects.owners import staged_name; print(staged_name({name!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 class TestWriting:
