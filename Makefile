@@ -89,13 +89,10 @@ env: $(ENV) ## the environment; without a GPU: TORCH_INDEX=https://download.pyto
 demo: $(DEMO_ENV) ## capture SmolLM2-135M, its untrained twin and a rounded copy; compare them
 	@$(BIN)/lpp-capture demo
 
-QUICKSTART := analyze/quickstart/store.tar
-$(QUICKSTART): $(ENV)
+quickstart-store: $(ENV) ## capture the small store of `lpp-analyze quickstart` again, two minutes
 	$(BIN)/python -m docs.quickstart_store
 
-quickstart-store: $(QUICKSTART) ## capture the small store of `lpp-analyze quickstart`, which the wheel carries
-
-wheel: $(QUICKSTART) ## the wheel and the source archive in dist/, with that store; checked by twine
+wheel: $(ENV) ## the wheel and the source archive in dist/, checked by twine
 	@$(BIN)/python -c 'import twine' 2>/dev/null || $(PIP) install --quiet twine
 	rm -rf dist build/lib
 	$(BIN)/python -m build --no-isolation
@@ -126,7 +123,7 @@ test-all: $(ENV) ## all 7,900 tests but those of vLLM and of GPUs: the real mode
 coverage: $(ENV) ## `make test`, and the share of lines and branches that it runs
 	$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=term
 
-golden: $(ENV) $(QUICKSTART) ## what every command writes, before a change (BASE=main) and now; ONLY=, EXPECT=, MORE=--pictures
+golden: $(ENV) ## what every command writes, before a change (BASE=main) and now; ONLY=, EXPECT=, MORE=--pictures
 	@$(BIN)/python -m tests.golden $(or $(BASE),main) $(if $(ONLY),--only '$(ONLY)') $(if $(EXPECT),--expect '$(EXPECT)') $(MORE)
 
 soak: $(ENV) ## the long tests: many kills, many mutations, clusters
