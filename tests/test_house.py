@@ -199,9 +199,9 @@ def upward(modules: dict[str, set[str]], rooms: tuple[str, ...]) -> list[str]:
 
 
 def named_rooms(package: str) -> list[str]:
-    """Folders and files in the first column of the table of rooms in the README of `package`."""
+    """Folders and files in the layout table of the README of `package`."""
     text = (ROOT / package / "README.md").read_text("utf-8")
-    table = text.partition("| room | what it holds |\n|---|---|\n")[2].partition("\n\n")[0]
+    table = text.partition("| folder | contents |\n|---|---|\n")[2].partition("\n\n")[0]
     return [
         name
         for line in table.splitlines()
@@ -220,7 +220,7 @@ def test_the_readme_has_every_room_in_order_and_every_module(package: str) -> No
 
 
 def test_the_steps_through_analyze_name_what_exists() -> None:
-    text = (ROOT / "analyze" / "README.md").read_text("utf-8").partition("## The code\n")[2]
+    text = (ROOT / "analyze" / "README.md").read_text("utf-8").partition("## Layout\n")[2]
     steps = text.partition("\n1. ")[2]
     source = "\n".join(path.read_text("utf-8") for path in modules())
     defined = {*re.findall(r"\b(?:def|class) (\w+)", source), *(path.stem for path in modules())}
