@@ -87,7 +87,7 @@ def test_both_evaluations_give_the_numbers_of_the_documents(store: Path) -> None
     ]
     # not settled by so few items, as the text says
     assert min(feature(of_final, "answer_kl")["q_value"], kl["q_value"]) > 0.05
-    numbers = shown("docs/how-to/items.md", "Example: the packaged model", "Runs with different")
+    numbers = shown("docs/how-to/items.md", "Example: the packaged model", "If tokenizers or shots")
     for number, value in zip(numbers, expected, strict=True):
         if "." in number:
             assert float(number) == pytest.approx(value, abs=ONE_ITEM), (numbers, expected)
