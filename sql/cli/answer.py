@@ -70,18 +70,29 @@ def _refuse_outdated(request: Request, fault: LppError) -> None:
 
 
 def name_empty_tables(connection: "DuckDBPyConnection", text: str, request: Request) -> None:
-    """For a reader: say which tables that the SQL names are empty, and what fills them."""
+    """For a reader: say which of the tables that the SQL reads are empty, and what fills them."""
     import duckdb
 
     if request.format != "table" or request.output is not None or request.access.write:
         return  # with --write, the user's own statement may have emptied a table
-    words = set(re.findall(r"\w+", text.casefold()))
+    words = set(re.findall(r"\w+", text.casefold()))  # the tables behind a view are not named
     store = shlex.quote(str(request.root))
-    for name in sorted(words & TABLES.keys()):
+    for name in sorted(words & TABLES.keys() & _tables_read(connection, text)):
         with contextlib.suppress(duckdb.Error):  # the SQL may have dropped it
             if not connection.execute(f"FROM {name} LIMIT 1").fetchall():
                 command = TABLES[name].filled_by.replace("STORE", store)
                 click.echo(f"The table {name} is empty. To fill it: {command}", err=True)
+
+
+def _tables_read(connection: "DuckDBPyConnection", text: str) -> set[str]:
+    """Names of the tables that the statements read, also through views."""
+    import duckdb
+
+    read: set[str] = set()
+    for statement in connection.extract_statements(text):
+        with contextlib.suppress(duckdb.Error):  # PIVOT is several statements to DuckDB
+            read |= {name.casefold() for name in connection.get_table_names(statement.query)}
+    return read
 
 
 def _run_all(

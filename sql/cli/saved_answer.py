@@ -58,7 +58,8 @@ def answer_saved(connection: "DuckDBPyConnection", query: Query, request: Reques
     ((rows,),) = connection.execute(f"SELECT count(*) FROM {_SAVED}").fetchall()
     quoted = shlex.quote(str(request.root))
     if not rows:
-        click.echo(f"No rows: {query.when_empty.replace('STORE', quoted)}", err=True)
+        without = _without_profile(connection) if "FROM profiles" in query.text else ""
+        click.echo(f"No rows: {query.when_empty.replace('STORE', quoted)}{without}", err=True)
     elif for_reader:
         answered = _runs_answered(connection)
         runs_text = name_lines({run: names[run] for run in names if run in answered})
@@ -77,6 +78,14 @@ def _names(connection: "DuckDBPyConnection") -> dict[str, str]:
     except duckdb.Error:
         return {}
     return dict(rows) if len({name for _, name in rows}) == len(rows) else {}
+
+
+def _without_profile(connection: "DuckDBPyConnection") -> str:
+    """A sentence with the names of the runs that have no profile; empty if every run has one."""
+    missing = connection.execute(
+        "SELECT name FROM runs WHERE run NOT IN (SELECT run FROM profiles) ORDER BY name"
+    ).fetchall()
+    return f"\nWithout a profile: {'; '.join(name for (name,) in missing)}" if missing else ""
 
 
 def _with_names(connection: "DuckDBPyConnection", names: Mapping[str, str]) -> str:

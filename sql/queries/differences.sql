@@ -8,8 +8,9 @@
 --   (paired); errors by clusters and by neighbouring prompts give no interval together. Nothing is
 --   corrected for the number of rows: if every true difference were zero, one row of twenty would
 --   still leave out zero by chance.
--- Empty: no two profiles have the same prompts, site, context and number of prompts. Capture
---   another model on the same corpus, then: lpp-analyze profile STORE
+-- Empty: no two profiles have the same prompts, site, context and number of prompts. If two runs
+--   have the same prompts, profile both; else capture another model on the same corpus. Then:
+--   lpp-analyze profile STORE
 -- The standard error is sqrt((G - 1) / G sum (d_g - mean d)^2), d_g the difference without group g
 -- of G.
 WITH base AS (  -- the run that is A in all of its pairs; another one: SELECT 'its id' AS run

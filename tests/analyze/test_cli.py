@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 from typing import Any
 
@@ -208,7 +209,11 @@ def test_verify_lists_every_problem(make_run: MakeRun) -> None:
     assert len(result.stdout.splitlines()) == 2
     place = f"runs/{made.run_id}/shards/00001/{shards[1].objects_dir.name}"
     assert f"{place}/tokens.arrow: 100 bytes" in result.stdout
-    assert "2 problems" in result.stderr
+    assert "2 problems. `lpp-capture repair" in result.stderr
+    assert "lpp-capture run" not in result.stderr  # advice is for what is wrong
+    shutil.rmtree(on_disk(shards[2].objects_dir).parent)
+    result = run("verify", made.root)
+    assert "resumes what was not captured" in result.stderr
 
 
 @pytest.mark.parametrize("kept", ["record", "run"])
@@ -227,7 +232,15 @@ def test_verify_goes_on_behind_a_damaged_record(make_run: MakeRun, kept: str) ->
     result = run("verify", root)
     assert result.exit_code == 1
     assert f"{where}COMMIT.json" in result.stdout
+    assert ("writes the record, plan" in result.stderr) == (kept == "run")
     assert f"runs/{second}/shards/00000/{tokens.parent.name}/tokens.arrow: 100" in result.stdout
+
+
+def test_no_differences_names_the_runs_without_a_profile(make_run: MakeRun) -> None:
+    made = [make_run(model=f"m/{name}", seed=k) for k, name in enumerate("ab")]
+    assert run("profile", made[0].root, "--run", "b").exit_code == 0
+    done = CliRunner().invoke(sql, [str(made[0].root), "--run", "differences"])
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "Without a profile: a")
 
 
 @pytest.mark.slow

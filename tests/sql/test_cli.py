@@ -255,6 +255,8 @@ def test_an_empty_table_names_the_command_that_fills_it(empty_store: Path, lpp_s
     assert (done.returncode, b"0 rows" in done.stdout) == (0, True)
     assert f"lpp-analyze layers {shlex.quote(str(empty_store))}" in done.stderr.decode()
     assert ok(lpp_sql(empty_store, "FROM hourglass", "--format", "csv")).startswith("run,")
+    unread = lpp_sql(empty_store, "SELECT 1 AS hourglass, 'probes' AS b -- layers")
+    assert (unread.returncode, unread.stderr) == (0, b"")
 
 
 def test_sql_from_standard_input_last_result_is_written(store: Path, lpp_sql: Run) -> None:
