@@ -9,11 +9,13 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
+
+import click
 
 from lpp.capture.corpus.open import DEFAULT_NAME, open_texts
 from lpp.capture.corpus.passages import Corpus
@@ -30,7 +32,7 @@ from lpp.store import Run, open_store
 from lpp.store.errors import InputError, LppError
 from lpp.store.objects.place import Place, Url, place
 from lpp.store.process.debugging import debugging
-from lpp.store.progress import BLANK, Display, Kept
+from lpp.store.progress import BLANK, Display, Kept, Progress
 from lpp.store.settings.reading import made, near, problems_of
 from lpp.store.settings.setting import Declared, declared
 from lpp.store.settings.values import Text
@@ -118,8 +120,8 @@ def capture(
     name: what to call the run; of a loaded model, what to call the model. It is known by its state
     and by what it gives for two short prompts, so its runs have other ids than those of the model
     by name. corpus_name: what to call texts in memory. quiet: show neither progress nor messages.
-    By default they are shown in a notebook; elsewhere prompts that are set aside are a warning, and
-    nothing is shown.
+    By default they are shown in a notebook; elsewhere one line on standard error says that the
+    model is run, and prompts that are set aside are a warning.
 
     Raises InputError for what the call gets wrong, MachineError for what the machine lacks,
     ConflictError beside another writer. KeyboardInterrupt loses the shards under way, and no other.
@@ -304,7 +306,7 @@ def _shown(quiet: bool | None) -> Iterator[Display]:
     if quiet:
         yield BLANK
     elif quiet is None and not notebook:
-        yield Kept()
+        yield _InScript()
     elif notebook:
         with warnings.catch_warnings():  # of a library's bars, once it is imported
             warnings.filterwarnings("ignore", message="IProgress not found")
@@ -312,6 +314,17 @@ def _shown(quiet: bool | None) -> Iterator[Display]:
     else:
         with safe_streams():
             yield SHOWN
+
+
+class _InScript(Kept):
+    """Says in one line that the model is run, which may take hours."""
+
+    def step(self, title: str, total: int, unit: str) -> AbstractContextManager[Progress]:
+        """A step that shows nothing but its beginning."""
+        if title == "capture":
+            how = "quiet=False shows progress, quiet=True hides this line"
+            click.echo(f"capture: {total:,} {unit}. {how}.", err=True)
+        return super().step(title, total, unit)
 
 
 def _reword_for_python(error: LppError | KeyboardInterrupt) -> None:

@@ -169,7 +169,11 @@ def prepare(
             *_by_token(prompts),
             *(() if template is None else template.notes),
             *([f"set aside: {aside}"] if (aside := refused.summary()) else ()),
-            *(_short(prompts, request.longest) if given.backend is None else ()),
+            *(
+                [*_short(prompts, request.longest), *_repeated(prompts)]
+                if not given.backend
+                else ()
+            ),
         ],
         assumed=continued is not None and continued.assumed,
         stays_open=given.backend is not None,
@@ -199,6 +203,15 @@ def _short(prompts: pa.Table, context: int) -> list[str]:
         f"{short:,} of {prompts.num_rows:,} texts have fewer than {context} tokens: longer "
         "prefixes take them whole, with the flag short_text if they are more than 10 %"
     ] * bool(short)
+
+
+def _repeated(prompts: pa.Table) -> list[str]:
+    """A line on prompts that occur before, if there are any."""
+    repeated = prompts.num_rows - pc.count_distinct(prompts["sha256"]).as_py()
+    return [
+        f"prompts with the tokens of an earlier one: {repeated:,} of {prompts.num_rows:,}. "
+        "Standard errors count them as independent: leave them out of the corpus"
+    ] * bool(repeated)
 
 
 def _continued(

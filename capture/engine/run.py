@@ -39,7 +39,7 @@ from lpp.store.format.keys import RUNS_KEY, SHARDS_KEY
 from lpp.store.format.plan import Plan
 from lpp.store.objects.place import Url, place
 from lpp.store.process.debugging import debugging
-from lpp.store.progress import BLANK, Display
+from lpp.store.progress import BLANK, SILENT, Display
 from lpp.store.runs.heartbeat import at_work
 from lpp.store.runs.replay import replay
 from lpp.store.runs.write import sweep_run
@@ -169,7 +169,8 @@ def _capture(
     start = time.monotonic()
     heartbeat = at_work(writer.run.path / SHARDS_KEY, f"part {part}") if todo else nullcontext()
     total = tokens_of(plan, lengths, mine)
-    with heartbeat, display.step("capture", total, "tokens") as bar:
+    step = display.step("capture", total, "tokens") if todo else nullcontext(SILENT)
+    with heartbeat, step as bar:
         bar.advance(total - tokens_of(plan, lengths, todo))
         capture_run(plan, prepared.prompts, writer, prepared.backend, bar, shards=todo, stop=stop)
     run = Run(writer.run.path)

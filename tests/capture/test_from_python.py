@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -177,12 +178,16 @@ def test_the_options_that_are_typed_have_the_defaults_of_the_command() -> None:
 
 
 @pytest.mark.slow
-def test_a_script_sees_nothing_but_the_messages_that_it_asks_for(
+def test_a_script_sees_one_line_and_the_messages_that_it_asks_for(
     load: Load, tiny_tokenizer: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     asked: dict[str, Any] = {"store": tmp_path / "s", "context": 20}
-    for _ in range(2):  # the second finds the run complete
-        capture(load(), tiny_tokenizer, TEXTS, **asked)
+    capture(load(), tiny_tokenizer, TEXTS, **asked)
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"capture: [\d,]+ tokens. quiet=False shows progress.*\n", said.err)
+    for quiet in (None, True):
+        capture(load(), tiny_tokenizer, TEXTS, **asked, quiet=quiet)  # the run is complete
         assert capfd.readouterr() == ("", "")
     capture(load(), tiny_tokenizer, TEXTS, **asked | {"context": 10}, quiet=False)
     said = capfd.readouterr()

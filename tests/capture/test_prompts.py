@@ -191,3 +191,4 @@ def test_the_run_of_all_texts_is_that_of_their_number(
         assert stored_objects(tmp_path / store / "runs") == stored_objects(tmp_path / "six/runs")
     assert ["--prompts 7" in output for output in outputs] == [False, False, True, False]
     assert "1 of 6 texts have fewer than 10 tokens" in outputs[0]
+    assert "prompts with the tokens of an earlier one: 4 of 6." in outputs[0]
