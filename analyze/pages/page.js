@@ -90,7 +90,8 @@
   function more(column, row) {
     const parts = [];
     if (column.ci_low && column.ci_low[row] !== null) {
-      parts.push(`[${written(column, column.ci_low[row])}, ${written(column, column.ci_high[row])}]`);
+      const ends = column.style === "signed" ? { style: "hundredths" } : column;
+      parts.push(`[${written(ends, column.ci_low[row])}, ${written(ends, column.ci_high[row])}]`);
     } else if (column.stderr && column.stderr[row] !== null) {
       parts.push(`± ${number(Number(column.stderr[row].toPrecision(2)))}`);
     }

@@ -190,11 +190,12 @@ def _below_one(value: float, sign: str) -> str:
 def ends(
     low: float | None, high: float | None, write: Callable[[float | None], str] = hundredths
 ) -> str:
-    """An interval; nothing where there is none.
+    """An interval, whose ends have no `+`; nothing where there is none.
 
     >>> ends(0.804, 0.893), ends(-0.1, 0.2, signed), ends(None, None)
-    ('[0.80, 0.89]', '[-0.10, +0.20]', '')
+    ('[0.80, 0.89]', '[-0.10, 0.20]', '')
     """
+    write = hundredths if write is signed else write
     return "" if low is None or high is None else f"[{write(low)}, {write(high)}]"
 
 

@@ -62,9 +62,9 @@ from lpp.store.settings.setting import as_python
 from lpp.store.units import counted
 
 _CONTROLS: Final = (
-    "length: tokens of the prompt and their square; of last rows, that is the position too. "
+    "length: number of tokens of the prompt, and its square; for last rows, also the position. "
     "surprisal: mean -ln p of the tokens. tokens: how often each of the 1,000 most common tokens "
-    "occurs. embed: rows that know no context."
+    "occurs. embed: token embeddings, before the first block."
 )
 
 
@@ -145,19 +145,19 @@ def _calibration(best: Row) -> Iterator[str]:
     if best["probe_ece"] is None:
         return
     most = best["ece_by_chance"]
-    beyond = "more" if best["probe_ece"] > most else "not surely more"
+    beyond = "more" if best["probe_ece"] > most else "no more"
     yield (
-        f"The probabilities of {best['probe']} are off by "
+        f"The probabilities at {best['probe']} are off by "
         f"{ref(_with_ends(best, 'probe_ece'), RELIABILITY.name)} on average (expected calibration "
-        f"error), {beyond} than chance gives a calibrated probe on as many prompts (up to "
-        f"{hundredths(most)})."
+        f"error): {beyond} than the {hundredths(most)} that a calibrated probe reaches by chance "
+        f"with as many {best['examples']}."
     )
     first, second = _classes(best)
     if best["probe_recall"] is None:
         yield f"Too few {best['examples']} for a recall at 1 % false alarms: it needs 100 {first}."
     else:
         found = ref(_with_ends(best, "probe_recall"), SITES.name)
-        yield f"At 1 % false alarms it finds {found} of those {second}."
+        yield f"At 1 % false alarms the probe finds {found} of the {best['examples']} {second}."
 
 
 def _with_ends(row: Row, name: str) -> str:
@@ -165,7 +165,7 @@ def _with_ends(row: Row, name: str) -> str:
 
 
 def _classes(row: Row) -> tuple[str, str]:
-    """Those of the first and of the second class, in words."""
+    """`of` the first and `of` the second class, in words."""
     if row["n_second"] is None:
         return "of the other classes", "of a class"
     return f"of {row['classes'][0]}", f"of {row['classes'][1]}"
@@ -175,13 +175,13 @@ def _calibration_reading(best: Row) -> str:
     """How to read the bins."""
     if best["n_second"] is None:
         return (
-            f"Bins hold equally many pairs of {best['examples']} and classes, by the probability "
-            "of the class out of fold; accuracy: how many are of the class."
+            f"Each bin holds equally many pairs of {best['examples']} and classes, ordered by the "
+            "probability of the class, out of fold; accuracy: the share that is of the class."
         )
     second = _classes(best)[1]
     return (
-        f"Bins hold equally many {best['examples']}, by the probability {second} out of fold; "
-        f"accuracy: how many are {second}."
+        f"Each bin holds equally many {best['examples']}, ordered by the probability {second}, out "
+        f"of fold; accuracy: the share that is {second}."
     )
 
 
@@ -192,20 +192,20 @@ def _opening(probes: pl.DataFrame, best: Row) -> Opening:
     if best["probe_gain"] is not None:
         control = probes.row(by_predicate=pl.col("probe") == best["control"], named=True)
         gains = probes.filter(role="site")["probe_gain"].count()
-        of_gain = f"; q: p of the gain, corrected for {counted(gains, 'site')}"
+        of_gain = f"; q: p-value of the gain, corrected for {counted(gains, 'site')}"
         head += [(control["probe"], f"{unit}, control")]
         head += [("gain", f"q {probability(best['q_value'])}")]
         row += [_figure(control, name), _figure(best, "probe_gain", signed)]
-    grouped = f", no {best['group_field']} divided" if best["group_field"] else ""
+    grouped = f", each {best['group_field']} in one fold" if best["group_field"] else ""
     independent = (
-        f"errors by {best['errors_by']} ({best['n_clusters']:,})"
+        f"errors over {best['n_clusters']:,} clusters by {best['errors_by']}"
         if best["errors_by"]
         else f"{best['examples']} taken as independent"
     )
     counts = f"{best['n_prompts']:,} {best['examples']}"
     if (n_second := best["n_second"]) is not None:  # the class that a score is of comes first
         first, second = _classes(best)
-        counts += f", {n_second:,} {second} and {best['n_prompts'] - n_second:,} {first}"
+        counts += f" ({n_second:,} {second}, {best['n_prompts'] - n_second:,} {first})"
     return Opening(
         say(conclusion(probes)),
         f"{counts}, rows: {best['rows']}, {best['folds']} folds{grouped}, {independent}{of_gain}",
@@ -231,8 +231,7 @@ def _findings(probes: pl.DataFrame, best: Row) -> Iterator[str]:
     if any(row["probe_gain"] is not None for row in rows):
         beyond = sum(tells_more(row["probe_gain"], row["q_value"]) for row in rows)
         counts = ref(f"{beyond} of {len(rows)} sites", SITES.name)
-        verb = "tells" if beyond == 1 else "tell"
-        yield f"{counts} {verb} more than the best control (q below {Q})."
+        yield f"At {counts} the probe is better than the best control (q below {Q})."
     if best["classes"] and any(row["probe_auroc_ci_low"] is None for row in rows):
         yield PERFECT
     yield from best["notes"]
@@ -293,7 +292,7 @@ def against_page(
 
 def _test_opening(best: Row, failed: str) -> Opening:
     field = best["cluster_field"] or best["group_field"]
-    independent = f"errors by {field}" if field else "prompts taken as independent"
+    independent = f"errors over clusters by {field}" if field else "prompts taken as independent"
     return Opening(
         say(failed + tested(best)),
         f"{best['n_prompts']:,} prompts, rows: {best['rows']}, margin {best['margin']:g}, "
@@ -314,7 +313,7 @@ def _test_opening(best: Row, failed: str) -> Opening:
 def _test_findings(best: Row) -> Iterator[str]:
     if best["auroc_floor"] is not None:
         auroc, flagged = (hundredths(best[f"{name}_floor"]) for name in ("auroc", "flagged"))
-        yield f"A rerun moves the AUROC by up to {auroc} and the share by up to {flagged}."
+        yield f"A rerun changes the AUROC by up to {auroc} and the share by up to {flagged}."
     elif not best["label_b"]:
-        yield "No rerun is given (--rerun): changes have no floor."
+        yield "Changes are not compared with a rerun of A: name one with --rerun."
     yield from best["notes"]

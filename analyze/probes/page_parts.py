@@ -12,7 +12,17 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.pages.analyses import DRAWN, analyses, chart_of_analyses
 from lpp.analyze.pages.page import Chart, Frames
 from lpp.analyze.pages.table import Declared, Shape, Table
-from lpp.analyze.pages.words import Sentence, Style, code, hundredths, ref, run, say
+from lpp.analyze.pages.words import (
+    Sentence,
+    Style,
+    code,
+    hundredths,
+    probability,
+    ref,
+    run,
+    say,
+    signed,
+)
 from lpp.analyze.probes.tables import (
     EMBED,
     INFORMATIVE,
@@ -27,32 +37,32 @@ from lpp.analyze.probes.tables import (
 Row = Mapping[str, Any]
 
 READING: Final = (
-    "Scores come from probes that saw other folds alone. Gain: how much larger the number is than "
-    "that of the best control, paired; q: of the gain, Benjamini and Hochberg over the sites. p, "
-    "one-sided: against probes of shuffled labels, whose spread is part of every error. A probe "
-    "shows that a label can be read from rows, not that the model uses it. The best site of many "
-    "is partly luck."
+    "Every prompt is scored by a probe that was fitted to the other folds. Gain: AUROC or R2 of "
+    "the probe minus that of the best control, paired by prompt; q: p-value of the gain after "
+    "Benjamini and Hochberg over the sites. p: one-sided, against probes of shuffled labels; their "
+    "spread is part of every error. A probe shows that a label can be read from hidden states, not "
+    "that the model uses it. The best site of many is partly luck."
 )
 PERFECT: Final = (
-    "An AUROC of 1 has no interval: where scores order the classes perfectly, these data do not "
-    "tell how far below 1 it may be."
+    "An AUROC of 1 has no interval: these data cannot show how far below 1 the true value is."
 )
 TESTS_READING: Final = (
-    "The probe of A scores prompts that it was not fitted to. Reference: the same probe on rows of "
-    "A (--against), or B's own probe (--test-on). SCORER DEGRADED: the interval of the AUROC's "
-    "change lies below minus the margin. THRESHOLD STALE: it lies above that, and the share of "
-    "prompts above the threshold changed by more than the margin. NOT SERVING: that share changed "
-    "so, and the AUROC's interval does not tell which of the two it is. PASS: both changes lie "
-    "within the margin. INCONCLUSIVE: an interval reaches both sides of a margin. The verdict of "
-    "the comparison is that of the site whose probe is best on A; intervals of the others are not "
-    "corrected for their number."
+    "The probe of A scores prompts that it was not fitted to. Reference: the same probe on A "
+    "(--against), or B's own probe (--test-on). SCORER DEGRADED: the interval of the change of "
+    "AUROC lies below minus the margin. THRESHOLD STALE: the AUROC holds, but the share of prompts "
+    "above the threshold changed by more than the margin. NOT SERVING: that share changed by more "
+    "than the margin, and the interval of the AUROC is too wide to decide between the two. PASS: "
+    "both changes lie within the margin. INCONCLUSIVE: an interval reaches both sides of a margin. "
+    "The comparison has the verdict of the site whose probe is best on A; intervals of the other "
+    "sites are not corrected for their number."
 )
 _SAYS: Final = {
-    "PASS": " serves on the rows of ",
-    "THRESHOLD STALE": " keeps its order on the rows of ",
-    "SCORER DEGRADED": " lost some of what it read on the rows of ",
-    "NOT SERVING": " does not serve, whether its order holds or not, on the rows of ",
-    "INCONCLUSIVE": " may or may not serve on the rows of ",
+    "PASS": "still works on {}",
+    "THRESHOLD STALE": "still ranks the prompts on {}, but its threshold no longer fits",
+    "SCORER DEGRADED": "predicts the label worse on {}",
+    "NOT SERVING": "does not work with its threshold on {}; it is undecided whether it still ranks "
+    "the prompts",
+    "INCONCLUSIVE": "may or may not work on {}",
 }
 
 _OF_PROBE: Final = ("run", "label", "probe", "probe_auroc", "probe_r2")
@@ -72,14 +82,14 @@ SITES: Final = Shape(
 )
 CONTROLS: Final = Shape(
     name="probe-controls",
-    title="Controls, which read no rows",
+    title="Controls, which read no hidden states",
     table=PROBES.name,
     key=PROBES.key,
     first=(*_OF_PROBE, "p_value", "probe_recall"),
 )
 RELIABILITY: Final = Shape(
     name="probe-reliability",
-    title="Bins of prompts by the probability that the probe of the best site gives",
+    title="Bins of prompts by the probability from the probe of the best site",
     table=PROBE_RELIABILITY.name,
     key=PROBE_RELIABILITY.key,
     first=("run", "label", "bin", "n", "confidence", "accuracy"),
@@ -142,7 +152,7 @@ _CHARTS: Final = (
         "probe-depth",
         "Probes by depth",
         "Each site with its 95 % interval. Grey bands: intervals of the controls; a site inside a "
-        "band does not surely tell more than that control.",
+        "band is not significantly better than that control.",
         "probe_depth_chart",
     ),
     (
@@ -150,7 +160,7 @@ _CHARTS: Final = (
         "calibration",
         "probe-reliability",
         "Reliability of probes",
-        "How many prompts of a bin are of the class, by the probability that the probe gives.",
+        "The share of the prompts of a bin that are of the class, by the probe's probability.",
         "probe_reliability_chart",
     ),
 )
@@ -200,37 +210,36 @@ def conclusion(probes: pl.DataFrame) -> str:
     """
     best = probes.row(by_predicate=pl.col("is_best"), named=True)
     control, of, what = best["control"], run(best["run"]), _what(best)
-    which = f"(best: {best['probe']}, {_number(best)})"
+    # embed is a site too, which a publication may leave out
+    of_control = [_number(row) for row in probes.filter(probe=control).to_dicts()]
     if "explained" in best["flags"]:
-        # embed is a site too, which a publication may leave out
-        numbers = [f" ({_number(row)})" for row in probes.filter(probe=control).to_dicts()]
         alone = ref(f"{_name(control)} alone", CONTROLS.name)
         return (
-            f"{alone} {what}{''.join(numbers)}, and no site of {of} does so better {which}: what "
-            f"its probes read may be {control}."
+            f"{alone} predicts {what}{''.join(f' with {number}' for number in of_control)}. No "
+            f"probe in {of} does better (best: {best['probe']}, {_number(best)}), so the probes "
+            f"may read no more than {control}."
         )
+    where = ref(best["probe"], SITES.name)
+    text = f"In {of}, a probe at {where} predicts {what} with {_number(best)}."
     if not best["chance_q"] < INFORMATIVE:
-        return f"No site of {of} {what} beyond chance {which}."
-    words = (
-        f"{what} best ({_number(best)})"
-        if not control or tells_more(best["probe_gain"], best["q_value"])
-        else f"{what} ({_number(best)}), but not surely more than controls do"
+        return f"{text} That is not significantly better than chance."
+    if best["probe_gain"] is None:
+        return text
+    reaches = "".join(f" reaches {number}" for number in of_control)
+    verdict = "is" if tells_more(best["probe_gain"], best["q_value"]) else "is not"
+    return (
+        f"{text} The best control, {control},{reaches}; the gain of {signed(best['probe_gain'])} "
+        f"{verdict} significant (q {probability(best['q_value'])})."
     )
-    beyond = ""
-    if best["probe_gain"] is not None:
-        verb = "more than" if best["probe_gain"] >= 0 else "less than"
-        value = hundredths(abs(best["probe_gain"]))
-        beyond = f", {value} {verb} the best control, {control}"
-    return f"{ref(best['probe'], SITES.name)} of {of} {words}{beyond}."
 
 
 def tested(row: Row) -> str:
     """The verdict of a comparison. row: of `probe_tests`, of the best site."""
     verdict = ref(row["verdict"], TESTS.name)
     return (
-        f"{verdict}: the probe of {code(row['label'])} at {row['probe']}, the best of "
-        f"{run(row['run'])},{_SAYS[row['verdict']]}{run(row['run_b'])}. It flags "
-        f"{hundredths(row['flagged'])} of the prompts, and the reference "
+        f"{verdict}: the probe of {code(row['label'])} at {row['probe']}, the best site of "
+        f"{run(row['run'])}, {_SAYS[row['verdict']].format(run(row['run_b']))}. It flags "
+        f"{hundredths(row['flagged'])} of the prompts; the reference flags "
         f"{hundredths(row['reference_flagged'])}."
     )
 
@@ -239,17 +248,16 @@ def _name(control: str) -> str:
     if control == EMBED:
         return "The site embed"
     return {"length": "The length of prompts", "surprisal": "Mean surprisal"}.get(
-        control.partition(" ")[0], "The bag of tokens"
+        control.partition(" ")[0], "A bag of tokens"
     )
 
 
 def _what(row: Row) -> str:
-    classes, field = row["classes"], row["label"].partition("=")[0]
+    classes, field = row["classes"], code(row["label"].partition("=")[0])
     if classes is None:
-        return f"predicts {row['label']}"
-    if classes[2:]:
-        return f"tells {len(classes)} classes of {field} apart"
-    return f"tells {field} {classes[1]} from {classes[0]}"
+        return code(row["label"])
+    several = f"{len(classes)} classes" if classes[2:] else f"{classes[1]} or {classes[0]}"
+    return f"{field} ({several})"
 
 
 def number_of(row: Row) -> tuple[str, str]:

@@ -103,13 +103,13 @@ def test_a_planted_direction_is_found_at_its_site(store: Path) -> None:
     assert best.number.interval[0] < 0.983 < best.number.interval[1] + 0.01
     assert [site.name for site in found.sites if site.tells_more] == ["block.2"]
     assert [control.name for control in found.all_controls] == ["length", "tokens", "embed"]
-    assert said(found).startswith(f"block.2 of {found.view.run.id} tells topic sport")
+    assert "a probe at block.2 predicts topic (sport or news) with AUROC" in said(found)
     assert best.mean_difference > 0.95
     assert best.number.value > best.random[1]
     number = probe(store, "number", settings=LabelProbeSettings(rows="mean"))
     assert (number.labels.classes, number.best.name) == (None, "block.2")
     assert number.best.number.value > 0.9
-    assert "predicts number best (R2" in said(number)
+    assert "a probe at block.2 predicts number with R2" in said(number)
 
 
 def test_a_label_that_length_carries_is_named_as_length(store: Path) -> None:
@@ -117,13 +117,13 @@ def test_a_label_that_length_carries_is_named_as_length(store: Path) -> None:
     assert found.best.number.value > 0.85  # a finding, without a control
     assert found.is_explained(found.best)
     sentence = said(found)
-    assert "no site" in sentence
+    assert "No probe" in sentence
 
 
 def test_noise_is_no_finding(store: Path) -> None:
     found = probe(store, "noise", settings=LabelProbeSettings(cluster="doc"))
     assert not any(site.tells_more for site in found.sites)
-    assert "No site" in said(found)
+    assert said(found).endswith(" That is not significantly better than chance.")
 
 
 def test_several_classes_have_the_mean_auroc_of_each_against_the_rest(store: Path) -> None:
@@ -136,7 +136,7 @@ def test_several_classes_have_the_mean_auroc_of_each_against_the_rest(store: Pat
     assert best.number.value == pytest.approx(np.mean([area.value for area in areas if area]))
     assert best.number.interval is not None
     assert best.number.interval[0] < best.number.value < best.number.interval[1]
-    assert "tells 3 classes of kind apart best" in said(found)
+    assert "predicts kind (3 classes) with AUROC" in said(found)
     alone = probe(store, "kind=x", settings=LabelProbeSettings(sites=["block.2"])).best
     assert areas[0] is not None
     assert alone.number.value == pytest.approx(areas[0].value, abs=0.02)  # other folds
@@ -256,7 +256,7 @@ def test_surprisal_is_a_control_of_runs_with_statistics(make_run: MakeRun) -> No
     made = make_run([8] * 60, carried={"field.late": [k >= 30 for k in range(60)]})
     found = probe(made.root, "late")  # the surprisal of prompt k is 1.5 + k
     assert found.best.control == "surprisal"
-    assert said(found).startswith("Mean surprisal alone tells late true from false")
+    assert said(found).startswith("Mean surprisal alone predicts late (true or false) with AUROC")
 
 
 @pytest.mark.parametrize(
@@ -430,10 +430,15 @@ def test_the_command(store: Path, tmp_path: Path) -> None:
     page = shown.stdout.partition("Next: ")[0]  # which has the path of the store
     assert max(map(len, page.splitlines())) <= 80
     said = " ".join(page.split())
-    for words in ("The length of prompts alone", "errors by doc (50)", "explained", "final"):
+    for words in (
+        "The length of prompts alone",
+        "errors over 50 clusters by doc",
+        "explained",
+        "final",
+    ):
         assert words in said
-    assert re.search(r"q: p of the gain, corrected for \d sites", said)
-    assert re.search(r"200 prompts, (\d+) of true and \d+ of false, rows", said)
+    assert re.search(r"q: p-value of the gain, corrected for \d sites", said)
+    assert re.search(r"200 prompts \((\d+) of true, \d+ of false\), rows", said)
     document = json.loads(invoke("--label", "topic", "--format", "json").stdout)
     assert [row["probe"] for row in document["tables"]["probes"]] == [*SITES, "length", "tokens"]
     assert invoke("--label", "topic", "-o", str(tmp_path / "p.csv")).exit_code == 0
@@ -471,7 +476,7 @@ def test_a_run_that_lacks_shards_says_so(make_run: MakeRun) -> None:
     done = CliRunner().invoke(main, ["probe", str(made.root), "--label", "late"])
     assert done.exit_code == 0, done.output
     said = " ".join(done.stdout.split())
-    assert "60 prompts, 30 of true and 30 of false, rows: last" in said
+    assert "60 prompts (30 of true, 30 of false), rows: last" in said
     assert "it counts as its first 60 of 62 prompts" in done.stderr
 
 

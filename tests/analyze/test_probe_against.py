@@ -162,8 +162,8 @@ def test_scores_are_of_probes_that_did_not_see_the_item() -> None:
 def test_a_rerun_is_a_floor_that_the_page_names(store: Path) -> None:
     done = invoke(store, "--against", "shifted", "--rerun", "shifted", "--site", "b")
     assert "INCONCLUSIVE: the probe of topic at b" in " ".join(done.stdout.split()), done.output
-    assert "A rerun moves the AUROC by up to" in done.stdout
-    assert "No rerun is given" in invoke(store, "--against", "same").stdout
+    assert "A rerun changes the AUROC by up to" in done.stdout
+    assert "not compared with a rerun" in invoke(store, "--against", "same").stdout
 
 
 def test_prompts_that_b_lacks_decide_nothing(store: Path) -> None:

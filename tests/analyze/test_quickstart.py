@@ -76,7 +76,7 @@ def test_four_questions_have_answers_without_a_model(tmp_path: Path) -> None:
     asked = CliRunner().invoke(main, ["quickstart", "--store", str(store)])
     assert asked.exit_code == 0, asked.output
     for words in (
-        "uses 1", "of the most likely next", "tells topic statements from data", "of 60 items",
+        "uses 1", "of the most likely next", "predicts topic (statements or data)", "of 60 items",
         f"lpp-analyze profile '{store}'",
     ):  # fmt: skip
         assert words in " ".join(asked.stdout.split())

@@ -297,12 +297,12 @@ def test_probes_say_their_best_site_or_the_control_that_explains_it(tmp_path: Pa
     ]
     a, b = (run_id(k, name) for k, name in enumerate("ab"))
     assert [plain(note) for note in section.notes] == [
-        f"final of {a} tells topic news from sport best (AUROC 0.82), 0.27 more than the best "
-        "control, length.",
-        f"The length of prompts alone tells topic news from sport (AUROC 0.60), and no site of {b} "
-        "does so better (best: final, AUROC 0.82): what its probes read may be length.",
-        f"PASS: the probe of topic at final, the best of {a}, serves on the rows of {b}. It flags "
-        "0.39 of the prompts, and the reference 0.40.",
+        f"In {a}, a probe at final predicts topic (news or sport) with AUROC 0.82. The best "
+        "control, length, reaches AUROC 0.60; the gain of +0.27 is significant (q 0.01).",
+        "The length of prompts alone predicts topic (news or sport) with AUROC 0.60. No probe in "
+        f"{b} does better (best: final, AUROC 0.82), so the probes may read no more than length.",
+        f"PASS: the probe of topic at final, the best site of {a}, still works on {b}. It flags "
+        "0.39 of the prompts; the reference flags 0.40.",
     ]
     best = section.tables[0]
     assert best.frame.select("run", "probe").rows() == [(a, "final"), (b, "final")]
