@@ -167,7 +167,8 @@ def _notes(pair: Pair | None, why_no_pair: str, sites: Sequence[str]) -> Iterato
 def _too_few(flipped: Flags) -> str:
     n, n_flipped = len(flipped), int(flipped.sum())
     return (
-        f"Not ranked: of {n} items that are right in A {n_flipped} are wrong in B. It takes "
-        f"{FEWEST_ITEMS} items, and {FEWEST_OF_A_KIND} that flip and that stay: of fewer, chance "
-        "alone gives an AUROC of 0.3 or 0.7. Evaluate more items, or runs that differ more."
+        f"Features are not ranked: of {n} items that are right in A, {n_flipped} are wrong in B. "
+        f"Ranking needs {FEWEST_ITEMS} items, {FEWEST_OF_A_KIND} that flip and "
+        f"{FEWEST_OF_A_KIND} that stay right: with fewer, an AUROC of 0.3 or 0.7 is chance. "
+        "Evaluate more items, or runs that differ more."
     )

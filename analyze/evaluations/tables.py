@@ -26,23 +26,23 @@ FEW_OF_A_KIND: Final = 30
 """With fewer right or wrong items than this, chance alone gives AUROCs from 0.4 to 0.6."""
 
 MEANING: Final[Mapping[str, str]] = {
-    "few_items": f"fewer than {FEW_OF_A_KIND} items are right, or wrong: an AUROC is known to "
-    "within 0.1 at best",
+    "few_items": f"fewer than {FEW_OF_A_KIND} right or fewer than {FEW_OF_A_KIND} wrong items: an "
+    "AUROC is known to within 0.1 at best",
     "few_clusters": f"fewer than {FEW_CLUSTERS} clusters, or a few hold most: intervals are "
     "rough, mostly too short",
-    "first_positions": "first positions, often sinks, take part in means of rows: --skip-first 1 "
-    "leaves one out",
-    "independent_items": "items are taken as independent (see --cluster): those of one passage or "
-    "scene make intervals too short and p too small; FIELD says which belong together",
+    "first_positions": "means over rows include first positions, which are often sinks: "
+    "--skip-first 1 leaves one out",
+    "independent_items": "items are taken as independent (see --cluster): if several share a "
+    "passage or scene, intervals are too short and p too small; --cluster FIELD says which do",
     "items_left_out": "some items could not be analysed: they were set aside, their shards are "
     "missing, or they are neither right nor wrong",
     "lossy": number_flags.MEANING["lossy"],
-    "no_groups": "no groups, so hard subjects may look like wrong answers: lpp-capture eval "
-    "--group FIELD names the subject",
-    "small_groups": "groups too small to compare items within them: a feature that only tells easy "
-    "groups from hard ones counts too",
-    "uncut_answers": "answers reach beyond their stop strings: an earlier release stored them, "
-    "their length and ln p included; evaluate again, no pass is repeated",
+    "no_groups": "items have no groups, so a feature may only separate hard subjects from easy "
+    "ones: lpp-capture eval --group FIELD names the subject",
+    "small_groups": "groups are too small to compare items within them: a feature may only "
+    "separate hard groups from easy ones",
+    "uncut_answers": "an earlier release stored answers beyond their stop strings, in their length "
+    "and ln p too: evaluate again, no pass is repeated",
 }
 """The meaning of each flag of `item_analyses`."""
 

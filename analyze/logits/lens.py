@@ -124,7 +124,7 @@ def why_no_lens(run: Run, sites: Sequence[str]) -> Iterator[str]:
     """Reasons why `run` has no lens of the blocks among `sites`, to follow a colon."""
     last = last_block(run)
     if last not in run.sites or "final" not in run.sites:
-        yield f"the run lacks {last} or final, which tell the final norm; evaluate again with both"
+        yield f"the run lacks {last} or final, so no final norm is known; evaluate again with both"
     if not any(map(is_block, sites)):
         yield "no block is among --sites"
     if not head_directories(objects_at(run.directory.root), run.plan):

@@ -1,4 +1,4 @@
-"""Four questions to the packaged store, and the beginnings of their answers."""
+"""Four questions about the packaged store, and the beginning of each answer."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,14 +55,14 @@ def first_answers(store: Path) -> Iterator[FirstAnswer]:
             ),
         ),
         (
-            "Is the topic of a sentence in its states, and more of it than in its words?",
+            "Do hidden states show the topic of a sentence better than its words do?",
             ("probe", url, AS_IT_IS, "--label", "topic", "--group", "article"),
             lambda: probe_answer(
                 url, "topic", AS_IT_IS, LabelProbeSettings(group="article"), progress=SILENT
             ),
         ),
         (
-            "What tells its wrong answers?",
+            "Which answers are wrong, and what is different about them?",
             ("items", url, "--task", TASK),
             lambda: items_answer(url, TASK, None, ItemsSettings(), progress=SILENT),
         ),

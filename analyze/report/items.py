@@ -107,7 +107,7 @@ def section(url: str, answers: Answers, runs: RunStyles) -> Section:
     }
     return Section(
         SECTION,
-        f"What tells {RIGHT}",
+        f"What separates {RIGHT}",
         f"{Q_READING} {READING}",
         tuple(item_charts(frames, tables, runs, SECTION)),
         tuple(tables.values()),

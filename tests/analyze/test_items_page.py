@@ -124,7 +124,8 @@ def test_the_page_says_what_was_found_and_names_are_text(
     assert f"{found.row['n_right']} of 80 items" in page.text
     gap = found.features.filter(feature="answer_entropy").row(0, named=True)
     there = found.features.drop_nulls("auroc")
-    assert f"The best is answer_entropy, AUROC {gap['auroc']:.2f} [{gap['ci_low']:.2f}" in page.text
+    best = f"answer_entropy separates right from wrong answers best (AUROC {gap['auroc']:.2f} ["
+    assert f"{best}{gap['ci_low']:.2f}" in page.text
     for flag in ("first_positions", "no_groups"):
         assert MEANING[flag] in page.text
     assert MEANING["items_left_out"] not in page.text
@@ -180,7 +181,7 @@ def test_a_page_without_rows_or_confidence(make_run: MakeRun) -> None:
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
     document = json.loads(data)
     assert [*document["charts"]] == ["items-risk"]
-    assert "beyond chance" in Page(text).text
+    assert "better than chance" in Page(text).text
     names = [column["name"] for column in document["tables"]["item-mistakes"]["columns"]]
     assert names == ["item", "question", "chosen_answer", "confidence"]
 
@@ -240,18 +241,21 @@ def test_sentences_of_each_task_in_the_report(tmp_path: Path) -> None:
     every = [plain(one) for one in shown.notes]
     said = [one for one in every if "quiz" in one]
     assert len(said) == 5
-    for number in (run_id(0, "m0"), "40 of 100", "0.40 [0.30, 0.50]"):
+    for number in (
+        *(run_id(0, "m0"), "40 of 100", "0.40 [0.30, 0.50]"),
+        *("answer_length (AUROC 0.55)", "answer_gap separates", "AUROC 0.80 [0.70, 0.90]"),
+    ):
         assert number in said[0]
-    telling = [one for one in every if "q below" in one and "answer_gap" in one]
+    telling = [one for one in every if "q below" in one]
     assert len(telling) == 3  # more are not told in full
-    for number in ("1 of 10", "answer_length (0.55)", "answer_gap, AUROC 0.80 [0.70, 0.90]"):
+    for number in ("1 of 10", "none beats the best baseline"):
         assert number in telling[0]
     assert [chart.name for chart in shown.charts] == CURVES
     assert [len(chart.specifications()) for chart in shown.charts] == [5, 5, 5]
     flags = report(str(store)).flags
     assert flags["small_groups"] == MEANING["small_groups"]
     text = write_report(str(store), tmp_path / "r.md", "md")[0].read_text()
-    assert "### What tells right answers from wrong ones" in text
+    assert "### What separates right answers from wrong ones" in text
 
 
 def test_a_store_without_evaluations_has_no_section(tmp_path: Path) -> None:
@@ -290,9 +294,9 @@ def test_no_sentence_says_that_an_interval_with_zero_shows_equality(found: ItemA
     rows = features.with_columns(auroc=0.8, q_value=0.01, **{k: pl.lit(v) for k, v in gain.items()})
     result = verdict(pl.concat([rows, baseline.with_columns(auroc=0.43)]), within=False)
     assert result.beyond  # q is below .1, and the 95 % interval holds 0
-    assert "not surely better" in result.beside_baseline()
-    assert "0.23 [-0.02, 0.48]" in result.beside_baseline()
+    assert "but not significantly better" in result.best_feature("leads")
+    assert "0.23 [-0.02, 0.48]" in result.best_feature("leads")
     assert "no more" not in result.sentence("right")
     sure = rows.with_columns(gain_ci_low=0.1, gain_p_value=0.001)
     result = verdict(pl.concat([sure, baseline.with_columns(auroc=0.43)]), within=False)
-    assert ", surely better" in result.beside_baseline()
+    assert ", significantly better" in result.best_feature("leads")

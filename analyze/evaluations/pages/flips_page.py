@@ -1,4 +1,4 @@
-"""The items that flip between two runs of one task, and what tells them, as a page.
+"""The items that flip between two runs of one task, and what separates them, as a page.
 
 Everything is made of rows: `item_flips`, `item_changes` and `item_features` of an analysis.
 """
@@ -35,7 +35,7 @@ _CHANGES: Final = {LOST: "becomes wrong", GAINED: "becomes right", MOVED: "stays
 _COLUMNS: Final = (
     Column("item", "INTEGER", "number of the item in its task"),
     Column("change", "VARCHAR", "from the first run to the second"),
-    Column("lead", "DOUBLE", "ln p of the likeliest answer less that of the second, in A", "nats"),
+    Column("lead", "DOUBLE", "ln p of the likeliest answer - ln p of the second, in A", "nats"),
     Column("share_a", "DOUBLE", "probability of the chosen answer among the answers, in A"),
     Column("share_b", "DOUBLE", "probability of the chosen answer among the answers, in B"),
     Column("answers", "VARCHAR", "chosen in A > chosen in B (right one), from 0"),
@@ -43,9 +43,9 @@ _COLUMNS: Final = (
 )
 
 _LEAD: Final = (
-    "lead: ln p of the likeliest answer less that of the second, in A; share: probability of the "
-    "chosen answer among the answers; answers: chosen in A > chosen in B (right one), from 0; then "
-    "the end of the question."
+    "lead: ln p of the likeliest answer minus ln p of the second likeliest, in A; share: "
+    "probability of the chosen answer among the answers; answers: chosen in A > chosen in B (right "
+    "one), from 0; then the end of the question."
 )
 
 
@@ -77,19 +77,23 @@ def flips_page(store: str, analysis: ItemAnalysis) -> Page:
         made = feature_tables(features, result, call, declared={})
         tables = tuple(replace(t, brief=t.brief and t.name != SITES) for t in made)
     notes = [*without_auroc(features)] if ranked else [row["why_no_ranking"]]
+    found = ""
+    if ranked:
+        found = result.sentence(BECOME_WRONG)
+        found += f" {result.best_feature('does so best')}" * (result.best is not None)
     lost, right = row["right_to_wrong"], row["right_in_both"] + row["right_to_wrong"]
     return Page(
         title="Items that flip between two runs",
         about=say(f"{code(row['task'])}: from {run(row['run_a'])} to {run(row['run_b'])}"),
         opening=_opening(row),
         findings=(
-            *([say(result.sentence(BECOME_WRONG))] if ranked else []),
+            *([say(found)] if ranked else []),
             *((f"{note.rstrip('.')}.",) for note in row["notes"]),
         ),
         sections=(
             Section(
                 "features",
-                f"What tells the {lost:,} of {right:,} right items of A that are wrong in B",
+                f"What separates the {lost:,} of {right:,} right items of A that are wrong in B",
                 Q_READING if ranked else "",
                 charts=tuple(
                     Chart(
@@ -109,7 +113,7 @@ def flips_page(store: str, analysis: ItemAnalysis) -> Page:
                 ),
                 tables=tables,
                 notes=tuple((note,) for note in notes),
-                short="What tells them",
+                short="Features",
                 more=_reading(row) if ranked else "",
             ),
             Section(
@@ -179,13 +183,12 @@ def _conclusion(row: Row) -> str:
         for name in ("right_to_wrong", "wrong_to_right", "difference_ci_low", "difference_ci_high")
     )
     value = f"{signed(row['difference'])} {ends(low, high, signed)}"
-    change = "the difference of the accuracies is within chance"
+    change = "The accuracy does not change significantly"
     if low > 0 or high < 0:
-        moves = "falls" if row["difference"] < 0 else "rises"
-        change = f"accuracy {moves} by more than chance"
+        change = f"The accuracy {'falls' if row['difference'] < 0 else 'rises'} significantly"
     return (
-        f"From {run(row['run_a'])} to {run(row['run_b'])} {lost + gained:,} of {row['n_items']:,} "
-        f"items of {code(row['task'])} flip, {lost:,} to wrong and {gained:,} to right: {change}, "
+        f"From {run(row['run_a'])} to {run(row['run_b'])}, {lost + gained:,} of {row['n_items']:,} "
+        f"items of {code(row['task'])} flip: {lost:,} to wrong and {gained:,} to right. {change}: "
         f"{value}."
     )
 
@@ -214,7 +217,7 @@ def _opening(row: Row) -> Opening:
             ("flipped", "items"),
             ("accuracy", "of A"),
             ("accuracy", "of B"),
-            ("difference", "B less A"),
+            ("difference", "B - A"),
         ),
         (
             (
@@ -230,16 +233,17 @@ def _opening(row: Row) -> Opening:
 
 def _reading(row: Row) -> str:
     within = (
-        f" Within groups: pairs of one group alone, {row['n_within']:,} items; partial and q are "
-        "of them."
+        f" Within groups: only pairs of one group, {row['n_within']:,} items; partial and q use "
+        "these pairs."
         if row["n_within"]
         else ""
     )
     return (
-        "AUROC: probability that an item that becomes wrong has the larger value than one that "
-        "stays right; 0.50 says nothing, below 0.50 those that stay right have the larger one. "
-        f"Partial: of what {' and '.join(row['covariates'])} in A leave of the feature's "
-        f"ranks.{within} Role drift: from A to B, before the answer."
+        "AUROC: the probability that an item that becomes wrong has a larger value than an item "
+        "that stays right; 0.50 is chance; below 0.50 the items that stay right have the larger "
+        "values. Partial: AUROC of the feature's ranks after a regression on "
+        f"{' and '.join(row['covariates'])} in A.{within} Role drift: from A to B, before the "
+        "answer."
     )
 
 

@@ -1,4 +1,4 @@
-"""What tells the right answers of a task from the wrong ones, as a page.
+"""What separates the right answers of a task from the wrong ones, as a page.
 
 Everything is made of rows: the tables of one analysis, or those of every analysis of a database,
 which the report reads.
@@ -51,11 +51,11 @@ OF_ANALYSIS: Final = ("task", "run", "source", "filter", "skip_first", "seed")
 RIGHT: Final = "right answers from wrong ones"
 
 READING: Final = (
-    "AUROC: the probability that a right item has the larger value of a feature than a wrong one; "
-    "0.50 says nothing, 0.30 tells as much as 0.70. Within groups: among items of one group alone. "
-    "Partial: of what the answer's length and ln p leave of the feature's ranks. Features of the "
-    "gold answer use the label, and have no q. An AUROC does not say that the model uses the "
-    "feature, or that it holds for another task."
+    "AUROC: the probability that a right item has a larger value of the feature than a wrong item; "
+    "0.50 is chance, and 0.30 separates as well as 0.70. Within groups: only items of one group "
+    "are compared. Partial: AUROC of the feature's ranks after a regression on the answer's length "
+    "and ln p. Features of the gold answer use the label, so they have no q. An AUROC does not say "
+    "that the model uses the feature, or that it holds for another task."
 )
 """How to read a table of features, after `Q_READING`."""
 
@@ -66,8 +66,8 @@ TOLD: Final = 3
 
 
 def item_findings(frames: Frames) -> Iterator[Sentence]:
-    """Sentences on each analysed task: how many items are right, what tells right from wrong, and
-    the calibration.
+    """Sentences on each analysed task: how many items are right, what separates right from wrong,
+    and the calibration.
 
     Of several settings, only the one that leaves out the fewest positions is described.
     """
@@ -87,25 +87,24 @@ def item_findings(frames: Frames) -> Iterator[Sentence]:
 
 
 def _conclusion(row: Row, verdict: Verdict) -> str:
-    """How many items are right, and what tells them best. row: of `item_analyses`."""
+    """How many items are right, and the best feature. row: of `item_analyses`."""
     n = row["n_right"] + row["n_wrong"]
     value = with_interval(row["accuracy"], row["accuracy_ci_low"], row["accuracy_ci_high"])
-    best = "and no feature tells them from the wrong ones beyond chance."
+    best = "No feature separates right from wrong answers better than chance."
     if verdict.best is not None:
-        best = f"and {named(verdict.best)} tells them from the wrong ones best"
-        best += f"{verdict.beside_baseline()}."
+        best = verdict.best_feature("separates right from wrong answers best")
     counted = ref(f"{row['n_right']:,} of {n:,} items", ANALYSES.name)
     right = f"{run(row['run'])}: {counted} of {code(row['task'])} are right"
-    return f"{right} (accuracy {value}), {best}"
+    return f"{right} (accuracy {value}). {best}"
 
 
 def _calibration(row: Row) -> str:
-    beyond = "more" if row["ece"] > row["ece_by_chance"] else "not surely more"
+    beyond = "more" if row["ece"] > row["ece_by_chance"] else "no more"
     value = with_interval(row["ece"], row["ece_ci_low"], row["ece_ci_high"])
     return (
-        f"The chosen answer's share is off by {ref(value, ANALYSES.name)} on average (expected "
-        f"calibration error), {beyond} than chance gives a calibrated model on as many items (up "
-        f"to {hundredths(row['ece_by_chance'])})."
+        f"The share of the chosen answer is off by {ref(value, ANALYSES.name)} on average "
+        f"(expected calibration error): {beyond} than the {hundredths(row['ece_by_chance'])} that "
+        "a calibrated model reaches by chance with as many items."
     )
 
 
@@ -127,13 +126,13 @@ def item_charts(
         (
             *("items-reliability", RELIABILITY, "bin", "Reliability", "reliability_chart"),
             "How often the model is right, by the mean share of the chosen answer among the "
-            "answers, in bins of equally many items. On the diagonal it is as often right as the "
-            "share says; below it, it is too sure.",
+            "answers, in bins of equally many items. On the diagonal the model is right as often "
+            "as the share says; below the diagonal it is too sure.",
         ),
         (
             *("items-risk", RISK, "risk", "Risk against coverage", "risk_chart"),
             "The share of wrong answers when the model answers only the items it is most confident "
-            "of. Dashed: all items answered; an order by chance stays there.",
+            "of. Dashed: all items answered, which is also what a random order gives.",
         ),
     ):
         parts = analyses(frames[table.table], OF_ANALYSIS, needed)
@@ -154,21 +153,21 @@ def item_charts(
 # the page of one analysis
 
 _SECTIONS: Final = (
-    ("features", f"What tells {RIGHT}", (OF_ITEMS, OF_SITES, CONTROLS), READING),
+    ("features", f"What separates {RIGHT}", (OF_ITEMS, OF_SITES, CONTROLS), READING),
     (
         "confidence",
         "Whether confidence can be trusted",
         (ANALYSES, RELIABILITY, RISK),
-        "The confidence of an item is the share of the chosen answer among the answers, or ln p of "
-        "the only answer, for each of its tokens. A calibrated model is right as often as its "
-        "shares say.",
+        "The confidence of an item is the probability of the chosen answer among the answers or, "
+        "with one answer, its ln p per token. A calibrated model is right as often as this share "
+        "says.",
     ),
     (
         "mistakes",
         "The most confident mistakes",
         (MISTAKES,),
-        "The wrong items of the largest confidence, with the last 60 tokens of the question, the "
-        "chosen and the right answer. A token is its id where the store has no vocabulary.",
+        "The wrong items with the largest confidence: the last 60 tokens of the question, the "
+        "chosen and the right answer. Tokens are ids if the store has no vocabulary.",
     ),
 )
 """Name, title, tables, and how to read these."""
@@ -278,18 +277,19 @@ def _confidence(row: Row, frames: Frames) -> Iterator[str]:
     """The numbers of no table: means over items, and the area under risk against coverage."""
     bins, risk = frames["item_reliability"], frames["item_risk"]
     if row["ece"] is None:
-        yield "No calibration: items have one answer, whose probability is no confidence."
+        yield "No calibration: items have one answer each, and its probability is no confidence."
     else:
         means = pl.col("confidence", "accuracy").dot(pl.col("n")) / pl.col("n").sum()
         share, right = bins.select(means).row(0)
         yield (
-            f"The mean of chosen_share is {hundredths(share)}; {hundredths(right)} of the items "
-            "are right. A calibrated model would be off by "
+            f"The mean of chosen_share is {hundredths(share)}, and {hundredths(right)} of the "
+            "items are right. A calibrated model would be off by "
             f"{hundredths(row['ece_calibrated'])} on average."
         )
     yield (
-        f"Area under risk against coverage, by {row['risk_by']}: {hundredths(row['risk_area'])}; "
-        f"best {hundredths(row['risk_best'])}, by chance {hundredths(risk['risk'][-1])}."
+        f"Area under risk against coverage, ordered by {row['risk_by']}: "
+        f"{hundredths(row['risk_area'])}; the best order has {hundredths(row['risk_best'])}, a "
+        f"random one {hundredths(risk['risk'][-1])}."
     )
 
 
@@ -309,5 +309,7 @@ def _how_asked(row: Row) -> Iterator[str]:
 def independence(row: Row) -> str:
     """Whether items are independent, or clusters of items."""
     return (
-        f"{row['n_clusters']:,} clusters by {row['cluster']}" if row["cluster"] else "independent"
+        f"{row['n_clusters']:,} clusters by {row['cluster']}"
+        if row["cluster"]
+        else "taken as independent"
     )

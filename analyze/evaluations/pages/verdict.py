@@ -1,4 +1,4 @@
-"""Which features tell items of one kind from others, and which do so better than the baselines."""
+"""Which features separate items of one kind from others, and which beat the baselines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from lpp.analyze.numerics.statistics.association import benjamini_hochberg
 from lpp.analyze.pages.words import hundredths, ref, with_interval
 
 Q: Final = 0.1
-"""Expected share of false findings among the features that are said to tell right from wrong."""
+"""Expected share of false findings among the features that are said to separate the items."""
 
 FEATURES: Final = "item-features"
 SITES: Final = "item-sites"
@@ -19,7 +19,7 @@ SITES: Final = "item-sites"
 Row = Mapping[str, Any]
 
 
-Q_READING: Final = "q: p corrected for the number of features (Benjamini and Hochberg)."
+Q_READING: Final = "q: p-value corrected for the number of features (Benjamini and Hochberg)."
 """Says on a line what the q of a feature is."""
 
 
@@ -50,44 +50,46 @@ class Verdict:
         """AUROC of a row, and the ends of its interval; None if it has no interval."""
         return row[f"{self.kind}auroc"], row[f"{self.kind}ci_low"], row[f"{self.kind}ci_high"]
 
-    def beside_baseline(self) -> str:
-        """Whether `best` is surely better than the best baseline, and by how much, with the
-        interval of the paired difference; empty without a best feature or a baseline.
+    def best_feature(self, does: str) -> str:
+        """A text of `say`: `best`, its AUROC, and whether it is significantly better than the best
+        baseline, with the interval of the paired difference; needs a best feature.
+
+        does: such as "separates right from wrong answers best".
         """
-        if self.best is None or self.baseline is None:
-            return ""
-        value, low, high = (self.best[f"gain{end}"] for end in ("", "_ci_low", "_ci_high"))
-        surely = "surely" if self.beyond and low is not None and low > 0 else "not surely"
-        words = f", {surely} better than the best baseline, {self.baseline['feature']}"
-        gain = with_interval(value, low, high)
-        return words if value is None else f"{words} (by {gain} of AUROC's distance to 0.50)"
+        assert self.best is not None
+        value = ref(
+            with_interval(*self.number(self.best)), SITES if self.best["site"] else FEATURES
+        )
+        words = f"{named(self.best)} {does} (AUROC {value})"
+        if self.baseline is None:
+            return f"{words}."
+        gain, low, high = (self.best[f"gain{end}"] for end in ("", "_ci_low", "_ci_high"))
+        better = "" if self.beyond and low is not None and low > 0 else "but not "
+        words += (
+            f", {better}significantly better than the best baseline, {self.baseline['feature']} "
+            f"(AUROC {hundredths(self.number(self.baseline)[0])})"
+        )
+        if gain is None:
+            return f"{words}."
+        return f"{words}: its AUROC is {with_interval(gain, low, high)} farther from 0.50."
 
     def sentence(self, what: str) -> str:
-        """A text of `say`: how many features tell, how many more than the best baseline, and the
-        best of them.
+        """A text of `say`: how many features separate items, and how many beat the best baseline.
 
-        what: what they tell, such as "right answers from wrong ones".
+        what: the items that they separate, such as "right answers from wrong ones".
         """
         where = ", within groups" if self.within else ""
-        n = f"{len(self.tested):,} features"
+        n, k = f"{len(self.tested):,} features", len(self.telling)
         if self.best is None:
-            counted = ref(n, FEATURES)
-            beyond = f"beyond chance: of {counted} none has q below {Q}{where}"
-            return f"No feature tells {what} {beyond}."
-        verb, beside = "tells" if len(self.telling) == 1 else "tell", ""
+            none = f"none of {ref(n, FEATURES)} has q below {Q}{where}"
+            return f"No feature separates {what} better than chance: {none}."
+        beat = ""
         if self.baseline is not None:
-            baseline = f"{self.baseline['feature']} ({hundredths(self.number(self.baseline)[0])})"
-            more = f"{len(self.beyond) or 'none'} of them surely more"
-            if len(self.telling) == 1:
-                more = "surely more" if self.beyond else "not surely more"
-            beside = f", {more} than the best baseline, {baseline}, by a paired test"
-        table = SITES if self.best["site"] else FEATURES
-        value = ref(with_interval(*self.number(self.best)), table)
-        counted = ref(f"{len(self.telling):,} of {n}", FEATURES)
-        return (
-            f"{counted} {verb} {what} (q below {Q}{where}){beside}. The best is "
-            f"{named(self.best)}, AUROC {value}."
-        )
+            better = len(self.beyond) or "none"
+            verb = "beat" if len(self.beyond) > 1 else "beats"
+            beat = f"; {better} {verb} the best baseline (paired, q below {Q})"
+        verb = "separates" if k == 1 else "separate"
+        return f"{ref(f'{k:,} of {n}', FEATURES)} {verb} {what} (q below {Q}{where}){beat}."
 
 
 def verdict(features: pl.DataFrame, *, within: bool) -> Verdict:
