@@ -208,6 +208,27 @@ def with_interval(value: float, low: float | None, high: float | None) -> str:
     return f"{hundredths(value)} {ends(low, high)}".rstrip()
 
 
+def rough(value: float | None) -> str:
+    """Two significant digits, for a sentence.
+
+    >>> rough(0.2213), rough(9.88), rough(476.3), rough(None)
+    ('0.22', '9.9', '480', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return number(float(f"{value:.2g}"))
+
+
+def rough_percent(share: float) -> str:
+    """A share of one as percent, for a sentence; below 1 it is not written as 100 %.
+
+    >>> rough_percent(0.4483), rough_percent(0.9968), rough_percent(1.0)
+    ('45 %', '99.68 %', '100 %')
+    """
+    text = rough(100 * share)
+    return percent(share) if text == "100" else f"{text} %"
+
+
 def percent(value: float | None) -> str:
     """A share of one as percent.
 

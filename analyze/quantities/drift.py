@@ -208,8 +208,8 @@ SITE_CHANGES: Final = by_name(
             short="distance",
             unit="ratio",
             # a mean over the other rows would hide the largest change
-            definition="mean of |b - a| / |a| over tokens; 0 over 0 is 0; none if a row is 0 in A "
-            "alone",
+            definition="mean of |b - a| / |a| over tokens; 0 if both rows are 0, missing if only "
+            "a is 0",
             source=_PROJECT,
             trap="A rotation or a change of scale moves every row and may change no prediction.",
             needs="rows",
@@ -217,7 +217,7 @@ SITE_CHANGES: Final = by_name(
         SiteChange(
             name="cosine",
             unit="-1 to 1",
-            definition="mean cosine of a and b over tokens; 1 if both are 0; none if one is",
+            definition="mean cosine of a and b over tokens; 1 if both are 0, missing if one is",
             source=_PROJECT,
             trap="Near 1 if all rows share a large mean.",
             needs="rows",
@@ -250,7 +250,7 @@ SITE_CHANGES: Final = by_name(
             short="CKA",
             unit="share",
             definition="||X^T Y||^2 / (||X^T X|| ||Y^T Y||), Frobenius norms, X and Y: all rows of "
-            "A and B, centred; none without variance",
+            "A and B, centred; missing without variance",
             source="Kornblith et al. 2019, arXiv 1905.00414",
             trap="Biased: for unrelated rows it is about d / (N + d), not 0. A few large "
             "directions dominate it.",

@@ -80,7 +80,7 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "different_prefixes",
-        "the extremes of two runs are at different prefixes: a difference is at that of the first",
+        "the extremes of two runs are at different prefixes: a difference is at the first run's",
         pl.col("n_prefixes") > 1,
     ),
     DeclaredFlag(
@@ -95,8 +95,7 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "lossy",
-        "the rows behind a number were rounded to 8 bits as they were stored (--stored-dtype "
-        "float8_e4m3)",
+        "hidden states were stored in 8 bits (--stored-dtype float8_e4m3)",
         pl.col("lossy"),
     ),
     DeclaredFlag(
@@ -106,7 +105,7 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "normaliser",
-        "a normalised rank is over N, not d, or peaks at another prefix",
+        "a normalised rank is divided by N, not d, or peaks at another prefix than the rank",
         pl.col("normalised")
         & ((pl.col("n_tokens") < pl.col("dim")) | (pl.col("prefix") != pl.col("rank_prefix"))),
     ),
@@ -132,8 +131,8 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "sink",
-        "rows hold attention sinks, a few first positions with huge norms: --skip-first leaves "
-        "them out (see sink_end)",
+        "hidden states include attention sinks, first positions with huge norms: --skip-first "
+        "leaves them out (see sink_end)",
         pl.col("n_sinks") > 0,
     ),
     DeclaredFlag(
@@ -144,7 +143,7 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "template",
-        "most prompts begin alike: with the same tokens, up to the prefix of the entropy",
+        "most prompts begin with the same tokens: up to the prefix of the entropy",
         pl.col("distinct_prefixes") < DISTINCT_SHARE,
     ),
     DeclaredFlag(

@@ -239,9 +239,9 @@ def _not_compared(answers: Answers) -> Iterator[Sentence]:
     """Which pairs are not compared, and what chance does to those that are."""
     if answers[DIFFERENCES.name].frame.height:
         yield (
-            "Two runs surely differ if the 95 % interval of their difference leaves out 0. Of "
-            "pairs that are equal, about 1 in 20 differs by chance: the intervals are not "
-            "corrected for the number of pairs.",
+            "Two runs differ significantly if the 95 % interval of their difference excludes 0. "
+            "About 1 in 20 equal pairs does so by chance: the intervals are not corrected for the "
+            "number of pairs.",
         )
     if apart := answers["apart"].frame.height:
         pairs = "1 pair of runs shares" if apart == 1 else f"{apart} pairs of runs share"

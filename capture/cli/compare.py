@@ -126,7 +126,7 @@ def compare(
     code = run_analyze("diff", *question, *given, *(["--output", output] if output else []))
     if code < 2 and chosen["sites"] == ("final",):
         again = shlex.join(["lpp-capture", "compare", base, *candidates])
-        click.echo(f"Which block moves first: {again} --sites all", err=True)
+        click.echo(f"To see which block differs first: {again} --sites all", err=True)
     return code
 
 

@@ -118,7 +118,7 @@ def test_runs_that_cannot_be_compared_are_left_out_with_a_reason(many: Path) -> 
 def test_the_table_has_the_numbers_of_each_run_in_order(many: Path) -> None:
     done = invoke(many, "--against", "base")
     assert done.exit_code == 0, done.output
-    assert "Of 3 runs near differs least from base, by KL " in done.stdout
+    assert "Of 3 runs, near differs least from base, by KL " in done.stdout
     table = done.stdout.partition("\nEvery run\n")[2].partition("\n\n")[0]
     assert re.findall(r"^(near|far|few) ", table, re.MULTILINE) == [*NAMES]
     csv = invoke(many, "--against", "base", "--format", "csv").stdout

@@ -250,7 +250,7 @@ def test_a_sink_makes_sites_collapsed_and_alike_until_it_is_left_out(
     assert "prefix 20, positions from 1 on." in " ".join(done.stdout.split()), done.output
     done = CliRunner(env={"COLUMNS": "80"}).invoke(main, ["cka", str(made.root)])
     assert "] collapsed: " in done.stdout
-    assert "] sink: rows hold attention sinks" in done.stdout
+    assert "] sink: hidden states include attention sinks" in done.stdout
 
 
 def test_flags_of_one_pair_stand_beside_its_number(make_run: MakeRun) -> None:

@@ -222,7 +222,7 @@ def test_command_refuses_and_writes_the_table(store: Callable[..., Path]) -> Non
     done = run("correlate", root)
     assert done.exit_code == 2
     assert "not ranked: fewer than 5 models, 3 at most" in done.stderr
-    assert "Nothing is ranked with the scores of mine: 3 models at most." in done.stdout
+    assert "No correlation with the scores of mine: at most 3 models have both." in done.stdout
     assert "Next:" not in done.stdout
     with connect(root) as connection:
         rows = connection.sql("SELECT DISTINCT coefficient, n_models FROM correlations").fetchall()

@@ -166,7 +166,7 @@ def test_a_run_and_itself(two: tuple[Made, Made]) -> None:
     assert done.exit_code == 0, done.output
     assert "A and B are one run. Every difference is exactly 0." in done.stdout
     assert "is largest" not in done.stdout
-    assert "PASS: none of 2 conditions is met. base differs from base by nothing" in done.stdout
+    assert "PASS: none of 2 conditions is met. base makes the same predictions" in done.stdout
     assert done.stdout.count("not met") == 2
     assert not re.search(r"-0\b", done.stdout)
     document = shown(a.root, "base", "base")
@@ -218,7 +218,7 @@ def test_options_choose_prompts_positions_sites_and_tokens(two: tuple[Made, Made
     done = invoke(a.root, "base", "tuned", *options, "--tokens", "20", "--seed", "4")
     said = f"The first 6 prompts of 12 in A and 12 in B, {every} tokens, positions from 3 on."
     assert said in " ".join(done.stdout.split())
-    assert "Predictions: of 20 tokens, drawn with seed 4." in done.stdout
+    assert "Predictions are of 20 tokens, drawn with seed 4." in done.stdout
 
 
 @pytest.mark.slow

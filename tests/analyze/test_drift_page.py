@@ -58,7 +58,7 @@ def test_a_sentence_for_each_pair_and_a_count_of_the_rest(tmp_path: Path) -> Non
         run_id(0, "m0"),
         "by KL 0.05 nats a token",
         "2.5 %",
-        "first move at embed and most at final, by 0.04",
+        "first differ at embed, and differ most at final, by 4",
     ):
         assert words in sentences[0]
     assert sentences[1].startswith(run_id(4, "m4"))
@@ -73,7 +73,7 @@ def test_sites_that_were_not_compared_are_named_with_their_command(tmp_path: Pat
     tables["drift_sites"] = [row for row in tables["drift_sites"] if row["site"] == "block.1"]
     found = report(str(make_store(tmp_path / "one", tables)))
     (sentence,) = [plain(one) for s in found.sections if s.name == "drift" for one in s.notes]
-    assert "at block.1 the rows move by 0.002" in sentence
+    assert "Hidden states differ at block.1, by 0.2 % of their norm" in sentence
     assert f"lpp-analyze diff {tmp_path / 'one'} {a} {b}" in plain(found.lacking)
     tables = database(["a", "b", "c"])
     tables["drift_sites"] = [row for row in tables["drift_sites"] if row["site"] == "block.1"]
@@ -234,7 +234,7 @@ def test_a_page_of_two_stores_and_of_one_run(
     assert done.exit_code == 0, done.output
     assert f"{far.root}::{far.run_id}" in Page(done.stdout).text
     same = Page(written(page_of_drift(diff(a.root, "base", "base")), "html"))
-    assert "differs from" in same.text
+    assert "the same predictions" in same.text
     assert "plan-1" in same.ids
     assert "plan-2" not in same.ids  # one run in the provenance
 

@@ -283,14 +283,14 @@ def shown(found: Layers) -> str:
 def test_the_page_says_what_sinks_do(sunk: Made) -> None:
     found = layers(sunk.root, executor=Plain(sunk))
     words = " ".join(shown(found).split())
-    assert "holds attention sinks at the first 2 positions of 4 of its 8 layers:" in words
+    assert "the first 2 positions of 4 of its 8 layers hold attention sinks:" in words
     after = found.layers.filter(pl.col("site").is_in(WITH_SINKS), first_position=3)
     least, most = (number(end(after["participation_ratio"])) for end in (min, max))
     told = (
         f"Without the first 3 positions the PR of these layers is {least} to {most} instead of 1."
     )
     assert told in words
-    assert "from position 3 on is" in words
+    assert "without the first 3 positions is" in words
 
 
 def test_a_run_without_sinks_has_one_curve(make_run: MakeRun) -> None:

@@ -323,4 +323,4 @@ def test_a_flag_of_a_site_alone_is_explained(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["profile", str(root)])
     assert done.exit_code == 0, done.output
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("lossy ")]
-    assert line.removeprefix("lossy A (1 of its sites): ") in MEANING["lossy"]
+    assert line.removeprefix("lossy (A at 1 site): ") in MEANING["lossy"]

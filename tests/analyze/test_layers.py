@@ -244,6 +244,6 @@ def test_a_run_with_sinks_leads_with_the_curve_without_them(make_run: MakeRun) -
     ).opening
     (score,) = found.scores.filter(first_position=2)["score"]
     assert opening.rows[0][-1].text == signed(score)
-    assert "from position 2 on" in str(opening.sentence)
+    assert "without the first 2 positions" in str(opening.sentence)
     clean = found.layers.with_columns(flags=pl.lit([], pl.List(pl.String)))
     assert len(without_sinks(clean)) == len(clean)

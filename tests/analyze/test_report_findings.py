@@ -39,8 +39,11 @@ def test_two_runs_are_told_by_what_exceeds_the_interval(tmp_path: Path) -> None:
     sentence = plain(opening.sentence)
     # half widths of 0.001 and 0.5, from one group of ten: of the differences sqrt(20 / 9) times
     assert "is less certain (+0.02 [0.019, 0.021] of ln V)" in sentence
-    assert "a participation ratio not surely larger (+0.01 [-0.74, 0.76])" in sentence
-    assert "a larger effective rank (+10 [9.3, 11])" in sentence
+    assert (
+        "; the difference in participation ratio (+0.01 [-0.74, 0.76]) is not significant"
+        in sentence
+    )
+    assert "has a larger effective rank (+10 [9.3, 11])" in sentence
     assert "prefix" not in sentence
 
 
@@ -69,8 +72,8 @@ def test_an_interval_that_holds_zero_shows_no_equality(tmp_path: Path) -> None:
         for row in tables["jackknife"]
     ]
     sentence = plain(first_screen(make_store(tmp_path, tables)).sentence)
-    assert "not surely less certain (+0.02 [-" in sentence
-    assert not re.search("within error|as certain|no better|does not differ|same", sentence)
+    assert re.search(r": the differences in entropy floor \(\+0\.02 \[-.* are not sig", sentence)
+    assert not re.search("within error|certain|no better|does not differ|same", sentence)
     for metric in ("entropy_floor", "participation_ratio", "effective_rank"):
         tables["profiles"][1][metric] = tables["profiles"][0][metric]
     exact = plain(first_screen(make_store(tmp_path / "exact", tables)).sentence)
@@ -105,15 +108,16 @@ def test_the_first_screen_of_compared_runs_says_how_far_and_where(tmp_path: Path
     page = report(str(make_store(tmp_path, tables)))
     a, b, c = (run_id(k, name) for k, name in enumerate("abc"))
     assert plain(page.opening.sentence) == (
-        f"{c} differs from {a} by KL 0.02 nats a token; 1 % of the most likely next tokens "
-        "flip; the rows first move at embed and most at final, by 0.016 of their length."
+        f"{c} differs from {a} by KL 0.02 nats a token, and the most likely next token changes "
+        "at 1 % of the tokens. Hidden states first differ at embed, and differ most at final, by "
+        "1.6 % of their norm."
     )
     figures = [[cell.run or cell.text for cell in row] for row in page.opening.rows]
     assert figures == [[c, "0.02", "1", "embed"], [b, "0.01", "0.5", "embed"]]
     later = dict(tables)
     later["drift_sites"] = [row for row in tables["drift_sites"] if row["site"] != "embed"]
     opening = report(str(make_store(tmp_path / "later", later))).opening
-    assert "first move at block.1, the first site compared, or before it, and most at" in plain(
+    assert "already differ at block.1, the earliest site compared, and differ most at" in plain(
         opening.sentence
     )
     assert [row[-1].text for row in opening.rows] == ["block.1 or before"] * 2
@@ -137,11 +141,11 @@ def test_a_difference_is_told_with_its_direction(tmp_path: Path) -> None:
                     row[metric] += by
                 elif row.get("metric") == metric:
                     row["value"] += by
-    _, b, c = plain(first_screen(make_store(tmp_path, tables)).sentence).split("; ")
+    _, b, c = plain(first_screen(make_store(tmp_path, tables)).sentence).split(". ")
     assert "more certain (-0.08 " in b
     assert "smaller participation ratio (-3 " in b
     assert "less certain (+0.04 " in c
-    assert "participation ratio not surely larger (+0.02 " in c
+    assert "; the difference in participation ratio (+0.02 " in c
 
 
 @pytest.mark.slow
@@ -151,7 +155,7 @@ def test_the_first_screen_of_many_runs_has_the_ends_of_each_range(tmp_path: Path
     sentence = plain(screen.sentence)
     for words in ("20 runs", f"0.2 ({run_id(0, 'm0')})", f"0.58 of ln V ({run_id(19, 'm19')})"):
         assert words in sentence
-    assert f"of the other 19, 19 surely differ from {run_id(0, 'm0')} in entropy" in sentence
+    assert f"Of the other 19, 19 differ significantly from {run_id(0, 'm0')} in ent" in sentence
     (floor, low, high), ratio, rank = screen.rows
     assert (low.text, low.interval, low.run) == ("0.2", "[0.199, 0.201]", run_id(0, "m0"))
     assert (high.text, high.run) == ("0.58", run_id(19, "m19"))
@@ -202,7 +206,7 @@ def test_what_was_not_computed_is_no_zero(tmp_path: Path) -> None:
     ]
     sentence = plain(first_screen(make_store(tmp_path, tables)).sentence)
     for words in (
-        f"of the other 5, 4 surely differ from {run_id(0, 'm0')} in entropy floor (1 without an",
+        f"Of the other 5, 4 differ significantly from {run_id(0, 'm0')} in entropy floor (1 ",
         "0 in participation ratio (1 without an interval)",
         "0 in effective rank (5 without an interval)",
     ):
@@ -269,7 +273,7 @@ def test_the_first_screen_leads_with_what_holds_without_attention_sinks(tmp_path
     ]
     page = report(str(make_store(tmp_path, tables)))
     sentence = plain(page.opening.sentence)
-    assert "the rows without the first 2 positions first move at embed" in sentence
+    assert "Hidden states after the first 2 positions first differ at embed" in sentence
     assert "0.9" not in sentence
     flags = {warning[0].text for warning in page.opening.warnings if isinstance(warning[0], Flag)}
     assert "collapsed" not in flags  # the rows without sinks are not

@@ -113,7 +113,7 @@ def test_the_block_that_moved_and_the_gate(models: Callable[..., Path], tmp_path
     assert passed.exit_code == 0, passed.output
     failed = compare(tmp_path, base, other, "--fail-if", "flips >= 0", "--fail-if", "kl > 1e-9")
     assert failed.exit_code == 1
-    assert "Which block moves first: lpp-capture compare" in failed.output
+    assert "To see which block differs first: lpp-capture compare" in failed.output
 
 
 def test_checkpoints_are_a_series_by_step(models: Callable[..., Path], tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_checkpoints_are_a_series_by_step(models: Callable[..., Path], tmp_path:
     text = " ".join(
         subprocess.run(command, capture_output=True, check=True).stdout.decode().split()
     )
-    assert "the first site that moves is block.2 from step 9 on, block.1 from step 10 on." in text
+    assert "The first site that differs is block.2 from step 9 on, block.1 from step 10 on." in text
 
     found = page(tmp_path, base, pattern, "--sites", "all")["tables"]
     runs = open_store(tmp_path / "lpp").runs

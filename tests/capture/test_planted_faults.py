@@ -200,7 +200,7 @@ def test_the_answer_with_a_rerun_names_it(
     words = ["diff", str(store), of_right.id, f"{run.path.parent.parent}::{run.id}"]
     rerun = ["--rerun", f"{store.with_name('again')}::{again}"]
     text = " ".join(CliRunner().invoke(main, [*words, *rerun]).stdout.split())
-    assert "no row moves beyond the rerun at any site" in text
+    assert "do not differ by more than the rerun at any site" in text
     itself = CliRunner().invoke(main, [*words, "--rerun", of_right.id])
     assert itself.exit_code == 2
     assert "that is the run itself" in itself.stderr
@@ -218,4 +218,4 @@ def test_a_temperature_moves_no_row(right: Any, of_right: Run, tmp_path: Path) -
     assert (found.predictions["kl"].mean or 0) > 0
     words = ["diff", stores[0], of_right.id, f"{stores[1]}::{run.id}"]
     text = " ".join(CliRunner().invoke(main, words).stdout.split())
-    assert "no row moves at any site" in text
+    assert "Hidden states do not differ at any site" in text

@@ -24,7 +24,7 @@ from lpp.analyze.drift.pages.drift_page_tables import (
 )
 from lpp.analyze.pages.page import Chart, Frames, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.words import number, run, say
+from lpp.analyze.pages.words import number, rough, rough_percent, run, say
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.flags import MEANING
 
@@ -79,14 +79,14 @@ def against_page(
         sentence = _along(sites, means, by, steps, base)
     elif len(pairs) > 1:
         least, most = (
-            f"KL {number(means[b]['kl'])} nats a token"
+            f"KL {rough(means[b]['kl'])} nats a token"
             if by == "kl"
-            else f"{number(100 * (means[b][by] or 0.0))} % of the most likely next tokens"
+            else f"{rough_percent(means[b][by] or 0.0)} of the most likely next tokens"
             for b in (ordered[0], ordered[-1])
         )
         sentence = (
-            f"Of {len(pairs)} runs {run(ordered[0])} differs least from {run(base)}, by {least}, "
-            f"and {run(ordered[-1])} most, by {most}."
+            f"Of {len(pairs)} runs, {run(ordered[0])} differs least from {run(base)}, by {least}, "
+            f"and {run(ordered[-1])} differs most, by {most}."
         )
     grid = sites.select(
         pl.col("run_a", "run_b").name.replace("run_", ""), pl.exclude("run_a", "run_b")
@@ -182,9 +182,9 @@ def _along(
     steps: Mapping[str, int],
     base: str,
 ) -> str:
-    """What changes along a training: the predictions at its ends, and the first site that moves."""
+    """Along a training: change of the predictions at its ends, and the first site that differs."""
     (first, *_, last), what = steps, "KL" if by == "kl" else "the share of flips"
-    low, high = (number(means[b].get(by) or 0.0) for b in (first, last))
+    low, high = (rough(means[b].get(by) or 0.0) for b in (first, last))
 
     def begins_at(b: str) -> str | None:
         return next(iter(moved(sites.filter(run_b=b))["site"]), None)
@@ -196,7 +196,7 @@ def _along(
     ]
     return (
         f"From step {steps[first]:,} to {steps[last]:,}, {what} from {run(base)} goes from {low} "
-        f"to {high}{'; the first site that moves is ' * bool(where)}{', '.join(where)}."
+        f"to {high}{'. The first site that differs is ' * bool(where)}{', '.join(where)}."
     )
 
 

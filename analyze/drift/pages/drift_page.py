@@ -111,7 +111,7 @@ def drift_page(
         ),
         Section(
             "sites",
-            "Inside",
+            "Hidden states",
             "±: standard error over prompts, paired.",
             charts=tuple(chart for chart in drawn if chart.section == "sites"),
             tables=(tables[SITES.name],),
@@ -162,9 +162,9 @@ def what_was_compared(fact: Mapping[str, Any]) -> Iterator[str]:
     if fact["exactly_equal"]:
         yield f"{'A and B are one run. ' * fact['one_run']}Every difference is exactly 0."
     if fact["seed"] is not None:
-        yield f"Predictions: of {fact['n_compared']:,} tokens, drawn with seed {fact['seed']}."
+        yield f"Predictions are of {fact['n_compared']:,} tokens, drawn with seed {fact['seed']}."
     if (field := fact["cluster"]) is not None:
-        yield f"Errors are over clusters: prompts with the same {field} are left out together."
+        yield f"Errors are over clusters: the prompts that have the same {field}."
     if fact["no_logits"] is not None:
         yield f"No KL: {fact['no_logits']}"
     yield from fact["notes"]
@@ -180,4 +180,4 @@ def _ties(fact: Mapping[str, Any]) -> Iterator[Sentence]:
     """How often equal logits decide flips and top10; nothing where they never do."""
     shares = {name: fact[f"ties_{name}"] for name in ("flips", "top10")}
     if tied := [f"{name} at {100 * share:.2g} %" for name, share in shares.items() if share]:
-        yield (f"Equal logits, ordered by id, decide {', '.join(tied)} of tokens.",)
+        yield (f"Ties between equal logits decide {', '.join(tied)} of tokens.",)

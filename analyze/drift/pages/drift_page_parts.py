@@ -31,6 +31,8 @@ from lpp.analyze.pages.words import (
     listed,
     number,
     ref,
+    rough,
+    rough_percent,
     run,
     say,
 )
@@ -53,47 +55,46 @@ def conclusions(frames: Frames) -> Iterator[Sentence]:
     yield from (say(conclusion(frames, pair)) for pair in pairs[:PAIRS_SAID])
     if more := len(pairs[PAIRS_SAID:]):
         counted = ref(f"{more} more pair{'s' * (more > 1)}", DRIFT.name)
-        yield say(f"{counted} of runs changed less, by KL.")
+        yield say(f"{counted} of runs differ less, by KL.")
 
 
 def conclusion(frames: Frames, pair: Pair) -> str:
-    """How far the predictions moved, where the rows begin to move, and where they move most."""
+    """How far the predictions differ, and where hidden states first and most differ."""
     (a, b), numbers = map(run, pair), numbers_of(frames, pair)
     where = _where(sites_of(frames, pair))
     change, flips = numbers.get("kl", numbers.get("next_logprob")), numbers.get("flips")
     if not numbers:
-        return f"{b} and {a} have no predictions to compare{where}"
+        return f"{b} and {a} have no predictions to compare.{where}"
     if change is None or (change["maximum"] == 0 and not (flips and flips["mean"])):
-        return f"{b} differs from {a} by {ref('nothing', DRIFT.name)} in any prediction{where}"
-    mean = ref(number(change["mean"]), DRIFT.name)
+        return f"{b} makes {ref('the same predictions', DRIFT.name)} as {a}.{where}"
+    mean = ref(rough(change["mean"]), DRIFT.name)
     by = f"KL {mean} nats a token"
     if "kl" not in numbers:
-        by = f"{mean} nats of ln p a token (no logits, so no KL)"
+        by = f"{mean} nats in ln p(next) on average (there is no KL without logits)"
     if flips:
-        share = ref(f"{number(100 * flips['mean'])} %", DRIFT.name)
-        by += f"; {share} of the most likely next tokens flip"
-    return f"{b} differs from {a} by {by}{where}"
+        share = ref(rough_percent(flips["mean"]), DRIFT.name)
+        by += f", and the most likely next token changes at {share} of the tokens"
+    return f"{b} differs from {a} by {by}.{where}"
 
 
 def _where(sites: pl.DataFrame) -> str:
-    """The end of a sentence: where the rows move."""
+    """A further sentence: where hidden states differ."""
     if sites.is_empty():
-        return "."
-    beyond = " beyond the rerun" * ("rerun_distance" in sites.columns)
+        return ""
+    skipped = sites["first_position"][0]
+    states = "Hidden states" + f" after the first {skipped} positions" * bool(skipped)
+    beyond = " by more than the rerun" * ("rerun_distance" in sites.columns)
     if moved(sites).is_empty():
-        return f"; no row moves{beyond} at any site."
+        return f" {states} do not differ{beyond} at any site."
     first = moved(sites)["site"][0]
     most, distance = most_moved(sites).select("site", "relative_distance").row(0)
-    skipped = sites["first_position"][0]
-    rows = "the rows" + f" without the first {skipped} positions" * bool(skipped)
-    by = f"by {ref(number(distance), SITES.name)} of their length"
+    by = f"by {ref(rough_percent(distance), SITES.name)} of their norm"
     if len(sites) == 1:
-        return f"; at {first} {rows} move {by}, and no other site was compared."
+        return f" {states} differ at {first}, {by}; no other site was compared."
+    where = f"first differ{beyond} at {first}"
     if _or_before(sites):
-        first = f"{first}, the first site compared, or before it,"
-    elif first == most:
-        return f"; {rows} first move{beyond}, and most, at {first}, {by}."
-    return f"; {rows} first move{beyond} at {first} and most at {most}, {by}."
+        where = f"already differ{beyond} at {first}, the earliest site compared"
+    return f" {states} {where}, and differ most {'there' if first == most else 'at ' + most}, {by}."
 
 
 def _or_before(sites: pl.DataFrame) -> str:
@@ -110,7 +111,7 @@ def opening(
     name = "kl" if logits else "next_logprob"
     compared = (of_pairs(frames[shape.name], pairs[:1]) for shape in (DRIFT, SITES))
     n_prompts = max(pl.concat(frame["n_prompts"] for frame in compared))
-    head = "KL" if logits else "ln p(next) moved"
+    head = "KL" if logits else "ln p(next) change"
     return Opening(
         say(sentence or conclusion(frames, pairs[0])),
         setting or f"the first {n_prompts} prompts",
@@ -142,7 +143,7 @@ def _warnings(frames: Frames, pairs: Iterable[Pair]) -> Iterator[Sentence]:
     flags = rows.explode("flags", empty_as_null=False).filter(pl.col("flags") != "no_error")
     for (flag,), of_flag in flags.group_by("flags", maintain_order=True):
         sites = listed(of_flag["site"].unique(maintain_order=True).to_list())
-        yield Flag(flag), f" {sites}: {clause(MEANING.get(flag, UNKNOWN_FLAG))}."
+        yield Flag(flag), f" ({sites}): {clause(MEANING.get(flag, UNKNOWN_FLAG))}."
 
 
 def charts(
@@ -183,13 +184,13 @@ def charts(
         POSITIONS,
         "KL by position",
         "Mean KL, from the first run to the second, of the tokens in each band of positions, with "
-        "95 % intervals: whether what changed grows with the context.",
+        "95 % intervals. Does the change grow with the context?",
         "drift_positions_chart",
     )
     yield chart(
         HISTOGRAM,
         "KL per token",
-        "How the tokens spread: the share of the tokens in each bin of KL, four bins to a decade. "
-        "What lies below 1e-9 nats is rounding, and in the first bin.",
+        "The share of the tokens in each bin of KL, four bins to a decade. KL below 1e-9 nats is "
+        "rounding, and counted in the first bin.",
         "drift_histogram_chart",
     )

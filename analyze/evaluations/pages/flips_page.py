@@ -77,10 +77,7 @@ def flips_page(store: str, analysis: ItemAnalysis) -> Page:
         made = feature_tables(features, result, call, declared={})
         tables = tuple(replace(t, brief=t.brief and t.name != SITES) for t in made)
     notes = [*without_auroc(features)] if ranked else [row["why_no_ranking"]]
-    found = ""
-    if ranked:
-        found = result.sentence(BECOME_WRONG)
-        found += f" {result.best_feature('does so best')}" * (result.best is not None)
+    found = f"{result.sentence(BECOME_WRONG)} {result.best_feature('does so best')}".rstrip()
     lost, right = row["right_to_wrong"], row["right_in_both"] + row["right_to_wrong"]
     return Page(
         title="Items that flip between two runs",
@@ -183,7 +180,7 @@ def _conclusion(row: Row) -> str:
         for name in ("right_to_wrong", "wrong_to_right", "difference_ci_low", "difference_ci_high")
     )
     value = f"{signed(row['difference'])} {ends(low, high, signed)}"
-    change = "The accuracy does not change significantly"
+    change = "The change of accuracy is not significant"
     if low > 0 or high < 0:
         change = f"The accuracy {'falls' if row['difference'] < 0 else 'rises'} significantly"
     return (

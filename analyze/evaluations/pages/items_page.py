@@ -90,9 +90,8 @@ def _conclusion(row: Row, verdict: Verdict) -> str:
     """How many items are right, and the best feature. row: of `item_analyses`."""
     n = row["n_right"] + row["n_wrong"]
     value = with_interval(row["accuracy"], row["accuracy_ci_low"], row["accuracy_ci_high"])
-    best = "No feature separates right from wrong answers better than chance."
-    if verdict.best is not None:
-        best = verdict.best_feature("separates right from wrong answers best")
+    best = verdict.best_feature("separates right from wrong answers best")
+    best = best or "No feature separates right from wrong answers better than chance."
     counted = ref(f"{row['n_right']:,} of {n:,} items", ANALYSES.name)
     right = f"{run(row['run'])}: {counted} of {code(row['task'])} are right"
     return f"{right} (accuracy {value}). {best}"
@@ -308,8 +307,5 @@ def _how_asked(row: Row) -> Iterator[str]:
 
 def independence(row: Row) -> str:
     """Whether items are independent, or clusters of items."""
-    return (
-        f"{row['n_clusters']:,} clusters by {row['cluster']}"
-        if row["cluster"]
-        else "taken as independent"
-    )
+    clusters = f"{row['n_clusters']:,} clusters by {row['cluster']}"
+    return clusters if row["cluster"] else "taken as independent"

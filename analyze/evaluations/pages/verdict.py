@@ -52,11 +52,12 @@ class Verdict:
 
     def best_feature(self, does: str) -> str:
         """A text of `say`: `best`, its AUROC, and whether it is significantly better than the best
-        baseline, with the interval of the paired difference; needs a best feature.
+        baseline, with the interval of the paired difference; empty without a best feature.
 
         does: such as "separates right from wrong answers best".
         """
-        assert self.best is not None
+        if self.best is None:
+            return ""
         value = ref(
             with_interval(*self.number(self.best)), SITES if self.best["site"] else FEATURES
         )
@@ -65,13 +66,10 @@ class Verdict:
             return f"{words}."
         gain, low, high = (self.best[f"gain{end}"] for end in ("", "_ci_low", "_ci_high"))
         better = "" if self.beyond and low is not None and low > 0 else "but not "
-        words += (
-            f", {better}significantly better than the best baseline, {self.baseline['feature']} "
-            f"(AUROC {hundredths(self.number(self.baseline)[0])})"
-        )
-        if gain is None:
-            return f"{words}."
-        return f"{words}: its AUROC is {with_interval(gain, low, high)} farther from 0.50."
+        beside = f"{self.baseline['feature']} (AUROC {hundredths(self.number(self.baseline)[0])})"
+        words += f", {better}significantly better than the best baseline, {beside}"
+        farther = f": its AUROC is {with_interval(gain, low, high)} farther from 0.50"
+        return f"{words}{'' if gain is None else farther}."
 
     def sentence(self, what: str) -> str:
         """A text of `say`: how many features separate items, and how many beat the best baseline.

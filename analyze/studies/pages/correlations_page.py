@@ -10,7 +10,7 @@ from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.metrics.registry import PROFILE
 from lpp.analyze.pages.page import Figure, Opening, Page, Section
 from lpp.analyze.pages.table import Table, table_of
-from lpp.analyze.pages.words import Sentence, clause, flag, interval, probability, say, signed
+from lpp.analyze.pages.words import Sentence, clause, ends, flag, probability, say, signed
 from lpp.analyze.quantities.correlations import MEANING
 from lpp.analyze.studies.pages.profile_page import HEADINGS
 
@@ -79,8 +79,8 @@ def _opening(tests: pl.DataFrame) -> Opening:
     ]
     row = tests.row(0, named=True)
     setting = (
-        f"{row['site']}, context {row['context']}, {row['n_prompts']} prompts; q: p corrected for "
-        f"{' or '.join(map(str, sorted({*tests['family_size']})))} tests"
+        f"{row['site']}, context {row['context']}, {row['n_prompts']} prompts; q: p-value "
+        f"corrected for {' or '.join(map(str, sorted({*tests['family_size']})))} tests"
     )
     heads = (("profile", ""), ("benchmark", ""), ("Spearman", ""), ("q", ""))
     flags = sorted({flag for row in shown["flags"] for flag in row})
@@ -104,20 +104,20 @@ def _conclusion(tests: pl.DataFrame) -> Sentence:
     source, made = tests.item(0, "source"), _ranked(tests)
     if made.is_empty():
         most = max(tests["n_models"], default=0)
-        return (f"Nothing is ranked with the scores of {source}: {most} models at most.",)
+        return (f"No correlation with the scores of {source}: at most {most} models have both.",)
     below = made.filter(pl.col("q_value") < BELOW).height
     row = made.row(0, named=True)
     return (
         f"Of {made.height} rank correlations with the scores of {source}, {below or 'none'} "
-        f"{'has' if below < 2 else 'have'} q below {BELOW}; the smallest q is that of "
-        f"{_words(row['profile_metric'])} and {row['benchmark']}: "
-        f"{signed(row['coefficient'])}{_ends(row)}, q {probability(row['q_value'])}, "
-        f"{row['n_models']} models.",
+        f"{'has' if below < 2 else 'have'} q below {BELOW}. The smallest q is "
+        f"{probability(row['q_value'])}, of {_words(row['profile_metric'])} and "
+        f"{row['benchmark']}: {signed(row['coefficient'])}{_ends(row)} over {row['n_models']} "
+        "models.",
     )
 
 
 def _ends(row: Mapping[str, Any]) -> str:
-    return interval(row["ci_low"], row["ci_high"])
+    return f" {ends(row['ci_low'], row['ci_high']) or '(no interval)'}"
 
 
 def _sections(tests: pl.DataFrame) -> Iterator[Section]:

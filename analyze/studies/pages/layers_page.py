@@ -97,12 +97,12 @@ def _opening(layers: pl.DataFrame, scores: pl.DataFrame, order: Sequence[str]) -
     sides = [known.filter(pl.col("score") > 0), known.filter(pl.col("score") <= 0)]
     narrow, others = map(_curves, sides)
     verb = ["is" if len(side) == 1 else "are" for side in sides]
-    than = f" narrower in the middle third than at both ends, by {_SHORT}"
-    text = f"{narrow} {verb[0]}{than}" if narrow else ""
-    if others and narrow:
-        text += f"; {others} {verb[1]} not"
-    elif others:
-        text = f"{others} {verb[1]} no{than}"
+    than = " narrower in the middle third than at both ends"
+    text = f"By {_SHORT}, {narrow} {verb[0]}{than}" if narrow else ""
+    if others:
+        text += (
+            f"; {others} {verb[1]} not" if narrow else f"By {_SHORT}, {others} {verb[1]} not{than}"
+        )
     firsts = known.unique("run", keep="first", maintain_order=True).head(FEW)
     settings = [_where(row) for row in firsts.iter_rows(named=True)]
     return Opening(
@@ -127,7 +127,9 @@ def _curves(scores: pl.DataFrame) -> str:
     if scores.height > 2 * FEW:
         return f"{scores.height} curves of {scores['run'].n_unique()} models"
     curves = scores.select("run", "first_position").iter_rows()
-    return listed([run(one) + f" from position {first} on" * bool(first) for one, first in curves])
+    return listed(
+        [run(one) + f" without the first {first} positions" * bool(first) for one, first in curves]
+    )
 
 
 def _unscored(scores: pl.DataFrame) -> Iterator[Sentence]:
@@ -219,9 +221,9 @@ def _sinks(layers: pl.DataFrame) -> Iterator[Sentence]:
         end = max(with_sinks["sink_end"].drop_nulls(), default=0)
         positions = "position" if end == 1 else f"{end} positions"
         text = (
-            f"{run(str(run_id))} holds attention sinks at the first {positions} of "
-            f"{len(with_sinks)} of its {len(rows)} layers: tokens whose states are far larger than "
-            "any other's, so that the ranks there are mostly those of these tokens."
+            f"In {run(str(run_id))}, the first {positions} of {len(with_sinks)} of its {len(rows)} "
+            "layers hold attention sinks: tokens with far larger hidden states than all others, "
+            "which decide the ranks there."
         )
         first = after_sinks(rows)
         after = layers.filter(

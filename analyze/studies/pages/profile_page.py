@@ -13,7 +13,7 @@ from lpp.analyze.pages.data import with_names
 from lpp.analyze.pages.page import Chart, Opening, Page, Section, drawing
 from lpp.analyze.pages.table import Table, table_of
 from lpp.analyze.pages.terminal import SIDE_BY_SIDE
-from lpp.analyze.pages.words import Sentence, number, run, say
+from lpp.analyze.pages.words import Sentence, listed, rough, run, say
 from lpp.analyze.quantities.flags import MEANING
 from lpp.analyze.questions import Aggregation
 from lpp.analyze.studies.pages.profile_summary import Numbers, summary
@@ -70,6 +70,8 @@ def profile_page(
     runs = RunStyles({run: names[run] for run in shown["run"].unique(maintain_order=True)})
     groups = shown.partition_by(*_SETTING, maintain_order=True)
     sections = [_section(index, group, tables, aggregates) for index, group in enumerate(groups)]
+    if len(groups) == 1 and aggregates == EXTREMES:  # the opening has the setting
+        sections = [replace(sections[0], title=f"Value{sections[0].title.partition(': value')[2]}")]
     cluster = next(iter(tables["spectra"]["cluster"]), None)
     data = {
         "profiles": with_names(
@@ -244,9 +246,9 @@ def _biases(profiles: pl.DataFrame) -> Iterator[Sentence]:
     for group in rows.partition_by(*keys, maintain_order=True):
         row = group.row(0, named=True)
         biases = group.select("run", "entropy_floor_bias").iter_rows()
-        each = ", ".join(f"{number(-bias)} ({run(one)})" for one, bias in biases)
+        each = listed([f"{rough(-bias)} ({run(one)})" for one, bias in biases])
         yield say(
-            f"At context {row['context']}, the entropy floor, the least of {len(row['prefixes'])} "
-            f"means over {row['n_prompts']} prompts, is too low by about {each} of ln V "
-            "(bootstrap)."
+            f"At context {row['context']}, the entropy floor is the least of "
+            f"{len(row['prefixes'])} means over only {row['n_prompts']} prompts, so it is too low, "
+            f"by about {each} of ln V (bootstrap)."
         )

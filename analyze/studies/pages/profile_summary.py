@@ -3,7 +3,7 @@
 It is about one setting: the one with the most runs on the same prompts, and without attention sinks
 if rows hold any and were also measured without. The first run is the base: a difference is a run's
 number minus that of the base, both at the prefix where the base has its extreme. A difference is
-sure if its paired 95 % interval excludes 0; an interval that holds 0 shows no equality.
+significant if its paired 95 % interval excludes 0; an interval that holds 0 shows no equality.
 """
 
 import math
@@ -24,10 +24,12 @@ from lpp.analyze.pages.words import (
     listed,
     number,
     ref,
+    rough,
     run,
     say,
 )
 from lpp.analyze.quantities.flags import MEANING
+from lpp.store.units import counted
 
 _PROFILES: Final = "profiles"
 DIFFERENCES: Final = "differences"
@@ -135,17 +137,6 @@ def _where(row: NamedRow) -> str:
     return f"{row['site']}, context {row['context']}, {row['n_prompts']} prompts{without}"
 
 
-def rough(value: float | None) -> str:
-    """Two significant digits, for a sentence.
-
-    >>> rough(0.2213), rough(9.88), rough(476.3), rough(None)
-    ('0.22', '9.9', '480', '–')
-    """
-    if not _known(value):
-        return MISSING
-    return number(float(f"{value:.2g}"))
-
-
 def _known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
@@ -168,16 +159,16 @@ class _Conclusion:
         if len(self.rows) > FEW:
             return f"{start}{self._many(shared=shared)}."
         first, *others = self.rows
-        tell = self._beside if shared else self._alone
-        clauses = "; ".join((self._alone(first), *map(tell, others)))
+        describe = self._beside if shared else self._alone
+        clauses = ". ".join((self._alone(first), *map(describe, others)))
         rest = n_runs - len(self.rows)
-        other = f"; {rest} more run{'s' * (rest > 1)} cannot be compared with these" * (rest > 0)
+        other = f". {rest} more run{'s' * (rest > 1)} cannot be compared with these" * (rest > 0)
         return f"{start}{clauses}{other}."
 
     def _alone(self, row: NamedRow) -> str:
         """The values of a run."""
         tokens = self._tokens(row)
-        choice = "" if tokens is None else f", a choice among {tokens} tokens,"
+        choice = "" if tokens is None else f", like a choice among {tokens} equally likely tokens,"
         if not self.axes[1:]:
             choice = choice.rstrip(",")
         floor = ref(rough(row["entropy_floor"]), _PROFILES)
@@ -185,38 +176,42 @@ class _Conclusion:
         bound = f"{self._bound(row)} dimensions"
         for k, metric in enumerate(self.axes[1:]):
             value = ref(rough(row[metric]), _PROFILES)
-            text += f"{', ' if k else ' and uses '}{value}{'' if k else bound} by {label(metric)}"
+            text += f" and {'' if k else 'uses '}{value}{'' if k else bound} by {label(metric)}"
         return text
 
     def _beside(self, row: NamedRow) -> str:
         """How a run differs from the first."""
-        clauses = (
-            f"{(' ', ', has ', ' and ')[k]}{self._compared(metric, row)}"
-            for k, metric in enumerate(self.axes)
-        )
-        return run(row["run"]) + "".join(clauses)
+        compared = [self._compared(metric, row) for metric in self.axes]
+        clauses, unsure = ([w for sure, w in compared if sure is kind] for kind in (True, False))
+        text = f"{run(row['run'])} {listed(clauses)}" if clauses else run(row["run"])
+        if unsure:
+            text += f"{';' if clauses else ':'} the difference{'s' * (len(unsure) > 1)} in "
+            text += f"{listed(unsure)} {'are' if unsure[1:] else 'is'} not significant"
+        return text
 
-    def _compared(self, metric: str, row: NamedRow) -> str:
-        """A clause on the first axis; the object of "has" for the other two."""
+    def _compared(self, metric: str, row: NamedRow) -> tuple[bool, str]:
+        """A clause, and True; or the name of a difference that may be 0, and False."""
         pair = self._pairs(metric).filter(run_b=row["run"]).head(1).to_dicts()
         change: Any = pair[0]["difference"] if pair else None
         verdict = pair[0]["verdict"] if pair else None
         name = label(metric)
-        has = "has " * (metric == AXES[0])
         if verdict in (DIFFERS, MAY_BE_EQUAL) and change == 0:
-            return f"{has}the same {name}"
+            return True, f"has the same {name}"
         if verdict in (DIFFERS, MAY_BE_EQUAL):
             low, high = (rough(pair[0][f"difference_ci_{end}"]) for end in ("low", "high"))
             moved = ref(f"{'+' * (change > 0)}{rough(change)} [{low}, {high}]", DIFFERENCES)
             unit = f" {UNITS[metric]}" if metric == AXES[0] else ""
             elsewhere = pair[0]["prefix"] != pair[0]["extreme_b_prefix"]
             at = f" at prefix {pair[0]['prefix']}" if elsewhere else ""
-            words = _words(metric, larger=change > 0, sure=verdict == DIFFERS)
-            return f"{words} ({moved}{unit}{at})"
+            larger = f"has a {'larger' if change > 0 else 'smaller'} {name}"
+            if metric == AXES[0]:
+                larger = f"is {'less' if change > 0 else 'more'} certain"
+            words = larger if verdict == DIFFERS else name
+            return verdict == DIFFERS, f"{words} ({moved}{unit}{at})"
         unknown = "the difference has no interval"
         missing = unknown if verdict == UNKNOWN else "a value to compare is missing"
         value = ref(rough(row[metric]), _PROFILES)
-        return f"{has}{name} {value} ({missing if pair else 'not compared'})"
+        return True, f"has {name} {value} ({missing if pair else 'not compared'})"
 
     def _pairs(self, metric: str) -> pl.DataFrame:
         """Differences of `metric` from the first of the runs that are shown."""
@@ -242,11 +237,11 @@ class _Conclusion:
         others, first = len(self.rows) - 1, run(self.rows[0]["run"])
         if not any(verdicts.values()):
             return f"{text}; how the other {others} differ from {first} was not computed"
-        text += f"; of the other {others}, "
+        text += f". Of the other {others}, "
         for k, (metric, found) in enumerate(verdicts.items()):
-            surely = f" surely differ from {first}" * (not k)
+            differ = f" differ significantly from {first}" * (not k)
             count = ref(f"{found.count(DIFFERS)}", DIFFERENCES)
-            text += f"{('', ', ', ' and ')[k]}{count}{surely} in {label(metric)}"
+            text += f"{('', ', ', ' and ')[k]}{count}{differ} in {label(metric)}"
             if unsure := others - found.count(DIFFERS) - found.count(MAY_BE_EQUAL):
                 text += f" ({unsure} without an interval)"
         return text
@@ -269,15 +264,6 @@ class _Conclusion:
         at.append(pl.col("prefix") == row["entropy_floor_prefix"])
         nats = frame.filter(*at)["entropy"].drop_nulls().drop_nans()
         return rough(math.exp(nats[0])) if len(nats) else None
-
-
-def _words(metric: str, *, larger: bool, sure: bool) -> str:
-    """How a run compares with the first: the sign of the difference, and whether it is sure."""
-    if metric == "entropy_floor":
-        return f"is {'' if sure else 'not surely '}{'less' if larger else 'more'} certain"
-    size, name = "larger" if larger else "smaller", label(metric)
-    article = "an" if name[0] in "aeiou" else "a"
-    return f"a {size} {name}" if sure else f"{article} {name} not surely {size}"
 
 
 def _sorted(rows: Sequence[NamedRow], metric: str) -> list[NamedRow]:
@@ -331,11 +317,11 @@ def flag_warnings(
     for name in sorted({*layers, *(name for names in flags_by_run.values() for name in names)}):
         counts = layers.get(name, {})
         runs = [one for one in flags_by_run if name in flags_by_run[one] or one in counts]
-        where = {one: f" ({counts[one]} of its sites)" for one in runs if one in counts}
+        where = {one: f" at {counted(counts[one], 'site')}" for one in runs if one in counts}
         where |= {one: "" for one in runs if name in flags_by_run[one]}
         named = listed([f"{run(one, short=True)}{where[one]}" for one in runs])
         subject = f"{len(runs)} runs" if len(runs) > FEW else named
-        yield say(f"{flag(name)} {subject}: {clause(meanings.get(name, UNKNOWN_FLAG))}.")
+        yield say(f"{flag(name)} ({subject}): {clause(meanings.get(name, UNKNOWN_FLAG))}.")
 
 
 def run_warnings(rows: pl.DataFrame) -> Iterator[Sentence]:

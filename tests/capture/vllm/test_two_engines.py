@@ -38,7 +38,7 @@ def test_the_page_of_two_engines_runs_and_says_what_it_prints(tmp_path: Path) ->
         assert done.returncode == 0, f"{PAGE}:{block.line}\n{done.stderr}"
         printed = done.stdout
         if "--rerun" in code:
-            assert "first move beyond the rerun at block.15" in " ".join(printed.split())
+            assert "differ by more than the rerun at block.15" in " ".join(printed.split())
         if "leaves the null at" in code:
             assert [line.split(": ")[1].split()[0] for line in printed.splitlines()] == [
                 *("nowhere", "block.1", "block.15", "block.1")
