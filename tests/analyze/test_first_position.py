@@ -347,7 +347,9 @@ def test_errors_leave_the_same_groups_out(sunk: Made) -> None:
 def test_commands_show_both_curves_and_store_them(sunk: Made) -> None:
     done = CliRunner().invoke(main, ["layers", str(sunk.root), "--errors", "final", "--all"])
     assert done.exit_code == 0, done.output
-    assert "sinks at the first 2 positions of 4 of its 8 layers" in " ".join(done.stdout.split())
+    assert "the first 2 positions of 4 of its 8 layers hold attention sinks" in " ".join(
+        done.stdout.split()
+    )
     done = CliRunner().invoke(main, ["profile", str(sunk.root), "--skip-first", "0,2", "--all"])
     assert done.exit_code == 0, done.output
     assert "Ranks of rows from position 2 on; entropy of all." in " ".join(done.stdout.split())
