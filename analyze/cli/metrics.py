@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 _WIDTH = 80
 
 TITLES: Final[dict["Subject", str]] = {
-    "profile": "Of the next token, in every profile",
-    "site": "Of the rows of a site: `profile --metrics`; B - A: `diff --fail-if`",
-    "prefix": "Of the next token: `profile --metrics`; B - A: `diff --fail-if`",
-    "pair": "Of the predictions of two runs, A and B: `diff`",
-    "pair_site": "Of a site of two runs: `diff`",
-    "item": "Of an item of an evaluation: `items`, and `diff` of two evaluations",
-    "probe": "Of a probe of a label: `probe`",
-    "probe_pair": "Of a probe of A on the rows of B: `probe --against` or `--test-on`",
+    "profile": "Next token, in every profile",
+    "site": "Rows of a site: `profile --metrics`; B - A: `diff --fail-if`",
+    "prefix": "Next token: `profile --metrics`; B - A: `diff --fail-if`",
+    "pair": "Predictions of two runs, A and B: `diff`",
+    "pair_site": "Rows of a site of two runs, A and B: `diff`",
+    "item": "Item of an evaluation: `items`, and `diff` of two evaluations",
+    "probe": "Probe of a label: `probe`",
+    "probe_pair": "Probe of A on the rows of B: `probe --against` or `--test-on`",
 }
 
 

@@ -30,7 +30,7 @@ from lpp.store.progress import SILENT, Progress
 
 DRIFT_TOKENS: Final = Table(
     "drift_tokens",
-    "what changed after each token from the first run to the second",
+    "change of the prediction after each token from the first run to the second",
     "lpp-analyze diff STORE RUN_A RUN_B",
     ("run_a", "run_b", "prompt_id", "position"),
     (
@@ -41,8 +41,8 @@ DRIFT_TOKENS: Final = Table(
             Column(number.name, "DOUBLE", f"{number.meaning}; null: no logits", number.unit)
             for number in map(PREDICTIONS.__getitem__, DIVERGENCES)
         ),
-        Column("flip", "BOOLEAN", "whether the likeliest next token differs"),
-        Column("flip_tie", "BOOLEAN", "whether the two likeliest tokens tie in either run"),
+        Column("flip", "BOOLEAN", "whether the most likely next token differs"),
+        Column("flip_tie", "BOOLEAN", "whether the two most likely tokens tie in either run"),
         Column("top10", "DOUBLE", PREDICTIONS["top10"].meaning, PREDICTIONS["top10"].unit),
         Column("top10_tie", "BOOLEAN", "whether the 10th and 11th token tie in either run"),
         *(

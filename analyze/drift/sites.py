@@ -52,7 +52,7 @@ __all__ = ["SiteDrift", "common_sites", "site_drift", "why_missing"]
 
 DRIFT_SITES: Final = Table(
     "drift_sites",
-    "how the rows of a site differ from the first run to the second",
+    "change of the rows of a site from the first run to the second",
     "lpp-analyze diff STORE RUN_A RUN_B",
     ("run_a", "run_b", "n_prompts", "first_position", "site"),
     (

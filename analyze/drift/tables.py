@@ -43,7 +43,7 @@ _KEY: Final = ("run_a", "run_b", "n_prompts", "first_position", "n_drawn", "numb
 
 DRIFT_PREDICTIONS: Final = Table(
     "drift_predictions",
-    "what changed in the predictions from the first run to the second",
+    "change of the predictions from the first run to the second",
     "lpp-analyze diff STORE RUN_A RUN_B",
     _KEY,
     (
@@ -52,12 +52,12 @@ DRIFT_PREDICTIONS: Final = Table(
         Column(
             "number", "VARCHAR", "such as kl, flips or log_perplexity", part="name", number="mean"
         ),
-        Column("unit", "VARCHAR", "of the number", part="unit", number="mean"),
-        *number_columns("mean", "over tokens", "of the number"),
-        Column("median", "DOUBLE", "over tokens", "of the number"),
+        Column("unit", "VARCHAR", "unit of the number", part="unit", number="mean"),
+        *number_columns("mean", "mean over tokens", "of the number"),
+        Column("median", "DOUBLE", "median over tokens", "of the number"),
         Column("p99", "DOUBLE", "99th percentile over tokens", "of the number"),
-        Column("maximum", "DOUBLE", "over tokens", "of the number"),
-        *number_columns("mean", "over tokens", "of the number", ERRORS, prefix="")[1:],
+        Column("maximum", "DOUBLE", "maximum over tokens", "of the number"),
+        *number_columns("mean", "mean over tokens", "of the number", ERRORS, prefix="")[1:],
         Column("n_tokens", "BIGINT", "tokens that have the number", "tokens"),
         *shared("flags cluster"),
     ),

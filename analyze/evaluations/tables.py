@@ -67,22 +67,22 @@ def feature_columns(kinds: tuple[str, str]) -> tuple[Column, ...]:
     groups if items are compared so; null for baselines and for features of the gold answer. Errors,
     p and shuffles are by cluster if items are in clusters. why_none: why there is no auroc.
     """
-    unit, gain = "probability", "distance to 0.5 beyond the best baseline's"
+    unit, gain = "probability", "distance of auroc to 0.5, minus the best baseline's"
     return (
-        Column("feature", "VARCHAR", "its declared name"),
+        Column("feature", "VARCHAR", "name of the feature"),
         Column("site", "VARCHAR", "site of the feature; empty: it has no site"),
         *shared("depth"),
         Column("role", "VARCHAR", "baseline, statistic, gold or rows"),
-        Column("unit", "VARCHAR", "of the feature"),
+        Column("unit", "VARCHAR", "unit of the feature"),
         *(
             Column(kind, "INTEGER", f"{kind[2:]} items that have the feature", "items")
             for kind in kinds
         ),
         Column("n_groups", "INTEGER", "groups that are compared", "groups"),
         *(column for kind, meaning in _AUROC.items() for column in _auroc(kind, meaning)),
-        *number_columns("q_value", "after Benjamini-Hochberg; null: gold", unit),
+        *number_columns("q_value", "p after Benjamini-Hochberg; null: gold", unit),
         *number_columns("gain", gain, unit, INTERVAL, how=", paired"),
-        *number_columns("gain_p_value", "if there were no gain, uncorrected", unit),
+        *number_columns("gain_p_value", "p if there were no gain, uncorrected", unit),
         Column("why_none", "VARCHAR", "why there is no auroc; null: there is one"),
     )
 
@@ -91,10 +91,10 @@ def _auroc(kind: str, meaning: str) -> tuple[Column, ...]:
     unit = "probability"
     return (
         *number_columns(f"{kind}auroc", meaning, unit, INTERVAL, prefix=kind),
-        *number_columns(f"{kind}p_value", "if the AUROC were 0.5, uncorrected", unit),
-        *number_columns(f"{kind}shuffled_mean", "mean with shuffled labels", unit),
-        *number_columns(f"{kind}shuffled_low", "95 % of shuffles lie above", unit),
-        *number_columns(f"{kind}shuffled_high", "95 % of shuffles lie below", unit),
+        *number_columns(f"{kind}p_value", "p if the AUROC were 0.5, uncorrected", unit),
+        *number_columns(f"{kind}shuffled_mean", "mean AUROC with shuffled labels", unit),
+        *number_columns(f"{kind}shuffled_low", "2.5th percentile with shuffled labels", unit),
+        *number_columns(f"{kind}shuffled_high", "97.5th percentile with shuffled labels", unit),
     )
 
 
@@ -123,14 +123,14 @@ ITEM_ANALYSES: Final = _table(
     "item_analyses",
     "evaluated task of a run whose items were analysed",
     Column("n_right", "INTEGER", "items that were answered correctly", "items"),
-    Column("n_wrong", "INTEGER", "items that were not", "items"),
+    Column("n_wrong", "INTEGER", "items that were answered wrongly", "items"),
     *number_columns(
-        "accuracy", "n_right over n_right + n_wrong", "share", INTERVAL, how=", by cluster"
+        "accuracy", "n_right / (n_right + n_wrong)", "share", INTERVAL, how=", by cluster"
     ),
     Column("n_left_out", "INTEGER", "items that could not be analysed", "items"),
     Column("n_groups", "INTEGER", "groups of items; 0: items have no groups", "groups"),
     Column("n_within", "INTEGER", "items compared within groups; 0: none", "items"),
-    Column("cluster", "VARCHAR", "field that clusters items; empty: independent"),
+    Column("cluster", "VARCHAR", "field by which items cluster; empty: independent"),
     Column("n_clusters", "INTEGER", "clusters of items; 0: independent", "clusters"),
     *number_columns("ece", "calibration error; null: items have one answer", "share", INTERVAL),
     *number_columns("ece_calibrated", "mean ece of a calibrated model", "share"),
@@ -163,20 +163,20 @@ ITEM_FEATURES: Final = _table(
 
 ITEM_RELIABILITY: Final = _table(
     "item_reliability",
-    "bin of items by confidence, and how many are right",
-    Column("bin", "INTEGER", "from 0, by ascending confidence"),
+    "share of right items in bins of confidence",
+    Column("bin", "INTEGER", "number of the bin, from 0, by ascending confidence"),
     Column("n", "INTEGER", "items in the bin", "items"),
     *number_columns("confidence", "mean chosen_share", "share"),
-    *number_columns("accuracy", "right items over n", "share", INTERVAL, how=", Wilson's"),
+    *number_columns("accuracy", "right items / n", "share", INTERVAL, how=", Wilson's"),
     key=("bin",),
 )
 
 ITEM_RISK: Final = _table(
     "item_risk",
     "share of wrong answers among the most confident items",
-    Column("n_answered", "INTEGER", "the n_answered most confident items", "items"),
-    Column("coverage", "DOUBLE", "n_answered over all items", "share"),
-    *number_columns("risk", "wrong ones among n_answered", "share"),
+    Column("n_answered", "INTEGER", "number of most confident items that are answered", "items"),
+    Column("coverage", "DOUBLE", "n_answered / all items", "share"),
+    *number_columns("risk", "share of wrong items among n_answered", "share"),
     key=("n_answered",),
 )
 

@@ -43,7 +43,7 @@ def _robust(name: str, definition: str, trap: str) -> Metric[Spectrum]:
         needs="rows",
         measure=RobustSpectra,
         ratio="robust_participation_ratio",
-        no_error="a group left out changes what is clipped: two more reads for each",
+        no_error="leaving out a group changes what is clipped, so each group needs two more reads",
         version=2,
     )
 
@@ -54,26 +54,27 @@ def _same(value: float) -> float:
 
 
 _CLIPPED: Final = (
-    "of X^T X / (N - 1), X centred, its 5 columns of highest variance then clipped at +-3 of "
-    "their standard deviations, not centred again"
+    "X^T X / (N - 1), X centred, then its 5 columns of highest variance clipped at +-3 standard "
+    "deviations, not centred again"
 )
 
 _PROMPT_ERANK: Final = Metric[float](
     name="prompt_erank",
     unit="dimensions",
-    definition="exp of the mean over prompts of -sum pi ln pi, pi = lambda / sum lambda of "
-    "Z^T Z / n, Z the prompt's rows less their mean, each over its length",
+    definition="exp of the mean over prompts of -sum pi ln pi, pi = lambda / sum lambda, from the "
+    "eigenvalues of Z^T Z / n; Z: the n rows of a prompt minus their mean, each divided by its "
+    "norm. Leaves out prompts whose rows are equal",
     source=_WEI,
-    trap="At most the number of tokens of a prompt: compare prompts of equal length.",
+    trap="At most a prompt's number of tokens: compare prompts of equal length.",
     needs="rows",
     compute=_same,
     measure=PromptRanks,
 )
 
 _SINK: Final = (
-    "position p is a sink when the median over prompts of |x_p| exceeds "
-    f"{SINK_FACTOR:g} times the median of |x| at all other captured positions, X not centred, "
-    "rows that are not finite left out; null where the cell has such rows"
+    "Position p is a sink if the median over prompts of |x_p| exceeds "
+    f"{SINK_FACTOR:g} times the median of |x| at all other captured positions; finite rows, not "
+    "centred. Missing if X(L) has other rows"
 )
 
 
@@ -90,19 +91,19 @@ def _sinks(
         compute=compute,
         measure=PositionNorms,
         bounds=(0.0, math.inf),
-        no_error="a count of positions: leaving prompts out seldom moves it, which is no certainty",
+        no_error="a count: leaving out prompts seldom changes it, which does not make it certain",
     )
 
 
 ROW_METRICS: Final = (
     _robust(
         "participation_ratio",
-        f"(sum lambda)^2 / sum lambda^2 {_CLIPPED}",
-        "Five columns are clipped, whatever the width; no error bars.",
+        f"participation ratio of {_CLIPPED}",
+        "Clips five columns, whatever the width. No error bars.",
     ),
     _robust(
         "effective_rank",
-        "effective rank of the matrix of robust_participation_ratio",
+        "effective rank of the matrix in robust_participation_ratio",
         "As for `robust_participation_ratio`.",
     ),
     _robust(
@@ -118,23 +119,24 @@ ROW_METRICS: Final = (
     Metric[float](
         name="two_nn",
         unit="dimensions",
-        definition="slope of -ln(1 - F(mu)) on ln mu through the origin, mu = distance to the "
-        "second / to the nearest neighbour, the largest tenth of mu left out; equal rows count "
-        f"once; of more than {MAX_ROWS} rows as many drawn by a fixed hash of prompt and position",
+        definition="slope of -ln(1 - F(mu)) on ln mu through the origin; mu: distance to the "
+        "second / to the nearest neighbour, F: its distribution. Leaves out the largest tenth of "
+        f"mu; equal rows count once; of more than {MAX_ROWS} rows, takes as many by a fixed hash "
+        "of prompt and position",
         source="Facco et al. 2017 (Two-NN)",
         trap="A small sample biases it low. No error bars.",
         needs="rows",
         compute=_same,
         measure=NeighbourSamples,
-        no_error="a group left out changes every neighbour: a search of its own for each",
+        no_error="leaving out a group changes every neighbour, so each group needs its own search",
     ),
     Metric[float](
         name="anisotropy",
         unit="1",
-        definition="mean cosine of two different rows of X(L), not centred, over all pairs; rows "
-        "of length 0 left out",
+        definition="mean cosine over all pairs of rows of X(L), not centred, without rows of norm "
+        "0",
         source="Ethayarajh 2019, arXiv 1909.00512",
-        trap="Not centred: a common mean alone makes it large.",
+        trap="A common mean alone makes it large.",
         needs="rows",
         compute=_same,
         measure=PairwiseCosines,
@@ -145,9 +147,9 @@ ROW_METRICS: Final = (
         name="curvature",
         unit="degrees",
         definition="angle between x_(t+1) - x_t and x_(t+2) - x_(t+1), mean over t of a prompt "
-        "with t + 2 < L, then over prompts; angles at a repeated state left out",
+        "with t + 2 < L, then over prompts; leaves out angles at repeated states",
         source="Henaff et al. 2019; Hosseini and Fedorenko 2023, arXiv 2311.04930",
-        trap="Independent random states have 120 degrees, not 90.",
+        trap="Independent random states give 120 degrees, not 90.",
         needs="rows",
         compute=_same,
         measure=Curvatures,
@@ -157,10 +159,10 @@ ROW_METRICS: Final = (
     Metric[float](
         name="diff_erank",
         unit="dimensions",
-        definition="prompt_erank of the untrained twin less that of the run, at the same site "
-        f"over the same prompts; null where there is {NO_TWIN}",
+        definition="prompt_erank of the untrained twin minus prompt_erank of the run, same site "
+        f"and prompts. Missing if there is {NO_TWIN}",
         source=_WEI,
-        trap="Needs the untrained twin in the same store; one seed is one draw.",
+        trap="One seed is one draw.",
         needs="rows",
         compute=_same,
         of_twin=_PROMPT_ERANK,
@@ -169,11 +171,11 @@ ROW_METRICS: Final = (
     Metric[float](
         name="block_influence",
         unit="1",
-        definition="of block k: 1 - mean cosine of its input rows (site block.(k-1), embed for k = "
-        "1) and its output rows (site block.k), not centred; rows of length 0 left out; null at "
-        "other sites, and where the input was not captured",
+        definition="1 - mean cosine of the input rows (site block.(k-1), or embed) and output "
+        "rows (site block.k) of block k, not centred, without rows of norm 0. Missing at other "
+        "sites, and if the input was not captured",
         source="Men et al. 2024 (ShortGPT), arXiv 2403.03853",
-        trap="Small does not mean that a block can be removed: evaluate the model without it.",
+        trap="A small value does not show that the block can be removed: evaluate without it.",
         needs="rows",
         compute=_same,
         measure=BlockInfluence,
@@ -183,15 +185,14 @@ ROW_METRICS: Final = (
     _sinks(
         "n_sinks",
         n_sinks,
-        f"{_SINK}; sinks at first_position <= p < L",
-        "A position that is a sink in 2 % of the prompts is missed.",
+        f"number of sinks at first_position <= p < L. {_SINK}",
+        "Misses positions that are sinks in only 2 % of the prompts.",
     ),
     _sinks(
         "sink_end",
         sink_end,
-        "one past the last sink of the site, as in n_sinks but whatever L; 0 for none",
-        "Starting there also leaves out tokens that are no sinks: choose where to start before "
-        "you look at results.",
+        "first position after the site's last sink (see n_sinks), whatever L; 0 without sinks",
+        "Starting there also leaves out tokens that are no sinks: choose before you see results.",
     ),
 )
 """Every metric that needs rows."""

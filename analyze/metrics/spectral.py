@@ -136,9 +136,9 @@ _ZSCORE_PR: Final = replace(
     _PR,
     name="zscore_participation_ratio",
     short="zPR",
-    definition="participation ratio of the correlation matrix (columns over their standard "
-    "deviation, below 1e-8 over 1)",
-    trap="Gives a column of rounding noise the same weight as any other.",
+    definition="participation ratio of the correlation matrix: each column divided by its "
+    "standard deviation (if below 1e-8: by 1)",
+    trap="A column of rounding noise weighs as much as any other.",
     matrix="correlation",
     ratio="zscore_participation_ratio",
 )
@@ -146,7 +146,7 @@ _ZSCORE_ER: Final = replace(
     _ER,
     name="zscore_effective_rank",
     short="zER",
-    definition="effective rank of the matrix of zscore_participation_ratio",
+    definition="effective rank of the correlation matrix",
     trap="As for `zscore_participation_ratio`.",
     matrix="correlation",
     ratio="zscore_participation_ratio",
@@ -157,18 +157,18 @@ PAPER: Final = (
     _ER,
     _normalised(
         _PR,
-        "Where N < d the divisor is N, so it falls as the sample grows (flag `normaliser`).",
+        "If N < d the divisor is N, so it falls as the sample grows (flag `normaliser`).",
     ),
     _normalised(
         _ER,
-        "Between models it varies mostly as 1/d. Where N < d the divisor is N (flag `normaliser`).",
+        "Between models it varies mostly as 1/d. If N < d the divisor is N (flag `normaliser`).",
     ),
     Metric[Spectrum](
         name="top_share",
         unit="share",
         definition="largest lambda / sum lambda",
         source=_PAPER,
-        trap="Near 1, one direction dominates: often that of one or two attention sinks.",
+        trap="Near 1, one direction dominates: often along one or two attention sinks.",
         needs="eigenvalues",
         compute=lambda s: top_share(s.solved),
     ),
@@ -190,16 +190,16 @@ SPECTRAL: Final = (
     Metric[Spectrum](
         name="top1_column_share",
         unit="share",
-        definition="variance of the column of highest variance / sum over columns",
+        definition="largest column variance / sum of all column variances",
         source=_PAPER,
-        trap="Depends on the basis: a rotation of the space changes it, and changes no rank.",
+        trap="Depends on the basis: a rotation changes it, but no rank.",
         needs="scatter",
         compute=lambda s: column_share(s.variances, 1),
     ),
     Metric[Spectrum](
         name="top5_column_share",
         unit="share",
-        definition="variance of the five columns of highest variance / sum over columns",
+        definition="sum of the five largest column variances / sum of all",
         source=_PAPER,
         trap="As for `top1_column_share`.",
         needs="scatter",
@@ -209,10 +209,10 @@ SPECTRAL: Final = (
         name="outlier_severity",
         short="gamma",
         unit="1",
-        definition="|mu| / |sigma|: lengths of the mean row and of the vector of column standard "
-        "deviations; none where no column varies",
+        definition="|mu| / |sigma|: norm of the mean row / norm of the column standard "
+        "deviations. Missing if no column varies",
         source="arXiv 2605.31518",
-        trap="Attention sinks hide it: leave them out with --skip-first.",
+        trap="Attention sinks hide it: use --skip-first.",
         bounds=FROM_0,
         needs="scatter",
         compute=lambda s: s.mean_norm / s.total**0.5 if s.total else float("nan"),
@@ -220,9 +220,9 @@ SPECTRAL: Final = (
     Metric[Spectrum](
         name="stable_rank",
         unit="dimensions",
-        definition="sum lambda / largest lambda: ||X||_F^2 / ||X||_2^2 of the centred X",
+        definition="sum lambda / largest lambda: ||X||_F^2 / ||X||_2^2, X centred",
         source="Rudelson and Vershynin 2007",
-        trap="The largest eigenvalue decides it: with an attention sink it is near 1.",
+        trap="The largest eigenvalue dominates it: near 1 with an attention sink.",
         needs="eigenvalues",
         compute=lambda s: stable_rank(s.solved),
     ),
@@ -230,38 +230,38 @@ SPECTRAL: Final = (
         name="rankme",
         unit="dimensions",
         definition="exp(-sum p ln p), p = s / sum s, s = sqrt(lambda): singular values of the "
-        "centred X; the original does not centre, and adds 1e-7 to each p",
+        "centred X. The original does not centre, and adds 1e-7 to p",
         source="Garrido et al. 2023, arXiv 2210.02885",
-        trap="Uses singular values, not eigenvalues: never compare it with `effective_rank`.",
+        trap="Never compare it with `effective_rank`, which uses eigenvalues.",
         needs="eigenvalues",
         compute=lambda s: rankme(s.solved),
     ),
     Metric[Spectrum](
         name="alpha_req",
         unit="1",
-        definition="alpha of lambda_i ~ i^-alpha, least squares of ln lambda_i on ln i, i from 11 "
-        "to min(100, r / 2), all weighing alike; none where such a lambda_i is 0; the original "
-        "weighs rank i by 1 / i",
+        definition="alpha of lambda_i ~ i^-alpha: unweighted least squares of ln lambda_i on ln "
+        f"i, i from 11 to min(100, r / 2), r = min(N, d). Missing with fewer than {ALPHA_POINTS} "
+        "points, or if a fitted lambda_i is 0. The original weights rank i by 1 / i",
         source="Agrawal et al. 2022 (alpha-ReQ)",
-        trap="A fit: read it with `alpha_req_r2`. Null for small samples.",
+        trap="A fit: read it with `alpha_req_r2`.",
         needs="eigenvalues",
         compute=lambda s: power_law(s.solved)[0],
     ),
     Metric[Spectrum](
         name="alpha_req_r2",
         unit="share",
-        definition="R^2 of the fit of alpha_req: share of the variance of ln lambda_i explained",
+        definition="R^2 of the fit of alpha_req",
         source="Agrawal et al. 2022 (alpha-ReQ)",
-        trap="High for any smooth curve: it does not prove a power law.",
+        trap="High for any smooth curve: no proof of a power law.",
         needs="eigenvalues",
         compute=lambda s: power_law(s.solved)[1],
     ),
     Metric[Spectrum](
         name="renyi2_entropy",
         unit="nats",
-        definition="Renyi entropy of order 2 of the covariance over its trace: -ln sum pi^2, "
-        "pi = lambda / sum lambda; equals ln participation_ratio; the original takes a kernel "
-        "matrix of the rows, not centred, its diagonal scaled to 1 / N",
+        definition="-ln sum pi^2, pi = lambda / sum lambda: Renyi entropy of order 2 of the "
+        "covariance / its trace. Equals ln participation_ratio; missing if the rows do not vary. "
+        "The original takes an uncentred kernel matrix of the rows, its diagonal scaled to 1 / N",
         source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
         trap="Not evidence independent of the participation ratio.",
         needs="scatter",
@@ -270,8 +270,8 @@ SPECTRAL: Final = (
     Metric[Spectrum](
         name="von_neumann_entropy",
         unit="nats",
-        definition="renyi2_entropy of order 1 (the limit) in place of 2: -sum pi ln pi; equals ln "
-        "effective_rank",
+        definition="-sum pi ln pi, pi = lambda / sum lambda: as renyi2_entropy, of order 1. "
+        "Equals ln effective_rank",
         source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
         trap="Not evidence independent of the effective rank.",
         needs="eigenvalues",

@@ -151,13 +151,11 @@ class TokenMetric(Metric[pl.DataFrame]):
         return math.nan if value is None else float(value)
 
 
-_COUNT: Final = "floor(n / 5), at least 1"
-
 TOKEN_METRICS: Final = (
     TokenMetric(
         name="surprisal",
         unit="nats",
-        definition="mean of -ln p(next token) over tokens whose next one is below L",
+        definition="mean of -ln p(next token) over tokens whose next token is below L",
         source="Shannon 1948",
         expression=_mean_of(_next(SURPRISAL)),
         sums=RowSums(terms=[SURPRISAL], value=_mean, of_next=True),
@@ -166,7 +164,7 @@ TOKEN_METRICS: Final = (
     TokenMetric(
         name="perplexity",
         unit="tokens",
-        definition="exp(surprisal): as many equally likely tokens would surprise as much",
+        definition="exp(surprisal): number of equally likely tokens with this surprisal",
         source="Jelinek et al. 1977",
         expression=_mean_of(_next(SURPRISAL)).exp(),
         sums=RowSums(terms=[SURPRISAL], value=_exp_mean, of_next=True),
@@ -181,32 +179,32 @@ TOKEN_METRICS: Final = (
         source="Scheffer et al. 2001",
         expression=_mean_of(pl.col("margin")),
         sums=RowSums(terms=[pl.col("margin")], value=_mean, of_next=False),
-        trap="Small also where two synonyms share the probability.",
+        trap="Also small if two synonyms share the probability.",
     ),
     TokenMetric(
         name="varentropy",
         unit="nats^2",
         definition="mean over tokens of sum p (ln p)^2 - (sum p ln p)^2, the variance of -ln p "
-        "under p; null in stores without the column",
+        "under p. Missing in stores without the column",
         source="Kontoyiannis and Verdu 2014",
         expression=_mean_of(pl.col("varentropy")),
         sums=RowSums(terms=[pl.col("varentropy")], value=_mean, of_next=False),
-        trap="0 for a certain and for a uniform distribution alike.",
+        trap="0 for a certain distribution and for a uniform one.",
     ),
     TokenMetric(
         name="top1_accuracy",
         unit="share",
-        definition="share of tokens whose next one, below L, had the largest logit",
+        definition="share of tokens whose next token, below L, had the largest logit",
         source="Guo et al. 2017",
         expression=_mean_of(_next(CORRECT)),
         sums=RowSums(terms=[CORRECT], value=_mean, of_next=True),
-        trap="Counts one next token as right, although several may fit.",
+        trap="Counts one next token as right; several may fit.",
     ),
     TokenMetric(
         name="ece",
         unit="share",
         definition=f"sum over bins of n_b / n |accuracy_b - mean confidence_b|, {ECE_BINS} bins of "
-        f"equal width, k / {ECE_BINS} < confidence <= (k + 1) / {ECE_BINS}; confidence: p(1st), "
+        f"equal width, k / {ECE_BINS} < confidence <= (k + 1) / {ECE_BINS}. Confidence: p(1st); "
         "right: the next token, below L, had the largest logit",
         source="Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599",
         expression=calibration_error(_next(_CONFIDENCE), _next(CORRECT)),
@@ -215,37 +213,37 @@ TOKEN_METRICS: Final = (
             value=_calibration,
             of_next=True,
         ),
-        trap="Depends on the bins, and noise alone makes it positive.",
+        trap="Depends on the bins. Noise alone makes it positive.",
     ),
     TokenMetric(
         name="min_k",
         unit="nats",
         definition=f"mean of ln p(next token) over the {LEAST_PERCENT} % least likely tokens of a "
-        f"prompt, then over prompts; of n tokens whose next one is below L, {_COUNT}",
+        "prompt, then over prompts. Of n tokens whose next token is below L it takes floor(n / "
+        "5), at least 1",
         source="Shi et al. 2023 (Min-K%), arXiv 2310.16789",
         expression=_least(LOGPROB, [LOGPROB]),
         sums=LeastMeans(value=LOGPROB, needed=[LOGPROB]),
-        trap="Points to memorised text only in comparison with texts of the same kind and length.",
+        trap="A sign of memorised text only against texts of the same kind and length.",
         bounds=(-math.inf, 0.0),
     ),
     TokenMetric(
         name="rsr",
         label="rank-surprisal ratio",
         unit="1",
-        definition=f"sum of min(rank, {MOST_RANK}) / sum of -ln p(next token) in nats, over tokens "
-        "whose next one is below L; rank: 1 + number of tokens that were likelier",
+        definition=f"sum of min(rank, {MOST_RANK}) / sum of -ln p(next token), over tokens whose "
+        "next token is below L; rank: 1 + number of likelier tokens",
         source="arXiv 2601.14249",
         expression=_ratio_of(_next(RANK), _next(SURPRISAL)),
         sums=RowSums(terms=[RANK, SURPRISAL], value=_ratio, of_next=True),
-        trap="Judges the text as much as the model, and depends on the tokenizer.",
+        trap="Judges the text as much as the model. Depends on the tokenizer.",
         bounds=(0.0, math.inf),
     ),
     TokenMetric(
         name="min_k_pp",
         unit="1",
-        definition="as min_k, of (ln p(next token) - mu) / sigma, mu = sum p ln p (-entropy), "
-        f"sigma = sqrt(varentropy); {LEAST_PERCENT} % least, {_COUNT}; tokens where sigma is 0 "
-        "left out",
+        definition="min_k with (ln p(next token) - mu) / sigma, mu = sum p ln p (-entropy), sigma "
+        "= sqrt(varentropy), in place of ln p(next token). Tokens with sigma 0 are left out",
         source="Zhang et al. 2024 (Min-K%++), arXiv 2404.02936",
         expression=_least(STANDARD_LOGPROB, _MOMENTS),
         sums=LeastMeans(value=STANDARD_LOGPROB, needed=_MOMENTS),

@@ -34,21 +34,21 @@ MEANING: Final[Mapping[str, str]] = {
     "independent_prompts": "prompts are taken as independent (see --cluster): if several are "
     "passages of one document, intervals are too short and q too small",
     "lossy": number_flags.MEANING["lossy"],
-    "prompts_left_out": "some prompts have no label or no such row",
+    "prompts_left_out": "some prompts have no label, or no row as --rows asks",
 }
 """The meaning of each flag of `probes`."""
 
 ANALYSIS: Final = (
     *shared("run"),
-    Column("label", "VARCHAR", "field that is predicted, FIELD=VALUE, or right of items"),
+    Column("label", "VARCHAR", "what is predicted: a field, FIELD=VALUE, or right of items"),
     *(
-        Column(name, "VARCHAR", f"{of} of the items; empty: not named, or no items")
+        Column(name, "VARCHAR", f"{of} of the items; empty: not named or no items")
         for name, of in (("task", "task"), ("source", "source"), ("score_filter", "filter"))
     ),
-    Column("rows", "VARCHAR", "last, mean, a position; or each or a field, of tokens"),
-    Column("skip_first", "INTEGER", "first tokens that a mean leaves out", "tokens"),
-    Column("group_field", "VARCHAR", "field whose values no fold divides; empty: none"),
-    Column("cluster_field", "VARCHAR", "field that clusters prompts; empty: none"),
+    Column("rows", "VARCHAR", "last, mean or a position of prompts; each or a field of tokens"),
+    Column("skip_first", "INTEGER", "first tokens left out of a mean", "tokens"),
+    Column("group_field", "VARCHAR", "field whose values stay in one fold; empty: none"),
+    Column("cluster_field", "VARCHAR", "field by which prompts cluster; empty: none"),
     Column("folds", "INTEGER", "folds of the prompts", "folds"),
     Column("seed", "BIGINT", "seed of folds, shuffled labels and random directions"),
 )
@@ -71,7 +71,7 @@ def _table(name: str, meaning: str, key: tuple[str, ...], *columns: Column) -> T
 
 
 _ECE: Final = "expected calibration error of the probability of the second class"
-_OF_BEST: Final = "of the best site and its control, else null"
+_OF_BEST: Final = "best site and its control only, else null"
 
 PROBES: Final = _table(
     "probes",
@@ -79,30 +79,30 @@ PROBES: Final = _table(
     ("probe",),
     _PROBE,
     Column("role", "VARCHAR", "site or control"),
-    Column("is_best", "BOOLEAN", "site of which the page speaks first, one of an analysis"),
+    Column("is_best", "BOOLEAN", "whether the page reports this site first"),
     *shared("depth"),
     Column("n_prompts", "INTEGER", "prompts with a label and a row", "prompts"),
-    Column("classes", "VARCHAR[]", "classes that are told apart; null: a number"),
-    Column("n_second", "INTEGER", "of the second of two classes; else null", "prompts"),
+    Column("classes", "VARCHAR[]", "predicted classes; null: a number"),
+    Column("n_second", "INTEGER", "prompts of the second of two classes; else null", "prompts"),
     *columns_of(PROBE_NUMBERS["probe_auroc"], INTERVAL),
     *columns_of(PROBE_NUMBERS["probe_r2"], INTERVAL),
     *columns_of(PROBE_NUMBERS["probe_recall"], INTERVAL),
     *columns_of(PROBE_NUMBERS["probe_ece"], INTERVAL, meaning=f"{_ECE}; {_OF_BEST}"),
-    *number_columns("ece_by_chance", f"95th percentile of it if calibrated; {_OF_BEST}", "share"),
-    *number_columns("p_value", "of labels without information, one-sided", "probability"),
-    *number_columns("chance_q", "of p, after Benjamini-Hochberg", "probability"),
-    *number_columns("mean_difference", "AUROC of the difference of means", "probability"),
+    *number_columns("ece_by_chance", f"95th percentile if calibrated; {_OF_BEST}", "share"),
+    *number_columns("p_value", "one-sided p of labels without information", "probability"),
+    *number_columns("chance_q", "p_value after Benjamini-Hochberg", "probability"),
+    *number_columns("mean_difference", "AUROC of the difference-of-means direction", "probability"),
     *number_columns("shuffled_mean", "mean AUROC or R2 with shuffled labels", "1"),
-    *number_columns("shuffled_high", "95 % of shuffles lie below", "1"),
+    *number_columns("shuffled_high", "95th percentile with shuffled labels", "1"),
     *number_columns("random_mean", "mean AUROC of 19 random directions", "probability"),
     *number_columns("random_high", "largest AUROC of 19 random directions", "probability"),
-    Column("control", "VARCHAR", "the best control; empty: a control, or none varies"),
+    Column("control", "VARCHAR", "best control; empty: for a control, or if none varies"),
     *columns_of(PROBE_NUMBERS["probe_gain"], INTERVAL),
-    *number_columns("gain_p_value", "if there were no gain, uncorrected", "probability"),
-    *number_columns("q_value", "of the gain, after Benjamini-Hochberg", "probability"),
-    *number_columns("strength", "median strength over folds", "1"),
-    Column("examples", "VARCHAR", "what has the label: prompts, tokens or items"),
-    Column("errors_by", "VARCHAR", "what clusters errors: a field, or prompt; empty: independent"),
+    *number_columns("gain_p_value", "p if there were no gain, uncorrected", "probability"),
+    *number_columns("q_value", "gain_p_value after Benjamini-Hochberg", "probability"),
+    *number_columns("strength", "median regularisation strength over folds", "1"),
+    Column("examples", "VARCHAR", "what carries the label: prompts, tokens or items"),
+    Column("errors_by", "VARCHAR", "field by which errors cluster, or prompt; empty: independent"),
     Column("n_clusters", "INTEGER", "clusters of errors", "clusters"),
     Column("notes", "VARCHAR[]", "what is left out, and why"),
     *shared("flags"),
@@ -110,27 +110,26 @@ PROBES: Final = _table(
 
 PROBE_SCORES: Final = _table(
     "probe_scores",
-    "score of a prompt by the probe of a site or a control that saw other folds alone",
+    "score of a prompt by the probe of a site or control fitted to the other folds",
     ("probe", "prompt_id", "position", "class"),
     _PROBE,
     *shared("prompt_id"),
-    Column("position", "INTEGER", "of the row; of a mean, of the last", "tokens"),
-    Column("class", "VARCHAR", "class of which the score is; empty: a number"),
+    Column("position", "INTEGER", "position of the row; for a mean, of the last row", "tokens"),
+    Column("class", "VARCHAR", "class that is scored; empty: a number"),
     Column("fold", "INTEGER", "fold of the prompt, from 0"),
-    *number_columns("target", "1: of the class, 0: of another; or the number", "1"),
+    *number_columns("target", "1: the class, 0: another class; or the number", "1"),
     *number_columns("score", "log odds of the class, or predicted number", "1"),
 )
 
 PROBE_RELIABILITY: Final = _table(
     "probe_reliability",
-    "bin of prompts by the probability of the second class, and how many are of it; of the best "
-    "site and its control",
+    "share of the second class in bins of its probability, for the best site and its control",
     ("probe", "bin"),
     _PROBE,
-    Column("bin", "INTEGER", "from 0, by ascending probability"),
-    Column("n", "INTEGER", "prompts in the bin; of several classes times the classes", "prompts"),
+    Column("bin", "INTEGER", "number of the bin, from 0, by ascending probability"),
+    Column("n", "INTEGER", "prompts in the bin, times the classes if several", "prompts"),
     *number_columns("confidence", "mean probability of the second class", "share"),
-    *number_columns("accuracy", "those of it over n", "share", INTERVAL, how=", Wilson's"),
+    *number_columns("accuracy", "share of the second class", "share", INTERVAL, how=", Wilson's"),
 )
 
 COMPARISON_KEY: Final = (*KEY, "run_b", "label_b")
@@ -138,34 +137,34 @@ COMPARISON_KEY: Final = (*KEY, "run_b", "label_b")
 
 PROBE_TESTS: Final = Table(
     "probe_tests",
-    "whether the probe of a site of one run serves on the rows of another",
+    "whether the probe of a site of one run still works on the rows of another",
     "lpp-analyze probe STORE --label FIELD --against RUN",
     (*COMPARISON_KEY, "probe", "site_b"),
     (
         *ANALYSIS,
         *shared("run_b"),
-        Column("label_b", "VARCHAR", "label of run B; empty: --against, labels of run"),
-        Column("probe", "VARCHAR", "site of run whose rows the probe is fitted to"),
+        Column("label_b", "VARCHAR", "label of run B; empty: with --against, the labels of run"),
+        Column("probe", "VARCHAR", "site of run to whose rows the probe is fitted"),
         Column("site_b", "VARCHAR", "site of run B whose rows it scores"),
         *shared("depth"),
-        Column("is_best", "BOOLEAN", "site whose verdict is that of the comparison"),
+        Column("is_best", "BOOLEAN", "whether the comparison takes the verdict of this site"),
         Column("verdict", "VARCHAR", ", ".join(get_args(ChangeVerdict))),
-        Column("n_prompts", "INTEGER", "prompts that are tested", "prompts"),
-        *columns_of(PROBE_NUMBERS["probe_auroc"], INTERVAL, meaning="of the probe on run"),
-        *number_columns("tested_auroc", "of the probe on run B", "probability", INTERVAL),
+        Column("n_prompts", "INTEGER", "prompts tested", "prompts"),
+        *columns_of(PROBE_NUMBERS["probe_auroc"], INTERVAL, meaning="AUROC of the probe on run"),
+        *number_columns("tested_auroc", "AUROC of the probe on run B", "probability", INTERVAL),
         *columns_of(PROBE_CHANGES["probe_auroc_change"], INTERVAL),
         *number_columns("reference_flagged", "share above the threshold, reference", "share"),
         *number_columns("flagged", "share above the threshold, probe on run B", "share"),
         *columns_of(PROBE_CHANGES["probe_flagged_change"], INTERVAL),
-        *number_columns("flagged_p_value", "of equal shares: McNemar, by cluster", "probability"),
-        *number_columns("reference_false_alarms", "of the first class, reference", "share"),
-        *number_columns("false_alarms", "of the first class above the threshold, run B", "share"),
-        *number_columns("reference_recall", "of the second class, reference", "share"),
-        *number_columns("recall", "of the second class above the threshold, run B", "share"),
-        *number_columns("margin", "size of a change that does not matter", "1"),
-        *number_columns("auroc_floor", "how far a rerun moves the AUROC; null: no rerun", "1"),
-        *number_columns("flagged_floor", "how far a rerun moves the share; null: no rerun", "1"),
-        Column("notes", "VARCHAR[]", "which prompts are not in both runs, or in both"),
+        *number_columns("flagged_p_value", "McNemar's p, by cluster", "probability"),
+        *number_columns("reference_false_alarms", "reference_flagged of the first class", "share"),
+        *number_columns("false_alarms", "flagged of the first class", "share"),
+        *number_columns("reference_recall", "reference_flagged of the second class", "share"),
+        *number_columns("recall", "flagged of the second class", "share"),
+        *number_columns("margin", "largest change that does not matter", "1"),
+        *number_columns("auroc_floor", "change of the AUROC by a rerun; null: no rerun", "1"),
+        *number_columns("flagged_floor", "change of the share by a rerun; null: no rerun", "1"),
+        Column("notes", "VARCHAR[]", "which prompts one run lacks, or both runs have"),
         *shared("flags"),
     ),
     merging=Merging(replaced=COMPARISON_KEY),

@@ -11,12 +11,12 @@ FEW: Final = 10
 """Models below which intervals and p are rough."""
 
 MEANING: Final[Mapping[str, str]] = {
-    "constant": "one side has a single value, so there is no coefficient",
-    "different_prompts": "profiles are of different texts: these alone change them",
+    "constant": "profile or benchmark has a single value, so there is no coefficient",
+    "different_prompts": "profiles are of different texts: texts alone change a profile",
     "few_models": f"fewer than {FEW} models, so the interval and p are rough",
-    "flagged_profiles": "some of the profiles carry flags of their own",
-    "same_order_as_size": "one side has the order of model size: there is no coefficient",
-    "sign_turns": "the rank correlation changes its sign with size held constant",
-    "too_few_models": f"fewer than {FEWEST} models, which cannot be ranked",
+    "flagged_profiles": "some profiles have flags",
+    "same_order_as_size": "profile or benchmark orders models by size, so there is no coefficient",
+    "sign_turns": "the rank correlation changes sign when size is held constant",
+    "too_few_models": f"fewer than {FEWEST} models: too few to rank",
 }
 """What each flag of a correlation says."""

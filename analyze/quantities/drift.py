@@ -63,10 +63,10 @@ PREDICTIONS: Final = by_name(
             name="kl",
             label="KL(A || B)",
             unit="nats",
-            definition="sum p ln(p / q); p, q: probabilities of A and B",
+            definition="sum p ln(p / q); p, q: next-token probabilities of A and B",
             source=_KULLBACK,
-            trap="Not symmetric: KL(A || B) is large where B finds impossible what A finds "
-            "likely. A few tokens dominate the mean; look at the median too.",
+            trap="Not symmetric: large if B finds impossible what A finds likely. A few tokens "
+            "dominate the mean: see the median too.",
             value=lambda column: column("kl"),
             needs_logits=True,
         ),
@@ -76,7 +76,7 @@ PREDICTIONS: Final = by_name(
             unit="nats",
             definition="sum q ln(q / p)",
             source=_KULLBACK,
-            trap="As kl; large where A finds impossible what B finds likely.",
+            trap="As for `kl`, A and B exchanged.",
             value=lambda column: column("kl_reverse"),
             needs_logits=True,
         ),
@@ -86,7 +86,7 @@ PREDICTIONS: Final = by_name(
             unit="nats",
             definition="(KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2",
             source="Lin 1991",
-            trap="At most ln 2, so it hardly distinguishes large changes.",
+            trap="At most ln 2: hardly distinguishes large changes.",
             value=lambda column: column("js"),
             bounds=(0.0, math.log(2)),
             needs_logits=True,
@@ -105,9 +105,10 @@ PREDICTIONS: Final = by_name(
             name="ear",
             label="expected acceptance rate",
             unit="share",
-            definition="1 - tv, the tokens drafted by B that speculative sampling accepts for A",
+            definition="1 - tv: share of tokens drafted by B that speculative sampling accepts "
+            "for A",
             source="Leviathan et al. 2023, arXiv 2211.17192",
-            trap="At temperature 1, along the compared texts, not along what B drafts.",
+            trap="At temperature 1, on the compared texts, not on what B drafts.",
             value=lambda column: 1 - column("tv"),
             statistics=("mean",),
             needs_logits=True,
@@ -116,10 +117,10 @@ PREDICTIONS: Final = by_name(
         Prediction(
             name="flips",
             unit="share",
-            definition="tokens whose most likely next token differs",
+            definition="share of tokens whose most likely next token differs",
             source=_PROJECT,
-            trap="In bfloat16 rounding alone flips 2 % of the tokens, and at 4 to 6 % the two "
-            "largest logits are equal: then the lower id counts.",
+            trap="In bfloat16, rounding alone flips 2 % of the tokens. At 4 to 6 % the two "
+            "largest logits are equal, and the lower id counts.",
             value=lambda column: column("flip"),
             statistics=("mean",),
             tie="flip_tie",
@@ -127,7 +128,7 @@ PREDICTIONS: Final = by_name(
         Prediction(
             name="same_top_p",
             unit="share",
-            definition="1 - flips, the tokens whose most likely next token is the same",
+            definition="1 - flips: share of tokens with the same most likely next token",
             source=_PROJECT,
             trap="As for `flips`.",
             value=lambda column: 1 - column("flip"),
@@ -138,11 +139,11 @@ PREDICTIONS: Final = by_name(
         Prediction(
             name="top10",
             unit="share",
-            definition="of the ten most likely, those in common (of equal logits, the lowest id "
-            "counts)",
+            definition="share of the ten most likely tokens that both runs have in common; of "
+            "equal logits, the lower id counts",
             source=_PROJECT,
-            trap="Ignores the order and the probabilities. In bfloat16 the tenth and the eleventh "
-            "logit are equal at 32 to 37 % of the tokens.",
+            trap="Ignores order and probabilities. In bfloat16 the tenth and the eleventh logit "
+            "are equal at 32 to 37 % of the tokens.",
             value=lambda column: column("top10"),
             statistics=("mean",),
             tie="top10_tie",
@@ -152,15 +153,15 @@ PREDICTIONS: Final = by_name(
         Prediction(
             name="next_logprob",
             unit="nats",
-            definition="|ln p(next), B - A|",
+            definition="absolute value of ln p(next token), B - A",
             source=_PROJECT,
-            trap="Misses every change among the other tokens.",
+            trap="Misses changes among the other tokens.",
             value=lambda column: abs(_loss(column)),
         ),
         Prediction(
             name="rms_logprob",
             unit="nats",
-            definition="root mean square of ln p(next), B - A",
+            definition="root mean square of ln p(next token), B - A",
             source=_PROJECT,
             trap="A few tokens that B finds impossible dominate it.",
             value=lambda column: _loss(column) ** 2,
@@ -172,14 +173,14 @@ PREDICTIONS: Final = by_name(
             unit="nats",
             definition="ln PPL(B) - ln PPL(A)",
             source="Jelinek et al. 1977",
-            trap="Signed: gains and losses cancel, so 0 does not mean equal.",
+            trap="Gains and losses cancel: 0 does not mean equal.",
             value=_loss,
             bounds=UNBOUNDED,
         ),
         Prediction(
             name="perplexity_ratio",
             unit="ratio",
-            definition="PPL(B) / PPL(A), exp(log_perplexity)",
+            definition="PPL(B) / PPL(A) = exp(log_perplexity)",
             source="Jelinek et al. 1977",
             trap="As for `log_perplexity`: 1 does not mean equal.",
             value=_loss,
@@ -193,7 +194,7 @@ PREDICTIONS: Final = by_name(
             unit="nats",
             definition="entropy of the next token, B - A",
             source="Shannon 1948",
-            trap="Signed, and two distributions of one entropy may share no likely token.",
+            trap="Signed. Two distributions of equal entropy may share no likely token.",
             value=None,
             bounds=UNBOUNDED,
         ),
@@ -208,16 +209,17 @@ SITE_CHANGES: Final = by_name(
             short="distance",
             unit="ratio",
             # a mean over the other rows would hide the largest change
-            definition="mean of |b - a| / |a| over tokens; 0 if both rows are 0, missing if only "
-            "a is 0",
+            definition="mean over tokens of |b - a| / |a|. If both rows are zero the ratio is 0; "
+            "if a row is zero only in A the mean is missing",
             source=_PROJECT,
-            trap="A rotation or a change of scale moves every row and may change no prediction.",
+            trap="A rotation or a rescaling moves every row and may change no prediction.",
             needs="rows",
         ),
         SiteChange(
             name="cosine",
             unit="-1 to 1",
-            definition="mean cosine of a and b over tokens; 1 if both are 0, missing if one is",
+            definition="mean over tokens of the cosine of a and b. If both rows are zero the "
+            "cosine is 1; if only one is, the mean is missing",
             source=_PROJECT,
             trap="Near 1 if all rows share a large mean.",
             needs="rows",
@@ -229,9 +231,10 @@ SITE_CHANGES: Final = by_name(
             label="signal to quantisation noise",
             short="SQNR",
             unit="dB",
-            definition="10 lg of sum |a|^2 / sum |b - a|^2 over tokens; infinite for equal rows",
+            definition="10 lg(sum |a|^2 / sum |b - a|^2), sums over tokens. Infinite if all rows "
+            "are equal",
             source="Bennett 1948",
-            trap="Attention sinks, a hundred times longer than other rows, decide it: skip them.",
+            trap="Attention sinks, a hundred times longer than other rows, dominate it: skip them.",
             needs="rows",
             identity=math.inf,
         ),
@@ -239,9 +242,10 @@ SITE_CHANGES: Final = by_name(
             name="expert_change",
             short="experts",
             unit="share",
-            definition="of a router: tokens whose set of chosen experts differs",
+            definition="share of tokens for which a router chooses another set of experts",
             source=_PROJECT,
-            trap="One expert of eight exchanged counts as much as all eight, whatever its weight.",
+            trap="Exchanging one expert of eight counts as much as all eight, whatever the "
+            "weights.",
             needs="rows",
         ),
         SiteChange(
@@ -249,8 +253,8 @@ SITE_CHANGES: Final = by_name(
             label="linear CKA",
             short="CKA",
             unit="share",
-            definition="||X^T Y||^2 / (||X^T X|| ||Y^T Y||), Frobenius norms, X and Y: all rows of "
-            "A and B, centred; missing without variance",
+            definition="||X^T Y||^2 / (||X^T X|| ||Y^T Y||), Frobenius norms; X, Y: all rows of A "
+            "and of B, centred. Missing without variance",
             source="Kornblith et al. 2019, arXiv 1905.00414",
             trap="Biased: for unrelated rows it is about d / (N + d), not 0. A few large "
             "directions dominate it.",
@@ -262,11 +266,10 @@ SITE_CHANGES: Final = by_name(
             label="overlap of the leading eigenvectors",
             short="overlap",
             unit="share",
-            definition="||U_A^T U_B||_F^2 / k of the k leading eigenvectors of each covariance; k "
-            "is ten, or the number of non-zero eigenvalues in both if smaller",
+            definition="||U_A^T U_B||_F^2 / k; U: the k leading eigenvectors of a covariance. k "
+            "is ten, or fewer if a covariance has fewer non-zero eigenvalues",
             source="Krzanowski 1979",
-            trap="Depends on k = 10: whether there is a gap after the tenth eigenvalue is not "
-            "checked.",
+            trap="Depends on k = 10: the gap after the tenth eigenvalue is not checked.",
             needs="products",
             identity=1.0,
         ),
@@ -276,8 +279,7 @@ SITE_CHANGES: Final = by_name(
             unit="dimensions",
             definition="participation ratio, B - A",
             source="arXiv 2605.30018",
-            trap="0 does not mean equal: with growing damage it rises, falls, and passes through "
-            "0.",
+            trap="0 does not mean equal: with growing damage it rises, then falls through 0.",
             needs="spectra",
             bounds=UNBOUNDED,
         ),

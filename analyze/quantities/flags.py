@@ -90,7 +90,7 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "duplicates",
-        "some prompts occur more than once: there are fewer than counted, and errors are too small",
+        "some prompts occur more than once: fewer are distinct, and errors are too small",
         pl.col("n_duplicates") > 0,
     ),
     DeclaredFlag(
@@ -111,7 +111,7 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "not_finite",
-        "ranks are missing: rows hold infinities or NaN, or the log gives another reason",
+        "ranks are missing: rows contain infinities or NaN, or see the log",
         pl.col("missing_ranks") > 0,
     ),
     DeclaredFlag(
@@ -121,12 +121,12 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "quarantined",
-        "prompts were set aside: not finite, or out of memory (see not_finite_from)",
+        "prompts were set aside: values not finite, or out of memory (see not_finite_from)",
         pl.col("n_quarantined") > 0,
     ),
     DeclaredFlag(
         "short_text",
-        "over 10 % of the prompts do not reach the prefix of a number",
+        "over 10 % of the prompts are shorter than the prefix of a number",
         pl.col("short_prompts") > SHORT_SHARE * pl.col("n_prompts"),
     ),
     DeclaredFlag(
@@ -149,7 +149,7 @@ FLAGS: Final = (
     DeclaredFlag(
         "zero_error",
         "a standard error is 0: every group of prompts gives the same number, so the sample is "
-        "degenerate and the error has no meaning",
+        "degenerate and the error means nothing",
         (pl.col("n_prompts") >= 2) & (pl.col("stderr") <= ZERO_SHARE * pl.col("value").abs()),
     ),
 )

@@ -31,46 +31,48 @@ FEATURES: Final = (
     Feature(
         name="answer_length",
         unit="tokens",
-        definition="tokens of the chosen answer",
+        definition="number of tokens of the chosen answer",
         source="Murray and Chiang 2018, arXiv 1808.10006 (length bias)",
         role="baseline",
     ),
     Feature(
         name="answer_place",
         unit="1",
-        definition="place of the chosen answer among the answers, from 0",
+        definition="index of the chosen answer among the answers, from 0",
         source="Zheng et al. 2024, arXiv 2309.03882 (selection bias)",
         role="baseline",
     ),
     Feature(
         name="question_length",
         unit="tokens",
-        definition="tokens from the question's first one to the answer's position",
+        definition="number of tokens from the question's first token to the answer's position",
         source="this project",
         role="baseline",
     ),
     Feature(
         name="chosen_logprob",
         unit="nats",
-        definition="ln p of the chosen answer, the sum over its tokens",
+        definition="ln p of the chosen answer: sum over its tokens",
         source="Brown et al. 2020, arXiv 2005.14165",
     ),
     Feature(
         name="chosen_logprob_token",
         unit="nats",
-        definition="the same divided by the number of its tokens",
+        definition="chosen_logprob / number of tokens",
         source="Brown et al. 2020, arXiv 2005.14165",
     ),
     Feature(
         name="chosen_share",
         unit="share",
-        definition="probability of the chosen answer among the answers: softmax of their ln p",
+        definition="probability of the chosen answer among the answers: softmax of their ln p. "
+        "Missing with one answer",
         source="Hendrycks et al. 2021, arXiv 2009.03300; Kadavath et al. 2022, arXiv 2207.05221",
     ),
     Feature(
         name="answer_gap",
         unit="nats",
-        definition="ln p of the most likely answer less ln p of the second",
+        definition="ln p of the most likely answer minus ln p of the second. Missing with one "
+        "answer",
         source="Scheffer et al. 2001",
     ),
     Feature(
@@ -100,84 +102,83 @@ FEATURES: Final = (
     Feature(
         name="question_min_k",
         unit="nats",
-        definition="metric min_k over the question's positions",
+        definition="min_k over the question's positions",
         source="Shi et al. 2023 (Min-K%), arXiv 2310.16789",
     ),
     Feature(
         name="question_min_k_pp",
         unit="1",
-        definition="metric min_k_pp over the question's positions",
+        definition="min_k_pp over the question's positions",
         source="Zhang et al. 2024 (Min-K%++), arXiv 2404.02936",
     ),
     Feature(
         name="agreement_depth",
         unit="share of depth",
-        definition="depth k / L of the first block of --sites from which on, through block L, no "
-        "token is more likely than the most likely one of final, by the logit lens: the block's "
-        "row at the answer's position, through the final norm and the head; 1 where that holds of "
-        "block L alone. The lens reads early blocks in the basis of the last one, so it sees the "
-        "answer later than the model has it",
+        definition="k / L; block k: the first of --sites from which on the logit lens ranks the "
+        "most likely token of final first (ties count); 1 if there is none before block L. Lens: "
+        "the block's row at the answer's position, through the final norm and the head. It reads "
+        "early blocks in the basis of the last one, so it sees the answer later than the model "
+        "has it",
         source="nostalgebraist 2020 (logit lens); Baldock et al. 2021 (prediction depth), arXiv "
         "2106.09647; Belrose et al. 2023 (bias of the lens), arXiv 2303.08112",
     ),
     Feature(
         name="answer_depth",
         unit="share of depth",
-        definition="as agreement_depth, of the chosen answer's first token among the first tokens "
-        "of the answers; not defined where they are equal, or where it is not the most likely one "
-        "of final",
-        source="as of agreement_depth",
+        definition="agreement_depth for the chosen answer's first token, among the first tokens "
+        "of the answers. Missing if these are all equal, or if final ranks another one first",
+        source="as for agreement_depth",
     ),
     Feature(
         name="gold_logprob",
         unit="nats",
-        definition="ln p of the gold answer, the sum over its tokens",
+        definition="ln p of the gold answer: sum over its tokens",
         source="Brown et al. 2020, arXiv 2005.14165",
         role="gold",
     ),
     Feature(
         name="gold_logprob_token",
         unit="nats",
-        definition="the same divided by the number of its tokens",
+        definition="gold_logprob / number of tokens",
         source="Brown et al. 2020, arXiv 2005.14165",
         role="gold",
     ),
     Feature(
         name="row_norm",
         unit="1",
-        definition="Euclidean length of the site's row at the answer's position",
+        definition="Euclidean norm of the site's row at the answer's position",
         source="this project",
         role="rows",
     ),
     Feature(
         name="distance",
         unit="1",
-        definition="Mahalanobis distance of that row to the mean of such rows of other items, 5 "
-        "folds, covariance shrunk (Ledoit and Wolf 2004)",
+        definition="Mahalanobis distance of the site's row at the answer's position to the mean "
+        "of such rows in the other four of five folds; covariance shrunk (Ledoit and Wolf 2004)",
         source="Lee et al. 2018, arXiv 1807.03888; Ren et al. 2023, arXiv 2209.15558",
         role="rows",
     ),
     Feature(
         name="participation_ratio",
         unit="dimensions",
-        definition="metric participation_ratio of the site's rows from the question's first token "
-        "to the answer's position",
+        definition="participation ratio of the site's rows from the question's first token to the "
+        "answer's position",
         source="Gao and Ganguli 2015",
         role="rows",
     ),
     Feature(
         name="lens_logprob",
         unit="nats",
-        definition="ln p of the most likely token of final, at the answer's position, by the logit "
-        "lens of a block, as in agreement_depth",
+        definition="ln p that the logit lens of a block (see agreement_depth) gives to the most "
+        "likely token of final",
         source="nostalgebraist 2020 (logit lens); Belrose et al. 2023, arXiv 2303.08112",
         role="rows",
     ),
     Feature(
         name="lens_share",
         unit="share",
-        definition="probability of the chosen answer's first token among the first tokens of the "
-        "answers, by the same lens",
+        definition="probability that the logit lens of a block gives to the chosen answer's first "
+        "token among the first tokens of the answers",
         source="nostalgebraist 2020 (logit lens); Belrose et al. 2023, arXiv 2303.08112",
         role="rows",
     ),
@@ -205,7 +206,7 @@ DRIFT_FEATURES: Final = (
     Feature(
         name="answer_flip",
         unit="1",
-        definition="1 where the most likely next token at the answer's position differs, else 0",
+        definition="1 if the most likely next token at the answer's position differs, else 0",
         source="this project",
         role="drift",
     ),
@@ -219,7 +220,7 @@ DRIFT_FEATURES: Final = (
     Feature(
         name="question_flips",
         unit="share",
-        definition="question's positions at which the most likely next token differs",
+        definition="share of the question's positions where the most likely next token differs",
         source="this project",
         role="drift",
     ),

@@ -11,13 +11,13 @@ PROBE_NUMBERS: Final = by_name(
             of="probe",
             unit="probability",
             label="AUROC",
-            definition="P(a prompt of the second class has the larger score), over pairs of one "
-            "fold; scores of ridge logistic regression fitted to other folds; of several classes "
-            "the mean over each against the rest",
+            definition="P(a prompt of the second class has the larger score), over pairs within a "
+            "fold; scores of ridge logistic regression fitted to the other folds. Several "
+            "classes: mean over each against the rest",
             source="Hanley and McNeil 1982; Alain and Bengio 2016, arXiv 1610.01644 (linear "
             "probes)",
-            trap="What a probe reads need not be what the model uses, nor the label itself: length "
-            "alone can give .998. Look at the gain over the best control.",
+            trap="The model need not use what a probe reads, and it need not be the label: length "
+            "alone can give 0.998. See the gain over the best control.",
             bounds=(0.0, 1.0),
         ),
         Quantity(
@@ -25,10 +25,10 @@ PROBE_NUMBERS: Final = by_name(
             of="probe",
             unit="share",
             label="R2",
-            definition="for a number: 1 less the squared error over that of the mean of the other "
-            "folds; scores of ridge regression fitted to other folds",
+            definition="1 - squared error / squared error of the mean of the other folds, for a "
+            "number; scores of ridge regression fitted to the other folds",
             source="Hoerl and Kennard 1970 (ridge regression)",
-            trap="Below 0 where the probe predicts worse than the mean does.",
+            trap="Negative if the probe predicts worse than the mean.",
             bounds=(UNBOUNDED[0], 1.0),
         ),
         Quantity(
@@ -37,12 +37,12 @@ PROBE_NUMBERS: Final = by_name(
             unit="1",
             label="gain over the best control",
             short="gain",
-            definition="AUROC or R2 of the probe less that of the best control on the same prompts "
-            "and folds; a control reads no rows, or those of embed",
+            definition="AUROC or R2 of the probe minus that of the best control, same prompts and "
+            "folds. A control reads no rows, or those of embed",
             source="Hewitt and Liang 2019, arXiv 1909.03368 (controls of probes); paired: DeLong, "
             "DeLong and Clarke-Pearson 1988",
-            trap="A control that is not computed explains nothing away: name other confounds with "
-            "--group, or label them and probe for them.",
+            trap="Confounds without a control remain: name them with --group, or probe for them "
+            "as labels.",
         ),
         Quantity(
             name="probe_recall",
@@ -50,12 +50,12 @@ PROBE_NUMBERS: Final = by_name(
             unit="share",
             label="recall at 1 % false alarms",
             short="recall at 1 %",
-            definition="share of the prompts of the second class whose score exceeds the lowest "
-            "threshold that at most 1 % of the others exceed; scores of all folds together; of "
-            "several classes over all pairs of a prompt and a class",
+            definition="share of the second class above the lowest threshold that at most 1 % of "
+            "the other prompts exceed; scores of all folds together. Several classes: over all "
+            "pairs of prompt and class. Missing with fewer than 100 others",
             source="Pepe 2003, section 5 (sensitivity at a false positive rate)",
-            trap="The threshold is set by few prompts: 1 % of them. The interval takes scores as "
-            "given, and resamples clusters. Of fewer than 100 others there is none.",
+            trap="Few prompts set the threshold: 1 % of the others. The interval takes scores as "
+            "given and resamples clusters.",
         ),
         Quantity(
             name="probe_ece",
@@ -64,11 +64,11 @@ PROBE_NUMBERS: Final = by_name(
             label="calibration error",
             short="ECE",
             definition="expected calibration error of the probability of the second class, out of "
-            "fold: the sum over ten bins of equally many prompts of n_b / n |share of the class in "
-            "b - mean probability in b|; of several classes over all pairs of a prompt and a class",
+            "fold: sum over ten bins of equally many prompts of n_b / n |share of the class in b "
+            "- mean probability in b|. Several classes: over all pairs of prompt and class",
             source="Naeini, Cooper and Hauskrecht 2015; Nixon et al. 2019, arXiv 1904.01685 (bins "
             "of equal mass)",
-            trap="Noise makes it positive: see what a calibrated probe has on as many prompts.",
+            trap="Noise makes it positive: compare with a calibrated probe on as many prompts.",
         ),
     )
 )
@@ -82,13 +82,12 @@ PROBE_CHANGES: Final = by_name(
             unit="1",
             label="change of AUROC",
             short="change",
-            definition="AUROC of the probe of A on the rows of B less that of the reference on the "
-            "same prompts: of the same probe on the rows of A (--against), or of B's own probe "
-            "(--test-on)",
+            definition="AUROC of A's probe on the rows of B minus that of a reference on the same "
+            "prompts: A's probe on the rows of A (--against), or B's own probe (--test-on)",
             source="DeLong, DeLong and Clarke-Pearson 1988 (paired); arXiv 2606.15980 (probes that "
             "go stale)",
-            trap="Of a probe that stays as it is. A probe fitted to the rows of B may read the "
-            "label as well as before.",
+            trap="The probe is not refitted: one fitted to the rows of B may read the label as "
+            "well as before.",
             bounds=(-1.0, 1.0),
             identity=0.0,
         ),
@@ -98,10 +97,10 @@ PROBE_CHANGES: Final = by_name(
             unit="1",
             label="change of the share above the threshold",
             short="flagged change",
-            definition="share of prompts that the probe of A scores above its threshold, on the "
-            "rows of B, less that share of the reference",
+            definition="share of prompts that A's probe scores above its threshold on the rows of "
+            "B, minus the share of the reference",
             source="McNemar 1947; Newcombe 1998; Durkalski et al. 2003 (clusters)",
-            trap="Prompts that move in opposite directions cancel out; the AUROC shows those.",
+            trap="Prompts that move in opposite directions cancel out; the AUROC shows them.",
             bounds=(-1.0, 1.0),
             identity=0.0,
         ),

@@ -21,7 +21,7 @@ ENTROPY_NORM: Final = Quantity(
     share_of="ln V",
     label="entropy over ln V",
     short="H / ln V",
-    definition="entropy / ln V, V: width of the logits",
+    definition="entropy / ln V; V: width of the logits",
     source=_PAPER,
 )
 ENTROPY_FLOOR: Final = Quantity(
@@ -30,7 +30,7 @@ ENTROPY_FLOOR: Final = Quantity(
     unit="share",
     share_of="ln V",
     short="H floor",
-    definition="least entropy_norm over the prefixes of a context",
+    definition="minimum of entropy_norm over the prefixes of a context",
     source=_PAPER,
 )
 

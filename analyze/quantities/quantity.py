@@ -112,5 +112,9 @@ def by_name(quantities: Iterable[Q]) -> Mapping[str, Q]:
 
 
 def legend(quantities: Iterable[Quantity]) -> str:
-    """What the names and headings of a table stand for, without a full stop."""
-    return "; ".join(f"{q.short or q.name}: {q.label or q.definition}" for q in quantities)
+    """What the names and headings of a table stand for, without a full stop.
+
+    A number without a label has the first sentence of its definition.
+    """
+    words = ((q.short or q.name, q.label or q.definition.partition(". ")[0]) for q in quantities)
+    return "; ".join(f"{name}: {text}" for name, text in words)

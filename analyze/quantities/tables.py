@@ -30,21 +30,21 @@ _SHARED: Final = {
     column.name: column
     for column in (
         *(RUN, SITE, CONTEXT, PREFIX, N_PROMPTS, FIRST_POSITION, PROMPT_ID, N_QUARANTINED),
-        Column("run_a", "VARCHAR", "id of the first run, which is compared with"),
-        Column("run_b", "VARCHAR", "id of the second run, which changed"),
+        Column("run_a", "VARCHAR", "id of the first run, the base"),
+        Column("run_b", "VARCHAR", "id of the second run"),
         Column("model", "VARCHAR", "hub id, folder or file of the model"),
-        Column("corpus", "VARCHAR", "where the prompts came from"),
-        Column("prompt_set", "VARCHAR", "equal if runs read the same first n_prompts"),
-        Column("n_duplicates", "INTEGER", "of n_prompts, with the token ids of another", "prompts"),
+        Column("corpus", "VARCHAR", "source of the prompts"),
+        Column("prompt_set", "VARCHAR", "equal if runs read the same first n_prompts texts"),
+        Column("n_duplicates", "INTEGER", "prompts with the token ids of another", "prompts"),
         Column(
             "depth",
             "INTEGER",
-            "0 at embed, k at block.k, B at final; of sites of another program the place, from 1",
+            "0 at embed, k at block.k, B at final; sites of another program: their order, from 1",
             "blocks",
         ),
         Column("n_tokens", "BIGINT", "N: rows in the covariance", "tokens"),
         Column("rank_bound", "INTEGER", "min(N, d)", "dimensions"),
-        Column("cluster", "VARCHAR", "field whose clusters errors leave out; null: none"),
+        Column("cluster", "VARCHAR", "field by which errors cluster prompts; null: none"),
         Column("flags", "VARCHAR[]", "why a number may mislead; empty when none"),
     )
 }

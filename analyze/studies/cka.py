@@ -43,10 +43,10 @@ CKA: Final = Table(
     ("run", "first_position", "prefix", "n_prompts", "site", "other_site"),
     (
         *shared("run first_position prefix n_prompts site"),
-        Column("other_site", "VARCHAR", "the deeper one"),
+        Column("other_site", "VARCHAR", "deeper site of the pair"),
         *shared("n_quarantined"),
-        Column("depth", "INTEGER", "of site", "blocks"),
-        Column("other_depth", "INTEGER", "of other_site", "blocks"),
+        Column("depth", "INTEGER", "depth of site", "blocks"),
+        Column("other_depth", "INTEGER", "depth of other_site", "blocks"),
         Column("n_tokens", "BIGINT", "N; for unrelated rows cka is about d / (N + d)", "tokens"),
         *columns_of(SITE_CHANGES["cka"], meaning="linear CKA, 0 to 1; null without variance"),
         Column("flags", "VARCHAR[]", "why cka may mislead; empty when none"),

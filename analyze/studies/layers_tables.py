@@ -40,7 +40,7 @@ LAYERS: Final = Table(
     ("run", "site", "context", "n_prompts", "first_position"),
     (
         *shared("run site context n_prompts first_position n_quarantined depth"),
-        Column("relative_depth", "DOUBLE", "depth over blocks of the model", "share"),
+        Column("relative_depth", "DOUBLE", "depth / blocks of the model", "share"),
         *shared("n_tokens rank_bound"),
         *spectra.SINK_COLUMNS,
         *(column for rank in RANKS[:2] for column in _columns(rank)),
@@ -59,7 +59,7 @@ HOURGLASS: Final = Table(
     (*SETTING, "metric"),
     (
         *shared("run context n_prompts first_position"),
-        Column("metric", "VARCHAR", "a rank, in dimensions"),
+        Column("metric", "VARCHAR", "name of a rank, in dimensions"),
         *shared("n_quarantined"),
         *number_columns("score", "above 0: narrow middle; null: see reason", "-1 to 1"),
         *number_columns("first", "geometric mean over the first third", "dimensions"),
@@ -84,10 +84,10 @@ EXPERT_LOAD: Final = Table(
         *shared("run site context n_prompts first_position depth"),
         Column("n_tokens", "BIGINT", "tokens that the router read", "tokens"),
         Column("n_experts", "INTEGER", "largest id in any router of the run, plus 1", "experts"),
-        *number_columns("load_imbalance", "of loads: deviation over mean; 0: equal", "1", ERRORS),
-        *number_columns("largest_load", "largest of loads", "share"),
+        *number_columns("load_imbalance", "deviation of loads / mean; 0: equal", "1", ERRORS),
+        *number_columns("largest_load", "largest load", "share"),
         Column("n_unused", "INTEGER", "experts that no token chose", "experts"),
-        Column("loads", "DOUBLE[]", "of each expert by id, its share of all choices", "share"),
+        Column("loads", "DOUBLE[]", "share of all choices of each expert, by id", "share"),
     ),
     merging=Merging(),
 )

@@ -42,7 +42,7 @@ TABLE: Final = Table(
         *values_first(columns_of(ENTROPY, ERRORS), columns_of(ENTROPY_NORM, ERRORS)),
         *shared("n_quarantined n_duplicates"),
         Column("short_prompts", "INTEGER", "prompts shorter than the prefix", "prompts"),
-        *number_columns("distinct_prefixes", "distinct beginnings over prompts", "share"),
+        *number_columns("distinct_prefixes", "distinct prefixes / prompts", "share"),
         *shared("cluster"),
     ),
     merging=Merging(),

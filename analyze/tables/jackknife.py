@@ -21,14 +21,14 @@ OF_NUMBER: Final = ("run", "site", "context", "n_prompts", "first_position", "me
 
 JACKKNIFE: Final = Table(
     "jackknife",
-    "numbers of profiles without one group of prompts: for errors of differences",
+    "numbers of profiles without one group of prompts, for errors of differences",
     "lpp-analyze profile STORE",
     (*OF_NUMBER, "prompt_group"),
     (
         *shared("run site context n_prompts first_position"),
         Column("metric", "VARCHAR", "column of site_profiles"),
         *shared("prefix"),
-        Column("prompt_group", "INTEGER", "the group of prompts left out, from 0"),
+        Column("prompt_group", "INTEGER", "group of prompts left out, from 0"),
         Column("value", "DOUBLE", "the number without that group", "of the metric"),
         Column("student_t", "DOUBLE", "97.5 % quantile, groups - 1 degrees of freedom", "errors"),
         *shared("cluster"),

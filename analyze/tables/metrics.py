@@ -24,17 +24,17 @@ LOGITS = "logits"
 
 TABLE: Final = Table(
     "metrics",
-    "declared metrics that are not in spectra: lpp-analyze metrics",
+    "metrics that are not in spectra (see lpp-analyze metrics)",
     "lpp-analyze profile STORE --metrics NAME",
     ("run", "site", "context", "prefix", "n_prompts", "first_position", "metric"),
     (
         *shared("run"),
-        Column("site", "VARCHAR", "as in spectra; logits: made from token statistics"),
+        Column("site", "VARCHAR", "as in spectra; logits: from token statistics"),
         *shared("context prefix n_prompts first_position n_quarantined"),
-        Column("metric", "VARCHAR", "its declared name", part="name", number="value"),
-        Column("unit", "VARCHAR", "of the value", part="unit", number="value"),
+        Column("metric", "VARCHAR", "name of the metric", part="name", number="value"),
+        Column("unit", "VARCHAR", "unit of the value", part="unit", number="value"),
         *number_columns(
-            "value", "null: not defined for these tokens", "of the metric", ERRORS, prefix=""
+            "value", "value; null: not defined for these tokens", "of the metric", ERRORS, prefix=""
         ),
         Column("flags", "VARCHAR[]", "why the value may mislead; empty when none"),
         *shared("cluster"),

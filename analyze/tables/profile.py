@@ -28,16 +28,16 @@ _EXTREME: Final = ("prefix", *ERRORS)
 
 _COLUMNS: Final = (
     *shared("run context n_prompts first_position n_quarantined site model corpus prompt_set"),
-    Column("prefixes", "INTEGER[]", "schedule that the extremes are taken over", "tokens"),
+    Column("prefixes", "INTEGER[]", "prefixes over which the extremes are taken", "tokens"),
     *columns_of(
-        ENTROPY_FLOOR, _EXTREME, meaning=f"{ENTROPY_FLOOR.definition}, whatever first_position"
+        ENTROPY_FLOOR, _EXTREME, meaning=f"{ENTROPY_FLOOR.definition}, for any first_position"
     ),
-    *number_columns("entropy_floor_bias", "bootstrap's bias of the least of means", "share"),
+    *number_columns("entropy_floor_bias", "bootstrap estimate of its bias", "share"),
     *(
         column
         for metric in map(METRICS.__getitem__, RANKS)
         for column in columns_of(
-            metric, _EXTREME, meaning=f"largest over the prefixes of {metric.definition}"
+            metric, _EXTREME, meaning=f"maximum over the prefixes of {metric.definition}"
         )
     ),
     *shared("flags cluster"),

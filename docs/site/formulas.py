@@ -17,7 +17,6 @@ FORMULAS: Final = {
     "-sum pi ln pi, pi = lambda / sum lambda": (
         r"-\sum \pi \ln \pi,\ \pi = \frac{\lambda}{\sum \lambda}"
     ),
-    "-sum pi ln pi": r"-\sum \pi \ln \pi",
     "-ln sum pi^2, pi = lambda / sum lambda": (
         r"-\ln \sum \pi^2,\ \pi = \frac{\lambda}{\sum \lambda}"
     ),
@@ -32,7 +31,6 @@ FORMULAS: Final = {
     ),
     "lambda_i ~ i^-alpha": r"\lambda_i \sim i^{-\alpha}",
     "ln lambda_i on ln i": r"\ln \lambda_i \text{ on } \ln i",
-    "ln lambda_i": r"\ln \lambda_i",
     "lambda_i": r"\lambda_i",
     "min(100, r / 2)": r"\min(100, r / 2)",
     "R^2": "R^2",

@@ -1,6 +1,6 @@
 -- Which labels can be read from the states?
 -- Read: the best site of each label; value is its AUROC, or R2 of a number, with a 95 % interval.
---   gain is value less that of the control. q is p of the gain, corrected for the number of sites.
+--   gain is value minus that of the control. q is p of the gain, corrected for the number of sites.
 --   The best of many sites is partly luck. A label can be read from states that the model does not
 --   use. The table probes has every site and control.
 -- Empty: no label was probed: lpp-analyze probe STORE

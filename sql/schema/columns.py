@@ -120,7 +120,7 @@ FIRST_POSITION: Final = Column(
 PROMPT_ID: Final = Column("prompt_id", "INTEGER", "index of the prompt in the run, from 0")
 
 N_QUARANTINED: Final = Column(
-    "n_quarantined", "INTEGER", "of n_prompts, set aside and not used", "prompts"
+    "n_quarantined", "INTEGER", "prompts of n_prompts that were set aside", "prompts"
 )
 
 
@@ -142,7 +142,7 @@ def number_columns(
     ['cka', 'cka_ci_low', 'cka_ci_high']
     """
     declared: dict[ColumnPart, tuple[SqlType, str, str]] = {
-        "prefix": ("INTEGER", f"prefix that {name} came from; null: of all", "tokens"),
+        "prefix": ("INTEGER", f"prefix at which {name} was taken; null: all prefixes", "tokens"),
         "stderr": ("DOUBLE", "standard error over prompts; null: not computed", unit),
         "ci_low": ("DOUBLE", f"lower end of its 95 % interval{how}", unit),
         "ci_high": ("DOUBLE", f"upper end of its 95 % interval{how}", unit),

@@ -8,7 +8,7 @@ EVALUATION: Final = (
     Column("source", "VARCHAR", "as in the view items"),
     Column("task", "VARCHAR", "task of lm-eval"),
     RUN,
-    Column("filter", "VARCHAR", "what processed the answers before they were scored"),
+    Column("filter", "VARCHAR", "filter applied to the answers before scoring"),
 )
 EVALUATION_KEY: Final = tuple(column.name for column in EVALUATION)
 
@@ -22,7 +22,7 @@ EVALUATIONS: Final = Table(
         Column("model", "VARCHAR", "as in the view items"),
         Column("n_items", "INTEGER", "items of the task, scored or not", "items"),
         Column("n_right", "INTEGER", "items that were answered correctly", "items"),
-        Column("n_wrong", "INTEGER", "items that were not", "items"),
+        Column("n_wrong", "INTEGER", "items that were answered wrongly", "items"),
         Column("items", "VARCHAR", "fingerprint of the items and their scores"),
     ),
 )

@@ -12,9 +12,9 @@ from lpp.sql.schema.ddl import comment_view, literal
 
 _UNIT: Final = "of the number"
 _VALUES: Final = (
-    Column("number", "VARCHAR", "its declared name"),
-    Column("unit", "VARCHAR", _UNIT),
-    Column("value", "DOUBLE", "null: not computed, or not defined", _UNIT),
+    Column("number", "VARCHAR", "name of the number"),
+    Column("unit", "VARCHAR", "unit of the number"),
+    Column("value", "DOUBLE", "value; null: not computed, or not defined", _UNIT),
     *number_columns("value", "", _UNIT, ERRORS, prefix="")[1:],
     Column("flags", "VARCHAR[]", "why a number of that row may mislead"),
 )
