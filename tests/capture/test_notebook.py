@@ -317,7 +317,7 @@ def test_the_first_cell_installs_what_is_missing(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="Upload the wheel"):
         exec(cell, {})
-    wheel = tmp_path / "lpp_engine-0.2.0-py3-none-any.whl"
+    wheel = tmp_path / "lpp_engine-1.2.3-py3-none-any.whl"
     wheel.touch()
     asked = Installed(monkeypatch, package=False)
     exec(cell, {})
