@@ -24,6 +24,8 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "CHANGELOG.md": "project/changelog.md",
+    "changes/0.3.0.md": "project/changes-0.3.0.md",
+    "changes/older.md": "project/changes-older.md",
     "store/SPEC.md": "reference/store-format.md",
     **{f"{p}/README.md": f"project/{p}.md" for p in ("store", "capture", "analyze", "sql")},
     "benchmarks/README.md": "project/benchmarks.md",
