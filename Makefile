@@ -114,7 +114,7 @@ ON_SIM := LPP_TESTS_ON=sim OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) 
     heads stored_dtype dry_run evaluation_command evaluated_items from_python_model notebook repair \
     vllm_recorder))
 
-test: $(ENV) ## the 6,500 tests that a contributor runs: four to seven minutes on two cores
+test: $(ENV) ## the 6,500 tests that a contributor runs: eight to nine minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 	$(ON_SIM)
 
@@ -122,7 +122,7 @@ BASE ?=
 test-changed: $(ENV) ## the tests that a change can reach, against `main` or BASE=...; ALL=1: slow ones too
 	$(BIN)/python tests/support/changed.py $(BASE) $(WORKERS) $(if $(ALL),$(EVERYTHING))
 
-test-all: $(ENV) ## all 7,900 tests but those of vLLM and of GPUs: the real model, servers, a browser; half an hour
+test-all: $(ENV) ## all 8,400 tests but those of vLLM and of GPUs: the real model, servers, a browser; half an hour
 	$(BIN)/python -m pytest $(WORKERS) $(WAITING) $(EVERYTHING)
 	$(ON_SIM)
 

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
 DOCUMENTS = [
     *("README.md", "CONTRIBUTING.md", "AGENTS.md", "SECURITY.md", "benchmarks/README.md"),
+    "tests/README.md",
     *(f"{p}/README.md" for p in ("store", "capture", "analyze", "sql")),
     *PAGES,
 ]

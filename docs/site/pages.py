@@ -23,6 +23,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 ELSEWHERE: Final[Mapping[str, str]] = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "project/contributing.md",
+    "tests/README.md": "project/tests.md",
     "CHANGELOG.md": "project/changelog.md",
     "changes/0.3.0.md": "project/changes-0.3.0.md",
     "changes/older.md": "project/changes-older.md",
