@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("analyze", "capture", "sql", "store")
 EXTRAS = {*PROMISED, *PROMISED_ELSEWHERE} - {""}
 IN_WHEEL = re.compile(
-    r".+\.(css|csv|html|j2|js|json|md|pyi?|sql)|.+/py\.typed|.+/(packaged_)?tasks/.+\.(yaml|toml|jsonl)"
-    r"|.+/python_reference/.+\.txt"
+    r".+\.(css|csv|html|j2|js|json|md|pyi?|sql|tar)|.+/py\.typed"
+    r"|.+/(packaged_)?tasks/.+\.(yaml|toml|jsonl)|.+/python_reference/.+\.txt"
 )
 
 
