@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from lpp.store.errors import ErrorKind, MachineError
+from lpp.store.process.packages import install_command
 
 try:
     import altair as alt
@@ -19,7 +20,7 @@ try:
 except ImportError as error:
     raise MachineError(
         f"charts need the package {(error.name or '').partition('.')[0]}, which is not installed. "
-        "In your clone of lpp-engine: pip install '.[report]'",
+        f"Install it: {install_command('report')}",
         kind=ErrorKind.NO_PACKAGE,
     ) from None
 

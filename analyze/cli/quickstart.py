@@ -7,11 +7,12 @@ from typing import Final
 
 import click
 
+from lpp.store.process.packages import install_command
 from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.terminal.progress import progress
 
-CHARTS: Final = {"altair": "altair", "vl_convert": "vl-convert-python"}
-"""Modules that a report needs, and what to install for them: the extra `report`."""
+CHARTS: Final = ("altair", "vl_convert", "jinja2")
+"""Modules that a report needs: the extra `report`."""
 
 
 @click.command(cls=LppCommand)
@@ -48,6 +49,6 @@ def quickstart(store: Path) -> None:
         click.echo(f"The report, for a browser: {report}")
     else:
         click.echo(
-            f"For a report, install {' and '.join(CHARTS.values())}; then: "
+            f"For a report: {install_command('report')}; then: "
             + shlex.join(["lpp-analyze", "report", str(store), "-o", str(report)])
         )

@@ -15,6 +15,7 @@ import click
 from lpp.capture.cli.compare import analyze_command, captured
 from lpp.capture.cli.options import STORE
 from lpp.store.objects.place import Place
+from lpp.store.process.packages import install_command
 from lpp.store.terminal.console import LppCommand, debug_option
 from lpp.store.terminal.progress import SHOWN
 
@@ -87,7 +88,7 @@ def demo(store: Place) -> None:
         click.echo(f"The report, for a browser: {report}")
     else:
         click.echo(
-            "For a report, in your clone of lpp-engine: pip install '.[report]', then: "
+            f"For a report: {install_command('report')}; then: "
             f"lpp-analyze report {shlex.quote(str(store))}"
         )
     click.echo(f"The store: {store.resolve()}")

@@ -31,6 +31,7 @@ from lpp.capture.corpus.fields import Fields
 from lpp.capture.corpus.passages import Corpus, Passage, Streamed, fingerprint_passages
 from lpp.capture.downloads import download
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+from lpp.store.process.packages import install_command
 from lpp.store.progress import SILENT, Progress
 
 DatasetRows: TypeAlias = Iterable[tuple[str | None, ...]]
@@ -279,7 +280,7 @@ def raise_if_disk_full(name: str, error: BaseException) -> None:
 def _no_package(name: str) -> NoReturn:
     raise MachineError(
         f"Corpus {name} comes through the package datasets, which is not installed. "
-        f"In your clone of lpp-engine: pip install '.[torch]'. {LOCAL_ALTERNATIVES}",
+        f"Install it: {install_command('torch')}. {LOCAL_ALTERNATIVES}",
         kind=ErrorKind.NO_PACKAGE,
     ) from None
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
+from lpp.store.process.packages import install_command
 
 _NO_ROOM = ("out of memory", "not enough memory", "can't allocate memory")
 _ON_DISK = ("safetensors", "json", "header", "expecting ", "deserializ")
@@ -16,8 +17,8 @@ def require(*packages: str, extra: str = "torch") -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise MachineError(
-            f"capturing needs {', '.join(missing)}, which is not installed here. "
-            f"In your clone of lpp-engine: pip install '.[{extra}]'",
+            f"capturing needs {', '.join(missing)}, not installed here. "
+            f"Install what is missing: {install_command(extra)}",
             kind=ErrorKind.NO_PACKAGE,
         )
 

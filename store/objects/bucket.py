@@ -27,6 +27,7 @@ from lpp.store.objects.bucket_faults import (
 )
 from lpp.store.objects.place import headers, is_address
 from lpp.store.objects.protocol import Result
+from lpp.store.process.packages import install_command
 
 PART_BYTES: Final = 8 << 20
 """Larger objects are read and written in parts of this size."""
@@ -309,7 +310,7 @@ class Bucket:
         except ImportError:
             raise MachineError(
                 "stores in buckets and at addresses need the package obstore, which is not "
-                "installed. In your clone of lpp-engine: pip install '.[objects]'",
+                f"installed. Install it: {install_command('objects')}",
                 kind=ErrorKind.NO_PACKAGE,
             ) from None
         return obstore

