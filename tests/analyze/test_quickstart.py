@@ -33,9 +33,10 @@ def test_make_quickstart_store_makes_the_store_of_the_repository(tmp_path: Path)
     packed.unpack(tmp_path / "kept")
     quickstart_store.capture(tmp_path / "anew", tmp_path / "sentences.jsonl")
     kept, anew = open_store(tmp_path / "kept"), open_store(tmp_path / "anew")
-    assert kept.runs.keys() == anew.runs.keys()
+    by_name = {name: anew.runs[run] for run, name in anew.names.items()}  # ids are of a release
+    assert by_name.keys() == {*kept.names.values()}
     for run in kept.runs.values():
-        other = anew.runs[run.id]
+        other = by_name[kept.names[run.id]]
         assert other.prompts().equals(run.prompts())
         tokens, others = (pl.DataFrame(r.tokens().to_table()) for r in (run, other))
         assert_frame_equal(tokens, others, rel_tol=1e-3, abs_tol=1e-3)
