@@ -169,11 +169,8 @@ def prepare(
             *_by_token(prompts),
             *(() if template is None else template.notes),
             *([f"set aside: {aside}"] if (aside := refused.summary()) else ()),
-            *(
-                [*_short(prompts, request.longest), *_repeated(prompts)]
-                if not given.backend
-                else ()
-            ),
+            *(_short(prompts, request.longest) if given.backend is None else ()),
+            *(_repeated(prompts) if given.backend is None else ()),
         ],
         assumed=continued is not None and continued.assumed,
         stays_open=given.backend is not None,

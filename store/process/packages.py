@@ -7,7 +7,6 @@ takes nothing of our name from an index.
 import re
 import shlex
 from collections.abc import Iterator
-from importlib import metadata
 
 
 def install_command(extra: str) -> str:
@@ -18,6 +17,8 @@ def install_command(extra: str) -> str:
 
 
 def _requirements(extra: str) -> Iterator[str]:
+    from importlib import metadata  # not at every start of a command
+
     for line in metadata.requires("lpp-engine") or ():
         requirement, _, marker = line.partition(";")
         if f'extra == "{extra}"' in marker:
@@ -26,6 +27,8 @@ def _requirements(extra: str) -> Iterator[str]:
 
 
 def _is_installed(requirement: str) -> bool:
+    from importlib import metadata
+
     name = re.split(r"[^\w.-]", requirement)[0]
     try:
         metadata.version(name)
