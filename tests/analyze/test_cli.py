@@ -19,6 +19,7 @@ from on_disk import on_disk
 from lpp.analyze.cli.command import main
 from lpp.sql.cli import main as sql
 from lpp.store import open_store
+from lpp.store.process.packages import install_command
 
 
 def run(*arguments: object) -> Result:
@@ -157,7 +158,7 @@ def test_a_mistake_in_the_runs_is_found_before_a_cluster_is_needed(
     if command != "diff":
         lacking = run(command, root, *ray)
         assert lacking.exit_code == 2
-        assert "'.[ray]'" in lacking.stderr
+        assert install_command("ray") in lacking.stderr
 
 
 @pytest.mark.parametrize(

@@ -473,7 +473,7 @@ def test_the_command_prints_what_it_wrote(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["report", str(store), "-o", str(tmp_path / "out.md")])
     assert result.exit_code == 0, result.output
     assert f"{tmp_path}/out.md" in result.stdout
-    assert (tmp_path / "out.md").read_text().startswith("## it's: ")
+    assert (tmp_path / "out.md").read_text().startswith("## Latent performance profiles\n")
     result = CliRunner().invoke(main, ["report", str(tmp_path)])
     assert result.exit_code == 2
     assert "not an lpp store" in result.stderr

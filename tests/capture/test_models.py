@@ -24,6 +24,7 @@ from lpp.capture.models.spec import ModelSpec
 from lpp.capture.models.structure.anatomy import max_positions
 from lpp.store.errors import ErrorKind, InputError, LppError, MachineError
 from lpp.store.format.plan import StoredDtype
+from lpp.store.process.packages import install_command
 
 
 @pytest.fixture
@@ -393,9 +394,10 @@ def test_a_model_larger_than_memory_is_refused(copied: Path) -> None:
 
 def test_a_missing_package_is_named_with_its_extra() -> None:
     machine.require("torch", "json")
-    with pytest.raises(MachineError, match=r"needs no_such_package.*'\.\[quantization\]'") as e:
+    with pytest.raises(MachineError, match="needs no_such_package") as e:
         machine.require("torch", "no_such_package", extra="quantization")
     assert e.value.kind is ErrorKind.NO_PACKAGE
+    assert install_command("quantization") in str(e.value)
 
 
 # GGUF

@@ -1,5 +1,6 @@
 """The executors' options, and what the driver decides without a cluster."""
 
+import re
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from lpp.capture.ray.actor import Loaded
 from lpp.store import create_store
 from lpp.store.errors import ConflictError, ErrorKind, InputError, MachineError
 from lpp.store.process import cluster
+from lpp.store.process.packages import install_command
 from lpp.store.shared.vocabularies import holds_vocabulary
 
 RUN = ("run", "--model", "m", "--corpus", "pydoc", "--store", "lpp")
@@ -47,14 +49,17 @@ def test_without_the_package_a_command_names_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MachineError, match=r"\.\[ray\]") as caught, cluster.cluster(None):
+    with (
+        pytest.raises(MachineError, match=re.escape(install_command("ray"))) as caught,
+        cluster.cluster(None),
+    ):
         pass
     assert caught.value.kind is ErrorKind.NO_PACKAGE
     words = [*RUN[:-1], str(tmp_path / "lpp"), "--executor", "ray", "--workers", "1"]
     done = CliRunner().invoke(capture, words)
     assert done.exit_code == 2
     assert "Traceback" not in done.output
-    assert "'.[ray]'" in done.stderr
+    assert install_command("ray") in done.stderr
 
 
 @pytest.mark.parametrize("address", ["nowhere", "ray://head:10001", "host:port", ":6379"])
