@@ -88,7 +88,7 @@ except MachineError as error:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("package", ["altair", "vl_convert"])
-def test_without_the_extra_its_name_is_told(package: str) -> None:
+def test_without_its_packages_a_chart_names_them(package: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT.format(package=package)],
         capture_output=True,

@@ -392,7 +392,7 @@ def test_a_model_larger_than_memory_is_refused(copied: Path) -> None:
     _refused(spec, ErrorKind.NO_MEMORY, "does not fit into the memory of cpu", MachineError)
 
 
-def test_a_missing_package_is_named_with_its_extra() -> None:
+def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
     machine.require("torch", "json")
     with pytest.raises(MachineError, match="needs no_such_package") as e:
         machine.require("torch", "no_such_package", extra="quantization")

@@ -71,7 +71,7 @@ def test_joined_follows_the_options_of_both() -> None:
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
-def test_without_vllm_the_extra_is_named(
+def test_without_vllm_its_packages_are_named(
     tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     words = ("run", "--model", tiny_folder("llama"), "--corpus", "pydoc", "--store", tmp_path / "s")
