@@ -139,7 +139,7 @@ def _report(root: Objects) -> tuple[str, str, Origin]:
         if isinstance(root.place, Path):  # a name that no page has to escape
             here = str(folder / "store")
             Path(here).symlink_to(root.place.absolute())
-        page = replace(report(here), lacking=())
+        page = replace(report(here, name=root.place.name), lacking=())
         pages = {"html": page, "md": replace(page, title="Numbers")}
         html, numbers = (written(p, form).replace(here, _STORE) for form, p in pages.items())
         return html, numbers, page.origin

@@ -1,5 +1,6 @@
 """The content of the report, in order, for every output format."""
 
+import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from lpp.analyze.drift.pages.drift_page_tables import pairs_by_kl
 from lpp.analyze.evaluations import tables as item_flags
 from lpp.analyze.pages.page import Chart, Opening, Origin, Page, Section, explained
 from lpp.analyze.pages.provenance import origin
-from lpp.analyze.pages.words import Code, Ref, Run, Sentence
+from lpp.analyze.pages.words import Code, Ref, Run, Sentence, listed
 from lpp.analyze.probes.tables import MEANING as OF_PROBES
 from lpp.analyze.quantities import correlations
 from lpp.analyze.quantities import flags as number_flags
@@ -143,14 +144,20 @@ _ONLY_DRAWN: Final = ("training", drift.SECTION)
 SETTINGS: Final = 2
 """Most settings described beside that of the first screen; the table has all."""
 
+NAMED: Final = 3
+"""Most runs that the title names."""
+
 _RARE: Final = ("differences", "metrics", "apart", "flags")
 """Tables that are often empty although everything was computed."""
 
 
-def report(url: str, *, against: str | None = None, progress: Progress = SILENT) -> Page:
+def report(
+    url: str, *, against: str | None = None, name: str = "", progress: Progress = SILENT
+) -> Page:
     """Read the store at `url`; only charts are computed.
 
     against: the run that the others are compared with; by default the first one by id.
+    name: of the store, for the title; by default the last part of `url`.
 
     Raises FormatError if `url` is not a store, ConflictError(IN_USE) while another process writes
     the database, MachineError(NO_PACKAGE) without the chart library.
@@ -195,7 +202,11 @@ def report(url: str, *, against: str | None = None, progress: Progress = SILENT)
     tables = (table for section in sections for table in section.tables)
     first, findings = _first_screen(summary(numbers, order, explained(tables, MEANINGS)), answers)
     return Page(
-        title="Latent performance profiles",
+        title=_title(
+            name or os.path.basename(os.path.abspath(url)),
+            [styles.name(run) for run in order],
+            len(order if chosen is None else chosen.all_runs),
+        ),
         about=("Store ", Code(url), *_about(url, chosen), *(f" {line}" for line in doubted)),
         opening=first,
         findings=findings,
@@ -219,6 +230,13 @@ def report(url: str, *, against: str | None = None, progress: Progress = SILENT)
             ],
         ),
     )
+
+
+def _title(store: str, names: Sequence[str], n_runs: int) -> str:
+    """The store, the first runs by name and the number of others."""
+    named = [*names[:NAMED]]
+    others = n_runs - len(named)
+    return f"{store}: {listed([*named, f'{others} more'] if others else named)}".removesuffix(": ")
 
 
 def _numbers(answers: Answers) -> Numbers:

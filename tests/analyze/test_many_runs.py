@@ -36,6 +36,8 @@ def test_it_shows_the_ends_and_says_how_many_there_are(store: Path) -> None:
             for name in {"run", "run_a", "run_b"} & {*answer.frame.columns}:
                 assert {*answer.frame[name].drop_nulls()} <= shown, answer.name
     assert f"lpp-sql {store} --run surprises" in plain(page.lacking)
+    letters = [page.runs.name(run) for run in page.runs.order]
+    assert page.title == f"{store.name}: {letters[0]}, {letters[1]}, {letters[2]} and 2 more"
     about = plain(page.about)
     assert "3 of its 5 runs" in about
     assert f"lpp-sql {store} --run profiles" in about

@@ -1,6 +1,7 @@
 """The report without a browser: its sections, pictures and sources, and what it refuses."""
 
 import hashlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from lpp.analyze import LayersSettings
 from lpp.analyze.cli.command import main
 from lpp.analyze.pages.page import Page, Section
 from lpp.analyze.pages.words import Code, Run, plain
+from lpp.analyze.pages.write import written
 from lpp.analyze.report.answers import ask
 from lpp.analyze.report.content import report
 from lpp.analyze.report.drift_queries import (
@@ -120,6 +122,31 @@ def test_every_table_shows_its_main_number_first(tmp_path: Path) -> None:
             first = [one.name for one in answers[name].table().fields if one.first]
             assert column in first, name
             assert {*answers[name].query.first} <= {*first}, name
+
+
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        ("", ""),
+        ("a", ": a-00000000"),
+        ("ab", ": a-00000000 and b-00000001"),
+        ("abcd", ": a-00000000, b-00000001, c-00000002 and 1 more"),
+    ],
+)
+def test_the_report_is_called_by_its_store_and_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: str, names: str
+) -> None:
+    store = make_store(tmp_path / "my <store>", database([*models]))
+    monkeypatch.chdir(store)
+    for url in (".", f"{store}/", str(store)):
+        assert report(url).title == f"my <store>{names}"
+    page = written(report(str(store)), "html")
+    assert re.findall(r"<(title|h1)>(.*)</\1>", page) == [
+        (tag, f"my &lt;store&gt;{names}") for tag in ("title", "h1")
+    ]
+    first_screen, rest = re.split('<h2 id="h-(?!findings)', page.partition("</nav>")[2], maxsplit=1)
+    assert "filter" not in first_screen.lower()
+    assert "A filter keeps the rows" in rest
 
 
 def test_tables_and_letters_are_in_one_order(tmp_path: Path) -> None:
@@ -473,7 +500,7 @@ def test_the_command_prints_what_it_wrote(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["report", str(store), "-o", str(tmp_path / "out.md")])
     assert result.exit_code == 0, result.output
     assert f"{tmp_path}/out.md" in result.stdout
-    assert (tmp_path / "out.md").read_text().startswith("## Latent performance profiles\n")
+    assert (tmp_path / "out.md").read_text().startswith("## it's: ")
     result = CliRunner().invoke(main, ["report", str(tmp_path)])
     assert result.exit_code == 2
     assert "not an lpp store" in result.stderr
