@@ -28,12 +28,12 @@ FEW_OF_A_KIND: Final = 30
 MEANING: Final[Mapping[str, str]] = {
     "few_items": f"fewer than {FEW_OF_A_KIND} right or fewer than {FEW_OF_A_KIND} wrong items: an "
     "AUROC is known to within 0.1 at best",
-    "few_clusters": f"fewer than {FEW_CLUSTERS} clusters, or a few hold most: intervals are "
-    "rough, mostly too short",
+    "few_clusters": f"fewer than {FEW_CLUSTERS} clusters, or a few clusters hold most of the "
+    "data: intervals are rough and mostly too short",
     "first_positions": "means over rows include first positions, which are often sinks: "
     "--skip-first 1 leaves one out",
     "independent_items": "items are taken as independent (see --cluster): if several share a "
-    "passage or scene, intervals are too short and p too small; --cluster FIELD says which do",
+    "passage or scene, intervals are too short and p too small. --cluster FIELD groups them",
     "items_left_out": "some items could not be analysed: they were set aside, their shards are "
     "missing, or they are neither right nor wrong",
     "lossy": number_flags.MEANING["lossy"],
@@ -41,8 +41,8 @@ MEANING: Final[Mapping[str, str]] = {
     "ones: lpp-capture eval --group FIELD names the subject",
     "small_groups": "groups are too small to compare items within them: a feature may only "
     "separate hard groups from easy ones",
-    "uncut_answers": "an earlier release stored answers beyond their stop strings, in their length "
-    "and ln p too: evaluate again, no pass is repeated",
+    "uncut_answers": "an earlier release did not cut answers at the stop string, so their length "
+    "and ln p include the text beyond: evaluate again (no forward pass is repeated)",
 }
 """The meaning of each flag of `item_analyses`."""
 

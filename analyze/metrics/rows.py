@@ -54,8 +54,8 @@ def _same(value: float) -> float:
 
 
 _CLIPPED: Final = (
-    "X^T X / (N - 1), X centred, then its 5 columns of highest variance clipped at +-3 standard "
-    "deviations, not centred again"
+    "X^T X / (N - 1). X is centred; then its 5 columns of highest variance are clipped at +-3 "
+    "standard deviations. X is not centred again"
 )
 
 _PROMPT_ERANK: Final = Metric[float](
@@ -72,9 +72,9 @@ _PROMPT_ERANK: Final = Metric[float](
 )
 
 _SINK: Final = (
-    "Position p is a sink if the median over prompts of |x_p| exceeds "
-    f"{SINK_FACTOR:g} times the median of |x| at all other captured positions; finite rows, not "
-    "centred. Missing if X(L) has other rows"
+    f"Position p is a sink if the median over prompts of |x_p| exceeds {SINK_FACTOR:g} times the "
+    "median of |x| at all other captured positions. The rows are not centred. Missing if a row of "
+    "X(L) is not finite"
 )
 
 
@@ -99,7 +99,7 @@ ROW_METRICS: Final = (
     _robust(
         "participation_ratio",
         f"participation ratio of {_CLIPPED}",
-        "Clips five columns, whatever the width. No error bars.",
+        "Five columns are clipped, whatever the width d. Error bars are not computed.",
     ),
     _robust(
         "effective_rank",
@@ -119,12 +119,12 @@ ROW_METRICS: Final = (
     Metric[float](
         name="two_nn",
         unit="dimensions",
-        definition="slope of -ln(1 - F(mu)) on ln mu through the origin; mu: distance to the "
-        "second / to the nearest neighbour, F: its distribution. Leaves out the largest tenth of "
-        f"mu; equal rows count once; of more than {MAX_ROWS} rows, takes as many by a fixed hash "
-        "of prompt and position",
+        definition="slope of -ln(1 - F(mu)) on ln mu through the origin, without the largest "
+        "tenth of mu. mu: a row's distance to its second nearest neighbour / distance to its "
+        "nearest; F: the distribution of mu over rows. Equal rows count once. If there are more "
+        f"than {MAX_ROWS} rows, a hash of prompt and position chooses {MAX_ROWS}",
         source="Facco et al. 2017 (Two-NN)",
-        trap="A small sample biases it low. No error bars.",
+        trap="With few rows, the dimension comes out too low. Error bars are not computed.",
         needs="rows",
         compute=_same,
         measure=NeighbourSamples,
@@ -146,8 +146,8 @@ ROW_METRICS: Final = (
     Metric[float](
         name="curvature",
         unit="degrees",
-        definition="angle between x_(t+1) - x_t and x_(t+2) - x_(t+1), mean over t of a prompt "
-        "with t + 2 < L, then over prompts; leaves out angles at repeated states",
+        definition="angle between x_(t+1) - x_t and x_(t+2) - x_(t+1): mean over positions t of a "
+        "prompt with t + 2 < L, then over prompts; without angles at repeated states",
         source="Henaff et al. 2019; Hosseini and Fedorenko 2023, arXiv 2311.04930",
         trap="Independent random states give 120 degrees, not 90.",
         needs="rows",
@@ -159,10 +159,10 @@ ROW_METRICS: Final = (
     Metric[float](
         name="diff_erank",
         unit="dimensions",
-        definition="prompt_erank of the untrained twin minus prompt_erank of the run, same site "
-        f"and prompts. Missing if there is {NO_TWIN}",
+        definition="prompt_erank of the run's untrained twin minus prompt_erank of the run, same "
+        f"site and prompts. Missing if there is {NO_TWIN}",
         source=_WEI,
-        trap="One seed is one draw.",
+        trap="Another seed of the twin's random weights gives another value.",
         needs="rows",
         compute=_same,
         of_twin=_PROMPT_ERANK,
@@ -185,14 +185,14 @@ ROW_METRICS: Final = (
     _sinks(
         "n_sinks",
         n_sinks,
-        f"number of sinks at first_position <= p < L. {_SINK}",
-        "Misses positions that are sinks in only 2 % of the prompts.",
+        f"number of sink positions p, first_position <= p < L. {_SINK}",
+        "A position that is a sink in only 2 % of the prompts does not count.",
     ),
     _sinks(
         "sink_end",
         sink_end,
-        "first position after the site's last sink (see n_sinks), whatever L; 0 without sinks",
-        "Starting there also leaves out tokens that are no sinks: choose before you see results.",
+        "first position after the site's last sink (see n_sinks), below L or not; 0 without sinks",
+        "Skipping to sink_end also skips tokens that are no sinks: choose before you see results.",
     ),
 )
 """Every metric that needs rows."""

@@ -117,8 +117,8 @@ _PR: Final = Metric[Spectrum](
     unit="dimensions",
     definition="(sum lambda)^2 / sum lambda^2",
     source=_PAPER,
-    trap="A few attention sinks make it 1 at most sites (flag `sink`). Grows with the number of "
-    "prompts.",
+    trap="A few attention sinks bring the ratio near 1 at most sites (flag `sink`). The ratio "
+    "grows with the number of prompts.",
     needs="scatter",
     compute=_participation_ratio,
 )
@@ -128,7 +128,7 @@ _ER: Final = Metric[Spectrum](
     unit="dimensions",
     definition="exp(-sum pi ln pi), pi = lambda / sum lambda",
     source="Roy and Vetterli 2007; arXiv 2605.30018",
-    trap="Grows with the number of prompts: compare runs at equal N. Attention sinks lower it.",
+    trap="Grows with the number of prompts: compare at equal N. Attention sinks lower the rank.",
     needs="eigenvalues",
     compute=_effective_rank,
 )
@@ -157,18 +157,18 @@ PAPER: Final = (
     _ER,
     _normalised(
         _PR,
-        "If N < d the divisor is N, so it falls as the sample grows (flag `normaliser`).",
+        "If N < d, the divisor is N, so the share falls as the sample grows (flag `normaliser`).",
     ),
     _normalised(
         _ER,
-        "Between models it varies mostly as 1/d. If N < d the divisor is N (flag `normaliser`).",
+        "Varies mostly as 1/d between models. If N < d, the divisor is N (flag `normaliser`).",
     ),
     Metric[Spectrum](
         name="top_share",
         unit="share",
         definition="largest lambda / sum lambda",
         source=_PAPER,
-        trap="Near 1, one direction dominates: often along one or two attention sinks.",
+        trap="A share near 1 often comes from one or two attention sinks.",
         needs="eigenvalues",
         compute=lambda s: top_share(s.solved),
     ),
@@ -192,14 +192,14 @@ SPECTRAL: Final = (
         unit="share",
         definition="largest column variance / sum of all column variances",
         source=_PAPER,
-        trap="Depends on the basis: a rotation changes it, but no rank.",
+        trap="A rotation of the rows changes the share, but not `participation_ratio`.",
         needs="scatter",
         compute=lambda s: column_share(s.variances, 1),
     ),
     Metric[Spectrum](
         name="top5_column_share",
         unit="share",
-        definition="sum of the five largest column variances / sum of all",
+        definition="sum of the five largest column variances / sum of all column variances",
         source=_PAPER,
         trap="As for `top1_column_share`.",
         needs="scatter",
@@ -230,9 +230,9 @@ SPECTRAL: Final = (
         name="rankme",
         unit="dimensions",
         definition="exp(-sum p ln p), p = s / sum s, s = sqrt(lambda): singular values of the "
-        "centred X. The original does not centre, and adds 1e-7 to p",
+        "centred X. The paper does not centre X, and adds 1e-7 to p",
         source="Garrido et al. 2023, arXiv 2210.02885",
-        trap="Never compare it with `effective_rank`, which uses eigenvalues.",
+        trap="Never compare RankMe with `effective_rank`, which uses eigenvalues.",
         needs="eigenvalues",
         compute=lambda s: rankme(s.solved),
     ),
@@ -241,9 +241,9 @@ SPECTRAL: Final = (
         unit="1",
         definition="alpha of lambda_i ~ i^-alpha: unweighted least squares of ln lambda_i on ln "
         f"i, i from 11 to min(100, r / 2), r = min(N, d). Missing with fewer than {ALPHA_POINTS} "
-        "points, or if a fitted lambda_i is 0. The original weights rank i by 1 / i",
+        "points, or if a fitted lambda_i is 0. The paper weights rank i by 1 / i",
         source="Agrawal et al. 2022 (alpha-ReQ)",
-        trap="A fit: read it with `alpha_req_r2`.",
+        trap="Any spectrum has a fitted alpha: check the quality of the fit, `alpha_req_r2`.",
         needs="eigenvalues",
         compute=lambda s: power_law(s.solved)[0],
     ),
@@ -252,7 +252,7 @@ SPECTRAL: Final = (
         unit="share",
         definition="R^2 of the fit of alpha_req",
         source="Agrawal et al. 2022 (alpha-ReQ)",
-        trap="High for any smooth curve: no proof of a power law.",
+        trap="R^2 is high for any smooth curve: a high value does not prove a power law.",
         needs="eigenvalues",
         compute=lambda s: power_law(s.solved)[1],
     ),
@@ -261,19 +261,19 @@ SPECTRAL: Final = (
         unit="nats",
         definition="-ln sum pi^2, pi = lambda / sum lambda: Renyi entropy of order 2 of the "
         "covariance / its trace. Equals ln participation_ratio; missing if the rows do not vary. "
-        "The original takes an uncentred kernel matrix of the rows, its diagonal scaled to 1 / N",
+        "The paper uses an uncentred kernel matrix of the rows, its diagonal scaled to 1 / N",
         source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
-        trap="Not evidence independent of the participation ratio.",
+        trap="This entropy adds no evidence to the participation ratio.",
         needs="scatter",
         compute=lambda s: _log(_participation_ratio(s)),
     ),
     Metric[Spectrum](
         name="von_neumann_entropy",
         unit="nats",
-        definition="-sum pi ln pi, pi = lambda / sum lambda: as renyi2_entropy, of order 1. "
-        "Equals ln effective_rank",
+        definition="-sum pi ln pi, pi = lambda / sum lambda: Renyi entropy of order 1 of the "
+        "matrix in renyi2_entropy. Equals ln effective_rank; missing if the rows do not vary",
         source="Sanchez Giraldo et al. 2014, arXiv 1211.2459",
-        trap="Not evidence independent of the effective rank.",
+        trap="This entropy adds no evidence to the effective rank.",
         needs="eigenvalues",
         compute=lambda s: _log(_effective_rank(s)),
     ),

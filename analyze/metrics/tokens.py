@@ -218,13 +218,13 @@ TOKEN_METRICS: Final = (
     TokenMetric(
         name="min_k",
         unit="nats",
-        definition=f"mean of ln p(next token) over the {LEAST_PERCENT} % least likely tokens of a "
-        "prompt, then over prompts. Of n tokens whose next token is below L it takes floor(n / "
-        "5), at least 1",
+        definition=f"mean of ln p(next token) over the {LEAST_PERCENT} % least likely next tokens "
+        "of a prompt, then mean over prompts. If n next tokens of a prompt are below L, the "
+        "floor(n / 5) least likely count, at least 1",
         source="Shi et al. 2023 (Min-K%), arXiv 2310.16789",
         expression=_least(LOGPROB, [LOGPROB]),
         sums=LeastMeans(value=LOGPROB, needed=[LOGPROB]),
-        trap="A sign of memorised text only against texts of the same kind and length.",
+        trap="A sign of memorised text only if compared with texts of the same kind and length.",
         bounds=(-math.inf, 0.0),
     ),
     TokenMetric(
@@ -232,11 +232,11 @@ TOKEN_METRICS: Final = (
         label="rank-surprisal ratio",
         unit="1",
         definition=f"sum of min(rank, {MOST_RANK}) / sum of -ln p(next token), over tokens whose "
-        "next token is below L; rank: 1 + number of likelier tokens",
+        "next token is below L; rank: 1 + the number of likelier tokens",
         source="arXiv 2601.14249",
         expression=_ratio_of(_next(RANK), _next(SURPRISAL)),
         sums=RowSums(terms=[RANK, SURPRISAL], value=_ratio, of_next=True),
-        trap="Judges the text as much as the model. Depends on the tokenizer.",
+        trap="The ratio depends on the text as much as on the model, and on the tokenizer.",
         bounds=(0.0, math.inf),
     ),
     TokenMetric(

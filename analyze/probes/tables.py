@@ -22,17 +22,18 @@ INFORMATIVE: Final = 0.05
 
 MEANING: Final[Mapping[str, str]] = {
     "duplicates": "some prompts have the same token ids as prompts of other clusters: a probe may "
-    "score what it was fitted to, and errors are too small; --group FIELD keeps them together",
-    "explained": "a control predicts the label as well (see control): the probe may read that "
-    "instead of the label",
+    "be tested on prompts it was fitted to, and errors are too small; --group FIELD keeps them in "
+    "one fold",
+    "explained": "a control predicts the label as well as the probe does: the probe may read what "
+    "the control reads (see control)",
     "few_clusters": ITEM_MEANING["few_clusters"],
     "few_prompts": f"fewer than {FEW_OF_A_KIND} prompts of a class: an AUROC is known to "
     "within 0.1 at best",
     "first_positions": ITEM_MEANING["first_positions"],
     "heavy_tail": "a few prompts hold most of the spread of the number: R2 and its gain have no "
     "interval; take its logarithm, or ranks, as the label",
-    "independent_prompts": "prompts are taken as independent (see --cluster): if several are "
-    "passages of one document, intervals are too short and q too small",
+    "independent_prompts": "prompts are taken as independent (see --cluster): if several "
+    "prompts are passages of one document, intervals are too short and q is too small",
     "lossy": number_flags.MEANING["lossy"],
     "prompts_left_out": "some prompts have no label, or no row as --rows asks",
 }

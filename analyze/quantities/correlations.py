@@ -12,7 +12,7 @@ FEW: Final = 10
 
 MEANING: Final[Mapping[str, str]] = {
     "constant": "profile or benchmark has a single value, so there is no coefficient",
-    "different_prompts": "profiles are of different texts: texts alone change a profile",
+    "different_prompts": "profiles come from different texts: texts alone change a profile",
     "few_models": f"fewer than {FEW} models, so the interval and p are rough",
     "flagged_profiles": "some profiles have flags",
     "same_order_as_size": "profile or benchmark orders models by size, so there is no coefficient",

@@ -65,8 +65,8 @@ PREDICTIONS: Final = by_name(
             unit="nats",
             definition="sum p ln(p / q); p, q: next-token probabilities of A and B",
             source=_KULLBACK,
-            trap="Not symmetric: large if B finds impossible what A finds likely. A few tokens "
-            "dominate the mean: see the median too.",
+            trap="KL is not symmetric: a token that A finds likely and B finds nearly impossible "
+            "makes it large. A few tokens dominate the mean: look at the median too.",
             value=lambda column: column("kl"),
             needs_logits=True,
         ),
@@ -86,7 +86,7 @@ PREDICTIONS: Final = by_name(
             unit="nats",
             definition="(KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2",
             source="Lin 1991",
-            trap="At most ln 2: hardly distinguishes large changes.",
+            trap="JS is at most ln 2, so it hardly distinguishes large changes.",
             value=lambda column: column("js"),
             bounds=(0.0, math.log(2)),
             needs_logits=True,
@@ -105,10 +105,10 @@ PREDICTIONS: Final = by_name(
             name="ear",
             label="expected acceptance rate",
             unit="share",
-            definition="1 - tv: share of tokens drafted by B that speculative sampling accepts "
-            "for A",
+            definition="1 - tv: expected share of tokens drafted by B that speculative sampling "
+            "with the target model A accepts",
             source="Leviathan et al. 2023, arXiv 2211.17192",
-            trap="At temperature 1, on the compared texts, not on what B drafts.",
+            trap="Holds at temperature 1 on the compared texts; it may differ on B's own drafts.",
             value=lambda column: 1 - column("tv"),
             statistics=("mean",),
             needs_logits=True,
@@ -119,8 +119,8 @@ PREDICTIONS: Final = by_name(
             unit="share",
             definition="share of tokens whose most likely next token differs",
             source=_PROJECT,
-            trap="In bfloat16, rounding alone flips 2 % of the tokens. At 4 to 6 % the two "
-            "largest logits are equal, and the lower id counts.",
+            trap="In bfloat16, rounding alone flips 2 % of the tokens. The two largest logits are "
+            "equal at 4 to 6 % of the tokens; the lower id then counts as likelier.",
             value=lambda column: column("flip"),
             statistics=("mean",),
             tie="flip_tie",
@@ -209,19 +209,19 @@ SITE_CHANGES: Final = by_name(
             short="distance",
             unit="ratio",
             # a mean over the other rows would hide the largest change
-            definition="mean over tokens of |b - a| / |a|. If both rows are zero the ratio is 0; "
-            "if a row is zero only in A the mean is missing",
+            definition="mean over tokens of |b - a| / |a|. If both rows of a token are zero, its "
+            "ratio is 0; if only A's row is zero, the mean is missing",
             source=_PROJECT,
-            trap="A rotation or a rescaling moves every row and may change no prediction.",
+            trap="A rotation or a rescaling moves every row and may leave all predictions equal.",
             needs="rows",
         ),
         SiteChange(
             name="cosine",
             unit="-1 to 1",
-            definition="mean over tokens of the cosine of a and b. If both rows are zero the "
-            "cosine is 1; if only one is, the mean is missing",
+            definition="mean over tokens of the cosine of a and b. If both rows of a token are "
+            "zero, their cosine is 1; if only one of them is zero, the mean is missing",
             source=_PROJECT,
-            trap="Near 1 if all rows share a large mean.",
+            trap="The cosine is near 1 if all rows share a large mean.",
             needs="rows",
             bounds=(-1.0, 1.0),
             identity=1.0,
@@ -242,10 +242,10 @@ SITE_CHANGES: Final = by_name(
             name="expert_change",
             short="experts",
             unit="share",
-            definition="share of tokens for which a router chooses another set of experts",
+            definition="share of tokens for which the routers choose different sets of experts",
             source=_PROJECT,
-            trap="Exchanging one expert of eight counts as much as all eight, whatever the "
-            "weights.",
+            trap="A token counts as changed whether one of its eight experts differs or all eight "
+            "differ. The weights of the experts do not count.",
             needs="rows",
         ),
         SiteChange(

@@ -80,17 +80,17 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "different_prefixes",
-        "the extremes of two runs are at different prefixes: a difference is at the first run's",
+        "two runs have their extremes at different prefixes: compared at the first run's prefix",
         pl.col("n_prefixes") > 1,
     ),
     DeclaredFlag(
         "different_prompts",
-        "runs shown side by side read different texts (see prompt_set)",
+        "the runs shown read different texts (see prompt_set)",
         pl.col("n_prompt_sets") > 1,
     ),
     DeclaredFlag(
         "duplicates",
-        "some prompts occur more than once: fewer are distinct, and errors are too small",
+        "some prompts occur more than once: the sample is smaller, and errors are too small",
         pl.col("n_duplicates") > 0,
     ),
     DeclaredFlag(
@@ -111,12 +111,12 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "not_finite",
-        "ranks are missing: rows contain infinities or NaN, or see the log",
+        "ranks are missing: rows contain infinities or NaN, or the log names another cause",
         pl.col("missing_ranks") > 0,
     ),
     DeclaredFlag(
         "padded_vocab",
-        "the logits are wider than the tokenizer, which changes ln V",
+        "the model has more logits than its tokenizer has tokens, which changes ln V",
         pl.col("logits_width") > pl.col("tokenizer_size"),
     ),
     DeclaredFlag(
@@ -143,7 +143,7 @@ FLAGS: Final = (
     ),
     DeclaredFlag(
         "template",
-        "most prompts begin with the same tokens: up to the prefix of the entropy",
+        "most prompts begin with the same tokens: fewer than half of the prefixes differ",
         pl.col("distinct_prefixes") < DISTINCT_SHARE,
     ),
     DeclaredFlag(

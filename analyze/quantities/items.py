@@ -114,20 +114,21 @@ FEATURES: Final = (
     Feature(
         name="agreement_depth",
         unit="share of depth",
-        definition="k / L; block k: the first of --sites from which on the logit lens ranks the "
-        "most likely token of final first (ties count); 1 if there is none before block L. Lens: "
-        "the block's row at the answer's position, through the final norm and the head. It reads "
-        "early blocks in the basis of the last one, so it sees the answer later than the model "
-        "has it",
+        definition="k / L in a model of L blocks. From block k on, the logit lens of every block "
+        "of --sites ranks the most likely token of final first (a tie counts as first); k = L if "
+        "no earlier block qualifies. Logit lens: the block's row at the answer's position, "
+        "through the final norm and the head. The lens reads early blocks in the basis of the "
+        "last block, so the depth comes out too large",
         source="nostalgebraist 2020 (logit lens); Baldock et al. 2021 (prediction depth), arXiv "
         "2106.09647; Belrose et al. 2023 (bias of the lens), arXiv 2303.08112",
     ),
     Feature(
         name="answer_depth",
         unit="share of depth",
-        definition="agreement_depth for the chosen answer's first token, among the first tokens "
-        "of the answers. Missing if these are all equal, or if final ranks another one first",
-        source="as for agreement_depth",
+        definition="agreement_depth of the chosen answer's first token, ranked among the first "
+        "tokens of all answers. Missing if these are equal, or if final ranks another of them "
+        "first",
+        source="See agreement_depth",
     ),
     Feature(
         name="gold_logprob",
@@ -153,8 +154,8 @@ FEATURES: Final = (
     Feature(
         name="distance",
         unit="1",
-        definition="Mahalanobis distance of the site's row at the answer's position to the mean "
-        "of such rows in the other four of five folds; covariance shrunk (Ledoit and Wolf 2004)",
+        definition="Mahalanobis distance from the site's row at the answer's position to the mean "
+        "of the items in the other four of five folds; covariance shrunk (Ledoit and Wolf 2004)",
         source="Lee et al. 2018, arXiv 1807.03888; Ren et al. 2023, arXiv 2209.15558",
         role="rows",
     ),

@@ -11,13 +11,13 @@ PROBE_NUMBERS: Final = by_name(
             of="probe",
             unit="probability",
             label="AUROC",
-            definition="P(a prompt of the second class has the larger score), over pairs within a "
-            "fold; scores of ridge logistic regression fitted to the other folds. Several "
-            "classes: mean over each against the rest",
+            definition="P(a prompt of the second class scores higher than one of the first), over "
+            "pairs within a fold. Scores: ridge logistic regression, fitted to the other folds. "
+            "Several classes: mean AUROC of each against the rest",
             source="Hanley and McNeil 1982; Alain and Bengio 2016, arXiv 1610.01644 (linear "
             "probes)",
-            trap="The model need not use what a probe reads, and it need not be the label: length "
-            "alone can give 0.998. See the gain over the best control.",
+            trap="The model need not use the label. The probe need not read the label: length "
+            "alone can give 0.998, so look at the gain over the best control.",
             bounds=(0.0, 1.0),
         ),
         Quantity(
@@ -25,10 +25,10 @@ PROBE_NUMBERS: Final = by_name(
             of="probe",
             unit="share",
             label="R2",
-            definition="1 - squared error / squared error of the mean of the other folds, for a "
-            "number; scores of ridge regression fitted to the other folds",
+            definition="1 - squared error / squared error of the mean of the other folds; the "
+            "label is a number. Scores: ridge regression, fitted to the other folds",
             source="Hoerl and Kennard 1970 (ridge regression)",
-            trap="Negative if the probe predicts worse than the mean.",
+            trap="R2 is negative if the probe predicts worse than the mean.",
             bounds=(UNBOUNDED[0], 1.0),
         ),
         Quantity(
@@ -37,12 +37,12 @@ PROBE_NUMBERS: Final = by_name(
             unit="1",
             label="gain over the best control",
             short="gain",
-            definition="AUROC or R2 of the probe minus that of the best control, same prompts and "
-            "folds. A control reads no rows, or those of embed",
+            definition="AUROC or R2 of the probe minus AUROC or R2 of the best control, on the "
+            "same prompts and folds. A control reads no hidden states, or those of embed",
             source="Hewitt and Liang 2019, arXiv 1909.03368 (controls of probes); paired: DeLong, "
             "DeLong and Clarke-Pearson 1988",
-            trap="Confounds without a control remain: name them with --group, or probe for them "
-            "as labels.",
+            trap="The controls do not cover every confound: name a confound with --group, or "
+            "probe for it as a label.",
         ),
         Quantity(
             name="probe_recall",
@@ -50,12 +50,12 @@ PROBE_NUMBERS: Final = by_name(
             unit="share",
             label="recall at 1 % false alarms",
             short="recall at 1 %",
-            definition="share of the second class above the lowest threshold that at most 1 % of "
-            "the other prompts exceed; scores of all folds together. Several classes: over all "
-            "pairs of prompt and class. Missing with fewer than 100 others",
+            definition="share of the second class that scores above the lowest threshold that at "
+            "most 1 % of the other prompts exceed. Folds are pooled; with several classes, so are "
+            "pairs of prompt and class. Missing with fewer than 100 other prompts",
             source="Pepe 2003, section 5 (sensitivity at a false positive rate)",
-            trap="Few prompts set the threshold: 1 % of the others. The interval takes scores as "
-            "given and resamples clusters.",
+            trap="1 % of the other prompts, which are few, set the threshold. The interval "
+            "resamples clusters and does not fit the probe again.",
         ),
         Quantity(
             name="probe_ece",
@@ -64,11 +64,12 @@ PROBE_NUMBERS: Final = by_name(
             label="calibration error",
             short="ECE",
             definition="expected calibration error of the probability of the second class, out of "
-            "fold: sum over ten bins of equally many prompts of n_b / n |share of the class in b "
-            "- mean probability in b|. Several classes: over all pairs of prompt and class",
+            "fold: sum over ten bins b of n_b / n |share of the second class in b - mean "
+            "probability in b|. Bins hold equally many prompts. Several classes: all pairs of "
+            "prompt and class",
             source="Naeini, Cooper and Hauskrecht 2015; Nixon et al. 2019, arXiv 1904.01685 (bins "
             "of equal mass)",
-            trap="Noise makes it positive: compare with a calibrated probe on as many prompts.",
+            trap="Positive by noise alone: compare with a calibrated probe on as many prompts.",
         ),
     )
 )
@@ -82,12 +83,13 @@ PROBE_CHANGES: Final = by_name(
             unit="1",
             label="change of AUROC",
             short="change",
-            definition="AUROC of A's probe on the rows of B minus that of a reference on the same "
-            "prompts: A's probe on the rows of A (--against), or B's own probe (--test-on)",
+            definition="AUROC of A's probe on the rows of B minus AUROC of the reference, on the "
+            "same prompts. Reference: A's probe on the rows of A (--against), or B's probe "
+            "(--test-on)",
             source="DeLong, DeLong and Clarke-Pearson 1988 (paired); arXiv 2606.15980 (probes that "
             "go stale)",
-            trap="The probe is not refitted: one fitted to the rows of B may read the label as "
-            "well as before.",
+            trap="A's probe is not fitted again: a probe fitted to the rows of B may read the "
+            "label as well as before.",
             bounds=(-1.0, 1.0),
             identity=0.0,
         ),
@@ -98,9 +100,9 @@ PROBE_CHANGES: Final = by_name(
             label="change of the share above the threshold",
             short="flagged change",
             definition="share of prompts that A's probe scores above its threshold on the rows of "
-            "B, minus the share of the reference",
+            "B, minus the same share for the reference (see probe_auroc_change)",
             source="McNemar 1947; Newcombe 1998; Durkalski et al. 2003 (clusters)",
-            trap="Prompts that move in opposite directions cancel out; the AUROC shows them.",
+            trap="Opposite moves across the threshold cancel out; the change of AUROC shows them.",
             bounds=(-1.0, 1.0),
             identity=0.0,
         ),

@@ -227,7 +227,7 @@ def test_layers_of_other_texts_are_flagged(make_run: MakeRun) -> None:
     assert not found.filter(n_prompts=12)["flags"].list.contains("different_prompts").any()
     assert found["run"].is_sorted()
     done = run("layers", made.root, "--prompts", "6", "--all")
-    assert "different_prompts: runs shown side by side read different texts" in done.stdout
+    assert "different_prompts: the runs shown read different texts" in done.stdout
 
 
 def test_a_run_with_sinks_leads_with_the_curve_without_them(make_run: MakeRun) -> None:
