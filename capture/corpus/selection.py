@@ -103,8 +103,8 @@ def select(
         if there is None or there > len(chosen):
             of = f"more than {_MOST_COUNTED:,}" if there is None else f"{there:,}"
             progress.warn(
-                f"Corpus {corpus.name}: {len(chosen)} of {of} texts are taken, the default; "
-                "--prompts all takes all."
+                f"Corpus {corpus.name}: the default takes {len(chosen)} of {of} texts; --prompts "
+                "all takes all."
             )
     elif len(chosen) < (selection.prompts or 0) and (
         not selection.unasked or tally.enough < tally.seen

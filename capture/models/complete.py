@@ -54,7 +54,7 @@ def check_loaded(name: str, info: Mapping[str, Any], progress: Progress = SILENT
             kind=ErrorKind.UNSUPPORTED_MODEL,
         )
     if unused:
-        progress.warn(f"the files of {name} have {listed(unused)} that the model does not use")
+        progress.warn(f"the model does not use {listed(unused)} in the files of {name}")
 
 
 def beside_packed(info: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -271,7 +271,8 @@ def test_many_pairs_show_those_that_are_least_alike(make_run: MakeRun) -> None:
     brief, whole = (written(page, "text", everything=everything) for everything in (False, True))
     assert len(brief.splitlines()) <= 40
     least = found.sort("cka").row(0, named=True)
-    assert f"Least alike are {least['site']} and {least['other_site']} in made." in brief
+    pair = f"{least['site']} and {least['other_site']}"
+    assert f"The least similar sites are {pair} in made." in brief
     assert len(whole.splitlines()) >= len(found) == 45
 
 

@@ -127,7 +127,7 @@ def run(command: click.Command, *words: object) -> Result:
         (["profile"], [NO_STATISTICS, "router.0 holds integers, which have no spectrum"]),
         (["profile", "--metrics", "*"], [NO_STATISTICS]),
         (["layers"], ["router.0 holds integers"]),
-        (["cka"], ["Least alike are"]),
+        (["cka"], ["The least similar sites are"]),
         (["diff", "first", "second"], ["no predictions to compare", "layers.9", NO_STATISTICS]),
         (["diff", "first", "second", "--fail-if", "cka.blocks.3.attn.hook_z < 0.9"], ["PASS"]),
         (["verify"], ["2 runs, 10 sites, every byte as committed"]),

@@ -17,18 +17,18 @@ NONE: Final[Mapping[str, str]] = MappingProxyType({})
 """No run that should have been compared and could not be: why, by run id."""
 
 _COLUMNS: Final = (
-    Column("outcome", "VARCHAR", "FAIL where the condition is met"),
-    Column("condition", "VARCHAR", "of --fail-if"),
-    Column("value", "DOUBLE", "of the number"),
-    Column("decisive", "DOUBLE", "what was compared with the threshold"),
-    Column("interval", "VARCHAR", "level of the interval whose end decides"),
-    Column("site", "VARCHAR", "of the decisive value"),
+    Column("outcome", "VARCHAR", "FAIL if the condition is met"),
+    Column("condition", "VARCHAR", "condition of --fail-if"),
+    Column("value", "DOUBLE", "value of the number"),
+    Column("decisive", "DOUBLE", "value that was compared with the threshold"),
+    Column("interval", "VARCHAR", "confidence level of the interval"),
+    Column("site", "VARCHAR", "site of the decisive value"),
     Column("why", "VARCHAR", "why the condition is not decided"),
 )
 
 _LEAD: Final = (
-    "decided by: the end of the interval towards the threshold, or the number itself where it has "
-    "none."
+    "decided by: the lower end of the interval for >, the upper end for <, or the number itself "
+    "if it has no interval."
 )
 
 Verdicts = Mapping[str, Sequence[Verdict]]

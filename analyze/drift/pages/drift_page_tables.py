@@ -79,21 +79,23 @@ TOKENS: Final = _shape(
 )
 
 COLUMNS: Final = (
-    Column("kl_from", "DOUBLE", "of tokens from this KL on; none: 0", "nats"),
-    Column("kl_below", "DOUBLE", "to below this one", "nats"),
-    Column("n_tokens", "BIGINT", "compared", "tokens"),
+    Column("kl_from", "DOUBLE", "least KL of the bin; the bin of KL 0 has none", "nats"),
+    Column("kl_below", "DOUBLE", "KL at which the next bin begins", "nats"),
+    Column("n_tokens", "BIGINT", "number of compared tokens", "tokens"),
     Column("first", "INTEGER", "first position of the band", "tokens"),
     Column("end", "INTEGER", "first position after the band", "tokens"),
-    Column("flips", "DOUBLE", "tokens whose likeliest next token differs", "share"),
+    Column("flips", "DOUBLE", "share of tokens whose likeliest next token differs", "share"),
     Column("at", "VARCHAR", "prompt and position"),
     Column("text_so_far", "VARCHAR", "the text up to this position"),
     Column("came", "VARCHAR", "the token that followed; ␣ is a space"),
-    Column("expected_a", "VARCHAR", "the likeliest token there, of the first run"),
-    Column("expected_b", "VARCHAR", "the likeliest token there, of the second run"),
-    Column("probability_a", "DOUBLE", "of the first expected token in the first run", "share"),
-    Column("probability_b", "DOUBLE", "of the second expected token in the second run", "share"),
+    Column("expected_a", "VARCHAR", "the first run's likeliest token at this position"),
+    Column("expected_b", "VARCHAR", "the second run's likeliest token at this position"),
+    Column(
+        "probability_a", "DOUBLE", "the first run's probability of its likeliest token", "share"
+    ),
+    Column("probability_b", "DOUBLE", "the second run's probability of its likeliest", "share"),
     Column("rerun_distance", "DOUBLE", "relative distance from the first run to its rerun", "1"),
-    Column("change", "DOUBLE", "|ln p of what followed, second run - first|", "nats"),
+    Column("change", "DOUBLE", "|ln p(next token), second run - first run|", "nats"),
 )
 """Columns that no table of the database declares."""
 

@@ -34,18 +34,18 @@ _CHANGES: Final = {LOST: "becomes wrong", GAINED: "becomes right", MOVED: "stays
 
 _COLUMNS: Final = (
     Column("item", "INTEGER", "number of the item in its task"),
-    Column("change", "VARCHAR", "from the first run to the second"),
+    Column("change", "VARCHAR", "how the item changes from the first run to the second"),
     Column("lead", "DOUBLE", "ln p of the likeliest answer - ln p of the second, in A", "nats"),
     Column("share_a", "DOUBLE", "probability of the chosen answer among the answers, in A"),
     Column("share_b", "DOUBLE", "probability of the chosen answer among the answers, in B"),
-    Column("answers", "VARCHAR", "chosen in A > chosen in B (right one), from 0"),
-    Column("question", "VARCHAR", "its end, as the first run read it"),
+    Column("answers", "VARCHAR", "answer of A > answer of B (right answer); indices from 0"),
+    Column("question", "VARCHAR", "end of the question, as the first run read it"),
 )
 
 _LEAD: Final = (
     "lead: ln p of the likeliest answer minus ln p of the second likeliest, in A; share: "
-    "probability of the chosen answer among the answers; answers: chosen in A > chosen in B (right "
-    "one), from 0; then the end of the question."
+    "probability of the chosen answer among the answers; answers: answer of A > answer of B "
+    "(right answer), indices from 0; question: the end of its text."
 )
 
 

@@ -48,7 +48,7 @@ def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
         "pairs",
         table,
         "Sites that are alike",
-        "A cell is full where the rows of both sites are equal up to a rotation and a scale.",
+        "A full cell (CKA 1): the rows of both sites are equal up to a rotation and a scale.",
         drawing("cka_chart", leading, runs=runs),
         opens=True,
     )
@@ -58,7 +58,7 @@ def cka_page(url: str, pairs: pl.DataFrame, names: Mapping[str, str]) -> Page:
         sections=(
             Section(
                 "pairs",
-                "Linear CKA of two sites of a run, the least alike first",
+                "Linear CKA of two sites of a run, the least similar first",
                 charts=(chart,),
                 tables=(table,),
                 short="Pairs of sites",
@@ -99,11 +99,11 @@ def _opening(pairs: pl.DataFrame, every: pl.DataFrame, order: Sequence[str]) -> 
     settings = {_of(row) for row in pairs.iter_rows(named=True)}
     setting = settings.pop() if len(settings) == 1 else "each run's own tokens"
     return Opening(
-        say(f"Least alike are {'; '.join(clauses)}.")
+        say(f"The least similar sites are {'; '.join(clauses)}.")
         if clauses
         else ("No pair of sites has a linear CKA.",),
         f"linear CKA, {setting}",
-        (("run", ""), ("least alike", "sites"), ("least", "CKA"), ("most", "CKA")),
+        (("run", ""), ("least similar", "sites"), ("least", "CKA"), ("most", "CKA")),
         tuple(rows[:FEW]),
         tuple(run_warnings(every)),
     )
