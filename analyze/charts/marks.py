@@ -88,7 +88,7 @@ def _lines(
         ),
         *["White core: a collapsed layer, or attention sinks."][: rows["flagged"].count()],
         *bars(rows, over),
-        *([f"{zeros} of {len(every)} points are 0: not on a log axis."] if zeros else []),
+        *([f"A log axis cannot show 0: {zeros} of {len(every)} points."] if zeros else []),
         *([f"{lost} of {len(every)} points have no value."] if lost else []),
     ]
     x, y = _along(rows, along), _up(rows, quantity, log=log, zero=zero)

@@ -97,7 +97,7 @@ def choose_device(wanted: str = AUTO) -> tuple[str, str]:
         return wanted, "as the request says"
     driver = next((path for path in _DRIVERS if Path(path).exists()), None)
     if driver is None:
-        return "cpu", "this machine has no driver of a GPU"
+        return "cpu", "this machine has no GPU driver"
     try:
         found = _accelerator()
     except ImportError:
