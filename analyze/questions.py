@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from lpp.store.format.run_names import RUN_HELP
 from lpp.store.format.schedule import GROUPS
 from lpp.store.settings.arguments import check_settings
 from lpp.store.settings.setting import setting
@@ -25,14 +26,7 @@ SEEDS: Final = 2**63
 
 
 def _runs() -> Any:
-    return setting(
-        ("*",),
-        "Use these runs: ids, names, unique beginnings of either, or patterns such as 'smollm*'. "
-        "Default: every run.",
-        name="run",
-        metavar="NAME,...",
-        completes="runs",
-    )
+    return setting(("*",), f"{RUN_HELP} Default: every run.", name="RUN", positional=True)
 
 
 def _sites(default: Sequence[str] = ("*",)) -> Any:
@@ -40,8 +34,6 @@ def _sites(default: Sequence[str] = ("*",)) -> Any:
     return setting(
         default,
         f"Use these sites, such as final,'block.*'. Default: {words}.",
-        name="site",
-        also="sites",
         metavar="NAME,...",
         completes="sites",
     )
@@ -118,9 +110,9 @@ class Selection(_Question):
     runs: Sequence[str] = _runs()
     skip_first: Sequence[int] = setting(
         (0,),
-        "Compute ranks without the first K tokens of each prompt, often attention sinks, for each "
-        "K. given: from the first token that the model wrote (lpp-capture run --continue).",
-        metavar="K,...",
+        "Compute ranks without the first N tokens of each prompt, often attention sinks, for each "
+        "N. given: from the first token that the model wrote (lpp-capture run --continue).",
+        metavar="N,...",
         word="given",
     )
     """Several spectra, each of the rows at positions from k on."""
@@ -149,7 +141,7 @@ class ProfileSettings(Selection):
     against: str | None = setting(
         None,
         "Compare the other runs with this one: a difference is a run's number minus that of BASE. "
-        "Default: the first run of --run, or the first by id.",
+        "Default: the first RUN, or the first by id.",
         metavar="BASE",
         completes="runs",
     )
@@ -161,9 +153,9 @@ class LayersSettings(Selection):
 
     skip_first: Sequence[int] = setting(
         (0,),
-        "Leave out the first K tokens of each prompt, for each K. Default: 0, and as many as the "
+        "Leave out the first N tokens of each prompt, for each N. Default: 0, and as many as the "
         "attention sinks of a run need.",
-        metavar="K,...",
+        metavar="N,...",
         word="given",
     )
     errors: ErrorSites = setting("none", _ERRORS)

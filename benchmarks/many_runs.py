@@ -35,7 +35,7 @@ STEPS: Final = 20
 GROWTH: Final = 1.25
 """Most that the time may grow beyond that of the number of runs."""
 QUERY: Final = "SELECT run, entropy_floor FROM profiles ORDER BY entropy_floor"
-PROFILE: Final = ("lpp-analyze", "profile", "STORE", "--site", "final")
+PROFILE: Final = ("lpp-analyze", "profile", "STORE", "--sites", "final")
 PAGE: Final = 3_000_000
 """Most bytes of the page."""
 

@@ -51,7 +51,7 @@ def commands(store: Path) -> Iterator[tuple[str, ...]]:
         yield ("lpp-analyze", "diff", "STORE", a, b, "--skip-first", "2")
     items = read_items(str(store)).select(["run", "task"]).to_pylist()
     for run, task in sorted({(one["run"], one["task"]) for one in items if one["run"]}):
-        yield ("lpp-analyze", "items", "STORE", "--task", task, "--run", run)
+        yield ("lpp-analyze", "items", "STORE", run, "--task", task)
     yield ("lpp-analyze", "correlate", "STORE")
     yield ("lpp-capture", "status", "STORE")
 

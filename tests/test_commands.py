@@ -15,6 +15,8 @@ import pytest
 from click.testing import CliRunner
 from terminal import HOSTILE, on_terminal, steering
 
+from lpp.store.terminal.options import RunArgument
+
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """(words to type, command) of every command, groups included."""
@@ -70,6 +72,8 @@ def snapshot(words: str, command: click.Command) -> str:
     """A command's own words, whatever click makes of them on a terminal."""
     lines = [f"=== {words}", "", inspect.cleandoc(command.help or "").replace("\b\n", ""), ""]
     for parameter in command.params:
+        if isinstance(parameter, RunArgument):
+            lines += [parameter.make_metavar(click.Context(command)), f"    {parameter.help}"]
         if isinstance(parameter, click.Option):
             names = ", ".join(sorted(parameter.opts, key=len))
             choices = getattr(parameter.type, "choices", ())
@@ -88,6 +92,16 @@ def test_a_typo_is_one_message_and_exit_code_two(words: str) -> None:
     result = CliRunner().invoke(COMMANDS[words], ["--no-such-option"])
     assert result.exit_code == 2
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_run_was_an_option_where_it_is_an_argument(words: str) -> None:
+    command = COMMANDS[words]
+    result = CliRunner().invoke(command, ["lpp", "--run", "base"])
+    named = any(parameter.name in {"run", "runs"} for parameter in command.params)
+    assert ("Name the run: " in result.output) == named
+    if named:
+        assert (result.exit_code, "STORE RUN" in result.output) == (2, True)
 
 
 @pytest.mark.parametrize("words", COMMANDS)

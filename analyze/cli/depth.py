@@ -36,7 +36,7 @@ def layers(*, store: str, executor: Any, **options: Any) -> "Reply":
 
     \b
         lpp-analyze layers ./lpp
-        lpp-analyze layers ./lpp --context 50 --site 'block.*,final'
+        lpp-analyze layers ./lpp --context 50 --sites 'block.*,final'
         lpp-analyze layers ./lpp --skip-first 1,4 --errors final
         lpp-analyze layers ./lpp --format csv
     """
@@ -64,14 +64,14 @@ def cka(*, store: str, jobs: int | None, memory_gib: float, **options: Any) -> "
     """Compare sites of each run in STORE by linear CKA.
 
     CKA is 1 if the rows of two sites are equal up to a rotation and a scale. Unrelated rows have
-    about d / (tokens + d). Neighbouring sites are compared; with --site, neighbours among the
+    about d / (tokens + d). Neighbouring sites are compared; with --sites, neighbours among the
     chosen sites. The table `cka` of the database holds the numbers. Each site is read once if the
     d x d matrices of all pairs fit into --memory-gib, and several times if they do not.
 
     \b
         lpp-analyze cka ./lpp
-        lpp-analyze cka ./lpp --run 'smol*' --prefix 50 --skip-first 4
-        lpp-analyze cka ./lpp --site embed,block.15,final --all-pairs --format csv
+        lpp-analyze cka ./lpp 'smol*' --prefix 50 --skip-first 4
+        lpp-analyze cka ./lpp --sites embed,final --all-pairs --format csv
     """
     from lpp.analyze.studies.answers import cka_answer
 

@@ -10,7 +10,7 @@ from lpp.store.exchange.projects import EXPORTED
 from lpp.store.settings.values import Names
 from lpp.store.terminal.completion import complete_runs, complete_sites
 from lpp.store.terminal.console import LppCommand, debug_option
-from lpp.store.terminal.options import callback_of, taken, with_options
+from lpp.store.terminal.options import RunArgument, callback_of, taken, with_options
 from lpp.store.terminal.progress import progress
 from lpp.store.units import counted
 
@@ -19,7 +19,7 @@ _TARGETS = ("topk", "sampled")
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@click.argument("run", required=False, shell_complete=complete_runs)
+@click.argument("run", cls=RunArgument, required=False, shell_complete=complete_runs)
 @click.option(
     "-o",
     "--output",
@@ -42,7 +42,7 @@ _TARGETS = ("topk", "sampled")
     "--sites",
     callback=callback_of(Names()),
     shell_complete=complete_sites,
-    metavar="NAMES",
+    metavar="NAME,...",
     help="With --to: these sites, in this order. Default: every one that the project has.",
 )
 @click.option(

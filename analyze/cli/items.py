@@ -8,7 +8,7 @@ from lpp.analyze.cli.options import fresh_option, page_options
 from lpp.analyze.questions import ItemsSettings
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
-from lpp.store.terminal.options import taken, with_options
+from lpp.store.terminal.options import RunArgument, taken, with_options
 from lpp.store.terminal.progress import progress
 
 if TYPE_CHECKING:
@@ -17,20 +17,15 @@ if TYPE_CHECKING:
 
 @click.command(cls=LppCommand)
 @click.argument("store")
+@click.argument("run", cls=RunArgument, required=False, shell_complete=complete_runs)
 @click.option("--task", metavar="NAME", help="Analyse the items of this task. Required.")
-@click.option(
-    "--run",
-    shell_complete=complete_runs,
-    metavar="NAME",
-    help="Analyse the items of this run. Needed if several runs answered the task.",
-)
 @click.option(
     "--against",
     "base",
     shell_complete=complete_runs,
     metavar="BASE",
-    help="Show which items flip from the run BASE to --run, and what distinguishes them before "
-    "the answer.",
+    help="Show which items flip from the run BASE to RUN, and what distinguishes them before the "
+    "answer.",
 )
 @with_options(ItemsSettings)
 @page_options()
@@ -42,12 +37,13 @@ def items(
     """Show what separates right items of a task from wrong ones.
 
     The task must have been evaluated with `lpp-capture eval`, or its items joined with `lpp-analyze
-    benchmarks add --items`. A feature is a number of an item, such as the entropy before the
-    answer. Each feature has an AUROC, the probability that a right item has a larger value than a
-    wrong one, with an interval. Beside it are the AUROC within groups, the AUROC without the effect
-    of the answer's length and ln p, the AUROC with shuffled labels, and q over all features. Then
-    come calibration, and risk against coverage. If the run keeps rows, norm, distance to the mean
-    (fitted out of fold) and participation ratio are features at each depth.
+    benchmarks add --items`. RUN is needed if several runs answered the task. A feature is a number
+    of an item, such as the entropy before the answer. Each feature has an AUROC, the probability
+    that a right item has a larger value than a wrong one, with an interval. Beside it are the AUROC
+    within groups, the AUROC without the effect of the answer's length and ln p, the AUROC with
+    shuffled labels, and q over all features. Then come calibration, and risk against coverage. If
+    the run keeps rows, norm, distance to the mean (fitted out of fold) and participation ratio are
+    features at each depth.
 
     Items of one passage, scene or document share luck. Where the task declares which belong
     together, or --cluster names a field, errors, p, shuffles and folds are by cluster.
@@ -61,15 +57,15 @@ def items(
 
     With --against BASE, the output is the items that only one of two runs answers right, and the
     difference of the accuracies. For the items that BASE answers right, it shows what distinguishes
-    those that --run answers wrong: features of BASE, and how far the runs are apart before the
+    those that RUN answers wrong: features of BASE, and how far the runs are apart before the
     answer. STORE::RUN is a run of another store.
 
     \b
         lpp-analyze items ./lpp --task arc_easy
-        lpp-analyze items ./lpp --task arc_easy --run smol --sites final,'block.*'
+        lpp-analyze items ./lpp smol --task arc_easy --sites final,'block.*'
         lpp-analyze items ./lpp --task arc_easy --sites final --skip-first 1
         lpp-analyze items ./lpp --task arc_easy -o items.html
-        lpp-analyze items ./lpp --task arc_easy --run int4 --against base
+        lpp-analyze items ./lpp int4 --task arc_easy --against base
     """
     from lpp.analyze.evaluations.answers import flips_answer, items_answer
 
@@ -79,7 +75,5 @@ def items(
         if base is None:
             return items_answer(store, task, run, settings, progress=bar)
         if run is None:
-            raise click.UsageError(
-                f"--against {base}: name the run that is compared with it, --run."
-            )
+            raise click.UsageError(f"--against {base}: name the RUN that is compared with it.")
         return flips_answer(store, task, base, run, settings, progress=bar)

@@ -9,7 +9,7 @@ from lpp.analyze.cli.options import page_options, trust_option
 from lpp.analyze.questions import LabelProbeSettings, ProbeGateSettings, ProbeTestSettings
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
-from lpp.store.terminal.options import taken, with_options
+from lpp.store.terminal.options import RunArgument, taken, with_options
 from lpp.store.terminal.progress import progress
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@click.argument("run", required=False, shell_complete=complete_runs)
+@click.argument("run", cls=RunArgument, required=False, shell_complete=complete_runs)
 @click.option(
     "--label",
     required=True,
@@ -92,7 +92,7 @@ def probe(
         lpp-analyze probe ./lpp base --label topic --against int4 \\
             --fail-if degraded --fail-if stale
         lpp-analyze probe ./lpp base --label topic --test-on ./other::base
-        lpp-analyze probe ./lpp --label topic --site block.9 \\
+        lpp-analyze probe ./lpp --label topic --sites block.9 \\
             --direction topic.safetensors
     """
     from lpp.analyze.probes.answer import against_answer, probe_answer

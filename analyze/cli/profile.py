@@ -36,10 +36,10 @@ def profile(*, store: str, executor: Any, **options: Any) -> "Reply":
     A capture holds every shorter context and every smaller number of prompts: --context and
     --prompts need no new capture. Runs and sites may be patterns.
 
-    Without --site every site is computed, and `final` is printed. The database of STORE holds every
-    profile: minima of the entropy and maxima of the ranks over prefixes, whatever --entropy-by and
-    --rank-by print. Numbers that were computed before are not computed again; they stay until the
-    shards of their run change.
+    Without --sites every site is computed, and `final` is printed. The database of STORE holds
+    every profile: minima of the entropy and maxima of the ranks over prefixes, whatever
+    --entropy-by and --rank-by print. Numbers that were computed before are not computed again; they
+    stay until the shards of their run change.
 
     Metrics that are not the paper's are printed at the longest prefix. The table `metrics` holds
     them at every prefix; csv and json hold the profiles alone. Only what the chosen metrics need is
@@ -53,7 +53,7 @@ def profile(*, store: str, executor: Any, **options: Any) -> "Reply":
     \b
         lpp-analyze profile ./lpp
         lpp-analyze profile ./lpp --context 50,100,200 --prompts 10,100
-        lpp-analyze profile ./lpp --site 'final,block.*' --format csv
+        lpp-analyze profile ./lpp --sites 'final,block.*' --format csv
         lpp-analyze profile ./lpp --drop-prefixes 20 --entropy-by median
         lpp-analyze profile ./lpp --metrics paper,stable_rank,'zscore_*'
         lpp-analyze profile ./lpp --metrics participation_ratio --errors all

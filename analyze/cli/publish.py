@@ -8,16 +8,15 @@ import click
 from lpp.analyze.cli.options import trust_option
 from lpp.analyze.questions import PublishSettings
 from lpp.store.format.keys import INDEX_KEY
-from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
-from lpp.store.terminal.options import taken, with_options
+from lpp.store.terminal.options import runs_argument, taken, with_options
 from lpp.store.terminal.progress import progress
 from lpp.store.units import counted
 
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_runs)
+@runs_argument
 @click.option(
     "--to",
     required=True,
@@ -44,7 +43,7 @@ def publish(*, store: str, runs: tuple[str, ...], to: str, **options: Any) -> No
 
     \b
         lpp-analyze publish ./lpp --to ./public --licence CC-BY-4.0
-        lpp-analyze publish ./lpp base tuned --site final --to s3://lab/public
+        lpp-analyze publish ./lpp base tuned --sites final --to s3://lab/public
         lpp-analyze publish ./lpp --to ./open --with-texts --fields topic \\
             --licence CC-BY-SA-4.0 --source 'https://example.org/corpus'
     """

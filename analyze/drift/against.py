@@ -169,7 +169,7 @@ def _named(store: Url, runs: Sequence[str] | None, task: str | None) -> list[Run
         if "::" in name:
             chosen.append(run_of(store, name))
         else:
-            chosen += [by_id[run] for run in matching_runs([name], plans, option="RUN")]
+            chosen += [by_id[run] for run in matching_runs([name], plans)]
     return chosen
 
 

@@ -217,7 +217,7 @@ def _run_id(requested: str | None, plans: Plans, task: str) -> str:
     if len(plans) > 1:
         raise InputError(
             f"--task {task} has items of {len(plans)} runs:{run_lines([*plans], plans)}\n"
-            "Choose one with --run."
+            "Name one after STORE."
         )
     return next(iter(plans))
 

@@ -80,7 +80,7 @@ def select(store: Store, names: Sequence[str], settings: PublishSettings) -> Cho
     if not runs:
         raise InputError(f"{store.path} holds no run: publish the store that it was captured into.")
     if not sites:
-        raise InputError(f"--site: the runs have {', '.join(known)}.")
+        raise InputError(f"--sites: the runs have {', '.join(known)}.")
     if unknown := sorted({*settings.fields} - fields):
         held = ", ".join(sorted(fields)) or "none"
         raise InputError(f"--fields: no prompt has {', '.join(unknown)}; there are: {held}.")

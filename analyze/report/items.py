@@ -130,7 +130,7 @@ def not_analysed(answers: Answers, store: str) -> Iterator[str]:
             counts = f"{row['n_right']:,} right and {row['n_wrong']:,} wrong items"
             yield f"{which} has {counts}: too few to rank features."
             continue
-        words = ["lpp-analyze", "items", store, "--task", row["task"], "--run", row["run"]]
+        words = ["lpp-analyze", "items", store, row["run"], "--task", row["task"]]
         words += ["--source", row["source"]]
         if row["filter"] != "none":
             words += ["--filter", row["filter"]]

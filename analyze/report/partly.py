@@ -1,7 +1,7 @@
 """Remedies for what some runs of the page lack and others have."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from lpp.analyze.pages.page import Origin, RunOrigin
 from lpp.analyze.report.answers import Answers, corpora
@@ -27,7 +27,7 @@ def depth_gaps(answers: Answers, source: Origin) -> Iterator[Remedy]:
             skip = f" --skip-first {first}" if first else ""
             yield Remedy(
                 f"Ranks by depth{without} of {counted(len(lacking), 'run')}",
-                f"lpp-analyze layers STORE{skip} --run {_listed(lacking)}",
+                f"lpp-analyze layers STORE {shlex.join(lacking)}{skip}",
             )
 
 
@@ -56,7 +56,3 @@ def drift_gaps(answers: Answers, source: Origin) -> Iterator[Remedy]:
 
 def _token_ids(run: RunOrigin) -> str:
     return dict(run.facts).get("token ids", "")
-
-
-def _listed(runs: Sequence[str]) -> str:
-    return shlex.quote(",".join(runs))

@@ -31,7 +31,7 @@ def resolved(runs: Iterable[RunView], selection: Chosen) -> Chosen:
         listed = ", ".join(f"{name} {at}" for name, at in first_written.items())
         raise InputError(
             f"--skip-first given: what the models wrote begins at different positions: {listed}. "
-            "Choose runs with --run."
+            "Name runs of one length after STORE."
         )
     first = next(iter(first_written.values()))
     return replace(
@@ -44,7 +44,7 @@ def _first_written(view: RunView) -> int:
     if run.plan.continuation is None:
         raise InputError(
             f"--skip-first given: the model of run {run.id} wrote nothing (lpp-capture run "
-            "--continue). Choose runs with --run, or give a number."
+            "--continue). Name other runs after STORE, or give a number."
         )
     given = run.prompts("n_given")["n_given"].to_numpy()[view.lengths.nonzero()]
     if not len(given) or given.min() != given.max():

@@ -67,8 +67,8 @@ def why_unranked(correlations: pl.DataFrame) -> InputError | None:
         f"not ranked: {few}, {most} at most with both a profile and a score. Four models agree "
         "perfectly by chance once in twelve times, so a rank of them says nothing. `lpp-analyze "
         "benchmarks list STORE` shows which run each name of a score fits. Where a name fits "
-        "several runs, choose: --corpus or --run. Else capture more models, and add their scores "
-        "(lpp-analyze benchmarks add).",
+        "several runs, choose: --corpus, or name RUNs. Else capture more models, and add their "
+        "scores (lpp-analyze benchmarks add).",
         kind=ErrorKind.INCOMPLETE,
     )
 

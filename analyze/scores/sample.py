@@ -50,7 +50,7 @@ def take_sample(url: Url, settings: CorrelateSettings) -> Sample:
     evaluations = frozenset(run for run, name in by_id.items() if name.evaluation)
     ids = runs["run"].to_list()
     short = [run for name in settings.runs for run in runs_fitting(name, store.plans) or [name]]
-    selected = matching("profiled run", short, ids, option="--run")
+    selected = matching("profiled run", short, ids, option="RUN")
     corpora = matching("corpus", settings.corpora, list(dict.fromkeys(runs["corpus"])))
     chosen = [
         run
@@ -127,7 +127,7 @@ def _common(here: pl.DataFrame, settings: CorrelateSettings) -> tuple[int, int]:
     listed = ", ".join(f"context {context} with {n} prompts" for context, n in held)
     raise InputError(
         f"no profile at {settings.site} with the context and prompts asked for; there is "
-        f"{listed or 'none'}. Compute others: lpp-analyze profile STORE --context ... --site ...",
+        f"{listed or 'none'}. Compute others: lpp-analyze profile STORE --context ... --sites ...",
         kind=ErrorKind.NOT_FOUND,
     )
 

@@ -54,7 +54,7 @@ def plan(
         )
         why = ""
         if not pairs:
-            option, why = "--site", f"it holds one of the sites at most: {listed(sites_held)}"
+            option, why = "--sites", f"it holds one of the sites at most: {listed(sites_held)}"
         elif prefix is not None and prefix > run.plan.context:
             option, why = "--prefix", f"its context is {run.plan.context}"
         elif prompts is not None and prompts > run.n_prompts:
@@ -74,8 +74,8 @@ def plan(
     if not work:
         if len(sites) < 2:
             raise InputError(
-                f"CKA compares two sites; --site chooses {listed(sites)} alone. Name another site "
-                "as well, such as --site embed,final, or leave --site out.",
+                f"CKA compares two sites; --sites chooses {listed(sites)} alone. Name another site "
+                "as well, such as --sites embed,final, or leave --sites out.",
                 kind=ErrorKind.NOT_FOUND,
             )
         raise InputError(

@@ -82,7 +82,7 @@ def show_scores(done: "Evaluated", store: Url) -> None:
     following = ["lpp-analyze", "profile", str(store)]
     if of_runs := [result for result in done.results if result.run is not None]:
         task, run = of_runs[0].task, str(of_runs[0].run)
-        following = ["lpp-analyze", "items", str(store), "--task", task, "--run", run]
+        following = ["lpp-analyze", "items", str(store), run, "--task", task]
     click.echo(f"Next: {shlex.join(following)}")
 
 

@@ -1,6 +1,7 @@
 """`lpp-capture label`: add fields to the prompts of runs that are there already."""
 
 import shlex
+from functools import partial
 
 import click
 
@@ -8,14 +9,13 @@ from lpp.capture.cli.options import STORE
 from lpp.store.format.run_names import matching_runs, name_and_id
 from lpp.store.objects.place import Place
 from lpp.store.settings.values import Names
-from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
-from lpp.store.terminal.options import callback_of
+from lpp.store.terminal.options import callback_of, runs_argument
 
 
 @click.command(cls=LppCommand)
 @click.argument("store", type=STORE)
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", shell_complete=complete_runs)
+@partial(runs_argument, required=True)
 @click.option(
     "--from",
     "file",
@@ -44,11 +44,11 @@ def label(
       lpp-capture label ./lpp my-model --from labelled.jsonl --fields label
       lpp-capture label ./lpp '*' --from reviews.csv --fields label,stars
 
-    RUN is the id or the name of a run, or a pattern of either. FILE holds
-    the texts that the run read: a row belongs to a prompt by its place in the
-    captured file, by the field id, or, with a row for each prompt, by order,
-    whichever gives the same texts. Nothing is captured or computed again. A
-    field that a run has already stays as it is; other values are refused.
+    FILE holds the texts that the run read: a row belongs to a prompt by its
+    place in the captured file, by the field id, or, with a row for each prompt,
+    by order, whichever gives the same texts. Nothing is captured or computed
+    again. A field that a run has already stays as it is; other values are
+    refused.
     """
     from lpp.capture.corpus.fields import check_names
     from lpp.capture.corpus.label import label_runs
@@ -57,7 +57,7 @@ def label(
 
     check_names(fields)
     opened = open_store(store)
-    chosen = matching_runs(runs, opened.plans, option="RUN")
+    chosen = matching_runs(runs, opened.plans)
     corpus = open_corpus(file, text_field=text_field, fields=fields)
     for done in label_runs([opened.runs[run] for run in chosen], corpus):
         run = done.run.id

@@ -12,9 +12,8 @@ from lpp.capture.plan.settings import CaptureSettings
 from lpp.store.format.keys import RUNS_KEY
 from lpp.store.format.run_names import matching_runs, name_and_id
 from lpp.store.objects.place import Place
-from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
-from lpp.store.terminal.options import options_of
+from lpp.store.terminal.options import options_of, runs_argument
 from lpp.store.terminal.progress import SHOWN
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ _SHOWN = 3
 
 @click.command(cls=LppCommand, params=[options_of(CaptureSettings)["trust-remote-code"]])
 @click.argument("store", type=STORE)
-@click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_runs)
+@runs_argument
 @click.option(
     "--model", metavar="MODEL", help="Load the model from here. Default: where the plan says."
 )
@@ -49,7 +48,6 @@ def repair(store: Place, runs: tuple[str, ...], dry_run: bool, **options: Any) -
       lpp-capture repair ./lpp --dry-run
       lpp-capture repair ./lpp my-model --model ./my-model
 
-    RUN is the id or the name of a run, or a pattern of either.
     Every byte is verified first. A shard is bad when one of its objects is
     altered, missing, from another shard, or not part of the commit. Token ids
     and settings come from the run, so the corpus is not needed. The model must
@@ -104,9 +102,7 @@ def _repair_shared(store: Place, dry_run: bool) -> "list[Problem]":
 def _chosen(store: "Store", names: Sequence[str]) -> "list[Run]":
     if not names:
         return [*store.runs.values()]
-    return [
-        store.runs[run] for run in matching_runs(names, store.plans, option="RUN", evaluations=True)
-    ]
+    return [store.runs[run] for run in matching_runs(names, store.plans, evaluations=True)]
 
 
 def format_repairs(results: "Sequence[Repair]", names: Mapping[str, str]) -> str:

@@ -48,10 +48,10 @@ class EvalSettings:
     chat: bool = setting(False, "Apply the model's chat template, with the shots as turns.")
     context: int | None = setting(
         None,
-        "Cut the beginning of prompts longer than C tokens. Default: as many as the model has "
+        "Cut the beginning of prompts longer than N tokens. Default: as many as the model has "
         "positions.",
         least=2,
-        metavar="C",
+        metavar="N",
     )
     fields: tuple[str, ...] = setting(
         (),

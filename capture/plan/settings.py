@@ -164,6 +164,7 @@ class CaptureSettings:
         200,
         "Cut each prompt at this many tokens. Analysis can use every shorter context too.",
         least=1,
+        metavar="N",
     )
     continue_tokens: int | None = setting(
         None,

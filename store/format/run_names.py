@@ -158,6 +158,9 @@ Plans = Mapping[str, Plan | None]
 
 _T = TypeVar("_T")
 
+RUN_HELP: Final = "Use this run: id, name, unique beginning of either, or pattern such as 'smol*'."
+"""Help of every RUN."""
+
 FEW_RUNS: Final = 6
 """A message lists up to this many runs, one per line."""
 
@@ -184,21 +187,18 @@ def find_run(name: str, plans: Plans, where: object) -> str:
     return ids[0]
 
 
-def matching_runs(
-    patterns: Sequence[str], plans: Plans, *, option: str = "--run", evaluations: bool = False
-) -> list[str]:
+def matching_runs(patterns: Sequence[str], plans: Plans, *, evaluations: bool = False) -> list[str]:
     """Ids of the runs that any of `patterns` means, in the order of `plans`.
 
-    option: what the message calls the option. evaluations: whether a pattern means runs of
-    evaluations beside those on a corpus. Raises InputError NOT_FOUND for a pattern that
-    matches no run, and for the beginning of several.
+    evaluations: whether a pattern means runs of evaluations beside those on a corpus. Raises
+    InputError NOT_FOUND for a pattern that matches no run, and for the beginning of several.
     """
     matched = set()
-    for pattern in _whole_names(patterns, plans):
+    for pattern in patterns:
         fitting = runs_fitting(pattern, plans, evaluations=evaluations)
         if not fitting:
             raise InputError(
-                f"{option}: {_why_not_one(pattern, plans)} Name several with a pattern such as "
+                f"RUN: {_why_not_one(pattern, plans)} Name several with a pattern such as "
                 "'*4 bits'.",
                 kind=ErrorKind.NOT_FOUND,
             )
@@ -208,7 +208,7 @@ def matching_runs(
 
 def first_named(patterns: Sequence[str], plans: Plans) -> str | None:
     """The first run that the first of `patterns` means; None without one."""
-    fitting = (runs_fitting(pattern, plans) for pattern in _whole_names(patterns, plans))
+    fitting = (runs_fitting(pattern, plans) for pattern in patterns)
     return next((run for runs in fitting for run in runs), None)
 
 
@@ -286,24 +286,6 @@ def _why_not_one(name: str, plans: Plans) -> str:
 def names_among(plans: Plans) -> dict[str, str]:
     """The name of each run with a readable plan, by id."""
     return run_names({run: plan for run, plan in plans.items() if plan is not None})
-
-
-def _whole_names(patterns: Sequence[str], plans: Plans) -> list[str]:
-    """`patterns`, with the parts of a name that contains commas joined again.
-
-    A command line splits its list of patterns at commas.
-    """
-    rest, joined = list(patterns), []
-    if len(rest) == 1:
-        return rest
-    plan_names = (plan_name(plan) for plan in plans.values() if plan is not None)
-    names = {name.casefold() for name in (*names_among(plans).values(), *plan_names)}
-    while rest:
-        ends = range(len(rest), 1, -1)
-        end = next((end for end in ends if ", ".join(rest[:end]).casefold() in names), 1)
-        joined.append(", ".join(rest[:end]))
-        del rest[:end]
-    return joined
 
 
 def run_lines(runs: Sequence[str], plans: Plans) -> str:

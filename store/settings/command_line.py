@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lpp.store.settings.setting import chosen, declared
+from lpp.store.settings.setting import Declared, chosen, declared
 from lpp.store.settings.values import Flag
 
 
@@ -14,10 +14,16 @@ def arguments(settings: type, values: Mapping[str, Any]) -> tuple[str, ...]:
     """
     known = declared(settings)
     return tuple(
-        f"--{name}" if isinstance(known[name].values, Flag) else f"--{name}={text}"
+        _word(known[name], text)
         for name, value in values.items()
         for text in known[name].values.texts(value)
     )
+
+
+def _word(one: Declared, text: str) -> str:
+    if one.setting.positional:
+        return text
+    return f"--{one.name}" if isinstance(one.values, Flag) else f"--{one.name}={text}"
 
 
 def as_words(settings: Any) -> tuple[str, ...]:

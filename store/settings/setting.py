@@ -31,8 +31,8 @@ class Setting:
     least: float | None = None
     most: float | None = None
     """Bounds of a number, included."""
-    also: str = ""
-    """Another name of the option."""
+    positional: bool = False
+    """Several texts: an argument of the command in place of an option."""
     repeated: bool = False
     """Several texts: the option may be given several times."""
     word: str = ""
@@ -100,7 +100,7 @@ def _declared(settings: Any) -> Mapping[str, Declared]:
                 values=values_of(
                     _present(hints[entry.name]),
                     bounds=(setting.least, setting.most),
-                    repeated=setting.repeated,
+                    repeated=setting.repeated or setting.positional,
                     word=setting.word,
                     metavar=setting.metavar,
                 ),

@@ -39,10 +39,12 @@ def complete_sites(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Sites that any run of that store keeps, in depth order."""
+    *before, typed = incomplete.rpartition(",")
     return _of_store(
         context,
-        incomplete,
+        typed,
         lambda store: dict.fromkeys(s for run in store.runs.values() for s in run.sites),
+        "".join(before),
     )
 
 
@@ -52,30 +54,32 @@ def complete_names(names: Callable[[], Iterable[str]]) -> Complete:
     def complete(
         context: click.Context, parameter: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return _fitting(dict.fromkeys(names()), incomplete)
+        *before, typed = incomplete.rpartition(",")
+        return _fitting(dict.fromkeys(names()), typed, "".join(before))
 
     return complete
 
 
-def _of_store(context: click.Context, incomplete: str, describe: Found) -> list[CompletionItem]:
+def _of_store(
+    context: click.Context, typed: str, describe: Found, before: str = ""
+) -> list[CompletionItem]:
     from lpp.store import open_store
 
     # click parses no argument of a line that ends in an option without its value
     given = context.params.get("store") or next(iter(context.args), None)
     with suppress(LppError, OSError):
-        return [] if given is None else _fitting(describe(open_store(given)), incomplete)
+        return [] if given is None else _fitting(describe(open_store(given)), typed, before)
     return []
 
 
-def _fitting(names: Mapping[str, str | None], incomplete: str) -> list[CompletionItem]:
-    """What completes the last of the comma-separated names typed so far, with its help.
+def _fitting(names: Mapping[str, str | None], typed: str, before: str = "") -> list[CompletionItem]:
+    """The names that complete `typed`, with their help. before: names of a list and a comma.
 
     A help that begins with what was typed, in any case, counts too: bash and zsh replace what was
     typed, and fish drops what does not contain it.
     """
-    before, comma, typed = incomplete.rpartition(",")
     return [
-        CompletionItem(f"{before}{comma}{name}", help=text)
+        CompletionItem(f"{before}{name}", help=text)
         for name, text in names.items()
         if name.startswith(typed) or (text or "").casefold().startswith(typed.casefold())
     ]

@@ -55,7 +55,15 @@ class LppCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
-            _, _, given = self.make_parser(ctx).parse_args(args=[*args])
+            try:
+                _, _, given = self.make_parser(ctx).parse_args(args=[*args])
+            except click.NoSuchOption as error:
+                if error.option_name == "--run" and any(
+                    p.name in ("run", "runs") for p in self.params
+                ):
+                    said = f"No such option: --run. Name the run: {ctx.command_path} STORE RUN"
+                    raise click.NoSuchOption("--run", said, ctx=ctx) from None
+                raise
             _check_once(ctx, given)
         return super().parse_args(ctx, args)
 

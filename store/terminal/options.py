@@ -5,6 +5,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from lpp.store.format.run_names import RUN_HELP
 from lpp.store.settings.setting import Declared, declared
 from lpp.store.settings.values import Assignments, Flag, Names, Number, Numbers, Text, Texts, Values
 from lpp.store.terminal.completion import Complete, complete_runs, complete_sites
@@ -18,7 +19,7 @@ _COMPLETE: Final = {"runs": complete_runs, "sites": complete_sites}
 def options_of(settings: type) -> Mapping[str, click.Option]:
     """An option for each setting of a dataclass, by name; its value is that of the field."""
     return {
-        name: click.Option(_names(spec), **_how(spec, _COMPLETE))
+        name: click.Option([f"--{name}", spec.keyword], **_how(spec, _COMPLETE))
         for name, spec in declared(settings).items()
     }
 
@@ -31,21 +32,41 @@ def with_options(settings: type, **complete: Complete) -> Callable[[Any], Any]:
 
     def declare(command: Any) -> Any:
         for spec in reversed([*declared(settings).values()]):
-            option = click.option(*_names(spec), **_how(spec, {**_COMPLETE, **complete}))
-            command = option(command)
+            how = _how(spec, {**_COMPLETE, **complete})
+            if spec.setting.positional:
+                command = runs_argument(command, spec.default)
+            else:
+                command = click.option(f"--{spec.name}", spec.keyword, **how)(command)
         return command
 
     return declare
 
 
+class RunArgument(click.Argument):
+    """A RUN, or several. click shows the help of an argument from 8.5 on."""
+
+    def __init__(self, *names: Any, **attributes: Any) -> None:
+        super().__init__(*names, **attributes)
+        every = self.nargs == -1 and not self.required
+        self.help = RUN_HELP + " Default: every run." * every
+
+
+def runs_argument(command: Any, default: tuple[str, ...] = (), *, required: bool = False) -> Any:
+    """Add [RUN]..., or RUN... if one is required; default: its value without a RUN."""
+    return click.argument(
+        "runs",
+        cls=RunArgument,
+        nargs=-1,
+        required=required,
+        metavar="RUN..." if required else "[RUN]...",
+        shell_complete=complete_runs,
+        callback=lambda _context, _parameter, runs: runs or default,
+    )(command)
+
+
 def taken(settings: type[S], options: Mapping[str, Any]) -> S:
     """The settings of a command's keyword arguments, which may hold others."""
     return settings(**{spec.keyword: options[spec.keyword] for spec in declared(settings).values()})
-
-
-def _names(spec: Declared) -> list[str]:
-    names = [f"--{name}" for name in (spec.name, spec.setting.also) if name]
-    return [*names, spec.keyword]
 
 
 def _how(spec: Declared, complete: Mapping[str, Complete]) -> dict[str, Any]:

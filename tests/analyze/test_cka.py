@@ -183,7 +183,7 @@ def test_the_table_is_put_beside_the_others(make_run: MakeRun) -> None:
     views, _ = select_runs(made.root, Selection())
     work, left_out = plan(views, ["embed", "final"])
     assert [part.view.run.id for part in work] == [made.run_id]
-    assert left_out == ["b is left out (--site): it holds one of the sites at most: final."]
+    assert left_out == ["b is left out (--sites): it holds one of the sites at most: final."]
     database = write_cka(made.root, compute(work))
     write_cka(made.root, compute(work))
     with duckdb.connect(str(database), read_only=True) as connection:
@@ -201,7 +201,7 @@ def test_what_no_run_holds_is_one_message(make_run: MakeRun) -> None:
         assert caught.value.kind is ErrorKind.NOT_FOUND
         assert str(caught.value).splitlines()[-1] == f"Change {option}."
         assert made.run_id not in str(caught.value)
-    with pytest.raises(InputError, match="--site chooses final alone"):
+    with pytest.raises(InputError, match="--sites chooses final alone"):
         plan(views, ["final"])
     assert pairs_of(["final"]) == []
 

@@ -53,7 +53,7 @@ def test_the_first_sentence_is_a_conclusion_from_the_interval_of_a_difference(
 @pytest.mark.slow
 def test_csv_and_json_hold_the_same_rows(make_run: MakeRun) -> None:
     made = make_run()
-    asked = ("profile", made.root, "--context", "10,20", "--prompts", "2,6", "--site", "all")
+    asked = ("profile", made.root, "--context", "10,20", "--prompts", "2,6", "--sites", "all")
     objects = profiles(*asked)
     lines = list(csv.DictReader(io.StringIO(run(*asked, "--format", "csv").stdout)))
     assert len(objects) == len(lines) == 2 * 2 * 4
@@ -88,7 +88,7 @@ def test_declared_metrics_follow_the_profile(make_run: MakeRun) -> None:
     assert all(set(row) & set("¹²³⁴⁵⁶") for row in rows)  # short texts, by the number of the flag
     assert "effective rank" in result.stdout  # needs nothing more than the stable rank does
     assert other.run_id in result.stdout
-    every = run(*asked, "--site", "all")
+    every = run(*asked, "--sites", "all")
     assert width(every.stdout) <= 80
     assert every.stdout.count("stable_rank") == 2 * 4
 
@@ -102,7 +102,7 @@ def test_runs_on_different_texts_are_flagged(make_run: MakeRun) -> None:
     sets = row.split()[2:]
     assert len(set(sets)) == 2
     assert all(len(name) == 8 for name in sets)
-    assert "prompt set" not in run("profile", made.root, "--run", "one-*").stdout
+    assert "prompt set" not in run("profile", made.root, "one-*").stdout
 
 
 @pytest.mark.slow
@@ -120,16 +120,16 @@ def test_runs_that_hold_less_are_named(make_run: MakeRun) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--site", "block.7"), "no site 'block.7'"),
-        (("--run", "nope"), "'nope' names no run"),
+        (("--sites", "block.7"), "no site 'block.7'"),
+        (("nope",), "'nope' names no run"),
         (("--context", "500"), "--context 500"),
         (("--prompts", "ten"), "not a list of whole numbers"),
         (("--drop-prefixes", "2,4,6,8,10,12,14,16,18,20"), "every prefix of a schedule"),
         (("--drop-prefixes", "2,5"), "--drop-prefixes 5: no such prefix. There is 2, 4, 6, 8"),
         (("--prompts", "0"), "--prompts 0: it must be at least 1"),
         (("--context", "0"), "--context 0: it must be at least 1"),
-        (("--site", "fianl"), "did you mean final? There is embed, block.1, block.2, final."),
-        (("--site", "block3"), "did you mean block."),
+        (("--sites", "fianl"), "did you mean final? There is embed, block.1, block.2, final."),
+        (("--sites", "block3"), "did you mean block."),
         (("--rank-by", "mode"), "'mode' is not one of"),
         (("--metrics", "rank_me"), "no metric 'rank_me'"),
         (("--groups", "1"), "1 is not in the range x>=2"),
@@ -152,7 +152,7 @@ def test_a_mistake_in_the_runs_is_found_before_a_cluster_is_needed(
     monkeypatch.setitem(sys.modules, "ray", None)
     root = make_run().root
     ray = ("--executor", "ray")
-    wrong = ("nope", "nope") if command == "diff" else ("--run", "nope")
+    wrong = ("nope",) * (2 if command == "diff" else 1)
     refused = run(command, root, *wrong, *ray)
     assert refused.exit_code == 2
     if command != "diff":
@@ -238,7 +238,7 @@ def test_verify_goes_on_behind_a_damaged_record(make_run: MakeRun, kept: str) ->
 
 def test_no_differences_names_the_runs_without_a_profile(make_run: MakeRun) -> None:
     made = [make_run(model=f"m/{name}", seed=k) for k, name in enumerate("ab")]
-    assert run("profile", made[0].root, "--run", "b").exit_code == 0
+    assert run("profile", made[0].root, "b").exit_code == 0
     done = CliRunner().invoke(sql, [str(made[0].root), "--run", "differences"])
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "Without a profile: a")
 

@@ -75,7 +75,7 @@ def of_a_newer_release(place: Path) -> None:
 @pytest.mark.parametrize("harm", ["closed", "newer"])
 def test_the_run_that_is_named_suffices(made: Made, command: str, harm: str) -> None:
     """The other one is named in a line, and its rows of the database stay."""
-    words = [command, made.root, "--run", "one", "--format", "csv"]
+    words = [command, made.root, "one", "--format", "csv"]
     expected = CliRunner().invoke(analyze, [*map(str, words)])
     database = (made.root / "profiles.duckdb").read_bytes()
     if harm == "newer":
@@ -96,7 +96,7 @@ def test_two_runs_that_are_named_suffice(made: Made, make_run: MakeRun, harm: st
     for words in (
         ["diff", made.root, "one", "three"],
         ["diff", made.root, "--against", "one", "three"],
-        ["profile", made.root, "--run", "one,three"],
+        ["profile", made.root, "one", "three"],
     ):
         if harm == "newer":
             of_a_newer_release(made.root / "runs" / made.run_id)

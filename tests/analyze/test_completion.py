@@ -21,14 +21,16 @@ def test_names_of_the_store_are_offered(make_run: MakeRun) -> None:
     other = make_run(sites=("block.2", "final"), model="tiny/two")
     store = str(run.root)
     both = sorted([run.run_id, other.run_id])
-    assert sorted(offered(lpp_analyze, ["profile", store, "--run"], "")) == both
-    (only,) = items(lpp_analyze, ["profile", store, "--run"], "on")
+    assert sorted(offered(lpp_analyze, ["profile", store], "")) == both
+    (only,) = items(lpp_analyze, ["profile", store], "on")
     assert (only.value, only.help) == (run.run_id, "one")
     assert offered(lpp_analyze, ["diff", store], "TW") == [other.run_id]  # by its name, `two`
     assert offered(lpp_analyze, ["diff", store], "x") == []
     assert sorted(offered(lpp_analyze, ["diff", store], "")) == both
-    sites = offered(lpp_analyze, ["layers", store, "--site"], "final,b")
+    sites = offered(lpp_analyze, ["layers", store, "--sites"], "final,b")
     assert sorted(sites) == ["final,block.1", "final,block.2"]
+    assert offered(lpp_analyze, ["layers", store, run.run_id], "TW") == [other.run_id]
+    assert offered(lpp_analyze, ["items", store, "--task", "t"], "TW") == [other.run_id]
     assert offered(lpp_analyze, ["profile", store, "--metrics"], "rankm") == ["rankme"]
     assert offered(lpp_sql, [store, "--run"], "diff") == ["differences"]
-    assert offered(lpp_analyze, ["profile", store + "-none", "--run"], "") == []
+    assert offered(lpp_analyze, ["profile", store + "-none"], "") == []

@@ -240,4 +240,4 @@ def test_one_corpus_of_several_is_chosen(store: Callable[..., Path]) -> None:
         correlate(root, CorrelateSettings(corpora=("verse",)))
     done = run("correlate", root, "--corpus", "songs")
     assert done.exit_code == 2
-    assert "choose: --corpus or --run" in " ".join(done.output.split())
+    assert "choose: --corpus, or name RUNs" in " ".join(done.output.split())

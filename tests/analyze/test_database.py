@@ -191,7 +191,7 @@ def test_fewer_layers_make_no_score_of_a_whole_model(make_run: MakeRun) -> None:
 @pytest.mark.slow
 def test_the_command_prints_what_it_was_asked_and_counts_what_is_held(make_run: MakeRun) -> None:
     root = str(make_run().root)
-    for arguments in ((), ("--site", "final")):
+    for arguments in ((), ("--sites", "final")):
         done = CliRunner().invoke(main, ["profile", root, "--all", *arguments])
         assert done.exit_code == 0, done.output
         words = " ".join(done.stdout.split())

@@ -74,7 +74,7 @@ def said(words: Sequence[str], store: Path) -> str:
 COMMANDS = (
     "profile STORE --all",
     "profile STORE --cluster doc --format json",
-    "profile STORE --run *Q4_1 --format json",
+    "profile STORE *Q4_1 --format json",
     "layers STORE --format json",
     "cka STORE --format json",
     "diff STORE --against *Q4_1 --format json",

@@ -326,11 +326,11 @@ def test_the_page_says_where_experts_change(two: tuple[Mixture, Mixture]) -> Non
 
 def test_layers_show_the_load(two: tuple[Mixture, Mixture]) -> None:
     a, _ = two
-    done = run("layers", a.root, "--run", a.run)
+    done = run("layers", a.root, a.run)
     assert done.exit_code == 0, done.output
     assert "Load by expert" in done.stdout
     assert "integers" not in done.stderr
-    tables = json.loads(run("layers", a.root, "--run", a.run, "--format", "json").stdout)["tables"]
+    tables = json.loads(run("layers", a.root, a.run, "--format", "json").stdout)["tables"]
     assert [row["site"] for row in tables["layers"]] == ["block.1", "block.2", "final"]
     with connect(a.root) as database:
         table = database.sql("FROM expert_load ORDER BY depth").pl()

@@ -272,7 +272,7 @@ def test_too_few_are_not_ranked(make_run: MakeRun, right: int, flipped: int) -> 
 
 
 def shown(written: TwoRuns, *words: str) -> str:
-    asked = ["items", str(written.root), "--task", TASK, "--run", "second", "--against", "first"]
+    asked = ["items", str(written.root), "--task", TASK, "second", "--against", "first"]
     done = CliRunner().invoke(main, [*asked, *words])
     assert done.exit_code == 0, done.output
     return done.stdout
@@ -301,7 +301,7 @@ def test_json_and_markdown_hold_the_same(written: TwoRuns, found: ItemAnalysis) 
 
 
 def test_a_site_that_is_not_in_both_is_refused(written: TwoRuns) -> None:
-    asked = ["items", str(written.root), "--task", TASK, "--run", "second", "--against", "first"]
+    asked = ["items", str(written.root), "--task", TASK, "second", "--against", "first"]
     done = CliRunner().invoke(main, [*asked, "--sites", "block.9"])
     assert done.exit_code == 2
     assert "final" in done.stderr

@@ -129,7 +129,7 @@ def test_an_item_of_one_answer_has_no_share(make_run: MakeRun) -> None:
     assert counts(found) == (28, 12, 2, 18)
     assert set(changed_items(found)["change"]) == set(CHANGES[:2])
     assert found.table.select("gap_a", "share_a", "share_b").null_count().row(0) == (60, 60, 60)
-    done = run("items", written.root, "--task", TASK, "--run", "sec*", "--against", "fir*")
+    done = run("items", written.root, "--task", TASK, "sec*", "--against", "fir*")
     assert done.exit_code == 0, done.output
 
 
@@ -186,7 +186,7 @@ def run(*words: object) -> Result:
 
 
 def test_too_few_flips_give_counts_and_no_ranking(written: TwoRuns) -> None:
-    asked = ("items", written.root, "--task", TASK, "--run", "second", "--against", "first")
+    asked = ("items", written.root, "--task", TASK, "second", "--against", "first")
     done = run(*asked, "--format", "json")
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
@@ -263,13 +263,13 @@ def test_diff_of_runs_of_a_corpus_has_no_items(make_run: MakeRun) -> None:
 def test_the_run_that_is_compared_is_named(written: TwoRuns) -> None:
     done = run("items", written.root, "--task", TASK, "--against", "first")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "--run" in done.stderr
+    assert "name the RUN" in done.stderr
 
 
 @pytest.mark.slow
 def test_the_page_has_the_items_and_their_counts(written: TwoRuns, tmp_path: Path) -> None:
     page = tmp_path / "flips.html"
-    asked = ("items", written.root, "--task", TASK, "--run", "second", "--against", "first")
+    asked = ("items", written.root, "--task", TASK, "second", "--against", "first")
     assert run(*asked, "-o", page).exit_code == 0
     source = page.read_text("utf-8")
     text = Page(source).text
@@ -302,7 +302,7 @@ def test_the_difference_is_by_cluster(make_run: MakeRun) -> None:
     assert a["difference_ci_low"] < b["difference_ci_low"]
     done = CliRunner().invoke(
         main,
-        ["items", str(written.root), "--task", TASK, "--run", "second", "--against", "first"],
+        ["items", str(written.root), "--task", TASK, "second", "--against", "first"],
     )
     assert "10 clusters by item_cluster" in done.output
     assert "p by cluster (Durkalski et al. 2003)" in " ".join(done.output.split())

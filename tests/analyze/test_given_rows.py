@@ -142,7 +142,7 @@ def test_commands_say_what_is_not_there(given: Given, words: list[str], says: li
 
 
 def test_integers_have_no_spectrum(given: Given) -> None:
-    result = run(analyze, "profile", given.root, "--site", "router.0")
+    result = run(analyze, "profile", given.root, "--sites", "router.0")
     assert result.exit_code == 2
 
 

@@ -98,8 +98,8 @@ def theirs(both: TwoRuns, tmp_path: Path) -> Path:
 def commands(ours: Path, theirs: Path) -> Iterator[list[str]]:
     yield ["diff", str(ours), "first", f"{theirs}::second"]
     yield ["diff", str(ours), f"{theirs}::second", "first"]
-    yield ["items", str(ours), "--task", TASK, "--run", "second", "--against", f"{theirs}::first"]
-    yield ["items", str(ours), "--task", TASK, "--run", f"{theirs}::first", "--against", "second"]
+    yield ["items", str(ours), "--task", TASK, "second", "--against", f"{theirs}::first"]
+    yield ["items", str(ours), "--task", TASK, f"{theirs}::first", "--against", "second"]
     label = ["--label", "n_before_question=1"]
     yield ["probe", str(ours), "first", *label, "--against", f"{theirs}::second"]
 

@@ -112,7 +112,7 @@ def test_alone_it_is_an_error_where_no_prompt_is_left(
     gap: tuple[Path, str, str], command: str
 ) -> None:
     root, run, line = gap
-    done = CliRunner().invoke(main, [command, str(root), "--run", run, "--format=csv"])
+    done = CliRunner().invoke(main, [command, str(root), run, "--format=csv"])
     if LEFT_OUT not in line:
         assert (done.exit_code, done.stderr.splitlines().count(line)) == (0, 1)
         return

@@ -321,7 +321,7 @@ def test_json_and_markdown_hold_the_same(
     ("words", "said"),
     [
         (["--task", "tiny_tsk"], "tiny_task"),
-        (["--task", "tiny_task", "--run", "other"], "model-"),
+        (["--task", "tiny_task", "other"], "model-"),
         (["--task", "tiny_task", "--source", "other"], "lm-eval tiny"),
         (["--task", "tiny_task", "--filter", "strict"], "none"),
         (["--task", "tiny_task", "--sites", "block.*"], "final"),
@@ -359,7 +359,7 @@ def test_too_few_items_are_not_ranked(make_run: MakeRun, items: int, wrong: int)
 def test_one_of_several_runs_and_filters_is_chosen(make_run: MakeRun) -> None:
     first = evaluated_run(make_run, model="tiny/first", source="s1")
     second = evaluated_run(make_run, model="tiny/second", source="s2", seed=5)
-    with pytest.raises(InputError, match="--run"):
+    with pytest.raises(InputError, match="Name one after STORE"):
         lpp.analyze.items(first.root, "tiny_task")
     found = lpp.analyze.items(first.root, "tiny_task", run="second")
     assert found.row["run"] == second.made.run_id

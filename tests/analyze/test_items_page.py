@@ -164,7 +164,7 @@ def test_the_python_and_the_command_of_a_page_give_it_again(
     command = Page(text).text.partition("Again: ")[2].partition("\n")[0]
     words = shlex.split(command)
     assert words[:3] == ["lpp-analyze", "items", str(written.root)]
-    assert "--site=final" in words
+    assert "--sites=final" in words
 
 
 def test_a_page_without_rows_or_confidence(make_run: MakeRun) -> None:

@@ -197,8 +197,8 @@ def test_a_terminal_shows_the_score_and_on_demand_every_site(deep: Made) -> None
     ("arguments", "message"),
     [
         (("--context", "50"), "--context 50: no run holds that many"),
-        (("--site", "block.9"), "no site 'block.9'"),
-        (("--run", "nope"), "'nope' names no run"),
+        (("--sites", "block.9"), "no site 'block.9'"),
+        (("nope",), "'nope' names no run"),
         (("--prompts", "0"), "--prompts 0"),
     ],
 )

@@ -77,8 +77,8 @@ QUESTIONS: Final[dict[str, Question]] = {
     "publish texts": Question("publish {s} base --to {o}/open " + OPEN, ("runs/base", *KEPT)),
     "index": Question("index {s}", ("",), ("index.json",)),
     "status": Question("status {s} --format json", ("runs",), (), main=capture),
-    "items": Question("items {s} --task tiny_task --run first --all", ("runs/first", *DATA)),
-    "items against": Question("items {s} --task tiny_task --run second --against first", EVALUATED),
+    "items": Question("items {s} first --task tiny_task --all", ("runs/first", *DATA)),
+    "items against": Question("items {s} second --task tiny_task --against first", EVALUATED),
     "flips": Question("diff {s} first second --all", EVALUATED),
     "probe": Question("probe {s} base --label topic --cluster doc", ("runs/base", *KEPT)),
     "probe against": Question("probe {s} base --label topic --against tuned", PROBED),
@@ -161,7 +161,7 @@ class Subject:
         self.root, self.out = root, root.with_name("out")
         for words in (
             *(["profile"], ["layers", "--skip-first", "1"], ["diff", "base", "tuned"]),
-            *(["items", "--task", TASK, "--run", "first"], ["correlate"]),
+            *(["items", "--task", TASK, "first"], ["correlate"]),
         ):
             done = CliRunner().invoke(analyze, [words[0], str(root), *words[1:]])
             assert done.exit_code == 0, done.output

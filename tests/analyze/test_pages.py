@@ -32,13 +32,13 @@ def store(make_run: MakeRun) -> tuple[Path, list[str]]:
 
 
 def questions(root: Path, runs: list[str]) -> Iterator[tuple[str, list[str]]]:
-    pair = ["--run", f"{runs[0]},{runs[1]}"]
+    pair = runs[:2]
     yield "profile", ["profile", str(root), *pair, "--metrics", "rankme,surprisal"]
     yield "layers", ["layers", str(root), *pair]
     yield "cka", ["cka", str(root), *pair]
     yield "diff", ["diff", str(root), runs[0], runs[1], "--fail-if", "flips > 0.999"]
     yield "against", ["diff", str(root), "--against", runs[0], runs[1]]
-    yield "items", ["items", str(root), "--task", "tiny_task", "--run", runs[2]]
+    yield "items", ["items", str(root), "--task", "tiny_task", runs[2]]
 
 
 def told(arguments: list[str]) -> str:

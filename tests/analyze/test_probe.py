@@ -305,7 +305,7 @@ def test_what_a_prompt_shares_is_not_read_as_a_label(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["text", "md", "html", "json", "csv"])
 def test_a_number_is_shown_in_every_format(store: Path, form: str) -> None:
-    options = ("--label", "number", "--site", "block.2", "--format", form)
+    options = ("--label", "number", "--sites", "block.2", "--format", form)
     done = CliRunner().invoke(main, ["probe", str(store), *options])
     assert done.exit_code == 0, done.output
     assert "number" in done.stdout

@@ -160,7 +160,7 @@ def test_scores_are_of_probes_that_did_not_see_the_item() -> None:
 
 
 def test_a_rerun_is_a_floor_that_the_page_names(store: Path) -> None:
-    done = invoke(store, "--against", "shifted", "--rerun", "shifted", "--site", "b")
+    done = invoke(store, "--against", "shifted", "--rerun", "shifted", "--sites", "b")
     assert "INCONCLUSIVE: the probe of topic at b" in " ".join(done.stdout.split()), done.output
     assert "A rerun changes the AUROC by up to" in done.stdout
     assert "not compared with a rerun" in invoke(store, "--against", "same").stdout

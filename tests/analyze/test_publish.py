@@ -89,9 +89,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("layers", root),
         ("diff", root, "a", "b"),
         ("probe", root, "a", "--label", f"topic={LABEL}"),
-        ("probe", root, "a", "--label", "topic", "--cluster", "note", "--site", "block.1"),
-        ("probe", root, "a", "--label", "kind", "--group", "note", "--site", "block.1,final"),
-        ("probe", root, "a", "--label", "token.mark", "--rows", "each", "--site", "final"),
+        ("probe", root, "a", "--label", "topic", "--cluster", "note", "--sites", "block.1"),
+        ("probe", root, "a", "--label", "kind", "--group", "note", "--sites", "block.1,final"),
+        ("probe", root, "a", "--label", "token.mark", "--rows", "each", "--sites", "final"),
         ("probe", root, "a", "--label", "topic", "--against", "b"),
         ("probe", root, "a", "--label", f"topic={LABEL}", "--against", "b"),
     ):
@@ -210,7 +210,7 @@ def test_with_texts_only_the_named_labels_are_published(store: Path, tmp_path: P
 @pytest.mark.parametrize("site", ["final", "embed", "block.1"])
 def test_beside_probes_of_other_sites(store: Path, tmp_path: Path, site: str) -> None:
     to = tmp_path / "one"
-    published(store, "--to", to, "--site", site)
+    published(store, "--to", to, "--sites", site)
     probed = answer(to, "SELECT DISTINCT probe FROM probes WHERE role = 'site'")
     assert [row["probe"] for row in probed] == [site] * (site != "embed")  # there a control
     assert site in (to / "report.html").read_text("utf-8")
@@ -218,7 +218,7 @@ def test_beside_probes_of_other_sites(store: Path, tmp_path: Path, site: str) ->
 
 def test_chosen_runs_sites_tables_and_fields(store: Path, tmp_path: Path) -> None:
     to = tmp_path / "few"
-    few = ("a", "--site", "block.1", "--tables", "site_profiles,profiles,probe_scores,prompts")
+    few = ("a", "--sites", "block.1", "--tables", "site_profiles,profiles,probe_scores,prompts")
     published(store, *few, "--to", to, *OPEN)
     (run,) = open_store(to).runs.values()
     source = open_store(store).run("a")
@@ -298,7 +298,7 @@ REFUSED = {
         (*OPEN, "--fields", "mood"),
         "there are: id, kind, note, token.mark, topic",
     ),
-    "a site that is none": (("--site", "block.9"), "embed, block.1, final"),
+    "a site that is none": (("--sites", "block.9"), "embed, block.1, final"),
     "a table of prompts": (("--tables", "drift_tokens"), "with --with-texts alone"),
     "a run that is none": (("c",), "no run"),
 }
@@ -381,7 +381,7 @@ def test_what_lies_at_the_target_stays(store: Path, tmp_path: Path) -> None:
 
 
 def test_to_a_bucket(store: Path, tmp_path: Path, s3: "S3") -> None:
-    words = ("a", "--site", "final", *OPEN)
+    words = ("a", "--sites", "final", *OPEN)
     published(store, *words, "--to", s3.url)
     published(store, *words, "--to", tmp_path / "store")  # the name that the card has
     objects = s3.objects()

@@ -26,7 +26,7 @@ def test_differences_are_named_by_place_and_size() -> None:
 def test_items_of_an_evaluation_are_asked_for(make_run: MakeRun) -> None:
     made = evaluated_run(make_run)
     words = [" ".join(command) for command in commands(made.root)]
-    asked = f"lpp-analyze items STORE --task tiny_task --run {made.made.run_id}"
+    asked = f"lpp-analyze items STORE {made.made.run_id} --task tiny_task"
     assert asked in words
     found = answers(Path(sys.executable).parent, made.root)
     assert found.codes[asked] == 0

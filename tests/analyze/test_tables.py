@@ -283,7 +283,7 @@ def test_every_build_has_every_run_of_the_store(make_run: MakeRun) -> None:
     for command in ("layers", "cka"):
         invoke(command, root)
         assert state() == [(2, 4, 2, 8, 0)], command
-    invoke("profile", root, "--run", "one-*")
+    invoke("profile", root, "one-*")
     assert state() == [(2, 4, 2, 8, 0)]
     assert query(made.root / "profiles.duckdb", "SELECT count(*) FROM profiles") == [(1,)]
     (made.root / "profiles.duckdb").unlink()

@@ -331,7 +331,7 @@ def test_ranks_of_what_the_model_wrote(capture: Capture, texts: Path, tmp_path: 
     plain = profile("--skip-first", "given")
     assert plain.exit_code == 2
     assert "wrote nothing" in plain.stderr
-    assert profile("--skip-first", "given", "--run", run.id).exit_code == 0
+    assert profile("--skip-first", "given", run.id).exit_code == 0
 
 
 @pytest.mark.parametrize(

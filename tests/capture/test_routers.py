@@ -407,7 +407,7 @@ def test_loads_are_those_of_the_recomputed_choices(
 
 @pytest.mark.parametrize("site", ["router.2", "router.2.weight"])
 def test_a_router_has_no_spectrum(place: Path, site: str) -> None:
-    done = CliRunner().invoke(analyze, ["profile", str(place / "lpp"), "--site", site])
+    done = CliRunner().invoke(analyze, ["profile", str(place / "lpp"), "--sites", site])
     assert done.exit_code == 2
     assert f"site {site} holds integers or what a router gives" in " ".join(done.output.split())
 

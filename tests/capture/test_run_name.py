@@ -61,11 +61,11 @@ def test_every_answer_has_the_name_and_every_pattern_finds_it(lab: Lab, tmp_path
 
     alone = "untrained, seed 3"  # also where the run is beside no other
     for words, names in (
-        (("profile", "--run", "AFTER*"), {"after 1", "after 2"}),
+        (("profile", "AFTER*"), {"after 1", "after 2"}),
         (("profile", "--against", "after 2"), {"after 1", "after 2", alone}),
-        (("profile", "--run", "*seed 3"), {alone}),
-        (("layers", "--run", "after 2"), {"after 2"}),
-        (("cka", "--run", "*seed 3"), {alone}),
+        (("profile", "*seed 3"), {alone}),
+        (("layers", "after 2"), {"after 2"}),
+        (("cka", "*seed 3"), {alone}),
         (("diff", "after 1", "untrained"), {"after 1", alone}),
         (("diff", "--against", "after 1", "after 2", "*seed 3"), {"after 1", "after 2", alone}),
     ):

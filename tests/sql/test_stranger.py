@@ -61,7 +61,7 @@ def test_the_attack_end_to_end(
 ) -> None:
     root = tmp_path / "store"
     write_run(root)
-    profile = ("lpp-analyze", "profile", root, "--errors", "none", "--site", "final")
+    profile = ("lpp-analyze", "profile", root, "--errors", "none", "--sites", "final")
     assert run_command(*profile).returncode == 0
     with duckdb.connect(str(root / "profiles.duckdb")) as connection:
         connection.execute(f"DROP TABLE cka; {reading(secret)}")

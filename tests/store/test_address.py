@@ -124,7 +124,7 @@ def only_run(url: str) -> Run:
 def test_a_profile_of_one_site_takes_a_twentieth_of_the_store(
     served: ServedFolder, sizes: dict[str, int]
 ) -> None:
-    words = ("--site", "block.3", "--run", A, "--format", "csv")
+    words = ("--sites", "block.3", A, "--format", "csv")
     done = analyze("profile", served.url, *words)
     assert numbers(done) == numbers(analyze("profile", served.folder / "lpp", *words))
     store = sum(size for key, size in sizes.items() if not key.startswith("runs/b-"))
@@ -135,7 +135,7 @@ def test_a_profile_of_one_site_takes_a_twentieth_of_the_store(
 def test_a_comparison_of_predictions_takes_its_own_bytes(
     served: ServedFolder, sizes: dict[str, int]
 ) -> None:
-    words = (A, B, "--site", "final", "--format", "json")
+    words = (A, B, "--sites", "final", "--format", "json")
     over_http = json.loads(numbers(analyze("diff", served.url, *words)))
     on_disk = json.loads(numbers(analyze("diff", served.folder / "lpp", *words)))
     assert any("kl" in json.dumps(table) for table in over_http.values())

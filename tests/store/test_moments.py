@@ -58,7 +58,7 @@ def test_a_run_without_rows_is_refused(tmp_path: Path) -> None:
     assert caught.value.kind is ErrorKind.UNSUPPORTED_VERSION
     (problem,) = run.verify()
     assert (problem.where, "0.2.0" in problem.what) == (f"{run.commit.base}/plan.json", True)
-    done = CliRunner().invoke(main, ["profile", str(tmp_path / "store"), "--run", run.id])
+    done = CliRunner().invoke(main, ["profile", str(tmp_path / "store"), run.id])
     assert (done.exit_code, done.stdout, done.stderr.count("Error: ")) == (2, "", 1)
     assert "0.2.0" in done.stderr
     assert {entry.name for entry in (tmp_path / "store").iterdir()} == held

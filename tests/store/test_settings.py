@@ -32,7 +32,8 @@ class Example:
     share: float | None = setting(None, "Share.", least=0, most=1)
     word: str | None = setting(None, "Word.", metavar="WORD")
     choice: Literal["a", "b"] = setting("a", "Choice.")
-    names: tuple[str, ...] = setting(("x", "y"), "Names.", name="name", also="names")
+    names: tuple[str, ...] = setting(("x", "y"), "Names.", name="name")
+    runs: Sequence[str] = setting(("*",), "Runs.", name="RUN", positional=True)
     numbers: Sequence[int] | None = setting(None, "Numbers.", name="number")
     positions: Sequence[int] = setting((0,), "Positions.", word="given")
     texts: Sequence[str] = setting((), "Texts.", name="text", repeated=True)
@@ -49,6 +50,7 @@ GIVEN: list[tuple[str, object, object, list[str]]] = [
     ("choice", "b", "b", ["--choice=b"]),
     ("name", ["p", "q"], ("p", "q"), ["--name=p,q"]),
     ("name", "p, q", ("p", "q"), ["--name=p, q"]),
+    ("RUN", ["p", "q, r"], ("p", "q, r"), ["p", "q, r"]),
     ("number", [5, 6], (5, 6), ["--number=5,6"]),
     ("positions", [0, "given"], (0, "given"), ["--positions=0,given"]),
     ("text", ["a, b", "c"], ("a, b", "c"), ["--text=a, b", "--text=c"]),

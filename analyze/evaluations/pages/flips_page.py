@@ -63,7 +63,7 @@ def flips_page(store: str, analysis: ItemAnalysis) -> Page:
         of.id if absolute(of.directory.root) == home else f"{of.directory.root}::{of.id}"
         for of in (view.run for view in analysis.views)
     )
-    words = ["lpp-analyze", "items", store, "--task", row["task"], "--run", b, "--against", a]
+    words = ["lpp-analyze", "items", store, b, "--task", row["task"], "--against", a]
     again = shlex.join([*words, *as_words(analysis.settings), "-o", "flips.html"])
     named = f"{store!r}, {row['task']!r}, {a!r}, {b!r}, {as_python(analysis.settings)}"
     call = (

@@ -192,7 +192,7 @@ def items_page(store: str, analysis: ItemAnalysis) -> Page:
     charts = list(item_charts(frames, tables, runs))
     charts[:1] = [replace(chart, opens=True) for chart in charts[:1]]
     notes = {"features": without_auroc(features), "confidence": _confidence(row, frames)}
-    words = ["lpp-analyze", "items", store, "--task", row["task"], "--run", row["run"]]
+    words = ["lpp-analyze", "items", store, row["run"], "--task", row["task"]]
     again = shlex.join([*words, *as_words(settings)])
     return Page(
         title="Right and wrong answers",
