@@ -22,6 +22,7 @@ from lpp.sql.schema.ddl import identifier, literal
 from lpp.sql.schema.tables import arrow_schema
 from lpp.store.errors import InputError
 from lpp.store.exchange.copy_runs import fields_of, plan_of_copy
+from lpp.store.format.run_names import matching_runs
 from lpp.store.runs.read import Run
 from lpp.store.store import Store
 
@@ -59,7 +60,7 @@ class Chosen:
 
 
 def select(store: Store, names: Sequence[str], settings: PublishSettings) -> Chosen:
-    """What these settings publish of the runs of these names; all runs without names.
+    """What these settings publish of the runs that `names` mean; of all without names.
 
     Raises InputError for settings that do not fit the store or each other.
     """
@@ -71,7 +72,7 @@ def select(store: Store, names: Sequence[str], settings: PublishSettings) -> Cho
         )
     if not texts and (settings.fields or settings.source):
         raise InputError("--fields and --source are of texts: add --with-texts, or leave them out.")
-    runs = [store.run(name) for name in names] or [*store.runs.values()]
+    runs = [store.runs[run] for run in matching_runs(names, store.plans)] or [*store.runs.values()]
     known = {site: None for run in runs for site in run.sites}
     sites = {s for s in known if any(fnmatchcase(s, pattern) for pattern in settings.sites)}
     fields = {name for run in runs for name in fields_of(run)} if settings.fields else set()

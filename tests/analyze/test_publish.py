@@ -380,6 +380,13 @@ def test_what_lies_at_the_target_stays(store: Path, tmp_path: Path) -> None:
         assert tree(to) == before
 
 
+@pytest.mark.parametrize("runs", [("[ab]",), ("b", "a"), ()])
+def test_several_runs(store: Path, tmp_path: Path, runs: tuple[str, ...]) -> None:
+    published(store, *runs, "--sites", "final", "--to", tmp_path / "to")
+    card = json.loads((tmp_path / "to" / "card.json").read_text("utf-8"))
+    assert [run["source_run"] for run in card["runs"]] == [*open_store(store).runs]
+
+
 def test_to_a_bucket(store: Path, tmp_path: Path, s3: "S3") -> None:
     words = ("a", "--sites", "final", *OPEN)
     published(store, *words, "--to", s3.url)
