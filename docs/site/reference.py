@@ -158,7 +158,8 @@ SETTINGS: Final = {
 def _settings_page() -> str:
     parts = [
         "# Settings",
-        "Each setting is declared once. Its name is the option of the command. With "
+        "Each setting is declared once. Its name is the option of the command, or in "
+        "capitals an argument. With "
         "underscores, or as it stands below it, it is the argument of `lpp.capture.capture` and "
         "the field of the settings that a function of `lpp.analyze` takes.",
     ]
