@@ -56,7 +56,7 @@ def shown(path: str, start: str, end: str) -> list[str]:
 
 def feature(found: ItemAnalysis, name: str) -> dict[str, Any]:
     """The row of a feature of no site."""
-    return found.features.filter(feature=name).row(0, named=True)
+    return found.features_frame().filter(feature=name).row(0, named=True)
 
 
 @pytest.mark.slow

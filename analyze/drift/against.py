@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from lpp.analyze.drift.drift import Drift, drift
+from lpp.analyze.drift.drift import drift
 from lpp.analyze.drift.pair import Pair, differences, pair_of, run_of
 from lpp.analyze.drift.sites import common_sites
+from lpp.analyze.drift.tables import Drift
 from lpp.analyze.engine.executor import Executor
 from lpp.analyze.questions import DiffSettings
 from lpp.analyze.runs.comparable import n_shared

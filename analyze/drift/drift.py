@@ -1,74 +1,23 @@
-"""Everything that changed between two models, in one record: predictions, sites, provenance."""
+"""Everything that changed between two models: predictions, sites, provenance."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import polars as pl
+from collections.abc import Sequence
+from dataclasses import replace
 
 from lpp.analyze.drift.flags import site_flags
 from lpp.analyze.drift.gate.metric_changes import prediction_changes
 from lpp.analyze.drift.pair import Pair, pair_of, rerun_of, run_of, store_of
 from lpp.analyze.drift.predictions import compared_tokens, computed_tokens, token_drift
-from lpp.analyze.drift.sites import SiteDrift, common_sites, compared_cell, site_drift, why_missing
-from lpp.analyze.drift.summaries import Summary, entropy_drift, prediction_drift
+from lpp.analyze.drift.sites import common_sites, compared_cell, site_drift, why_missing
+from lpp.analyze.drift.summaries import entropy_drift, prediction_drift
+from lpp.analyze.drift.tables import Drift
 from lpp.analyze.engine.executor import Executor, LocalExecutor
 from lpp.analyze.logits.heads import LOSSY_KL, arithmetic
 from lpp.analyze.metrics.registry import METRICS, metric_names
-from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
+from lpp.analyze.quantities.drift import SITE_CHANGES
 from lpp.analyze.questions import DiffSettings
 from lpp.analyze.runs.keys import Url
 from lpp.analyze.runs.select import listed
 from lpp.store.progress import SILENT, Progress
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drift:
-    """How run B differs from run A over the same tokens."""
-
-    pair: Pair
-    first_position: int
-    """Only tokens at positions from this one on are compared."""
-    seed: int | None
-    """Seed of the draw of tokens; None if all are compared."""
-    tokens: pl.DataFrame
-    """A row for each compared token, as in `token_drift`."""
-    predictions: Mapping[str, Summary]
-    sites: Sequence[SiteDrift]
-    """In depth order."""
-    flags: Sequence[Sequence[str]]
-    """Flags of each of `sites` (`site_flags`)."""
-    rerun: Mapping[str, float]
-    """Relative distance from run A to its rerun, by site; empty without one."""
-    no_logits: str | None
-    """Why there are no numbers that need every logit; None if there are."""
-    arithmetic: str
-    """How logits were computed from rows; empty if none were."""
-    notes: tuple[str, ...]
-    """What is left out and why, one line each."""
-    settings: DiffSettings
-    """Those that compare the same prompts again."""
-
-    @property
-    def is_nothing(self) -> bool:
-        """Whether every number is the one of a run compared with itself: exactly 0, or exactly
-        1.
-        """
-        moved = pl.col("next_logprob_a").ne_missing(pl.col("next_logprob_b")).any()
-        if self.tokens.select(moved).item():
-            return False
-        if any(s.relative_distance.value != 0 for s in self.sites if not s.router):  # or not finite
-            return False
-        changed = [
-            end
-            for name, summary in self.predictions.items()
-            for end in (summary.mean, summary.median, summary.max)
-            if end not in (None, PREDICTIONS[name].identity if name in PREDICTIONS else 0.0)
-        ]
-        return not changed and all(
-            site[name].value in (None, SITE_CHANGES[name].identity)
-            for site in self.sites
-            for name in SITE_CHANGES
-        )
 
 
 def diff(

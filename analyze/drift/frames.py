@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 
 import polars as pl
 
-from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.summaries import by_position
-from lpp.analyze.drift.tables import drift_tables
+from lpp.analyze.drift.tables import Drift
 from lpp.analyze.drift.worst import worst_tokens
 from lpp.analyze.numerics.kl_histogram import kl_histogram
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
@@ -16,9 +15,9 @@ from lpp.analyze.runs.groups import Groups
 def frames_of(drift: Drift, *, tokens: bool = True) -> dict[str, pl.DataFrame]:
     """What pages and programs get of one comparison, by table: `drift_predictions`, `drift_sites`,
     `comparisons`, and with `tokens` also `drift_positions`, `drift_histogram` and `drift_tokens`,
-    the ten tokens that changed most. Raises FormatError for altered bytes.
+    the ten tokens that changed most.
     """
-    made = drift_tables(drift)
+    made = drift.frames()
     ends = {name: f"mean_{name}" for name in ("stderr", "ci_low", "ci_high")}
     whole = [name for name, number in PREDICTIONS.items() if "median" in number.statistics]
     spread = pl.when(pl.col("number").is_in(whole)).then(pl.col("median", "p99", "maximum"))

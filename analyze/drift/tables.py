@@ -5,14 +5,14 @@ A million tokens of `drift_tokens` take 55 MB of the database. Writing them take
 beside their frame. Every command that writes copies them to its new file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 
-from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.flags import prediction_flags
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.predictions import DRIFT_TOKENS, TOKEN_DRIFT, compared_tokens, token_drift
@@ -20,21 +20,23 @@ from lpp.analyze.drift.sites import (
     DRIFT_SITES,
     SITE_KEYS,
     SITES_SCHEMA,
+    SiteDrift,
     common_sites,
     site_drift,
     site_frame,
 )
-from lpp.analyze.drift.summaries import OF_TOKENS
+from lpp.analyze.drift.summaries import OF_TOKENS, Summary
 from lpp.analyze.logits.divergences import EVERYTHING
 from lpp.analyze.metrics.registry import METRICS
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.quantities.drift import OF_ROWS, PREDICTIONS, SITE_CHANGES
 from lpp.analyze.quantities.tables import frame_schema, shared
-from lpp.analyze.questions import ErrorSites
+from lpp.analyze.questions import DiffSettings, ErrorSites
 from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.tables.database import put
 from lpp.analyze.tables.lazy import ROWS, LazySource, scan
+from lpp.analyze.tables.result import Result, frame_method
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
 from lpp.store.objects.place import Place
 from lpp.store.settings.arguments import check_word
@@ -65,31 +67,83 @@ DRIFT_PREDICTIONS: Final = Table(
 )
 
 
-def drift_tables(drift: Drift) -> dict[str, pl.DataFrame]:
-    """Tables `drift_predictions`, `drift_sites` and `drift_tokens` of one comparison, by name.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Drift(Result):
+    """How run B differs from run A over the same tokens."""
 
-    A number of the predictions that no token has gets no row. Flags of a site: `Drift.flags`.
-    Raises FormatError for altered bytes.
-    """
-    tables = {
-        DRIFT_PREDICTIONS: _predictions(drift),
-        DRIFT_SITES: _sites(drift),
-        DRIFT_TOKENS: drift.tokens,
-    }
-    a, b = (view.run.id for view in (drift.pair.a, drift.pair.b))
-    same = {
-        "run_a": pl.lit(a),
-        "run_b": pl.lit(b),
-        "cluster": pl.lit(drift.pair.cluster, pl.String),
-    }
-    return {
-        table.name: frame.with_columns(**same).select(frame_schema(table.columns).names())
-        for table, frame in tables.items()
-    }
+    pair: Pair
+    first_position: int
+    """Only tokens at positions from this one on are compared."""
+    seed: int | None
+    """Seed of the draw of tokens; None if all are compared."""
+    tokens: pl.DataFrame
+    """A row for each compared token, as in `token_drift`."""
+    predictions: Mapping[str, Summary]
+    sites: Sequence[SiteDrift]
+    """In depth order."""
+    flags: Sequence[Sequence[str]]
+    """Flags of each of `sites` (`site_flags`)."""
+    rerun: Mapping[str, float]
+    """Relative distance from run A to its rerun, by site; empty without one."""
+    no_logits: str | None
+    """Why there are no numbers that need every logit; None if there are."""
+    arithmetic: str
+    """How logits were computed from rows; empty if none were."""
+    notes: tuple[str, ...]
+    """What is left out and why, one line each."""
+    settings: DiffSettings
+    """Those that compare the same prompts again."""
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether every number is the one of a run compared with itself: exactly 0, or exactly
+        1.
+        """
+        moved = pl.col("next_logprob_a").ne_missing(pl.col("next_logprob_b")).any()
+        if self.tokens.select(moved).item():
+            return False
+        if any(s.relative_distance.value != 0 for s in self.sites if not s.router):  # or not finite
+            return False
+        changed = [
+            end
+            for name, summary in self.predictions.items()
+            for end in (summary.mean, summary.median, summary.max)
+            if end not in (None, PREDICTIONS[name].identity if name in PREDICTIONS else 0.0)
+        ]
+        return not changed and all(
+            site[name].value in (None, SITE_CHANGES[name].identity)
+            for site in self.sites
+            for name in SITE_CHANGES
+        )
+
+    def frames(self) -> dict[str, pl.DataFrame]:
+        """Tables `drift_predictions`, `drift_sites` and `drift_tokens`, by name.
+
+        A number of the predictions that no token has gets no row. Flags of a site: `flags`.
+        """
+        tables = {
+            DRIFT_PREDICTIONS: _predictions(self),
+            DRIFT_SITES: _sites(self),
+            DRIFT_TOKENS: self.tokens,
+        }
+        a, b = (view.run.id for view in (self.pair.a, self.pair.b))
+        same = {
+            "run_a": pl.lit(a),
+            "run_b": pl.lit(b),
+            "cluster": pl.lit(self.pair.cluster, pl.String),
+        }
+        return {
+            table.name: frame.with_columns(**same).select(frame_schema(table.columns).names())
+            for table, frame in tables.items()
+        }
+
+    predictions_frame = frame_method(DRIFT_PREDICTIONS.name)
+    sites_frame = frame_method(DRIFT_SITES.name)
+    tokens_frame = frame_method(DRIFT_TOKENS.name)
 
 
 def write_drift(drift: Drift) -> Place | None:
-    """Write `drift_tables` to the database of the store of both runs; return the file's path.
+    """Write `drift.frames()` to the database of the store of both runs; return the file's path.
 
     Rows of earlier comparisons stay as long as both of their runs are unchanged. Writes nothing and
     returns None if the runs are in two stores, or if a run is compared with itself. Raises what
@@ -97,7 +151,7 @@ def write_drift(drift: Drift) -> Place | None:
     """
     if drift.pair.of_one_run or len(stores(drift.pair)) > 1:
         return None
-    return put(stores(drift.pair)[0], drift_tables(drift))
+    return put(stores(drift.pair)[0], drift.frames())
 
 
 def stores(pair: Pair) -> list[Place]:

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from lpp.analyze.drift.drift import Drift
 from lpp.analyze.drift.pair import Pair
+from lpp.analyze.drift.tables import Drift
 from lpp.analyze.runs.words import Words
 
 CONTEXT_TOKENS: Final = 24

@@ -12,7 +12,7 @@ import polars as pl
 
 from lpp.analyze.charts.run_styles import RunStyles
 from lpp.analyze.drift.against import Against, against
-from lpp.analyze.drift.drift import Drift, drift, n_steps
+from lpp.analyze.drift.drift import drift, n_steps
 from lpp.analyze.drift.frames import frames_of
 from lpp.analyze.drift.gate import gate_page
 from lpp.analyze.drift.gate.conditions import (
@@ -27,7 +27,7 @@ from lpp.analyze.drift.pages.against_page import against_page
 from lpp.analyze.drift.pages.drift_page import drift_page
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.sites import common_sites
-from lpp.analyze.drift.tables import stores, write_drift
+from lpp.analyze.drift.tables import Drift, stores, write_drift
 from lpp.analyze.engine.executor import Executor
 from lpp.analyze.evaluations.analysis import analysis, write_items
 from lpp.analyze.evaluations.evaluated import evaluated_items

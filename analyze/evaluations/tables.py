@@ -10,6 +10,7 @@ from lpp.analyze.quantities import flags as number_flags
 from lpp.analyze.quantities.tables import shared
 from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import RunView
+from lpp.analyze.tables.result import Result, frame_method
 from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number_columns
 from lpp.sql.schema.evaluations import EVALUATION
 
@@ -215,8 +216,8 @@ items of A, how many are compared within them, what a partial AUROC leaves out, 
 compared."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemAnalysis:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ItemAnalysis(Result):
     """What tells items of one kind from the others."""
 
     views: tuple[RunView, ...]
@@ -230,10 +231,17 @@ class ItemAnalysis:
     and `item_features` in the order of `RANKED`: the AUROC is of items that are right in A and
     wrong in B against those that stay right; without rows if `item_flips` says why."""
 
-    @property
-    def features(self) -> pl.DataFrame:
-        """`item_features`."""
-        return self.tables["item_features"]
+    def frames(self) -> Mapping[str, pl.DataFrame]:
+        """`tables`, `item_features` first."""
+        return {"item_features": self.tables["item_features"], **self.tables}
+
+    features_frame = frame_method(ITEM_FEATURES.name)
+    analyses_frame = frame_method(ITEM_ANALYSES.name)
+    reliability_frame = frame_method(ITEM_RELIABILITY.name)
+    risk_frame = frame_method(ITEM_RISK.name)
+    mistakes_frame = frame_method("item_mistakes")
+    flips_frame = frame_method("item_flips")
+    changes_frame = frame_method("item_changes")
 
     @property
     def row(self) -> dict[str, Any]:

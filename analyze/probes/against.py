@@ -15,7 +15,6 @@ Changes and verdicts are those of `numerics.probe_change`.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -24,19 +23,19 @@ from lpp.analyze.drift.pair import Lost, rerun_of, run_of
 from lpp.analyze.numerics.moments import Floats, Rows
 from lpp.analyze.numerics.probe_change import (
     ALL,
-    ChangeVerdict,
     ProbeChange,
     carried_scores,
     change_verdict,
     probe_change,
     threshold_of,
 )
-from lpp.analyze.numerics.probe_errors import Estimate, Target
-from lpp.analyze.numerics.statistics.auroc import Auroc, Codes, auroc
+from lpp.analyze.numerics.probe_errors import Target
+from lpp.analyze.numerics.statistics.auroc import Codes, auroc
 from lpp.analyze.numerics.statistics.clusters import recoded
 from lpp.analyze.probes.analysis import labelled, nothing_compared, probed_run
 from lpp.analyze.probes.inputs import site_rows
 from lpp.analyze.probes.labels import Labels
+from lpp.analyze.probes.rows import ProbeComparison, SiteTest, Tested
 from lpp.analyze.questions import LabelProbeSettings, ProbeTestSettings
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.runs.select import matching
@@ -44,65 +43,6 @@ from lpp.store.arrays.decode_pool import usable_cores
 from lpp.store.errors import ErrorKind, InputError
 from lpp.store.progress import SILENT, Progress
 from lpp.store.units import counted
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tested:
-    """The prompts of a run on which A's probe is tested."""
-
-    view: RunView
-    prompts: Codes
-    """(m,) ids, ascending."""
-    ends: Codes
-    """(m,) tokens of each that count."""
-    place: Codes
-    """(m,) of the same prompt among A's; -1: none."""
-    fold: Codes
-    """(m,) that the probe which scores the prompt did not see, or `ALL`."""
-    target: Target
-    own: bool
-    """Whether the labels are the run's own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteTest:
-    """How the probe of a site of A does on the rows of B."""
-
-    site: str
-    site_b: str
-    number: Estimate
-    """AUROC on A, out of fold."""
-    tested: Auroc
-    """AUROC on the rows of B."""
-    change: ProbeChange
-    """From the reference."""
-    rerun: ProbeChange | None
-    """From A to its rerun; None without one."""
-    verdict: ChangeVerdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeComparison:
-    """Probes of run A, tested on run B."""
-
-    view: RunView
-    labels: Labels
-    tested: Tested
-    lost: Lost
-    """Labelled prompts of A that `--against` does not find in B."""
-    n_shared: int
-    """Prompts of both runs, of those that could be tested."""
-    settings: LabelProbeSettings
-    tests: ProbeTestSettings
-    sites: tuple[SiteTest, ...]
-    """By depth."""
-
-    @property
-    def best(self) -> SiteTest:
-        """The site whose probe has the largest AUROC on A, whatever it has on B: its verdict is
-        that of the comparison.
-        """
-        return max(self.sites, key=lambda site: site.number.value)
 
 
 def probe_against(

@@ -2,22 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lpp.analyze.numerics.linear_probe import CrossFit
 from lpp.analyze.numerics.moments import Rows
-from lpp.analyze.numerics.probe_errors import Estimate, Measured
+from lpp.analyze.numerics.probe_errors import Measured
 from lpp.analyze.numerics.statistics.association import benjamini_hochberg
-from lpp.analyze.numerics.statistics.calibration import Calibration
-from lpp.analyze.numerics.statistics.recall import Recall
 from lpp.analyze.probes.inputs import Which, control_rows, site_rows, which_row
 from lpp.analyze.probes.labels import Labels, labels_of
-from lpp.analyze.probes.tables import EMBED, INFORMATIVE, tells_more
+from lpp.analyze.probes.rows import ProbeAnalysis, ProbeResult
+from lpp.analyze.probes.tables import EMBED
 from lpp.analyze.questions import LabelProbeSettings
 from lpp.analyze.runs.incomplete import incomplete
 from lpp.analyze.runs.keys import RunView, Url
@@ -29,88 +27,6 @@ from lpp.store.format.prompt_columns import TOKEN_PREFIX, token_columns
 from lpp.store.progress import SILENT, Progress
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ProbeResult:
-    """The probe of a site, or of a control."""
-
-    name: str
-    """The site, or the control."""
-    is_control: bool
-    """Whether it reads no rows; `embed` does."""
-    fitted: CrossFit
-    """Without the scores of shuffled labels and random directions."""
-    number: Estimate
-    """AUROC or R2; of several classes the mean AUROC."""
-    recall: Recall | None
-    """At 1 % false alarms; None of a number, and of few prompts."""
-    mean_difference: float
-    """AUROC of the difference of means; NaN for a number."""
-    random: tuple[float, float]
-    """Mean and largest AUROC of random directions; NaN for a number."""
-    chance_q: float = 1.0
-    """q of the number's p, over the sites, or over the controls (Benjamini and Hochberg)."""
-    control: str = ""
-    """The best of the other controls; empty: none varies, or this is one."""
-    gain: Estimate | None = None
-    """Over that control."""
-    q_value: float | None = None
-    """Of the gain, over the sites (Benjamini and Hochberg)."""
-
-    @property
-    def is_informative(self) -> bool:
-        """Whether it predicts the label better than probes of shuffled labels do."""
-        return self.chance_q < INFORMATIVE
-
-    @property
-    def tells_more(self) -> bool:
-        """Whether it predicts the label better than the best control."""
-        return tells_more(None if self.gain is None else self.gain.value, self.q_value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeAnalysis:
-    """Probes of one label of the prompts of a run."""
-
-    view: RunView
-    labels: Labels
-    settings: LabelProbeSettings
-    which: Which
-    sites: tuple[ProbeResult, ...]
-    """By depth."""
-    all_controls: tuple[ProbeResult, ...]
-    """`embed` included, if the run has it."""
-    calibrations: Mapping[str, Calibration]
-    """Of the best site and its control, by name; empty of a number."""
-
-    @property
-    def controls(self) -> tuple[ProbeResult, ...]:
-        """Controls that are no site of `sites`."""
-        names = [site.name for site in self.sites]
-        return tuple(control for control in self.all_controls if control.name not in names)
-
-    @property
-    def results(self) -> tuple[ProbeResult, ...]:
-        """Sites, then controls."""
-        return *self.sites, *self.controls
-
-    @property
-    def best(self) -> ProbeResult:
-        """The site with the largest number, of those that tell more than controls if there are
-        such.
-        """
-        beyond = [site for site in self.sites if site.tells_more]
-        return max(beyond or self.sites, key=lambda site: site.number.value)
-
-    def control_of(self, site: ProbeResult) -> ProbeResult | None:
-        """The best of the other controls."""
-        return next((result for result in self.all_controls if result.name == site.control), None)
-
-    def is_explained(self, site: ProbeResult) -> bool:
-        """Whether its best control predicts the label, and the site no better."""
-        control = self.control_of(site)
-        return control is not None and control.is_informative and not site.tells_more
 
 
 def probe(

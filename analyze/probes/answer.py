@@ -13,12 +13,12 @@ from lpp.analyze.drift.tables import stores_of
 from lpp.analyze.numerics.jackknife import Estimate
 from lpp.analyze.numerics.probe_change import ChangeVerdict
 from lpp.analyze.pages.reply import Reply, reply
-from lpp.analyze.probes.against import ProbeComparison, probe_against
+from lpp.analyze.probes.against import probe_against
 from lpp.analyze.probes.analysis import probe
 from lpp.analyze.probes.direction import check_file, write_direction
 from lpp.analyze.probes.mistakes import worst_predicted
 from lpp.analyze.probes.page import against_page, probe_page
-from lpp.analyze.probes.rows import probe_tables, tests_frame, write_probe_tests
+from lpp.analyze.probes.rows import ProbeComparison, write_probe_tests
 from lpp.analyze.questions import GateSettings, LabelProbeSettings, ProbeTestSettings
 from lpp.analyze.runs.incomplete import incomplete_lines
 from lpp.analyze.runs.keys import Url
@@ -48,7 +48,7 @@ def probe_answer(
     result = probe(store, label, run, settings, progress=progress)
     for line in incomplete_lines([result.view]):
         progress.warn(line)
-    tables = probe_tables(result)
+    tables = result.frames()
     database = kept("The probes are", lambda: put(store, tables), progress)
     tables["probe_mistakes"] = worst_predicted(result)
     page = probe_page(f"{store}", tables, settings, result.view.run)
@@ -103,7 +103,7 @@ def against_answer(
     both = result.view.run, result.tested.view.run
     page = against_page(
         f"{store}",
-        tests_frame(result),
+        result.tests_frame(),
         (settings, tests),
         both,
         verdicts=verdicts,

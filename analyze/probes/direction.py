@@ -22,8 +22,8 @@ import numpy as np
 from lpp.analyze.numerics.linear_probe import fit
 from lpp.analyze.numerics.probe_change import middle, threshold_of
 from lpp.analyze.probes.against import require_two_classes
-from lpp.analyze.probes.analysis import ProbeAnalysis
 from lpp.analyze.probes.inputs import site_rows
+from lpp.analyze.probes.rows import ProbeAnalysis
 from lpp.sql.results.output import whole_file
 from lpp.store.arrays.reader import to_float32
 from lpp.store.errors import InputError

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from lpp.analyze.probes.analysis import ProbeAnalysis
+from lpp.analyze.probes.rows import ProbeAnalysis
 from lpp.analyze.runs.words import Words
 
 TEXT_TOKENS: Final = 60

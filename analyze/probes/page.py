@@ -73,25 +73,23 @@ def probe_page(
 ) -> Page:
     """The page of an analysis of the run `of`.
 
-    store: its path as it was given. tables: of `probe_tables`, and `probe_mistakes`.
+    store: its path as it was given. tables: of `ProbeAnalysis.frames`, and `probe_mistakes`.
     """
     probes, mistakes = tables[PROBES.name], tables["probe_mistakes"]
     best = probes.row(by_predicate=pl.col("is_best"), named=True)
     bins = tables[PROBE_RELIABILITY.name].filter(probe=best["probe"])
     call = (
         "from lpp.analyze import LabelProbeSettings, probe\n"
-        "from lpp.analyze.probes.mistakes import worst_predicted\n"
-        "from lpp.analyze.probes.rows import probe_tables\n\n"
+        "from lpp.analyze.probes.mistakes import worst_predicted\n\n"
         f"found = probe({store!r}, {best['label']!r}, {of.id!r}, {as_python(settings)})\n"
     )
 
     def table(shape: Shape, frame: pl.DataFrame, rows: str) -> Table:
         return shaped(shape, frame.drop(KEY, strict=False), code=f"{call}{rows}", folded=False)
 
-    of_tables = "probe_tables(found)"
-    of_bins = f"{of_tables}['probe_reliability'].filter(probe={best['probe']!r})"
+    of_bins = f"found.reliability_frame().filter(probe={best['probe']!r})"
     sites, controls = (
-        table(shape, probes.filter(role=role), f"{of_tables}['probes'].filter(role={role!r})")
+        table(shape, probes.filter(role=role), f"found.probes_frame().filter(role={role!r})")
         for shape, role in ((SITES, "site"), (CONTROLS, "control"))
     )
     reliability = table(RELIABILITY, bins, of_bins)
@@ -262,11 +260,10 @@ def against_page(
     settings = ", ".join(map(as_python, asked))
     named = f"{best['label']!r}, {(a.id, f'{b.directory.root}::{b.id}')!r}, {settings}"
     call = (
-        "from lpp.analyze import LabelProbeSettings, ProbeTestSettings, probe_against\n"
-        "from lpp.analyze.probes.rows import tests_frame\n\n"
+        "from lpp.analyze import LabelProbeSettings, ProbeTestSettings, probe_against\n\n"
         f"found = probe_against({store!r}, {named}, own_labels={bool(best['label_b'])})"
     )
-    table = shaped(TESTS, tests.drop(COMPARISON_KEY), code=f"{call}\ntests_frame(found)")
+    table = shaped(TESTS, tests.drop(COMPARISON_KEY), code=f"{call}\nfound.tests_frame()")
     sections = [Section("tests", "Sites", tables=(table,), more=TESTS_READING)]
     failed = f"FAIL: the verdict is {failing}. " if failing else ""
     if verdicts:

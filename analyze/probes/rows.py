@@ -1,64 +1,245 @@
-"""Probes, and their tests on another run, as rows of their tables."""
+"""Probes, and their tests on another run: the results, and the rows of their tables."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from lpp.analyze.drift.pair import Lost
 from lpp.analyze.drift.tables import stores_of
 from lpp.analyze.evaluations.analysis import reliability_rows
 from lpp.analyze.evaluations.tables import FEW_CLUSTERS, FEW_OF_A_KIND
-from lpp.analyze.numerics.probe_change import floors
+from lpp.analyze.numerics.linear_probe import CrossFit
+from lpp.analyze.numerics.probe_change import ChangeVerdict, ProbeChange, floors
+from lpp.analyze.numerics.probe_errors import Estimate, Target
+from lpp.analyze.numerics.statistics.auroc import Auroc, Codes
+from lpp.analyze.numerics.statistics.calibration import Calibration
 from lpp.analyze.numerics.statistics.clusters import even_clusters
-from lpp.analyze.probes.against import ProbeComparison, SiteTest
-from lpp.analyze.probes.analysis import ProbeAnalysis, ProbeResult
+from lpp.analyze.numerics.statistics.recall import Recall
+from lpp.analyze.probes.inputs import Which
 from lpp.analyze.probes.labels import Labels
-from lpp.analyze.probes.tables import PROBE_RELIABILITY, PROBE_SCORES, PROBE_TESTS, PROBES
+from lpp.analyze.probes.tables import (
+    INFORMATIVE,
+    PROBE_RELIABILITY,
+    PROBE_SCORES,
+    PROBE_TESTS,
+    PROBES,
+    tells_more,
+)
 from lpp.analyze.quantities.tables import estimated, frame_schema
-from lpp.analyze.questions import LabelProbeSettings
+from lpp.analyze.questions import LabelProbeSettings, ProbeTestSettings
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.tables.database import put
+from lpp.analyze.tables.result import Result, frame_method
 from lpp.store.objects.place import Place
 
 
-def probe_tables(analysis: ProbeAnalysis) -> dict[str, pl.DataFrame]:
-    """Tables `probes`, `probe_scores` and `probe_reliability`, by name: sites by depth, then
-    controls. Of a number `probe_reliability` has no rows.
-    """
-    labels, which = analysis.labels, analysis.which
-    classes = (labels.classes or ("",))[-1 if labels.target.labels.ndim == 1 else 0 :]
-    n = len(labels.prompts)
-    position = np.full(n, which) if isinstance(which, int) else labels.ends - 1
-    of_rows = {"prompt_id": labels.prompts, "position": position, "fold": labels.target.fold}
-    targets = labels.target.labels.reshape(n, -1)
-    scores = [
-        pl.DataFrame({**of_rows, "target": targets[:, k], "score": of_class}).with_columns(
-            pl.lit(name).alias("class"), probe=pl.lit(result.name)
-        )
-        for result in analysis.results
-        for k, (name, of_class) in enumerate(
-            zip(classes, result.fitted.scores.reshape(n, -1).T, strict=True)
-        )
-    ]
-    key = analysis_key(analysis.view, labels, analysis.settings)
-    rows = [key | _row_of(analysis, result) for result in analysis.results]
-    with_key = [pl.lit(value).alias(name) for name, value in key.items()]
-    schema = frame_schema(PROBE_SCORES.columns)
-    bins = [
-        {**key, "probe": name, **row}
-        for name, calibrated in analysis.calibrations.items()
-        for row in reliability_rows(calibrated)
-    ]
-    return {
-        PROBES.name: pl.DataFrame(rows, schema=frame_schema(PROBES.columns)),
-        PROBE_SCORES.name: pl.concat(scores)
-        .with_columns(with_key)
-        .select(schema.names())
-        .cast(schema),
-        PROBE_RELIABILITY.name: pl.DataFrame(bins, schema=frame_schema(PROBE_RELIABILITY.columns)),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ProbeResult:
+    """The probe of a site, or of a control."""
+
+    name: str
+    """The site, or the control."""
+    is_control: bool
+    """Whether it reads no rows; `embed` does."""
+    fitted: CrossFit
+    """Without the scores of shuffled labels and random directions."""
+    number: Estimate
+    """AUROC or R2; of several classes the mean AUROC."""
+    recall: Recall | None
+    """At 1 % false alarms; None of a number, and of few prompts."""
+    mean_difference: float
+    """AUROC of the difference of means; NaN for a number."""
+    random: tuple[float, float]
+    """Mean and largest AUROC of random directions; NaN for a number."""
+    chance_q: float = 1.0
+    """q of the number's p, over the sites, or over the controls (Benjamini and Hochberg)."""
+    control: str = ""
+    """The best of the other controls; empty: none varies, or this is one."""
+    gain: Estimate | None = None
+    """Over that control."""
+    q_value: float | None = None
+    """Of the gain, over the sites (Benjamini and Hochberg)."""
+
+    @property
+    def is_informative(self) -> bool:
+        """Whether it predicts the label better than probes of shuffled labels do."""
+        return self.chance_q < INFORMATIVE
+
+    @property
+    def tells_more(self) -> bool:
+        """Whether it predicts the label better than the best control."""
+        return tells_more(None if self.gain is None else self.gain.value, self.q_value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ProbeAnalysis(Result):
+    """Probes of one label of the prompts of a run."""
+
+    view: RunView
+    labels: Labels
+    settings: LabelProbeSettings
+    which: Which
+    sites: tuple[ProbeResult, ...]
+    """By depth."""
+    all_controls: tuple[ProbeResult, ...]
+    """`embed` included, if the run has it."""
+    calibrations: Mapping[str, Calibration]
+    """Of the best site and its control, by name; empty of a number."""
+
+    @property
+    def controls(self) -> tuple[ProbeResult, ...]:
+        """Controls that are no site of `sites`."""
+        names = [site.name for site in self.sites]
+        return tuple(control for control in self.all_controls if control.name not in names)
+
+    @property
+    def results(self) -> tuple[ProbeResult, ...]:
+        """Sites, then controls."""
+        return *self.sites, *self.controls
+
+    @property
+    def best(self) -> ProbeResult:
+        """The site with the largest number, of those that tell more than controls if there are
+        such.
+        """
+        beyond = [site for site in self.sites if site.tells_more]
+        return max(beyond or self.sites, key=lambda site: site.number.value)
+
+    def control_of(self, site: ProbeResult) -> ProbeResult | None:
+        """The best of the other controls."""
+        return next((result for result in self.all_controls if result.name == site.control), None)
+
+    def is_explained(self, site: ProbeResult) -> bool:
+        """Whether its best control predicts the label, and the site no better."""
+        control = self.control_of(site)
+        return control is not None and control.is_informative and not site.tells_more
+
+    def frames(self) -> dict[str, pl.DataFrame]:
+        """Tables `probes`, `probe_scores` and `probe_reliability`, by name: sites by depth, then
+        controls. Of a number `probe_reliability` has no rows.
+        """
+        labels, which = self.labels, self.which
+        classes = (labels.classes or ("",))[-1 if labels.target.labels.ndim == 1 else 0 :]
+        n = len(labels.prompts)
+        position = np.full(n, which) if isinstance(which, int) else labels.ends - 1
+        of_rows = {"prompt_id": labels.prompts, "position": position, "fold": labels.target.fold}
+        targets = labels.target.labels.reshape(n, -1)
+        scores = [
+            pl.DataFrame({**of_rows, "target": targets[:, k], "score": of_class}).with_columns(
+                pl.lit(name).alias("class"), probe=pl.lit(result.name)
+            )
+            for result in self.results
+            for k, (name, of_class) in enumerate(
+                zip(classes, result.fitted.scores.reshape(n, -1).T, strict=True)
+            )
+        ]
+        key = analysis_key(self.view, labels, self.settings)
+        rows = [key | _row_of(self, result) for result in self.results]
+        with_key = [pl.lit(value).alias(name) for name, value in key.items()]
+        schema = frame_schema(PROBE_SCORES.columns)
+        bins = [
+            {**key, "probe": name, **row}
+            for name, calibrated in self.calibrations.items()
+            for row in reliability_rows(calibrated)
+        ]
+        return {
+            PROBES.name: pl.DataFrame(rows, schema=frame_schema(PROBES.columns)),
+            PROBE_SCORES.name: pl.concat(scores)
+            .with_columns(with_key)
+            .select(schema.names())
+            .cast(schema),
+            PROBE_RELIABILITY.name: pl.DataFrame(
+                bins, schema=frame_schema(PROBE_RELIABILITY.columns)
+            ),
+        }
+
+    probes_frame = frame_method(PROBES.name)
+    scores_frame = frame_method(PROBE_SCORES.name)
+    reliability_frame = frame_method(PROBE_RELIABILITY.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tested:
+    """The prompts of a run on which A's probe is tested."""
+
+    view: RunView
+    prompts: Codes
+    """(m,) ids, ascending."""
+    ends: Codes
+    """(m,) tokens of each that count."""
+    place: Codes
+    """(m,) of the same prompt among A's; -1: none."""
+    fold: Codes
+    """(m,) that the probe which scores the prompt did not see, or `ALL`."""
+    target: Target
+    own: bool
+    """Whether the labels are the run's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteTest:
+    """How the probe of a site of A does on the rows of B."""
+
+    site: str
+    site_b: str
+    number: Estimate
+    """AUROC on A, out of fold."""
+    tested: Auroc
+    """AUROC on the rows of B."""
+    change: ProbeChange
+    """From the reference."""
+    rerun: ProbeChange | None
+    """From A to its rerun; None without one."""
+    verdict: ChangeVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ProbeComparison(Result):
+    """Probes of run A, tested on run B."""
+
+    view: RunView
+    labels: Labels
+    tested: Tested
+    lost: Lost
+    """Labelled prompts of A that `--against` does not find in B."""
+    n_shared: int
+    """Prompts of both runs, of those that could be tested."""
+    settings: LabelProbeSettings
+    tests: ProbeTestSettings
+    sites: tuple[SiteTest, ...]
+    """By depth."""
+
+    @property
+    def best(self) -> SiteTest:
+        """The site whose probe has the largest AUROC on A, whatever it has on B: its verdict is
+        that of the comparison.
+        """
+        return max(self.sites, key=lambda site: site.number.value)
+
+    def frames(self) -> dict[str, pl.DataFrame]:
+        """Table `probe_tests`: sites by depth."""
+        labels, settings = self.labels, self.settings
+        key = {
+            **analysis_key(self.view, labels, settings),
+            "run_b": self.tested.view.run.id,
+            "label_b": (self.tests.test_label or labels.name) if self.tested.own else "",
+            "n_prompts": len(self.tested.prompts),
+            "margin": self.tests.margin,
+            "notes": [*_notes(self)],
+            "flags": sorted(probe_flags(labels, settings)),
+        }
+        depth = self.view.run.plan.depth_of
+        rows = [
+            key | {"depth": depth(site.site), "is_best": site is self.best} | _row_of_test(site)
+            for site in self.sites
+        ]
+        return {PROBE_TESTS.name: pl.DataFrame(rows, schema=frame_schema(PROBE_TESTS.columns))}
+
+    tests_frame = frame_method(PROBE_TESTS.name)
 
 
 def analysis_key(view: RunView, labels: Labels, settings: LabelProbeSettings) -> dict[str, Any]:
@@ -79,10 +260,10 @@ def analysis_key(view: RunView, labels: Labels, settings: LabelProbeSettings) ->
 
 
 def write_probes(store: Url, analysis: ProbeAnalysis) -> Place:
-    """Write `probe_tables` to the database of `store`; return the file's path. They replace an
+    """Write `analysis.frames()` to the database of `store`; return the file's path. They replace an
     earlier analysis of the same run, label and settings.
     """
-    return put(store, probe_tables(analysis))
+    return put(store, analysis.frames())
 
 
 def probe_flags(labels: Labels, settings: LabelProbeSettings) -> Iterator[str]:
@@ -151,26 +332,6 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def tests_frame(comparison: ProbeComparison) -> pl.DataFrame:
-    """Table `probe_tests`: sites by depth."""
-    labels, settings = comparison.labels, comparison.settings
-    key = {
-        **analysis_key(comparison.view, labels, settings),
-        "run_b": comparison.tested.view.run.id,
-        "label_b": (comparison.tests.test_label or labels.name) if comparison.tested.own else "",
-        "n_prompts": len(comparison.tested.prompts),
-        "margin": comparison.tests.margin,
-        "notes": [*_notes(comparison)],
-        "flags": sorted(probe_flags(labels, settings)),
-    }
-    depth = comparison.view.run.plan.depth_of
-    rows = [
-        key | {"depth": depth(site.site), "is_best": site is comparison.best} | _row_of_test(site)
-        for site in comparison.sites
-    ]
-    return pl.DataFrame(rows, schema=frame_schema(PROBE_TESTS.columns))
-
-
 def _notes(comparison: ProbeComparison) -> Iterator[str]:
     """Which prompts one run lacks, or both have."""
     if comparison.lost.n_missing:
@@ -182,11 +343,11 @@ def _notes(comparison: ProbeComparison) -> Iterator[str]:
 
 
 def write_probe_tests(comparison: ProbeComparison) -> Place | None:
-    """Write `tests_frame` to the database of the store of both runs; return the file's path. None
-    if the runs are in two stores: then nothing is written.
+    """Write `comparison.frames()` to the database of the store of both runs; return the file's
+    path. None if the runs are in two stores: then nothing is written.
     """
     roots = stores_of(comparison.view, comparison.tested.view)
-    return None if len(roots) > 1 else put(roots[0], {PROBE_TESTS.name: tests_frame(comparison)})
+    return None if len(roots) > 1 else put(roots[0], comparison.frames())
 
 
 def _row_of_test(site: SiteTest) -> dict[str, Any]:

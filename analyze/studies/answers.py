@@ -29,7 +29,6 @@ from lpp.analyze.studies.pages.correlations_page import correlations_page
 from lpp.analyze.studies.pages.layers_page import layers_page
 from lpp.analyze.studies.pages.profile_page import EXTREMES, profile_page
 from lpp.analyze.tables.analysis import analyze
-from lpp.analyze.tables.build import frames
 from lpp.analyze.tables.database import (
     held_profiles,
     kept,
@@ -54,7 +53,7 @@ def profile_answer(
     analysis = analyze(store, settings, progress=progress, executor=executor)
     aggregates = settings.entropy_by, settings.rank_by
     shown = extremes = analysis.profiles(drop_prefixes=settings.drop_prefixes)
-    tables, of_runs, query = frames(analysis, extremes), dict[str, pl.DataFrame](), ""
+    tables, of_runs, query = analysis.frames(extremes), dict[str, pl.DataFrame](), ""
     if aggregates == EXTREMES:
         of_runs, query = profiles_and_differences(tables, analysis.base)
     else:
@@ -91,11 +90,11 @@ def layers_answer(
     return reply(
         layers_page(
             f"{store}",
-            layers.layers,
-            layers.scores,
+            layers.layers_frame(),
+            layers.hourglass_frame(),
             layers.left_out,
             layers.names,
-            experts=layers.experts,
+            experts=layers.expert_load_frame(),
         ),
         settings,
         stored=database,

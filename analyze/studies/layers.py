@@ -39,6 +39,7 @@ from lpp.analyze.tables import spectra
 from lpp.analyze.tables.analysis import site_requests
 from lpp.analyze.tables.database import put
 from lpp.analyze.tables.facts import with_lossy
+from lpp.analyze.tables.result import Result, frame_method
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
 
@@ -47,20 +48,25 @@ _NUMBERS: Final = (*RANKS, "top_share")
 _SCHEMA: Final = frame_schema(LAYERS.columns)
 
 
-@dataclass(frozen=True, slots=True)
-class Layers:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Layers(Result):
     """Layer-wise ranks of some runs."""
 
-    layers: pl.DataFrame
-    """One row per run, setting and site, in depth order, as in the `layers` table."""
-    scores: pl.DataFrame
-    """One row per run and setting, as in the `hourglass` table."""
+    tables: Mapping[str, pl.DataFrame]
+    """`layers`: a row per run, setting and site, in depth order; `hourglass`: a row per run and
+    setting; `expert_load`: a row per run, setting and router."""
     left_out: tuple[str, ...]
     """A line, with the reason, for each run that has less than what was requested."""
     names: Mapping[str, str]
     """Names by run id."""
-    experts: pl.DataFrame
-    """One row per run, setting and router, as in the `expert_load` table."""
+
+    def frames(self) -> Mapping[str, pl.DataFrame]:
+        """`tables`."""
+        return self.tables
+
+    layers_frame = frame_method(LAYERS.name)
+    hourglass_frame = frame_method(HOURGLASS.name)
+    expert_load_frame = frame_method(EXPERT_LOAD.name)
 
 
 def layers(
@@ -107,7 +113,8 @@ def layers(
     scores = pl.DataFrame(list(_scores(frame, blocks)), schema=frame_schema(HOURGLASS.columns))
     loads = (load for v in selected for load in expert_loads(v, settings) if load["site"] in sites)
     experts = pl.DataFrame([*loads], schema=frame_schema(EXPERT_LOAD.columns))
-    return Layers(frame, scores, lines, names, experts)
+    tables = {LAYERS.name: frame, HOURGLASS.name: scores, EXPERT_LOAD.name: experts}
+    return Layers(tables=tables, left_out=lines, names=names)
 
 
 def _keys(selected: Sequence[RunView], selection: Selection, sites: Sequence[str]) -> pl.DataFrame:
@@ -184,5 +191,4 @@ def _paper_layers(rows: pl.DataFrame) -> list[Layer]:
 
 def write_layers(url: Url, layers: Layers) -> Place:
     """Merge the tables `layers`, `hourglass` and `expert_load` into the database of the store."""
-    tables = {"layers": layers.layers, "hourglass": layers.scores, "expert_load": layers.experts}
-    return put(url, tables)
+    return put(url, layers.frames())

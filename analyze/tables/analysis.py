@@ -28,8 +28,9 @@ from lpp.analyze.runs.select import (
 from lpp.analyze.tables import entropy, spectra
 from lpp.analyze.tables import metrics as metric_table
 from lpp.analyze.tables.facts import metric_facts, profile_facts, with_lossy
-from lpp.analyze.tables.jackknife import without_groups
+from lpp.analyze.tables.jackknife import jackknife_rows, without_groups
 from lpp.analyze.tables.profile import ENTROPIES, aggregate
+from lpp.analyze.tables.result import Result, frame_method
 from lpp.analyze.tables.run_rows import run_row
 from lpp.store.format.run_names import find_run, first_named
 from lpp.store.progress import SILENT, Progress
@@ -37,8 +38,8 @@ from lpp.store.progress import SILENT, Progress
 _SETTING = ("run", "context", "n_prompts")
 
 
-@dataclass(frozen=True, slots=True)
-class Analysis:
+@dataclass(frozen=True, slots=True, repr=False)
+class Analysis(Result):
     """The numbers of a selection: one frame per table of the database, except `profiles`."""
 
     runs: pl.DataFrame
@@ -129,6 +130,29 @@ class Analysis:
             )
             for metric in (*ENTROPIES, *RANKS)
         }
+
+    def frames(self, profiles: pl.DataFrame | None = None) -> dict[str, pl.DataFrame]:
+        """Tables `site_profiles`, `spectra`, `entropy`, `metrics` and `jackknife`, by name.
+
+        profiles: those of the first table; floors and maxima over all prefixes by default.
+        """
+        profiles = self.profiles() if profiles is None else profiles
+        of_spectra = with_lossy(self.spectra, self.views).with_columns(ratio="participation_ratio")
+        tables = {
+            "site_profiles": profiles,
+            "spectra": self.spectra.with_columns(flags=flags_of(of_spectra)),
+            "entropy": self.entropy,
+            "metrics": self.metrics,
+            "jackknife": jackknife_rows(profiles, ("entropy_floor", *RANKS), self.without_groups),
+        }
+        cluster = pl.lit(self.cluster, pl.String).alias("cluster")
+        return {name: frame.with_columns(cluster) for name, frame in tables.items()}
+
+    profiles_frame = frame_method("site_profiles")
+    spectra_frame = frame_method("spectra")
+    entropy_frame = frame_method("entropy")
+    metrics_frame = frame_method("metrics")
+    jackknife_frame = frame_method("jackknife")
 
 
 def analyze(

@@ -13,7 +13,7 @@ from made_runs import Made, MakeRun
 from scipy import stats
 
 from lpp.analyze import ProfileSettings, analyze, build_database
-from lpp.analyze.tables.build import frames, write_database
+from lpp.analyze.tables.build import write_database
 from lpp.analyze.tables.database import profiles_and_differences
 from lpp.sql import connect, saved_query
 
@@ -170,7 +170,7 @@ def test_a_run_without_a_value_at_the_prefix_is_not_zero(make_run: MakeRun) -> N
     prefix = differences(one.root)["effective_rank"]["prefix"]
     analysis = analyze(one.root)
     gone = (pl.col("run") != one.run_id) & (pl.col("prefix") == prefix)
-    tables = frames(analysis, analysis.profiles())
+    tables = analysis.frames()
     tables["spectra"] = tables["spectra"].filter(~gone)
     tables["jackknife"] = tables["jackknife"].filter(~gone)
     tables["site_profiles"] = tables["site_profiles"].with_columns(

@@ -22,13 +22,14 @@ from on_disk import on_disk
 from polars.testing import assert_frame_equal
 
 from lpp.analyze import DiffSettings, diff
-from lpp.analyze.drift.drift import Drift, drift
+from lpp.analyze.drift.drift import drift
 from lpp.analyze.drift.frames import facts
 from lpp.analyze.drift.kept import KeptDrift
 from lpp.analyze.drift.pair import Pair, pair_of, run_of
 from lpp.analyze.drift.predictions import token_drift
 from lpp.analyze.drift.site_numbers import CROSS
 from lpp.analyze.drift.sites import site_drift
+from lpp.analyze.drift.tables import Drift
 from lpp.analyze.engine.executor import LocalExecutor
 from lpp.analyze.engine.workers import Workers
 from lpp.analyze.logits import tiles, two_runs

@@ -20,7 +20,7 @@ from lpp.analyze.cli.command import main
 from lpp.analyze.drift.gate.conditions import parse_condition
 from lpp.analyze.drift.gate.verdicts import verdict
 from lpp.analyze.drift.summaries import by_position
-from lpp.analyze.drift.tables import drift_tables, write_drift
+from lpp.analyze.drift.tables import write_drift
 from lpp.analyze.drift.worst import worst_tokens
 from lpp.analyze.evaluations.answers import page_of_drift
 from lpp.analyze.pages.words import number, plain
@@ -208,7 +208,7 @@ def test_equal_rows_are_said_to_be_equal(two: tuple[Made, Made]) -> None:
     (table,) = [table for table in shown.tables if table.name == "drift_sites"]
     columns = {column["name"]: column for column in table.data()["columns"]}
     assert columns["sqnr"]["values"] == ["Infinity"]
-    assert drift_tables(found)["drift_sites"]["sqnr"].to_list() == [math.inf]
+    assert found.sites_frame()["sqnr"].to_list() == [math.inf]
     done = CliRunner().invoke(main, ["diff", str(a.root), "base", "base", "--format", "json"])
     assert {row["sqnr"] for row in json.loads(done.stdout)["tables"]["drift_sites"]} == {None}
 
@@ -221,7 +221,7 @@ def test_the_python_of_a_table_gives_it(two: tuple[Made, Made]) -> None:
     *head, last = table.code.splitlines()
     scope: dict[str, Any] = {}
     exec("\n".join([*head, f"again = {last}"]), scope)
-    again, before = scope["again"], drift_tables(found)["drift_sites"]
+    again, before = scope["again"], found.sites_frame()
     assert again.filter(site="final")["cka"].to_list() == before["cka"].to_list()
 
 

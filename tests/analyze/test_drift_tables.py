@@ -13,10 +13,11 @@ from click.testing import CliRunner, Result
 from kept_heads import keep_head
 from made_runs import Made, MakeRun
 from polars.testing import assert_frame_equal
+from result_frames import check_frames, check_printed
 
 from lpp.analyze import DiffSettings, build_database, diff
 from lpp.analyze.cli.command import main
-from lpp.analyze.drift.tables import drift_tables, stores, write_drift
+from lpp.analyze.drift.tables import stores, write_drift
 from lpp.analyze.drift.worst import worst_tokens
 from lpp.analyze.numerics.jackknife import error_names
 from lpp.analyze.quantities.drift import PREDICTIONS, SITE_CHANGES
@@ -80,6 +81,17 @@ def test_tables_hold_the_numbers_of_the_drift(two: tuple[Made, Made]) -> None:
     assert_frame_equal(tokens.drop(PAIR), found.tokens)
 
 
+def test_a_comparison_has_the_rows_of_the_database_as_frames(two: tuple[Made, Made]) -> None:
+    a, _ = two
+    found = diff(a.root, "base", "tuned", DiffSettings(skip_first=2, errors="all"))
+    write_drift(found)
+    check_frames(found, a.root)
+    assert_frame_equal(found.sites_frame(), found.frames()["drift_sites"])
+    assert found.predictions_frame()["mean"][0] == found.predictions["kl"].mean
+    assert len(found.tokens_frame()) == len(found.tokens)
+    check_printed(found, "drift_predictions", "number", "unit", "mean")
+
+
 @pytest.mark.slow
 def test_without_logits_there_are_no_rows_of_them(make_run: MakeRun) -> None:
     a = make_run(LENGTHS, model="tiny/base")
@@ -101,9 +113,7 @@ def test_sinks_of_either_run_and_prompts_set_aside_are_flagged(make_run: MakeRun
     make_run(LENGTHS, model="tiny/tuned", seed=1, scale=sunk, set_aside=[2])
     every = {"quarantined", "sink"}
     for first, flags in ((0, every), (1, every - {"sink"})):
-        found = drift_tables(diff(a.root, "base", "tuned", DiffSettings(skip_first=first)))[
-            "drift_sites"
-        ]
+        found = diff(a.root, "base", "tuned", DiffSettings(skip_first=first)).sites_frame()
         assert [{*row} - {"no_error"} for row in found["flags"]] == [flags] * 4
 
 

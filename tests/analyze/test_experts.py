@@ -135,7 +135,7 @@ def test_loads_are_those_of_counting(
     made = write(tmp_path, "m", choices(0, k, n_experts), dtype=dtype)
     largest = max(int(x.max()) for of in made.ids.values() for x in of)
     settings = LayersSettings(skip_first=[0, 2], contexts=[9, 20], prompts=[4, 13])
-    found = layers(tmp_path, settings).experts
+    found = layers(tmp_path, settings).expert_load_frame()
     assert len(found) == 3 * 8
     assert found["site"].unique(maintain_order=True).to_list() == [f"router.{b}" for b in BLOCKS]
     for row in found.to_dicts():
@@ -163,12 +163,12 @@ def test_loads_are_those_of_counting(
 def test_equal_loads_and_a_single_expert(tmp_path: Path) -> None:
     ids = {block: [np.arange(4)[None].repeat(n, axis=0) for n in LENGTHS] for block in BLOCKS}
     write(tmp_path / "even", "even", ids)
-    for row in layers(tmp_path / "even").experts.to_dicts():
+    for row in layers(tmp_path / "even").expert_load_frame().to_dicts():
         assert row["load_imbalance"] == 0
         assert (row["largest_load"], row["n_unused"]) == (0.25, 0)
     one = {block: [np.zeros((n, 1), np.int64) for n in LENGTHS] for block in BLOCKS}
     write(tmp_path / "one", "one", one)
-    for row in layers(tmp_path / "one").experts.to_dicts():
+    for row in layers(tmp_path / "one").expert_load_frame().to_dicts():
         assert (row["load_imbalance"], row["largest_load"], row["loads"]) == (0, 1, [1])
 
 
@@ -236,7 +236,7 @@ def test_prompts_that_were_set_aside_take_no_part(tmp_path: Path) -> None:
         expected = slow(a.ids[site.depth], b.ids[site.depth], 0, [3, 7])
         assert site.expert_change.value == pytest.approx(expected, rel=1e-12)
         assert site.n_tokens == sum(LENGTHS) - LENGTHS[3] - LENGTHS[7]
-    for row in layers(tmp_path, LayersSettings(runs=[a.run])).experts.to_dicts():
+    for row in layers(tmp_path, LayersSettings(runs=[a.run])).expert_load_frame().to_dicts():
         ids = kept(a.ids[row["depth"]], without=[3])
         assert row["n_tokens"] == len(ids)
         counts = np.bincount(ids.ravel(), minlength=row["n_experts"])
@@ -344,7 +344,7 @@ def test_layers_show_the_load(two: tuple[Mixture, Mixture]) -> None:
 
 def test_the_chart_is_a_map_of_routers_and_experts(two: tuple[Mixture, Mixture]) -> None:
     a, _ = two
-    loads = layers(a.root).experts
+    loads = layers(a.root).expert_load_frame()
     drawn = panels(expert_load_chart(loads))
     assert len(drawn) == 2
     cells = rows(drawn[0], "rect")
@@ -386,4 +386,4 @@ def test_a_run_without_routers_shows_nothing_of_experts(tmp_path: Path) -> None:
     done = run("layers", tmp_path, "--all")
     assert done.exit_code == 0, done.output
     assert "expert" not in done.stdout
-    assert layers(tmp_path).experts.schema["loads"] == pl.List(pl.Float64)
+    assert layers(tmp_path).expert_load_frame().schema["loads"] == pl.List(pl.Float64)

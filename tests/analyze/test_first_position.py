@@ -252,8 +252,8 @@ def test_a_run_with_sinks_has_both_curves(sunk: Made) -> None:
     found = layers(sunk.root, executor=plain)
     # found in the first pass; the second leaves them out, and one position more
     assert plain.calls == [{0}, {N_SINKS + 1}]
-    assert len(found.layers) == 2 * len(SITES)
-    for row in found.layers.iter_rows(named=True):
+    assert len(found.layers_frame()) == 2 * len(SITES)
+    for row in found.layers_frame().iter_rows(named=True):
         first = row["first_position"]
         rows = rows_of(sunk, row["site"], Cell(8, 20, first_position=first))
         assert row["n_tokens"] == len(rows)
@@ -263,17 +263,22 @@ def test_a_run_with_sinks_has_both_curves(sunk: Made) -> None:
         there = row["site"] in WITH_SINKS and first == 0
         assert row["n_sinks"] == (N_SINKS if there else 0)
         assert ("sink" in row["flags"]) == ("collapsed" in row["flags"]) == there
-    scores = found.scores.sort("first_position")
+    scores = found.hourglass_frame().sort("first_position")
     assert scores["first_position"].to_list() == [0, N_SINKS + 1]
     assert scores["n_collapsed"].to_list() == [len(WITH_SINKS), 0]
     assert scores["score"].is_null().to_list() == [True, False]
 
 
 def shown(found: Layers) -> str:
-    names = dict.fromkeys(found.layers["run"].unique(), "model")
+    names = dict.fromkeys(found.layers_frame()["run"].unique(), "model")
     return written(
         layers_page(
-            "lpp", found.layers, found.scores, found.left_out, names, experts=found.experts
+            "lpp",
+            found.layers_frame(),
+            found.hourglass_frame(),
+            found.left_out,
+            names,
+            experts=found.expert_load_frame(),
         ),
         "text",
         everything=True,
@@ -284,7 +289,7 @@ def test_the_page_says_what_sinks_do(sunk: Made) -> None:
     found = layers(sunk.root, executor=Plain(sunk))
     words = " ".join(shown(found).split())
     assert "the first 2 positions of 4 of its 8 layers hold attention sinks:" in words
-    after = found.layers.filter(pl.col("site").is_in(WITH_SINKS), first_position=3)
+    after = found.layers_frame().filter(pl.col("site").is_in(WITH_SINKS), first_position=3)
     least, most = (number(end(after["participation_ratio"])) for end in (min, max))
     told = (
         f"Without the first 3 positions the PR of these layers is {least} to {most} instead of 1."
@@ -298,14 +303,14 @@ def test_a_run_without_sinks_has_one_curve(make_run: MakeRun) -> None:
     plain = Plain(made)
     found = layers(made.root, executor=plain)
     assert plain.calls == [{0}]
-    assert set(found.layers["first_position"]) == {0}
+    assert set(found.layers_frame()["first_position"]) == {0}
     assert "attention sinks" not in shown(found)
 
 
 def test_first_positions_that_are_asked_for_and_no_others(sunk: Made) -> None:
     found = layers(sunk.root, LayersSettings(skip_first=[1, 5]), executor=Plain(sunk))
-    assert set(found.layers["first_position"]) == {1, 5}
-    sunken = found.layers.filter(first_position=1, site="block.3")
+    assert set(found.layers_frame()["first_position"]) == {1, 5}
+    sunken = found.layers_frame().filter(first_position=1, site="block.3")
     assert sunken["n_sinks"].to_list() == [1]
     assert sunken["flags"].list.contains("sink").all()  # one is still among the rows
 

@@ -76,7 +76,7 @@ def items(written: TwoRuns) -> EvaluatedItems:
 
 
 def row(found: ItemAnalysis, feature: str, site: str = "") -> dict[str, Any]:
-    some = found.features.filter(feature=feature, site=site)
+    some = found.features_frame().filter(feature=feature, site=site)
     return some.row(0, named=True)
 
 
@@ -165,7 +165,7 @@ def test_a_known_effect_is_found(found: ItemAnalysis) -> None:
 def test_without_an_effect_nothing_is_found(make_run: MakeRun) -> None:
     rng = np.random.default_rng(3)
     made = two_runs(make_run, flips=lambda *_: bool(rng.random() < 0.4))
-    frame = lpp.analyze.flipped_items(made.root, TASK, "first", "second").features
+    frame = lpp.analyze.flipped_items(made.root, TASK, "first", "second").features_frame()
     assert (frame["q_value"].drop_nulls() > 0.05).all()
 
 
@@ -189,7 +189,7 @@ def test_numbers_are_those_of_the_features(found: ItemAnalysis, written: TwoRuns
 
 
 def test_every_feature_has_a_row(found: ItemAnalysis) -> None:
-    frame = found.features
+    frame = found.features_frame()
     assert frame.schema == frame_schema(feature_columns(FLIP_KINDS))
     of_sites = ("row_norm", "distance", "participation_ratio", "row_change")
     of_blocks = ("lens_logprob", "lens_share")  # the runs keep none
@@ -226,8 +226,8 @@ def test_another_tokenizer_leaves_the_features_of_a(make_run: MakeRun) -> None:
     made = two_runs(make_run, flips=where_it_moved, options={"tokenizer": "t1"})
     found = lpp.analyze.flipped_items(made.root, TASK, "first", "second")
     assert len(found.row["notes"]) == 1
-    assert set(found.features["role"]) == {"baseline", "statistic", "rows"}
-    assert set(found.features.filter(pl.col("auroc").is_null())["feature"]) == {*OF_ITEMS}
+    assert set(found.features_frame()["role"]) == {"baseline", "statistic", "rows"}
+    assert set(found.features_frame().filter(pl.col("auroc").is_null())["feature"]) == {*OF_ITEMS}
 
 
 @pytest.mark.slow
@@ -248,8 +248,8 @@ def test_without_heads_there_are_flips_and_no_kl(make_run: MakeRun) -> None:
 def test_rows_of_another_width_are_not_compared(make_run: MakeRun) -> None:
     made = two_runs(make_run, flips=lambda a, b, prompt, _: prompt % 2 == 0, options={"dim": 5})
     found = lpp.analyze.flipped_items(made.root, TASK, "first", "second")
-    assert found.features.filter(feature="row_change").is_empty()
-    assert len(found.features.filter(feature="row_norm")) == 2
+    assert found.features_frame().filter(feature="row_change").is_empty()
+    assert len(found.features_frame().filter(feature="row_norm")) == 2
     assert any("width" in note for note in found.row["notes"])
 
 
@@ -263,7 +263,7 @@ def test_too_few_are_not_ranked(make_run: MakeRun, right: int, flipped: int) -> 
     )
     found = lpp.analyze.flipped_items(made.root, TASK, "first", "second")
     assert found.row["why_no_ranking"] is not None
-    assert found.features.is_empty()
+    assert found.features_frame().is_empty()
     kinds = ("right_in_both", "right_to_wrong", "wrong_to_right", "wrong_in_both")
     assert [found.row[kind] for kind in kinds] == [right - flipped, flipped, 0, 80 - right]
 
@@ -283,7 +283,7 @@ def test_the_command_prints_within_eighty_columns(written: TwoRuns, found: ItemA
     assert max(len(line) for line in lines if str(written.root) not in line) <= 80
     in_short = shown(written).splitlines()
     assert len(in_short) < len(lines)
-    of_items = found.features.filter(site="").drop_nulls("auroc")
+    of_items = found.features_frame().filter(site="").drop_nulls("auroc")
     for feature, value in of_items.select("feature", "auroc").iter_rows():
         line = next(line for line in lines if line.split()[:1] == [feature])
         assert float(line.split()[1]) == pytest.approx(value, abs=0.005)
@@ -293,10 +293,10 @@ def test_the_command_prints_within_eighty_columns(written: TwoRuns, found: ItemA
 def test_json_and_markdown_hold_the_same(written: TwoRuns, found: ItemAnalysis) -> None:
     document = json.loads(shown(written, "--format", "json"))
     tables = document["tables"]
-    assert tables["item_features"] == found.features.to_dicts()
+    assert tables["item_features"] == found.features_frame().to_dicts()
     assert len(tables["item_changes"]) == len(found.tables["item_changes"])
     text = shown(written, "--format", "md", "--all").replace("\\", "")
-    for row in found.features.drop_nulls("auroc").head(40).iter_rows(named=True):
+    for row in found.features_frame().drop_nulls("auroc").head(40).iter_rows(named=True):
         assert f"| {row['auroc']:.2f}" in text, row["feature"]
 
 

@@ -13,6 +13,7 @@ from evaluated_items import write_items
 from flipped_items import TASK, TwoRuns, two_runs
 from made_runs import MakeRun
 from pages import Page
+from result_frames import check_printed
 
 import lpp.analyze
 from lpp.analyze import ItemsSettings
@@ -200,7 +201,11 @@ def test_too_few_flips_give_counts_and_no_ranking(written: TwoRuns) -> None:
     assert task["other_wrong_answer"] == len(MOVED)
     assert len(document["tables"]["item_changes"]) == 12 + 2 + 3
     found = lpp.analyze.flipped_items(written.root, TASK, "first", "second")
-    assert found.features.is_empty()
+    assert found.features_frame().is_empty()
+    check_printed(found, "item_flips", "task")
+    assert found.changes_frame().height == 12 + 2 + 3
+    with pytest.raises(InputError, match=r"no table item_risk\. It has item_features, item_flips"):
+        found.risk_frame()
     for form in ("text", "md"):
         done = run(*asked, "--format", form)
         assert done.exit_code == 0

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from evaluated_items import EvaluatedRun, evaluated_run
 from evaluated_items import write_items as add_items
 from made_runs import MakeRun
+from result_frames import check_frames, check_printed
 
 import lpp.analyze
 from lpp.analyze import ItemsSettings
@@ -87,9 +88,11 @@ def test_tables_hold_the_numbers_of_the_analysis(
     assert (row["risk_by"], row["risk_area"], row["risk_best"]) == (
         *("chosen_share", curve.area, curve.best),
     )
+    check_frames(found, written.root, beside={"item_mistakes"})
+    check_printed(found, "item_features", "feature", "auroc")
     order = ["feature", "site"]
     kept = read_table(written.root, "item_features")
-    assert kept.select(SCHEMA.names()).sort(order).equals(found.features.sort(order))
+    assert kept.select(SCHEMA.names()).sort(order).equals(found.features_frame().sort(order))
     bins = read_table(written.root, "item_reliability").sort("bin").to_dicts()
     assert [(one["n"], one["confidence"], one["accuracy"]) for one in bins] == [
         (one.n, one.confidence, one.accuracy) for one in expected.reliability
@@ -110,11 +113,11 @@ def test_the_same_is_replaced_whole_and_other_settings_stay(
     other = {n: found.tables[n].with_columns(skip_first=pl.lit(0, pl.Int32)) for n in TABLES}
     write_items(written.root, replace(found, tables=other))
     assert counts(written.root) == [2 * n for n in before]
-    fewer = {**found.tables, "item_features": found.features.head(3)}
+    fewer = {**found.tables, "item_features": found.features_frame().head(3)}
     write_items(written.root, replace(found, tables=fewer))
     assert counts(written.root) == [2, before[1] + 3, 2 * before[2], 2 * before[3]]
     kept = read_table(written.root, "item_features").filter(skip_first=1)
-    assert set(kept["feature"]) == set(found.features["feature"][:3])
+    assert set(kept["feature"]) == set(found.features_frame()["feature"][:3])
 
 
 @pytest.mark.slow

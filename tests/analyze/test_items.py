@@ -48,7 +48,7 @@ def found(written: EvaluatedRun) -> ItemAnalysis:
 
 
 def row(found: ItemAnalysis, feature: str, site: str = "") -> dict[str, Any]:
-    some = found.features.filter(feature=feature, site=site)
+    some = found.features_frame().filter(feature=feature, site=site)
     return some.row(0, named=True)
 
 
@@ -93,7 +93,7 @@ def test_numbers_are_those_of_the_features(found: ItemAnalysis, written: Evaluat
 
 
 def test_every_feature_has_a_row_with_its_control(found: ItemAnalysis) -> None:
-    frame = found.features
+    frame = found.features_frame()
     assert frame.schema == SCHEMA
     assert frame.filter(site="")["feature"].to_list() == [
         feature.name for feature in FEATURES if feature.role != "rows"
@@ -122,7 +122,7 @@ def test_every_feature_has_a_row_with_its_control(found: ItemAnalysis) -> None:
 def test_without_an_effect_few_features_are_beyond(make_run: MakeRun) -> None:
     rng = np.random.default_rng(1)
     written = evaluated_run(make_run, items=100, right=lambda *_: bool(rng.random() < 0.5))
-    frame = lpp.analyze.items(written.root, "tiny_task").features
+    frame = lpp.analyze.items(written.root, "tiny_task").features_frame()
     frame = frame.filter(pl.col("role") != "gold", pl.col("auroc").is_not_null())
     assert (frame["q_value"] > 0.05).all()
     assert frame["within_auroc"].is_null().all()
@@ -134,8 +134,8 @@ def test_groups_of_too_few_items_are_not_compared(make_run: MakeRun) -> None:
     written = evaluated_run(make_run, items=60, groups=groups)
     found = lpp.analyze.items(written.root, "tiny_task")
     assert (found.row["n_groups"], found.row["n_within"]) == (30, 0)
-    assert found.features["within_auroc"].is_null().all()
-    tested = found.features.filter(pl.col("role") != "gold", pl.col("auroc").is_not_null())
+    assert found.features_frame()["within_auroc"].is_null().all()
+    tested = found.features_frame().filter(pl.col("role") != "gold", pl.col("auroc").is_not_null())
     assert tested["q_value"].to_list() == benjamini_hochberg(tested["p_value"].to_list())
 
 
@@ -155,7 +155,7 @@ def test_only_comparable_groups_count(make_run: MakeRun) -> None:
 
 def test_the_same_seed_gives_the_same_numbers(found: ItemAnalysis, written: EvaluatedRun) -> None:
     again = lpp.analyze.items(written.root, "tiny_task", settings=ItemsSettings(sites=["final"]))
-    assert {*again.features["site"]} == {"", "final"}
+    assert {*again.features_frame()["site"]} == {"", "final"}
     assert row(again, "distance", "final")["auroc"] == row(found, "distance", "final")["auroc"]
     other = lpp.analyze.items(
         written.root, "tiny_task", settings=ItemsSettings(sites=["final"], seed=1)
@@ -173,21 +173,21 @@ def test_what_does_not_vary_or_is_not_there(make_run: MakeRun) -> None:
 
     written = evaluated_run(make_run, changes=one_answer)
     found = lpp.analyze.items(written.root, "tiny_task")
-    none = found.features.filter(pl.col("auroc").is_null())
+    none = found.features_frame().filter(pl.col("auroc").is_null())
     why = dict(zip(none["feature"], none["why_none"], strict=True))
     assert why["answer_place"] == "the same for every item"
     assert why["chosen_share"] == why["gold_logprob"] == "not defined for any item"
     assert found.row["ece"] is None
     assert found.tables["item_risk"]["risk"][-1] == pytest.approx(found.row["n_wrong"] / 60)
     # the one answer is the right one: what is known of it alone is known only with the label
-    roles = dict(found.features.select("feature", "role").iter_rows())
+    roles = dict(found.features_frame().select("feature", "role").iter_rows())
     for name in ("answer_length", "chosen_logprob", "chosen_logprob_token"):
         assert roles[name] == "gold"
         assert row(found, name)["q_value"] is None
     assert (roles["question_length"], roles["answer_entropy"]) == ("baseline", "statistic")
     assert found.row["risk_by"] == "answer_margin"
-    assert found.features["partial_auroc"].is_null().all()  # the covariates use the label
-    said = verdict(found.features, within=False)
+    assert found.features_frame()["partial_auroc"].is_null().all()  # the covariates use the label
+    said = verdict(found.features_frame(), within=False)
     assert said.baseline is not None
     assert said.baseline["feature"] == "question_length"
 
@@ -240,7 +240,9 @@ def test_clusters_of_one_item_are_independent_items(
         assert alone.tables[table].equals(found.tables[table])
     numbers = [name for name, kind in SCHEMA.items() if kind == pl.Float64]
     for one, other_one in zip(
-        alone.features.iter_rows(named=True), found.features.iter_rows(named=True), strict=True
+        alone.features_frame().iter_rows(named=True),
+        found.features_frame().iter_rows(named=True),
+        strict=True,
     ):
         for name in numbers:
             assert one[name] == pytest.approx(other_one[name], abs=1e-12), (one["feature"], name)
@@ -267,7 +269,7 @@ def test_the_command_prints_within_eighty_columns(
     lines = done.stdout.splitlines()
     commands = [line for line in lines if line.startswith("Next: ")]  # whole, to be copied
     assert max(len(line) for line in lines if line not in commands) <= 80
-    for feature in found.features["feature"].unique():
+    for feature in found.features_frame()["feature"].unique():
         assert feature in done.stdout, feature
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("AUROC of each")) :]
     shown = next(line for line in table if line.split()[:1] == ["answer_entropy"])
@@ -281,7 +283,7 @@ def test_in_short_a_screen_has_the_best_site_of_each_feature(
 ) -> None:
     done = run(written.root, "--task", "tiny_task")
     assert len(done.stdout.splitlines()) < 65
-    of_sites = found.features.filter(pl.col("site") != "").drop_nulls("auroc")
+    of_sites = found.features_frame().filter(pl.col("site") != "").drop_nulls("auroc")
     kind = "within_" if found.row["n_within"] else ""
     far = (pl.col(f"{kind}auroc") - 0.5).abs()
     for one in of_sites.filter(far == far.max().over("feature")).iter_rows(named=True):
@@ -298,7 +300,9 @@ def test_json_and_markdown_hold_the_same(
     assert run(written.root, "--task", "tiny_task", "-o", output).exit_code == 0
     document = json.loads(output.read_text("utf-8"))
     assert [*document] == ["store", "runs", "settings", "tables", "flags"]
-    expected = found.features.drop(ANALYSIS_KEY).with_columns(pl.col("site").replace("", None))
+    expected = (
+        found.features_frame().drop(ANALYSIS_KEY).with_columns(pl.col("site").replace("", None))
+    )
     assert document["tables"]["item_features"] == expected.to_dicts()
     assert document["runs"] == {written.made.run_id: "model"}
     assert document["settings"]["skip_first"] == 0
@@ -311,7 +315,7 @@ def test_json_and_markdown_hold_the_same(
     assert analysis["ece"] == found.row["ece"]
     done = run(written.root, "--task", "tiny_task", "--format", "md", "--all")
     assert done.exit_code == 0
-    for value in found.features["auroc"].drop_nulls():
+    for value in found.features_frame()["auroc"].drop_nulls():
         assert f"| {value:.2f}" in done.stdout
     for value in (found.row["ece"], found.row["risk_area"]):
         assert f"{value:.2f}" in done.stdout

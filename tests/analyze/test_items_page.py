@@ -122,8 +122,8 @@ def test_the_page_says_what_was_found_and_names_are_text(
     assert {link[1:] for link in page.links if link.startswith("#")} <= {*page.ids}
     assert [link for link in page.links if not link.startswith("#")] == []
     assert f"{found.row['n_right']} of 80 items" in page.text
-    gap = found.features.filter(feature="answer_entropy").row(0, named=True)
-    there = found.features.drop_nulls("auroc")
+    gap = found.features_frame().filter(feature="answer_entropy").row(0, named=True)
+    there = found.features_frame().drop_nulls("auroc")
     best = f"answer_entropy separates right from wrong answers best (AUROC {gap['auroc']:.2f} ["
     assert f"{best}{gap['ci_low']:.2f}" in page.text
     for flag in ("first_positions", "no_groups"):
@@ -135,7 +135,7 @@ def test_the_page_says_what_was_found_and_names_are_text(
     tables, n_sites = document["tables"], len(there.filter(pl.col("site") != ""))
     assert {name: table["rows"] for name, table in tables.items()} == {
         **{"item-features": len(there) - n_sites, "item-sites": n_sites},
-        **{"item-controls": len(found.features), "item-analyses": 1},
+        **{"item-controls": len(found.features_frame()), "item-analyses": 1},
         **{"item-reliability": 10, "item-risk": 80, "item-mistakes": 10},
     }
     for table in tables.values():
@@ -159,7 +159,7 @@ def test_the_python_and_the_command_of_a_page_give_it_again(
     *head, last = code.splitlines()
     scope: dict[str, Any] = {}
     exec("\n".join([*head, f"again = {last}"]), scope)
-    sites = found.features.filter(pl.col("site") != "").drop_nulls("auroc")
+    sites = found.features_frame().filter(pl.col("site") != "").drop_nulls("auroc")
     assert scope["again"]["auroc"].to_list() == sites["auroc"].to_list()
     command = Page(text).text.partition("Again: ")[2].partition("\n")[0]
     words = shlex.split(command)
@@ -175,7 +175,7 @@ def test_a_page_without_rows_or_confidence(make_run: MakeRun) -> None:
 
     made = evaluated_run(make_run, changes=one_answer)
     found = lpp.analyze.items(made.root, "tiny_task")
-    of_no_site = {"item_features": found.features.filter(site="")}
+    of_no_site = {"item_features": found.features_frame().filter(site="")}
     bare = replace(found, tables={**found.tables, **of_no_site})
     text = page_in(items_page(str(made.root), bare), "html")
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
@@ -289,8 +289,10 @@ def test_what_was_evaluated_and_not_analysed_is_named(make_run: MakeRun) -> None
 def test_no_sentence_says_that_an_interval_with_zero_shows_equality(found: ItemAnalysis) -> None:
     """Ten wrong items: .80 against .43 is a gain whose interval holds 0."""
     gain = {"gain": 0.23, "gain_ci_low": -0.02, "gain_ci_high": 0.48, "gain_p_value": 0.08}
-    features = found.features.filter(pl.col("role") != "baseline").drop_nulls("auroc").head(1)
-    baseline = found.features.filter(role="baseline").drop_nulls("auroc").head(1)
+    features = (
+        found.features_frame().filter(pl.col("role") != "baseline").drop_nulls("auroc").head(1)
+    )
+    baseline = found.features_frame().filter(role="baseline").drop_nulls("auroc").head(1)
     rows = features.with_columns(auroc=0.8, q_value=0.01, **{k: pl.lit(v) for k, v in gain.items()})
     result = verdict(pl.concat([rows, baseline.with_columns(auroc=0.43)]), within=False)
     assert result.beyond  # q is below .1, and the 95 % interval holds 0

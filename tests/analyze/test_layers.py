@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 from made_runs import Made, MakeRun
+from result_frames import check_frames, check_printed
 
 from lpp.analyze import (
     LayersSettings,
@@ -22,7 +23,7 @@ from lpp.analyze import (
 )
 from lpp.analyze.cli.command import main
 from lpp.analyze.pages.words import signed
-from lpp.analyze.studies.layers import layers
+from lpp.analyze.studies.layers import layers, write_layers
 from lpp.analyze.studies.layers_tables import SURE, without_sinks
 from lpp.analyze.studies.pages.layers_page import layers_page
 
@@ -52,7 +53,7 @@ def deep(make_run: MakeRun) -> Made:
 def test_numbers_are_those_of_the_scans(make_run: MakeRun) -> None:
     made = make_run(sites=SITES)
     make_run(model="b/two", seed=4, sites=SITES)
-    found = layers(made.root, LayersSettings(contexts=[10, 20], prompts=[3, 6])).layers
+    found = layers(made.root, LayersSettings(contexts=[10, 20], prompts=[3, 6])).layers_frame()
     scan = scan_spectra(made.root, contexts=[10, 20], prompts=[3, 6]).collect()
     whole = scan.filter(prefix=scan["context"])
     assert len(found) == len(whole) == 2 * 8 * 2 * 2
@@ -71,19 +72,29 @@ def test_numbers_are_those_of_the_scans(make_run: MakeRun) -> None:
 
 def test_depth_is_relative_to_the_model(make_run: MakeRun) -> None:
     made = make_run(sites=SITES)
-    found = layers(made.root).layers
+    found = layers(made.root).layers_frame()
     assert found["site"].to_list() == list(SITES)
     assert found["relative_depth"].to_list() == pytest.approx([0, *(k / 6 for k in range(1, 7)), 1])
 
 
+def test_layers_have_the_rows_of_the_database_as_frames(make_run: MakeRun) -> None:
+    made = make_run(sites=SITES)
+    found = layers(made.root)
+    write_layers(made.root, found)
+    check_frames(found, made.root)
+    assert found.layers_frame().equals(found.frames()["layers"])
+    assert found.hourglass_frame()["metric"].unique().to_list() == ["zscore_effective_rank"]
+    check_printed(found, "layers", "site", "participation_ratio")
+
+
 def test_the_score_sees_past_a_collapse(deep: Made) -> None:
     found = layers(deep.root)
-    flagged = {row["site"]: row["flags"] for row in found.layers.iter_rows(named=True)}
+    flagged = {row["site"]: row["flags"] for row in found.layers_frame().iter_rows(named=True)}
     assert [site for site, flags in flagged.items() if "collapsed" in flags] == [
         "block.3",
         "block.4",
     ]
-    (row,) = found.scores.iter_rows(named=True)
+    (row,) = found.hourglass_frame().iter_rows(named=True)
     # of z-scored columns no layer is collapsed, and every layer is as wide as any other
     assert (row["n_layers"], row["n_collapsed"], row["reason"]) == (6, 0, None)
     assert abs(row["score"]) < 0.05
@@ -92,20 +103,23 @@ def test_the_score_sees_past_a_collapse(deep: Made) -> None:
 def test_score_is_made_of_the_papers_layers(make_run: MakeRun) -> None:
     made = make_run([20] * 8, sites=SITES)
     found = layers(made.root)
-    rank = {row["site"]: row["zscore_effective_rank"] for row in found.layers.iter_rows(named=True)}
-    (row,) = found.scores.iter_rows(named=True)
+    rank = {
+        row["site"]: row["zscore_effective_rank"]
+        for row in found.layers_frame().iter_rows(named=True)
+    }
+    (row,) = found.hourglass_frame().iter_rows(named=True)
     assert row["n_layers"] == 6
     assert row["first"] == pytest.approx(np.sqrt(rank["block.1"] * rank["block.2"]))
     assert row["last"] == pytest.approx(np.sqrt(rank["block.5"] * rank["final"]))
     end = min(row["first"], row["last"])
     assert row["score"] == pytest.approx((end - row["middle"]) / (end + row["middle"]))
-    some = layers(made.root, LayersSettings(sites=["block.*"])).scores
+    some = layers(made.root, LayersSettings(sites=["block.*"])).hourglass_frame()
     assert some.item(0, "last") == pytest.approx(np.sqrt(rank["block.5"] * rank["block.6"]))
 
 
 def test_a_few_sites_have_ranks_and_no_score(make_run: MakeRun) -> None:
     made = make_run(sites=("block.1", "block.2", "final"))
-    row = layers(made.root).scores.row(0, named=True)
+    row = layers(made.root).hourglass_frame().row(0, named=True)
     assert row["score"] is None
     assert "of the first third can be used" in row["reason"]
 
@@ -114,17 +128,17 @@ def test_rows_that_are_not_finite_are_flagged_and_left_out(make_run: MakeRun) ->
     with np.errstate(over="ignore", invalid="ignore"):
         made = make_run([20] * 4, sites=SITES, scale=lambda rows: rows * np.float32(np.inf))
     found = layers(made.root)
-    assert {tuple(flags) for flags in found.layers["flags"]} == {("not_finite",)}
-    assert set(found.scores["n_missing"]) == {6}
-    assert found.scores["score"].null_count() == 1
+    assert {tuple(flags) for flags in found.layers_frame()["flags"]} == {("not_finite",)}
+    assert set(found.hourglass_frame()["n_missing"]) == {6}
+    assert found.hourglass_frame()["score"].null_count() == 1
     assert run("layers", made.root).exit_code == 0
 
 
 def test_errors_are_those_of_the_jackknife_and_small_samples_flagged(make_run: MakeRun) -> None:
     made = make_run([20, 20, 4], sites=("block.1", "final"))
-    plain = layers(made.root).layers
+    plain = layers(made.root).layers_frame()
     assert plain["effective_rank_stderr"].null_count() == len(plain)
-    sure = layers(made.root, LayersSettings(errors="all")).layers
+    sure = layers(made.root, LayersSettings(errors="all")).layers_frame()
     scan = scan_spectra(made.root, groups=10).collect().filter(prefix=20)
     assert sure["effective_rank_stderr"].to_list() == pytest.approx(
         scan["effective_rank_stderr"].to_list()
@@ -139,7 +153,7 @@ def test_errors_are_those_of_the_jackknife_and_small_samples_flagged(make_run: M
         wide = any(row[f"{name}_stderr"] > 0.2 * row[name] for name in SURE)
         assert ("small_sample" in row["flags"]) == wide
         assert "short_text" in row["flags"]  # one prompt in three ends at 4 tokens
-    (one,) = layers(made.root, LayersSettings(sites=["final"], prompts=[1])).layers["flags"]
+    (one,) = layers(made.root, LayersSettings(sites=["final"], prompts=[1])).layers_frame()["flags"]
     assert "small_sample" in one.to_list()
 
 
@@ -219,10 +233,10 @@ def test_not_a_store(tmp_path: Path) -> None:
 def test_layers_of_other_texts_are_flagged(make_run: MakeRun) -> None:
     make_run(model="a/six", prompt_set="p6", texts="p")
     made = make_run((12, 7, 20, 20, 3, 15) * 2, model="b/twelve", prompt_set="p12", texts="p")
-    same = layers(made.root, LayersSettings(prompts=[6])).layers
+    same = layers(made.root, LayersSettings(prompts=[6])).layers_frame()
     assert not same["flags"].list.contains("different_prompts").any()
     make_run(model="c/other", prompt_set="q6", first_row=500)
-    found = layers(made.root, LayersSettings(prompts=[6, 12])).layers
+    found = layers(made.root, LayersSettings(prompts=[6, 12])).layers_frame()
     assert found.filter(n_prompts=6)["flags"].list.contains("different_prompts").all()
     assert not found.filter(n_prompts=12)["flags"].list.contains("different_prompts").any()
     assert found["run"].is_sorted()
@@ -237,13 +251,18 @@ def test_a_run_with_sinks_leads_with_the_curve_without_them(make_run: MakeRun) -
 
     made = make_run([20] * 8, sites=SITES, scale=with_sink)
     found = layers(made.root)
-    assert set(found.layers["first_position"]) == {0, 2}
-    assert set(without_sinks(found.layers)["first_position"]) == {2}
+    assert set(found.layers_frame()["first_position"]) == {0, 2}
+    assert set(without_sinks(found.layers_frame())["first_position"]) == {2}
     opening = layers_page(
-        "lpp", found.layers, found.scores, (), found.names, experts=found.experts
+        "lpp",
+        found.layers_frame(),
+        found.hourglass_frame(),
+        (),
+        found.names,
+        experts=found.expert_load_frame(),
     ).opening
-    (score,) = found.scores.filter(first_position=2)["score"]
+    (score,) = found.hourglass_frame().filter(first_position=2)["score"]
     assert opening.rows[0][-1].text == signed(score)
     assert "without the first 2 positions" in str(opening.sentence)
-    clean = found.layers.with_columns(flags=pl.lit([], pl.List(pl.String)))
+    clean = found.layers_frame().with_columns(flags=pl.lit([], pl.List(pl.String)))
     assert len(without_sinks(clean)) == len(clean)

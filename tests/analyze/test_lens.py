@@ -233,16 +233,17 @@ def test_the_analysis_has_them_by_depth(make_run: MakeRun) -> None:
     )
     blocks = [f"block.{k}" for k in range(1, BLOCKS + 1)]
     for name in ("lens_logprob", "lens_share"):
-        some = found.features.filter(feature=name)
+        some = found.features_frame().filter(feature=name)
         assert some["site"].to_list() == blocks
         assert some["auroc"].is_not_null().all()
     later = lpp.analyze.items(
         written.root, "tiny_task", settings=ItemsSettings(sites=blocks, skip_first=7)
-    ).features
-    same = [name for name in found.features["feature"].unique() if name.startswith("lens_")]
+    ).features_frame()
+    same = [name for name in found.features_frame()["feature"].unique() if name.startswith("lens_")]
     for name in (*same, *OF_ITEMS):
         of_all, of_some = (
-            f.filter(feature=name).drop("q_value", "skip_first") for f in (found.features, later)
+            f.filter(feature=name).drop("q_value", "skip_first")
+            for f in (found.features_frame(), later)
         )
         assert of_all.equals(of_some)  # the answer's position is never skipped
 
@@ -273,7 +274,7 @@ def test_without_a_lens_the_reason_is_given(
         written = written_by(make_run, model(), **options)
     features = lpp.analyze.items(
         written.root, "tiny_task", settings=ItemsSettings(sites=sites)
-    ).features
+    ).features_frame()
     assert features.filter(features["feature"].str.starts_with("lens_")).is_empty()
     reasons = features.filter(features["feature"].is_in(OF_ITEMS))["why_none"]
     assert len(reasons) == len(OF_ITEMS)

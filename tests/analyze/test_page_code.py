@@ -15,7 +15,6 @@ from made_runs import MakeRun
 
 from lpp.analyze import DiffSettings, ItemsSettings, diff, flipped_items
 from lpp.analyze.cli.command import main
-from lpp.analyze.drift.tables import drift_tables
 from lpp.analyze.evaluations.analysis import analysis
 from lpp.analyze.evaluations.answers import page_of_drift
 from lpp.analyze.evaluations.evaluated import evaluated_items
@@ -64,7 +63,7 @@ def test_a_comparison_is_repeated_with_its_settings(make_run: MakeRun) -> None:
     for name, value, bound in results(page):
         names.append(name)
         assert len(value) > 0, name
-        again, first = (drift_tables(x)["drift_sites"] for x in (bound["found"], compared))
+        again, first = (x.sites_frame() for x in (bound["found"], compared))
         assert again.equals(first)
     assert {"drift_predictions", "drift_sites", "drift_positions", "drift_tokens"} <= {*names}
     program, *words = command(page)
@@ -82,7 +81,7 @@ def test_an_analysis_of_items_is_repeated_with_its_settings(make_run: MakeRun) -
     for name, value, bound in results(items_page(str(run.root), answer)):
         names.append(name)
         assert len(value) > 0, name
-        assert bound["found"]["item_features"].equals(answer.features)
+        assert bound["found"]["item_features"].equals(answer.features_frame())
     assert len(names) >= 4
 
 
@@ -94,5 +93,5 @@ def test_items_that_flip_are_repeated_with_their_settings(make_run: MakeRun) -> 
     for name, value, bound in results(flips_page(str(both.root), answer)):
         names.append(name)
         assert len(value) > 0, name
-        assert bound["found"]["item_features"].equals(answer.features)
+        assert bound["found"]["item_features"].equals(answer.features_frame())
     assert "changed" in names

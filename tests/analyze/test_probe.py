@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from evaluated_items import evaluated_run
 from made_runs import MakeRun
+from result_frames import check_frames, check_printed
 
 from lpp.analyze import (
     LabelProbeSettings,
@@ -24,12 +25,11 @@ from lpp.analyze.numerics.statistics.auroc import auroc
 from lpp.analyze.pages.terminal import as_text
 from lpp.analyze.pages.words import plain, say
 from lpp.analyze.probes import examples
-from lpp.analyze.probes.analysis import ProbeAnalysis
 from lpp.analyze.probes.inputs import control_rows, site_rows
 from lpp.analyze.probes.mistakes import worst_predicted
 from lpp.analyze.probes.page import probe_page
 from lpp.analyze.probes.page_parts import conclusion
-from lpp.analyze.probes.rows import probe_tables
+from lpp.analyze.probes.rows import ProbeAnalysis
 from lpp.analyze.runs.keys import RunView
 from lpp.analyze.tables.database import read_table
 from lpp.sql import connect
@@ -90,7 +90,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(found: ProbeAnalysis) -> str:
-    return plain(say(conclusion(probe_tables(found)["probes"])))
+    return plain(say(conclusion(found.probes_frame())))
 
 
 def test_a_planted_direction_is_found_at_its_site(store: Path) -> None:
@@ -143,7 +143,7 @@ def test_several_classes_have_the_mean_auroc_of_each_against_the_rest(store: Pat
     rare = probe(store, "many", settings=LabelProbeSettings(sites=["embed"]))
     assert rare.labels.classes == ("a", "b", "c")
     assert dict(rare.labels.left_out) == {"of a class with fewer than 10": 5}
-    scores = probe_tables(found)["probe_scores"].filter(probe="block.2")
+    scores = found.scores_frame().filter(probe="block.2")
     assert scores["class"].value_counts(sort=True)["count"].to_list() == [N] * 3
     assert worst_predicted(found)["score"].is_sorted()
 
@@ -203,12 +203,14 @@ def test_right_items_are_told_from_the_row_before_the_answer(make_run: MakeRun) 
     chosen = [row["prompt_ids"][row["chosen"]] for row in of.rows]
     assert found.labels.prompts.tolist() == chosen
     assert found.labels.ends.tolist() == [of.context[prompt] for prompt in chosen]
-    assert probe_tables(found)["probes"]["task"].unique().to_list() == ["tiny_task"]
+    assert found.probes_frame()["task"].unique().to_list() == ["tiny_task"]
 
 
 def test_calibration_and_recall_by_hand(store: Path) -> None:
     found = probe(store, "topic")
     write_probes(store, found)
+    check_frames(found, store)
+    check_printed(found, "probes", "probe", "probe_auroc")
     best = found.best
     with connect(store) as connection:
         ((ece, recall, low, high),) = connection.execute(
@@ -240,7 +242,7 @@ def test_calibration_and_recall_by_hand(store: Path) -> None:
 
 
 def test_the_charts_show_bands_of_controls_and_the_bins(store: Path) -> None:
-    tables = probe_tables(probe(store, "topic"))
+    tables = probe(store, "topic").frames()
     spec = probe_depth_chart(tables["probes"]).to_dict()
     texts = json.dumps(spec)
     assert all(name in texts for name in ("length", "tokens", "embed"))
@@ -248,7 +250,7 @@ def test_the_charts_show_bands_of_controls_and_the_bins(store: Path) -> None:
     assert marks[:3] == ["rect", "rule", "text"]  # controls, behind the sites
     bins = tables["probe_reliability"].filter(probe="block.2")
     assert "10 bins, 20 prompts each" in json.dumps(probe_reliability_chart(bins).to_dict())
-    numbers = probe_tables(probe(store, "number"))
+    numbers = probe(store, "number").frames()
     assert "R2" in json.dumps(probe_depth_chart(numbers["probes"]).to_dict())
 
 
@@ -299,7 +301,7 @@ def test_what_a_prompt_shares_is_not_read_as_a_label(tmp_path: Path) -> None:
     found = probe(tmp_path / "s", "odd", settings=settings)
     number = found.best.number
     assert abs(number.value - 0.5) < 2 * number.stderr < 0.25  # .93 where tokens are apart
-    flags = probe_tables(found)["probes"]["flags"][0].to_list()
+    flags = found.probes_frame()["flags"][0].to_list()
     assert "duplicates" in flags  # the prompts have equal token ids
 
 
@@ -320,7 +322,7 @@ def test_one_large_cluster_is_few(store: Path, tmp_path: Path) -> None:
             rows.put(prompt.number, {"b": np.full((2, 2), prompt.number % 7, np.float32)})
     found = probe(tmp_path / "s", "odd", settings=LabelProbeSettings(cluster="doc"))
     assert found.labels.n_clusters == 81
-    assert "few_clusters" in probe_tables(found)["probes"]["flags"][0].to_list()
+    assert "few_clusters" in found.probes_frame()["flags"][0].to_list()
 
 
 @pytest.mark.parametrize(
@@ -460,7 +462,7 @@ def test_a_site_may_have_the_name_of_a_control(tmp_path: Path) -> None:
     assert found.best.number.interval is None  # perfectly ordered
     page = probe_page(
         str(tmp_path / "s"),
-        probe_tables(found) | {"probe_mistakes": worst_predicted(found)},
+        found.frames() | {"probe_mistakes": worst_predicted(found)},
         found.settings,
         found.view.run,
     )

@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from result_frames import check_frames, check_printed
 
-from lpp.analyze import LabelProbeSettings, ProbeTestSettings, probe, probe_against, write_direction
+from lpp.analyze import (
+    LabelProbeSettings,
+    ProbeTestSettings,
+    probe,
+    probe_against,
+    write_direction,
+    write_probe_tests,
+)
 from lpp.analyze.cli.command import main
 from lpp.analyze.numerics.linear_probe import cross_fit, fit, label_folds
 from lpp.analyze.numerics.probe_change import (
@@ -20,7 +28,6 @@ from lpp.analyze.numerics.probe_change import (
     change_verdict,
     probe_change,
 )
-from lpp.analyze.probes.rows import tests_frame as frame_of_tests
 from lpp.analyze.tables.database import read_table
 from lpp.sql import connect
 from lpp.store import sink
@@ -106,6 +113,13 @@ def test_each_verdict_comes_where_its_change_is_planted(store: Path, b: str, exp
         assert best.change.auroc.value == best.change.flagged.difference == 0
     if b == "shifted":
         assert best.change.probe.false_alarms > best.change.reference.false_alarms + 0.2
+
+
+def test_tests_have_the_rows_of_the_database_as_frames(store: Path) -> None:
+    found = probe_against(store, "topic", ("a", "noisier"), LabelProbeSettings(seed=7))
+    write_probe_tests(found)
+    check_frames(found, store)
+    check_printed(found, "probe_tests", "probe", "probe_auroc")
 
 
 def change(auroc: tuple[float, float], flagged: tuple[float, float]) -> ProbeChange:
@@ -229,7 +243,7 @@ def test_equal_prompts_pair_by_place(tmp_path: Path) -> None:
     assert few.lost.n_missing == 20
     more = probe_against(tmp_path / "s", "label", ("few", "b"))
     np.testing.assert_array_equal(more.tested.prompts, np.arange(100))
-    frame = frame_of_tests(found)
+    frame = found.tests_frame()
     assert "duplicates" in frame["flags"][0].to_list()
     refused = CliRunner().invoke(
         main, ["probe", str(tmp_path / "s"), "few", "--label", "label", "--test-on", "b"]

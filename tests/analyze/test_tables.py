@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 from made_runs import MakeRun
+from result_frames import check_frames, check_printed
 
 from lpp.analyze import (
     ProfileSettings,
@@ -126,6 +127,8 @@ def test_other_metrics_are_a_table_of_their_own(make_run: MakeRun) -> None:
     names = ["renyi2_entropy", "participation_ratio"]
     analysis = analyze(made.root, ProfileSettings(metrics=names))
     database = write_database(made.root, analysis)
+    check_frames(analysis, made.root)
+    check_printed(analysis, "site_profiles", "site", "participation_ratio")
     long = scan_metrics(made.root, metrics=["renyi2_entropy"], groups=10).filter(site="final")
     stored = query(
         database,

@@ -397,7 +397,7 @@ def test_loads_are_those_of_the_recomputed_choices(
     place: Path, tmp_path: Path, expected: Mapping[str, Any]
 ) -> None:
     store = shutil.copytree(place / "lpp", tmp_path / "lpp")
-    loads = layers(store, LayersSettings(runs=["mixtral"], sites=["router.*"])).experts
+    loads = layers(store, LayersSettings(runs=["mixtral"], sites=["router.*"])).expert_load_frame()
     assert loads["site"].to_list() == ["router.1", "router.2", "router.3", "router.4"]
     for row in loads.to_dicts():
         ids = expected[row["site"]]

@@ -13,7 +13,6 @@ from stored import object_path, stored_objects
 from zarr_arrays import rows_of
 
 from lpp.analyze import DiffSettings, LayersSettings, ProfileSettings, analyze, diff
-from lpp.analyze.drift.tables import drift_tables
 from lpp.analyze.logits.divergences import logit_drift
 from lpp.analyze.logits.heads import LOSSY_KL
 from lpp.analyze.logits.lens import why_no_lens
@@ -22,7 +21,6 @@ from lpp.analyze.runs.capture_command import capture_command
 from lpp.analyze.runs.keys import views
 from lpp.analyze.studies.cka_table import compute, plan
 from lpp.analyze.studies.layers import layers
-from lpp.analyze.tables.build import frames
 from lpp.capture.cli.command import main
 from lpp.capture.plan.requested import request_of
 from lpp.capture.plan.settings import CaptureSettings
@@ -125,7 +123,7 @@ def test_numbers_of_rounded_rows_have_the_flag(runs: Mapping[str, Run], place: P
     names = ("two_nn", "zscore_participation_ratio", "surprisal")
     found = analyze(store, ProfileSettings(metrics=names, errors="none"))
     profiles, metrics = found.profiles(), found.metrics
-    curves = layers(store, LayersSettings(errors="none")).layers
+    curves = layers(store, LayersSettings(errors="none")).layers_frame()
     for rows in (profiles, curves):
         assert flagged(rows, runs["exact"], "site") == set()
         assert flagged(rows, runs["rounded"], "site") == {(site,) for site in every}
@@ -149,17 +147,17 @@ def test_numbers_of_rounded_rows_have_the_flag(runs: Mapping[str, Run], place: P
 def test_rows_of_the_database_have_the_flag(runs: Mapping[str, Run], place: Path) -> None:
     store = place / "lpp"
     found = analyze(store, ProfileSettings(errors="none"))
-    spectra = frames(found, found.profiles())["spectra"]
+    spectra = found.spectra_frame()
     every = {(site,) for site in runs["exact"].sites}
     assert flagged(spectra, runs["exact"], "site") == set()
     assert flagged(spectra, runs["rounded"], "site") == every
-    scores = layers(store, LayersSettings(errors="none")).scores
+    scores = layers(store, LayersSettings(errors="none")).hourglass_frame()
     assert flagged(scores, runs["exact"], "metric") == set()
     assert flagged(scores, runs["rounded"], "metric") == {(name,) for name in scores["metric"]}
     of_logits = {"kl", "kl_reverse", "js", "tv", "ear", "flips", "same_top_p", "top10"}
     for other, expected in (("mixed", set[str]()), ("rounded", of_logits)):
         compared = diff(store, runs["exact"].id, runs[other].id, DiffSettings(errors="none"))
-        rows = drift_tables(compared)["drift_predictions"]
+        rows = compared.predictions_frame()
         flags = dict(rows.select("number", "flags").iter_rows())
         assert {number for number in flags if "lossy" in flags[number]} == expected
         assert flags.keys() > of_logits

@@ -36,12 +36,11 @@ _IMPORTS: Final = """\
 from lpp.analyze import DiffSettings, diff
 from lpp.analyze.numerics.kl_histogram import kl_histogram
 from lpp.analyze.drift.summaries import by_position
-from lpp.analyze.drift.tables import drift_tables
 from lpp.analyze.drift.worst import worst_tokens"""
 
 _CODE: Final = {
-    DRIFT.name: 'drift_tables(found)["drift_predictions"]',
-    SITES.name: 'drift_tables(found)["drift_sites"]',
+    DRIFT.name: "found.predictions_frame()",
+    SITES.name: "found.sites_frame()",
     POSITIONS.name: "by_position(found.tokens, found.pair.groups)",
     HISTOGRAM.name: "kl_histogram(found.tokens)",
     TOKENS.name: "worst_tokens(found)",

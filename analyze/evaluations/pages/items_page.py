@@ -179,7 +179,7 @@ def items_page(store: str, analysis: ItemAnalysis) -> Page:
     """
     (view,), frames, settings = analysis.views, analysis.tables, analysis.settings
     runs = RunStyles({view.run.id: view.run.name})
-    features, row = analysis.features.drop(ANALYSIS_KEY), analysis.row
+    features, row = analysis.features_frame().drop(ANALYSIS_KEY), analysis.row
     others = {name: rows for name, rows in frames.items() if name != "item_features"}
     result = verdict(features, within=row["n_within"] > 0)
     first, best, *further = item_findings(frames)

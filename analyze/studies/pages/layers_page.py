@@ -159,7 +159,7 @@ def _scores(scores: pl.DataFrame) -> Table:
         styles={"score": "signed"},
         labels=_LABELS,
         key=SETTING,
-        code="layers(STORE, settings).scores",
+        code="layers(STORE, settings).hourglass_frame()",
     )
 
 
@@ -176,7 +176,7 @@ def _sites(layers: pl.DataFrame) -> Table:
         styles={"top_share": "hundredths", "relative_depth": "hundredths"},
         labels=_LABELS,
         key=(*SETTING, "site"),
-        code="layers(STORE, settings).layers",
+        code="layers(STORE, settings).layers_frame()",
         brief=False,
     )
 
@@ -190,7 +190,7 @@ def _experts(experts: pl.DataFrame, runs: RunStyles) -> Section:
         {column.name: column for column in EXPERT_LOAD.columns},
         first=["run", "site", "load_imbalance", "largest_load", "n_unused", "n_experts"],
         key=EXPERT_LOAD.key,
-        code="layers(STORE, settings).experts",
+        code="layers(STORE, settings).expert_load_frame()",
     )
     text = "Orange: above an equal share of choices; blue: below it; full colour: 4 times, or 1/4."
     draw = drawing("expert_load_chart", experts, runs=runs)

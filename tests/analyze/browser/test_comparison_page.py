@@ -48,5 +48,5 @@ def test_the_page_opens_without_an_error_and_shows_the_numbers(
     assert page.locator("img").count() == 0
     row.locator("a.value").first.click()
     dialog = page.locator("dialog[open]")
-    assert 'drift_tables(found)["drift_predictions"]' in dialog.inner_text()
+    assert "found.predictions_frame()" in dialog.inner_text()
     assert "lpp-sql" not in dialog.inner_text()
