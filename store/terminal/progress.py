@@ -81,10 +81,12 @@ def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
 
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=16),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TextColumn(unit),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.elapsed:.0f} s,"),  # moves while one unit takes long
+        TimeRemainingColumn(),
+        TextColumn("left"),
         TextColumn(
             "{task.fields[note]}",
             style="dim",

@@ -85,6 +85,12 @@ def work():
             bar.note(f"shard {k} of [markup]")
 
 
+@main.command()
+def wait():
+    with progress("capture", 3, "shards") as bar:
+        time.sleep(2.5)
+
+
 main()
 """
 
@@ -233,6 +239,14 @@ def test_progress_on_a_terminal_is_a_bar() -> None:
     assert "3/3" in shown
     assert "shard 2 of [markup]" in shown
     assert "after" not in shown
+
+
+def test_seconds_move_on_a_terminal_while_the_count_stands_still() -> None:
+    code, received = on_terminal([sys.executable, "-c", SCRIPT, "wait"])
+    assert code == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", received.decode())
+    assert {*re.findall(r"(\d)/3 shards", plain)} == {"0"}
+    assert len({*re.findall(r"(\d+) s, +-:--:-- left", plain)}) > 1
 
 
 FULL = "no room to write (No space left on device)"
