@@ -37,6 +37,31 @@ REASONS = {
     "needs the quickstart store",  # tests/analyze/test_quickstart.py
 }
 
+SHOWN_BY = {
+    "Python 3.11 is enough; neither torch": "tests/test_packaging.py",
+    "`quickstart` asks the four questions below": "tests/analyze/test_quickstart.py",
+    "One command captures a model and its": "tests/capture/test_compare.py",
+    "as a gate in CI": "tests/capture/test_ci_gate.py",
+    "compare with baselines": "tests/analyze/test_probe.py",
+    "train on single hidden states": "tests/trainers/test_autoencoders.py",
+    "students and": "tests/capture/test_notebook.py",
+    "draft models": "tests/trainers/test_speculators_in_place.py",
+    "at random, each row once": "tests/store/feed/test_rows.py",
+    "It prints, among other things": "tests/capture/test_demo.py",
+    "is the standard error over prompts": "tests/analyze/test_jackknife.py",
+    "One forward pass gives all prefixes": "tests/test_end_to_end.py",
+    "Repeat a stopped command to resume it": "tests/capture/test_kills.py",
+    "`--dry-run` prints disk, memory and time": "tests/capture/test_dry_run.py",
+    "call `capture(model, tokenizer, texts": "tests/capture/test_from_python.py",
+    "`make docs` builds all of it as a site": "tests/analyze/browser/test_site.py",
+    "For prompts of 200 tokens, all sites": "tests/capture/test_cost_table.py",
+    "`lpp-capture eval` runs lm-eval": "tests/capture/test_evaluation_command.py",
+    "You can [store rows]": "tests/collectors/test_collectors.py",
+    "Writing hidden states and entropies": "tests/capture/test_peers.py",
+    "also run on a simulated card, which finds": "tests/test_simulated_card.py",
+}
+"""Claims of the README, and the tests that run the command behind each."""
+
 FENCE = re.compile(
     r"(?:<!-- not executed: (?P<why>[^>]+?) -->\n)?"
     r"^```(?P<language>bash|python|text)\n(?P<code>.*?)^```$",
@@ -78,6 +103,12 @@ def test_named_files_exist(document: str) -> None:
     named = FILE.findall(path.read_text())
     missing = [n for n in named if not any((d / n).is_file() for d in (path.parent, ROOT))]
     assert not missing, document
+
+
+@pytest.mark.parametrize("claim", SHOWN_BY)
+def test_a_claim_of_the_readme_has_tests(claim: str) -> None:
+    assert claim in (ROOT / "README.md").read_text()
+    assert "def test_" in (ROOT / SHOWN_BY[claim]).read_text()
 
 
 def executed(document: str) -> list[CodeBlock]:
