@@ -16,8 +16,11 @@ import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from lpp.capture.backends.vllm.installed import check_vllm, silenced
 
 PROGRAMS = ("lpp-capture", "lpp-analyze", "lpp-sql")
 
@@ -29,11 +32,19 @@ IMPORTED = (
 )
 """Nothing is computed before the fork: the thread pools of torch and Polars do not survive it."""
 
+IMPORTED_WITH_VLLM = ("vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker")
+"""Nine seconds, where vLLM is installed."""
+
 
 def serve(address: str) -> None:
     """Fork for each request, until standard input ends."""
     for name in IMPORTED:
         __import__(name)
+    if find_spec("vllm"):
+        check_vllm(quiet=True)  # sets what vLLM reads while it is imported
+        with silenced():
+            for name in IMPORTED_WITH_VLLM:
+                __import__(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)

@@ -21,30 +21,31 @@ from lpp.store.format.tables import STATISTICS
 PROMPTS = 20
 
 
-def command(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    program, *arguments = map(str, words)
-    return subprocess.run(
-        [str(Path(sys.executable).with_name(program)), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "80", "HF_HUB_OFFLINE": "1", **environment},
-    )
-
-
-def capture(root: Path, model: Path, backend: str, *extra: object) -> Run:
-    before = set(open_store(root).runs) if root.is_dir() else set()
-    done = command(
-        *("lpp-capture", "run", "--model", model, "--corpus", "pydoc", "--store", root),
-        *("--backend", backend, *extra),
-    )
-    assert done.returncode == 0, done.stderr
-    (name,) = set(open_store(root).runs) - before
-    return open_store(root).runs[name]
+Capture = Callable[..., Run]
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def runs(packaged: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Run]:
+def capture(run_command: Command) -> Capture:
+    """`capture(root, model, "vllm", *options)`: the run that the command adds to a store."""
+
+    def run(root: Path, model: Path, backend: str, *extra: object) -> Run:
+        before = set(open_store(root).runs) if root.is_dir() else set()
+        done = run_command(
+            *("lpp-capture", "run", "--model", model, "--corpus", "pydoc", "--store", root),
+            *("--backend", backend, *extra),
+        )
+        assert done.returncode == 0, done.stderr
+        (name,) = set(open_store(root).runs) - before
+        return open_store(root).runs[name]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(
+    capture: Capture, packaged: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], Run]:
     """The packaged model by each backend in each dtype, on the demo's passages."""
     root = tmp_path_factory.mktemp("both") / "store"
     sites = "embed,block.1,block.15,block.30,final"
@@ -108,7 +109,7 @@ def test_the_two_runs_say_the_same_of_the_model(runs: dict[tuple[str, str], Run]
 
 
 def test_joined_takes_states_from_torch_and_logits_from_vllm(
-    runs: dict[tuple[str, str], Run], packaged: Path, tmp_path: Path
+    capture: Capture, runs: dict[tuple[str, str], Run], packaged: Path, tmp_path: Path
 ) -> None:
     joined = capture(
         *(tmp_path / "store", packaged, "vllm+torch", "--dtype", "float32"),
@@ -121,7 +122,9 @@ def test_joined_takes_states_from_torch_and_logits_from_vllm(
         np.testing.assert_array_equal(values, statistics(vllm)[name], err_msg=name)
 
 
-def test_schedule_positions_and_the_untrained_twin(packaged: Path, tmp_path: Path) -> None:
+def test_schedule_positions_and_the_untrained_twin(
+    capture: Capture, packaged: Path, tmp_path: Path
+) -> None:
     options = ("--dtype", "float32", "--prompts", 4, "--sites", "final", "--untrained-seed", 3)
     root = tmp_path / "store"
     ours, theirs = (
@@ -140,7 +143,7 @@ def test_schedule_positions_and_the_untrained_twin(packaged: Path, tmp_path: Pat
 
 
 def test_a_killed_capture_resumes_and_a_bad_shard_is_repaired(
-    packaged: Path, tmp_path: Path
+    run_command: Command, packaged: Path, tmp_path: Path
 ) -> None:
     words = [
         *(str(Path(sys.executable).with_name("lpp-capture")), "run", "--model", str(packaged)),
@@ -167,7 +170,7 @@ def test_a_killed_capture_resumes_and_a_bad_shard_is_repaired(
     data = bytearray(bad.read_bytes())
     data[len(data) // 2] ^= 1
     bad.write_bytes(data)
-    done = command("lpp-capture", "repair", tmp_path / "store", "--model", packaged)
+    done = run_command("lpp-capture", "repair", tmp_path / "store", "--model", packaged)
     assert done.returncode == 0, done.stderr
     assert "computed again, byte for byte what was committed" in " ".join(done.stdout.split())
     (run,) = open_store(tmp_path / "store").runs.values()
@@ -288,7 +291,7 @@ def _workers(parent: int) -> list[int]:
 
 
 def test_a_small_cache_makes_more_steps_and_the_same_rows(
-    wide_folder: Callable[[str], Path], tmp_path: Path
+    capture: Capture, wide_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     options = ("--prompts", 40, "--context", 96)
     theirs = capture(tmp_path / "store", wide_folder("mistral"), "torch", *options)
@@ -305,9 +308,9 @@ def test_a_small_cache_makes_more_steps_and_the_same_rows(
 
 
 def test_engine_options_are_kept_in_the_plan_and_short_contexts_run(
-    wide_folder: Callable[[str], Path], tmp_path: Path
+    run_command: Command, wide_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    done = command(
+    done = run_command(
         *("lpp-capture", "run", "--model", wide_folder("gpt2"), "--corpus", "pydoc"),
         *("--prompts", 3, "--context", 5, "--store", tmp_path / "store", "--backend", "vllm"),
         *("--engine-option", "block_size=32", "--engine-option", "seed=7"),
@@ -354,7 +357,7 @@ def test_bad_input_is_one_message(
 
 @pytest.mark.parametrize("family", ["gpt_neox", "wrapped_mistral3"])
 def test_classes_that_vllm_runs_otherwise_agree_too(
-    family: str, wide_folder: Callable[[str], Path], tmp_path: Path
+    capture: Capture, family: str, wide_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     options = ("--dtype", "float32", "--prompts", 20, "--context", 96)
     theirs, ours = (
@@ -371,9 +374,9 @@ def test_classes_that_vllm_runs_otherwise_agree_too(
 
 
 def test_a_wrapper_without_a_class_in_vllm_is_refused_by_name(
-    wide_folder: Callable[[str], Path], tmp_path: Path
+    run_command: Command, wide_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    done = command(
+    done = run_command(
         *("lpp-capture", "run", "--model", wide_folder("vipllava"), "--corpus", "pydoc"),
         *("--prompts", 3, "--context", 96, "--store", tmp_path / "store", "--backend", "vllm"),
     )
@@ -404,10 +407,10 @@ def test_a_class_that_vllm_changes_does_not_run_beside_itself(
 
 
 def test_a_model_that_vllm_does_not_serve_names_the_torch_backend(
-    tiny_folder: Callable[[str], Path], tmp_path: Path
+    run_command: Command, tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     # heads of 12, which no kernel of vLLM's has
-    done = command(
+    done = run_command(
         *("lpp-capture", "run", "--model", tiny_folder("llama"), "--corpus", "pydoc"),
         *("--prompts", 3, "--context", 96, "--store", tmp_path / "store", "--backend", "vllm"),
     )
@@ -418,7 +421,7 @@ def test_a_model_that_vllm_does_not_serve_names_the_torch_backend(
 
 
 def test_every_site_of_the_packaged_model_is_that_of_transformers(
-    packaged: Path, tmp_path: Path
+    capture: Capture, packaged: Path, tmp_path: Path
 ) -> None:
     run = capture(
         *(tmp_path / "store", packaged, "vllm", "--check-sites", "--dtype", "float32"),

@@ -1,9 +1,7 @@
 """Continuations inside vLLM as a user has them: resumed, compared with torch, captured by both."""
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,20 +14,22 @@ TEXTS = "\n\n".join(f"{n} dogs and a fox " * (1 + n % 4) for n in range(70))
 
 
 @pytest.fixture
-def capture(wide_folder: Callable[[str], Path], tmp_path: Path) -> Callable[..., Run]:
+def capture(
+    wide_folder: Callable[[str], Path],
+    tmp_path: Path,
+    run_command: Callable[..., subprocess.CompletedProcess[str]],
+) -> Callable[..., Run]:
     """`capture("vllm")`: 70 prompts, two blocks, continued and captured into a store of its own."""
     (tmp_path / "texts.txt").write_text(TEXTS)
 
     def run(backend: str, *extra: str, store: str = "store") -> Run:
-        words = [
-            *(str(Path(sys.executable).with_name("lpp-capture")), "run"),
-            *("--model", str(wide_folder("qwen2")), "--corpus", str(tmp_path / "texts.txt")),
-            *("--store", str(tmp_path / store), "--backend", backend, "--sites", "final"),
-            *("--prompts", "70", "--min-bytes", "0", "--context", "16", "--continue", "6"),
+        done = run_command(
+            *("lpp-capture", "run"),
+            *("--model", wide_folder("qwen2"), "--corpus", tmp_path / "texts.txt"),
+            *("--store", tmp_path / store, "--backend", backend, "--sites", "final"),
+            *("--prompts", 70, "--min-bytes", 0, "--context", 16, "--continue", 6),
             *extra,
-        ]
-        env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
+        )
         assert done.returncode == 0, done.stderr
         (found,) = open_store(tmp_path / store).runs.values()
         assert found.verify() == []

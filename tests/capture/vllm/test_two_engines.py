@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from printed import words
+from warm_python import WarmPython
 
 from tests.test_readme import code_blocks
 
@@ -14,9 +15,11 @@ PAGE = "docs/how-to/two-engines.md"
 
 
 @pytest.mark.timeout(1800)  # four captures and two engines; a shared machine takes ten minutes
-def test_the_page_of_two_engines_runs_and_says_what_it_prints(tmp_path: Path) -> None:
+def test_the_page_of_two_engines_runs_and_says_what_it_prints(
+    tmp_path: Path, warm_python: WarmPython
+) -> None:
     """Rounding differs between processors, so shown output is compared without its numbers."""
-    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    programs = os.pathsep.join([str(warm_python.programs), os.environ["PATH"]])
     environment = {**os.environ, "PATH": programs, "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
     printed = ""
     for block in code_blocks(PAGE):
