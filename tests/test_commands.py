@@ -242,6 +242,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
     return bool(caught >> (number - 1) & 1)
 
 
+@pytest.mark.slow
 def test_signals_that_were_ignored_at_the_start_stay_ignored(
     words: Callable[[str], list[str]], tmp_path: Path
 ) -> None:

@@ -239,6 +239,7 @@ def circle(modules: dict[str, set[str]]) -> set[str]:
     return set(left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", sorted(ROOMS))
 def test_a_room_imports_only_rooms_below_it(package: str) -> None:
     assert upward(graph(package), ROOMS[package]) == []
@@ -261,6 +262,7 @@ def test_no_library_of_capture_reaches_the_terminal() -> None:
     assert library == {"lpp.capture.from_python"}
 
 
+@pytest.mark.slow
 def test_only_commands_of_analyze_reach_the_terminal() -> None:
     doors = {"lpp.analyze.__main__", *(name for name in graph("analyze") if ".cli" in name)}
     reached = {

@@ -283,6 +283,7 @@ which has an environment of its own.
 """
 
 
+@pytest.mark.slow
 def test_every_imported_package_comes_with_the_base_or_an_extra() -> None:
     owners = packages_distributions()
     brought = set.union(*(needed(extra) for extra in PROMISED))

@@ -87,6 +87,7 @@ def test_a_copy_between_cards_is_ordered_on_both() -> None:
     assert (target.tolist(), doubled.tolist()) == ([2, 2, 2, 2], [2, 2, 2, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "refused",
     [
@@ -136,6 +137,7 @@ def test_a_result_of_another_stream_is_waited_for() -> None:
     assert (doubled + 1).tolist() == [3, 3, 3]
 
 
+@pytest.mark.slow
 def test_a_wait_is_passed_on_by_streams_and_by_the_host() -> None:
     first, second, third = sim.Stream(), sim.Stream(), sim.Stream()
     with sim.stream(first):
@@ -151,6 +153,7 @@ def test_a_wait_is_passed_on_by_streams_and_by_the_host() -> None:
     source.record_stream(sim.current_stream())
 
 
+@pytest.mark.slow
 def test_a_source_that_is_freed_needs_record_stream() -> None:
     rows = locked(1000)
     side = copied(on_card(1000), rows)
@@ -240,6 +243,7 @@ def test_an_event_that_was_recorded_too_early_does_not_end_a_copy() -> None:
     assert not rows.isnan().any()
 
 
+@pytest.mark.slow
 def test_a_query_is_true_once_the_time_has_passed() -> None:
     rows, source = locked(1 << 20), on_card(1 << 20)
     side = copied(source, rows)
@@ -254,6 +258,7 @@ def test_a_query_is_true_once_the_time_has_passed() -> None:
 # ------------------------------------------------------------------------------- the host's side
 
 
+@pytest.mark.slow
 def test_the_source_of_a_copy_to_the_card_stays_as_it_is() -> None:
     ids = locked(4)
     moved = ids.to("sim", non_blocking=True)
@@ -268,6 +273,7 @@ def test_the_source_of_a_copy_to_the_card_stays_as_it_is() -> None:
     sim.synchronize()
 
 
+@pytest.mark.slow
 def test_the_target_of_a_copy_stays_as_it_is() -> None:
     rows, source = locked(4), on_card(4)
     side = copied(source, rows)
@@ -381,6 +387,7 @@ def test_a_clock_counts() -> None:
 # ------------------------------------------------------------------------------------- memory
 
 
+@pytest.mark.slow
 def test_live_bytes_are_those_of_allocations() -> None:
     gc.collect()  # tensors of errors that other tests caught
     before = sim.memory_allocated()
@@ -400,6 +407,7 @@ def test_live_bytes_are_those_of_allocations() -> None:
     assert y.sum() == 5
 
 
+@pytest.mark.slow
 def test_a_capacity_is_not_exceeded() -> None:
     gc.collect()
     card.capacity = sim.memory_allocated() + 1000
@@ -472,6 +480,7 @@ def test_a_lock_is_released_before_its_memory() -> None:
     assert hazard(careless) == Race.LOCK_LEFT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [
@@ -494,6 +503,7 @@ def test_an_error_of_a_page_lock_is_raised_by_the_next_kernel(
         x.zero_()
 
 
+@pytest.mark.slow
 def test_a_page_lock_may_be_refused() -> None:
     card.page_lock_refused = True
     memory = mapped(4096)
@@ -574,6 +584,7 @@ def test_modules_move_and_are_copied() -> None:
     assert torch.equal(twin[1].weight, original.bfloat16())
 
 
+@pytest.mark.slow
 def test_contexts_of_torch_take_the_device() -> None:
     with torch.autocast("sim", enabled=False), torch.inference_mode():
         x = torch.ones(3, device="sim")
@@ -592,6 +603,7 @@ def test_contexts_of_torch_take_the_device() -> None:
 # ------------------------------------------------------------------------------------- families
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))

@@ -192,6 +192,7 @@ def test_comparisons_are_computed_one_by_one(many: Path) -> None:
     assert next(every, None) is None
 
 
+@pytest.mark.slow
 def test_a_run_that_is_the_same_is_exactly_so(many: Path, make_run: MakeRun) -> None:
     options = {"vary_tokens": True, "sites": SITES, "context": 9, "scale": stretched(1.0)}
     twin = make_run(LENGTHS, model="tiny/base", **options)
@@ -322,6 +323,7 @@ def test_a_cell_for_each_run_and_site(kept: list[Frames], tmp_path: Path) -> Non
 # checkpoints of one training
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_the_last_ones_sites_is_compared_with_the_base_alone(
     make_run: MakeRun,
 ) -> None:

@@ -53,6 +53,7 @@ COLUMNS = {
 """Columns of the table of a chart, one for each panel."""
 
 
+@pytest.mark.slow
 @every
 def test_the_values_are_those_of_the_table(name: str) -> None:
     frame, of_chart = CHARTS[name][1](), panels(drawn(name))
@@ -138,6 +139,7 @@ def test_a_log_axis_is_tight_and_ends_at_the_largest_possible_number() -> None:
     assert domain(panels(spectrum_chart(shares))[0], "y")[1] == 1.0
 
 
+@pytest.mark.slow
 def test_final_stands_apart_from_the_last_block(tmp_path: Path) -> None:
     chart = depth_chart(layers())
     for panel in panels(chart):
@@ -171,6 +173,7 @@ def test_twenty_runs_are_panels_of_five_in_five_colors() -> None:
     assert of_many[5]["description"].count("model-0") == 5
 
 
+@pytest.mark.slow
 def test_a_second_curve_is_without_the_first_positions(tmp_path: Path) -> None:
     chart = depth_chart(cut_layers(RUNS[:2]))
     picture = Picture(chart, tmp_path)

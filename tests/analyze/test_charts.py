@@ -67,6 +67,7 @@ def test_a_table_of_another_kind_is_refused(name: str) -> None:
         CHARTS[name][0](pl.DataFrame({"model": ["a"]}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["profile", "entropy", "depth", "spectrum"])
 def test_hostile_names_are_text(name: str, tmp_path: Path) -> None:
     chart, make, marks = CHARTS[name]
@@ -80,6 +81,7 @@ def test_hostile_names_are_text(name: str, tmp_path: Path) -> None:
     assert any("<img src=x" in text for text in picture.words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_is_in_data_alone(name: str) -> None:
     frame = entropy((name, "plain-00000001"))

@@ -45,6 +45,7 @@ def table(
     return compute(work, jobs=jobs, memory=memory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 6, 90])
 def test_every_pair_equals_its_gram_matrices(
     make_run: MakeRun, dim: int, monkeypatch: pytest.MonkeyPatch
@@ -114,6 +115,7 @@ def test_little_memory_gives_the_same_from_more_reads(
     assert max(reads.count(site) for site in SITES) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [2, 5])
 def test_any_number_of_jobs_gives_the_same_bits(make_run: MakeRun, jobs: int) -> None:
     made = make_run([40] * 20, context=40, dim=70)
@@ -177,6 +179,7 @@ def test_without_variance_and_with_infinities_there_is_no_number(
     assert table(made.root, prefix=19)["cka"].null_count() == 0
 
 
+@pytest.mark.slow
 def test_the_table_is_put_beside_the_others(make_run: MakeRun) -> None:
     made = make_run()
     make_run(model="b", sites=("final",))
@@ -206,6 +209,7 @@ def test_what_no_run_holds_is_one_message(make_run: MakeRun) -> None:
     assert pairs_of(["final"]) == []
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_stores(make_run: MakeRun) -> None:
     made = make_run()
     runner = CliRunner(env={"COLUMNS": "80"})

@@ -63,6 +63,7 @@ def test_csv_and_json_hold_the_same_rows(make_run: MakeRun) -> None:
         assert line["flags"].split() == one["flags"]
 
 
+@pytest.mark.slow
 def test_aggregations_and_dropped_prefixes_are_printed(make_run: MakeRun) -> None:
     made = make_run()
     result = run(
@@ -161,6 +162,7 @@ def test_a_mistake_in_the_runs_is_found_before_a_cluster_is_needed(
         assert install_command("ray") in lacking.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -236,6 +238,7 @@ def test_verify_goes_on_behind_a_damaged_record(make_run: MakeRun, kept: str) ->
     assert f"runs/{second}/shards/00000/{tokens.parent.name}/tokens.arrow: 100" in result.stdout
 
 
+@pytest.mark.slow
 def test_no_differences_names_the_runs_without_a_profile(make_run: MakeRun) -> None:
     made = [make_run(model=f"m/{name}", seed=k) for k, name in enumerate("ab")]
     assert run("profile", made[0].root, "b").exit_code == 0

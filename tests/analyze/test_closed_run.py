@@ -33,6 +33,7 @@ def without(made: Made, main: click.Command, words: Sequence[object]) -> Result:
         return CliRunner().invoke(main, texts)
 
 
+@pytest.mark.slow
 def test_status_shows_the_others(made: Made) -> None:
     done = without(made, capture, ["status", made.root, "--format", "json"])
     assert done.exit_code == 0, done.output
@@ -43,6 +44,7 @@ def test_status_shows_the_others(made: Made) -> None:
     assert made.run_id in runs[made.run_id]["problem"]
 
 
+@pytest.mark.slow
 def test_verify_verifies_the_others(made: Made) -> None:
     done = without(made, analyze, ["verify", made.root])
     assert done.exit_code == 1, done.output
@@ -50,6 +52,7 @@ def test_verify_verifies_the_others(made: Made) -> None:
     assert "2 problems" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["publish", "index", "profile", "diff"])
 def test_no_other_command_leaves_it_out(made: Made, tmp_path: Path, command: str) -> None:
     words: dict[str, list[object]] = {

@@ -54,6 +54,7 @@ def participation_ratio(rows: list[Any], prefix: int) -> float:
     return float(values.sum() ** 2 / np.square(values).sum())
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 9), min_size=2, max_size=40), st.integers(2, 12))
 def test_groups_are_whole_clusters(clusters: list[int], groups: int) -> None:
     of = np.array(clusters)
@@ -87,6 +88,7 @@ def test_the_error_of_a_mean_is_that_of_the_sums_of_clusters() -> None:
     assert math.isnan(clustered_error(values, np.zeros(50, int))[0])
 
 
+@pytest.mark.slow
 def test_the_least_of_several_noisy_means_is_too_low() -> None:
     """Of ten means that do not differ the least is 1.539 standard errors too low. Resamples see .41
     of that: the sample's own means lie apart already.
@@ -121,6 +123,7 @@ def test_the_bias_of_the_floor_is_printed_where_prompts_are_few(make_run: MakeRu
     assert "too low" not in dropped.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [6, 90])
 def test_ranks_and_entropies_leave_whole_documents_out(make_run: MakeRun, dim: int) -> None:
     """With more rows than columns (sums are subtracted), and with fewer (one Gram matrix)."""
@@ -151,6 +154,7 @@ def test_ranks_and_entropies_leave_whole_documents_out(make_run: MakeRun, dim: i
         assert not ours.select(errors).equals(theirs.select(errors))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["anisotropy", "block_influence", "curvature"])
 def test_metrics_of_rows_leave_whole_documents_out(make_run: MakeRun, metric: str) -> None:
     made = of_documents(make_run)
@@ -190,6 +194,7 @@ def two_runs(make_run: MakeRun) -> tuple[Made, Made]:
     return of_documents(make_run, model="m/base"), of_documents(make_run, model="m/tuned", seed=1)
 
 
+@pytest.mark.slow
 def test_a_difference_leaves_whole_documents_out_of_both(make_run: MakeRun) -> None:
     a, b = two_runs(make_run)
     keep_head(a.root, a.plan)

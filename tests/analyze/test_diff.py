@@ -73,6 +73,7 @@ def shown(root: Path, *words: str) -> Any:
     return {**document, **document["tables"], **short}
 
 
+@pytest.mark.slow
 def test_the_document_is_what_programs_expect(two: tuple[Made, Made]) -> None:
     a, b = two
     found = shown(a.root, "base", "tuned")
@@ -314,6 +315,7 @@ def test_without_logits_they_are_ordered_by_the_next_token(two: tuple[Made, Made
     assert "Where ln p(next) changed most" in text
 
 
+@pytest.mark.slow
 def test_flags_stand_beside_the_sites(make_run: MakeRun) -> None:
     def sunk(rows: Any) -> Any:
         return np.concatenate([rows[:1] * 500, rows[1:]])

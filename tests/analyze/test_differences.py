@@ -71,6 +71,7 @@ def expected(one: Any, two: Any, metric: str, groups: int = 10) -> tuple[float, 
     return whole[1][at] - whole[0][at], half
 
 
+@pytest.mark.slow
 def test_a_difference_is_a_paired_jackknife(make_run: MakeRun) -> None:
     one = make_run(LENGTHS, model="a/one")
     two = make_run(LENGTHS, model="b/two", sites=("embed", "block.1", "final"), scale=np.tanh)

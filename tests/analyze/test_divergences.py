@@ -113,6 +113,7 @@ LOGITS = st.lists(
 ).filter(lambda row: max(row) > -math.inf)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(LOGITS, st.data())
 def test_bounds_and_symmetry(row: list[float], data: st.DataObject) -> None:

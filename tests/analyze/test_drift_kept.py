@@ -77,6 +77,7 @@ def same(one: Drift, other: Drift) -> None:
 # computed once
 
 
+@pytest.mark.slow
 def test_a_second_comparison_reads_no_rows_and_no_matrix(two: tuple[Made, Made]) -> None:
     a, _ = two
     first = diff(a.root, "base", "tuned", DiffSettings(errors="all"))
@@ -122,6 +123,7 @@ def test_columns_that_are_missing_are_added(two: tuple[Made, Made]) -> None:
     assert some["kl"].equals(whole["kl"])
 
 
+@pytest.mark.slow
 def test_errors_and_numbers_that_are_missing_are_added(two: tuple[Made, Made]) -> None:
     pair = paired(*two)
     files = KeptDrift(pair)
@@ -172,6 +174,7 @@ def test_more_shards_of_either_run_are_another_pair(make_run: MakeRun) -> None:
     assert len(folders) == 5
 
 
+@pytest.mark.slow
 def test_other_arithmetic_is_another_setting(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +239,7 @@ def test_a_file_of_another_place_counts_as_nothing(two: tuple[Made, Made]) -> No
     assert site_drift(pair) == first
 
 
+@pytest.mark.slow
 def test_other_versions_count_as_nothing(
     two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +364,7 @@ def test_a_machine_that_cannot_multiply_as_the_driver_says_so(
 # token tables
 
 
+@pytest.mark.slow
 def test_the_token_tables_are_read_once(
     two: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:

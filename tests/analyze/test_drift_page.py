@@ -147,6 +147,7 @@ def test_charts_without_values_say_so() -> None:
     assert "none of them with a value" in drift_histogram_chart(zeros).description
 
 
+@pytest.mark.slow
 def test_a_table_of_an_earlier_release_ends_no_report(two: tuple[Made, Made]) -> None:
     a, b = two
     write_drift(diff(a.root, "base", b.run_id, DiffSettings(sites=["final"])))
@@ -159,6 +160,7 @@ def test_a_table_of_an_earlier_release_ends_no_report(two: tuple[Made, Made]) ->
 # the page of one comparison
 
 
+@pytest.mark.slow
 def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Made, Made]) -> None:
     a, b = two
     found = diff(
@@ -196,6 +198,7 @@ def test_the_page_holds_the_numbers_and_names_are_text(two: tuple[Made, Made]) -
     assert first[:4] == ["kl", "at", "text_so_far", "came"]
 
 
+@pytest.mark.slow
 def test_equal_rows_are_said_to_be_equal(two: tuple[Made, Made]) -> None:
     """Their SQNR is infinite: a word in texts and to page.js, null in JSON, a number in SQL."""
     a, _ = two

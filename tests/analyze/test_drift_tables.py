@@ -56,6 +56,7 @@ def counts(root: Path) -> list[int]:
     return [len(read_table(root, name)) for name in TABLES]
 
 
+@pytest.mark.slow
 def test_tables_hold_the_numbers_of_the_drift(two: tuple[Made, Made]) -> None:
     a, b = two
     found = diff(a.root, "base", "tuned", DiffSettings(skip_first=2))
@@ -105,6 +106,7 @@ def test_without_logits_there_are_no_rows_of_them(make_run: MakeRun) -> None:
     assert tokens["kl"].null_count() == len(tokens) == sum(LENGTHS)
 
 
+@pytest.mark.slow
 def test_sinks_of_either_run_and_prompts_set_aside_are_flagged(make_run: MakeRun) -> None:
     def sunk(rows: Any) -> Any:
         return np.concatenate([rows[:1] * 500, rows[1:]])
@@ -202,12 +204,14 @@ def test_the_command_keeps_what_it_compares(two: tuple[Made, Made]) -> None:
     assert counts(a.root) == [13, 4, sum(LENGTHS)]
 
 
+@pytest.mark.slow
 def test_a_run_with_itself_is_not_kept(two: tuple[Made, Made]) -> None:
     done = invoke(two[0].root, "base", "base")
     assert (done.exit_code, told(done)) == (0, [])
     assert not (two[0].root / "profiles.duckdb").exists()
 
 
+@pytest.mark.slow
 def test_runs_of_two_stores_are_compared_and_told_once(make_run: MakeRun, tmp_path: Path) -> None:
     a = make_run(LENGTHS, model="tiny/base")
     b = make_run(LENGTHS, model="tiny/tuned", seed=1, root=tmp_path / "far")
@@ -268,6 +272,7 @@ def test_the_saved_query_has_every_number_of_the_pair(two: tuple[Made, Made]) ->
         assert first[name]["site"] == "final"
 
 
+@pytest.mark.slow
 def test_the_saved_query_has_the_tokens_that_changed_most(two: tuple[Made, Made]) -> None:
     a, _ = two
     found = diff(a.root, "base", "tuned", DiffSettings(sites=["final"]))

@@ -307,6 +307,7 @@ def test_every_flag_is_explained() -> None:
     assert sorted([*every, *pair[1]]) == sorted(MEANING)
 
 
+@pytest.mark.slow
 def test_rows_of_zeros_and_a_run_without_a_tokenizer(make_run: MakeRun) -> None:
     made = make_run(tokenizer=NO_TOKENIZER, scale=np.zeros_like)
     analysis = analyze(made.root)
@@ -317,6 +318,7 @@ def test_rows_of_zeros_and_a_run_without_a_tokenizer(make_run: MakeRun) -> None:
     assert "padded_vocab" in {*other.profiles()["flags"].explode()}
 
 
+@pytest.mark.slow
 def test_a_flag_of_a_site_alone_is_explained(tmp_path: Path) -> None:
     """The profiles of the golden store carry no `lossy`; a site of 8 bits does."""
     root = shutil.copytree(READ[-1], tmp_path / "store")

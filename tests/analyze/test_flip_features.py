@@ -89,6 +89,7 @@ def places(run: EvaluatedRun) -> list[tuple[int, int, int]]:
 # the numbers of an item
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", [0, 2, 7])
 def test_drift_of_predictions_by_plain_arithmetic(
     written: TwoRuns, pair: Pair, items: EvaluatedItems, skip: int
@@ -162,6 +163,7 @@ def test_a_known_effect_is_found(found: ItemAnalysis) -> None:
     assert row(found, "question_length")["q_value"] > 0.05
 
 
+@pytest.mark.slow
 def test_without_an_effect_nothing_is_found(make_run: MakeRun) -> None:
     rng = np.random.default_rng(3)
     made = two_runs(make_run, flips=lambda *_: bool(rng.random() < 0.4))
@@ -253,6 +255,7 @@ def test_rows_of_another_width_are_not_compared(make_run: MakeRun) -> None:
     assert any("width" in note for note in found.row["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("right", "flipped"), [(49, 20), (60, 9), (60, 51)])
 def test_too_few_are_not_ranked(make_run: MakeRun, right: int, flipped: int) -> None:
     made = two_runs(
@@ -278,6 +281,7 @@ def shown(written: TwoRuns, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_prints_within_eighty_columns(written: TwoRuns, found: ItemAnalysis) -> None:
     lines = shown(written, "--all").splitlines()
     assert max(len(line) for line in lines if str(written.root) not in line) <= 80

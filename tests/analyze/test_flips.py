@@ -212,6 +212,7 @@ def test_too_few_flips_give_counts_and_no_ranking(written: TwoRuns) -> None:
         assert str(found.row["why_no_ranking"])[:20] in done.stdout.replace("\\", "")
 
 
+@pytest.mark.slow
 def test_diff_names_the_items(written: TwoRuns, tmp_path: Path) -> None:
     asked = ("diff", written.root, "first", "second")
     document = json.loads(run(*asked, "--format", "json").stdout)

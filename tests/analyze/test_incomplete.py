@@ -183,6 +183,7 @@ def test_a_whole_store_warns_of_nothing(make_run: MakeRun) -> None:
     assert analyze(made.root).left_out == ()
 
 
+@pytest.mark.slow
 def test_a_run_whose_record_is_lost_is_named(make_run: MakeRun) -> None:
     runs = [make_run(model=name, sites=SITES) for name in ("first", "second")]
     root = runs[0].root

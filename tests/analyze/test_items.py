@@ -56,6 +56,7 @@ def interval(found: ItemAnalysis) -> tuple[float, float]:
     return found.row["accuracy_ci_low"], found.row["accuracy_ci_high"]
 
 
+@pytest.mark.slow
 def test_a_known_effect_is_found(found: ItemAnalysis) -> None:
     entropy, length = row(found, "answer_entropy"), row(found, "row_norm", "final")
     assert (
@@ -119,6 +120,7 @@ def test_every_feature_has_a_row_with_its_control(found: ItemAnalysis) -> None:
     assert tested["q_value"].to_list() == benjamini_hochberg(p_values)
 
 
+@pytest.mark.slow
 def test_without_an_effect_few_features_are_beyond(make_run: MakeRun) -> None:
     rng = np.random.default_rng(1)
     written = evaluated_run(make_run, items=100, right=lambda *_: bool(rng.random() < 0.5))
@@ -129,6 +131,7 @@ def test_without_an_effect_few_features_are_beyond(make_run: MakeRun) -> None:
     assert frame["q_value"].to_list() == benjamini_hochberg(frame["p_value"].to_list())
 
 
+@pytest.mark.slow
 def test_groups_of_too_few_items_are_not_compared(make_run: MakeRun) -> None:
     groups = tuple(f"topic {k}" for k in range(30))  # two items each: none has two of both kinds
     written = evaluated_run(make_run, items=60, groups=groups)
@@ -139,6 +142,7 @@ def test_groups_of_too_few_items_are_not_compared(make_run: MakeRun) -> None:
     assert tested["q_value"].to_list() == benjamini_hochberg(tested["p_value"].to_list())
 
 
+@pytest.mark.slow
 def test_only_comparable_groups_count(make_run: MakeRun) -> None:
     groups = ("law", "art")
     left = iter(range(120))
@@ -153,6 +157,7 @@ def test_only_comparable_groups_count(make_run: MakeRun) -> None:
     assert row(found, "answer_entropy")["n_groups"] == 1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(found: ItemAnalysis, written: EvaluatedRun) -> None:
     again = lpp.analyze.items(written.root, "tiny_task", settings=ItemsSettings(sites=["final"]))
     assert {*again.features_frame()["site"]} == {"", "final"}
@@ -165,6 +170,7 @@ def test_the_same_seed_gives_the_same_numbers(found: ItemAnalysis, written: Eval
     assert control != row(found, "answer_entropy")["shuffled_low"]
 
 
+@pytest.mark.slow
 def test_what_does_not_vary_or_is_not_there(make_run: MakeRun) -> None:
     def one_answer(item: dict[str, Any]) -> dict[str, Any]:
         chosen = item["chosen"]
@@ -196,6 +202,7 @@ def clustered(item: dict[str, Any]) -> dict[str, Any]:
     return item | {"item_cluster": f"scene {item['item'] // 4}"}
 
 
+@pytest.mark.slow
 def test_every_number_is_by_cluster(make_run: MakeRun) -> None:
     written = evaluated_run(make_run, items=120, right=calm_and_long, changes=clustered)
     found = lpp.analyze.items(written.root, "tiny_task")
@@ -225,6 +232,7 @@ def test_every_number_is_by_cluster(make_run: MakeRun) -> None:
     assert row(alone, "distance", "final")["auroc"] != row(found, "distance", "final")["auroc"]
 
 
+@pytest.mark.slow
 def test_clusters_of_one_item_are_independent_items(
     make_run: MakeRun, written: EvaluatedRun, found: ItemAnalysis
 ) -> None:
@@ -248,6 +256,7 @@ def test_clusters_of_one_item_are_independent_items(
             assert one[name] == pytest.approx(other_one[name], abs=1e-12), (one["feature"], name)
 
 
+@pytest.mark.slow
 def test_the_output_says_what_is_independent(make_run: MakeRun, written: EvaluatedRun) -> None:
     assert "items are taken as independent" in run(written.root, "--task", "tiny_task").output
     asked = ("--task", "tiny_task", "--cluster", "item")
@@ -278,6 +287,7 @@ def test_the_command_prints_within_eighty_columns(
     )
 
 
+@pytest.mark.slow
 def test_in_short_a_screen_has_the_best_site_of_each_feature(
     written: EvaluatedRun, found: ItemAnalysis
 ) -> None:
@@ -360,6 +370,7 @@ def test_too_few_items_are_not_ranked(make_run: MakeRun, items: int, wrong: int)
     assert f"{wrong} wrong" in done.stderr
 
 
+@pytest.mark.slow
 def test_one_of_several_runs_and_filters_is_chosen(make_run: MakeRun) -> None:
     first = evaluated_run(make_run, model="tiny/first", source="s1")
     second = evaluated_run(make_run, model="tiny/second", source="s2", seed=5)

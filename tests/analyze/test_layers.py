@@ -100,6 +100,7 @@ def test_the_score_sees_past_a_collapse(deep: Made) -> None:
     assert abs(row["score"]) < 0.05
 
 
+@pytest.mark.slow
 def test_score_is_made_of_the_papers_layers(make_run: MakeRun) -> None:
     made = make_run([20] * 8, sites=SITES)
     found = layers(made.root)
@@ -124,6 +125,7 @@ def test_a_few_sites_have_ranks_and_no_score(make_run: MakeRun) -> None:
     assert "of the first third can be used" in row["reason"]
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_finite_are_flagged_and_left_out(make_run: MakeRun) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         made = make_run([20] * 4, sites=SITES, scale=lambda rows: rows * np.float32(np.inf))
@@ -134,6 +136,7 @@ def test_rows_that_are_not_finite_are_flagged_and_left_out(make_run: MakeRun) ->
     assert run("layers", made.root).exit_code == 0
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_the_jackknife_and_small_samples_flagged(make_run: MakeRun) -> None:
     made = make_run([20, 20, 4], sites=("block.1", "final"))
     plain = layers(made.root).layers_frame()
@@ -180,6 +183,7 @@ def test_tables_join_the_database_and_lose_no_other(deep: Made) -> None:
         assert connection.execute("SELECT count(*) FROM hourglass").fetchall() == [(1,)]
 
 
+@pytest.mark.slow
 def test_csv_and_json_hold_the_same_rows(deep: Made) -> None:
     document = json.loads(run("layers", deep.root, "--format", "json").stdout)["tables"]
     lines = list(csv.DictReader(io.StringIO(run("layers", deep.root, "--format", "csv").stdout)))
@@ -244,6 +248,7 @@ def test_layers_of_other_texts_are_flagged(make_run: MakeRun) -> None:
     assert "different_prompts: the runs shown read different texts" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_with_sinks_leads_with_the_curve_without_them(make_run: MakeRun) -> None:
     def with_sink(rows: np.ndarray) -> np.ndarray:
         rows[0, 0] += 30_000

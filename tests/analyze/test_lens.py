@@ -155,6 +155,7 @@ def test_features_are_those_of_the_plain_computation(
         assert np.isnan(found["answer_depth"]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [NUMPY, "cpu"])
 def test_a_head_of_bfloat16(make_run: MakeRun, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits are rounded to it, by one part of 256 at most, wherever they are computed."""

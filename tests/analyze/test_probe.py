@@ -93,6 +93,7 @@ def said(found: ProbeAnalysis) -> str:
     return plain(say(conclusion(found.probes_frame())))
 
 
+@pytest.mark.slow
 def test_a_planted_direction_is_found_at_its_site(store: Path) -> None:
     found = probe(store, "topic")
     best = found.best
@@ -112,6 +113,7 @@ def test_a_planted_direction_is_found_at_its_site(store: Path) -> None:
     assert "a probe at block.2 predicts number with R2" in said(number)
 
 
+@pytest.mark.slow
 def test_a_label_that_length_carries_is_named_as_length(store: Path) -> None:
     found = probe(store, "long")
     assert found.best.number.value > 0.85  # a finding, without a control
@@ -126,6 +128,7 @@ def test_noise_is_no_finding(store: Path) -> None:
     assert said(found).endswith(" That is not significantly better than chance.")
 
 
+@pytest.mark.slow
 def test_several_classes_have_the_mean_auroc_of_each_against_the_rest(store: Path) -> None:
     found = probe(store, "kind", settings=LabelProbeSettings(sites=["block.2", "final"]))
     labels, best = found.labels, found.best
@@ -148,6 +151,7 @@ def test_several_classes_have_the_mean_auroc_of_each_against_the_rest(store: Pat
     assert worst_predicted(found)["score"].is_sorted()
 
 
+@pytest.mark.slow
 def test_classes_that_no_memory_holds_are_refused(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +162,7 @@ def test_classes_that_no_memory_holds_are_refused(
     assert probe(store, "kind=x", settings=LabelProbeSettings(sites=["embed"])).sites
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ["each", "loss_mask"])
 def test_labels_of_tokens_are_read_from_their_own_rows(store: Path, rows: str) -> None:
     settings = LabelProbeSettings(rows=rows, sites=["block.2", "final"])
@@ -180,6 +185,7 @@ def test_a_token_at_a_position_has_its_own_label(store: Path) -> None:
     assert found.best.number.value > 0.95
 
 
+@pytest.mark.slow
 def test_more_tokens_than_are_probed_are_drawn(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +196,7 @@ def test_more_tokens_than_are_probed_are_drawn(
     assert found.best.number.value > 0.95
 
 
+@pytest.mark.slow
 def test_right_items_are_told_from_the_row_before_the_answer(make_run: MakeRun) -> None:
     of = evaluated_run(
         make_run,
@@ -206,6 +213,7 @@ def test_right_items_are_told_from_the_row_before_the_answer(make_run: MakeRun) 
     assert found.probes_frame()["task"].unique().to_list() == ["tiny_task"]
 
 
+@pytest.mark.slow
 def test_calibration_and_recall_by_hand(store: Path) -> None:
     found = probe(store, "topic")
     write_probes(store, found)
@@ -241,6 +249,7 @@ def test_calibration_and_recall_by_hand(store: Path) -> None:
     assert (number.best.recall, dict(number.calibrations)) == (None, {})
 
 
+@pytest.mark.slow
 def test_the_charts_show_bands_of_controls_and_the_bins(store: Path) -> None:
     tables = probe(store, "topic").frames()
     spec = probe_depth_chart(tables["probes"]).to_dict()
@@ -254,6 +263,7 @@ def test_the_charts_show_bands_of_controls_and_the_bins(store: Path) -> None:
     assert "R2" in json.dumps(probe_depth_chart(numbers["probes"]).to_dict())
 
 
+@pytest.mark.slow
 def test_surprisal_is_a_control_of_runs_with_statistics(make_run: MakeRun) -> None:
     made = make_run([8] * 60, carried={"field.late": [k >= 30 for k in range(60)]})
     found = probe(made.root, "late")  # the surprisal of prompt k is 1.5 + k
@@ -277,6 +287,7 @@ def test_no_fold_divides_a_group(
     assert found.labels.n_clusters == 50  # docs, which are clusters where they are named
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["group", "cluster"])
 def test_tokens_of_a_prompt_without_the_field_stay_together(store: Path, option: str) -> None:
     settings = LabelProbeSettings(rows="each", sites=["embed"], **{option: "page"})  # type: ignore[arg-type]
@@ -305,6 +316,7 @@ def test_what_a_prompt_shares_is_not_read_as_a_label(tmp_path: Path) -> None:
     assert "duplicates" in flags  # the prompts have equal token ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["text", "md", "html", "json", "csv"])
 def test_a_number_is_shown_in_every_format(store: Path, form: str) -> None:
     options = ("--label", "number", "--sites", "block.2", "--format", form)
@@ -313,6 +325,7 @@ def test_a_number_is_shown_in_every_format(store: Path, form: str) -> None:
     assert "number" in done.stdout
 
 
+@pytest.mark.slow
 def test_one_large_cluster_is_few(store: Path, tmp_path: Path) -> None:
     prompts = [
         {"input_ids": [k, 1], "odd": k % 2, "doc": "d" if k < 40 else str(k)} for k in range(120)
@@ -355,6 +368,7 @@ def test_what_cannot_be_probed_is_refused_with_a_reason(
         probe(store, label, settings=LabelProbeSettings(**options))
 
 
+@pytest.mark.slow
 def test_prompts_without_a_label_are_left_out(store: Path) -> None:
     found = probe(store, "some", settings=LabelProbeSettings(rows="9", sites=["final"]))
     lengths = open_store(store).run("m").lengths
@@ -398,6 +412,7 @@ def test_a_site_without_a_row_is_damage(store: Path, monkeypatch: pytest.MonkeyP
         site_rows(view, "final", np.arange(N), "last", 0)
 
 
+@pytest.mark.slow
 def test_tables_of_the_database(store: Path) -> None:
     found = probe(store, "topic")
     for _ in range(2):  # the second replaces the first
@@ -489,6 +504,7 @@ def test_a_store_of_two_runs_asks_for_one(make_run: MakeRun) -> None:
         probe(made.root, "label")
 
 
+@pytest.mark.slow
 def test_the_same_numbers_whatever_is_asked_beside(store: Path) -> None:
     alone = probe(store, "topic", settings=LabelProbeSettings(sites=["block.2"]))
     beside = probe(store, "topic")

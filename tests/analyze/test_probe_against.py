@@ -91,6 +91,7 @@ def invoke(store: Path, *options: str) -> Any:
     return CliRunner().invoke(main, ["probe", str(store), "a", "--label", "topic", *options])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("b", "expected"),
     [
@@ -173,6 +174,7 @@ def test_scores_are_of_probes_that_did_not_see_the_item() -> None:
     np.testing.assert_allclose(every, rows @ whole.weights + whole.intercept)
 
 
+@pytest.mark.slow
 def test_a_rerun_is_a_floor_that_the_page_names(store: Path) -> None:
     done = invoke(store, "--against", "shifted", "--rerun", "shifted", "--sites", "b")
     assert "INCONCLUSIVE: the probe of topic at b" in " ".join(done.stdout.split()), done.output
@@ -180,6 +182,7 @@ def test_a_rerun_is_a_floor_that_the_page_names(store: Path) -> None:
     assert "not compared with a rerun" in invoke(store, "--against", "same").stdout
 
 
+@pytest.mark.slow
 def test_prompts_that_b_lacks_decide_nothing(store: Path) -> None:
     few = f"{store.parent / 'few'}::*"
     done = invoke(store, "--against", few, "--fail-if", "probe_auroc_change < -0.5")
@@ -221,6 +224,7 @@ def test_the_gate_fails_for_a_verdict_or_a_number(
         assert json.loads(done.stdout)["tables"]["probe_tests"]
 
 
+@pytest.mark.slow
 def test_equal_prompts_pair_by_place(tmp_path: Path) -> None:
     """Sixty prompts, each of them twice, with other labels and rows: a probe of A on the rows of A
     is the probe itself, and nothing is missing.
@@ -258,6 +262,7 @@ def test_diff_refuses_numbers_of_probes(store: Path) -> None:
     assert "a number of `lpp-analyze probe --against`" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_probe_is_tested_on_other_prompts_with_their_own_labels(store: Path) -> None:
     other = f"{store.parent / 'elsewhere'}::a"
     found = probe_against(store, "topic", ("a", other), own_labels=True)
@@ -324,6 +329,7 @@ def test_what_cannot_be_compared_is_refused_with_a_reason(
     assert words in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_a_direction_appears_when_it_is_whole(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +347,7 @@ def test_a_direction_appears_when_it_is_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["d.safetensors"]
 
 
+@pytest.mark.slow
 def test_the_table_of_the_database(store: Path) -> None:
     for b in ("same", "worse", "worse"):
         done = invoke(store, "--against", b, "--cluster", "doc")

@@ -144,6 +144,7 @@ def secrets(store: Path) -> Iterator[str]:
         yield from (ids[:4].tobytes().decode("latin-1"), ", ".join(map(str, ids)), row["sha256"])
 
 
+@pytest.mark.slow
 def test_without_texts_no_text_token_or_label_is_in_any_byte(store: Path, tmp_path: Path) -> None:
     before = tree(store)
     to = tmp_path / "public & open"
@@ -166,6 +167,7 @@ def test_without_texts_no_text_token_or_label_is_in_any_byte(store: Path, tmp_pa
     assert analyze("verify", to).exit_code == 0
 
 
+@pytest.mark.slow
 def test_with_texts_it_is_the_same_store_at_an_address(store: Path, tmp_path: Path) -> None:
     published(store, "--to", tmp_path / "lpp", *OPEN, "--fields", "topic,id,token.mark")
     assert "every byte as committed" in analyze("verify", tmp_path / "lpp").stdout
@@ -190,6 +192,7 @@ def labels_in(folder: Path) -> set[str]:
     return {label for label in LABELS if any(label in text for text in texts)}
 
 
+@pytest.mark.slow
 def test_with_texts_only_the_named_labels_are_published(store: Path, tmp_path: Path) -> None:
     published(store, "--to", tmp_path / "none", *OPEN)
     assert labels_in(tmp_path / "none") == set()
@@ -207,6 +210,7 @@ def test_with_texts_only_the_named_labels_are_published(store: Path, tmp_path: P
     assert [row["probe_auroc"] for row in kept] == numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["final", "embed", "block.1"])
 def test_beside_probes_of_other_sites(store: Path, tmp_path: Path, site: str) -> None:
     to = tmp_path / "one"
@@ -216,6 +220,7 @@ def test_beside_probes_of_other_sites(store: Path, tmp_path: Path, site: str) ->
     assert site in (to / "report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_chosen_runs_sites_tables_and_fields(store: Path, tmp_path: Path) -> None:
     to = tmp_path / "few"
     few = ("a", "--sites", "block.1", "--tables", "site_profiles,profiles,probe_scores,prompts")
@@ -325,6 +330,7 @@ def test_an_unfinished_run_is_refused_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", ["spectra.flags", "runs.name"])
 def test_tables_of_another_release_are_refused(store: Path, tmp_path: Path, column: str) -> None:
     shutil.copytree(store, tmp_path / "old")
@@ -340,6 +346,7 @@ def test_tables_of_another_release_are_refused(store: Path, tmp_path: Path, colu
     assert analyze(*again).exit_code == (2 if table == "runs" else 0)
 
 
+@pytest.mark.slow
 def test_of_two_publications_at_once_one_is_refused(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +368,7 @@ def test_of_two_publications_at_once_one_is_refused(
     assert [path.name for path in (tmp_path / "p").iterdir() if path.name[0] == "."] == []
 
 
+@pytest.mark.slow
 def test_what_lies_at_the_target_stays(store: Path, tmp_path: Path) -> None:
     other, copy, few = tmp_path / "other", tmp_path / "copy", tmp_path / "few"
     other.mkdir()

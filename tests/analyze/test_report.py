@@ -44,6 +44,7 @@ EVERY = (*QUERIES, *DRIFT_QUERIES, *ITEM_QUERIES, *PROBE_QUERIES)
 """Queries that need only the tables."""
 
 
+@pytest.mark.slow
 def test_every_query_runs_on_the_declared_tables_and_its_key_identifies_a_row(
     tmp_path: Path,
 ) -> None:
@@ -77,6 +78,7 @@ def test_tables_named_in_the_report_are_declared() -> None:
     assert {query.table for query in QUERIES} <= set(TABLES)
 
 
+@pytest.mark.slow
 def test_every_number_of_a_table_has_a_unit_or_a_meaning(tmp_path: Path) -> None:
     answers = ask(make_store(tmp_path, database(["a", "b"])), EVERY)
     for answer in answers.values():
@@ -149,6 +151,7 @@ def test_the_report_is_called_by_its_store_and_its_runs(
     assert "A filter keeps the rows" in rest
 
 
+@pytest.mark.slow
 def test_tables_and_letters_are_in_one_order(tmp_path: Path) -> None:
     tables = database(["b/model", "a/model"])  # by id the first, by model the second
     for name, rows in tables.items():
@@ -315,6 +318,7 @@ def test_what_to_distrust_is_told_of_sites_too_and_of_nothing(tmp_path: Path) ->
     assert set(report(str(tmp_path)).flags) >= {"collapsed"}
 
 
+@pytest.mark.slow
 def test_probes_say_their_best_site_or_the_control_that_explains_it(tmp_path: Path) -> None:
     tables = database(["a", "b"])
     for row in tables["probes"][-10:]:  # of the second run
@@ -339,6 +343,7 @@ def test_probes_say_their_best_site_or_the_control_that_explains_it(tmp_path: Pa
     assert [[*chart.specifications()] for chart in section.charts] == [["0", "1"]] * 2
 
 
+@pytest.mark.slow
 def test_labels_without_probes_have_the_command(make_run: MakeRun) -> None:
     made = make_run(carried={"field.topic": ["x", "y"] * 3})
     build_database(made.root)
@@ -346,6 +351,7 @@ def test_labels_without_probes_have_the_command(make_run: MakeRun) -> None:
     assert "Probes of labels, such as topic" in titles
 
 
+@pytest.mark.slow
 def test_what_was_not_computed_is_one_sentence_with_a_command_that_has_not_run(
     tmp_path: Path,
 ) -> None:

@@ -32,6 +32,7 @@ def first_screen(store: Path) -> Opening:
     return report(str(store)).opening
 
 
+@pytest.mark.slow
 def test_two_runs_are_told_by_what_exceeds_the_interval(tmp_path: Path) -> None:
     store = make_store(tmp_path, profiles_of(["a", "b"]))
     opening = first_screen(store)
@@ -47,6 +48,7 @@ def test_two_runs_are_told_by_what_exceeds_the_interval(tmp_path: Path) -> None:
     assert "prefix" not in sentence
 
 
+@pytest.mark.slow
 def test_extremes_of_different_prefixes_are_compared_at_that_of_the_base(tmp_path: Path) -> None:
     """The second run has its extreme at prefix 40; at 200, that of the first, it has 20 as well."""
     tables = profiles_of(["a", "b"])
@@ -64,6 +66,7 @@ def test_extremes_of_different_prefixes_are_compared_at_that_of_the_base(tmp_pat
     assert row["flags"] == ["different_prefixes"]
 
 
+@pytest.mark.slow
 def test_an_interval_that_holds_zero_shows_no_equality(tmp_path: Path) -> None:
     tables = profiles_of(["a", "b"])
     of_a = {row["metric"]: row["value"] for row in tables["jackknife"] if not row["prompt_group"]}
@@ -80,6 +83,7 @@ def test_an_interval_that_holds_zero_shows_no_equality(tmp_path: Path) -> None:
     assert "has the same entropy floor" in exact  # the values are equal
 
 
+@pytest.mark.slow
 def test_the_first_screen_of_two_runs_tells_them_apart(tmp_path: Path) -> None:
     tables = profiles_of(["a", "b"])
     tables["profiles"][1]["flags"] = ["duplicates"]
@@ -101,6 +105,7 @@ def test_the_first_screen_of_two_runs_tells_them_apart(tmp_path: Path) -> None:
     assert {part.text for part in screen.warnings[1] if isinstance(part, Run)} == {run_id(1, "b")}
 
 
+@pytest.mark.slow
 def test_the_first_screen_of_compared_runs_says_how_far_and_where(tmp_path: Path) -> None:
     """Model 2 was compared with model 0: its KL is 0.02, its flips 1 %, final moves most."""
     tables = database(["a", "b", "c"])
@@ -183,6 +188,7 @@ def test_the_first_screen_of_one_run_of_none_and_of_runs_apart(tmp_path: Path) -
     assert "1 more run" in plain(some.sentence)
 
 
+@pytest.mark.slow
 def test_values_without_intervals_or_missing_are_told_as_such(tmp_path: Path) -> None:
     tables = profiles_of(["a", "b"])
     tables["jackknife"] = [
@@ -196,6 +202,7 @@ def test_values_without_intervals_or_missing_are_told_as_such(tmp_path: Path) ->
     assert "participation ratio 5 (the difference has no interval)" in sentence
 
 
+@pytest.mark.slow
 def test_what_was_not_computed_is_no_zero(tmp_path: Path) -> None:
     tables = profiles_of([f"m{k}" for k in range(6)])
     of_last = run_id(5, "m5")
@@ -213,6 +220,7 @@ def test_what_was_not_computed_is_no_zero(tmp_path: Path) -> None:
         assert words in sentence
 
 
+@pytest.mark.slow
 def test_further_settings_have_a_sentence_each(tmp_path: Path) -> None:
     tables = profiles_of(["a", "b"])
     for name in ("profiles", "jackknife", "spectra", "entropy"):
@@ -259,6 +267,7 @@ def test_values_that_are_not_finite_are_dashes(tmp_path: Path) -> None:
     assert "Infinity" not in data
 
 
+@pytest.mark.slow
 def test_the_first_screen_leads_with_what_holds_without_attention_sinks(tmp_path: Path) -> None:
     """Sites and profiles with sinks were also measured without the first 2 positions."""
     tables = database(["a", "b"])

@@ -87,6 +87,7 @@ def test_sums_of_split_values_are_exact_in_any_order(bound: int) -> None:
         assert np.isnan(split(np.array([np.inf, 1.0]), bound).sum())
 
 
+@pytest.mark.slow
 def test_errors_of_several_first_positions_are_those_of_each(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

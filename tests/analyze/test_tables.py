@@ -55,6 +55,7 @@ def test_every_row_of_the_scans_is_in_the_database(make_run: MakeRun) -> None:
     assert query(database, "SELECT site, count(*) FROM profiles GROUP BY site") == [("final", 6)]
 
 
+@pytest.mark.slow
 def test_without_final_the_profile_is_that_of_the_deepest_site(
     make_run: MakeRun,
 ) -> None:
@@ -63,6 +64,7 @@ def test_without_final_the_profile_is_that_of_the_deepest_site(
     assert query(database, "SELECT site FROM profiles") == [("block.2",)]
 
 
+@pytest.mark.slow
 def test_a_profile_is_the_extremes_of_its_rows(make_run: MakeRun) -> None:
     made = make_run(model="a/one")
     database = build_database(made.root, ProfileSettings(drop_prefixes=[2, 4]))

@@ -78,6 +78,7 @@ def test_numbers_of_another_user_are_computed_again(root: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in mine} == before
 
 
+@pytest.mark.slow
 @as_root
 def test_the_database_of_another_user_gets_no_rows_of_this_one(root: Path) -> None:
     give_away(root)
@@ -91,6 +92,7 @@ def test_the_database_of_another_user_gets_no_rows_of_this_one(root: Path) -> No
     assert (root / DATABASE_KEY).read_bytes() != before
 
 
+@pytest.mark.slow
 @as_root
 @pytest.mark.parametrize(
     "words", [("report", "-o", "report.md"), ("publish", "--to", "public")], ids=lambda w: w[0]
@@ -106,6 +108,7 @@ def test_answers_of_the_database_say_who_wrote_it(
     assert f"user {OTHER}" not in run(words[0], root, *words[1:], "--trust-kept").stderr
 
 
+@pytest.mark.slow
 @as_root
 def test_sql_says_who_wrote_the_database(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     sql = [str(root), "SELECT count(*) FROM profiles"]
@@ -150,6 +153,7 @@ def test_a_bucket_that_this_user_can_write_is_its_own(root: Path, s3: "S3") -> N
     assert {k for k in s3.objects().keys() - before if "spectra-" in k} == set()
 
 
+@pytest.mark.slow
 def test_trust_is_a_block_in_python(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = next(root.glob(f"{ANALYSIS_KEY}/*/*/final/spectra-*")).parent.parent
     name = str(folder.relative_to(root / ANALYSIS_KEY))

@@ -349,6 +349,7 @@ def test_the_tokenizer_is_the_adapters_or_the_bases(
         assert "<|turn|>" in tokenizer.get_vocab()
 
 
+@pytest.mark.slow
 def test_a_command_captures_an_adapter_or_exits_with_2(
     adapt: Adapt, base: Path, tmp_path: Path
 ) -> None:
@@ -386,6 +387,7 @@ def test_a_command_captures_an_adapter_or_exits_with_2(
     assert len(open_store(store).runs) == 3
 
 
+@pytest.mark.slow
 def test_python_takes_a_folder_and_a_peft_model(adapt: Adapt, base: Path, tmp_path: Path) -> None:
     folder, texts = adapt(), ["the dog and the fox " * 3, "a fox"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)

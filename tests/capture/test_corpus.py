@@ -332,6 +332,7 @@ def test_bad_parquet(tmp_path: Path) -> None:
     assert refusal(path, text_field="body").kind == ErrorKind.CORRUPT
 
 
+@pytest.mark.slow
 def test_a_line_beyond_the_limit_is_refused_without_reading_it_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with path.open("wb") as stream:

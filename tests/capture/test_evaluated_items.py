@@ -79,6 +79,7 @@ def test_features_are_those_of_the_model(read: EvaluatedItems, model: Path) -> N
     assert found["chosen_logprob"].tolist() == chosen
 
 
+@pytest.mark.slow
 def test_the_lens_is_that_of_the_model(read: EvaluatedItems, model: Path) -> None:
     network = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
     n_blocks = network.config.num_hidden_layers
@@ -109,6 +110,7 @@ def test_the_lens_is_that_of_the_model(read: EvaluatedItems, model: Path) -> Non
         assert depths[place] == (max(others, default=0) + 1) / n_blocks
 
 
+@pytest.mark.slow
 def test_the_command(root: Path, read: EvaluatedItems) -> None:
     right = int(read.table["right"].sum())
     done = CliRunner().invoke(

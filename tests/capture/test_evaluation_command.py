@@ -59,6 +59,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_command_from_scores_to_sql(evaluate: Eval, folder: Path, tmp_path: Path) -> None:
     write_task(folder, "multiple_choice")
     done = evaluate(folder, "--group", "subject", "--fields", "subject", "--limit", 5)
@@ -140,6 +141,7 @@ def test_a_killed_evaluation_goes_on_and_repeats_no_prompt(
     assert read_items(killed).equals(read_items(undisturbed))
 
 
+@pytest.mark.slow
 def test_the_same_again_runs_no_pass_and_changes_nothing(
     evaluate: Eval, folder: Path, tmp_path: Path
 ) -> None:

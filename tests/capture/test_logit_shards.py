@@ -114,6 +114,7 @@ def test_ranks_agree_with_float64(
     assert_equal(mine, reference(logits.float().numpy(), following), atol=3e-6)
 
 
+@pytest.mark.slow
 @given(
     st.integers(2, 60).flatmap(
         lambda width: st.tuples(

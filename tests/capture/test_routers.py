@@ -146,6 +146,7 @@ def test_more_than_256_experts_are_uint16() -> None:
     assert_equal_rows(found.batch.hidden, want)
 
 
+@pytest.mark.slow
 def test_branches_and_halves_have_the_rows_of_whole_prompts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -253,6 +254,7 @@ def expected(place: Path, run: Run) -> dict[str, Any]:
     return recomputed(model, RULES["mixtral"], run.prompts()["token_ids"].to_pylist())
 
 
+@pytest.mark.slow
 def test_a_run_holds_the_rows_of_its_tokens(run: Run, expected: Mapping[str, Any]) -> None:
     assert run.plan.n_shards > 2
     assert len({*run.lengths.tolist()}) > 3  # so batches are padded
@@ -279,6 +281,7 @@ def test_the_feed_gives_them_beside_other_rows(run: Run, expected: Mapping[str, 
     assert seen == run.lengths.sum()
 
 
+@pytest.mark.slow
 def test_plans_without_routers_are_as_before(place: Path, tmp_path: Path) -> None:
     for sites in ("all", "*", "embed,block.*,final"):
         done = capture(tmp_path / "lpp", place, "mixtral", f"--sites={sites}")
@@ -290,6 +293,7 @@ def test_plans_without_routers_are_as_before(place: Path, tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_computed_again(run: Run, place: Path, tmp_path: Path) -> None:
     store = Path(shutil.copytree(place / "lpp", tmp_path / "lpp"))
     before = stored_objects(run.path)
@@ -355,6 +359,7 @@ def test_a_model_without_a_router_is_refused(
     assert "it has no router whose choices can be read" in done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -151,6 +151,7 @@ def scripted(script: str, *words: str) -> "subprocess.Popen[str]":
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_every_request_counts(number: int) -> None:
     process = scripted(SCRIPT, "60", "")
@@ -203,6 +204,7 @@ def test_a_main_thread_that_does_not_listen_is_no_way_to_stay() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_second_request_that_a_library_wraps_is_no_error() -> None:
     script = (
         "import time\n"

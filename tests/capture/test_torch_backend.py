@@ -201,6 +201,7 @@ MISPLACED: dict[str, Callable[[dict[str, Any], Any], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
 @pytest.mark.parametrize("of", [*SLIDING, "llama"])
 def test_a_continuation_with_wrong_windows_is_never_reused(

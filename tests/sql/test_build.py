@@ -34,6 +34,7 @@ def runs_table(*ids: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=arrow_schema("runs"))
 
 
+@pytest.mark.slow
 def test_every_value_comes_back(empty_store: Path, tables: Tables) -> None:
     assert build(empty_store, tables) == empty_store / DATABASE
     assert names(empty_store) == ["lpp.json", DATABASE]
@@ -164,6 +165,7 @@ def test_a_reader_in_another_process_survives_the_replacement(store: Path) -> No
     assert out == "[(3, 'run-1')]\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["disk", "misread", pytest.param("bucket", marks=SLOW)])
 def test_builders_at_once_keep_each_others_rows(
     where: str, request: pytest.FixtureRequest, empty_store: Path, rows: Rows
@@ -191,6 +193,7 @@ def test_builders_at_once_keep_each_others_rows(
     assert found == [(run,) for run in sorted(spectra["run"].to_pylist())]
 
 
+@pytest.mark.slow
 def test_tables_are_made_while_no_other_builder_works(empty_store: Path) -> None:
     made: list[str] = []
 
@@ -210,6 +213,7 @@ def test_tables_are_made_while_no_other_builder_works(empty_store: Path) -> None
     assert found == [("a",), ("b",), ("c",), ("d",)]
 
 
+@pytest.mark.slow
 def test_a_writer_is_in_the_way_and_named(store: Path) -> None:
     code = textwrap.dedent("""
         import sys
@@ -255,6 +259,7 @@ def test_a_damaged_database_is_replaced(store: Path) -> None:
         assert connection.execute("SELECT run FROM runs").fetchall() == [("new",)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no file-size limits")
 def test_no_room_is_one_message_and_leaves_the_old_database(store: Path) -> None:
     before = (store / DATABASE).read_bytes()
@@ -284,6 +289,7 @@ def test_permissions_follow_the_umask(store: Path) -> None:
     assert (store / DATABASE).stat().st_mode & 0o777 == 0o666 & ~umask
 
 
+@pytest.mark.slow
 def test_tables_to_keep_come_along_from_the_old_file(store: Path, tables: Tables) -> None:
     kept = [name for name in TABLES if name != "runs"]
     build(store, {"runs": runs_table("new")}, keep=kept)
@@ -300,6 +306,7 @@ def test_tables_to_keep_come_along_from_the_old_file(store: Path, tables: Tables
         assert connection.execute("SELECT count(*) FROM spectra").fetchall() == [(0,)]
 
 
+@pytest.mark.slow
 def test_what_an_old_file_lacks_or_has_in_another_form_is_empty(store: Path) -> None:
     with duckdb.connect(str(store / DATABASE)) as connection:
         connection.execute("ALTER TABLE entropy DROP COLUMN short_prompts; DROP TABLE spectra")

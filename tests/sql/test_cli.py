@@ -189,6 +189,7 @@ def test_a_failing_query_leaves_the_old_file_and_nothing_else(
     assert len(list(folder.iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_a_device_is_not_replaced_by_a_file(store: Path, lpp_sql: Run, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -356,6 +357,7 @@ def test_bad_sql_is_duckdbs_own_words_and_the_way_to_the_schema(
         assert "lpp-sql --schema" in text
 
 
+@pytest.mark.slow
 def test_sql_that_is_not_utf8(store: Path, lpp_sql: Run) -> None:
     assert "not UTF-8" in refused(lpp_sql(store, "-", input=b"SELECT '\xff'"))
     program = str(Path(sys.executable).with_name("lpp-sql")).encode()

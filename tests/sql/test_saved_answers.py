@@ -184,6 +184,7 @@ def test_training_is_by_series_metric_and_step(make: Make, empty_store: Path) ->
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["profiles", "correlations"])
 def test_flags_say_why(table: str, make: Make, empty_store: Path) -> None:
     meanings = MEANING if table == "profiles" else OF_CORRELATIONS

@@ -39,6 +39,7 @@ def refusal(root: Path) -> FormatError:
     return caught.value
 
 
+@pytest.mark.slow
 def test_the_rows_of_committed_shards(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     one, two = write_run(store), write_run(store, "Lab/b", ((1,), (2, 6)))
     (store / "runs" / "notes.txt").write_text("not a run")
@@ -48,6 +49,7 @@ def test_the_rows_of_committed_shards(store: Path, caplog: pytest.LogCaptureFixt
     assert caplog.messages == []
 
 
+@pytest.mark.slow
 def test_an_incomplete_run_is_said_to_be(
     store: Path, lpp_sql: Run, caplog: pytest.LogCaptureFixture
 ) -> None:

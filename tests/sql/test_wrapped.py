@@ -71,6 +71,7 @@ QUERY = f'SELECT {CHARACTERS} AS value, 1 AS "{HOSTILE}"'
 WIDE = f"{QUERY}, " + ", ".join(f"repeat('x', 30) AS c{n}" for n in range(9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", [QUERY, WIDE])
 @pytest.mark.parametrize("format_", ["table", "csv", "json"])
 def test_a_terminal_is_shown_what_would_steer_it(store: Path, query: str, format_: str) -> None:

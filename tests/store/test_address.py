@@ -121,6 +121,7 @@ def only_run(url: str) -> Run:
 # bytes
 
 
+@pytest.mark.slow
 def test_a_profile_of_one_site_takes_a_twentieth_of_the_store(
     served: ServedFolder, sizes: dict[str, int]
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_profile_of_one_site_takes_a_twentieth_of_the_store(
     assert "read only" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_comparison_of_predictions_takes_its_own_bytes(
     served: ServedFolder, sizes: dict[str, int]
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_forked_worker_is_told_how_to_start(small: ServedFolder) -> None:
         list(loader)
 
 
+@pytest.mark.slow
 def test_sql_of_tables_and_tokens(small: ServedFolder) -> None:
     missing = ask(small.url, "--run", "profiles")
     assert missing.exit_code == 2
@@ -283,6 +286,7 @@ def test_a_file_that_is_not_as_it_was_indexed(
         assert any(str(problem).strip() for problem in only_run(small.url).verify())
 
 
+@pytest.mark.slow
 def test_a_database_that_was_computed_after_the_index(small: ServedFolder) -> None:
     disk = small.folder / "lpp"
     numbers(analyze("profile", disk))

@@ -153,6 +153,7 @@ def test_other_readers_see_the_rows(root: Path) -> None:
             read()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_stored_is_set_aside_and_the_rest_goes_on(root: Path) -> None:
     with opened(root) as rows:
         for prompt in rows.missing():
@@ -210,6 +211,7 @@ BAD_ROWS: dict[str, tuple[Callable[[dict[str, Any]], Mapping[str, Any]], str]] =
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BAD_ROWS)
 def test_rows_that_do_not_fit_are_refused_whole(root: Path, kind: str) -> None:
     change, message = BAD_ROWS[kind]
@@ -223,6 +225,7 @@ def test_rows_that_do_not_fit_are_refused_whole(root: Path, kind: str) -> None:
     check_run(rows.run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["disk", BUCKET])
 def test_a_sink_resumes_where_it_is(kind: str, request: pytest.FixtureRequest) -> None:
     url = place_of(kind, request).url
@@ -267,6 +270,7 @@ def test_a_shard_that_lacks_prompts_is_told_of(root: Path) -> None:
     rows.__exit__(ValueError, ValueError(), None)  # an error of the block is not replaced
 
 
+@pytest.mark.slow
 def test_open_shards_beyond_memory_lie_in_files(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +289,7 @@ def test_open_shards_beyond_memory_lie_in_files(
     check_run(rows.run)
 
 
+@pytest.mark.slow
 def test_a_shard_that_could_not_be_written_is_written_at_the_end(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +311,7 @@ def test_a_shard_that_could_not_be_written_is_written_at_the_end(
     check_run(open_store(root).runs[rows.run.id])
 
 
+@pytest.mark.slow
 def test_damaged_shards_are_given_again(root: Path) -> None:
     def give(repair: bool = False) -> list[int]:
         with opened(root, repair=repair) as rows:

@@ -121,6 +121,7 @@ def test_a_record_that_is_replaced_by_another_at_any_step(
     assert all("has held its lock" in str(error) for error in refused)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writers", [2, 4, 8])
 def test_several_writers_replace_a_damaged_record_at_once(
     place: Behind,

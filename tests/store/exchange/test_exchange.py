@@ -129,6 +129,7 @@ def test_every_export_is_read_by_other_hands() -> None:
     assert {*READERS} == {*EXPORTED}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_an_export_has_every_state_under_the_id_that_the_project_gives_it(
     name: str, exported: Mapping[str, Path]
@@ -178,6 +179,7 @@ def test_an_import_names_every_state_as_here(
     assert (again.id, again.fingerprint) == (run.id, run.fingerprint)
 
 
+@pytest.mark.slow
 def test_an_imported_store_is_analysed_compared_and_fed(
     run: Run, exported: Mapping[str, Path], tmp_path: Path
 ) -> None:
@@ -197,6 +199,7 @@ def test_an_imported_store_is_analysed_compared_and_fed(
 # --- what stops an export ---
 
 
+@pytest.mark.slow
 def test_prompts_that_were_set_aside_are_left_out(tmp_path: Path) -> None:
     run = write_run(tmp_path / "s", aside=(1, 3))
     export(run, "parquet", tmp_path / "x")
@@ -365,6 +368,7 @@ class Told(Progress):
         self.lines.append(line)
 
 
+@pytest.mark.slow
 def test_samples_without_a_file_or_a_data_set(exported: Mapping[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(exported["speculators"], tmp_path / "c")
     (folder / "hidden_states" / "hs_2.safetensors").unlink()

@@ -418,6 +418,7 @@ for _key, _columns in DATA.items():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_crafted_file_is_one_message_and_nothing_is_written(
     name: str, exported: Mapping[str, Path], tmp_path: Path

@@ -173,6 +173,7 @@ def test_ids_say_which_row_each_is(run: Run) -> None:
         assert (batch[:, 0] - np.uint16(0x3F80) == batches.ids).all()
 
 
+@pytest.mark.slow
 def test_rows_are_centred_and_scaled(run: Run, capture: Capture) -> None:
     position = np.concatenate([np.arange(n) for n in run.lengths])
     bits = capture.hidden["final"][position > 0].astype(np.uint32) << 16
