@@ -151,26 +151,24 @@ def test_blocks_run(
 ) -> None:
     shutil.copytree(documented_store, tmp_path / "demo")
     (tmp_path / "lpp").symlink_to("demo")  # the name that the text gives to a user's own store
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join(
-            [str(warm_python.programs), str(Path(sys.executable).parent), os.environ["PATH"]]
-        ),
-        "STORE": "demo",
-        "COLUMNS": "80",
-    }
+    programs = [str(warm_python.programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+    more = {"PATH": os.pathsep.join(programs), "STORE": "demo", "COLUMNS": "80"}
+    strict = "import warnings; warnings.simplefilter('error')\n"
     printed = ""
     for block in executed(document):
         if block.language == "text":
             found = differences(block.code, printed)
             assert not found, "\n".join([f"{document}:{block.line}", *found])
             continue
-        command = ["bash", "-euo", "pipefail", "-c", block.code]
         if block.language == "python":
-            strict = ["-W", "error"] if os.environ.get("LPP_NO_WARNING") else []
-            command = [sys.executable, *strict, "-c", block.code]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            code = strict * bool(os.environ.get("LPP_NO_WARNING")) + block.code
+            done = warm_python.run(code, folder=tmp_path, **more)
+        else:
+            command = ["bash", "-euo", "pipefail", "-c", block.code]
+            done = subprocess.run(
+                command, cwd=tmp_path, env={**os.environ, **more}, capture_output=True, check=False
+            )
+        assert done.returncode == 0, (
+            f"{document}:{block.line}\n{block.code}\n{done.stderr.decode()}"
         )
-        assert done.returncode == 0, f"{document}:{block.line}\n{block.code}\n{done.stderr}"
-        printed = done.stdout
+        printed = done.stdout.decode()

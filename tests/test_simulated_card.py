@@ -604,8 +604,9 @@ def test_contexts_of_torch_take_the_device() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    ("attention", "dtype"), [("eager", torch.bfloat16), ("sdpa", torch.float32)]
+)
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_model_gives_the_bits_of_the_cpu(family: str, attention: str, dtype: torch.dtype) -> None:
     if attention == "sdpa" and family in WITHOUT_SDPA:

@@ -144,13 +144,18 @@ class WarmPython:
         """End the server and its forks."""
         self._server.communicate()
 
-    def run(self, code: str, *words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """Run `code` in a new process, which imports from where this one does."""
+    def run(
+        self, code: str, *words: str, given: bytes = b"", folder: Path | None = None, **more: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run `code` in a new process, which imports from where this one does.
+
+        folder: where it runs; by default here. more: its environment beside that of this process.
+        """
         asked = {
             "code": code,
             "words": ["-c", *words],
-            "folder": os.getcwd(),
-            "environment": {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            "folder": str(folder or Path.cwd()),
+            "environment": {**os.environ, **more, "PYTHONPATH": os.pathsep.join(sys.path)},
         }
         with (
             tempfile.TemporaryFile() as stdin,

@@ -77,8 +77,8 @@ def test_no_page_scrolls_sideways_or_asks_another_server(site: Path, browser: An
 
 @pytest.fixture(scope="module")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The branch gh-pages after two releases and a pre-release, each published from a new clone by
-    the workflow's commands.
+    """The branch gh-pages after two releases and a pre-release of two short pages, each published
+    from a new clone by the workflow's commands.
     """
     pytest.importorskip("mike", reason="the extra docs is not installed")
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
@@ -87,6 +87,8 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {**os.environ, **step["env"], "PATH": path, "NO_MKDOCS_2_WARNING": "1"}
 
     root = tmp_path_factory.mktemp("releases")
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    settings |= {"nav": ["index.md", "faq.md"], "hooks": [], "extra_css": []}
 
     def run(*command: str, folder: Path = root) -> None:
         subprocess.run(command, cwd=folder, env=environment, check=True)
@@ -95,9 +97,11 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for version in ("1.0.0", "1.1.0", "1.2.0rc1"):
         run("git", "clone", "--quiet", "origin.git", version)
         clone = root / version
-        shutil.copy(ROOT / "mkdocs.yml", clone)  # also where it is not committed yet
-        with (clone / "docs" / "faq.md").open("a") as page:
-            page.write(f"\n## Questions of {version}\n")
+        (clone / "mkdocs.yml").write_text(yaml.safe_dump(settings))
+        shutil.rmtree(clone / "docs")
+        (clone / "docs").mkdir()
+        (clone / "docs" / "index.md").write_text("# Home\n")
+        (clone / "docs" / "faq.md").write_text(f"# Questions of {version}\n")
         environment["GITHUB_REF_NAME"] = f"v{version}"
         run("bash", "-euo", "pipefail", "-c", step["run"], folder=clone)
     run("git", "clone", "--quiet", "--branch", "gh-pages", "origin.git", "pages")
