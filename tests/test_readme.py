@@ -162,7 +162,7 @@ def test_blocks_run(
             continue
         if block.language == "python":
             code = strict * bool(os.environ.get("LPP_NO_WARNING")) + block.code
-            done = warm_python.run(code, folder=tmp_path, **more)
+            done = warm_python.run(code, folder=tmp_path, more=more)
         else:
             command = ["bash", "-euo", "pipefail", "-c", block.code]
             done = subprocess.run(

@@ -145,7 +145,12 @@ class WarmPython:
         self._server.communicate()
 
     def run(
-        self, code: str, *words: str, given: bytes = b"", folder: Path | None = None, **more: str
+        self,
+        code: str,
+        *words: str,
+        given: bytes = b"",
+        folder: Path | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `code` in a new process, which imports from where this one does.
 
@@ -155,7 +160,7 @@ class WarmPython:
             "code": code,
             "words": ["-c", *words],
             "folder": str(folder or Path.cwd()),
-            "environment": {**os.environ, **more, "PYTHONPATH": os.pathsep.join(sys.path)},
+            "environment": {**os.environ, **(more or {}), "PYTHONPATH": os.pathsep.join(sys.path)},
         }
         with (
             tempfile.TemporaryFile() as stdin,
