@@ -170,10 +170,12 @@ def tables_of(command: str, *words: object) -> str:
 
 
 def report(root: Path) -> str:
-    """The summary of a report written beside the store, without what names place and database."""
+    """The summary of a report written beside the store, without its title and what names place and
+    database.
+    """
     target = root.parent / f"{root.name}.md"
     run("lpp-analyze", "report", "-o", target, "--", root)
-    text = target.read_text()
+    _, text = target.read_text().split("\n", 1)  # the title names the store
     for name in (str(target), str(root)):  # a name of several lines is part of a command of several
         text = text.replace(escape(name), "STORE").replace(name, "STORE")
     lines = text.split("\n")
@@ -260,7 +262,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-WORDS = ("profile", "--run=m0*", "--format=csv", "--")
+WORDS = ("profile", "--format=csv", "--")
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +270,7 @@ def profiled(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """The profile of one run at an absolute path, and the statistics of all tokens."""
     root = tmp_path_factory.mktemp("profiled") / "store"
     shutil.copytree(stores.store, root)  # which others copy, without a database
-    return run("lpp-analyze", *WORDS, root), run("lpp-sql", "--format=csv", root, TOKENS)
+    return run("lpp-analyze", *WORDS, root, "m0*"), run("lpp-sql", "--format=csv", root, TOKENS)
 
 
 @pytest.mark.slow
@@ -284,7 +286,7 @@ def test_a_path_is_relative_to_the_current_folder(
     monkeypatch.chdir(tmp_path / "below")
     typed = RELATIVE[kind]
     shutil.copytree(stores.store, tmp_path / "below" / typed, dirs_exist_ok=True)
-    assert run("lpp-analyze", *WORDS, typed) == profiled[0]
+    assert run("lpp-analyze", *WORDS, typed, "m0*") == profiled[0]
     assert run("lpp-sql", "--format=csv", "--", typed, TOKENS) == profiled[1]
     assert (
         run("lpp-sql", "--format=csv", "--", typed, "SELECT count() FROM profiles")

@@ -58,7 +58,7 @@ SHOWN_BY = {
     "`lpp-capture eval` runs lm-eval": "tests/capture/test_evaluation_command.py",
     "You can [store rows]": "tests/collectors/test_collectors.py",
     "Writing hidden states and entropies": "tests/capture/test_peers.py",
-    "also run on a simulated card, which finds": "tests/test_simulated_card.py",
+    "also run on a simulated card": "tests/test_simulated_card.py",
 }
 """Claims of the README, and the tests that run the command behind each."""
 

@@ -131,7 +131,7 @@ def test_the_default_of_a_file_says_how_many_texts_it_leaves(
     (tmp_path / "t.txt").write_text("\n\n".join(["the dog and the fox"] * 120))
     arguments: Any = (tiny_folder("gpt2"), tmp_path / "t.txt")
     how: Any = {"store": tmp_path / "store", "context": 4, "sites": "final"}
-    with pytest.warns(UserWarning, match="100 of 120 texts .* prompts='all'"):
+    with pytest.warns(UserWarning, match="takes 100 of 120 texts; prompts='all'"):
         assert capture(*arguments, **how).n_prompts == 100
     assert capture(*arguments, prompts="all", **how).n_prompts == 120
     with pytest.warns(UserWarning, match="120 of 120 texts .* prompts=130"):
