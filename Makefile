@@ -114,9 +114,8 @@ ON_SIM := LPP_TESTS_ON=sim OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) 
     heads stored_dtype dry_run evaluation_command evaluated_items from_python_model notebook repair \
     vllm_recorder))
 
-test: $(ENV) ## the 6,500 tests that a contributor runs: eight to nine minutes on two cores
+test: $(ENV) ## the 5,800 tests that a contributor runs: four minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
-	$(ON_SIM)
 
 BASE ?=
 test-changed: $(ENV) ## the tests that a change can reach, against `main` or BASE=...; ALL=1: slow ones too

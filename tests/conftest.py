@@ -49,6 +49,7 @@ LONG_FIRST = (
     *("test_notebook.py", "test_end_to_end.py", "test_ray.py", "test_odd_paths.py"),
     *("test_mutated_questions.py", "test_training.py", "test_ci_gate.py", "test_demo.py"),
     *("test_benchmarks.py", "test_packaging.py", "test_site.py", "test_kills.py"),
+    *("test_two_engines.py", "test_commands_vllm.py"),
 )
 """Files that take longest: started last, one of two workers would wait for them. The first two want
 different things: one worker would wait for the other to make `documented_store`."""

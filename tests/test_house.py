@@ -245,6 +245,7 @@ def test_a_room_imports_only_rooms_below_it(package: str) -> None:
     assert upward(graph(package), ROOMS[package]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", sorted(ROOMS))
 def test_no_modules_import_each_other(package: str) -> None:
     assert circle(graph(package)) == set()

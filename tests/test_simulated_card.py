@@ -52,6 +52,7 @@ def hazard(do: Callable[[], object]) -> str:
 # ------------------------------------------------------------------------------------- devices
 
 
+@pytest.mark.slow
 def test_an_operator_refuses_tensors_of_two_devices() -> None:
     with pytest.raises(RuntimeError, match="cpu"):
         on_card(3) + torch.ones(3)
@@ -60,6 +61,7 @@ def test_an_operator_refuses_tensors_of_two_devices() -> None:
     assert (on_card(3) + torch.tensor(2.0)).tolist() == [3, 3, 3]  # a number comes with the launch
 
 
+@pytest.mark.slow
 def test_an_operator_refuses_tensors_of_two_cards() -> None:
     other = on_card(3, device="sim:1")
     with pytest.raises(RuntimeError, match="sim:0 and sim:1"):
@@ -72,6 +74,7 @@ def test_an_operator_refuses_tensors_of_two_cards() -> None:
         torch.ones(1, device="sim:2")
 
 
+@pytest.mark.slow
 def test_a_copy_between_cards_is_ordered_on_both() -> None:
     with sim.device(1):
         there = sim.Stream()
@@ -106,6 +109,7 @@ def test_what_a_card_refuses_fails(refused: Callable[[], object]) -> None:
 # ------------------------------------------------------------------------------------- streams
 
 
+@pytest.mark.slow
 def test_a_copy_is_seen_once_it_was_waited_for() -> None:
     rows, numbers = locked(3), locked(3, dtype=torch.int32)
     source = on_card(3, value=7.0)
@@ -118,12 +122,14 @@ def test_a_copy_is_seen_once_it_was_waited_for() -> None:
     assert (rows.tolist(), numbers.tolist()) == ([7, 7, 7], [7, 7, 7])
 
 
+@pytest.mark.slow
 def test_a_copy_waits_for_the_stream_that_computes_its_source() -> None:
     source, rows = on_card(3), locked(3)
     assert hazard(lambda: copied(source, rows, wait=False)) == Race.UNORDERED_READ
     copied(source, rows).synchronize()
 
 
+@pytest.mark.slow
 def test_a_result_of_another_stream_is_waited_for() -> None:
     side = sim.Stream()
     side.wait_stream(sim.current_stream())
@@ -169,6 +175,7 @@ def test_a_source_that_is_freed_needs_record_stream() -> None:
     assert sim.memory_allocated() == 0
 
 
+@pytest.mark.slow
 def test_a_source_may_be_freed_after_its_own_stream_waited() -> None:
     source, rows = on_card(3), locked(3)
     side = copied(source, rows)
@@ -177,6 +184,7 @@ def test_a_source_may_be_freed_after_its_own_stream_waited() -> None:
     side.synchronize()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", ["add_", "out", "copy_", "index"])
 def test_in_place_work_waits_for_a_copy_that_reads(write: str) -> None:
     source, rows, ones = on_card(4), locked(4), on_card(4)
@@ -200,6 +208,7 @@ def test_in_place_work_waits_for_a_copy_that_reads(write: str) -> None:
     assert source.tolist() == [2, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_memory_is_compared_by_bytes() -> None:
     buffer, rows = on_card(4, 2), locked(2, 2)
     side = copied(buffer[:2], rows)
@@ -210,6 +219,7 @@ def test_memory_is_compared_by_bytes() -> None:
     assert rows.tolist() == [[1, 1], [1, 1]]
 
 
+@pytest.mark.slow
 def test_events_order_streams_and_are_waited_for() -> None:
     source, rows = on_card(3), locked(3)
     ready, side = sim.Event(enable_timing=True), sim.Stream()
@@ -231,6 +241,7 @@ def test_events_order_streams_and_are_waited_for() -> None:
     assert ready.elapsed_time(done) > 0
 
 
+@pytest.mark.slow
 def test_an_event_that_was_recorded_too_early_does_not_end_a_copy() -> None:
     side, rows, source = sim.Stream(), locked(3), on_card(3)
     side.wait_stream(sim.current_stream())
@@ -286,6 +297,7 @@ def test_the_target_of_a_copy_stays_as_it_is() -> None:
     assert rows.tolist() == [2, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_two_streams_do_not_copy_into_the_same_memory() -> None:
     rows, source = locked(4), on_card(4)
     side = copied(source, rows)
@@ -293,6 +305,7 @@ def test_two_streams_do_not_copy_into_the_same_memory() -> None:
     side.synchronize()
 
 
+@pytest.mark.slow
 def test_a_copy_may_go_through_the_host_in_order() -> None:
     rows, source = locked(4), on_card(4)
     side = copied(source, rows)
@@ -302,6 +315,7 @@ def test_a_copy_may_go_through_the_host_in_order() -> None:
     side.synchronize()
 
 
+@pytest.mark.slow
 def test_a_copy_that_nobody_waits_for_is_found() -> None:
     rows, source = locked(4), on_card(4)
 
@@ -312,6 +326,7 @@ def test_a_copy_that_nobody_waits_for_is_found() -> None:
     assert hazard(careless) == Race.NEVER_AWAITED
 
 
+@pytest.mark.slow
 def test_copies_of_pageable_memory_wait() -> None:
     source = on_card(4)
     plain, rows, ids = torch.zeros(4), locked(4), locked(4)
@@ -335,6 +350,7 @@ def test_copies_of_pageable_memory_wait() -> None:
     sim.synchronize()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_counts_are_exact(mode: Any) -> None:
     with mode():
@@ -373,6 +389,7 @@ def check_counts() -> None:
     assert card.counts["bytes to card"] == 16
 
 
+@pytest.mark.slow
 def test_a_clock_counts() -> None:
     source, rows = on_card(1 << 20), locked(1 << 20)
     sim.synchronize()
@@ -424,6 +441,7 @@ def test_a_capacity_is_not_exceeded() -> None:
     assert sim.mem_get_info() == (1000, card.capacity)
 
 
+@pytest.mark.slow
 def test_an_allocation_waits_for_recorded_streams() -> None:
     card.capacity = sim.memory_allocated() + 10_000
     card.locked_bandwidth = 1e3
@@ -445,6 +463,7 @@ def mapped(size: int) -> Any:
     return np.frombuffer(mmap.mmap(-1, size), np.uint8)
 
 
+@pytest.mark.slow
 def test_registered_memory_takes_copies_that_do_not_wait() -> None:
     runtime, memory, source = sim.cudart(), mapped(8192), on_card(4)
     address, rows = memory.ctypes.data, torch.from_numpy(memory)[64:80].view(torch.float32)
@@ -459,6 +478,7 @@ def test_registered_memory_takes_copies_that_do_not_wait() -> None:
     assert not rows.is_pinned()
 
 
+@pytest.mark.slow
 def test_a_lock_is_not_released_under_a_copy() -> None:
     runtime, memory, source = sim.cudart(), mapped(8192), on_card(4)
     rows = torch.from_numpy(memory)[:16].view(torch.float32)
@@ -468,6 +488,7 @@ def test_a_lock_is_not_released_under_a_copy() -> None:
     assert hazard(side.synchronize) == Race.RELEASED_EARLY
 
 
+@pytest.mark.slow
 def test_a_lock_is_released_before_its_memory() -> None:
     runtime = sim.cudart()
 
@@ -517,6 +538,7 @@ def test_a_page_lock_may_be_refused() -> None:
 # ------------------------------------------------------------------------------------- torch's API
 
 
+@pytest.mark.slow
 def test_streams_and_devices_are_current_inside_their_context() -> None:
     assert (sim.is_available(), sim.device_count(), sim.current_device()) == (True, 2, 0)
     first = sim.current_stream()
@@ -536,6 +558,7 @@ def test_streams_and_devices_are_current_inside_their_context() -> None:
     assert not sim.is_available()
 
 
+@pytest.mark.slow
 def test_tensors_are_pinned_by_every_factory() -> None:
     plain = torch.arange(6).view(2, 3).t()
     pinned = plain.pin_memory()
@@ -553,12 +576,14 @@ def test_tensors_are_pinned_by_every_factory() -> None:
     assert not torch.empty(3).is_pinned()
 
 
+@pytest.mark.slow
 def test_random_numbers_are_those_of_the_cpu() -> None:
     expected = torch.randn(5, generator=torch.Generator().manual_seed(3))
     torch.manual_seed(3)
     assert torch.equal(torch.randn(5, device="sim").cpu(), expected)
 
 
+@pytest.mark.slow
 def test_modules_move_and_are_copied() -> None:
     model: Any = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     model[1].weight = model[0].weight

@@ -175,6 +175,7 @@ def test_without_heads_runs_stand_by_flips(with_bare: tuple[Path, str]) -> None:
     assert "No KL" in done.stdout
 
 
+@pytest.mark.slow
 def test_comparisons_are_computed_one_by_one(many: Path) -> None:
     class Counter(Progress):
         units = 0

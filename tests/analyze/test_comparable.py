@@ -21,6 +21,7 @@ def classes(root: Path, size: int) -> list[set[str]]:
     return sorted(({run.split("-")[0] for run in group} for group in groups), key=sorted)
 
 
+@pytest.mark.slow
 def test_a_longer_run_that_begins_with_the_same_prompts(make_run: MakeRun) -> None:
     made = make_run(SIX, model="six", prompt_set="p6", texts="t")
     make_run(SIX * 2, model="twelve", prompt_set="p12", texts="t")

@@ -216,6 +216,7 @@ def test_no_profiles_and_no_scores_say_the_next_command(
         correlate(store())
 
 
+@pytest.mark.slow
 def test_command_refuses_and_writes_the_table(store: Callable[..., Path]) -> None:
     root = store(3)
     score(root)

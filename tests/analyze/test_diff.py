@@ -107,6 +107,7 @@ def test_the_document_has_bands_of_positions(two: tuple[Made, Made]) -> None:
         assert "KL and flips by position" not in short.partition("--all adds")[0]
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_a_plain_computation(two: tuple[Made, Made]) -> None:
     a, _ = two
     head = open_store(a.root).runs[a.run_id].head()
@@ -177,6 +178,7 @@ def test_a_run_and_itself(two: tuple[Made, Made]) -> None:
     assert all(site["cosine"] == 1 for site in document["sites"])
 
 
+@pytest.mark.slow
 def test_equal_runs_of_two_stores(make_run: MakeRun, tmp_path: Path) -> None:
     a = make_run(LENGTHS, model="tiny/base", vary_tokens=True)
     b = make_run(LENGTHS, model="tiny/base", vary_tokens=True, root=tmp_path / "far")

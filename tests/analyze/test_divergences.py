@@ -133,6 +133,7 @@ def test_bounds_and_symmetry(row: list[float], data: st.DataObject) -> None:
         assert 2 * found["tv"] ** 2 <= found["kl"] + 1e-12  # Pinsker
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(LOGITS, st.floats(-40, 40, width=32))
 def test_a_constant_added_to_every_logit_changes_nothing(row: list[float], by: float) -> None:

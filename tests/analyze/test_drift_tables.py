@@ -82,6 +82,7 @@ def test_tables_hold_the_numbers_of_the_drift(two: tuple[Made, Made]) -> None:
     assert_frame_equal(tokens.drop(PAIR), found.tokens)
 
 
+@pytest.mark.slow
 def test_a_comparison_has_the_rows_of_the_database_as_frames(two: tuple[Made, Made]) -> None:
     a, _ = two
     found = diff(a.root, "base", "tuned", DiffSettings(skip_first=2, errors="all"))

@@ -125,6 +125,7 @@ def test_every_command_says_the_same(stores: tuple[Path, Path, str]) -> None:
         assert published == [(open_store(store).run("*Q4_1").id,)]
 
 
+@pytest.mark.slow
 def test_scores_of_an_evaluation_are_those_of_the_model(
     stores: tuple[Path, Path, str], tmp_path: Path
 ) -> None:

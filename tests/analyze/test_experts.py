@@ -126,6 +126,7 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(analyze, [str(word) for word in words])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("k", "n_experts", "dtype"), [(1, 5, "uint8"), (8, 30, "uint8"), (2, 400, "uint16")]
 )
@@ -160,6 +161,7 @@ def test_loads_are_those_of_counting(
     assert {*whole_run["n_experts"]} == {largest + 1}
 
 
+@pytest.mark.slow
 def test_equal_loads_and_a_single_expert(tmp_path: Path) -> None:
     ids = {block: [np.arange(4)[None].repeat(n, axis=0) for n in LENGTHS] for block in BLOCKS}
     write(tmp_path / "even", "even", ids)
@@ -194,6 +196,7 @@ def routers(sites: Sequence[SiteDrift]) -> dict[int, SiteDrift]:
     return {site.depth: site for site in sites if site.site.startswith("router.")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "dtype"), [(1, "uint8"), (8, "uint16")])
 @pytest.mark.parametrize("first", [0, 2])
 def test_changes_are_those_of_sets(
@@ -220,6 +223,7 @@ def test_changes_are_those_of_sets(
     assert dict(rows.iter_rows()) == {s.site: s.expert_change.value for s in found.sites}
 
 
+@pytest.mark.slow
 def test_errors_are_over_clusters(tmp_path: Path) -> None:
     a = write(tmp_path, "a", choices(0, 2, 30))
     b = write(tmp_path, "b", changed(a.ids, 2))
@@ -229,6 +233,7 @@ def test_errors_are_over_clusters(tmp_path: Path) -> None:
     assert routers(found.sites)[2].expert_change.stderr == pytest.approx(error(parts), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_prompts_that_were_set_aside_take_no_part(tmp_path: Path) -> None:
     a = write(tmp_path, "a", choices(0, 2, 30), aside=[3])
     b = write(tmp_path, "b", changed(a.ids, 2), aside=[7])
@@ -243,6 +248,7 @@ def test_prompts_that_were_set_aside_take_no_part(tmp_path: Path) -> None:
         assert row["loads"] == pytest.approx((counts / ids.size).tolist())
 
 
+@pytest.mark.slow
 def test_a_run_with_itself_is_exactly_equal(tmp_path: Path) -> None:
     a = write(tmp_path, "a", choices(0, 4, 30))
     same = write(tmp_path / "again", "a", a.ids)
@@ -254,6 +260,7 @@ def test_a_run_with_itself_is_exactly_equal(tmp_path: Path) -> None:
     assert diff(tmp_path, a.run, write(tmp_path, "turned", turned).run).is_nothing
 
 
+@pytest.mark.slow
 def test_sets_of_another_size_are_not_compared(tmp_path: Path) -> None:
     a = write(tmp_path, "a", choices(0, 4, 30))
     b = write(tmp_path, "b", {block: [x[:, :3] for x in of] for block, of in a.ids.items()})
@@ -272,6 +279,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Mixture, Mixture]:
     return a, write(root, "tuned", changed(a.ids, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("condition", "code", "says"),
     [
@@ -303,6 +311,7 @@ def test_without_routers_a_gate_on_them_is_refused(two: tuple[Mixture, Mixture])
     assert "expert" not in run(*words, "--all").stdout
 
 
+@pytest.mark.slow
 def test_the_page_says_where_experts_change(two: tuple[Mixture, Mixture]) -> None:
     a, b = two
     share = slow(a.ids[2], b.ids[2], 0)
@@ -324,6 +333,7 @@ def test_the_page_says_where_experts_change(two: tuple[Mixture, Mixture]) -> Non
     assert {row["expert_change"] for row in several["tables"]["drift_sites"]} > {None, 0.0, share}
 
 
+@pytest.mark.slow
 def test_layers_show_the_load(two: tuple[Mixture, Mixture]) -> None:
     a, _ = two
     done = run("layers", a.root, a.run)
@@ -360,6 +370,7 @@ def test_the_chart_is_a_map_of_routers_and_experts(two: tuple[Mixture, Mixture])
     assert "lpp-analyze layers STORE" in nothing["description"]
 
 
+@pytest.mark.slow
 def test_runs_of_routers_alone(tmp_path: Path) -> None:
     a = write(tmp_path, "a", choices(0, 2, 30), rows=False)
     b = write(tmp_path, "b", changed(a.ids, 3), rows=False)

@@ -318,6 +318,7 @@ def test_first_positions_that_are_asked_for_and_no_others(sunk: Made) -> None:
 # the engine against the same plain numbers
 
 
+@pytest.mark.slow
 @engine
 def test_scans_equal_the_plain_numbers(sunk: Made) -> None:
     found = scan_spectra(sunk.root, prompts=[3, 8], skip_first=[0, 1, 2, 5]).collect()

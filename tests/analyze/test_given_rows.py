@@ -65,6 +65,7 @@ def participation_ratio(rows: np.ndarray) -> float:
     return float(np.trace(covariance) ** 2 / (covariance**2).sum())
 
 
+@pytest.mark.slow
 def test_spectra_are_those_of_the_rows_in_the_order_given(given: Given) -> None:
     frame = scan_spectra(given.root).filter(run=given.ids[0], prefix=12).collect()
     assert frame["site"].to_list() == FLOATS
@@ -121,6 +122,7 @@ def run(command: click.Command, *words: object) -> Result:
     return CliRunner().invoke(command, [str(word) for word in words])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -146,6 +148,7 @@ def test_integers_have_no_spectrum(given: Given) -> None:
     assert result.exit_code == 2
 
 
+@pytest.mark.slow
 def test_report_and_status(given: Given, tmp_path: Path) -> None:
     result = run(analyze, "report", given.root, "-o", tmp_path / "report.html")
     assert result.exit_code == 0, result.output
@@ -155,6 +158,7 @@ def test_report_and_status(given: Given, tmp_path: Path) -> None:
     assert "20/20" in run(capture, "status", given.root).output
 
 
+@pytest.mark.slow
 def test_rows_of_another_program_are_not_repaired(given: Given, tmp_path: Path) -> None:
     root = Path(shutil.copytree(given.root, tmp_path / "store"))
     shard = open_store(root).runs[given.ids[0]].shards[1]

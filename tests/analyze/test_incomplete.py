@@ -176,6 +176,7 @@ def test_a_store_of_such_runs_alone_is_one_message(make_run: MakeRun) -> None:
     assert RESUME in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_whole_store_warns_of_nothing(make_run: MakeRun) -> None:
     made = make_run()
     for scan in (scan_spectra, scan_entropy, scan_metrics, scan_tokens, read_eigenvalues):

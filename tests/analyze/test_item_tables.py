@@ -58,6 +58,7 @@ def counts(root: Path) -> list[int]:
     return [len(read_table(root, name)) for name in TABLES]
 
 
+@pytest.mark.slow
 def test_tables_hold_the_numbers_of_the_analysis(
     written: EvaluatedRun, found: ItemAnalysis
 ) -> None:
@@ -136,6 +137,7 @@ def test_rows_go_with_their_run(make_run: MakeRun) -> None:
         assert set(read_table(first.root, name)["run"]) == {first.made.run_id}, name
 
 
+@pytest.mark.slow
 def test_rows_go_when_their_items_are_scored_anew(
     written: EvaluatedRun, found: ItemAnalysis, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -152,6 +154,7 @@ def test_rows_go_when_their_items_are_scored_anew(
     assert counts(written.root) == [0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_its_counts_and_the_items_that_were_set_aside(
     written: EvaluatedRun, found: ItemAnalysis
 ) -> None:
@@ -315,6 +318,7 @@ def test_the_command_keeps_its_analysis(written: EvaluatedRun) -> None:
     assert set(read_table(written.root, "item_features")["site"]) == {"", "final"}
 
 
+@pytest.mark.slow
 def test_a_database_that_cannot_be_written_costs_a_line(written: EvaluatedRun) -> None:
     build_database(written.root)
     with connect(written.root, write=True):

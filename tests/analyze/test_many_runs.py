@@ -20,6 +20,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_store(tmp_path, database(["a", "b", "c", "d", "e"]))
 
 
+@pytest.mark.slow
 def test_it_shows_the_ends_and_says_how_many_there_are(store: Path) -> None:
     page = report(str(store))
     with connect(store) as connection:
@@ -45,6 +46,7 @@ def test_it_shows_the_ends_and_says_how_many_there_are(store: Path) -> None:
         assert "3 of its 5 runs" in text
 
 
+@pytest.mark.slow
 def test_a_page_of_few_has_every_run(tmp_path: Path) -> None:
     page = report(str(make_store(tmp_path, database(["a", "b", "c"]))))
     assert len(page.runs.order) == 3

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from click.testing import CliRunner
 from evaluated_items import evaluated_run
 from flipped_items import TASK, two_runs
@@ -45,6 +46,7 @@ def command(page: Page) -> list[str]:
     return shlex.split(code)
 
 
+@pytest.mark.slow
 def test_a_comparison_is_repeated_with_its_settings(make_run: MakeRun) -> None:
     carried = {"field.document": pa.array([name for name in "aabbccdd" for _ in range(2)])}
     made = [
@@ -72,6 +74,7 @@ def test_a_comparison_is_repeated_with_its_settings(make_run: MakeRun) -> None:
     assert json.loads(done.stdout)["tables"] == json.loads(written(page, "json"))["tables"]
 
 
+@pytest.mark.slow
 def test_an_analysis_of_items_is_repeated_with_its_settings(make_run: MakeRun) -> None:
     run = evaluated_run(make_run)
     settings = ItemsSettings(sites=["final"], skip_first=1, seed=2)
@@ -85,6 +88,7 @@ def test_an_analysis_of_items_is_repeated_with_its_settings(make_run: MakeRun) -
     assert len(names) >= 4
 
 
+@pytest.mark.slow
 def test_items_that_flip_are_repeated_with_their_settings(make_run: MakeRun) -> None:
     both = two_runs(make_run)
     runs = both.a.made.run_id, both.b.made.run_id

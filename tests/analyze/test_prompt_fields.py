@@ -45,6 +45,7 @@ def test_tokens_grouped_by_label(make_run: MakeRun) -> None:
         assert row["surprisal"] == pytest.approx(surprisal, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_runs_with_other_fields_and_none(make_run: MakeRun) -> None:
     one = make_run(model="a/one", carried={"id": [7 * k for k in range(6)], "field.n": range(6)})
     two = make_run(
@@ -77,6 +78,7 @@ def test_runs_with_other_fields_and_none(make_run: MakeRun) -> None:
     assert {label for label, _ in rows} == {True, None}
 
 
+@pytest.mark.slow
 def test_a_field_without_a_value_has_no_type_to_keep(make_run: MakeRun) -> None:
     made = make_run(model="a/one", carried={"field.n": range(6), "field.m": [None] * 5 + ["x"]})
     make_run(model="b/two", carried={"field.n": pa.nulls(6, pa.string())})

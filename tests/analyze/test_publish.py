@@ -388,6 +388,7 @@ def test_what_lies_at_the_target_stays(store: Path, tmp_path: Path) -> None:
         assert tree(to) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [("[ab]",), ("b", "a"), ()])
 def test_several_runs(store: Path, tmp_path: Path, runs: tuple[str, ...]) -> None:
     published(store, *runs, "--sites", "final", "--to", tmp_path / "to")

@@ -106,6 +106,7 @@ MAIN = {
 """The number that each table is about."""
 
 
+@pytest.mark.slow
 def test_every_table_shows_its_main_number_first(tmp_path: Path) -> None:
     every = {query.name: query for query in EVERY}
     further = (
@@ -126,6 +127,7 @@ def test_every_table_shows_its_main_number_first(tmp_path: Path) -> None:
             assert {*answers[name].query.first} <= {*first}, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("models", "names"),
     [
@@ -537,6 +539,7 @@ def test_a_format_alone_names_the_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md", "store"]
 
 
+@pytest.mark.slow
 def test_an_empty_store_has_no_pictures(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     result = CliRunner().invoke(main, ["report", str(store), "-o", str(tmp_path / "a.svg")])

@@ -176,6 +176,7 @@ def exact(one: SiteDrift) -> None:
         assert getattr(one, name)[:4] == (value, 0.0, value, value), name
 
 
+@pytest.mark.slow
 def test_a_run_against_itself_has_not_drifted_and_says_so_exactly(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
@@ -254,6 +255,7 @@ def test_little_memory_gives_the_same_bits(made: Made, monkeypatch: pytest.Monke
     assert site_drift(pair, jobs=3) == expected
 
 
+@pytest.mark.slow
 def test_errors_that_cost_a_read_are_of_the_deepest_site_by_default(made: Made) -> None:
     pair = paired(run_of(made), write_over(made, moved(made.hidden)))
 
@@ -323,6 +325,7 @@ def test_differences_of_ranks_are_those_of_the_spectra_table(made: Made) -> None
         assert getattr(found, name).value == pytest.approx(values[b.id] - values[a.id], rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 2])
 def test_what_a_profile_kept_of_each_run_is_not_multiplied_again(made: Made, first: int) -> None:
     """Also of errors at the deepest site, which has them by default."""

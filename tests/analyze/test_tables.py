@@ -194,6 +194,7 @@ def test_profiles_of_different_texts_say_so(make_run: MakeRun) -> None:
     assert "different_prompts" not in alone["flags"].explode().to_list()
 
 
+@pytest.mark.slow
 def test_the_run_row_says_what_was_run(make_run: MakeRun) -> None:
     made = make_run(shards=[0, 1], logits_width=61)
     with pytest.warns(UserWarning, match="1 of 3 shards are missing"):

@@ -91,6 +91,7 @@ def kept(tokens: pl.DataFrame, cell: Cell) -> pl.DataFrame:
     )
 
 
+@pytest.mark.slow
 def test_every_value_and_error_is_that_of_its_tokens(make_run: MakeRun) -> None:
     made = make_run(vary_tokens=True)
     tokens = scan_tokens(made.root).collect()
@@ -137,6 +138,7 @@ def test_sums_by_shard_are_the_expressions_over_all_rows(
     assert numbers > 60
 
 
+@pytest.mark.slow
 def test_what_is_kept_does_not_grow_with_tokens(make_run: MakeRun) -> None:
     kept_bytes = []
     for length in (20, 200):
@@ -229,6 +231,7 @@ def test_the_upper_edge_belongs_to_the_bin() -> None:
     assert found == pytest.approx(abs(1 - 0.9) / 4)  # 0.5, 0.4 and 0 below, 1 above
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.floats(0, 1, allow_nan=False, width=32), st.booleans()),

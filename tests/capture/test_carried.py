@@ -174,6 +174,7 @@ def test_an_id_comes_along_unless_it_is_none(tmp_path: Path) -> None:
     assert chosen(jsonl(path, [{"text": "a", "id": None}]), 1).lines() == []
 
 
+@pytest.mark.slow
 def test_a_long_label_and_a_long_text(tmp_path: Path) -> None:
     longest = "é" * (MAX_FIELD_BYTES // 2)
     path = jsonl(tmp_path / "a.jsonl", [{"text": "a", "label": longest}])

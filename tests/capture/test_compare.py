@@ -56,6 +56,7 @@ def page(tmp_path: Path, *words: object) -> Any:
     return json.loads((tmp_path / "page.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
 def test_what_changed_is_what_plain_transformers_computes(
     family: str, models: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,6 +103,7 @@ def test_what_changed_is_what_plain_transformers_computes(
     assert page(tmp_path, base, other)["tables"] == found["tables"]
 
 
+@pytest.mark.slow
 def test_the_block_that_moved_and_the_gate(models: Callable[..., Path], tmp_path: Path) -> None:
     base, other = models("base", 0.0), models("other", 0.3)
     rows = page(tmp_path, base, other, "--sites", "all")["tables"]["drift_sites"]
@@ -116,6 +118,7 @@ def test_the_block_that_moved_and_the_gate(models: Callable[..., Path], tmp_path
     assert "To see which block differs first: lpp-capture compare" in failed.output
 
 
+@pytest.mark.slow
 def test_checkpoints_are_a_series_by_step(models: Callable[..., Path], tmp_path: Path) -> None:
     base = models("base", 0.0)
     for step, block in ((9, 2), (10, 1), (200, 1)):
@@ -146,6 +149,7 @@ def test_checkpoints_are_a_series_by_step(models: Callable[..., Path], tmp_path:
         assert other.predictions[row["number"]].mean == row["mean"]
 
 
+@pytest.mark.slow
 def test_two_candidates_that_are_no_series_are_ordered_by_kl(
     models: Callable[..., Path], tmp_path: Path
 ) -> None:

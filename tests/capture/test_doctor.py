@@ -44,6 +44,7 @@ def bytes_of(text: str) -> float:
     return float(match[1]) * 1000.0 ** " kMGT".index(match[2])
 
 
+@pytest.mark.slow
 def test_each_line_is_the_systems(tmp_path: Path) -> None:
     found = lines("--store", tmp_path / "lpp")
     assert len(found) <= 12
@@ -98,6 +99,7 @@ def test_without_torch_the_command_that_installs_it(
     assert "cpu" in the_line(found, "--device auto")
 
 
+@pytest.mark.slow
 def test_a_card_that_torch_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its driver is there: here a file stands for it."""
     (tmp_path / "nvidiactl").touch()
@@ -142,6 +144,7 @@ def test_every_card_with_its_memory(tmp_path: Path) -> None:
         assert bytes_of(line) == pytest.approx(limit, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_library_that_does_not_load_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

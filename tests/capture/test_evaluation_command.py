@@ -311,6 +311,7 @@ def test_unknown_tasks_are_refused(
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "extra", "says"),
     [

@@ -117,6 +117,7 @@ def test_halves_are_the_batch() -> None:
     assert together.not_finite["final"].tolist() == [1, 6]
 
 
+@pytest.mark.slow
 def test_rows_beside_prompts_that_failed_are_still_to_be_checked(
     tiny_model: Callable[[str], Any],
 ) -> None:

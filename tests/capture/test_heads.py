@@ -213,6 +213,7 @@ def test_a_head_larger_than_the_rows_takes_a_tenth_of_the_free_disk_unasked(
     assert record_of(tmp_path / "lpp")["softcap"] == "0.3"
 
 
+@pytest.mark.slow
 def test_repeating_the_command_writes_a_head_that_is_missing(
     command: Callable[..., Result], tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def launch() -> None:
     assert torch.ones(3, device="sim").sum().item() == 3
 
 
+@pytest.mark.slow
 def test_memory_is_registered_until_the_last_array_over_it_is_gone() -> None:
     memory: Any = host_memory(10_000, "sim")
     assert card.locks == {memory.ctypes.data: (10_000, True)}
@@ -54,6 +55,7 @@ def test_memory_is_registered_until_the_last_array_over_it_is_gone() -> None:
     assert card.locks == {}
 
 
+@pytest.mark.slow
 def test_memory_that_is_not_registered_serves_all_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -65,6 +67,7 @@ def test_memory_that_is_not_registered_serves_all_the_same(
     launch()  # and nothing is unregistered that never was
 
 
+@pytest.mark.slow
 def test_shared_memory_is_registered_for_as_long_as_a_rank_uses_it() -> None:
     shared = SharedMemory(10_000)
     rank = RankMemory(torch.device("sim"))
@@ -81,6 +84,7 @@ def test_shared_memory_is_registered_for_as_long_as_a_rank_uses_it() -> None:
     assert card.locks == {}
 
 
+@pytest.mark.slow
 def test_an_error_of_freeing_is_not_the_next_kernels() -> None:
     memory = host_memory(10_000, "sim")
     card.locks.clear()  # as if a library had unregistered it
@@ -89,6 +93,7 @@ def test_an_error_of_freeing_is_not_the_next_kernels() -> None:
     launch()
 
 
+@pytest.mark.slow
 def test_plain_memory_is_the_processes_own() -> None:
     memory = host_memory(100, "cpu")
     memory[...] = 3

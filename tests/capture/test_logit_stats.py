@@ -104,6 +104,7 @@ def test_a_common_offset_costs_no_digits(way: Way) -> None:
     assert_equal(mine, reference(logits.numpy(), [5] * 50), atol=3e-6)
 
 
+@pytest.mark.slow
 @_WAYS
 @given(
     st.integers(1, 300).flatmap(

@@ -47,6 +47,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_rows_statistics_and_tokens_have_the_bits_of_the_cpu(
     family: str, monkeypatch: pytest.MonkeyPatch
@@ -91,6 +92,7 @@ def test_a_capture_that_is_ended_waits_for_the_batch_under_way(
     assert not card.copies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.5])
 def test_a_prompt_that_does_not_fit_has_zeros_and_no_copy_on_top(
     share: float, tiny_model: Callable[[str], Any]
@@ -113,6 +115,7 @@ def test_a_prompt_that_does_not_fit_has_zeros_and_no_copy_on_top(
                 np.testing.assert_allclose(rows, want, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_peak_of_a_capture_is_what_the_dry_run_measured(
     tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -158,6 +158,7 @@ def beyond_rerun(a: Run, b: Run, again: str) -> list[str]:
     return moved(frames_of(found)["drift_sites"])["site"].to_list()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["the same", "another"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_first_site_that_moves_is_where_the_fault_is(
@@ -206,6 +207,7 @@ def test_the_answer_with_a_rerun_names_it(
     assert "that is the run itself" in itself.stderr
 
 
+@pytest.mark.slow
 def test_a_temperature_moves_no_row(right: Any, of_right: Run, tmp_path: Path) -> None:
     wrong = copy.deepcopy(right)
     with torch.no_grad():

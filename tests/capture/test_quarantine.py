@@ -139,6 +139,7 @@ def test_it_begins_at_the_first_site_in_depth(
     assert run.set_aside().first_site == "block.2"
 
 
+@pytest.mark.slow
 def test_a_run_without_a_finite_prompt_is_committed_and_says_so(
     ill: Callable[[str, str], Path], corpus: Path, tmp_path: Path
 ) -> None:

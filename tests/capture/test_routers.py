@@ -386,6 +386,7 @@ def test_spectra_are_of_other_sites(place: Path, tmp_path: Path, words: Sequence
         assert ("router" in done.output) == (command in ("layers", "diff"))
 
 
+@pytest.mark.slow
 def test_a_perturbed_router_is_found_at_its_block(place: Path, tmp_path: Path) -> None:
     store = shutil.copytree(place / "lpp", tmp_path / "lpp")
     sites = diff(store, "mixtral", "other", DiffSettings(sites=["router.*"])).sites
@@ -398,6 +399,7 @@ def test_a_perturbed_router_is_found_at_its_block(place: Path, tmp_path: Path) -
     assert any(moved)  # the weight of its gate was changed
 
 
+@pytest.mark.slow
 def test_loads_are_those_of_the_recomputed_choices(
     place: Path, tmp_path: Path, expected: Mapping[str, Any]
 ) -> None:
@@ -417,6 +419,7 @@ def test_a_router_has_no_spectrum(place: Path, site: str) -> None:
     assert f"site {site} holds integers or what a router gives" in " ".join(done.output.split())
 
 
+@pytest.mark.slow
 def test_routers_alone_have_no_spectrum(place: Path, tmp_path: Path, tiny_tokenizer: Any) -> None:
     for name, folder in (("first", "mixtral"), ("second", "other")):
         model = transformers.AutoModelForCausalLM.from_pretrained(place / folder).eval()

@@ -72,6 +72,7 @@ def runs(place: Path) -> Mapping[str, Run]:
     return {dtypes[r.plan.rows_dtype]: r for r in open_store(place / "lpp").runs.values()}
 
 
+@pytest.mark.slow
 def test_rows_are_rounded(runs: Mapping[str, Run]) -> None:
     exact, mixed = runs["exact"], runs["mixed"]
     assert mixed.verify() == exact.verify() == runs["rounded"].verify() == []
@@ -117,6 +118,7 @@ def flagged(rows: Any, run: Run, *columns: str) -> set[Any]:
     return {tuple(row[c] for c in columns) for row in of_run if "lossy" in row["flags"]}
 
 
+@pytest.mark.slow
 def test_numbers_of_rounded_rows_have_the_flag(runs: Mapping[str, Run], place: Path) -> None:
     store = place / "lpp"
     every, blocks = set(runs["exact"].sites), set(runs["exact"].sites) - {"final"}
@@ -144,6 +146,7 @@ def test_numbers_of_rounded_rows_have_the_flag(runs: Mapping[str, Run], place: P
     assert len(flagged(pairs, runs["mixed"], "site")) == len(blocks)  # also block.3 with final
 
 
+@pytest.mark.slow
 def test_rows_of_the_database_have_the_flag(runs: Mapping[str, Run], place: Path) -> None:
     store = place / "lpp"
     found = analyze(store, ProfileSettings(errors="none"))

@@ -148,6 +148,7 @@ def test_the_sites_are_the_sums_that_blocks_return(model: FlatModel) -> None:
     np.testing.assert_allclose(rows["block.1"], (state + residual).cpu())
 
 
+@pytest.mark.slow
 @given(data=st.data(), lengths=st.lists(st.integers(1, 5), min_size=1, max_size=7))
 def test_a_batch_is_the_same_however_steps_cut_and_order_it(
     model: FlatModel, data: st.DataObject, lengths: list[int]

@@ -128,6 +128,7 @@ LEFT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", LEFT)
 def test_what_is_left_behind_is_said(
     store: Path, stranger: duckdb.DuckDBPyConnection, words: str, caplog: pytest.LogCaptureFixture

@@ -241,6 +241,7 @@ def test_progress_on_a_terminal_is_a_bar() -> None:
     assert "after" not in shown
 
 
+@pytest.mark.slow
 def test_seconds_move_on_a_terminal_while_the_count_stands_still() -> None:
     code, received = on_terminal([sys.executable, "-c", SCRIPT, "wait"])
     assert code == 0

@@ -61,6 +61,7 @@ OUTER = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(OUTER)
 def test_what_is_written_is_read(record: Outer) -> None:
     document = load_json(canonical_json(to_document(record)), "here")

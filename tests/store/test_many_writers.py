@@ -100,6 +100,7 @@ def test_every_shard_is_written_once(
     assert strays(held) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("writers", "killed"),
     [(4, 2), *(pytest.param(8, k, marks=pytest.mark.soak) for k in range(1, 8))],

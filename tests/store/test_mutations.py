@@ -107,6 +107,7 @@ def test_damage_is_noticed_and_never_becomes_numbers(subject: Subject) -> None:
     assert snapshot(subject.root) == subject.before
 
 
+@pytest.mark.slow
 def test_every_kind_of_damage_is_noticed(subject: Subject) -> None:
     """Each act once, whatever the dice say."""
     for name, act in {**EDITS, **LIES}.items():

@@ -18,7 +18,7 @@ from lpp.capture.cli.command import main
 from lpp.store import Run, open_store
 from lpp.store.format.tables import STATISTICS
 
-PROMPTS = 20
+PROMPTS = 8
 
 
 Capture = Callable[..., Run]
@@ -244,7 +244,7 @@ def test_a_rank_that_dies_leaves_committed_shards_and_a_clear_message(
 ) -> None:
     words = [
         *(str(Path(sys.executable).with_name("lpp-capture")), "run"),
-        *("--model", str(wide_folder("qwen2")), "--corpus", "pydoc", "--prompts", "300"),
+        *("--model", str(wide_folder("qwen2")), "--corpus", "pydoc", "--prompts", "100"),
         *("--context", "96", "--store", str(tmp_path / "store"), "--backend", "vllm"),
         *("--tensor-parallel", "2", "--shard-mib", "1"),
     ]

@@ -90,6 +90,7 @@ def test_batches_are_filled_as_far_as_prompts_fit(run: Run) -> None:
     assert np.mean(sizes) > 200 - 60 / 2
 
 
+@pytest.mark.slow
 def test_it_resumes_to_the_bit(run: Run) -> None:
     whole = [copied(batch) for batch in feed(run, epochs=2)]
     for stop in (0, 1, len(whole) // 3, len(whole) // 2, len(whole) // 2 + 1, len(whole)):
