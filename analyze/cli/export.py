@@ -8,9 +8,9 @@ import click
 from lpp.analyze.questions import TargetSettings
 from lpp.store.exchange.projects import EXPORTED
 from lpp.store.settings.values import Names
-from lpp.store.terminal.completion import complete_runs, complete_sites
+from lpp.store.terminal.completion import complete_sites
 from lpp.store.terminal.console import LppCommand, debug_option
-from lpp.store.terminal.options import RunArgument, callback_of, taken, with_options
+from lpp.store.terminal.options import callback_of, run_argument, taken, with_options
 from lpp.store.terminal.progress import progress
 from lpp.store.units import counted
 
@@ -19,7 +19,7 @@ _TARGETS = ("topk", "sampled")
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@click.argument("run", cls=RunArgument, required=False, shell_complete=complete_runs)
+@run_argument
 @click.option(
     "-o",
     "--output",

@@ -8,7 +8,7 @@ from lpp.analyze.cli.options import fresh_option, page_options
 from lpp.analyze.questions import ItemsSettings
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
-from lpp.store.terminal.options import RunArgument, taken, with_options
+from lpp.store.terminal.options import run_argument, taken, with_options
 from lpp.store.terminal.progress import progress
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@click.argument("run", cls=RunArgument, required=False, shell_complete=complete_runs)
+@run_argument
 @click.option("--task", metavar="NAME", help="Analyse the items of this task. Required.")
 @click.option(
     "--against",

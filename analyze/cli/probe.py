@@ -9,7 +9,7 @@ from lpp.analyze.cli.options import page_options, trust_option
 from lpp.analyze.questions import LabelProbeSettings, ProbeGateSettings, ProbeTestSettings
 from lpp.store.terminal.completion import complete_runs
 from lpp.store.terminal.console import LppCommand, debug_option
-from lpp.store.terminal.options import RunArgument, taken, with_options
+from lpp.store.terminal.options import run_argument, taken, with_options
 from lpp.store.terminal.progress import progress
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=LppCommand)
 @click.argument("store")
-@click.argument("run", cls=RunArgument, required=False, shell_complete=complete_runs)
+@run_argument
 @click.option(
     "--label",
     required=True,

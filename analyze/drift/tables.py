@@ -36,7 +36,7 @@ from lpp.analyze.runs.cells import Cell, n_tokens
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.tables.database import put
 from lpp.analyze.tables.lazy import ROWS, LazySource, scan
-from lpp.analyze.tables.result import Result, frame_method
+from lpp.analyze.tables.result import TableResult, frame_method
 from lpp.sql.schema.columns import ERRORS, Column, Merging, Table, number_columns
 from lpp.store.objects.place import Place
 from lpp.store.settings.arguments import check_word
@@ -68,7 +68,7 @@ DRIFT_PREDICTIONS: Final = Table(
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Drift(Result):
+class Drift(TableResult):
     """How run B differs from run A over the same tokens."""
 
     pair: Pair

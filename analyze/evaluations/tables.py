@@ -10,7 +10,7 @@ from lpp.analyze.quantities import flags as number_flags
 from lpp.analyze.quantities.tables import shared
 from lpp.analyze.questions import ItemsSettings
 from lpp.analyze.runs.keys import RunView
-from lpp.analyze.tables.result import Result, frame_method
+from lpp.analyze.tables.result import TableResult, frame_method
 from lpp.sql.schema.columns import INTERVAL, Column, Merging, Table, number_columns
 from lpp.sql.schema.evaluations import EVALUATION
 
@@ -217,7 +217,7 @@ compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class ItemAnalysis(Result):
+class ItemAnalysis(TableResult):
     """What tells items of one kind from the others."""
 
     views: tuple[RunView, ...]

@@ -33,7 +33,7 @@ from lpp.analyze.quantities.tables import estimated, frame_schema
 from lpp.analyze.questions import LabelProbeSettings, ProbeTestSettings
 from lpp.analyze.runs.keys import RunView, Url
 from lpp.analyze.tables.database import put
-from lpp.analyze.tables.result import Result, frame_method
+from lpp.analyze.tables.result import TableResult, frame_method
 from lpp.store.objects.place import Place
 
 
@@ -76,7 +76,7 @@ class ProbeResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class ProbeAnalysis(Result):
+class ProbeAnalysis(TableResult):
     """Probes of one label of the prompts of a run."""
 
     view: RunView
@@ -198,7 +198,7 @@ class SiteTest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class ProbeComparison(Result):
+class ProbeComparison(TableResult):
     """Probes of run A, tested on run B."""
 
     view: RunView
@@ -215,8 +215,8 @@ class ProbeComparison(Result):
 
     @property
     def best(self) -> SiteTest:
-        """The site whose probe has the largest AUROC on A, whatever it has on B: its verdict is
-        that of the comparison.
+        """The site whose probe has the largest AUROC on A, whatever its AUROC on B. The verdict on
+        this site is the verdict of the comparison.
         """
         return max(self.sites, key=lambda site: site.number.value)
 

@@ -235,8 +235,9 @@ def report(
 def _title(store: str, names: Sequence[str], n_runs: int) -> str:
     """The store, the first runs by name and the number of others."""
     named = [*names[:NAMED]]
-    others = n_runs - len(named)
-    return f"{store}: {listed([*named, f'{others} more'] if others else named)}".removesuffix(": ")
+    if others := n_runs - len(named):
+        named.append(f"{others} more")
+    return f"{store}: {listed(named)}" if named else store
 
 
 def _numbers(answers: Answers) -> Numbers:

@@ -39,7 +39,7 @@ from lpp.analyze.tables import spectra
 from lpp.analyze.tables.analysis import site_requests
 from lpp.analyze.tables.database import put
 from lpp.analyze.tables.facts import with_lossy
-from lpp.analyze.tables.result import Result, frame_method
+from lpp.analyze.tables.result import TableResult, frame_method
 from lpp.store.objects.place import Place
 from lpp.store.progress import SILENT, Progress
 
@@ -49,7 +49,7 @@ _SCHEMA: Final = frame_schema(LAYERS.columns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Layers(Result):
+class Layers(TableResult):
     """Layer-wise ranks of some runs."""
 
     tables: Mapping[str, pl.DataFrame]

@@ -30,7 +30,7 @@ from lpp.analyze.tables import metrics as metric_table
 from lpp.analyze.tables.facts import metric_facts, profile_facts, with_lossy
 from lpp.analyze.tables.jackknife import jackknife_rows, without_groups
 from lpp.analyze.tables.profile import ENTROPIES, aggregate
-from lpp.analyze.tables.result import Result, frame_method
+from lpp.analyze.tables.result import TableResult, frame_method
 from lpp.analyze.tables.run_rows import run_row
 from lpp.store.format.run_names import find_run, first_named
 from lpp.store.progress import SILENT, Progress
@@ -39,7 +39,7 @@ _SETTING = ("run", "context", "n_prompts")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Analysis(Result):
+class Analysis(TableResult):
     """The numbers of a selection: one frame per table of the database, except `profiles`."""
 
     runs: pl.DataFrame
@@ -134,7 +134,7 @@ class Analysis(Result):
     def frames(self, profiles: pl.DataFrame | None = None) -> dict[str, pl.DataFrame]:
         """Tables `site_profiles`, `spectra`, `entropy`, `metrics` and `jackknife`, by name.
 
-        profiles: those of the first table; floors and maxima over all prefixes by default.
+        profiles: rows of `site_profiles`; by default floors and maxima over all prefixes.
         """
         profiles = self.profiles() if profiles is None else profiles
         of_spectra = with_lossy(self.spectra, self.views).with_columns(ratio="participation_ratio")

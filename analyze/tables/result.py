@@ -21,7 +21,7 @@ _MIDDLE: Final = r"^(.{8}).{6,}(.{8})$"
 """What a long run id begins and ends with; its end tells it from others of the model."""
 
 
-class Result:
+class TableResult:
     """A result whose numbers are rows of tables; it prints its first table that has rows."""
 
     __slots__ = ()
@@ -38,13 +38,13 @@ class Result:
         return "\n".join([title, *(f"{name}:\n{_printed(name, f)}" for name, f in filled[:1])])
 
 
-def frame_method(table: str) -> Callable[[Result], pl.DataFrame]:
-    """A method of a `Result` that returns the rows of `table`, with the columns of the database.
+def frame_method(table: str) -> Callable[[TableResult], pl.DataFrame]:
+    """A method that returns the rows of `table`, with the columns of the database.
 
     It raises InputError if this result has no such table.
     """
 
-    def frame(self: Result) -> pl.DataFrame:
+    def frame(self: TableResult) -> pl.DataFrame:
         frames = self.frames()
         if table not in frames:
             raise InputError(

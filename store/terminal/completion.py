@@ -39,12 +39,11 @@ def complete_sites(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Sites that any run of that store keeps, in depth order."""
-    *before, typed = incomplete.rpartition(",")
     return _of_store(
         context,
-        typed,
+        incomplete,
         lambda store: dict.fromkeys(s for run in store.runs.values() for s in run.sites),
-        "".join(before),
+        listed=True,
     )
 
 
@@ -54,32 +53,37 @@ def complete_names(names: Callable[[], Iterable[str]]) -> Complete:
     def complete(
         context: click.Context, parameter: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        *before, typed = incomplete.rpartition(",")
-        return _fitting(dict.fromkeys(names()), typed, "".join(before))
+        return _fitting(dict.fromkeys(names()), incomplete, listed=True)
 
     return complete
 
 
 def _of_store(
-    context: click.Context, typed: str, describe: Found, before: str = ""
+    context: click.Context, incomplete: str, describe: Found, *, listed: bool = False
 ) -> list[CompletionItem]:
     from lpp.store import open_store
 
     # click parses no argument of a line that ends in an option without its value
     given = context.params.get("store") or next(iter(context.args), None)
     with suppress(LppError, OSError):
-        return [] if given is None else _fitting(describe(open_store(given)), typed, before)
+        if given is not None:
+            return _fitting(describe(open_store(given)), incomplete, listed=listed)
     return []
 
 
-def _fitting(names: Mapping[str, str | None], typed: str, before: str = "") -> list[CompletionItem]:
-    """The names that complete `typed`, with their help. before: names of a list and a comma.
+def _fitting(
+    names: Mapping[str, str | None], incomplete: str, *, listed: bool
+) -> list[CompletionItem]:
+    """The names that complete what was typed, with their help.
+
+    listed: names are separated by commas, and the last one is completed.
 
     A help that begins with what was typed, in any case, counts too: bash and zsh replace what was
     typed, and fish drops what does not contain it.
     """
+    before, comma, typed = incomplete.rpartition(",") if listed else ("", "", incomplete)
     return [
-        CompletionItem(f"{before}{name}", help=text)
+        CompletionItem(f"{before}{comma}{name}", help=text)
         for name, text in names.items()
         if name.startswith(typed) or (text or "").casefold().startswith(typed.casefold())
     ]

@@ -51,6 +51,12 @@ class RunArgument(click.Argument):
         self.help = RUN_HELP + " Default: every run." * every
 
 
+run_argument: Final = click.argument(
+    "run", cls=RunArgument, required=False, shell_complete=complete_runs
+)
+"""Add [RUN]."""
+
+
 def runs_argument(command: Any, default: tuple[str, ...] = (), *, required: bool = False) -> Any:
     """Add [RUN]..., or RUN... if one is required; default: its value without a RUN."""
     return click.argument(

@@ -8,11 +8,11 @@ from pathlib import Path
 from polars.testing import assert_frame_equal
 
 from lpp.analyze.tables.database import read_table
-from lpp.analyze.tables.result import Result
+from lpp.analyze.tables.result import TableResult
 from lpp.sql.schema import TABLES, arrow_schema
 
 
-def check_frames(found: Result, root: Path, *, beside: Collection[str] = ()) -> None:
+def check_frames(found: TableResult, root: Path, *, beside: Collection[str] = ()) -> None:
     """Check that the database at `root`, into which `found` was just written, holds its frames and
     no other rows of the same analysis. beside: frames that no table has.
     """
@@ -28,7 +28,7 @@ def check_frames(found: Result, root: Path, *, beside: Collection[str] = ()) -> 
     assert any(len(frame) for frame in frames.values())
 
 
-def check_printed(found: Result, table: str, *columns: str) -> None:
+def check_printed(found: TableResult, table: str, *columns: str) -> None:
     """Check that `found` prints the values of `columns` of its frame `table`, in 80 characters."""
     text, rows = repr(found), found.frames()[table]
     lines = text.splitlines()

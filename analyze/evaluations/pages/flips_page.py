@@ -54,11 +54,8 @@ def flips_page(store: str, analysis: ItemAnalysis) -> Page:
 
     store: its path as it was given. Raises FormatError for altered bytes.
     """
-    features, changed, row = (
-        analysis.features_frame(),
-        analysis.tables["item_changes"],
-        analysis.row,
-    )
+    features, changed = analysis.features_frame(), analysis.changes_frame()
+    row = analysis.row
     runs = RunStyles(
         dict(zip((row["run_a"], row["run_b"]), names_of_two(*analysis.views), strict=True))
     )
