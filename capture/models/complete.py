@@ -13,8 +13,14 @@ from lpp.store.progress import SILENT, Progress
 LOADING: Final[Mapping[str, Any]] = {
     "output_loading_info": True,
     "ignore_mismatched_sizes": True,  # `check_loaded` refuses them by name
+    # Since 5.25 transformers puts kernels from the hub in place of layers by default, other ones on
+    # each card and in each release. They do not know the meta device.
+    "use_kernels": False,
 }
-"""Arguments of `from_pretrained`, which then returns (model, what `check_loaded` reads)."""
+"""Arguments of `from_pretrained`, which then returns (model, what `check_loaded` reads).
+
+The model has the layers of its class, the same on every device.
+"""
 
 _NAMED: Final = 3
 """Most names of weights in a message."""

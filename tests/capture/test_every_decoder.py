@@ -100,12 +100,11 @@ def test_branches_of_a_class_have_the_rows_of_whole_passes(model_type: str) -> N
         assert reuses is (model_type not in REPEATED)
 
 
-@pytest.mark.skipif(not THIS_RELEASE, reason="other releases have other names for shared keys")
 def test_blocks_that_use_the_keys_of_others_are_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = {"num_kv_shared_layers": 2}  # of four blocks
     monkeypatch.setitem(causal_classes._OWN, "gemma4_text", shared)
     reuses, error = _branches(causal_classes.small_model("gemma4_text"))
-    assert reuses
+    assert reuses or not THIS_RELEASE  # other releases have other names for shared keys
     assert error < 1e-4
 
 
@@ -144,9 +143,12 @@ def _branches(model: Any) -> tuple[bool, float]:
     return backend.reuses, max(errors)
 
 
-@pytest.mark.skipif(not THIS_RELEASE, reason="the table is of another release of transformers")
 def test_the_table_has_every_class() -> None:
-    assert KNOWN.keys() == causal_classes.MODEL_CLASSES.keys(), AGAIN
+    """Another release has other classes, but few, as names rarely change."""
+    if THIS_RELEASE:
+        assert KNOWN.keys() == causal_classes.MODEL_CLASSES.keys(), AGAIN
+    common = KNOWN.keys() & causal_classes.MODEL_CLASSES.keys()
+    assert len(common) > 0.9 * min(len(KNOWN), len(causal_classes.MODEL_CLASSES))
 
 
 @pytest.mark.filterwarnings("ignore")

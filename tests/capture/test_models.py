@@ -117,6 +117,13 @@ def test_a_device_map_gives_the_same_model(
         assert torch.allclose(logits, tiny_model("llama")(ids.cpu()).logits, atol=1e-4)
 
 
+def test_layers_are_those_of_the_class_and_not_kernels_of_the_hub(
+    tiny_folder: Callable[[str], Path],
+) -> None:
+    loaded = load_model(ModelSpec(id=str(tiny_folder("llama"))))
+    assert not loaded.module.use_kernels  # since 5.25 transformers loads a model with them
+
+
 def test_an_untrained_twin_is_the_same_every_time_and_needs_no_weights(copied: Path) -> None:
     trained = load_model(ModelSpec(id=str(copied)))
     (copied / "model.safetensors").unlink()

@@ -26,8 +26,11 @@ from lpp.store.errors import InputError
 
 FIELDS: Final = ("model_type", "class", "status", "error_below", "why", "transformers")
 
-BOUNDS: Final = (1e-5, 1e-4)
-"""Largest relative error of a row of a site: the first that a class passes with room to spare."""
+BOUNDS: Final = (1e-5, 1e-4, 1e-3)
+"""Largest relative error of a row of a site: the first that a class passes with room to spare.
+
+Past half of the second, only for a class whose float64 errors are below 1e-6: the rest is rounding.
+"""
 
 States = dict[str, torch.Tensor]
 
@@ -53,6 +56,9 @@ def measured(model_type: str) -> dict[str, str]:
     errors = checked(model, modules, unembedding.logits)
     worst = max(errors, key=errors.__getitem__)
     bound = next((bound for bound in BOUNDS if errors[worst] < bound / 2), None)
+    if bound == BOUNDS[-1]:
+        exact = checked(model.double(), modules, unembedding.logits)
+        bound = bound if max(exact.values()) < 1e-6 else None
     if bound is None:
         return row | {"status": "wrong", "why": f"{worst}: {errors[worst]:.1g}"}
     return row | {"status": "right", "error_below": f"{bound:g}"}
@@ -79,7 +85,7 @@ def checked(
             (_apart(given[k], whole[names[k]]) for k in range(1, len(given))), default=0.0
         ),
     }
-    made = torch.empty_like(whole["logits"])
+    made = torch.empty_like(whole["logits"], dtype=whole["final"].dtype)
     logits(whole["final"][0], made[0])
     errors["logits"] = _apart(made, whole["logits"])
 
