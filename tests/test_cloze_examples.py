@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Path:
     AutoTokenizer.from_pretrained(source).save_pretrained(rounded)
     for name in (packaged_model(), rounded):
         words = ["eval", "--model", name, "--store", tmp_path / "lpp", "--tasks", "pydoc_cloze"]
-        words += ["--sites", "all", "--keep-head", "yes"]
+        words += ["--sites", "all", "--keep-head", "yes", "--dtype", "float32"]
         done = CliRunner().invoke(main, [str(word) for word in words])
         assert done.exit_code == 0, done.stderr
     return tmp_path / "lpp"

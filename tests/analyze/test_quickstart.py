@@ -26,10 +26,14 @@ README = (ROOT / "README.md").read_text("utf-8")
 WHOLE = re.compile(r"\b\d+(?= equally| of 576| by effective|\))")
 """Measured numbers that a sentence rounds to whole ones: they are not compared."""
 
+STATISTICS = ("entropy", "log_z", "next_logprob")
+
 
 @pytest.mark.slow
 def test_make_quickstart_store_makes_the_store_of_the_repository(tmp_path: Path) -> None:
-    """Rows of another processor differ in their last bits, before they are rounded."""
+    """In bfloat16 the kernels of another processor move rows by up to 3 % of their norm; rounding
+    the weights to 4 bits moves them by 15 % and more.
+    """
     packed.unpack(tmp_path / "kept")
     quickstart_store.capture(tmp_path / "anew", tmp_path / "sentences.jsonl")
     kept, anew = open_store(tmp_path / "kept"), open_store(tmp_path / "anew")
@@ -39,10 +43,13 @@ def test_make_quickstart_store_makes_the_store_of_the_repository(tmp_path: Path)
         other = by_name[kept.names[run.id]]
         assert other.prompts().equals(run.prompts())
         tokens, others = (pl.DataFrame(r.tokens().to_table()) for r in (run, other))
-        assert_frame_equal(tokens, others, rel_tol=1e-3, abs_tol=1e-3)
-        for site in run.sites:
-            a, b = (r.array(site)[:].astype(np.float32) for r in (run, other))
-            assert np.linalg.norm(b - a) <= 0.01 * np.linalg.norm(a)
+        keys = ["prompt_id", "position", "token_id"]
+        assert_frame_equal(tokens.select(keys), others.select(keys))
+        pairs = {name: (tokens[name].to_numpy(), others[name].to_numpy()) for name in STATISTICS}
+        pairs |= {site: (run.array(site)[:], other.array(site)[:]) for site in run.sites}
+        for name, (rows, rows_anew) in pairs.items():
+            a, b = (np.nan_to_num(values.astype(np.float32)) for values in (rows, rows_anew))
+            assert np.linalg.norm(b - a) <= 0.05 * np.linalg.norm(a), name
     assert not list(tmp_path.glob("kept/heads")), "the unembedding takes 39 MB"
     assert packed.PACKED.stat().st_size < 4_000_000
 

@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-KERNELS: Final = 0.02
-"""Relative difference that is allowed for a measured number."""
+KERNELS: Final = 0.06
+"""Relative difference that is allowed for a measured number. In bfloat16 the kernels of AVX2 and
+of AVX-512 differ by 5 % in the largest value of 2,400 tokens, and by 3 % in ranks' differences."""
 
 ERRORS: Final = 0.15
 """And for a standard error, a number after ±: of 20 prompts it is itself known to 16 %."""
@@ -67,7 +68,7 @@ def _same(shown: re.Match[str], printed: re.Match[str]) -> bool:
         return False
     unit = max(_unit(ours), _unit(theirs))
     a, b = float(ours), float(theirs)
-    allowed = ERRORS if shown.string[: shown.start()].endswith("± ") else KERNELS
+    allowed = ERRORS if shown.string[: shown.start()].rstrip(" ").endswith("±") else KERNELS
     return abs(a - b) <= allowed * max(abs(a), abs(b)) + 1.001 * unit
 
 
