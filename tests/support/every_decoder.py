@@ -35,8 +35,12 @@ Past half of the second, only for a class whose float64 errors are below 1e-6: t
 States = dict[str, torch.Tensor]
 
 
-def measured(model_type: str) -> dict[str, str]:
-    """The row of a class: built, looked at by our code, and checked without it."""
+def measured(model_type: str, room: float = 2.0) -> dict[str, str]:
+    """The row of a class: built, looked at by our code, and checked without it.
+
+    room: how many times the largest error must fit into its bound. Errors differ between
+    processors: a table written with room holds on others without.
+    """
     row = dict.fromkeys(FIELDS, "") | {
         "model_type": model_type,
         "class": MODEL_CLASSES[model_type],
@@ -55,7 +59,7 @@ def measured(model_type: str) -> dict[str, str]:
         return row | {"status": "refused", "why": why or str(error)}
     errors = checked(model, modules, unembedding.logits)
     worst = max(errors, key=errors.__getitem__)
-    bound = next((bound for bound in BOUNDS if errors[worst] < bound / 2), None)
+    bound = next((bound for bound in BOUNDS if errors[worst] * room < bound), None)
     if bound == BOUNDS[-1]:
         exact = checked(model.double(), modules, unembedding.logits)
         bound = bound if max(exact.values()) < 1e-6 else None
