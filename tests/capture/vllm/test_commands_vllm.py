@@ -159,7 +159,7 @@ def test_a_killed_capture_resumes_and_a_bad_shard_is_repaired(
     (run,) = open_store(tmp_path / "store").runs.values()
     kept = {shard.index: shard.digest for shard in run.shards}
     assert 0 < len(kept) < run.plan.n_shards
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = run_command("lpp-capture", *words[1:])
     assert done.returncode == 0, done.stderr
     (run,) = open_store(tmp_path / "store").runs.values()
     assert not run.missing_shards
@@ -240,7 +240,10 @@ def workers_bound() -> dict[str, str]:
 
 
 def test_a_rank_that_dies_leaves_committed_shards_and_a_clear_message(
-    wide_folder: Callable[[str], Path], tmp_path: Path, workers_bound: dict[str, str]
+    run_command: Command,
+    wide_folder: Callable[[str], Path],
+    tmp_path: Path,
+    workers_bound: dict[str, str],
 ) -> None:
     words = [
         *(str(Path(sys.executable).with_name("lpp-capture")), "run"),
@@ -267,9 +270,7 @@ def test_a_rank_that_dies_leaves_committed_shards_and_a_clear_message(
     (run,) = open_store(tmp_path / "store").runs.values()
     assert 0 < len(run.shards) < run.plan.n_shards
     assert set(Path("/dev/shm").glob("lpp-*")) <= before
-    done = subprocess.run(
-        words, capture_output=True, text=True, check=False, env={**os.environ, **workers_bound}
-    )
+    done = run_command("lpp-capture", *words[1:], **workers_bound)
     assert done.returncode == 0, done.stderr
     (run,) = open_store(tmp_path / "store").runs.values()
     assert not run.missing_shards
