@@ -308,7 +308,7 @@ def _cut_lines(
         yield f"{task}: {cut} of {len(requests)} requests are longer than the context and were cut"
     aside = sum(row is None for row in rows)
     if aside:
-        yield f"{task}: {aside} answers are longer than the context and count as never given"
+        yield f"{task}: {aside} answers fill the context or more, and count as not chosen"
 
 
 def _refuse_cut(task: str, requests: Sequence[EncodedRequest], tokens: int, longest: int) -> None:

@@ -26,7 +26,7 @@ from lpp.store import Run
 from lpp.store.errors import ErrorKind, FormatError
 
 TOO_LONG: Final = "answer_too_long"
-"""Reason of a sequence that becomes no prompt: the answer alone is longer than the context."""
+"""Reason of a sequence that becomes no prompt: the answer alone has `longest` tokens or more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

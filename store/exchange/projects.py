@@ -118,5 +118,5 @@ def conventions_rows() -> list[tuple[str, str, str, str]]:
 
 def _states(of: Convention) -> tuple[str, str]:
     if not of.counts_layers:
-        return "named as here", "–"
+        return "–", "–"
     return "id i is `block.i`, 0 is `embed`", "before the final norm, `block.B`"
