@@ -39,7 +39,7 @@ REASONS = {
 
 SHOWN_BY = {
     "Python 3.11 is enough; neither torch": "tests/test_packaging.py",
-    "`quickstart` asks the four questions below": "tests/analyze/test_quickstart.py",
+    "`quickstart` asks what a model uses": "tests/analyze/test_quickstart.py",
     "One command captures a model and its": "tests/capture/test_compare.py",
     "as a gate in CI": "tests/capture/test_ci_gate.py",
     "compare with baselines": "tests/analyze/test_probe.py",
