@@ -153,7 +153,7 @@ PREDICTIONS: Final = by_name(
         Prediction(
             name="next_logprob",
             unit="nats",
-            definition="absolute value of ln p(next token), B - A",
+            definition="absolute difference between ln p(next token) in B and in A",
             source=_PROJECT,
             trap="Misses changes among the other tokens.",
             value=lambda column: abs(_loss(column)),
@@ -161,7 +161,7 @@ PREDICTIONS: Final = by_name(
         Prediction(
             name="rms_logprob",
             unit="nats",
-            definition="root mean square of ln p(next token), B - A",
+            definition="root mean square difference between ln p(next token) in B and in A",
             source=_PROJECT,
             trap="A few tokens that B finds impossible dominate it.",
             value=lambda column: _loss(column) ** 2,
@@ -192,7 +192,7 @@ PREDICTIONS: Final = by_name(
         Prediction(
             name="entropy",
             unit="nats",
-            definition="entropy of the next token, B - A",
+            definition="entropy of the next token in B minus entropy in A",
             source="Shannon 1948",
             trap="Signed. Two distributions of equal entropy may share no likely token.",
             value=None,

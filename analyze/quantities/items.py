@@ -114,9 +114,9 @@ FEATURES: Final = (
     Feature(
         name="agreement_depth",
         unit="share of depth",
-        definition="k / L in a model of L blocks. From block k on, the logit lens of every block "
-        "of --sites ranks the most likely token of final first (a tie counts as first); k = L if "
-        "no earlier block qualifies. Logit lens: the block's row at the answer's position, "
+        definition="k / number of blocks; k: the first block from which on the logit lens of every "
+        "block of --sites ranks the most likely token of final first (a tie counts as first), or "
+        "else the last block. Logit lens: the block's row at the answer's position, "
         "through the final norm and the head. The lens reads early blocks in the basis of the "
         "last block, so the depth comes out too large",
         source="nostalgebraist 2020 (logit lens); Baldock et al. 2021 (prediction depth), arXiv "

@@ -16,8 +16,8 @@ PROBE_NUMBERS: Final = by_name(
             "Several classes: mean AUROC of each against the rest",
             source="Hanley and McNeil 1982; Alain and Bengio 2016, arXiv 1610.01644 (linear "
             "probes)",
-            trap="The model need not use the label. The probe need not read the label: length "
-            "alone can give 0.998, so look at the gain over the best control.",
+            trap="The model need not use the label. The probe may read what goes with the label: "
+            "length alone can give 0.998, so look at the gain over the best control.",
             bounds=(0.0, 1.0),
         ),
         Quantity(
@@ -54,7 +54,7 @@ PROBE_NUMBERS: Final = by_name(
             "most 1 % of the other prompts exceed. Folds are pooled; with several classes, so are "
             "pairs of prompt and class. Missing with fewer than 100 other prompts",
             source="Pepe 2003, section 5 (sensitivity at a false positive rate)",
-            trap="1 % of the other prompts, which are few, set the threshold. The interval "
+            trap="Few prompts, 1 % of the others, decide the threshold. The interval "
             "resamples clusters and does not fit the probe again.",
         ),
         Quantity(
