@@ -110,7 +110,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.soak  # below, a process that is killed in a task: lost tasks are given out again alike
+@pytest.mark.soak  # every run tests a process that is killed in a task
 def test_analysis_with_a_node_lost_has_the_bits_of_one_process(
     nodes: Nodes, tmp_path: Path
 ) -> None:
@@ -137,7 +137,7 @@ def test_analysis_with_a_process_killed_in_a_task_has_the_bits_of_one_process(
     assert nodes("analysis-worker", tmp_path) == {"killed": 1, "rows": 2 * 10 * 2}
 
 
-@pytest.mark.soak  # above, a node that is lost with its actors
+@pytest.mark.soak  # every run tests a node that is lost with its actors
 def test_capture_with_an_actor_killed_in_a_shard_has_the_bytes_of_one_process(
     nodes: Nodes, tmp_path: Path, tiny_llama: Path
 ) -> None:

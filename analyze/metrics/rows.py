@@ -191,7 +191,7 @@ ROW_METRICS: Final = (
     _sinks(
         "sink_end",
         sink_end,
-        "first position after the site's last sink, even if beyond L (see n_sinks); else 0",
+        "first position after the site's last sink (see n_sinks), even beyond L; 0 without sinks",
         "Skipping to sink_end also skips tokens that are no sinks: choose before you see results.",
     ),
 )
